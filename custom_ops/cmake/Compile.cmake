@@ -1,0 +1,30 @@
+# How everything is compiled: warnings, reproducible floats, hardening.
+
+function(onnxquant_compile target)
+  set_target_properties(${target} PROPERTIES
+    CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
+    CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON POSITION_INDEPENDENT_CODE ON)
+  if(MSVC)
+    target_compile_options(${target} PRIVATE /W4 /fp:precise)
+    return()
+  endif()
+  # Contraction into FMA would make results depend on the instruction set.
+  target_compile_options(${target} PRIVATE
+    -O3 -ffp-contract=off -fno-fast-math -fno-math-errno -Wall -Wextra -Wshadow -Wconversion
+    -fstack-protector-strong)
+  if(NOT ONNXQUANT_SANITIZE)
+    target_compile_options(${target} PRIVATE -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+  endif()
+  if(UNIX AND NOT APPLE)
+    # nodelete: sessions and ONNX Runtime keep pointers into the library, so it stays once it is loaded.
+    target_link_options(${target} PRIVATE -Wl,-z,relro,-z,now,-z,noexecstack,-z,nodelete
+      "-Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/exports.map")
+    if(NOT ONNXQUANT_SANITIZE)
+      target_link_options(${target} PRIVATE -Wl,-z,defs)
+    endif()
+  endif()
+  if(ONNXQUANT_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${ONNXQUANT_SANITIZE} -fno-omit-frame-pointer -g)
+    target_link_options(${target} PRIVATE -fsanitize=${ONNXQUANT_SANITIZE})
+  endif()
+endfunction()

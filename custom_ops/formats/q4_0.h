@@ -1,0 +1,10 @@
+// ggml's Q4_0: blocks of 32 codes of 4 bits with one float16 scale.
+#pragma once
+
+#include "kernels/format.h"
+
+namespace onnxquant::formats {
+
+inline constexpr Format q4_0{"q4_0", "Q4_0", 4, ScaleType::kHalf, kPerBlock, 32, 32};
+
+}  // namespace onnxquant::formats

@@ -1,0 +1,26 @@
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "isa/cpu.h"
+#include "isa/kernel_table.h"
+#include "isa/tables.h"
+#include "kernels/field_order.h"
+#include "kernels/half.h"
+
+// The unnamed namespace keeps every function out of the other instruction sets' reach: the linker may merge equal names.
+namespace onnxquant {
+namespace {
+namespace avx2 {
+#include "isa/avx2.h"
+#include "kernels/matmul.inc.h"
+}  // namespace avx2
+}  // namespace
+
+const KernelTable kAvx2{
+    "avx2",       cpu_has_avx2,      avx2::select_quantize, avx2::select_int8_tile, avx2::select_float_tile,
+    avx2::widen, avx2::narrow,
+};
+
+}  // namespace onnxquant

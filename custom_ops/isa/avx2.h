@@ -1,0 +1,120 @@
+// AVX2, FMA and F16C: half a tile (8 channels) per vector.
+// Included inside the instruction set's namespace; see kernels/matmul.inc.h for what the names mean.
+
+constexpr int kLanes = 8;
+constexpr int kRowsAtOnce = 4;
+
+using Floats = __m256;
+using Ints = __m256i;
+using Codes = __m256i;
+
+inline Floats splat(float value) { return _mm256_set1_ps(value); }
+inline Ints splat_int(std::int32_t value) { return _mm256_set1_epi32(value); }
+inline Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+inline Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+inline Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm256_fmadd_ps(a, b, sum); }
+inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
+inline void store(float* to, Floats values) { _mm256_storeu_ps(to, values); }
+inline Floats to_float(Ints values) { return _mm256_cvtepi32_ps(values); }
+inline Floats load_half(const std::uint16_t* from) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+inline void store_half(std::uint16_t* to, Floats values) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline Codes load_codes(const std::uint8_t* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+template <int kBits, int kField>
+inline Codes field(Codes codes) {
+  if constexpr (kBits == 8) return codes;
+  return _mm256_and_si256(_mm256_srli_epi16(codes, kBits * kField), _mm256_set1_epi8(static_cast<char>((1 << kBits) - 1)));
+}
+
+// Weight `index` of the vector in each lane, minus the offset.
+template <int kBits>
+inline Floats element(Codes codes, int index) {
+  const Ints shifted = _mm256_srl_epi32(codes, _mm_cvtsi32_si128(kBits * index));
+  const Ints code = _mm256_and_si256(shifted, _mm256_set1_epi32((1 << kBits) - 1));
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(code, _mm256_set1_epi32(1 << (kBits - 1))));
+}
+
+inline Ints splat_4(const std::int8_t* x) {
+  std::int32_t four;
+  std::memcpy(&four, x, sizeof four);
+  return _mm256_set1_epi32(four);
+}
+
+// Pairs of products in 16 bits: at most 2 * 15 * 127 each, so that the 8 of a chunk of 32 weights sum to 30480.
+template <int kBits>
+struct Dot {
+  using Partial = __m256i;
+  static constexpr int kOffset = 1 << (kBits - 1);
+  static Partial begin(Ints) { return _mm256_setzero_si256(); }
+  static void add(Partial& partial, Codes codes, const std::int8_t* x) {
+    partial = _mm256_add_epi16(partial, _mm256_maddubs_epi16(codes, splat_4(x)));
+  }
+  static Ints end(Ints sum, Partial partial) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(partial, _mm256_set1_epi16(1)));
+  }
+};
+
+// 8-bit codes would saturate 16 bits (2 * 255 * 127). Their magnitude after the offset does not (2 * 128 * 127); the
+// sign goes to the activation.
+template <>
+struct Dot<8> {
+  using Partial = __m256i;
+  static constexpr int kOffset = 0;
+  static Partial begin(Ints sum) { return sum; }
+  static void add(Partial& partial, Codes codes, const std::int8_t* x) {
+    const __m256i weights = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(splat_4(x), weights));
+    partial = _mm256_add_epi32(partial, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  static Ints end(Ints, Partial partial) { return partial; }
+};
+
+inline std::int32_t lane_sum(__m256i values) {
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+
+struct LargestMagnitude {
+  __m256i bits = _mm256_setzero_si256();
+  void add(const float* x) {
+    for (int half = 0; half < 16; half += 8) {
+      const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + half));
+      bits = _mm256_max_epi32(bits, _mm256_and_si256(values, _mm256_set1_epi32(0x7fffffff)));
+    }
+  }
+  std::int32_t reduce() const {
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+  }
+};
+
+template <int kBits>
+struct Rounder {
+  __m256 inverse;
+  __m256i sum = _mm256_setzero_si256();
+  __m128i order;
+  explicit Rounder(float inverse_scale) : inverse(splat(inverse_scale)) {
+    alignas(16) std::int8_t source[16];
+    for (int k = 0; k < 16; ++k) source[field_order<kBits>(k)] = static_cast<std::int8_t>(k);
+    order = _mm_load_si128(reinterpret_cast<const __m128i*>(source));
+  }
+  void put(const float* x, std::int8_t* out) {
+    const __m256i low = _mm256_cvtps_epi32(multiply(load(x), inverse));
+    const __m256i high = _mm256_cvtps_epi32(multiply(load(x + 8), inverse));
+    sum = _mm256_add_epi32(sum, _mm256_add_epi32(low, high));
+    const __m128i words_low = _mm_packs_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+    const __m128i words_high = _mm_packs_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+    const __m128i bytes = _mm_packs_epi16(words_low, words_high);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_shuffle_epi8(bytes, order));
+  }
+  std::int32_t reduce() const { return lane_sum(sum); }
+};

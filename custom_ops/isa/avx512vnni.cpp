@@ -1,0 +1,26 @@
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "isa/cpu.h"
+#include "isa/kernel_table.h"
+#include "isa/tables.h"
+#include "kernels/field_order.h"
+#include "kernels/half.h"
+
+// The unnamed namespace keeps every function out of the other instruction sets' reach: the linker may merge equal names.
+namespace onnxquant {
+namespace {
+namespace avx512vnni {
+#include "isa/avx512vnni.h"
+#include "kernels/matmul.inc.h"
+}  // namespace avx512vnni
+}  // namespace
+
+const KernelTable kAvx512Vnni{
+    "avx512vnni",       cpu_has_avx512vnni,      avx512vnni::select_quantize, avx512vnni::select_int8_tile, avx512vnni::select_float_tile,
+    avx512vnni::widen, avx512vnni::narrow,
+};
+
+}  // namespace onnxquant

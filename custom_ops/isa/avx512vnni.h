@@ -1,0 +1,81 @@
+// AVX-512 F, BW, VL and VNNI: a whole tile (16 channels) per vector, four products and their sum per instruction.
+// Included inside the instruction set's namespace; see kernels/matmul.inc.h for what the names mean.
+
+constexpr int kLanes = 16;
+constexpr int kRowsAtOnce = 8;
+
+using Floats = __m512;
+using Ints = __m512i;
+using Codes = __m512i;
+
+inline Floats splat(float value) { return _mm512_set1_ps(value); }
+inline Ints splat_int(std::int32_t value) { return _mm512_set1_epi32(value); }
+inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm512_fmadd_ps(a, b, sum); }
+inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
+inline void store(float* to, Floats values) { _mm512_storeu_ps(to, values); }
+inline Floats to_float(Ints values) { return _mm512_cvtepi32_ps(values); }
+inline Floats load_half(const std::uint16_t* from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+inline void store_half(std::uint16_t* to, Floats values) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline Codes load_codes(const std::uint8_t* from) { return _mm512_loadu_si512(from); }
+
+template <int kBits, int kField>
+inline Codes field(Codes codes) {
+  if constexpr (kBits == 8) return codes;
+  return _mm512_and_si512(_mm512_srli_epi16(codes, kBits * kField), _mm512_set1_epi8(static_cast<char>((1 << kBits) - 1)));
+}
+
+// Weight `index` of the vector in each lane, minus the offset.
+template <int kBits>
+inline Floats element(Codes codes, int index) {
+  const Ints shifted = _mm512_srl_epi32(codes, _mm_cvtsi32_si128(kBits * index));
+  const Ints code = _mm512_and_si512(shifted, _mm512_set1_epi32((1 << kBits) - 1));
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_set1_epi32(1 << (kBits - 1))));
+}
+
+template <int kBits>
+struct Dot {
+  using Partial = __m512i;
+  static constexpr int kOffset = 1 << (kBits - 1);
+  static Partial begin(Ints sum) { return sum; }
+  static void add(Partial& partial, Codes codes, const std::int8_t* x) {
+    std::int32_t four;
+    std::memcpy(&four, x, sizeof four);
+    partial = _mm512_dpbusd_epi32(partial, codes, _mm512_set1_epi32(four));
+  }
+  static Ints end(Ints, Partial partial) { return partial; }
+};
+
+struct LargestMagnitude {
+  __m512i bits = _mm512_setzero_si512();
+  void add(const float* x) {
+    const __m512i values = _mm512_loadu_si512(x);
+    bits = _mm512_max_epi32(bits, _mm512_and_si512(values, _mm512_set1_epi32(0x7fffffff)));
+  }
+  std::int32_t reduce() const { return _mm512_reduce_max_epi32(bits); }
+};
+
+template <int kBits>
+struct Rounder {
+  __m512 inverse;
+  __m512i sum = _mm512_setzero_si512();
+  __m128i order;
+  explicit Rounder(float inverse_scale) : inverse(splat(inverse_scale)) {
+    alignas(16) std::int8_t source[16];
+    for (int k = 0; k < 16; ++k) source[field_order<kBits>(k)] = static_cast<std::int8_t>(k);
+    order = _mm_load_si128(reinterpret_cast<const __m128i*>(source));
+  }
+  void put(const float* x, std::int8_t* out) {
+    const __m512i codes = _mm512_cvtps_epi32(multiply(load(x), inverse));
+    sum = _mm512_add_epi32(sum, codes);
+    const __m128i bytes = _mm512_cvtsepi32_epi8(codes);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_shuffle_epi8(bytes, order));
+  }
+  std::int32_t reduce() const { return _mm512_reduce_add_epi32(sum); }
+};

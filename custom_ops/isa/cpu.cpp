@@ -1,0 +1,71 @@
+#include "isa/cpu.h"
+
+#ifdef ONNXQUANT_X86
+#include <cstdint>
+#ifdef _MSC_VER
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#endif
+
+namespace onnxquant {
+
+bool cpu_has_nothing_special() { return true; }
+
+#ifdef ONNXQUANT_X86
+namespace {
+
+struct Leaf {
+  std::uint32_t eax, ebx, ecx, edx;
+};
+
+Leaf cpuid(std::uint32_t leaf, std::uint32_t subleaf) {
+  Leaf out{};
+#ifdef _MSC_VER
+  int registers[4];
+  __cpuid(registers, 0);
+  if (static_cast<std::uint32_t>(registers[0]) < leaf) return out;
+  __cpuidex(registers, static_cast<int>(leaf), static_cast<int>(subleaf));
+  out = {static_cast<std::uint32_t>(registers[0]), static_cast<std::uint32_t>(registers[1]),
+         static_cast<std::uint32_t>(registers[2]), static_cast<std::uint32_t>(registers[3])};
+#else
+  __get_cpuid_count(leaf, subleaf, &out.eax, &out.ebx, &out.ecx, &out.edx);
+#endif
+  return out;
+}
+
+// Register state that the operating system saves: without it the instructions fault whatever the CPU says.
+std::uint32_t saved_state() {
+#ifdef _MSC_VER
+  return static_cast<std::uint32_t>(_xgetbv(0));
+#else
+  std::uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+#endif
+}
+
+constexpr std::uint32_t bit(int index) { return std::uint32_t{1} << index; }
+constexpr bool all(std::uint32_t value, std::uint32_t wanted) { return (value & wanted) == wanted; }
+
+constexpr std::uint32_t kYmm = 0x6, kZmm = 0xe6;
+
+bool avx2_with(std::uint32_t state) {
+  constexpr std::uint32_t kFma = bit(12), kOsxsave = bit(27), kAvx = bit(28), kF16c = bit(29), kAvx2 = bit(5);
+  return all(cpuid(1, 0).ecx, kFma | kOsxsave | kAvx | kF16c) && all(cpuid(7, 0).ebx, kAvx2) &&
+         all(saved_state(), state);
+}
+
+}  // namespace
+
+bool cpu_has_avx2() { return avx2_with(kYmm); }
+
+bool cpu_has_avx512vnni() {
+  constexpr std::uint32_t kF = bit(16), kDq = bit(17), kBw = bit(30), kVl = bit(31), kVnni = bit(11);
+  const Leaf leaf = cpuid(7, 0);
+  return avx2_with(kZmm) && all(leaf.ebx, kF | kDq | kBw | kVl) && all(leaf.ecx, kVnni);
+}
+#endif
+
+}  // namespace onnxquant

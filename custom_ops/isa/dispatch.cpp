@@ -1,0 +1,68 @@
+#include "isa/dispatch.h"
+
+#include <atomic>
+#include <cstring>
+
+#include "isa/tables.h"
+#include "kernels/error.h"
+
+namespace onnxquant {
+namespace {
+
+// From the slowest to the fastest.
+constexpr const KernelTable* kTables[] = {
+    &kScalar,
+#ifdef ONNXQUANT_X86
+    &kAvx2,
+    &kAvx512Vnni,
+#endif
+};
+
+bool none(const char* isa) { return isa == nullptr || *isa == '\0'; }
+
+const KernelTable* best_until(const char* cap) {
+  const KernelTable* best = &kScalar;
+  bool known = none(cap);
+  for (const KernelTable* table : kTables) {
+    if (table->usable()) best = table;
+    if (!known && std::strcmp(table->name, cap) == 0) {
+      known = true;
+      break;
+    }
+  }
+  if (!known) throw Error("no instruction set is called '%.40s' here", cap);
+  return best;
+}
+
+std::atomic<const KernelTable*>& current() {
+  static std::atomic<const KernelTable*> table{best_until(nullptr)};
+  return table;
+}
+
+}  // namespace
+
+const KernelTable& kernels() { return *current().load(std::memory_order_acquire); }
+
+const KernelTable& kernels(const char* isa) {
+  if (none(isa)) return kernels();
+  for (const KernelTable* table : kTables) {
+    if (std::strcmp(table->name, isa) != 0) continue;
+    if (!table->usable()) throw Error("this CPU has no %s", isa);
+    return *table;
+  }
+  throw Error("no instruction set is called '%.40s' here", isa);
+}
+
+void cap_isa(const char* isa) { current().store(best_until(isa), std::memory_order_release); }
+
+std::string isa_names(bool only_usable) {
+  std::string names;
+  for (const KernelTable* table : kTables) {
+    if (only_usable && !table->usable()) continue;
+    if (!names.empty()) names += ',';
+    names += table->name;
+  }
+  return names;
+}
+
+}  // namespace onnxquant

@@ -1,0 +1,24 @@
+#include <cstdint>
+#include <cstring>
+
+#include "isa/cpu.h"
+#include "isa/kernel_table.h"
+#include "isa/tables.h"
+#include "kernels/field_order.h"
+#include "kernels/half.h"
+
+// The unnamed namespace keeps every function out of the other instruction sets' reach: the linker may merge equal names.
+namespace onnxquant {
+namespace {
+namespace scalar {
+#include "isa/scalar.h"
+#include "kernels/matmul.inc.h"
+}  // namespace scalar
+}  // namespace
+
+const KernelTable kScalar{
+    "scalar",       cpu_has_nothing_special,      scalar::select_quantize, scalar::select_int8_tile, scalar::select_float_tile,
+    scalar::widen, scalar::narrow,
+};
+
+}  // namespace onnxquant

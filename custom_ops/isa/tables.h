@@ -1,0 +1,14 @@
+// One table of kernels per instruction set that this library was compiled for.
+#pragma once
+
+#include "isa/kernel_table.h"
+
+namespace onnxquant {
+
+extern const KernelTable kScalar;
+#ifdef ONNXQUANT_X86
+extern const KernelTable kAvx2;
+extern const KernelTable kAvx512Vnni;
+#endif
+
+}  // namespace onnxquant

@@ -1,0 +1,221 @@
+"""The rest of the public functions: comparing, measuring, describing and editing models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxquant import lowering, native, runtime
+from onnxquant.errors import RecipeError, nearest
+from onnxquant.formats.base import Encoded
+from onnxquant.graph.io import load as load_document
+from onnxquant.graph.io import nbytes, tensors
+from onnxquant.graph.publish import Publisher
+from onnxquant.graph.sites import FLOATS, Site, find
+from onnxquant.options import Options
+from onnxquant.passes.pipeline import prepare
+from onnxquant.plan import Decision, Plan, decide
+from onnxquant.recipe import Rule
+from onnxquant.report.data import Report
+from onnxquant.stored import dequantize, metadata, records, verify
+from onnxquant.targets import AUTO
+from onnxquant.targets.bodies import DOMAIN
+from onnxquant.validation.compare import compare, latencies, reference_of
+from onnxquant.validation.reference import Data, reference
+
+__all__ = ["Model", "benchmark", "dequantize", "info", "library_path", "validate", "verify"]
+
+
+def library_path() -> Path:
+    """The compiled custom-op library, for ``RegisterCustomOpsLibrary`` in any language.
+
+    Raises:
+        NativeLibraryError: the package was installed without it.
+    """
+    return native.library_path()
+
+
+def validate(
+    original: str | Path | onnx.ModelProto, quantized: str | Path, data: Data = None, **options: Any
+) -> Report:
+    """Prove a quantized file against its original: structure, weights, outputs, sizes.
+
+    Args:
+        original: the float model.
+        quantized: the file to prove; of ours, or anybody's.
+        data: samples; None: seeded synthetic ones, with a warning.
+        options: ``samples``, ``seed``, ``threads``, ``dim``, ``min_sqnr``, ``max_mse``, ``external_root``.
+
+    Raises:
+        ModelError: a model cannot be read or run.
+        FeedError: the data does not fit.
+    """
+    settings = Options.make(options)
+    document = load_document(original, settings.external_root)
+    report = Report(source=document.name, output=str(quantized), original_bytes=document.size())
+    load_document(quantized, settings.external_root)
+    report.prove(compare(document, Path(quantized), reference_of(document, data, settings), settings))
+    report.output_bytes = load_document(quantized, settings.external_root).size()
+    return report
+
+
+def benchmark(*models: str | Path, data: Data = None, **options: Any) -> list[dict[str, Any]]:
+    """Sizes and latencies of models with the same inputs, their runs interleaved; one row each.
+
+    Args:
+        models: ONNX files; the first is what the ratios refer to.
+        data: samples, of which the first is run; None: synthetic.
+        options: ``seed``, ``threads``, ``dim``, ``external_root``.
+    """
+    if not models:
+        raise RecipeError("benchmark takes at least one model")
+    settings = Options.make(options)
+    paths = [Path(m) for m in models]
+    feed = reference(paths[0], data, replace(settings, samples=1)).feeds[0]
+    named = {"original" if i == 0 else str(i): p for i, p in enumerate(paths)}
+    measured = latencies(named, feed, settings.threads)
+    rows = []
+    for key, path in named.items():
+        document = load_document(path, settings.external_root)
+        rows.append(
+            {
+                "model": str(path),
+                "bytes": document.size(),
+                "size_ratio": load_document(paths[0], settings.external_root).size() / document.size(),
+                "seconds": measured["seconds"][key],
+                "speed_ratio": measured["ratio"][key],
+                "runs": measured["runs"],
+                "threads": settings.threads,
+                "kernels": runtime.optimized_ops(path, threads=settings.threads),
+            }
+        )
+    return rows
+
+
+def info(path: str | Path) -> dict[str, Any]:
+    """What a model holds: formats, sizes, compression, bits per weight, opset, where it comes from, what it needs."""
+    document = load_document(path)
+    proto = document.proto
+    data = metadata(proto)
+    found = records(proto)
+    prepare(document)
+    sites, left = find(document)
+    float_left = sum(s.elements for s in sites) + sum(_elements(c.shape) for c in left)
+    float_bytes = sum(s.nbytes for s in sites) + sum(c.nbytes for c in left)
+    planes = {n for r in found for names in r.lowered.planes.values() for n in names.values()}
+    plane_bytes = sum(nbytes(t) for t in tensors(proto) if t.name in planes)
+    encoded = sum(_elements(r.shape) for r in found)
+    side = sum(_elements(tuple(t.dims)) for t in tensors(proto) if t.name in planes and t.data_type in FLOATS)
+    weights = encoded + float_left - side
+    float_bytes -= sum(nbytes(t) for t in tensors(proto) if t.name in planes and t.data_type in FLOATS)
+    formats: dict[str, int] = {}
+    for record in found:
+        formats[record.format] = formats.get(record.format, 0) + 1
+    size = document.size()
+    return {
+        "model": str(path),
+        "bytes": size,
+        "original_bytes": data.get("source_bytes", size),
+        "compression_ratio": data.get("source_bytes", size) / size,
+        "bits_per_weight": 8 * (plane_bytes + float_bytes) / weights if weights else None,
+        "weights": weights,
+        "weights_encoded": encoded,
+        "formats": formats,
+        "targets": sorted({r.target for r in found}),
+        "opset": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        "ir_version": proto.ir_version,
+        "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+        "quantized_by": f"onnxquant {data['version']}" if data else None,
+        "ops": runtime.histogram(proto),
+        "needs_onnxruntime": minimum_onnxruntime(proto),
+        "library": "optional: our kernels, faster" if any(f.domain == DOMAIN for f in proto.functions) else "none",
+    }
+
+
+def minimum_onnxruntime(proto: onnx.ModelProto) -> str:
+    """The oldest onnxruntime, of those supported, that loads a model; by opset, IR version and code widths."""
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    bits = {
+        int(a.i)
+        for source in (proto.graph.node, *(f.node for f in proto.functions))
+        for n in source
+        if n.op_type in ("MatMulNBits", "GatherBlockQuantized")
+        for a in n.attribute
+        if a.name == "bits"
+    }
+    needs = ["1.23"]
+    if opset >= 24 or proto.ir_version >= 12:
+        needs.append("1.24")
+    if opset >= 25 or proto.ir_version >= 13 or 2 in bits:
+        needs.append("1.25")
+    return max(needs)
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    out = 1
+    for dim in shape:
+        out *= dim
+    return out
+
+
+class Model:
+    """A model at the level of weights, for people who bring their own algorithm.
+
+    >>> model = Model("model.onnx")                                        # doctest: +SKIP
+    >>> for site in model.sites:                                           # doctest: +SKIP
+    ...     model.set(site.name, encode(model.weight(site.name), "q4_0"))
+    >>> model.save("model.q4_0.onnx")                                      # doctest: +SKIP
+    """
+
+    def __init__(self, source: str | Path | onnx.ModelProto, *, external_roots: Iterable[str] = ()) -> None:
+        self._document = load_document(source, tuple(external_roots))
+        prepare(self._document)
+        self.sites: list[Site] = find(self._document)[0]
+        self._chosen: dict[str, tuple[Encoded, str]] = {}
+
+    def _site(self, name: str) -> Site:
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise RecipeError(f"no weight {name!r}{nearest(name, [s.name for s in self.sites])}")
+
+    def weight(self, name: str) -> Any:
+        """A weight as its canonical matrix [rows, cols]: output channels by contracted channels."""
+        site = self._site(name)
+        return site.view.matrix(self._document.array(site.tensor))
+
+    def set(self, name: str, encoded: Encoded, target: str = AUTO) -> None:
+        """Use an encoded weight for a site.
+
+        Raises:
+            RecipeError: no such site, another shape, or a target that refuses it.
+        """
+        site = self._site(name)
+        if (encoded.rows, encoded.cols) != (site.rows, site.cols):
+            raise RecipeError(
+                f"weight {name!r}: encoded as [{encoded.rows}, {encoded.cols}], expected [{site.rows}, {site.cols}]"
+            )
+        self._chosen[name] = (encoded, target)
+
+    def save(self, output: str | Path, *, force: bool = False) -> None:
+        """Write the model with the encoded weights set so far.
+
+        Raises:
+            RecipeError: a target refuses a weight.
+            OutputError: the output cannot be written.
+        """
+        decisions: list[Decision] = []
+        for name, (encoded, target) in self._chosen.items():
+            rule = Rule(format=encoded.format.name, target=target)
+            decision = decide(self._site(name), encoded.format, rule.target, self._document.opset)
+            if decision.format is None:
+                raise RecipeError(f"weight {name!r}: {decision.reason}")
+            decisions.append(replace(decision, format=encoded.format))
+        external = self._document.is_external()
+        with Publisher(Path(output), external=external, force=force) as publisher:
+            lowering.write(self._document, Plan(tuple(decisions)), publisher, lambda s, _: self._chosen[s.name][0])
+

@@ -1,0 +1,30 @@
+"""The command line: parse, call the library, print, exit code."""
+
+from __future__ import annotations
+
+import click
+
+from onnxquant.cli.inspect import benchmark, dequantize, info, list_, verify
+from onnxquant.cli.quantize import quantize
+from onnxquant.cli.validate import validate
+from onnxquant.version import __version__
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="onnxquant")
+def main() -> None:
+    """Store the weights of ONNX models in fewer bits, and prove what that cost.
+
+    \b
+    Start here:
+      onnxquant quantize model.onnx                   int8 weights, runs on stock onnxruntime
+      onnxquant quantize model.onnx --format q4_0     4.5 bits per weight
+      onnxquant validate model.onnx model.q4_0.onnx   prove any pair of files
+      onnxquant list                                  formats, targets, kernels of this machine
+
+    Exit codes: 0 done and proven, 1 done but a bound was missed or the proof failed, 2 bad input or usage.
+    """
+
+
+for command in (quantize, validate, benchmark, info, list_, verify, dequantize):
+    main.add_command(command)

@@ -1,0 +1,146 @@
+"""Commands that look at models and at this installation: benchmark, info, list, verify, dequantize."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from onnxquant import api, native
+from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, model_options, print_json
+from onnxquant.errors import NativeLibraryError
+from onnxquant.formats import formats
+from onnxquant.report.terminal import size, table
+from onnxquant.targets import targets
+from onnxquant.targets.bodies import GATHER, MATMUL, op_name
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, type=click.Path())
+@click.option("--data", type=click.Path(), metavar="FEEDS", help="Samples, of which the first is run.")
+@model_options("seed", "threads", "dim", "external_root")
+@_json
+@errors_become_exit_codes
+def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **options: Any) -> None:
+    """Sizes and latencies of MODELS side by side: runs interleaved, medians, kernels picked.
+
+    \b
+    Example:
+      onnxquant benchmark model.onnx model.int8.onnx model.q4_0.onnx --threads 1
+    """
+    rows = api.benchmark(*models, data=data, **options)
+    if as_json:
+        print_json(rows)
+        return
+    out = table("Benchmark", "model", ">size", ">smaller", ">latency", ">faster", ">runs", "threads", "kernels")
+    for row in rows:
+        kernels = ", ".join(f"{k} {v}" for k, v in list(row["kernels"].items())[:6])
+        out.add_row(
+            escape(row["model"]), size(row["bytes"]), f"{row['size_ratio']:.2f}x", f"{1e3 * row['seconds']:.3g} ms",
+            f"{row['speed_ratio']:.2f}x", str(row["runs"]), str(row["threads"] or "default"), kernels,
+        )  # fmt: skip
+    console().print(out)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@_json
+@errors_become_exit_codes
+def info(model: str, as_json: bool) -> None:
+    """What MODEL holds: formats, sizes before and after, bits per weight, opset, provenance."""
+    data = api.info(model)
+    if as_json:
+        print_json(data)
+        return
+    out = table(f"{escape(model)}", "what", "value")
+    for key, value in data.items():
+        if key == "model":
+            continue
+        if key.endswith("bytes"):
+            text = size(value)
+        elif isinstance(value, float):
+            text = f"{value:.3f}"
+        elif isinstance(value, dict):
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
+        elif isinstance(value, list):
+            text = ", ".join(value) or "none"
+        else:
+            text = "none" if value is None else str(value)
+        out.add_row(key.replace("_", " "), escape(text))
+    console().print(out)
+
+
+def _installation() -> dict[str, Any]:
+    try:
+        compiled, usable, names = list(native.compiled_isas()), list(native.isas()), native.formats()
+    except NativeLibraryError:
+        compiled, usable, names = [], [], []
+    kernels = {f.name: [op_name(k, f.name) for k in (MATMUL, GATHER)] if f.name in names else [] for f in formats()}
+    return {
+        "formats": [
+            {
+                "name": f.name,
+                "bits_per_weight": f.bits_per_weight,
+                "parameters": f.parameters(),
+                "targets": [t.name for t in targets() if t.holds(f)],
+                "kernels": kernels[f.name],
+            }
+            for f in formats()
+        ],
+        "targets": {t.name: t.summary for t in targets()},
+        "instruction_sets": {"compiled": compiled, "usable": usable},
+    }
+
+
+@click.command("list")
+@_json
+@errors_become_exit_codes
+def list_(as_json: bool) -> None:
+    """Formats with their bits per weight, targets that hold each, and the kernels usable on this machine."""
+    data = _installation()
+    if as_json:
+        print_json(data)
+        return
+    out = table("Formats", "format", ">bits per weight", "parameters", "targets", "kernels of ours")
+    for f in data["formats"]:
+        bits = f"{f['bits_per_weight']:.4g}"
+        out.add_row(f["name"], bits, ", ".join(f["parameters"]), ", ".join(f["targets"]), ", ".join(f["kernels"]))
+    screen = console()
+    screen.print(out)
+    for name, summary in data["targets"].items():
+        screen.print(f"target [bold]{name}[/bold]: {summary}")
+    sets = data["instruction_sets"]
+    screen.print(f"kernels compiled for: {', '.join(sets['compiled']) or 'none'}; usable here: {', '.join(sets['usable'])}")
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@_json
+@errors_become_exit_codes
+def verify(model: str, as_json: bool) -> None:
+    """Check the stored hash of every tensor of MODEL; exit 1 when one does not hold."""
+    results = api.verify(model)
+    bad = [name for name, good in results.items() if not good]
+    if as_json:
+        print_json({"model": model, "tensors": len(results), "damaged": bad})
+    else:
+        for name in bad:
+            click.echo(f"damaged: {name}")
+        click.echo(f"{model}: {len(results) - len(bad)} of {len(results)} tensors as written")
+    if bad:
+        sys.exit(FAILED)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), help="File to write.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@errors_become_exit_codes
+def dequantize(model: str, output: str, force: bool) -> None:
+    """Write the plain float model that a quantized MODEL stands for."""
+    count = api.dequantize(model, output, force=force)
+    click.echo(f"{output}: {count} weights decoded")

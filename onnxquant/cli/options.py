@@ -1,0 +1,119 @@
+"""Command-line options generated from the one Options object, and what commands share."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import Field, fields
+from functools import wraps
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from onnxquant.errors import OnnxQuantError
+from onnxquant.options import Options
+
+Command = Callable[..., Any]
+FAILED, UNUSABLE = 1, 2
+
+
+def model_options(*names: str) -> Callable[[Command], Command]:
+    """Click options for fields of Options, all of them when none is named."""
+
+    def decorate(command: Command) -> Command:
+        for spec in reversed([f for f in fields(Options) if not names or f.name in names]):
+            command = _option(spec)(command)
+        return command
+
+    return decorate
+
+
+def _option(spec: Field[Any]) -> Callable[[Command], Command]:
+    meta, default = spec.metadata, spec.default
+    flag = meta["flag"] or f"--{spec.name.replace('_', '-')}"
+    help_text = meta["help"]
+    if isinstance(default, bool) or meta["flag"]:
+        return click.option(flag, spec.name, is_flag=True, default=default, help=help_text)
+    several = isinstance(default, tuple)
+    kind: Any = click.Choice(meta["choices"]) if meta["choices"] else _kind(spec)
+    shows = default not in (None, ())
+    return click.option(
+        flag, spec.name, type=kind, default=default, multiple=several, metavar=meta["metavar"] or None,
+        help=help_text, show_default=shows,
+    )  # fmt: skip
+
+
+def _kind(spec: Field[Any]) -> type:
+    text = str(spec.type)
+    return int if "int" in text else float if "float" in text else str
+
+
+def errors_become_exit_codes(command: Command) -> Command:
+    """One line on stderr and exit code 2 for our own errors; no traceback for anything a user can cause."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        signal.signal(signal.SIGTERM, _terminated)
+        try:
+            return command(*args, **kwargs)
+        except OnnxQuantError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("interrupted; nothing was written")
+        except BrokenPipeError:
+            sys.exit(FAILED)
+
+    return wrapped
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    # SystemExit unwinds the stack, so that temporary files are removed.
+    sys.exit(128 + number)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"onnxquant: error: {message}", err=True)
+    sys.exit(UNUSABLE)
+
+
+def print_json(data: Any) -> None:
+    """Data for machines, on stdout."""
+    click.echo(json.dumps(data, indent=2))
+
+
+def console(*, quiet: bool = False) -> Console:
+    """Where reports go; wide enough for tables when it is not a terminal."""
+    out = Console(quiet=quiet, highlight=False)
+    if not out.is_terminal:
+        out.width = max(out.width, 160)
+    return out
+
+
+@contextmanager
+def progress_bar(*, shown: bool) -> Iterator[Callable[[str, float], None]]:
+    """A progress display on stderr, gone when it is done."""
+    if not shown:
+        yield lambda stage, done: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=1.0)
+
+        def advance(stage: str, done: float) -> None:
+            # A stage of unknown length moves to and fro.
+            bar.update(task, description=stage, completed=done, total=1.0 if done else None)
+
+        yield advance
+
+
+def chatter(command: Command) -> Command:
+    """The options --json, -v and -q."""
+    command = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")(command)
+    command = click.option("-v", "--verbose", is_flag=True, help="Print every weight, and what passes changed.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")(command)

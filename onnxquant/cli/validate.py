@@ -1,0 +1,50 @@
+"""``onnxquant validate``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from onnxquant.api import validate as validate_models
+from onnxquant.cli.options import FAILED, chatter, console, errors_become_exit_codes, model_options, print_json
+from onnxquant.report.terminal import show
+
+
+@click.command()
+@click.argument("original", type=click.Path())
+@click.argument("quantized", type=click.Path())
+@click.option("--detailed", is_flag=True, help="Every weight with its error, worst first.")
+@click.option("--data", type=click.Path(), metavar="FEEDS", help="Samples: .npz, or a folder of them.")
+@model_options("samples", "seed", "threads", "dim", "min_sqnr", "max_mse", "external_root")
+@chatter
+@errors_become_exit_codes
+def validate(
+    original: str,
+    quantized: str,
+    detailed: bool,
+    data: str | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Prove QUANTIZED against ORIGINAL: structure, weights, outputs, sizes, speed.
+
+    \b
+    Compares float, the dense twin (the original with decoded weights), and the file as deployed.
+    Without --data the feeds are synthetic: good for finding defects, not for judging accuracy.
+
+    \b
+    Examples:
+      onnxquant validate model.onnx model.int8.onnx
+      onnxquant validate model.onnx model.int8.onnx --data feeds.npz --min-sqnr 30 --detailed
+    """
+    report = validate_models(original, quantized, data, **options)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show(report, console(quiet=quiet), verbose=verbose or detailed)
+    if not report.passed:
+        sys.exit(FAILED)

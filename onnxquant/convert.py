@@ -1,0 +1,180 @@
+"""The spine: load, prepare, plan, encode, lower, save, prove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxquant import lowering
+from onnxquant.errors import FeedError, ModelError, OutputError, RangeError, RecipeError, WeightError
+from onnxquant.formats.base import Encoded
+from onnxquant.graph.io import Document, load
+from onnxquant.graph.publish import Publisher
+from onnxquant.graph.sites import Site, find
+from onnxquant.options import Options
+from onnxquant.passes.opset import raise_opset
+from onnxquant.passes.pipeline import prepare
+from onnxquant.plan import Decision, Plan, make_plan
+from onnxquant.recipe import Recipe
+from onnxquant.report.data import Report, SiteResult
+from onnxquant.stored import metadata
+from onnxquant.validation.compare import compare, reference_of
+from onnxquant.validation.metrics import Difference
+from onnxquant.validation.reference import Data, Reference
+
+Progress = Callable[[str, float], None]
+# Above this the tensors go to a file of their own, where sessions map them.
+_INLINE_BYTES = 100 << 20
+
+
+def _silent(stage: str, done: float) -> None:
+    """No progress display."""
+
+
+def quantize(
+    source: str | Path | onnx.ModelProto,
+    output: str | Path | None = None,
+    *,
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    data: Data = None,
+    progress: Progress = _silent,
+    **options: Any,
+) -> Report:
+    """Quantize a model's weights, write it, and prove what that cost.
+
+    Args:
+        source: path of an ONNX file, a ModelProto or an onnx_graphsurgeon Graph; it is never changed.
+        output: file to write; None: ``<name>.<format>.onnx`` beside the source.
+        recipe: a TOML or YAML file, or a mapping, of ordered rules.
+        data: samples for the proof: a ``.npz``, a folder of them, or an iterable of ``{input name: array}``;
+            None: seeded synthetic ones.
+        progress: called with a stage's name and how much of it is done (0 to 1).
+        options: fields of ``Options`` by name: ``format``, ``bits``, ``block_size``, ``per_channel``, ``symmetric``,
+            ``target``, ``include``, ``exclude``, ``dry_run``, ``force`` ...
+
+    Returns:
+        the report; ``passed`` says whether the proof and the asked bounds hold.
+
+    Raises:
+        ModelError: the source cannot be read, or nothing in it can be quantized.
+        RecipeError: an unknown option, format, parameter or recipe key.
+        WeightError: a weight holds NaN or infinity.
+        OutputError: the output exists, is the source, or cannot be written.
+    """
+    settings = Options.make(options)
+    rules = settings.recipe(Recipe.read(recipe) if isinstance(recipe, (str, Path)) else recipe)
+    original = load(source, settings.external_root)
+    _refuse_quantized(original)
+    document = load(source, settings.external_root)
+    notes = prepare(document)
+    notes += raise_opset(document, rules)
+    plan = _plan(document, rules)
+    if not plan.encoded:
+        raise ModelError(_nothing(document, plan))
+    path = _output_path(original, output, rules)
+    external = _external(settings, original, plan)
+    plan = replace(plan, predicted_bytes=lowering.predict(document, plan, path.name, external=external))
+    report = Report.of_plan(original, path, plan, notes)
+    if settings.dry_run:
+        return report
+    _refuse_overwriting(original, path)
+    with Publisher(path, external=external, force=settings.force) as publisher:
+        # Samples come first: data that does not fit is refused before any work.
+        samples = _samples(original, data, settings, progress) if settings.proof else None
+        encoder = _Encoder(document, progress, sum(d.elements for d in plan.encoded))
+        lowering.write(document, plan, publisher, encoder)
+    report.finish(path, encoder.results, external=external)
+    if samples is not None:
+        report.prove(compare(original, path, samples, settings, lambda stage: progress(f"proof: {stage}", 0.0)))
+    return report
+
+
+def _samples(original: Document, data: Data, settings: Options, progress: Progress) -> Reference | FeedError:
+    progress("proof: original", 0.0)
+    try:
+        return reference_of(original, data, settings)
+    except FeedError as error:
+        if data is not None:
+            raise
+        return error
+
+
+class _Encoder:
+    """Encodes one site at a time and keeps what became of each."""
+
+    def __init__(self, document: Document, progress: Progress, elements: int) -> None:
+        self.document = document
+        self.progress = progress
+        self.elements = elements
+        self.done = 0
+        self.results: dict[str, SiteResult] = {}
+
+    def __call__(self, site: Site, decision: Decision) -> Encoded | None:
+        assert decision.format
+        self.progress("encode", self.done / max(self.elements, 1))
+        weight = site.view.matrix(self.document.array(site.tensor))
+        try:
+            encoded = decision.format.encode(weight)
+        except RangeError as error:
+            self.results[site.name] = SiteResult(decision.left(str(error)))
+            return None
+        except WeightError as error:
+            raise WeightError(
+                f"{self.document.name}: weight {site.name!r} {error}; keep it in float with --exclude to go on"
+            ) from None
+        difference = Difference()
+        difference.add(weight, encoded.format.decode(encoded))
+        warning = decision.format.warning(difference.sqnr_db)
+        self.results[site.name] = SiteResult(decision, difference.to_dict(), warning)
+        self.done += decision.elements
+        self.progress("encode", self.done / max(self.elements, 1))
+        return encoded
+
+
+def _plan(document: Document, rules: Recipe) -> Plan:
+    sites, left = find(document)
+    return make_plan(sites, left, rules, document.opset)
+
+
+def _nothing(document: Document, plan: Plan) -> str:
+    reasons = [f"{d.name}: {d.reason}" for d in plan.decisions if d.elements > 1][:5]
+    found = "; ".join(reasons) if reasons else "it has no constant float weights"
+    return f"{document.name}: nothing to quantize: {found}"
+
+
+def _refuse_quantized(document: Document) -> None:
+    data = metadata(document.proto)
+    if data:
+        formats = sorted({str(s.get("format")) for s in data["sites"]})
+        raise ModelError(
+            f"{document.name}: is already quantized by onnxquant ({', '.join(formats)}); quantize the original, or make "
+            f"a float model of this one with `onnxquant dequantize`"
+        )
+
+
+def _output_path(original: Document, output: str | Path | None, rules: Recipe) -> Path:
+    if output is not None:
+        return Path(output)
+    if original.path is None:
+        raise RecipeError("output is missing: a model given as an object has no name to derive one from")
+    return original.path.with_name(f"{original.path.stem}.{rules.rules[-1].make_format().name}.onnx")
+
+
+def _refuse_overwriting(original: Document, path: Path) -> None:
+    if original.path is None or not path.exists():
+        return
+    inputs = [original.path, *original.data_files()]
+    outputs = [p for p in (path, path.with_name(path.name + ".data")) if p.exists()]
+    for written in outputs:
+        if any(written.samefile(read) for read in inputs):
+            raise OutputError(f"{written}: is an input; inputs are never overwritten, give another output")
+
+
+def _external(settings: Options, original: Document, plan: Plan) -> bool:
+    if settings.external_data != "auto":
+        return settings.external_data == "always"
+    return original.is_external() or sum(d.nbytes for d in plan.decisions) > _INLINE_BYTES

@@ -1,0 +1,51 @@
+"""The errors a caller may meet; each message names what was wrong, what was found and what was expected."""
+
+from __future__ import annotations
+
+
+class OnnxQuantError(Exception):
+    """Base of every error this package raises on purpose; the command line turns it into exit code 2."""
+
+
+class ModelError(OnnxQuantError):
+    """The input model cannot be read, is damaged, or uses something that cannot be supported."""
+
+
+class ExternalDataError(ModelError):
+    """A tensor's external data reference is missing, escapes its folder or does not fit the tensor."""
+
+
+class RecipeError(OnnxQuantError):
+    """An option, a format's parameter or a recipe key is unknown or contradicts another."""
+
+
+class WeightError(OnnxQuantError):
+    """A weight holds values that its format cannot represent (NaN, Inf, out of the scale's range)."""
+
+
+class RangeError(WeightError):
+    """A weight is finite but beyond what the format's scale can express; it is kept in float."""
+
+
+class OutputError(OnnxQuantError):
+    """The output cannot be written where it was asked for; nothing was left behind."""
+
+
+class FeedError(OnnxQuantError):
+    """The data given for a model does not fit its inputs."""
+
+
+class NativeLibraryError(OnnxQuantError):
+    """The compiled library is missing, too old, or refused a call."""
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A suffix that names the nearest known word, or lists them all when none is near.
+
+    >>> nearest("int5", ["int4", "q8_0"])
+    "; did you mean 'int4'?"
+    """
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

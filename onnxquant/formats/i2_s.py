@@ -1,0 +1,103 @@
+"""i2_s: BitNet's ternary weights, two bits each, one float32 scale for the tensor.
+
+scale = mean |w| and trit = clip(round-half-even(w / scale), -1, 1) (absmean, Ma et al. 2024, "The Era of 1-bit LLMs").
+A weight that is ternary already (at most one magnitude besides zero) is recognised and kept exactly. A plane's code is
+trit + 2, so that zero has the code every 2-bit format gives it; BitNet's raw layout stores trit + 1.
+
+Raw layout (I2_S/128): 128 consecutive weights of a row in 32 bytes; byte p holds weight p in bits 7-6, p + 32 in 5-4,
+p + 64 in 3-2, p + 96 in 1-0. After the codes of the tensor one float32 scale, then 28 zero bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.errors import WeightError
+from onnxquant.formats.base import Encoded, Matrix, Planes, ScaledCodes, chunks
+
+_BLOCK, _TRAILER = 128, 32
+_SHIFTS = np.array([6, 4, 2, 0], np.uint8)
+
+
+@dataclass(frozen=True)
+class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
+    """BitNet's I2_S: 2 bits per weight, meant for networks trained ternary."""
+
+    name = "i2_s"
+    bits = 2
+    foreign = True
+    group = None  # type: ignore[assignment]
+    scale_dtype = np.float32
+    one_scale = True
+
+    def tensor_statistics(self, weight: NDArray[Any]) -> Matrix | None:
+        """The scale: the one magnitude of a ternary weight, else the mean magnitude (float64 sum)."""
+        total, magnitude, ternary = 0.0, np.float32(0), True
+        for _, chunk in chunks(weight):
+            size = np.abs(chunk)
+            total += float(size.sum(dtype=np.float64))
+            if ternary:
+                top = size.max(initial=0)
+                if magnitude == 0:
+                    magnitude = top
+                ternary = bool(((size == 0) | (size == magnitude)).all())
+        scale = magnitude if ternary else np.float32(total / max(weight.size, 1))
+        return np.array([scale], np.float32)
+
+    def encode_groups(self, groups: Matrix, shared: Matrix | None) -> Planes:  # noqa: D102
+        assert shared is not None
+        scale = shared[0]
+        trits = np.clip(np.rint(groups / scale), -1, 1) if scale > 0 else np.zeros_like(groups)
+        return {"codes": (trits + np.float32(2)).astype(np.uint8), "scales": shared}
+
+    def warning(self, sqnr_db: float) -> str | None:  # noqa: D102
+        if sqnr_db > 100:
+            return None
+        return (
+            f"i2_s keeps only the sign of weights that were not trained ternary: {sqnr_db:.1f} dB here; "
+            f"expect the model to fail"
+        )
+
+    def to_blocks(self, encoded: Encoded) -> NDArray[np.uint8]:
+        """BitNet's raw tensor, uint8 [rows * cols / 4 + 32].
+
+        Raises:
+            WeightError: the row length is not a multiple of 128 (BitNet itself drops the rest silently).
+        """
+        self._check_cols(encoded.cols)
+        codes = (encoded.planes["codes"] - 1).reshape(-1, 4, _TRAILER)
+        packed = np.bitwise_or.reduce(codes << _SHIFTS[None, :, None], axis=1).astype(np.uint8)
+        tail = np.zeros(_TRAILER, np.uint8)
+        tail[:4] = encoded.planes["scales"].reshape(-1).view(np.uint8)
+        return np.concatenate([packed.reshape(-1), tail])
+
+    def from_blocks(self, blocks: NDArray[Any], rows: int, cols: int) -> Encoded:
+        """The weight of BitNet's raw tensor (the 28 bytes after the scale are ignored).
+
+        Raises:
+            WeightError: wrong size, or the code 3, which BitNet's own kernels read in two ways.
+        """
+        self._check_cols(cols)
+        raw = np.ascontiguousarray(blocks).reshape(-1).view(np.uint8)
+        size = rows * cols // 4
+        if raw.size != size + _TRAILER:
+            raise WeightError(f"format i2_s: {raw.size} bytes, expected {size + _TRAILER} for [{rows}, {cols}]")
+        codes = (raw[:size].reshape(-1, 1, _TRAILER) >> _SHIFTS[None, :, None]) & 3
+        if (codes == 3).any():
+            raise WeightError("format i2_s: holds the code 3, which has no meaning")
+        planes = {
+            "codes": (codes + 1).astype(np.uint8).reshape(rows, cols),
+            "scales": raw[size : size + 4].copy().view(np.float32).reshape(1, 1),
+        }
+        return Encoded(self, rows, cols, planes, (rows, cols))
+
+    def _check_cols(self, cols: int) -> None:
+        if cols % _BLOCK:
+            raise WeightError(f"format i2_s: {cols} columns, expected a multiple of {_BLOCK} for the raw layout")
+
+
+FORMATS = [I2_S]

@@ -1,0 +1,94 @@
+"""Where a tensor's external data may lie, and mapping it safely.
+
+A model names files; the name is untrusted. Only a regular file below the model's own folder is opened, reached
+without symbolic links, with a single hard link, and only inside its bounds. ``roots`` names further folders whose
+files may be reached through links (a download cache, say).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import onnx
+
+from onnxquant.errors import ExternalDataError
+
+_KEYS = {"location", "offset", "length", "checksum"}
+
+
+def reference(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
+    """Location, offset and length (None: to the end of the file) that an external tensor states.
+
+    Raises:
+        ExternalDataError: an unknown key, a missing location, or a number that is not one.
+    """
+    entries = {e.key: e.value for e in tensor.external_data}
+    unknown = sorted(set(entries) - _KEYS)
+    if unknown:
+        raise ExternalDataError(f"tensor {tensor.name!r}: unknown external data key {unknown[0]!r}")
+    if "location" not in entries:
+        raise ExternalDataError(f"tensor {tensor.name!r}: external data without a location")
+    numbers: dict[str, int] = {}
+    for key in ("offset", "length"):
+        text = entries.get(key)
+        if text is None:
+            continue
+        if not (text.isascii() and text.isdigit()) or len(text) > 19:
+            raise ExternalDataError(
+                f"tensor {tensor.name!r}: external data {key} is {text!r}, expected bytes >= 0"
+            )
+        numbers[key] = int(text)
+    return entries["location"], numbers.get("offset", 0), numbers.get("length")
+
+
+def open_mapped(folder: Path, location: str, roots: Sequence[Path] = ()) -> memoryview:
+    """Map the file ``location`` below ``folder`` for reading.
+
+    Raises:
+        ExternalDataError: the location escapes the folder, is a link, is not a regular file or is missing.
+    """
+    path = _contained(folder, location, roots)
+    try:
+        # O_NONBLOCK: a FIFO must not hang us; O_NOFOLLOW unless a root allowed the link.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise ExternalDataError(f"external data {location!r}: {error.strerror}: {path}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ExternalDataError(f"external data {location!r} is not a regular file")
+        if status.st_nlink > 1 and not roots:
+            raise ExternalDataError(
+                f"external data {location!r} has {status.st_nlink} hard links: it may be another file in disguise; "
+                f"allow its folder as an external root if it is meant"
+            )
+        if status.st_size == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+    finally:
+        os.close(descriptor)
+
+
+def _contained(folder: Path, location: str, roots: Sequence[Path]) -> Path:
+    if not location or "\x00" in location or location in (".", "./"):
+        raise ExternalDataError(f"external data location {location!r} is not a file name")
+    parts = PurePosixPath(location).parts
+    if PurePosixPath(location).is_absolute() or Path(location).is_absolute() or ".." in parts:
+        raise ExternalDataError(f"external data location {location!r} leaves the model's folder")
+    base = folder.resolve()
+    path = base.joinpath(*parts)
+    real = path.resolve()
+    if real == path:
+        return path
+    for root in roots:
+        if real.is_relative_to(root.resolve()):
+            return real
+    raise ExternalDataError(
+        f"external data location {location!r} passes through a symbolic link to {real}; "
+        f"allow that folder as an external root if it is meant"
+    )

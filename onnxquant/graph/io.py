@@ -1,0 +1,290 @@
+"""Loading: the graph in memory, its tensors mapped and read one at a time."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  registers bfloat16 and the 4-bit types with numpy
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from onnxquant.errors import ExternalDataError, ModelError
+from onnxquant.graph import external, wire
+
+MAX_OPSET, MAX_IR = 26, 13
+MIN_OPSET = 7
+_SUB_BYTE = {
+    onnx.TensorProto.INT4: 4,
+    onnx.TensorProto.UINT4: 4,
+    onnx.TensorProto.INT2: 2,
+    onnx.TensorProto.UINT2: 2,
+    onnx.TensorProto.FLOAT4E2M1: 4,
+}
+
+
+class Document:
+    """A model whose large tensors lie in mapped files.
+
+    ``proto`` is a complete ModelProto except that each tensor above 1 KiB is a reference; ``array`` reads it.
+    """
+
+    def __init__(
+        self, proto: onnx.ModelProto, buffer: memoryview, path: Path | None, roots: Sequence[Path] = ()
+    ) -> None:
+        self.proto = proto
+        self.path = path
+        self._buffer = buffer
+        self._roots = tuple(roots)
+        self._mapped: dict[str, memoryview] = {}
+
+    @property
+    def name(self) -> str:
+        """What to call the model in messages."""
+        return str(self.path) if self.path else "<ModelProto>"
+
+    @property
+    def opset(self) -> int:
+        """Version of the default domain (0 when it is not imported)."""
+        return next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+    def raw(self, tensor: onnx.TensorProto) -> memoryview | None:
+        """Bytes of a tensor that is stored by reference or as raw data; None when it is in a typed field."""
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            location, offset, length = external.reference(tensor)
+            data = self._buffer if location == wire.INLINE else self._file(location)
+            expected = nbytes(tensor)
+            end = len(data) if length is None else offset + length
+            if end > len(data) or offset > end or end - offset < expected:
+                raise ExternalDataError(
+                    f"tensor {tensor.name!r}: external data {_shown(location)} holds {len(data)} bytes; offset {offset}, "
+                    f"length {length} do not give the {expected} bytes of shape {list(tensor.dims)}"
+                )
+            return data[offset : offset + expected]
+        return memoryview(tensor.raw_data) if tensor.raw_data else None
+
+    def array(self, tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
+        """Values of a tensor; a read-only view of the mapped file where the type allows it.
+
+        Raises:
+            ModelError: the tensor's bytes do not fit its shape, or its type is unknown.
+        """
+        try:
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+            raw = self.raw(tensor)
+            if raw is not None and tensor.data_type not in _SUB_BYTE:
+                if len(raw) != nbytes(tensor):
+                    raise ModelError(
+                        f"tensor {tensor.name!r}: {len(raw)} bytes stored, {nbytes(tensor)} expected for shape "
+                        f"{list(tensor.dims)}"
+                    )
+                return np.frombuffer(raw, dtype=dtype).reshape(tuple(tensor.dims))
+            complete = onnx.TensorProto()
+            complete.CopyFrom(tensor)
+            if raw is not None:
+                _inline(complete, bytes(raw))
+            return np.asarray(onnx.numpy_helper.to_array(complete))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"tensor {tensor.name!r} of {self.name} cannot be read: {error}") from None
+
+    def referenced(self, tensor: onnx.TensorProto) -> memoryview | None:
+        """Bytes of a tensor that is stored by reference; None for one that carries its own."""
+        return self.raw(tensor) if tensor.data_location == onnx.TensorProto.EXTERNAL else None
+
+    def inline(self, tensor: onnx.TensorProto) -> None:
+        """Put the bytes of a referenced tensor back into it."""
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raw = self.raw(tensor)
+            _inline(tensor, bytes(raw) if raw is not None else b"")
+
+    def is_external(self) -> bool:
+        """Whether the model keeps tensors in files of their own."""
+        return bool(self.data_files())
+
+    def data_files(self) -> list[Path]:
+        """Files beside the model that hold its tensors."""
+        if self.path is None:
+            return []
+        used = (external.reference(t)[0] for t in tensors(self.proto) if t.data_location == onnx.TensorProto.EXTERNAL)
+        return [self.path.parent / name for name in dict.fromkeys(used) if name != wire.INLINE]
+
+    def size(self) -> int:
+        """Bytes on disk: the model file and the tensors it keeps elsewhere."""
+        outside = 0
+        for tensor in tensors(self.proto):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                location, _, _ = external.reference(tensor)
+                outside += 0 if location == wire.INLINE else nbytes(tensor)
+        return len(self._buffer) + outside
+
+    def _file(self, location: str) -> memoryview:
+        if location not in self._mapped:
+            if self.path is None:
+                raise ExternalDataError(
+                    f"external data {location!r} of a model given as an object: pass its path instead"
+                )
+            self._mapped[location] = external.open_mapped(self.path.parent, location, self._roots)
+        return self._mapped[location]
+
+
+def load(source: str | Path | onnx.ModelProto, external_roots: Sequence[str | Path] = ()) -> Document:
+    """Read a model; a path, a ModelProto or an onnx_graphsurgeon Graph.
+
+    Raises:
+        ModelError: missing, not an ONNX model, truncated, without a graph, or with an unsupported opset or IR.
+        ExternalDataError: a tensor's file is missing, outside the model's folder, or too small.
+    """
+    roots = tuple(Path(r) for r in external_roots)
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        buffer = _map_file(path)
+    else:
+        path = None
+        buffer = memoryview(_as_proto(source).SerializeToString())
+    proto = onnx.ModelProto()
+    name = str(path) if path else "<ModelProto>"
+    try:
+        proto.ParseFromString(wire.outline(buffer))
+    except DecodeError as error:
+        raise ModelError(f"{name}: not an ONNX model, or truncated ({error})") from None
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from None
+    document = Document(proto, buffer, path, roots)
+    _check(document)
+    return document
+
+
+def domains(model: Path | bytes) -> set[str]:
+    """Domains of the ops in a model file or a serialized model; its external data is not looked at.
+
+    Raises:
+        ModelError: not an ONNX model.
+    """
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(wire.outline(memoryview(model) if isinstance(model, bytes) else _map_file(model)))
+    except DecodeError as error:
+        shown = "the model" if isinstance(model, bytes) else model
+        raise ModelError(f"{shown}: not an ONNX model, or truncated ({error})") from None
+    return {n.domain for n in nodes(proto)}
+
+
+def _check(document: Document) -> None:
+    proto = document.proto
+    # An empty file parses as a valid, empty model: say so instead of converting nothing.
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise ModelError(f"{document.name}: has no graph; expected an ONNX model")
+    if not MIN_OPSET <= document.opset <= MAX_OPSET:
+        raise ModelError(
+            f"{document.name}: opset {document.opset or 'missing'} is not supported; expected {MIN_OPSET} to {MAX_OPSET}"
+        )
+    if proto.ir_version > MAX_IR:
+        raise ModelError(
+            f"{document.name}: IR version {proto.ir_version} is not supported; expected at most {MAX_IR}"
+        )
+    for tensor in tensors(proto):
+        if any(d < 0 for d in tensor.dims):
+            raise ModelError(
+                f"{document.name}: tensor {tensor.name!r} has a negative dimension {list(tensor.dims)}"
+            )
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            document.raw(tensor)
+
+
+def _map_file(path: Path) -> memoryview:
+    if not path.exists():
+        raise ModelError(f"{path}: no such file")
+    if not path.is_file():
+        raise ModelError(f"{path}: not a file")
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                raise ModelError(f"{path}: the file is empty; expected an ONNX model")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _as_proto(source: object) -> onnx.ModelProto:
+    if isinstance(source, onnx.ModelProto):
+        return source
+    import onnx_graphsurgeon as gs
+
+    if isinstance(source, gs.Graph):
+        return gs.export_onnx(source)  # type: ignore[no-any-return]
+    raise ModelError(
+        f"a model is a path, an onnx.ModelProto or an onnx_graphsurgeon.Graph, not {type(source).__name__}"
+    )
+
+
+def nbytes(tensor: onnx.TensorProto) -> int:
+    """Bytes that a tensor's values take when packed, from its type and shape alone."""
+    count = 1
+    for dim in tensor.dims:
+        count *= int(dim)
+    bits = _SUB_BYTE.get(tensor.data_type)
+    if bits:
+        return (count * bits + 7) // 8
+    try:
+        return count * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    except KeyError:
+        raise ModelError(f"tensor {tensor.name!r} has the unknown type {tensor.data_type}") from None
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes (If, Loop, Scan)."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and every graph nested in it, outermost first."""
+    yield graph
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from graphs(inner)
+
+
+def nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node: of the graph, of nested graphs and of model-local functions."""
+    for graph in graphs(proto.graph):
+        yield from graph.node
+    for function in proto.functions:
+        for node in function.node:
+            yield node
+            for inner in subgraphs(node):
+                for graph in graphs(inner):
+                    yield from graph.node
+
+
+def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every dense tensor: initializers and node attributes, nested graphs and functions included."""
+    for graph in graphs(proto.graph):
+        yield from graph.initializer
+    for node in nodes(proto):
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                yield attribute.t
+            elif attribute.type == onnx.AttributeProto.TENSORS:
+                yield from attribute.tensors
+    for function in proto.functions:
+        for node in function.node:
+            for inner in subgraphs(node):
+                for graph in graphs(inner):
+                    yield from graph.initializer
+
+
+def _inline(tensor: onnx.TensorProto, raw: bytes) -> None:
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    tensor.raw_data = raw
+
+
+def _shown(location: str) -> str:
+    return "inside the model file" if location == wire.INLINE else repr(location)

@@ -1,0 +1,230 @@
+"""Writing a model so that whoever looks sees the old output or the whole new one.
+
+Planes are appended to a temporary file beside the output as they are made. Publishing syncs it, then renames: data
+first, graph last. Where an old pair is replaced, the graph is first published with the temporary data file's name, so
+that no moment shows a new graph beside old data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
+
+import numpy as np
+import onnx
+
+from onnxquant.errors import OutputError
+from onnxquant.graph.edit import Make
+from onnxquant.graph.io import Document, graphs, tensors
+from onnxquant.graph.wire import varint
+
+# Sessions map external tensors; ONNX Runtime and some systems want page-aligned offsets for that.
+ALIGNMENT = 4096
+# protobuf refuses to serialize 2 GiB; the graph needs some room of its own.
+MAX_INLINE = (2 << 30) - (16 << 20)
+HASHES = "onnxquant.sha256"
+_COPY = 16 << 20
+
+
+class Counter:
+    """A sink that adds up what a Publisher would write.
+
+    Args:
+        external: whether tensors go to a data file.
+        location: name of that file.
+    """
+
+    def __init__(self, *, external: bool, location: str) -> None:
+        self.external = external
+        self.location = location
+        self.nbytes = 0
+        self.names: set[str] = set()
+
+    def store(self, tensor: onnx.TensorProto, nbytes: int, make: Make | None) -> None:
+        """Count the bytes, and give the tensor a reference as long as the real one."""
+        self.names.add(tensor.name)
+        if self.external:
+            self.nbytes += -self.nbytes % ALIGNMENT
+            _refer(tensor, self.location, self.nbytes, nbytes)
+        else:
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+            self.nbytes += 1 + len(varint(nbytes))  # the field's tag and length
+        self.nbytes += nbytes
+
+
+class Publisher:
+    """A sink that writes planes to disk and publishes the finished model atomically.
+
+    Args:
+        output: the model file to make; its data file, if it gets one, is ``<output>.data`` beside it.
+        external: tensors go to the data file rather than into the model.
+        force: an existing output may be replaced.
+
+    Raises:
+        OutputError: the folder is missing or read-only, the output exists, or writing fails.
+    """
+
+    def __init__(self, output: Path, *, external: bool, force: bool) -> None:
+        self.output = output
+        self.data = output.with_name(output.name + ".data")
+        self.external = external
+        self.hashes: dict[str, str] = {}
+        if output.is_dir():
+            raise OutputError(f"{output}: is a folder; expected a file name")
+        if not output.parent.is_dir():
+            raise OutputError(f"{output}: the folder {output.parent} does not exist")
+        for path in (output, self.data) if external else (output,):
+            if not force and (path.exists() or path.is_symlink()):
+                raise OutputError(f"{path}: exists already; pass --force (force=True) to replace it")
+        self._temporary: list[Path] = []
+        self._stream = self._create("data")
+        self._position = 0
+
+    def __enter__(self) -> Self:
+        """The publisher itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove whatever was not published; report a failed write as one error."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        for path in self._temporary:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OutputError(f"{self.output}: cannot be written: {error.strerror or error}") from None
+
+    def store(self, tensor: onnx.TensorProto, nbytes: int, make: Make) -> None:
+        """Append a tensor's bytes to the data file and refer to them."""
+        array = make()
+        raw = memoryview(cast(Any, np.ascontiguousarray(array))).cast("B") if array.size else memoryview(b"")
+        if len(raw) != nbytes:
+            raise AssertionError(f"{tensor.name}: {len(raw)} bytes made, {nbytes} planned")
+        self.append(tensor, raw)
+
+    def append(self, tensor: onnx.TensorProto, raw: memoryview) -> None:
+        """Append bytes to the data file and refer to them."""
+        if self.external:
+            self._position += self._stream.write(b"\0" * (-self._position % ALIGNMENT))
+        digest = hashlib.sha256()
+        for start in range(0, len(raw), _COPY):
+            part = raw[start : start + _COPY]
+            digest.update(part)
+            self._stream.write(part)
+        self.hashes[tensor.name] = digest.hexdigest()
+        _refer(tensor, self.data.name, self._position, len(raw))
+        self._position += len(raw)
+
+    def keep(self, proto: onnx.ModelProto, source: Document) -> None:
+        """Store what ``source`` holds by reference and nothing has replaced: initializers here, the rest in the graph."""
+        for graph in graphs(proto.graph):
+            for tensor in graph.initializer:
+                if tensor.name not in self.hashes and (raw := source.referenced(tensor)) is not None:
+                    self.append(tensor, raw)
+        for tensor in tensors(proto):
+            if tensor.name not in self.hashes:
+                source.inline(tensor)
+
+    def publish(self, proto: onnx.ModelProto) -> None:
+        """Write the graph and move everything to its place."""
+        proto.metadata_props.add(key=HASHES, value=json.dumps(self.hashes, separators=(",", ":")))
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        if not self.external:
+            self._fill(proto)
+            self._replace(self._write(proto), self.output)
+        elif self.output.exists() or self.data.exists():
+            self._replace_pair(proto)
+        else:
+            self._replace(Path(self._stream.name), self.data)
+            self._replace(self._write(proto), self.output)
+        self._sync_folder()
+
+    def _replace_pair(self, proto: onnx.ModelProto) -> None:
+        """Old pair -> new graph on the temporary data -> new pair; each step is one rename."""
+        temporary = Path(self._stream.name)
+        for tensor in _referring(proto, self.data.name):
+            tensor.external_data[0].value = temporary.name
+        self._replace(self._write(proto), self.output)
+        second = self._reserve("link")
+        second.unlink()
+        os.link(temporary, second)
+        self._replace(second, self.data)
+        for tensor in _referring(proto, temporary.name):
+            tensor.external_data[0].value = self.data.name
+        self._replace(self._write(proto), self.output)
+
+    def _fill(self, proto: onnx.ModelProto) -> None:
+        if self._position > MAX_INLINE:
+            raise OutputError(
+                f"{self.output}: {self._position} bytes of tensors do not fit one protobuf file (2 GiB); "
+                f"use --external-data auto or always"
+            )
+        with Path(self._stream.name).open("rb") as spool:
+            for tensor in _referring(proto, self.data.name):
+                entries = {e.key: e.value for e in tensor.external_data}
+                spool.seek(int(entries["offset"]))
+                raw = spool.read(int(entries["length"]))
+                del tensor.external_data[:]
+                tensor.ClearField("data_location")
+                tensor.raw_data = raw
+
+    def _write(self, proto: onnx.ModelProto) -> Path:
+        with self._create("onnx") as stream:
+            stream.write(proto.SerializeToString(deterministic=True))
+            stream.flush()
+            os.fsync(stream.fileno())
+            return Path(stream.name)
+
+    def _create(self, kind: str) -> BinaryIO:
+        try:
+            return self._reserve(kind).open("wb")
+        except OSError as error:
+            raise OutputError(f"{self.output}: cannot be written: {error.strerror}") from None
+
+    def _reserve(self, kind: str) -> Path:
+        # Named after a short prefix, not the output: a name of 255 bytes has no room for a suffix.
+        handle, name = tempfile.mkstemp(prefix=f".onnxquant-{kind}-", dir=self.output.parent)
+        os.close(handle)
+        path = Path(name)
+        self._temporary.append(path)
+        # mkstemp makes files for the owner alone; the output gets what the umask gives any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        path.chmod(0o666 & ~umask)
+        return path
+
+    def _replace(self, source: Path, destination: Path) -> None:
+        source.replace(destination)
+
+    def _sync_folder(self) -> None:
+        folder = os.open(self.output.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    del tensor.external_data[:]
+    tensor.ClearField("raw_data")
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+
+
+def _referring(proto: onnx.ModelProto, location: str) -> list[onnx.TensorProto]:
+    return [
+        t
+        for t in tensors(proto)
+        if t.data_location == onnx.TensorProto.EXTERNAL and t.external_data[0].value == location
+    ]

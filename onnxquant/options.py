@@ -1,0 +1,102 @@
+"""Every option of quantizing, once: the keyword facade and the command line are both generated from this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from onnxquant.errors import RecipeError, nearest
+from onnxquant.recipe import Recipe
+
+
+def _option(default: Any, help: str, flag: str = "", metavar: str = "", choices: tuple[str, ...] = ()) -> Any:
+    meta = {"help": help, "flag": flag, "metavar": metavar, "choices": choices}
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of ``quantize``. Those up to ``target`` are the fields of a Rule for every site no other rule decides."""
+
+    format: str | None = _option(None, "Format of the weights; `onnxquant list` shows all. [default: int8]")
+    bits: int | None = _option(None, "Short form of --format: 8, 4 or 2 for int8, int4, int2.")
+    block_size: int | None = _option(None, "Weights per scale along a row: 16, 32, 64, 128 or 256.")
+    per_channel: bool | None = _option(None, "One scale per output channel, or one per tensor.", "--per-channel/--per-tensor")
+    symmetric: bool | None = _option(None, "Without or with zero points.", "--symmetric/--asymmetric")
+    include: tuple[str, ...] = _option((), "Only weights whose name, or a consuming node's, matches.", metavar="REGEX")
+    exclude: tuple[str, ...] = _option((), "Not weights whose name, or a consuming node's, matches.", metavar="REGEX")
+    target: str = _option(
+        "auto", "What encoded weights become: standard ops, onnxruntime's, or ours.",
+        choices=("auto", "onnx", "ort", "custom"),
+    )  # fmt: skip
+    external_data: str = _option(
+        "auto", "Keep tensors in OUTPUT.data beside the model. auto: as the input does, or above 100 MB.",
+        choices=("auto", "always", "never"),
+    )  # fmt: skip
+    external_root: tuple[str, ...] = _option((), "Folder whose files the input's external data may link to.", metavar="DIR")
+    dim: tuple[str, ...] = _option((), "Length of a named dimension for synthetic feeds.", metavar="NAME=N")
+    samples: int = _option(4, "Samples that the proof runs.")
+    seed: int = _option(0, "Seed of synthetic feeds.")
+    threads: int | None = _option(None, "Threads of sessions. [default: onnxruntime's choice]")
+    min_sqnr: float | None = _option(None, "Exit 1 unless every output keeps this SQNR in dB.", metavar="DB")
+    max_mse: float | None = _option(None, "Exit 1 unless every output keeps this mean squared error.", metavar="X")
+    proof: bool = _option(True, "Open the output again and prove it.", "--proof/--no-proof")
+    dry_run: bool = _option(False, "Print the plan: every site, its decision, sizes and refusals. Writes nothing.", "--dry-run")
+    force: bool = _option(False, "Replace an existing output.", "--force")
+
+    @classmethod
+    def make(cls, given: Mapping[str, Any]) -> Self:
+        """Options from keywords.
+
+        Raises:
+            RecipeError: an unknown keyword; the nearest is named.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in given:
+            if key not in known:
+                raise RecipeError(f"unknown option {key!r}{nearest(key, known)}")
+        values = {
+            k: ((v,) if isinstance(v, str) else tuple(v)) if k in _SEVERAL and v is not None else v
+            for k, v in given.items()
+        }
+        options = cls(**{k: v for k, v in values.items() if v is not None})
+        for name, choices in ((f.name, f.metadata["choices"]) for f in fields(cls)):
+            value = getattr(options, name)
+            if name == "external_data" and value not in choices:
+                raise RecipeError(f"external_data is {value!r}{nearest(str(value), list(choices))}")
+        if options.samples < 1:
+            raise RecipeError(f"samples is {options.samples}, expected at least 1")
+        options.dims()
+        return options
+
+    def dims(self) -> dict[str, int]:
+        """Lengths of named dimensions.
+
+        Raises:
+            RecipeError: an entry is not NAME=N with N > 0.
+        """
+        out = {}
+        for entry in self.dim:
+            name, _, value = entry.partition("=")
+            if not name or not value.isdigit() or int(value) < 1:
+                raise RecipeError(f"dim {entry!r}: expected NAME=N with N > 0")
+            out[name] = int(value)
+        return out
+
+    def recipe(self, entries: Mapping[str, Any] | None) -> Recipe:
+        """The rules: those of a recipe, then the options as the last one (they override the recipe's own defaults)."""
+        rule = {k: getattr(self, k) for k in _RULE_FIELDS}
+        given = {k: list(v) if isinstance(v, tuple) else v for k, v in rule.items() if v not in (None, ())}
+        if self.target == "auto":
+            given.pop("target")
+        merged = dict(entries or {})
+        if "format" in given:
+            merged.pop("bits", None)
+        if "bits" in given and "format" not in given:
+            merged.pop("format", None)
+        return Recipe.from_dict({**merged, **given})
+
+
+_SEVERAL = ("include", "exclude", "external_root", "dim")
+_RULE_FIELDS = ("format", "bits", "block_size", "per_channel", "symmetric", "include", "exclude", "target")

@@ -1,0 +1,66 @@
+"""Model-local functions that hold weights are inlined: each call then has its weights where sites are looked for.
+
+Copies of one weight made by inlining stay one: they refer to the same bytes, and are joined again here.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx.inliner
+
+from onnxquant.graph.io import Document, graphs
+from onnxquant.graph.wire import OUTLINE_ABOVE
+
+
+def inline_functions_with_weights(document: Document) -> str | None:
+    """Inline every function in which a Constant holds more than 1 KiB."""
+    proto = document.proto
+    holding = [f for f in proto.functions if any(_holds_weight(n) for n in f.node)]
+    if not holding:
+        return None
+    names = [(f.domain, f.name) for f in holding]
+    inlined = onnx.inliner.inline_selected_functions(proto, names)
+    # The inliner keeps the definitions; without callers they would only carry the weights a second time.
+    kept = [f for f in inlined.functions if (f.domain, f.name) not in set(names)]
+    del inlined.functions[:]
+    inlined.functions.extend(kept)
+    proto.CopyFrom(inlined)
+    joined = _join_equal_constants(proto.graph)
+    return f"{len(names)} functions with weights inlined" + (f", {joined} copies of weights joined" if joined else "")
+
+
+def _holds_weight(node: onnx.NodeProto) -> bool:
+    return any(
+        a.type == onnx.AttributeProto.TENSOR
+        and (a.t.data_location == onnx.TensorProto.EXTERNAL or a.t.ByteSize() > OUTLINE_ABOVE)
+        or a.type == onnx.AttributeProto.GRAPH
+        and any(_holds_weight(n) for n in a.g.node)
+        for a in node.attribute
+    )
+
+
+def _join_equal_constants(graph: onnx.GraphProto) -> int:
+    """Let readers of equal outlined constants read the first one."""
+    outputs = {o.name for o in graph.output}
+    first: dict[bytes, str] = {}
+    same: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Constant" and _holds_weight(node) and node.output[0] not in outputs:
+            tensor = onnx.TensorProto()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.ClearField("name")
+            key = tensor.SerializeToString(deterministic=True)
+            if key in first:
+                same[node.output[0]] = first[key]
+                continue
+            first[key] = node.output[0]
+        kept.append(node)
+    if same:
+        del graph.node[:]
+        graph.node.extend(kept)
+        for inner in graphs(graph):
+            for node in inner.node:
+                for i, name in enumerate(node.input):
+                    node.input[i] = same.get(name, name)
+    return len(same)

@@ -1,0 +1,89 @@
+"""A real opset conversion where a recipe's target needs a newer opset, proven by equal outputs.
+
+onnx's version converter rewrites nodes; a bumped number would not. It knows only standard ops and can fail, so its
+result is taken only when onnxruntime gives the same outputs for both models.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.version_converter
+
+from onnxquant import runtime
+from onnxquant.errors import FeedError, ModelError
+from onnxquant.graph.io import Document
+from onnxquant.graph.publish import Publisher
+from onnxquant.graph.sites import How, find
+from onnxquant.options import Options
+from onnxquant.recipe import Recipe
+from onnxquant.targets import target_named
+from onnxquant.targets.onnx import Onnx
+from onnxquant.validation.reference import reference
+
+_TOLERANCE = 1e-4
+
+
+def raise_opset(document: Document, recipe: Recipe) -> list[str]:
+    """Raise the opset when a rule asks for target ``onnx`` and its products need a newer one; notes on what was done."""
+    needed = _needed(document, recipe)
+    if needed <= document.opset:
+        return []
+    before = document.opset
+    try:
+        converted = onnx.version_converter.convert_version(document.proto, needed)
+    except Exception as error:  # the converter raises RuntimeError, ValueError and its own
+        return [f"opset stays {before}: the conversion to {needed} failed ({str(error).splitlines()[0]})"]
+    converted.ir_version = max(document.proto.ir_version, converted.ir_version)
+    candidate = onnx.ModelProto()
+    candidate.CopyFrom(converted)
+    failure = _differs(document, candidate)
+    if failure:
+        return [f"opset stays {before}: the conversion to {needed} is not proven ({failure})"]
+    document.proto.CopyFrom(candidate)
+    return [f"opset converted from {before} to {needed}, outputs equal"]
+
+
+def _needed(document: Document, recipe: Recipe) -> int:
+    target = target_named("onnx")
+    assert isinstance(target, Onnx)
+    rules = [r for r in recipe.rules if r.target == "onnx" and not r.keep]
+    if not rules:
+        return 0
+    needed = 0
+    for site in find(document)[0]:
+        rule = next((r for r in recipe.rules if r.matches(site.role, [site.name])), None)
+        if rule in rules and site.served(How.PRODUCT):
+            needed = max(needed, target.needs_opset(site, rule.make_format()))
+    return needed
+
+
+def _differs(document: Document, converted: onnx.ModelProto) -> str:
+    """Why the converted model is not the same function; empty when it is."""
+    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
+        paths = []
+        for name, proto in (("before", document.proto), ("after", converted)):
+            copy = onnx.ModelProto()
+            copy.CopyFrom(proto)
+            paths.append(Path(folder) / f"{name}.onnx")
+            with Publisher(paths[-1], external=True, force=True) as publisher:
+                publisher.keep(copy, document)
+                publisher.publish(copy)
+        try:
+            return _compare_outputs(paths)
+        except (ModelError, FeedError) as error:
+            return str(error)
+
+
+def _compare_outputs(paths: list[Path]) -> str:
+    samples = reference(paths[0], None, Options(samples=1))
+    got = runtime.run(runtime.open_session(paths[1], runtime.session_options(mapped=True)), samples.feeds[0])
+    for name, value in samples.outputs[0].items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            scale = float(np.abs(value).max(initial=0)) or 1.0
+            if value.shape != got[name].shape or not np.allclose(value, got[name], rtol=0, atol=_TOLERANCE * scale):
+                return f"output {name!r} differs"
+    return ""

@@ -1,0 +1,25 @@
+"""The passes that make a model ready to be planned, in their order.
+
+A pass takes a Document, edits its graph in place and returns a sentence on what it changed, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onnxquant.graph.io import Document
+from onnxquant.passes.functions import inline_functions_with_weights
+from onnxquant.passes.initializers import constants_to_initializers, raise_ir_version
+
+Pass = Callable[[Document], str | None]
+
+PREPARE: tuple[Pass, ...] = (
+    raise_ir_version,
+    inline_functions_with_weights,
+    constants_to_initializers,
+)
+
+
+def prepare(document: Document) -> list[str]:
+    """Run the passes; the sentences say what changed."""
+    return [note for step in PREPARE if (note := step(document))]

@@ -1,0 +1,185 @@
+"""From sites and rules to decisions. Looks at shapes only, never at a weight's values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from onnxquant.formats.base import Format
+from onnxquant.graph.sites import Left, Site
+from onnxquant.recipe import Recipe, Rule
+from onnxquant.targets import AUTO, Refusal, target_named
+
+# A weight must come out at least this much smaller, or it is not worth its error.
+WORTHWHILE = 0.85
+# Below so many weights a block-wise kernel saves no time: float weights stay in cache, and activations still have to be
+# quantized. Measured by scripts/bench_small_products.py; target auto decodes such weights at load.
+FOLD_BELOW = 1 << 16
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one constant weight, and why.
+
+    Attributes:
+        name: of the weight.
+        role: of what consumes it.
+        nodes: names of the consumers.
+        shape, dtype, elements, float_bytes: of the weight as it is.
+        format, target: what it becomes; None: it stays as it is.
+        nbytes: bytes of the planes, or of the float weight that stays.
+        reason: why it stays, or why this target.
+        refusals: targets that were tried before, with their reasons.
+        folded: it is decoded to a float tensor when a session is created.
+    """
+
+    name: str
+    role: str
+    nodes: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    elements: int
+    float_bytes: int
+    nbytes: int
+    reason: str
+    format: Format | None = None
+    target: str | None = None
+    refusals: tuple[str, ...] = ()
+    folded: bool = False
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits stored per weight, side information and padding included."""
+        return 8 * self.nbytes / self.elements if self.elements else 0.0
+
+    def left(self, reason: str) -> Decision:
+        """The decision to leave the weight in float after all."""
+        return replace(self, format=None, target=None, nbytes=self.float_bytes, reason=reason)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for reports."""
+        return {
+            "name": self.name,
+            "role": self.role,
+            "nodes": list(self.nodes),
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "format": self.format.name if self.format else None,
+            "parameters": _parameters(self.format) if self.format else {},
+            "target": self.target,
+            "folded": self.folded,
+            "float_bytes": self.float_bytes,
+            "bytes": self.nbytes,
+            "bits_per_weight": round(self.bits_per_weight, 4),
+            "reason": self.reason,
+            "refusals": list(self.refusals),
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every constant weight with its decision.
+
+    Attributes:
+        decisions: in graph order, sites first.
+        unused_rules: rules that matched nothing, by their place.
+        predicted_bytes: size of the output; None before it was computed.
+    """
+
+    decisions: tuple[Decision, ...]
+    unused_rules: tuple[int, ...] = ()
+    predicted_bytes: int | None = None
+
+    @property
+    def encoded(self) -> list[Decision]:
+        """Decisions that change a weight."""
+        return [d for d in self.decisions if d.format]
+
+
+def make_plan(sites: Sequence[Site], left: Sequence[Left], recipe: Recipe, opset: int) -> Plan:
+    """Decide every site by the first rule that matches it."""
+    decisions, used = [], set()
+    for site in sites:
+        names = [site.name, *(u.node.name for u in site.uses)]
+        found = next(((i, r) for i, r in enumerate(recipe.rules) if r.matches(site.role, names)), None)
+        if found is None:
+            decisions.append(_undecided(site).left("no rule matches it"))
+            continue
+        used.add(found[0])
+        decisions.append(_decide(site, found[1], opset))
+    decisions += [
+        Decision(c.name, "", (), c.shape, c.dtype, _count(c.shape), c.nbytes, c.nbytes, c.reason) for c in left
+    ]
+    unused = tuple(i for i in range(len(recipe.rules) - 1) if i not in used)
+    return Plan(tuple(decisions), unused)
+
+
+def _decide(site: Site, rule: Rule, opset: int) -> Decision:
+    if rule.keep:
+        return _undecided(site).left("a rule keeps it in float")
+    return decide(site, rule.make_format(), rule.target, opset)
+
+
+def decide(site: Site, form: Format, wanted: str, opset: int) -> Decision:
+    """The first target that takes a site in a format, with the refusals on the way; or why it stays in float."""
+    decision = _undecided(site)
+    small = wanted == AUTO and site.elements < FOLD_BELOW
+    if small or not site.has_kernel:
+        decision = replace(decision, folded=True, reason="decoded at load, runs at float speed")
+        site = site.folded()
+    refusals: list[str] = []
+    for name in _candidates(form, wanted, decision.folded):
+        target = target_named(name)
+        refusal = target.check(site, form, opset)
+        if refusal is None:
+            layouts = target.layouts(site, form, opset)
+            nbytes = sum(s.nbytes for layout in layouts.values() for s in layout.stored().values())
+            if nbytes <= WORTHWHILE * site.nbytes:
+                reason = decision.reason or target.summary
+                if len(layouts) > 1:
+                    reason += "; stored once per kind of consumer, which want different orders"
+                return replace(
+                    decision, format=form, target=name, nbytes=nbytes, reason=reason, refusals=tuple(refusals)
+                )
+            refusal = Refusal(f"{nbytes} bytes would not be worth it against {site.nbytes} in {site.dtype}")
+        refusals.append(f"{name}: {refusal}")
+    return replace(decision.left(refusals[-1]), refusals=tuple(refusals))
+
+
+def _candidates(form: Format, wanted: str, folded: bool) -> list[str]:
+    """Targets to try in order.
+
+    What folds at load is best in standard ops. Products: ONNX Runtime's own ops where they hold the format exactly;
+    formats of other projects go to our planes, which convert back to their bytes and have kernels of their own.
+    """
+    if wanted != AUTO:
+        return [wanted]
+    if folded or form.name == "f16":
+        return ["onnx", "custom"]
+    return ["custom", "ort", "onnx"] if form.foreign else ["ort", "onnx", "custom"]
+
+
+def _undecided(site: Site) -> Decision:
+    return Decision(
+        name=site.name,
+        role=site.role,
+        nodes=tuple(u.node.name or u.node.output[0] for u in site.uses),
+        shape=site.shape,
+        dtype=site.dtype,
+        elements=site.elements,
+        float_bytes=site.nbytes,
+        nbytes=site.nbytes,
+        reason="",
+    )
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    out = 1
+    for dim in shape:
+        out *= dim
+    return out
+
+
+def _parameters(form: Format) -> dict[str, Any]:
+    return {p: getattr(form, p) for p in form.parameters() if getattr(form, p) is not None}

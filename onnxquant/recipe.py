@@ -1,0 +1,176 @@
+"""What the user wants: an ordered list of rules, strict to read."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from onnxquant.errors import RecipeError, nearest
+from onnxquant.formats import format_named
+from onnxquant.formats.base import Format
+from onnxquant.targets import AUTO, target_named
+
+DEFAULT_FORMAT = "int8"
+_OF_BITS = {8: "int8", 4: "int4", 2: "int2"}
+_PARAMETERS = ("block_size", "per_channel", "symmetric")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which sites, and what becomes of them. The first rule that matches a site decides it.
+
+    Attributes:
+        include: regular expressions; one must be found in the weight's name or a consuming node's. None: all.
+        exclude: regular expressions; none may be found there.
+        role: only sites of this role (matmul, gemm, conv, gather, recurrent ...).
+        keep: leave the sites in float.
+        format: name of the format; bits is its short form (8, 4, 2 for int8, int4, int2).
+        block_size, per_channel, symmetric: parameters of the format.
+        target: onnx, ort, custom or auto.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    role: str | None = None
+    keep: bool = False
+    format: str | None = None
+    bits: int | None = None
+    block_size: int | None = None
+    per_channel: bool | None = None
+    symmetric: bool | None = None
+    target: str = AUTO
+
+    def __post_init__(self) -> None:
+        """Check names, bits and expressions.
+
+        Raises:
+            RecipeError: with what was found and what was expected.
+        """
+        for field_name in ("include", "exclude"):
+            value = getattr(self, field_name)
+            object.__setattr__(self, field_name, (value,) if isinstance(value, str) else tuple(value or ()))
+            for pattern in getattr(self, field_name):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise RecipeError(f"{field_name} {pattern!r} is not a regular expression: {error}") from None
+        if self.bits is not None and self.bits not in _OF_BITS:
+            raise RecipeError(f"bits {self.bits}: expected one of {', '.join(map(str, _OF_BITS))}")
+        if self.bits is not None and self.format not in (None, _OF_BITS[self.bits]):
+            raise RecipeError(f"bits {self.bits} means format {_OF_BITS[self.bits]!r}, but format is {self.format!r}")
+        if self.target != AUTO:
+            target_named(self.target)
+        self.make_format()
+
+    def make_format(self) -> Format:
+        """The format with its parameters.
+
+        Raises:
+            RecipeError: unknown format, or a parameter that it does not have.
+        """
+        name = self.format or _OF_BITS.get(self.bits or 8, DEFAULT_FORMAT)
+        given = {key: getattr(self, key) for key in _PARAMETERS if getattr(self, key) is not None}
+        return format_named(name, **given)
+
+    def matches(self, role: str, names: Sequence[str]) -> bool:
+        """Whether the rule speaks of a site with this role and these names."""
+        if self.role is not None and self.role not in role.split("+"):
+            return False
+        if self.include and not any(re.search(p, n) for p in self.include for n in names):
+            return False
+        return not any(re.search(p, n) for p in self.exclude for n in names)
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any], where: str) -> Self:
+        """A rule from a mapping of its fields.
+
+        Raises:
+            RecipeError: an unknown key (the nearest is named) or a value of the wrong type.
+        """
+        known = [f.name for f in fields(cls)]
+        for key, value in entries.items():
+            if key not in known:
+                raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, known)}")
+            expected = _TYPES[key]
+            if not isinstance(value, expected) or (isinstance(value, bool) and bool not in _as_tuple(expected)):
+                names = " or ".join(t.__name__ for t in _as_tuple(expected))
+                raise RecipeError(f"{where}: {key} is {value!r}, expected {names}")
+        return cls(**entries)
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "include": (str, list, tuple),
+    "exclude": (str, list, tuple),
+    "role": str,
+    "keep": bool,
+    "format": str,
+    "bits": int,
+    "block_size": int,
+    "per_channel": bool,
+    "symmetric": bool,
+    "target": str,
+}
+
+
+def _as_tuple(types: type | tuple[type, ...]) -> tuple[type, ...]:
+    return types if isinstance(types, tuple) else (types,)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An ordered list of rules.
+
+    >>> Recipe.from_dict({"format": "int4", "rules": [{"include": "embed", "format": "int8"}]}).rules[0].format
+    'int8'
+    """
+
+    rules: tuple[Rule, ...]
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any], where: str = "recipe") -> Self:
+        """A recipe: ``rules`` in order, then the other keys as one last rule for every site left.
+
+        Raises:
+            RecipeError: unknown keys or bad values, with the place.
+        """
+        rest = {k: v for k, v in entries.items() if k != "rules"}
+        listed = entries.get("rules", [])
+        if not isinstance(listed, list) or not all(isinstance(r, dict) for r in listed):
+            raise RecipeError(f"{where}: rules is {listed!r}, expected a list of tables")
+        if unknown := [k for k in rest if k not in _TYPES]:
+            raise RecipeError(f"{where}: unknown key {unknown[0]!r}{nearest(unknown[0], ['rules', *_TYPES])}")
+        rules = [Rule.from_dict(r, f"{where}, rule {i + 1}") for i, r in enumerate(listed)]
+        return cls((*rules, Rule.from_dict(rest, where)))
+
+    @classmethod
+    def read(cls, path: str | Path) -> dict[str, Any]:
+        """The entries of a TOML or YAML file (its ending decides).
+
+        Raises:
+            RecipeError: missing, or not well-formed.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path}: cannot be read: {error}") from None
+        try:
+            if path.suffix in (".yaml", ".yml"):
+                import yaml
+
+                entries = yaml.safe_load(text)
+            else:
+                entries = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, ValueError) as error:
+            raise RecipeError(f"{path}: not a recipe: {error}") from None
+        except Exception as error:
+            if type(error).__module__.startswith("yaml"):
+                raise RecipeError(f"{path}: not a recipe: {' '.join(str(error).split())}") from None
+            raise
+        if not isinstance(entries, dict):
+            raise RecipeError(f"{path}: holds {type(entries).__name__}, expected a table of keys")
+        return entries

@@ -1,0 +1,1 @@
+"""The report: as data, as JSON, and on the terminal."""

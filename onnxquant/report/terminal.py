@@ -1,0 +1,197 @@
+"""The report for people at a terminal: verdict first, then tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onnxquant.report.data import Report, SiteResult
+from onnxquant.validation.compare import Proof
+
+
+def size(nbytes: float) -> str:
+    """Bytes as people read them.
+
+    >>> size(1_500_000)
+    '1.5 MB'
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(nbytes) >= scale:
+            return f"{nbytes / scale:.4g} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def decibels(value: float | str) -> str:
+    """An SQNR as people read it; ``inf`` is an exact match."""
+    if isinstance(value, str):
+        return {"inf": "exact", "-inf": "none"}.get(value, value)
+    return f"{value:.1f} dB"
+
+
+def table(title: str, *columns: str) -> Table:
+    """A table in the house style: text to the left, figures to the right."""
+    out = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        right = column.startswith(">")
+        out.add_column(column.lstrip(">"), justify="right" if right else "left", overflow="fold")
+    return out
+
+
+def show(report: Report, console: Console, *, verbose: bool, planned: bool = False) -> None:
+    """Print a report: a plan when nothing was written yet, else what was done and proven."""
+    for note in report.notes if verbose else []:
+        console.print(f"[dim]{escape(note)}[/dim]")
+    if planned or verbose:
+        console.print(_sites(report.sites, all_of_them=True))
+    elif report.encoded:
+        console.print(_groups(report))
+    if planned:
+        _show_plan(report, console)
+        return
+    if report.proof:
+        _show_proof(report, console, verbose=verbose)
+    for warning in report.warnings:
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
+    _verdict(report, console)
+
+
+def _sites(sites: list[SiteResult], *, all_of_them: bool) -> Table:
+    out = table("Weights", "weight", "role", "shape", "format", "target", ">bytes", ">bits", ">SQNR", "why")
+    for s in sites:
+        d = s.decision
+        if not all_of_them and not d.format:
+            continue
+        why = d.reason if not d.refusals or not d.format else f"{d.reason} (not {'; not '.join(d.refusals)})"
+        out.add_row(
+            escape(d.name), d.role, "x".join(map(str, d.shape)), d.format.name if d.format else f"[dim]{d.dtype}[/dim]",
+            d.target or "", size(d.nbytes), f"{d.bits_per_weight:.2f}",
+            decibels(s.error["sqnr_db"]) if s.error else "", f"[dim]{escape(why)}[/dim]",
+        )  # fmt: skip
+    return out
+
+
+def _groups(report: Report) -> Table:
+    """Weights of one kind in one row each."""
+    groups: dict[tuple[str, str, str], list[SiteResult]] = {}
+    left: dict[str, list[SiteResult]] = {}
+    for s in report.sites:
+        d = s.decision
+        if d.format and d.target:
+            groups.setdefault((d.role, d.format.name, d.target), []).append(s)
+        else:
+            left.setdefault(d.reason, []).append(s)
+    out = table("Weights", "what", "format", "target", ">weights", ">before", ">after", ">bits", ">lowest SQNR")
+    for (role, form, target), members in groups.items():
+        worst = min((s.error["sqnr_db"] for s in members if s.error), key=_order, default="")
+        out.add_row(role, form, target, *_sums(members), decibels(worst) if worst != "" else "")
+    for reason, members in sorted(left.items(), key=lambda kv: -sum(s.decision.nbytes for s in kv[1])):
+        out.add_row(f"[dim]left: {escape(reason)}[/dim]", members[0].decision.dtype, "", *_sums(members), "")
+    return out
+
+
+def _order(value: float | str) -> float:
+    return float(value)
+
+
+def _sums(members: list[SiteResult]) -> tuple[str, str, str, str]:
+    before = sum(s.decision.float_bytes for s in members)
+    after = sum(s.decision.nbytes for s in members)
+    elements = sum(s.decision.elements for s in members)
+    return str(len(members)), size(before), size(after), f"{8 * after / max(elements, 1):.2f}"
+
+
+def _show_plan(report: Report, console: Console) -> None:
+    predicted = report.predicted_bytes or 0
+    console.print(
+        f"[bold]plan[/bold] {escape(report.source)} -> {escape(str(report.output))}: {len(report.encoded)} of "
+        f"{len(report.sites)} weights, {size(report.original_bytes)} -> {size(predicted)} "
+        f"({report.original_bytes / max(predicted, 1):.2f}x smaller); nothing was written"
+    )
+    for warning in report.warnings:
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
+
+
+def _show_proof(report: Report, console: Console, *, verbose: bool) -> None:
+    proof = report.proof
+    assert proof
+    if not report.encoded and proof.weights and verbose:
+        weights = table("Weights, worst first", "weight", "format", "target", ">SQNR", ">max error", ">MSE")
+        for name, w in sorted(proof.weights.items(), key=lambda kv: _order(kv[1]["sqnr_db"])):
+            figures = (decibels(w["sqnr_db"]), f"{w['max_error']:.3g}", f"{w['mse']:.3g}")
+            weights.add_row(escape(name), w["format"], w["target"], *figures)
+        console.print(weights)
+    if not report.encoded:
+        console.print(_structure(proof.structure))
+    if proof.outputs:
+        console.print(_outputs(proof))
+    console.print(_costs(proof.sizes, proof.latency, proof.loading))
+    for name, ops in proof.kernels.items():
+        shown = ", ".join(f"{op} {n}" for op, n in ops.items())
+        console.print(f"[bold]kernels[/bold] ({name}): {shown}")
+
+
+def _outputs(proof: Proof) -> Table:
+    out = table(
+        f"Outputs on {proof.feeds.get('samples')} samples ({proof.feeds.get('source')})",
+        "compared", "output", ">SQNR", ">cosine", ">MSE", ">max error",
+    )  # fmt: skip
+    for pair, by_name in proof.outputs.items():
+        for name, d in by_name.items():
+            figures = (f"{d['cosine']:.6f}", f"{d['mse']:.3g}", f"{d['max_error']:.3g}")
+            out.add_row(pair, escape(name), decibels(d["sqnr_db"]), *figures)
+    return out
+
+
+def _structure(structure: dict[str, Any]) -> Table:
+    out = table("Structure", "what", "value")
+    for key, value in structure.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        out.add_row(key.replace("_", " "), escape(text))
+    return out
+
+
+def _costs(sizes: dict[str, Any], latency: dict[str, Any], loading: dict[str, Any]) -> Table:
+    out = table("Cost", "", ">original", ">quantized", ">ratio")
+    seconds = latency.get("seconds")
+    rows = [("size", sizes["original_bytes"], sizes["quantized_bytes"], size)]
+    rows += [("latency", seconds["original"], seconds["quantized"], _milliseconds)] if seconds else []
+    if loading:
+        before, after = loading["original"], loading["quantized"]
+        rows.append(("load time", before["seconds"], after["seconds"], _milliseconds))
+        rows.append(("memory", before["resident_bytes"], after["resident_bytes"], size))
+    for name, was, now, form in rows:
+        out.add_row(name, form(was), form(now), f"{was / now:.2f}x" if now else "")
+    return out
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"
+
+
+def _verdict(report: Report, console: Console) -> None:
+    proof = report.proof
+    if proof is None:
+        state = "[yellow]written, not proven[/yellow]"
+    else:
+        state = "[green]PASSED[/green]" if report.passed else "[red]FAILED[/red]"
+    parts = []
+    if report.output_bytes:
+        parts.append(
+            f"{size(report.original_bytes)} -> {size(report.output_bytes)} "
+            f"({report.original_bytes / report.output_bytes:.2f}x smaller)"
+        )
+    if proof:
+        worst = min((d["sqnr_db"] for d in proof.deployed.values()), key=_order, default=None)
+        if worst is not None:
+            parts.append(f"outputs keep {decibels(worst)}")
+        if proof.latency:
+            parts.append(f"{proof.latency['ratio']['quantized']:.2f}x the original's speed")
+    console.print(f"{state} {escape(str(report.output or report.source))}: {', '.join(parts)}")
+    for note in proof.notes if proof else []:
+        console.print(f"  [dim]{escape(note)}[/dim]")
+    for problem in proof.problems if proof else []:
+        console.print(f"  [red]-[/red] {escape(problem)}")

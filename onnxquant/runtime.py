@@ -1,0 +1,158 @@
+"""Sessions: the only importer of onnxruntime, and of the environment.
+
+``ONNXQUANT_ISA`` caps the instruction set of our kernels (scalar, avx2, ...).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxquant import native
+from onnxquant.errors import ModelError
+from onnxquant.graph.io import domains, nodes
+
+Feed = Mapping[str, NDArray[Any]]
+OURS, EXTENSIONS = "onnxquant", "ai.onnx.contrib"
+# Keys of ONNX Runtime's session configuration.
+_NO_PREPACKING = "session.disable_prepacking"
+_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+_FUSED_ACCURACY = "session.qdq_matmulnbits_accuracy_level"
+
+
+def version() -> str:
+    """Version of the installed onnxruntime."""
+    return str(ort.__version__)
+
+
+def instruction_sets() -> list[str]:
+    """Instruction sets that our kernels can use on this machine, best last."""
+    return native.isas()
+
+
+def session_options(
+    *, threads: int | None = None, float_compute: bool = False, mapped: bool = False
+) -> ort.SessionOptions:
+    """Options for a session of ours.
+
+    Args:
+        threads: intra-op threads; None: ONNX Runtime's choice.
+        float_compute: fused products compute in float32 instead of int8 activations.
+        mapped: leave weights in the mapped file (no prepacking): slower, but they take no memory.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # failures come as exceptions; the log would repeat them on stderr
+    if threads:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    if float_compute:
+        options.add_session_config_entry(_FUSED_ACCURACY, "1")
+    if mapped:
+        options.add_session_config_entry(_NO_PREPACKING, "1")
+    return options
+
+
+def open_session(
+    model: str | Path | bytes,
+    options: ort.SessionOptions,
+    *,
+    library: bool = True,
+    folder: Path | None = None,
+) -> ort.InferenceSession:
+    """A session on a model, with the custom-op libraries that its ops need.
+
+    Args:
+        model: a file, or a serialized model.
+        options: session options; libraries are registered on them.
+        library: register ours where the model has our ops; without it their bodies run.
+        folder: where the external data of a serialized model lies.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    used = domains(model if isinstance(model, bytes) else Path(model))
+    if isinstance(model, bytes) and folder is not None:
+        options.add_session_config_entry(_DATA_FOLDER, str(folder.resolve()))
+    if EXTENSIONS in used:
+        import onnxruntime_extensions
+
+        options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
+    if library and OURS in used:
+        cap = os.environ.get("ONNXQUANT_ISA")
+        if cap:
+            native.set_isa(cap)
+        options.register_custom_ops_library(str(native.library_path()))
+    shown = "the model" if isinstance(model, bytes) else str(model)
+    try:
+        source = model if isinstance(model, bytes) else str(model)
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ModelError(f"{shown}: onnxruntime {version()} cannot load it: {_first_line(error)}") from None
+
+
+def load(path: str | Path, **session_options: Any) -> ort.InferenceSession:
+    """Open a model for inference, with whatever custom-op libraries it needs registered.
+
+    Args:
+        path: an ONNX file; one of ours runs on our kernels.
+        session_options: attributes of onnxruntime.SessionOptions by name, e.g. ``intra_op_num_threads=2``.
+
+    Raises:
+        ModelError: not a model, or onnxruntime refuses it.
+        TypeError: no such session option.
+    """
+    options = ort.SessionOptions()
+    for key, value in session_options.items():
+        if not hasattr(options, key):
+            raise TypeError(f"onnxruntime.SessionOptions has no attribute {key!r}")
+        setattr(options, key, value)
+    return open_session(path, options)
+
+
+def run(session: ort.InferenceSession, feed: Feed) -> dict[str, Any]:
+    """Outputs by name.
+
+    Raises:
+        ModelError: onnxruntime fails on this feed.
+    """
+    try:
+        return dict(zip([o.name for o in session.get_outputs()], session.run(None, dict(feed)), strict=True))
+    except Exception as error:
+        raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from None
+
+
+def optimized_ops(path: str | Path, *, library: bool = True, threads: int | None = None) -> dict[str, int]:
+    """Ops of the graph that ONNX Runtime really runs, with their number: the kernels it picked."""
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        options = session_options(threads=threads)
+        options.optimized_model_filepath = str(optimized)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        open_session(path, options, library=library)
+        proto = onnx.load(str(optimized), load_external_data=False)
+    return histogram(proto)
+
+
+def histogram(proto: onnx.ModelProto) -> dict[str, int]:
+    """Number of nodes by op, most frequent first; ops of other domains with theirs."""
+    names = (f"{n.domain}.{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type for n in nodes(proto))
+    return dict(Counter(names).most_common())
+
+
+def inputs_of(session: ort.InferenceSession) -> list[tuple[str, str, list[Any]]]:
+    """Name, type and shape of each input."""
+    return [(i.name, i.type, list(i.shape)) for i in session.get_inputs()]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,280 @@
+"""Reading encoded weights back from a file, and undoing what lowering did."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxquant.errors import ModelError
+from onnxquant.formats import format_named
+from onnxquant.formats.base import Encoded
+from onnxquant.graph.io import Document, graphs, load, tensors
+from onnxquant.graph.publish import HASHES, Publisher
+from onnxquant.graph.sites import FLOATS, How, View
+from onnxquant.targets import Lowered, Result
+from onnxquant.targets.layouts import Columns, Dense, Layout, Rows, Table, Tiles
+
+PROVENANCE = "onnxquant"
+_PLAIN_LAYOUTS: dict[str, type[Columns] | type[Rows] | type[Table] | type[Tiles]] = {
+    "columns": Columns,
+    "rows": Rows,
+    "table": Table,
+    "tiles": Tiles,
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a file says of one encoded weight: enough to decode it and to undo its lowering."""
+
+    name: str
+    format: str
+    parameters: dict[str, Any]
+    target: str
+    shape: tuple[int, ...]
+    perm: tuple[int, ...]
+    split: int
+    elem_type: int
+    lowered: Lowered
+
+    @property
+    def view(self) -> View:
+        """How the matrix lies in the original tensor."""
+        return View(self.shape, self.perm, self.split)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type of the original tensor."""
+        return np.dtype(FLOATS[self.elem_type])
+
+
+def metadata(proto: onnx.ModelProto) -> dict[str, Any]:
+    """Provenance that quantizing left in a model; empty when it is not ours.
+
+    Raises:
+        ModelError: the entry is there but damaged.
+    """
+    text = next((e.value for e in proto.metadata_props if e.key == PROVENANCE), "")
+    if not text:
+        return {}
+    try:
+        data = json.loads(text)
+        if not isinstance(data, dict) or not isinstance(data["sites"], list):
+            raise ValueError("expected a table with sites")
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"the model's {PROVENANCE!r} metadata is damaged: {error}") from None
+    return data
+
+
+def records(proto: onnx.ModelProto) -> list[Record]:
+    """What a model says of its encoded weights; empty when it is not ours."""
+    out = []
+    for entry in metadata(proto).get("sites", []):
+        try:
+            results = [Result(How(how), x, y) for how, x, y in entry["results"]]
+            out.append(
+                Record(
+                    str(entry["name"]), str(entry["format"]), dict(entry["parameters"]), str(entry["target"]),
+                    tuple(entry["shape"]), tuple(entry["perm"]), int(entry["split"]), int(entry["elem_type"]),
+                    Lowered(dict(entry["planes"]), results),
+                )
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"the model's {PROVENANCE!r} metadata is damaged: {error!r}") from None
+    return out
+
+
+def read_encoded(document: Document, record: Record, index: dict[str, onnx.TensorProto] | None = None) -> Encoded:
+    """An encoded weight of a quantized file, read from its planes on disk.
+
+    Raises:
+        ModelError: planes are missing or damaged.
+    """
+    index = index or plane_index(document.proto)
+    kind, names = next(iter(record.lowered.planes.items()))
+    layout = _layout(record, kind, document.opset)
+    planes: dict[str, NDArray[Any]] = {}
+    for plane, stored in layout.stored().items():
+        tensor = index.get(names.get(plane, ""))
+        if tensor is None:
+            raise ModelError(f"{document.name}: plane {plane!r} of {record.name!r} is missing")
+        if tuple(tensor.dims) != stored.shape or tensor.data_type != stored.elem_type:
+            raise ModelError(
+                f"{document.name}: plane {tensor.name!r} has shape {list(tensor.dims)}, expected {list(stored.shape)}"
+            )
+        raw = document.raw(tensor)
+        dtype = np.dtype(np.uint8) if plane in ("codes", "zero_points") else np.dtype(_float_of(stored.elem_type))
+        values = np.frombuffer(raw if raw is not None else b"", dtype)
+        shaped = values.size * dtype.itemsize == stored.nbytes and values.size == np.prod(stored.shape, dtype=np.int64)
+        planes[plane] = values.reshape(stored.shape) if shaped else values
+    return layout.unpack(planes)
+
+
+def plane_index(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Initializers of all graphs by name."""
+    return {t.name: t for g in graphs(proto.graph) for t in g.initializer}
+
+
+def decode_weight(document: Document, record: Record, index: dict[str, onnx.TensorProto]) -> NDArray[Any]:
+    """The weight that a file's planes stand for, in its original shape and type."""
+    encoded = read_encoded(document, record, index)
+    matrix = encoded.format.decode(encoded)
+    return np.ascontiguousarray(record.view.restore(matrix).astype(record.dtype, copy=False))
+
+
+def _float_of(elem_type: int) -> str:
+    return FLOATS[elem_type]
+
+
+def _layout(record: Record, kind: str, opset: int) -> Layout:
+    form = format_named(record.format, **record.parameters)
+    if kind == "dense":
+        return Dense(form, record.view, opset)
+    if kind not in _PLAIN_LAYOUTS:
+        raise ModelError(f"the model stores {record.name!r} in the unknown layout {kind!r}: made by a newer version?")
+    return _PLAIN_LAYOUTS[kind](form, record.view.rows, record.view.cols)
+
+
+def verify(path: str | Path) -> dict[str, bool]:
+    """Check the stored hash of every tensor of a file of ours; True where it holds.
+
+    Raises:
+        ModelError: the file is not ours, or a tensor with a hash is missing.
+    """
+    document = load(path)
+    text = next((e.value for e in document.proto.metadata_props if e.key == HASHES), "")
+    if not text:
+        raise ModelError(f"{path}: holds no hashes; only files written by onnxquant do")
+    try:
+        hashes: dict[str, str] = json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"{path}: its hashes are damaged: {error}") from None
+    index = {t.name: t for t in tensors(document.proto)}
+    out = {}
+    for name, expected in hashes.items():
+        tensor = index.get(name)
+        raw = document.raw(tensor) if tensor is not None else None
+        out[name] = hashlib.sha256(raw if raw is not None else b"").hexdigest() == expected and tensor is not None
+    return out
+
+
+def dequantize(path: str | Path, output: str | Path, *, force: bool = False) -> int:
+    """Write a plain float model that computes what a quantized file of ours stands for; number of weights decoded.
+
+    Raises:
+        ModelError: the file is not ours.
+        OutputError: the output cannot be written.
+    """
+    document = load(path)
+    found = records(document.proto)
+    if not found:
+        raise ModelError(f"{path}: holds no weights encoded by onnxquant")
+    if Path(output).exists() and Path(output).samefile(path):
+        raise ModelError(f"{output}: is the input; give another name")
+    index = plane_index(document.proto)
+    size = sum(int(np.prod(r.shape, dtype=np.int64)) * r.dtype.itemsize for r in found)
+    with Publisher(Path(output), external=document.is_external() or size > 1 << 30, force=force) as publisher:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(document.proto)
+        restore(proto, found, publisher, lambda record: decode_weight(document, record, index))
+        publisher.keep(proto, document)
+        publisher.publish(proto)
+    return len(found)
+
+
+def restore(
+    proto: onnx.ModelProto,
+    found: list[Record],
+    publisher: Publisher,
+    decode: Callable[[Record], NDArray[Any]],
+) -> None:
+    """Replace what lowering emitted by float weights and the standard ops on them, in place."""
+    for record in found:
+        _restore_one(proto, record, publisher, decode)
+    for graph in reversed(list(graphs(proto.graph))):
+        _drop_dead(graph)
+    functions = [f for f in proto.functions if f.domain != PROVENANCE]
+    copies = [onnx.FunctionProto.FromString(f.SerializeToString()) for f in functions]
+    del proto.functions[:]
+    proto.functions.extend(copies)
+    kept = [e for e in proto.metadata_props if e.key not in (PROVENANCE, HASHES)]
+    entries = [(e.key, e.value) for e in kept]
+    del proto.metadata_props[:]
+    for key, value in entries:
+        proto.metadata_props.add(key=key, value=value)
+
+
+def _restore_one(
+    proto: onnx.ModelProto, record: Record, publisher: Publisher, decode: Callable[[Record], NDArray[Any]]
+) -> None:
+    any_plane = next(iter(next(iter(record.lowered.planes.values())).values()))
+    graph = next(g for g in graphs(proto.graph) if any(t.name == any_plane for t in g.initializer))
+    weight = onnx.TensorProto(name=record.name, data_type=record.elem_type, dims=record.shape)
+    values = decode(record)
+    publisher.store(weight, values.nbytes, lambda: values)
+    graph.initializer.append(weight)
+    for result in record.lowered.results:
+        _replace_maker(proto, record, result)
+
+
+def _replace_maker(proto: onnx.ModelProto, record: Record, result: Result) -> None:
+    for graph in graphs(proto.graph):
+        for node in graph.node:
+            if result.y not in node.output:
+                continue
+            made = _standard_nodes(record, result)
+            at = list(graph.node).index(node)
+            rebuilt = [onnx.NodeProto.FromString(n.SerializeToString()) for n in graph.node]
+            rebuilt[at : at + 1] = made
+            del graph.node[:]
+            graph.node.extend(rebuilt)
+            return
+    raise ModelError(f"no node makes {result.y!r}, which {record.name!r} was lowered to")
+
+
+def _standard_nodes(record: Record, result: Result) -> list[onnx.NodeProto]:
+    make = onnx.helper.make_node
+    if result.how is How.DENSE:
+        return [make("Identity", [record.name], [result.y])]
+    if result.how is How.LOOKUP:
+        return [make("Gather", [record.name, result.x], [result.y], axis=0)]
+    if record.perm == (1, 0):
+        return [make("MatMul", [result.x, record.name], [result.y])]
+    turned = f"{result.y}/weight"
+    return [
+        make("Transpose", [record.name], [turned], perm=[1, 0]),
+        make("MatMul", [result.x, turned], [result.y]),
+    ]
+
+
+def _drop_dead(graph: onnx.GraphProto) -> None:
+    """Remove nodes of ours whose outputs nothing reads, and initializers with them."""
+    while True:
+        read = {o.name for o in graph.output} | set(_read_names(graph))
+        kept = [n for n in graph.node if any(o in read for o in n.output) or not n.metadata_props]
+        if len(kept) == len(graph.node):
+            break
+        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
+        del graph.node[:]
+        graph.node.extend(copies)
+    copies_ = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(copies_)
+
+
+def _read_names(graph: onnx.GraphProto) -> Iterator[str]:
+    for inner in graphs(graph):
+        for node in inner.node:
+            yield from node.input
+        for output in inner.output:
+            yield output.name
+
+

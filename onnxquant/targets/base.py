@@ -1,0 +1,119 @@
+"""What a target is: which nodes an encoded weight becomes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import onnx
+from numpy.typing import NDArray
+
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.graph.edit import Editor
+from onnxquant.graph.sites import How, Site
+from onnxquant.targets.layouts import Layout
+
+F16, F32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why something does not apply, and what would."""
+
+    reason: str
+    instead: str = ""
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return f"{self.reason}; {self.instead}" if self.instead else self.reason
+
+
+@dataclass(frozen=True)
+class Result:
+    """A tensor that lowering makes from the weight W [rows, cols].
+
+    ``y = x @ W.T`` for a product, ``y = W[x]`` for a lookup, ``y`` = the decoded weight itself for dense.
+    """
+
+    how: How
+    x: str
+    y: str
+
+
+@dataclass
+class Lowered:
+    """What the lowering of one site left in the model: enough to read the weight again and to undo it.
+
+    Attributes:
+        planes: per layout, the names of its planes.
+        results: the tensors made from the weight.
+    """
+
+    planes: dict[str, dict[str, str]] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+
+
+class Target(ABC):
+    """Turns encoded weights into nodes. Chooses no codes and no sites."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def check(self, site: Site, form: Format, opset: int) -> Refusal | None:
+        """None when this target can hold the site in the format, else why not."""
+
+    @abstractmethod
+    def holds(self, form: Format) -> bool:
+        """Whether this target can hold the format in a product or a lookup."""
+
+    @abstractmethod
+    def layouts(self, site: Site, form: Format, opset: int) -> dict[str, Layout]:
+        """The layouts that the site's planes will be stored in."""
+
+    @abstractmethod
+    def lower(self, editor: Editor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:
+        """Emit planes and nodes; ``encoded`` is None when only sizes are wanted."""
+
+    def finish(self, editor: Editor, lowered: Sequence[tuple[Site, Format]]) -> None:
+        """Add what the sites lowered by this target share; called once, after the edits are applied."""
+
+
+def add_planes(
+    editor: Editor, site: Site, layout: Layout, encoded: Encoded | None
+) -> dict[str, str]:
+    """Add a layout's planes to the graph that holds the weight; names by plane."""
+
+    def make(plane: str) -> NDArray[Any]:
+        assert encoded is not None
+        return layout.pack(plane, encoded)
+
+    names = {}
+    for plane, stored in layout.stored().items():
+        base = f"{site.tensor.name}/{plane}"
+        names[plane] = editor.plane(
+            site.graph, base, stored.shape, stored.elem_type, stored.nbytes, lambda plane=plane: make(plane)
+        )
+    return names
+
+
+def float_scales(editor: Editor, site: Site, name: str, elem_type: int, to: int = F32) -> str:
+    """The scales as ``to``: a Cast that folds when a session is created, so that they are stored in 16 bits."""
+    if elem_type == to:
+        return name
+    cast = editor.node("Cast", [name], to=to)
+    editor.first(site.graph, [cast])
+    return cast.output[0]
+
+
+def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+    """A float or int attribute of a node."""
+    for a in node.attribute:
+        if a.name == name:
+            return a.f if a.type == onnx.AttributeProto.FLOAT else float(a.i)
+    return default
+
+
+Planes = Mapping[str, str]

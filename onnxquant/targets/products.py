@@ -1,0 +1,44 @@
+"""MatMul and Gemm around a product op: transposes, alpha, beta and C are kept as nodes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+
+from onnxquant.graph.edit import Editor
+from onnxquant.graph.sites import Site, Use
+from onnxquant.targets.base import attribute
+
+# product(x, output) -> nodes, the last of which makes the output.
+Product = Callable[[str, str], list[onnx.NodeProto]]
+
+
+def lower_product(editor: Editor, site: Site, use: Use, product: Product) -> None:
+    """Replace a MatMul or Gemm by ``product`` and what is left of alpha, beta and C."""
+    node = use.node
+    x, output = node.input[0], node.output[0]
+    if node.op_type == "MatMul":
+        editor.replace(use, product(x, output))
+        return
+    alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
+    c = node.input[2] if len(node.input) > 2 else ""
+    tail: list[tuple[str, str]] = []
+    if alpha != 1.0:
+        tail.append(("Mul", editor.constant(use.graph, f"{site.name}/alpha", _scalar(alpha, site))))
+    if c:
+        if beta != 1.0:
+            scaled = editor.node("Mul", [c, editor.constant(use.graph, f"{site.name}/beta", _scalar(beta, site))])
+            editor.before(use, [scaled])
+            c = scaled.output[0]
+        tail.append(("Add", c))
+    nodes = product(x, editor.name(f"{output}/product") if tail else output)
+    for i, (op, operand) in enumerate(tail):
+        last = i == len(tail) - 1
+        nodes.append(editor.node(op, [nodes[-1].output[0], operand], output=output if last else ""))
+    editor.replace(use, nodes)
+
+
+def _scalar(value: float, site: Site) -> np.generic:
+    return np.dtype(site.dtype).type(value)

@@ -1,0 +1,109 @@
+"""Errors between arrays, each with its unit in the name, accumulated in float64 over any number of arrays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CHUNK = 1 << 20
+
+
+@dataclass
+class Difference:
+    """Accumulated difference between a reference and what was got.
+
+    ``sqnr_db`` is 10 log10(sum reference^2 / sum (got - reference)^2), infinite for equal arrays.
+
+    >>> d = Difference(); d.add(np.array([3.0, 4.0]), np.array([3.0, 4.5])); round(d.sqnr_db, 2)
+    20.0
+    """
+
+    count: int = 0
+    error: float = 0.0
+    signed: float = 0.0
+    reference: float = 0.0
+    got: float = 0.0
+    dot: float = 0.0
+    max_error: float = 0.0
+    unequal: int = 0
+    not_finite: int = 0
+    shape_mismatch: str = ""
+
+    def add(self, reference: NDArray[Any], got: NDArray[Any]) -> None:
+        """Account for one pair of arrays; positions where both are the same non-finite value count as equal."""
+        reference, got = np.asarray(reference), np.asarray(got)
+        if reference.shape != got.shape:
+            self.shape_mismatch = f"{list(got.shape)} instead of {list(reference.shape)}"
+            return
+        a, b = reference.reshape(-1), got.reshape(-1)
+        self.count += a.size
+        if a.dtype.kind not in "fV":
+            self.unequal += int((a != b).sum())
+            return
+        for start in range(0, a.size, _CHUNK):
+            self._add(a[start : start + _CHUNK].astype(np.float64), b[start : start + _CHUNK].astype(np.float64))
+
+    def _add(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
+        finite = np.isfinite(a) & np.isfinite(b)
+        if not finite.all():
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            self.not_finite += int((~finite & ~same).sum())
+            a, b = a[finite], b[finite]
+        delta = b - a
+        self.unequal += int(np.count_nonzero(delta))
+        self.error += float(delta @ delta)
+        self.signed += float(delta.sum())
+        self.reference += float(a @ a)
+        self.got += float(b @ b)
+        self.dot += float(a @ b)
+        if delta.size:
+            self.max_error = max(self.max_error, float(np.abs(delta).max()))
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error."""
+        return self.error / self.count if self.count else 0.0
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantization noise ratio in decibels."""
+        if self.not_finite or self.shape_mismatch:
+            return -math.inf
+        if self.error == 0.0:
+            # Integer outputs have no noise to measure: any unequal element is a failure.
+            return math.inf if not self.unequal else -math.inf
+        return 10 * math.log10(self.reference / self.error) if self.reference else -math.inf
+
+    @property
+    def cosine(self) -> float:
+        """Cosine similarity; 1 when both are zero."""
+        norm = math.sqrt(self.reference * self.got)
+        return self.dot / norm if norm else (1.0 if self.reference == self.got else 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for reports."""
+        out: dict[str, Any] = {
+            "sqnr_db": number(self.sqnr_db),
+            "mse": self.mse,
+            "max_error": self.max_error,
+            "mean_error": self.signed / self.count if self.count else 0.0,
+            "cosine": self.cosine,
+            "unequal": self.unequal,
+            "count": self.count,
+        }
+        if self.not_finite:
+            out["not_finite"] = self.not_finite
+        if self.shape_mismatch:
+            out["shape_mismatch"] = self.shape_mismatch
+        return out
+
+
+def number(value: float) -> float | str:
+    """A float as JSON can hold it: infinities become words."""
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return "nan" if math.isnan(value) else value

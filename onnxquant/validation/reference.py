@@ -1,0 +1,67 @@
+"""The samples of a comparison, and what the original model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxquant import runtime
+from onnxquant.calibration import feeds as feeds_
+from onnxquant.errors import FeedError, ModelError
+from onnxquant.graph.io import load
+from onnxquant.graph.sites import find
+from onnxquant.options import Options
+from onnxquant.passes.pipeline import prepare
+
+Data = str | Path | Iterable[Mapping[str, Any]] | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Samples with the original's outputs.
+
+    Attributes:
+        feeds: the samples.
+        outputs: one mapping of outputs by name per sample.
+        about: where the samples came from.
+    """
+
+    feeds: list[feeds_.Feed]
+    outputs: list[dict[str, Any]]
+    about: dict[str, Any]
+
+
+def reference(model: Path, data: Data, options: Options) -> Reference:
+    """Run a model on the user's samples, or on synthetic ones that it accepts.
+
+    Raises:
+        ModelError: the model does not load, or fails on the user's samples.
+        FeedError: the data does not fit, or no synthetic feed does.
+    """
+    settings = runtime.session_options(threads=options.threads, mapped=True)
+    session = runtime.open_session(model, settings)
+    inputs = [feeds_.Input(name, kind, tuple(shape)) for name, kind, shape in runtime.inputs_of(session)]
+    if data is not None:
+        given = feeds_.read(data, inputs, options.samples)
+        about = {"source": str(data) if isinstance(data, (str, Path)) else "data", "samples": len(given)}
+        return Reference(given, [runtime.run(session, f) for f in given], about)
+    document = load(model, options.external_root)
+    prepare(document)
+    tables = feeds_.vocabulary(document, find(document)[0])
+    failure = ""
+    for guess in feeds_.guesses(inputs, options.dims()):
+        made = feeds_.synthetic(inputs, tables, guess, options.samples, options.seed)
+        try:
+            outputs = [runtime.run(session, f) for f in made]
+        except ModelError as error:
+            failure = failure or str(error)
+            continue
+        about = {"source": "synthetic", "samples": len(made), "seed": options.seed}
+        about["shapes"] = {k: list(v.shape) for k, v in made[0].items()}
+        return Reference(made, outputs, about)
+    takes = ", ".join(map(str, inputs))
+    raise FeedError(
+        f"{model}: no synthetic feed fits ({failure}); give --data, or lengths with --dim NAME=N; it takes {takes}"
+    )

@@ -1,0 +1,41 @@
+"""The dense twin: the original graph with each encoded weight replaced by the float values it stands for.
+
+float against twin is what quantization cost; twin against the lowered model is what nodes and kernels add. No
+end-to-end figure can tell the two apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from onnxquant.graph.io import Document
+from onnxquant.graph.publish import Publisher
+from onnxquant.graph.sites import find
+from onnxquant.stored import decode_weight, plane_index, records
+
+
+def write_twin(original: Document, quantized: Document, path: Path) -> int:
+    """Write the twin of a prepared original; number of weights replaced.
+
+    One weight at a time is decoded from the quantized file's planes; the twin keeps them in a data file, so that a
+    session maps them.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(original.proto)
+    copy = Document(proto, memoryview(b""), original.path)
+    by_name = {s.name: s.tensor for s in find(copy)[0]}
+    index = plane_index(quantized.proto)
+    replaced = 0
+    with Publisher(path, external=True, force=True) as publisher:
+        for record in records(quantized.proto):
+            tensor = by_name.get(record.name)
+            if tensor is None or tuple(tensor.dims) != record.shape:
+                continue
+            values = decode_weight(quantized, record, index)
+            publisher.store(tensor, values.nbytes, lambda values=values: values)
+            replaced += 1
+        publisher.keep(proto, original)
+        publisher.publish(proto)
+    return replaced
