@@ -218,4 +218,3 @@ class Model:
         external = self._document.is_external()
         with Publisher(Path(output), external=external, force=force) as publisher:
             lowering.write(self._document, Plan(tuple(decisions)), publisher, lambda s, _: self._chosen[s.name][0])
-

@@ -80,7 +80,7 @@ def predict(document: Document, plan: Plan, output: str, *, external: bool) -> i
             document.inline(tensor)
     hashes = json.dumps(dict.fromkeys(counter.names, "0" * 64), separators=(",", ":"))
     proto.metadata_props.add(key=HASHES, value=hashes)
-    return proto.ByteSize() + counter.nbytes
+    return int(proto.ByteSize()) + counter.nbytes
 
 
 def write(document: Document, plan: Plan, publisher: Publisher, encode: Encode) -> None:

@@ -22,7 +22,9 @@ class Options:
     format: str | None = _option(None, "Format of the weights; `onnxquant list` shows all. [default: int8]")
     bits: int | None = _option(None, "Short form of --format: 8, 4 or 2 for int8, int4, int2.")
     block_size: int | None = _option(None, "Weights per scale along a row: 16, 32, 64, 128 or 256.")
-    per_channel: bool | None = _option(None, "One scale per output channel, or one per tensor.", "--per-channel/--per-tensor")
+    per_channel: bool | None = _option(
+        None, "One scale per output channel, or one per tensor.", "--per-channel/--per-tensor"
+    )
     symmetric: bool | None = _option(None, "Without or with zero points.", "--symmetric/--asymmetric")
     include: tuple[str, ...] = _option((), "Only weights whose name, or a consuming node's, matches.", metavar="REGEX")
     exclude: tuple[str, ...] = _option((), "Not weights whose name, or a consuming node's, matches.", metavar="REGEX")
@@ -34,7 +36,9 @@ class Options:
         "auto", "Keep tensors in OUTPUT.data beside the model. auto: as the input does, or above 100 MB.",
         choices=("auto", "always", "never"),
     )  # fmt: skip
-    external_root: tuple[str, ...] = _option((), "Folder whose files the input's external data may link to.", metavar="DIR")
+    external_root: tuple[str, ...] = _option(
+        (), "Folder whose files the input's external data may link to.", metavar="DIR"
+    )
     dim: tuple[str, ...] = _option((), "Length of a named dimension for synthetic feeds.", metavar="NAME=N")
     samples: int = _option(4, "Samples that the proof runs.")
     seed: int = _option(0, "Seed of synthetic feeds.")
@@ -42,7 +46,9 @@ class Options:
     min_sqnr: float | None = _option(None, "Exit 1 unless every output keeps this SQNR in dB.", metavar="DB")
     max_mse: float | None = _option(None, "Exit 1 unless every output keeps this mean squared error.", metavar="X")
     proof: bool = _option(True, "Open the output again and prove it.", "--proof/--no-proof")
-    dry_run: bool = _option(False, "Print the plan: every site, its decision, sizes and refusals. Writes nothing.", "--dry-run")
+    dry_run: bool = _option(
+        False, "Print the plan: every site, its decision, sizes and refusals. Writes nothing.", "--dry-run"
+    )
     force: bool = _option(False, "Replace an existing output.", "--force")
 
     @classmethod
@@ -56,7 +62,7 @@ class Options:
         for key in given:
             if key not in known:
                 raise RecipeError(f"unknown option {key!r}{nearest(key, known)}")
-        values = {
+        values: dict[str, Any] = {
             k: ((v,) if isinstance(v, str) else tuple(v)) if k in _SEVERAL and v is not None else v
             for k, v in given.items()
         }

@@ -276,5 +276,3 @@ def _read_names(graph: onnx.GraphProto) -> Iterator[str]:
             yield from node.input
         for output in inner.output:
             yield output.name
-
-

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,14 +38,15 @@ def make_model(folder: Path, total: int) -> Path:
             file.write(rows.tobytes())
             tensor = onnx.TensorProto(name=f"w{i}", data_type=onnx.TensorProto.FLOAT, dims=[WIDTH, WIDTH])
             tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", file.name), ("offset", i * LAYER_BYTES), ("length", LAYER_BYTES)):
-                tensor.external_data.add(key=key, value=str(Path(value).name if key == "location" else value))
+            for key, value in (("location", "weights.bin"), ("offset", i * LAYER_BYTES), ("length", LAYER_BYTES)):
+                tensor.external_data.add(key=key, value=str(value))
             weights.append(tensor)
             nodes.append(onnx.helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"p{i}"]))
             nodes.append(onnx.helper.make_node("Add", [f"x{i}", f"p{i}"], [f"x{i + 1}"]))
         file.truncate(layers * LAYER_BYTES)
     ends = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", WIDTH]) for name in ("x0", f"x{layers}")
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", WIDTH])
+        for name in ("x0", f"x{layers}")
     ]
     graph = onnx.helper.make_graph(nodes, "large", ends[:1], ends[1:], weights)
     proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
@@ -53,7 +55,7 @@ def make_model(folder: Path, total: int) -> Path:
     return path
 
 
-def convert(source: str, output: str, options: dict[str, object]) -> None:
+def convert(source: str, output: str, options: dict[str, Any]) -> None:
     """Convert and print the outcome as JSON; runs in a process of its own."""
     begin = time.perf_counter()
     report = onnxquant.quantize(source, output, force=True, **options)
@@ -88,7 +90,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         source = str(make_model(Path(folder), int(arguments.gigabytes * 1e9)))
-        options = {"format": arguments.format, "target": arguments.target, "samples": 1, "proof": not arguments.no_proof}
+        options = {
+            "format": arguments.format,
+            "target": arguments.target,
+            "samples": 1,
+            "proof": not arguments.no_proof,
+        }
         command = [sys.executable, __file__, "--convert", source, str(Path(folder) / "out.onnx"), json.dumps(options)]
         with (Path(folder) / "stdout").open("w+") as output:
             process = subprocess.Popen(command, stdout=output, text=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from statistics import median
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,9 +33,11 @@ def model(kind: str, k: int, n: int) -> bytes:
             codes = generator.integers(0, 256, (n, blocks, 4 * bits), dtype=np.uint8)
             scales = generator.random((n, blocks)).astype(np.float32)
             weights += [onnx.numpy_helper.from_array(codes, f"b{i}"), onnx.numpy_helper.from_array(scales, f"s{i}")]
-            attributes = {"K": k, "N": n, "bits": bits, "block_size": 32, "accuracy_level": 4}
+            attributes: dict[str, Any] = {"K": k, "N": n, "bits": bits, "block_size": 32, "accuracy_level": 4}
             nodes.append(
-                onnx.helper.make_node("MatMulNBits", ["x", f"b{i}", f"s{i}"], [f"y{i}"], domain="com.microsoft", **attributes)
+                onnx.helper.make_node(
+                    "MatMulNBits", ["x", f"b{i}", f"s{i}"], [f"y{i}"], domain="com.microsoft", **attributes
+                )
             )
         outputs.append(onnx.helper.make_tensor_value_info(f"y{i}", onnx.TensorProto.FLOAT, None))
     x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["m", k])

@@ -60,9 +60,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-def _rebuild_tensor(
-    storage: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
-) -> _Tensor:
+def _rebuild_tensor(storage: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> _Tensor:
     """Stand-in for torch._utils._rebuild_tensor_v2; gradients and hooks are of no interest."""
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 

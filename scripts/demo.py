@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from rich.table import Table
 import onnxquant
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
-CHOICES: list[dict[str, str]] = [
+CHOICES: list[dict[str, Any]] = [
     {"format": "f16"},
     {"format": "int8"},
     {"format": "int4"},
@@ -52,7 +53,18 @@ def main() -> None:
     feeds = [{"image": (c.astype(np.float32) / 255)[None, None]} for c in calibration[:8]]
     console.print(f"{arguments.model.name}: recognises handwritten digits; {len(images)} labelled test images")
     table = Table(box=box.SIMPLE_HEAD, title="Every row was written, opened again and proven", title_justify="left")
-    for column in ("format", "target", "size", "smaller", "accuracy", "output SQNR", "latency", "vs float", "proof", "kernels"):
+    for column in (
+        "format",
+        "target",
+        "size",
+        "smaller",
+        "accuracy",
+        "output SQNR",
+        "latency",
+        "vs float",
+        "proof",
+        "kernels",
+    ):
         table.add_column(column, justify="left" if column in ("format", "target", "kernels", "proof") else "right")
     float_accuracy = accuracy(arguments.model, images, labels)
     with tempfile.TemporaryDirectory() as temporary:

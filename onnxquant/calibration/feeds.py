@@ -59,10 +59,7 @@ def read(data: str | Path | Iterable[Mapping[str, Any]], inputs: Sequence[Input]
     Raises:
         FeedError: unreadable, empty, or not what the model takes; the message shows what it expects.
     """
-    if isinstance(data, (str, Path)):
-        feeds = _read_path(Path(data), inputs)
-    else:
-        feeds = [dict(feed) for feed in data]
+    feeds = _read_path(Path(data), inputs) if isinstance(data, (str, Path)) else [dict(feed) for feed in data]
     if not feeds:
         raise FeedError(f"{_source(data)}: holds no samples; {_expected(inputs)}")
     feeds = feeds[:limit]
@@ -241,5 +238,3 @@ def vocabulary(document: Document, sites: Sequence[Site]) -> dict[str, int]:
             if index in names:
                 tables[name] = min(rows, tables.get(name, rows))
     return tables
-
-

@@ -114,7 +114,9 @@ def list_(as_json: bool) -> None:
     for name, summary in data["targets"].items():
         screen.print(f"target [bold]{name}[/bold]: {summary}")
     sets = data["instruction_sets"]
-    screen.print(f"kernels compiled for: {', '.join(sets['compiled']) or 'none'}; usable here: {', '.join(sets['usable'])}")
+    screen.print(
+        f"kernels compiled for: {', '.join(sets['compiled']) or 'none'}; usable here: {', '.join(sets['usable'])}"
+    )
 
 
 @click.command()

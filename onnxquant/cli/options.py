@@ -115,5 +115,7 @@ def progress_bar(*, shown: bool) -> Iterator[Callable[[str, float], None]]:
 def chatter(command: Command) -> Command:
     """The options --json, -v and -q."""
     command = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")(command)
-    command = click.option("-v", "--verbose", is_flag=True, help="Print every weight, and what passes changed.")(command)
+    command = click.option("-v", "--verbose", is_flag=True, help="Print every weight, and what passes changed.")(
+        command
+    )
     return click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")(command)

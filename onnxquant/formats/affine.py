@@ -99,10 +99,11 @@ class Affine(ScaledCodes):
 
     def _symmetric_scale(self, low: Matrix, high: Matrix) -> Matrix:
         if self.bits == 8:
-            return np.maximum(-low, high) / np.float32(127)
-        # The negative extreme wins a tie, as in ONNX Runtime.
-        extreme = np.where(-low >= high, low, high)
-        return extreme / np.float32(-self.offset)
+            scale = np.maximum(-low, high) / np.float32(127)
+        else:
+            # The negative extreme wins a tie, as in ONNX Runtime.
+            scale = np.where(-low >= high, low, high) / np.float32(-self.offset)
+        return scale.astype(np.float32, copy=False)
 
 
 def _half(scale: Matrix) -> NDArray[np.float16]:

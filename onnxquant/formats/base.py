@@ -178,9 +178,7 @@ class ScaledCodes(Format):
 
     def encode(self, weight: NDArray[Any]) -> Encoded:  # noqa: D102
         rows, cols = weight.shape
-        out = {
-            name: np.empty(plane.shape, plane.dtype) for name, plane in self.planes(rows, cols).items()
-        }
+        out = {name: np.empty(plane.shape, plane.dtype) for name, plane in self.planes(rows, cols).items()}
         shared = self.tensor_statistics(weight) if self.group is None else None
         for first, chunk in chunks(weight):
             part = self._encode_chunk(chunk, shared)
@@ -221,9 +219,7 @@ class ScaledCodes(Format):
         for first in range(0, rows, step):
             part = slice(first, min(first + step, rows))
             scale = _expand(scales, part, self.group, cols).astype(np.float32)
-            offset: Any = (
-                np.float32(self.offset) if zero is None else _expand(zero, part, self.group, cols)
-            )
+            offset: Any = np.float32(self.offset) if zero is None else _expand(zero, part, self.group, cols)
             np.subtract(codes[part], offset, out=out[part], dtype=np.float32)
             out[part] *= scale
         return out

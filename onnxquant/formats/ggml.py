@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
-from onnxquant.formats.base import Encoded, Matrix, ScaledCodes
+from onnxquant.formats.base import Encoded, Matrix, Planes, ScaledCodes
 
 
 def reciprocal(scale: Matrix) -> Matrix:
@@ -42,7 +42,7 @@ def shaped(form: ScaledCodes, blocks: NDArray[Any], rows: int, cols: int, size: 
         WeightError: the byte count does not fit.
     """
     count = -(-cols // (form.group or cols))
-    raw = np.frombuffer(memoryview(np.ascontiguousarray(blocks)).cast("B"), np.uint8)
+    raw = np.ascontiguousarray(blocks).reshape(-1).view(np.uint8)
     if raw.size != rows * count * size:
         raise WeightError(
             f"format {form.name}: {raw.size} bytes, expected {rows * count * size} for shape [{rows}, {cols}]"
@@ -50,11 +50,9 @@ def shaped(form: ScaledCodes, blocks: NDArray[Any], rows: int, cols: int, size: 
     return raw.reshape(rows, count, size)
 
 
-def encoded_of(
-    form: ScaledCodes, scales: NDArray[np.uint8], codes: NDArray[np.uint8], rows: int, cols: int
-) -> Encoded:
+def encoded_of(form: ScaledCodes, scales: NDArray[np.uint8], codes: NDArray[np.uint8], rows: int, cols: int) -> Encoded:
     """Planes from the parts of the blocks."""
-    planes = {
+    planes: Planes = {
         "codes": np.ascontiguousarray(codes.reshape(rows, -1)[:, :cols]),
         "scales": np.ascontiguousarray(scales).view(np.float16)[..., 0],
     }

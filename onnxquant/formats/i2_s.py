@@ -30,7 +30,7 @@ class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
     name = "i2_s"
     bits = 2
     foreign = True
-    group = None  # type: ignore[assignment]
+    group = None
     scale_dtype = np.float32
     one_scale = True
 
@@ -89,7 +89,7 @@ class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
         codes = (raw[:size].reshape(-1, 1, _TRAILER) >> _SHIFTS[None, :, None]) & 3
         if (codes == 3).any():
             raise WeightError("format i2_s: holds the code 3, which has no meaning")
-        planes = {
+        planes: Planes = {
             "codes": (codes + 1).astype(np.uint8).reshape(rows, cols),
             "scales": raw[size : size + 4].copy().view(np.float32).reshape(1, 1),
         }

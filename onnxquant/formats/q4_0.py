@@ -24,7 +24,7 @@ class Q4_0(ScaledCodes):  # noqa: N801  the field writes it so
     name = "q4_0"
     bits = 4
     foreign = True
-    group = 32  # type: ignore[assignment]
+    group = 32
 
     def encode_groups(self, groups: Matrix, shared: Matrix | None) -> Planes:  # noqa: D102
         at = np.abs(groups).argmax(axis=-1, keepdims=True)

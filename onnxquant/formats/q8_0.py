@@ -23,7 +23,7 @@ class Q8_0(ScaledCodes):  # noqa: N801  the field writes it so
     name = "q8_0"
     bits = 8
     foreign = True
-    group = 32  # type: ignore[assignment]
+    group = 32
 
     def encode_groups(self, groups: Matrix, shared: Matrix | None) -> Planes:  # noqa: D102
         scale = np.abs(groups).max(axis=-1, keepdims=True) / np.float32(127)
@@ -37,12 +37,12 @@ class Q8_0(ScaledCodes):  # noqa: N801  the field writes it so
     def to_blocks(self, encoded: Encoded) -> NDArray[np.uint8]:
         """The weight as ggml blocks: uint8 [rows, blocks, 34]."""
         codes, scales = ggml.blocks_of(self, encoded)
-        return np.concatenate([scales, codes ^ 0x80], axis=-1)
+        return np.concatenate([scales, codes ^ np.uint8(0x80)], axis=-1)
 
     def from_blocks(self, blocks: NDArray[Any], rows: int, cols: int) -> Encoded:
         """The weight that ggml blocks stand for; ``blocks`` uint8 of rows * ceil(cols / 32) * 34 bytes."""
         packed = ggml.shaped(self, blocks, rows, cols, 34)
-        return ggml.encoded_of(self, packed[..., :2], packed[..., 2:] ^ 0x80, rows, cols)
+        return ggml.encoded_of(self, packed[..., :2], packed[..., 2:] ^ np.uint8(0x80), rows, cols)
 
 
 FORMATS = [Q8_0]

@@ -6,6 +6,7 @@ Edits are collected while places in the graph stay valid, and applied together b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,15 @@ from onnxquant.graph.sites import Use
 SITE_KEY = "onnxquant.site"
 
 Make = Callable[[], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One array as a tensor of the model: shape, ONNX element type, bytes when packed."""
+
+    shape: tuple[int, ...]
+    elem_type: int
+    nbytes: int
 
 
 class Sink(Protocol):
@@ -50,7 +60,7 @@ class Editor:
     @property
     def opset(self) -> int:
         """Version of the default domain."""
-        return next(o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
+        return next(int(o.version) for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
 
     def name(self, base: str) -> str:
         """A name that nothing in the model has yet, made from ``base``."""
@@ -61,16 +71,11 @@ class Editor:
         self._names.add(candidate)
         return candidate
 
-    def plane(
-        self, graph: onnx.GraphProto, base: str, shape: Sequence[int], elem_type: int, nbytes: int, make: Make
-    ) -> str:
+    def plane(self, graph: onnx.GraphProto, base: str, stored: Stored, make: Make) -> str:
         """Add an initializer whose bytes go to the sink; its name is returned."""
-        tensor = graph.initializer.add()
-        tensor.name = self.name(base)
-        tensor.data_type = elem_type
-        tensor.dims.extend(int(d) for d in shape)
-        self.sink.store(tensor, nbytes, make)
-        return tensor.name
+        tensor = graph.initializer.add(name=self.name(base), data_type=stored.elem_type, dims=stored.shape)
+        self.sink.store(tensor, stored.nbytes, make)
+        return str(tensor.name)
 
     def constant(self, graph: onnx.GraphProto, base: str, array: NDArray[Any] | np.generic) -> str:
         """Add a small initializer, kept in the graph."""
@@ -149,7 +154,8 @@ class Editor:
 def _names(proto: onnx.ModelProto) -> set[str]:
     names: set[str] = set()
     for graph in graphs(proto.graph):
-        names.update(v.name for v in (*graph.input, *graph.output, *graph.initializer, *graph.value_info))
+        for values in (graph.input, graph.output, graph.initializer, graph.value_info):
+            names.update(value.name for value in values)
     for node in nodes(proto):
         names.update((node.name, *node.input, *node.output))
     names.update(t.name for t in tensors(proto))

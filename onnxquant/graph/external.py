@@ -38,9 +38,7 @@ def reference(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
         if text is None:
             continue
         if not (text.isascii() and text.isdigit()) or len(text) > 19:
-            raise ExternalDataError(
-                f"tensor {tensor.name!r}: external data {key} is {text!r}, expected bytes >= 0"
-            )
+            raise ExternalDataError(f"tensor {tensor.name!r}: external data {key} is {text!r}, expected bytes >= 0")
         numbers[key] = int(text)
     return entries["location"], numbers.get("offset", 0), numbers.get("length")
 

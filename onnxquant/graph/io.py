@@ -17,7 +17,7 @@ from onnxquant.graph import external, wire
 
 MAX_OPSET, MAX_IR = 26, 13
 MIN_OPSET = 7
-_SUB_BYTE = {
+_SUB_BYTE: dict[int, int] = {
     onnx.TensorProto.INT4: 4,
     onnx.TensorProto.UINT4: 4,
     onnx.TensorProto.INT2: 2,
@@ -182,14 +182,10 @@ def _check(document: Document) -> None:
             f"{document.name}: opset {document.opset or 'missing'} is not supported; expected {MIN_OPSET} to {MAX_OPSET}"
         )
     if proto.ir_version > MAX_IR:
-        raise ModelError(
-            f"{document.name}: IR version {proto.ir_version} is not supported; expected at most {MAX_IR}"
-        )
+        raise ModelError(f"{document.name}: IR version {proto.ir_version} is not supported; expected at most {MAX_IR}")
     for tensor in tensors(proto):
         if any(d < 0 for d in tensor.dims):
-            raise ModelError(
-                f"{document.name}: tensor {tensor.name!r} has a negative dimension {list(tensor.dims)}"
-            )
+            raise ModelError(f"{document.name}: tensor {tensor.name!r} has a negative dimension {list(tensor.dims)}")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             document.raw(tensor)
 
@@ -229,7 +225,7 @@ def nbytes(tensor: onnx.TensorProto) -> int:
     if bits:
         return (count * bits + 7) // 8
     try:
-        return count * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+        return count * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)
     except KeyError:
         raise ModelError(f"tensor {tensor.name!r} has the unknown type {tensor.data_type}") from None
 

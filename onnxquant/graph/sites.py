@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxquant.graph.io import Document, nbytes, subgraphs
 
-FLOATS = {
+FLOATS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.BFLOAT16: "bfloat16",
@@ -102,7 +102,8 @@ class Use:
     @property
     def node(self) -> onnx.NodeProto:
         """The consuming node."""
-        return self.graph.node[self.index]
+        node: onnx.NodeProto = self.graph.node[self.index]
+        return node
 
 
 @dataclass
@@ -230,9 +231,7 @@ def _reason(constant: _Constant) -> str | None:
     return constant.excuses[0] if constant.excuses else "nothing consumes it"
 
 
-def _walk(
-    graph: onnx.GraphProto, outer: dict[str, _Constant], found: list[_Constant], ir_version: int
-) -> None:
+def _walk(graph: onnx.GraphProto, outer: dict[str, _Constant], found: list[_Constant], ir_version: int) -> None:
     names = dict(outer)
     for name in [i.name for i in graph.input] + [o for n in graph.node for o in n.output]:
         names.pop(name, None)

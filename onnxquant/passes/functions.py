@@ -31,10 +31,11 @@ def inline_functions_with_weights(document: Document) -> str | None:
 
 def _holds_weight(node: onnx.NodeProto) -> bool:
     return any(
-        a.type == onnx.AttributeProto.TENSOR
-        and (a.t.data_location == onnx.TensorProto.EXTERNAL or a.t.ByteSize() > OUTLINE_ABOVE)
-        or a.type == onnx.AttributeProto.GRAPH
-        and any(_holds_weight(n) for n in a.g.node)
+        (
+            a.type == onnx.AttributeProto.TENSOR
+            and (a.t.data_location == onnx.TensorProto.EXTERNAL or a.t.ByteSize() > OUTLINE_ABOVE)
+        )
+        or (a.type == onnx.AttributeProto.GRAPH and any(_holds_weight(n) for n in a.g.node))
         for a in node.attribute
     )
 

@@ -40,6 +40,13 @@ def raise_opset(document: Document, recipe: Recipe) -> list[str]:
     converted.ir_version = max(document.proto.ir_version, converted.ir_version)
     candidate = onnx.ModelProto()
     candidate.CopyFrom(converted)
+    # The converter writes the shapes it inferred into the outputs; what callers see stays as it was.
+    for ours, theirs in (
+        (candidate.graph.input, document.proto.graph.input),
+        (candidate.graph.output, document.proto.graph.output),
+    ):
+        for mine, original in zip(ours, theirs, strict=True):
+            mine.CopyFrom(original)
     failure = _differs(document, candidate)
     if failure:
         return [f"opset stays {before}: the conversion to {needed} is not proven ({failure})"]

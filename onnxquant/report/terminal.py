@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rich import box
@@ -157,8 +158,10 @@ def _structure(structure: dict[str, Any]) -> Table:
 def _costs(sizes: dict[str, Any], latency: dict[str, Any], loading: dict[str, Any]) -> Table:
     out = table("Cost", "", ">original", ">quantized", ">ratio")
     seconds = latency.get("seconds")
-    rows = [("size", sizes["original_bytes"], sizes["quantized_bytes"], size)]
-    rows += [("latency", seconds["original"], seconds["quantized"], _milliseconds)] if seconds else []
+    rows: list[tuple[str, float, float, Callable[[float], str]]] = []
+    rows.append(("size", sizes["original_bytes"], sizes["quantized_bytes"], size))
+    if seconds:
+        rows.append(("latency", seconds["original"], seconds["quantized"], _milliseconds))
     if loading:
         before, after = loading["original"], loading["quantized"]
         rows.append(("load time", before["seconds"], after["seconds"], _milliseconds))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import onnx
@@ -77,26 +78,21 @@ class Target(ABC):
     def lower(self, editor: Editor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:
         """Emit planes and nodes; ``encoded`` is None when only sizes are wanted."""
 
-    def finish(self, editor: Editor, lowered: Sequence[tuple[Site, Format]]) -> None:
+    def finish(self, editor: Editor, lowered: Sequence[tuple[Site, Format]]) -> None:  # noqa: B027  optional
         """Add what the sites lowered by this target share; called once, after the edits are applied."""
 
 
-def add_planes(
-    editor: Editor, site: Site, layout: Layout, encoded: Encoded | None
-) -> dict[str, str]:
+def add_planes(editor: Editor, site: Site, layout: Layout, encoded: Encoded | None) -> dict[str, str]:
     """Add a layout's planes to the graph that holds the weight; names by plane."""
 
     def make(plane: str) -> NDArray[Any]:
         assert encoded is not None
         return layout.pack(plane, encoded)
 
-    names = {}
-    for plane, stored in layout.stored().items():
-        base = f"{site.tensor.name}/{plane}"
-        names[plane] = editor.plane(
-            site.graph, base, stored.shape, stored.elem_type, stored.nbytes, lambda plane=plane: make(plane)
-        )
-    return names
+    return {
+        plane: editor.plane(site.graph, f"{site.tensor.name}/{plane}", stored, partial(make, plane))
+        for plane, stored in layout.stored().items()
+    }
 
 
 def float_scales(editor: Editor, site: Site, name: str, elem_type: int, to: int = F32) -> str:
@@ -105,7 +101,7 @@ def float_scales(editor: Editor, site: Site, name: str, elem_type: int, to: int 
         return name
     cast = editor.node("Cast", [name], to=to)
     editor.first(site.graph, [cast])
-    return cast.output[0]
+    return str(cast.output[0])
 
 
 def attribute(node: onnx.NodeProto, name: str, default: float) -> float:

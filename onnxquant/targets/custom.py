@@ -39,7 +39,9 @@ class Custom(Target):
         half = site.tensor.data_type == F16
         needed = bodies.MIN_OPSET_HALF if half else bodies.MIN_OPSET
         if opset < needed:
-            return Refusal(f"bodies are written for opset {needed} and up, the model has {opset}", "target ort takes any")
+            return Refusal(
+                f"bodies are written for opset {needed} and up, the model has {opset}", "target ort takes any"
+            )
         return self._padding(site, form)
 
     def _padding(self, site: Site, form: ScaledCodes) -> Refusal | None:
@@ -81,7 +83,11 @@ class Custom(Target):
             editor.replace(use, found)
         if site.served(How.DENSE):
             node = _call(editor, bodies.DEQUANTIZE, layout, planes, "")
-            for key, value in (("shape", site.view.permuted), ("perm", site.view.inverse), ("to", site.tensor.data_type)):
+            for key, value in (
+                ("shape", site.view.permuted),
+                ("perm", site.view.inverse),
+                ("to", site.tensor.data_type),
+            ):
                 node.attribute.append(onnx.helper.make_attribute(key, value))
             editor.first(site.graph, [node])
             read_decoded(site.served(How.DENSE), node.output[0], lowered)

@@ -7,6 +7,7 @@ folds costs the format's size on disk and runs at float speed.
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,7 +33,9 @@ def lower_dense(
     if not layout.packed:
         editor.proto.ir_version = max(editor.proto.ir_version, IR_OF_BITS.get(form.bits, 3))
     chain = _Chain(editor, site)
-    decoded = chain.cast(names["values"], site.tensor.data_type) if form.name == "f16" else _decode(chain, layout, names)
+    decoded = (
+        chain.cast(names["values"], site.tensor.data_type) if form.name == "f16" else _decode(chain, layout, names)
+    )
     editor.first(site.graph, chain.nodes)
     lowered.planes["dense"] = names
     read_decoded(site.served(How.DENSE) if uses is None else uses, decoded, lowered)
@@ -54,7 +57,7 @@ class _Chain:
         self.site = site
         self.nodes: list[onnx.NodeProto] = []
 
-    def add(self, op: str, *inputs: str, **attributes: object) -> str:
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         node = self.editor.node(op, inputs, **attributes)
         self.nodes.append(node)
         return str(node.output[0])

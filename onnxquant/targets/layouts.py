@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
 from onnxquant.formats.packing import pack, unpack
+from onnxquant.graph.edit import Stored
 from onnxquant.graph.sites import View
 
 Array = NDArray[Any]
@@ -28,15 +28,6 @@ _UNSIGNED = {8: T.UINT8, 4: T.UINT4, 2: T.UINT2}
 # The opset and IR version in which a code of so many bits is a tensor type.
 OPSET_OF_BITS = {8: 1, 4: 21, 2: 25}
 IR_OF_BITS = {8: 3, 4: 10, 2: 13}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One array as a tensor of the model."""
-
-    shape: tuple[int, ...]
-    elem_type: int
-    nbytes: int
 
 
 def carrier_block(cols: int) -> int:
@@ -231,7 +222,10 @@ class Columns(Layout):
         form, count = self.scaled, self.cols * self.padded_rows
         flip = 0 if form.has_zero_points else form.offset
         flat = unpack(planes["codes"].reshape(-1).view(np.uint8), form.bits, count) ^ np.uint8(flip)
-        out = {"codes": flat.reshape(self.cols, self.padded_rows).T[: self.rows], "scales": self._side(planes["scales"])}
+        out = {
+            "codes": flat.reshape(self.cols, self.padded_rows).T[: self.rows],
+            "scales": self._side(planes["scales"]),
+        }
         if form.has_zero_points:
             zero = unpack(planes["zero_points"].reshape(-1).view(np.uint8), form.bits, prod(self.side_shape))
             out["zero_points"] = self._side(zero)

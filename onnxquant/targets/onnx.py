@@ -7,6 +7,8 @@ Everything else is decoded ahead of the op and folds.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 
@@ -85,7 +87,7 @@ def _products(editor: Editor, site: Site, layout: Columns, names: dict[str, str]
     editor.proto.ir_version = max(editor.proto.ir_version, IR_OF_BITS[form.bits])
     to = F16 if site.tensor.data_type == F16 else F32
     scales = float_scales(editor, site, names["scales"], layout.stored()["scales"].elem_type, to)
-    attributes = {"axis": 1} if not form.group else {"axis": 0, "block_size": form.group}
+    attributes: dict[str, Any] = {"axis": 1} if not form.group else {"axis": 0, "block_size": form.group}
     if form.group is None:
         attributes = {}
     inputs = [names["codes"], scales] + ([names["zero_points"]] if "zero_points" in names else [])
@@ -165,7 +167,7 @@ class _Lookup:
             return self._add("Unsqueeze", name, self._ints(-1))
         return self._add("Unsqueeze", name, axes=[-1])
 
-    def _add(self, op: str, *inputs: str, output: str = "", **attributes: object) -> str:
+    def _add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         node = self.editor.node(op, inputs, output=output, **attributes)
         self.nodes.append(node)
         return str(node.output[0])

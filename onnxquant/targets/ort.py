@@ -113,7 +113,9 @@ class _Blockwise:
         )
         nodes = [node]
         if cut:
-            ends = [editor.constant(graph, f"{self.site.name}/cut", np.array([v], np.int64)) for v in (0, layout.cols, -1)]
+            ends = [
+                editor.constant(graph, f"{self.site.name}/cut", np.array([v], np.int64)) for v in (0, layout.cols, -1)
+            ]
             nodes.append(editor.node("Slice", [node.output[0], *ends], output="" if half else output))
         if half:
             nodes.append(editor.node("Cast", [nodes[-1].output[0]], output=output, to=F16))

@@ -41,4 +41,5 @@ def lower_product(editor: Editor, site: Site, use: Use, product: Product) -> Non
 
 
 def _scalar(value: float, site: Site) -> np.generic:
-    return np.dtype(site.dtype).type(value)
+    scalar: np.generic = np.dtype(site.dtype).type(value)
+    return scalar

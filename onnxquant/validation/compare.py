@@ -117,7 +117,9 @@ def compare(
             proof.feeds = samples.about
             _outputs(proof, source, prepared, document, samples, Path(folder), options, progress)
         if original.size() > LARGE_BYTES:
-            proof.notes.append(f"above {LARGE_BYTES >> 30} GiB: proven with float compute; speed and memory not measured")
+            proof.notes.append(
+                f"above {LARGE_BYTES >> 30} GiB: proven with float compute; speed and memory not measured"
+            )
             return _judged(proof, options)
         progress("memory and kernels")
         proof.loading = {"original": footprint(source), "quantized": footprint(quantized)}
@@ -258,7 +260,7 @@ def _exact_copy(quantized: Document, folder: Path) -> Path | bytes:
         if node.domain == DOMAIN and node.op_type.startswith("MatMul"):
             node.attribute.append(onnx.helper.make_attribute("compute", "float32"))
     if quantized.is_external():
-        return proto.SerializeToString()
+        return bytes(proto.SerializeToString())
     path = folder / "exact.onnx"
     path.write_bytes(proto.SerializeToString())
     return path

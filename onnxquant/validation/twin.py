@@ -6,14 +6,21 @@ end-to-end figure can tell the two apart.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
 from onnxquant.graph.io import Document
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import find
 from onnxquant.stored import decode_weight, plane_index, records
+
+
+def _given(values: NDArray[Any]) -> NDArray[Any]:
+    return values
 
 
 def write_twin(original: Document, quantized: Document, path: Path) -> int:
@@ -34,7 +41,7 @@ def write_twin(original: Document, quantized: Document, path: Path) -> int:
             if tensor is None or tuple(tensor.dims) != record.shape:
                 continue
             values = decode_weight(quantized, record, index)
-            publisher.store(tensor, values.nbytes, lambda values=values: values)
+            publisher.store(tensor, values.nbytes, partial(_given, values))
             replaced += 1
         publisher.keep(proto, original)
         publisher.publish(proto)

@@ -19,11 +19,19 @@ def variants(form: Format) -> list[dict[str, Any]]:
     """Parameter combinations of a format."""
     if "block_size" not in form.parameters():
         return [{}]
-    grains: list[dict[str, Any]] = [{}, {"block_size": 16}, {"block_size": 128}, {"per_channel": True}, {"per_channel": False}]
+    grains: list[dict[str, Any]] = [
+        {},
+        {"block_size": 16},
+        {"block_size": 128},
+        {"per_channel": True},
+        {"per_channel": False},
+    ]
     return [{**g, "symmetric": s} for g in grains for s in (True, False)]
 
 
-CASES = [pytest.param(f.name, v, id=f"{f.name}-{'-'.join(map(str, v.values()))}") for f in formats() for v in variants(f)]
+CASES = [
+    pytest.param(f.name, v, id=f"{f.name}-{'-'.join(map(str, v.values()))}") for f in formats() for v in variants(f)
+]
 # Relative RMSE of block-wise rounding of N(0, 1) lies near 2^-bits; these brackets hold for every granularity here.
 BRACKET = {16: (1e-4, 3e-4), 8: (2e-3, 2e-2), 4: (0.04, 0.25), 2: (0.25, 0.9)}
 

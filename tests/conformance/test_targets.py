@@ -39,7 +39,12 @@ VARIANTS: list[dict[str, Any]] = [{"format": f.name} for f in formats()]
 VARIANTS += [
     {"format": f, **extra}
     for f in ("int8", "int4", "int2")
-    for extra in ({"symmetric": False}, {"per_channel": True}, {"per_channel": False}, {"block_size": 16, "symmetric": False})
+    for extra in (
+        {"symmetric": False},
+        {"per_channel": True},
+        {"per_channel": False},
+        {"block_size": 16, "symmetric": False},
+    )
 ]
 
 
@@ -97,16 +102,18 @@ def _twin(source: Path, quantized: Path) -> onnx.ModelProto:
             else:
                 form: Any = encoded.format
                 group = form.group or (encoded.cols if form.group == 0 else None)
-                spread = (lambda p, g=group: p if g is None else np.repeat(p, g, axis=1)[:, : encoded.cols])
-                zero = encoded.planes.get("zero_points", np.array([[form.offset]]))
-                zero = spread(zero) if zero.shape != (1, 1) else zero
-                scale = spread(encoded.planes["scales"]) if encoded.planes["scales"].shape != (1, 1) else encoded.planes["scales"]
+                zero = _spread(encoded.planes.get("zero_points", np.array([[form.offset]])), group, encoded.cols)
+                scale = _spread(encoded.planes["scales"], group, encoded.cols)
                 matrix = (codes.astype(np.float64) - zero) * scale.astype(np.float64)
             values = site.view.restore(matrix).astype(record.dtype)
             site.tensor.CopyFrom(onnx.numpy_helper.from_array(values, site.tensor.name))
     for tensor in [t for g in _graphs(original.proto.graph) for t in g.initializer]:
         original.inline(tensor)
     return original.proto
+
+
+def _spread(side: NDArray[Any], group: int | None, cols: int) -> NDArray[Any]:
+    return side if group is None or side.shape == (1, 1) else np.repeat(side, group, axis=1)[:, :cols]
 
 
 def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
