@@ -127,7 +127,7 @@ def decide(site: Site, form: Format, wanted: str, opset: int) -> Decision:
     small = wanted == AUTO and site.elements < FOLD_BELOW
     if small or not site.has_kernel:
         decision = replace(decision, folded=True, reason="decoded at load, runs at float speed")
-        site = site.folded()
+        site, form = site.folded(), form.folded()
     refusals: list[str] = []
     for name in _candidates(form, wanted, decision.folded):
         target = target_named(name)

@@ -12,7 +12,7 @@ codes where the float16 rounding of the scale does not interfere.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,11 @@ class Affine(ScaledCodes):
     def has_zero_points(self) -> bool:
         """Asymmetric grids store one per group."""
         return not self.symmetric
+
+    def folded(self) -> Self:
+        """At 8 bits one scale per channel: blocks would cost one more float copy of the weight at load."""
+        open_granularity = self.block_size is None and self.per_channel is None
+        return self.with_(per_channel=True) if self.bits == 8 and open_granularity else self
 
     def tensor_statistics(self, weight: NDArray[Any]) -> Matrix | None:
         """Lowest and highest value of the tensor."""

@@ -102,6 +102,10 @@ class Format(ABC):
             for name, p in self.planes(rows, cols).items()
         )
 
+    def folded(self) -> Self:
+        """The format for a weight that is decoded at load, with parameters that are still open settled for that."""
+        return self
+
     def warning(self, sqnr_db: float) -> str | None:
         """What to tell the user when this error shows that the format does not suit the weight."""
         return None

@@ -15,10 +15,11 @@ import onnx.version_converter
 
 from onnxquant import runtime
 from onnxquant.errors import FeedError, ModelError
-from onnxquant.graph.io import Document
+from onnxquant.graph.io import MAX_OPSET, Document
 from onnxquant.graph.publish import Publisher
-from onnxquant.graph.sites import How, find
+from onnxquant.graph.sites import find
 from onnxquant.options import Options
+from onnxquant.plan import make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.targets import target_named
 from onnxquant.targets.onnx import Onnx
@@ -28,44 +29,40 @@ _TOLERANCE = 1e-4
 
 
 def raise_opset(document: Document, recipe: Recipe) -> list[str]:
-    """Raise the opset when a rule asks for target ``onnx`` and its products need a newer one; notes on what was done."""
-    needed = _needed(document, recipe)
-    if needed <= document.opset:
+    """Raise the opset when a plan would use more of standard operators in a newer one; notes on what was done."""
+    before, needed = document.opset, _needed(document, recipe)
+    if needed <= before:
         return []
-    before = document.opset
     try:
         converted = onnx.version_converter.convert_version(document.proto, needed)
     except Exception as error:  # the converter raises RuntimeError, ValueError and its own
         return [f"opset stays {before}: the conversion to {needed} failed ({str(error).splitlines()[0]})"]
     converted.ir_version = max(document.proto.ir_version, converted.ir_version)
-    candidate = onnx.ModelProto()
-    candidate.CopyFrom(converted)
-    # The converter writes the shapes it inferred into the outputs; what callers see stays as it was.
-    for ours, theirs in (
-        (candidate.graph.input, document.proto.graph.input),
-        (candidate.graph.output, document.proto.graph.output),
-    ):
-        for mine, original in zip(ours, theirs, strict=True):
-            mine.CopyFrom(original)
-    failure = _differs(document, candidate)
+    _keep_signature(converted, document.proto)
+    failure = _differs(document, converted)
     if failure:
         return [f"opset stays {before}: the conversion to {needed} is not proven ({failure})"]
-    document.proto.CopyFrom(candidate)
+    document.proto.CopyFrom(converted)
     return [f"opset converted from {before} to {needed}, outputs equal"]
 
 
 def _needed(document: Document, recipe: Recipe) -> int:
+    """The opset that the decisions for target ``onnx`` would like, were there no limit."""
+    sites, left = find(document)
+    plan = make_plan(sites, left, recipe, MAX_OPSET)
+    by_name = {s.name: s for s in sites}
+    decided = [(by_name[d.name].folded() if d.folded else by_name[d.name], d) for d in plan.encoded]
     target = target_named("onnx")
     assert isinstance(target, Onnx)
-    rules = [r for r in recipe.rules if r.target == "onnx" and not r.keep]
-    if not rules:
-        return 0
-    needed = 0
-    for site in find(document)[0]:
-        rule = next((r for r in recipe.rules if r.matches(site.role, [site.name])), None)
-        if rule in rules and site.served(How.PRODUCT):
-            needed = max(needed, target.needs_opset(site, rule.make_format()))
-    return needed
+    wanted = [target.wanted_opset(site, d.format) for site, d in decided if d.target == "onnx" and d.format]
+    return max(wanted, default=0)
+
+
+def _keep_signature(converted: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """The converter writes the shapes it inferred into inputs and outputs; what callers see stays as it was."""
+    for kind in ("input", "output"):
+        for mine, theirs in zip(getattr(converted.graph, kind), getattr(original.graph, kind), strict=True):
+            mine.CopyFrom(theirs)
 
 
 def _differs(document: Document, converted: onnx.ModelProto) -> str:

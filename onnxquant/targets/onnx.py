@@ -41,6 +41,11 @@ class Onnx(Target):
         half = HALF_OPSET if site.tensor.data_type == F16 else 0
         return max(blocked, half, OPSET_OF_BITS.get(form.bits, 1))
 
+    def wanted_opset(self, site: Site, form: Format) -> int:
+        """The opset from which the site is held best: below it, dense codes of 4 and 2 bits are unpacked at load."""
+        dense = OPSET_OF_BITS.get(form.bits, 1) if site.served(How.DENSE) else 0
+        return max(self.needs_opset(site, form), dense)
+
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:  # noqa: D102
         if not self.holds(form):
             return Refusal(f"no standard operator holds {form.name}", "target custom does")

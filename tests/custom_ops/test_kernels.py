@@ -168,9 +168,7 @@ def test_planes_at_any_address(isa, shift):
         view[:] = np.frombuffer(array.tobytes(), np.uint8)
         return view.view(array.dtype).reshape(array.shape) if shift % array.itemsize == 0 else array
 
-    stored = native.StoredWeight(
-        "q8_0", moved(weight.stored.codes), moved(weight.stored.scales), 33, 100, 32
-    )
+    stored = native.StoredWeight("q8_0", moved(weight.stored.codes), moved(weight.stored.scales), 33, 100, 32)
     np.testing.assert_array_equal(native.matmul(x, stored, isa=isa), int8_matmul(x, weight))
 
 

@@ -92,7 +92,7 @@ def test_weight_level_api_takes_any_encoding(default_model: Path, tmp_path: Path
     assert report.proof
     error = report.proof.weights[site.name]
     assert float(error["sqnr_db"]) == pytest.approx(0, abs=0.1)  # twice the weight: the error is the weight itself
-    with pytest.raises(onnxquant.RecipeError, match="did you mean 'head.hidden.weight'"):
+    with pytest.raises(onnxquant.RecipeError, match=r"did you mean 'head\.hidden\.weight'"):
         model.weight("head.hiden.weight")
     with pytest.raises(onnxquant.RecipeError, match=r"expected \[64, 3136\]"):
         model.set(site.name, onnxquant.encode(weight.T, "q8_0"))
