@@ -24,7 +24,8 @@ from onnxquant.report.data import Report
 from onnxquant.stored import dequantize, metadata, records, verify
 from onnxquant.targets import AUTO
 from onnxquant.targets.bodies import DOMAIN
-from onnxquant.validation.compare import compare, latencies, reference_of
+from onnxquant.validation.compare import compare, reference_of
+from onnxquant.validation.outputs import latencies
 from onnxquant.validation.reference import Data, reference
 
 __all__ = ["Model", "benchmark", "dequantize", "info", "library_path", "validate", "verify"]

@@ -13,7 +13,7 @@ from onnxquant import lowering
 from onnxquant.errors import FeedError, ModelError, OutputError, RangeError, RecipeError, WeightError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.publish import Publisher
+from onnxquant.graph.publish import MAX_INLINE, Publisher
 from onnxquant.graph.sites import Site, find
 from onnxquant.options import Options
 from onnxquant.passes.opset import raise_opset
@@ -77,6 +77,7 @@ def quantize(
         raise ModelError(_nothing(document, plan))
     path = _output_path(original, output, rules)
     external = _external(settings, original, plan)
+    _refuse_too_large(path, plan, external=external)
     plan = replace(plan, predicted_bytes=lowering.predict(document, plan, path.name, external=external))
     report = Report.of_plan(original, path, plan, notes)
     if settings.dry_run:
@@ -172,6 +173,14 @@ def _refuse_overwriting(original: Document, path: Path) -> None:
     for written in outputs:
         if any(written.samefile(read) for read in inputs):
             raise OutputError(f"{written}: is an input; inputs are never overwritten, give another output")
+
+
+def _refuse_too_large(path: Path, plan: Plan, *, external: bool) -> None:
+    size = sum(d.nbytes for d in plan.decisions)
+    if not external and size > MAX_INLINE:
+        raise OutputError(
+            f"{path}: {size} bytes of weights do not fit one protobuf file (2 GiB); use --external-data auto or always"
+        )
 
 
 def _external(settings: Options, original: Document, plan: Plan) -> bool:

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 import onnxquant
 
-
 MODELS = Path(__file__).resolve().parents[1] / "models"
 VARIANTS: list[dict[str, Any]] = [
     {"format": f, "target": t} for f in ("int8", "int4", "q4_0") for t in ("auto", "onnx", "ort", "custom")

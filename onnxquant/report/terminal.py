@@ -82,7 +82,7 @@ def _groups(report: Report) -> Table:
     for s in report.sites:
         d = s.decision
         if d.format and d.target:
-            groups.setdefault((d.role, d.format.name, d.target), []).append(s)
+            groups.setdefault((d.role, d.format.name, d.target + (", folded" if d.folded else "")), []).append(s)
         else:
             left.setdefault(d.reason, []).append(s)
     out = table("Weights", "what", "format", "target", ">weights", ">before", ">after", ">bits", ">lowest SQNR")
@@ -162,6 +162,8 @@ def _costs(sizes: dict[str, Any], latency: dict[str, Any], loading: dict[str, An
     rows.append(("size", sizes["original_bytes"], sizes["quantized_bytes"], size))
     if seconds:
         rows.append(("latency", seconds["original"], seconds["quantized"], _milliseconds))
+    if seconds and "quantized, stock" in seconds:
+        rows.append(("latency without our library", seconds["original"], seconds["quantized, stock"], _milliseconds))
     if loading:
         before, after = loading["original"], loading["quantized"]
         rows.append(("load time", before["seconds"], after["seconds"], _milliseconds))

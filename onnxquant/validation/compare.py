@@ -7,30 +7,25 @@ import math
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from onnxquant import runtime
-from onnxquant.calibration import feeds as feeds_
 from onnxquant.errors import FeedError, ModelError
-from onnxquant.graph.io import Document, load, nodes
+from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import find
 from onnxquant.options import Options
 from onnxquant.passes.pipeline import prepare
 from onnxquant.stored import decode_weight, plane_index, records
-from onnxquant.targets.bodies import DOMAIN
 from onnxquant.validation.metrics import Difference
+from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies
 from onnxquant.validation.reference import Data, Reference, reference
-from onnxquant.validation.twin import write_twin
 
 Progress = Callable[[str], None]
 # With float compute the lowered model must give the twin's numbers: what is left is the order of float additions.
@@ -96,7 +91,7 @@ def compare(
     Raises:
         ModelError: a model does not load or run.
     """
-    proof = Proof()
+    proof, large = Proof(), original.size() > LARGE_BYTES
     document = load(quantized, options.external_root)
     progress("structure")
     proof.sizes = {
@@ -115,16 +110,23 @@ def compare(
             proof.problems.append(f"outputs were not compared: {samples}")
         else:
             proof.feeds = samples.about
-            _outputs(proof, source, prepared, document, samples, Path(folder), options, progress)
-        if original.size() > LARGE_BYTES:
+            case = Case(prepared, document, samples, options.threads, mapped=large)
+            proof.outputs = compare_outputs(case, Path(folder), progress)
+        if large:
             proof.notes.append(
                 f"above {LARGE_BYTES >> 30} GiB: proven with float compute; speed and memory not measured"
             )
             return _judged(proof, options)
+        if not isinstance(samples, FeedError):
+            progress("speed")
+            models = {"original": source, "quantized": quantized}
+            if has_our_ops(document):
+                models["quantized, stock"] = quantized
+            proof.latency = latencies(models, samples.feeds[0], options.threads)
         progress("memory and kernels")
         proof.loading = {"original": footprint(source), "quantized": footprint(quantized)}
     proof.kernels["stock"] = runtime.optimized_ops(quantized, library=False, threads=options.threads)
-    if _is_ours(document):
+    if has_our_ops(document):
         proof.kernels["library"] = runtime.optimized_ops(quantized, threads=options.threads)
     return _judged(proof, options)
 
@@ -173,50 +175,6 @@ def _weights(proof: Proof, prepared: Document, quantized: Document) -> None:
         proof.weights[record.name] = {"format": record.format, "target": record.target, **difference.to_dict()}
 
 
-def _outputs(
-    proof: Proof,
-    source: Path,
-    prepared: Document,
-    quantized: Document,
-    samples: Reference,
-    folder: Path,
-    options: Options,
-    progress: Progress,
-) -> None:
-    assert quantized.path
-    feeds, large = samples.feeds, prepared.size() > LARGE_BYTES
-    twin = folder / "twin.onnx"
-    runs: dict[str, list[dict[str, Any]]] = {}
-    if records(quantized.proto):
-        progress("twin")
-        write_twin(prepared, quantized, twin)
-        runs["twin"] = _run(twin, feeds, options, mapped=True)
-        twin.unlink()
-        Path(f"{twin}.data").unlink(missing_ok=True)
-        progress("quantized, float compute")
-        exact = _exact_copy(quantized, folder)
-        near = quantized.path.parent
-        runs["exact"] = _run(exact, feeds, options, float_compute=True, folder=near, mapped=large)
-    pairs = [("float", "twin"), ("twin", "exact"), ("float", "exact" if large else "deployed"), ("twin", "deployed")]
-    if not large:
-        progress("quantized, as deployed")
-        runs["deployed"] = _run(quantized.path, feeds, options)
-    if _is_ours(quantized):
-        progress("quantized, with the library")
-        runs["library"] = _run(quantized.path, feeds, options, library=True, mapped=large)
-        runs["library exact"] = _run(exact, feeds, options, library=True, folder=near, mapped=large)
-        pairs += [("twin", "library exact"), ("float", "library"), ("deployed", "library")]
-    runs["float"] = samples.outputs
-    for a, b in pairs:
-        if a in runs and b in runs:
-            proof.outputs[f"{a} vs {b}"] = _differences(runs[a], runs[b])
-    if large:
-        return
-    progress("speed")
-    runs.clear()
-    proof.latency = latencies({"original": source, "quantized": quantized.path}, feeds[0], options.threads)
-
-
 def _saved(original: Document, path: Path) -> Path:
     proto = onnx.ModelProto()
     proto.CopyFrom(original.proto)
@@ -224,96 +182,6 @@ def _saved(original: Document, path: Path) -> Path:
         publisher.keep(proto, original)
         publisher.publish(proto)
     return path
-
-
-def _run(
-    model: Path | bytes,
-    feeds: list[feeds_.Feed],
-    options: Options,
-    *,
-    library: bool = False,
-    float_compute: bool = False,
-    mapped: bool = False,
-    folder: Path | None = None,
-) -> list[dict[str, Any]]:
-    settings = runtime.session_options(threads=options.threads, float_compute=float_compute, mapped=mapped)
-    session = runtime.open_session(model, settings, library=library, folder=folder)
-    return [runtime.run(session, feed) for feed in feeds]
-
-
-def _is_ours(document: Document) -> bool:
-    return any(n.domain == DOMAIN for n in nodes(document.proto))
-
-
-def _exact_copy(quantized: Document, folder: Path) -> Path | bytes:
-    """The model computing in float32: accuracy level 1 for our MatMulNBits, ``compute=float32`` for our ops.
-
-    With external data it is bytes that share the data file; else a file of its own in ``folder``.
-    """
-    assert quantized.path
-    proto = onnx.load(str(quantized.path), load_external_data=False)
-    for node in nodes(proto):
-        if node.op_type == "MatMulNBits" and (node.metadata_props or _in_body(proto, node)):
-            for attribute in node.attribute:
-                if attribute.name == "accuracy_level":
-                    attribute.i = 1
-        if node.domain == DOMAIN and node.op_type.startswith("MatMul"):
-            node.attribute.append(onnx.helper.make_attribute("compute", "float32"))
-    if quantized.is_external():
-        return bytes(proto.SerializeToString())
-    path = folder / "exact.onnx"
-    path.write_bytes(proto.SerializeToString())
-    return path
-
-
-def _in_body(proto: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    return any(node is n for f in proto.functions if f.domain == DOMAIN for n in f.node)
-
-
-def _differences(reference: list[dict[str, Any]], got: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    out: dict[str, Difference] = {}
-    for a, b in zip(reference, got, strict=True):
-        for name, value in a.items():
-            for x, y in zip(_arrays(value), _arrays(b[name]), strict=False):
-                out.setdefault(name, Difference()).add(x, y)
-    return {name: d.to_dict() for name, d in out.items()}
-
-
-def _arrays(value: Any) -> list[np.ndarray[Any, Any]]:
-    """Arrays in an output; sequences are flattened, maps compared by their values."""
-    if isinstance(value, np.ndarray):
-        return [value]
-    if isinstance(value, dict):
-        return [np.asarray(list(value.values()))]
-    if isinstance(value, list):
-        return [a for v in value for a in _arrays(v)]
-    return [np.asarray(value)]
-
-
-def latencies(models: Mapping[str, Path], feed: feeds_.Feed, threads: int | None) -> dict[str, Any]:
-    """Median seconds per call of several models, their runs interleaved."""
-    sessions: dict[str, ort.InferenceSession] = {
-        name: runtime.open_session(path, runtime.session_options(threads=threads)) for name, path in models.items()
-    }
-    times: dict[str, list[float]] = {name: [] for name in models}
-    started = time.perf_counter()
-    for session in sessions.values():
-        runtime.run(session, feed)
-    while min(map(len, times.values())) < 5 or (time.perf_counter() - started < 2 and len(times["original"]) < 200):
-        for name, session in sessions.items():
-            begin = time.perf_counter()
-            runtime.run(session, feed)
-            times[name].append(time.perf_counter() - begin)
-        if time.perf_counter() - started > 30 and min(map(len, times.values())) >= 3:
-            break
-    seconds = {name: median(t) for name, t in times.items()}
-    first = next(iter(seconds.values()))
-    return {
-        "seconds": seconds,
-        "ratio": {n: first / s for n, s in seconds.items()},
-        "runs": len(times[next(iter(times))]),
-        "threads": threads,
-    }
 
 
 def footprint(path: Path) -> dict[str, float]:
