@@ -13,7 +13,7 @@ from onnxquant import lowering, native, runtime
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import load as load_document
-from onnxquant.graph.io import nbytes, tensors
+from onnxquant.graph.io import nbytes, nodes, tensors
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import FLOATS, Site, find
 from onnxquant.options import Options
@@ -138,22 +138,17 @@ def info(path: str | Path) -> dict[str, Any]:
 
 
 def minimum_onnxruntime(proto: onnx.ModelProto) -> str:
-    """The oldest onnxruntime, of those supported, that loads a model; by opset, IR version and code widths."""
+    """The oldest onnxruntime, from 1.23 on, that loads a model, by its opset and the code widths of its ops.
+
+    Found by loading every format and target on each release (docs/benchmarks.md).
+    """
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
-    bits = {
-        int(a.i)
-        for source in (proto.graph.node, *(f.node for f in proto.functions))
-        for n in source
-        if n.op_type in ("MatMulNBits", "GatherBlockQuantized")
-        for a in n.attribute
-        if a.name == "bits"
-    }
-    needs = ["1.23"]
-    if opset >= 24 or proto.ir_version >= 12:
-        needs.append("1.24")
-    if opset >= 25 or proto.ir_version >= 13 or 2 in bits:
-        needs.append("1.25")
-    return max(needs)
+    minor = max(23, {24: 24, 25: 24, 26: 26}.get(opset, 23))
+    for node in nodes(proto):
+        two_bits = any(a.name == "bits" and a.i == 2 for a in node.attribute)
+        if two_bits and node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
+            minor = max(minor, 24 if node.op_type == "MatMulNBits" else 27)
+    return f"1.{minor}"
 
 
 def _elements(shape: tuple[int, ...]) -> int:

@@ -73,7 +73,7 @@ def quantize_rows(x, block):
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=used)
     codes = np.rint(parts * inverse[..., None]).astype(np.int64)
     scales = np.where(used, largest / np.float32(127), np.float32(0))
-    return codes.reshape(x.shape[0], -1)[:, : x.shape[1]], scales
+    return codes.reshape(padded.shape)[:, : x.shape[1]], scales
 
 
 def int8_matmul(x, weight):

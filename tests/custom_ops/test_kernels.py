@@ -135,7 +135,8 @@ def test_tiny_and_huge_activations(name, isa):
             np.testing.assert_array_equal(found, 0)
         else:
             error = np.abs(found - x.astype(np.float64) @ weight.values.T)
-            assert (error <= magnitude * 1e-2 + 1e-36).all(), size
+            # Close to the threshold the product of the two scales may be flushed to zero, and the block with it.
+            assert (error <= magnitude * (1e-2 if size > 1e-31 else 1.01)).all(), size
 
 
 @pytest.mark.parametrize("isa", ISAS)
