@@ -14,7 +14,7 @@ from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import load as load_document
 from onnxquant.graph.io import nbytes, nodes, tensors
-from onnxquant.graph.publish import Publisher
+from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, Site, find
 from onnxquant.options import Options
 from onnxquant.passes.pipeline import prepare
@@ -211,6 +211,7 @@ class Model:
             if decision.format is None:
                 raise RecipeError(f"weight {name!r}: {decision.reason}")
             decisions.append(replace(decision, format=encoded.format))
+        refuse_overwriting(self._document, Path(output))
         external = self._document.is_external()
         with Publisher(Path(output), external=external, force=force) as publisher:
             lowering.write(self._document, Plan(tuple(decisions)), publisher, lambda s, _: self._chosen[s.name][0])

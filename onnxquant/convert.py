@@ -13,7 +13,7 @@ from onnxquant import lowering
 from onnxquant.errors import FeedError, ModelError, OutputError, RangeError, RecipeError, WeightError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.publish import MAX_INLINE, Publisher
+from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import Site, find
 from onnxquant.options import Options
 from onnxquant.passes.opset import raise_opset
@@ -82,7 +82,7 @@ def quantize(
     report = Report.of_plan(original, path, plan, notes)
     if settings.dry_run:
         return report
-    _refuse_overwriting(original, path)
+    refuse_overwriting(original, path)
     with Publisher(path, external=external, force=settings.force) as publisher:
         # Samples come first: data that does not fit is refused before any work.
         samples = _samples(original, data, settings, progress) if settings.proof else None
@@ -163,16 +163,6 @@ def _output_path(original: Document, output: str | Path | None, rules: Recipe) -
     if original.path is None:
         raise RecipeError("output is missing: a model given as an object has no name to derive one from")
     return original.path.with_name(f"{original.path.stem}.{rules.rules[-1].make_format().name}.onnx")
-
-
-def _refuse_overwriting(original: Document, path: Path) -> None:
-    if original.path is None or not path.exists():
-        return
-    inputs = [original.path, *original.data_files()]
-    outputs = [p for p in (path, path.with_name(path.name + ".data")) if p.exists()]
-    for written in outputs:
-        if any(written.samefile(read) for read in inputs):
-            raise OutputError(f"{written}: is an input; inputs are never overwritten, give another output")
 
 
 def _refuse_too_large(path: Path, plan: Plan, *, external: bool) -> None:

@@ -17,7 +17,7 @@ from onnxquant.errors import ModelError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, graphs, load, tensors
-from onnxquant.graph.publish import HASHES, Publisher
+from onnxquant.graph.publish import HASHES, Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, How, View
 from onnxquant.targets import Lowered, Result
 from onnxquant.targets.layouts import Columns, Dense, Layout, Rows, Table, Tiles
@@ -177,8 +177,7 @@ def dequantize(path: str | Path, output: str | Path, *, force: bool = False) -> 
     found = records(document.proto)
     if not found:
         raise ModelError(f"{path}: holds no weights encoded by onnxquant")
-    if Path(output).exists() and Path(output).samefile(path):
-        raise ModelError(f"{output}: is the input; give another name")
+    refuse_overwriting(document, Path(output))
     index = plane_index(document.proto)
     size = sum(int(np.prod(r.shape, dtype=np.int64)) * r.dtype.itemsize for r in found)
     with Publisher(Path(output), external=document.is_external() or size > 1 << 30, force=force) as publisher:

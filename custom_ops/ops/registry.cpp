@@ -45,7 +45,9 @@ void infer_shape(const Op& op, OrtShapeInferContext* context, std::size_t index,
 
   check(api, api.CreateTensorTypeAndShapeInfo(&raw), "making a shape");
   const TypeAndShape out(api, raw);
-  check(api, api.SetTensorElementType(raw, op.GetOutputType(&op, 0)), "making a shape");
+  // ONNX Runtime asks the first op of a name for all of its types: a product has the type of this node's X.
+  const bool is_product = index == 0;
+  check(api, api.SetTensorElementType(raw, is_product ? in.type() : op.GetOutputType(&op, 0)), "making a shape");
   check(api, api.SetDimensions(raw, shape.dims.data(), shape.rank), "making a shape");
   check(api, api.SetSymbolicDimensions(raw, shape.names.data(), shape.rank), "making a shape");
   check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, raw), "setting the output's shape");

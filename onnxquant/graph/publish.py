@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -151,17 +152,26 @@ class Publisher:
 
     def _replace_pair(self, proto: onnx.ModelProto) -> None:
         """Old pair -> new graph on the temporary data -> new pair; each step is one rename."""
-        temporary = Path(self._stream.name)
+        temporary, second = Path(self._stream.name), self._reserve("link")
+        second.unlink()
+        try:
+            os.link(temporary, second)
+        except OSError:  # a file system without links: a second copy serves as well
+            shutil.copyfile(temporary, second)
         for tensor in _referring(proto, self.data.name):
             tensor.external_data[0].value = temporary.name
-        self._replace(self._write(proto), self.output)
-        second = self._reserve("link")
-        second.unlink()
-        os.link(temporary, second)
+        interim, final = self._write(proto), self._write_final(proto, temporary.name)
+        self._replace(interim, self.output)
+        # From here on the output needs the temporary data: should a step fail, it must stay.
+        self._temporary.remove(temporary)
         self._replace(second, self.data)
-        for tensor in _referring(proto, temporary.name):
+        self._replace(final, self.output)
+        self._temporary.append(temporary)
+
+    def _write_final(self, proto: onnx.ModelProto, interim: str) -> Path:
+        for tensor in _referring(proto, interim):
             tensor.external_data[0].value = self.data.name
-        self._replace(self._write(proto), self.output)
+        return self._write(proto)
 
     def _fill(self, proto: onnx.ModelProto) -> None:
         if self._position > MAX_INLINE:
@@ -212,6 +222,20 @@ class Publisher:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def refuse_overwriting(source: Document, output: Path) -> None:
+    """Refuse an output that is one of the source's own files.
+
+    Raises:
+        OutputError: inputs are never overwritten.
+    """
+    if source.path is None:
+        return
+    inputs = [source.path, *source.data_files()]
+    for written in (output, output.with_name(output.name + ".data")):
+        if written.exists() and any(written.samefile(read) for read in inputs):
+            raise OutputError(f"{written}: is an input; inputs are never overwritten, give another output")
 
 
 def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
