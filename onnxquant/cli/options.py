@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import Field, fields
 from functools import wraps
 from types import FrameType
@@ -59,7 +59,8 @@ def errors_become_exit_codes(command: Command) -> Command:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        signal.signal(signal.SIGTERM, _terminated)
+        with suppress(ValueError):  # outside the main thread signals belong to somebody else
+            signal.signal(signal.SIGTERM, _terminated)
         try:
             return command(*args, **kwargs)
         except OnnxQuantError as error:

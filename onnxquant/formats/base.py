@@ -238,10 +238,11 @@ def chunks(weight: NDArray[Any]) -> Iterator[tuple[int, Matrix]]:
     rows, cols = weight.shape
     step = max(1, _CHUNK_BYTES // (4 * max(cols, 1)))
     for first in range(0, rows, step):
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             chunk = np.ascontiguousarray(weight[first : first + step], dtype=np.float32)
+            total = chunk.sum(dtype=np.float64)
         # One reduction finds both NaN and infinity; the search for the culprit runs only when it is needed.
-        if not np.isfinite(chunk.sum(dtype=np.float64)) and not np.isfinite(chunk).all():
+        if not np.isfinite(total) and not np.isfinite(chunk).all():
             row, col = (int(i) for i in np.argwhere(~np.isfinite(chunk))[0])
             raise WeightError(f"holds {chunk[row, col]} at row {first + row}, column {col}; expected finite values")
         yield first, chunk

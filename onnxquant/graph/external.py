@@ -49,13 +49,11 @@ def open_mapped(folder: Path, location: str, roots: Sequence[Path] = ()) -> memo
     Raises:
         ExternalDataError: the location escapes the folder, is a link, is not a regular file or is missing.
     """
-    path = _contained(folder, location, roots)
     try:
-        # O_NONBLOCK: a FIFO must not hang us; O_NOFOLLOW unless a root allowed the link.
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(path, flags)
+        base, path = _contained(folder, location, roots)
+        descriptor = _open(base, path)
     except OSError as error:
-        raise ExternalDataError(f"external data {location!r}: {error.strerror}: {path}") from None
+        raise ExternalDataError(f"external data {location!r}: {error.strerror}: {folder}") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -72,20 +70,40 @@ def open_mapped(folder: Path, location: str, roots: Sequence[Path] = ()) -> memo
         os.close(descriptor)
 
 
-def _contained(folder: Path, location: str, roots: Sequence[Path]) -> Path:
-    if not location or "\x00" in location or location in (".", "./"):
-        raise ExternalDataError(f"external data location {location!r} is not a file name")
+def _open(base: Path, path: Path) -> int:
+    """Open ``path`` from ``base`` down, folder by folder: a link that appears after the check is not followed either."""
+    *folders, name = path.parts
+    descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in folders:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+            above, descriptor = descriptor, os.open(part, flags, dir_fd=descriptor)
+            os.close(above)
+        # O_NONBLOCK: a FIFO must not hang us.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(name, flags, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _contained(folder: Path, location: str, roots: Sequence[Path]) -> tuple[Path, Path]:
+    """The folder that holds the file, and its path from there."""
     parts = PurePosixPath(location).parts
+    if not parts or "\x00" in location:
+        raise ExternalDataError(f"external data location {location!r} is not a file name")
     if PurePosixPath(location).is_absolute() or Path(location).is_absolute() or ".." in parts:
         raise ExternalDataError(f"external data location {location!r} leaves the model's folder")
     base = folder.resolve()
     path = base.joinpath(*parts)
-    real = path.resolve()
+    try:
+        real = path.resolve()
+    except RuntimeError:  # how pathlib reports a loop of links
+        raise ExternalDataError(f"external data location {location!r} is a loop of symbolic links") from None
     if real == path:
-        return path
-    for root in roots:
-        if real.is_relative_to(root.resolve()):
-            return real
+        return base, path.relative_to(base)
+    for root in (r.resolve() for r in roots):
+        if real.is_relative_to(root) and real != root:
+            return root, real.relative_to(root)
     raise ExternalDataError(
         f"external data location {location!r} passes through a symbolic link to {real}; "
         f"allow that folder as an external root if it is meant"

@@ -183,6 +183,9 @@ def _check(document: Document) -> None:
         )
     if proto.ir_version > MAX_IR:
         raise ModelError(f"{document.name}: IR version {proto.ir_version} is not supported; expected at most {MAX_IR}")
+    for text in _texts(proto):
+        if not isinstance(text, str):  # protobuf hands out bytes where a string is not UTF-8
+            raise ModelError(f"{document.name}: the name {text!r} is not UTF-8: the file is damaged")
     for tensor in tensors(proto):
         if any(d < 0 for d in tensor.dims):
             raise ModelError(f"{document.name}: tensor {tensor.name!r} has a negative dimension {list(tensor.dims)}")
@@ -190,12 +193,28 @@ def _check(document: Document) -> None:
             document.raw(tensor)
 
 
+def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
+    """Every name in a model."""
+    for graph in graphs(proto.graph):
+        for values in (graph.input, graph.output, graph.initializer, graph.value_info):
+            yield from (v.name for v in values)
+    for node in nodes(proto):
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        yield from (a.name for a in node.attribute)
+    yield from (t.name for t in tensors(proto))
+    yield from (o.domain for o in proto.opset_import)
+    for function in proto.functions:
+        yield from (function.domain, function.name, *function.input, *function.output)
+    for entry in proto.metadata_props:
+        yield from (entry.key, entry.value)
+
+
 def _map_file(path: Path) -> memoryview:
-    if not path.exists():
-        raise ModelError(f"{path}: no such file")
-    if not path.is_file():
-        raise ModelError(f"{path}: not a file")
     try:
+        if not path.exists():
+            raise ModelError(f"{path}: no such file")
+        if not path.is_file():
+            raise ModelError(f"{path}: not a file")
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 raise ModelError(f"{path}: the file is empty; expected an ONNX model")
@@ -260,15 +279,19 @@ def nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every dense tensor: initializers and node attributes, nested graphs and functions included."""
+    """Every tensor: initializers and node attributes, parts of sparse ones, nested graphs and functions included."""
     for graph in graphs(proto.graph):
         yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
     for node in nodes(proto):
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 yield attribute.t
             elif attribute.type == onnx.AttributeProto.TENSORS:
                 yield from attribute.tensors
+            elif attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
+                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
     for function in proto.functions:
         for node in function.node:
             for inner in subgraphs(node):

@@ -77,16 +77,23 @@ class Publisher:
         self.data = output.with_name(output.name + ".data")
         self.external = external
         self.hashes: dict[str, str] = {}
-        if output.is_dir():
-            raise OutputError(f"{output}: is a folder; expected a file name")
-        if not output.parent.is_dir():
-            raise OutputError(f"{output}: the folder {output.parent} does not exist")
-        for path in (output, self.data) if external else (output,):
-            if not force and (path.exists() or path.is_symlink()):
-                raise OutputError(f"{path}: exists already; pass --force (force=True) to replace it")
         self._temporary: list[Path] = []
-        self._stream = self._create("data")
         self._position = 0
+        try:
+            self._refuse_unusable(force=force)
+            self._stream = self._create("data")
+        except OSError as error:
+            self._discard()
+            raise OutputError(f"{output}: cannot be written: {error.strerror}") from None
+
+    def _refuse_unusable(self, *, force: bool) -> None:
+        if self.output.is_dir():
+            raise OutputError(f"{self.output}: is a folder; expected a file name")
+        if not self.output.parent.is_dir():
+            raise OutputError(f"{self.output}: the folder {self.output.parent} does not exist")
+        for path in (self.output, self.data) if self.external else (self.output,):
+            if (path.exists() or path.is_symlink()) and not force:
+                raise OutputError(f"{path}: exists already; pass --force (force=True) to replace it")
 
     def __enter__(self) -> Self:
         """The publisher itself."""
@@ -98,11 +105,14 @@ class Publisher:
         """Remove whatever was not published; report a failed write as one error."""
         with contextlib.suppress(OSError):
             self._stream.close()
+        self._discard()
+        if isinstance(error, OSError):
+            raise OutputError(f"{self.output}: cannot be written: {error.strerror or error}") from None
+
+    def _discard(self) -> None:
         for path in self._temporary:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OutputError(f"{self.output}: cannot be written: {error.strerror or error}") from None
 
     def store(self, tensor: onnx.TensorProto, nbytes: int, make: Make) -> None:
         """Append a tensor's bytes to the data file and refer to them."""
@@ -146,27 +156,49 @@ class Publisher:
         elif self.output.exists() or self.data.exists():
             self._replace_pair(proto)
         else:
-            self._replace(Path(self._stream.name), self.data)
-            self._replace(self._write(proto), self.output)
+            self._make_pair(proto)
         self._sync_folder()
 
-    def _replace_pair(self, proto: onnx.ModelProto) -> None:
-        """Old pair -> new graph on the temporary data -> new pair; each step is one rename."""
-        temporary, second = Path(self._stream.name), self._reserve("link")
-        second.unlink()
+    def _make_pair(self, proto: onnx.ModelProto) -> None:
+        graph = self._write(proto)
         try:
-            os.link(temporary, second)
-        except OSError:  # a file system without links: a second copy serves as well
-            shutil.copyfile(temporary, second)
+            self._replace(Path(self._stream.name), self.data)
+            self._replace(graph, self.output)
+        except BaseException:
+            if not self.output.exists():  # else only the news of success was lost
+                self.data.unlink(missing_ok=True)
+            raise
+
+    def _replace_pair(self, proto: onnx.ModelProto) -> None:
+        """Old pair -> new graph on the temporary data -> new pair; each step is one rename, a failed one is undone."""
+        temporary = Path(self._stream.name)
         for tensor in _referring(proto, self.data.name):
             tensor.external_data[0].value = temporary.name
         interim, final = self._write(proto), self._write_final(proto, temporary.name)
-        self._replace(interim, self.output)
-        # From here on the output needs the temporary data: should a step fail, it must stay.
+        second = self._second_name(temporary)
+        old = [(place, self._second_name(place) if place.exists() else None) for place in (self.data, self.output)]
+        # The output needs the temporary data until the last step, or until the old pair is back.
         self._temporary.remove(temporary)
-        self._replace(second, self.data)
-        self._replace(final, self.output)
+        try:
+            self._replace(interim, self.output)
+            self._replace(second, self.data)
+            self._replace(final, self.output)
+        except BaseException:
+            for place, kept in old:
+                self._replace(kept, place) if kept else place.unlink(missing_ok=True)
+            self._temporary.append(temporary)
+            raise
         self._temporary.append(temporary)
+
+    def _second_name(self, path: Path) -> Path:
+        """The same file under a temporary name; a copy where the file system has no links."""
+        second = self._reserve("link")
+        second.unlink()
+        try:
+            os.link(path, second)
+        except OSError:
+            shutil.copyfile(path, second)
+        return second
 
     def _write_final(self, proto: onnx.ModelProto, interim: str) -> Path:
         for tensor in _referring(proto, interim):
@@ -196,10 +228,7 @@ class Publisher:
             return Path(stream.name)
 
     def _create(self, kind: str) -> BinaryIO:
-        try:
-            return self._reserve(kind).open("wb")
-        except OSError as error:
-            raise OutputError(f"{self.output}: cannot be written: {error.strerror}") from None
+        return self._reserve(kind).open("wb")
 
     def _reserve(self, kind: str) -> Path:
         # Named after a short prefix, not the output: a name of 255 bytes has no room for a suffix.
@@ -217,11 +246,13 @@ class Publisher:
         source.replace(destination)
 
     def _sync_folder(self) -> None:
-        folder = os.open(self.output.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        # Everything is in place by now: a folder that cannot be synced (some file systems) is no failure.
+        with contextlib.suppress(OSError):
+            folder = os.open(self.output.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def refuse_overwriting(source: Document, output: Path) -> None:
@@ -234,8 +265,9 @@ def refuse_overwriting(source: Document, output: Path) -> None:
         return
     inputs = [source.path, *source.data_files()]
     for written in (output, output.with_name(output.name + ".data")):
-        if written.exists() and any(written.samefile(read) for read in inputs):
-            raise OutputError(f"{written}: is an input; inputs are never overwritten, give another output")
+        with contextlib.suppress(OSError):  # a name too long to exist
+            if written.exists() and any(written.samefile(read) for read in inputs):
+                raise OutputError(f"{written}: is an input; inputs are never overwritten, give another output")
 
 
 def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:

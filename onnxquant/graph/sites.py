@@ -339,6 +339,8 @@ def classify(node: onnx.NodeProto, position: int, shape: tuple[int, ...]) -> tup
         return "a vector or scalar (bias, norm, scale): too small to gain, too sensitive to lose"
     if 0 in shape:
         return "has no elements"
+    if not node.output:
+        return f"input {position} of {op}, which makes no output"
     if node.domain in ("", "ai.onnx"):
         if op == "MatMul":
             swapped = (*same[:-2], rank - 1, rank - 2)

@@ -102,9 +102,19 @@ class Report:
         """What the user should know before trusting the result."""
         out = [f"{s.decision.name}: {s.warning}" for s in self.sites if s.warning]
         out += [f"rule {i} of the recipe matched nothing" for i in self.unused_rules]
+        if self.proof and self._decoded_on_every_call():
+            out.append(
+                f"{self._decoded_on_every_call()} DequantizeLinear stay in the graph that onnxruntime runs: those weights "
+                f"are decoded on every call; target ort avoids it"
+            )
         if self.proof and self.proof.feeds.get("source") == "synthetic":
             out.append("outputs were compared on SYNTHETIC feeds: give --data for figures that mean something")
         return out
+
+    def _decoded_on_every_call(self) -> int:
+        assert self.proof
+        ours = self.proof.structure["added_ops"].get("DequantizeLinear", 0)
+        return min(ours, self.proof.kernels.get("stock", {}).get("DequantizeLinear", 0))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the same as ``to_json``."""

@@ -17,7 +17,7 @@ import onnx
 
 from onnxquant import runtime
 from onnxquant.errors import FeedError, ModelError
-from onnxquant.graph.io import Document, load
+from onnxquant.graph.io import Document, graphs, load
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import find
 from onnxquant.options import Options
@@ -151,11 +151,16 @@ def _structure(proof: Proof, original: Document, quantized: Document) -> None:
         "outputs": len(original.proto.graph.output),
         "opset": [original.opset, quantized.opset],
         "nodes": [sum(ops_before.values()), sum(ops_after.values())],
+        "stored_tensors": [_stored_tensors(original), _stored_tensors(quantized)],
         "weights_encoded": len(found),
         "added_ops": {k: n - ops_before.get(k, 0) for k, n in ops_after.items() if n > ops_before.get(k, 0)},
         "removed_ops": {k: n - ops_after.get(k, 0) for k, n in ops_before.items() if n > ops_after.get(k, 0)},
         "explained_by": f"{len(found)} weights lowered by onnxquant" if found else "not a file of onnxquant",
     }
+
+
+def _stored_tensors(document: Document) -> int:
+    return sum(len(g.initializer) for g in graphs(document.proto.graph))
 
 
 def _weights(proof: Proof, prepared: Document, quantized: Document) -> None:
