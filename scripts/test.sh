@@ -3,4 +3,5 @@
 EXTRAS=test source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 .venv/bin/ruff check .
 .venv/bin/mypy
-exec .venv/bin/python -m pytest "$@"
+# Not `python -m pytest`: that would import the sources of this folder, which have no compiled library.
+exec .venv/bin/pytest "$@"

@@ -1,5 +1,6 @@
 // MatMul<Format>(X, codes, scales) -> Y
 #include <cinttypes>
+#include <cstring>
 
 #include "isa/dispatch.h"
 #include "kernels/matmul.h"
@@ -39,6 +40,8 @@ Compute read_compute(const OrtApi& api, const OrtKernelInfo* info) {
   if (size > sizeof text) throw Error("attribute compute has %zu characters, expected 'int8' or 'float32'", size);
   check(api, api.KernelInfoGetAttribute_string(info, "compute", text, &size), "attribute compute");
   text[sizeof text - 1] = '\0';
+  // The size counts the terminator: a text with a NUL inside is longer than it looks.
+  if (std::strlen(text) + 1 != size) throw Error("attribute compute holds a NUL");
   return parse_compute(text);
 }
 

@@ -22,9 +22,9 @@ Shape shape_of(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info, bool wi
   return shape;
 }
 
-ONNXTensorElementDataType TypeAndShape::type() const {
+ONNXTensorElementDataType type_of(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info) {
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  check(api_, api_.GetTensorElementType(info_, &type), "reading a type");
+  check(api, api.GetTensorElementType(info, &type), "reading a type");
   return type;
 }
 

@@ -35,6 +35,7 @@ struct Shape {
 
 // The shape that an info describes; the caller keeps the info.
 Shape shape_of(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info, bool with_names);
+ONNXTensorElementDataType type_of(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info);
 
 class TypeAndShape {
  public:
@@ -44,7 +45,7 @@ class TypeAndShape {
   TypeAndShape& operator=(const TypeAndShape&) = delete;
 
   Shape shape(bool with_names) const { return shape_of(api_, info_, with_names); }
-  ONNXTensorElementDataType type() const;
+  ONNXTensorElementDataType type() const { return type_of(api_, info_); }
   const OrtTensorTypeAndShapeInfo* get() const { return info_; }
 
  private:

@@ -38,6 +38,7 @@ void infer_shape(const Op& op, OrtShapeInferContext* context, std::size_t index,
   check(api, api.ShapeInferContext_GetInputTypeShape(context, index, &raw), "reading an input's shape");
   // The context owns this one: releasing it frees it twice.
   Shape shape = shape_of(api, raw, true);
+  const ONNXTensorElementDataType in_type = type_of(api, raw);
   // ONNX Runtime gives rank 0 for an unknown rank too: then nothing is said about the output.
   if (shape.rank == 0 || shape.rank < dropped) return;
   shape.rank -= dropped;
@@ -47,7 +48,7 @@ void infer_shape(const Op& op, OrtShapeInferContext* context, std::size_t index,
   const TypeAndShape out(api, raw);
   // ONNX Runtime asks the first op of a name for all of its types: a product has the type of this node's X.
   const bool is_product = index == 0;
-  check(api, api.SetTensorElementType(raw, is_product ? in.type() : op.GetOutputType(&op, 0)), "making a shape");
+  check(api, api.SetTensorElementType(raw, is_product ? in_type : op.GetOutputType(&op, 0)), "making a shape");
   check(api, api.SetDimensions(raw, shape.dims.data(), shape.rank), "making a shape");
   check(api, api.SetSymbolicDimensions(raw, shape.names.data(), shape.rank), "making a shape");
   check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, raw), "setting the output's shape");

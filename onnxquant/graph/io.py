@@ -198,6 +198,8 @@ def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
     for graph in graphs(proto.graph):
         for values in (graph.input, graph.output, graph.initializer, graph.value_info):
             yield from (v.name for v in values)
+        for value in (*graph.input, *graph.output):
+            yield from (d.dim_param for d in value.type.tensor_type.shape.dim)
     for node in nodes(proto):
         yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
         yield from (a.name for a in node.attribute)

@@ -11,8 +11,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -82,9 +82,11 @@ class Publisher:
         try:
             self._refuse_unusable(force=force)
             self._stream = self._create("data")
-        except OSError as error:
+        except BaseException as error:
             self._discard()
-            raise OutputError(f"{output}: cannot be written: {error.strerror}") from None
+            if isinstance(error, OSError):
+                raise OutputError(f"{output}: cannot be written: {error.strerror}") from None
+            raise
 
     def _refuse_unusable(self, *, force: bool) -> None:
         if self.output.is_dir():
@@ -192,8 +194,7 @@ class Publisher:
 
     def _second_name(self, path: Path) -> Path:
         """The same file under a temporary name; a copy where the file system has no links."""
-        second = self._reserve("link")
-        second.unlink()
+        second = self._name("link")
         try:
             os.link(path, second)
         except OSError:
@@ -228,18 +229,14 @@ class Publisher:
             return Path(stream.name)
 
     def _create(self, kind: str) -> BinaryIO:
-        return self._reserve(kind).open("wb")
+        # Not mkstemp, whose files are for the owner alone: the output has the mode that any new file has.
+        return self._name(kind).open("xb")
 
-    def _reserve(self, kind: str) -> Path:
-        # Named after a short prefix, not the output: a name of 255 bytes has no room for a suffix.
-        handle, name = tempfile.mkstemp(prefix=f".onnxquant-{kind}-", dir=self.output.parent)
-        os.close(handle)
-        path = Path(name)
+    def _name(self, kind: str) -> Path:
+        """A name for a temporary file, to be removed from now on."""
+        # A short prefix, not the output's name: one of 255 bytes has no room for a suffix.
+        path = self.output.parent / f".onnxquant-{kind}-{secrets.token_hex(8)}"
         self._temporary.append(path)
-        # mkstemp makes files for the owner alone; the output gets what the umask gives any new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        path.chmod(0o666 & ~umask)
         return path
 
     def _replace(self, source: Path, destination: Path) -> None:

@@ -319,7 +319,7 @@ def _through_transpose(
         return []
     uses = []
     for reader, at in readers.get(node.output[0], []):
-        if reader < 0 or graph.node[reader].op_type != "MatMul" or at != 1:
+        if reader < 0 or graph.node[reader].op_type != "MatMul" or at != 1 or not graph.node[reader].output:
             return []
         uses.append(Use(graph, reader, at, "matmul", How.PRODUCT, View(shape, (0, 1)), via=index))
     return uses

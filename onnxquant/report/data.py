@@ -113,7 +113,7 @@ class Report:
 
     def _decoded_on_every_call(self) -> int:
         assert self.proof
-        ours = self.proof.structure["added_ops"].get("DequantizeLinear", 0)
+        ours: int = self.proof.structure["added_ops"].get("DequantizeLinear", 0)
         return min(ours, self.proof.kernels.get("stock", {}).get("DequantizeLinear", 0))
 
     def to_dict(self) -> dict[str, Any]:

@@ -65,11 +65,9 @@ class Proof:
 
 
 def reference_of(original: Document, data: Data, options: Options) -> Reference:
-    """Samples with the original's outputs; of a model without a file through a temporary one."""
-    if original.path:
-        return reference(original.path, data, options)
+    """Samples with the original's outputs."""
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        return reference(_saved(original, Path(folder) / "original.onnx"), data, options)
+        return reference(_runnable(original, Path(folder), options), data, options)
 
 
 def compare(
@@ -105,7 +103,7 @@ def compare(
     prepare(prepared)
     _weights(proof, prepared, document)
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        source = original.path or _saved(original, Path(folder) / "original.onnx")
+        source = _runnable(original, Path(folder), options)
         if isinstance(samples, FeedError):
             proof.problems.append(f"outputs were not compared: {samples}")
         else:
@@ -180,10 +178,13 @@ def _weights(proof: Proof, prepared: Document, quantized: Document) -> None:
         proof.weights[record.name] = {"format": record.format, "target": record.target, **difference.to_dict()}
 
 
-def _saved(original: Document, path: Path) -> Path:
-    proto = onnx.ModelProto()
+def _runnable(original: Document, folder: Path, options: Options) -> Path:
+    """A file that onnxruntime opens: a copy of a model without one, or whose data it may have to follow links to."""
+    if original.path and not (options.external_root and original.is_external()):
+        return original.path
+    path, proto = folder / "original.onnx", onnx.ModelProto()
     proto.CopyFrom(original.proto)
-    with Publisher(path, external=False, force=True) as publisher:
+    with Publisher(path, external=original.is_external(), force=True) as publisher:
         publisher.keep(proto, original)
         publisher.publish(proto)
     return path
@@ -191,7 +192,10 @@ def _saved(original: Document, path: Path) -> Path:
 
 def footprint(path: Path) -> dict[str, float]:
     """Seconds and bytes of resident memory that loading a model takes on stock onnxruntime, in a process of its own."""
-    command = [sys.executable, "-m", "onnxquant.validation.footprint", str(path)]
+    # -P: a module in the current folder, which may be anybody's download, must not be imported. The package is found
+    # where this process found it.
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from onnxquant.validation import footprint as f; f.main(sys.argv[2])"
+    command = [sys.executable, "-P", "-c", code, str(Path(__file__).parents[2]), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ModelError(f"{path}: cannot be loaded in a process of its own: {done.stderr.strip()[-300:]}")

@@ -170,9 +170,8 @@ def test_planes_of_a_subgraph(kind, place):
     weight = sample("q4_0", 100, 100, 32)
     info = helper.make_tensor_value_info
     planes = [numpy_helper.from_array(weight.stored.codes, "codes"), numpy_helper.from_array(weight.stored.scales, "scales")]
-    node = helper.make_node(
-        "MatMulQ4_0", ["X" if kind == "If" else "x_in", "codes", "scales"], ["out"], domain=DOMAIN, N=100, K=100, block_size=32
-    )
+    names = ["X" if kind == "If" else "x_in", "codes", "scales"]
+    node = helper.make_node("MatMulQ4_0", names, ["out"], domain=DOMAIN, N=100, K=100, block_size=32)
     inner, outer = (planes, []) if place == "inside" else ([], planes)
     out = info("out", TensorProto.FLOAT, [2, 100])
     if kind == "If":
@@ -305,6 +304,6 @@ def test_a_coarser_scale_than_the_format_has():
 
 
 def test_the_checker_and_the_domain():
-    model = parsed(Node("MatMul", weight_of("int4").stored).model())
+    model = parsed(Node("MatMul", weight_of("int4").stored).model(["batch", 33]))
     onnx.checker.check_model(model)
     assert model.graph.node[0].domain == "onnxquant"

@@ -1,0 +1,258 @@
+"""Every command on good input, and every bad input: one line, exit code 2, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import graphs
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from onnxquant.cli import main
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return graphs.save(graphs.matmul(256, 288), tmp_path / "model.onnx")
+
+
+def refused(result: Result, *words: str) -> None:
+    """One line of our own on stderr that holds these words, exit code 2."""
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    text = result.stderr.strip()
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text, text
+    if text.startswith("onnxquant: error:"):
+        assert len(text.splitlines()) == 1
+
+
+def test_quantize_validate_and_the_rest(model: Path, tmp_path: Path) -> None:
+    result = run("quantize", model)
+    assert result.exit_code == 0, result.output
+    output = tmp_path / "model.int8.onnx"
+    assert output.exists()
+    assert "PASSED" in result.output
+    assert "SYNTHETIC" in result.output
+    for arguments in (
+        ("validate", model, output, "--detailed"),
+        ("benchmark", model, output, "--threads", 1),
+        ("info", output),
+        ("list",),
+        ("verify", output),
+        ("dequantize", output, "-o", tmp_path / "float.onnx"),
+        ("quantize", model, "-o", tmp_path / "q.onnx", "-q"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+    assert result.output == ""
+
+
+def test_json_is_json(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    for arguments in (
+        ("quantize", model, "-o", output, "--json"),
+        ("quantize", model, "-o", output, "--dry-run", "--json"),
+        ("validate", model, output, "--json"),
+        ("benchmark", model, output, "--json"),
+        ("info", output, "--json"),
+        ("list", "--json"),
+        ("verify", output, "--json"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)
+
+
+def test_dry_run_shows_every_weight_and_writes_nothing(default_model: Path, tmp_path: Path) -> None:
+    result = run(
+        "quantize", default_model, "-o", tmp_path / "out.onnx", "--dry-run", "--format", "q4_0", "--target", "custom"
+    )
+    assert result.exit_code == 0
+    assert "head.hidden.weight" in result.output
+    assert "padding" in result.output
+    assert "nothing was written" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_missed_bounds_exit_with_1_and_keep_the_file(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    result = run("quantize", model, "-o", output, "--bits", "2", "--min-sqnr", "60")
+    assert result.exit_code == 1
+    assert "the bound is 60" in result.output
+    assert output.exists()
+    assert run("validate", model, output, "--max-mse", "1e-12").exit_code == 1
+    assert run("validate", model, output).exit_code == 0
+
+
+def test_verify_finds_a_flipped_bit(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    run("quantize", model, "-o", output, "--external-data", "always", "--no-proof")
+    data = tmp_path / "out.onnx.data"
+    raw = bytearray(data.read_bytes())
+    raw[1234] ^= 4
+    data.write_bytes(raw)
+    result = run("verify", output)
+    assert result.exit_code == 1
+    assert "damaged: w/codes" in result.output
+
+
+def _text(path: Path) -> None:
+    path.write_text("certainly not a model")
+
+
+def _truncated(path: Path) -> None:
+    raw = graphs.matmul(256, 288).SerializeToString()
+    path.write_bytes(raw[: len(raw) // 2])
+
+
+def _opset(version: int) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        proto = graphs.matmul(256, 288)
+        proto.opset_import[0].version = version
+        onnx.save(proto, path)
+
+    return make
+
+
+def _nan(path: Path) -> None:
+    weight = graphs.weight(256, 288)
+    weight[7, 9] = np.nan
+    proto = graphs.matmul(256, 288)
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(proto, path)
+
+
+def _without_weights(path: Path) -> None:
+    onnx.save(graphs.model([graphs.node("Relu", ["x"], ["y"])], {"x": ("float32", [1])}, {"y": "float32"}, {}), path)
+
+
+BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: None, "no such file"),
+    "folder": (lambda path: path.mkdir(), "not a file"),
+    "empty": (lambda path: path.touch(), "the file is empty"),
+    "text": (_text, "not an ONNX model"),
+    "truncated": (_truncated, "truncated"),
+    "old opset": (_opset(5), "opset 5 is not supported"),
+    "new opset": (_opset(99), "opset 99 is not supported"),
+    "nan": (_nan, "weight 'w' holds nan"),
+    "no weights": (_without_weights, "nothing to quantize"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MODELS)
+def test_bad_models(kind: str, tmp_path: Path) -> None:
+    make, words = BAD_MODELS[kind]
+    path = tmp_path / "bad.onnx"
+    make(path)
+    before = sorted(tmp_path.iterdir())
+    refused(run("quantize", path, "-o", tmp_path / "out.onnx"), words)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+BAD_OPTIONS = {
+    "unknown format": (["--format", "int5"], "did you mean 'int"),
+    "bits": (["--bits", "3"], "bits 3"),
+    "bits against format": (["--bits", "8", "--format", "int4"], "bits 8 means format 'int8'"),
+    "block too large": (["--block-size", "512"], "block_size 512"),
+    "block not a power": (["--block-size", "48"], "block_size 48"),
+    "two granularities": (["--block-size", "32", "--per-channel"], "exclude each other"),
+    "no such parameter": (["--format", "q4_0", "--block-size", "32"], "no parameter 'block_size'"),
+    "target": (["--target", "onxx"], "onxx"),
+    "regex": (["--include", "("], "not a regular expression"),
+    "dim": (["--dim", "N"], "expected NAME=N"),
+    "samples": (["--samples", "0"], "samples is 0"),
+    "data missing": (["--data", "nowhere.npz"], "nowhere.npz"),
+    "recipe missing": (["--recipe", "nowhere.toml"], "nowhere.toml"),
+    "unknown flag": (["--bit", "4"], "No such option"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OPTIONS)
+def test_bad_options(kind: str, model: Path, tmp_path: Path) -> None:
+    options, words = BAD_OPTIONS[kind]
+    refused(run("quantize", model, "-o", tmp_path / "out.onnx", *options), words)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("r.toml", 'formt = "int4"', "did you mean 'format'"),
+        ("r.toml", "format = ", "not a recipe"),
+        ("r.toml", "format = 4", "format is 4, expected str"),
+        ("r.toml", '[[rules]]\nincude = "x"', "rule 1: unknown key 'incude'; did you mean 'include'"),
+        ("r.toml", 'rules = "x"', "expected a list of tables"),
+        ("r.yaml", "format: [", "not a recipe"),
+        ("r.yaml", "- 1", "expected a table"),
+        ("r.yaml", "bits: true", "bits is True"),
+    ],
+)
+def test_bad_recipes(name: str, text: str, words: str, model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / name
+    recipe.write_text(text)
+    refused(run("quantize", model, "-o", tmp_path / "out.onnx", "--recipe", recipe), words)
+
+
+def test_yaml_and_toml_recipes_say_the_same(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('bits = 4\n[[rules]]\ninclude = "w"\nformat = "q8_0"\n')
+    (tmp_path / "r.yaml").write_text("bits: 4\nrules:\n  - include: w\n    format: q8_0\n")
+    plans = [
+        json.loads(run("quantize", model, "--recipe", tmp_path / name, "--dry-run", "--json").stdout)["sites"]
+        for name in ("r.toml", "r.yaml")
+    ]
+    assert plans[0] == plans[1]
+    assert plans[0][0]["format"] == "q8_0"
+
+
+BAD_FEEDS = {
+    "wrong name": ({"X": np.zeros((2, 3, 256), np.float32)}, "the model has no input 'X'"),
+    "wrong shape": ({"x": np.zeros((2, 3, 255), np.float32)}, "shape [1, 3, 255], expected ['batch', 3, 256]"),
+    "wrong type": ({"x": np.zeros((2, 3, 256), np.int64)[..., :0]}, "expected"),
+    "nan": ({"x": np.full((2, 3, 256), np.nan, np.float32)}, "NaN"),
+    "empty": ({"x": np.zeros((0, 3, 256), np.float32)}, "no samples"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FEEDS)
+def test_bad_feeds(kind: str, model: Path, tmp_path: Path) -> None:
+    arrays, words = BAD_FEEDS[kind]
+    data = tmp_path / "feeds.npz"
+    np.savez(data, **arrays)
+    refused(run("quantize", model, "-o", tmp_path / "out.onnx", "--data", data), words)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_outputs_are_guarded(model: Path, tmp_path: Path) -> None:
+    before = model.read_bytes()
+    refused(run("quantize", model, "-o", model), "never overwritten")
+    refused(run("quantize", model, "-o", model, "--force"), "never overwritten")
+    assert model.read_bytes() == before
+    refused(run("quantize", model, "-o", tmp_path / "no" / "out.onnx"), "does not exist")
+    refused(run("quantize", model, "-o", tmp_path), "is a folder")
+    taken = tmp_path / "taken.onnx"
+    taken.write_text("mine")
+    refused(run("quantize", model, "-o", taken), "--force")
+    assert taken.read_text() == "mine"
+    assert run("quantize", model, "-o", taken, "--force", "--no-proof").exit_code == 0
+    refused(run("quantize", taken, "-o", tmp_path / "again.onnx"), "already quantized")
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_help_teaches(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    for option in main.commands[command].params:
+        assert isinstance(option, click.Argument) or getattr(option, "help", None), option.name
+    if command in ("quantize", "validate", "benchmark"):
+        assert "Example" in result.output
