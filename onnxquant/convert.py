@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from onnxquant.passes.pipeline import prepare
 from onnxquant.plan import Decision, Plan, make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.report.data import Report, SiteResult
-from onnxquant.stored import metadata
+from onnxquant.stored import digest, metadata
 from onnxquant.validation.compare import compare, reference_of
 from onnxquant.validation.metrics import Difference
 from onnxquant.validation.reference import Data, Reference
@@ -90,8 +91,13 @@ def quantize(
         lowering.write(document, plan, publisher, encoder)
     report.finish(path, encoder.results, external=external)
     if samples is not None:
-        report.prove(compare(original, path, samples, settings, lambda stage: progress(f"proof: {stage}", 0.0)))
+        told = partial(_tell, progress)
+        report.prove(compare(original, path, samples, settings, told, encoder.digests))
     return report
+
+
+def _tell(progress: Progress, stage: str) -> None:
+    progress(f"proof: {stage}", 0.0)
 
 
 def _samples(original: Document, data: Data, settings: Options, progress: Progress) -> Reference | FeedError:
@@ -113,6 +119,7 @@ class _Encoder:
         self.elements = elements
         self.done = 0
         self.results: dict[str, SiteResult] = {}
+        self.digests: dict[str, str] = {}
 
     def __call__(self, site: Site, decision: Decision) -> Encoded | None:
         assert decision.format
@@ -127,6 +134,7 @@ class _Encoder:
             raise WeightError(
                 f"{self.document.name}: weight {site.name!r} {error}; keep it in float with --exclude to go on"
             ) from None
+        self.digests[site.name] = digest(encoded)
         difference = Difference()
         difference.add(weight, encoded.format.decode(encoded))
         warning = decision.format.warning(difference.sqnr_db)

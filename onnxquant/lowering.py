@@ -14,7 +14,7 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph import sites as sites_
 from onnxquant.graph.edit import Editor, Sink
 from onnxquant.graph.io import Document, graphs, tensors
-from onnxquant.graph.publish import HASHES, Counter, Publisher
+from onnxquant.graph.publish import Counter, Publisher, is_stored
 from onnxquant.graph.sites import Site
 from onnxquant.plan import Decision, Plan
 from onnxquant.stored import PROVENANCE, Record
@@ -73,14 +73,12 @@ def predict(document: Document, plan: Plan, output: str, *, external: bool) -> i
     proto = lower(document, plan, counter, None)
     for graph in graphs(proto.graph):
         for tensor in graph.initializer:
-            if tensor.name not in counter.names and (raw := document.referenced(tensor)) is not None:
+            if not is_stored(tensor) and (raw := document.referenced(tensor)) is not None:
                 counter.store(tensor, len(raw), None)
     for tensor in tensors(proto):
-        if tensor.name not in counter.names:
+        if not is_stored(tensor):
             document.inline(tensor)
-    hashes = json.dumps(dict.fromkeys(counter.names, "0" * 64), separators=(",", ":"))
-    proto.metadata_props.add(key=HASHES, value=hashes)
-    return int(proto.ByteSize()) + counter.nbytes
+    return counter.total(proto)
 
 
 def write(document: Document, plan: Plan, publisher: Publisher, encode: Encode) -> None:

@@ -120,7 +120,7 @@ def lstm(width: int = 20, hidden: int = 24) -> onnx.ModelProto:
     )
 
 
-def branches(k: int = 64, n: int = 32) -> onnx.ModelProto:
+def branches(k: int = 64, n: int = 32, other_name: str = "w_else") -> onnx.ModelProto:
     """An If whose branches hold a weight each and share one of the outer graph."""
     then = onnx.helper.make_graph(
         [node("MatMul", ["x", "w_then"], ["a"]), node("MatMul", ["a", "w_outer"], ["t"])],
@@ -130,11 +130,11 @@ def branches(k: int = 64, n: int = 32) -> onnx.ModelProto:
         [onnx.numpy_helper.from_array(weight(k, n, seed=7), "w_then")],
     )
     other = onnx.helper.make_graph(
-        [node("MatMul", ["x", "w_else"], ["b"]), node("MatMul", ["b", "w_outer"], ["e"])],
+        [node("MatMul", ["x", other_name], ["b"]), node("MatMul", ["b", "w_outer"], ["e"])],
         "else",
         [],
         [onnx.helper.make_tensor_value_info("e", 1, None)],
-        [onnx.numpy_helper.from_array(weight(k, n, seed=8), "w_else")],
+        [onnx.numpy_helper.from_array(weight(k, n, seed=8), other_name)],
     )
     return model(
         [node("If", ["c"], ["y"], then_branch=then, else_branch=other)],

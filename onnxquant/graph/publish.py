@@ -30,6 +30,8 @@ ALIGNMENT = 4096
 # protobuf refuses to serialize 2 GiB; the graph needs some room of its own.
 MAX_INLINE = (2 << 30) - (16 << 20)
 HASHES = "onnxquant.sha256"
+# A location no file can have: it marks tensors whose bytes a sink has taken, until the final name is known.
+STORED = "\x00stored"
 _COPY = 16 << 20
 
 
@@ -45,19 +47,28 @@ class Counter:
         self.external = external
         self.location = location
         self.nbytes = 0
-        self.names: set[str] = set()
+        self.hashes: dict[str, str] = {}
 
     def store(self, tensor: onnx.TensorProto, nbytes: int, make: Make | None) -> None:
         """Count the bytes, and give the tensor a reference as long as the real one."""
-        self.names.add(tensor.name)
-        if self.external:
-            self.nbytes += -self.nbytes % ALIGNMENT
-            _refer(tensor, self.location, self.nbytes, nbytes)
-        else:
-            del tensor.external_data[:]
-            tensor.ClearField("data_location")
-            self.nbytes += 1 + len(varint(nbytes))  # the field's tag and length
+        note_hash(self.hashes, tensor.name, "0" * 64)
+        self.nbytes += -self.nbytes % ALIGNMENT if self.external else 0
+        _refer(tensor, STORED, self.nbytes, nbytes)
         self.nbytes += nbytes
+
+    def total(self, proto: onnx.ModelProto) -> int:
+        """Bytes of the model and its data file once ``proto`` is published."""
+        proto.metadata_props.add(key=HASHES, value=json.dumps(self.hashes, separators=(",", ":")))
+        size = self.nbytes
+        for tensor in _referring(proto, STORED):
+            if self.external:
+                tensor.external_data[0].value = self.location
+            else:
+                stored = int(tensor.external_data[2].value)
+                size += 1 + len(varint(stored))  # the field's tag and length
+                del tensor.external_data[:]
+                tensor.ClearField("data_location")
+        return int(proto.ByteSize()) + size
 
 
 class Publisher:
@@ -105,9 +116,11 @@ class Publisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove whatever was not published; report a failed write as one error."""
-        with contextlib.suppress(OSError):
-            self._stream.close()
-        self._discard()
+        try:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+        finally:
+            self._discard()
         if isinstance(error, OSError):
             raise OutputError(f"{self.output}: cannot be written: {error.strerror or error}") from None
 
@@ -133,18 +146,18 @@ class Publisher:
             part = raw[start : start + _COPY]
             digest.update(part)
             self._stream.write(part)
-        self.hashes[tensor.name] = digest.hexdigest()
-        _refer(tensor, self.data.name, self._position, len(raw))
+        note_hash(self.hashes, tensor.name, digest.hexdigest())
+        _refer(tensor, STORED, self._position, len(raw))
         self._position += len(raw)
 
     def keep(self, proto: onnx.ModelProto, source: Document) -> None:
         """Store what ``source`` holds by reference and nothing has replaced: initializers here, the rest in the graph."""
         for graph in graphs(proto.graph):
             for tensor in graph.initializer:
-                if tensor.name not in self.hashes and (raw := source.referenced(tensor)) is not None:
+                if not is_stored(tensor) and (raw := source.referenced(tensor)) is not None:
                     self.append(tensor, raw)
         for tensor in tensors(proto):
-            if tensor.name not in self.hashes:
+            if not is_stored(tensor):
                 source.inline(tensor)
 
     def publish(self, proto: onnx.ModelProto) -> None:
@@ -152,6 +165,8 @@ class Publisher:
         proto.metadata_props.add(key=HASHES, value=json.dumps(self.hashes, separators=(",", ":")))
         self._stream.flush()
         os.fsync(self._stream.fileno())
+        if self.external:
+            _relocate(proto, STORED, self.data.name)
         if not self.external:
             self._fill(proto)
             self._replace(self._write(proto), self.output)
@@ -174,8 +189,7 @@ class Publisher:
     def _replace_pair(self, proto: onnx.ModelProto) -> None:
         """Old pair -> new graph on the temporary data -> new pair; each step is one rename, a failed one is undone."""
         temporary = Path(self._stream.name)
-        for tensor in _referring(proto, self.data.name):
-            tensor.external_data[0].value = temporary.name
+        _relocate(proto, self.data.name, temporary.name)
         interim, final = self._write(proto), self._write_final(proto, temporary.name)
         second = self._second_name(temporary)
         old = [(place, self._second_name(place) if place.exists() else None) for place in (self.data, self.output)]
@@ -202,8 +216,7 @@ class Publisher:
         return second
 
     def _write_final(self, proto: onnx.ModelProto, interim: str) -> Path:
-        for tensor in _referring(proto, interim):
-            tensor.external_data[0].value = self.data.name
+        _relocate(proto, interim, self.data.name)
         return self._write(proto)
 
     def _fill(self, proto: onnx.ModelProto) -> None:
@@ -213,7 +226,7 @@ class Publisher:
                 f"use --external-data auto or always"
             )
         with Path(self._stream.name).open("rb") as spool:
-            for tensor in _referring(proto, self.data.name):
+            for tensor in _referring(proto, STORED):
                 entries = {e.key: e.value for e in tensor.external_data}
                 spool.seek(int(entries["offset"]))
                 raw = spool.read(int(entries["length"]))
@@ -273,6 +286,22 @@ def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) ->
     for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)
     tensor.data_location = onnx.TensorProto.EXTERNAL
+
+
+def _relocate(proto: onnx.ModelProto, before: str, after: str) -> None:
+    for tensor in _referring(proto, before):
+        tensor.external_data[0].value = after
+
+
+def is_stored(tensor: onnx.TensorProto) -> bool:
+    """Whether a sink has taken the tensor's bytes."""
+    external = tensor.data_location == onnx.TensorProto.EXTERNAL
+    return external and bool(tensor.external_data) and tensor.external_data[0].value == STORED
+
+
+def note_hash(hashes: dict[str, str], name: str, digest: str) -> None:
+    """Record a tensor's hash; graphs beside each other may use one name twice, then hashes are joined by commas."""
+    hashes[name] = f"{hashes[name]},{digest}" if name in hashes else digest
 
 
 def _referring(proto: onnx.ModelProto, location: str) -> list[onnx.TensorProto]:

@@ -208,7 +208,10 @@ def find(document: Document) -> tuple[list[Site], list[Left]]:
     seen: set[str] = set()
     for constant in constants:
         tensor = constant.tensor
-        name = tensor.name if tensor.name not in seen else f"{constant.graph.name}/{tensor.name}"
+        name, copies = tensor.name, 1
+        while name in seen:  # graphs beside each other may use one name twice
+            copies += 1
+            name = f"{constant.graph.name}/{tensor.name}" + (f"#{copies}" if copies > 2 else "")
         seen.add(name)
         reason = _reason(constant)
         if reason is None:

@@ -22,7 +22,7 @@ from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import find
 from onnxquant.options import Options
 from onnxquant.passes.pipeline import prepare
-from onnxquant.stored import decode_weight, plane_index, records
+from onnxquant.stored import decode_weight, digest, plane_index, read_encoded, records
 from onnxquant.validation.metrics import Difference
 from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies
 from onnxquant.validation.reference import Data, Reference, reference
@@ -76,6 +76,7 @@ def compare(
     samples: Reference | FeedError,
     options: Options,
     progress: Progress = lambda _: None,
+    written: Mapping[str, str] | None = None,
 ) -> Proof:
     """Prove a quantized file against its original.
 
@@ -85,6 +86,7 @@ def compare(
         samples: samples with the original's outputs, or why there are none: that is then a problem of the proof.
         options: samples, seed, threads, dims and bounds.
         progress: told what is being done.
+        written: digests of the encoded weights that the file was made of; it must give them back.
 
     Raises:
         ModelError: a model does not load or run.
@@ -101,7 +103,7 @@ def compare(
     progress("weights")
     prepared = load(original.path, options.external_root) if original.path else load(original.proto)
     prepare(prepared)
-    _weights(proof, prepared, document)
+    _weights(proof, prepared, document, written or {})
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
         source = _runnable(original, Path(folder), options)
         if isinstance(samples, FeedError):
@@ -161,7 +163,7 @@ def _stored_tensors(document: Document) -> int:
     return sum(len(g.initializer) for g in graphs(document.proto.graph))
 
 
-def _weights(proof: Proof, prepared: Document, quantized: Document) -> None:
+def _weights(proof: Proof, prepared: Document, quantized: Document, written: Mapping[str, str]) -> None:
     originals = {s.name: s for s in find(prepared)[0]}
     index = plane_index(quantized.proto)
     for record in records(quantized.proto):
@@ -170,7 +172,10 @@ def _weights(proof: Proof, prepared: Document, quantized: Document) -> None:
             shape = "missing" if site is None else f"of shape {list(site.shape)}"
             proof.problems.append(f"weight {record.name!r} is {shape} in the original, {list(record.shape)} here")
             continue
-        decoded = decode_weight(quantized, record, index)
+        encoded = read_encoded(quantized, record, index)
+        if record.name in written and digest(encoded) != written[record.name]:
+            proof.problems.append(f"weight {record.name!r}: the planes in the file are not the ones it was encoded to")
+        decoded = decode_weight(quantized, record, index, encoded)
         difference = Difference()
         difference.add(prepared.array(site.tensor), decoded)
         if not np.isfinite(decoded.astype(np.float32, copy=False)).all():

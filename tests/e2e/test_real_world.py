@@ -33,6 +33,23 @@ def test_nested_graphs_keep_their_planes(target: str, external: bool, tmp_path: 
         assert np.abs(got - expected).max() < 0.3 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("external", [True, False])
+@pytest.mark.parametrize("exclude", [(), ("then",), ("w_then",)])
+def test_graphs_beside_each_other_may_use_one_name(external: bool, exclude: tuple[str, ...], tmp_path: Path) -> None:
+    source = graphs.save(graphs.branches(256, 288, other_name="w_then"), tmp_path / "source.onnx")
+    output = tmp_path / "out.onnx"
+    where = "always" if external else "never"
+    report = onnxquant.quantize(source, output, exclude=exclude, external_data=where)
+    assert report.passed, report.proof and report.proof.problems
+    assert report.predicted_bytes == pytest.approx(report.output_bytes, rel=0.01)
+    x = graphs.rng().standard_normal((2, 256)).astype(np.float32)
+    for condition in (True, False):
+        feed = {"x": x, "c": np.array(condition)}
+        expected, got = (ort.InferenceSession(p).run(None, feed)[0] for p in (source, output))
+        assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
+    assert all(onnxquant.verify(output).values())
+
+
 @pytest.mark.parametrize("target", ["auto", "ort", "custom"])
 def test_tied_weights_are_encoded_once(target: str, tmp_path: Path) -> None:
     source = graphs.save(graphs.tied(512, 256), tmp_path / "source.onnx")
