@@ -71,8 +71,10 @@ class Options:
             value = getattr(options, name)
             if name == "external_data" and value not in choices:
                 raise RecipeError(f"external_data is {value!r}{nearest(str(value), list(choices))}")
-        if options.samples < 1:
-            raise RecipeError(f"samples is {options.samples}, expected at least 1")
+        for name, least in (("samples", 1), ("seed", 0), ("threads", 1)):
+            value = getattr(options, name)
+            if value is not None and value < least:
+                raise RecipeError(f"{name} is {value}, expected at least {least}")
         options.dims()
         return options
 
@@ -85,7 +87,7 @@ class Options:
         out = {}
         for entry in self.dim:
             name, _, value = entry.partition("=")
-            if not name or not value.isdigit() or int(value) < 1:
+            if not name or not (value.isascii() and value.isdigit()) or int(value) < 1:
                 raise RecipeError(f"dim {entry!r}: expected NAME=N with N > 0")
             out[name] = int(value)
         return out

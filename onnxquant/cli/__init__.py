@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import click
 
 from onnxquant.cli.inspect import benchmark, dequantize, info, list_, verify
+from onnxquant.cli.options import fail
 from onnxquant.cli.quantize import quantize
 from onnxquant.cli.validate import validate
 from onnxquant.version import __version__
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Reports errors of usage as the commands report theirs: one line and exit code 2."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run, and exit unless ``standalone_mode`` is off."""
+        if not extra.get("standalone_mode", True):
+            return super().main(*args, **extra)
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except click.ClickException as error:
+            message = error.format_message()
+            if "\n" in message:  # the whole help, where no command is given
+                error.show()
+                sys.exit(error.exit_code)
+            where = getattr(error, "ctx", None)
+            fail(message + (f" See {where.command_path} --help." if where else ""))
+        except click.Abort:
+            fail("interrupted")
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="onnxquant")
 def main() -> None:
     """Store the weights of ONNX models in fewer bits, and prove what that cost.

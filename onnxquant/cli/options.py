@@ -64,11 +64,15 @@ def errors_become_exit_codes(command: Command) -> Command:
         try:
             return command(*args, **kwargs)
         except OnnxQuantError as error:
-            _fail(str(error))
+            fail(str(error))
         except KeyboardInterrupt:
-            _fail("interrupted; nothing was written")
+            fail("interrupted")
         except BrokenPipeError:
             sys.exit(FAILED)
+        except MemoryError as error:
+            fail(f"out of memory: {error}" if str(error) else "out of memory")
+        except OSError as error:  # a full disk for temporary files, say
+            fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
     return wrapped
 
@@ -78,8 +82,9 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _fail(message: str) -> NoReturn:
-    click.echo(f"onnxquant: error: {message}", err=True)
+def fail(message: str) -> NoReturn:
+    """One line on stderr, exit code 2."""
+    click.echo(f"onnxquant: error: {' '.join(message.splitlines())}", err=True)
     sys.exit(UNUSABLE)
 
 

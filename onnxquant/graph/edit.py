@@ -95,6 +95,11 @@ class Editor:
             self.import_domain(domain, 1)
         return node
 
+    def declare(self, graph: onnx.GraphProto, name: str, elem_type: int) -> None:
+        """State the element type of a tensor: tools that infer shapes know nothing of ops in other domains."""
+        if all(v.name != name for values in (graph.value_info, graph.output) for v in values):
+            graph.value_info.append(onnx.helper.make_tensor_value_info(name, elem_type, None))
+
     def first(self, graph: onnx.GraphProto, new: Sequence[onnx.NodeProto]) -> None:
         """Put nodes at the start of a graph."""
         self._first.setdefault(id(graph), []).extend(new)

@@ -125,9 +125,14 @@ class Publisher:
             raise OutputError(f"{self.output}: cannot be written: {error.strerror or error}") from None
 
     def _discard(self) -> None:
-        for path in self._temporary:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        try:
+            while self._temporary:
+                with contextlib.suppress(OSError):
+                    self._temporary[-1].unlink(missing_ok=True)
+                self._temporary.pop()
+        except BaseException:  # interrupted while cleaning up: that is finished first
+            self._discard()
+            raise
 
     def store(self, tensor: onnx.TensorProto, nbytes: int, make: Make) -> None:
         """Append a tensor's bytes to the data file and refer to them."""

@@ -251,6 +251,11 @@ def _walk(graph: onnx.GraphProto, outer: dict[str, _Constant], found: list[_Cons
             constant.reasons.append("is a graph output")
         names[tensor.name] = constant
         found.append(constant)
+    found += [
+        _Constant(graph, s.values, reasons=["is stored sparse already"])
+        for s in graph.sparse_initializer
+        if s.values.data_type in FLOATS
+    ]
     readers = _readers(graph)
     for index, node in enumerate(graph.node):
         for position, name in enumerate(node.input):

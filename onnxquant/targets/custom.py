@@ -13,10 +13,10 @@ import onnx
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
 from onnxquant.graph.edit import Editor
-from onnxquant.graph.io import nodes
+from onnxquant.graph.io import graphs, nodes
 from onnxquant.graph.sites import How, Site
 from onnxquant.targets import bodies
-from onnxquant.targets.base import F16, Lowered, Refusal, Result, Target, add_planes
+from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes
 from onnxquant.targets.dense import read_decoded
 from onnxquant.targets.layouts import TILE, Layout, Tiles, block_of
 from onnxquant.targets.products import lower_product
@@ -105,6 +105,12 @@ class Custom(Target):
                 if bodies.op_name(kind, form.name) in called:
                     editor.function(bodies.body(kind, form, needs))
         editor.import_domain("com.microsoft", 1)
+        types = {s.name: s.tensor.data_type for s, _ in scaled}
+        for graph in graphs(editor.proto.graph):
+            for node in graph.node:
+                if node.domain == bodies.DOMAIN:
+                    gathered = node.op_type.startswith(bodies.GATHER)
+                    editor.declare(graph, node.output[0], F32 if gathered else types[node.metadata_props[0].value])
 
 
 def _call(editor: Editor, kind: str, layout: Tiles, inputs: Sequence[str], output: str) -> onnx.NodeProto:

@@ -489,7 +489,7 @@ def stepped(call, tick):
     return wrapped
 
 for line in sys.stdin:
-    source, output, format, step = line.rstrip("\\n").split("\\t")
+    source, output, format, step, number = line.rstrip("\\n").split("\\t")
     pid = os.fork()
     if pid == 0:
         count = 0
@@ -497,17 +497,15 @@ for line in sys.stdin:
             global count
             count += 1
             if int(step) == count:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), int(number))
             if int(step) == 0:
                 time.sleep(0.005)
         for owner, name in ((os, "fsync"), (os, "link"), (Path, "replace"), (Path, "unlink")):
             setattr(owner, name, stepped(getattr(owner, name), tick))
         options = ["--format", format, "--target", "ort", "--no-proof", "--force", "--external-data", "always", "-q"]
         try:
-            tick()
             main(["quantize", source, "-o", output, *options])
         except SystemExit as ended:
-            tick()
             os._exit(ended.code or 0)
         finally:
             os._exit(99)
@@ -528,10 +526,12 @@ class Server:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
 
-    def start(self, source: Path, output: Path, format: str, step: int = 0) -> int:
-        """Begin a conversion; its process id. With a step it kills itself there, else it is slowed down."""
+    def start(
+        self, source: Path, output: Path, format: str, step: int = 0, number: signal.Signals = signal.SIGKILL
+    ) -> int:
+        """Begin a conversion; its process id. With a step it sends itself a signal there, else it is slowed down."""
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(f"{source}\t{output}\t{format}\t{step}\n")
+        self.process.stdin.write(f"{source}\t{output}\t{format}\t{step}\t{int(number)}\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
@@ -640,21 +640,23 @@ def test_sigkill_at_random_moments_leaves_the_old_pair_or_the_new(server: Server
     assert pair.now() == wanted
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_signal_leaves_nothing_behind(number: signal.Signals, server: Server, pair: Pair) -> None:
-    names, codes, random = sorted(p.name for p in pair.output.parent.iterdir()), set(), np.random.default_rng(8)
-    for _ in range(12):
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 2)])
+def test_a_polite_signal_at_every_step_leaves_nothing_behind(
+    number: signal.Signals, expected: int, server: Server, pair: Pair
+) -> None:
+    names, interrupted = sorted(p.name for p in pair.output.parent.iterdir()), 0
+    for step in range(1, 100):
         before, wanted = pair.now(), pair.other()
-        pid = server.start(pair.source, pair.output, wanted)
-        # Once the command has set up its handlers, at any moment of what it does.
-        time.sleep(random.uniform(0.02, 0.1))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-        codes.add(server.wait())
+        server.start(pair.source, pair.output, wanted, step, number)
+        code = server.wait()
         assert pair.now() in (before, wanted)
         assert sorted(p.name for p in pair.output.parent.iterdir()) == names
-    assert codes <= {0, 2 if number == signal.SIGINT else 128 + number}
-    assert len(codes) == 2 or codes != {0}
+        if code == 0:
+            break
+        assert code == expected
+        interrupted += 1
+    assert code == 0
+    assert interrupted > 20
 
 
 # ---- determinism ----
