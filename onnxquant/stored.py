@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -67,29 +68,58 @@ def metadata(proto: onnx.ModelProto) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(text)
-        if not isinstance(data, dict) or not isinstance(data["sites"], list):
+        if not isinstance(data, dict) or not _tables(data.get("sites")):
             raise ValueError("expected a table with sites")
-    except (ValueError, KeyError) as error:
+        if not isinstance(data.get("version"), str) or not _int(data.get("source_bytes")):
+            raise ValueError("expected a version and the source's bytes")
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"the model's {PROVENANCE!r} metadata is damaged: {error}") from None
     return data
 
 
+def _tables(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(v, dict) for v in value)
+
+
+def _int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _ints(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(map(_int, value)):
+        raise ValueError(f"{value!r} is not a list of numbers")
+    return tuple(value)
+
+
+def _names(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not value or not all(isinstance(v, str) for v in value.values()):
+        raise ValueError(f"{value!r} is not a table of names")
+    return value
+
+
 def records(proto: onnx.ModelProto) -> list[Record]:
     """What a model says of its encoded weights; empty when it is not ours."""
-    out = []
-    for entry in metadata(proto).get("sites", []):
-        try:
-            results = [Result(How(how), x, y) for how, x, y in entry["results"]]
-            out.append(
-                Record(
-                    str(entry["name"]), str(entry["format"]), dict(entry["parameters"]), str(entry["target"]),
-                    tuple(entry["shape"]), tuple(entry["perm"]), int(entry["split"]), int(entry["elem_type"]),
-                    Lowered(dict(entry["planes"]), results),
-                )
-            )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"the model's {PROVENANCE!r} metadata is damaged: {error!r}") from None
-    return out
+    try:
+        return [_record(entry) for entry in metadata(proto).get("sites", [])]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"the model's {PROVENANCE!r} metadata is damaged: {error!r}") from None
+
+
+def _record(entry: dict[str, Any]) -> Record:
+    shape, perm, split, elem_type = _ints(entry["shape"]), _ints(entry["perm"]), entry["split"], entry["elem_type"]
+    if sorted(perm) != list(range(len(shape))) or 0 in shape or prod(shape) >= 1 << 48:
+        raise ValueError(f"shape {shape} in the order {perm}")
+    if not _int(split) or split > len(shape) or not _int(elem_type) or elem_type not in FLOATS:
+        raise ValueError(f"split {split!r} of element type {elem_type!r}")
+    names = _names({k: entry[k] for k in ("name", "format", "target")})
+    planes = {kind: _names(plane) for kind, plane in entry["planes"].items()}
+    ends = [_names({"x": x, "y": y}) for _, x, y in entry["results"]]
+    results = [Result(How(how), **e) for (how, _, _), e in zip(entry["results"], ends, strict=True)]
+    if not planes or not isinstance(entry["parameters"], dict):
+        raise ValueError(f"planes {planes} with the parameters {entry['parameters']!r}")
+    lowered = Lowered(planes, results)
+    return Record(**names, parameters=entry["parameters"], shape=shape, perm=perm, split=split, elem_type=elem_type,
+                  lowered=lowered)  # fmt: skip
 
 
 def read_encoded(document: Document, record: Record, index: dict[str, onnx.TensorProto] | None = None) -> Encoded:
@@ -111,6 +141,8 @@ def read_encoded(document: Document, record: Record, index: dict[str, onnx.Tenso
                 f"{document.name}: plane {tensor.name!r} has shape {list(tensor.dims)}, expected {list(stored.shape)}"
             )
         raw = document.raw(tensor)
+        if (len(raw) if raw is not None else 0) != stored.nbytes:
+            raise ModelError(f"{document.name}: plane {tensor.name!r} does not hold {stored.nbytes} bytes")
         dtype = np.dtype(np.uint8) if plane in ("codes", "zero_points") else np.dtype(_float_of(stored.elem_type))
         values = np.frombuffer(raw if raw is not None else b"", dtype)
         shaped = values.size * dtype.itemsize == stored.nbytes and values.size == np.prod(stored.shape, dtype=np.int64)
@@ -165,8 +197,8 @@ def verify(path: str | Path) -> dict[str, bool]:
     if not text:
         raise ModelError(f"{path}: holds no hashes; only files written by onnxquant do")
     try:
-        hashes: dict[str, str] = json.loads(text)
-    except ValueError as error:
+        hashes = _names(json.loads(text))
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: its hashes are damaged: {error}") from None
     found: dict[str, list[str]] = {}
     for tensor in tensors(document.proto):
@@ -189,7 +221,7 @@ def dequantize(path: str | Path, output: str | Path, *, force: bool = False) -> 
         raise ModelError(f"{path}: holds no weights encoded by onnxquant")
     refuse_overwriting(document, Path(output))
     index = plane_index(document.proto)
-    size = sum(int(np.prod(r.shape, dtype=np.int64)) * r.dtype.itemsize for r in found)
+    size = sum(prod(r.shape) * r.dtype.itemsize for r in found)
     with Publisher(Path(output), external=document.is_external() or size > 1 << 30, force=force) as publisher:
         proto = onnx.ModelProto()
         proto.CopyFrom(document.proto)
@@ -225,7 +257,9 @@ def _restore_one(
     proto: onnx.ModelProto, record: Record, publisher: Publisher, decode: Callable[[Record], NDArray[Any]]
 ) -> None:
     any_plane = next(iter(next(iter(record.lowered.planes.values())).values()))
-    graph = next(g for g in graphs(proto.graph) if any(t.name == any_plane for t in g.initializer))
+    graph = next((g for g in graphs(proto.graph) if any(t.name == any_plane for t in g.initializer)), None)
+    if graph is None:
+        raise ModelError(f"plane {any_plane!r} of {record.name!r} is missing")
     weight = onnx.TensorProto(name=record.name, data_type=record.elem_type, dims=record.shape)
     values = decode(record)
     publisher.store(weight, values.nbytes, lambda: values)

@@ -140,7 +140,6 @@ def test_lowered_model_computes_the_decoded_weight(
         assert not output.exists()
         return
     assert report.predicted_bytes == pytest.approx(report.output_bytes, rel=0.01)
-    onnx.checker.check_model(str(output), full_check=True)
     feeds = _feeds(proto)
     expected = _run(_twin(source, output).SerializeToString(), feeds).astype(np.float64)
     tolerance = (2e-2 if "half" in kind else 2e-5) * np.abs(expected).max()

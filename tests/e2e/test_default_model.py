@@ -53,6 +53,7 @@ def test_quantized_model_is_smaller_proven_and_accurate(
     # Stock onnxruntime, nothing of ours registered.
     assert accuracy(ort.InferenceSession(output), images) >= least
     assert all(s.decision.reason for s in report.sites)
+    onnx.checker.check_model(str(output), full_check=True)
 
 
 def test_float_weights_come_back(default_model: Path, images: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -557,3 +558,105 @@ def test_nesting_is_read_to_protobufs_own_limit_and_refused_beyond(levels: int, 
             load(path)
     else:
         assert len(load(path).array(next(tensors(load(path).proto)))) == 1200
+
+
+# ---- files that claim to be ours ----
+
+
+@pytest.fixture(scope="module", params=["rows", "tiles", "dense"])
+def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A quantized file, one per way of lowering."""
+    folder = tmp_path_factory.mktemp("ours")
+    proto = graphs.conv(8, 48) if request.param == "dense" else graphs.tied(48, 64)
+    target = {"rows": "ort", "tiles": "custom", "dense": "onnx"}[request.param]
+    source = graphs.save(proto, folder / "m.onnx")
+    onnxquant.quantize(source, folder / "q.onnx", format="q4_0", target=target, proof=False)
+    return (folder / "q.onnx").read_bytes()
+
+
+def read_all(path: Path) -> list[bool]:
+    """Which of the functions that read a quantized file take it; any error but ours is raised."""
+    output = path.with_name("out.onnx")
+    out = []
+    for read in (
+        lambda: onnxquant.info(path),
+        lambda: onnxquant.verify(path),
+        lambda: onnxquant.dequantize(path, output),
+        lambda: onnxquant.quantize(path, output, proof=False),
+    ):
+        try:
+            read()
+        except onnxquant.OnnxQuantError:
+            assert not output.exists()
+            out.append(False)
+        else:
+            out.append(True)
+        output.unlink(missing_ok=True)
+        assert [p.name for p in path.parent.iterdir()] == [path.name]
+    return out
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where a value lies in nested tables and lists, for each."""
+    yield path
+    inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in inner:
+        yield from places(value, (*path, key))
+
+
+STRANGE = [None, -1, 0, 1 << 62, 10**30, float("nan"), True, "", "x", [], ["x"], [5, 6], [[1]], {}, {"x": 1}]
+GONE = object()
+
+
+def replaced(data: Any, path: tuple[Any, ...], value: object) -> Any:
+    copy = json.loads(json.dumps(data))
+    if not path:
+        return value
+    holder = copy
+    for key in path[:-1]:
+        holder = holder[key]
+    if value is GONE:
+        del holder[path[-1]]
+    else:
+        holder[path[-1]] = value
+    return copy
+
+
+@pytest.mark.parametrize("key", ["onnxquant", "onnxquant.sha256"])
+def test_damaged_metadata_is_refused(key: str, ours: bytes, tmp_path: Path) -> None:
+    """Every value of it, replaced by every strange one, in turn; random ones of the many, but the same each time."""
+    proto, path = onnx.load_from_string(ours), tmp_path / "q.onnx"
+    path.write_bytes(ours)
+    assert read_all(path) == [True, True, True, False]  # what is quantized is not quantized again
+    entry = next(e for e in proto.metadata_props if e.key == key)
+    data = json.loads(entry.value)
+    cases = [json.dumps(replaced(data, p, v)) for p in places(data) for v in [*STRANGE, GONE] if p or v is not GONE]
+    chosen = np.random.default_rng(0).permutation(len(cases))[:150]
+    refused = 0
+    for text in ["{", "[" * 100_000, "\x00", *(cases[i] for i in chosen)]:
+        entry.value = text
+        path.write_bytes(proto.SerializeToString())
+        with within(10):
+            refused += not all(read_all(path)[:3])
+    assert refused > 50 if key == "onnxquant" else refused > 3
+
+
+def test_damaged_quantized_files_are_read_or_refused(ours: bytes, tmp_path: Path) -> None:
+    path, alive = tmp_path / "q.onnx", 0
+    for seed in range(120):
+        path.write_bytes(mutated(seed, ours))
+        with within(10):
+            alive += any(read_all(path))
+    assert alive > 5
+
+
+@pytest.mark.parametrize("plane", ["codes", "scales"])
+@pytest.mark.parametrize("change", [-1, 1])
+def test_planes_of_a_wrong_length_are_refused(plane: str, change: int, ours: bytes, tmp_path: Path) -> None:
+    proto, path = onnx.load_from_string(ours), tmp_path / "q.onnx"
+    (item,) = [t for t in proto.graph.initializer if t.name == f"w/{plane}"]
+    item.raw_data = item.raw_data[:-1] if change < 0 else item.raw_data + b"\0"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match=rf"w/{plane}.*bytes"):
+        onnxquant.dequantize(path, tmp_path / "out.onnx")
+    assert not read_all(path)[2]
