@@ -76,17 +76,17 @@ def benchmark(*models: str | Path, data: Data = None, **options: Any) -> list[di
         raise RecipeError("benchmark takes at least one model")
     settings = Options.make(options)
     paths = [Path(m) for m in models]
+    sizes = [load_document(p, settings.external_root).size() for p in paths]
     feed = reference(paths[0], data, replace(settings, samples=1)).feeds[0]
     named = {"original" if i == 0 else str(i): p for i, p in enumerate(paths)}
     measured = latencies(named, feed, settings.threads)
     rows = []
-    for key, path in named.items():
-        document = load_document(path, settings.external_root)
+    for (key, path), size in zip(named.items(), sizes, strict=True):
         rows.append(
             {
                 "model": str(path),
-                "bytes": document.size(),
-                "size_ratio": load_document(paths[0], settings.external_root).size() / document.size(),
+                "bytes": size,
+                "size_ratio": sizes[0] / size,
                 "seconds": measured["seconds"][key],
                 "speed_ratio": measured["ratio"][key],
                 "runs": measured["runs"],

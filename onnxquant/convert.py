@@ -70,13 +70,15 @@ def quantize(
     rules = settings.recipe(Recipe.read(recipe) if isinstance(recipe, (str, Path)) else recipe)
     original = load(source, settings.external_root)
     _refuse_quantized(original)
-    document = load(source, settings.external_root)
+    document = original.copy()
     notes = prepare(document)
     notes += raise_opset(document, rules)
     plan = _plan(document, rules)
     if not plan.encoded:
         raise ModelError(_nothing(document, plan))
     path = _output_path(original, output, rules)
+    if not path.name:
+        raise OutputError(f"{path}: is a folder; expected a file name")
     external = _external(settings, original, plan)
     _refuse_too_large(path, plan, external=external)
     plan = replace(plan, predicted_bytes=lowering.predict(document, plan, path.name, external=external))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -75,6 +76,15 @@ class Options:
             value = getattr(options, name)
             if value is not None and value < least:
                 raise RecipeError(f"{name} is {value}, expected at least {least}")
+        for name, most in (("samples", 10_000), ("threads", 256)):
+            if (getattr(options, name) or 0) > most:
+                raise RecipeError(f"{name} is {getattr(options, name)}, expected at most {most}")
+        for name in ("min_sqnr", "max_mse"):
+            bound = getattr(options, name)
+            if bound is not None and math.isnan(bound):
+                raise RecipeError(f"{name} is {bound}, expected a number")
+            if bound is not None and not options.proof:
+                raise RecipeError(f"{name} is a bound on the proof, which --no-proof leaves out")
         options.dims()
         return options
 

@@ -54,6 +54,8 @@ class Rule:
             value = getattr(self, field_name)
             object.__setattr__(self, field_name, (value,) if isinstance(value, str) else tuple(value or ()))
             for pattern in getattr(self, field_name):
+                if not isinstance(pattern, str):
+                    raise RecipeError(f"{field_name} holds {pattern!r}, expected regular expressions")
                 try:
                     re.compile(pattern)
                 except re.error as error:

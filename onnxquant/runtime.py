@@ -39,7 +39,7 @@ def instruction_sets() -> list[str]:
 
 
 def session_options(
-    *, threads: int | None = None, float_compute: bool = False, mapped: bool = False
+    *, threads: int | None = None, float_compute: bool = False, mapped: bool = False, optimize: bool = True
 ) -> ort.SessionOptions:
     """Options for a session of ours.
 
@@ -47,9 +47,12 @@ def session_options(
         threads: intra-op threads; None: ONNX Runtime's choice.
         float_compute: fused products compute in float32 instead of int8 activations.
         mapped: leave weights in the mapped file (no prepacking): slower, but they take no memory.
+        optimize: let ONNX Runtime rewrite the graph.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4  # failures come as exceptions; the log would repeat them on stderr
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if threads:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

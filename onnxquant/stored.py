@@ -192,14 +192,25 @@ def verify(path: str | Path) -> dict[str, bool]:
     Raises:
         ModelError: the file is not ours, or a tensor with a hash is missing.
     """
-    document = load(path)
+    results = check_hashes(load(path))
+    if not results:
+        raise ModelError(f"{path}: holds no hashes; only files written by onnxquant do")
+    return results
+
+
+def check_hashes(document: Document) -> dict[str, bool]:
+    """Whether each tensor with a stored hash still has it; empty where there are none.
+
+    Raises:
+        ModelError: the entry that holds the hashes is damaged.
+    """
     text = next((e.value for e in document.proto.metadata_props if e.key == HASHES), "")
     if not text:
-        raise ModelError(f"{path}: holds no hashes; only files written by onnxquant do")
+        return {}
     try:
         hashes = _names(json.loads(text))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: its hashes are damaged: {error}") from None
+        raise ModelError(f"{document.name}: its hashes are damaged: {error}") from None
     found: dict[str, list[str]] = {}
     for tensor in tensors(document.proto):
         if tensor.name in hashes:

@@ -51,15 +51,20 @@ def read(data: str | Path | Iterable[Mapping[str, Any]], inputs: Sequence[Input]
     """Samples from data the user gives.
 
     Args:
-        data: a ``.npz`` whose arrays are named after the inputs, samples along the first axis; a folder of ``.npz``
-            files, one sample each; or an iterable of ``{input name: array}``.
+        data: a ``.npz``, or a mapping, whose arrays are named after the inputs, samples along the first axis; a folder
+            of ``.npz`` files, one sample each; or an iterable of ``{input name: array}``, one sample each.
         inputs: what the model takes.
         limit: at most so many samples; None: all.
 
     Raises:
         FeedError: unreadable, empty, or not what the model takes; the message shows what it expects.
     """
-    feeds = _read_path(Path(data), inputs) if isinstance(data, (str, Path)) else [dict(feed) for feed in data]
+    if isinstance(data, (str, Path)):
+        feeds = _read_path(Path(data), inputs)
+    elif isinstance(data, Mapping):
+        feeds = _split({name: np.asarray(array) for name, array in data.items()}, inputs, "data")
+    else:
+        feeds = _listed(data, inputs)
     if not feeds:
         raise FeedError(f"{_source(data)}: holds no samples; {_expected(inputs)}")
     feeds = feeds[:limit]
@@ -82,10 +87,21 @@ def _read_path(path: Path, inputs: Sequence[Input]) -> list[Feed]:
         return [_load(f) for f in files]
     if path.suffix != ".npz":
         raise FeedError(f"{path}: expected a .npz file or a folder of them; {_expected(inputs)}")
-    arrays = _load(path)
+    return _split(_load(path), inputs, str(path))
+
+
+def _listed(data: Iterable[Mapping[str, Any]], inputs: Sequence[Input]) -> list[Feed]:
+    try:
+        return [dict(feed) for feed in data]
+    except (TypeError, ValueError):
+        raise FeedError(f"data: expected {{input name: array}} for each sample; {_expected(inputs)}") from None
+
+
+def _split(arrays: Feed, inputs: Sequence[Input], where: str) -> list[Feed]:
+    """Samples of arrays that hold them along their first axis."""
     counts = {name: len(a) for name, a in arrays.items() if a.ndim}
     if len(set(counts.values())) > 1:
-        raise FeedError(f"{path}: arrays differ in their number of samples: {counts}")
+        raise FeedError(f"{where}: arrays differ in their number of samples: {counts}; {_expected(inputs)}")
     ranks = {i.name: len(i.shape) for i in inputs}
     count = next(iter(counts.values()), 1)
     return [{n: _sample(a, i, ranks.get(n, a.ndim)) for n, a in arrays.items()} for i in range(count)]
@@ -100,7 +116,8 @@ def _sample(array: NDArray[Any], index: int, rank: int) -> NDArray[Any]:
 
 def _load(path: Path) -> Feed:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError) as error:
         raise FeedError(f"{path}: cannot be read as .npz: {error}") from None
@@ -125,7 +142,8 @@ def _checked(feed: Mapping[str, Any], inputs: Sequence[Input], where: str) -> Fe
                 array.dtype.kind in "iub" and np.dtype(wanted).kind in "iuf"
             ):
                 raise FeedError(f"{where}: input {spec.name!r} is {array.dtype}, expected {spec.type}")
-            array = array.astype(wanted)
+            with np.errstate(over="ignore"):  # what becomes infinite is refused below
+                array = array.astype(wanted)
         fits = len(array.shape) == len(spec.shape) and all(
             not isinstance(d, int) or d < 1 or d == have for d, have in zip(spec.shape, array.shape, strict=True)
         )

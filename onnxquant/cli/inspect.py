@@ -51,7 +51,12 @@ def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **option
 @_json
 @errors_become_exit_codes
 def info(model: str, as_json: bool) -> None:
-    """What MODEL holds: formats, sizes before and after, bits per weight, opset, provenance."""
+    """What MODEL holds: formats, sizes before and after, bits per weight, opset, provenance.
+
+    \b
+    Example:
+      onnxquant info model.int8.onnx
+    """
     data = api.info(model)
     if as_json:
         print_json(data)
@@ -100,7 +105,12 @@ def _installation() -> dict[str, Any]:
 @_json
 @errors_become_exit_codes
 def list_(as_json: bool) -> None:
-    """Formats with their bits per weight, targets that hold each, and the kernels usable on this machine."""
+    """Formats with their bits per weight, targets that hold each, and the kernels usable on this machine.
+
+    \b
+    Example:
+      onnxquant list --json
+    """
     data = _installation()
     if as_json:
         print_json(data)
@@ -124,7 +134,12 @@ def list_(as_json: bool) -> None:
 @_json
 @errors_become_exit_codes
 def verify(model: str, as_json: bool) -> None:
-    """Check the stored hash of every tensor of MODEL; exit 1 when one does not hold."""
+    """Check the stored hash of every tensor of MODEL; exit 1 when one does not hold.
+
+    \b
+    Example:
+      onnxquant verify model.int8.onnx
+    """
     results = api.verify(model)
     bad = [name for name, good in results.items() if not good]
     if as_json:
@@ -143,6 +158,11 @@ def verify(model: str, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @errors_become_exit_codes
 def dequantize(model: str, output: str, force: bool) -> None:
-    """Write the plain float model that a quantized MODEL stands for."""
+    """Write the plain float model that a quantized MODEL stands for.
+
+    \b
+    Example:
+      onnxquant dequantize model.int8.onnx -o model.float.onnx
+    """
     count = api.dequantize(model, output, force=force)
     click.echo(f"{output}: {count} weights decoded")

@@ -66,7 +66,8 @@ def errors_become_exit_codes(command: Command) -> Command:
         except OnnxQuantError as error:
             fail(str(error))
         except KeyboardInterrupt:
-            fail("interrupted")
+            click.echo("onnxquant: interrupted; a file that is there already is whole, but not proven", err=True)
+            sys.exit(128 + signal.SIGINT)
         except BrokenPipeError:
             sys.exit(FAILED)
         except MemoryError as error:

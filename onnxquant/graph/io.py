@@ -41,6 +41,12 @@ class Document:
         self._roots = tuple(roots)
         self._mapped: dict[str, memoryview] = {}
 
+    def copy(self) -> Document:
+        """A document of its own over the same mapped bytes."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        return Document(proto, self._buffer, self.path, self._roots)
+
     @property
     def name(self) -> str:
         """What to call the model in messages."""
@@ -58,7 +64,8 @@ class Document:
             data = self._buffer if location == wire.INLINE else self._file(location)
             expected = nbytes(tensor)
             end = len(data) if length is None else offset + length
-            if end > len(data) or offset > end or end - offset < expected:
+            inexact = location == wire.INLINE and length != expected  # raw data has the tensor's length, no more
+            if end > len(data) or offset > end or end - offset < expected or inexact:
                 raise ExternalDataError(
                     f"tensor {tensor.name!r}: external data {_shown(location)} holds {len(data)} bytes; offset {offset}, "
                     f"length {length} do not give the {expected} bytes of shape {list(tensor.dims)}"
@@ -106,19 +113,15 @@ class Document:
 
     def data_files(self) -> list[Path]:
         """Files beside the model that hold its tensors."""
-        if self.path is None:
-            return []
+        return [self.path.parent / location for location in self._locations()] if self.path else []
+
+    def _locations(self) -> list[str]:
         used = (external.reference(t)[0] for t in tensors(self.proto) if t.data_location == onnx.TensorProto.EXTERNAL)
-        return [self.path.parent / name for name in dict.fromkeys(used) if name != wire.INLINE]
+        return [location for location in dict.fromkeys(used) if location != wire.INLINE]
 
     def size(self) -> int:
-        """Bytes on disk: the model file and the tensors it keeps elsewhere."""
-        outside = 0
-        for tensor in tensors(self.proto):
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                location, _, _ = external.reference(tensor)
-                outside += 0 if location == wire.INLINE else nbytes(tensor)
-        return len(self._buffer) + outside
+        """Bytes on disk: the model file and its data files."""
+        return len(self._buffer) + sum(len(self._file(location)) for location in self._locations())
 
     def _file(self, location: str) -> memoryview:
         if location not in self._mapped:
@@ -164,11 +167,13 @@ def domains(model: Path | bytes) -> set[str]:
         ModelError: not an ONNX model.
     """
     proto = onnx.ModelProto()
+    shown, buffer = ("the model", memoryview(model)) if isinstance(model, bytes) else (str(model), _map_file(model))
     try:
-        proto.ParseFromString(wire.outline(memoryview(model) if isinstance(model, bytes) else _map_file(model)))
+        proto.ParseFromString(wire.outline(buffer))
     except DecodeError as error:
-        shown = "the model" if isinstance(model, bytes) else model
         raise ModelError(f"{shown}: not an ONNX model, or truncated ({error})") from None
+    except ModelError as error:
+        raise ModelError(f"{shown}: {error}") from None
     return {n.domain for n in nodes(proto)}
 
 

@@ -122,7 +122,9 @@ class Publisher:
         finally:
             self._discard()
         if isinstance(error, OSError):
-            raise OutputError(f"{self.output}: cannot be written: {error.strerror or error}") from None
+            elsewhere = error.filename and Path(error.filename).parent != self.output.parent
+            where = f": {error.filename}" if elsewhere else ""
+            raise OutputError(f"{self.output}: cannot be written: {error.strerror or error}{where}") from None
 
     def _discard(self) -> None:
         try:

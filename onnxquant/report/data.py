@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from onnxquant.validation.compare import Proof
 from onnxquant.version import __version__
 
 SCHEMA = 1
+# Below this an output has a tenth of its power in errors.
+LOW_DB = 10.0
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,27 @@ class Report:
                 f"{self._decoded_on_every_call()} DequantizeLinear stay in the graph that onnxruntime runs: those weights "
                 f"are decoded on every call; target ort avoids it"
             )
+        out += self._doubts() if self.proof else []
         if self.proof and self.proof.feeds.get("source") == "synthetic":
             out.append("outputs were compared on SYNTHETIC feeds: give --data for figures that mean something")
+        return out
+
+    def _doubts(self) -> list[str]:
+        """What a passed proof does not say."""
+        assert self.proof
+        out = []
+        worst = min((float(d["sqnr_db"]) for d in self.proof.deployed.values()), default=math.inf)
+        if worst < LOW_DB:
+            out.append(
+                f"an output keeps only {worst:.1f} dB: the file does what its format says, but the format costs this model "
+                f"its accuracy; try more bits, or keep sensitive weights in float with --exclude"
+            )
+        changed = any(float(w["sqnr_db"]) != math.inf for w in self.proof.weights.values())
+        twins = self.proof.outputs.get("float vs twin", {})
+        if changed and twins and all(float(d["sqnr_db"]) == math.inf for d in twins.values()):
+            out.append("weights changed but no output did: these samples do not exercise them; give --data")
+        if self.output_bytes and self.encoded and self.original_bytes < 1.05 * self.output_bytes:
+            out.append("hardly smaller: most weights were left as they are; -v says why")
         return out
 
     def _decoded_on_every_call(self) -> int:

@@ -46,10 +46,14 @@ def show(report: Report, console: Console, *, verbose: bool, planned: bool = Fal
     """Print a report: a plan when nothing was written yet, else what was done and proven."""
     for note in report.notes if verbose else []:
         console.print(f"[dim]{escape(note)}[/dim]")
-    if planned or verbose:
-        console.print(_sites(report.sites, all_of_them=True))
+    if verbose and report.sites:
+        console.print(_sites(report.sites))
+    elif planned:
+        console.print(_sites([s for s in report.sites if s.decision.role]))
+        if any(not s.decision.role for s in report.sites):
+            console.print(_groups([s for s in report.sites if not s.decision.role]))
     elif report.encoded:
-        console.print(_groups(report))
+        console.print(_groups(report.sites))
     if planned:
         _show_plan(report, console)
         return
@@ -60,12 +64,10 @@ def show(report: Report, console: Console, *, verbose: bool, planned: bool = Fal
     _verdict(report, console)
 
 
-def _sites(sites: list[SiteResult], *, all_of_them: bool) -> Table:
+def _sites(sites: list[SiteResult]) -> Table:
     out = table("Weights", "weight", "role", "shape", "format", "target", ">bytes", ">bits", ">SQNR", "why")
     for s in sites:
         d = s.decision
-        if not all_of_them and not d.format:
-            continue
         why = d.reason if not d.refusals or not d.format else f"{d.reason} (not {'; not '.join(d.refusals)})"
         out.add_row(
             escape(d.name), d.role, "x".join(map(str, d.shape)), d.format.name if d.format else f"[dim]{d.dtype}[/dim]",
@@ -75,11 +77,11 @@ def _sites(sites: list[SiteResult], *, all_of_them: bool) -> Table:
     return out
 
 
-def _groups(report: Report) -> Table:
+def _groups(sites: list[SiteResult]) -> Table:
     """Weights of one kind in one row each."""
     groups: dict[tuple[str, str, str], list[SiteResult]] = {}
     left: dict[str, list[SiteResult]] = {}
-    for s in report.sites:
+    for s in sites:
         d = s.decision
         if d.format and d.target:
             groups.setdefault((d.role, d.format.name, d.target + (", folded" if d.folded else "")), []).append(s)
@@ -189,6 +191,8 @@ def _verdict(report: Report, console: Console) -> None:
             f"{size(report.original_bytes)} -> {size(report.output_bytes)} "
             f"({report.original_bytes / report.output_bytes:.2f}x smaller)"
         )
+    if report.encoded:
+        parts.append(f"{len(report.encoded)} of {len(report.sites)} constants encoded")
     if proof:
         worst = min((d["sqnr_db"] for d in proof.deployed.values()), key=_order, default=None)
         if worst is not None:

@@ -26,6 +26,7 @@ Outputs = list[dict[str, Any]]
 # Which run is compared with which; those that were not made are left out.
 PAIRS = [
     ("float", "twin"),
+    ("twin", "twin, unoptimized"),
     ("twin", "exact"),
     ("float", "deployed"),
     ("twin", "deployed"),
@@ -53,10 +54,10 @@ class Case:
     threads: int | None
     mapped: bool
 
-    def run(self, model: Path | bytes, *, library: bool = False, exact: bool = False, mapped: bool = False) -> Outputs:
-        """Outputs of a model on every sample."""
+    def run(self, model: Path | bytes, *, library: bool = False, **settings_: bool) -> Outputs:
+        """Outputs of a model on every sample; keywords go to ``runtime.session_options``."""
         assert self.quantized.path
-        settings = runtime.session_options(threads=self.threads, float_compute=exact, mapped=mapped or self.mapped)
+        settings = runtime.session_options(threads=self.threads, **{"mapped": self.mapped, **settings_})
         session = runtime.open_session(model, settings, library=library, folder=self.quantized.path.parent)
         return [runtime.run(session, feed) for feed in self.samples.feeds]
 
@@ -71,13 +72,15 @@ def compare_outputs(case: Case, folder: Path, progress: Callable[[str], None]) -
         twin = folder / "twin.onnx"
         write_twin(case.prepared, case.quantized, twin)
         runs["twin"] = case.run(twin, mapped=True)
+        # The same function with its additions in another order: how far apart float32 alone brings this model.
+        runs["twin, unoptimized"] = case.run(twin, mapped=True, optimize=False)
         twin.unlink()
         Path(f"{twin}.data").unlink(missing_ok=True)
         progress("quantized, float compute")
         exact = _exact_copy(case.quantized, folder)
-        runs["exact"] = case.run(exact, exact=True)
+        runs["exact"] = case.run(exact, float_compute=True)
         if ours:
-            runs["library exact"] = case.run(exact, exact=True, library=True)
+            runs["library exact"] = case.run(exact, float_compute=True, library=True)
     if not case.mapped:
         progress("quantized, as deployed")
         runs["deployed"] = case.run(case.quantized.path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
-from onnxquant.errors import FeedError, ModelError
+from onnxquant.errors import FeedError, ModelError, RecipeError, nearest
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
 from onnxquant.options import Options
@@ -33,6 +33,13 @@ class Reference:
     about: dict[str, Any]
 
 
+def _check_dims(options: Options, inputs: list[feeds_.Input]) -> None:
+    known = sorted({d for i in inputs for d in i.shape if isinstance(d, str)})
+    for name in options.dims():
+        if name not in known:
+            raise RecipeError(f"dim {name!r}: no input has a dimension of that name{nearest(name, known)}")
+
+
 def reference(model: Path, data: Data, options: Options) -> Reference:
     """Run a model on the user's samples, or on synthetic ones that it accepts.
 
@@ -47,6 +54,7 @@ def reference(model: Path, data: Data, options: Options) -> Reference:
         given = feeds_.read(data, inputs, options.samples)
         about = {"source": str(data) if isinstance(data, (str, Path)) else "data", "samples": len(given)}
         return Reference(given, [runtime.run(session, f) for f in given], about)
+    _check_dims(options, inputs)
     document = load(model, options.external_root)
     prepare(document)
     tables = feeds_.vocabulary(document, find(document)[0])

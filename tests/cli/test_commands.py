@@ -107,6 +107,21 @@ def test_verify_finds_a_flipped_bit(model: Path, tmp_path: Path) -> None:
     assert "damaged: w/codes" in result.output
 
 
+def test_validate_sees_damage_and_swapped_arguments(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    run("quantize", model, "-o", output, "--external-data", "always", "--no-proof")
+    swapped = run("validate", output, model)
+    assert swapped.exit_code == 1
+    assert "are they swapped?" in swapped.output
+    data = tmp_path / "out.onnx.data"
+    raw = bytearray(data.read_bytes())
+    raw[4321] ^= 1
+    data.write_bytes(raw)
+    result = run("validate", model, output)
+    assert result.exit_code == 1
+    assert "not as they were written" in result.output
+
+
 def _text(path: Path) -> None:
     path.write_text("certainly not a model")
 
@@ -172,6 +187,10 @@ BAD_OPTIONS = {
     "regex": (["--include", "("], "not a regular expression"),
     "dim": (["--dim", "N"], "expected NAME=N"),
     "samples": (["--samples", "0"], "samples is 0"),
+    "too many threads": (["--threads", "999"], "expected at most 256"),
+    "no number": (["--min-sqnr", "nan"], "min_sqnr is nan"),
+    "bound without proof": (["--no-proof", "--min-sqnr", "20"], "leaves out"),
+    "no such dimension": (["--dim", "bach=3"], "did you mean 'batch'"),
     "data missing": (["--data", "nowhere.npz"], "nowhere.npz"),
     "recipe missing": (["--recipe", "nowhere.toml"], "nowhere.toml"),
     "unknown flag": (["--bit", "4"], "No such option"),
@@ -240,6 +259,7 @@ def test_outputs_are_guarded(model: Path, tmp_path: Path) -> None:
     assert model.read_bytes() == before
     refused(run("quantize", model, "-o", tmp_path / "no" / "out.onnx"), "does not exist")
     refused(run("quantize", model, "-o", tmp_path), "is a folder")
+    refused(run("quantize", model, "-o", "."), "is a folder")
     taken = tmp_path / "taken.onnx"
     taken.write_text("mine")
     refused(run("quantize", model, "-o", taken), "--force")

@@ -126,13 +126,29 @@ def test_sources_may_be_objects(default_model: Path, tmp_path: Path) -> None:
     outputs = []
     for i, source in enumerate((default_model, proto, gs.import_onnx(proto))):
         outputs.append(tmp_path / f"{i}.onnx")
-        onnxquant.quantize(source, outputs[-1], proof=False)  # type: ignore[arg-type]
+        assert onnxquant.quantize(source, outputs[-1], samples=1).passed  # type: ignore[arg-type]
     feed = {"image": np.full((1, 1, 28, 28), 0.5, np.float32)}
     results = [ort.InferenceSession(o).run(None, feed)[0] for o in outputs]
     assert np.array_equal(results[0], results[1])
     np.testing.assert_allclose(results[0], results[2], atol=1e-5)
     with pytest.raises(onnxquant.RecipeError, match="output is missing"):
         onnxquant.quantize(proto)
+
+
+def test_data_may_be_arrays_or_samples(default_model: Path, images: Any, tmp_path: Path) -> None:
+    arrays = {"image": images[0][:3]}
+    for i, data in enumerate((arrays, [{"image": images[0][:1]}])):
+        report = onnxquant.quantize(default_model, tmp_path / f"{i}.onnx", data=data)
+        assert report.proof and report.proof.feeds["samples"] == 3 - 2 * i
+    with pytest.raises(onnxquant.FeedError, match="expected {input name: array} for each sample"):
+        onnxquant.quantize(default_model, tmp_path / "no.onnx", data=images[0])
+
+
+def test_doubts_are_warnings(default_model: Path, tmp_path: Path) -> None:
+    report = onnxquant.quantize(default_model, tmp_path / "low.onnx", format="int2")
+    assert any("costs this model its accuracy" in w for w in report.warnings)
+    report = onnxquant.quantize(default_model, tmp_path / "one.onnx", include="logits")
+    assert any("hardly smaller" in w for w in report.warnings)
 
 
 def test_recipe_rules_apply_in_order(default_model: Path, tmp_path: Path) -> None:
