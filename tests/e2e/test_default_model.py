@@ -140,7 +140,7 @@ def test_data_may_be_arrays_or_samples(default_model: Path, images: Any, tmp_pat
     for i, data in enumerate((arrays, [{"image": images[0][:1]}])):
         report = onnxquant.quantize(default_model, tmp_path / f"{i}.onnx", data=data)
         assert report.proof and report.proof.feeds["samples"] == 3 - 2 * i
-    with pytest.raises(onnxquant.FeedError, match="expected {input name: array} for each sample"):
+    with pytest.raises(onnxquant.FeedError, match=r"expected \{input name: array\} for each sample"):
         onnxquant.quantize(default_model, tmp_path / "no.onnx", data=images[0])
 
 

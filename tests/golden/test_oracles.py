@@ -68,22 +68,18 @@ def test_a_million_blocks_are_ggmls_bytes(label: str, name: str) -> None:
 @pytest.mark.parametrize(("name", "largest"), [("q4_0", 8 * 65504.0), ("q8_0", 127 * 65504.0)])
 def test_scales_beyond_float16_are_refused_where_ggml_writes_infinity(name: str, largest: float) -> None:
     """ggml itself stores an infinite scale, and the block decodes to NaN."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        for value, fits in ((largest, True), (largest * 1.001, False)):
-            raw = gguf.quants.quantize(_block(value)[None], GGML[name])
-            assert np.isfinite(gguf.quants.dequantize(raw, GGML[name])).all() == fits
-            if fits:
-                assert (
-                    encode(_block(value)[None], name)
-                    .format.to_blocks(  # type: ignore[attr-defined]
-                        encode(_block(value)[None], name)
-                    )
-                    .tobytes()
-                    == raw.tobytes()
-                )
-            else:
-                with pytest.raises(RangeError, match="beyond float16"):
-                    encode(_block(value)[None], name)
+    for value, fits in ((largest, True), (largest * 1.001, False)):
+        block = _block(value)[None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            expected = gguf.quants.quantize(block, GGML[name])
+            assert np.isfinite(gguf.quants.dequantize(expected, GGML[name])).all() == fits
+        if fits:
+            encoded = encode(block, name)
+            form: Any = encoded.format
+            assert form.to_blocks(encoded).tobytes() == expected.tobytes()
+        else:
+            with pytest.raises(RangeError, match="beyond float16"):
+                encode(block, name)
 
 
 def _golden_block() -> NDArray[np.float32]:
