@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -31,7 +32,7 @@ class _Commands(click.Group):
             where = getattr(error, "ctx", None)
             fail(message + (f" See {where.command_path} --help." if where else ""))
         except click.Abort:
-            fail("interrupted")
+            sys.exit(128 + signal.SIGINT)
         sys.exit(code if isinstance(code, int) else 0)
 
 

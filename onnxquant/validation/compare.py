@@ -61,7 +61,8 @@ class Proof:
     @property
     def deployed(self) -> dict[str, dict[str, Any]]:
         """Errors per output that the user gets: as deployed, or with float compute where the model is too large."""
-        return self.outputs.get("float vs deployed") or self.outputs.get("float vs exact", {})
+        pairs = ("float vs deployed", "float vs exact", "float vs library")
+        return next((self.outputs[pair] for pair in pairs if pair in self.outputs), {})
 
 
 def reference_of(original: Document, data: Data, options: Options) -> Reference:

@@ -78,7 +78,9 @@ def compare_outputs(case: Case, folder: Path, progress: Callable[[str], None]) -
         Path(f"{twin}.data").unlink(missing_ok=True)
         progress("quantized, float compute")
         exact = _exact_copy(case.quantized, folder)
-        runs["exact"] = case.run(exact, float_compute=True)
+        # Bodies reorder planes when a session is created: copies that a large model must not make.
+        if not (case.mapped and ours):
+            runs["exact"] = case.run(exact, float_compute=True)
         if ours:
             runs["library exact"] = case.run(exact, float_compute=True, library=True)
     if not case.mapped:

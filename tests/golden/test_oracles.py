@@ -199,6 +199,19 @@ def test_onnxruntimes_bytes_of_one_block(
         assert symmetric or ours.planes["zero_points"].item() == zero_point
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("extremes", [(-1.0, 1.0), (1.0, -1.0), (0.5, 0.5), (-0.5, -0.5), (0.0, 0.0), (1.0, -0.75)])
+def test_ties_between_extremes_are_resolved_as_onnxruntime_does(bits: int, extremes: tuple[float, float]) -> None:
+    """The negative extreme wins, wherever it is; ggml would take the first."""
+    weight = _block(*extremes)
+    packed, scales, unused = np.zeros((1, 1, 4 * bits), np.uint8), np.zeros(1, np.float32), np.zeros(1, np.uint8)
+    quantizer = getattr(native_ort, f"quantize_matmul_{bits}bits")
+    quantizer(packed, np.ascontiguousarray(weight[:, None]), scales, unused, 32, 1, 32, True)
+    encoded = format_named(f"int{bits}").encode(weight[None])
+    np.testing.assert_array_equal(encoded.planes["codes"], unpack(packed[0], bits, 32))
+    assert encoded.planes["scales"].item() == np.float16(scales.item())
+
+
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_rows_are_packed_as_onnxruntime_packs(bits: int, symmetric: bool) -> None:
