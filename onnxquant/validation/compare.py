@@ -30,6 +30,8 @@ from onnxquant.validation.reference import Data, Reference, reference
 Progress = Callable[[str], None]
 # With float compute the lowered model must give the twin's numbers: what is left is the order of float additions.
 EXACT_DB = 100.0
+# Weights and outputs of these types are rounded themselves, to 11 and 8 bits.
+EXACT_DB_OF = {"float16": 55.0, "bfloat16": 35.0}
 # Sessions repack weights into memory of their own. Above this size the proof leaves them in the mapped file instead:
 # then products compute in float, and speed and memory are not measured.
 LARGE_BYTES = 1 << 30
@@ -185,7 +187,8 @@ def _weights(proof: Proof, prepared: Document, quantized: Document, written: Map
         difference.add(prepared.array(site.tensor), decoded)
         if not np.isfinite(decoded.astype(np.float32, copy=False)).all():
             proof.problems.append(f"weight {record.name!r} decodes to NaN or infinity")
-        proof.weights[record.name] = {"format": record.format, "target": record.target, **difference.to_dict()}
+        about = {"format": record.format, "target": record.target, "dtype": str(record.dtype)}
+        proof.weights[record.name] = {**about, **difference.to_dict()}
 
 
 def _runnable(original: Document, folder: Path, options: Options) -> Path:
@@ -230,9 +233,10 @@ def _judged(proof: Proof, options: Options) -> Proof:
 
 
 def _exact_bound(proof: Proof, output: str) -> float:
-    """100 dB, or less where float32 itself cannot keep that: then 6 dB under what another order of additions gives."""
+    """100 dB; less where 16-bit types, or float32 with its additions in another order, cannot keep that."""
     noise = proof.outputs.get("twin vs twin, unoptimized", {}).get(output)
-    return min(EXACT_DB, _db(noise) - 6) if noise else EXACT_DB
+    bound = min((EXACT_DB_OF.get(str(w["dtype"]), EXACT_DB) for w in proof.weights.values()), default=EXACT_DB)
+    return min(bound, _db(noise) - 6) if noise else bound
 
 
 def _db(difference: Mapping[str, Any]) -> float:

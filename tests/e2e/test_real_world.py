@@ -60,6 +60,47 @@ def test_tied_weights_are_encoded_once(target: str, tmp_path: Path) -> None:
     assert report.original_bytes / (report.output_bytes or 1) > 6.3
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("target", ["auto", "onnx", "custom"])
+def test_other_float_types_are_proven(dtype: str, target: str, tmp_path: Path) -> None:
+    source = graphs.save(graphs.matmul(256, 288, dtype=dtype), tmp_path / "source.onnx")
+    for options in ({"format": "q4_0"}, {"format": "int8"}):
+        report = onnxquant.quantize(source, tmp_path / "out.onnx", target=target, force=True, **options)
+        assert report.passed, report.proof and report.proof.problems
+
+
+def test_loop_bodies_and_gru_are_proven(tmp_path: Path) -> None:
+    info = onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_graph(
+        [
+            graphs.node("MatMul", ["before", "w"], ["product"]),
+            graphs.node("Tanh", ["product"], ["after"]),
+            graphs.node("Identity", ["go"], ["again"]),
+        ],
+        "body",
+        [info("i", 7, []), info("go", 9, []), info("before", 1, None)],
+        [info("again", 9, []), info("after", 1, None)],
+        [onnx.numpy_helper.from_array(graphs.weight(288, 288), "w")],
+    )
+    loop = graphs.model(
+        [graphs.node("Loop", ["n", "c", "x"], ["y"], body=body)],
+        {"x": ("float32", ["batch", 288])},
+        {"y": "float32"},
+        {"n": np.array(3), "c": np.array(True)},
+    )
+    gru = graphs.model(
+        [graphs.node("GRU", ["x", "w", "r"], ["y"], hidden_size=24)],
+        {"x": ("float32", [6, "batch", 20])},
+        {"y": "float32"},
+        {"w": graphs.weight(1, 72, 20), "r": graphs.weight(1, 72, 24, seed=5)},
+    )
+    for name, proto in (("loop", loop), ("gru", gru)):
+        source = graphs.save(proto, tmp_path / f"{name}.onnx")
+        for target in ("auto", "onnx", "custom"):
+            report = onnxquant.quantize(source, tmp_path / "out.onnx", target=target, format="q4_0", force=True)
+            assert report.passed, report.proof and report.proof.problems
+
+
 def test_every_user_of_a_shared_weight_is_served(tmp_path: Path) -> None:
     proto = graphs.model(
         [
