@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,12 @@ def info(path: str | Path) -> dict[str, Any]:
     found = records(proto)
     prepare(document)
     sites, left = find(document)
-    float_left = sum(s.elements for s in sites) + sum(_elements(c.shape) for c in left)
+    float_left = sum(s.elements for s in sites) + sum(prod(c.shape) for c in left)
     float_bytes = sum(s.nbytes for s in sites) + sum(c.nbytes for c in left)
     planes = {n for r in found for names in r.lowered.planes.values() for n in names.values()}
     plane_bytes = sum(nbytes(t) for t in tensors(proto) if t.name in planes)
-    encoded = sum(_elements(r.shape) for r in found)
-    side = sum(_elements(tuple(t.dims)) for t in tensors(proto) if t.name in planes and t.data_type in FLOATS)
+    encoded = sum(prod(r.shape) for r in found)
+    side = sum(prod(t.dims) for t in tensors(proto) if t.name in planes and t.data_type in FLOATS)
     weights = encoded + float_left - side
     float_bytes -= sum(nbytes(t) for t in tensors(proto) if t.name in planes and t.data_type in FLOATS)
     formats: dict[str, int] = {}
@@ -149,13 +150,6 @@ def minimum_onnxruntime(proto: onnx.ModelProto) -> str:
         if two_bits and node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
             minor = max(minor, 24 if node.op_type == "MatMulNBits" else 27)
     return f"1.{minor}"
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    out = 1
-    for dim in shape:
-        out *= dim
-    return out
 
 
 class Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from onnxquant.formats.base import Format
@@ -108,9 +109,7 @@ def make_plan(sites: Sequence[Site], left: Sequence[Left], recipe: Recipe, opset
             continue
         used.add(found[0])
         decisions.append(_decide(site, found[1], opset))
-    decisions += [
-        Decision(c.name, "", (), c.shape, c.dtype, _count(c.shape), c.nbytes, c.nbytes, c.reason) for c in left
-    ]
+    decisions += [Decision(c.name, "", (), c.shape, c.dtype, prod(c.shape), c.nbytes, c.nbytes, c.reason) for c in left]
     unused = tuple(i for i in range(len(recipe.rules) - 1) if i not in used)
     return Plan(tuple(decisions), unused)
 
@@ -172,13 +171,6 @@ def _undecided(site: Site) -> Decision:
         nbytes=site.nbytes,
         reason="",
     )
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    out = 1
-    for dim in shape:
-        out *= dim
-    return out
 
 
 def _parameters(form: Format) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -244,9 +245,7 @@ def _as_proto(source: object) -> onnx.ModelProto:
 
 def nbytes(tensor: onnx.TensorProto) -> int:
     """Bytes that a tensor's values take when packed, from its type and shape alone."""
-    count = 1
-    for dim in tensor.dims:
-        count *= int(dim)
+    count = prod(tensor.dims)
     bits = _SUB_BYTE.get(tensor.data_type)
     if bits:
         return (count * bits + 7) // 8
