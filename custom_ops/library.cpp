@@ -20,7 +20,7 @@ namespace onnxquant {
 namespace {
 
 // Changes with any incompatible change of the C ABI or of a plane's layout; native.py checks it.
-constexpr int kAbiVersion = 1;
+constexpr int kAbiVersion = 2;
 
 thread_local char last_error[400] = "";
 
@@ -39,25 +39,36 @@ int guarded_call(Body body) noexcept {
   return 1;
 }
 
-// The weight of the C ABI, whose planes are as large as N, K and block_size say: the caller sees to that.
-Weights make_weights(const char* format, const std::uint8_t* codes, const void* scales, std::int64_t count,
-                     std::int64_t N, std::int64_t K, std::int64_t block) {
+// One plane of a weight given through the C ABI.
+struct PlaneArgument {
+  const void* data;
+  const std::int64_t* dims;
+  std::int64_t rank;
+};
+
+// The weight of the C ABI: planes in the order of planes_of, the permutation perhaps left out. Their shapes are checked,
+// their memory is the caller's word.
+Weights make_weights(const char* format, std::int64_t N, std::int64_t K, std::int64_t block, const PlaneArgument* planes,
+                     std::int64_t count) {
   Weights weights = weights_of(find_format(format), N, K, block);
-  if (codes == nullptr || scales == nullptr) throw Error("a plane is missing");
-  const unsigned allowed = weights.format->granularities;
-  for (const Granularity granularity : {kPerBlock, kPerRow, kPerTensor}) {
-    if ((allowed & granularity) == 0 || count != scale_count(weights, granularity)) continue;
-    weights.granularity = granularity;
-    weights.codes = codes;
-    weights.scales = scales;
-    return weights;
+  const PlaneTypes types = planes_of(*weights.format, true);
+  const auto most = static_cast<std::int64_t>(types.count);
+  if (count != most && count != most - 1) {
+    throw Error("%" PRId64 " planes, expected %" PRId64 " or %" PRId64 " for %s", count, most - 1, most, format);
   }
-  throw Error("%" PRId64 " scales fit no granularity of %s", count, weights.format->name);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Plane plane = types.at[static_cast<std::size_t>(i)].plane;
+    if (planes[i].data == nullptr || planes[i].rank < 0 || planes[i].rank > 16) throw Error("%s are missing", name_of(plane));
+    bind(weights, plane, planes[i].data, Dims{planes[i].dims, static_cast<std::size_t>(planes[i].rank)});
+  }
+  return weights;
 }
 
 std::string format_names() {
   std::string names;
-  for (const Format* format : kFormats) names += (names.empty() ? "" : ",") + std::string(format->name);
+  for (const Family& family : kFamilies) {
+    for (const Format& format : family) names += (names.empty() ? "" : ",") + std::string(format.name);
+  }
   return names;
 }
 
@@ -114,11 +125,27 @@ ONNXQUANT_EXPORT const char* onnxquant_formats() {
 ONNXQUANT_EXPORT int onnxquant_describe(const char* format, std::int64_t* out) {
   return guarded_call([&] {
     const Format& found = find_format(format);
-    const std::int64_t values[] = {found.bits, found.scale_type == ScaleType::kHalf ? 2 : 4, found.granularities,
-                                   found.min_block, found.max_block};
-    for (const std::int64_t value : values) *out++ = value;
+    const PlaneTypes planes = planes_of(found, true);
+    *out++ = found.bits;
+    *out++ = found.granularities;
+    *out++ = found.min_block;
+    *out++ = found.max_block;
+    *out++ = found.has_int8();
+    *out++ = static_cast<std::int64_t>(planes.count);
+    for (const PlaneType& plane : planes) {
+      *out++ = static_cast<std::int64_t>(plane.plane);
+      *out++ = static_cast<std::int64_t>(plane.type);
+    }
   });
 }
+
+ONNXQUANT_EXPORT const char* onnxquant_suffix(const char* format) {
+  const char* suffix = nullptr;
+  guarded_call([&] { suffix = find_format(format).suffix; });
+  return suffix;
+}
+
+ONNXQUANT_EXPORT const char* onnxquant_plane(std::int64_t plane) { return name_of(static_cast<Plane>(plane)); }
 
 ONNXQUANT_EXPORT const char* onnxquant_isas() {
   static const std::string names = isa_names(true);
@@ -134,24 +161,22 @@ ONNXQUANT_EXPORT int onnxquant_set_isa(const char* isa) {
   return guarded_call([&] { cap_isa(isa); });
 }
 
-ONNXQUANT_EXPORT int onnxquant_decode(const char* format, const std::uint8_t* codes, const void* scales,
-                                      std::int64_t scale_count, std::int64_t N, std::int64_t K,
-                                      std::int64_t block_size, float* out) {
+ONNXQUANT_EXPORT int onnxquant_decode(const char* format, std::int64_t N, std::int64_t K, std::int64_t block_size,
+                                      const PlaneArgument* planes, std::int64_t count, float* out) {
   return guarded_call([&] {
-    const Weights weights = make_weights(format, codes, scales, scale_count, N, K, block_size);
+    const Weights weights = make_weights(format, N, K, block_size, planes, count);
     for (std::int64_t n = 0; n < N; ++n) decode_row(weights, n, out + n * K);
   });
 }
 
-ONNXQUANT_EXPORT int onnxquant_matmul(const char* format, const char* compute, const char* isa, const float* X,
-                                      std::int64_t M, const std::uint8_t* codes, const void* scales,
-                                      std::int64_t scale_count, std::int64_t N, std::int64_t K,
-                                      std::int64_t block_size, float* Y) {
+ONNXQUANT_EXPORT int onnxquant_matmul(const char* format, std::int64_t N, std::int64_t K, std::int64_t block_size,
+                                      const PlaneArgument* planes, std::int64_t count, const char* compute,
+                                      const char* isa, const float* X, std::int64_t M, const float* bias, float* Y) {
   return guarded_call([&] {
-    const Weights weights = make_weights(format, codes, scales, scale_count, N, K, block_size);
+    const Weights weights = make_weights(format, N, K, block_size, planes, count);
     if (M < 0 || (M > 0 && (X == nullptr || Y == nullptr))) throw Error("X or Y is missing");
     Serial serial;
-    matmul(kernels(isa), weights, parse_compute(compute), Matrix{const_cast<float*>(X), M, false},
+    matmul(kernels(isa), weights, parse_compute(compute), Matrix{const_cast<float*>(X), M, false}, bias,
            Matrix{Y, M, false}, serial);
   });
 }

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
 from onnxquant.errors import NativeLibraryError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """The C ABI this module was written for; the library says its own."""
 
 TILE = 16
 """Output channels that are interleaved in a plane."""
 
+PERMUTATION = "permutation"
+
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
-_BYTES = ctypes.POINTER(ctypes.c_uint8)
 _FLOATS = ctypes.POINTER(ctypes.c_float)
+_DTYPES = [np.dtype(t) for t in (np.uint8, np.int8, np.int32, np.float16, bfloat16, np.float32)]
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,24 @@ class Geometry:
     """What a format looks like to the kernels.
 
     Attributes:
-        bits: of a code.
-        scale_dtype: element type of the scales.
+        name: of the format, variants of it (with zero points, nested scales ...) apart.
+        suffix: of its operators.
+        bits: of a code; 16 for floats.
         granularities: which weights may share a scale: ``block``, ``row``, ``tensor``.
         min_block: smallest block size.
         max_block: largest block size; block sizes are powers of two.
+        has_int8: whether activations can be rounded to int8.
+        planes: element type of each plane, in the order of the operators' inputs, without the permutation.
     """
 
+    name: str
+    suffix: str
     bits: int
-    scale_dtype: np.dtype[Any]
     granularities: tuple[str, ...]
     min_block: int
     max_block: int
+    has_int8: bool
+    planes: dict[str, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -53,19 +63,22 @@ class StoredWeight:
 
     Attributes:
         format: name of the format e.g. ``q4_0``.
-        codes: uint8 ``[tiles, vectors, 16, 4]``.
-        scales: float16 or float32, ``[tiles, blocks or 1, 16]`` or ``[1]``.
+        planes: arrays by name as ``geometry(format).planes`` lists them, and perhaps ``permutation``, in the order
+            that docs/layouts.md describes.
         rows: output channels N.
         cols: contracted channels K.
         block_size: weights per block along K.
     """
 
     format: str
-    codes: NDArray[np.uint8]
-    scales: NDArray[Any]
+    planes: Mapping[str, NDArray[Any]]
     rows: int
     cols: int
     block_size: int
+
+
+class _Plane(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("dims", ctypes.POINTER(ctypes.c_int64)), ("rank", ctypes.c_int64))
 
 
 def library_path() -> Path:
@@ -92,17 +105,23 @@ def formats() -> list[str]:
     return _names("onnxquant_formats")
 
 
+@cache
 def geometry(name: str) -> Geometry:
     """What a format looks like to the kernels.
 
     Raises:
         NativeLibraryError: the library does not know the format.
     """
-    out = (ctypes.c_int64 * 5)()
-    _check(_library().onnxquant_describe(name.encode(), out))
-    bits, scale_bytes, mask, smallest, largest = out
+    out = (ctypes.c_int64 * 32)()
+    library = _library()
+    _check(library.onnxquant_describe(name.encode(), out))
+    bits, mask, smallest, largest, has_int8, count = out[:6]
     granularities = tuple(n for i, n in enumerate(("block", "row", "tensor")) if mask >> i & 1)
-    return Geometry(bits, np.dtype(f"f{scale_bytes}"), granularities, smallest, largest)
+    pairs = [(out[6 + 2 * i], out[7 + 2 * i]) for i in range(count)]
+    planes = {library.onnxquant_plane(plane).decode(): _DTYPES[kind] for plane, kind in pairs}
+    planes.pop(PERMUTATION)
+    suffix = library.onnxquant_suffix(name.encode()).decode()
+    return Geometry(name, suffix, bits, granularities, smallest, largest, bool(has_int8), planes)
 
 
 def isas() -> list[str]:
@@ -130,63 +149,70 @@ def decode(weight: StoredWeight) -> NDArray[np.float32]:
     Raises:
         NativeLibraryError: the planes do not fit the sizes, or the library does not know the format.
     """
-    _check_planes(weight)
+    planes = _Planes(weight)
     out = np.empty((weight.rows, weight.cols), np.float32)
-    _check(_library().onnxquant_decode(*_planes(weight), out.ctypes.data_as(_FLOATS)))
+    _check(_library().onnxquant_decode(*planes.arguments, out.ctypes.data_as(_FLOATS)))
     return out
 
 
 def matmul(
-    x: NDArray[np.float32], weight: StoredWeight, *, compute: str = "int8", isa: str | None = None
+    x: NDArray[np.float32],
+    weight: StoredWeight,
+    *,
+    compute: str = "int8",
+    isa: str | None = None,
+    bias: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """``x @ decode(weight).T`` by the operators' kernels, on one thread.
+    """``x @ decode(weight).T + bias`` by the operators' kernels, on one thread.
 
     Args:
         x: float32 [M, cols].
         weight: the encoded weight.
         compute: ``int8`` rounds each block of activations to int8 first, ``float32`` does not.
         isa: exactly this instruction set, one of ``isas()``; None: the one the operators use.
+        bias: float32 [rows], or None.
 
     Raises:
         NativeLibraryError: the planes do not fit the sizes, or the library does not know a name.
     """
-    _check_planes(weight)
+    planes = _Planes(weight)
     if x.ndim != 2 or x.shape[1] != weight.cols or x.dtype != np.float32:
         raise NativeLibraryError(f"x is {x.dtype} {list(x.shape)}, expected float32 [M, {weight.cols}]")
+    if bias is not None and (bias.shape != (weight.rows,) or bias.dtype != np.float32):
+        raise NativeLibraryError(f"bias is {bias.dtype} {list(bias.shape)}, expected float32 [{weight.rows}]")
     x = np.ascontiguousarray(x)
     out = np.empty((x.shape[0], weight.rows), np.float32)
-    name, *planes = _planes(weight)
     how = compute.encode(), (isa or "").encode()
-    ends = x.ctypes.data_as(_FLOATS), out.ctypes.data_as(_FLOATS)
-    _check(_library().onnxquant_matmul(name, *how, ends[0], x.shape[0], *planes, ends[1]))
+    added = None if bias is None else np.ascontiguousarray(bias).ctypes.data_as(_FLOATS)
+    ends = x.ctypes.data_as(_FLOATS), x.shape[0], added, out.ctypes.data_as(_FLOATS)
+    _check(_library().onnxquant_matmul(*planes.arguments, *how, *ends))
     return out
 
 
-def _check_planes(weight: StoredWeight) -> None:
-    """The C ABI trusts the planes' sizes: they are checked here, against what the format says."""
-    rows, cols, block = weight.rows, weight.cols, weight.block_size
-    if min(rows, cols, block) < 1:
-        raise NativeLibraryError(f"rows {rows}, cols {cols}, block_size {block}: expected positive numbers")
-    form = geometry(weight.format)
-    tiles, blocks = -(-rows // TILE), -(-cols // block)
-    expected = (tiles, blocks * block * form.bits // 32, TILE, 4)
-    if weight.codes.dtype != np.uint8 or weight.codes.shape != expected:
-        found = f"{weight.codes.dtype} {list(weight.codes.shape)}"
-        raise NativeLibraryError(f"codes are {found}, expected uint8 {list(expected)} for {weight.format}")
-    shapes = {(tiles, blocks, TILE), (tiles, 1, TILE), (1,)}
-    if weight.scales.dtype != form.scale_dtype or weight.scales.shape not in shapes:
-        found = f"{weight.scales.dtype} {list(weight.scales.shape)}"
-        raise NativeLibraryError(
-            f"scales are {found}, expected {form.scale_dtype} [{tiles}, {blocks} or 1, {TILE}] or [1] for {weight.format}"
-        )
+class _Planes:
+    """A weight as arguments of the C ABI. The library checks shapes; element types are checked here."""
 
-
-def _planes(weight: StoredWeight) -> tuple[Any, ...]:
-    codes, scales = np.ascontiguousarray(weight.codes), np.ascontiguousarray(weight.scales)
-    # data_as keeps the array it came from alive, a copy too.
-    pointers = codes.ctypes.data_as(_BYTES), scales.ctypes.data_as(ctypes.c_void_p)
-    sizes = scales.size, weight.rows, weight.cols, weight.block_size
-    return weight.format.encode(), *pointers, *sizes
+    def __init__(self, weight: StoredWeight) -> None:
+        sizes = weight.rows, weight.cols, weight.block_size
+        if min(sizes) < 1:
+            raise NativeLibraryError(f"rows {sizes[0]}, cols {sizes[1]}, block_size {sizes[2]}: expected positive numbers")
+        expected = dict(geometry(weight.format).planes)
+        if PERMUTATION in weight.planes:
+            expected[PERMUTATION] = np.dtype(np.int32)
+        if missing := [name for name in expected if name not in weight.planes]:
+            raise NativeLibraryError(f"plane {missing[0]!r} of {weight.format} is missing")
+        for name, dtype in expected.items():
+            if weight.planes[name].dtype != dtype:
+                raise NativeLibraryError(f"{name} are {weight.planes[name].dtype}, expected {dtype} for {weight.format}")
+        self._arrays = [np.ascontiguousarray(weight.planes[name]) for name in expected]
+        self._dims = [(ctypes.c_int64 * max(a.ndim, 1))(*weight.planes[n].shape)
+                      for a, n in zip(self._arrays, expected, strict=True)]  # fmt: skip
+        entries = [
+            _Plane(a.ctypes.data_as(ctypes.c_void_p), d, weight.planes[n].ndim)
+            for a, d, n in zip(self._arrays, self._dims, expected, strict=True)
+        ]
+        self._table = (_Plane * len(entries))(*entries)
+        self.arguments = (weight.format.encode(), *sizes, self._table, len(entries))
 
 
 def _names(function: str) -> list[str]:
@@ -224,7 +250,7 @@ def _library() -> ctypes.CDLL:
 
 def _declare(library: ctypes.CDLL) -> None:
     text, size, integer = ctypes.c_char_p, ctypes.c_int64, ctypes.c_int
-    planes = [_BYTES, ctypes.c_void_p, size, size, size, size]
+    planes = [text, size, size, size, ctypes.POINTER(_Plane), size]
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "last_error": (text, []),
         "formats": (text, []),
@@ -232,8 +258,10 @@ def _declare(library: ctypes.CDLL) -> None:
         "compiled_isas": (text, []),
         "describe": (integer, [text, ctypes.POINTER(size)]),
         "set_isa": (integer, [text]),
-        "decode": (integer, [text, *planes, _FLOATS]),
-        "matmul": (integer, [text, text, text, _FLOATS, size, *planes, _FLOATS]),
+        "suffix": (text, [text]),
+        "plane": (text, [size]),
+        "decode": (integer, [*planes, _FLOATS]),
+        "matmul": (integer, [*planes, text, text, _FLOATS, size, _FLOATS, _FLOATS]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, f"onnxquant_{name}")

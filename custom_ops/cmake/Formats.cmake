@@ -1,4 +1,4 @@
-# Writes all_formats.h from formats/*.h: a new format is a new file there. formats/q4_0.h defines formats::q4_0.
+# Writes all_formats.h from formats/*.h: a new format is a new file there. formats/q4_0.h defines the array formats::q4_0.
 
 file(GLOB _headers CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/formats/*.h")
 list(SORT _headers)
@@ -7,16 +7,26 @@ set(_entries "")
 foreach(_header IN LISTS _headers)
   get_filename_component(_name "${_header}" NAME_WE)
   string(APPEND _includes "#include \"formats/${_name}.h\"\n")
-  string(APPEND _entries "    &formats::${_name},\n")
+  string(APPEND _entries "    {std::begin(formats::${_name}), std::end(formats::${_name})},\n")
 endforeach()
 file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/generated/all_formats.h" @ONLY CONTENT
 "// Generated from formats/*.h.
 #pragma once
 
+#include <iterator>
+
 @_includes@
 namespace onnxquant {
 
-inline constexpr const Format* kFormats[] = {
+// The variants of one format, which share a name but not their planes.
+struct Family {
+  const Format* first;
+  const Format* last;
+  const Format* begin() const { return first; }
+  const Format* end() const { return last; }
+};
+
+inline constexpr Family kFamilies[] = {
 @_entries@};
 
 }  // namespace onnxquant

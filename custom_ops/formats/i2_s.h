@@ -5,6 +5,8 @@
 
 namespace onnxquant::formats {
 
-inline constexpr Format i2_s{"i2_s", "I2_S", 2, ScaleType::kFloat, kPerTensor, 16, 256};
+inline constexpr Format i2_s[] = {
+    scaled("i2_s", "I2_S", 2, ScaleType::kFloat, kPerTensor, 16, 256),
+};
 
 }  // namespace onnxquant::formats

@@ -1,10 +1,14 @@
-// 8-bit integers with one float16 scale per block, row or tensor.
+// 8-bit integers with one float16 scale per block, row or tensor, and perhaps a zero point.
 #pragma once
 
 #include "kernels/format.h"
 
 namespace onnxquant::formats {
 
-inline constexpr Format int8{"int8", "Int8", 8, ScaleType::kHalf, kPerBlock | kPerRow | kPerTensor, 16, 256};
+inline constexpr Format int8[] = {
+    scaled("int8", "Int8", 8, ScaleType::kHalf, kAnyGranularity, 16, 256),
+    zeroed("int8_zero", "Int8Zero", 8, Side::kZeroCodes, kAnyGranularity, 16, 256),
+    zeroed("int8_float_zero", "Int8FloatZero", 8, Side::kZeroHalves, kAnyGranularity, 16, 256),
+};
 
 }  // namespace onnxquant::formats

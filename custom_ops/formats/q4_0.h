@@ -5,6 +5,8 @@
 
 namespace onnxquant::formats {
 
-inline constexpr Format q4_0{"q4_0", "Q4_0", 4, ScaleType::kHalf, kPerBlock, 32, 32};
+inline constexpr Format q4_0[] = {
+    scaled("q4_0", "Q4_0", 4, ScaleType::kHalf, kPerBlock, 32, 32),
+};
 
 }  // namespace onnxquant::formats

@@ -5,6 +5,8 @@
 
 namespace onnxquant::formats {
 
-inline constexpr Format q8_0{"q8_0", "Q8_0", 8, ScaleType::kHalf, kPerBlock, 32, 32};
+inline constexpr Format q8_0[] = {
+    scaled("q8_0", "Q8_0", 8, ScaleType::kHalf, kPerBlock, 32, 32),
+};
 
 }  // namespace onnxquant::formats

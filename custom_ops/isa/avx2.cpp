@@ -8,6 +8,7 @@
 #include "isa/tables.h"
 #include "kernels/field_order.h"
 #include "kernels/half.h"
+#include "kernels/tables.h"
 
 // The unnamed namespace keeps every function out of the other instruction sets' reach: the linker may merge equal names.
 namespace onnxquant {
@@ -18,9 +19,6 @@ namespace avx2 {
 }  // namespace avx2
 }  // namespace
 
-const KernelTable kAvx2{
-    "avx2",       cpu_has_avx2,      avx2::select_quantize, avx2::select_int8_tile, avx2::select_float_tile,
-    avx2::widen, avx2::narrow,
-};
+const KernelTable kAvx2 = avx2::table_of("avx2", cpu_has_avx2);
 
 }  // namespace onnxquant

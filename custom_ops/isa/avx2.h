@@ -2,7 +2,8 @@
 // Included inside the instruction set's namespace; see kernels/matmul.inc.h for what the names mean.
 
 constexpr int kLanes = 8;
-constexpr int kRowsAtOnce = 4;
+constexpr int kRowsAtOnce = 4, kFloatRowsAtOnce = 4;
+constexpr int vectors_at_once(int rows) { return rows > 1 ? 1 : 2; }
 
 using Floats = __m256;
 using Ints = __m256i;
@@ -14,6 +15,12 @@ inline Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
 inline Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
 inline Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm256_fmadd_ps(a, b, sum); }
 inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
+inline Floats negate(Floats a) { return _mm256_xor_ps(a, splat(-0.0f)); }
+inline Ints add_int(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+template <int kBits>
+inline Ints shift_left(Ints a) {
+  return _mm256_slli_epi32(a, kBits);
+}
 inline void store(float* to, Floats values) { _mm256_storeu_ps(to, values); }
 inline Floats to_float(Ints values) { return _mm256_cvtepi32_ps(values); }
 inline Floats load_half(const std::uint16_t* from) {
@@ -21,6 +28,21 @@ inline Floats load_half(const std::uint16_t* from) {
 }
 inline void store_half(std::uint16_t* to, Floats values) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+}
+inline Floats load_bfloat(const std::uint16_t* from) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline Floats load_bytes(const std::uint8_t* from) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+}
+inline Floats load_signed_bytes(const std::uint8_t* from) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+}
+// The value times a weight of -1, 0 or 1.
+inline Floats with_sign(Floats value, Floats weight) {
+  const Floats used = _mm256_cmp_ps(weight, _mm256_setzero_ps(), _CMP_NEQ_OQ);
+  return _mm256_and_ps(used, _mm256_xor_ps(value, _mm256_and_ps(weight, splat(-0.0f))));
 }
 
 inline Codes load_codes(const std::uint8_t* from) {
@@ -33,12 +55,31 @@ inline Codes field(Codes codes) {
   return _mm256_and_si256(_mm256_srli_epi16(codes, kBits * kField), _mm256_set1_epi8(static_cast<char>((1 << kBits) - 1)));
 }
 
-// Weight `index` of the vector in each lane, minus the offset.
+// Low bits of each code with the high ones from bit kShift on of the same byte of `high`.
+template <int kHigh, int kShift, int kLow>
+inline Codes merge(Codes low, Codes high) {
+  constexpr int kMask = ((1 << kHigh) - 1) << kLow;
+  const Codes moved =
+      kShift >= kLow ? _mm256_srli_epi16(high, kShift >= kLow ? kShift - kLow : 0)
+                     : _mm256_slli_epi16(high, kLow > kShift ? kLow - kShift : 0);
+  return _mm256_or_si256(low, _mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(kMask))));
+}
+
+// kBits bits of each lane from bit `shift` on.
 template <int kBits>
-inline Floats element(Codes codes, int index) {
-  const Ints shifted = _mm256_srl_epi32(codes, _mm_cvtsi32_si128(kBits * index));
-  const Ints code = _mm256_and_si256(shifted, _mm256_set1_epi32((1 << kBits) - 1));
-  return _mm256_cvtepi32_ps(_mm256_sub_epi32(code, _mm256_set1_epi32(1 << (kBits - 1))));
+inline Ints bits_of(Codes codes, int shift) {
+  return _mm256_and_si256(_mm256_srl_epi32(codes, _mm_cvtsi32_si128(shift)), _mm256_set1_epi32((1 << kBits) - 1));
+}
+
+using Lookup = __m256i;
+inline Lookup make_lookup(const std::uint8_t (&bytes)[16]) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+}
+inline Codes lookup(Lookup bytes, Codes codes) { return _mm256_shuffle_epi8(bytes, codes); }
+
+template <int>
+inline Floats table_floats(const float* table, Ints index) {
+  return _mm256_i32gather_ps(table, index, 4);
 }
 
 inline Ints splat_4(const std::int8_t* x) {
@@ -47,11 +88,25 @@ inline Ints splat_4(const std::int8_t* x) {
   return _mm256_set1_epi32(four);
 }
 
-// Pairs of products in 16 bits: at most 2 * 15 * 127 each, so that the 8 of a chunk of 32 weights sum to 30480.
+#ifdef ONNXQUANT_VNNI_256
+// Four products and their sum per instruction, for codes of any width.
 template <int kBits>
 struct Dot {
   using Partial = __m256i;
-  static constexpr int kOffset = 1 << (kBits - 1);
+  static constexpr int kOffset = 0, kGroups = 8;
+  static Partial begin(Ints sum) { return sum; }
+  static void add(Partial& partial, Codes codes, const std::int8_t* x) {
+    partial = ONNXQUANT_VNNI_256(partial, codes, splat_4(x));
+  }
+  static Ints end(Ints, Partial partial) { return partial; }
+};
+#else
+// Pairs of products in 16 bits: at most 2 * (2^bits - 1) * 127 each, of which kGroups fit.
+template <int kBits>
+struct Dot {
+  using Partial = __m256i;
+  static constexpr int kOffset = 0, kGroups = kBits <= 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
+  static_assert(kGroups * 2 * ((1 << kBits) - 1) * 127 <= 32767);
   static Partial begin(Ints) { return _mm256_setzero_si256(); }
   static void add(Partial& partial, Codes codes, const std::int8_t* x) {
     partial = _mm256_add_epi16(partial, _mm256_maddubs_epi16(codes, splat_4(x)));
@@ -66,7 +121,7 @@ struct Dot {
 template <>
 struct Dot<8> {
   using Partial = __m256i;
-  static constexpr int kOffset = 0;
+  static constexpr int kOffset = 128, kGroups = 8;
   static Partial begin(Ints sum) { return sum; }
   static void add(Partial& partial, Codes codes, const std::int8_t* x) {
     const __m256i weights = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
@@ -75,6 +130,7 @@ struct Dot<8> {
   }
   static Ints end(Ints, Partial partial) { return partial; }
 };
+#endif
 
 inline std::int32_t lane_sum(__m256i values) {
   __m128i four = _mm_add_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));

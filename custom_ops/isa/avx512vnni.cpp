@@ -8,6 +8,7 @@
 #include "isa/tables.h"
 #include "kernels/field_order.h"
 #include "kernels/half.h"
+#include "kernels/tables.h"
 
 // The unnamed namespace keeps every function out of the other instruction sets' reach: the linker may merge equal names.
 namespace onnxquant {
@@ -18,9 +19,6 @@ namespace avx512vnni {
 }  // namespace avx512vnni
 }  // namespace
 
-const KernelTable kAvx512Vnni{
-    "avx512vnni",       cpu_has_avx512vnni,      avx512vnni::select_quantize, avx512vnni::select_int8_tile, avx512vnni::select_float_tile,
-    avx512vnni::widen, avx512vnni::narrow,
-};
+const KernelTable kAvx512Vnni = avx512vnni::table_of("avx512vnni", cpu_has_avx512vnni);
 
 }  // namespace onnxquant

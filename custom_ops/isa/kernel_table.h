@@ -7,14 +7,20 @@
 
 namespace onnxquant {
 
-// Rows that a caller of a tile function may ask for at once.
+// Rows and tiles that a caller of an int8 function may ask for at once.
 constexpr int kMostRows = 8;
+constexpr int kMostTiles = 2;
+// Channels of an output of the int8 function.
+constexpr int kMostChannels = kMostTiles * static_cast<int>(kTileChannels);
+// Weights along K that are decoded at a time where products are computed in float.
+constexpr std::int64_t kPanel = 256;
 
 // Activation rows rounded to int8 with one scale per block, k in the order in which the fields of a code vector hold it.
 struct QuantizedRows {
   std::int8_t* codes;
   float* scales;       // NaN for a block that holds a NaN or an infinity: it makes the row's outputs NaN
   std::int32_t* sums;  // of the block's codes
+  float* totals;       // scale times sum: what minima are multiplied with
   std::int64_t code_stride, block_stride;
 };
 
@@ -24,18 +30,22 @@ struct FloatRows {
 };
 
 using QuantizeRow = void (*)(const Weights&, const float* x, const QuantizedRows&, std::int64_t row);
-// out[rows][16] = rows of activations times the 16 channels of a tile; rows <= kMostRows.
-using Int8Tile = void (*)(const Weights&, const QuantizedRows&, std::int64_t tile, std::int64_t row, int rows,
-                          float* out);
-using FloatTile = void (*)(const Weights&, const FloatRows&, std::int64_t tile, std::int64_t row, int rows,
+// out[rows][kMostChannels] = rows of activations times the channels of 1 or 2 tiles; rows <= kMostRows.
+using Int8Tiles = void (*)(const Weights&, const QuantizedRows&, std::int64_t tile, int tiles, std::int64_t row, int rows,
                            float* out);
+// panel[count][16] = weights [k, k + count) of the channels of a tile; k a multiple of kPanel, count <= kPanel.
+using DecodePanel = void (*)(const Weights&, std::int64_t tile, std::int64_t k, std::int64_t count, float* panel);
+// sums[rows][16] += rows [rows][count] times a panel.
+using MultiplyPanel = void (*)(const float* panel, std::int64_t count, const FloatRows&, std::int64_t rows, float* sums);
 
 struct KernelTable {
   const char* name;
   bool (*usable)();
-  QuantizeRow (*quantize)(int bits);
-  Int8Tile (*int8_tile)(const Weights&);
-  FloatTile (*float_tile)(const Weights&);
+  QuantizeRow (*quantize)(int low_bits);
+  Int8Tiles (*int8_tiles)(const Weights&);
+  DecodePanel (*decode)(const Weights&);
+  // For panels of which every weight is -1, 0 or 1: additions alone.
+  MultiplyPanel multiply, add_signed;
   void (*widen)(const std::uint16_t* half, float* out, std::int64_t count);
   void (*narrow)(const float* values, std::uint16_t* out, std::int64_t count);
 };

@@ -6,6 +6,7 @@
 #include "isa/tables.h"
 #include "kernels/field_order.h"
 #include "kernels/half.h"
+#include "kernels/tables.h"
 
 // The unnamed namespace keeps every function out of the other instruction sets' reach: the linker may merge equal names.
 namespace onnxquant {
@@ -16,9 +17,6 @@ namespace scalar {
 }  // namespace scalar
 }  // namespace
 
-const KernelTable kScalar{
-    "scalar",       cpu_has_nothing_special,      scalar::select_quantize, scalar::select_int8_tile, scalar::select_float_tile,
-    scalar::widen, scalar::narrow,
-};
+const KernelTable kScalar = scalar::table_of("scalar", cpu_has_nothing_special);
 
 }  // namespace onnxquant

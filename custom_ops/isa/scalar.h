@@ -2,7 +2,8 @@
 // Included inside the instruction set's namespace; see kernels/matmul.inc.h for what the names mean.
 
 constexpr int kLanes = 16;
-constexpr int kRowsAtOnce = 1;
+constexpr int kRowsAtOnce = 1, kFloatRowsAtOnce = 1;
+constexpr int vectors_at_once(int) { return 1; }
 
 struct Floats {
   float at[kLanes];
@@ -38,6 +39,19 @@ inline Floats multiply_add(const Floats& a, const Floats& b, Floats sum) {
   ONNXQUANT_LANES sum.at[lane] += a.at[lane] * b.at[lane];
   return sum;
 }
+inline Floats negate(Floats a) {
+  ONNXQUANT_LANES a.at[lane] = -a.at[lane];
+  return a;
+}
+inline Ints add_int(Ints a, const Ints& b) {
+  ONNXQUANT_LANES a.at[lane] += b.at[lane];
+  return a;
+}
+template <int kBits>
+inline Ints shift_left(Ints a) {
+  ONNXQUANT_LANES a.at[lane] *= 1 << kBits;
+  return a;
+}
 inline Floats load(const float* from) {
   Floats out;
   std::memcpy(out.at, from, sizeof out.at);
@@ -61,6 +75,31 @@ inline Floats load_half(const std::uint16_t* from) {
 inline void store_half(std::uint16_t* to, const Floats& values) {
   ONNXQUANT_LANES to[lane] = float_to_half(values.at[lane]);
 }
+inline Floats load_bfloat(const std::uint16_t* from) {
+  Floats out;
+  ONNXQUANT_LANES {
+    std::uint16_t half;
+    std::memcpy(&half, from + lane, sizeof half);
+    const std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
+    std::memcpy(&out.at[lane], &bits, sizeof bits);
+  }
+  return out;
+}
+inline Floats load_bytes(const std::uint8_t* from) {
+  Floats out;
+  ONNXQUANT_LANES out.at[lane] = static_cast<float>(from[lane]);
+  return out;
+}
+inline Floats load_signed_bytes(const std::uint8_t* from) {
+  Floats out;
+  ONNXQUANT_LANES out.at[lane] = static_cast<float>(static_cast<std::int8_t>(from[lane]));
+  return out;
+}
+// The value times a weight of -1, 0 or 1.
+inline Floats with_sign(Floats value, const Floats& weight) {
+  ONNXQUANT_LANES value.at[lane] = weight.at[lane] == 0.0f ? 0.0f : weight.at[lane] < 0.0f ? -value.at[lane] : value.at[lane];
+  return value;
+}
 
 inline Codes load_codes(const std::uint8_t* from) {
   Codes out;
@@ -75,20 +114,47 @@ inline Codes field(Codes codes) {
   return codes;
 }
 
-// Weight `index` of the vector in each lane, minus the offset.
+// Low bits of each code with the high ones from bit kShift on of the same byte of `high`.
+template <int kHigh, int kShift, int kLow>
+inline Codes merge(Codes low, const Codes& high) {
+  for (int i = 0; i < 4 * kLanes; ++i) {
+    low.at[i] = static_cast<std::uint8_t>(low.at[i] | (high.at[i] >> kShift & ((1 << kHigh) - 1)) << kLow);
+  }
+  return low;
+}
+
+// kBits bits of each lane from bit `shift` on.
 template <int kBits>
-inline Floats element(const Codes& codes, int index) {
-  constexpr int kMask = (1 << kBits) - 1, kOffset = 1 << (kBits - 1);
-  const int byte = index * kBits / 8, shift = index * kBits % 8;
+inline Ints bits_of(const Codes& codes, int shift) {
+  Ints out;
+  ONNXQUANT_LANES out.at[lane] = codes.at[4 * lane + shift / 8] >> shift % 8 & ((1 << kBits) - 1);
+  return out;
+}
+
+struct Lookup {
+  std::uint8_t at[16];
+};
+inline Lookup make_lookup(const std::uint8_t (&bytes)[16]) {
+  Lookup out;
+  std::memcpy(out.at, bytes, sizeof out.at);
+  return out;
+}
+inline Codes lookup(const Lookup& bytes, Codes codes) {
+  for (std::uint8_t& byte : codes.at) byte = bytes.at[byte & 15];
+  return codes;
+}
+
+template <int>
+inline Floats table_floats(const float* table, const Ints& index) {
   Floats out;
-  ONNXQUANT_LANES out.at[lane] = static_cast<float>((codes.at[4 * lane + byte] >> shift & kMask) - kOffset);
+  ONNXQUANT_LANES out.at[lane] = table[index.at[lane]];
   return out;
 }
 
 template <int kBits>
 struct Dot {
   using Partial = Ints;
-  static constexpr int kOffset = 1 << (kBits - 1);
+  static constexpr int kOffset = 0, kGroups = 8;
   static Partial begin(const Ints& sum) { return sum; }
   static void add(Partial& partial, const Codes& codes, const std::int8_t* x) {
     ONNXQUANT_LANES {

@@ -1,9 +1,8 @@
-// Gather<Format>(codes, scales, indices) -> rows of the decoded weight
+// Gather<Format>(planes..., indices) -> rows of the decoded weight
 #include <cinttypes>
 
 #include "kernels/matmul.h"
 #include "kernels/scratch.h"
-#include "ops/planes.h"
 #include "ops/registry.h"
 
 namespace onnxquant {
@@ -18,7 +17,7 @@ struct GatherKernel {
 // Every index is checked before the output exists: a bad one leaves nothing half written.
 template <class Index>
 void compute_as(const GatherKernel& kernel, OrtKernelContext* context) {
-  const Tensor indices = input(kernel.api, context, 2);
+  const Tensor indices = input(kernel.api, context, kernel.op.planes.count);
   if (indices.type != kernel.op.type) throw Error("indices have another type than the op was declared for");
   const Weights& weights = kernel.weights;
   const std::int64_t count = element_count(indices.shape);
@@ -50,32 +49,24 @@ void compute(const GatherKernel& kernel, OrtKernelContext* context) {
 
 }  // namespace
 
-Op gather_op(const Format& format, ONNXTensorElementDataType type) {
-  Op op{};
-  fill_common(op);
-  op.format = &format;
-  op.type = type;
-  op.name = std::string("Gather") + format.suffix;
-  op.GetInputType = [](const OrtCustomOp* self, std::size_t index) {
-    return index == 2 ? op_of(self).type : index == 0 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : op_of(self).scale_type();
-  };
+void make_gather(Op& op) {
+  op.first_plane = 0;
   op.GetOutputType = [](const OrtCustomOp*, std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
   op.InferOutputShapeFn = [](const OrtCustomOp* self, OrtShapeInferContext* context) -> OrtStatusPtr {
     const Op& mine = op_of(self);
-    return guarded(*mine.api, mine.name.c_str(), [&] { infer_shape(mine, context, 2, 0, "K"); });
+    return guarded(*mine.api, mine.name.c_str(), [&] { infer_shape(mine, context, mine.planes.count, 0, "K"); });
   };
   op.CreateKernelV2 = [](const OrtCustomOp* self, const OrtApi* api, const OrtKernelInfo* info,
                          void** kernel) -> OrtStatusPtr {
     const Op& mine = op_of(self);
     return guarded(*api, mine.name.c_str(),
-                   [&] { *kernel = new GatherKernel{mine, *api, read_weights(*api, info, *mine.format, 0)}; });
+                   [&] { *kernel = new GatherKernel{mine, *api, read_weights(*api, info, mine)}; });
   };
   op.KernelComputeV2 = [](void* self, OrtKernelContext* context) -> OrtStatusPtr {
     const auto& kernel = *static_cast<GatherKernel*>(self);
     return guarded(kernel.api, kernel.op.name.c_str(), [&] { compute(kernel, context); });
   };
   op.KernelDestroy = [](void* self) { delete static_cast<GatherKernel*>(self); };
-  return op;
 }
 
 }  // namespace onnxquant

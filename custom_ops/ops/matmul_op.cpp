@@ -1,10 +1,9 @@
-// MatMul<Format>(X, codes, scales) -> Y
+// MatMul<Format>(X, planes..., [bias]) -> Y
 #include <cinttypes>
 #include <cstring>
 
 #include "isa/dispatch.h"
 #include "kernels/matmul.h"
-#include "ops/planes.h"
 #include "ops/registry.h"
 
 namespace onnxquant {
@@ -45,6 +44,17 @@ Compute read_compute(const OrtApi& api, const OrtKernelInfo* info) {
   return parse_compute(text);
 }
 
+// Of X's type, one value per channel.
+const void* read_bias(const MatMulKernel& kernel, const OrtKernelContext* context) {
+  const Tensor bias = input(kernel.api, context, kernel.op.first_plane + kernel.op.planes.count);
+  if (bias.type != kernel.op.type) throw Error("the bias has another type than X");
+  if (bias.shape.rank != 1 || bias.shape.dims[0] != kernel.weights.N) {
+    throw Error("the bias has %zu dimensions, the first of %" PRId64 ", expected [%" PRId64 "]", bias.shape.rank,
+                bias.shape.rank > 0 ? bias.shape.dims[0] : 1, kernel.weights.N);
+  }
+  return bias.data;
+}
+
 void compute(const MatMulKernel& kernel, OrtKernelContext* context) {
   const Tensor x = input(kernel.api, context, 0);
   const Weights& weights = kernel.weights;
@@ -58,21 +68,15 @@ void compute(const MatMulKernel& kernel, OrtKernelContext* context) {
   shape.dims[shape.rank - 1] = weights.N;
   const bool half = kernel.op.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
   const Matrix in{x.data, M, half}, out{output(kernel.api, context, shape), M, half};
+  const void* bias = kernel.op.has_bias ? read_bias(kernel, context) : nullptr;
   SessionThreads threads(kernel.api, context);
-  matmul(kernels(), weights, kernel.compute, in, out, threads);
+  matmul(kernels(), weights, kernel.compute, in, bias, out, threads);
 }
 
 }  // namespace
 
-Op matmul_op(const Format& format, ONNXTensorElementDataType type) {
-  Op op{};
-  fill_common(op);
-  op.format = &format;
-  op.type = type;
-  op.name = std::string("MatMul") + format.suffix;
-  op.GetInputType = [](const OrtCustomOp* self, std::size_t index) {
-    return index == 0 ? op_of(self).type : index == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : op_of(self).scale_type();
-  };
+void make_matmul(Op& op) {
+  op.first_plane = 1;
   op.GetOutputType = [](const OrtCustomOp* self, std::size_t) { return op_of(self).type; };
   op.InferOutputShapeFn = [](const OrtCustomOp* self, OrtShapeInferContext* context) -> OrtStatusPtr {
     const Op& mine = op_of(self);
@@ -82,7 +86,7 @@ Op matmul_op(const Format& format, ONNXTensorElementDataType type) {
                          void** kernel) -> OrtStatusPtr {
     const Op& mine = op_of(self);
     return guarded(*api, mine.name.c_str(), [&] {
-      *kernel = new MatMulKernel{mine, *api, read_weights(*api, info, *mine.format, 1), read_compute(*api, info)};
+      *kernel = new MatMulKernel{mine, *api, read_weights(*api, info, mine), read_compute(*api, info)};
     });
   };
   op.KernelComputeV2 = [](void* self, OrtKernelContext* context) -> OrtStatusPtr {
@@ -90,7 +94,6 @@ Op matmul_op(const Format& format, ONNXTensorElementDataType type) {
     return guarded(kernel.api, kernel.op.name.c_str(), [&] { compute(kernel, context); });
   };
   op.KernelDestroy = [](void* self) { delete static_cast<MatMulKernel*>(self); };
-  return op;
 }
 
 }  // namespace onnxquant

@@ -1,6 +1,7 @@
 #include "ops/registry.h"
 
 #include <cinttypes>
+#include <limits>
 
 #include "all_formats.h"
 
@@ -16,19 +17,71 @@ std::int64_t read_int(const OrtApi& api, const OrtShapeInferContext* context, co
   return value;
 }
 
+std::int64_t read_int(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
+  std::int64_t value = 0;
+  char doing[48];
+  std::snprintf(doing, sizeof doing, "attribute %s", name);
+  check(api, api.KernelInfoGetAttribute_int64(info, name, &value), doing);
+  return value;
+}
+
+Tensor constant(const OrtApi& api, const OrtKernelInfo* info, std::size_t index, const char* name) {
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  check(api, api.KernelInfoGetConstantInput_tensor(info, index, &is_constant, &value), name);
+  if (!is_constant || value == nullptr) {
+    throw Error("input '%s' must be a constant initializer (not a graph input, not computed)", name);
+  }
+  return tensor_of(api, value);
+}
+
+Op declared(const OrtApi& api, const Format& format, const char* kernel, bool permuted, bool has_bias,
+            ONNXTensorElementDataType type) {
+  Op op{};
+  fill_common(op);
+  op.format = &format;
+  op.permuted = permuted;
+  op.has_bias = has_bias;
+  op.type = type;
+  op.api = &api;
+  op.planes = planes_of(format, permuted);
+  op.name = std::string(kernel) + format.suffix + (permuted ? "Permuted" : "") + (has_bias ? "Bias" : "");
+  return op;
+}
+
 }  // namespace
+
+ONNXTensorElementDataType onnx_type(Type type) {
+  switch (type) {
+    case Type::kU8: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+    case Type::kI8: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+    case Type::kI32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+    case Type::kHalf: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+    case Type::kBfloat: return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+    case Type::kFloat: break;
+  }
+  return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+}
 
 void fill_common(Op& op) {
   op.version = kApiVersion;
   op.GetName = [](const OrtCustomOp* self) { return op_of(self).name.c_str(); };
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // CPU
-  op.GetInputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 3; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 1; };
   op.GetInputCharacteristic = [](const OrtCustomOp*, std::size_t) { return INPUT_OUTPUT_REQUIRED; };
   op.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) { return INPUT_OUTPUT_REQUIRED; };
   op.GetInputMemoryType = [](const OrtCustomOp*, std::size_t) { return OrtMemTypeDefault; };
   op.GetStartVersion = [](const OrtCustomOp*) { return 1; };
   op.GetEndVersion = [](const OrtCustomOp*) { return 1; };
+  // The planes, and one input that is none (X or the indices), and the bias.
+  op.GetInputTypeCount = [](const OrtCustomOp* self) -> std::size_t {
+    return op_of(self).planes.count + (op_of(self).has_bias ? 2 : 1);
+  };
+  op.GetInputType = [](const OrtCustomOp* self, std::size_t index) {
+    const Op& mine = op_of(self);
+    const bool is_plane = index >= mine.first_plane && index - mine.first_plane < mine.planes.count;
+    return is_plane ? onnx_type(mine.planes.at[index - mine.first_plane].type) : mine.type;
+  };
 }
 
 void infer_shape(const Op& op, OrtShapeInferContext* context, std::size_t index, std::size_t dropped,
@@ -54,15 +107,49 @@ void infer_shape(const Op& op, OrtShapeInferContext* context, std::size_t index,
   check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, raw), "setting the output's shape");
 }
 
+Weights read_weights(const OrtApi& api, const OrtKernelInfo* info, const Op& op) {
+  Weights weights = weights_of(*op.format, read_int(api, info, "N"), read_int(api, info, "K"),
+                               read_int(api, info, "block_size"));
+  std::size_t index = op.first_plane;
+  for (const PlaneType& plane : op.planes) {
+    const char* name = name_of(plane.plane);
+    const Tensor tensor = constant(api, info, index++, name);
+    if (tensor.type != onnx_type(plane.type)) throw Error("%s have the wrong element type", name);
+    bind(weights, plane.plane, tensor.data, Dims{tensor.shape.dims.data(), tensor.shape.rank});
+  }
+  return weights;
+}
+
+std::int64_t element_count(const Shape& shape, std::size_t without) {
+  std::int64_t count = 1;
+  for (std::size_t i = 0; i + without < shape.rank; ++i) {
+    const std::int64_t dim = shape.dims[i];
+    if (dim < 0 || (dim > 0 && count > std::numeric_limits<std::int64_t>::max() / dim)) {
+      throw Error("dimension %zu is %" PRId64, i, dim);
+    }
+    count *= dim;
+  }
+  return count;
+}
+
 std::vector<Op> all_ops(const OrtApi& api) {
   std::vector<Op> ops;
-  for (const Format* format : kFormats) {
-    ops.push_back(matmul_op(*format, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
-    ops.push_back(matmul_op(*format, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16));
-    ops.push_back(gather_op(*format, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64));
-    ops.push_back(gather_op(*format, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32));
+  for (const Family& family : kFamilies) {
+    for (const Format& format : family) {
+      for (const bool permuted : {false, true}) {
+        for (const auto type : {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16}) {
+          for (const bool has_bias : {false, true}) {
+            ops.push_back(declared(api, format, "MatMul", permuted, has_bias, type));
+            make_matmul(ops.back());
+          }
+        }
+        for (const auto type : {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32}) {
+          ops.push_back(declared(api, format, "Gather", permuted, false, type));
+          make_gather(ops.back());
+        }
+      }
+    }
   }
-  for (Op& op : ops) op.api = &api;
   return ops;
 }
 

@@ -1,10 +1,10 @@
-// The declarations of all ops: one per kernel, format and type.
+// The declarations of all ops: one per kernel, format, option and type.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "kernels/format.h"
+#include "kernels/weights.h"
 #include "ops/ort.h"
 
 namespace onnxquant {
@@ -12,17 +12,20 @@ namespace onnxquant {
 // What ONNX Runtime hands back to every callback.
 struct Op : OrtCustomOp {
   const Format* format = nullptr;
+  bool permuted = false;  // the contracted channels are stored in another order, which is a plane of its own
+  bool has_bias = false;
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // of X, or of the indices
   const OrtApi* api = nullptr;  // for shape inference, whose callback is not given one
   std::string name;
-
-  ONNXTensorElementDataType scale_type() const {
-    return format->scale_type == ScaleType::kHalf ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
-                                                  : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  }
+  // Input `first_plane` is the first plane; X comes before, indices or bias after them.
+  std::size_t first_plane = 0;
+  PlaneTypes planes{};
 };
 
 inline const Op& op_of(const OrtCustomOp* op) { return *static_cast<const Op*>(op); }
+
+// The type in which ONNX Runtime gives a plane.
+ONNXTensorElementDataType onnx_type(Type type);
 
 // The callbacks that are the same for all ops.
 void fill_common(Op& op);
@@ -31,10 +34,18 @@ void fill_common(Op& op);
 void infer_shape(const Op& op, OrtShapeInferContext* context, std::size_t index, std::size_t dropped,
                  const char* name);
 
-Op matmul_op(const Format& format, ONNXTensorElementDataType type);
-Op gather_op(const Format& format, ONNXTensorElementDataType type);
+// The weight of a node: attributes K, N, block_size, and the planes, which must be constant. They stay ONNX Runtime's and
+// live as long as the session. Everything is checked before the first byte of a plane is read. Throws Error.
+Weights read_weights(const OrtApi& api, const OrtKernelInfo* info, const Op& op);
 
-// Every format times every kernel times every type it is declared for.
+// Number of elements in all but the last `without` dimensions. Throws Error when it overflows.
+std::int64_t element_count(const Shape& shape, std::size_t without = 0);
+
+// The callbacks of one kernel, for an op whose other members are set.
+void make_matmul(Op& op);
+void make_gather(Op& op);
+
+// Every format times every kernel, option and type it is declared for.
 std::vector<Op> all_ops(const OrtApi& api);
 
 }  // namespace onnxquant

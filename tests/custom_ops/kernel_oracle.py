@@ -2,33 +2,88 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import ml_dtypes
 import numpy as np
 
 from onnxquant import native
 
-BLOCK, ROW, TENSOR = "block", "row", "tensor"
+BLOCK, PAIR, ROW, TENSOR = "block", "pair", "row", "tensor"
+
+NF4 = np.float32(
+    [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
+)  # fmt: skip
+FP4 = np.float32([0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4])
+
+
+def dynamic_map():
+    """bitsandbytes' signed map: midpoints of 2^i parts of [0.1, 1], times 10^(i-6), both signs, 0 and 1."""
+    values = [np.float32(0), np.float32(1)]
+    for i in range(7):
+        count, f = 2**i + 1, np.float32
+        step = np.float64(f(f(1) - f(0.1)) / f(count - 1))
+        ends = [f(f(0.1) + step * j) if j < count // 2 else f(1 - step * (count - 1 - j)) for j in range(count)]
+        for low, high in zip(ends, ends[1:], strict=False):
+            middle = f(10.0 ** (i - 6)) * f((low + high) / f(2))
+            values += [middle, -middle]
+    return np.sort(np.array(values, np.float32))
+
+
+def all_floats(dtype):
+    """Every value of an 8-bit float; what is not finite counts as zero."""
+    values = np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
+    return np.where(np.isfinite(values), values, np.float32(0))
+
+
+TABLES = {
+    "nf4": NF4,
+    "fp4": np.concatenate([FP4, -FP4]),
+    "dynamic8": dynamic_map(),
+    "f8_e4m3": all_floats(ml_dtypes.float8_e4m3fn),
+    "f8_e5m2": all_floats(ml_dtypes.float8_e5m2),
+}
+# What int8 compute makes of a table: integers, and the float that they count.
+FINE = {
+    "nf4": (np.rint(NF4.astype(np.float64) * 16383).astype(np.int64), np.float32(1) / np.float32(16383)),
+    "fp4": (np.rint(TABLES["fp4"].astype(np.float64) * 16320).astype(np.int64), np.float32(1) / np.float32(16320)),
+}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A random weight: as the library takes it, and as float64 values."""
+    """A random weight: as the library takes it, and what it means."""
 
     stored: native.StoredWeight
-    values: np.ndarray  # float64 [N, K]
-    codes: np.ndarray  # codes minus the offset [N, K]
+    values: np.ndarray  # float64 [N, K], in the order of X
+    decoded: np.ndarray  # float32 [N, K]
+    codes: np.ndarray  # the integers of int8 compute [N, K], in the order of the planes
     scales: np.ndarray  # float32 [N, blocks]
+    minima: np.ndarray | None  # float32 [N, blocks]
+    order: np.ndarray  # order[j] is the column of X that meets stored column j
+    outliers: np.ndarray  # stored columns that are kept as floats
+
+    @property
+    def has_int8(self):
+        return native.geometry(self.stored.format).has_int8
+
+
+def family(name):
+    return name.removesuffix("_double")
+
+
+def split_bits(bits):
+    """Widths of the low and the high plane."""
+    low = {3: 2, 5: 4, 6: 4}.get(bits, bits)
+    return low, bits - low
 
 
 def pack(codes, bits, block, padding=None):
     """Codes [N, K] as a plane: k = 4 P v + P b + i lies in field i of byte b of vector v, with P codes per byte."""
-    rows, cols = codes.shape
     fields = 8 // bits
-    padded = np.full((-(-rows // 16) * 16, -(-cols // block) * block), 1 << (bits - 1), np.uint8)
-    if padding is not None:
-        padded[...] = padding.integers(0, 1 << bits, padded.shape)
-    padded[:rows, :cols] = codes
+    padded = padded_codes(codes, bits, block, padding)
     out = np.zeros((padded.shape[0] // 16, padded.shape[1] // (4 * fields), 16, 4), np.uint8)
     for field in range(fields):
         part = padded[:, field::fields].reshape(out.shape[0], 16, out.shape[1], 4)
@@ -36,30 +91,208 @@ def pack(codes, bits, block, padding=None):
     return out
 
 
-def pack_scales(scales, padding=None):
-    """Scales [N, groups] as a plane [tiles, groups, 16]."""
-    rows, groups = scales.shape
-    padded = np.zeros((-(-rows // 16) * 16, groups), scales.dtype)
+def pack_high(codes, low_bits, high_bits, block, padding=None):
+    """High bits [N, K] as a plane: those of a code are in the byte of its low bits, vector by vector, field by field."""
+    fields = 8 // low_bits
+    padded = padded_codes(codes, high_bits, block, padding)
+    per_byte = 8 // high_bits
+    tiles, words = padded.shape[0] // 16, padded.shape[1] // (4 * per_byte)
+    # k = (word, vector, byte, field)
+    parts = padded.reshape(tiles, 16, words, per_byte // fields, 4, fields)
+    out = np.zeros((tiles, words, 16, 4), np.uint8)
+    for vector in range(per_byte // fields):
+        for field in range(fields):
+            shift = high_bits * (vector * fields + field)
+            out |= parts[:, :, :, vector, :, field].transpose(0, 2, 1, 3) << shift
+    return out
+
+
+def padded_codes(codes, bits, block, padding):
+    rows, cols = codes.shape
+    padded = np.full((-(-rows // 16) * 16, -(-cols // block) * block), 1 << (bits - 1), np.uint8)
     if padding is not None:
+        padded[...] = padding.integers(0, 1 << bits, padded.shape)
+    padded[:rows, :cols] = codes
+    return padded
+
+
+def interleave(values, padding=None):
+    """Side information [N, groups] as a plane [tiles, groups, 16]."""
+    rows, groups = values.shape
+    padded = np.zeros((-(-rows // 16) * 16, groups), values.dtype)
+    if padding is not None and values.dtype.kind == "f":
         padded[...] = padding.normal(size=padded.shape)
-    padded[:rows] = scales
-    return np.ascontiguousarray(padded.reshape(-1, 16, groups).transpose(0, 2, 1))
+    padded[:rows] = values
+    return np.ascontiguousarray(padded.reshape(len(padded) // 16, 16, groups).transpose(0, 2, 1))
 
 
-def sample(name, rows, cols, block, granularity=BLOCK, seed=0):
+def pack_six_bits(scales, minima):
+    """ggml's 12 bytes per super-block, from 6-bit scales and minima [N, 8 S]: [tiles, S, 12, 16]."""
+    rows = scales.shape[0]
+    sc, m = (v.reshape(rows, -1, 8).astype(np.uint8) for v in (scales, minima))
+    out = np.zeros((rows, sc.shape[1], 12), np.uint8)
+    for j in range(4):
+        out[..., j] = sc[..., j] | (sc[..., j + 4] >> 4) << 6
+        out[..., j + 4] = m[..., j] | (m[..., j + 4] >> 4) << 6
+        out[..., j + 8] = (sc[..., j + 4] & 15) | (m[..., j + 4] & 15) << 4
+    padded = np.zeros((-(-rows // 16) * 16, *out.shape[1:]), np.uint8)
+    padded[:rows] = out
+    return np.ascontiguousarray(padded.reshape(-1, 16, *out.shape[1:]).transpose(0, 2, 3, 1))
+
+
+class _Random:
+    """Random side information of one weight: planes, and scales and minima as float32 [N, blocks]."""
+
+    def __init__(self, form, rows, cols, block, granularity, random):
+        self.form, self.rows, self.block, self.random = form, rows, block, random
+        self.blocks = -(-cols // block)
+        self.granularity = granularity
+        self.groups = {BLOCK: self.blocks, PAIR: -(-self.blocks // 2)}.get(granularity, 1)
+        self.planes = {}
+
+    def per_group(self, values):
+        """A plane of one value per group, and the values spread over blocks."""
+        if self.granularity == TENSOR:
+            return values.reshape(1), np.broadcast_to(values, (self.rows, self.blocks))
+        repeat = {BLOCK: 1, PAIR: 2}.get(self.granularity, self.blocks)
+        return interleave(values, self.random), np.repeat(values, repeat, axis=1)[:, : self.blocks]
+
+    @property
+    def shape(self):
+        return (1, 1) if self.granularity == TENSOR else (self.rows, self.groups)
+
+    def side(self):
+        """Scales and minima (or None) per block."""
+        expected = self.form.planes
+        if "factors" in expected:
+            return self.super_blocks()
+        if "scales" not in expected:
+            return np.ones((self.rows, self.blocks), np.float32), None
+        if "nested_scales" in expected:
+            return self.nested(), None
+        scales = (self.random.normal(size=self.shape) * 0.02).astype(expected["scales"])
+        self.planes["scales"], scales = self.per_group(scales)
+        scales = scales.astype(np.float32)
+        if "minima" in expected:
+            minima = (self.random.normal(size=self.shape) * 0.1).astype(np.float16)
+            self.planes["minima"], minima = self.per_group(minima)
+            return scales, minima.astype(np.float32)
+        if "zero_points" in expected:
+            zeros = self.random.uniform(0, 1 << self.form.bits, self.shape).astype(expected["zero_points"])
+            self.planes["zero_points"], zeros = self.per_group(zeros)
+            self.zeros = zeros.astype(np.float32)
+            return scales, -(self.zeros * scales)
+        return scales, None
+
+    def nested(self):
+        codes = self.random.integers(0, 256, self.shape).astype(np.uint8)
+        nested = self.random.uniform(0.01, 0.05, -(-self.rows * self.groups // 256)).astype(np.float32)
+        offset = np.float32([0.03])
+        flat = TABLES["dynamic8"][codes.reshape(-1)] * nested[np.arange(codes.size) // 256] + offset
+        self.planes.update(nested_scales=nested, nested_offset=offset)
+        self.planes["scales"], _ = self.per_group(codes)
+        return self.per_group(flat.reshape(self.shape))[1]
+
+    def super_blocks(self):
+        per = 256 // self.block
+        supers = -(-self.blocks // per)
+        d = (self.random.normal(size=(self.rows, supers)) * 0.02).astype(np.float16)
+        self.planes["scales"] = interleave(d, self.random)
+        wide = np.repeat(d.astype(np.float32), per, axis=1)[:, : self.blocks]
+        if "minima" not in self.form.planes:
+            factors = self.random.integers(-128, 128, (self.rows, 16 * supers)).astype(np.int8)
+            self.planes["factors"] = interleave(factors)
+            return wide * factors[:, : self.blocks].astype(np.float32), None
+        low = (self.random.normal(size=d.shape) * 0.02).astype(np.float16)
+        self.planes["minima"] = interleave(low, self.random)
+        sc, m = (self.random.integers(0, 64, (self.rows, 8 * supers)) for _ in range(2))
+        self.planes["factors"] = pack_six_bits(sc, m)
+        wide_low = np.repeat(low.astype(np.float32), per, axis=1)[:, : self.blocks]
+        return wide * sc[:, : self.blocks].astype(np.float32), -(wide_low * m[:, : self.blocks].astype(np.float32))
+
+
+def sample(name, rows, cols, block, granularity=BLOCK, seed=0, permuted=False, outliers=3):
     """A random weight with every code, whether or not an encoder emits it, and noise in the padding."""
     form = native.geometry(name)
     random = np.random.default_rng([seed, rows, cols, block])
-    codes = random.integers(0, 1 << form.bits, (rows, cols)).astype(np.uint8)
-    blocks = -(-cols // block)
-    shape = {BLOCK: (rows, blocks), ROW: (rows, 1), TENSOR: (1, 1)}[granularity]
-    scales = (random.normal(size=shape) * 0.02).astype(form.scale_dtype)
-    plane = scales.reshape(1) if granularity == TENSOR else pack_scales(scales, random)
-    full = np.broadcast_to(scales.astype(np.float32), (rows, blocks))
-    offset = codes.astype(np.int64) - (1 << (form.bits - 1))
-    values = offset * np.repeat(full, block, axis=1)[:, :cols].astype(np.float64)
-    stored = native.StoredWeight(name, pack(codes, form.bits, block, random), plane, rows, cols, block)
-    return Sample(stored, values, offset, full)
+    if form.bits == 16:
+        made = _floats(name, form, rows, cols, random)
+    else:
+        made = _codes(name, form, rows, cols, block, granularity, random)
+    if "outlier_columns" in form.planes:
+        made = _with_outliers(made, min(outliers, cols), random)
+    return _permuted(made, random) if permuted else made
+
+
+def _floats(name, form, rows, cols, random):
+    values = random.normal(size=(rows, cols)).astype(form.planes["codes"])
+    padded = random.normal(size=(rows, -(-cols // 16) * 16)).astype(values.dtype)
+    padded[:, :cols] = values
+    wide = np.zeros((-(-rows // 16) * 16, padded.shape[1]), values.dtype)
+    wide[:rows] = padded
+    plane = np.ascontiguousarray(wide.reshape(-1, 16, padded.shape[1]).transpose(0, 2, 1))
+    stored = native.StoredWeight(name, {"codes": plane}, rows, cols, 16)
+    decoded = values.astype(np.float32)
+    nothing = np.zeros((0,), np.int64)
+    return Sample(stored, decoded.astype(np.float64), decoded, nothing, nothing, None, np.arange(cols), nothing)
+
+
+def _codes(name, form, rows, cols, block, granularity, random):
+    # The code 0 of i2_s has no meaning: adding and subtracting alone cannot make -2 of it.
+    codes = random.integers(1 if name == "i2_s" else 0, 1 << form.bits, (rows, cols)).astype(np.uint8)
+    low, high = split_bits(form.bits)
+    planes = {"codes": pack(codes & ((1 << low) - 1), low, block, random)}
+    if high:
+        planes["high"] = pack_high(codes >> low, low, high, block, random)
+    side = _Random(form, rows, cols, block, granularity, random)
+    scales, minima = side.side()
+    planes.update(side.planes)
+
+    def spread(values):
+        return np.repeat(values, block, axis=1)[:, :cols]
+
+    unsigned = minima is not None
+    if family(name) in TABLES:
+        decoded = TABLES[family(name)][codes] * spread(scales)
+        integers, unit = FINE.get(family(name), (np.zeros(256, np.int64), np.float32(1)))
+        meant, scales = integers[codes], scales * unit
+        values = TABLES[family(name)][codes].astype(np.float64) * spread(side_scales := scales / unit).astype(np.float64)
+        del side_scales
+    else:
+        meant = codes.astype(np.int64) - (0 if unsigned else 1 << (form.bits - 1))
+        zeros = getattr(side, "zeros", None)
+        centred = meant.astype(np.float32) - (spread(zeros) if zeros is not None else np.float32(0))
+        decoded = centred * spread(scales)
+        values = centred.astype(np.float64) * spread(scales)
+        if unsigned and zeros is None:
+            decoded = decoded + spread(minima)
+            values = values + spread(minima)
+    stored = native.StoredWeight(name, planes, rows, cols, block)
+    nothing = np.zeros((0,), np.int64)
+    return Sample(stored, values, decoded, meant, scales, minima, np.arange(cols), nothing)
+
+
+def _with_outliers(made, count, random):
+    rows, cols = made.values.shape
+    columns = np.sort(random.choice(cols, count, replace=False)).astype(np.int32)
+    kept = (random.normal(size=(rows, count)) * 5).astype(np.float16)
+    planes = {**made.stored.planes, "outlier_columns": columns, "outliers": interleave(kept, random)}
+    values, decoded, codes = made.values.copy(), made.decoded.copy(), made.codes.copy()
+    values[:, columns] = kept
+    decoded[:, columns] = kept
+    codes[:, columns] = 0
+    low = pack((codes + 128).astype(np.uint8), 8, made.stored.block_size, random)
+    stored = replace(made.stored, planes={**planes, "codes": low})
+    return replace(made, stored=stored, values=values, decoded=decoded, codes=codes, outliers=columns)
+
+
+def _permuted(made, random):
+    cols = made.values.shape[1]
+    order = random.permutation(cols).astype(np.int32)
+    values, decoded = np.empty_like(made.values), np.empty_like(made.decoded)
+    values[:, order], decoded[:, order] = made.values, made.decoded
+    stored = replace(made.stored, planes={**made.stored.planes, "permutation": order})
+    return replace(made, stored=stored, values=values, decoded=decoded, order=order)
 
 
 def quantize_rows(x, block):
@@ -77,18 +310,47 @@ def quantize_rows(x, block):
 
 
 def int8_matmul(x, weight):
-    """The product of int8 compute to the bit: exact sums per block, float32 from then on, in order of k."""
+    """The product of int8 compute to the bit: exact sums per block, float32 from then on, in order of k.
+
+    Columns that are kept as floats are left out: their sum comes on top, in no defined order.
+    """
     block = weight.stored.block_size
+    x = x[:, weight.order].copy()
+    x[:, weight.outliers] = 0
     codes, scales = quantize_rows(x, block)
     total = np.zeros((x.shape[0], weight.stored.rows), np.float32)
     for b, first in enumerate(range(0, x.shape[1], block)):
         part = slice(first, first + block)
         dot = (codes[:, part] @ weight.codes[:, part].T).astype(np.float32)
-        total = total + dot * (scales[:, b, None] * weight.scales[None, :, b])
+        total = total + (dot * weight.scales[None, :, b]) * scales[:, b, None]
+        if weight.minima is not None:
+            sums = scales[:, b] * codes[:, part].sum(axis=1).astype(np.float32)
+            total = total + sums[:, None] * weight.minima[None, :, b]
     return total
+
+
+def outlier_matmul(x, weight):
+    """What the columns kept as floats add, in float64."""
+    columns = weight.order[weight.outliers]
+    return x[:, columns].astype(np.float64) @ weight.values[:, columns].T
 
 
 def float_bound(x, weight):
     """How far float compute may be off, per output."""
     magnitude = np.abs(x.astype(np.float64)) @ np.abs(weight.values).T
+    if weight.minima is not None:
+        # A minimum and a scaled code are rounded before they cancel.
+        spread = np.repeat(np.abs(weight.minima), weight.stored.block_size, axis=1)[:, : x.shape[1]]
+        magnitude = magnitude + 2 * np.abs(x[:, weight.order].astype(np.float64)) @ spread.T.astype(np.float64)
     return 4 * np.sqrt(x.shape[1]) * 2.0**-24 * magnitude
+
+
+def check_int8(found, x, weight):
+    """Whether int8 compute gave what it is defined to give."""
+    expected = int8_matmul(x, weight)
+    if len(weight.outliers) == 0:
+        np.testing.assert_array_equal(found, expected)
+        return
+    rest = outlier_matmul(x, weight)
+    magnitude = np.abs(x.astype(np.float64)) @ np.abs(weight.values).T
+    assert (np.abs(found - (expected + rest)) <= 4 * np.sqrt(x.shape[1]) * 2.0**-23 * magnitude).all()

@@ -26,7 +26,8 @@ def base(kernel: str, name: str, weight: Sample) -> Node:
 
 def lies(weight: Sample, kernel: str):
     """Name of the lie and what to change; every one must be refused."""
-    codes, scales = weight.stored.codes, weight.stored.scales
+    planes = weight.stored.planes
+    codes = planes["codes"]
     block = weight.stored.block_size
     for key in ("N", "K", "block_size"):
         for value in (0, -1, -BIG, 2**31, BIG, 2**63 - 1):
@@ -38,29 +39,16 @@ def lies(weight: Sample, kernel: str):
     yield "N one tile less", {"attributes": {"N": 32}}
     yield "K one block more", {"attributes": {"K": COLS + block}}
     yield "K one block less", {"attributes": {"K": COLS - block}}
-    yield "block_size doubled", {"attributes": {"block_size": 512}}
-    yield "block_size halved", {"attributes": {"block_size": 8}}
+    yield "block_size above all", {"attributes": {"block_size": 512}}
+    yield "block_size below all", {"attributes": {"block_size": 8}}
     yield "block_size no power of two", {"attributes": {"block_size": 48}}
-    yield "codes one vector short", {"codes": np.ascontiguousarray(codes[:, :-1])}
-    yield "codes one tile short", {"codes": np.ascontiguousarray(codes[:-1])}
-    yield "codes flat", {"codes": codes.reshape(-1)}
-    yield "codes transposed", {"codes": np.ascontiguousarray(codes.transpose(1, 0, 2, 3))}
-    yield "codes empty", {"codes": np.zeros((0,), np.uint8)}
-    yield "codes scalar", {"codes": np.array(3, np.uint8)}
-    yield "codes int8", {"codes": codes.view(np.int8)}
-    yield "codes float", {"codes": codes.astype(np.float32)}
-    yield "codes of 20 dimensions", {"codes": codes.reshape((1,) * 16 + codes.shape)}
-    yield "scales short", {"scales": scales.reshape(-1)[:0]}
-    yield "scales of rank 2", {"scales": np.ones((3, 16), scales.dtype)}
-    yield "scales two", {"scales": np.ones(2, scales.dtype)}
-    yield "scales scalar", {"scales": np.array(1, scales.dtype)}
-    yield "scales double", {"scales": scales.astype(np.float64)}
-    other = np.float32 if scales.dtype == np.float16 else np.float16
-    yield "scales of the other float type", {"scales": scales.astype(other)}
-    for plane in ("codes", "scales"):
-        yield f"{plane} fed", {"fed": (plane,)}
-        yield f"{plane} computed", {"computed": (plane,)}
-        yield f"{plane} missing", {"dropped": (plane,)}
+    for name, plane in planes.items():
+        for lie, changed in lies_about(plane, name):
+            yield f"{name} {lie}", {"planes": {name: changed}}
+        yield f"{name} fed", {"fed": (name,)}
+        yield f"{name} computed", {"computed": (name,)}
+        yield f"{name} missing", {"dropped": (name,)}
+    yield "codes of 20 dimensions", {"planes": {"codes": codes.reshape((1,) * (20 - codes.ndim) + codes.shape)}}
     if kernel == "MatMul":
         yield "X missing", {"dropped": ("X",)}
         yield "X double", {"dtype": np.float64}
@@ -79,6 +67,30 @@ def lies(weight: Sample, kernel: str):
             yield f"index {index}", {"x": np.array([0, index])}
 
 
+def lies_about(plane, name):
+    """What to make of a plane instead: other sizes and other types."""
+    if plane.size > 1 and name != "outlier_columns":
+        yield "short", np.ascontiguousarray(plane[:-1]) if plane.shape[0] > 1 else np.ascontiguousarray(plane[:, :-1])
+    if plane.ndim > 1:
+        yield "flat", plane.reshape(-1)
+        yield "one longer in the middle", np.concatenate([plane, plane[:, -1:]], axis=1)
+        yield "transposed", np.ascontiguousarray(np.moveaxis(plane, 0, 1)) if plane.shape[0] != plane.shape[1] else plane[0]
+    yield "empty", plane.reshape(-1)[:0].reshape(0, 1)
+    yield "scalar", np.array(plane.reshape(-1)[0])
+    yield "two", np.ones((2, 1, 2), plane.dtype)
+    for dtype in (np.float64, np.int64, np.float32, np.float16, np.uint8, np.int8):
+        if plane.dtype != dtype:
+            yield f"of type {np.dtype(dtype)}", plane.astype(np.float32).astype(dtype)
+    if name in ("outlier_columns", "permutation"):
+        for value in (-1, COLS, 2**31 - 1, -(2**31)):
+            wrong = plane.copy()
+            wrong[1] = value
+            yield f"holding {value}", wrong
+        twice = plane.copy()
+        twice[1] = twice[0]
+        yield "holding one twice", twice
+
+
 def random_lie(random: np.random.Generator, weight: Sample) -> dict:
     """Some attributes and plane shapes at random: refused, or the sizes happen to fit."""
     numbers = [-1, 0, 1, 15, 16, 17, 31, 32, 33, 48, 64, 100, 128, 256, 2**31 - 1, 2**31, 2**32, BIG]
@@ -86,13 +98,13 @@ def random_lie(random: np.random.Generator, weight: Sample) -> dict:
     for key in ("N", "K", "block_size"):
         if random.random() < 0.5:
             change["attributes"][key] = int(random.choice(numbers))
-    for plane in ("codes", "scales"):
+    for plane in weight.stored.planes:
         if random.random() < 0.5:
             rank = int(random.integers(0, 5))
             shape = [int(random.choice([0, 1, 2, 3, 4, 13, 16, 25, 50])) for _ in range(rank)]
             if plane == "codes" and random.random() < 0.8:
                 shape = [int(random.choice([1, 2, 3, 4])), int(random.choice([2, 4, 8, 16, 32])), 16, 4]
-            change[plane] = np.ones(shape, getattr(weight.stored, plane).dtype)
+            change.setdefault("planes", {})[plane] = np.ones(shape, weight.stored.planes[plane].dtype)
     return change
 
 
@@ -123,13 +135,15 @@ def main() -> None:
     kernel, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
     from onnxquant import native
 
-    weight = sample(name, ROWS, COLS, 32, native.geometry(name).granularities[0])
+    form = native.geometry(name)
+    block = min(max(32, form.min_block), form.max_block)
+    weight = sample(name, ROWS, COLS, block, form.granularities[0], permuted="permuted" in sys.argv)
     for lie, change in lies(weight, kernel):
         print(json.dumps({"lie": lie, **attempt(kernel, name, weight, change)}), flush=True)
     random = np.random.default_rng(7)
     for i in range(count):
         change = random_lie(random, weight)
-        shown = {k: v if isinstance(v, dict) else list(v.shape) for k, v in change.items()}
+        shown = {"attributes": change["attributes"], **{k: list(v.shape) for k, v in change.get("planes", {}).items()}}
         print(json.dumps({"random": i, "change": shown, **attempt(kernel, name, weight, change)}), flush=True)
 
 

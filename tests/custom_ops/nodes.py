@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from ml_dtypes import bfloat16
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxquant import native
@@ -21,11 +22,8 @@ TYPES = {
     np.dtype(np.int32): TensorProto.INT32,
     np.dtype(np.uint8): TensorProto.UINT8,
     np.dtype(np.int8): TensorProto.INT8,
+    np.dtype(bfloat16): TensorProto.BFLOAT16,
 }
-
-
-def suffix(name: str) -> str:
-    return name.upper().replace("INT", "Int")
 
 
 @dataclass
@@ -37,8 +35,8 @@ class Node:
     dtype: Any = np.float32  # of X, or of the indices
     shape: Any = None  # declared for X or the indices; None: ["batch", K] or ["batch"]
     attributes: dict[str, Any] = field(default_factory=dict)
-    codes: Any = None
-    scales: Any = None
+    planes: dict[str, Any] = field(default_factory=dict)  # instead of the weight's own
+    bias: Any = None
     dropped: tuple[str, ...] = ()  # inputs or attributes to leave out
     fed: tuple[str, ...] = ()  # planes that are graph inputs instead of initializers
     computed: tuple[str, ...] = ()  # planes that a node computes from the graph's input
@@ -46,18 +44,21 @@ class Node:
 
     def model(self, out_shape: Any = None) -> bytes:
         weight = self.stored
-        planes = {
-            "codes": weight.codes if self.codes is None else self.codes,
-            "scales": weight.scales if self.scales is None else self.scales,
-        }
+        geometry = native.geometry(weight.format)
+        order = [*geometry.planes, *([native.PERMUTATION] if native.PERMUTATION in weight.planes else [])]
+        planes = {name: self.planes.get(name, weight.planes[name]) for name in order}
         matmul = self.kernel == "MatMul"
         first = "X" if matmul else "indices"
         shape = self.shape if self.shape is not None else ["batch", weight.cols] if matmul else ["batch"]
-        names = [first, "codes", "scales"] if matmul else ["codes", "scales", first]
+        names = [first, *planes] if matmul else [*planes, first]
+        if self.bias is not None:
+            names.append("bias")
+            planes["bias"] = self.bias
         names = [n for n in names if n not in self.dropped]
+        ending = ("Permuted" if native.PERMUTATION in weight.planes else "") + ("Bias" if self.bias is not None else "")
         attributes = {"N": weight.rows, "K": weight.cols, "block_size": weight.block_size, **self.attributes}
         attributes = {k: v for k, v in attributes.items() if k not in self.dropped}
-        op_type = self.op_type or f"{self.kernel}{suffix(weight.format)}"
+        op_type = self.op_type or f"{self.kernel}{geometry.suffix}{ending}"
         node = helper.make_node(op_type, names, ["Y"], domain=DOMAIN, **attributes)
         elem = TYPES[np.dtype(self.dtype)]
         inputs = [helper.make_tensor_value_info(first, elem, shape)]

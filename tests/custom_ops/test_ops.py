@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from kernel_oracle import float_bound, int8_matmul, sample
+from kernel_oracle import check_int8, float_bound, int8_matmul, sample
 from nodes import DOMAIN, Node, parsed, session
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxquant import native
 
 NAMES = native.formats()
-RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "300"))
+RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "50"))
 
 
 def weight_of(name, rows=33, cols=100, block=32):
-    return sample(name, rows, cols, block, native.geometry(name).granularities[0])
+    form = native.geometry(name)
+    return sample(name, rows, cols, min(max(block, form.min_block), form.max_block), form.granularities[0])
 
 
 def activations(*shape, seed=1):
@@ -42,7 +43,8 @@ def test_matmul_int8(name, threads):
         x = activations(*shape, 100)
         (y,) = opened.run(None, {"X": x})
         assert y.shape == (*shape, 33)
-        np.testing.assert_array_equal(y.reshape(-1, 33), int8_matmul(x.reshape(-1, 100), weight))
+        if weight.has_int8:
+            check_int8(y.reshape(-1, 33), x.reshape(-1, 100), weight)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,6 +54,28 @@ def test_matmul_float32(name):
     x = activations(21, 100)
     (y,) = opened.run(None, {"X": x})
     assert (np.abs(y - x.astype(np.float64) @ weight.values.T) <= float_bound(x, weight)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_permuted_with_a_bias(name, dtype):
+    form = native.geometry(name)
+    block = min(max(32, form.min_block), form.max_block)
+    weight = sample(name, 33, 100, block, form.granularities[0], permuted=True)
+    x, bias = activations(5, 100).astype(dtype), activations(33, seed=2).astype(dtype)
+    (y,) = session(Node("MatMul", weight.stored, dtype, bias=bias).model()).run(None, {"X": x})
+    expected = native.matmul(x.astype(np.float32), weight.stored, bias=bias.astype(np.float32))
+    np.testing.assert_array_equal(y, expected.astype(dtype))
+    indices = np.arange(-33, 33)
+    (rows,) = session(Node("Gather", weight.stored, np.int64).model()).run(None, {"indices": indices})
+    np.testing.assert_array_equal(rows, weight.decoded[indices])
+
+
+@pytest.mark.parametrize("bias", [np.ones(32, np.float32), np.ones((33, 1), np.float32), np.ones((), np.float32)])
+def test_a_bias_that_does_not_fit(bias):
+    opened = session(Node("MatMul", weight_of("int4").stored, bias=bias).model())
+    with pytest.raises(Exception, match=r"expected \[33\]"):
+        opened.run(None, {"X": activations(2, 100)})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,6 +113,7 @@ def test_gather(name, dtype, threads):
     opened = session(Node("Gather", weight.stored, dtype, shape=["a", "b"]).model(), threads)
     values = native.decode(weight.stored)
     every = np.arange(-33, 33).astype(dtype)
+    np.testing.assert_array_equal(values, weight.decoded)
     for indices in (every.reshape(6, 11), every[:1].reshape(1, 1), every[:0].reshape(0, 3), np.tile(every, (40, 1))):
         (y,) = opened.run(None, {"indices": indices})
         np.testing.assert_array_equal(y, values[indices])
@@ -149,7 +174,7 @@ def test_a_chain_needs_no_declared_types(dtype):
     graph = model.graph
     graph.node[0].output[0] = "between"
     graph.initializer.extend(
-        [numpy_helper.from_array(second.stored.codes, "c2"), numpy_helper.from_array(second.stored.scales, "s2")]
+        [numpy_helper.from_array(second.stored.planes["codes"], "c2"), numpy_helper.from_array(second.stored.planes["scales"], "s2")]
     )
     graph.node.append(helper.make_node("Relu", ["between"], ["relu"]))
     graph.node.append(
@@ -169,7 +194,7 @@ def test_planes_of_a_subgraph(kind, place):
     """A node in a branch or a loop reads planes of its own graph or of an outer one."""
     weight = sample("q4_0", 100, 100, 32)
     info = helper.make_tensor_value_info
-    planes = [numpy_helper.from_array(weight.stored.codes, "codes"), numpy_helper.from_array(weight.stored.scales, "scales")]
+    planes = [numpy_helper.from_array(plane, name) for name, plane in weight.stored.planes.items()]
     names = ["X" if kind == "If" else "x_in", "codes", "scales"]
     node = helper.make_node("MatMulQ4_0", names, ["out"], domain=DOMAIN, N=100, K=100, block_size=32)
     inner, outer = (planes, []) if place == "inside" else ([], planes)
@@ -266,10 +291,11 @@ def test_sessions_come_and_go():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kernel", ["MatMul", "Gather"])
-def test_lying_nodes_are_refused(kernel, name):
+@pytest.mark.parametrize("permuted", ["", "permuted"])
+def test_lying_nodes_are_refused(kernel, name, permuted):
     program = Path(__file__).parent / "lying_nodes.py"
     run = subprocess.run(
-        [sys.executable, str(program), kernel, name, str(RANDOM_LIES)],
+        [sys.executable, str(program), kernel, name, str(RANDOM_LIES), permuted],
         capture_output=True, text=True, timeout=300, check=False, cwd=Path(native.__file__).parents[1],
         env={**os.environ, "PYTHONPATH": str(Path(native.__file__).parents[1])},
     )  # fmt: skip
@@ -292,14 +318,14 @@ def test_a_computed_plane_is_named(kernel, plane):
 
 def test_a_wrong_plane_shows_both_shapes():
     stored = weight_of("int4").stored
-    node = Node("MatMul", stored, codes=np.zeros((3, 16, 16, 3), np.uint8))
+    node = Node("MatMul", stored, planes={"codes": np.zeros((3, 16, 16, 3), np.uint8)})
     with pytest.raises(Exception, match=r"codes have shape \[3, 16, 16, 3\], expected \[3, 16, 16, 4\]"):
         session(node.model())
 
 
 def test_a_coarser_scale_than_the_format_has():
-    node = Node("MatMul", weight_of("q4_0").stored, scales=np.ones((3, 1, 16), np.float16))
-    with pytest.raises(Exception, match="one value per row, which q4_0 does not have"):
+    node = Node("MatMul", weight_of("q4_0").stored, planes={"scales": np.ones(1, np.float16)})
+    with pytest.raises(Exception, match="one value per tensor, which q4_0 does not have"):
         session(node.model())
 
 

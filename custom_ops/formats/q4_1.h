@@ -1,0 +1,12 @@
+// ggml's Q4_1: blocks of 32 codes of 4 bits with a float16 scale and a float16 minimum.
+#pragma once
+
+#include "kernels/format.h"
+
+namespace onnxquant::formats {
+
+inline constexpr Format q4_1[] = {
+    sided("q4_1", "Q4_1", 4, Values::kUnsigned, Side::kMinima, 32, 32),
+};
+
+}  // namespace onnxquant::formats

@@ -1,0 +1,12 @@
+// ggml's Q5_1: blocks of 32 codes of 5 bits with a float16 scale and a float16 minimum.
+#pragma once
+
+#include "kernels/format.h"
+
+namespace onnxquant::formats {
+
+inline constexpr Format q5_1[] = {
+    sided("q5_1", "Q5_1", 5, Values::kUnsigned, Side::kMinima, 32, 32),
+};
+
+}  // namespace onnxquant::formats

@@ -1,0 +1,12 @@
+// ggml's TQ2_0: ternary weights as codes of 2 bits with one float16 scale per 256.
+#pragma once
+
+#include "kernels/format.h"
+
+namespace onnxquant::formats {
+
+inline constexpr Format tq2_0[] = {
+    scaled("tq2_0", "TQ2_0", 2, ScaleType::kHalf, kPerBlock, 128, 256),
+};
+
+}  // namespace onnxquant::formats
