@@ -1,5 +1,6 @@
 #include "isa/dispatch.h"
 
+#include <array>
 #include <atomic>
 #include <cstring>
 
@@ -18,13 +19,28 @@ constexpr const KernelTable* kTables[] = {
 #endif
 };
 
+constexpr std::size_t kTableCount = sizeof kTables / sizeof *kTables;
+
+// Asked once: virtual machines trap the question, which takes longer than a small product.
+bool usable(const KernelTable* table) {
+  static const std::array<bool, kTableCount> answers = [] {
+    std::array<bool, kTableCount> out{};
+    for (std::size_t i = 0; i < kTableCount; ++i) out[i] = kTables[i]->usable();
+    return out;
+  }();
+  for (std::size_t i = 0; i < kTableCount; ++i) {
+    if (kTables[i] == table) return answers[i];
+  }
+  return false;
+}
+
 bool none(const char* isa) { return isa == nullptr || *isa == '\0'; }
 
 const KernelTable* best_until(const char* cap) {
   const KernelTable* best = &kScalar;
   bool known = none(cap);
   for (const KernelTable* table : kTables) {
-    if (table->usable()) best = table;
+    if (usable(table)) best = table;
     if (!known && std::strcmp(table->name, cap) == 0) {
       known = true;
       break;
@@ -47,7 +63,7 @@ const KernelTable& kernels(const char* isa) {
   if (none(isa)) return kernels();
   for (const KernelTable* table : kTables) {
     if (std::strcmp(table->name, isa) != 0) continue;
-    if (!table->usable()) throw Error("this CPU has no %s", isa);
+    if (!usable(table)) throw Error("this CPU has no %s", isa);
     return *table;
   }
   throw Error("no instruction set is called '%.40s' here", isa);
@@ -58,7 +74,7 @@ void cap_isa(const char* isa) { current().store(best_until(isa), std::memory_ord
 std::string isa_names(bool only_usable) {
   std::string names;
   for (const KernelTable* table : kTables) {
-    if (only_usable && !table->usable()) continue;
+    if (only_usable && !usable(table)) continue;
     if (!names.empty()) names += ',';
     names += table->name;
   }

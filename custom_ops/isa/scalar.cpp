@@ -6,6 +6,7 @@
 #include "isa/tables.h"
 #include "kernels/field_order.h"
 #include "kernels/half.h"
+#include "kernels/inline.h"
 #include "kernels/tables.h"
 
 // The unnamed namespace keeps every function out of the other instruction sets' reach: the linker may merge equal names.

@@ -221,7 +221,7 @@ constexpr int high_bits(int bits) { return bits - low_bits(bits); }
 
 // The next 4 weights of each lane, number kGroup of a chunk: whole codes, one per byte.
 template <int kBits, int kGroup>
-inline Codes code_group(const CodePointers& at) {
+ONNXQUANT_INLINE Codes code_group(const CodePointers& at) {
   constexpr int kLow = low_bits(kBits), kHigh = high_bits(kBits), kFields = 8 / kLow;
   constexpr int kVector = kGroup / kFields, kField = kGroup % kFields;
   const Codes low = field<kLow, kField>(load_codes(at.low + kVector * kVectorBytes));
@@ -234,7 +234,7 @@ inline Codes code_group(const CodePointers& at) {
 }
 
 template <int kBits>
-inline void advance(CodePointers& at, int weights) {
+ONNXQUANT_INLINE void advance(CodePointers& at, int weights) {
   at.low += weights * low_bits(kBits) / 32 * kVectorBytes;
   if constexpr (high_bits(kBits) > 0) at.high += weights * high_bits(kBits) / 32 * kVectorBytes;
 }
@@ -252,7 +252,7 @@ struct Sums {
   explicit Sums(const Weights& weights) : offset(offset_of(*weights.format)) {}
 
   // `x_sums` of the rows' activations: what the codes' offset is multiplied with.
-  void start(const std::int32_t (&x_sums)[kRows]) {
+  ONNXQUANT_INLINE void start(const std::int32_t (&x_sums)[kRows]) {
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVectors; ++v) sum[v][r] = splat_int((D::kOffset - offset) * x_sums[r]);
     }
@@ -260,7 +260,7 @@ struct Sums {
 
   // Step kGroup of a chunk, then the next; partial sums are widened before they could overflow.
   template <int kGroup, int kEnd>
-  void add_groups(const CodePointers (&codes)[kVectors], const std::int8_t* const (&x)[kRows], std::int64_t k) {
+  ONNXQUANT_INLINE void add_groups(const CodePointers (&codes)[kVectors], const std::int8_t* const (&x)[kRows], std::int64_t k) {
     if constexpr (kGroup < kEnd) {
       if constexpr (kGroup % D::kGroups == 0) {
         for (int v = 0; v < kVectors; ++v) {
@@ -281,7 +281,7 @@ struct Sums {
     }
   }
 
-  Ints result(int v, int r) const { return sum[v][r]; }
+  ONNXQUANT_INLINE Ints result(int v, int r) const { return sum[v][r]; }
 };
 
 // Codes of 4 bits that choose from a table: its integers in two parts, 128 * upper + lower.
@@ -304,7 +304,7 @@ struct Sums<kTable, kRows, kVectors> {
     lower_bytes = make_lookup(below);
   }
 
-  void start(const std::int32_t (&x_sums)[kRows]) {
+  ONNXQUANT_INLINE void start(const std::int32_t (&x_sums)[kRows]) {
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVectors; ++v) {
         upper[v][r] = splat_int((Upper::kOffset - 128) * x_sums[r]);
@@ -314,7 +314,7 @@ struct Sums<kTable, kRows, kVectors> {
   }
 
   template <int kGroup, int kEnd>
-  void add_groups(const CodePointers (&codes)[kVectors], const std::int8_t* const (&x)[kRows], std::int64_t k) {
+  ONNXQUANT_INLINE void add_groups(const CodePointers (&codes)[kVectors], const std::int8_t* const (&x)[kRows], std::int64_t k) {
     if constexpr (kGroup < kEnd) {
       for (int v = 0; v < kVectors; ++v) {
         const Codes one = code_group<4, kGroup>(codes[v]);
@@ -328,13 +328,13 @@ struct Sums<kTable, kRows, kVectors> {
     }
   }
   template <class D>
-  static void add_one(Ints& sum, Codes codes, const std::int8_t* x) {
+  static ONNXQUANT_INLINE void add_one(Ints& sum, Codes codes, const std::int8_t* x) {
     typename D::Partial partial = D::begin(sum);
     D::add(partial, codes, x);
     sum = D::end(sum, partial);
   }
 
-  Ints result(int v, int r) const { return add_int(shift_left<7>(upper[v][r]), lower[v][r]); }
+  ONNXQUANT_INLINE Ints result(int v, int r) const { return add_int(shift_left<7>(upper[v][r]), lower[v][r]); }
 };
 
 struct Int8Call {
