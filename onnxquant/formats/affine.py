@@ -1,9 +1,13 @@
-"""int8, int4, int2: integer codes on an even grid, the scale rounded to float16 before the codes are chosen.
+"""int8 .. int2: integer codes on an even grid, the scale rounded to float16 before the codes are chosen.
 
 Symmetric grids store no zero point: value = (code - 2^(bits-1)) * scale, and use the codes -(2^(bits-1) - 1) .. of
 the two's complement range, as ONNX Runtime's kernels expect. Below 8 bits the one spare negative code is worth having,
 so the extreme of largest magnitude maps to it: scale = extreme / -2^(bits-1). Asymmetric grids widen the range to
 hold zero and store the code of zero.
+
+Float zero points lie on the range as it is, min to max: scale = max((max - min) / top, max|x| / 1024) in float16, zero =
+-min / scale in float16, code = clip(round-half-even(x * (1 / scale) + zero)). The second bound of the scale takes hold
+where a block lies far from zero compared with its width: beyond 1024 steps float16 no longer tells steps apart.
 
 Source of the grids: the RTN quantizers of ONNX Runtime's MatMulNBits (docs/ContribOperators.md), which these match in
 codes where the float16 rounding of the scale does not interfere.
@@ -18,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError
-from onnxquant.formats.base import Matrix, Planes, ScaledCodes, chunks
+from onnxquant.formats.base import ScaledCodes
+from onnxquant.formats.matrix import Matrix, Planes, chunks
 
 MIN_BLOCK, MAX_BLOCK, DEFAULT_BLOCK = 16, 256, 32
 
@@ -32,11 +37,15 @@ class Affine(ScaledCodes):
             that is None too 32.
         per_channel: True: one scale per row; False: one scale for the tensor; None: block-wise.
         symmetric: no zero points.
+        zero_point: type of the zero points of an asymmetric grid: "int", a code, or "float", a float16.
     """
+
+    source = "round to nearest of ONNX Runtime's MatMulNBits quantizers"
 
     block_size: int | None = None
     per_channel: bool | None = None
     symmetric: bool = True
+    zero_point: str = "int"
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -48,6 +57,10 @@ class Affine(ScaledCodes):
                     f"block_size {self.block_size}: expected a power of two from {MIN_BLOCK} to {MAX_BLOCK} "
                     f"(onnxruntime computes garbage above it)"
                 )
+        if self.zero_point not in ("int", "float"):
+            raise RecipeError(f"zero_point {self.zero_point!r}: expected int or float")
+        if self.symmetric and self.zero_point == "float":
+            raise RecipeError("zero_point 'float' needs zero points: add symmetric=False (--asymmetric)")
 
     @property
     def group(self) -> int | None:
@@ -61,6 +74,11 @@ class Affine(ScaledCodes):
         """Asymmetric grids store one per group."""
         return not self.symmetric
 
+    @property
+    def float_zero_points(self) -> bool:
+        """Whether zero points are float16."""
+        return self.zero_point == "float"
+
     def folded(self) -> Self:
         """At 8 bits one scale per channel: blocks would cost one more float copy of the weight at load."""
         open_granularity = self.block_size is None and self.per_channel is None
@@ -68,10 +86,8 @@ class Affine(ScaledCodes):
 
     def tensor_statistics(self, weight: NDArray[Any]) -> Matrix | None:
         """Lowest and highest value of the tensor."""
-        low, high = np.float32(0), np.float32(0)
-        for _, chunk in chunks(weight):
-            low, high = min(low, chunk.min(initial=0)), max(high, chunk.max(initial=0))
-        return np.array([low, high], np.float32)
+        parts = [(chunk.min(), chunk.max()) for _, chunk in chunks(weight)]
+        return np.array([min(low for low, _ in parts), max(high for _, high in parts)], np.float32)
 
     def encode_groups(self, groups: Matrix, shared: Matrix | None) -> Planes:
         """Round to the nearest code of the float16-rounded scale."""
@@ -80,27 +96,43 @@ class Affine(ScaledCodes):
         else:
             low = groups.min(axis=-1, keepdims=True)
             high = groups.max(axis=-1, keepdims=True)
-        top = (1 << self.bits) - 1
-        if self.symmetric:
-            scale = _half(self._symmetric_scale(low, high))
-            zero: Any = np.float32(self.offset)
-        else:
-            low, high = np.minimum(low, 0), np.maximum(high, 0)
-            scale = _half((high - low) / np.float32(top))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                zero = np.where(scale != 0, np.rint(-low / scale.astype(np.float32)), self.offset)
-            zero = np.clip(zero, 0, top).astype(np.float32)
+        scale, zero = self._grid(low, high)
         with np.errstate(divide="ignore"):
             inverse = np.where(scale != 0, np.float32(1) / scale.astype(np.float32), np.float32(0))
-        scaled = groups * inverse
-        np.rint(scaled, out=scaled)
-        scaled += zero
+        codes = groups * inverse
+        if self.float_zero_points:
+            codes += zero
+            np.rint(codes, out=codes)
+        else:
+            np.rint(codes, out=codes)
+            codes += zero
         lowest = 1 if self.symmetric and self.bits == 8 else 0
-        np.clip(scaled, lowest, top, out=scaled)
-        planes: Planes = {"codes": scaled.astype(np.uint8), "scales": scale[..., 0]}
+        np.clip(codes, lowest, self.top, out=codes)
+        planes: Planes = {"codes": codes.astype(np.uint8), "scales": scale[..., 0]}
         if not self.symmetric:
-            planes["zero_points"] = zero[..., 0].astype(np.uint8)
+            planes["zero_points"] = zero[..., 0].astype(np.float16 if self.float_zero_points else np.uint8)
         return planes
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+    def _grid(self, low: Matrix, high: Matrix) -> tuple[NDArray[np.float16], Any]:
+        """Scale and zero point (float32) of groups between these values."""
+        if self.symmetric:
+            return _half(self._symmetric_scale(low, high)), np.float32(self.offset)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if self.float_zero_points:
+                step = (high - low) / np.float32(self.top)
+                least = np.maximum(np.abs(low), np.abs(high)) * np.float32(2**-10)
+                scale = _half(np.maximum(step, least))
+                exact = -low / scale.astype(np.float32)
+                return scale, np.where(scale != 0, exact, self.offset).astype(np.float16).astype(np.float32)
+            low, high = np.minimum(low, 0), np.maximum(high, 0)
+            scale = _half((high - low) / np.float32(self.top))
+            zero = np.where(scale != 0, np.rint(-low / scale.astype(np.float32)), self.offset)
+        return scale, np.clip(zero, 0, self.top).astype(np.float32)
 
     def _symmetric_scale(self, low: Matrix, high: Matrix) -> Matrix:
         if self.bits == 8:
@@ -129,11 +161,32 @@ class Int8(Affine):
     bits = 8
 
 
+class Int6(Affine):
+    """6-bit integers."""
+
+    name = "int6"
+    bits = 6
+
+
+class Int5(Affine):
+    """5-bit integers."""
+
+    name = "int5"
+    bits = 5
+
+
 class Int4(Affine):
     """4-bit integers."""
 
     name = "int4"
     bits = 4
+
+
+class Int3(Affine):
+    """3-bit integers."""
+
+    name = "int3"
+    bits = 3
 
 
 class Int2(Affine):
@@ -143,4 +196,4 @@ class Int2(Affine):
     bits = 2
 
 
-FORMATS = [Int8, Int4, Int2]
+FORMATS = [Int8, Int6, Int5, Int4, Int3, Int2]

@@ -1,31 +1,43 @@
 """What a format is: how a matrix of floats becomes planes, and back.
 
-A weight is seen as ``[rows, cols]``: rows are output channels, cols the contracted channels. All formats here but
-float16 share one data model, after MatMulNBits: unsigned codes with an offset,
+A weight is seen as ``[rows, cols]``: rows are output channels, cols the contracted channels. The commonest data model,
+after MatMulNBits, is unsigned codes with an offset (``ScaledCodes``):
 
     value[r, c] = (codes[r, c] - zero[r, g]) * scale[r, g]
 
 where ``g`` is the group that ``(r, c)`` belongs to. The granularity is the shape of the scale: ``[1, 1]`` one for the
-tensor, ``[rows, 1]`` one per channel, ``[rows, ceil(cols / block)]`` one per block along the contracted axis.
+tensor, ``[rows, 1]`` one per channel, ``[rows, ceil(cols / block)]`` one per block along the contracted axis. The other
+models are in ``minimum``, ``superblocks``, ``table``, ``floats`` and ``llm_int8``.
+
+Any format may store its columns in another order: the plane ``permutation`` then says which original column each stored
+one is. All arithmetic is float32, one rounding per operation.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from onnxquant.errors import RangeError, RecipeError, WeightError, nearest
+from onnxquant.errors import RecipeError, nearest
+from onnxquant.formats.matrix import (
+    Matrix,
+    Planes,
+    check_finite,
+    check_permutation,
+    chunks,
+    columns_by_norm,
+    expand,
+    row_ranges,
+    split,
+)
 
-Matrix = NDArray[np.float32]
-Planes = dict[str, NDArray[Any]]
-
-# Rows are encoded this many bytes of float32 at a time: temporaries stay in cache and never grow with the weight.
-_CHUNK_BYTES = 4 << 20
+# A field with this metadata is set by encoding, not by a user.
+INTERNAL = {"internal": True}
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,12 @@ class Plane:
     @property
     def nbytes(self) -> int:
         """Bytes the array takes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
+
+    @property
+    def size(self) -> int:
+        """Elements of the array."""
+        return int(np.prod(self.shape, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -49,8 +66,8 @@ class Encoded:
         format: the format with its parameters.
         rows: output channels N.
         cols: contracted channels K.
-        planes: ``codes`` uint8 [N, K] (one code per byte), ``scales`` and where the format has it ``zero_points``
-            uint8, each [N or 1, groups or 1]; float16 has the one plane ``values`` [N, K].
+        planes: arrays by name, as ``format.planes(rows, cols)`` declares them; ``codes`` is uint8 [N, K], one code per
+            byte whatever its width.
         shape: shape of the original array.
     """
 
@@ -67,12 +84,24 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Format(ABC):
-    """A way to store a weight. Subclasses are frozen dataclasses whose fields are the format's parameters."""
+    """A way to store a weight. Subclasses are frozen dataclasses whose fields are the format's parameters.
+
+    The first line of a subclass's docstring is its summary for ``onnxquant list``.
+
+    Attributes:
+        permuted: columns are stored in the order of the plane ``permutation``.
+    """
 
     name: ClassVar[str]
     bits: ClassVar[int]
+    # Where the definition comes from.
+    source: ClassVar[str] = "this package"
     # Its bytes are defined by another project; planes convert to and from them without loss (``to_blocks``).
     foreign: ClassVar[bool] = False
+    # Bits that an element of a plane takes where they are fewer than its type's; ``codes`` take ``bits``.
+    packed_bits: ClassVar[Mapping[str, int]] = {}
+
+    permuted: bool = field(default=False, kw_only=True, metadata=INTERNAL)
 
     @property
     @abstractmethod
@@ -80,27 +109,77 @@ class Format(ABC):
         """Bits per weight on a large weight, side information included."""
 
     @abstractmethod
+    def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
+        """The planes but for the permutation."""
+
+    @abstractmethod
+    def _encode(self, weight: NDArray[Any]) -> Encoded:
+        """Planes of a matrix that is not empty, in the order its columns have."""
+
+    @abstractmethod
+    def _decode(self, encoded: Encoded) -> Matrix:
+        """The matrix in the order that its columns are stored in."""
+
     def planes(self, rows: int, cols: int) -> dict[str, Plane]:
         """Shape and type of each plane of a ``[rows, cols]`` weight."""
+        out = self._planes(rows, cols)
+        if self.permuted:
+            out["permutation"] = Plane((cols,), np.dtype(np.int32))
+        return out
 
-    @abstractmethod
-    def encode(self, weight: NDArray[Any]) -> Encoded:
+    def encode(self, weight: NDArray[Any], permutation: ArrayLike | None = None) -> Encoded:
         """Planes of a float matrix ``[rows, cols]`` by rounding to nearest.
 
-        Raises:
-            WeightError: a value is NaN or infinite, or a scale does not fit its type.
-        """
+        Args:
+            weight: the matrix; any float type, any strides.
+            permutation: stored column j is column ``permutation[j]``; None: the original order, or that of the
+                columns' L2 norms, descending, where the format is ``permuted``.
 
-    @abstractmethod
+        Raises:
+            WeightError: a value is NaN or infinite, a scale does not fit its type, or the permutation is not one.
+        """
+        rows, cols = weight.shape
+        order = None
+        if permutation is not None:
+            order = check_permutation(permutation, cols)
+            for _ in chunks(weight):  # NaN is reported at its original place
+                pass
+        elif self.permuted:
+            order = columns_by_norm(weight)
+        if order is not None:
+            weight = weight[:, order]
+        encoded = self._encode(weight) if weight.size else self._empty(rows, cols)
+        if order is None:
+            return encoded
+        planes = {**encoded.planes, "permutation": order}
+        return replace(encoded, format=encoded.format.with_(permuted=True), planes=planes)
+
     def decode(self, encoded: Encoded) -> Matrix:
-        """The float32 matrix ``[rows, cols]`` that the planes stand for."""
+        """The float32 matrix ``[rows, cols]`` that the planes stand for, columns in their original order."""
+        if not encoded.rows * encoded.cols:
+            return np.zeros((encoded.rows, encoded.cols), np.float32)
+        values = self._decode(encoded)
+        order = encoded.planes.get("permutation")
+        if order is None:
+            return values
+        out = np.empty_like(values)
+        out[:, check_permutation(order, encoded.cols)] = values
+        return out
+
+    def _allocate(self, rows: int, cols: int) -> Planes:
+        return {name: np.zeros(plane.shape, plane.dtype) for name, plane in self._planes(rows, cols).items()}
+
+    def _empty(self, rows: int, cols: int) -> Encoded:
+        return Encoded(self, rows, cols, self._allocate(rows, cols), (rows, cols))
 
     def nbytes(self, rows: int, cols: int) -> int:
         """Bytes of a ``[rows, cols]`` weight with codes packed to their width, without padding."""
-        return sum(
-            (p.nbytes * self.bits + 7) // 8 if name in ("codes", "zero_points") else p.nbytes
-            for name, p in self.planes(rows, cols).items()
-        )
+        return sum((p.size * self._width(name, p) + 7) // 8 for name, p in self.planes(rows, cols).items())
+
+    def _width(self, name: str, plane: Plane) -> int:
+        own = 8 * plane.dtype.itemsize
+        codes = name in ("codes", "zero_points") and plane.dtype == np.uint8
+        return self.packed_bits.get(name, self.bits if codes else own)
 
     def folded(self) -> Self:
         """The format for a weight that is decoded at load, with parameters that are still open settled for that."""
@@ -111,9 +190,18 @@ class Format(ABC):
         return None
 
     @classmethod
+    def summary(cls) -> str:
+        """What the format is, in one line."""
+        return (cls.__doc__ or cls.name).splitlines()[0].rstrip(".")
+
+    @classmethod
     def parameters(cls) -> list[str]:
         """Names of the parameters a user may set."""
-        return [f.name for f in fields(cls)]
+        return [f.name for f in fields(cls) if not f.metadata.get("internal")]
+
+    def settings(self) -> dict[str, Any]:
+        """Every field that is not at its default, internal ones included: ``make(settings())`` gives the format back."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
     @classmethod
     def make(cls, parameters: Mapping[str, Any]) -> Self:
@@ -123,7 +211,7 @@ class Format(ABC):
             RecipeError: the format has no such parameter, or the value is out of its range.
         """
         for key in parameters:
-            if key not in cls.parameters():
+            if key not in [f.name for f in fields(cls)]:
                 known = cls.parameters()
                 hint = nearest(key, known) if known else f"; {cls.name} is one fixed point without parameters"
                 raise RecipeError(f"format {cls.name!r} has no parameter {key!r}{hint}")
@@ -132,6 +220,38 @@ class Format(ABC):
     def with_(self, **parameters: Any) -> Self:
         """A copy with other parameters."""
         return replace(self, **parameters)
+
+
+@dataclass(frozen=True)
+class Rowwise(Format):
+    """Base of the formats that encode each row by itself."""
+
+    @abstractmethod
+    def encode_rows(self, chunk: Matrix, first: int) -> Planes:
+        """Planes of some rows, contiguous and finite; the first of them is row ``first`` of the weight."""
+
+    @abstractmethod
+    def decode_rows(self, planes: Planes, cols: int) -> Matrix:
+        """The values of some rows."""
+
+    def _encode(self, weight: NDArray[Any]) -> Encoded:
+        rows, cols = weight.shape
+        out = self._allocate(rows, cols)
+        for first, chunk in chunks(weight):
+            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+                part = self.encode_rows(chunk, first)
+            for name, plane in part.items():
+                out[name][first : first + len(chunk)] = plane
+        check_finite(self.name, out)
+        return Encoded(self, rows, cols, out, (rows, cols))
+
+    def _decode(self, encoded: Encoded) -> Matrix:
+        rows, cols = encoded.rows, encoded.cols
+        own = {name: plane for name, plane in encoded.planes.items() if name != "permutation"}
+        out = np.empty((rows, cols), np.float32)
+        for part in row_ranges(rows, cols):
+            out[part] = self.decode_rows({name: plane[part] for name, plane in own.items()}, cols)
+        return out
 
 
 @dataclass(frozen=True)
@@ -153,11 +273,16 @@ class ScaledCodes(Format):
         return False
 
     @property
+    def float_zero_points(self) -> bool:
+        """Whether the stored zero points are float16 and not codes."""
+        return False
+
+    @property
     def bits_per_weight(self) -> float:  # noqa: D102
         if not self.group:
             return float(self.bits)
-        side = np.dtype(self.scale_dtype).itemsize * 8 + (self.bits if self.has_zero_points else 0)
-        return self.bits + side / self.group
+        zero = (16 if self.float_zero_points else self.bits) if self.has_zero_points else 0
+        return self.bits + (np.dtype(self.scale_dtype).itemsize * 8 + zero) / self.group
 
     @property
     def offset(self) -> int:
@@ -170,41 +295,30 @@ class ScaledCodes(Format):
             return 1, 1
         return rows, (-(-cols // self.group) if self.group else 1)
 
-    def planes(self, rows: int, cols: int) -> dict[str, Plane]:  # noqa: D102
+    def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
         groups = self.groups(rows, cols)
         out = {
             "codes": Plane((rows, cols), np.dtype(np.uint8)),
             "scales": Plane(groups, np.dtype(self.scale_dtype)),
         }
         if self.has_zero_points:
-            out["zero_points"] = Plane(groups, np.dtype(np.uint8))
+            out["zero_points"] = Plane(groups, np.dtype(np.float16 if self.float_zero_points else np.uint8))
         return out
 
-    def encode(self, weight: NDArray[Any]) -> Encoded:  # noqa: D102
+    def _encode(self, weight: NDArray[Any]) -> Encoded:
         rows, cols = weight.shape
-        out = {name: np.empty(plane.shape, plane.dtype) for name, plane in self.planes(rows, cols).items()}
+        out = self._allocate(rows, cols)
         shared = self.tensor_statistics(weight) if self.group is None else None
         for first, chunk in chunks(weight):
-            part = self._encode_chunk(chunk, shared)
+            part = self.encode_groups(split(chunk, self.group), shared)
+            part["codes"] = part["codes"].reshape(len(chunk), -1)[:, :cols]
             for name, plane in out.items():
-                if plane.shape[0] == rows and not (name != "codes" and self.group is None):
-                    plane[first : first + len(chunk)] = part[name].reshape(len(chunk), -1)[:, : plane.shape[1]]
+                if name == "codes" or self.group is not None:
+                    plane[first : first + len(chunk)] = part[name].reshape(len(chunk), -1)
                 else:
                     plane[...] = part[name].reshape(-1)[:1]
-        encoded = Encoded(self, rows, cols, out, (rows, cols))
-        _check_scales(self.name, out["scales"])
-        return encoded
-
-    def _encode_chunk(self, chunk: Matrix, shared: Matrix | None) -> Planes:
-        """Planes of some rows: a short last block is padded with a value it already holds."""
-        rows, cols = chunk.shape
-        group = self.group or cols
-        padded = -cols % group
-        if padded:
-            chunk = np.concatenate([chunk, np.repeat(chunk[:, -1:], padded, axis=1)], axis=1)
-        part = self.encode_groups(chunk.reshape(rows, -1, group), shared)
-        part["codes"] = part["codes"].reshape(rows, -1)
-        return part
+        check_finite(self.name, out)
+        return Encoded(self, rows, cols, out, (rows, cols))
 
     def tensor_statistics(self, weight: NDArray[Any]) -> Matrix | None:
         """What a per-tensor grid must know of all rows before the first can be encoded."""
@@ -214,50 +328,17 @@ class ScaledCodes(Format):
     def encode_groups(self, groups: Matrix, shared: Matrix | None) -> Planes:
         """Codes and scales of ``groups`` float32 [rows, groups, weights of a group], finite."""
 
-    def decode(self, encoded: Encoded) -> Matrix:  # noqa: D102
+    def _decode(self, encoded: Encoded) -> Matrix:
         codes, scales = encoded.planes["codes"], encoded.planes["scales"]
         rows, cols = codes.shape
         zero = encoded.planes.get("zero_points")
         out = np.empty((rows, cols), np.float32)
-        step = max(1, _CHUNK_BYTES // (4 * max(cols, 1)))
-        for first in range(0, rows, step):
-            part = slice(first, min(first + step, rows))
-            scale = _expand(scales, part, self.group, cols).astype(np.float32)
-            offset: Any = np.float32(self.offset) if zero is None else _expand(zero, part, self.group, cols)
+        for part in row_ranges(rows, cols):
+            scale = self._side(scales, part, cols).astype(np.float32)
+            offset: Any = np.float32(self.offset) if zero is None else self._side(zero, part, cols)
             np.subtract(codes[part], offset, out=out[part], dtype=np.float32)
             out[part] *= scale
         return out
 
-
-def chunks(weight: NDArray[Any]) -> Iterator[tuple[int, Matrix]]:
-    """Rows of a weight as contiguous float32, a few megabytes at a time, checked to be finite.
-
-    Raises:
-        WeightError: NaN or infinity, with its position.
-    """
-    rows, cols = weight.shape
-    step = max(1, _CHUNK_BYTES // (4 * max(cols, 1)))
-    for first in range(0, rows, step):
-        with np.errstate(over="ignore", invalid="ignore"):
-            chunk = np.ascontiguousarray(weight[first : first + step], dtype=np.float32)
-            total = chunk.sum(dtype=np.float64)
-        # One reduction finds both NaN and infinity; the search for the culprit runs only when it is needed.
-        if not np.isfinite(total) and not np.isfinite(chunk).all():
-            row, col = (int(i) for i in np.argwhere(~np.isfinite(chunk))[0])
-            raise WeightError(f"holds {chunk[row, col]} at row {first + row}, column {col}; expected finite values")
-        yield first, chunk
-
-
-def _expand(side: NDArray[Any], rows: slice, group: int | None, cols: int) -> NDArray[Any]:
-    if group is None:
-        return side
-    side = side[rows]
-    return np.repeat(side, group, axis=1)[:, :cols] if group else side
-
-
-def _check_scales(name: str, scales: NDArray[Any]) -> None:
-    if not np.isfinite(scales).all():
-        where = [int(i) for i in np.argwhere(~np.isfinite(scales))[0]]
-        raise RangeError(
-            f"format {name}: the scale of group {where} is beyond {scales.dtype} ({np.finfo(scales.dtype).max:.4g})"
-        )
+    def _side(self, side: NDArray[Any], rows: slice, cols: int) -> NDArray[Any]:
+        return side if self.group is None else expand(side[rows], self.group, cols)

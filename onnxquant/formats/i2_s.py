@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
-from onnxquant.formats.base import Encoded, Matrix, Planes, ScaledCodes, chunks
+from onnxquant.formats.base import Encoded, ScaledCodes
+from onnxquant.formats.matrix import Matrix, Planes, chunks
 
 _BLOCK, _TRAILER = 128, 32
 _SHIFTS = np.array([6, 4, 2, 0], np.uint8)
@@ -25,11 +26,12 @@ _SHIFTS = np.array([6, 4, 2, 0], np.uint8)
 
 @dataclass(frozen=True)
 class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
-    """BitNet's I2_S: 2 bits per weight, meant for networks trained ternary."""
+    """BitNet's ternary weights with one scale for the tensor, meant for networks trained ternary."""
 
     name = "i2_s"
     bits = 2
     foreign = True
+    source = "microsoft/BitNet: I2_S, blocks of 128; scale after Ma et al. 2024"
     group = None
     scale_dtype = np.float32
     one_scale = True

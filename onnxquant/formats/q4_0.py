@@ -1,52 +1,44 @@
 """q4_0: ggml's 4-bit blocks of 32 with one float16 scale, byte-exact.
 
 The signed element of largest magnitude (the first one on ties) maps to code 0: d = max / -8. Codes are chosen with the
-unrounded float32 d, only the stored d is rounded. Arithmetic is float32, one rounding per operation, no FMA.
-Layout of a ggml block (18 bytes): d float16, then 16 bytes; byte j holds element j low and element j + 16 high.
+unrounded float32 d, only the stored d is rounded: min(15, trunc(x * (1 / d) + 8.5)). Arithmetic is float32, one rounding
+per operation, no FMA. Layout of a ggml block (18 bytes): d float16, then 16 bytes; byte j holds element j low and
+element j + 16 high.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxquant.formats import ggml
-from onnxquant.formats.base import Encoded, Matrix, Planes, ScaledCodes
+from onnxquant.formats.base import ScaledCodes
+from onnxquant.formats.matrix import Matrix, Planes
 
 
 @dataclass(frozen=True)
-class Q4_0(ScaledCodes):  # noqa: N801  the field writes it so
-    """ggml's q4_0: 4.5 bits per weight."""
+class Q4_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
+    """ggml's 4-bit blocks of 32 with one scale."""
 
     name = "q4_0"
     bits = 4
-    foreign = True
     group = 32
+    block_bytes = 18
+    filler = 8
 
     def encode_groups(self, groups: Matrix, shared: Matrix | None) -> Planes:  # noqa: D102
-        at = np.abs(groups).argmax(axis=-1, keepdims=True)
-        extreme = np.take_along_axis(groups, at, axis=-1)
-        scale = extreme / np.float32(-8)
+        scale = ggml.extreme(groups) / np.float32(-8)
         codes = groups * ggml.reciprocal(scale)
         codes += np.float32(8.5)
         np.minimum(codes, np.float32(15), out=codes)
         return {"codes": codes.astype(np.uint8), "scales": ggml.half(scale)[..., 0]}
 
-    def to_blocks(self, encoded: Encoded) -> NDArray[np.uint8]:
-        """The weight as ggml blocks: uint8 [rows, blocks, 18]."""
-        codes, scales = ggml.blocks_of(self, encoded)
-        low, high = codes[..., :16], codes[..., 16:]
-        return np.concatenate([scales, low | high << 4], axis=-1)
+    def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
+        return [ggml.as_bytes(planes["scales"]), ggml.nibbles(planes["codes"])]
 
-    def from_blocks(self, blocks: NDArray[Any], rows: int, cols: int) -> Encoded:
-        """The weight that ggml blocks stand for; ``blocks`` uint8 of rows * ceil(cols / 32) * 18 bytes."""
-        packed = ggml.shaped(self, blocks, rows, cols, 18)
-        nibbles = packed[..., 2:]
-        codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=-1)
-        return ggml.encoded_of(self, packed[..., :2], codes, rows, cols)
+    def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
+        return {"codes": ggml.from_nibbles(raw[..., 2:]), "scales": ggml.as_type(raw[..., :2], np.float16)}
 
 
 FORMATS = [Q4_0]

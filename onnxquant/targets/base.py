@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.base import Encoded, Format, ScaledCodes
 from onnxquant.graph.edit import Editor
 from onnxquant.graph.sites import How, Site
 from onnxquant.targets.layouts import Layout
@@ -80,6 +80,12 @@ class Target(ABC):
 
     def finish(self, editor: Editor, lowered: Sequence[tuple[Site, Format]]) -> None:  # noqa: B027  optional
         """Add what the sites lowered by this target share; called once, after the edits are applied."""
+
+
+def holds_codes(form: Format) -> bool:
+    """Whether the layouts here can store a format's codes."""
+    plain = isinstance(form, ScaledCodes) and not (form.float_zero_points or form.permuted)
+    return plain and form.bits in (2, 4, 8)
 
 
 def add_planes(editor: Editor, site: Site, layout: Layout, encoded: Encoded | None) -> dict[str, str]:

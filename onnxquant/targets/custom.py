@@ -16,7 +16,7 @@ from onnxquant.graph.edit import Editor
 from onnxquant.graph.io import graphs, nodes
 from onnxquant.graph.sites import How, Site
 from onnxquant.targets import bodies
-from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes
+from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes, holds_codes
 from onnxquant.targets.dense import read_decoded
 from onnxquant.targets.layouts import TILE, Layout, Tiles, block_of
 from onnxquant.targets.products import lower_product
@@ -29,10 +29,10 @@ class Custom(Target):
     summary = "our ops and kernels; every file also carries bodies and runs on stock onnxruntime"
 
     def holds(self, form: Format) -> bool:  # noqa: D102
-        return isinstance(form, ScaledCodes) and not form.has_zero_points
+        return isinstance(form, ScaledCodes) and holds_codes(form) and not form.has_zero_points
 
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:  # noqa: D102
-        if not isinstance(form, ScaledCodes):
+        if not isinstance(form, ScaledCodes) or not holds_codes(form):
             return Refusal(f"our ops do not take {form.name}, which standard operators hold", "target onnx does")
         if form.has_zero_points:
             return Refusal("our kernels take symmetric codes", "targets onnx and ort hold zero points")

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.edit import Editor
 from onnxquant.graph.sites import How, Site
-from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes, float_scales
+from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes, float_scales, holds_codes
 from onnxquant.targets.dense import lower_dense
 from onnxquant.targets.layouts import IR_OF_BITS, OPSET_OF_BITS, Columns, Dense, Layout, Table
 from onnxquant.targets.products import lower_product
@@ -31,7 +31,7 @@ class Onnx(Target):
     summary = "standard operators: DequantizeLinear fused by onnxruntime >= 1.25, Cast and Mul folded at load"
 
     def holds(self, form: Format) -> bool:  # noqa: D102
-        return isinstance(form, ScaledCodes) or form.name == "f16"
+        return holds_codes(form) or (form.name == "f16" and not form.permuted)
 
     def needs_opset(self, site: Site, form: Format) -> int:
         """The opset that a product of this site takes (0: any)."""

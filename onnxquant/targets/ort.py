@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.edit import Editor
 from onnxquant.graph.sites import How, Site
-from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes, float_scales
+from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes, float_scales, holds_codes
 from onnxquant.targets.dense import lower_dense
 from onnxquant.targets.layouts import Dense, Layout, Rows
 from onnxquant.targets.products import lower_product
@@ -30,7 +30,7 @@ class Ort(Target):
     summary = "MatMulNBits and GatherBlockQuantized of onnxruntime >= 1.23; loads fastest"
 
     def holds(self, form: Format) -> bool:  # noqa: D102
-        return isinstance(form, ScaledCodes)
+        return holds_codes(form)
 
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:  # noqa: D102
         if not self.holds(form):
