@@ -3,15 +3,25 @@
 nf4's values are quantiles of a normal distribution (Dettmers et al. 2023, QLoRA). fp4's are a sign bit and 0, 1/192, 2/3,
 1, 1/3, 1/2, 1/6, 1/4; it is not OCP's E2M1. Of fp4's two zeros only code 0 is written: bitsandbytes writes code 8 for tiny
 values of one sign, which sign depending on the device.
+
+Double quantization stores the scales in 8 bits: offset = mean of all scales (a float64 sum, rounded to float32), and
+blocks of 256 of the differences scale - offset, in row-major order, are coded with dynamic8's map by the rule of ``table``:
+scale = map[q] * nested_scale + nested_offset. Codes of weights are chosen with the exact scales. bitsandbytes takes the
+mean in float32 in an order of its own, and its CPU kernel misses the nearest value of the map at times: its q may differ
+by a step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.base import Encoded, Plane
+from onnxquant.formats.dynamic8 import Dynamic8, signed_map
+from onnxquant.formats.matrix import Matrix, Planes
 from onnxquant.formats.table import BlockTable
 
 _NF4 = np.array(
@@ -23,12 +33,83 @@ _NF4 = np.array(
     ],
     np.float32,
 )  # fmt: skip
+# Scales to one float32 of double quantization.
+_NESTED = 256
 _MAGNITUDES = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3], np.float32) / np.float32(12)
 _FP4 = np.concatenate([_MAGNITUDES, -_MAGNITUDES])
 
 
 @dataclass(frozen=True)
-class NF4(BlockTable):
+class NestedTable(BlockTable):
+    """Base of the two.
+
+    Attributes:
+        double_quant: store the scales in 8 bits with one float32 for 256 of them.
+    """
+
+    double_quant: bool = False
+
+    @property
+    def bits_per_weight(self) -> float:  # noqa: D102
+        side = 8 + 32 / _NESTED if self.double_quant else 32
+        return self.bits + side / self.block_size
+
+    def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
+        out = super()._planes(rows, cols)
+        if self.double_quant:
+            scales = out["scales"]
+            out["scales"] = Plane(scales.shape, np.dtype(np.uint8))
+            out["nested_scales"] = Plane((-(-scales.size // _NESTED),), np.dtype(np.float32))
+            out["nested_offset"] = Plane((1,), np.dtype(np.float32))
+        return out
+
+    def _encode(self, weight: NDArray[Any]) -> Encoded:
+        if not self.double_quant:
+            return super()._encode(weight)
+        encoded = self.with_(double_quant=False)._encode(weight)
+        return replace(encoded, format=self, planes={**encoded.planes, **nest(encoded.planes["scales"])})
+
+    def _decode(self, encoded: Encoded) -> Matrix:
+        if not self.double_quant:
+            return super()._decode(encoded)
+        planes = {"codes": encoded.planes["codes"], "scales": unnest(encoded.planes)}
+        return self.with_(double_quant=False)._decode(replace(encoded, planes=planes))
+
+    def absmax(self, encoded: Encoded) -> Matrix:
+        """Largest magnitude of each block, flat, decoded where it is stored in 8 bits."""
+        return unnest(encoded.planes).reshape(-1) if self.double_quant else super().absmax(encoded)
+
+    def from_blocks(self, blocks: NDArray[Any], rows: int, cols: int, absmax: NDArray[Any]) -> Encoded:
+        """As of BlockTable, with plain scales; ``nest`` makes 8-bit ones of them."""
+        plain = self.with_(double_quant=False)
+        return super(NestedTable, plain).from_blocks(blocks, rows, cols, absmax)
+
+
+def nest(scales: Matrix) -> Planes:
+    """Scales in 8 bits: the planes ``scales``, ``nested_scales`` and ``nested_offset``."""
+    flat = scales.reshape(-1)
+    offset = np.float32(flat.sum(dtype=np.float64) / max(flat.size, 1))
+    missing = -flat.size % _NESTED
+    differences = np.concatenate([flat - offset, np.zeros(missing, np.float32)])
+    coded = Dynamic8(block_size=_NESTED).encode_rows(differences.reshape(1, -1), 0)
+    return {
+        "scales": coded["codes"].reshape(-1)[: flat.size].reshape(scales.shape),
+        "nested_scales": coded["scales"].reshape(-1),
+        "nested_offset": np.array([offset], np.float32),
+    }
+
+
+def unnest(planes: Planes) -> Matrix:
+    """Float32 scales of those planes, in the shape of ``scales``."""
+    codes = planes["scales"]
+    wide = np.repeat(planes["nested_scales"], _NESTED)[: codes.size].reshape(codes.shape)
+    values: Matrix = signed_map()[codes] * wide
+    values += planes["nested_offset"]
+    return values
+
+
+@dataclass(frozen=True)
+class NF4(NestedTable):
     """bitsandbytes' 4-bit quantiles of a normal distribution."""
 
     name = "nf4"
@@ -41,7 +122,7 @@ class NF4(BlockTable):
 
 
 @dataclass(frozen=True)
-class FP4(BlockTable):
+class FP4(NestedTable):
     """bitsandbytes' 4-bit floats."""
 
     name = "fp4"
