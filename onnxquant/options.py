@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from onnxquant.errors import RecipeError, nearest
+from onnxquant.formats import parameters as format_parameters
 from onnxquant.recipe import Recipe
+
+EXTERNAL_DATA = ("auto", "always", "never")
 
 
 def _option(default: Any, help: str, flag: str = "", metavar: str = "", choices: tuple[str, ...] = ()) -> Any:
@@ -18,15 +21,14 @@ def _option(default: Any, help: str, flag: str = "", metavar: str = "", choices:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of ``quantize``. Those up to ``target`` are the fields of a Rule for every site no other rule decides."""
+    """Options of ``quantize``. Those up to ``target`` make a Rule for every site no other rule decides.
+
+    ``parameters`` holds parameters of the format; each is a keyword and a command-line option of its own.
+    """
 
     format: str | None = _option(None, "Format of the weights; `onnxquant list` shows all. [default: int8]")
     bits: int | None = _option(None, "Short form of --format: 8, 4 or 2 for int8, int4, int2.")
-    block_size: int | None = _option(None, "Weights per scale along a row: 16, 32, 64, 128 or 256.")
-    per_channel: bool | None = _option(
-        None, "One scale per output channel, or one per tensor.", "--per-channel/--per-tensor"
-    )
-    symmetric: bool | None = _option(None, "Without or with zero points.", "--symmetric/--asymmetric")
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     include: tuple[str, ...] = _option((), "Only weights whose name, or a consuming node's, matches.", metavar="REGEX")
     exclude: tuple[str, ...] = _option((), "Not weights whose name, or a consuming node's, matches.", metavar="REGEX")
     target: str = _option(
@@ -35,7 +37,7 @@ class Options:
     )  # fmt: skip
     external_data: str = _option(
         "auto", "Keep tensors in OUTPUT.data beside the model. auto: as the input does, or above 100 MB.",
-        choices=("auto", "always", "never"),
+        choices=EXTERNAL_DATA,
     )  # fmt: skip
     external_root: tuple[str, ...] = _option(
         (), "Folder whose files the input's external data may link to.", metavar="DIR"
@@ -59,19 +61,22 @@ class Options:
         Raises:
             RecipeError: an unknown keyword; the nearest is named.
         """
-        known = [f.name for f in fields(cls)]
+        of_format = format_parameters()
+        known = [*(f.name for f in fields(cls) if f.metadata), *of_format]
         for key in given:
             if key not in known:
                 raise RecipeError(f"unknown option {key!r}{nearest(key, known)}")
         values: dict[str, Any] = {
             k: ((v,) if isinstance(v, str) else tuple(v)) if k in _SEVERAL and v is not None else v
             for k, v in given.items()
+            if v is not None
         }
-        options = cls(**{k: v for k, v in values.items() if v is not None})
-        for name, choices in ((f.name, f.metadata["choices"]) for f in fields(cls)):
-            value = getattr(options, name)
-            if name == "external_data" and value not in choices:
-                raise RecipeError(f"external_data is {value!r}{nearest(str(value), list(choices))}")
+        chosen = {k: values.pop(k) for k in of_format if k in values}
+        options = cls(**values, parameters=chosen)
+        if options.external_data not in EXTERNAL_DATA:
+            raise RecipeError(
+                f"external_data is {options.external_data!r}{nearest(str(options.external_data), list(EXTERNAL_DATA))}"
+            )
         for name, least in (("samples", 1), ("seed", 0), ("threads", 1)):
             value = getattr(options, name)
             if value is not None and value < least:
@@ -104,7 +109,7 @@ class Options:
 
     def recipe(self, entries: Mapping[str, Any] | None) -> Recipe:
         """The rules: those of a recipe, then the options as the last one (they override the recipe's own defaults)."""
-        rule = {k: getattr(self, k) for k in _RULE_FIELDS}
+        rule = {**{k: getattr(self, k) for k in _RULE_FIELDS}, **self.parameters}
         given = {k: list(v) if isinstance(v, tuple) else v for k, v in rule.items() if v not in (None, ())}
         if self.target == "auto":
             given.pop("target")
@@ -117,4 +122,4 @@ class Options:
 
 
 _SEVERAL = ("include", "exclude", "external_root", "dim")
-_RULE_FIELDS = ("format", "bits", "block_size", "per_channel", "symmetric", "include", "exclude", "target")
+_RULE_FIELDS = ("format", "bits", "include", "exclude", "target")

@@ -174,4 +174,5 @@ def _undecided(site: Site) -> Decision:
 
 
 def _parameters(form: Format) -> dict[str, Any]:
-    return {p: getattr(form, p) for p in form.parameters() if getattr(form, p) is not None}
+    """Those that are set, and what encoding sets: enough to make the format again."""
+    return {**{p: getattr(form, p) for p in form.parameters() if getattr(form, p) is not None}, **form.settings()}

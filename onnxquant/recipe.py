@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from onnxquant.errors import RecipeError, nearest
-from onnxquant.formats import format_named
+from onnxquant.formats import format_named, parameters
 from onnxquant.formats.base import Format
 from onnxquant.targets import AUTO, target_named
 
 DEFAULT_FORMAT = "int8"
 _OF_BITS = {8: "int8", 4: "int4", 2: "int2"}
-_PARAMETERS = ("block_size", "per_channel", "symmetric")
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Rule:
         role: only sites of this role (matmul, gemm, conv, gather, recurrent ...).
         keep: leave the sites in float.
         format: name of the format; bits is its short form (8, 4, 2 for int8, int4, int2).
-        block_size, per_channel, symmetric: parameters of the format.
         target: onnx, ort, custom or auto.
+        parameters: of the format, by name; in a recipe they are keys beside the others.
     """
 
     include: tuple[str, ...] = ()
@@ -39,10 +38,8 @@ class Rule:
     keep: bool = False
     format: str | None = None
     bits: int | None = None
-    block_size: int | None = None
-    per_channel: bool | None = None
-    symmetric: bool | None = None
     target: str = AUTO
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check names, bits and expressions.
@@ -75,8 +72,7 @@ class Rule:
             RecipeError: unknown format, or a parameter that it does not have.
         """
         name = self.format or _OF_BITS.get(self.bits or 8, DEFAULT_FORMAT)
-        given = {key: getattr(self, key) for key in _PARAMETERS if getattr(self, key) is not None}
-        return format_named(name, **given)
+        return format_named(name, **self.parameters)
 
     def matches(self, role: str, names: Sequence[str]) -> bool:
         """Whether the rule speaks of a site with this role and these names."""
@@ -93,15 +89,25 @@ class Rule:
         Raises:
             RecipeError: an unknown key (the nearest is named) or a value of the wrong type.
         """
-        known = [f.name for f in fields(cls)]
+        of_format = parameters()
         for key, value in entries.items():
-            if key not in known:
-                raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, known)}")
+            if key not in known_keys():
+                raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, known_keys())}")
+            if key in of_format:
+                if mistake := of_format[key].mistake(value):
+                    raise RecipeError(f"{where}: {mistake}")
+                continue
             expected = _TYPES[key]
             if not isinstance(value, expected) or (isinstance(value, bool) and bool not in _as_tuple(expected)):
                 names = " or ".join(t.__name__ for t in _as_tuple(expected))
                 raise RecipeError(f"{where}: {key} is {value!r}, expected {names}")
-        return cls(**entries)
+        own = {k: v for k, v in entries.items() if k not in of_format}
+        return cls(**own, parameters={k: v for k, v in entries.items() if k in of_format})
+
+
+def known_keys() -> list[str]:
+    """Keys of a rule in a recipe."""
+    return [*_TYPES, *parameters()]
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -111,9 +117,6 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "keep": bool,
     "format": str,
     "bits": int,
-    "block_size": int,
-    "per_channel": bool,
-    "symmetric": bool,
     "target": str,
 }
 
@@ -143,8 +146,8 @@ class Recipe:
         listed = entries.get("rules", [])
         if not isinstance(listed, list) or not all(isinstance(r, dict) for r in listed):
             raise RecipeError(f"{where}: rules is {listed!r}, expected a list of tables")
-        if unknown := [k for k in rest if k not in _TYPES]:
-            raise RecipeError(f"{where}: unknown key {unknown[0]!r}{nearest(unknown[0], ['rules', *_TYPES])}")
+        if unknown := [k for k in rest if k not in known_keys()]:
+            raise RecipeError(f"{where}: unknown key {unknown[0]!r}{nearest(unknown[0], ['rules', *known_keys()])}")
         rules = [Rule.from_dict(r, f"{where}, rule {i + 1}") for i, r in enumerate(listed)]
         return cls((*rules, Rule.from_dict(rest, where)))
 

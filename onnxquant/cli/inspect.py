@@ -89,6 +89,8 @@ def _installation() -> dict[str, Any]:
         "formats": [
             {
                 "name": f.name,
+                "summary": f.summary(),
+                "source": f.source,
                 "bits_per_weight": f.bits_per_weight,
                 "parameters": f.parameters(),
                 "targets": [t.name for t in targets() if t.holds(f)],
@@ -115,10 +117,11 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json(data)
         return
-    out = table("Formats", "format", ">bits per weight", "parameters", "targets", "kernels of ours")
+    out = table("Formats", "format", ">bits per weight", "what it is", "parameters", "targets", "kernels of ours")
     for f in data["formats"]:
         bits = f"{f['bits_per_weight']:.4g}"
-        out.add_row(f["name"], bits, ", ".join(f["parameters"]), ", ".join(f["targets"]), ", ".join(f["kernels"]))
+        lists = (", ".join(f[column]) for column in ("parameters", "targets", "kernels"))
+        out.add_row(f["name"], bits, f["summary"], *lists)
     screen = console()
     screen.print(out)
     for name, summary in data["targets"].items():

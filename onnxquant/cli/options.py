@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from onnxquant.errors import OnnxQuantError
+from onnxquant.formats import parameters
+from onnxquant.formats.parameters import Parameter
 from onnxquant.options import Options
 
 Command = Callable[..., Any]
@@ -27,8 +29,12 @@ def model_options(*names: str) -> Callable[[Command], Command]:
     """Click options for fields of Options, all of them when none is named."""
 
     def decorate(command: Command) -> Command:
-        for spec in reversed([f for f in fields(Options) if not names or f.name in names]):
-            command = _option(spec)(command)
+        for spec in reversed(fields(Options)):
+            if spec.name == "parameters" and not names:
+                for parameter in reversed(parameters().values()):
+                    command = _of_format(parameter)(command)
+            elif spec.metadata and (not names or spec.name in names):
+                command = _option(spec)(command)
         return command
 
     return decorate
@@ -47,6 +53,16 @@ def _option(spec: Field[Any]) -> Callable[[Command], Command]:
         flag, spec.name, type=kind, default=default, multiple=several, metavar=meta["metavar"] or None,
         help=help_text, show_default=shows,
     )  # fmt: skip
+
+
+def _of_format(parameter: Parameter) -> Callable[[Command], Command]:
+    """A parameter of formats; not given, the format's own default holds."""
+    flag = parameter.flag or f"--{parameter.name.replace('_', '-')}"
+    if parameter.kind == "bool":
+        return click.option(flag, parameter.name, is_flag=True, default=None, help=parameter.help)
+    kinds: dict[str, type] = {"int": int, "float": float, "str": str}
+    kind: Any = click.Choice(parameter.choices) if parameter.choices else kinds[parameter.kind]
+    return click.option(flag, parameter.name, type=kind, metavar=parameter.metavar or None, help=parameter.help)
 
 
 def _kind(spec: Field[Any]) -> type:

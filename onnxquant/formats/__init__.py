@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.parameters import Parameter, parameters_of
 
-__all__ = ["Encoded", "Format", "ScaledCodes", "decode", "encode", "format_named", "formats"]
+__all__ = ["Encoded", "Format", "ScaledCodes", "decode", "encode", "format_named", "formats", "parameters"]
 
 
 @cache
@@ -30,11 +31,21 @@ def registry() -> dict[str, type[Format]]:
     return {c.name: c for c in sorted(found, key=lambda c: (-c.bits, c.name))}
 
 
+@cache
+def parameters() -> dict[str, Parameter]:
+    """Every parameter of every format by name: keywords of ``quantize``, keys of recipes, options of the command line."""
+    found: dict[str, Parameter] = {}
+    for form in sorted(registry().values(), key=lambda c: -len(c.parameters())):
+        for name, parameter in parameters_of(form).items():
+            found.setdefault(name, parameter)
+    return found
+
+
 def formats() -> list[Format]:
     """Every format with its default parameters; each has ``.name`` and ``.bits_per_weight``.
 
-    >>> [f.name for f in formats()][:2]
-    ['f16', 'int8']
+    >>> [f.name for f in formats()][-2:]
+    ['int2', 'tq2_0']
     """
     return [c() for c in registry().values()]
 
@@ -57,7 +68,7 @@ def encode(array: NDArray[Any], format: str | Format, **parameters: Any) -> Enco
     Args:
         array: floats of any shape [..., K].
         format: a format or its name.
-        parameters: of the format, by name: ``block_size``, ``per_channel``, ``symmetric``.
+        parameters: of the format, by name: ``block_size``, ``per_channel``, ``symmetric`` ...; and ``permuted``.
 
     Raises:
         RecipeError: unknown format or parameter.

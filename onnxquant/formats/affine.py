@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import RecipeError
 from onnxquant.formats.base import ScaledCodes
 from onnxquant.formats.matrix import Matrix, Planes, chunks
+from onnxquant.formats.parameters import parameter
 
 MIN_BLOCK, MAX_BLOCK, DEFAULT_BLOCK = 16, 256, 32
 
@@ -42,10 +43,14 @@ class Affine(ScaledCodes):
 
     source = "round to nearest of ONNX Runtime's MatMulNBits quantizers"
 
-    block_size: int | None = None
-    per_channel: bool | None = None
-    symmetric: bool = True
-    zero_point: str = "int"
+    block_size: int | None = parameter(
+        None, "Weights per scale along a row: a power of two from 16 to 256; nf4, fp4 and dynamic8: from 32 to 4096."
+    )
+    per_channel: bool | None = parameter(
+        None, "One scale per output channel, or one per tensor.", "--per-channel/--per-tensor"
+    )
+    symmetric: bool = parameter(True, "Without or with zero points.", "--symmetric/--asymmetric")
+    zero_point: str = parameter("int", "Type of zero points: a code, or a float16.", choices=("int", "float"))
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -57,8 +62,6 @@ class Affine(ScaledCodes):
                     f"block_size {self.block_size}: expected a power of two from {MIN_BLOCK} to {MAX_BLOCK} "
                     f"(onnxruntime computes garbage above it)"
                 )
-        if self.zero_point not in ("int", "float"):
-            raise RecipeError(f"zero_point {self.zero_point!r}: expected int or float")
         if self.symmetric and self.zero_point == "float":
             raise RecipeError("zero_point 'float' needs zero points: add symmetric=False (--asymmetric)")
 

@@ -35,9 +35,7 @@ from onnxquant.formats.matrix import (
     row_ranges,
     split,
 )
-
-# A field with this metadata is set by encoding, not by a user.
-INTERNAL = {"internal": True}
+from onnxquant.formats.parameters import INTERNAL, parameters_of
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,7 @@ class Format(ABC):
     @classmethod
     def parameters(cls) -> list[str]:
         """Names of the parameters a user may set."""
-        return [f.name for f in fields(cls) if not f.metadata.get("internal")]
+        return list(parameters_of(cls))
 
     def settings(self) -> dict[str, Any]:
         """Every field that is not at its default, internal ones included: ``make(settings())`` gives the format back."""
@@ -208,17 +206,23 @@ class Format(ABC):
         """The format with these parameters.
 
         Raises:
-            RecipeError: the format has no such parameter, or the value is out of its range.
+            RecipeError: the format has no such parameter, or the value is of the wrong type or out of its range.
         """
-        for key in parameters:
-            if key not in [f.name for f in fields(cls)]:
-                known = cls.parameters()
-                hint = nearest(key, known) if known else f"; {cls.name} is one fixed point without parameters"
-                raise RecipeError(f"format {cls.name!r} has no parameter {key!r}{hint}")
-        return cls(**parameters)
+        return cls().with_(**parameters)
 
     def with_(self, **parameters: Any) -> Self:
-        """A copy with other parameters."""
+        """A copy with other parameters.
+
+        Raises:
+            RecipeError: as of ``make``.
+        """
+        known = parameters_of(type(self))
+        for key, value in parameters.items():
+            if key not in [f.name for f in fields(self)]:
+                hint = nearest(key, list(known)) if known else f"; {self.name} is one fixed point without parameters"
+                raise RecipeError(f"format {self.name!r} has no parameter {key!r}{hint}")
+            if key in known and value is not None and (mistake := known[key].mistake(value)):
+                raise RecipeError(f"format {self.name!r}: {mistake}")
         return replace(self, **parameters)
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnxquant.formats.base import Encoded, Plane
 from onnxquant.formats.dynamic8 import Dynamic8, signed_map
 from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.formats.parameters import parameter
 from onnxquant.formats.table import BlockTable
 
 _NF4 = np.array(
@@ -47,7 +48,9 @@ class NestedTable(BlockTable):
         double_quant: store the scales in 8 bits with one float32 for 256 of them.
     """
 
-    double_quant: bool = False
+    double_quant: bool = parameter(
+        False, "Store the scales in 8 bits too, with a scale for 256 of them.", "--double-quant"
+    )
 
     @property
     def bits_per_weight(self) -> float:  # noqa: D102

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import RangeError, RecipeError, WeightError
-from onnxquant.formats.base import INTERNAL, Encoded, Format, Plane
+from onnxquant.formats.base import Encoded, Format, Plane
 from onnxquant.formats.matrix import Matrix, chunks
+from onnxquant.formats.parameters import INTERNAL, parameter
 
 _TOP, _OFFSET = np.float32(127), np.float32(128)
 
@@ -38,8 +39,10 @@ class LlmInt8(Format):
     source = "bitsandbytes: LLM.int8() (Dettmers et al. 2022)"
     foreign = True
 
-    threshold: float = 6.0
-    quantile: float | None = None
+    threshold: float = parameter(6.0, "Columns with a weight of at least this magnitude stay in float16.", metavar="X")
+    quantile: float | None = parameter(
+        None, "Instead the largest 1 - Q of all columns stay in float16, at least one.", metavar="Q"
+    )
     outliers: int | None = field(default=None, kw_only=True, metadata=INTERNAL)
 
     def __post_init__(self) -> None:

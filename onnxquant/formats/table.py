@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import RecipeError, WeightError
 from onnxquant.formats.base import Encoded, Plane, Rowwise
 from onnxquant.formats.matrix import Matrix, Planes, expand
+from onnxquant.formats.parameters import parameter
 from onnxquant.formats.philox import uniforms
 
 Codes = NDArray[np.uint8]
@@ -70,8 +71,11 @@ class BlockTable(TableCodes):
 
     foreign = True
 
-    block_size: int = 64
-    stochastic: int | None = None
+    block_size: int = parameter(64, "Weights per scale along a row, a power of two from 32 to 4096.")
+    stochastic: int | None = parameter(
+        None, "Round up or down at random, as near as the neighbours are; the same seed gives the same bytes.",
+        metavar="SEED",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Check the parameters."""

@@ -176,7 +176,7 @@ def test_bad_models(kind: str, tmp_path: Path) -> None:
 
 
 BAD_OPTIONS = {
-    "unknown format": (["--format", "int5"], "did you mean 'int"),
+    "unknown format": (["--format", "int7"], "did you mean 'int"),
     "bits": (["--bits", "3"], "bits 3"),
     "bits against format": (["--bits", "8", "--format", "int4"], "bits 8 means format 'int8'"),
     "block too large": (["--block-size", "512"], "block_size 512"),

@@ -190,7 +190,9 @@ def weight_with(*values: float) -> Callable[[Path], None]:
     return make
 
 
-@pytest.mark.parametrize("format", [f.name for f in onnxquant.formats()])
+@pytest.mark.parametrize(
+    "format", [f.name for f in onnxquant.formats() if any(t.holds(f) for t in onnxquant.targets())]
+)
 @pytest.mark.parametrize(
     ("values", "says"),
     [((np.nan,), "nan"), ((np.inf,), "inf"), ((-np.inf,), "-inf"), ((np.inf, -np.inf), "inf"), ((3, np.nan), "nan")],
@@ -243,7 +245,7 @@ def test_not_ours(model: Path, tmp_path: Path) -> None:
 # ---- options ----
 
 BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
-    "format": (["--format", "q4_O"], "unknown format 'q4_O'; did you mean 'q4_0'"),
+    "format": (["--format", "tq20"], "unknown format 'tq20'; did you mean 'tq2_0'"),
     "format far off": (["--format", "zzz"], "unknown format 'zzz'; known: .*q8_0"),
     "bits": (["--bits", "3"], "bits 3: expected one of 8, 4, 2"),
     "bits no number": (["--bits", "four"], "--bits.*'four' is not a valid integer"),
@@ -255,6 +257,20 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "block per channel": (["--block-size", "32", "--per-channel"], "block_size and per_channel exclude each other"),
     "block per tensor": (["--block-size", "32", "--per-tensor"], "block_size and per_channel exclude each other"),
     "block of a fixed point": (["--format", "q4_0", "--block-size", "32"], "'q4_0' has no parameter 'block_size'"),
+    "double_quant of q4_0": (["--format", "q4_0", "--double-quant"], "'q4_0' has no parameter 'double_quant'"),
+    "block of nf4": (
+        ["--format", "nf4", "--block-size", "16"],
+        "block_size 16: expected a power of two from 32 to 4096",
+    ),
+    "float zero point": (
+        ["--format", "int4", "--zero-point", "float"],
+        "zero_point 'float' needs zero points: add .*--asym",
+    ),
+    "zero point": (["--zero-point", "flat"], "--zero-point.*'flat' is not one of 'int', 'float'"),
+    "seed of rounding": (["--format", "nf4", "--stochastic", "-1"], "stochastic -1: expected a seed from 0 to"),
+    "seed of rounding, text": (["--format", "nf4", "--stochastic", "x"], "--stochastic.*'x' is not a valid integer"),
+    "threshold": (["--format", "llm_int8", "--threshold", "0"], "threshold 0.0: expected a magnitude above 0"),
+    "quantile": (["--format", "llm_int8", "--quantile", "1"], "quantile 1.0: expected a number between 0 and 1"),
     "asymmetric q8_0": (["--format", "q8_0", "--asymmetric"], "'q8_0' has no parameter 'symmetric'"),
     "include": (["--include", "layer.(3"], r"include 'layer\.\(3' is not a regular expression: .*position"),
     "exclude": (["--exclude", "*"], r"exclude '\*' is not a regular expression"),
@@ -307,10 +323,16 @@ BAD_RECIPES: dict[str, tuple[str, str, str]] = {
     "type": ("r.toml", "format = 4", "format is 4, expected str"),
     "type of bits": ("r.toml", 'bits = "4"', "bits is '4', expected int"),
     "boolean bits": ("r.yaml", "bits: true", "bits is True, expected int"),
+    "type of a parameter": ("r.toml", 'block_size = "32"', "block_size is '32', expected int"),
+    "choice of a parameter": ("r.toml", 'zero_point = "flat"', "zero_point is 'flat', expected int or float"),
+    "boolean parameter": ("r.toml", "double_quant = 1", "double_quant is 1, expected bool"),
+    "boolean seed": ("r.toml", "stochastic = true", "stochastic is True, expected int"),
+    "parameter of a rule": ("r.toml", '[[rules]]\nthreshold = "x"', "rule 1: threshold is 'x', expected float"),
+    "misspelt parameter": ("r.toml", "quantil = 0.9", "unknown key 'quantil'; did you mean 'quantile'"),
     "type in a rule": ("r.yaml", "rules:\n- include: 3", "rule 1: include is 3, expected str or list"),
     "list of numbers": ("r.yaml", "include: [3]", "include holds 3, expected regular"),
     "keep": ("r.yaml", "rules:\n- keep: 'yes'", "rule 1: keep is 'yes', expected bool"),
-    "second rule": ("r.toml", '[[rules]]\nbits = 4\n[[rules]]\nformat = "int5"', "unknown format 'int5'"),
+    "second rule": ("r.toml", '[[rules]]\nbits = 4\n[[rules]]\nformat = "int7"', "unknown format 'int7'"),
     "expression": ("r.toml", '[[rules]]\ninclude = "("', r"include '\(' is not a regular expression"),
     "target": ("r.toml", 'target = "cutsom"', "unknown target 'cutsom'; did you mean 'custom'"),
     "bits and format": ("r.toml", 'bits = 8\nformat = "int4"', "bits 8 means format 'int8'"),
@@ -555,9 +577,11 @@ def test_help_has_an_example_and_explains_every_option(name: str, command: click
 def test_every_option_of_the_library_is_one_of_the_command_line(model: Path, tmp_path: Path) -> None:
     from dataclasses import fields
 
+    from onnxquant.formats import parameters
     from onnxquant.options import Options
 
     known = {p.name for p in main.commands["quantize"].params}
-    assert {f.name for f in fields(Options)} <= known
+    assert ({f.name for f in fields(Options)} - {"parameters"}) | set(parameters()) <= known
+    assert {"zero_point", "double_quant", "stochastic", "threshold", "quantile"} <= set(parameters())
     with pytest.raises(onnxquant.RecipeError, match="unknown option 'blocksize'; did you mean 'block_size'"):
         onnxquant.quantize(model, tmp_path / "out.onnx", blocksize=32)

@@ -119,8 +119,8 @@ def test_foreign_blocks_round_trip_without_loss(name: str) -> None:
 
 
 def test_unknown_names_suggest_the_nearest() -> None:
-    with pytest.raises(OnnxQuantError, match="did you mean 'q4_0'"):
-        encode(np.ones((2, 2), np.float32), "q4_O")
+    with pytest.raises(OnnxQuantError, match="did you mean 'tq2_0'"):
+        encode(np.ones((2, 2), np.float32), "tq20")
     with pytest.raises(OnnxQuantError, match="did you mean 'block_size'"):
         encode(np.ones((2, 2), np.float32), "int4", blocksize=32)
     with pytest.raises(OnnxQuantError, match="one fixed point"):
