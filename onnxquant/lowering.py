@@ -48,10 +48,11 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
         if encode and encoded is None:
             continue
         editor.site = site.name
-        lowered = target_named(decision.target).lower(editor, site, decision.format, encoded)
+        form = encoded.format if encoded else decision.format
+        lowered = target_named(decision.target).lower(editor, site, form, encoded)
         editor.drop_initializer(site.graph, site.tensor.name)
-        done.setdefault(decision.target, []).append((site, decision.format))
-        records.append(_record(site, decision, lowered))
+        done.setdefault(decision.target, []).append((site, form))
+        records.append(_record(site, form, decision.target, lowered))
     editor.finish()
     for name, lowered_sites in done.items():
         target_named(name).finish(editor, lowered_sites)
@@ -88,14 +89,11 @@ def write(document: Document, plan: Plan, publisher: Publisher, encode: Encode) 
     publisher.publish(proto)
 
 
-def _record(site: Site, decision: Decision, lowered: Lowered) -> Record:
-    assert decision.format and decision.target
-    parameters = decision.to_dict()["parameters"]
+def _record(site: Site, form: Format, target: str, lowered: Lowered) -> Record:
     view = site.view
     return Record(
-        site.name, decision.format.name, parameters, decision.target, view.shape, view.perm, view.split,
-        site.tensor.data_type, lowered,
-    )  # fmt: skip
+        site.name, form.name, form.settings(), target, view.shape, view.perm, view.split, site.tensor.data_type, lowered
+    )
 
 
 def _provenance(document: Document, plan: Plan, done: list[Record]) -> str:
@@ -103,7 +101,7 @@ def _provenance(document: Document, plan: Plan, done: list[Record]) -> str:
     for record in done:
         entry = {k: v for k, v in vars(record).items() if k != "lowered"}
         entry["planes"] = record.lowered.planes
-        entry["results"] = [[r.how.value, r.x, r.y] for r in record.lowered.results]
+        entry["results"] = [[r.how.value, r.x, r.y, *([r.bias] if r.bias else [])] for r in record.lowered.results]
         entries.append(entry)
     data = {
         "version": __version__,

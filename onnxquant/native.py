@@ -195,7 +195,9 @@ class _Planes:
     def __init__(self, weight: StoredWeight) -> None:
         sizes = weight.rows, weight.cols, weight.block_size
         if min(sizes) < 1:
-            raise NativeLibraryError(f"rows {sizes[0]}, cols {sizes[1]}, block_size {sizes[2]}: expected positive numbers")
+            raise NativeLibraryError(
+                f"rows {sizes[0]}, cols {sizes[1]}, block_size {sizes[2]}: expected positive numbers"
+            )
         expected = dict(geometry(weight.format).planes)
         if PERMUTATION in weight.planes:
             expected[PERMUTATION] = np.dtype(np.int32)
@@ -203,7 +205,9 @@ class _Planes:
             raise NativeLibraryError(f"plane {missing[0]!r} of {weight.format} is missing")
         for name, dtype in expected.items():
             if weight.planes[name].dtype != dtype:
-                raise NativeLibraryError(f"{name} are {weight.planes[name].dtype}, expected {dtype} for {weight.format}")
+                raise NativeLibraryError(
+                    f"{name} are {weight.planes[name].dtype}, expected {dtype} for {weight.format}"
+                )
         self._arrays = [np.ascontiguousarray(weight.planes[name]) for name in expected]
         self._dims = [(ctypes.c_int64 * max(a.ndim, 1))(*weight.planes[n].shape)
                       for a, n in zip(self._arrays, expected, strict=True)]  # fmt: skip

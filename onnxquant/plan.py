@@ -123,6 +123,8 @@ def _decide(site: Site, rule: Rule, opset: int) -> Decision:
 def decide(site: Site, form: Format, wanted: str, opset: int) -> Decision:
     """The first target that takes a site in a format, with the refusals on the way; or why it stays in float."""
     decision = _undecided(site)
+    if unfit := form.unfit(site.rows, site.cols):
+        return decision.left(f"{form.name}: {unfit}")
     small = wanted == AUTO and site.elements < FOLD_BELOW
     if small or not site.has_kernel:
         decision = replace(decision, folded=True, reason="decoded at load, runs at float speed")
@@ -154,7 +156,7 @@ def _candidates(form: Format, wanted: str, folded: bool) -> list[str]:
     """
     if wanted != AUTO:
         return [wanted]
-    if folded or form.name == "f16":
+    if folded or form.name in ("f16", "bf16"):
         return ["onnx", "custom"]
     return ["custom", "ort", "onnx"] if form.foreign else ["ort", "onnx", "custom"]
 

@@ -21,7 +21,8 @@ from onnxquant.graph.io import Document, graphs, load, tensors
 from onnxquant.graph.publish import HASHES, Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, How, View
 from onnxquant.targets import Lowered, Result
-from onnxquant.targets.layouts import Columns, Dense, Layout, Rows, Table, Tiles
+from onnxquant.targets.layouts import Columns, Dense, Layout, Rows, Table
+from onnxquant.targets.tiles import Tiles
 
 PROVENANCE = "onnxquant"
 _PLAIN_LAYOUTS: dict[str, type[Columns] | type[Rows] | type[Table] | type[Tiles]] = {
@@ -30,6 +31,10 @@ _PLAIN_LAYOUTS: dict[str, type[Columns] | type[Rows] | type[Table] | type[Tiles]
     "table": Table,
     "tiles": Tiles,
 }
+
+
+T = onnx.TensorProto
+_CODES = (T.UINT8, T.INT8, T.UINT4, T.INT4, T.UINT2, T.INT2)
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,8 @@ def _record(entry: dict[str, Any]) -> Record:
         raise ValueError(f"split {split!r} of element type {elem_type!r}")
     names = _names({k: entry[k] for k in ("name", "format", "target")})
     planes = {kind: _names(plane) for kind, plane in entry["planes"].items()}
-    ends = [_names({"x": x, "y": y}) for _, x, y in entry["results"]]
-    results = [Result(How(how), **e) for (how, _, _), e in zip(entry["results"], ends, strict=True)]
+    ends = [_names(dict(zip(("x", "y", "bias"), rest, strict=False))) for _, *rest in entry["results"]]
+    results = [Result(How(how), **e) for (how, *_), e in zip(entry["results"], ends, strict=True)]
     if not planes or not isinstance(entry["parameters"], dict):
         raise ValueError(f"planes {planes} with the parameters {entry['parameters']!r}")
     lowered = Lowered(planes, results)
@@ -143,7 +148,7 @@ def read_encoded(document: Document, record: Record, index: dict[str, onnx.Tenso
         raw = document.raw(tensor)
         if (len(raw) if raw is not None else 0) != stored.nbytes:
             raise ModelError(f"{document.name}: plane {tensor.name!r} does not hold {stored.nbytes} bytes")
-        dtype = np.dtype(np.uint8) if plane in ("codes", "zero_points") else np.dtype(_float_of(stored.elem_type))
+        dtype = _array_type(plane, stored.elem_type)
         values = np.frombuffer(raw if raw is not None else b"", dtype)
         shaped = values.size * dtype.itemsize == stored.nbytes and values.size == np.prod(stored.shape, dtype=np.int64)
         planes[plane] = values.reshape(stored.shape) if shaped else values
@@ -173,8 +178,11 @@ def digest(encoded: Encoded) -> str:
     return out.hexdigest()
 
 
-def _float_of(elem_type: int) -> str:
-    return FLOATS[elem_type]
+def _array_type(plane: str, elem_type: int) -> np.dtype[Any]:
+    """What the bytes of a plane are read as; codes are bytes, packed or not."""
+    if plane in ("codes", "zero_points") and elem_type in _CODES:
+        return np.dtype(np.uint8)
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
 
 
 def _layout(record: Record, kind: str, opset: int) -> Layout:
@@ -300,13 +308,15 @@ def _standard_nodes(record: Record, result: Result) -> list[onnx.NodeProto]:
         return [make("Identity", [record.name], [result.y])]
     if result.how is How.LOOKUP:
         return [make("Gather", [record.name, result.x], [result.y], axis=0)]
-    if record.perm == (1, 0):
-        return [make("MatMul", [result.x, record.name], [result.y])]
-    turned = f"{result.y}/weight"
-    return [
-        make("Transpose", [record.name], [turned], perm=[1, 0]),
-        make("MatMul", [result.x, turned], [result.y]),
-    ]
+    nodes, weight = [], record.name
+    if record.perm != (1, 0):
+        weight = f"{result.y}/weight"
+        nodes.append(make("Transpose", [record.name], [weight], perm=[1, 0]))
+    product = f"{result.y}/product" if result.bias else result.y
+    nodes.append(make("MatMul", [result.x, weight], [product]))
+    if result.bias:
+        nodes.append(make("Add", [product, result.bias], [result.y]))
+    return nodes
 
 
 def _drop_dead(graph: onnx.GraphProto) -> None:

@@ -84,7 +84,7 @@ def _installation() -> dict[str, Any]:
         compiled, usable, names = list(native.compiled_isas()), list(native.isas()), native.formats()
     except NativeLibraryError:
         compiled, usable, names = [], [], []
-    kernels = {f.name: [op_name(k, f.name) for k in (MATMUL, GATHER)] if f.name in names else [] for f in formats()}
+    kernels = {f.name: [op_name(k, f) for k in (MATMUL, GATHER)] if f.name in names else [] for f in formats()}
     return {
         "formats": [
             {

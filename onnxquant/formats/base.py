@@ -179,6 +179,10 @@ class Format(ABC):
         codes = name in ("codes", "zero_points") and plane.dtype == np.uint8
         return self.packed_bits.get(name, self.bits if codes else own)
 
+    def unfit(self, rows: int, cols: int) -> str | None:
+        """Why weights of this shape cannot be stored; None when they can."""
+        return None
+
     def folded(self) -> Self:
         """The format for a weight that is decoded at load, with parameters that are still open settled for that."""
         return self

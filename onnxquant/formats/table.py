@@ -93,12 +93,17 @@ class BlockTable(TableCodes):
         self._check_cols(weight.shape[1])
         return super()._encode(weight)
 
+    def unfit(self, rows: int, cols: int) -> str | None:  # noqa: D102
+        if cols % self.block_size == 0:
+            return None
+        return (
+            f"rows of {cols} weights are no whole number of blocks of {self.block_size}; "
+            f"expected a block_size that divides {cols}"
+        )
+
     def _check_cols(self, cols: int) -> None:
-        if cols % self.block_size:
-            raise WeightError(
-                f"format {self.name}: rows of {cols} weights are no whole number of blocks of {self.block_size}; "
-                f"expected a block_size that divides {cols}"
-            )
+        if reason := self.unfit(1, cols):
+            raise WeightError(f"format {self.name}: {reason}")
 
     def encode_rows(self, chunk: Matrix, first: int) -> Planes:  # noqa: D102
         rows, cols = chunk.shape

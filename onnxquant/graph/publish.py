@@ -139,7 +139,12 @@ class Publisher:
     def store(self, tensor: onnx.TensorProto, nbytes: int, make: Make) -> None:
         """Append a tensor's bytes to the data file and refer to them."""
         array = make()
-        raw = memoryview(cast(Any, np.ascontiguousarray(array))).cast("B") if array.size else memoryview(b"")
+        # As bytes first: not every element type (bfloat16) has a buffer of its own.
+        raw = (
+            memoryview(cast(Any, np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+            if array.size
+            else memoryview(b"")
+        )
         if len(raw) != nbytes:
             raise AssertionError(f"{tensor.name}: {len(raw)} bytes made, {nbytes} planned")
         self.append(tensor, raw)

@@ -35,12 +35,13 @@ class Refusal:
 class Result:
     """A tensor that lowering makes from the weight W [rows, cols].
 
-    ``y = x @ W.T`` for a product, ``y = W[x]`` for a lookup, ``y`` = the decoded weight itself for dense.
+    ``y = x @ W.T`` (+ ``bias``) for a product, ``y = W[x]`` for a lookup, ``y`` = the decoded weight itself for dense.
     """
 
     how: How
     x: str
     y: str
+    bias: str = ""
 
 
 @dataclass

@@ -1,31 +1,35 @@
 """Bodies: what our ops compute, as model-local functions for runtimes without our library.
 
-A body comes in the kinds of our ops. The product and the lookup reorder planes into MatMulNBits' own form with
-Transpose and Reshape, which fold when a session is created, and call com.microsoft ops. They never unpack bits: ONNX
-Runtime keeps every folded intermediate, and unpacking takes ten times longer to load. ``Dequantize`` has no kernel on
-purpose: it decodes with float arithmetic, folds, and serves ops that read dense weights. Sizes come as attributes,
-because a function's constants cannot be computed from K and N.
+A body comes in the kinds of our ops. Where codes have 2, 4 or 8 bits, the product and the lookup reorder planes into
+MatMulNBits' own form with Transpose and Reshape, which fold when a session is created, and call com.microsoft ops. A
+minimum per block m is added as ``blocksum(X) @ m``. They never unpack bits there: ONNX Runtime keeps every folded
+intermediate, and unpacking takes ten times longer to load. What no stock kernel holds (odd widths, tables, floats) is
+decoded in float arithmetic, folds to a float weight, and runs at float speed. ``Dequantize`` has no kernel on purpose: it
+always decodes so, and serves ops that read dense weights. Sizes come as attributes, because a function's constants cannot
+be computed from K and N.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx.parser
 
-from onnxquant.formats.base import ScaledCodes
+from onnxquant.formats.base import Format, ScaledCodes
+from onnxquant.formats.dynamic8 import signed_map
+from onnxquant.formats.table import TableCodes
+from onnxquant.targets.tiles import kernel_name, low_bits
 
 DOMAIN = "onnxquant"
 MATMUL, GATHER, DEQUANTIZE = "MatMul", "Gather", "Dequantize"
 # Attributes that only bodies read; the kernels compute them from K, N and block_size.
-BODY_ATTRIBUTES = {
-    MATMUL: ("code_shape", "scale_rows", "scale_shape", "rows"),
-    GATHER: ("code_shape", "scale_rows", "scale_shape", "rows", "cols", "zero_shape"),
-    DEQUANTIZE: ("code_shape", "scale_rows", "scale_shape", "rows", "cols", "shape", "perm", "to"),
-}
-MIN_OPSET, MIN_OPSET_HALF = 12, 15
+BODY_ATTRIBUTES = ("code_shape", "side_shape", "matrix", "side_rows", "spread", "rows", "cols", "blocks", "zero_shape")
+DENSE_ATTRIBUTES = ("shape", "perm", "to")
+MIN_OPSET, MIN_OPSET_HALF = 13, 15
 
 
 @dataclass(frozen=True)
@@ -36,40 +40,51 @@ class Needs:
         opset: the model's; a function must import exactly that.
         half: some X is float16, so that bodies cast.
         ragged: some N is no multiple of 16 or some K none of its block, so that bodies cut the padding off.
+        bias: the op has a bias as its last input.
     """
 
     opset: int
     half: bool
     ragged: bool
+    bias: bool = False
 
 
-def op_name(kind: str, form_name: str) -> str:
+def op_name(kind: str, form: Format, *, bias: bool = False) -> str:
     """Name of our op, ``MatMulQ4_0`` for ``q4_0``; the C++ library uses the same.
 
-    >>> op_name("MatMul", "i2_s"), op_name("Gather", "int4")
-    ('MatMulI2_S', 'GatherInt4')
+    >>> from onnxquant.formats import format_named
+    >>> op_name("MatMul", format_named("i2_s")), op_name("Gather", format_named("int4", symmetric=False))
+    ('MatMulI2_S', 'GatherInt4Zero')
     """
-    return kind + form_name.upper().replace("INT", "Int")
+    suffix = kernel_name(form).upper()
+    for word in ("INT", "_ZERO", "_FLOAT", "_DOUBLE", "DYNAMIC"):
+        suffix = suffix.replace(word, word.strip("_").capitalize())
+    return kind + suffix + ("Permuted" if form.permuted else "") + ("Bias" if bias else "")
+
+
+def is_packed(form: Format) -> bool:
+    """Whether MatMulNBits holds the format's codes (its minima, if it has any, are added apart)."""
+    return form.bits in (2, 4, 8) and not isinstance(form, TableCodes)
 
 
 @cache
-def body(kind: str, form: ScaledCodes, needs: Needs) -> onnx.FunctionProto:
+def body(kind: str, form: Format, planes: tuple[str, ...], needs: Needs) -> onnx.FunctionProto:
     """The body of one op.
 
     Args:
         kind: MATMUL, GATHER or DEQUANTIZE.
-        form: the format; only its name, code width and scale granularity matter.
+        form: the format; its granularity does not matter.
+        planes: names of its planes, in the order of the op's inputs.
         needs: what the model requires.
     """
-    inputs = {MATMUL: "X, codes, scales", GATHER: "codes, scales, indices", DEQUANTIZE: "codes, scales"}[kind]
-    steps = {MATMUL: _matmul, GATHER: _gather, DEQUANTIZE: _dequantize}[kind](form, needs)
-    attributes = ("K", "N", "block_size", *BODY_ATTRIBUTES[kind])
+    inputs = {MATMUL: ["X", *planes], GATHER: [*planes, "indices"], DEQUANTIZE: [*planes]}[kind]
+    inputs += ["bias"] if needs.bias else []
+    attributes = ("K", "N", "block_size", *BODY_ATTRIBUTES, *(DENSE_ATTRIBUTES if kind == DEQUANTIZE else ()))
     text = "\n".join(
         [
             f'<domain: "{DOMAIN}", opset_import: ["" : {needs.opset}, "com.microsoft" : 1]>',
-            f"{op_name(kind, form.name)} <{', '.join(attributes)}> ({inputs}) => (Y) {{",
-            *_planes(form, needs),
-            *steps,
+            f"{op_name(kind, form, bias=needs.bias)} <{', '.join(attributes)}> ({', '.join(inputs)}) => (Y) {{",
+            *_Body(form, planes, needs).lines(kind),
             "}",
         ]
     )
@@ -79,94 +94,261 @@ def body(kind: str, form: ScaledCodes, needs: Needs) -> onnx.FunctionProto:
     return function
 
 
-def _planes(form: ScaledCodes, needs: Needs) -> list[str]:
-    """B uint8 [N, blocks, bytes] and S float [N, blocks] from planes in kernel order."""
-    b, s = ("B0", "S0") if needs.ragged else ("B", "S")
-    per_tensor = form.one_scale
-    steps = [
-        "codesT = Transpose <perm = [0, 2, 1, 3]> (codes)",
-        "codeShape = Constant <value_ints : ints = @code_shape> ()",
-        f"{b} = Reshape (codesT, codeShape)",
-        "scaleRows = Constant <value_ints : ints = @scale_rows> ()",
-        "scaleShape = Constant <value_ints : ints = @scale_shape> ()",
-        *([] if per_tensor else ["scalesT = Transpose <perm = [0, 2, 1]> (scales)"]),
-        f"scalesR = Reshape ({'scales' if per_tensor else 'scalesT'}, scaleRows)",
-        "scalesF = Cast <to = 1> (scalesR)",
-        f"{s} = Expand (scalesF, scaleShape)",
-    ]
-    if needs.ragged:
-        steps += [
-            "zero = Constant <value_ints = [0]> ()",
-            "rows = Constant <value_ints : ints = @rows> ()",
-            "B = Slice (B0, zero, rows)",
-            "S = Slice (S0, zero, rows)",
-        ]
-    return steps
+class _Body:
+    """Nodes of one body as text, one after another; each method gives the name of what it made."""
+
+    def __init__(self, form: Format, planes: tuple[str, ...], needs: Needs) -> None:
+        self.form, self.planes, self.needs = form, planes, needs
+        self.steps: list[str] = []
+        self.made: dict[str, str] = {}
+
+    def lines(self, kind: str) -> list[str]:
+        {MATMUL: self._matmul, GATHER: self._gather, DEQUANTIZE: self._dequantize}[kind]()
+        return self.steps
+
+    # ---- pieces ----
+
+    def op(self, name: str, *inputs: str, **attributes: object) -> str:
+        """One node; the same one twice is made once. An attribute ``@name`` is the function's own."""
+        listed = ", ".join(f"{k} {_type(v)}= {_text(v)}" for k, v in attributes.items())
+        made = f"{name}{f' <{listed}>' if listed else ''} ({', '.join(inputs)})"
+        if made not in self.made:
+            self.made[made] = f"t{len(self.made)}"
+            self.steps.append(f"{self.made[made]} = {made}")
+        return self.made[made]
+
+    def given(self, attribute: str) -> str:
+        return self.op("Constant", value_ints=(f"@{attribute}", "ints "))
+
+    def ints(self, *values: int) -> str:
+        return self.op("Constant", value_ints=list(values))
+
+    def number(self, value: float) -> str:
+        return self.op("Constant", value_float=float(value))
+
+    def table(self, values: np.ndarray[Any, np.dtype[np.float32]]) -> str:
+        # A value that is not finite is never written by an encoder.
+        finite = np.where(np.isfinite(values), values, np.float32(0))
+        return self.op("Constant", value_floats=[float(f"{v:.9g}") for v in finite.tolist()])
+
+    def reshape(self, x: str, shape: str) -> str:
+        return self.op("Reshape", x, shape)
+
+    def transpose(self, x: str, *perm: int) -> str:
+        return self.op("Transpose", x, perm=list(perm))
+
+    def floats(self, x: str) -> str:
+        return self.op("Cast", x, to=1)
+
+    def unsqueeze(self, x: str) -> str:
+        return self.op("Unsqueeze", x, self.ints(2))
+
+    def slice(self, x: str, first: int, last: str, axis: int) -> str:
+        return self.op("Slice", x, self.ints(first), last, self.ints(axis))
+
+    def cut(self, x: str, end: str, axis: int) -> str:
+        """The first of an axis: padding is left out."""
+        return self.slice(x, 0, self.given(end), axis)
+
+    def cut_rows(self, x: str) -> str:
+        return self.cut(x, "rows", 0) if self.needs.ragged else x
+
+    def linear(self, x: str, weight: str) -> str:
+        """X @ weight.T."""
+        return self.op("MatMul", x, self.transpose(weight, 1, 0))
+
+    # ---- planes ----
+
+    def side(self, plane: str) -> str:
+        """A plane of one value per row and group as float [N', groups], or [1, 1]."""
+        one = isinstance(self.form, ScaledCodes) and self.form.one_scale
+        rows = plane if one else self.transpose(plane, 0, 2, 1)
+        return self.floats(self.reshape(rows, self.given("side_rows")))
+
+    def per_block(self, groups: str) -> str:
+        """[N', groups] as [N', blocks]: a group serves one block, or several, or all of a row."""
+        wide = self.op("Expand", self.unsqueeze(groups), self.given("spread"))
+        return self.cut(self.reshape(wide, self.given("matrix")), "blocks", 1)
+
+    def sides(self) -> tuple[str, str | None]:
+        """Scale of each block, and its minimum or zero point where there is one."""
+        if "factors" in self.planes:
+            return self._super_blocks()
+        scales = self._nested() if "nested_scales" in self.planes else self.side("scales")
+        second = next((p for p in ("minima", "zero_points") if p in self.planes), None)
+        return self.per_block(scales), self.per_block(self.side(second)) if second else None
+
+    def _nested(self) -> str:
+        rows = self.reshape(self.transpose("scales", 0, 2, 1), self.given("side_rows"))
+        codes = self.cut(self.op("Cast", rows, to=7), "rows", 0)
+        own = self.op("Gather", self.table(signed_map()), codes)
+        wide = self.op("Expand", self.reshape("nested_scales", self.ints(-1, 1)), self.ints(1, 256))
+        count = self.reshape(self.op("Size", codes), self.ints(1))
+        used = self.slice(self.reshape(wide, self.ints(-1)), 0, count, 0)
+        outer = self.reshape(used, self.op("Shape", codes))
+        return self._with_padding_rows(self.op("Add", self.op("Mul", own, outer), "nested_offset"))
+
+    def _with_padding_rows(self, matrix: str) -> str:
+        if not self.needs.ragged:
+            return matrix
+        rows = self.slice(self.given("code_shape"), 0, self.ints(1), 0)
+        missing = self.op("Sub", rows, self.given("rows"))
+        return self.op("Pad", matrix, self.op("Concat", self.ints(0, 0), missing, self.ints(0), axis=0))
+
+    def _super_blocks(self) -> tuple[str, str | None]:
+        scales, matrix = self.reshape(self.side("scales"), self.ints(-1, 1)), self.given("matrix")
+        if "minima" not in self.planes:
+            factors = self.reshape(self.floats(self.transpose("factors", 0, 2, 1)), self.ints(-1, 16))
+            return self.cut(self.reshape(self.op("Mul", factors, scales), matrix), "blocks", 1), None
+        packed = self.reshape(self.floats(self.transpose("factors", 0, 3, 1, 2)), self.ints(-1, 12))
+        first, second, last = (self.slice(packed, at, self.ints(at + 4), 1) for at in (0, 4, 8))
+        (sc_low, sc_high), (m_low, m_high) = self._split(first, 64), self._split(second, 64)
+        last_low, last_high = self._split(last, 16)
+        sc = self.op("Concat", sc_low, self._join(last_low, sc_high, 16), axis=1)
+        m = self.op("Concat", m_low, self._join(last_high, m_high, 16), axis=1)
+        minima = self.op("Neg", self.reshape(self.side("minima"), self.ints(-1, 1)))
+        out = [self.op("Mul", factor, of) for factor, of in ((sc, scales), (m, minima))]
+        scale, minimum = (self.cut(self.reshape(x, matrix), "blocks", 1) for x in out)
+        return scale, minimum
+
+    def _split(self, x: str, base: int) -> tuple[str, str]:
+        """Whole numbers as x % base and x // base, in float arithmetic: it exists in every opset."""
+        high = self.op("Floor", self.op("Div", x, self.number(base)))
+        return self.op("Sub", x, self.op("Mul", high, self.number(base))), high
+
+    def _join(self, low: str, high: str, base: int) -> str:
+        return self.op("Add", low, self.op("Mul", high, self.number(base)))
+
+    # ---- MatMulNBits' form ----
+
+    def packed_codes(self) -> str:
+        """B uint8 [N, blocks, bytes]."""
+        return self.cut_rows(self.reshape(self.transpose("codes", 0, 2, 1, 3), self.given("code_shape")))
+
+    def around_offset(self) -> tuple[str, str | None]:
+        """Scale [N, blocks], and what is added where codes are read as code - 2^(bits-1)."""
+        scale, second = self.sides()
+        if second is None:
+            return self.cut_rows(scale), None
+        offset = self.number(1 << (self.form.bits - 1))
+        if "zero_points" in self.planes:
+            shift = self.op("Mul", self.op("Sub", offset, second), scale)
+        else:
+            shift = self.op("Add", second, self.op("Mul", scale, offset))
+        return self.cut_rows(scale), self.cut_rows(shift)
+
+    # ---- decoding ----
+
+    def _fields(self, flat: str, bits: int) -> str:
+        """Bytes [n, 1] as the codes in each: [n, 8 / bits]."""
+        parts, rest = [], self.floats(flat)
+        for _ in range(8 // bits - 1):
+            low, rest = self._split(rest, 1 << bits)
+            parts.append(low)
+        return self.op("Concat", *parts, rest, axis=1) if parts else rest
+
+    def codes(self) -> str:
+        """Codes as float [N', K']."""
+        low, matrix, column = low_bits(self.form.bits), self.given("matrix"), self.ints(-1, 1)
+        flat = self._fields(self.reshape(self.transpose("codes", 0, 2, 1, 3), column), low)
+        out = self.reshape(flat, matrix)
+        if "high" not in self.planes:
+            return out
+        bits, fields = self.form.bits - low, 8 // low
+        flat = self._fields(self.reshape(self.transpose("high", 0, 2, 1, 3), column), bits)
+        parts = self.reshape(flat, self.ints(-1, 4, 8 // bits // fields, fields))
+        return self._join(out, self.reshape(self.transpose(parts, 0, 2, 1, 3), matrix), 1 << low)
+
+    def decoded(self) -> str:
+        """The weight as float [N, K], channels in the order of X."""
+        if self.form.bits == 16:
+            wide = self.floats(self.reshape(self.transpose("codes", 0, 2, 1), self.given("matrix")))
+        else:
+            wide = self._scaled_codes()
+        out = self.cut(self.cut(wide, "rows", 0), "cols", 1)
+        if "outliers" in self.planes:
+            out = self._scatter(out, "outlier_columns", self.cut(self.side("outliers"), "rows", 0))
+        return self._scatter(out, "permutation", out) if self.form.permuted else out
+
+    def _scaled_codes(self) -> str:
+        codes, (scale, second) = self.codes(), self.sides()
+        if isinstance(self.form, TableCodes):
+            codes = self.op("Gather", self.table(self.form.table()), self.op("Cast", codes, to=7))
+        elif second is None:
+            codes = self.op("Sub", codes, self.number(1 << (self.form.bits - 1)))
+        shape = self.op("Concat", self.given("side_shape"), self.ints(-1), axis=0)
+        codes, scale = self.reshape(codes, shape), self.unsqueeze(scale)
+        if second and "zero_points" in self.planes:
+            codes = self.op("Sub", codes, self.unsqueeze(second))
+        scaled = self.op("Mul", codes, scale)
+        if second and "minima" in self.planes:
+            scaled = self.op("Add", scaled, self.unsqueeze(second))
+        return self.reshape(scaled, self.given("matrix"))
+
+    def _scatter(self, matrix: str, columns: str, values: str) -> str:
+        """``matrix`` with columns set: out[:, columns[j]] = values[:, j]."""
+        wide = self.op("Expand", columns, self.op("Shape", values))
+        return self.op("ScatterElements", matrix, wide, values, axis=1)
+
+    # ---- kinds ----
+
+    def _matmul(self) -> None:
+        x = self.floats("X") if self.needs.half else "X"
+        y = self._packed_product(x) if is_packed(self.form) else self.linear(x, self.decoded())
+        if self.needs.half:
+            y = self.op("CastLike", y, "X")
+        self.steps.append(f"Y = Add ({y}, bias)" if self.needs.bias else f"Y = Identity ({y})")
+
+    def _packed_product(self, x: str) -> str:
+        if self.form.permuted:
+            x = self.op("Gather", x, "permutation", axis=-1)
+        scale, shift = self.around_offset()
+        y = self.op(
+            "com.microsoft.MatMulNBits", x, self.packed_codes(), scale, K=("@K", "int "), N=("@N", "int "),
+            bits=self.form.bits, block_size=("@block_size", "int "), accuracy_level=4,
+        )  # fmt: skip
+        if shift is not None:
+            added = self.linear(self._block_sums(x), shift)
+            y = self.op("Add", y, self.reshape(added, self.op("Shape", y)))
+        if "outliers" in self.planes:
+            columns = self.op("Gather", x, "outlier_columns", axis=-1)
+            y = self.op("Add", y, self.linear(columns, self.cut_rows(self.side("outliers"))))
+        return y
+
+    def _block_sums(self, x: str) -> str:
+        """Sums of X over each block: [rows of X, blocks]."""
+        blocks, cols = self.given("blocks"), self.given("cols")
+        size = self.reshape(self.op("Constant", value_int=("@block_size", "int ")), self.ints(1))
+        flat = self.reshape(x, self.op("Concat", self.ints(-1), cols, axis=0))
+        if self.needs.ragged:
+            missing = self.op("Sub", self.op("Mul", blocks, size), cols)
+            flat = self.op("Pad", flat, self.op("Concat", self.ints(0, 0, 0), missing, axis=0))
+        blocked = self.reshape(flat, self.op("Concat", self.ints(-1), blocks, size, axis=0))
+        return self.op("ReduceSum", blocked, self.ints(2), keepdims=0)
+
+    def _gather(self) -> None:
+        direct = is_packed(self.form) and not self.form.permuted and set(self.planes) == {"codes", "scales"}
+        if not direct:
+            self.steps.append(f"Y = Gather <axis = 0> ({self.decoded()}, indices)")
+            return
+        table = self.reshape(self.packed_codes(), self.ints(0, -1))
+        byte = sum(1 << (self.form.bits - 1) << i for i in range(0, 8, self.form.bits))
+        zeros = self.op("Expand", self.op("Constant", value=(f"uint8[1] {{{byte}}}", "")), self.given("zero_shape"))
+        y = self.op(
+            "com.microsoft.GatherBlockQuantized", table, "indices", self.around_offset()[0], zeros,
+            bits=self.form.bits, block_size=("@block_size", "int "), gather_axis=0, quantize_axis=1,
+        )  # fmt: skip
+        self.steps.append(f"Y = Identity ({self.cut(y, 'cols', -1) if self.needs.ragged else y})")
+
+    def _dequantize(self) -> None:
+        permuted = self.reshape(self.decoded(), self.given("shape"))
+        self.steps.append("restored = Transpose <perm : ints = @perm> (" + permuted + ")")
+        self.steps.append("Y = Cast <to : int = @to> (restored)")
 
 
-def _matmul(form: ScaledCodes, needs: Needs) -> list[str]:
-    x, y = ("XF", "YF") if needs.half else ("X", "Y")
-    call = (
-        f"{y} = com.microsoft.MatMulNBits <K : int = @K, N : int = @N, bits = {form.bits}, "
-        f"block_size : int = @block_size, accuracy_level = 4> ({x}, B, S)"
-    )
-    return ["XF = Cast <to = 1> (X)", call, "Y = CastLike (YF, X)"] if needs.half else [call]
+def _type(value: object) -> str:
+    return f": {value[1]}" if isinstance(value, tuple) and value[1] else ""
 
 
-def _cut_columns(source: str, result: str) -> list[str]:
-    return [
-        "cols = Constant <value_ints : ints = @cols> ()",
-        "last = Constant <value_ints = [-1]> ()",
-        f"{result} = Slice ({source}, zero, cols, last)",
-    ]
-
-
-def _gather(form: ScaledCodes, needs: Needs) -> list[str]:
-    byte = sum(form.offset << i for i in range(0, 8, form.bits))
-    return [
-        "flat = Constant <value_ints = [0, -1]> ()",
-        "table = Reshape (B, flat)",
-        f"zeroByte = Constant <value = uint8[1] {{{byte}}}> ()",
-        "zeroShape = Constant <value_ints : ints = @zero_shape> ()",
-        "zeroPoints = Expand (zeroByte, zeroShape)",
-        f"{'Y0' if needs.ragged else 'Y'} = com.microsoft.GatherBlockQuantized <bits = {form.bits}, "
-        "block_size : int = @block_size, gather_axis = 0, quantize_axis = 1> (table, indices, S, zeroPoints)",
-        *(_cut_columns("Y0", "Y") if needs.ragged else []),
-    ]
-
-
-def _dequantize(form: ScaledCodes, needs: Needs) -> list[str]:
-    per_byte = 8 // form.bits
-    steps = ["rest0 = Cast <to = 1> (B)", f"base = Constant <value_float = {float(1 << form.bits)}> ()"]
-    steps += ["column = Constant <value_ints = [0, 0, -1, 1]> ()"]
-    parts = []
-    for i in range(per_byte):
-        part = f"rest{i}"
-        if i < per_byte - 1:
-            steps += [
-                f"quotient{i} = Div (rest{i}, base)",
-                f"rest{i + 1} = Floor (quotient{i})",
-                f"above{i} = Mul (rest{i + 1}, base)",
-                f"low{i} = Sub (rest{i}, above{i})",
-            ]
-            part = f"low{i}"
-        steps.append(f"part{i} = Reshape ({part}, column)")
-        parts.append(f"part{i}")
-    return [
-        *steps,
-        f"codesF = Concat <axis = 3> ({', '.join(parts)})",
-        "blocked = Constant <value_ints = [0, 0, -1]> ()",
-        "codesB = Reshape (codesF, blocked)",
-        f"offset = Constant <value_float = {float(form.offset)}> ()",
-        "centred = Sub (codesB, offset)",
-        "perBlock = Constant <value_ints = [0, -1, 1]> ()",
-        "scalesB = Reshape (S, perBlock)",
-        "scaled = Mul (centred, scalesB)",
-        "matrix = Constant <value_ints = [0, -1]> ()",
-        "wide = Reshape (scaled, matrix)",
-        *(_cut_columns("wide", "decoded") if needs.ragged else ["decoded = Identity (wide)"]),
-        "shape = Constant <value_ints : ints = @shape> ()",
-        "permuted = Reshape (decoded, shape)",
-        "restored = Transpose <perm : ints = @perm> (permuted)",
-        "Y = Cast <to : int = @to> (restored)",
-    ]
+def _text(value: object) -> str:
+    return str(value[0]) if isinstance(value, tuple) else str(value)

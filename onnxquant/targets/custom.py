@@ -11,15 +11,16 @@ from collections.abc import Sequence
 
 import onnx
 
-from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.edit import Editor
 from onnxquant.graph.io import graphs, nodes
 from onnxquant.graph.sites import How, Site
 from onnxquant.targets import bodies
-from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes, holds_codes
+from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes
 from onnxquant.targets.dense import read_decoded
-from onnxquant.targets.layouts import TILE, Layout, Tiles, block_of
-from onnxquant.targets.products import lower_product
+from onnxquant.targets.layouts import Layout
+from onnxquant.targets.products import constant_bias, lower_product
+from onnxquant.targets.tiles import Tiles
 
 
 class Custom(Target):
@@ -29,13 +30,9 @@ class Custom(Target):
     summary = "our ops and kernels; every file also carries bodies and runs on stock onnxruntime"
 
     def holds(self, form: Format) -> bool:  # noqa: D102
-        return isinstance(form, ScaledCodes) and holds_codes(form) and not form.has_zero_points
+        return True
 
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:  # noqa: D102
-        if not isinstance(form, ScaledCodes) or not holds_codes(form):
-            return Refusal(f"our ops do not take {form.name}, which standard operators hold", "target onnx does")
-        if form.has_zero_points:
-            return Refusal("our kernels take symmetric codes", "targets onnx and ort hold zero points")
         half = site.tensor.data_type == F16
         needed = bodies.MIN_OPSET_HALF if half else bodies.MIN_OPSET
         if opset < needed:
@@ -44,12 +41,12 @@ class Custom(Target):
             )
         return self._padding(site, form)
 
-    def _padding(self, site: Site, form: ScaledCodes) -> Refusal | None:
+    def _padding(self, site: Site, form: Format) -> Refusal | None:
         """Refuse a weight that padding to whole tiles would make larger than it is worth."""
         padded = sum(s.nbytes for s in Tiles(form, site.rows, site.cols).stored().values())
         plain = form.nbytes(site.rows, site.cols)
-        # Half of float16 is the bound; formats of 8 bits and more lie above it by themselves and may add a quarter.
-        bound = max(site.elements, plain + plain // 4)
+        # Half of float16, or twice the format's own size where that is more.
+        bound = max(site.elements, 2 * plain)
         if padded <= bound:
             return None
         return Refusal(
@@ -63,49 +60,35 @@ class Custom(Target):
 
     def lower(self, editor: Editor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
         lowered = Lowered()
-        layout = Tiles(form, site.rows, site.cols)
-        names = lowered.planes["tiles"] = add_planes(editor, site, layout, encoded)
-        planes = [names["codes"], names["scales"]]
-
-        def product(x: str, output: str) -> list[onnx.NodeProto]:
-            lowered.results.append(Result(How.PRODUCT, x, output))
-            return [_call(editor, bodies.MATMUL, layout, [x, *planes], output)]
-
+        op = _Ops(editor, site, Tiles(form, site.rows, site.cols), encoded, lowered)
         for use in site.served(How.PRODUCT):
-            lower_product(editor, site, use, product)
+            bias = constant_bias(use, site)
+            if bias:
+                editor.replace(use, op.product(use.node.input[0], use.node.output[0], bias))
+            else:
+                lower_product(editor, site, use, op.product)
         for use in site.served(How.LOOKUP):
-            indices, output = use.node.input[1], use.node.output[0]
-            lowered.results.append(Result(How.LOOKUP, indices, output))
-            half = site.tensor.data_type == F16
-            found = [_call(editor, bodies.GATHER, layout, [*planes, indices], "" if half else output)]
-            if half:
-                found.append(editor.node("Cast", [found[0].output[0]], output=output, to=F16))
-            editor.replace(use, found)
+            editor.replace(use, op.lookup(use.node.input[1], use.node.output[0]))
         if site.served(How.DENSE):
-            node = _call(editor, bodies.DEQUANTIZE, layout, planes, "")
-            for key, value in (
-                ("shape", site.view.permuted),
-                ("perm", site.view.inverse),
-                ("to", site.tensor.data_type),
-            ):
-                node.attribute.append(onnx.helper.make_attribute(key, value))
+            node = op.decode()
             editor.first(site.graph, [node])
             read_decoded(site.served(How.DENSE), node.output[0], lowered)
         return lowered
 
     def finish(self, editor: Editor, lowered: Sequence[tuple[Site, Format]]) -> None:
         """Add the body of every op of ours that the model calls."""
-        scaled = [(s, f) for s, f in lowered if isinstance(f, ScaledCodes)]
-        ragged = any(s.rows % TILE or s.cols % block_of(f, s.cols) for s, f in scaled)
-        half = any(s.tensor.data_type == F16 for s, _ in scaled)
-        needs = bodies.Needs(editor.opset, half, ragged)
+        layouts = [Tiles(f, s.rows, s.cols) for s, f in lowered]
+        ragged = any(x.rows != x.padded_rows or x.cols != x.padded_cols for x in layouts)
+        half = any(s.tensor.data_type == F16 for s, _ in lowered)
         called = {n.op_type for n in nodes(editor.proto) if n.domain == bodies.DOMAIN}
-        for form in {f.name: f for _, f in scaled}.values():
+        for layout in layouts:
             for kind in (bodies.MATMUL, bodies.GATHER, bodies.DEQUANTIZE):
-                if bodies.op_name(kind, form.name) in called:
-                    editor.function(bodies.body(kind, form, needs))
+                for bias in (False, True):
+                    if bodies.op_name(kind, layout.form, bias=bias) in called:
+                        needs = bodies.Needs(editor.opset, half, ragged, bias)
+                        editor.function(bodies.body(kind, layout.form, tuple(layout.stored()), needs))
         editor.import_domain("com.microsoft", 1)
-        types = {s.name: s.tensor.data_type for s, _ in scaled}
+        types = {s.name: s.tensor.data_type for s, _ in lowered}
         for graph in graphs(editor.proto.graph):
             for node in graph.node:
                 if node.domain == bodies.DOMAIN:
@@ -113,21 +96,53 @@ class Custom(Target):
                     editor.declare(graph, node.output[0], F32 if gathered else types[node.metadata_props[0].value])
 
 
-def _call(editor: Editor, kind: str, layout: Tiles, inputs: Sequence[str], output: str) -> onnx.NodeProto:
-    form = layout.scaled
-    blocks = layout.padded_cols // layout.block
-    sizes = {
-        "K": layout.cols,
-        "N": layout.rows,
-        "block_size": layout.block,
-        "code_shape": [layout.padded_rows, blocks, layout.block * form.bits // 8],
-        "scale_rows": [1, 1] if form.one_scale else [layout.padded_rows, layout.scale_groups],
-        "scale_shape": [layout.padded_rows, blocks],
-        "rows": [layout.rows],
-        "cols": [layout.cols],
-        "zero_shape": [layout.rows, (blocks * form.bits + 7) // 8],
-    }
-    wanted = ("K", "N", "block_size", *bodies.BODY_ATTRIBUTES[kind])
-    attributes = {k: v for k, v in sizes.items() if k in wanted}
-    name = bodies.op_name(kind, form.name)
-    return editor.node(name, inputs, domain=bodies.DOMAIN, output=output, **attributes)
+class _Ops:
+    """The nodes around one weight's planes."""
+
+    def __init__(self, editor: Editor, site: Site, layout: Tiles, encoded: Encoded | None, lowered: Lowered) -> None:
+        self.editor, self.site, self.layout, self.lowered = editor, site, layout, lowered
+        names = lowered.planes["tiles"] = add_planes(editor, site, layout, encoded)
+        self.planes = list(names.values())
+
+    def product(self, x: str, output: str, bias: str = "") -> list[onnx.NodeProto]:
+        """X @ W.T, and a bias added."""
+        self.lowered.results.append(Result(How.PRODUCT, x, output, bias))
+        return [self._call(bodies.MATMUL, [x, *self.planes, *([bias] if bias else [])], output, bias=bool(bias))]
+
+    def lookup(self, indices: str, output: str) -> list[onnx.NodeProto]:
+        """Rows of W."""
+        self.lowered.results.append(Result(How.LOOKUP, indices, output))
+        half = self.site.tensor.data_type == F16
+        found = [self._call(bodies.GATHER, [*self.planes, indices], "" if half else output)]
+        if half:
+            found.append(self.editor.node("Cast", [found[0].output[0]], output=output, to=F16))
+        return found
+
+    def decode(self) -> onnx.NodeProto:
+        """W in its own shape."""
+        node = self._call(bodies.DEQUANTIZE, self.planes, "")
+        view = self.site.view
+        for key, value in (("shape", view.permuted), ("perm", view.inverse), ("to", self.site.tensor.data_type)):
+            node.attribute.append(onnx.helper.make_attribute(key, value))
+        return node
+
+    def _call(self, kind: str, inputs: Sequence[str], output: str, *, bias: bool = False) -> onnx.NodeProto:
+        layout = self.layout
+        blocks, groups = layout.blocks, layout.groups_in_row
+        low = layout.low
+        sizes = {
+            "K": layout.cols,
+            "N": layout.rows,
+            "block_size": layout.block,
+            "code_shape": [layout.padded_rows, blocks, layout.block * low // 8],
+            "side_shape": [layout.padded_rows, blocks],
+            "matrix": [layout.padded_rows, -1],
+            "side_rows": [1, 1] if layout.one_scale else [layout.padded_rows, -1],
+            "spread": [layout.padded_rows, groups, -(-blocks // groups)],
+            "rows": [layout.rows],
+            "cols": [layout.cols],
+            "blocks": [blocks],
+            "zero_shape": [layout.rows, (blocks * low + 7) // 8],
+        }
+        name = bodies.op_name(kind, layout.form, bias=bias)
+        return self.editor.node(name, inputs, domain=bodies.DOMAIN, output=output, **sizes)

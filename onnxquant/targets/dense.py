@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.floats import Floats
 from onnxquant.graph.edit import Editor
 from onnxquant.graph.sites import How, Site, Use
 from onnxquant.targets.base import F32, Lowered, Planes, Result, add_planes
@@ -34,7 +35,9 @@ def lower_dense(
         editor.proto.ir_version = max(editor.proto.ir_version, IR_OF_BITS.get(form.bits, 3))
     chain = _Chain(editor, site)
     decoded = (
-        chain.cast(names["values"], site.tensor.data_type) if form.name == "f16" else _decode(chain, layout, names)
+        chain.cast(names["values"], site.tensor.data_type)
+        if isinstance(form, Floats)
+        else _decode(chain, layout, names)
     )
     editor.first(site.graph, chain.nodes)
     lowered.planes["dense"] = names

@@ -16,13 +16,13 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.floats import Floats
 from onnxquant.formats.packing import pack, unpack
 from onnxquant.graph.edit import Stored
 from onnxquant.graph.sites import View
 
 Array = NDArray[Any]
 T = onnx.TensorProto
-TILE = 16
 _SIGNED = {8: T.INT8, 4: T.INT4, 2: T.INT2}
 _UNSIGNED = {8: T.UINT8, 4: T.UINT4, 2: T.UINT2}
 # The opset and IR version in which a code of so many bits is a tensor type.
@@ -83,7 +83,8 @@ def _elem(dtype: np.dtype[Any] | type) -> int:
     return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
-def _stored(shape: tuple[int, ...], dtype: np.dtype[Any] | type) -> Stored:
+def stored_as(shape: tuple[int, ...], dtype: np.dtype[Any] | type) -> Stored:
+    """An array of this type as a tensor of the model."""
     return Stored(shape, _elem(dtype), prod(shape) * np.dtype(dtype).itemsize)
 
 
@@ -124,8 +125,8 @@ class Dense(Layout):
         return self.view.row_vector(np.empty((self.rows, 1), np.bool_)).shape
 
     def stored(self) -> dict[str, Stored]:  # noqa: D102
-        if self.form.name == "f16":
-            return {"values": _stored(self.view.shape, np.float16)}
+        if isinstance(self.form, Floats):
+            return {"values": stored_as(self.view.shape, self.form.dtype)}
         form, count = self.scaled, prod(self.code_shape)
         size = (count * form.bits + 7) // 8
         if self.packed:
@@ -133,9 +134,9 @@ class Dense(Layout):
         else:
             kinds = _UNSIGNED if form.has_zero_points else _SIGNED
             codes = Stored(self.code_shape, kinds[form.bits], size)
-        out = {"codes": codes, "scales": _stored(self.side_shape, form.scale_dtype)}
+        out = {"codes": codes, "scales": stored_as(self.side_shape, form.scale_dtype)}
         if form.has_zero_points:
-            out["zero_points"] = _stored(self.side_shape, np.uint8)
+            out["zero_points"] = stored_as(self.side_shape, np.uint8)
         return out
 
     def pack(self, plane: str, encoded: Encoded) -> Array:  # noqa: D102
@@ -156,7 +157,7 @@ class Dense(Layout):
         return values.reshape(()) if group is None else self.view.row_vector(values)
 
     def unpack(self, planes: Mapping[str, Array]) -> Encoded:  # noqa: D102
-        if self.form.name == "f16":
+        if isinstance(self.form, Floats):
             return self.encoded({"values": self.view.matrix(planes["values"].reshape(self.view.shape))})
         form = self.scaled
         flip = form.offset if not self.packed and not form.has_zero_points else 0
@@ -196,7 +197,7 @@ class Columns(Layout):
         shape = (self.cols, self.padded_rows)
         out = {
             "codes": Stored(shape, kinds[form.bits], (prod(shape) * form.bits + 7) // 8),
-            "scales": _stored(self.side_shape, form.scale_dtype),
+            "scales": stored_as(self.side_shape, form.scale_dtype),
         }
         if form.has_zero_points:
             size = (prod(self.side_shape) * form.bits + 7) // 8
@@ -207,13 +208,13 @@ class Columns(Layout):
         form, values = self.scaled, encoded.planes[plane]
         if plane == "codes":
             flip = 0 if form.has_zero_points else form.offset
-            padded = _padded(values, self.padded_rows, form.offset)
+            padded = padded_rows(values, self.padded_rows, form.offset)
             return pack((padded.T ^ np.uint8(flip)).reshape(-1), form.bits)
         fill = form.offset if plane == "zero_points" else 1
         if form.group is None:
             side = values.reshape(())
         else:
-            side = _padded(values, self.padded_rows, fill).T.reshape(self.side_shape)
+            side = padded_rows(values, self.padded_rows, fill).T.reshape(self.side_shape)
         if plane == "zero_points":
             return pack(side.reshape(-1), form.bits)
         return np.ascontiguousarray(side)
@@ -248,11 +249,11 @@ class Rows(Layout):
     def stored(self) -> dict[str, Stored]:  # noqa: D102
         form = self.scaled
         out = {
-            "codes": _stored((self.rows, self.blocks, self.block * form.bits // 8), np.uint8),
-            "scales": _stored(self.groups, form.scale_dtype),
+            "codes": stored_as((self.rows, self.blocks, self.block * form.bits // 8), np.uint8),
+            "scales": stored_as(self.groups, form.scale_dtype),
         }
         if form.has_zero_points:
-            out["zero_points"] = _stored((self.rows, (self.blocks * form.bits + 7) // 8), np.uint8)
+            out["zero_points"] = stored_as((self.rows, (self.blocks * form.bits + 7) // 8), np.uint8)
         return out
 
     def pack(self, plane: str, encoded: Encoded) -> Array:  # noqa: D102
@@ -279,7 +280,7 @@ class Table(Rows):
     def stored(self) -> dict[str, Stored]:  # noqa: D102
         out = super().stored()
         if "zero_points" in out:
-            out["zero_points"] = _stored(self.groups, np.uint8)
+            out["zero_points"] = stored_as(self.groups, np.uint8)
         return out
 
     def pack(self, plane: str, encoded: Encoded) -> Array:  # noqa: D102
@@ -294,53 +295,6 @@ class Table(Rows):
         return encoded
 
 
-class Tiles(Layout):
-    """Our kernels' order: 16 output channels interleaved, 4 bytes of consecutive k each (docs/layouts.md)."""
-
-    def __init__(self, form: Format, rows: int, cols: int) -> None:
-        super().__init__(form, rows, cols)
-        self.block = block_of(self.scaled, cols)
-        self.padded_rows = -(-rows // TILE) * TILE
-        self.padded_cols = -(-cols // self.block) * self.block
-
-    @property
-    def scale_groups(self) -> int:
-        """Scales per row in the plane."""
-        return self.padded_cols // self.block if self.scaled.group else 1
-
-    def stored(self) -> dict[str, Stored]:  # noqa: D102
-        form, tiles = self.scaled, self.padded_rows // TILE
-        scales = (1,) if form.one_scale else (tiles, self.scale_groups, TILE)
-        return {
-            "codes": _stored((tiles, self.padded_cols * form.bits // 32, TILE, 4), np.uint8),
-            "scales": _stored(scales, form.scale_dtype),
-        }
-
-    def pack(self, plane: str, encoded: Encoded) -> Array:  # noqa: D102
-        form, values = self.scaled, encoded.planes[plane]
-        tiles = self.padded_rows // TILE
-        if plane == "codes":
-            padded = _padded(_blocked(values, form, self.block).reshape(self.rows, -1), self.padded_rows, form.offset)
-            packed = pack(padded, form.bits).reshape(tiles, TILE, -1, 4)
-            return np.ascontiguousarray(packed.transpose(0, 2, 1, 3))
-        if form.one_scale:
-            return values.reshape(1)
-        if form.group is None:
-            values = np.broadcast_to(values, (self.rows, 1))
-        side = _padded(values, self.padded_rows, 0).reshape(tiles, TILE, self.scale_groups)
-        return np.ascontiguousarray(side.transpose(0, 2, 1))
-
-    def unpack(self, planes: Mapping[str, Array]) -> Encoded:  # noqa: D102
-        form = self.scaled
-        packed = planes["codes"].transpose(0, 2, 1, 3).reshape(self.padded_rows, -1)
-        codes = unpack(packed, form.bits, self.padded_cols)[: self.rows, : self.cols]
-        scales = planes["scales"]
-        if form.one_scale:
-            return self.encoded({"codes": codes, "scales": scales.reshape(1, 1)})
-        side = scales.transpose(0, 2, 1).reshape(self.padded_rows, -1)
-        return self.encoded({"codes": codes, "scales": side[: self.groups[0]]})
-
-
 def _blocked(codes: Array, form: ScaledCodes, block: int | None = None) -> Array:
     """Codes [rows, blocks, block]; a short last block is filled with the code of zero."""
     rows, cols = codes.shape
@@ -350,8 +304,9 @@ def _blocked(codes: Array, form: ScaledCodes, block: int | None = None) -> Array
     return codes.reshape(rows, -1, block)
 
 
-def _padded(matrix: Array, rows: int, fill: int) -> Array:
+def padded_rows(matrix: Array, rows: int, fill: int) -> Array:
+    """A matrix with rows of ``fill`` added up to ``rows``."""
     if matrix.shape[0] == rows:
         return matrix
-    extra = np.full((rows - matrix.shape[0], matrix.shape[1]), fill, matrix.dtype)
+    extra = np.full((rows - matrix.shape[0], *matrix.shape[1:]), fill, matrix.dtype)
     return np.concatenate([matrix, extra], axis=0)

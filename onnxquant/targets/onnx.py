@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.floats import Floats
 from onnxquant.graph.edit import Editor
 from onnxquant.graph.sites import How, Site
 from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes, float_scales, holds_codes
@@ -31,11 +32,11 @@ class Onnx(Target):
     summary = "standard operators: DequantizeLinear fused by onnxruntime >= 1.25, Cast and Mul folded at load"
 
     def holds(self, form: Format) -> bool:  # noqa: D102
-        return holds_codes(form) or (form.name == "f16" and not form.permuted)
+        return holds_codes(form) or (isinstance(form, Floats) and not form.permuted)
 
     def needs_opset(self, site: Site, form: Format) -> int:
         """The opset that a product of this site takes (0: any)."""
-        if form.name == "f16" or not site.served(How.PRODUCT):
+        if isinstance(form, Floats) or not site.served(How.PRODUCT):
             return 0
         blocked = BLOCKED_OPSET if getattr(form, "group", 0) else AXIS_OPSET
         half = HALF_OPSET if site.tensor.data_type == F16 else 0
@@ -59,7 +60,7 @@ class Onnx(Target):
 
     def layouts(self, site: Site, form: Format, opset: int) -> dict[str, Layout]:  # noqa: D102
         out: dict[str, Layout] = {}
-        if form.name == "f16":
+        if isinstance(form, Floats):
             return {"dense": Dense(form, site.view, opset)}
         if site.served(How.PRODUCT):
             out["columns"] = Columns(form, site.rows, site.cols)
@@ -71,7 +72,7 @@ class Onnx(Target):
 
     def lower(self, editor: Editor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
         lowered = Lowered()
-        if form.name == "f16":
+        if isinstance(form, Floats):
             lower_dense(editor, site, form, encoded, lowered, site.uses)
             return lowered
         for kind, layout in self.layouts(site, form, editor.opset).items():

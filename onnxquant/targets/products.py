@@ -40,6 +40,19 @@ def lower_product(editor: Editor, site: Site, use: Use, product: Product) -> Non
     editor.replace(use, nodes)
 
 
+def constant_bias(use: Use, site: Site) -> str:
+    """Name of a Gemm's C where it is a plain bias, one constant per channel, that a kernel can add; else empty."""
+    node = use.node
+    if node.op_type != "Gemm" or len(node.input) < 3 or attribute(node, "alpha", 1.0) != 1.0:
+        return ""
+    fits = [
+        t
+        for t in use.graph.initializer
+        if t.name == node.input[2] and list(t.dims) == [site.rows] and t.data_type == site.tensor.data_type
+    ]
+    return str(node.input[2]) if fits and attribute(node, "beta", 1.0) == 1.0 else ""
+
+
 def _scalar(value: float, site: Site) -> np.generic:
     scalar: np.generic = np.dtype(site.dtype).type(value)
     return scalar

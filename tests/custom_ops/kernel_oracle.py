@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import ml_dtypes
@@ -26,7 +27,7 @@ def dynamic_map():
         count, f = 2**i + 1, np.float32
         step = np.float64(f(f(1) - f(0.1)) / f(count - 1))
         ends = [f(f(0.1) + step * j) if j < count // 2 else f(1 - step * (count - 1 - j)) for j in range(count)]
-        for low, high in zip(ends, ends[1:], strict=False):
+        for low, high in itertools.pairwise(ends):
             middle = f(10.0 ** (i - 6)) * f((low + high) / f(2))
             values += [middle, -middle]
     return np.sort(np.array(values, np.float32))
@@ -256,7 +257,9 @@ def _codes(name, form, rows, cols, block, granularity, random):
         decoded = TABLES[family(name)][codes] * spread(scales)
         integers, unit = FINE.get(family(name), (np.zeros(256, np.int64), np.float32(1)))
         meant, scales = integers[codes], scales * unit
-        values = TABLES[family(name)][codes].astype(np.float64) * spread(side_scales := scales / unit).astype(np.float64)
+        values = TABLES[family(name)][codes].astype(np.float64) * spread(side_scales := scales / unit).astype(
+            np.float64
+        )
         del side_scales
     else:
         meant = codes.astype(np.int64) - (0 if unsigned else 1 << (form.bits - 1))

@@ -74,7 +74,10 @@ def lies_about(plane, name):
     if plane.ndim > 1:
         yield "flat", plane.reshape(-1)
         yield "one longer in the middle", np.concatenate([plane, plane[:, -1:]], axis=1)
-        yield "transposed", np.ascontiguousarray(np.moveaxis(plane, 0, 1)) if plane.shape[0] != plane.shape[1] else plane[0]
+        yield (
+            "transposed",
+            np.ascontiguousarray(np.moveaxis(plane, 0, 1)) if plane.shape[0] != plane.shape[1] else plane[0],
+        )
     yield "empty", plane.reshape(-1)[:0].reshape(0, 1)
     yield "scalar", np.array(plane.reshape(-1)[0])
     yield "two", np.ones((2, 1, 2), plane.dtype)

@@ -103,7 +103,9 @@ def test_permuted_channels_and_a_bias(name, compute, isa):
             check_int8(plain, x, weight)
         else:
             assert (np.abs(plain - x.astype(np.float64) @ weight.values.T) <= float_bound(x, weight)).all()
-        np.testing.assert_array_equal(native.matmul(x, weight.stored, compute=compute, isa=isa, bias=bias), plain + bias)
+        np.testing.assert_array_equal(
+            native.matmul(x, weight.stored, compute=compute, isa=isa, bias=bias), plain + bias
+        )
 
 
 @pytest.mark.parametrize("outliers", [0, 1, 300])
@@ -159,7 +161,10 @@ def test_extreme_codes_do_not_overflow(name, isa, sign):
 def test_the_ends_of_a_table_do_not_overflow(isa, sign):
     for name, codes in (("nf4", (0, 15)), ("fp4", (3, 11))):
         for code in codes:
-            planes = {"codes": pack(np.full((17, 4096), code, np.uint8), 4, 128), "scales": np.ones((2, 1, 16), np.float32)}
+            planes = {
+                "codes": pack(np.full((17, 4096), code, np.uint8), 4, 128),
+                "scales": np.ones((2, 1, 16), np.float32),
+            }
             x = np.full((5, 4096), sign * 127, np.float32)
             found = native.matmul(x, native.StoredWeight(name, planes, 17, 4096, 128), isa=isa)
             expected = sign * 127 * 4096 * (-1 if code in (0, 11) else 1)

@@ -174,7 +174,10 @@ def test_a_chain_needs_no_declared_types(dtype):
     graph = model.graph
     graph.node[0].output[0] = "between"
     graph.initializer.extend(
-        [numpy_helper.from_array(second.stored.planes["codes"], "c2"), numpy_helper.from_array(second.stored.planes["scales"], "s2")]
+        [
+            numpy_helper.from_array(second.stored.planes["codes"], "c2"),
+            numpy_helper.from_array(second.stored.planes["scales"], "s2"),
+        ]
     )
     graph.node.append(helper.make_node("Relu", ["between"], ["relu"]))
     graph.node.append(
@@ -201,7 +204,9 @@ def test_planes_of_a_subgraph(kind, place):
     out = info("out", TensorProto.FLOAT, [2, 100])
     if kind == "If":
         then = helper.make_graph([node], "then", [], [out], inner)
-        other = helper.make_graph([helper.make_node("Identity", ["X"], ["same"])], "else", [], [info("same", 1, [2, 100])])
+        other = helper.make_graph(
+            [helper.make_node("Identity", ["X"], ["same"])], "else", [], [info("same", 1, [2, 100])]
+        )
         made = helper.make_node("If", ["flag"], ["Y"], then_branch=then, else_branch=other)
         inputs = [info("flag", TensorProto.BOOL, []), info("X", TensorProto.FLOAT, [2, 100])]
     else:
