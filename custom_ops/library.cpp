@@ -6,38 +6,16 @@
 #include <vector>
 
 #include "all_formats.h"
+#include "guarded_call.h"
 #include "isa/dispatch.h"
 #include "kernels/matmul.h"
 #include "ops/registry.h"
-
-#ifdef _WIN32
-#define ONNXQUANT_EXPORT extern "C" __declspec(dllexport)
-#else
-#define ONNXQUANT_EXPORT extern "C" __attribute__((visibility("default")))
-#endif
 
 namespace onnxquant {
 namespace {
 
 // Changes with any incompatible change of the C ABI or of a plane's layout; native.py checks it.
 constexpr int kAbiVersion = 2;
-
-thread_local char last_error[400] = "";
-
-// Runs a body; 0, or 1 with the reason in last_error.
-template <class Body>
-int guarded_call(Body body) noexcept {
-  last_error[0] = '\0';
-  try {
-    body();
-    return 0;
-  } catch (const std::exception& error) {
-    std::snprintf(last_error, sizeof last_error, "%s", error.what());
-  } catch (...) {
-    std::snprintf(last_error, sizeof last_error, "unknown error");
-  }
-  return 1;
-}
 
 // One plane of a weight given through the C ABI.
 struct PlaneArgument {

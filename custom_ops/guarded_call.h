@@ -1,0 +1,32 @@
+// How the functions of the C ABI report errors: a return value, and a text for onnxquant_last_error().
+#pragma once
+
+#include <cstdio>
+#include <exception>
+
+#ifdef _WIN32
+#define ONNXQUANT_EXPORT extern "C" __declspec(dllexport)
+#else
+#define ONNXQUANT_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace onnxquant {
+
+inline thread_local char last_error[400] = "";
+
+// Runs a body; 0, or 1 with the reason in last_error.
+template <class Body>
+int guarded_call(Body body) noexcept {
+  last_error[0] = '\0';
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& error) {
+    std::snprintf(last_error, sizeof last_error, "%s", error.what());
+  } catch (...) {
+    std::snprintf(last_error, sizeof last_error, "unknown error");
+  }
+  return 1;
+}
+
+}  // namespace onnxquant
