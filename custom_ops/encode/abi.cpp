@@ -1,11 +1,13 @@
 // The C ABI of encoders, decoders and packers: every job is checked before a pointer in it is followed.
 #include <cinttypes>
+#include <cmath>
 #include <cstring>
 
 #include "encode/table.h"
 #include "guarded_call.h"
 #include "isa/dispatch.h"
 #include "kernels/error.h"
+#include "kernels/scratch.h"
 
 namespace onnxquant {
 namespace {
@@ -50,6 +52,127 @@ void check(const PackJob& job) {
   if (job.from == nullptr || job.low == nullptr || (split && job.high == nullptr)) throw Error("a plane is missing");
 }
 
+// What a format needs besides codes; `group` 0: the job says it.
+struct Needs {
+  const char* name;
+  std::int64_t group;
+  bool scales, seconds, subscales, subminima, table, levels, outliers;
+};
+
+constexpr Needs kNeeds[] = {
+    {"q4_0", 32, true, false, false, false, false, false, false},
+    {"q5_0", 32, true, false, false, false, false, false, false},
+    {"q8_0", 32, true, false, false, false, false, false, false},
+    {"tq2_0", 256, true, false, false, false, false, false, false},
+    {"q8_k", 256, true, false, false, false, false, false, false},
+    {"i2_s", 256, true, false, false, false, false, false, false},
+    {"q4_1", 32, true, true, false, false, false, false, false},
+    {"q5_1", 32, true, true, false, false, false, false, false},
+    {"q4_k", 256, true, true, true, true, false, false, false},
+    {"q5_k", 256, true, true, true, true, false, false, false},
+    {"q6_k", 256, true, false, true, false, false, false, false},
+    {"f8_e4m3", 0, true, false, false, false, true, false, false},
+    {"f8_e5m2", 0, true, false, false, false, true, false, false},
+    {"nf4", 0, true, false, false, false, true, true, false},
+    {"fp4", 0, true, false, false, false, true, true, false},
+    {"dynamic8", 0, true, false, false, false, true, true, false},
+    {"f16", 256, false, false, false, false, false, false, false},
+    {"bf16", 256, false, false, false, false, false, false, false},
+    {"llm_int8", 0, true, false, false, false, false, false, true},
+    {"int2", 0, true, false, false, false, false, false, false},
+    {"int3", 0, true, false, false, false, false, false, false},
+    {"int4", 0, true, false, false, false, false, false, false},
+    {"int5", 0, true, false, false, false, false, false, false},
+    {"int6", 0, true, false, false, false, false, false, false},
+    {"int8", 0, true, false, false, false, false, false, false},
+};
+
+const Needs& needs_of(const char* format) {
+  for (const Needs& needs : kNeeds) {
+    if (format != nullptr && std::strcmp(format, needs.name) == 0) return needs;
+  }
+  throw Error("no encoder is called '%.40s'", format == nullptr ? "" : format);
+}
+
+void need(const void* pointer, bool needed, const char* what, const char* format) {
+  if (needed && pointer == nullptr) throw Error("%s: %s missing", format, what);
+}
+
+void check_sizes(std::int64_t rows, std::int64_t cols) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 31;
+  if (rows < 0 || cols < 0 || rows >= kMost || cols >= kMost) throw Error("a weight of [%" PRId64 ", %" PRId64 "]", rows, cols);
+}
+
+void check_columns(const std::int32_t* columns, std::int64_t count, std::int64_t cols, const char* what) {
+  for (std::int64_t i = 0; columns != nullptr && i < count; ++i) {
+    if (columns[i] < 0 || columns[i] >= cols) throw Error("%s %d of %" PRId64 " columns", what, columns[i], cols);
+  }
+}
+
+void check(const Source& source, std::int64_t rows, std::int64_t cols) {
+  if (source.type < 0 || source.type > 3) throw Error("element type %" PRId64 ", expected 0 to 3", source.type);
+  if (source.data == nullptr && rows > 0 && cols > 0) throw Error("the weight is missing");
+  check_columns(source.columns, cols, cols, "the permutation names column");
+}
+
+Action action_of(const char* name) {
+  const struct {
+    const char* name;
+    Action action;
+  } all[] = {{"encode", Action::kEncode}, {"measure", Action::kMeasure}, {"decode", Action::kDecode}};
+  for (const auto& one : all) {
+    if (name != nullptr && std::strcmp(name, one.name) == 0) return one.action;
+  }
+  throw Error("action '%.40s': expected encode, measure or decode", name == nullptr ? "" : name);
+}
+
+Action check(const EncodeJob& job) {
+  const Needs& needs = needs_of(job.format);
+  const Action action = action_of(job.action);
+  const bool encode = action == Action::kEncode;
+  check_sizes(job.rows, job.cols);
+  if (action == Action::kDecode) {
+    check_columns(job.source.columns, job.cols, job.cols, "the permutation names column");
+    need(job.decoded, true, "the decoded weight is", job.format);
+  } else {
+    check(job.source, job.rows, job.cols);
+    need(job.statistics, true, "statistics are", job.format);
+  }
+  if (job.group < 0 || job.group > 65536 || job.group % 16 != 0 || (needs.group != 0 && job.group != needs.group)) {
+    throw Error("%s: groups of %" PRId64 " weights", job.format, job.group);
+  }
+  if (needs.levels && (job.group == 0 || job.cols % job.group != 0)) {
+    throw Error("%s: %" PRId64 " columns in groups of %" PRId64, job.format, job.cols, job.group);
+  }
+  const bool affine = starts(job.format, "int");
+  if (job.zero_point < 0 || job.zero_point > (affine ? 2 : 0)) throw Error("%s: zero point %" PRId64, job.format, job.zero_point);
+  if (job.first_row < 0) throw Error("first row %" PRId64, job.first_row);
+  need(job.codes, true, "codes are", job.format);
+  need(job.scales, needs.scales, "scales are", job.format);
+  need(job.seconds, needs.seconds || job.zero_point != 0, "minima or zero points are", job.format);
+  need(job.subscales, needs.subscales, "subscales are", job.format);
+  need(job.subminima, needs.subminima, "subminima are", job.format);
+  need(job.table, needs.table, "the table is", job.format);
+  need(job.shared, encode && !std::strcmp(job.format, "i2_s"), "the scale is", job.format);
+  if (needs.levels && encode) {
+    need(job.levels, true, "levels are", job.format);
+    need(job.level_codes, true, "codes of levels are", job.format);
+    need(job.bounds, true, "bounds are", job.format);
+    need(job.starts, true, "starts are", job.format);
+    if (job.level_count < 2 || job.level_count > 256) throw Error("%s: %" PRId64 " levels", job.format, job.level_count);
+  }
+  if (needs.outliers) {
+    if (job.outlier_count < 0 || job.outlier_count > job.cols) throw Error("%" PRId64 " outliers", job.outlier_count);
+    need(job.outlier_columns, job.outlier_count > 0, "outlier columns are", job.format);
+    need(job.seconds, job.outlier_count > 0, "outliers are", job.format);
+    check_columns(job.outlier_columns, job.outlier_count, job.cols, "outliers are in column");
+    for (std::int64_t i = 1; i < job.outlier_count; ++i) {
+      if (job.outlier_columns[i] <= job.outlier_columns[i - 1]) throw Error("columns of outliers are not in ascending order");
+    }
+  }
+  return action;
+}
+
 }  // namespace
 }  // namespace onnxquant
 
@@ -60,5 +183,34 @@ ONNXQUANT_EXPORT int onnxquant_pack_codes(const PackJob* job) {
     check_size(job);
     check(*job);
     encoders(job->isa).pack(*job);
+  });
+}
+
+ONNXQUANT_EXPORT int onnxquant_encode(const EncodeJob* job) {
+  return guarded_call([&] {
+    check_size(job);
+    const Action action = check(*job);
+    if (job->statistics != nullptr) *job->statistics = Statistics{0, 0, 0, 0, 0, 0, -1, -1};
+    if (job->rows == 0 || job->cols == 0) return;
+    const EncodeTable& table = encoders(job->isa);
+    const auto floats = static_cast<std::size_t>(table.scratch(job->cols, job->group));
+    Scratch scratch(Scratch::size_of<float>(floats));
+    table.find(*job)(*job, action, scratch.take<float>(floats));
+    if (action != Action::kDecode) job->statistics->worst = std::sqrt(job->statistics->worst);
+  });
+}
+
+ONNXQUANT_EXPORT int onnxquant_survey(const SurveyJob* job) {
+  return guarded_call([&] {
+    check_size(job);
+    check_sizes(job->rows, job->cols);
+    check(job->source, job->rows, job->cols);
+    if (job->survey == nullptr) throw Error("the survey is missing");
+    *job->survey = Survey{0, INFINITY, -INFINITY, INFINITY, -1, -1};
+    if (job->rows == 0 || job->cols == 0) return;
+    const EncodeTable& table = encoders(job->isa);
+    const auto floats = static_cast<std::size_t>(table.scratch(job->cols, 16));
+    Scratch scratch(Scratch::size_of<float>(floats));
+    table.survey(*job, scratch.take<float>(floats));
   });
 }

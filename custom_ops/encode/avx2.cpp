@@ -5,15 +5,25 @@
 #include <cstring>
 
 #include "encode/table.h"
+#include "kernels/half.h"
+#include "kernels/inline.h"
 
 // The unnamed namespace keeps every function out of the other instruction sets' reach: the linker may merge equal names.
 namespace onnxquant {
 namespace {
 namespace avx2 {
+// clang-format off: in this order
+#include "encode/numbers.inc.h"
+#include "encode/lanes_avx2.h"
+#include "encode/source.inc.h"
+#include "encode/forms.inc.h"
+#include "encode/superblocks.inc.h"
+#include "encode/run.inc.h"
 #include "encode/pack.inc.h"
+// clang-format on
 }  // namespace avx2
 }  // namespace
 
-const EncodeTable kEncodeAvx2{avx2::pack};
+const EncodeTable kEncodeAvx2{avx2::pack, avx2::find, avx2::scratch_floats, avx2::survey};
 
 }  // namespace onnxquant

@@ -3,15 +3,25 @@
 #include <cstring>
 
 #include "encode/table.h"
+#include "kernels/half.h"
+#include "kernels/inline.h"
 
 // The unnamed namespace keeps every function out of the other instruction sets' reach: the linker may merge equal names.
 namespace onnxquant {
 namespace {
 namespace scalar {
+// clang-format off: in this order
+#include "encode/numbers.inc.h"
+#include "encode/lanes_scalar.h"
+#include "encode/source.inc.h"
+#include "encode/forms.inc.h"
+#include "encode/superblocks.inc.h"
+#include "encode/run.inc.h"
 #include "encode/pack.inc.h"
+// clang-format on
 }  // namespace scalar
 }  // namespace
 
-const EncodeTable kEncodeScalar{scalar::pack};
+const EncodeTable kEncodeScalar{scalar::pack, scalar::find, scalar::scratch_floats, scalar::survey};
 
 }  // namespace onnxquant

@@ -5,8 +5,14 @@
 
 namespace onnxquant {
 
+enum class Action { kEncode, kMeasure, kDecode };
+
 struct EncodeTable {
   void (*pack)(const PackJob&);
+  // The function of a format, and how many floats of memory it needs for a job.
+  void (*(*find)(const EncodeJob&))(const EncodeJob&, Action, float* scratch);
+  std::int64_t (*scratch)(std::int64_t cols, std::int64_t group);
+  void (*survey)(const SurveyJob&, float* scratch);
 };
 
 extern const EncodeTable kEncodeScalar;

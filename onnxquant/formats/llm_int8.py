@@ -91,6 +91,14 @@ class LlmInt8(Format):
             with np.errstate(over="ignore"):
                 halves = chunk.astype(np.float16)
             np.maximum(largest, np.abs(halves).max(axis=0), out=largest)
+        return self.kept_columns(largest)
+
+    def kept_columns(self, largest: NDArray[np.float16]) -> NDArray[np.intp]:
+        """Columns that are kept in float16, ascending, by the largest magnitude of each.
+
+        Raises:
+            RangeError: a magnitude is beyond float16.
+        """
         if np.isinf(largest).any():
             raise RangeError(f"format {self.name}: column {int(largest.argmax())} is beyond float16 (6.55e+04)")
         if self.quantile is None:

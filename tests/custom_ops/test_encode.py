@@ -1,0 +1,353 @@
+"""The compiled encoders and decoders against the formats' own numpy code: the same bytes, on every instruction set."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxquant import encoder, native
+from onnxquant.errors import NativeLibraryError, RangeError, WeightError
+from onnxquant.formats import format_named, formats
+from onnxquant.validation.metrics import Difference
+
+ISAS = native.isas()
+TABLES = ("nf4", "fp4", "dynamic8")
+
+
+def variants():
+    """Every format with the parameters that change its code."""
+    for name in [f.name for f in formats()]:
+        yield name, {}
+        if name.startswith("int"):
+            yield name, {"block_size": 64}
+            yield name, {"symmetric": False}
+            yield name, {"symmetric": False, "zero_point": "float"}
+            yield name, {"per_channel": True}
+            yield name, {"per_channel": False}
+            yield name, {"per_channel": False, "symmetric": False}
+            yield name, {"per_channel": True, "symmetric": False, "zero_point": "float", "permuted": True}
+            yield name, {"block_size": 16, "symmetric": False}
+        elif name in TABLES:
+            yield name, {"block_size": 32}
+            yield name, {"block_size": 1024}
+            yield name, {"stochastic": 12345678901234567}
+        if name in ("nf4", "fp4"):
+            yield name, {"double_quant": True}
+            yield name, {"double_quant": True, "stochastic": 1, "permuted": True}
+        if name == "llm_int8":
+            yield name, {"threshold": 0.05}
+            yield name, {"quantile": 0.9}
+            yield name, {"quantile": 0.9, "permuted": True}
+
+
+CASES = [
+    pytest.param(format_named(name).with_(**parameters), id="-".join([name, *map(str, parameters.values())]))
+    for name, parameters in variants()
+]
+
+
+def generator(*seed):
+    return np.random.default_rng(seed)
+
+
+def whole(form, cols):
+    """Columns that the format can hold: block tables take whole blocks only."""
+    return -(-cols // form.block_size) * form.block_size if form.name in TABLES else cols
+
+
+def agree(form, weight, isa="", threads=None, permutation=None, weak=False):
+    """Planes and settings equal those of numpy; so do decoded values and statistics.
+
+    weak: the signs of zeros may differ.
+    """
+    expected = form.reference(weight, permutation)
+    found, difference = encoder.encode(form, weight, permutation, threads, isa)
+    assert found.format == expected.format
+    assert list(found.planes) == list(expected.planes)
+    for name, plane in expected.planes.items():
+        assert found.planes[name].dtype == plane.dtype and found.planes[name].shape == plane.shape
+        if weak:
+            np.testing.assert_array_equal(found.planes[name], plane, err_msg=name)
+        else:
+            assert found.planes[name].tobytes() == plane.tobytes(), where(name, found.planes[name], plane)
+    values = form.decode_reference(expected)
+    np.testing.assert_array_equal(encoder.decode(found, threads, isa), values)
+    check_statistics(difference, weight.astype(np.float32), values)
+    again = encoder.measure(expected, weight, threads, isa)
+    assert again == difference
+    return found, difference
+
+
+def where(name, found, expected):
+    at = np.argwhere(found != expected)
+    return f"{name}: {len(at)} differ, first {at[:1]}: {found[found != expected][:1]} {expected[found != expected][:1]}"
+
+
+def check_statistics(found, weight, values):
+    exact = Difference()
+    exact.add(weight, values)
+    assert (found.count, found.unequal, found.not_finite) == (exact.count, exact.unequal, exact.not_finite)
+    assert found.max_error == exact.max_error
+    for name in ("error", "reference", "got"):
+        assert getattr(found, name) == pytest.approx(getattr(exact, name), rel=1e-12)
+    scale = np.sqrt(exact.error * exact.count)
+    assert found.signed == pytest.approx(exact.signed, abs=1e-13 * scale + 1e-300)
+    assert found.dot == pytest.approx(exact.dot, rel=1e-12, abs=1e-12 * (exact.got + exact.reference))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("form", CASES)
+def test_shapes(form, isa):
+    for rows, cols in itertools.product([1, 5, 33], [1, 15, 32, 33, 100, 256, 257, 300, 520]):
+        cols = whole(form, cols)
+        weight = generator(rows, cols).normal(scale=0.02, size=(rows, cols)).astype(np.float32)
+        agree(form, weight, isa)
+
+
+def distributions(rows, cols):
+    random = generator(rows, cols)
+    normal = random.normal(size=(rows, cols))
+    yield "uniform", random.uniform(-1, 1, (rows, cols))
+    yield "heavy", random.standard_t(2, (rows, cols))
+    yield "integers", random.integers(-9, 10, (rows, cols)) + 0.0
+    yield "halves", random.integers(-15, 16, (rows, cols)) / 2
+    yield "grid", np.round(normal * 8) / 64
+    yield "half floats", normal.astype(np.float16)
+    yield "bfloats", normal.astype(ml_dtypes.bfloat16)
+    yield "large", normal * 1e4
+    yield "small", normal * 1e-6
+    yield "tiny", normal * 1e-30
+    yield "tinier", normal * 1e-38
+    yield "subnormal", normal * 1e-43
+    yield "zeros", np.zeros((rows, cols))
+    yield "mostly zeros", normal * (random.random((rows, cols)) < 0.02) + 0.0
+    yield "ones", np.ones((rows, cols))
+    yield "constants", np.repeat(normal[:, :1], cols, axis=1)
+    yield "ties", np.sign(normal) * 0.75
+    yield "positive", np.abs(normal) + 3
+    yield "negative", -np.abs(normal) - 3
+    yield "offset", normal * 1e-3 + 7
+    yield "ternary", random.integers(-1, 2, (rows, cols)) * 0.37 + 0.0
+    yield "scales apart", normal * 10.0 ** random.integers(-6, 3, (rows, cols))
+    yield "ramp", np.tile(np.linspace(-1, 1, cols), (rows, 1))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("form", CASES)
+def test_distributions(form, isa):
+    for rows, cols in [(3, whole(form, 288)), (2, whole(form, 77))]:
+        for name, weight in distributions(rows, cols):
+            try:
+                agree(form, weight.astype(np.float32), isa)
+            except RangeError as error:
+                with pytest.raises(RangeError) as found:
+                    encoder.encode(form, weight.astype(np.float32), isa=isa)
+                assert str(found.value) == str(error)
+            except AssertionError as error:
+                raise AssertionError(f"{name} {rows} x {cols}: {error}") from error
+
+
+@pytest.mark.parametrize("form", CASES)
+def test_negative_zeros(form):
+    """Where all are negative the bytes are numpy's; the sign of a zero scale of mixed zeros is open."""
+    cols = whole(form, 96)
+    agree(form, np.full((2, cols), -0.0, np.float32))
+    mixed = np.where(generator(1).random((2, cols)) < 0.5, 0.0, -0.0).astype(np.float32)
+    agree(form, mixed, weak=True)
+
+
+def arranged(weight):
+    """The same matrix in other places of memory."""
+    rows, cols = weight.shape
+    yield "columns", np.asfortranarray(weight)
+    yield "reversed", np.ascontiguousarray(weight[::-1, ::-1])[::-1, ::-1]
+    yield "reversed columns", np.asfortranarray(weight[::-1])[::-1]
+    wide = np.empty((rows, 2 * cols + 1), weight.dtype)
+    wide[:, 1::2] = weight
+    yield "every second", wide[:, 1::2]
+    tall = np.empty((3 * cols, rows + 5), weight.dtype)
+    tall[::3, 2:-3] = weight.T
+    yield "part of columns", tall[::3, 2:-3].T
+    yield "a row for all", np.broadcast_to(weight[:1], weight.shape)
+    odd = np.empty(weight.nbytes + 1, np.uint8)[1:].view(weight.dtype).reshape(weight.shape)
+    odd[...] = weight
+    yield "unaligned", odd
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.dtype(">f4")])
+@pytest.mark.parametrize("name", ["int4", "q8_0", "q5_k", "f8_e4m3", "llm_int8", "bf16", "i2_s", "nf4"])
+def test_types_and_strides(name, dtype, isa):
+    form = format_named(name)
+    for rows, cols in [(37, whole(form, 300)), (64, whole(form, 512)), (1, whole(form, 64)), (16, whole(form, 1))]:
+        weight = generator(rows, cols).normal(size=(rows, cols)).astype(dtype)
+        agree(form, weight, isa)
+        for how, other in arranged(weight):
+            found = encoder.encode(form, other, isa=isa)[0]
+            for plane, values in form.reference(other).planes.items():
+                assert found.planes[plane].tobytes() == values.tobytes(), f"{how}: {plane}"
+
+
+@pytest.mark.parametrize("form", CASES)
+def test_threads_change_nothing(form, monkeypatch):
+    monkeypatch.setattr(encoder, "_CHUNK", 1 << 14)
+    weight = generator(5).normal(size=(321, whole(form, 256))).astype(np.float32)
+    one, expected = encoder.encode(form, weight, threads=1)
+    for threads in (2, 3, 7):
+        found, difference = encoder.encode(form, weight, threads=threads)
+        assert difference == expected
+        assert all(found.planes[name].tobytes() == plane.tobytes() for name, plane in one.planes.items())
+    agree(form, weight)
+
+
+def test_instruction_sets_give_the_same_statistics():
+    weight = generator(6).normal(size=(50, 768)).astype(np.float32)
+    for form in formats():
+        found = [encoder.encode(form, weight, isa=isa)[1] for isa in ISAS]
+        assert all(one == found[0] for one in found), form.name
+
+
+@pytest.mark.parametrize("form", CASES)
+def test_permutation(form):
+    cols = whole(form, 160)
+    weight = generator(7).normal(size=(20, cols)).astype(np.float32) * np.linspace(0.5, 2, cols, dtype=np.float32)
+    order = generator(8).permutation(cols)
+    for matrix in (weight, np.asfortranarray(weight)):
+        found, _ = agree(form, matrix, permutation=order)
+        assert found.format.permuted
+    with pytest.raises(WeightError, match="permutation"):
+        encoder.encode(form, weight, np.zeros(cols, np.int32))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    form=st.sampled_from([case.values[0] for case in CASES]),
+    isa=st.sampled_from(ISAS),
+    seed=st.integers(0, 1 << 32),
+    rows=st.integers(1, 40),
+    cols=st.integers(1, 600),
+    exponent=st.integers(-44, 38),
+    spread=st.integers(0, 8),
+    columns=st.booleans(),
+)
+def test_any_weight(form, isa, seed, rows, cols, exponent, spread, columns):
+    random, cols = generator(seed), whole(form, cols)
+    with np.errstate(over="ignore", under="ignore"):
+        weight = random.normal(size=(rows, cols)) * 10.0 ** (exponent - random.integers(0, spread + 1, (rows, cols)))
+        weight = np.clip(weight, -3e38, 3e38).astype(np.float32) + np.float32(0)
+    weight = np.asfortranarray(weight) if columns else weight
+    try:
+        expected = form.reference(weight)
+    except RangeError as error:
+        with pytest.raises(RangeError) as found:
+            encoder.encode(form, weight, isa=isa)
+        assert str(found.value) == str(error)
+        return
+    found = encoder.encode(form, weight, isa=isa)[0]
+    for name, plane in expected.planes.items():
+        assert found.planes[name].tobytes() == plane.tobytes(), where(name, found.planes[name], plane)
+    np.testing.assert_array_equal(encoder.decode(found, isa=isa), form.decode_reference(expected))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("form", CASES)
+def test_the_first_value_that_is_not_finite_is_named(form, value):
+    cols = whole(form, 300)
+    weight = generator(9).normal(size=(40, cols)).astype(np.float32)
+    weight[33, 2] = weight[21, cols - 1] = weight[22, 0] = value
+    for matrix in (weight, np.asfortranarray(weight), weight.astype(np.float64)):
+        for isa in ISAS:
+            with pytest.raises(WeightError, match=f"^holds {value} at row 21, column {cols - 1}; expected finite values"):
+                encoder.encode(form, matrix, isa=isa)
+    with pytest.raises(WeightError, match="row 21"):
+        encoder.encode(form, weight, np.arange(cols)[::-1])
+
+
+def test_a_double_beyond_float32_is_not_finite():
+    weight = np.zeros((3, 32))
+    weight[1, 4] = 1e39
+    with pytest.raises(WeightError, match="holds inf at row 1, column 4"):
+        encoder.encode(format_named("q4_0"), weight)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 64), (3, 0)])
+@pytest.mark.parametrize("form", CASES)
+def test_empty(form, shape):
+    weight = np.zeros(shape, np.float32)
+    expected = form.reference(weight)
+    found, difference = encoder.encode(form, weight)
+    assert {n: p.shape for n, p in found.planes.items()} == {n: p.shape for n, p in expected.planes.items()}
+    assert difference == Difference()
+    assert encoder.decode(found).shape == shape and encoder.measure(found, weight) == Difference()
+
+
+def test_every_format_is_supported():
+    assert all(encoder.supports(form) for form in formats())
+
+
+def test_planes_of_other_shapes_are_refused():
+    encoded, _ = encoder.encode(format_named("q4_0"), np.ones((4, 64), np.float32))
+    for name, plane in [
+        ("codes", np.zeros((4, 63), np.uint8)),
+        ("scales", np.zeros((4, 1), np.float16)),
+        ("codes", np.zeros((4, 64), np.int16)),
+    ]:
+        bad = type(encoded)(encoded.format, 4, 64, {**encoded.planes, name: plane}, (4, 64))
+        with pytest.raises(WeightError, match=f"plane {name}"):
+            encoder.decode(bad)
+    assert encoder.measure(encoded, np.ones((4, 63))).shape_mismatch
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": b"q4_2"}, "no encoder is called 'q4_2'"),
+        ({"action": b"guess"}, "expected encode, measure or decode"),
+        ({"group": 64}, "groups of 64"),
+        ({"rows": -1}, r"\[-1, 64\]"),
+        ({"codes": None}, "codes are missing"),
+        ({"scales": None}, "scales are missing"),
+        ({"statistics": None}, "statistics are missing"),
+        ({"action": b"decode"}, "the decoded weight is missing"),
+        ({"zero_point": 1}, "zero point 1"),
+        ({"first_row": -1}, "first row -1"),
+        ({"format": b"q4_1"}, "minima or zero points are missing"),
+        ({"format": b"q6_k", "group": 256}, "subscales are missing"),
+        ({"format": b"i2_s", "group": 256}, "the scale is missing"),
+        ({"format": b"nf4", "group": 32}, "the table is missing"),
+        ({"format": b"nf4", "group": 48}, "64 columns in groups of 48"),
+        ({"format": b"llm_int8", "group": 0, "outlier_count": 65}, "65 outliers"),
+        ({"source": (None, None, 0, 64, 1)}, "the weight is missing"),
+        ({"source": (1, None, 4, 64, 1)}, "element type 4"),
+        ({"isa": b"mmx"}, "mmx"),
+        ({"size": 8}, "not of one build"),
+    ],
+)
+def test_mistakes_are_refused(change, message):
+    weight, codes, scales = np.ones((2, 64), np.float32), np.zeros((2, 64), np.uint8), np.zeros((2, 2), np.float16)
+    statistics = encoder._Statistics()
+    fields = {
+        "isa": b"", "format": b"q4_0", "action": b"encode", "source": (weight.ctypes.data, None, 0, 64, 1), "rows": 2,
+        "cols": 64, "group": 32, "codes": codes.ctypes.data, "scales": scales.ctypes.data,
+        "statistics": ctypes.addressof(statistics), "size": ctypes.sizeof(encoder._EncodeJob), **change,
+    }  # fmt: skip
+    job = encoder._EncodeJob(**{**fields, "source": encoder._Source(*fields["source"])})
+    assert encoder._function("encode")(ctypes.byref(job)) == 1
+    with pytest.raises(NativeLibraryError, match=message):
+        raise NativeLibraryError(native._last_error())
+
+
+def test_columns_that_do_not_exist_are_refused():
+    weight, out = np.ones((2, 64), np.float32), np.zeros((2, 64), np.float32)
+    columns = np.full(64, 64, np.int32)
+    job = encoder._SurveyJob(ctypes.sizeof(encoder._SurveyJob), b"", rows=2, cols=64)
+    job.source = encoder._Source(weight.ctypes.data, columns.ctypes.data, 0, 64, 1)
+    job.survey = out.ctypes.data
+    assert encoder._function("survey")(ctypes.byref(job)) == 1
+    assert "column 64 of 64" in native._last_error()
