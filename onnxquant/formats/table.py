@@ -89,11 +89,8 @@ class BlockTable(TableCodes):
         """Weights per scale."""
         return self.block_size
 
-    def _encode(self, weight: NDArray[Any]) -> Encoded:
-        self._check_cols(weight.shape[1])
-        return super()._encode(weight)
-
-    def _check_cols(self, cols: int) -> None:
+    def check_shape(self, rows: int, cols: int) -> None:
+        """Blocks lie within rows."""
         if cols % self.block_size:
             raise WeightError(
                 f"format {self.name}: rows of {cols} weights are no whole number of blocks of {self.block_size}; "
@@ -128,7 +125,7 @@ class BlockTable(TableCodes):
         Raises:
             WeightError: wrong sizes.
         """
-        self._check_cols(cols)
+        self.check_shape(rows, cols)
         form = self.with_(permuted=False)
         raw = np.ascontiguousarray(blocks).reshape(-1).view(np.uint8)
         shape = self.groups(rows, cols)
