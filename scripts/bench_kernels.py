@@ -2,9 +2,10 @@
 
 A kernel is timed on a graph of independent products of one X, with weights at distinct addresses: so few that they
 stay in the last-level cache (state ``cache``; a float weight may be too large for that), or so many that they never do
-(``memory``). Quantizing X is part of the time. A round runs all kernels in random order; times are medians over rounds,
-ratios medians of the ratios within rounds. Rounds during which others used the CPU are repeated. What the machine can do
-at most (reading, integer and float multiply-accumulates) is measured in the same run.
+(``memory``; at M = 128 as few as in the cache, but run once after other data has filled it). Quantizing X is part of
+the time. A round runs all kernels in random order; times are medians over rounds, ratios medians of the ratios within
+rounds. Rounds during which others used the CPU are repeated. What the machine can do at most (reading, integer and
+float multiply-accumulates) is measured in the same run.
 
 ggml is built once, from the source package of llama-cpp-python (pip fetches it; needs cmake and g++). ``--isa avx2`` caps
 all three: our library, a copy of onnxruntime whose CPU query answers AVX2, and a ggml built for AVX2.
@@ -46,6 +47,7 @@ BEYOND = 3  # times the last-level cache that they take in state ``memory``
 FOREIGN = 0.15  # CPUs that others may use during a round
 CAPPED = "ONNXQUANT_BENCH_CAPPED"  # set in the process that runs on the capped onnxruntime
 AVX2 = " @avx2"
+COLD = 32  # rows from which state ``memory`` is one run after the cache was filled with something else
 
 
 class Loaded(Protocol):
@@ -130,9 +132,13 @@ class Bench:
         reading = {self.reading(c.copies * c.nbytes, case.threads) for c in loaded.values()}
         loaded |= {f"{READ} {s}": children.Reading(self.peaks, s, case.threads) for s in sorted(reading)}
         for m in self.arguments.rows:
-            once = {k: v for k, v in loaded.items() if m == min(self.arguments.rows) or not k.endswith(AVX2)}
-            once = {k: v for k, v in once.items() if m == min(self.arguments.rows) or not k.startswith(READ)}
-            self.measure(once, replace(case, m=m))
+            few = m == min(self.arguments.rows)
+            timed = {n: c for n, c in loaded.items() if few or not (n.endswith(AVX2) or n.startswith(READ))}
+            if m < COLD:
+                self.measure(timed, replace(case, m=m))
+            elif case.state == "cache":
+                for state in self.arguments.states:
+                    self.measure(timed, replace(case, m=m, state=state))
         if self.ggml:
             self.ggml.ask("free")
 
@@ -184,11 +190,12 @@ class Bench:
     def measure(self, loaded: Mapping[str, Loaded], case: Case) -> None:
         """Interleaved rounds of everything that is loaded."""
         budget, rounds = self.arguments.budget, self.arguments.rounds or ROUNDS.get(case.m, 3)
+        cold = case.m >= COLD and case.state == "memory"
         plan: dict[str, tuple[int, int]] = {}
-        for name, kernel in list(loaded.items()):
-            seconds = kernel.run(case.m, 1 if case.m == 1 else 0, 1)[0] * kernel.copies
-            runs = max(1, min(50, int(budget / seconds)))
-            plan[name] = (1 if case.state == "cache" or seconds < budget else 0), runs
+        for name, kernel in loaded.items():
+            seconds = 0.0 if cold else kernel.run(case.m, int(case.m == 1), 1)[0] * kernel.copies
+            runs = 1 if cold else max(1, min(50, int(budget / max(seconds, 1e-6))))
+            plan[name] = int(not cold and (case.state == "cache" or seconds < budget)), runs
         taken: list[tuple[float, dict[str, float]]] = []
         begin, order = time.perf_counter(), random.Random(0)
         while len(taken) < 3 * rounds and sum(f <= FOREIGN for f, _ in taken) < rounds:
@@ -197,6 +204,8 @@ class Bench:
             self.load.restart()
             times = {}
             for name in order.sample(list(plan), len(plan)):
+                if cold:
+                    self.peaks.ask("read", BEYOND * self.cache, 1, 0, 1)
                 times[name] = median(loaded[name].run(case.m, *plan[name]))
             taken.append((self.load.foreign(), times))
         quietest = sorted(taken, key=lambda t: t[0])[:rounds]
@@ -209,6 +218,8 @@ class Bench:
         """Seconds in which this machine reads a kernel's weight, from buffers of its working set."""
         cell = self.cells[name, case]
         size = self.reading(cell.nbytes * cell.copies, case.threads)
+        if case.m >= COLD and case.state == "memory":
+            size = max(c.nbytes for (n, w), c in self.cells.items() if n.startswith(READ) and w.state == "memory")
         sweep = self.cells[f"{READ} {size}", replace(case, m=min(self.arguments.rows))]
         return cell.nbytes * sweep.seconds / sweep.nbytes
 
@@ -395,7 +406,7 @@ def parse(words: Iterable[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, help="write the tables here")
     arguments = parser.parse_args(None if words is None else list(words))
     if arguments.quick:
-        arguments.shapes, arguments.threads, arguments.rounds = [(576, 1536)], [1], 3
+        arguments.shapes, arguments.threads, arguments.rounds = [(576, 1536)], [1], 2
         arguments.budget, arguments.patience = 0.003, 0
     return arguments
 

@@ -173,14 +173,13 @@ def weight_bytes(proto: onnx.ModelProto) -> int:
 
 def open_copies(proto: onnx.ModelProto, copies: int, threads: int) -> Session:
     """A session on a graph of several copies of a one-product model, each with weights at addresses of its own."""
-    graph = onnx.GraphProto()
-    graph.CopyFrom(proto.graph)
-    for kept in (graph.node, graph.initializer, graph.output, graph.value_info):
-        del kept[:]
+    whole = onnx.ModelProto(ir_version=proto.ir_version, functions=proto.functions, opset_import=proto.opset_import)
+    graph = whole.graph
+    graph.name = proto.graph.name
+    graph.input.extend(proto.graph.input)
     for i in range(copies):
         for tensor in proto.graph.initializer:
-            graph.initializer.add().CopyFrom(_rolled(tensor, i))
-            graph.initializer[-1].name = f"{tensor.name}.{i}"
+            _add_rolled(graph.initializer.add(), tensor, i)
         for node in proto.graph.node:
             graph.node.add().CopyFrom(node)
             added = graph.node[-1]
@@ -190,9 +189,6 @@ def open_copies(proto: onnx.ModelProto, copies: int, threads: int) -> Session:
         for output in proto.graph.output:
             graph.output.add().CopyFrom(output)
             graph.output[-1].name = f"{output.name}.{i}"
-    whole = onnx.ModelProto()
-    whole.CopyFrom(proto)
-    whole.graph.CopyFrom(graph)
     session = runtime.open_session(whole.SerializeToString(), runtime.session_options(threads=threads))
     return Session(session, copies, weight_bytes(proto))
 
@@ -205,14 +201,12 @@ def relative_error(session: Session, k: int, n: int) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def _rolled(tensor: onnx.TensorProto, by: int) -> onnx.TensorProto:
+def _add_rolled(out: onnx.TensorProto, tensor: onnx.TensorProto, by: int) -> None:
     """The same planes in another order of rows or tiles: ONNX Runtime keeps prepacked weights of equal content once."""
-    out = onnx.TensorProto()
-    out.CopyFrom(tensor)
-    if tensor.raw_data and tensor.dims:
-        shift = by % tensor.dims[0] * (len(tensor.raw_data) // tensor.dims[0])
-        out.raw_data = tensor.raw_data[shift:] + tensor.raw_data[:shift]
-    return out
+    out.name, out.data_type, raw = f"{tensor.name}.{by}", tensor.data_type, numpy_helper.to_array(tensor).tobytes()
+    out.dims[:] = tensor.dims
+    shift = by % tensor.dims[0] * (len(raw) // tensor.dims[0]) if tensor.dims else 0
+    out.raw_data = raw[shift:] + raw[:shift]
 
 
 def _width(session: ort.InferenceSession) -> int:
