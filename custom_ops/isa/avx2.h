@@ -21,6 +21,10 @@ template <int kBits>
 inline Ints shift_left(Ints a) {
   return _mm256_slli_epi32(a, kBits);
 }
+template <int kBits>
+inline Ints shift_right(Ints a) {
+  return _mm256_srai_epi32(a, kBits);
+}
 inline void store(float* to, Floats values) { _mm256_storeu_ps(to, values); }
 inline Floats to_float(Ints values) { return _mm256_cvtepi32_ps(values); }
 inline Floats load_half(const std::uint16_t* from) {
@@ -53,6 +57,13 @@ template <int kBits, int kField>
 inline Codes field(Codes codes) {
   if constexpr (kBits == 8) return codes;
   return _mm256_and_si256(_mm256_srli_epi16(codes, kBits * kField), _mm256_set1_epi8(static_cast<char>((1 << kBits) - 1)));
+}
+
+// The same field left where it is.
+template <int kBits, int kField>
+inline Codes masked(Codes codes) {
+  constexpr int kMask = ((1 << kBits) - 1) << (kBits * kField);
+  return _mm256_and_si256(codes, _mm256_set1_epi8(static_cast<char>(kMask)));
 }
 
 // Low bits of each code with the high ones from bit kShift on of the same byte of `high`.
@@ -93,6 +104,7 @@ inline Ints splat_4(const std::int8_t* x) {
 template <int kBits>
 struct Dot {
   using Partial = __m256i;
+  static constexpr bool kExact = true;
   static constexpr int kOffset = 0, kGroups = 8;
   static Partial begin(Ints sum) { return sum; }
   static void add(Partial& partial, Codes codes, const std::int8_t* x) {
@@ -105,6 +117,7 @@ struct Dot {
 template <int kBits>
 struct Dot {
   using Partial = __m256i;
+  static constexpr bool kExact = false;
   static constexpr int kOffset = 0, kGroups = kBits <= 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
   static_assert(kGroups * 2 * ((1 << kBits) - 1) * 127 <= 32767);
   static Partial begin(Ints) { return _mm256_setzero_si256(); }
@@ -121,6 +134,7 @@ struct Dot {
 template <>
 struct Dot<8> {
   using Partial = __m256i;
+  static constexpr bool kExact = false;
   static constexpr int kOffset = 128, kGroups = 8;
   static Partial begin(Ints sum) { return sum; }
   static void add(Partial& partial, Codes codes, const std::int8_t* x) {

@@ -21,6 +21,10 @@ template <int kBits>
 inline Ints shift_left(Ints a) {
   return _mm512_slli_epi32(a, kBits);
 }
+template <int kBits>
+inline Ints shift_right(Ints a) {
+  return _mm512_srai_epi32(a, kBits);
+}
 inline void store(float* to, Floats values) { _mm512_storeu_ps(to, values); }
 inline Floats to_float(Ints values) { return _mm512_cvtepi32_ps(values); }
 inline Floats load_half(const std::uint16_t* from) {
@@ -51,6 +55,13 @@ template <int kBits, int kField>
 inline Codes field(Codes codes) {
   if constexpr (kBits == 8) return codes;
   return _mm512_and_si512(_mm512_srli_epi16(codes, kBits * kField), _mm512_set1_epi8(static_cast<char>((1 << kBits) - 1)));
+}
+
+// The same field left where it is.
+template <int kBits, int kField>
+inline Codes masked(Codes codes) {
+  constexpr int kMask = ((1 << kBits) - 1) << (kBits * kField);
+  return _mm512_and_si512(codes, _mm512_set1_epi8(static_cast<char>(kMask)));
 }
 
 // Low bits of each code with the high ones from bit kShift on of the same byte of `high`.
@@ -84,6 +95,7 @@ inline Floats table_floats(const float* table, Ints index) {
 template <int kBits>
 struct Dot {
   using Partial = __m512i;
+  static constexpr bool kExact = true;
   static constexpr int kOffset = 0, kGroups = 8;
   static Partial begin(Ints sum) { return sum; }
   static void add(Partial& partial, Codes codes, const std::int8_t* x) {

@@ -18,9 +18,9 @@ constexpr std::int64_t kPanel = 256;
 // Activation rows rounded to int8 with one scale per block, k in the order in which the fields of a code vector hold it.
 struct QuantizedRows {
   std::int8_t* codes;
-  float* scales;       // NaN for a block that holds a NaN or an infinity: it makes the row's outputs NaN
-  std::int32_t* sums;  // of the block's codes
-  float* totals;       // scale times sum: what minima are multiplied with
+  float* scales;         // NaN for a block that holds a NaN or an infinity: it makes the row's outputs NaN
+  std::int32_t* starts;  // the block's sum of codes times the offset of the weight's codes
+  float* totals;         // the sum times the scale: what minima are multiplied with
   std::int64_t code_stride, block_stride;
 };
 

@@ -57,7 +57,7 @@ class Product {
     quantized_.block_stride = sizes_.blocks;
     quantized_.codes = scratch_.take<std::int8_t>(size(sizes_.codes));
     quantized_.scales = scratch_.take<float>(size(sizes_.blocks));
-    quantized_.sums = scratch_.take<std::int32_t>(size(sizes_.blocks));
+    quantized_.starts = scratch_.take<std::int32_t>(size(sizes_.blocks));
     quantized_.totals = scratch_.take<float>(size(sizes_.blocks));
     copy_ = scratch_.take<float>(size(sizes_.floats));
     wide_ = scratch_.take<float>(size(sizes_.halves));
