@@ -230,11 +230,13 @@ class Bench:
 
     def read_seconds(self, name: str, case: Case) -> float:
         """Seconds in which this machine reads a kernel's weight, from buffers of its working set."""
-        cell = self.cells[name, case]
-        size = self.reading(cell.nbytes * cell.copies, case.threads)
+        cell, first = self.cells[name, case], replace(case, m=min(self.arguments.rows))
         if case.m >= COLD and case.state == "memory":
-            size = max(c.nbytes for (n, w), c in self.cells.items() if n.startswith(READ) and w.state == "memory")
-        sweep = self.cells[f"{READ} {size}", replace(case, m=min(self.arguments.rows))]
+            group = [replace(first, state=s) for s in self.arguments.states]
+            sweeps = [c for (n, where), c in self.cells.items() if n.startswith(READ) and where in group]
+            sweep = max(sweeps, key=lambda c: c.nbytes)
+        else:
+            sweep = self.cells[f"{READ} {self.reading(cell.nbytes * cell.copies, case.threads)}", first]
         return cell.nbytes * sweep.seconds / sweep.nbytes
 
     def compute_seconds(self, name: str, case: Case) -> float:
