@@ -132,7 +132,7 @@ class Bench:
             timed = {n: c for n, c in loaded.items() if few or not (n.endswith(AVX2) or n.startswith(READ))}
             if m < COLD:
                 self.measure(timed, replace(case, m=m))
-            elif case.state == "cache":
+            elif case.state == self.arguments.states[0]:
                 for state in self.arguments.states:
                     self.measure(timed, replace(case, m=m, state=state))
         if self.ggml:
@@ -337,7 +337,7 @@ def _peaks(bench: Bench) -> Sheet:
     }
     heads = [f">{t} thread(s)" for t in bench.arguments.threads]
     rows = [
-        [names[unit], *(f"{rates[t] / 1e9:.0f}" for t in bench.arguments.threads)]
+        [names[unit], *(f"{rates[t] / 1e9:.0f}" if t in rates else "-" for t in bench.arguments.threads)]
         for unit, rates in bench.rates.items()
         if rates
     ]
