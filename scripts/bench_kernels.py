@@ -4,8 +4,8 @@ A kernel is timed on a graph of independent products of one X, with weights at d
 stay in the last-level cache (state ``cache``; a float weight may be too large for that), or so many that they never do
 (``memory``; at M = 128 as few as in the cache, but run once after other data has filled it). Quantizing X is part of
 the time. A round runs all kernels in random order; times are medians over rounds, ratios medians of the ratios within
-rounds. Rounds during which others used the CPU are repeated. What the machine can do at most (reading, integer and
-float multiply-accumulates) is measured in the same run.
+rounds. A round waits for an idle machine, and is repeated when others used it meanwhile. What the machine can do at
+most (reading, integer and float multiply-accumulates) is measured in the same run.
 
 ggml is built once, from the source package of llama-cpp-python (pip fetches it; needs cmake and g++). ``--isa avx2`` caps
 all three: our library, a copy of onnxruntime whose CPU query answers AVX2, and a ggml built for AVX2.
@@ -23,7 +23,7 @@ import random
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
@@ -78,20 +78,15 @@ class Bench:
         self.load = machine.Load([c.process.pid for c in (self.peaks, self.ggml) if c])
         self.console = Console(stderr=True)
 
-    def run(self) -> None:
-        """Measure everything."""
+    def run(self, save: Callable[[Bench], None]) -> None:
+        """Measure everything; save what there is after each group of cells."""
         begin = time.perf_counter()
-        for threads in self.arguments.threads:
-            for unit in ("int8", "avx2", "amx", "fma"):
-                try:
-                    self.rates[unit][threads] = float(self.peaks.ask(unit, threads))
-                except RefusedError:
-                    continue
         for k, n in self.arguments.shapes:
             templates = self.templates(k, n)
             for threads in self.arguments.threads:
                 for state in self.arguments.states:
                     self.group(templates, Case(k, n, state, threads, 0))
+                    save(self)
                     done = f"{k}x{n}, {threads} thread(s), {state}"
                     self.console.print(f"[dim]{done}: done after {time.perf_counter() - begin:.0f} s[/dim]")
 
@@ -100,9 +95,9 @@ class Bench:
         found: dict[str, onnx.ModelProto] = {}
         for name in self.arguments.formats:
             for compute in self.arguments.compute:
-                label = name if compute == "int8" else f"{name} {compute}"
+                label = name if compute == "default" else f"{name} {compute}"
                 try:
-                    found[label] = models.ours(name, k, n, compute)
+                    found[label] = models.ours(name, k, n, None if compute == "default" else compute)
                 except RefusedError as refusal:
                     self.refused[f"{label}, {k}x{n}"] = str(refusal)
         if self.arguments.baselines:
@@ -114,6 +109,7 @@ class Bench:
         size = self.working_set(case.state, len(templates) + len(GGML_TYPES) * 2)
         if size is None:
             return
+        self.measure_peaks(case.threads)
         loaded: dict[str, Loaded] = {}
         for name, proto in templates.items():
             copies = self.copies(models.weight_bytes(proto), size, case.state)
@@ -136,11 +132,28 @@ class Bench:
             timed = {n: c for n, c in loaded.items() if few or not (n.endswith(AVX2) or n.startswith(READ))}
             if m < COLD:
                 self.measure(timed, replace(case, m=m))
-            elif case.state == "cache":
+            elif case.state == self.arguments.states[0]:
                 for state in self.arguments.states:
                     self.measure(timed, replace(case, m=m, state=state))
         if self.ggml:
             self.ggml.ask("free")
+
+    def measure_peaks(self, threads: int) -> None:
+        """Multiply-accumulates per second; the best of all measurements counts."""
+        for unit in ("int8", "avx2", "amx", "fma"):
+            try:
+                rate = float(self.peaks.ask(unit, threads))
+            except RefusedError:
+                continue
+            self.rates[unit][threads] = max(rate, self.rates[unit].get(threads, 0.0))
+
+    def wait(self, until: float) -> None:
+        """Let others finish what they do, until a time at most."""
+        while time.perf_counter() < until:
+            self.load.restart()
+            time.sleep(0.2)
+            if self.load.foreign() <= FOREIGN:
+                return
 
     def working_set(self, state: str, kernels: int) -> int | None:
         """Bytes of weights of one kernel; None where memory does not suffice to leave the cache."""
@@ -201,6 +214,7 @@ class Bench:
         while len(taken) < 3 * rounds and sum(f <= FOREIGN for f, _ in taken) < rounds:
             if len(taken) >= rounds and time.perf_counter() - begin > self.arguments.patience:
                 break
+            self.wait(begin + self.arguments.patience)
             self.load.restart()
             times = {}
             for name in order.sample(list(plan), len(plan)):
@@ -216,11 +230,13 @@ class Bench:
 
     def read_seconds(self, name: str, case: Case) -> float:
         """Seconds in which this machine reads a kernel's weight, from buffers of its working set."""
-        cell = self.cells[name, case]
-        size = self.reading(cell.nbytes * cell.copies, case.threads)
+        cell, first = self.cells[name, case], replace(case, m=min(self.arguments.rows))
         if case.m >= COLD and case.state == "memory":
-            size = max(c.nbytes for (n, w), c in self.cells.items() if n.startswith(READ) and w.state == "memory")
-        sweep = self.cells[f"{READ} {size}", replace(case, m=min(self.arguments.rows))]
+            group = [replace(first, state=s) for s in self.arguments.states]
+            sweeps = [c for (n, where), c in self.cells.items() if n.startswith(READ) and where in group]
+            sweep = max(sweeps, key=lambda c: c.nbytes)
+        else:
+            sweep = self.cells[f"{READ} {self.reading(cell.nbytes * cell.copies, case.threads)}", first]
         return cell.nbytes * sweep.seconds / sweep.nbytes
 
     def compute_seconds(self, name: str, case: Case) -> float:
@@ -232,10 +248,11 @@ class Bench:
     def outcomes(self) -> list[Outcome]:
         """The goals that were measured."""
         ours = sorted({n for n, _ in self.cells if n.split()[0] in self.arguments.formats})
-        capped = ours if self.arguments.isa == "avx2" else [n for n in ours if n.endswith(AVX2)]
         has_amx = bool(self.rates["amx"]) and self.arguments.isa is None
+        capped = [n for n in ours if " float32" not in n and (self.arguments.isa == "avx2" or n.endswith(AVX2))]
+        asked = ([] if self.arguments.isa == "avx2" else goals.GOALS) + goals.avx2_goals(capped)
         found = []
-        for goal in goals.all_goals(capped):
+        for goal in asked:
             if goal.amx in (None, has_amx):
                 for threads in self.arguments.threads:
                     found.append(goals.judge(goal, threads, self.cells, self.read_seconds, self.compute_seconds))
@@ -320,7 +337,7 @@ def _peaks(bench: Bench) -> Sheet:
     }
     heads = [f">{t} thread(s)" for t in bench.arguments.threads]
     rows = [
-        [names[unit], *(f"{rates[t] / 1e9:.0f}" for t in bench.arguments.threads)]
+        [names[unit], *(f"{rates[t] / 1e9:.0f}" if t in rates else "-" for t in bench.arguments.threads)]
         for unit, rates in bench.rates.items()
         if rates
     ]
@@ -346,7 +363,14 @@ def _goals(bench: Bench) -> Sheet:
         rival = "read rate" if o.goal.baselines == (READ,) else " or ".join(b.strip() for b in o.goal.baselines)
         states = [f"{o.by_state[s]:.2f}" if s in o.by_state else "-" for s in ("cache", "memory")]
         figures = [f"{o.goal.target:g}", f"{o.reached:.2f}", *states, f"{o.worst:.2f}", f"{o.bound:.2f}", str(o.cases)]
-        rows.append([f"{o.goal.kernel} M={o.goal.m} vs {rival}", str(o.threads), *figures, "yes" if o.met else "NO"])
+        rows.append(
+            [
+                f"{o.goal.kernel} M={o.goal.m} vs {rival}",
+                str(o.threads),
+                *figures,
+                ("yes" if o.met else "NO") + ("*" if o.foreign > FOREIGN else ""),
+            ]
+        )
     heads = ["goal", ">threads", ">at least", ">reached", ">in cache", ">memory", ">worst", ">bound", ">cases", "met"]
     return Sheet("Goals: baseline's time / ours, geometric mean over shapes and states", heads, rows)
 
@@ -389,15 +413,19 @@ def parse(words: Iterable[str] | None = None) -> argparse.Namespace:
     known = [f.name for f in onnxquant.formats()]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--formats", nargs="*", default=known, choices=known, metavar="NAME", help="ours; default: all")
-    parser.add_argument("--compute", nargs="*", default=["int8"], choices=["int8", "float32"], help="of our products")
+    parser.add_argument(
+        "--compute", nargs="*", default=["default"], choices=["default", "int8", "float32"], help="of our products"
+    )
     parser.add_argument("--shapes", nargs="*", type=_shape, default=[_shape(s) for s in SHAPES], metavar="KxN")
     parser.add_argument("--rows", nargs="*", type=int, default=[1, 8, 128], help="rows of X (M)")
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--states", nargs="*", default=["cache", "memory"], choices=["cache", "memory"])
     parser.add_argument("--rounds", type=int, help="default: 7, 5, 3 for M = 1, 8, 128")
     parser.add_argument("--budget", type=float, default=0.012, help="seconds of a kernel within a round")
-    parser.add_argument("--patience", type=float, default=10, help="seconds after which noisy rounds are kept")
-    parser.add_argument("--isa", help="cap our library; avx2 caps onnxruntime and ggml too")
+    parser.add_argument("--patience", type=float, default=10, help="seconds to wait for a quiet machine, per case")
+    parser.add_argument(
+        "--isa", default=os.environ.get("ONNXQUANT_ISA"), help="cap our library; avx2 caps onnxruntime and ggml too"
+    )
     parser.add_argument("--no-baselines", dest="baselines", action="store_false", help="without onnxruntime's kernels")
     parser.add_argument("--ggml-types", nargs="*", default=GGML_TYPES, choices=GGML_TYPES, help="none: without ggml")
     parser.add_argument("--ggml-source", type=Path, help="llama-cpp-python's .tar.gz; default: pip downloads it")
@@ -418,6 +446,14 @@ def restart_capped() -> None:
     os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
+def save(bench: Bench) -> None:
+    """Write the files that were asked for."""
+    if path := bench.arguments.json:
+        path.write_text(json.dumps(bench.to_dict(), indent=1))
+    if path := bench.arguments.markdown:
+        path.write_text("\n".join([header(bench), *(s.markdown() for s in sheets(bench))]))
+
+
 def main() -> None:
     """Measure, print, save."""
     arguments = parse()
@@ -433,17 +469,12 @@ def main() -> None:
     if arguments.ggml_types:
         ggml = children.Child(children.ggml_program(arguments.ggml_source, avx2=arguments.isa == "avx2"))
     bench = Bench(arguments, peaks, ggml)
-    bench.run()
-    text, tables = header(bench), sheets(bench)
+    bench.run(save)
     console = Console()
     console.width = max(console.width, 150)
-    console.print(text, markup=False, highlight=False)
-    for sheet in tables:
+    console.print(header(bench), markup=False, highlight=False)
+    for sheet in sheets(bench):
         sheet.rich(console)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(bench.to_dict(), indent=1))
-    if arguments.markdown:
-        arguments.markdown.write_text("\n".join([text, *(s.markdown() for s in tables)]))
     for child in filter(None, (peaks, ggml)):
         child.close()
 

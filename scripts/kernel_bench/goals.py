@@ -10,7 +10,6 @@ from kernel_bench.models import FLOAT
 
 READ = "read"
 NB4, NB8, DYNAMIC = "MatMulNBits 4 bits", "MatMulNBits 8 bits", "DynamicQuantizeMatMul"
-K_QUANTS = {"q4_k": "q4_K", "q5_k": "q5_K", "q6_k": "q6_K"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,18 @@ class Goal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A goal with what was reached at a number of threads; geometric means over shapes."""
+    """A goal with what was reached at a number of threads; geometric means over shapes and states.
+
+    Attributes:
+        goal: what was asked.
+        threads: at how many threads.
+        by_state: the mean over shapes alone.
+        reached: the mean.
+        worst: the least ratio of a case.
+        bound: the mean at which our kernel reads or computes as fast as this machine can.
+        cases: how many.
+        foreign: CPUs that others used meanwhile, in the worst case.
+    """
 
     goal: Goal
     threads: int
@@ -72,6 +82,7 @@ class Outcome:
     worst: float
     bound: float
     cases: int
+    foreign: float
 
     @property
     def met(self) -> bool:
@@ -79,29 +90,31 @@ class Outcome:
         return self.reached >= self.goal.target
 
 
-def all_goals(avx2_kernels: Iterable[str]) -> list[Goal]:
-    """The goals; ``avx2_kernels`` are ours capped to AVX2."""
-    goals = [
-        Goal("q4_0", (NB4,), 1, 1.4),
-        Goal("q4_0", (READ,), 1, 0.85),
-        Goal("q4_0", (NB4,), 8, 3.5),
-        Goal("q4_0", (NB4,), 128, 3, amx=False),
-        Goal("q4_0", (NB4,), 128, 9, amx=True),
-        Goal("q4_0", ("ggml q4_0 ",), 1, 1.05),
-        Goal("q4_0", ("ggml q4_0 ",), 8, 2),
-        Goal("q4_0", ("ggml q4_0 ",), 128, 4.5),
-        Goal("i2_s", (NB4,), 1, 3.5),
-        Goal("i2_s", (NB4,), 8, 5),
-        Goal("i2_s", (NB4,), 128, 4.5, amx=False),
-        Goal("i2_s", (NB4,), 128, 22, amx=True),
-        Goal("q8_0", (NB8,), 1, 1.35),
-        Goal("q8_0", (DYNAMIC,), 128, 1),
-    ]
-    goals += [Goal(name, (f"ggml {name} ",), 1, 2) for name in ("q4_1", "q5_0", "q5_1")]
-    goals += [Goal(name, (f"ggml {theirs} ",), 1, 1) for name, theirs in K_QUANTS.items()]
-    for name in ("nf4", "fp4"):
-        goals += [Goal(name, (f"MatMulBnb4 {name.upper()}",), 1, 10), Goal(name, (FLOAT,), 1, 1)]
-    return goals + [Goal(name, (NB4,), 1, 1) for name in avx2_kernels]
+GOALS = [
+    Goal("q4_0", (NB4,), 1, 1.4),
+    Goal("q4_0", (READ,), 1, 0.85),
+    Goal("q4_0", (NB4,), 8, 3.5),
+    Goal("q4_0", (NB4,), 128, 3, amx=False),
+    Goal("q4_0", (NB4,), 128, 9, amx=True),
+    Goal("q4_0", ("ggml q4_0 ",), 1, 1.05),
+    Goal("q4_0", ("ggml q4_0 ",), 8, 2),
+    Goal("q4_0", ("ggml q4_0 ",), 128, 4.5),
+    Goal("i2_s", (NB4,), 1, 3.5),
+    Goal("i2_s", (NB4,), 8, 5),
+    Goal("i2_s", (NB4,), 128, 4.5, amx=False),
+    Goal("i2_s", (NB4,), 128, 22, amx=True),
+    Goal("q8_0", (NB8,), 1, 1.35),
+    Goal("q8_0", (DYNAMIC,), 128, 1),
+    *(Goal(name, (f"ggml {name} ",), 1, 2) for name in ("q4_1", "q5_0", "q5_1")),
+    *(Goal(f"q{bits}_k", (f"ggml q{bits}_K ",), 1, 1) for bits in (4, 5, 6)),
+    *(Goal(name, (f"MatMulBnb4 {name.upper()}",), 1, 10) for name in ("nf4", "fp4")),
+    *(Goal(name, (FLOAT,), 1, 1) for name in ("nf4", "fp4")),
+]
+
+
+def avx2_goals(kernels: Iterable[str]) -> list[Goal]:
+    """What our kernels capped to AVX2 have to reach, whatever their format."""
+    return [Goal(name, (NB4,), 1, 1) for name in kernels]
 
 
 def judge(
@@ -122,9 +135,11 @@ def judge(
     """
     ratios: dict[Case, float] = {}
     bounds: list[float] = []
+    foreign = 0.0
     for (name, case), cell in cells.items():
         if name != goal.kernel or (case.m, case.threads) != (goal.m, threads):
             continue
+        foreign = max(foreign, cell.foreign)
         read, compute = reading(name, case), computing(name, case)
         if goal.baselines == (READ,):
             ratios[case] = read / cell.seconds
@@ -139,7 +154,7 @@ def judge(
         return None
     states = {s: geometric_mean([r for c, r in ratios.items() if c.state == s]) for s in {c.state for c in ratios}}
     mean = geometric_mean(ratios.values())
-    return Outcome(goal, threads, states, mean, min(ratios.values()), geometric_mean(bounds), len(ratios))
+    return Outcome(goal, threads, states, mean, min(ratios.values()), geometric_mean(bounds), len(ratios), foreign)
 
 
 def paired_ratio(theirs: Iterable[float], mine: Iterable[float]) -> float:

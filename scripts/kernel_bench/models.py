@@ -142,8 +142,14 @@ BASELINES: dict[str, Callable[[int, int], onnx.ModelProto]] = {
 }
 
 
-def ours(name: str, k: int, n: int, compute: str) -> onnx.ModelProto:
+def ours(name: str, k: int, n: int, compute: str | None) -> onnx.ModelProto:
     """A product in one of our formats, made the way users make it.
+
+    Args:
+        name: of the format.
+        k: contracted channels.
+        n: output channels.
+        compute: value of the op's attribute; None: the op's own default.
 
     Raises:
         RefusedError: target ``custom`` does not take the weight.
@@ -159,7 +165,7 @@ def ours(name: str, k: int, n: int, compute: str) -> onnx.ModelProto:
     own = [node for node in proto.graph.node if node.domain == runtime.OURS]
     if not own:
         raise RefusedError("no op of ours in the file")
-    for node in own:
+    for node in own if compute else []:
         kept = [a for a in node.attribute if a.name != "compute"]
         del node.attribute[:]
         node.attribute.extend([*kept, helper.make_attribute("compute", compute)])

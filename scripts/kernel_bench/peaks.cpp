@@ -98,7 +98,7 @@ void read(int64_t bytes, int threads, int warm, int runs, std::ostream& out) {
 }
 
 constexpr int kChains = 12;           // independent accumulators: latency times throughput of any of these units
-constexpr int64_t kRounds = 1 << 22;  // of all chains
+constexpr int64_t kRounds = 1 << 20;  // of all chains
 #define CHAINS(do) do(s0) do(s1) do(s2) do(s3) do(s4) do(s5) do(s6) do(s7) do(s8) do(s9) do(s10) do(s11)
 
 // Accumulators are variables, as the elements of an array would live in memory.
@@ -169,7 +169,7 @@ int64_t amx() {
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    constexpr int64_t kProducts = 1 << 20;
+    constexpr int64_t kProducts = 1 << 19;
     for (int64_t i = 0; i < kProducts; i += 4) {
         _tile_dpbusd(0, 4, 6);
         _tile_dpbusd(1, 5, 6);
