@@ -109,9 +109,10 @@ class CodePanel {
   void fill(const ManyCall& call, std::int64_t k) {
     const Weights& weights = call.weights;
     k_ = k;
+    first_ = k / weights.block;
     blocks_ = (weights.padded_k() - k < kPanel ? weights.padded_k() - k : kPanel) / weights.block;
     for (int t = 0; t < call.tiles; ++t) {
-      sides_[t].fill(weights, call.tile + t, k / weights.block, blocks_);
+      sides_[t].fill(weights, call.tile + t, first_, blocks_);
       CodePointers codes = codes_at(weights, call.tile + t, 0);
       codes.low += k * low_bits(kBits) / 32 * kVectorBytes;
       if constexpr (kBits == 8) {
@@ -165,7 +166,7 @@ class CodePanel {
       scale[t] = load(sides_[t].scales[b]);
       if constexpr (kMinimum) minimum[t] = load(sides_[t].minima[b]);
     }
-    std::int64_t at = (call.row + row) * x.block_stride + k_ / call.weights.block + b;
+    std::int64_t at = (call.row + row) * x.block_stride + first_ + b;
     float* sums = call.sums + row * kMostChannels;
     for (std::int64_t r = 0; r < height; ++r, at += x.block_stride, sums += kMostChannels, exact += kMostChannels) {
       const Ints start = splat_int(-offset * x.sums[at]);
@@ -179,7 +180,7 @@ class CodePanel {
     }
   }
 
-  std::int64_t k_, blocks_;
+  std::int64_t k_, first_, blocks_;
   const std::uint8_t* at_[kMostTiles];
   SideSpan sides_[kMostTiles];
   alignas(64) std::uint8_t unpacked_[kMostTiles][kPanel / 4 * kVectorBytes];
