@@ -7,6 +7,10 @@
 #else
 #include <cpuid.h>
 #endif
+#ifdef ONNXQUANT_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace onnxquant {
@@ -66,6 +70,33 @@ bool cpu_has_avx512vnni() {
   const Leaf leaf = cpuid(7, 0);
   return avx2_with(kZmm) && all(leaf.ebx, kF | kDq | kBw | kVl) && all(leaf.ecx, kVnni);
 }
+
+#ifdef ONNXQUANT_AMX
+namespace {
+
+#ifdef ONNXQUANT_EMULATE
+bool has_tiles() { return true; }
+#else
+// The kernel saves tiles only for processes that asked for them. The permission is for all threads.
+bool may_use_tiles() {
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
+bool has_tiles() {
+  constexpr std::uint32_t kBf16 = bit(22), kTile = bit(24), kInt8 = bit(25);
+  constexpr std::uint32_t kTileState = bit(17) | bit(18);
+  return all(cpuid(7, 0).edx, kBf16 | kTile | kInt8) && all(saved_state(), kTileState) && may_use_tiles();
+}
+#endif
+
+}  // namespace
+
+bool cpu_has_amx() {
+  constexpr std::uint32_t kAvx512Bf16 = bit(5);
+  return cpu_has_avx512vnni() && all(cpuid(7, 1).eax, kAvx512Bf16) && has_tiles();
+}
+#endif
 #endif
 
 }  // namespace onnxquant

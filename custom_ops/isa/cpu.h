@@ -7,6 +7,9 @@ bool cpu_has_nothing_special();
 #ifdef ONNXQUANT_X86
 bool cpu_has_avx2();
 bool cpu_has_avx512vnni();
+#ifdef ONNXQUANT_AMX
+bool cpu_has_amx();
+#endif
 #endif
 
 }  // namespace onnxquant

@@ -16,6 +16,9 @@ constexpr const KernelTable* kTables[] = {
 #ifdef ONNXQUANT_X86
     &kAvx2,
     &kAvx512Vnni,
+#ifdef ONNXQUANT_AMX
+    &kAmx,
+#endif
 #endif
 };
 

@@ -14,6 +14,8 @@ constexpr int kMostTiles = 2;
 constexpr int kMostChannels = kMostTiles * static_cast<int>(kTileChannels);
 // Weights along K that are decoded at a time where products are computed in float.
 constexpr std::int64_t kPanel = 256;
+// What the rows of a panel are padded to, with rows of zeros, where ManyRows multiplies them.
+constexpr std::int64_t kRowPadding = 16;
 
 // Activation rows rounded to int8 with one scale per block, k in the order in which the fields of a code vector hold it.
 struct QuantizedRows {
@@ -29,6 +31,13 @@ struct FloatRows {
   std::int64_t stride;
 };
 
+// Activation rows rounded to bfloat16, each followed by zeros up to a multiple of kBfloatStep.
+constexpr std::int64_t kBfloatStep = 32;
+struct BfloatRows {
+  std::uint16_t* values;
+  std::int64_t stride;
+};
+
 using QuantizeRow = void (*)(const Weights&, const float* x, const QuantizedRows&, std::int64_t row);
 // out[rows][kMostChannels] = rows of activations times the channels of 1 or 2 tiles; rows <= kMostRows.
 using Int8Tiles = void (*)(const Weights&, const QuantizedRows&, std::int64_t tile, int tiles, std::int64_t row, int rows,
@@ -37,6 +46,20 @@ using Int8Tiles = void (*)(const Weights&, const QuantizedRows&, std::int64_t ti
 using DecodePanel = void (*)(const Weights&, std::int64_t tile, std::int64_t k, std::int64_t count, float* panel);
 // sums[rows][16] += rows [rows][count] times a panel.
 using MultiplyPanel = void (*)(const float* panel, std::int64_t count, const FloatRows&, std::int64_t rows, float* sums);
+
+// out[count] = x[count] as bfloat16, then zeros up to a multiple of kBfloatStep.
+using RoundRow = void (*)(const float* x, std::int64_t count, std::uint16_t* out);
+// sums[rows][kMostChannels] = rows of activations times the channels of 1 or 2 tiles; rows may be any number, both arrays
+// are padded to a multiple of kRowPadding. Only the kind of rows that ManyRows asks for is there.
+using MultiplyRows = void (*)(const Weights&, const QuantizedRows&, const BfloatRows&, std::int64_t tile, int tiles,
+                              std::int64_t row, std::int64_t rows, float* sums);
+
+// What an instruction set has for many rows of one weight, under int8 compute.
+struct ManyRows {
+  std::int64_t least = 0;  // rows of X from which it is worth it
+  RoundRow round = nullptr;  // null: it takes rows rounded to int8
+  MultiplyRows multiply = nullptr;
+};
 
 struct KernelTable {
   const char* name;
@@ -48,6 +71,7 @@ struct KernelTable {
   MultiplyPanel multiply, add_signed;
   void (*widen)(const std::uint16_t* half, float* out, std::int64_t count);
   void (*narrow)(const float* values, std::uint16_t* out, std::int64_t count);
+  ManyRows (*many_rows)(const Weights&);  // null: many rows are as few
 };
 
 }  // namespace onnxquant

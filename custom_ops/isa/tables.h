@@ -9,6 +9,10 @@ extern const KernelTable kScalar;
 #ifdef ONNXQUANT_X86
 extern const KernelTable kAvx2;
 extern const KernelTable kAvx512Vnni;
+#ifdef ONNXQUANT_AMX
+extern const KernelTable kAmx;
+ManyRows amx_many_rows(const Weights& weights);
+#endif
 #endif
 
 }  // namespace onnxquant

@@ -668,7 +668,7 @@ DecodePanel select_decode(const Weights& weights) {
   }
 }
 
-constexpr KernelTable table_of(const char* name, bool (*usable)()) {
+constexpr KernelTable table_of(const char* name, bool (*usable)(), ManyRows (*many_rows)(const Weights&) = nullptr) {
   return {name,           usable,           select_quantize, select_int8_tiles, select_decode,
-          multiply_panel, add_signed_panel, widen,           narrow};
+          multiply_panel, add_signed_panel, widen,           narrow,            many_rows};
 }

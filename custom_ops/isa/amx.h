@@ -1,0 +1,282 @@
+// AMX: registers of 16 rows of 64 bytes, and instructions that multiply two of them into a third. One of them holds 16
+// rows of activations, another the weights of 16 channels, a third their sums.
+// Included inside the instruction set's namespace after AVX-512's wrapper and kernels/matmul.inc.h, whose ways to read
+// scales and codes it uses.
+//
+// Codes: 16 vectors of unpacked codes, 4 weights of each channel in each of them, are a register as they are, and the
+// order of the fields in which activations are rounded is theirs. Floats: pairs of weights take the place of fours.
+
+// Sums in registers 0 to 3 (0 and 1 above, 2 and 3 below), activations in 4 and 5, weights in 6 and 7.
+constexpr std::int64_t kTileRows = 16, kTileBytes = 64, kTileSize = kTileRows * kTileBytes;
+constexpr std::int64_t kSumBytes = kMostChannels * 4;  // of a row of sums
+static_assert(kRowPadding == kTileRows, "activations are padded to whole registers");
+
+// Shapes of the registers. They belong to the thread: they are set before each use, since others may have set them, and
+// released afterwards, which also spares the system their saving.
+class TileShapes {
+ public:
+  TileShapes() {
+    ONNXQUANT_TILE_BARRIER();
+    _tile_loadconfig(&kShapes);
+  }
+  ~TileShapes() { _tile_release(); }
+  TileShapes(const TileShapes&) = delete;
+  TileShapes& operator=(const TileShapes&) = delete;
+
+ private:
+  struct Shapes {
+    std::uint8_t palette, start_row, reserved[14];
+    std::uint16_t row_bytes[16];
+    std::uint8_t rows[16];
+  };
+  static_assert(sizeof(Shapes) == 64, "as the instruction reads it");
+  alignas(64) static constexpr Shapes kShapes = {
+      1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+};
+
+// One or two registers of rows times one or two of channels.
+template <bool kTall, bool kWide>
+struct Square {
+  static ONNXQUANT_INLINE void clear() {
+    _tile_zero(0);
+    if constexpr (kWide) _tile_zero(1);
+    if constexpr (kTall) _tile_zero(2);
+    if constexpr (kTall && kWide) _tile_zero(3);
+  }
+
+  // Sums are [32][kMostChannels], int32 or float.
+  static ONNXQUANT_INLINE void load(const void* sums) {
+    const auto* at = static_cast<const char*>(sums);
+    ONNXQUANT_TILE_BARRIER();
+    _tile_loadd(0, at, kSumBytes);
+    if constexpr (kWide) _tile_loadd(1, at + kTileBytes, kSumBytes);
+    if constexpr (kTall) _tile_loadd(2, at + kTileRows * kSumBytes, kSumBytes);
+    if constexpr (kTall && kWide) _tile_loadd(3, at + kTileRows * kSumBytes + kTileBytes, kSumBytes);
+  }
+
+  static ONNXQUANT_INLINE void store(void* sums) {
+    auto* at = static_cast<char*>(sums);
+    _tile_stored(0, at, kSumBytes);
+    if constexpr (kWide) _tile_stored(1, at + kTileBytes, kSumBytes);
+    if constexpr (kTall) _tile_stored(2, at + kTileRows * kSumBytes, kSumBytes);
+    if constexpr (kTall && kWide) _tile_stored(3, at + kTileRows * kSumBytes + kTileBytes, kSumBytes);
+  }
+
+  // 64 bytes of each row of x at a time, and as many registers of each tile of weights.
+  template <bool kCodes>
+  static ONNXQUANT_INLINE void add(const void* x, std::int64_t stride, const std::uint8_t* const (&weights)[kMostTiles],
+                                   std::int64_t steps) {
+    const auto* rows = static_cast<const char*>(x);
+    for (std::int64_t step = 0; step < steps; ++step) {
+      ONNXQUANT_TILE_BARRIER();
+      _tile_loadd(4, rows + step * kTileBytes, stride);
+      _tile_loadd(6, weights[0] + step * kTileSize, kTileBytes);
+      if constexpr (kWide) _tile_loadd(7, weights[1] + step * kTileSize, kTileBytes);
+      if constexpr (kTall) _tile_loadd(5, rows + kTileRows * stride + step * kTileBytes, stride);
+      if constexpr (kCodes) {
+        _tile_dpbsud(0, 4, 6);
+        if constexpr (kWide) _tile_dpbsud(1, 4, 7);
+        if constexpr (kTall) _tile_dpbsud(2, 5, 6);
+        if constexpr (kTall && kWide) _tile_dpbsud(3, 5, 7);
+      } else {
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (kWide) _tile_dpbf16ps(1, 4, 7);
+        if constexpr (kTall) _tile_dpbf16ps(2, 5, 6);
+        if constexpr (kTall && kWide) _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+  }
+};
+
+// The arguments of a MultiplyRows.
+struct ManyCall {
+  const Weights& weights;
+  const QuantizedRows& quantized;
+  const BfloatRows& bfloats;
+  std::int64_t tile;
+  int tiles;
+  std::int64_t row, rows;
+  float* sums;
+};
+
+// ---- codes ----
+
+// kPanel weights of each channel as whole codes. Blocks are 64 at least, so a register's sums share their scale.
+constexpr std::int64_t kLeastBlock = kTileBytes;
+template <int kBits>
+class CodePanel {
+ public:
+  void fill(const ManyCall& call, std::int64_t k) {
+    const Weights& weights = call.weights;
+    k_ = k;
+    first_ = k / weights.block;
+    blocks_ = (weights.padded_k() - k < kPanel ? weights.padded_k() - k : kPanel) / weights.block;
+    for (int t = 0; t < call.tiles; ++t) {
+      sides_[t].fill(weights, call.tile + t, first_, blocks_);
+      CodePointers codes = codes_at(weights, call.tile + t, 0);
+      codes.low += k * low_bits(kBits) / 32 * kVectorBytes;
+      if constexpr (kBits == 8) {
+        at_[t] = codes.low;
+      } else {
+        if constexpr (high_bits(kBits) > 0) codes.high += k * high_bits(kBits) / 32 * kVectorBytes;
+        at_[t] = unpacked_[t];
+        for (std::int64_t i = 0; i < blocks_ * weights.block; i += kChunk, advance<kBits>(codes, kChunk)) {
+          unpack<0>(codes, unpacked_[t] + i / 4 * kVectorBytes);
+        }
+      }
+    }
+  }
+
+  template <bool kTall, bool kWide>
+  void multiply(const ManyCall& call, std::int64_t row, std::int64_t height) const {
+    using Registers = Square<kTall, kWide>;
+    alignas(64) std::int32_t exact[2 * kTileRows * kMostChannels];
+    const std::int64_t block = call.weights.block, stride = call.quantized.code_stride;
+    const std::int8_t* x = call.quantized.codes + (call.row + row) * stride + k_;
+    for (std::int64_t b = 0; b < blocks_; ++b, x += block) {
+      const std::uint8_t* const weights[] = {at_[0] + b * block * kTileRows, kWide ? at_[1] + b * block * kTileRows : nullptr};
+      Registers::clear();
+      Registers::template add<true>(x, stride, weights, block / kTileBytes);
+      Registers::store(exact);
+      if (call.weights.format->has_minimum()) {
+        add_scaled<true>(call, b, row, height, exact);
+      } else {
+        add_scaled<false>(call, b, row, height, exact);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kChunk = 32;
+
+  template <int kGroup>
+  static ONNXQUANT_INLINE void unpack(const CodePointers& codes, std::uint8_t* to) {
+    _mm512_store_si512(to + kGroup * kVectorBytes, code_group<kBits, kGroup>(codes));
+    if constexpr (kGroup + 1 < kChunk / 4) unpack<kGroup + 1>(codes, to);
+  }
+
+  // What int8_rows does with the exact sums of a block.
+  template <bool kMinimum>
+  void add_scaled(const ManyCall& call, std::int64_t b, std::int64_t row, std::int64_t height,
+                  const std::int32_t* exact) const {
+    const QuantizedRows& x = call.quantized;
+    const std::int32_t offset = offset_of(*call.weights.format);
+    Floats scale[kMostTiles], minimum[kMostTiles];
+    for (int t = 0; t < call.tiles; ++t) {
+      scale[t] = load(sides_[t].scales[b]);
+      if constexpr (kMinimum) minimum[t] = load(sides_[t].minima[b]);
+    }
+    std::int64_t at = (call.row + row) * x.block_stride + first_ + b;
+    float* sums = call.sums + row * kMostChannels;
+    for (std::int64_t r = 0; r < height; ++r, at += x.block_stride, sums += kMostChannels, exact += kMostChannels) {
+      const Ints start = splat_int(-offset * x.sums[at]);
+      for (int t = 0; t < call.tiles; ++t) {
+        const Ints sum = add_int(_mm512_load_si512(exact + t * kTileChannels), start);
+        const Floats scaled = amx::multiply(to_float(sum), scale[t]);
+        Floats total = add(load(sums + t * kTileChannels), amx::multiply(scaled, splat(x.scales[at])));
+        if constexpr (kMinimum) total = add(total, amx::multiply(splat(x.totals[at]), minimum[t]));
+        store(sums + t * kTileChannels, total);
+      }
+    }
+  }
+
+  std::int64_t k_, first_, blocks_;
+  const std::uint8_t* at_[kMostTiles];
+  SideSpan sides_[kMostTiles];
+  alignas(64) std::uint8_t unpacked_[kMostTiles][kPanel / 4 * kVectorBytes];
+};
+
+// ---- floats ----
+
+// kPanel weights of each channel as pairs of bfloat16, and zeros after the last one: what the planes' padding decodes to
+// may be anything.
+class BfloatPanel {
+ public:
+  void fill(const ManyCall& call, std::int64_t k) {
+    const std::int64_t rest = call.weights.K - k, count = rest < kPanel ? rest : kPanel;
+    k_ = k;
+    steps_ = (count + kBfloatStep - 1) / kBfloatStep;
+    const DecodePanel decode = select_decode(call.weights);
+    alignas(64) float panel[kPanel * kTileChannels];
+    for (std::int64_t i = count; i < steps_ * kBfloatStep; ++i) store(panel + i * kTileChannels, splat(0.0f));
+    for (int t = 0; t < call.tiles; ++t) {
+      decode(call.weights, call.tile + t, k, count, panel);
+      for (std::int64_t i = 0; i < steps_ * kBfloatStep; i += 2) put_pairs(panel + i * kTileChannels, pairs_[t] + i / 2 * kTileBytes);
+    }
+  }
+
+  template <bool kTall, bool kWide>
+  void multiply(const ManyCall& call, std::int64_t row, std::int64_t) const {
+    using Registers = Square<kTall, kWide>;
+    const std::uint8_t* const weights[] = {pairs_[0], pairs_[1]};
+    const std::int64_t stride = call.bfloats.stride;
+    float* sums = call.sums + row * kMostChannels;
+    Registers::load(sums);
+    Registers::template add<false>(call.bfloats.values + (call.row + row) * stride + k_, stride * 2, weights, steps_);
+    Registers::store(sums);
+  }
+
+ private:
+  // Weights k and k + 1 of 16 channels.
+  static ONNXQUANT_INLINE void put_pairs(const float* from, std::uint8_t* to) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                           5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const auto both = _mm512_cvtne2ps_pbh(load(from + kTileChannels), load(from));
+    __m512i bits;
+    std::memcpy(&bits, &both, sizeof bits);
+    _mm512_store_si512(to, _mm512_permutexvar_epi16(order, bits));
+  }
+
+  std::int64_t k_, steps_;
+  alignas(64) std::uint8_t pairs_[kMostTiles][kPanel / 2 * kTileBytes];
+};
+
+void round_row(const float* x, std::int64_t count, std::uint16_t* out) {
+  const std::int64_t padded = (count + kBfloatStep - 1) / kBfloatStep * kBfloatStep;
+  for (std::int64_t k = 0; k < padded; k += kLanes) {
+    const std::int64_t rest = count - k;
+    const __mmask16 used = rest >= kLanes ? 0xffff : static_cast<__mmask16>(rest > 0 ? (1 << rest) - 1 : 0);
+    const auto rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(used, x + k));
+    std::memcpy(out + k, &rounded, sizeof rounded);
+  }
+}
+
+// ---- all of it ----
+
+// Panels are read one turn after they were written: registers that load what has just been stored would wait for it.
+template <class Panel>
+void multiply_rows(const Weights& weights, const QuantizedRows& quantized, const BfloatRows& bfloats, std::int64_t tile,
+                   int tiles, std::int64_t row, std::int64_t rows, float* sums) {
+  const ManyCall call{weights, quantized, bfloats, tile, tiles, row, rows, sums};
+  const std::int64_t padded = (rows + kTileRows - 1) / kTileRows * kTileRows;
+  for (std::int64_t i = 0; i < padded * kMostChannels; i += kLanes) store(sums + i, splat(0.0f));
+  Panel panels[2];
+  panels[0].fill(call, 0);
+  const TileShapes shapes;
+  for (std::int64_t k = 0, turn = 0; k < weights.K; k += kPanel, turn ^= 1) {
+    if (k + kPanel < weights.K) panels[turn ^ 1].fill(call, k + kPanel);
+    const Panel& panel = panels[turn];
+    for (std::int64_t r = 0; r < rows; r += 2 * kTileRows) {
+      const std::int64_t height = rows - r < 2 * kTileRows ? rows - r : 2 * kTileRows;
+      if (height > kTileRows) {
+        tiles > 1 ? panel.template multiply<true, true>(call, r, height) : panel.template multiply<true, false>(call, r, height);
+      } else {
+        tiles > 1 ? panel.template multiply<false, true>(call, r, height) : panel.template multiply<false, false>(call, r, height);
+      }
+    }
+  }
+}
+
+// On Granite Rapids codes unpacked for the registers paid off from between 8 and 16 rows on, decoded floats above 16.
+ManyRows select_many_rows(const Weights& weights) {
+  const bool codes = weights.format->has_int8() && weights.format->values != Values::kTable;
+  if (!codes || weights.block < kLeastBlock) return {32, round_row, multiply_rows<BfloatPanel>};
+  switch (weights.format->bits) {
+    case 8: return {16, nullptr, multiply_rows<CodePanel<8>>};
+    case 6: return {16, nullptr, multiply_rows<CodePanel<6>>};
+    case 5: return {16, nullptr, multiply_rows<CodePanel<5>>};
+    case 4: return {16, nullptr, multiply_rows<CodePanel<4>>};
+    case 3: return {16, nullptr, multiply_rows<CodePanel<3>>};
+    default: return {16, nullptr, multiply_rows<CodePanel<2>>};
+  }
+}
