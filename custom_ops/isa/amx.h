@@ -160,7 +160,6 @@ class CodePanel {
   void add_scaled(const ManyCall& call, std::int64_t b, std::int64_t row, std::int64_t height,
                   const std::int32_t* exact) const {
     const QuantizedRows& x = call.quantized;
-    const std::int32_t offset = offset_of(*call.weights.format);
     Floats scale[kMostTiles], minimum[kMostTiles];
     for (int t = 0; t < call.tiles; ++t) {
       scale[t] = load(sides_[t].scales[b]);
@@ -169,7 +168,7 @@ class CodePanel {
     std::int64_t at = (call.row + row) * x.block_stride + first_ + b;
     float* sums = call.sums + row * kMostChannels;
     for (std::int64_t r = 0; r < height; ++r, at += x.block_stride, sums += kMostChannels, exact += kMostChannels) {
-      const Ints start = splat_int(-offset * x.sums[at]);
+      const Ints start = splat_int(x.starts[at]);
       for (int t = 0; t < call.tiles; ++t) {
         const Ints sum = add_int(_mm512_load_si512(exact + t * kTileChannels), start);
         const Floats scaled = amx::multiply(to_float(sum), scale[t]);
