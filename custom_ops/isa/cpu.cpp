@@ -61,6 +61,15 @@ bool avx2_with(std::uint32_t state) {
 
 bool cpu_has_avx2() { return avx2_with(kYmm); }
 
+bool cpu_has_avxvnni() {
+#ifdef ONNXQUANT_EMULATE
+  return cpu_has_avx512vnni();
+#else
+  constexpr std::uint32_t kAvxVnni = bit(4);
+  return avx2_with(kYmm) && cpuid(7, 0).eax >= 1 && all(cpuid(7, 1).eax, kAvxVnni);
+#endif
+}
+
 bool cpu_has_avx512vnni() {
   constexpr std::uint32_t kF = bit(16), kDq = bit(17), kBw = bit(30), kVl = bit(31), kVnni = bit(11);
   const Leaf leaf = cpuid(7, 0);

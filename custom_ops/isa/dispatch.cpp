@@ -15,6 +15,9 @@ constexpr const KernelTable* kTables[] = {
     &kScalar,
 #ifdef ONNXQUANT_X86
     &kAvx2,
+#ifdef ONNXQUANT_AVXVNNI
+    &kAvxVnni,
+#endif
     &kAvx512Vnni,
 #endif
 };

@@ -8,6 +8,9 @@ namespace onnxquant {
 extern const KernelTable kScalar;
 #ifdef ONNXQUANT_X86
 extern const KernelTable kAvx2;
+#ifdef ONNXQUANT_AVXVNNI
+extern const KernelTable kAvxVnni;
+#endif
 extern const KernelTable kAvx512Vnni;
 #endif
 
