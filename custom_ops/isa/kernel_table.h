@@ -7,6 +7,8 @@
 
 namespace onnxquant {
 
+// Stands for a number of bits where codes choose from a table.
+constexpr int kTable = 0;
 // Rows and tiles that a caller of an int8 function may ask for at once.
 constexpr int kMostRows = 8;
 constexpr int kMostTiles = 2;
@@ -19,7 +21,7 @@ constexpr std::int64_t kPanel = 256;
 struct QuantizedRows {
   std::int8_t* codes;
   float* scales;       // NaN for a block that holds a NaN or an infinity: it makes the row's outputs NaN
-  std::int32_t* sums;  // of the block's codes
+  std::int32_t* sums;  // of the block's codes, times what the kernels' weights are above those of the dot product
   float* totals;       // scale times sum: what minima are multiplied with
   std::int64_t code_stride, block_stride;
 };
