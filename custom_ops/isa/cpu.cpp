@@ -9,6 +9,14 @@
 #endif
 #endif
 
+#ifdef ONNXQUANT_NEON
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__linux__)
+#include <sys/auxv.h>
+#endif
+#endif
+
 namespace onnxquant {
 
 bool cpu_has_nothing_special() { return true; }
@@ -75,6 +83,33 @@ bool cpu_has_avx512vnni() {
   const Leaf leaf = cpuid(7, 0);
   return avx2_with(kZmm) && all(leaf.ebx, kF | kDq | kBw | kVl) && all(leaf.ecx, kVnni);
 }
+#endif
+
+#ifdef ONNXQUANT_NEON
+namespace {
+
+#if defined(__APPLE__)
+bool has_feature(const char* name) {
+  int value = 0;
+  std::size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+bool has_dot() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+bool has_i8mm() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+#elif defined(__linux__)
+// By number: older headers lack the names.
+bool has_dot() { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; }
+bool has_i8mm() { return (getauxval(AT_HWCAP2) >> 13 & 1) != 0; }
+#else
+bool has_dot() { return false; }
+bool has_i8mm() { return false; }
+#endif
+
+}  // namespace
+
+bool cpu_has_neon_dot() { return has_dot(); }
+
+bool cpu_has_neon_i8mm() { return has_dot() && has_i8mm(); }
 #endif
 
 }  // namespace onnxquant

@@ -9,5 +9,9 @@ bool cpu_has_avx2();
 bool cpu_has_avxvnni();
 bool cpu_has_avx512vnni();
 #endif
+#ifdef ONNXQUANT_NEON
+bool cpu_has_neon_dot();
+bool cpu_has_neon_i8mm();
+#endif
 
 }  // namespace onnxquant

@@ -20,6 +20,10 @@ constexpr const KernelTable* kTables[] = {
 #endif
     &kAvx512Vnni,
 #endif
+#ifdef ONNXQUANT_NEON
+    &kNeonDot,
+    &kNeonI8mm,
+#endif
 };
 
 constexpr std::size_t kTableCount = sizeof kTables / sizeof *kTables;

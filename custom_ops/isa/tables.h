@@ -13,5 +13,9 @@ extern const KernelTable kAvxVnni;
 #endif
 extern const KernelTable kAvx512Vnni;
 #endif
+#ifdef ONNXQUANT_NEON
+extern const KernelTable kNeonDot;
+extern const KernelTable kNeonI8mm;
+#endif
 
 }  // namespace onnxquant
