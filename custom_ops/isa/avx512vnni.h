@@ -3,7 +3,7 @@
 
 constexpr int kLanes = 16;
 constexpr int kRowsAtOnce = 4, kFloatRowsAtOnce = 8;
-constexpr int vectors_at_once(int) { return 2; }
+constexpr int vectors_at_once(int, int) { return 2; }
 
 using Floats = __m512;
 using Ints = __m512i;
@@ -98,9 +98,10 @@ struct Dot {
   static constexpr bool kExact = true;
   static constexpr int kOffset = 0, kGroups = 8;
   static Partial begin(Ints sum) { return sum; }
+  template <int kGroup>
   static void add(Partial& partial, Codes codes, const std::int8_t* x) {
     std::int32_t four;
-    std::memcpy(&four, x, sizeof four);
+    std::memcpy(&four, x + 4 * kGroup, sizeof four);
     partial = _mm512_dpbusd_epi32(partial, codes, _mm512_set1_epi32(four));
   }
   static Ints end(Ints, Partial partial) { return partial; }

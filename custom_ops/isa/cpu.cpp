@@ -13,6 +13,14 @@
 #endif
 #endif
 
+#ifdef ONNXQUANT_NEON
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__linux__)
+#include <sys/auxv.h>
+#endif
+#endif
+
 namespace onnxquant {
 
 bool cpu_has_nothing_special() { return true; }
@@ -65,6 +73,15 @@ bool avx2_with(std::uint32_t state) {
 
 bool cpu_has_avx2() { return avx2_with(kYmm); }
 
+bool cpu_has_avxvnni() {
+#ifdef ONNXQUANT_EMULATE
+  return cpu_has_avx512vnni();
+#else
+  constexpr std::uint32_t kAvxVnni = bit(4);
+  return avx2_with(kYmm) && cpuid(7, 0).eax >= 1 && all(cpuid(7, 1).eax, kAvxVnni);
+#endif
+}
+
 bool cpu_has_avx512vnni() {
   constexpr std::uint32_t kF = bit(16), kDq = bit(17), kBw = bit(30), kVl = bit(31), kVnni = bit(11);
   const Leaf leaf = cpuid(7, 0);
@@ -97,6 +114,33 @@ bool cpu_has_amx() {
   return cpu_has_avx512vnni() && all(cpuid(7, 1).eax, kAvx512Bf16) && has_tiles();
 }
 #endif
+#endif
+
+#ifdef ONNXQUANT_NEON
+namespace {
+
+#if defined(__APPLE__)
+bool has_feature(const char* name) {
+  int value = 0;
+  std::size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+bool has_dot() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+bool has_i8mm() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+#elif defined(__linux__)
+// By number: older headers lack the names.
+bool has_dot() { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; }
+bool has_i8mm() { return (getauxval(AT_HWCAP2) >> 13 & 1) != 0; }
+#else
+bool has_dot() { return false; }
+bool has_i8mm() { return false; }
+#endif
+
+}  // namespace
+
+bool cpu_has_neon_dot() { return has_dot(); }
+
+bool cpu_has_neon_i8mm() { return has_dot() && has_i8mm(); }
 #endif
 
 }  // namespace onnxquant

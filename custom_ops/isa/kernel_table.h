@@ -7,6 +7,8 @@
 
 namespace onnxquant {
 
+// Stands for a number of bits where codes choose from a table.
+constexpr int kTable = 0;
 // Rows and tiles that a caller of an int8 function may ask for at once.
 constexpr int kMostRows = 8;
 constexpr int kMostTiles = 2;

@@ -3,7 +3,7 @@
 
 constexpr int kLanes = 16;
 constexpr int kRowsAtOnce = 1, kFloatRowsAtOnce = 1;
-constexpr int vectors_at_once(int) { return 1; }
+constexpr int vectors_at_once(int, int) { return 1; }
 
 struct Floats {
   float at[kLanes];
@@ -170,9 +170,10 @@ struct Dot {
   static constexpr bool kExact = false;
   static constexpr int kOffset = 0, kGroups = 8;
   static Partial begin(const Ints& sum) { return sum; }
+  template <int kGroup>
   static void add(Partial& partial, const Codes& codes, const std::int8_t* x) {
     ONNXQUANT_LANES {
-      for (int byte = 0; byte < 4; ++byte) partial.at[lane] += codes.at[4 * lane + byte] * x[byte];
+      for (int byte = 0; byte < 4; ++byte) partial.at[lane] += codes.at[4 * lane + byte] * x[4 * kGroup + byte];
     }
   }
   static Ints end(const Ints&, const Partial& partial) { return partial; }

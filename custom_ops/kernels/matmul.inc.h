@@ -3,21 +3,29 @@
 // No include guard: each instruction set includes this inside its own namespace, after its wrapper, so that everything
 // is compiled, and inlined, for that instruction set alone. The wrapper defines:
 //   kLanes                    channels per vector
-//   kRowsAtOnce, vectors_at_once(rows)   what fits its registers: rows, and vectors of channels for so many rows
+//   kRowsAtOnce, vectors_at_once(rows, bits)   what fits its registers: rows, and vectors of channels for so many rows
 //   Floats, Ints, Codes       vectors of float, of int32, and of 4 code bytes per lane
 //   field, merge, lookup      one field of packed codes; low and high bits put together; codes that index 16 bytes
-//   Dot<bits>                 begin(sum), add(partial, codes, 4 activations), end(sum, partial): exact int32 sums over
-//                             at most kGroups additions; kOffset is what add() takes off the codes, kExact says that
-//                             any byte is a code and a sum is its own partial one
+//   Dot<bits>                 begin(sum), add<group>(partial, codes, activations from group 0 on), end(sum, partial):
+//                             exact int32 sums over at most kGroups groups of 4; kOffset is what add() takes off codes;
+//                             kExact says that any byte is a code and a sum is its own partial one
 //   LargestMagnitude, Rounder the two passes over 16 activations
 // Every float operation of int8 compute is the same, in the same order, on each instruction set and for each number of
 // rows, so its results are equal to the bit. (multiply_add is for float compute: it may or may not round the product.)
 
 // ---- activations ----
 
+// What the upper half of a table's integers is stored above.
+constexpr std::int32_t kTableOffset = 128;
+
 // Below this the scale or its inverse would leave the range of normal floats; such a block counts as zero.
 constexpr float kSmallestMagnitude = 1.5e-36f;
 constexpr std::int32_t kInfinityBits = 0x7f800000;
+
+// What the codes of zero are above zero.
+inline std::int32_t offset_of(const Format& format) {
+  return format.values == Values::kOffset ? 1 << (format.bits - 1) : 0;
+}
 
 inline void clear(std::int8_t* codes, std::int64_t count) {
   for (std::int64_t k = 0; k < count; ++k) codes[k] = 0;
@@ -55,15 +63,10 @@ inline void quantize_block(const float* x, std::int64_t count, std::int64_t bloc
   *sum = rounder.reduce();
 }
 
-// What the codes of zero are above zero.
-inline std::int32_t offset_of(const Format& format) {
-  return format.values == Values::kOffset ? 1 << (format.bits - 1) : 0;
-}
-
 // What the sum of a block's activations is multiplied with before codes times activations are added to it: the codes'
 // offset, but for what the products take off by themselves.
 inline std::int32_t start_offset(const Format& format) {
-  if (format.values == Values::kTable) return Dot<8>::kOffset - 128;
+  if (format.values == Values::kTable) return Dot<8>::kOffset - kTableOffset;
   return (format.bits == 8 ? Dot<8>::kOffset : 0) - offset_of(format);
 }
 
@@ -281,7 +284,7 @@ struct Sums {
                                    std::int64_t k) {
     if constexpr (kGroup < kEnd) {
       if constexpr (kInPlace) {
-        add_in_place<kGroup>(codes, x[0] + k + 4 * kGroup);
+        add_in_place<kGroup>(codes, x[0] + k);
       } else {
         add_group<kGroup, kEnd>(codes, x, k);
       }
@@ -293,7 +296,7 @@ struct Sums {
   ONNXQUANT_INLINE void add_in_place(const CodePointers (&codes)[kVectors], const std::int8_t* x) {
     for (int v = 0; v < kVectors; ++v) {
       const Codes one = masked<kBits, kGroup % kFields>(load_codes(codes[v].low + kGroup / kFields * kVectorBytes));
-      D::add(sum[v][0][kGroup % kFields], one, x);
+      D::template add<kGroup>(sum[v][0][kGroup % kFields], one, x);
     }
   }
 
@@ -308,7 +311,7 @@ struct Sums {
     Codes one[kVectors];
     for (int v = 0; v < kVectors; ++v) one[v] = code_group<kBits, kGroup>(codes[v]);
     for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kVectors; ++v) D::add(partial[v][r], one[v], x[r] + k + 4 * kGroup);
+      for (int v = 0; v < kVectors; ++v) D::template add<kGroup>(partial[v][r], one[v], x[r] + k);
     }
     if constexpr ((kGroup + 1) % D::kGroups == 0 || kGroup + 1 == kEnd) {
       for (int v = 0; v < kVectors; ++v) {
@@ -329,7 +332,6 @@ struct Sums {
 };
 
 // Codes of 4 bits that choose from a table: its integers in two parts, 128 * upper + lower.
-constexpr int kTable = 0;
 template <int kRows, int kVectors>
 struct Sums<kTable, kRows, kVectors> {
   using Upper = Dot<8>;
@@ -341,7 +343,7 @@ struct Sums<kTable, kRows, kVectors> {
     std::uint8_t above[16], below[16];
     for (int i = 0; i < 16; ++i) {
       const int fine = weights.format->table->fine[i];
-      above[i] = static_cast<std::uint8_t>((fine >> 7) + 128);
+      above[i] = static_cast<std::uint8_t>((fine >> 7) + kTableOffset);
       below[i] = static_cast<std::uint8_t>(fine & 127);
     }
     upper_bytes = make_lookup(above);
@@ -365,17 +367,17 @@ struct Sums<kTable, kRows, kVectors> {
         const Codes one = code_group<4, kGroup>(codes[v]);
         const Codes above = lookup(upper_bytes, one), below = lookup(lower_bytes, one);
         for (int r = 0; r < kRows; ++r) {
-          add_one<Upper>(upper[v][r], above, x[r] + k + 4 * kGroup);
-          add_one<Lower>(lower[v][r], below, x[r] + k + 4 * kGroup);
+          add_one<Upper, kGroup>(upper[v][r], above, x[r] + k);
+          add_one<Lower, kGroup>(lower[v][r], below, x[r] + k);
         }
       }
       add_groups<kGroup + 1, kEnd>(codes, x, k);
     }
   }
-  template <class D>
+  template <class D, int kGroup>
   static ONNXQUANT_INLINE void add_one(Ints& sum, Codes codes, const std::int8_t* x) {
     typename D::Partial partial = D::begin(sum);
-    D::add(partial, codes, x);
+    D::template add<kGroup>(partial, codes, x);
     sum = D::end(sum, partial);
   }
 
@@ -420,16 +422,16 @@ inline void int8_rows(const Int8Call& call, int first) {
     for (Floats& value : total[v]) value = splat(0.0f);
     if constexpr (kScales == kFixedScales) fixed[v] = load_scales(weights, tile[v], 0, lane[v]);
   }
-  SideSpan spans[kScales == kAnyScales ? kVectors : 1];
+  // Vectors come in powers of two: they are parts of one tile, or whole tiles.
+  constexpr int kTiles = kVectors > kPerTile ? kVectors / kPerTile : 1;
+  SideSpan spans[kScales == kAnyScales ? kTiles : 1];
   const std::int64_t span = kScales == kAnyScales ? SideSpan::length(weights) : 1;
   std::int64_t k = 0;
   for (std::int64_t b = 0; b < weights.blocks; ++b) {
     const std::int64_t in_span = b & (span - 1);
     if (kScales == kAnyScales && in_span == 0) {
       const std::int64_t rest = weights.blocks - b;
-      for (int v = 0; v < kVectors; ++v) {
-        if (v == 0 || tile[v] != tile[v - 1]) spans[v].fill(weights, tile[v], b, rest < span ? rest : span);
-      }
+      for (int t = 0; t < kTiles; ++t) spans[t].fill(weights, tile[0] + t, b, rest < span ? rest : span);
     }
     sums.start(rows.starts + at + b, rows.block_stride);
     const std::int64_t end = k + (kBlock > 0 ? kBlock : weights.block);
@@ -445,7 +447,7 @@ inline void int8_rows(const Int8Call& call, int first) {
       } else if constexpr (kScales == kFixedScales) {
         scale = fixed[v];
       } else {
-        const SideSpan& of_tile = spans[v > 0 && tile[v] == tile[v - 1] ? v - 1 : v];
+        const SideSpan& of_tile = spans[v / kPerTile];
         scale = load(of_tile.scales[in_span] + lane[v]);
         if constexpr (kMinimum) minimum = load(of_tile.minima[in_span] + lane[v]);
       }
@@ -476,7 +478,7 @@ inline void int8_vectors(const Int8Call& call, int first, int count) {
 template <int kBits, int kScales, bool kMinimum, int kBlock, int kRows = kRowsAtOnce>
 inline void int8_all_rows(Int8Call call, int vectors, int rows) {
   for (; rows >= kRows; rows -= kRows, call.row += kRows, call.out += kRows * kMostChannels) {
-    int8_vectors<kBits, kScales, kMinimum, kBlock, kRows, vectors_at_once(kRows)>(call, 0, vectors);
+    int8_vectors<kBits, kScales, kMinimum, kBlock, kRows, vectors_at_once(kRows, kBits)>(call, 0, vectors);
   }
   if constexpr (kRows > 1) int8_all_rows<kBits, kScales, kMinimum, kBlock, kRows / 2>(call, vectors, rows);
 }

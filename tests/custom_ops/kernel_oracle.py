@@ -71,6 +71,18 @@ class Sample:
         return native.geometry(self.stored.format).has_int8
 
 
+def variants():
+    """Every format at every granularity and block, but the larger blocks of the many variants of integers once."""
+    for name in native.formats():
+        form = native.geometry(name)
+        shared = BLOCK in form.granularities and "scales" in form.planes and "factors" not in form.planes
+        for granularity in [*form.granularities, PAIR] if shared else form.granularities:
+            for block in (16, 32, 64, 128, 256):
+                small = block <= 32 or granularity == form.granularities[0]
+                if form.min_block <= block <= form.max_block and small:
+                    yield name, granularity, block
+
+
 def family(name):
     return name.removesuffix("_double")
 

@@ -7,7 +7,9 @@ import itertools
 
 import numpy as np
 import pytest
-from kernel_oracle import BLOCK, PAIR, ROW, TENSOR, check_int8, float_bound, int8_matmul, pack, sample, split_bits
+from kernel_oracle import (
+    BLOCK, ROW, TENSOR, check_int8, float_bound, int8_matmul, pack, sample, split_bits, variants,
+)  # fmt: skip
 
 from onnxquant import native
 from onnxquant.errors import NativeLibraryError
@@ -18,26 +20,7 @@ BATCHES = [0, 1, 2, 3, 13, 33]
 INT8 = [name for name in native.formats() if native.geometry(name).has_int8]
 
 
-def blocks_of(form):
-    sizes = [16, 32, 64, 128, 256]
-    return [size for size in sizes if form.min_block <= size <= form.max_block]
-
-
-def grains_of(form):
-    """Granularities of a format, and scales that serve two blocks."""
-    shared = BLOCK in form.granularities and "scales" in form.planes and "factors" not in form.planes
-    return [*form.granularities, PAIR] if shared else list(form.granularities)
-
-
-# Every format at every granularity and block, but the larger blocks of the many variants of integers once.
-CASES = [
-    pytest.param(name, granularity, block, id=f"{name}-{granularity}-{block}")
-    for name in native.formats()
-    for form in [native.geometry(name)]
-    for granularity in grains_of(form)
-    for block in blocks_of(form)
-    if block <= 32 or granularity == form.granularities[0]
-]
+CASES = [pytest.param(*variant, id="{}-{}-{}".format(*variant)) for variant in variants()]
 ISAS = native.isas()
 
 
