@@ -19,7 +19,7 @@
 // Few rows are left to AVX-512 VNNI's own table: of what is included here a part is used.
 #pragma GCC diagnostic ignored "-Wunused-function"
 
-// The unnamed namespace keeps every function out of the other instruction sets' reach: the linker may merge equal names.
+// The unnamed namespace keeps every function out of the other instruction sets' reach, as in theirs.
 namespace onnxquant {
 namespace {
 namespace amx {

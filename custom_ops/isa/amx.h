@@ -99,6 +99,15 @@ struct ManyCall {
   float* sums;
 };
 
+// Where the codes of weight k on are; k a multiple of kPanel.
+template <int kBits>
+CodePointers codes_from(const Weights& weights, std::int64_t tile, std::int64_t k) {
+  CodePointers at = codes_at(weights, tile, 0);
+  at.low += k * low_bits(kBits) / 32 * kVectorBytes;
+  if constexpr (high_bits(kBits) > 0) at.high += k * high_bits(kBits) / 32 * kVectorBytes;
+  return at;
+}
+
 // ---- codes ----
 
 // kPanel weights of each channel as whole codes. Blocks are 64 at least, so a register's sums share their scale.
@@ -113,12 +122,10 @@ class CodePanel {
     blocks_ = (weights.padded_k() - k < kPanel ? weights.padded_k() - k : kPanel) / weights.block;
     for (int t = 0; t < call.tiles; ++t) {
       sides_[t].fill(weights, call.tile + t, first_, blocks_);
-      CodePointers codes = codes_at(weights, call.tile + t, 0);
-      codes.low += k * low_bits(kBits) / 32 * kVectorBytes;
+      CodePointers codes = codes_from<kBits>(weights, call.tile + t, k);
       if constexpr (kBits == 8) {
         at_[t] = codes.low;
       } else {
-        if constexpr (high_bits(kBits) > 0) codes.high += k * high_bits(kBits) / 32 * kVectorBytes;
         at_[t] = unpacked_[t];
         for (std::int64_t i = 0; i < blocks_ * weights.block; i += kChunk, advance<kBits>(codes, kChunk)) {
           unpack<0>(codes, unpacked_[t] + i / 4 * kVectorBytes);
@@ -134,7 +141,8 @@ class CodePanel {
     const std::int64_t block = call.weights.block, stride = call.quantized.code_stride;
     const std::int8_t* x = call.quantized.codes + (call.row + row) * stride + k_;
     for (std::int64_t b = 0; b < blocks_; ++b, x += block) {
-      const std::uint8_t* const weights[] = {at_[0] + b * block * kTileRows, kWide ? at_[1] + b * block * kTileRows : nullptr};
+      const std::int64_t at = b * block / 4 * kVectorBytes;
+      const std::uint8_t* const weights[] = {at_[0] + at, kWide ? at_[1] + at : nullptr};
       Registers::clear();
       Registers::template add<true>(x, stride, weights, block / kTileBytes);
       Registers::store(exact);
@@ -187,20 +195,23 @@ class CodePanel {
 
 // ---- floats ----
 
-// kPanel weights of each channel as pairs of bfloat16, and zeros after the last one: what the planes' padding decodes to
-// may be anything.
+// kPanel weights of each channel as pairs of bfloat16. After the last one there are zeros: what the planes' padding
+// stands for may be anything. Codes of kBits are decoded here; for kDecoded there is a DecodePanel, and floats between.
+constexpr int kDecoded = 0;
+template <int kBits>
 class BfloatPanel {
  public:
   void fill(const ManyCall& call, std::int64_t k) {
     const std::int64_t rest = call.weights.K - k, count = rest < kPanel ? rest : kPanel;
     k_ = k;
     steps_ = (count + kBfloatStep - 1) / kBfloatStep;
-    const DecodePanel decode = select_decode(call.weights);
-    alignas(64) float panel[kPanel * kTileChannels];
-    for (std::int64_t i = count; i < steps_ * kBfloatStep; ++i) store(panel + i * kTileChannels, splat(0.0f));
     for (int t = 0; t < call.tiles; ++t) {
-      decode(call.weights, call.tile + t, k, count, panel);
-      for (std::int64_t i = 0; i < steps_ * kBfloatStep; i += 2) put_pairs(panel + i * kTileChannels, pairs_[t] + i / 2 * kTileBytes);
+      if constexpr (kBits == kDecoded) {
+        fill_decoded(call.weights, call.tile + t, k, count, pairs_[t]);
+      } else {
+        fill_codes(call.weights, call.tile + t, k, count, pairs_[t]);
+      }
+      clear_after(count, pairs_[t]);
     }
   }
 
@@ -216,14 +227,87 @@ class BfloatPanel {
   }
 
  private:
+  static void fill_decoded(const Weights& weights, std::int64_t tile, std::int64_t k, std::int64_t count,
+                           std::uint8_t* to) {
+    alignas(64) float panel[kPanel * kTileChannels];
+    select_decode(weights)(weights, tile, k, count, panel);
+    if (count % 2 != 0) amx::store(panel + count * kTileChannels, splat(0.0f));
+    for (std::int64_t i = 0; i < count; i += 2, to += kTileBytes) {
+      put_pair(amx::load(panel + i * kTileChannels), amx::load(panel + (i + 1) * kTileChannels), to);
+    }
+  }
+
+  // As decode_codes, but the place of a code is known to the compiler.
+  static void fill_codes(const Weights& weights, std::int64_t tile, std::int64_t k, std::int64_t count,
+                         std::uint8_t* to) {
+    const std::int64_t blocks = (count + weights.block - 1) / weights.block;
+    SideSpan sides;
+    sides.fill(weights, tile, k / weights.block, blocks);
+    CodePointers codes = codes_from<kBits>(weights, tile, k);
+    const Ints offset = splat_int(-offset_of(*weights.format));
+    const bool has_minimum = weights.format->has_minimum();
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const Floats scale = amx::load(sides.scales[b]);
+      const Floats minimum = has_minimum ? amx::load(sides.minima[b]) : splat(0.0f);
+      const auto scaled = [=](Ints code) { return amx::multiply(to_float(add_int(code, offset)), scale); };
+      const auto raised = [=](Ints code) { return add(scaled(code), minimum); };
+      for (std::int64_t i = 0; i < weights.block; i += kChunk, to += kChunk / 2 * kTileBytes) {
+        if (has_minimum) {
+          put_chunk<0>(codes, to, raised);
+        } else {
+          put_chunk<0>(codes, to, scaled);
+        }
+        advance<kBits>(codes, kChunk);
+      }
+    }
+  }
+
+  static constexpr int kChunk = kBits == 3 || kBits == 5 ? 32 : 16;  // weights of a whole number of vectors
+
+  template <int kAt, class Decode>
+  static ONNXQUANT_INLINE void put_chunk(const CodePointers& codes, std::uint8_t* to, const Decode& decode) {
+    put_pair(decode(code_in_chunk<kAt>(codes)), decode(code_in_chunk<kAt + 1>(codes)), to + kAt / 2 * kTileBytes);
+    if constexpr (kAt + 2 < kChunk) put_chunk<kAt + 2>(codes, to, decode);
+  }
+
+  // code_at, by immediate shifts.
+  template <int kAt>
+  static ONNXQUANT_INLINE Ints code_in_chunk(const CodePointers& at) {
+    constexpr int kLow = low_bits(kBits), kHigh = high_bits(kBits), kStep = 32 / kLow, kWithin = kAt % kStep;
+    const Ints low = some_bits<kLow, kWithin * kLow>(load_codes(at.low + kAt / kStep * kVectorBytes));
+    if constexpr (kHigh == 0) {
+      return low;
+    } else {
+      constexpr int kWord = 32 / kHigh, kFields = 8 / kLow;
+      constexpr int kByte = kWithin / kFields, kField = kAt % kWord / kStep * kFields + kWithin % kFields;
+      const Ints high = some_bits<kHigh, 8 * kByte + kHigh * kField>(load_codes(at.high + kAt / kWord * kVectorBytes));
+      return add_int(low, shift_left<kLow>(high));
+    }
+  }
+
+  template <int kCount, int kFirst>
+  static ONNXQUANT_INLINE Ints some_bits(Codes codes) {
+    return _mm512_and_si512(_mm512_srli_epi32(codes, kFirst), _mm512_set1_epi32((1 << kCount) - 1));
+  }
+
   // Weights k and k + 1 of 16 channels.
-  static ONNXQUANT_INLINE void put_pairs(const float* from, std::uint8_t* to) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                           5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    const auto both = _mm512_cvtne2ps_pbh(load(from + kTileChannels), load(from));
+  static ONNXQUANT_INLINE void put_pair(Floats even, Floats odd, std::uint8_t* to) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,  //
+                                           23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const auto both = _mm512_cvtne2ps_pbh(odd, even);
     __m512i bits;
     std::memcpy(&bits, &both, sizeof bits);
     _mm512_store_si512(to, _mm512_permutexvar_epi16(order, bits));
+  }
+
+  void clear_after(std::int64_t count, std::uint8_t* pairs) const {
+    if (count % 2 != 0) {
+      std::uint8_t* last = pairs + count / 2 * kTileBytes;
+      _mm512_store_si512(last, _mm512_and_si512(_mm512_load_si512(last), _mm512_set1_epi32(0xffff)));
+    }
+    for (std::int64_t i = (count + 1) / 2; i < steps_ * kBfloatStep / 2; ++i) {
+      _mm512_store_si512(pairs + i * kTileBytes, _mm512_setzero_si512());
+    }
   }
 
   std::int64_t k_, steps_;
@@ -257,25 +341,34 @@ void multiply_rows(const Weights& weights, const QuantizedRows& quantized, const
     const Panel& panel = panels[turn];
     for (std::int64_t r = 0; r < rows; r += 2 * kTileRows) {
       const std::int64_t height = rows - r < 2 * kTileRows ? rows - r : 2 * kTileRows;
-      if (height > kTileRows) {
-        tiles > 1 ? panel.template multiply<true, true>(call, r, height) : panel.template multiply<true, false>(call, r, height);
-      } else {
-        tiles > 1 ? panel.template multiply<false, true>(call, r, height) : panel.template multiply<false, false>(call, r, height);
-      }
+      const bool tall = height > kTileRows, wide = tiles > 1;
+      if (tall && wide) panel.template multiply<true, true>(call, r, height);
+      if (tall && !wide) panel.template multiply<true, false>(call, r, height);
+      if (!tall && wide) panel.template multiply<false, true>(call, r, height);
+      if (!tall && !wide) panel.template multiply<false, false>(call, r, height);
     }
   }
 }
 
-// On Granite Rapids codes unpacked for the registers paid off from between 8 and 16 rows on, decoded floats above 16.
+template <int kBits>
+ManyRows many_rows_of(bool coarse) {
+  // On Granite Rapids whole codes paid off from between 8 and 16 rows on, decoded floats from between 16 and 32.
+  if (coarse) return {16, nullptr, multiply_rows<CodePanel<kBits>>};
+  return {32, round_row, multiply_rows<BfloatPanel<kBits>>};
+}
+
 ManyRows select_many_rows(const Weights& weights) {
-  const bool codes = weights.format->has_int8() && weights.format->values != Values::kTable;
-  if (!codes || weights.block < kLeastBlock) return {32, round_row, multiply_rows<BfloatPanel>};
+  const Values values = weights.format->values;
+  if (values != Values::kOffset && values != Values::kUnsigned) {
+    return {32, round_row, multiply_rows<BfloatPanel<kDecoded>>};
+  }
+  const bool coarse = weights.block >= kLeastBlock;
   switch (weights.format->bits) {
-    case 8: return {16, nullptr, multiply_rows<CodePanel<8>>};
-    case 6: return {16, nullptr, multiply_rows<CodePanel<6>>};
-    case 5: return {16, nullptr, multiply_rows<CodePanel<5>>};
-    case 4: return {16, nullptr, multiply_rows<CodePanel<4>>};
-    case 3: return {16, nullptr, multiply_rows<CodePanel<3>>};
-    default: return {16, nullptr, multiply_rows<CodePanel<2>>};
+    case 8: return many_rows_of<8>(coarse);
+    case 6: return many_rows_of<6>(coarse);
+    case 5: return many_rows_of<5>(coarse);
+    case 4: return many_rows_of<4>(coarse);
+    case 3: return many_rows_of<3>(coarse);
+    default: return many_rows_of<2>(coarse);
   }
 }

@@ -378,9 +378,8 @@ def bfloat_factors(x, weight):
     decoded = weight.decoded[:, weight.order].copy()
     if weight.minima is not None:
         # Kernels scale a code first, then add the minimum: before bfloat16 that decides some ties.
-        scales, minima = (
-            np.repeat(v, weight.stored.block_size, axis=1)[:, : x.shape[1]] for v in (weight.scales, weight.minima)
-        )
+        sides = (np.repeat(side, weight.stored.block_size, axis=1) for side in (weight.scales, weight.minima))
+        scales, minima = (side[:, : x.shape[1]] for side in sides)
         decoded = weight.codes.astype(np.float32) * scales + minima
     decoded[:, weight.outliers] = 0
     return round_bfloat(x[:, weight.order]), round_bfloat(decoded)

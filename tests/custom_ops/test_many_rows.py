@@ -1,4 +1,4 @@
-"""Instruction set amx: many rows at once, in matrix registers. Elsewhere it runs the kernels that test_kernels.py tests."""
+"""Instruction set amx: many rows at once, in matrix registers. The rest of it is what test_kernels.py tests."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from kernel_oracle import bfloat_factors, check_int8, sample, uses_bfloat
 
 from onnxquant import native
 
-pytestmark = pytest.mark.skipif(
-    "amx" not in native.isas(), reason="this CPU has no AMX, and the build does not emulate it"
-)
+pytestmark = pytest.mark.skipif("amx" not in native.isas(), reason="no AMX here, and none emulated")
 
 FINE, COARSE = 32, 64
 
