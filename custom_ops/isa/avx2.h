@@ -3,7 +3,12 @@
 
 constexpr int kLanes = 8;
 constexpr int kRowsAtOnce = 4, kFloatRowsAtOnce = 4;
-constexpr int vectors_at_once(int rows) { return rows > 1 ? 1 : 2; }
+// Two vectors share the broadcast activations, unless their sums would not fit.
+#ifdef ONNXQUANT_VNNI_256
+constexpr int vectors_at_once(int, int) { return 2; }
+#else
+constexpr int vectors_at_once(int rows, int bits) { return rows > 1 && (bits == kTable || bits == 6) ? 1 : 2; }
+#endif
 
 using Floats = __m256;
 using Ints = __m256i;
@@ -20,6 +25,10 @@ inline Ints add_int(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 template <int kBits>
 inline Ints shift_left(Ints a) {
   return _mm256_slli_epi32(a, kBits);
+}
+template <int kBits>
+inline Ints shift_right(Ints a) {
+  return _mm256_srai_epi32(a, kBits);
 }
 inline void store(float* to, Floats values) { _mm256_storeu_ps(to, values); }
 inline Floats to_float(Ints values) { return _mm256_cvtepi32_ps(values); }
@@ -53,6 +62,13 @@ template <int kBits, int kField>
 inline Codes field(Codes codes) {
   if constexpr (kBits == 8) return codes;
   return _mm256_and_si256(_mm256_srli_epi16(codes, kBits * kField), _mm256_set1_epi8(static_cast<char>((1 << kBits) - 1)));
+}
+
+// The same field left where it is.
+template <int kBits, int kField>
+inline Codes masked(Codes codes) {
+  constexpr int kMask = ((1 << kBits) - 1) << (kBits * kField);
+  return _mm256_and_si256(codes, _mm256_set1_epi8(static_cast<char>(kMask)));
 }
 
 // Low bits of each code with the high ones from bit kShift on of the same byte of `high`.
@@ -93,23 +109,37 @@ inline Ints splat_4(const std::int8_t* x) {
 template <int kBits>
 struct Dot {
   using Partial = __m256i;
+  static constexpr bool kExact = true;
   static constexpr int kOffset = 0, kGroups = 8;
   static Partial begin(Ints sum) { return sum; }
+  template <int kGroup>
   static void add(Partial& partial, Codes codes, const std::int8_t* x) {
-    partial = ONNXQUANT_VNNI_256(partial, codes, splat_4(x));
+    partial = ONNXQUANT_VNNI_256(partial, codes, splat_4(x + 4 * kGroup));
   }
   static Ints end(Ints, Partial partial) { return partial; }
 };
 #else
+// Compilers put such additions off until they have run out of registers for what is to be added.
+ONNXQUANT_INLINE void add_now(__m256i& sum) {
+#if !defined(_MSC_VER)
+  __asm__("" : "+x"(sum));
+#else
+  (void)sum;
+#endif
+}
+
 // Pairs of products in 16 bits: at most 2 * (2^bits - 1) * 127 each, of which kGroups fit.
 template <int kBits>
 struct Dot {
   using Partial = __m256i;
+  static constexpr bool kExact = false;
   static constexpr int kOffset = 0, kGroups = kBits <= 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
   static_assert(kGroups * 2 * ((1 << kBits) - 1) * 127 <= 32767);
   static Partial begin(Ints) { return _mm256_setzero_si256(); }
+  template <int kGroup>
   static void add(Partial& partial, Codes codes, const std::int8_t* x) {
-    partial = _mm256_add_epi16(partial, _mm256_maddubs_epi16(codes, splat_4(x)));
+    partial = _mm256_add_epi16(partial, _mm256_maddubs_epi16(codes, splat_4(x + 4 * kGroup)));
+    add_now(partial);
   }
   static Ints end(Ints sum, Partial partial) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(partial, _mm256_set1_epi16(1)));
@@ -121,12 +151,15 @@ struct Dot {
 template <>
 struct Dot<8> {
   using Partial = __m256i;
+  static constexpr bool kExact = false;
   static constexpr int kOffset = 128, kGroups = 8;
   static Partial begin(Ints sum) { return sum; }
+  template <int kGroup>
   static void add(Partial& partial, Codes codes, const std::int8_t* x) {
     const __m256i weights = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(splat_4(x), weights));
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(splat_4(x + 4 * kGroup), weights));
     partial = _mm256_add_epi32(partial, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    add_now(partial);
   }
   static Ints end(Ints, Partial partial) { return partial; }
 };

@@ -3,7 +3,7 @@
 
 constexpr int kLanes = 16;
 constexpr int kRowsAtOnce = 4, kFloatRowsAtOnce = 8;
-constexpr int vectors_at_once(int) { return 2; }
+constexpr int vectors_at_once(int, int) { return 2; }
 
 using Floats = __m512;
 using Ints = __m512i;
@@ -20,6 +20,10 @@ inline Ints add_int(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 template <int kBits>
 inline Ints shift_left(Ints a) {
   return _mm512_slli_epi32(a, kBits);
+}
+template <int kBits>
+inline Ints shift_right(Ints a) {
+  return _mm512_srai_epi32(a, kBits);
 }
 inline void store(float* to, Floats values) { _mm512_storeu_ps(to, values); }
 inline Floats to_float(Ints values) { return _mm512_cvtepi32_ps(values); }
@@ -53,6 +57,13 @@ inline Codes field(Codes codes) {
   return _mm512_and_si512(_mm512_srli_epi16(codes, kBits * kField), _mm512_set1_epi8(static_cast<char>((1 << kBits) - 1)));
 }
 
+// The same field left where it is.
+template <int kBits, int kField>
+inline Codes masked(Codes codes) {
+  constexpr int kMask = ((1 << kBits) - 1) << (kBits * kField);
+  return _mm512_and_si512(codes, _mm512_set1_epi8(static_cast<char>(kMask)));
+}
+
 // Low bits of each code with the high ones from bit kShift on of the same byte of `high`.
 template <int kHigh, int kShift, int kLow>
 inline Codes merge(Codes low, Codes high) {
@@ -84,11 +95,13 @@ inline Floats table_floats(const float* table, Ints index) {
 template <int kBits>
 struct Dot {
   using Partial = __m512i;
+  static constexpr bool kExact = true;
   static constexpr int kOffset = 0, kGroups = 8;
   static Partial begin(Ints sum) { return sum; }
+  template <int kGroup>
   static void add(Partial& partial, Codes codes, const std::int8_t* x) {
     std::int32_t four;
-    std::memcpy(&four, x, sizeof four);
+    std::memcpy(&four, x + 4 * kGroup, sizeof four);
     partial = _mm512_dpbusd_epi32(partial, codes, _mm512_set1_epi32(four));
   }
   static Ints end(Ints, Partial partial) { return partial; }

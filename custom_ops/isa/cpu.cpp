@@ -7,6 +7,18 @@
 #else
 #include <cpuid.h>
 #endif
+#ifdef ONNXQUANT_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
+#ifdef ONNXQUANT_NEON
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__linux__)
+#include <sys/auxv.h>
+#endif
 #endif
 
 namespace onnxquant {
@@ -61,11 +73,74 @@ bool avx2_with(std::uint32_t state) {
 
 bool cpu_has_avx2() { return avx2_with(kYmm); }
 
+bool cpu_has_avxvnni() {
+#ifdef ONNXQUANT_EMULATE
+  return cpu_has_avx512vnni();
+#else
+  constexpr std::uint32_t kAvxVnni = bit(4);
+  return avx2_with(kYmm) && cpuid(7, 0).eax >= 1 && all(cpuid(7, 1).eax, kAvxVnni);
+#endif
+}
+
 bool cpu_has_avx512vnni() {
   constexpr std::uint32_t kF = bit(16), kDq = bit(17), kBw = bit(30), kVl = bit(31), kVnni = bit(11);
   const Leaf leaf = cpuid(7, 0);
   return avx2_with(kZmm) && all(leaf.ebx, kF | kDq | kBw | kVl) && all(leaf.ecx, kVnni);
 }
+
+#ifdef ONNXQUANT_AMX
+namespace {
+
+#ifdef ONNXQUANT_EMULATE
+bool has_tiles() { return true; }
+#else
+// The kernel saves tiles only for processes that asked for them. The permission is for all threads.
+bool may_use_tiles() {
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
+bool has_tiles() {
+  constexpr std::uint32_t kBf16 = bit(22), kTile = bit(24), kInt8 = bit(25);
+  constexpr std::uint32_t kTileState = bit(17) | bit(18);
+  return all(cpuid(7, 0).edx, kBf16 | kTile | kInt8) && all(saved_state(), kTileState) && may_use_tiles();
+}
+#endif
+
+}  // namespace
+
+bool cpu_has_amx() {
+  constexpr std::uint32_t kAvx512Bf16 = bit(5);
+  return cpu_has_avx512vnni() && all(cpuid(7, 1).eax, kAvx512Bf16) && has_tiles();
+}
+#endif
+#endif
+
+#ifdef ONNXQUANT_NEON
+namespace {
+
+#if defined(__APPLE__)
+bool has_feature(const char* name) {
+  int value = 0;
+  std::size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+bool has_dot() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+bool has_i8mm() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+#elif defined(__linux__)
+// By number: older headers lack the names.
+bool has_dot() { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; }
+bool has_i8mm() { return (getauxval(AT_HWCAP2) >> 13 & 1) != 0; }
+#else
+bool has_dot() { return false; }
+bool has_i8mm() { return false; }
+#endif
+
+}  // namespace
+
+bool cpu_has_neon_dot() { return has_dot(); }
+
+bool cpu_has_neon_i8mm() { return has_dot() && has_i8mm(); }
 #endif
 
 }  // namespace onnxquant

@@ -6,7 +6,15 @@ namespace onnxquant {
 bool cpu_has_nothing_special();
 #ifdef ONNXQUANT_X86
 bool cpu_has_avx2();
+bool cpu_has_avxvnni();
 bool cpu_has_avx512vnni();
+#ifdef ONNXQUANT_AMX
+bool cpu_has_amx();
+#endif
+#endif
+#ifdef ONNXQUANT_NEON
+bool cpu_has_neon_dot();
+bool cpu_has_neon_i8mm();
 #endif
 
 }  // namespace onnxquant

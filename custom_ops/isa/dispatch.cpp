@@ -15,7 +15,17 @@ constexpr const KernelTable* kTables[] = {
     &kScalar,
 #ifdef ONNXQUANT_X86
     &kAvx2,
+#ifdef ONNXQUANT_AVXVNNI
+    &kAvxVnni,
+#endif
     &kAvx512Vnni,
+#ifdef ONNXQUANT_AMX
+    &kAmx,
+#endif
+#endif
+#ifdef ONNXQUANT_NEON
+    &kNeonDot,
+    &kNeonI8mm,
 #endif
 };
 

@@ -29,7 +29,7 @@ class FloatMode {
     __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
     return mode;
   }
-  static void write(std::uint64_t mode) noexcept { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
+  static void write(std::uint64_t mode) noexcept { __asm__ volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
 #else
   static constexpr std::uint64_t kMode = 0;
   static std::uint64_t read() noexcept { return 0; }

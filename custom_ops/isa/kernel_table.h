@@ -7,6 +7,8 @@
 
 namespace onnxquant {
 
+// Stands for a number of bits where codes choose from a table.
+constexpr int kTable = 0;
 // Rows and tiles that a caller of an int8 function may ask for at once.
 constexpr int kMostRows = 8;
 constexpr int kMostTiles = 2;
@@ -14,18 +16,27 @@ constexpr int kMostTiles = 2;
 constexpr int kMostChannels = kMostTiles * static_cast<int>(kTileChannels);
 // Weights along K that are decoded at a time where products are computed in float.
 constexpr std::int64_t kPanel = 256;
+// What the rows of a panel are padded to, with rows of zeros, where ManyRows multiplies them.
+constexpr std::int64_t kRowPadding = 16;
 
 // Activation rows rounded to int8 with one scale per block, k in the order in which the fields of a code vector hold it.
 struct QuantizedRows {
   std::int8_t* codes;
-  float* scales;       // NaN for a block that holds a NaN or an infinity: it makes the row's outputs NaN
-  std::int32_t* sums;  // of the block's codes
-  float* totals;       // scale times sum: what minima are multiplied with
+  float* scales;         // NaN for a block that holds a NaN or an infinity: it makes the row's outputs NaN
+  std::int32_t* starts;  // the block's sum of codes times the offset of the weight's codes
+  float* totals;         // the sum times the scale: what minima are multiplied with
   std::int64_t code_stride, block_stride;
 };
 
 struct FloatRows {
   const float* values;
+  std::int64_t stride;
+};
+
+// Activation rows rounded to bfloat16, each followed by zeros up to a multiple of kBfloatStep.
+constexpr std::int64_t kBfloatStep = 32;
+struct BfloatRows {
+  std::uint16_t* values;
   std::int64_t stride;
 };
 
@@ -38,6 +49,20 @@ using DecodePanel = void (*)(const Weights&, std::int64_t tile, std::int64_t k, 
 // sums[rows][16] += rows [rows][count] times a panel.
 using MultiplyPanel = void (*)(const float* panel, std::int64_t count, const FloatRows&, std::int64_t rows, float* sums);
 
+// out[count] = x[count] as bfloat16, then zeros up to a multiple of kBfloatStep.
+using RoundRow = void (*)(const float* x, std::int64_t count, std::uint16_t* out);
+// sums[rows][kMostChannels] = rows of activations times the channels of 1 or 2 tiles; rows may be any number, both arrays
+// are padded to a multiple of kRowPadding. Only the kind of rows that ManyRows asks for is there.
+using MultiplyRows = void (*)(const Weights&, const QuantizedRows&, const BfloatRows&, std::int64_t tile, int tiles,
+                              std::int64_t row, std::int64_t rows, float* sums);
+
+// What an instruction set has for many rows of one weight, under int8 compute.
+struct ManyRows {
+  std::int64_t least = 0;  // rows of X from which it is worth it
+  RoundRow round = nullptr;  // null: it takes rows rounded to int8
+  MultiplyRows multiply = nullptr;
+};
+
 struct KernelTable {
   const char* name;
   bool (*usable)();
@@ -48,6 +73,7 @@ struct KernelTable {
   MultiplyPanel multiply, add_signed;
   void (*widen)(const std::uint16_t* half, float* out, std::int64_t count);
   void (*narrow)(const float* values, std::uint16_t* out, std::int64_t count);
+  ManyRows (*many_rows)(const Weights&);  // null: many rows are as few
 };
 
 }  // namespace onnxquant

@@ -3,7 +3,7 @@
 
 constexpr int kLanes = 16;
 constexpr int kRowsAtOnce = 1, kFloatRowsAtOnce = 1;
-constexpr int vectors_at_once(int) { return 1; }
+constexpr int vectors_at_once(int, int) { return 1; }
 
 struct Floats {
   float at[kLanes];
@@ -50,6 +50,11 @@ inline Ints add_int(Ints a, const Ints& b) {
 template <int kBits>
 inline Ints shift_left(Ints a) {
   ONNXQUANT_LANES a.at[lane] *= 1 << kBits;
+  return a;
+}
+template <int kBits>
+inline Ints shift_right(Ints a) {
+  ONNXQUANT_LANES a.at[lane] >>= kBits;
   return a;
 }
 inline Floats load(const float* from) {
@@ -114,6 +119,14 @@ inline Codes field(Codes codes) {
   return codes;
 }
 
+// The same field left where it is.
+template <int kBits, int kField>
+inline Codes masked(Codes codes) {
+  constexpr int kMask = ((1 << kBits) - 1) << (kBits * kField);
+  for (std::uint8_t& byte : codes.at) byte = static_cast<std::uint8_t>(byte & kMask);
+  return codes;
+}
+
 // Low bits of each code with the high ones from bit kShift on of the same byte of `high`.
 template <int kHigh, int kShift, int kLow>
 inline Codes merge(Codes low, const Codes& high) {
@@ -154,11 +167,13 @@ inline Floats table_floats(const float* table, const Ints& index) {
 template <int kBits>
 struct Dot {
   using Partial = Ints;
+  static constexpr bool kExact = false;
   static constexpr int kOffset = 0, kGroups = 8;
   static Partial begin(const Ints& sum) { return sum; }
+  template <int kGroup>
   static void add(Partial& partial, const Codes& codes, const std::int8_t* x) {
     ONNXQUANT_LANES {
-      for (int byte = 0; byte < 4; ++byte) partial.at[lane] += codes.at[4 * lane + byte] * x[byte];
+      for (int byte = 0; byte < 4; ++byte) partial.at[lane] += codes.at[4 * lane + byte] * x[4 * kGroup + byte];
     }
   }
   static Ints end(const Ints&, const Partial& partial) { return partial; }

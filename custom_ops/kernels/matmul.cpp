@@ -20,7 +20,11 @@ constexpr std::int64_t kWorthSharing = 1 << 17;
 // Rows at a multiple of 4096 bytes would share the same cache sets.
 constexpr std::int64_t kRowGap = 64;
 
+// Rows that one piece of work multiplies at least where ManyRows does it: its tiles are used two by two.
+constexpr std::int64_t kManyRowsStep = 2 * kRowPadding;
+
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 
 struct Range {
   std::int64_t first, last;
@@ -31,7 +35,7 @@ Range part(std::int64_t total, std::int64_t parts, std::int64_t index) {
 
 // Sizes of the arrays that a call prepares per row of X.
 struct RowSizes {
-  std::int64_t codes = 0, blocks = 0, floats = 0, halves = 0, outliers = 0, checks = 0;
+  std::int64_t codes = 0, blocks = 0, bfloats = 0, floats = 0, halves = 0, outliers = 0, checks = 0;
 };
 
 // One call: some rows of X at a time are prepared, then multiplied with all tiles.
@@ -44,21 +48,23 @@ class Product {
         x_(x),
         y_(y),
         bias_(bias),
-        int8_(compute == Compute::kInt8 && weights.format->has_int8()),
-        ternary_(!int8_ && weights.granularity == kPerTensor && is_ternary(*weights.format)),
+        many_(compute == Compute::kInt8 ? many_rows(kernels, weights, x.M) : ManyRows{}),
+        int8_(compute == Compute::kInt8 && weights.format->has_int8() && many_.round == nullptr),
+        ternary_(compute == Compute::kFloat && weights.granularity == kPerTensor && is_ternary(*weights.format)),
         units_(with_unit_scale(weights)),
         quantize_(kernels.quantize(weights.format->low_bits())),
         int8_tiles_(int8_ ? kernels.int8_tiles(weights) : nullptr),
         decode_(kernels.decode(weights)),
-        panel_(std::min(x.M, kPanelRows)),
+        panel_(round_up(std::min(x.M, kPanelRows), many_.multiply != nullptr ? kRowPadding : 1)),
         sizes_(sizes()),
         scratch_(bytes(sizes_)) {
     quantized_.code_stride = sizes_.codes;
     quantized_.block_stride = sizes_.blocks;
     quantized_.codes = scratch_.take<std::int8_t>(size(sizes_.codes));
     quantized_.scales = scratch_.take<float>(size(sizes_.blocks));
-    quantized_.sums = scratch_.take<std::int32_t>(size(sizes_.blocks));
+    quantized_.starts = scratch_.take<std::int32_t>(size(sizes_.blocks));
     quantized_.totals = scratch_.take<float>(size(sizes_.blocks));
+    bfloats_ = {scratch_.take<std::uint16_t>(size(sizes_.bfloats)), sizes_.bfloats};
     copy_ = scratch_.take<float>(size(sizes_.floats));
     wide_ = scratch_.take<float>(size(sizes_.halves));
     outliers_ = scratch_.take<float>(size(sizes_.outliers));
@@ -81,6 +87,11 @@ class Product {
     return format.bits == 2 && format.granularities == kPerTensor && format.values == Values::kOffset;
   }
 
+  static ManyRows many_rows(const KernelTable& kernels, const Weights& weights, std::int64_t M) {
+    const ManyRows many = kernels.many_rows != nullptr ? kernels.many_rows(weights) : ManyRows{};
+    return M >= many.least ? many : ManyRows{};
+  }
+
   // The same weight with a scale of 1, for sums that are scaled at the end.
   static Weights with_unit_scale(const Weights& weights) {
     static constexpr float kOne = 1.0f;
@@ -96,6 +107,7 @@ class Product {
       out.codes = weights_.padded_k() + kRowGap;
       out.blocks = weights_.blocks;
     }
+    if (many_.round != nullptr) out.bfloats = round_up(weights_.K, kBfloatStep) + kRowGap / 2;
     // Rows are copied where they are reordered, or columns taken out of them.
     if (weights_.permutation != nullptr || (int8_ && has_outliers)) out.floats = weights_.K;
     if (x_.half) out.halves = weights_.K;
@@ -108,11 +120,14 @@ class Product {
 
   std::size_t bytes(const RowSizes& of) const {
     return Scratch::size_of<std::int8_t>(size(of.codes)) + 3 * Scratch::size_of<float>(size(of.blocks)) +
-           Scratch::size_of<float>(size(of.floats)) + Scratch::size_of<float>(size(of.halves)) +
-           Scratch::size_of<float>(size(of.outliers)) + Scratch::size_of<float>(size(of.checks));
+           Scratch::size_of<std::uint16_t>(size(of.bfloats)) + Scratch::size_of<float>(size(of.floats)) +
+           Scratch::size_of<float>(size(of.halves)) + Scratch::size_of<float>(size(of.outliers)) +
+           Scratch::size_of<float>(size(of.checks));
   }
 
-  bool prepares() const { return int8_ || x_.half || sizes_.floats + sizes_.outliers + sizes_.checks > 0; }
+  bool prepares() const {
+    return int8_ || x_.half || sizes_.bfloats + sizes_.floats + sizes_.outliers + sizes_.checks > 0;
+  }
 
   // Row `row` of the panel as the kernels read it.
   const float* prepared(std::int64_t row) const {
@@ -133,6 +148,16 @@ class Product {
       const Range rows = part(rows_, pieces, static_cast<std::int64_t>(piece));
       for (std::int64_t row = rows.first; row < rows.last; ++row) prepare_row(row);
     });
+    if (many_.multiply != nullptr) clear_padding();
+  }
+
+  void clear_padding() const {
+    const auto count = static_cast<std::size_t>(round_up(rows_, kRowPadding) - rows_);
+    const auto clear = [&](auto* rows, std::int64_t stride) {
+      std::memset(rows + rows_ * stride, 0, count * static_cast<std::size_t>(stride) * sizeof *rows);
+    };
+    clear(quantized_.codes, sizes_.codes);
+    clear(bfloats_.values, sizes_.bfloats);
   }
 
   void prepare_row(std::int64_t row) const {
@@ -156,6 +181,7 @@ class Product {
       if (int8_) copy_[row * K + column] = 0.0f;
     }
     if (int8_) quantize_(weights_, x, quantized_, row);
+    if (many_.round != nullptr) many_.round(x, K, bfloats_.values + row * bfloats_.stride);
     if (ternary_) checks_[row] = nan_or_zero(x, K);
   }
 
@@ -171,7 +197,8 @@ class Product {
   }
 
   void multiply(Parallel& parallel) {
-    const std::int64_t groups = ceil_div(rows_, kMostRows);
+    const std::int64_t step = many_.multiply != nullptr ? kManyRowsStep : kMostRows;
+    const std::int64_t groups = ceil_div(rows_, step);
     const std::int64_t pairs = ceil_div(weights_.tiles, kMostTiles);
     const std::int64_t tile_parts = std::min(pairs, kPieces);
     const std::int64_t row_parts = std::min(groups, ceil_div(kPieces, tile_parts));
@@ -180,8 +207,10 @@ class Product {
       const std::int64_t index = static_cast<std::int64_t>(piece);
       Range tiles = part(pairs, tile_parts, index / row_parts), rows = part(groups, row_parts, index % row_parts);
       tiles = {tiles.first * kMostTiles, std::min(tiles.last * kMostTiles, weights_.tiles)};
-      rows = {rows.first * kMostRows, std::min(rows.last * kMostRows, rows_)};
-      if (int8_) {
+      rows = {rows.first * step, std::min(rows.last * step, rows_)};
+      if (many_.multiply != nullptr) {
+        multiply_many(tiles, rows);
+      } else if (int8_) {
         multiply_int8(tiles, rows);
       } else {
         multiply_float(tiles, rows);
@@ -196,11 +225,30 @@ class Product {
       for (std::int64_t row = rows.first; row < rows.last; row += kMostRows) {
         const int height = static_cast<int>(std::min<std::int64_t>(kMostRows, rows.last - row));
         int8_tiles_(weights_, quantized_, tile, count, row, height, out);
-        for (int t = 0; t < count && weights_.outlier_count > 0; ++t) add_outliers(tile + t, row, height, out + t * kTileChannels);
-        for (int r = 0; r < height; ++r) {
-          store(out + r * kMostChannels, first_ + row + r, tile * kTileChannels, count * kTileChannels);
-        }
+        finish(tile, count, row, height, out);
       }
+    }
+  }
+
+  void multiply_many(const Range& tiles, const Range& rows) const {
+    alignas(64) float sums[kPanelRows * kMostChannels];
+    for (std::int64_t tile = tiles.first; tile < tiles.last; tile += kMostTiles) {
+      const int count = static_cast<int>(std::min<std::int64_t>(kMostTiles, tiles.last - tile));
+      many_.multiply(weights_, quantized_, bfloats_, tile, count, rows.first, rows.last - rows.first, sums);
+      for (std::int64_t row = rows.first; row < rows.last; row += kMostRows) {
+        const int height = static_cast<int>(std::min<std::int64_t>(kMostRows, rows.last - row));
+        finish(tile, count, row, height, sums + (row - rows.first) * kMostChannels);
+      }
+    }
+  }
+
+  // Adds what else there is to some sums, and writes them.
+  void finish(std::int64_t tile, int count, std::int64_t row, int height, float* out) const {
+    for (int t = 0; t < count && weights_.outlier_count > 0; ++t) {
+      add_outliers(tile + t, row, height, out + t * kTileChannels);
+    }
+    for (int r = 0; r < height; ++r) {
+      store(out + r * kMostChannels, first_ + row + r, tile * kTileChannels, count * kTileChannels);
     }
   }
 
@@ -277,6 +325,7 @@ class Product {
   const Weights& weights_;
   const Matrix x_, y_;
   const void* const bias_;
+  const ManyRows many_;
   const bool int8_, ternary_;
   const Weights units_;
   const QuantizeRow quantize_;
@@ -286,6 +335,7 @@ class Product {
   const RowSizes sizes_;
   Scratch scratch_;
   QuantizedRows quantized_{};
+  BfloatRows bfloats_{};
   float *copy_ = nullptr, *wide_ = nullptr, *outliers_ = nullptr, *checks_ = nullptr;
   std::int64_t first_ = 0, rows_ = 0;  // the panel in work
 };

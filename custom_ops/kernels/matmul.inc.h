@@ -3,20 +3,29 @@
 // No include guard: each instruction set includes this inside its own namespace, after its wrapper, so that everything
 // is compiled, and inlined, for that instruction set alone. The wrapper defines:
 //   kLanes                    channels per vector
-//   kRowsAtOnce, vectors_at_once(rows)   what fits its registers: rows, and vectors of channels for so many rows
+//   kRowsAtOnce, vectors_at_once(rows, bits)   what fits its registers: rows, and vectors of channels for so many rows
 //   Floats, Ints, Codes       vectors of float, of int32, and of 4 code bytes per lane
 //   field, merge, lookup      one field of packed codes; low and high bits put together; codes that index 16 bytes
-//   Dot<bits>                 begin(sum), add(partial, codes, 4 activations), end(sum, partial): exact int32 sums over
-//                             at most kGroups additions; kOffset is what add() takes off the codes
+//   Dot<bits>                 begin(sum), add<group>(partial, codes, activations from group 0 on), end(sum, partial):
+//                             exact int32 sums over at most kGroups groups of 4; kOffset is what add() takes off codes;
+//                             kExact says that any byte is a code and a sum is its own partial one
 //   LargestMagnitude, Rounder the two passes over 16 activations
 // Every float operation of int8 compute is the same, in the same order, on each instruction set and for each number of
 // rows, so its results are equal to the bit. (multiply_add is for float compute: it may or may not round the product.)
 
 // ---- activations ----
 
+// What the upper half of a table's integers is stored above.
+constexpr std::int32_t kTableOffset = 128;
+
 // Below this the scale or its inverse would leave the range of normal floats; such a block counts as zero.
 constexpr float kSmallestMagnitude = 1.5e-36f;
 constexpr std::int32_t kInfinityBits = 0x7f800000;
+
+// What the codes of zero are above zero.
+inline std::int32_t offset_of(const Format& format) {
+  return format.values == Values::kOffset ? 1 << (format.bits - 1) : 0;
+}
 
 inline void clear(std::int8_t* codes, std::int64_t count) {
   for (std::int64_t k = 0; k < count; ++k) codes[k] = 0;
@@ -54,15 +63,25 @@ inline void quantize_block(const float* x, std::int64_t count, std::int64_t bloc
   *sum = rounder.reduce();
 }
 
+// What the sum of a block's activations is multiplied with before codes times activations are added to it: the codes'
+// offset, but for what the products take off by themselves.
+inline std::int32_t start_offset(const Format& format) {
+  if (format.values == Values::kTable) return Dot<8>::kOffset - kTableOffset;
+  return (format.bits == 8 ? Dot<8>::kOffset : 0) - offset_of(format);
+}
+
 template <int kBits>
 void quantize_row(const Weights& weights, const float* x, const QuantizedRows& rows, std::int64_t row) {
+  const std::int32_t offset = start_offset(*weights.format);
   for (std::int64_t b = 0; b < weights.blocks; ++b) {
     const std::int64_t first = b * weights.block;
     const std::int64_t rest = weights.K - first;
     const std::int64_t at = row * rows.block_stride + b;
+    std::int32_t sum;
     quantize_block<kBits>(x + first, rest < weights.block ? rest : weights.block, weights.block,
-                          rows.codes + row * rows.code_stride + first, rows.scales + at, rows.sums + at);
-    rows.totals[at] = rows.scales[at] * static_cast<float>(rows.sums[at]);
+                          rows.codes + row * rows.code_stride + first, rows.scales + at, &sum);
+    rows.starts[at] = offset * sum;
+    rows.totals[at] = rows.scales[at] * static_cast<float>(sum);
   }
 }
 
@@ -211,11 +230,6 @@ inline CodePointers codes_at(const Weights& weights, std::int64_t tile, int lane
   return {weights.codes + tile * weights.vectors * kVectorBytes + 4 * lane, high};
 }
 
-// What the codes of zero are above zero.
-inline std::int32_t offset_of(const Format& format) {
-  return format.values == Values::kOffset ? 1 << (format.bits - 1) : 0;
-}
-
 constexpr int low_bits(int bits) { return bits == 5 || bits == 6 ? 4 : bits == 3 ? 2 : bits; }
 constexpr int high_bits(int bits) { return bits - low_bits(bits); }
 
@@ -241,51 +255,83 @@ ONNXQUANT_INLINE void advance(CodePointers& at, int weights) {
 
 // ---- int8 ----
 
-// Exact sums of weights times activations for some rows and vectors of channels: one block at a time.
+// Exact sums of weights times activations for some rows and vectors of channels: one block at a time. They begin with what
+// quantize_row put into `starts`.
 template <int kBits, int kRows, int kVectors>
 struct Sums {
   using D = Dot<kBits>;
-  std::int32_t offset;
-  Ints sum[kVectors][kRows];
+  // A single row leaves each field of the codes where it is, a power of two too large, and has a sum for each field: the
+  // shifts are then done once per block. More rows share them anyway, and need the registers.
+  static constexpr bool kInPlace = D::kExact && kRows == 1 && (kBits == 4 || kBits == 2);
+  static constexpr int kFields = kInPlace ? 8 / kBits : 1;
+  Ints sum[kVectors][kRows][kFields];
   typename D::Partial partial[kVectors][kRows];
 
-  explicit Sums(const Weights& weights) : offset(offset_of(*weights.format)) {}
+  explicit Sums(const Weights&) {}
 
-  // `x_sums` of the rows' activations: what the codes' offset is multiplied with.
-  ONNXQUANT_INLINE void start(const std::int32_t (&x_sums)[kRows]) {
+  ONNXQUANT_INLINE void start(const std::int32_t* starts, std::int64_t stride) {
     for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kVectors; ++v) sum[v][r] = splat_int((D::kOffset - offset) * x_sums[r]);
+      for (int v = 0; v < kVectors; ++v) {
+        sum[v][r][0] = splat_int(starts[r * stride]);
+        for (int f = 1; f < kFields; ++f) sum[v][r][f] = splat_int(0);
+      }
     }
   }
 
   // Step kGroup of a chunk, then the next; partial sums are widened before they could overflow.
   template <int kGroup, int kEnd>
-  ONNXQUANT_INLINE void add_groups(const CodePointers (&codes)[kVectors], const std::int8_t* const (&x)[kRows], std::int64_t k) {
+  ONNXQUANT_INLINE void add_groups(const CodePointers (&codes)[kVectors], const std::int8_t* const (&x)[kRows],
+                                   std::int64_t k) {
     if constexpr (kGroup < kEnd) {
-      if constexpr (kGroup % D::kGroups == 0) {
-        for (int v = 0; v < kVectors; ++v) {
-          for (int r = 0; r < kRows; ++r) partial[v][r] = D::begin(sum[v][r]);
-        }
-      }
-      Codes one[kVectors];
-      for (int v = 0; v < kVectors; ++v) one[v] = code_group<kBits, kGroup>(codes[v]);
-      for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < kVectors; ++v) D::add(partial[v][r], one[v], x[r] + k + 4 * kGroup);
-      }
-      if constexpr ((kGroup + 1) % D::kGroups == 0 || kGroup + 1 == kEnd) {
-        for (int v = 0; v < kVectors; ++v) {
-          for (int r = 0; r < kRows; ++r) sum[v][r] = D::end(sum[v][r], partial[v][r]);
-        }
+      if constexpr (kInPlace) {
+        add_in_place<kGroup>(codes, x[0] + k);
+      } else {
+        add_group<kGroup, kEnd>(codes, x, k);
       }
       add_groups<kGroup + 1, kEnd>(codes, x, k);
     }
   }
 
-  ONNXQUANT_INLINE Ints result(int v, int r) const { return sum[v][r]; }
+  template <int kGroup>
+  ONNXQUANT_INLINE void add_in_place(const CodePointers (&codes)[kVectors], const std::int8_t* x) {
+    for (int v = 0; v < kVectors; ++v) {
+      const Codes one = masked<kBits, kGroup % kFields>(load_codes(codes[v].low + kGroup / kFields * kVectorBytes));
+      D::template add<kGroup>(sum[v][0][kGroup % kFields], one, x);
+    }
+  }
+
+  template <int kGroup, int kEnd>
+  ONNXQUANT_INLINE void add_group(const CodePointers (&codes)[kVectors], const std::int8_t* const (&x)[kRows],
+                                  std::int64_t k) {
+    if constexpr (kGroup % D::kGroups == 0) {
+      for (int v = 0; v < kVectors; ++v) {
+        for (int r = 0; r < kRows; ++r) partial[v][r] = D::begin(sum[v][r][0]);
+      }
+    }
+    Codes one[kVectors];
+    for (int v = 0; v < kVectors; ++v) one[v] = code_group<kBits, kGroup>(codes[v]);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) D::template add<kGroup>(partial[v][r], one[v], x[r] + k);
+    }
+    if constexpr ((kGroup + 1) % D::kGroups == 0 || kGroup + 1 == kEnd) {
+      for (int v = 0; v < kVectors; ++v) {
+        for (int r = 0; r < kRows; ++r) sum[v][r][0] = D::end(sum[v][r][0], partial[v][r]);
+      }
+    }
+  }
+
+  ONNXQUANT_INLINE Ints result(int v, int r) const {
+    Ints out = sum[v][r][0];
+    if constexpr (kFields > 1) out = add_int(out, shift_right<kBits>(sum[v][r][1]));
+    if constexpr (kFields > 2) {
+      out = add_int(out, shift_right<2 * kBits>(sum[v][r][2]));
+      out = add_int(out, shift_right<3 * kBits>(sum[v][r][3]));
+    }
+    return out;
+  }
 };
 
 // Codes of 4 bits that choose from a table: its integers in two parts, 128 * upper + lower.
-constexpr int kTable = 0;
 template <int kRows, int kVectors>
 struct Sums<kTable, kRows, kVectors> {
   using Upper = Dot<8>;
@@ -297,40 +343,41 @@ struct Sums<kTable, kRows, kVectors> {
     std::uint8_t above[16], below[16];
     for (int i = 0; i < 16; ++i) {
       const int fine = weights.format->table->fine[i];
-      above[i] = static_cast<std::uint8_t>((fine >> 7) + 128);
+      above[i] = static_cast<std::uint8_t>((fine >> 7) + kTableOffset);
       below[i] = static_cast<std::uint8_t>(fine & 127);
     }
     upper_bytes = make_lookup(above);
     lower_bytes = make_lookup(below);
   }
 
-  ONNXQUANT_INLINE void start(const std::int32_t (&x_sums)[kRows]) {
+  ONNXQUANT_INLINE void start(const std::int32_t* starts, std::int64_t stride) {
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVectors; ++v) {
-        upper[v][r] = splat_int((Upper::kOffset - 128) * x_sums[r]);
+        upper[v][r] = splat_int(starts[r * stride]);
         lower[v][r] = splat_int(0);
       }
     }
   }
 
   template <int kGroup, int kEnd>
-  ONNXQUANT_INLINE void add_groups(const CodePointers (&codes)[kVectors], const std::int8_t* const (&x)[kRows], std::int64_t k) {
+  ONNXQUANT_INLINE void add_groups(const CodePointers (&codes)[kVectors], const std::int8_t* const (&x)[kRows],
+                                   std::int64_t k) {
     if constexpr (kGroup < kEnd) {
       for (int v = 0; v < kVectors; ++v) {
         const Codes one = code_group<4, kGroup>(codes[v]);
         const Codes above = lookup(upper_bytes, one), below = lookup(lower_bytes, one);
         for (int r = 0; r < kRows; ++r) {
-          add_one<Upper>(upper[v][r], above, x[r] + k + 4 * kGroup);
-          add_one<Lower>(lower[v][r], below, x[r] + k + 4 * kGroup);
+          add_one<Upper, kGroup>(upper[v][r], above, x[r] + k);
+          add_one<Lower, kGroup>(lower[v][r], below, x[r] + k);
         }
       }
       add_groups<kGroup + 1, kEnd>(codes, x, k);
     }
   }
-  template <class D>
+  template <class D, int kGroup>
   static ONNXQUANT_INLINE void add_one(Ints& sum, Codes codes, const std::int8_t* x) {
     typename D::Partial partial = D::begin(sum);
-    D::add(partial, codes, x);
+    D::template add<kGroup>(partial, codes, x);
     sum = D::end(sum, partial);
   }
 
@@ -345,13 +392,14 @@ struct Int8Call {
   float* out;
 };
 
-// kRows rows times kVectors lane vectors, the first of which is number `first` of the call's tiles.
-template <int kBits, int kScales, bool kMinimum, int kChunk, int kRows, int kVectors>
+// kRows rows times kVectors lane vectors, the first of which is number `first` of the call's tiles. kBlock is the block of
+// activations where it is known, else 0.
+template <int kBits, int kScales, bool kMinimum, int kBlock, int kRows, int kVectors>
 inline void int8_rows(const Int8Call& call, int first) {
   const Weights& weights = call.weights;
   const QuantizedRows& rows = call.rows;
   constexpr int kPerTile = static_cast<int>(kTileChannels) / kLanes;
-  constexpr int kWidth = kBits == kTable ? 4 : kBits;
+  constexpr int kWidth = kBits == kTable ? 4 : kBits, kChunk = kBlock == 16 ? 16 : 32;
   CodePointers codes[kVectors];
   std::int64_t tile[kVectors];
   int lane[kVectors];
@@ -368,37 +416,38 @@ inline void int8_rows(const Int8Call& call, int first) {
   const Floats unit = splat(kBits == kTable ? weights.format->table->unit : 1.0f);
 
   Floats total[kVectors][kRows], fixed[kVectors];
+  const std::uint16_t* halves[kVectors];
   for (int v = 0; v < kVectors; ++v) {
+    halves[v] = static_cast<const std::uint16_t*>(weights.scales) + side_at(weights, tile[v], 0, lane[v]);
     for (Floats& value : total[v]) value = splat(0.0f);
     if constexpr (kScales == kFixedScales) fixed[v] = load_scales(weights, tile[v], 0, lane[v]);
   }
-  SideSpan spans[kScales == kAnyScales ? kVectors : 1];
+  // Vectors come in powers of two: they are parts of one tile, or whole tiles.
+  constexpr int kTiles = kVectors > kPerTile ? kVectors / kPerTile : 1;
+  SideSpan spans[kScales == kAnyScales ? kTiles : 1];
   const std::int64_t span = kScales == kAnyScales ? SideSpan::length(weights) : 1;
   std::int64_t k = 0;
   for (std::int64_t b = 0; b < weights.blocks; ++b) {
     const std::int64_t in_span = b & (span - 1);
     if (kScales == kAnyScales && in_span == 0) {
       const std::int64_t rest = weights.blocks - b;
-      for (int v = 0; v < kVectors; ++v) {
-        if (v == 0 || tile[v] != tile[v - 1]) spans[v].fill(weights, tile[v], b, rest < span ? rest : span);
-      }
+      for (int t = 0; t < kTiles; ++t) spans[t].fill(weights, tile[0] + t, b, rest < span ? rest : span);
     }
-    std::int32_t x_sums[kRows];
-    for (int r = 0; r < kRows; ++r) x_sums[r] = rows.sums[at + r * rows.block_stride + b];
-    sums.start(x_sums);
-    for (const std::int64_t end = k + weights.block; k < end; k += kChunk) {
+    sums.start(rows.starts + at + b, rows.block_stride);
+    const std::int64_t end = k + (kBlock > 0 ? kBlock : weights.block);
+    do {
       sums.template add_groups<0, kChunk / 4>(codes, x, k);
       for (CodePointers& pointers : codes) advance<kWidth>(pointers, kChunk);
-    }
+      k += kChunk;
+    } while (kBlock != kChunk && k < end);
     for (int v = 0; v < kVectors; ++v) {
       Floats scale, minimum;
       if constexpr (kScales == kHalfScales) {
-        const std::int64_t group = b >> weights.group_shift;
-        scale = load_half(static_cast<const std::uint16_t*>(weights.scales) + side_at(weights, tile[v], group, lane[v]));
+        scale = load_half(halves[v] + (b >> weights.group_shift) * kTileChannels);
       } else if constexpr (kScales == kFixedScales) {
         scale = fixed[v];
       } else {
-        const SideSpan& of_tile = spans[v > 0 && tile[v] == tile[v - 1] ? v - 1 : v];
+        const SideSpan& of_tile = spans[v / kPerTile];
         scale = load(of_tile.scales[in_span] + lane[v]);
         if constexpr (kMinimum) minimum = load(of_tile.minima[in_span] + lane[v]);
       }
@@ -417,28 +466,28 @@ inline void int8_rows(const Int8Call& call, int first) {
   }
 }
 
-template <int kBits, int kScales, bool kMinimum, int kChunk, int kRows, int kVectors>
+template <int kBits, int kScales, bool kMinimum, int kBlock, int kRows, int kVectors>
 inline void int8_vectors(const Int8Call& call, int first, int count) {
   for (; count >= kVectors; count -= kVectors, first += kVectors) {
-    int8_rows<kBits, kScales, kMinimum, kChunk, kRows, kVectors>(call, first);
+    int8_rows<kBits, kScales, kMinimum, kBlock, kRows, kVectors>(call, first);
   }
-  if constexpr (kVectors > 1) int8_vectors<kBits, kScales, kMinimum, kChunk, kRows, kVectors / 2>(call, first, count);
+  if constexpr (kVectors > 1) int8_vectors<kBits, kScales, kMinimum, kBlock, kRows, kVectors / 2>(call, first, count);
 }
 
 // kRows rows at a time, then what is left in smaller steps.
-template <int kBits, int kScales, bool kMinimum, int kChunk, int kRows = kRowsAtOnce>
+template <int kBits, int kScales, bool kMinimum, int kBlock, int kRows = kRowsAtOnce>
 inline void int8_all_rows(Int8Call call, int vectors, int rows) {
   for (; rows >= kRows; rows -= kRows, call.row += kRows, call.out += kRows * kMostChannels) {
-    int8_vectors<kBits, kScales, kMinimum, kChunk, kRows, vectors_at_once(kRows)>(call, 0, vectors);
+    int8_vectors<kBits, kScales, kMinimum, kBlock, kRows, vectors_at_once(kRows, kBits)>(call, 0, vectors);
   }
-  if constexpr (kRows > 1) int8_all_rows<kBits, kScales, kMinimum, kChunk, kRows / 2>(call, vectors, rows);
+  if constexpr (kRows > 1) int8_all_rows<kBits, kScales, kMinimum, kBlock, kRows / 2>(call, vectors, rows);
 }
 
-template <int kBits, int kScales, bool kMinimum, int kChunk>
+template <int kBits, int kScales, bool kMinimum, int kBlock>
 void int8_tiles(const Weights& weights, const QuantizedRows& rows, std::int64_t tile, int tiles, std::int64_t row,
                 int count, float* out) {
   const int vectors = tiles * static_cast<int>(kTileChannels) / kLanes;
-  int8_all_rows<kBits, kScales, kMinimum, kChunk>(Int8Call{weights, rows, tile, row, out}, vectors, count);
+  int8_all_rows<kBits, kScales, kMinimum, kBlock>(Int8Call{weights, rows, tile, row, out}, vectors, count);
 }
 
 // ---- float ----
@@ -574,28 +623,33 @@ void narrow(const float* values, std::uint16_t* out, std::int64_t count) {
 
 QuantizeRow select_quantize(int low) { return low == 8 ? quantize_row<8> : low == 4 ? quantize_row<4> : quantize_row<2>; }
 
-template <int kBits, int kChunk>
+template <int kBits, int kBlock>
 Int8Tiles select_scales(const Weights& weights) {
-  if (weights.format->has_minimum()) return int8_tiles<kBits, kAnyScales, true, kChunk>;
-  if (weights.granularity != kPerBlock) return int8_tiles<kBits, kFixedScales, false, kChunk>;
+  if (weights.format->has_minimum()) return int8_tiles<kBits, kAnyScales, true, kBlock>;
+  if (weights.granularity != kPerBlock) return int8_tiles<kBits, kFixedScales, false, kBlock>;
   const bool plain = weights.format->side == Side::kNone && weights.format->scale_type == ScaleType::kHalf;
-  return plain ? int8_tiles<kBits, kHalfScales, false, kChunk> : int8_tiles<kBits, kAnyScales, false, kChunk>;
+  return plain ? int8_tiles<kBits, kHalfScales, false, kBlock> : int8_tiles<kBits, kAnyScales, false, kBlock>;
 }
 
 template <int kBits>
-Int8Tiles select_chunk(const Weights& weights) {
-  return weights.block < 32 ? select_scales<kBits, 16>(weights) : select_scales<kBits, 32>(weights);
+Int8Tiles select_block(const Weights& weights) {
+  return weights.block == 32 ? select_scales<kBits, 32>(weights) : select_scales<kBits, 0>(weights);
+}
+
+template <int kBits>
+Int8Tiles select_any_block(const Weights& weights) {
+  return weights.block == 16 ? select_scales<kBits, 16>(weights) : select_block<kBits>(weights);
 }
 
 Int8Tiles select_int8_tiles(const Weights& weights) {
-  if (weights.format->values == Values::kTable) return int8_tiles<kTable, kAnyScales, false, 32>;
+  if (weights.format->values == Values::kTable) return int8_tiles<kTable, kAnyScales, false, 0>;
   switch (weights.format->bits) {
-    case 8: return select_chunk<8>(weights);
-    case 6: return select_chunk<6>(weights);
-    case 5: return select_scales<5, 32>(weights);
-    case 4: return select_chunk<4>(weights);
-    case 3: return select_scales<3, 32>(weights);
-    default: return select_chunk<2>(weights);
+    case 8: return select_any_block<8>(weights);
+    case 6: return select_any_block<6>(weights);
+    case 5: return select_block<5>(weights);
+    case 4: return select_any_block<4>(weights);
+    case 3: return select_block<3>(weights);
+    default: return select_any_block<2>(weights);
   }
 }
 
@@ -616,7 +670,7 @@ DecodePanel select_decode(const Weights& weights) {
   }
 }
 
-constexpr KernelTable table_of(const char* name, bool (*usable)()) {
+constexpr KernelTable table_of(const char* name, bool (*usable)(), ManyRows (*many_rows)(const Weights&) = nullptr) {
   return {name,           usable,           select_quantize, select_int8_tiles, select_decode,
-          multiply_panel, add_signed_panel, widen,           narrow};
+          multiply_panel, add_signed_panel, widen,           narrow,            many_rows};
 }

@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 from functools import cache
 from importlib.metadata import entry_points
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def encode(array: NDArray[Any], format: str | Format, **parameters: Any) -> Enco
     array = np.asarray(array)
     if array.ndim == 0 or array.dtype.kind not in "fV":
         raise RecipeError(f"encode takes floats of rank >= 1, not {array.dtype} of shape {array.shape}")
-    matrix = array.reshape(-1, array.shape[-1]) if array.size else array.reshape(0, array.shape[-1])
+    matrix = array.reshape(prod(array.shape[:-1]), array.shape[-1])
     encoded = chosen.encode(matrix)
     return Encoded(encoded.format, encoded.rows, encoded.cols, encoded.planes, array.shape)
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnxquant.errors import RecipeError, nearest
+from onnxquant.errors import RecipeError, WeightError, nearest
 from onnxquant.formats.matrix import (
     Matrix,
     Planes,
@@ -118,6 +118,15 @@ class Format(ABC):
     def _decode(self, encoded: Encoded) -> Matrix:
         """The matrix in the order that its columns are stored in."""
 
+    def check_shape(self, rows: int, cols: int) -> None:
+        """Refuse shapes that the format cannot hold.
+
+        Raises:
+            WeightError: with what was expected.
+        """
+        if reason := self.unfit(rows, cols):
+            raise WeightError(f"format {self.name}: {reason}")
+
     def planes(self, rows: int, cols: int) -> dict[str, Plane]:
         """Shape and type of each plane of a ``[rows, cols]`` weight."""
         out = self._planes(rows, cols)
@@ -137,6 +146,7 @@ class Format(ABC):
             WeightError: a value is NaN or infinite, a scale does not fit its type, or the permutation is not one.
         """
         rows, cols = weight.shape
+        self.check_shape(rows, cols)
         order = None
         if permutation is not None:
             order = check_permutation(permutation, cols)

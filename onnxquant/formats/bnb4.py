@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Plane
 from onnxquant.formats.dynamic8 import Dynamic8, signed_map
-from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.formats.matrix import Matrix, Planes, check_finite
 from onnxquant.formats.parameters import parameter
 from onnxquant.formats.table import BlockTable
 
@@ -70,7 +70,10 @@ class NestedTable(BlockTable):
         if not self.double_quant:
             return super()._encode(weight)
         encoded = self.with_(double_quant=False)._encode(weight)
-        return replace(encoded, format=self, planes={**encoded.planes, **nest(encoded.planes["scales"])})
+        nested = nest(encoded.planes["scales"])
+        with np.errstate(over="ignore"):
+            check_finite(self.name, {"scales": unnest(nested)})
+        return replace(encoded, format=self, planes={**encoded.planes, **nested})
 
     def _decode(self, encoded: Encoded) -> Matrix:
         if not self.double_quant:

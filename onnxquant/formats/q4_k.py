@@ -9,8 +9,10 @@ Encoder, with top = 2^bits - 1; steps, order and sums as ``superblocks`` says.
    n = sum q, nn = sum q * q, sx = sum x, sqx = sum x * q; det = 32 * nn - n * n. If det is 0 go on with the next t. Least
    squares: a = (32 * sqx - sx * n) / det, b = (nn * sx - n * sqx) / det; where b > 0 instead b = 0, a = sqx / nn.
    e = sum of squares of (a * q + b) - x. If e < error: scale = a, minimum = b, error = e.
-3. Per super-block: d = stored(max scale / 63), dmin = stored(max(-minimum) / 63), both maxima at least 0.
-   sc = clip(rint(quotient(scale, d)), 0, 63), m = clip(rint(quotient(-minimum, dmin)), 0, 63).
+3. Per super-block: d = stored(max scale / 63), dmin = stored(max(-minimum) / 63) with the minima of step 2, both maxima
+   at least 0.
+   sc = clip(rint(quotient(scale, d)), 0, 63). Where sc is 0 the sub-block is one value: minimum = min(sx / 32, 0) instead.
+   m = clip(rint(quotient(-minimum, dmin)), 0, 63).
 4. Per sub-block with the stored values: step = d * sc, shift = dmin * m; code = clip(rint((x + shift) * quotient(1, step)),
    0, top).
 
@@ -57,8 +59,10 @@ class _MinimumSuperBlocks(SuperBlocks):
         x = self.columns(chunk)
         top = np.float32((1 << self.bits) - 1)
         scale, minimum = _search(x, top)
-        d, subscales, step = _shared(scale)
-        dmin, subminima, shift = _shared(-minimum)
+        d, dmin = _largest(scale), _largest(-minimum)
+        subscales, step = _small(scale, d)
+        flat = np.minimum(halving_sum(x) / np.float32(32), np.float32(0))
+        subminima, shift = _small(-np.where(subscales > 0, minimum, flat), dmin)
         codes = np.rint((x + shift) * quotient(np.float32(1), step))
         np.clip(codes, 0, top, out=codes)
         return {
@@ -106,13 +110,17 @@ def _search(x: Matrix, top: np.float32) -> tuple[Matrix, Matrix]:
     return best_scale, best_minimum
 
 
-def _shared(side: Matrix) -> tuple[NDArray[np.float16], Matrix, Matrix]:
-    """Of the scales or the minima: the float16 per super-block, the integer per sub-block, and their products."""
-    eights = side.reshape(-1, 8)
-    half = stored(np.maximum(eights.max(axis=1, keepdims=True), np.float32(0)) / _MOST)
+def _largest(side: Matrix) -> NDArray[np.float16]:
+    """The float16 of each super-block, [super-blocks, 1], by its largest scale or minimum."""
+    largest = side.reshape(-1, 8).max(axis=1, keepdims=True)
+    return stored(np.maximum(largest, np.float32(0)) / _MOST)
+
+
+def _small(side: Matrix, half: NDArray[np.float16]) -> tuple[Matrix, Matrix]:
+    """The integer of each sub-block, and its product with the float16."""
     wide = half.astype(np.float32)
-    small = np.clip(np.rint(quotient(eights, wide)), 0, _MOST)
-    return half, small, (wide * small).reshape(-1)
+    small = np.clip(np.rint(quotient(side.reshape(-1, 8), wide)), 0, _MOST)
+    return small.reshape(-1), (wide * small).reshape(-1)
 
 
 def _pack_sides(planes: Planes) -> list[ggml.Bytes]:

@@ -2,8 +2,9 @@
 
 inverse = -127 / max with the signed element of largest magnitude (the first one on ties), q = min(127,
 round-half-even(inverse * x)), d = 1 / inverse: the extreme maps to -127. A block whose inverse overflows (|max| below
-3.8e-37) is stored as zeros. The code of a plane is q + 128. ggml computes with this type and stores no model in it; q8_0
-is smaller in its files (8.5 bits against 9.125), as planes q8_k takes 8.125.
+3.8e-37) is stored as zeros; one whose 127 * d overflows (the last of float32) is refused. The code of a plane is q + 128.
+ggml computes with this type and stores no model in it; q8_0 is smaller in its files (8.5 bits against 9.125), as planes
+q8_k takes 8.125.
 
 Layout of a ggml block (292 bytes): d float32, 256 int8, then 16 int16: the sums of 16 codes each. They are written for a
 block of zeros too, where ggml leaves them as they are; reading ignores them.
@@ -39,7 +40,10 @@ class Q8_K(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
         codes = np.rint(inverse * groups)
         np.minimum(codes, np.float32(127), out=codes)
         codes += np.float32(128)
-        return {"codes": codes.astype(np.uint8), "scales": ggml.reciprocal(inverse)[..., 0]}
+        scale = ggml.reciprocal(inverse)
+        with np.errstate(over="ignore"):
+            scale = np.where(np.isfinite(scale * np.float32(127)), scale, np.float32(np.inf))
+        return {"codes": codes.astype(np.uint8), "scales": scale[..., 0]}
 
     def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
         codes = planes["codes"] ^ np.uint8(0x80)

@@ -36,7 +36,7 @@ class SuperBlocks(ggml.Blocks, Rowwise):
 
     @property
     def bits_per_weight(self) -> float:  # noqa: D102
-        return 8 * self.nbytes(1, SUPER) / SUPER
+        return 8 * self.with_(permuted=False).nbytes(1, SUPER) / SUPER
 
     def sides(self, rows: int, cols: int, per_super: int, dtype: type) -> Plane:
         """A plane with so many values per super-block."""

@@ -89,10 +89,6 @@ class BlockTable(TableCodes):
         """Weights per scale."""
         return self.block_size
 
-    def _encode(self, weight: NDArray[Any]) -> Encoded:
-        self._check_cols(weight.shape[1])
-        return super()._encode(weight)
-
     def unfit(self, rows: int, cols: int) -> str | None:  # noqa: D102
         if cols % self.block_size == 0:
             return None
@@ -100,10 +96,6 @@ class BlockTable(TableCodes):
             f"rows of {cols} weights are no whole number of blocks of {self.block_size}; "
             f"expected a block_size that divides {cols}"
         )
-
-    def _check_cols(self, cols: int) -> None:
-        if reason := self.unfit(1, cols):
-            raise WeightError(f"format {self.name}: {reason}")
 
     def encode_rows(self, chunk: Matrix, first: int) -> Planes:  # noqa: D102
         rows, cols = chunk.shape
@@ -133,7 +125,7 @@ class BlockTable(TableCodes):
         Raises:
             WeightError: wrong sizes.
         """
-        self._check_cols(cols)
+        self.check_shape(rows, cols)
         form = self.with_(permuted=False)
         raw = np.ascontiguousarray(blocks).reshape(-1).view(np.uint8)
         shape = self.groups(rows, cols)

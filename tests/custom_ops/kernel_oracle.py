@@ -71,6 +71,18 @@ class Sample:
         return native.geometry(self.stored.format).has_int8
 
 
+def variants():
+    """Every format at every granularity and block, but the larger blocks of the many variants of integers once."""
+    for name in native.formats():
+        form = native.geometry(name)
+        shared = BLOCK in form.granularities and "scales" in form.planes and "factors" not in form.planes
+        for granularity in [*form.granularities, PAIR] if shared else form.granularities:
+            for block in (16, 32, 64, 128, 256):
+                small = block <= 32 or granularity == form.granularities[0]
+                if form.min_block <= block <= form.max_block and small:
+                    yield name, granularity, block
+
+
 def family(name):
     return name.removesuffix("_double")
 
@@ -348,8 +360,58 @@ def float_bound(x, weight):
     return 4 * np.sqrt(x.shape[1]) * 2.0**-24 * magnitude
 
 
-def check_int8(found, x, weight):
-    """Whether int8 compute gave what it is defined to give."""
+def uses_bfloat(rows, weight, isa):
+    """Whether int8 compute multiplies this many rows as bfloat16."""
+    if (isa or native.isas()[-1]) != "amx" or rows < 32:
+        return False
+    return not weight.has_int8 or family(weight.stored.format) in TABLES or weight.stored.block_size < 64
+
+
+def round_bfloat(values):
+    """To the nearest bfloat16, half to even; subnormals are zero."""
+    rounded = values.astype(ml_dtypes.bfloat16).astype(np.float64)
+    return np.where(np.abs(values) < np.finfo(np.float32).tiny, 0, rounded)
+
+
+def bfloat_factors(x, weight):
+    """What the matrix registers multiply: activations and weights, float64 in the order of the planes."""
+    decoded = weight.decoded[:, weight.order].copy()
+    if weight.minima is not None:
+        # Kernels scale a code first, then add the minimum: before bfloat16 that decides some ties.
+        sides = (np.repeat(side, weight.stored.block_size, axis=1) for side in (weight.scales, weight.minima))
+        scales, minima = (side[:, : x.shape[1]] for side in sides)
+        decoded = weight.codes.astype(np.float32) * scales + minima
+    decoded[:, weight.outliers] = 0
+    return round_bfloat(x[:, weight.order]), round_bfloat(decoded)
+
+
+def bfloat_bound(x, weight):
+    """How far bfloat16 may be off, per output: both factors of each product are rounded to 8 significant bits."""
+    magnitude = np.abs(x.astype(np.float64)) @ np.abs(weight.values).T
+    flushed = 2.0**-126 * (2 * x.shape[1] + np.abs(weight.values).sum(axis=1))
+    return (2.0**-7 + 2.0**-16) * magnitude + float_bound(x, weight) + flushed
+
+
+def check_bfloat(found, x, weight):
+    """Whether the product is that of rounded factors, and within the bound that is stated."""
+    left, right = bfloat_factors(x, weight)
+    expected = left @ right.T
+    bound = 4 * np.sqrt(x.shape[1]) * 2.0**-24 * (np.abs(left) @ np.abs(right).T) + 2 * x.shape[1] * 2.0**-126
+    if len(weight.outliers):
+        expected = expected + outlier_matmul(x, weight)
+        bound = bound + float_bound(x, weight)
+    assert (np.abs(found - expected) <= bound).all()
+    assert (np.abs(found - x.astype(np.float64) @ weight.values.T) <= bfloat_bound(x, weight)).all()
+
+
+def check_int8(found, x, weight, isa=None):
+    """Whether int8 compute gave what it is defined to give on an instruction set."""
+    if uses_bfloat(len(x), weight, isa):
+        check_bfloat(found, x, weight)
+        return
+    if not weight.has_int8:
+        assert (np.abs(found - x.astype(np.float64) @ weight.values.T) <= float_bound(x, weight)).all()
+        return
     expected = int8_matmul(x, weight)
     if len(weight.outliers) == 0:
         np.testing.assert_array_equal(found, expected)

@@ -1,6 +1,6 @@
-"""Run as a program, for one kernel and format: nodes that lie, then random ones. A crash would take the program down.
+"""Run as a program, for one kernel and all formats: nodes that lie, then random ones. A crash would take the program down.
 
-Prints one JSON object per line: the lie, and ``error`` (the message) or ``ran``.
+Prints one JSON object per line: the format, the lie, and ``error`` (the message) or ``ran``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from kernel_oracle import Sample, sample
 from nodes import Node, session
+
+from onnxquant import native
 
 ROWS, COLS = 33, 100
 BIG = 2**62
@@ -134,20 +136,24 @@ def attempt(kernel: str, name: str, weight: Sample, change: dict) -> dict:
     return {"ran": True}
 
 
-def main() -> None:
-    kernel, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    from onnxquant import native
-
+def try_format(kernel: str, name: str, count: int, *, permuted: bool) -> None:
     form = native.geometry(name)
     block = min(max(32, form.min_block), form.max_block)
-    weight = sample(name, ROWS, COLS, block, form.granularities[0], permuted="permuted" in sys.argv)
+    weight = sample(name, ROWS, COLS, block, form.granularities[0], permuted=permuted)
     for lie, change in lies(weight, kernel):
-        print(json.dumps({"lie": lie, **attempt(kernel, name, weight, change)}), flush=True)
+        print(json.dumps({"format": name, "lie": lie, **attempt(kernel, name, weight, change)}), flush=True)
     random = np.random.default_rng(7)
     for i in range(count):
         change = random_lie(random, weight)
         shown = {"attributes": change["attributes"], **{k: list(v.shape) for k, v in change.get("planes", {}).items()}}
-        print(json.dumps({"random": i, "change": shown, **attempt(kernel, name, weight, change)}), flush=True)
+        outcome = attempt(kernel, name, weight, change)
+        print(json.dumps({"format": name, "random": i, "change": shown, **outcome}), flush=True)
+
+
+def main() -> None:
+    kernel, count, permuted = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "permuted"
+    for name in native.formats():
+        try_format(kernel, name, count, permuted=permuted)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import itertools
 
 import numpy as np
 import pytest
-from kernel_oracle import BLOCK, PAIR, ROW, TENSOR, check_int8, float_bound, int8_matmul, pack, sample, split_bits
+from kernel_oracle import (
+    BLOCK, ROW, TENSOR, check_int8, float_bound, int8_matmul, pack, sample, split_bits, variants,
+)  # fmt: skip
 
 from onnxquant import native
 from onnxquant.errors import NativeLibraryError
@@ -18,26 +20,7 @@ BATCHES = [0, 1, 2, 3, 13, 33]
 INT8 = [name for name in native.formats() if native.geometry(name).has_int8]
 
 
-def blocks_of(form):
-    sizes = [16, 32, 64, 128, 256]
-    return [size for size in sizes if form.min_block <= size <= form.max_block]
-
-
-def grains_of(form):
-    """Granularities of a format, and scales that serve two blocks."""
-    shared = BLOCK in form.granularities and "scales" in form.planes and "factors" not in form.planes
-    return [*form.granularities, PAIR] if shared else list(form.granularities)
-
-
-# Every format at every granularity and block, but the larger blocks of the many variants of integers once.
-CASES = [
-    pytest.param(name, granularity, block, id=f"{name}-{granularity}-{block}")
-    for name in native.formats()
-    for form in [native.geometry(name)]
-    for granularity in grains_of(form)
-    for block in blocks_of(form)
-    if block <= 32 or granularity == form.granularities[0]
-]
+CASES = [pytest.param(*variant, id="{}-{}-{}".format(*variant)) for variant in variants()]
 ISAS = native.isas()
 
 
@@ -66,7 +49,7 @@ def test_int8_is_the_defined_rounding_to_the_bit(name, granularity, block, isa):
         weight = sample(name, rows, cols, block, granularity)
         for batch in BATCHES:
             x = activations(batch, cols)
-            check_int8(native.matmul(x, weight.stored, isa=isa), x, weight)
+            check_int8(native.matmul(x, weight.stored, isa=isa), x, weight, isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -97,24 +80,26 @@ def test_permuted_channels_and_a_bias(name, compute, isa):
     for cols in (33, 300):
         weight = sample(name, 50, cols, block, granularity, permuted=True)
         np.testing.assert_array_equal(native.decode(weight.stored), weight.decoded)
-        x, bias = activations(9, cols), activations(1, 50)[0]
-        plain = native.matmul(x, weight.stored, compute=compute, isa=isa)
-        if compute == "int8" and name in INT8:
-            check_int8(plain, x, weight)
-        else:
-            assert (np.abs(plain - x.astype(np.float64) @ weight.values.T) <= float_bound(x, weight)).all()
-        np.testing.assert_array_equal(
-            native.matmul(x, weight.stored, compute=compute, isa=isa, bias=bias), plain + bias
-        )
+        for batch in (9, 40):
+            x, bias = activations(batch, cols), activations(1, 50)[0]
+            plain = native.matmul(x, weight.stored, compute=compute, isa=isa)
+            if compute == "int8":
+                check_int8(plain, x, weight, isa)
+            else:
+                assert (np.abs(plain - x.astype(np.float64) @ weight.values.T) <= float_bound(x, weight)).all()
+            biased = native.matmul(x, weight.stored, compute=compute, isa=isa, bias=bias)
+            np.testing.assert_array_equal(biased, plain + bias)
 
 
 @pytest.mark.parametrize("outliers", [0, 1, 300])
 @pytest.mark.parametrize("isa", ISAS)
 def test_any_number_of_outliers(isa, outliers):
-    weight, x = sample("llm_int8", 40, 300, 64, ROW, outliers=outliers), activations(11, 300)
-    check_int8(native.matmul(x, weight.stored, isa=isa), x, weight)
-    exact = native.matmul(x, weight.stored, compute="float32", isa=isa)
-    assert (np.abs(exact - x.astype(np.float64) @ weight.values.T) <= float_bound(x, weight)).all()
+    weight = sample("llm_int8", 40, 300, 64, ROW, outliers=outliers)
+    for batch in (11, 40):
+        x = activations(batch, 300)
+        check_int8(native.matmul(x, weight.stored, isa=isa), x, weight, isa)
+        exact = native.matmul(x, weight.stored, compute="float32", isa=isa)
+        assert (np.abs(exact - x.astype(np.float64) @ weight.values.T) <= float_bound(x, weight)).all()
 
 
 @pytest.mark.parametrize("name", [n for n in INT8 if n != "llm_int8"])
@@ -123,7 +108,7 @@ def test_int8_error_is_that_of_rounding(name):
     block, granularity = default(name)
     weight = sample(name, 256, 1024, block, granularity)
     x = activations(64, 1024)
-    error = native.matmul(x, weight.stored) - x.astype(np.float64) @ weight.values.T
+    error = native.matmul(x, weight.stored, isa="scalar") - x.astype(np.float64) @ weight.values.T
     step = np.abs(x).reshape(64, -1, block).max(axis=2) / 127
     power = np.square(weight.values).reshape(256, -1, block).sum(axis=2)
     expected = np.sqrt((np.square(step) @ power.T / 12).mean())
@@ -151,7 +136,7 @@ def test_extreme_codes_do_not_overflow(name, isa, sign):
         planes["scales"] = np.ones(shape, form.planes["scales"])
         stored = native.StoredWeight(name, planes, 17, cols, block)
         value = code - (1 << (form.bits - 1))
-        for batch in (1, 9):
+        for batch in (1, 9, 33):
             x = np.full((batch, cols), sign * 127, np.float32)
             np.testing.assert_array_equal(native.matmul(x, stored, isa=isa), np.float32(sign * 127 * value * cols))
 
@@ -165,10 +150,11 @@ def test_the_ends_of_a_table_do_not_overflow(isa, sign):
                 "codes": pack(np.full((17, 4096), code, np.uint8), 4, 128),
                 "scales": np.ones((2, 1, 16), np.float32),
             }
-            x = np.full((5, 4096), sign * 127, np.float32)
-            found = native.matmul(x, native.StoredWeight(name, planes, 17, 4096, 128), isa=isa)
-            expected = sign * 127 * 4096 * (-1 if code in (0, 11) else 1)
-            np.testing.assert_allclose(found, expected, rtol=1e-6)
+            for batch in (5, 33):
+                x = np.full((batch, 4096), sign * 127, np.float32)
+                found = native.matmul(x, native.StoredWeight(name, planes, 17, 4096, 128), isa=isa)
+                expected = sign * 127 * 4096 * (-1 if code in (0, 11) else 1)
+                np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def check_row(found, clean, poisoned, name):

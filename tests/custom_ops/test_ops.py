@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxquant import native
 
 NAMES = native.formats()
-RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "50"))
+RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "20"))
 
 
 def weight_of(name, rows=33, cols=100, block=32):
@@ -294,22 +294,22 @@ def test_sessions_come_and_go():
 # ---- lies ----
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kernel", ["MatMul", "Gather"])
-@pytest.mark.parametrize("permuted", ["", "permuted"])
-def test_lying_nodes_are_refused(kernel, name, permuted):
+@pytest.mark.parametrize("permuted", ["plain", "permuted"])
+def test_lying_nodes_are_refused(kernel, permuted):
     program = Path(__file__).parent / "lying_nodes.py"
     run = subprocess.run(
-        [sys.executable, str(program), kernel, name, str(RANDOM_LIES), permuted],
-        capture_output=True, text=True, timeout=300, check=False, cwd=Path(native.__file__).parents[1],
+        [sys.executable, str(program), kernel, str(RANDOM_LIES), permuted],
+        capture_output=True, text=True, timeout=900, check=False, cwd=Path(native.__file__).parents[1],
         env={**os.environ, "PYTHONPATH": str(Path(native.__file__).parents[1])},
     )  # fmt: skip
     assert run.returncode == 0, f"{run.returncode}: after {run.stdout.splitlines()[-1:]}: {run.stderr[-2000:]}"
     rows = [json.loads(line) for line in run.stdout.splitlines()]
-    accepted = [row["lie"] for row in rows if "lie" in row and "ran" in row]
+    accepted = [(row["format"], row["lie"]) for row in rows if "lie" in row and "ran" in row]
     assert accepted == []
-    assert sum("lie" in row for row in rows) >= 45
-    assert sum("random" in row for row in rows) == RANDOM_LIES
+    for name in NAMES:
+        assert sum("lie" in row for row in rows if row["format"] == name) >= 45
+        assert sum("random" in row for row in rows if row["format"] == name) == RANDOM_LIES
     assert all("bad_alloc" not in row.get("error", "") for row in rows)
 
 

@@ -1,0 +1,232 @@
+// Checks the kernels of every usable instruction set against cases that tests/custom_ops/write_vectors.py computed, for
+// CPUs on which no Python runs, e.g. emulated ones.
+//
+//     kernels_test CASES [NAMES]     NAMES: the instruction sets that must be usable, e.g. scalar,neon_dot
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <fstream>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "isa/dispatch.h"
+#include "kernels/half.h"
+#include "kernels/matmul.h"
+#include "kernels/weights.h"
+
+using namespace onnxquant;
+
+namespace {
+
+constexpr std::int64_t kRows[] = {0, 1, 2, 3, 5, 8, 13, 33};
+constexpr int kShown = 20;
+int failures = 0;
+
+template <class... Values>
+void fail(const char* format, Values... values) {
+  if (++failures > kShown) return;
+  std::printf(format, values...);
+  std::printf("\n");
+}
+
+// ---- cases ----
+
+class Reader {
+ public:
+  explicit Reader(const char* path) : file_(path, std::ios::binary) {
+    if (!file_) throw std::runtime_error(std::string("cannot open ") + path);
+  }
+  bool at_end() { return file_.peek() == std::ifstream::traits_type::eof(); }
+  std::int64_t integer() { return array<std::int64_t>(1)[0]; }
+  std::string text() {
+    const std::vector<char> characters = array<char>(integer());
+    return {characters.begin(), characters.end()};
+  }
+  template <class T>
+  std::vector<T> array() {
+    return array<T>(integer());
+  }
+
+ private:
+  template <class T>
+  std::vector<T> array(std::int64_t count) {
+    std::vector<T> out(static_cast<std::size_t>(count));
+    const auto bytes = static_cast<std::streamsize>(out.size() * sizeof(T));
+    if (!file_.read(reinterpret_cast<char*>(out.data()), bytes)) throw std::runtime_error("the cases end early");
+    return out;
+  }
+  std::ifstream file_;
+};
+
+struct StoredPlane {
+  std::vector<std::int64_t> dims;
+  std::vector<std::uint8_t> bytes;
+};
+
+// What a product should be, and how far it may be off; empty where it is not asked for.
+struct Expected {
+  std::vector<double> values, bounds;
+};
+
+struct Case {
+  std::string name, format;
+  std::int64_t N, K, block;
+  std::map<std::string, StoredPlane> planes;
+  std::vector<float> x, decoded;
+  Expected int8, exact;
+
+  explicit Case(Reader& from) {
+    name = from.text();
+    format = from.text();
+    N = from.integer();
+    K = from.integer();
+    block = from.integer();
+    for (std::int64_t count = from.integer(); count > 0; --count) {
+      StoredPlane& plane = planes[from.text()];
+      plane.dims = from.array<std::int64_t>();
+      plane.bytes = from.array<std::uint8_t>();
+    }
+    decoded = from.array<float>();
+    x = from.array<float>();
+    for (Expected* expected : {&int8, &exact}) {
+      expected->values = from.array<double>();
+      expected->bounds = from.array<double>();
+    }
+  }
+
+  Weights weights() const {
+    Weights out = weights_of(find_format(format.c_str()), N, K, block);
+    for (const PlaneType& type : planes_of(*out.format, planes.count("permutation") != 0)) {
+      const StoredPlane& plane = planes.at(name_of(type.plane));
+      bind(out, type.plane, plane.bytes.data(), Dims{plane.dims.data(), plane.dims.size()});
+    }
+    return out;
+  }
+};
+
+// ---- checks ----
+
+// NaN is expected where the value is NaN; a bound of zero means equality.
+bool right(double found, double expected, double bound) {
+  if (std::isnan(expected)) return std::isnan(found);
+  return found == expected || std::fabs(found - expected) <= bound;
+}
+
+void check_decode(const Case& given, const Weights& weights) {
+  std::vector<float> row(static_cast<std::size_t>(given.K));
+  for (std::int64_t n = 0; n < given.N; ++n) {
+    decode_row(weights, n, row.data());
+    for (std::size_t k = 0; k < row.size(); ++k) {
+      const float expected = given.decoded[static_cast<std::size_t>(n) * row.size() + k];
+      if (row[k] != expected) return fail("%s: decodes [%d, %zu] as %a, not %a", given.name.c_str(), int(n), k, row[k], expected);
+    }
+  }
+}
+
+// All outputs, one number of rows after the other.
+std::vector<float> check_product(const Case& given, const Weights& weights, const KernelTable& kernels, Compute compute) {
+  std::vector<float> all;
+  const Expected& expected = compute == Compute::kInt8 ? given.int8 : given.exact;
+  const auto most = static_cast<std::int64_t>(given.x.size()) / given.K;
+  Serial serial;
+  for (const std::int64_t M : kRows) {
+    if (expected.values.empty() || M > most) break;
+    // What a kernel does not write, or writes behind the end, is seen.
+    std::vector<float> y(static_cast<std::size_t>(M * given.N + 1), 12345.0f);
+    matmul(kernels, weights, compute, Matrix{const_cast<float*>(given.x.data()), M, false}, nullptr,
+           Matrix{y.data(), M, false}, serial);
+    if (y.back() != 12345.0f) fail("%s: %s writes behind the end", given.name.c_str(), kernels.name);
+    for (std::size_t i = 0; i + 1 < y.size(); ++i) {
+      if (right(y[i], expected.values[i], expected.bounds[i])) continue;
+      fail("%s: %s, %s, M %d: output %zu is %a, expected %a within %g", given.name.c_str(), kernels.name,
+           compute == Compute::kInt8 ? "int8" : "float32", int(M), i, y[i], expected.values[i], expected.bounds[i]);
+      break;
+    }
+    all.insert(all.end(), y.begin(), y.end());
+  }
+  return all;
+}
+
+bool same_bits(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0; }
+
+// Every float16 to float32, and floats around every float16 and every tie back.
+void check_halves(const KernelTable& kernels) {
+  std::vector<std::uint16_t> halves(1 << 16);
+  for (std::size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<std::uint16_t>(i);
+  std::vector<float> wide(halves.size());
+  kernels.widen(halves.data(), wide.data(), std::int64_t{1} << 16);
+  std::vector<float> probes;
+  for (std::size_t i = 0; i < halves.size(); ++i) {
+    const float expected = half_to_float(halves[i]);
+    if (!same_bits(wide[i], expected)) fail("%s widens %04zx to %a, not %a", kernels.name, i, wide[i], expected);
+    const float tie = expected + (half_to_float(static_cast<std::uint16_t>(i ^ 1)) - expected) / 2;
+    for (const float probe : {expected, tie, std::nextafter(tie, 0.0f), std::nextafter(tie, 1e9f)}) {
+      if (!std::isnan(probe)) probes.push_back(probe);
+    }
+  }
+  std::vector<std::uint16_t> narrow(probes.size());
+  kernels.narrow(probes.data(), narrow.data(), static_cast<std::int64_t>(probes.size()));
+  for (std::size_t i = 0; i < probes.size(); ++i) {
+    const std::uint16_t expected = float_to_half(probes[i]);
+    if (narrow[i] != expected) fail("%s narrows %a to %04x, not %04x", kernels.name, probes[i], narrow[i], expected);
+  }
+}
+
+void check_float_mode(const KernelTable& kernels) {
+  const volatile float subnormal = 1e-40f;
+  if (subnormal * 0.5f == 0.0f) fail("%s: subnormals are flushed after a call", kernels.name);
+}
+
+std::vector<const KernelTable*> usable_tables(const std::string& names) {
+  std::vector<const KernelTable*> tables;
+  for (std::size_t from = 0; from < names.size();) {
+    const std::size_t to = std::min(names.find(',', from), names.size());
+    tables.push_back(&kernels(names.substr(from, to - from).c_str()));
+    from = to + 1;
+  }
+  return tables;
+}
+
+int run(const char* path, const char* wanted) {
+  const std::string names = isa_names(true);
+  if (wanted != nullptr && names != wanted) fail("usable are %s, expected %s", names.c_str(), wanted);
+  const std::vector<const KernelTable*> tables = usable_tables(names);
+  for (const KernelTable* table : tables) check_halves(*table);
+  int cases = 0;
+  for (Reader reader(path); !reader.at_end(); ++cases) {
+    const Case given(reader);
+    const Weights weights = given.weights();
+    check_decode(given, weights);
+    std::vector<float> first;
+    for (const KernelTable* table : tables) {
+      const std::vector<float> found = check_product(given, weights, *table, Compute::kInt8);
+      if (table == tables.front()) first = found;
+      const bool same = found.empty() || std::memcmp(found.data(), first.data(), found.size() * sizeof(float)) == 0;
+      if (!same && weights.outlier_count == 0) fail("%s: %s differs from scalar", given.name.c_str(), table->name);
+      check_product(given, weights, *table, Compute::kFloat);
+      check_float_mode(*table);
+    }
+  }
+  std::printf("%s: %d cases, %d failures\n", names.c_str(), cases, failures);
+  return failures == 0 && cases > 0 ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count != 2 && count != 3) {
+    std::fprintf(stderr, "usage: kernels_test CASES [NAMES]\n");
+    return 2;
+  }
+  try {
+    return run(arguments[1], count == 3 ? arguments[2] : nullptr);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 2;
+  }
+}
