@@ -74,6 +74,7 @@ def encode(
         WeightError: as of ``Format.encode``.
     """
     rows, cols = weight.shape
+    form.check_shape(rows, cols)
     columns = None
     if permutation is not None:
         columns = check_permutation(permutation, cols)
@@ -197,7 +198,7 @@ class _Survey(ctypes.Structure):
 
     def ternary_scale(self, count: int) -> NDArray[np.float32]:
         """The scale of i2_s: the one magnitude of a ternary weight, else the mean magnitude."""
-        largest = max(-self.low, self.high)
+        largest = max(abs(self.low), abs(self.high))
         ternary = math.isinf(self.smallest) or self.smallest == largest
         return np.array([largest if ternary else np.float32(self.sum / count)], np.float32)
 

@@ -359,6 +359,7 @@ struct LlmInt8 {
       store(x + i, load_halves(halves));
     }
     for (std::int64_t j = 0; j < job.outlier_count; ++j) x[job.outlier_columns[j]] = 0.0f;
+    for (std::int64_t i = job.cols; i < at.size; ++i) x[i] = 0.0f;  // copies of the last column, which may be an outlier
     const float scb = peak(x, at.size), factor = scb > 0 ? 127.0f / scb : 0.0f;
     for (int i = 0; i < at.size; i += 16) {
       store_codes(codes + i, add(round_even(mul(load(x + i), splat(factor))), splat(128.0f)));
