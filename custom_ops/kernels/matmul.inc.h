@@ -384,6 +384,8 @@ struct Sums<kTable, kRows, kVectors> {
   ONNXQUANT_INLINE Ints result(int v, int r) const { return add_int(shift_left<7>(upper[v][r]), lower[v][r]); }
 };
 
+constexpr int kVectorsPerTile = static_cast<int>(kTileChannels) / kLanes;
+
 struct Int8Call {
   const Weights& weights;
   const QuantizedRows& rows;
@@ -404,8 +406,8 @@ inline void int8_rows(const Int8Call& call, int first) {
   std::int64_t tile[kVectors];
   int lane[kVectors];
   for (int v = 0; v < kVectors; ++v) {
-    tile[v] = call.tile + (first + v) / kPerTile;
-    lane[v] = (first + v) % kPerTile * kLanes;
+    tile[v] = call.tile + (first + v) / kVectorsPerTile;
+    lane[v] = (first + v) % kVectorsPerTile * kLanes;
     codes[v] = codes_at(weights, tile[v], lane[v]);
   }
   const std::int8_t* x[kRows];
@@ -423,7 +425,7 @@ inline void int8_rows(const Int8Call& call, int first) {
     if constexpr (kScales == kFixedScales) fixed[v] = load_scales(weights, tile[v], 0, lane[v]);
   }
   // Vectors come in powers of two: they are parts of one tile, or whole tiles.
-  constexpr int kTiles = kVectors > kPerTile ? kVectors / kPerTile : 1;
+  constexpr int kTiles = kVectors > kVectorsPerTile ? kVectors / kVectorsPerTile : 1;
   SideSpan spans[kScales == kAnyScales ? kTiles : 1];
   const std::int64_t span = kScales == kAnyScales ? SideSpan::length(weights) : 1;
   std::int64_t k = 0;
@@ -447,7 +449,7 @@ inline void int8_rows(const Int8Call& call, int first) {
       } else if constexpr (kScales == kFixedScales) {
         scale = fixed[v];
       } else {
-        const SideSpan& of_tile = spans[v / kPerTile];
+        const SideSpan& of_tile = spans[v / kVectorsPerTile];
         scale = load(of_tile.scales[in_span] + lane[v]);
         if constexpr (kMinimum) minimum = load(of_tile.minima[in_span] + lane[v]);
       }

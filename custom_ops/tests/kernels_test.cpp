@@ -123,13 +123,15 @@ void check_decode(const Case& given, const Weights& weights) {
     decode_row(weights, n, row.data());
     for (std::size_t k = 0; k < row.size(); ++k) {
       const float expected = given.decoded[static_cast<std::size_t>(n) * row.size() + k];
-      if (row[k] != expected) return fail("%s: decodes [%d, %zu] as %a, not %a", given.name.c_str(), int(n), k, row[k], expected);
+      if (row[k] == expected) continue;
+      return fail("%s: [%d, %zu] is %a, not %a", given.name.c_str(), int(n), k, row[k], expected);
     }
   }
 }
 
 // All outputs, one number of rows after the other.
-std::vector<float> check_product(const Case& given, const Weights& weights, const KernelTable& kernels, Compute compute) {
+std::vector<float> check_product(const Case& given, const Weights& weights, const KernelTable& kernels,
+                                 Compute compute) {
   std::vector<float> all;
   const Expected& expected = compute == Compute::kInt8 ? given.int8 : given.exact;
   const auto most = static_cast<std::int64_t>(given.x.size()) / given.K;
