@@ -400,7 +400,6 @@ template <int kBits, int kScales, bool kMinimum, int kBlock, int kRows, int kVec
 inline void int8_rows(const Int8Call& call, int first) {
   const Weights& weights = call.weights;
   const QuantizedRows& rows = call.rows;
-  constexpr int kPerTile = static_cast<int>(kTileChannels) / kLanes;
   constexpr int kWidth = kBits == kTable ? 4 : kBits, kChunk = kBlock == 16 ? 16 : 32;
   CodePointers codes[kVectors];
   std::int64_t tile[kVectors];
@@ -473,7 +472,10 @@ inline void int8_vectors(const Int8Call& call, int first, int count) {
   for (; count >= kVectors; count -= kVectors, first += kVectors) {
     int8_rows<kBits, kScales, kMinimum, kBlock, kRows, kVectors>(call, first);
   }
-  if constexpr (kVectors > 1) int8_vectors<kBits, kScales, kMinimum, kBlock, kRows, kVectors / 2>(call, first, count);
+  // Parts of a tile leave nothing over, whole tiles may.
+  if constexpr (kVectors > kVectorsPerTile) {
+    int8_vectors<kBits, kScales, kMinimum, kBlock, kRows, kVectors / 2>(call, first, count);
+  }
 }
 
 // kRows rows at a time, then what is left in smaller steps.
@@ -488,7 +490,7 @@ inline void int8_all_rows(Int8Call call, int vectors, int rows) {
 template <int kBits, int kScales, bool kMinimum, int kBlock>
 void int8_tiles(const Weights& weights, const QuantizedRows& rows, std::int64_t tile, int tiles, std::int64_t row,
                 int count, float* out) {
-  const int vectors = tiles * static_cast<int>(kTileChannels) / kLanes;
+  const int vectors = tiles * kVectorsPerTile;
   int8_all_rows<kBits, kScales, kMinimum, kBlock>(Int8Call{weights, rows, tile, row, out}, vectors, count);
 }
 
