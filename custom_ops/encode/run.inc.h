@@ -46,16 +46,16 @@ struct Walk {
     code_tail = reinterpret_cast<Code*>(decoded + kDecodeStep);
   }
 
+  // `count` weights of a row from column `first` on, which begins a group.
   template <Action kAction>
-  ONNXQUANT_INLINE void group(std::int64_t row, std::int64_t first, const float* x, Sums& sums) const {
-    const std::int64_t there = lower(unit, job.cols - first), in_row = first / unit;
-    const Group at{row, in_row, row * groups + in_row, Form::kUnit ? Form::kUnit : static_cast<int>(unit)};
+  ONNXQUANT_INLINE void columns(std::int64_t row, std::int64_t first, std::int64_t count, const float* x, Sums& sums) const {
     Code* codes = static_cast<Code*>(job.codes) + row * job.cols + first;
-    if (there == unit) {
-      whole<kAction>(at, first, unit, x, codes, sums);
-    } else {
-      partial<kAction>(at, first, there, x, codes, sums);
-    }
+    Group at{row, first / unit, row * groups + first / unit, Form::kUnit ? Form::kUnit : static_cast<int>(unit)};
+    Sums own = sums;  // in registers: nothing has its address
+    std::int64_t k = 0;
+    for (; k + unit <= count; k += unit, ++at.in_row, ++at.number) whole<kAction>(at, first + k, unit, x + k, codes + k, own);
+    sums = own;
+    if (k < count) partial<kAction>(at, first + k, count - k, x + k, codes + k, sums);
   }
 
   template <Action kAction>
@@ -120,13 +120,13 @@ void run(const EncodeJob& job, float* scratch) {
   Sums sums;
   if constexpr (kAction == Action::kDecode) {
     for (std::int64_t row = 0; row < job.rows; ++row) {
-      for (std::int64_t first = 0; first < job.cols; first += walk.unit) walk.template group<kAction>(row, first, nullptr, sums);
+      walk.template columns<kAction>(row, 0, job.cols, nullptr, sums);
     }
     return;
   }
   for_pieces(job.source, job.rows, job.cols, window_of(walk.unit), scratch,
              [&](std::int64_t row, std::int64_t first, std::int64_t count, const float* x) {
-               for (std::int64_t k = 0; k < count; k += walk.unit) walk.template group<kAction>(row, first + k, x + k, sums);
+               walk.template columns<kAction>(row, first, count, x, sums);
              });
   write(sums, *job.statistics);
   if (finite_sum(job.statistics->reference)) {
