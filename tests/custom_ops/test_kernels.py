@@ -8,7 +8,16 @@ import itertools
 import numpy as np
 import pytest
 from kernel_oracle import (
-    BLOCK, ROW, TENSOR, check_int8, float_bound, int8_matmul, pack, sample, split_bits, variants,
+    BLOCK,
+    ROW,
+    TENSOR,
+    check_int8,
+    float_bound,
+    int8_matmul,
+    pack,
+    sample,
+    split_bits,
+    variants,
 )  # fmt: skip
 
 from onnxquant import native
