@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
-from onnxquant import lowering
+from onnxquant import encoder, lowering
 from onnxquant.errors import FeedError, ModelError, OutputError, RangeError, RecipeError, WeightError
-from onnxquant.formats.base import Encoded
+from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import Site, find
@@ -23,6 +24,7 @@ from onnxquant.plan import Decision, Plan, make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.report.data import Report, SiteResult
 from onnxquant.stored import digest, metadata
+from onnxquant.targets.packed import is_compiled
 from onnxquant.validation.compare import compare, reference_of
 from onnxquant.validation.metrics import Difference
 from onnxquant.validation.reference import Data, Reference
@@ -89,12 +91,12 @@ def quantize(
     with Publisher(path, external=external, force=settings.force) as publisher:
         # Samples come first: data that does not fit is refused before any work.
         samples = _samples(original, data, settings, progress) if settings.proof else None
-        encoder = _Encoder(document, progress, sum(d.elements for d in plan.encoded))
-        lowering.write(document, plan, publisher, encoder)
-    report.finish(path, encoder.results, external=external)
+        made = _Encoder(document, progress, sum(d.elements for d in plan.encoded), proven=settings.proof)
+        lowering.write(document, plan, publisher, made)
+    report.finish(path, made.results, external=external)
     if samples is not None:
         told = partial(_tell, progress)
-        report.prove(compare(original, path, samples, settings, told, encoder.digests))
+        report.prove(compare(original, path, samples, settings, told, made.digests))
     return report
 
 
@@ -115,8 +117,9 @@ def _samples(original: Document, data: Data, settings: Options, progress: Progre
 class _Encoder:
     """Encodes one site at a time and keeps what became of each."""
 
-    def __init__(self, document: Document, progress: Progress, elements: int) -> None:
+    def __init__(self, document: Document, progress: Progress, elements: int, *, proven: bool) -> None:
         self.document = document
+        self.proven = proven
         self.progress = progress
         self.elements = elements
         self.done = 0
@@ -128,7 +131,7 @@ class _Encoder:
         self.progress("encode", self.done / max(self.elements, 1))
         weight = site.view.matrix(self.document.array(site.tensor))
         try:
-            encoded = decision.format.encode(weight)
+            encoded, difference = _encode(decision.format, weight)
         except RangeError as error:
             self.results[site.name] = SiteResult(decision.left(str(error)))
             return None
@@ -136,14 +139,22 @@ class _Encoder:
             raise WeightError(
                 f"{self.document.name}: weight {site.name!r} {error}; keep it in float with --exclude to go on"
             ) from None
-        self.digests[site.name] = digest(encoded)
-        difference = Difference()
-        difference.add(weight, encoded.format.decode(encoded))
+        if self.proven:
+            self.digests[site.name] = digest(encoded)
         warning = decision.format.warning(difference.sqnr_db)
         self.results[site.name] = SiteResult(decision, difference.to_dict(), warning)
         self.done += decision.elements
         self.progress("encode", self.done / max(self.elements, 1))
         return encoded
+
+
+def _encode(form: Format, weight: NDArray[Any]) -> tuple[Encoded, Difference]:
+    """An encoded weight and its error: both in one pass of the compiled library where it has the format."""
+    if is_compiled() and encoder.supports(form):
+        return encoder.encode(form, weight)
+    encoded, difference = form.encode(weight), Difference()
+    difference.add(weight, encoded.format.decode(encoded))
+    return encoded, difference
 
 
 def _plan(document: Document, rules: Recipe) -> Plan:

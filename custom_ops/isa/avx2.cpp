@@ -11,7 +11,7 @@
 #include "kernels/inline.h"
 #include "kernels/tables.h"
 
-// The unnamed namespace keeps every function out of the other instruction sets' reach: the linker may merge equal names.
+// The unnamed namespace keeps functions out of the other instruction sets' reach: the linker may merge equal names.
 namespace onnxquant {
 namespace {
 namespace avx2 {

@@ -157,7 +157,8 @@ struct Dot<8> {
   template <int kGroup>
   static void add(Partial& partial, Codes codes, const std::int8_t* x) {
     const __m256i weights = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(splat_4(x + 4 * kGroup), weights));
+    const __m256i signed_x = _mm256_sign_epi8(splat_4(x + 4 * kGroup), weights);
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed_x);
     partial = _mm256_add_epi32(partial, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     add_now(partial);
   }

@@ -1,4 +1,4 @@
-// NEON with 8-bit dot products: a quarter of a tile (4 channels) per vector, four products and their sum per instruction.
+// NEON with 8-bit dot products: a quarter of a tile (4 channels) per vector, four products and a sum per instruction.
 // Included inside the instruction set's namespace; see kernels/matmul.inc.h for what the names mean. With
 // ONNXQUANT_NEON_I8MM a dot product takes unsigned codes, without it both sides are signed.
 

@@ -384,6 +384,8 @@ struct Sums<kTable, kRows, kVectors> {
   ONNXQUANT_INLINE Ints result(int v, int r) const { return add_int(shift_left<7>(upper[v][r]), lower[v][r]); }
 };
 
+constexpr int kVectorsPerTile = static_cast<int>(kTileChannels) / kLanes;
+
 struct Int8Call {
   const Weights& weights;
   const QuantizedRows& rows;
@@ -398,14 +400,13 @@ template <int kBits, int kScales, bool kMinimum, int kBlock, int kRows, int kVec
 inline void int8_rows(const Int8Call& call, int first) {
   const Weights& weights = call.weights;
   const QuantizedRows& rows = call.rows;
-  constexpr int kPerTile = static_cast<int>(kTileChannels) / kLanes;
   constexpr int kWidth = kBits == kTable ? 4 : kBits, kChunk = kBlock == 16 ? 16 : 32;
   CodePointers codes[kVectors];
   std::int64_t tile[kVectors];
   int lane[kVectors];
   for (int v = 0; v < kVectors; ++v) {
-    tile[v] = call.tile + (first + v) / kPerTile;
-    lane[v] = (first + v) % kPerTile * kLanes;
+    tile[v] = call.tile + (first + v) / kVectorsPerTile;
+    lane[v] = (first + v) % kVectorsPerTile * kLanes;
     codes[v] = codes_at(weights, tile[v], lane[v]);
   }
   const std::int8_t* x[kRows];
@@ -423,7 +424,7 @@ inline void int8_rows(const Int8Call& call, int first) {
     if constexpr (kScales == kFixedScales) fixed[v] = load_scales(weights, tile[v], 0, lane[v]);
   }
   // Vectors come in powers of two: they are parts of one tile, or whole tiles.
-  constexpr int kTiles = kVectors > kPerTile ? kVectors / kPerTile : 1;
+  constexpr int kTiles = kVectors > kVectorsPerTile ? kVectors / kVectorsPerTile : 1;
   SideSpan spans[kScales == kAnyScales ? kTiles : 1];
   const std::int64_t span = kScales == kAnyScales ? SideSpan::length(weights) : 1;
   std::int64_t k = 0;
@@ -447,7 +448,7 @@ inline void int8_rows(const Int8Call& call, int first) {
       } else if constexpr (kScales == kFixedScales) {
         scale = fixed[v];
       } else {
-        const SideSpan& of_tile = spans[v / kPerTile];
+        const SideSpan& of_tile = spans[v / kVectorsPerTile];
         scale = load(of_tile.scales[in_span] + lane[v]);
         if constexpr (kMinimum) minimum = load(of_tile.minima[in_span] + lane[v]);
       }
@@ -471,7 +472,10 @@ inline void int8_vectors(const Int8Call& call, int first, int count) {
   for (; count >= kVectors; count -= kVectors, first += kVectors) {
     int8_rows<kBits, kScales, kMinimum, kBlock, kRows, kVectors>(call, first);
   }
-  if constexpr (kVectors > 1) int8_vectors<kBits, kScales, kMinimum, kBlock, kRows, kVectors / 2>(call, first, count);
+  // Parts of a tile leave nothing over, whole tiles may.
+  if constexpr (kVectors > kVectorsPerTile) {
+    int8_vectors<kBits, kScales, kMinimum, kBlock, kRows, kVectors / 2>(call, first, count);
+  }
 }
 
 // kRows rows at a time, then what is left in smaller steps.
@@ -486,7 +490,7 @@ inline void int8_all_rows(Int8Call call, int vectors, int rows) {
 template <int kBits, int kScales, bool kMinimum, int kBlock>
 void int8_tiles(const Weights& weights, const QuantizedRows& rows, std::int64_t tile, int tiles, std::int64_t row,
                 int count, float* out) {
-  const int vectors = tiles * static_cast<int>(kTileChannels) / kLanes;
+  const int vectors = tiles * kVectorsPerTile;
   int8_all_rows<kBits, kScales, kMinimum, kBlock>(Int8Call{weights, rows, tile, row, out}, vectors, count);
 }
 

@@ -22,7 +22,8 @@ import onnx.parser
 from onnxquant.formats.base import Format, ScaledCodes
 from onnxquant.formats.dynamic8 import signed_map
 from onnxquant.formats.table import TableCodes
-from onnxquant.targets.tiles import kernel_name, low_bits
+from onnxquant.targets.packed import low_bits
+from onnxquant.targets.tiles import kernel_name
 
 DOMAIN = "onnxquant"
 MATMUL, GATHER, DEQUANTIZE = "MatMul", "Gather", "Dequantize"

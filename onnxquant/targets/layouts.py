@@ -20,6 +20,7 @@ from onnxquant.formats.floats import Floats
 from onnxquant.formats.packing import pack, unpack
 from onnxquant.graph.edit import Stored
 from onnxquant.graph.sites import View
+from onnxquant.targets.packed import pack_rows
 
 Array = NDArray[Any]
 T = onnx.TensorProto
@@ -259,7 +260,8 @@ class Rows(Layout):
     def pack(self, plane: str, encoded: Encoded) -> Array:  # noqa: D102
         form, values = self.scaled, encoded.planes[plane]
         if plane == "codes":
-            return pack(_blocked(values, form, self.block), form.bits)
+            packed = pack_rows(values, form.bits, self.blocks * self.block, form.offset)
+            return packed.reshape(self.rows, self.blocks, -1)
         if plane == "zero_points":
             return pack(np.broadcast_to(values, (self.rows, self.blocks)), form.bits)
         return np.ascontiguousarray(values)
@@ -293,15 +295,6 @@ class Table(Rows):
         if "zero_points" in planes:
             encoded.planes["zero_points"] = planes["zero_points"].reshape(self.groups)
         return encoded
-
-
-def _blocked(codes: Array, form: ScaledCodes, block: int | None = None) -> Array:
-    """Codes [rows, blocks, block]; a short last block is filled with the code of zero."""
-    rows, cols = codes.shape
-    block = block or form.group or cols
-    if cols % block:
-        codes = np.concatenate([codes, np.full((rows, -cols % block), form.offset, np.uint8)], axis=1)
-    return codes.reshape(rows, -1, block)
 
 
 def padded_rows(matrix: Array, rows: int, fill: int) -> Array:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
-from onnxquant.formats.packing import pack, unpack
+from onnxquant.native import TILE
 from onnxquant.targets.layouts import Array, Layout, carrier_block, padded_rows, stored_as
+from onnxquant.targets.packed import low_bits, pack_tiles, unpack_tiles
 
-TILE = 16
 # Activations that are rounded together: as many as share a scale of the weight, but no more than this.
 MOST_ACTIVATIONS = 128
 # Planes of one value per row and group.
@@ -32,11 +32,6 @@ def kernel_name(form: Format) -> str:
     return f"{form.name}_double" if getattr(form, "double_quant", False) else form.name
 
 
-def low_bits(bits: int) -> int:
-    """Width of the low plane of codes of an odd width; the rest of each code is in the plane ``high``."""
-    return {3: 2, 5: 4, 6: 4}.get(bits, bits)
-
-
 class Tiles(Layout):
     """The planes of the custom target, in the order of its operators' inputs."""
 
@@ -49,6 +44,7 @@ class Tiles(Layout):
         self.padded_rows = -(-rows // TILE) * TILE
         self.padded_cols = -(-cols // self.block) * self.block
         self.tiles = self.padded_rows // TILE
+        self._packed: tuple[Encoded, Array, Array | None] | None = None
 
     def _block(self) -> int:
         if "values" in self.source:
@@ -113,10 +109,8 @@ class Tiles(Layout):
             padded = np.zeros((self.padded_rows, self.padded_cols), planes["values"].dtype)
             padded[: self.rows, : self.cols] = planes["values"]
             return self._interleave(padded)
-        if plane == "codes":
-            return self._pack_low(planes["codes"])
-        if plane == "high":
-            return self._pack_high(planes["codes"])
+        if plane in ("codes", "high"):
+            return self._pack_codes(plane, encoded)
         if plane == "factors":
             factors = (
                 six_bits(planes["subscales"], planes["subminima"]) if "subminima" in planes else planes["subscales"]
@@ -137,23 +131,18 @@ class Tiles(Layout):
         """[tiles, n, ..., 16] as [rows, n, ...]."""
         return np.moveaxis(plane, -1, 1).reshape(self.padded_rows, *plane.shape[1:-1])[: self.rows]
 
-    def _padded_codes(self, codes: Array) -> Array:
-        padded = np.full((self.padded_rows, self.padded_cols), self.offset, np.uint8)
-        padded[: self.rows, : self.cols] = codes
-        return padded
-
-    def _pack_low(self, codes: Array) -> Array:
-        low = self._padded_codes(codes) & np.uint8((1 << self.low) - 1)
-        packed = pack(low, self.low).reshape(self.tiles, TILE, -1, 4)
-        return np.ascontiguousarray(packed.transpose(0, 2, 1, 3))
-
-    def _pack_high(self, codes: Array) -> Array:
-        """High bits meet their low ones in the same byte: vector after vector, field after field."""
-        fields, per_byte = 8 // self.low, 8 // self.high
-        high = self._padded_codes(codes) >> np.uint8(self.low)
-        parts = high.reshape(self.padded_rows, -1, per_byte // fields, 4, fields).transpose(0, 1, 3, 2, 4)
-        packed = pack(parts.reshape(self.padded_rows, -1, 4, per_byte), self.high)
-        return np.ascontiguousarray(packed.reshape(self.tiles, TILE, -1, 4).transpose(0, 2, 1, 3))
+    def _pack_codes(self, plane: str, encoded: Encoded) -> Array:
+        """Both planes of an odd width are made at once, and asked for one after the other."""
+        if self._packed is None or self._packed[0] is not encoded:
+            low, high = pack_tiles(encoded.planes["codes"], self.form.bits, self.padded_cols, self.offset)
+            self._packed = (encoded, low, high)
+        _, low, high = self._packed
+        if plane == "high":
+            assert high is not None
+            return high
+        if high is None:
+            self._packed = None  # nothing asks again
+        return low
 
     def unpack(self, planes: Mapping[str, Array]) -> Encoded:  # noqa: D102
         out: dict[str, Array] = {}
@@ -176,14 +165,7 @@ class Tiles(Layout):
         return self.encoded({name: np.ascontiguousarray(out[name]) for name in self.source})
 
     def _unpack_codes(self, planes: Mapping[str, Array]) -> Array:
-        packed = planes["codes"].transpose(0, 2, 1, 3).reshape(self.padded_rows, -1)
-        codes = unpack(packed, self.low, self.padded_cols)
-        if self.high:
-            fields, per_byte = 8 // self.low, 8 // self.high
-            bytes_ = planes["high"].transpose(0, 2, 1, 3).reshape(self.padded_rows, -1, 4, 1)
-            parts = unpack(bytes_, self.high, per_byte).reshape(self.padded_rows, -1, 4, per_byte // fields, fields)
-            high = parts.transpose(0, 1, 3, 2, 4).reshape(self.padded_rows, -1)
-            codes = codes | high << np.uint8(self.low)
+        codes = unpack_tiles(planes["codes"], planes.get("high"), self.form.bits, self.padded_cols)
         return codes[: self.rows, : self.cols]
 
 

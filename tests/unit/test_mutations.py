@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import onnxquant
 from onnxquant.formats import base
-from onnxquant.targets import bodies, layouts, ort, products, tiles
+from onnxquant.targets import bodies, layouts, ort, packed, products, tiles
 from onnxquant.validation import compare
 
 Array = NDArray[Any]
@@ -190,7 +190,8 @@ def test_packer_and_unpacker_with_the_same_wrong_bit_order(
         good = pack(turned(packed, bits), bits).reshape(packed.shape) if bits < 8 else packed
         return unpack(good, bits, count)
 
-    for module in (layouts, tiles):
+    monkeypatch.setattr(packed, "is_compiled", lambda: False)
+    for module in (layouts, packed):
         monkeypatch.setattr(module, "pack", wrong_pack)
         monkeypatch.setattr(module, "unpack", wrong_unpack)
     options = {"format": format} if target != "onnx" or format == "q4_0" else {"format": "int4"}
@@ -200,7 +201,8 @@ def test_packer_and_unpacker_with_the_same_wrong_bit_order(
 
 def test_wrong_nibbles_in_the_packer_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack = layouts.pack
-    for module in (layouts, tiles):
+    monkeypatch.setattr(packed, "is_compiled", lambda: False)
+    for module in (layouts, packed):
         monkeypatch.setattr(module, "pack", lambda codes, bits: swapped_nibbles(pack(codes, bits)))
     for target in LAYOUTS:
         assert problems(model, target), target
