@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import gguf.quants
@@ -18,10 +19,13 @@ from onnxruntime.capi import _pybind_state as native_ort
 from onnxquant import decode, encode
 from onnxquant.errors import RangeError, WeightError
 from onnxquant.formats import format_named
+from onnxquant.formats.dynamic8 import signed_map
 from onnxquant.formats.packing import unpack
+from onnxquant.formats.philox import philox, uniforms
 from onnxquant.targets.layouts import Columns, Rows
 
-GGML = {"q4_0": GGMLQuantizationType.Q4_0, "q8_0": GGMLQuantizationType.Q8_0}
+GGML = {n: getattr(GGMLQuantizationType, n.upper()) for n in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0")}
+K_QUANTS = {n: getattr(GGMLQuantizationType, n.upper()) for n in ("q4_k", "q5_k", "q6_k")}
 COLS = 1024
 ROWS = 3136  # ten distributions of 32 * 3136 blocks: a little over 10^6 in all
 
@@ -40,11 +44,11 @@ DISTRIBUTIONS = {
     "mostly zero": lambda normal, generator: normal * (generator.random(normal.shape) < 0.02),
     # The scale is a subnormal float16, or rounds to zero.
     "tiny": lambda normal, generator: _blockwise(normal, np.exp(generator.uniform(-30, -8, (ROWS, 32)))),
-    "every magnitude": lambda normal, generator: _blockwise(normal, np.exp(generator.uniform(-16, 10, (ROWS, 32)))),
-    # As large as a float16 scale allows: 5e5 for q4_0, 8e6 for q8_0.
+    "every magnitude": lambda normal, generator: _blockwise(normal, np.exp(generator.uniform(-16, 9, (ROWS, 32)))),
+    # As large as a float16 scale allows: 5e5 for q4_0, 8e6 for q8_0; a minimum is a float16 itself.
     "large": lambda normal, generator: normal,
 }
-LARGE = {"q4_0": 7e4, "q8_0": 1e6}
+LARGE = {"q4_0": 7e4, "q4_1": 1e4, "q5_0": 1.5e5, "q5_1": 1e4, "q8_0": 1e6, "tq2_0": 1e4}
 
 
 @pytest.mark.parametrize("name", GGML)
@@ -65,7 +69,130 @@ def test_a_million_blocks_are_ggmls_bytes(label: str, name: str) -> None:
     assert all(np.array_equal(again.planes[p], encoded.planes[p]) for p in encoded.planes)
 
 
-@pytest.mark.parametrize(("name", "largest"), [("q4_0", 8 * 65504.0), ("q8_0", 127 * 65504.0)])
+@pytest.mark.parametrize("name", K_QUANTS)
+@pytest.mark.parametrize("label", [d for d in DISTRIBUTIONS if d != "large"])
+def test_k_quants_decode_as_ggml_decodes_their_blocks(label: str, name: str) -> None:
+    generator = np.random.default_rng([len(name), *label.encode()])
+    normal = generator.standard_normal((ROWS, COLS), np.float32)
+    weight = DISTRIBUTIONS[label](normal, generator).astype(np.float32, copy=False)
+    encoded = encode(weight, name)
+    form: Any = encoded.format
+    blocks = form.to_blocks(encoded)
+    np.testing.assert_array_equal(decode(encoded), gguf.quants.dequantize(blocks.reshape(ROWS, -1), K_QUANTS[name]))
+    again = form.from_blocks(blocks, ROWS, COLS)
+    assert all(np.array_equal(again.planes[p], encoded.planes[p]) for p in encoded.planes)
+
+
+@pytest.mark.parametrize("name", [*K_QUANTS, *GGML])
+def test_any_bytes_decode_as_ggml_decodes_them(name: str) -> None:
+    """Blocks that no encoder of ours would write: random bytes, but for finite float16 scales and no code 3 of tq2_0."""
+    form: Any = format_named(name)
+    rows, cols = 2000, 512
+    generator = np.random.default_rng(6)
+    raw = generator.integers(0, 256, (rows, cols // form.block, form.block_bytes), np.uint8)
+    halves = {"q6_k": (208,), "tq2_0": (64,), "q4_k": (0, 2), "q5_k": (0, 2), "q4_1": (0, 2), "q5_1": (0, 2)}.get(
+        name, (0,)
+    )
+    for at in halves:
+        raw[..., at + 1] &= 0xBF  # the highest bit of the exponent
+    if name == "tq2_0":
+        raw[..., :64] &= ~(raw[..., :64] << 1 & 0xAA)
+    encoded = form.from_blocks(raw, rows, cols)
+    expected = gguf.quants.dequantize(raw.reshape(rows, -1), {**K_QUANTS, **GGML}[name])
+    np.testing.assert_array_equal(decode(encoded), expected)
+    np.testing.assert_array_equal(form.to_blocks(encoded), raw)
+
+
+# Root mean squared errors of ggml's own encoders on N(0, 0.02^2).
+K_REFERENCE = {"q4_k": 1.43e-3, "q5_k": 7.2e-4, "q6_k": 3.5e-4}
+
+
+@pytest.mark.parametrize("name", K_QUANTS)
+def test_k_quants_err_no_more_than_ggmls_encoder(name: str) -> None:
+    weight = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32) * np.float32(0.02)
+    error = np.sqrt(np.mean((decode(encode(weight, name)) - weight.astype(np.float64)) ** 2))
+    assert 0.9 < error / K_REFERENCE[name] <= 1.005
+
+
+@pytest.mark.parametrize("name", K_QUANTS)
+@pytest.mark.parametrize("tail", [2.0, 5.0])
+def test_codes_of_k_quants_are_the_nearest_of_their_grids(name: str, tail: float) -> None:
+    """In float64, and with heavy tails: given the stored scales no other code is nearer."""
+    weight = np.random.default_rng(2).standard_t(tail, (64, 1024)).astype(np.float32)
+    encoded = encode(weight, name)
+    planes = {k: v.astype(np.float64) for k, v in encoded.planes.items()}
+    count = planes["subscales"].shape[1] // planes["scales"].shape[1]
+    step = np.repeat(np.repeat(planes["scales"], count, 1) * planes["subscales"], 256 // count, 1)
+    offset = 0.0 if "minima" in planes else 32.0
+    shift = np.repeat(np.repeat(planes["minima"], 8, 1) * planes["subminima"], 32, 1) if "minima" in planes else 0.0
+    codes = np.arange(1 << encoded.format.bits)
+    grid = (codes[:, None, None] - offset) * step - shift
+    best = np.abs(grid - weight).min(axis=0)
+    got = np.abs((planes["codes"] - offset) * step - shift - weight)
+    np.testing.assert_allclose(got, best, rtol=1e-4, atol=1e-5 * np.abs(step).max())
+
+
+def test_a_sub_block_without_steps_keeps_its_mean() -> None:
+    weight = np.full((1, 256), -0.5, np.float32)
+    weight[0, :32] = np.linspace(-100, 900, 32)
+    weight[0, 64:96] += np.linspace(-0.4, 0.4, 32, dtype=np.float32)
+    encoded = encode(weight, "q4_k")
+    assert encoded.planes["subscales"][0, 2] == 0
+    # -0.5 lies between the minima 0 and -1.6 of this super-block: the nearer, not the one that reaches -0.9.
+    assert np.abs(decode(encoded)[0, 64:96] + 0.5).max() <= 100 / 63 / 2
+
+
+def test_q8_k_blocks_hold_the_sums_of_their_codes() -> None:
+    weight = graphs.weight(64, 1024)
+    weight[3] = 0
+    encoded = encode(weight, "q8_k")
+    form: Any = encoded.format
+    raw = form.to_blocks(encoded)
+    codes = raw[..., 4:260].copy().view(np.int8).astype(np.int64)
+    sums = raw[..., 260:].copy().view("<i2")
+    np.testing.assert_array_equal(sums, codes.reshape(64, 4, 16, 16).sum(-1))
+    assert not raw[3].any()
+    # The rule in float64: the signed extreme maps to -127, ties of rounding aside.
+    blocks = weight.reshape(64, 4, 256).astype(np.float64)
+    extreme = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)
+    exact = np.divide(-127 * blocks, extreme, out=np.zeros_like(blocks), where=extreme != 0)
+    clear = np.abs(exact - np.floor(exact) - 0.5) > 1e-4
+    np.testing.assert_array_equal(codes[clear], np.rint(exact)[clear])
+
+
+def _golden_super_block() -> NDArray[np.float32]:
+    return ((((37 * np.arange(256) + 11) % 256) - 127) / 64).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("q8_k", "be3b95fcdd4f140a37daf313126e47025e574661455fb01aeb52749042057eaa"),
+        ("tq2_0", "be18f2201c2311e919bd47c61ffee12ff26dcda3a9526c8ef31f64c42fc6e188"),
+    ],
+)
+def test_bytes_of_a_super_block(name: str, expected: str) -> None:
+    encoded = encode(_golden_super_block()[None], name)
+    form: Any = encoded.format
+    raw = form.to_blocks(encoded).tobytes()
+    assert hashlib.sha256(raw).hexdigest() == expected
+    if name == "q8_k":
+        assert raw[:16].hex() == "040281bc734e2a05e0bc97704b2702dd"
+        assert raw[-16:].hex() == "eafee600e600e8ffeafee9ffe8ffe8ff"
+
+
+def test_tq2_0_refuses_the_code_that_means_nothing() -> None:
+    form: Any = format_named("tq2_0")
+    raw = form.to_blocks(encode(_golden_super_block()[None], "tq2_0"))
+    raw[0, 0, 40] |= 0x0C
+    with pytest.raises(WeightError, match="code 3"):
+        form.from_blocks(raw, 1, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "largest"),
+    [("q4_0", 8 * 65504.0), ("q8_0", 127 * 65504.0), ("q5_0", 16 * 65504.0)],
+)
 def test_scales_beyond_float16_are_refused_where_ggml_writes_infinity(name: str, largest: float) -> None:
     """ggml itself stores an infinite scale, and the block decodes to NaN."""
     for value, fits in ((largest, True), (largest * 1.001, False)):
@@ -105,6 +232,15 @@ def _block(*values: float, rest: float = 0.0) -> NDArray[np.float32]:
         ("q8_0", _block(rest=0.3), "d618" + "7f" * 32),
         ("q4_0", _block(rest=-0.3), "cd28" + "00" * 16),
         ("q8_0", _block(rest=-0.3), "d618" + "81" * 32),
+        ("q4_1", _golden_block(), "1130c0bb730c952ec851ea731da63fc862fb841d"),
+        ("q5_0", _golden_block(), "c02b5aad546ae6093b5e80a2d5f72a5c7fa2c4f7193c"),
+        ("q5_1", _golden_block(), "df2bc0bb5aad546ae6083b5d80a2d5f72a4c7f91c4e6193b"),
+        ("q5_0", _block(-1, 1), "002cfeffffff000f" + "00" * 14),
+        ("q4_1", _block(-1, 1), "443000bc707f" + "77" * 14),
+        ("q5_0", _block(), "0080ffffffff" + "00" * 16),
+        ("q4_1", _block(), "00" * 20),
+        ("q5_1", _block(), "00" * 24),
+        ("q4_1", _block(rest=0.3), "0000cd34" + "00" * 16),
     ],
 )
 def test_corner_blocks(name: str, block: NDArray[np.float32], expected: str) -> None:
@@ -327,3 +463,206 @@ def test_affine_codes_follow_the_formula_in_float64(
     assert near_tie.mean() < 0.01
     np.testing.assert_array_equal(encoded.planes["codes"][~near_tie], codes[~near_tie])
     assert np.abs(encoded.planes["codes"].astype(int) - codes).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [3, 5, 6])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_odd_widths_follow_the_formula_in_float64(bits: int, symmetric: bool) -> None:
+    test_affine_codes_follow_the_formula_in_float64(bits, symmetric, {"block_size": 64}, (7, 200))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_float_zero_points_follow_the_formula_in_float64(bits: int) -> None:
+    """Blocks that straddle zero, lie on one side, and lie far off."""
+    top = 2**bits - 1
+    weight = graphs.weight(48, 128) + np.repeat([0.0, 3.0, -200.0], 16)[:, None].astype(np.float32)
+    weight[5] = 0.25
+    encoded = format_named(f"int{bits}", symmetric=False, zero_point="float").encode(weight)
+    blocks = weight.astype(np.float64).reshape(48, 4, 32)
+    low, high = blocks.min(-1), blocks.max(-1)
+    step = np.maximum((high.astype(np.float32) - low.astype(np.float32)) / top, np.maximum(-low, high) / 1024)
+    scale = step.astype(np.float32).astype(np.float16)
+    np.testing.assert_array_equal(encoded.planes["scales"], scale)
+    wide = scale.astype(np.float64)
+    zero = (-low / wide).astype(np.float32).astype(np.float16)
+    np.testing.assert_array_equal(encoded.planes["zero_points"], zero)
+    exact = blocks / wide[..., None] + zero.astype(np.float64)[..., None]
+    clear = np.abs(exact - np.floor(exact) - 0.5) > 1e-3
+    codes = encoded.planes["codes"].reshape(blocks.shape)
+    np.testing.assert_array_equal(codes[clear], np.clip(np.rint(exact), 0, top)[clear])
+    # A grid that need not hold zero is never worse off than a step and a float16's rounding of the zero point.
+    off = np.abs(form_values(encoded) - weight).reshape(blocks.shape)
+    assert (off <= wide[..., None] * 1.02 + 1e-6).all()
+
+
+def form_values(encoded: Any) -> NDArray[np.float64]:
+    """(code - zero) * scale in float64."""
+    planes = {k: v.astype(np.float64) for k, v in encoded.planes.items()}
+    spread = {k: np.repeat(planes[k], 32, axis=1) for k in ("scales", "zero_points")}
+    return (planes["codes"] - spread["zero_points"]) * spread["scales"]
+
+
+@pytest.mark.parametrize(
+    ("name", "mantissa", "bias", "largest"), [("f8_e4m3", 3, 7, 448.0), ("f8_e5m2", 2, 15, 57344.0)]
+)
+def test_8_bit_floats_are_the_nearest_ties_to_even(name: str, mantissa: int, bias: int, largest: float) -> None:
+    """Values from the bit fields and an exhaustive search; no float8 library."""
+    codes = np.arange(128)
+    exponent, fraction = codes >> mantissa, (codes & ((1 << mantissa) - 1)) / (1 << mantissa)
+    values = np.where(exponent > 0, (1 + fraction) * 2.0 ** (exponent - bias), fraction * 2.0 ** (1 - bias))
+    values = values[values <= largest]
+    assert values[-1] == largest
+    generator = np.random.default_rng(8)
+    weight = (generator.standard_normal((24, 300)) * np.exp(generator.uniform(-9, 0, (24, 300)))).astype(np.float32)
+    weight[0, :64] = np.float32(largest) * np.float32(2**-6) * np.arange(64, dtype=np.float32)  # ties among them
+    weight[0, 64] = largest
+    weight[0, 65:] = 0
+    weight[1] = 0
+    weight[2, ::2] = -0.0
+    encoded = encode(weight, name)
+    scale = (np.abs(weight).max(axis=1, keepdims=True) / np.float32(largest)).astype(np.float32)
+    np.testing.assert_array_equal(encoded.planes["scales"], scale)
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    scaled = np.minimum(np.abs((weight * inverse).astype(np.float64)), largest)
+    distance = np.abs(scaled[..., None] - values)
+    nearest = distance.min(-1)
+    # Of two as near, the even code.
+    expected = np.where(distance == nearest[..., None], np.arange(len(values)) % 2, 2).argmin(-1)
+    got = encoded.planes["codes"]
+    np.testing.assert_array_equal(got & 0x7F, expected)
+    np.testing.assert_array_equal((got >> 7).astype(bool)[expected > 0], (weight < 0)[expected > 0])
+    assert not got[1].any()
+    signs = np.where(got >> 7, -1.0, 1.0)
+    np.testing.assert_allclose(decode(encoded), signs * values[expected] * scale, rtol=1e-6)
+
+
+def test_bfloat16_is_the_upper_half_rounded_to_even() -> None:
+    weight = np.concatenate([graphs.weight(16, 4096), np.exp(graphs.weight(16, 4096) * 40)])
+    weight[0, :512] = (np.arange(512, dtype=np.uint32) << 15 | 0x3F800000).view(np.float32)  # every other one is a tie
+    bits = weight.view(np.uint32).astype(np.uint64)
+    expected = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    np.testing.assert_array_equal(encode(weight, "bf16").planes["values"].view(np.uint16), expected)
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((2**32 - 1,) * 4, (2**32 - 1,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_is_random123s(counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]) -> None:
+    words = philox([np.array([c], np.uint64) for c in counter], key)
+    assert tuple(int(w[0]) for w in words) == expected
+
+
+def test_uniforms_go_by_the_place_of_the_element() -> None:
+    seed = 0x123456789ABCDEF0
+    for start in (0, 1, 6, (1 << 34) - 3, (1 << 35) + 2):
+        got = uniforms(seed, start, 11)
+        for i, value in enumerate(got):
+            at = start + i
+            counter = [np.array([c], np.uint64) for c in ((at // 4) & 0xFFFFFFFF, (at // 4) >> 32, 0, 0)]
+            word = int(philox(counter, (seed & 0xFFFFFFFF, seed >> 32))[at % 4][0])
+            assert value == (word >> 8) / 2**24
+
+
+@pytest.mark.parametrize("name", ["nf4", "fp4", "dynamic8"])
+def test_stochastic_codes_are_the_neighbour_that_the_uniform_says(name: str) -> None:
+    form: Any = format_named(name, stochastic=99)
+    weight = graphs.weight(9, 192)
+    table = form.table()
+    levels = np.unique(table)
+    scale = np.abs(weight.reshape(9, 3, 64)).max(-1).repeat(64, 1)
+    value = np.clip(weight.astype(np.float64) / scale, levels[0], levels[-1])
+    below = np.clip(np.searchsorted(levels, value, "right") - 1, 0, len(levels) - 2)
+    share = (value - levels[below]) / (levels[below + 1].astype(np.float64) - levels[below])
+    uniform = uniforms(99, 0, weight.size).reshape(weight.shape)
+    clear = np.abs(share - uniform) > 1e-4
+    expected = levels[below + (uniform < share)]
+    np.testing.assert_array_equal(table[encode(weight, form).planes["codes"]][clear], expected[clear])
+
+
+def test_the_signed_dynamic_map_is_bitsandbytes() -> None:
+    expected = "e732639a65f497b4ad684bb166a4467708255edd5207757de8b8f0c7e1fda89c"
+    assert hashlib.sha256(signed_map().tobytes()).hexdigest() == expected
+    assert (signed_map()[127], signed_map()[255]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nf4", "1d4f70b2e5f81c3e6091d3e70a2d4f814a5c7394b6c83a5b6284a5c7394b6c73"),
+        ("fp4", "a5c30b4d2f36a5d2eb6a5c39b7d2f31ac7e50d6f4e51c7f49d6c7e59d6f4e51c"),
+    ],
+)
+def test_bytes_of_a_block_of_bitsandbytes(name: str, expected: str) -> None:
+    encoded = encode(np.concatenate([_golden_block(), _golden_block() / 2])[None], name)
+    form: Any = encoded.format
+    assert form.to_blocks(encoded).tobytes().hex() == expected
+    assert form.absmax(encoded).tolist() == [0.96875]
+    zeros = encode(np.zeros((1, 64), np.float32), name)
+    assert form.to_blocks(zeros).tobytes() == (b"\x77" if name == "nf4" else b"\x00") * 32
+
+
+@pytest.mark.parametrize("name", ["nf4", "fp4", "dynamic8"])
+def test_table_codes_are_the_nearest_in_float64(name: str) -> None:
+    form: Any = format_named(name)
+    weight = graphs.weight(64, 512)
+    encoded = encode(weight, name)
+    scale = np.abs(weight.reshape(64, 8, 64)).max(-1)
+    np.testing.assert_array_equal(encoded.planes["scales"], scale)
+    wide = np.repeat(scale.astype(np.float64), 64, 1)
+    best = np.abs(form.table().astype(np.float64)[:, None, None] * wide - weight).min(0)
+    got = np.abs(decode(encoded) - weight.astype(np.float64))
+    np.testing.assert_allclose(got, best, atol=2e-7 * wide.max())
+
+
+def test_llm_int8_keeps_columns_of_outliers() -> None:
+    weight = graphs.weight(40, 96)
+    weight[7, 3], weight[0, 50] = 6.0, -9.5
+    encoded = encode(weight, "llm_int8")
+    assert encoded.planes["outlier_columns"].tolist() == [3, 50]
+    assert encoded.format.settings() == {"outliers": 2}
+    halves = weight.astype(np.float16).astype(np.float64)
+    decoded = decode(encoded)
+    np.testing.assert_array_equal(decoded[:, [3, 50]], halves[:, [3, 50]])
+    rest = np.delete(np.arange(96), [3, 50])
+    scb = np.abs(halves[:, rest]).max(1, keepdims=True)
+    exact = halves[:, rest] * 127 / scb
+    clear = np.abs(exact - np.floor(exact) - 0.5) > 1e-4
+    codes = encoded.planes["codes"].astype(int) - 128
+    np.testing.assert_array_equal(codes[:, rest][clear], np.rint(exact)[clear])
+    assert not codes[:, [3, 50]].any()
+    np.testing.assert_allclose(encoded.planes["scales"], scb / 127, rtol=1e-6)
+    # Just below the threshold nothing is kept; the share of a quantile is exact, ties go to the first.
+    weight[7, 3], weight[0, 50] = 5.996, 0
+    assert encode(weight, "llm_int8").planes["outlier_columns"].size == 0
+    ties = np.ones((2, 100), np.float32)
+    assert encode(ties, "llm_int8", quantile=0.99).planes["outlier_columns"].tolist() == [0]
+    assert encode(ties, "llm_int8", quantile=0.985).planes["outlier_columns"].tolist() == [0, 1]
+    assert encode(ties, "llm_int8", quantile=0.9999).planes["outlier_columns"].tolist() == [0]
+    with pytest.raises(RangeError, match="column 4 is beyond float16"):
+        encode(np.where(np.arange(8) == 4, 7e4, 1.0)[None], "llm_int8")
+
+
+@pytest.mark.parametrize("name", ["nf4", "fp4"])
+def test_double_quantized_scales_are_near(name: str) -> None:
+    weight = graphs.weight(70, 640)
+    plain, nested = encode(weight, name), encode(weight, name, double_quant=True)
+    np.testing.assert_array_equal(plain.planes["codes"], nested.planes["codes"])
+    scales = plain.planes["scales"].astype(np.float64)
+    offset = nested.planes["nested_offset"]
+    assert offset == pytest.approx(scales.mean(), rel=1e-7)
+    # 8-bit codes with a float32 for 256: off by half of the map's widest gap at most.
+    blocks = np.pad((scales - offset).reshape(-1), (0, -scales.size % 256)).reshape(-1, 256)
+    np.testing.assert_allclose(nested.planes["nested_scales"], np.abs(blocks).max(1), rtol=1e-6)
+    form: Any = nested.format
+    off = np.pad(np.abs(form.absmax(nested) - scales.reshape(-1)), (0, -scales.size % 256)).reshape(-1, 256)
+    gap = np.diff(signed_map()).max()
+    assert (off <= (gap / 2 + 0.0001) * nested.planes["nested_scales"][:, None]).all()
