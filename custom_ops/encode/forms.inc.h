@@ -4,6 +4,9 @@
 // A form has a Code type, kUnit (weights of a group where they are always as many, else 0), and
 //   quantize(x, at, codes): codes and whatever belongs to the group, of `size` floats, a multiple of 16;
 //   dequantize(codes, at, from, count, y): `count` weights, a multiple of 16, from weight `from` of the group on.
+// Forms of blocks of 32 split quantize in two, between which a batch of 16 groups shares its reductions:
+//   prepare(low, high, x, at): what belongs to the group, from its lowest and highest value (kPeak: high is the magnitude);
+//   write(x, grid, codes): the codes.
 
 // Which group: its row, its number in the row, its number in these rows, and its weights.
 struct Group {
@@ -32,6 +35,44 @@ ONNXQUANT_INLINE float extreme(const float* x, int size) {
   return x[0];  // NaN: refused afterwards
 }
 
+struct Range {
+  float low, high;
+};
+
+template <bool kPeak>
+ONNXQUANT_INLINE Range range(const float* x, int size) {
+  if constexpr (kPeak) return {0.0f, peak(x, size)};
+  F lows = load(x), highs = lows;
+  for (int i = 16; i < size; i += 16) {
+    lows = lesser(lows, load(x + i));
+    highs = greater(highs, load(x + i));
+  }
+  return {smallest(lows), largest(highs)};
+}
+
+// Of each of 16 groups of 32.
+template <bool kPeak>
+ONNXQUANT_INLINE void ranges(const float* x, float* low, float* high) {
+  F lows[16], highs[16];
+  for (int g = 0; g < 16; ++g) {
+    F a = load(x + 32 * g), b = load(x + 32 * g + 16);
+    if constexpr (kPeak) {
+      a = magnitude(a);
+      b = magnitude(b);
+    } else {
+      lows[g] = lesser(a, b);
+    }
+    highs[g] = greater(a, b);
+  }
+  if constexpr (!kPeak) store(low, smallest_of_each(lows));
+  store(high, largest_of_each(highs));
+}
+
+// How x becomes codes.
+struct Grid {
+  float inverse, zero;
+};
+
 ONNXQUANT_INLINE F clip(F x, float low, float high) { return lesser(greater(x, splat(low)), splat(high)); }
 
 // To the nearest integer, halves away from zero, once it is truncated: 0.5 less one bit makes no sum reach the next integer
@@ -53,19 +94,33 @@ struct GgmlBlock {
   static constexpr int kOffset = 1 << (kBits - 1);
   const EncodeJob& job;
 
+  static constexpr bool kByExtreme = kBits == 4 || kBits == 5, kPeak = !kByExtreme;
+
   ONNXQUANT_INLINE void quantize(const float* x, const Group& at, Code* codes) const {
-    const bool by_extreme = kBits == 4 || kBits == 5;
-    float scale;
-    if constexpr (by_extreme) scale = extreme(x, kSize) / -kOffset;
-    else if constexpr (kBits == 8) scale = peak(x, kSize) / 127.0f;
-    else scale = peak(x, kSize);
-    const F inverse = splat(reciprocal(scale));
-    for (int i = 0; i < kSize; i += 16) {
-      const F scaled = mul(load(x + i), inverse);
-      if constexpr (by_extreme) store_codes(codes + i, lesser(add(scaled, splat(kOffset + 0.5f)), splat(2 * kOffset - 1)));
-      else store_signed(codes + i, before_truncation(scaled), kOffset);
+    const Range of = range<kPeak>(x, kSize);
+    write(x, prepare(of.low, of.high, x, at), codes);
+  }
+  ONNXQUANT_INLINE Grid prepare(float low, float high, const float* x, const Group& at) const {
+    float scale = high;
+    if constexpr (kByExtreme) {
+      scale = high > -low ? high : low;
+      if (high == -low) scale = extreme(x, kSize);
+      scale /= -kOffset;
+    } else if constexpr (kBits == 8) {
+      scale /= 127.0f;
     }
     plane<std::uint16_t>(job.scales)[at.number] = to_half(scale);
+    return {reciprocal(scale), 0.0f};
+  }
+  ONNXQUANT_INLINE void write(const float* x, Grid grid, Code* codes) const {
+    for (int i = 0; i < kSize; i += 16) {
+      const F scaled = mul(load(x + i), splat(grid.inverse));
+      if constexpr (kByExtreme) {
+        store_codes(codes + i, lesser(add(scaled, splat(kOffset + 0.5f)), splat(2 * kOffset - 1)));
+      } else {
+        store_signed(codes + i, before_truncation(scaled), kOffset);
+      }
+    }
   }
   ONNXQUANT_INLINE void dequantize(const Code* codes, const Group& at, std::int64_t, int count, float* y) const {
     scale_codes(codes, kOffset, from_half(plane<const std::uint16_t>(job.scales)[at.number]), count, y);
@@ -118,16 +173,24 @@ struct Minimum {
   static constexpr int kUnit = 32;
   const EncodeJob& job;
 
+  static constexpr bool kPeak = false;
+  static constexpr float kTop = (1 << kBits) - 1;
+
   ONNXQUANT_INLINE void quantize(const float* x, const Group& at, Code* codes) const {
-    const F a = load(x), b = load(x + 16);
-    const float low = smallest(lesser(a, b)), high = largest(greater(a, b));
-    const float top = (1 << kBits) - 1, scale = (high - low) / top, inverse = reciprocal(scale);
-    for (int i = 0; i < kUnit; i += 16) {
-      const F code = add(mul(sub(load(x + i), splat(low)), splat(inverse)), splat(0.5f));
-      store_codes(codes + i, lesser(code, splat(top)));
-    }
+    const Range of = range<kPeak>(x, kUnit);
+    write(x, prepare(of.low, of.high, x, at), codes);
+  }
+  ONNXQUANT_INLINE Grid prepare(float low, float high, const float*, const Group& at) const {
+    const float scale = (high - low) / kTop;
     plane<std::uint16_t>(job.scales)[at.number] = to_half(scale);
     plane<std::uint16_t>(job.seconds)[at.number] = to_half(low);
+    return {reciprocal(scale), low};
+  }
+  ONNXQUANT_INLINE void write(const float* x, Grid grid, Code* codes) const {
+    for (int i = 0; i < kUnit; i += 16) {
+      const F code = add(mul(sub(load(x + i), splat(grid.zero)), splat(grid.inverse)), splat(0.5f));
+      store_codes(codes + i, lesser(code, splat(kTop)));
+    }
   }
   ONNXQUANT_INLINE void dequantize(const Code* codes, const Group& at, std::int64_t, int count, float* y) const {
     const F scale = splat(from_half(plane<const std::uint16_t>(job.scales)[at.number]));
@@ -154,12 +217,14 @@ struct Affine {
   const int bits, offset = 1 << (bits - 1), top = (1 << bits) - 1;
   Affine(const EncodeJob& of) : job(of), bits(of.format[3] - '0') {}
 
-  struct Grid {
+  static constexpr bool kPeak = false;
+
+  struct Stored {
     std::uint16_t half;
     float zero;
   };
 
-  ONNXQUANT_INLINE Grid grid(float low, float high) const {
+  ONNXQUANT_INLINE Stored stored(float low, float high) const {
     const auto levels = static_cast<float>(top);
     if constexpr (kZero == Zero::kNone) {
       const float scale = bits == 8 ? most(-low, high) / 127.0f : (-low >= high ? low : high) / static_cast<float>(-offset);
@@ -180,31 +245,25 @@ struct Affine {
 
   ONNXQUANT_INLINE void quantize(const float* x, const Group& at, Code* codes) const {
     const int size = kFixedSize ? kFixedSize : at.size;
-    float low, high;
-    if (job.shared != nullptr) {
-      low = job.shared[0];
-      high = job.shared[1];
-    } else {
-      F lows = load(x), highs = lows;
-      for (int i = 16; i < size; i += 16) {
-        lows = lesser(lows, load(x + i));
-        highs = greater(highs, load(x + i));
-      }
-      low = smallest(lows);
-      high = largest(highs);
-    }
-    const Grid g = grid(low, high);
-    const float scale = from_half(g.half), inverse = scale != 0 ? 1.0f / scale : 0.0f;
-    const float lowest = kZero == Zero::kNone && bits == 8 ? 1 : 0;
-    for (int i = 0; i < size; i += 16) {
-      const F scaled = mul(load(x + i), splat(inverse)), zero = splat(g.zero);
-      const F code = kZero == Zero::kHalf ? round_even(add(scaled, zero)) : add(round_even(scaled), zero);
-      store_codes(codes + i, clip(code, lowest, static_cast<float>(top)));
-    }
+    const Range of = job.shared != nullptr ? Range{job.shared[0], job.shared[1]} : range<kPeak>(x, size);
+    write(x, prepare(of.low, of.high, x, at), codes, size);
+  }
+  ONNXQUANT_INLINE Grid prepare(float low, float high, const float*, const Group& at) const {
+    const Stored kept = stored(low, high);
     const std::int64_t number = job.shared != nullptr ? 0 : at.number;
-    plane<std::uint16_t>(job.scales)[number] = g.half;
-    if constexpr (kZero == Zero::kCode) plane<std::uint8_t>(job.seconds)[number] = static_cast<std::uint8_t>(g.zero);
-    if constexpr (kZero == Zero::kHalf) plane<std::uint16_t>(job.seconds)[number] = to_half(g.zero);
+    plane<std::uint16_t>(job.scales)[number] = kept.half;
+    if constexpr (kZero == Zero::kCode) plane<std::uint8_t>(job.seconds)[number] = static_cast<std::uint8_t>(kept.zero);
+    if constexpr (kZero == Zero::kHalf) plane<std::uint16_t>(job.seconds)[number] = to_half(kept.zero);
+    const float scale = from_half(kept.half);
+    return {scale != 0 ? 1.0f / scale : 0.0f, kept.zero};
+  }
+  ONNXQUANT_INLINE void write(const float* x, Grid grid, Code* codes, int size = kFixedSize) const {
+    const float lowest = kZero == Zero::kNone && bits == 8 ? 1 : 0, highest = static_cast<float>(top);
+    for (int i = 0; i < size; i += 16) {
+      const F scaled = mul(load(x + i), splat(grid.inverse)), zero = splat(grid.zero);
+      const F code = kZero == Zero::kHalf ? round_even(add(scaled, zero)) : add(round_even(scaled), zero);
+      store_codes(codes + i, clip(code, lowest, highest));
+    }
   }
   ONNXQUANT_INLINE void dequantize(const Code* codes, const Group& at, std::int64_t, int count, float* y) const {
     const std::int64_t number = job.shared != nullptr ? 0 : at.number;
@@ -217,23 +276,31 @@ struct Affine {
 
 // ---- nf4, fp4, dynamic8: the nearest value of a table, or a neighbour at random
 
-// Philox4x32-10 of counter (low, high, 0, 0).
+// Philox4x32-10 of 8 counters (low, high, 0, 0): 32 words.
 inline void philox(std::uint64_t counter, std::uint64_t seed, std::uint32_t* out) {
-  std::uint32_t a = static_cast<std::uint32_t>(counter), b = static_cast<std::uint32_t>(counter >> 32), c = 0, d = 0;
+  std::uint32_t a[8], b[8], c[8] = {}, d[8] = {};
+  for (unsigned i = 0; i < 8; ++i) {
+    a[i] = static_cast<std::uint32_t>(counter + i);
+    b[i] = static_cast<std::uint32_t>((counter + i) >> 32);
+  }
   std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
   for (int turn = 0; turn < 10; ++turn) {
-    const std::uint64_t first = std::uint64_t{0xD2511F53} * a, second = std::uint64_t{0xCD9E8D57} * c;
-    a = static_cast<std::uint32_t>(second >> 32) ^ b ^ k0;
-    b = static_cast<std::uint32_t>(second);
-    c = static_cast<std::uint32_t>(first >> 32) ^ d ^ k1;
-    d = static_cast<std::uint32_t>(first);
+    for (int i = 0; i < 8; ++i) {
+      const std::uint64_t first = std::uint64_t{0xD2511F53} * a[i], second = std::uint64_t{0xCD9E8D57} * c[i];
+      a[i] = static_cast<std::uint32_t>(second >> 32) ^ b[i] ^ k0;
+      b[i] = static_cast<std::uint32_t>(second);
+      c[i] = static_cast<std::uint32_t>(first >> 32) ^ d[i] ^ k1;
+      d[i] = static_cast<std::uint32_t>(first);
+    }
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  out[0] = a;
-  out[1] = b;
-  out[2] = c;
-  out[3] = d;
+  for (int i = 0; i < 8; ++i) {
+    out[4 * i] = a[i];
+    out[4 * i + 1] = b[i];
+    out[4 * i + 2] = c[i];
+    out[4 * i + 3] = d[i];
+  }
 }
 
 template <bool kStochastic>
@@ -245,28 +312,28 @@ struct Table {
   ONNXQUANT_INLINE void quantize(const float* x, const Group& at, Code* codes) const {
     const float scale = peak(x, at.size), inverse = 1.0f / most(scale, 1e-38f);
     plane<float>(job.scales)[at.number] = scale;
-    // The position of the first weight among all.
+    // The position of the first weight among all: groups are whole, so it is a multiple of 32.
     const std::int64_t start = (job.first_row + at.row) * job.cols + at.in_row * at.size;
-    for (int i = 0; i < at.size; i += 16) {
-      float values[16];
-      store(values, clip(mul(load(x + i), splat(inverse)), -1.0f, 1.0f));
+    for (int i = 0; i < at.size; i += 32) {
+      float values[32];
+      for (int j = 0; j < 32; j += 16) store(values + j, clip(mul(load(x + i + j), splat(inverse)), -1.0f, 1.0f));
       if constexpr (kStochastic) either(values, static_cast<std::uint64_t>(start + i), codes + i);
       else nearest(values, codes + i);
     }
   }
   // At most one bound lies among the floats that share their upper 16 bits: the table says how many lie below.
   ONNXQUANT_INLINE void nearest(const float* values, Code* codes) const {
-    for (int i = 0; i < 16; ++i) {
+    for (int i = 0; i < 32; ++i) {
       const int below = job.starts[bits_of(values[i]) >> 16];
       codes[i] = job.level_codes[below + (values[i] > job.bounds[below])];
     }
   }
   ONNXQUANT_INLINE void either(const float* values, std::uint64_t start, Code* codes) const {
-    std::uint32_t words[20];
-    for (int i = 0; i < 20; i += 4) philox(start / 4 + static_cast<unsigned>(i) / 4, job.seed, words + i);
+    std::uint32_t words[32];
+    philox(start / 4, job.seed, words);
     const auto last = static_cast<int>(job.level_count - 2);
-    for (int i = 0; i < 16; ++i) {
-      const float uniform = static_cast<float>(words[start % 4 + static_cast<unsigned>(i)] >> 8) * 0x1p-24f;
+    for (int i = 0; i < 32; ++i) {
+      const float uniform = static_cast<float>(words[i] >> 8) * 0x1p-24f;
       const int found = job.starts[bits_of(values[i]) >> 16];
       const int at_most = found + (values[i] >= job.bounds[found]) - 1;
       const int below = at_most < 0 ? 0 : at_most > last ? last : at_most;
@@ -307,7 +374,9 @@ struct SmallFloat {
     for (int i = 0; i < at.size; i += 16) {
       float values[16];
       store(values, inverse != 0 ? clip(mul(load(x + i), splat(inverse)), -kTop, kTop) : splat(0.0f));
-      for (int j = 0; j < 16; ++j) codes[i + j] = static_cast<Code>(small_float<kExponent, kMantissa>(values[j]));
+      Code some[16];
+      for (int j = 0; j < 16; ++j) some[j] = static_cast<Code>(small_float<kExponent, kMantissa>(values[j]));
+      std::memcpy(codes + i, some, sizeof some);
     }
   }
   ONNXQUANT_INLINE void dequantize(const Code* codes, const Group& at, std::int64_t, int count, float* y) const {

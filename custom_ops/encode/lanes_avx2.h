@@ -100,6 +100,29 @@ ONNXQUANT_INLINE float largest(F x) {
   return across(_mm256_max_ps(x.a, x.b), [](__m128 a, __m128 b) { return _mm_max_ps(a, b); });
 }
 
+// Lane i: of all lanes of x[i].
+template <class Op8>
+ONNXQUANT_INLINE __m256 across_eight(const F* x, Op8 op) {
+  __m256 pairs[4], fours[2];
+  for (int i = 0; i < 4; ++i) {
+    const __m256 a = op(x[2 * i].a, x[2 * i].b), b = op(x[2 * i + 1].a, x[2 * i + 1].b);
+    pairs[i] = op(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+  }
+  for (int i = 0; i < 2; ++i) {
+    const __m256d a = _mm256_castps_pd(pairs[2 * i]), b = _mm256_castps_pd(pairs[2 * i + 1]);
+    fours[i] = op(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)), _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+  }
+  return op(_mm256_permute2f128_ps(fours[0], fours[1], 0x20), _mm256_permute2f128_ps(fours[0], fours[1], 0x31));
+}
+ONNXQUANT_INLINE F smallest_of_each(const F* x) {
+  const auto op = [](__m256 a, __m256 b) { return _mm256_min_ps(a, b); };
+  return {across_eight(x, op), across_eight(x + 8, op)};
+}
+ONNXQUANT_INLINE F largest_of_each(const F* x) {
+  const auto op = [](__m256 a, __m256 b) { return _mm256_max_ps(a, b); };
+  return {across_eight(x, op), across_eight(x + 8, op)};
+}
+
 ONNXQUANT_INLINE void store_transposed_8(const __m256* x, float* to, std::int64_t stride) {
   __m256 pairs[8], fours[8];
   for (int i = 0; i < 8; i += 2) {

@@ -74,6 +74,22 @@ ONNXQUANT_INLINE float largest(F x) {
   return across(_mm_max_ps(_mm256_castps256_ps128(eight), upper(eight)), [](__m128 a, __m128 b) { return _mm_max_ps(a, b); });
 }
 
+// Lane i: of all lanes of x[i].
+template <class Op>
+ONNXQUANT_INLINE F across_each(const F* x, Op op) {
+  F pairs[8], fours[4];
+  for (int i = 0; i < 8; ++i) pairs[i] = op(_mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]), _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]));
+  for (int i = 0; i < 4; ++i) {
+    const __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
+    fours[i] = op(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  const F low = op(_mm512_shuffle_f32x4(fours[0], fours[1], 0x88), _mm512_shuffle_f32x4(fours[0], fours[1], 0xdd));
+  const F high = op(_mm512_shuffle_f32x4(fours[2], fours[3], 0x88), _mm512_shuffle_f32x4(fours[2], fours[3], 0xdd));
+  return op(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+}
+ONNXQUANT_INLINE F smallest_of_each(const F* x) { return across_each(x, lesser); }
+ONNXQUANT_INLINE F largest_of_each(const F* x) { return across_each(x, greater); }
+
 // x[16] becomes its transpose, row i at to + i * stride.
 ONNXQUANT_INLINE void store_transposed(const F* x, float* to, std::int64_t stride) {
   __m512 pairs[16], fours[16];

@@ -80,6 +80,18 @@ inline float largest(const F& x) {
   return out;
 }
 
+// Lane i: of all lanes of x[i].
+inline F smallest_of_each(const F* x) {
+  F out = splat(0.0f);
+  for (int i = 0; i < 16; ++i) out.at[i] = smallest(x[i]);
+  return out;
+}
+inline F largest_of_each(const F* x) {
+  F out = splat(0.0f);
+  for (int i = 0; i < 16; ++i) out.at[i] = largest(x[i]);
+  return out;
+}
+
 // x[16] becomes its transpose, row i at to + i * stride.
 inline void store_transposed(const F* x, float* to, std::int64_t stride) {
   for (int row = 0; row < 16; ++row) {

@@ -30,6 +30,16 @@ constexpr bool kOverwrites = false;
 template <>
 constexpr bool kOverwrites<LlmInt8> = true;
 
+// Forms of blocks of 32 that are prepared 16 at a time.
+template <class Form>
+constexpr bool kBatches = false;
+template <int kBits>
+constexpr bool kBatches<GgmlBlock<kBits, 32>> = true;
+template <int kBits>
+constexpr bool kBatches<Minimum<kBits>> = true;
+template <Zero kZero>
+constexpr bool kBatches<Affine<kZero, 32>> = true;
+
 template <class Form>
 struct Walk {
   using Code = typename Form::Code;
@@ -53,9 +63,25 @@ struct Walk {
     Group at{row, first / unit, row * groups + first / unit, Form::kUnit ? Form::kUnit : static_cast<int>(unit)};
     Sums own = sums;  // in registers: nothing has its address
     std::int64_t k = 0;
+    if constexpr (kAction == Action::kEncode && kBatches<Form>) {
+      for (; k + 16 * 32 <= count; k += 16 * 32) batch(at, first + k, x + k, codes + k, own);
+    }
     for (; k + unit <= count; k += unit, ++at.in_row, ++at.number) whole<kAction>(at, first + k, unit, x + k, codes + k, own);
     sums = own;
     if (k < count) partial<kAction>(at, first + k, count - k, x + k, codes + k, sums);
+  }
+
+  // 16 groups of 32, each step for all of them before the next: their latencies overlap.
+  ONNXQUANT_INLINE void batch(Group& at, std::int64_t first, const float* x, Code* codes, Sums& sums) const {
+    float low[16], high[16];
+    Grid grids[16];
+    ranges<Form::kPeak>(x, low, high);
+    Group each = at;
+    for (int g = 0; g < 16; ++g, ++each.in_row, ++each.number) grids[g] = form.prepare(low[g], high[g], x + 32 * g, each);
+    for (int g = 0; g < 16; ++g) form.write(x + 32 * g, grids[g], codes + 32 * g);
+    for (int g = 0; g < 16; ++g, ++at.in_row, ++at.number) {
+      back<Action::kEncode>(at, first + 32 * g, 32, x + 32 * g, codes + 32 * g, sums);
+    }
   }
 
   template <Action kAction>
@@ -177,7 +203,9 @@ Runner find(const EncodeJob& job) {
   for (const auto& one : all) {
     if (std::strcmp(job.format, one.name) == 0) return one.runner;
   }
-  if (std::strncmp(job.format, "int", 3) == 0) return job.group == 32 ? affine<32>(job.zero_point) : affine<0>(job.zero_point);
+  if (std::strncmp(job.format, "int", 3) == 0) {
+    return job.group == 32 && job.shared == nullptr ? affine<32>(job.zero_point) : affine<0>(job.zero_point);
+  }
   return job.stochastic != 0 ? Runner{run<Table<true>>} : Runner{run<Table<false>>};
 }
 

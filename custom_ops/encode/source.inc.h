@@ -1,7 +1,13 @@
 // Rows of a weight of any type and strides as contiguous float32. Included inside an instruction set's namespace.
 
-// Columns at a time of a weight that is stored column by column, and rows: whole cache lines of any type.
-constexpr std::int64_t kWindow = 256, kRowsTogether = 32;
+// Columns at a time of a weight that is not contiguous float32: a batch of 16 groups of 32, or more.
+constexpr std::int64_t kWindow = 512;
+// Rows at a time of a weight that is stored column by column: a cache line of them, of floats or of halves.
+constexpr std::int64_t kRowsTogether = 32;
+inline std::int64_t rows_together(const Source& source) {
+  if (source.row_stride != 1 || source.col_stride == 1) return 1;
+  return source.type == 1 || source.type == 2 ? kRowsTogether : kRowsTogether / 2;
+}
 
 template <int kType>
 struct Elements {
@@ -76,7 +82,7 @@ template <class Visit>
 ONNXQUANT_INLINE void for_pieces(const Source& source, std::int64_t rows, std::int64_t cols, std::int64_t window, float* scratch,
                                  Visit visit) {
   const bool in_place = source.type == 0 && source.col_stride == 1 && source.columns == nullptr;
-  const std::int64_t together = source.row_stride == 1 && source.col_stride != 1 ? kRowsTogether : 1;
+  const std::int64_t together = rows_together(source);
   if (in_place) window = round_up(cols, 16);
   for (std::int64_t row = 0; row < rows; row += together) {
     const std::int64_t height = lower(together, rows - row);
