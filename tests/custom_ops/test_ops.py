@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxquant import native
 
 NAMES = native.formats()
-RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "20"))
+RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "8"))
 
 
 def weight_of(name, rows=33, cols=100, block=32):
@@ -308,9 +308,10 @@ def test_lying_nodes_are_refused(kernel, permuted):
     )  # fmt: skip
     assert run.returncode == 0, f"{run.returncode}: after {run.stdout.splitlines()[-1:]}: {run.stderr[-2000:]}"
     rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len({row["format"] for row in rows}) == (len(NAMES) if permuted == "plain" else 6)
     accepted = [(row["format"], row["lie"]) for row in rows if "lie" in row and "ran" in row]
     assert accepted == []
-    for name in NAMES:
+    for name in {row["format"] for row in rows}:
         assert sum("lie" in row for row in rows if row["format"] == name) >= 45
         assert sum("random" in row for row in rows if row["format"] == name) == RANDOM_LIES
     assert all("bad_alloc" not in row.get("error", "") for row in rows)
