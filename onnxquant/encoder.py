@@ -45,13 +45,26 @@ _NAMES = [
 
 
 def supports(form: Format) -> bool:
-    """Whether the library encodes and decodes this format.
+    """Whether the library is there, and encodes and decodes this format.
 
     >>> from onnxquant.formats import format_named
     >>> supports(format_named("q4_0"))
     True
     """
-    return form.name in _NAMES and type(form).__module__.startswith("onnxquant.formats.")
+    return form.name in _NAMES and type(form).__module__.startswith("onnxquant.formats.") and _there()
+
+
+@cache
+def _there() -> bool:
+    try:
+        return bool(native.isas())
+    except NativeLibraryError:
+        return False
+
+
+def takes(encoded: Encoded) -> bool:
+    """Whether the library decodes this: a format that it knows, planes of the types and shapes that the format declares."""
+    return supports(encoded.format) and _misfit(encoded) is None
 
 
 def encode(
@@ -142,6 +155,8 @@ def _encode(form: Format, call: _Call) -> tuple[Encoded, Difference]:
     difference = call.difference(call.run("encode", plain, planes, shared=shared), encoded)
     if nested:
         encoded = replace(encoded, format=form, planes={**planes, **nest(planes["scales"])})
+        with np.errstate(over="ignore"):
+            check_finite(form.name, {"scales": unnest(encoded.planes)})
         difference = call.difference(call.run("measure", form, _plain(encoded)), encoded)
     return encoded, difference
 
@@ -411,18 +426,23 @@ def _search(form: type[TableCodes], stochastic: bool) -> tuple[NDArray[Any], ...
 
 def _plain(encoded: Encoded) -> Planes:
     """Planes as the library takes them: contiguous, scales of double quantization decoded."""
+    if reason := _misfit(encoded):
+        raise WeightError(f"format {encoded.format.name}: {reason}")
     planes = {name: np.ascontiguousarray(plane) for name, plane in encoded.planes.items()}
     if isinstance(encoded.format, NestedTable) and encoded.format.double_quant:
         planes["scales"] = unnest(planes)
-    declared = encoded.format._planes(encoded.rows, encoded.cols)
-    for name, plane in declared.items():
-        found = planes.get(name)
-        if found is None or found.shape != plane.shape:
-            shape = None if found is None else list(found.shape)
-            raise WeightError(f"format {encoded.format.name}: plane {name} is {shape}, expected {list(plane.shape)}")
-        if name != "scales" and found.dtype != plane.dtype:
-            raise WeightError(f"format {encoded.format.name}: plane {name} is {found.dtype}, expected {plane.dtype}")
     return planes
+
+
+def _misfit(encoded: Encoded) -> str | None:
+    """Which plane is not as the format declares it."""
+    for name, plane in encoded.format._planes(encoded.rows, encoded.cols).items():
+        found = encoded.planes.get(name)
+        if found is None:
+            return f"no plane {name}"
+        if found.shape != plane.shape or found.dtype != plane.dtype:
+            return f"plane {name} is {found.dtype} {list(found.shape)}, expected {plane.dtype} {list(plane.shape)}"
+    return None
 
 
 def _permutation(encoded: Encoded) -> NDArray[np.int32] | None:

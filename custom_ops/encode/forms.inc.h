@@ -180,8 +180,13 @@ struct Minimum {
     const Range of = range<kPeak>(x, kUnit);
     write(x, prepare(of.low, of.high, x, at), codes);
   }
-  ONNXQUANT_INLINE Grid prepare(float low, float high, const float*, const Group& at) const {
-    const float scale = (high - low) / kTop;
+  ONNXQUANT_INLINE Grid prepare(float low, float high, const float* x, const Group& at) const {
+    if (low == 0) {  // of zeros of both signs the first one, as in ggml
+      int first = 0;
+      while (x[first] != 0) ++first;
+      low = x[first];
+    }
+    const float scale = ((high + 0.0f) - low) / kTop;
     plane<std::uint16_t>(job.scales)[at.number] = to_half(scale);
     plane<std::uint16_t>(job.seconds)[at.number] = to_half(low);
     return {reciprocal(scale), low};
@@ -249,7 +254,7 @@ struct Affine {
     write(x, prepare(of.low, of.high, x, at), codes, size);
   }
   ONNXQUANT_INLINE Grid prepare(float low, float high, const float*, const Group& at) const {
-    const Stored kept = stored(low, high);
+    const Stored kept = stored(low + 0.0f, high + 0.0f);  // of zeros of both signs the positive one
     const std::int64_t number = job.shared != nullptr ? 0 : at.number;
     plane<std::uint16_t>(job.scales)[number] = kept.half;
     if constexpr (kZero == Zero::kCode) plane<std::uint8_t>(job.seconds)[number] = static_cast<std::uint8_t>(kept.zero);

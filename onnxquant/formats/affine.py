@@ -99,6 +99,8 @@ class Affine(ScaledCodes):
         else:
             low = groups.min(axis=-1, keepdims=True)
             high = groups.max(axis=-1, keepdims=True)
+        # Which zero of two signs is the extreme depends on the width of numpy's vectors: it is always the positive one.
+        low, high = low + np.float32(0), high + np.float32(0)
         scale, zero = self._grid(low, high)
         with np.errstate(divide="ignore"):
             inverse = np.where(scale != 0, np.float32(1) / scale.astype(np.float32), np.float32(0))

@@ -145,6 +145,14 @@ class Format(ABC):
         Raises:
             WeightError: a value is NaN or infinite, a scale does not fit its type, or the permutation is not one.
         """
+        from onnxquant import encoder  # it knows the formats: they must be there first
+
+        if encoder.supports(self):
+            return encoder.encode(self, weight, permutation)[0]
+        return self.encode_reference(weight, permutation)
+
+    def encode_reference(self, weight: NDArray[Any], permutation: ArrayLike | None = None) -> Encoded:
+        """As ``encode`` in numpy alone: what defines the bytes."""
         rows, cols = weight.shape
         self.check_shape(rows, cols)
         order = None
@@ -164,6 +172,12 @@ class Format(ABC):
 
     def decode(self, encoded: Encoded) -> Matrix:
         """The float32 matrix ``[rows, cols]`` that the planes stand for, columns in their original order."""
+        from onnxquant import encoder
+
+        return encoder.decode(encoded) if encoder.takes(encoded) else self.decode_reference(encoded)
+
+    def decode_reference(self, encoded: Encoded) -> Matrix:
+        """As ``decode`` in numpy alone."""
         if not encoded.rows * encoded.cols:
             return np.zeros((encoded.rows, encoded.cols), np.float32)
         values = self._decode(encoded)

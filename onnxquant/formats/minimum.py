@@ -2,6 +2,7 @@
 
 What ggml's q4_1 and q5_1 share. With top = 2^bits - 1: d = (max - min) / top, code = min(top, trunc((x - min) * (1 / d)
 + 0.5)), chosen with the unrounded float32 d and min; both are stored in float16. A constant block has d = 0, codes 0.
+Of zeros of both signs the first one is the minimum.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ class MinimumCodes(Rowwise):
 
     def encode_rows(self, chunk: Matrix, first: int) -> Planes:  # noqa: D102
         groups = split(chunk, self.group)
-        low = groups.min(axis=-1, keepdims=True)
+        low = _lowest(groups)
         top = np.float32((1 << self.bits) - 1)
-        scale = (groups.max(axis=-1, keepdims=True) - low) / top
+        # A highest value of zero is the positive one, as the difference is then.
+        scale = (groups.max(axis=-1, keepdims=True) + np.float32(0) - low) / top
         codes = (groups - low) * ggml.reciprocal(scale)
         codes += np.float32(0.5)
         np.minimum(codes, top, out=codes)
@@ -52,3 +54,10 @@ class MinimumCodes(Rowwise):
         values *= expand(planes["scales"], self.group, cols).astype(np.float32)
         values += expand(planes["minima"], self.group, cols).astype(np.float32)
         return values
+
+
+def _lowest(groups: Matrix) -> Matrix:
+    """The minimum of each group; of zeros of both signs the first one, as in ggml."""
+    low: Matrix = groups.min(axis=-1, keepdims=True)
+    first = np.take_along_axis(groups, (groups == 0).argmax(axis=-1)[..., None], axis=-1)
+    return np.where(low == 0, first, low)
