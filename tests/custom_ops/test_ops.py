@@ -129,13 +129,18 @@ def test_gather_of_a_scalar():
     np.testing.assert_array_equal(y, native.decode(weight.stored)[-1])
 
 
-@pytest.mark.parametrize("bad", [33, -34, 2**40])
-def test_gather_out_of_range_names_the_index(bad):
-    opened = session(Node("Gather", weight_of("int4").stored, np.int64).model())
+@pytest.mark.parametrize("permuted", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "bad"),
+    [(np.int64, bad) for bad in (33, -34, 2**32, 2**40, -(2**63))] + [(np.int32, bad) for bad in (33, -34, -(2**31))],
+)
+def test_gather_out_of_range_names_the_index(dtype, bad, permuted):
+    weight = sample("int4", 33, 100, 32, permuted=permuted)
+    opened = session(Node("Gather", weight.stored, dtype).model())
     with pytest.raises(Exception, match=f"index {bad} is out of range, expected \\[-33, 33\\)"):
-        opened.run(None, {"indices": np.array([0, bad, 1], np.int64)})
-    (y,) = opened.run(None, {"indices": np.array([0], np.int64)})
-    assert np.isfinite(y).all()
+        opened.run(None, {"indices": np.array([0, bad, 1], dtype)})
+    (y,) = opened.run(None, {"indices": np.array([0], dtype)})
+    np.testing.assert_array_equal(y[0], weight.decoded[0])
 
 
 def test_a_vector_is_a_product_without_batch():
