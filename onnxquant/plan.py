@@ -73,6 +73,7 @@ class Decision:
             "float_bytes": self.float_bytes,
             "bytes": self.nbytes,
             "bits_per_weight": round(self.bits_per_weight, 4),
+            "compression_ratio": round(self.float_bytes / self.nbytes, 4) if self.nbytes else None,
             "reason": self.reason,
             "refusals": list(self.refusals),
         }

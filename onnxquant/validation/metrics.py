@@ -89,6 +89,7 @@ class Difference:
         out: dict[str, Any] = {
             "sqnr_db": number(self.sqnr_db),
             "mse": self.mse,
+            "rmse": math.sqrt(self.mse),
             "max_error": self.max_error,
             "mean_error": self.signed / self.count if self.count else 0.0,
             "cosine": self.cosine,

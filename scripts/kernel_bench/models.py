@@ -211,7 +211,7 @@ def _add_rolled(out: onnx.TensorProto, tensor: onnx.TensorProto, by: int) -> Non
     """The same planes in another order of rows or tiles: ONNX Runtime keeps prepacked weights of equal content once."""
     out.name, out.data_type, raw = f"{tensor.name}.{by}", tensor.data_type, numpy_helper.to_array(tensor).tobytes()
     out.dims[:] = tensor.dims
-    shift = by % tensor.dims[0] * (len(raw) // tensor.dims[0]) if tensor.dims else 0
+    shift = by % tensor.dims[0] * (len(raw) // tensor.dims[0]) if tensor.dims and tensor.dims[0] else 0
     out.raw_data = raw[shift:] + raw[:shift]
 
 
