@@ -57,8 +57,8 @@ def supports(form: Format) -> bool:
 @cache
 def _there() -> bool:
     try:
-        return bool(native.isas())
-    except NativeLibraryError:
+        return bool(native.isas() and _function("encode"))
+    except (NativeLibraryError, AttributeError):
         return False
 
 
