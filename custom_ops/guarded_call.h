@@ -29,4 +29,12 @@ int guarded_call(Body body) noexcept {
   return 1;
 }
 
+// The same for a text; null when there is none.
+template <class Make>
+const char* guarded_text(Make make) noexcept {
+  const char* text = nullptr;
+  guarded_call([&] { text = make(); });
+  return text;
+}
+
 }  // namespace onnxquant

@@ -96,8 +96,10 @@ ONNXQUANT_EXPORT int onnxquant_abi_version() { return kAbiVersion; }
 ONNXQUANT_EXPORT const char* onnxquant_last_error() { return last_error; }
 
 ONNXQUANT_EXPORT const char* onnxquant_formats() {
-  static const std::string names = format_names();
-  return names.c_str();
+  return guarded_text([] {
+    static const std::string names = format_names();
+    return names.c_str();
+  });
 }
 
 ONNXQUANT_EXPORT int onnxquant_describe(const char* format, std::int64_t* out) {
@@ -118,21 +120,23 @@ ONNXQUANT_EXPORT int onnxquant_describe(const char* format, std::int64_t* out) {
 }
 
 ONNXQUANT_EXPORT const char* onnxquant_suffix(const char* format) {
-  const char* suffix = nullptr;
-  guarded_call([&] { suffix = find_format(format).suffix; });
-  return suffix;
+  return guarded_text([&] { return find_format(format).suffix; });
 }
 
 ONNXQUANT_EXPORT const char* onnxquant_plane(std::int64_t plane) { return name_of(static_cast<Plane>(plane)); }
 
 ONNXQUANT_EXPORT const char* onnxquant_isas() {
-  static const std::string names = isa_names(true);
-  return names.c_str();
+  return guarded_text([] {
+    static const std::string names = isa_names(true);
+    return names.c_str();
+  });
 }
 
 ONNXQUANT_EXPORT const char* onnxquant_compiled_isas() {
-  static const std::string names = isa_names(false);
-  return names.c_str();
+  return guarded_text([] {
+    static const std::string names = isa_names(false);
+    return names.c_str();
+  });
 }
 
 ONNXQUANT_EXPORT int onnxquant_set_isa(const char* isa) {

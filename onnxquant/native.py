@@ -220,7 +220,9 @@ class _Planes:
 
 
 def _names(function: str) -> list[str]:
-    text: bytes = getattr(_library(), function)()
+    text: bytes | None = getattr(_library(), function)()
+    if text is None:
+        raise NativeLibraryError(_last_error())
     return text.decode().split(",")
 
 

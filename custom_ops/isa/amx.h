@@ -359,6 +359,7 @@ ManyRows many_rows_of(bool coarse) {
 
 ManyRows select_many_rows(const Weights& weights) {
   const Values values = weights.format->values;
+  if (values == Values::kHalf) return {};  // float16 has more bits than the tiles keep
   if (values != Values::kOffset && values != Values::kUnsigned) {
     return {32, round_row, multiply_rows<BfloatPanel<kDecoded>>};
   }

@@ -361,7 +361,9 @@ def float_bound(x, weight):
 
 
 def uses_bfloat(rows, weight, isa):
-    """Whether int8 compute multiplies this many rows as bfloat16."""
+    """Whether int8 compute multiplies this many rows as bfloat16; float16 has more bits than that keeps."""
+    if weight.stored.format == "f16":
+        return False
     if (isa or native.isas()[-1]) != "amx" or rows < 32:
         return False
     return not weight.has_int8 or family(weight.stored.format) in TABLES or weight.stored.block_size < 64

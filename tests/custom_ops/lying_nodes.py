@@ -19,6 +19,8 @@ from nodes import Node, session
 from onnxquant import native
 
 ROWS, COLS = 33, 100
+# One of each kind of side information: the permutation is checked alike for all.
+PERMUTED = ("int4", "q5_1", "q6_k", "nf4_double", "llm_int8", "f16")
 BIG = 2**62
 
 
@@ -152,7 +154,7 @@ def try_format(kernel: str, name: str, count: int, *, permuted: bool) -> None:
 
 def main() -> None:
     kernel, count, permuted = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "permuted"
-    for name in native.formats():
+    for name in native.formats() if not permuted else PERMUTED:
         try_format(kernel, name, count, permuted=permuted)
 
 

@@ -64,7 +64,7 @@ def test_bfloat_error_is_that_of_rounding(name):
     assert 0.9 < np.sqrt(np.square(error).mean() / power.mean()) < 1.1
 
 
-@pytest.mark.parametrize("name", ["i2_s", "int4", "int3_zero", "q8_k", "q4_0", "nf4", "q4_k", "f16", "bf16"])
+@pytest.mark.parametrize("name", ["i2_s", "int4", "int3_zero", "q8_k", "q4_0", "nf4", "q4_k", "bf16"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_bad_activation_poisons_its_row_alone(name, bad):
     block, granularity = default(name, COARSE)
@@ -80,7 +80,7 @@ def test_a_bad_activation_poisons_its_row_alone(name, bad):
         np.testing.assert_array_equal(np.delete(found, row, axis=0), np.delete(clean, row, axis=0))
 
 
-@pytest.mark.parametrize("name", ["q4_0", "q4_k", "nf4", "bf16", "f16"])
+@pytest.mark.parametrize("name", ["q4_0", "q4_k", "nf4", "bf16"])
 def test_tiny_and_huge_activations(name):
     block, granularity = default(name, FINE)
     weight, signs = sample(name, 17, 64, block, granularity), np.sign(activations(40, 64))
@@ -91,7 +91,7 @@ def test_tiny_and_huge_activations(name):
         assert size > 1.1e-38 or not found.any()
 
 
-@pytest.mark.parametrize("name", ["q4_0", "int4", "bf16", "f16", "llm_int8"])
+@pytest.mark.parametrize("name", ["q4_0", "int4", "bf16", "llm_int8"])
 def test_rows_and_pieces_do_not_change_a_row(name):
     block, granularity = default(name, COARSE)
     weight, x = sample(name, 300, 520, block, granularity), activations(600, 520)
@@ -100,7 +100,7 @@ def test_rows_and_pieces_do_not_change_a_row(name):
         np.testing.assert_array_equal(amx(x[first:last], weight), whole[first:last])
 
 
-@pytest.mark.parametrize("name", ["bf16", "f16"])
+@pytest.mark.parametrize("name", ["bf16"])
 def test_what_pads_the_planes_does_not_matter(name):
     weight, x = sample(name, 17, 265, 16), activations(33, 265)
     codes = weight.stored.planes["codes"].copy()

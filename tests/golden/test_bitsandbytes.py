@@ -85,7 +85,7 @@ def test_8_bit_blocks_are_bitsandbytes_but_for_its_look_up(label: str) -> None:
     np.testing.assert_array_equal(encoded.planes["scales"].reshape(-1), state.absmax.numpy())
     full = np.repeat(encoded.planes["scales"] > 0, 64, axis=1)  # of a zero block their CPU kernel writes code 0
     ours, theirs = encoded.planes["codes"][full].astype(int), codes.numpy().reshape(weight.shape)[full].astype(int)
-    assert (ours != theirs).mean() < 0.02
+    assert (ours != theirs)[weight[full] != 0].mean() < 0.02  # their look-up gives zero the code 131, not 127
     assert np.abs(ours - theirs).max() <= 4
     # Where they differ ours is the nearer one.
     form: Any = encoded.format
@@ -102,11 +102,17 @@ def test_llm_int8_is_bitsandbytes(label: str) -> None:
     form: Any = encoded.format
     np.testing.assert_array_equal(form.scb(encoded), scb.numpy())
     live = scb.numpy() > 0  # their CPU code divides by zero
-    np.testing.assert_array_equal(form.to_blocks(encoded)[live], codes.numpy()[live])
+    # torch computes 127.0 / SCB as reciprocal times 127, so that ties may fall to the other side; nothing else may.
+    ours, theirs = form.to_blocks(encoded)[live].astype(int), codes.numpy()[live].astype(int)
+    exact = weight.astype(np.float16).astype(np.float64)[live] * 127 / scb.numpy().astype(np.float64)[live, None]
+    tie = np.abs(exact - np.floor(exact) - 0.5) < 1e-4
+    np.testing.assert_array_equal(ours[~tie], theirs[~tie])
+    assert np.abs(ours - theirs).max() <= 1
+    assert (ours != theirs).mean() < 1e-3
     back = functional.int8_vectorwise_dequant(codes, scb).numpy()
-    np.testing.assert_allclose(decode(encoded)[live], back[live], rtol=2e-5)
-    read = form.from_blocks(codes.numpy()[live], int(live.sum()), 1024, scb.numpy()[live])
-    np.testing.assert_array_equal(decode(read), decode(encoded)[live])
+    read = decode(form.from_blocks(codes.numpy()[live], int(live.sum()), 1024, scb.numpy()[live]))
+    np.testing.assert_allclose(read, back[live], rtol=2e-5)
+    np.testing.assert_array_equal(read[~tie], decode(encoded)[live][~tie])
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("f8_e4m3", "float8_e4m3fn"), ("f8_e5m2", "float8_e5m2")])
