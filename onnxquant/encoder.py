@@ -36,7 +36,7 @@ _INT, _DOUBLE, _FLOAT, _TEXT, _POINTER = (
     ctypes.c_int64, ctypes.c_double, ctypes.c_float, ctypes.c_char_p, ctypes.c_void_p,
 )  # fmt: skip
 # Elements that one call of the library works on: enough for a call to cost nothing, few enough to share out.
-_CHUNK = 1 << 20
+_CHUNK = 1 << 19
 _TYPES = {np.dtype(t): i for i, t in enumerate((np.float32, np.float16, ml_dtypes.bfloat16, np.float64))}
 _NAMES = [
     "q4_0", "q5_0", "q8_0", "q4_1", "q5_1", "q8_k", "q4_k", "q5_k", "q6_k", "tq2_0", "i2_s", "nf4", "fp4", "dynamic8",
@@ -57,8 +57,8 @@ def supports(form: Format) -> bool:
 @cache
 def _there() -> bool:
     try:
-        return bool(native.isas())
-    except NativeLibraryError:
+        return bool(native.isas() and _function("encode"))
+    except (NativeLibraryError, AttributeError):
         return False
 
 

@@ -2,14 +2,19 @@
 
 function(onnxquant_encode target)
   target_sources(${target} PRIVATE encode/abi.cpp encode/scalar.cpp)
+  if(NOT MSVC)
+    # Nobody reads the flags of floating point exceptions: both sides of a choice may be computed.
+    set(own -fno-trapping-math)
+    set_source_files_properties(encode/scalar.cpp PROPERTIES COMPILE_OPTIONS "${own}")
+  endif()
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     target_sources(${target} PRIVATE encode/avx2.cpp encode/avx512.cpp)
     if(MSVC)
       set_source_files_properties(encode/avx2.cpp PROPERTIES COMPILE_OPTIONS "/arch:AVX2")
       set_source_files_properties(encode/avx512.cpp PROPERTIES COMPILE_OPTIONS "/arch:AVX512")
     else()
-      set_source_files_properties(encode/avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
-      set(avx512 "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512dq;-mavx512bw;-mavx512vl;-mprefer-vector-width=512")
+      set_source_files_properties(encode/avx2.cpp PROPERTIES COMPILE_OPTIONS "${own};-mavx2;-mfma;-mf16c")
+      set(avx512 "${own};-mavx2;-mfma;-mf16c;-mavx512f;-mavx512dq;-mavx512bw;-mavx512vl;-mprefer-vector-width=512")
       if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
         # GCC 12's own avx512fintrin.h warns (GCC bug 105593).
         list(APPEND avx512 -Wno-maybe-uninitialized -Wno-uninitialized)

@@ -131,6 +131,16 @@ def distributions(rows, cols):
     yield "offset", normal * 1e-3 + 7
     yield "ternary", random.integers(-1, 2, (rows, cols)) * 0.37 + 0.0
     yield "scales apart", normal * 10.0 ** random.integers(-6, 3, (rows, cols))
+    # One bit below a half, where a scale of one or 127 leaves it: adding a half would round it up.
+    below = np.nextafter(np.abs(random.integers(-9, 9, (rows, cols))) + np.float32(0.5), np.float32(0)) * np.sign(
+        normal
+    )
+    below[:, ::32] = 127
+    yield "below halves", below
+    yield (
+        "below a half",
+        np.where(np.arange(cols) % 32 == 0, 1, np.nextafter(np.float32(0.5), np.float32(0)) * np.sign(normal)),
+    )
     yield "ramp", np.tile(np.linspace(-1, 1, cols), (rows, 1))
 
 
@@ -184,7 +194,13 @@ def arranged(weight):
 @pytest.mark.parametrize("name", ["int4", "q8_0", "q5_k", "f8_e4m3", "llm_int8", "bf16", "i2_s", "nf4"])
 def test_types_and_strides(name, dtype, isa):
     form = format_named(name)
-    for rows, cols in [(37, whole(form, 300)), (64, whole(form, 512)), (1, whole(form, 64)), (16, whole(form, 1))]:
+    for rows, cols in [
+        (37, whole(form, 300)),
+        (64, whole(form, 512)),
+        (1, whole(form, 64)),
+        (16, whole(form, 1)),
+        (17, whole(form, 1037)),
+    ]:
         weight = generator(rows, cols).normal(size=(rows, cols)).astype(dtype)
         agree(form, weight, isa)
         for how, other in arranged(weight):
