@@ -1,7 +1,8 @@
 """Which onnxruntime loads and runs what: every format and target of the embedded model on several releases.
 
 Each release is installed into a virtual environment of its own; files run there on stock onnxruntime, without this
-package. Prints Markdown: the SQNR in dB against float, or why a file does not load.
+package. One operator of each kind also runs on the compiled library, whose results must be the same bytes everywhere.
+Prints Markdown: the SQNR in dB against float, or why a file does not load.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ import sys
 import tempfile
 import venv
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 import onnxquant
 
@@ -35,6 +41,47 @@ for path in sys.argv[2:]:
         out[path] = str(error).splitlines()[0][:80]
 print(json.dumps(out))
 """
+# As above, with the operators of the library; prints a hash of all outputs, or the error.
+LIBRARY_RUNNER = """
+import hashlib, sys, numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 4
+options.register_custom_ops_library(sys.argv[1])
+x = numpy.random.default_rng(0).random((5, 100), dtype=numpy.float32)
+outputs = onnxruntime.InferenceSession(sys.argv[2], options).run(None, {"X": x, "indices": numpy.arange(-33, 33)})
+print(hashlib.sha256(b"".join(y.tobytes() for y in outputs)).hexdigest())
+"""
+
+
+def make_operators(path: Path) -> None:
+    """A product and a lookup of one weight, with nothing but our operators."""
+    random = np.random.default_rng(0)
+    planes = {
+        "codes": random.integers(0, 256, (3, 16, 16, 4), np.uint8),
+        "scales": random.random((3, 4, 16), np.float32).astype(np.float16),
+    }
+    sizes: dict[str, Any] = {"domain": "onnxquant", "N": 33, "K": 100, "block_size": 32}
+    nodes = [
+        helper.make_node("MatMulQ4_0", ["X", *planes], ["Y"], **sizes),
+        helper.make_node("GatherQ4_0", [*planes, "indices"], ["rows"], **sizes),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("X", TensorProto.FLOAT, ["batch", 100]),
+        helper.make_tensor_value_info("indices", TensorProto.INT64, ["count"]),
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("Y", "rows")]
+    initializers = [numpy_helper.from_array(plane, name) for name, plane in planes.items()]
+    graph = helper.make_graph(nodes, "operators", inputs, outputs, initializers)
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("onnxquant", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
+
+
+def run_library(python: str, path: Path) -> str:
+    """Hash of what the library computes in another environment, or the last line of why it does not."""
+    command = [python, "-c", LIBRARY_RUNNER, str(onnxquant.library_path()), str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).splitlines()
+    return lines[-1] if lines else f"exit code {done.returncode}"
 
 
 def make_files(folder: Path) -> dict[str, Path]:
@@ -51,8 +98,8 @@ def make_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def run_on(version: str, folder: Path, files: dict[str, Path]) -> dict[str, float | str]:
-    """Results of one release by file."""
+def run_on(version: str, folder: Path, files: dict[str, Path]) -> tuple[dict[str, float | str], str]:
+    """Results of one release by file, and the hash of what the library computes there."""
     home = folder / f"venv-{version}"
     venv.create(home, with_pip=True)
     python = str(home / "bin" / "python")
@@ -70,7 +117,8 @@ def run_on(version: str, folder: Path, files: dict[str, Path]) -> dict[str, floa
     command = [python, "-c", RUNNER, str(MODEL), *map(str, files.values())]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     by_path: dict[str, float | str] = json.loads(done.stdout)
-    return {name: by_path[str(path)] for name, path in files.items()}
+    library = run_library(python, folder / "operators.onnx")
+    return {name: by_path[str(path)] for name, path in files.items()}, library
 
 
 def main() -> None:
@@ -81,16 +129,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         files = make_files(folder)
-        results = {}
+        make_operators(folder / "operators.onnx")
+        results, hashes = {}, {}
         for version in arguments.versions:
             print(f"onnxruntime {version} ...", file=sys.stderr)
-            results[version] = run_on(version, folder, files)
+            results[version], hashes[version] = run_on(version, folder, files)
         print("| format, target | " + " | ".join(arguments.versions) + " | `info` says |")
         print("|---|" + "---|" * (len(arguments.versions) + 1))
         for name, path in files.items():
             cells = [results[v][name] for v in arguments.versions]
             shown = [f"{c:.1f}" if isinstance(c, float) else "does not load" for c in cells]
             print(f"| {name} | " + " | ".join(shown) + f" | >= {onnxquant.info(path)['needs_onnxruntime']} |")
+        print("| the library's operators | " + " | ".join(h[:12] for h in hashes.values()) + " | the same bytes |")
+        if len(set(hashes.values())) != 1:
+            sys.exit("the library's operators differ among releases: " + str(hashes))
 
 
 if __name__ == "__main__":
