@@ -62,6 +62,11 @@ class Affine(ScaledCodes):
                     f"block_size {self.block_size}: expected a power of two from {MIN_BLOCK} to {MAX_BLOCK} "
                     f"(onnxruntime computes garbage above it)"
                 )
+            if self.block_size < DEFAULT_BLOCK and self.bits in (3, 5):
+                raise RecipeError(
+                    f"block_size {self.block_size}: expected {DEFAULT_BLOCK} or more for {self.name}, whose high bits are "
+                    f"stored 32 at a time"
+                )
         if self.symmetric and self.zero_point == "float":
             raise RecipeError("zero_point 'float' needs zero points: add symmetric=False (--asymmetric)")
 

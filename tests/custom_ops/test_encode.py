@@ -32,7 +32,7 @@ def variants():
             yield name, {"per_channel": False}
             yield name, {"per_channel": False, "symmetric": False}
             yield name, {"per_channel": True, "symmetric": False, "zero_point": "float", "permuted": True}
-            yield name, {"block_size": 16, "symmetric": False}
+            yield name, {"block_size": 32 if name in ("int3", "int5") else 16, "symmetric": False}
         elif name in TABLES:
             yield name, {"block_size": 32}
             yield name, {"block_size": 1024}
