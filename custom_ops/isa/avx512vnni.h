@@ -3,7 +3,7 @@
 
 constexpr int kLanes = 16;
 constexpr int kRowsAtOnce = 4, kFloatRowsAtOnce = 8;
-constexpr int vectors_at_once(int, int) { return 2; }
+constexpr int vectors_at_once(int rows, int) { return rows > 1 ? 2 : 1; }
 
 using Floats = __m512;
 using Ints = __m512i;

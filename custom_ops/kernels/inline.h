@@ -6,3 +6,10 @@
 #else
 #define ONNXQUANT_INLINE inline __attribute__((always_inline))
 #endif
+
+// Asks for the cache line at an address, which need not exist.
+#if defined(_MSC_VER)
+#define ONNXQUANT_PREFETCH(address) static_cast<void>(address)
+#else
+#define ONNXQUANT_PREFETCH(address) __builtin_prefetch(address)
+#endif
