@@ -318,7 +318,7 @@ void round_row(const float* x, std::int64_t count, std::uint16_t* out) {
   const std::int64_t padded = (count + kBfloatStep - 1) / kBfloatStep * kBfloatStep;
   for (std::int64_t k = 0; k < padded; k += kLanes) {
     const std::int64_t rest = count - k;
-    const __mmask16 used = rest >= kLanes ? 0xffff : static_cast<__mmask16>(rest > 0 ? (1 << rest) - 1 : 0);
+    const auto used = static_cast<__mmask16>(rest >= kLanes ? 0xffff : rest > 0 ? (1 << rest) - 1 : 0);
     const auto rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(used, x + k));
     std::memcpy(out + k, &rounded, sizeof rounded);
   }
