@@ -44,6 +44,7 @@ GGML_TYPES = ["f32", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6
 ROUNDS = {1: 7, 8: 5, 128: 3}
 SHARE = 0.6  # of the last-level cache that weights may take in state ``cache``
 BEYOND = 3  # times the last-level cache that they take in state ``memory``
+SMALL_BLOCK = 32  # weights that share a scale, at most, for the peak with scales to bound a kernel
 FOREIGN = 0.15  # CPUs that others may use during a round
 CAPPED = "ONNXQUANT_BENCH_CAPPED"  # set in the process that runs on the capped onnxruntime
 AVX2 = " @avx2"
@@ -140,7 +141,7 @@ class Bench:
 
     def measure_peaks(self, threads: int) -> None:
         """Multiply-accumulates per second; the best of all measurements counts."""
-        for unit in ("int8", "avx2", "amx", "fma"):
+        for unit in ("int8", "blocks", "avx2", "amx", "fma"):
             try:
                 rate = float(self.peaks.ask(unit, threads))
             except RefusedError:
@@ -240,10 +241,12 @@ class Bench:
         return cell.nbytes * sweep.seconds / sweep.nbytes
 
     def compute_seconds(self, name: str, case: Case) -> float:
-        """Seconds of the multiply-accumulates at the measured integer peak."""
+        """Seconds of the multiply-accumulates at the measured integer peak, with scales where a format has many."""
         capped = name.endswith(AVX2) or self.arguments.isa == "avx2"
-        rates = self.rates["avx2" if capped else "amx" if self.rates["amx"] else "int8"]
-        return case.m * case.k * case.n / rates[case.threads]
+        unit = "avx2" if capped else "amx" if self.rates["amx"] else "int8"
+        if unit == "int8" and self.rates["blocks"] and native.geometry(name.split()[0]).max_block <= SMALL_BLOCK:
+            unit = "blocks"
+        return case.m * case.k * case.n / self.rates[unit][case.threads]
 
     def outcomes(self) -> list[Outcome]:
         """The goals that were measured."""
@@ -331,6 +334,7 @@ def _microseconds(cell: Cell | None) -> str:
 def _peaks(bench: Bench) -> Sheet:
     names = {
         "int8": "integer, best vectors",
+        "blocks": "the same, each 32 scaled",
         "avx2": "integer, AVX2 without VNNI",
         "amx": "integer, AMX",
         "fma": "float",
@@ -391,7 +395,8 @@ def header(bench: Bench) -> str:
         f"- in cache: weights take at most {SHARE:.0%} of the last-level cache (one weight at least); memory: "
         f"{BEYOND} times the cache. MatMulNBits: accuracy level 4, block 32, no zero points",
         f"- {AVX2.strip()}: our library capped to AVX2, the baselines not; *: others used more than {FOREIGN:.0%} of a CPU",
-        "- bound: the ratio at which our kernel reaches the measured read rate of its bytes or the measured integer peak",
+        "- bound: the ratio at which our kernel reaches the measured read rate of its bytes or the measured integer "
+        "peak (the one with scales, where a format has one per 32 weights)",
     ]
     errors = ", ".join(f"{name} {error:.3f}" for name, error in bench.errors.items())
     lines.append(f"- relative error of a product with our kernels against float: {errors}")

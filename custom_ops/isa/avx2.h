@@ -57,6 +57,13 @@ inline Floats with_sign(Floats value, Floats weight) {
 inline Codes load_codes(const std::uint8_t* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
+// Loaded once: the compiler would rather load again for every use, and loads are what a single row waits for.
+inline Codes in_register(Codes codes) {
+#if !defined(_MSC_VER)
+  asm("" : "+x"(codes));
+#endif
+  return codes;
+}
 
 template <int kBits, int kField>
 inline Codes field(Codes codes) {

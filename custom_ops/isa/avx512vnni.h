@@ -50,6 +50,13 @@ inline Floats with_sign(Floats value, Floats weight) {
 }
 
 inline Codes load_codes(const std::uint8_t* from) { return _mm512_loadu_si512(from); }
+// Loaded once: the compiler would rather load again for every use, and loads are what a single row waits for.
+inline Codes in_register(Codes codes) {
+#if !defined(_MSC_VER)
+  asm("" : "+v"(codes));
+#endif
+  return codes;
+}
 
 template <int kBits, int kField>
 inline Codes field(Codes codes) {

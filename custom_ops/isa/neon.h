@@ -50,6 +50,7 @@ inline Floats with_sign(Floats value, Floats weight) {
 }
 
 inline Codes load_codes(const std::uint8_t* from) { return vld1q_u8(from); }
+inline Codes in_register(Codes codes) { return codes; }
 
 template <int kBits, int kField>
 inline Codes field(Codes codes) {

@@ -111,6 +111,7 @@ inline Codes load_codes(const std::uint8_t* from) {
   std::memcpy(out.at, from, sizeof out.at);
   return out;
 }
+inline Codes in_register(Codes codes) { return codes; }
 
 template <int kBits, int kField>
 inline Codes field(Codes codes) {

@@ -3,13 +3,17 @@
 
 #if defined(_MSC_VER)
 #define ONNXQUANT_INLINE __forceinline
+#define ONNXQUANT_NOINLINE __declspec(noinline)
 #else
 #define ONNXQUANT_INLINE inline __attribute__((always_inline))
+#define ONNXQUANT_NOINLINE __attribute__((noinline))
 #endif
 
-// Asks for the cache line at an address, which need not exist.
+// Asks for the cache line at an address, which need not exist; for reading, or to be written.
 #if defined(_MSC_VER)
 #define ONNXQUANT_PREFETCH(address) static_cast<void>(address)
+#define ONNXQUANT_PREFETCH_WRITE(address) static_cast<void>(address)
 #else
 #define ONNXQUANT_PREFETCH(address) __builtin_prefetch(address)
+#define ONNXQUANT_PREFETCH_WRITE(address) __builtin_prefetch(address, 1)
 #endif

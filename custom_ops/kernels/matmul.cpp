@@ -6,6 +6,7 @@
 
 #include "isa/float_mode.h"
 #include "kernels/error.h"
+#include "kernels/inline.h"
 #include "kernels/scratch.h"
 
 namespace onnxquant {
@@ -19,6 +20,10 @@ constexpr std::int64_t kPieces = 16;
 constexpr std::int64_t kWorthSharing = 1 << 17;
 // Rows at a multiple of 4096 bytes would share the same cache sets.
 constexpr std::int64_t kRowGap = 64;
+
+constexpr std::int64_t kLineBytes = 64;
+// Codes that stay in the second-level cache beside activations.
+constexpr std::int64_t kCachedBytes = 1 << 18;
 
 // Rows that one piece of work multiplies at least where ManyRows does it: its tiles are used two by two.
 constexpr std::int64_t kManyRowsStep = 2 * kRowPadding;
@@ -220,12 +225,19 @@ class Product {
 
   void multiply_int8(const Range& tiles, const Range& rows) const {
     alignas(64) float out[kMostRows * kMostChannels];
-    for (std::int64_t tile = tiles.first; tile < tiles.last; tile += kMostTiles) {
-      const int count = static_cast<int>(std::min<std::int64_t>(kMostTiles, tiles.last - tile));
+    // Some tiles at a time that stay in cache while all rows pass: rows of Y are then written in longer pieces.
+    const std::int64_t tile_bytes = (weights_.vectors + weights_.high_vectors) * kVectorBytes;
+    const std::int64_t step = std::max<std::int64_t>(1, kCachedBytes / (tile_bytes * kMostTiles)) * kMostTiles;
+    for (std::int64_t some = tiles.first; some < tiles.last; some += step) {
+      const std::int64_t end = std::min(some + step, tiles.last);
       for (std::int64_t row = rows.first; row < rows.last; row += kMostRows) {
         const int height = static_cast<int>(std::min<std::int64_t>(kMostRows, rows.last - row));
-        int8_tiles_(weights_, quantized_, tile, count, row, height, out);
-        finish(tile, count, row, height, out);
+        for (std::int64_t tile = some; tile < end; tile += kMostTiles) {
+          const int count = static_cast<int>(std::min<std::int64_t>(kMostTiles, end - tile));
+          fetch_results(tile, row, height);
+          int8_tiles_(weights_, quantized_, tile, count, row, height, out);
+          finish(tile, count, row, height, out);
+        }
       }
     }
   }
@@ -239,6 +251,15 @@ class Product {
         const int height = static_cast<int>(std::min<std::int64_t>(kMostRows, rows.last - row));
         finish(tile, count, row, height, sums + (row - rows.first) * kMostChannels);
       }
+    }
+  }
+
+  // Asks for where results go: rows of Y are far apart, and few lines of each are written at a time.
+  void fetch_results(std::int64_t tile, std::int64_t row, int height) const {
+    const std::int64_t bytes = y_.half ? sizeof(std::uint16_t) : sizeof(float);
+    for (int r = 0; r < height; ++r) {
+      const char* at = static_cast<const char*>(y_.values) + ((first_ + row + r) * weights_.N + tile * kTileChannels) * bytes;
+      for (std::int64_t b = 0; b <= kMostChannels * bytes; b += kLineBytes) ONNXQUANT_PREFETCH_WRITE(at + b);
     }
   }
 

@@ -293,11 +293,22 @@ struct Sums {
     }
   }
 
+  // All fields of the vector of codes that step kGroup begins.
   template <int kGroup>
   ONNXQUANT_INLINE void add_in_place(const CodePointers (&codes)[kVectors], const std::int8_t* x) {
-    for (int v = 0; v < kVectors; ++v) {
-      const Codes one = masked<kBits, kGroup % kFields>(load_codes(codes[v].low + kGroup / kFields * kVectorBytes));
-      D::template add<kGroup>(sum[v][0][kGroup % kFields], one, x);
+    if constexpr (kGroup % kFields == 0) {
+      for (int v = 0; v < kVectors; ++v) {
+        const Codes packed = in_register(load_codes(codes[v].low + kGroup / kFields * kVectorBytes));
+        add_fields<kGroup, 0>(sum[v][0], packed, x);
+      }
+    }
+  }
+
+  template <int kGroup, int kField>
+  static ONNXQUANT_INLINE void add_fields(Ints (&sums)[kFields], Codes packed, const std::int8_t* x) {
+    if constexpr (kField < kFields) {
+      D::template add<kGroup + kField>(sums[kField], masked<kBits, kField>(packed), x);
+      add_fields<kGroup, kField + 1>(sums, packed, x);
     }
   }
 
@@ -393,12 +404,26 @@ struct Int8Call {
   std::int64_t tile;  // of the first lane vector
   std::int64_t row;
   float* out;
+  bool fetch;  // the weights of the tiles that come next
 };
+
+// Asks for the same blocks of the tiles that come next. With several rows, products take long enough to hide that, and the
+// CPU's own prefetching begins anew with every tile of a small K.
+template <int kWeights, int kBits>
+ONNXQUANT_INLINE void fetch_next(const Weights& weights, const CodePointers& at) {
+  constexpr int kLow = kWeights * low_bits(kBits) / 32, kHigh = kWeights * high_bits(kBits) / 32;
+  const std::uint8_t* low = at.low + kMostTiles * weights.vectors * kVectorBytes;
+  for (int line = 0; line < kLow; ++line) ONNXQUANT_PREFETCH(low + line * kVectorBytes);
+  if constexpr (kHigh > 0) {
+    const std::uint8_t* high = at.high + kMostTiles * weights.high_vectors * kVectorBytes;
+    for (int line = 0; line < kHigh; ++line) ONNXQUANT_PREFETCH(high + line * kVectorBytes);
+  }
+}
 
 // kRows rows times kVectors lane vectors, the first of which is number `first` of the call's tiles. kBlock is the block of
 // activations where it is known, else 0.
 template <int kBits, int kScales, bool kMinimum, int kBlock, int kRows, int kVectors>
-inline void int8_rows(const Int8Call& call, int first) {
+ONNXQUANT_NOINLINE void int8_rows(const Int8Call& call, int first) {
   const Weights& weights = call.weights;
   const QuantizedRows& rows = call.rows;
   constexpr int kWidth = kBits == kTable ? 4 : kBits, kChunk = kBlock == 16 ? 16 : 32;
@@ -446,6 +471,9 @@ inline void int8_rows(const Int8Call& call, int first) {
     sums.start(rows.starts + at + b, rows.block_stride);
     const std::int64_t end = k + (kBlock > 0 ? kBlock : weights.block);
     do {
+      if (kRows > 1 && call.fetch) {
+        for (int v = 0; v < kVectors; v += kVectorsPerTile) fetch_next<kChunk, kWidth>(weights, codes[v]);
+      }
       sums.template add_groups<0, kChunk / 4>(codes, x, k);
       for (CodePointers& pointers : codes) advance<kWidth>(pointers, kChunk);
       k += kChunk;
@@ -492,6 +520,7 @@ template <int kBits, int kScales, bool kMinimum, int kBlock, int kRows = kRowsAt
 inline void int8_all_rows(Int8Call call, int vectors, int rows) {
   for (; rows >= kRows; rows -= kRows, call.row += kRows, call.out += kRows * kMostChannels) {
     int8_vectors<kBits, kScales, kMinimum, kBlock, kRows, vectors_at_once(kRows, kBits)>(call, 0, vectors);
+    call.fetch = false;
   }
   if constexpr (kRows > 1) int8_all_rows<kBits, kScales, kMinimum, kBlock, kRows / 2>(call, vectors, rows);
 }
@@ -500,7 +529,7 @@ template <int kBits, int kScales, bool kMinimum, int kBlock>
 void int8_tiles(const Weights& weights, const QuantizedRows& rows, std::int64_t tile, int tiles, std::int64_t row,
                 int count, float* out) {
   const int vectors = tiles * kVectorsPerTile;
-  int8_all_rows<kBits, kScales, kMinimum, kBlock>(Int8Call{weights, rows, tile, row, out}, vectors, count);
+  int8_all_rows<kBits, kScales, kMinimum, kBlock>(Int8Call{weights, rows, tile, row, out, true}, vectors, count);
 }
 
 // ---- float ----

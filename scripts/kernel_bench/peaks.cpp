@@ -2,7 +2,8 @@
 //
 //   info                            -> instruction sets this program uses
 //   read BYTES THREADS WARM RUNS    -> seconds of each sweep over a buffer of that size
-//   int8 | avx2 | amx | fma THREADS -> multiply-accumulates per second ("no" where the CPU has no such unit)
+//   int8 | blocks | avx2 | amx | fma THREADS
+//                                   -> multiply-accumulates per second ("no" where the CPU has no such unit)
 //
 // Compile with: g++ -std=c++17 -O3 -march=native -fopenmp
 
@@ -141,6 +142,26 @@ int64_t int8() {
 #endif
 }
 
+// As int8, but every 32 products are scaled twice and added as floats: the multiplications take turns with the products.
+int64_t blocks() {
+#if defined(__AVX512VNNI__)
+    constexpr int kProducts = 32 / 4;
+    const __m512i x = _mm512_set1_epi8(1), y = _mm512_set1_epi8(2);
+    const __m512 scale = _mm512_set1_ps(0.5F), other = _mm512_set1_ps(0.25F);
+    chains(_mm512_setzero_ps(), [&](__m512 total) {
+        __m512i sum = _mm512_setzero_si512();
+        for (int i = 0; i < kProducts; ++i) {
+            sum = _mm512_dpbusd_epi32(sum, x, y);
+            KEEP(sum);
+        }
+        return _mm512_add_ps(total, _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale), other));
+    });
+    return kRounds * kChains * 64 * kProducts;
+#else
+    return 0;
+#endif
+}
+
 int64_t fma() {
 #ifdef __AVX512F__
     const __m512 x = _mm512_set1_ps(0.5F), y = _mm512_set1_ps(0.25F);
@@ -199,7 +220,7 @@ double peak(int64_t (*unit)(), int threads) {
 }  // namespace
 
 int main() {
-    const std::map<std::string, int64_t (*)()> units{{"int8", int8}, {"avx2", avx2}, {"amx", amx}, {"fma", fma}};
+    const std::map<std::string, int64_t (*)()> units{{"int8", int8}, {"blocks", blocks}, {"avx2", avx2}, {"amx", amx}, {"fma", fma}};
     for (std::string line; std::getline(std::cin, line);) {
         std::istringstream in(line);
         std::ostringstream out;
