@@ -47,7 +47,7 @@ class Flow:
         self._consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
             self._enter(node)
-        self._names = outer._names if outer else _names(graph)
+        self._names: set[str] = outer._names if outer else _names(graph)
         self._removed: set[int] = set()
         self._before: dict[int, list[onnx.NodeProto]] = {}
         self._unsure: set[str] = set()  # constants that lost a reader
@@ -66,9 +66,13 @@ class Flow:
         """The nodes of this graph that read a tensor, each once; those in nested graphs are not among them."""
         return list({id(node): node for node in self._consumers.get(name, [])}.values())
 
-    def reads(self, name: str) -> int:
-        """How many inputs of nodes of this graph are this tensor."""
-        return len(self._consumers.get(name, []))
+    def is_read(self, name: str) -> bool:
+        """Whether anything needs a tensor: a node here or in a nested graph, or a caller."""
+        return bool(self._consumers.get(name)) or not self.is_private(name)
+
+    def is_removed(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is to leave the graph."""
+        return id(node) in self._removed
 
     def is_private(self, name: str) -> bool:
         """Whether only nodes of this graph can read a tensor: it is no output and no nested graph captures it."""
@@ -100,7 +104,7 @@ class Flow:
     def add_constant(self, base: str, values: NDArray[Any]) -> str:
         """A new initializer, kept inline; its name."""
         tensor = self.graph.initializer.add()
-        tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), self.fresh(base)))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(_packed(values), self.fresh(base)))
         self._initializers[tensor.name] = tensor
         return str(tensor.name)
 
@@ -132,7 +136,7 @@ class Flow:
         name = node.input[position] if position < len(node.input) else ""
         tensor = self._initializers.get(name) if name not in self.inputs else None
         if tensor is not None and self.single_consumer(name) is node:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(_packed(values), name))
             return name
         new = self.add_constant(base or (f"{name}_folded" if name else f"{node.output[0]}_input{position}"), values)
         self.connect(node, position, new)
@@ -147,6 +151,15 @@ class Flow:
             if self._producers.get(name) is node:
                 del self._producers[name]
         self._removed.add(id(node))
+
+    def become_constants(self, node: onnx.NodeProto, values: Sequence[NDArray[Any]]) -> None:
+        """Replace a node by initializers of its outputs' names."""
+        names = [name for name in node.output if name]
+        self.remove(node)
+        for name, value in zip(names, values, strict=True):
+            tensor = self.graph.initializer.add()
+            tensor.CopyFrom(onnx.numpy_helper.from_array(_packed(value), name))
+            self._initializers[name] = tensor
 
     def insert_before(self, place: onnx.NodeProto, node: onnx.NodeProto) -> None:
         """Put a new node before one that is in the graph already (removed or not)."""
@@ -261,6 +274,11 @@ def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
 def is_op(node: onnx.NodeProto | None, *ops: str) -> bool:
     """Whether a node is one of these ops of the default domain."""
     return node is not None and node.domain in STANDARD and node.op_type in ops
+
+
+def _packed(values: NDArray[Any]) -> NDArray[Any]:
+    # ascontiguousarray alone would make a vector of a scalar.
+    return np.ascontiguousarray(values).reshape(np.shape(values))
 
 
 def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
