@@ -196,14 +196,6 @@ class Flow:
                 if name == before:
                     self.connect(reader, position, after)
 
-    def take_output(self, node: onnx.NodeProto, last: onnx.NodeProto) -> None:
-        """Let ``node`` make what ``last`` made, and remove ``last``, which alone read its output (a folded follower)."""
-        self.remove(last)
-        before, after = node.output[0], last.output[0]
-        node.output[0] = after
-        del self._producers[before]
-        self._producers[after] = node
-
     def apply(self) -> None:
         """Bring removals and insertions into the graph, and drop constants that lost their last reader."""
         for name in self._unsure:

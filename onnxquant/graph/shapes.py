@@ -78,6 +78,10 @@ def _outline(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.name = source.name or "graph"
     graph.node.extend(source.node)
     graph.input.extend(source.input)
+    for value in graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value <= 0:  # some exporters write unknown lengths so
+                dim.Clear()
     graph.output.extend(onnx.ValueInfoProto(name=o.name) for o in source.output)
     for tensor in source.initializer:
         graph.initializer.append(outlined(tensor))

@@ -23,9 +23,19 @@ from onnxquant.graph.shapes import Known, infer
 
 @dataclass(frozen=True)
 class Affine:
-    """A node that computes ``y = factor x + shift``, one of each per channel."""
+    """A node that computes ``y = factor x + shift``, one of each per channel.
+
+    Attributes:
+        node: the node.
+        position: which of its inputs is x.
+        axis: axis of the channels, from the end.
+        factor: factors.
+        shift: shifts.
+    """
 
     node: onnx.NodeProto
+    position: int
+    axis: int
     factor: Doubles
     shift: Doubles
 
@@ -78,55 +88,70 @@ def _trains(node: onnx.NodeProto) -> bool:
     return several or attribute(node, "training_mode", 0) == 1 or attribute(node, "spatial", 1) == 0
 
 
+@dataclass(frozen=True)
+class _Place:
+    """The tensor that a linear op's channels have come to."""
+
+    name: str
+    channels: int
+    axis: int
+    rank: int | None
+
+
 def _followers(document: Document, flow: Flow, op: Linear, known: dict[str, Known]) -> list[Affine]:
-    """The affine nodes after a linear op, each the only reader of the one before."""
+    """The affine nodes after a linear op, each the only reader of the one before; Transposes may lie between."""
     chain: list[Affine] = []
-    name = op.node.output[0]
-    output = known.get(name)
-    rank = op.rank or (output.rank if output else None)
-    while (node := flow.single_consumer(name)) is not None:
-        affine = _normalization(document, flow, op, node, rank) or _elementwise(document, flow, op, node, name, rank)
+    output = known.get(op.node.output[0])
+    place = _Place(op.node.output[0], op.outputs, op.axis, op.rank or (output.rank if output else None))
+    while (node := flow.single_consumer(place.name)) is not None:
+        perm = attribute(node, "perm") if is_op(node, "Transpose") else None
+        if perm is not None:
+            axis = perm.index(len(perm) + place.axis) - len(perm)
+            place = _Place(node.output[0], op.outputs, axis, len(perm))
+            continue
+        affine = _normalization(document, flow, place, node) or _elementwise(document, flow, place, node)
         if affine is None:
             break
         chain.append(affine)
-        name = node.output[0]
+        place = _Place(node.output[0], op.outputs, place.axis, place.rank)
     return chain
 
 
-def _normalization(document: Document, flow: Flow, op: Linear, node: onnx.NodeProto, rank: int | None) -> Affine | None:
-    if not is_op(node, "BatchNormalization") or _trains(node) or rank is None or rank + op.axis != 1:
+def _normalization(document: Document, flow: Flow, place: _Place, node: onnx.NodeProto) -> Affine | None:
+    if not is_op(node, "BatchNormalization") or _trains(node) or place.rank is None or place.rank + place.axis != 1:
         return None
     tensors = [flow.constant(name) for name in node.input[1:5]]
-    if any(t is None or list(t.dims) != [op.outputs] for t in tensors):
+    if any(t is None or list(t.dims) != [place.channels] for t in tensors):
         return None
     scale, bias, mean, variance = (document.array(t).astype(np.float64) for t in tensors if t is not None)
     with np.errstate(divide="ignore", invalid="ignore"):  # caught by ``rounded``
         factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-        return Affine(node, factor, bias - mean * factor)
+        return Affine(node, 0, place.axis, factor, bias - mean * factor)
 
 
-def _elementwise(
-    document: Document, flow: Flow, op: Linear, node: onnx.NodeProto, name: str, rank: int | None
-) -> Affine | None:
+def _elementwise(document: Document, flow: Flow, place: _Place, node: onnx.NodeProto) -> Affine | None:
     if not is_op(node, "Mul", "Add", "Sub", "Div") or len(node.input) != 2:
         return None
-    position = 1 if node.input[0] == name else 0
-    tensor = flow.constant(node.input[position])
-    values = None if tensor is None else per_channel(document.array(tensor), op.outputs, op.axis, rank)
-    if values is None:
+    position = 0 if node.input[0] == place.name else 1
+    tensor = flow.constant(node.input[1 - position])
+    if tensor is None:
         return None
-    ones, zeros = np.ones(op.outputs), np.zeros(op.outputs)
+    values = per_channel(document.array(tensor), place.channels, place.axis, place.rank)
+    if values is None or (node.op_type == "Div" and position == 1):  # a constant divided by x is not linear
+        return None
+    ones, zeros = np.ones(place.channels), np.zeros(place.channels)
+    factor, shift = ones, zeros
     match node.op_type:
         case "Mul":
-            return Affine(node, values, zeros)
+            factor = values
         case "Add":
-            return Affine(node, ones, values)
+            shift = values
         case "Sub":
-            return Affine(node, ones, -values) if position == 1 else Affine(node, -ones, values)
-    if position == 0:  # a constant divided by x is not linear
-        return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return Affine(node, 1 / values, zeros)
+            factor, shift = (ones, -values) if position == 0 else (-ones, values)
+        case "Div":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                factor = 1 / values
+    return Affine(node, position, place.axis, factor, shift)
 
 
 def _fold(document: Document, flow: Flow, op: Linear, chain: list[Affine]) -> bool:
@@ -151,14 +176,16 @@ def _fold(document: Document, flow: Flow, op: Linear, chain: list[Affine]) -> bo
         op.set_bias(flow, shift)
     keep_add = is_matmul and bool(np.any(shift))
     for affine in chain[:-1] if keep_add else chain:
-        flow.take_output(op.node, affine.node)
+        flow.bypass(affine.node, affine.node.input[affine.position])
     if keep_add:
-        _become_add(flow, chain[-1].node, op.node.output[0], shift)
+        _become_add(flow, chain[-1], shift)
     return True
 
 
-def _become_add(flow: Flow, node: onnx.NodeProto, name: str, values: NDArray[Any]) -> None:
+def _become_add(flow: Flow, affine: Affine, values: NDArray[Any]) -> None:
     """Let a node add constants instead of what it does."""
-    constant = flow.add_constant(f"{name}_bias", values)
+    node = affine.node
+    constant = flow.add_constant(f"{node.output[0]}_shift", values.reshape((-1,) + (1,) * (-1 - affine.axis)))
+    name = node.input[affine.position]
     flow.remove(node)
     flow.insert_before(node, onnx.helper.make_node("Add", [name, constant], list(node.output), name=node.name))

@@ -134,9 +134,8 @@ def _values(document: Document, flow: Flow, node: onnx.NodeProto, known: dict[st
     """The outputs of a node that has always the same; None for one that is to stay."""
     if node.domain not in STANDARD or node.op_type in _KEPT or any(name in flow.outputs for name in node.output):
         return None
-    if is_op(node, "Shape") and (shape := known.get(node.input[0], Known(0, None)).fixed) is not None:
-        start, end = attribute(node, "start", 0), attribute(node, "end", len(shape))
-        return [np.array(shape[start:end], np.int64)]
+    if (lengths := _lengths(document, flow, node, known)) is not None:
+        return [lengths]
     inputs = {name: flow.constant(name) for name in node.input if name}
     tensors = [t for t in inputs.values() if t is not None]
     if not inputs or len(tensors) != len(inputs) or any(True for _ in subgraphs(node)):
@@ -146,6 +145,28 @@ def _values(document: Document, flow: Flow, node: onnx.NodeProto, known: dict[st
     if size is None or size > max(SMALL, min(replaced, LARGE)):
         return None
     return _evaluate(document, node, dict(zip(inputs, tensors, strict=True)))
+
+
+def _lengths(document: Document, flow: Flow, node: onnx.NodeProto, known: dict[str, Known]) -> NDArray[Any] | None:
+    """What a Shape, or a Gather from one, gives where the lengths it reads are fixed."""
+    source: onnx.NodeProto | None = node
+    picked = None
+    if is_op(node, "Gather"):
+        source, picked = flow.producer(node.input[0]), _constant(document, flow, node.input[1])
+        if picked is None:
+            return None
+    if source is None or not is_op(source, "Shape"):
+        return None
+    shape = known.get(source.input[0], Known(0, None)).shape
+    if shape is None:
+        return None
+    part = shape[attribute(source, "start", 0) : attribute(source, "end", len(shape))]
+    if picked is None:
+        return None if None in part else np.array(part, np.int64)
+    if picked.size == 0 or picked.min() < -len(part) or picked.max() >= len(part):
+        return None
+    lengths = [part[i] for i in picked.reshape(-1).tolist()]
+    return None if None in lengths else np.array(lengths, np.int64).reshape(picked.shape)
 
 
 def _alone(document: Document, node: onnx.NodeProto, tensors: Sequence[onnx.TensorProto]) -> onnx.ModelProto:

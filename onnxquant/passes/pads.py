@@ -24,11 +24,17 @@ def fold_pads(document: Document) -> str | None:
 
 
 def _fold(document: Document, flow: Flow, node: onnx.NodeProto) -> bool:
-    readers = flow.consumers(node.output[0])
     pads = _zero_pads(document, flow, node)
-    if pads is None or not readers or not flow.is_private(node.output[0]):
+    name = node.output[0]
+    while pads and is_op(transpose := flow.single_consumer(name), "Transpose"):
+        assert transpose is not None
+        perm = attribute(transpose, "perm") or list(range(len(pads) // 2))[::-1]
+        name, pads = transpose.output[0], [pads[p + start] for start in (0, len(perm)) for p in perm]
+    spatial = _spatial(pads)
+    readers = flow.consumers(name)
+    if spatial is None or not readers or not flow.is_private(name):
         return False
-    made = [_taken(flow, reader, node, pads) for reader in readers]
+    made = [_taken(reader, name, spatial, _is_not_negative(flow, node.input[0])) for reader in readers]
     if any(m is None for m in made):
         return False
     for reader, total in zip(readers, made, strict=True):
@@ -40,7 +46,7 @@ def _fold(document: Document, flow: Flow, node: onnx.NodeProto) -> bool:
 
 
 def _zero_pads(document: Document, flow: Flow, node: onnx.NodeProto) -> list[int] | None:
-    """Pads of the spatial axes, begins then ends; None when the node does something else than put zeros there."""
+    """Pads of all axes, begins then ends; None when the node does something else than add zeros."""
     if attribute(node, "mode", "constant") != "constant":
         return None
     if len(node.input) == 1:  # before opset 11
@@ -55,17 +61,22 @@ def _zero_pads(document: Document, flow: Flow, node: onnx.NodeProto) -> list[int
     # With axes (opset 18) the pads stand for some axes only, and the rank is not told.
     if pads is None or value != 0 or (len(node.input) > 3 and node.input[3]):
         return None
-    rank = len(pads) // 2
-    if rank < 3 or any(pads[:2] + pads[rank : rank + 2]) or any(p < 0 for p in pads):
+    return None if any(p < 0 for p in pads) else [int(p) for p in pads]
+
+
+def _spatial(pads: list[int] | None) -> list[int] | None:
+    """Pads of the spatial axes; None when others are padded."""
+    rank = len(pads or []) // 2
+    if pads is None or rank < 3 or any(pads[:2] + pads[rank : rank + 2]):
         return None
     return [*pads[2:rank], *pads[rank + 2 :]]
 
 
-def _taken(flow: Flow, reader: onnx.NodeProto, pad: onnx.NodeProto, pads: list[int]) -> list[int] | None:
+def _taken(reader: onnx.NodeProto, name: str, pads: list[int], not_negative: bool) -> list[int] | None:
     """The pads that a reader has with a Pad folded into it; None when it cannot take them."""
-    if not is_op(reader, "Conv", "AveragePool", "MaxPool") or list(reader.input).count(pad.output[0]) != 1:
+    if not is_op(reader, "Conv", "AveragePool", "MaxPool") or list(reader.input).count(name) != 1:
         return None
-    if reader.input[0] != pad.output[0] or attribute(reader, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if reader.input[0] != name or attribute(reader, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return None
     own = attribute(reader, "pads", [0] * len(pads)) if attribute(reader, "auto_pad", "NOTSET") == "NOTSET" else None
     own = own or [0] * len(pads)
@@ -82,8 +93,12 @@ def _taken(flow: Flow, reader: onnx.NodeProto, pad: onnx.NodeProto, pads: list[i
         # Zeros of a Pad are counted; padding of the pooling's own is counted only if it says so.
         return total if attribute(reader, "count_include_pad", 0) or not any(own) else None
     plain = not any(own) and len(reader.output) == 1 and max(attribute(reader, "dilations", [1])) == 1
-    return total if plain and _is_not_negative(flow, pad.input[0]) else None
+    return total if plain and not_negative else None
 
 
 def _is_not_negative(flow: Flow, name: str) -> bool:
-    return is_op(flow.producer(name), *_NOT_NEGATIVE)
+    node = flow.producer(name)
+    while is_op(node, "Transpose"):
+        assert node is not None
+        node = flow.producer(node.input[0])
+    return is_op(node, *_NOT_NEGATIVE)
