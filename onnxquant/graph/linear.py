@@ -15,6 +15,8 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.sites import FLOATS
 
 Doubles = NDArray[np.float64]
+# A node, one of its inputs, and the constant that it is to have there.
+Change = tuple[onnx.NodeProto, int, NDArray[Any]]
 _OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -82,22 +84,55 @@ class Linear:
         """One value per input channel, shaped to broadcast against ``blocks``."""
         return vector.reshape(self.groups, 1, -1, 1)
 
+    @property
+    def takes_rows(self) -> bool:
+        """Whether its input's channels lie where its output's do (not for a Gemm of a transposed input)."""
+        return not (self.node.op_type == "Gemm" and attribute(self.node, "transA", 0))
+
     def bias(self, document: Document, flow: Flow) -> Doubles | None:
         """What the op itself adds to each output channel; None where that is not constant or not per channel."""
-        node = self.node
-        if node.op_type == "MatMul" or len(node.input) < 3 or not node.input[2]:
+        stored = self._stored_bias(document, flow)
+        if stored is None or self.node.op_type != "Gemm":
+            return stored
+        return stored * float(attribute(self.node, "beta", 1.0))
+
+    @property
+    def _has_bias(self) -> bool:
+        return self.node.op_type != "MatMul" and len(self.node.input) > 2 and bool(self.node.input[2])
+
+    def _stored_bias(self, document: Document, flow: Flow) -> Doubles | None:
+        if not self._has_bias:
             return np.zeros(self.outputs)
-        tensor = flow.constant(node.input[2])
-        if tensor is None:
-            return None
-        values = per_channel(document.array(tensor), self.outputs, -1, 2)
-        return values * attribute(node, "beta", 1.0) if values is not None and node.op_type == "Gemm" else values
+        tensor = flow.constant(self.node.input[2])
+        return None if tensor is None else per_channel(document.array(tensor), self.outputs, -1, 2)
 
     def set_bias(self, flow: Flow, values: NDArray[Any]) -> None:
         """Give the op another bias, of its own type; not for MatMul, which has none."""
         if self.node.op_type == "Gemm":
             set_attribute(self.node, "beta", None)
-        flow.set_constant(self.node, 2, values, f"{self.node.output[0]}_bias" if len(self.node.input) < 3 else "")
+        flow.set_constant(self.node, 2, values, "" if self._has_bias else f"{self.node.output[0]}_bias")
+
+    def scaled(
+        self, document: Document, flow: Flow, out: Doubles | None = None, into: Doubles | None = None
+    ) -> list[Change] | None:
+        """Changes that multiply what the op gives by ``out`` and what it makes of each input by ``into``.
+
+        Returns:
+            new constants for inputs of the node; None when one would not fit its type or the bias is not constant.
+        """
+        blocks = self.blocks(document)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if out is not None:
+                blocks *= self.per_output(out)
+            if into is not None:
+                blocks *= self.per_input(into)
+            weight = rounded(self.restored(blocks), self.dtype)
+            stored = None if out is None else self._stored_bias(document, flow)
+            bias = None if out is None or stored is None else rounded(stored * out, self.dtype)
+        if weight is None or (out is not None and bias is None):
+            return None
+        changes = [(self.node, 1, weight)]
+        return [*changes, (self.node, 2, bias)] if bias is not None and self._has_bias else changes
 
 
 def linear(flow: Flow, node: onnx.NodeProto | None) -> Linear | None:

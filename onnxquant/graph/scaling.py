@@ -46,8 +46,8 @@ class Operand:
     power: int = 1
 
     def scaled(self, factor: Doubles) -> NDArray[Any] | None:
-        """The new operand; None when it does not fit its type."""
-        vector = self.values * factor**self.power
+        """The new operand; None when it does not fit its type. Behind a Flatten it has several values per factor."""
+        vector = self.values * np.repeat(factor, self.values.size // factor.size) ** self.power
         return rounded(vector.reshape((-1,) + (1,) * (-1 - self.axis)), self.dtype)
 
 
@@ -60,7 +60,8 @@ class Path:
         repeat: neighbouring channels of the tensor that are one channel there (a Flatten between them).
         operands: vectors to scale on the way, and at its end unless that is a linear op.
         end: the linear op at the end, whose output channels are to be scaled.
-        clips: Clip nodes from zero to a bound on the way, which let scales through only if their bounds follow.
+        clips: Clip nodes from zero to a bound on the way, which let scales through only if their bounds follow, each
+            with the axis of its channels.
     """
 
     channels: int
@@ -174,12 +175,21 @@ class Search:
             return node.input[1 - operand.position], axis
         if is_op(node, "Mul"):
             return self._factor(node, axis)
-        if is_op(node, "Clip") and self.through_clips and _bound(self.document, self.flow, node) is not None:
-            path.clips.append((node, axis))
-            return node.input[0], axis
-        if is_op(node, "Flatten", "Reshape", "ReduceMean", "ReduceMax", "Squeeze"):
+        if is_op(node, "Transpose") and (perm := attribute(node, "perm")):
+            return node.input[0], perm[len(perm) + axis] - len(perm)
+        if is_op(node, "Clip"):
+            return self._clip(path, node, axis)
+        if is_op(node, "Flatten", "Reshape", "Squeeze", "ReduceMean", "ReduceMax", "ReduceSum"):
             return self._merged(path, node, axis)
         return f"{node.op_type} lies before it"
+
+    def _clip(self, path: Path, node: onnx.NodeProto, axis: int) -> tuple[str, int] | str:
+        low, high = clip_bounds(self.document, self.flow, node)
+        if low != 0 or (high != np.inf and not (self.through_clips and high > 0)):
+            return "a Clip with bounds lies before it, which is not homogeneous"
+        if high != np.inf:
+            path.clips.append((node, axis))
+        return node.input[0], axis
 
     def _factor(self, node: onnx.NodeProto, axis: int) -> tuple[str, int] | str:
         """Either factor of a product may take the scales: one that a linear op makes for it alone (a gated unit)."""
@@ -215,10 +225,8 @@ class Search:
         if axis + len(after.shape) != 1 or not channels:
             return reason
         if node.op_type.startswith("Reduce"):
-            # The channels come out where they were, so only axes behind them were reduced, or the batch.
-            kept = after.shape[1] == channels and (before.shape[0] == after.shape[0] or len(before.shape) > 2)
             axes = self._axes(node, len(before.shape))
-            return (name, 1 - len(before.shape)) if kept and axes and min(axes) > 1 else reason
+            return (name, 1 - len(before.shape)) if axes and min(axes) > 1 else reason
         spatial = before.shape[2:]
         if None in spatial or len(after.shape) < 2 or path.repeat != 1:
             return reason
@@ -237,13 +245,11 @@ class Search:
         return None if axes is None else [a % rank for a in axes]
 
 
-def _bound(document: Document, flow: Flow, node: onnx.NodeProto) -> float | None:
-    """The upper bound of a Clip from zero; None for another Clip."""
-    if len(node.input) == 1:  # before opset 11
-        low, high = attribute(node, "min"), attribute(node, "max")
-    else:
-        tensors = [flow.constant(name) for name in node.input[1:3]]
-        if len(tensors) < 2 or any(t is None for t in tensors):
-            return None
-        low, high = (float(document.array(t).reshape(-1)[0]) for t in tensors if t is not None)
-    return float(high) if low == 0 and high is not None and high > 0 else None
+def clip_bounds(document: Document, flow: Flow, node: onnx.NodeProto) -> tuple[float, float]:
+    """Lower and upper bound of a Clip; NaN for one that is not constant."""
+    bounds = [attribute(node, "min", -np.inf), attribute(node, "max", np.inf)]  # before opset 11
+    for i, name in enumerate(node.input[1:3]):
+        if name:
+            tensor = flow.constant(name)
+            bounds[i] = np.nan if tensor is None else float(document.array(tensor).reshape(-1)[0])
+    return float(bounds[0]), float(bounds[1])
