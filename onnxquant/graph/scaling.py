@@ -101,8 +101,14 @@ class Search:
             if isinstance(step, str):
                 return step
             name, place = step
-            if self.flow.single_consumer(name) is None:
+            if self.only_reader(name) is None:
                 return f"what {node.op_type} reads is read elsewhere too"
+
+    def only_reader(self, name: str) -> onnx.NodeProto | None:
+        """The node that alone reads a tensor's values, once; those that only ask its shape do not count."""
+        readers = [n for n in self.flow.consumers(name) if not is_op(n, "Shape", "Size")]
+        private = len(readers) == 1 and self.flow.is_private(name)
+        return readers[0] if private and list(readers[0].input).count(name) == 1 else None
 
     def _end(self, path: Path, node: onnx.NodeProto, axis: int) -> bool | str:
         """True when this node takes the scales, a reason when it cannot, False when it may lie on the way."""
@@ -179,8 +185,10 @@ class Search:
             return node.input[0], perm[len(perm) + axis] - len(perm)
         if is_op(node, "Clip"):
             return self._clip(path, node, axis)
-        if is_op(node, "Flatten", "Reshape", "Squeeze", "ReduceMean", "ReduceMax", "ReduceSum"):
+        if is_op(node, "Flatten", "Reshape", "Squeeze"):
             return self._merged(path, node, axis)
+        if is_op(node, "ReduceMean", "ReduceMax", "ReduceSum"):
+            return self._reduced(node, axis)
         return f"{node.op_type} lies before it"
 
     def _clip(self, path: Path, node: onnx.NodeProto, axis: int) -> tuple[str, int] | str:
@@ -197,7 +205,7 @@ class Search:
         for name in node.input:
             maker = self.flow.producer(name)
             same = name in self.known and self.known[name].rank == rank is not None
-            if same and self.flow.single_consumer(name) is not None and linear(self.flow, maker) is not None:
+            if same and self.only_reader(name) is not None and linear(self.flow, maker) is not None:
                 return name, axis
         return "a Mul of two activations lies before it"
 
@@ -224,9 +232,6 @@ class Search:
         channels = before.shape[1]
         if axis + len(after.shape) != 1 or not channels:
             return reason
-        if node.op_type.startswith("Reduce"):
-            axes = self._axes(node, len(before.shape))
-            return (name, 1 - len(before.shape)) if axes and min(axes) > 1 else reason
         spatial = before.shape[2:]
         if None in spatial or len(after.shape) < 2 or path.repeat != 1:
             return reason
@@ -236,6 +241,17 @@ class Search:
             return reason
         path.repeat, path.channels = repeat, channels
         return name, 1 - len(before.shape)
+
+    def _reduced(self, node: onnx.NodeProto, axis: int) -> tuple[str, int] | str:
+        """Through a reduction over other axes than that of the channels."""
+        before = self.known.get(node.input[0])
+        axes = self._axes(node, before.rank) if before is not None and before.rank is not None else None
+        if before is None or before.rank is None or not axes:
+            return f"the axes of the {node.op_type} before it are not known"
+        rest = [a for a in range(before.rank) if attribute(node, "keepdims", 1) or a not in axes]
+        if -axis > len(rest) or rest[axis] in axes:
+            return f"the {node.op_type} before it is over the channels"
+        return node.input[0], rest[axis] - before.rank
 
     def _axes(self, node: onnx.NodeProto, rank: int) -> list[int] | None:
         axes = attribute(node, "axes")

@@ -67,7 +67,7 @@ def _pairs(search: Search) -> list[Pair]:
     pairs = []
     for node in search.flow.nodes:
         second = linear(search.flow, node)
-        if second is None or not second.takes_rows or search.flow.single_consumer(node.input[0]) is not node:
+        if second is None or not second.takes_rows or search.only_reader(node.input[0]) is not node:
             continue
         path = search.path(node.input[0], second.inputs, second.axis)
         if isinstance(path, Path) and path.end is not None:
