@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from onnxquant.graph.io import Document
+from onnxquant.passes.batch_norm import fold_batch_norms
+from onnxquant.passes.constants import fold_constants
 from onnxquant.passes.functions import inline_functions_with_weights
 from onnxquant.passes.initializers import constants_to_initializers, raise_ir_version
+from onnxquant.passes.pads import fold_pads
 
 Pass = Callable[[Document], str | None]
 
@@ -19,7 +22,15 @@ PREPARE: tuple[Pass, ...] = (
     constants_to_initializers,
 )
 
+# For integer activations: fewer, plainer nodes between the linear ops.
+SIMPLIFY: tuple[Pass, ...] = (fold_constants, fold_batch_norms, fold_pads)
+
 
 def prepare(document: Document) -> list[str]:
     """Run the passes; the sentences say what changed."""
     return [note for step in PREPARE if (note := step(document))]
+
+
+def simplify(document: Document) -> list[str]:
+    """Run the passes that leave less to quantize, on a prepared document; the sentences say what changed."""
+    return [note for step in SIMPLIFY if (note := step(document))]

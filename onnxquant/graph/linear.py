@@ -1,0 +1,177 @@
+"""Linear ops with a constant weight, whatever the op: one view of their channels, one way to change weight and bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxquant.graph.flow import Flow, attribute, is_op, set_attribute
+from onnxquant.graph.io import Document
+from onnxquant.graph.sites import FLOATS
+
+Doubles = NDArray[np.float64]
+# A node, one of its inputs, and the constant that it is to have there.
+Change = tuple[onnx.NodeProto, int, NDArray[Any]]
+_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A Conv, ConvTranspose, Gemm or MatMul whose input 1 is constant.
+
+    Attributes:
+        node: the op.
+        tensor: its weight.
+        groups: channels of one group meet only each other; the number of outputs equals it where the op is depthwise.
+        inputs_first: the weight's axis of input channels comes before that of output channels.
+    """
+
+    node: onnx.NodeProto
+    tensor: onnx.TensorProto
+    groups: int
+    inputs_first: bool
+
+    @property
+    def outputs(self) -> int:
+        """Number of output channels."""
+        dims = self.tensor.dims
+        return int(dims[1]) * self.groups if self.inputs_first else int(dims[0])
+
+    @property
+    def inputs(self) -> int:
+        """Number of input channels."""
+        dims = self.tensor.dims
+        return int(dims[0]) if self.inputs_first else int(dims[1]) * self.groups
+
+    @property
+    def rank(self) -> int | None:
+        """Rank of the output; None for MatMul, where it is that of the input."""
+        return None if self.node.op_type == "MatMul" else len(self.tensor.dims)
+
+    @property
+    def axis(self) -> int:
+        """Axis of the channels in input and output, from the end."""
+        return -1 if self.node.op_type in ("MatMul", "Gemm") else 1 - len(self.tensor.dims)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type))
+
+    def blocks(self, document: Document) -> Doubles:
+        """The weight in float64 as [groups, outputs per group, inputs per group, kernel]; a copy."""
+        values = document.array(self.tensor).astype(np.float64)
+        first, second = int(self.tensor.dims[0]), int(self.tensor.dims[1])
+        if self.inputs_first:
+            return values.reshape(self.groups, first // self.groups, second, -1).swapaxes(1, 2)
+        return values.reshape(self.groups, first // self.groups, second, -1)
+
+    def restored(self, blocks: Doubles) -> Doubles:
+        """What ``blocks`` made, in the weight's own layout."""
+        values = blocks.swapaxes(1, 2) if self.inputs_first else blocks
+        return values.reshape(tuple(self.tensor.dims))
+
+    def per_output(self, vector: Doubles) -> Doubles:
+        """One value per output channel, shaped to broadcast against ``blocks``."""
+        return vector.reshape(self.groups, -1, 1, 1)
+
+    def per_input(self, vector: Doubles) -> Doubles:
+        """One value per input channel, shaped to broadcast against ``blocks``."""
+        return vector.reshape(self.groups, 1, -1, 1)
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether its input's channels lie where its output's do (not for a Gemm of a transposed input)."""
+        return not (self.node.op_type == "Gemm" and attribute(self.node, "transA", 0))
+
+    def bias(self, document: Document, flow: Flow) -> Doubles | None:
+        """What the op itself adds to each output channel; None where that is not constant or not per channel."""
+        stored = self._stored_bias(document, flow)
+        if stored is None or self.node.op_type != "Gemm":
+            return stored
+        return stored * float(attribute(self.node, "beta", 1.0))
+
+    @property
+    def _has_bias(self) -> bool:
+        return self.node.op_type != "MatMul" and len(self.node.input) > 2 and bool(self.node.input[2])
+
+    def _stored_bias(self, document: Document, flow: Flow) -> Doubles | None:
+        if not self._has_bias:
+            return np.zeros(self.outputs)
+        tensor = flow.constant(self.node.input[2])
+        return None if tensor is None else per_channel(document.array(tensor), self.outputs, -1, 2)
+
+    def set_bias(self, flow: Flow, values: NDArray[Any]) -> None:
+        """Give the op another bias, of its own type; not for MatMul, which has none."""
+        if self.node.op_type == "Gemm":
+            set_attribute(self.node, "beta", None)
+        flow.set_constant(self.node, 2, values, "" if self._has_bias else f"{self.node.output[0]}_bias")
+
+    def scaled(
+        self, document: Document, flow: Flow, out: Doubles | None = None, into: Doubles | None = None
+    ) -> list[Change] | None:
+        """Changes that multiply what the op gives by ``out`` and what it makes of each input by ``into``.
+
+        Returns:
+            new constants for inputs of the node; None when one would not fit its type or the bias is not constant.
+        """
+        blocks = self.blocks(document)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if out is not None:
+                blocks *= self.per_output(out)
+            if into is not None:
+                blocks *= self.per_input(into)
+            weight = rounded(self.restored(blocks), self.dtype)
+            stored = None if out is None else self._stored_bias(document, flow)
+            bias = None if out is None or stored is None else rounded(stored * out, self.dtype)
+        if weight is None or (out is not None and bias is None):
+            return None
+        changes = [(self.node, 1, weight)]
+        return [*changes, (self.node, 2, bias)] if bias is not None and self._has_bias else changes
+
+
+def linear(flow: Flow, node: onnx.NodeProto | None) -> Linear | None:
+    """The view of a node; None when it is no linear op, or its weight is not constant or not float."""
+    if node is None or not is_op(node, *_OPS) or len(node.input) < 2:
+        return None
+    tensor = flow.constant(node.input[1])
+    if tensor is None or tensor.data_type not in FLOATS or not prod(tensor.dims):
+        return None
+    rank, op = len(tensor.dims), node.op_type
+    if op in ("MatMul", "Gemm"):
+        turned = op == "Gemm" and bool(attribute(node, "transB", 0))
+        return Linear(node, tensor, 1, not turned) if rank == 2 else None
+    groups = int(attribute(node, "group", 1))
+    if rank < 3 or groups < 1 or tensor.dims[0] % groups:
+        return None
+    return Linear(node, tensor, groups, op == "ConvTranspose")
+
+
+def per_channel(values: NDArray[Any], channels: int, axis: int, rank: int | None) -> Doubles | None:
+    """A constant operand as one value per channel; None when it varies along another axis or widens the result.
+
+    Args:
+        values: the operand, broadcast against the other as ONNX does.
+        channels: number of channels of the other operand.
+        axis: their axis there, from the end.
+        rank: the other operand's rank; None when unknown.
+    """
+    shape = values.shape
+    if values.size == 0 or len(shape) > (rank or 1):
+        return None
+    for back, length in enumerate(reversed(shape), start=1):
+        if length != 1 and (back != -axis or length != channels):
+            return None
+    return np.broadcast_to(values.astype(np.float64).reshape(-1), (channels,)).copy()
+
+
+def rounded(values: Doubles, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Values in an element type; None when one does not fit it or is not a number."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = values.astype(dtype)
+    return result if np.isfinite(result.astype(np.float64)).all() else None

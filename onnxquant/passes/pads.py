@@ -1,0 +1,104 @@
+"""Pad nodes become the pads of the Conv or pooling that reads them, where that is the same function."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from onnxquant.graph.flow import Flow, attribute, flows, is_op, set_attribute
+from onnxquant.graph.io import Document
+
+# A window of MaxPool over padding of its own sees minus infinity there, not zero: the same for these inputs only.
+_NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softplus", "Exp", "Abs", "Softmax")
+
+
+def fold_pads(document: Document) -> str | None:
+    """Fold each Pad of zeros into all of its readers, if every one is a Conv or pooling that can take it."""
+    folded = 0
+    for flow in flows(document):
+        for node in list(flow.graph.node):
+            if is_op(node, "Pad") and _fold(document, flow, node):
+                folded += 1
+        flow.apply()
+    return f"{folded} Pad nodes folded into the ops that read them" if folded else None
+
+
+def _fold(document: Document, flow: Flow, node: onnx.NodeProto) -> bool:
+    pads = _zero_pads(document, flow, node)
+    name = node.output[0]
+    while pads and is_op(transpose := flow.single_consumer(name), "Transpose"):
+        assert transpose is not None
+        perm = attribute(transpose, "perm") or list(range(len(pads) // 2))[::-1]
+        name, pads = transpose.output[0], [pads[p + start] for start in (0, len(perm)) for p in perm]
+    spatial = _spatial(pads)
+    readers = flow.consumers(name)
+    if spatial is None or not readers or not flow.is_private(name):
+        return False
+    made = [_taken(reader, name, spatial, _is_not_negative(flow, node.input[0])) for reader in readers]
+    if any(m is None for m in made):
+        return False
+    for reader, total in zip(readers, made, strict=True):
+        set_attribute(reader, "auto_pad", None)
+        set_attribute(reader, "pads", total)
+        if is_op(reader, "AveragePool"):
+            set_attribute(reader, "count_include_pad", 1)
+    return flow.bypass(node, node.input[0])
+
+
+def _zero_pads(document: Document, flow: Flow, node: onnx.NodeProto) -> list[int] | None:
+    """Pads of all axes, begins then ends; None when the node does something else than add zeros."""
+    if attribute(node, "mode", "constant") != "constant":
+        return None
+    if len(node.input) == 1:  # before opset 11
+        pads, value = attribute(node, "pads"), attribute(node, "value", 0.0)
+    else:
+        tensor = flow.constant(node.input[1])
+        pads = None if tensor is None else document.array(tensor).tolist()
+        value = 0.0
+        if len(node.input) > 2 and node.input[2]:
+            constant = flow.constant(node.input[2])
+            value = np.nan if constant is None else float(document.array(constant).reshape(-1)[0])
+    # With axes (opset 18) the pads stand for some axes only, and the rank is not told.
+    if pads is None or value != 0 or (len(node.input) > 3 and node.input[3]):
+        return None
+    return None if any(p < 0 for p in pads) else [int(p) for p in pads]
+
+
+def _spatial(pads: list[int] | None) -> list[int] | None:
+    """Pads of the spatial axes; None when others are padded."""
+    rank = len(pads or []) // 2
+    if pads is None or rank < 3 or any(pads[:2] + pads[rank : rank + 2]):
+        return None
+    return [*pads[2:rank], *pads[rank + 2 :]]
+
+
+def _taken(reader: onnx.NodeProto, name: str, pads: list[int], not_negative: bool) -> list[int] | None:
+    """The pads that a reader has with a Pad folded into it; None when it cannot take them."""
+    if not is_op(reader, "Conv", "AveragePool", "MaxPool") or list(reader.input).count(name) != 1:
+        return None
+    if reader.input[0] != name or attribute(reader, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    own = attribute(reader, "pads", [0] * len(pads)) if attribute(reader, "auto_pad", "NOTSET") == "NOTSET" else None
+    own = own or [0] * len(pads)
+    if len(own) != len(pads):
+        return None
+    total = [a + b for a, b in zip(own, pads, strict=True)]
+    if is_op(reader, "Conv"):
+        return total
+    kernel = attribute(reader, "kernel_shape")
+    # A window wholly inside padding is refused by onnxruntime; one that ceil_mode adds is counted differently.
+    if attribute(reader, "ceil_mode", 0) or any(p >= k for p, k in zip(total, [*kernel, *kernel], strict=True)):
+        return None
+    if is_op(reader, "AveragePool"):
+        # Zeros of a Pad are counted; padding of the pooling's own is counted only if it says so.
+        return total if attribute(reader, "count_include_pad", 0) or not any(own) else None
+    plain = not any(own) and len(reader.output) == 1 and max(attribute(reader, "dilations", [1])) == 1
+    return total if plain and not_negative else None
+
+
+def _is_not_negative(flow: Flow, name: str) -> bool:
+    node = flow.producer(name)
+    while is_op(node, "Transpose"):
+        assert node is not None
+        node = flow.producer(node.input[0])
+    return is_op(node, *_NOT_NEGATIVE)
