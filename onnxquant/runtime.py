@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx
 import onnxruntime as ort
@@ -21,7 +21,7 @@ from onnxquant.errors import ModelError
 from onnxquant.graph.io import domains, nodes
 
 Feed = Mapping[str, NDArray[Any]]
-Session = ort.InferenceSession
+Session: TypeAlias = ort.InferenceSession
 OURS, EXTENSIONS = "onnxquant", "ai.onnx.contrib"
 # Keys of ONNX Runtime's session configuration.
 _NO_PREPACKING = "session.disable_prepacking"
@@ -128,6 +128,8 @@ def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None
         ModelError: onnxruntime fails on this feed.
     """
     names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
+    if not names:  # which onnxruntime would take for all of them
+        return {}
     try:
         return dict(zip(names, session.run(names, dict(feed)), strict=True))
     except Exception as error:

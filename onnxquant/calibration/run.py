@@ -34,12 +34,11 @@ _FLOATS = {"tensor(float)": 4, "tensor(float16)": 2, "tensor(double)": 8, "tenso
 
 
 class Feeds(Protocol):
-    """Samples that can be read again and again, one at a time.
+    """Samples that can be read again and again, one at a time."""
 
-    ``about`` says where they come from.
-    """
-
-    about: dict[str, Any]
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where they come from."""
 
     def __iter__(self) -> Iterator[Feed]: ...
 
@@ -139,7 +138,9 @@ class _Run:
             if name in constants:
                 self.skip(name, "is a constant")
             elif name in inner and name not in computed:
-                self.skip(name, f"is computed in a subgraph of {inner[name]}: only tensors of the main graph can be shown")
+                self.skip(
+                    name, f"is computed in a subgraph of {inner[name]}: only tensors of the main graph can be shown"
+                )
             elif name not in computed and name not in self._inputs:
                 raise StatisticsError(f"the model has no tensor {name!r}{nearest(name, [*self._inputs, *computed])}")
         session = self._source.session(extended.outputs(self._added()), optimize=False)
@@ -176,7 +177,9 @@ class _Run:
     def _sizes(self, first: Feed) -> dict[str, int]:
         """Bytes of each tensor of a sample, from their shapes alone: nothing but those is kept while it runs."""
         inner = [name for name in self.seen if name not in self._inputs]
-        found = runtime.run(self._source.session(extended.shapes(inner)), first, list(map(extended.shape_name, range(len(inner)))))
+        found = runtime.run(
+            self._source.session(extended.shapes(inner)), first, list(map(extended.shape_name, range(len(inner))))
+        )
         shapes = dict(zip(inner, found.values(), strict=True))
         sizes = {name: prod(map(int, shape)) for name, shape in shapes.items()}
         sizes.update({name: first[name].size if name in first else 0 for name in self.seen if name in self._inputs})

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from onnxquant.errors import StatisticsError
 from onnxquant.graph.io import Document
 
 # What quantized models put QuantizeLinear and DequantizeLinear around.
-_OPS = frozenset(
-    """Conv ConvTranspose Gemm MatMul Add Mul Concat MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool
-    GlobalLpPool Resize Upsample Softmax LayerNormalization Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Tanh
-    Elu Selu Celu ThresholdedRelu Gelu Erf Mish Softplus Softsign Swish QuickGelu FastGelu BiasGelu
-    SkipLayerNormalization Attention FusedConv FusedMatMul""".split()
-)
+# fmt: off
+_OPS = frozenset((
+    "Conv", "ConvTranspose", "FusedConv", "Gemm", "MatMul", "FusedMatMul", "Attention", "Add", "Mul", "BiasGelu",
+    "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool", "Resize",
+    "Upsample", "Softmax", "LayerNormalization", "SkipLayerNormalization", "Relu", "LeakyRelu", "PRelu",
+    "ThresholdedRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Tanh", "Elu", "Selu", "Celu",
+    "Gelu", "QuickGelu", "FastGelu", "Erf", "Mish", "Softplus", "Softsign",
+))
+# fmt: on
 
 
 def quantizable(document: Document, pattern: str | None = None) -> list[str]:
-    """Tensors of the main graph that quantized models quantize: what matrix products, convolutions, sums, products,
-    concatenations, pools, Resize, Softmax, LayerNormalization and activations read and write; no constants.
+    """Tensors of the main graph that quantized models quantize, without constants.
+
+    Those are what matrix products, convolutions, sums, products, concatenations, pools, Resize, Softmax,
+    LayerNormalization and activations read and write.
 
     Args:
         document: the float model.
@@ -35,7 +41,12 @@ def quantizable(document: Document, pattern: str | None = None) -> list[str]:
     constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer} | {""}
     constants |= {o for n in graph.node if n.op_type == "Constant" for o in n.output}
     # Sizes and scales of Resize, bounds of Clip: what follows the first input says how, and holds no activations.
-    read = [n for node in graph.node if node.op_type in _OPS for n in [*_activations(node.op_type, node.input), *node.output]]
+    read = [
+        n
+        for node in graph.node
+        if node.op_type in _OPS
+        for n in [*_activations(node.op_type, node.input), *node.output]
+    ]
     found = [name for name in dict.fromkeys(read) if name not in constants]
     chosen = [name for name in found if matches(name)]
     if found and not chosen:
@@ -43,6 +54,5 @@ def quantizable(document: Document, pattern: str | None = None) -> list[str]:
     return chosen
 
 
-def _activations(op: str, inputs: object) -> list[str]:
-    names = list(inputs)  # type: ignore[call-overload]
-    return names[:1] if op in ("Resize", "Upsample", "Clip") else names
+def _activations(op: str, inputs: Iterable[str]) -> list[str]:
+    return list(inputs)[: 1 if op in ("Resize", "Upsample", "Clip") else None]

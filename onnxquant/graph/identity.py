@@ -25,6 +25,6 @@ def digest(document: Document) -> str:
         tensor.Clear()
         tensor.name = name
     for field in ("producer_name", "producer_version", "doc_string", "metadata_props", "model_version"):
-        proto.ClearField(field)  # type: ignore[arg-type]
+        proto.ClearField(field)
     total.update(proto.SerializeToString(deterministic=True))
     return total.hexdigest()
