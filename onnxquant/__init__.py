@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from onnxquant.api import Model, benchmark, dequantize, info, library_path, validate, verify
+from onnxquant.api import Model, benchmark, calibrate, dequantize, info, library_path, validate, verify
+from onnxquant.calibration.observers import Grid
+from onnxquant.calibration.statistics import Statistics
 from onnxquant.convert import quantize
 from onnxquant.errors import (
     FeedError,
@@ -11,6 +13,7 @@ from onnxquant.errors import (
     OnnxQuantError,
     OutputError,
     RecipeError,
+    StatisticsError,
     WeightError,
 )
 from onnxquant.formats import Encoded, Format, decode, encode, formats
@@ -23,6 +26,7 @@ __all__ = [
     "Encoded",
     "FeedError",
     "Format",
+    "Grid",
     "Model",
     "ModelError",
     "NativeLibraryError",
@@ -30,9 +34,12 @@ __all__ = [
     "OutputError",
     "RecipeError",
     "Report",
+    "Statistics",
+    "StatisticsError",
     "WeightError",
     "__version__",
     "benchmark",
+    "calibrate",
     "decode",
     "dequantize",
     "encode",

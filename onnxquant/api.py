@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from onnxquant import lowering, native, runtime
+from onnxquant.calibration.calibrate import calibrate
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import load as load_document
@@ -29,7 +30,7 @@ from onnxquant.validation.compare import compare, reference_of
 from onnxquant.validation.outputs import latencies
 from onnxquant.validation.reference import Data, reference
 
-__all__ = ["Model", "benchmark", "dequantize", "info", "library_path", "validate", "verify"]
+__all__ = ["Model", "benchmark", "calibrate", "dequantize", "info", "library_path", "validate", "verify"]
 
 
 def library_path() -> Path:

@@ -35,6 +35,10 @@ class FeedError(OnnxQuantError):
     """The data given for a model does not fit its inputs."""
 
 
+class StatisticsError(OnnxQuantError):
+    """Calibration statistics cannot be collected, read, merged, or used for this model."""
+
+
 class NativeLibraryError(OnnxQuantError):
     """The compiled library is missing, too old, or refused a call."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx
 import onnxruntime as ort
@@ -21,6 +21,7 @@ from onnxquant.errors import ModelError
 from onnxquant.graph.io import domains, nodes
 
 Feed = Mapping[str, NDArray[Any]]
+Session: TypeAlias = ort.InferenceSession
 OURS, EXTENSIONS = "onnxquant", "ai.onnx.contrib"
 # Keys of ONNX Runtime's session configuration.
 _NO_PREPACKING = "session.disable_prepacking"
@@ -120,14 +121,17 @@ def load(path: str | Path, **session_options: Any) -> ort.InferenceSession:
     return open_session(path, options)
 
 
-def run(session: ort.InferenceSession, feed: Feed) -> dict[str, Any]:
-    """Outputs by name.
+def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+    """Outputs by name: these, or all.
 
     Raises:
         ModelError: onnxruntime fails on this feed.
     """
+    names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
+    if not names:  # which onnxruntime would take for all of them
+        return {}
     try:
-        return dict(zip([o.name for o in session.get_outputs()], session.run(None, dict(feed)), strict=True))
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from None
 
@@ -149,6 +153,11 @@ def histogram(proto: onnx.ModelProto) -> dict[str, int]:
     """Number of nodes by op, most frequent first; ops of other domains with theirs."""
     names = (f"{n.domain}.{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type for n in nodes(proto))
     return dict(Counter(names).most_common())
+
+
+def outputs_of(session: ort.InferenceSession) -> dict[str, str]:
+    """Type of each output by name."""
+    return {o.name: o.type for o in session.get_outputs()}
 
 
 def inputs_of(session: ort.InferenceSession) -> list[tuple[str, str, list[Any]]]:

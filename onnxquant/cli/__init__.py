@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from onnxquant.cli.calibrate import calibrate
 from onnxquant.cli.inspect import benchmark, dequantize, info, list_, verify
 from onnxquant.cli.options import fail
 from onnxquant.cli.quantize import quantize
@@ -52,5 +53,5 @@ def main() -> None:
     """
 
 
-for command in (quantize, validate, benchmark, info, list_, verify, dequantize):
+for command in (quantize, calibrate, validate, benchmark, info, list_, verify, dequantize):
     main.add_command(command)

@@ -1,0 +1,71 @@
+"""Arrays and a description of them in one file, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.errors import OutputError, StatisticsError
+
+_HEADER = "header"
+
+
+def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a ``.npz`` beside its place, sync it, and move it there.
+
+    Raises:
+        OutputError: it cannot be written; what was there before is as it was.
+    """
+    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    # Not the output's name: one of 255 bytes has no room for a suffix.
+    temporary = path.with_name(f".onnxquant-statistics-{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as file:
+            np.savez(file, **{_HEADER: text, **arrays})  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Header and arrays; the archive's checksums are checked.
+
+    Args:
+        path: the file.
+        kind: what the header must say that it is.
+        version: the version of it that is understood.
+
+    Raises:
+        StatisticsError: missing, damaged, something else, or of another version.
+    """
+    if not path.is_file():
+        raise StatisticsError(f"{path}: no such file; expected statistics that `onnxquant calibrate` wrote")
+    try:
+        # Opened here: numpy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile.BadZipFile, zlib.error, and what damaged headers make numpy raise
+        raise StatisticsError(f"{path}: damaged, or no statistics of onnxquant: {error}") from None
+    try:
+        header = json.loads(arrays.pop(_HEADER).tobytes())
+        found, found_version = header["kind"], header["version"]
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise StatisticsError(f"{path}: has no header; expected statistics that `onnxquant calibrate` wrote") from None
+    if found != kind:
+        raise StatisticsError(f"{path}: holds {found}, expected {kind}")
+    if found_version != version:
+        raise StatisticsError(f"{path}: has version {found_version} of the file format, expected {version}")
+    return header, arrays

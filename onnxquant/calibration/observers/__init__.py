@@ -1,0 +1,94 @@
+"""Observers: calibration methods. A module here with an ``Observer`` subclass is all it takes to add one.
+
+Packages outside register through the entry point group ``onnxquant.observers``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from onnxquant.calibration.observers.base import Accumulator, Grid, Observer, RangeObserver
+from onnxquant.errors import StatisticsError, nearest
+
+__all__ = ["Accumulator", "Grid", "Observer", "RangeObserver", "make", "observer_named", "ranging", "registry"]
+
+
+@cache
+def registry() -> dict[str, type[Observer[Any]]]:
+    """Observer classes by name."""
+    found: list[type[Observer[Any]]] = []
+    for module in pkgutil.iter_modules(__path__):
+        members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
+        found += [m for m in members if inspect.isclass(m) and issubclass(m, Observer) and not inspect.isabstract(m)]
+    found += [entry.load() for entry in entry_points(group="onnxquant.observers")]
+    return {c.name: c for c in sorted(set(found) - {Observer}, key=lambda c: c.name)}
+
+
+def ranging() -> list[str]:
+    """Names of the observers that give ranges: the calibration methods."""
+    return [name for name, cls in registry().items() if issubclass(cls, RangeObserver)]
+
+
+def observer_named(name: str) -> type[Observer[Any]]:
+    """An observer's class.
+
+    Raises:
+        StatisticsError: no such observer.
+    """
+    if name not in registry():
+        raise StatisticsError(f"unknown observer {name!r}{nearest(name, list(registry()))}")
+    return registry()[name]
+
+
+def make(names: Iterable[str]) -> dict[str, Observer[Any]]:
+    """New observers by name; those that read the same statistic share it.
+
+    Args:
+        names: of observers; ``absmean:1`` is absmean of channels on axis 1.
+
+    Raises:
+        StatisticsError: no such observer, or an axis that is no number.
+
+    >>> observers = make(["mse", "percentile"])
+    >>> observers["mse"].accumulated is observers["percentile"].accumulated
+    True
+    """
+    shared: dict[str, Accumulator] = {}
+    return {name: join(name, shared) for name in dict.fromkeys(names)}
+
+
+def join(name: str, shared: dict[str, Accumulator]) -> Observer[Any]:
+    """An observer over the accumulator of its kind in ``shared``; a new one is added there."""
+    cls = observer_named(name.partition(":")[0])
+    kind = accumulator_key(name)
+    if kind not in shared:
+        shared[kind] = cls.accumulator(*_axis(name))
+    return cls(shared[kind])
+
+
+def accumulator_key(name: str) -> str:
+    """What tells the accumulator of an observer from others of the same tensor: its kind, and the axis.
+
+    >>> accumulator_key("entropy"), accumulator_key("absmean:1")
+    ('histogram', 'absmean:1')
+    """
+    base, colon, axis = name.partition(":")
+    return str(observer_named(base).accumulator.kind) + colon + axis
+
+
+def _axis(name: str) -> list[int]:
+    base, colon, axis = name.partition(":")
+    if not colon:
+        return []
+    if base != "absmean":
+        raise StatisticsError(f"observer {name!r}: {base} takes no axis")
+    try:
+        return [int(axis)]
+    except ValueError:
+        raise StatisticsError(f"observer {name!r}: the axis {axis!r} is no whole number") from None

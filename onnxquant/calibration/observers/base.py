@@ -1,0 +1,172 @@
+"""What an observer is: a method that turns a mergeable statistic of a tensor into a range or an array.
+
+Methods that need the same statistic share one *accumulator*: percentile, entropy and mse read one histogram.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.errors import StatisticsError
+
+State = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The codes that a range is wanted for.
+
+    Attributes:
+        bits: of a code.
+        symmetric: codes -2^(bits-1)+1 .. 2^(bits-1)-1 around zero; else 2^bits codes with a zero point.
+
+    >>> Grid(8, symmetric=True).steps
+    254
+    """
+
+    bits: int = 8
+    symmetric: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Steps from the lowest code to the highest."""
+        return int(2**self.bits) - (2 if self.symmetric else 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One tensor of one sample, checked; its extremes are computed once for all accumulators.
+
+    Attributes:
+        array: float32 or float64, in the tensor's shape.
+        low: smallest value; infinity where there is none.
+        high: largest value; -infinity where there is none.
+    """
+
+    array: NDArray[Any]
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Self:
+        """Check a tensor.
+
+        Raises:
+            StatisticsError: not floats, or NaN or infinity among them.
+        """
+        if values.dtype.kind not in "fV" or values.dtype.names:
+            raise StatisticsError(f"holds {values.dtype}, expected floats")
+        if values.dtype not in (np.float32, np.float64):
+            values = values.astype(np.float32)
+        if not values.size:
+            return cls(values, np.inf, -np.inf)
+        low, high = float(values.min()), float(values.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise StatisticsError(f"holds {'NaN' if np.isnan(low + high) else 'infinity'}")
+        return cls(values, low, high)
+
+
+class Accumulator(ABC):
+    """One mergeable statistic of a tensor; nothing of the samples themselves is kept."""
+
+    kind: ClassVar[str]
+
+    def update(self, values: NDArray[Any]) -> None:
+        """See one tensor of one sample.
+
+        Raises:
+            StatisticsError: not floats, NaN or infinity, or a shape that does not fit.
+        """
+        self.add(Batch.of(np.asarray(values)))
+
+    @abstractmethod
+    def add(self, batch: Batch) -> None:
+        """See one checked tensor."""
+
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """See what another one saw. Any order of merging gives the same: to the bit where ranges come of it."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """Everything, as arrays."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: State) -> Self:
+        """The inverse of ``state``."""
+
+
+A = TypeVar("A", bound=Accumulator)
+
+
+class Observer(ABC, Generic[A]):
+    """A calibration method over an accumulator, its own or a shared one.
+
+    Args:
+        accumulated: what to read; None: a new one.
+    """
+
+    name: ClassVar[str]
+    accumulator: ClassVar[type[Any]]
+
+    def __init__(self, accumulated: A | None = None) -> None:
+        self.accumulated: A = self.accumulator() if accumulated is None else accumulated
+
+    def update(self, values: NDArray[Any]) -> None:
+        """See one tensor of one sample.
+
+        Raises:
+            StatisticsError: not floats, NaN or infinity, or a shape that does not fit.
+        """
+        self.accumulated.update(values)
+
+    def merge(self, other: Self) -> None:
+        """See what another observer saw, as the accumulator merges."""
+        self.accumulated.merge(other.accumulated)
+
+    def state(self) -> State:
+        """Everything, as arrays."""
+        return self.accumulated.state()
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """The inverse of ``state``."""
+        return cls(cls.accumulator.from_state(state))
+
+
+class RangeObserver(Observer[A]):
+    """A method that gives a clipping range."""
+
+    def range(self, grid: Grid) -> tuple[float, float]:
+        """The range [low, high] to quantize; it holds 0, and is symmetric around it where the grid is.
+
+        Raises:
+            StatisticsError: no values were seen.
+        """
+        if self.count == 0:
+            raise StatisticsError(f"{self.name}: no values were observed; a range needs at least one")
+        low, high = self._range(grid)
+        if grid.symmetric:
+            bound = max(-low, high, 0.0)
+            return -bound, bound
+        return min(low, 0.0), max(high, 0.0)
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Values seen."""
+
+    @abstractmethod
+    def _range(self, grid: Grid) -> tuple[float, float]:
+        """The range before 0 is put into it."""
+
+
+def scalar(value: float) -> NDArray[np.float64]:
+    """A number as an array of a state."""
+    return np.array(value, np.float64)

@@ -1,0 +1,28 @@
+"""minmax: everything that was seen lies in the range."""
+
+from __future__ import annotations
+
+from onnxquant.calibration.observers.base import Grid, RangeObserver
+from onnxquant.calibration.observers.moments import Moments
+
+
+class MinMax(RangeObserver[Moments]):
+    """The smallest and the largest value.
+
+    >>> import numpy as np
+    >>> observer = MinMax()
+    >>> observer.update(np.float32([1, 5]))
+    >>> observer.range(Grid())
+    (0.0, 5.0)
+    """
+
+    name = "minmax"
+    accumulator = Moments
+
+    @property
+    def count(self) -> int:
+        """Values seen."""
+        return self.accumulated.count
+
+    def _range(self, grid: Grid) -> tuple[float, float]:
+        return self.accumulated.low, self.accumulated.high

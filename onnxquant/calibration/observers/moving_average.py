@@ -1,0 +1,86 @@
+"""moving-average: extremes of each sample, averaged with more weight on the later ones."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from onnxquant.calibration.observers.base import Accumulator, Batch, Grid, RangeObserver, State
+from onnxquant.calibration.observers.exact import ExactSum
+
+WEIGHT = 0.01
+"""Weight of a new sample, as in PyTorch's and ONNX Runtime's observers of this name."""
+
+
+class MovingExtremes(Accumulator):
+    """Exponential moving averages of the smallest and the largest value of each sample.
+
+    The first sample starts the average: ``low += WEIGHT * (sample's low - low)`` from the second on. Two averages merge
+    to their mean, weighted with their numbers of samples. That is not what one run over both parts gives (it would weigh
+    the second part more), but shards have no order that a longer memory of one of them could be based on; merging is
+    exact, so any order gives the same.
+    """
+
+    kind = "moving-average"
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._lows, self._highs = ExactSum(), ExactSum()  # average times samples
+
+    @property
+    def low(self) -> float:
+        """Average of the smallest values."""
+        return self._lows.mean(self.samples)
+
+    @property
+    def high(self) -> float:
+        """Average of the largest values."""
+        return self._highs.mean(self.samples)
+
+    def add(self, batch: Batch) -> None:
+        """See one checked tensor; empty ones are no sample."""
+        if not batch.array.size:
+            return
+        low, high = batch.low, batch.high
+        if self.samples:
+            low = self.low + WEIGHT * (low - self.low)
+            high = self.high + WEIGHT * (high - self.high)
+        self.samples += 1
+        self._lows, self._highs = ExactSum(), ExactSum()
+        self._lows.add(low, self.samples)
+        self._highs.add(high, self.samples)
+
+    def merge(self, other: Self) -> None:
+        """The mean of both, weighted with their numbers of samples."""
+        self.samples += other.samples
+        self._lows.merge(other._lows)
+        self._highs.merge(other._highs)
+
+    def state(self) -> State:
+        """Everything, as arrays."""
+        sums = {"lows": self._lows.state(), "highs": self._highs.state()}
+        return {"samples": np.array(self.samples, np.int64), **sums}
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """The inverse of ``state``."""
+        out = cls()
+        out.samples = int(state["samples"])
+        out._lows, out._highs = ExactSum.from_state(state["lows"]), ExactSum.from_state(state["highs"])
+        return out
+
+
+class MovingAverage(RangeObserver[MovingExtremes]):
+    """Averaged extremes: one wild sample moves the range by one part in a hundred."""
+
+    name = "moving-average"
+    accumulator = MovingExtremes
+
+    @property
+    def count(self) -> int:
+        """Samples seen."""
+        return self.accumulated.samples
+
+    def _range(self, grid: Grid) -> tuple[float, float]:
+        return self.accumulated.low, self.accumulated.high

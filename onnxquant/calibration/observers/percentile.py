@@ -1,0 +1,43 @@
+"""percentile: a small share of the values, the furthest ones, is clipped."""
+
+from __future__ import annotations
+
+from onnxquant.calibration.observers.base import Grid, RangeObserver
+from onnxquant.calibration.observers.histogram import Histogram
+from onnxquant.errors import StatisticsError
+
+
+class Percentile(RangeObserver[Histogram]):
+    """The range that holds a percentage of the values.
+
+    Of a symmetric grid it is the percentile of magnitudes; else half of what is clipped lies at each end.
+
+    Args:
+        accumulated: what to read; None: a new one.
+        percentile: how many of a hundred values lie in the range.
+
+    Raises:
+        StatisticsError: the percentage is not above 0 and at most 100.
+    """
+
+    name = "percentile"
+    accumulator = Histogram
+
+    def __init__(self, accumulated: Histogram | None = None, *, percentile: float = 99.99) -> None:
+        super().__init__(accumulated)
+        if not 0 < percentile <= 100:
+            raise StatisticsError(f"percentile is {percentile}, expected a number above 0 and at most 100")
+        self.percentile = percentile
+
+    @property
+    def count(self) -> int:
+        """Values seen."""
+        return self.accumulated.count
+
+    def _range(self, grid: Grid) -> tuple[float, float]:
+        share = self.percentile / 100
+        if grid.symmetric:
+            bound = self.accumulated.folded().quantile(share)
+            return -bound, bound
+        clipped = (1 - share) / 2
+        return self.accumulated.quantile(clipped), self.accumulated.quantile(1 - clipped)

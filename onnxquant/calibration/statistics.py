@@ -1,0 +1,193 @@
+"""Statistics of a float model's tensors: what calibration hands over, in memory and in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from onnxquant.calibration import archive
+from onnxquant.calibration.observers import RangeObserver, accumulator_key, join, make, observer_named, ranging
+from onnxquant.calibration.observers.base import Accumulator, Grid, Observer, State
+from onnxquant.errors import StatisticsError, nearest
+from onnxquant.version import __version__
+
+KIND, PARTIAL = "statistics", "the checkpoint of an interrupted run"
+VERSION = 1
+
+
+@dataclass
+class Statistics:
+    """What observers saw.
+
+    Attributes:
+        model: digest of the float model (``graph.identity.digest``).
+        observers: tensor name -> observer name -> observer; those of a tensor share what they can.
+        samples: how many were run.
+        sources: where they came from, one entry per run.
+        skipped: tensors that could not be observed -> the reason.
+    """
+
+    model: str
+    observers: dict[str, dict[str, Observer[Any]]] = field(default_factory=dict)
+    samples: int = 0
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: str, wanted: Mapping[str, Iterable[str]]) -> Self:
+        """Empty statistics with new observers."""
+        return cls(model, {tensor: make(names) for tensor, names in wanted.items()})
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether some of the samples were made up."""
+        return any(source.get("source") == "synthetic" for source in self.sources)
+
+    def accumulators(self, tensor: str) -> dict[str, Accumulator]:
+        """What is stored of a tensor, by kind.
+
+        Raises:
+            StatisticsError: the tensor was not observed.
+        """
+        if tensor not in self.observers:
+            reason = self.skipped.get(tensor)
+            text = f": {reason}" if reason else nearest(tensor, list(self.observers))
+            raise StatisticsError(f"tensor {tensor!r} was not observed{text}")
+        return {accumulator_key(name): o.accumulated for name, o in self.observers[tensor].items()}
+
+    def range(self, tensor: str, method: str, grid: Grid, **parameters: Any) -> tuple[float, float]:
+        """The clipping range of a tensor; any method whose statistic was collected may be asked for.
+
+        Args:
+            tensor: its name.
+            method: of ``observers.ranging()``.
+            grid: the codes.
+            parameters: of the method: ``percentile``, ``k``.
+
+        Raises:
+            StatisticsError: unknown tensor or method, the statistic is missing, or no values were seen.
+        """
+        cls = observer_named(method)
+        if not issubclass(cls, RangeObserver):
+            raise StatisticsError(f"{method} gives no range; those that do: {', '.join(ranging())}")
+        there = self.accumulators(tensor)
+        if cls.accumulator.kind not in there:
+            methods = [m for m in ranging() if observer_named(m).accumulator.kind in there]
+            raise StatisticsError(
+                f"tensor {tensor!r}: {method} needs a {cls.accumulator.kind} statistic, which was not collected; "
+                f"collected for {', '.join(methods) or 'no method that gives ranges'}"
+            )
+        try:
+            return cls(there[cls.accumulator.kind], **parameters).range(grid)
+        except StatisticsError as error:
+            raise StatisticsError(f"tensor {tensor!r}: {error}") from None
+        except TypeError:
+            raise StatisticsError(f"{method} has no parameter {', '.join(parameters)}") from None
+
+    def check(self, model: str, name: str) -> None:
+        """Refuse to be used for another model.
+
+        Args:
+            model: the model's digest.
+            name: what to call it.
+
+        Raises:
+            StatisticsError: these are statistics of another model.
+        """
+        if model != self.model:
+            raise StatisticsError(
+                f"the statistics are of another model ({self.model[:12]}) than {name} ({model[:12]}): its graph or its "
+                f"weights differ; calibrate again"
+            )
+
+    @staticmethod
+    def merge(a: Statistics, b: Statistics) -> Statistics:
+        """What one run over the samples of both gives; the order does not matter.
+
+        Raises:
+            StatisticsError: they are of different models, tensors or observers.
+        """
+        b.check(a.model, "the one to merge with")
+        skipped = {**b.skipped, **a.skipped}
+        names = [{t: sorted(o) for t, o in s.observers.items() if t not in skipped} for s in (a, b)]
+        if names[0] != names[1]:
+            differ = sorted(t for t in {**names[0], **names[1]} if names[0].get(t) != names[1].get(t))
+            found = " and ".join(", ".join(n.get(differ[0], ["none"])) for n in names)
+            raise StatisticsError(f"the statistics differ in what they observe: of tensor {differ[0]!r} {found}")
+        out = Statistics(a.model, {}, a.samples + b.samples, a.sources + b.sources, skipped)
+        for tensor in names[0]:
+            states = {key: one.state() for key, one in a.accumulators(tensor).items()}
+            out.observers[tensor] = _restored(list(a.observers[tensor]), states)
+            for key, one in out.accumulators(tensor).items():
+                one.merge(b.accumulators(tensor)[key])
+        return out
+
+    def save(self, path: str | Path) -> None:
+        """Write one file, whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self.write(Path(path), KIND, {})
+
+    def write(self, path: Path, kind: str, extra: Mapping[str, Any]) -> None:
+        """Write a file of a kind, with more entries in its header."""
+        arrays = {
+            f"{i}.{key}.{part}": array
+            for i, tensor in enumerate(self.observers)
+            for key, one in self.accumulators(tensor).items()
+            for part, array in one.state().items()
+        }
+        header = {
+            "kind": kind,
+            "version": VERSION,
+            "written_by": f"onnxquant {__version__}",
+            "model": self.model,
+            "samples": self.samples,
+            "sources": self.sources,
+            "skipped": self.skipped,
+            "synthetic": self.synthetic,
+            "tensors": [[tensor, list(observers)] for tensor, observers in self.observers.items()],
+            **extra,
+        }
+        archive.write(path, header, arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file that ``save`` wrote.
+
+        Raises:
+            StatisticsError: missing, damaged, something else, or of another version.
+        """
+        return cls.read(Path(path), KIND)[0]
+
+    @classmethod
+    def read(cls, path: Path, kind: str) -> tuple[Self, dict[str, Any]]:
+        """Statistics and the header of a file of a kind.
+
+        Raises:
+            StatisticsError: missing, damaged, something else, or of another version.
+        """
+        header, arrays = archive.read(path, kind, VERSION)
+        states: dict[int, dict[str, State]] = {}
+        try:
+            for name, array in arrays.items():
+                index, rest = name.split(".", 1)
+                key, part = rest.rsplit(".", 1)
+                states.setdefault(int(index), {}).setdefault(key, {})[part] = array
+            observers = {t: _restored(names, states.get(i, {})) for i, (t, names) in enumerate(header["tensors"])}
+            out = cls(header["model"], observers, header["samples"], header["sources"], header["skipped"])
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise StatisticsError(f"{path}: damaged: {type(error).__name__} {error}") from None
+        return out, header
+
+
+def _restored(names: Iterable[str], states: Mapping[str, State]) -> dict[str, Observer[Any]]:
+    """Observers over accumulators with these states."""
+    shared: dict[str, Accumulator] = {}
+    for name in names:
+        key = accumulator_key(name)
+        shared[key] = observer_named(name.partition(":")[0]).accumulator.from_state(states[key])
+    return {name: join(name, shared) for name in names}

@@ -1,0 +1,112 @@
+"""``onnxquant calibrate``."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from onnxquant.calibration.calibrate import DEFAULT_METHODS
+from onnxquant.calibration.calibrate import calibrate as calibrate_model
+from onnxquant.calibration.observers import ranging
+from onnxquant.calibration.observers.base import Grid
+from onnxquant.calibration.statistics import Statistics
+from onnxquant.cli.options import chatter, console, errors_become_exit_codes, model_options, print_json, progress_bar
+from onnxquant.errors import StatisticsError
+from onnxquant.report.terminal import table
+
+_METHODS = f"Serve this calibration method; several times for several. [default: {', '.join(DEFAULT_METHODS)}]"
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("--data", type=click.Path(), metavar="FEEDS", help="Samples: .npz, or a folder of them.")
+@click.option("-o", "--output", required=True, type=click.Path(), metavar="STATS", help="File to write.")
+@click.option("--method", "methods", multiple=True, type=click.Choice(ranging()), help=_METHODS)
+@click.option("--tensors", metavar="REGEX", help="Observe only tensors in whose name this is found.")
+@click.option("--samples", type=int, metavar="N", help="At most so many. [default: all; 8 synthetic ones]")
+@click.option("--synthetic", is_flag=True, help="Make samples up: for trying things out, not for ranges to keep.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run, whose state is in STATS.partial.")
+@click.option(
+    "--merge", multiple=True, type=click.Path(), metavar="OTHER", help="Merge with statistics of other samples."
+)
+@model_options("seed", "threads", "dim", "external_root", "force")
+@chatter
+@errors_become_exit_codes
+def calibrate(
+    model: str, data: str | None, output: str, as_json: bool, verbose: bool, quiet: bool, **options: Any
+) -> None:
+    """Run the float MODEL on samples, and write what is to be known of its tensors for quantizing them.
+
+    \b
+    Memory does not grow with the number of samples. An interrupted run leaves STATS.partial and goes on with --resume.
+    By default the inputs and outputs of matrix products, convolutions, sums, products, concatenations, pools, Resize,
+    Softmax, LayerNormalization and activations are observed, by all methods that a histogram serves.
+
+    \b
+    Examples:
+      onnxquant calibrate model.onnx --data feeds.npz -o stats.npz
+      onnxquant calibrate model.onnx --data feeds/ -o stats.npz --method minmax --samples 128
+      onnxquant calibrate model.onnx --data feeds/ -o stats.npz --resume
+      onnxquant calibrate model.onnx --data more/ -o both.npz --merge stats.npz
+      onnxquant calibrate model.onnx --synthetic -o trial.npz --tensors 'conv[0-9]+'
+    """
+    options["methods"] = options["methods"] or DEFAULT_METHODS
+    with progress_bar(shown=sys.stderr.isatty() and not (quiet or as_json)) as progress:
+        statistics = calibrate_model(model, data, output, progress=progress, **options)
+    methods = list(options["methods"])
+    if as_json:
+        print_json(_described(model, output, statistics, methods))
+    elif not quiet:
+        _show(output, statistics, methods, verbose=verbose)
+
+
+def _ranges(statistics: Statistics, methods: list[str]) -> dict[str, dict[str, list[float] | None]]:
+    """For each tensor, the 8-bit range with a zero point of each method; None where no values were seen."""
+    out: dict[str, dict[str, list[float] | None]] = {}
+    for tensor in statistics.observers:
+        out[tensor] = {}
+        for method in methods:
+            try:
+                out[tensor][method] = list(statistics.range(tensor, method, Grid()))
+            except StatisticsError:
+                out[tensor][method] = None
+    return out
+
+
+def _described(model: str, output: str, statistics: Statistics, methods: list[str]) -> dict[str, Any]:
+    return {
+        "model": model,
+        "output": output,
+        "bytes": Path(output).stat().st_size,
+        "digest": statistics.model,
+        "samples": statistics.samples,
+        "synthetic": statistics.synthetic,
+        "sources": statistics.sources,
+        "tensors": _ranges(statistics, methods),
+        "skipped": statistics.skipped,
+    }
+
+
+def _show(output: str, statistics: Statistics, methods: list[str], *, verbose: bool) -> None:
+    screen = console()
+    if verbose:
+        rows = table("8-bit ranges", "tensor", *(f">{m}" for m in methods))
+        for tensor, ranges in _ranges(statistics, methods).items():
+            rows.add_row(
+                escape(tensor), *("no values" if r is None else f"{r[0]:.4g} .. {r[1]:.4g}" for r in ranges.values())
+            )
+        screen.print(rows)
+    for reason, number in Counter(statistics.skipped.values()).items():
+        tensors = [escape(tensor) for tensor, why in statistics.skipped.items() if why == reason]
+        shown = ", ".join(tensors) if verbose or number == 1 else f"{tensors[0]} and {number - 1} more"
+        screen.print(f"not observed: {shown}: {escape(reason)}")
+    if statistics.synthetic:
+        screen.print(
+            "[bold]SYNTHETIC samples[/bold]: the ranges are those of made-up inputs; calibrate again with real data"
+        )
+    click.echo(f"{output}: {len(statistics.observers)} tensors, {statistics.samples} samples")
