@@ -53,8 +53,8 @@ def quantize(
         source: path of an ONNX file, a ModelProto or an onnx_graphsurgeon Graph; it is never changed.
         output: file to write; None: ``<name>.<format>.onnx`` beside the source.
         recipe: a TOML or YAML file, or a mapping, of ordered rules.
-        data: samples for the proof: a ``.npz``, a folder of them, or an iterable of ``{input name: array}``;
-            None: seeded synthetic ones.
+        data: samples for the proof: a ``.npz``, a folder of arrays or images, a text, an iterable of ``{input name:
+            array}`` ... (docs/feeds.md); None: seeded synthetic ones.
         progress: called with a stage's name and how much of it is done (0 to 1).
         options: fields of ``Options`` by name: ``format``, ``bits``, ``block_size``, ``per_channel``, ``symmetric``,
             ``target``, ``include``, ``exclude``, ``dry_run``, ``force`` ...

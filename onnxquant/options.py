@@ -43,6 +43,9 @@ class Options:
         (), "Folder whose files the input's external data may link to.", metavar="DIR"
     )
     dim: tuple[str, ...] = _option((), "Length of a named dimension for synthetic feeds.", metavar="NAME=N")
+    preprocess: str | Mapping[str, Any] | None = _option(
+        None, "How images or texts of --data become inputs (docs/feeds.md).", metavar="FILE|KEY=VALUE,..."
+    )
     samples: int = _option(4, "Samples that the proof runs.")
     seed: int = _option(0, "Seed of synthetic feeds.")
     threads: int | None = _option(None, "Threads of sessions. [default: onnxruntime's choice]")
