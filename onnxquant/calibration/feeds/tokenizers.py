@@ -49,9 +49,20 @@ def open_tokenizer(path: Path) -> Tokenizer:
         kind = model.get("type")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise FeedError(f"{path}: is no tokenizer.json: expected a JSON object with a model") from None
-    if kind == "WordPiece" and (description.get("normalizer") or {}).get("type") == "BertNormalizer":
+    if _is_bert(description):
         return OnnxTokenizer(path, _word_piece(description), _pad_id(description))
     return JsonTokenizer(path, kind, _pad_id(description))
+
+
+def _is_bert(description: dict[str, Any]) -> bool:
+    """Whether the operator BertTokenizer does the same."""
+    model, normalizer = description["model"], description.get("normalizer") or {}
+    special = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
+    return (
+        model.get("type") == "WordPiece"
+        and normalizer.get("type") == "BertNormalizer"
+        and all(word in model.get("vocab", {}) for word in special)
+    )
 
 
 def _pad_id(description: dict[str, Any]) -> int:
