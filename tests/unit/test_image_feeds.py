@@ -261,5 +261,5 @@ def test_on_the_command_line(default_model: Path, tmp_path: Path) -> None:
         main, ["validate", str(default_model), str(out), "--data", str(data), "--preprocess", "sise=3"]
     )
     assert wrong.exit_code == 2 and "did you mean 'size'" in wrong.stderr
-    alone = CliRunner().invoke(main, ["validate", str(default_model), str(out), "--preprocess", "size=3"])
+    alone = CliRunner().invoke(main, [*asked, "--preprocess", "size=3"])
     assert alone.exit_code == 2 and "--data, which is missing" in alone.stderr
