@@ -35,6 +35,10 @@ class Options:
         "auto", "What encoded weights become: standard ops, onnxruntime's, or ours.",
         choices=("auto", "onnx", "ort", "custom"),
     )  # fmt: skip
+    whole_graph: bool = _option(
+        False, "With --format f16: activations too, every float32 of the graph becomes float16.", "--whole-graph"
+    )
+    keep_io_types: bool = _option(False, "With --whole-graph: inputs and outputs stay float32.", "--keep-io-types")
     external_data: str = _option(
         "auto", "Keep tensors in OUTPUT.data beside the model. auto: as the input does, or above 100 MB.",
         choices=EXTERNAL_DATA,

@@ -121,13 +121,15 @@ def load(path: str | Path, **session_options: Any) -> ort.InferenceSession:
 
 
 def run(session: ort.InferenceSession, feed: Feed) -> dict[str, Any]:
-    """Outputs by name.
+    """Outputs by name; float32 goes to inputs of float16 as such.
 
     Raises:
         ModelError: onnxruntime fails on this feed.
     """
     try:
-        return dict(zip([o.name for o in session.get_outputs()], session.run(None, dict(feed)), strict=True))
+        halves = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
+        fed = {n: a.astype("float16") if n in halves and a.dtype == "float32" else a for n, a in feed.items()}
+        return dict(zip([o.name for o in session.get_outputs()], session.run(None, fed), strict=True))
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from None
 
@@ -149,6 +151,14 @@ def histogram(proto: onnx.ModelProto) -> dict[str, int]:
     """Number of nodes by op, most frequent first; ops of other domains with theirs."""
     names = (f"{n.domain}.{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type for n in nodes(proto))
     return dict(Counter(names).most_common())
+
+
+def schema(op_type: str, domain: str, version: int) -> Any | None:
+    """Schema of an operator that onnxruntime has and onnx has not; None where it has none either."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = [s for s in state.get_all_operator_schema() if (s.name, s.domain) == (op_type, domain)]
+    return max((s for s in found if s.since_version <= version), key=lambda s: s.since_version, default=None)
 
 
 def inputs_of(session: ort.InferenceSession) -> list[tuple[str, str, list[Any]]]:
