@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant import encoder, lowering
+from onnxquant import encoder, lowering, whole
 from onnxquant.errors import FeedError, ModelError, OutputError, RangeError, RecipeError, WeightError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.io import Document, load
@@ -53,8 +53,8 @@ def quantize(
         source: path of an ONNX file, a ModelProto or an onnx_graphsurgeon Graph; it is never changed.
         output: file to write; None: ``<name>.<format>.onnx`` beside the source.
         recipe: a TOML or YAML file, or a mapping, of ordered rules.
-        data: samples for the proof: a ``.npz``, a folder of them, or an iterable of ``{input name: array}``;
-            None: seeded synthetic ones.
+        data: samples for the proof: a ``.npz``, a folder of arrays or images, a text, an iterable of ``{input name:
+            array}`` ... (docs/feeds.md); None: seeded synthetic ones.
         progress: called with a stage's name and how much of it is done (0 to 1).
         options: fields of ``Options`` by name: ``format``, ``bits``, ``block_size``, ``per_channel``, ``symmetric``,
             ``target``, ``include``, ``exclude``, ``dry_run``, ``force`` ...
@@ -70,10 +70,15 @@ def quantize(
     """
     settings = Options.make(options)
     rules = settings.recipe(Recipe.read(recipe) if isinstance(recipe, (str, Path)) else recipe)
+    whole.check(settings, recipe)
     original = load(source, settings.external_root)
     _refuse_quantized(original)
     document = original.copy()
     notes = prepare(document)
+    if settings.whole_graph:
+        return _whole_graph(
+            original, document, _output_path(original, output, rules), notes, (data, settings, progress)
+        )
     notes += raise_opset(document, rules)
     plan = _plan(document, rules)
     if not plan.encoded:
@@ -97,6 +102,23 @@ def quantize(
     if samples is not None:
         told = partial(_tell, progress)
         report.prove(compare(original, path, samples, settings, told, made.digests))
+    return report
+
+
+def _whole_graph(
+    original: Document, document: Document, path: Path, notes: list[str], run: tuple[Data, Options, Progress]
+) -> Report:
+    """The way of ``quantize`` for a whole graph in float16."""
+    data, settings, progress = run
+    report = Report.of_plan(original, path, Plan(()), notes)
+    if settings.dry_run:
+        whole.plan(document, report, settings)
+        return report
+    refuse_overwriting(original, path)
+    samples = _samples(original, data, settings, progress) if settings.proof else None
+    whole.write(document, path, report, settings, external=_external(settings, original, Plan(())))
+    if samples is not None:
+        report.prove(compare(original, path, samples, settings, partial(_tell, progress)))
     return report
 
 

@@ -35,6 +35,10 @@ class Options:
         "auto", "What encoded weights become: standard ops, onnxruntime's, or ours.",
         choices=("auto", "onnx", "ort", "custom"),
     )  # fmt: skip
+    whole_graph: bool = _option(
+        False, "With --format f16: activations too, every float32 of the graph becomes float16.", "--whole-graph"
+    )
+    keep_io_types: bool = _option(False, "With --whole-graph: inputs and outputs stay float32.", "--keep-io-types")
     external_data: str = _option(
         "auto", "Keep tensors in OUTPUT.data beside the model. auto: as the input does, or above 100 MB.",
         choices=EXTERNAL_DATA,
@@ -43,6 +47,9 @@ class Options:
         (), "Folder whose files the input's external data may link to.", metavar="DIR"
     )
     dim: tuple[str, ...] = _option((), "Length of a named dimension for synthetic feeds.", metavar="NAME=N")
+    preprocess: str | Mapping[str, Any] | None = _option(
+        None, "How images or texts of --data become inputs (docs/feeds.md).", metavar="FILE|KEY=VALUE,..."
+    )
     samples: int = _option(4, "Samples that the proof runs.")
     seed: int = _option(0, "Seed of synthetic feeds.")
     threads: int | None = _option(None, "Threads of sessions. [default: onnxruntime's choice]")

@@ -122,7 +122,7 @@ def load(path: str | Path, **session_options: Any) -> ort.InferenceSession:
 
 
 def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
-    """Outputs by name: these, or all.
+    """Outputs by name: these, or all; float32 goes to inputs of float16 as such.
 
     Raises:
         ModelError: onnxruntime fails on this feed.
@@ -131,7 +131,9 @@ def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None
     if not names:  # which onnxruntime would take for all of them
         return {}
     try:
-        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+        halves = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
+        fed = {n: a.astype("float16") if n in halves and a.dtype == "float32" else a for n, a in feed.items()}
+        return dict(zip(names, session.run(names, fed), strict=True))
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from None
 
@@ -158,6 +160,14 @@ def histogram(proto: onnx.ModelProto) -> dict[str, int]:
 def outputs_of(session: ort.InferenceSession) -> dict[str, str]:
     """Type of each output by name."""
     return {o.name: o.type for o in session.get_outputs()}
+
+
+def schema(op_type: str, domain: str, version: int) -> Any | None:
+    """Schema of an operator that onnxruntime has and onnx has not; None where it has none either."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = [s for s in state.get_all_operator_schema() if (s.name, s.domain) == (op_type, domain)]
+    return max((s for s in found if s.since_version <= version), key=lambda s: s.since_version, default=None)
 
 
 def inputs_of(session: ort.InferenceSession) -> list[tuple[str, str, list[Any]]]:

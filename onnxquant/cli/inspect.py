@@ -22,7 +22,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=click.Path())
 @click.option("--data", type=click.Path(), metavar="FEEDS", help="Samples, of which the first is run.")
-@model_options("seed", "threads", "dim", "external_root")
+@model_options("seed", "threads", "dim", "preprocess", "external_root")
 @_json
 @errors_become_exit_codes
 def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **options: Any) -> None:

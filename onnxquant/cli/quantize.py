@@ -24,7 +24,12 @@ from onnxquant.report.terminal import show
 @click.argument("model", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="File to write. [default: MODEL.FORMAT.onnx beside MODEL]")
 @click.option("--recipe", type=click.Path(), help="TOML or YAML file of ordered rules; options below add the last one.")
-@click.option("--data", type=click.Path(), metavar="FEEDS", help="Samples for the proof: .npz, or a folder of them.")
+@click.option(
+    "--data",
+    type=click.Path(),
+    metavar="FEEDS",
+    help="Samples for the proof: .npz, .npy, .txt, a folder of arrays or images, or module:function.",
+)
 @model_options()
 @chatter
 @errors_become_exit_codes

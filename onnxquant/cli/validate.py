@@ -16,8 +16,13 @@ from onnxquant.report.terminal import show
 @click.argument("original", type=click.Path())
 @click.argument("quantized", type=click.Path())
 @click.option("--detailed", is_flag=True, help="Every weight with its error, worst first.")
-@click.option("--data", type=click.Path(), metavar="FEEDS", help="Samples: .npz, or a folder of them.")
-@model_options("samples", "seed", "threads", "dim", "min_sqnr", "max_mse", "external_root")
+@click.option(
+    "--data",
+    type=click.Path(),
+    metavar="FEEDS",
+    help="Samples: .npz, .npy, .txt, a folder of arrays or images, or module:function.",
+)
+@model_options("samples", "seed", "threads", "dim", "preprocess", "min_sqnr", "max_mse", "external_root")
 @chatter
 @errors_become_exit_codes
 def validate(

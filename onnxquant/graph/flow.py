@@ -50,6 +50,7 @@ class Flow:
         self._names: set[str] = outer._names if outer else _names(graph)
         self._removed: set[int] = set()
         self._before: dict[int, list[onnx.NodeProto]] = {}
+        self._after: dict[int | None, list[onnx.NodeProto]] = {}
         self._unsure: set[str] = set()  # constants that lost a reader
 
     def _enter(self, node: onnx.NodeProto) -> None:
@@ -167,6 +168,19 @@ class Flow:
         self.nodes.append(node)
         self._enter(node)
 
+    def insert_after(self, place: onnx.NodeProto | None, new: Sequence[onnx.NodeProto]) -> None:
+        """Put new nodes after one that is in the graph already; None: at its start."""
+        self._after.setdefault(None if place is None else id(place), []).extend(new)
+        for node in new:
+            self.nodes.append(node)
+            self._enter(node)
+
+    def rename_output(self, node: onnx.NodeProto, before: str, after: str) -> None:
+        """Let a node make a tensor of another name; who read the old one still does."""
+        node.output[list(node.output).index(before)] = after
+        del self._producers[before]
+        self._producers[after] = node
+
     def bypass(self, node: onnx.NodeProto, source: str) -> bool:
         """Remove a node with one output, whose readers read ``source`` instead.
 
@@ -208,10 +222,14 @@ class Flow:
         places = list(self.graph.node)
         for index in range(len(places) - 1, -1, -1):
             place = places[index]
+            for new in reversed(self._after.get(id(place), [])):
+                self.graph.node.insert(index + 1, new)
             if id(place) in self._removed:
                 del self.graph.node[index]
             for new in reversed(self._before.get(id(place), [])):
                 self.graph.node.insert(index, new)
+        for new in reversed(self._after.get(None, [])):
+            self.graph.node.insert(0, new)
         for index in range(len(self.graph.initializer) - 1, -1, -1):
             if self.graph.initializer[index].name in dead:
                 del self.graph.initializer[index]

@@ -146,10 +146,13 @@ def _structure(proof: Proof, original: Document, quantized: Document) -> None:
     for kind in ("input", "output"):
         before = signature(v for v in getattr(original.proto.graph, kind) if v.name not in constants)
         after = signature(v for v in getattr(quantized.proto.graph, kind) if v.name not in constants)
+        after_in_float = signature(_in_float(v) for v in getattr(quantized.proto.graph, kind))
         if list(before) != list(after):
             proof.problems.append(f"{kind}s are {list(after)}, expected {list(before)}")
         for name in before.keys() & after.keys():
-            if before[name] != after[name]:
+            if before[name] != after[name] and before[name] == after_in_float[name]:
+                proof.notes.append(f"{kind} {name!r} is float16 now")
+            elif before[name] != after[name]:
                 proof.problems.append(f"type or shape of {kind} {name!r} changed")
     found = records(quantized.proto)
     ops_before, ops_after = runtime.histogram(original.proto), runtime.histogram(quantized.proto)
@@ -164,6 +167,15 @@ def _structure(proof: Proof, original: Document, quantized: Document) -> None:
         "removed_ops": {k: n - ops_after.get(k, 0) for k, n in ops_before.items() if n > ops_after.get(k, 0)},
         "explained_by": f"{len(found)} weights lowered by onnxquant" if found else "not a file of onnxquant",
     }
+
+
+def _in_float(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """An input or output as it would be in float32."""
+    out = onnx.ValueInfoProto()
+    out.CopyFrom(value)
+    if out.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16:
+        out.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return out
 
 
 def _stored_tensors(document: Document) -> int:

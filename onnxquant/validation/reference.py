@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from onnxquant.graph.sites import find
 from onnxquant.options import Options
 from onnxquant.passes.pipeline import prepare
 
-Data = str | Path | Iterable[Mapping[str, Any]] | None
+Data = feeds_.Data | None
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,11 @@ def reference(model: Path, data: Data, options: Options) -> Reference:
     session = runtime.open_session(model, settings)
     inputs = [feeds_.Input(name, kind, tuple(shape)) for name, kind, shape in runtime.inputs_of(session)]
     if data is not None:
-        given = feeds_.read(data, inputs, options.samples)
-        about = {"source": str(data) if isinstance(data, (str, Path)) else "data", "samples": len(given)}
-        return Reference(given, [runtime.run(session, f) for f in given], about)
+        opened = feeds_.open_feeds(data, inputs, limit=options.samples, preprocess=options.preprocess)
+        given = list(opened)
+        return Reference(given, [runtime.run(session, f) for f in given], opened.about)
+    if options.preprocess is not None:
+        raise FeedError("preprocess says how samples are made of --data, which is missing")
     _check_dims(options, inputs)
     document = load(model, options.external_root)
     prepare(document)

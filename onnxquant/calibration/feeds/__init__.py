@@ -1,0 +1,118 @@
+"""Feeds: samples for a model, from arrays, images, texts, Python or made up; read one at a time.
+
+>>> feeds = open_feeds("feeds.npz", [Input("x", "tensor(float)", ("batch", 3))])   # doctest: +SKIP
+>>> for feed in feeds: ...                                                         # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxquant.calibration.feeds import arrays, images, python, text
+from onnxquant.calibration.feeds.base import Checked, Feed, Feeds, Input, Source, check, expected
+from onnxquant.calibration.feeds.settings import Description, described, entries
+from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, synthetic, vocabulary
+from onnxquant.errors import FeedError
+
+__all__ = [
+    "Data",
+    "Description",
+    "Feed",
+    "Feeds",
+    "Guess",
+    "Input",
+    "Synthetic",
+    "check",
+    "guesses",
+    "open_feeds",
+    "read",
+    "synthetic",
+    "vocabulary",
+]
+
+Sample = Mapping[str, Any]
+Data = str | Path | Sample | Iterable[Any] | Callable[[], Any]
+_FILES = (*arrays.ENDINGS, *text.ENDINGS)
+
+
+def open_feeds(
+    data: Data,
+    inputs: Sequence[Input],
+    *,
+    limit: int | None = None,
+    preprocess: Description | None = None,
+    least: int = 1,
+) -> Feeds:
+    """Samples for a model, read when they are asked for.
+
+    Args:
+        data: a ``.npz`` with an array per input, samples along the first axis; a ``.npy`` of the only input; a folder of
+            such files with one sample (or batch) each; a folder of images; a ``.txt`` with a sample per line;
+            ``module:function``; a mapping of arrays; or an iterable of ``{input name: array}``, or a callable that gives one.
+        inputs: what the model takes.
+        limit: at most so many samples; None: all.
+        preprocess: how images and texts become inputs: a mapping, a TOML or YAML file, or ``key=value,...``.
+        least: fewer samples than this are an error.
+
+    Raises:
+        FeedError: unreadable, empty, too few, or not what the model takes; the message shows what it expects.
+    """
+    name = str(data) if isinstance(data, (str, Path)) else "data"
+    feeds = Checked(name, _source(data, inputs, limit, entries(preprocess)), inputs, limit)
+    if not len(feeds):
+        raise FeedError(f"{name}: holds no samples; {expected(inputs)}")
+    if len(feeds) < least:
+        raise FeedError(f"{name}: holds {len(feeds)} samples, expected at least {least}")
+    next(iter(feeds))  # what does not fit at all is refused now
+    return feeds
+
+
+def read(data: Data, inputs: Sequence[Input], limit: int | None, preprocess: Description | None = None) -> list[Feed]:
+    """The samples of ``open_feeds``, all in memory.
+
+    Raises:
+        FeedError: as ``open_feeds``.
+    """
+    return list(open_feeds(data, inputs, limit=limit, preprocess=preprocess))
+
+
+def _source(data: Data, inputs: Sequence[Input], limit: int | None, steps: Mapping[str, Any]) -> Source:
+    if isinstance(data, (str, Path)):
+        path = Path(data)
+        if path.is_dir():
+            return _folder(path, inputs, steps)
+        if path.suffix.lower() in text.ENDINGS:
+            return text.lines(path, inputs, described(text.Steps, steps, "texts"))
+        if steps:
+            raise FeedError(f"{data}: preprocess is for folders of images and for texts; {expected(inputs)}")
+        if isinstance(data, str) and python.is_reference(data):
+            return python.from_python(python.resolve(data), inputs, data, limit)
+        if path.suffix.lower() not in arrays.ENDINGS:
+            raise FeedError(
+                f"{path}: expected a .npz file, a .npy file, a .txt file, a folder of arrays or images, or module:function; "
+                f"{expected(inputs)}"
+            )
+        return arrays.stacked(path, inputs)
+    if steps:
+        raise FeedError(f"data: preprocess is for folders of images and for texts; {expected(inputs)}")
+    return python.from_python(data, inputs, "data", limit)
+
+
+def _folder(path: Path, inputs: Sequence[Input], steps: Mapping[str, Any]) -> Source:
+    """The samples of a folder, by what lies in it."""
+    files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+    of_arrays = [f for f in files if f.suffix.lower() in arrays.ENDINGS]
+    of_images = [f for f in files if f.suffix.lower() in images.ENDINGS]
+    if of_arrays and of_images:
+        raise FeedError(
+            f"{path}: holds both arrays ({of_arrays[0].name}) and images ({of_images[0].name}); expected one kind"
+        )
+    if of_images:
+        return images.images(path, of_images, inputs, described(images.Steps, steps, "images"))
+    if not of_arrays:
+        raise FeedError(f"{path}: no .npz files in this folder, nor .npy files or images; {expected(inputs)}")
+    if steps:
+        raise FeedError(f"{path}: preprocess is for folders of images and for texts; {expected(inputs)}")
+    return arrays.folder(path, of_arrays, inputs)

@@ -1,0 +1,264 @@
+"""Samples in arrays: .npz and .npy files, folders of them, and mappings in memory."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.calibration.feeds.base import Input, Raw, expected
+from onnxquant.errors import FeedError, nearest
+
+T = TypeVar("T")
+ENDINGS = (".npz", ".npy")
+# The length of a local file header of a zip archive before its two parts of variable length, and where they stand.
+_HEADER, _LENGTHS_AT = 30, 26
+
+
+class Stacked:
+    """Arrays that hold samples along their first axis.
+
+    A sample is one entry of that axis, which stays with length 1 where the input has an axis for it. Where a model takes a
+    batch of fixed size, a sample is so many entries.
+    """
+
+    def __init__(self, arrays: Mapping[str, Column], inputs: Sequence[Input], where: str) -> None:
+        self.about: dict[str, Any] = {}
+        self._where = where
+        specs = {i.name: i for i in inputs}
+        for name in arrays:
+            if name not in specs:
+                raise FeedError(f"{where}: the model has no input {name!r}{nearest(name, list(specs))}")
+        self._takes = {name: _taking(column.shape, specs[name]) for name, column in arrays.items()}
+        self._columns = arrays
+        counts = {n: -(-c.shape[0] // self._takes[n][0]) for n, c in arrays.items() if c.shape}
+        if len(set(counts.values())) > 1:
+            raise FeedError(
+                f"{where}: arrays differ in their number of samples: {counts}; inputs without an axis for samples need one "
+                f"more in front; {expected(inputs)}"
+            )
+        self._count = next(iter(counts.values()), 1)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[str, Raw]]:
+        with ExitStack() as stack:
+            entries = {n: c.blocks(self._takes[n][0], stack) for n, c in self._columns.items()}
+            for i in range(self._count):
+                sample = {n: next(blocks) for n, blocks in entries.items()}
+                yield (
+                    f"{self._where}, sample {i}",
+                    {n: a[0] if self._takes[n][1] and a.ndim else a for n, a in sample.items()},
+                )
+
+
+def _taking(shape: tuple[int, ...], spec: Input) -> tuple[int, bool]:
+    """How many entries a sample takes, and whether the axis goes."""
+    if len(shape) == len(spec.shape) + 1:
+        return 1, True
+    first = spec.shape[0] if spec.shape else 1
+    fixed = isinstance(first, int) and first > 1 and len(shape) == len(spec.shape)
+    return (int(first) if fixed else 1), False  # type: ignore[arg-type]
+
+
+class Column:
+    """One array with samples along its first axis, in memory or mapped."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+        self.shape: tuple[int, ...] = array.shape
+
+    def blocks(self, length: int, stack: ExitStack) -> Iterator[NDArray[Any]]:
+        """So many entries at a time; a scalar again and again."""
+        while not self.shape:
+            yield self._array
+        for start in range(0, self.shape[0], length):
+            yield np.asarray(self._array[start : start + length])
+
+
+class Streamed(Column):
+    """One member of an archive, decompressed entry by entry."""
+
+    def __init__(self, path: Path, member: str) -> None:
+        self._path, self._member = path, member
+        with ExitStack() as stack:
+            _, self.shape, self._fortran, self._dtype = self._open(stack)
+        if self._dtype.hasobject:
+            raise ValueError(f"{member} holds Python objects")
+
+    def _open(self, stack: ExitStack) -> tuple[IO[bytes], tuple[int, ...], bool, np.dtype[Any]]:
+        archive = stack.enter_context(zipfile.ZipFile(self._path))
+        file = stack.enter_context(archive.open(self._member))
+        return file, *_array_header(file)
+
+    def blocks(self, length: int, stack: ExitStack) -> Iterator[NDArray[Any]]:
+        """So many entries at a time, read from the archive."""
+        file, shape, fortran, dtype = self._open(stack)
+        if fortran or not shape:  # no entry of it lies in one piece
+            data = file.read()
+            whole = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+            yield from Column(whole).blocks(length, stack)
+            return
+        entry = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        for start in range(0, shape[0], length):
+            count = min(length, shape[0] - start)
+            data = file.read(entry * count)
+            if len(data) < entry * count:
+                raise FeedError(f"{self._path}: cannot be read as .npz: {self._member} ends early")
+            yield np.frombuffer(data, dtype).reshape((count, *shape[1:]))
+
+
+def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type of the .npy that a file is at."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def stacked(path: Path, inputs: Sequence[Input]) -> Stacked:
+    """The samples of one .npz or .npy file, read as they are asked for."""
+    if path.suffix == ".npy":
+        return Stacked({_only(inputs, path).name: Column(_map_npy(path))}, inputs, str(path))
+    return Stacked(_readable(path, _columns), inputs, str(path))
+
+
+def in_memory(arrays: Mapping[str, Any], inputs: Sequence[Input], where: str) -> Stacked:
+    """The samples of arrays that are there already."""
+    return Stacked({str(n): Column(np.asarray(a)) for n, a in arrays.items()}, inputs, where)
+
+
+def _only(inputs: Sequence[Input], path: Path) -> Input:
+    if len(inputs) != 1:
+        raise FeedError(f"{path}: a .npy file has one array; {expected(inputs)}: use a .npz with an array for each")
+    return inputs[0]
+
+
+def _readable(path: Path, read: Callable[[Path], T]) -> T:
+    """What a reader makes of a file, or one error of ours."""
+    try:
+        return read(path)
+    except FeedError:
+        raise
+    except OSError as error:
+        raise FeedError(f"{path}: cannot be read as {path.suffix}: {error.strerror or error}") from None
+    except Exception as error:  # zipfile.BadZipFile, zlib.error, ValueError, EOFError: whatever damage leads to
+        raise FeedError(f"{path}: cannot be read as {path.suffix}: {error}") from None
+
+
+def _columns(path: Path) -> dict[str, Column]:
+    """The arrays of a .npz: mapped where they are stored as they are, streamed where they are compressed."""
+    out: dict[str, Column] = {}
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    for member in members:
+        name = member.filename.removesuffix(".npy")
+        stored = member.compress_type == zipfile.ZIP_STORED
+        out[name] = _mapped_member(path, member) if stored else Streamed(path, member.filename)
+    return out
+
+
+def _mapped_member(path: Path, member: zipfile.ZipInfo) -> Column:
+    with path.open("rb") as file:
+        file.seek(member.header_offset + _LENGTHS_AT)
+        lengths = file.read(4)
+        skipped = int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+        start = member.header_offset + _HEADER + skipped
+        file.seek(start)
+        shape, fortran, dtype = _array_header(file)
+        offset = file.tell()
+    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} holds Python objects")
+    if nbytes != member.file_size - (offset - start):
+        raise ValueError(f"{member.filename} ends early")
+    if nbytes == 0:
+        return Column(np.empty(shape, dtype))
+    order: Any = "F" if fortran else "C"
+    return Column(np.memmap(path, dtype, "r", offset, shape or (1,), order).reshape(shape))
+
+
+def _map_npy(path: Path) -> NDArray[Any]:
+    def read(file: Path) -> NDArray[Any]:
+        try:
+            return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+        except ValueError:  # an empty array cannot be mapped
+            return np.asarray(np.load(file, allow_pickle=False))
+
+    return _readable(path, read)
+
+
+@dataclass
+class Folder:
+    """A folder with a sample per file: what one run of the model takes, so it may be a batch.
+
+    ``.npz`` files hold an array per input. ``.npy`` files hold the only input, or are called ``<input>_<anything>.npy``:
+    files with the same rest are one sample. An array with one axis less than its input gets a batch axis of 1.
+    """
+
+    samples: Sequence[Mapping[str, Path] | Path]
+    inputs: Sequence[Input]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[tuple[str, Raw]]:
+        ranks = {i.name: len(i.shape) for i in self.inputs}
+        for index, files in enumerate(self.samples):
+            raw = _whole(files) if isinstance(files, Path) else {n: _map_npy(f) for n, f in files.items()}
+            one = files if isinstance(files, Path) else next(iter(files.values()))
+            sample = {n: a[None] if a.ndim + 1 == ranks.get(n) else a for n, a in raw.items()}
+            yield f"{one}, sample {index}", sample
+
+
+def _whole(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of a .npz."""
+
+    def read(file: Path) -> dict[str, NDArray[Any]]:
+        # Opened here: numpy leaves a file open that turns out to be no archive.
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+    return _readable(path, read)
+
+
+def folder(path: Path, files: Sequence[Path], inputs: Sequence[Input]) -> Folder:
+    """The samples of a folder's .npz or .npy files, in the order of their names."""
+    if {f.suffix.lower() for f in files} == {".npz"}:
+        return Folder(files, inputs)
+    if any(f.suffix.lower() == ".npz" for f in files):
+        raise FeedError(f"{path}: holds both .npz and .npy files; expected one kind, a sample per file")
+    if len(inputs) == 1:
+        return Folder([{inputs[0].name: f} for f in files], inputs)
+    return Folder(_joined(path, files, inputs), inputs)
+
+
+def _joined(path: Path, files: Sequence[Path], inputs: Sequence[Input]) -> list[dict[str, Path]]:
+    """Files of one sample together: <input>_<rest>.npy with the same rest."""
+    samples: dict[str, dict[str, Path]] = {}
+    names = sorted((i.name for i in inputs), key=len, reverse=True)
+    for file in files:
+        name = next((n for n in names if file.stem.startswith(f"{_in_file_name(n)}_")), None)
+        if name is None:
+            raise FeedError(f"{file}: expected <input>_<sample>.npy; {expected(inputs)}")
+        samples.setdefault(file.stem[len(name) + 1 :], {})[name] = file
+    for rest, found in samples.items():
+        missing = [i.name for i in inputs if i.name not in found and not i.optional]
+        if missing:
+            raise FeedError(
+                f"{path}: sample {rest!r} has no {_in_file_name(missing[0])}_{rest}.npy; {expected(inputs)}"
+            )
+    return [samples[rest] for rest in sorted(samples)]
+
+
+def _in_file_name(name: str) -> str:
+    """An input's name without what no file name can have."""
+    return name.replace("/", "_").replace(":", "_")

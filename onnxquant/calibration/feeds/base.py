@@ -1,0 +1,190 @@
+"""What feeds are, and the check that every sample passes before a model sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.errors import FeedError, nearest
+
+Feed = dict[str, NDArray[Any]]
+# A sample as its source has it: not checked yet.
+Raw = Mapping[str, Any]
+DTYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint64)": np.uint64,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+    "tensor(string)": np.str_,
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a model: its name, ONNX Runtime's type of it, and its shape with names for open dimensions.
+
+    Attributes:
+        name: as the model calls it.
+        type: such as ``tensor(float)``.
+        shape: a number, a name or None for each axis.
+        default: the model has a value for it, so a sample may leave it out.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+    default: bool = False
+
+    def __str__(self) -> str:
+        """As shown in messages."""
+        return f"{self.name} {self.type} {list(self.shape)}" + (" (optional)" if self.optional else "")
+
+    @property
+    def optional(self) -> bool:
+        """Whether a sample may leave it out."""
+        return self.default or self.element != self.type
+
+    @property
+    def element(self) -> str:
+        """Its type, of an optional one what it holds if it is there."""
+        return self.type[len("optional(") : -1] if self.type.startswith("optional(") else self.type
+
+
+class Feeds(Protocol):
+    """Lazily read samples; iterating again gives the same ones again.
+
+    Attributes:
+        about: where they come from, for reports: ``source``, ``samples``, and what was assumed. ``source`` is
+            ``synthetic`` for made-up ones.
+    """
+
+    about: dict[str, Any]
+
+    def __iter__(self) -> Iterator[Feed]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Source(Protocol):
+    """Where samples come from: a place for messages and the raw sample, one after the other, any number of times.
+
+    Attributes:
+        about: what a report should say of it, but ``source`` and ``samples``.
+    """
+
+    about: dict[str, Any]
+
+    def __iter__(self) -> Iterator[tuple[str, Raw]]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Checked:
+    """The feeds of a source: each sample is checked, and converted to what the model takes, when it is read."""
+
+    def __init__(self, name: str, source: Source, inputs: Sequence[Input], limit: int | None) -> None:
+        self._source = source
+        self._inputs = inputs
+        self._count = len(source) if limit is None else min(limit, len(source))
+        self.about: dict[str, Any] = {"source": name, "samples": self._count, **source.about}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Feed]:
+        read = 0
+        for where, raw in islice(iter(self._source), self._count):
+            read += 1
+            yield check(raw, self._inputs, where)
+        if read < self._count:
+            raise FeedError(f"{self.about['source']}: gave {read} samples, expected {self._count} as the first time")
+
+
+def expected(inputs: Sequence[Input]) -> str:
+    """What a model takes, for messages."""
+    return "the model takes " + ", ".join(map(str, inputs))
+
+
+def check(feed: Raw, inputs: Sequence[Input], where: str) -> Feed:
+    """A sample with the types that a model takes.
+
+    Raises:
+        FeedError: a name, type, shape or value that does not fit.
+    """
+    known = [i.name for i in inputs]
+    for name in feed:
+        if name not in known:
+            raise FeedError(f"{where}: the model has no input {name!r}{nearest(str(name), known)}")
+    out: Feed = {}
+    for spec in inputs:
+        if spec.name in feed:
+            out[spec.name] = _checked(feed[spec.name], spec, where)
+        elif not spec.optional:
+            raise FeedError(f"{where}: input {spec.name!r} is missing; {expected(inputs)}")
+    return out
+
+
+def _checked(value: Any, spec: Input, where: str) -> Any:
+    if spec.element.startswith("seq("):
+        if not isinstance(value, (list, tuple)):
+            raise FeedError(f"{where}: input {spec.name!r} is {type(value).__name__}, expected a list for {spec.type}")
+        return list(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise FeedError(f"{where}: input {spec.name!r} is no array: {error}") from None
+    wanted = DTYPES.get(spec.element)
+    if wanted is not None:
+        array = _text(array, spec, where) if wanted is np.str_ else _cast(array, wanted, spec, where)
+    fits = len(array.shape) == len(spec.shape) and all(
+        not isinstance(d, int) or d < 1 or d == have for d, have in zip(spec.shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise FeedError(f"{where}: input {spec.name!r} has shape {list(array.shape)}, expected {list(spec.shape)}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise FeedError(f"{where}: input {spec.name!r} holds NaN or infinity")
+    return array
+
+
+def _text(array: NDArray[Any], spec: Input, where: str) -> NDArray[Any]:
+    """Texts as ONNX Runtime takes them: an array of str."""
+    if array.dtype.kind == "U":
+        return array
+    if array.dtype.kind == "O" and all(isinstance(text, str) for text in array.flat):
+        return array
+    raise FeedError(f"{where}: input {spec.name!r} is {array.dtype}, expected {spec.type}")
+
+
+def _cast(array: NDArray[Any], wanted: type[np.generic], spec: Input, where: str) -> NDArray[Any]:
+    """The same values in another type; the same kind or a widening is what the user meant, floats for ids a mistake."""
+    dtype = np.dtype(wanted)
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind != dtype.kind and not (array.dtype.kind in "iub" and dtype.kind in "iuf"):
+        raise FeedError(f"{where}: input {spec.name!r} is {array.dtype}, expected {spec.type}")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        cast = array.astype(dtype)
+    if (dtype.kind in "iu" and not np.array_equal(cast.astype(array.dtype), array)) or _wrapped(array, cast):
+        lowest, highest = array.min(), array.max()
+        raise FeedError(f"{where}: input {spec.name!r} holds {lowest} to {highest}, which {spec.type} cannot hold")
+    return cast
+
+
+def _wrapped(array: NDArray[Any], cast: NDArray[Any]) -> bool:
+    """Whether a sign was lost: -1 comes back from uint64 as -1."""
+    if array.dtype.kind not in "iu" or cast.dtype.kind not in "iu":
+        return False
+    return bool(((array < 0) != (cast < 0)).any())

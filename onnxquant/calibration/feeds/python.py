@@ -1,0 +1,150 @@
+"""Samples from Python: iterables, callables that make one, and module:function."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from onnxquant.calibration.feeds.arrays import in_memory
+from onnxquant.calibration.feeds.base import Input, Raw, Source, expected
+from onnxquant.errors import FeedError, nearest
+
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+class Listed:
+    """Samples of an iterable that can be gone through again, or of a callable that makes one each time.
+
+    A sample is ``{input name: array}``, or the array alone where the model has one input.
+    """
+
+    def __init__(
+        self, make: Callable[[], Iterable[Any]], inputs: Sequence[Input], name: str, limit: int | None
+    ) -> None:
+        self.about: dict[str, Any] = {}
+        self._make, self._inputs, self._name = make, inputs, name
+        made = make()
+        if isinstance(made, Sequence):
+            self._count = len(made)
+        else:  # counted once, without looking at the samples
+            self._count = sum(1 for _ in islice(_each(made, name), limit))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[str, Raw]]:
+        for i, sample in enumerate(_each(self._make(), self._name)):
+            where = f"{self._name}, sample {i}"
+            yield where, self._named(sample, where)
+
+    def _named(self, sample: Any, where: str) -> Raw:
+        if isinstance(sample, Mapping):
+            return sample
+        if hasattr(sample, "__array__") and len(self._inputs) == 1:
+            return {self._inputs[0].name: sample}
+        raise FeedError(f"{where}: is {_kind(sample)}, expected {{input name: array}}; {expected(self._inputs)}")
+
+
+def _each(iterable: Iterable[Any], name: str) -> Iterator[Any]:
+    """The entries; what the user's code raises becomes one error of ours."""
+    try:
+        yield from iterable
+    except FeedError:
+        raise
+    except Exception as error:
+        raise FeedError(f"{name}: fails with {type(error).__name__}: {error}") from error
+
+
+def from_python(data: Any, inputs: Sequence[Input], name: str, limit: int | None) -> Source:
+    """The samples of a mapping of arrays, an iterable, an iterator (which is read once and kept) or a callable.
+
+    Raises:
+        FeedError: it is none of these, or fails.
+    """
+    if callable(data) and not isinstance(data, Iterable):
+        made = _call(data, name)
+        if isinstance(made, Mapping):
+            return in_memory(made, inputs, name)
+        if not _is_samples(made):
+            raise FeedError(f"{name}: gives {_kind(made)}, expected samples to go through; {expected(inputs)}")
+        return Listed(_once_more(made, data, name), inputs, name, limit)
+    if isinstance(data, Mapping):
+        return in_memory(data, inputs, name)
+    if not _is_samples(data):
+        raise FeedError(f"{name}: is {_kind(data)}, expected {{input name: array}} for each sample; {expected(inputs)}")
+    if isinstance(data, Iterator):
+        kept = list(islice(_each(data, name), limit))
+        return Listed(lambda: kept, inputs, name, limit)
+    return Listed(lambda: data, inputs, name, limit)
+
+
+def _is_samples(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and not hasattr(value, "__array__")
+
+
+def _call(function: Callable[[], Any], name: str) -> Any:
+    try:
+        return function()
+    except Exception as error:
+        raise FeedError(f"{name}: fails with {type(error).__name__}: {error}") from error
+
+
+def _once_more(first: Iterable[Any], function: Callable[[], Any], name: str) -> Callable[[], Iterable[Any]]:
+    """What a callable gives: kept when it can be gone through again, else asked for each time."""
+    return (lambda: _call(function, name)) if isinstance(first, Iterator) else (lambda: first)
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def is_reference(text: str) -> bool:
+    """Whether a text reads as ``module:function``, and not as a file that is there."""
+    return _REFERENCE.fullmatch(text) is not None and not Path(text).exists()
+
+
+def resolve(reference: str) -> Any:
+    """What ``module:function`` names; the current folder is on the path while it is looked up.
+
+    Raises:
+        FeedError: no such module or name, or importing it fails.
+    """
+    module_name, _, attributes = reference.partition(":")
+    with _current_folder_on_path():
+        try:
+            found: Any = importlib.import_module(module_name)
+        except Exception as error:
+            missing = isinstance(error, ModuleNotFoundError) and (error.name or "") in _parents(module_name)
+            why = f"no module {error.name!r}" if missing else f"importing it fails with {type(error).__name__}: {error}"  # type: ignore[attr-defined]
+            raise FeedError(f"{reference}: {why} (looked up from {Path.cwd()}); expected module:function") from None
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            names = [n for n in dir(found) if not n.startswith("_")]
+            near = nearest(attribute, names) if names else ""
+            raise FeedError(f"{reference}: {module_name} has no {attribute!r}{near}")
+        found = getattr(found, attribute)
+    if not callable(found) and not isinstance(found, Iterable):
+        raise FeedError(f"{reference}: is {_kind(found)}, expected a function that gives samples, or samples")
+    return found
+
+
+def _parents(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+@contextmanager
+def _current_folder_on_path() -> Iterator[None]:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

@@ -1,0 +1,101 @@
+"""The description of a preprocessing: keys and values from a file, a text or a mapping, checked against a dataclass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from onnxquant.errors import FeedError, RecipeError, nearest
+from onnxquant.recipe import Recipe
+
+Description = str | Path | Mapping[str, Any]
+T = TypeVar("T")
+
+
+def entries(description: Description | None) -> dict[str, Any]:
+    """The keys of a description: a mapping, a TOML or YAML file, or ``key=value,...``.
+
+    A part without ``=`` continues the list before it: ``size=224,224,mean=0.5,0.5,0.5``.
+
+    Raises:
+        FeedError: the file cannot be read, or the text is not of that form.
+    """
+    if description is None:
+        return {}
+    if isinstance(description, Mapping):
+        return dict(description)
+    text = str(description)
+    if isinstance(description, Path) or "=" not in text or Path(text).exists():
+        if Path(text).suffix.lower() not in (".toml", ".yaml", ".yml"):
+            raise FeedError(f"preprocess {text!r}: expected a .toml or .yaml file, or key=value,...")
+        try:
+            return Recipe.read(text)
+        except RecipeError as error:
+            raise FeedError(f"preprocess: {str(error).replace('not a recipe', 'not well-formed')}") from None
+    return _inline(text)
+
+
+def _inline(text: str) -> dict[str, Any]:
+    found: dict[str, list[Any]] = {}
+    key = ""
+    for part in text.split(","):
+        name, is_pair, value = part.partition("=")
+        if is_pair:
+            key = name.strip()
+            if key in found:
+                raise FeedError(f"preprocess {text!r}: {key} is given twice")
+            found[key] = [_value(value)]
+        elif key:
+            found[key].append(_value(part))
+        else:
+            raise FeedError(f"preprocess {text!r}: expected key=value, found {part!r}")
+    return {k: v[0] if len(v) == 1 else v for k, v in found.items()}
+
+
+def _value(text: str) -> Any:
+    text = text.strip()
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def described(kind: type[T], given: Mapping[str, Any], what: str) -> T:
+    """A dataclass with the given keys.
+
+    Raises:
+        FeedError: an unknown key (the nearest is named), or a value that does not fit.
+    """
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in given:
+        if key not in known:
+            raise FeedError(f"preprocess: {what} have no key {key!r}{nearest(str(key), known)}")
+    return kind(**given)
+
+
+def numbers(key: str, value: Any) -> tuple[float, ...] | None:
+    """One number or several, as floats.
+
+    Raises:
+        FeedError: not that.
+    """
+    if value is None:
+        return None
+    several = value if isinstance(value, (list, tuple)) else [value]
+    if not several or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in several):
+        raise FeedError(f"preprocess: {key} is {value!r}, expected a number, or one for each channel")
+    return tuple(float(v) for v in several)
+
+
+def one_of(key: str, value: Any, choices: list[str]) -> None:
+    """Refuse what is not one of the choices.
+
+    Raises:
+        FeedError: with the nearest one.
+    """
+    if value not in choices:
+        raise FeedError(f"preprocess: {key} is {value!r}, expected {', '.join(choices[:-1])} or {choices[-1]}")

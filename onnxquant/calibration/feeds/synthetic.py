@@ -1,0 +1,147 @@
+"""Seeded synthetic feeds that follow a model's inputs: their types, ranges and named dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.calibration.feeds.base import DTYPES, Feed, Input
+from onnxquant.errors import FeedError
+from onnxquant.graph.io import Document
+from onnxquant.graph.sites import How, Site
+
+# Lengths tried in turn for dimensions that the model leaves open, until it runs.
+_LENGTHS = (32, 64, 48, 224, 320, 512, 576, 16, 128, 256, 1)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """How open dimensions are filled: the given names first, batches with 1, then by these lengths.
+
+    Attributes:
+        dims: lengths of named dimensions.
+        length: length of an open last axis.
+        inner: length of other open axes that are not the first.
+        zeros: integers are 0, which every index accepts.
+    """
+
+    dims: Mapping[str, int]
+    length: int
+    inner: int
+    zeros: bool = False
+
+    def shape(self, spec: Input) -> list[int]:
+        """A shape for an input."""
+        last = len(spec.shape) - 1
+        return [self._length(dim, axis, last) for axis, dim in enumerate(spec.shape)]
+
+    def _length(self, dim: int | str | None, axis: int, last: int) -> int:
+        if isinstance(dim, int) and dim > 0:
+            return dim
+        if isinstance(dim, str) and dim in self.dims:
+            return self.dims[dim]
+        named_batch = isinstance(dim, str) and (dim.lower() in ("n", "b") or "batch" in dim.lower())
+        if named_batch or (axis == 0 and last > 0):
+            return 1
+        return self.length if axis == last else self.inner
+
+
+def guesses(inputs: Sequence[Input], dims: Mapping[str, int]) -> list[Guess]:
+    """Guesses worth trying in turn; a single one when nothing is open."""
+    is_open = any(_open(d) and d not in dims for i in inputs for d in i.shape[1:])
+    if not is_open:
+        return [Guess(dims, 1, 1), Guess(dims, 1, 1, zeros=True)]
+    square = [Guess(dims, n, n) for n in _LENGTHS]
+    return [*square, *(Guess(dims, n, 1) for n in _LENGTHS), *(Guess(dims, n, n, zeros=True) for n in _LENGTHS)]
+
+
+def _open(dim: int | str | None) -> bool:
+    return not isinstance(dim, int) or dim < 1
+
+
+@dataclass
+class Synthetic:
+    """Seeded samples that follow the inputs' types and shapes, made as they are asked for.
+
+    Attributes:
+        inputs: what the model takes.
+        vocabulary: for index inputs, how many rows their table has.
+        guess: lengths of open dimensions.
+        count: number of samples.
+        seed: same seed, same samples.
+        about: ``source`` is ``synthetic``.
+    """
+
+    inputs: Sequence[Input]
+    vocabulary: Mapping[str, int]
+    guess: Guess
+    count: int
+    seed: int
+    about: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """What a report says of them."""
+        self.about = {"source": "synthetic", "samples": self.count, "seed": self.seed}
+        self.about["shapes"] = {i.name: self.guess.shape(i) for i in self.inputs}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Feed]:
+        generator = np.random.default_rng(self.seed)
+        tables = dict.fromkeys((i.name for i in self.inputs), 1) if self.guess.zeros else self.vocabulary
+        for _ in range(self.count):
+            yield {i.name: _values(i, self.guess.shape(i), tables, generator) for i in self.inputs}
+
+
+def synthetic(
+    inputs: Sequence[Input], vocabulary: Mapping[str, int], guess: Guess, count: int, seed: int
+) -> list[Feed]:
+    """Samples of ``Synthetic``, all of them.
+
+    Raises:
+        FeedError: an input that is no tensor.
+    """
+    return list(Synthetic(inputs, vocabulary, guess, count, seed))
+
+
+def _values(
+    spec: Input, shape: list[int], vocabulary: Mapping[str, int], generator: np.random.Generator
+) -> NDArray[Any]:
+    dtype = DTYPES.get(spec.type)
+    if dtype is None:
+        raise FeedError(f"input {spec.name!r} is {spec.type}: no synthetic values for it; give data")
+    if dtype is np.str_:
+        return np.full(shape, "a text")
+    if dtype is np.bool_:
+        return np.ones(shape, np.bool_)
+    if np.dtype(dtype).kind == "f":
+        return generator.standard_normal(shape).astype(dtype)
+    if "mask" in spec.name.lower():
+        return np.ones(shape, dtype)
+    # Sampling rates and other scalar settings are not random numbers.
+    if spec.name.lower() in ("sr", "sample_rate", "sampling_rate"):
+        return np.full(shape, 16000, dtype)
+    high = vocabulary.get(spec.name, 2)
+    return generator.integers(0, max(high, 1), shape).astype(dtype)
+
+
+def vocabulary(document: Document, sites: Sequence[Site]) -> dict[str, int]:
+    """For each integer input that indexes constant tables, the rows of the smallest."""
+    reach = {i.name: {i.name} for i in document.proto.graph.input}
+    for node in document.proto.graph.node:
+        if node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten") and node.input:
+            for names in reach.values():
+                if node.input[0] in names:
+                    names.add(node.output[0])
+    tables: dict[str, int] = {}
+    lookups = [(u.node.input[1], s.rows) for s in sites for u in s.uses if u.how is How.LOOKUP]
+    for index, rows in lookups:
+        for name, names in reach.items():
+            if index in names:
+                tables[name] = min(rows, tables.get(name, rows))
+    return tables

@@ -1,0 +1,142 @@
+"""Samples from a text file, one per line: given as they are to a model that takes strings, else through a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.calibration.feeds.base import Input, Raw, expected
+from onnxquant.calibration.feeds.tokenizers import Tokenizer, open_tokenizer
+from onnxquant.errors import FeedError
+
+ENDINGS = (".txt",)
+_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a line becomes an input.
+
+    Attributes:
+        tokenizer: ``tokenizer.json``, or an ONNX model that takes a string and gives token ids (as
+            onnxruntime-extensions makes them); None: one of these names beside the text.
+        max_length: tokens that are kept of a line.
+    """
+
+    tokenizer: str | None = None
+    max_length: int = _MAX_LENGTH
+
+    def __post_init__(self) -> None:
+        """Values that can be wrong whatever the model.
+
+        Raises:
+            FeedError: a value of the wrong type or out of range.
+        """
+        if type(self.max_length) is not int or self.max_length < 1:
+            raise FeedError(f"preprocess: max_length is {self.max_length!r}, expected a number of tokens")
+        if self.tokenizer is not None and not isinstance(self.tokenizer, (str, Path)):
+            raise FeedError(f"preprocess: tokenizer is {self.tokenizer!r}, expected a file")
+
+
+class Lines:
+    """The lines of a text file that are not empty, each made a sample."""
+
+    def __init__(self, path: Path, make: Callable[[str], Raw], about: dict[str, Any]) -> None:
+        self.about = about
+        self._path, self._make = path, make
+        self._count = sum(1 for _ in self._lines())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[str, Raw]]:
+        for number, line in self._lines():
+            yield f"{self._path}, line {number}", self._make(line)
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        try:
+            with self._path.open(encoding="utf-8-sig") as file:
+                for number, line in enumerate(file, 1):
+                    if text := line.rstrip("\r\n"):
+                        yield number, text
+        except OSError as error:
+            raise FeedError(f"{self._path}: cannot be read as text: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise FeedError(f"{self._path}: cannot be read as text: not UTF-8 ({error.reason})") from None
+
+
+def lines(path: Path, inputs: Sequence[Input], steps: Steps) -> Lines:
+    """The lines of a file as samples.
+
+    Raises:
+        FeedError: no tokenizer, one that does not fit the model, or a file that cannot be read.
+    """
+    texts = [i for i in inputs if i.element == "tensor(string)"]
+    if len(texts) == 1 and all(i.optional or i in texts for i in inputs):
+        return Lines(path, lambda line: {texts[0].name: _string(line, texts[0])}, {"kind": "text"})
+    tokenizer = _tokenizer_file(path, inputs, steps)
+    tokens = Tokens(inputs, open_tokenizer(tokenizer), steps.max_length)
+    assumed = [] if steps.tokenizer else [f"tokenizer={tokenizer}"]
+    if steps.max_length == _MAX_LENGTH:
+        assumed.append(f"max_length={_MAX_LENGTH}")
+    assumed += tokens.assumed
+    return Lines(path, tokens, {"kind": "text", "tokenizer": str(tokenizer), "assumed": assumed})
+
+
+def _string(line: str, spec: Input) -> NDArray[Any]:
+    return np.full((1,) * len(spec.shape), line, object)
+
+
+def _tokenizer_file(path: Path, inputs: Sequence[Input], steps: Steps) -> Path:
+    if steps.tokenizer is not None:
+        file = Path(steps.tokenizer)
+        if not file.is_file():
+            raise FeedError(f"preprocess: tokenizer {str(file)!r} is not a file")
+        if file.suffix not in (".json", ".onnx"):
+            raise FeedError(f"preprocess: tokenizer {str(file)!r}, expected a tokenizer.json or an .onnx model")
+        return file
+    beside = [path.parent / name for name in ("tokenizer.onnx", "tokenizer.json")]
+    for file in beside:
+        if file.is_file():
+            return file
+    raise FeedError(f"{path}: text needs a tokenizer: give tokenizer=FILE (.json or .onnx); {expected(inputs)}")
+
+
+class Tokens:
+    """Makes the inputs of a model from the tokens of a line: one sequence, padded where the model's length is fixed."""
+
+    def __init__(self, inputs: Sequence[Input], tokenizer: Tokenizer, max_length: int) -> None:
+        self._inputs = [i for i in inputs if not i.optional]
+        self._tokenizer, self._max_length = tokenizer, max_length
+        lengths = {i.shape[-1] for i in self._inputs if i.shape and isinstance(i.shape[-1], int) and i.shape[-1] > 1}
+        self._fixed = int(next(iter(lengths)) or 0) if len(lengths) == 1 else 0
+        self.assumed = [f"padded to {self._fixed} tokens"] if self._fixed else []
+
+    def __call__(self, line: str) -> Raw:
+        """The inputs for one line."""
+        found = self._tokenizer.tokens(line)
+        ids = found["input_ids"]
+        kept = min(len(ids), self._max_length, self._fixed or len(ids))
+        if kept < len(ids):  # the last token closes the text
+            found = {n: np.concatenate([a[: kept - 1], a[-1:]]) for n, a in found.items() if len(a) == len(ids)}
+        made = {
+            "attention_mask": np.ones(kept, np.int64),
+            "token_type_ids": np.zeros(kept, np.int64),
+            "position_ids": np.arange(kept, dtype=np.int64),
+            **found,
+        }
+        return {i.name: self._shaped(i, made) for i in self._inputs}
+
+    def _shaped(self, spec: Input, made: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        # A single input takes the ids, whatever it is called.
+        name = "input_ids" if len(self._inputs) == 1 else spec.name
+        if name not in made:
+            raise FeedError(f"{self._tokenizer.path}: gives {', '.join(made)}, nothing for input {spec}")
+        missing = max(0, self._fixed - len(made[name]))
+        padded = np.pad(made[name], (0, missing), constant_values=self._tokenizer.pad_id if name == "input_ids" else 0)
+        return padded.reshape((1,) * (len(spec.shape) - 1) + (-1,))

@@ -1,0 +1,64 @@
+"""Which nodes compute sizes and indices in float32: these must keep their digits when the rest becomes float16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+
+from onnxquant.graph.io import graphs, subgraphs
+
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+Wants = Callable[[onnx.NodeProto, int], bool]
+
+
+def size_nodes(graph: onnx.GraphProto, wants_float: Wants) -> set[int]:
+    """Places of nodes that compute from integers and constants, for inputs that must be float32 or to become integers again.
+
+    float16 has every integer only up to 2048, and a scale that is a little off makes another shape.
+
+    Args:
+        graph: looked at without its nested graphs.
+        wants_float: whether float16 is not allowed for an input of a node.
+    """
+    candidates = _from_integers(graph)
+    escaping = {n for m in graph.node for g in subgraphs(m) for inner in graphs(g) for k in inner.node for n in k.input}
+    escaping |= {o.name for o in graph.output}
+    users: dict[str, list[tuple[int, int]]] = {}
+    for place, node in enumerate(graph.node):
+        for index, name in enumerate(node.input):
+            users.setdefault(name, []).append((place, index))
+    found: set[int] = set()
+    for place in sorted(candidates, reverse=True):
+        outputs = graph.node[place].output
+        uses = [use for name in outputs for use in users.get(name, [])]
+        if (
+            uses
+            and escaping.isdisjoint(outputs)
+            and all(_is_size(graph.node[p], p, i, found, wants_float) for p, i in uses)
+        ):
+            found.add(place)
+    return found
+
+
+def _from_integers(graph: onnx.GraphProto) -> set[int]:
+    """Places of nodes whose floats come from integers that were cast, and constants."""
+    constants = {"", *(t.name for t in graph.initializer)}
+    known: set[str] = set()
+    found: set[int] = set()
+    for place, node in enumerate(graph.node):
+        follows = any(n in known for n in node.input) and all(n in known or n in constants for n in node.input)
+        if cast_to(node) == onnx.TensorProto.FLOAT or (follows and not list(subgraphs(node))):
+            found.add(place)
+            known.update(node.output)
+    return found
+
+
+def _is_size(node: onnx.NodeProto, place: int, index: int, found: set[int], wants_float: Wants) -> bool:
+    to = cast_to(node)
+    return place in found or (to is not None and to not in FLOATS) or wants_float(node, index)
+
+
+def cast_to(node: onnx.NodeProto) -> int | None:
+    """The type that a Cast makes; None for other nodes."""
+    return next((int(a.i) for a in node.attribute if a.name == "to"), None) if node.op_type == "Cast" else None
