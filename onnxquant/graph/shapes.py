@@ -36,6 +36,9 @@ class Known:
         return tuple(length for length in self.shape if length is not None)
 
 
+UNKNOWN = Known(0, None)
+
+
 def infer(document: Document) -> dict[str, Known]:
     """What can be proven of every tensor, nested graphs included; names used twice are left out.
 

@@ -125,7 +125,7 @@ def _normalization(document: Document, flow: Flow, place: _Place, node: onnx.Nod
         return None
     scale, bias, mean, variance = (document.array(t).astype(np.float64) for t in tensors if t is not None)
     with np.errstate(divide="ignore", invalid="ignore"):  # caught by ``rounded``
-        factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+        factor = scale / np.sqrt(variance + np.float64(np.float32(attribute(node, "epsilon", 1e-5))))
         return Affine(node, 0, place.axis, factor, bias - mean * factor)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxquant import runtime
 from onnxquant.graph.flow import STANDARD, Flow, attribute, flows, is_op
 from onnxquant.graph.io import Document, nbytes, subgraphs
-from onnxquant.graph.shapes import Known, infer, outlined
+from onnxquant.graph.shapes import UNKNOWN, Known, infer, outlined
 
 # A result up to this size is always kept; a larger one only where it replaces as many bytes, up to the second size:
 # results are kept in memory, unlike the mapped tensors that they come from.
@@ -74,7 +74,7 @@ def _has_no_effect(document: Document, flow: Flow, node: onnx.NodeProto, known: 
         return False
     if any(flow.is_read(name) for name in node.output[1:] if name):
         return False
-    source = known.get(node.input[0], Known(0, None))
+    source = known.get(node.input[0], UNKNOWN)
     match node.op_type:
         case "Identity":
             return True
@@ -157,7 +157,7 @@ def _lengths(document: Document, flow: Flow, node: onnx.NodeProto, known: dict[s
             return None
     if source is None or not is_op(source, "Shape"):
         return None
-    shape = known.get(source.input[0], Known(0, None)).shape
+    shape = known.get(source.input[0], UNKNOWN).shape
     if shape is None:
         return None
     part = shape[attribute(source, "start", 0) : attribute(source, "end", len(shape))]

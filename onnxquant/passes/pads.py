@@ -7,6 +7,7 @@ import onnx
 
 from onnxquant.graph.flow import Flow, attribute, flows, is_op, set_attribute
 from onnxquant.graph.io import Document
+from onnxquant.graph.shapes import UNKNOWN, infer
 
 # A window of MaxPool over padding of its own sees minus infinity there, not zero: the same for these inputs only.
 _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softplus", "Exp", "Abs", "Softmax")
@@ -15,16 +16,17 @@ _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softplus", "Exp", "Abs", "So
 def fold_pads(document: Document) -> str | None:
     """Fold each Pad of zeros into all of its readers, if every one is a Conv or pooling that can take it."""
     folded = 0
+    known = infer(document)
     for flow in flows(document):
         for node in list(flow.graph.node):
-            if is_op(node, "Pad") and _fold(document, flow, node):
+            if is_op(node, "Pad") and _fold(document, flow, node, known.get(node.input[0], UNKNOWN).rank):
                 folded += 1
         flow.apply()
     return f"{folded} Pad nodes folded into the ops that read them" if folded else None
 
 
-def _fold(document: Document, flow: Flow, node: onnx.NodeProto) -> bool:
-    pads = _zero_pads(document, flow, node)
+def _fold(document: Document, flow: Flow, node: onnx.NodeProto, rank: int | None) -> bool:
+    pads = _zero_pads(document, flow, node, rank)
     name = node.output[0]
     while pads and is_op(transpose := flow.single_consumer(name), "Transpose"):
         assert transpose is not None
@@ -45,7 +47,7 @@ def _fold(document: Document, flow: Flow, node: onnx.NodeProto) -> bool:
     return flow.bypass(node, node.input[0])
 
 
-def _zero_pads(document: Document, flow: Flow, node: onnx.NodeProto) -> list[int] | None:
+def _zero_pads(document: Document, flow: Flow, node: onnx.NodeProto, rank: int | None) -> list[int] | None:
     """Pads of all axes, begins then ends; None when the node does something else than add zeros."""
     if attribute(node, "mode", "constant") != "constant":
         return None
@@ -58,10 +60,24 @@ def _zero_pads(document: Document, flow: Flow, node: onnx.NodeProto) -> list[int
         if len(node.input) > 2 and node.input[2]:
             constant = flow.constant(node.input[2])
             value = np.nan if constant is None else float(document.array(constant).reshape(-1)[0])
-    # With axes (opset 18) the pads stand for some axes only, and the rank is not told.
-    if pads is None or value != 0 or (len(node.input) > 3 and node.input[3]):
+    if pads is not None and len(node.input) > 3 and node.input[3]:
+        pads = _of_all_axes(document, flow, node, pads, rank)
+    if pads is None or value != 0:
         return None
     return None if any(p < 0 for p in pads) else [int(p) for p in pads]
+
+
+def _of_all_axes(
+    document: Document, flow: Flow, node: onnx.NodeProto, pads: list[int], rank: int | None
+) -> list[int] | None:
+    """Pads of all axes from those of some (opset 18)."""
+    tensor = flow.constant(node.input[3])
+    if tensor is None or rank is None:
+        return None
+    axes, complete = document.array(tensor).tolist(), [0] * (2 * rank)
+    for i, axis in enumerate(axes):
+        complete[axis % rank], complete[axis % rank + rank] = pads[i], pads[i + len(axes)]
+    return complete
 
 
 def _spatial(pads: list[int] | None) -> list[int] | None:

@@ -9,16 +9,21 @@ from onnxquant.calibration.observers.base import Grid, RangeObserver
 from onnxquant.calibration.observers.histogram import Histogram, Masses
 
 Floats = NDArray[np.float64]
-# Candidates as powers of two of the whole range: down to 2^-10 first, then ever closer around the best.
-_COARSE = np.linspace(-10, 0, 41)
-_FINE = np.linspace(-1, 1, 17)
-_SPREADS = (0.25, 0.06, 0.015)
+# Steps as powers of two of the one that holds everything, and codes of zero, all over the place first ...
+_COARSE_POWERS, _COARSE_ZEROS = np.linspace(-10, 1, 23), 9
+# ... then ever closer around the best: (spread of powers, part of all steps between codes of zero).
+_ROUNDS = ((0.5, 32), (0.15, 128), (0.05, 256), (0.015, 1 << 16))
+_POWERS, _CODES = np.linspace(-1, 1, 9), np.arange(-3, 4)
 # More bins than these tell nothing that a step of 8 bits would notice.
 _MOST_BINS = 2048
 
 
 class Mse(RangeObserver[Histogram]):
-    """The range that minimizes the expected squared error, as far as the histogram knows it."""
+    """The range that minimizes the expected squared error, as far as the histogram knows it.
+
+    It is searched as the step and the code of zero, which are what quantizing uses: the bounds are whole steps, and may
+    lie a part of a step beyond what was seen.
+    """
 
     name = "mse"
     accumulator = Histogram
@@ -32,52 +37,52 @@ class Mse(RangeObserver[Histogram]):
         seen = self.accumulated.folded() if grid.symmetric else self.accumulated.copy()
         while np.count_nonzero(seen.counts) > _MOST_BINS:
             seen.grow(seen.exponent + 1)
-        masses = seen.masses()
-        low, high = (0.0 if grid.symmetric else min(seen.low, 0.0)), max(seen.high, 0.0)
-        if not masses.mass.size:
+        masses, steps = seen.masses(), grid.steps
+        low, high = (-seen.high if grid.symmetric else min(seen.low, 0.0)), max(seen.high, 0.0)
+        if low == high:
             return low, high
-        sides = np.array([low, high])
-
-        def search(powers: Floats, moved: Floats) -> None:
-            """Move the sides that ``moved`` marks to the best of 2^powers times where they are."""
-            nonlocal sides
-            candidates = sides * np.where(moved, 2.0 ** powers[:, None], 1.0)
-            candidates = np.clip(candidates, low, high)
-            sides = candidates[int(np.argmin(expected_errors(masses, candidates, grid)))]
-
-        both, lower, upper = np.array([1, 1]), np.array([1, 0]), np.array([0, 1])
-        search(_COARSE, both)
-        one_sided = grid.symmetric or low == 0 or high == 0
-        for spread in _SPREADS:
-            search(spread * _FINE, both)
-            if not one_sided:
-                for side in (lower, upper, lower, upper):
-                    search(4 * spread * _FINE, side)
-        return (-float(sides[1]) if grid.symmetric else float(sides[0])), float(sides[1])
+        step, zero = (high - low) / steps, float(round(-low / (high - low) * steps))
+        free = low < 0 < high and not grid.symmetric
+        zeros = np.append(np.round(np.linspace(0, steps, _COARSE_ZEROS)), zero) if free else np.array([zero])
+        step, zero = _best(masses, step * 2.0**_COARSE_POWERS, zeros, steps)
+        for spread, part in _ROUNDS:
+            near = np.clip(zero + _CODES * max(1, steps // part), 0, steps) if free else zeros
+            step, zero = _best(masses, step * 2.0 ** (spread * _POWERS), near, steps)
+        if (
+            step * steps >= high - low and not free
+        ):  # nothing is clipped, and a wider step would be all there is to gain
+            return low, high
+        return 0.0 - zero * step, (steps - zero) * step
 
 
-def expected_errors(masses: Masses, sides: Floats, grid: Grid) -> Floats:
-    """Expected squared error of all values for each candidate range [low, high] (times their number).
+def _best(masses: Masses, steps: Floats, zeros: Floats, count: int) -> tuple[float, float]:
+    """The best of all pairs of a step and a code of zero."""
+    step, zero = (a.ravel() for a in np.meshgrid(steps, np.unique(zeros)))
+    best = int(np.argmin(expected_errors(masses, step, zero, count)))
+    return float(step[best]), float(zero[best])
+
+
+def expected_errors(masses: Masses, step: Floats, zero: Floats, count: int) -> Floats:
+    """Expected squared error, times the number of values, of each candidate.
 
     Within a bin, values are taken as evenly spread. With u = x / step and k the nearest code, the integral of the squared
     error from 0 to u is k / 12 + (u - k)^3 / 3, also beyond the last code: a bin takes the difference of two of these.
 
     Args:
         masses: the histogram's bins.
-        sides: [candidates, 2]; of a symmetric grid only the upper bound counts.
-        grid: the codes.
+        step: [candidates], size of a step.
+        zero: [candidates], the code that stands for 0.
+        count: steps of the grid, whose codes are 0 .. count.
     """
-    low, high = sides[:, :1], sides[:, 1:]
-    if grid.symmetric:
-        step, least = high / (grid.steps // 2), np.full_like(high, -(grid.steps // 2))
-    else:
-        step = (high - low) / grid.steps
-        least = -np.round(-low / step)
-    left, right, count = masses
+    step, zero = step[:, None], zero[:, None]
+    left, right, mass = masses
+
+    def code(u: Floats) -> Floats:
+        return np.clip(np.round(u), -zero, count - zero)
 
     def integral(x: Floats) -> Floats:
         u = x / step
-        k = np.clip(np.round(u), least, least + grid.steps)
+        k = code(u)
         result: Floats = k / 12 + (u - k) ** 3 / 3
         return result
 
@@ -86,7 +91,6 @@ def expected_errors(masses: Masses, sides: Floats, grid: Grid) -> Floats:
     per_bin = (integral(right) - integral(left)) * step**3 / np.where(flat, 1.0, spread)
     if flat.any():
         at = left[flat]
-        code = np.clip(np.round(at / step), least, least + grid.steps)
-        per_bin[:, flat] = (at - code * step) ** 2
-    errors: Floats = per_bin @ count
+        per_bin[:, flat] = (at - code(at / step) * step) ** 2
+    errors: Floats = per_bin @ mass
     return errors

@@ -1,0 +1,83 @@
+"""Whether passes left a model's function alone: onnxruntime without optimizations, and ONNX's reference, before and after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxquant.graph.io import Document, load, nodes, tensors
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+def complete(document: Document) -> onnx.ModelProto:
+    """A copy that carries its tensors."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(document.proto)
+    for tensor in tensors(proto):
+        document.inline(tensor)
+    return proto
+
+
+def outputs(proto: onnx.ModelProto, feed: Feed) -> dict[str, Any]:
+    """What onnxruntime makes of a feed, every node as it stands."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return dict(zip([o.name for o in session.get_outputs()], session.run(None, dict(feed)), strict=True))
+
+
+def ops(document: Document) -> Counter[str]:
+    """Number of nodes by op, Constants aside."""
+    return Counter(n.op_type for n in nodes(document.proto) if n.op_type != "Constant")
+
+
+def difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> float:
+    """Largest difference relative to the largest value, over all outputs."""
+    assert list(expected) == list(got)
+    worst = 0.0
+    for name, value in expected.items():
+        assert value.shape == got[name].shape and value.dtype == got[name].dtype, name
+        if value.dtype.kind not in "fV":
+            assert np.array_equal(value, got[name]), name
+            continue
+        a, b = value.astype(np.float64), got[name].astype(np.float64)
+        assert np.array_equal(np.isnan(a), np.isnan(b)), name
+        worst = max(worst, float(np.nanmax(np.abs(a - b), initial=0) / (np.nanmax(np.abs(a), initial=0) or 1)))
+    return worst
+
+
+def check(
+    proto: onnx.ModelProto,
+    step: Callable[[Document], str | None],
+    *feeds: Feed,
+    within: float = 2e-6,
+    reference: bool = True,
+) -> tuple[Document, str | None]:
+    """Run a pass, compare the outputs before and after, and give the document and the pass's sentence."""
+    document = load(proto)
+    note = step(document)
+    changed = complete(document)
+    # The checker asks for the shapes of outputs, which small models may leave out.
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(changed, check_type=True, strict_mode=reference))
+    for kind in ("input", "output"):
+        assert list(getattr(changed.graph, kind)) == list(getattr(proto.graph, kind))
+    names = [n.name for n in nodes(changed) if n.name]
+    assert len(names) == len(set(names))
+    for feed in feeds:
+        assert difference(outputs(proto, feed), outputs(changed, feed)) <= within
+        if reference:
+            results = []
+            for model in (proto, changed):
+                made = onnx.reference.ReferenceEvaluator(model).run(None, dict(feed))
+                results.append(dict(zip([o.name for o in model.graph.output], map(np.asarray, made), strict=True)))
+            assert difference(*results) <= within
+    return document, note
