@@ -9,24 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
-from onnxquant import encoder, lowering, whole
+from onnxquant import integers, lowering, whole
 from onnxquant.errors import FeedError, ModelError, OutputError, RangeError, RecipeError, WeightError
-from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import Site, find
 from onnxquant.options import Options
 from onnxquant.passes.opset import raise_opset
-from onnxquant.passes.pipeline import prepare
+from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.plan import Decision, Plan, make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.report.data import Report, SiteResult
 from onnxquant.stored import digest, metadata
-from onnxquant.targets.packed import is_compiled
-from onnxquant.validation.compare import compare, reference_of
-from onnxquant.validation.metrics import Difference
+from onnxquant.validation.compare import Made, compare, reference_of
 from onnxquant.validation.reference import Data, Reference
 
 Progress = Callable[[str, float], None]
@@ -79,8 +76,10 @@ def quantize(
         return _whole_graph(
             original, document, _output_path(original, output, rules), notes, (data, settings, progress)
         )
-    notes += raise_opset(document, rules)
-    plan = _plan(document, rules)
+    if settings.activations == "static":
+        notes += simplify(document)
+    notes += raise_opset(document, rules, integers.least_opset(settings))
+    document, plan = _plan(original, document, rules, (data, settings, progress))
     if not plan.encoded:
         raise ModelError(_nothing(document, plan))
     path = _output_path(original, output, rules)
@@ -101,7 +100,7 @@ def quantize(
     report.finish(path, made.results, external=external)
     if samples is not None:
         told = partial(_tell, progress)
-        report.prove(compare(original, path, samples, settings, told, made.digests))
+        report.prove(compare(original, path, samples, settings, told, Made(document, made.digests)))
     return report
 
 
@@ -153,7 +152,7 @@ class _Encoder:
         self.progress("encode", self.done / max(self.elements, 1))
         weight = site.view.matrix(self.document.array(site.tensor))
         try:
-            encoded, difference = _encode(decision.format, weight)
+            encoded, difference = integers.encode(decision.format, weight)
         except RangeError as error:
             self.results[site.name] = SiteResult(decision.left(str(error)))
             return None
@@ -170,18 +169,19 @@ class _Encoder:
         return encoded
 
 
-def _encode(form: Format, weight: NDArray[Any]) -> tuple[Encoded, Difference]:
-    """An encoded weight and its error: both in one pass of the compiled library where it has the format."""
-    if is_compiled() and encoder.supports(form):
-        return encoder.encode(form, weight)
-    encoded, difference = form.encode(weight), Difference()
-    difference.add(weight, encoded.format.decode(encoded))
-    return encoded, difference
-
-
-def _plan(document: Document, rules: Recipe) -> Plan:
-    sites, left = find(document)
-    return make_plan(sites, left, rules, document.opset)
+def _plan(
+    original: Document, document: Document, rules: Recipe, run: tuple[Data, Options, Progress]
+) -> tuple[Document, Plan]:
+    """The plan, and the float model that it is of: static activations change weights before they are encoded."""
+    data, settings, progress = run
+    made = integers.Integers(document, {})
+    if settings.activations == "dynamic":
+        made = integers.dynamic(document, rules)
+    elif settings.activations == "static":
+        made = integers.static(original, document, rules, settings, data, progress)
+    sites, left = find(made.document)
+    plan = make_plan(sites, left, rules, made.document.opset, made.targets)
+    return made.document, replace(plan, activations=made.static)
 
 
 def _nothing(document: Document, plan: Plan) -> str:

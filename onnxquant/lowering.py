@@ -56,6 +56,8 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
     editor.finish()
     for name, lowered_sites in done.items():
         target_named(name).finish(editor, lowered_sites)
+    if plan.activations:
+        plan.activations.insert(proto)
     _tidy(proto)
     editor.annotate(PROVENANCE, _provenance(document, plan, records))
     return proto
@@ -110,6 +112,8 @@ def _provenance(document: Document, plan: Plan, done: list[Record]) -> str:
         "float_bytes": sum(d.float_bytes for d in plan.decisions),
         "sites": entries,
     }
+    if plan.activations:
+        data["activations"] = plan.activations.to_dict()
     return json.dumps(data, separators=(",", ":"))
 
 

@@ -12,6 +12,7 @@ from onnxquant.formats import parameters as format_parameters
 from onnxquant.recipe import Recipe
 
 EXTERNAL_DATA = ("auto", "always", "never")
+ACTIVATIONS = ("none", "static", "dynamic")
 
 
 def _option(default: Any, help: str, flag: str = "", metavar: str = "", choices: tuple[str, ...] = ()) -> Any:
@@ -39,6 +40,33 @@ class Options:
         False, "With --format f16: activations too, every float32 of the graph becomes float16.", "--whole-graph"
     )
     keep_io_types: bool = _option(False, "With --whole-graph: inputs and outputs stay float32.", "--keep-io-types")
+    activations: str = _option(
+        "none", "Compute on integer activations: of ranges found by calibration on --data, or found anew per call.",
+        choices=ACTIVATIONS,
+    )  # fmt: skip
+    calibration_method: str = _option(
+        "auto", "How ranges are chosen: auto tries minmax, mse and percentile and keeps the best.",
+        choices=("auto", "minmax", "moving-average", "percentile", "entropy", "mse", "mean-std"),
+    )  # fmt: skip
+    percentile: float | None = _option(None, "Of method percentile, in percent. [default: 99.99]", metavar="P")
+    sigmas: float | None = _option(None, "Of method mean-std: standard deviations around the mean.", metavar="K")
+    calibration: str | None = _option(
+        None, "Statistics from `onnxquant calibrate`, used instead of running the samples again.", metavar="FILE"
+    )
+    calibration_samples: int = _option(512, "Samples of --data that calibration runs at most.", metavar="N")
+    activation_type: str = _option(
+        "uint8", "Type of the codes of static activations; 16 bits have no integer kernels on CPUs.",
+        choices=("uint8", "int8", "uint16", "int16"),
+    )  # fmt: skip
+    symmetric_activations: bool = _option(False, "Zero points in the middle of the type.", "--symmetric-activations")
+    balance: bool = _option(True, "Widen narrow channels before depthwise convolutions.", "--balance/--no-balance")
+    bias_correction: bool = _option(
+        True, "Correct biases for the mean error of rounding.", "--bias-correction/--no-bias-correction"
+    )
+    auto_exclude: bool = _option(
+        False, "Leave the fewest ops in float with which calibration samples keep --min-sqnr [default: 25].",
+        "--auto-exclude",
+    )  # fmt: skip
     external_data: str = _option(
         "auto", "Keep tensors in OUTPUT.data beside the model. auto: as the input does, or above 100 MB.",
         choices=EXTERNAL_DATA,
@@ -80,11 +108,11 @@ class Options:
         }
         chosen = {k: values.pop(k) for k in of_format if k in values}
         options = cls(**values, parameters=chosen)
-        if options.external_data not in EXTERNAL_DATA:
-            raise RecipeError(
-                f"external_data is {options.external_data!r}{nearest(str(options.external_data), list(EXTERNAL_DATA))}"
-            )
-        for name, least in (("samples", 1), ("seed", 0), ("threads", 1)):
+        for spec in fields(cls):
+            value, choices = getattr(options, spec.name), spec.metadata.get("choices")
+            if choices and value is not None and value not in choices and spec.name != "target":
+                raise RecipeError(f"{spec.name} is {value!r}{nearest(str(value), list(choices))}")
+        for name, least in (("samples", 1), ("seed", 0), ("threads", 1), ("calibration_samples", 1)):
             value = getattr(options, name)
             if value is not None and value < least:
                 raise RecipeError(f"{name} is {value}, expected at least {least}")

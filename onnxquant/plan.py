@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Protocol
+
+import onnx
 
 from onnxquant.formats.base import Format
 from onnxquant.graph.sites import Left, Site
@@ -79,6 +81,16 @@ class Decision:
         }
 
 
+class Activations(Protocol):
+    """What becomes of activations."""
+
+    def insert(self, proto: onnx.ModelProto) -> None:
+        """Put their nodes into a model whose weights are lowered."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the file's metadata and reports."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Every constant weight with its decision.
@@ -87,11 +99,13 @@ class Plan:
         decisions: in graph order, sites first.
         unused_rules: rules that matched nothing, by their place.
         predicted_bytes: size of the output; None before it was computed.
+        activations: puts codes for activations into the lowered model; None: they stay in float.
     """
 
     decisions: tuple[Decision, ...]
     unused_rules: tuple[int, ...] = ()
     predicted_bytes: int | None = None
+    activations: Activations | None = None
 
     @property
     def encoded(self) -> list[Decision]:
@@ -99,20 +113,64 @@ class Plan:
         return [d for d in self.decisions if d.format]
 
 
-def make_plan(sites: Sequence[Site], left: Sequence[Left], recipe: Recipe, opset: int) -> Plan:
-    """Decide every site by the first rule that matches it."""
+def make_plan(
+    sites: Sequence[Site],
+    left: Sequence[Left],
+    recipe: Recipe,
+    opset: int,
+    assigned: Mapping[str, str] | None = None,
+) -> Plan:
+    """Decide every site by the first rule that matches it.
+
+    Args:
+        sites: of the prepared model.
+        left: constants of it that are no sites.
+        recipe: the rules.
+        opset: of the model.
+        assigned: target by site for those that integer activations have claimed; see ``beside_integers``.
+    """
     decisions, used = [], set()
     for site in sites:
-        names = [site.name, *(u.node.name for u in site.uses)]
-        found = next(((i, r) for i, r in enumerate(recipe.rules) if r.matches(site.role, names)), None)
+        found = _rule(site, recipe)
         if found is None:
             decisions.append(_undecided(site).left("no rule matches it"))
             continue
         used.add(found[0])
-        decisions.append(_decide(site, found[1], opset))
+        target = (assigned or {}).get(site.name)
+        decisions.append(_assigned(site, found[1], target, opset) if target else _decide(site, found[1], opset))
     decisions += [Decision(c.name, "", (), c.shape, c.dtype, prod(c.shape), c.nbytes, c.nbytes, c.reason) for c in left]
     unused = tuple(i for i in range(len(recipe.rules) - 1) if i not in used)
     return Plan(tuple(decisions), unused)
+
+
+def beside_integers(site: Site, recipe: Recipe, target: str, opset: int) -> Refusal | None:
+    """Why a site cannot be multiplied with integer activations under these rules; None when it can.
+
+    Args:
+        site: the weight.
+        recipe: the rules.
+        target: ``qdq`` or ``dynamic``.
+        opset: the model will have.
+    """
+    found = _rule(site, recipe)
+    if found is None:
+        return Refusal("no rule matches its weight")
+    if found[1].keep:
+        return Refusal("a rule keeps its weight in float")
+    return target_named(target).check(site, found[1].make_format().folded(), opset)
+
+
+def _rule(site: Site, recipe: Recipe) -> tuple[int, Rule] | None:
+    names = [site.name, *(u.node.name for u in site.uses)]
+    return next(((i, r) for i, r in enumerate(recipe.rules) if r.matches(site.role, names)), None)
+
+
+def _assigned(site: Site, rule: Rule, target: str, opset: int) -> Decision:
+    form, chosen = rule.make_format().folded(), target_named(target)
+    stored = [s for layout in chosen.layouts(site, form, opset).values() for s in layout.stored().values()]
+    return replace(
+        _undecided(site), format=form, target=target, nbytes=sum(s.nbytes for s in stored), reason=chosen.summary
+    )
 
 
 def _decide(site: Site, rule: Rule, opset: int) -> Decision:

@@ -22,14 +22,16 @@ from onnxquant.graph.publish import HASHES, Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, How, View
 from onnxquant.targets import Lowered, Result
 from onnxquant.targets.layouts import Columns, Dense, Layout, Rows, Table
+from onnxquant.targets.qdq import Channels, Transposed
 from onnxquant.targets.tiles import Tiles
 
 PROVENANCE = "onnxquant"
-_PLAIN_LAYOUTS: dict[str, type[Columns] | type[Rows] | type[Table] | type[Tiles]] = {
+_PLAIN_LAYOUTS: dict[str, type[Columns] | type[Rows] | type[Table] | type[Tiles] | type[Transposed]] = {
     "columns": Columns,
     "rows": Rows,
     "table": Table,
     "tiles": Tiles,
+    "transposed": Transposed,
 }
 
 
@@ -189,6 +191,8 @@ def _layout(record: Record, kind: str, opset: int) -> Layout:
     form = format_named(record.format, **record.parameters)
     if kind == "dense":
         return Dense(form, record.view, opset)
+    if kind == "channels":
+        return Channels(form, record.view)
     if kind not in _PLAIN_LAYOUTS:
         raise ModelError(f"the model stores {record.name!r} in the unknown layout {kind!r}: made by a newer version?")
     return _PLAIN_LAYOUTS[kind](form, record.view.rows, record.view.cols)

@@ -28,9 +28,15 @@ from onnxquant.validation.reference import reference
 _TOLERANCE = 1e-4
 
 
-def raise_opset(document: Document, recipe: Recipe) -> list[str]:
-    """Raise the opset when a plan would use more of standard operators in a newer one; notes on what was done."""
-    before, needed = document.opset, _needed(document, recipe)
+def raise_opset(document: Document, recipe: Recipe, least: int = 0) -> list[str]:
+    """Raise the opset when a plan would use more of standard operators in a newer one; notes on what was done.
+
+    Args:
+        document: edited in place.
+        recipe: the rules of the plan.
+        least: what is needed besides.
+    """
+    before, needed = document.opset, max(_needed(document, recipe), least)
     if needed <= before:
         return []
     try:

@@ -21,8 +21,8 @@ from onnxquant.graph.io import Document, graphs, load
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import find
 from onnxquant.options import Options
-from onnxquant.passes.pipeline import prepare
-from onnxquant.stored import check_hashes, decode_weight, digest, plane_index, read_encoded, records
+from onnxquant.passes.pipeline import prepare, simplify
+from onnxquant.stored import check_hashes, decode_weight, digest, metadata, plane_index, read_encoded, records
 from onnxquant.validation.metrics import Difference
 from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies
 from onnxquant.validation.reference import Data, Reference, reference
@@ -67,6 +67,19 @@ class Proof:
         return next((self.outputs[pair] for pair in pairs if pair in self.outputs), {})
 
 
+@dataclass(frozen=True)
+class Made:
+    """What the writer of a file knows of it.
+
+    Attributes:
+        document: the float model whose weights were encoded.
+        digests: of the encoded weights; the file must give them back.
+    """
+
+    document: Document
+    digests: Mapping[str, str]
+
+
 def reference_of(original: Document, data: Data, options: Options) -> Reference:
     """Samples with the original's outputs."""
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
@@ -79,7 +92,7 @@ def compare(
     samples: Reference | FeedError,
     options: Options,
     progress: Progress = lambda _: None,
-    written: Mapping[str, str] | None = None,
+    made: Made | None = None,
 ) -> Proof:
     """Prove a quantized file against its original.
 
@@ -89,7 +102,7 @@ def compare(
         samples: samples with the original's outputs, or why there are none: that is then a problem of the proof.
         options: samples, seed, threads, dims and bounds.
         progress: told what is being done.
-        written: digests of the encoded weights that the file was made of; it must give them back.
+        made: what the writer knows, right after writing.
 
     Raises:
         ModelError: a model does not load or run.
@@ -108,9 +121,8 @@ def compare(
         proof.problems.append("the first model is quantized by onnxquant and the second is not: are they swapped?")
     _structure(proof, original, document)
     progress("weights")
-    prepared = original.copy()
-    prepare(prepared)
-    _weights(proof, prepared, document, written or {})
+    prepared = made.document if made else _prepared(original, document)
+    _weights(proof, prepared, document, made.digests if made else {})
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
         source = _runnable(original, Path(folder), options)
         if isinstance(samples, FeedError):
@@ -136,6 +148,15 @@ def compare(
     if has_our_ops(document):
         proof.kernels["library"] = runtime.optimized_ops(quantized, threads=options.threads)
     return _judged(proof, options)
+
+
+def _prepared(original: Document, quantized: Document) -> Document:
+    """The float model whose weights were encoded, but for what calibration changed in them."""
+    prepared = original.copy()
+    prepare(prepared)
+    if "activations" in metadata(quantized.proto):
+        simplify(prepared)
+    return prepared
 
 
 def _structure(proof: Proof, original: Document, quantized: Document) -> None:

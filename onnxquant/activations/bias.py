@@ -1,0 +1,122 @@
+"""Biases corrected for the mean error that rounding a kernel's weights and its input brings.
+
+For each Conv and Gemm: E[op(x, W)] - E[op(Q(x), Q(W))] per output channel, over the calibration samples, with the float
+model's own x; that difference is added to the bias. (Empirical bias correction, Nagel et al. 2019, arXiv 1906.04721,
+section 4.2, of each layer by itself: what earlier layers do is corrected there.)
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxquant import runtime
+from onnxquant.activations.placement import Placement, Unit
+from onnxquant.activations.scheme import Codes
+from onnxquant.calibration.extended import Extended
+from onnxquant.calibration.feeds import Feeds
+from onnxquant.graph.flow import Flow
+from onnxquant.graph.io import Document
+
+Decoded = Callable[[str], NDArray[np.floating]]
+Progress = Callable[[str, float], None]
+_AXES_AS_INPUT = 18  # opset in which ReduceMean took its axes as an input
+
+
+def correct(
+    document: Document,
+    placement: Placement,
+    side: tuple[Codes, Mapping[str, tuple[float, float]]],
+    decoded: Decoded,
+    feeds: Feeds,
+    threads: int | None = None,
+    progress: Progress = lambda stage, done: None,
+) -> int:
+    """Correct biases in place; how many.
+
+    Args:
+        document: the float model.
+        placement: where integers are.
+        side: type of the activations and ranges of their sources.
+        decoded: what becomes of a weight, by the name of its tensor.
+        feeds: calibration samples.
+        threads: of the session.
+        progress: told what is done.
+    """
+    flow = Flow(document.proto.graph)
+    units = [u for u in placement.kernels if u.node.op_type in ("Conv", "Gemm")]
+    if not units:
+        return 0
+    addition = _simulation(document, (placement, units), side, decoded)
+    names = [n for u in units for n in (_mean(u, "float"), _mean(u, "rounded"))]
+    sums: dict[str, NDArray[np.float64]] = {}
+    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
+        session = Extended(document, Path(folder), threads).session(addition)
+        for i, feed in enumerate(feeds):
+            for name, value in runtime.run(session, feed, names).items():
+                sums[name] = sums.get(name, 0.0) + value.astype(np.float64)
+            progress("correcting biases", (i + 1) / len(feeds))
+    for unit in units:
+        change = (sums[_mean(unit, "float")] - sums[_mean(unit, "rounded")]) / len(feeds)
+        if np.isfinite(change).all():
+            _add_to_bias(document, flow, unit.node, change)
+    flow.apply()
+    return len(units)
+
+
+def _mean(unit: Unit, kind: str) -> str:
+    return f"onnxquant/{unit.node.output[0]}/mean/{kind}"
+
+
+def _simulation(
+    document: Document,
+    where: tuple[Placement, list[Unit]],
+    side: tuple[Codes, Mapping[str, tuple[float, float]]],
+    decoded: Decoded,
+) -> onnx.ModelProto:
+    """Beside each kernel the same one with rounded weights and input, and the channel means of both."""
+    placement, units = where
+    codes, ranges = side
+    addition = onnx.ModelProto()
+    graph, make = addition.graph, onnx.helper.make_node
+    rounded: dict[str, str] = {}
+    for unit in units:
+        x, base = unit.node.input[0], f"onnxquant/{unit.node.output[0]}"
+        if x not in rounded:
+            rounded[x] = f"onnxquant/{x}/rounded"
+            scale, zero = codes.parameters(*ranges[placement.tensors[x].source])
+            names = [f"onnxquant/{x}/scale", f"onnxquant/{x}/zero"]
+            for name, value in zip(names, (scale, zero), strict=True):
+                graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+            graph.node.append(make("QuantizeLinear", [x, *names], [f"onnxquant/{x}/codes"]))
+            graph.node.append(make("DequantizeLinear", [f"onnxquant/{x}/codes", *names], [rounded[x]]))
+        weight = np.ascontiguousarray(decoded(unit.node.input[1]), np.float32)
+        graph.initializer.append(onnx.numpy_helper.from_array(weight, f"{base}/weight"))
+        twin = onnx.NodeProto()
+        twin.CopyFrom(unit.node)
+        twin.name, twin.input[0], twin.input[1], twin.output[0] = f"{base}/node", rounded[x], f"{base}/weight", base
+        graph.node.append(twin)
+        axes = [0] if unit.node.op_type == "Gemm" else [i for i in range(weight.ndim) if i != 1]
+        for source, kind in ((unit.node.output[0], "float"), (base, "rounded")):
+            graph.node.append(_reduce(graph, source, _mean(unit, kind), axes, document.opset))
+            graph.output.add(name=_mean(unit, kind))
+    return addition
+
+
+def _reduce(graph: onnx.GraphProto, source: str, output: str, axes: list[int], opset: int) -> onnx.NodeProto:
+    if opset < _AXES_AS_INPUT:
+        return onnx.helper.make_node("ReduceMean", [source], [output], axes=axes, keepdims=0)
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(axes, np.int64), f"{output}/axes"))
+    return onnx.helper.make_node("ReduceMean", [source, f"{output}/axes"], [output], keepdims=0)
+
+
+def _add_to_bias(document: Document, flow: Flow, node: onnx.NodeProto, change: NDArray[np.float64]) -> None:
+    given = flow.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    before = document.array(given) if given is not None else np.zeros(len(change), np.float32)
+    after = before.astype(np.float64) + change.reshape(before.shape)
+    flow.set_constant(node, 2, after.astype(before.dtype), f"{node.output[0]}/bias")

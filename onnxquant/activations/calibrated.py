@@ -1,0 +1,254 @@
+"""From a simplified float model and samples to what becomes of its activations: statistics, ranges, biases, exclusion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.activations import balance as balance_
+from onnxquant.activations import bias as bias_
+from onnxquant.activations.insert import Static
+from onnxquant.activations.placement import Placement, Quantized, place
+from onnxquant.activations.scheme import Codes
+from onnxquant.calibration.feeds import Feeds
+from onnxquant.calibration.observers import Grid
+from onnxquant.calibration.observers.absmean import AbsMean
+from onnxquant.calibration.run import collect
+from onnxquant.calibration.statistics import Statistics
+from onnxquant.errors import ModelError, StatisticsError
+from onnxquant.graph.flow import Flow
+from onnxquant.graph.io import Document
+
+Progress = Callable[[str, float], None]
+# Methods that ``auto`` tries on the whole model, and keeps the best of.
+CANDIDATES = ("minmax", "mse", "percentile")
+# What biases are corrected on; the rest of the samples would not move a mean any more.
+_BIAS_SAMPLES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """How activations are to be quantized.
+
+    Attributes:
+        codes: their type.
+        method: of ``observers.ranging()``, or ``auto``.
+        parameters: of methods that have some: ``{"percentile": {"percentile": 99.9}, "mean-std": {"k": 3}}``.
+        balance: widen channels before depthwise convolutions.
+        correct: correct biases.
+        exclude: find kernels to leave in float until ``enough`` is reached; None: do not.
+    """
+
+    codes: Codes = field(default_factory=Codes)
+    method: str = "auto"
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    balance: bool = True
+    correct: bool = True
+    exclude: float | None = None
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those to try."""
+        return CANDIDATES if self.method == "auto" else (self.method,)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A way to quantize activations, tried out.
+
+    Attributes:
+        document: the float model with its weights balanced and biases corrected.
+        static: what becomes of the activations.
+        score: what ``Tools.score`` says of it; NaN where nothing was to be compared.
+    """
+
+    document: Document
+    static: Static
+    score: float = math.nan
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the search needs from the layers above it.
+
+    Attributes:
+        decoded: what becomes of a weight of a document: (document, tensor name) -> array.
+        score: how good a document with its static activations is on some samples, more is better; decibels, or the
+            user's metric.
+        threads: of sessions.
+        progress: told what is done.
+    """
+
+    decoded: Callable[[Document, str], NDArray[Any]]
+    score: Callable[[Document, Static], float]
+    threads: int | None = None
+    progress: Progress = lambda stage, done: None
+
+
+class Search:
+    """Tries ways to quantize the activations of one model.
+
+    Args:
+        document: prepared and simplified; edited in place where channels are balanced.
+        wish: what is asked for.
+        feeds: calibration samples.
+        tools: of the layers above.
+        excluded: kernels that stay in float, with the reason.
+    """
+
+    def __init__(self, document: Document, wish: Wish, feeds: Feeds, tools: Tools, excluded: Mapping[str, str]) -> None:
+        self.document, self.wish, self.feeds, self.tools = document, wish, feeds, tools
+        self.excluded = dict(excluded)
+        self.placement = self._place(())
+        if not self.placement.units:
+            reasons = "; ".join(f"{n}: {r}" for n, r in list(self.placement.left.items())[:3]) or "no such op"
+            raise ModelError(f"{document.name}: no op can compute on integers: {reasons}")
+        self.statistics: Statistics | None = None
+        self.balanced: dict[str, float] = {}
+
+    def _place(self, more: Sequence[str]) -> Placement:
+        flow = Flow(self.document.proto.graph)
+        # A zero point in the middle has no code to spare for what a Relu cuts off.
+        found = place(flow, [*self.excluded, *more], clamps=not self.wish.codes.symmetric)
+        found.left.update({n: r for n, r in self.excluded.items() if n in found.left})
+        return found
+
+    def calibrate(self, statistics: Statistics | None = None) -> None:
+        """Collect statistics, or take those that are there, and balance channels."""
+        wanted: dict[str, list[str]] = {name: list(self.wish.methods) for name in self.placement.tensors}
+        if statistics is None:
+            if self.wish.balance:
+                for name in balance_.candidates(Flow(self.document.proto.graph), self.placement):
+                    wanted[name].append("absmean:1")
+            statistics = collect(
+                self.document, self.feeds, wanted, threads=self.tools.threads, progress=self.tools.progress
+            )
+        self.statistics = statistics
+        if self.wish.balance:
+            largest = {
+                name: magnitudes.absmax
+                for name, observers in statistics.observers.items()
+                if isinstance(magnitudes := observers.get("absmean:1"), AbsMean)
+            }
+            self.balanced = balance_.balance(self.document, self.placement, largest)
+            self.placement = self._place(())
+
+    def run(self) -> Outcome:
+        """The best outcome."""
+        assert self.statistics
+        outcomes = [self._try(self.placement, method) for method in self.wish.methods]
+        best = max(outcomes, key=lambda o: -math.inf if math.isnan(o.score) else o.score)
+        scores = {o.static.method: round(o.score, 2) for o in outcomes if not math.isnan(o.score)}
+        if self.wish.exclude is not None and best.score < self.wish.exclude:
+            best = self._exclude(best, self.wish.exclude)
+        return replace(best, static=replace(best.static, about={**best.static.about, "tried": scores}))
+
+    def _try(self, placement: Placement, method: str) -> Outcome:
+        ranges = self._ranges(placement, method)
+        document = self.document.copy()
+        corrected = 0
+        if self.wish.correct:
+            # The copy has nodes of its own: the placement is found again in it.
+            own = place(Flow(document.proto.graph), placement.left, clamps=not self.wish.codes.symmetric)
+            corrected = bias_.correct(
+                document,
+                own,
+                (self.wish.codes, ranges),
+                lambda name: self.tools.decoded(self.document, name),
+                _First(self.feeds, _BIAS_SAMPLES),
+                self.tools.threads,
+                self.tools.progress,
+            )
+        about = {
+            "integer_kernels": len(placement.kernels),
+            "left_in_float": placement.left,
+            "balanced": len(self.balanced),
+            "biases_corrected": corrected,
+        }
+        static = Static(
+            self.wish.codes, tuple(placement.tensors.values()), ranges, method, tuple(placement.split), about
+        )
+        return Outcome(document, static, self.tools.score(document, static))
+
+    def _ranges(self, placement: Placement, method: str) -> dict[str, tuple[float, float]]:
+        assert self.statistics
+        grid = Grid(self.wish.codes.bits, self.wish.codes.symmetric)
+        found: dict[str, tuple[float, float]] = {}
+        for tensor in placement.tensors.values():
+            if tensor.source in self.balanced:
+                found[tensor.source] = (0.0, self.balanced[tensor.source])
+            elif tensor.source not in found:
+                found[tensor.source] = _clamped(self._range(tensor.source, method, grid), tensor)
+        return found
+
+    def _range(self, source: str, method: str, grid: Grid) -> tuple[float, float]:
+        assert self.statistics
+        try:
+            return self.statistics.range(source, method, grid, **self.wish.parameters.get(method, {}))
+        except StatisticsError as error:
+            raise StatisticsError(f"{error}; calibrate again with this version and method {method}") from None
+
+    def _exclude(self, start: Outcome, enough: float) -> Outcome:
+        """Leave the fewest kernels in float that bring the score to ``enough``: those whose return gains most first."""
+        method, kernels = start.static.method, [u.node.output[0] for u in self.placement.kernels]
+        gains: list[tuple[float, str]] = []
+        for i, name in enumerate(kernels):
+            gains.append((self._try(self._place([name]), method).score, name))
+            self.tools.progress("ranking sites", (i + 1) / len(kernels))
+        ranked = [name for _, name in sorted(gains, reverse=True)]
+        # The least prefix of the ranking that suffices, by bisection: each try costs a model.
+        low, high, best = 1, len(ranked), start
+        while low <= high:
+            count = (low + high) // 2
+            tried = self._try(self._place(ranked[:count]), method)
+            self.tools.progress("excluding sites", 1 - (high - low) / len(ranked))
+            if tried.score >= enough:
+                best, high = tried, count - 1
+            else:
+                best, low = max(best, tried, key=lambda o: o.score), count + 1
+        about = {
+            **best.static.about,
+            "excluded_for_accuracy": [n for n in ranked if n in best.static.about["left_in_float"]],
+        }
+        return replace(best, static=replace(best.static, about=about))
+
+
+def _clamped(found: tuple[float, float], tensor: Quantized) -> tuple[float, float]:
+    low, high = max(found[0], tensor.bounds[0]), min(found[1], tensor.bounds[1])
+    return (low, high) if low <= high else (0.0, 0.0)
+
+
+class _First:
+    """The first samples of some."""
+
+    def __init__(self, feeds: Feeds, count: int) -> None:
+        self._feeds, self._count = feeds, min(count, len(feeds))
+        self.about = feeds.about
+
+    def __iter__(self) -> Any:
+        from itertools import islice
+
+        return islice(iter(self._feeds), self._count)
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def sqnr(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> float:
+    """The lowest signal to noise ratio of any float output, in decibels."""
+    noise: dict[str, float] = {}
+    signal: dict[str, float] = {}
+    for expected, found in zip(reference, got, strict=True):
+        for name, value in expected.items():
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                a, b = value.astype(np.float64), np.asarray(found[name], np.float64)
+                finite = np.isfinite(a)
+                noise[name] = noise.get(name, 0.0) + float(((a - b)[finite] ** 2).sum())
+                signal[name] = signal.get(name, 0.0) + float((a[finite] ** 2).sum())
+    ratios = [signal[n] / noise[n] if noise[n] else math.inf for n in noise if signal[n]]
+    return min((10 * math.log10(r) if r > 0 else -math.inf for r in ratios), default=math.inf)

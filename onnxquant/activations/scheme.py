@@ -1,0 +1,70 @@
+"""How activations become integers: types, and from a range to scale and zero point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+# The least distance between codes: below it 1 / scale is no float32 number any more.
+_LEAST_SCALE = float(np.finfo(np.float32).tiny) * 4
+
+
+@dataclass(frozen=True)
+class Codes:
+    """An integer type for activations.
+
+    Attributes:
+        bits: 8 or 16.
+        signed: int8, int16; else uint8, uint16.
+        symmetric: the zero point is the middle of the type, so that zero and the sign need no care.
+
+    >>> Codes().parameters(-1.0, 3.0)
+    (np.float32(0.015686275), np.uint8(64))
+    """
+
+    bits: int = 8
+    signed: bool = False
+    symmetric: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy type."""
+        return np.dtype(f"{'' if self.signed else 'u'}int{self.bits}")
+
+    @property
+    def elem_type(self) -> int:
+        """The ONNX type."""
+        return int(onnx.helper.np_dtype_to_tensor_dtype(self.dtype))
+
+    @property
+    def lowest(self) -> int:
+        """The smallest code."""
+        return int(np.iinfo(self.dtype).min)
+
+    @property
+    def highest(self) -> int:
+        """The largest code."""
+        return int(np.iinfo(self.dtype).max)
+
+    def parameters(self, low: float, high: float) -> tuple[np.float32, np.generic]:
+        """Scale and zero point for values in [low, high], widened to hold zero, which must be exact.
+
+        Symmetric: scale = max(-low, high) / (2^(bits-1) - 1), the zero point in the middle. Else scale =
+        (high - low) / (2^bits - 1) and zero point = round(lowest - low / scale).
+        """
+        low, high = min(float(low), 0.0), max(float(high), 0.0)
+        if self.symmetric:
+            half = 1 << (self.bits - 1)
+            scale = np.float32(max(-low, high) / (half - 1))
+            zero = self.lowest + half
+        else:
+            scale = np.float32((high - low) / (self.highest - self.lowest))
+            zero = 0
+        if scale < _LEAST_SCALE:  # a tensor that is always zero: any scale holds it
+            scale = np.float32(1.0)
+        if not self.symmetric:
+            zero = int(np.clip(np.rint(self.lowest - low / float(scale)), self.lowest, self.highest))
+        return scale, self.dtype.type(zero)

@@ -1,0 +1,225 @@
+"""Weights beside integer activations: which sites, and for static ones the search for ranges, tried on whole models."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant import encoder, lowering, runtime
+from onnxquant.activations.calibrated import Search, Tools, Wish, sqnr
+from onnxquant.activations.insert import Static
+from onnxquant.activations.ops import kind_of
+from onnxquant.activations.scheme import Codes
+from onnxquant.calibration import samples as samples_
+from onnxquant.calibration.extended import Extended, outputs
+from onnxquant.calibration.feeds import Data, Feed, Feeds, open_feeds
+from onnxquant.calibration.statistics import Statistics
+from onnxquant.errors import FeedError, RecipeError
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.graph.flow import Flow
+from onnxquant.graph.identity import digest
+from onnxquant.graph.io import Document
+from onnxquant.graph.publish import Publisher
+from onnxquant.graph.sites import Site, find
+from onnxquant.options import Options
+from onnxquant.plan import Decision, beside_integers, make_plan
+from onnxquant.recipe import Recipe
+from onnxquant.targets.packed import is_compiled
+from onnxquant.validation.metrics import Difference
+
+Progress = Callable[[str, float], None]
+# DequantizeLinear per channel; 16-bit codes.
+_OPSET, _WIDE_OPSET = 13, 21
+# Outputs of whole models are compared on so many samples while ways to quantize are tried.
+_SCORED = 16
+# What auto_exclude aims at where no bound is given.
+ENOUGH_DB = 25.0
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What a plan needs to know.
+
+    Attributes:
+        document: the float model, its weights as they are to be encoded.
+        targets: target by site.
+        static: what becomes of activations; None where they are rounded per call.
+    """
+
+    document: Document
+    targets: dict[str, str]
+    static: Static | None = None
+
+
+def codes_of(settings: Options) -> Codes:
+    """The type of the codes."""
+    kind = settings.activation_type
+    return Codes(
+        int(kind.removeprefix("u").removeprefix("int")), not kind.startswith("u"), settings.symmetric_activations
+    )
+
+
+def least_opset(settings: Options) -> int:
+    """What the model must have."""
+    if settings.activations != "static":
+        return 0
+    return _WIDE_OPSET if codes_of(settings).bits == 16 else _OPSET
+
+
+def dynamic(document: Document, rules: Recipe) -> Integers:
+    """Every product whose weight can be int8 per channel: rounded per call by DynamicQuantizeMatMul."""
+    sites = find(document)[0]
+    fit = [s for s in sites if beside_integers(s, rules, "dynamic", document.opset) is None]
+    return Integers(document, {s.name: "dynamic" for s in fit})
+
+
+def static(
+    original: Document, document: Document, rules: Recipe, settings: Options, data: Data | None, progress: Progress
+) -> Integers:
+    """Calibrate a prepared, simplified model, try ways to quantize its activations, and keep the best.
+
+    Raises:
+        FeedError: there is no data, or it does not fit.
+        ModelError: nothing can compute on integers.
+        StatisticsError: statistics of another model, or without what the method needs.
+    """
+    if data is None:
+        raise FeedError(
+            "static activations need samples that the model will see: give --data; made-up ones would give ranges that "
+            "mean nothing"
+        )
+    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
+        session = Extended(document, Path(folder), settings.threads).session(outputs(()))
+        inputs = samples_.inputs_of(session)
+        feeds = open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
+        trial = _Trial(document, rules, feeds, settings, progress)
+        enough = (ENOUGH_DB if settings.min_sqnr is None else settings.min_sqnr) if settings.auto_exclude else None
+        wish = Wish(
+            codes=codes_of(settings),
+            method=settings.calibration_method,
+            parameters=_parameters(settings),
+            balance=settings.balance,
+            correct=settings.bias_correction,
+            exclude=enough,
+        )
+        search = Search(
+            document, wish, feeds, Tools(trial.decoded, trial.score, settings.threads, progress), trial.excluded
+        )
+        search.calibrate(_statistics(settings, original))
+        best = search.run()
+        return Integers(best.document, trial.targets(best.document, best.static), best.static)
+
+
+def _parameters(settings: Options) -> dict[str, dict[str, Any]]:
+    given = {"percentile": {"percentile": settings.percentile}, "mean-std": {"k": settings.sigmas}}
+    return {m: {k: v for k, v in p.items() if v is not None} for m, p in given.items()}
+
+
+def _statistics(settings: Options, original: Document) -> Statistics | None:
+    if settings.calibration is None:
+        return None
+    found = Statistics.load(settings.calibration)
+    found.check(digest(original), original.name)
+    if found.synthetic:
+        raise RecipeError(f"{settings.calibration}: holds statistics of made-up samples; expected real ones")
+    return found
+
+
+class _Trial:
+    """Writes candidates to a temporary folder and runs them."""
+
+    def __init__(self, document: Document, rules: Recipe, feeds: Feeds, settings: Options, progress: Progress) -> None:
+        self._rules, self._settings, self._progress = rules, settings, progress
+        self._sites = {s.name: s for s in find(document)[0]}
+        self._feeds = [feed for feed, _ in zip(feeds, range(_SCORED), strict=False)]
+        self._decoded: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
+        self._expected = _run(document, self._feeds, settings.threads)
+        self.excluded = self._refused(document)
+
+    def _refused(self, document: Document) -> dict[str, str]:
+        """Kernels whose weight cannot be int8 per channel under the rules, with the reason."""
+        by_node: dict[str, str] = {}
+        opset = max(document.opset, _OPSET)
+        flow = Flow(document.proto.graph)
+        kernels = {n.output[0] for n in flow.nodes if kind_of(n, flow).value == "kernel"}
+        for site in self._sites.values():
+            readers = [u.node.output[0] for u in site.uses]
+            refusal = beside_integers(site, self._rules, "qdq", opset)
+            reason = str(refusal) if refusal else ""
+            if not reason and not set(readers) <= kernels:
+                reason = "its weight is shared with an op that computes in float"
+            if reason:
+                by_node.update((r, reason) for r in readers)
+        sited = {u.node.output[0] for s in self._sites.values() for u in s.uses}
+        by_node.update((k, "its weight is too small to be worth it") for k in kernels - sited)
+        return by_node
+
+    def targets(self, document: Document, made: Static) -> dict[str, str]:
+        """The sites beside integers."""
+        left = made.about["left_in_float"]
+        flow = Flow(document.proto.graph)
+        found = {}
+        for site in find(document)[0]:
+            readers = [u.node for u in site.uses]
+            if all(kind_of(n, flow).value == "kernel" and not {n.name, n.output[0]} & set(left) for n in readers):
+                found[site.name] = "qdq"
+        return found
+
+    def decoded(self, document: Document, name: str) -> NDArray[Any]:
+        """What becomes of a weight."""
+        tensor = next(t for t in document.proto.graph.initializer if t.name == name)
+        values = document.array(tensor)
+        kept = self._decoded.get(name)
+        if kept is None or (kept[0] is not values and not np.array_equal(kept[0], values)):
+            site = next(s for s in find(document)[0] if s.name == name)
+            form = self._format(site)
+            encoded, _ = encode(form, site.view.matrix(values))
+            kept = (values, site.view.restore(encoded.format.decode(encoded)))
+            self._decoded[name] = kept
+        return kept[1]
+
+    def _format(self, site: Site) -> Format:
+        plan = make_plan([site], [], self._rules, _OPSET, {site.name: "qdq"})
+        form = plan.decisions[0].format
+        assert form
+        return form
+
+    def score(self, document: Document, made: Static) -> float:
+        """The worst output's SQNR on some calibration samples, as the file would be deployed."""
+        sites, left = find(document)
+        plan = make_plan(sites, left, self._rules, document.opset, self.targets(document, made))
+        only = tuple(d if d.target == "qdq" else d.left("") for d in plan.decisions)
+        plan = replace(plan, decisions=only, activations=made)
+        with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
+            path = Path(folder) / "candidate.onnx"
+            with Publisher(path, external=document.is_external(), force=True) as publisher:
+                lowering.write(document, plan, publisher, partial(_encoded, document))
+            session = runtime.open_session(path, runtime.session_options(threads=self._settings.threads))
+            return sqnr(self._expected, [runtime.run(session, feed) for feed in self._feeds])
+
+
+def _encoded(document: Document, site: Site, decision: Decision) -> Encoded | None:
+    assert decision.format
+    return encode(decision.format, site.view.matrix(document.array(site.tensor)))[0]
+
+
+def encode(form: Format, weight: NDArray[Any]) -> tuple[Encoded, Difference]:
+    """An encoded weight and its error: both in one pass of the compiled library where it has the format."""
+    if is_compiled() and encoder.supports(form):
+        return encoder.encode(form, weight)
+    encoded, difference = form.encode(weight), Difference()
+    difference.add(weight, encoded.format.decode(encoded))
+    return encoded, difference
+
+
+def _run(document: Document, feeds: list[Feed], threads: int | None) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
+        session = Extended(document, Path(folder), threads).session(outputs(()))
+        return [runtime.run(session, feed) for feed in feeds]
