@@ -70,6 +70,8 @@ class Qdq(Target):
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:  # noqa: D102
         if not self.holds(form):
             return Refusal(f"integer kernels take int8 with one scale per channel or tensor, not {form.name} like this")
+        if site.tensor.data_type != onnx.TensorProto.FLOAT:
+            return Refusal(f"integer kernels give float32, the weight is {site.dtype}")
         if opset < AXIS_OPSET:
             return Refusal(f"DequantizeLinear has scales per channel from opset {AXIS_OPSET} on, the model has {opset}")
         if any(use.via is not None or use.view != site.view for use in site.uses) or site.view.split != 1:

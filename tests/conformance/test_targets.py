@@ -155,7 +155,8 @@ def test_lowered_model_computes_the_decoded_weight(
     expected = _run(_twin(source, output).SerializeToString(), feeds).astype(np.float64)
     tolerance = (2e-2 if "half" in kind else 2e-5) * np.abs(expected).max()
     exact = _float_compute(output)
-    for optimize in (True, False):
+    # Target dynamic rounds activations whatever it is asked for; its products are compared as deployed, below.
+    for optimize in (True, False) if target != "dynamic" else ():
         np.testing.assert_allclose(_run(exact, feeds, optimize=optimize), expected, rtol=0, atol=tolerance)
     # As deployed, products round activations to 8 bits: near, and (where there is a product) not suspiciously equal.
     deployed = _run(output, feeds)
