@@ -208,6 +208,11 @@ class _Whole:
             return "its types are not known"
         if node.op_type in _KEPT and node.domain in (*STANDARD, "com.microsoft"):
             return "it has no float16 form that keeps its meaning"
+        if (
+            any(a.name == "reduction" and a.s not in (b"", b"none") for a in node.attribute)
+            and "Scatter" in node.op_type
+        ):
+            return "onnxruntime adds up no float16 there"
         slots = [*signature.inputs, *signature.outputs]
         if any("seq(tensor(float))" in s.allowed and "tensor(float)" not in s.allowed for s in slots):
             return "sequences cannot be cast"
