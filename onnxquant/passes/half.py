@@ -357,7 +357,7 @@ class _Whole:
             value.type.tensor_type.elem_type = kind
 
     def _name(self, base: str, kind: int | str) -> str:
-        suffix = {FLOAT: "float32", HALF: "float16"}.get(kind, str(kind))  # type: ignore[call-overload]
+        suffix = kind if isinstance(kind, str) else {FLOAT: "float32", HALF: "float16"}[kind]
         name, count = f"{base}_{suffix}", 1
         while name in self.names:
             count += 1
