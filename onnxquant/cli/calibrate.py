@@ -50,8 +50,8 @@ def calibrate(
 ) -> None:
     """Run the float MODEL on samples, and write what is to be known of its tensors for quantizing them.
 
-    \b
     Memory does not grow with the number of samples. An interrupted run leaves STATS.partial and goes on with --resume.
+
     By default the inputs and outputs of matrix products, convolutions, sums, products, concatenations, pools, Resize,
     Softmax, LayerNormalization and activations are observed, by all methods that a histogram serves.
 
