@@ -19,9 +19,10 @@ from onnxquant.passes.half import Outcome, halve
 from onnxquant.passes.half_values import Constant
 from onnxquant.plan import Decision
 from onnxquant.report.data import Report, SiteResult
+from onnxquant.validation.metrics import number
 
-# Losing so many of a constant's values to zero is worth a word.
-_FLUSHED = 0.01
+# Rounding to float16 keeps more than 70 dB of a constant, unless much of it is too small.
+LOW_DB = 50.0
 
 
 def check(settings: Options, recipe: Any) -> None:
@@ -85,18 +86,22 @@ def _decision(constant: Constant) -> Decision:
 def _error(constant: Constant) -> dict[str, Any]:
     if not constant.half:
         return {}
-    error, power = constant.error
-    decibels = 10 * math.log10(power / error) if error and power else "inf"
-    return {"sqnr_db": decibels, "mse": error / max(1, math.prod(constant.shape)), "subnormal": constant.subnormal}
+    mse = constant.error[0] / max(1, math.prod(constant.shape))
+    return {
+        "sqnr_db": number(constant.sqnr_db),
+        "mse": mse,
+        "flushed": constant.flushed,
+        "subnormal": constant.subnormal,
+    }
 
 
 def _warning(constant: Constant) -> str | None:
-    found = []
-    if constant.clamped:
-        found.append(f"{constant.clamped} values beyond 65504 became that")
     elements = math.prod(constant.shape)
-    if constant.flushed > _FLUSHED * elements:
-        found.append(f"{constant.flushed} of {elements} values became zero")
-    elif constant.subnormal > _FLUSHED * elements:
-        found.append(f"{constant.subnormal} of {elements} values lost digits below 6.1e-05")
-    return ", ".join(found) or None
+    if constant.clamped:
+        return f"{constant.clamped} of {elements} values beyond 65504 became that"
+    if constant.sqnr_db < LOW_DB and elements > 1:
+        return (
+            f"keeps only {constant.sqnr_db:.0f} dB in float16: {constant.flushed} of {elements} values became zero, "
+            f"{constant.subnormal} lost digits below 6.1e-05"
+        )
+    return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxquant.calibration import feeds as feeds_
 from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.extended import Extended, outputs
 from onnxquant.calibration.observers import ranging
@@ -19,7 +20,7 @@ from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document, load
 from onnxquant.options import Options
 
-Data = str | Path | Iterable[Mapping[str, Any]] | None
+Data = feeds_.Data | None
 DEFAULT_METHODS = ("minmax", "percentile", "entropy", "mse", "mean-std")
 """They read two statistics: extremes with moments, and a histogram."""
 
@@ -66,11 +67,11 @@ def calibrate(
 
     Args:
         model: an ONNX file.
-        data: samples: a ``.npz``, a folder of them, or an iterable of ``{input name: array}``.
+        data: samples: a ``.npz``, a folder of arrays or images, a text, an iterable of ``{input name: array}`` ...
         output: file to write; None: only in memory.
         progress: called with a stage's name and how much of it is done (0 to 1).
         options: fields of ``Calibration``: ``methods``, ``tensors``, ``samples``, ``synthetic``, ``resume``, ``merge``,
-            ``force``; and ``seed``, ``threads``, ``dim``, ``external_root``.
+            ``force``; and ``preprocess``, ``seed``, ``threads``, ``dim``, ``external_root``.
 
     Returns:
         the statistics, which give ranges: ``statistics.range("tensor", "mse", Grid(bits=8))``.
@@ -127,7 +128,7 @@ def _checked(statistics: Statistics, document: Document) -> Statistics:
     return statistics
 
 
-def _feeds(source: Path | Document, data: Data, wish: Calibration, settings: Options) -> samples_.Listed:
+def _feeds(source: Path | Document, data: Data, wish: Calibration, settings: Options) -> feeds_.Feeds:
     if data is None and not wish.synthetic:
         raise FeedError("calibration needs data that the model will see; made-up samples only with --synthetic")
     if data is not None and wish.synthetic:
@@ -136,6 +137,6 @@ def _feeds(source: Path | Document, data: Data, wish: Calibration, settings: Opt
         model = Extended(source, Path(folder), settings.threads)
         session = model.session(outputs(()))
         if data is not None:
-            return samples_.given(data, samples_.inputs_of(session), wish.samples)
+            return samples_.given(data, samples_.inputs_of(session), wish.samples, settings.preprocess)
         count = wish.samples or samples_.SYNTHETIC
         return samples_.made_up(session, model.document, settings.dims(), count, settings.seed)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
@@ -18,31 +15,20 @@ SYNTHETIC = 8
 """Synthetic samples where nobody says how many."""
 
 
-@dataclass(frozen=True)
-class Listed:
-    """Samples in memory, with where they came from."""
-
-    feeds: list[feeds_.Feed]
-    about: dict[str, Any]
-
-    def __iter__(self) -> Iterator[feeds_.Feed]:
-        return iter(self.feeds)
-
-    def __len__(self) -> int:
-        return len(self.feeds)
-
-
-def given(data: str | Path | Iterable[Mapping[str, Any]], inputs: list[feeds_.Input], limit: int | None) -> Listed:
-    """The user's samples.
+def given(
+    data: feeds_.Data, inputs: list[feeds_.Input], limit: int | None, preprocess: feeds_.Description | None = None
+) -> feeds_.Feeds:
+    """The user's samples, read when they are asked for.
 
     Raises:
         FeedError: they do not fit the model.
     """
-    feeds = feeds_.read(data, inputs, limit)
-    return Listed(feeds, {"source": str(data) if isinstance(data, (str, Path)) else "data", "samples": len(feeds)})
+    return feeds_.open_feeds(data, inputs, limit=limit, preprocess=preprocess)
 
 
-def made_up(session: runtime.Session, document: Document, dims: Mapping[str, int], count: int, seed: int) -> Listed:
+def made_up(
+    session: runtime.Session, document: Document, dims: Mapping[str, int], count: int, seed: int
+) -> feeds_.Feeds:
     """Seeded synthetic samples, of the first shapes with which the model runs.
 
     Raises:
@@ -54,15 +40,14 @@ def made_up(session: runtime.Session, document: Document, dims: Mapping[str, int
     tables = feeds_.vocabulary(prepared, find(prepared)[0])
     failure = ""
     for guess in feeds_.guesses(inputs, dims):
-        feeds = feeds_.synthetic(inputs, tables, guess, count, seed)
+        feeds = feeds_.Synthetic(inputs, tables, guess, count, seed)
         try:
             for feed in feeds:
                 runtime.run(session, feed)
         except ModelError as error:
             failure = failure or str(error)
             continue
-        about = {"source": "synthetic", "samples": count, "seed": seed}
-        return Listed(feeds, {**about, "shapes": {k: list(v.shape) for k, v in feeds[0].items()}})
+        return feeds
     takes = ", ".join(map(str, inputs))
     raise FeedError(
         f"no synthetic feed fits ({failure}); give data, or lengths with --dim NAME=N; the model takes {takes}"

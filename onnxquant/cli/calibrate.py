@@ -15,7 +15,15 @@ from onnxquant.calibration.calibrate import calibrate as calibrate_model
 from onnxquant.calibration.observers import ranging
 from onnxquant.calibration.observers.base import Grid
 from onnxquant.calibration.statistics import Statistics
-from onnxquant.cli.options import chatter, console, errors_become_exit_codes, model_options, print_json, progress_bar
+from onnxquant.cli.options import (
+    chatter,
+    console,
+    data_option,
+    errors_become_exit_codes,
+    model_options,
+    print_json,
+    progress_bar,
+)
 from onnxquant.errors import StatisticsError
 from onnxquant.report.terminal import table
 
@@ -24,7 +32,7 @@ _METHODS = f"Serve this calibration method; several times for several. [default:
 
 @click.command()
 @click.argument("model", type=click.Path())
-@click.option("--data", type=click.Path(), metavar="FEEDS", help="Samples: .npz, or a folder of them.")
+@data_option("Samples")
 @click.option("-o", "--output", required=True, type=click.Path(), metavar="STATS", help="File to write.")
 @click.option("--method", "methods", multiple=True, type=click.Choice(ranging()), help=_METHODS)
 @click.option("--tensors", metavar="REGEX", help="Observe only tensors in whose name this is found.")
@@ -34,7 +42,7 @@ _METHODS = f"Serve this calibration method; several times for several. [default:
 @click.option(
     "--merge", multiple=True, type=click.Path(), metavar="OTHER", help="Merge with statistics of other samples."
 )
-@model_options("seed", "threads", "dim", "external_root", "force")
+@model_options("preprocess", "seed", "threads", "dim", "external_root", "force")
 @chatter
 @errors_become_exit_codes
 def calibrate(
@@ -42,8 +50,8 @@ def calibrate(
 ) -> None:
     """Run the float MODEL on samples, and write what is to be known of its tensors for quantizing them.
 
-    \b
     Memory does not grow with the number of samples. An interrupted run leaves STATS.partial and goes on with --resume.
+
     By default the inputs and outputs of matrix products, convolutions, sums, products, concatenations, pools, Resize,
     Softmax, LayerNormalization and activations are observed, by all methods that a histogram serves.
 

@@ -135,6 +135,12 @@ def progress_bar(*, shown: bool) -> Iterator[Callable[[str, float], None]]:
         yield advance
 
 
+def data_option(samples: str) -> Callable[[Command], Command]:
+    """The option --data; its help begins with what the samples are for."""
+    kinds = ".npz, .npy, .txt, a folder of arrays or images, or module:function (docs/feeds.md)."
+    return click.option("--data", type=click.Path(), metavar="FEEDS", help=f"{samples}: {kinds}")
+
+
 def chatter(command: Command) -> Command:
     """The options --json, -v and -q."""
     command = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")(command)

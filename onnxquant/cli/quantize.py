@@ -11,6 +11,7 @@ from onnxquant.cli.options import (
     FAILED,
     chatter,
     console,
+    data_option,
     errors_become_exit_codes,
     model_options,
     print_json,
@@ -24,12 +25,7 @@ from onnxquant.report.terminal import show
 @click.argument("model", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="File to write. [default: MODEL.FORMAT.onnx beside MODEL]")
 @click.option("--recipe", type=click.Path(), help="TOML or YAML file of ordered rules; options below add the last one.")
-@click.option(
-    "--data",
-    type=click.Path(),
-    metavar="FEEDS",
-    help="Samples for the proof: .npz, .npy, .txt, a folder of arrays or images, or module:function.",
-)
+@data_option("Samples for the proof")
 @model_options()
 @chatter
 @errors_become_exit_codes

@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from onnxquant.api import validate as validate_models
-from onnxquant.cli.options import FAILED, chatter, console, errors_become_exit_codes, model_options, print_json
+from onnxquant.cli.options import (
+    FAILED,
+    chatter,
+    console,
+    data_option,
+    errors_become_exit_codes,
+    model_options,
+    print_json,
+)
 from onnxquant.report.terminal import show
 
 
@@ -16,12 +24,7 @@ from onnxquant.report.terminal import show
 @click.argument("original", type=click.Path())
 @click.argument("quantized", type=click.Path())
 @click.option("--detailed", is_flag=True, help="Every weight with its error, worst first.")
-@click.option(
-    "--data",
-    type=click.Path(),
-    metavar="FEEDS",
-    help="Samples: .npz, .npy, .txt, a folder of arrays or images, or module:function.",
-)
+@data_option("Samples")
 @model_options("samples", "seed", "threads", "dim", "preprocess", "min_sqnr", "max_mse", "external_root")
 @chatter
 @errors_become_exit_codes

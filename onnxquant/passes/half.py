@@ -7,7 +7,7 @@ stays float32, and so does a node that is unknown, makes random numbers, quantiz
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,12 +16,12 @@ import onnx.inliner
 import onnx.shape_inference
 
 from onnxquant.errors import ModelError
-from onnxquant.graph.io import Document, graphs, subgraphs, tensors
+from onnxquant.graph.io import Document, subgraphs
 from onnxquant.graph.signatures import STANDARD, Signature, signatures
+from onnxquant.passes.half_scope import FLOAT, HALF, Scope, all_names, free_inputs, hoist_constants, inferred_types
 from onnxquant.passes.half_sizes import cast_to, size_nodes
 from onnxquant.passes.half_values import Constant, Store, beyond, constant_tensor, store_inline, to_half
 
-FLOAT, HALF = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.FLOAT16)
 # A constant that both types are wanted of is stored twice up to this size, and cast above it.
 _TWICE_BELOW = 1024
 _ANY_TYPE = ("Shape", "Size")
@@ -82,58 +82,24 @@ def halve(document: Document, *, keep_io_types: bool, store: Store = store_inlin
     return outcome
 
 
-class _Scope:
-    """The values of one graph while it is converted.
-
-    Attributes:
-        types: the type that each float32 value of the original has by now; None for a constant not asked for yet.
-        variants: names of a value by type.
-        uses: of a constant's float32 variant: where it was handed out.
-        inserted: Casts, by the place of the node that they follow; -1: first in the graph.
-    """
-
-    def __init__(self, graph: onnx.GraphProto, parent: _Scope | None) -> None:
-        self.graph, self.parent = graph, parent
-        self.types: dict[str, int | None] = {}
-        self.own: set[str] = set()
-        self.place: dict[str, int] = {}
-        self.variants: dict[tuple[str, int], str] = {}
-        self.uses: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
-        self.inserted: dict[int, list[onnx.NodeProto]] = {}
-        self.constants = {t.name: t for t in graph.initializer if t.data_type == FLOAT}
-
-    def owner(self, name: str) -> _Scope | None:
-        """The scope that a name belongs to, if it is a float32 value."""
-        scope: _Scope | None = self
-        while scope and name not in scope.own:
-            scope = scope.parent
-        return scope if scope and name in scope.types else None
-
-
 class _Whole:
     """The conversion of one model."""
 
     def __init__(self, document: Document, outcome: Outcome, store: Store) -> None:
         self.document, self.outcome, self.store = document, outcome, store
         self.signature = signatures(document.proto)
-        self.names = set(_all_names(document.proto))
-        self.inferred = _inferred(document)
+        self.names = set(all_names(document.proto))
+        self.inferred = inferred_types(document.proto)
         self.changed = False
 
     def convert(
-        self, graph: onnx.GraphProto, parent: _Scope | None, io: int, given: Sequence[bool | None]
+        self, graph: onnx.GraphProto, parent: Scope | None, io: int, given: Sequence[bool | None]
     ) -> list[bool]:
         """Convert a graph; ``given`` says which inputs are float32 where a caller knows. Answers which outputs were."""
-        self._hoist_constants(graph)
-        self._free_inputs(graph)
-        scope = _Scope(graph, parent)
-        scope.own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-        scope.own |= {o for n in graph.node for o in n.output if o}
-        for sparse in graph.sparse_initializer:
-            if sparse.values.data_type == FLOAT:
-                scope.types[sparse.values.name] = FLOAT
-                scope.own.add(sparse.values.name)
-        scope.types.update(dict.fromkeys(scope.constants))
+        hoist_constants(graph)
+        if freed := free_inputs(graph):
+            self.outcome.notes.append(f"{freed} constants no longer graph inputs")
+        scope = Scope(graph, parent)
         for index, value in enumerate(graph.input):
             known = given[index] if index < len(given) else None
             if known or value.type.tensor_type.elem_type == FLOAT:
@@ -154,7 +120,7 @@ class _Whole:
 
     # ---- nodes ----
 
-    def _node(self, node: onnx.NodeProto, scope: _Scope, io: int, outputs: set[str], *, sized: bool) -> None:
+    def _node(self, node: onnx.NodeProto, scope: Scope, io: int, outputs: set[str], *, sized: bool) -> None:
         if node.op_type in _CONTROL and node.domain in STANDARD:
             made = self._control(node, scope)
         elif node.op_type in ("Cast", "CastLike") and node.domain in STANDARD and not sized:
@@ -176,7 +142,7 @@ class _Whole:
                 scope.variants[name, io] = name
                 self._insert_cast(scope, node.output[index], name, io, scope.place[name])
 
-    def _plain(self, node: onnx.NodeProto, scope: _Scope, *, sized: bool) -> dict[int, int]:
+    def _plain(self, node: onnx.NodeProto, scope: Scope, *, sized: bool) -> dict[int, int]:
         floats = [i for i, name in enumerate(node.input) if name and scope.owner(name)]
         signature = self.signature(node)
         why = "its values are sizes" if sized else self._why_kept(node, signature, scope, floats)
@@ -201,13 +167,18 @@ class _Whole:
         return made
 
     def _why_kept(
-        self, node: onnx.NodeProto, signature: Signature | None, scope: _Scope, floats: Sequence[int]
+        self, node: onnx.NodeProto, signature: Signature | None, scope: Scope, floats: Sequence[int]
     ) -> str | None:
         """Why a node has to compute in float32; None when it need not."""
         if signature is None:
             return "its types are not known"
         if node.op_type in _KEPT and node.domain in (*STANDARD, "com.microsoft"):
             return "it has no float16 form that keeps its meaning"
+        if (
+            any(a.name == "reduction" and a.s not in (b"", b"none") for a in node.attribute)
+            and "Scatter" in node.op_type
+        ):
+            return "onnxruntime adds up no float16 there"
         slots = [*signature.inputs, *signature.outputs]
         if any("seq(tensor(float))" in s.allowed and "tensor(float)" not in s.allowed for s in slots):
             return "sequences cannot be cast"
@@ -251,7 +222,7 @@ class _Whole:
 
     # ---- operators whose types are their own matter ----
 
-    def _cast(self, node: onnx.NodeProto, scope: _Scope) -> dict[int, int]:
+    def _cast(self, node: onnx.NodeProto, scope: Scope) -> dict[int, int]:
         owner = scope.owner(node.input[0])
         if owner:  # any type will do; a constant gives all its digits
             self._use(node, 0, scope, owner.types[node.input[0]] or FLOAT)
@@ -287,7 +258,7 @@ class _Whole:
         node.CopyFrom(onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=tensor))
         return {0: HALF}
 
-    def _control(self, node: onnx.NodeProto, scope: _Scope) -> dict[int, int]:
+    def _control(self, node: onnx.NodeProto, scope: Scope) -> dict[int, int]:
         inner = list(subgraphs(node))
         floats = [bool(n) and scope.owner(n) is not None for n in node.input]
         given: list[bool | None] = [*floats] if node.op_type != "If" else []
@@ -303,7 +274,7 @@ class _Whole:
 
     # ---- values ----
 
-    def _use(self, node: onnx.NodeProto, index: int, scope: _Scope, kind: int) -> None:
+    def _use(self, node: onnx.NodeProto, index: int, scope: Scope, kind: int) -> None:
         """Let a node read a value in a type, through a Cast or another copy of a constant where it has to be."""
         name = node.input[index]
         owner = scope.owner(name)
@@ -312,7 +283,7 @@ class _Whole:
         if name in owner.constants and kind == FLOAT:
             owner.uses.setdefault(name, []).append((node, index))
 
-    def _variant(self, owner: _Scope, name: str, kind: int) -> str:
+    def _variant(self, owner: Scope, name: str, kind: int) -> str:
         if (name, kind) in owner.variants:
             return owner.variants[name, kind]
         have = owner.types[name]
@@ -327,12 +298,12 @@ class _Whole:
         owner.variants[name, kind] = made
         return made
 
-    def _insert_cast(self, scope: _Scope, source: str, made: str, kind: int, place: int) -> None:
+    def _insert_cast(self, scope: Scope, source: str, made: str, kind: int, place: int) -> None:
         node = onnx.helper.make_node("Cast", [source], [made], name=self._name(made, "cast"), to=kind)
         scope.inserted.setdefault(place, []).append(node)
         self.outcome.casts += 1
 
-    def _output(self, value: onnx.ValueInfoProto, scope: _Scope, io: int) -> bool:
+    def _output(self, value: onnx.ValueInfoProto, scope: Scope, io: int) -> bool:
         owner = scope.owner(value.name)
         if owner is None:
             return False
@@ -352,7 +323,7 @@ class _Whole:
             value.type.tensor_type.elem_type = kind
 
     def _name(self, base: str, kind: int | str) -> str:
-        suffix = {FLOAT: "float32", HALF: "float16"}.get(kind, str(kind))  # type: ignore[call-overload]
+        suffix = kind if isinstance(kind, str) else {FLOAT: "float32", HALF: "float16"}[kind]
         name, count = f"{base}_{suffix}", 1
         while name in self.names:
             count += 1
@@ -372,32 +343,7 @@ class _Whole:
         tensor.data_type = HALF
         (store_inline if attribute or values.nbytes <= _TWICE_BELOW else self.store)(tensor, made)
 
-    def _free_inputs(self, graph: onnx.GraphProto) -> None:
-        """Constants that callers could override by an input of the same name no longer can: its type would be another."""
-        constants = {t.name for t in graph.initializer if t.data_type == FLOAT}
-        kept = [i for i in graph.input if i.name not in constants]
-        if len(kept) != len(graph.input):
-            self.outcome.notes.append(f"{len(graph.input) - len(kept)} constants no longer graph inputs")
-            kept = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in kept]
-            del graph.input[:]
-            graph.input.extend(kept)
-
-    def _hoist_constants(self, graph: onnx.GraphProto) -> None:
-        """Constant nodes with float32 become initializers, but for outputs of the graph."""
-        outputs = {o.name for o in graph.output}
-        kept = []
-        for node in graph.node:
-            tensor = constant_tensor(node)
-            if tensor is None or tensor.data_type != FLOAT or node.output[0] in outputs:
-                kept.append(node)
-                continue
-            tensor.name = node.output[0]
-            graph.initializer.append(tensor)
-        if len(kept) != len(graph.node):
-            del graph.node[:]
-            graph.node.extend(kept)
-
-    def _finish(self, scope: _Scope) -> None:
+    def _finish(self, scope: Scope) -> None:
         """Make the copies of constants that were asked for, and put the Casts in their places."""
         added: list[onnx.TensorProto] = []
         for name, tensor in scope.constants.items():
@@ -411,20 +357,9 @@ class _Whole:
                 self._both(scope, tensor, added)
             self._halve(tensor, name)
         scope.graph.initializer.extend(added)
-        order = [*scope.inserted.get(-1, [])]
-        for place, node in enumerate(scope.graph.node):
-            order += [node, *scope.inserted.get(place, [])]
-        order += scope.inserted.get(len(scope.graph.node), [])
-        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in order]
-        del scope.graph.node[:]
-        scope.graph.node.extend(copies)
-        kept = [v for v in scope.graph.value_info if v.type.tensor_type.elem_type != FLOAT]
-        if len(kept) != len(scope.graph.value_info):
-            kept = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in kept]
-            del scope.graph.value_info[:]
-            scope.graph.value_info.extend(kept)
+        scope.rebuild()
 
-    def _both(self, scope: _Scope, tensor: onnx.TensorProto, added: list[onnx.TensorProto]) -> None:
+    def _both(self, scope: Scope, tensor: onnx.TensorProto, added: list[onnx.TensorProto]) -> None:
         made = scope.variants[tensor.name, FLOAT]
         values = self.document.array(tensor)
         if values.nbytes > _TWICE_BELOW:
@@ -436,25 +371,3 @@ class _Whole:
 def _parameter(signature: Signature, index: int) -> str | None:
     slot = signature.input(index)
     return slot.parameter if slot else None
-
-
-def _inferred(document: Document) -> dict[str, int]:
-    """Element types by name, as far as onnx infers them."""
-    try:
-        model = onnx.shape_inference.infer_shapes(document.proto)
-    except Exception:  # a model that onnx cannot infer is converted by what its operators say
-        model = document.proto
-    return {
-        v.name: v.type.tensor_type.elem_type
-        for graph in graphs(model.graph)
-        for v in graph.value_info
-        if v.type.HasField("tensor_type")
-    }
-
-
-def _all_names(model: onnx.ModelProto) -> Iterator[str]:
-    for graph in graphs(model.graph):
-        for node in graph.node:
-            yield from (node.name, *node.input, *node.output)
-        yield from (v.name for v in (*graph.input, *graph.output))
-    yield from (t.name for t in tensors(model))

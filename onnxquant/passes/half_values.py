@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,12 @@ class Constant:
     flushed: int = 0
     subnormal: int = 0
     error: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantization noise ratio in decibels."""
+        error, power = self.error
+        return 10 * math.log10(power / error) if error and power else math.inf
 
 
 def store_inline(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:

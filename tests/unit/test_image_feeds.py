@@ -257,9 +257,8 @@ def test_on_the_command_line(default_model: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     feeds = json.loads(done.stdout)["proof"]["feeds"]
     assert feeds["source"] == str(data) and feeds["samples"] == 3 and feeds["preprocess"]["resize"] == "stretch"
-    wrong = CliRunner().invoke(
-        main, ["validate", str(default_model), str(out), "--data", str(data), "--preprocess", "sise=3"]
-    )
+    asked = ["validate", str(default_model), str(out)]
+    wrong = CliRunner().invoke(main, [*asked, "--data", str(data), "--preprocess", "sise=3"])
     assert wrong.exit_code == 2 and "did you mean 'size'" in wrong.stderr
     alone = CliRunner().invoke(main, [*asked, "--preprocess", "size=3"])
     assert alone.exit_code == 2 and "--data, which is missing" in alone.stderr

@@ -159,7 +159,7 @@ def images(path: Path, files: Sequence[Path], inputs: Sequence[Input], steps: St
     if size and None not in size and steps.resize is None:
         steps = replace(steps, resize="crop")
         assumed.append("resize=crop")
-    described = {k: v for k, v in asdict(steps).items() if v is not None}
+    described = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(steps).items() if v is not None}
     return Images(files, spec, steps, size, {"kind": "images", "preprocess": described, "assumed": assumed})
 
 
