@@ -15,6 +15,7 @@ from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document
 from onnxquant.graph.linear import linear
 from onnxquant.passes.equalize import equalize
+from onnxquant.passes.pipeline import simplify
 
 
 def uneven(*shape: int, seed: int = 0, axis: int = 0) -> Any:
@@ -329,3 +330,33 @@ def test_the_bound_on_what_changes() -> None:
     x, a, b = feed["x"].astype(np.float64), np.abs(w1).astype(np.float64), np.abs(w2).astype(np.float64)
     bound = 2.0**-23 * ((40 + 2) + (64 + 2)) * (np.abs(x) @ a.T @ b.T)
     assert np.abs(after - before).max() > 0 and (np.abs(after - before) <= bound).all()
+
+
+@pytest.mark.parametrize("opset", range(7, 27))
+def test_every_opset_from_batch_norm_to_equal_ranges(opset: int) -> None:
+    """The whole way that a model goes: constants, batch norm, pad, equalization."""
+    pads = [0, 0, 1, 1, 0, 0, 1, 1]
+    pad = node("Pad", ["r"], ["p"], pads=pads) if opset < 11 else node("Pad", ["r", "pads"], ["p"])
+    proto = model(
+        [
+            node("Conv", ["x", "w1"], ["c"], name="first"),
+            node("Exp", ["logs"], ["s"]),
+            node("BatchNormalization", ["c", "s", "b", "m", "s"], ["n"]),
+            node("Relu", ["n"], ["r"], name="relu"),
+            pad,
+            node("Conv", ["p", "w2"], ["i"], name="second"),
+            node("Identity", ["i"], ["y"]),
+        ],
+        {"x": ("float32", [1, 4, 8, 8])},
+        {"y": "float32"},
+        {"w1": uneven(8, 4, 3, 3), "w2": uneven(6, 8, 3, 3, seed=5), "pads": np.int64(pads)}
+        | {k: weight(8, seed=i) for i, k in enumerate(["logs", "b", "m"])},
+        opset,
+    )
+
+    def whole(document: Document) -> str | None:
+        return "; ".join([*simplify(document), equalize(document) or ""])
+
+    document, note = agreement.check(proto, whole, X, reference=opset >= 14)
+    assert note and note.endswith("1 activations equalized between their linear ops")
+    assert [n.name for n in document.proto.graph.node] == ["first", "relu", "second"]
