@@ -28,7 +28,7 @@ MODELS = {
     "default": (DEFAULT_MODEL, 56),
     "mobilenet_v2": (FETCHED / "mobilenet_v2" / "mobilenet_v2.onnx", 100),
     "efficientnet_lite0": (FETCHED / "efficientnet_lite0" / "efficientnet_lite0.onnx", 94),
-    "open_nsfw": (FETCHED / "open_nsfw" / "open_nsfw.onnx", 231),
+    "open_nsfw": (FETCHED / "open_nsfw" / "open_nsfw.onnx", 125),
     "ppocr_rec": (FETCHED / "ppocr_rec" / "ch_PP-OCRv4_rec_infer.onnx", 609),
     "minilm_l6": (FETCHED / "minilm_l6" / "model.onnx", 138),
     "silero_vad": (FETCHED / "silero_vad" / "silero_vad.onnx", 365),
