@@ -51,6 +51,7 @@ class Flow:
         self._removed: set[int] = set()
         self._before: dict[int, list[onnx.NodeProto]] = {}
         self._after: dict[int | None, list[onnx.NodeProto]] = {}
+        self._added: set[str] = set()
         self._unsure: set[str] = set()  # constants that lost a reader
 
     def _enter(self, node: onnx.NodeProto) -> None:
@@ -107,6 +108,7 @@ class Flow:
         tensor = self.graph.initializer.add()
         tensor.CopyFrom(onnx.numpy_helper.from_array(_packed(values), self.fresh(base)))
         self._initializers[tensor.name] = tensor
+        self._added.add(tensor.name)
         return str(tensor.name)
 
     def connect(self, node: onnx.NodeProto, position: int, name: str) -> None:
@@ -181,6 +183,10 @@ class Flow:
         del self._producers[before]
         self._producers[after] = node
 
+    def count(self, op: str) -> int:
+        """Number of nodes of an op of the default domain, as edited so far."""
+        return sum(is_op(node, op) for node in self.nodes if not self.is_removed(node))
+
     def bypass(self, node: onnx.NodeProto, source: str) -> bool:
         """Remove a node with one output, whose readers read ``source`` instead.
 
@@ -210,6 +216,14 @@ class Flow:
                 if name == before:
                     self.connect(reader, position, after)
 
+    def discard(self, nodes: Sequence[onnx.NodeProto]) -> None:
+        """Put back the nodes that the graph had, and drop the constants added since."""
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
+        for index in range(len(self.graph.initializer) - 1, -1, -1):
+            if self.graph.initializer[index].name in self._added:
+                del self.graph.initializer[index]
+
     def apply(self) -> None:
         """Bring removals and insertions into the graph, and drop constants that lost their last reader."""
         for name in self._unsure:
@@ -223,11 +237,13 @@ class Flow:
         for index in range(len(places) - 1, -1, -1):
             place = places[index]
             for new in reversed(self._after.get(id(place), [])):
-                self.graph.node.insert(index + 1, new)
+                if not self.is_removed(new):
+                    self.graph.node.insert(index + 1, new)
             if id(place) in self._removed:
                 del self.graph.node[index]
             for new in reversed(self._before.get(id(place), [])):
-                self.graph.node.insert(index, new)
+                if not self.is_removed(new):
+                    self.graph.node.insert(index, new)
         for new in reversed(self._after.get(None, [])):
             self.graph.node.insert(0, new)
         for index in range(len(self.graph.initializer) - 1, -1, -1):

@@ -9,12 +9,13 @@ from onnxquant.graph.flow import Flow, attribute, flows, is_op, set_attribute
 from onnxquant.graph.io import Document
 from onnxquant.graph.shapes import UNKNOWN, infer
 
-# A window of MaxPool over padding of its own sees minus infinity there, not zero: the same for these inputs only.
+# A window of MaxPool over padding of its own sees minus infinity there, not zero: the same for these inputs only. Padding
+# by copies of the edge is always the same: smaller than the window, it never comes without the edge itself.
 _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softplus", "Exp", "Abs", "Softmax")
 
 
 def fold_pads(document: Document) -> str | None:
-    """Fold each Pad of zeros into all of its readers, if every one is a Conv or pooling that can take it."""
+    """Fold each Pad of zeros, or of edges before MaxPool, into its readers, if each is a Conv or pooling that takes it."""
     folded = 0
     known = infer(document)
     for flow in flows(document):
@@ -26,7 +27,7 @@ def fold_pads(document: Document) -> str | None:
 
 
 def _fold(document: Document, flow: Flow, node: onnx.NodeProto, rank: int | None) -> bool:
-    pads = _zero_pads(document, flow, node, rank)
+    pads = _pads(document, flow, node, rank)
     name = node.output[0]
     while pads and is_op(transpose := flow.single_consumer(name), "Transpose"):
         assert transpose is not None
@@ -36,8 +37,10 @@ def _fold(document: Document, flow: Flow, node: onnx.NodeProto, rank: int | None
     readers = flow.consumers(name)
     if spatial is None or not readers or not flow.is_private(name):
         return False
-    made = [_taken(reader, name, spatial, _is_not_negative(flow, node.input[0])) for reader in readers]
-    if any(m is None for m in made):
+    edge = attribute(node, "mode", "constant") == "edge"
+    as_maximum = edge or _is_not_negative(flow, node.input[0])
+    made = [_taken(reader, name, spatial, as_maximum) for reader in readers]
+    if any(m is None for m in made) or (edge and not all(is_op(r, "MaxPool") for r in readers)):
         return False
     for reader, total in zip(readers, made, strict=True):
         set_attribute(reader, "auto_pad", None)
@@ -47,9 +50,9 @@ def _fold(document: Document, flow: Flow, node: onnx.NodeProto, rank: int | None
     return flow.bypass(node, node.input[0])
 
 
-def _zero_pads(document: Document, flow: Flow, node: onnx.NodeProto, rank: int | None) -> list[int] | None:
-    """Pads of all axes, begins then ends; None when the node does something else than add zeros."""
-    if attribute(node, "mode", "constant") != "constant":
+def _pads(document: Document, flow: Flow, node: onnx.NodeProto, rank: int | None) -> list[int] | None:
+    """Pads of all axes, begins then ends; None when the node adds neither zeros nor edges."""
+    if attribute(node, "mode", "constant") not in ("constant", "edge"):
         return None
     if len(node.input) == 1:  # before opset 11
         pads, value = attribute(node, "pads"), attribute(node, "value", 0.0)
@@ -57,7 +60,7 @@ def _zero_pads(document: Document, flow: Flow, node: onnx.NodeProto, rank: int |
         tensor = flow.constant(node.input[1])
         pads = None if tensor is None else document.array(tensor).tolist()
         value = 0.0
-        if len(node.input) > 2 and node.input[2]:
+        if len(node.input) > 2 and node.input[2] and attribute(node, "mode", "constant") == "constant":
             constant = flow.constant(node.input[2])
             value = np.nan if constant is None else float(document.array(constant).reshape(-1)[0])
     if pads is not None and len(node.input) > 3 and node.input[3]:
@@ -88,7 +91,7 @@ def _spatial(pads: list[int] | None) -> list[int] | None:
     return [*pads[2:rank], *pads[rank + 2 :]]
 
 
-def _taken(reader: onnx.NodeProto, name: str, pads: list[int], not_negative: bool) -> list[int] | None:
+def _taken(reader: onnx.NodeProto, name: str, pads: list[int], as_maximum: bool) -> list[int] | None:
     """The pads that a reader has with a Pad folded into it; None when it cannot take them."""
     if not is_op(reader, "Conv", "AveragePool", "MaxPool") or list(reader.input).count(name) != 1:
         return None
@@ -109,7 +112,7 @@ def _taken(reader: onnx.NodeProto, name: str, pads: list[int], not_negative: boo
         # Zeros of a Pad are counted; padding of the pooling's own is counted only if it says so.
         return total if attribute(reader, "count_include_pad", 0) or not any(own) else None
     plain = not any(own) and len(reader.output) == 1 and max(attribute(reader, "dilations", [1])) == 1
-    return total if plain and not_negative else None
+    return total if plain and as_maximum else None
 
 
 def _is_not_negative(flow: Flow, name: str) -> bool:

@@ -13,6 +13,7 @@ from onnxquant.passes.constants import fold_constants
 from onnxquant.passes.functions import inline_functions_with_weights
 from onnxquant.passes.initializers import constants_to_initializers, raise_ir_version
 from onnxquant.passes.pads import fold_pads
+from onnxquant.passes.transposes import sink_transposes
 
 Pass = Callable[[Document], str | None]
 
@@ -23,7 +24,7 @@ PREPARE: tuple[Pass, ...] = (
 )
 
 # For integer activations: fewer, plainer nodes between the linear ops.
-SIMPLIFY: tuple[Pass, ...] = (fold_constants, fold_batch_norms, fold_pads)
+SIMPLIFY: tuple[Pass, ...] = (fold_constants, fold_batch_norms, fold_pads, sink_transposes)
 
 
 def prepare(document: Document) -> list[str]:

@@ -72,6 +72,14 @@ def test_into_max_pool_only_of_what_is_not_negative(positive: bool) -> None:
     assert agreement.ops(document)["Pad"] == (not positive) and (note is None) == (not positive)
 
 
+@pytest.mark.parametrize("kernel", [[3, 3], [2, 3], [1, 3]])
+def test_edges_into_max_pool(kernel: list[int]) -> None:
+    """A window that sees copies of the edge sees the edge, unless it is no larger than the padding."""
+    proto = padded(node("MaxPool", ["p"], ["y"], kernel_shape=kernel, strides=[2, 1]), mode="edge")
+    document, note = agreement.check(proto, fold_pads, {"x": X["x"] - 3}, within=0, reference=False)
+    assert (note is None) == (kernel[0] == 1) and agreement.ops(document)["Pad"] == (kernel[0] == 1)
+
+
 def test_all_readers_or_none() -> None:
     conv = node("Conv", ["p", "w"], ["y"])
     document, _ = agreement.check(padded(conv, node("Conv", ["p", "w"], ["z"], pads=[1, 1, 1, 1])), fold_pads, X)
