@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant import encoder, lowering, runtime
-from onnxquant.activations.calibrated import Search, Tools, Wish, sqnr
+from onnxquant.activations.calibrated import Outcome, Search, Tools, Wish, sqnr
 from onnxquant.activations.insert import Static
 from onnxquant.activations.ops import kind_of
 from onnxquant.activations.scheme import Codes
@@ -29,6 +29,8 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find
 from onnxquant.options import Options
+from onnxquant.passes.equalize import equalize
+from onnxquant.passes.smooth import smooth
 from onnxquant.plan import Decision, beside_integers, make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.targets.packed import is_compiled
@@ -95,26 +97,64 @@ def static(
             "static activations need samples that the model will see: give --data; made-up ones would give ranges that "
             "mean nothing"
         )
-    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        session = Extended(document, Path(folder), settings.threads).session(outputs(()))
-        inputs = samples_.inputs_of(session)
-        feeds = open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
-        trial = _Trial(document, rules, feeds, settings, progress)
-        enough = (ENOUGH_DB if settings.min_sqnr is None else settings.min_sqnr) if settings.auto_exclude else None
-        wish = Wish(
+    tries = _Tries(document, rules, data, settings, progress)
+    best = tries.run(_statistics(settings, original))
+    return Integers(best.document, tries.trial.targets(best.document, best.static), best.static)
+
+
+class _Tries:
+    """The searches for one model: on the model as it is, then on functions equal to it that may be easier to round."""
+
+    def __init__(self, document: Document, rules: Recipe, data: Data, settings: Options, progress: Progress) -> None:
+        self.document, self.settings, self.progress = document, settings, progress
+        with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
+            session = Extended(document, Path(folder), settings.threads).session(outputs(()))
+            inputs = samples_.inputs_of(session)
+        self.feeds = open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
+        self.trial = _Trial(document, rules, self.feeds, settings)
+        enough = ENOUGH_DB if settings.min_sqnr is None else settings.min_sqnr
+        self.wish = Wish(
             codes=codes_of(settings),
             method=settings.calibration_method,
             parameters=_parameters(settings),
             balance=settings.balance,
             correct=settings.bias_correction,
-            exclude=enough,
+            exclude=enough if settings.auto_exclude else None,
         )
-        search = Search(
-            document, wish, feeds, Tools(trial.decoded, trial.score, settings.threads, progress), trial.excluded
-        )
-        search.calibrate(_statistics(settings, original))
+
+    def _search(self, document: Document, wish: Wish) -> Search:
+        tools = Tools(self.trial.decoded, self.trial.score, self.settings.threads, self.progress)
+        return Search(document, wish, self.feeds, tools, self.trial.excluded)
+
+    def run(self, statistics: Statistics | None) -> Outcome:
+        """The best outcome; kernels are left in float only once that is known."""
+        search = self._search(self.document.copy(), self.wish)
+        search.calibrate(statistics, smoothing=self.settings.smooth)
         best = search.run()
-        return Integers(best.document, trial.targets(best.document, best.static), best.static)
+        tried = {"as it is": round(best.score, 2)}
+        for label, document in self._variants(search).items() if statistics is None else ():
+            other = self._search(document, replace(self.wish, method=best.static.method))
+            other.calibrate()
+            outcome = other.run()
+            tried[label] = round(outcome.score, 2)
+            if outcome.score > best.score:
+                search, best = other, outcome
+        if self.wish.exclude is not None and best.score < self.wish.exclude:
+            best = search.exclude(best, self.wish.exclude)
+        return replace(best, static=replace(best.static, about={**best.static.about, "variants": tried}))
+
+    def _variants(self, search: Search) -> dict[str, Document]:
+        """Equal functions, by what was done to them."""
+        found: dict[str, Document] = {}
+        if self.settings.equalize:
+            document = self.document.copy()
+            if equalize(document):
+                found["equalized"] = document
+        if search.magnitudes:
+            document = self.document.copy()
+            if smooth(document, search.magnitudes, insert=True):
+                found["smoothed"] = document
+        return found
 
 
 def _parameters(settings: Options) -> dict[str, dict[str, Any]]:
@@ -135,8 +175,8 @@ def _statistics(settings: Options, original: Document) -> Statistics | None:
 class _Trial:
     """Writes candidates to a temporary folder and runs them."""
 
-    def __init__(self, document: Document, rules: Recipe, feeds: Feeds, settings: Options, progress: Progress) -> None:
-        self._rules, self._settings, self._progress = rules, settings, progress
+    def __init__(self, document: Document, rules: Recipe, feeds: Feeds, settings: Options) -> None:
+        self._rules, self._settings = rules, settings
         self._sites = {s.name: s for s in find(document)[0]}
         self._feeds = [feed for feed, _ in zip(feeds, range(_SCORED), strict=False)]
         self._decoded: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}

@@ -63,6 +63,12 @@ class Options:
     bias_correction: bool = _option(
         True, "Correct biases for the mean error of rounding.", "--bias-correction/--no-bias-correction"
     )
+    smooth: bool = _option(
+        True, "Try SmoothQuant before matrix products, and keep it where it helps.", "--smooth/--no-smooth"
+    )  # fmt: skip
+    equalize: bool = _option(
+        True, "Try cross-layer equalization, and keep it where it helps.", "--equalize/--no-equalize"
+    )
     auto_exclude: bool = _option(
         False, "Leave the fewest ops in float with which calibration samples keep --min-sqnr [default: 25].",
         "--auto-exclude",

@@ -110,6 +110,7 @@ class Search:
             raise ModelError(f"{document.name}: no op can compute on integers: {reasons}")
         self.statistics: Statistics | None = None
         self.balanced: dict[str, float] = {}
+        self.magnitudes: dict[str, NDArray[np.float64]] = {}
 
     def _place(self, more: Sequence[str]) -> Placement:
         flow = Flow(self.document.proto.graph)
@@ -118,10 +119,19 @@ class Search:
         found.left.update({n: r for n, r in self.excluded.items() if n in found.left})
         return found
 
-    def calibrate(self, statistics: Statistics | None = None) -> None:
-        """Collect statistics, or take those that are there, and balance channels."""
+    def calibrate(self, statistics: Statistics | None = None, *, smoothing: bool = False) -> None:
+        """Collect statistics, or take those that are there, and balance channels.
+
+        Args:
+            statistics: those that are there.
+            smoothing: collect ``magnitudes`` too.
+        """
         wanted: dict[str, list[str]] = {name: list(self.wish.methods) for name in self.placement.tensors}
         if statistics is None:
+            if smoothing:
+                for unit in self.placement.kernels:
+                    if unit.node.op_type in ("Gemm", "MatMul"):
+                        wanted[unit.node.input[0]] = list(dict.fromkeys([*wanted[unit.node.input[0]], "absmean"]))
             if self.wish.balance:
                 for name in balance_.candidates(Flow(self.document.proto.graph), self.placement):
                     wanted[name].append("absmean:1")
@@ -129,23 +139,26 @@ class Search:
                 self.document, self.feeds, wanted, threads=self.tools.threads, progress=self.tools.progress
             )
         self.statistics = statistics
+        self.magnitudes = self._largest("absmean")
         if self.wish.balance:
-            largest = {
-                name: magnitudes.absmax
-                for name, observers in statistics.observers.items()
-                if isinstance(magnitudes := observers.get("absmean:1"), AbsMean)
-            }
-            self.balanced = balance_.balance(self.document, self.placement, largest)
+            self.balanced = balance_.balance(self.document, self.placement, self._largest("absmean:1"))
             self.placement = self._place(())
 
+    def _largest(self, observer: str) -> dict[str, NDArray[np.float64]]:
+        """Largest magnitude per channel of the tensors that an observer saw."""
+        assert self.statistics
+        return {
+            name: magnitudes.absmax
+            for name, observers in self.statistics.observers.items()
+            if isinstance(magnitudes := observers.get(observer), AbsMean)
+        }
+
     def run(self) -> Outcome:
-        """The best outcome."""
+        """The best outcome of the methods."""
         assert self.statistics
         outcomes = [self._try(self.placement, method) for method in self.wish.methods]
         best = max(outcomes, key=lambda o: -math.inf if math.isnan(o.score) else o.score)
         scores = {o.static.method: round(o.score, 2) for o in outcomes if not math.isnan(o.score)}
-        if self.wish.exclude is not None and best.score < self.wish.exclude:
-            best = self._exclude(best, self.wish.exclude)
         return replace(best, static=replace(best.static, about={**best.static.about, "tried": scores}))
 
     def _try(self, placement: Placement, method: str) -> Outcome:
@@ -193,7 +206,7 @@ class Search:
         except StatisticsError as error:
             raise StatisticsError(f"{error}; calibrate again with this version and method {method}") from None
 
-    def _exclude(self, start: Outcome, enough: float) -> Outcome:
+    def exclude(self, start: Outcome, enough: float) -> Outcome:
         """Leave the fewest kernels in float that bring the score to ``enough``: those whose return gains most first."""
         method, kernels = start.static.method, [u.node.output[0] for u in self.placement.kernels]
         gains: list[tuple[float, str]] = []

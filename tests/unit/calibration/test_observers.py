@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,7 @@ def kl_as_written(counts: NDArray[np.float64], start: int, end: int, groups: int
     p[-1] += counts[end:].sum()
     q = np.zeros_like(p)
     edges = [(g * (end - start)) // groups for g in range(groups + 1)]
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         part = counts[start + a : start + b]
         filled = part > 0
         if filled.any():
