@@ -176,7 +176,7 @@ def _plan(
     data, settings, progress = run
     made = integers.Integers(document, {})
     if settings.activations == "dynamic":
-        made = integers.dynamic(document, rules)
+        made = integers.dynamic(document, rules, settings, data, progress)
     elif settings.activations == "static":
         made = integers.static(original, document, rules, settings, data, progress)
     sites, left = find(made.document)

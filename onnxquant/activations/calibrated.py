@@ -139,19 +139,10 @@ class Search:
                 self.document, self.feeds, wanted, threads=self.tools.threads, progress=self.tools.progress
             )
         self.statistics = statistics
-        self.magnitudes = self._largest("absmean")
+        self.magnitudes = largest(statistics, "absmean")
         if self.wish.balance:
-            self.balanced = balance_.balance(self.document, self.placement, self._largest("absmean:1"))
+            self.balanced = balance_.balance(self.document, self.placement, largest(statistics, "absmean:1"))
             self.placement = self._place(())
-
-    def _largest(self, observer: str) -> dict[str, NDArray[np.float64]]:
-        """Largest magnitude per channel of the tensors that an observer saw."""
-        assert self.statistics
-        return {
-            name: magnitudes.absmax
-            for name, observers in self.statistics.observers.items()
-            if isinstance(magnitudes := observers.get(observer), AbsMean)
-        }
 
     def run(self) -> Outcome:
         """The best outcome of the methods."""
@@ -234,6 +225,15 @@ class Search:
 def _clamped(found: tuple[float, float], tensor: Quantized) -> tuple[float, float]:
     low, high = max(found[0], tensor.bounds[0]), min(found[1], tensor.bounds[1])
     return (low, high) if low <= high else (0.0, 0.0)
+
+
+def largest(statistics: Statistics, observer: str) -> dict[str, NDArray[np.float64]]:
+    """Largest magnitude per channel of the tensors that an observer saw."""
+    return {
+        name: magnitudes.absmax
+        for name, observers in statistics.observers.items()
+        if isinstance(magnitudes := observers.get(observer), AbsMean)
+    }
 
 
 class _First:

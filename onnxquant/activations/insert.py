@@ -40,8 +40,6 @@ class Static:
     def insert(self, proto: onnx.ModelProto) -> None:
         """Put the nodes into a model whose weights are lowered; its tensors have the names that they had before."""
         flow = Flow(proto.graph)
-        for output in self.split:
-            _split(flow, output)
         sides: dict[str, tuple[str, str]] = {}
         for tensor in self.tensors:
             if tensor.source not in sides:
@@ -52,6 +50,8 @@ class Static:
                     flow.add_constant(f"{base}/zero_point", np.asarray(zero)),
                 )
             _quantize(flow, tensor, sides[tensor.source])
+        for output in self.split:
+            _split(flow, output)
         flow.apply()
 
     def to_dict(self) -> dict[str, Any]:
