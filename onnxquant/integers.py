@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant import encoder, lowering, runtime
-from onnxquant.activations.calibrated import Outcome, Search, Tools, Wish, largest, sqnr
+from onnxquant.activations.calibrated import FOR_ACCURACY, Outcome, Search, Tools, Wish, largest, sqnr
 from onnxquant.activations.insert import Static
-from onnxquant.activations.ops import kind_of
+from onnxquant.activations.ops import Kind, kind_of
 from onnxquant.activations.scheme import Codes
 from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.extended import Extended, outputs
@@ -32,7 +32,7 @@ from onnxquant.graph.sites import Site, find
 from onnxquant.options import Options
 from onnxquant.passes.equalize import equalize
 from onnxquant.passes.smooth import smooth
-from onnxquant.plan import Decision, beside_integers, make_plan
+from onnxquant.plan import KEPT, Decision, beside_integers, make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.targets.packed import is_compiled
 from onnxquant.validation.metrics import Difference
@@ -222,7 +222,7 @@ class _Trial:
         by_node: dict[str, str] = {}
         opset = max(document.opset, _OPSET)
         flow = Flow(document.proto.graph)
-        kernels = {n.output[0] for n in flow.nodes if kind_of(n, flow).value == "kernel"}
+        kernels = {n.output[0] for n in flow.nodes if kind_of(n, flow) is Kind.KERNEL}
         for site in self._sites.values():
             readers = [u.node.output[0] for u in site.uses]
             refusal = beside_integers(site, self._rules, "qdq", opset)
@@ -242,8 +242,11 @@ class _Trial:
         found = {}
         for site in find(document)[0]:
             readers = [u.node for u in site.uses]
-            if all(kind_of(n, flow).value == "kernel" and not {n.name, n.output[0]} & set(left) for n in readers):
+            reasons = {left.get(n.output[0], left.get(n.name, "")) for n in readers}
+            if reasons == {""} and all(kind_of(n, flow) is Kind.KERNEL for n in readers):
                 found[site.name] = "qdq"
+            elif FOR_ACCURACY in reasons:
+                found[site.name] = KEPT
         return found
 
     def decoded(self, document: Document, name: str) -> NDArray[Any]:
@@ -269,7 +272,7 @@ class _Trial:
         """The worst output's SQNR on some calibration samples, as the file would be deployed."""
         sites, left = find(document)
         plan = make_plan(sites, left, self._rules, document.opset, targets)
-        only = tuple(d if d.name in targets else d.left("") for d in plan.decisions)
+        only = tuple(d if d.name in targets and d.format else d.left("") for d in plan.decisions)
         plan = replace(plan, decisions=only, activations=made)
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "candidate.onnx"

@@ -19,6 +19,8 @@ WORTHWHILE = 0.85
 # Below so many weights a block-wise kernel saves no time: float weights stay in cache, and activations still have to be
 # quantized. Measured by scripts/bench_small_products.py; target auto decodes such weights at load.
 FOLD_BELOW = 1 << 16
+# In the place of a target: the weight stays in float.
+KEPT = "kept"
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def make_plan(
         left: constants of it that are no sites.
         recipe: the rules.
         opset: of the model.
-        assigned: target by site for those that integer activations have claimed; see ``beside_integers``.
+        assigned: target by site for those that integer activations have claimed, see ``beside_integers``, or ``KEPT``
+            for those that were found to cost too much accuracy.
     """
     decisions, used = [], set()
     for site in sites:
@@ -137,7 +140,12 @@ def make_plan(
             continue
         used.add(found[0])
         target = (assigned or {}).get(site.name)
-        decisions.append(_assigned(site, found[1], target, opset) if target else _decide(site, found[1], opset))
+        if target == KEPT:
+            decisions.append(_undecided(site).left("left in float for accuracy"))
+        elif target:
+            decisions.append(_assigned(site, found[1], target, opset))
+        else:
+            decisions.append(_decide(site, found[1], opset))
     decisions += [Decision(c.name, "", (), c.shape, c.dtype, prod(c.shape), c.nbytes, c.nbytes, c.reason) for c in left]
     unused = tuple(i for i in range(len(recipe.rules) - 1) if i not in used)
     return Plan(tuple(decisions), unused)

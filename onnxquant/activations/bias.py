@@ -28,7 +28,7 @@ Progress = Callable[[str, float], None]
 _AXES_AS_INPUT = 18  # opset in which ReduceMean took its axes as an input
 
 
-def correct(
+def corrections(
     document: Document,
     placement: Placement,
     side: tuple[Codes, Mapping[str, tuple[float, float]]],
@@ -36,8 +36,10 @@ def correct(
     feeds: Feeds,
     threads: int | None = None,
     progress: Progress = lambda stage, done: None,
-) -> int:
-    """Correct biases in place; how many.
+) -> dict[str, NDArray[np.float64]]:
+    """What is to be added to biases: by the first output of the kernel, one value per channel.
+
+    Each kernel's is its own: it does not depend on which others are computed on integers.
 
     Args:
         document: the float model.
@@ -48,10 +50,9 @@ def correct(
         threads: of the session.
         progress: told what is done.
     """
-    flow = Flow(document.proto.graph)
     units = [u for u in placement.kernels if u.node.op_type in ("Conv", "Gemm")]
     if not units:
-        return 0
+        return {}
     addition = _simulation(document, (placement, units), side, decoded)
     names = [n for u in units for n in (_mean(u, "float"), _mean(u, "rounded"))]
     sums: dict[str, NDArray[np.float64]] = {}
@@ -61,12 +62,18 @@ def correct(
             for name, value in runtime.run(session, feed, names).items():
                 sums[name] = sums.get(name, 0.0) + value.astype(np.float64)
             progress("correcting biases", (i + 1) / len(feeds))
-    for unit in units:
-        change = (sums[_mean(unit, "float")] - sums[_mean(unit, "rounded")]) / len(feeds)
-        if np.isfinite(change).all():
-            _add_to_bias(document, flow, unit.node, change)
+    changes = {u.node.output[0]: (sums[_mean(u, "float")] - sums[_mean(u, "rounded")]) / len(feeds) for u in units}
+    return {name: change for name, change in changes.items() if np.isfinite(change).all()}
+
+
+def correct(document: Document, changes: Mapping[str, NDArray[np.float64]]) -> None:
+    """Add to the biases of kernels, in place."""
+    flow = Flow(document.proto.graph)
+    for name, change in changes.items():
+        node = flow.producer(name)
+        assert node is not None
+        _add_to_bias(document, flow, node, change)
     flow.apply()
-    return len(units)
 
 
 def _mean(unit: Unit, kind: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ Progress = Callable[[str, float], None]
 CANDIDATES = ("minmax", "mse", "percentile")
 # What biases are corrected on; the rest of the samples would not move a mean any more.
 _BIAS_SAMPLES = 64
+FOR_ACCURACY = "left in float for accuracy (--auto-exclude)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +114,13 @@ class Search:
         self.statistics: Statistics | None = None
         self.balanced: dict[str, float] = {}
         self.magnitudes: dict[str, NDArray[np.float64]] = {}
+        self._corrected: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     def _place(self, more: Sequence[str]) -> Placement:
         flow = Flow(self.document.proto.graph)
         # A zero point in the middle has no code to spare for what a Relu cuts off.
-        found = place(flow, [*self.excluded, *more], clamps=not self.wish.codes.symmetric)
-        found.left.update({n: r for n, r in self.excluded.items() if n in found.left})
-        return found
+        excluded = {**self.excluded, **dict.fromkeys(more, FOR_ACCURACY)}
+        return place(flow, excluded, clamps=not self.wish.codes.symmetric)
 
     def calibrate(self, statistics: Statistics | None = None, *, smoothing: bool = False) -> None:
         """Collect statistics, or take those that are there, and balance channels.
@@ -155,29 +158,33 @@ class Search:
     def _try(self, placement: Placement, method: str) -> Outcome:
         ranges = self._ranges(placement, method)
         document = self.document.copy()
-        corrected = 0
-        if self.wish.correct:
-            # The copy has nodes of its own: the placement is found again in it.
-            own = place(Flow(document.proto.graph), placement.left, clamps=not self.wish.codes.symmetric)
-            corrected = bias_.correct(
-                document,
-                own,
-                (self.wish.codes, ranges),
-                lambda name: self.tools.decoded(self.document, name),
-                _First(self.feeds, _BIAS_SAMPLES),
-                self.tools.threads,
-                self.tools.progress,
-            )
+        outputs = {u.node.output[0] for u in placement.kernels}
+        changes = {n: c for n, c in self._corrections(method).items() if n in outputs}
+        bias_.correct(document, changes)
         about = {
             "integer_kernels": len(placement.kernels),
             "left_in_float": placement.left,
             "balanced": len(self.balanced),
-            "biases_corrected": corrected,
+            "biases_corrected": len(changes),
         }
         static = Static(
             self.wish.codes, tuple(placement.tensors.values()), ranges, method, tuple(placement.split), about
         )
         return Outcome(document, static, self.tools.score(document, static))
+
+    def _corrections(self, method: str) -> dict[str, NDArray[np.float64]]:
+        """Of every kernel's bias, with the ranges of a method."""
+        if self.wish.correct and method not in self._corrected:
+            self._corrected[method] = bias_.corrections(
+                self.document,
+                self.placement,
+                (self.wish.codes, self._ranges(self.placement, method)),
+                partial(self.tools.decoded, self.document),
+                _First(self.feeds, _BIAS_SAMPLES),
+                self.tools.threads,
+                self.tools.progress,
+            )
+        return self._corrected.get(method, {})
 
     def _ranges(self, placement: Placement, method: str) -> dict[str, tuple[float, float]]:
         assert self.statistics
@@ -215,11 +222,7 @@ class Search:
                 best, high = tried, count - 1
             else:
                 best, low = max(best, tried, key=lambda o: o.score), count + 1
-        about = {
-            **best.static.about,
-            "excluded_for_accuracy": [n for n in ranked if n in best.static.about["left_in_float"]],
-        }
-        return replace(best, static=replace(best.static, about=about))
+        return best
 
 
 def _clamped(found: tuple[float, float], tensor: Quantized) -> tuple[float, float]:
@@ -244,8 +247,6 @@ class _First:
         self.about = feeds.about
 
     def __iter__(self) -> Any:
-        from itertools import islice
-
         return islice(iter(self._feeds), self._count)
 
     def __len__(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -85,32 +85,34 @@ class Placement:
         return list(dict.fromkeys(t.source for t in self.tensors.values()))
 
 
-def place(flow: Flow, excluded: Collection[str] = (), *, clamps: bool = True) -> Placement:
+def place(flow: Flow, excluded: Mapping[str, str] | None = None, *, clamps: bool = True) -> Placement:
     """Find the units of a graph.
 
     Args:
         flow: the prepared graph.
-        excluded: kernels that stay in float, by the name of the node or its output.
+        excluded: kernels that stay in float, by the name of the node or its output, with the reason.
         clamps: whether saturation may replace Relu and Clip; it may not where codes are symmetric around zero.
     """
-    return _Search(flow, excluded, clamps=clamps).run()
+    return _Search(flow, excluded or {}, clamps=clamps).run()
 
 
 class _Search:
     """Begins with every node that could be integer, and takes out what would only cost conversions."""
 
-    def __init__(self, flow: Flow, excluded: Collection[str], *, clamps: bool) -> None:
+    def __init__(self, flow: Flow, excluded: Mapping[str, str], *, clamps: bool) -> None:
         self.flow = flow
         self.clamps = clamps
         self.placement = Placement()
         self.kinds: dict[int, Kind] = {}
         for node in flow.nodes:
             kind = ops.kind_of(node, flow)
-            if kind is Kind.KERNEL and not {node.name, node.output[0]}.isdisjoint(excluded):
-                self.placement.left[node.name or node.output[0]] = "excluded"
+            reason = excluded.get(node.output[0], excluded.get(node.name)) if kind is Kind.KERNEL else None
+            if reason is not None:
+                self.placement.left[node.name or node.output[0]] = reason
                 kind = Kind.FLOAT
             elif node.op_type in ("Conv", "Gemm", "MatMul", "ConvTranspose") and kind is Kind.FLOAT:
-                reason = ops.refused(node, flow) if node.op_type != "ConvTranspose" else "no integer kernel on this CPU"
+                transposed = node.op_type == "ConvTranspose"
+                reason = "ONNX Runtime has no integer kernel for it" if transposed else ops.refused(node, flow)
                 self.placement.left[node.name or node.output[0]] = reason or "not an op of the default domain"
             if kind is not Kind.FLOAT:
                 self.kinds[id(node)] = kind
@@ -133,8 +135,18 @@ class _Search:
         if kind in (None, Kind.KERNEL):
             return False
         assert kind
-        fed = any(self._makes_integers(name) for name in ops.inputs(node, kind))
-        return not (fed and self._is_read_as_integers(node))
+        if not any(self._makes_integers(name) for name in ops.inputs(node, kind)):
+            return True
+        if kind is Kind.CLAMP and not self._could_give_floats(node.input[0]):
+            return False
+        return not self._is_read_as_integers(node)
+
+    def _could_give_floats(self, name: str) -> bool:
+        """Whether what makes a tensor, before clamps, need not make integers: then clamping alone is no reason to."""
+        maker = self.flow.producer(name)
+        while maker is not None and self.kinds.get(id(maker)) is Kind.CLAMP:
+            maker = self.flow.producer(maker.input[0])
+        return maker is None or maker.op_type in FLOAT_OUTPUT
 
     def _makes_integers(self, name: str) -> bool:
         maker = self.flow.producer(name)

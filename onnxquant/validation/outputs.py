@@ -78,10 +78,10 @@ def compare_outputs(case: Case, folder: Path, progress: Callable[[str], None]) -
         runs["twin, unoptimized"] = case.run(twin, mapped=True, optimize=False)
         twin.unlink()
         Path(f"{twin}.data").unlink(missing_ok=True)
-        if rounds_activations(case.quantized):
+        if not case.mapped:
             progress("quantized, unoptimized")
             runs["unoptimized"] = case.run(case.quantized.path, optimize=False)
-        else:
+        if not rounds_activations(case.quantized):
             progress("quantized, float compute")
             exact = _exact_copy(case.quantized, folder)
             # Bodies reorder planes when a session is created: copies that a large model must not make.
