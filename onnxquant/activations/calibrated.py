@@ -31,6 +31,8 @@ Progress = Callable[[str, float], None]
 CANDIDATES = ("minmax", "mse", "percentile")
 # What biases are corrected on; the rest of the samples would not move a mean any more.
 _BIAS_SAMPLES = 64
+# What leaving one more kernel in float must gain.
+_WORTH_DB = 0.1
 FOR_ACCURACY = "left in float for accuracy (--auto-exclude)"
 
 
@@ -205,23 +207,29 @@ class Search:
             raise StatisticsError(f"{error}; calibrate again with this version and method {method}") from None
 
     def exclude(self, start: Outcome, enough: float) -> Outcome:
-        """Leave the fewest kernels in float that bring the score to ``enough``: those whose return gains most first."""
+        """Leave few kernels in float that bring the score to ``enough``.
+
+        Each kernel is first left out alone; in the order of what that gains, those are kept out that gain something on
+        top of the ones before; in the end those are taken back that the others made superfluous.
+        """
         method, kernels = start.static.method, [u.node.output[0] for u in self.placement.kernels]
         gains: list[tuple[float, str]] = []
         for i, name in enumerate(kernels):
             gains.append((self._try(self._place([name]), method).score, name))
             self.tools.progress("ranking sites", (i + 1) / len(kernels))
-        ranked = [name for _, name in sorted(gains, reverse=True)]
-        # The least prefix of the ranking that suffices, by bisection: each try costs a model.
-        low, high, best = 1, len(ranked), start
-        while low <= high:
-            count = (low + high) // 2
-            tried = self._try(self._place(ranked[:count]), method)
-            self.tools.progress("excluding sites", 1 - (high - low) / len(ranked))
+        best, chosen = start, list[str]()
+        for i, (_, name) in enumerate(sorted(gains, reverse=True)):
+            if best.score >= enough:
+                break
+            tried = self._try(self._place([*chosen, name]), method)
+            self.tools.progress("excluding sites", (i + 1) / len(kernels))
+            if tried.score >= best.score + _WORTH_DB:
+                best, chosen = tried, [*chosen, name]
+        for name in list(chosen[:-1]) if best.score >= enough else []:
+            fewer = [n for n in chosen if n != name]
+            tried = self._try(self._place(fewer), method)
             if tried.score >= enough:
-                best, high = tried, count - 1
-            else:
-                best, low = max(best, tried, key=lambda o: o.score), count + 1
+                best, chosen = tried, fewer
         return best
 
 
