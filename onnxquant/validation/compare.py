@@ -23,9 +23,11 @@ from onnxquant.graph.sites import find
 from onnxquant.options import Options
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.stored import check_hashes, decode_weight, digest, metadata, plane_index, read_encoded, records
+from onnxquant.validation.conversions import conversions
 from onnxquant.validation.metrics import Difference, rescaled_like
-from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies
+from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies, rounds_activations
 from onnxquant.validation.reference import Data, Reference, reference
+from onnxquant.validation.saturation import emulate
 
 Progress = Callable[[str], None]
 # With float compute the lowered model must give the twin's numbers: what is left is the order of float additions.
@@ -35,6 +37,8 @@ EXACT_DB_OF = {"float16": 55.0, "bfloat16": 35.0}
 # Sessions repack weights into memory of their own. Above this size the proof leaves them in the mapped file instead:
 # then products compute in float, and speed and memory are not measured.
 LARGE_BYTES = 1 << 30
+# Saturation is emulated on so many samples at most.
+SATURATION_SAMPLES = 4
 
 
 @dataclass
@@ -46,6 +50,8 @@ class Proof:
         weights: per encoded weight, its error.
         outputs: per pairing (``float_vs_twin``, ``twin_vs_exact``, ``float_vs_deployed`` ...) and output, the error.
         feeds: where the samples came from, and how many.
+        activations: of files that round them: ``made`` as the file says, ``conversions`` that onnxruntime runs, and
+            ``saturation`` on x86 CPUs without VNNI.
         problems: reasons why the proof failed.
     """
 
@@ -57,6 +63,7 @@ class Proof:
     loading: dict[str, Any] = field(default_factory=dict)
     kernels: dict[str, dict[str, int]] = field(default_factory=dict)
     sizes: dict[str, Any] = field(default_factory=dict)
+    activations: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -120,6 +127,8 @@ def compare(
     if records(original.proto) and not records(document.proto):
         proof.problems.append("the first model is quantized by onnxquant and the second is not: are they swapped?")
     _structure(proof, original, document)
+    if rounds_activations(document):
+        proof.activations["made"] = metadata(document.proto).get("activations", {"kind": "dynamic", "type": "uint8"})
     progress("weights")
     prepared = made.document if made else _prepared(original, document)
     _weights(proof, prepared, document, made.digests if made else {})
@@ -139,6 +148,9 @@ def compare(
             )
             return _judged(proof, options)
         if not isinstance(samples, FeedError):
+            if rounds_activations(document):
+                losses = emulate(document, samples.feeds[:SATURATION_SAMPLES], options.threads, progress)
+                proof.activations["saturation"] = losses
             progress("speed")
             models = {"original": source, "quantized": quantized}
             if has_our_ops(document):
@@ -146,7 +158,10 @@ def compare(
             proof.latency = latencies(models, samples.feeds[0], options.threads)
         progress("memory and kernels")
         proof.loading = {"original": footprint(source), "quantized": footprint(quantized)}
-    proof.kernels["stock"] = runtime.optimized_ops(quantized, library=False, threads=options.threads)
+    optimized = runtime.optimized(quantized, library=False, threads=options.threads)
+    proof.kernels["stock"] = runtime.histogram(optimized)
+    if rounds_activations(document):
+        proof.activations["conversions"] = conversions(optimized)
     if has_our_ops(document):
         proof.kernels["library"] = runtime.optimized_ops(quantized, threads=options.threads)
     return _judged(proof, options)
