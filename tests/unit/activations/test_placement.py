@@ -25,7 +25,7 @@ def model(nodes: list[onnx.NodeProto], *outputs: str, **initializers: Any) -> on
     weights = {"w": weight(4, 4, 3, 3), **initializers}
     used = {name for n in nodes for name in n.input} | {"w"}
     weights = {k: v for k, v in weights.items() if k in used}
-    return graphs.model(nodes, {"x": X}, {name: "float32" for name in outputs}, weights)
+    return graphs.model(nodes, {"x": X}, dict.fromkeys(outputs, "float32"), weights)
 
 
 def placed(proto: onnx.ModelProto, *excluded: str, clamps: bool = True) -> Placement:
@@ -39,7 +39,13 @@ def ops(found: Placement) -> list[str]:
 def test_a_residual_add_computes_on_integers_and_so_does_not_the_last_one() -> None:
     found = placed(
         model(
-            [conv("x", "a"), node("Relu", ["a"], ["b"]), conv("b", "c"), node("Add", ["b", "c"], ["d"]), conv("d", "y")],
+            [
+                conv("x", "a"),
+                node("Relu", ["a"], ["b"]),
+                conv("b", "c"),
+                node("Add", ["b", "c"], ["d"]),
+                conv("d", "y"),
+            ],
             "y",
         )
     )
