@@ -86,8 +86,8 @@ def _saturation(proof: Proof) -> list[str]:
         return []
     worst = min(low, key=lambda n: low[n])
     return [
-        f"on x86 CPUs without VNNI {len(low)} kernels would lose accuracy to 16-bit saturation ({worst}: {low[worst]:.1f} "
-        f"dB); there set the session option session.x64quantprecision to 1 (exact, slower), or keep those in float with "
+        f"on x86 CPUs without VNNI {len(low)} kernel{'s' * (len(low) > 1)} would lose accuracy to 16-bit saturation ({worst}: "
+        f"{low[worst]:.1f} dB); there set the session option session.x64quantprecision to 1 (exact, slower), or keep those in float with "
         f"--exclude; CPUs with VNNI and ARM are exact"
     ]
 
