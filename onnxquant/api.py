@@ -129,6 +129,7 @@ def info(path: str | Path) -> dict[str, Any]:
         "weights_encoded": encoded,
         "formats": formats,
         "targets": sorted({r.target for r in found}),
+        "activations": _activations(data, [r.target for r in found]),
         "opset": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
         "ir_version": proto.ir_version,
         "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
@@ -136,6 +137,25 @@ def info(path: str | Path) -> dict[str, Any]:
         "ops": runtime.histogram(proto),
         "needs_onnxruntime": minimum_onnxruntime(proto),
         "library": "optional: our kernels, faster" if any(f.domain == DOMAIN for f in proto.functions) else "none",
+    }
+
+
+def _activations(data: dict[str, Any], targets: list[str]) -> dict[str, Any]:
+    """What a file says of its activations, in short; empty where they are floats."""
+    about = data.get("activations")
+    if not about:
+        count = targets.count("dynamic")
+        return {"kind": "dynamic", "type": "uint8", "integer kernels": count} if count else {}
+    return {
+        "kind": about.get("kind"),
+        "type": f"{about.get('type')}{' symmetric' if about.get('symmetric') else ''}",
+        "method": about.get("method"),
+        "tensors": len(about.get("tensors", ())),
+        "integer kernels": about.get("integer_kernels"),
+        "left in float": len(about.get("left_in_float", ())),
+        "excluded for accuracy": len(about.get("excluded_for_accuracy", ())),
+        "weights rescaled": len(about.get("rescaled", ())),
+        "biases corrected": about.get("biases_corrected", 0),
     }
 
 

@@ -178,7 +178,12 @@ def _plan(
     if settings.activations == "dynamic":
         made = integers.dynamic(document, rules, settings, data, progress)
     elif settings.activations == "static":
+        before = document.copy()
         made = integers.static(original, document, rules, settings, data, progress)
+        assert made.static
+        # Whoever compares the file with its original must know which weights are not the original's.
+        about = {**made.static.about, "rescaled": integers.changed(before, made.document)}
+        made = replace(made, static=replace(made.static, about=about))
     sites, left = find(made.document)
     plan = make_plan(sites, left, rules, made.document.opset, made.targets)
     return made.document, replace(plan, activations=made.static)

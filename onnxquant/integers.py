@@ -191,6 +191,17 @@ def smoothed(document: Document, magnitudes: Mapping[str, NDArray[np.float64]]) 
     return found
 
 
+def changed(before: Document, after: Document) -> list[str]:
+    """Weights that are others after calibration: balanced, smoothed; the sites of biases are no sites."""
+    old = {s.name: s.tensor for s in find(before)[0]}
+    now = find(after)[0]
+    return [s.name for s in now if s.name not in old or not _equal(before.array(old[s.name]), after.array(s.tensor))]
+
+
+def _equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return a is b or (a.shape == b.shape and np.array_equal(a.view(np.uint8), b.view(np.uint8)))
+
+
 def _parameters(settings: Options) -> dict[str, dict[str, Any]]:
     given = {"percentile": {"percentile": settings.percentile}, "mean-std": {"k": settings.sigmas}}
     return {m: {k: v for k, v in p.items() if v is not None} for m, p in given.items()}

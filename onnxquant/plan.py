@@ -114,6 +114,14 @@ class Plan:
         """Decisions that change a weight."""
         return [d for d in self.decisions if d.format]
 
+    @property
+    def about_activations(self) -> dict[str, Any]:
+        """What becomes of activations, as plain data; empty where they stay floats."""
+        if self.activations:
+            return self.activations.to_dict()
+        count = sum(d.target == "dynamic" for d in self.decisions)
+        return {"kind": "dynamic", "type": "uint8", "integer_kernels": count} if count else {}
+
 
 def make_plan(
     sites: Sequence[Site],

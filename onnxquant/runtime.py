@@ -138,17 +138,21 @@ def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None
         raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from None
 
 
-def optimized_ops(path: str | Path, *, library: bool = True, threads: int | None = None) -> dict[str, int]:
-    """Ops of the graph that ONNX Runtime really runs, with their number: the kernels it picked."""
+def optimized(path: str | Path, *, library: bool = True, threads: int | None = None) -> onnx.ModelProto:
+    """The graph that ONNX Runtime really runs, large weights left out."""
     with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder) / "optimized.onnx"
+        file = Path(folder) / "optimized.onnx"
         options = session_options(threads=threads)
-        options.optimized_model_filepath = str(optimized)
+        options.optimized_model_filepath = str(file)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         open_session(path, options, library=library)
-        proto = onnx.load(str(optimized), load_external_data=False)
-    return histogram(proto)
+        return onnx.load(str(file), load_external_data=False)
+
+
+def optimized_ops(path: str | Path, *, library: bool = True, threads: int | None = None) -> dict[str, int]:
+    """Ops of the graph that ONNX Runtime really runs, with their number: the kernels it picked."""
+    return histogram(optimized(path, library=library, threads=threads))
 
 
 def histogram(proto: onnx.ModelProto) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant.activations.insert import KEY as ACTIVATION
 from onnxquant.errors import ModelError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
-from onnxquant.graph.io import Document, graphs, load, tensors
+from onnxquant.graph.io import Document, graphs, load, subgraphs, tensors
 from onnxquant.graph.publish import HASHES, Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, How, View
 from onnxquant.targets import Lowered, Result
@@ -79,6 +80,8 @@ def metadata(proto: onnx.ModelProto) -> dict[str, Any]:
             raise ValueError("expected a table with sites")
         if not isinstance(data.get("version"), str) or not _int(data.get("source_bytes")):
             raise ValueError("expected a version and the source's bytes")
+        if not _activations(data.get("activations", {})):
+            raise ValueError("expected a table of activations, with tables of tensors and lists of names")
     except (ValueError, RecursionError) as error:
         raise ModelError(f"the model's {PROVENANCE!r} metadata is damaged: {error}") from None
     return data
@@ -86,6 +89,16 @@ def metadata(proto: onnx.ModelProto) -> dict[str, Any]:
 
 def _tables(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(v, dict) for v in value)
+
+
+def _activations(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    tables = (value.get(k, {}) for k in ("tensors", "left_in_float"))
+    names = (value.get(k, []) for k in ("rescaled", "excluded_for_accuracy"))
+    return all(isinstance(t, dict) for t in tables) and all(
+        isinstance(n, list) and all(isinstance(name, str) for name in n) for n in names
+    )
 
 
 def _int(value: object) -> bool:
@@ -239,13 +252,18 @@ def dequantize(path: str | Path, output: str | Path, *, force: bool = False) -> 
         OutputError: the output cannot be written.
     """
     document = load(path)
-    found = records(document.proto)
-    if not found:
+    if not records(document.proto):
         raise ModelError(f"{path}: holds no weights encoded by onnxquant")
     refuse_overwriting(document, Path(output))
+    return write_float(document, Path(output), force=force)
+
+
+def write_float(document: Document, output: Path, *, force: bool = False) -> int:
+    """Write the float model that a quantized document stands for; number of weights decoded."""
+    found = records(document.proto)
     index = plane_index(document.proto)
     size = sum(prod(r.shape) * r.dtype.itemsize for r in found)
-    with Publisher(Path(output), external=document.is_external() or size > 1 << 30, force=force) as publisher:
+    with Publisher(output, external=document.is_external() or size > 1 << 30, force=force) as publisher:
         proto = onnx.ModelProto()
         proto.CopyFrom(document.proto)
         restore(proto, found, publisher, lambda record: decode_weight(document, record, index))
@@ -263,6 +281,7 @@ def restore(
     """Replace what lowering emitted by float weights and the standard ops on them, in place."""
     for record in found:
         _restore_one(proto, record, publisher, decode)
+    _join_activations(proto.graph)
     for graph in reversed(list(graphs(proto.graph))):
         _drop_dead(graph)
     functions = [f for f in proto.functions if f.domain != PROVENANCE]
@@ -274,6 +293,30 @@ def restore(
     del proto.metadata_props[:]
     for key, value in entries:
         proto.metadata_props.add(key=key, value=value)
+
+
+def _join_activations(graph: onnx.GraphProto) -> None:
+    """Take out each QuantizeLinear and DequantizeLinear between which an activation was codes."""
+    source, kept = {}, []
+    for node in graph.node:
+        if any(e.key == ACTIVATION for e in node.metadata_props):
+            source[node.output[0]] = node.input[0]
+        else:
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    known = {o.name for o in graph.output} | {n for node in kept for g in subgraphs(node) for n in _read_names(g)}
+    # A name that callers or nested graphs know goes back to what made the values before they were rounded.
+    names = {_first(source, name): name for name in source if name in known}
+    for node in kept:
+        node.input[:] = [names.get(n, n) for n in (_first(source, name) for name in node.input)]
+        node.output[:] = [names.get(n, n) for n in node.output]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _first(source: Mapping[str, str], name: str) -> str:
+    while name in source:
+        name = source[name]
+    return name
 
 
 def _restore_one(

@@ -135,18 +135,19 @@ class _Search:
         if kind in (None, Kind.KERNEL):
             return False
         assert kind
-        if not any(self._makes_integers(name) for name in ops.inputs(node, kind)):
-            return True
-        if kind is Kind.CLAMP and not self._could_give_floats(node.input[0]):
+        if kind is Kind.CLAMP and self._ends_a_kernel(node):
             return False
-        return not self._is_read_as_integers(node)
+        fed = any(self._makes_integers(name) for name in ops.inputs(node, kind))
+        return not (fed and self._is_read_as_integers(node))
 
-    def _could_give_floats(self, name: str) -> bool:
-        """Whether what makes a tensor, before clamps, need not make integers: then clamping alone is no reason to."""
-        maker = self.flow.producer(name)
+    def _ends_a_kernel(self, clamp: onnx.NodeProto) -> bool:
+        """Whether a clamp follows a kernel that gives codes anyway: its bounds then are the codes', whoever reads them."""
+        maker = self.flow.producer(clamp.input[0])
         while maker is not None and self.kinds.get(id(maker)) is Kind.CLAMP:
             maker = self.flow.producer(maker.input[0])
-        return maker is None or maker.op_type in FLOAT_OUTPUT
+        if maker is None or self.kinds.get(id(maker)) is not Kind.KERNEL or maker.op_type in FLOAT_OUTPUT:
+            return False
+        return any(c is clamp for c in self._clamps_of(maker))
 
     def _makes_integers(self, name: str) -> bool:
         maker = self.flow.producer(name)

@@ -15,6 +15,7 @@ import onnx
 from onnxquant import runtime
 from onnxquant.graph.io import Document
 from onnxquant.plan import Decision, Plan
+from onnxquant.report import activations
 from onnxquant.validation.compare import Proof
 from onnxquant.version import __version__
 
@@ -52,6 +53,7 @@ class Report:
         notes: what the passes changed.
         predicted_bytes: size the plan foretold.
         original_bytes, output_bytes: sizes on disk, data files included.
+        made: what becomes of activations; empty where they stay floats.
         proof: outcome of the comparison; None when it was not asked for.
     """
 
@@ -64,6 +66,7 @@ class Report:
     original_bytes: int = 0
     output_bytes: int | None = None
     external_data: bool = False
+    made: dict[str, Any] = field(default_factory=dict)
     proof: Proof | None = None
 
     @classmethod
@@ -77,6 +80,7 @@ class Report:
             unused_rules=[i + 1 for i in plan.unused_rules],
             predicted_bytes=plan.predicted_bytes,
             original_bytes=original.size(),
+            made=plan.about_activations,
         )
 
     def finish(self, path: Path, results: dict[str, SiteResult], *, external: bool) -> None:
@@ -89,6 +93,7 @@ class Report:
     def prove(self, proof: Proof) -> None:
         """Add the proof."""
         self.proof = proof
+        self.made = self.made or proof.activations.get("made", {})
 
     @property
     def encoded(self) -> list[SiteResult]:
@@ -110,6 +115,7 @@ class Report:
                 f"{self._decoded_on_every_call()} DequantizeLinear stay in the graph that onnxruntime runs: those weights "
                 f"are decoded on every call; target ort avoids it"
             )
+        out += activations.warnings(self.made, self.proof) + self._weight_only()
         out += self._doubts() if self.proof else []
         if self.proof and self.proof.feeds.get("source") == "synthetic":
             out.append("outputs were compared on SYNTHETIC feeds: give --data for figures that mean something")
@@ -133,8 +139,23 @@ class Report:
             out.append("hardly smaller: most weights were left as they are; -v says why")
         return out
 
+    def _weight_only(self) -> list[str]:
+        """Weights that dynamic activations pass by."""
+        if self.made.get("kind") != "dynamic":
+            return []
+        convs = [s for s in self.encoded if s.decision.role == "conv" and s.decision.target != "dynamic"]
+        if not convs:
+            return []
+        return [
+            f"{len(convs)} convolutions compute in float, only their weights are smaller: ConvInteger, which would round "
+            f"their inputs per call, takes many times the time of float; --activations static computes them on integers"
+        ]
+
     def _decoded_on_every_call(self) -> int:
         assert self.proof
+        if "conversions" in self.proof.activations:
+            rows = self.proof.activations["conversions"]
+            return sum(r["op"] == "DequantizeLinear" and r["between"][0] == "weight" for r in rows)
         ours: int = self.proof.structure["added_ops"].get("DequantizeLinear", 0)
         return min(ours, self.proof.kernels.get("stock", {}).get("DequantizeLinear", 0))
 
@@ -156,6 +177,7 @@ class Report:
             "ratio": self.original_bytes / self.output_bytes if self.output_bytes else None,
             "external_data": self.external_data,
             "bits_per_weight": 8 * sum(s.decision.nbytes for s in self.sites) / elements if elements else None,
+            "activations": self.made,
             "sites": [s.to_dict() for s in self.sites],
             "proof": _proof(self.proof),
             "environment": environment(),

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from onnxquant.report import activations
 from onnxquant.report.data import Report, SiteResult
 from onnxquant.validation.compare import Proof
 
@@ -54,6 +55,7 @@ def show(report: Report, console: Console, *, verbose: bool, planned: bool = Fal
             console.print(_groups([s for s in report.sites if not s.decision.role]))
     elif report.encoded:
         console.print(_groups(report.sites))
+    _show_activations(report, console, verbose=verbose)
     if planned:
         _show_plan(report, console)
         return
@@ -62,6 +64,19 @@ def show(report: Report, console: Console, *, verbose: bool, planned: bool = Fal
     for warning in report.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
     _verdict(report, console)
+
+
+def _show_activations(report: Report, console: Console, *, verbose: bool) -> None:
+    if rows := activations.summary(report.made, report.proof):
+        out = table("Activations", "what", "value")
+        for what, value in rows:
+            out.add_row(what, escape(value))
+        console.print(out)
+    if verbose and (rows := activations.details(report.made, report.proof)):
+        out = table("Activations by name", "node", "what")
+        for name, what in rows:
+            out.add_row(escape(name), escape(what))
+        console.print(out)
 
 
 def _sites(sites: list[SiteResult]) -> Table:

@@ -23,9 +23,11 @@ from onnxquant.graph.sites import find
 from onnxquant.options import Options
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.stored import check_hashes, decode_weight, digest, metadata, plane_index, read_encoded, records
-from onnxquant.validation.metrics import Difference
-from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies
+from onnxquant.validation.conversions import conversions
+from onnxquant.validation.metrics import Difference, rescaled_like
+from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies, rounds_activations
 from onnxquant.validation.reference import Data, Reference, reference
+from onnxquant.validation.saturation import emulate
 
 Progress = Callable[[str], None]
 # With float compute the lowered model must give the twin's numbers: what is left is the order of float additions.
@@ -35,6 +37,8 @@ EXACT_DB_OF = {"float16": 55.0, "bfloat16": 35.0}
 # Sessions repack weights into memory of their own. Above this size the proof leaves them in the mapped file instead:
 # then products compute in float, and speed and memory are not measured.
 LARGE_BYTES = 1 << 30
+# Saturation is emulated on so many samples at most.
+SATURATION_SAMPLES = 4
 
 
 @dataclass
@@ -46,6 +50,8 @@ class Proof:
         weights: per encoded weight, its error.
         outputs: per pairing (``float_vs_twin``, ``twin_vs_exact``, ``float_vs_deployed`` ...) and output, the error.
         feeds: where the samples came from, and how many.
+        activations: of files that round them: ``made`` as the file says, ``conversions`` that onnxruntime runs, and
+            ``saturation`` on x86 CPUs without VNNI.
         problems: reasons why the proof failed.
     """
 
@@ -57,6 +63,7 @@ class Proof:
     loading: dict[str, Any] = field(default_factory=dict)
     kernels: dict[str, dict[str, int]] = field(default_factory=dict)
     sizes: dict[str, Any] = field(default_factory=dict)
+    activations: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -120,6 +127,8 @@ def compare(
     if records(original.proto) and not records(document.proto):
         proof.problems.append("the first model is quantized by onnxquant and the second is not: are they swapped?")
     _structure(proof, original, document)
+    if rounds_activations(document):
+        proof.activations["made"] = metadata(document.proto).get("activations", {"kind": "dynamic", "type": "uint8"})
     progress("weights")
     prepared = made.document if made else _prepared(original, document)
     _weights(proof, prepared, document, made.digests if made else {})
@@ -129,7 +138,9 @@ def compare(
             proof.problems.append(f"outputs were not compared: {samples}")
         else:
             proof.feeds = samples.about
-            case = Case(prepared, document, samples, options.threads, mapped=large)
+            # Calibration changes weights and biases: without the writer's model, the file's own weights make the twin.
+            known = prepared if made or "activations" not in metadata(document.proto) else None
+            case = Case(known, document, samples, options.threads, mapped=large)
             proof.outputs = compare_outputs(case, Path(folder), progress)
         if large:
             proof.notes.append(
@@ -137,6 +148,9 @@ def compare(
             )
             return _judged(proof, options)
         if not isinstance(samples, FeedError):
+            if rounds_activations(document):
+                losses = emulate(document, samples.feeds[:SATURATION_SAMPLES], options.threads, progress)
+                proof.activations["saturation"] = losses
             progress("speed")
             models = {"original": source, "quantized": quantized}
             if has_our_ops(document):
@@ -144,7 +158,10 @@ def compare(
             proof.latency = latencies(models, samples.feeds[0], options.threads)
         progress("memory and kernels")
         proof.loading = {"original": footprint(source), "quantized": footprint(quantized)}
-    proof.kernels["stock"] = runtime.optimized_ops(quantized, library=False, threads=options.threads)
+    optimized = runtime.optimized(quantized, library=False, threads=options.threads)
+    proof.kernels["stock"] = runtime.histogram(optimized)
+    if rounds_activations(document):
+        proof.activations["conversions"] = conversions(optimized)
     if has_our_ops(document):
         proof.kernels["library"] = runtime.optimized_ops(quantized, threads=options.threads)
     return _judged(proof, options)
@@ -206,8 +223,16 @@ def _stored_tensors(document: Document) -> int:
 def _weights(proof: Proof, prepared: Document, quantized: Document, written: Mapping[str, str]) -> None:
     originals = {s.name: s for s in find(prepared)[0]}
     index = plane_index(quantized.proto)
+    rescaled = set() if written else set(metadata(quantized.proto).get("activations", {}).get("rescaled", ()))
+    if rescaled:
+        proof.notes.append(
+            f"{len(rescaled)} weights were rescaled by calibration before they were encoded: compared with the original's "
+            f"up to one factor per row and column"
+        )
     for record in records(quantized.proto):
         site = originals.get(record.name)
+        if site is None and record.name in rescaled:
+            continue
         if site is None or site.shape != record.shape:
             shape = "missing" if site is None else f"of shape {list(site.shape)}"
             proof.problems.append(f"weight {record.name!r} is {shape} in the original, {list(record.shape)} here")
@@ -216,8 +241,12 @@ def _weights(proof: Proof, prepared: Document, quantized: Document, written: Map
         if record.name in written and digest(encoded) != written[record.name]:
             proof.problems.append(f"weight {record.name!r}: the planes in the file are not the ones it was encoded to")
         decoded = decode_weight(quantized, record, index, encoded)
+        before = prepared.array(site.tensor)
+        if record.name in rescaled:
+            matrix = rescaled_like(site.view.matrix(before), site.view.matrix(decoded))
+            before = site.view.restore(matrix)
         difference = Difference()
-        difference.add(prepared.array(site.tensor), decoded)
+        difference.add(before, decoded)
         if not np.isfinite(decoded.astype(np.float32, copy=False)).all():
             proof.problems.append(f"weight {record.name!r} decodes to NaN or infinity")
         about = {"format": record.format, "target": record.target, "dtype": str(record.dtype)}

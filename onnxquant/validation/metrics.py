@@ -108,3 +108,19 @@ def number(value: float) -> float | str:
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
     return "nan" if math.isnan(value) else value
+
+
+def rescaled_like(original: NDArray[Any], decoded: NDArray[Any], rounds: int = 8) -> NDArray[np.float32]:
+    """A matrix times the factors per row and per column that bring it nearest to another.
+
+    Alternating least squares: r_i = sum_j c_j w_ij d_ij / sum_j (c_j w_ij)^2, then the same for c_j. Exact after few rounds
+    where rows or columns alone were scaled.
+    """
+    w, d = original.astype(np.float64), decoded.astype(np.float64)
+    rows, cols = np.ones((len(w), 1)), np.ones((1, w.shape[1]))
+    for _ in range(rounds):
+        for factors, other, axis in ((rows, cols, 1), (cols, rows, 0)):
+            scaled = w * other
+            power = (scaled * scaled).sum(axis, keepdims=True)
+            np.divide((scaled * d).sum(axis, keepdims=True), power, out=factors, where=power > 0)
+    return np.asarray(w * rows * cols, np.float32)

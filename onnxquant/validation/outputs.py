@@ -16,7 +16,7 @@ import onnxruntime as ort
 from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.io import Document, nodes
-from onnxquant.stored import metadata, records
+from onnxquant.stored import metadata, records, write_float
 from onnxquant.targets.bodies import DOMAIN
 from onnxquant.validation.metrics import Difference
 from onnxquant.validation.reference import Reference
@@ -43,14 +43,14 @@ class Case:
     """What is compared.
 
     Attributes:
-        prepared: the original after the passes.
+        prepared: the float model whose weights were encoded; None: not known, the file itself says what it stands for.
         quantized: the file under proof.
         samples: feeds with the original's outputs.
         threads: of every session.
         mapped: leave weights in mapped files, so that products compute in float and nothing is repacked.
     """
 
-    prepared: Document
+    prepared: Document | None
     quantized: Document
     samples: Reference
     threads: int | None
@@ -72,7 +72,10 @@ def compare_outputs(case: Case, folder: Path, progress: Callable[[str], None]) -
     if records(case.quantized.proto):
         progress("twin")
         twin = folder / "twin.onnx"
-        write_twin(case.prepared, case.quantized, twin)
+        if case.prepared:
+            write_twin(case.prepared, case.quantized, twin)
+        else:
+            write_float(case.quantized, twin, force=True)
         runs["twin"] = case.run(twin, mapped=True)
         # The same function with its additions in another order: how far apart float32 alone brings this model.
         runs["twin, unoptimized"] = case.run(twin, mapped=True, optimize=False)

@@ -1,0 +1,234 @@
+"""What integer kernels lose on x86 CPUs without VNNI, emulated on samples.
+
+There a uint8 activation times an int8 weight is vpmaddubsw: two neighbouring products are added in int16, and the sum is
+cut off at -32768 and 32767. With VNNI (vpdpbusd) and on other machines nothing is lost. Neighbours are those that lie
+beside each other in the order in which ONNX Runtime packs a contraction: columns of a product; for a convolution the
+kernel's positions outside, the input channels of a group inside (core/mlas/lib: qgemm_kernel_avx2.cpp, convsym.cpp;
+core/providers/cpu/quantization/qlinearconv.cc). Depthwise convolutions and signed activations widen to 16 bits first.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxquant import runtime
+from onnxquant.calibration.extended import Extended, outputs
+from onnxquant.calibration.feeds import Feed
+from onnxquant.graph.flow import Flow, attribute
+from onnxquant.graph.io import Document
+from onnxquant.validation.metrics import number
+
+# Outputs that are computed again per kernel: positions in all samples together, and channels.
+_POSITIONS, _CHANNELS = 64, 64
+_ELEMENTS = 1 << 21  # of intermediate results at a time
+LOW, HIGH = -(1 << 15), (1 << 15) - 1
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An op that multiplies uint8 activations with int8 weights.
+
+    Attributes:
+        node: the op.
+        x: tensor to look at: codes; floats where they are rounded per call.
+        zero_point: code of zero; None where it is found per call.
+        weight: its codes.
+        scales: of the weight, one or one per output channel.
+    """
+
+    node: onnx.NodeProto
+    x: str
+    zero_point: int | None
+    weight: onnx.TensorProto
+    scales: NDArray[Any]
+
+
+@dataclass
+class Loss:
+    """What saturation takes from one kernel's outputs, over samples."""
+
+    pairs: int = 0
+    saturating: int = 0
+    signal: float = 0.0
+    noise: float = 0.0
+
+    @property
+    def sqnr_db(self) -> float:
+        """Power of the exact outputs against that of what is lost, in decibels."""
+        if not self.noise:
+            return math.inf
+        return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for reports."""
+        return {"pairs": self.pairs, "saturating": self.saturating, "sqnr_db": number(self.sqnr_db)}
+
+
+def emulate(
+    document: Document, feeds: Sequence[Feed], threads: int | None, progress: Callable[[str], None] = lambda _: None
+) -> dict[str, dict[str, Any]]:
+    """The loss of each kernel of a quantized file that could have one, by the name of its node.
+
+    Args:
+        document: the quantized file.
+        feeds: samples.
+        threads: of the session.
+        progress: told what is done.
+    """
+    found = kernels(document)
+    if not found or not feeds:
+        return {}
+    progress("saturation without VNNI")
+    losses = {k.node.name or k.node.output[0]: Loss() for k in found}
+    made = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
+        names = list(dict.fromkeys(k.x for k in found))
+        session = Extended(document, Path(folder), threads).session(outputs(names))
+        for feed in feeds:
+            values = runtime.run(session, feed, names)
+            for kernel in found:
+                loss = losses[kernel.node.name or kernel.node.output[0]]
+                _add(loss, kernel, values[kernel.x], document.array(kernel.weight), (made, len(feeds)))
+    return {name: loss.to_dict() for name, loss in losses.items()}
+
+
+def kernels(document: Document) -> list[Kernel]:
+    """The ops of the top graph that vpmaddubsw would compute."""
+    flow, found = Flow(document.proto.graph), []
+    for node in flow.nodes:
+        if node.op_type == "DynamicQuantizeMatMul":
+            weight, scales = flow.constant(node.input[1]), flow.constant(node.input[2])
+            if weight is not None and scales is not None and weight.data_type == onnx.TensorProto.INT8:
+                found.append(Kernel(node, node.input[0], None, weight, document.array(scales)))
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        sides = [flow.producer(name) for name in node.input[:2]]
+        if any(side is None or side.op_type != "DequantizeLinear" or len(side.input) < 3 for side in sides):
+            continue
+        x, w = (side for side in sides if side is not None)
+        zero, weight, scales = flow.constant(x.input[2]), flow.constant(w.input[0]), flow.constant(w.input[1])
+        if zero is None or weight is None or scales is None or weight.data_type != onnx.TensorProto.INT8:
+            continue
+        if zero.data_type == onnx.TensorProto.UINT8 and not (node.op_type == "Conv" and _is_depthwise(node, weight)):
+            found.append(Kernel(node, x.input[0], int(document.array(zero)), weight, document.array(scales)))
+    return found
+
+
+def multiply(x: NDArray[np.uint8], w: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Products of rows of codes as vpmaddubsw makes them.
+
+    Args:
+        x: activations [positions, contracted].
+        w: weights [channels, contracted].
+
+    Returns:
+        exact sums [positions, channels], what saturation changes in each, and the number of pairs that saturate.
+    """
+    odd = x.shape[1] % 2
+    left = np.pad(x, ((0, 0), (0, odd))).astype(np.int32).reshape(len(x), -1, 2)
+    right = np.pad(w, ((0, 0), (0, odd))).astype(np.int32).reshape(len(w), -1, 2)
+    exact = x.astype(np.int64) @ w.astype(np.int64).T
+    change, count = np.zeros_like(exact), 0
+    # No pair of weights smaller than this saturates, whatever the activations are.
+    able = np.flatnonzero((np.abs(right).sum(2) * 255 > HIGH).any(1))
+    step = max(1, _ELEMENTS // max(1, len(x) * left.shape[1]))
+    for start in range(0, len(able), step):
+        rows = able[start : start + step]
+        sums = left[:, None, :, 0] * right[rows, :, 0] + left[:, None, :, 1] * right[rows, :, 1]
+        cut = np.clip(sums, LOW, HIGH)
+        count += int(np.count_nonzero(cut != sums))
+        change[:, rows] = (cut - sums).sum(2, dtype=np.int64)
+    return exact, change, count
+
+
+def _add(
+    loss: Loss, kernel: Kernel, values: NDArray[Any], weight: NDArray[Any], made: tuple[np.random.Generator, int]
+) -> None:
+    """Compute some outputs of a kernel on one sample."""
+    random, samples = made
+    codes, zero = (values, kernel.zero_point) if kernel.zero_point is not None else _codes(values)
+    matrix = _rows_of(kernel.node, weight)
+    chosen = np.sort(random.permutation(len(matrix))[:_CHANNELS])
+    scales = np.broadcast_to(kernel.scales.reshape(-1).astype(np.float64), (len(matrix),))
+    count = max(1, _POSITIONS // samples)
+    if kernel.node.op_type == "Conv":
+        patches = _patches(kernel.node, codes, weight.shape, zero, (random, count))
+        channels, rows_per_group = weight.shape[1], len(matrix) // attribute(kernel.node, "group", 1)
+        parts = [(g, chosen[chosen // rows_per_group == g]) for g in np.unique(chosen // rows_per_group)]
+        pieces = [(patches[:, :, g * channels : (g + 1) * channels].reshape(len(patches), -1), r) for g, r in parts]
+    else:
+        flat = codes.reshape(-1, codes.shape[-1])
+        pieces = [(flat[random.permutation(len(flat))[:count]], chosen)]
+    for x, rows in pieces:
+        exact, change, saturating = multiply(x, matrix[rows])
+        exact = exact - zero * matrix[rows].sum(1, dtype=np.int64)
+        loss.pairs += change.size * -(-x.shape[1] // 2)
+        loss.saturating += saturating
+        loss.signal += float(((exact * scales[rows]) ** 2).sum())
+        loss.noise += float(((change * scales[rows]) ** 2).sum())
+
+
+def _codes(values: NDArray[Any]) -> tuple[NDArray[np.uint8], int]:
+    """Floats as DynamicQuantizeLinear rounds them: uint8 over their own range, which holds zero."""
+    low, high = min(float(values.min(initial=0)), 0.0), max(float(values.max(initial=0)), 0.0)
+    scale = (high - low) / 255 or 1.0
+    zero = int(np.clip(np.rint(-low / scale), 0, 255))
+    return np.clip(np.rint(values / scale) + zero, 0, 255).astype(np.uint8), zero
+
+
+def _rows_of(node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
+    """The weight as [output channels, contracted] in the order in which it is packed."""
+    if node.op_type == "Conv":
+        return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
+    return weight if node.op_type == "Gemm" and attribute(node, "transB", 0) else weight.T
+
+
+def _patches(
+    node: onnx.NodeProto,
+    codes: NDArray[Any],
+    shape: Sequence[int],
+    zero: int,
+    made: tuple[np.random.Generator, int],
+) -> NDArray[Any]:
+    """What a convolution reads at some output positions: [positions, kernel positions, channels]."""
+    random, count = made
+    kernel, space = np.array(shape[2:]), np.array(codes.shape[2:])
+    rank = len(kernel)
+    strides = np.array(attribute(node, "strides", [1] * rank))
+    dilations = np.array(attribute(node, "dilations", [1] * rank))
+    extent = dilations * (kernel - 1) + 1
+    before, after = _pads(node, (space, extent, strides))
+    size = (space + before + after - extent) // strides + 1
+    padded = np.pad(codes, [(0, 0), (0, 0), *zip(before, after, strict=True)], constant_values=zero)
+    total = len(codes) * int(size.prod())
+    taps = np.stack(np.unravel_index(np.arange(kernel.prod()), kernel), 1) * dilations
+    out = []
+    for place in random.permutation(total)[:count]:
+        image, *corner = np.unravel_index(place, (len(codes), *size))
+        at = taps + np.array(corner) * strides
+        out.append(padded[image][(slice(None), *at.T)].T)
+    return np.stack(out)
+
+
+def _pads(node: onnx.NodeProto, sizes: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+    space, extent, strides = sizes
+    kind = attribute(node, "auto_pad", "NOTSET")
+    if kind in ("SAME_UPPER", "SAME_LOWER"):
+        total = np.maximum((-(-space // strides) - 1) * strides + extent - space, 0)
+        less, more = total // 2, total - total // 2
+        return (less, more) if kind == "SAME_UPPER" else (more, less)
+    given = np.array(attribute(node, "pads", [0] * (2 * len(space))) if kind == "NOTSET" else [0] * (2 * len(space)))
+    return given[: len(space)], given[len(space) :]
+
+
+def _is_depthwise(node: onnx.NodeProto, weight: onnx.TensorProto) -> bool:
+    return weight.dims[1] == 1 and weight.dims[0] == attribute(node, "group", 1)

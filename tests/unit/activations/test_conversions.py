@@ -1,0 +1,116 @@
+"""Conversions in optimized graphs, each with its reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+from graphs import node, weight
+from rounded import static
+
+from onnxquant import runtime
+from onnxquant.report import activations
+from onnxquant.validation.compare import Proof
+from onnxquant.validation.conversions import conversions
+
+FEED = {"x": graphs.rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)}
+
+
+def graph(*between: onnx.NodeProto) -> onnx.ModelProto:
+    """What onnxruntime might have left: Q -> QLinear... -> DQ, with nodes of ours between."""
+    constants = {"s": np.float32(0.1), "z": np.uint8(3), "r": np.float32(0.2)}
+    return graphs.model(list(between), {"x": ("float32", [1, 4])}, {"y": "float32"}, constants)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reasons"),
+    [
+        (
+            [node("QuantizeLinear", ["x", "s", "z"], ["c"]), node("DequantizeLinear", ["c", "s", "z"], ["y"])],
+            ["the model's input arrives in float", "the model's output is float"],
+        ),
+        (
+            [
+                node("Erf", ["x"], ["e"]),
+                node("QuantizeLinear", ["e", "s", "z"], ["c"]),
+                node("Flatten", ["c"], ["m"]),
+                node("DequantizeLinear", ["m", "s", "z"], ["f"]),
+                node("Softmax", ["f"], ["y"]),
+            ],
+            [
+                "Erf gives floats, Flatten reads codes",
+                "Softmax reads floats: no integer kernel here on the CPU provider",
+            ],
+        ),
+        (
+            [node("DequantizeLinear", ["z", "s", "z"], ["w"]), node("Mul", ["x", "w"], ["y"])],
+            ["a weight, decoded on every call for Mul"],
+        ),
+        (
+            [
+                node("QuantizeLinear", ["x", "s", "z"], ["c"]),
+                node("DequantizeLinear", ["c", "s", "z"], ["f"]),
+                node("QuantizeLinear", ["f", "r", "z"], ["d"]),
+                node("DequantizeLinear", ["d", "r", "z"], ["y"]),
+            ],
+            [
+                "the model's input arrives in float",
+                "a reader has codes of another scale",
+                "codes of one scale become codes of another for DequantizeLinear",
+                "the model's output is float",
+            ],
+        ),
+    ],
+    ids=["ends", "float ops", "weight", "two scales"],
+)
+def test_reasons(nodes: list[onnx.NodeProto], reasons: list[str]) -> None:
+    assert [row["reason"] for row in conversions(graph(*nodes))] == reasons
+
+
+def test_every_conversion_of_the_optimized_graph_is_named(tmp_path: Path) -> None:
+    proto = graphs.model(
+        [node("Conv", ["x", "w"], ["a"]), node("Softmax", ["a"], ["b"]), node("Conv", ["b", "v"], ["y"])],
+        {"x": ("float32", [1, 4, 8, 8])},
+        {"y": "float32"},
+        {"w": weight(4, 4, 3, 3), "v": weight(4, 4, 3, 3)},
+    )
+    static(proto, FEED).insert(proto)
+    path = graphs.save(proto, tmp_path / "m.onnx")
+    found = conversions(runtime.optimized(path))
+    ops = runtime.optimized_ops(path)
+    assert len(found) == ops.get("QuantizeLinear", 0) + ops.get("DequantizeLinear", 0) > 0
+    assert all(row["reason"] and row["node"] for row in found)
+
+
+def proof(**outputs: float) -> Proof:
+    pairs = {k.replace("_", " "): {"y": {"sqnr_db": v}} for k, v in outputs.items()}
+    return Proof(outputs=pairs, kernels={"stock": {"Relu": 2}})
+
+
+def test_warnings() -> None:
+    made = {"kind": "static", "type": "uint8", "symmetric": False}
+    assert not activations.warnings({}, proof())
+    assert not activations.warnings(made, proof(float_vs_unoptimized=30.0, float_vs_deployed=27.5))
+    (fused,) = activations.warnings(made, proof(float_vs_unoptimized=30.0, float_vs_deployed=26.9))
+    assert "26.9 dB" in fused and "30.0 dB" in fused
+    (wide,) = activations.warnings({**made, "type": "int16"}, None)
+    assert "no integer kernels" in wide and "slower than float" in wide
+    signed, clamps = activations.warnings({**made, "type": "int8", "symmetric": True}, proof())
+    assert "slower than uint8" in signed and clamps.startswith("2 Relu or Clip")
+    lossy = proof()
+    lossy.activations["saturation"] = {
+        "bad": {"pairs": 10, "saturating": 3, "sqnr_db": 20.0},
+        "fine": {"pairs": 10, "saturating": 1, "sqnr_db": 50.0},
+        "exact": {"pairs": 10, "saturating": 0, "sqnr_db": "inf"},
+    }
+    (lost,) = activations.warnings(made, lossy)
+    assert "1 kernel" in lost and "bad: 20.0 dB" in lost and "x64quantprecision" in lost
+    rows = dict(activations.summary(made, lossy))
+    assert rows["saturating without VNNI"] == "2 of 3 kernels, the worst keeps 20.0 dB"
+    assert dict(activations.details(made, lossy)) == {
+        "bad": "without VNNI 30 % of its pairs saturate: 20.0 dB",
+        "fine": "without VNNI 10 % of its pairs saturate: 50.0 dB",
+    }

@@ -1,0 +1,226 @@
+"""Where integers are: a small graph per trap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+from graphs import node, weight
+
+from onnxquant.activations.ops import Kind
+from onnxquant.activations.placement import Placement, place
+from onnxquant.graph.flow import Flow
+
+X = ("float32", [1, 4, 8, 8])
+
+
+def conv(x: str, y: str, name: str = "", w: str = "w", **attributes: Any) -> onnx.NodeProto:
+    return node("Conv", [x, w], [y], name=name, pads=[1, 1, 1, 1], **attributes)
+
+
+def model(nodes: list[onnx.NodeProto], *outputs: str, **initializers: Any) -> onnx.ModelProto:
+    weights = {"w": weight(4, 4, 3, 3), **initializers}
+    used = {name for n in nodes for name in n.input} | {"w"}
+    weights = {k: v for k, v in weights.items() if k in used}
+    return graphs.model(nodes, {"x": X}, dict.fromkeys(outputs, "float32"), weights)
+
+
+def placed(proto: onnx.ModelProto, *excluded: str, clamps: bool = True) -> Placement:
+    return place(Flow(proto.graph), excluded, clamps=clamps)
+
+
+def ops(found: Placement) -> list[str]:
+    return [u.node.op_type for u in found.units]
+
+
+def test_a_residual_add_computes_on_integers_and_so_does_not_the_last_one() -> None:
+    found = placed(
+        model(
+            [
+                conv("x", "a"),
+                node("Relu", ["a"], ["b"]),
+                conv("b", "c"),
+                node("Add", ["b", "c"], ["d"]),
+                conv("d", "y"),
+            ],
+            "y",
+        )
+    )
+    assert ops(found) == ["Conv", "Conv", "Add", "Conv"]
+    assert list(found.tensors) == ["x", "b", "c", "d", "y"]
+    assert found.tensors["b"].made and found.tensors["b"].bounds == (0.0, float("inf"))
+    assert not found.tensors["x"].made
+    assert all(t.source == t.name for t in found.tensors.values())
+    # Nothing reads the sum as codes: it would only be a conversion more.
+    last = placed(model([conv("x", "a"), conv("a", "b"), node("Add", ["a", "b"], ["y"])], "y"))
+    assert ops(last) == ["Conv", "Conv"]
+    assert last.tensors["b"].made
+
+
+def test_concat_has_a_scale_of_its_own() -> None:
+    nodes = [
+        conv("x", "a"),
+        conv("x", "b"),
+        node("Concat", ["a", "b"], ["c"], axis=1),
+        conv("c", "y", w="v"),
+    ]
+    found = placed(model(nodes, "y", v=weight(4, 8, 3, 3)))
+    assert ops(found) == ["Conv", "Conv", "Concat", "Conv"]
+    assert found.sources == ["x", "a", "b", "c", "y"]
+
+
+def test_squeeze_and_excitation() -> None:
+    nodes = [
+        conv("x", "a"),
+        node("GlobalAveragePool", ["a"], ["p"]),
+        node("Conv", ["p", "v"], ["q"]),
+        node("Sigmoid", ["q"], ["s"]),
+        node("Mul", ["a", "s"], ["m"]),
+        conv("m", "y"),
+    ]
+    found = placed(model(nodes, "y", v=weight(4, 4, 1, 1)))
+    assert ops(found) == ["Conv", "GlobalAveragePool", "Conv", "Sigmoid", "Mul", "Conv"]
+    assert set(found.tensors) == {"x", "a", "p", "q", "s", "m", "y"}
+
+
+def test_moves_share_the_scale_of_what_they_move() -> None:
+    nodes = [
+        conv("x", "a"),
+        node("Relu", ["a"], ["r"]),
+        node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2]),
+        node("Transpose", ["p"], ["t"], perm=[0, 1, 3, 2]),
+        conv("t", "y"),
+    ]
+    found = placed(model(nodes, "y"))
+    assert ops(found) == ["Conv", "MaxPool", "Transpose", "Conv"]
+    assert {found.tensors[n].source for n in ("r", "p", "t")} == {"r"}
+    assert found.tensors["t"].bounds == (0.0, float("inf"))
+    assert found.sources == ["x", "r", "y"]
+
+
+def test_moves_before_the_first_kernel_and_after_the_last_stay_in_float() -> None:
+    nodes = [node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]), conv("t", "a"), node("Flatten", ["a"], ["y"])]
+    assert ops(placed(model(nodes, "y"))) == ["Conv"]
+
+
+@pytest.mark.parametrize("tail", [[], [node("Identity", ["b"], ["y"])], [conv("b", "y")]], ids=["out", "float", "conv"])
+def test_a_clamp_after_a_kernel_is_its_codes_bound(tail: list[onnx.NodeProto]) -> None:
+    output = "y" if tail else "b"
+    clip = node("Clip", ["a", "low", "high"], ["b"])
+    bounds = {"low": np.float32(0), "high": np.float32(6)}
+    found = placed(model([conv("x", "a"), clip, *tail], output, **bounds))
+    assert found.units[0].clamps[0].op_type == "Clip"
+    assert found.tensors["b"].made and found.tensors["b"].bounds == (0.0, 6.0)
+    assert "a" not in found.tensors
+
+
+def test_a_clamp_is_a_node_of_its_own_where_its_input_is_read_again() -> None:
+    nodes = [conv("x", "a"), node("Relu", ["a"], ["b"]), conv("b", "c"), node("Sub", ["c", "a"], ["y"])]
+    found = placed(model(nodes, "y"))
+    assert not any(u.clamps for u in found.units)
+    assert found.tensors["a"].made and not found.tensors["b"].made
+
+
+def test_symmetric_codes_cannot_clamp() -> None:
+    found = placed(model([conv("x", "a"), node("Relu", ["a"], ["b"]), conv("b", "y")], "y"), clamps=False)
+    assert not any(u.clamps for u in found.units)
+    assert found.tensors["a"].made and not found.tensors["b"].made
+
+
+def test_a_relu_after_a_gemm_that_gives_floats_stays() -> None:
+    proto = graphs.model(
+        [node("Gemm", ["x", "w", "c"], ["a"]), node("Relu", ["a"], ["y"])],
+        {"x": ("float32", [1, 8])},
+        {"y": "float32"},
+        {"w": weight(8, 5), "c": weight(5)},
+    )
+    found = placed(proto)
+    assert list(found.tensors) == ["x"]
+    assert found.split == ["a"]
+
+
+def test_gemm_with_c_is_split_only_where_it_gives_floats() -> None:
+    proto = graphs.model(
+        [
+            node("Gemm", ["x", "w", "c"], ["a"]),
+            node("Relu", ["a"], ["b"]),
+            node("Gemm", ["b", "v", "d"], ["e"]),
+            node("Gemm", ["b", "v"], ["f"]),
+        ],
+        {"x": ("float32", [1, 8])},
+        {"e": "float32", "f": "float32"},
+        {"w": weight(8, 5), "c": weight(5), "v": weight(5, 3), "d": weight(3)},
+    )
+    found = placed(proto)
+    assert found.split == ["e"]
+    assert set(found.tensors) == {"x", "b"}
+
+
+def test_a_reader_in_float_takes_the_values_that_everybody_gets() -> None:
+    nodes = [conv("x", "a"), conv("a", "b"), node("Erf", ["a"], ["c"]), node("Sub", ["b", "c"], ["y"])]
+    found = placed(model(nodes, "y"))
+    assert ops(found) == ["Conv", "Conv"]
+    assert found.tensors["a"].readers == {"b"} and found.tensors["a"].made
+
+
+def test_names_may_be_absent() -> None:
+    nodes = [conv("x", "a"), conv("a", "y")]
+    assert all(not n.name for n in nodes)
+    found = placed(model(nodes, "y"), "a")
+    assert found.left == {"a": "excluded"}
+    assert [u.name for u in found.units] == ["y"]
+
+
+def test_excluded_by_name_or_output() -> None:
+    proto = model([conv("x", "a", "first"), conv("a", "y", "second")], "y")
+    for key in ("first", "a"):
+        found = placed(proto, key)
+        assert found.left == {"first": "excluded"} and [u.name for u in found.units] == ["second"]
+    assert not placed(proto, "first", "second").units
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (node("MatMul", ["x", "x"], ["y"]), "both operands"),
+        (node("Gemm", ["x", "w", "c"], ["y"], alpha=0.5), "alpha"),
+        (node("Gemm", ["x", "w", "c"], ["y"], transA=1), "transA"),
+        (node("Gemm", ["x", "w", "x"], ["y"]), "bias is not constant"),
+        (node("Gemm", ["x", "w", "full"], ["y"]), "one value per column"),
+        (node("MatMul", ["x", "stack"], ["y"]), "more than two axes"),
+        (node("MatMul", ["c", "w"], ["y"]), "input is constant"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_what_has_no_integer_kernel_says_why(made: onnx.NodeProto, reason: str) -> None:
+    constants = {"w": weight(5, 5), "c": weight(5), "full": weight(5, 5), "stack": weight(1, 5, 5)}
+    used = {k: v for k, v in constants.items() if k in made.input}
+    found = placed(graphs.model([made], {"x": ("float32", [5, 5])}, {"y": "float32"}, used))
+    assert not found.units
+    assert reason in found.left["y"]
+
+
+def test_transposed_convolutions_stay_in_float() -> None:
+    found = placed(model([node("ConvTranspose", ["x", "w"], ["y"])], "y"))
+    assert found.left == {"y": "no integer kernel on this CPU"}
+
+
+def test_linear_resizing_and_constant_operands_are_float() -> None:
+    sizes = {"s": np.array([1, 1, 2, 2], np.float32), "k": np.float32(2)}
+    linear = [conv("x", "a"), node("Resize", ["a", "", "s"], ["b"], mode="linear"), conv("b", "y")]
+    nearest = [conv("x", "a"), node("Resize", ["a", "", "s"], ["b"], mode="nearest"), conv("b", "y")]
+    scaled = [conv("x", "a"), node("Mul", ["a", "k"], ["b"]), conv("b", "y")]
+    assert ops(placed(model(linear, "y", **sizes))) == ["Conv", "Conv"]
+    assert ops(placed(model(nearest, "y", **sizes))) == ["Conv", "Resize", "Conv"]
+    assert ops(placed(model(scaled, "y", **sizes))) == ["Conv", "Conv"]
+    assert Kind.KERNEL in {u.kind for u in placed(model(scaled, "y", **sizes)).units}
+
+
+def test_clip_without_constant_bounds_is_float() -> None:
+    nodes = [conv("x", "a"), node("ReduceMax", ["x"], ["m"], keepdims=0), node("Clip", ["a", "", "m"], ["b"])]
+    found = placed(model([*nodes, conv("b", "y")], "y"))
+    assert ops(found) == ["Conv", "Conv"]
+    assert {"a", "b"} <= set(found.tensors)
