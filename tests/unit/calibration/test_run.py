@@ -15,6 +15,7 @@ import pytest
 from onnxquant.calibration import run as run_
 from onnxquant.calibration.feeds import Feed
 from onnxquant.calibration.observers import Grid
+from onnxquant.calibration.observers.histogram import Histogram
 from onnxquant.calibration.run import collect
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.calibration.tensors import quantizable
@@ -128,21 +129,23 @@ def test_an_interrupted_run_resumes_to_the_same(model: Path, tmp_path: Path, mem
 
 
 def test_a_checkpoint_is_never_torn(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted between two tensors of one sample."""
-    checkpoint = tmp_path / "run.partial"
-    update, calls = run_._Run._update, []
+    """Interrupted between two observers of one tensor."""
+    checkpoint, how = tmp_path / "run.partial", {"compiled": False}
+    add, calls = Histogram.add, []
 
-    def interrupted(self: Any, name: str, *rest: Any) -> None:
-        calls.append(name)
+    def interrupted(self: Any, batch: Any) -> None:
+        calls.append(1)
         if len(calls) == 13:
             raise KeyboardInterrupt
-        update(self, name, *rest)
+        add(self, batch)
 
-    monkeypatch.setattr(run_._Run, "_update", interrupted)
+    monkeypatch.setattr(Histogram, "add", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        collect(model, Made(7), wanted(), checkpoint=checkpoint)
-    monkeypatch.undo()
-    assert states(collect(model, Made(7), wanted(), checkpoint=checkpoint)) == states(collect(model, Made(7), wanted()))
+        collect(model, Made(7), wanted(), **how, checkpoint=checkpoint)
+    monkeypatch.setattr(Histogram, "add", add)
+    assert states(collect(model, Made(7), wanted(), **how, checkpoint=checkpoint)) == states(
+        collect(model, Made(7), wanted(), **how)
+    )
 
 
 def test_a_checkpoint_of_something_else_is_refused(model: Path, tmp_path: Path) -> None:

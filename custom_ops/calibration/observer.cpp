@@ -1,0 +1,189 @@
+#include "calibration/observer.h"
+
+#include <algorithm>
+#include <cinttypes>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "isa/dispatch.h"
+#include "kernels/error.h"
+
+namespace onnxquant {
+namespace {
+
+// By the kernels' instruction set, which is known to run here.
+const ObserveTable& functions() {
+#ifdef ONNXQUANT_X86
+  const char* name = kernels().name;
+  if (!std::strncmp(name, "avx512", 6) || !std::strncmp(name, "amx", 3)) return kObserveAvx512;
+  if (!std::strncmp(name, "avx", 3)) return kObserveAvx2;
+#endif
+  return kObserveScalar;
+}
+
+// The width, as a power of two, with which kSide bins just hold a magnitude.
+std::int64_t exponent_of(double magnitude) {
+  int exponent = 0;
+  std::frexp(magnitude, &exponent);
+  return magnitude == 0 ? kMinExponent : std::max<std::int64_t>(exponent - kSideBits, kMinExponent);
+}
+
+// to[bin at a width 2^shift times wider] += from.
+template <class From, class To>
+void fold(const From* from, std::int64_t shift, To* to) {
+  const auto by = static_cast<int>(std::min<std::int64_t>(shift, kSideBits));
+  for (std::int64_t i = 0; i < 2 * kSide; ++i) {
+    if (from[i] != 0) to[((i - kSide) >> by) + kSide] += static_cast<To>(from[i]);
+  }
+}
+
+void grow(Partial& partial, std::int64_t exponent) {
+  if (exponent <= partial.exponent) return;
+  for (auto& counts : partial.counts) {
+    std::uint32_t folded[2 * kSide] = {};
+    fold(counts, exponent - partial.exponent, folded);
+    std::memcpy(counts, folded, sizeof folded);
+  }
+  partial.exponent = exponent;
+}
+
+// Memory of the calling thread: observers of all tensors use it in turn.
+Partial& scratch() {
+  thread_local const std::unique_ptr<Partial> partial(new Partial);
+  return *partial;
+}
+
+Extremes not_finite(const float* values, std::int64_t count) {
+  Extremes out;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (std::isnan(values[i])) return {values[i], values[i]};
+    out = {std::min(out.low, values[i]), std::max(out.high, values[i])};
+  }
+  return out;
+}
+
+std::mutex& registry_mutex() {
+  static std::mutex& mutex = *new std::mutex;
+  return mutex;
+}
+
+std::map<std::int64_t, std::shared_ptr<Observer>>& registry() {
+  static auto& observers = *new std::map<std::int64_t, std::shared_ptr<Observer>>;
+  return observers;
+}
+
+}  // namespace
+
+void ExactSum::add(double value) {
+  int exponent = 0;
+  const double mantissa = std::frexp(std::fabs(value), &exponent);
+  auto whole = static_cast<std::uint64_t>(std::ldexp(mantissa, 53));
+  int shift = exponent - 53 + 1074;
+  if (shift < 0) {
+    whole >>= -shift;
+    shift = 0;
+  }
+  const auto word = static_cast<std::size_t>(shift / 64);
+  const int bit = shift % 64;
+  const std::uint64_t parts[2] = {whole << bit, bit == 0 ? 0 : whole >> (64 - bit)};
+  std::uint64_t carry = 0;
+  for (std::size_t i = word; i < kWords && (i < word + 2 || carry != 0); ++i) {
+    const std::uint64_t part = i < word + 2 ? parts[i - word] : 0, before = words_[i];
+    if (value < 0) {
+      words_[i] = before - part - carry;
+      carry = before < part || (carry != 0 && before == part);
+    } else {
+      words_[i] = before + part + carry;
+      carry = words_[i] < before || (carry != 0 && words_[i] == before);
+    }
+  }
+}
+
+Observer::Observer(bool histogram) : histogram_(histogram) {
+  if (histogram) seen_.counts.resize(2 * kSide);
+}
+
+Extremes Observer::update(const float* values, std::int64_t count, Parallel& parallel, std::size_t pieces) {
+  const std::int64_t blocks = (count + kBlock - 1) / kBlock;
+  pieces = std::max<std::size_t>(1, std::min(pieces, static_cast<std::size_t>(blocks)));
+  const ObserveTable& table = functions();
+  Extremes extremes;
+  parallel_for(parallel, blocks == 0 ? 0 : pieces, [&](std::size_t piece) {
+    const auto portion = [&](std::size_t i) { return blocks * static_cast<std::int64_t>(i) / static_cast<std::int64_t>(pieces); };
+    Partial& partial = scratch();
+    if (histogram_) {
+      std::memset(partial.counts, 0, sizeof partial.counts);
+      const std::lock_guard<std::mutex> lock(mutex_);
+      partial.exponent = seen_.exponent;
+    }
+    partial.zeros = 0;
+    for (std::int64_t block = portion(piece); block < portion(piece + 1); ++block) {
+      const float* from = values + block * kBlock;
+      const std::int64_t here = std::min(kBlock, count - block * kBlock);
+      const Moments moments = table.measure(from, here);
+      const bool usable = std::isfinite(moments.total);
+      if (histogram_ && usable) {
+        grow(partial, exponent_of(std::max(-moments.low, moments.high)));
+        const auto scale = static_cast<float>(std::ldexp(1.0, static_cast<int>(-partial.exponent)));
+        partial.zeros += table.count(from, here, scale, partial.counts);
+      }
+      const Extremes found = usable ? Extremes{moments.low, moments.high} : not_finite(from, here);
+      const std::lock_guard<std::mutex> lock(mutex_);
+      // NaN stays: it compares with nothing.
+      if (!(found.low >= extremes.low) && !std::isnan(extremes.low)) extremes.low = found.low;
+      if (!(found.high <= extremes.high) && !std::isnan(extremes.high)) extremes.high = found.high;
+      if (!usable) continue;
+      seen_.count += here;
+      seen_.total.add(moments.total);
+      seen_.squares.add(moments.squares);
+    }
+    if (histogram_) merge(partial);
+  });
+  const std::lock_guard<std::mutex> lock(mutex_);
+  seen_.low = std::min<double>(seen_.low, extremes.low);
+  seen_.high = std::max<double>(seen_.high, extremes.high);
+  return extremes;
+}
+
+void Observer::merge(const Partial& partial) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (partial.exponent > seen_.exponent) {
+    std::vector<std::int64_t> counts(seen_.counts.size());
+    fold(seen_.counts.data(), partial.exponent - seen_.exponent, counts.data());
+    seen_.counts.swap(counts);
+    seen_.exponent = partial.exponent;
+  }
+  for (const auto& counts : partial.counts) fold(counts, seen_.exponent - partial.exponent, seen_.counts.data());
+  seen_.zeros += partial.zeros;
+}
+
+Seen Observer::take() {
+  Seen fresh;
+  fresh.counts.resize(seen_.counts.size());
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::swap(fresh, seen_);
+  return fresh;
+}
+
+std::int64_t add_observer(bool histogram) {
+  static std::int64_t next = 1;
+  auto observer = std::make_shared<Observer>(histogram);
+  const std::lock_guard<std::mutex> lock(registry_mutex());
+  registry().emplace(next, std::move(observer));
+  return next++;
+}
+
+void remove_observer(std::int64_t handle) {
+  const std::lock_guard<std::mutex> lock(registry_mutex());
+  if (registry().erase(handle) == 0) throw Error("there is no observer %" PRId64, handle);
+}
+
+std::shared_ptr<Observer> find_observer(std::int64_t handle) {
+  const std::lock_guard<std::mutex> lock(registry_mutex());
+  const auto found = registry().find(handle);
+  if (found == registry().end()) throw Error("there is no observer %" PRId64, handle);
+  return found->second;
+}
+
+}  // namespace onnxquant
