@@ -143,12 +143,18 @@ def optimized_ops(path: str | Path, *, library: bool = True, threads: int | None
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         options = session_options(threads=threads)
-        options.optimized_model_filepath = str(optimized)
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
-        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        write_optimized(options, optimized)
         open_session(path, options, library=library)
         proto = onnx.load(str(optimized), load_external_data=False)
     return histogram(proto)
+
+
+def write_optimized(options: ort.SessionOptions, path: Path) -> None:
+    """Let a session write the graph that it runs to a file, and its tensors beside it."""
+    options.optimized_model_filepath = str(path)
+    name = f"{path.stem}.weights"
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", name)
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
 
 
 def histogram(proto: onnx.ModelProto) -> dict[str, int]:

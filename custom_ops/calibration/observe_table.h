@@ -22,8 +22,8 @@ struct Moments {
 constexpr int kCopies = 4;
 struct Partial {
   std::uint32_t counts[kCopies][2 * kSide];
-  std::int64_t exponent;
-  std::int64_t zeros;
+  std::int64_t exponent, zeros;
+  float low, high;  // of the values counted
 };
 
 struct ObserveTable {

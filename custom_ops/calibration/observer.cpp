@@ -29,28 +29,36 @@ std::int64_t exponent_of(double magnitude) {
   return magnitude == 0 ? kMinExponent : std::max<std::int64_t>(exponent - kSideBits, kMinExponent);
 }
 
-// to[bin at a width 2^shift times wider] += from.
-template <class From, class To>
-void fold(const From* from, std::int64_t shift, To* to) {
+// Counts of bins become those of bins 2^shift times as wide. Bins move towards zero: none is overwritten before it is read.
+template <class Count>
+void fold(Count* counts, std::int64_t shift) {
   const auto by = static_cast<int>(std::min<std::int64_t>(shift, kSideBits));
-  for (std::int64_t i = 0; i < 2 * kSide; ++i) {
-    if (from[i] != 0) to[((i - kSide) >> by) + kSide] += static_cast<To>(from[i]);
+  for (std::int64_t k = 0; k < kSide; ++k) {
+    for (const std::int64_t from : {kSide + k, kSide + ~k}) {
+      const Count count = counts[from];
+      counts[from] = 0;
+      counts[kSide + ((from - kSide) >> by)] += count;
+    }
   }
 }
 
 void grow(Partial& partial, std::int64_t exponent) {
   if (exponent <= partial.exponent) return;
-  for (auto& counts : partial.counts) {
-    std::uint32_t folded[2 * kSide] = {};
-    fold(counts, exponent - partial.exponent, folded);
-    std::memcpy(counts, folded, sizeof folded);
+  if (partial.low <= partial.high) {
+    for (auto& counts : partial.counts) fold(counts, exponent - partial.exponent);
   }
   partial.exponent = exponent;
 }
 
-// Memory of the calling thread: observers of all tensors use it in turn.
+// Where the bin of a value is in the counts.
+std::int64_t position(float x, std::int64_t exponent) {
+  const auto k = static_cast<std::int64_t>(std::ldexp(std::fabs(static_cast<double>(x)), static_cast<int>(-exponent)));
+  return kSide + (x < 0 ? ~k : k);
+}
+
+// Memory of the calling thread, which observers of all tensors use in turn: they leave every count 0.
 Partial& scratch() {
-  thread_local const std::unique_ptr<Partial> partial(new Partial);
+  thread_local const std::unique_ptr<Partial> partial(new Partial());
   return *partial;
 }
 
@@ -113,11 +121,12 @@ Extremes Observer::update(const float* values, std::int64_t count, Parallel& par
     const auto portion = [&](std::size_t i) { return blocks * static_cast<std::int64_t>(i) / static_cast<std::int64_t>(pieces); };
     Partial& partial = scratch();
     if (histogram_) {
-      std::memset(partial.counts, 0, sizeof partial.counts);
       const std::lock_guard<std::mutex> lock(mutex_);
       partial.exponent = seen_.exponent;
     }
     partial.zeros = 0;
+    partial.low = Extremes().low;
+    partial.high = Extremes().high;
     for (std::int64_t block = portion(piece); block < portion(piece + 1); ++block) {
       const float* from = values + block * kBlock;
       const std::int64_t here = std::min(kBlock, count - block * kBlock);
@@ -127,6 +136,8 @@ Extremes Observer::update(const float* values, std::int64_t count, Parallel& par
         grow(partial, exponent_of(std::max(-moments.low, moments.high)));
         const auto scale = static_cast<float>(std::ldexp(1.0, static_cast<int>(-partial.exponent)));
         partial.zeros += table.count(from, here, scale, partial.counts);
+        partial.low = std::min(partial.low, moments.low);
+        partial.high = std::max(partial.high, moments.high);
       }
       const Extremes found = usable ? Extremes{moments.low, moments.high} : not_finite(from, here);
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -146,15 +157,19 @@ Extremes Observer::update(const float* values, std::int64_t count, Parallel& par
   return extremes;
 }
 
-void Observer::merge(const Partial& partial) {
+void Observer::merge(Partial& partial) {
+  if (!(partial.low <= partial.high)) return;  // nothing was counted
   const std::lock_guard<std::mutex> lock(mutex_);
   if (partial.exponent > seen_.exponent) {
-    std::vector<std::int64_t> counts(seen_.counts.size());
-    fold(seen_.counts.data(), partial.exponent - seen_.exponent, counts.data());
-    seen_.counts.swap(counts);
+    fold(seen_.counts.data(), partial.exponent - seen_.exponent);
     seen_.exponent = partial.exponent;
   }
-  for (const auto& counts : partial.counts) fold(counts, seen_.exponent - partial.exponent, seen_.counts.data());
+  grow(partial, seen_.exponent);
+  const std::int64_t first = position(partial.low, partial.exponent), last = position(partial.high, partial.exponent);
+  for (auto& counts : partial.counts) {
+    for (std::int64_t i = first; i <= last; ++i) seen_.counts[static_cast<std::size_t>(i)] += counts[i];
+    std::memset(counts + first, 0, static_cast<std::size_t>(last - first + 1) * sizeof *counts);
+  }
   seen_.zeros += partial.zeros;
 }
 

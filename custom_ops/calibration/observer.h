@@ -46,7 +46,7 @@ class Observer {
   Seen take();
 
  private:
-  void merge(const Partial& partial);
+  void merge(Partial& partial);
 
   const bool histogram_;
   std::mutex mutex_;

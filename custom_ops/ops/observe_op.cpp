@@ -1,12 +1,19 @@
 // Observe(X) -> [smallest, largest]; the observer with the number `handle` sees X. Sessions of calibration have such nodes.
+#include <algorithm>
+#include <thread>
+
 #include "calibration/observer.h"
 #include "ops/registry.h"
 
 namespace onnxquant {
 namespace {
 
-// Pieces of a large tensor: more than most machines have cores for one of them to be late, few enough to merge.
-constexpr std::size_t kPieces = 16;
+// Pieces of a tensor: one per thread that there may be, each large enough for its histogram to be worth merging.
+std::size_t pieces_of(std::int64_t count) {
+  constexpr std::int64_t kLeast = 4 * kBlock, kMost = 16;
+  static const std::int64_t threads = std::min<std::int64_t>(kMost, std::max(1u, std::thread::hardware_concurrency()));
+  return static_cast<std::size_t>(std::min(threads, 1 + count / kLeast));
+}
 
 struct ObserveKernel {
   const Op& op;
@@ -18,7 +25,8 @@ void compute(const ObserveKernel& kernel, OrtKernelContext* context) {
   const Tensor x = input(kernel.api, context, 0);
   if (x.type != kernel.op.type) throw Error("X has another type than the op was declared for");
   SessionThreads threads(kernel.api, context);
-  const Extremes found = kernel.observer->update(static_cast<const float*>(x.data), element_count(x.shape), threads, kPieces);
+  const std::int64_t count = element_count(x.shape);
+  const Extremes found = kernel.observer->update(static_cast<const float*>(x.data), count, threads, pieces_of(count));
   Shape shape;
   shape.push(2);
   auto* out = static_cast<float*>(output(kernel.api, context, shape));

@@ -31,7 +31,7 @@ MEMORY = 1 << 30
 """Bytes that the observed tensors of one sample may take together; more are observed in several runs."""
 
 # How often a checkpoint is written.
-_CHECKPOINT_SECONDS = 30.0
+_CHECKPOINT_SECONDS = 10.0
 _FLOATS = {"tensor(float)": 4, "tensor(float16)": 2, "tensor(double)": 8, "tensor(bfloat16)": 2}
 
 
@@ -73,8 +73,8 @@ def collect(
         wanted: tensor -> names of observers. Tensors are inputs, outputs and whatever the main graph computes.
         threads: of the session; None: ONNX Runtime's choice.
         progress: called with a stage's name and how much of it is done (0 to 1).
-        checkpoint: where the state is kept every half minute, and when the run is interrupted. A file that is there
-            already is resumed from: the result is the one of an uninterrupted run.
+        checkpoint: where the state is kept every ten seconds, and when the run is interrupted between samples. A file
+            that is there already is resumed from: the result is the one of an uninterrupted run.
         memory: bytes that the observed tensors of one sample may take; above it the model runs once per group of tensors.
         compiled: let the compiled library observe what it can, where it is; it sees tensors in place.
 
@@ -202,7 +202,7 @@ class _Run:
             addition.opset_import.add(domain=DOMAIN, version=1)
         for watch in self._watched:
             watch.extend(addition)
-        session = self._source.session(addition)
+        session = self._source.observing(addition)
         outputs = [output for watch in self._watched for output in watch.outputs(self._inputs)]
         start = self.seen[group[0]]
         try:

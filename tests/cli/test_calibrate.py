@@ -107,6 +107,7 @@ def test_an_interrupted_run_goes_on(model: Path, data: Path, tmp_path: Path, mon
             raise KeyboardInterrupt
         return real(*arguments)
 
+    monkeypatch.setattr(run_, "_CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(run_.runtime, "run", interrupted)
     assert run(model, "--data", data, "-o", output).exit_code == 130
     assert partial.exists()

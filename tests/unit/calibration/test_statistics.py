@@ -183,7 +183,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         Statistics.load(path)
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     path = tmp_path / "stats.npz"
     shard(0).save(path)
     before = path.read_bytes()
@@ -191,7 +192,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(step, full)
     with pytest.raises(OutputError, match="No space left"):
         shard(1).save(path)
     assert path.read_bytes() == before
