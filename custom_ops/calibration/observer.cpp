@@ -56,10 +56,36 @@ std::int64_t position(float x, std::int64_t exponent) {
   return kSide + (x < 0 ? ~k : k);
 }
 
-// Memory of the calling thread, which observers of all tensors use in turn: they leave every count 0.
-Partial& scratch() {
-  thread_local const std::unique_ptr<Partial> partial(new Partial());
-  return *partial;
+// Histograms that observers of all tensors use in turn. Every count in them is 0.
+class Pool {
+ public:
+  std::vector<std::unique_ptr<Partial>> take(std::size_t count) {
+    std::vector<std::unique_ptr<Partial>> out(count);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto& partial : out) {
+      if (idle_.empty()) {
+        partial.reset(new Partial());
+      } else {
+        partial = std::move(idle_.back());
+        idle_.pop_back();
+      }
+    }
+    idle_.reserve(idle_.size() + count);
+    return out;
+  }
+  void give_back(std::vector<std::unique_ptr<Partial>>& partials) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto& partial : partials) idle_.push_back(std::move(partial));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Partial>> idle_;
+};
+
+Pool& pool() {
+  static Pool& pool = *new Pool;
+  return pool;
 }
 
 Extremes not_finite(const float* values, std::int64_t count) {
@@ -117,27 +143,28 @@ Extremes Observer::update(const float* values, std::int64_t count, Parallel& par
   pieces = std::max<std::size_t>(1, std::min(pieces, static_cast<std::size_t>(blocks)));
   const ObserveTable& table = functions();
   Extremes extremes;
+  auto partials = pool().take(histogram_ ? pieces : 0);  // before: pieces must not throw
   parallel_for(parallel, blocks == 0 ? 0 : pieces, [&](std::size_t piece) {
     const auto portion = [&](std::size_t i) { return blocks * static_cast<std::int64_t>(i) / static_cast<std::int64_t>(pieces); };
-    Partial& partial = scratch();
-    if (histogram_) {
+    Partial* partial = histogram_ ? partials[piece].get() : nullptr;
+    if (partial) {
       const std::lock_guard<std::mutex> lock(mutex_);
-      partial.exponent = seen_.exponent;
+      partial->exponent = seen_.exponent;
+      partial->zeros = 0;
+      partial->low = Extremes().low;
+      partial->high = Extremes().high;
     }
-    partial.zeros = 0;
-    partial.low = Extremes().low;
-    partial.high = Extremes().high;
     for (std::int64_t block = portion(piece); block < portion(piece + 1); ++block) {
       const float* from = values + block * kBlock;
       const std::int64_t here = std::min(kBlock, count - block * kBlock);
       const Moments moments = table.measure(from, here);
       const bool usable = std::isfinite(moments.total);
-      if (histogram_ && usable) {
-        grow(partial, exponent_of(std::max(-moments.low, moments.high)));
-        const auto scale = static_cast<float>(std::ldexp(1.0, static_cast<int>(-partial.exponent)));
-        partial.zeros += table.count(from, here, scale, partial.counts);
-        partial.low = std::min(partial.low, moments.low);
-        partial.high = std::max(partial.high, moments.high);
+      if (partial && usable) {
+        grow(*partial, exponent_of(std::max(-moments.low, moments.high)));
+        const auto scale = static_cast<float>(std::ldexp(1.0, static_cast<int>(-partial->exponent)));
+        partial->zeros += table.count(from, here, scale, partial->counts);
+        partial->low = std::min(partial->low, moments.low);
+        partial->high = std::max(partial->high, moments.high);
       }
       const Extremes found = usable ? Extremes{moments.low, moments.high} : not_finite(from, here);
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -149,8 +176,9 @@ Extremes Observer::update(const float* values, std::int64_t count, Parallel& par
       seen_.total.add(moments.total);
       seen_.squares.add(moments.squares);
     }
-    if (histogram_) merge(partial);
+    if (partial) merge(*partial);
   });
+  pool().give_back(partials);
   const std::lock_guard<std::mutex> lock(mutex_);
   seen_.low = std::min<double>(seen_.low, extremes.low);
   seen_.high = std::max<double>(seen_.high, extremes.high);

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import onnx
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from onnxquant import runtime
 from onnxquant.calibration import compiled as compiled_
 from onnxquant.calibration import extended
 from onnxquant.calibration.extended import Extended
-from onnxquant.calibration.feeds import Feed
+from onnxquant.calibration.feeds import Feed, Feeds
 from onnxquant.calibration.statistics import PARTIAL, Statistics
 from onnxquant.calibration.watch import Watch
 from onnxquant.errors import FeedError, StatisticsError, nearest
@@ -33,18 +33,6 @@ MEMORY = 1 << 30
 # How often a checkpoint is written.
 _CHECKPOINT_SECONDS = 10.0
 _FLOATS = {"tensor(float)": 4, "tensor(float16)": 2, "tensor(double)": 8, "tensor(bfloat16)": 2}
-
-
-class Feeds(Protocol):
-    """Samples that can be read again and again, one at a time."""
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """Where they come from."""
-
-    def __iter__(self) -> Iterator[Feed]: ...
-
-    def __len__(self) -> int: ...
 
 
 def _silent(stage: str, done: float) -> None:
