@@ -143,9 +143,7 @@ def optimized(path: str | Path, *, library: bool = True, threads: int | None = N
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "optimized.onnx"
         options = session_options(threads=threads)
-        options.optimized_model_filepath = str(file)
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
-        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        write_optimized(options, file)
         open_session(path, options, library=library)
         return onnx.load(str(file), load_external_data=False)
 
@@ -153,6 +151,14 @@ def optimized(path: str | Path, *, library: bool = True, threads: int | None = N
 def optimized_ops(path: str | Path, *, library: bool = True, threads: int | None = None) -> dict[str, int]:
     """Ops of the graph that ONNX Runtime really runs, with their number: the kernels it picked."""
     return histogram(optimized(path, library=library, threads=threads))
+
+
+def write_optimized(options: ort.SessionOptions, path: Path) -> None:
+    """Let a session write the graph that it runs to a file, and its tensors beside it."""
+    options.optimized_model_filepath = str(path)
+    name = f"{path.stem}.weights"
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", name)
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
 
 
 def histogram(proto: onnx.ModelProto) -> dict[str, int]:

@@ -150,6 +150,13 @@ std::vector<Op> all_ops(const OrtApi& api) {
       }
     }
   }
+  Op observe{};
+  fill_common(observe);
+  observe.type = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  observe.api = &api;
+  observe.name = "Observe";
+  make_observe(observe);
+  ops.push_back(std::move(observe));
   return ops;
 }
 

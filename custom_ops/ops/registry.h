@@ -44,8 +44,9 @@ std::int64_t element_count(const Shape& shape, std::size_t without = 0);
 // The callbacks of one kernel, for an op whose other members are set.
 void make_matmul(Op& op);
 void make_gather(Op& op);
+void make_observe(Op& op);
 
-// Every format times every kernel, option and type it is declared for.
+// Every format times every kernel, option and type it is declared for; and Observe.
 std::vector<Op> all_ops(const OrtApi& api);
 
 }  // namespace onnxquant

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import mmap
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 
 from onnxquant import runtime
+from onnxquant.calibration.blocked import blocked_session
 from onnxquant.graph.io import Document, graphs, load
 from onnxquant.graph.publish import Publisher
+from onnxquant.targets.bodies import DOMAIN
 
 # Serialized models above this are written to a file for the session, which else keeps a copy of them in memory.
 _IN_MEMORY = 64 << 20
@@ -44,17 +47,33 @@ class Extended:
             publisher.publish(proto)
         return path
 
-    def session(self, addition: onnx.ModelProto, *, optimize: bool = True) -> runtime.Session:
+    def observing(self, addition: onnx.ModelProto) -> runtime.Session:
+        """A session on the model with observers, which read tensors in the layout that ONNX Runtime computes them in.
+
+        Raises:
+            ModelError: onnxruntime refuses it.
+        """
+        if not any(node.domain == DOMAIN for node in addition.graph.node):
+            return self.session(addition)
+        optimized = self._folder / f"optimized-{secrets.token_hex(4)}.onnx"
+        return blocked_session(self.session(addition, optimized=optimized), optimized, self.threads)
+
+    def session(
+        self, addition: onnx.ModelProto, *, optimize: bool = True, optimized: Path | None = None
+    ) -> runtime.Session:
         """A session on the model with an addition.
 
         Args:
             addition: a model that holds only what is added: outputs, nodes, opset imports.
             optimize: let ONNX Runtime rewrite the graph.
+            optimized: write the rewritten graph here.
 
         Raises:
             ModelError: onnxruntime refuses it.
         """
         options = runtime.session_options(threads=self.threads, optimize=optimize)
+        if optimized is not None:
+            runtime.write_optimized(options, optimized)
         suffix = addition.SerializeToString()
         with self._file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             if len(mapped) <= _IN_MEMORY or self.document.is_external():

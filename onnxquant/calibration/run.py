@@ -5,44 +5,34 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxquant import runtime
+from onnxquant.calibration import compiled as compiled_
 from onnxquant.calibration import extended
 from onnxquant.calibration.extended import Extended
-from onnxquant.calibration.feeds import Feed
-from onnxquant.calibration.observers.base import Batch
+from onnxquant.calibration.feeds import Feed, Feeds
 from onnxquant.calibration.statistics import PARTIAL, Statistics
+from onnxquant.calibration.watch import Watch
 from onnxquant.errors import FeedError, StatisticsError, nearest
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document
+from onnxquant.targets.bodies import DOMAIN
 
 Progress = Callable[[str, float], None]
 MEMORY = 1 << 30
 """Bytes that the observed tensors of one sample may take together; more are observed in several runs."""
 
 # How often a checkpoint is written.
-_CHECKPOINT_SECONDS = 30.0
+_CHECKPOINT_SECONDS = 10.0
 _FLOATS = {"tensor(float)": 4, "tensor(float16)": 2, "tensor(double)": 8, "tensor(bfloat16)": 2}
-
-
-class Feeds(Protocol):
-    """Samples that can be read again and again, one at a time."""
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """Where they come from."""
-
-    def __iter__(self) -> Iterator[Feed]: ...
-
-    def __len__(self) -> int: ...
 
 
 def _silent(stage: str, done: float) -> None:
@@ -58,6 +48,7 @@ def collect(
     progress: Progress = _silent,
     checkpoint: Path | None = None,
     memory: int = MEMORY,
+    compiled: bool = True,
 ) -> Statistics:
     """Observe tensors of a float model.
 
@@ -70,9 +61,10 @@ def collect(
         wanted: tensor -> names of observers. Tensors are inputs, outputs and whatever the main graph computes.
         threads: of the session; None: ONNX Runtime's choice.
         progress: called with a stage's name and how much of it is done (0 to 1).
-        checkpoint: where the state is kept every half minute, and when the run is interrupted. A file that is there
-            already is resumed from: the result is the one of an uninterrupted run.
+        checkpoint: where the state is kept every ten seconds, and when the run is interrupted between samples. A file
+            that is there already is resumed from: the result is the one of an uninterrupted run.
         memory: bytes that the observed tensors of one sample may take; above it the model runs once per group of tensors.
+        compiled: let the compiled library observe what it can, where it is; it sees tensors in place.
 
     Returns:
         the statistics; ``skipped`` names tensors that could not be observed, and why.
@@ -89,6 +81,7 @@ def collect(
         if first is None:
             raise FeedError("there are no samples to calibrate with")
         run = _Run(source, feeds, wanted, _Fingerprint(feeds, first), checkpoint)
+        run.compiled = compiled and compiled_.available()
         for group in run.groups(first, memory):
             run.observe(group, progress)
         return run.finished()
@@ -123,7 +116,9 @@ class _Run:
         self._inputs = {i.name for i in source.document.proto.graph.input}
         self._skip_unobservable()
         self._saved = time.monotonic()
-        self._torn = False  # some of a sample's tensors have been seen, others not: nothing to save
+        self.compiled = False
+        self._watched: list[Watch] = []
+        self._torn = False  # something was seen that is not counted in ``seen`` yet: nothing to save
         if checkpoint is not None and checkpoint.exists():
             self._resume(checkpoint)
 
@@ -175,46 +170,65 @@ class _Run:
         return groups
 
     def _sizes(self, first: Feed) -> dict[str, int]:
-        """Bytes of each tensor of a sample, from their shapes alone: nothing but those is kept while it runs."""
-        inner = [name for name in self.seen if name not in self._inputs]
-        found = runtime.run(
-            self._source.session(extended.shapes(inner)), first, list(map(extended.shape_name, range(len(inner))))
-        )
+        """Bytes of each tensor of a sample that leaves the session, from its shape alone: none is kept for this."""
+        fetched = [name for i, name in enumerate(self.seen) if self._watch(name, i).is_fetched]
+        inner = [name for name in fetched if name not in self._inputs]
+        if not inner:
+            return dict.fromkeys(self.seen, 0)
+        session = self._source.session(extended.shapes(inner))
+        found = runtime.run(session, first, [extended.shape_name(i) for i in range(len(inner))])
         shapes = dict(zip(inner, found.values(), strict=True))
         sizes = {name: prod(map(int, shape)) for name, shape in shapes.items()}
-        sizes.update({name: first[name].size if name in first else 0 for name in self.seen if name in self._inputs})
-        return {name: elements * self._bytes[name] for name, elements in sizes.items()}
+        sizes.update({name: first[name].size for name in fetched if name in self._inputs and name in first})
+        return {name: sizes.get(name, 0) * self._bytes[name] for name in self.seen}
 
     def observe(self, group: Sequence[str], progress: Progress) -> None:
         """Run the samples that a group has not seen."""
-        session = self._source.session(extended.outputs(n for n in self._added() if n in group))
-        computed = [name for name in group if name not in self._inputs]
+        self._watched = [self._watch(name, i) for i, name in enumerate(group)]
+        addition = onnx.ModelProto()
+        if self.compiled and DOMAIN not in {o.domain for o in self._source.document.proto.opset_import}:
+            addition.opset_import.add(domain=DOMAIN, version=1)
+        for watch in self._watched:
+            watch.extend(addition)
+        session = self._source.observing(addition)
+        outputs = [output for watch in self._watched for output in watch.outputs(self._inputs)]
         start = self.seen[group[0]]
         try:
             for index, feed in enumerate(islice(self._feeds, start, None), start):
-                values: dict[str, NDArray[Any]] = {**feed, **runtime.run(session, feed, computed)}
-                self._torn = True
-                for name in group:
-                    self._update(name, values, index)
+                self._torn = self.compiled  # the library sees tensors while the session runs
+                values: dict[str, NDArray[Any]] = {**feed, **runtime.run(session, feed, outputs)}
+                for watch in self._watched:
+                    self._see(watch, values, index)
                 self._torn = False
                 progress("calibrating", self._done())
                 self._save(_CHECKPOINT_SECONDS)
+            self._drain()
         except BaseException:
             self._save(0.0)
             raise
 
-    def _update(self, name: str, values: Mapping[str, NDArray[Any]], index: int) -> None:
-        if name not in self.seen:
+    def _watch(self, name: str, index: int) -> Watch:
+        compiled = self.compiled and self._bytes[name] == _FLOATS["tensor(float)"]
+        return Watch(
+            name, self.statistics.accumulators(name), index, compiled=compiled, shown=name not in self._added()
+        )
+
+    def _see(self, watch: Watch, values: Mapping[str, NDArray[Any]], index: int) -> None:
+        if watch.name not in self.seen:
             return
-        if name in values:  # an input with a default may be left out
-            try:
-                batch = Batch.of(np.asarray(values[name]))
-                for one in self.statistics.accumulators(name).values():
-                    one.add(batch)
-            except StatisticsError as error:
-                self.skip(name, f"{error} in sample {index}")
-                return
-        self.seen[name] = index + 1
+        self._torn = True
+        try:
+            watch.see(values)
+        except StatisticsError as error:
+            self.skip(watch.name, f"{error} in sample {index}")
+        else:
+            self.seen[watch.name] = index + 1
+        self._torn = self.compiled
+
+    def _drain(self) -> None:
+        for watch in self._watched:
+            if watch.name in self.seen:
+                watch.drain()
 
     def _done(self) -> float:
         return sum(self.seen.values()) / max(1, len(self.seen) * len(self._feeds))
@@ -222,6 +236,7 @@ class _Run:
     def _save(self, after: float) -> None:
         if self._checkpoint is None or self._torn or time.monotonic() - self._saved < after:
             return
+        self._drain()
         extra = {"seen": [self.seen[name] for name in self.statistics.observers], "of": self._fingerprint.fields}
         self.statistics.write(self._checkpoint, PARTIAL, extra)
         self._saved = time.monotonic()

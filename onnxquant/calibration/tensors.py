@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from onnxquant.errors import StatisticsError
-from onnxquant.graph.io import Document
+from onnxquant.graph.io import Document, graphs
 
 # What quantized models put QuantizeLinear and DequantizeLinear around.
 # fmt: off
@@ -20,11 +20,15 @@ _OPS = frozenset((
 # fmt: on
 
 
+_FOLDED = ("Relu", "Clip", "BatchNormalization")
+
+
 def quantizable(document: Document, pattern: str | None = None) -> list[str]:
     """Tensors of the main graph that quantized models quantize, without constants.
 
     Those are what matrix products, convolutions, sums, products, concatenations, pools, Resize, Softmax,
-    LayerNormalization and activations read and write.
+    LayerNormalization and activations read and write. Left out is what only a Relu, a Clip or a BatchNormalization reads:
+    quantizing folds those into what comes before, and a run that must show such a tensor cannot fuse them.
 
     Args:
         document: the float model.
@@ -47,11 +51,24 @@ def quantizable(document: Document, pattern: str | None = None) -> list[str]:
         if node.op_type in _OPS
         for n in [*_activations(node.op_type, node.input), *node.output]
     ]
-    found = [name for name in dict.fromkeys(read) if name not in constants]
+    folded = _folded(document)
+    found = [name for name in dict.fromkeys(read) if name not in constants and name not in folded]
     chosen = [name for name in found if matches(name)]
     if found and not chosen:
         raise StatisticsError(f"tensors {pattern!r}: matches none of {len(found)} tensors, {found[0]!r} the first")
     return chosen
+
+
+def _folded(document: Document) -> set[str]:
+    """Computed tensors with a single reader, which becomes a part of what computes them."""
+    graph = document.proto.graph
+    readers: dict[str, list[str]] = {}
+    for inner in graphs(graph):
+        for node in inner.node:
+            for name in node.input:
+                readers.setdefault(name, []).append(node.op_type)
+    kept = {value.name for value in (*graph.output, *graph.input)}
+    return {n for n, ops in readers.items() if len(ops) == 1 and ops[0] in _FOLDED and n not in kept}
 
 
 def _activations(op: str, inputs: Iterable[str]) -> list[str]:

@@ -6,17 +6,19 @@ import math
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxquant.calibration.observers.base import Accumulator, Batch, State, scalar
 from onnxquant.calibration.observers.exact import ExactSum, variance
 
-_CHUNK = 1 << 16
+_BLOCK, _LANES = 8192, 16
 
 
 class Moments(Accumulator):
     """Extremes and moments of all values.
 
-    The sums of one tensor are float64; sums of tensors are exact, so that merging knows no order.
+    The sums of a block of values are float64, added up in lanes as the compiled library does it; sums of blocks are exact,
+    so that merging knows no order.
     """
 
     kind = "moments"
@@ -29,19 +31,14 @@ class Moments(Accumulator):
     def add(self, batch: Batch) -> None:
         """See one checked tensor."""
         flat = batch.array.reshape(-1)
-        total = squares = 0.0
-        for start in range(0, flat.size, _CHUNK):
-            chunk = flat[start : start + _CHUNK].astype(np.float64)
-            total += float(chunk.sum())
-            squares += float(np.square(chunk, out=chunk).sum())
-        self.note(flat.size, batch.low, batch.high, total, squares)
-
-    def note(self, count: int, low: float, high: float, total: float, squares: float) -> None:
-        """See a tensor of which this is known."""
-        self.count += count
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self.total.add(total)
-        self.squares.add(squares)
+        for start in range(0, flat.size, _BLOCK):
+            block = flat[start : start + _BLOCK]
+            lanes = np.zeros((-(-block.size // _LANES), _LANES))
+            lanes.reshape(-1)[: block.size] = block
+            self.total.add(_sum(lanes))
+            self.squares.add(_sum(np.square(lanes, out=lanes)))
+        self.count += flat.size
+        self.low, self.high = min(self.low, batch.low), max(self.high, batch.high)
 
     def merge(self, other: Self) -> None:
         """See what another one saw."""
@@ -72,3 +69,12 @@ class Moments(Accumulator):
         out.count, out.low, out.high = int(state["count"]), float(state["low"]), float(state["high"])
         out.total, out.squares = ExactSum.from_state(state["total"]), ExactSum.from_state(state["squares"])
         return out
+
+
+def _sum(lanes: NDArray[np.float64]) -> float:
+    """Each lane from its first to its last value, then lanes in halves."""
+    sums: NDArray[np.float64] = np.add.reduce(lanes, axis=0)
+    while sums.size > 1:
+        half = sums.size // 2
+        sums = sums[:half] + sums[half:]
+    return float(sums[0])

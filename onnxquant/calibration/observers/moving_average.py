@@ -40,9 +40,11 @@ class MovingExtremes(Accumulator):
 
     def add(self, batch: Batch) -> None:
         """See one checked tensor; empty ones are no sample."""
-        if not batch.array.size:
-            return
-        low, high = batch.low, batch.high
+        if batch.array.size:
+            self.note(batch.low, batch.high)
+
+    def note(self, low: float, high: float) -> None:
+        """See a sample with these extremes."""
         if self.samples:
             low = self.low + WEIGHT * (low - self.low)
             high = self.high + WEIGHT * (high - self.high)

@@ -1,0 +1,104 @@
+"""Observers of the compiled library: extremes, moments and histograms, to the bit those of ``observers``.
+
+A session has a node ``onnxquant::Observe`` per tensor, which names an observer by its number: tensors are looked at where
+they are, in one pass, by the session's threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxquant import native
+from onnxquant.calibration.observers.exact import ExactSum
+from onnxquant.calibration.observers.histogram import HALF, Histogram
+from onnxquant.calibration.observers.moments import Moments
+from onnxquant.errors import NativeLibraryError
+from onnxquant.targets.bodies import DOMAIN
+
+KINDS = (Moments.kind, Histogram.kind)
+_WORDS = 35
+_INT = ctypes.c_int64
+
+
+class _Seen(ctypes.Structure):
+    _fields_ = (
+        ("count", _INT), ("zeros", _INT), ("exponent", _INT), ("low", ctypes.c_double), ("high", ctypes.c_double),
+        ("total", ctypes.c_uint64 * _WORDS), ("squares", ctypes.c_uint64 * _WORDS),
+    )  # fmt: skip
+
+
+@cache
+def available() -> bool:
+    """Whether the library is there and has observers."""
+    try:
+        return bool(_function("observer_new"))
+    except (NativeLibraryError, AttributeError):
+        return False
+
+
+class Compiled:
+    """An observer of the library, freed with this object.
+
+    Args:
+        histogram: whether it counts bins too.
+    """
+
+    def __init__(self, *, histogram: bool) -> None:
+        self._histogram = histogram
+        handle = _INT()
+        _call("observer_new", _INT(histogram), ctypes.byref(handle))
+        self.handle = handle.value
+
+    def __del__(self) -> None:
+        if hasattr(self, "handle"):
+            _call("observer_free", _INT(self.handle))
+
+    def node(self, tensor: str, output: str) -> onnx.NodeProto:
+        """The node that shows it a tensor; its output is the smallest and the largest value."""
+        return onnx.helper.make_node("Observe", [tensor], [output], name=output, domain=DOMAIN, handle=self.handle)
+
+    def update(self, values: NDArray[np.float32], pieces: int = 1) -> None:
+        """See a tensor, as the node does, in so many pieces."""
+        flat = np.ascontiguousarray(values).reshape(-1)
+        data = flat.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        _call("observer_update", _INT(self.handle), data, _INT(flat.size), _INT(pieces))
+
+    def take(self) -> tuple[Moments, Histogram]:
+        """What it saw since the last time."""
+        seen, histogram, moments = _Seen(), Histogram(), Moments()
+        counts = histogram.counts.ctypes.data_as(ctypes.POINTER(_INT)) if self._histogram else None
+        _call("observer_take", _INT(self.handle), ctypes.byref(seen), _INT(ctypes.sizeof(seen)), counts)
+        moments.count, moments.low, moments.high = seen.count, seen.low, seen.high
+        moments.total, moments.squares = _exact(seen.total), _exact(seen.squares)
+        histogram.exponent, histogram.zeros, histogram.low, histogram.high = (
+            seen.exponent,
+            seen.zeros,
+            seen.low,
+            seen.high,
+        )
+        return moments, histogram
+
+
+def _exact(words: Any) -> ExactSum:
+    return ExactSum(int.from_bytes(bytes(words), "little", signed=True))
+
+
+def _call(name: str, *arguments: Any) -> None:
+    if _function(name)(*arguments):
+        raise NativeLibraryError(native._last_error())
+
+
+@cache
+def _function(name: str) -> Any:
+    function = getattr(native._library(), f"onnxquant_{name}")
+    function.restype = ctypes.c_int
+    return function
+
+
+assert HALF == 1 << 12, "the library's histograms have as many bins"
