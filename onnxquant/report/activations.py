@@ -86,9 +86,9 @@ def _saturation(proof: Proof) -> list[str]:
         return []
     worst = min(low, key=lambda n: low[n])
     return [
-        f"on x86 CPUs without VNNI {len(low)} kernel{'s' * (len(low) > 1)} would lose accuracy to 16-bit saturation ({worst}: "
-        f"{low[worst]:.1f} dB); there set the session option session.x64quantprecision to 1 (exact, slower), or keep those in float with "
-        f"--exclude; CPUs with VNNI and ARM are exact"
+        f"on x86 CPUs without VNNI {len(low)} kernel{'s' * (len(low) > 1)} would lose accuracy to 16-bit saturation "
+        f"({worst}: {low[worst]:.1f} dB); there set the session option session.x64quantprecision to 1 (exact, slower), or "
+        f"keep those in float with --exclude; CPUs with VNNI and ARM are exact"
     ]
 
 
