@@ -85,10 +85,11 @@ def _saturation(proof: Proof) -> list[str]:
     if not low:
         return []
     worst = min(low, key=lambda n: low[n])
+    many = f"{len(low)} kernel{'s' * (len(low) > 1)}"
     return [
-        f"on x86 CPUs without VNNI {len(low)} kernel{'s' * (len(low) > 1)} would lose accuracy to 16-bit saturation ({worst}: "
-        f"{low[worst]:.1f} dB); there set the session option session.x64quantprecision to 1 (exact, slower), or keep those in float with "
-        f"--exclude; CPUs with VNNI and ARM are exact"
+        f"on x86 CPUs without VNNI {many} would lose accuracy to 16-bit saturation ({worst}: {low[worst]:.1f} dB); there set "
+        f"the session option session.x64quantprecision to 1 (exact, slower), or keep those in float with --exclude; CPUs "
+        f"with VNNI and ARM are exact"
     ]
 
 
