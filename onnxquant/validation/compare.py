@@ -128,7 +128,7 @@ def compare(
         proof.problems.append("the first model is quantized by onnxquant and the second is not: are they swapped?")
     _structure(proof, original, document)
     if rounds_activations(document):
-        proof.activations["made"] = metadata(document.proto).get("activations", {"kind": "dynamic", "type": "uint8"})
+        proof.activations["made"] = metadata(document.proto).get("activations", {})
     progress("weights")
     prepared = made.document if made else _prepared(original, document)
     _weights(proof, prepared, document, made.digests if made else {})
@@ -171,7 +171,7 @@ def _prepared(original: Document, quantized: Document) -> Document:
     """The float model whose weights were encoded, but for what calibration changed in them."""
     prepared = original.copy()
     prepare(prepared)
-    if "activations" in metadata(quantized.proto):
+    if metadata(quantized.proto).get("activations", {}).get("kind") == "static":
         simplify(prepared)
     return prepared
 

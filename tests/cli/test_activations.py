@@ -12,7 +12,7 @@ import pytest
 from commands import refused, run
 from graphs import node, weight
 
-STATIC = ("--activations", "static", "--calibration-method", "minmax")
+STATIC = ("--activations", "static", "--calibration-method", "minmax", "--no-smooth", "--no-equalize")
 
 
 @pytest.fixture
@@ -75,7 +75,9 @@ def test_statistics_are_used_again(model: Path, data: Path, tmp_path: Path) -> N
         for m in (own, stored)
     ]
     assert scales[0] == scales[1] and scales[0]
-    other = graphs.save(graphs.matmul(24, 16), tmp_path / "other.onnx")
+    proto = onnx.load(model)
+    proto.graph.initializer[0].raw_data = bytes(len(proto.graph.initializer[0].raw_data))
+    other = graphs.save(proto, tmp_path / "other.onnx")
     refused(
         run("quantize", other, "-o", tmp_path / "no.onnx", *STATIC, "--data", data, "--calibration", stats),
         "other.onnx",
@@ -93,10 +95,10 @@ def _npz(path: Path, **arrays: np.ndarray) -> Path:  # type: ignore[type-arg]
     [
         ("missing", ["--data"]),
         ("no file", ["nothing.npz"]),
-        ("name", ["'x'"]),
+        ("name", ["'z'", "known: x"]),
         ("shape", ["24"]),
         ("type", ["float"]),
-        ("nan", ["not finite"]),
+        ("nan", ["NaN"]),
         ("empty", ["sample"]),
     ],
 )
@@ -124,9 +126,9 @@ def test_nothing_to_compute_on_integers(data: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     model = graphs.save(proto, tmp_path / "model.onnx")
     for extra, words in (
-        (("--exclude", "one"), ["one"]),
-        (("--format", "int4"), ["int4"]),
-        (("--include", "another"), ["one"]),
+        (("--exclude", "one"), ["one: no rule matches"]),
+        (("--format", "int4"), ["one:", "not int4"]),
+        (("--include", "another"), ["one: no rule matches"]),
     ):
         refused(
             run("quantize", model, "-o", tmp_path / "out.onnx", *STATIC, "--data", data, *extra), "integers", *words
@@ -163,7 +165,7 @@ def test_damaged_metadata_of_activations(model: Path, data: Path, tmp_path: Path
     assert run("quantize", model, "-o", output, *STATIC, "--data", data, "--no-proof").exit_code == 0
     proto = onnx.load(output)
     entry = next(e for e in proto.metadata_props if e.key == "onnxquant")
-    for damage in ([], {"rescaled": 3}, {"tensors": []}, {"left_in_float": [], "rescaled": [1]}):
+    for damage in ([], {"rescaled": 3}, {"tensors": []}, {"left_in_float": []}, {"rescaled": [1]}):
         told = json.loads(entry.value)
         told["activations"] = damage
         entry.value = json.dumps(told)

@@ -131,7 +131,8 @@ def test_the_default_model_rounded_per_call(default_model: Path, images: Any, tm
     assert report.made["kind"] == "dynamic" and report.made["integer_kernels"] == 8
     (convs,) = [w for w in report.warnings if "ConvInteger" in w]
     assert "3 convolutions" in convs
-    assert api.info(output)["activations"] == {"kind": "dynamic", "type": "uint8", "integer kernels": 8}
+    about = {"kind": "dynamic", "type": "uint8", "integer kernels": 8, "weights rescaled": 0}
+    assert api.info(output)["activations"] == about
     assert report.proof and report.proof.activations["saturation"]
     back = tmp_path / "float.onnx"
     assert onnxquant.dequantize(output, back) == len(report.encoded)
