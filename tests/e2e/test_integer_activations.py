@@ -82,7 +82,7 @@ def run(path: Path, x: np.ndarray[Any, Any] = SAMPLES, *, optimize: bool = True)
 def static(tmp_path: Path, **options: Any) -> tuple[Report, Path, Path]:
     model, data = save(tmp_path)
     output = tmp_path / "out.onnx"
-    given = {"calibration_method": "minmax", "data": str(data), **options}
+    given = {"calibration_method": "minmax", "smooth": False, "equalize": False, "data": str(data), **options}
     return onnxquant.quantize(model, output, **given), model, output
 
 
@@ -95,9 +95,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Path]:
 def test_the_default_model_keeps_its_accuracy(default_model: Path, images: Any, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     before = default_model.read_bytes()
-    data = {"image": images[0][:64]}
-    np.savez(tmp_path / "data.npz", **data)
-    report = onnxquant.quantize(default_model, output, activations="static", data=str(tmp_path / "data.npz"))
+    np.savez(tmp_path / "data.npz", image=images[0][:32])
+    plain = {"smooth": False, "equalize": False}
+    report = onnxquant.quantize(default_model, output, activations="static", data=str(tmp_path / "data.npz"), **plain)
     assert report.passed, report.proof and report.proof.problems
     assert default_model.read_bytes() == before
     onnx.checker.check_model(str(output), full_check=True)
@@ -230,11 +230,38 @@ def test_validating_a_file_explains_rescaled_weights(made: tuple[Report, Path, P
     assert wrong.proof and float(wrong.proof.weights["w"]["sqnr_db"]) < 10
 
 
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_smoothed_functions_are_told_and_validated(kind: str, tmp_path: Path) -> None:
+    """Channels of very unequal size: smoothing wins, and the file's weights are not the original's."""
+    x = (graphs.rng(4).standard_normal((24, 5, 48)) * np.geomspace(0.01, 30, 48)).astype(np.float32)
+    model, data = graphs.save(graphs.matmul(), tmp_path / "model.onnx"), tmp_path / "data.npz"
+    proto = onnx.load(model)
+    w = (weight(48, 40) / np.geomspace(0.01, 30, 48)[:, None]).astype(np.float32)
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(w, "w"))
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 5
+    onnx.save(proto, model)
+    np.savez(data, x=x)
+    output = tmp_path / "out.onnx"
+    given = {"activations": kind, "calibration_method": "minmax", "data": str(data), "proof": False}
+    onnxquant.quantize(model, tmp_path / "plain.onnx", smooth=False, **given)
+    report = onnxquant.quantize(model, output, **given)
+    assert report.made["rescaled"] == ["w"]
+    assert sqnr_db(run(model, x), run(output, x)) > sqnr_db(run(model, x), run(tmp_path / "plain.onnx", x)) + 6
+    again = onnxquant.validate(model, output, str(data))
+    assert again.passed, again.proof and again.proof.problems
+    assert again.proof and float(again.proof.weights["w"]["sqnr_db"]) > 30
+    assert float(again.proof.outputs["float vs twin"]["y"]["sqnr_db"]) > 30
+    assert api.info(output)["activations"]["weights rescaled"] == 1
+    onnxquant.dequantize(output, tmp_path / "float.onnx")
+    assert sqnr_db(run(model, x), run(tmp_path / "float.onnx", x)) > 30
+
+
 def test_external_data(tmp_path: Path) -> None:
     model, data = save(tmp_path, external=True)
     output = tmp_path / "out.onnx"
-    report = onnxquant.quantize(model, output, activations="static", calibration_method="minmax", data=str(data))
-    assert report.passed and report.external_data
+    plain = {"calibration_method": "minmax", "smooth": False, "equalize": False, "proof": False}
+    report = onnxquant.quantize(model, output, activations="static", data=str(data), **plain)
+    assert report.external_data
     assert (tmp_path / "out.onnx.data").exists()
     assert 30 < sqnr_db(run(model), run(output)) < 46
     onnxquant.dequantize(output, tmp_path / "float.onnx")
@@ -261,8 +288,8 @@ def test_a_name_that_a_nested_graph_knows_survives_the_way_back(tmp_path: Path) 
         given.CopyFrom(info(given.name, 1, [None] * 4))
     model, data = save(tmp_path, proto)
     output, back = tmp_path / "out.onnx", tmp_path / "float.onnx"
-    report = onnxquant.quantize(model, output, activations="static", calibration_method="minmax", data=str(data))
-    assert report.passed, report.proof and report.proof.problems
+    plain = {"calibration_method": "minmax", "smooth": False, "equalize": False, "proof": False}
+    onnxquant.quantize(model, output, activations="static", data=str(data), **plain)
     onnxquant.dequantize(output, back)
     onnx.checker.check_model(str(back), full_check=True)
     session = ort.InferenceSession(back)
@@ -284,6 +311,6 @@ def test_shared_weights_stay_shared_or_in_float(tmp_path: Path) -> None:
     proto = graphs.model(made, {"x": ("float32", ["batch", 3, 16, 16])}, {"y": "float32"}, constants)
     model, data = save(tmp_path, proto)
     output = tmp_path / "out.onnx"
-    report = onnxquant.quantize(model, output, activations="static", calibration_method="minmax", data=str(data))
-    assert report.passed, report.proof and report.proof.problems
+    plain = {"calibration_method": "minmax", "smooth": False, "equalize": False, "proof": False}
+    onnxquant.quantize(model, output, activations="static", data=str(data), **plain)
     assert 25 < sqnr_db(run(model), run(output)) < 50
