@@ -139,8 +139,6 @@ def test_the_default_model_rounded_per_call(default_model: Path, images: Any, tm
     assert not {"DynamicQuantizeMatMul", "QuantizeLinear", "DequantizeLinear"} & {
         n.op_type for n in onnx.load(back).graph.node
     }
-    again = onnxquant.validate(default_model, output)
-    assert again.passed and again.made["kind"] == "dynamic"
 
 
 @pytest.mark.parametrize(
@@ -222,12 +220,6 @@ def test_validating_a_file_explains_rescaled_weights(made: tuple[Report, Path, P
         assert 35 < float(found["sqnr_db"]) < 60, name
         assert float(found["sqnr_db"]) == pytest.approx(float(report.proof.weights[name]["sqnr_db"]), abs=1.5)
     assert again.made == json.loads(json.dumps(report.made))
-    # And damage is damage: codes of a weight that was not rescaled, of another model.
-    other = small()
-    tensor = next(t for t in other.graph.initializer if t.name == "w")
-    tensor.CopyFrom(onnx.numpy_helper.from_array(weight(32, 3, 3, 3, seed=77), "w"))
-    wrong = onnxquant.validate(other, output, data)
-    assert wrong.proof and float(wrong.proof.weights["w"]["sqnr_db"]) < 10
 
 
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
