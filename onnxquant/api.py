@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from onnxquant import lowering, native, runtime
+from onnxquant.activations.calibrated import FOR_ACCURACY
 from onnxquant.calibration.calibrate import calibrate
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats.base import Encoded
@@ -129,7 +130,7 @@ def info(path: str | Path) -> dict[str, Any]:
         "weights_encoded": encoded,
         "formats": formats,
         "targets": sorted({r.target for r in found}),
-        "activations": _activations(data, [r.target for r in found]),
+        "activations": _activations(data.get("activations", {})),
         "opset": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
         "ir_version": proto.ir_version,
         "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
@@ -140,22 +141,25 @@ def info(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _activations(data: dict[str, Any], targets: list[str]) -> dict[str, Any]:
+def _activations(about: dict[str, Any]) -> dict[str, Any]:
     """What a file says of its activations, in short; empty where they are floats."""
-    about = data.get("activations")
     if not about:
-        count = targets.count("dynamic")
-        return {"kind": "dynamic", "type": "uint8", "integer kernels": count} if count else {}
-    return {
+        return {}
+    left = about.get("left_in_float", {})
+    found = {
         "kind": about.get("kind"),
         "type": f"{about.get('type')}{' symmetric' if about.get('symmetric') else ''}",
+        "integer kernels": about.get("integer_kernels"),
+        "weights rescaled": len(about.get("rescaled", ())),
+    }
+    if about.get("kind") != "static":
+        return found
+    return found | {
         "method": about.get("method"),
         "tensors": len(about.get("tensors", ())),
-        "integer kernels": about.get("integer_kernels"),
-        "left in float": len(about.get("left_in_float", ())),
-        "excluded for accuracy": len(about.get("excluded_for_accuracy", ())),
-        "weights rescaled": len(about.get("rescaled", ())),
         "biases corrected": about.get("biases_corrected", 0),
+        "left in float": len(left),
+        "excluded for accuracy": sum(reason == FOR_ACCURACY for reason in left.values()),
     }
 
 

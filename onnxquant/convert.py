@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from onnxquant import integers, lowering, whole
+from onnxquant.activations.insert import Dynamic, Static
 from onnxquant.errors import FeedError, ModelError, OutputError, RangeError, RecipeError, WeightError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, load
@@ -175,18 +176,21 @@ def _plan(
     """The plan, and the float model that it is of: static activations change weights before they are encoded."""
     data, settings, progress = run
     made = integers.Integers(document, {})
+    activations: Static | Dynamic | None = None
+    before = document.copy() if settings.activations != "none" else document
     if settings.activations == "dynamic":
         made = integers.dynamic(document, rules, settings, data, progress)
+        activations = Dynamic({"integer_kernels": len(made.targets)})
     elif settings.activations == "static":
-        before = document.copy()
         made = integers.static(original, document, rules, settings, data, progress)
-        assert made.static
+        activations = made.static
+    if activations:
         # Whoever compares the file with its original must know which weights are not the original's.
-        about = {**made.static.about, "rescaled": integers.changed(before, made.document)}
-        made = replace(made, static=replace(made.static, about=about))
+        about = {**activations.about, "rescaled": integers.changed(before, made.document)}
+        activations = replace(activations, about=about)
     sites, left = find(made.document)
     plan = make_plan(sites, left, rules, made.document.opset, made.targets)
-    return made.document, replace(plan, activations=made.static)
+    return made.document, replace(plan, activations=activations)
 
 
 def _nothing(document: Document, plan: Plan) -> str:

@@ -117,10 +117,7 @@ class Plan:
     @property
     def about_activations(self) -> dict[str, Any]:
         """What becomes of activations, as plain data; empty where they stay floats."""
-        if self.activations:
-            return self.activations.to_dict()
-        count = sum(d.target == "dynamic" for d in self.decisions)
-        return {"kind": "dynamic", "type": "uint8", "integer_kernels": count} if count else {}
+        return self.activations.to_dict() if self.activations else {}
 
 
 def make_plan(

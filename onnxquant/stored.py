@@ -95,10 +95,10 @@ def _activations(value: object) -> bool:
     if not isinstance(value, dict):
         return False
     tables = (value.get(k, {}) for k in ("tensors", "left_in_float"))
-    names = (value.get(k, []) for k in ("rescaled", "excluded_for_accuracy"))
-    return all(isinstance(t, dict) for t in tables) and all(
-        isinstance(n, list) and all(isinstance(name, str) for name in n) for n in names
-    )
+    names = value.get("rescaled", [])
+    if not all(isinstance(t, dict) for t in tables) or not isinstance(names, list):
+        return False
+    return all(isinstance(name, str) for name in names)
 
 
 def _int(value: object) -> bool:

@@ -37,7 +37,7 @@ def values(proto: onnx.ModelProto, names: list[str], feed: Feed) -> dict[str, ND
 def static(proto: onnx.ModelProto, feed: Feed, codes: Codes | None = None, *excluded: str) -> Static:
     """What becomes of the activations of a float model."""
     codes = codes or Codes()
-    found = place(Flow(proto.graph), excluded, clamps=not codes.symmetric)
+    found = place(Flow(proto.graph), dict.fromkeys(excluded, "excluded"), clamps=not codes.symmetric)
     seen = values(proto, found.sources, feed)
     ranges = {name: (float(v.min()), float(v.max())) for name, v in seen.items()}
     return Static(codes, tuple(found.tensors.values()), ranges, "minmax", tuple(found.split), {})

@@ -75,6 +75,24 @@ class Static:
         }
 
 
+@dataclass(frozen=True)
+class Dynamic:
+    """Activations rounded per call by the ops that read them: DynamicQuantizeMatMul in the place of products.
+
+    Attributes:
+        about: number of kernels, rescaled weights ..., for the report.
+    """
+
+    about: Mapping[str, Any]
+
+    def insert(self, proto: onnx.ModelProto) -> None:
+        """Nothing is to be put in: the weights' target did it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the file's metadata and reports."""
+        return {"kind": "dynamic", "type": "uint8", "symmetric": False, **self.about}
+
+
 def _marked(op: str, inputs: list[str], output: str, name: str) -> onnx.NodeProto:
     node = onnx.helper.make_node(op, inputs, [output], name=name)
     node.metadata_props.add(key=KEY, value=op)

@@ -25,12 +25,12 @@ def summary(made: Mapping[str, Any], proof: Proof | None) -> list[tuple[str, str
     if made.get("method"):
         tried = ", ".join(f"{m} {score:.1f} dB" for m, score in made.get("tried", {}).items())
         rows.append(("ranges", f"{made['method']}{f' (tried: {tried})' if tried else ''}"))
+    if variants := made.get("variants"):
+        rows.append(("functions tried", ", ".join(f"{v} {score:.1f} dB" for v, score in variants.items())))
     if "integer_kernels" in made:
         rows.append(("kernels on integers", str(made["integer_kernels"])))
     left = Counter(made.get("left_in_float", {}).values())
     rows += [("kernels in float", f"{count}: {reason}") for reason, count in left.most_common()]
-    if excluded := made.get("excluded_for_accuracy"):
-        rows.append(("excluded for accuracy", str(len(excluded))))
     if proof:
         reasons = Counter((c["op"], c["reason"]) for c in proof.activations.get("conversions", ()))
         rows += [(f"{op} that stay", f"{count}: {reason}") for (op, reason), count in reasons.most_common()]
@@ -45,7 +45,6 @@ def summary(made: Mapping[str, Any], proof: Proof | None) -> list[tuple[str, str
 def details(made: Mapping[str, Any], proof: Proof | None) -> list[tuple[str, str]]:
     """Rows of name and what is said of it."""
     rows = [(name, f"in float: {reason}") for name, reason in made.get("left_in_float", {}).items()]
-    rows += [(name, "excluded for accuracy") for name in made.get("excluded_for_accuracy", ())]
     if proof:
         rows += [(c["node"], f"{c['op']}: {c['reason']}") for c in proof.activations.get("conversions", ())]
         for name, loss in proof.activations.get("saturation", {}).items():
@@ -60,18 +59,21 @@ def warnings(made: Mapping[str, Any], proof: Proof | None) -> list[str]:
     """What costs speed or accuracy, and where."""
     if not made:
         return []
-    out = _slow(str(made.get("type")), bool(made.get("symmetric")), proof)
+    out = _slow(made, proof)
     return out + ([*_saturation(proof), *_fusion(proof)] if proof else [])
 
 
-def _slow(kind: str, symmetric: bool, proof: Proof | None) -> list[str]:
+def _slow(made: Mapping[str, Any], proof: Proof | None) -> list[str]:
+    kind = str(made.get("type"))
     if kind.endswith("16"):
         return [f"{kind} activations have no integer kernels on CPUs: slower than float; uint8 is what is fast"]
     out = []
+    if not made.get("integer_kernels", 1):
+        out.append("no op computes on integers: only weights are smaller; -v says why of each")
     if kind == "int8":
         out.append("int8 activations are slower than uint8 ones on x86 CPUs, which multiply unsigned by signed bytes")
     clamps = sum(proof.kernels.get("stock", {}).get(op, 0) for op in _CLAMPS) if proof else 0
-    if symmetric and clamps:
+    if made.get("symmetric") and clamps:
         out.append(
             f"{clamps} Relu or Clip stay as nodes of their own, with conversions around them: codes symmetric around zero "
             f"cannot do their work by saturating"
@@ -85,10 +87,11 @@ def _saturation(proof: Proof) -> list[str]:
     if not low:
         return []
     worst = min(low, key=lambda n: low[n])
+    many = f"{len(low)} kernel{'s' * (len(low) > 1)}"
     return [
-        f"on x86 CPUs without VNNI {len(low)} kernel{'s' * (len(low) > 1)} would lose accuracy to 16-bit saturation "
-        f"({worst}: {low[worst]:.1f} dB); there set the session option session.x64quantprecision to 1 (exact, slower), or "
-        f"keep those in float with --exclude; CPUs with VNNI and ARM are exact"
+        f"on x86 CPUs without VNNI {many} would lose accuracy to 16-bit saturation ({worst}: {low[worst]:.1f} dB); there set "
+        f"the session option session.x64quantprecision to 1 (exact, slower), or keep those in float with --exclude; CPUs "
+        f"with VNNI and ARM are exact"
     ]
 
 

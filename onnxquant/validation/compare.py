@@ -41,6 +41,10 @@ LARGE_BYTES = 1 << 30
 SATURATION_SAMPLES = 4
 
 
+# A file may lose so much without graph optimizations before that is told.
+UNOPTIMIZED_DB = 6.0
+
+
 @dataclass
 class Proof:
     """What a comparison found.
@@ -128,7 +132,7 @@ def compare(
         proof.problems.append("the first model is quantized by onnxquant and the second is not: are they swapped?")
     _structure(proof, original, document)
     if rounds_activations(document):
-        proof.activations["made"] = metadata(document.proto).get("activations", {"kind": "dynamic", "type": "uint8"})
+        proof.activations["made"] = metadata(document.proto).get("activations", {})
     progress("weights")
     prepared = made.document if made else _prepared(original, document)
     _weights(proof, prepared, document, made.digests if made else {})
@@ -142,6 +146,7 @@ def compare(
             known = prepared if made or "activations" not in metadata(document.proto) else None
             case = Case(known, document, samples, options.threads, mapped=large)
             proof.outputs = compare_outputs(case, Path(folder), progress)
+            _note_unoptimized(proof)
         if large:
             proof.notes.append(
                 f"above {LARGE_BYTES >> 30} GiB: proven with float compute; speed and memory not measured"
@@ -167,11 +172,25 @@ def compare(
     return _judged(proof, options)
 
 
+def _note_unoptimized(proof: Proof) -> None:
+    """Say where the file is another function without graph optimizations.
+
+    onnxruntime's MatMulNBits gives zeros then: its scales come from a Cast, which nobody folds.
+    """
+    for name, plain in proof.outputs.get("float vs unoptimized", {}).items():
+        deployed = proof.outputs.get("float vs deployed", {}).get(name)
+        if deployed and _db(plain) < _db(deployed) - UNOPTIMIZED_DB:
+            proof.notes.append(
+                f"output {name!r} keeps {_db(plain):.1f} dB in sessions with ORT_DISABLE_ALL, {_db(deployed):.1f} dB in others: "
+                f"leave graph optimizations on"
+            )
+
+
 def _prepared(original: Document, quantized: Document) -> Document:
     """The float model whose weights were encoded, but for what calibration changed in them."""
     prepared = original.copy()
     prepare(prepared)
-    if "activations" in metadata(quantized.proto):
+    if metadata(quantized.proto).get("activations", {}).get("kind") == "static":
         simplify(prepared)
     return prepared
 

@@ -104,7 +104,8 @@ def compare_outputs(case: Case, folder: Path, progress: Callable[[str], None]) -
 
 def rounds_activations(document: Document) -> bool:
     """Whether activations are integers whatever is asked of the session: there is no float compute to compare with."""
-    return "activations" in metadata(document.proto) or any(r.target == "dynamic" for r in records(document.proto))
+    static = metadata(document.proto).get("activations", {}).get("kind") == "static"
+    return static or any(r.target == "dynamic" for r in records(document.proto))
 
 
 def has_our_ops(document: Document) -> bool:

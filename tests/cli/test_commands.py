@@ -11,30 +11,14 @@ import graphs
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
+from commands import refused, run
 
 from onnxquant.cli import main
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return graphs.save(graphs.matmul(256, 288), tmp_path / "model.onnx")
-
-
-def refused(result: Result, *words: str) -> None:
-    """One line of our own on stderr that holds these words, exit code 2."""
-    assert result.exit_code == 2, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    text = result.stderr.strip()
-    assert "Traceback" not in text
-    for word in words:
-        assert word in text, text
-    if text.startswith("onnxquant: error:"):
-        assert len(text.splitlines()) == 1
 
 
 def test_quantize_validate_and_the_rest(model: Path, tmp_path: Path) -> None:

@@ -125,8 +125,9 @@ def test_biases_take_up_the_mean_error() -> None:
     made = static(complete(document), {"x": np.concatenate([f["x"] for f in SAMPLES])})
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
     feeds = open_feeds(SAMPLES, [Input("x", "tensor(float)", ("n", 6, "h", "w"))])
-    count = bias_.correct(document, placement, (made.codes, made.ranges), lambda n: rounded(weights[n]), feeds)
-    assert count == 3
+    changes = bias_.corrections(document, placement, (made.codes, made.ranges), lambda n: rounded(weights[n]), feeds)
+    assert list(changes) == ["a", "e", "y"]
+    bias_.correct(document, changes)
     after = {n.output[0]: n for n in document.proto.graph.node if n.op_type == "Conv"}
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in complete(document).graph.initializer}
     moved = 0.0
@@ -165,7 +166,9 @@ def test_gemm_without_a_bias_gets_one(tmp_path: Path) -> None:
     made = static(proto, {"x": np.concatenate([f["x"] for f in samples])})
     w = weight(3, 6)
     feeds = open_feeds(samples, [Input("x", "tensor(float)", ("n", 6))])
-    assert bias_.correct(document, placement, (made.codes, made.ranges), lambda _: rounded(w), feeds) == 1
+    changes = bias_.corrections(document, placement, (made.codes, made.ranges), lambda _: rounded(w), feeds)
+    assert list(changes) == ["y"]
+    bias_.correct(document, changes)
     bias = onnx.numpy_helper.to_array(document.proto.graph.initializer[-1])
     expected = np.mean(
         [(f["x"] @ w.T.astype(np.float64) - f["x"] @ rounded(w).T.astype(np.float64)).mean(0) for f in samples], 0

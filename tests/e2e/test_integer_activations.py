@@ -1,0 +1,308 @@
+"""``quantize --activations`` end to end: the default model and small ones, every type and method, files and the way back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import graphs
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from graphs import node, weight
+from rounded import marked, sqnr_db
+
+import onnxquant
+from onnxquant import api
+from onnxquant.calibration.observers import ranging
+from onnxquant.graph.io import nodes as all_nodes
+from onnxquant.report.data import Report
+from onnxquant.stored import metadata
+
+DATA = Path(__file__).resolve().parents[2] / "models" / "default_test.npz"
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    with np.load(DATA) as data:
+        return (data["image"][:1000].astype(np.float32) / 255)[:, None], data["label"][:1000]
+
+
+def small(opset: int = 17) -> onnx.ModelProto:
+    """Conv -> Relu -> depthwise Conv -> Clip -> residual Add -> pooling -> Gemm, with BatchNormalization to fold."""
+    constants = {
+        "w": 4 * weight(32, 3, 3, 3),
+        "p": 2 * weight(32, 32, 1, 1, seed=2),
+        "d": 4 * weight(32, 1, 3, 3, seed=1),
+        "q": 2 * weight(32, 32, 1, 1, seed=6),
+        "g": 2 * weight(32 * 16, 10, seed=3),
+        "c": weight(10, seed=4),
+        "low": np.float32(0),
+        "high": np.float32(6),
+        **{k: np.abs(weight(32, seed=5)) + np.float32(k != "mean") / 2 for k in ("scale", "bias", "mean", "var")},
+    }
+    made = [
+        node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["a", "scale", "bias", "mean", "var"], ["n"]),
+        node("Relu", ["n"], ["b"]),
+        node("Conv", ["b", "p"], ["e"]),
+        node("Clip", ["e", "low", "high"], ["f"]),
+        node("Conv", ["f", "d"], ["h"], group=32, pads=[1, 1, 1, 1]),
+        node("Add", ["b", "h"], ["r"]),
+        node("MaxPool", ["r"], ["s"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["s", "q"], ["t"], strides=[2, 2]),
+        node("Flatten", ["t"], ["u"]),
+        node("Gemm", ["u", "g", "c"], ["y"]),
+    ]
+    proto = graphs.model(made, {"x": ("float32", ["batch", 3, 16, 16])}, {"y": "float32"}, constants, opset)
+    proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", 1, ["batch", 10]))
+    return proto
+
+
+SAMPLES = graphs.rng(11).standard_normal((24, 3, 16, 16)).astype(np.float32)
+
+
+def save(tmp_path: Path, proto: onnx.ModelProto | None = None, **options: Any) -> tuple[Path, Path]:
+    np.savez(tmp_path / "data.npz", x=SAMPLES)
+    return graphs.save(proto or small(), tmp_path / "model.onnx", **options), tmp_path / "data.npz"
+
+
+def run(path: Path, x: np.ndarray[Any, Any] = SAMPLES, *, optimize: bool = True) -> np.ndarray[Any, Any]:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    if not optimize:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: x[i : i + 1]})[0] for i in range(len(x))])
+
+
+def static(tmp_path: Path, **options: Any) -> tuple[Report, Path, Path]:
+    model, data = save(tmp_path)
+    output = tmp_path / "out.onnx"
+    given = {"calibration_method": "minmax", "smooth": False, "equalize": False, "data": str(data), **options}
+    return onnxquant.quantize(model, output, **given), model, output
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Path]:
+    """The small model with static activations: report, original, output."""
+    return static(tmp_path_factory.mktemp("made"), activations="static")
+
+
+def test_the_default_model_keeps_its_accuracy(default_model: Path, images: Any, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    before = default_model.read_bytes()
+    np.savez(tmp_path / "data.npz", image=images[0][:32])
+    plain = {"smooth": False, "equalize": False}
+    report = onnxquant.quantize(default_model, output, activations="static", data=str(tmp_path / "data.npz"), **plain)
+    assert report.passed, report.proof and report.proof.problems
+    assert default_model.read_bytes() == before
+    onnx.checker.check_model(str(output), full_check=True)
+    assert report.predicted_bytes == pytest.approx(report.output_bytes, rel=0.01)
+    assert report.original_bytes / output.stat().st_size > 3.3
+    logits = ort.InferenceSession(output).run(None, {"image": images[0]})[0]
+    assert (logits.argmax(1) == images[1]).mean() >= 0.98
+    assert report.proof
+    db = float(report.proof.outputs["float vs deployed"]["logits"]["sqnr_db"])
+    assert 35 < db < 50
+    kernels = report.proof.kernels["stock"]
+    assert kernels["com.microsoft.QLinearConv"] == 3
+    assert kernels["com.microsoft.QGemm"] + kernels["com.microsoft.MatMulIntegerToFloat"] == 8
+    assert "Relu" not in kernels
+    assert set(report.made["tried"]) == {"minmax", "mse", "percentile"}
+    assert len(report.proof.activations["conversions"]) == sum(
+        kernels.get(f"{k}Linear", 0) for k in ("Quantize", "Dequantize")
+    )
+    saturation = report.proof.activations["saturation"]
+    assert saturation["stem.conv"]["saturating"] > 0
+    assert any("x64quantprecision" in w for w in report.warnings)
+
+
+def test_the_default_model_rounded_per_call(default_model: Path, images: Any, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    report = onnxquant.quantize(default_model, output, activations="dynamic", data=None)
+    assert report.passed, report.proof and report.proof.problems
+    logits = ort.InferenceSession(output).run(None, {"image": images[0][:200]})[0]
+    assert (logits.argmax(1) == images[1][:200]).mean() >= 0.97
+    assert {s.decision.target for s in report.encoded if s.decision.role in ("matmul", "gemm")} == {"dynamic"}
+    assert report.made["kind"] == "dynamic" and report.made["integer_kernels"] == 8
+    (convs,) = [w for w in report.warnings if "ConvInteger" in w]
+    assert "3 convolutions" in convs
+    about = {"kind": "dynamic", "type": "uint8", "integer kernels": 8, "weights rescaled": 0}
+    assert api.info(output)["activations"] == about
+    assert report.proof and report.proof.activations["saturation"]
+    back = tmp_path / "float.onnx"
+    assert onnxquant.dequantize(output, back) == len(report.encoded)
+    assert not {"DynamicQuantizeMatMul", "QuantizeLinear", "DequantizeLinear"} & {
+        n.op_type for n in onnx.load(back).graph.node
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "least", "most"),
+    [
+        ({}, 30, 46),
+        ({"activation_type": "int8"}, 30, 46),
+        ({"symmetric_activations": True}, 25, 46),
+        ({"activation_type": "int8", "symmetric_activations": True}, 25, 46),
+        ({"activation_type": "uint16"}, 38, 60),
+        ({"activation_type": "int16", "symmetric_activations": True}, 38, 60),
+        ({"balance": False, "bias_correction": False}, 28, 46),
+    ],
+    ids=str,
+)
+def test_types(options: dict[str, Any], least: float, most: float, tmp_path: Path) -> None:
+    report, model, output = static(tmp_path, activations="static", proof=False, **options)
+    proto = onnx.load(output)
+    onnx.checker.check_model(proto, full_check=True)
+    kinds = {t.name: onnx.helper.tensor_dtype_to_np_dtype(t.data_type) for t in proto.graph.initializer}
+    assert {kinds[n.input[2]].name for n in marked(proto, "QuantizeLinear")} == {
+        options.get("activation_type", "uint8")
+    }
+    expected, plain, fused = run(model), run(output, optimize=False), run(output)
+    assert least < sqnr_db(expected, plain) < most
+    assert least < sqnr_db(expected, fused) < most
+    slow = [w for w in report.warnings if "slower" in w and "x64" not in w]
+    assert bool(slow) == ("activation_type" in options)
+
+
+def test_symmetric_codes_name_the_clamps_that_stay(tmp_path: Path) -> None:
+    report, _, _ = static(tmp_path, activations="static", symmetric_activations=True)
+    assert report.passed and report.proof
+    assert report.proof.kernels["stock"]["Relu"] + report.proof.kernels["stock"]["Clip"] == 2
+    assert any(w.startswith("2 Relu or Clip stay") for w in report.warnings)
+
+
+@pytest.mark.parametrize("method", sorted(ranging()))
+def test_methods(method: str, tmp_path: Path) -> None:
+    report, model, output = static(tmp_path, activations="static", calibration_method=method, proof=False)
+    assert report.made["method"] == method
+    assert 18 < sqnr_db(run(model), run(output)) < 46
+
+
+def test_files_tell_what_was_done_and_give_the_floats_back(made: tuple[Report, Path, Path], tmp_path: Path) -> None:
+    report, model, output = made
+    told = metadata(onnx.load(output))["activations"]
+    assert told == json.loads(json.dumps(report.made))
+    assert set(told["rescaled"]) and told["biases_corrected"] == 5
+    short = api.info(output)["activations"]
+    assert short["integer kernels"] == 5 and short["left in float"] == 0
+    assert short["weights rescaled"] == len(told["rescaled"]) and short["method"] == "minmax"
+    assert all(onnxquant.verify(output).values())
+    back = tmp_path / "float.onnx"
+    onnxquant.dequantize(output, back)
+    proto = onnx.load(back)
+    onnx.checker.check_model(proto, full_check=True)
+    assert not any("uantizeLinear" in n.op_type for n in all_nodes(proto))
+    assert not any(t.name.endswith(("/scale", "/zero_point")) for t in proto.graph.initializer)
+    # Near the original: weights in 8 bits are left of the error, and the means that biases take up.
+    assert 33 < sqnr_db(run(model), run(back)) < 55
+    # The twin of the proof is the same function, found on another way.
+    assert report.proof
+    twin = float(report.proof.outputs["float vs twin"]["y"]["sqnr_db"])
+    assert twin == pytest.approx(sqnr_db(run(model)[:4], run(back)[:4]), abs=0.01)
+
+
+def test_validating_a_file_explains_rescaled_weights(made: tuple[Report, Path, Path]) -> None:
+    report, model, output = made
+    data = str(model.with_name("data.npz"))
+    again = onnxquant.validate(model, output, data)
+    assert again.passed, again.proof and again.proof.problems
+    assert again.proof and report.proof
+    assert any("rescaled by calibration" in note for note in again.proof.notes)
+    for pair in ("float vs twin", "float vs deployed"):
+        got, wrote = again.proof.outputs[pair]["y"], report.proof.outputs[pair]["y"]
+        assert float(got["sqnr_db"]) == pytest.approx(float(wrote["sqnr_db"]), abs=0.01)
+    for name, found in again.proof.weights.items():
+        assert 35 < float(found["sqnr_db"]) < 60, name
+        assert float(found["sqnr_db"]) == pytest.approx(float(report.proof.weights[name]["sqnr_db"]), abs=1.5)
+    assert again.made == json.loads(json.dumps(report.made))
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_smoothed_functions_are_told_and_validated(kind: str, tmp_path: Path) -> None:
+    """Channels of very unequal size: smoothing wins, and the file's weights are not the original's."""
+    x = (graphs.rng(4).standard_normal((24, 5, 48)) * np.geomspace(0.01, 30, 48)).astype(np.float32)
+    model, data = graphs.save(graphs.matmul(), tmp_path / "model.onnx"), tmp_path / "data.npz"
+    proto = onnx.load(model)
+    w = (weight(48, 40) / np.geomspace(0.01, 30, 48)[:, None]).astype(np.float32)
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(w, "w"))
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 5
+    onnx.save(proto, model)
+    np.savez(data, x=x)
+    output = tmp_path / "out.onnx"
+    given = {"activations": kind, "calibration_method": "minmax", "data": str(data), "proof": False}
+    onnxquant.quantize(model, tmp_path / "plain.onnx", smooth=False, **given)
+    report = onnxquant.quantize(model, output, **given)
+    assert report.made["rescaled"] == ["w"]
+    assert sqnr_db(run(model, x), run(output, x)) > sqnr_db(run(model, x), run(tmp_path / "plain.onnx", x)) + 6
+    again = onnxquant.validate(model, output, str(data))
+    assert again.passed, again.proof and again.proof.problems
+    assert again.proof and float(again.proof.weights["w"]["sqnr_db"]) > 30
+    assert float(again.proof.outputs["float vs twin"]["y"]["sqnr_db"]) > 30
+    assert api.info(output)["activations"]["weights rescaled"] == 1
+    onnxquant.dequantize(output, tmp_path / "float.onnx")
+    assert sqnr_db(run(model, x), run(tmp_path / "float.onnx", x)) > 30
+
+
+def test_external_data(tmp_path: Path) -> None:
+    model, data = save(tmp_path, external=True)
+    output = tmp_path / "out.onnx"
+    plain = {"calibration_method": "minmax", "smooth": False, "equalize": False, "proof": False}
+    report = onnxquant.quantize(model, output, activations="static", data=str(data), **plain)
+    assert report.external_data
+    assert (tmp_path / "out.onnx.data").exists()
+    assert 30 < sqnr_db(run(model), run(output)) < 46
+    onnxquant.dequantize(output, tmp_path / "float.onnx")
+    assert sqnr_db(run(model), run(tmp_path / "float.onnx")) > 33
+
+
+def test_a_name_that_a_nested_graph_knows_survives_the_way_back(tmp_path: Path) -> None:
+    info = onnx.helper.make_tensor_value_info
+    branches = [
+        onnx.helper.make_graph([node(op, ["a"], [name])], name, [], [info(name, 1, [None] * 4)])
+        for op, name in (("Neg", "t"), ("Abs", "e"))
+    ]
+    made = [
+        node("Conv", ["x", "w"], ["a"]),
+        node("Conv", ["a", "v"], ["b"]),
+        node("ReduceMax", ["x"], ["m"], keepdims=0),
+        node("Greater", ["m", "m"], ["never"]),
+        node("If", ["never"], ["c"], then_branch=branches[0], else_branch=branches[1]),
+    ]
+    constants = {"w": 4 * weight(32, 3, 3, 3), "v": 4 * weight(32, 32, 1, 1)}
+    outputs = {"a": "float32", "b": "float32", "c": "float32"}
+    proto = graphs.model(made, {"x": ("float32", ["batch", 3, 16, 16])}, outputs, constants)
+    for given in proto.graph.output:
+        given.CopyFrom(info(given.name, 1, [None] * 4))
+    model, data = save(tmp_path, proto)
+    output, back = tmp_path / "out.onnx", tmp_path / "float.onnx"
+    plain = {"calibration_method": "minmax", "smooth": False, "equalize": False, "proof": False}
+    onnxquant.quantize(model, output, activations="static", data=str(data), **plain)
+    onnxquant.dequantize(output, back)
+    onnx.checker.check_model(str(back), full_check=True)
+    session = ort.InferenceSession(back)
+    a, _, c = session.run(None, {"x": SAMPLES[:1]})
+    assert np.array_equal(c, np.abs(a))
+    assert 35 < sqnr_db(run(model), run(back)) < 60
+
+
+def test_shared_weights_stay_shared_or_in_float(tmp_path: Path) -> None:
+    made = [
+        node("Flatten", ["x"], ["f"]),
+        node("MatMul", ["f", "w"], ["a"]),
+        node("MatMul", ["a", "v"], ["b"]),
+        node("MatMul", ["b", "v"], ["c"]),
+        node("Transpose", ["v"], ["vt"], perm=[1, 0]),
+        node("MatMul", ["c", "vt"], ["y"]),
+    ]
+    constants = {"w": weight(768, 64), "v": weight(64, 64)}
+    proto = graphs.model(made, {"x": ("float32", ["batch", 3, 16, 16])}, {"y": "float32"}, constants)
+    model, data = save(tmp_path, proto)
+    output = tmp_path / "out.onnx"
+    plain = {"calibration_method": "minmax", "smooth": False, "equalize": False, "proof": False}
+    onnxquant.quantize(model, output, activations="static", data=str(data), **plain)
+    assert 25 < sqnr_db(run(model), run(output)) < 50

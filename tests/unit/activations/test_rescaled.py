@@ -1,0 +1,43 @@
+"""Weights that calibration rescaled, compared with the original's up to factors per row and column."""
+
+from __future__ import annotations
+
+import graphs
+import numpy as np
+import pytest
+
+from onnxquant.validation.metrics import Difference, rescaled_like
+
+
+def sqnr_db(reference: np.ndarray, got: np.ndarray) -> float:  # type: ignore[type-arg]
+    difference = Difference()
+    difference.add(reference, got)
+    return difference.sqnr_db
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(True, False), (False, True), (True, True)], ids=str)
+def test_factors_are_found_and_errors_are_left(rows: bool, cols: bool) -> None:
+    w = graphs.weight(40, 60)
+    factors = np.geomspace(0.01, 30, 40)[:, None] ** rows * np.geomspace(9, 0.3, 60) ** cols
+    noise = 1e-3 * graphs.rng(1).standard_normal(w.shape) * np.abs(w).mean() * factors
+    decoded = (w * factors + noise).astype(np.float32)
+    found = sqnr_db(rescaled_like(w, decoded), decoded)
+    expected = sqnr_db(w * factors, decoded)
+    assert abs(found - expected) < 0.5
+    assert sqnr_db(w, decoded) < 20
+
+
+def test_another_weight_is_not_explained() -> None:
+    w, other = graphs.weight(40, 60), graphs.weight(40, 60, seed=9)
+    assert sqnr_db(rescaled_like(w, other), other) < 3
+    damaged = w.copy()
+    damaged[3, :30] *= -1
+    assert sqnr_db(rescaled_like(w, damaged), damaged) < 25
+
+
+def test_zeros_stay_zeros() -> None:
+    w = graphs.weight(5, 6)
+    w[2] = 0
+    w[:, 1] = 0
+    assert np.array_equal(rescaled_like(w, 3 * w) == 0, w == 0)
+    assert np.isfinite(rescaled_like(w, 3 * w)).all()
