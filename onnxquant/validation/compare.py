@@ -181,8 +181,8 @@ def _note_unoptimized(proof: Proof) -> None:
         deployed = proof.outputs.get("float vs deployed", {}).get(name)
         if deployed and _db(plain) < _db(deployed) - UNOPTIMIZED_DB:
             proof.notes.append(
-                f"output {name!r} keeps {_db(plain):.1f} dB in sessions with ORT_DISABLE_ALL, {_db(deployed):.1f} dB in others: "
-                f"leave graph optimizations on"
+                f"output {name!r} keeps {_db(plain):.1f} dB in sessions with ORT_DISABLE_ALL, {_db(deployed):.1f} dB in "
+                f"others: leave graph optimizations on"
             )
 
 
