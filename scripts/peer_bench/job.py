@@ -1,7 +1,7 @@
 """What a worker does around its tool: reads the job, times the conversion, reports as JSON. Runs in any environment.
 
-A worker is run as ``python run_<tool>.py job.json``; the job names ``model``, ``calibration`` (an npz with samples along the
-first axis), ``output``, ``result`` and ``options``. Only the tool's work is timed, not its import.
+A worker is run as ``python -m peer_bench.run_<tool> job.json``; the job names ``model``, ``calibration`` (an npz with
+samples along the first axis), ``output``, ``result`` and ``options``. Only the tool's work is timed, not its import.
 """
 
 from __future__ import annotations

@@ -108,24 +108,22 @@ def accuracy(expected: list[Outputs], path: Path, test: Arrays, answer: Answer |
     return Accuracy(worst, len(expected), same if answer else None)
 
 
-def latencies(files: dict[str, Path], test: Arrays, threads: int, seconds: float) -> dict[str, float]:
-    """Median seconds per call of each file at batch 1.
+def latencies(files: dict[str, Path], test: Arrays, threads: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds per call of each file at batch 1, one figure a round: rounds of different files can be compared in pairs.
 
     Files take turns in an order that changes each round; a turn is a few calls, of which the first is not counted, so
     that no file pays for the threads and the cache of the one before.
     """
-    sessions = {
-        n: onnxquant.load(p, intra_op_num_threads=threads, log_severity_level=4) for n, p in files.items()
-    }  # fmt: skip
+    sessions = {n: onnxquant.load(p, intra_op_num_threads=threads, log_severity_level=4) for n, p in files.items()}
     feed = next(feeds_of(test))
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    random, end, rounds = np.random.default_rng(0), time.perf_counter() + seconds, 0
-    while time.perf_counter() < end or rounds < 3:
+    rounds: dict[str, list[float]] = {name: [] for name in sessions}
+    random, end = np.random.default_rng(0), time.perf_counter() + seconds
+    while time.perf_counter() < end or len(rounds["float"]) < 5:
         for name in random.permutation(list(sessions)):
-            for turn in range(_BLOCK):
+            taken = []
+            for _ in range(_BLOCK):
                 begin = time.perf_counter()
                 sessions[name].run(None, feed)
-                if turn:
-                    times[name].append(time.perf_counter() - begin)
-        rounds += 1
-    return {name: median(taken) for name, taken in times.items()}
+                taken.append(time.perf_counter() - begin)
+            rounds[name].append(median(taken[1:]))
+    return rounds

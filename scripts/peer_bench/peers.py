@@ -21,7 +21,8 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": (),
     "nncf": ("nncf==3.4.0", "onnx==1.21.0", "onnxruntime==1.31.1"),
     "quark": ("amd-quark==0.13", "onnx==1.22.0", "onnxruntime==1.31.1", "torch==2.13.0"),
-    "inc": ("onnx-neural-compressor==1.0", "onnxruntime==1.31.1"),
+    # It imports the last two without asking for them.
+    "inc": ("onnx-neural-compressor==1.0", "onnxruntime==1.31.1", "prettytable==3.18.0", "scipy==1.17.1"),
     "aimet": ("aimet-onnx==2.42.0", "torch==2.13.0", "onnxruntime==1.31.1"),
 }
 
@@ -98,7 +99,9 @@ def python_of(tool: str) -> tuple[Path, str]:
     return python, ""
 
 
-def convert(variant: Variant, model: Path, calibration: Path, folder: Path, *, encoder: bool, limit: float) -> Conversion:
+def convert(
+    variant: Variant, model: Path, calibration: Path, folder: Path, *, encoder: bool, limit: float
+) -> Conversion:
     """Run a variant's worker on one model, for at most ``limit`` seconds."""
     stem = variant.name.replace(" ", "_")
     output, result, log = (folder / f"{stem}{end}" for end in (".onnx", ".json", ".log"))
@@ -109,11 +112,14 @@ def convert(variant: Variant, model: Path, calibration: Path, folder: Path, *, e
     path = folder / f"{stem}.job.json"
     path.write_text(json.dumps({**{k: v if isinstance(v, bool) else str(v) for k, v in job.items()},
                                 "options": dict(variant.options)}))  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT) if variant.ours else "", "PYTHONWARNINGS": "ignore"}
+    folders = [HERE.parent, *([ROOT] if variant.ours else [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONWARNINGS": "ignore"}
     with log.open("w") as out:
         try:
-            command = [str(python), str(HERE / f"run_{variant.tool}.py"), str(path)]
-            code = subprocess.run(command, stdout=out, stderr=out, env=environment, cwd=folder, timeout=limit, check=False)
+            command = [str(python), "-m", f"peer_bench.run_{variant.tool}", str(path)]
+            code = subprocess.run(
+                command, stdout=out, stderr=out, env=environment, cwd=folder, timeout=limit, check=False
+            )
         except subprocess.TimeoutExpired:
             return Conversion(output, error=f"stopped after {limit:.0f} s")
     if not result.exists():

@@ -6,6 +6,7 @@ import os
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,17 @@ import onnxquant
 
 from .measure import wilson
 
-HEADINGS = ("model", "tool", "SQNR dB", "same answer (95 %)", "ms, 1 thread", "ms, 2 threads", "MB", "convert s", "peak MB")
+HEADINGS = (
+    "model",
+    "tool",
+    "SQNR dB",
+    "same answer (95 %)",
+    "ms, 1 thread",
+    "ms, 2 threads",
+    "MB",
+    "convert s",
+    "peak MB",
+)
 # Of decibels; and of latencies within one interleaved run, which repeat no closer than this.
 _CLOSE_DB, _CLOSE_TIME = 0.05, 1.03
 DEPTHWISE_LEAD_DB = 3.0
@@ -37,10 +48,20 @@ class Row:
     sqnr_db: float = float("nan")
     samples: int = 0
     same: int | None = None
-    milliseconds: dict[int, float] = field(default_factory=dict)
+    rounds: dict[int, list[float]] = field(default_factory=dict)
     size: int = 0
     seconds: float = 0.0
     peak_bytes: int = 0
+
+    @property
+    def milliseconds(self) -> dict[int, float]:
+        """Median per call, by number of threads."""
+        return {threads: median(taken) for threads, taken in self.rounds.items()}
+
+    def speed(self, other: Row, threads: int) -> float:
+        """How much faster than another: the median over rounds, each of which ran both."""
+        pairs = zip(other.rounds[threads], self.rounds[threads], strict=True)
+        return median(theirs / own for theirs, own in pairs)
 
     def cells(self) -> list[str]:
         """What the table shows, without the model's name."""
@@ -120,13 +141,13 @@ def _judge(row: Row, original: Row, peers: list[Row], table: Table) -> list[dict
         told = f"{row.same / row.samples:.1%} ({first.tool} {first.same / first.samples:.1%})"
         say("same answers >= best peer's", row.same >= first.same, told)
         say("same answers not below its interval", row.same / row.samples >= least, f"from {least:.1%}")
-    for threads, taken in row.milliseconds.items():
+    for threads in row.rounds:
         if peers:
             fastest = min(peers, key=lambda r: r.milliseconds[threads])
-            ratio = fastest.milliseconds[threads] / taken
+            ratio = row.speed(fastest, threads)
             told = f"{ratio:.2f}x the speed of {fastest.tool}"
             say(f"as fast as any peer, {threads} thread", ratio * _CLOSE_TIME >= 1, told)
-        ratio = original.milliseconds[threads] / taken
+        ratio = row.speed(original, threads)
         say(f"faster than float, {threads} thread", ratio > 1, f"{ratio:.2f}x")
     return out
 

@@ -7,7 +7,8 @@ from aimet_onnx import QuantizationSimModel
 from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
 from aimet_onnx.common.quantsim_config.utils import get_path_for_per_channel_config
 from aimet_onnx.cross_layer_equalization import equalize_model
-from job import Job, run
+
+from peer_bench.job import Job, run
 
 
 def convert(job: Job) -> None:
@@ -19,7 +20,9 @@ def convert(job: Job) -> None:
         job.notes.append(f"without equalization: {error}")
         model = onnx.load(job.model)
         fold_all_batch_norms_to_weight(model)
-    simulation = QuantizationSimModel(model, param_type="int8", activation_type="int8", config_file=get_path_for_per_channel_config())
+    simulation = QuantizationSimModel(
+        model, param_type="int8", activation_type="int8", config_file=get_path_for_per_channel_config()
+    )
     simulation.compute_encodings(job.feeds())
     onnx.save(simulation.to_onnx_qdq(export_int32_bias=True, prequantize_constants=True), job.output)
 

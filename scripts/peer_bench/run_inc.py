@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from job import Job, Reader, run
 from onnx_neural_compressor.data_reader import CalibrationDataReader
 from onnx_neural_compressor.quantization import QuantFormat, QuantType, config, quantize
+
+from peer_bench.job import Job, Reader, run
 
 
 class Samples(Reader, CalibrationDataReader):  # type: ignore[misc]  # untyped

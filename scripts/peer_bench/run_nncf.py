@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import nncf
 import onnx
-from job import Job, run
+
+from peer_bench.job import Job, run
 
 
 def convert(job: Job) -> None:

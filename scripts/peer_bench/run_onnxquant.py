@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from job import Job, run
-
 import onnxquant
+from peer_bench.job import Job, run
 
 
 def convert(job: Job) -> None:

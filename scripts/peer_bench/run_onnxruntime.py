@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from job import Job, Reader, run
 from onnxruntime.quantization import (
     CalibrationMethod,
     QuantFormat,
@@ -14,6 +13,8 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from peer_bench.job import Job, Reader, run
 
 
 def convert(job: Job) -> None:

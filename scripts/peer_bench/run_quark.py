@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 
-from job import Job, Reader, run
 from quark.onnx import ModelQuantizer, QConfig
+
+from peer_bench.job import Job, Reader, run
 
 
 def convert(job: Job) -> None:
