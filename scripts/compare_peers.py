@@ -10,11 +10,9 @@ pinned versions (made under ~/.cache/onnxquant-bench/peers when first needed). M
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from fetch_models import FETCHED, Model, Wheels, read_catalogue
@@ -46,11 +44,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=sorted(read_catalogue()), help=f"default: {', '.join(MODELS)}")
     parser.add_argument("--peers", nargs="*", choices=names, help="default: all")
     parser.add_argument("--quick", action="store_true", help="two models, three peers, few samples: two minutes")
-    parser.add_argument("--auto-exclude", action=argparse.BooleanOptionalAction, default=True, help="ours with it, too")
+    parser.add_argument("--auto-exclude", action="store_true", help="ours with auto_exclude, too: many trials, slow")
     parser.add_argument("--calibration", type=int, help="calibration samples (default: 64)")
     parser.add_argument("--test", type=int, help="test samples (default: 512)")
     parser.add_argument("--seconds", type=float, help="of latencies, per model and number of threads (default: 12)")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds that one conversion may take")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds that one conversion may take")
     parser.add_argument("--wheels", type=Path, help="folder in which to keep the wheels that samples come from")
     parser.add_argument("--keep", type=Path, help="folder in which to keep samples and quantized models")
     parser.add_argument("--json", type=Path, help="write everything there")
@@ -139,7 +137,7 @@ def main() -> int:
     table.minutes = (time.perf_counter() - begin) / 60
     report.show(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps({**asdict(table), "verdicts": report.verdicts(table)}, indent=1))
+        arguments.json.write_text(report.as_json(table))
     if arguments.markdown:
         arguments.markdown.write_text(report.markdown(table))
     return 0

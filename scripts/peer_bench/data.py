@@ -52,7 +52,7 @@ class Samples:
 def feeds_of(arrays: Arrays) -> Iterator[Feed]:
     """Samples one by one."""
     for i in range(len(next(iter(arrays.values())))):
-        yield {name: array[i] for name, array in arrays.items()}
+        yield {name: np.asarray(array[i]) for name, array in arrays.items()}
 
 
 class Photos:

@@ -37,7 +37,7 @@ class Job:
     def feeds(self) -> list[Feed]:
         """Samples, each as the model takes it."""
         count = len(next(iter(self.arrays.values())))
-        return [{name: array[i] for name, array in self.arrays.items()} for i in range(count)]
+        return [{name: np.asarray(array[i]) for name, array in self.arrays.items()} for i in range(count)]
 
 
 class Reader:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,7 +47,7 @@ class Row:
     version: str = ""
     error: str = ""
     notes: tuple[str, ...] = ()
-    sqnr_db: float = float("nan")
+    sqnr_db: float = math.nan
     samples: int = 0
     same: int | None = None
     rounds: dict[int, list[float]] = field(default_factory=dict)
@@ -152,9 +154,24 @@ def _judge(row: Row, original: Row, peers: list[Row], table: Table) -> list[dict
     return out
 
 
+def as_json(table: Table) -> str:
+    """Everything measured and judged; what is not a number is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain({**asdict(table), "verdicts": verdicts(table)}), indent=1)
+
+
 def show(table: Table) -> None:
     """Tables on the terminal."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
     shown = RichTable(*HEADINGS, title="INT8 activations against peers", caption=f"{table.machine}\n{table.versions}")
     for model in table.about:
         for i, row in enumerate(table.of(model)):
