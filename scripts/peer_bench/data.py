@@ -49,9 +49,9 @@ class Samples:
 
     def without(self, fixed: Mapping[str, int]) -> Samples:
         """Samples of a model whose inputs of these names have become constants."""
-        sets = ({n: a for n, a in arrays.items() if n not in fixed} for arrays in (self.calibration, self.test))
+        left, tested = ({n: a for n, a in s.items() if n not in fixed} for s in (self.calibration, self.test))
         values = ", ".join(f"{name} = {value}" for name, value in fixed.items())
-        return Samples(*sets, f"{self.about}; the model made one for {values} and fixed shapes", self.real)
+        return Samples(left, tested, f"{self.about}; the model made one for {values} and fixed shapes", self.real)
 
 
 def feeds_of(arrays: Arrays) -> Iterator[Feed]:
