@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from onnxquant.graph.io import Document
 from onnxquant.passes.batch_norm import fold_batch_norms
+from onnxquant.passes.biases import join_biases
 from onnxquant.passes.constants import fold_constants
 from onnxquant.passes.functions import inline_functions_with_weights
 from onnxquant.passes.initializers import constants_to_initializers, raise_ir_version
@@ -24,7 +25,7 @@ PREPARE: tuple[Pass, ...] = (
 )
 
 # For integer activations: fewer, plainer nodes between the linear ops.
-SIMPLIFY: tuple[Pass, ...] = (fold_constants, fold_batch_norms, fold_pads, sink_transposes)
+SIMPLIFY: tuple[Pass, ...] = (fold_constants, fold_batch_norms, fold_pads, sink_transposes, join_biases)
 
 
 def prepare(document: Document) -> list[str]:
