@@ -127,10 +127,7 @@ class Report:
         out = []
         worst = min((float(d["sqnr_db"]) for d in self.proof.deployed.values()), default=math.inf)
         if worst < LOW_DB:
-            out.append(
-                f"an output keeps only {worst:.1f} dB: the file does what its format says, but the format costs this model "
-                f"its accuracy; try more bits, or keep sensitive weights in float with --exclude"
-            )
+            out.append(f"an output keeps only {worst:.1f} dB: the file does what it says, but {self._remedy()}")
         changed = any(float(w["sqnr_db"]) != math.inf for w in self.proof.weights.values())
         twins = self.proof.outputs.get("float vs twin", {})
         if changed and twins and all(float(d["sqnr_db"]) == math.inf for d in twins.values()):
@@ -138,6 +135,18 @@ class Report:
         if self.output_bytes and self.encoded and self.original_bytes < 1.05 * self.output_bytes:
             out.append("hardly smaller: most weights were left as they are; -v says why")
         return out
+
+    def _remedy(self) -> str:
+        assert self.proof
+        twin = min((float(d["sqnr_db"]) for d in self.proof.outputs.get("float vs twin", {}).values()), default=0.0)
+        if self.made and twin >= LOW_DB:
+            return (
+                "rounding activations costs this model its accuracy; try --auto-exclude, more or other samples, or another "
+                "--calibration-method"
+            )
+        return (
+            "the format costs this model its accuracy; try more bits, or keep sensitive weights in float with --exclude"
+        )
 
     def _weight_only(self) -> list[str]:
         """Weights that dynamic activations pass by."""

@@ -245,7 +245,7 @@ def _weights(proof: Proof, prepared: Document, quantized: Document, written: Map
     rescaled = set() if written else set(metadata(quantized.proto).get("activations", {}).get("rescaled", ()))
     if rescaled:
         proof.notes.append(
-            f"{len(rescaled)} weights were rescaled by calibration before they were encoded: compared with the original's "
+            f"{len(rescaled)} of the weights: rescaled by calibration before they were encoded, compared with the original's "
             f"up to one factor per row and column"
         )
     for record in records(quantized.proto):
