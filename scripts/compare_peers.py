@@ -73,13 +73,17 @@ def variants(arguments: argparse.Namespace, model: Model) -> list[Variant]:
     return [v for v in chosen if model.id in ENCODERS or not v.only_encoders]
 
 
-def compare(model: Model, samples: Samples, folder: Path, arguments: argparse.Namespace) -> list[Row]:
-    """All rows of a model."""
-    folder.mkdir(parents=True, exist_ok=True)
+def prepared(model: Model, samples: Samples, folder: Path) -> tuple[Path, Samples]:
+    """The float model that all tools get, and its samples."""
     source = FETCHED / model.id / model.model
-    if model.id in FIXED:
-        source = specialize(source, folder / model.model, FIXED[model.id], model.shapes)
-        samples = samples.without(FIXED[model.id])
+    if model.id not in FIXED:
+        return source, samples
+    specialized = specialize(source, folder / model.model, FIXED[model.id], model.shapes)
+    return specialized, samples.without(FIXED[model.id])
+
+
+def compare(model: Model, source: Path, samples: Samples, folder: Path, arguments: argparse.Namespace) -> list[Row]:
+    """All rows of a model."""
     calibration = samples.save(folder)
     answer = measure.ANSWERS.get(model.id)
     expected = measure.run_all(source, samples.test)
@@ -141,9 +145,11 @@ def main() -> int:
             if not (FETCHED / name / models[name].model).is_file():
                 print(f"{name}: not fetched: run scripts/fetch_models.py {name}", file=sys.stderr)
                 continue
-            samples = source.samples(models[name], arguments.calibration, arguments.test)
-            rows = compare(models[name], samples, (arguments.keep or Path(scratch)) / name, arguments)
-            table.rows += rows
+            folder = (arguments.keep or Path(scratch)) / name
+            folder.mkdir(parents=True, exist_ok=True)
+            drawn = source.samples(models[name], arguments.calibration, arguments.test)
+            path, samples = prepared(models[name], drawn, folder)
+            table.rows += compare(models[name], path, samples, folder, arguments)
             table.about[name] = samples.about
             table.minutes += (time.perf_counter() - begin) / 60
             begin = time.perf_counter()

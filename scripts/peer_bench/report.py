@@ -148,9 +148,9 @@ def _judge(row: Row, original: Row, peers: list[Row], table: Table) -> list[dict
             fastest = min(peers, key=lambda r: r.milliseconds[threads])
             ratio = row.speed(fastest, threads)
             told = f"{ratio:.2f}x the speed of {fastest.tool}"
-            say(f"as fast as any peer, {threads} thread", ratio * _CLOSE_TIME >= 1, told)
+            say(f"as fast as any peer, threads: {threads}", ratio * _CLOSE_TIME >= 1, told)
         ratio = row.speed(original, threads)
-        say(f"faster than float, {threads} thread", ratio > 1, f"{ratio:.2f}x")
+        say(f"faster than float, threads: {threads}", ratio > 1, f"{ratio:.2f}x")
     return out
 
 

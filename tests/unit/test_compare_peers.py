@@ -51,8 +51,11 @@ def test_verdicts_name_the_best_and_the_fastest(bench):
     assert not found["3 dB better (depthwise)"]["holds"]
     assert not found["same answers >= best peer's"]["holds"]
     assert found["same answers not below its interval"]["holds"]
-    assert not found["as fast as any peer, 1 thread"]["holds"] and "b" in found["as fast as any peer, 1 thread"]["told"]
-    assert found["faster than float, 1 thread"]["told"] == "2.25x"
+    assert (
+        not found["as fast as any peer, threads: 1"]["holds"]
+        and "b" in found["as fast as any peer, threads: 1"]["told"]
+    )
+    assert found["faster than float, threads: 1"]["told"] == "2.25x"
     again = bench.report.from_json(bench.report.as_json(table), "here", ("m",))
     assert bench.report.verdicts(again) == bench.report.verdicts(table)
     assert "NaN" not in json.dumps(json.loads(bench.report.as_json(table)))
