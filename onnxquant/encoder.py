@@ -257,7 +257,7 @@ class _Call:
         isa: str,
     ) -> None:
         self.rows, self.cols, self.weight, self.threads, self.isa = rows, cols, weight, threads, isa.encode()
-        self.columns = None if columns is None else np.ascontiguousarray(columns)
+        self.columns = None if columns is None else native.in_order(columns)
 
     def _source(self, first: int) -> _Source:
         columns = None if self.columns is None else _address(self.columns)
@@ -428,7 +428,7 @@ def _plain(encoded: Encoded) -> Planes:
     """Planes as the library takes them: contiguous, scales of double quantization decoded."""
     if reason := _misfit(encoded):
         raise WeightError(f"format {encoded.format.name}: {reason}")
-    planes = {name: np.ascontiguousarray(plane) for name, plane in encoded.planes.items()}
+    planes = {name: native.in_order(plane) for name, plane in encoded.planes.items()}
     if isinstance(encoded.format, NestedTable) and encoded.format.double_quant:
         planes["scales"] = unnest(planes)
     return planes
@@ -456,7 +456,7 @@ def _readable(weight: NDArray[Any]) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return weight.astype(np.float32)
     if any(stride % weight.dtype.itemsize for stride in weight.strides) or not weight.flags.aligned:
-        return np.ascontiguousarray(weight)
+        return weight.copy()
     return weight
 
 
@@ -479,7 +479,7 @@ def _pack(
     isa: str,
 ) -> None:
     rows, cols = codes.shape
-    codes = np.ascontiguousarray(codes)
+    codes = native.in_order(codes)
     unit = 1 if layout == "rows" else TILE
 
     def work(part: range) -> None:

@@ -180,13 +180,18 @@ def matmul(
         raise NativeLibraryError(f"x is {x.dtype} {list(x.shape)}, expected float32 [M, {weight.cols}]")
     if bias is not None and (bias.shape != (weight.rows,) or bias.dtype != np.float32):
         raise NativeLibraryError(f"bias is {bias.dtype} {list(bias.shape)}, expected float32 [{weight.rows}]")
-    x = np.ascontiguousarray(x)
+    x = in_order(x)
     out = np.empty((x.shape[0], weight.rows), np.float32)
     how = compute.encode(), (isa or "").encode()
-    added = None if bias is None else np.ascontiguousarray(bias).ctypes.data_as(_FLOATS)
+    added = None if bias is None else in_order(bias).ctypes.data_as(_FLOATS)
     ends = x.ctypes.data_as(_FLOATS), x.shape[0], added, out.ctypes.data_as(_FLOATS)
     _check(_library().onnxquant_matmul(*planes.arguments, *how, *ends))
     return out
+
+
+def in_order(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as C has them, contiguous and aligned: itself, or a copy. (ascontiguousarray keeps what is not aligned.)"""
+    return np.require(array, requirements=("C", "A"))
 
 
 class _Planes:
@@ -208,7 +213,7 @@ class _Planes:
                 raise NativeLibraryError(
                     f"{name} are {weight.planes[name].dtype}, expected {dtype} for {weight.format}"
                 )
-        self._arrays = [np.ascontiguousarray(weight.planes[name]) for name in expected]
+        self._arrays = [in_order(weight.planes[name]) for name in expected]
         self._dims = [(ctypes.c_int64 * max(a.ndim, 1))(*weight.planes[n].shape)
                       for a, n in zip(self._arrays, expected, strict=True)]  # fmt: skip
         entries = [

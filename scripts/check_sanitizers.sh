@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Builds the library with sanitizers in a temporary folder, and runs the tests of the kernels and the operators under
-# them: AddressSanitizer with UndefinedBehaviorSanitizer, then ThreadSanitizer. Nothing of this library is suppressed.
+# Builds the library with sanitizers, and runs the tests of the kernels and the operators under them: AddressSanitizer with
+# UndefinedBehaviorSanitizer, then ThreadSanitizer. Nothing of this library is suppressed.
 #
 #     scripts/check_sanitizers.sh [--full] [address] [thread]
 #
-# Without --full there are fewer tests. PYTHON is an interpreter that has what the tests need, by default that of .venv.
-# The C header is found as in every other build (custom_ops/cmake/OnnxRuntimeHeader.cmake).
+# Without --full there are fewer tests, and of the instruction sets scalar and one more. PYTHON is an interpreter that has
+# what the tests need, by default that of .venv; BUILD is where to build, and what is there is used again. The C header is
+# found as in every other build (custom_ops/cmake/OnnxRuntimeHeader.cmake).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 ROOT="$PWD"
 PYTHON="${PYTHON:-$ROOT/.venv/bin/python}"
+export CXX="${CXX:-c++}"
 CMAKE="$(command -v cmake || "$PYTHON" -c 'import cmake; print(cmake.CMAKE_BIN_DIR + "/cmake")')"
 FULL=false
 KINDS=()
@@ -25,7 +27,11 @@ for argument in "$@"; do
     esac
 done
 [ ${#KINDS[@]} -gt 0 ] || KINDS=(address thread)
+$FULL && SETS="" || SETS="avx2;neon_dot"  # of the machine's architecture
 
+mkdir -p "${BUILD:=$ROOT/build/sanitizers}"
+BUILD="$(cd "$BUILD" && pwd)"
+OBSERVER="$ROOT/tests/unit/calibration/test_compiled.py"
 FOLDER="$(mktemp -d)"
 trap 'rm -rf "$FOLDER"' EXIT
 
@@ -35,52 +41,78 @@ export ASAN_OPTIONS="detect_leaks=0:exitcode=99"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1:exitcode=99"
 export TSAN_OPTIONS="halt_on_error=1:exitcode=99:ignore_noninstrumented_modules=1"
 
+# The shared runtime that a library built with sanitizers is linked to.
+runtime_of() {
+    ldd "$1" | sed -nE 's/.*=> ([^ ]*lib[at]san\.so[^ ]*) .*/\1/p'
+}
+
+# Whether the compiler has that runtime at all.
+available() {
+    echo 'int x;' | "$CXX" -x c++ -shared -fPIC "-fsanitize=$1" -o "$FOLDER/probe.so" - 2>/dev/null &&
+        [ -n "$(runtime_of "$FOLDER/probe.so")" ]
+}
+
 # Installs the package with a library built with these sanitizers into $FOLDER/site.
 build() {
-    rm -rf "$FOLDER/build" "$FOLDER/site"
+    local begin=$SECONDS
+    rm -rf "$FOLDER/site"
     mkdir "$FOLDER/site"
     cp -R onnxquant "$FOLDER/site/"
     rm -rf "$FOLDER/site/onnxquant/_lib"
     {
-        "$CMAKE" -S custom_ops -B "$FOLDER/build" -DONNXQUANT_SANITIZE="$1" -DPython3_EXECUTABLE="$PYTHON" &&
-            "$CMAKE" --build "$FOLDER/build" --parallel 2 &&
-            "$CMAKE" --install "$FOLDER/build" --prefix "$FOLDER/site"
+        "$CMAKE" -S custom_ops -B "$BUILD/$kind" -DPython3_EXECUTABLE="$PYTHON" \
+            -DONNXQUANT_SANITIZE="$1" -DONNXQUANT_INSTRUCTION_SETS="$SETS" &&
+            "$CMAKE" --build "$BUILD/$kind" --parallel 2 &&
+            "$CMAKE" --install "$BUILD/$kind" --prefix "$FOLDER/site"
     } >"$FOLDER/log" 2>&1 || {
         cat "$FOLDER/log" >&2
         return 1
     }
+    echo "built in $((SECONDS - begin)) s"
 }
 
-# Runs pytest with the runtime of the sanitizer that the library is linked to.
+# Runs pytest with that runtime. A report is written to the process's stderr, which pytest must leave alone: what it has
+# captured dies with it.
 run() {
-    local runtimes
-    runtimes="$(ldd "$FOLDER/site/onnxquant/_lib/libonnxquant_ops.so" | sed -nE 's/.*=> ([^ ]*lib[at]san\.so[^ ]*) .*/\1/p')"
-    [ -n "$runtimes" ] || {
-        echo "the library is not linked to a sanitizer's shared runtime" >&2
-        return 1
-    }
+    local runtime
+    runtime="$(runtime_of "$FOLDER/site/onnxquant/_lib/libonnxquant_ops.so")"
     # libstdc++ too: the runtime looks for __cxa_throw when it starts, and Python alone would not have brought it.
-    (cd "$FOLDER" && LD_PRELOAD="$runtimes $("${CXX:-c++}" -print-file-name=libstdc++.so.6)" PYTHONPATH="$FOLDER/site" \
-        "$PYTHON" -m pytest -c "$ROOT/pyproject.toml" --rootdir "$ROOT" -p no:cacheprovider --no-header -q "$@")
+    (cd "$FOLDER" && LD_PRELOAD="$runtime $("$CXX" -print-file-name=libstdc++.so.6)" PYTHONPATH="$FOLDER/site" \
+        "$PYTHON" -m pytest -c "$ROOT/pyproject.toml" --rootdir "$ROOT" -p no:cacheprovider --no-header -q --capture=sys "$@")
+}
+
+check_address() {
+    local tests="$ROOT/tests/custom_ops"
+    echo "AddressSanitizer and UndefinedBehaviorSanitizer"
+    if ! available address,undefined; then
+        echo "skipped: $CXX has no shared runtime for it"
+        return
+    fi
+    build address,undefined
+    if $FULL; then
+        ONNXQUANT_TEST_LIES=100 ONNXQUANT_TEST_TAILS=71 run -n auto "$tests" "$OBSERVER"
+    else
+        # Lies about every format take minutes; those with a permutation go through the same checks.
+        ONNXQUANT_TEST_LIES=2 ONNXQUANT_TEST_TAILS=2 run -n auto -k "not (lying and plain)" \
+            "$tests/test_ops.py" "$tests/test_guard_pages.py" "$OBSERVER"
+    fi
+}
+
+check_thread() {
+    local tests="$ROOT/tests/custom_ops"
+    echo "ThreadSanitizer"
+    if ! available thread; then
+        echo "skipped: $CXX has no shared runtime for it"
+        return
+    fi
+    build thread
+    if $FULL; then
+        ONNXQUANT_TEST_RUNS=1000 ONNXQUANT_TEST_LIES=0 run "$tests/test_threads.py" "$tests/test_ops.py" "$OBSERVER"
+    else
+        ONNXQUANT_TEST_RUNS=20 run "$tests/test_threads.py" "$OBSERVER"
+    fi
 }
 
 for kind in "${KINDS[@]}"; do
-    tests="$ROOT/tests/custom_ops"
-    if [ "$kind" = address ]; then
-        echo "AddressSanitizer and UndefinedBehaviorSanitizer"
-        build address,undefined
-        if $FULL; then
-            ONNXQUANT_TEST_LIES=100 ONNXQUANT_TEST_TAILS=71 run "$tests"
-        else
-            ONNXQUANT_TEST_LIES=2 ONNXQUANT_TEST_TAILS=2 run "$tests/test_ops.py" "$tests/test_guard_pages.py"
-        fi
-    else
-        echo "ThreadSanitizer"
-        build thread
-        if $FULL; then
-            ONNXQUANT_TEST_RUNS=1000 ONNXQUANT_TEST_LIES=0 run "$tests/test_threads.py" "$tests/test_ops.py"
-        else
-            ONNXQUANT_TEST_RUNS=20 run "$tests/test_threads.py"
-        fi
-    fi
+    "check_$kind"
 done

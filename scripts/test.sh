@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Sets up .venv like demo.sh, then runs the linters and every test. Arguments go to pytest.
+# Sets up .venv like demo.sh, then runs the linters, every test, and the kernels once more under sanitizers. Arguments go to
+# pytest; then the sanitizers are left out.
 EXTRAS=test source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 .venv/bin/ruff check .
 .venv/bin/mypy
 # Not `python -m pytest`: that would import the sources of this folder, which have no compiled library.
-exec .venv/bin/pytest "$@"
+.venv/bin/pytest -n auto "$@"
+[ $# -gt 0 ] || bash scripts/check_sanitizers.sh

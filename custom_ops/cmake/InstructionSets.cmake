@@ -1,9 +1,15 @@
 # One source per instruction set, the only ones that may hold its instructions; isa/dispatch.cpp picks at run time.
+# ONNXQUANT_HAS_<NAME> tells the other sources which there are.
 
 include(CheckCXXCompilerFlag)
 
 # Adds the instruction sets of the target's architecture to the kernels.
 function(onnxquant_instruction_sets target)
+  foreach(name IN LISTS ONNXQUANT_INSTRUCTION_SETS)
+    if(NOT EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/isa/${name}.cpp")
+      message(FATAL_ERROR "ONNXQUANT_INSTRUCTION_SETS: no instruction set is called '${name}'")
+    endif()
+  endforeach()
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     if(MSVC)
       set(avx2 /arch:AVX2)
@@ -29,6 +35,11 @@ function(onnxquant_instruction_sets target)
 endfunction()
 
 function(_onnxquant_instruction_set target name options)
+  if(ONNXQUANT_INSTRUCTION_SETS AND NOT name IN_LIST ONNXQUANT_INSTRUCTION_SETS)
+    return()
+  endif()
+  string(TOUPPER ${name} upper)
+  target_compile_definitions(${target} PRIVATE ONNXQUANT_HAS_${upper})
   target_sources(${target} PRIVATE isa/${name}.cpp)
   set_source_files_properties(isa/${name}.cpp PROPERTIES COMPILE_OPTIONS "${options}")
 endfunction()
@@ -49,12 +60,14 @@ function(_onnxquant_avxvnni target options)
     endif()
     list(APPEND options -mavxvnni)
   endif()
-  target_compile_definitions(${target} PRIVATE ONNXQUANT_AVXVNNI)
   _onnxquant_instruction_set(${target} avxvnni "${options}")
 endfunction()
 
 # Other systems than Linux have not been tried: there the tiles' permission is another question.
 function(_onnxquant_amx target options)
+  if(ONNXQUANT_INSTRUCTION_SETS AND NOT "avx512vnni" IN_LIST ONNXQUANT_INSTRUCTION_SETS)
+    return()  # whose kernels it uses for few rows
+  endif()
   check_cxx_compiler_flag(-mamx-bf16 ONNXQUANT_KNOWS_AMX)
   if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR NOT ONNXQUANT_KNOWS_AMX)
     return()
@@ -63,6 +76,5 @@ function(_onnxquant_amx target options)
   if(NOT ONNXQUANT_EMULATE)
     list(APPEND options -mamx-tile -mamx-int8 -mamx-bf16)
   endif()
-  target_compile_definitions(${target} PRIVATE ONNXQUANT_AMX)
   _onnxquant_instruction_set(${target} amx "${options}")
 endfunction()

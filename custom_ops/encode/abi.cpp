@@ -1,6 +1,7 @@
 // The C ABI of encoders, decoders and packers: every job is checked before a pointer in it is followed.
 #include <cinttypes>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 
 #include "encode/table.h"
@@ -17,8 +18,10 @@ bool starts(const char* name, const char* with) { return std::strncmp(name, with
 // By the kernels' instruction set, which is known to run here.
 const EncodeTable& encoders(const char* isa) {
   [[maybe_unused]] const char* name = kernels(isa).name;
-#ifdef ONNXQUANT_X86
+#ifdef ONNXQUANT_HAS_AVX512VNNI
   if (starts(name, "avx512") || starts(name, "amx")) return kEncodeAvx512;
+#endif
+#ifdef ONNXQUANT_HAS_AVX2
   if (starts(name, "avx")) return kEncodeAvx2;
 #endif
   return kEncodeScalar;
@@ -30,6 +33,10 @@ void check_size(const Job* job) {
   if (job->size != static_cast<std::int64_t>(sizeof(Job))) {
     throw Error("a job of %" PRId64 " bytes, expected %zu: caller and library are not of one build", job->size, sizeof(Job));
   }
+}
+
+bool aligned(const void* data, std::int64_t to) {
+  return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(to) == 0;
 }
 
 void check(const PackJob& job) {
@@ -50,6 +57,7 @@ void check(const PackJob& job) {
   if (job.pad < 0 || job.pad > (lanes ? (std::int64_t{1} << bits) - 1 : 255)) throw Error("pad %" PRId64, job.pad);
   const bool split = tiles && (bits == 3 || bits == 5 || bits == 6);
   if (job.from == nullptr || job.low == nullptr || (split && job.high == nullptr)) throw Error("a plane is missing");
+  if (lanes && !aligned(job.from, bits / 8)) throw Error("elements of %" PRId64 " bits that are not aligned", bits);
 }
 
 // What a format needs besides codes; `group` 0: the job says it.
@@ -112,6 +120,8 @@ void check_columns(const std::int32_t* columns, std::int64_t count, std::int64_t
 void check(const Source& source, std::int64_t rows, std::int64_t cols) {
   if (source.type < 0 || source.type > 3) throw Error("element type %" PRId64 ", expected 0 to 3", source.type);
   if (source.data == nullptr && rows > 0 && cols > 0) throw Error("the weight is missing");
+  constexpr std::int64_t kSizes[] = {4, 2, 2, 8};
+  if (!aligned(source.data, kSizes[source.type])) throw Error("the weight is not aligned");
   check_columns(source.columns, cols, cols, "the permutation names column");
 }
 

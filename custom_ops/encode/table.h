@@ -16,8 +16,10 @@ struct EncodeTable {
 };
 
 extern const EncodeTable kEncodeScalar;
-#ifdef ONNXQUANT_X86
+#ifdef ONNXQUANT_HAS_AVX2
 extern const EncodeTable kEncodeAvx2;
+#endif
+#ifdef ONNXQUANT_HAS_AVX512VNNI
 extern const EncodeTable kEncodeAvx512;
 #endif
 

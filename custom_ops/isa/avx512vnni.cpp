@@ -21,7 +21,7 @@ namespace avx512vnni {
 }  // namespace
 
 const KernelTable kAvx512Vnni = avx512vnni::table_of("avx512vnni", cpu_has_avx512vnni);
-#ifdef ONNXQUANT_AMX
+#ifdef ONNXQUANT_HAS_AMX
 // The same kernels, but for many rows.
 const KernelTable kAmx = avx512vnni::table_of("amx", cpu_has_amx, amx_many_rows);
 #endif

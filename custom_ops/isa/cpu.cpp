@@ -7,7 +7,7 @@
 #else
 #include <cpuid.h>
 #endif
-#ifdef ONNXQUANT_AMX
+#ifdef ONNXQUANT_HAS_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -88,7 +88,7 @@ bool cpu_has_avx512vnni() {
   return avx2_with(kZmm) && all(leaf.ebx, kF | kDq | kBw | kVl) && all(leaf.ecx, kVnni);
 }
 
-#ifdef ONNXQUANT_AMX
+#ifdef ONNXQUANT_HAS_AMX
 namespace {
 
 #ifdef ONNXQUANT_EMULATE

@@ -8,7 +8,7 @@ bool cpu_has_nothing_special();
 bool cpu_has_avx2();
 bool cpu_has_avxvnni();
 bool cpu_has_avx512vnni();
-#ifdef ONNXQUANT_AMX
+#ifdef ONNXQUANT_HAS_AMX
 bool cpu_has_amx();
 #endif
 #endif

@@ -13,18 +13,22 @@ namespace {
 // From the slowest to the fastest.
 constexpr const KernelTable* kTables[] = {
     &kScalar,
-#ifdef ONNXQUANT_X86
+#ifdef ONNXQUANT_HAS_AVX2
     &kAvx2,
-#ifdef ONNXQUANT_AVXVNNI
+#endif
+#ifdef ONNXQUANT_HAS_AVXVNNI
     &kAvxVnni,
 #endif
+#ifdef ONNXQUANT_HAS_AVX512VNNI
     &kAvx512Vnni,
-#ifdef ONNXQUANT_AMX
+#endif
+#ifdef ONNXQUANT_HAS_AMX
     &kAmx,
 #endif
-#endif
-#ifdef ONNXQUANT_NEON
+#ifdef ONNXQUANT_HAS_NEON_DOT
     &kNeonDot,
+#endif
+#ifdef ONNXQUANT_HAS_NEON_I8MM
     &kNeonI8mm,
 #endif
 };

@@ -6,19 +6,23 @@
 namespace onnxquant {
 
 extern const KernelTable kScalar;
-#ifdef ONNXQUANT_X86
+#ifdef ONNXQUANT_HAS_AVX2
 extern const KernelTable kAvx2;
-#ifdef ONNXQUANT_AVXVNNI
+#endif
+#ifdef ONNXQUANT_HAS_AVXVNNI
 extern const KernelTable kAvxVnni;
 #endif
+#ifdef ONNXQUANT_HAS_AVX512VNNI
 extern const KernelTable kAvx512Vnni;
-#ifdef ONNXQUANT_AMX
+#endif
+#ifdef ONNXQUANT_HAS_AMX
 extern const KernelTable kAmx;
 ManyRows amx_many_rows(const Weights& weights);
 #endif
-#endif
-#ifdef ONNXQUANT_NEON
+#ifdef ONNXQUANT_HAS_NEON_DOT
 extern const KernelTable kNeonDot;
+#endif
+#ifdef ONNXQUANT_HAS_NEON_I8MM
 extern const KernelTable kNeonI8mm;
 #endif
 

@@ -360,6 +360,7 @@ def test_planes_of_other_shapes_are_refused():
         ({"format": b"llm_int8", "group": 0, "outlier_count": 65}, "65 outliers"),
         ({"source": (None, None, 0, 64, 1)}, "the weight is missing"),
         ({"source": (1, None, 4, 64, 1)}, "element type 4"),
+        ({"source": (4098, None, 0, 64, 1)}, "not aligned"),
         ({"isa": b"mmx"}, "mmx"),
         ({"size": 8}, "not of one build"),
     ],

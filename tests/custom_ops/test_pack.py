@@ -71,6 +71,9 @@ def test_interleave(dtype, isa):
         out[:rows, :cols] = matrix
         expected = out.reshape(-1, 16, width).transpose(0, 2, 1)
         np.testing.assert_array_equal(encoder.interleave(matrix, width, isa=isa), expected)
+        odd = np.empty(matrix.nbytes + 1, np.uint8)[1:].view(dtype).reshape(matrix.shape)
+        odd[...] = matrix
+        np.testing.assert_array_equal(encoder.interleave(odd, width, isa=isa), expected)
 
 
 def test_threads_and_strides_change_nothing():
@@ -102,6 +105,7 @@ def test_no_codes():
         ({"pad": 256}, "pad 256"),
         ({"low": None}, "missing"),
         ({"source": None}, "missing"),
+        ({"layout": b"lanes", "bits": 16, "stride": 64, "source": 4097}, "16 bits that are not aligned"),
         ({"isa": b"mmx"}, "mmx"),
         ({"size": 8}, "not of one build"),
     ],
