@@ -8,6 +8,11 @@ added to it, updates of later columns in blocks of 128. Written as Chee et al. 2
     W[:, k] + (W - Q)[:, :k] R[:k, k] / R[k, k]
 
 which needs no inverse of H.
+
+Few inputs say little of those to come. What is added to the diagonal is then more: as much as shrinks H towards a multiple
+of the identity, under which nearest codes are best, by the share that estimates covariances best (Chen et al. 2010,
+"Shrinkage Algorithms for MMSE Covariance Estimation", arXiv 0907.4698, equation 23: OAS). Without that, codes that fit 64
+inputs of 256 white columns have 2.3 times the error of nearest ones on others.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ Doubles = NDArray[np.float64]
 # Values of one column of every group [groups, rows] and which column that is [groups] -> the nearest ones that codes have.
 Nearest = Callable[[Doubles, NDArray[np.intp]], Doubles]
 DAMPING = 0.01
+# Share of the identity where nothing else is known: the factor is then diagonal, but for rounding.
+_MOST = 1 - 1e-9
 _BLOCK = 128
 # Rows that are solved at a time: bounds the memory for tall weights.
 _ROWS = 4096
@@ -36,7 +43,7 @@ def supports(form: Format) -> bool:
     return isinstance(form, Affine) and form.symmetric and form.group in (0, None) and not form.permuted
 
 
-def solve(encoded: Encoded, weight: NDArray[np.floating], gram: Doubles) -> Encoded:
+def solve(encoded: Encoded, weight: NDArray[np.floating], gram: Doubles, samples: int | None = None) -> Encoded:
     """Other codes for an encoded weight, with its own scales, that change its products less.
 
     Args:
@@ -44,6 +51,7 @@ def solve(encoded: Encoded, weight: NDArray[np.floating], gram: Doubles) -> Enco
         weight: the float matrix [rows, cols].
         gram: sum of x x^T over inputs x of the product, [cols, cols]; or one per group [groups, cols, cols], each for
             ``rows / groups`` rows that follow each other.
+        samples: how many inputs it is of; None: enough.
 
     Returns:
         the weight of which no row has a larger (w - q) H (w - q)^T than it had rounded to nearest.
@@ -63,7 +71,7 @@ def solve(encoded: Encoded, weight: NDArray[np.floating], gram: Doubles) -> Enco
         return encoded
     codes = encoded.planes["codes"].copy()
     scales = np.broadcast_to(encoded.planes["scales"].astype(np.float64), (rows, 1))
-    factors = Factors(gram)
+    factors = Factors(gram, samples)
     step = _ROWS if len(gram) == 1 else rows
     for start in range(0, rows, step):
         part = slice(start, start + step)
@@ -98,7 +106,7 @@ class Factors:
     zeros, says nothing: the columns of such a group are rounded by themselves.
     """
 
-    def __init__(self, gram: Doubles) -> None:
+    def __init__(self, gram: Doubles, samples: int | None = None) -> None:
         diagonal = np.diagonal(gram, axis1=1, axis2=2)
         largest = diagonal.max(1)
         told = np.isfinite(gram).all((1, 2)) & (largest > 0)
@@ -107,7 +115,9 @@ class Factors:
         self._order = np.argsort(-diagonal, axis=1, kind="stable")
         ordered = np.take_along_axis(self._gram, self._order[:, :, None], 1)
         ordered = np.take_along_axis(ordered, self._order[:, None], 2)
-        self._feedback = _upper(ordered, np.where(told, DAMPING * diagonal.mean(1), 1.0))
+        share = _share(self._gram, samples)
+        ridge = np.maximum(DAMPING, share / (1 - share)) * diagonal.mean(1)
+        self._feedback = _upper(ordered, np.where(told, ridge, 1.0))
         self._feedback /= np.diagonal(self._feedback, axis1=1, axis2=2)[:, None].copy()
 
     def losses(self, error: Doubles) -> Doubles:
@@ -129,6 +139,19 @@ class Factors:
         out = np.empty_like(goals)
         np.put_along_axis(out, self._order[:, :, None], goals - error, 1)
         return out
+
+
+def _share(grams: Doubles, samples: int | None) -> Doubles:
+    """Of the identity in the shrunk matrix (1 - share) H + share tr(H) / p, per group, from p and how unequal H is."""
+    if samples is None:
+        return np.zeros(len(grams))
+    p = grams.shape[1]
+    trace, squares = np.einsum("gkk->g", grams), np.einsum("gkl,gkl->g", grams, grams)
+    evidence = (1 - 2 / p) * squares + trace**2
+    unequal = (samples + 1 - 2 / p) * (squares - trace**2 / p)
+    share: Doubles = np.full_like(trace, _MOST)
+    np.divide(evidence, unequal, out=share, where=_MOST * unequal > evidence)
+    return share
 
 
 def _upper(matrices: Doubles, damping: Doubles) -> Doubles:

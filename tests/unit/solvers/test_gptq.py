@@ -50,15 +50,15 @@ def solved(weight: Array, gram: Array, form: Any = INT8) -> tuple[Encoded, Encod
     return before, after
 
 
-def published(weight: Array, scale: Array, gram: Array, lowest: int, highest: int) -> Array:
-    """Algorithm 1 of the paper, with its activation order and damping, one column at a time: codes."""
+def published(weight: Array, scale: Array, gram: Array, damping: float = 0.01) -> Array:
+    """Algorithm 1 of the paper, with its activation order and damping, one column at a time: int8 codes."""
     w, n = weight.astype(float).copy(), weight.shape[1]
     order = np.argsort(-np.diag(gram), kind="stable")
-    h = gram[np.ix_(order, order)] + 0.01 * np.diag(gram).mean() * np.eye(n)
+    h = gram[np.ix_(order, order)] + damping * np.diag(gram).mean() * np.eye(n)
     u = np.linalg.cholesky(np.linalg.inv(h)).T
     w, codes = w[:, order], np.zeros(weight.shape)
     for j in range(n):
-        codes[:, j] = np.clip(np.rint(w[:, j] / scale), lowest, highest)
+        codes[:, j] = np.clip(np.rint(w[:, j] / scale), -127, 127)
         error = (w[:, j] - codes[:, j] * scale) / u[j, j]
         w[:, j:] -= np.outer(error, u[j, j:])
     return codes[:, np.argsort(order)]
@@ -69,7 +69,7 @@ def test_codes_are_those_of_the_published_algorithm(cols: int) -> None:
     w, gram = graphs.weight(24, cols), gram_of(cols)
     before, after = solved(w, gram)
     scale = before.planes["scales"].astype(float)[:, 0]
-    expected = published(w, scale, gram, -127, 127)
+    expected = published(w, scale, gram)
     old, new = losses(w, before, gram), losses(w, after, gram)
     better = new < old
     assert better.mean() > 0.7 and (new <= old).all()
@@ -94,6 +94,42 @@ def test_it_lies_between_nearest_and_the_best_neighbours(form: Any) -> None:
     assert (new <= old).all()
     assert (new.sum() - best.sum()) < 0.35 * (old.sum() - best.sum())
     assert after.planes["codes"].min() >= form.bottom and after.planes["codes"].max() <= form.top
+
+
+def test_few_inputs_count_as_much_as_they_say() -> None:
+    w = graphs.weight(30, 48)
+    x = graphs.rng(3).standard_normal((20, 48)) * np.geomspace(1, 0.2, 48)
+    gram = x.T @ x
+    # Equation 23 of Chen et al., with matrices.
+    s, n, p = gram / 20, 20, 48
+    top = (1 - 2 / p) * np.trace(s @ s) + np.trace(s) ** 2
+    share = top / ((n + 1 - 2 / p) * (np.trace(s @ s) - np.trace(s) ** 2 / p))
+    assert 0.2 < share < 0.9
+    before, _ = solved(w, gram)
+    few = gptq.solve(before, w, gram, 20).planes["codes"]
+    by_hand = published(w, before.planes["scales"].astype(float)[:, 0], gram, share / (1 - share))
+    taken = (few != before.planes["codes"]).any(1)
+    assert taken.mean() > 0.7
+    np.testing.assert_array_equal(few[taken].astype(int) - 128, by_hand[taken])
+    for white in (np.eye(48), gram * 0):
+        assert np.array_equal(gptq.solve(before, w, white, 20).planes["codes"], before.planes["codes"])
+
+
+@pytest.mark.parametrize(
+    ("smallest", "inputs", "most"),
+    [(1.0, 64, 1.001), (1.0, 5000, 1.01), (0.05, 12, 1.0), (0.05, 60, 0.75), (0.05, 2000, 0.3)],
+)
+def test_inputs_that_were_not_seen_lose_nothing(smallest: float, inputs: int, most: float) -> None:
+    w, cols = graphs.weight(80, 64), 64
+    mix = (
+        graphs.rng(8).standard_normal((cols, cols)) * np.geomspace(1, smallest, cols) if smallest < 1 else np.eye(cols)
+    )
+    x = graphs.rng(inputs).standard_normal((inputs, cols)) @ mix
+    before, blind = solved(w, x.T @ x)
+    after = gptq.solve(before, w, x.T @ x, inputs)
+    nearest, unshrunk, found = (losses(w, e, mix.T @ mix).sum() for e in (before, blind, after))
+    assert found < most * nearest
+    assert inputs > 64 or smallest < 1 or unshrunk > 2 * nearest  # there was something to lose
 
 
 def test_rows_do_not_know_each_other() -> None:
