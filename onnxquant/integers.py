@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxquant import encoder, lowering, runtime
 from onnxquant.activations.calibrated import FOR_ACCURACY, Outcome, Search, Tools, Wish, largest, sqnr
+from onnxquant.activations.grams import grams
 from onnxquant.activations.insert import Static
 from onnxquant.activations.ops import Kind, kind_of
 from onnxquant.activations.scheme import Codes
@@ -34,6 +35,7 @@ from onnxquant.passes.equalize import equalize
 from onnxquant.passes.smooth import smooth
 from onnxquant.plan import KEPT, Decision, beside_integers, make_plan
 from onnxquant.recipe import Recipe
+from onnxquant.solvers import gptq
 from onnxquant.targets.packed import is_compiled
 from onnxquant.validation.metrics import Difference
 
@@ -57,11 +59,13 @@ class Integers:
         document: the float model, its weights as they are to be encoded.
         targets: target by site.
         static: what becomes of activations; None where they are rounded per call.
+        solved: weights by site whose codes were chosen already, and not by rounding to nearest.
     """
 
     document: Document
     targets: dict[str, str]
     static: Static | None = None
+    solved: Mapping[str, Encoded] = field(default_factory=dict)
 
 
 def codes_of(settings: Options) -> Codes:
@@ -121,7 +125,7 @@ def static(
         )
     tries = _Tries(document, rules, data, settings, progress)
     best = tries.run(_statistics(settings, original))
-    return Integers(best.document, tries.trial.targets(best.document, best.static), best.static)
+    return Integers(best.document, tries.trial.targets(best.document, best.static), best.static, tries.solved)
 
 
 class _Tries:
@@ -134,6 +138,7 @@ class _Tries:
             inputs = samples_.inputs_of(session)
         self.feeds = open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
         self.trial = _Trial(document, rules, self.feeds, settings)
+        self.solved: dict[str, Encoded] = {}
         enough = ENOUGH_DB if settings.min_sqnr is None else settings.min_sqnr
         self.wish = Wish(
             codes=codes_of(settings),
@@ -145,13 +150,16 @@ class _Tries:
         )
 
     def _search(self, document: Document, wish: Wish) -> Search:
+        return Search(document, wish, self.feeds, self._tools({}), self.trial.excluded)
+
+    def _tools(self, solved: Mapping[str, Encoded]) -> Tools:
         trial = self.trial
 
         def score(document: Document, made: Static) -> float:
-            return trial.score(document, trial.targets(document, made), made)
+            return trial.score(document, trial.targets(document, made), made, solved)
 
-        tools = Tools(trial.decoded, score, self.settings.threads, self.progress)
-        return Search(document, wish, self.feeds, tools, self.trial.excluded)
+        decoded = partial(trial.decoded, solved=solved)
+        return Tools(decoded, score, self.settings.threads, self.progress)
 
     def run(self, statistics: Statistics | None) -> Outcome:
         """The best outcome; kernels are left in float only once that is known."""
@@ -166,9 +174,29 @@ class _Tries:
             tried[label] = round(outcome.score, 2)
             if outcome.score > best.score:
                 search, best = other, outcome
+        about: dict[str, Any] = {"tried": best.static.about["tried"], "variants": tried}
+        if self.settings.solver != "rtn":
+            solved = self._solve(search)
+            other = search.with_tools(self._tools(solved))
+            outcome = other.once(best.static.method)
+            tried["solved by gptq"] = round(outcome.score, 2)
+            if self.settings.solver == "gptq" or outcome.score > best.score:
+                search, best, self.solved = other, outcome, solved
+                kernels = dict.fromkeys(u.node.input[1] for u in search.placement.kernels)
+                about |= {"solver": "gptq", "not_solved": [name for name in kernels if name not in solved]}
         if self.wish.exclude is not None and best.score < self.wish.exclude:
             best = search.exclude(best, self.wish.exclude)
-        return replace(best, static=replace(best.static, about={**best.static.about, "variants": tried}))
+        return replace(best, static=replace(best.static, about={**best.static.about, **about}))
+
+    def _solve(self, search: Search) -> dict[str, Encoded]:
+        """Codes for the weights of kernels that lose least on the samples; what is not in it is rounded to nearest."""
+        document, settings = search.document, self.settings
+        weighed = grams(
+            document, search.placement, self.feeds, centred=settings.bias_correction,
+            threads=settings.threads, progress=self.progress,
+        )  # fmt: skip
+        found = {name: self.trial.solve(document, name, gram, count) for name, gram, count in weighed}
+        return {name: encoded for name, encoded in found.items() if encoded}
 
     def _variants(self, search: Search) -> dict[str, Document]:
         """Equal functions, by what was done to them."""
@@ -260,8 +288,20 @@ class _Trial:
                 found[site.name] = KEPT
         return found
 
-    def decoded(self, document: Document, name: str) -> NDArray[Any]:
+    def solve(self, document: Document, name: str, gram: NDArray[np.float64], samples: int) -> Encoded | None:
+        """A weight whose codes were chosen by the Gram matrices of its inputs; None: its format has no solver."""
+        site = next(s for s in find(document)[0] if s.name == name)
+        form = self._format(site)
+        if not gptq.supports(form):
+            return None
+        weight = site.view.matrix(document.array(site.tensor))
+        return gptq.solve(encode(form, weight)[0], weight, gram, samples)
+
+    def decoded(self, document: Document, name: str, solved: Mapping[str, Encoded]) -> NDArray[Any]:
         """What becomes of a weight."""
+        if name in solved:
+            site = next(s for s in find(document)[0] if s.name == name)
+            return site.view.restore(solved[name].format.decode(solved[name]))
         tensor = next(t for t in document.proto.graph.initializer if t.name == name)
         values = document.array(tensor)
         kept = self._decoded.get(name)
@@ -279,7 +319,13 @@ class _Trial:
         assert form
         return form
 
-    def score(self, document: Document, targets: dict[str, str], made: Static | None = None) -> float:
+    def score(
+        self,
+        document: Document,
+        targets: dict[str, str],
+        made: Static | None = None,
+        solved: Mapping[str, Encoded] | None = None,
+    ) -> float:
         """The worst output's SQNR on some calibration samples, as the file would be deployed."""
         sites, left = find(document)
         plan = make_plan(sites, left, self._rules, document.opset, targets)
@@ -288,23 +334,36 @@ class _Trial:
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "candidate.onnx"
             with Publisher(path, external=document.is_external(), force=True) as publisher:
-                lowering.write(document, plan, publisher, partial(_encoded, document))
+                lowering.write(document, plan, publisher, partial(_encoded, document, solved or {}))
             session = runtime.open_session(path, runtime.session_options(threads=self._settings.threads))
             return sqnr(self._expected, [runtime.run(session, feed) for feed in self._feeds])
 
 
-def _encoded(document: Document, site: Site, decision: Decision) -> Encoded | None:
+def _encoded(document: Document, solved: Mapping[str, Encoded], site: Site, decision: Decision) -> Encoded | None:
     assert decision.format
-    return encode(decision.format, site.view.matrix(document.array(site.tensor)))[0]
+    return encode(decision.format, site.view.matrix(document.array(site.tensor)), solved.get(site.name))[0]
 
 
-def encode(form: Format, weight: NDArray[Any]) -> tuple[Encoded, Difference]:
-    """An encoded weight and its error: both in one pass of the compiled library where it has the format."""
+def encode(form: Format, weight: NDArray[Any], solved: Encoded | None = None) -> tuple[Encoded, Difference]:
+    """An encoded weight and its error: both in one pass of the compiled library where it has the format.
+
+    Args:
+        form: its format.
+        weight: the float matrix.
+        solved: its codes where they were chosen already; taken if it has this format.
+    """
+    if solved is not None and solved.format == form:
+        return solved, encoder.measure(solved, weight) if encoder.takes(solved) else _difference(solved, weight)
     if is_compiled() and encoder.supports(form):
         return encoder.encode(form, weight)
-    encoded, difference = form.encode(weight), Difference()
+    encoded = form.encode(weight)
+    return encoded, _difference(encoded, weight)
+
+
+def _difference(encoded: Encoded, weight: NDArray[Any]) -> Difference:
+    difference = Difference()
     difference.add(weight, encoded.format.decode(encoded))
-    return encoded, difference
+    return difference
 
 
 def _run(document: Document, feeds: list[Feed], threads: int | None) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from onnxquant.recipe import Recipe
 
 EXTERNAL_DATA = ("auto", "always", "never")
 ACTIVATIONS = ("none", "static", "dynamic")
+SOLVERS = ("auto", "rtn", "gptq")
 
 
 def _option(default: Any, help: str, flag: str = "", metavar: str = "", choices: tuple[str, ...] = ()) -> Any:
@@ -69,6 +70,11 @@ class Options:
     equalize: bool = _option(
         True, "Try cross-layer equalization, and keep it where it helps.", "--equalize/--no-equalize"
     )
+    solver: str = _option(
+        "auto", "How weights beside static activations get their codes: rtn rounds each to nearest, gptq chooses them for "
+        "the least error on the samples, auto the better of both.",
+        choices=SOLVERS,
+    )  # fmt: skip
     auto_exclude: bool = _option(
         False, "Leave the fewest ops in float with which calibration samples keep --min-sqnr [default: 25].",
         "--auto-exclude",
@@ -131,6 +137,8 @@ class Options:
                 raise RecipeError(f"{name} is {bound}, expected a number")
             if bound is not None and not options.proof:
                 raise RecipeError(f"{name} is a bound on the proof, which --no-proof leaves out")
+        if options.solver == "gptq" and options.activations != "static":
+            raise RecipeError("solver gptq needs to know what weights are multiplied with: add --activations static")
         options.dims()
         return options
 

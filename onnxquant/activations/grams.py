@@ -37,12 +37,6 @@ SAMPLES = 64
 _TOGETHER = 4 << 20
 
 
-def too_large(document: Document, placement: Placement) -> list[str]:
-    """Weights whose matrices would be larger than ``LARGEST``."""
-    flow = Flow(document.proto.graph)
-    return list(dict.fromkeys(s.weight for s in _sums(flow, placement, centred=True) if s.nbytes > LARGEST))
-
-
 def grams(
     document: Document,
     placement: Placement,
@@ -52,10 +46,11 @@ def grams(
     memory: int = MEMORY,
     threads: int | None = None,
     progress: Progress = lambda stage, done: None,
-) -> Iterator[tuple[str, Doubles]]:
-    """The name of each weight of a placement's kernels, and its matrices [groups, cols, cols].
+) -> Iterator[tuple[str, Doubles, int]]:
+    """The name of each weight of a placement's kernels, its matrices [groups, cols, cols], and of how many inputs they are.
 
-    Columns are in the order of the weight's own: a Conv's [channels of the group, kernel positions].
+    Columns are in the order of the weight's own: a Conv's [channels of the group, kernel positions]. Weights whose matrices
+    would be larger than ``LARGEST`` are left out, and those that kernels see as different ones.
 
     Args:
         document: the float model.
@@ -77,7 +72,8 @@ def grams(
         for sums in _runs([s for s in found.values() if _alike(s)], memory):
             _observe(source, [one for same in sums for one in same], feeds, progress)
             for same in sums:
-                yield same[0].weight, reduce(np.add, [one.result() for one in same])
+                total = reduce(np.add, [one.result() for one in same])
+                yield same[0].weight, total, sum(one.count for one in same)
                 for one in same:
                     one.forget()
 
@@ -143,7 +139,7 @@ class _Sum:
         """Begin anew, without memory."""
         self._random = np.random.default_rng(0)
         self._pending: list[NDArray[Any]] = []
-        self._count = 0
+        self.count = 0
         # Values less a constant one keep their differences where their mean is large: that of the first sample.
         self._shift: Doubles | None = None
         self._total: Any = 0.0
@@ -159,9 +155,9 @@ class _Sum:
         """The matrices."""
         self._flush()
         products = np.broadcast_to(np.asarray(self._products, np.float64), self.shape)
-        if not self._count or not self._centred:
+        if not self.count or not self._centred:
             return products
-        centred: Doubles = products - self._total[:, :, None] * self._total[:, None] / self._count
+        centred: Doubles = products - self._total[:, :, None] * self._total[:, None] / self.count
         return centred
 
     def _flush(self) -> None:
@@ -172,7 +168,7 @@ class _Sum:
         if self._centred:
             self._shift = x.mean(1, keepdims=True) if self._shift is None else self._shift
             x -= self._shift
-        self._count += x.shape[1]
+        self.count += x.shape[1]
         self._total = self._total + x.sum(1)
         self._products = self._products + x.swapaxes(1, 2) @ x
 
