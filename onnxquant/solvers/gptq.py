@@ -132,9 +132,10 @@ class Factors:
         for start in range(0, goals.shape[1], _BLOCK):
             block = slice(start, start + _BLOCK)
             wanted = goals[:, block] + self._feedback[:, :start, block].swapaxes(1, 2) @ error[:, :start]
+            within = np.ascontiguousarray(self._feedback[:, block, block].swapaxes(1, 2))
             for i in range(wanted.shape[1]):
                 k = start + i
-                made_up = self._feedback[:, None, start:k, k] @ error[:, start:k]
+                made_up = within[:, i, None, :i] @ error[:, start:k]
                 error[:, k] = goals[:, k] - nearest(wanted[:, i] + made_up[:, 0], self._order[:, k])
         out = np.empty_like(goals)
         np.put_along_axis(out, self._order[:, :, None], goals - error, 1)
