@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from onnxquant.activations import bias as bias_
 from onnxquant.activations.insert import Static
 from onnxquant.activations.placement import Placement, Quantized, place
 from onnxquant.activations.scheme import Codes
-from onnxquant.calibration.feeds import Feeds
+from onnxquant.calibration.feeds import Chosen, Feeds
 from onnxquant.calibration.observers import Grid
 from onnxquant.calibration.observers.absmean import AbsMean
 from onnxquant.calibration.run import collect
@@ -46,7 +45,6 @@ class Wish:
         parameters: of methods that have some: ``{"percentile": {"percentile": 99.9}, "mean-std": {"k": 3}}``.
         balance: widen channels before depthwise convolutions.
         correct: correct biases.
-        exclude: find kernels to leave in float until ``enough`` is reached; None: do not.
     """
 
     codes: Codes = field(default_factory=Codes)
@@ -54,7 +52,6 @@ class Wish:
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     balance: bool = True
     correct: bool = True
-    exclude: float | None = None
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -83,8 +80,7 @@ class Tools:
 
     Attributes:
         decoded: what becomes of a weight of a document: (document, tensor name) -> array.
-        score: how good a document with its static activations is on some samples, more is better; decibels, or the
-            user's metric.
+        score: how good a document with its static activations is on some samples, in decibels.
         threads: of sessions.
         progress: told what is done.
     """
@@ -182,7 +178,7 @@ class Search:
                 self.placement,
                 (self.wish.codes, self._ranges(self.placement, method)),
                 partial(self.tools.decoded, self.document),
-                _First(self.feeds, _BIAS_SAMPLES),
+                Chosen(self.feeds, range(_BIAS_SAMPLES)),
                 self.tools.threads,
                 self.tools.progress,
             )
@@ -206,8 +202,8 @@ class Search:
         except StatisticsError as error:
             raise StatisticsError(f"{error}; calibrate again with this version and method {method}") from None
 
-    def exclude(self, start: Outcome, enough: float) -> Outcome:
-        """Leave few kernels in float that bring the score to ``enough``.
+    def exclude(self, start: Outcome, enough: Callable[[Outcome], bool]) -> Outcome:
+        """Leave few kernels in float, so many that the outcome is ``enough``.
 
         Each kernel is first left out alone; in the order of what that gains, those are kept out that gain something on
         top of the ones before; in the end those are taken back that the others made superfluous.
@@ -217,18 +213,18 @@ class Search:
         for i, name in enumerate(kernels):
             gains.append((self._try(self._place([name]), method).score, name))
             self.tools.progress("ranking sites", (i + 1) / len(kernels))
-        best, chosen = start, list[str]()
+        best, chosen, done = start, list[str](), False
         for i, (_, name) in enumerate(sorted(gains, reverse=True)):
-            if best.score >= enough:
-                break
             tried = self._try(self._place([*chosen, name]), method)
             self.tools.progress("excluding sites", (i + 1) / len(kernels))
             if tried.score >= best.score + _WORTH_DB:
                 best, chosen = tried, [*chosen, name]
-        for name in list(chosen[:-1]) if best.score >= enough else []:
+                if done := enough(best):
+                    break
+        for name in list(chosen[:-1]) if done else []:
             fewer = [n for n in chosen if n != name]
             tried = self._try(self._place(fewer), method)
-            if tried.score >= enough:
+            if enough(tried):
                 best, chosen = tried, fewer
         return best
 
@@ -245,20 +241,6 @@ def largest(statistics: Statistics, observer: str) -> dict[str, NDArray[np.float
         for name, observers in statistics.observers.items()
         if isinstance(magnitudes := observers.get(observer), AbsMean)
     }
-
-
-class _First:
-    """The first samples of some."""
-
-    def __init__(self, feeds: Feeds, count: int) -> None:
-        self._feeds, self._count = feeds, min(count, len(feeds))
-        self.about = feeds.about
-
-    def __iter__(self) -> Any:
-        return islice(iter(self._feeds), self._count)
-
-    def __len__(self) -> int:
-        return self._count
 
 
 def sqnr(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> float:
