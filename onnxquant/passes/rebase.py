@@ -134,7 +134,7 @@ def _component(flow: Flow, start: str) -> tuple[dict[str, None], _Nodes | None]:
             continue
         tensors[name] = None
         source = flow.producer(name)
-        if source is not None and _is_sum(flow, source):
+        if source is not None and is_op(source, "Add"):
             sums.append(source)
             stack += source.input
         elif source is not None and _made(flow, source):
@@ -143,7 +143,7 @@ def _component(flow: Flow, start: str) -> tuple[dict[str, None], _Nodes | None]:
             pure = False
         pure = pure and flow.is_private(name)
         for reader in flow.consumers(name):
-            if _is_sum(flow, reader):
+            if is_op(reader, "Add"):
                 stack.append(reader.output[0])
             elif reader.input[0] == name and _read(flow, reader):
                 readers.append(reader)
@@ -171,10 +171,6 @@ def _stream(
     if any(flow.constant(name) is None for name in biases):
         refusal = "a bias is computed"
     return [Stream(tensors, tuple(makers), tuple(sums), tuple(readers), refusal)]
-
-
-def _is_sum(flow: Flow, node: onnx.NodeProto) -> bool:
-    return is_op(node, "Add") and all(flow.constant(name) is None for name in node.input)
 
 
 def _made(flow: Flow, node: onnx.NodeProto) -> Linear | None:

@@ -235,6 +235,7 @@ def doubled(proto: onnx.ModelProto) -> NDArray[np.float64]:
 
 REFUSED: dict[str, list[onnx.NodeProto]] = {
     "padded reader": [FIRST, node("Conv", ["a", "last"], ["y"], pads=[1, 1, 1, 1])],
+    "one of two readers padded": [FIRST, LAST, node("Conv", ["a", "last"], ["z"], pads=[1, 1, 1, 1])],
     "3x3 reader": [FIRST, node("Conv", ["a", "three"], ["y"])],
     "padded 3x3 reader": [FIRST, node("Conv", ["a", "three"], ["y"], pads=[1, 1, 1, 1])],
     "depthwise reader": [FIRST, node("Conv", ["a", "deep"], ["y"], group=N)],
