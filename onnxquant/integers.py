@@ -32,6 +32,7 @@ from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find
 from onnxquant.options import Options
 from onnxquant.passes.equalize import equalize
+from onnxquant.passes.rebase import candidates, rebase
 from onnxquant.passes.smooth import smooth
 from onnxquant.plan import KEPT, Decision, beside_integers, make_plan
 from onnxquant.recipe import Recipe
@@ -135,8 +136,9 @@ class _Tries:
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             session = Extended(document, Path(folder), settings.threads).session(outputs(()))
             inputs = samples_.inputs_of(session)
+        self.streams = candidates(Flow(document.proto.graph)) if settings.rebase else []
         given = open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
-        self.feeds, judged = held_out(given, _SCORED) if _chooses(settings) else (given, given)
+        self.feeds, judged = held_out(given, _SCORED) if self.streams or _chooses(settings) else (given, given)
         self.trial = _Trial(document, rules, judged, settings)
         self.wish = Wish(
             codes=codes_of(settings),
@@ -158,28 +160,36 @@ class _Tries:
     def run(self, statistics: Statistics | None) -> Outcome:
         """The best outcome; kernels are left in float only once that is known."""
         search = self._search(self.document.copy(), self.wish)
-        search.calibrate(statistics, smoothing=self.settings.smooth)
+        search.calibrate(statistics, smoothing=self.settings.smooth, correlated=self.streams)
         best = search.run()
         tried = {"as it is": round(best.score, 2)}
-        for label, document in self._variants(search).items() if statistics is None else ():
-            other = self._search(document, replace(self.wish, method=best.static.method))
-            other.calibrate()
-            outcome = other.run()
-            tried[label] = round(outcome.score, 2)
-            if outcome.score > best.score:
-                search, best = other, outcome
+        base, kept, seen = self.document, "", search
+        for variants in (self._rebased, self._variants) if statistics is None else ():
+            prefix = kept
+            for label, document in variants(base, seen).items():
+                other = self._search(document.copy(), replace(self.wish, method=best.static.method))
+                other.calibrate()
+                outcome = other.run()
+                tried[prefix + label] = round(outcome.score, 2)
+                if outcome.score > best.score:
+                    search, best, base, kept = other, outcome, document, f"{prefix}{label}, "
         if self.settings.auto_exclude and not (enough := self.trial.enough())(best):
             best = search.exclude(best, enough)
         return replace(best, static=replace(best.static, about={**best.static.about, "variants": tried}))
 
-    def _variants(self, search: Search) -> dict[str, Document]:
+    def _rebased(self, base: Document, seen: Search) -> dict[str, Document]:
+        """The function with its linear streams in another basis: where it is better, others are made from it."""
+        document = base.copy()
+        return {"rebased": document} if seen.moments and rebase(document, seen.moments) else {}
+
+    def _variants(self, base: Document, seen: Search) -> dict[str, Document]:
         """Equal functions, by what was done to them."""
         found: dict[str, Document] = {}
         if self.settings.equalize:
-            document = self.document.copy()
+            document = base.copy()
             if equalize(document):
                 found["equalized"] = document
-        found.update(smoothed(self.document, search.magnitudes))
+        found.update(smoothed(base, seen.magnitudes))
         return found
 
 

@@ -70,6 +70,9 @@ class Options:
     equalize: bool = _option(
         True, "Try cross-layer equalization, and keep it where it helps.", "--equalize/--no-equalize"
     )
+    rebase: bool = _option(
+        True, "Try another basis for linear streams of channels, and keep it where it helps.", "--rebase/--no-rebase"
+    )
     auto_exclude: bool = _option(
         False, "Leave the fewest ops in float with which held-out samples keep --min-sqnr [default: 25], or --metric its "
         "value.", "--auto-exclude",

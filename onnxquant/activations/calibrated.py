@@ -19,11 +19,13 @@ from onnxquant.activations.scheme import Codes
 from onnxquant.calibration.feeds import Chosen, Feeds
 from onnxquant.calibration.observers import Grid
 from onnxquant.calibration.observers.absmean import AbsMean
+from onnxquant.calibration.observers.gram import Gram
 from onnxquant.calibration.run import collect
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import ModelError, StatisticsError
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document
+from onnxquant.passes.rebase import Moments
 
 Progress = Callable[[str, float], None]
 # Methods that ``auto`` tries on the whole model, and keeps the best of.
@@ -112,6 +114,7 @@ class Search:
         self.statistics: Statistics | None = None
         self.balanced: dict[str, float] = {}
         self.magnitudes: dict[str, NDArray[np.float64]] = {}
+        self.moments: dict[str, Moments] = {}
         self._corrected: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     def _place(self, more: Sequence[str]) -> Placement:
@@ -120,12 +123,15 @@ class Search:
         excluded = {**self.excluded, **dict.fromkeys(more, FOR_ACCURACY)}
         return place(flow, excluded, clamps=not self.wish.codes.symmetric)
 
-    def calibrate(self, statistics: Statistics | None = None, *, smoothing: bool = False) -> None:
+    def calibrate(
+        self, statistics: Statistics | None = None, *, smoothing: bool = False, correlated: Sequence[str] = ()
+    ) -> None:
         """Collect statistics, or take those that are there, and balance channels.
 
         Args:
             statistics: those that are there.
             smoothing: collect ``magnitudes`` too.
+            correlated: tensors whose channels' ``moments`` to collect too.
         """
         wanted: dict[str, list[str]] = {name: list(self.wish.methods) for name in self.placement.tensors}
         if statistics is None:
@@ -136,11 +142,14 @@ class Search:
             if self.wish.balance:
                 for name in balance_.candidates(Flow(self.document.proto.graph), self.placement):
                     wanted[name].append("absmean:1")
+            for name in correlated:
+                wanted.setdefault(name, []).append("gram:1")
             statistics = collect(
                 self.document, self.feeds, wanted, threads=self.tools.threads, progress=self.tools.progress
             )
         self.statistics = statistics
         self.magnitudes = largest(statistics, "absmean")
+        self.moments = moments(statistics)
         if self.wish.balance:
             self.balanced = balance_.balance(self.document, self.placement, largest(statistics, "absmean:1"))
             self.placement = self._place(())
@@ -240,6 +249,15 @@ def largest(statistics: Statistics, observer: str) -> dict[str, NDArray[np.float
         name: magnitudes.absmax
         for name, observers in statistics.observers.items()
         if isinstance(magnitudes := observers.get(observer), AbsMean)
+    }
+
+
+def moments(statistics: Statistics) -> dict[str, Moments]:
+    """Mean and covariance of the channels of the tensors that were observed for them."""
+    return {
+        name: Moments(gram.mean, gram.covariance)
+        for name, observers in statistics.observers.items()
+        if isinstance(gram := observers.get("gram:1"), Gram) and gram.rows
     }
 
 
