@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from onnxquant.report.data import Report
 from onnxquant.stored import dequantize, metadata, records, verify
 from onnxquant.targets import AUTO
 from onnxquant.targets.bodies import DOMAIN
-from onnxquant.validation.compare import compare, reference_of
+from onnxquant.validation.compare import compare, prepared_like, reference_of
+from onnxquant.validation.damage import damages
 from onnxquant.validation.outputs import latencies
 from onnxquant.validation.reference import Data, reference
 
@@ -44,7 +46,13 @@ def library_path() -> Path:
 
 
 def validate(
-    original: str | Path | onnx.ModelProto, quantized: str | Path, data: Data = None, **options: Any
+    original: str | Path | onnx.ModelProto,
+    quantized: str | Path,
+    data: Data = None,
+    *,
+    detailed: bool = False,
+    progress: Callable[[str, float], None] = lambda stage, done: None,
+    **options: Any,
 ) -> Report:
     """Prove a quantized file against its original: structure, weights, outputs, sizes.
 
@@ -52,7 +60,10 @@ def validate(
         original: the float model.
         quantized: the file to prove; of ours, or anybody's.
         data: samples; None: seeded synthetic ones, with a warning.
-        options: ``samples``, ``seed``, ``threads``, ``dim``, ``min_sqnr``, ``max_mse``, ``external_root``.
+        detailed: find out what each weight and each rounded activation costs (``report.proof.damage``).
+        progress: told the stage and which part of it is done.
+        options: ``samples``, ``seed``, ``threads``, ``dim``, ``min_sqnr``, ``max_mse``, ``metric``, ``max_drop``,
+            ``external_root``.
 
     Raises:
         ModelError: a model cannot be read or run.
@@ -61,8 +72,15 @@ def validate(
     settings = Options.make(options)
     document = load_document(original, settings.external_root)
     report = Report(source=document.name, output=str(quantized), original_bytes=document.size())
-    load_document(quantized, settings.external_root)
-    report.prove(compare(document, Path(quantized), reference_of(document, data, settings), settings))
+    file = load_document(quantized, settings.external_root)
+    progress("samples", 0.0)
+    samples = reference_of(document, data, settings)
+    proof = compare(document, Path(quantized), samples, settings, lambda stage: progress(stage, 0.0))
+    if detailed and records(file.proto):
+        run, told = (samples.feeds, samples.outputs), partial(progress, "damage of each site")
+        found = damages(prepared_like(document, file), file, run, settings.threads, told)
+        proof.damage = [d.to_dict() for d in found]
+    report.prove(proof)
     report.output_bytes = load_document(quantized, settings.external_root).size()
     return report
 

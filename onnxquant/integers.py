@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from onnxquant.activations.ops import Kind, kind_of
 from onnxquant.activations.scheme import Codes
 from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.extended import Extended, outputs
-from onnxquant.calibration.feeds import Data, Feed, Feeds, open_feeds
+from onnxquant.calibration.feeds import Chosen, Data, Feed, Feeds, held_out, open_feeds
 from onnxquant.calibration.run import collect
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import FeedError, RecipeError
@@ -32,17 +33,20 @@ from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find
 from onnxquant.options import Options
 from onnxquant.passes.equalize import equalize
+from onnxquant.passes.rebase import candidates, rebase
 from onnxquant.passes.smooth import smooth
 from onnxquant.plan import KEPT, Decision, beside_integers, make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.solvers import gptq
 from onnxquant.targets.packed import is_compiled
 from onnxquant.validation.metrics import Difference
+from onnxquant.validation.task import Drop, Metric
 
 Progress = Callable[[str, float], None]
 # DequantizeLinear per channel; 16-bit codes.
 _OPSET, _WIDE_OPSET = 13, 21
-# Outputs of whole models are compared on so many samples while ways to quantize are tried.
+# Ways to quantize are judged by whole models' outputs on so many samples, of those that ranges were not found on: what
+# fits its own samples best may cut off what others need.
 _SCORED = 16
 # Of SmoothQuant. Weights have a scale per channel and lose little, activations one per tensor and gain much: strengths
 # above the paper's 0.5 are the good ones (minilm_l6: 14.3 dB at 0.5, 21.9 at 0.7, 22.6 at 0.85, 16.7 without).
@@ -136,17 +140,17 @@ class _Tries:
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             session = Extended(document, Path(folder), settings.threads).session(outputs(()))
             inputs = samples_.inputs_of(session)
-        self.feeds = open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
-        self.trial = _Trial(document, rules, self.feeds, settings)
+        self.streams = candidates(Flow(document.proto.graph)) if settings.rebase else []
+        given = open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
+        self.feeds, judged = held_out(given, _SCORED) if self.streams or _chooses(settings) else (given, given)
+        self.trial = _Trial(document, rules, judged, settings)
         self.solved: dict[str, Encoded] = {}
-        enough = ENOUGH_DB if settings.min_sqnr is None else settings.min_sqnr
         self.wish = Wish(
             codes=codes_of(settings),
             method=settings.calibration_method,
             parameters=_parameters(settings),
             balance=settings.balance,
             correct=settings.bias_correction,
-            exclude=enough if settings.auto_exclude else None,
         )
 
     def _search(self, document: Document, wish: Wish) -> Search:
@@ -164,28 +168,31 @@ class _Tries:
     def run(self, statistics: Statistics | None) -> Outcome:
         """The best outcome; kernels are left in float only once that is known."""
         search = self._search(self.document.copy(), self.wish)
-        search.calibrate(statistics, smoothing=self.settings.smooth)
+        search.calibrate(statistics, smoothing=self.settings.smooth, correlated=self.streams)
         best = search.run()
         tried = {"as it is": round(best.score, 2)}
-        for label, document in self._variants(search).items() if statistics is None else ():
-            other = self._search(document, replace(self.wish, method=best.static.method))
-            other.calibrate()
-            outcome = other.run()
-            tried[label] = round(outcome.score, 2)
-            if outcome.score > best.score:
-                search, best = other, outcome
+        base, kept, seen = self.document, "", search
+        for variants in (self._rebased, self._variants) if statistics is None else ():
+            prefix = kept
+            for label, document in variants(base, seen).items():
+                other = self._search(document.copy(), replace(self.wish, method=best.static.method))
+                other.calibrate()
+                outcome = other.run()
+                tried[prefix + label] = round(outcome.score, 2)
+                if outcome.score > best.score:
+                    search, best, base, kept = other, outcome, document, f"{prefix}{label}, "
         about: dict[str, Any] = {"tried": best.static.about["tried"], "variants": tried}
         if self.settings.solver != "rtn":
             solved = self._solve(search)
             other = search.with_tools(self._tools(solved))
             outcome = other.once(best.static.method)
-            tried["solved by gptq"] = round(outcome.score, 2)
+            tried[kept + "solved by gptq"] = round(outcome.score, 2)
             if self.settings.solver == "gptq" or outcome.score > best.score:
                 search, best, self.solved = other, outcome, solved
                 kernels = dict.fromkeys(u.node.input[1] for u in search.placement.kernels)
                 about |= {"solver": "gptq", "not_solved": [name for name in kernels if name not in solved]}
-        if self.wish.exclude is not None and best.score < self.wish.exclude:
-            best = search.exclude(best, self.wish.exclude)
+        if self.settings.auto_exclude and not (enough := self.trial.enough(self.solved))(best):
+            best = search.exclude(best, enough)
         return replace(best, static=replace(best.static, about={**best.static.about, **about}))
 
     def _solve(self, search: Search) -> dict[str, Encoded]:
@@ -198,15 +205,26 @@ class _Tries:
         found = {name: self.trial.solve(document, name, gram, count) for name, gram, count in weighed}
         return {name: encoded for name, encoded in found.items() if encoded}
 
-    def _variants(self, search: Search) -> dict[str, Document]:
+    def _rebased(self, base: Document, seen: Search) -> dict[str, Document]:
+        """The function with its linear streams in another basis: where it is better, others are made from it."""
+        document = base.copy()
+        return {"rebased": document} if seen.moments and rebase(document, seen.moments) else {}
+
+    def _variants(self, base: Document, seen: Search) -> dict[str, Document]:
         """Equal functions, by what was done to them."""
         found: dict[str, Document] = {}
         if self.settings.equalize:
-            document = self.document.copy()
+            document = base.copy()
             if equalize(document):
                 found["equalized"] = document
-        found.update(smoothed(self.document, search.magnitudes))
+        found.update(smoothed(base, seen.magnitudes))
         return found
+
+
+def _chooses(settings: Options) -> bool:
+    """Whether something is chosen by its score."""
+    several = settings.calibration_method == "auto" or settings.solver == "auto"
+    return several or settings.smooth or settings.equalize or settings.auto_exclude
 
 
 def smoothed(document: Document, magnitudes: Mapping[str, NDArray[np.float64]]) -> dict[str, Document]:
@@ -249,9 +267,9 @@ class _Trial:
     """Writes candidates to a temporary folder and runs them."""
 
     def __init__(self, document: Document, rules: Recipe, feeds: Feeds, settings: Options) -> None:
-        self._rules, self._settings = rules, settings
+        self._document, self._rules, self._settings = document, rules, settings
         self._sites = {s.name: s for s in find(document)[0]}
-        self._feeds = [feed for feed, _ in zip(feeds, range(_SCORED), strict=False)]
+        self._feeds = list(Chosen(feeds, range(_SCORED)))
         self._decoded: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
         self._expected = _run(document, self._feeds, settings.threads)
         self.excluded = self._refused(document)
@@ -326,7 +344,34 @@ class _Trial:
         made: Static | None = None,
         solved: Mapping[str, Encoded] | None = None,
     ) -> float:
-        """The worst output's SQNR on some calibration samples, as the file would be deployed."""
+        """The worst output's SQNR on samples held out of calibration, as the file would be deployed."""
+        with self._session(document, targets, made, solved or {}) as session:
+            return sqnr(self._expected, [runtime.run(session, feed) for feed in self._feeds])
+
+    def enough(self, solved: Mapping[str, Encoded]) -> Callable[[Outcome], bool]:
+        """Whether no more has to be left in float: by the user's metric, or by the score."""
+        settings = self._settings
+        if settings.metric is None:
+            least = ENOUGH_DB if settings.min_sqnr is None else settings.min_sqnr
+            return lambda outcome: outcome.score >= least
+        metric = Metric(settings.metric)
+        with self._session(self._document, {}, None, {}) as session:
+            bound = Drop.parse(settings.max_drop).least(metric(session))
+
+        def keeps(outcome: Outcome) -> bool:
+            if settings.min_sqnr is not None and outcome.score < settings.min_sqnr:
+                return False
+            targets = self.targets(outcome.document, outcome.static)
+            with self._session(outcome.document, targets, outcome.static, solved) as session:
+                return metric(session) >= bound
+
+        return keeps
+
+    @contextmanager
+    def _session(
+        self, document: Document, targets: dict[str, str], made: Static | None, solved: Mapping[str, Encoded]
+    ) -> Iterator[runtime.Session]:
+        """A session on the file that would be written."""
         sites, left = find(document)
         plan = make_plan(sites, left, self._rules, document.opset, targets)
         only = tuple(d if d.name in targets and d.format else d.left("") for d in plan.decisions)
@@ -334,9 +379,8 @@ class _Trial:
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "candidate.onnx"
             with Publisher(path, external=document.is_external(), force=True) as publisher:
-                lowering.write(document, plan, publisher, partial(_encoded, document, solved or {}))
-            session = runtime.open_session(path, runtime.session_options(threads=self._settings.threads))
-            return sqnr(self._expected, [runtime.run(session, feed) for feed in self._feeds])
+                lowering.write(document, plan, publisher, partial(_encoded, document, solved))
+            yield runtime.open_session(path, runtime.session_options(threads=self._settings.threads))
 
 
 def _encoded(document: Document, solved: Mapping[str, Encoded], site: Site, decision: Decision) -> Encoded | None:

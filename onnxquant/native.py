@@ -190,7 +190,8 @@ def matmul(
 
 
 def in_order(array: NDArray[Any]) -> NDArray[Any]:
-    """The array as C has them, contiguous and aligned: itself, or a copy. (ascontiguousarray keeps what is not aligned.)"""
+    """The array as C has them, contiguous and aligned: itself, or a copy."""
+    # ascontiguousarray keeps what is not aligned.
     return np.require(array, requirements=("C", "A"))
 
 

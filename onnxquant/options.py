@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import parameters as format_parameters
 from onnxquant.recipe import Recipe
+from onnxquant.validation.task import Drop
 
 EXTERNAL_DATA = ("auto", "always", "never")
 ACTIVATIONS = ("none", "static", "dynamic")
@@ -70,14 +71,17 @@ class Options:
     equalize: bool = _option(
         True, "Try cross-layer equalization, and keep it where it helps.", "--equalize/--no-equalize"
     )
+    rebase: bool = _option(
+        True, "Try another basis for linear streams of channels, and keep it where it helps.", "--rebase/--no-rebase"
+    )
     solver: str = _option(
         "auto", "How weights beside static activations get their codes: rtn rounds each to nearest, gptq chooses them for "
         "the least error on the samples, auto the better of both.",
         choices=SOLVERS,
     )  # fmt: skip
     auto_exclude: bool = _option(
-        False, "Leave the fewest ops in float with which calibration samples keep --min-sqnr [default: 25].",
-        "--auto-exclude",
+        False, "Leave the fewest ops in float with which held-out samples keep --min-sqnr [default: 25], or --metric its "
+        "value.", "--auto-exclude",
     )  # fmt: skip
     external_data: str = _option(
         "auto", "Keep tensors in OUTPUT.data beside the model. auto: as the input does, or above 100 MB.",
@@ -95,6 +99,13 @@ class Options:
     threads: int | None = _option(None, "Threads of sessions. [default: onnxruntime's choice]")
     min_sqnr: float | None = _option(None, "Exit 1 unless every output keeps this SQNR in dB.", metavar="DB")
     max_mse: float | None = _option(None, "Exit 1 unless every output keeps this mean squared error.", metavar="X")
+    metric: str | Callable[..., float] | None = _option(  # noqa: RUF009 - functions do not change
+        None, "Function of an onnxruntime.InferenceSession that gives a number, more is better, e.g. accuracy.",
+        metavar="MODULE:FUNCTION",
+    )  # fmt: skip
+    max_drop: str | float = _option(
+        "0.5%", "Exit 1 unless --metric keeps within this of the original's: of its value, or a number.", metavar="P%|X"
+    )
     proof: bool = _option(True, "Open the output again and prove it.", "--proof/--no-proof")
     dry_run: bool = _option(
         False, "Print the plan: every site, its decision, sizes and refusals. Writes nothing.", "--dry-run"
@@ -139,6 +150,9 @@ class Options:
                 raise RecipeError(f"{name} is a bound on the proof, which --no-proof leaves out")
         if options.solver == "gptq" and options.activations != "static":
             raise RecipeError("solver gptq needs to know what weights are multiplied with: add --activations static")
+        if options.metric is not None and not options.proof:
+            raise RecipeError("metric is measured by the proof, which --no-proof leaves out")
+        Drop.parse(options.max_drop)
         options.dims()
         return options
 

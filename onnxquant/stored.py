@@ -277,11 +277,17 @@ def restore(
     found: list[Record],
     publisher: Publisher,
     decode: Callable[[Record], NDArray[Any]],
+    *,
+    keep_activations: bool = False,
 ) -> None:
-    """Replace what lowering emitted by float weights and the standard ops on them, in place."""
+    """Replace what lowering emitted by float weights and the standard ops on them, in place.
+
+    ``keep_activations``: where activations are rounded to codes of fixed ranges, they still are.
+    """
     for record in found:
         _restore_one(proto, record, publisher, decode)
-    _join_activations(proto.graph)
+    if not keep_activations:
+        _join_activations(proto.graph)
     for graph in reversed(list(graphs(proto.graph))):
         _drop_dead(graph)
     functions = [f for f in proto.functions if f.domain != PROVENANCE]

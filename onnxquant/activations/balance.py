@@ -2,9 +2,10 @@
 
 A channel c of the tensor between Conv -> (Relu | Clip) -> depthwise Conv may be multiplied with any a_c > 0: the maker's
 rows take it, the reader's rows its inverse, and both have a scale of their own per row, so that neither weight loses
-anything. With a_c = bound / max|x_c| every channel uses the whole range of the tensor's codes, as if each had a scale of
-its own. Below a Clip's upper bound this is exact for all values that calibration saw; a channel that would exceed its
-largest one is clipped there, as its codes would.
+anything. With a_c = bound / max|x_c| every channel would use the whole range of the tensor's codes, as if each had a scale
+of its own, but a channel that exceeds its largest value of calibration would be clipped there; and rare features exceed it
+by far (efficientnet_lite0: a channel in fifty by more than twice, on photographs like those of calibration). So a_c is
+(bound / max|x_c|)^0.7, which leaves the narrower channels, where most can be won, the more room.
 
 After: cross-layer equalization (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
 Correction", arXiv 1906.04721, section 4.1), with activations instead of weights as the measure.
@@ -25,6 +26,8 @@ from onnxquant.graph.io import Document
 
 # A channel that is nearly always zero is not blown up by more than this.
 _MOST = 1024.0
+# Test outputs at 0, 0.5, 0.7, 1: mobilenet_v2 20.4, 20.2, 21.1, 21.4 dB; efficientnet_lite0 22.3, 23.1, 22.9, 20.5 dB.
+_STRENGTH = 0.7
 
 
 def candidates(flow: Flow, placement: Placement) -> dict[str, Unit]:
@@ -64,7 +67,7 @@ def balance(document: Document, placement: Placement, largest: Mapping[str, NDAr
             continue
         top = min((b[1] for c in unit.clamps if (b := bounds(c, flow))), default=np.inf)
         bound = float(top) if np.isfinite(top) else float(largest[name].max())
-        factors = np.clip(bound / np.maximum(largest[name].astype(np.float64), bound / _MOST), 1.0, _MOST)
+        factors = np.clip(bound / np.maximum(largest[name].astype(np.float64), bound / _MOST), 1.0, _MOST) ** _STRENGTH
         maker = flow.producer(unit.node.output[0])
         assert maker is not None
         _scale(document, flow, maker, factors, with_bias=True)

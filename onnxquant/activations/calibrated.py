@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,16 @@ from onnxquant.activations import bias as bias_
 from onnxquant.activations.insert import Static
 from onnxquant.activations.placement import Placement, Quantized, place
 from onnxquant.activations.scheme import Codes
-from onnxquant.calibration.feeds import Feeds
+from onnxquant.calibration.feeds import Chosen, Feeds
 from onnxquant.calibration.observers import Grid
 from onnxquant.calibration.observers.absmean import AbsMean
+from onnxquant.calibration.observers.gram import Gram
 from onnxquant.calibration.run import collect
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import ModelError, StatisticsError
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document
+from onnxquant.passes.rebase import Moments
 
 Progress = Callable[[str, float], None]
 # Methods that ``auto`` tries on the whole model, and keeps the best of.
@@ -47,7 +48,6 @@ class Wish:
         parameters: of methods that have some: ``{"percentile": {"percentile": 99.9}, "mean-std": {"k": 3}}``.
         balance: widen channels before depthwise convolutions.
         correct: correct biases.
-        exclude: find kernels to leave in float until ``enough`` is reached; None: do not.
     """
 
     codes: Codes = field(default_factory=Codes)
@@ -55,7 +55,6 @@ class Wish:
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     balance: bool = True
     correct: bool = True
-    exclude: float | None = None
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -84,8 +83,7 @@ class Tools:
 
     Attributes:
         decoded: what becomes of a weight of a document: (document, tensor name) -> array.
-        score: how good a document with its static activations is on some samples, more is better; decibels, or the
-            user's metric.
+        score: how good a document with its static activations is on some samples, in decibels.
         threads: of sessions.
         progress: told what is done.
     """
@@ -117,6 +115,7 @@ class Search:
         self.statistics: Statistics | None = None
         self.balanced: dict[str, float] = {}
         self.magnitudes: dict[str, NDArray[np.float64]] = {}
+        self.moments: dict[str, Moments] = {}
         self._corrected: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     def _place(self, more: Sequence[str]) -> Placement:
@@ -125,12 +124,15 @@ class Search:
         excluded = {**self.excluded, **dict.fromkeys(more, FOR_ACCURACY)}
         return place(flow, excluded, clamps=not self.wish.codes.symmetric)
 
-    def calibrate(self, statistics: Statistics | None = None, *, smoothing: bool = False) -> None:
+    def calibrate(
+        self, statistics: Statistics | None = None, *, smoothing: bool = False, correlated: Sequence[str] = ()
+    ) -> None:
         """Collect statistics, or take those that are there, and balance channels.
 
         Args:
             statistics: those that are there.
             smoothing: collect ``magnitudes`` too.
+            correlated: tensors whose channels' ``moments`` to collect too.
         """
         wanted: dict[str, list[str]] = {name: list(self.wish.methods) for name in self.placement.tensors}
         if statistics is None:
@@ -141,11 +143,14 @@ class Search:
             if self.wish.balance:
                 for name in balance_.candidates(Flow(self.document.proto.graph), self.placement):
                     wanted[name].append("absmean:1")
+            for name in correlated:
+                wanted.setdefault(name, []).append("gram:1")
             statistics = collect(
                 self.document, self.feeds, wanted, threads=self.tools.threads, progress=self.tools.progress
             )
         self.statistics = statistics
         self.magnitudes = largest(statistics, "absmean")
+        self.moments = moments(statistics)
         if self.wish.balance:
             self.balanced = balance_.balance(self.document, self.placement, largest(statistics, "absmean:1"))
             self.placement = self._place(())
@@ -193,7 +198,7 @@ class Search:
                 self.placement,
                 (self.wish.codes, self._ranges(self.placement, method)),
                 partial(self.tools.decoded, self.document),
-                _First(self.feeds, _BIAS_SAMPLES),
+                Chosen(self.feeds, range(_BIAS_SAMPLES)),
                 self.tools.threads,
                 self.tools.progress,
             )
@@ -217,8 +222,8 @@ class Search:
         except StatisticsError as error:
             raise StatisticsError(f"{error}; calibrate again with this version and method {method}") from None
 
-    def exclude(self, start: Outcome, enough: float) -> Outcome:
-        """Leave few kernels in float that bring the score to ``enough``.
+    def exclude(self, start: Outcome, enough: Callable[[Outcome], bool]) -> Outcome:
+        """Leave few kernels in float, so many that the outcome is ``enough``.
 
         Each kernel is first left out alone; in the order of what that gains, those are kept out that gain something on
         top of the ones before; in the end those are taken back that the others made superfluous.
@@ -228,18 +233,18 @@ class Search:
         for i, name in enumerate(kernels):
             gains.append((self._try(self._place([name]), method).score, name))
             self.tools.progress("ranking sites", (i + 1) / len(kernels))
-        best, chosen = start, list[str]()
+        best, chosen, done = start, list[str](), False
         for i, (_, name) in enumerate(sorted(gains, reverse=True)):
-            if best.score >= enough:
-                break
             tried = self._try(self._place([*chosen, name]), method)
             self.tools.progress("excluding sites", (i + 1) / len(kernels))
             if tried.score >= best.score + _WORTH_DB:
                 best, chosen = tried, [*chosen, name]
-        for name in list(chosen[:-1]) if best.score >= enough else []:
+                if done := enough(best):
+                    break
+        for name in list(chosen[:-1]) if done else []:
             fewer = [n for n in chosen if n != name]
             tried = self._try(self._place(fewer), method)
-            if tried.score >= enough:
+            if enough(tried):
                 best, chosen = tried, fewer
         return best
 
@@ -258,18 +263,13 @@ def largest(statistics: Statistics, observer: str) -> dict[str, NDArray[np.float
     }
 
 
-class _First:
-    """The first samples of some."""
-
-    def __init__(self, feeds: Feeds, count: int) -> None:
-        self._feeds, self._count = feeds, min(count, len(feeds))
-        self.about = feeds.about
-
-    def __iter__(self) -> Any:
-        return islice(iter(self._feeds), self._count)
-
-    def __len__(self) -> int:
-        return self._count
+def moments(statistics: Statistics) -> dict[str, Moments]:
+    """Mean and covariance of the channels of the tensors that were observed for them."""
+    return {
+        name: Moments(gram.mean, gram.covariance)
+        for name, observers in statistics.observers.items()
+        if isinstance(gram := observers.get("gram:1"), Gram) and gram.rows
+    }
 
 
 def sqnr(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> float:

@@ -1,8 +1,7 @@
 """What ONNX Runtime's CPU provider computes on integers, and how an op treats the scale of what passes through it.
 
-The lists follow what onnxruntime 1.31 does with DequantizeLinear -> op -> QuantizeLinear; scripts/check_fusion.py asks the
-installed one and prints where it disagrees. Everything else stays in float between a DequantizeLinear and a
-QuantizeLinear, and the report says so.
+The lists follow what onnxruntime 1.31 does with DequantizeLinear -> op -> QuantizeLinear. Everything else stays in float
+between a DequantizeLinear and a QuantizeLinear; the report names every conversion that the installed one keeps.
 """
 
 from __future__ import annotations

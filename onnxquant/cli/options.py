@@ -67,7 +67,7 @@ def _of_format(parameter: Parameter) -> Callable[[Command], Command]:
 
 def _kind(spec: Field[Any]) -> type:
     text = str(spec.type)
-    return int if "int" in text else float if "float" in text else str
+    return str if "str" in text else int if "int" in text else float if "float" in text else str
 
 
 def errors_become_exit_codes(command: Command) -> Command:

@@ -16,6 +16,7 @@ from onnxquant.cli.options import (
     errors_become_exit_codes,
     model_options,
     print_json,
+    progress_bar,
 )
 from onnxquant.report.terminal import show
 
@@ -23,9 +24,13 @@ from onnxquant.report.terminal import show
 @click.command()
 @click.argument("original", type=click.Path())
 @click.argument("quantized", type=click.Path())
-@click.option("--detailed", is_flag=True, help="Every weight with its error, worst first.")
+@click.option(
+    "--detailed", is_flag=True, help="Each weight's error, and what each site costs the outputs; worst first."
+)
 @data_option("Samples")
-@model_options("samples", "seed", "threads", "dim", "preprocess", "min_sqnr", "max_mse", "external_root")
+@model_options(
+    "samples", "seed", "threads", "dim", "preprocess", "min_sqnr", "max_mse", "metric", "max_drop", "external_root"
+)
 @chatter
 @errors_become_exit_codes
 def validate(
@@ -49,7 +54,8 @@ def validate(
       onnxquant validate model.onnx model.int8.onnx
       onnxquant validate model.onnx model.int8.onnx --data feeds.npz --min-sqnr 30 --detailed
     """
-    report = validate_models(original, quantized, data, **options)
+    with progress_bar(shown=sys.stderr.isatty() and not (quiet or as_json)) as progress:
+        report = validate_models(original, quantized, data, detailed=detailed, progress=progress, **options)
     if as_json:
         print_json(report.to_dict())
     else:

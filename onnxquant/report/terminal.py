@@ -14,6 +14,9 @@ from onnxquant.report import activations
 from onnxquant.report.data import Report, SiteResult
 from onnxquant.validation.compare import Proof
 
+# Rows of what each site costs.
+_WORST = 25
+
 
 def size(nbytes: float) -> str:
     """Bytes as people read them.
@@ -144,8 +147,12 @@ def _show_proof(report: Report, console: Console, *, verbose: bool) -> None:
         console.print(weights)
     if not report.encoded:
         console.print(_structure(proof.structure))
+    if proof.damage:
+        console.print(_damage(proof.damage))
     if proof.outputs:
         console.print(_outputs(proof))
+    if proof.metric:
+        console.print(_metric(proof.metric))
     console.print(_costs(proof.sizes, proof.latency, proof.loading))
     for name, ops in proof.kernels.items():
         shown = ", ".join(f"{op} {n}" for op, n in ops.items())
@@ -161,6 +168,25 @@ def _outputs(proof: Proof) -> Table:
         for name, d in by_name.items():
             figures = (f"{d['cosine']:.6f}", f"{d['mse']:.3g}", f"{d['max_error']:.3g}")
             out.add_row(pair, escape(name), decibels(d["sqnr_db"]), *figures)
+    return out
+
+
+def _damage(sites: list[dict[str, Any]]) -> Table:
+    out = table(
+        "What each site costs: the outputs if it alone were in float", "site", "kind", ">SQNR", ">gain", ">of the error"
+    )
+    for s in sites[:_WORST]:
+        gain = f"{s['gain_db']:+.2f} dB"
+        out.add_row(escape(s["name"]), s["kind"], decibels(s["sqnr_db"]), gain, f"{100 * s['share']:.1f} %")
+    if len(sites) > _WORST:
+        out.caption = f"{len(sites) - _WORST} sites that cost less: --json"
+    return out
+
+
+def _metric(metric: dict[str, Any]) -> Table:
+    out = table("Metric", "function", ">original", ">quantized", ">at least")
+    figures = (f"{metric[k]:.6g}" for k in ("original", "quantized", "least"))
+    out.add_row(escape(metric["name"]), *figures)
     return out
 
 

@@ -28,6 +28,7 @@ from onnxquant.validation.metrics import Difference, rescaled_like
 from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies, rounds_activations
 from onnxquant.validation.reference import Data, Reference, reference
 from onnxquant.validation.saturation import emulate
+from onnxquant.validation.task import Drop, Metric
 
 Progress = Callable[[str], None]
 # With float compute the lowered model must give the twin's numbers: what is left is the order of float additions.
@@ -56,6 +57,8 @@ class Proof:
         feeds: where the samples came from, and how many.
         activations: of files that round them: ``made`` as the file says, ``conversions`` that onnxruntime runs, and
             ``saturation`` on x86 CPUs without VNNI.
+        metric: the user's own: its name, ``original``, ``quantized`` and the ``least`` that is allowed.
+        damage: what each site costs, the worst first, where that was asked for.
         problems: reasons why the proof failed.
     """
 
@@ -68,6 +71,8 @@ class Proof:
     kernels: dict[str, dict[str, int]] = field(default_factory=dict)
     sizes: dict[str, Any] = field(default_factory=dict)
     activations: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    damage: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -134,7 +139,7 @@ def compare(
     if rounds_activations(document):
         proof.activations["made"] = metadata(document.proto).get("activations", {})
     progress("weights")
-    prepared = made.document if made else _prepared(original, document)
+    prepared = made.document if made else prepared_like(original, document)
     _weights(proof, prepared, document, made.digests if made else {})
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
         source = _runnable(original, Path(folder), options)
@@ -147,6 +152,9 @@ def compare(
             case = Case(known, document, samples, options.threads, mapped=large)
             proof.outputs = compare_outputs(case, Path(folder), progress)
             _note_unoptimized(proof)
+        if options.metric is not None:
+            progress("metric")
+            proof.metric = _metric(source, quantized, options)
         if large:
             proof.notes.append(
                 f"above {LARGE_BYTES >> 30} GiB: proven with float compute; speed and memory not measured"
@@ -172,6 +180,15 @@ def compare(
     return _judged(proof, options)
 
 
+def _metric(original: Path, quantized: Path, options: Options) -> dict[str, Any]:
+    """The user's metric of both models, with sessions as users open them."""
+    assert options.metric
+    metric, settings = Metric(options.metric), runtime.session_options
+    before, after = (metric(runtime.open_session(p, settings(threads=options.threads))) for p in (original, quantized))
+    least = Drop.parse(options.max_drop).least(before)
+    return {"name": metric.name, "original": before, "quantized": after, "least": least}
+
+
 def _note_unoptimized(proof: Proof) -> None:
     """Say where the file is another function without graph optimizations.
 
@@ -186,7 +203,7 @@ def _note_unoptimized(proof: Proof) -> None:
             )
 
 
-def _prepared(original: Document, quantized: Document) -> Document:
+def prepared_like(original: Document, quantized: Document) -> Document:
     """The float model whose weights were encoded, but for what calibration changed in them."""
     prepared = original.copy()
     prepare(prepared)
@@ -302,6 +319,11 @@ def _judged(proof: Proof, options: Options) -> Proof:
             bound = _exact_bound(proof, name)
             if _db(d) < bound:
                 proof.problems.append(f"{pair}: output {name!r} has {_db(d):.1f} dB, expected {bound:.0f} or more")
+    if proof.metric and proof.metric["quantized"] < proof.metric["least"]:
+        m = proof.metric
+        proof.problems.append(
+            f"metric {m['name']} is {m['quantized']:.6g}, the original's {m['original']:.6g}, the bound is {m['least']:.6g}"
+        )
     for name, d in proof.deployed.items():
         if d.get("not_finite") or d.get("shape_mismatch"):
             what = d.get("shape_mismatch") or f"{d['not_finite']} values that are not finite"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from onnxquant.graph.linear import linear
 from onnxquant.options import Options
 from onnxquant.passes.equalize import equalize
 from onnxquant.passes.pipeline import prepare, simplify
+from onnxquant.passes.rebase import Moments, candidates, rebase
 from onnxquant.passes.smooth import smooth
 from onnxquant.validation.reference import reference
 
@@ -41,21 +42,36 @@ def steps(document: Document, feeds: list[Any]) -> list[Callable[[], object]]:
         lambda: simplify(document),
         lambda: equalize(document),
         lambda: smooth(document, maxima(document, feeds), insert=True),
+        lambda: rebase(document, moments(document, feeds)),
     ]
 
 
 def maxima(document: Document, feeds: list[Any]) -> dict[str, Any]:
     """Largest values per channel of what linear ops of the main graph read."""
-    proto, flow = agreement.complete(document), Flow(document.proto.graph)
+    flow = Flow(document.proto.graph)
     ops = {op.node.input[0]: op for n in flow.nodes if (op := linear(flow, n)) is not None}
-    there = {v.name for v in (*proto.graph.output, *proto.graph.input)}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ops if name not in there)
-    values = agreement.outputs(proto, feeds[0]) | dict(feeds[0])
+    values = tensors(document, feeds, ops)
     found = {}
     for name, op in ops.items():
         axes = tuple(a for a in range(values[name].ndim) if a != values[name].ndim + op.axis)
         found[name] = np.abs(values[name]).max(axes)
     return found
+
+
+def moments(document: Document, feeds: list[Any]) -> dict[str, Moments]:
+    """Mean and covariance of the channels of linear streams."""
+    names = candidates(Flow(document.proto.graph))
+    values = tensors(document, feeds, names)
+    rows = {n: np.moveaxis(values[n].astype(np.float64), 1, 0).reshape(values[n].shape[1], -1) for n in names}
+    return {n: Moments(v.mean(1), np.cov(v, bias=True)) for n, v in rows.items()}
+
+
+def tensors(document: Document, feeds: list[Any], names: Iterable[str]) -> dict[str, Any]:
+    """Values of tensors of the main graph for the first feed."""
+    proto = agreement.complete(document)
+    there = {v.name for v in (*proto.graph.output, *proto.graph.input)}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
+    return agreement.outputs(proto, feeds[0]) | dict(feeds[0])
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxquant.calibration.feeds import Guess, Input, Synthetic, open_feeds, read
+from onnxquant.calibration.feeds import Guess, Input, Synthetic, held_out, open_feeds, read
 from onnxquant.errors import FeedError
 
 X = Input("x", "tensor(float)", ("batch", 3))
@@ -354,6 +354,27 @@ def test_bad_module_and_function(module: str, name: str, says: str) -> None:
 
 
 # ---- synthetic ----
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "judged"),
+    [(64, 16, 16), (512, 16, 16), (20, 16, 5), (67, 16, 16), (8, 16, 2), (100, 3, 3)],
+)
+def test_held_out_samples_are_spread_and_apart(count: int, most: int, judged: int) -> None:
+    feeds = open_feeds({"x": np.arange(count * 3, dtype=np.float32).reshape(count, 3)}, [X])
+    calibrating, judging = held_out(feeds, most)
+    first, second = ([int(f["x"][0, 0]) // 3 for f in part] for part in (calibrating, judging))
+    assert (len(calibrating), len(judging)) == (len(first), len(second)) == (count - judged, judged)
+    assert sorted(first + second) == list(range(count))
+    assert min(second) < count / 2 < max(second)
+    assert len(set(np.diff(second))) <= 1
+    assert calibrating.about["samples"] == count - judged
+    assert [int(f["x"][0, 0]) // 3 for f in judging] == second  # again the same
+
+
+def test_few_samples_are_not_divided() -> None:
+    feeds = open_feeds({"x": values(7, 3)}, [X])
+    assert held_out(feeds, 16) == (feeds, feeds)
 
 
 def test_synthetic_feeds_follow_the_inputs() -> None:

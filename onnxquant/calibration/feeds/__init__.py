@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from onnxquant.calibration.feeds import arrays, images, python, text
-from onnxquant.calibration.feeds.base import Checked, Feed, Feeds, Input, Source, check, expected
+from onnxquant.calibration.feeds.base import Checked, Chosen, Feed, Feeds, Input, Source, check, expected, held_out
 from onnxquant.calibration.feeds.settings import Description, described, entries
 from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, synthetic, vocabulary
 from onnxquant.errors import FeedError
 
 __all__ = [
+    "Chosen",
     "Data",
     "Description",
     "Feed",
@@ -26,6 +27,7 @@ __all__ = [
     "Synthetic",
     "check",
     "guesses",
+    "held_out",
     "open_feeds",
     "read",
     "synthetic",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -111,6 +111,45 @@ class Checked:
             yield check(raw, self._inputs, where)
         if read < self._count:
             raise FeedError(f"{self.about['source']}: gave {read} samples, expected {self._count} as the first time")
+
+
+class Chosen:
+    """Some of the samples of others.
+
+    Args:
+        feeds: the others.
+        places: where in them the chosen ones are.
+    """
+
+    def __init__(self, feeds: Feeds, places: Container[int]) -> None:
+        self._feeds, self._places = feeds, places
+        self._count = sum(i in places for i in range(len(feeds)))
+        self.about = {**feeds.about, "samples": self._count}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Feed]:
+        left = self._count
+        for i, feed in enumerate(self._feeds):
+            if i in self._places:
+                yield feed
+                left -= 1
+            if not left:
+                return
+
+
+def held_out(feeds: Feeds, most: int) -> tuple[Feeds, Feeds]:
+    """Samples to calibrate on, and others to judge the outcome by: every n-th one, a quarter of all or ``most``.
+
+    Fewer than eight samples are not divided: both are all of them.
+    """
+    count = min(most, len(feeds) // 4)
+    if count < 2:
+        return feeds, feeds
+    step = len(feeds) // count
+    judged = range(step - 1, step * count, step)
+    return Chosen(feeds, frozenset(range(len(feeds))) - frozenset(judged)), Chosen(feeds, judged)
 
 
 def expected(inputs: Sequence[Input]) -> str:

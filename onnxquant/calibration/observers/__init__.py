@@ -50,7 +50,7 @@ def make(names: Iterable[str]) -> dict[str, Observer[Any]]:
     """New observers by name; those that read the same statistic share it.
 
     Args:
-        names: of observers; ``absmean:1`` is absmean of channels on axis 1.
+        names: of observers; ``absmean:1`` is absmean of channels on axis 1, ``gram:1`` gram of rows along it.
 
     Raises:
         StatisticsError: no such observer, or an axis that is no number.
@@ -86,7 +86,7 @@ def _axis(name: str) -> list[int]:
     base, colon, axis = name.partition(":")
     if not colon:
         return []
-    if base != "absmean":
+    if "axis" not in inspect.signature(observer_named(base).accumulator).parameters:
         raise StatisticsError(f"observer {name!r}: {base} takes no axis")
     try:
         return [int(axis)]

@@ -1,4 +1,4 @@
-"""gram: the Gram matrix X^T X of rows, which GPTQ-like solvers and corrections of a product's error need."""
+"""gram: the Gram matrix X^T X of rows, for GPTQ-like solvers, and with their sum the covariance of channels."""
 
 from __future__ import annotations
 
@@ -15,66 +15,80 @@ _BLOCK = 1 << 20
 
 
 class Products(Accumulator):
-    """Sum of the outer products of rows, in float64."""
+    """Sum of rows and of their outer products, in float64.
+
+    Args:
+        axis: which axis a row lies along; negative ones count from the end.
+    """
 
     kind = "gram"
 
-    def __init__(self) -> None:
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = axis
         self.rows = 0
+        self.sums: NDArray[np.float64] = np.zeros(0)
         self.matrix: NDArray[np.float64] = np.zeros((0, 0))
 
     def add(self, batch: Batch) -> None:
-        """See one checked tensor [..., K].
+        """See one checked tensor.
 
         Raises:
-            StatisticsError: a scalar, or another K than before.
+            StatisticsError: it has no such axis, or rows of another length than before.
         """
         array = batch.array
-        if not array.ndim:
-            raise StatisticsError("gram: expected a tensor of shape [..., K], found a scalar")
+        if not -array.ndim <= self.axis < array.ndim:
+            raise StatisticsError(f"gram: axis {self.axis} of a tensor of shape {list(array.shape)}")
         if not array.size:
             return
-        width = array.shape[-1]
+        width = array.shape[self.axis]
         self._fit(width)
-        flat = array.reshape(-1, width)
+        flat = np.moveaxis(array, self.axis, -1).reshape(-1, width)
         step = max(1, _BLOCK // width)
         for start in range(0, len(flat), step):
             block = flat[start : start + step].astype(np.float64)
+            self.sums += block.sum(axis=0)
             self.matrix += block.T @ block
         self.rows += len(flat)
 
     def _fit(self, width: int) -> None:
         if not self.rows:
-            self.matrix = np.zeros((width, width))
+            self.sums, self.matrix = np.zeros(width), np.zeros((width, width))
         elif width != len(self.matrix):
             raise StatisticsError(f"gram: rows of {width} values, {len(self.matrix)} before")
 
     def merge(self, other: Self) -> None:
         """See what another one saw."""
+        if other.axis != self.axis:
+            raise StatisticsError(f"gram: axis {other.axis} cannot be merged with axis {self.axis}")
         if other.rows:
             self._fit(len(other.matrix))
             self.rows += other.rows
+            self.sums += other.sums
             self.matrix += other.matrix
 
     def state(self) -> State:
         """Everything, as arrays."""
-        return {"rows": np.array(self.rows, np.int64), "matrix": self.matrix}
+        numbers = {"axis": np.array(self.axis, np.int64), "rows": np.array(self.rows, np.int64)}
+        return {**numbers, "sums": self.sums, "matrix": self.matrix}
 
     @classmethod
     def from_state(cls, state: State) -> Self:
-        """The inverse of ``state``."""
-        out = cls()
+        """The inverse of ``state``; sums that the first files of statistics do not have are NaN, and stay so."""
+        out = cls(int(state.get("axis", -1)))
         out.rows, out.matrix = int(state["rows"]), np.array(state["matrix"])
+        out.sums = np.array(state["sums"]) if "sums" in state else np.full(len(out.matrix), np.nan)
         return out
 
 
 class Gram(Observer[Products]):
-    """X^T X of all rows seen.
+    """X^T X of all rows seen, their mean and covariance; asked for as ``gram`` (last axis) or ``gram:1`` (axis 1).
 
     >>> observer = Gram()
-    >>> observer.update(np.float32([[1, 2]]))
+    >>> observer.update(np.float32([[1, 2], [3, 2]]))
     >>> observer.matrix.tolist()
-    [[1.0, 2.0], [2.0, 4.0]]
+    [[10.0, 8.0], [8.0, 8.0]]
+    >>> observer.mean.tolist(), observer.covariance.tolist()
+    ([2.0, 2.0], [[1.0, 0.0], [0.0, 0.0]])
     """
 
     name = "gram"
@@ -89,3 +103,28 @@ class Gram(Observer[Products]):
     def rows(self) -> int:
         """Rows that it sums up."""
         return self.accumulated.rows
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """The mean row [K].
+
+        Raises:
+            StatisticsError: no rows were seen, or the statistics are of a version that kept no sums.
+        """
+        if not self.rows:
+            raise StatisticsError("gram: no values were observed")
+        if np.isnan(self.accumulated.sums).any():
+            raise StatisticsError("gram: the statistics hold no sums of rows; calibrate again with this version")
+        mean: NDArray[np.float64] = self.accumulated.sums / self.rows
+        return mean
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """The covariance [K, K] (of the population: divided by the number of rows).
+
+        Raises:
+            StatisticsError: as for ``mean``.
+        """
+        mean = self.mean
+        covariance: NDArray[np.float64] = self.matrix / self.rows - np.outer(mean, mean)
+        return covariance

@@ -66,14 +66,15 @@ def balanced(proto: onnx.ModelProto) -> tuple[Document, dict[str, float]]:
 
 
 @pytest.mark.parametrize(("clamp", "bound"), [("Clip", 6.0), ("Relu", None)])
-def test_balancing_makes_ranges_equal_and_leaves_outputs_alone(clamp: str, bound: float | None) -> None:
+def test_balancing_widens_narrow_channels_and_leaves_outputs_alone(clamp: str, bound: float | None) -> None:
     proto = depthwise(clamp)
     before = largest(proto, "r")
     assert before.max() > 5 * before.min()
     document, done = balanced(proto)
     assert done == {"r": pytest.approx(bound or before.max())}
     after = largest(complete(document), "r")
-    np.testing.assert_allclose(after, done["r"], rtol=1e-5)
+    # Seven tenths of the way, in decibels, to the widest.
+    np.testing.assert_allclose(after, done["r"] * (before / done["r"]) ** 0.3, rtol=1e-5)
     for feed in SAMPLES:
         assert difference(outputs(proto, feed), outputs(complete(document), feed)) < 2e-6
 

@@ -238,12 +238,43 @@ def test_channels_and_gram_are_those_of_float64() -> None:
     assert gram.rows == len(rows)
 
 
+@pytest.mark.parametrize(("axis", "name"), [(-1, "gram"), (1, "gram:1"), (2, "gram:2"), (0, "gram:-3")])
+def test_mean_and_covariance_are_those_of_float64(axis: int, name: str) -> None:
+    """Of correlated channels with means many times their deviation; merged from parts."""
+    x = (RNG.normal(size=(4, 5, 6)) @ RNG.normal(size=(6, 6)) + 50 * RNG.normal(size=(4, 5, 1))).astype(np.float32)
+    parts = np.array_split(x, 2, axis=2 if axis == 0 else 0)
+    observer, other = make([name])[name], make([name])[name]
+    observer.update(parts[0])
+    other.update(parts[1])
+    observer.merge(other)
+    rows = np.moveaxis(x.astype(np.float64), axis, 0).reshape(x.shape[axis], -1)
+    assert observer.rows == rows.shape[1]
+    np.testing.assert_allclose(observer.matrix, rows @ rows.T, rtol=1e-12)
+    np.testing.assert_allclose(observer.mean, rows.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(observer.covariance, np.cov(rows, bias=True), rtol=1e-9, atol=1e-9)
+
+
+def test_gram_of_files_without_sums_still_has_its_matrix() -> None:
+    observer = make(["gram"])["gram"]
+    with pytest.raises(StatisticsError, match="no values"):
+        _ = observer.mean
+    observer.update(np.ones((2, 3)))
+    old = {part: observer.state()[part] for part in ("rows", "matrix")}
+    for loaded, other in ((type(observer).from_state(old), observer), (observer, type(observer).from_state(old))):
+        loaded.merge(other)
+        assert loaded.rows == 4
+        np.testing.assert_array_equal(loaded.matrix, np.full((3, 3), 4.0))
+        with pytest.raises(StatisticsError, match="no sums of rows; calibrate again"):
+            _ = loaded.covariance
+
+
 def test_gram_takes_rows_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxquant.calibration.observers.gram._BLOCK", 32)
     x = RNG.normal(size=(37, 6)).astype(np.float32)
     observer = make(["gram"])["gram"]
     observer.update(x)
     np.testing.assert_allclose(observer.matrix, x.astype(np.float64).T @ x.astype(np.float64), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(observer.mean, x.mean(0, dtype=np.float64), rtol=1e-12, atol=1e-12)
 
 
 def test_misfitting_channels_are_refused() -> None:
@@ -253,6 +284,10 @@ def test_misfitting_channels_are_refused() -> None:
     observers["gram"].update(np.ones((2, 3)))
     with pytest.raises(StatisticsError, match="rows of 4 values, 3 before"):
         observers["gram"].update(np.ones((2, 4)))
+    with pytest.raises(StatisticsError, match=r"gram: axis 2 of a tensor of shape \[2, 2\]"):
+        make(["gram:2"])["gram:2"].update(np.ones((2, 2)))
+    with pytest.raises(StatisticsError, match="axis 1 cannot be merged with axis -1"):
+        observers["gram"].merge(make(["gram:1"])["gram:1"])
     with pytest.raises(StatisticsError, match="takes no axis"):
         make(["mse:1"])
     with pytest.raises(StatisticsError, match="no whole number"):
@@ -372,7 +407,7 @@ def test_growing_keeps_counts_of_extreme_values() -> None:
     assert grown.counts[HALF - 1] == 2
 
 
-@pytest.mark.parametrize("name", registry())
+@pytest.mark.parametrize("name", [*registry(), "absmean:0", "gram:0"])
 def test_states_go_around(name: str) -> None:
     observer = make([name])[name]
     x = RNG.normal(size=(4, 3)).astype(np.float32)
@@ -385,8 +420,8 @@ def test_states_go_around(name: str) -> None:
 
 
 def test_methods_share_their_statistic() -> None:
-    observers = make(["mse", "entropy", "percentile", "minmax", "mean-std", "absmean", "absmean:1"])
-    assert len({id(o.accumulated) for o in observers.values()}) == 4
+    observers = make(["mse", "entropy", "percentile", "minmax", "mean-std", "absmean", "absmean:1", "gram", "gram:1"])
+    assert len({id(o.accumulated) for o in observers.values()}) == 6
     assert accumulator_key("mse") == accumulator_key("entropy") == "histogram"
 
 

@@ -15,7 +15,7 @@ from onnxquant.calibration.observers import Grid, ranging
 from onnxquant.calibration.statistics import KIND, Statistics
 from onnxquant.errors import OnnxQuantError, OutputError, StatisticsError
 
-WANTED = {"a/b:0": [*ranging(), "absmean:1", "absmean", "gram"], "t": ["minmax", "percentile"]}
+WANTED = {"a/b:0": [*ranging(), "absmean:1", "absmean", "gram", "gram:1"], "t": ["minmax", "percentile"]}
 
 
 def shard(seed: int, samples: int = 3) -> Statistics:

@@ -1,0 +1,118 @@
+"""The user's own metric: how it is found, what is asked of it, and what it decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import graphs
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from commands import run as command
+from graphs import node, weight
+
+import onnxquant
+from onnxquant import api
+from onnxquant.activations.calibrated import FOR_ACCURACY
+from onnxquant.errors import RecipeError
+from onnxquant.validation.task import Drop, Metric
+
+X = graphs.rng(5).standard_normal((64, 1, 32)).astype(np.float32)
+
+
+def classifier() -> onnx.ModelProto:
+    constants = {"a": weight(32, 64), "b": weight(64, 8, seed=2)}
+    made = [node("MatMul", ["x", "a"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "b"], ["y"])]
+    return graphs.model(made, {"x": ("float32", [1, 32])}, {"y": "float32"}, constants, 17)
+
+
+def outputs(session: Any) -> np.ndarray[Any, Any]:
+    return np.concatenate([session.run(None, {"x": x})[0] for x in X])
+
+
+EXPECTED = outputs(ort.InferenceSession(classifier().SerializeToString(), providers=["CPUExecutionProvider"]))
+
+
+def accuracy(session: Any) -> float:
+    return float((outputs(session).argmax(1) == EXPECTED.argmax(1)).mean())
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "least"), [("0.5%", 0.8, 0.796), ("0", 0.8, 0.8), (0.01, 0.8, 0.79), ("10%", -2.0, -2.2)]
+)
+def test_drops(text: str | float, value: float, least: float) -> None:
+    assert Drop.parse(text).least(value) == pytest.approx(least, rel=1e-12)
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "", "%", "a%", "1%%"])
+def test_bad_drops(text: str) -> None:
+    with pytest.raises(RecipeError, match="max_drop is"):
+        Drop.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda session: 1 / 0, "fails with ZeroDivisionError"),
+        (lambda session: "good", "fails with ValueError"),
+        (lambda session: float("nan"), "gives nan, expected a finite number"),
+        (lambda: 1.0, "fails with TypeError"),
+    ],
+)
+def test_bad_metrics(function: Any, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        Metric(function)(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("nowhere", "expected module:function"), ("math:nothing", "has no"), ("math:pi", "is ")]
+)
+def test_names_that_lead_nowhere(name: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        Metric(name)
+
+
+def test_a_metric_judges(tmp_path: Path) -> None:
+    source = graphs.save(classifier(), tmp_path / "m.onnx")
+    given: dict[str, Any] = {"data": {"x": X}, "metric": accuracy, "format": "int2", "block_size": 16, "target": "onnx"}
+    report = onnxquant.quantize(source, tmp_path / "q.onnx", max_drop="1%", **given)
+    assert report.proof
+    found = report.proof.metric
+    assert found["original"] == 1.0
+    assert found["least"] == pytest.approx(0.99)
+    assert found["quantized"] == pytest.approx(accuracy(onnxquant.load(tmp_path / "q.onnx")))
+    assert found["quantized"] < 0.99 and not report.passed
+    assert "metric accuracy is" in report.proof.problems[0]
+    again = api.validate(source, tmp_path / "q.onnx", {"x": X}, metric=accuracy, max_drop=1.0)
+    assert again.passed
+
+
+def test_a_metric_says_what_is_left_in_float(tmp_path: Path) -> None:
+    source = graphs.save(classifier(), tmp_path / "m.onnx")
+    given: dict[str, Any] = {"data": {"x": X[:, 0]}, "activations": "static", "calibration_method": "minmax"}
+    given |= {"auto_exclude": True, "min_sqnr": 0.0}
+
+    def error(session: Any) -> float:
+        return float(-np.abs(outputs(session) - EXPECTED).max())
+
+    plain = onnxquant.quantize(source, tmp_path / "q.onnx", metric=error, max_drop=1e9, **given)
+    assert plain.proof and plain.passed
+    assert FOR_ACCURACY not in plain.made["left_in_float"].values()
+    allowed = -0.8 * plain.proof.metric["quantized"]
+    better = onnxquant.quantize(source, tmp_path / "p.onnx", metric=error, max_drop=allowed, **given)
+    assert better.proof and better.passed
+    assert list(better.made["left_in_float"].values()) == [FOR_ACCURACY]
+    assert -error(onnxquant.load(tmp_path / "p.onnx")) <= allowed < -error(onnxquant.load(tmp_path / "q.onnx"))
+
+
+def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = graphs.save(classifier(), tmp_path / "m.onnx")
+    (tmp_path / "judge.py").write_text("def good(session):\n    return len(session.get_inputs())\n")
+    monkeypatch.chdir(tmp_path)
+    done = command("quantize", str(source), "-o", "q.onnx", "--metric", "judge:good")
+    assert done.exit_code == 0, done.output
+    assert "judge:good" in done.output
+    done = command("quantize", str(source), "-o", "q2.onnx", "--metric", "judge:bad")
+    assert done.exit_code == 2 and "good" in done.output
