@@ -174,6 +174,7 @@ def _activations(about: dict[str, Any]) -> dict[str, Any]:
         return found
     return found | {
         "method": about.get("method"),
+        "solver": about.get("solver", "rtn"),
         "tensors": len(about.get("tensors", ())),
         "biases corrected": about.get("biases_corrected", 0),
         "left in float": len(left),

@@ -80,7 +80,8 @@ def quantize(
     if settings.activations == "static":
         notes += simplify(document)
     notes += raise_opset(document, rules, integers.least_opset(settings))
-    document, plan = _plan(original, document, rules, (data, settings, progress))
+    beside, plan = _plan(original, document, rules, (data, settings, progress))
+    document = beside.document
     if not plan.encoded:
         raise ModelError(_nothing(document, plan))
     path = _output_path(original, output, rules)
@@ -96,7 +97,7 @@ def quantize(
     with Publisher(path, external=external, force=settings.force) as publisher:
         # Samples come first: data that does not fit is refused before any work.
         samples = _samples(original, data, settings, progress) if settings.proof else None
-        made = _Encoder(document, progress, sum(d.elements for d in plan.encoded), proven=settings.proof)
+        made = _Encoder(beside, progress, sum(d.elements for d in plan.encoded), proven=settings.proof)
         lowering.write(document, plan, publisher, made)
     report.finish(path, made.results, external=external)
     if samples is not None:
@@ -139,8 +140,8 @@ def _samples(original: Document, data: Data, settings: Options, progress: Progre
 class _Encoder:
     """Encodes one site at a time and keeps what became of each."""
 
-    def __init__(self, document: Document, progress: Progress, elements: int, *, proven: bool) -> None:
-        self.document = document
+    def __init__(self, made: integers.Integers, progress: Progress, elements: int, *, proven: bool) -> None:
+        self.document, self.solved = made.document, made.solved
         self.proven = proven
         self.progress = progress
         self.elements = elements
@@ -153,7 +154,7 @@ class _Encoder:
         self.progress("encode", self.done / max(self.elements, 1))
         weight = site.view.matrix(self.document.array(site.tensor))
         try:
-            encoded, difference = integers.encode(decision.format, weight)
+            encoded, difference = integers.encode(decision.format, weight, self.solved.get(site.name))
         except RangeError as error:
             self.results[site.name] = SiteResult(decision.left(str(error)))
             return None
@@ -172,7 +173,7 @@ class _Encoder:
 
 def _plan(
     original: Document, document: Document, rules: Recipe, run: tuple[Data, Options, Progress]
-) -> tuple[Document, Plan]:
+) -> tuple[integers.Integers, Plan]:
     """The plan, and the float model that it is of: static activations change weights before they are encoded."""
     data, settings, progress = run
     made = integers.Integers(document, {})
@@ -190,7 +191,7 @@ def _plan(
         activations = replace(activations, about=about)
     sites, left = find(made.document)
     plan = make_plan(sites, left, rules, made.document.opset, made.targets)
-    return made.document, replace(plan, activations=activations)
+    return made, replace(plan, activations=activations)
 
 
 def _nothing(document: Document, plan: Plan) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxquant import encoder, lowering, runtime
 from onnxquant.activations.calibrated import FOR_ACCURACY, Outcome, Search, Tools, Wish, largest, sqnr
+from onnxquant.activations.grams import grams
 from onnxquant.activations.insert import Static
 from onnxquant.activations.ops import Kind, kind_of
 from onnxquant.activations.scheme import Codes
@@ -36,6 +37,7 @@ from onnxquant.passes.rebase import candidates, rebase
 from onnxquant.passes.smooth import smooth
 from onnxquant.plan import KEPT, Decision, beside_integers, make_plan
 from onnxquant.recipe import Recipe
+from onnxquant.solvers import gptq
 from onnxquant.targets.packed import is_compiled
 from onnxquant.validation.metrics import Difference
 from onnxquant.validation.task import Drop, Metric
@@ -61,11 +63,13 @@ class Integers:
         document: the float model, its weights as they are to be encoded.
         targets: target by site.
         static: what becomes of activations; None where they are rounded per call.
+        solved: weights by site whose codes were chosen already, and not by rounding to nearest.
     """
 
     document: Document
     targets: dict[str, str]
     static: Static | None = None
+    solved: Mapping[str, Encoded] = field(default_factory=dict)
 
 
 def codes_of(settings: Options) -> Codes:
@@ -125,7 +129,7 @@ def static(
         )
     tries = _Tries(document, rules, data, settings, progress)
     best = tries.run(_statistics(settings, original))
-    return Integers(best.document, tries.trial.targets(best.document, best.static), best.static)
+    return Integers(best.document, tries.trial.targets(best.document, best.static), best.static, tries.solved)
 
 
 class _Tries:
@@ -140,6 +144,7 @@ class _Tries:
         given = open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
         self.feeds, judged = held_out(given, _SCORED) if self.streams or _chooses(settings) else (given, given)
         self.trial = _Trial(document, rules, judged, settings)
+        self.solved: dict[str, Encoded] = {}
         self.wish = Wish(
             codes=codes_of(settings),
             method=settings.calibration_method,
@@ -149,13 +154,16 @@ class _Tries:
         )
 
     def _search(self, document: Document, wish: Wish) -> Search:
+        return Search(document, wish, self.feeds, self._tools({}), self.trial.excluded)
+
+    def _tools(self, solved: Mapping[str, Encoded]) -> Tools:
         trial = self.trial
 
         def score(document: Document, made: Static) -> float:
-            return trial.score(document, trial.targets(document, made), made)
+            return trial.score(document, trial.targets(document, made), made, solved)
 
-        tools = Tools(trial.decoded, score, self.settings.threads, self.progress)
-        return Search(document, wish, self.feeds, tools, self.trial.excluded)
+        decoded = partial(trial.decoded, solved=solved)
+        return Tools(decoded, score, self.settings.threads, self.progress)
 
     def run(self, statistics: Statistics | None) -> Outcome:
         """The best outcome; kernels are left in float only once that is known."""
@@ -173,9 +181,29 @@ class _Tries:
                 tried[prefix + label] = round(outcome.score, 2)
                 if outcome.score > best.score:
                     search, best, base, kept = other, outcome, document, f"{prefix}{label}, "
-        if self.settings.auto_exclude and not (enough := self.trial.enough())(best):
+        about: dict[str, Any] = {"tried": best.static.about["tried"], "variants": tried}
+        if self.settings.solver != "rtn":
+            solved = self._solve(search)
+            other = search.with_tools(self._tools(solved))
+            outcome = other.once(best.static.method)
+            tried[kept + "solved by gptq"] = round(outcome.score, 2)
+            if self.settings.solver == "gptq" or outcome.score > best.score:
+                search, best, self.solved = other, outcome, solved
+                kernels = dict.fromkeys(u.node.input[1] for u in search.placement.kernels)
+                about |= {"solver": "gptq", "not_solved": [name for name in kernels if name not in solved]}
+        if self.settings.auto_exclude and not (enough := self.trial.enough(self.solved))(best):
             best = search.exclude(best, enough)
-        return replace(best, static=replace(best.static, about={**best.static.about, "variants": tried}))
+        return replace(best, static=replace(best.static, about={**best.static.about, **about}))
+
+    def _solve(self, search: Search) -> dict[str, Encoded]:
+        """Codes for the weights of kernels that lose least on the samples; what is not in it is rounded to nearest."""
+        document, settings = search.document, self.settings
+        weighed = grams(
+            document, search.placement, self.feeds, centred=settings.bias_correction,
+            threads=settings.threads, progress=self.progress,
+        )  # fmt: skip
+        found = {name: self.trial.solve(document, name, gram, count) for name, gram, count in weighed}
+        return {name: encoded for name, encoded in found.items() if encoded}
 
     def _rebased(self, base: Document, seen: Search) -> dict[str, Document]:
         """The function with its linear streams in another basis: where it is better, others are made from it."""
@@ -195,7 +223,8 @@ class _Tries:
 
 def _chooses(settings: Options) -> bool:
     """Whether something is chosen by its score."""
-    return settings.calibration_method == "auto" or settings.smooth or settings.equalize or settings.auto_exclude
+    several = settings.calibration_method == "auto" or settings.solver == "auto"
+    return several or settings.smooth or settings.equalize or settings.auto_exclude
 
 
 def smoothed(document: Document, magnitudes: Mapping[str, NDArray[np.float64]]) -> dict[str, Document]:
@@ -277,8 +306,20 @@ class _Trial:
                 found[site.name] = KEPT
         return found
 
-    def decoded(self, document: Document, name: str) -> NDArray[Any]:
+    def solve(self, document: Document, name: str, gram: NDArray[np.float64], samples: int) -> Encoded | None:
+        """A weight whose codes were chosen by the Gram matrices of its inputs; None: its format has no solver."""
+        site = next(s for s in find(document)[0] if s.name == name)
+        form = self._format(site)
+        if not gptq.supports(form):
+            return None
+        weight = site.view.matrix(document.array(site.tensor))
+        return gptq.solve(encode(form, weight)[0], weight, gram, samples)
+
+    def decoded(self, document: Document, name: str, solved: Mapping[str, Encoded]) -> NDArray[Any]:
         """What becomes of a weight."""
+        if name in solved:
+            site = next(s for s in find(document)[0] if s.name == name)
+            return site.view.restore(solved[name].format.decode(solved[name]))
         tensor = next(t for t in document.proto.graph.initializer if t.name == name)
         values = document.array(tensor)
         kept = self._decoded.get(name)
@@ -296,32 +337,40 @@ class _Trial:
         assert form
         return form
 
-    def score(self, document: Document, targets: dict[str, str], made: Static | None = None) -> float:
+    def score(
+        self,
+        document: Document,
+        targets: dict[str, str],
+        made: Static | None = None,
+        solved: Mapping[str, Encoded] | None = None,
+    ) -> float:
         """The worst output's SQNR on samples held out of calibration, as the file would be deployed."""
-        with self._session(document, targets, made) as session:
+        with self._session(document, targets, made, solved or {}) as session:
             return sqnr(self._expected, [runtime.run(session, feed) for feed in self._feeds])
 
-    def enough(self) -> Callable[[Outcome], bool]:
+    def enough(self, solved: Mapping[str, Encoded]) -> Callable[[Outcome], bool]:
         """Whether no more has to be left in float: by the user's metric, or by the score."""
         settings = self._settings
         if settings.metric is None:
             least = ENOUGH_DB if settings.min_sqnr is None else settings.min_sqnr
             return lambda outcome: outcome.score >= least
         metric = Metric(settings.metric)
-        with self._session(self._document, {}, None) as session:
+        with self._session(self._document, {}, None, {}) as session:
             bound = Drop.parse(settings.max_drop).least(metric(session))
 
         def keeps(outcome: Outcome) -> bool:
             if settings.min_sqnr is not None and outcome.score < settings.min_sqnr:
                 return False
             targets = self.targets(outcome.document, outcome.static)
-            with self._session(outcome.document, targets, outcome.static) as session:
+            with self._session(outcome.document, targets, outcome.static, solved) as session:
                 return metric(session) >= bound
 
         return keeps
 
     @contextmanager
-    def _session(self, document: Document, targets: dict[str, str], made: Static | None) -> Iterator[runtime.Session]:
+    def _session(
+        self, document: Document, targets: dict[str, str], made: Static | None, solved: Mapping[str, Encoded]
+    ) -> Iterator[runtime.Session]:
         """A session on the file that would be written."""
         sites, left = find(document)
         plan = make_plan(sites, left, self._rules, document.opset, targets)
@@ -330,22 +379,35 @@ class _Trial:
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "candidate.onnx"
             with Publisher(path, external=document.is_external(), force=True) as publisher:
-                lowering.write(document, plan, publisher, partial(_encoded, document))
+                lowering.write(document, plan, publisher, partial(_encoded, document, solved))
             yield runtime.open_session(path, runtime.session_options(threads=self._settings.threads))
 
 
-def _encoded(document: Document, site: Site, decision: Decision) -> Encoded | None:
+def _encoded(document: Document, solved: Mapping[str, Encoded], site: Site, decision: Decision) -> Encoded | None:
     assert decision.format
-    return encode(decision.format, site.view.matrix(document.array(site.tensor)))[0]
+    return encode(decision.format, site.view.matrix(document.array(site.tensor)), solved.get(site.name))[0]
 
 
-def encode(form: Format, weight: NDArray[Any]) -> tuple[Encoded, Difference]:
-    """An encoded weight and its error: both in one pass of the compiled library where it has the format."""
+def encode(form: Format, weight: NDArray[Any], solved: Encoded | None = None) -> tuple[Encoded, Difference]:
+    """An encoded weight and its error: both in one pass of the compiled library where it has the format.
+
+    Args:
+        form: its format.
+        weight: the float matrix.
+        solved: its codes where they were chosen already; taken if it has this format.
+    """
+    if solved is not None and solved.format == form:
+        return solved, encoder.measure(solved, weight) if encoder.takes(solved) else _difference(solved, weight)
     if is_compiled() and encoder.supports(form):
         return encoder.encode(form, weight)
-    encoded, difference = form.encode(weight), Difference()
+    encoded = form.encode(weight)
+    return encoded, _difference(encoded, weight)
+
+
+def _difference(encoded: Encoded, weight: NDArray[Any]) -> Difference:
+    difference = Difference()
     difference.add(weight, encoded.format.decode(encoded))
-    return encoded, difference
+    return difference
 
 
 def _run(document: Document, feeds: list[Feed], threads: int | None) -> list[dict[str, Any]]:

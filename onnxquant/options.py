@@ -14,6 +14,7 @@ from onnxquant.validation.task import Drop
 
 EXTERNAL_DATA = ("auto", "always", "never")
 ACTIVATIONS = ("none", "static", "dynamic")
+SOLVERS = ("auto", "rtn", "gptq")
 
 
 def _option(default: Any, help: str, flag: str = "", metavar: str = "", choices: tuple[str, ...] = ()) -> Any:
@@ -73,6 +74,11 @@ class Options:
     rebase: bool = _option(
         True, "Try another basis for linear streams of channels, and keep it where it helps.", "--rebase/--no-rebase"
     )
+    solver: str = _option(
+        "auto", "How weights beside static activations get their codes: rtn rounds each to nearest, gptq chooses them for "
+        "the least error on the samples, auto the better of both.",
+        choices=SOLVERS,
+    )  # fmt: skip
     auto_exclude: bool = _option(
         False, "Leave the fewest ops in float with which held-out samples keep --min-sqnr [default: 25], or --metric its "
         "value.", "--auto-exclude",
@@ -142,6 +148,8 @@ class Options:
                 raise RecipeError(f"{name} is {bound}, expected a number")
             if bound is not None and not options.proof:
                 raise RecipeError(f"{name} is a bound on the proof, which --no-proof leaves out")
+        if options.solver == "gptq" and options.activations != "static":
+            raise RecipeError("solver gptq needs to know what weights are multiplied with: add --activations static")
         if options.metric is not None and not options.proof:
             raise RecipeError("metric is measured by the proof, which --no-proof leaves out")
         Drop.parse(options.max_drop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -157,10 +158,20 @@ class Search:
     def run(self) -> Outcome:
         """The best outcome of the methods."""
         assert self.statistics
-        outcomes = [self._try(self.placement, method) for method in self.wish.methods]
+        outcomes = [self.once(method) for method in self.wish.methods]
         best = max(outcomes, key=lambda o: -math.inf if math.isnan(o.score) else o.score)
         scores = {o.static.method: round(o.score, 2) for o in outcomes if not math.isnan(o.score)}
         return replace(best, static=replace(best.static, about={**best.static.about, "tried": scores}))
+
+    def with_tools(self, tools: Tools) -> Search:
+        """The same search, calibrated and balanced, where other things become of the weights."""
+        other = copy(self)
+        other.tools, other._corrected = tools, {}
+        return other
+
+    def once(self, method: str) -> Outcome:
+        """The outcome of one method."""
+        return self._try(self.placement, method)
 
     def _try(self, placement: Placement, method: str) -> Outcome:
         ranges = self._ranges(placement, method)

@@ -116,12 +116,16 @@ class Affine(ScaledCodes):
         else:
             np.rint(codes, out=codes)
             codes += zero
-        lowest = 1 if self.symmetric and self.bits == 8 else 0
-        np.clip(codes, lowest, self.top, out=codes)
+        np.clip(codes, self.bottom, self.top, out=codes)
         planes: Planes = {"codes": codes.astype(np.uint8), "scales": scale[..., 0]}
         if not self.symmetric:
             planes["zero_points"] = zero[..., 0].astype(np.float16 if self.float_zero_points else np.uint8)
         return planes
+
+    @property
+    def bottom(self) -> int:
+        """The smallest code."""
+        return 1 if self.symmetric and self.bits == 8 else 0
 
     @property
     def top(self) -> int:

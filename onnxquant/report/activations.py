@@ -27,6 +27,9 @@ def summary(made: Mapping[str, Any], proof: Proof | None) -> list[tuple[str, str
         rows.append(("ranges", f"{made['method']}{f' (tried: {tried})' if tried else ''}"))
     if variants := made.get("variants"):
         rows.append(("functions tried", ", ".join(f"{v} {score:.1f} dB" for v, score in variants.items())))
+    if solver := made.get("solver"):
+        nearest = len(made.get("not_solved", ()))
+        rows.append(("codes of weights", f"{solver}{f', {nearest} rounded to nearest' if nearest else ''}"))
     if "integer_kernels" in made:
         rows.append(("kernels on integers", str(made["integer_kernels"])))
     left = Counter(made.get("left_in_float", {}).values())
@@ -45,6 +48,8 @@ def summary(made: Mapping[str, Any], proof: Proof | None) -> list[tuple[str, str
 def details(made: Mapping[str, Any], proof: Proof | None) -> list[tuple[str, str]]:
     """Rows of name and what is said of it."""
     rows = [(name, f"in float: {reason}") for name, reason in made.get("left_in_float", {}).items()]
+    nearest = "rounded to nearest: too many columns for gptq, or readers that differ"
+    rows += [(name, nearest) for name in made.get("not_solved", ())]
     if proof:
         rows += [(c["node"], f"{c['op']}: {c['reason']}") for c in proof.activations.get("conversions", ())]
         for name, loss in proof.activations.get("saturation", {}).items():

@@ -25,6 +25,7 @@ from onnxquant.calibration.extended import Extended, outputs
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.flow import Flow, attribute
 from onnxquant.graph.io import Document
+from onnxquant.graph.windows import windows
 from onnxquant.validation.metrics import number
 
 # Outputs that are computed again per kernel: positions in all samples together, and channels.
@@ -161,7 +162,7 @@ def _add(
     scales = np.broadcast_to(kernel.scales.reshape(-1).astype(np.float64), (len(matrix),))
     count = max(1, _POSITIONS // samples)
     if kernel.node.op_type == "Conv":
-        patches = _patches(kernel.node, codes, weight.shape, zero, (random, count))
+        patches = windows(kernel.node, codes, weight.shape, lambda total: random.permutation(total)[:count], zero)
         channels, rows_per_group = weight.shape[1], len(matrix) // attribute(kernel.node, "group", 1)
         parts = [(g, chosen[chosen // rows_per_group == g]) for g in np.unique(chosen // rows_per_group)]
         pieces = [(patches[:, :, g * channels : (g + 1) * channels].reshape(len(patches), -1), r) for g, r in parts]
@@ -190,44 +191,6 @@ def _rows_of(node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
     if node.op_type == "Conv":
         return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
     return weight if node.op_type == "Gemm" and attribute(node, "transB", 0) else weight.T
-
-
-def _patches(
-    node: onnx.NodeProto,
-    codes: NDArray[Any],
-    shape: Sequence[int],
-    zero: int,
-    made: tuple[np.random.Generator, int],
-) -> NDArray[Any]:
-    """What a convolution reads at some output positions: [positions, kernel positions, channels]."""
-    random, count = made
-    kernel, space = np.array(shape[2:]), np.array(codes.shape[2:])
-    rank = len(kernel)
-    strides = np.array(attribute(node, "strides", [1] * rank))
-    dilations = np.array(attribute(node, "dilations", [1] * rank))
-    extent = dilations * (kernel - 1) + 1
-    before, after = _pads(node, (space, extent, strides))
-    size = (space + before + after - extent) // strides + 1
-    padded = np.pad(codes, [(0, 0), (0, 0), *zip(before, after, strict=True)], constant_values=zero)
-    total = len(codes) * int(size.prod())
-    taps = np.stack(np.unravel_index(np.arange(kernel.prod()), kernel), 1) * dilations
-    out = []
-    for place in random.permutation(total)[:count]:
-        image, *corner = np.unravel_index(place, (len(codes), *size))
-        at = taps + np.array(corner) * strides
-        out.append(padded[image][(slice(None), *at.T)].T)
-    return np.stack(out)
-
-
-def _pads(node: onnx.NodeProto, sizes: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], NDArray[Any]]:
-    space, extent, strides = sizes
-    kind = attribute(node, "auto_pad", "NOTSET")
-    if kind in ("SAME_UPPER", "SAME_LOWER"):
-        total = np.maximum((-(-space // strides) - 1) * strides + extent - space, 0)
-        less, more = total // 2, total - total // 2
-        return (less, more) if kind == "SAME_UPPER" else (more, less)
-    given = np.array(attribute(node, "pads", [0] * (2 * len(space))) if kind == "NOTSET" else [0] * (2 * len(space)))
-    return given[: len(space)], given[len(space) :]
 
 
 def _is_depthwise(node: onnx.NodeProto, weight: onnx.TensorProto) -> bool:

@@ -12,7 +12,16 @@ import pytest
 from commands import refused, run
 from graphs import node, weight
 
-STATIC = ("--activations", "static", "--calibration-method", "minmax", "--no-smooth", "--no-equalize")
+STATIC = (
+    "--activations",
+    "static",
+    "--calibration-method",
+    "minmax",
+    "--no-smooth",
+    "--no-equalize",
+    "--solver",
+    "rtn",
+)
 
 
 @pytest.fixture
@@ -52,6 +61,15 @@ def test_quantize_info_validate_dequantize(model: Path, data: Path, tmp_path: Pa
     assert report["proof"]["activations"]["conversions"]
     assert run("verify", output).exit_code == 0
     assert run("dequantize", output, "-o", tmp_path / "float.onnx").exit_code == 0
+
+
+def test_the_report_tells_of_the_solver(model: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    result = run("quantize", model, "-o", output, *STATIC, "--solver", "gptq", "--data", data)
+    assert result.exit_code == 0, result.output
+    assert "codes of weights" in result.output and "solved by gptq" in result.output
+    assert json.loads(run("info", output, "--json").stdout)["activations"]["solver"] == "gptq"
+    assert run("verify", output).exit_code == 0
 
 
 def test_dry_run_writes_nothing(model: Path, data: Path, tmp_path: Path) -> None:

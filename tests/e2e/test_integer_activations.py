@@ -16,8 +16,13 @@ from rounded import marked, sqnr_db
 
 import onnxquant
 from onnxquant import api
+from onnxquant.activations import grams
+from onnxquant.activations.calibrated import FOR_ACCURACY
 from onnxquant.calibration.observers import ranging
+from onnxquant.errors import RecipeError
+from onnxquant.formats.affine import Int8
 from onnxquant.graph.io import nodes as all_nodes
+from onnxquant.report.activations import details, summary
 from onnxquant.report.data import Report
 from onnxquant.stored import metadata
 
@@ -280,7 +285,7 @@ def inverted_residuals() -> onnx.ModelProto:
 
 def test_rebased_functions_are_told_validated_and_built_upon(tmp_path: Path) -> None:
     model, data = save(tmp_path, inverted_residuals())
-    given = {"activations": "static", "calibration_method": "minmax", "data": str(data)}
+    given = {"activations": "static", "calibration_method": "minmax", "data": str(data), "solver": "rtn"}
     output, plain = tmp_path / "out.onnx", tmp_path / "plain.onnx"
     without = onnxquant.quantize(model, plain, rebase=False, **given)
     labels = list(without.made["variants"])
@@ -358,3 +363,95 @@ def test_shared_weights_stay_shared_or_in_float(tmp_path: Path) -> None:
     plain = {"calibration_method": "minmax", "smooth": False, "equalize": False, "proof": False}
     onnxquant.quantize(model, output, activations="static", data=str(data), **plain)
     assert 25 < sqnr_db(run(model), run(output)) < 50
+
+
+def stored_codes(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Codes and scales of each weight."""
+    proto = onnx.load(path)
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+    planes = {s["name"]: s["planes"]["channels"] for s in metadata(proto)["sites"]}
+    return {name: (tensors[p["codes"]], tensors[p["scales"]]) for name, p in planes.items()}
+
+
+def test_weights_that_were_solved_lose_less(tmp_path: Path) -> None:
+    # Neighbours alike, as in pictures; 16-bit activations: what is lost is the weights'.
+    noise = graphs.rng(21).standard_normal((96, 3, 20, 20)).astype(np.float32)
+    pictures = np.lib.stride_tricks.sliding_window_view(noise, (5, 5), (2, 3)).mean((4, 5)) * 4
+    seen, fresh = pictures[:64], pictures[64:]
+    kind = {"activations": "static", "activation_type": "uint16", "data": {"x": seen}}
+    made = {}
+    for solver in ("rtn", "gptq"):  # neither is chosen by its score: ranges are of the same samples
+        (tmp_path / solver).mkdir()
+        made[solver] = static(tmp_path / solver, solver=solver, **kind)
+    (plain, model, nearest), (report, _, output) = made["rtn"], made["gptq"]
+    assert report.passed, report.proof and report.proof.problems
+    assert "solver" not in plain.made and report.made["solver"] == "gptq" and report.made["not_solved"] == []
+    scores = report.made["variants"]
+    assert scores["solved by gptq"] > scores["as it is"] + 2 and set(plain.made["variants"]) == {"as it is"}
+    assert sqnr_db(run(model, fresh), run(output, fresh)) > sqnr_db(run(model, fresh), run(nearest, fresh)) + 1
+    before, after = stored_codes(nearest), stored_codes(output)
+    assert list(before) == list(after)
+    for name, (codes, scales) in before.items():
+        assert codes.dtype == after[name][0].dtype and np.array_equal(scales, after[name][1]), name
+        assert not np.array_equal(codes, after[name][0]), name
+    # What the report says of a weight is its distance from what is in the file.
+    results = {s.decision.name: s for s in report.encoded}
+    worse = [n for n, s in results.items() if float(s.error["sqnr_db"]) < 30 or float(s.error["sqnr_db"]) > 50]
+    assert not worse
+    rounded = {s.decision.name: float(s.error["sqnr_db"]) for s in plain.encoded}
+    assert all(float(s.error["sqnr_db"]) < rounded[n] for n, s in results.items())
+    assert onnxquant.validate(model, output, {"x": fresh}).passed
+    assert all(onnxquant.verify(output).values())
+    onnxquant.dequantize(output, tmp_path / "float.onnx")
+    back = run(tmp_path / "float.onnx", fresh)
+    assert sqnr_db(run(model, fresh), back) > sqnr_db(run(model, fresh), run(nearest, fresh)) + 1
+
+
+def test_rounding_to_nearest_is_what_the_format_does(tmp_path: Path) -> None:
+    options = {"balance": False, "bias_correction": False}
+    _, model, output = static(tmp_path, activations="static", solver="rtn", proof=False, **options)
+    original = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(model).graph.initializer}
+    codes = stored_codes(output)
+    for name in ("p", "d", "q"):
+        rows = original[name].reshape(32, -1)
+        encoded = Int8(per_channel=True).encode(rows)
+        np.testing.assert_array_equal(codes[name][0].reshape(32, -1), encoded.planes["codes"].astype(int) - 128)
+
+
+def test_solved_weights_go_with_kernels_left_in_float(tmp_path: Path) -> None:
+    bound = {"auto_exclude": True, "min_sqnr": 40.0}
+    report, model, output = static(tmp_path, activations="static", solver="gptq", **bound)
+    assert report.made["solver"] == "gptq"
+    left = [n for n, r in report.made["left_in_float"].items() if r == FOR_ACCURACY]
+    assert 0 < len(left) < 5 and len(stored_codes(output)) == 5 - len(left)
+    start = report.made["variants"]["solved by gptq"]
+    assert sqnr_db(run(model), run(output)) > start + 1
+
+
+def test_solved_weights_are_kept_where_held_out_samples_lose_less(tmp_path: Path) -> None:
+    report, _, _ = static(tmp_path, activations="static", solver="auto")
+    assert report.passed, report.proof and report.proof.problems
+    scores = report.made["variants"]
+    assert list(scores) == ["as it is", "solved by gptq"]
+    assert ("solver" in report.made) == (scores["solved by gptq"] > scores["as it is"])
+    assert set(report.made["tried"]) == {"minmax"}
+
+
+def test_weights_that_cannot_be_solved_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grams, "LARGEST", 8 * 500**2)
+    (tmp_path / "plain").mkdir()
+    _, _, nearest = static(tmp_path / "plain", activations="static", solver="rtn", proof=False)
+    report, _, output = static(tmp_path, activations="static", solver="gptq")
+    assert report.passed and report.made["not_solved"] == ["g"]
+    assert ("codes of weights", "gptq, 1 rounded to nearest") in summary(report.made, report.proof)
+    assert [why.split(":")[0] for name, why in details(report.made, None) if name == "g"] == ["rounded to nearest"]
+    before, after = stored_codes(nearest), stored_codes(output)
+    assert [n for n in before if np.array_equal(before[n][0], after[n][0])] == ["g"]
+    assert api.info(output)["activations"]["solver"] == "gptq"
+
+
+def test_a_solver_needs_samples(tmp_path: Path) -> None:
+    model, _ = save(tmp_path)
+    with pytest.raises(RecipeError, match="solver gptq needs"):
+        onnxquant.quantize(model, tmp_path / "out.onnx", solver="gptq")
+    assert not (tmp_path / "out.onnx").exists()

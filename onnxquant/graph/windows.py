@@ -1,0 +1,56 @@
+"""What a Conv reads at some of its output positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxquant.graph.flow import attribute
+
+
+def windows(
+    node: onnx.NodeProto,
+    values: NDArray[Any],
+    shape: Sequence[int],
+    choose: Callable[[int], NDArray[np.intp]],
+    fill: int = 0,
+) -> NDArray[Any]:
+    """Input windows of a Conv of any rank: [positions, kernel positions, channels].
+
+    Args:
+        node: the Conv.
+        values: its input [samples, channels, ...].
+        shape: of its weight.
+        choose: from the number of output positions, over all samples, those that are wanted.
+        fill: what padding holds.
+    """
+    kernel, space = np.array(shape[2:], np.intp), np.array(values.shape[2:], np.intp)
+    rank = len(kernel)
+    strides = np.array(attribute(node, "strides", [1] * rank))
+    dilations = np.array(attribute(node, "dilations", [1] * rank))
+    extent = dilations * (kernel - 1) + 1
+    before, after = _pads(node, (space, extent, strides))
+    size = (space + before + after - extent) // strides + 1
+    padded = np.pad(values, [(0, 0), (0, 0), *zip(before, after, strict=True)], constant_values=fill)
+    chosen = choose(len(values) * int(size.prod()))
+    image, *corner = np.unravel_index(chosen, (len(values), *size))
+    taps = np.stack(np.unravel_index(np.arange(kernel.prod()), kernel), 1) * dilations
+    at = (np.stack(corner, 1) * strides)[:, None] + taps
+    flat = np.ravel_multi_index(tuple(np.moveaxis(at, -1, 0)), padded.shape[2:])
+    read: NDArray[Any] = padded.reshape(*values.shape[:2], -1)[image[:, None], :, flat]
+    return read
+
+
+def _pads(node: onnx.NodeProto, sizes: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+    space, extent, strides = sizes
+    kind = attribute(node, "auto_pad", "NOTSET")
+    if kind in ("SAME_UPPER", "SAME_LOWER"):
+        total = np.maximum((-(-space // strides) - 1) * strides + extent - space, 0)
+        less, more = total // 2, total - total // 2
+        return (less, more) if kind == "SAME_UPPER" else (more, less)
+    given = np.array(attribute(node, "pads", [0] * (2 * len(space))) if kind == "NOTSET" else [0] * (2 * len(space)))
+    return given[: len(space)], given[len(space) :]
