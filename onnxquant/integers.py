@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant import encoder, lowering, runtime
+from onnxquant.activations.balance import STRENGTH
 from onnxquant.activations.calibrated import FOR_ACCURACY, Outcome, Search, Tools, Wish, largest, sqnr
 from onnxquant.activations.grams import grams
 from onnxquant.activations.insert import Static
@@ -51,6 +52,10 @@ _SCORED = 16
 # Of SmoothQuant. Weights have a scale per channel and lose little, activations one per tensor and gain much: strengths
 # above the paper's 0.5 are the good ones (minilm_l6: 14.3 dB at 0.5, 21.9 at 0.7, 22.6 at 0.85, 16.7 without).
 STRENGTHS = (0.7, 0.85)
+# SmoothQuant is tried where one kernel in so many at least is a matrix product.
+_PRODUCTS = 4
+# What was done, to which document, and how much channels are to be balanced.
+Variant = tuple[str, Document, float]
 # What auto_exclude aims at where no bound is given.
 ENOUGH_DB = 25.0
 
@@ -142,14 +147,15 @@ class _Tries:
             inputs = samples_.inputs_of(session)
         self.streams = candidates(Flow(document.proto.graph)) if settings.rebase else []
         given = open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
-        self.feeds, judged = held_out(given, _SCORED) if self.streams or _chooses(settings) else (given, given)
+        self._chooses = bool(self.streams) or _chooses(settings)
+        self.feeds, judged = held_out(given, _SCORED) if self._chooses else (given, given)
         self.trial = _Trial(document, rules, judged, settings)
         self.solved: dict[str, Encoded] = {}
         self.wish = Wish(
             codes=codes_of(settings),
             method=settings.calibration_method,
             parameters=_parameters(settings),
-            balance=settings.balance,
+            balance=STRENGTH if settings.balance else 0.0,
             correct=settings.bias_correction,
         )
 
@@ -174,14 +180,15 @@ class _Tries:
         base, kept, seen = self.document, "", search
         for variants in (self._rebased, self._variants) if statistics is None else ():
             prefix = kept
-            for label, document in variants(base, seen).items():
-                other = self._search(document.copy(), replace(self.wish, method=best.static.method))
+            for label, document, balance in variants(base, seen):
+                other = self._search(document.copy(), replace(self.wish, method=best.static.method, balance=balance))
                 other.calibrate()
                 outcome = other.run()
                 tried[prefix + label] = round(outcome.score, 2)
                 if outcome.score > best.score:
                     search, best, base, kept = other, outcome, document, f"{prefix}{label}, "
-        about: dict[str, Any] = {"tried": best.static.about["tried"], "variants": tried}
+        samples = {"calibrated": len(self.feeds), "judged": len(self.trial.feeds), "apart": self._chooses}
+        about: dict[str, Any] = {"tried": best.static.about["tried"], "variants": tried, "samples": samples}
         if self.settings.solver != "rtn":
             solved = self._solve(search)
             other = search.with_tools(self._tools(solved))
@@ -205,20 +212,23 @@ class _Tries:
         found = {name: self.trial.solve(document, name, gram, count) for name, gram, count in weighed}
         return {name: encoded for name, encoded in found.items() if encoded}
 
-    def _rebased(self, base: Document, seen: Search) -> dict[str, Document]:
+    def _rebased(self, base: Document, seen: Search) -> Iterator[Variant]:
         """The function with its linear streams in another basis: where it is better, others are made from it."""
         document = base.copy()
-        return {"rebased": document} if seen.moments and rebase(document, seen.moments) else {}
+        if seen.moments and rebase(document, seen.moments):
+            yield "rebased", document, self.wish.balance
 
-    def _variants(self, base: Document, seen: Search) -> dict[str, Document]:
-        """Equal functions, by what was done to them."""
-        found: dict[str, Document] = {}
-        if self.settings.equalize:
-            document = base.copy()
-            if equalize(document):
-                found["equalized"] = document
-        found.update(smoothed(base, seen.magnitudes))
-        return found
+    def _variants(self, base: Document, seen: Search) -> Iterator[Variant]:
+        """Equal functions; where channels are balanced, also the same one with all of them made equally wide."""
+        if seen.balanced and self._chooses:
+            yield "balanced fully", base, 1.0
+        document = base.copy()
+        if self.settings.equalize and equalize(document):
+            yield "equalized", document, self.wish.balance
+        # Where a product ends a convolutional network nothing is won, and what smoothes it for it costs an op.
+        if _PRODUCTS * len(seen.magnitudes) >= len(seen.placement.kernels):
+            for label, smooth_ in smoothed(base, seen.magnitudes).items():
+                yield label, smooth_, self.wish.balance
 
 
 def _chooses(settings: Options) -> bool:
@@ -269,9 +279,9 @@ class _Trial:
     def __init__(self, document: Document, rules: Recipe, feeds: Feeds, settings: Options) -> None:
         self._document, self._rules, self._settings = document, rules, settings
         self._sites = {s.name: s for s in find(document)[0]}
-        self._feeds = list(Chosen(feeds, range(_SCORED)))
+        self.feeds = list(Chosen(feeds, range(_SCORED)))
         self._decoded: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
-        self._expected = _run(document, self._feeds, settings.threads)
+        self._expected = _run(document, self.feeds, settings.threads)
         self.excluded = self._refused(document)
 
     def _refused(self, document: Document) -> dict[str, str]:
@@ -346,7 +356,7 @@ class _Trial:
     ) -> float:
         """The worst output's SQNR on samples held out of calibration, as the file would be deployed."""
         with self._session(document, targets, made, solved or {}) as session:
-            return sqnr(self._expected, [runtime.run(session, feed) for feed in self._feeds])
+            return sqnr(self._expected, [runtime.run(session, feed) for feed in self.feeds])
 
     def enough(self, solved: Mapping[str, Encoded]) -> Callable[[Outcome], bool]:
         """Whether no more has to be left in float: by the user's metric, or by the score."""

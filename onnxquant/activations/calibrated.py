@@ -46,14 +46,14 @@ class Wish:
         codes: their type.
         method: of ``observers.ranging()``, or ``auto``.
         parameters: of methods that have some: ``{"percentile": {"percentile": 99.9}, "mean-std": {"k": 3}}``.
-        balance: widen channels before depthwise convolutions.
+        balance: how much of the way to the widest channel the others are widened before depthwise convolutions; 0: none.
         correct: correct biases.
     """
 
     codes: Codes = field(default_factory=Codes)
     method: str = "auto"
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    balance: bool = True
+    balance: float = balance_.STRENGTH
     correct: bool = True
 
     @property
@@ -152,7 +152,8 @@ class Search:
         self.magnitudes = largest(statistics, "absmean")
         self.moments = moments(statistics)
         if self.wish.balance:
-            self.balanced = balance_.balance(self.document, self.placement, largest(statistics, "absmean:1"))
+            widths = largest(statistics, "absmean:1")
+            self.balanced = balance_.balance(self.document, self.placement, widths, self.wish.balance)
             self.placement = self._place(())
 
     def run(self) -> Outcome:

@@ -22,6 +22,13 @@ def summary(made: Mapping[str, Any], proof: Proof | None) -> list[tuple[str, str
         return []
     kind = f"{made.get('kind')} {made.get('type')}{', symmetric' if made.get('symmetric') else ''}"
     rows = [("activations", kind)]
+    if samples := made.get("samples"):
+        judged = (
+            f"{samples['judged']} others to judge by"
+            if samples["apart"]
+            else f"{samples['judged']} of them to judge by"
+        )
+        rows.append(("samples", f"{samples['calibrated']}, {judged}"))
     if made.get("method"):
         tried = ", ".join(f"{m} {score:.1f} dB" for m, score in made.get("tried", {}).items())
         rows.append(("ranges", f"{made['method']}{f' (tried: {tried})' if tried else ''}"))
