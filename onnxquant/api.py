@@ -81,7 +81,7 @@ def validate(
         found = damages(prepared_like(document, file), file, run, settings.threads, told)
         proof.damage = [d.to_dict() for d in found]
     report.prove(proof)
-    report.output_bytes = load_document(quantized, settings.external_root).size()
+    report.output_bytes = file.size()
     return report
 
 

@@ -318,7 +318,7 @@ class _Trial:
 
     def solve(self, document: Document, name: str, gram: NDArray[np.float64], samples: int) -> Encoded | None:
         """A weight whose codes were chosen by the Gram matrices of its inputs; None: its format has no solver."""
-        site = next(s for s in find(document)[0] if s.name == name)
+        site = _site(document, name)
         form = self._format(site)
         if not gptq.supports(form):
             return None
@@ -328,13 +328,13 @@ class _Trial:
     def decoded(self, document: Document, name: str, solved: Mapping[str, Encoded]) -> NDArray[Any]:
         """What becomes of a weight."""
         if name in solved:
-            site = next(s for s in find(document)[0] if s.name == name)
+            site = _site(document, name)
             return site.view.restore(solved[name].format.decode(solved[name]))
         tensor = next(t for t in document.proto.graph.initializer if t.name == name)
         values = document.array(tensor)
         kept = self._decoded.get(name)
         if kept is None or (kept[0] is not values and not np.array_equal(kept[0], values)):
-            site = next(s for s in find(document)[0] if s.name == name)
+            site = _site(document, name)
             form = self._format(site)
             encoded, _ = encode(form, site.view.matrix(values))
             kept = (values, site.view.restore(encoded.format.decode(encoded)))
@@ -391,6 +391,10 @@ class _Trial:
             with Publisher(path, external=document.is_external(), force=True) as publisher:
                 lowering.write(document, plan, publisher, partial(_encoded, document, solved))
             yield runtime.open_session(path, runtime.session_options(threads=self._settings.threads))
+
+
+def _site(document: Document, name: str) -> Site:
+    return next(s for s in find(document)[0] if s.name == name)
 
 
 def _encoded(document: Document, solved: Mapping[str, Encoded], site: Site, decision: Decision) -> Encoded | None:

@@ -53,6 +53,12 @@ def model(
 node = onnx.helper.make_node
 
 
+def captures(name: str, *ops: str) -> list[onnx.GraphProto]:
+    """A nested graph per op that reads a tensor of the graph around it, for the branches of an If."""
+    shown = {op: onnx.helper.make_tensor_value_info(op, onnx.TensorProto.FLOAT, None) for op in ops}
+    return [onnx.helper.make_graph([node(op, [name], [op])], op, [], [shown[op]]) for op in ops]
+
+
 def matmul(k: int = 48, n: int = 40, dtype: str = "float32", opset: int = 17) -> onnx.ModelProto:
     """Y = X @ W, W [k, n], X [batch, 3, k]."""
     return model(

@@ -65,7 +65,7 @@ class Compiled:
 
     def update(self, values: NDArray[np.float32], pieces: int = 1) -> None:
         """See a tensor, as the node does, in so many pieces."""
-        flat = np.ascontiguousarray(values).reshape(-1)
+        flat = native.in_order(values).reshape(-1)
         data = flat.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         _call("observer_update", _INT(self.handle), data, _INT(flat.size), _INT(pieces))
 

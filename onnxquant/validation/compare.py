@@ -40,8 +40,6 @@ EXACT_DB_OF = {"float16": 55.0, "bfloat16": 35.0}
 LARGE_BYTES = 1 << 30
 # Saturation is emulated on so many samples at most.
 SATURATION_SAMPLES = 4
-
-
 # A file may lose so much without graph optimizations before that is told.
 UNOPTIMIZED_DB = 6.0
 

@@ -24,7 +24,8 @@ from onnxquant.graph.io import Document, graphs
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find
 from onnxquant.stored import Record, decode_weight, metadata, plane_index, records, restore
-from onnxquant.validation.metrics import Difference, rescaled_like
+from onnxquant.validation.metrics import rescaled_like
+from onnxquant.validation.outputs import differences
 
 Outputs = Sequence[Mapping[str, Any]]
 Progress = Callable[[float], None]
@@ -160,9 +161,4 @@ def _without_rounding(base: onnx.ModelProto, codes: str) -> onnx.ModelProto:
 
 def _noise(expected: Outputs, got: Outputs) -> dict[str, float]:
     """Error power over signal power of each float output that is not always zero."""
-    found: dict[str, Difference] = {}
-    for a, b in zip(expected, got, strict=True):
-        for name, value in a.items():
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.shape == np.shape(b[name]):
-                found.setdefault(name, Difference()).add(value, b[name])
-    return {n: d.error / d.reference for n, d in found.items() if d.reference}
+    return {n: d.error / d.reference for n, d in differences(expected, got).items() if d.reference}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -99,7 +99,7 @@ def compare_outputs(case: Case, folder: Path, progress: Callable[[str], None]) -
         progress("quantized, with the library")
         runs["library"] = case.run(case.quantized.path, library=True)
     pairs = PAIRS if "deployed" in runs else [*PAIRS, ("float", "exact")]
-    return {f"{a} vs {b}": _differences(runs[a], runs[b]) for a, b in pairs if a in runs and b in runs}
+    return {f"{a} vs {b}": _plain(differences(runs[a], runs[b])) for a, b in pairs if a in runs and b in runs}
 
 
 def rounds_activations(document: Document) -> bool:
@@ -138,13 +138,18 @@ def _in_body(proto: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     return any(node is n for f in proto.functions if f.domain == DOMAIN for n in f.node)
 
 
-def _differences(reference: list[dict[str, Any]], got: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def differences(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> dict[str, Difference]:
+    """The difference of each output over all samples."""
     out: dict[str, Difference] = {}
     for a, b in zip(reference, got, strict=True):
         for name, value in a.items():
             for x, y in zip(_arrays(value), _arrays(b[name]), strict=False):
                 out.setdefault(name, Difference()).add(x, y)
-    return {name: d.to_dict() for name, d in out.items()}
+    return out
+
+
+def _plain(found: Mapping[str, Difference]) -> dict[str, dict[str, Any]]:
+    return {name: d.to_dict() for name, d in found.items()}
 
 
 def _arrays(value: Any) -> list[np.ndarray[Any, Any]]:

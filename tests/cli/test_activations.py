@@ -103,7 +103,7 @@ def test_statistics_are_used_again(model: Path, data: Path, tmp_path: Path) -> N
     assert not (tmp_path / "no.onnx").exists()
 
 
-def _npz(path: Path, **arrays: np.ndarray) -> Path:  # type: ignore[type-arg]
+def _npz(path: Path, **arrays: np.ndarray) -> Path:
     np.savez(path, **arrays)
     return path
 

@@ -317,7 +317,7 @@ def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(NativeLibraryError, match="expected float32"):
         native.matmul(activations(2, 32), stored)
     with pytest.raises(NativeLibraryError, match="expected float32"):
-        native.matmul(activations(2, 33).astype(np.float64), stored)  # type: ignore[arg-type]
+        native.matmul(activations(2, 33).astype(np.float64), stored)
     with pytest.raises(NativeLibraryError, match="expected 'int8' or 'float32'"):
         native.matmul(activations(2, 33), stored, compute="int4")
     with pytest.raises(NativeLibraryError, match="no instruction set is called 'mmx'"):

@@ -66,7 +66,7 @@ def test_float_weights_come_back(default_model: Path, images: Any, tmp_path: Pat
         ops = {n.op_type for n in onnx.load(back).graph.node}
         assert not {"MatMulNBits", "GatherBlockQuantized", "DequantizeLinear", "MatMulQ4_0"} & ops
         report = onnxquant.validate(back, small, [{"image": images[0][:1]}])
-        (difference,) = report.proof.outputs["float vs deployed"].values()  # type: ignore[union-attr]
+        (difference,) = report.proof.outputs["float vs deployed"].values()
         assert float(difference["sqnr_db"]) > 35
 
 
@@ -126,7 +126,7 @@ def test_sources_may_be_objects(default_model: Path, tmp_path: Path) -> None:
     outputs = []
     for i, source in enumerate((default_model, proto, gs.import_onnx(proto))):
         outputs.append(tmp_path / f"{i}.onnx")
-        assert onnxquant.quantize(source, outputs[-1], samples=1).passed  # type: ignore[arg-type]
+        assert onnxquant.quantize(source, outputs[-1], samples=1).passed
     feed = {"image": np.full((1, 1, 28, 28), 0.5, np.float32)}
     results = [ort.InferenceSession(o).run(None, feed)[0] for o in outputs]
     assert np.array_equal(results[0], results[1])

@@ -8,7 +8,7 @@ import agreement
 import numpy as np
 import onnx
 import pytest
-from graphs import model, node, rng, weight
+from graphs import captures, model, node, rng, weight
 
 from onnxquant.passes.batch_norm import fold_batch_norms
 
@@ -202,10 +202,7 @@ def test_traps(case: str) -> None:
     elif case == "output":
         outputs["c"] = "float32"
     elif case == "captured":
-        inner = [
-            onnx.helper.make_graph([node(op, ["c"], [op])], op, [], [onnx.helper.make_tensor_value_info(op, 1, None)])
-            for op in ("Relu", "Neg")
-        ]
+        inner = captures("c", "Relu", "Neg")
         nodes.append(node("If", ["which"], ["z"], then_branch=inner[0], else_branch=inner[1]))
         outputs["z"], constants["which"] = "float32", np.array(True)
     elif case == "training":

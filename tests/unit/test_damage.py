@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from graphs import node, weight
+from rounded import sqnr_db
 
 import onnxquant
 from onnxquant import api
@@ -30,10 +31,6 @@ def run(proto: onnx.ModelProto) -> np.ndarray[Any, Any]:
     return np.concatenate([session.run(None, {"x": x[None]})[0] for x in X]).astype(np.float64)
 
 
-def db(expected: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> float:
-    return float(10 * np.log10((expected**2).sum() / ((expected - got) ** 2).sum()))
-
-
 def test_weights_are_ranked_by_what_they_alone_cost(tmp_path: Path) -> None:
     source = graphs.save(chain(), tmp_path / "m.onnx")
     recipe = {"rules": [{"include": "^a$", "format": "int2", "block_size": 16}], "format": "int8"}
@@ -50,8 +47,8 @@ def test_weights_are_ranked_by_what_they_alone_cost(tmp_path: Path) -> None:
         mixed.CopyFrom(decoded)
         float_one = next(t for t in chain().graph.initializer if t.name == entry["name"])
         next(t for t in mixed.graph.initializer if t.name == entry["name"]).CopyFrom(float_one)
-        assert entry["sqnr_db"] == pytest.approx(db(expected, run(mixed)), abs=0.01)
-        assert entry["gain_db"] == pytest.approx(entry["sqnr_db"] - db(expected, run(decoded)), abs=0.01)
+        assert entry["sqnr_db"] == pytest.approx(sqnr_db(expected, run(mixed)), abs=0.01)
+        assert entry["gain_db"] == pytest.approx(entry["sqnr_db"] - sqnr_db(expected, run(decoded)), abs=0.01)
     assert found[0]["share"] > 0.9 > 0.1 > found[1]["share"]
 
 

@@ -9,7 +9,7 @@ import agreement
 import numpy as np
 import onnx
 import pytest
-from graphs import model, node, rng, weight
+from graphs import captures, model, node, rng, weight
 
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document
@@ -128,10 +128,7 @@ def test_traps(case: str) -> None:
         proto.graph.node.append(node("Neg", ["a"], ["n"]))
         proto.graph.output.append(onnx.helper.make_tensor_value_info("n", 1, None))
     elif case == "captured":
-        inner = [
-            onnx.helper.make_graph([node(op, ["z"], [op])], op, [], [onnx.helper.make_tensor_value_info(op, 1, None)])
-            for op in ("Relu", "Neg")
-        ]
+        inner = captures("z", "Relu", "Neg")
         proto.graph.node.append(node("If", ["which"], ["n"], then_branch=inner[0], else_branch=inner[1]))
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "which"))
         proto.graph.output.append(onnx.helper.make_tensor_value_info("n", 1, None))

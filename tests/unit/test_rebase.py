@@ -10,7 +10,7 @@ import agreement
 import numpy as np
 import onnx
 import pytest
-from graphs import model, node, rng, weight
+from graphs import captures, model, node, rng, weight
 from numpy.typing import NDArray
 
 from onnxquant.errors import FeedError
@@ -280,10 +280,7 @@ def test_what_is_no_linear_stream_is_left(case: str) -> None:
     if case == "graph output":
         proto.graph.output.append(onnx.helper.make_tensor_value_info("a", 1, None))
     elif case == "captured":
-        inner = [
-            onnx.helper.make_graph([node(op, ["a"], [op])], op, [], [onnx.helper.make_tensor_value_info(op, 1, None)])
-            for op in ("Relu", "Neg")
-        ]
+        inner = captures("a", "Relu", "Neg")
         proto.graph.node.append(node("If", ["which"], ["n"], then_branch=inner[0], else_branch=inner[1]))
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "which"))
         proto.graph.output.append(onnx.helper.make_tensor_value_info("n", 1, None))

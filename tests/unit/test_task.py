@@ -63,7 +63,7 @@ def test_bad_drops(text: str) -> None:
 )
 def test_bad_metrics(function: Any, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
-        Metric(function)(None)  # type: ignore[arg-type]
+        Metric(function)(None)
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,10 @@ LINES = ["The cats sat on a mat.", "Sitting, sitting", "Café 中", "unheard wor
 
 @pytest.fixture
 def word_piece(tmp_path: Path) -> Path:
-    made = tokenizers.Tokenizer(
-        tokenizers.models.WordPiece({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]")  # type: ignore[call-arg]
-    )
-    made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)  # type: ignore[assignment]
-    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
-    made.post_processor = tokenizers.processors.TemplateProcessing(  # type: ignore[assignment]
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     made.save(str(tmp_path / "tokenizer.json"))
@@ -96,8 +94,8 @@ def test_lengths_and_other_inputs(word_piece: Path, tmp_path: Path) -> None:
 
 
 def test_other_tokenizers_go_through_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))  # type: ignore[call-arg]
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     made.enable_padding(length=10)
     made.save(str(tmp_path / "words.json"))
     data = text(tmp_path, "a b c a")

@@ -8,7 +8,7 @@ import agreement
 import numpy as np
 import onnx
 import pytest
-from graphs import model, node, rng, weight
+from graphs import captures, model, node, rng, weight
 
 from onnxquant.passes.transposes import sink_transposes
 
@@ -60,10 +60,7 @@ def test_a_residual_with_several_readers() -> None:
 
 
 def test_outputs_and_captured_names_keep_theirs() -> None:
-    inner = [
-        onnx.helper.make_graph([node(op, ["r"], [op])], op, [], [onnx.helper.make_tensor_value_info(op, 1, None)])
-        for op in ("Neg", "Abs")
-    ]
+    inner = captures("r", "Neg", "Abs")
     nodes = [
         turn("x", "t", LAST),
         node("Relu", ["t"], ["r"], name="relu"),

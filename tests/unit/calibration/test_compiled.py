@@ -222,11 +222,11 @@ def test_blocked_tensors_hold_the_same_values(tmp_path: Path, channels: int) -> 
     fast, slow = (collect(path, Images(), wanted, compiled=c) for c in (True, False))
     for tensor in wanted:
         one, other = fast.accumulators(tensor), slow.accumulators(tensor)
-        assert one["moments"].count == other["moments"].count  # type: ignore[attr-defined]
-        assert one["moments"].mean == pytest.approx(other["moments"].mean, rel=1e-6)  # type: ignore[attr-defined]
+        assert one["moments"].count == other["moments"].count
+        assert one["moments"].mean == pytest.approx(other["moments"].mean, rel=1e-6)
         # Convolutions fuse differently where tensors leave the session: a value in many may fall into the next bin.
-        moved = np.abs(one["histogram"].counts - other["histogram"].counts).sum()  # type: ignore[attr-defined]
-        assert moved <= 2 + one["moments"].count // 100  # type: ignore[attr-defined]
+        moved = np.abs(one["histogram"].counts - other["histogram"].counts).sum()
+        assert moved <= 2 + one["moments"].count // 100
 
 
 def test_observers_read_whole_blocks_and_no_others() -> None:

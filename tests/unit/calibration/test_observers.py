@@ -40,7 +40,7 @@ def ranges(method: str, values: NDArray[Any], grid: Grid, **parameters: Any) -> 
     observer = observer_named(method)(**parameters)
     for part in np.array_split(values, 7):
         observer.update(part)
-    return observer.range(grid)  # type: ignore[no-any-return, attr-defined]
+    return observer.range(grid)
 
 
 def squared_error(values: NDArray[Any], low: float, high: float, grid: Grid) -> float:
@@ -211,7 +211,7 @@ def test_moving_average_is_its_recurrence() -> None:
     observer = observer_named("moving-average")()
     for x in samples:
         observer.update(x)
-    assert observer.range(Grid()) == pytest.approx((low, high), rel=1e-12)  # type: ignore[attr-defined]
+    assert observer.range(Grid()) == pytest.approx((low, high), rel=1e-12)
 
 
 def test_moving_averages_merge_by_samples() -> None:
@@ -220,7 +220,7 @@ def test_moving_averages_merge_by_samples() -> None:
     for _ in range(3):
         other.update(np.array([5.0]))
     one.merge(other)
-    assert one.range(Grid()) == (0.0, 4.0)  # type: ignore[attr-defined]
+    assert one.range(Grid()) == (0.0, 4.0)
 
 
 def test_channels_and_gram_are_those_of_float64() -> None:
@@ -311,9 +311,9 @@ def test_nothing_seen_gives_no_range_and_zeros_give_zero(name: str) -> None:
     observer = observer_named(name)()
     observer.update(np.zeros((0, 3), np.float32))
     with pytest.raises(StatisticsError, match="no values"):
-        observer.range(Grid())  # type: ignore[attr-defined]
+        observer.range(Grid())
     observer.update(np.zeros(3, np.float32))
-    assert observer.range(Grid()) == (0.0, 0.0)  # type: ignore[attr-defined]
+    assert observer.range(Grid()) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -364,7 +364,7 @@ def test_merging_is_exact_in_any_order(kind: str, parts: list[NDArray[np.float32
                 total.merge(cls.from_state(states[i]))
             sides.append(total)
         sides[0].merge(sides[1])
-        return sides[0].state()  # type: ignore[no-any-return]
+        return sides[0].state()
 
     forward = merged(list(range(len(parts))), 0)
     order = data.draw(st.permutations(range(len(parts))))

@@ -97,9 +97,9 @@ def test_what_is_observed_is_what_the_model_computes(model: Path) -> None:
         want = min(0.0, x.min()), max(0.0, x.max())
         assert statistics.range(tensor, "minmax", Grid()) == pytest.approx(want, rel=1e-5)
         gram, absmean = statistics.observers[tensor]["gram"], statistics.observers[tensor]["absmean"]
-        np.testing.assert_allclose(gram.matrix, x.T @ x, rtol=1e-4, atol=1e-4)  # type: ignore[attr-defined]
-        np.testing.assert_allclose(absmean.absmax, np.abs(x).max(0), rtol=1e-5)  # type: ignore[attr-defined]
-        assert statistics.accumulators(tensor)["histogram"].count == x.size  # type: ignore[attr-defined]
+        np.testing.assert_allclose(gram.matrix, x.T @ x, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(absmean.absmax, np.abs(x).max(0), rtol=1e-5)
+        assert statistics.accumulators(tensor)["histogram"].count == x.size
     assert statistics.samples == 5
     assert statistics.sources == [{"source": "made", "samples": 5}]
 
@@ -186,9 +186,9 @@ def test_zero_sized_batches_and_open_dimensions(model: Path) -> None:
                 yield {"x": feed["x"][:0]} if i % 2 == 0 else feed
 
     statistics = collect(model, Some(4), wanted())
-    assert statistics.accumulators("m")["histogram"].count == 48 * (3 + 4)  # type: ignore[attr-defined]
+    assert statistics.accumulators("m")["histogram"].count == 48 * (3 + 4)
     empty = collect(model, Made(2, rows=0, name="x", width=48), {"m": ["minmax"]})
-    assert empty.accumulators("m")["moments"].count == 48  # type: ignore[attr-defined]  # only the first has a row
+    assert empty.accumulators("m")["moments"].count == 48  # only the first has a row
 
     class Nothing(Made):
         def __iter__(self) -> Iterator[Feed]:

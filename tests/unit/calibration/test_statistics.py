@@ -78,7 +78,7 @@ def test_merging_is_one_run_over_both() -> None:
         assert merged.range("a/b:0", method, Grid()) == whole.range("a/b:0", method, Grid())
     for name in ("absmean:1", "absmean"):
         one, other = merged.observers["a/b:0"][name], whole.observers["a/b:0"][name]
-        np.testing.assert_allclose(one.absmean, other.absmean, rtol=1e-12)  # type: ignore[attr-defined]
+        np.testing.assert_allclose(one.absmean, other.absmean, rtol=1e-12)
 
 
 def test_what_differs_is_not_merged() -> None:
@@ -169,10 +169,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     np.savez(path, x=np.zeros(3))
     with pytest.raises(StatisticsError, match="has no header"):
         Statistics.load(path)
-    np.savez(path, **arrays(header="[1]"))  # type: ignore[arg-type]
+    np.savez(path, **arrays(header="[1]"))
     with pytest.raises(StatisticsError, match="has no header"):
         Statistics.load(path)
-    np.savez(path, x=np.array([object()]), allow_pickle=True)  # type: ignore[arg-type]
+    np.savez(path, x=np.array([object()]), allow_pickle=True)
     with pytest.raises(StatisticsError, match="damaged, or no statistics"):
         Statistics.load(path)
     archive.write(path, {"kind": KIND, "version": 99}, {})

@@ -33,7 +33,7 @@ def gram_of(cols: int, samples: int = 0, seed: int = 0, groups: int = 1) -> Arra
 
 def losses(weight: Array, encoded: Encoded, gram: Array) -> Array:
     """(w - q) H (w - q)^T per row, from codes and scales."""
-    q = (encoded.planes["codes"].astype(float) - encoded.format.offset) * encoded.planes["scales"].astype(float)  # type: ignore[attr-defined]
+    q = (encoded.planes["codes"].astype(float) - encoded.format.offset) * encoded.planes["scales"].astype(float)
     error = weight.astype(float) - q
     grams = gram if gram.ndim == 3 else gram[None]
     step = len(weight) // len(grams)
