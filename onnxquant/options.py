@@ -50,7 +50,7 @@ class Options:
         "auto", "How ranges are chosen: auto tries minmax, mse and percentile and keeps the best.",
         choices=("auto", "minmax", "moving-average", "percentile", "entropy", "mse", "mean-std"),
     )  # fmt: skip
-    percentile: float | None = _option(None, "Of method percentile, in percent. [default: 99.99]", metavar="P")
+    percentile: float | None = _option(None, "Of method percentile, in percent. [default: 99.999]", metavar="P")
     sigmas: float | None = _option(None, "Of method mean-std: standard deviations around the mean.", metavar="K")
     calibration: str | None = _option(
         None, "Statistics from `onnxquant calibrate`, used instead of running the samples again.", metavar="FILE"

@@ -23,7 +23,7 @@ class Percentile(RangeObserver[Histogram]):
     name = "percentile"
     accumulator = Histogram
 
-    def __init__(self, accumulated: Histogram | None = None, *, percentile: float = 99.99) -> None:
+    def __init__(self, accumulated: Histogram | None = None, *, percentile: float = 99.999) -> None:
         super().__init__(accumulated)
         if not 0 < percentile <= 100:
             raise StatisticsError(f"percentile is {percentile}, expected a number above 0 and at most 100")
