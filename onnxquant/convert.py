@@ -20,6 +20,7 @@ from onnxquant.graph.sites import Site, find
 from onnxquant.options import Options
 from onnxquant.passes.opset import raise_opset
 from onnxquant.passes.pipeline import prepare, simplify
+from onnxquant.passes.sums import keep_sums
 from onnxquant.plan import Decision, Plan, make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.report.data import Report, SiteResult
@@ -80,6 +81,8 @@ def quantize(
     if settings.activations == "static":
         notes += simplify(document)
     notes += raise_opset(document, rules, integers.least_opset(settings))
+    if settings.activations != "none" and (note := keep_sums(document)):
+        notes.append(note)
     beside, plan = _plan(original, document, rules, (data, settings, progress))
     document = beside.document
     if not plan.encoded:

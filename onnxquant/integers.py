@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxquant import encoder, lowering, runtime
 from onnxquant.activations.balance import STRENGTH
-from onnxquant.activations.calibrated import FOR_ACCURACY, Outcome, Search, Tools, Wish, largest, sqnr
+from onnxquant.activations.calibrated import FOR_ACCURACY, Outcome, Search, Tools, Wish, largest
 from onnxquant.activations.grams import grams
 from onnxquant.activations.insert import Static
 from onnxquant.activations.ops import Kind, kind_of
@@ -40,6 +40,7 @@ from onnxquant.plan import KEPT, Decision, beside_integers, make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.solvers import gptq
 from onnxquant.targets.packed import is_compiled
+from onnxquant.validation.closeness import Score, closeness
 from onnxquant.validation.metrics import Difference
 from onnxquant.validation.task import Drop, Metric
 
@@ -104,10 +105,10 @@ def dynamic(document: Document, rules: Recipe, settings: Options, data: Data | N
     products = [u for s in find(document)[0] if s.name in best.targets for u in s.uses]
     wanted = {use.node.input[0]: ["absmean"] for use in products}
     seen = collect(document, tries.feeds, wanted, threads=settings.threads, progress=progress)
-    score = tries.trial.score(document, best.targets)
+    score = tries.trial.score(document, best.targets).judged
     for copy in smoothed(document, largest(seen, "absmean")).values():
         targets = _dynamic_targets(copy, rules)
-        if (found := tries.trial.score(copy, targets)) > score:
+        if (found := tries.trial.score(copy, targets).judged) > score:
             best, score = Integers(copy, targets), found
     return best
 
@@ -165,7 +166,7 @@ class _Tries:
     def _tools(self, solved: Mapping[str, Encoded]) -> Tools:
         trial = self.trial
 
-        def score(document: Document, made: Static) -> float:
+        def score(document: Document, made: Static) -> Score:
             return trial.score(document, trial.targets(document, made), made, solved)
 
         decoded = partial(trial.decoded, solved=solved)
@@ -176,7 +177,7 @@ class _Tries:
         search = self._search(self.document.copy(), self.wish)
         search.calibrate(statistics, smoothing=self.settings.smooth, correlated=self.streams)
         best = search.run()
-        tried = {"as it is": round(best.score, 2)}
+        tried = {"as it is": round(best.score.judged, 2)}
         base, kept, seen = self.document, "", search
         for variants in (self._rebased, self._variants) if statistics is None else ():
             prefix = kept
@@ -184,8 +185,8 @@ class _Tries:
                 other = self._search(document.copy(), replace(self.wish, method=best.static.method, balance=balance))
                 other.calibrate()
                 outcome = other.run()
-                tried[prefix + label] = round(outcome.score, 2)
-                if outcome.score > best.score:
+                tried[prefix + label] = round(outcome.score.judged, 2)
+                if outcome.score.judged > best.score.judged:
                     search, best, base, kept = other, outcome, document, f"{prefix}{label}, "
         samples = {"calibrated": len(self.feeds), "judged": len(self.trial.feeds), "apart": self._chooses}
         about: dict[str, Any] = {"tried": best.static.about["tried"], "variants": tried, "samples": samples}
@@ -193,8 +194,8 @@ class _Tries:
             solved = self._solve(search)
             other = search.with_tools(self._tools(solved))
             outcome = other.once(best.static.method)
-            tried[kept + "solved by gptq"] = round(outcome.score, 2)
-            if self.settings.solver == "gptq" or outcome.score > best.score:
+            tried[kept + "solved by gptq"] = round(outcome.score.judged, 2)
+            if self.settings.solver == "gptq" or outcome.score.judged > best.score.judged:
                 search, best, self.solved = other, outcome, solved
                 kernels = dict.fromkeys(u.node.input[1] for u in search.placement.kernels)
                 about |= {"solver": "gptq", "not_solved": [name for name in kernels if name not in solved]}
@@ -353,23 +354,23 @@ class _Trial:
         targets: dict[str, str],
         made: Static | None = None,
         solved: Mapping[str, Encoded] | None = None,
-    ) -> float:
-        """The worst output's SQNR on samples held out of calibration, as the file would be deployed."""
+    ) -> Score:
+        """Of the file that would be deployed, on samples held out of calibration."""
         with self._session(document, targets, made, solved or {}) as session:
-            return sqnr(self._expected, [runtime.run(session, feed) for feed in self.feeds])
+            return closeness(self._expected, [runtime.run(session, feed) for feed in self.feeds])
 
     def enough(self, solved: Mapping[str, Encoded]) -> Callable[[Outcome], bool]:
         """Whether no more has to be left in float: by the user's metric, or by the score."""
         settings = self._settings
         if settings.metric is None:
             least = ENOUGH_DB if settings.min_sqnr is None else settings.min_sqnr
-            return lambda outcome: outcome.score >= least
+            return lambda outcome: outcome.score.total >= least
         metric = Metric(settings.metric)
         with self._session(self._document, {}, None, {}) as session:
             bound = Drop.parse(settings.max_drop).least(metric(session))
 
         def keeps(outcome: Outcome) -> bool:
-            if settings.min_sqnr is not None and outcome.score < settings.min_sqnr:
+            if settings.min_sqnr is not None and outcome.score.total < settings.min_sqnr:
                 return False
             targets = self.targets(outcome.document, outcome.static)
             with self._session(outcome.document, targets, outcome.static, solved) as session:

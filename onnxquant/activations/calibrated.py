@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from onnxquant.errors import ModelError, StatisticsError
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document
 from onnxquant.passes.rebase import Moments
+from onnxquant.validation.closeness import Score
 
 Progress = Callable[[str, float], None]
 # Methods that ``auto`` tries on the whole model, and keeps the best of.
@@ -69,12 +69,12 @@ class Outcome:
     Attributes:
         document: the float model with its weights balanced and biases corrected.
         static: what becomes of the activations.
-        score: what ``Tools.score`` says of it; NaN where nothing was to be compared.
+        score: what ``Tools.score`` says of it.
     """
 
     document: Document
     static: Static
-    score: float = math.nan
+    score: Score
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ class Tools:
 
     Attributes:
         decoded: what becomes of a weight of a document: (document, tensor name) -> array.
-        score: how good a document with its static activations is on some samples, in decibels.
+        score: how good a document with its static activations is on some samples.
         threads: of sessions.
         progress: told what is done.
     """
 
     decoded: Callable[[Document, str], NDArray[Any]]
-    score: Callable[[Document, Static], float]
+    score: Callable[[Document, Static], Score]
     threads: int | None = None
     progress: Progress = lambda stage, done: None
 
@@ -160,8 +160,8 @@ class Search:
         """The best outcome of the methods."""
         assert self.statistics
         outcomes = [self.once(method) for method in self.wish.methods]
-        best = max(outcomes, key=lambda o: -math.inf if math.isnan(o.score) else o.score)
-        scores = {o.static.method: round(o.score, 2) for o in outcomes if not math.isnan(o.score)}
+        best = max(outcomes, key=lambda o: o.score.judged)
+        scores = {o.static.method: round(o.score.judged, 2) for o in outcomes}
         return replace(best, static=replace(best.static, about={**best.static.about, "tried": scores}))
 
     def with_tools(self, tools: Tools) -> Search:
@@ -232,13 +232,13 @@ class Search:
         method, kernels = start.static.method, [u.node.output[0] for u in self.placement.kernels]
         gains: list[tuple[float, str]] = []
         for i, name in enumerate(kernels):
-            gains.append((self._try(self._place([name]), method).score, name))
+            gains.append((self._try(self._place([name]), method).score.judged, name))
             self.tools.progress("ranking sites", (i + 1) / len(kernels))
         best, chosen, done = start, list[str](), False
         for i, (_, name) in enumerate(sorted(gains, reverse=True)):
             tried = self._try(self._place([*chosen, name]), method)
             self.tools.progress("excluding sites", (i + 1) / len(kernels))
-            if tried.score >= best.score + _WORTH_DB:
+            if tried.score.judged >= best.score.judged + _WORTH_DB:
                 best, chosen = tried, [*chosen, name]
                 if done := enough(best):
                     break
@@ -271,18 +271,3 @@ def moments(statistics: Statistics) -> dict[str, Moments]:
         for name, observers in statistics.observers.items()
         if isinstance(gram := observers.get("gram:1"), Gram) and gram.rows
     }
-
-
-def sqnr(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> float:
-    """The lowest signal to noise ratio of any float output, in decibels."""
-    noise: dict[str, float] = {}
-    signal: dict[str, float] = {}
-    for expected, found in zip(reference, got, strict=True):
-        for name, value in expected.items():
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-                a, b = value.astype(np.float64), np.asarray(found[name], np.float64)
-                finite = np.isfinite(a)
-                noise[name] = noise.get(name, 0.0) + float(((a - b)[finite] ** 2).sum())
-                signal[name] = signal.get(name, 0.0) + float((a[finite] ** 2).sum())
-    ratios = [signal[n] / noise[n] if noise[n] else math.inf for n in noise if signal[n]]
-    return min((10 * math.log10(r) if r > 0 else -math.inf for r in ratios), default=math.inf)

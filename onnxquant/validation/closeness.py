@@ -1,0 +1,64 @@
+"""How close the outputs of a candidate are to those of the float model: what candidates are chosen by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# How far rows of probabilities may be from one, float16 ones too; and what counts as no smaller one.
+_ROUNDING, _SMALLEST = 1e-2, 1e-9
+
+
+class Score(NamedTuple):
+    """Signal to noise ratios of outputs against those of the float model, of the worst output, in decibels.
+
+    Attributes:
+        judged: with probabilities taken as the logits that a Softmax made them from. What candidates are compared by: the
+            error of a probability near 1/2 is many thousand times that of one near 1, so a few samples would decide.
+        total: of the outputs as they are.
+    """
+
+    judged: float
+    total: float
+
+
+def closeness(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> Score:
+    """Of the float outputs of some samples; infinite where there is nothing to compare."""
+    powers: dict[str, NDArray[np.float64]] = {}
+    for expected, found in zip(reference, got, strict=True):
+        for name, value in expected.items():
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                a, b = value.astype(np.float64), np.asarray(found[name], np.float64)
+                judged = _powers(_logits(a), _logits(b)) if _are_probabilities(a) else _powers(a, b)
+                powers[name] = powers.get(name, np.zeros((2, 2))) + np.array([judged, _powers(a, b)])
+    ratios = [[_decibels(*p) for p in both] for both in powers.values() if both[:, 0].all()]
+    return Score(*(min(r) for r in zip(*ratios, strict=True))) if ratios else Score(math.inf, math.inf)
+
+
+def _powers(expected: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[float, float]:
+    """Of the signal and of the noise."""
+    finite = np.isfinite(expected)
+    return float((expected[finite] ** 2).sum()), float(((expected - found)[finite] ** 2).sum())
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if not math.isfinite(noise):
+        return -math.inf
+    return 10 * math.log10(signal / noise) if noise else math.inf
+
+
+def _are_probabilities(values: NDArray[np.float64]) -> bool:
+    """Whether each row is what a Softmax gives."""
+    several = values.ndim > 0 and values.shape[-1] > 1 and bool((values >= 0).all())
+    return several and bool(np.allclose(values.sum(-1), 1, atol=_ROUNDING))
+
+
+def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What a Softmax gives these for, with mean zero."""
+    logs = np.log(np.maximum(probabilities, _SMALLEST))
+    centred: NDArray[np.float64] = logs - logs.mean(-1, keepdims=True)
+    return centred
