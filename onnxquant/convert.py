@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from onnxquant import integers, lowering, whole
+from onnxquant import integers, lowering, solving, whole
 from onnxquant.activations.insert import Dynamic, Static
 from onnxquant.errors import FeedError, ModelError, OutputError, RangeError, RecipeError, WeightError
 from onnxquant.formats.base import Encoded
@@ -24,6 +24,7 @@ from onnxquant.passes.sums import keep_sums
 from onnxquant.plan import Decision, Plan, make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.report.data import Report, SiteResult
+from onnxquant.search import budget
 from onnxquant.stored import digest, metadata
 from onnxquant.validation.compare import Made, compare, reference_of
 from onnxquant.validation.reference import Data, Reference
@@ -100,8 +101,9 @@ def quantize(
     with Publisher(path, external=external, force=settings.force) as publisher:
         # Samples come first: data that does not fit is refused before any work.
         samples = _samples(original, data, settings, progress) if settings.proof else None
-        made = _Encoder(beside, progress, sum(d.elements for d in plan.encoded), proven=settings.proof)
-        lowering.write(document, plan, publisher, made)
+        with solving.solved(document, plan, data, settings, progress) as solved:
+            made = _Encoder(beside, solved, progress, sum(d.elements for d in plan.encoded), proven=settings.proof)
+            lowering.write(document, plan, publisher, made)
     report.finish(path, made.results, external=external)
     if samples is not None:
         told = partial(_tell, progress)
@@ -143,8 +145,16 @@ def _samples(original: Document, data: Data, settings: Options, progress: Progre
 class _Encoder:
     """Encodes one site at a time and keeps what became of each."""
 
-    def __init__(self, made: integers.Integers, progress: Progress, elements: int, *, proven: bool) -> None:
-        self.document, self.solved = made.document, made.solved
+    def __init__(
+        self,
+        made: integers.Integers,
+        solved: Mapping[str, Encoded],
+        progress: Progress,
+        elements: int,
+        *,
+        proven: bool,
+    ) -> None:
+        self.document, self.solved = made.document, (made.solved, solved)
         self.proven = proven
         self.progress = progress
         self.elements = elements
@@ -156,8 +166,12 @@ class _Encoder:
         assert decision.format
         self.progress("encode", self.done / max(self.elements, 1))
         weight = site.view.matrix(self.document.array(site.tensor))
+        solved = next((some[site.name] for some in self.solved if site.name in some), None)
+        if solved is None and decision.solver != solving.RTN:
+            why = f"{decision.reason}; rounded to nearest: a Gram matrix of {site.cols} columns is too large"
+            decision = replace(decision, solver=solving.RTN, reason=why)
         try:
-            encoded, difference = integers.encode(decision.format, weight, self.solved.get(site.name))
+            encoded, difference = integers.encode(decision.format, weight, solved)
         except RangeError as error:
             self.results[site.name] = SiteResult(decision.left(str(error)))
             return None
@@ -179,6 +193,10 @@ def _plan(
 ) -> tuple[integers.Integers, Plan]:
     """The plan, and the float model that it is of: static activations change weights before they are encoded."""
     data, settings, progress = run
+    found: Mapping[str, Any] = {}
+    if settings.searches:
+        chosen = budget.search(document, rules, data, settings, progress)
+        rules, found = chosen.rules, chosen.about
     made = integers.Integers(document, {})
     activations: Static | Dynamic | None = None
     before = document.copy() if settings.activations != "none" else document
@@ -194,7 +212,7 @@ def _plan(
         activations = replace(activations, about=about)
     sites, left = find(made.document)
     plan = make_plan(sites, left, rules, made.document.opset, made.targets)
-    return made, replace(plan, activations=activations)
+    return made, solving.assign(replace(plan, activations=activations, search=found), made.document, data)
 
 
 def _nothing(document: Document, plan: Plan) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -10,11 +11,13 @@ from typing import Any, Self
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import parameters as format_parameters
 from onnxquant.recipe import Recipe
+from onnxquant.solvers import registry as solvers
 from onnxquant.validation.task import Drop
 
 EXTERNAL_DATA = ("auto", "always", "never")
 ACTIVATIONS = ("none", "static", "dynamic")
-SOLVERS = ("auto", "rtn", "gptq")
+SOLVERS = ("auto", *solvers())
+BESIDE_INTEGERS = ("auto", "rtn", "gptq")
 
 
 def _option(default: Any, help: str, flag: str = "", metavar: str = "", choices: tuple[str, ...] = ()) -> Any:
@@ -75,14 +78,28 @@ class Options:
         True, "Try another basis for linear streams of channels, and keep it where it helps.", "--rebase/--no-rebase"
     )
     solver: str = _option(
-        "auto", "How weights beside static activations get their codes: rtn rounds each to nearest, gptq chooses them for "
-        "the least error on the samples, auto the better of both.",
+        "auto", "How weights get their codes; `onnxquant list` shows all. auto: gptq where --data tells what they are "
+        "multiplied with and codes have less than 8 bits, or beside static activations where it is the better one; else rtn.",
         choices=SOLVERS,
     )  # fmt: skip
+    jobs: int = _option(1, "Weights that are solved at a time, in processes.", metavar="N")
+    work: str | None = _option(
+        None, "Folder that keeps solved weights: an interrupted run goes on from there.", metavar="DIR"
+    )
     auto_exclude: bool = _option(
         False, "Leave the fewest ops in float with which held-out samples keep --min-sqnr [default: 25], or --metric its "
         "value.", "--auto-exclude",
     )  # fmt: skip
+    formats: tuple[str, ...] = _option(
+        (), "Choose among these formats, weight by weight, the best choice under --budget-bpw or --max-size, or the smallest "
+        "that keeps --min-sqnr or --metric. May be given several times. [default: int8 int6 int5 int4 int3]",
+        metavar="NAME[:KEY=VALUE,...]",
+    )  # fmt: skip
+    budget_bpw: float | None = _option(
+        None, "Choose formats so that the bits of all constant weights, those left in float too, divided by their number are "
+        "at most this.", metavar="BITS",
+    )  # fmt: skip
+    max_size: str | None = _option(None, "Choose formats so that the file has at most this size.", metavar="30MB")
     external_data: str = _option(
         "auto", "Keep tensors in OUTPUT.data beside the model. auto: as the input does, or above 100 MB.",
         choices=EXTERNAL_DATA,
@@ -135,7 +152,7 @@ class Options:
             value, choices = getattr(options, spec.name), spec.metadata.get("choices")
             if choices and value is not None and value not in choices and spec.name != "target":
                 raise RecipeError(f"{spec.name} is {value!r}{nearest(str(value), list(choices))}")
-        for name, least in (("samples", 1), ("seed", 0), ("threads", 1), ("calibration_samples", 1)):
+        for name, least in (("samples", 1), ("seed", 0), ("threads", 1), ("calibration_samples", 1), ("jobs", 1)):
             value = getattr(options, name)
             if value is not None and value < least:
                 raise RecipeError(f"{name} is {value}, expected at least {least}")
@@ -148,13 +165,58 @@ class Options:
                 raise RecipeError(f"{name} is {bound}, expected a number")
             if bound is not None and not options.proof:
                 raise RecipeError(f"{name} is a bound on the proof, which --no-proof leaves out")
-        if options.solver == "gptq" and options.activations != "static":
-            raise RecipeError("solver gptq needs to know what weights are multiplied with: add --activations static")
+        if options.activations == "static" and options.solver not in BESIDE_INTEGERS:
+            raise RecipeError(
+                f"solver {options.solver}: beside static activations expected one of {', '.join(BESIDE_INTEGERS)}"
+            )
         if options.metric is not None and not options.proof:
             raise RecipeError("metric is measured by the proof, which --no-proof leaves out")
         Drop.parse(options.max_drop)
+        options.max_bytes()
+        options.check_search()
         options.dims()
         return options
+
+    @property
+    def searches(self) -> bool:
+        """Whether formats are to be chosen."""
+        return bool(self.formats) or self.budget_bpw is not None or self.max_size is not None
+
+    def max_bytes(self) -> int:
+        """Bytes of ``max_size``; 0 without it.
+
+        Raises:
+            RecipeError: it is no size.
+
+        >>> Options(max_size="1.5MB").max_bytes()
+        1500000
+        """
+        if self.max_size is None:
+            return 0
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG]i?B|B|)\s*", self.max_size)
+        if match is None or not float(match[1]):
+            raise RecipeError(f"max_size is {self.max_size!r}, expected a size such as 30MB, 512kB or 1.5GiB")
+        base = 1024 if "i" in match[2] else 1000
+        return int(float(match[1]) * base ** " kMG".index(match[2][:1].replace("K", "k").replace("B", "") or " "))
+
+    def check_search(self) -> None:
+        """Refuse bounds and formats that do not go together.
+
+        Raises:
+            RecipeError: with what was expected.
+        """
+        if self.budget_bpw is not None and not 0 < self.budget_bpw < 64:
+            raise RecipeError(f"budget_bpw is {self.budget_bpw}, expected bits per weight, such as 4.5")
+        if not self.searches:
+            return
+        if self.budget_bpw is not None and self.max_size is not None:
+            raise RecipeError("budget_bpw and max_size are two bounds on one thing: give one")
+        if self.format is not None or self.bits is not None:
+            raise RecipeError("format and bits say what weights become: name formats to choose among by formats")
+        if self.activations != "none" or self.whole_graph:
+            raise RecipeError("formats are chosen for weights alone: leave out activations and whole_graph")
+        if self.budget_bpw is None and self.max_size is None and self.min_sqnr is None and self.metric is None:
+            raise RecipeError("formats need a bound to choose by: give budget_bpw, max_size, min_sqnr or metric")
 
     def dims(self) -> dict[str, int]:
         """Lengths of named dimensions.
@@ -176,6 +238,8 @@ class Options:
         given = {k: list(v) if isinstance(v, tuple) else v for k, v in rule.items() if v not in (None, ())}
         if self.target == "auto":
             given.pop("target")
+        if self.solver == "auto" or self.activations == "static":  # beside static activations it is one for all
+            given.pop("solver")
         merged = dict(entries or {})
         if "format" in given:
             merged.pop("bits", None)
@@ -184,5 +248,5 @@ class Options:
         return Recipe.from_dict({**merged, **given})
 
 
-_SEVERAL = ("include", "exclude", "external_root", "dim")
-_RULE_FIELDS = ("format", "bits", "include", "exclude", "target")
+_SEVERAL = ("include", "exclude", "external_root", "dim", "formats")
+_RULE_FIELDS = ("format", "bits", "include", "exclude", "target", "solver")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Protocol
 
@@ -37,6 +37,7 @@ class Decision:
         reason: why it stays, or why this target.
         refusals: targets that were tried before, with their reasons.
         folded: it is decoded to a float tensor when a session is created.
+        solver: how its codes are chosen; ``auto``: not decided yet.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Decision:
     target: str | None = None
     refusals: tuple[str, ...] = ()
     folded: bool = False
+    solver: str = "rtn"
 
     @property
     def bits_per_weight(self) -> float:
@@ -74,6 +76,7 @@ class Decision:
             "parameters": _parameters(self.format) if self.format else {},
             "target": self.target,
             "folded": self.folded,
+            "solver": self.solver if self.format else None,
             "float_bytes": self.float_bytes,
             "bytes": self.nbytes,
             "bits_per_weight": round(self.bits_per_weight, 4),
@@ -102,12 +105,14 @@ class Plan:
         unused_rules: rules that matched nothing, by their place.
         predicted_bytes: size of the output; None before it was computed.
         activations: puts codes for activations into the lowered model; None: they stay in float.
+        search: how formats were chosen under a bound; empty where rules named them.
     """
 
     decisions: tuple[Decision, ...]
     unused_rules: tuple[int, ...] = ()
     predicted_bytes: int | None = None
     activations: Activations | None = None
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def encoded(self) -> list[Decision]:
@@ -139,7 +144,7 @@ def make_plan(
     """
     decisions, used = [], set()
     for site in sites:
-        found = _rule(site, recipe)
+        found = matching(site, recipe)
         if found is None:
             decisions.append(_undecided(site).left("no rule matches it"))
             continue
@@ -150,7 +155,7 @@ def make_plan(
         elif target:
             decisions.append(_assigned(site, found[1], target, opset))
         else:
-            decisions.append(_decide(site, found[1], opset))
+            decisions.append(replace(_decide(site, found[1], opset), solver=found[1].solver))
     decisions += [Decision(c.name, "", (), c.shape, c.dtype, prod(c.shape), c.nbytes, c.nbytes, c.reason) for c in left]
     unused = tuple(i for i in range(len(recipe.rules) - 1) if i not in used)
     return Plan(tuple(decisions), unused)
@@ -165,7 +170,7 @@ def beside_integers(site: Site, recipe: Recipe, target: str, opset: int) -> Refu
         target: ``qdq`` or ``dynamic``.
         opset: the model will have.
     """
-    found = _rule(site, recipe)
+    found = matching(site, recipe)
     if found is None:
         return Refusal("no rule matches its weight")
     if found[1].keep:
@@ -173,7 +178,8 @@ def beside_integers(site: Site, recipe: Recipe, target: str, opset: int) -> Refu
     return target_named(target).check(site, found[1].make_format().folded(), opset)
 
 
-def _rule(site: Site, recipe: Recipe) -> tuple[int, Rule] | None:
+def matching(site: Site, recipe: Recipe) -> tuple[int, Rule] | None:
+    """The first rule that matches a site, with its place."""
     names = [site.name, *(u.node.name for u in site.uses)]
     return next(((i, r) for i, r in enumerate(recipe.rules) if r.matches(site.role, names)), None)
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import format_named, parameters
 from onnxquant.formats.base import Format
+from onnxquant.solvers import solver_named
 from onnxquant.targets import AUTO, target_named
 
 DEFAULT_FORMAT = "int8"
@@ -29,6 +30,7 @@ class Rule:
         keep: leave the sites in float.
         format: name of the format; bits is its short form (8, 4, 2 for int8, int4, int2).
         target: onnx, ort, custom or auto.
+        solver: how codes are chosen: rtn, mse, gptq ... or auto.
         parameters: of the format, by name; in a recipe they are keys beside the others.
     """
 
@@ -39,6 +41,7 @@ class Rule:
     format: str | None = None
     bits: int | None = None
     target: str = AUTO
+    solver: str = AUTO
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,6 +66,8 @@ class Rule:
             raise RecipeError(f"bits {self.bits} means format {_OF_BITS[self.bits]!r}, but format is {self.format!r}")
         if self.target != AUTO:
             target_named(self.target)
+        if self.solver != AUTO and (refusal := solver_named(self.solver).refusal(self.make_format())):
+            raise RecipeError(f"solver {self.solver}: {refusal}")
         self.make_format()
 
     def make_format(self) -> Format:
@@ -118,6 +123,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "format": str,
     "bits": int,
     "target": str,
+    "solver": str,
 }
 
 

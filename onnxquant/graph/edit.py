@@ -5,7 +5,7 @@ Edits are collected while places in the graph stay valid, and applied together b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -165,3 +165,15 @@ def _names(proto: onnx.ModelProto) -> set[str]:
         names.update((node.name, *node.input, *node.output))
     names.update(t.name for t in tensors(proto))
     return names
+
+
+def with_weights(proto: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """A copy of a model with other values, kept inline, for the initializers of these names."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for graph in graphs(copy.graph):
+        for tensor in graph.initializer:
+            if tensor.name in values:
+                array = np.ascontiguousarray(values[tensor.name])
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return copy

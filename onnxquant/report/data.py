@@ -54,6 +54,7 @@ class Report:
         predicted_bytes: size the plan foretold.
         original_bytes, output_bytes: sizes on disk, data files included.
         made: what becomes of activations; empty where they stay floats.
+        search: how formats were chosen under a bound; empty where they were named.
         proof: outcome of the comparison; None when it was not asked for.
     """
 
@@ -67,6 +68,7 @@ class Report:
     output_bytes: int | None = None
     external_data: bool = False
     made: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, Any] = field(default_factory=dict)
     proof: Proof | None = None
 
     @classmethod
@@ -81,6 +83,7 @@ class Report:
             predicted_bytes=plan.predicted_bytes,
             original_bytes=original.size(),
             made=plan.about_activations,
+            search=dict(plan.search),
         )
 
     def finish(self, path: Path, results: dict[str, SiteResult], *, external: bool) -> None:
@@ -187,6 +190,7 @@ class Report:
             "external_data": self.external_data,
             "bits_per_weight": 8 * sum(s.decision.nbytes for s in self.sites) / elements if elements else None,
             "activations": self.made,
+            "search": self.search,
             "sites": [s.to_dict() for s in self.sites],
             "proof": _proof(self.proof),
             "environment": environment(),

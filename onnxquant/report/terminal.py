@@ -58,6 +58,7 @@ def show(report: Report, console: Console, *, verbose: bool, planned: bool = Fal
             console.print(_groups([s for s in report.sites if not s.decision.role]))
     elif report.encoded:
         console.print(_groups(report.sites))
+    _show_search(report, console)
     _show_activations(report, console, verbose=verbose)
     if planned:
         _show_plan(report, console)
@@ -67,6 +68,20 @@ def show(report: Report, console: Console, *, verbose: bool, planned: bool = Fal
     for warning in report.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
     _verdict(report, console)
+
+
+def _show_search(report: Report, console: Console) -> None:
+    if not report.search:
+        return
+    out = table("Best choices of formats, by size", ">bits per weight", ">SQNR, predicted", ">SQNR, measured")
+    rows = [*report.search["front"], report.search["chosen"]]
+    for row in sorted(rows, key=lambda r: float(r["bits_per_weight"])):
+        predicted, measured = row["predicted_sqnr_db"], row.get("measured_sqnr_db")
+        out.add_row(
+            f"{row['bits_per_weight']:.2f}", "exact" if predicted is None else decibels(predicted),
+            "" if measured is None else f"{decibels(measured)}, chosen",
+        )  # fmt: skip
+    console.print(out)
 
 
 def _show_activations(report: Report, console: Console, *, verbose: bool) -> None:
@@ -88,11 +103,17 @@ def _sites(sites: list[SiteResult]) -> Table:
         d = s.decision
         why = d.reason if not d.refusals or not d.format else f"{d.reason} (not {'; not '.join(d.refusals)})"
         out.add_row(
-            escape(d.name), d.role, "x".join(map(str, d.shape)), d.format.name if d.format else f"[dim]{d.dtype}[/dim]",
+            escape(d.name), d.role, "x".join(map(str, d.shape)), _format(s) if d.format else f"[dim]{d.dtype}[/dim]",
             d.target or "", size(d.nbytes), f"{d.bits_per_weight:.2f}",
             decibels(s.error["sqnr_db"]) if s.error else "", f"[dim]{escape(why)}[/dim]",
         )  # fmt: skip
     return out
+
+
+def _format(site: SiteResult) -> str:
+    d = site.decision
+    assert d.format
+    return d.format.name + (f" ({d.solver})" if d.solver != "rtn" else "")
 
 
 def _groups(sites: list[SiteResult]) -> Table:
@@ -102,7 +123,7 @@ def _groups(sites: list[SiteResult]) -> Table:
     for s in sites:
         d = s.decision
         if d.format and d.target:
-            groups.setdefault((d.role, d.format.name, d.target + (", folded" if d.folded else "")), []).append(s)
+            groups.setdefault((d.role, _format(s), d.target + (", folded" if d.folded else "")), []).append(s)
         else:
             left.setdefault(d.reason, []).append(s)
     out = table("Weights", "what", "format", "target", ">weights", ">before", ">after", ">bits", ">lowest SQNR")

@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxquant import runtime
 from onnxquant.activations.insert import KEY as ACTIVATION
 from onnxquant.calibration.feeds import Feed
+from onnxquant.graph.edit import with_weights
 from onnxquant.graph.io import Document, graphs
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find
@@ -123,7 +122,7 @@ def _changes(
         if record.name in rescaled:
             decoded = site.view.matrix(decode_weight(quantized, record, index))
             values = site.view.restore(rescaled_like(site.view.matrix(values), decoded)).astype(values.dtype)
-        return _with_weight(base, record.name, values)
+        return with_weights(base, {record.name: values})
 
     for record in records(quantized.proto):
         site = originals.get(record.name)
@@ -135,16 +134,6 @@ def _changes(
         for node in graph.node:
             if node.op_type == "QuantizeLinear" and any(e.key == ACTIVATION for e in node.metadata_props):
                 yield "activation", node.input[0], partial(_without_rounding, base, node.output[0])
-
-
-def _with_weight(base: onnx.ModelProto, name: str, values: NDArray[Any]) -> onnx.ModelProto:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(base)
-    for graph in graphs(proto.graph):
-        for tensor in graph.initializer:
-            if tensor.name == name:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
-    return proto
 
 
 def _without_rounding(base: onnx.ModelProto, codes: str) -> onnx.ModelProto:

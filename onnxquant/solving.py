@@ -1,0 +1,175 @@
+"""From a plan to solved weights: which solver each weight gets, what its inputs were, and the work itself."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from onnxquant.calibration import samples as samples_
+from onnxquant.calibration.extended import Extended, outputs
+from onnxquant.calibration.feeds import Data, Feeds, open_feeds
+from onnxquant.calibration.grams import Reader, grams, is_reader
+from onnxquant.errors import OutputError, RecipeError
+from onnxquant.formats.base import Encoded
+from onnxquant.graph.io import Document
+from onnxquant.graph.sites import Site, find
+from onnxquant.options import Options
+from onnxquant.plan import Decision, Plan
+from onnxquant.solvers import jobs, solver_named
+from onnxquant.targets import AUTO
+
+Progress = Callable[[str, float], None]
+RTN, BEST = "rtn", "gptq"
+# At so many bits rounding to nearest is as good as anything.
+_ENOUGH_BITS = 8
+
+
+def assign(plan: Plan, document: Document, data: Data | None) -> Plan:
+    """The plan with a solver for every weight that is to be encoded.
+
+    Args:
+        plan: of the document.
+        document: the prepared model.
+        data: samples; None: what weights are multiplied with is not known.
+
+    Raises:
+        RecipeError: a solver was asked for that needs to know what weights are multiplied with, and there is no data.
+    """
+    main, sites = document.proto.graph, find(document)[0]
+    weighable = {s.name for s in sites if readers_of(s, main)} if data is not None else set()
+    return replace(plan, decisions=tuple(_assigned(d, weighable, data) for d in plan.decisions))
+
+
+def _assigned(decision: Decision, weighable: set[str], data: Data | None) -> Decision:
+    form = decision.format
+    if form is None or decision.target in ("qdq", "dynamic"):
+        return replace(decision, solver=RTN)
+    known = decision.name in weighable
+    if decision.solver == AUTO:
+        best = known and form.bits < _ENOUGH_BITS and solver_named(BEST).refusal(form) is None
+        return replace(decision, solver=BEST if best else RTN)
+    if solver_named(decision.solver).needs_inputs and not known:
+        if data is None:
+            raise RecipeError(
+                f"solver {decision.solver} needs samples that tell what weights are multiplied with: give --data"
+            )
+        why = f"{decision.reason}; rounded to nearest: what it is multiplied with cannot be observed"
+        return replace(decision, solver=RTN, reason=why)
+    return decision
+
+
+def readers_of(site: Site, main: onnx.GraphProto) -> list[Reader]:
+    """The nodes whose inputs tell what a weight is multiplied with; none where they cannot be observed.
+
+    They must be in the main graph and see the weight as its codes are laid out; lookups of a weight that is a product's
+    too need none.
+    """
+    found = []
+    for use in site.uses:
+        if use.role == "gather":
+            continue
+        if not is_reader(use.node, use.input) or use.view != site.view or use.graph is not main:
+            return []
+        dims = site.shape if use.via is None else site.shape[::-1]
+        found.append(Reader(use.node, site.tensor.name, dims))
+    return found
+
+
+@contextmanager
+def solved(
+    document: Document, plan: Plan, data: Data | None, settings: Options, progress: Progress
+) -> Iterator[Mapping[str, Encoded]]:
+    """The weights of a plan that are not rounded to nearest, by name; they lie in files while the context lasts.
+
+    Args:
+        document: the float model.
+        plan: with solvers, as of ``assign``.
+        data: samples; None: no solver needs them.
+        settings: ``jobs``, ``work``, ``threads``.
+        progress: told what is done.
+
+    Raises:
+        FeedError: the data does not fit the model.
+        WeightError: a weight cannot be encoded.
+        OutputError: the folder for work cannot be made.
+    """
+    wanted = {d.name: d for d in plan.encoded if d.solver != RTN}
+    if not wanted:
+        yield {}
+        return
+    with _folder(settings) as folder:
+        results = jobs.Results(folder)
+        feeds = None if data is None else opened(document, data, settings)
+        _solve(document, wanted, feeds, results, settings, progress)
+        yield results
+
+
+@contextmanager
+def _folder(settings: Options) -> Iterator[Path]:
+    if settings.work is None:
+        with tempfile.TemporaryDirectory(prefix="onnxquant-") as name:
+            yield Path(name)
+        return
+    folder = Path(settings.work)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from None
+    yield folder
+
+
+def opened(document: Document, data: Data, settings: Options) -> Feeds:
+    """The samples, read when they are asked for.
+
+    Raises:
+        FeedError: they do not fit the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
+        inputs = samples_.inputs_of(Extended(document, Path(folder), settings.threads).session(outputs(())))
+    return open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
+
+
+def _solve(
+    document: Document,
+    wanted: Mapping[str, Decision],
+    feeds: Feeds | None,
+    results: jobs.Results,
+    settings: Options,
+    progress: Progress,
+) -> None:
+    sites = {s.name: s for s in find(document)[0] if s.name in wanted}
+    total, finished = sum(s.elements for s in sites.values()), 0
+
+    def done(task: jobs.Task) -> None:
+        nonlocal finished
+        finished += sites[task.name].elements
+        progress("solving", finished / total)
+
+    def task(name: str) -> jobs.Task:
+        site, decision = sites[name], wanted[name]
+        assert decision.format
+        return jobs.Task(name, decision.format, decision.solver, site.view.matrix(document.array(site.tensor)))
+
+    left = dict.fromkeys(sites)
+    if feeds is not None:
+        main = document.proto.graph
+        read = {n: r for n, s in sites.items() if (r := readers_of(s, main))}
+        by_tensor = {sites[n].tensor.name: n for n in read}
+        readers = [r for several in read.values() for r in several]
+        waiting: list[jobs.Task] = []
+        for weight, gram, count in grams(document, readers, feeds, threads=settings.threads, progress=progress):
+            name = by_tensor[weight]
+            del left[name]
+            waiting.append(replace(task(name), gram=gram.copy(), count=count))
+            if len(waiting) >= settings.jobs:
+                jobs.run(waiting, results, settings.jobs, done)
+                waiting = []
+        jobs.run(waiting, results, settings.jobs, done)
+    for name in left:  # those whose matrices would be too large are rounded to nearest if their solver needs one
+        if not solver_named(wanted[name].solver).needs_inputs:
+            jobs.run([task(name)], results, 1, done)
