@@ -30,8 +30,6 @@ from onnxquant.validation.compare import Made, compare, reference_of
 from onnxquant.validation.reference import Data, Reference
 
 Progress = Callable[[str, float], None]
-# Above this the tensors go to a file of their own, where sessions map them.
-_INLINE_BYTES = 100 << 20
 
 
 def _silent(stage: str, done: float) -> None:
@@ -91,7 +89,7 @@ def quantize(
     path = _output_path(original, output, rules)
     if not path.name:
         raise OutputError(f"{path}: is a folder; expected a file name")
-    external = _external(settings, original, plan)
+    external = settings.is_external(already=original.is_external(), nbytes=sum(d.nbytes for d in plan.decisions))
     _refuse_too_large(path, plan, external=external)
     plan = replace(plan, predicted_bytes=lowering.predict(document, plan, path.name, external=external))
     report = Report.of_plan(original, path, plan, notes)
@@ -122,7 +120,9 @@ def _whole_graph(
         return report
     refuse_overwriting(original, path)
     samples = _samples(original, data, settings, progress) if settings.proof else None
-    whole.write(document, path, report, settings, external=_external(settings, original, Plan(())))
+    whole.write(
+        document, path, report, settings, external=settings.is_external(already=original.is_external(), nbytes=0)
+    )
     if samples is not None:
         report.prove(compare(original, path, samples, settings, partial(_tell, progress)))
     return report
@@ -163,7 +163,8 @@ class _Encoder:
         self.digests: dict[str, str] = {}
 
     def __call__(self, site: Site, decision: Decision) -> Encoded | None:
-        assert decision.format
+        form = decision.format
+        assert form
         self.progress("encode", self.done / max(self.elements, 1))
         weight = site.view.matrix(self.document.array(site.tensor))
         solved = next((some[site.name] for some in self.solved if site.name in some), None)
@@ -171,7 +172,7 @@ class _Encoder:
             why = f"{decision.reason}; rounded to nearest: a Gram matrix of {site.cols} columns is too large"
             decision = replace(decision, solver=solving.RTN, reason=why)
         try:
-            encoded, difference = integers.encode(decision.format, weight, solved)
+            encoded, difference = integers.encode(form, weight, solved)
         except RangeError as error:
             self.results[site.name] = SiteResult(decision.left(str(error)))
             return None
@@ -181,7 +182,7 @@ class _Encoder:
             ) from None
         if self.proven:
             self.digests[site.name] = digest(encoded)
-        warning = decision.format.warning(difference.sqnr_db)
+        warning = form.warning(difference.sqnr_db)
         self.results[site.name] = SiteResult(decision, difference.to_dict(), warning)
         self.done += decision.elements
         self.progress("encode", self.done / max(self.elements, 1))
@@ -245,9 +246,3 @@ def _refuse_too_large(path: Path, plan: Plan, *, external: bool) -> None:
         raise OutputError(
             f"{path}: {size} bytes of weights do not fit one protobuf file (2 GiB); use --external-data auto or always"
         )
-
-
-def _external(settings: Options, original: Document, plan: Plan) -> bool:
-    if settings.external_data != "auto":
-        return settings.external_data == "always"
-    return original.is_external() or sum(d.nbytes for d in plan.decisions) > _INLINE_BYTES

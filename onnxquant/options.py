@@ -15,6 +15,8 @@ from onnxquant.solvers import registry as solvers
 from onnxquant.validation.task import Drop
 
 EXTERNAL_DATA = ("auto", "always", "never")
+# Above this the tensors go to a file of their own, where sessions map them.
+INLINE_BYTES = 100 << 20
 ACTIVATIONS = ("none", "static", "dynamic")
 SOLVERS = ("auto", *solvers())
 BESIDE_INTEGERS = ("auto", "rtn", "gptq")
@@ -198,6 +200,17 @@ class Options:
             raise RecipeError(f"max_size is {self.max_size!r}, expected a size such as 30MB, 512kB or 1.5GiB")
         base = 1024 if "i" in match[2] else 1000
         return int(float(match[1]) * base ** " kMG".index(match[2][:1].replace("K", "k").replace("B", "") or " "))
+
+    def is_external(self, *, already: bool, nbytes: int) -> bool:
+        """Whether tensors go to a file of their own.
+
+        Args:
+            already: the original's do.
+            nbytes: of the weights.
+        """
+        if self.external_data != "auto":
+            return self.external_data == "always"
+        return already or nbytes > INLINE_BYTES
 
     def check_search(self) -> None:
         """Refuse bounds and formats that do not go together.

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant import lowering, runtime
 from onnxquant.calibration.feeds import Chosen, Data, Feeds, held_out
 from onnxquant.calibration.grams import grams
 from onnxquant.errors import ModelError, RecipeError
@@ -32,11 +33,14 @@ from onnxquant.search.candidates import DEFAULT, Candidate, candidates, parse, s
 from onnxquant.search.knapsack import choose
 from onnxquant.search.sensitivity import Cache, Sensitivity
 from onnxquant.solving import opened, readers_of
+from onnxquant.validation.closeness import closeness
 from onnxquant.validation.task import Drop, Metric
 
 Progress = Callable[[str, float], None]
-# Samples that noises are measured on, and how many times a choice is weighed in its midst.
-_JUDGED, _ROUNDS = 8, 2
+# Samples that noises are measured on: of models with at most so many weights, and of larger ones.
+_JUDGED = ((10_000_000, 8), (100_000_000, 4), (math.inf, 2))
+# How many times a choice is weighed in its midst, and of how many weights: those that make the most noise.
+_ROUNDS, _HEAVY = 2, 24
 # A weight's noise may come out so many times larger or smaller amid the others than alone; more is chance.
 _MOST = 8.0
 # Steps of the front, and of the search for the smallest model that keeps a bound.
@@ -177,8 +181,10 @@ def search(document: Document, rules: Recipe, data: Data | None, settings: Optio
 class _Search:
     def __init__(self, document: Document, rules: Recipe, feeds: Feeds, settings: Options, progress: Progress) -> None:
         self.document, self.rules, self.settings, self.progress = document, rules, settings, progress
-        self.feeds, judged = held_out(feeds, _JUDGED)
-        self.judged = list(Chosen(judged, range(_JUDGED)))
+        self.feeds, judged = held_out(feeds, _judged(document))
+        self.judged = list(Chosen(judged, range(_judged(document))))
+        # Whoever asks for a quality will look at what the proof says: its samples are judged too.
+        self.proven = list(Chosen(feeds, range(settings.samples)))
         self.forms = parse(settings.formats or DEFAULT)
         sites, self.left = find(document)
         last = len(rules.rules) - 1
@@ -200,14 +206,17 @@ class _Search:
     def run(self, folder: Path) -> Found:
         """Weigh, choose, run, weigh again."""
         sensitivity = Sensitivity(self.document, self.judged, folder, self.settings.threads)
+        self._expected = sensitivity.outputs({}, self.proven) if self.settings.min_sqnr is not None else []
         if self._metric is not None:
             self._least = Drop.parse(self.settings.max_drop).least(self._metric(sensitivity.session({})))
         work = Path(self.settings.work) if self.settings.work else None
         table = self._alone(self._weighed(), sensitivity, Cache.of(work, self.document, self.judged))
         tried: list[Choice] = []
         for attempt in range(_ROUNDS + 1):
+            before = len(tried)
             choice = self._choose(table, sensitivity, tried)
-            if attempt == _ROUNDS or not choice.forms or not math.isfinite(choice.measured):
+            known = any(choice.forms == c.forms for c in tried[:before])
+            if attempt == _ROUNDS or known or not choice.forms or not math.isfinite(choice.measured):
                 break
             table = self._amid(table, choice, sensitivity)
         best = self._best(tried)
@@ -263,8 +272,8 @@ class _Search:
 
     def _amid(self, table: Table, choice: Choice, sensitivity: Sensitivity) -> Table:
         """Noises corrected by what taking each weight back to float gains amid the others."""
-        forms, whole = choice.forms, choice.measured
-        values = self._encoded(forms)
+        whole, values = choice.measured, self._encoded(choice.forms)
+        forms = sorted(choice.forms, key=lambda n: -choice.picked[n].noise)[:_HEAVY]
         factors: dict[str, float] = {}
         for i, name in enumerate(forms):
             noise = choice.picked[name].noise
@@ -290,23 +299,45 @@ class _Search:
         session = sensitivity.session(self._encoded(choice.forms))
         score = sensitivity.score_of(session)
         keeps = self.settings.min_sqnr is None or score.total >= self.settings.min_sqnr
+        if keeps and self.settings.min_sqnr is not None:
+            proven = closeness(self._expected, [runtime.run(session, f) for f in self.proven])
+            keeps = proven.total >= self.settings.min_sqnr
         if keeps and self._metric is not None:
             keeps = self._metric(session) >= self._least
         return replace(choice, measured=_noise(score.judged), keeps=keeps)
 
     def _choose(self, table: Table, sensitivity: Sensitivity, tried: list[Choice]) -> Choice:
         """The best choice by what is known so far; those that were run are added to ``tried``."""
-        budget = self._budget(table)
-        if budget is None:
+        if not self._bytes_bound:
             return self._smallest(table, sensitivity, tried)
-        found = table.best(budget)
-        if found is None:
-            raise RecipeError(
-                f"no choice of {', '.join(map(spec_of, self.forms))} is that small: the smallest has "
-                f"{8 * table.lightest() / table.elements:.3f} bits per weight, {table.lightest()} bytes of weights"
-            )
-        tried.append(self._measured(found, sensitivity))
+        tried.append(self._measured(self._within(table), sensitivity))
         return tried[-1]
+
+    def _within(self, table: Table) -> Choice:
+        """The best choice within the bound on bytes."""
+        if self.settings.budget_bpw is not None:
+            if found := table.best(self.settings.budget_bpw * table.elements / 8):
+                return found
+            least = f"{8 * table.lightest() / table.elements:.3f} bits per weight"
+        else:
+            # Names, nodes and alignment come on top of the weights: how much, the plan says.
+            nbytes, least = float(self.settings.max_bytes()), ""
+            while found := table.best(nbytes):
+                size = self._file_bytes(found)
+                if size <= self.settings.max_bytes():
+                    return found
+                nbytes = found.nbytes - max(size - self.settings.max_bytes(), 1)
+                least = f"about {table.lightest() + size - found.nbytes} bytes"
+            least = least or f"more than {table.lightest()} bytes"
+        raise RecipeError(
+            f"no choice of {', '.join(map(spec_of, self.forms))} is as small as asked: the smallest has {least}"
+        )
+
+    def _file_bytes(self, choice: Choice) -> int:
+        """Of the file that the choice would become."""
+        plan = make_plan(*find(self.document), self._recipe(choice), self.document.opset)
+        external = self.settings.is_external(already=self.document.is_external(), nbytes=choice.nbytes)
+        return lowering.predict(self.document, plan, "model.onnx", external=external)
 
     def _smallest(self, table: Table, sensitivity: Sensitivity, tried: list[Choice]) -> Choice:
         """The smallest choice that keeps the bound on quality: by bisection of the noise that is allowed."""
@@ -326,16 +357,6 @@ class _Search:
                 break
             noise = math.sqrt(kept * broken) if kept and broken < math.inf else 4 * noise if kept else noise / 4
         return self._best(tried[begin:])
-
-    def _budget(self, table: Table) -> float | None:
-        """Bytes that all weights may take; None where quality is the bound."""
-        if self.settings.budget_bpw is not None:
-            return self.settings.budget_bpw * table.elements / 8
-        if self.settings.max_size is not None:
-            # What is no weight stays as it is; planes need a little more than their bytes: names, nodes, alignment.
-            rest = max(self.document.size() - table.heaviest(), 0) + 1024 * len(self.free)
-            return self.settings.max_bytes() - rest
-        return None
 
     def _best(self, tried: Sequence[Choice]) -> Choice:
         """The least noise; where quality is the bound the smallest that keeps it."""
@@ -370,6 +391,11 @@ class _Search:
                 }
             made.append(Rule(**about))
         return Recipe((*self.rules.rules[:-1], *made, replace(self.rule, keep=True)))
+
+
+def _judged(document: Document) -> int:
+    elements = sum(s.elements for s in find(document)[0])
+    return next(count for most, count in _JUDGED if elements <= most)
 
 
 def _probe(several: Sequence[Candidate]) -> Candidate | None:

@@ -39,7 +39,7 @@ class Sensitivity:
             publisher.keep(proto, document)
             publisher.publish(proto)
         self._proto = onnx.load(path, load_external_data=False)
-        self._expected = self._run(self.session({}))
+        self._expected = self.outputs({}, self.feeds)
 
     def session(self, replaced: Mapping[str, NDArray[Any]]) -> runtime.Session:
         """A session on the model with other values for some weights."""
@@ -49,14 +49,16 @@ class Sensitivity:
 
     def score_of(self, session: runtime.Session) -> Score:
         """How close a session's outputs are to the float model's."""
-        return closeness(self._expected, self._run(session))
+        return closeness(self._expected, [runtime.run(session, feed) for feed in self.feeds])
 
     def score(self, replaced: Mapping[str, NDArray[Any]]) -> Score:
         """How close the outputs are with other values for some weights."""
         return self.score_of(self.session(replaced))
 
-    def _run(self, session: runtime.Session) -> list[dict[str, Any]]:
-        return [runtime.run(session, feed) for feed in self.feeds]
+    def outputs(self, replaced: Mapping[str, NDArray[Any]], feeds: Sequence[Feed]) -> list[dict[str, Any]]:
+        """Outputs on some samples with other values for some weights."""
+        session = self.session(replaced)
+        return [runtime.run(session, feed) for feed in feeds]
 
 
 class Cache:
