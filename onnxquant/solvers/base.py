@@ -80,7 +80,9 @@ class Solver(ABC):
         """Why it cannot choose codes in a format; None when it can."""
         return form.unsolvable or None
 
-    def solve(self, form: Format, weight: Matrix, inputs: Inputs | None = None, start: Encoded | None = None) -> Encoded:
+    def solve(
+        self, form: Format, weight: Matrix, inputs: Inputs | None = None, start: Encoded | None = None
+    ) -> Encoded:
         """A weight encoded in a format.
 
         Args:
