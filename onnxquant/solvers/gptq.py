@@ -13,21 +13,25 @@ Few inputs say little of those to come. What is added to the diagonal is then mo
 of the identity, under which nearest codes are best, by the share that estimates covariances best (Chen et al. 2010,
 "Shrinkage Algorithms for MMSE Covariance Estimation", arXiv 0907.4698, equation 23: OAS). Without that, codes that fit 64
 inputs of 256 white columns have 2.3 times the error of nearest ones on others.
+
+Scales are those of the column's own group wherever it stands in the order ("static groups"), and are chosen beforehand: by
+``mse`` with the energy of inputs, or as rounding to nearest has them where a format's cannot be chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.errors import WeightError
-from onnxquant.formats.affine import Affine
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.grid import Grid, nearest, nearest_level
+from onnxquant.formats.matrix import Matrix
+from onnxquant.solvers.base import Doubles, Inputs, Solver, better_rows
+from onnxquant.solvers.mse import Mse
 
-Doubles = NDArray[np.float64]
 # Values of one column of every group [groups, rows] and which column that is [groups] -> the nearest ones that codes have.
 Nearest = Callable[[Doubles, NDArray[np.intp]], Doubles]
 DAMPING = 0.01
@@ -38,65 +42,60 @@ _BLOCK = 128
 _ROWS = 4096
 
 
-def supports(form: Format) -> bool:
-    """Whether ``solve`` knows the format: symmetric integers with one scale per row, or one for the tensor."""
-    return isinstance(form, Affine) and form.symmetric and form.group in (0, None) and not form.permuted
+@dataclass(frozen=True)
+class Gptq(Solver):
+    """GPTQ: column after column, each making up for what the columns before it were rounded wrongly by."""
+
+    name = "gptq"
+    needs_inputs = True
+
+    def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
+        assert inputs is not None
+        factors = Factors(np.asarray(inputs.gram, np.float64), inputs.count)
+        tried = [form.encode(weight) if start is None else start]
+        if start is None and not Mse().refusal(form):
+            tried.append(Mse().solve(form, weight, inputs))
+        tried.append(_descended(tried[-1], weight, factors))
+        best, least = tried[0], factors.row_losses(weight, form.decode(tried[0]))
+        for other in tried[1:]:
+            found = factors.row_losses(weight, form.decode(other))
+            best, least = better_rows(best, other, least, found), np.minimum(least, found)
+        return best
 
 
-def solve(encoded: Encoded, weight: NDArray[np.floating], gram: Doubles, samples: int | None = None) -> Encoded:
-    """Other codes for an encoded weight, with its own scales, that change its products less.
+def _descended(start: Encoded, weight: Matrix, factors: Factors) -> Encoded:
+    """Other codes on the grid of an encoded weight."""
+    grid = start.format.grid(start)
+    out = np.empty(weight.shape, np.float32)
+    rows = len(weight)
+    step = _ROWS if factors.groups == 1 else rows
+    for first in range(0, rows, step):
+        part = slice(first, first + step)
+        out[part] = factors.rows(factors.descend(factors.columns(weight[part]), _nearest(grid, part, factors.groups)))
+    return start.format.place(start, nearest(grid, out))
 
-    Args:
-        encoded: the weight rounded to nearest, in a format that ``supports`` knows.
-        weight: the float matrix [rows, cols].
-        gram: sum of x x^T over inputs x of the product, [cols, cols]; or one per group [groups, cols, cols], each for
-            ``rows / groups`` rows that follow each other.
-        samples: how many inputs it is of; None: enough.
 
-    Returns:
-        the weight of which no row has a larger (w - q) H (w - q)^T than it had rounded to nearest.
-
-    Raises:
-        WeightError: the format is not supported, or the Gram matrix does not fit the weight.
-    """
-    form = encoded.format
-    if not isinstance(form, Affine) or not supports(form):
-        raise WeightError(f"format {form.name} {form.settings()}: has no solver; expected symmetric scales per row")
-    rows, cols = weight.shape
-    gram = np.asarray(gram, np.float64)
-    gram = gram[None] if gram.ndim == 2 else gram
-    if gram.shape[1:] != (cols, cols) or not len(gram) or rows % len(gram):
-        raise WeightError(f"Gram matrix of shape {list(gram.shape)}: does not fit a weight of shape {[rows, cols]}")
-    if not weight.size:
-        return encoded
-    codes = encoded.planes["codes"].copy()
-    scales = np.broadcast_to(encoded.planes["scales"].astype(np.float64), (rows, 1))
-    factors = Factors(gram, samples)
-    step = _ROWS if len(gram) == 1 else rows
-    for start in range(0, rows, step):
-        part = slice(start, start + step)
-        # Columns before rows: a column of all rows is what is worked on.
-        before, float_, scale = (
-            a.astype(np.float64).reshape(len(gram), -1, a.shape[1]).swapaxes(1, 2)
-            for a in (codes[part], weight[part], scales[part])
+def _nearest(grid: Grid, part: slice, groups: int) -> Nearest:
+    """Of some rows of a grid, split over groups of inputs."""
+    step, shift = (
+        np.ascontiguousarray(
+            (side if grid.of_tensor else side[part]).astype(np.float64).reshape(groups_, -1, side.shape[1])
         )
-        before -= form.offset
-        after = _codes(form, factors, float_, scale)
-        worse = factors.losses(float_ - after * scale) >= factors.losses(float_ - before * scale)
-        after = np.where(worse[:, None], before, after) + form.offset
-        codes[part] = after.swapaxes(1, 2).reshape(-1, cols)
-    return replace(encoded, planes={**encoded.planes, "codes": codes})
+        .swapaxes(1, 2)
+        .copy()
+        for side, groups_ in (
+            (grid.step, 1 if grid.of_tensor else groups),
+            (grid.shift, 1 if grid.of_tensor else groups),
+        )
+    )
+    each = np.arange(len(step))
 
+    def values(goals: Doubles, columns: NDArray[np.intp]) -> Doubles:
+        at = each, columns[: len(each)] // grid.group
+        s, t = step[at], shift[at]
+        return nearest_level(grid.levels, (goals - t) / np.where(s == 0, np.inf, s)) * s + t
 
-def _codes(form: Affine, factors: Factors, weight: Doubles, scale: Doubles) -> Doubles:
-    """Signed codes [groups, cols, rows]."""
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)[:, 0]
-    least, most = form.bottom - form.offset, form.top - form.offset
-
-    def nearest(values: Doubles, columns: NDArray[np.intp]) -> Doubles:
-        return np.clip(np.rint(values * inverse), least, most) * scale[:, 0]
-
-    return np.rint(factors.descend(weight, nearest) * inverse[:, None])
+    return values
 
 
 class Factors:
@@ -124,6 +123,29 @@ class Factors:
         """Per row e of errors [groups, cols, rows], e H e^T: [groups, rows]."""
         found: Doubles = ((self._gram @ error) * error).sum(1)
         return found
+
+    @property
+    def groups(self) -> int:
+        """How many Gram matrices."""
+        return len(self._gram)
+
+    def columns(self, weight: Matrix) -> Doubles:
+        """Rows of a weight as [groups, cols, rows]: a column of all rows is what is worked on."""
+        wide = weight.astype(np.float64).reshape(self.groups, -1, weight.shape[1])
+        return wide.swapaxes(1, 2)
+
+    def rows(self, columns: Doubles) -> Doubles:
+        """Back from ``columns``."""
+        return columns.swapaxes(1, 2).reshape(-1, columns.shape[1])
+
+    def row_losses(self, weight: Matrix, decoded: Matrix) -> Doubles:
+        """Per row e of the error, e H e^T."""
+        step = _ROWS if self.groups == 1 else max(len(weight), 1)
+        found = []
+        for first in range(0, len(weight), step):
+            part = slice(first, first + step)
+            found.append(self.losses(self.columns(weight[part]) - self.columns(decoded[part])).reshape(-1))
+        return np.concatenate(found)
 
     def descend(self, weight: Doubles, nearest: Nearest) -> Doubles:
         """Values that codes have, [groups, cols, rows], for a weight of that shape."""
