@@ -14,7 +14,7 @@ from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.extended import Extended, outputs
 from onnxquant.calibration.feeds import Data, Feeds, open_feeds
 from onnxquant.calibration.grams import Reader, grams, is_reader
-from onnxquant.errors import OutputError, RecipeError
+from onnxquant.errors import OutputError, RecipeError, WeightError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find
@@ -105,7 +105,10 @@ def solved(
     with _folder(settings) as folder:
         results = jobs.Results(folder)
         feeds = None if data is None else opened(document, data, settings)
-        _solve(document, wanted, feeds, results, settings, progress)
+        try:
+            _solve(document, wanted, feeds, results, settings, progress)
+        except WeightError as error:
+            raise WeightError(f"{document.name}: {error}; keep it in float with --exclude to go on") from None
         yield results
 
 

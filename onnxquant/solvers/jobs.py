@@ -19,7 +19,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from onnxquant.errors import OnnxQuantError, WeightError
+from onnxquant.errors import OnnxQuantError, RangeError, WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.solvers import solver_named
@@ -98,6 +98,9 @@ class Results(Mapping[str, Encoded]):
     def __getitem__(self, name: str) -> Encoded:
         return read(self._files[name])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 
@@ -105,10 +108,14 @@ class Results(Mapping[str, Encoded]):
         return len(self._files)
 
     def file(self, task: Task) -> Path:
-        """Where a task's result is, or will be."""
-        path = self.folder / f"{task.key}.npz"
-        self._files[task.name] = path
-        return path
+        """Where a task's result is filed."""
+        return self.folder / f"{task.key}.npz"
+
+    def take(self, task: Task) -> bool:
+        """Whether a task's result is there; it is one of these then."""
+        if found := (path := self.file(task)).exists():
+            self._files[task.name] = path
+        return found
 
 
 def run(
@@ -116,59 +123,61 @@ def run(
 ) -> None:
     """Solve tasks and file what comes out; those that are filed already are not solved again.
 
+    A weight with values beyond the range of its format has no result.
+
     Args:
         tasks: each weight once.
         results: where to.
-        jobs: at a time. Above 1, or where joblib has been given a cluster's backend (``joblib.parallel_config``), weights and
-            matrices go to files in the results' folder, which workers must see under the same path.
+        jobs: at a time. Above 1 they run in processes, or where joblib has been told to (``joblib.parallel_config``), on a
+            cluster; weights and matrices go to files in the results' folder, which workers must see under the same path.
         done: told of each task.
 
     Raises:
         WeightError: of a weight that cannot be encoded; its name is in the message.
     """
-    left = []
-    for task in tasks:
-        if results.file(task).exists():
-            done(task)
-        else:
-            left.append(task)
-    if jobs == 1:
-        for task in left:
-            write(results.file(task), _solved(task))
-            done(task)
-        return
-    for attempt in range(_ATTEMPTS * len(left)):
-        waiting = [t for t in left if not results.file(t).exists()]
-        if not waiting:
-            break
-        filed = [_filed(task, results.folder) for task in waiting]
+    left = {task.name: task for task in tasks}
+    failures = 0
+    while left:
+        for name in [n for n, t in left.items() if results.take(t)]:
+            done(left.pop(name))
+        before = len(left)
         try:
-            finished = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-                delayed(_work)(task, results.file(original)) for task, original in zip(filed, waiting, strict=True)
-            )
-            for name in finished:
-                done(next(t for t in left if t.name == name))
+            for name in _finished(list(left.values()), results, jobs):
+                task = left.pop(name)
+                results.take(task)
+                done(task)
         except OnnxQuantError:
             raise
         except Exception:  # a worker that dies is told by another exception in each backend
-            if attempt >= _ATTEMPTS and all(not results.file(t).exists() for t in waiting):
+            failures = failures + 1 if len(left) == before else 0
+            if jobs == 1 or failures == _ATTEMPTS:
                 raise
-        finally:
-            for task in filed:
-                for source in (task.weight, task.gram):
-                    if isinstance(source, Path):
-                        source.unlink(missing_ok=True)
 
 
-def _solved(task: Task) -> Encoded:
+def _finished(tasks: Sequence[Task], results: Results, jobs: int) -> Iterator[str]:
+    """Solve tasks; the name of each once it is filed."""
+    if jobs == 1:
+        yield from (_solve(task, results.file(task)) for task in tasks)
+        return
+    filed = [_filed(task, results.folder) for task in tasks]
     try:
-        return task.solve()
+        yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(
+            delayed(_solve)(task, results.file(original)) for task, original in zip(filed, tasks, strict=True)
+        )
+    finally:
+        for task in filed:
+            for source in (task.weight, task.gram):
+                if isinstance(source, Path):
+                    source.unlink(missing_ok=True)
+
+
+def _solve(task: Task, file: Path) -> str:
+    try:
+        write(file, task.solve())
+    except RangeError:
+        pass
     except WeightError as error:
-        raise type(error)(f"weight {task.name!r} {error}") from None
-
-
-def _work(task: Task, file: Path) -> str:
-    write(file, _solved(task))
+        raise WeightError(f"weight {task.name!r} {error}") from None
     return task.name
 
 
