@@ -82,11 +82,20 @@ def quantize(
     notes += raise_opset(document, rules, integers.least_opset(settings))
     if settings.activations != "none" and (note := keep_sums(document)):
         notes.append(note)
-    beside, plan = _plan(original, document, rules, (data, settings, progress))
-    document = beside.document
+    with solving.workspace(settings) as folder:
+        beside, plan = _plan(original, document, rules, data, solving.Work(folder, settings, progress))
+        path = _output_path(original, output, rules)
+        return _carry_out(original, path, (beside, plan, notes), data, solving.Work(folder, settings, progress))
+
+
+def _carry_out(
+    original: Document, path: Path, made: tuple[integers.Integers, Plan, list[str]], data: Data, work: solving.Work
+) -> Report:
+    """Encode, lower, save and prove a plan."""
+    beside, plan, notes = made
+    settings, document = work.settings, beside.document
     if not plan.encoded:
         raise ModelError(_nothing(document, plan))
-    path = _output_path(original, output, rules)
     if not path.name:
         raise OutputError(f"{path}: is a folder; expected a file name")
     external = settings.is_external(already=original.is_external(), nbytes=sum(d.nbytes for d in plan.decisions))
@@ -98,14 +107,14 @@ def quantize(
     refuse_overwriting(original, path)
     with Publisher(path, external=external, force=settings.force) as publisher:
         # Samples come first: data that does not fit is refused before any work.
-        samples = _samples(original, data, settings, progress) if settings.proof else None
-        with solving.solved(document, plan, data, settings, progress) as solved:
-            made = _Encoder(beside, solved, progress, sum(d.elements for d in plan.encoded), proven=settings.proof)
-            lowering.write(document, plan, publisher, made)
-    report.finish(path, made.results, external=external)
+        samples = _samples(original, data, settings, work.progress) if settings.proof else None
+        solved = solving.solve(document, plan, data, work, beside.solved)
+        encoder = _Encoder(beside, solved, work.progress, sum(d.elements for d in plan.encoded), proven=settings.proof)
+        lowering.write(document, plan, publisher, encoder)
+    report.finish(path, encoder.results, external=external)
     if samples is not None:
-        told = partial(_tell, progress)
-        report.prove(compare(original, path, samples, settings, told, Made(document, made.digests)))
+        told = partial(_tell, work.progress)
+        report.prove(compare(original, path, samples, settings, told, Made(document, encoder.digests)))
     return report
 
 
@@ -190,15 +199,16 @@ class _Encoder:
 
 
 def _plan(
-    original: Document, document: Document, rules: Recipe, run: tuple[Data, Options, Progress]
+    original: Document, document: Document, rules: Recipe, data: Data, work: solving.Work
 ) -> tuple[integers.Integers, Plan]:
     """The plan, and the float model that it is of: static activations change weights before they are encoded."""
-    data, settings, progress = run
+    settings, progress = work.settings, work.progress
     found: Mapping[str, Any] = {}
-    if settings.searches:
-        chosen = budget.search(document, rules, data, settings, progress)
-        rules, found = chosen.rules, chosen.about
     made = integers.Integers(document, {})
+    if settings.searches:
+        chosen = budget.search(document, rules, data, work)
+        rules, found = chosen.rules, chosen.about
+        made = replace(made, solved=chosen.solved)
     activations: Static | Dynamic | None = None
     before = document.copy() if settings.activations != "none" else document
     if settings.activations == "dynamic":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -29,6 +29,21 @@ RTN, BEST = "rtn", "gptq"
 _ENOUGH_BITS = 8
 
 
+@dataclass(frozen=True)
+class Work:
+    """Where and how weights are solved.
+
+    Attributes:
+        folder: where results are kept.
+        settings: ``jobs``, ``threads``, what --data means.
+        progress: told what is done.
+    """
+
+    folder: Path
+    settings: Options
+    progress: Progress = lambda stage, done: None
+
+
 def assign(plan: Plan, document: Document, data: Data | None) -> Plan:
     """The plan with a solver for every weight that is to be encoded.
 
@@ -42,19 +57,29 @@ def assign(plan: Plan, document: Document, data: Data | None) -> Plan:
     """
     main, sites = document.proto.graph, find(document)[0]
     weighable = {s.name for s in sites if readers_of(s, main)} if data is not None else set()
-    return replace(plan, decisions=tuple(_assigned(d, weighable, data) for d in plan.decisions))
+    decided = (settled(d, known=d.name in weighable, given=data is not None) for d in plan.decisions)
+    return replace(plan, decisions=tuple(decided))
 
 
-def _assigned(decision: Decision, weighable: set[str], data: Data | None) -> Decision:
+def settled(decision: Decision, *, known: bool, given: bool) -> Decision:
+    """A decision with its solver.
+
+    Args:
+        decision: perhaps with the solver ``auto``.
+        known: what the weight is multiplied with can be observed.
+        given: there are samples.
+
+    Raises:
+        RecipeError: its solver needs samples, and there are none.
+    """
     form = decision.format
     if form is None or decision.target in ("qdq", "dynamic"):
         return replace(decision, solver=RTN)
-    known = decision.name in weighable
     if decision.solver == AUTO:
         best = known and form.bits < _ENOUGH_BITS and solver_named(BEST).refusal(form) is None
         return replace(decision, solver=BEST if best else RTN)
     if solver_named(decision.solver).needs_inputs and not known:
-        if data is None:
+        if not given:
             raise RecipeError(
                 f"solver {decision.solver} needs samples that tell what weights are multiplied with: give --data"
             )
@@ -80,40 +105,40 @@ def readers_of(site: Site, main: onnx.GraphProto) -> list[Reader]:
     return found
 
 
-@contextmanager
-def solved(
-    document: Document, plan: Plan, data: Data | None, settings: Options, progress: Progress
-) -> Iterator[Mapping[str, Encoded]]:
-    """The weights of a plan that are not rounded to nearest, by name; they lie in files while the context lasts.
+def solve(
+    document: Document, plan: Plan, data: Data | None, work: Work, known: Mapping[str, Encoded] | None = None
+) -> Mapping[str, Encoded]:
+    """The weights of a plan that are not rounded to nearest, by name; they lie in files.
 
     Args:
         document: the float model.
         plan: with solvers, as of ``assign``.
         data: samples; None: no solver needs them.
-        settings: ``jobs``, ``work``, ``threads``.
-        progress: told what is done.
+        work: where and how.
+        known: weights that are solved already.
 
     Raises:
         FeedError: the data does not fit the model.
         WeightError: a weight cannot be encoded.
-        OutputError: the folder for work cannot be made.
     """
-    wanted = {d.name: d for d in plan.encoded if d.solver != RTN}
-    if not wanted:
-        yield {}
-        return
-    with _folder(settings) as folder:
-        results = jobs.Results(folder)
-        feeds = None if data is None else opened(document, data, settings)
+    wanted = {d.name: d for d in plan.encoded if d.solver != RTN and d.name not in (known or {})}
+    results = jobs.Results(work.folder)
+    if wanted:
+        feeds = None if data is None else opened(document, data, work.settings)
         try:
-            _solve(document, wanted, feeds, results, settings, progress)
+            _solve(document, wanted, feeds, results, work)
         except WeightError as error:
             raise WeightError(f"{document.name}: {error}; keep it in float with --exclude to go on") from None
-        yield results
+    return results
 
 
 @contextmanager
-def _folder(settings: Options) -> Iterator[Path]:
+def workspace(settings: Options) -> Iterator[Path]:
+    """The folder for solved weights: the user's, which stays, or a temporary one.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
     if settings.work is None:
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as name:
             yield Path(name)
@@ -138,20 +163,16 @@ def opened(document: Document, data: Data, settings: Options) -> Feeds:
 
 
 def _solve(
-    document: Document,
-    wanted: Mapping[str, Decision],
-    feeds: Feeds | None,
-    results: jobs.Results,
-    settings: Options,
-    progress: Progress,
+    document: Document, wanted: Mapping[str, Decision], feeds: Feeds | None, results: jobs.Results, work: Work
 ) -> None:
+    settings = work.settings
     sites = {s.name: s for s in find(document)[0] if s.name in wanted}
     total, finished = sum(s.elements for s in sites.values()), 0
 
     def done(task: jobs.Task) -> None:
         nonlocal finished
         finished += sites[task.name].elements
-        progress("solving", finished / total)
+        work.progress("solving", finished / total)
 
     def task(name: str) -> jobs.Task:
         site, decision = sites[name], wanted[name]
@@ -165,7 +186,7 @@ def _solve(
         by_tensor = {sites[n].tensor.name: n for n in read}
         readers = [r for several in read.values() for r in several]
         waiting: list[jobs.Task] = []
-        for weight, gram, count in grams(document, readers, feeds, threads=settings.threads, progress=progress):
+        for weight, gram, count in grams(document, readers, feeds, threads=settings.threads, progress=work.progress):
             name = by_tensor[weight]
             del left[name]
             waiting.append(replace(task(name), gram=gram.copy(), count=count))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,20 @@ from onnxquant import lowering, runtime
 from onnxquant.calibration.feeds import Chosen, Data, Feeds, held_out
 from onnxquant.calibration.grams import grams
 from onnxquant.errors import ModelError, RecipeError
-from onnxquant.formats.base import Format
+from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Left, Site, find
 from onnxquant.integers import encode
-from onnxquant.options import Options
 from onnxquant.plan import make_plan, matching
 from onnxquant.recipe import Recipe, Rule
 from onnxquant.search.candidates import DEFAULT, Candidate, candidates, parse, spec_of
 from onnxquant.search.knapsack import choose
 from onnxquant.search.sensitivity import Cache, Sensitivity
-from onnxquant.solving import opened, readers_of
+from onnxquant.solvers import jobs
+from onnxquant.solving import RTN, Work, opened, readers_of
 from onnxquant.validation.closeness import closeness
 from onnxquant.validation.task import Drop, Metric
 
-Progress = Callable[[str, float], None]
 # Samples that noises are measured on: of models with at most so many weights, and of larger ones.
 _JUDGED = ((10_000_000, 8), (100_000_000, 4), (math.inf, 2))
 # How many times a choice is weighed in its midst, and of how many weights: those that make the most noise.
@@ -152,21 +151,21 @@ class Table:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found: rules for the plan, and how they came about."""
+    """What a search found: rules for the plan, how they came about, and the weights that it solved on the way."""
 
     rules: Recipe
     about: dict[str, Any]
+    solved: Mapping[str, Encoded]
 
 
-def search(document: Document, rules: Recipe, data: Data | None, settings: Options, progress: Progress) -> Found:
+def search(document: Document, rules: Recipe, data: Data | None, work: Work) -> Found:
     """Rules that give each weight the format that suits the bound best.
 
     Args:
         document: the prepared model.
         rules: those before the last stay as they are; what the last one would decide is chosen.
         data: samples, in part for weighing, in part for judging.
-        settings: ``budget_bpw``, ``max_size``, ``min_sqnr``, ``formats`` ...
-        progress: told what is done.
+        work: the settings ``budget_bpw``, ``max_size``, ``min_sqnr``, ``formats`` ..., and the folder for solved weights.
 
     Raises:
         RecipeError: there is no data, or no choice of formats keeps the bound.
@@ -175,12 +174,15 @@ def search(document: Document, rules: Recipe, data: Data | None, settings: Optio
     if data is None:
         raise RecipeError("a search for formats weighs them on samples that the model will see: give --data")
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        return _Search(document, rules, opened(document, data, settings), settings, progress).run(Path(folder))
+        return _Search(document, rules, opened(document, data, work.settings), work, Path(folder)).run()
 
 
 class _Search:
-    def __init__(self, document: Document, rules: Recipe, feeds: Feeds, settings: Options, progress: Progress) -> None:
-        self.document, self.rules, self.settings, self.progress = document, rules, settings, progress
+    def __init__(self, document: Document, rules: Recipe, feeds: Feeds, work: Work, folder: Path) -> None:
+        settings = work.settings
+        self.document, self.rules, self.work, self.folder = document, rules, work, folder
+        self.settings, self.progress = settings, work.progress
+        self.grams: dict[str, tuple[Path, int]] = {}
         self.feeds, judged = held_out(feeds, _judged(document))
         self.judged = list(Chosen(judged, range(_judged(document))))
         # Whoever asks for a quality will look at what the proof says: its samples are judged too.
@@ -203,14 +205,14 @@ class _Search:
         """What holds for every free site but its format."""
         return self.rules.rules[-1]
 
-    def run(self, folder: Path) -> Found:
+    def run(self) -> Found:
         """Weigh, choose, run, weigh again."""
-        sensitivity = Sensitivity(self.document, self.judged, folder, self.settings.threads)
+        sensitivity = Sensitivity(self.document, self.judged, self.folder, self.settings.threads)
         self._expected = sensitivity.outputs({}, self.proven) if self.settings.min_sqnr is not None else []
         if self._metric is not None:
             self._least = Drop.parse(self.settings.max_drop).least(self._metric(sensitivity.session({})))
-        work = Path(self.settings.work) if self.settings.work else None
-        table = self._alone(self._weighed(), sensitivity, Cache.of(work, self.document, self.judged))
+        cache = Cache.of(self.work.folder, self.document, self.judged)
+        table = self._alone(self._weighed(), sensitivity, cache)
         tried: list[Choice] = []
         for attempt in range(_ROUNDS + 1):
             before = len(tried)
@@ -228,7 +230,7 @@ class _Search:
             "front": [c.to_dict() for c in table.front()],
             "sensitivity": _sensitivity(table, best),
         }
-        return Found(self._recipe(best), about)
+        return Found(self._recipe(best), about, self._solved(best))
 
     def _weighed(self) -> Table:
         """Candidates with their losses."""
@@ -236,11 +238,14 @@ class _Search:
         by_tensor = {self.free[n].tensor.name: n for n in read}
         found: dict[str, list[Candidate]] = {}
         readers = [r for several in read.values() for r in several]
-        for weight, gram, _ in grams(
+        for weight, gram, count in grams(
             self.document, readers, self.feeds, threads=self.settings.threads, progress=self.progress
         ):
             name = by_tensor[weight]
             found[name] = candidates(self.document, self.free[name], self.forms, self.rule, gram)
+            if any(c.decision.solver != RTN for c in found[name]):
+                self.grams[name] = (self.folder / f"{len(self.grams)}.npy", count)
+                np.save(self.grams[name][0], gram)
         for name, site in self.free.items():
             if name not in found:
                 found[name] = candidates(self.document, site, self.forms, self.rule, None)
@@ -264,7 +269,7 @@ class _Search:
             key = f"{name} as {spec_of(probe.decision.format)}"
             noise = cache.get(key)
             if noise is None:
-                noise = _noise(sensitivity.score(self._encoded({name: probe.decision.format})).judged)
+                noise = _noise(sensitivity.score(self._rounded({name: probe.decision.format})).judged)
                 cache.put(key, noise)
             options[name] = [replace(c, noise=noise * c.loss / probe.loss) for c in several]
             self.progress("measuring sensitivity", (i + 1) / len(table.options))
@@ -272,31 +277,61 @@ class _Search:
 
     def _amid(self, table: Table, choice: Choice, sensitivity: Sensitivity) -> Table:
         """Noises corrected by what taking each weight back to float gains amid the others."""
-        whole, values = choice.measured, self._encoded(choice.forms)
-        forms = sorted(choice.forms, key=lambda n: -choice.picked[n].noise)[:_HEAVY]
+        whole, values = choice.measured, self._encoded(choice)
+        heavy = sorted(choice.forms, key=lambda n: -choice.picked[n].noise)[:_HEAVY]
         factors: dict[str, float] = {}
-        for i, name in enumerate(forms):
+        for i, name in enumerate(heavy):
             noise = choice.picked[name].noise
             others = {t: v for t, v in values.items() if t != self.free[name].tensor.name}
             gained = whole - _noise(sensitivity.score(others).judged)
             if noise > 0 and math.isfinite(gained):
                 factors[name] = float(np.clip(gained / noise, 1 / _MOST, _MOST))
-            self.progress("measuring interactions", (i + 1) / len(forms))
+            self.progress("measuring interactions", (i + 1) / len(heavy))
         return table.rescale(factors)
 
-    def _encoded(self, forms: Mapping[str, Format]) -> dict[str, NDArray[Any]]:
-        """Decoded weights by tensor."""
-        found = {}
-        for name, form in forms.items():
-            site = self.free[name]
-            values = self.document.array(site.tensor)
-            encoded, _ = encode(form, site.view.matrix(values))
-            found[site.tensor.name] = site.view.restore(encoded.format.decode(encoded)).astype(values.dtype)
+    def _rounded(self, forms: Mapping[str, Format]) -> dict[str, NDArray[Any]]:
+        """Weights by tensor, rounded to nearest in these formats."""
+        return {
+            self.free[n].tensor.name: self._restored(self.free[n], encode(form, self._matrix(self.free[n]))[0])
+            for n, form in forms.items()
+        }
+
+    def _encoded(self, choice: Choice) -> dict[str, NDArray[Any]]:
+        """Weights by tensor, as they would be written."""
+        solved = self._solved(choice)
+        found = self._rounded({n: f for n, f in choice.forms.items() if n not in solved})
+        for name in solved:
+            found[self.free[name].tensor.name] = self._restored(self.free[name], solved[name])
         return found
+
+    def _solved(self, choice: Choice) -> jobs.Results:
+        """The weights of a choice that are not rounded to nearest."""
+        results, tasks = jobs.Results(self.work.folder), []
+        for name, candidate in choice.picked.items():
+            form, solver = candidate.decision.format, candidate.decision.solver
+            if form is not None and solver != RTN:
+                gram, count = self.grams.get(name, (None, None))
+                tasks.append(jobs.Task(name, form, solver, self._matrix(self.free[name]), gram, count))
+        done = 0
+
+        def told(task: jobs.Task) -> None:
+            nonlocal done
+            done += 1
+            self.progress("solving", done / len(tasks))
+
+        jobs.run(tasks, results, self.settings.jobs, told)
+        return results
+
+    def _matrix(self, site: Site) -> NDArray[Any]:
+        return site.view.matrix(self.document.array(site.tensor))
+
+    def _restored(self, site: Site, encoded: Encoded) -> NDArray[Any]:
+        dtype = self.document.array(site.tensor).dtype
+        return site.view.restore(encoded.format.decode(encoded)).astype(dtype)
 
     def _measured(self, choice: Choice, sensitivity: Sensitivity) -> Choice:
         """The choice with what running it says."""
-        session = sensitivity.session(self._encoded(choice.forms))
+        session = sensitivity.session(self._encoded(choice))
         score = sensitivity.score_of(session)
         keeps = self.settings.min_sqnr is None or score.total >= self.settings.min_sqnr
         if keeps and self.settings.min_sqnr is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from onnxquant.graph.sites import Site
 from onnxquant.integers import encode
 from onnxquant.plan import Decision, decide
 from onnxquant.recipe import Rule
-from onnxquant.solvers import jobs
+from onnxquant.solving import settled
 
 # Formats to choose among where the user names none: one for each number of bits, from kernels that are fast everywhere.
 DEFAULT = ("int8", "int6", "int5", "int4", "int3")
@@ -101,7 +101,7 @@ def candidates(
             continue
         encoded, _ = encode(decision.format, weight)
         error = encoded.format.decode(encoded) - weight
-        decision = replace(decision, solver=rule.solver)
+        decision = settled(replace(decision, solver=rule.solver), known=gram is not None, given=True)
         found.append(Candidate(decision, _power(error, gram) / power if power else 0.0))
     return found
 
@@ -117,6 +117,3 @@ def _power(matrix: NDArray[np.float32], gram: NDArray[np.float64] | None) -> flo
             for g, h in zip(groups, gram, strict=True)
         )
     )
-
-
-Solved = Mapping[str, jobs.Results]

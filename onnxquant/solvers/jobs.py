@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,16 +160,11 @@ def _finished(tasks: Sequence[Task], results: Results, jobs: int) -> Iterator[st
     if jobs == 1:
         yield from (_solve(task, results.file(task)) for task in tasks)
         return
-    filed = [_filed(task, results.folder) for task in tasks]
-    try:
+    with tempfile.TemporaryDirectory(prefix="inputs-", dir=results.folder) as folder:
+        filed = [_filed(task, Path(folder)) for task in tasks]
         yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(
             delayed(_solve)(task, results.file(original)) for task, original in zip(filed, tasks, strict=True)
         )
-    finally:
-        for task in filed:
-            for source in (task.weight, task.gram):
-                if isinstance(source, Path):
-                    source.unlink(missing_ok=True)
 
 
 def _solve(task: Task, file: Path) -> str:
