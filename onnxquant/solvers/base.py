@@ -49,7 +49,8 @@ class Inputs:
         energy = np.maximum(self.energy, 0)
         largest = energy.max(axis=1, initial=0, keepdims=True)
         told = np.isfinite(largest) & (largest > 0)
-        return np.divide(energy, largest, out=np.ones_like(energy), where=told)
+        shares: Doubles = np.divide(energy, largest, out=np.ones_like(energy), where=told)
+        return shares
 
     def check(self, rows: int, cols: int) -> None:
         """Refuse what is not of a weight of this shape.
