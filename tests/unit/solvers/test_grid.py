@@ -131,7 +131,7 @@ def test_a_fit_is_as_near_as_the_format_can_store(name: str, parameters: dict[st
     if parts:
         deepest = np.repeat(np.abs(shift).reshape(6, units, -1).max(-1), grid.together, 1)
         bound = 0.51 * deepest / parts + 1e-3 * np.abs(shift)
-    elif "scales" in encoded.planes and "minima" in encoded.planes or parameters.get("zero_point") == "float":
+    elif ("scales" in encoded.planes and "minima" in encoded.planes) or parameters.get("zero_point") == "float":
         bound = 2**-10 * np.abs(shift)
     else:
         bound = 0.51 * np.abs(after.step)
