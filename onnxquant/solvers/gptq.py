@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.grid import Grid, nearest, nearest_level
+from onnxquant.formats.grid import Floats, Grid, nearest, nearest_level
 from onnxquant.formats.matrix import Matrix
-from onnxquant.solvers.base import Doubles, Inputs, Solver, better_rows
+from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, losses
 from onnxquant.solvers.mse import Mse
 
 # Values of one column of every group [groups, rows] and which column that is [groups] -> the nearest ones that codes have.
@@ -51,16 +51,12 @@ class Gptq(Solver):
 
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         assert inputs is not None
-        factors = Factors(np.asarray(inputs.gram, np.float64), inputs.count)
+        factors = Factors(inputs.gram, inputs.count)
         tried = [form.encode(weight) if start is None else start]
         if start is None and not Mse().refusal(form):
-            tried.append(Mse().solve(form, weight, inputs))
-        tried.append(_descended(tried[-1], weight, factors))
-        best, least = tried[0], factors.row_losses(weight, form.decode(tried[0]))
-        for other in tried[1:]:
-            found = factors.row_losses(weight, form.decode(other))
-            best, least = better_rows(best, other, least, found), np.minimum(least, found)
-        return best
+            tried.insert(0, Mse().solve(form, weight, inputs))
+        tried.append(_descended(tried[0], weight, factors))
+        return best_rows(tried, [losses(weight, form.decode(e), Inputs(factors.gram)) for e in tried])
 
 
 def _descended(start: Encoded, weight: Matrix, factors: Factors) -> Encoded:
@@ -77,25 +73,22 @@ def _descended(start: Encoded, weight: Matrix, factors: Factors) -> Encoded:
 
 def _nearest(grid: Grid, part: slice, groups: int) -> Nearest:
     """Of some rows of a grid, split over groups of inputs."""
-    step, shift = (
-        np.ascontiguousarray(
-            (side if grid.of_tensor else side[part]).astype(np.float64).reshape(groups_, -1, side.shape[1])
-        )
-        .swapaxes(1, 2)
-        .copy()
-        for side, groups_ in (
-            (grid.step, 1 if grid.of_tensor else groups),
-            (grid.shift, 1 if grid.of_tensor else groups),
-        )
-    )
+    step, shift = (_by_column(side, part, 1 if grid.of_tensor else groups) for side in (grid.step, grid.shift))
+    divisor = np.where(step == 0, np.inf, step)
     each = np.arange(len(step))
 
     def values(goals: Doubles, columns: NDArray[np.intp]) -> Doubles:
         at = each, columns[: len(each)] // grid.group
-        s, t = step[at], shift[at]
-        return nearest_level(grid.levels, (goals - t) / np.where(s == 0, np.inf, s)) * s + t
+        return nearest_level(grid.levels, (goals - shift[at]) / divisor[at]) * step[at] + shift[at]
 
     return values
+
+
+def _by_column(side: Floats, part: slice, groups: int) -> Doubles:
+    """Steps [rows, groups of columns] as [groups of rows, groups of columns, rows of a group]."""
+    own = side if side.shape == (1, 1) else side[part]
+    split = own.astype(np.float64).reshape(groups, -1, side.shape[1])
+    return np.ascontiguousarray(split.swapaxes(1, 2))
 
 
 class Factors:
@@ -103,31 +96,29 @@ class Factors:
 
     Each is divided by its largest diagonal element, which changes no solution. What holds NaN or infinity, or nothing but
     zeros, says nothing: the columns of such a group are rounded by themselves.
+
+    Attributes:
+        gram: the matrices so divided; zeros for a group of which nothing is known.
     """
 
     def __init__(self, gram: Doubles, samples: int | None = None) -> None:
         diagonal = np.diagonal(gram, axis1=1, axis2=2)
         largest = diagonal.max(1)
         told = np.isfinite(gram).all((1, 2)) & (largest > 0)
-        self._gram = np.divide(gram, largest[:, None, None], out=np.zeros_like(gram), where=told[:, None, None])
-        diagonal = np.maximum(np.diagonal(self._gram, axis1=1, axis2=2), 0)
+        self.gram = np.divide(gram, largest[:, None, None], out=np.zeros_like(gram), where=told[:, None, None])
+        diagonal = np.maximum(np.diagonal(self.gram, axis1=1, axis2=2), 0)
         self._order = np.argsort(-diagonal, axis=1, kind="stable")
-        ordered = np.take_along_axis(self._gram, self._order[:, :, None], 1)
+        ordered = np.take_along_axis(self.gram, self._order[:, :, None], 1)
         ordered = np.take_along_axis(ordered, self._order[:, None], 2)
-        share = _share(self._gram, samples)
+        share = _share(self.gram, samples)
         ridge = np.maximum(DAMPING, share / (1 - share)) * diagonal.mean(1)
         self._feedback = _upper(ordered, np.where(told, ridge, 1.0))
         self._feedback /= np.diagonal(self._feedback, axis1=1, axis2=2)[:, None].copy()
 
-    def losses(self, error: Doubles) -> Doubles:
-        """Per row e of errors [groups, cols, rows], e H e^T: [groups, rows]."""
-        found: Doubles = ((self._gram @ error) * error).sum(1)
-        return found
-
     @property
     def groups(self) -> int:
         """How many Gram matrices."""
-        return len(self._gram)
+        return len(self.gram)
 
     def columns(self, weight: Matrix) -> Doubles:
         """Rows of a weight as [groups, cols, rows]: a column of all rows is what is worked on."""
@@ -137,15 +128,6 @@ class Factors:
     def rows(self, columns: Doubles) -> Doubles:
         """Back from ``columns``."""
         return columns.swapaxes(1, 2).reshape(-1, columns.shape[1])
-
-    def row_losses(self, weight: Matrix, decoded: Matrix) -> Doubles:
-        """Per row e of the error, e H e^T."""
-        step = _ROWS if self.groups == 1 else max(len(weight), 1)
-        found = []
-        for first in range(0, len(weight), step):
-            part = slice(first, first + step)
-            found.append(self.losses(self.columns(weight[part]) - self.columns(decoded[part])).reshape(-1))
-        return np.concatenate(found)
 
     def descend(self, weight: Doubles, nearest: Nearest) -> Doubles:
         """Values that codes have, [groups, cols, rows], for a weight of that shape."""

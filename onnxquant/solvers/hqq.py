@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.grid import Grid, nearest_level
+from onnxquant.formats.grid import Floats, Grid, nearest_level
 from onnxquant.formats.matrix import Matrix, by_rows
-from onnxquant.solvers.base import Doubles, Inputs, Solver, better_rows, rounded
+from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded
 from onnxquant.solvers.columns import Columns, each_part, of_units
 
 P = 0.7
@@ -47,9 +47,8 @@ class Hqq(Solver):
             after = _shifted(before, weight.reshape(-1, 1))
         elif start is None:
             after = each_part(before, lambda part, encoded: _of_rows(encoded, weight[part]))
-        after = rounded(after, weight)
-        old, new = (powers(weight, form.decode(e)) for e in (before, after))
-        return better_rows(before, after, old, new)
+        tried = [before, rounded(after, weight)]
+        return best_rows(tried, [powers(weight, form.decode(e)) for e in tried])
 
 
 def powers(weight: Matrix, decoded: Matrix) -> Doubles:
@@ -58,7 +57,8 @@ def powers(weight: Matrix, decoded: Matrix) -> Doubles:
     def work(part: slice) -> Doubles:
         return np.asarray((np.abs(weight[part].astype(np.float64) - decoded[part]) ** P).sum(axis=1))
 
-    return np.concatenate(by_rows(*weight.shape, work))
+    rows, cols = weight.shape
+    return np.concatenate(by_rows(rows, cols, work))
 
 
 def _of_rows(before: Encoded, weight: Matrix) -> Encoded:
@@ -77,20 +77,19 @@ def _shifted(before: Encoded, x: Matrix, real: Matrix | None = None) -> Encoded:
     """
     form, first = before.format, before.format.grid(before)
     real = np.ones_like(x) if real is None else real
-    step, shift = (side.reshape(-1) for side in (first.step, first.shift))
     found = half_quadratic(x, first, real).reshape(first.step.shape)
     # What is stored may be another shift, and groups that are stored together may want other ones.
     stored = form.grid(form.fit(before, first.step, found))
-    sums = [_errors(x, g, real)[0].reshape(first.step.shape) for g in (stored, first)]
+    sums = (_errors(x, g, real)[0].astype(np.float64).reshape(first.step.shape) for g in (stored, first))
     gains = np.less(*(of_units(s, first.together) for s in sums))
     step, shift = (np.where(gains, a, b) for a, b in ((stored.step, first.step), (stored.shift, first.shift)))
     return form.fit(before, step, shift)
 
 
-def half_quadratic(x: Matrix, grid: Grid, real: Matrix) -> Matrix:
+def half_quadratic(x: Matrix, grid: Grid, real: Matrix) -> Floats:
     """Shifts [groups] of columns x [weights of a group, groups] with the least sum that the iteration meets."""
     count, beta = real.sum(axis=0), np.float32(BETA)
-    shift = grid.shift.reshape(-1).copy()
+    shift: Floats = grid.shift.reshape(-1)
     best, least = shift, np.full(shift.shape, np.inf, np.float32)
     for _ in range(ITERATIONS):
         total, off, powered = _errors(x, replace(grid, shift=shift), real)
@@ -112,10 +111,10 @@ def half_quadratic(x: Matrix, grid: Grid, real: Matrix) -> Matrix:
 
 def _errors(x: Matrix, grid: Grid, real: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Per group the sum of |x - q|^p on the nearest levels of a grid; x - q; |x - q|^p."""
-    step, shift = grid.step.reshape(-1), grid.shift.reshape(-1)
-    off = x - shift
+    step, shift = (side.astype(np.float32).reshape(-1) for side in (grid.step, grid.shift))
+    off: Matrix = x - shift
     off -= nearest_level(grid.levels, off / np.where(step == 0, np.float32(np.inf), step)) * step
     with np.errstate(divide="ignore"):
-        powered = np.exp(np.float32(P) * np.log(np.abs(off)))
+        powered: Matrix = np.exp(np.float32(P) * np.log(np.abs(off)))
     powered *= real
     return powered.sum(axis=0), off, powered
