@@ -125,9 +125,9 @@ class Table:
 
     def front(self) -> list[Choice]:
         """The best choices of several sizes, smallest first."""
-        low, high = self.lightest(), self.heaviest()
-        found = (self.best(size) for size in np.geomspace(low, high, _STEPS))
-        return [c for c in found if c]
+        found = [self.best(size) for size in np.geomspace(self.lightest(), self.heaviest(), _STEPS)]
+        by_size = {c.nbytes: c for c in found if c}
+        return [by_size[size] for size in sorted(by_size)]
 
     def rescale(self, factors: Mapping[str, float]) -> Table:
         """The table with the noises of sites multiplied."""

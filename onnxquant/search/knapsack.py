@@ -27,32 +27,43 @@ def choose(costs: Sequence[ArrayLike], loads: Sequence[ArrayLike], bound: float)
     >>> choose([[0, 3], [0, 1]], [[8, 4], [8, 4]], 12)
     [0, 1]
     """
-    kept = [
-        _undominated(np.asarray(c, np.float64), np.asarray(w, np.float64)) for c, w in zip(costs, loads, strict=True)
-    ]
-    if not kept:
-        return []
-    cost = np.concatenate([np.asarray(c, np.float64)[k] for c, k in zip(costs, kept, strict=True)])
-    load = np.concatenate([np.asarray(w, np.float64)[k] for w, k in zip(loads, kept, strict=True)])
-    ends = np.cumsum([len(k) for k in kept])
-    starts = ends - [len(k) for k in kept]
-    lightest = [starts[i] + int(load[starts[i] : ends[i]].argmin()) for i in range(len(kept))]
-    if load[lightest].sum() > bound:
+    options = [(np.asarray(c, np.float64), np.asarray(w, np.float64)) for c, w in zip(costs, loads, strict=True)]
+    kept = [_undominated(*o) for o in options]
+    if sum(w[k].min() for (_, w), k in zip(options, kept, strict=True)) > bound:
         return None
+    best: list[int] = []
+    while kept:
+        picked = _solved([(c[k], w[k]) for (c, w), k in zip(options, kept, strict=True)], bound)
+        best = [int(k[p]) for k, p in zip(kept, picked, strict=True)]
+        # What costs more by itself than this choice altogether is in no better one. Without it the solver's tolerance, which
+        # is a share of the largest costs, is finer.
+        total = sum(c[i] for (c, _), i in zip(options, best, strict=True))
+        left = [k[(c[k] <= total) | (k == i)] for (c, _), k, i in zip(options, kept, best, strict=True)]
+        if sum(map(len, left)) == sum(map(len, kept)):
+            break
+        kept = left
+    return best
+
+
+def _solved(options: Sequence[tuple[Doubles, Doubles]], bound: float) -> list[int]:
+    cost, load = (np.concatenate(v) for v in zip(*options, strict=True))
+    lengths = np.array([len(c) for c, _ in options])
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
     # In units of the largest sums: tolerances of the solver are absolute.
-    heaviest = max(np.maximum.reduceat(load, starts).sum(), 1e-300)
-    dearest = max(np.maximum.reduceat(cost, starts).sum(), 1e-300)
-    item = np.repeat(np.arange(len(kept)), ends - starts)
-    each = csr_array((np.ones(len(cost)), (item, np.arange(len(cost)))))
+    heaviest = max(float(np.maximum.reduceat(load, starts).sum()), 1e-300)
+    dearest = max(float(np.maximum.reduceat(cost, starts).sum()), 1e-300)
+    each = csr_array((np.ones(len(cost)), (np.repeat(np.arange(len(options)), lengths), np.arange(len(cost)))))
     limits = [LinearConstraint(each, 1, 1), LinearConstraint(load / heaviest, -np.inf, bound / heaviest)]
     found = milp(cost / dearest, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=limits,
                  options={"mip_rel_gap": 1e-6})  # fmt: skip
+    lightest = [s + int(load[s:e].argmin()) for s, e in zip(starts, ends, strict=True)]
     picked = (
         lightest if found.x is None else [s + int(found.x[s:e].argmax()) for s, e in zip(starts, ends, strict=True)]
     )
-    if load[picked].sum() > bound * (1 + 1e-9):  # within the solver's tolerance, not within ours
+    if load[picked].sum() > bound:  # within the solver's tolerance, not within ours
         picked = _lighter(cost, load, picked, (starts, ends), bound)
-    return [int(k[p - s]) for k, p, s in zip(kept, picked, starts, strict=True)]
+    return [int(p - s) for p, s in zip(picked, starts, strict=True)]
 
 
 def _undominated(costs: Doubles, loads: Doubles) -> NDArray[np.intp]:

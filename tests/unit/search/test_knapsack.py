@@ -56,6 +56,13 @@ def test_costs_of_any_size(scale: float) -> None:
     assert sum(w[i] for w, i in zip(loads, picked, strict=True)) <= bound
 
 
+def test_one_huge_cost_hides_none_of_the_others() -> None:
+    costs = [[0.0, 1e6], [1e-6, 3e-6], [2e-6, 3e-6]]
+    loads = [[9.0, 1.0], [5.0, 1.0], [5.0, 1.0]]
+    assert choose(costs, loads, 15.0) == [0, 0, 1]
+    assert choose(costs, loads, 19.0) == [0, 0, 0]
+
+
 def test_three_hundred_weights() -> None:
     """Close to the lower limit that Lagrange multipliers give, and far below one format for all."""
     rng = np.random.default_rng(0)
