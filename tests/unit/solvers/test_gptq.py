@@ -224,6 +224,22 @@ def test_matrices_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         Gptq().solve(INT8, graphs.weight(4, 6), Inputs(np.ones(shape)))
 
 
+def test_a_start_of_something_else_is_refused() -> None:
+    w, inputs = graphs.weight(4, 6), Inputs(np.eye(6)[None])
+    for start in (INT8.encode(w[:2]), Int4(per_channel=True).encode(w), INT8.with_(symmetric=False).encode(w)):
+        with pytest.raises(WeightError, match=r"start of format .* expected int8 .*\[4, 6\]"):
+            Gptq().solve(INT8, w, inputs, start)
+
+
+def test_what_is_not_finite_is_refused_with_its_place() -> None:
+    w, inputs = graphs.weight(4, 6), Inputs(np.eye(6)[None])
+    start = INT8.encode(w)
+    w[2, 3] = np.nan
+    for begun in (None, start):
+        with pytest.raises(WeightError, match="row 2, column 3"):
+            Gptq().solve(INT8, w, inputs, begun)
+
+
 def test_it_needs_inputs() -> None:
     with pytest.raises(RecipeError, match="solver gptq needs to know what weights are multiplied with"):
         Gptq().solve(INT8, graphs.weight(4, 6))
