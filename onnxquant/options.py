@@ -102,6 +102,10 @@ class Options:
         "at most this.", metavar="BITS",
     )  # fmt: skip
     max_size: str | None = _option(None, "Choose formats so that the file has at most this size.", metavar="30MB")
+    cost: str = _option(
+        "size", "What the choice under --min-sqnr or --metric is to save: bytes, or the time of products, measured here.",
+        choices=("size", "latency"),
+    )  # fmt: skip
     external_data: str = _option(
         "auto", "Keep tensors in OUTPUT.data beside the model. auto: as the input does, or above 100 MB.",
         choices=EXTERNAL_DATA,
@@ -220,6 +224,9 @@ class Options:
         """
         if self.budget_bpw is not None and not 0 < self.budget_bpw < 64:
             raise RecipeError(f"budget_bpw is {self.budget_bpw}, expected bits per weight, such as 4.5")
+        bounded = self.budget_bpw is not None or self.max_size is not None
+        if self.cost != "size" and (bounded or not self.searches):
+            raise RecipeError("cost says what to save under a bound on quality: name formats, and min_sqnr or metric")
         if not self.searches:
             return
         if self.budget_bpw is not None and self.max_size is not None:
@@ -228,7 +235,7 @@ class Options:
             raise RecipeError("format and bits say what weights become: name formats to choose among by formats")
         if self.activations != "none" or self.whole_graph:
             raise RecipeError("formats are chosen for weights alone: leave out activations and whole_graph")
-        if self.budget_bpw is None and self.max_size is None and self.min_sqnr is None and self.metric is None:
+        if not bounded and self.min_sqnr is None and self.metric is None:
             raise RecipeError("formats need a bound to choose by: give budget_bpw, max_size, min_sqnr or metric")
 
     def dims(self) -> dict[str, int]:

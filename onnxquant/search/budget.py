@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant import lowering, runtime
+from onnxquant.calibration.extended import Extended, shape_name, shapes
 from onnxquant.calibration.feeds import Chosen, Data, Feeds, held_out
 from onnxquant.calibration.grams import grams
 from onnxquant.errors import ModelError, RecipeError
@@ -30,6 +31,7 @@ from onnxquant.plan import make_plan, matching
 from onnxquant.recipe import Recipe, Rule
 from onnxquant.search.candidates import DEFAULT, Candidate, candidates, parse, spec_of
 from onnxquant.search.knapsack import choose
+from onnxquant.search.latency import Timer
 from onnxquant.search.sensitivity import Cache, Sensitivity
 from onnxquant.solvers import jobs
 from onnxquant.solving import RTN, Work, opened, readers_of
@@ -83,9 +85,16 @@ class Choice:
         """Of all constant weights."""
         return 8 * self.nbytes / self.elements
 
+    @property
+    def seconds(self) -> float:
+        """Of the products, where they were timed."""
+        return sum(c.seconds for c in self.picked.values())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         about = {"bits_per_weight": round(self.bits_per_weight, 4), "predicted_sqnr_db": _db(self.predicted)}
+        if self.seconds:
+            about["products_ms"] = round(1000 * self.seconds, 4)
         return about | ({} if math.isnan(self.measured) else {"measured_sqnr_db": _db(self.measured)})
 
 
@@ -112,8 +121,8 @@ class Table:
         return self._chosen(choose(self._noises(), self._bytes(), nbytes - self.fixed_bytes))
 
     def smallest(self, noise: float) -> Choice | None:
-        """The fewest bytes within so much noise."""
-        return self._chosen(choose(self._bytes(), self._noises(), noise))
+        """The fewest bytes, or the least time where products were timed, within so much noise."""
+        return self._chosen(choose(self._times() or self._bytes(), self._noises(), noise))
 
     def lightest(self) -> int:
         """Bytes of the smallest choice there is."""
@@ -144,6 +153,12 @@ class Table:
 
     def _noises(self) -> list[list[float]]:
         return [[c.noise for c in self.options[n]] for n in self.order]
+
+    def _times(self) -> list[list[float]]:
+        """Seconds; of candidates that take as long the smaller one is the better."""
+        if not any(c.seconds for o in self.options.values() for c in o):
+            return []
+        return [[c.seconds + 1e-15 * c.decision.nbytes for c in self.options[n]] for n in self.order]
 
     def _bytes(self) -> list[list[float]]:
         return [[float(c.decision.nbytes) for c in self.options[n]] for n in self.order]
@@ -212,7 +227,7 @@ class _Search:
         if self._metric is not None:
             self._least = Drop.parse(self.settings.max_drop).least(self._metric(sensitivity.session({})))
         cache = Cache.of(self.work.folder, self.document, self.judged)
-        table = self._alone(self._weighed(), sensitivity, cache)
+        table = self._alone(self._timed(self._weighed()), sensitivity, cache)
         tried: list[Choice] = []
         for attempt in range(_ROUNDS + 1):
             before = len(tried)
@@ -253,6 +268,27 @@ class _Search:
         elements = sum(s.elements for s in [*self.free.values(), *self.fixed]) + sum(math.prod(c.shape) for c in left)
         fixed = sum(c.nbytes for c in left) + sum(self._fixed_bytes(s) for s in self.fixed)
         return Table({n: found[n] for n in self.free}, fixed, elements)
+
+    def _timed(self, table: Table) -> Table:
+        """The table with the seconds of every candidate, where latency is to be saved."""
+        if self.settings.cost != "latency":
+            return table
+        timer, positions = Timer(self.document.opset, self.settings.threads), self._positions()
+        options: dict[str, list[Candidate]] = {}
+        for i, (name, several) in enumerate(table.options.items()):
+            site, rows = self.free[name], positions.get(name, 1)
+            options[name] = [replace(c, seconds=timer.seconds(site, c.decision, rows)) for c in several]
+            self.progress("timing products", (i + 1) / len(table.options))
+        return Table(options, table.fixed_bytes, table.elements)
+
+    def _positions(self) -> dict[str, int]:
+        """Rows of what each product multiplies in the first sample."""
+        read = {n: r[0].node.input[0] for n, s in self.free.items() if (r := readers_of(s, self.document.proto.graph))}
+        names = list(dict.fromkeys(read.values()))
+        session = Extended(self.document, self.folder, self.settings.threads).session(shapes(names))
+        found = runtime.run(session, self.judged[0], [shape_name(i) for i in range(len(names))])
+        rows = {name: int(np.prod(found[shape_name(i)][:-1])) for i, name in enumerate(names)}
+        return {site: max(rows[name], 1) for site, name in read.items()}
 
     def _fixed_bytes(self, site: Site) -> int:
         return make_plan([site], [], self.rules, self.document.opset).decisions[0].nbytes
@@ -398,7 +434,7 @@ class _Search:
         if self._bytes_bound:
             return min(tried, key=lambda c: (not c.keeps, c.measured))
         good = [c for c in tried if c.keeps]
-        return min(good, key=lambda c: c.nbytes) if good else min(tried, key=lambda c: c.measured)
+        return min(good, key=lambda c: (c.seconds, c.nbytes)) if good else min(tried, key=lambda c: c.measured)
 
     def _asked(self) -> dict[str, Any]:
         s = self.settings

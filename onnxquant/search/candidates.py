@@ -32,11 +32,13 @@ class Candidate:
         decision: the format and target, with its bytes; without a format: it stays in float.
         loss: error power of its products over their power, by rounding to nearest.
         noise: what it adds to the outputs, error power over signal power; known once that was measured.
+        seconds: that its products take per sample; 0 where that was not asked for.
     """
 
     decision: Decision
     loss: float
     noise: float = 0.0
+    seconds: float = 0.0
 
     @property
     def label(self) -> str:
