@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from onnxquant import encoder, lowering, runtime
 from onnxquant.activations.balance import STRENGTH
 from onnxquant.activations.calibrated import FOR_ACCURACY, Outcome, Search, Tools, Wish, largest
-from onnxquant.activations.grams import grams
 from onnxquant.activations.insert import Static
 from onnxquant.activations.ops import Kind, kind_of
 from onnxquant.activations.scheme import Codes
 from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.extended import Extended, outputs
 from onnxquant.calibration.feeds import Chosen, Data, Feed, Feeds, held_out, open_feeds
+from onnxquant.calibration.grams import Reader, grams
 from onnxquant.calibration.run import collect
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import FeedError, RecipeError
@@ -206,10 +206,13 @@ class _Tries:
     def _solve(self, search: Search) -> dict[str, Encoded]:
         """Codes for the weights of kernels that lose least on the samples; what is not in it is rounded to nearest."""
         document, settings = search.document, self.settings
-        weighed = grams(
-            document, search.placement, self.feeds, centred=settings.bias_correction,
-            threads=settings.threads, progress=self.progress,
-        )  # fmt: skip
+        dims = {t.name: tuple(t.dims) for t in document.proto.graph.initializer}
+        # Where a bias takes up the mean error afterwards, only what varies is left for the weight's codes.
+        readers = [
+            Reader(n, n.input[1], dims[n.input[1]], settings.bias_correction and n.op_type in ("Conv", "Gemm"))
+            for n in (u.node for u in search.placement.kernels)
+        ]
+        weighed = grams(document, readers, self.feeds, threads=settings.threads, progress=self.progress)
         found = {name: self.trial.solve(document, name, gram, count) for name, gram, count in weighed}
         return {name: encoded for name, encoded in found.items() if encoded}
 

@@ -124,13 +124,8 @@ class Affine(ScaledCodes):
 
     @property
     def bottom(self) -> int:
-        """The smallest code."""
+        """The smallest code that is written."""
         return 1 if self.symmetric and self.bits == 8 else 0
-
-    @property
-    def top(self) -> int:
-        """The largest code."""
-        return (1 << self.bits) - 1
 
     def _grid(self, low: Matrix, high: Matrix) -> tuple[NDArray[np.float16], Any]:
         """Scale and zero point (float32) of groups between these values."""

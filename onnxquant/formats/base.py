@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxquant.errors import RecipeError, WeightError, nearest
+from onnxquant.formats.grid import Floats, Grid, Gridded, Indices, held
 from onnxquant.formats.matrix import (
     Matrix,
     Planes,
@@ -81,7 +82,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Format(ABC):
+class Format(Gridded, ABC):
     """A way to store a weight. Subclasses are frozen dataclasses whose fields are the format's parameters.
 
     The first line of a subclass's docstring is its summary for ``onnxquant list``.
@@ -255,38 +256,6 @@ class Format(ABC):
 
 
 @dataclass(frozen=True)
-class Rowwise(Format):
-    """Base of the formats that encode each row by itself."""
-
-    @abstractmethod
-    def encode_rows(self, chunk: Matrix, first: int) -> Planes:
-        """Planes of some rows, contiguous and finite; the first of them is row ``first`` of the weight."""
-
-    @abstractmethod
-    def decode_rows(self, planes: Planes, cols: int) -> Matrix:
-        """The values of some rows."""
-
-    def _encode(self, weight: NDArray[Any]) -> Encoded:
-        rows, cols = weight.shape
-        out = self._allocate(rows, cols)
-        for first, chunk in chunks(weight):
-            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-                part = self.encode_rows(chunk, first)
-            for name, plane in part.items():
-                out[name][first : first + len(chunk)] = plane
-        check_finite(self.name, out)
-        return Encoded(self, rows, cols, out, (rows, cols))
-
-    def _decode(self, encoded: Encoded) -> Matrix:
-        rows, cols = encoded.rows, encoded.cols
-        own = {name: plane for name, plane in encoded.planes.items() if name != "permutation"}
-        out = np.empty((rows, cols), np.float32)
-        for part in row_ranges(rows, cols):
-            out[part] = self.decode_rows({name: plane[part] for name, plane in own.items()}, cols)
-        return out
-
-
-@dataclass(frozen=True)
 class ScaledCodes(Format):
     """Base of the formats whose weights are ``(code - zero) * scale``."""
 
@@ -320,6 +289,40 @@ class ScaledCodes(Format):
     def offset(self) -> int:
         """The code that stands for zero where no zero point is stored."""
         return 1 << (self.bits - 1)
+
+    @property
+    def bottom(self) -> int:
+        """The smallest code that is written."""
+        return 0
+
+    @property
+    def top(self) -> int:
+        """The largest code that is written."""
+        return (1 << self.bits) - 1
+
+    @property
+    def shifts(self) -> bool:  # noqa: D102
+        return self.has_zero_points
+
+    def levels(self) -> tuple[Matrix, Indices]:  # noqa: D102
+        codes = np.arange(self.bottom, self.top + 1, dtype=np.uint8)
+        return codes.astype(np.float32) - np.float32(0 if self.has_zero_points else self.offset), codes
+
+    def grid(self, encoded: Encoded) -> Grid:  # noqa: D102
+        step = encoded.planes["scales"].astype(np.float32)
+        zero = encoded.planes.get("zero_points")
+        shift = np.zeros_like(step) if zero is None else zero.astype(np.float32) * -step
+        return Grid(self.levels()[0], step, shift, self.group or max(encoded.cols, 1), shifts=self.shifts)
+
+    def sides(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
+        scales = held(step, self.scale_dtype)
+        if not self.has_zero_points:
+            return {"scales": scales}
+        wide = scales.astype(np.float64)
+        zero = np.divide(-shift, wide, out=np.full(wide.shape, float(self.offset)), where=wide != 0)
+        if self.float_zero_points:
+            return {"scales": scales, "zero_points": held(zero, np.float16)}
+        return {"scales": scales, "zero_points": np.clip(np.rint(zero), 0, self.top).astype(np.uint8)}
 
     def groups(self, rows: int, cols: int) -> tuple[int, int]:
         """Shape of the scales."""

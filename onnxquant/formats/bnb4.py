@@ -81,9 +81,15 @@ class NestedTable(BlockTable):
         planes = {"codes": encoded.planes["codes"], "scales": unnest(encoded.planes)}
         return self.with_(double_quant=False)._decode(replace(encoded, planes=planes))
 
-    def absmax(self, encoded: Encoded) -> Matrix:
-        """Largest magnitude of each block, flat, decoded where it is stored in 8 bits."""
-        return unnest(encoded.planes).reshape(-1) if self.double_quant else super().absmax(encoded)
+    def scales(self, encoded: Encoded) -> Matrix:
+        """Scales as they are used, decoded where they are stored in 8 bits."""
+        return unnest(encoded.planes) if self.double_quant else super().scales(encoded)
+
+    @property
+    def unfittable(self) -> str:
+        """Scales of double quantization depend on each other."""
+        nested = "its scales are stored in 8 bits, by the mean of all and the largest of 256"
+        return self.unsolvable or (nested if self.double_quant else "")
 
     def from_blocks(self, blocks: NDArray[Any], rows: int, cols: int, absmax: NDArray[Any]) -> Encoded:
         """As of BlockTable, with plain scales; ``nest`` makes 8-bit ones of them."""

@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 
 from onnxquant.errors import RangeError
-from onnxquant.formats.base import Plane, Rowwise
+from onnxquant.formats.base import Plane
 from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.formats.rowwise import Rowwise
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Floats(Rowwise):
 
     dtype: ClassVar[np.dtype[Any]]
     largest: ClassVar[str]
+
+    unsolvable = "its weights are floats, and no codes"
 
     @property
     def bits_per_weight(self) -> float:  # noqa: D102

@@ -6,13 +6,22 @@ Every format whose weights are codes times a scale, plus a minimum or not, is on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.errors import WeightError
+from onnxquant.formats.matrix import Matrix, Planes, by_rows, expand
+
+if TYPE_CHECKING:
+    from onnxquant.formats.base import Encoded
+
 Floats = NDArray[np.floating]
 Indices = NDArray[np.uint8]
+F = TypeVar("F", bound=np.floating[Any])
 
 
 @dataclass(frozen=True)
@@ -38,4 +47,171 @@ class Grid:
     @property
     def is_even(self) -> bool:
         """Whether levels are one apart."""
-        return bool((np.diff(self.levels) == 1).all())
+        return is_even(self.levels)
+
+    @property
+    def of_tensor(self) -> bool:
+        """Whether all rows share one step."""
+        return self.step.shape == (1, 1)
+
+
+class Gridded:
+    """The part of a format that solvers ask: which grid a weight is on, and the weight with other codes or another grid.
+
+    Columns are in the order in which they are stored. A format has a grid if it defines ``levels``, ``grid`` and ``sides``.
+    """
+
+    @property
+    def unsolvable(self) -> str:
+        """Why codes cannot be chosen; "" where they can."""
+        return "" if type(self).grid is not Gridded.grid else "its values are no codes on a grid"
+
+    @property
+    def unfittable(self) -> str:
+        """Why scales cannot be chosen; "" where they can."""
+        return self.unsolvable
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a grid of this format has a shift that can be chosen."""
+        return False
+
+    def levels(self) -> tuple[Matrix, Indices]:
+        """Levels of the grid, ascending, and the code of each.
+
+        Raises:
+            WeightError: the format has no grid.
+        """
+        raise WeightError(f"{self._named()}: {self.unsolvable}")
+
+    def grid(self, encoded: Encoded) -> Grid:
+        """The grid that an encoded weight is on; its values are those of ``decode``, bit for bit.
+
+        But for float16 zero points: (code - zero) * scale is rounded twice in other places than code * scale - zero *
+        scale, which differs by some 2^-23 of the larger term.
+
+        Raises:
+            WeightError: the format has no grid.
+        """
+        raise WeightError(f"{self._named()}: {self.unsolvable}")
+
+    def place(self, encoded: Encoded, indices: Indices) -> Encoded:
+        """The weight with other codes.
+
+        Args:
+            encoded: a weight of this format.
+            indices: into the levels of its grid, uint8 [rows, cols].
+
+        Raises:
+            WeightError: the format has no grid.
+        """
+        return replace(encoded, planes={**encoded.planes, "codes": self.levels()[1][indices]})
+
+    def fit(self, encoded: Encoded, step: Floats, shift: Floats) -> Encoded:
+        """The weight with the same codes on a grid as near to this one as the format can store.
+
+        Args:
+            encoded: a weight of this format.
+            step: in the shape that the step of its grid has; finite.
+            shift: as ``step``; where the format has none to choose, it does not matter.
+
+        Raises:
+            WeightError: its scales cannot be chosen (``unfittable``).
+        """
+        if self.unfittable:
+            raise WeightError(f"{self._named()}: {self.unfittable}")
+        return replace(encoded, planes={**encoded.planes, **self.sides(step, shift)})
+
+    def sides(self, step: Floats, shift: Floats) -> Planes:
+        """Planes of the grid nearest to this one."""
+        raise NotImplementedError  # whoever has a grid that can be chosen says how
+
+    def _named(self) -> str:
+        return f"format {getattr(self, 'name', type(self).__name__)}"
+
+
+def is_even(levels: Floats) -> bool:
+    """Whether levels are one apart."""
+    return bool((np.diff(levels) == 1).all())
+
+
+def values(grid: Grid, indices: Indices, threads: int | None = None) -> Matrix:
+    """What the indices of levels stand for: float32 [rows, cols], one rounding per operation."""
+    rows, cols = indices.shape
+    out = np.empty((rows, cols), np.float32)
+
+    def work(part: slice) -> None:
+        step, shift = spread(grid, part, cols)
+        np.multiply(grid.levels.astype(np.float32).take(indices[part]), step, out=out[part])
+        out[part] += shift
+
+    by_rows(rows, cols, work, threads)
+    return out
+
+
+def nearest(grid: Grid, weight: Floats, threads: int | None = None) -> Indices:
+    """Indices of the levels that a weight [rows, cols] is nearest to; that of the level nearest to 0 where a step is 0."""
+    rows, cols = weight.shape
+    out = np.empty((rows, cols), np.uint8)
+
+    def work(part: slice) -> None:
+        step, shift = spread(grid, part, cols)
+        with np.errstate(over="ignore"):
+            ratio = (weight[part].astype(np.float32) - shift) / np.where(step == 0, np.float32(np.inf), step)
+        out[part] = nearest_index(grid.levels, ratio)
+
+    by_rows(rows, cols, work, threads)
+    return out
+
+
+def spread(grid: Grid, part: slice, cols: int) -> tuple[Matrix, Matrix]:
+    """Step and shift of each weight of some rows."""
+    step, shift = (
+        side.astype(np.float32) if grid.of_tensor else expand(side[part].astype(np.float32), grid.group, cols)
+        for side in (grid.step, grid.shift)
+    )
+    return step, shift
+
+
+def nearest_index(levels: Floats, ratio: NDArray[F]) -> NDArray[Any]:
+    """Index of the level nearest to each number, which is not NaN."""
+    if is_even(levels):
+        return (nearest_level(levels, ratio) - ratio.dtype.type(levels[0])).astype(np.uint8)
+    first, middles = _lookup(levels.astype(np.float32).tobytes())
+    short = ratio.astype(np.float32, copy=False)
+    below = first.take(np.ascontiguousarray(short).view(np.uint32) >> np.uint32(16))
+    return below + (short > middles.take(below))
+
+
+def nearest_level(levels: Floats, ratio: NDArray[F]) -> NDArray[F]:
+    """The level nearest to each number, which is not NaN, in the type of the numbers."""
+    if not is_even(levels):
+        return levels.astype(ratio.dtype).take(nearest_index(levels, ratio))
+    found = np.rint(ratio)
+    np.clip(found, levels[0], levels[-1], out=found)
+    return found
+
+
+@lru_cache(32)
+def _lookup(levels: bytes) -> tuple[Indices, Matrix]:
+    """Per upper half of a float32 how many middles between levels lie below all such numbers, and the middles.
+
+    Numbers that share their upper half are a 128th apart: no table of 256 values has two middles that near to each other.
+    """
+    known = np.frombuffer(levels, np.float32)
+    middles = ((known[1:] + known[:-1]) / np.float32(2)).astype(np.float32)
+    halves = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
+    ends = np.stack([halves.view(np.float32), (halves | np.uint32(0xFFFF)).view(np.float32)])
+    # What is infinite or NaN in its lower half is infinite: beyond every middle, on its side.
+    ends = np.where(np.isnan(ends), np.copysign(np.float32(np.inf), ends), ends)
+    lowest, highest = ends.min(axis=0), ends.max(axis=0)
+    first = np.searchsorted(middles, lowest)
+    if (np.searchsorted(middles, highest) > first + 1).any():
+        raise WeightError("levels of a table lie nearer to each other than a 128th of their size")
+    return first.astype(np.uint8), np.append(middles, np.float32(np.inf))
+
+
+def held(side: Floats, dtype: Any) -> NDArray[Any]:
+    """A scale or minimum as its type holds it: the largest finite number where it is beyond that."""
+    most = np.finfo(dtype).max
+    return np.clip(side, -most, most).astype(dtype)

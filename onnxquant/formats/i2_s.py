@@ -30,6 +30,7 @@ class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
 
     name = "i2_s"
     bits = 2
+    bottom = 1
     foreign = True
     source = "microsoft/BitNet: I2_S, blocks of 128; scale after Ma et al. 2024"
     group = None

@@ -52,6 +52,8 @@ class LlmInt8(Format):
         if self.quantile is not None and not 0 < self.quantile < 1:
             raise RecipeError(f"quantile {self.quantile}: expected a number between 0 and 1, such as 0.99")
 
+    unsolvable = "its columns of outliers are float16, and no codes"
+
     @property
     def bits_per_weight(self) -> float:
         """Without outliers; each column of them takes another 16 bits for each of its weights."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,17 +14,37 @@ from onnxquant.errors import RangeError, WeightError
 
 Matrix = NDArray[np.float32]
 Planes = dict[str, NDArray[Any]]
+T = TypeVar("T")
 
 # Rows are encoded this many bytes of float32 at a time: temporaries stay in cache and never grow with the weight.
 _CHUNK_BYTES = 4 << 20
+# What arithmetic on a few rows works on at a time stays in a core's own cache with its temporaries.
+_PART_BYTES = 256 << 10
 _SIDES = {"scales": "scale", "minima": "minimum"}
 
 
-def row_ranges(rows: int, cols: int) -> Iterator[slice]:
-    """Ranges of rows of a few megabytes each."""
-    step = max(1, _CHUNK_BYTES // (4 * max(cols, 1)))
+def row_ranges(rows: int, cols: int, nbytes: int = 0) -> Iterator[slice]:
+    """Ranges of rows of so many bytes of float32 each; 0: a few megabytes."""
+    step = max(1, (nbytes or _CHUNK_BYTES) // (4 * max(cols, 1)))
     for first in range(0, rows, step):
         yield slice(first, min(first + step, rows))
+
+
+def by_rows(rows: int, cols: int, work: Callable[[slice], T], threads: int | None = None) -> list[T]:
+    """What a function makes of some rows after the other, in their order.
+
+    Args:
+        rows: of the weight.
+        cols: of the weight; where there are none, there is no work.
+        work: of a range of rows; ranges do not depend on ``threads``.
+        threads: at most so many at a time; None: as many as there are CPUs.
+    """
+    parts = list(row_ranges(rows, cols, _PART_BYTES)) if cols else []
+    count = min(threads or os.cpu_count() or 1, len(parts))
+    if count < 2:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, parts))
 
 
 def chunks(weight: NDArray[Any]) -> Iterator[tuple[int, Matrix]]:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxquant.formats import ggml
-from onnxquant.formats.base import Plane, Rowwise
+from onnxquant.formats.base import Encoded, Plane
+from onnxquant.formats.grid import Floats, Grid, Indices, held
 from onnxquant.formats.matrix import Matrix, Planes, expand, split
+from onnxquant.formats.rowwise import Rowwise
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,19 @@ class MinimumCodes(Rowwise):
     @property
     def bits_per_weight(self) -> float:  # noqa: D102
         return self.bits + 32 / self.group
+
+    shifts = True
+
+    def levels(self) -> tuple[Matrix, Indices]:  # noqa: D102
+        codes = np.arange(1 << self.bits, dtype=np.uint8)
+        return codes.astype(np.float32), codes
+
+    def grid(self, encoded: Encoded) -> Grid:  # noqa: D102
+        step, shift = (encoded.planes[name].astype(np.float32) for name in ("scales", "minima"))
+        return Grid(self.levels()[0], step, shift, self.group, shifts=True)
+
+    def sides(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
+        return {"scales": held(step, np.float16), "minima": held(shift, np.float16)}
 
     def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
         side = Plane((rows, -(-cols // self.group)), np.dtype(np.float16))

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from onnxquant.formats import ggml
 from onnxquant.formats.base import Plane
+from onnxquant.formats.grid import Floats, Indices
 from onnxquant.formats.matrix import Matrix, Planes
 from onnxquant.formats.superblocks import SuperBlocks, halving_sum, quotient, stored
 
@@ -50,7 +51,7 @@ class _MinimumSuperBlocks(SuperBlocks):
     packed_bits: ClassVar[Mapping[str, int]] = {"subscales": 6, "subminima": 6}
 
     def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
-        half, small = self.sides(rows, cols, 1, np.float16), self.sides(rows, cols, 8, np.uint8)
+        half, small = self.per_super(rows, cols, 1, np.float16), self.per_super(rows, cols, 8, np.uint8)
         codes = Plane((rows, cols), np.dtype(np.uint8))
         return {"codes": codes, "scales": half, "minima": half, "subscales": small, "subminima": small}
 
@@ -72,6 +73,27 @@ class _MinimumSuperBlocks(SuperBlocks):
             "subscales": subscales.reshape(rows, -1).astype(np.uint8),
             "subminima": subminima.reshape(rows, -1).astype(np.uint8),
         }
+
+    shifts = True
+
+    def levels(self) -> tuple[Matrix, Indices]:
+        codes = np.arange(1 << self.bits, dtype=np.uint8)
+        return codes.astype(np.float32), codes
+
+    def steps(self, planes: Planes) -> tuple[Matrix, Matrix]:
+        step, minimum = (
+            np.repeat(planes[half].astype(np.float32), 8, axis=1) * planes[small].astype(np.float32)
+            for half, small in (("scales", "subscales"), ("minima", "subminima"))
+        )
+        return step, -minimum
+
+    def sides(self, step: Floats, shift: Floats) -> Planes:
+        planes: Planes = {}
+        for half, small, side in (("scales", "subscales", step), ("minima", "subminima", -shift)):
+            whole = self.whole(side)
+            planes[half] = _largest(whole)
+            planes[small] = _small(whole, planes[half])[0].astype(np.uint8)
+        return {name: plane.reshape(len(step), -1) for name, plane in planes.items()}
 
     def decode_rows(self, planes: Planes, cols: int) -> Matrix:
         values = planes["codes"].astype(np.float32)

@@ -23,9 +23,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxquant.formats import ggml
 from onnxquant.formats.base import Plane
+from onnxquant.formats.grid import Floats, Indices
 from onnxquant.formats.matrix import Matrix, Planes
 from onnxquant.formats.superblocks import SuperBlocks, halving_sum, quotient, stored
 
@@ -48,18 +50,16 @@ class Q6_K(SuperBlocks):  # noqa: N801  the field writes it so
     def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
         return {
             "codes": Plane((rows, cols), np.dtype(np.uint8)),
-            "scales": self.sides(rows, cols, 1, np.float16),
-            "subscales": self.sides(rows, cols, 16, np.int8),
+            "scales": self.per_super(rows, cols, 1, np.float16),
+            "subscales": self.per_super(rows, cols, 16, np.int8),
         }
 
     def encode_rows(self, chunk: Matrix, first: int) -> Planes:  # noqa: D102
         rows, cols = chunk.shape
         x = self.columns(chunk)
         scale = _search(x).reshape(-1, 16)
-        d = stored(ggml.extreme(scale) / np.float32(-128))
-        wide = d.astype(np.float32)
-        small = np.clip(np.rint(quotient(scale, wide)), np.float32(-128), np.float32(127))
-        codes = np.rint(x * quotient(np.float32(1), (wide * small).reshape(-1)))
+        d, small = _small(scale)
+        codes = np.rint(x * quotient(np.float32(1), (d.astype(np.float32) * small).reshape(-1)))
         np.clip(codes, _LOWEST, _HIGHEST, out=codes)
         codes += _OFFSET
         return {
@@ -67,6 +67,19 @@ class Q6_K(SuperBlocks):  # noqa: N801  the field writes it so
             "scales": d.reshape(rows, -1),
             "subscales": small.reshape(rows, -1).astype(np.int8),
         }
+
+    def levels(self) -> tuple[Matrix, Indices]:  # noqa: D102
+        codes = np.arange(64, dtype=np.uint8)
+        return codes.astype(np.float32) - _OFFSET, codes
+
+    def steps(self, planes: Planes) -> tuple[Matrix, Matrix]:  # noqa: D102
+        step = np.repeat(planes["scales"].astype(np.float32), 16, axis=1) * planes["subscales"].astype(np.float32)
+        return step, np.zeros_like(step)
+
+    def sides(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
+        d, small = _small(self.whole(step))
+        rows = len(step)
+        return {"scales": d.reshape(rows, -1), "subscales": small.reshape(rows, -1).astype(np.int8)}
 
     def decode_rows(self, planes: Planes, cols: int) -> Matrix:  # noqa: D102
         values = planes["codes"].astype(np.float32)
@@ -93,6 +106,12 @@ class Q6_K(SuperBlocks):  # noqa: N801  the field writes it so
             "scales": ggml.as_type(raw[..., 208:], np.float16),
             "subscales": ggml.as_type(raw[..., 192:208], np.int8),
         }
+
+
+def _small(scale: Matrix) -> tuple[NDArray[np.float16], Matrix]:
+    """The float16 of each super-block, and the integers of its sub-blocks, from their scales [super-blocks, 16]."""
+    d = stored(ggml.extreme(scale) / np.float32(-128))
+    return d, np.clip(np.rint(quotient(scale, d.astype(np.float32))), np.float32(-128), np.float32(127))
 
 
 def _search(x: Matrix) -> Matrix:

@@ -21,6 +21,7 @@ class Q8_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
 
     name = "q8_0"
     bits = 8
+    bottom = 1
     group = 32
     block_bytes = 34
     filler = 128

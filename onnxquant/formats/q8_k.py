@@ -27,6 +27,7 @@ class Q8_K(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
 
     name = "q8_k"
     bits = 8
+    bottom = 1
     group = 256
     scale_dtype = np.float32
     block = 256

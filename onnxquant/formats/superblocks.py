@@ -12,6 +12,7 @@ scales of sub-blocks beyond the end are.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.formats import ggml
-from onnxquant.formats.base import Plane, Rowwise
-from onnxquant.formats.matrix import Matrix, split
+from onnxquant.formats.base import Encoded, Plane
+from onnxquant.formats.grid import Floats, Grid, held
+from onnxquant.formats.matrix import Matrix, Planes, split
+from onnxquant.formats.rowwise import Rowwise
 
 SUPER = 256
 
@@ -38,9 +41,24 @@ class SuperBlocks(ggml.Blocks, Rowwise):
     def bits_per_weight(self) -> float:  # noqa: D102
         return 8 * self.with_(permuted=False).nbytes(1, SUPER) / SUPER
 
-    def sides(self, rows: int, cols: int, per_super: int, dtype: type) -> Plane:
+    @abstractmethod
+    def steps(self, planes: Planes) -> tuple[Matrix, Matrix]:
+        """Step and shift of each sub-block [rows, sub-blocks], those beyond the end of a row included."""
+
+    def grid(self, encoded: Encoded) -> Grid:  # noqa: D102
+        count = -(-encoded.cols // self.sub_block)
+        step, shift = (side[:, :count] for side in self.steps(encoded.planes))
+        return Grid(self.levels()[0], step, shift, self.sub_block, SUPER // self.sub_block, self.shifts)
+
+    def whole(self, side: Floats) -> Matrix:
+        """A side of sub-blocks [rows, sub-blocks] as [super-blocks, sub-blocks of one], zeros beyond the end of a row."""
+        per_super = SUPER // self.sub_block
+        side = held(side, np.float32)
+        return np.pad(side, ((0, 0), (0, -side.shape[1] % per_super))).reshape(-1, per_super)
+
+    def per_super(self, rows: int, cols: int, count: int, dtype: type) -> Plane:
         """A plane with so many values per super-block."""
-        return Plane((rows, per_super * -(-cols // SUPER)), np.dtype(dtype))
+        return Plane((rows, count * -(-cols // SUPER)), np.dtype(dtype))
 
     def columns(self, chunk: Matrix) -> Matrix:
         """Sub-blocks as the columns of a matrix [weights of a sub-block, sub-blocks]: sums then run over rows."""

@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError, WeightError
-from onnxquant.formats.base import Encoded, Plane, Rowwise
+from onnxquant.formats.base import Encoded, Plane
+from onnxquant.formats.grid import Floats, Grid, held
 from onnxquant.formats.matrix import Matrix, Planes, expand
 from onnxquant.formats.parameters import parameter
 from onnxquant.formats.philox import uniforms
+from onnxquant.formats.rowwise import Rowwise
 
 Codes = NDArray[np.uint8]
 
@@ -49,6 +51,20 @@ class TableCodes(Rowwise):
     def groups(self, rows: int, cols: int) -> tuple[int, int]:
         """Shape of the scales."""
         return rows, (-(-cols // self.group) if self.group else 1)
+
+    def levels(self) -> tuple[Matrix, Codes]:  # noqa: D102
+        return _levels(type(self))
+
+    def grid(self, encoded: Encoded) -> Grid:  # noqa: D102
+        step = self.scales(encoded)
+        return Grid(self.levels()[0], step, np.zeros_like(step), self.group or max(encoded.cols, 1))
+
+    def scales(self, encoded: Encoded) -> Matrix:
+        """Scales as they are used, float32 [rows, groups]."""
+        return encoded.planes["scales"].astype(np.float32, copy=False)
+
+    def sides(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
+        return {"scales": held(step, np.float32)}
 
     def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
         scales = Plane(self.groups(rows, cols), np.dtype(np.float32))
@@ -89,6 +105,11 @@ class BlockTable(TableCodes):
         """Weights per scale."""
         return self.block_size
 
+    @property
+    def unsolvable(self) -> str:
+        """Rounding at random leaves no choice."""
+        return "" if self.stochastic is None else "its codes are drawn at random"
+
     def unfit(self, rows: int, cols: int) -> str | None:  # noqa: D102
         if cols % self.block_size == 0:
             return None
@@ -112,7 +133,7 @@ class BlockTable(TableCodes):
 
     def absmax(self, encoded: Encoded) -> Matrix:
         """Largest magnitude of each block, flat, as bitsandbytes keeps it."""
-        return encoded.planes["scales"].astype(np.float32, copy=False).reshape(-1)
+        return self.scales(encoded).reshape(-1)
 
     def to_blocks(self, encoded: Encoded) -> Codes:
         """Packed bytes as bitsandbytes has them, flat: at 4 bits the even element is the high nibble."""
@@ -142,9 +163,10 @@ class BlockTable(TableCodes):
 
 @cache
 def _levels(form: type[TableCodes]) -> tuple[Matrix, Codes]:
-    """Distinct values in ascending order, and the lowest code of each (of fp4's two zeros the positive one)."""
+    """Distinct finite values in ascending order, and the lowest code of each (of fp4's two zeros the positive one)."""
     levels, codes = np.unique(form.table(), return_index=True)
-    return levels, codes.astype(np.uint8)
+    finite = np.isfinite(levels)
+    return levels[finite], codes[finite].astype(np.uint8)
 
 
 @cache

@@ -27,6 +27,7 @@ class TQ2_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
 
     name = "tq2_0"
     bits = 2
+    bottom = 1
     group = 256
     block = 256
     block_bytes = 66

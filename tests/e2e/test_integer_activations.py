@@ -16,8 +16,8 @@ from rounded import marked, sqnr_db
 
 import onnxquant
 from onnxquant import api
-from onnxquant.activations import grams
 from onnxquant.activations.calibrated import FOR_ACCURACY
+from onnxquant.calibration import grams
 from onnxquant.calibration.observers import ranging
 from onnxquant.errors import RecipeError
 from onnxquant.formats.affine import Int8

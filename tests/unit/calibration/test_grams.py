@@ -13,8 +13,8 @@ from graphs import node, weight
 from numpy.typing import NDArray
 from rounded import values
 
-from onnxquant.activations import grams as grams_
-from onnxquant.activations.placement import Placement, place
+from onnxquant.activations.placement import place
+from onnxquant.calibration import grams as grams_
 from onnxquant.calibration.feeds import Feeds, Input, open_feeds
 from onnxquant.graph.flow import Flow, attribute
 from onnxquant.graph.io import load
@@ -22,15 +22,21 @@ from onnxquant.graph.io import load
 Array = NDArray[Any]
 
 
-def ready(proto: onnx.ModelProto, samples: list[dict[str, Array]]) -> tuple[Any, Placement, Feeds]:
+def ready(
+    proto: onnx.ModelProto, samples: list[dict[str, Array]], *, centred: bool = True
+) -> tuple[Any, list[grams_.Reader], Feeds]:
     document = load(proto)
+    dims = {t.name: tuple(t.dims) for t in document.proto.graph.initializer}
     x = samples[0]["x"]
     feeds = open_feeds(samples, [Input("x", "tensor(float)", ("n", *x.shape[1:]))])
-    return document, place(Flow(document.proto.graph)), feeds
+    nodes = [u.node for u in place(Flow(document.proto.graph)).kernels]
+    readers = [grams_.Reader(n, n.input[1], dims[n.input[1]], centred and n.op_type in ("Conv", "Gemm")) for n in nodes]
+    return document, readers, feeds
 
 
 def found(proto: onnx.ModelProto, samples: list[dict[str, Array]], **options: Any) -> dict[str, Array]:
-    return {n: g for n, g, _ in grams_.grams(*ready(proto, samples), **{"centred": True, **options})}
+    centred = options.pop("centred", True)
+    return {n: g for n, g, _ in grams_.grams(*ready(proto, samples, centred=centred), **options)}
 
 
 def expected(columns: Array, *, centred: bool = True) -> Array:

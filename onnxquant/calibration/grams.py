@@ -1,4 +1,4 @@
-"""Gram matrices of what kernels multiply their weights with: sums of x x^T over columns x of the float model's inputs.
+"""Gram matrices of what weights are multiplied with: sums of x x^T over columns x of the float model's inputs.
 
 Where a bias takes up the mean error afterwards (``bias``), inputs count less their mean: only what varies is left for the
 weight's codes to get right. A MatMul has no bias; there the mean counts. Zeros of a Conv's padding are data like any other.
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxquant import runtime
-from onnxquant.activations.placement import Placement, Unit
 from onnxquant.calibration.extended import Extended, outputs
 from onnxquant.calibration.feeds import Feeds
-from onnxquant.graph.flow import Flow, attribute
+from onnxquant.graph.flow import attribute, is_op
 from onnxquant.graph.io import Document
 from onnxquant.graph.windows import windows
 
@@ -37,26 +38,46 @@ SAMPLES = 64
 _TOGETHER = 4 << 20
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A node that multiplies its first input with a constant weight, its second.
+
+    Attributes:
+        node: a Conv, Gemm or MatMul of the main graph.
+        weight: name of the weight.
+        dims: its shape as the node sees it.
+        centred: inputs count less their mean.
+    """
+
+    node: onnx.NodeProto
+    weight: str
+    dims: tuple[int, ...]
+    centred: bool = False
+
+
+def is_reader(node: onnx.NodeProto, position: int) -> bool:
+    """Whether inputs of a node that reads a weight in this position can be weighed."""
+    return is_op(node, "Conv", "Gemm", "MatMul") and position == 1 and not attribute(node, "transA", 0)
+
+
 def grams(
     document: Document,
-    placement: Placement,
+    readers: Iterable[Reader],
     feeds: Feeds,
     *,
-    centred: bool,
     memory: int = MEMORY,
     threads: int | None = None,
     progress: Progress = lambda stage, done: None,
 ) -> Iterator[tuple[str, Doubles, int]]:
-    """The name of each weight of a placement's kernels, its matrices [groups, cols, cols], and of how many inputs they are.
+    """The name of each weight, its matrices [groups, cols, cols], and of how many inputs they are.
 
     Columns are in the order of the weight's own: a Conv's [channels of the group, kernel positions]. Weights whose matrices
-    would be larger than ``LARGEST`` are left out, and those that kernels see as different ones.
+    would be larger than ``LARGEST`` are left out, and those that readers see as different ones.
 
     Args:
         document: the float model.
-        placement: where integers are.
+        readers: what multiplies with the weights.
         feeds: calibration samples; ``SAMPLES`` of them are run, and seeded ``POSITIONS`` of each looked at.
-        centred: biases will take up the mean error.
         memory: as of ``MEMORY``.
         threads: of the session.
         progress: told what is done.
@@ -65,8 +86,8 @@ def grams(
         ModelError: the model does not run on a sample.
     """
     found: dict[str, list[_Sum]] = {}
-    for one in _sums(Flow(document.proto.graph), placement, centred=centred):
-        found.setdefault(one.weight, []).append(one)
+    for reader in readers:
+        found.setdefault(reader.weight, []).append(_Sum(reader))
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
         source = Extended(document, Path(folder), threads)
         for sums in _runs([s for s in found.values() if _alike(s)], memory):
@@ -78,17 +99,8 @@ def grams(
                     one.forget()
 
 
-def _sums(flow: Flow, placement: Placement, *, centred: bool) -> list[_Sum]:
-    found = []
-    for unit in placement.kernels:
-        tensor = flow.constant(unit.node.input[1])
-        assert tensor is not None
-        found.append(_Sum(unit, tuple(tensor.dims), centred=centred and unit.node.op_type in ("Conv", "Gemm")))
-    return found
-
-
 def _alike(sums: list[_Sum]) -> bool:
-    """Whether kernels that share a weight see it as the same small enough matrices."""
+    """Whether readers that share a weight see it as the same small enough matrices."""
     return len({one.shape for one in sums}) == 1 and sums[0].nbytes <= LARGEST
 
 
@@ -117,16 +129,15 @@ def _observe(source: Extended, sums: list[_Sum], feeds: Feeds, progress: Progres
 
 
 class _Sum:
-    """The matrices of one kernel, while they are summed up."""
+    """The matrices of one reader, while they are summed up."""
 
-    def __init__(self, unit: Unit, weight: tuple[int, ...], *, centred: bool) -> None:
-        self.node, self.x, self.weight = unit.node, unit.node.input[0], unit.node.input[1]
-        self._dims, self._centred = weight, centred
-        groups = attribute(unit.node, "group", 1) if unit.node.op_type == "Conv" else 1
-        if unit.node.op_type == "Conv":
-            cols = int(np.prod(weight[1:]))
-        else:
-            cols = weight[1] if attribute(unit.node, "transB", 0) else weight[0]
+    def __init__(self, reader: Reader) -> None:
+        node, dims = reader.node, reader.dims
+        self.node, self.x, self.weight = node, node.input[0], reader.weight
+        self._dims, self._centred = dims, reader.centred
+        groups = attribute(node, "group", 1) if node.op_type == "Conv" else 1
+        rows_first = node.op_type == "Conv" or attribute(node, "transB", 0)
+        cols = int(np.prod(dims[1:])) if rows_first else dims[0]
         self.shape = (groups, cols, cols)
         self.forget()
 

@@ -1,0 +1,180 @@
+"""What a solver is: how the codes of a weight, and its scales, are chosen in a format.
+
+Weights and Gram matrices have their columns in the order in which they are stored; whoever permutes columns does so before,
+and adds the permutation to what comes back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.errors import RecipeError, WeightError
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.grid import nearest
+from onnxquant.formats.matrix import Matrix, by_rows
+
+Doubles = NDArray[np.float64]
+# Rows whose products with Gram matrices are taken together: bounds the memory for tall weights.
+_ROWS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Second moments of what a weight is multiplied with.
+
+    Attributes:
+        gram: sum of x x^T over inputs x, float64 [groups, cols, cols]; each group is of rows / groups rows of the weight
+            that follow each other.
+        count: how many inputs; None: enough.
+    """
+
+    gram: Doubles
+    count: int | None = None
+
+    @property
+    def energy(self) -> Doubles:
+        """Sum of squares of each input, [groups, cols]."""
+        return np.diagonal(self.gram, axis1=1, axis2=2)
+
+    @property
+    def importance(self) -> Doubles:
+        """``energy`` as a share of its largest, at least 0; ones where a group says nothing: NaN, infinity or all zeros."""
+        energy = np.maximum(self.energy, 0)
+        largest = energy.max(axis=1, initial=0, keepdims=True)
+        told = np.isfinite(largest) & (largest > 0)
+        return np.divide(energy, largest, out=np.ones_like(energy), where=told)
+
+    def check(self, rows: int, cols: int) -> None:
+        """Refuse what is not of a weight of this shape.
+
+        Raises:
+            WeightError: with both shapes.
+        """
+        gram = self.gram
+        if gram.ndim != 3 or gram.shape[1:] != (cols, cols) or not len(gram) or rows % len(gram):
+            raise WeightError(f"Gram matrix of shape {list(gram.shape)}: does not fit a weight of shape {[rows, cols]}")
+
+
+@dataclass(frozen=True)
+class Solver(ABC):
+    """A way to choose codes. Subclasses are frozen dataclasses whose fields are the solver's parameters.
+
+    The first line of a subclass's docstring is its summary for ``onnxquant list``.
+    """
+
+    name: ClassVar[str]
+    # Whether it must know what a weight is multiplied with.
+    needs_inputs: ClassVar[bool] = False
+
+    @property
+    def summary(self) -> str:
+        """What the solver is, in one line."""
+        return (type(self).__doc__ or self.name).splitlines()[0].rstrip(".")
+
+    def refusal(self, form: Format) -> str | None:
+        """Why it cannot choose codes in a format; None when it can."""
+        return form.unsolvable or None
+
+    def solve(self, form: Format, weight: Matrix, inputs: Inputs | None = None, start: Encoded | None = None) -> Encoded:
+        """A weight encoded in a format.
+
+        Args:
+            form: a format that is not refused, and not ``permuted``.
+            weight: floats [rows, cols].
+            inputs: what it is multiplied with; None: unknown.
+            start: the weight encoded in the format, whose scales stay as they are; None: they are chosen too.
+
+        Returns:
+            the weight, of which no row loses more, as the solver counts it, than it does rounded to nearest; where all
+            rows share one scale that is chosen, the whole of it does not.
+
+        Raises:
+            RecipeError: the format is refused, or inputs are needed.
+            WeightError: a value is NaN or infinite, or inputs do not fit.
+        """
+        if reason := self.refusal(form):
+            raise RecipeError(f"solver {self.name}, format {form.name}: {reason}")
+        if form.permuted:
+            raise RecipeError(f"solver {self.name}, format {form.name}: expected columns in their stored order")
+        if inputs is None and self.needs_inputs:
+            raise RecipeError(f"solver {self.name} needs to know what weights are multiplied with")
+        if inputs is not None:
+            inputs.check(*weight.shape)
+        if not weight.size:
+            return start or form.encode(weight)
+        return self._solve(form, np.asarray(weight, np.float32), inputs, start)
+
+    @abstractmethod
+    def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
+        """As ``solve``, of what was checked and is not empty."""
+
+
+def rounded(start: Encoded, weight: Matrix) -> Encoded:
+    """The weight with the codes nearest to it on the grid of ``start``."""
+    return start.format.place(start, nearest(start.format.grid(start), weight))
+
+
+def losses(weight: Matrix, decoded: Matrix, inputs: Inputs | None = None) -> Doubles:
+    """Per row e of the error e H e^T, H the Gram matrix of its group; e e^T without inputs: float64 [rows].
+
+    Args:
+        weight: floats [rows, cols].
+        decoded: what became of them.
+        inputs: what they are multiplied with.
+    """
+    rows, cols = weight.shape
+    if inputs is None:
+        found = by_rows(rows, cols, lambda part: np.square(_error(weight, decoded, part)).sum(axis=1))
+        return np.concatenate(found) if found else np.zeros(rows)
+    of_group = rows // len(inputs.gram)
+    out = np.empty(rows)
+    for group, gram in enumerate(inputs.gram):
+        for first in range(0, of_group, _ROWS):
+            part = slice(group * of_group + first, group * of_group + min(first + _ROWS, of_group))
+            error = _error(weight, decoded, part)
+            out[part] = np.einsum("rk,rk->r", error @ gram, error)
+    return out
+
+
+def weighted(weight: Matrix, decoded: Matrix, importance: Doubles) -> Doubles:
+    """Per row the sum of squared errors, each times its column's importance [groups, cols]."""
+    rows, cols = weight.shape
+    of_group = rows // len(importance)
+
+    def work(part: slice) -> Doubles:
+        error = np.square(_error(weight, decoded, part))
+        error *= importance[np.arange(part.start, part.stop) // of_group]
+        return np.asarray(error.sum(axis=1))
+
+    found = by_rows(rows, cols, work)
+    return np.concatenate(found) if found else np.zeros(rows)
+
+
+def better_rows(before: Encoded, after: Encoded, old: Doubles, new: Doubles) -> Encoded:
+    """Rows of ``after`` where they lose less, else those of ``before``; all or none where a scale that differs is shared.
+
+    Args:
+        before: a weight.
+        after: the same weight in the same format.
+        old: loss of each row before.
+        new: loss of each row after.
+    """
+    rows = before.rows
+    gains = new < old
+    shared = [n for n, p in before.planes.items() if p.shape[:1] != (rows,) and not np.array_equal(p, after.planes[n])]
+    if shared:
+        return after if new.sum() < old.sum() else before
+    planes = {
+        name: np.where(gains[:, None], after.planes[name], plane) if plane.shape[:1] == (rows,) else plane
+        for name, plane in before.planes.items()
+    }
+    return replace(before, planes=planes)
+
+
+def _error(weight: Matrix, decoded: Matrix, part: slice) -> Doubles:
+    return weight[part].astype(np.float64) - decoded[part]

@@ -1,0 +1,23 @@
+"""rtn: rounding to nearest, as the format defines it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.matrix import Matrix
+from onnxquant.solvers.base import Inputs, Solver, rounded
+
+
+@dataclass(frozen=True)
+class Rtn(Solver):
+    """Rounding to nearest: each weight by itself."""
+
+    name = "rtn"
+
+    def refusal(self, form: Format) -> str | None:
+        """Every format can round to nearest."""
+        return None
+
+    def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
+        return form.encode(weight) if start is None else rounded(start, weight)
