@@ -110,7 +110,12 @@ def _refusal(document: Document, flow: Flow, op: Linear, channels: int, axis: in
 
 
 def _through(
-    document: Document, flow: Flow, node: onnx.NodeProto, found: Lanes, channels: int, waiting: dict[str, onnx.NodeProto]
+    document: Document,
+    flow: Flow,
+    node: onnx.NodeProto,
+    found: Lanes,
+    channels: int,
+    waiting: dict[str, onnx.NodeProto],
 ) -> str:
     """Take in what a node on the way reads; the reason where channels meet in it."""
     reduces = node.op_type in _REDUCTIONS and attribute(node, "keepdims", 1)

@@ -50,7 +50,9 @@ def order_of(weights: Sequence[NDArray[np.floating]], strategy: Strategy, energy
     else:
         size = np.sum([np.square(w, dtype=np.float64).sum(axis=0) for w in weights], axis=0)
     if size.shape != (*columns,) or not np.isfinite(size).all():
-        raise WeightError(f"order by {strategy}: expected {columns.pop()} finite numbers, found shape {list(size.shape)}")
+        raise WeightError(
+            f"order by {strategy}: expected {columns.pop()} finite numbers, found shape {list(size.shape)}"
+        )
     return np.argsort(-size, kind="stable").astype(np.int32)
 
 
