@@ -38,7 +38,7 @@ from onnxquant.passes.rebase import candidates, rebase
 from onnxquant.passes.smooth import smooth
 from onnxquant.plan import KEPT, Decision, beside_integers, make_plan
 from onnxquant.recipe import Recipe
-from onnxquant.solvers import gptq
+from onnxquant.solvers import Inputs, solver_named
 from onnxquant.targets.packed import is_compiled
 from onnxquant.validation.closeness import Score, closeness
 from onnxquant.validation.metrics import Difference
@@ -324,10 +324,11 @@ class _Trial:
         """A weight whose codes were chosen by the Gram matrices of its inputs; None: its format has no solver."""
         site = _site(document, name)
         form = self._format(site)
-        if not gptq.supports(form):
+        gptq = solver_named("gptq")
+        if form.permuted or gptq.refusal(form):
             return None
         weight = site.view.matrix(document.array(site.tensor))
-        return gptq.solve(encode(form, weight)[0], weight, gram, samples)
+        return gptq.solve(form, weight, Inputs(gram, samples), encode(form, weight)[0])
 
     def decoded(self, document: Document, name: str, solved: Mapping[str, Encoded]) -> NDArray[Any]:
         """What becomes of a weight."""

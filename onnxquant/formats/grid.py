@@ -186,8 +186,9 @@ def nearest_index(levels: Floats, ratio: NDArray[F]) -> NDArray[Any]:
 def nearest_level(levels: Floats, ratio: NDArray[F]) -> NDArray[F]:
     """The level nearest to each number, which is not NaN, in the type of the numbers."""
     if not is_even(levels):
-        return levels.astype(ratio.dtype).take(nearest_index(levels, ratio))
-    found = np.rint(ratio)
+        of_table: NDArray[F] = levels.astype(ratio.dtype).take(nearest_index(levels, ratio))
+        return of_table
+    found: NDArray[F] = np.rint(ratio)
     np.clip(found, levels[0], levels[-1], out=found)
     return found
 

@@ -7,6 +7,7 @@ and adds the permutation to what comes back.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -39,7 +40,8 @@ class Inputs:
     @property
     def energy(self) -> Doubles:
         """Sum of squares of each input, [groups, cols]."""
-        return np.diagonal(self.gram, axis1=1, axis2=2)
+        diagonal: Doubles = np.diagonal(self.gram, axis1=1, axis2=2)
+        return diagonal
 
     @property
     def importance(self) -> Doubles:
@@ -80,7 +82,9 @@ class Solver(ABC):
         """Why it cannot choose codes in a format; None when it can."""
         return form.unsolvable or None
 
-    def solve(self, form: Format, weight: Matrix, inputs: Inputs | None = None, start: Encoded | None = None) -> Encoded:
+    def solve(
+        self, form: Format, weight: Matrix, inputs: Inputs | None = None, start: Encoded | None = None
+    ) -> Encoded:
         """A weight encoded in a format.
 
         Args:
@@ -155,25 +159,25 @@ def weighted(weight: Matrix, decoded: Matrix, importance: Doubles) -> Doubles:
     return np.concatenate(found) if found else np.zeros(rows)
 
 
-def better_rows(before: Encoded, after: Encoded, old: Doubles, new: Doubles) -> Encoded:
-    """Rows of ``after`` where they lose less, else those of ``before``; all or none where a scale that differs is shared.
+def best_rows(tried: Sequence[Encoded], lost: Sequence[Doubles]) -> Encoded:
+    """Of each row what loses least, the first one among equals; of the whole where scales that differ are shared by rows.
 
     Args:
-        before: a weight.
-        after: the same weight in the same format.
-        old: loss of each row before.
-        new: loss of each row after.
+        tried: a weight encoded in several ways in one format.
+        lost: what each row loses in each of them.
     """
-    rows = before.rows
-    gains = new < old
-    shared = [n for n, p in before.planes.items() if p.shape[:1] != (rows,) and not np.array_equal(p, after.planes[n])]
-    if shared:
-        return after if new.sum() < old.sum() else before
-    planes = {
-        name: np.where(gains[:, None], after.planes[name], plane) if plane.shape[:1] == (rows,) else plane
-        for name, plane in before.planes.items()
-    }
-    return replace(before, planes=planes)
+    best, least = tried[0], lost[0]
+    for other, found in zip(tried[1:], lost[1:], strict=True):
+        better = found < least
+        if any(len(p) != best.rows and not np.array_equal(p, other.planes[n]) for n, p in best.planes.items()):
+            better[:] = found.sum() < least.sum()
+        shared = other if better.all() else best
+        planes = {
+            name: np.where(better[:, None], other.planes[name], p) if len(p) == best.rows else shared.planes[name]
+            for name, p in best.planes.items()
+        }
+        best, least = replace(best, planes=planes), np.where(better, found, least)
+    return best
 
 
 def _error(weight: Matrix, decoded: Matrix, part: slice) -> Doubles:

@@ -13,21 +13,25 @@ Few inputs say little of those to come. What is added to the diagonal is then mo
 of the identity, under which nearest codes are best, by the share that estimates covariances best (Chen et al. 2010,
 "Shrinkage Algorithms for MMSE Covariance Estimation", arXiv 0907.4698, equation 23: OAS). Without that, codes that fit 64
 inputs of 256 white columns have 2.3 times the error of nearest ones on others.
+
+Scales are those of the column's own group wherever it stands in the order ("static groups"), and are chosen beforehand: by
+``mse`` with the energy of inputs, or as rounding to nearest has them where a format's cannot be chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.errors import WeightError
-from onnxquant.formats.affine import Affine
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.grid import Floats, Grid, nearest, nearest_level
+from onnxquant.formats.matrix import Matrix
+from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, losses
+from onnxquant.solvers.mse import Mse
 
-Doubles = NDArray[np.float64]
 # Values of one column of every group [groups, rows] and which column that is [groups] -> the nearest ones that codes have.
 Nearest = Callable[[Doubles, NDArray[np.intp]], Doubles]
 DAMPING = 0.01
@@ -38,65 +42,53 @@ _BLOCK = 128
 _ROWS = 4096
 
 
-def supports(form: Format) -> bool:
-    """Whether ``solve`` knows the format: symmetric integers with one scale per row, or one for the tensor."""
-    return isinstance(form, Affine) and form.symmetric and form.group in (0, None) and not form.permuted
+@dataclass(frozen=True)
+class Gptq(Solver):
+    """GPTQ: column after column, each making up for what the columns before it were rounded wrongly by."""
+
+    name = "gptq"
+    needs_inputs = True
+
+    def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
+        assert inputs is not None
+        factors = Factors(inputs.gram, inputs.count)
+        tried = [form.encode(weight) if start is None else start]
+        if start is None and not Mse().refusal(form):
+            tried.insert(0, Mse().solve(form, weight, inputs))
+        tried.append(_descended(tried[0], weight, factors))
+        return best_rows(tried, [losses(weight, form.decode(e), Inputs(factors.gram)) for e in tried])
 
 
-def solve(encoded: Encoded, weight: NDArray[np.floating], gram: Doubles, samples: int | None = None) -> Encoded:
-    """Other codes for an encoded weight, with its own scales, that change its products less.
-
-    Args:
-        encoded: the weight rounded to nearest, in a format that ``supports`` knows.
-        weight: the float matrix [rows, cols].
-        gram: sum of x x^T over inputs x of the product, [cols, cols]; or one per group [groups, cols, cols], each for
-            ``rows / groups`` rows that follow each other.
-        samples: how many inputs it is of; None: enough.
-
-    Returns:
-        the weight of which no row has a larger (w - q) H (w - q)^T than it had rounded to nearest.
-
-    Raises:
-        WeightError: the format is not supported, or the Gram matrix does not fit the weight.
-    """
-    form = encoded.format
-    if not isinstance(form, Affine) or not supports(form):
-        raise WeightError(f"format {form.name} {form.settings()}: has no solver; expected symmetric scales per row")
-    rows, cols = weight.shape
-    gram = np.asarray(gram, np.float64)
-    gram = gram[None] if gram.ndim == 2 else gram
-    if gram.shape[1:] != (cols, cols) or not len(gram) or rows % len(gram):
-        raise WeightError(f"Gram matrix of shape {list(gram.shape)}: does not fit a weight of shape {[rows, cols]}")
-    if not weight.size:
-        return encoded
-    codes = encoded.planes["codes"].copy()
-    scales = np.broadcast_to(encoded.planes["scales"].astype(np.float64), (rows, 1))
-    factors = Factors(gram, samples)
-    step = _ROWS if len(gram) == 1 else rows
-    for start in range(0, rows, step):
-        part = slice(start, start + step)
-        # Columns before rows: a column of all rows is what is worked on.
-        before, float_, scale = (
-            a.astype(np.float64).reshape(len(gram), -1, a.shape[1]).swapaxes(1, 2)
-            for a in (codes[part], weight[part], scales[part])
-        )
-        before -= form.offset
-        after = _codes(form, factors, float_, scale)
-        worse = factors.losses(float_ - after * scale) >= factors.losses(float_ - before * scale)
-        after = np.where(worse[:, None], before, after) + form.offset
-        codes[part] = after.swapaxes(1, 2).reshape(-1, cols)
-    return replace(encoded, planes={**encoded.planes, "codes": codes})
+def _descended(start: Encoded, weight: Matrix, factors: Factors) -> Encoded:
+    """Other codes on the grid of an encoded weight."""
+    grid = start.format.grid(start)
+    out = np.empty(weight.shape, np.float32)
+    rows = len(weight)
+    step = _ROWS if factors.groups == 1 else rows
+    for first in range(0, rows, step):
+        part = slice(first, first + step)
+        out[part] = factors.rows(factors.descend(factors.columns(weight[part]), _nearest(grid, part, factors.groups)))
+    return start.format.place(start, nearest(grid, out))
 
 
-def _codes(form: Affine, factors: Factors, weight: Doubles, scale: Doubles) -> Doubles:
-    """Signed codes [groups, cols, rows]."""
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)[:, 0]
-    least, most = form.bottom - form.offset, form.top - form.offset
+def _nearest(grid: Grid, part: slice, groups: int) -> Nearest:
+    """Of some rows of a grid, split over groups of inputs."""
+    step, shift = (_by_column(side, part, 1 if grid.of_tensor else groups) for side in (grid.step, grid.shift))
+    divisor = np.where(step == 0, np.inf, step)
+    each = np.arange(len(step))
 
-    def nearest(values: Doubles, columns: NDArray[np.intp]) -> Doubles:
-        return np.clip(np.rint(values * inverse), least, most) * scale[:, 0]
+    def values(goals: Doubles, columns: NDArray[np.intp]) -> Doubles:
+        at = each, columns[: len(each)] // grid.group
+        return nearest_level(grid.levels, (goals - shift[at]) / divisor[at]) * step[at] + shift[at]
 
-    return np.rint(factors.descend(weight, nearest) * inverse[:, None])
+    return values
+
+
+def _by_column(side: Floats, part: slice, groups: int) -> Doubles:
+    """Steps [rows, groups of columns] as [groups of rows, groups of columns, rows of a group]."""
+    own = side if side.shape == (1, 1) else side[part]
+    split = own.astype(np.float64).reshape(groups, -1, side.shape[1])
+    return np.ascontiguousarray(split.swapaxes(1, 2))
 
 
 class Factors:
@@ -104,26 +96,38 @@ class Factors:
 
     Each is divided by its largest diagonal element, which changes no solution. What holds NaN or infinity, or nothing but
     zeros, says nothing: the columns of such a group are rounded by themselves.
+
+    Attributes:
+        gram: the matrices so divided; zeros for a group of which nothing is known.
     """
 
     def __init__(self, gram: Doubles, samples: int | None = None) -> None:
         diagonal = np.diagonal(gram, axis1=1, axis2=2)
         largest = diagonal.max(1)
         told = np.isfinite(gram).all((1, 2)) & (largest > 0)
-        self._gram = np.divide(gram, largest[:, None, None], out=np.zeros_like(gram), where=told[:, None, None])
-        diagonal = np.maximum(np.diagonal(self._gram, axis1=1, axis2=2), 0)
+        self.gram = np.divide(gram, largest[:, None, None], out=np.zeros_like(gram), where=told[:, None, None])
+        diagonal = np.maximum(np.diagonal(self.gram, axis1=1, axis2=2), 0)
         self._order = np.argsort(-diagonal, axis=1, kind="stable")
-        ordered = np.take_along_axis(self._gram, self._order[:, :, None], 1)
+        ordered = np.take_along_axis(self.gram, self._order[:, :, None], 1)
         ordered = np.take_along_axis(ordered, self._order[:, None], 2)
-        share = _share(self._gram, samples)
+        share = _share(self.gram, samples)
         ridge = np.maximum(DAMPING, share / (1 - share)) * diagonal.mean(1)
         self._feedback = _upper(ordered, np.where(told, ridge, 1.0))
         self._feedback /= np.diagonal(self._feedback, axis1=1, axis2=2)[:, None].copy()
 
-    def losses(self, error: Doubles) -> Doubles:
-        """Per row e of errors [groups, cols, rows], e H e^T: [groups, rows]."""
-        found: Doubles = ((self._gram @ error) * error).sum(1)
-        return found
+    @property
+    def groups(self) -> int:
+        """How many Gram matrices."""
+        return len(self.gram)
+
+    def columns(self, weight: Matrix) -> Doubles:
+        """Rows of a weight as [groups, cols, rows]: a column of all rows is what is worked on."""
+        wide = weight.astype(np.float64).reshape(self.groups, -1, weight.shape[1])
+        return wide.swapaxes(1, 2)
+
+    def rows(self, columns: Doubles) -> Doubles:
+        """Back from ``columns``."""
+        return columns.swapaxes(1, 2).reshape(-1, columns.shape[1])
 
     def descend(self, weight: Doubles, nearest: Nearest) -> Doubles:
         """Values that codes have, [groups, cols, rows], for a weight of that shape."""

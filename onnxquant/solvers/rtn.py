@@ -20,4 +20,6 @@ class Rtn(Solver):
         return None
 
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
-        return form.encode(weight) if start is None else rounded(start, weight)
+        if start is None:
+            return form.encode(weight)
+        return start if form.unsolvable else rounded(start, weight)

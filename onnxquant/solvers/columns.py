@@ -1,0 +1,131 @@
+"""Groups of weights as the columns of a matrix, in parts of rows that stay in cache: sums over a group then run over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.grid import Floats, Grid, nearest_level
+from onnxquant.formats.matrix import Matrix, by_rows, split
+from onnxquant.solvers.base import Doubles
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Sums over each group, every weight x counted h times, of its levels l: enough for its error on any step and shift.
+
+    Attributes:
+        h: sum of h; and so on: hx of h * x, hxx of h * x * x ...
+    """
+
+    h: Doubles
+    hx: Doubles
+    hxx: Doubles
+    hl: Doubles
+    hll: Doubles
+    hlx: Doubles
+
+    def error(self, step: Floats, shift: Floats) -> Doubles:
+        """The sum of h * (x - (l * step + shift))^2."""
+        s, t = step.astype(np.float64), shift.astype(np.float64)
+        fixed = self.hxx - 2 * t * self.hx + t * t * self.h
+        return np.asarray(fixed + s * (s * self.hll + 2 * (t * self.hl - self.hlx)))
+
+    def best(self, step: Floats) -> tuple[Doubles, Doubles]:
+        """The step and shift of least error; ``step`` and its shift where any would do."""
+        across = self.h * self.hll - self.hl**2
+        told = across > 1e-12 * self.h * self.hll
+        s = np.divide(self.h * self.hlx - self.hx * self.hl, across, out=step.astype(np.float64), where=told)
+        return s, (self.hx - s * self.hl) / self.h
+
+    def best_step(self, step: Floats, ratio: Floats | float = 0.0) -> Doubles:
+        """The step of least error with a shift of ``ratio`` steps; ``step`` where any would do."""
+        out = step.astype(np.float64)
+        across = self.hll + ratio * (2 * self.hl + ratio * self.h)
+        return np.divide(self.hlx + ratio * self.hx, across, out=out, where=across > 1e-12 * self.h)
+
+
+class Columns:
+    """Some rows of a weight: x [weights of a group, rows * groups], and how much each counts.
+
+    Attributes:
+        x: the weights; a short last group of a row is filled up with its last one.
+        h: how much each counts: nothing where it fills up. A group of which nothing counts counts evenly.
+        shape: rows and groups.
+    """
+
+    def __init__(self, weight: Matrix, importance: Doubles, group: int) -> None:
+        rows, cols = weight.shape
+        count = -(-cols // group)
+        self.shape = rows, count
+        self.x = _turned(split(weight, group))
+        padded = np.zeros((len(importance), count * group))
+        padded[:, :cols] = importance
+        groups = padded.reshape(-1, count, group)
+        some = groups.any(axis=2, keepdims=True)
+        real = (np.arange(count * group) < cols).reshape(count, group)
+        self.h = _turned(np.broadcast_to(np.where(some, groups, real), (rows, count, group)))
+        self._hx = self.h * self.x
+        self._fixed = [self._rows(v) for v in (self.h.sum(axis=0), self._hx.sum(axis=0))]
+        self._fixed.append(self._rows(_dot(self._hx, self.x)))
+
+    def levels(self, grid: Grid) -> Doubles:
+        """The nearest levels."""
+        step, shift = (side.astype(np.float64).reshape(-1) for side in (grid.step, grid.shift))
+        ratio = self.x - shift if grid.shifts else self.x
+        return nearest_level(grid.levels, ratio / np.where(step == 0, np.inf, step))
+
+    def sums(self, grid: Grid) -> Sums:
+        """Of the levels nearest on a grid, [rows, groups]."""
+        levels = self.levels(grid)
+        hl = self.h * levels
+        found = (hl.sum(axis=0), _dot(hl, levels), _dot(self._hx, levels))
+        return Sums(*self._fixed, *(self._rows(v) for v in found))
+
+    def _rows(self, values: Doubles) -> Doubles:
+        return values.reshape(self.shape)
+
+
+def of_units(errors: Doubles, together: int) -> Doubles:
+    """Sums over groups whose steps are stored together, given to each of them: [rows, groups]."""
+    if together == 1:
+        return errors
+    starts = np.arange(0, errors.shape[1], together)
+    return np.repeat(np.add.reduceat(errors, starts, axis=1), together, axis=1)[:, : errors.shape[1]]
+
+
+def part_of(encoded: Encoded, part: slice) -> Encoded:
+    """Some rows of an encoded weight of which each has its own planes."""
+    planes = {name: plane[part] for name, plane in encoded.planes.items()}
+    count = len(planes["codes"])
+    return replace(encoded, rows=count, planes=planes, shape=(count, encoded.cols))
+
+
+def each_part(encoded: Encoded, work: Callable[[slice, Encoded], Encoded]) -> Encoded:
+    """An encoded weight of which each row has its own planes, some rows after the other."""
+    parts = by_rows(encoded.rows, encoded.cols, lambda part: work(part, part_of(encoded, part)))
+    planes = {name: np.concatenate([p.planes[name] for p in parts]) for name in encoded.planes}
+    return replace(encoded, planes=planes)
+
+
+def coded(form: Format, encoded: Encoded, columns: Columns) -> Encoded:
+    """The nearest codes of columns on the grid of ``encoded``."""
+    grid = form.grid(encoded)
+    rows, count = columns.shape
+    levels = columns.levels(grid)
+    at = np.searchsorted(grid.levels, levels).astype(np.uint8)
+    whole = at.reshape(grid.group, rows, count).transpose(1, 2, 0).reshape(rows, -1)
+    return form.place(encoded, whole[:, : encoded.cols])
+
+
+def _turned(groups: Floats) -> Doubles:
+    """From [rows, groups, weights of a group]."""
+    return np.ascontiguousarray(groups.transpose(2, 0, 1), np.float64).reshape(groups.shape[2], -1)
+
+
+def _dot(a: Doubles, b: Doubles) -> Doubles:
+    found: Doubles = np.einsum("kn,kn->n", a, b)
+    return found

@@ -1,0 +1,120 @@
+"""hqq: shifts that keep large errors few, without any inputs.
+
+Badri & Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models", https://mobiusml.github.io/hqq_blog. The
+sum of |w - q|^p, p < 1, is made small: outliers may be far off if that lets the other weights be near. With e for errors
+that are meant to be, two steps in turn, of which each has a closed form:
+
+    e = sign(w - q) max(0, |w - q| - |w - q|^(p - 1) / beta)
+    shift = mean over the group of (w - e) - level * step
+
+and beta grows by kappa. The step is that of rounding to nearest. A group stops when its sum does not fall; what it had
+before counts. Numbers are float32, as in the authors' code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.grid import Floats, Grid, nearest_level
+from onnxquant.formats.matrix import Matrix, by_rows
+from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded
+from onnxquant.solvers.columns import Columns, each_part, of_units
+
+P = 0.7
+BETA, KAPPA = 10.0, 1.01
+ITERATIONS = 20
+
+
+@dataclass(frozen=True)
+class Hqq(Solver):
+    """Half-quadratic quantization: shifts of a block that keep large errors few, without data."""
+
+    name = "hqq"
+
+    def refusal(self, form: Format) -> str | None:
+        """It chooses shifts."""
+        if reason := form.unfittable:
+            return reason
+        return None if form.shifts else "it has no minimum or zero point, which is what hqq chooses"
+
+    def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
+        before = form.encode(weight) if start is None else start
+        after = before
+        if start is None and form.grid(before).of_tensor:
+            after = _shifted(before, weight.reshape(-1, 1))
+        elif start is None:
+            after = each_part(before, lambda part, encoded: _of_rows(encoded, weight[part]))
+        tried = [before, rounded(after, weight)]
+        return best_rows(tried, [powers(weight, form.decode(e)) for e in tried])
+
+
+def powers(weight: Matrix, decoded: Matrix) -> Doubles:
+    """The sum of |w - q|^p of each row."""
+
+    def work(part: slice) -> Doubles:
+        return np.asarray((np.abs(weight[part].astype(np.float64) - decoded[part]) ** P).sum(axis=1))
+
+    rows, cols = weight.shape
+    return np.concatenate(by_rows(rows, cols, work))
+
+
+def _of_rows(before: Encoded, weight: Matrix) -> Encoded:
+    """Some rows on the grid that is found; their codes have no meaning yet."""
+    columns = Columns(weight, np.ones((1, weight.shape[1])), before.format.grid(before).group)
+    return _shifted(before, columns.x.astype(np.float32), columns.h.astype(np.float32))
+
+
+def _shifted(before: Encoded, x: Matrix, real: Matrix | None = None) -> Encoded:
+    """The grid that is found.
+
+    Args:
+        before: the weight rounded to nearest.
+        x: its groups, [weights of a group, groups].
+        real: 0 where a short group was filled up, else 1.
+    """
+    form, first = before.format, before.format.grid(before)
+    real = np.ones_like(x) if real is None else real
+    found = half_quadratic(x, first, real).reshape(first.step.shape)
+    # What is stored may be another shift, and groups that are stored together may want other ones.
+    stored = form.grid(form.fit(before, first.step, found))
+    sums = (_errors(x, g, real)[0].astype(np.float64).reshape(first.step.shape) for g in (stored, first))
+    gains = np.less(*(of_units(s, first.together) for s in sums))
+    step, shift = (np.where(gains, a, b) for a, b in ((stored.step, first.step), (stored.shift, first.shift)))
+    return form.fit(before, step, shift)
+
+
+def half_quadratic(x: Matrix, grid: Grid, real: Matrix) -> Floats:
+    """Shifts [groups] of columns x [weights of a group, groups] with the least sum that the iteration meets."""
+    count, beta = real.sum(axis=0), np.float32(BETA)
+    shift: Floats = grid.shift.reshape(-1)
+    best, least = shift, np.full(shift.shape, np.inf, np.float32)
+    for _ in range(ITERATIONS):
+        total, off, powered = _errors(x, replace(grid, shift=shift), real)
+        falls = total < least
+        if not falls.any():
+            break
+        best, least = np.where(falls, shift, best), np.where(falls, total, least)
+        size = np.abs(off)
+        # |off|^(p - 1); what is exact stays so: fmax takes the number where the other one is 0 / 0.
+        with np.errstate(invalid="ignore"):
+            meant = np.copysign(np.fmax(size - powered / size / beta, np.float32(0)), off)
+        # x - level * step is what is off, and the shift.
+        moved = shift + ((off - meant) * real).sum(axis=0) / count
+        shift = np.where(falls, moved, shift)
+        # A group that stopped has the sum that it had, which does not fall again.
+        beta *= np.float32(KAPPA)
+    return best
+
+
+def _errors(x: Matrix, grid: Grid, real: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Per group the sum of |x - q|^p on the nearest levels of a grid; x - q; |x - q|^p."""
+    step, shift = (side.astype(np.float32).reshape(-1) for side in (grid.step, grid.shift))
+    off: Matrix = x - shift
+    off -= nearest_level(grid.levels, off / np.where(step == 0, np.float32(np.inf), step)) * step
+    with np.errstate(divide="ignore"):
+        powered: Matrix = np.exp(np.float32(P) * np.log(np.abs(off)))
+    powered *= real
+    return powered.sum(axis=0), off, powered
