@@ -18,11 +18,12 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.linear import Change, Linear, Order, linear
 
 # All of their inputs are broadcast against each other from the last axis on.
-_ELEMENTWISE = set(
-    "Abs Add Celu Ceil Cos Div Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Mean Min Mish Mul "
-    "Neg PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Sub Sum Swish Tanh ThresholdedRelu "
-    "Where BiasGelu FastGelu QuickGelu LayerNormalization RMSNormalization SimplifiedLayerNormalization".split()
-)
+_ELEMENTWISE = {"Abs", "Add", "Ceil", "Celu", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"}
+_ELEMENTWISE |= {"Identity", "LeakyRelu", "Log", "Max", "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal"}
+_ELEMENTWISE |= {"Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish"}
+_ELEMENTWISE |= {"Tanh", "ThresholdedRelu", "Where", "BiasGelu", "FastGelu", "QuickGelu"}
+# Nor does it matter in which order normalizations see channels.
+_ELEMENTWISE |= {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
 # Their first input alone has channels.
 _FIRST = {"Cast", "Clip", "Dropout"}
 _REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
@@ -47,7 +48,7 @@ class Lanes:
         """Changes that make the channels come in another order."""
         changes = [(node, i, np.take(values, order, self.axis)) for node, i, values in self.operands]
         for op in self.makers:
-            changes += op.permuted(document, flow, out=order) or []
+            changes += op.permuted(document, flow, out=order)
         return changes
 
 
@@ -104,8 +105,10 @@ def _refusal(document: Document, flow: Flow, op: Linear, channels: int, axis: in
     """Why a linear op's outputs must stay in their order."""
     if (op.outputs, op.axis) != (channels, axis):
         return f"the channels of the {op.node.op_type} before it are others"
-    if op.permuted(document, flow, out=np.arange(channels, dtype=np.int32)) is None:
-        return f"the {op.node.op_type} before it has groups, or a bias that is not constant"
+    if op.groups > 1:
+        return f"the {op.node.op_type} before it has groups"
+    if op.bias(document, flow) is None:
+        return f"the bias of the {op.node.op_type} before it is not a constant per channel"
     return ""
 
 

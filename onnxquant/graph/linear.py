@@ -147,21 +147,18 @@ class Linear:
 
     def permuted(
         self, document: Document, flow: Flow, out: Order | None = None, into: Order | None = None
-    ) -> list[Change] | None:
+    ) -> list[Change]:
         """Changes that put what the op gives in the order ``out``, for inputs that are in the order ``into``.
 
-        Returns:
-            new constants for inputs of the node; None when there are groups or the bias is not constant.
+        The op must have no groups, and a bias that is constant where what it gives is put in order.
         """
-        tensor = flow.constant(self.node.input[2]) if self._has_bias else None
-        if self.groups > 1 or (out is not None and self._has_bias and tensor is None):
-            return None
         weight = document.array(self.tensor)
         for order, axis in ((out, int(self.inputs_first)), (into, 1 - self.inputs_first)):
             weight = weight if order is None else np.take(weight, order, axis)
         changes: list[Change] = [(self.node, 1, weight)]
-        if out is not None and tensor is not None and tensor.dims[-1:] == [self.outputs]:
-            changes.append((self.node, 2, document.array(tensor)[..., out]))
+        bias = flow.constant(self.node.input[2]) if out is not None and self._has_bias else None
+        if bias is not None and bias.dims[-1:] == [self.outputs]:
+            changes.append((self.node, 2, document.array(bias)[..., out]))
         return changes
 
 

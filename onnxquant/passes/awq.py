@@ -68,6 +68,7 @@ def awq(
 
     Raises:
         FeedError: magnitudes are not one finite number per channel.
+        WeightError: a Gram matrix does not fit.
     """
     known = infer(document)
     scales: dict[str, Doubles] = {}
@@ -127,6 +128,8 @@ def _way(search: Search, name: str, readers: list[Linear]) -> Path | str:
 
 def _search(weights: list[_Weight], magnitude: Doubles, inputs: Inputs) -> tuple[Choice, Doubles]:
     """The best power of the magnitudes; 0 where none is better than no scales."""
+    for weight in weights:
+        inputs.check(*weight.matrix.shape)
     best, scales = Choice(0.0, np.inf, np.inf), np.ones_like(magnitude)
     for alpha in np.arange(STRENGTHS) / STRENGTHS:
         scale = np.maximum(magnitude, SMALLEST * magnitude.max()) ** alpha

@@ -113,7 +113,7 @@ def _fold(document: Document, flow: Flow, name: str, readers: list[Linear], orde
         return reason
     changes = found.permuted(document, flow, order)
     for op in readers:
-        changes += op.permuted(document, flow, into=order) or []
+        changes += op.permuted(document, flow, into=order)
     flow.set_constants(changes)
     return ""
 

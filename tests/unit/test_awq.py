@@ -11,7 +11,7 @@ import pytest
 from graphs import model, node, rng, weight
 from numpy.typing import NDArray
 
-from onnxquant.errors import FeedError
+from onnxquant.errors import FeedError, WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
 from onnxquant.passes.awq import Quantizer, Scaled, awq
@@ -230,3 +230,10 @@ def test_channels_that_a_flatten_made_of_one_share_their_scale() -> None:
 def test_magnitudes_that_do_not_fit(magnitudes: Array) -> None:
     with pytest.raises(FeedError, match="magnitudes of 'a': expected 64 finite numbers, one per channel"):
         scaled([NORM, QK[0]], magnitudes={"a": magnitudes})
+
+
+def test_a_gram_matrix_that_does_not_fit() -> None:
+    with pytest.raises(
+        WeightError, match=r"Gram matrix of shape \[1, 3, 3\]: does not fit a weight of shape \[48, 64\]"
+    ):
+        scaled([NORM, QK[0]], inputs=lambda name: Inputs(np.eye(3)[None]))
