@@ -18,10 +18,10 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.linear import Change, Linear, Order, linear
 
 # All of their inputs are broadcast against each other from the last axis on.
-_ELEMENTWISE = {"Abs", "Add", "Ceil", "Celu", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"}
-_ELEMENTWISE |= {"Identity", "LeakyRelu", "Log", "Max", "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal"}
-_ELEMENTWISE |= {"Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish"}
-_ELEMENTWISE |= {"Tanh", "ThresholdedRelu", "Where", "BiasGelu", "FastGelu", "QuickGelu"}
+_ELEMENTWISE = {"Abs", "Add", "Ceil", "Celu", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"}
+_ELEMENTWISE |= {"Identity", "LeakyRelu", "Log", "Max", "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow"}
+_ELEMENTWISE |= {"Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub"}
+_ELEMENTWISE |= {"HardSwish", "Sum", "Swish", "Tanh", "ThresholdedRelu", "Where", "BiasGelu", "FastGelu", "QuickGelu"}
 # Nor does it matter in which order normalizations see channels.
 _ELEMENTWISE |= {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
 # Their first input alone has channels.
