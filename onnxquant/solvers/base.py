@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import RecipeError, WeightError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import nearest
-from onnxquant.formats.matrix import Matrix, by_rows
+from onnxquant.formats.matrix import Matrix, by_rows, chunks
 
 Doubles = NDArray[np.float64]
 # Rows whose products with Gram matrices are taken together: bounds the memory for tall weights.
@@ -49,7 +49,8 @@ class Inputs:
         energy = np.maximum(self.energy, 0)
         largest = energy.max(axis=1, initial=0, keepdims=True)
         told = np.isfinite(largest) & (largest > 0)
-        return np.divide(energy, largest, out=np.ones_like(energy), where=told)
+        shares: Doubles = np.divide(energy, largest, out=np.ones_like(energy), where=told)
+        return shares
 
     def check(self, rows: int, cols: int) -> None:
         """Refuse what is not of a weight of this shape.
@@ -99,7 +100,7 @@ class Solver(ABC):
 
         Raises:
             RecipeError: the format is refused, or inputs are needed.
-            WeightError: a value is NaN or infinite, or inputs do not fit.
+            WeightError: a value is NaN or infinite, or inputs or the start do not fit.
         """
         if reason := self.refusal(form):
             raise RecipeError(f"solver {self.name}, format {form.name}: {reason}")
@@ -109,6 +110,8 @@ class Solver(ABC):
             raise RecipeError(f"solver {self.name} needs to know what weights are multiplied with")
         if inputs is not None:
             inputs.check(*weight.shape)
+        if start is not None:
+            _check_start(form, weight, start)
         if not weight.size:
             return start or form.encode(weight)
         return self._solve(form, np.asarray(weight, np.float32), inputs, start)
@@ -116,6 +119,16 @@ class Solver(ABC):
     @abstractmethod
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         """As ``solve``, of what was checked and is not empty."""
+
+
+def _check_start(form: Format, weight: Matrix, start: Encoded) -> None:
+    if start.format != form or (start.rows, start.cols) != weight.shape:
+        raise WeightError(
+            f"start of format {start.format.name} {start.format.settings()} and shape {[start.rows, start.cols]}: expected "
+            f"{form.name} {form.settings()} and {list(weight.shape)}"
+        )
+    for _ in chunks(weight):  # whoever encodes a weight anew finds NaN there
+        pass
 
 
 def rounded(start: Encoded, weight: Matrix) -> Encoded:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.base import Encoded
 from onnxquant.formats.grid import Floats, Grid, nearest_level
 from onnxquant.formats.matrix import Matrix, by_rows, split
 from onnxquant.solvers.base import Doubles
@@ -109,16 +109,6 @@ def each_part(encoded: Encoded, work: Callable[[slice, Encoded], Encoded]) -> En
     parts = by_rows(encoded.rows, encoded.cols, lambda part: work(part, part_of(encoded, part)))
     planes = {name: np.concatenate([p.planes[name] for p in parts]) for name in encoded.planes}
     return replace(encoded, planes=planes)
-
-
-def coded(form: Format, encoded: Encoded, columns: Columns) -> Encoded:
-    """The nearest codes of columns on the grid of ``encoded``."""
-    grid = form.grid(encoded)
-    rows, count = columns.shape
-    levels = columns.levels(grid)
-    at = np.searchsorted(grid.levels, levels).astype(np.uint8)
-    whole = at.reshape(grid.group, rows, count).transpose(1, 2, 0).reshape(rows, -1)
-    return form.place(encoded, whole[:, : encoded.cols])
 
 
 def _turned(groups: Floats) -> Doubles:

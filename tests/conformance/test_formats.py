@@ -12,49 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from variants import CASES, fits
 
 from onnxquant import decode, encode, formats
 from onnxquant.errors import OnnxQuantError, RangeError, WeightError
 from onnxquant.formats import format_named, matrix
-from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.base import Encoded, ScaledCodes
 from onnxquant.formats.packing import pack, unpack
 from onnxquant.formats.parameters import parameters_of
 
 NAMES = [f.name for f in formats()]
-# Values of each parameter that are tried; the first, where it is None, means that it is not given.
-TRIED: dict[str, list[Any]] = {
-    "block_size": [None, 32, 128],
-    "per_channel": [None, True, False],
-    "symmetric": [None, False],
-    "zero_point": [None, "float"],
-    "double_quant": [None, True],
-    "stochastic": [None, 7],
-    "threshold": [None, 2.5],
-    "quantile": [None, 0.95],
-}
-
-
-def variants(form: Format) -> list[dict[str, Any]]:
-    """Parameter combinations of a format that it accepts."""
-    made: list[dict[str, Any]] = [{}]
-    for name in form.parameters():
-        made = [{**v, **({} if value is None else {name: value})} for v in made for value in TRIED[name]]
-    return [v for v in made if _accepted(form.name, v)] + [{"permuted": True}]
-
-
-def _accepted(name: str, parameters: dict[str, Any]) -> bool:
-    try:
-        format_named(name, **parameters)
-    except OnnxQuantError:
-        return False
-    return True
-
-
-def _case(name: str, parameters: dict[str, Any]) -> Any:
-    return pytest.param(name, parameters, id="-".join([name, *(f"{k[:5]}{v}" for k, v in parameters.items())]))
-
-
-CASES = [_case(f.name, v) for f in formats() for v in variants(f)]
 # RMSE of N(0, 1) in rows of 256 with default parameters: within 2 % of these, so a worse and a better encoder both show.
 BRACKET = {
     "bf16": 1.65e-3, "f16": 2.074e-4, "dynamic8": 9.52e-3, "f8_e4m3": 2.60e-2, "f8_e5m2": 5.17e-2, "int8": 5.36e-3,
@@ -71,12 +38,6 @@ LOOSE = {
 
 def normal(seed: int, rows: int, cols: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((rows, cols)).astype(np.float32)
-
-
-def fits(name: str, parameters: dict[str, Any], cols: int) -> bool:
-    """Whether rows of this length are whole blocks, where the format wants them whole."""
-    form = format_named(name, **parameters)
-    return name not in ("nf4", "fp4", "dynamic8") or cols % int(getattr(form, "group", 1)) == 0
 
 
 def same(a: Encoded, b: Encoded) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxquant.errors import WeightError
+from onnxquant.errors import RecipeError, WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.affine import Int4, Int8
 from onnxquant.formats.base import Encoded
-from onnxquant.solvers import gptq
+from onnxquant.solvers import Inputs, gptq, solver_named
+from onnxquant.solvers.gptq import Gptq
 
 Array = NDArray[Any]
 INT8 = Int8(per_channel=True)
@@ -40,10 +41,15 @@ def losses(weight: Array, encoded: Encoded, gram: Array) -> Array:
     return np.array([e @ grams[i // step] @ e for i, e in enumerate(error)])
 
 
+def solve(start: Encoded, weight: Array, gram: Array, count: int | None = None) -> Encoded:
+    """Other codes with the scales of ``start``."""
+    return Gptq().solve(start.format, weight, Inputs(gram if gram.ndim == 3 else gram[None], count), start)
+
+
 def solved(weight: Array, gram: Array, form: Any = INT8) -> tuple[Encoded, Encoded]:
     before = form.encode(weight)
     kept = before.planes["codes"].copy()
-    after = gptq.solve(before, weight, gram)
+    after = solve(before, weight, gram)
     assert np.array_equal(before.planes["codes"], kept)
     assert after.format == before.format and np.array_equal(after.planes["scales"], before.planes["scales"])
     assert after.planes["codes"].dtype == np.uint8
@@ -106,13 +112,13 @@ def test_few_inputs_count_as_much_as_they_say() -> None:
     share = top / ((n + 1 - 2 / p) * (np.trace(s @ s) - np.trace(s) ** 2 / p))
     assert 0.2 < share < 0.9
     before, _ = solved(w, gram)
-    few = gptq.solve(before, w, gram, 20).planes["codes"]
+    few = solve(before, w, gram, 20).planes["codes"]
     by_hand = published(w, before.planes["scales"].astype(float)[:, 0], gram, share / (1 - share))
     taken = (few != before.planes["codes"]).any(1)
     assert taken.mean() > 0.7
     np.testing.assert_array_equal(few[taken].astype(int) - 128, by_hand[taken])
     for white in (np.eye(48), gram * 0):
-        assert np.array_equal(gptq.solve(before, w, white, 20).planes["codes"], before.planes["codes"])
+        assert np.array_equal(solve(before, w, white, 20).planes["codes"], before.planes["codes"])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +132,7 @@ def test_inputs_that_were_not_seen_lose_nothing(smallest: float, inputs: int, mo
     )
     x = graphs.rng(inputs).standard_normal((inputs, cols)) @ mix
     before, blind = solved(w, x.T @ x)
-    after = gptq.solve(before, w, x.T @ x, inputs)
+    after = solve(before, w, x.T @ x, inputs)
     nearest, unshrunk, found = (losses(w, e, mix.T @ mix).sum() for e in (before, blind, after))
     assert found < most * nearest
     assert inputs > 64 or smallest < 1 or unshrunk > 2 * nearest  # there was something to lose
@@ -206,17 +212,111 @@ def test_an_empty_weight_stays_empty() -> None:
     assert after.planes["codes"].shape == (0, 5)
 
 
-@pytest.mark.parametrize(
-    "encoded",
-    [Int4().encode(graphs.weight(4, 64)), format_named("q4_0").encode(graphs.weight(4, 64))],
-    ids=["blocks", "q4_0"],
-)
-def test_formats_without_a_solver_are_refused(encoded: Encoded) -> None:
-    with pytest.raises(WeightError, match=f"format {encoded.format.name}"):
-        gptq.solve(encoded, graphs.weight(4, 64), np.eye(64))
+@pytest.mark.parametrize("name", ["llm_int8", "f16"])
+def test_formats_without_codes_are_refused(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"solver gptq, format {name}: "):
+        Gptq().solve(format_named(name), graphs.weight(4, 64), Inputs(np.eye(64)[None]))
 
 
-@pytest.mark.parametrize("shape", [(5, 5), (3, 6, 6), (0, 6, 6), (6,)], ids=str)
+@pytest.mark.parametrize("shape", [(5, 5), (3, 6, 6), (0, 6, 6), (6,), (1, 5, 5)], ids=str)
 def test_matrices_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(WeightError, match="does not fit a weight of shape"):
-        gptq.solve(INT8.encode(graphs.weight(4, 6)), graphs.weight(4, 6), np.ones(shape))
+        Gptq().solve(INT8, graphs.weight(4, 6), Inputs(np.ones(shape)))
+
+
+def test_a_start_of_something_else_is_refused() -> None:
+    w, inputs = graphs.weight(4, 6), Inputs(np.eye(6)[None])
+    for start in (INT8.encode(w[:2]), Int4(per_channel=True).encode(w), INT8.with_(symmetric=False).encode(w)):
+        with pytest.raises(WeightError, match=r"start of format .* expected int8 .*\[4, 6\]"):
+            Gptq().solve(INT8, w, inputs, start)
+
+
+def test_what_is_not_finite_is_refused_with_its_place() -> None:
+    w, inputs = graphs.weight(4, 6), Inputs(np.eye(6)[None])
+    start = INT8.encode(w)
+    w[2, 3] = np.nan
+    for begun in (None, start):
+        with pytest.raises(WeightError, match="row 2, column 3"):
+            Gptq().solve(INT8, w, inputs, begun)
+
+
+def test_it_needs_inputs() -> None:
+    with pytest.raises(RecipeError, match="solver gptq needs to know what weights are multiplied with"):
+        Gptq().solve(INT8, graphs.weight(4, 6))
+
+
+GRIDS: dict[str, dict[str, Any]] = {
+    "int4": {}, "int3": {"symmetric": False}, "int2": {"symmetric": False, "zero_point": "float"}, "q4_0": {}, "q4_1": {},
+    "q8_0": {}, "q4_k": {}, "q6_k": {}, "nf4": {"block_size": 32, "double_quant": True}, "fp4": {"block_size": 32},
+    "f8_e4m3": {}, "tq2_0": {}, "i2_s": {},
+}  # fmt: skip
+
+
+def textbook(weight: Array, encoded: Encoded, gram: Array) -> Array:
+    """Algorithm 1 of the paper on any grid, with its activation order, static groups and damping: decoded values.
+
+    Rounded column by column, the rest of a row made to compensate by the explicitly inverted Hessian (OBQ's update).
+    """
+    grid = encoded.format.grid(encoded)
+    rows, cols = weight.shape
+    hessian = gram + 0.01 * np.diag(gram).mean() * np.eye(cols)
+    out = np.empty((rows, cols))
+    order = list(np.argsort(-np.diag(gram), kind="stable"))
+    for r in range(rows):
+        w = weight[r].astype(float)
+        for i, k in enumerate(order):
+            rest = order[i:]
+            inverse = np.linalg.inv(hessian[np.ix_(rest, rest)])
+            at = (0, 0) if grid.of_tensor else (r, k // grid.group)
+            values = grid.levels.astype(float) * float(grid.step[at]) + float(grid.shift[at])
+            out[r, k] = values[np.abs(values - w[k]).argmin()]
+            w[rest] -= (w[k] - out[r, k]) / inverse[0, 0] * inverse[:, 0]
+    return out
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_on_every_kind_of_grid_it_is_the_textbook(name: str) -> None:
+    form = format_named(name, **GRIDS[name])
+    w, gram = graphs.weight(6, 64), gram_of(64)
+    start = form.encode(w)
+    after = solve(start, w, gram)
+    for plane in start.planes.keys() - {"codes"}:
+        np.testing.assert_array_equal(after.planes[plane], start.planes[plane])
+    expected, found = textbook(w, start, gram), form.decode(after)
+    error = w - expected
+    better = np.einsum("rk,kl,rl->r", error, gram, error) < losses_of(w, form.decode(start), gram)
+    assert better.mean() > 0.5
+    np.testing.assert_allclose(found[better], expected[better], rtol=2e-6, atol=1e-7)
+    np.testing.assert_array_equal(found[~better], form.decode(start)[~better])
+
+
+def losses_of(weight: Array, decoded: Array, gram: Array) -> Array:
+    error = weight.astype(float) - decoded
+    return np.einsum("rk,kl,rl->r", error, gram, error)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_scales_it_chooses_are_never_worse_than_those_of_nearest_and_mse(name: str) -> None:
+    form = format_named(name, **GRIDS[name])
+    w, gram = graphs.weight(12, 128), gram_of(128)
+    inputs = Inputs(gram[None])
+    new = losses_of(w, form.decode(Gptq().solve(form, w, inputs)), gram)
+    others = [form.encode(w)]
+    if not solver_named("mse").refusal(form):
+        others.append(solver_named("mse").solve(form, w, inputs))
+    for other in others:
+        old = losses_of(w, form.decode(other), gram)
+        assert (new.sum() <= old.sum()) if name == "i2_s" else (new <= old * (1 + 1e-9)).all()
+        assert new.sum() < 0.7 * old.sum()
+
+
+def test_groups_of_columns_and_of_rows_are_split_at_once() -> None:
+    """Each Gram matrix with its rows, each step with its columns, whichever the order of columns."""
+    form = format_named("int4", symmetric=False)
+    w, gram = graphs.weight(3 * 4, 80), gram_of(80, groups=3)
+    start = form.encode(w)
+    together = solve(start, w, gram)
+    for g in range(3):
+        part = slice(4 * g, 4 * g + 4)
+        alone = solve(form.encode(w[part]), w[part], gram[g])
+        np.testing.assert_array_equal(together.planes["codes"][part], alone.planes["codes"])

@@ -1,0 +1,198 @@
+"""Every solver x every format of the registries: the laws that solvers state. A new one is tested by being registered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import graphs
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from variants import CASES, fits, label
+
+from onnxquant.errors import RecipeError
+from onnxquant.formats import format_named, matrix
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.solvers import Inputs, Solver, losses, registry, solver_named, solvers
+
+Array = NDArray[Any]
+PAIRS = [
+    pytest.param(s, *case.values, id=f"{s.name}-{label(*case.values)}")
+    for s in solvers()
+    for case in CASES
+    if not case.values[1].get("permuted")
+]
+
+
+def inputs_of(cols: int, groups: int = 1, samples: int = 0, seed: int = 0) -> Inputs:
+    """Of correlated inputs."""
+    mix = graphs.rng(seed).standard_normal((groups, cols, cols)) * np.geomspace(1, 0.05, cols)
+    x = graphs.rng(seed + 1).standard_normal((groups, samples or 4 * cols, cols)) @ mix
+    return Inputs(np.swapaxes(x, 1, 2) @ x, samples or None)
+
+
+def form_of(solver: Solver, name: str, parameters: dict[str, Any]) -> Format:
+    """The format; skips what the solver refuses, which it must give a reason for."""
+    form = format_named(name, **parameters)
+    if reason := solver.refusal(form):
+        assert len(reason) > 20
+        with pytest.raises(RecipeError, match=f"solver {solver.name}, format {name}: "):
+            solver.solve(form, graphs.weight(2, 128), inputs_of(128))
+        pytest.skip(reason)
+    return form
+
+
+def objective(solver: Solver, weight: Array, encoded: Encoded, inputs: Inputs) -> Array:
+    """What a solver says it makes small, per row, in float64; of one that is not known here what every solver states."""
+    error = weight.astype(float) - encoded.format.decode(encoded)
+    energy = np.repeat(inputs.energy, len(weight) // len(inputs.gram), axis=0)
+    known = {"rtn": error**2, "mse": error**2 * energy, "hqq": np.abs(error) ** 0.7}
+    return known[solver.name].sum(1) if solver.name in known else losses(weight, weight - error, inputs)
+
+
+def assert_same(a: Encoded, b: Encoded) -> None:
+    assert a.format == b.format and a.planes.keys() == b.planes.keys()
+    for name, plane in a.planes.items():
+        np.testing.assert_array_equal(plane, b.planes[name], err_msg=name)
+
+
+@pytest.mark.parametrize(("solver", "name", "parameters"), PAIRS)
+def test_never_worse_than_nearest_on_its_own_objective(solver: Solver, name: str, parameters: dict[str, Any]) -> None:
+    form = form_of(solver, name, parameters)
+    w, inputs = graphs.weight(12, 128), inputs_of(128)
+    w[3], w[4], w[5] = 0, 0.3, np.where(np.arange(128) == 40, 5, w[5])
+    found = solver.solve(form, w, inputs)
+    declared = found.format.planes(12, 128)
+    assert {n: (p.shape, p.dtype) for n, p in found.planes.items()} == {
+        n: (p.shape, p.dtype) for n, p in declared.items()
+    }
+    assert np.isfinite(form.decode(found)).all()
+    old, new = (objective(solver, w, e, inputs) for e in (form.encode(w), found))
+    if parameters.get("per_channel") is False or name == "i2_s":
+        old, new = old.sum(), new.sum()
+    assert (new <= old * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize(("solver", "name", "parameters"), PAIRS)
+def test_rows_do_not_know_each_other(solver: Solver, name: str, parameters: dict[str, Any]) -> None:
+    form = form_of(solver, name, parameters)
+    if parameters.get("stochastic") or parameters.get("double_quant"):
+        return  # the uniform of a weight is that of its place; scales depend on each other
+    w, inputs = graphs.weight(14, 128), inputs_of(128)
+    order = graphs.rng(5).permutation(14)
+    plain, moved = (form.decode(solver.solve(form, v, inputs)) for v in (w, w[order]))
+    # One scale for the tensor may be a sum over all rows.
+    np.testing.assert_allclose(moved, plain[order], rtol=1e-3 if parameters.get("per_channel") is False else 0)
+
+
+@pytest.mark.parametrize(("solver", "name", "parameters"), PAIRS)
+def test_the_same_in_any_parts_and_any_threads(
+    solver: Solver, name: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = form_of(solver, name, parameters)
+    w, inputs = graphs.weight(13, 128), inputs_of(128)
+    whole = solver.solve(form, w, inputs)
+    assert_same(solver.solve(form, w, inputs), whole)
+    for rows, cpus in ((2, 1), (2, 3), (5, 2)):
+        monkeypatch.setattr(matrix, "_PART_BYTES", 4 * 128 * rows)
+        monkeypatch.setattr(matrix.os, "cpu_count", lambda cpus=cpus: cpus)
+        assert_same(solver.solve(form, w, inputs), whole)
+
+
+@pytest.mark.parametrize(("solver", "name", "parameters"), PAIRS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 33), (5, 1), (3, 257), (6, 64), (0, 64), (3, 0)], ids=str)
+def test_every_shape(solver: Solver, name: str, parameters: dict[str, Any], shape: tuple[int, int]) -> None:
+    if not fits(name, parameters, shape[1]):
+        return
+    form = form_of(solver, name, parameters)
+    w = graphs.weight(*shape)
+    found = solver.solve(form, w, inputs_of(shape[1]))
+    assert (found.rows, found.cols) == form.decode(found).shape == shape
+    assert np.abs(form.decode(found) - w).sum() <= np.abs(w).sum() * 2
+
+
+DEGENERATE: dict[str, Any] = {
+    "one sample": lambda n: inputs_of(n, samples=1),
+    "zeros": lambda n: Inputs(np.zeros((1, n, n))),
+    "not a number": lambda n: Inputs(np.full((1, n, n), np.nan)),
+    "infinite": lambda n: Inputs(np.full((1, n, n), np.inf)),
+    "one is infinite": lambda n: Inputs(np.where(np.arange(n * n).reshape(1, n, n) == 5, np.inf, np.eye(n))),
+    "equal": lambda n: Inputs(np.ones((1, n, n)), 3),
+    "indefinite": lambda n: Inputs(inputs_of(n).gram - 0.1 * np.trace(inputs_of(n).gram[0]) * np.eye(n)),
+    "dead channels": lambda n: Inputs(inputs_of(n).gram * np.outer(np.arange(n) > 5, np.arange(n) > 5)),
+    "dead group": lambda n: Inputs(inputs_of(n).gram * np.outer(np.arange(n) > 63, np.arange(n) > 63)),
+    "tiny": lambda n: Inputs(inputs_of(n).gram * 1e-290),
+    "huge": lambda n: Inputs(inputs_of(n).gram * 1e290),
+}
+
+
+@pytest.mark.parametrize("solver", solvers(), ids=[s.name for s in solvers()])
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_inputs_that_say_little(solver: Solver, case: str) -> None:
+    """A dead or degenerate input is no reason to store something far from the weight."""
+    w = graphs.weight(12, 128)
+    for name in ("int4", "q4_1", "q4_k", "nf4", "int8"):
+        form = format_named(name)
+        if solver.refusal(form):
+            continue
+        decoded = form.decode(solver.solve(form, w, DEGENERATE[case](128)))
+        nearest = np.square(form.decode(form.encode(w)) - w).sum()
+        assert np.square(decoded - w).sum() < (1.05 if case in ("zeros", "not a number", "infinite") else 8) * nearest
+
+
+@pytest.mark.parametrize(("solver", "name", "parameters"), PAIRS)
+def test_scales_of_a_start_stay(solver: Solver, name: str, parameters: dict[str, Any]) -> None:
+    form = form_of(solver, name, parameters)
+    w, inputs = graphs.weight(7, 128), inputs_of(128)
+    start = form.encode(w * np.float32(1.1))
+    found = solver.solve(form, w, inputs, start)
+    for plane in start.planes.keys() - {"codes"}:
+        np.testing.assert_array_equal(found.planes[plane], start.planes[plane])
+    old, new = (objective(solver, w, e, inputs) for e in (start, found))
+    assert (new <= old * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("solver", solvers(), ids=[s.name for s in solvers()])
+def test_groups_of_inputs_are_each_solved_alone(solver: Solver) -> None:
+    w, inputs = graphs.weight(3 * 5, 72), inputs_of(72, groups=3)
+    for name, parameters in (("int4", {"symmetric": False}), ("q4_1", {}), ("q5_k", {})):
+        form = format_named(name, **parameters)
+        together = form.decode(solver.solve(form, w, inputs))
+        for g in range(3):
+            part = slice(5 * g, 5 * g + 5)
+            alone = form.decode(solver.solve(form, w[part], Inputs(inputs.gram[g : g + 1])))
+            np.testing.assert_array_equal(together[part], alone)
+
+
+@pytest.mark.parametrize("solver", solvers(), ids=[s.name for s in solvers()])
+@pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
+def test_other_float_types_and_strides_do_not_matter(solver: Solver, dtype: str) -> None:
+    form = format_named("q4_1")
+    w, inputs = graphs.weight(6, 64).astype(np.dtype(dtype)), inputs_of(64)
+    plain = solver.solve(form, w.astype(np.float32), inputs)
+    assert_same(solver.solve(form, w, inputs), plain)
+    assert_same(solver.solve(form, np.ascontiguousarray(w.T).T, inputs), plain)
+
+
+@pytest.mark.parametrize("solver", solvers(), ids=[s.name for s in solvers()])
+def test_solvers_say_what_they_are_and_columns_come_as_stored(solver: Solver) -> None:
+    assert solver_named(solver.name) is solver
+    assert 10 < len(solver.summary) < 130 and "\n" not in solver.summary
+    with pytest.raises(RecipeError, match="expected columns in their stored order"):
+        solver.solve(format_named("q4_1", permuted=True), graphs.weight(2, 64), inputs_of(64))
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="unknown solver 'gtpq'; did you mean 'gptq'"):
+        solver_named("gtpq")
+    assert {"rtn", "mse", "hqq", "gptq"} <= registry().keys()
+
+
+def test_losses_are_those_of_every_row() -> None:
+    w, decoded = graphs.weight(6, 20), graphs.weight(6, 20, seed=3)
+    inputs = inputs_of(20, groups=2)
+    error = w.astype(float) - decoded
+    by_hand = [error[r] @ inputs.gram[r // 3] @ error[r] for r in range(6)]
+    np.testing.assert_allclose(losses(w, decoded, inputs), by_hand, rtol=1e-12)
+    np.testing.assert_allclose(losses(w, decoded), (error**2).sum(1), rtol=1e-12)
+    assert losses(w[:0], decoded[:0]).shape == losses(w[:0], decoded[:0], inputs).shape == (0,)
