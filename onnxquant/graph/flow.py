@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,11 @@ class Flow:
         new = self.add_constant(base or (f"{name}_folded" if name else f"{node.output[0]}_input{position}"), values)
         self.connect(node, position, new)
         return new
+
+    def set_constants(self, changes: Iterable[tuple[onnx.NodeProto, int, NDArray[Any]]]) -> None:
+        """Set the constants of several inputs, each given as a node, the input's position and its values."""
+        for node, position, values in changes:
+            self.set_constant(node, position, values)
 
     def remove(self, node: onnx.NodeProto) -> None:
         """Take a node out; its inputs lose a reader, its outputs their producer."""

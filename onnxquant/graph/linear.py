@@ -15,6 +15,8 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.sites import FLOATS
 
 Doubles = NDArray[np.float64]
+# Channel j is to be what channel order[j] was.
+Order = NDArray[np.int32]
 # A node, one of its inputs, and the constant that it is to have there.
 Change = tuple[onnx.NodeProto, int, NDArray[Any]]
 _OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -62,6 +64,15 @@ class Linear:
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
         return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type))
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether its weight is one matrix of all outputs and inputs: without groups or windows."""
+        return prod(self.tensor.dims) == self.outputs * self.inputs and self.groups == 1
+
+    def owns_weight(self, flow: Flow) -> bool:
+        """Whether nothing else reads its weight, which can then be changed without being stored twice."""
+        return flow.single_consumer(self.node.input[1]) is self.node
 
     def blocks(self, document: Document) -> Doubles:
         """The weight in float64 as [groups, outputs per group, inputs per group, kernel]; a copy."""
@@ -133,6 +144,22 @@ class Linear:
             return None
         changes = [(self.node, 1, weight)]
         return [*changes, (self.node, 2, bias)] if bias is not None and self._has_bias else changes
+
+    def permuted(
+        self, document: Document, flow: Flow, out: Order | None = None, into: Order | None = None
+    ) -> list[Change]:
+        """Changes that put what the op gives in the order ``out``, for inputs that are in the order ``into``.
+
+        The op must have no groups, and a bias that is constant where what it gives is put in order.
+        """
+        weight = document.array(self.tensor)
+        for order, axis in ((out, int(self.inputs_first)), (into, 1 - self.inputs_first)):
+            weight = weight if order is None else np.take(weight, order, axis)
+        changes: list[Change] = [(self.node, 1, weight)]
+        bias = flow.constant(self.node.input[2]) if out is not None and self._has_bias else None
+        if bias is not None and bias.dims[-1:] == [self.outputs]:
+            changes.append((self.node, 2, document.array(bias)[..., out]))
+        return changes
 
 
 def linear(flow: Flow, node: onnx.NodeProto | None) -> Linear | None:

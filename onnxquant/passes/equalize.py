@@ -131,8 +131,7 @@ def _commit(search: Search, chain: list[Pair], scales: list[Doubles], *, split_c
             if values is None:
                 return False
             changes.append((operand.node, operand.position, values))
-    for node, position, values in changes:
-        flow.set_constant(node, position, values)
+    flow.set_constants(changes)
     for pair, scale in zip(chain, scales, strict=True):
         for clip, axis in pair.path.clips:
             bound = clip_bounds(document, flow, clip)[1] / scale
