@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from onnxquant import integers, lowering, solving, whole
+from onnxquant import integers, lowering, rescaling, solving, whole
 from onnxquant.activations.insert import Dynamic, Static
 from onnxquant.errors import FeedError, ModelError, OutputError, RangeError, RecipeError, WeightError
 from onnxquant.formats.base import Encoded
@@ -83,9 +83,18 @@ def quantize(
     if settings.activations != "none" and (note := keep_sums(document)):
         notes.append(note)
     with solving.workspace(settings) as folder:
-        beside, plan = _plan(original, document, rules, data, solving.Work(folder, settings, progress))
+        work = solving.Work(folder, settings, progress)
+        chosen = budget.search(document, rules, data, work) if settings.searches else None
+        rules = chosen.rules if chosen else rules
+        ready = rescaling.rescaled(document, rules, data, work)
+        notes += ready.notes
+        beside, plan = _plan(original, ready, rules, data, work)
+        plan = replace(plan, rescaled=ready.weights)
+        if chosen:
+            beside = replace(beside, solved=chosen.solved.without(ready.weights))
+            plan = replace(plan, search=chosen.about)
         path = _output_path(original, output, rules)
-        return _carry_out(original, path, (beside, plan, notes), data, solving.Work(folder, settings, progress))
+        return _carry_out(original, path, (beside, plan, notes), data, replace(work, orders=ready.orders))
 
 
 def _carry_out(
@@ -199,16 +208,11 @@ class _Encoder:
 
 
 def _plan(
-    original: Document, document: Document, rules: Recipe, data: Data, work: solving.Work
+    original: Document, ready: rescaling.Rescaled, rules: Recipe, data: Data, work: solving.Work
 ) -> tuple[integers.Integers, Plan]:
     """The plan, and the float model that it is of: static activations change weights before they are encoded."""
-    settings, progress = work.settings, work.progress
-    found: Mapping[str, Any] = {}
+    settings, progress, document = work.settings, work.progress, ready.document
     made = integers.Integers(document, {})
-    if settings.searches:
-        chosen = budget.search(document, rules, data, work)
-        rules, found = chosen.rules, chosen.about
-        made = replace(made, solved=chosen.solved)
     activations: Static | Dynamic | None = None
     before = document.copy() if settings.activations != "none" else document
     if settings.activations == "dynamic":
@@ -222,8 +226,8 @@ def _plan(
         about = {**activations.about, "rescaled": integers.changed(before, made.document)}
         activations = replace(activations, about=about)
     sites, left = find(made.document)
-    plan = make_plan(sites, left, rules, made.document.opset, made.targets)
-    return made, solving.assign(replace(plan, activations=activations, search=found), made.document, data)
+    plan = make_plan(sites, left, rules, made.document.opset, made.targets, ready.orders)
+    return made, solving.assign(replace(plan, activations=activations), made.document, data)
 
 
 def _nothing(document: Document, plan: Plan) -> str:

@@ -114,6 +114,8 @@ def _provenance(document: Document, plan: Plan, done: list[Record]) -> str:
     }
     if plan.activations:
         data["activations"] = plan.activations.to_dict()
+    if plan.rescaled:
+        data["rescaled"] = list(plan.rescaled)
     return json.dumps(data, separators=(",", ":"))
 
 

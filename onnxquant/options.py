@@ -6,10 +6,11 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import parameters as format_parameters
+from onnxquant.passes.permute import Strategy
 from onnxquant.recipe import Recipe
 from onnxquant.solvers import registry as solvers
 from onnxquant.validation.task import Drop
@@ -83,6 +84,11 @@ class Options:
         "auto", "How weights get their codes; `onnxquant list` shows all. auto: gptq where --data tells what they are "
         "multiplied with and codes have less than 8 bits, or beside static activations where it is the better one; else rtn.",
         choices=SOLVERS,
+    )  # fmt: skip
+    permutation: Strategy | None = _option(  # noqa: RUF009 - a Literal does not change
+        None, "Order in which columns of weights are stored, so that blocks hold alike ones: by their norm, by the energy of "
+        "their inputs, or one by norm for the q, k and v of a layer. Folded into what makes the input where that is exact.",
+        choices=get_args(Strategy),
     )  # fmt: skip
     jobs: int = _option(1, "Weights that are solved at a time, in processes.", metavar="N")
     work: str | None = _option(
@@ -177,6 +183,8 @@ class Options:
             )
         if options.metric is not None and not options.proof:
             raise RecipeError("metric is measured by the proof, which --no-proof leaves out")
+        if options.permutation is not None and (options.activations != "none" or options.whole_graph):
+            raise RecipeError("permutation is an order of encoded weights alone: leave out activations and whole_graph")
         Drop.parse(options.max_drop)
         options.max_bytes()
         options.check_search()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Protocol
@@ -106,6 +106,7 @@ class Plan:
         predicted_bytes: size of the output; None before it was computed.
         activations: puts codes for activations into the lowered model; None: they stay in float.
         search: how formats were chosen under a bound; empty where rules named them.
+        rescaled: names of weights that were made other ones of an equal function before they were encoded.
     """
 
     decisions: tuple[Decision, ...]
@@ -113,6 +114,7 @@ class Plan:
     predicted_bytes: int | None = None
     activations: Activations | None = None
     search: Mapping[str, Any] = field(default_factory=dict)
+    rescaled: tuple[str, ...] = ()
 
     @property
     def encoded(self) -> list[Decision]:
@@ -131,6 +133,7 @@ def make_plan(
     recipe: Recipe,
     opset: int,
     assigned: Mapping[str, str] | None = None,
+    permuted: Container[str] = (),
 ) -> Plan:
     """Decide every site by the first rule that matches it.
 
@@ -141,6 +144,7 @@ def make_plan(
         opset: of the model.
         assigned: target by site for those that integer activations have claimed, see ``beside_integers``, or ``KEPT``
             for those that were found to cost too much accuracy.
+        permuted: sites whose columns are to be stored in another order, where their target can do that.
     """
     decisions, used = [], set()
     for site in sites:
@@ -155,7 +159,8 @@ def make_plan(
         elif target:
             decisions.append(_assigned(site, found[1], target, opset))
         else:
-            decisions.append(replace(_decide(site, found[1], opset), solver=found[1].solver))
+            decision = _decide(site, found[1], opset, permuted=site.name in permuted)
+            decisions.append(replace(decision, solver=found[1].solver))
     decisions += [Decision(c.name, "", (), c.shape, c.dtype, prod(c.shape), c.nbytes, c.nbytes, c.reason) for c in left]
     unused = tuple(i for i in range(len(recipe.rules) - 1) if i not in used)
     return Plan(tuple(decisions), unused)
@@ -192,10 +197,12 @@ def _assigned(site: Site, rule: Rule, target: str, opset: int) -> Decision:
     )
 
 
-def _decide(site: Site, rule: Rule, opset: int) -> Decision:
+def _decide(site: Site, rule: Rule, opset: int, *, permuted: bool) -> Decision:
     if rule.keep:
         return _undecided(site).left("a rule keeps it in float")
-    return decide(site, rule.make_format(), rule.target, opset)
+    form = rule.make_format()
+    decision = decide(site, form.with_(permuted=True), rule.target, opset) if permuted else None
+    return decision if decision and decision.format else decide(site, form, rule.target, opset)
 
 
 def decide(site: Site, form: Format, wanted: str, opset: int) -> Decision:

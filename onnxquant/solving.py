@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.extended import Extended, outputs
@@ -37,11 +39,13 @@ class Work:
         folder: where results are kept.
         settings: ``jobs``, ``threads``, what --data means.
         progress: told what is done.
+        orders: of the columns of weights that are stored in another one.
     """
 
     folder: Path
     settings: Options
     progress: Progress = lambda stage, done: None
+    orders: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
 
 
 def assign(plan: Plan, document: Document, data: Data | None) -> Plan:
@@ -121,7 +125,8 @@ def solve(
         FeedError: the data does not fit the model.
         WeightError: a weight cannot be encoded.
     """
-    wanted = {d.name: d for d in plan.encoded if d.solver != RTN and d.name not in (known or {})}
+    chosen = [d for d in plan.encoded if d.solver != RTN or d.name in work.orders]
+    wanted = {d.name: d for d in chosen if d.name not in (known or {})}
     results = jobs.Results(work.folder)
     if wanted:
         feeds = None if data is None else opened(document, data, work.settings)
@@ -177,7 +182,11 @@ def _solve(
     def task(name: str) -> jobs.Task:
         site, decision = sites[name], wanted[name]
         assert decision.format
-        return jobs.Task(name, decision.format, decision.solver, site.view.matrix(document.array(site.tensor)))
+        matrix = site.view.matrix(document.array(site.tensor))
+        order = work.orders.get(name) if decision.format.permuted else None
+        if order is not None:
+            matrix = matrix[:, order]
+        return jobs.Task(name, decision.format.with_(permuted=False), decision.solver, matrix, order=order)
 
     left = dict.fromkeys(sites)
     if feeds is not None:
@@ -189,7 +198,9 @@ def _solve(
         for weight, gram, count in grams(document, readers, feeds, threads=settings.threads, progress=work.progress):
             name = by_tensor[weight]
             del left[name]
-            waiting.append(replace(task(name), gram=gram.copy(), count=count))
+            one = task(name)
+            ordered = gram.copy() if one.order is None else gram[:, one.order][:, :, one.order]
+            waiting.append(replace(one, gram=ordered, count=count))
             if len(waiting) >= settings.jobs:
                 jobs.run(waiting, results, settings.jobs, done)
                 waiting = []

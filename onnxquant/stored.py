@@ -82,9 +82,17 @@ def metadata(proto: onnx.ModelProto) -> dict[str, Any]:
             raise ValueError("expected a version and the source's bytes")
         if not _activations(data.get("activations", {})):
             raise ValueError("expected a table of activations, with tables of tensors and lists of names")
+        if not _strings(data.get("rescaled", [])):
+            raise ValueError("expected a list of the names of rescaled weights")
     except (ValueError, RecursionError) as error:
         raise ModelError(f"the model's {PROVENANCE!r} metadata is damaged: {error}") from None
     return data
+
+
+def rescaled(proto: onnx.ModelProto) -> set[str]:
+    """Weights that are not the original's, but those of an equal function."""
+    data = metadata(proto)
+    return {*data.get("rescaled", ()), *data.get("activations", {}).get("rescaled", ())}
 
 
 def _tables(value: object) -> bool:
@@ -95,10 +103,11 @@ def _activations(value: object) -> bool:
     if not isinstance(value, dict):
         return False
     tables = (value.get(k, {}) for k in ("tensors", "left_in_float"))
-    names = value.get("rescaled", [])
-    if not all(isinstance(t, dict) for t in tables) or not isinstance(names, list):
-        return False
-    return all(isinstance(name, str) for name in names)
+    return all(isinstance(t, dict) for t in tables) and _strings(value.get("rescaled", []))
+
+
+def _strings(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 def _int(value: object) -> bool:

@@ -170,7 +170,7 @@ class Found:
 
     rules: Recipe
     about: dict[str, Any]
-    solved: Mapping[str, Encoded]
+    solved: jobs.Results
 
 
 def search(document: Document, rules: Recipe, data: Data | None, work: Work) -> Found:

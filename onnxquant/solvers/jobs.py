@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,12 @@ class Results(Mapping[str, Encoded]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def without(self, names: Container[str]) -> Results:
+        """Those of the other weights."""
+        found = Results(self.folder)
+        found._files = {name: path for name, path in self._files.items() if name not in names}
+        return found
 
     def file(self, task: Task) -> Path:
         """Where a task's result is filed."""

@@ -23,6 +23,7 @@ from onnxquant.graph.sites import find
 from onnxquant.options import Options
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.stored import check_hashes, decode_weight, digest, metadata, plane_index, read_encoded, records
+from onnxquant.stored import rescaled as rescaled_weights
 from onnxquant.validation.conversions import conversions
 from onnxquant.validation.metrics import Difference, rescaled_like
 from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies, rounds_activations
@@ -146,7 +147,8 @@ def compare(
         else:
             proof.feeds = samples.about
             # Calibration changes weights and biases: without the writer's model, the file's own weights make the twin.
-            known = prepared if made or "activations" not in metadata(document.proto) else None
+            alike = "activations" not in metadata(document.proto) and not rescaled_weights(document.proto)
+            known = prepared if made or alike else None
             case = Case(known, document, samples, options.threads, mapped=large)
             proof.outputs = compare_outputs(case, Path(folder), progress)
             _note_unoptimized(proof)
@@ -257,7 +259,7 @@ def _stored_tensors(document: Document) -> int:
 def _weights(proof: Proof, prepared: Document, quantized: Document, written: Mapping[str, str]) -> None:
     originals = {s.name: s for s in find(prepared)[0]}
     index = plane_index(quantized.proto)
-    rescaled = set() if written else set(metadata(quantized.proto).get("activations", {}).get("rescaled", ()))
+    rescaled = set() if written else rescaled_weights(quantized.proto)
     if rescaled:
         proof.notes.append(
             f"{len(rescaled)} of the weights: rescaled by calibration before they were encoded, compared with the original's "

@@ -22,7 +22,7 @@ from onnxquant.graph.edit import with_weights
 from onnxquant.graph.io import Document, graphs
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find
-from onnxquant.stored import Record, decode_weight, metadata, plane_index, records, restore
+from onnxquant.stored import Record, decode_weight, plane_index, records, rescaled, restore
 from onnxquant.validation.metrics import rescaled_like
 from onnxquant.validation.outputs import differences
 
@@ -114,12 +114,12 @@ def _changes(
 ) -> Iterator[tuple[str, str, Callable[[], onnx.ModelProto]]]:
     """Kind and name of each site, and how to make the model in which it is float."""
     originals = {s.name: s for s in find(prepared)[0]}
-    rescaled = set(metadata(quantized.proto).get("activations", {}).get("rescaled", ()))
+    others = rescaled(quantized.proto)
     index = plane_index(quantized.proto)
 
     def in_float(record: Record, site: Site) -> onnx.ModelProto:
         values = prepared.array(site.tensor)
-        if record.name in rescaled:
+        if record.name in others:
             decoded = site.view.matrix(decode_weight(quantized, record, index))
             values = site.view.restore(rescaled_like(site.view.matrix(values), decoded)).astype(values.dtype)
         return with_weights(base, {record.name: values})
