@@ -38,22 +38,22 @@ _FIRST_BETA, _LAST_BETA = 8.0, 2.0
 # Adam's step is this over the number of iterations: how far V can come does not depend on it.
 _REACH = 20.0
 _DECAYS = 0.9, 0.999
-# Multiplications that the gradients of one weight may take: 64 iterations at 4096 x 4096.
-_WORK = 1 << 42
-_FEWEST, _MOST = 32, 400
+# Multiplications that the gradients of one weight may take: 32 iterations at 4096 x 4096.
+_WORK = 1 << 41
+_FEWEST, _MOST = 16, 100
 # Weights worked on together: some arrays of float32 stay in cache.
 _TOGETHER = 1 << 20
 # What counts as better is so by this share of what a flip costs on average: float32 knows no better.
 _GAIN = 1e-4
 # Flips back that are barred at a time; flips without something better after which a row is done; flips per column at most.
-_TENURE, _PATIENCE, _FLIPS = 4, 20, 2
+_TENURE, _PATIENCE, _FLIPS = 4, 60, 2
 
 
 @dataclass(frozen=True)
 class AdaRound(Solver):
     """Learned rounding up or down (AdaRound), by the inputs' Gram matrix.
 
-    Iterations are as many as take 2^42 multiplications, rows times cols squared each, but at least 32 and at most 400.
+    Iterations are as many as take 2^41 multiplications, rows times cols squared each, but at least 16 and at most 100.
     """
 
     name = "adaround"
@@ -93,7 +93,8 @@ def _told(gram: Doubles) -> Doubles:
     """Gram matrices whose largest diagonal element is 1; zeros where one says nothing: NaN, infinity or no inputs."""
     largest = np.einsum("gkk->gk", gram).max(axis=1)
     told = np.isfinite(gram).all(axis=(1, 2)) & (largest > 0)
-    return np.divide(gram, largest[:, None, None], out=np.zeros_like(gram), where=told[:, None, None])
+    out: Doubles = np.divide(gram, largest[:, None, None], out=np.zeros_like(gram), where=told[:, None, None])
+    return out
 
 
 def _shrunk(gram: Doubles, count: int | None) -> Matrix:
