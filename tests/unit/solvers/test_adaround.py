@@ -63,7 +63,7 @@ def least(weight: Array, start: Encoded, gram: Array, live: Array) -> Array:
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.name)
-@pytest.mark.parametrize(("noise", "most"), [(0.3, 1.05), (1.0, 1.005)])
+@pytest.mark.parametrize(("noise", "most"), [(0.3, 1.05), (1.0, 1.01)])
 def test_near_the_best_of_all_roundings(form: Format, noise: float, most: float) -> None:
     cols, live = 256, np.arange(9) * 27 + 3  # the others are never used
     weight = graphs.weight(60, cols)
@@ -181,10 +181,10 @@ def test_work_bounds_the_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     task = adaround._Task(graphs.weight(8, 16), graphs.weight(8, 16, seed=3))
     asked = []
     monkeypatch.setattr(adaround._Task, "_learn", lambda self, gram, n: asked.append(n) or np.zeros((8, 16), bool))
-    for work in (1 << 41, 50 * 8 * 16 * 16, 1):
+    for work in (1 << 40, 50 * 8 * 16 * 16, 1):
         monkeypatch.setattr(adaround, "_WORK", work)
         task.solve(np.eye(16, dtype=np.float32), 8)
-    assert asked == [100, 50, 16]
+    assert asked == [64, 50, 16]
 
 
 def test_inputs_are_needed() -> None:
