@@ -171,8 +171,10 @@ def test_a_group_that_is_never_used_counts_evenly() -> None:
 
 
 @pytest.mark.parametrize("name", ["q4_k", "q5_k", "q6_k"])
-def test_scales_that_are_stored_together_are_kept_where_others_lose(name: str) -> None:
-    w, form = graphs.weight(60, 1024), format_named(name)
+@pytest.mark.parametrize("size", [1.0, 0.05])
+def test_scales_that_are_stored_together_are_kept_where_others_lose(name: str, size: float) -> None:
+    """Also where the float16 of a super-block is subnormal."""
+    w, form = graphs.weight(60, 1024) * np.float32(size), format_named(name)
     old, new = ((w - form.decode(e)).astype(float) ** 2 for e in (form.encode(w), Mse().solve(form, w)))
     old, new = (e.reshape(60, 4, 256).sum(2) for e in (old, new))
     assert (new <= old * (1 + 1e-6)).all()
