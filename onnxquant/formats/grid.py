@@ -110,6 +110,8 @@ class Gridded:
     def fit(self, encoded: Encoded, step: Floats, shift: Floats) -> Encoded:
         """The weight with the same codes on a grid as near to this one as the format can store.
 
+        Where scales are small integers times a float16 that is subnormal, its own grid may come back as one beside it.
+
         Args:
             encoded: a weight of this format.
             step: in the shape that the step of its grid has; finite.

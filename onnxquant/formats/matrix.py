@@ -19,7 +19,7 @@ T = TypeVar("T")
 # Rows are encoded this many bytes of float32 at a time: temporaries stay in cache and never grow with the weight.
 _CHUNK_BYTES = 4 << 20
 # What arithmetic on a few rows works on at a time stays in a core's own cache with its temporaries.
-_PART_BYTES = 256 << 10
+_PART_BYTES = 512 << 10
 _SIDES = {"scales": "scale", "minima": "minimum"}
 
 

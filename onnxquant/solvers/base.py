@@ -122,7 +122,11 @@ class Solver(ABC):
 
 
 def _check_start(form: Format, weight: Matrix, start: Encoded) -> None:
-    if start.format != form or (start.rows, start.cols) != weight.shape:
+    # Some fields are set by encoding.
+    alike = [
+        getattr(start.format, name, None) == getattr(form, name) for name in ("name", "permuted", *form.parameters())
+    ]
+    if not all(alike) or (start.rows, start.cols) != weight.shape:
         raise WeightError(
             f"start of format {start.format.name} {start.format.settings()} and shape {[start.rows, start.cols]}: expected "
             f"{form.name} {form.settings()} and {list(weight.shape)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,12 +89,24 @@ class Columns:
         return values.reshape(self.shape)
 
 
-def of_units(errors: Doubles, together: int) -> Doubles:
-    """Sums over groups whose steps are stored together, given to each of them: [rows, groups]."""
-    if together == 1:
-        return errors
-    starts = np.arange(0, errors.shape[1], together)
-    return np.repeat(np.add.reduceat(errors, starts, axis=1), together, axis=1)[:, : errors.shape[1]]
+def better_units(tried: Sequence[Encoded], errors: Sequence[Doubles], together: int) -> Encoded:
+    """The second of two where it loses less, else the first, each unit of scales that are stored together by itself.
+
+    Args:
+        tried: a weight in one format; codes are those of the first, and have no meaning where scales are of the second.
+        errors: what each group loses, [rows, groups].
+        together: groups of a unit.
+    """
+    first, second = tried
+    starts = np.arange(0, errors[0].shape[1], together)
+    old, new = (np.add.reduceat(e, starts, axis=1) for e in errors)
+    # Each plane has as many numbers for one unit as for another.
+    planes = {
+        name: np.where(np.repeat(new < old, plane.shape[1] // len(starts), axis=1), second.planes[name], plane)
+        for name, plane in first.planes.items()
+        if name != "codes"
+    }
+    return replace(first, planes={**first.planes, **planes})
 
 
 def part_of(encoded: Encoded, part: slice) -> Encoded:

@@ -21,7 +21,7 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Floats, Grid, nearest_level
 from onnxquant.formats.matrix import Matrix, by_rows
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded
-from onnxquant.solvers.columns import Columns, each_part, of_units
+from onnxquant.solvers.columns import Columns, better_units, each_part
 
 P = 0.7
 BETA, KAPPA = 10.0, 1.01
@@ -79,11 +79,10 @@ def _shifted(before: Encoded, x: Matrix, real: Matrix | None = None) -> Encoded:
     real = np.ones_like(x) if real is None else real
     found = half_quadratic(x, first, real).reshape(first.step.shape)
     # What is stored may be another shift, and groups that are stored together may want other ones.
-    stored = form.grid(form.fit(before, first.step, found))
-    sums = (_errors(x, g, real)[0].astype(np.float64).reshape(first.step.shape) for g in (stored, first))
-    gains = np.less(*(of_units(s, first.together) for s in sums))
-    step, shift = (np.where(gains, a, b) for a, b in ((stored.step, first.step), (stored.shift, first.shift)))
-    return form.fit(before, step, shift)
+    after = form.fit(before, first.step, found)
+    grids = first, form.grid(after)
+    errors = [_errors(x, g, real)[0].astype(np.float64).reshape(first.step.shape) for g in grids]
+    return better_units((before, after), errors, first.together)
 
 
 def half_quadratic(x: Matrix, grid: Grid, real: Matrix) -> Floats:

@@ -20,7 +20,7 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Grid
 from onnxquant.formats.matrix import Matrix, by_rows
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded, weighted
-from onnxquant.solvers.columns import Columns, Sums, each_part, of_units
+from onnxquant.solvers.columns import Columns, Sums, better_units, each_part
 
 Measure = Callable[[Grid], Sums]
 # Shares of the range: rows of thousands of weights want small ones.
@@ -91,16 +91,16 @@ def fit_grid(before: Encoded, measure: Measure) -> Encoded:
     best.improve(at_first, first)
     for tried in _ladder(first, _SHARES if first.shifts else (*_SHARES, *_MIRRORED)):
         best.improve(measure(tried), tried)
-    for tried in _ladder(best.stored(), _NEAR):
+    for tried in _ladder(form.grid(best.encoded()), _NEAR):
         best.improve(measure(tried), tried)
     for _ in range(_REFITS):
-        tried = best.stored()
+        tried = form.grid(best.encoded())
         best.improve(measure(tried), tried)
     # Where groups are stored together, what was best for each may not be for all.
-    stored = best.stored()
-    errors = measure(stored).error(stored.step, stored.shift), at_first.error(first.step, first.shift)
-    gains = np.less(*(of_units(e, first.together) for e in errors))
-    return form.fit(before, np.where(gains, stored.step, first.step), np.where(gains, stored.shift, first.shift))
+    after = best.encoded()
+    last = form.grid(after)
+    errors = at_first.error(first.step, first.shift), measure(last).error(last.step, last.shift)
+    return better_units((before, after), errors, first.together)
 
 
 class _Best:
@@ -110,10 +110,9 @@ class _Best:
         self._before = before
         self.step, self.shift, self.error = step.astype(np.float64), shift.astype(np.float64), error
 
-    def stored(self) -> Grid:
-        """The best grid as the format holds it."""
-        form = self._before.format
-        return form.grid(form.fit(self._before, self.step, self.shift))
+    def encoded(self) -> Encoded:
+        """The best as the format holds it; its codes have no meaning."""
+        return self._before.format.fit(self._before, self.step, self.shift)
 
     def improve(self, sums: Sums, grid: Grid) -> None:
         """Take the step and shift of least squares for levels found on a grid, where they are better."""

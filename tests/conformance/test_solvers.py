@@ -22,6 +22,8 @@ PAIRS = [
     for case in CASES
     if not case.values[1].get("permuted")
 ]
+# Parameters do not meet where a law is about rows and columns alone.
+FEW = [pair for pair in PAIRS if len(pair.values[2]) < 2]
 
 
 def inputs_of(cols: int, groups: int = 1, samples: int = 0, seed: int = 0) -> Inputs:
@@ -73,7 +75,7 @@ def test_never_worse_than_nearest_on_its_own_objective(solver: Solver, name: str
     assert (new <= old * (1 + 1e-9)).all()
 
 
-@pytest.mark.parametrize(("solver", "name", "parameters"), PAIRS)
+@pytest.mark.parametrize(("solver", "name", "parameters"), FEW)
 def test_rows_do_not_know_each_other(solver: Solver, name: str, parameters: dict[str, Any]) -> None:
     form = form_of(solver, name, parameters)
     if parameters.get("stochastic") or parameters.get("double_quant"):
@@ -85,7 +87,7 @@ def test_rows_do_not_know_each_other(solver: Solver, name: str, parameters: dict
     np.testing.assert_allclose(moved, plain[order], rtol=1e-3 if parameters.get("per_channel") is False else 0)
 
 
-@pytest.mark.parametrize(("solver", "name", "parameters"), PAIRS)
+@pytest.mark.parametrize(("solver", "name", "parameters"), FEW)
 def test_the_same_in_any_parts_and_any_threads(
     solver: Solver, name: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,13 +95,13 @@ def test_the_same_in_any_parts_and_any_threads(
     w, inputs = graphs.weight(13, 128), inputs_of(128)
     whole = solver.solve(form, w, inputs)
     assert_same(solver.solve(form, w, inputs), whole)
-    for rows, cpus in ((2, 1), (2, 3), (5, 2)):
+    for rows, cpus in ((2, 1), (5, 3)):
         monkeypatch.setattr(matrix, "_PART_BYTES", 4 * 128 * rows)
         monkeypatch.setattr(matrix.os, "cpu_count", lambda cpus=cpus: cpus)
         assert_same(solver.solve(form, w, inputs), whole)
 
 
-@pytest.mark.parametrize(("solver", "name", "parameters"), PAIRS)
+@pytest.mark.parametrize(("solver", "name", "parameters"), FEW)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 33), (5, 1), (3, 257), (6, 64), (0, 64), (3, 0)], ids=str)
 def test_every_shape(solver: Solver, name: str, parameters: dict[str, Any], shape: tuple[int, int]) -> None:
     if not fits(name, parameters, shape[1]):

@@ -23,6 +23,7 @@ ORDER = rng(8).permutation(K).astype(np.int32)
 CONSTANTS: dict[str, Array] = {
     **{name: weight(K, K, seed=i) for i, name in enumerate(("up", "gate", "q", "k", "v", "o", "w"))},
     "down": weight(K, 24, seed=20),
+    "single": weight(K, 1, seed=25),
     "gemm": weight(K, K, seed=21),
     "g": rng(1).uniform(0.5, 2, K).astype(np.float32),
     "b": weight(K, seed=22),
@@ -177,6 +178,26 @@ LEFT: dict[str, tuple[list[onnx.NodeProto], tuple[str, ...], str]] = {
         ("y",),
         "ReduceMean lies before it",
     ),
+    "gate of one channel": (
+        [UP, node("MatMul", ["x", "single"], ["t"]), node("Mul", ["u", "t"], ["m"]), DOWN],
+        ("y",),
+        "the channels of the MatMul before it are others",
+    ),
+    "bias that is made": (
+        [
+            node("Flatten", ["x"], ["f"], axis=2),
+            node("ReduceMax", ["f"], ["t"], axes=[0], keepdims=1),
+            node("Gemm", ["f", "gemm", "t"], ["m"]),
+            DOWN,
+        ],
+        ("y",),
+        "the bias of the Gemm before it is not a constant per channel",
+    ),
+    "something else comes of it too": (
+        [UP, node("LayerNormalization", ["u", "g", "b"], ["m", "mean"]), DOWN, node("Neg", ["mean"], ["z"])],
+        ("y", "z"),
+        "the LayerNormalization before it gives something else too",
+    ),
     "tied": (
         [node("MatMul", ["x", "up"], ["m"]), DOWN, node("MatMul", ["x", "down"], ["z"])],
         ("y", "z"),
@@ -275,7 +296,8 @@ def test_q_k_and_v_share_an_order_and_nothing_else_has_one() -> None:
 
 def test_attention_as_one_op() -> None:
     nodes = [
-        NORM,
+        node("MatMul", ["x", "up"], ["u"]),
+        node("Relu", ["u"], ["n"]),
         *(node("MatMul", ["n", name], [f"{name}_"]) for name in "qkv"),
         node("MultiHeadAttention", ["q_", "k_", "v_"], ["context"], domain="com.microsoft", num_heads=2),
         node("MatMul", ["context", "o"], ["y"]),

