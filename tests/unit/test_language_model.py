@@ -1,4 +1,4 @@
-"""Language models out of GGUF files against numpy, and the metrics of the accuracy benchmark against values made by hand."""
+"""Language models out of GGUF files against numpy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def random_weights(*, tied: bool) -> dict[str, Array]:
     return {f"{n}.weight": random.normal(0, 0.5, s).astype(np.float32) for n, s in shapes.items()}
 
 
-def write(path, weights, architecture="llama"):
+def write(path, weights, architecture="llama", tokenizer=None):
     """A GGUF file, by the gguf package's own writer."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(LAYERS)
@@ -54,6 +54,15 @@ def write(path, weights, architecture="llama"):
     writer.add_rope_dimension_count(HEAD)
     writer.add_rope_freq_base(BASE)
     writer.add_layer_norm_rms_eps(EPSILON)
+    if tokenizer:
+        kind, tokens, merges = tokenizer
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(kind)
+        writer.add_token_list(tokens)
+        writer.add_token_types(
+            [gguf.TokenType.CONTROL if t.startswith("<|") else gguf.TokenType.NORMAL for t in tokens]
+        )
+        writer.add_token_merges(merges)
     for name, weight in weights.items():
         writer.add_tensor(name, weight)
     writer.write_header_to_file()
@@ -176,3 +185,50 @@ def test_files_that_are_something_else_are_refused(llm, tmp_path):
     with pytest.raises(llm.GgufError, match=r"no tensor blk\.1\.ffn_up\.weight"):
         llm.build(write(tmp_path / "c.gguf", weights), tmp_path / "c.onnx")
     assert not list(tmp_path.glob("*.onnx*")), "a half-written model stays"
+
+
+TOKENS = ["<|end|>", *"hetx12!", "Ġ", "Ċ", "Ã", "©", "he", "Ġt", "Ġthe"]
+MERGES = ["h e", "Ġ t", "Ġt he"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" the", ["Ġthe"]),
+        ("the the", ["t", "he", "Ġthe"]),
+        (" 12", ["Ġ", "1", "2"]),
+        ("x!\n the", ["x", "!", "Ċ", "Ġthe"]),
+        ("é", ["Ã", "©"]),
+        ("x<|end|>he", ["x", "<|end|>", "he"]),
+    ],
+)
+def test_tokens_are_bytes_joined_in_the_order_of_merges(llm, tmp_path, text, expected):
+    path = write(tmp_path / "m.gguf", {"x": np.zeros(4, np.float32)}, tokenizer=("smollm", TOKENS, MERGES))
+    tokenizer = llm.Gguf(path).tokenizer()
+    found = tokenizer.encode(text)
+    assert [TOKENS[i] for i in found.ids] == expected
+    assert tokenizer.decode(found.ids, skip_special_tokens=False) == text
+
+
+def test_another_tokenizer_is_refused(llm, tmp_path):
+    path = write(tmp_path / "m.gguf", {"x": np.zeros(4, np.float32)}, tokenizer=("qwen2", TOKENS, MERGES))
+    with pytest.raises(llm.GgufError, match="qwen2"):
+        llm.Gguf(path).tokenizer()
+
+
+def test_perplexity_of_the_task_is_that_of_the_plain_llama(llm, tmp_path):
+    from accuracy_bench.tasks import LanguageModel
+    from fetch_models import File, Model
+    from peer_bench.data import Source
+
+    weights = random_weights(tied=True)
+    llm.build(write(tmp_path / "m.gguf", weights), tmp_path / "m.onnx")
+    model = Model("tiny", "none", "0", (File("m.gguf", ""),), "m.onnx", "", "")
+    task = LanguageModel(model, Source(None, tmp_path))
+    task._tokens = (IDS, IDS)
+    exact = llama(weights, IDS)
+    p = np.exp(exact) / np.exp(exact).sum(-1, keepdims=True)
+    chosen = [p[n, t, IDS[n, t + 1]] for n in range(len(IDS)) for t in range(IDS.shape[1] - 1)]
+    expected = np.prod(1 / np.array(chosen)) ** (1 / len(chosen))
+    found = task.score(ort.InferenceSession(tmp_path / "m.onnx"))
+    assert found == {"perplexity": pytest.approx(expected, rel=1e-4)}
