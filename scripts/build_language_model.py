@@ -292,9 +292,8 @@ class _LlamaWriter:
         self._positions()
         self._scale = constant("scale", np.float32(sizes.head**-0.5))
         self._joined = constant("joined", np.array([0, 0, sizes.heads * sizes.head], np.int64))
-        embedding = self._weight("token_embd.weight")
-        vocabulary = len(embedding)
-        table = self.graph.add(self._data.tensor("token_embd.weight", embedding))
+        embedding = self._data.tensor("token_embd.weight", self._weight("token_embd.weight"))
+        table = self.graph.add(embedding)
         x = node("Gather", [table, "input_ids"], "token_embd")
         for block in (f"blk.{i}" for i in range(sizes.layers)):
             attention = self._attention(self._norm(x, f"{block}.attn_norm.weight"), block)
@@ -310,7 +309,7 @@ class _LlamaWriter:
         if self._left:
             raise GgufError(f"the GGUF file has tensors that are not built here: {', '.join(sorted(self._left)[:5])}")
         ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])
-        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "length", vocabulary])
+        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "length", embedding.dims[0]])
         return self.graph.unchecked(name, [ids], [logits], (OPSET, IR_VERSION))
 
 

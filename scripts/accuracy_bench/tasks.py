@@ -106,8 +106,10 @@ class LanguageModel(Task):
         whole = tokenizer.encode(text)
         # Of the whole benchmark, also in a quick one: what is calibrated with is the same then.
         last = whole.offsets[self.scored.full * self.window - 1][1]
-        rest = tokenizer.encode(text[text.index("\n", last) + 1 :]).ids
-        return self._windows(whole.ids, self._scored), self._windows(rest, self._calibrated)
+        # Some documents are there twice.
+        rest = [d for d in text[text.index("\n", last) + 1 :].splitlines() if d not in text[:last]]
+        after = tokenizer.encode("\n".join(rest)).ids
+        return self._windows(whole.ids, self._scored), self._windows(after, self._calibrated)
 
     def _windows(self, tokens: list[int], count: int) -> Array:
         assert len(tokens) >= count * self.window
