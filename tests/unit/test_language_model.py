@@ -187,8 +187,8 @@ def test_files_that_are_something_else_are_refused(llm, tmp_path):
     assert not list(tmp_path.glob("*.onnx*")), "a half-written model stays"
 
 
-TOKENS = ["<|end|>", *"hetx12!", "Ġ", "Ċ", "Ã", "©", "he", "Ġt", "Ġthe"]
-MERGES = ["h e", "Ġ t", "Ġt he"]
+TOKENS = ["<|end|>", *"hetx12!", "Ġ", "Ċ", "Ã", "©", "he", "Ġt", "Ġthe", "12"]
+MERGES = ["h e", "Ġ t", "Ġt he", "1 2"]
 
 
 @pytest.mark.parametrize(
