@@ -206,8 +206,8 @@ class _LlamaWriter:
         self._source, self._data, self._sizes = source, data, source.sizes
         self._permutations = Permutations(source.sizes, seed)
         self._left = set(source.names)
-        self._epsilon = self.graph.constant("epsilon", np.float32(self._sizes.epsilon))
-        self._two = self.graph.constant("two", np.float32(2))
+        self._epsilon = self.graph.constant("epsilon", np.array(self._sizes.epsilon, np.float32))
+        self._two = self.graph.constant("two", np.array(2, np.float32))
         self._last = self.graph.constant("last", np.array([-1], np.int64))
 
     def _weight(self, name: str) -> Array:
@@ -234,7 +234,7 @@ class _LlamaWriter:
         positions = node("Range", [zero, length, one], "positions")
         column = node("Unsqueeze", [positions, constant("axis1", np.array([1], np.int64))], "positions.column")
         self._causal = node("GreaterOrEqual", [column, positions], "causal")
-        self._hidden = constant("hidden", np.float32(np.finfo(np.float32).min))
+        self._hidden = constant("hidden", np.array(np.finfo(np.float32).min, np.float32))
         half = self._sizes.head // 2
         frequencies = self._sizes.base ** (-np.arange(half) / half)
         rates = constant("frequencies", frequencies.astype(np.float32))
@@ -290,7 +290,7 @@ class _LlamaWriter:
         """The whole model."""
         node, constant, sizes = self.graph.node, self.graph.constant, self._sizes
         self._positions()
-        self._scale = constant("scale", np.float32(sizes.head**-0.5))
+        self._scale = constant("scale", np.array(sizes.head**-0.5, np.float32))
         self._joined = constant("joined", np.array([0, 0, sizes.heads * sizes.head], np.int64))
         embedding = self._data.tensor("token_embd.weight", self._weight("token_embd.weight"))
         table = self.graph.add(embedding)
