@@ -81,7 +81,7 @@ def measured(task: Task, variant: Variant, made: Conversion) -> Row:
     try:
         row.scores = task.score(onnxquant.load(made.output, log_severity_level=4))
     except Exception as error:  # onnxruntime's exceptions share no base class
-        row.error = f"does not run: {str(error).splitlines()[0][:200]}"
+        row.error = f"does not run: {str(error).splitlines()[0].replace(str(made.output), made.output.name)[:200]}"
     return row
 
 
