@@ -286,7 +286,7 @@ class Recognizer(Task):
     @property
     def about(self) -> str:
         """Which lines."""
-        return f"characters but spaces read right on {self._scored} rendered lines, whole lines, and probabilities of the float model"
+        return f"characters read right of {self._scored} rendered lines, and lines, but for spaces; the float model's outputs"
 
     def score(self, session: ort.InferenceSession) -> Scores:
         """Keys: 1 less the character error rate, share of lines without error, SQNR of the probabilities."""
