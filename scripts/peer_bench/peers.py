@@ -19,6 +19,7 @@ ENVIRONMENTS = Path.home() / ".cache" / "onnxquant-bench" / "peers"
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "onnxquant": (),
     "onnxruntime": (),
+    "gguf": (),
     "nncf": ("nncf==3.4.0", "onnx==1.21.0", "onnxruntime==1.31.1"),
     "quark": ("amd-quark==0.13", "onnx==1.22.0", "onnxruntime==1.31.1", "torch==2.13.0"),
     # It imports the last two without asking for them.
@@ -35,12 +36,14 @@ class Variant:
         name: what tables call it.
         tool: key of ``REQUIREMENTS`` and of the worker ``run_<tool>.py``.
         only_encoders: left out for other models.
+        worker: module that does the work, where it is another.
     """
 
     name: str
     tool: str
     options: Mapping[str, Any] = field(default_factory=dict)
     only_encoders: bool = False
+    worker: str = ""
 
     @property
     def ours(self) -> bool:
@@ -116,7 +119,7 @@ def convert(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONWARNINGS": "ignore"}
     with log.open("w") as out:
         try:
-            command = [str(python), "-m", f"peer_bench.run_{variant.tool}", str(path)]
+            command = [str(python), "-m", variant.worker or f"peer_bench.run_{variant.tool}", str(path)]
             code = subprocess.run(
                 command, stdout=out, stderr=out, env=environment, cwd=folder, timeout=limit, check=False
             )
