@@ -1,0 +1,102 @@
+"""Channels scaled for AWQ and columns in another order: equal functions, better codes, files that prove themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+from graphs import node, rng
+
+from onnxquant import quantize, validate
+from onnxquant.errors import RecipeError
+from onnxquant.graph.io import load
+from onnxquant.stored import metadata, records
+
+K, N = 256, 512
+
+
+def sample(seed: int) -> dict[str, Any]:
+    """A few channels are large, as in transformers."""
+    x = rng(seed).standard_normal((1, 24, K)) * np.where(rng(9).random(K) < 0.04, 25.0, 1.0)
+    return {"x": x.astype(np.float32)}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A normalization whose channels differ, a gated unit behind it, and a product back."""
+    made = [
+        node("LayerNormalization", ["x", "gain", "shift"], ["n"], name="norm", axis=-1),
+        node("MatMul", ["n", "wg"], ["g"], name="gate"),
+        node("MatMul", ["n", "wu"], ["u"], name="up"),
+        node("Sigmoid", ["g"], ["s"]),
+        node("Mul", ["u", "s"], ["h"]),
+        node("MatMul", ["h", "wd"], ["y"], name="down"),
+    ]
+    constants = {
+        "gain": np.geomspace(0.05, 20, K).astype(np.float32)[rng(3).permutation(K)],
+        "shift": np.zeros(K, np.float32),
+        "wg": (rng(4).standard_normal((K, N)) * 0.02).astype(np.float32),
+        "wu": (rng(5).standard_normal((K, N)) * 0.05).astype(np.float32),
+        "wd": (rng(6).standard_normal((N, K)) * 0.05).astype(np.float32),
+    }
+    proto = graphs.model(made, {"x": ("float32", ["batch", 24, K])}, {"y": "float32"}, constants, opset=21)
+    return graphs.save(proto, tmp_path_factory.mktemp("model") / "model.onnx")
+
+
+CALIBRATION, UNSEEN = [sample(i) for i in range(24)], [sample(100 + i) for i in range(8)]
+
+
+def unseen(model: Path, output: Path) -> float:
+    report = validate(model, output, UNSEEN, samples=len(UNSEEN))
+    assert report.passed and report.proof, report.proof
+    return float(report.proof.outputs["float vs exact"]["y"]["sqnr_db"])
+
+
+def test_awq_scales_what_can_take_it(model: Path, tmp_path: Path) -> None:
+    plain, scaled = tmp_path / "mse.onnx", tmp_path / "awq.onnx"
+    options = {"format": "int4", "target": "ort", "data": CALIBRATION}
+    assert quantize(model, plain, solver="mse", **options).passed
+    report = quantize(model, scaled, solver="awq", **options)
+    assert report.passed and not report.to_dict()["problems"]
+    assert any("2 activations scaled (2 by what makes it)" in note for note in report.notes)
+    assert set(metadata(load(scaled).proto)["rescaled"]) == {"wg", "wu", "wd"}
+    # What the file's weights are is the original's, up to factors per row and column; whoever validates is told so.
+    again = validate(model, scaled, UNSEEN, samples=2)
+    assert again.passed and again.proof and any("3 of the weights: rescaled" in n for n in again.proof.notes)
+    assert unseen(model, scaled) > unseen(model, plain) + 1
+
+
+def test_awq_needs_data(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="solver awq needs samples"):
+        quantize(model, tmp_path / "out.onnx", format="int4", solver="awq")
+
+
+@pytest.mark.parametrize("solver", ["rtn", "gptq"])
+@pytest.mark.parametrize("strategy", ["norm", "activation"])
+def test_orders_are_folded_or_stored(model: Path, tmp_path: Path, strategy: str, solver: str) -> None:
+    """What the gated unit makes can be made in another order; what the caller's input makes cannot, so that is stored."""
+    plain, ordered = tmp_path / "plain.onnx", tmp_path / "ordered.onnx"
+    options = {"format": "q4_0", "target": "custom", "solver": solver, "data": CALIBRATION}
+    assert quantize(model, plain, **options).passed
+    report = quantize(model, ordered, permutation=strategy, **options)
+    assert report.passed and any("permuted" in note for note in report.notes)
+    stored = {r.name: bool(r.parameters.get("permuted")) for r in records(onnx.load(ordered))}
+    assert stored == {"wg": True, "wu": True, "wd": False}
+    assert unseen(model, ordered) > unseen(model, plain) + 0.5
+
+
+def test_an_order_that_a_target_cannot_store_is_left_out(model: Path, tmp_path: Path) -> None:
+    report = quantize(
+        model, tmp_path / "out.onnx", format="int4", target="ort", permutation="norm", data=CALIBRATION, proof=False
+    )
+    assert {r.name for r in records(load(tmp_path / "out.onnx").proto) if r.parameters.get("permuted")} == set()
+    assert len(report.encoded) == 3
+
+
+def test_activation_order_needs_data(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="permutation activation needs samples"):
+        quantize(model, tmp_path / "out.onnx", format="q4_0", permutation="activation")

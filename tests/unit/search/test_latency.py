@@ -1,0 +1,53 @@
+"""Products timed as the file would run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphs import matmul, weight
+
+from onnxquant import quantize
+from onnxquant.formats import format_named
+from onnxquant.graph.io import load
+from onnxquant.graph.sites import find
+from onnxquant.plan import decide
+from onnxquant.search import latency
+from onnxquant.search.latency import Timer
+
+
+def test_kinds_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = load(matmul(k=256, n=512))
+    site = find(document)[0][0]
+    timer, runs = Timer(document.opset, 1), []
+    median = latency._median
+    monkeypatch.setattr(latency, "_median", lambda run: runs.append(1) or median(run))
+    form = format_named("int4")
+    decision = decide(site, form, "ort", document.opset)
+    first = timer.seconds(site, decision, 3)
+    assert 0 < first < 1 and timer.seconds(site, decision, 3) == first and len(runs) == 1
+    timer.seconds(site, decision, 4)
+    timer.seconds(site, decision.left("float"), 3)
+    assert len(runs) == 3
+
+
+def test_what_is_decoded_at_load_costs_what_float_costs() -> None:
+    document = load(matmul(k=64, n=64))
+    site = find(document)[0][0]
+    decision = decide(site, format_named("int8"), "auto", document.opset)
+    assert decision.folded
+    assert Timer(document.opset, 1).seconds(site, decision, 3) == 0
+
+
+def test_the_fastest_that_keeps_a_quality(tmp_path: Path) -> None:
+    model, output = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    model.write_bytes(matmul(k=1024, n=1024).SerializeToString())
+    data = [{"x": weight(2, 3, 1024, seed=i)} for i in range(16)]
+    report = quantize(model, output, data=data, formats=["int8", "int4"], min_sqnr=15, cost="latency", threads=1)
+    assert report.passed
+    search = report.to_dict()["search"]
+    assert search["chosen"]["products_ms"] > 0
+    # A float product reads four to eight times the bytes of these.
+    assert [s["format"] for s in report.to_dict()["sites"]] != [None]
+    assert np.isfinite(search["chosen"]["measured_sqnr_db"])
