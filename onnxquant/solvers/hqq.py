@@ -97,11 +97,11 @@ def half_quadratic(x: Matrix, grid: Grid, real: Matrix) -> Floats:
             break
         best, least = np.where(falls, shift, best), np.where(falls, total, least)
         size = np.abs(off)
-        # |off|^(p - 1); what is exact stays so: fmax takes the number where the other one is 0 / 0.
+        # What is exact stays so: fmax takes the number where the other one is 0 / 0. What fills a group up is all meant.
         with np.errstate(invalid="ignore"):
             meant = np.copysign(np.fmax(size - powered / size / beta, np.float32(0)), off)
         # x - level * step is what is off, and the shift.
-        moved = shift + ((off - meant) * real).sum(axis=0) / count
+        moved = shift + (off - meant).sum(axis=0) / count
         shift = np.where(falls, moved, shift)
         # A group that stopped has the sum that it had, which does not fall again.
         beta *= np.float32(KAPPA)
