@@ -53,7 +53,7 @@ CALIBRATION, UNSEEN = [sample(i) for i in range(24)], [sample(100 + i) for i in 
 def unseen(model: Path, output: Path) -> float:
     report = validate(model, output, UNSEEN, samples=len(UNSEEN))
     assert report.passed and report.proof, report.proof
-    return float(report.proof.outputs["float vs exact"]["y"]["sqnr_db"])
+    return float(report.proof.outputs["float vs twin"]["y"]["sqnr_db"])
 
 
 def test_awq_scales_what_can_take_it(model: Path, tmp_path: Path) -> None:
