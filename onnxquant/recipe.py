@@ -131,6 +131,11 @@ def _as_tuple(types: type | tuple[type, ...]) -> tuple[type, ...]:
     return types if isinstance(types, tuple) else (types,)
 
 
+def shipped() -> dict[str, Path]:
+    """Recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.toml"))}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """An ordered list of rules.
@@ -159,14 +164,21 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | Path) -> dict[str, Any]:
-        """The entries of a TOML or YAML file (its ending decides).
+        """The entries of a TOML or YAML file (its ending decides), or of a recipe that comes with the package, by its name.
 
         Raises:
             RecipeError: missing, or not well-formed.
+
+        >>> Recipe.read("q4-mixed")["format"]
+        'q4_0'
         """
-        path = Path(path)
+        path = shipped().get(str(path), Path(path))
         try:
             text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise RecipeError(
+                f"{path}: there is no such file, nor a recipe of that name{nearest(str(path), list(shipped()))}"
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: cannot be read: {error}") from None
         try:

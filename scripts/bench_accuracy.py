@@ -21,7 +21,7 @@ from accuracy_bench import report
 from accuracy_bench.report import Row, Table
 from accuracy_bench.size import bits_per_weight
 from accuracy_bench.tasks import TASKS, Task
-from accuracy_bench.variants import FORMATS, LLAMA, PEERS, QUICK_FORMATS, QUICK_PEERS, ours
+from accuracy_bench.variants import BUDGETS, FORMATS, LLAMA, PEERS, QUICK_FORMATS, QUICK_PEERS, budgets, ours, recipes
 from fetch_models import FETCHED, Wheels, read_catalogue
 from peer_bench.data import Source
 from peer_bench.peers import Conversion, Variant, convert
@@ -29,6 +29,7 @@ from peer_bench.report import machine
 
 import onnxquant
 from onnxquant.options import SOLVERS
+from onnxquant.recipe import shipped
 
 QUICK = ("minilm_l6", "mobilenet_v2")
 
@@ -39,7 +40,11 @@ def parse() -> argparse.Namespace:
     peers = [v.name for v in (*PEERS, *LLAMA)]
     parser.add_argument("--models", nargs="+", choices=list(TASKS), help="default: all")
     parser.add_argument("--formats", nargs="*", metavar="FORMAT[,KEY=VALUE...]", help=f"default: {' '.join(FORMATS)}")
-    parser.add_argument("--solvers", nargs="+", help=f"default: {' '.join(SOLVERS)}")
+    parser.add_argument("--solvers", nargs="+", help="default: all")
+    parser.add_argument(
+        "--budgets", nargs="*", type=float, metavar="BITS", help="bits per weight to choose formats under"
+    )
+    parser.add_argument("--recipes", nargs="*", choices=list(shipped()), help="default: all")
     parser.add_argument("--peers", nargs="*", choices=peers, metavar="PEER", help=f"default: all of {', '.join(peers)}")
     parser.add_argument("--quick", action="store_true", help="two models, two formats, three peers, few samples")
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds that one conversion may take")
@@ -54,7 +59,9 @@ def parse() -> argparse.Namespace:
     arguments.models = arguments.models or list(QUICK if quick else TASKS)
     for name, short, full in (
         ("formats", QUICK_FORMATS, FORMATS),
-        ("solvers", ("rtn",), SOLVERS),
+        ("solvers", ("rtn",), [s for s in SOLVERS if s != "auto"]),
+        ("budgets", (), BUDGETS),
+        ("recipes", (), shipped()),
         ("peers", QUICK_PEERS, peers),
     ):
         if getattr(arguments, name) is None:
@@ -65,7 +72,8 @@ def parse() -> argparse.Namespace:
 def variants(arguments: argparse.Namespace, model: str) -> list[Variant]:
     """What is compared on a model."""
     peers = (*PEERS, *LLAMA) if model == "smollm2" else PEERS
-    return [*ours(arguments.formats, arguments.solvers), *(v for v in peers if v.name in arguments.peers)]
+    own = [*ours(arguments.formats, arguments.solvers), *budgets(arguments.budgets), *recipes(arguments.recipes)]
+    return [*own, *(v for v in peers if v.name in arguments.peers)]
 
 
 def measured(task: Task, variant: Variant, made: Conversion) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +13,9 @@ from onnxquant import api, native
 from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, model_options, print_json
 from onnxquant.errors import NativeLibraryError
 from onnxquant.formats import formats
+from onnxquant.recipe import shipped
 from onnxquant.report.terminal import size, table
+from onnxquant.solvers import Solver, solvers
 from onnxquant.targets import targets
 from onnxquant.targets.bodies import GATHER, MATMUL, op_name
 
@@ -99,15 +102,28 @@ def _installation() -> dict[str, Any]:
             for f in formats()
         ],
         "targets": {t.name: t.summary for t in targets()},
+        "solvers": {
+            s.name: {"summary": s.summary, "needs_data": s.needs_inputs, "refuses": _refused(s)} for s in solvers()
+        },
+        "recipes": {name: _about(path) for name, path in shipped().items()},
         "instruction_sets": {"compiled": compiled, "usable": usable},
     }
+
+
+def _about(recipe: Path) -> str:
+    """Its first comment."""
+    return recipe.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+
+
+def _refused(solver: Solver) -> dict[str, str]:
+    return {f.name: reason for f in formats() if (reason := solver.refusal(f))}
 
 
 @click.command("list")
 @_json
 @errors_become_exit_codes
 def list_(as_json: bool) -> None:
-    """Formats with their bits per weight, targets that hold each, and the kernels usable on this machine.
+    """Formats with their bits per weight, targets that hold each, solvers, and the kernels usable on this machine.
 
     \b
     Example:
@@ -126,6 +142,12 @@ def list_(as_json: bool) -> None:
     screen.print(out)
     for name, summary in data["targets"].items():
         screen.print(f"target [bold]{name}[/bold]: {summary}")
+    for name, about in data["solvers"].items():
+        needs = ", needs --data" if about["needs_data"] else ""
+        refuses = f" (not {', '.join(about['refuses'])})" if about["refuses"] else ""
+        screen.print(f"solver [bold]{name}[/bold]: {about['summary']}{needs}{refuses}")
+    for name, about in data["recipes"].items():
+        screen.print(f"recipe [bold]{name}[/bold]: {about}")
     sets = data["instruction_sets"]
     screen.print(
         f"kernels compiled for: {', '.join(sets['compiled']) or 'none'}; usable here: {', '.join(sets['usable'])}"

@@ -24,7 +24,11 @@ from onnxquant.report.terminal import show
 @click.command()
 @click.argument("model", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="File to write. [default: MODEL.FORMAT.onnx beside MODEL]")
-@click.option("--recipe", type=click.Path(), help="TOML or YAML file of ordered rules; options below add the last one.")
+@click.option(
+    "--recipe",
+    type=click.Path(),
+    help="TOML or YAML file of ordered rules, or a name that `onnxquant list` shows; options below add the last one.",
+)
 @data_option("Samples for the proof")
 @model_options()
 @chatter
@@ -48,6 +52,9 @@ def quantize(
       onnxquant quantize model.onnx --format q4_0 --target custom ggml blocks for our kernels
       onnxquant quantize model.onnx --exclude 'head|embed'        keep some weights in float
       onnxquant quantize model.onnx --data feeds.npz --min-sqnr 30
+      onnxquant quantize model.onnx --format int4 --data texts.npz    GPTQ: data tells what weights meet
+      onnxquant quantize model.onnx --budget-bpw 4.5 --data texts.npz the best formats of that size
+      onnxquant quantize model.onnx --recipe q4-mixed             a recipe that comes with the package
       onnxquant quantize model.onnx --dry-run                     the plan, nothing written
     """
     with progress_bar(shown=sys.stderr.isatty() and not (quiet or as_json)) as progress:

@@ -31,7 +31,7 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Grid, Indices, nearest, spread, values
 from onnxquant.formats.matrix import Matrix
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, losses, rounded
-from onnxquant.solvers.gptq import _share
+from onnxquant.solvers.gptq import shrinkage
 from onnxquant.solvers.mse import Mse
 
 ZETA, GAMMA = 1.1, -0.1
@@ -106,7 +106,7 @@ def _told(gram: Doubles) -> Doubles:
 
 def _shrunk(gram: Doubles, count: int | None) -> Matrix:
     """What is minimized: in float32, with as much on the diagonal as few inputs ask for."""
-    share = _share(gram, count)
+    share = shrinkage(gram, count)
     out = gram.copy()
     np.einsum("gkk->gk", out)[...] += (share / (1 - share) * np.einsum("gkk->g", gram) / gram.shape[1])[:, None]
     return out.astype(np.float32)

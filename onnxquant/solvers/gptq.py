@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cholesky
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Floats, Grid, nearest, nearest_level
@@ -39,7 +40,7 @@ DAMPING = 0.01
 _MOST = 1 - 1e-9
 _BLOCK = 128
 # Rows that are solved at a time: bounds the memory for tall weights.
-_ROWS = 4096
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -94,26 +95,22 @@ def _by_column(side: Floats, part: slice, groups: int) -> Doubles:
 class Factors:
     """Gram matrices [groups, cols, cols], factored in the order in which columns are rounded.
 
-    Each is divided by its largest diagonal element, which changes no solution. What holds NaN or infinity, or nothing but
-    zeros, says nothing: the columns of such a group are rounded by themselves.
+    What holds NaN or infinity, or nothing but zeros, says nothing: the columns of such a group are rounded by themselves.
 
     Attributes:
-        gram: the matrices so divided; zeros for a group of which nothing is known.
+        gram: the matrices; zeros for a group of which nothing is known.
     """
 
     def __init__(self, gram: Doubles, samples: int | None = None) -> None:
-        diagonal = np.diagonal(gram, axis1=1, axis2=2)
-        largest = diagonal.max(1)
+        largest = np.diagonal(gram, axis1=1, axis2=2).max(1)
         told = np.isfinite(gram).all((1, 2)) & (largest > 0)
-        self.gram = np.divide(gram, largest[:, None, None], out=np.zeros_like(gram), where=told[:, None, None])
-        diagonal = np.maximum(np.diagonal(self.gram, axis1=1, axis2=2), 0)
-        self._order = np.argsort(-diagonal, axis=1, kind="stable")
-        ordered = np.take_along_axis(self.gram, self._order[:, :, None], 1)
-        ordered = np.take_along_axis(ordered, self._order[:, None], 2)
-        share = _share(self.gram, samples)
-        ridge = np.maximum(DAMPING, share / (1 - share)) * diagonal.mean(1)
-        self._feedback = _upper(ordered, np.where(told, ridge, 1.0))
-        self._feedback /= np.diagonal(self._feedback, axis1=1, axis2=2)[:, None].copy()
+        self.gram = gram if told.all() else np.where(told[:, None, None], gram, 0.0)
+        energy = np.maximum(np.diagonal(self.gram, axis1=1, axis2=2), 0)
+        self._order = np.argsort(-energy, axis=1, kind="stable")
+        self._feedback = [
+            _feedback(one, order, samples) if known else np.eye(len(order))
+            for one, order, known in zip(gram, self._order, told, strict=True)
+        ]
 
     @property
     def groups(self) -> int:
@@ -135,8 +132,10 @@ class Factors:
         error = np.empty_like(goals)
         for start in range(0, goals.shape[1], _BLOCK):
             block = slice(start, start + _BLOCK)
-            wanted = goals[:, block] + self._feedback[:, :start, block].swapaxes(1, 2) @ error[:, :start]
-            within = np.ascontiguousarray(self._feedback[:, block, block].swapaxes(1, 2))
+            wanted = goals[:, block].copy()
+            for g, feedback in enumerate(self._feedback if start else ()):
+                wanted[g] += feedback[:start, block].T @ error[g, :start]
+            within = np.stack([f[block, block].T for f in self._feedback])
             for i in range(wanted.shape[1]):
                 k = start + i
                 made_up = within[:, i, None, :i] @ error[:, start:k]
@@ -146,7 +145,28 @@ class Factors:
         return out
 
 
-def _share(grams: Doubles, samples: int | None) -> Doubles:
+def _feedback(gram: Doubles, order: NDArray[np.intp], samples: int | None) -> Doubles:
+    """What each column is told of the errors before it: R with a diagonal of ones, of the matrix in an order of columns."""
+    # Cholesky's factor from the last column on, in the place of the one copy that is made: matrices may be large.
+    backwards = order[::-1]
+    damping = 0.0
+    while True:
+        matrix = gram[np.ix_(backwards, backwards)]
+        matrix /= np.diagonal(matrix).max()
+        if not damping:
+            share = float(shrinkage(matrix[None], samples)[0])
+            damping = max(DAMPING, share / (1 - share)) * float(np.maximum(np.diagonal(matrix), 0).mean())
+        np.einsum("kk->k", matrix)[...] += damping
+        try:
+            factor: Doubles = cholesky(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+        except LinAlgError:
+            damping *= 10
+            continue
+        factor /= np.diagonal(factor).copy()
+        return factor[::-1, ::-1]
+
+
+def shrinkage(grams: Doubles, samples: int | None) -> Doubles:
     """Of the identity in the shrunk matrix (1 - share) H + share tr(H) / p, per group, from p and how unequal H is."""
     if samples is None:
         return np.zeros(len(grams))
@@ -157,15 +177,3 @@ def _share(grams: Doubles, samples: int | None) -> Doubles:
     share: Doubles = np.full_like(trace, _MOST)
     np.divide(evidence, unequal, out=share, where=_MOST * unequal > evidence)
     return share
-
-
-def _upper(matrices: Doubles, damping: Doubles) -> Doubles:
-    """R with R R^T = H + damping: Cholesky's factor from the last column on; damped more where there is none."""
-    damped = matrices.copy()
-    np.einsum("gkk->gk", damped)[...] += damping[:, None]
-    try:
-        return np.linalg.cholesky(damped[:, ::-1, ::-1])[:, ::-1, ::-1].astype(np.float64, copy=False)
-    except np.linalg.LinAlgError:
-        if len(matrices) > 1:  # not all of them need it
-            return np.concatenate([_upper(m[None], d[None]) for m, d in zip(matrices, damping, strict=True)])
-        return _upper(matrices, 10 * damping)

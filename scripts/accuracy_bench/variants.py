@@ -26,6 +26,8 @@ FORMATS = (
     "int3,block_size=32,symmetric=false",
     "int2,block_size=32,symmetric=false",
 )
+# Between and beside the uniform formats.
+BUDGETS = (3.6, 4.0, 4.7, 5.2, 6.0)
 QUICK_FORMATS = ("int8", "int4,block_size=32,symmetric=false")
 
 
@@ -52,6 +54,19 @@ def ours(formats: Sequence[str], solvers: Sequence[str]) -> Iterator[Variant]:
         for solver in solvers:
             options = {**parameters(text), "solver": solver, "proof": False}
             yield Variant(f"{text.replace(',', ' ')} {solver}", "onnxquant", options)
+
+
+def budgets(bits: Sequence[float], formats: Sequence[str] = ()) -> Iterator[Variant]:
+    """Formats chosen under a bound on bits per weight."""
+    for bound in bits:
+        options = {"budget_bpw": bound, "proof": False, **({"formats": list(formats)} if formats else {})}
+        yield Variant(f"budget {bound:g}", "onnxquant", options)
+
+
+def recipes(names: Sequence[str]) -> Iterator[Variant]:
+    """Recipes that come with the package."""
+    for name in names:
+        yield Variant(f"recipe {name}", "onnxquant", {"recipe": name, "proof": False})
 
 
 def _nbits(name: str, **options: Any) -> Variant:
