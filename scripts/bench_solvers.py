@@ -83,7 +83,8 @@ def main() -> None:
     parser.add_argument("--worker", nargs=2, metavar=("SOLVER", "FORMAT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        worker(*arguments.worker, arguments.size)
+        name, form = arguments.worker
+        worker(name, form, arguments.size)
         return
     found: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in CASES}
     for _ in range(arguments.rounds):

@@ -42,6 +42,8 @@ from onnxquant.validation.task import Drop, Metric
 _JUDGED = ((10_000_000, 8), (100_000_000, 4), (math.inf, 2))
 # How many times a choice is weighed in its midst, and of how many weights: those that make the most noise.
 _ROUNDS, _HEAVY = 2, 24
+# Weights that are measured alone, where there are more; and the noise below which float32 says nothing.
+_EXACT, _QUIETEST = 64, 1e-14
 # A weight's noise may come out so many times larger or smaller amid the others than alone; more is chance.
 _MOST = 8.0
 # Steps of the front, and of the search for the smallest model that keeps a bound.
@@ -294,22 +296,42 @@ class _Search:
         return make_plan([site], [], self.rules, self.document.opset).decisions[0].nbytes
 
     def _alone(self, table: Table, sensitivity: Sensitivity, cache: Cache) -> Table:
-        """Noises from what each weight's probe does to the outputs while all others are float."""
-        options: dict[str, list[Candidate]] = {}
-        for i, (name, several) in enumerate(table.options.items()):
-            probe = _probe(several)
-            if probe is None:
-                options[name] = several[:1]
-                continue
-            assert probe.decision.format
-            key = f"{name} as {spec_of(probe.decision.format)}"
-            noise = cache.get(key)
-            if noise is None:
-                noise = _noise(sensitivity.score(self._rounded({name: probe.decision.format})).judged)
-                cache.put(key, noise)
-            options[name] = [replace(c, noise=noise * c.loss / probe.loss) for c in several]
-            self.progress("measuring sensitivity", (i + 1) / len(table.options))
+        """Noises from what weights alone do to the outputs while all others are float.
+
+        Weights of one shape and role are measured along the depth of the model and interpolated between, where they are many.
+        """
+        probes = {n: p for n, several in table.options.items() if (p := _probe(several))}
+        kinds: dict[tuple[object, ...], list[str]] = {}
+        for name in probes:
+            kinds.setdefault((self.free[name].role, self.free[name].shape), []).append(name)
+        gains: dict[str, float] = {}
+        chosen = {kind: _spread(len(names), _share(len(names), len(probes))) for kind, names in kinds.items()}
+        total, done = sum(map(len, chosen.values())), 0
+        for kind, places in chosen.items():
+            measured = []
+            for place in places:
+                name = kinds[kind][place]
+                measured.append(math.log(self._measured_alone(name, probes[name], sensitivity, cache)))
+                done += 1
+                self.progress("measuring sensitivity", done / total)
+            between = np.exp(np.interp(range(len(kinds[kind])), places, measured))
+            gains.update(zip(kinds[kind], between.tolist(), strict=True))
+        options = {
+            name: [replace(c, noise=c.loss * gains[name]) for c in several] if name in gains else several[:1]
+            for name, several in table.options.items()
+        }
         return Table(options, table.fixed_bytes, table.elements)
+
+    def _measured_alone(self, name: str, probe: Candidate, sensitivity: Sensitivity, cache: Cache) -> float:
+        """The noise that a unit of a weight's loss makes."""
+        form = probe.decision.format
+        assert form
+        key = f"{name} as {spec_of(form)}"
+        noise = cache.get(key)
+        if noise is None:
+            noise = _noise(sensitivity.score(self._rounded({name: form})).judged)
+            cache.put(key, noise)
+        return max(noise, _QUIETEST) / probe.loss
 
     def _amid(self, table: Table, choice: Choice, sensitivity: Sensitivity) -> Table:
         """Noises corrected by what taking each weight back to float gains amid the others."""
@@ -462,6 +484,19 @@ class _Search:
                 }
             made.append(Rule(**about))
         return Recipe((*self.rules.rules[:-1], *made, replace(self.rule, keep=True)))
+
+
+def _share(count: int, of: int) -> int:
+    """How many of so many weights of a kind are measured."""
+    return count if of <= _EXACT else max(2, round(_EXACT * count / of))
+
+
+def _spread(count: int, chosen: int) -> list[int]:
+    """So many places of a range, its ends among them, denser where a model begins and ends."""
+    if chosen >= count:
+        return list(range(count))
+    wave = (1 - np.cos(np.linspace(0, np.pi, chosen))) / 2
+    return sorted({round(place) for place in wave * (count - 1)})
 
 
 def _judged(document: Document) -> int:

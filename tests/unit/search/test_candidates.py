@@ -11,6 +11,7 @@ from onnxquant.formats import format_named
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
 from onnxquant.recipe import Rule
+from onnxquant.search import budget
 from onnxquant.search.candidates import candidates, parse, spec_of
 
 
@@ -59,3 +60,12 @@ def test_what_no_target_takes_is_left_out() -> None:
     site = find(document)[0][0]
     found = candidates(document, site, [format_named("int8"), format_named("nf4")], Rule(target="custom"), None)
     assert [c.label for c in found] == ["float32", "int8"]
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(1, 1), (5, 9), (30, 9), (30, 2), (200, 60)])
+def test_weights_that_are_measured_lie_along_the_depth(count: int, chosen: int) -> None:
+    places = budget._spread(count, chosen)
+    assert places[0] == 0 and places[-1] == count - 1
+    assert places == sorted(set(places)) and min(chosen, count) * 0.8 <= len(places) <= min(chosen, count)
+    gaps = np.diff(places)
+    assert not len(gaps) or (gaps[0] <= gaps[len(gaps) // 2] and gaps[-1] <= gaps[len(gaps) // 2] + 1)
