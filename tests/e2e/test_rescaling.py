@@ -97,7 +97,7 @@ def test_awq_needs_data(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "solver", "gain"), [("norm", "rtn", 3), ("norm", "gptq", 1), ("activation", "rtn", -1)]
+    ("strategy", "solver", "gain"), [("norm", "rtn", 1.5), ("norm", "gptq", 1), ("activation", "rtn", -1)]
 )
 def test_orders_are_folded_or_stored(uneven: Path, tmp_path: Path, strategy: str, solver: str, gain: float) -> None:
     """What the gated unit makes can be made in another order; what the caller's input makes cannot, so that is stored."""
