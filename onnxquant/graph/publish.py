@@ -53,7 +53,7 @@ class Counter:
         """Count the bytes, and give the tensor a reference as long as the real one."""
         note_hash(self.hashes, tensor.name, "0" * 64)
         self.nbytes += -self.nbytes % ALIGNMENT if self.external else 0
-        _refer(tensor, STORED, self.nbytes, nbytes)
+        refer(tensor, STORED, self.nbytes, nbytes)
         self.nbytes += nbytes
 
     def total(self, proto: onnx.ModelProto) -> int:
@@ -159,7 +159,7 @@ class Publisher:
             digest.update(part)
             self._stream.write(part)
         note_hash(self.hashes, tensor.name, digest.hexdigest())
-        _refer(tensor, STORED, self._position, len(raw))
+        refer(tensor, STORED, self._position, len(raw))
         self._position += len(raw)
 
     def keep(self, proto: onnx.ModelProto, source: Document) -> None:
@@ -292,9 +292,11 @@ def refuse_overwriting(source: Document, output: Path) -> None:
                 raise OutputError(f"{written}: is an input; inputs are never overwritten, give another output")
 
 
-def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Let a tensor have its bytes in a file, and none of its own."""
     del tensor.external_data[:]
-    tensor.ClearField("raw_data")
+    for field in ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data"):
+        tensor.ClearField(field)
     for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)
     tensor.data_location = onnx.TensorProto.EXTERNAL

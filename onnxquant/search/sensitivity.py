@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,8 +17,8 @@ from numpy.typing import NDArray
 from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.edit import with_weights
-from onnxquant.graph.io import Document
-from onnxquant.graph.publish import Publisher
+from onnxquant.graph.io import Document, graphs
+from onnxquant.graph.publish import ALIGNMENT, Publisher, refer
 from onnxquant.validation.closeness import Score, closeness
 
 
@@ -31,7 +33,7 @@ class Sensitivity:
     """
 
     def __init__(self, document: Document, feeds: Sequence[Feed], folder: Path, threads: int | None) -> None:
-        self.feeds, self.threads, self._folder = list(feeds), threads, folder
+        self.feeds, self._threads, self._folder = list(feeds), threads, folder
         path = folder / "float.onnx"
         proto = onnx.ModelProto()
         proto.CopyFrom(document.proto)
@@ -39,26 +41,44 @@ class Sensitivity:
             publisher.keep(proto, document)
             publisher.publish(proto)
         self._proto = onnx.load(path, load_external_data=False)
-        self._expected = self.outputs({}, self.feeds)
+        session = self.session(self._proto)
+        self._expected = [runtime.run(session, feed) for feed in self.feeds]
 
-    def session(self, replaced: Mapping[str, NDArray[Any]]) -> runtime.Session:
-        """A session on the model with other values for some weights."""
-        proto = with_weights(self._proto, replaced)
-        settings = runtime.session_options(threads=self.threads)
+    @contextmanager
+    def stored(self, replaced: Iterable[tuple[str, NDArray[Any]]]) -> Iterator[onnx.ModelProto]:
+        """The model with other values for some weights, which lie in a file while the context lasts: there may be many."""
+        proto, path = onnx.ModelProto(), self._folder / f"{secrets.token_hex(8)}.data"
+        proto.CopyFrom(self._proto)
+        tensors = {t.name: t for graph in graphs(proto.graph) for t in graph.initializer}
+        try:
+            with path.open("wb") as file:
+                for name, values in replaced:
+                    offset = -file.tell() % ALIGNMENT + file.tell()
+                    file.seek(offset)
+                    raw = np.ascontiguousarray(values)
+                    file.write(raw.view(np.uint8).reshape(-1).data)
+                    refer(tensors[name], path.name, offset, raw.nbytes)
+            yield proto
+        finally:
+            path.unlink(missing_ok=True)
+
+    def session(self, proto: onnx.ModelProto) -> runtime.Session:
+        """A session on such a model."""
+        settings = runtime.session_options(threads=self._threads)
         return runtime.open_session(proto.SerializeToString(), settings, folder=self._folder)
 
     def score_of(self, session: runtime.Session) -> Score:
         """How close a session's outputs are to the float model's."""
         return closeness(self._expected, [runtime.run(session, feed) for feed in self.feeds])
 
-    def score(self, replaced: Mapping[str, NDArray[Any]]) -> Score:
-        """How close the outputs are with other values for some weights."""
-        return self.score_of(self.session(replaced))
+    def score(self, replaced: Mapping[str, NDArray[Any]], base: onnx.ModelProto | None = None) -> Score:
+        """How close the outputs are with other values for a few weights.
 
-    def outputs(self, replaced: Mapping[str, NDArray[Any]], feeds: Sequence[Feed]) -> list[dict[str, Any]]:
-        """Outputs on some samples with other values for some weights."""
-        session = self.session(replaced)
-        return [runtime.run(session, feed) for feed in feeds]
+        Args:
+            replaced: values by name of the tensor.
+            base: the model that they are replaced in; None: the float one.
+        """
+        return self.score_of(self.session(with_weights(base or self._proto, replaced)))
 
 
 class Cache:

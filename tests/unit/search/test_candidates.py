@@ -11,8 +11,8 @@ from onnxquant.formats import format_named
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
 from onnxquant.recipe import Rule
-from onnxquant.search import budget
 from onnxquant.search.candidates import candidates, parse, spec_of
+from onnxquant.search.weighing import spread
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_what_no_target_takes_is_left_out() -> None:
 
 @pytest.mark.parametrize(("count", "chosen"), [(1, 1), (5, 9), (30, 9), (30, 2), (200, 60)])
 def test_weights_that_are_measured_lie_along_the_depth(count: int, chosen: int) -> None:
-    places = budget._spread(count, chosen)
+    places = spread(count, chosen)
     assert places[0] == 0 and places[-1] == count - 1
     assert places == sorted(set(places)) and min(chosen, count) * 0.8 <= len(places) <= min(chosen, count)
     gaps = np.diff(places)
