@@ -177,7 +177,7 @@ class Recipe:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise RecipeError(
-                f"{path}: there is no such file, nor a recipe of that name{nearest(str(path), list(shipped()))}"
+                f"{path}: cannot be read: there is no such file, nor a recipe of that name{nearest(str(path), list(shipped()))}"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: cannot be read: {error}") from None

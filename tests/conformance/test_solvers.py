@@ -48,7 +48,8 @@ def objective(solver: Solver, weight: Array, encoded: Encoded, inputs: Inputs) -
     """What a solver says it makes small, per row, in float64; of one that is not known here what every solver states."""
     error = weight.astype(float) - encoded.format.decode(encoded)
     energy = np.repeat(inputs.energy, len(weight) // len(inputs.gram), axis=0)
-    known = {"rtn": error**2, "mse": error**2 * energy, "hqq": np.abs(error) ** 0.7}
+    weighed = error**2 * energy
+    known = {"rtn": error**2, "mse": weighed, "awq": weighed, "hqq": np.abs(error) ** 0.7}
     return known[solver.name].sum(1) if solver.name in known else losses(weight, weight - error, inputs)
 
 
