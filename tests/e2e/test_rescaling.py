@@ -11,6 +11,7 @@ import onnx
 import pytest
 from graphs import node, rng
 
+from onnxquant import load as load_session
 from onnxquant import quantize, validate
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import load
@@ -70,16 +71,20 @@ CALIBRATION, UNSEEN = [sample(i) for i in range(24)], [sample(100 + i) for i in 
 
 
 def unseen(model: Path, output: Path) -> float:
-    report = validate(model, output, UNSEEN, samples=len(UNSEEN))
-    assert report.passed and report.proof, report.proof
-    return float(report.proof.outputs["float vs twin"]["y"]["sqnr_db"])
+    """SQNR of the outputs on inputs that nobody has seen."""
+    signal = noise = 0.0
+    sessions = [load_session(p) for p in (model, output)]
+    for feed in UNSEEN:
+        expected, found = (s.run(None, feed)[0].astype(np.float64) for s in sessions)
+        signal, noise = signal + (expected**2).sum(), noise + ((found - expected) ** 2).sum()
+    return float(10 * np.log10(signal / noise))
 
 
 def test_awq_scales_what_can_take_it(model: Path, tmp_path: Path) -> None:
     plain, searched, scaled = (tmp_path / f"{solver}.onnx" for solver in ("rtn", "mse", "awq"))
     options = {"format": "int4", "target": "ort", "data": CALIBRATION}
-    assert quantize(model, plain, solver="rtn", **options).passed
-    assert quantize(model, searched, solver="mse", **options).passed
+    quantize(model, plain, solver="rtn", proof=False, **options)
+    quantize(model, searched, solver="mse", proof=False, **options)
     report = quantize(model, scaled, solver="awq", **options)
     assert report.passed and not report.to_dict()["problems"]
     assert any("2 activations scaled (2 by what makes it)" in note for note in report.notes)
@@ -103,7 +108,7 @@ def test_orders_are_folded_or_stored(uneven: Path, tmp_path: Path, strategy: str
     """What the gated unit makes can be made in another order; what the caller's input makes cannot, so that is stored."""
     plain, ordered = tmp_path / "plain.onnx", tmp_path / "ordered.onnx"
     options = {"format": "q4_0", "target": "custom", "solver": solver, "data": CALIBRATION}
-    assert quantize(uneven, plain, **options).passed
+    quantize(uneven, plain, proof=False, **options)
     report = quantize(uneven, ordered, permutation=strategy, **options)
     assert report.passed and any("permuted" in note for note in report.notes)
     stored = {r.name: bool(r.parameters.get("permuted")) for r in records(onnx.load(ordered))}
