@@ -176,8 +176,9 @@ class Recipe:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
+            hint = nearest(str(path), list(shipped()))
             raise RecipeError(
-                f"{path}: cannot be read: there is no such file, nor a recipe of that name{nearest(str(path), list(shipped()))}"
+                f"{path}: cannot be read: there is no such file, nor a recipe of that name{hint}"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: cannot be read: {error}") from None
