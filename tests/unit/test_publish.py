@@ -480,6 +480,9 @@ import os, signal, sys, time
 from pathlib import Path
 from onnxquant.cli import main
 
+# Whoever starts the tests in the background may ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def stepped(call, tick):
     def wrapped(*arguments, **named):
         tick()
