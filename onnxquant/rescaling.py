@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.feeds import Data
+from onnxquant.calibration.feeds import Data, Feeds
 from onnxquant.calibration.grams import Reader, grams
 from onnxquant.calibration.observers.absmean import AbsMean
 from onnxquant.calibration.run import collect
@@ -54,13 +54,13 @@ def rescaled(document: Document, rules: Recipe, data: Data | None, work: Work) -
         RecipeError: what must be known of activations takes data, and there is none.
         FeedError: the data does not fit.
     """
+    strategy = work.settings.permutation
+    if strategy is None and all(rule.solver != Awq.name for rule in rules.rules):
+        return Rescaled(document)
     sites, left = find(document)
     plan = make_plan(sites, left, rules, document.opset)
     forms = {d.name: d.format for d in plan.encoded if d.format}
     scaled = {d.name: forms[d.name] for d in plan.encoded if d.solver == Awq.name}
-    strategy = work.settings.permutation
-    if not scaled and strategy is None:
-        return Rescaled(document)
     copy, notes = document.copy(), list[str]()
     if scaled:
         notes.append(_scale(copy, scaled, data, work).sentence("scaled") or "no activation to scale")
@@ -80,6 +80,16 @@ def _readers(document: Document, names: set[str] | dict[str, Format]) -> dict[st
     return found
 
 
+def _weighed(
+    document: Document, read: Mapping[str, list[tuple[Site, Reader]]], feeds: Feeds, work: Work
+) -> Iterator[tuple[str, NDArray[np.float64], int]]:
+    """Each activation with its Gram matrix, and of how many inputs it is: of several readers one is enough."""
+    one = {several[0][1].weight: x for x, several in read.items()}
+    readers = [several[0][1] for several in read.values()]
+    for weight, gram, count in grams(document, readers, feeds, threads=work.settings.threads, progress=work.progress):
+        yield one[weight], gram, count
+
+
 def _scale(document: Document, forms: dict[str, Format], data: Data | None, work: Work) -> Folded:
     if data is None:
         raise RecipeError("solver awq needs samples that tell what weights are multiplied with: give --data")
@@ -93,13 +103,10 @@ def _scale(document: Document, forms: dict[str, Format], data: Data | None, work
     magnitudes = {
         x: observer.absmean for x, k in kinds.items() if isinstance(observer := seen.observers[x][k], AbsMean)
     }
-    # Matrices of activations, not of weights: of several readers one is enough.
-    one = {r[0][1].weight: x for x, r in read.items()}
     paths: dict[str, tuple[Path, int]] = {}
-    readers = [r[0][1] for r in read.values()]
-    for weight, gram, count in grams(document, readers, feeds, threads=settings.threads, progress=work.progress):
-        paths[one[weight]] = (work.folder / f"awq-{len(paths)}.npy", count)
-        np.save(paths[one[weight]][0], gram)
+    for x, gram, count in _weighed(document, read, feeds, work):
+        paths[x] = (work.folder / f"awq-{len(paths)}.npy", count)
+        np.save(paths[x][0], gram)
     by_tensor = {site.tensor.name: forms[site.name] for r in read.values() for site, _ in r}
 
     def inputs(name: str) -> Inputs:
@@ -134,12 +141,9 @@ def _permute(
             raise RecipeError(
                 "permutation activation needs samples that tell what weights are multiplied with: give --data"
             )
-        feeds, settings = opened(document, data, work.settings), work.settings
-        one = {r[0][1].weight: x for x, r in read.items()}
-        readers = [r[0][1] for r in read.values()]
-        for weight, gram, _ in grams(document, readers, feeds, threads=settings.threads, progress=work.progress):
+        for x, gram, _ in _weighed(document, read, opened(document, data, work.settings), work):
             if len(gram) == 1:
-                energies[one[weight]] = np.diagonal(gram[0]).copy()
+                energies[x] = np.diagonal(gram[0]).copy()
     orders = permute.orders(document, strategy, energies)
     folded = permute.fold(document, {x: o for x, o in orders.items() if x in read})
     stored = {

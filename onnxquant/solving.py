@@ -59,8 +59,8 @@ def assign(plan: Plan, document: Document, data: Data | None) -> Plan:
     Raises:
         RecipeError: a solver was asked for that needs to know what weights are multiplied with, and there is no data.
     """
-    main, sites = document.proto.graph, find(document)[0]
-    weighable = {s.name for s in sites if readers_of(s, main)} if data is not None else set()
+    main = document.proto.graph
+    weighable = {s.name for s in find(document)[0] if readers_of(s, main)} if data is not None else set()
     decided = (settled(d, known=d.name in weighable, given=data is not None) for d in plan.decisions)
     return replace(plan, decisions=tuple(decided))
 
