@@ -54,6 +54,10 @@ class Grid:
         """Whether all rows share one step."""
         return self.step.shape == (1, 1)
 
+    def rows(self, part: slice) -> Grid:
+        """The grid of some rows."""
+        return self if self.of_tensor else replace(self, step=self.step[part], shift=self.shift[part])
+
 
 class Gridded:
     """The part of a format that solvers ask: which grid a weight is on, and the weight with other codes or another grid.

@@ -63,7 +63,7 @@ class AdaRound(Solver):
 
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         assert inputs is not None  # it needs them
-        gram = _told(inputs.gram)
+        gram = _scaled(inputs)
         tried = [form.encode(weight)] if start is None else [start, rounded(start, weight)]
         if start is None and not Mse().refusal(form):
             tried.insert(0, Mse().solve(form, weight, inputs))
@@ -96,11 +96,11 @@ def _learned(start: Encoded, weight: Matrix, grams: Matrix) -> Encoded:
     return start.format.place(start, np.where(moved, other, near))
 
 
-def _told(gram: Doubles) -> Doubles:
-    """Gram matrices whose largest diagonal element is 1; zeros where one says nothing: NaN, infinity or no inputs."""
-    largest = np.einsum("gkk->gk", gram).max(axis=1)
-    told = np.isfinite(gram).all(axis=(1, 2)) & (largest > 0)
-    out: Doubles = np.divide(gram, largest[:, None, None], out=np.zeros_like(gram), where=told[:, None, None])
+def _scaled(inputs: Inputs) -> Doubles:
+    """Gram matrices whose largest diagonal element is 1; zeros where one says nothing."""
+    largest = inputs.energy.max(axis=1)
+    gram, told = inputs.gram, inputs.told[:, None, None]
+    out: Doubles = np.divide(gram, largest[:, None, None], out=np.zeros_like(gram), where=told)
     return out
 
 

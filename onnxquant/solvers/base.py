@@ -21,7 +21,7 @@ from onnxquant.formats.matrix import Matrix, by_rows, chunks
 
 Doubles = NDArray[np.float64]
 # Rows whose products with Gram matrices are taken together: bounds the memory for tall weights.
-_ROWS = 2048
+_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,18 @@ class Inputs:
         told = np.isfinite(largest) & (largest > 0)
         shares: Doubles = np.divide(energy, largest, out=np.ones_like(energy), where=told)
         return shares
+
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        """Which groups say something: no NaN, no infinity, not all zeros."""
+        largest = np.diagonal(self.gram, axis1=1, axis2=2).max(axis=1)
+        return np.asarray(np.isfinite(self.gram).all(axis=(1, 2)) & (largest > 0))
+
+    @property
+    def known(self) -> Inputs:
+        """With zeros for groups that say nothing."""
+        told = self.told
+        return self if told.all() else replace(self, gram=np.where(told[:, None, None], self.gram, 0.0))
 
     def check(self, rows: int, cols: int) -> None:
         """Refuse what is not of a weight of this shape.

@@ -40,7 +40,7 @@ DAMPING = 0.01
 _MOST = 1 - 1e-9
 _BLOCK = 128
 # Rows that are solved at a time: bounds the memory for tall weights.
-_ROWS = 1024
+_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,26 @@ class Gptq(Solver):
 
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         assert inputs is not None
-        factors = Factors(inputs.gram, inputs.count)
+        inputs = inputs.known
         tried = [form.encode(weight) if start is None else start]
         if start is None and not Mse().refusal(form):
             tried.insert(0, Mse().solve(form, weight, inputs))
-        tried.append(_descended(tried[0], weight, factors))
-        return best_rows(tried, [losses(weight, form.decode(e), Inputs(factors.gram)) for e in tried])
+        # Factors are as large as the Gram matrix: they are there while they are needed, and no longer.
+        tried.append(_descended(tried[0], weight, Factors(inputs)))
+        return best_rows(tried, [losses(weight, form.decode(e), inputs) for e in tried])
 
 
 def _descended(start: Encoded, weight: Matrix, factors: Factors) -> Encoded:
     """Other codes on the grid of an encoded weight."""
     grid = start.format.grid(start)
-    out = np.empty(weight.shape, np.float32)
+    out = np.empty(weight.shape, np.uint8)
     rows = len(weight)
     step = _ROWS if factors.groups == 1 else rows
     for first in range(0, rows, step):
         part = slice(first, first + step)
-        out[part] = factors.rows(factors.descend(factors.columns(weight[part]), _nearest(grid, part, factors.groups)))
-    return start.format.place(start, nearest(grid, out))
+        found = factors.descend(weight[part], _nearest(grid, part, factors.groups))
+        out[part] = nearest(grid.rows(part), found)
+    return start.format.place(start, out)
 
 
 def _nearest(grid: Grid, part: slice, groups: int) -> Nearest:
@@ -95,40 +97,25 @@ def _by_column(side: Floats, part: slice, groups: int) -> Doubles:
 class Factors:
     """Gram matrices [groups, cols, cols], factored in the order in which columns are rounded.
 
-    What holds NaN or infinity, or nothing but zeros, says nothing: the columns of such a group are rounded by themselves.
+    The columns of a group that says nothing are rounded by themselves.
 
-    Attributes:
-        gram: the matrices; zeros for a group of which nothing is known.
+    Args:
+        inputs: what a weight is multiplied with.
     """
 
-    def __init__(self, gram: Doubles, samples: int | None = None) -> None:
-        largest = np.diagonal(gram, axis1=1, axis2=2).max(1)
-        told = np.isfinite(gram).all((1, 2)) & (largest > 0)
-        self.gram = gram if told.all() else np.where(told[:, None, None], gram, 0.0)
-        energy = np.maximum(np.diagonal(self.gram, axis1=1, axis2=2), 0)
+    def __init__(self, inputs: Inputs) -> None:
+        gram = inputs.gram
+        self.groups = len(gram)
+        energy = np.maximum(inputs.energy, 0)
         self._order = np.argsort(-energy, axis=1, kind="stable")
         self._feedback = [
-            _feedback(one, order, samples) if known else np.eye(len(order))
-            for one, order, known in zip(gram, self._order, told, strict=True)
+            _feedback(one, order, inputs.count) if told else np.eye(len(order))
+            for one, order, told in zip(gram, self._order, inputs.told, strict=True)
         ]
 
-    @property
-    def groups(self) -> int:
-        """How many Gram matrices."""
-        return len(self.gram)
-
-    def columns(self, weight: Matrix) -> Doubles:
-        """Rows of a weight as [groups, cols, rows]: a column of all rows is what is worked on."""
-        wide = weight.astype(np.float64).reshape(self.groups, -1, weight.shape[1])
-        return wide.swapaxes(1, 2)
-
-    def rows(self, columns: Doubles) -> Doubles:
-        """Back from ``columns``."""
-        return columns.swapaxes(1, 2).reshape(-1, columns.shape[1])
-
-    def descend(self, weight: Doubles, nearest: Nearest) -> Doubles:
-        """Values that codes have, [groups, cols, rows], for a weight of that shape."""
-        goals = np.take_along_axis(weight, self._order[:, :, None], 1)
+    def descend(self, weight: Matrix, nearest: Nearest) -> Doubles:
+        """Values that codes have, [rows, cols], for as many rows of a weight; of every group alike where there are several."""
+        goals = self._ordered(weight)
         error = np.empty_like(goals)
         for start in range(0, goals.shape[1], _BLOCK):
             block = slice(start, start + _BLOCK)
@@ -140,9 +127,14 @@ class Factors:
                 k = start + i
                 made_up = within[:, i, None, :i] @ error[:, start:k]
                 error[:, k] = goals[:, k] - nearest(wanted[:, i] + made_up[:, 0], self._order[:, k])
-        out = np.empty_like(goals)
-        np.put_along_axis(out, self._order[:, :, None], goals - error, 1)
-        return out
+        goals -= error
+        np.put_along_axis(error, self._order[:, :, None], goals, 1)  # its room is free now
+        return error.swapaxes(1, 2).reshape(weight.shape)
+
+    def _ordered(self, weight: Matrix) -> Doubles:
+        """As [groups, cols, rows of a group]: a column of all rows is what is worked on."""
+        columns = weight.reshape(self.groups, -1, weight.shape[1]).swapaxes(1, 2)
+        return np.take_along_axis(columns, self._order[:, :, None], 1).astype(np.float64)
 
 
 def _feedback(gram: Doubles, order: NDArray[np.intp], samples: int | None) -> Doubles:
