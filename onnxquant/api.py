@@ -245,7 +245,7 @@ class Model:
         decisions: list[Decision] = []
         for name, (encoded, target) in self._chosen.items():
             rule = Rule(format=encoded.format.name, target=target)
-            decision = decide(self._site(name), encoded.format, rule.target, self._document.opset)
+            decision = decide(self._site(name), encoded.format, rule, self._document.opset)
             if decision.format is None:
                 raise RecipeError(f"weight {name!r}: {decision.reason}")
             decisions.append(replace(decision, format=encoded.format))

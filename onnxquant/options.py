@@ -11,7 +11,7 @@ from typing import Any, Self, get_args
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import parameters as format_parameters
 from onnxquant.passes.permute import Strategy
-from onnxquant.recipe import Recipe
+from onnxquant.recipe import COMPUTE, Recipe
 from onnxquant.solvers import registry as solvers
 from onnxquant.validation.task import Drop
 
@@ -84,6 +84,11 @@ class Options:
         "auto", "How weights get their codes; `onnxquant list` shows all. auto: gptq where --data tells what they are "
         "multiplied with and codes have less than 8 bits, or beside static activations where it is the better one; else rtn.",
         choices=SOLVERS,
+    )  # fmt: skip
+    compute: str = _option(
+        "auto", "How products of encoded weights compute. auto: by the fastest kernels, most of which round activations to 8 "
+        "bits; float: weights are decoded at load, for the speed and memory of float and nothing lost but in weights.",
+        choices=COMPUTE,
     )  # fmt: skip
     permutation: Strategy | None = _option(  # noqa: RUF009 - a Literal does not change
         None, "Order in which columns of weights are stored, so that blocks hold alike ones: by their norm, by the energy of "
@@ -181,6 +186,8 @@ class Options:
             raise RecipeError(
                 f"solver {options.solver}: beside static activations expected one of {', '.join(BESIDE_INTEGERS)}"
             )
+        if options.compute == "float" and options.activations != "none":
+            raise RecipeError("compute float rounds no activations: leave out activations")
         if options.metric is not None and not options.proof:
             raise RecipeError("metric is measured by the proof, which --no-proof leaves out")
         if options.permutation is not None and (options.activations != "none" or options.whole_graph):
@@ -264,8 +271,9 @@ class Options:
         """The rules: those of a recipe, then the options as the last one (they override the recipe's own defaults)."""
         rule = {**{k: getattr(self, k) for k in _RULE_FIELDS}, **self.parameters}
         given = {k: list(v) if isinstance(v, tuple) else v for k, v in rule.items() if v not in (None, ())}
-        if self.target == "auto":
-            given.pop("target")
+        for key in ("target", "compute"):
+            if given[key] == "auto":
+                given.pop(key)
         if self.solver == "auto" or self.activations == "static":  # beside static activations it is one for all
             given.pop("solver")
         merged = dict(entries or {})
@@ -277,4 +285,4 @@ class Options:
 
 
 _SEVERAL = ("include", "exclude", "external_root", "dim", "formats")
-_RULE_FIELDS = ("format", "bits", "include", "exclude", "target", "solver")
+_RULE_FIELDS = ("format", "bits", "include", "exclude", "target", "solver", "compute")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import onnx
 
 from onnxquant.formats.base import Format
-from onnxquant.graph.sites import Left, Site
+from onnxquant.graph.sites import How, Left, Site
 from onnxquant.recipe import Recipe, Rule
 from onnxquant.targets import AUTO, Refusal, target_named
 
@@ -201,17 +201,24 @@ def _decide(site: Site, rule: Rule, opset: int, *, permuted: bool) -> Decision:
     if rule.keep:
         return _undecided(site).left("a rule keeps it in float")
     form = rule.make_format()
-    decision = decide(site, form.with_(permuted=True), rule.target, opset) if permuted else None
-    return decision if decision and decision.format else decide(site, form, rule.target, opset)
+    decision = decide(site, form.with_(permuted=True), rule, opset) if permuted else None
+    return decision if decision and decision.format else decide(site, form, rule, opset)
 
 
-def decide(site: Site, form: Format, wanted: str, opset: int) -> Decision:
-    """The first target that takes a site in a format, with the refusals on the way; or why it stays in float."""
-    decision = _undecided(site)
+def decide(site: Site, form: Format, rule: Rule, opset: int) -> Decision:
+    """The first target that takes a site in a format, with the refusals on the way; or why it stays in float.
+
+    Args:
+        site: the weight.
+        form: what it is to be encoded in, whatever the rule's own format is.
+        rule: says the target, and how products compute.
+        opset: of the model.
+    """
+    decision, wanted = _undecided(site), rule.target
     if unfit := form.unfit(site.rows, site.cols):
         return decision.left(f"{form.name}: {unfit}")
     small = wanted == AUTO and site.elements < FOLD_BELOW
-    if small or not site.has_kernel:
+    if small or not site.has_kernel or (rule.compute == "float" and site.served(How.PRODUCT)):
         decision = replace(decision, folded=True, reason="decoded at load, runs at float speed")
         site, form = site.folded(), form.folded()
     refusals: list[str] = []

@@ -16,6 +16,7 @@ from onnxquant.solvers import solver_named
 from onnxquant.targets import AUTO, target_named
 
 DEFAULT_FORMAT = "int8"
+COMPUTE = (AUTO, "float")
 _OF_BITS = {8: "int8", 4: "int4", 2: "int2"}
 
 
@@ -31,6 +32,7 @@ class Rule:
         format: name of the format; bits is its short form (8, 4, 2 for int8, int4, int2).
         target: onnx, ort, custom or auto.
         solver: how codes are chosen: rtn, mse, gptq ... or auto.
+        compute: auto, or float: weights are decoded at load, so that products round no activations.
         parameters: of the format, by name; in a recipe they are keys beside the others.
     """
 
@@ -42,6 +44,7 @@ class Rule:
     bits: int | None = None
     target: str = AUTO
     solver: str = AUTO
+    compute: str = AUTO
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,6 +67,8 @@ class Rule:
             raise RecipeError(f"bits {self.bits}: expected one of {', '.join(map(str, _OF_BITS))}")
         if self.bits is not None and self.format not in (None, _OF_BITS[self.bits]):
             raise RecipeError(f"bits {self.bits} means format {_OF_BITS[self.bits]!r}, but format is {self.format!r}")
+        if self.compute not in COMPUTE:
+            raise RecipeError(f"compute is {self.compute!r}, expected one of {', '.join(COMPUTE)}")
         if self.target != AUTO:
             target_named(self.target)
         if self.solver != AUTO and (refusal := solver_named(self.solver).refusal(self.make_format())):
@@ -124,6 +129,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "bits": int,
     "target": str,
     "solver": str,
+    "compute": str,
 }
 
 

@@ -62,7 +62,8 @@ class Grid:
 class Gridded:
     """The part of a format that solvers ask: which grid a weight is on, and the weight with other codes or another grid.
 
-    Columns are in the order in which they are stored. A format has a grid if it defines ``levels``, ``grid`` and ``sides``.
+    Columns are in the order in which they are stored. A format has a grid if it defines
+    ``levels`` and ``grid``; its scales can be chosen if it defines ``sides``.
     """
 
     @property
@@ -73,7 +74,7 @@ class Gridded:
     @property
     def unfittable(self) -> str:
         """Why scales cannot be chosen; "" where they can."""
-        return self.unsolvable
+        return self.unsolvable or ("" if type(self).sides is not Gridded.sides else "its scales are what they are")
 
     @property
     def shifts(self) -> bool:
@@ -129,8 +130,12 @@ class Gridded:
         return replace(encoded, planes={**encoded.planes, **self.sides(step, shift)})
 
     def sides(self, step: Floats, shift: Floats) -> Planes:
-        """Planes of the grid nearest to this one."""
-        raise NotImplementedError  # whoever has a grid that can be chosen says how
+        """Planes of the grid nearest to this one.
+
+        Raises:
+            WeightError: its scales cannot be chosen.
+        """
+        raise WeightError(f"{self._named()}: {self.unfittable}")
 
     def _named(self) -> str:
         return f"format {getattr(self, 'name', type(self).__name__)}"

@@ -20,7 +20,7 @@ from onnxquant.calibration.feeds import Chosen, Data, Feeds, held_out
 from onnxquant.errors import ModelError, RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import Site, find
 from onnxquant.plan import make_plan, matching
 from onnxquant.recipe import Recipe, Rule
 from onnxquant.search.candidates import DEFAULT, parse, spec_of
@@ -72,13 +72,14 @@ class _Search:
     def __init__(self, document: Document, rules: Recipe, feeds: Feeds, work: Work, folder: Path) -> None:
         settings = work.settings
         self.document, self.rules, self.settings, self.progress = document, rules, settings, work.progress
-        count = _judged(document)
+        self.found = sites, _ = find(document)
+        count = _judged(sites)
         self.feeds, judged = held_out(feeds, count)
         # Whoever asks for a quality will look at what the proof says: its samples are judged too.
         self.proven = list(Chosen(feeds, range(settings.samples)))
         self.forms = parse(settings.formats or DEFAULT)
         last = len(rules.rules) - 1
-        found = {s.name: (s, matching(s, rules)) for s in find(document)[0]}
+        found = {s.name: (s, matching(s, rules)) for s in sites}
         free = {n: s for n, (s, rule) in found.items() if rule and rule[0] == last and not rule[1].keep}
         if not free:
             raise ModelError(f"{document.name}: nothing to choose formats for: rules decide every weight")
@@ -123,7 +124,7 @@ class _Search:
 
     def _table(self) -> Table:
         """Every free site's candidates."""
-        sites, left = find(self.document)
+        sites, left = self.found
         fixed = [
             d
             for d in make_plan(sites, left, self.rules, self.document.opset).decisions
@@ -174,7 +175,7 @@ class _Search:
 
     def _file_bytes(self, choice: Choice) -> int:
         """Of the file that the choice would become."""
-        plan = make_plan(*find(self.document), self._recipe(choice), self.document.opset)
+        plan = make_plan(*self.found, self._recipe(choice), self.document.opset)
         external = self.settings.is_external(already=self.document.is_external(), nbytes=choice.nbytes)
         return lowering.predict(self.document, plan, "model.onnx", external=external)
 
@@ -227,11 +228,12 @@ class _Search:
                     "parameters": given,
                     "target": self.rule.target,
                     "solver": self.rule.solver,
+                    "compute": self.rule.compute,
                 }
             made.append(Rule(**about))
         return Recipe((*self.rules.rules[:-1], *made, replace(self.rule, keep=True)))
 
 
-def _judged(document: Document) -> int:
-    elements = sum(s.elements for s in find(document)[0])
+def _judged(sites: Sequence[Site]) -> int:
+    elements = sum(s.elements for s in sites)
     return next(count for most, count in _JUDGED if elements <= most)

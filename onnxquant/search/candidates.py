@@ -95,10 +95,10 @@ def candidates(
     """
     weight = site.view.matrix(document.array(site.tensor)).astype(np.float32)
     power = _power(weight, gram)
-    first = decide(site, forms[0], rule.target, document.opset)
+    first = decide(site, forms[0], rule, document.opset)
     found = [Candidate(first.left("more bits than it needs would cost more than it is worth"), 0.0)]
     for form in forms:
-        decision = decide(site, form, rule.target, document.opset)
+        decision = decide(site, form, rule, document.opset)
         if decision.format is None:
             continue
         encoded, _ = encode(decision.format, weight)

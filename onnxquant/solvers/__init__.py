@@ -6,13 +6,11 @@ group ``onnxquant.solvers``.
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
+import sys
 from functools import cache
-from importlib.metadata import entry_points
 
 from onnxquant.errors import RecipeError, nearest
+from onnxquant.registries import classes
 from onnxquant.solvers.base import Inputs, Solver, losses
 
 __all__ = ["Inputs", "Solver", "losses", "registry", "solver_named", "solvers"]
@@ -21,13 +19,7 @@ __all__ = ["Inputs", "Solver", "losses", "registry", "solver_named", "solvers"]
 @cache
 def registry() -> dict[str, Solver]:
     """Solvers by name."""
-    found: list[type[Solver]] = []
-    for module in pkgutil.iter_modules(__path__):
-        members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
-        classes = [m for m in members if inspect.isclass(m) and issubclass(m, Solver)]
-        found += [c for c in classes if not inspect.isabstract(c)]
-    found += [entry.load() for entry in entry_points(group="onnxquant.solvers")]
-    return {c.name: c() for c in sorted(set(found), key=lambda c: c.name)}
+    return {name: c() for name, c in classes(sys.modules[__name__], Solver, "onnxquant.solvers").items()}
 
 
 def solvers() -> list[Solver]:

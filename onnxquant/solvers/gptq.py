@@ -114,7 +114,7 @@ class Factors:
         ]
 
     def descend(self, weight: Matrix, nearest: Nearest) -> Doubles:
-        """Values that codes have, [rows, cols], for as many rows of a weight; of every group alike where there are several."""
+        """Values that codes have, [rows, cols], for a part of a weight: as many rows of every group."""
         goals = self._ordered(weight)
         error = np.empty_like(goals)
         for start in range(0, goals.shape[1], _BLOCK):

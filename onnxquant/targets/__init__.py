@@ -5,13 +5,11 @@ Packages outside register through the entry point group ``onnxquant.targets``.
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
+import sys
 from functools import cache
-from importlib.metadata import entry_points
 
 from onnxquant.errors import RecipeError, nearest
+from onnxquant.registries import classes
 from onnxquant.targets.base import Lowered, Refusal, Result, Target
 
 __all__ = ["AUTO", "Lowered", "Refusal", "Result", "Target", "registry", "target_named", "targets"]
@@ -22,12 +20,7 @@ AUTO = "auto"
 @cache
 def registry() -> dict[str, Target]:
     """Targets by name."""
-    found: list[type[Target]] = []
-    for module in pkgutil.iter_modules(__path__):
-        members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
-        found += [m for m in members if inspect.isclass(m) and issubclass(m, Target) and m is not Target]
-    found += [entry.load() for entry in entry_points(group="onnxquant.targets")]
-    return {c.name: c() for c in sorted(set(found), key=lambda c: c.name)}
+    return {name: c() for name, c in classes(sys.modules[__name__], Target, "onnxquant.targets").items()}
 
 
 def targets() -> list[Target]:

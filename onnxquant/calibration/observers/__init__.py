@@ -5,16 +5,15 @@ Packages outside register through the entry point group ``onnxquant.observers``.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
+import sys
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
 from onnxquant.calibration.observers.base import Accumulator, Grid, Observer, RangeObserver
 from onnxquant.errors import StatisticsError, nearest
+from onnxquant.registries import classes
 
 __all__ = ["Accumulator", "Grid", "Observer", "RangeObserver", "make", "observer_named", "ranging", "registry"]
 
@@ -22,12 +21,7 @@ __all__ = ["Accumulator", "Grid", "Observer", "RangeObserver", "make", "observer
 @cache
 def registry() -> dict[str, type[Observer[Any]]]:
     """Observer classes by name."""
-    found: list[type[Observer[Any]]] = []
-    for module in pkgutil.iter_modules(__path__):
-        members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
-        found += [m for m in members if inspect.isclass(m) and issubclass(m, Observer) and not inspect.isabstract(m)]
-    found += [entry.load() for entry in entry_points(group="onnxquant.observers")]
-    return {c.name: c for c in sorted(set(found) - {Observer}, key=lambda c: c.name)}
+    return classes(sys.modules[__name__], Observer, "onnxquant.observers")
 
 
 def ranging() -> list[str]:

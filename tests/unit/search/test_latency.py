@@ -13,6 +13,7 @@ from onnxquant.formats import format_named
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
 from onnxquant.plan import decide
+from onnxquant.recipe import Rule
 from onnxquant.search import latency
 from onnxquant.search.latency import Timer
 
@@ -24,7 +25,7 @@ def test_kinds_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     median = latency._median
     monkeypatch.setattr(latency, "_median", lambda run: runs.append(1) or median(run))
     form = format_named("int4")
-    decision = decide(site, form, "ort", document.opset)
+    decision = decide(site, form, Rule(target="ort"), document.opset)
     first = timer.seconds(site, decision, 3)
     assert 0 < first < 1 and timer.seconds(site, decision, 3) == first and len(runs) == 1
     timer.seconds(site, decision, 4)
@@ -35,7 +36,7 @@ def test_kinds_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_decoded_at_load_costs_what_float_costs() -> None:
     document = load(matmul(k=64, n=64))
     site = find(document)[0][0]
-    decision = decide(site, format_named("int8"), "auto", document.opset)
+    decision = decide(site, format_named("int8"), Rule(), document.opset)
     assert decision.folded
     assert Timer(document.opset, 1).seconds(site, decision, 3) == 0
 
