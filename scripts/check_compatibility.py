@@ -28,7 +28,7 @@ import onnxquant
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
 VERSIONS = ["1.23.2", "1.24.4", "1.27.0", "1.31.1"]
-WEB_VERSIONS = ["1.23.2", "1.24.3", "1.27.0", "1.30.0"]
+WEB_VERSIONS = ["1.23.2", "1.27.0", "1.30.0"]
 RUNNERS = Path(__file__).parent / "compatibility"
 
 

@@ -89,7 +89,7 @@ def faults(cases: Sequence[Case], results: Results, needs: dict[str, str]) -> li
     newest = list(results)[-1]
     for case in cases:
         for release, by_case in results.items():
-            result, expected = by_case[case.key], by_case[case.key] if release == newest else results[newest][case.key]
+            result, expected = by_case[case.key], results[newest][case.key]
             promised = _number(release) >= _number(needs[case.key])
             loads = "error" not in result
             if promised != loads and not (loads and case.library):

@@ -11,7 +11,7 @@ from conftest import ROOT
 NAME = "onnxquant-0.1.0-py3-none-linux_x86_64.whl"
 PACKAGE = {"onnxquant/__init__.py", "onnxquant/recipes/mixed.toml"}
 LIBRARY = "onnxquant/_lib/libonnxquant_ops.so"
-GOOD = {n: b"" for n in (*PACKAGE, LIBRARY, "onnxquant-0.1.0.dist-info/RECORD")}
+GOOD = dict.fromkeys((*PACKAGE, LIBRARY, "onnxquant-0.1.0.dist-info/RECORD"), b"")
 BUILT = Path("/somewhere/else")
 
 
