@@ -7,7 +7,7 @@ const [spec, runtime] = process.argv.slice(2);
 const ort = await import(pathToFileURL(runtime));
 ort.env.wasm.numThreads = 1;
 ort.env.logLevel = 'fatal';
-const rounds = 21;
+const rounds = 11;
 const arrays = { float32: Float32Array, int64: BigInt64Array };
 
 function open(path) {
