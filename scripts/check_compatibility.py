@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compatibility.files import Case, cases, make_operators
+from compatibility.files import DIGITS, Case, cases, make_operators
 from compatibility.tables import Results, faults, kernels, tables
 
 import onnxquant
@@ -47,9 +47,9 @@ def run_native(version: str, spec: Path, folder: Path) -> dict[str, Any]:
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     output([*install, f"onnxruntime=={version}", "numpy"], folder)
     found: dict[str, Any] = json.loads(output([python, RUNNERS / "runner.py", spec, folder], folder))
-    for result in found["cases"].values():
+    for key, result in found["cases"].items():
         if "optimized" in result:
-            result["kernels"] = kernels(Path(result.pop("optimized")))
+            result["kernels"] = kernels(Path(result.pop("optimized")), single=not key.startswith(DIGITS))
     return found
 
 
