@@ -185,7 +185,7 @@ def _activations(about: dict[str, Any]) -> dict[str, Any]:
 def minimum_onnxruntime(proto: onnx.ModelProto) -> str:
     """The oldest onnxruntime, from 1.23 on, that loads a model, by its opset and the code widths of its ops.
 
-    Found by loading every format and target on each release (docs/benchmarks.md).
+    Found by loading every format and target on each release (docs/compatibility.md).
     """
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     minor = max(23, {24: 24, 25: 24, 26: 26}.get(opset, 23))

@@ -1,8 +1,12 @@
-"""Which onnxruntime loads and runs what: every format and target of the embedded model on several releases.
+"""Which onnxruntime runs what, by which kernels, and how fast: every format and target in four models on several releases.
 
 Each release is installed into a virtual environment of its own; files run there on stock onnxruntime, without this
-package. One operator of each kind also runs on the compiled library, whose results must be the same bytes everywhere.
-Prints Markdown: the SQNR in dB against float, or why a file does not load.
+package. Files of our operators also run on the compiled library, which must compute the same bytes everywhere. With
+``--web`` the releases are those of onnxruntime-web, installed by npm and run by node. Exit code 1 where a file does not
+load although ``info`` says so, loads although it says not, or computes something else than on the newest release.
+
+    python scripts/check_compatibility.py --write
+    python scripts/check_compatibility.py --web --write
 """
 
 from __future__ import annotations
@@ -13,136 +17,99 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from compatibility.files import DIGITS, Case, cases, make_operators
+from compatibility.tables import Results, faults, kernels, tables
 
 import onnxquant
 
-MODEL = Path(__file__).resolve().parents[1] / "models" / "default.onnx"
-VERSIONS = ["1.23.2", "1.24.4", "1.25.1", "1.26.0", "1.27.0", "1.29.0", "1.31.1"]
-# Runs inside the other environment: nothing but numpy and onnxruntime is there.
-RUNNER = """
-import json, sys, numpy, onnxruntime
-x = numpy.random.default_rng(0).random((16, 1, 28, 28), dtype=numpy.float32)
-def run(path):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(path, options).run(None, {"image": x})[0].astype(float)
-expected = run(sys.argv[1])
-out = {}
-for path in sys.argv[2:]:
-    try:
-        out[path] = float(10 * numpy.log10((expected**2).sum() / ((run(path) - expected) ** 2).sum()))
-    except Exception as error:
-        out[path] = str(error).splitlines()[0][:80]
-print(json.dumps(out))
-"""
-# As above, with the operators of the library; prints a hash of all outputs, or the error.
-LIBRARY_RUNNER = """
-import hashlib, sys, numpy, onnxruntime
-options = onnxruntime.SessionOptions()
-options.log_severity_level = 4
-options.register_custom_ops_library(sys.argv[1])
-x = numpy.random.default_rng(0).random((5, 100), dtype=numpy.float32)
-outputs = onnxruntime.InferenceSession(sys.argv[2], options).run(None, {"X": x, "indices": numpy.arange(-33, 33)})
-print(hashlib.sha256(b"".join(y.tobytes() for y in outputs)).hexdigest())
-"""
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
+VERSIONS = ["1.23.2", "1.24.4", "1.27.0", "1.31.1"]
+WEB_VERSIONS = ["1.23.2", "1.27.0", "1.30.0"]
+RUNNERS = Path(__file__).parent / "compatibility"
 
 
-def make_operators(path: Path) -> None:
-    """A product and a lookup of one weight, with nothing but our operators."""
-    random = np.random.default_rng(0)
-    planes = {
-        "codes": random.integers(0, 256, (3, 16, 16, 4), np.uint8),
-        "scales": random.random((3, 4, 16), np.float32).astype(np.float16),
-    }
-    sizes: dict[str, Any] = {"domain": "onnxquant", "N": 33, "K": 100, "block_size": 32}
-    nodes = [
-        helper.make_node("MatMulQ4_0", ["X", *planes], ["Y"], **sizes),
-        helper.make_node("GatherQ4_0", [*planes, "indices"], ["rows"], **sizes),
-    ]
-    inputs = [
-        helper.make_tensor_value_info("X", TensorProto.FLOAT, ["batch", 100]),
-        helper.make_tensor_value_info("indices", TensorProto.INT64, ["count"]),
-    ]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("Y", "rows")]
-    initializers = [numpy_helper.from_array(plane, name) for name, plane in planes.items()]
-    graph = helper.make_graph(nodes, "operators", inputs, outputs, initializers)
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("onnxquant", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
+def output(command: Sequence[str | Path], folder: Path) -> str:
+    """What a command prints; its errors end the program."""
+    done = subprocess.run([str(c) for c in command], cwd=folder, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stderr}")
+    return done.stdout
 
 
-def run_library(python: str, path: Path) -> str:
-    """Hash of what the library computes in another environment, or the last line of why it does not."""
-    command = [python, "-c", LIBRARY_RUNNER, str(onnxquant.library_path()), str(path)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    lines = (done.stdout if done.returncode == 0 else done.stderr).splitlines()
-    return lines[-1] if lines else f"exit code {done.returncode}"
+def run_native(version: str, spec: Path, folder: Path) -> dict[str, Any]:
+    """Results of one release of onnxruntime."""
+    venv.create(folder / "venv", with_pip=True)
+    python = str(folder / "venv" / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    output([*install, f"onnxruntime=={version}", "numpy"], folder)
+    found: dict[str, Any] = json.loads(output([python, RUNNERS / "runner.py", spec, folder], folder))
+    for key, result in found["cases"].items():
+        if "optimized" in result:
+            result["kernels"] = kernels(Path(result.pop("optimized")), single=not key.startswith(DIGITS))
+    return found
 
 
-def make_files(folder: Path) -> dict[str, Path]:
-    """One file per format and target that does not refuse the model."""
-    files = {}
-    for form in onnxquant.formats():
-        for target in ["auto", *(t.name for t in onnxquant.targets())]:
-            path = folder / f"{form.name}.{target}.onnx"
-            try:
-                onnxquant.quantize(MODEL, path, format=form.name, target=target, proof=False)
-            except onnxquant.ModelError:
-                continue
-            files[f"{form.name} {target}"] = path
-    return files
+def run_web(version: str, spec: Path, folder: Path) -> dict[str, Any]:
+    """Results of one release of onnxruntime-web."""
+    output(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", f"onnxruntime-web@{version}"], folder)
+    runtime = folder / "node_modules" / "onnxruntime-web" / "dist" / "ort.node.min.mjs"
+    found: dict[str, Any] = json.loads(output(["node", RUNNERS / "runner.mjs", spec, runtime], folder))
+    return found
 
 
-def run_on(version: str, folder: Path, files: dict[str, Path]) -> tuple[dict[str, float | str], str]:
-    """Results of one release by file, and the hash of what the library computes there."""
-    home = folder / f"venv-{version}"
-    venv.create(home, with_pip=True)
-    python = str(home / "bin" / "python")
-    install = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        f"onnxruntime=={version}",
-        "numpy",
-    ]
-    subprocess.run(install, check=True, stderr=subprocess.DEVNULL)
-    command = [python, "-c", RUNNER, str(MODEL), *map(str, files.values())]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    by_path: dict[str, float | str] = json.loads(done.stdout)
-    library = run_library(python, folder / "operators.onnx")
-    return {name: by_path[str(path)] for name, path in files.items()}, library
+def on_the_web(case: Case) -> bool:
+    """Whether a case is run there: no library, and convolutions only as the embedded model has them."""
+    return not case.library and case.model != "convolution"
+
+
+def write(text: str, kind: str) -> None:
+    """Put the tables between their markers."""
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = f"<!-- {kind}: written by scripts/check_compatibility.py -->", f"<!-- end of {kind} -->"
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
-    """Print the matrix."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("versions", nargs="*", default=VERSIONS)
+    """Print the tables, or write them into docs/compatibility.md."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("versions", nargs="*", help="oldest first")
+    parser.add_argument("--web", action="store_true", help="releases of onnxruntime-web")
+    parser.add_argument("--write", action="store_true", help="into docs/compatibility.md")
     arguments = parser.parse_args()
+    versions = arguments.versions or (WEB_VERSIONS if arguments.web else VERSIONS)
+    run, kind = (run_web, "web") if arguments.web else (run_native, "releases")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        files = make_files(folder)
-        make_operators(folder / "operators.onnx")
-        results, hashes = {}, {}
-        for version in arguments.versions:
-            print(f"onnxruntime {version} ...", file=sys.stderr)
-            results[version], hashes[version] = run_on(version, folder, files)
-        print("| format, target | " + " | ".join(arguments.versions) + " | `info` says |")
-        print("|---|" + "---|" * (len(arguments.versions) + 1))
-        for name, path in files.items():
-            cells = [results[v][name] for v in arguments.versions]
-            shown = [f"{c:.1f}" if isinstance(c, float) else "does not load" for c in cells]
-            print(f"| {name} | " + " | ".join(shown) + f" | >= {onnxquant.info(path)['needs_onnxruntime']} |")
-        print("| the library's operators | " + " | ".join(h[:12] for h in hashes.values()) + " | the same bytes |")
-        if len(set(hashes.values())) != 1:
-            sys.exit("the library's operators differ among releases: " + str(hashes))
+        home = Path(temporary)
+        found: list[Case] = [c for c in cases(home) if not arguments.web or on_the_web(c)]
+        make_operators(home / "operators.onnx")
+        shared = {"library": str(onnxquant.library_path()), "operators": str(home / "operators.onnx")}
+        spec = home / "spec.json"
+        spec.write_text(json.dumps({"cases": [c.spec() for c in found], **shared}))
+        results: Results = {}
+        digests = set()
+        for version in versions:
+            print(f"{version} ...", file=sys.stderr)
+            with tempfile.TemporaryDirectory() as folder:
+                ran = run(version, spec, Path(folder))
+            results[version] = ran["cases"]
+            digests.add(ran.get("operators"))
+        needs = {c.key: str(onnxquant.info(c.path)["needs_onnxruntime"]) for c in found}
+    text = tables(found, results, needs)
+    wrong = faults(found, results, needs)
+    if len(digests) > 1:
+        wrong.append(f"our operators compute {len(digests)} different results")
+    if arguments.write:
+        write(text, kind)
+    else:
+        print(text)
+    if wrong:
+        sys.exit("\n".join(wrong))
 
 
 if __name__ == "__main__":

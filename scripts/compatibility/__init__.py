@@ -1,0 +1,1 @@
+"""What scripts/check_compatibility.py runs on other releases, and the tables it makes of it."""
