@@ -33,6 +33,25 @@ def _digits(folder: Path) -> None:
         Image.fromarray(image).save(folder / "photos" / f"{i:02}.png")
 
 
+def _images(folder: Path) -> None:
+    """A convolutional network that takes the same pictures."""
+    parts = [
+        node("Conv", ["image", "first.weight"], ["a"], name="first", strides=[2, 2]),
+        node("Relu", ["a"], ["b"]),
+        node("Conv", ["b", "second.weight"], ["c"], name="second", strides=[2, 2]),
+        node("Relu", ["c"], ["d"]),
+        node("GlobalAveragePool", ["d"], ["e"]),
+        node("Flatten", ["e"], ["f"]),
+        node("Gemm", ["f", "head.weight"], ["logits"], name="head"),
+    ]
+    weights = {
+        "first.weight": weight(16, 1, 5, 5) * 4,
+        "second.weight": weight(32, 16, 3, 3, seed=1) * 4,
+        "head.weight": weight(32, 10, seed=2) * 4,
+    }
+    onnx.save(model(parts, {"image": ("float32", ["batch", 1, 28, 28])}, {"logits": "float32"}, weights), folder / "cnn.onnx")
+
+
 def _words(folder: Path) -> None:
     """A network of tokens with an embedding and a head, and windows of tokens."""
     parts = [
@@ -60,6 +79,7 @@ def presumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that pages presume a reader to have."""
     folder = tmp_path_factory.mktemp("presumed")
     _digits(folder)
+    _images(folder)
     _words(folder)
     return folder
 
