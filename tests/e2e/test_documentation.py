@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from graphs import model, node, rng, weight
 from PIL import Image
 from selenium.webdriver.common.by import By
 
+import onnxquant
 from onnxquant.validation import compare
 
 
@@ -49,7 +51,9 @@ def _images(folder: Path) -> None:
         "second.weight": weight(32, 16, 3, 3, seed=1) * 4,
         "head.weight": weight(32, 10, seed=2) * 4,
     }
-    onnx.save(model(parts, {"image": ("float32", ["batch", 1, 28, 28])}, {"logits": "float32"}, weights), folder / "cnn.onnx")
+    onnx.save(
+        model(parts, {"image": ("float32", ["batch", 1, 28, 28])}, {"logits": "float32"}, weights), folder / "cnn.onnx"
+    )
 
 
 def _words(folder: Path) -> None:
@@ -115,13 +119,33 @@ def test_blocks_that_are_not_run_say_why() -> None:
     assert sum(block.unrun is None for block in shown) > len(shown) / 2
 
 
+def test_figures_of_other_pages_are_those_that_were_measured() -> None:
+    figure = re.compile(r"(?<![\d.])\d+\.\d\d+(?![\d.])")
+    measured = {page for page in PAGES if page.name in ("benchmarks.md", "activations.md", "solvers.md")}
+    known = {found for page in measured for found in figure.findall(page.read_text(encoding="utf-8"))}
+    known |= {f"{form.bits_per_weight:.4g}" for form in onnxquant.formats()}
+    for page in set(PAGES) - measured:
+        rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+        assert [found for row in rows for found in figure.findall(row) if found not in known] == [], page
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation as a site."""
     if find_spec("material") is None:
         pytest.skip("the extra docs is not installed")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", ROOT / "docs" / "site" / "mkdocs.yml", "-d", folder]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "-f",
+        ROOT / "docs" / "site" / "mkdocs.yml",
+        "-d",
+        folder,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
