@@ -15,7 +15,7 @@ from commands import run
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCE = re.compile(r'```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\s*')
-_MARK = re.compile(r"<!-- not run\b(?::\s*(?P<reason>.*?)\s*)?-->")
+_MARK = re.compile(r"<!-- not run\b:?\s*(?P<reason>.*?)\s*-->")
 _EXIT = re.compile(r"#\s*exit (\d+)\b")
 
 
@@ -50,13 +50,13 @@ def blocks(page: Path) -> Iterator[Block]:
     for (begin, fence), (end, _) in zip(fences[::2], fences[1::2], strict=True):
         mark = _MARK.fullmatch(lines[begin - 1]) if begin else None
         text = "\n".join(lines[begin + 1 : end]) + "\n"
-        unrun = (mark["reason"] or "") if mark else None
+        unrun = mark["reason"] if mark else None
         yield Block(page, begin + 1, fence["language"], fence["title"] or "", text, unrun)
 
 
 def marks(page: Path) -> int:
-    """How many marks a page has."""
-    return len(_MARK.findall(page.read_text(encoding="utf-8")))
+    """How many lines of a page are marks."""
+    return sum(bool(_MARK.fullmatch(line.strip())) for line in page.read_text(encoding="utf-8").splitlines())
 
 
 def execute(block: Block, names: dict[str, Any]) -> None:
