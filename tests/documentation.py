@@ -7,6 +7,7 @@ import runpy
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,13 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The fenced blocks of a page, with the mark of the line before."""
+    """The fenced blocks of a page, with the mark among the comments right above."""
     lines = page.read_text(encoding="utf-8").splitlines()
     fences = [(i, found) for i, line in enumerate(lines) if (found := _FENCE.fullmatch(line))]
     assert len(fences) % 2 == 0, f"{page}: a block does not end"
     for (begin, fence), (end, _) in zip(fences[::2], fences[1::2], strict=True):
-        mark = _MARK.fullmatch(lines[begin - 1]) if begin else None
+        above = takewhile(lambda line: line.startswith("<!--"), reversed(lines[:begin]))
+        mark = next(filter(None, map(_MARK.fullmatch, above)), None)
         text = "\n".join(lines[begin + 1 : end]) + "\n"
         unrun = mark["reason"] if mark else None
         yield Block(page, begin + 1, fence["language"], fence["title"] or "", text, unrun)
