@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from onnxquant.cli.batch import batch
 from onnxquant.cli.calibrate import calibrate
 from onnxquant.cli.inspect import benchmark, dequantize, info, list_, verify
 from onnxquant.cli.options import fail
@@ -53,5 +54,5 @@ def main() -> None:
     """
 
 
-for command in (quantize, calibrate, validate, benchmark, info, list_, verify, dequantize):
+for command in (quantize, batch, calibrate, validate, benchmark, info, list_, verify, dequantize):
     main.add_command(command)

@@ -10,6 +10,7 @@ import click
 from rich.markup import escape
 
 from onnxquant import api, native
+from onnxquant.advice import advice
 from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, model_options, print_json
 from onnxquant.errors import NativeLibraryError
 from onnxquant.formats import formats
@@ -60,7 +61,7 @@ def info(model: str, as_json: bool) -> None:
     Example:
       onnxquant info model.int8.onnx
     """
-    data = api.info(model)
+    data = {**api.info(model), "advice": advice(model)}
     if as_json:
         print_json(data)
         return
