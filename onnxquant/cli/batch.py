@@ -108,14 +108,14 @@ def interruptible() -> Iterator[_Conclusion]:
 
 
 @contextmanager
-def display(*, shown: bool) -> Iterator[Callable[[str, str, float], None]]:
+def display(*, shown: bool, total: int | None = None) -> Iterator[Callable[[str, str, float], None]]:
     """One bar for the batch, and one for every model that is being worked on; on stderr, gone when it is done."""
     if not (shown and sys.stderr.isatty()):
         yield lambda model, stage, done: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        whole = bars.add_task("models done", total=None)
+        whole = bars.add_task("models done", total=total)
         active: dict[str, TaskID] = {}
 
         def told(model: str, stage: str, done: float) -> None:
