@@ -104,10 +104,9 @@ def batch(
     template = Job(Path(), Path(), recipe, data, dict(options), skip_existing)
     name = template.settings()[1].rules[-1].make_format().name
     made = [replace(template, source=s, output=folder / f"{s.stem}.{name}.onnx") for s in sources]
-    # A second run finds the outputs of the first where they lie beside their models.
-    outputs = {_absolute(job.output) for job in made}
-    made = [job for job in made if _absolute(job.source) not in outputs]
-    return run(made, progress, jobs=jobs, continue_on_error=continue_on_error, journal=folder / JOURNAL)
+    return run(
+        without_outputs(made), progress, jobs=jobs, continue_on_error=continue_on_error, journal=folder / JOURNAL
+    )
 
 
 def run(
@@ -135,7 +134,7 @@ def run(
     if jobs < 1:
         raise RecipeError(f"jobs is {jobs}, expected at least 1")
     known = _read(journal)
-    todo = [replace(job, known=known.get(str(_absolute(job.output)))) for job in jobs_]
+    todo = [replace(job, known=known.get(str(job.output.absolute()))) for job in jobs_]
     if jobs > 1:
         shared = max(1, (os.cpu_count() or 1) // jobs)
         todo = [
@@ -148,7 +147,7 @@ def run(
         rows[place] = row
         progress(row.model, row.verdict, 1.0)
         if journal and row.key:
-            known[str(_absolute(todo[place].output))] = row
+            known[str(todo[place].output.absolute())] = row
             _write(journal, known)
 
     def told(place: int, stage: str, done: float) -> None:
@@ -185,6 +184,12 @@ def expand(models: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
+def without_outputs(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs whose model is no output of another one: a second run finds those where they lie beside their models."""
+    outputs = {job.output.absolute() for job in jobs}
+    return [job for job in jobs if job.source.absolute() not in outputs]
+
+
 def refuse(jobs: Sequence[Job]) -> None:
     """Refuse jobs that cannot all be done, before any is begun.
 
@@ -194,7 +199,7 @@ def refuse(jobs: Sequence[Job]) -> None:
     taken: dict[Path, Path] = {}
     for job in jobs:
         settings, _ = job.settings()
-        other = taken.setdefault(_absolute(job.output), job.source)
+        other = taken.setdefault(job.output.absolute(), job.source)
         if other != job.source:
             raise RecipeError(f"{other} and {job.source} would both become {job.output}; give them different outputs")
         if len(jobs) > 1 and (named := _named_once(settings)):
@@ -214,10 +219,6 @@ def _named_once(settings: Options) -> tuple[str, str] | None:
                 if spec.name == "save_recipe" or not (name.startswith(".") and "/" not in name):
                     return spec.name, name
     return None
-
-
-def _absolute(path: Path) -> Path:
-    return path.absolute()
 
 
 def _read(journal: Path | None) -> dict[str, Row]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxquant import schema
-from onnxquant.batch import JOURNAL, expand, refuse
+from onnxquant.batch import JOURNAL, expand, refuse, without_outputs
 from onnxquant.errors import RecipeError
 from onnxquant.options import option_schema, without_rivals
 from onnxquant.recipe import Recipe, beside, read_table, rule_schema
@@ -98,28 +98,28 @@ def read(path: str | Path, *, skip_existing: bool = False, **wins: Any) -> Confi
     schema.check(entries, config_schema(), str(path))
     shared = beside({k: v for k, v in entries.items() if k not in ("models", "batch")}, path.parent)
     shared["rules"] = list(shared.get("rules", ()))
-    jobs = list(_models(entries, shared, path, wins))
     batch = entries.get("batch", {})
-    journal = None
-    if batch:
-        found = beside(batch, path.parent)
-        journal = Path(found["output_dir"]) / JOURNAL
-        template = _job(shared, f"{path}: batch", wins)
-        template = replace(template, skip_existing=batch.get("skip_existing", False))
-        for source in expand([found["input_dir"]]):
-            output = journal.with_name(_name(source, template))
-            jobs.append(replace(template, source=source, output=output))
-        outputs = {job.output.absolute() for job in jobs}
-        jobs = [job for job in jobs if job.source.absolute() not in outputs]
-    if not jobs:
-        raise RecipeError(f"{path}: names no models: expected models or batch")
-    if skip_existing:
-        jobs = [replace(job, skip_existing=True) for job in jobs]
     try:
+        jobs = [*_models(entries, shared, path, wins), *_batch(batch, shared, path, wins)]
+        if skip_existing:
+            jobs = [replace(job, skip_existing=True) for job in jobs]
+        if not jobs:
+            raise RecipeError("names no models: expected models or batch")
         refuse(jobs)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
+    journal = Path(beside(batch, path.parent)["output_dir"]) / JOURNAL if batch else None
     return Config(tuple(jobs), batch.get("jobs", 1), batch.get("continue_on_error", False), journal)
+
+
+def _batch(batch: Mapping[str, Any], shared: Mapping[str, Any], path: Path, wins: Mapping[str, Any]) -> Iterator[Job]:
+    if not batch:
+        return
+    found = beside(batch, path.parent)
+    folder = Path(found["output_dir"])
+    template = replace(_job(shared, "batch", wins), skip_existing=batch.get("skip_existing", False))
+    jobs = [replace(template, source=s, output=folder / _name(s, template)) for s in expand([found["input_dir"]])]
+    yield from without_outputs(jobs)
 
 
 def _models(
@@ -128,7 +128,7 @@ def _models(
     for i, model in enumerate(entries.get("models", ())):
         own = beside(model, path.parent)
         merged = {**without_rivals(shared, own), **own, "rules": [*own.get("rules", ()), *shared["rules"]]}
-        job = _job(merged, f"{path}: models[{i}]", wins)
+        job = _job(merged, f"models[{i}]", wins)
         source = Path(own["input"])
         yield replace(
             job, source=source, output=Path(own["output"]) if "output" in own else source.with_name(_name(source, job))

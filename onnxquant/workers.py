@@ -82,7 +82,10 @@ class _Slots:
                     place = self.waiting.popleft()
                 except IndexError:  # another thread was faster
                     break
-                worker = worker if worker and worker.alive else self._begin()
+                if worker and not worker.alive:
+                    worker.end()
+                    worker = None
+                worker = worker or self._begin()
                 if worker is None:
                     break
                 row = worker.do(self.jobs[place], partial(self._told, place))
