@@ -204,7 +204,7 @@ class Options:
         Raises:
             RecipeError: an unknown key, or a value of the wrong type.
         """
-        held = dict((entries or {}).get("options", {}))
+        held = (entries or {}).get("options", {})
         schema.check(held, option_schema(), "recipe: options")
         named = {k: v for k, v in given.items() if v is not None}
         options = cls.make({**without_rivals(held, named), **named})

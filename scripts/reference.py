@@ -1,6 +1,4 @@
-"""Writes docs/reference.md from the commands, options, recipe and config keys themselves; ``--check`` only says whether it
-is current.
-"""
+"""Writes docs/reference.md from the commands and keys themselves; ``--check`` only says whether it is current."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ EXIT_CODES = """## Exit codes
 | code | means |
 |---|---|
 | 0 | done and proven; `diff`: nothing differs; `batch`, `config`: every model is done |
-| 1 | done, but a bound was missed or the proof failed; `diff`: something differs; `verify`: a tensor is damaged; `batch`, `config`: a model failed |
+| 1 | done, but a bound was missed or the proof failed; `diff`: something differs; `verify`: damage; `batch`: a model failed |
 | 2 | bad input or usage, nothing written; one line on stderr says what was found and what was expected |
 | 130, 143 | interrupted by Ctrl-C or SIGTERM; files that are there are whole |
 """
@@ -42,8 +40,8 @@ def text() -> str:
         parts.append(_command(name, command, context))
     parts.append(EXIT_CODES)
     parts.append(
-        "## Recipe keys\n\nKeys of a rule; at the top level of a recipe they decide what no rule does. Beside them: `rules`, the "
-        "ordered list of rules,\nand `options`, a table of the option keys below. What the command line gives wins.\n"
+        "## Recipe keys\n\nKeys of a rule; at the top level of a recipe they decide what no rule does. Beside them: `rules`, "
+        "the ordered list of rules,\nand `options`, a table of the option keys below. What the command line gives wins.\n"
     )
     parts.append(_keys(rule_schema()["properties"]))
     parts.append("## Option keys\n\nOf a recipe's `options`, of a config file, and keywords of `onnxquant.quantize`.\n")

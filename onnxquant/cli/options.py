@@ -92,7 +92,7 @@ def _files(context: click.Context, parameter: click.Parameter, typed: str) -> li
 
 def _recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
     named = [CompletionItem(name) for name in shipped() if name.startswith(typed)]
-    return [*named, CompletionItem(typed, type="file")]
+    return [CompletionItem(typed, type="file"), *named]  # bash forgets what comes before a file
 
 
 def _kind(spec: Field[Any]) -> type:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -164,7 +163,7 @@ def test_summary_is_one_line_and_outputs_are_no_models(tmp_path: Path) -> None:
     match = LINE.fullmatch(result.stdout.strip())
     assert match and match["verdict"] == "PASSED" and match["name"] == "2/2 models"
     made = [p.with_suffix(".int8.onnx") for p in models]
-    ratio = sum(os.path.getsize(p) for p in models) / sum(os.path.getsize(p) for p in made)
+    ratio = sum(p.stat().st_size for p in models) / sum(p.stat().st_size for p in made)
     assert float(match["smaller"]) == pytest.approx(ratio, abs=0.006)
     # What lies there from the first run is no model of the second.
     assert len(rows(run("batch", tmp_path, "-o", tmp_path, "--skip-existing", "--samples", 1, "--json"))) == 2
