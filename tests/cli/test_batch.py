@@ -137,13 +137,20 @@ def test_only_what_was_made_of_this_model_with_these_options_is_kept(tmp_path: P
 
 
 def test_a_missed_bound_is_remembered_and_an_unproven_file_is_proven(tmp_path: Path) -> None:
-    (model,), out = products(tmp_path / "in", 1), tmp_path / "out"
-    given = ("batch", model, "-o", out, "--bits", 4, "--samples", 1, "--skip-existing", "--json")
-    missed = [run(*given, "--min-sqnr", 60) for _ in range(2)]
-    assert [r.exit_code for r in missed] == [1, 1] and rows(missed[1])["m00.onnx"]["kept"]
-    assert "the bound is 60" in rows(missed[1])["m00.onnx"]["reason"]
-    proven = rows(run(*given))["m00.onnx"]  # another bound: the verdict from before says nothing
-    assert proven["verdict"] == "PASSED" and proven["kept"]
+    (model,) = products(tmp_path / "in", 1)
+
+    def row(known: Row | None, **options: object) -> Row:
+        job = Job(
+            model, tmp_path / "m.onnx", options={"bits": 4, "samples": 1, **options}, skip_existing=True, known=known
+        )
+        return perform(job, lambda stage, done: None)
+
+    missed = row(None, min_sqnr=60.0)
+    assert missed.verdict == "FAILED" and not missed.kept and "the bound is 60" in missed.reason
+    again = row(Row.from_dict(json.loads(json.dumps(missed.to_dict()))), min_sqnr=60.0)
+    assert (again.verdict, again.kept, again.sqnr_db) == ("FAILED", True, missed.sqnr_db)
+    proven = row(missed)  # without the bound: the verdict from before says nothing, the file is proven as it is
+    assert (proven.verdict, proven.kept, proven.sqnr_db) == ("PASSED", True, missed.sqnr_db)
 
 
 def test_what_cannot_be_done_is_refused_before_anything_is(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from commands import run
 from conftest import ROOT
 
@@ -35,15 +36,22 @@ def completed(folder: Path, *cases: str) -> list[list[str]]:
     return [part.split() for part in done.stdout.split("---\n")[:-1]]
 
 
-def test_bash_completes_commands_options_names_and_files(tmp_path: Path) -> None:
-    formats, recipes, chosen, model = completed(
-        tmp_path, "onnxquant quantize --format q4", "onnxquant batch --recipe q", "onnxquant quantize m.onnx --solver ",
-        "onnxquant quantize mod",
-    )  # fmt: skip
-    assert formats == [name for name in registry() if name.startswith("q4")]
+def test_bash_completes_names_and_files(tmp_path: Path) -> None:
+    recipes, model = completed(tmp_path, "onnxquant batch --recipe q", "onnxquant quantize mod")
     assert set(recipes) == {"files", "q4-mixed", "q5-mixed"}
-    assert set(chosen) == {"auto", *solvers()}
     assert model == ["files"]
+
+
+def test_commands_options_and_choices() -> None:
+    offered = ShellComplete(main, {}, "onnxquant", "_ONNXQUANT_COMPLETE").get_completions
+
+    def values(*words: str) -> list[str]:
+        return [item.value for item in offered(list(words[:-1]), words[-1])]
+
+    assert values("va") == ["validate"] and values("batch", "--skip") == ["--skip-existing"]
+    assert values("quantize", "--format", "q4") == [name for name in registry() if name.startswith("q4")]
+    assert values("quantize", "m.onnx", "--solver", "") == ["auto", *solvers()]
+    assert {i.type for i in offered(["quantize", "m.onnx", "--work"], "x")} == {"file"}
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
