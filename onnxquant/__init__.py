@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxquant.api import Model, benchmark, calibrate, dequantize, info, library_path, validate, verify
+from onnxquant.batch import BatchReport, batch
 from onnxquant.calibration.observers import Grid
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.convert import quantize
@@ -23,6 +24,7 @@ from onnxquant.targets import targets
 from onnxquant.version import __version__
 
 __all__ = [
+    "BatchReport",
     "Encoded",
     "FeedError",
     "Format",
@@ -38,6 +40,7 @@ __all__ = [
     "StatisticsError",
     "WeightError",
     "__version__",
+    "batch",
     "benchmark",
     "calibrate",
     "decode",

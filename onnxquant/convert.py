@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,10 +11,11 @@ from typing import Any
 
 import onnx
 
-from onnxquant import integers, lowering, rescaling, solving, whole
+from onnxquant import integers, lowering, plan_recipe, rescaling, solving, whole
 from onnxquant.activations.insert import Dynamic, Static
 from onnxquant.errors import FeedError, ModelError, OutputError, RangeError, RecipeError, WeightError
 from onnxquant.formats.base import Encoded
+from onnxquant.graph import identity
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import Site, find
@@ -50,7 +52,7 @@ def quantize(
     Args:
         source: path of an ONNX file, a ModelProto or an onnx_graphsurgeon Graph; it is never changed.
         output: file to write; None: ``<name>.<format>.onnx`` beside the source.
-        recipe: a TOML or YAML file, or a mapping, of ordered rules.
+        recipe: a TOML or YAML file, or a mapping, of ordered rules and perhaps ``options``.
         data: samples for the proof: a ``.npz``, a folder of arrays or images, a text, an iterable of ``{input name:
             array}`` ... (docs/feeds.md); None: seeded synthetic ones.
         progress: called with a stage's name and how much of it is done (0 to 1).
@@ -66,17 +68,17 @@ def quantize(
         WeightError: a weight holds NaN or infinity.
         OutputError: the output exists, is the source, or cannot be written.
     """
-    settings = Options.make(options)
-    rules = settings.recipe(Recipe.read(recipe) if isinstance(recipe, (str, Path)) else recipe)
-    whole.check(settings, recipe)
+    entries = Recipe.read(recipe) if isinstance(recipe, (str, Path)) else recipe
+    settings, rules = Options.of_recipe(entries, options)
+    whole.check(settings, entries)
     original = load(source, settings.external_root)
     _refuse_quantized(original)
     document = original.copy()
     notes = prepare(document)
+    origin = json.dumps(origin_of(original, settings, rules), separators=(",", ":"))
     if settings.whole_graph:
-        return _whole_graph(
-            original, document, _output_path(original, output, rules), notes, (data, settings, progress)
-        )
+        report = Report.of_plan(original, _output_path(original, output, rules), Plan(()), notes)
+        return _whole_graph(original, document, report, origin, (data, settings, progress))
     if settings.activations == "static":
         notes += simplify(document)
     notes += raise_opset(document, rules, integers.least_opset(settings))
@@ -89,10 +91,12 @@ def quantize(
         ready = rescaling.rescaled(document, rules, data, work)
         notes += ready.notes
         beside, plan = _plan(original, ready, rules, data, work)
-        plan = replace(plan, rescaled=ready.weights)
+        plan = replace(plan, rescaled=ready.weights, origin=origin)
         if chosen:
             beside = replace(beside, solved=chosen.solved.without(ready.weights))
             plan = replace(plan, search=chosen.about)
+        if settings.save_recipe is not None:
+            plan_recipe.save(plan, find(beside.document)[0], rules, settings)
         path = _output_path(original, output, rules)
         return _carry_out(original, path, (beside, plan, notes), data, replace(work, orders=ready.orders))
 
@@ -128,19 +132,18 @@ def _carry_out(
 
 
 def _whole_graph(
-    original: Document, document: Document, path: Path, notes: list[str], run: tuple[Data, Options, Progress]
+    original: Document, document: Document, report: Report, origin: str, run: tuple[Data, Options, Progress]
 ) -> Report:
     """The way of ``quantize`` for a whole graph in float16."""
     data, settings, progress = run
-    report = Report.of_plan(original, path, Plan(()), notes)
+    path = Path(str(report.output))
     if settings.dry_run:
         whole.plan(document, report, settings)
         return report
     refuse_overwriting(original, path)
     samples = _samples(original, data, settings, progress) if settings.proof else None
-    whole.write(
-        document, path, report, settings, external=settings.is_external(already=original.is_external(), nbytes=0)
-    )
+    external = settings.is_external(already=original.is_external(), nbytes=0)
+    whole.write(document, report, settings, origin, external=external)
     if samples is not None:
         report.prove(compare(original, path, samples, settings, partial(_tell, progress)))
     return report
@@ -228,6 +231,15 @@ def _plan(
     sites, left = find(made.document)
     plan = make_plan(sites, left, rules, made.document.opset, made.targets, ready.orders)
     return made, solving.assign(replace(plan, activations=activations), made.document, data)
+
+
+def origin_of(original: Document, settings: Options, rules: Recipe) -> dict[str, Any]:
+    """What decides the bytes of an output, but for samples: the original's digest, options and rules."""
+    return {
+        "sha256": identity.digest(original),
+        "options": settings.lasting(),
+        "rules": [rule.to_dict() for rule in rules.rules],
+    }
 
 
 def _nothing(document: Document, plan: Plan) -> str:

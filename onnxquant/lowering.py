@@ -17,7 +17,7 @@ from onnxquant.graph.io import Document, graphs, tensors
 from onnxquant.graph.publish import Counter, Publisher, is_stored
 from onnxquant.graph.sites import Site
 from onnxquant.plan import Decision, Plan
-from onnxquant.stored import PROVENANCE, Record
+from onnxquant.stored import ORIGIN, PROVENANCE, Record
 from onnxquant.targets import Lowered, target_named
 from onnxquant.version import __version__
 
@@ -60,6 +60,8 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
         plan.activations.insert(proto)
     _tidy(proto)
     editor.annotate(PROVENANCE, _provenance(document, plan, records))
+    if plan.origin:
+        editor.annotate(ORIGIN, plan.origin)
     return proto
 
 

@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, Self, get_args
 
+from onnxquant import schema
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import parameters as format_parameters
 from onnxquant.passes.permute import Strategy
@@ -141,6 +143,10 @@ class Options:
         "0.5%", "Exit 1 unless --metric keeps within this of the original's: of its value, or a number.", metavar="P%|X"
     )
     proof: bool = _option(True, "Open the output again and prove it.", "--proof/--no-proof")
+    save_recipe: str | None = _option(
+        None, "Write the plan, formats that were searched for too, as a recipe to edit and to give to --recipe.",
+        metavar="FILE",
+    )  # fmt: skip
     dry_run: bool = _option(
         False, "Print the plan: every site, its decision, sizes and refusals. Writes nothing.", "--dry-run"
     )
@@ -198,6 +204,19 @@ class Options:
         options.dims()
         return options
 
+    @classmethod
+    def of_recipe(cls, entries: Mapping[str, Any] | None, given: Mapping[str, Any]) -> tuple[Self, Recipe]:
+        """Options and rules of a recipe's entries and of what was given beside it, which wins.
+
+        Raises:
+            RecipeError: an unknown key, or a value of the wrong type.
+        """
+        held = (entries or {}).get("options", {})
+        schema.check(held, option_schema(), "recipe: options")
+        named = {k: v for k, v in given.items() if v is not None}
+        options = cls.make({**without_rivals(held, named), **named})
+        return options, options.recipe(entries)
+
     @property
     def searches(self) -> bool:
         """Whether formats are to be chosen."""
@@ -253,6 +272,20 @@ class Options:
         if not bounded and self.min_sqnr is None and self.metric is None:
             raise RecipeError("formats need a bound to choose by: give budget_bpw, max_size, min_sqnr or metric")
 
+    def lasting(self) -> dict[str, Any]:
+        """Options that shape what is written, other than those of rules, by name where they are not the defaults."""
+        out = {}
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if not spec.metadata or spec.name in (*_OF_THE_RUN, *_RULE_FIELDS) or value in (spec.default, ()):
+                continue
+            if spec.name in ("min_sqnr", "metric", "max_drop") and not (self.searches or self.auto_exclude):
+                continue  # only bounds on the proof
+            out[spec.name] = list(value) if isinstance(value, tuple) else getattr(value, "__qualname__", value)
+        if self.activations == "static" and self.solver != "auto":
+            out["solver"] = self.solver
+        return out
+
     def dims(self) -> dict[str, int]:
         """Lengths of named dimensions.
 
@@ -276,13 +309,31 @@ class Options:
                 given.pop(key)
         if self.solver == "auto" or self.activations == "static":  # beside static activations it is one for all
             given.pop("solver")
-        merged = dict(entries or {})
-        if "format" in given:
-            merged.pop("bits", None)
-        if "bits" in given and "format" not in given:
-            merged.pop("format", None)
+        merged = without_rivals(entries or {}, given)
         return Recipe.from_dict({**merged, **given})
 
 
+@cache
+def option_schema() -> schema.Schema:
+    """What a table of options in a file may hold, as JSON Schema."""
+    of_format = {name: schema.of_parameter(p) for name, p in format_parameters().items()}
+    return schema.table({**schema.of_class(Options), **of_format}, "Options of quantize.")
+
+
+def without_rivals(entries: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries without what stronger ones stand instead of: ``bits`` and ``format`` are two words for one thing.
+
+    >>> without_rivals({"bits": 4, "seed": 1}, {"format": "q4_0"})
+    {'seed': 1}
+    """
+    rivals = {"bits": "format", "format": "bits"}
+    return {k: v for k, v in entries.items() if k not in rivals or rivals[k] not in stronger}
+
+
 _SEVERAL = ("include", "exclude", "external_root", "dim", "formats")
+# How and where it is done, not what becomes of the model.
+_OF_THE_RUN = (
+    "calibration", "jobs", "work", "external_root", "dim", "preprocess", "samples", "threads", "max_mse", "proof", "report",
+    "save_recipe", "dry_run", "force", "seed",
+)  # fmt: skip
 _RULE_FIELDS = ("format", "bits", "include", "exclude", "target", "solver", "compute")

@@ -107,6 +107,7 @@ class Plan:
         activations: puts codes for activations into the lowered model; None: they stay in float.
         search: how formats were chosen under a bound; empty where rules named them.
         rescaled: names of weights that were made other ones of an equal function before they were encoded.
+        origin: what the file says it was made of, as JSON.
     """
 
     decisions: tuple[Decision, ...]
@@ -115,6 +116,7 @@ class Plan:
     activations: Activations | None = None
     search: Mapping[str, Any] = field(default_factory=dict)
     rescaled: tuple[str, ...] = ()
+    origin: str = ""
 
     @property
     def encoded(self) -> list[Decision]:
@@ -185,8 +187,7 @@ def beside_integers(site: Site, recipe: Recipe, target: str, opset: int) -> Refu
 
 def matching(site: Site, recipe: Recipe) -> tuple[int, Rule] | None:
     """The first rule that matches a site, with its place."""
-    names = [site.name, *(u.node.name for u in site.uses)]
-    return next(((i, r) for i, r in enumerate(recipe.rules) if r.matches(site.role, names)), None)
+    return next(((i, r) for i, r in enumerate(recipe.rules) if r.matches(site)), None)
 
 
 def _assigned(site: Site, rule: Rule, target: str, opset: int) -> Decision:

@@ -27,6 +27,8 @@ from onnxquant.targets.qdq import Channels, Transposed
 from onnxquant.targets.tiles import Tiles
 
 PROVENANCE = "onnxquant"
+# What a file was made of: the original's digest, options and rules.
+ORIGIN = "onnxquant.origin"
 _PLAIN_LAYOUTS: dict[str, type[Columns] | type[Rows] | type[Table] | type[Tiles] | type[Transposed]] = {
     "columns": Columns,
     "rows": Rows,
@@ -86,6 +88,22 @@ def metadata(proto: onnx.ModelProto) -> dict[str, Any]:
             raise ValueError("expected a list of the names of rescaled weights")
     except (ValueError, RecursionError) as error:
         raise ModelError(f"the model's {PROVENANCE!r} metadata is damaged: {error}") from None
+    return data
+
+
+def origin(proto: onnx.ModelProto) -> dict[str, Any]:
+    """What a file says it was made of: ``sha256`` of the original, ``options`` and ``rules``; empty when it is not ours.
+
+    Raises:
+        ModelError: the entry is there but damaged.
+    """
+    text = next((e.value for e in proto.metadata_props if e.key == ORIGIN), "{}")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"the model's {ORIGIN!r} metadata is damaged: {error}") from None
+    if not isinstance(data, dict):
+        raise ModelError(f"the model's {ORIGIN!r} metadata is damaged: expected a table")
     return data
 
 
@@ -303,7 +321,7 @@ def restore(
     copies = [onnx.FunctionProto.FromString(f.SerializeToString()) for f in functions]
     del proto.functions[:]
     proto.functions.extend(copies)
-    kept = [e for e in proto.metadata_props if e.key not in (PROVENANCE, HASHES)]
+    kept = [e for e in proto.metadata_props if e.key not in (PROVENANCE, ORIGIN, HASHES)]
     entries = [(e.key, e.value) for e in kept]
     del proto.metadata_props[:]
     for key, value in entries:

@@ -19,6 +19,7 @@ from onnxquant.passes.half import Outcome, halve
 from onnxquant.passes.half_values import Constant
 from onnxquant.plan import Decision
 from onnxquant.report.data import Report, SiteResult
+from onnxquant.stored import ORIGIN
 from onnxquant.validation.metrics import number
 
 # Rounding to float16 keeps more than 70 dB of a constant, unless much of it is too small.
@@ -37,7 +38,7 @@ def check(settings: Options, recipe: Any) -> None:
         return
     if settings.format != "f16":
         raise RecipeError(f"whole_graph is for format f16, not {settings.format or 'the default'}")
-    given = [k for k in ("bits", "parameters", "include", "exclude") if getattr(settings, k)]
+    given = [k for k in ("bits", "parameters", "include", "exclude", "save_recipe") if getattr(settings, k)]
     if recipe is not None or given or settings.target != "auto":
         raise RecipeError(f"whole_graph takes no {given[0] if given else 'recipe or target'}: it converts every tensor")
 
@@ -47,22 +48,24 @@ def plan(document: Document, report: Report, settings: Options) -> None:
     _tell(halve(document.copy(), keep_io_types=settings.keep_io_types), report)
 
 
-def write(document: Document, path: Path, report: Report, settings: Options, *, external: bool) -> None:
+def write(document: Document, report: Report, settings: Options, origin: str, *, external: bool) -> None:
     """Convert a prepared model and write it.
 
     Args:
         document: it is changed.
-        path: the output.
-        report: told what was done.
+        report: told what was done; it names the output.
         settings: ``keep_io_types`` and ``force``.
+        origin: what the file says it was made of.
         external: tensors go to a data file.
     """
+    path = Path(str(report.output))
     with Publisher(path, external=external, force=settings.force) as publisher:
 
         def store(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:
             publisher.append(tensor, memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data))
 
         outcome = halve(document, keep_io_types=settings.keep_io_types, store=store)
+        document.proto.metadata_props.add(key=ORIGIN, value=origin)
         publisher.keep(document.proto, document)
         publisher.publish(document.proto)
     _tell(outcome, report)

@@ -8,7 +8,11 @@ from typing import Any
 
 import click
 
+from onnxquant.cli.batch import batch
 from onnxquant.cli.calibrate import calibrate
+from onnxquant.cli.completion import completion
+from onnxquant.cli.config import config
+from onnxquant.cli.diff import diff
 from onnxquant.cli.inspect import benchmark, dequantize, info, list_, verify
 from onnxquant.cli.options import fail
 from onnxquant.cli.quantize import quantize
@@ -53,5 +57,7 @@ def main() -> None:
     """
 
 
-for command in (quantize, calibrate, validate, benchmark, info, list_, verify, dequantize):
+for command in (
+    quantize, batch, config, calibrate, validate, benchmark, diff, info, list_, verify, dequantize, completion,
+):  # fmt: skip
     main.add_command(command)

@@ -10,6 +10,7 @@ import click
 from rich.markup import escape
 
 from onnxquant import api, native
+from onnxquant.advice import advice
 from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, model_options, print_json
 from onnxquant.errors import NativeLibraryError
 from onnxquant.formats import formats
@@ -32,7 +33,7 @@ def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **option
     """Sizes and latencies of MODELS side by side: runs interleaved, medians, kernels picked.
 
     \b
-    Example:
+    Examples:
       onnxquant benchmark model.onnx model.int8.onnx model.q4_0.onnx --threads 1
     """
     rows = api.benchmark(*models, data=data, **options)
@@ -57,10 +58,10 @@ def info(model: str, as_json: bool) -> None:
     """What MODEL holds: formats, sizes before and after, bits per weight, opset, provenance.
 
     \b
-    Example:
+    Examples:
       onnxquant info model.int8.onnx
     """
-    data = api.info(model)
+    data = {**api.info(model), "advice": advice(model)}
     if as_json:
         print_json(data)
         return
@@ -126,7 +127,7 @@ def list_(as_json: bool) -> None:
     """Formats with their bits per weight, targets that hold each, solvers, and the kernels usable on this machine.
 
     \b
-    Example:
+    Examples:
       onnxquant list --json
     """
     data = _installation()
@@ -162,7 +163,7 @@ def verify(model: str, as_json: bool) -> None:
     """Check the stored hash of every tensor of MODEL; exit 1 when one does not hold.
 
     \b
-    Example:
+    Examples:
       onnxquant verify model.int8.onnx
     """
     results = api.verify(model)
@@ -186,7 +187,7 @@ def dequantize(model: str, output: str, force: bool) -> None:
     """Write the plain float model that a quantized MODEL stands for.
 
     \b
-    Example:
+    Examples:
       onnxquant dequantize model.int8.onnx -o model.float.onnx
     """
     count = api.dequantize(model, output, force=force)

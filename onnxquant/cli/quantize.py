@@ -6,41 +6,41 @@ import sys
 from typing import Any
 
 import click
+from rich.markup import escape
 
+from onnxquant.advice import advice
 from onnxquant.cli.options import (
     FAILED,
-    chatter,
     console,
     data_option,
     errors_become_exit_codes,
+    given,
     model_options,
+    output_options,
     print_json,
     progress_bar,
+    recipe_option,
 )
 from onnxquant.convert import quantize as quantize_model
+from onnxquant.report.summary import summary
 from onnxquant.report.terminal import show
 
 
 @click.command()
 @click.argument("model", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="File to write. [default: MODEL.FORMAT.onnx beside MODEL]")
-@click.option(
-    "--recipe",
-    type=click.Path(),
-    help="TOML or YAML file of ordered rules, or a name that `onnxquant list` shows; options below add the last one.",
-)
+@recipe_option
 @data_option("Samples for the proof")
 @model_options()
-@chatter
+@output_options
 @errors_become_exit_codes
 def quantize(
     model: str,
     output: str | None,
-    recipe: str | None,
-    data: str | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
+    one_line: bool,
     **options: Any,
 ) -> None:
     """Quantize the weights of MODEL, write the result, and prove it.
@@ -56,12 +56,18 @@ def quantize(
       onnxquant quantize model.onnx --budget-bpw 4.5 --data texts.npz the best formats of that size
       onnxquant quantize model.onnx --recipe q4-mixed             a recipe that comes with the package
       onnxquant quantize model.onnx --dry-run                     the plan, nothing written
+      onnxquant quantize model.onnx --dry-run --save-recipe plan.toml     the plan as a recipe to edit
     """
-    with progress_bar(shown=sys.stderr.isatty() and not (quiet or as_json)) as progress:
-        report = quantize_model(model, output, recipe=recipe, data=data, progress=progress, **options)
+    with progress_bar(shown=sys.stderr.isatty() and not (quiet or as_json or one_line)) as progress:
+        report = quantize_model(model, output, progress=progress, **given(options))
     if as_json:
         print_json(report.to_dict())
+    elif one_line:
+        click.echo(summary(report))
     else:
-        show(report, console(quiet=quiet), verbose=verbose, planned=options["dry_run"])
+        screen = console(quiet=quiet)
+        show(report, screen, verbose=verbose, planned=report.output_bytes is None)
+        if report.output_bytes is not None:
+            screen.print(f"[dim]{escape(advice(str(report.output)))}[/dim]")
     if not report.passed:
         sys.exit(FAILED)

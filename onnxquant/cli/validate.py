@@ -10,14 +10,15 @@ import click
 from onnxquant.api import validate as validate_models
 from onnxquant.cli.options import (
     FAILED,
-    chatter,
     console,
     data_option,
     errors_become_exit_codes,
     model_options,
+    output_options,
     print_json,
     progress_bar,
 )
+from onnxquant.report.summary import summary
 from onnxquant.report.terminal import show
 
 
@@ -31,7 +32,7 @@ from onnxquant.report.terminal import show
 @model_options(
     "samples", "seed", "threads", "dim", "preprocess", "min_sqnr", "max_mse", "metric", "max_drop", "external_root"
 )
-@chatter
+@output_options
 @errors_become_exit_codes
 def validate(
     original: str,
@@ -41,6 +42,7 @@ def validate(
     as_json: bool,
     verbose: bool,
     quiet: bool,
+    one_line: bool,
     **options: Any,
 ) -> None:
     """Prove QUANTIZED against ORIGINAL: structure, weights, outputs, sizes, speed.
@@ -54,10 +56,12 @@ def validate(
       onnxquant validate model.onnx model.int8.onnx
       onnxquant validate model.onnx model.int8.onnx --data feeds.npz --min-sqnr 30 --detailed
     """
-    with progress_bar(shown=sys.stderr.isatty() and not (quiet or as_json)) as progress:
+    with progress_bar(shown=sys.stderr.isatty() and not (quiet or as_json or one_line)) as progress:
         report = validate_models(original, quantized, data, detailed=detailed, progress=progress, **options)
     if as_json:
         print_json(report.to_dict())
+    elif one_line:
+        click.echo(summary(report))
     else:
         show(report, console(quiet=quiet), verbose=verbose or detailed)
     if not report.passed:

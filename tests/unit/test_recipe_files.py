@@ -14,7 +14,7 @@ from onnxquant import quantize
 from onnxquant.recipe import Recipe, shipped
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+@pytest.mark.parametrize("name", [name for name in sorted(shipped()) if name.endswith("-mixed")])
 def test_tables_and_heads_keep_more_bits(name: str, tmp_path: Path) -> None:
     made = [
         node("Gather", ["embed", "ids"], ["x"], name="/model/embed_tokens/Gather"),
