@@ -104,8 +104,7 @@ def to_toml(entries: Mapping[str, Any], kept: Sequence[str] = ()) -> str:
 
 def _group(rule: Rule, solver: str | None) -> dict[str, Any]:
     out: dict[str, Any] = {"format": rule.make_format().name, **rule.parameters}
-    if rule.target != AUTO:
-        out["target"] = rule.target
+    out |= {key: getattr(rule, key) for key in ("target", "compute") if getattr(rule, key) != AUTO}
     return out if solver is None else {**out, "solver": solver}
 
 

@@ -93,6 +93,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "format": {"format": "q4_0", "exclude": "head|stem"},
     "parameters": {"bits": 4, "symmetric": False, "block_size": 64, "target": "custom", "solver": "mse"},
     "dynamic": {"activations": "dynamic", "exclude": "head.logits"},
+    "compute": {"bits": 4, "compute": "float"},
     "permuted": {"bits": 4, "permutation": "norm"},
     "gptq": {"bits": 4, "data": FEEDS, "calibration_samples": 16},
 }
