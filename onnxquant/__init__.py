@@ -13,6 +13,7 @@ from onnxquant.errors import (
     OnnxQuantError,
     OutputError,
     RecipeError,
+    ReportError,
     StatisticsError,
     WeightError,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "OutputError",
     "RecipeError",
     "Report",
+    "ReportError",
     "Statistics",
     "StatisticsError",
     "WeightError",

@@ -24,7 +24,8 @@ from onnxquant.options import Options
 from onnxquant.passes.pipeline import prepare
 from onnxquant.plan import Decision, Plan, decide
 from onnxquant.recipe import Rule
-from onnxquant.report.data import Report
+from onnxquant.report import files
+from onnxquant.report.data import Report, given, hashes
 from onnxquant.stored import dequantize, metadata, records, verify
 from onnxquant.targets import AUTO
 from onnxquant.targets.bodies import DOMAIN
@@ -52,6 +53,7 @@ def validate(
     *,
     detailed: bool = False,
     progress: Callable[[str, float], None] = lambda stage, done: None,
+    command: str | None = None,
     **options: Any,
 ) -> Report:
     """Prove a quantized file against its original: structure, weights, outputs, sizes.
@@ -62,8 +64,9 @@ def validate(
         data: samples; None: seeded synthetic ones, with a warning.
         detailed: find out what each weight and each rounded activation costs (``report.proof.damage``).
         progress: told the stage and which part of it is done.
+        command: the command line, for the report.
         options: ``samples``, ``seed``, ``threads``, ``dim``, ``min_sqnr``, ``max_mse``, ``metric``, ``max_drop``,
-            ``external_root``.
+            ``external_root``, ``report``, ``force``.
 
     Raises:
         ModelError: a model cannot be read or run.
@@ -73,6 +76,9 @@ def validate(
     document = load_document(original, settings.external_root)
     report = Report(source=document.name, output=str(quantized), original_bytes=document.size())
     file = load_document(quantized, settings.external_root)
+    for path in files.places(settings.report, Path(quantized), force=settings.force):
+        refuse_overwriting(document, path)
+        refuse_overwriting(file, path)
     progress("samples", 0.0)
     samples = reference_of(document, data, settings)
     proof = compare(document, Path(quantized), samples, settings, lambda stage: progress(stage, 0.0))
@@ -82,6 +88,10 @@ def validate(
         proof.damage = [d.to_dict() for d in found]
     report.prove(proof)
     report.output_bytes = file.size()
+    report.asked = {"recipe": [], "options": given(options)}
+    report.command = command
+    report.sha256 = {"original": hashes(document), "output": hashes(file)}
+    files.write(report, files.places(settings.report, Path(quantized), force=True))
     return report
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.passes.sums import keep_sums
 from onnxquant.plan import Decision, Plan, make_plan
 from onnxquant.recipe import Recipe
-from onnxquant.report.data import Report, SiteResult
+from onnxquant.report import files
+from onnxquant.report.data import Report, SiteResult, given, hashes
 from onnxquant.search import budget
 from onnxquant.stored import digest, metadata
 from onnxquant.validation.compare import Made, compare, reference_of
@@ -43,6 +44,7 @@ def quantize(
     recipe: str | Path | Mapping[str, Any] | None = None,
     data: Data = None,
     progress: Progress = _silent,
+    command: str | None = None,
     **options: Any,
 ) -> Report:
     """Quantize a model's weights, write it, and prove what that cost.
@@ -54,6 +56,7 @@ def quantize(
         data: samples for the proof: a ``.npz``, a folder of arrays or images, a text, an iterable of ``{input name:
             array}`` ... (docs/feeds.md); None: seeded synthetic ones.
         progress: called with a stage's name and how much of it is done (0 to 1).
+        command: the command line, for the report.
         options: fields of ``Options`` by name: ``format``, ``bits``, ``block_size``, ``per_channel``, ``symmetric``,
             ``target``, ``include``, ``exclude``, ``dry_run``, ``force`` ...
 
@@ -74,9 +77,11 @@ def quantize(
     document = original.copy()
     notes = prepare(document)
     if settings.whole_graph:
-        return _whole_graph(
-            original, document, _output_path(original, output, rules), notes, (data, settings, progress)
-        )
+        told = _Told(_output_path(original, output, rules), original, rules, options, command)
+        told.check(settings)
+        return told.finish(_whole_graph(original, document, told.output, notes, (data, settings, progress)), settings)
+    if not settings.searches:  # which may name the output after the formats it finds
+        _Told(_output_path(original, output, rules), original, rules, options, command).check(settings)
     if settings.activations == "static":
         notes += simplify(document)
     notes += raise_opset(document, rules, integers.least_opset(settings))
@@ -93,8 +98,37 @@ def quantize(
         if chosen:
             beside = replace(beside, solved=chosen.solved.without(ready.weights))
             plan = replace(plan, search=chosen.about)
-        path = _output_path(original, output, rules)
-        return _carry_out(original, path, (beside, plan, notes), data, replace(work, orders=ready.orders))
+        told = _Told(_output_path(original, output, rules), original, rules, options, command)
+        told.check(settings)
+        work = replace(work, orders=ready.orders)
+        return told.finish(_carry_out(original, told.output, (beside, plan, notes), data, work), settings)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a report says beside what was done, and where reports go."""
+
+    output: Path
+    original: Document
+    rules: Recipe
+    options: Mapping[str, Any]
+    command: str | None
+
+    def check(self, settings: Options) -> None:
+        """Refuse reports that could not be written, before any work."""
+        for path in files.places(settings.report, self.output, force=settings.force):
+            refuse_overwriting(self.original, path)
+
+    def finish(self, report: Report, settings: Options) -> Report:
+        """Say what was asked for, of which files, and write the reports."""
+        report.asked = {"recipe": self.rules.to_list(), "options": given(self.options)}
+        report.command = self.command
+        if settings.report or not settings.dry_run:
+            report.sha256 = {"original": hashes(self.original)}
+        if not report.planned:
+            report.sha256["output"] = hashes(load(self.output))
+        files.write(report, files.places(settings.report, self.output, force=True))
+        return report
 
 
 def _carry_out(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -151,6 +151,13 @@ class Recipe:
     """
 
     rules: tuple[Rule, ...]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """The rules as plain data, each without what is at its default."""
+        return [
+            {f.name: v for f in fields(r) if (v := getattr(r, f.name)) not in (None, (), {}, False, AUTO)}
+            for r in self.rules
+        ]
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any], where: str = "recipe") -> Self:

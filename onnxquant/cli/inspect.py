@@ -14,7 +14,8 @@ from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, mod
 from onnxquant.errors import NativeLibraryError
 from onnxquant.formats import formats
 from onnxquant.recipe import shipped
-from onnxquant.report.terminal import size, table
+from onnxquant.report.terminal import table
+from onnxquant.report.verdict import size
 from onnxquant.solvers import Solver, solvers
 from onnxquant.targets import targets
 from onnxquant.targets.bodies import GATHER, MATMUL, op_name

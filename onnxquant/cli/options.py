@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from onnxquant.options import Options
 
 Command = Callable[..., Any]
 FAILED, UNUSABLE = 1, 2
+# Where a context keeps what was typed.
+ARGUMENTS = "onnxquant.arguments"
 
 
 def model_options(*names: str) -> Callable[[Command], Command]:
@@ -103,6 +106,13 @@ def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
     click.echo(f"onnxquant: error: {' '.join(message.splitlines())}", err=True)
     sys.exit(UNUSABLE)
+
+
+def command_line() -> str:
+    """The command as it was typed, for reports."""
+    context = click.get_current_context()
+    arguments = context.find_root().meta.get(ARGUMENTS, [])
+    return shlex.join(["onnxquant", *arguments])
 
 
 def print_json(data: Any) -> None:

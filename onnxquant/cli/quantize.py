@@ -10,6 +10,7 @@ import click
 from onnxquant.cli.options import (
     FAILED,
     chatter,
+    command_line,
     console,
     data_option,
     errors_become_exit_codes,
@@ -58,10 +59,12 @@ def quantize(
       onnxquant quantize model.onnx --dry-run                     the plan, nothing written
     """
     with progress_bar(shown=sys.stderr.isatty() and not (quiet or as_json)) as progress:
-        report = quantize_model(model, output, recipe=recipe, data=data, progress=progress, **options)
+        report = quantize_model(
+            model, output, recipe=recipe, data=data, progress=progress, command=command_line(), **options
+        )
     if as_json:
         print_json(report.to_dict())
     else:
-        show(report, console(quiet=quiet), verbose=verbose, planned=options["dry_run"])
+        show(report, console(quiet=quiet), verbose=verbose)
     if not report.passed:
         sys.exit(FAILED)
