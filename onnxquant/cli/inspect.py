@@ -67,7 +67,7 @@ def info(model: str, as_json: bool) -> None:
         return
     out = table(f"{escape(model)}", "what", "value")
     for key, value in data.items():
-        if key == "model":
+        if key in ("model", "tensors"):  # one by one in JSON
             continue
         if key.endswith("bytes"):
             text = size(value)

@@ -10,7 +10,6 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from onnxquant.report import rows
@@ -52,7 +51,7 @@ def _svg(name: str, width: float, height: float, draw: Callable[[Axes], None]) -
         height: in inches.
         draw: draws on the axes.
     """
-    style = {
+    style: Any = {
         "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, "text.color": _TEXT, "axes.edgecolor": _LINE,
         "axes.labelcolor": _MUTED, "xtick.color": _LINE, "ytick.color": _LINE, "xtick.labelcolor": _MUTED,
         "ytick.labelcolor": _TEXT, "grid.color": _LINE, "axes.spines.top": False, "axes.spines.right": False,
@@ -67,7 +66,7 @@ def _svg(name: str, width: float, height: float, draw: Callable[[Axes], None]) -
         axes.set_axisbelow(True)
         draw(axes)
         out = io.BytesIO()
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue().decode()
     text = text[text.index("<svg") :]
     for drawn, shown in _COLORS.items():
@@ -141,18 +140,23 @@ def _sensitivity(found: Sequence[Data]) -> Drawing | None:
     ranked = []
     for site in found:
         noise = next((float(c["noise"]) for c in site["candidates"] if c["format"] == site["chosen"]), 0.0)
-        ranked.append((f"{site['name']}  {site['chosen']}", noise, _ONE))
+        if 0 < noise < math.inf:  # what stays in float makes none
+            ranked.append((f"{site['name']}  {site['chosen']}", noise, _ONE))
     ranked.sort(key=lambda r: -r[1])
-    return _bars(ranked, "noise of the chosen format: error power over the outputs' power") if ranked else None
+    label = "noise of the chosen format: error power over the outputs' power"
+    return _bars(ranked, label, logarithmic=True) if ranked else None
 
 
-def _bars(ranked: Sequence[tuple[str, float, str]], label: str) -> Drawing:
+def _bars(ranked: Sequence[tuple[str, float, str]], label: str, *, logarithmic: bool = False) -> Drawing:
     top = ranked[:_RANKED]
 
     def draw(axes: Axes) -> None:
         axes.barh(range(len(top)), [value for _, value, _ in top], 0.7, color=[color for _, _, color in top])
         axes.set_yticks(range(len(top)), [_short(name) for name, _, _ in top])
         axes.set_ylim(len(top) - 0.5, -0.5)
+        if logarithmic:
+            axes.set_xscale("log", base=10)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
         axes.set_xlabel(label)
 
     return 8.4, 0.8 + 0.21 * len(top), draw

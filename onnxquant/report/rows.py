@@ -23,9 +23,9 @@ def sites(data: Data) -> list[dict[str, Any]]:
     if data["sites"]:
         return [_site(s) for s in data["sites"]]
     weights = data["proof"]["weights"] if data["proof"] else {}
-    return [
-        {"name": n, **_errors(w), **{k: w.get(k) for k in ("format", "target", "kernel")}} for n, w in weights.items()
-    ]
+    unknown = {**{key: None for key, _, _ in SITES}, "left": False}
+    told = ("format", "target", "kernel")
+    return [{**unknown, "name": n, **_errors(w), **{k: w.get(k) for k in told}} for n, w in weights.items()]
 
 
 def _site(site: Data) -> dict[str, Any]:

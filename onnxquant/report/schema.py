@@ -27,9 +27,9 @@ def check(data: Mapping[str, Any], name: str) -> None:
     Raises:
         ReportError: with the first field that does not fit.
     """
-    from jsonschema import Draft202012Validator  # only saved reports need it
+    from jsonschema import Draft202012Validator, exceptions  # only saved reports need it
 
-    error = next(Draft202012Validator(json.loads(text())).iter_errors(data), None)
+    error = exceptions.best_match(Draft202012Validator(json.loads(text())).iter_errors(data))
     if error is not None:
         where = "/".join(map(str, error.absolute_path)) or "the report"
         raise ReportError(f"{name}: {where}: {error.message[:200]}")

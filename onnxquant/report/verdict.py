@@ -72,10 +72,9 @@ def verdict(report: Report) -> Verdict:
     after = report.output_bytes or report.predicted_bytes
     deployed = {n: float(d["sqnr_db"]) for n, d in (proof.deployed if proof else {}).items()}
     name = min(deployed, key=lambda n: deployed[n], default=None)
+    state = PLANNED if report.planned else UNPROVEN
     if proof:
         state = PASSED if report.passed else FAILED
-    else:
-        state = PLANNED if report.planned else UNPROVEN
     faster = proof.latency["ratio"]["quantized"] if proof and proof.latency else None
     smaller = report.original_bytes / after if after else None
     worst = None if name is None else deployed[name]
@@ -97,7 +96,7 @@ def _next(report: Report, state: str, worst: float | None, smaller: float | None
     if worst is not None and worst < LOW_DB:
         return f"Do not use it yet: {report.remedy}."
     if report.encoded and smaller is not None and smaller < HARDLY:
-        return "It is hardly smaller: look at the reasons beside the weights that were left, then choose another target or format."
+        return "It is hardly smaller: read why weights were left in float, then choose another target or format."
     if faster is not None and faster < _SLOWER:
         return "Use it where size matters; where time does, try --bits 8, --target auto or --activations static."
     return "Use it, and measure it on the task it is for."

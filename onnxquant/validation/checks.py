@@ -4,7 +4,7 @@ An error per element says how much was lost, not whether it was lost by rounding
 weight's sum, its norms and most of its SQNR as they were. With E = decoded - weight, of N rows and K columns:
 
 *sum test*: one product with seeded normal activations x. ``relative_error = |E x| / |W x|``, and
-``z = |E x| / (rms(E) sqrt(N) |x|)``, which is near 1 where errors are independent of each other, and above it where they add up.
+``z = |E x| / (rms(E) sqrt(N) |x|)``, near 1 where errors are independent of each other, above it where they add up.
 
 *gradient test*: products with ramps, r_i = (2 i + 1) / N - 1 over the rows and alike over the columns, one number per column
 and per row. ``z = max_j |r . E_j| / (rms(E) |r|)`` is small where errors are roundings: of K normal numbers the largest is
@@ -13,9 +13,10 @@ other, on 256 rows at most. Columns are *misplaced* where each decoded one is cl
 
     1 - r^2(decoded_j, weight_i) < 0.6 (1 - r^2(decoded_j, weight_j)),
 
-with r the correlation, and those others are such columns again, as a change of places has it. Rounding does that in no format (two columns would have
-to hit each other's direction in N dimensions by chance), misplacing does it in all that keep more than 3 dB. Columns that are
-multiples of each other are alike, and columns of fewer than 16 rows are not judged; rows are, in the same way.
+with r the correlation, and those others are such columns again, as a change of places has it. Rounding does that in no
+format (two columns would have to hit each other's direction in N dimensions by chance), misplacing does it in all that keep
+more than 3 dB, for columns that matter beside their neighbours. Columns that are multiples of each other are alike, and
+columns of fewer than 16 rows are not judged; rows are, in the same way.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _CLEARLY = 0.6
 
 
 def check(weight: NDArray[Any], decoded: NDArray[Any]) -> dict[str, Any]:
-    """Both checks of a matrix: ``sum_test`` with ``relative_error`` and ``z``, ``gradient_test`` with ``z`` and ``misplaced``.
+    """Both checks of a matrix: ``sum_test`` (``relative_error``, ``z``) and ``gradient_test`` (``z``, ``misplaced``).
 
     Args:
         weight: the original [rows, cols].
@@ -59,7 +60,7 @@ def check(weight: NDArray[Any], decoded: NDArray[Any]) -> dict[str, Any]:
     w, d = np.asarray(weight, np.float32), np.asarray(decoded, np.float32)
     if not w.size:
         return {}
-    x = np.random.default_rng(_SEED).standard_normal(w.shape[1], np.float32)
+    x: Matrix = np.random.default_rng(_SEED).standard_normal(w.shape[1], np.float32)
     down, across = _ramp(len(w)), _ramp(w.shape[1])
     rows, cols = _some(len(w)), _some(w.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
@@ -68,7 +69,13 @@ def check(weight: NDArray[Any], decoded: NDArray[Any]) -> dict[str, Any]:
         by_column, by_row = np.abs(down @ d - down @ w), np.abs(d @ across - w @ across)
         rms = math.sqrt(float(np.square(d[rows] - w[rows], dtype=np.float64).mean()))
     kept, lost = _norm(product), _norm(off)
-    if not (math.isfinite(kept) and math.isfinite(lost) and math.isfinite(rms) and np.isfinite(by_column).all()):
+    if not (
+        math.isfinite(kept)
+        and math.isfinite(lost)
+        and math.isfinite(rms)
+        and np.isfinite(by_column).all()
+        and np.isfinite(by_row).all()
+    ):
         return {}
     largest = max(float(by_column.max()) / _norm(down), float(by_row.max()) / _norm(across))
     found = [["column", *pair] for pair in _misplaced(w[rows], d[rows], by_column)]
@@ -99,17 +106,18 @@ def doubt(found: dict[str, Any]) -> str | None:
     return f"its products hold more error than signal ({lost:.2f}, expected below {LOST:g})" if lost > LOST else None
 
 
-def _misplaced(w: Matrix, d: Matrix, deviation: Matrix) -> list[list[int]]:
+def _misplaced(w: NDArray[Any], d: NDArray[Any], deviation: Matrix) -> list[list[int]]:
     """Columns whose decoded values are another's, with that other one."""
     if len(w) < _LEAST or w.shape[1] < 2:
         return []
-    w, d = w - w.mean(axis=0), d - d.mean(axis=0)
+    there, here = (m.astype(np.float64) for m in (w, d))
+    w, d = there - there.mean(axis=0), here - here.mean(axis=0)
     own = _unlike(np.einsum("ij,ij->j", w, d), _squares(w), _squares(d))
     suspects = np.union1d(np.argsort(-own)[:_SUSPECTS], np.argsort(-deviation)[:_SUSPECTS])
     suspects = suspects[own[suspects] > _OWN]
     if suspects.size < 2:
         return []
-    there, here = w[:, suspects].astype(np.float64), d[:, suspects].astype(np.float64)
+    there, here = w[:, suspects], d[:, suspects]
     unlike = _unlike(here.T @ there, _squares(there)[None, :], _squares(here)[:, None])
     at = np.arange(suspects.size)
     mine = unlike[at, at]

@@ -1,4 +1,4 @@
-"""What a weight's values look like before and after, and which codes are used: numbers for a picture, a few hundred per weight."""
+"""A weight's values before and after, and which codes are used: a few hundred numbers per weight, for a picture."""
 
 from __future__ import annotations
 

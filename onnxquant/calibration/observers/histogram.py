@@ -141,7 +141,7 @@ class Histogram(Accumulator):
         return float(left[i] + (right[i] - left[i]) * min(1.0, max(0.0, (target - below[i]) / count[i])))
 
     def summary(self, bins: int = 48) -> dict[str, Any]:
-        """``low``, ``high`` and the ``counts`` of equal bins between them, as plain data; a bin goes where its middle lies."""
+        """``low``, ``high`` and the ``counts`` of equal bins between them, by the middle of each bin here."""
         left, right, mass = self.masses()
         low, high = float(self.low), float(self.high)
         if not high > low:
