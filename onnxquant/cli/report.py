@@ -17,7 +17,12 @@ from onnxquant.report.terminal import show, table
 
 @click.command()
 @click.argument("reports", nargs=-1, type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="Write it to this file: .html, .md or .json.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="Write it to this file: .html, .md or .json; an ending alone means beside the report.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--schema", "as_schema", is_flag=True, help="Print the JSON Schema of reports.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every weight, and what passes changed.")
@@ -57,7 +62,7 @@ def report(
 
 
 def _write(loaded: dict[str, Report], output: str, *, force: bool) -> None:
-    paths = files.places([output], Path("model.onnx"), force=force)
+    paths = files.places([output], Path(next(iter(loaded))), force=force)
     if len(loaded) == 1:
         files.write(next(iter(loaded.values())), paths)
     else:

@@ -263,7 +263,7 @@ class Report:
         """
         from onnxquant.report import files  # faces know the report, not the other way round
 
-        files.write(self, files.places([str(path)], Path(), force=force))
+        files.write(self, files.places([str(path)], Path(self.output or "report"), force=force))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], name: str = "report") -> Self:

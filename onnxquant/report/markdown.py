@@ -77,7 +77,7 @@ def _list(title: str, entries: Sequence[str]) -> list[str]:
 
 def _text(value: str) -> str:
     """Text that no name can turn into markup or into another cell."""
-    for mark in "\\`*_[]<>|#&":
+    for mark in "\\&`*_[]<>|#":
         value = value.replace(mark, f"\\{mark}" if mark not in "<>&" else _ENTITIES[mark])
     return " ".join(value.split())
 
