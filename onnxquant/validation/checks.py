@@ -60,7 +60,7 @@ def check(weight: NDArray[Any], decoded: NDArray[Any]) -> dict[str, Any]:
     w, d = np.asarray(weight, np.float32), np.asarray(decoded, np.float32)
     if not w.size:
         return {}
-    x: Matrix = np.random.default_rng(_SEED).standard_normal(w.shape[1], np.float32)
+    x = np.asarray(np.random.default_rng(_SEED).standard_normal(w.shape[1], np.float32))
     down, across = _ramp(len(w)), _ramp(w.shape[1])
     rows, cols = _some(len(w)), _some(w.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):

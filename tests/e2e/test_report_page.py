@@ -72,7 +72,7 @@ def many(report: Report) -> Report:
     drawn = {**data["proof"]["distributions"]["second"], "codes": [1000 + i for i in range(256)]}
     names = [f"encoder.layer.{i}.attention.self.query.weight" for i in range(MANY)]
     data["sites"] = [{**site, "name": n} for n in names]
-    data["proof"]["weights"] = {n: data["proof"]["weights"]["second"] for n in names}
+    data["proof"]["weights"] = dict.fromkeys(names, data["proof"]["weights"]["second"])
     data["proof"]["distributions"] = dict.fromkeys(names, drawn)
     return Report.from_dict(data)
 
