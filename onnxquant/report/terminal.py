@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich import box
@@ -129,10 +129,20 @@ def _show_proof(report: Report, console: Console, *, verbose: bool) -> None:
     proof = report.proof
     assert proof
     if not report.encoded and proof.weights and verbose:
-        weights = table("Weights, worst first", "weight", "format", "target", ">SQNR", ">max error", ">MSE")
+        weights = table(
+            "Weights, worst first",
+            "weight",
+            "format",
+            "target",
+            ">SQNR",
+            ">max error",
+            ">MSE",
+            ">sum test",
+            ">gradient z",
+        )
         for name, w in sorted(proof.weights.items(), key=lambda kv: _order(kv[1]["sqnr_db"])):
             figures = (decibels(w["sqnr_db"]), f"{w['max_error']:.3g}", f"{w['mse']:.3g}")
-            weights.add_row(escape(name), w["format"], w["target"], *figures)
+            weights.add_row(escape(name), w["format"], w["target"], *figures, *_checks(w))
         console.print(weights)
     if not report.encoded:
         console.print(_structure(proof.structure))
@@ -146,6 +156,13 @@ def _show_proof(report: Report, console: Console, *, verbose: bool) -> None:
     for name, ops in proof.kernels.items():
         shown = ", ".join(f"{op} {n}" for op, n in ops.items())
         console.print(f"[bold]kernels[/bold] ({name}): {shown}")
+
+
+def _checks(weight: Mapping[str, Any]) -> tuple[str, str]:
+    """The quick checks of a weight, empty where it could not be judged."""
+    if "sum_test" not in weight:
+        return "", ""
+    return f"{weight['sum_test']['relative_error']:.3g}", f"{weight['gradient_test']['z']:.3g}"
 
 
 def _outputs(proof: Proof) -> Table:

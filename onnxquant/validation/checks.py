@@ -122,15 +122,10 @@ def _misplaced(w: NDArray[Any], d: NDArray[Any], deviation: Matrix) -> list[list
     at = np.arange(suspects.size)
     mine = unlike[at, at]
     nearest = unlike.argmin(axis=1)
-    moved = (unlike[at, nearest] < _CLEARLY * mine) & (mine > _OWN) & _wrong(there, here)
+    moved = (unlike[at, nearest] < _CLEARLY * mine) & (mine > _OWN)
     while not np.array_equal(moved, kept := moved & moved[nearest]):
         moved = kept
     return [[int(suspects[j]), int(suspects[nearest[j]])] for j in np.flatnonzero(moved)]
-
-
-def _wrong(there: NDArray[Any], here: NDArray[Any]) -> NDArray[Any]:
-    """Columns whose error has more power than they have themselves, or half of it: what is tiny is rounded that badly too."""
-    return np.asarray(_squares(here - there) > 0.5 * _squares(there))
 
 
 def _unlike(dot: NDArray[Any], one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
