@@ -26,7 +26,7 @@ from onnxquant.passes.pipeline import prepare
 from onnxquant.plan import Decision, Plan, decide
 from onnxquant.recipe import Rule
 from onnxquant.report import files
-from onnxquant.report.data import Report, given, hashes
+from onnxquant.report.data import Report, files_of, given, hashes
 from onnxquant.stored import Record, dequantize, metadata, records, verify
 from onnxquant.targets import AUTO
 from onnxquant.targets.bodies import DOMAIN
@@ -91,7 +91,7 @@ def validate(
     report.output_bytes = file.size()
     report.asked = {"recipe": [], "options": given(options)}
     report.command = command
-    report.sha256 = {"original": hashes(document), "output": hashes(file)}
+    report.sha256 = {"original": hashes(files_of(document)), "output": hashes(files_of(file))}
     files.write(report, files.places(settings.report, Path(quantized), force=True))
     return report
 

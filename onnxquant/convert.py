@@ -17,14 +17,14 @@ from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import Site, find
-from onnxquant.options import Options
+from onnxquant.options import REPORTS, Options
 from onnxquant.passes.opset import raise_opset
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.passes.sums import keep_sums
 from onnxquant.plan import Decision, Plan, make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.report import files
-from onnxquant.report.data import Report, SiteResult, given, hashes
+from onnxquant.report.data import Report, SiteResult, files_of, given, hashes
 from onnxquant.search import budget
 from onnxquant.stored import digest, metadata
 from onnxquant.validation.compare import Made, compare, reference_of
@@ -76,12 +76,13 @@ def quantize(
     _refuse_quantized(original)
     document = original.copy()
     notes = prepare(document)
+    told = partial(_Told, settings=settings, original=original, options=options, command=command)
+    # A search may name the output after the formats that it finds.
+    named = output is not None or not settings.searches
+    evidence = told(output=_output_path(original, output, rules) if named else None, rules=rules)
+    evidence.check()
     if settings.whole_graph:
-        told = _Told(_output_path(original, output, rules), original, rules, options, command)
-        told.check(settings)
-        return told.finish(_whole_graph(original, document, told.output, notes, (data, settings, progress)), settings)
-    if not settings.searches:  # which may name the output after the formats it finds
-        _Told(_output_path(original, output, rules), original, rules, options, command).check(settings)
+        return evidence.finish(_whole_graph(original, document, evidence.place, notes, (data, settings, progress)))
     if settings.activations == "static":
         notes += simplify(document)
     notes += raise_opset(document, rules, integers.least_opset(settings))
@@ -98,36 +99,46 @@ def quantize(
         if chosen:
             beside = replace(beside, solved=chosen.solved.without(ready.weights))
             plan = replace(plan, search=chosen.about)
-        told = _Told(_output_path(original, output, rules), original, rules, options, command)
-        told.check(settings)
+        evidence = told(output=_output_path(original, output, rules), rules=rules)
+        evidence.check()
         work = replace(work, orders=ready.orders)
-        return told.finish(_carry_out(original, told.output, (beside, plan, notes), data, work), settings)
+        return evidence.finish(_carry_out(original, evidence.place, (beside, plan, notes), data, work))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Told:
-    """What a report says beside what was done, and where reports go."""
+    """What a report says beside what was done, and where reports go; ``output`` is None while it has no name yet."""
 
-    output: Path
+    settings: Options
     original: Document
+    output: Path | None
     rules: Recipe
     options: Mapping[str, Any]
     command: str | None
 
-    def check(self, settings: Options) -> None:
+    @property
+    def place(self) -> Path:
+        """Where the output goes."""
+        assert self.output is not None
+        return self.output
+
+    def check(self) -> None:
         """Refuse reports that could not be written, before any work."""
-        for path in files.places(settings.report, self.output, force=settings.force):
+        reports = [r for r in self.settings.report if self.output is not None or r not in REPORTS]
+        output = self.output or Path("not.named.yet")
+        for path in files.places(reports, output, force=self.settings.force):
             refuse_overwriting(self.original, path)
 
-    def finish(self, report: Report, settings: Options) -> Report:
+    def finish(self, report: Report) -> Report:
         """Say what was asked for, of which files, and write the reports."""
         report.asked = {"recipe": self.rules.to_list(), "options": given(self.options)}
         report.command = self.command
-        if settings.report or not settings.dry_run:
-            report.sha256 = {"original": hashes(self.original)}
+        if self.settings.report or not report.planned:
+            report.sha256 = {"original": hashes(files_of(self.original))}
         if not report.planned:
-            report.sha256["output"] = hashes(load(self.output))
-        files.write(report, files.places(settings.report, self.output, force=True))
+            data = [self.place.with_name(f"{self.place.name}.data")] if report.external_data else []
+            report.sha256["output"] = hashes([self.place, *data])
+        files.write(report, files.places(self.settings.report, self.place, force=True))
         return report
 
 

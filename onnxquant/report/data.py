@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -335,12 +335,15 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def hashes(document: Document) -> dict[str, str]:
-    """SHA-256 of a model's file and of its data files, by name; empty for a model without a file."""
-    if document.path is None:
-        return {}
+def files_of(document: Document) -> list[Path]:
+    """A model's file and its data files; none of a model that is an object."""
+    return [document.path, *document.data_files()] if document.path else []
+
+
+def hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of files, by name."""
     out = {}
-    for path in (document.path, *document.data_files()):
+    for path in paths:
         with path.open("rb") as file:
             out[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return out

@@ -28,6 +28,8 @@ def places(given: Sequence[str], output: Path, *, force: bool) -> list[Path]:
     >>> places([".html"], Path("model.int8.onnx"), force=False)
     [PosixPath('model.int8.html')]
     """
+    if given and not output.name:
+        raise OutputError(f"{output}: is a folder; expected a file name")
     found: list[Path] = []
     for name in dict.fromkeys(map(str, given)):
         if not name.endswith(REPORTS):

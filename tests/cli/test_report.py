@@ -79,6 +79,7 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(model: Path, 
         (source, "inputs are never overwritten"),
     ):
         refused(run("quantize", source, "-o", tmp_path / "out.onnx", "--force", "--report", place), said)
+    refused(run("quantize", source, "-o", ".", "--report", ".html"), "is a folder")
     refused(run("quantize", source, "-o", tmp_path / "out.html", "--report", ".html"), "the model's own file")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.md", "model.json"]
 
