@@ -74,6 +74,8 @@ def many(report: Report) -> Report:
     data["sites"] = [{**site, "name": n} for n in names]
     data["proof"]["weights"] = dict.fromkeys(names, data["proof"]["weights"]["second"])
     data["proof"]["distributions"] = dict.fromkeys(names, drawn)
+    data["sha256"]["original"] = {f"{'long' * 15}.onnx": 64 * "0"}
+    data["source"] = "/a/folder" + 9 * "/and_another_one"
     return Report.from_dict(data)
 
 
@@ -94,6 +96,7 @@ def test_the_page_holds_the_figures_of_the_report(report: Report) -> None:
     data = report.to_dict()
     assert json.loads(reader.data) == data
     assert reader.fetched == []
+    assert "#0102" not in html.render(report)  # what plots are drawn in, before they take the page's colours
     wide = len(rows.SITES)
     shown = [reader.cells[i : i + wide] for i in range(0, len(reader.cells), wide)]
     keys = [key for key, _, _ in rows.SITES]
@@ -159,9 +162,10 @@ def test_dark_narrow_and_large(browser: Chrome, many: Report, tmp_path: Path) ->
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
         body = browser.find_element(By.TAG_NAME, "body")
         text = browser.find_element(By.CSS_SELECTOR, "figure.plot svg text")
-        colors.append((body.value_of_css_property("background-color"), text.value_of_css_property("fill")))
-    assert colors[0][0] != colors[1][0]
-    assert colors[0][1] != colors[1][1]
+        point = browser.find_element(By.CSS_SELECTOR, "figure.plot svg use")
+        fills = [e.value_of_css_property("fill") for e in (text, point)]
+        colors.append([body.value_of_css_property("background-color"), *fills])
+    assert all(light != dark for light, dark in zip(*colors, strict=True))
     size: dict[str, Any] = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     show(browser, html.render(many), tmp_path)
