@@ -14,6 +14,7 @@ from onnxquant.errors import (
     OnnxQuantError,
     OutputError,
     RecipeError,
+    ReportError,
     StatisticsError,
     WeightError,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "OutputError",
     "RecipeError",
     "Report",
+    "ReportError",
     "Statistics",
     "StatisticsError",
     "WeightError",

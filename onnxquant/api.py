@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -15,6 +15,7 @@ from onnxquant import lowering, native, runtime
 from onnxquant.activations.calibrated import FOR_ACCURACY
 from onnxquant.calibration.calibrate import calibrate
 from onnxquant.errors import RecipeError, nearest
+from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import load as load_document
 from onnxquant.graph.io import nbytes, nodes, tensors
@@ -24,8 +25,9 @@ from onnxquant.options import Options
 from onnxquant.passes.pipeline import prepare
 from onnxquant.plan import Decision, Plan, decide
 from onnxquant.recipe import Rule
-from onnxquant.report.data import Report
-from onnxquant.stored import dequantize, metadata, records, verify
+from onnxquant.report import files
+from onnxquant.report.data import Report, files_of, given, hashes
+from onnxquant.stored import Record, dequantize, metadata, records, verify
 from onnxquant.targets import AUTO
 from onnxquant.targets.bodies import DOMAIN
 from onnxquant.validation.compare import compare, prepared_like, reference_of
@@ -52,6 +54,7 @@ def validate(
     *,
     detailed: bool = False,
     progress: Callable[[str, float], None] = lambda stage, done: None,
+    command: str | None = None,
     **options: Any,
 ) -> Report:
     """Prove a quantized file against its original: structure, weights, outputs, sizes.
@@ -62,8 +65,9 @@ def validate(
         data: samples; None: seeded synthetic ones, with a warning.
         detailed: find out what each weight and each rounded activation costs (``report.proof.damage``).
         progress: told the stage and which part of it is done.
+        command: the command line, for the report.
         options: ``samples``, ``seed``, ``threads``, ``dim``, ``min_sqnr``, ``max_mse``, ``metric``, ``max_drop``,
-            ``external_root``.
+            ``external_root``, ``report``, ``force``.
 
     Raises:
         ModelError: a model cannot be read or run.
@@ -73,6 +77,9 @@ def validate(
     document = load_document(original, settings.external_root)
     report = Report(source=document.name, output=str(quantized), original_bytes=document.size())
     file = load_document(quantized, settings.external_root)
+    for path in files.places(settings.report, Path(quantized), force=settings.force):
+        refuse_overwriting(document, path)
+        refuse_overwriting(file, path)
     progress("samples", 0.0)
     samples = reference_of(document, data, settings)
     proof = compare(document, Path(quantized), samples, settings, lambda stage: progress(stage, 0.0))
@@ -82,6 +89,10 @@ def validate(
         proof.damage = [d.to_dict() for d in found]
     report.prove(proof)
     report.output_bytes = file.size()
+    report.asked = {"recipe": [], "options": given(options)}
+    report.command = command
+    report.sha256 = {"original": hashes(files_of(document)), "output": hashes(files_of(file))}
+    files.write(report, files.places(settings.report, Path(quantized), force=True))
     return report
 
 
@@ -119,7 +130,7 @@ def benchmark(*models: str | Path, data: Data = None, **options: Any) -> list[di
 
 
 def info(path: str | Path) -> dict[str, Any]:
-    """What a model holds: formats, sizes, compression, bits per weight, opset, where it comes from, what it needs."""
+    """What a model holds: formats, sizes, bits per weight, opset, where it comes from, what it needs, each weight."""
     document = load_document(path)
     proto = document.proto
     data = metadata(proto)
@@ -129,7 +140,8 @@ def info(path: str | Path) -> dict[str, Any]:
     float_left = sum(s.elements for s in sites) + sum(prod(c.shape) for c in left)
     float_bytes = sum(s.nbytes for s in sites) + sum(c.nbytes for c in left)
     planes = {n for r in found for names in r.lowered.planes.values() for n in names.values()}
-    plane_bytes = sum(nbytes(t) for t in tensors(proto) if t.name in planes)
+    stored = {t.name: nbytes(t) for t in tensors(proto) if t.name in planes}
+    plane_bytes = sum(stored.values())
     encoded = sum(prod(r.shape) for r in found)
     side = sum(prod(t.dims) for t in tensors(proto) if t.name in planes and t.data_type in FLOATS)
     weights = encoded + float_left - side
@@ -156,6 +168,31 @@ def info(path: str | Path) -> dict[str, Any]:
         "ops": runtime.histogram(proto),
         "needs_onnxruntime": minimum_onnxruntime(proto),
         "library": "optional: our kernels, faster" if any(f.domain == DOMAIN for f in proto.functions) else "none",
+        "tensors": [_tensor(r, stored) for r in found],
+    }
+
+
+def _tensor(record: Record, stored: Mapping[str, int]) -> dict[str, Any]:
+    """How one weight is stored: what its planes take, and what it took in float.
+
+    Args:
+        record: what the file says of it.
+        stored: bytes by plane.
+    """
+    form = format_named(record.format, **record.parameters)
+    planes = {n for names in record.lowered.planes.values() for n in names.values()}
+    now, before = sum(stored.get(n, 0) for n in planes), prod(record.shape) * record.dtype.itemsize
+    return {
+        "name": record.name,
+        "shape": list(record.shape),
+        "dtype": str(record.dtype),
+        "format": record.format,
+        "bits": form.bits,
+        "block_size": getattr(form, "group", None) or None,
+        "target": record.target,
+        "bytes": now,
+        "float_bytes": before,
+        "ratio": before / now if now else None,
     }
 
 

@@ -26,6 +26,7 @@ from onnxquant.passes.sums import keep_sums
 from onnxquant.plan import Decision, Plan, make_plan
 from onnxquant.recipe import Recipe
 from onnxquant.report.data import Report, SiteResult
+from onnxquant.report.evidence import Evidence
 from onnxquant.search import budget
 from onnxquant.stored import digest, metadata
 from onnxquant.validation.compare import Made, compare, reference_of
@@ -45,6 +46,7 @@ def quantize(
     recipe: str | Path | Mapping[str, Any] | None = None,
     data: Data = None,
     progress: Progress = _silent,
+    command: str | None = None,
     **options: Any,
 ) -> Report:
     """Quantize a model's weights, write it, and prove what that cost.
@@ -56,6 +58,7 @@ def quantize(
         data: samples for the proof: a ``.npz``, a folder of arrays or images, a text, an iterable of ``{input name:
             array}`` ... (docs/feeds.md); None: seeded synthetic ones.
         progress: called with a stage's name and how much of it is done (0 to 1).
+        command: the command line, for the report.
         options: fields of ``Options`` by name: ``format``, ``bits``, ``block_size``, ``per_channel``, ``symmetric``,
             ``target``, ``include``, ``exclude``, ``dry_run``, ``force`` ...
 
@@ -76,9 +79,14 @@ def quantize(
     document = original.copy()
     notes = prepare(document)
     origin = json.dumps(origin_of(original, settings, rules), separators=(",", ":"))
+    # A search may name the output after the formats that it finds.
+    named = output is not None or not settings.searches
+    place = _output_path(original, output, rules) if named else None
+    evidence = Evidence(settings, original, place, rules, options, command)
+    evidence.check()
     if settings.whole_graph:
-        report = Report.of_plan(original, _output_path(original, output, rules), Plan(()), notes)
-        return _whole_graph(original, document, report, origin, (data, settings, progress))
+        report = Report.of_plan(original, evidence.place, Plan(()), notes)
+        return evidence.finish(_whole_graph(original, document, report, origin, (data, settings, progress)))
     if settings.activations == "static":
         notes += simplify(document)
     notes += raise_opset(document, rules, integers.least_opset(settings))
@@ -97,8 +105,10 @@ def quantize(
             plan = replace(plan, search=chosen.about)
         if settings.save_recipe is not None:
             plan_recipe.save(plan, find(beside.document)[0], rules, settings)
-        path = _output_path(original, output, rules)
-        return _carry_out(original, path, (beside, plan, notes), data, replace(work, orders=ready.orders))
+        evidence = replace(evidence, output=_output_path(original, output, rules), rules=rules)
+        evidence.check()
+        work = replace(work, orders=ready.orders)
+        return evidence.finish(_carry_out(original, evidence.place, (beside, plan, notes), data, work))
 
 
 def _carry_out(

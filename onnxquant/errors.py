@@ -39,6 +39,10 @@ class StatisticsError(OnnxQuantError):
     """Calibration statistics cannot be collected, read, merged, or used for this model."""
 
 
+class ReportError(OnnxQuantError):
+    """A saved report is missing, damaged, something else, or of another version."""
+
+
 class NativeLibraryError(OnnxQuantError):
     """The compiled library is missing, too old, or refused a call."""
 

@@ -201,7 +201,8 @@ class _Tries:
                 about |= {"solver": "gptq", "not_solved": [name for name in kernels if name not in solved]}
         if self.settings.auto_exclude and not (enough := self.trial.enough(self.solved))(best):
             best = search.exclude(best, enough)
-        return replace(best, static=replace(best.static, about={**best.static.about, **about}))
+        made = replace(best.static, about={**best.static.about, **about}, observed=search.observed())
+        return replace(best, static=made)
 
     def _solve(self, search: Search) -> dict[str, Encoded]:
         """Codes for the weights of kernels that lose least on the samples; what is not in it is rounded to nearest."""

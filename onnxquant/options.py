@@ -20,6 +20,8 @@ from onnxquant.validation.task import Drop
 EXTERNAL_DATA = ("auto", "always", "never")
 # Above this the tensors go to a file of their own, where sessions map them.
 INLINE_BYTES = 100 << 20
+# Endings of reports, each a face of its own.
+REPORTS = (".html", ".md", ".json")
 ACTIVATIONS = ("none", "static", "dynamic")
 SOLVERS = ("auto", *solvers())
 BESIDE_INTEGERS = ("auto", "rtn", "gptq")
@@ -147,10 +149,14 @@ class Options:
         None, "Write the plan, formats that were searched for too, as a recipe to edit and to give to --recipe.",
         metavar="FILE",
     )  # fmt: skip
+    report: tuple[str, ...] = _option(
+        (), "Write what was done and proven to a file: its ending chooses .html, .md or .json, and an ending alone means "
+        "beside the output. May be given several times.", metavar="FILE",
+    )  # fmt: skip
     dry_run: bool = _option(
         False, "Print the plan: every site, its decision, sizes and refusals. Writes nothing.", "--dry-run"
     )
-    force: bool = _option(False, "Replace an existing output.", "--force")
+    force: bool = _option(False, "Replace an existing output, and existing reports.", "--force")
 
     @classmethod
     def make(cls, given: Mapping[str, Any]) -> Self:
@@ -198,6 +204,10 @@ class Options:
             raise RecipeError("metric is measured by the proof, which --no-proof leaves out")
         if options.permutation is not None and (options.activations != "none" or options.whole_graph):
             raise RecipeError("permutation is an order of encoded weights alone: leave out activations and whole_graph")
+        for name in options.report:
+            # An ending alone is no suffix in the eyes of pathlib.
+            if not str(name).endswith(REPORTS):
+                raise RecipeError(f"report is {str(name)!r}, expected a name that ends in {', '.join(REPORTS)}")
         Drop.parse(options.max_drop)
         options.max_bytes()
         options.check_search()
@@ -330,7 +340,7 @@ def without_rivals(entries: Mapping[str, Any], stronger: Mapping[str, Any]) -> d
     return {k: v for k, v in entries.items() if k not in rivals or rivals[k] not in stronger}
 
 
-_SEVERAL = ("include", "exclude", "external_root", "dim", "formats")
+_SEVERAL = ("include", "exclude", "external_root", "dim", "formats", "report")
 # How and where it is done, not what becomes of the model.
 _OF_THE_RUN = (
     "calibration", "jobs", "work", "external_root", "dim", "preprocess", "samples", "threads", "max_mse", "proof", "report",

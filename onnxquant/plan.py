@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import onnx
 
+from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
 from onnxquant.graph.sites import How, Left, Site
 from onnxquant.recipe import Recipe, Rule
@@ -64,6 +65,22 @@ class Decision:
         """The decision to leave the weight in float after all."""
         return replace(self, format=None, target=None, nbytes=self.float_bytes, reason=reason)
 
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            RecipeError: no such format is installed.
+        """
+        made = entries["format"]
+        return cls(
+            name=entries["name"], role=entries["role"], nodes=tuple(entries["nodes"]), shape=tuple(entries["shape"]),
+            dtype=entries["dtype"], elements=prod(entries["shape"]), float_bytes=entries["float_bytes"],
+            nbytes=entries["bytes"], reason=entries["reason"],
+            format=format_named(made, **entries["parameters"]) if made else None, target=entries["target"],
+            refusals=tuple(entries["refusals"]), folded=entries["folded"], solver=entries["solver"] or "rtn",
+        )  # fmt: skip
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for reports."""
         return {
@@ -88,6 +105,10 @@ class Decision:
 
 class Activations(Protocol):
     """What becomes of activations."""
+
+    @property
+    def observed(self) -> Mapping[str, Any]:
+        """Histograms that ranges were chosen by; they are for reports, not for the file."""
 
     def insert(self, proto: onnx.ModelProto) -> None:
         """Put their nodes into a model whose weights are lowered."""
@@ -127,6 +148,11 @@ class Plan:
     def about_activations(self) -> dict[str, Any]:
         """What becomes of activations, as plain data; empty where they stay floats."""
         return self.activations.to_dict() if self.activations else {}
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        """Histograms of activations that ranges were chosen by, as plain data."""
+        return dict(self.activations.observed) if self.activations else {}
 
 
 def make_plan(

@@ -153,6 +153,14 @@ class Recipe:
 
     rules: tuple[Rule, ...]
 
+    def to_list(self) -> list[dict[str, Any]]:
+        """The rules as plain data, each with its format and without what is at its default."""
+        return [
+            {f.name: v for f in fields(r) if (v := getattr(r, f.name)) not in (None, (), {}, False, AUTO)}
+            | ({} if r.keep else {"format": r.make_format().name})
+            for r in self.rules
+        ]
+
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any], where: str = "recipe") -> Self:
         """A recipe: ``rules`` in order, then the other keys, but for ``options``, as one last rule for every site left.

@@ -166,14 +166,15 @@ def _quantized(job: Job, told: Told, settings: Options, rules: Recipe) -> Row:
 
 
 def _row(job: Job, report: Report, key: str) -> Row:
+    found = report.verdict
     return job.row(
-        summary.verdict(report),
+        summary.WORDS[found.state],
         "; ".join(report.proof.problems) if report.proof else "",
         original_bytes=report.original_bytes,
         output_bytes=report.output_bytes or report.predicted_bytes,
-        bits_per_weight=summary.bits_per_weight(report),
-        sqnr_db=summary.worst_sqnr_db(report),
-        speed_ratio=summary.speed_ratio(report),
+        bits_per_weight=report.bits_per_weight,
+        sqnr_db=found.worst_sqnr_db,
+        speed_ratio=found.faster,
         key=key,
     )
 

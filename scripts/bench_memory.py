@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 import onnxquant
-from onnxquant.report.terminal import size
+from onnxquant.report.verdict import size
 
 WIDTH = 4096
 LAYER_BYTES = WIDTH * WIDTH * 4

@@ -24,7 +24,8 @@ from rich.console import Console
 
 import onnxquant
 from onnxquant import native
-from onnxquant.report.terminal import size, table
+from onnxquant.report.terminal import table
+from onnxquant.report.verdict import size
 
 WIDTH = 4096
 

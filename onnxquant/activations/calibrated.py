@@ -20,6 +20,7 @@ from onnxquant.calibration.feeds import Chosen, Feeds
 from onnxquant.calibration.observers import Grid
 from onnxquant.calibration.observers.absmean import AbsMean
 from onnxquant.calibration.observers.gram import Gram
+from onnxquant.calibration.observers.histogram import Histogram
 from onnxquant.calibration.run import collect
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import ModelError, StatisticsError
@@ -222,6 +223,17 @@ class Search:
             return self.statistics.range(source, method, grid, **self.wish.parameters.get(method, {}))
         except StatisticsError as error:
             raise StatisticsError(f"{error}; calibrate again with this version and method {method}") from None
+
+    def observed(self) -> dict[str, Any]:
+        """Histograms of the tensors with ranges, where one was collected; not of those whose channels were balanced."""
+        found = {}
+        for name, tensor in self.placement.tensors.items():
+            if self.statistics is None or tensor.source in self.balanced or name not in self.statistics.observers:
+                continue
+            for accumulator in self.statistics.accumulators(name).values():
+                if isinstance(accumulator, Histogram) and accumulator.count:
+                    found[name] = accumulator.summary()
+        return found
 
     def exclude(self, start: Outcome, enough: Callable[[Outcome], bool]) -> Outcome:
         """Leave few kernels in float, so many that the outcome is ``enough``.

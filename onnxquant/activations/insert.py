@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Static:
         method: how the ranges were chosen.
         split: outputs of Gemms that give floats: their C is added after the product, in float.
         about: what else was done, for the report: balanced channels, corrected biases, kernels left in float ...
+        observed: histograms of what calibration saw, by tensor, for the report alone.
     """
 
     codes: Codes
@@ -36,6 +37,7 @@ class Static:
     method: str
     split: tuple[str, ...]
     about: Mapping[str, Any]
+    observed: Mapping[str, Any] = field(default_factory=dict)
 
     def insert(self, proto: onnx.ModelProto) -> None:
         """Put the nodes into a model whose weights are lowered; its tensors have the names that they had before."""
@@ -84,6 +86,7 @@ class Dynamic:
     """
 
     about: Mapping[str, Any]
+    observed: Mapping[str, Any] = field(default_factory=dict)
 
     def insert(self, proto: onnx.ModelProto) -> None:
         """Nothing is to be put in: the weights' target did it."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.errors import OutputError, StatisticsError
+from onnxquant.errors import StatisticsError
+from onnxquant.graph.publish import atomically
 
 _HEADER = "header"
 
@@ -25,19 +23,8 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
         OutputError: it cannot be written; what was there before is as it was.
     """
     text = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    # Not the output's name: one of 255 bytes has no room for a suffix.
-    temporary = path.with_name(f".onnxquant-statistics-{secrets.token_hex(8)}")
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, **{_HEADER: text, **arrays})  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with atomically(path) as file:
+        np.savez(file, **{_HEADER: text, **arrays})  # type: ignore[arg-type]
 
 
 def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

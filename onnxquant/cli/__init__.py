@@ -14,14 +14,22 @@ from onnxquant.cli.completion import completion
 from onnxquant.cli.config import config
 from onnxquant.cli.diff import diff
 from onnxquant.cli.inspect import benchmark, dequantize, info, list_, verify
-from onnxquant.cli.options import fail
+from onnxquant.cli.options import ARGUMENTS, fail
 from onnxquant.cli.quantize import quantize
+from onnxquant.cli.report import report
 from onnxquant.cli.validate import validate
 from onnxquant.version import __version__
 
 
 class _Commands(click.Group):
     """Reports errors of usage as the commands report theirs: one line and exit code 2."""
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> click.Context:
+        """The context of a run, which keeps what was typed for reports."""
+        typed = list(args)
+        context = super().make_context(info_name, args, *more, **extra)
+        context.meta[ARGUMENTS] = typed
+        return context
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run, and exit unless ``standalone_mode`` is off."""
@@ -58,6 +66,6 @@ def main() -> None:
 
 
 for command in (
-    quantize, batch, config, calibrate, validate, benchmark, diff, info, list_, verify, dequantize, completion,
+    quantize, batch, config, calibrate, validate, report, benchmark, diff, info, list_, verify, dequantize, completion,
 ):  # fmt: skip
     main.add_command(command)

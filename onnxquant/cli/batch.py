@@ -26,7 +26,8 @@ from onnxquant.cli.options import (
     print_json,
     recipe_option,
 )
-from onnxquant.report.terminal import decibels, show, size, table
+from onnxquant.report.terminal import show, table
+from onnxquant.report.verdict import decibels, size
 
 _STYLES = {"PASSED": "green", "WRITTEN": "yellow", "PLANNED": "bold", "NOT DONE": "dim"}
 
@@ -147,7 +148,7 @@ def _print(report: BatchReport, *, verbose: bool) -> None:
     screen = console()
     for row in report.rows:
         if row.report:
-            show(row.report, screen, verbose=verbose, planned=True)
+            show(row.report, screen, verbose=verbose)
     out = table(
         "Models", "model", "verdict", ">before", ">after", ">smaller", ">bits", ">worst SQNR", ">seconds", "why"
     )

@@ -12,7 +12,8 @@ from rich.markup import escape
 from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, print_json
 from onnxquant.diff import Diff
 from onnxquant.diff import diff as diff_models
-from onnxquant.report.terminal import decibels, size, table
+from onnxquant.report.terminal import table
+from onnxquant.report.verdict import decibels, size
 
 # Rows of weights that are shown unless -v asks for all.
 _SHOWN = 25

@@ -15,7 +15,8 @@ from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, mod
 from onnxquant.errors import NativeLibraryError
 from onnxquant.formats import formats
 from onnxquant.recipe import shipped
-from onnxquant.report.terminal import size, table
+from onnxquant.report.terminal import table
+from onnxquant.report.verdict import size
 from onnxquant.solvers import Solver, solvers
 from onnxquant.targets import targets
 from onnxquant.targets.bodies import GATHER, MATMUL, op_name
@@ -67,7 +68,7 @@ def info(model: str, as_json: bool) -> None:
         return
     out = table(f"{escape(model)}", "what", "value")
     for key, value in data.items():
-        if key == "model":
+        if key in ("model", "tensors"):  # one by one in JSON
             continue
         if key.endswith("bytes"):
             text = size(value)

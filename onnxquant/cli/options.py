@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,8 @@ from onnxquant.recipe import shipped
 Command = Callable[..., Any]
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 FAILED, UNUSABLE = 1, 2
+# Where a context keeps what was typed.
+ARGUMENTS = "onnxquant.arguments"
 
 
 def model_options(*names: str, without: tuple[str, ...] = ()) -> Callable[[Command], Command]:
@@ -133,6 +136,13 @@ def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
     click.echo(f"onnxquant: error: {' '.join(message.splitlines())}", err=True)
     sys.exit(UNUSABLE)
+
+
+def command_line() -> str:
+    """The command as it was typed, for reports."""
+    context = click.get_current_context()
+    arguments = context.find_root().meta.get(ARGUMENTS, [])
+    return shlex.join(["onnxquant", *arguments])
 
 
 def print_json(data: Any) -> None:

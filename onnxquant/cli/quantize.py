@@ -11,6 +11,7 @@ from rich.markup import escape
 from onnxquant.advice import advice
 from onnxquant.cli.options import (
     FAILED,
+    command_line,
     console,
     data_option,
     errors_become_exit_codes,
@@ -59,14 +60,14 @@ def quantize(
       onnxquant quantize model.onnx --dry-run --save-recipe plan.toml     the plan as a recipe to edit
     """
     with progress_bar(shown=sys.stderr.isatty() and not (quiet or as_json or one_line)) as progress:
-        report = quantize_model(model, output, progress=progress, **given(options))
+        report = quantize_model(model, output, progress=progress, command=command_line(), **given(options))
     if as_json:
         print_json(report.to_dict())
     elif one_line:
         click.echo(summary(report))
     else:
         screen = console(quiet=quiet)
-        show(report, screen, verbose=verbose, planned=report.output_bytes is None)
+        show(report, screen, verbose=verbose)
         if report.output_bytes is not None:
             screen.print(f"[dim]{escape(advice(str(report.output)))}[/dim]")
     if not report.passed:

@@ -10,6 +10,7 @@ import click
 from onnxquant.api import validate as validate_models
 from onnxquant.cli.options import (
     FAILED,
+    command_line,
     console,
     data_option,
     errors_become_exit_codes,
@@ -30,7 +31,18 @@ from onnxquant.report.terminal import show
 )
 @data_option("Samples")
 @model_options(
-    "samples", "seed", "threads", "dim", "preprocess", "min_sqnr", "max_mse", "metric", "max_drop", "external_root"
+    "samples",
+    "seed",
+    "threads",
+    "dim",
+    "preprocess",
+    "min_sqnr",
+    "max_mse",
+    "metric",
+    "max_drop",
+    "external_root",
+    "report",
+    "force",
 )
 @output_options
 @errors_become_exit_codes
@@ -57,7 +69,9 @@ def validate(
       onnxquant validate model.onnx model.int8.onnx --data feeds.npz --min-sqnr 30 --detailed
     """
     with progress_bar(shown=sys.stderr.isatty() and not (quiet or as_json or one_line)) as progress:
-        report = validate_models(original, quantized, data, detailed=detailed, progress=progress, **options)
+        report = validate_models(
+            original, quantized, data, detailed=detailed, progress=progress, command=command_line(), **options
+        )
     if as_json:
         print_json(report.to_dict())
     elif one_line:

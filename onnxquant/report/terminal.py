@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich import box
@@ -12,29 +12,11 @@ from rich.table import Table
 
 from onnxquant.report import activations
 from onnxquant.report.data import Report, SiteResult
+from onnxquant.report.verdict import FAILED, PASSED, PLANNED, UNPROVEN, decibels, milliseconds, size
 from onnxquant.validation.compare import Proof
 
 # Rows of what each site costs.
 _WORST = 25
-
-
-def size(nbytes: float) -> str:
-    """Bytes as people read them.
-
-    >>> size(1_500_000)
-    '1.5 MB'
-    """
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(nbytes) >= scale:
-            return f"{nbytes / scale:.4g} {unit}"
-    return f"{nbytes:.0f} B"
-
-
-def decibels(value: float | str) -> str:
-    """An SQNR as people read it; ``inf`` is an exact match."""
-    if isinstance(value, str):
-        return {"inf": "exact", "-inf": "none"}.get(value, value)
-    return f"{value:.1f} dB"
 
 
 def table(title: str, *columns: str) -> Table:
@@ -46,13 +28,13 @@ def table(title: str, *columns: str) -> Table:
     return out
 
 
-def show(report: Report, console: Console, *, verbose: bool, planned: bool = False) -> None:
+def show(report: Report, console: Console, *, verbose: bool) -> None:
     """Print a report: a plan when nothing was written yet, else what was done and proven."""
     for note in report.notes if verbose else []:
         console.print(f"[dim]{escape(note)}[/dim]")
     if verbose and report.sites:
         console.print(_sites(report.sites))
-    elif planned:
+    elif report.planned:
         console.print(_sites([s for s in report.sites if s.decision.role]))
         if any(not s.decision.role for s in report.sites):
             console.print(_groups([s for s in report.sites if not s.decision.role]))
@@ -60,9 +42,6 @@ def show(report: Report, console: Console, *, verbose: bool, planned: bool = Fal
         console.print(_groups(report.sites))
     _show_search(report, console)
     _show_activations(report, console, verbose=verbose)
-    if planned:
-        _show_plan(report, console)
-        return
     if report.proof:
         _show_proof(report, console, verbose=verbose)
     for warning in report.warnings:
@@ -146,25 +125,24 @@ def _sums(members: list[SiteResult]) -> tuple[str, str, str, str]:
     return str(len(members)), size(before), size(after), f"{8 * after / max(elements, 1):.2f}"
 
 
-def _show_plan(report: Report, console: Console) -> None:
-    predicted = report.predicted_bytes or 0
-    console.print(
-        f"[bold]plan[/bold] {escape(report.source)} -> {escape(str(report.output))}: {len(report.encoded)} of "
-        f"{len(report.sites)} weights, {size(report.original_bytes)} -> {size(predicted)} "
-        f"({report.original_bytes / max(predicted, 1):.2f}x smaller); nothing was written"
-    )
-    for warning in report.warnings:
-        console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
-
-
 def _show_proof(report: Report, console: Console, *, verbose: bool) -> None:
     proof = report.proof
     assert proof
     if not report.encoded and proof.weights and verbose:
-        weights = table("Weights, worst first", "weight", "format", "target", ">SQNR", ">max error", ">MSE")
+        weights = table(
+            "Weights, worst first",
+            "weight",
+            "format",
+            "target",
+            ">SQNR",
+            ">max error",
+            ">MSE",
+            ">sum test",
+            ">gradient z",
+        )
         for name, w in sorted(proof.weights.items(), key=lambda kv: _order(kv[1]["sqnr_db"])):
             figures = (decibels(w["sqnr_db"]), f"{w['max_error']:.3g}", f"{w['mse']:.3g}")
-            weights.add_row(escape(name), w["format"], w["target"], *figures)
+            weights.add_row(escape(name), w["format"], w["target"], *figures, *_checks(w))
         console.print(weights)
     if not report.encoded:
         console.print(_structure(proof.structure))
@@ -178,6 +156,13 @@ def _show_proof(report: Report, console: Console, *, verbose: bool) -> None:
     for name, ops in proof.kernels.items():
         shown = ", ".join(f"{op} {n}" for op, n in ops.items())
         console.print(f"[bold]kernels[/bold] ({name}): {shown}")
+
+
+def _checks(weight: Mapping[str, Any]) -> tuple[str, str]:
+    """The quick checks of a weight, empty where it could not be judged."""
+    if "sum_test" not in weight:
+        return "", ""
+    return f"{weight['sum_test']['relative_error']:.3g}", f"{weight['gradient_test']['z']:.3g}"
 
 
 def _outputs(proof: Proof) -> Table:
@@ -225,44 +210,28 @@ def _costs(sizes: dict[str, Any], latency: dict[str, Any], loading: dict[str, An
     rows: list[tuple[str, float, float, Callable[[float], str]]] = []
     rows.append(("size", sizes["original_bytes"], sizes["quantized_bytes"], size))
     if seconds:
-        rows.append(("latency", seconds["original"], seconds["quantized"], _milliseconds))
+        rows.append(("latency", seconds["original"], seconds["quantized"], milliseconds))
     if seconds and "quantized, stock" in seconds:
-        rows.append(("latency without our library", seconds["original"], seconds["quantized, stock"], _milliseconds))
+        rows.append(("latency without our library", seconds["original"], seconds["quantized, stock"], milliseconds))
     if loading:
         before, after = loading["original"], loading["quantized"]
-        rows.append(("load time", before["seconds"], after["seconds"], _milliseconds))
+        rows.append(("load time", before["seconds"], after["seconds"], milliseconds))
         rows.append(("memory", before["resident_bytes"], after["resident_bytes"], size))
     for name, was, now, form in rows:
         out.add_row(name, form(was), form(now), f"{was / now:.2f}x" if now else "")
     return out
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms"
-
-
 def _verdict(report: Report, console: Console) -> None:
-    proof = report.proof
-    if proof is None:
-        state = "[yellow]written, not proven[/yellow]"
-    else:
-        state = "[green]PASSED[/green]" if report.passed else "[red]FAILED[/red]"
-    parts = []
-    if report.output_bytes:
-        parts.append(
-            f"{size(report.original_bytes)} -> {size(report.output_bytes)} "
-            f"({report.original_bytes / report.output_bytes:.2f}x smaller)"
-        )
-    if report.encoded:
-        parts.append(f"{len(report.encoded)} of {len(report.sites)} constants encoded")
-    if proof:
-        worst = min((d["sqnr_db"] for d in proof.deployed.values()), key=_order, default=None)
-        if worst is not None:
-            parts.append(f"outputs keep {decibels(worst)}")
-        if proof.latency:
-            parts.append(f"{proof.latency['ratio']['quantized']:.2f}x the original's speed")
-    console.print(f"{state} {escape(str(report.output or report.source))}: {', '.join(parts)}")
+    found, proof = report.verdict, report.proof
+    color = {PASSED: "green", FAILED: "red", UNPROVEN: "yellow", PLANNED: "bold"}[found.state]
+    name = f"{report.source} -> {report.output}" if report.planned else str(report.output or report.source)
+    figures = ", ".join(found.figures(report.original_bytes, report.output_bytes or report.predicted_bytes))
+    console.print(
+        f"[{color}]{found.state}[/{color}] {escape(name)}: {figures}{'; nothing was written' * report.planned}"
+    )
     for note in proof.notes if proof else []:
         console.print(f"  [dim]{escape(note)}[/dim]")
     for problem in proof.problems if proof else []:
         console.print(f"  [red]-[/red] {escape(problem)}")
+    console.print(f"[bold]next[/bold] {escape(found.next)}")

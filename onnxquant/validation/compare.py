@@ -24,7 +24,10 @@ from onnxquant.options import Options
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.stored import check_hashes, decode_weight, digest, metadata, plane_index, read_encoded, records
 from onnxquant.stored import rescaled as rescaled_weights
+from onnxquant.validation import checks
 from onnxquant.validation.conversions import conversions
+from onnxquant.validation.distribution import distribution
+from onnxquant.validation.kernels import kernels_of
 from onnxquant.validation.metrics import Difference, rescaled_like
 from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies, rounds_activations
 from onnxquant.validation.reference import Data, Reference, reference
@@ -51,7 +54,8 @@ class Proof:
 
     Attributes:
         structure: differences by kind, with what explains them; ``problems`` are the ones nothing explains.
-        weights: per encoded weight, its error.
+        weights: per encoded weight, its error, its quick checks (``checks``), and the kernel that onnxruntime picked.
+        distributions: per encoded weight, histograms of its values and the usage of its codes.
         outputs: per pairing (``float_vs_twin``, ``twin_vs_exact``, ``float_vs_deployed`` ...) and output, the error.
         feeds: where the samples came from, and how many.
         activations: of files that round them: ``made`` as the file says, ``conversions`` that onnxruntime runs, and
@@ -63,6 +67,7 @@ class Proof:
 
     structure: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, dict[str, Any]] = field(default_factory=dict)
+    distributions: dict[str, dict[str, Any]] = field(default_factory=dict)
     outputs: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     feeds: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
@@ -176,7 +181,10 @@ def compare(
     if rounds_activations(document):
         proof.activations["conversions"] = conversions(optimized)
     if has_our_ops(document):
-        proof.kernels["library"] = runtime.optimized_ops(quantized, threads=options.threads)
+        optimized = runtime.optimized(quantized, threads=options.threads)
+        proof.kernels["library"] = runtime.histogram(optimized)
+    for name, kernel in kernels_of(records(document.proto), find(prepared)[0], optimized).items():
+        proof.weights.get(name, {})["kernel"] = kernel
     return _judged(proof, options)
 
 
@@ -286,7 +294,11 @@ def _weights(proof: Proof, prepared: Document, quantized: Document, written: Map
         if not np.isfinite(decoded.astype(np.float32, copy=False)).all():
             proof.problems.append(f"weight {record.name!r} decodes to NaN or infinity")
         about = {"format": record.format, "target": record.target, "dtype": str(record.dtype)}
-        proof.weights[record.name] = {**about, **difference.to_dict()}
+        checked = checks.check(site.view.matrix(before), site.view.matrix(decoded))
+        if complaint := checks.complaint(checked):
+            proof.problems.append(f"weight {record.name!r}: {complaint}")
+        proof.weights[record.name] = {**about, **difference.to_dict(), **checked}
+        proof.distributions[record.name] = distribution(before, decoded, encoded)
 
 
 def _runnable(original: Document, folder: Path, options: Options) -> Path:

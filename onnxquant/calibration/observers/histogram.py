@@ -140,6 +140,16 @@ class Histogram(Accumulator):
         i = min(int(np.searchsorted(below[1:], target)), len(count) - 1)
         return float(left[i] + (right[i] - left[i]) * min(1.0, max(0.0, (target - below[i]) / count[i])))
 
+    def summary(self, bins: int = 48) -> dict[str, Any]:
+        """``low``, ``high`` and the ``counts`` of equal bins between them, by the middle of each bin here."""
+        left, right, mass = self.masses()
+        low, high = float(self.low), float(self.high)
+        if not high > low:
+            low, high = low - 0.5, high + 0.5
+        middles = np.append((left + right) / 2, 0.0)
+        counts = np.histogram(middles, bins, (low, high), weights=np.append(mass, self.zeros))[0]
+        return {"low": low, "high": high, "counts": [int(c) for c in counts]}
+
     def state(self) -> State:
         """Everything, as arrays; of the counts those from the first to the last bin that holds something."""
         used = np.flatnonzero(self.counts)

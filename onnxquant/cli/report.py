@@ -1,0 +1,88 @@
+"""``onnxquant report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from onnxquant.cli.options import console, errors_become_exit_codes, print_json
+from onnxquant.errors import RecipeError
+from onnxquant.report import comparison, files, schema
+from onnxquant.report.data import Report
+from onnxquant.report.terminal import show, table
+
+
+@click.command()
+@click.argument("reports", nargs=-1, type=click.Path())
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="Write it to this file: .html, .md or .json; an ending alone means beside the report.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--schema", "as_schema", is_flag=True, help="Print the JSON Schema of reports.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every weight, and what passes changed.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@errors_become_exit_codes
+def report(
+    reports: tuple[str, ...], output: str | None, as_json: bool, as_schema: bool, verbose: bool, force: bool
+) -> None:
+    """Show a report that was saved as JSON again, or compare several.
+
+    \b
+    Examples:
+      onnxquant quantize model.onnx --report .json --report .html
+      onnxquant report model.int8.json                          on the terminal
+      onnxquant report model.int8.json -o page.html             as a page
+      onnxquant report model.int8.json model.q4_0.json          side by side
+      onnxquant report --schema                                 what a report holds
+    """
+    if as_schema:
+        click.echo(schema.text(), nl=False)
+        return
+    if not reports:
+        raise RecipeError("report takes at least one report that was saved as JSON")
+    loaded = {name: Report.load(name) for name in dict.fromkeys(reports)}
+    if output is not None:
+        _write(loaded, output, force=force)
+    elif len(reports) == 1:
+        only = loaded[reports[0]]
+        if as_json:
+            print_json(only.to_dict())
+        else:
+            show(only, console(), verbose=verbose)
+    elif as_json:
+        print_json(comparison.compare(loaded))
+    else:
+        _show(comparison.compare(loaded))
+
+
+def _write(loaded: dict[str, Report], output: str, *, force: bool) -> None:
+    paths = files.places([output], Path(next(iter(loaded))), force=force)
+    if len(loaded) == 1:
+        files.write(next(iter(loaded.values())), paths)
+    else:
+        files.write_comparison(comparison.compare(loaded), paths[0])
+    click.echo(f"{paths[0]}: written")
+
+
+def _show(data: dict[str, Any]) -> None:
+    screen = console()
+    out = table(
+        "Reports", "report", "verdict", ">size", ">smaller", ">bits per weight", ">worst output", ">speed", ">encoded"
+    )
+    for row in data["reports"]:
+        out.add_row(escape(row["report"]), *comparison.cells(row))
+    screen.print(out)
+    if not data["sites"]:
+        screen.print("every weight has the same format in all of them")
+        return
+    names = [row["report"] for row in data["reports"]]
+    weights = table("Weights on which they differ", "weight", *map(escape, names))
+    for site in data["sites"]:
+        weights.add_row(escape(site["name"]), *(comparison.site_cell(site["by_report"][name]) for name in names))
+    screen.print(weights)

@@ -1,0 +1,215 @@
+"""The report as data: real reports of every kind fit the published schema, round trip, and agree with each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import graphs
+import jsonschema
+import numpy as np
+import onnx
+import pytest
+
+import onnxquant
+from onnxquant import Report, ReportError
+from onnxquant.report import comparison, rows, schema
+from onnxquant.report.markdown import render as markdown
+
+KINDS = ("plan", "quantize", "failed", "static", "dynamic", "search", "validate", "half")
+PRODUCTS = graphs.model(
+    [
+        graphs.node("MatMul", ["x", "w"], ["h"]),
+        graphs.node("Relu", ["h"], ["r"]),
+        graphs.node("MatMul", ["r", "v"], ["y"]),
+    ],
+    {"x": ("float32", ["batch", 64])},
+    {"y": "float32"},
+    {"w": graphs.weight(64, 96), "v": graphs.weight(96, 48, seed=5)},
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Report]]:
+    folder = tmp_path_factory.mktemp("reports")
+    source = graphs.save(PRODUCTS, folder / "model.onnx")
+    data = {"x": graphs.rng(3).standard_normal((24, 64)).astype(np.float32)}
+    plain: dict[str, Any] = {"force": True, "samples": 1, "threads": 1}
+    cheap = {"smooth": False, "equalize": False, "rebase": False, "solver": "rtn", "calibration_method": "percentile"}
+
+    def quantize(name: str, **options: Any) -> Report:
+        return onnxquant.quantize(source, folder / f"{name}.onnx", **{**plain, **options})
+
+    found = {
+        "plan": quantize("plan", dry_run=True),
+        "quantize": quantize("quantize", format="q4_k", target="custom", command="onnxquant quantize model.onnx"),
+        "failed": quantize("failed", format="int4", target="ort", data=data, min_sqnr=200),
+        "static": quantize("static", activations="static", data=data, **cheap),
+        "dynamic": quantize("dynamic", activations="dynamic", proof=False),
+        "search": quantize("search", budget_bpw=6.0, formats=["int8", "int4"], data=data, proof=False),
+        "half": quantize("half", format="f16", whole_graph=True, proof=False),
+    }
+    found["validate"] = onnxquant.validate(source, folder / "failed.onnx", data, detailed=True, samples=1, threads=1)
+    assert sorted(found) == sorted(KINDS)
+    yield found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reports_fit_the_schema_and_round_trip(made: dict[str, Report], kind: str, tmp_path: Path) -> None:
+    published = json.loads(schema.text())
+    jsonschema.Draft202012Validator.check_schema(published)
+    data = json.loads(made[kind].to_json())
+    jsonschema.validate(data, published)
+    made[kind].save(tmp_path / "report.json")
+    loaded = Report.load(tmp_path / "report.json")
+    assert loaded.to_dict() == data == made[kind].to_dict()
+    assert loaded.verdict == made[kind].verdict
+    assert markdown(loaded) == markdown(made[kind])
+
+
+def test_every_object_of_the_schema_is_closed() -> None:
+    def walk(value: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(value, dict):
+            yield value
+            for entry in value.values():
+                yield from walk(entry)
+        elif isinstance(value, list):
+            for entry in value:
+                yield from walk(entry)
+
+    objects = [v for v in walk(json.loads(schema.text())) if v.get("type") == "object"]
+    assert len(objects) > 20
+    assert all("additionalProperties" in o for o in objects)
+
+
+def test_a_field_that_the_schema_does_not_know_is_refused(made: dict[str, Report]) -> None:
+    for place in ((), ("sites", 0), ("proof",), ("verdict",)):
+        data = made["quantize"].to_dict()
+        at: Any = data
+        for key in place:
+            at = at[key]
+        at["surprise"] = 1
+        with pytest.raises(ReportError, match="surprise"):
+            Report.from_dict(data)
+
+
+def test_what_is_said_is_what_was_done(made: dict[str, Report]) -> None:
+    states = {kind: made[kind].verdict.state for kind in KINDS}
+    assert {k for k, s in states.items() if s == "FAILED"} == {"failed"}
+    assert (states["plan"], states["dynamic"]) == ("plan", "written, not proven")
+    assert {k for k, s in states.items() if s == "PASSED"} == {"quantize", "static", "validate"}
+    for kind in KINDS:
+        data = made[kind].to_dict()
+        if data["output_bytes"] is not None:
+            size = Path(data["output"]).stat().st_size
+            assert data["output_bytes"] == size
+            assert data["verdict"]["smaller"] == data["original_bytes"] / size == data["ratio"]
+            output = Path(data["output"]).read_bytes()
+            assert data["sha256"]["output"] == {Path(data["output"]).name: hashlib.sha256(output).hexdigest()}
+    assert made["quantize"].command == "onnxquant quantize model.onnx"
+    assert made["failed"].asked["options"]["min_sqnr"] == 200
+    assert made["failed"].asked["recipe"] == [{"format": "int4", "target": "ort"}]
+    assert "more bits" in made["failed"].verdict.next
+    assert made["search"].search["sensitivity"]
+
+
+def test_weights_have_their_figures(made: dict[str, Report]) -> None:
+    weight = onnx.numpy_helper.to_array(PRODUCTS.graph.initializer[0])
+    report = made["quantize"]
+    (site,) = [s for s in report.sites if s.decision.name == "w"]
+    encoded = onnxquant.encode(np.ascontiguousarray(weight.T), "q4_k")
+    error = onnxquant.decode(encoded).astype(np.float64) - weight.T
+    assert site.error["mse"] == pytest.approx((error**2).mean(), rel=1e-6)
+    assert site.error["rmse"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-6)
+    assert site.error["max_error"] == pytest.approx(np.abs(error).max(), rel=1e-6)
+    assert site.error["mean_error"] == pytest.approx(error.mean(), rel=1e-4)
+    power = (weight.astype(np.float64) ** 2).sum() / (error**2).sum()
+    assert site.error["sqnr_db"] == pytest.approx(10 * np.log10(power), abs=1e-3)
+    assert site.error["sum_test"]["relative_error"] < 0.2
+    assert site.kernel
+    assert report.proof
+    drawn = report.proof.distributions["w"]
+    assert drawn["float"] == np.histogram(weight, 48, (drawn["low"], drawn["high"]))[0].tolist()
+    assert drawn["codes"] == np.bincount(encoded.planes["codes"].reshape(-1), minlength=16).tolist()
+    assert sum(drawn["decoded"]) == weight.size
+    assert drawn["every"] == 1
+
+
+def test_large_weights_are_looked_at_in_part() -> None:
+    from onnxquant.validation.distribution import distribution
+
+    weight = graphs.rng(1).standard_normal((1100, 1024)).astype(np.float32)
+    encoded = onnxquant.encode(weight, "int8")
+    found = distribution(weight, onnxquant.decode(encoded), encoded)
+    assert found["every"] == 2
+    assert sum(found["float"]) == sum(found["codes"]) == weight.size // 2
+
+
+def test_ranges_stand_beside_what_calibration_saw(made: dict[str, Report]) -> None:
+    data = made["static"].to_dict()
+    values = graphs.rng(3).standard_normal((24, 64)).astype(np.float32)
+    seen = data["observed"]["x"]
+    assert sum(seen["counts"]) > 0
+    assert values.min() <= seen["low"] < seen["high"] <= values.max()
+    assert data["activations"]["tensors"]["x"]["low"] < 0 < data["activations"]["tensors"]["x"]["high"]
+
+
+def test_several_reports_side_by_side(made: dict[str, Report]) -> None:
+    chosen = {k: made[k] for k in ("quantize", "search", "failed", "validate")}
+    found = comparison.compare(chosen)
+    assert [r["report"] for r in found["reports"]] == list(chosen)
+    for row, report in zip(found["reports"], chosen.values(), strict=True):
+        assert row["worst_sqnr_db"] == report.to_dict()["verdict"]["worst_sqnr_db"]
+    by_name = {s["name"]: s["by_report"] for s in found["sites"]}
+    assert by_name["w"]["quantize"]["format"] == "q4_k"
+    assert by_name["w"]["failed"]["format"] == "int4"
+    assert not comparison.compare({"a": made["quantize"], "b": made["quantize"]})["sites"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "schema is None, expected 1"),
+        ('{"schema": 99}', "schema is 99, expected 1"),
+        ('{"schema": 1}', "is a required property"),
+    ],
+)
+def test_what_is_no_report_is_one_error(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(ReportError, match=said):
+        Report.load(path)
+
+
+def test_damaged_reports_name_the_field(made: dict[str, Report], tmp_path: Path) -> None:
+    data = made["quantize"].to_dict()
+    data["sites"][0]["bytes"] = "many"
+    with pytest.raises(ReportError, match=r"A\.json: sites/0/bytes: 'many' is not of type 'integer'"):
+        Report.from_dict(data, "A.json")
+    data = made["quantize"].to_dict()
+    next(s for s in data["sites"] if s["format"])["format"] = "q9_9"
+    with pytest.raises(ReportError, match="unknown format 'q9_9'"):
+        Report.from_dict(data)
+    with pytest.raises(ReportError, match="cannot be read"):
+        Report.load(tmp_path / "missing.json")
+
+
+def test_names_cannot_become_markup(made: dict[str, Report]) -> None:
+    data = made["quantize"].to_dict()
+    data["sites"][0]["name"] = "a|b</script><b>*c*"
+    text = markdown(Report.from_dict(data))
+    assert "a\\|b&lt;/script&gt;&lt;b&gt;\\*c\\*" in text
+    assert "<b>" not in text
+
+
+def test_rows_hold_the_figures_of_the_data(made: dict[str, Report]) -> None:
+    data = made["quantize"].to_dict()
+    for row, site in zip(rows.sites(data), data["sites"], strict=True):
+        assert row["bytes"] == site["bytes"]
+        assert row["sqnr_db"] == site.get("error", {}).get("sqnr_db")
+    size = next(c for c in rows.costs(data) if c["name"] == "size")
+    assert (size["original"], size["quantized"]) == (data["original_bytes"], data["output_bytes"])
