@@ -16,7 +16,8 @@ from commands import run
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCE = re.compile(r'```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\s*')
-_MARK = re.compile(r"<!-- not run\b:?\s*(?P<reason>.*?)\s*-->")
+# Examples are files, which other tests run as programs.
+_MARK = re.compile(r"<!-- (?:not run\b:?\s*(?P<reason>.*?)|(?P<file>examples/\S+))\s*-->")
 _EXIT = re.compile(r"#\s*exit (\d+)\b")
 
 
@@ -52,7 +53,7 @@ def blocks(page: Path) -> Iterator[Block]:
         above = takewhile(lambda line: line.startswith("<!--"), reversed(lines[:begin]))
         mark = next(filter(None, map(_MARK.fullmatch, above)), None)
         text = "\n".join(lines[begin + 1 : end]) + "\n"
-        unrun = mark["reason"] if mark else None
+        unrun = mark["reason"] or mark["file"] or "" if mark else None
         yield Block(page, begin + 1, fence["language"], fence["title"] or "", text, unrun)
 
 

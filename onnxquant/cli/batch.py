@@ -64,9 +64,10 @@ def batch(
 ) -> None:
     """Quantize MODELS, which are files, folders (their *.onnx) or quoted patterns, into DIR; one table, one exit code.
 
-    \b
     Each model is quantized in a process of its own: one that fails, runs out of memory or crashes is one row of the table.
+
     Without --continue-on-error no other model is begun once one has failed or missed a bound.
+
     With --skip-existing a second run does what is missing. An output that was made of another model or with other
     options is an error, or made again with --force.
 

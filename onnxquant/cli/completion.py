@@ -19,8 +19,8 @@ def completion(context: click.Context, shell: str) -> None:
 
     \b
     Examples:
-      eval "$(onnxquant completion bash)"                       for this shell; or put it into ~/.bashrc
       onnxquant completion bash > ~/.local/share/bash-completion/completions/onnxquant
+      eval "$(onnxquant completion bash)"                       for this shell; or put it into ~/.bashrc
       eval "$(onnxquant completion zsh)"                        in ~/.zshrc, after compinit
       onnxquant completion fish > ~/.config/fish/completions/onnxquant.fish
     """
