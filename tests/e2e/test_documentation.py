@@ -121,7 +121,9 @@ def test_blocks_that_are_not_run_say_why() -> None:
 
 def test_figures_of_other_pages_are_those_that_were_measured() -> None:
     figure = re.compile(r"(?<![\d.])\d+\.\d\d+(?![\d.])")
-    measured = {page for page in PAGES if page.name in ("benchmarks.md", "compatibility.md", "activations.md", "solvers.md")}
+    measured = {
+        page for page in PAGES if page.name in ("benchmarks.md", "compatibility.md", "activations.md", "solvers.md")
+    }
     known = {found for page in measured for found in figure.findall(page.read_text(encoding="utf-8"))}
     known |= {f"{form.bits_per_weight:.4g}" for form in onnxquant.formats()}
     for page in set(PAGES) - measured - {ROOT / "docs" / "reference.md"}:  # it is made of the options' defaults
