@@ -1,0 +1,36 @@
+"""Where files run, and where they run fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import graphs
+import pytest
+from commands import run
+
+import onnxquant
+from onnxquant.advice import advice
+
+# As the releases themselves say: scripts/check_compatibility.py.
+SAID = {
+    ("int2", "ort"): ">= 1.24, fast on >= 1.28; our kernels are not needed",
+    ("int2", "onnx"): ">= 1.24, fast on >= 1.28; our kernels are not needed",
+    ("tq2_0", "custom"): ">= 1.24, fast on >= 1.28; our kernels are optional and faster",
+    ("tq2_0", "ort"): ">= 1.24, slower than float: ",
+    ("int8", "onnx"): ">= 1.23, fast on >= 1.25; our kernels are not needed",
+    ("int8", "ort"): ">= 1.23, fast on >= 1.23; our kernels are not needed",
+    ("int4", "onnx"): ">= 1.23, fast on >= 1.23; our kernels are not needed",
+    ("q5_0", "custom"): ">= 1.23, 1 of our 1 ops at float speed there; our kernels make them fast",
+}
+
+
+@pytest.mark.parametrize(("form", "target"), SAID)
+def test_formats_and_targets(form: str, target: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.onnx"
+    onnxquant.quantize(graphs.matmul(k=256, n=256), path, format=form, target=target, proof=False)
+    assert SAID[form, target] in advice(path)
+    assert SAID[form, target] in run("info", path, "--json").output
+
+
+def test_float_models() -> None:
+    assert advice(graphs.matmul()) == "loads on onnxruntime >= 1.23, at float speed; our kernels are not needed"
