@@ -20,7 +20,6 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 
 import onnxquant
-from onnxquant.validation import compare
 
 
 def _digits(folder: Path) -> None:
@@ -93,9 +92,6 @@ def reader(presumed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """A copy of that folder to work in."""
     shutil.copytree(presumed, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    # Load time and memory are measured in processes of their own, for seconds; other tests look at them.
-    unmeasured = {"seconds": 1.0, "anonymous_bytes": 1.0, "resident_bytes": 1.0}
-    monkeypatch.setattr(compare, "footprint", lambda path: unmeasured)
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:  # the next page may have a judge.py, too
