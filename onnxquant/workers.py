@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from onnxquant.tasks import Job, Row, perform
@@ -26,6 +27,8 @@ from onnxquant.tasks import Job, Row, perform
 Progress = Callable[[int, str, float], None]
 # A worker that was told to end gets so many seconds to remove its temporary files.
 _PATIENCE = 10.0
+# What is imported here is imported there, whatever lies in the current folder.
+_PACKAGES = str(Path(__file__).parents[1])
 _CODE = "from onnxquant import workers; workers.main()"
 
 
@@ -125,9 +128,9 @@ class _Worker:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         # In a session of its own: Ctrl-C is for this process to deal with.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE],
+            [sys.executable, "-P", "-c", _CODE],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},  # noqa: PTH109
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([_PACKAGES, *(p or os.getcwd() for p in sys.path)])},  # noqa: PTH109
         )  # fmt: skip
         self._input, self._output = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
 

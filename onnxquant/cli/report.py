@@ -35,7 +35,7 @@ def report(
 
     \b
     Examples:
-      onnxquant report model.int8.json                          on the terminal; made by quantize --report .json
+      onnxquant report model.int8.json                          on the terminal
       onnxquant report model.int8.json -o page.html             as a page
       onnxquant report model.int8.json model.q4_0.json          side by side
       onnxquant report --schema                                 what a report holds

@@ -228,10 +228,11 @@ def _verdict(report: Report, console: Console) -> None:
     name = f"{report.source} -> {report.output}" if report.planned else str(report.output or report.source)
     figures = ", ".join(found.figures(report.original_bytes, report.output_bytes or report.predicted_bytes))
     console.print(
-        f"[{color}]{found.state}[/{color}] {escape(name)}: {figures}{'; nothing was written' * report.planned}"
+        f"[{color}]{found.state}[/{color}] {escape(name)}: {figures}{'; nothing was written' * report.planned}",
+        soft_wrap=True,
     )
     for note in proof.notes if proof else []:
         console.print(f"  [dim]{escape(note)}[/dim]")
     for problem in proof.problems if proof else []:
         console.print(f"  [red]-[/red] {escape(problem)}")
-    console.print(f"[bold]next[/bold] {escape(found.next)}")
+    console.print(f"[bold]next[/bold] {escape(found.next)}", soft_wrap=True)

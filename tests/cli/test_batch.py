@@ -83,7 +83,7 @@ def test_a_process_that_dies_is_one_row(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from onnxquant.cli import main; main()", *map(str, arguments)]
+    return [sys.executable, "-P", "-c", "from onnxquant.cli import main; main()", *map(str, arguments)]
 
 
 def test_an_interrupted_batch_says_what_is_done_and_is_resumed(tmp_path: Path) -> None:

@@ -522,7 +522,7 @@ class Server:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
+            [sys.executable, "-P", "-c", SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -695,7 +695,7 @@ def test_output_does_not_depend_on_process_folder_or_threads(default_model: Path
         folder.mkdir(parents=True)
         shutil.copy(default_model, folder / "m.onnx")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **{k: v for k, v in given.items() if k.isupper()}}
-        command = [sys.executable, "-c", SCRIPT, given["threads"], given["umask"]]
+        command = [sys.executable, "-P", "-c", SCRIPT, given["threads"], given["umask"]]
         running.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True))
     results = [json.loads(p.communicate(timeout=60)[0]) for p in running]
     assert results[0] == results[1] == results[2]
