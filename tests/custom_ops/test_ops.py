@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxquant import native
 
 NAMES = native.formats()
-RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "8"))
+RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "4"))
 
 
 def weight_of(name, rows=33, cols=100, block=32):
