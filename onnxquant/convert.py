@@ -87,28 +87,31 @@ def quantize(
     if settings.whole_graph:
         report = Report.of_plan(original, evidence.place, Plan(()), notes)
         return evidence.finish(_whole_graph(original, document, report, origin, (data, settings, progress)))
-    if settings.activations == "static":
-        notes += simplify(document)
-    notes += raise_opset(document, rules, integers.least_opset(settings))
-    if settings.activations != "none" and (note := keep_sums(document)):
-        notes.append(note)
+    notes += _made_ready(document, rules, settings)
     with solving.workspace(settings) as folder:
         work = solving.Work(folder, settings, progress)
         chosen = budget.search(document, rules, data, work) if settings.searches else None
         rules = chosen.rules if chosen else rules
         ready = rescaling.rescaled(document, rules, data, work)
-        notes += ready.notes
         beside, plan = _plan(original, ready, rules, data, work)
-        plan = replace(plan, rescaled=ready.weights, origin=origin)
+        plan = replace(plan, rescaled=ready.weights, origin=origin, search=chosen.about if chosen else {})
         if chosen:
             beside = replace(beside, solved=chosen.solved.without(ready.weights))
-            plan = replace(plan, search=chosen.about)
         if settings.save_recipe is not None:
             plan_recipe.save(plan, find(beside.document)[0], rules, settings)
         evidence = replace(evidence, output=_output_path(original, output, rules), rules=rules)
         evidence.check()
-        work = replace(work, orders=ready.orders)
-        return evidence.finish(_carry_out(original, evidence.place, (beside, plan, notes), data, work))
+        made = (beside, plan, [*notes, *ready.notes])
+        return evidence.finish(_carry_out(original, evidence.place, made, data, replace(work, orders=ready.orders)))
+
+
+def _made_ready(document: Document, rules: Recipe, settings: Options) -> list[str]:
+    """Passes that depend on what is asked for; what they changed."""
+    notes = simplify(document) if settings.activations == "static" else []
+    notes += raise_opset(document, rules, integers.least_opset(settings))
+    if settings.activations != "none" and (note := keep_sums(document)):
+        notes.append(note)
+    return notes
 
 
 def _carry_out(

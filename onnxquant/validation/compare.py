@@ -135,11 +135,7 @@ def compare(
         "quantized_bytes": document.size(),
         "ratio": original.size() / document.size(),
     }
-    if damaged := [name for name, good in check_hashes(document).items() if not good]:
-        proof.problems.append(f"{len(damaged)} tensors are not as they were written, {damaged[0]!r} first")
-    if records(original.proto) and not records(document.proto):
-        proof.problems.append("the first model is quantized by onnxquant and the second is not: are they swapped?")
-    _structure(proof, original, document)
+    _look_over(proof, original, document)
     if rounds_activations(document):
         proof.activations["made"] = metadata(document.proto).get("activations", {})
     progress("weights")
@@ -176,16 +172,30 @@ def compare(
             proof.latency = latencies(models, samples.feeds[0], options.threads)
         progress("memory and kernels")
         proof.loading = {"original": footprint(source), "quantized": footprint(quantized)}
-    optimized = runtime.optimized(quantized, library=False, threads=options.threads)
+    _kernels(proof, prepared, document, quantized, options.threads)
+    return _judged(proof, options)
+
+
+def _look_over(proof: Proof, original: Document, document: Document) -> None:
+    """What is to be seen before any weight is decoded."""
+    if damaged := [name for name, good in check_hashes(document).items() if not good]:
+        proof.problems.append(f"{len(damaged)} tensors are not as they were written, {damaged[0]!r} first")
+    if records(original.proto) and not records(document.proto):
+        proof.problems.append("the first model is quantized by onnxquant and the second is not: are they swapped?")
+    _structure(proof, original, document)
+
+
+def _kernels(proof: Proof, prepared: Document, document: Document, path: Path, threads: int | None) -> None:
+    """What onnxruntime runs, as its optimized graphs say."""
+    optimized = runtime.optimized(path, library=False, threads=threads)
     proof.kernels["stock"] = runtime.histogram(optimized)
     if rounds_activations(document):
         proof.activations["conversions"] = conversions(optimized)
     if has_our_ops(document):
-        optimized = runtime.optimized(quantized, threads=options.threads)
+        optimized = runtime.optimized(path, threads=threads)
         proof.kernels["library"] = runtime.histogram(optimized)
     for name, kernel in kernels_of(records(document.proto), find(prepared)[0], optimized).items():
         proof.weights.get(name, {})["kernel"] = kernel
-    return _judged(proof, options)
 
 
 def _metric(original: Path, quantized: Path, options: Options) -> dict[str, Any]:
