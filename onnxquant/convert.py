@@ -103,10 +103,10 @@ def quantize(
         if chosen:
             beside = replace(beside, solved=chosen.solved.without(ready.weights))
             plan = replace(plan, search=chosen.about)
-        if settings.save_recipe is not None:
-            plan_recipe.save(plan, find(beside.document)[0], rules, settings)
         evidence = replace(evidence, output=_output_path(original, output, rules), rules=rules)
         evidence.check()
+        if settings.save_recipe is not None:
+            plan_recipe.save(plan, find(beside.document)[0], rules, settings)
         work = replace(work, orders=ready.orders)
         return evidence.finish(_carry_out(original, evidence.place, (beside, plan, notes), data, work))
 
