@@ -15,7 +15,7 @@ from onnxquant.targets.bodies import DEQUANTIZE, DOMAIN
 _ON_CODES = {
     "MatMulNBits", "GatherBlockQuantized", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger",
 }  # fmt: skip
-_BITS = {
+_BITS: dict[int, int] = {
     TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2,
     TensorProto.UINT2: 2,
 }  # fmt: skip
