@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxquant import workers
-from onnxquant.errors import RecipeError
+from onnxquant.errors import OutputError, RecipeError
+from onnxquant.graph.publish import atomically
 from onnxquant.options import Options
 from onnxquant.report import summary
 from onnxquant.tasks import Job, Row
@@ -128,11 +129,14 @@ def run(
 
     Raises:
         RecipeError: something is wrong with the jobs; none was begun.
+        OutputError: verdicts cannot be kept.
         Interrupted: Ctrl-C.
     """
     refuse(jobs_)
     if jobs < 1:
         raise RecipeError(f"jobs is {jobs}, expected at least 1")
+    if journal and journal.is_dir():
+        raise OutputError(f"{journal}: is a folder; expected the file that keeps verdicts")
     known = _read(journal)
     todo = [replace(job, known=known.get(str(job.output.absolute()))) for job in jobs_]
     if jobs > 1:
@@ -169,11 +173,16 @@ def expand(models: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for entry in models:
         path, text = Path(entry), str(entry)
+        if not text:
+            raise RecipeError("a model's name is empty, expected a file, a folder or a pattern")
         if path.is_dir():
             files = sorted(path.glob("*.onnx"))
         elif any(c in text for c in "*?[") and not path.exists():
             root = Path(path.anchor)
-            files = sorted(p for p in root.glob(str(path.relative_to(root))) if p.is_file())
+            try:
+                files = sorted(p for p in root.glob(str(path.relative_to(root))) if p.is_file())
+            except ValueError as error:
+                raise RecipeError(f"{entry}: is no pattern: {error}") from None
         else:
             files = [path]
         if not files:
@@ -184,24 +193,36 @@ def expand(models: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
+def _place(path: Path) -> Path:
+    """Where a file lies, however its folder is spelled; a link is replaced, not followed."""
+    return path.parent.resolve() / path.name
+
+
 def without_outputs(jobs: Sequence[Job]) -> list[Job]:
     """Jobs whose model is no output of another one: a second run finds those where they lie beside their models."""
-    outputs = {job.output.absolute() for job in jobs}
-    return [job for job in jobs if job.source.absolute() not in outputs]
+    outputs = {_place(job.output) for job in jobs}
+    return [job for job in jobs if _place(job.source) not in outputs]
 
 
 def refuse(jobs: Sequence[Job]) -> None:
     """Refuse jobs that cannot all be done, before any is begun.
 
     Raises:
-        RecipeError: an option is wrong, two have one output, or one file would be written for each of several.
+        RecipeError: an option is wrong, two have one output, one's output is another's model, or one file would be
+            written for each of several.
     """
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, Job] = {}
+    models = {_place(job.source): job for job in jobs}
     for job in jobs:
         settings, _ = job.settings()
-        other = taken.setdefault(job.output.absolute(), job.source)
-        if other != job.source:
-            raise RecipeError(f"{other} and {job.source} would both become {job.output}; give them different outputs")
+        place = _place(job.output)
+        other = taken.setdefault(place, job)
+        if other is not job:
+            raise RecipeError(
+                f"{other.source} and {job.source} would both become {job.output}; give them different outputs"
+            )
+        if place != _place(job.source) and place in models:
+            raise RecipeError(f"{job.output} is a model, too; {job.source} cannot become it: give another output")
         if len(jobs) > 1 and (named := _named_once(settings)):
             raise RecipeError(f"{named[0]} is {named[1]!r}, one file for {len(jobs)} models")
         try:
@@ -226,11 +247,10 @@ def _read(journal: Path | None) -> dict[str, Row]:
     try:
         entries = json.loads(journal.read_text(encoding="utf-8")) if journal else {}
         return {name: Row.from_dict(row) for name, row in entries.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, RecipeError):
         return {}
 
 
 def _write(journal: Path, known: Mapping[str, Row]) -> None:
-    interim = journal.with_name(f".{journal.name}.{os.getpid()}")
-    interim.write_text(json.dumps({name: row.to_dict() for name, row in known.items()}, indent=1), encoding="utf-8")
-    interim.replace(journal)
+    with atomically(journal) as stream:
+        stream.write(json.dumps({name: row.to_dict() for name, row in known.items()}, indent=1).encode())

@@ -106,10 +106,12 @@ def read(path: str | Path, *, skip_existing: bool = False, **wins: Any) -> Confi
         if not jobs:
             raise RecipeError("names no models: expected models or batch")
         refuse(jobs)
+        if (workers := batch.get("jobs", 1)) < 1:
+            raise RecipeError(f"batch: jobs is {workers}, expected at least 1")
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
     journal = Path(beside(batch, path.parent)["output_dir"]) / JOURNAL if batch else None
-    return Config(tuple(jobs), batch.get("jobs", 1), batch.get("continue_on_error", False), journal)
+    return Config(tuple(jobs), workers, batch.get("continue_on_error", False), journal)
 
 
 def _batch(batch: Mapping[str, Any], shared: Mapping[str, Any], path: Path, wins: Mapping[str, Any]) -> Iterator[Job]:
@@ -130,6 +132,8 @@ def _models(
         merged = {**without_rivals(shared, own), **own, "rules": [*own.get("rules", ()), *shared["rules"]]}
         job = _job(merged, f"models[{i}]", wins)
         source = Path(own["input"])
+        if source.is_dir():
+            raise RecipeError(f"models[{i}]: input is {model['input']!r}, expected a file")
         yield replace(
             job, source=source, output=Path(own["output"]) if "output" in own else source.with_name(_name(source, job))
         )

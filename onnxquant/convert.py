@@ -97,10 +97,10 @@ def quantize(
         plan = replace(plan, rescaled=ready.weights, origin=origin, search=chosen.about if chosen else {})
         if chosen:
             beside = replace(beside, solved=chosen.solved.without(ready.weights))
-        if settings.save_recipe is not None:
-            plan_recipe.save(plan, find(beside.document)[0], rules, settings)
         evidence = replace(evidence, output=_output_path(original, output, rules), rules=rules)
         evidence.check()
+        if settings.save_recipe is not None:
+            plan_recipe.save(plan, find(beside.document)[0], rules, settings)
         made = (beside, plan, [*notes, *ready.notes])
         return evidence.finish(_carry_out(original, evidence.place, made, data, replace(work, orders=ready.orders)))
 

@@ -11,12 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant import runtime
+from onnxquant import runtime, schema
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document, load, nbytes
 from onnxquant.graph.sites import FLOATS
 from onnxquant.stored import Record, decode_weight, metadata, origin, plane_index, records
 from onnxquant.validation.metrics import Difference, number
+
+# What is read of a site of a report, beside names that may be null.
+_SITE: dict[str, schema.Schema] = {
+    "name": {"type": "string"},
+    "shape": {"type": "array", "items": {"type": "integer"}},
+    "parameters": {"type": "object"},
+    "bytes": {"type": "integer"},
+    "bits_per_weight": {"type": "number"},
+}
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,7 @@ def diff(a: str | Path, b: str | Path) -> Diff:
 
     Raises:
         ModelError: one is neither, or damaged.
+        RecipeError: a field of a report has a value of the wrong type.
     """
     one, two = Side.read(a), Side.read(b)
     weights, same = {}, 0
@@ -208,6 +218,8 @@ def _report(path: Path) -> Side:
     weights = {}
     for i, site in enumerate(data["sites"]):
         try:
+            for key, kind in _SITE.items():
+                schema.check(site[key], kind, f"{path}: sites[{i}]", key)
             weights[site["name"]] = {
                 "format": site["format"] or site["dtype"],
                 "target": site["target"],

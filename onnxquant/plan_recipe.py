@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxquant.errors import OutputError, RecipeError
+from onnxquant.errors import RecipeError
+from onnxquant.graph.publish import atomically
 from onnxquant.graph.sites import Site
 from onnxquant.options import Options
 from onnxquant.plan import Plan, matching
@@ -61,17 +62,12 @@ def save(plan: Plan, sites: Sequence[Site], rules: Recipe, settings: Options) ->
 
     Raises:
         RecipeError: see ``entries_of``.
-        OutputError: the file is there already and may not be replaced, or cannot be written.
+        OutputError: the file cannot be written.
     """
-    path = Path(settings.save_recipe or "")
-    if path.exists() and not settings.force:
-        raise OutputError(f"{path}: exists; use --force to replace it")
     kept = [f"{d.name}: {d.reason}" for d in plan.decisions if d.role and not d.format]
     text = to_toml(entries_of(plan, sites, rules, settings), kept)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    with atomically(Path(settings.save_recipe or "")) as stream:
+        stream.write(text.encode(errors="backslashreplace"))
 
 
 def to_toml(entries: Mapping[str, Any], kept: Sequence[str] = ()) -> str:

@@ -211,13 +211,8 @@ def read_table(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     try:
-        if path.suffix in (".yaml", ".yml"):
-            import yaml
-
-            entries = yaml.safe_load(text)
-        else:
-            entries = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError) as error:
+        entries = _yaml(text) if path.suffix in (".yaml", ".yml") else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not a recipe: {error}") from None
     except Exception as error:
         if type(error).__module__.startswith("yaml"):
@@ -226,6 +221,23 @@ def read_table(path: Path) -> dict[str, Any]:
     if not isinstance(entries, dict):
         raise RecipeError(f"{path}: holds {type(entries).__name__}, expected a table of keys")
     return entries
+
+
+def _yaml(text: str) -> Any:
+    """YAML that, as TOML, gives no key of a table twice: one of the two would be lost."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    raise yaml.composer.ComposerError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            return node
+
+    return yaml.load(text, Loader)  # a SafeLoader
 
 
 def beside(entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:

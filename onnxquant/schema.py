@@ -85,6 +85,8 @@ def check(value: Any, schema: Schema, where: str, key: str = "") -> None:
     if not any(_is(value, kind) for kind in kinds):
         expected = " or ".join(_TYPES[kind][1] for kind in kinds)
         raise RecipeError(f"{where}: {key} is {value!r}, expected {expected}" if key else f"{where}: is no {expected}")
+    if isinstance(value, str) and "\0" in value:
+        raise RecipeError(f"{where}: {key} is {value!r}, expected text without NUL")
     if "enum" in schema and value not in schema["enum"]:
         raise RecipeError(f"{where}: {key} is {value!r}{nearest(str(value), [str(v) for v in schema['enum']])}")
     if isinstance(value, Mapping) and "properties" in schema:

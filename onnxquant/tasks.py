@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from onnxquant import api, convert
+from onnxquant import api, convert, schema
 from onnxquant.errors import ModelError, OnnxQuantError, OutputError
 from onnxquant.graph.io import load
 from onnxquant.options import Options
@@ -79,10 +79,18 @@ class Row:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """A row from its plain data."""
+        """A row from its plain data.
+
+        Raises:
+            RecipeError: a value is of the wrong type.
+        """
         known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        sqnr_db = known.get("sqnr_db")
-        return cls(**{**known, "sqnr_db": float(sqnr_db) if isinstance(sqnr_db, str) else sqnr_db})
+        if isinstance(sqnr_db := known.get("sqnr_db"), str):
+            known["sqnr_db"] = float(sqnr_db)
+        for spec in fields(cls):
+            if spec.name in known and (known[spec.name], spec.default) != (None, None):
+                schema.check(known[spec.name], schema.of_field(spec), "row", spec.name)
+        return cls(**known)
 
 
 @dataclass(frozen=True)

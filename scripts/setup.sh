@@ -12,5 +12,5 @@ if [ ! -x .venv/bin/python ]; then
     echo "making a virtual environment in .venv"
     "$PYTHON" -m venv .venv
 fi
-echo "building and installing (a minute the first time)"
+echo "building and installing (a few minutes the first time)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check ".${EXTRAS:+[$EXTRAS]}"

@@ -15,6 +15,7 @@ from onnxquant.graph.flow import Flow
 
 # Marks the nodes that come and go with the codes of an activation.
 KEY = "onnxquant.activation"
+_DECODE = "DequantizeLinear"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Static:
         for output in self.split:
             _split(flow, output)
         flow.apply()
+        _keep_in_float(proto)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the file's metadata and reports."""
@@ -122,6 +124,38 @@ def _quantize(flow: Flow, tensor: Quantized, side: tuple[str, str]) -> None:
         _marked("DequantizeLinear", [codes, *side], result, flow.fresh(f"{name}/DequantizeLinear")),
     ]
     flow.insert_after(maker, new)
+
+
+def _keep_in_float(proto: onnx.ModelProto) -> None:
+    """A Clip that clips nothing before kernels that stay in float among codes.
+
+    Between a DequantizeLinear and a QuantizeLinear, ONNX Runtime (its WeightBiasQuantization) rounds the float weights of
+    Conv, ConvTranspose and Gemm to 8 bits by itself when a session is created.
+    """
+    flow = Flow(proto.graph)
+    for node in list(proto.graph.node):
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or not _leads_to_codes(flow, node):
+            continue
+        source, weight = (flow.producer(name) for name in node.input[:2])
+        if source is None or source.op_type != _DECODE or (weight is not None and weight.op_type == _DECODE):
+            continue
+        scale = flow.constant(source.input[1])
+        assert scale is not None
+        lowest = np.finfo(onnx.helper.tensor_dtype_to_np_dtype(scale.data_type)).min
+        clipped = flow.fresh(f"{node.input[0]}/as_it_is")
+        least = flow.add_constant(f"{clipped}/least", np.asarray(lowest))
+        clip = onnx.helper.make_node("Clip", [node.input[0], least], [clipped], name=clipped)
+        clip.metadata_props.add(key=KEY, value="Clip")
+        flow.connect(node, 0, clipped)
+        flow.insert_after(source, [clip])
+    flow.apply()
+
+
+def _leads_to_codes(flow: Flow, node: onnx.NodeProto) -> bool:
+    reader = flow.single_consumer(node.output[0])
+    while reader is not None and reader.op_type in ("Relu", "Clip", "LeakyRelu"):
+        reader = flow.single_consumer(reader.output[0])
+    return reader is not None and reader.op_type == "QuantizeLinear"
 
 
 def _split(flow: Flow, output: str) -> None:

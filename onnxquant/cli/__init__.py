@@ -39,7 +39,7 @@ class _Commands(click.Group):
             code = super().main(*args, **{**extra, "standalone_mode": False})
         except click.ClickException as error:
             message = error.format_message()
-            if "\n" in message:  # the whole help, where no command is given
+            if message.startswith("Usage:"):  # the whole help, where no command is given
                 error.show()
                 sys.exit(error.exit_code)
             where = getattr(error, "ctx", None)

@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 
 from onnxquant.cli.options import console, errors_become_exit_codes, print_json
-from onnxquant.errors import RecipeError
+from onnxquant.errors import OutputError, RecipeError
 from onnxquant.report import comparison, files, schema
 from onnxquant.report.data import Report
 from onnxquant.report.terminal import show, table
@@ -62,6 +62,8 @@ def report(
 
 def _write(loaded: dict[str, Report], output: str, *, force: bool) -> None:
     paths = files.places([output], Path(next(iter(loaded))), force=force)
+    if paths[0].resolve() in [Path(name).resolve() for name in loaded]:
+        raise OutputError(f"{paths[0]}: is an input; inputs are never overwritten, give another output")
     if len(loaded) == 1:
         files.write(next(iter(loaded.values())), paths)
     else:

@@ -306,10 +306,10 @@ class Report:
             ReportError: the file is missing, no JSON, or no report of this version.
         """
         try:
-            data = json.loads(Path(path).read_bytes())
+            data = json.loads(Path(path).read_bytes(), parse_int=_whole)
         except OSError as error:
             raise ReportError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except (ValueError, RecursionError) as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             raise ReportError(f"{path}: is not JSON: {error}") from None
         return cls.from_dict(data, str(path))
 
@@ -352,6 +352,13 @@ def hashes(paths: Iterable[Path]) -> dict[str, str]:
         with path.open("rb") as file:
             out[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return out
+
+
+def _whole(digits: str) -> int:
+    """A whole number of JSON that arithmetic with floats can take."""
+    number = int(digits)
+    float(number)
+    return number
 
 
 def _plain(value: Any) -> Any:

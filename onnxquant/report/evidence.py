@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxquant.errors import OutputError
 from onnxquant.graph.io import Document
 from onnxquant.graph.publish import refuse_overwriting
 from onnxquant.options import REPORTS, Options
@@ -33,10 +34,17 @@ class Evidence:
         return self.output
 
     def check(self) -> None:
-        """Refuse reports that could not be written, before any work."""
+        """Refuse reports and a recipe that could not be written, before any work."""
         reports = [r for r in self.settings.report if self.output is not None or r not in REPORTS]
         output = self.output or Path("not.named.yet")
-        for path in files.places(reports, output, force=self.settings.force):
+        places = files.places(reports, output, force=self.settings.force)
+        if self.settings.save_recipe is not None:
+            recipe = Path(self.settings.save_recipe)
+            files.refuse_unusable(recipe, output, force=self.settings.force, what="recipe")
+            if recipe.resolve() in [path.resolve() for path in places]:
+                raise OutputError(f"{recipe}: is a report, too; give the recipe another name")
+            places.append(recipe)
+        for path in places:
             refuse_overwriting(self.original, path)
 
     def finish(self, report: Report) -> Report:

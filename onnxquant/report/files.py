@@ -36,15 +36,24 @@ def places(given: Sequence[str], output: Path, *, force: bool) -> list[Path]:
             raise RecipeError(f"report is {name!r}, expected a name that ends in {', '.join(REPORTS)}")
         found.append(output.with_suffix(name) if name in REPORTS else Path(name))
     for path in found:
-        if path in (output, output.with_name(f"{output.name}.data")):
-            raise OutputError(f"{path}: is the model's own file; give the report another name")
-        if path.is_dir():
-            raise OutputError(f"{path}: is a folder; expected a file name")
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: the folder {path.parent} does not exist")
-        if (path.exists() or path.is_symlink()) and not force:
-            raise OutputError(f"{path}: exists already; pass --force (force=True) to replace it")
+        refuse_unusable(path, output, force=force)
     return found
+
+
+def refuse_unusable(path: Path, output: Path, *, force: bool, what: str = "report") -> None:
+    """Refuse a file beside a model that cannot be written; see ``places``.
+
+    Raises:
+        OutputError: with what was expected.
+    """
+    if path.resolve() in (output.resolve(), output.with_name(f"{output.name}.data").resolve()):
+        raise OutputError(f"{path}: is the model's own file; give the {what} another name")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; expected a file name")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist")
+    if (path.exists() or path.is_symlink()) and not force:
+        raise OutputError(f"{path}: exists already; pass --force (force=True) to replace it")
 
 
 def write(report: Report, paths: Iterable[Path]) -> None:
@@ -75,7 +84,7 @@ def _json(data: Mapping[str, Any]) -> str:
 
 def _write(path: Path, text: str) -> None:
     with atomically(path) as stream:
-        stream.write(text.encode())
+        stream.write(text.encode(errors="backslashreplace"))  # names of files need not be UTF-8
 
 
 def rendered(report: Report, ending: str) -> str:

@@ -190,3 +190,25 @@ def test_quantize_and_validate_in_one_line(more: tuple[str, ...], verdict: str, 
     if verdict == "PASSED":
         again = LINE.fullmatch(run("validate", model, out, "--summary", "--samples", 1).stdout.strip())
         assert again and again["sqnr"] == match["sqnr"]
+
+
+@pytest.mark.parametrize(
+    "journal",
+    ["[" * 50_000, '{"%s": {"model": 1}}', '{"%s": {"model": "m", "output": "o", "key": "k", "original_bytes": "x"}}'],
+)
+def test_a_damaged_journal_says_nothing(tmp_path: Path, journal: str) -> None:
+    (model,), out = products(tmp_path / "in", 1), tmp_path / "out"
+    out.mkdir()
+    (out / "onnxquant-batch.json").write_text(journal.replace("%s", str(out / "m00.int8.onnx")))
+    result = run("batch", model, "-o", out, "--no-proof", "--dry-run", "--skip-existing")
+    assert result.exit_code == 0 and not result.stderr, result.output
+
+
+def test_wrong_names_are_refused_before_anything_is_done(tmp_path: Path) -> None:
+    products(tmp_path / "in", 1)
+    out = tmp_path / "out"
+    refused(run("batch", "", "-o", out), "name is empty")
+    refused(run("batch", tmp_path / "**x", "-o", out), "**x: is no pattern")
+    (out / "onnxquant-batch.json").mkdir(parents=True)
+    refused(run("batch", tmp_path / "in", "-o", out), "onnxquant-batch.json: is a folder")
+    assert [p.name for p in out.iterdir()] == ["onnxquant-batch.json"]

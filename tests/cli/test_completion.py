@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.shell_completion import ShellComplete
-from commands import run
+from commands import refused, run
 from conftest import ROOT
 
 from onnxquant.cli import main
@@ -93,3 +93,7 @@ def test_the_reference_is_current_and_complete() -> None:
         assert f"`{key}`" in text, key
     solver_page = (ROOT / "docs" / "solvers.md").read_text()
     assert all(name in solver_page for name in shipped())
+
+
+def test_without_a_shell() -> None:
+    refused(run("completion"), "onnxquant: error: Missing argument", "bash")

@@ -151,3 +151,27 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert [r["verdict"] for r in json.loads(result.stdout)["models"]] == ["PASSED", "PASSED"]
     assert sorted(p.name for p in (tmp_path / "quantized").glob("*.onnx")) == ["default.int8.onnx", "default_int4.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: [{input: ''}]", "models[0]: input is '', expected a file"),
+        ('recipe: "a\\0b"\nmodels: [{input: models/a.onnx}]', "recipe is 'a\\x00b', expected text without NUL"),
+        ("batch: {input_dir: models, output_dir: o, jobs: 0}", "batch: jobs is 0, expected at least 1"),
+        (
+            "models: [{input: models/a.onnx, output: no/../x.onnx}, {input: models/b.onnx, output: x.onnx}]",
+            "both become",
+        ),
+        ("models: [{input: models/a.onnx, output: x.onnx}, {input: models/a.onnx, output: x.onnx}]", "both become"),
+        (
+            "force: true\nmodels: [{input: models/a.onnx, output: models/b.onnx}, {input: models/b.onnx}]",
+            "a model, too",
+        ),
+    ],
+)
+def test_names_that_would_do_harm(folder: Path, text: str, words: str) -> None:
+    before = (folder / "models" / "b.onnx").read_bytes()
+    refused(run("config", write(folder, text)), "q.yaml: ", words)
+    assert (folder / "models" / "b.onnx").read_bytes() == before
+    assert len(list(folder.rglob("*.onnx"))) == 3

@@ -95,3 +95,13 @@ def test_bad_input(files: dict[str, Path], tmp_path: Path) -> None:
     ):
         report.write_text(content)
         refused(run("diff", files["int8"], report), words)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bytes": "x"}, {"bits_per_weight": "x"}, {"parameters": []}, {"shape": "abc"}, {"name": ["x"]}]
+)
+def test_a_report_with_values_of_wrong_types(tmp_path: Path, wrong: dict[str, object]) -> None:
+    site = {"name": "w", "format": "int8", "target": "onnx", "shape": [2], "parameters": {}, "bytes": 1}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({"sites": [{**site, "bits_per_weight": 4.0, **wrong}]}))
+    refused(run("diff", path, path), f"r.json: sites[0]: {next(iter(wrong))}")

@@ -124,3 +124,30 @@ def test_info_says_how_each_weight_is_stored(model: Path, tmp_path: Path) -> Non
         "name": "w", "shape": [256, 96], "dtype": "float32", "format": "int4", "bits": 4, "block_size": 32, "target": "ort",
         "bytes": size // 2 + size // 16, "float_bytes": 4 * size, "ratio": 4 * size / (size // 2 + size // 16),
     }  # fmt: skip
+
+
+def test_a_report_is_not_written_over_what_it_is_of(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    (tmp_path / "in").mkdir()
+    respelled = tmp_path / "in" / ".." / "out.json"
+    refused(run("quantize", model, "-o", out, "--no-proof", "--report", respelled, "--force"), "the model's own file")
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    for path in (one, two):
+        run("quantize", model, "-o", tmp_path / "o.onnx", "--dry-run", "--report", path)
+    before = two.read_bytes()
+    refused(run("report", one, two, "-o", tmp_path / "in" / ".." / "two.json", "--force"), "is an input")
+    assert two.read_bytes() == before and not out.exists()
+
+
+def test_names_that_are_not_utf8_and_figures_that_are_no_floats(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    name = model.rename(tmp_path / "m\udcff.onnx")
+    result = run("quantize", name, "--dry-run", "--report", path, "--report", ".html", "--report", ".md", "-q")
+    assert result.exit_code == 0, result.output
+    data = json.loads(path.read_text())
+    assert data["source"].endswith("m\udcff.onnx")
+    path.write_text(json.dumps({**data, "asked": {}}))
+    assert run("report", path, "-o", tmp_path / "page.html").exit_code == 0
+    for wrong in ({"original_bytes": 10**400}, {"environment": {}}):
+        path.write_text(json.dumps({**data, **wrong}))
+        refused(run("report", path, "--json"), "r.json: ")

@@ -119,7 +119,7 @@ def test_a_search_is_saved_as_what_it_chose(tmp_path: Path) -> None:
     assert decisions(again) == decisions(plan) and plan.search and not again.search
     assert "budget_bpw" not in path.read_text()
     assert len({line for line in path.read_text().splitlines() if line.startswith("format")}) > 2
-    refused(run("quantize", model, "--save-recipe", path, "--dry-run"), "exists; use --force")
+    refused(run("quantize", model, "--save-recipe", path, "--dry-run"), "exists already; pass --force")
 
 
 def test_a_weight_that_is_called_like_a_node_of_another(tmp_path: Path) -> None:
@@ -176,3 +176,23 @@ def test_what_a_file_says_it_was_made_of(tmp_path: Path) -> None:
     onnxquant.quantize(model, tmp_path / "q.onnx", proof=False)
     onnxquant.dequantize(tmp_path / "q.onnx", tmp_path / "f.onnx")
     assert origin(load(tmp_path / "f.onnx").proto) == {}
+
+
+def test_a_recipe_is_never_written_over_a_model_or_a_report(tmp_path: Path) -> None:
+    model, other = graphs.save(graphs.matmul(), tmp_path / "m.onnx"), tmp_path / "o.onnx"
+    before = model.read_bytes()
+    given = ("quantize", model, "-o", other, "--force", "--no-proof", "--save-recipe")
+    refused(run(*given, tmp_path / "m.onnx"), "m.onnx: is an input")
+    refused(run(*given, other), "o.onnx: is the model's own file")
+    refused(run(*given, tmp_path / "r.json", "--report", tmp_path / "r.json"), "r.json: is a report, too")
+    refused(run(*given, tmp_path / "none" / "r.toml"), "none does not exist")
+    assert model.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_what_yaml_would_lose_or_choke_on_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    for text, word in (("bits: 4\nbits: 8\n", "key 'bits' is given twice"), ("[" * 5000, "recursion")):
+        path.write_text(text)
+        refused(run("quantize", DEFAULT_MODEL, "--recipe", path, "--dry-run"), str(path), word)
+    path.write_text("format: int4\nrules:\n- &a {bits: 8, include: x}\n- {<<: *a, include: y}\n")
+    assert Recipe.read(path)["rules"][1] == {"bits": 8, "include": "y"}
