@@ -6,4 +6,4 @@ EXTRAS=test source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 .venv/bin/mypy
 # Not `python -m pytest`: that would import the sources of this folder, which have no compiled library.
 .venv/bin/pytest -n auto "$@"
-[ $# -gt 0 ] || bash scripts/check_sanitizers.sh
+[ $# -gt 0 ] || bash scripts/check_sanitizers.sh address

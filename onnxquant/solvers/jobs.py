@@ -166,16 +166,17 @@ def _finished(tasks: Sequence[Task], results: Results, jobs: int) -> Iterator[st
     if jobs == 1:
         yield from (_solve(task, results.file(task)) for task in tasks)
         return
-    with tempfile.TemporaryDirectory(prefix="inputs-", dir=results.folder) as folder:
+    with tempfile.TemporaryDirectory(prefix="inputs-", dir=results.folder, ignore_cleanup_errors=True) as folder:
         filed = [_filed(task, Path(folder)) for task in tasks]
         yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_solve)(task, results.file(original)) for task, original in zip(filed, tasks, strict=True)
+            delayed(_solve)(task, results.file(original), Path(folder))
+            for task, original in zip(filed, tasks, strict=True)
         )
 
 
-def _solve(task: Task, file: Path) -> str:
+def _solve(task: Task, file: Path, folder: Path | None = None) -> str:
     try:
-        write(file, task.solve())
+        write(file, task.solve(), folder)
     except RangeError:
         pass
     except WeightError as error:
@@ -198,10 +199,16 @@ def _file(array: NDArray[Any] | Path, folder: Path) -> Path:
     return path
 
 
-def write(path: Path, encoded: Encoded) -> None:
-    """Put an encoded weight into a file, whole or not at all."""
+def write(path: Path, encoded: Encoded, folder: Path | None = None) -> None:
+    """Put an encoded weight into a file, whole or not at all.
+
+    Args:
+        path: the file.
+        encoded: the weight.
+        folder: on the same disk, for what is not whole yet; it goes away with whoever is stopped. None: the file's own.
+    """
     about = {"format": encoded.format.name, "settings": encoded.format.settings(), "shape": encoded.shape}
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = (folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}"
     try:
         with temporary.open("wb") as file:
             text = np.frombuffer(json.dumps(about | {"size": [encoded.rows, encoded.cols]}).encode(), np.uint8)
