@@ -92,10 +92,13 @@ def reader(presumed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """A copy of that folder to work in."""
     shutil.copytree(presumed, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    before = set(sys.modules)
+    _forget_modules(tmp_path.parent)  # another test or page may have had a judge.py, too
     yield tmp_path
-    for name in set(sys.modules) - before:  # the next page may have a judge.py, too
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+
+
+def _forget_modules(folder: Path) -> None:
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(str(folder)):
             del sys.modules[name]
 
 
