@@ -94,6 +94,7 @@ def reader(presumed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.chdir(tmp_path)
     _forget_modules(tmp_path.parent)  # another test or page may have had a judge.py, too
     yield tmp_path
+    _forget_modules(tmp_path)
 
 
 def _forget_modules(folder: Path) -> None:
