@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from onnxquant.api import Model, benchmark, calibrate, dequantize, info, library_path, validate, verify
-from onnxquant.batch import BatchReport, batch
+from onnxquant.batch.run import BatchReport, batch
 from onnxquant.calibration.observers import Grid
 from onnxquant.calibration.statistics import Statistics
-from onnxquant.convert import quantize
+from onnxquant.convert.quantize import quantize
 from onnxquant.errors import (
     FeedError,
     ModelError,
@@ -19,8 +18,9 @@ from onnxquant.errors import (
     WeightError,
 )
 from onnxquant.formats import Encoded, Format, decode, encode, formats
+from onnxquant.inspect.api import Model, benchmark, calibrate, dequantize, info, library_path, validate, verify
 from onnxquant.report.data import Report
-from onnxquant.runtime import load
+from onnxquant.runtime.sessions import load
 from onnxquant.targets import targets
 from onnxquant.version import __version__
 

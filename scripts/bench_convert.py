@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 from rich.console import Console
 
-from onnxquant import native
+from onnxquant.native import library as native
 from onnxquant.report.terminal import table
 
 WIDTH = 4096

@@ -21,9 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from onnxquant import encoder, native
 from onnxquant.formats import format_named, formats
 from onnxquant.formats.base import Format
+from onnxquant.native import encoders as encoder
+from onnxquant.native import library as native
 
 GGUF = {
     name: getattr(gguf.GGMLQuantizationType, name.upper()) for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0")

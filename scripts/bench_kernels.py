@@ -36,7 +36,7 @@ from kernel_bench.models import RefusedError
 from rich.console import Console
 
 import onnxquant
-from onnxquant import native
+from onnxquant.native import library as native
 from onnxquant.report.terminal import table
 
 SHAPES = ["4096x4096", "2048x8192", "576x1536"]

@@ -159,7 +159,7 @@ def main() -> None:
     print(
         f"onnxquant {onnxquant.__version__}, onnxruntime {ort.__version__}, onnx {onnx.__version__}, numpy {np.__version__}, "
         f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, "
-        f"instruction sets {', '.join(onnxquant.native.isas())}\n"
+        f"instruction sets {', '.join(onnxquant.native.library.isas())}\n"
     )
     print("| model | format, target | weights encoded | smaller | encoded weights smaller | size foretold within | "
           "float vs twin dB | twin vs file dB | float vs deployed dB | load time / float's | memory / float's |")  # fmt: skip

@@ -23,7 +23,7 @@ import onnxruntime as ort
 from rich.console import Console
 
 import onnxquant
-from onnxquant import native
+from onnxquant.native import library as native
 from onnxquant.report.terminal import table
 from onnxquant.report.verdict import size
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
+from onnxquant.batch.config_file import config_schema
 from onnxquant.cli import main as commands
-from onnxquant.config import config_schema
-from onnxquant.options import option_schema
-from onnxquant.recipe import rule_schema
+from onnxquant.recipe.options import option_schema
+from onnxquant.recipe.rules import rule_schema
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 HEAD = """# Reference

@@ -11,9 +11,9 @@ import onnxruntime as ort
 from agreement import outputs
 from numpy.typing import NDArray
 
+from onnxquant.activations.codes import Codes
 from onnxquant.activations.insert import KEY, Static
 from onnxquant.activations.placement import place
-from onnxquant.activations.scheme import Codes
 from onnxquant.graph.flow import Flow
 
 Feed = Mapping[str, NDArray[Any]]

@@ -1,4 +1,4 @@
-// What a caller of the C ABI asks for. Plain C structs: onnxquant/encoder.py declares the same with ctypes.
+// What a caller of the C ABI asks for. Plain C structs: onnxquant/native/encoders.py declares the same with ctypes.
 #pragma once
 
 #include <cstdint>

@@ -1,1 +1,4 @@
-"""Integer activations: where Q and DQ go, from what ranges, and what is done about the error they bring."""
+"""Integer activations: where they are quantized, with which ranges, and what corrects their error.
+
+It may import validation and every room below; ``convert`` and ``budget``'s siblings above it may import it.
+"""

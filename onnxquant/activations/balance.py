@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.activations.ops import bounds
+from onnxquant.activations.op_kinds import bounds
 from onnxquant.activations.placement import Placement, Unit
 from onnxquant.graph.flow import Flow, attribute
 from onnxquant.graph.io import Document

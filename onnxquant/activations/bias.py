@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant import runtime
+from onnxquant.activations.codes import Codes
 from onnxquant.activations.placement import Placement, Unit
-from onnxquant.activations.scheme import Codes
-from onnxquant.calibration.extended import Extended
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document
+from onnxquant.runtime import sessions as runtime
+from onnxquant.runtime.extended import Extended
 
 Decoded = Callable[[str], NDArray[np.floating]]
 Progress = Callable[[str, float], None]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxquant.activations.codes import Codes
 from onnxquant.activations.placement import Quantized
-from onnxquant.activations.scheme import Codes
 from onnxquant.graph.flow import Flow
 
 # Marks the nodes that come and go with the codes of an activation.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from onnxquant.activations import ops
-from onnxquant.activations.ops import FLOAT_OUTPUT, Kind
+from onnxquant.activations import op_kinds as ops
+from onnxquant.activations.op_kinds import FLOAT_OUTPUT, Kind
 from onnxquant.graph.flow import Flow
 
 

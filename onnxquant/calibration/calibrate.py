@@ -10,15 +10,15 @@ from typing import Any
 
 from onnxquant.calibration import feeds as feeds_
 from onnxquant.calibration import samples as samples_
-from onnxquant.calibration.extended import Extended, outputs
+from onnxquant.calibration.collect import collect
 from onnxquant.calibration.observers import ranging
-from onnxquant.calibration.run import collect
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.calibration.tensors import quantizable
 from onnxquant.errors import FeedError, OutputError, StatisticsError, nearest
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document, load
-from onnxquant.options import Options
+from onnxquant.recipe.options import Options
+from onnxquant.runtime.extended import Extended, outputs
 
 Data = feeds_.Data | None
 DEFAULT_METHODS = ("minmax", "percentile", "entropy", "mse", "mean-std")

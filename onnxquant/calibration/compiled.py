@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant import native
-from onnxquant.calibration.observers.exact import ExactSum
 from onnxquant.calibration.observers.histogram import HALF, Histogram
 from onnxquant.calibration.observers.moments import Moments
 from onnxquant.errors import NativeLibraryError
+from onnxquant.native import library as native
+from onnxquant.numerics.exact_sum import ExactSum
 from onnxquant.targets.bodies import DOMAIN
 
 KINDS = (Moments.kind, Histogram.kind)

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from onnxquant.batch import BatchReport, Interrupted
-from onnxquant.batch import batch as batch_models
+from onnxquant.batch.run import BatchReport, Interrupted
+from onnxquant.batch.run import batch as batch_models
 from onnxquant.cli.options import (
     FAILED,
     console,

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from onnxquant import config as config_
-from onnxquant.batch import run
+from onnxquant.batch import config_file as config_
+from onnxquant.batch.run import run
 from onnxquant.cli.batch import display, finish, interruptible, many_options
 from onnxquant.cli.options import errors_become_exit_codes, given, output_options, print_json
 from onnxquant.errors import RecipeError

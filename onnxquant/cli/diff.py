@@ -10,8 +10,8 @@ import click
 from rich.markup import escape
 
 from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, print_json
-from onnxquant.diff import Diff
-from onnxquant.diff import diff as diff_models
+from onnxquant.inspect.diff import Diff
+from onnxquant.inspect.diff import diff as diff_models
 from onnxquant.report.terminal import table
 from onnxquant.report.verdict import decibels, size
 

@@ -9,12 +9,13 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from onnxquant import api, native
-from onnxquant.advice import advice
 from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, model_options, print_json
 from onnxquant.errors import NativeLibraryError
 from onnxquant.formats import formats
-from onnxquant.recipe import shipped
+from onnxquant.inspect import api
+from onnxquant.inspect.compatibility import advice
+from onnxquant.native import library as native
+from onnxquant.recipe.rules import shipped
 from onnxquant.report.terminal import table
 from onnxquant.report.verdict import size
 from onnxquant.solvers import Solver, solvers

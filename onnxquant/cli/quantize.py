@@ -8,7 +8,6 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from onnxquant.advice import advice
 from onnxquant.cli.options import (
     FAILED,
     command_line,
@@ -22,7 +21,8 @@ from onnxquant.cli.options import (
     progress_bar,
     recipe_option,
 )
-from onnxquant.convert import quantize as quantize_model
+from onnxquant.convert.quantize import quantize as quantize_model
+from onnxquant.inspect.compatibility import advice
 from onnxquant.report.summary import summary
 from onnxquant.report.terminal import show
 

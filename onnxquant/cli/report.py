@@ -10,7 +10,8 @@ from rich.markup import escape
 
 from onnxquant.cli.options import console, errors_become_exit_codes, print_json
 from onnxquant.errors import OutputError, RecipeError
-from onnxquant.report import comparison, files, schema
+from onnxquant.report import comparison, schema
+from onnxquant.report import write as files
 from onnxquant.report.data import Report
 from onnxquant.report.terminal import show, table
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from onnxquant.api import validate as validate_models
 from onnxquant.cli.options import (
     FAILED,
     command_line,
@@ -19,6 +18,7 @@ from onnxquant.cli.options import (
     print_json,
     progress_bar,
 )
+from onnxquant.inspect.api import validate as validate_models
 from onnxquant.report.summary import summary
 from onnxquant.report.terminal import show
 

@@ -26,8 +26,8 @@ __all__ = ["Encoded", "Format", "ScaledCodes", "decode", "encode", "format_named
 def registry() -> dict[str, type[Format]]:
     """Format classes by name, in the order of their bits."""
     found: list[type[Format]] = []
-    for module in pkgutil.iter_modules(__path__):
-        found += getattr(importlib.import_module(f"{__name__}.{module.name}"), "FORMATS", [])
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        found += getattr(importlib.import_module(module.name), "FORMATS", [])
     found += [entry.load() for entry in entry_points(group="onnxquant.formats")]
     return {c.name: c for c in sorted(found, key=lambda c: (-c.bits, c.name))}
 

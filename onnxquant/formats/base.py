@@ -25,7 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from onnxquant.errors import RecipeError, WeightError, nearest
 from onnxquant.formats.grid import Floats, Grid, Gridded, Indices, held
-from onnxquant.formats.matrix import (
+from onnxquant.formats.parameters import INTERNAL, parameters_of
+from onnxquant.numerics.matrix import (
     Matrix,
     Planes,
     check_finite,
@@ -36,7 +37,6 @@ from onnxquant.formats.matrix import (
     row_ranges,
     split,
 )
-from onnxquant.formats.parameters import INTERNAL, parameters_of
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Format(Gridded, ABC):
         Raises:
             WeightError: a value is NaN or infinite, a scale does not fit its type, or the permutation is not one.
         """
-        from onnxquant import encoder  # it knows the formats: they must be there first
+        from onnxquant.native import encoders as encoder
 
         if encoder.supports(self):
             return encoder.encode(self, weight, permutation)[0]
@@ -173,7 +173,7 @@ class Format(Gridded, ABC):
 
     def decode(self, encoded: Encoded) -> Matrix:
         """The float32 matrix ``[rows, cols]`` that the planes stand for, columns in their original order."""
-        from onnxquant import encoder
+        from onnxquant.native import encoders as encoder
 
         return encoder.decode(encoded) if encoder.takes(encoded) else self.decode_reference(encoded)
 

@@ -15,9 +15,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.formats import ggml
-from onnxquant.formats.matrix import Matrix, Planes
-from onnxquant.formats.table import TableCodes
+from onnxquant.formats.bitsandbytes.table import TableCodes
+from onnxquant.formats.ggml import blocks as ggml
+from onnxquant.numerics.matrix import Matrix, Planes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
-from onnxquant.formats.matrix import Matrix, Planes, by_rows, expand
+from onnxquant.numerics.matrix import Matrix, Planes, by_rows, expand
 
 if TYPE_CHECKING:
     from onnxquant.formats.base import Encoded

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.matrix import Matrix, Planes, check_finite, chunks, row_ranges
+from onnxquant.numerics.matrix import Matrix, Planes, check_finite, chunks, row_ranges
 
 
 @dataclass(frozen=True)

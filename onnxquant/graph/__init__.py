@@ -1,1 +1,4 @@
-"""The ONNX graph: loading, sites, edits and atomic writing. The only package that touches protobufs."""
+"""An ONNX graph in memory: reading, writing, editing and analysing it.
+
+It may import numerics; native and the rooms above it may import it.
+"""

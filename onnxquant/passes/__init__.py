@@ -1,1 +1,4 @@
-"""Passes: graph to graph, float outputs unchanged. The order in which they run is in pipeline.py."""
+"""Passes from graph to graph, in the folders of their purposes; pipeline.py has their order.
+
+They may import recipe and every room below; calibration and the rooms above it may import them.
+"""

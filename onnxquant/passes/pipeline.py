@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from onnxquant.graph.io import Document
-from onnxquant.passes.batch_norm import fold_batch_norms
-from onnxquant.passes.biases import join_biases
-from onnxquant.passes.constants import fold_constants
-from onnxquant.passes.functions import inline_functions_with_weights
-from onnxquant.passes.initializers import constants_to_initializers, raise_ir_version
-from onnxquant.passes.pads import fold_pads
-from onnxquant.passes.transposes import sink_transposes
+from onnxquant.passes.prepare.constants import fold_constants
+from onnxquant.passes.prepare.functions import inline_functions_with_weights
+from onnxquant.passes.prepare.initializers import constants_to_initializers, raise_ir_version
+from onnxquant.passes.simplify.batch_norm import fold_batch_norms
+from onnxquant.passes.simplify.biases import join_biases
+from onnxquant.passes.simplify.pads import fold_pads
+from onnxquant.passes.simplify.transposes import sink_transposes
 
 Pass = Callable[[Document], str | None]
 

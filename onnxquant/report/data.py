@@ -14,16 +14,16 @@ from typing import Any, Self
 import numpy as np
 import onnx
 
-from onnxquant import runtime
 from onnxquant.errors import OnnxQuantError, ReportError
 from onnxquant.graph.io import Document
-from onnxquant.options import Options
-from onnxquant.plan import Decision, Plan
+from onnxquant.numerics.difference import number
+from onnxquant.plan.planner import Decision, Plan
+from onnxquant.recipe.options import Options
 from onnxquant.report import activations, schema
 from onnxquant.report.verdict import HARDLY, LOW_DB, Verdict, verdict
+from onnxquant.runtime import sessions as runtime
 from onnxquant.validation import checks
 from onnxquant.validation.compare import Proof
-from onnxquant.validation.metrics import number
 from onnxquant.version import __version__
 
 SCHEMA = 1
@@ -266,7 +266,7 @@ class Report:
             RecipeError: another ending.
             OutputError: the file exists and may not be replaced, or cannot be written.
         """
-        from onnxquant.report import files  # faces know the report, not the other way round
+        from onnxquant.report import write as files
 
         files.write(self, files.places([str(path)], Path(self.output or "report"), force=force))
 

@@ -10,7 +10,7 @@ import sys
 from functools import cache
 
 from onnxquant.errors import RecipeError, nearest
-from onnxquant.registries import classes
+from onnxquant.registry import classes
 from onnxquant.solvers.base import Inputs, Solver, losses
 
 __all__ = ["Inputs", "Solver", "losses", "registry", "solver_named", "solvers"]

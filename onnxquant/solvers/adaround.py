@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Grid, Indices, nearest, spread, values
-from onnxquant.formats.matrix import Matrix
+from onnxquant.numerics.matrix import Matrix
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, losses, rounded
 from onnxquant.solvers.gptq import shrinkage
 from onnxquant.solvers.mse import Mse

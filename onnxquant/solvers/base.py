@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import RecipeError, WeightError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import nearest
-from onnxquant.formats.matrix import Matrix, by_rows, chunks
+from onnxquant.numerics.matrix import Matrix, by_rows, chunks
 
 Doubles = NDArray[np.float64]
 # Rows whose products with Gram matrices are taken together: bounds the memory for tall weights.

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.grid import Floats, Grid, nearest_level
-from onnxquant.formats.matrix import Matrix, by_rows, split
+from onnxquant.numerics.matrix import Matrix, by_rows, split
 from onnxquant.solvers.base import Doubles
 
 

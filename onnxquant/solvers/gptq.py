@@ -29,7 +29,7 @@ from scipy.linalg import LinAlgError, cholesky
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Floats, Grid, nearest, nearest_level
-from onnxquant.formats.matrix import Matrix
+from onnxquant.numerics.matrix import Matrix
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, losses
 from onnxquant.solvers.mse import Mse
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Floats, Grid, nearest_level
-from onnxquant.formats.matrix import Matrix, by_rows
+from onnxquant.numerics.matrix import Matrix, by_rows
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded
 from onnxquant.solvers.columns import Columns, better_units, each_part
 

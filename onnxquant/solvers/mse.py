@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Grid
-from onnxquant.formats.matrix import Matrix, by_rows
+from onnxquant.numerics.matrix import Matrix, by_rows
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded, weighted
 from onnxquant.solvers.columns import Columns, Sums, better_units, each_part
 

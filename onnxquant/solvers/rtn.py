@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.matrix import Matrix
+from onnxquant.numerics.matrix import Matrix
 from onnxquant.solvers.base import Inputs, Solver, rounded
 
 

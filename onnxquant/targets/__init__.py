@@ -9,7 +9,7 @@ import sys
 from functools import cache
 
 from onnxquant.errors import RecipeError, nearest
-from onnxquant.registries import classes
+from onnxquant.registry import classes
 from onnxquant.targets.base import Lowered, Refusal, Result, Target
 
 __all__ = ["AUTO", "Lowered", "Refusal", "Result", "Target", "registry", "target_named", "targets"]

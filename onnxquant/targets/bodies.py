@@ -20,9 +20,9 @@ import onnx
 import onnx.parser
 
 from onnxquant.formats.base import Format, ScaledCodes
-from onnxquant.formats.dynamic8 import signed_map
-from onnxquant.formats.table import TableCodes
-from onnxquant.targets.packed import low_bits
+from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
+from onnxquant.formats.bitsandbytes.table import TableCodes
+from onnxquant.native.packers import low_bits
 from onnxquant.targets.tiles import kernel_name
 
 DOMAIN = "onnxquant"

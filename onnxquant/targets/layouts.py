@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
 from onnxquant.formats.floats import Floats
-from onnxquant.formats.packing import pack, unpack
 from onnxquant.graph.edit import Stored
 from onnxquant.graph.sites import View
-from onnxquant.targets.packed import pack_rows
+from onnxquant.native.packers import pack_rows
+from onnxquant.numerics.packing import pack, unpack
 
 Array = NDArray[Any]
 T = onnx.TensorProto

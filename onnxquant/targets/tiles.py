@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
-from onnxquant.native import TILE
+from onnxquant.native.library import TILE
+from onnxquant.native.packers import low_bits, pack_tiles, unpack_tiles
 from onnxquant.targets.layouts import Array, Layout, carrier_block, padded_rows, stored_as
-from onnxquant.targets.packed import low_bits, pack_tiles, unpack_tiles
 
 # Activations that are rounded together: as many as share a scale of the weight, but no more than this.
 MOST_ACTIVATIONS = 128

@@ -15,24 +15,32 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxquant import runtime
+from onnxquant.artifact.stored import (
+    check_hashes,
+    decode_weight,
+    digest,
+    metadata,
+    plane_index,
+    read_encoded,
+    records,
+)
+from onnxquant.artifact.stored import rescaled as rescaled_weights
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import Document, graphs, load
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import find
-from onnxquant.options import Options
+from onnxquant.numerics.difference import Difference, rescaled_like
 from onnxquant.passes.pipeline import prepare, simplify
-from onnxquant.stored import check_hashes, decode_weight, digest, metadata, plane_index, read_encoded, records
-from onnxquant.stored import rescaled as rescaled_weights
+from onnxquant.recipe.options import Options
+from onnxquant.runtime import sessions as runtime
 from onnxquant.validation import checks
-from onnxquant.validation.conversions import conversions
 from onnxquant.validation.distribution import distribution
 from onnxquant.validation.kernels import kernels_of
-from onnxquant.validation.metrics import Difference, rescaled_like
+from onnxquant.validation.leftover_conversions import conversions
+from onnxquant.validation.metric import Drop, Metric
 from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies, rounds_activations
 from onnxquant.validation.reference import Data, Reference, reference
 from onnxquant.validation.saturation import emulate
-from onnxquant.validation.task import Drop, Metric
 
 Progress = Callable[[str], None]
 # With float compute the lowered model must give the twin's numbers: what is left is the order of float additions.

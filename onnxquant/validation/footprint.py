@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from onnxquant import runtime
+from onnxquant.runtime import sessions as runtime
 
 
 def memory() -> dict[str, int]:

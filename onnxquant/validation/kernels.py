@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import onnx
 
+from onnxquant.artifact.stored import Record
 from onnxquant.graph.io import nodes
 from onnxquant.graph.sites import Site
-from onnxquant.stored import Record
 
 _MOVES = frozenset({"Reshape", "Transpose", "Cast", "Add", "Mul", "Squeeze", "Unsqueeze", "Identity"})
 

@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnxquant import runtime
+from onnxquant.artifact.stored import metadata, records, write_float
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.io import Document, nodes
-from onnxquant.stored import metadata, records, write_float
+from onnxquant.numerics.difference import Difference
+from onnxquant.runtime import sessions as runtime
 from onnxquant.targets.bodies import DOMAIN
-from onnxquant.validation.metrics import Difference
 from onnxquant.validation.reference import Reference
 from onnxquant.validation.twin import write_twin
 

@@ -20,13 +20,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant import runtime
-from onnxquant.calibration.extended import Extended, outputs
 from onnxquant.calibration.feeds import Feed
+from onnxquant.graph.analysis.conv_windows import windows
 from onnxquant.graph.flow import Flow, attribute
 from onnxquant.graph.io import Document
-from onnxquant.graph.windows import windows
-from onnxquant.validation.metrics import number
+from onnxquant.numerics.difference import number
+from onnxquant.runtime import sessions as runtime
+from onnxquant.runtime.extended import Extended, outputs
 
 # Outputs that are computed again per kernel: positions in all samples together, and channels.
 _POSITIONS, _CHANNELS = 64, 64

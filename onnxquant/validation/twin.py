@@ -13,10 +13,10 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant.artifact.stored import decode_weight, plane_index, records
 from onnxquant.graph.io import Document
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import find
-from onnxquant.stored import decode_weight, plane_index, records
 
 
 def _given(values: NDArray[Any]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from peer_bench.data import CALIBRATION_SEED, TEST_SEED, Arrays, Line, Photos, Source, normalized, recognizable, render
 
 import onnxquant
-from onnxquant.validation.metrics import Difference
+from onnxquant.numerics.difference import Difference
 
 from .metrics import cosines, edit_distance, greedy_text, log_likelihoods, perplexity, spearman
 

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 
 import onnxquant
-from onnxquant import native
+from onnxquant.native import library as native
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_vbmi", "avx512_bf16", "amx_int8", "amx_bf16")

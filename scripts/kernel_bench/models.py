@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxquant
-from onnxquant import native, runtime
+from onnxquant.native import library as native
+from onnxquant.runtime import sessions as runtime
 
 MICROSOFT = "com.microsoft"
 Planes = dict[str, NDArray[Any]]

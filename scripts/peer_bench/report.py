@@ -103,7 +103,7 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next((s.split(": ", 1)[1] for s in lines if s.startswith("model name")), platform.processor())
-    sets = ", ".join(onnxquant.native.isas())
+    sets = ", ".join(onnxquant.native.library.isas())
     return (
         f"{cpu}, {os.cpu_count()} cores, instruction sets {sets}; onnxquant {onnxquant.__version__}, "
         f"onnxruntime {ort.__version__}, onnx {onnx.__version__}, numpy {np.__version__}, Python {platform.python_version()}"

@@ -16,8 +16,8 @@ import pytest
 from commands import refused, run
 
 import onnxquant
+from onnxquant.batch.job import Job, Row, perform
 from onnxquant.report.summary import LINE
-from onnxquant.tasks import Job, Row, perform
 
 
 def products(folder: Path, count: int) -> list[Path]:

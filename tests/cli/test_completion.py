@@ -15,8 +15,8 @@ from conftest import ROOT
 
 from onnxquant.cli import main
 from onnxquant.formats import registry
-from onnxquant.options import option_schema
-from onnxquant.recipe import rule_schema, shipped
+from onnxquant.recipe.options import option_schema
+from onnxquant.recipe.rules import rule_schema, shipped
 from onnxquant.solvers import registry as solvers
 
 

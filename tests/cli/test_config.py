@@ -15,7 +15,7 @@ import yaml
 from commands import refused, run
 from conftest import DEFAULT_MODEL
 
-from onnxquant.config import config_schema, read
+from onnxquant.batch.config_file import config_schema, read
 from onnxquant.errors import RecipeError
 
 

@@ -578,7 +578,7 @@ def test_every_option_of_the_library_is_one_of_the_command_line(model: Path, tmp
     from dataclasses import fields
 
     from onnxquant.formats import parameters
-    from onnxquant.options import Options
+    from onnxquant.recipe.options import Options
 
     known = {p.name for p in main.commands["quantize"].params}
     assert ({f.name for f in fields(Options)} - {"parameters"}) | set(parameters()) <= known

@@ -16,10 +16,11 @@ from variants import CASES, fits
 
 from onnxquant import decode, encode, formats
 from onnxquant.errors import OnnxQuantError, RangeError, WeightError
-from onnxquant.formats import format_named, matrix
+from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, ScaledCodes
-from onnxquant.formats.packing import pack, unpack
 from onnxquant.formats.parameters import parameters_of
+from onnxquant.numerics import matrix
+from onnxquant.numerics.packing import pack, unpack
 
 NAMES = [f.name for f in formats()]
 # RMSE of N(0, 1) in rows of 256 with default parameters: within 2 % of these, so a worse and a better encoder both show.

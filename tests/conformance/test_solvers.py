@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from variants import CASES, fits, label
 
 from onnxquant.errors import RecipeError
-from onnxquant.formats import format_named, matrix
+from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.numerics import matrix
 from onnxquant.solvers import Inputs, Solver, losses, registry, solver_named, solvers
 
 Array = NDArray[Any]

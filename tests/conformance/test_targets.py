@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 import onnxquant
 from onnxquant import formats
+from onnxquant.artifact.stored import plane_index, read_encoded, records
 from onnxquant.formats.base import ScaledCodes
 from onnxquant.graph.io import load, nodes
 from onnxquant.graph.sites import find
 from onnxquant.passes.pipeline import prepare
-from onnxquant.stored import plane_index, read_encoded, records
 from onnxquant.targets import targets
 
 MODELS = {

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_oracle import BLOCK, ROW, sample
 from nodes import Node, session
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 MOST = 100_000  # allocations of one call; a loop that runs so long is not getting on
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_oracle import BLOCK, sample
 from nodes import TYPES, Node, session
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import ml_dtypes
 import numpy as np
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 BLOCK, PAIR, ROW, TENSOR = "block", "pair", "row", "tensor"
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_oracle import Sample, sample
 from nodes import Node, session
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 ROWS, COLS = 33, 100
 # One of each kind of side information: the permutation is checked alike for all.

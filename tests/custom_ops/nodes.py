@@ -11,7 +11,7 @@ import onnxruntime as ort
 from ml_dtypes import bfloat16
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 DOMAIN = "onnxquant"
 TYPES = {

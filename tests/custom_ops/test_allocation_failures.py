@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxquant import encoder, native
 from onnxquant.errors import NativeLibraryError, RangeError, WeightError
 from onnxquant.formats import format_named, formats
-from onnxquant.validation.metrics import Difference
+from onnxquant.native import encoders as encoder
+from onnxquant.native import library as native
+from onnxquant.numerics.difference import Difference
 
 ISAS = native.isas()
 TABLES = ("nf4", "fp4", "dynamic8")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="mprotect")
 

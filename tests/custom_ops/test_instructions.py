@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 X86 = platform.machine() in ("x86_64", "AMD64") and native.library_path().suffix == ".so"

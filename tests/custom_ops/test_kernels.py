@@ -20,8 +20,8 @@ from kernel_oracle import (
     variants,
 )  # fmt: skip
 
-from onnxquant import native
 from onnxquant.errors import NativeLibraryError
+from onnxquant.native import library as native
 
 ROWS = [1, 16, 17, 33, 100]
 COLS = [1, 31, 32, 100, 257]

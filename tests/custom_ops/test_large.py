@@ -19,7 +19,7 @@ from kernel_oracle import BLOCK, ROW, int8_matmul, sample
 from nodes import Node, parsed
 from onnx import TensorProto
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 N, K = 65_536, 65_664
 NEEDED = 3 << 30  # bytes, though less is used

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from kernel_oracle import bfloat_factors, check_int8, sample, uses_bfloat
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 pytestmark = pytest.mark.skipif("amx" not in native.isas(), reason="no AMX here, and none emulated")
 

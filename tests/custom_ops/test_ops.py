@@ -16,7 +16,7 @@ from kernel_oracle import check_int8, float_bound, int8_matmul, sample
 from nodes import DOMAIN, Node, parsed, session
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 NAMES = native.formats()
 RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "4"))

@@ -7,9 +7,10 @@ import ctypes
 import numpy as np
 import pytest
 
-from onnxquant import encoder, native
 from onnxquant.errors import NativeLibraryError
-from onnxquant.formats.packing import pack
+from onnxquant.native import encoders as encoder
+from onnxquant.native import library as native
+from onnxquant.numerics.packing import pack
 
 ISAS = native.isas()
 SHAPES = [(1, 1, 32), (5, 17, 32), (16, 256, 256), (33, 100, 128), (40, 520, 544), (16, 31, 64)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from kernel_oracle import check_int8, float_bound, pack, sample, split_bits
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 ISAS = native.isas()
 COLS = 100

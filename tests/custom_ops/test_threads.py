@@ -11,7 +11,7 @@ import pytest
 from kernel_oracle import sample
 from nodes import Node, session
 
-from onnxquant import native
+from onnxquant.native import library as native
 
 RUNS = int(os.environ.get("ONNXQUANT_TEST_RUNS", "100"))  # per thread
 SESSIONS = int(os.environ.get("ONNXQUANT_TEST_SESSIONS", "300"))

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 
 import onnxquant
-from onnxquant.validation.metrics import Difference
+from onnxquant.numerics.difference import Difference
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 CATALOGUE: dict[str, Any] = tomllib.loads((MODELS / "catalogue.toml").read_text())

@@ -15,16 +15,16 @@ from graphs import node, weight
 from rounded import marked, sqnr_db
 
 import onnxquant
-from onnxquant import api
-from onnxquant.activations.calibrated import FOR_ACCURACY
-from onnxquant.calibration import grams
+from onnxquant.activations.search import FOR_ACCURACY
+from onnxquant.artifact.stored import metadata
+from onnxquant.calibration import gram_matrices as grams
 from onnxquant.calibration.observers import ranging
 from onnxquant.errors import RecipeError
-from onnxquant.formats.affine import Int8
+from onnxquant.formats.integers import Int8
 from onnxquant.graph.io import nodes as all_nodes
+from onnxquant.inspect import api
 from onnxquant.report.activations import details, summary
 from onnxquant.report.data import Report
-from onnxquant.stored import metadata
 
 DATA = Path(__file__).resolve().parents[2] / "models" / "default_test.npz"
 

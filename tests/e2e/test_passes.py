@@ -12,15 +12,15 @@ import onnx
 import pytest
 from conftest import DEFAULT_MODEL, ROOT
 
-from onnxquant import runtime
+from onnxquant.graph.analysis.linear import linear
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document, load, nodes
-from onnxquant.graph.linear import linear
-from onnxquant.options import Options
-from onnxquant.passes.equalize import equalize
+from onnxquant.passes.equivalent.equalize import equalize
+from onnxquant.passes.equivalent.rebase import Moments, candidates, rebase
+from onnxquant.passes.equivalent.smooth import smooth
 from onnxquant.passes.pipeline import prepare, simplify
-from onnxquant.passes.rebase import Moments, candidates, rebase
-from onnxquant.passes.smooth import smooth
+from onnxquant.recipe.options import Options
+from onnxquant.runtime import sessions as runtime
 from onnxquant.validation.reference import reference
 
 FETCHED = ROOT / "models" / "fetched"

@@ -12,8 +12,8 @@ import onnxruntime as ort
 import pytest
 
 import onnxquant
+from onnxquant.artifact.stored import records
 from onnxquant.graph.io import load
-from onnxquant.stored import records
 
 
 @pytest.mark.parametrize("target", ["auto", "onnx", "ort", "custom"])

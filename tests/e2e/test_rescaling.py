@@ -13,9 +13,9 @@ from graphs import node, rng
 
 from onnxquant import load as load_session
 from onnxquant import quantize, validate
+from onnxquant.artifact.stored import metadata, records
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import load
-from onnxquant.stored import metadata, records
 
 K, N = 256, 512
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from onnxquant import decode, encode
 from onnxquant.formats import format_named
-from onnxquant.formats.bnb4 import unnest
-from onnxquant.formats.dynamic8 import signed_map
+from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
+from onnxquant.formats.bitsandbytes.nf4_fp4 import unnest
 
 torch = pytest.importorskip("torch")
 with warnings.catch_warnings():

@@ -19,9 +19,9 @@ from onnxruntime.capi import _pybind_state as native_ort
 from onnxquant import decode, encode
 from onnxquant.errors import RangeError, WeightError
 from onnxquant.formats import format_named
-from onnxquant.formats.dynamic8 import signed_map
-from onnxquant.formats.packing import unpack
-from onnxquant.formats.philox import philox, uniforms
+from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
+from onnxquant.numerics.packing import unpack
+from onnxquant.numerics.philox import philox, uniforms
 from onnxquant.targets.layouts import Columns, Rows
 
 GGML = {n: getattr(GGMLQuantizationType, n.upper()) for n in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0")}

@@ -9,7 +9,7 @@ import pytest
 from commands import run
 
 import onnxquant
-from onnxquant.advice import advice
+from onnxquant.inspect.compatibility import advice
 
 # As the releases themselves say: scripts/check_compatibility.py.
 SAID = {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import FeedError, WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
-from onnxquant.passes.awq import Quantizer, Scaled, awq
+from onnxquant.passes.equivalent.awq import Quantizer, Scaled, awq
 from onnxquant.solvers.base import Inputs
 
 Array = NDArray[Any]

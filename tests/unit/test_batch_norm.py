@@ -10,7 +10,7 @@ import onnx
 import pytest
 from graphs import captures, model, node, rng, weight
 
-from onnxquant.passes.batch_norm import fold_batch_norms
+from onnxquant.passes.simplify.batch_norm import fold_batch_norms
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

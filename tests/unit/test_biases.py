@@ -13,7 +13,7 @@ from agreement import check, ops
 from graphs import node, weight
 
 import onnxquant
-from onnxquant.passes.biases import join_biases
+from onnxquant.passes.simplify.biases import join_biases
 
 X = graphs.rng(1).standard_normal((6, 24)).astype(np.float32)
 

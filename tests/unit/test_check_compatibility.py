@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 import onnxquant
-from onnxquant.runtime import optimized
+from onnxquant.runtime.sessions import optimized
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 NAME = "onnxquant-0.1.0-py3-none-linux_x86_64.whl"
-PACKAGE = {"onnxquant/__init__.py", "onnxquant/recipes/mixed.toml"}
+PACKAGE = {"onnxquant/__init__.py", "onnxquant/recipe/presets/mixed.toml"}
 LIBRARY = "onnxquant/_lib/libonnxquant_ops.so"
 GOOD = dict.fromkeys((*PACKAGE, LIBRARY, "onnxquant-0.1.0.dist-info/RECORD"), b"")
 BUILT = Path("/somewhere/else")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from onnxquant.validation.closeness import Score, closeness
+from onnxquant.numerics.score import Score, closeness
 
 RNG = np.random.default_rng(3)
 LOGITS = RNG.normal(0, 3, (6, 1, 10))

@@ -11,7 +11,7 @@ import pytest
 from commands import refused, run
 
 import onnxquant
-from onnxquant.validation.metrics import Difference
+from onnxquant.numerics.difference import Difference
 
 K, N = 512, 256
 

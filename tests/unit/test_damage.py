@@ -14,7 +14,7 @@ from graphs import node, weight
 from rounded import sqnr_db
 
 import onnxquant
-from onnxquant import api
+from onnxquant.inspect import api
 
 X = graphs.rng(3).standard_normal((8, 24)).astype(np.float32)
 

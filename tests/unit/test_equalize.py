@@ -11,10 +11,10 @@ import onnx
 import pytest
 from graphs import captures, model, node, rng, weight
 
+from onnxquant.graph.analysis.linear import linear
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document
-from onnxquant.graph.linear import linear
-from onnxquant.passes.equalize import equalize
+from onnxquant.passes.equivalent.equalize import equalize
 from onnxquant.passes.pipeline import simplify
 
 

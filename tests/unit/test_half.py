@@ -22,8 +22,8 @@ import onnxquant
 from onnxquant.cli import main
 from onnxquant.errors import ModelError, RecipeError
 from onnxquant.graph.io import load
-from onnxquant.passes.half import FLOAT, HALF, Outcome, halve
-from onnxquant.passes.half_values import to_half
+from onnxquant.passes.float16.convert import FLOAT, HALF, Outcome, halve
+from onnxquant.passes.float16.values import to_half
 
 F32, F16, I64 = np.float32, np.float16, np.int64
 node = graphs.node

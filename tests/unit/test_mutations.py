@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 import onnxquant
 from onnxquant.formats import base
-from onnxquant.targets import bodies, layouts, ort, packed, products, tiles
+from onnxquant.native import packers as packed
+from onnxquant.targets import bodies, layouts, ort, products, tiles
 from onnxquant.validation import compare
 
 Array = NDArray[Any]

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from graphs import model, node, rng, weight
 
-from onnxquant.passes.pads import fold_pads
+from onnxquant.passes.simplify.pads import fold_pads
 
 PADS = [0, 0, 1, 2, 0, 0, 0, 1]
 X = {"x": rng(3).standard_normal((1, 4, 8, 8)).astype(np.float32)}

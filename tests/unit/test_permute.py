@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
 from onnxquant.formats import format_named
-from onnxquant.passes.permute import fold, order_of, orders
+from onnxquant.passes.equivalent.permute import fold, order_of, orders
 
 Array = NDArray[Any]
 K = 32

@@ -14,11 +14,11 @@ from graphs import captures, model, node, rng, weight
 from numpy.typing import NDArray
 
 from onnxquant.errors import FeedError
+from onnxquant.graph.analysis.linear import linear
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.linear import linear
-from onnxquant.passes import rebase as rebase_
-from onnxquant.passes.rebase import Moments, best_basis, candidates, equalizing, noise, rebase
+from onnxquant.passes.equivalent import rebase as rebase_
+from onnxquant.passes.equivalent.rebase import Moments, best_basis, candidates, equalizing, noise, rebase
 
 N = 6
 SAMPLES = [{"x": rng(s).standard_normal((1, 4, 9, 9)).astype(np.float32)} for s in range(6)]

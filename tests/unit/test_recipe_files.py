@@ -11,7 +11,7 @@ from conftest import ROOT
 from graphs import node, weight
 
 from onnxquant import quantize
-from onnxquant.recipe import Recipe, shipped
+from onnxquant.recipe.rules import Recipe, shipped
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(shipped()) if name.endswith("-mixed")])

@@ -14,9 +14,9 @@ from conftest import DEFAULT_MODEL, ROOT
 from graphs import node, weight
 
 import onnxquant
-from onnxquant.options import Options
-from onnxquant.plan_recipe import to_toml
-from onnxquant.recipe import Recipe
+from onnxquant.convert.recipe_of_plan import to_toml
+from onnxquant.recipe.options import Options
+from onnxquant.recipe.rules import Recipe
 
 
 def network() -> Any:
@@ -160,9 +160,9 @@ def test_shipped_recipes_for_kinds_of_models(tmp_path: Path) -> None:
 
 
 def test_what_a_file_says_it_was_made_of(tmp_path: Path) -> None:
+    from onnxquant.artifact.stored import origin
     from onnxquant.graph import identity
     from onnxquant.graph.io import load
-    from onnxquant.stored import origin
 
     model = graphs.save(graphs.matmul(256, 288), tmp_path / "m.onnx")
     for given, rule in (

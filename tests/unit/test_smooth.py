@@ -12,7 +12,7 @@ import pytest
 from graphs import model, node, rng, weight
 
 from onnxquant.errors import FeedError, RecipeError
-from onnxquant.passes.smooth import smooth
+from onnxquant.passes.equivalent.smooth import smooth
 
 K = 8
 X = {"x": rng(3).standard_normal((4, 5, K)).astype(np.float32) * np.float32([1, 1, 30, 1, 0.1, 1, 1, 5])}

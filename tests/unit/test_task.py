@@ -14,10 +14,10 @@ from commands import run as command
 from graphs import node, weight
 
 import onnxquant
-from onnxquant import api
-from onnxquant.activations.calibrated import FOR_ACCURACY
+from onnxquant.activations.search import FOR_ACCURACY
 from onnxquant.errors import RecipeError
-from onnxquant.validation.task import Drop, Metric
+from onnxquant.inspect import api
+from onnxquant.validation.metric import Drop, Metric
 
 X = graphs.rng(5).standard_normal((64, 1, 32)).astype(np.float32)
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from graphs import captures, model, node, rng, weight
 
-from onnxquant.passes.transposes import sink_transposes
+from onnxquant.passes.simplify.transposes import sink_transposes
 
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 X = {"x": rng(3).standard_normal((1, 4, 6, 5)).astype(np.float32)}

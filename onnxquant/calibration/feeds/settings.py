@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxquant.errors import FeedError, RecipeError, nearest
-from onnxquant.recipe import Recipe
+from onnxquant.recipe.rules import Recipe
 
 Description = str | Path | Mapping[str, Any]
 T = TypeVar("T")

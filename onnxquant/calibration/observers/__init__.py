@@ -13,7 +13,7 @@ from typing import Any
 
 from onnxquant.calibration.observers.base import Accumulator, Grid, Observer, RangeObserver
 from onnxquant.errors import StatisticsError, nearest
-from onnxquant.registries import classes
+from onnxquant.registry import classes
 
 __all__ = ["Accumulator", "Grid", "Observer", "RangeObserver", "make", "observer_named", "ranging", "registry"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.calibration.observers.base import Accumulator, Batch, State, scalar
-from onnxquant.calibration.observers.exact import ExactSum, variance
+from onnxquant.numerics.exact_sum import ExactSum, variance
 
 _BLOCK, _LANES = 8192, 16
 

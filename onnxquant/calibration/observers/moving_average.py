@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from onnxquant.calibration.observers.base import Accumulator, Batch, Grid, RangeObserver, State
-from onnxquant.calibration.observers.exact import ExactSum
+from onnxquant.numerics.exact_sum import ExactSum
 
 WEIGHT = 0.01
 """Weight of a new sample, as in PyTorch's and ONNX Runtime's observers of this name."""

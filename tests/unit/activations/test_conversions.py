@@ -11,10 +11,10 @@ import pytest
 from graphs import node, weight
 from rounded import static
 
-from onnxquant import runtime
 from onnxquant.report import activations
+from onnxquant.runtime import sessions as runtime
 from onnxquant.validation.compare import Proof
-from onnxquant.validation.conversions import conversions
+from onnxquant.validation.leftover_conversions import conversions
 
 FEED = {"x": graphs.rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)}
 

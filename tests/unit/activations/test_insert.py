@@ -13,7 +13,7 @@ from agreement import outputs
 from graphs import node, weight
 from rounded import inserted, marked, optimized, sqnr_db, static, values
 
-from onnxquant.activations.scheme import Codes
+from onnxquant.activations.codes import Codes
 
 X = ("float32", [1, 4, 8, 8])
 FEED = {"x": graphs.rng(3).standard_normal((1, 4, 8, 8)).astype(np.float32)}

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from graphs import node, weight
 
-from onnxquant.activations.ops import Kind
+from onnxquant.activations.op_kinds import Kind
 from onnxquant.activations.placement import Placement, place
 from onnxquant.graph.flow import Flow
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rounded import sqnr_db
 
-from onnxquant.validation.metrics import rescaled_like
+from onnxquant.numerics.difference import rescaled_like
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(True, False), (False, True), (True, True)], ids=str)

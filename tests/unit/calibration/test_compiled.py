@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from onnxquant import native
 from onnxquant.calibration import compiled as compiled_
-from onnxquant.calibration.blocked import read_blocked
+from onnxquant.calibration.collect import collect
 from onnxquant.calibration.compiled import Compiled
 from onnxquant.calibration.observers.base import Accumulator
 from onnxquant.calibration.observers.histogram import Histogram
 from onnxquant.calibration.observers.moments import Moments
-from onnxquant.calibration.run import collect
 from onnxquant.errors import ModelError, NativeLibraryError
+from onnxquant.native import library as native
+from onnxquant.runtime.blocked import read_blocked
 
 pytestmark = pytest.mark.skipif(not compiled_.available(), reason="the library was built without observers")
 METHODS = ("minmax", "mse", "moving-average")
@@ -158,7 +158,7 @@ def test_tensors_that_are_not_finite_are_left_out(model: Path, bad: float, words
 def test_interrupted_runs_resume_to_the_same(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("onnxquant.calibration.run._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("onnxquant.calibration.collect._CHECKPOINT_SECONDS", 0.0)
     wanted, checkpoint = dict.fromkeys(("x", "m", "y"), methods), tmp_path / "partial"
 
     class Failing(Made):
@@ -177,7 +177,7 @@ def test_interrupted_runs_resume_to_the_same(
 
 
 def test_a_node_of_nobody_is_refused(model: Path) -> None:
-    from onnxquant import runtime
+    from onnxquant.runtime import sessions as runtime
 
     proto = onnx.load(model)
     library = Compiled(histogram=False)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rounded import values
 
 from onnxquant.activations.placement import place
-from onnxquant.calibration import grams as grams_
+from onnxquant.calibration import gram_matrices as grams_
 from onnxquant.calibration.feeds import Feeds, Input, open_feeds
 from onnxquant.graph.flow import Flow, attribute
 from onnxquant.graph.io import load

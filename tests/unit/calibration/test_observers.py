@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from onnxquant.calibration.observers import Grid, accumulator_key, make, observer_named, ranging, registry
 from onnxquant.calibration.observers.entropy import divergences
-from onnxquant.calibration.observers.exact import ExactSum
 from onnxquant.calibration.observers.histogram import HALF, Histogram
 from onnxquant.calibration.observers.mean_std import MeanStd, best_k
 from onnxquant.calibration.observers.percentile import Percentile
 from onnxquant.errors import StatisticsError
+from onnxquant.numerics.exact_sum import ExactSum
 
 RNG = np.random.default_rng(7)
 DATA: dict[str, NDArray[np.float32]] = {

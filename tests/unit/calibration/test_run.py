@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxquant.calibration import run as run_
+from onnxquant.calibration import collect as run_
+from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Feed
 from onnxquant.calibration.observers import Grid
 from onnxquant.calibration.observers.histogram import Histogram
-from onnxquant.calibration.run import collect
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.calibration.tensors import quantizable
 from onnxquant.errors import FeedError, StatisticsError
@@ -275,7 +275,7 @@ def test_where_weights_lie_does_not_matter(tmp_path: Path, external: bool, monke
     assert states(collect(path, Made(2), wanted())) == want
     assert states(collect(load(path), Made(2), wanted())) == want
     assert states(collect(load(layers()), Made(2), wanted())) == want
-    monkeypatch.setattr("onnxquant.calibration.extended._IN_MEMORY", 100)
+    monkeypatch.setattr("onnxquant.runtime.extended._IN_MEMORY", 100)
     assert states(collect(path, Made(2), wanted())) == want
     assert digest(load(path)) == digest(load(layers()))
 

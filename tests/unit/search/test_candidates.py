@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from graphs import matmul
 
+from onnxquant.budget.candidates import candidates, parse, spec_of
+from onnxquant.budget.loss_table import spread
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
-from onnxquant.recipe import Rule
-from onnxquant.search.candidates import candidates, parse, spec_of
-from onnxquant.search.weighing import spread
+from onnxquant.recipe.rules import Rule
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxquant.search.knapsack import choose
+from onnxquant.budget.knapsack import choose
 
 Options = list[list[float]]
 

@@ -9,13 +9,13 @@ import pytest
 from graphs import matmul, weight
 
 from onnxquant import quantize
+from onnxquant.budget import latency
+from onnxquant.budget.latency import Timer
 from onnxquant.formats import format_named
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
-from onnxquant.plan import decide
-from onnxquant.recipe import Rule
-from onnxquant.search import latency
-from onnxquant.search.latency import Timer
+from onnxquant.plan.planner import decide
+from onnxquant.recipe.rules import Rule
 
 
 def test_kinds_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:

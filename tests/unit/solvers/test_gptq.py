@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError, WeightError
 from onnxquant.formats import format_named
-from onnxquant.formats.affine import Int4, Int8
 from onnxquant.formats.base import Encoded
+from onnxquant.formats.integers import Int4, Int8
 from onnxquant.solvers import Inputs, gptq, solver_named
 from onnxquant.solvers.gptq import Gptq
 

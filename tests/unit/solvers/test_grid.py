@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from variants import CASES, fits
 
 from onnxquant.errors import WeightError
-from onnxquant.formats import format_named, matrix
+from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Grid, nearest, values
+from onnxquant.numerics import matrix
 
 Array = NDArray[Any]
 

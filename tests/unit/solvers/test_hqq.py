@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError
-from onnxquant.formats import format_named, matrix
+from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
+from onnxquant.numerics import matrix
 from onnxquant.solvers import Inputs
 from onnxquant.solvers.hqq import Hqq
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError
-from onnxquant.formats import format_named, matrix
+from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
+from onnxquant.numerics import matrix
 from onnxquant.solvers import Inputs, solver_named
 from onnxquant.solvers.mse import Mse
 

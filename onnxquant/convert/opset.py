@@ -1,0 +1,101 @@
+"""A real opset conversion where a recipe's target needs a newer opset, proven by equal outputs.
+
+onnx's version converter rewrites nodes; a bumped number would not. It knows only standard ops and can fail, so its
+result is taken only when onnxruntime gives the same outputs for both models.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.version_converter
+
+from onnxquant.errors import FeedError, ModelError
+from onnxquant.graph.io import MAX_OPSET, Document
+from onnxquant.graph.publish import Publisher
+from onnxquant.graph.sites import find
+from onnxquant.plan.planner import make_plan
+from onnxquant.recipe.options import Options
+from onnxquant.recipe.rules import Recipe
+from onnxquant.runtime import sessions as runtime
+from onnxquant.targets import target_named
+from onnxquant.targets.onnx import Onnx
+from onnxquant.validation.reference import reference
+
+_TOLERANCE = 1e-4
+
+
+def raise_opset(document: Document, recipe: Recipe, least: int = 0) -> list[str]:
+    """Raise the opset when a plan would use more of standard operators in a newer one; notes on what was done.
+
+    Args:
+        document: edited in place.
+        recipe: the rules of the plan.
+        least: what is needed besides.
+    """
+    before, needed = document.opset, max(_needed(document, recipe), least)
+    if needed <= before:
+        return []
+    try:
+        converted = onnx.version_converter.convert_version(document.proto, needed)
+    except Exception as error:  # the converter raises RuntimeError, ValueError and its own
+        return [f"opset stays {before}: the conversion to {needed} failed ({str(error).splitlines()[0]})"]
+    converted.ir_version = max(document.proto.ir_version, converted.ir_version)
+    _keep_signature(converted, document.proto)
+    failure = _differs(document, converted)
+    if failure:
+        return [f"opset stays {before}: the conversion to {needed} is not proven ({failure})"]
+    document.proto.CopyFrom(converted)
+    return [f"opset converted from {before} to {needed}, outputs equal"]
+
+
+def _needed(document: Document, recipe: Recipe) -> int:
+    """The opset that the decisions for target ``onnx`` would like, were there no limit."""
+    sites, left = find(document)
+    plan = make_plan(sites, left, recipe, MAX_OPSET)
+    by_name = {s.name: s for s in sites}
+    decided = [(by_name[d.name].folded() if d.folded else by_name[d.name], d) for d in plan.encoded]
+    target = target_named("onnx")
+    assert isinstance(target, Onnx)
+    wanted = [target.wanted_opset(site, d.format) for site, d in decided if d.target == "onnx" and d.format]
+    return max(wanted, default=0)
+
+
+def _keep_signature(converted: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """The converter writes the shapes it inferred into inputs and outputs; what callers see stays as it was."""
+    for kind in ("input", "output"):
+        for mine, theirs in zip(getattr(converted.graph, kind), getattr(original.graph, kind), strict=True):
+            mine.CopyFrom(theirs)
+
+
+def _differs(document: Document, converted: onnx.ModelProto) -> str:
+    """Why the converted model is not the same function; empty when it is."""
+    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
+        paths = []
+        for name, proto in (("before", document.proto), ("after", converted)):
+            copy = onnx.ModelProto()
+            copy.CopyFrom(proto)
+            paths.append(Path(folder) / f"{name}.onnx")
+            with Publisher(paths[-1], external=True, force=True) as publisher:
+                publisher.keep(copy, document)
+                publisher.publish(copy)
+        try:
+            return _compare_outputs(paths)
+        except (ModelError, FeedError) as error:
+            return str(error)
+
+
+def _compare_outputs(paths: list[Path]) -> str:
+    samples = reference(paths[0], None, Options(samples=1))
+    got = runtime.run(runtime.open_session(paths[1], runtime.session_options(mapped=True)), samples.feeds[0])
+    for name, value in samples.outputs[0].items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            # Infinity and NaN must be where they were, and say nothing of how near the rest has to be.
+            atol = _TOLERANCE * (float(np.abs(value[np.isfinite(value)]).max(initial=0)) or 1.0)
+            near = value.shape == got[name].shape and np.allclose(value, got[name], rtol=0, atol=atol, equal_nan=True)
+            if not near:
+                return f"output {name!r} differs"
+    return ""

@@ -1,0 +1,149 @@
+"""llm_int8: 8-bit rows with the columns of outliers kept in float16 (Dettmers et al. 2022, LLM.int8()).
+
+Weights are rounded to float16 first, as bitsandbytes does. A column is an outlier when its largest magnitude is at least
+``threshold``; with ``quantile`` the ceil((1 - quantile) * K) columns of largest magnitude are, those further left first
+among equals. Over the other columns SCB = the row's largest magnitude in float32, code = 128 + round-half-even(w * (127 /
+SCB)), value = (code - 128) * scale with scale = SCB / 127. Outlier columns have the code 128 and are decoded from the plane
+``outliers``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.errors import RangeError, RecipeError, WeightError
+from onnxquant.formats.base import Encoded, Format, Plane
+from onnxquant.formats.parameters import INTERNAL, parameter
+from onnxquant.numerics.matrix import Matrix, chunks
+
+_TOP, _OFFSET = np.float32(127), np.float32(128)
+
+
+@dataclass(frozen=True)
+class LlmInt8(Format):
+    """8-bit integers per row; columns that hold outliers stay in float16.
+
+    Attributes:
+        threshold: a column with a weight of at least this magnitude is kept in float16.
+        quantile: keep the largest 1 - quantile of all columns instead, at least one.
+        outliers: how many columns are kept; known once a weight is encoded.
+    """
+
+    name = "llm_int8"
+    bits = 8
+    source = "bitsandbytes: LLM.int8() (Dettmers et al. 2022)"
+    foreign = True
+
+    threshold: float = parameter(6.0, "Columns with a weight of at least this magnitude stay in float16.", metavar="X")
+    quantile: float | None = parameter(
+        None, "Instead the largest 1 - Q of all columns stay in float16, at least one.", metavar="Q"
+    )
+    outliers: int | None = field(default=None, kw_only=True, metadata=INTERNAL)
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        if not self.threshold > 0:
+            raise RecipeError(f"threshold {self.threshold}: expected a magnitude above 0")
+        if self.quantile is not None and not 0 < self.quantile < 1:
+            raise RecipeError(f"quantile {self.quantile}: expected a number between 0 and 1, such as 0.99")
+
+    unsolvable = "its columns of outliers are float16, and no codes"
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Without outliers; each column of them takes another 16 bits for each of its weights."""
+        return 8.0
+
+    def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
+        kept = self.outliers or 0
+        return {
+            "codes": Plane((rows, cols), np.dtype(np.uint8)),
+            "scales": Plane((rows, 1), np.dtype(np.float32)),
+            "outlier_columns": Plane((kept,), np.dtype(np.int32)),
+            "outliers": Plane((rows, kept), np.dtype(np.float16)),
+        }
+
+    def _encode(self, weight: NDArray[Any]) -> Encoded:
+        rows, cols = weight.shape
+        kept = self._outlier_columns(weight)
+        form = self.with_(outliers=len(kept))
+        planes = form._allocate(rows, cols)
+        planes["outlier_columns"][:] = kept
+        for first, chunk in chunks(weight):
+            part = slice(first, first + len(chunk))
+            halves = chunk.astype(np.float16)
+            planes["outliers"][part] = halves[:, kept]
+            halves[:, kept] = 0
+            values = halves.astype(np.float32)
+            scb = np.abs(values).max(axis=1, keepdims=True)
+            factor = _TOP / np.where(scb > 0, scb, np.inf).astype(np.float32)
+            planes["codes"][part] = np.rint(values * factor) + _OFFSET
+            planes["scales"][part] = scb / _TOP
+        return Encoded(form, rows, cols, planes, (rows, cols))
+
+    def _outlier_columns(self, weight: NDArray[Any]) -> NDArray[np.intp]:
+        """Ascending."""
+        largest = np.zeros(weight.shape[1], np.float16)
+        for _, chunk in chunks(weight):
+            with np.errstate(over="ignore"):
+                halves = chunk.astype(np.float16)
+            np.maximum(largest, np.abs(halves).max(axis=0), out=largest)
+        return self.kept_columns(largest)
+
+    def kept_columns(self, largest: NDArray[np.float16]) -> NDArray[np.intp]:
+        """Columns that are kept in float16, ascending, by the largest magnitude of each.
+
+        Raises:
+            RangeError: a magnitude is beyond float16.
+        """
+        if np.isinf(largest).any():
+            raise RangeError(f"format {self.name}: column {int(largest.argmax())} is beyond float16 (6.55e+04)")
+        if self.quantile is None:
+            return np.flatnonzero(largest.astype(np.float64) >= self.threshold)
+        # 1 - quantile is not exact in binary: what exceeds a whole number by rounding only must not count.
+        count = max(1, math.ceil((1 - self.quantile) * largest.size - 1e-9))
+        order = np.argsort(-largest.astype(np.float32), kind="stable")
+        return np.sort(order[:count])
+
+    def _decode(self, encoded: Encoded) -> Matrix:
+        planes = encoded.planes
+        values = planes["codes"].astype(np.float32)
+        values -= _OFFSET
+        values *= planes["scales"]
+        values[:, planes["outlier_columns"]] = planes["outliers"]
+        return values
+
+    def scb(self, encoded: Encoded) -> Matrix:
+        """Largest magnitude of each row, as bitsandbytes keeps it: a float16 value, so rounding to it is exact."""
+        return (encoded.planes["scales"][:, 0] * _TOP).astype(np.float16).astype(np.float32)
+
+    def to_blocks(self, encoded: Encoded) -> NDArray[np.int8]:
+        """The int8 matrix of bitsandbytes, zeros in the columns kept in float16."""
+        return (encoded.planes["codes"] ^ np.uint8(0x80)).view(np.int8)
+
+    def from_blocks(self, blocks: NDArray[Any], rows: int, cols: int, absmax: NDArray[Any]) -> Encoded:
+        """The weight of bitsandbytes' int8 matrix and its SCB.
+
+        Raises:
+            WeightError: wrong sizes.
+        """
+        raw = np.ascontiguousarray(blocks).reshape(-1).view(np.uint8)
+        scb = np.asarray(absmax, np.float32).reshape(-1)
+        if raw.size != rows * cols or scb.size != rows:
+            raise WeightError(
+                f"format {self.name}: {raw.size} bytes and {scb.size} scales, expected {rows * cols} and {rows} "
+                f"for shape [{rows}, {cols}]"
+            )
+        form = self.with_(permuted=False, outliers=0)
+        planes = form._allocate(rows, cols)
+        planes["codes"] = (raw ^ np.uint8(0x80)).reshape(rows, cols)
+        planes["scales"] = scb[:, None] / _TOP
+        return Encoded(form, rows, cols, planes, (rows, cols))
+
+
+FORMATS = [LlmInt8]

@@ -1,0 +1,130 @@
+"""What ggml's block formats share: float32 reciprocals, float16 scales, and the way of blocks to bytes and back.
+
+A row is cut into blocks of 32 or 256 weights. A row that is no multiple of them ends in a short block; in bytes it is
+filled with the code of zero.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.errors import WeightError
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.numerics.matrix import Matrix, Planes
+
+Bytes = NDArray[np.uint8]
+
+
+def reciprocal(scale: Matrix) -> Matrix:
+    """1 / scale in float32; 0 where the scale is 0 or so small that its reciprocal overflows (ggml leaves that open)."""
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.float32(1) / scale
+    return np.where(np.isfinite(inverse), inverse, np.float32(0))
+
+
+def half(scale: Matrix) -> NDArray[np.float16]:
+    """The scale as it is stored: rounded to nearest even, infinite when it is out of range (the caller refuses it)."""
+    with np.errstate(over="ignore", under="ignore"):
+        return scale.astype(np.float16)
+
+
+def extreme(groups: Matrix) -> Matrix:
+    """The signed element of largest magnitude of each group, the first one on ties; [.., 1]."""
+    at = np.abs(groups).argmax(axis=-1, keepdims=True)
+    return np.take_along_axis(groups, at, axis=-1)
+
+
+def round_away(values: Matrix) -> Matrix:
+    """To the nearest integer, halves away from zero; x - trunc(x) is exact, so the comparison is too."""
+    whole = np.trunc(values)
+    whole += np.copysign((np.abs(values - whole) >= np.float32(0.5)).astype(np.float32), values)
+    return whole
+
+
+@dataclass(frozen=True)
+class Blocks(Format):
+    """Base of the formats whose bytes ggml defines: a fixed number of weights in a fixed number of bytes."""
+
+    foreign = True
+    source = "ggml (llama.cpp): block structures and reference quantizers"
+    block: ClassVar[int] = 32
+    block_bytes: ClassVar[int]
+    # The code that fills a short last block.
+    filler: ClassVar[int]
+
+    @abstractmethod
+    def block_parts(self, planes: Planes) -> list[Bytes]:
+        """The fields of a block in their order, each [rows, blocks, bytes], from planes [rows, blocks, per block]."""
+
+    @abstractmethod
+    def block_planes(self, raw: Bytes) -> Planes:
+        """Planes [rows, blocks, per block] from bytes [rows, blocks, block_bytes]."""
+
+    def to_blocks(self, encoded: Encoded) -> Bytes:
+        """The weight as ggml blocks: uint8 [rows, blocks, bytes of a block], columns in the order they are stored."""
+        rows, cols = encoded.rows, encoded.cols
+        count = -(-cols // self.block)
+        planes = {name: p.reshape(rows, count, -1) for name, p in encoded.planes.items() if _per_block(name)}
+        codes = encoded.planes["codes"]
+        if cols % self.block:
+            codes = np.concatenate([codes, np.full((rows, -cols % self.block), self.filler, np.uint8)], axis=1)
+        planes["codes"] = codes.reshape(rows, count, self.block)
+        return np.concatenate(self.block_parts(planes), axis=-1)
+
+    def from_blocks(self, blocks: NDArray[Any], rows: int, cols: int) -> Encoded:
+        """The weight that ggml blocks stand for; ``blocks``: rows * ceil(cols / block) * block_bytes bytes.
+
+        Raises:
+            WeightError: the byte count does not fit, or a code has no meaning.
+        """
+        count, size = -(-cols // self.block), self.block_bytes
+        raw = np.ascontiguousarray(blocks).reshape(-1).view(np.uint8)
+        if raw.size != rows * count * size:
+            raise WeightError(
+                f"format {self.name}: {raw.size} bytes, expected {rows * count * size} for shape [{rows}, {cols}]"
+            )
+        form = self.with_(permuted=False)
+        planes = {
+            name: np.ascontiguousarray(plane.reshape(rows, -1)[:, : form.planes(rows, cols)[name].shape[1]])
+            for name, plane in self.block_planes(raw.reshape(rows, count, size)).items()
+        }
+        return Encoded(form, rows, cols, planes, (rows, cols))
+
+
+def _per_block(name: str) -> bool:
+    return name not in ("codes", "permutation")
+
+
+def as_bytes(values: NDArray[Any]) -> Bytes:
+    """Numbers [rows, blocks, n] as bytes [rows, blocks, n * itemsize]."""
+    return np.ascontiguousarray(values).view(np.uint8)
+
+
+def as_type(raw: Bytes, dtype: type) -> NDArray[Any]:
+    """Bytes [rows, blocks, n * itemsize] as numbers [rows, blocks, n]."""
+    return np.ascontiguousarray(raw).view(dtype)
+
+
+def nibbles(codes: Bytes) -> Bytes:
+    """The low four bits of codes [.., 32] as 16 bytes: element j low, element j + 16 high."""
+    return codes[..., :16] & np.uint8(15) | codes[..., 16:] << np.uint8(4)
+
+
+def from_nibbles(raw: Bytes) -> Bytes:
+    """Codes [.., 32] of 16 bytes."""
+    return np.concatenate([raw & np.uint8(15), raw >> np.uint8(4)], axis=-1)
+
+
+def fifth_bits(codes: Bytes) -> Bytes:
+    """Bit 4 of each code [.., 32] as a little-endian 32-bit word: bit i belongs to element i."""
+    return np.packbits(codes >> np.uint8(4), axis=-1, bitorder="little")
+
+
+def from_fifth_bits(raw: Bytes) -> Bytes:
+    """Bit 4 in its place, [.., 32], of a word of 4 bytes."""
+    return np.unpackbits(raw, axis=-1, bitorder="little") << np.uint8(4)

@@ -1,0 +1,208 @@
+"""int8 .. int2: integer codes on an even grid, the scale rounded to float16 before the codes are chosen.
+
+Symmetric grids store no zero point: value = (code - 2^(bits-1)) * scale, and use the codes -(2^(bits-1) - 1) .. of
+the two's complement range, as ONNX Runtime's kernels expect. Below 8 bits the one spare negative code is worth having,
+so the extreme of largest magnitude maps to it: scale = extreme / -2^(bits-1). Asymmetric grids widen the range to
+hold zero and store the code of zero.
+
+Float zero points lie on the range as it is, min to max: scale = max((max - min) / top, max|x| / 1024) in float16, zero =
+-min / scale in float16, code = clip(round-half-even(x * (1 / scale) + zero)). The second bound of the scale takes hold
+where a block lies far from zero compared with its width: beyond 1024 steps float16 no longer tells steps apart.
+
+Source of the grids: the RTN quantizers of ONNX Runtime's MatMulNBits (docs/ContribOperators.md), which these match in
+codes where the float16 rounding of the scale does not interfere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.errors import RecipeError
+from onnxquant.formats.base import ScaledCodes
+from onnxquant.formats.parameters import parameter
+from onnxquant.numerics.matrix import Matrix, Planes, chunks
+
+MIN_BLOCK, MAX_BLOCK, DEFAULT_BLOCK = 16, 256, 32
+
+
+@dataclass(frozen=True)
+class Affine(ScaledCodes):
+    """Integer codes with one scale per block, channel or tensor.
+
+    Attributes:
+        block_size: weights per scale along a row, a power of two from 16 to 256; None: per_channel decides, and where
+            that is None too 32.
+        per_channel: True: one scale per row; False: one scale for the tensor; None: block-wise.
+        symmetric: no zero points.
+        zero_point: type of the zero points of an asymmetric grid: "int", a code, or "float", a float16.
+    """
+
+    source = "round to nearest of ONNX Runtime's MatMulNBits quantizers"
+
+    block_size: int | None = parameter(
+        None, "Weights per scale along a row: a power of two from 16 to 256; nf4, fp4 and dynamic8: from 32 to 4096."
+    )
+    per_channel: bool | None = parameter(
+        None, "One scale per output channel, or one per tensor.", "--per-channel/--per-tensor"
+    )
+    symmetric: bool = parameter(True, "Without or with zero points.", "--symmetric/--asymmetric")
+    zero_point: str = parameter("int", "Type of zero points: a code, or a float16.", choices=("int", "float"))
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        if self.block_size is not None:
+            if self.per_channel is not None:
+                raise RecipeError("block_size and per_channel exclude each other: a block is its own granularity")
+            if self.block_size not in (16, 32, 64, 128, 256):
+                raise RecipeError(
+                    f"block_size {self.block_size}: expected a power of two from {MIN_BLOCK} to {MAX_BLOCK} "
+                    f"(onnxruntime computes garbage above it)"
+                )
+            if self.block_size < DEFAULT_BLOCK and self.bits in (3, 5):
+                raise RecipeError(
+                    f"block_size {self.block_size}: expected {DEFAULT_BLOCK} or more for {self.name}, whose high bits are "
+                    f"stored 32 at a time"
+                )
+        if self.symmetric and self.zero_point == "float":
+            raise RecipeError("zero_point 'float' needs zero points: add symmetric=False (--asymmetric)")
+
+    @property
+    def group(self) -> int | None:
+        """Weights per scale; 0: a row; None: the tensor."""
+        if self.per_channel is None:
+            return self.block_size or DEFAULT_BLOCK
+        return 0 if self.per_channel else None
+
+    @property
+    def has_zero_points(self) -> bool:
+        """Asymmetric grids store one per group."""
+        return not self.symmetric
+
+    @property
+    def float_zero_points(self) -> bool:
+        """Whether zero points are float16."""
+        return self.zero_point == "float"
+
+    def folded(self) -> Self:
+        """At 8 bits one scale per channel: blocks would cost one more float copy of the weight at load."""
+        open_granularity = self.block_size is None and self.per_channel is None
+        return self.with_(per_channel=True) if self.bits == 8 and open_granularity else self
+
+    def tensor_statistics(self, weight: NDArray[Any]) -> Matrix | None:
+        """Lowest and highest value of the tensor."""
+        parts = [(chunk.min(), chunk.max()) for _, chunk in chunks(weight)]
+        return np.array([min(low for low, _ in parts), max(high for _, high in parts)], np.float32)
+
+    def encode_groups(self, groups: Matrix, shared: Matrix | None) -> Planes:
+        """Round to the nearest code of the float16-rounded scale."""
+        if shared is not None:
+            low, high = shared[:, None, None, None]
+        else:
+            low = groups.min(axis=-1, keepdims=True)
+            high = groups.max(axis=-1, keepdims=True)
+        # Which zero of two signs is the extreme depends on the width of numpy's vectors: it is always the positive one.
+        low, high = low + np.float32(0), high + np.float32(0)
+        scale, zero = self._grid(low, high)
+        with np.errstate(divide="ignore"):
+            inverse = np.where(scale != 0, np.float32(1) / scale.astype(np.float32), np.float32(0))
+        codes = groups * inverse
+        if self.float_zero_points:
+            codes += zero
+            np.rint(codes, out=codes)
+        else:
+            np.rint(codes, out=codes)
+            codes += zero
+        np.clip(codes, self.bottom, self.top, out=codes)
+        planes: Planes = {"codes": codes.astype(np.uint8), "scales": scale[..., 0]}
+        if not self.symmetric:
+            planes["zero_points"] = zero[..., 0].astype(np.float16 if self.float_zero_points else np.uint8)
+        return planes
+
+    @property
+    def bottom(self) -> int:
+        """The smallest code that is written."""
+        return 1 if self.symmetric and self.bits == 8 else 0
+
+    def _grid(self, low: Matrix, high: Matrix) -> tuple[NDArray[np.float16], Any]:
+        """Scale and zero point (float32) of groups between these values."""
+        if self.symmetric:
+            return _half(self._symmetric_scale(low, high)), np.float32(self.offset)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if self.float_zero_points:
+                step = (high - low) / np.float32(self.top)
+                least = np.maximum(np.abs(low), np.abs(high)) * np.float32(2**-10)
+                scale = _half(np.maximum(step, least))
+                exact = -low / scale.astype(np.float32)
+                return scale, np.where(scale != 0, exact, self.offset).astype(np.float16).astype(np.float32)
+            low, high = np.minimum(low, 0), np.maximum(high, 0)
+            scale = _half((high - low) / np.float32(self.top))
+            zero = np.where(scale != 0, np.rint(-low / scale.astype(np.float32)), self.offset)
+        return scale, np.clip(zero, 0, self.top).astype(np.float32)
+
+    def _symmetric_scale(self, low: Matrix, high: Matrix) -> Matrix:
+        if self.bits == 8:
+            scale = np.maximum(-low, high) / np.float32(127)
+        else:
+            # The negative extreme wins a tie, as in ONNX Runtime.
+            scale = np.where(-low >= high, low, high) / np.float32(-self.offset)
+        return scale.astype(np.float32, copy=False)
+
+
+def _half(scale: Matrix) -> NDArray[np.float16]:
+    """Scale in float16: what would underflow takes the smallest subnormal, so that no weight becomes zero or Inf."""
+    with np.errstate(over="ignore"):
+        half = scale.astype(np.float16)
+    lost = (half == 0) & (scale != 0)
+    if lost.any():
+        tiny = np.copysign(np.float16(6e-8), scale.astype(np.float32)).astype(np.float16)
+        half = np.where(lost, tiny, half)
+    return half
+
+
+class Int8(Affine):
+    """8-bit integers."""
+
+    name = "int8"
+    bits = 8
+
+
+class Int6(Affine):
+    """6-bit integers."""
+
+    name = "int6"
+    bits = 6
+
+
+class Int5(Affine):
+    """5-bit integers."""
+
+    name = "int5"
+    bits = 5
+
+
+class Int4(Affine):
+    """4-bit integers."""
+
+    name = "int4"
+    bits = 4
+
+
+class Int3(Affine):
+    """3-bit integers."""
+
+    name = "int3"
+    bits = 3
+
+
+class Int2(Affine):
+    """2-bit integers."""
+
+    name = "int2"
+    bits = 2
+
+
+FORMATS = [Int8, Int6, Int5, Int4, Int3, Int2]

@@ -1,0 +1,65 @@
+"""Where a file runs, and where it runs fast, in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from onnxquant.graph.io import load, nodes, tensors
+from onnxquant.inspect.api import minimum_onnxruntime
+from onnxquant.targets.bodies import DEQUANTIZE, DOMAIN
+
+# Ops that onnxruntime computes on codes, itself or after fusing them with what follows.
+_ON_CODES = {
+    "MatMulNBits", "GatherBlockQuantized", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger",
+}  # fmt: skip
+_BITS: dict[int, int] = {
+    TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2,
+    TensorProto.UINT2: 2,
+}  # fmt: skip
+
+
+def _fast_onnxruntime(proto: onnx.ModelProto) -> str | None:
+    """The oldest release that computes on the codes of a model faster than on floats; None: none does.
+
+    As docs/compatibility.md has it: products of 2 bits since 1.28 where blocks have at most 128 weights, blocks of 8 bits
+    behind a DequantizeLinear since 1.25.
+    """
+    minor = int(minimum_onnxruntime(proto).removeprefix("1."))
+    types = {t.name: t.data_type for t in tensors(proto)}
+    for node in nodes(proto):
+        given = {a.name: a.i for a in node.attribute}
+        bits = given.get("bits", 0)
+        if node.op_type == "DequantizeLinear" and given.get("block_size"):
+            bits = _BITS.get(types.get(node.input[0], 0), 0)
+            minor = max(minor, 25 if bits == 8 else 0)
+        elif node.op_type != "MatMulNBits":
+            continue
+        if bits == 2 and given.get("block_size", 0) > 128:
+            return None
+        minor = max(minor, 28 if bits == 2 else 0)
+    return f"1.{minor}"
+
+
+def advice(model: str | Path | onnx.ModelProto) -> str:
+    """The onnxruntime that loads a file, the one that is fast with it, and what our kernels do for it.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    proto = model if isinstance(model, onnx.ModelProto) else load(model).proto
+    bodies = {f.name: f for f in proto.functions if f.domain == DOMAIN}
+    ours = [n.op_type for n in nodes(proto) if n.domain == DOMAIN and not n.op_type.startswith(DEQUANTIZE)]
+    decoded = [op for op in ours if op in bodies and not any(n.op_type in _ON_CODES for n in bodies[op].node)]
+    on_codes = any(n.op_type in _ON_CODES for n in nodes(proto)) or len(decoded) < len(ours)
+    least = f"loads on onnxruntime >= {minimum_onnxruntime(proto)}"
+    if decoded:
+        return f"{least}, {len(decoded)} of our {len(ours)} ops at float speed there; our kernels make them fast"
+    fast = _fast_onnxruntime(proto)
+    speed = "at float speed"
+    if on_codes:
+        slow = "slower than float: onnxruntime's kernel for 2 bits wants blocks of at most 128"
+        speed = f"fast on >= {fast}" if fast else slow
+    return f"{least}, {speed}; our kernels are {'optional and faster' if ours else 'not needed'}"

@@ -1,0 +1,4 @@
+"""Arithmetic on arrays that knows no format, node or file.
+
+It may import numpy only; every room may import it.
+"""

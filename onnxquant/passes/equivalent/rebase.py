@@ -1,0 +1,312 @@
+"""Change of basis: linear streams of channels get the coordinates in which rounding them costs their readers least.
+
+A stream is a set of tensors that convolutions make, Adds join and 1x1 convolutions read, without an activation anywhere
+between: the narrow tensors of inverted residual blocks. Any invertible A and any shift mu per maker leave the function
+as it is when tensors become ``y = A (x - mu)``: makers have ``A W`` and ``A (b - mu)``, readers ``W A^-1`` and ``b + W mu``,
+where the mu of a sum is the sum of its inputs' mus. Taking the mean for mu makes the range of codes tight.
+
+Rounding y to codes of one step adds white noise whose variance grows with the largest variance of a component, so with
+``tr(A C A^T) / n`` where all are equal; C is the covariance of x. Readers make of it ``tr(S A^-1 A^-T)``, S being the sum
+of their ``W^T W`` relative to the energy of what they make. With ``M = C^1/2 S C^1/2`` and ``P = C^1/2 A^T A C^1/2`` that is
+``tr(M P^-1)``, to be least while ``tr P`` is what it was, ``tr C``: ``P^-1 M P^-1`` is then a multiple of the identity, so
+``P = M^1/2 tr C / tr M^1/2``, and by Cauchy-Schwarz ``(tr M^1/2)^2 <= tr(M P^-1) tr P`` nothing does better. From
+``P = V L V^T`` follows ``A = R L^1/2 V^T C^-1/2``, where the orthogonal R is free: one that makes the variances equal.
+Rotations that spread outliers are those of QuaRot (Ashkboos et al. 2024, arXiv 2404.00456) and SpinQuant (Liu et al.
+2024, arXiv 2405.16406); a matrix for both sides by their covariances, that of FlatQuant's kind (Sun et al. 2024,
+arXiv 2410.09426), here in closed form.
+
+What changes is rounding alone: of weights and biases once more, and of the accumulation. With u = 2^-24 for float32, a
+maker of depth K moves y by at most ``e = (K + 3) u (|A W| |x| + |A (b - mu)|)``, each Add by u times what it gives, and a
+reader of n channels by ``|W A^-1| e + (n + 3) u (|W A^-1| |y| + |b + W mu|)``; the condition of A is at most 3.2e4.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from onnxquant.errors import FeedError
+from onnxquant.graph.analysis.linear import Doubles, Linear, linear, rounded
+from onnxquant.graph.flow import Flow, attribute, flows, is_op
+from onnxquant.graph.io import Document
+
+# The decompositions take the cube of this.
+MOST_CHANNELS = 2048
+# Directions in which nearly nothing lies, or that nearly nothing reads, are stretched no more than this allows.
+_FLOOR = 1e-6
+
+
+class Moments(NamedTuple):
+    """Of a tensor's channels (axis 1) over samples and places: mean [n] and covariance [n, n]."""
+
+    mean: Doubles
+    covariance: Doubles
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tensors that must change their basis together.
+
+    Attributes:
+        tensors: their names.
+        makers: convolutions that make some of them.
+        sums: Adds that make the others, in the graph's order.
+        readers: 1x1 convolutions that read them.
+        refusal: why they cannot; empty where they can.
+    """
+
+    tensors: tuple[str, ...]
+    makers: tuple[onnx.NodeProto, ...]
+    sums: tuple[onnx.NodeProto, ...]
+    readers: tuple[onnx.NodeProto, ...]
+    refusal: str
+
+
+def candidates(flow: Flow) -> list[str]:
+    """The tensors of a graph whose moments ``rebase`` needs."""
+    return [name for stream in streams(flow) if not stream.refusal for name in stream.tensors]
+
+
+def rebase(document: Document, moments: Mapping[str, Moments]) -> str | None:
+    """Give each linear stream the basis in which one step for all of its channels costs least.
+
+    Args:
+        document: a prepared model whose batch norms are folded.
+        moments: of the tensors of ``candidates``, by name.
+
+    Returns:
+        what was done, and why the rest was left; None when there is no such stream.
+
+    Raises:
+        FeedError: moments are not finite, or not of as many channels as the tensor has.
+    """
+    done: list[Stream] = []
+    left: Counter[str] = Counter()
+    for flow in flows(document):
+        for stream in streams(flow):
+            reason = stream.refusal or _change(document, flow, stream, moments)
+            if reason:
+                left[reason] += 1
+            else:
+                done.append(stream)
+        flow.apply()
+    if not done and not left:
+        return None
+    text = f"{len(done)} linear streams in another basis ({sum(len(s.tensors) for s in done)} tensors)"
+    return text + "".join(f"; {n} left: {reason}" for reason, n in left.items())
+
+
+def streams(flow: Flow) -> list[Stream]:
+    """The linear streams of a graph."""
+    found: list[Stream] = []
+    position = {id(n): i for i, n in enumerate(flow.nodes)}
+    seen: set[str] = set()
+    for node in flow.nodes:
+        if _made(flow, node) is None or node.output[0] in seen:
+            continue
+        tensors, nodes = _component(flow, node.output[0])
+        seen |= tensors.keys()
+        if nodes is not None:
+            makers, sums, readers = (sorted(part, key=lambda n: position[id(n)]) for part in nodes)
+            found += _stream(flow, tuple(tensors), makers, sums, readers)
+    return found
+
+
+_Nodes = tuple[list[onnx.NodeProto], list[onnx.NodeProto], list[onnx.NodeProto]]
+
+
+def _component(flow: Flow, start: str) -> tuple[dict[str, None], _Nodes | None]:
+    """All tensors that Adds join with one, and their makers, sums and readers; None where something else has a part."""
+    tensors: dict[str, None] = {}
+    makers: list[onnx.NodeProto] = []
+    sums: list[onnx.NodeProto] = []
+    readers: list[onnx.NodeProto] = []
+    stack, pure = [start], True
+    while stack:
+        name = stack.pop()
+        if name in tensors:
+            continue
+        tensors[name] = None
+        source = flow.producer(name)
+        if source is not None and is_op(source, "Add"):
+            sums.append(source)
+            stack += source.input
+        elif source is not None and _made(flow, source):
+            makers.append(source)
+        else:
+            pure = False
+        pure = pure and flow.is_private(name)
+        for reader in flow.consumers(name):
+            if is_op(reader, "Add"):
+                stack.append(reader.output[0])
+            elif reader.input[0] == name and _read(flow, reader):
+                readers.append(reader)
+            else:
+                pure = False
+    return tensors, (makers, sums, readers) if pure else None
+
+
+def _stream(
+    flow: Flow,
+    tensors: tuple[str, ...],
+    makers: list[onnx.NodeProto],
+    sums: list[onnx.NodeProto],
+    readers: list[onnx.NodeProto],
+) -> list[Stream]:
+    """The stream of a component; none where its parts do not see the same channels, or nothing can be mixed."""
+    made = [op for n in makers if (op := _made(flow, n))]
+    read = [op for n in readers if (op := _read(flow, n))]
+    shapes = {(op.outputs, op.rank) for op in made} | {(op.inputs, op.rank) for op in read}
+    channels = made[0].outputs
+    if len(shapes) != 1 or not read or channels < 2:
+        return []
+    refusal = f"more than {MOST_CHANNELS} channels" if channels > MOST_CHANNELS else ""
+    biases = [n.input[2] for n in (*makers, *readers) if len(n.input) > 2 and n.input[2]]
+    if any(flow.constant(name) is None for name in biases):
+        refusal = "a bias is computed"
+    return [Stream(tensors, tuple(makers), tuple(sums), tuple(readers), refusal)]
+
+
+def _made(flow: Flow, node: onnx.NodeProto) -> Linear | None:
+    """A convolution of all channels; what it pads its input with is no part of what it makes."""
+    op = linear(flow, node) if is_op(node, "Conv", "ConvTranspose") else None
+    return op if op is not None and op.groups == 1 else None
+
+
+def _read(flow: Flow, node: onnx.NodeProto) -> Linear | None:
+    """A convolution that sees a stream one place at a time, and nothing that is not the stream: no padding."""
+    op = linear(flow, node) if is_op(node, "Conv") else None
+    if op is None or op.groups != 1 or any(length != 1 for length in op.tensor.dims[2:]):
+        return None
+    # auto_pad adds nothing to a kernel of one.
+    return None if any(attribute(node, "pads", ())) else op
+
+
+def _change(document: Document, flow: Flow, stream: Stream, moments: Mapping[str, Moments]) -> str:
+    """Bring one stream into its best basis; the reason where that cannot be."""
+    nodes = list({id(n): n for n in (*stream.makers, *stream.readers)}.values())
+    ops = {id(n): op for n in nodes if (op := linear(flow, n))}
+    if any(name not in moments for name in stream.tensors):
+        return "no statistics of a tensor"
+    channels = ops[id(stream.makers[0])].outputs
+    spreads = {name: _spread(name, moments[name], channels) for name in stream.tensors}
+    means = {n.output[0]: np.asarray(moments[n.output[0]].mean, np.float64) for n in stream.makers}
+    for node in stream.sums:
+        means[node.output[0]] = means[node.input[0]] + means[node.input[1]]
+    # [outputs, inputs, kernel]
+    weights = {key: op.blocks(document)[0] for key, op in ops.items()}
+    biases = {key: bias for key, op in ops.items() if (bias := op.bias(document, flow)) is not None}
+    if biases.keys() != ops.keys():
+        return "a bias is not one number per channel"
+    covariance = sum((c for c in spreads.values() if c is not None), np.zeros((channels, channels)))
+    sensitivity = np.zeros((channels, channels))
+    for node in stream.readers:
+        weight, spread = weights[id(node)][:, :, 0], spreads[node.input[0]]
+        energy = 0.0 if spread is None else float(np.einsum("oi,ij,oj->", weight, spread, weight, optimize=True))
+        if energy > 0:
+            sensitivity += weight.T @ weight / energy
+    if not sensitivity.any():
+        return "what it is read for is constant"
+    basis = best_basis(covariance, sensitivity)
+    back = np.linalg.inv(basis)
+    for node in stream.makers:
+        key = id(node)
+        weights[key] = np.tensordot(basis, weights[key], 1)
+        biases[key] = basis @ (biases[key] - means[node.output[0]])
+    for node in stream.readers:  # which may be makers too
+        key = id(node)
+        weight = weights[key][:, :, 0]
+        weights[key], biases[key] = (weight @ back)[:, :, None], biases[key] + weight @ means[node.input[0]]
+    return _commit(flow, ops, weights, biases)
+
+
+def _commit(flow: Flow, ops: dict[int, Linear], weights: dict[int, Doubles], biases: dict[int, Doubles]) -> str:
+    """Write weights and biases, if all of them fit their types; the reason where they do not."""
+    changes = []
+    for key, op in ops.items():
+        weight = rounded(op.restored(weights[key][None]), op.dtype)
+        bias = rounded(biases[key], op.dtype)
+        if weight is None or bias is None:
+            return "a weight or a bias would not fit its type"
+        changes.append((op, weight, bias))
+    for op, weight, bias in changes:
+        flow.set_constant(op.node, 1, weight)
+        op.set_bias(flow, bias)
+    return ""
+
+
+def _spread(name: str, moments: Moments, channels: int) -> Doubles | None:
+    """The covariance of a tensor relative to its energy; None where it is constant."""
+    mean, covariance = (np.asarray(m, np.float64) for m in moments)
+    if mean.shape != (channels,) or covariance.shape != (channels, channels):
+        raise FeedError(
+            f"moments of {name!r}: expected those of {channels} channels, found shapes {list(mean.shape)} and "
+            f"{list(covariance.shape)}"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise FeedError(f"moments of {name!r}: expected finite numbers")
+    energy = float(np.trace(covariance))
+    relative: Doubles = covariance / energy if energy > 0 else covariance
+    return relative if energy > 0 else None
+
+
+def noise(basis: Doubles, covariance: Doubles, sensitivity: Doubles) -> float:
+    """What rounding in a basis of equal variances costs readers, up to a factor that no basis changes."""
+    back = np.linalg.inv(basis)
+    return float(np.trace(basis @ covariance @ basis.T) * np.trace(sensitivity @ back @ back.T))
+
+
+def best_basis(covariance: Doubles, sensitivity: Doubles) -> Doubles:
+    """The basis with the least noise, and equal variances in it.
+
+    Args:
+        covariance: of the channels; C in the module's text.
+        sensitivity: what white noise there does to readers; S.
+    """
+    values, vectors = _eigen(covariance)
+    half, inverse_half = (vectors * np.sqrt(values)) @ vectors.T, (vectors / np.sqrt(values)) @ vectors.T
+    values, vectors = _eigen(half @ sensitivity @ half)
+    spectrum = np.sqrt(values)
+    spectrum *= float(np.trace(covariance)) / float(spectrum.sum())
+    basis: Doubles = equalizing(spectrum) @ (np.sqrt(spectrum)[:, None] * vectors.T) @ inverse_half
+    return basis
+
+
+def _eigen(matrix: Doubles) -> tuple[Doubles, Doubles]:
+    """Eigenvalues, with a floor, and eigenvectors of a symmetric matrix without negative ones."""
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    return np.maximum(values, values.max() * _FLOOR), vectors
+
+
+def equalizing(spectrum: Doubles) -> Doubles:
+    """An orthogonal R with which all of the diagonal of ``R diag(spectrum) R^T`` is the mean of the spectrum.
+
+    A seeded random rotation, so that each component holds something of everything and none is heavy-tailed; then a plane
+    rotation for each component but one (Bendel and Mickey 1978, "Population correlation matrices for sampling
+    experiments", Communications in Statistics B7).
+    """
+    n = len(spectrum)
+    rotation, triangle = np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))
+    rotation *= np.sign(np.diagonal(triangle))  # signs that QR leaves to the library
+    matrix = (rotation * spectrum) @ rotation.T
+    mean = float(spectrum.mean())
+    for _ in range(n - 1):
+        diagonal = np.diagonal(matrix)
+        low, high = int(diagonal.argmin()), int(diagonal.argmax())
+        below, above, between = diagonal[low] - mean, diagonal[high] - mean, matrix[low, high]
+        if not below < 0 < above:
+            break
+        tangent = (between + sqrt(between**2 - below * above)) / above
+        cosine = 1 / sqrt(1 + tangent**2)
+        plane = cosine * np.array([[1.0, -tangent], [tangent, 1.0]])
+        pair = [low, high]
+        rotation[pair] = plane @ rotation[pair]
+        matrix[pair] = plane @ matrix[pair]
+        matrix[:, pair] = matrix[:, pair] @ plane.T
+    return rotation

@@ -1,0 +1,4 @@
+"""The conversion of a whole graph to float16.
+
+It may import what passes may; convert calls it.
+"""

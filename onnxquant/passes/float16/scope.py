@@ -1,0 +1,113 @@
+"""The values of a graph on its way to float16: which type each has, and under which name it is there in the other one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import onnx
+import onnx.shape_inference
+
+from onnxquant.graph.io import graphs, tensors
+from onnxquant.passes.float16.values import constant_tensor
+
+FLOAT, HALF = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.FLOAT16)
+
+
+class Scope:
+    """The values of one graph while it is converted.
+
+    Attributes:
+        own: names that it has itself.
+        types: the type that each float32 value of the original has by now; None for a constant not asked for yet.
+        variants: names of a value by type.
+        uses: of a constant's float32 variant: where it was handed out.
+        inserted: Casts, by the place of the node that they follow; -1: first in the graph.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, parent: Scope | None) -> None:
+        self.graph, self.parent = graph, parent
+        self.own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+        self.own |= {o for n in graph.node for o in n.output if o}
+        self.place: dict[str, int] = {}
+        self.variants: dict[tuple[str, int], str] = {}
+        self.uses: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+        self.inserted: dict[int, list[onnx.NodeProto]] = {}
+        self.constants = {t.name: t for t in graph.initializer if t.data_type == FLOAT}
+        self.types: dict[str, int | None] = dict.fromkeys(self.constants)
+        for sparse in graph.sparse_initializer:
+            if sparse.values.data_type == FLOAT:  # it stays as it is
+                self.types[sparse.values.name] = FLOAT
+                self.own.add(sparse.values.name)
+
+    def owner(self, name: str) -> Scope | None:
+        """The scope that a name belongs to, if it is a float32 value."""
+        scope: Scope | None = self
+        while scope and name not in scope.own:
+            scope = scope.parent
+        return scope if scope and name in scope.types else None
+
+    def rebuild(self) -> None:
+        """Put the Casts in their places, and drop types that were recorded for what was float32."""
+        graph = self.graph
+        order = [*self.inserted.get(-1, [])]
+        for place, node in enumerate(graph.node):
+            order += [node, *self.inserted.get(place, [])]
+        order += self.inserted.get(len(graph.node), [])
+        _replace(graph.node, order)
+        _replace(graph.value_info, [v for v in graph.value_info if v.type.tensor_type.elem_type != FLOAT])
+
+
+def hoist_constants(graph: onnx.GraphProto) -> None:
+    """Constant nodes with float32 become initializers, but for outputs of the graph."""
+    outputs = {o.name for o in graph.output}
+    kept = []
+    for node in graph.node:
+        tensor = constant_tensor(node)
+        if tensor is None or tensor.data_type != FLOAT or node.output[0] in outputs:
+            kept.append(node)
+            continue
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+    if len(kept) != len(graph.node):
+        _replace(graph.node, kept)
+
+
+def free_inputs(graph: onnx.GraphProto) -> int:
+    """Constants that callers could override by an input of the same name no longer can: its type would be another."""
+    constants = {t.name for t in graph.initializer if t.data_type == FLOAT}
+    kept = [i for i in graph.input if i.name not in constants]
+    freed = len(graph.input) - len(kept)
+    if freed:
+        _replace(graph.input, kept)
+    return freed
+
+
+def _replace(field: Any, messages: Sequence[Any]) -> None:
+    """Give a repeated field other messages, some of which may be its own."""
+    copies = [type(m).FromString(m.SerializeToString()) for m in messages]
+    del field[:]
+    field.extend(copies)
+
+
+def inferred_types(proto: onnx.ModelProto) -> dict[str, int]:
+    """Element types by name, as far as onnx infers them."""
+    try:
+        model = onnx.shape_inference.infer_shapes(proto)
+    except Exception:  # a model that onnx cannot infer is converted by what its operators say
+        model = proto
+    return {
+        v.name: v.type.tensor_type.elem_type
+        for graph in graphs(model.graph)
+        for v in graph.value_info
+        if v.type.HasField("tensor_type")
+    }
+
+
+def all_names(model: onnx.ModelProto) -> Iterator[str]:
+    """Every name that a value, a node or a tensor has."""
+    for graph in graphs(model.graph):
+        for node in graph.node:
+            yield from (node.name, *node.input, *node.output)
+        yield from (v.name for v in (*graph.input, *graph.output))
+    yield from (t.name for t in tensors(model))

@@ -1,0 +1,4 @@
+"""Passes that bring any model into the form that the rest expects.
+
+They may import what passes may; ``passes.pipeline`` runs them.
+"""

@@ -1,0 +1,223 @@
+"""What does not depend on the inputs is computed once; nodes that change nothing or that nothing reads are removed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx.shape_inference
+from numpy.typing import NDArray
+
+from onnxquant.graph.flow import STANDARD, Flow, attribute, flows, is_op
+from onnxquant.graph.io import Document, nbytes, subgraphs
+from onnxquant.graph.shapes import UNKNOWN, Known, infer, outlined
+from onnxquant.runtime import sessions as runtime
+
+# A result up to this size is always kept; a larger one only where it replaces as many bytes, up to the second size:
+# results are kept in memory, unlike the mapped tensors that they come from.
+SMALL, LARGE = 64 << 10, 16 << 20
+_ROUNDS = 8
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+# Stored codes stay codes: decoding them here would undo a quantization.
+_CODES = {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
+_KEPT = _RANDOM | _CODES | {"Constant", "Dropout", "Identity"}
+
+
+def fold_constants(document: Document) -> str | None:
+    """Fold nodes of constant inputs where the model does not grow, and remove nodes without effect."""
+    counts: Counter[str] = Counter()
+    for _ in range(_ROUNDS):
+        known = infer(document)
+        before = counts.total()
+        for flow in flows(document):
+            _fold_graph(document, flow, known, counts)
+            flow.apply()
+        if counts.total() == before:
+            break
+    parts = [
+        f"{counts[what]} {what}" for what in ("folded", "without effect removed", "unread removed") if counts[what]
+    ]
+    return "nodes: " + ", ".join(parts) if parts else None
+
+
+def _fold_graph(document: Document, flow: Flow, known: dict[str, Known], counts: Counter[str]) -> None:
+    for node in list(flow.graph.node):
+        if _has_no_effect(document, flow, node, known):
+            if flow.bypass(node, node.input[0]):
+                counts["without effect removed"] += 1
+        elif (values := _values(document, flow, node, known)) is not None:
+            flow.become_constants(node, values)
+            counts["folded"] += 1
+    for node in reversed(list(flow.graph.node)):
+        if not flow.is_removed(node) and _is_unread(flow, node):
+            flow.remove(node)
+            counts["unread removed"] += 1
+
+
+def _is_unread(flow: Flow, node: onnx.NodeProto) -> bool:
+    # An op of an unknown domain may do something else than make its outputs.
+    pure = node.domain in (*STANDARD, "com.microsoft")
+    return pure and bool(node.output) and not any(flow.is_read(name) for name in node.output if name)
+
+
+# --- nodes without effect
+
+
+def _has_no_effect(document: Document, flow: Flow, node: onnx.NodeProto, known: dict[str, Known]) -> bool:
+    """Whether the first output always equals the first input, and is the only one that matters."""
+    if node.domain not in STANDARD or not node.input or not node.input[0] or not node.output or not node.output[0]:
+        return False
+    if any(flow.is_read(name) for name in node.output[1:] if name):
+        return False
+    source = known.get(node.input[0], UNKNOWN)
+    match node.op_type:
+        case "Identity":
+            return True
+        case "Dropout":
+            return len(node.input) < 3 or not node.input[2] or _is_all(document, flow, node.input[2], 0)
+        case "Cast":
+            return bool(source.elem_type) and attribute(node, "to") == source.elem_type
+        case "Concat":
+            return len(node.input) == 1
+        case "Flatten":
+            return source.rank == 2 and attribute(node, "axis", 1) in (1, -1)
+        case "Transpose":
+            perm = attribute(node, "perm")
+            return source.rank in (0, 1) if perm is None else perm == sorted(perm)
+        case "Reshape":
+            shape = _constant(document, flow, node.input[1])
+            return shape is not None and _is_same_shape(source, shape.tolist(), bool(attribute(node, "allowzero", 0)))
+        case "Pad":
+            pads = attribute(node, "pads")
+            return (
+                not any(pads) if pads is not None else len(node.input) > 1 and _is_all(document, flow, node.input[1], 0)
+            )
+    return False
+
+
+def _is_same_shape(source: Known, wanted: list[int], allowzero: bool) -> bool:
+    """Whether Reshape to ``wanted`` keeps the shape: lengths equal one by one, at most one of them implied."""
+    if source.shape is None or len(source.shape) != len(wanted):
+        return False
+    open_, implied = 0, wanted.count(-1)
+    for length, want in zip(source.shape, wanted, strict=True):
+        if want == 0 and not allowzero:
+            continue
+        if want == -1:
+            open_ += 1
+        elif length != want or want == 0:
+            return False
+    # What -1 stands for follows from the others, unless one of those is zero or varies to zero.
+    copied = [s for s, w in zip(source.shape, wanted, strict=True) if w == 0]
+    return open_ == implied <= 1 and (implied == 0 or all(length for length in copied))
+
+
+def _is_all(document: Document, flow: Flow, name: str, value: float) -> bool:
+    values = _constant(document, flow, name)
+    return values is not None and bool(np.all(values == value))
+
+
+def _constant(document: Document, flow: Flow, name: str) -> NDArray[Any] | None:
+    tensor = flow.constant(name)
+    return None if tensor is None else document.array(tensor)
+
+
+# --- nodes of constant inputs
+
+
+def _values(document: Document, flow: Flow, node: onnx.NodeProto, known: dict[str, Known]) -> list[NDArray[Any]] | None:
+    """The outputs of a node that has always the same; None for one that is to stay."""
+    if node.domain not in STANDARD or node.op_type in _KEPT or any(name in flow.outputs for name in node.output):
+        return None
+    if (lengths := _lengths(document, flow, node, known)) is not None:
+        return [lengths]
+    inputs = {name: flow.constant(name) for name in node.input if name}
+    tensors = [t for t in inputs.values() if t is not None]
+    if not inputs or len(tensors) != len(inputs) or any(True for _ in subgraphs(node)):
+        return None
+    size = _result_size(document, node, dict(zip(inputs, tensors, strict=True)))
+    replaced = sum(nbytes(t) for name, t in zip(inputs, tensors, strict=True) if flow.single_consumer(name) is node)
+    if size is None or size > max(SMALL, min(replaced, LARGE)):
+        return None
+    return _evaluate(document, node, dict(zip(inputs, tensors, strict=True)))
+
+
+def _lengths(document: Document, flow: Flow, node: onnx.NodeProto, known: dict[str, Known]) -> NDArray[Any] | None:
+    """What a Shape, or a Gather from one, gives where the lengths it reads are fixed."""
+    source: onnx.NodeProto | None = node
+    picked = None
+    if is_op(node, "Gather"):
+        source, picked = flow.producer(node.input[0]), _constant(document, flow, node.input[1])
+        if picked is None:
+            return None
+    if source is None or not is_op(source, "Shape"):
+        return None
+    shape = known.get(source.input[0], UNKNOWN).shape
+    if shape is None:
+        return None
+    part = shape[attribute(source, "start", 0) : attribute(source, "end", len(shape))]
+    if picked is None:
+        return None if None in part else np.array(part, np.int64)
+    if picked.size == 0 or picked.min() < -len(part) or picked.max() >= len(part):
+        return None
+    lengths = [part[i] for i in picked.reshape(-1).tolist()]
+    return None if None in lengths else np.array(lengths, np.int64).reshape(picked.shape)
+
+
+def _alone(document: Document, node: onnx.NodeProto, tensors: Sequence[onnx.TensorProto]) -> onnx.ModelProto:
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    graph = onnx.helper.make_graph([node], "folding", [], outputs, list(tensors))
+    opsets = [o for o in document.proto.opset_import if o.domain in STANDARD]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=max(document.proto.ir_version, 8))
+
+
+def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    copy.name = name
+    return copy
+
+
+def _result_size(document: Document, node: onnx.NodeProto, inputs: dict[str, onnx.TensorProto]) -> int | None:
+    """Bytes of a node's outputs, known before any is computed; None when they depend on values."""
+    if is_op(node, "NonZero"):  # at most an index per axis and element
+        shape = next(iter(inputs.values())).dims
+        return 8 * max(len(shape), 1) * prod(shape)
+    model = _alone(document, node, [_named(outlined(t), name) for name, t in inputs.items()])
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:
+        return None
+    sizes = []
+    for output in inferred.output:
+        kind = output.type.tensor_type
+        if not kind.HasField("shape") or not all(d.HasField("dim_value") for d in kind.shape.dim):
+            return None
+        dims = [int(d.dim_value) for d in kind.shape.dim]
+        sizes.append(nbytes(onnx.TensorProto(data_type=kind.elem_type, dims=dims)))
+    return sum(sizes)
+
+
+def _evaluate(
+    document: Document, node: onnx.NodeProto, inputs: dict[str, onnx.TensorProto]
+) -> list[NDArray[Any]] | None:
+    """A node's outputs, computed by onnxruntime, or by ONNX's reference for types that it does not hand out."""
+    tensors = [_named(t, name) for name, t in inputs.items()]
+    for tensor in tensors:
+        document.inline(tensor)
+    model = _alone(document, node, tensors)
+    try:
+        options = runtime.session_options(threads=1, optimize=False)
+        made = list(runtime.run(runtime.open_session(model.SerializeToString(), options), {}).values())
+    except Exception:
+        try:
+            made = list(onnx.reference.ReferenceEvaluator(model).run(None, {}))
+        except Exception:  # neither knows the op or its type: it stays
+            return None
+    plain = all(isinstance(m, (np.ndarray, np.generic)) and np.asarray(m).dtype.kind != "O" for m in made)
+    return [np.asarray(m) for m in made] if plain else None

@@ -1,0 +1,191 @@
+"""Per-channel scales and shifts after a linear op become part of its weight and bias.
+
+BatchNormalization in inference is ``y = scale (x - mean) / sqrt(var + epsilon) + B`` per channel (Ioffe and Szegedy
+2015, arXiv 1502.03167); exporters also write it as Mul, Add, Sub or Div by constants. With ``y = f x + t`` after
+``x = W v + b`` the weight becomes ``f W`` and the bias ``f b + t``, in float64, rounded once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxquant.graph.analysis.linear import Doubles, Linear, linear, per_channel, rounded
+from onnxquant.graph.flow import Flow, attribute, flows, is_op
+from onnxquant.graph.io import Document
+from onnxquant.graph.shapes import Known, infer
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A node that computes ``y = factor x + shift``, one of each per channel.
+
+    Attributes:
+        node: the node.
+        position: which of its inputs is x.
+        axis: axis of the channels, from the end.
+        factor: factors.
+        shift: shifts.
+    """
+
+    node: onnx.NodeProto
+    position: int
+    axis: int
+    factor: Doubles
+    shift: Doubles
+
+    @property
+    def scales(self) -> bool:
+        """Whether it does more than add."""
+        return bool(np.any(self.factor != 1))
+
+
+def fold_batch_norms(document: Document) -> str | None:
+    """Fold BatchNormalization, and Mul, Add, Sub, Div by constants, into the linear op that they alone follow."""
+    known = infer(document)
+    norms = others = 0
+    left: Counter[str] = Counter()
+    for flow in flows(document):
+        for node in list(flow.graph.node):
+            op = linear(flow, node)
+            chain = _followers(document, flow, op, known) if op else []
+            if op and chain and _fold(document, flow, op, chain):
+                found = sum(is_op(a.node, "BatchNormalization") for a in chain)
+                norms, others = norms + found, others + len(chain) - found
+        left.update(_why_left(flow, node) for node in flow.graph.node if _stays(flow, node))
+        flow.apply()
+    if not norms and not others:
+        return None
+    text = f"{norms} BatchNormalizations and {others} elementwise nodes folded into the linear ops before them"
+    return text + "".join(f"; {n} BatchNormalizations left: {reason}" for reason, n in left.items())
+
+
+def _stays(flow: Flow, node: onnx.NodeProto) -> bool:
+    return is_op(node, "BatchNormalization") and not flow.is_removed(node)
+
+
+def _why_left(flow: Flow, node: onnx.NodeProto) -> str:
+    if _trains(node):
+        return "in training mode"
+    if any(flow.constant(name) is None for name in node.input[1:5]):
+        return "a parameter is not constant"
+    before = flow.producer(node.input[0])
+    if before is None or linear(flow, before) is None:
+        return f"after {before.op_type if before is not None else 'an input'}, not a linear op with a constant weight"
+    if flow.single_consumer(node.input[0]) is None:
+        return f"its input is read elsewhere too, after {before.op_type}"
+    return f"does not fit the channels, bias or number range of the {before.op_type} before it"
+
+
+def _trains(node: onnx.NodeProto) -> bool:
+    # Before opset 14 more than one output meant training; spatial=0 (opset 7) has parameters per position.
+    several = sum(bool(name) for name in node.output) > 1
+    return several or attribute(node, "training_mode", 0) == 1 or attribute(node, "spatial", 1) == 0
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The tensor that a linear op's channels have come to."""
+
+    name: str
+    channels: int
+    axis: int
+    rank: int | None
+
+
+def _followers(document: Document, flow: Flow, op: Linear, known: dict[str, Known]) -> list[Affine]:
+    """The affine nodes after a linear op, each the only reader of the one before; Transposes may lie between."""
+    chain: list[Affine] = []
+    output = known.get(op.node.output[0])
+    place = _Place(op.node.output[0], op.outputs, op.axis, op.rank or (output.rank if output else None))
+    while (node := flow.single_consumer(place.name)) is not None:
+        perm = attribute(node, "perm") if is_op(node, "Transpose") else None
+        if perm is not None:
+            axis = perm.index(len(perm) + place.axis) - len(perm)
+            place = _Place(node.output[0], op.outputs, axis, len(perm))
+            continue
+        affine = _normalization(document, flow, place, node) or _elementwise(document, flow, place, node)
+        if affine is None:
+            break
+        chain.append(affine)
+        place = _Place(node.output[0], op.outputs, place.axis, place.rank)
+    return chain
+
+
+def _normalization(document: Document, flow: Flow, place: _Place, node: onnx.NodeProto) -> Affine | None:
+    if not is_op(node, "BatchNormalization") or _trains(node) or place.rank is None or place.rank + place.axis != 1:
+        return None
+    tensors = [flow.constant(name) for name in node.input[1:5]]
+    if any(t is None or list(t.dims) != [place.channels] for t in tensors):
+        return None
+    scale, bias, mean, variance = (document.array(t).astype(np.float64) for t in tensors if t is not None)
+    with np.errstate(divide="ignore", invalid="ignore"):  # caught by ``rounded``
+        factor = scale / np.sqrt(variance + np.float64(np.float32(attribute(node, "epsilon", 1e-5))))
+        return Affine(node, 0, place.axis, factor, bias - mean * factor)
+
+
+def _elementwise(document: Document, flow: Flow, place: _Place, node: onnx.NodeProto) -> Affine | None:
+    if not is_op(node, "Mul", "Add", "Sub", "Div") or len(node.input) != 2:
+        return None
+    position = 0 if node.input[0] == place.name else 1
+    tensor = flow.constant(node.input[1 - position])
+    if tensor is None:
+        return None
+    values = per_channel(document.array(tensor), place.channels, place.axis, place.rank)
+    if values is None or (node.op_type == "Div" and position == 1):  # a constant divided by x is not linear
+        return None
+    ones, zeros = np.ones(place.channels), np.zeros(place.channels)
+    factor, shift = ones, zeros
+    match node.op_type:
+        case "Mul":
+            factor = values
+        case "Add":
+            shift = values
+        case "Sub":
+            factor, shift = (ones, -values) if position == 0 else (-ones, values)
+        case "Div":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                factor = 1 / values
+    return Affine(node, position, place.axis, factor, shift)
+
+
+def _fold(document: Document, flow: Flow, op: Linear, chain: list[Affine]) -> bool:
+    """Fold a chain; False when nothing is gained or the result does not fit the weight's type."""
+    is_matmul = op.node.op_type == "MatMul"
+    if is_matmul and len(chain) == 1 and not chain[0].scales:
+        return False  # a MatMul and its bias
+    bias = op.bias(document, flow)
+    if bias is None:
+        return False
+    factor = np.ones(op.outputs)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for affine in chain:
+            factor, bias = factor * affine.factor, bias * affine.factor + affine.shift
+        weight = rounded(op.restored(op.blocks(document) * op.per_output(factor)), op.dtype)
+    shift = rounded(bias, op.dtype)
+    if weight is None or shift is None:
+        return False
+    if np.any(factor != 1):
+        flow.set_constant(op.node, 1, weight)
+    if not is_matmul:
+        op.set_bias(flow, shift)
+    keep_add = is_matmul and bool(np.any(shift))
+    for affine in chain[:-1] if keep_add else chain:
+        flow.bypass(affine.node, affine.node.input[affine.position])
+    if keep_add:
+        _become_add(flow, chain[-1], shift)
+    return True
+
+
+def _become_add(flow: Flow, affine: Affine, values: NDArray[Any]) -> None:
+    """Let a node add constants instead of what it does."""
+    node = affine.node
+    constant = flow.add_constant(f"{node.output[0]}_shift", values.reshape((-1,) + (1,) * (-1 - affine.axis)))
+    name = node.input[affine.position]
+    flow.remove(node)
+    flow.insert_before(node, onnx.helper.make_node("Add", [name, constant], list(node.output), name=node.name))

@@ -1,0 +1,190 @@
+"""Sessions: the only importer of onnxruntime, and of the environment.
+
+``ONNXQUANT_ISA`` caps the instruction set of our kernels (scalar, avx2, ...).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxquant.errors import ModelError
+from onnxquant.graph.io import domains, nodes
+from onnxquant.native import library as native
+
+Feed = Mapping[str, NDArray[Any]]
+Session: TypeAlias = ort.InferenceSession
+OURS, EXTENSIONS = "onnxquant", "ai.onnx.contrib"
+# Keys of ONNX Runtime's session configuration.
+_NO_PREPACKING = "session.disable_prepacking"
+_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+_FUSED_ACCURACY = "session.qdq_matmulnbits_accuracy_level"
+
+
+def version() -> str:
+    """Version of the installed onnxruntime."""
+    return str(ort.__version__)
+
+
+def instruction_sets() -> list[str]:
+    """Instruction sets that our kernels can use on this machine, best last."""
+    return native.isas()
+
+
+def session_options(
+    *, threads: int | None = None, float_compute: bool = False, mapped: bool = False, optimize: bool = True
+) -> ort.SessionOptions:
+    """Options for a session of ours.
+
+    Args:
+        threads: intra-op threads; None: ONNX Runtime's choice.
+        float_compute: fused products compute in float32 instead of int8 activations.
+        mapped: leave weights in the mapped file (no prepacking): slower, but they take no memory.
+        optimize: let ONNX Runtime rewrite the graph.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # failures come as exceptions; the log would repeat them on stderr
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if threads:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    if float_compute:
+        options.add_session_config_entry(_FUSED_ACCURACY, "1")
+    if mapped:
+        options.add_session_config_entry(_NO_PREPACKING, "1")
+    return options
+
+
+def open_session(
+    model: str | Path | bytes,
+    options: ort.SessionOptions,
+    *,
+    library: bool = True,
+    folder: Path | None = None,
+) -> ort.InferenceSession:
+    """A session on a model, with the custom-op libraries that its ops need.
+
+    Args:
+        model: a file, or a serialized model.
+        options: session options; libraries are registered on them.
+        library: register ours where the model has our ops; without it their bodies run.
+        folder: where the external data of a serialized model lies.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    used = domains(model if isinstance(model, bytes) else Path(model))
+    if isinstance(model, bytes) and folder is not None:
+        options.add_session_config_entry(_DATA_FOLDER, str(folder.resolve()))
+    if EXTENSIONS in used:
+        import onnxruntime_extensions
+
+        options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
+    if library and OURS in used:
+        cap = os.environ.get("ONNXQUANT_ISA")
+        if cap:
+            native.set_isa(cap)
+        options.register_custom_ops_library(str(native.library_path()))
+    shown = "the model" if isinstance(model, bytes) else str(model)
+    try:
+        source = model if isinstance(model, bytes) else str(model)
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ModelError(f"{shown}: onnxruntime {version()} cannot load it: {_first_line(error)}") from None
+
+
+def load(path: str | Path, **session_options: Any) -> ort.InferenceSession:
+    """Open a model for inference, with whatever custom-op libraries it needs registered.
+
+    Args:
+        path: an ONNX file; one of ours runs on our kernels.
+        session_options: attributes of onnxruntime.SessionOptions by name, e.g. ``intra_op_num_threads=2``.
+
+    Raises:
+        ModelError: not a model, or onnxruntime refuses it.
+        TypeError: no such session option.
+    """
+    options = ort.SessionOptions()
+    for key, value in session_options.items():
+        if not hasattr(options, key):
+            raise TypeError(f"onnxruntime.SessionOptions has no attribute {key!r}")
+        setattr(options, key, value)
+    return open_session(path, options)
+
+
+def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+    """Outputs by name: these, or all; float32 goes to inputs of float16 as such.
+
+    Raises:
+        ModelError: onnxruntime fails on this feed.
+    """
+    names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
+    if not names:  # which onnxruntime would take for all of them
+        return {}
+    try:
+        halves = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
+        fed = {n: a.astype("float16") if n in halves and a.dtype == "float32" else a for n, a in feed.items()}
+        return dict(zip(names, session.run(names, fed), strict=True))
+    except Exception as error:
+        raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from None
+
+
+def optimized(path: str | Path, *, library: bool = True, threads: int | None = None) -> onnx.ModelProto:
+    """The graph that ONNX Runtime really runs, large weights left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "optimized.onnx"
+        options = session_options(threads=threads)
+        write_optimized(options, file)
+        open_session(path, options, library=library)
+        return onnx.load(str(file), load_external_data=False)
+
+
+def optimized_ops(path: str | Path, *, library: bool = True, threads: int | None = None) -> dict[str, int]:
+    """Ops of the graph that ONNX Runtime really runs, with their number: the kernels it picked."""
+    return histogram(optimized(path, library=library, threads=threads))
+
+
+def write_optimized(options: ort.SessionOptions, path: Path) -> None:
+    """Let a session write the graph that it runs to a file, and its tensors beside it."""
+    options.optimized_model_filepath = str(path)
+    name = f"{path.stem}.weights"
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", name)
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+
+
+def histogram(proto: onnx.ModelProto) -> dict[str, int]:
+    """Number of nodes by op, most frequent first; ops of other domains with theirs."""
+    names = (f"{n.domain}.{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type for n in nodes(proto))
+    return dict(Counter(names).most_common())
+
+
+def outputs_of(session: ort.InferenceSession) -> dict[str, str]:
+    """Type of each output by name."""
+    return {o.name: o.type for o in session.get_outputs()}
+
+
+def schema(op_type: str, domain: str, version: int) -> Any | None:
+    """Schema of an operator that onnxruntime has and onnx has not; None where it has none either."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = [s for s in state.get_all_operator_schema() if (s.name, s.domain) == (op_type, domain)]
+    return max((s for s in found if s.since_version <= version), key=lambda s: s.since_version, default=None)
+
+
+def inputs_of(session: ort.InferenceSession) -> list[tuple[str, str, list[Any]]]:
+    """Name, type and shape of each input."""
+    return [(i.name, i.type, list(i.shape)) for i in session.get_inputs()]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,79 @@
+"""What types operators take: their schemas, from onnx for standard domains and from onnxruntime for its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import onnx
+import onnx.defs
+
+from onnxquant.runtime import sessions as runtime
+
+STANDARD = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A formal input or output.
+
+    Attributes:
+        parameter: the type parameter it shares with others, or the one type it has.
+        allowed: types it may have.
+    """
+
+    parameter: str
+    allowed: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The formal inputs and outputs of an operator; the last of each stands for all further ones where it is variadic."""
+
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+
+    def input(self, index: int) -> Slot | None:
+        """The formal input at a place."""
+        return self.inputs[min(index, len(self.inputs) - 1)] if self.inputs else None
+
+    def output(self, index: int) -> Slot | None:
+        """The formal output at a place."""
+        return self.outputs[min(index, len(self.outputs) - 1)] if self.outputs else None
+
+
+def signatures(model: onnx.ModelProto) -> Callable[[onnx.NodeProto], Signature | None]:
+    """A lookup of the signatures of a model's nodes, at its opsets; None for an operator that nobody knows."""
+    versions = {o.domain if o.domain not in STANDARD else "": o.version for o in model.opset_import}
+
+    def look_up(node: onnx.NodeProto) -> Signature | None:
+        domain = "" if node.domain in STANDARD else node.domain
+        return _signature(node.op_type, domain, versions.get(domain, 1))
+
+    return look_up
+
+
+@cache
+def _signature(op_type: str, domain: str, version: int) -> Signature | None:
+    if onnx.defs.has(op_type, domain):
+        try:
+            return _made(onnx.defs.get_schema(op_type, version, domain), "type_str")
+        except onnx.defs.SchemaError:  # younger than this opset
+            return None
+    schema = runtime.schema(op_type, domain, version)
+    return _made(schema, "typeStr") if schema else None
+
+
+def _made(schema: Any, type_key: str) -> Signature:
+    allowed = {t.type_param_str: frozenset(t.allowed_type_strs) for t in schema.type_constraints}
+
+    def slots(formal: Sequence[Any]) -> tuple[Slot, ...]:
+        return tuple(_slot(str(getattr(f, type_key)), allowed) for f in formal)
+
+    return Signature(slots(schema.inputs), slots(schema.outputs))
+
+
+def _slot(text: str, allowed: Mapping[str, frozenset[str]]) -> Slot:
+    return Slot(text, allowed.get(text, frozenset([text])))

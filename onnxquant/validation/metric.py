@@ -1,0 +1,99 @@
+"""The user's own measure of a model: accuracy, F1, word error rate; a function of a session, more is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from onnxquant.calibration.feeds.python import is_reference, resolve
+from onnxquant.errors import FeedError, RecipeError
+from onnxquant.runtime import sessions as runtime
+
+Function = Callable[[runtime.Session], float]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much less than the float model's a metric may be.
+
+    Attributes:
+        amount: in the metric's unit, or as a part of the float model's value.
+        relative: which of the two.
+
+    >>> Drop.parse("0.5%").least(0.8)
+    0.796
+    >>> Drop.parse(0.01).least(0.8)
+    0.79
+    """
+
+    amount: float
+    relative: bool
+
+    @classmethod
+    def parse(cls, text: str | float) -> Drop:
+        """From ``0.5%`` (of the float model's value) or ``0.01`` (in the metric's unit).
+
+        Raises:
+            RecipeError: anything else.
+        """
+        given = str(text).strip()
+        try:
+            amount = float(given.removesuffix("%"))
+        except ValueError:
+            amount = math.nan
+        if not 0 <= amount < math.inf:
+            raise RecipeError(
+                f"max_drop is {text!r}, expected a number that is not negative, or a percentage like 0.5%"
+            )
+        return cls(amount / 100, True) if given.endswith("%") else cls(amount, False)
+
+    def least(self, value: float) -> float:
+        """The lowest value that is allowed where the float model has ``value``."""
+        return value - self.amount * (abs(value) if self.relative else 1.0)
+
+
+class Metric:
+    """A function of a session that says how good a model is.
+
+    Args:
+        function: takes an ``onnxruntime.InferenceSession`` and gives a number; or ``module:function``.
+
+    Raises:
+        RecipeError: it is no function.
+
+    >>> Metric(lambda session: len(session.get_inputs())).name
+    '<lambda>'
+    """
+
+    def __init__(self, function: str | Function) -> None:
+        self.name = function if isinstance(function, str) else getattr(function, "__name__", str(function))
+        self._function: Any = self._resolved(function) if isinstance(function, str) else function
+        if not callable(self._function):
+            raise RecipeError(f"metric {self.name}: is no function; expected one of an onnxruntime.InferenceSession")
+
+    def _resolved(self, name: str) -> Any:
+        if not is_reference(name):
+            raise RecipeError(f"metric {name!r}: expected module:function")
+        try:
+            return resolve(name)
+        except FeedError as error:
+            raise RecipeError(f"metric {error}") from None
+
+    def __call__(self, session: runtime.Session) -> float:
+        """What it says of a model.
+
+        Raises:
+            RecipeError: it fails, or gives no finite number.
+        """
+        try:
+            value = float(self._function(session))
+        except Exception as error:
+            raise RecipeError(
+                f"metric {self.name}: fails with {type(error).__name__}: {error}; it is called with an "
+                f"onnxruntime.InferenceSession and gives a number"
+            ) from error
+        if not math.isfinite(value):
+            raise RecipeError(f"metric {self.name}: gives {value}, expected a finite number")
+        return value
