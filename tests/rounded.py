@@ -12,9 +12,10 @@ from agreement import outputs
 from numpy.typing import NDArray
 
 from onnxquant.activations.codes import Codes
-from onnxquant.activations.insert import KEY, Static
+from onnxquant.activations.insert import Static
 from onnxquant.activations.placement import place
 from onnxquant.graph.flow import Flow
+from onnxquant.graph.names import ACTIVATION
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -53,7 +54,7 @@ def inserted(proto: onnx.ModelProto, feed: Feed, codes: Codes | None = None) -> 
 
 def marked(proto: onnx.ModelProto, op: str) -> list[onnx.NodeProto]:
     """The conversions of activations."""
-    return [n for n in proto.graph.node if n.op_type == op and any(e.key == KEY for e in n.metadata_props)]
+    return [n for n in proto.graph.node if n.op_type == op and any(e.key == ACTIVATION for e in n.metadata_props)]
 
 
 def optimized(proto: onnx.ModelProto, feed: Feed) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import onnx
 from onnxquant.activations.codes import Codes
 from onnxquant.activations.placement import Quantized
 from onnxquant.graph.flow import Flow
+from onnxquant.graph.names import ACTIVATION
 
-# Marks the nodes that come and go with the codes of an activation.
-KEY = "onnxquant.activation"
 _DECODE = "DequantizeLinear"
 
 
@@ -100,7 +99,7 @@ class Dynamic:
 
 def _marked(op: str, inputs: list[str], output: str, name: str) -> onnx.NodeProto:
     node = onnx.helper.make_node(op, inputs, [output], name=name)
-    node.metadata_props.add(key=KEY, value=op)
+    node.metadata_props.add(key=ACTIVATION, value=op)
     return node
 
 
@@ -145,7 +144,7 @@ def _keep_in_float(proto: onnx.ModelProto) -> None:
         clipped = flow.fresh(f"{node.input[0]}/as_it_is")
         least = flow.add_constant(f"{clipped}/least", np.asarray(lowest))
         clip = onnx.helper.make_node("Clip", [node.input[0], least], [clipped], name=clipped)
-        clip.metadata_props.add(key=KEY, value="Clip")
+        clip.metadata_props.add(key=ACTIVATION, value="Clip")
         flow.connect(node, 0, clipped)
         flow.insert_after(source, [clip])
     flow.apply()

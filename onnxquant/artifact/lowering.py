@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import onnx
 
-from onnxquant.artifact.stored import ORIGIN, PROVENANCE, Record
+from onnxquant.artifact.stored import Record
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph import sites as sites_
 from onnxquant.graph.edit import Editor, Sink
 from onnxquant.graph.io import Document, graphs, tensors
+from onnxquant.graph.names import ORIGIN, PROVENANCE
 from onnxquant.graph.publish import Counter, Publisher, is_stored
 from onnxquant.graph.sites import Site
 from onnxquant.plan.planner import Decision, Plan

@@ -14,21 +14,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.activations.insert import KEY as ACTIVATION
 from onnxquant.errors import ModelError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, graphs, load, subgraphs, tensors
-from onnxquant.graph.publish import HASHES, Publisher, refuse_overwriting
+from onnxquant.graph.names import ACTIVATION, DOMAIN, HASHES, ORIGIN, PROVENANCE
+from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, How, View
 from onnxquant.targets import Lowered, Result
 from onnxquant.targets.integers import Channels, Transposed
 from onnxquant.targets.layouts import Columns, Dense, Layout, Rows, Table
 from onnxquant.targets.tiles import Tiles
 
-PROVENANCE = "onnxquant"
-# What a file was made of: the original's digest, options and rules.
-ORIGIN = "onnxquant.origin"
 _PLAIN_LAYOUTS: dict[str, type[Columns] | type[Rows] | type[Table] | type[Tiles] | type[Transposed]] = {
     "columns": Columns,
     "rows": Rows,
@@ -317,7 +314,7 @@ def restore(
         _join_activations(proto.graph)
     for graph in reversed(list(graphs(proto.graph))):
         _drop_dead(graph)
-    functions = [f for f in proto.functions if f.domain != PROVENANCE]
+    functions = [f for f in proto.functions if f.domain != DOMAIN]
     copies = [onnx.FunctionProto.FromString(f.SerializeToString()) for f in functions]
     del proto.functions[:]
     proto.functions.extend(copies)

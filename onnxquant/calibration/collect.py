@@ -21,10 +21,10 @@ from onnxquant.calibration.watch import Watch
 from onnxquant.errors import FeedError, StatisticsError, nearest
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document
+from onnxquant.graph.names import DOMAIN
 from onnxquant.runtime import extended
 from onnxquant.runtime import sessions as runtime
 from onnxquant.runtime.extended import Extended
-from onnxquant.targets.bodies import DOMAIN
 
 Progress = Callable[[str, float], None]
 MEMORY = 1 << 30

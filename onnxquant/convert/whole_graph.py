@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.artifact.stored import ORIGIN
 from onnxquant.errors import RecipeError
 from onnxquant.formats.floats import F16
 from onnxquant.graph.io import Document
+from onnxquant.graph.names import ORIGIN
 from onnxquant.graph.publish import Publisher
 from onnxquant.numerics.difference import number
 from onnxquant.passes.float16.convert import Outcome, halve

@@ -14,9 +14,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.graph.io import graphs, nodes, tensors
+from onnxquant.graph.names import SITE
 from onnxquant.graph.sites import Use
-
-SITE_KEY = "onnxquant.site"
 
 Make = Callable[[], NDArray[Any]]
 
@@ -90,7 +89,7 @@ class Editor:
         out = output or self.name(f"{self.site}/{op}")
         node = onnx.helper.make_node(op, list(inputs), [out], name=self.name(f"{self.site}/{op}/node"), domain=domain)
         node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items())
-        node.metadata_props.add(key=SITE_KEY, value=self.site)
+        node.metadata_props.add(key=SITE, value=self.site)
         if domain:
             self.import_domain(domain, 1)
         return node

@@ -24,13 +24,13 @@ import onnx
 from onnxquant.errors import OutputError
 from onnxquant.graph.edit import Make
 from onnxquant.graph.io import Document, graphs, tensors
+from onnxquant.graph.names import HASHES
 from onnxquant.graph.wire import varint
 
 # Sessions map external tensors; ONNX Runtime and some systems want page-aligned offsets for that.
 ALIGNMENT = 4096
 # protobuf refuses to serialize 2 GiB; the graph needs some room of its own.
 MAX_INLINE = (2 << 30) - (16 << 20)
-HASHES = "onnxquant.sha256"
 # A location no file can have: it marks tensors whose bytes a sink has taken, until the final name is known.
 STORED = "\x00stored"
 _COPY = 16 << 20

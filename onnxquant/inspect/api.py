@@ -20,6 +20,7 @@ from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import load as load_document
 from onnxquant.graph.io import nbytes, nodes, tensors
+from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, Site, find
 from onnxquant.native import library as native
@@ -31,7 +32,6 @@ from onnxquant.report import write as files
 from onnxquant.report.data import Report, files_of, given, hashes
 from onnxquant.runtime import sessions as runtime
 from onnxquant.targets import AUTO
-from onnxquant.targets.bodies import DOMAIN
 from onnxquant.validation.compare import compare, prepared_like, reference_of
 from onnxquant.validation.contributions import damages
 from onnxquant.validation.outputs import latencies

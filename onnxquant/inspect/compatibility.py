@@ -8,8 +8,9 @@ import onnx
 from onnx import TensorProto
 
 from onnxquant.graph.io import load, nodes, tensors
+from onnxquant.graph.names import DOMAIN
 from onnxquant.inspect.api import minimum_onnxruntime
-from onnxquant.targets.bodies import DEQUANTIZE, DOMAIN
+from onnxquant.targets.bodies import DEQUANTIZE
 
 # Ops that onnxruntime computes on codes, itself or after fusing them with what follows.
 _ON_CODES = {

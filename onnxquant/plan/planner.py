@@ -13,7 +13,7 @@ from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
 from onnxquant.graph.sites import How, Left, Site
 from onnxquant.recipe.rules import Recipe, Rule
-from onnxquant.targets import AUTO, Refusal, target_named
+from onnxquant.targets import AUTO, Refusal, automatic, target_named
 
 # A weight must come out at least this much smaller, or it is not worth its error.
 WORTHWHILE = 0.85
@@ -249,7 +249,7 @@ def decide(site: Site, form: Format, rule: Rule, opset: int) -> Decision:
         decision = replace(decision, folded=True, reason="decoded at load, runs at float speed")
         site, form = site.folded(), form.folded()
     refusals: list[str] = []
-    for name in _candidates(form, wanted, decision.folded):
+    for name in [wanted] if wanted != AUTO else automatic(form, folded=decision.folded):
         target = target_named(name)
         refusal = target.check(site, form, opset)
         if refusal is None:
@@ -265,19 +265,6 @@ def decide(site: Site, form: Format, rule: Rule, opset: int) -> Decision:
             refusal = Refusal(f"{nbytes} bytes would not be worth it against {site.nbytes} in {site.dtype}")
         refusals.append(f"{name}: {refusal}")
     return replace(decision.left(refusals[-1]), refusals=tuple(refusals))
-
-
-def _candidates(form: Format, wanted: str, folded: bool) -> list[str]:
-    """Targets to try in order.
-
-    What folds at load is best in standard ops. Products: ONNX Runtime's own ops where they hold the format exactly;
-    formats of other projects go to our planes, which convert back to their bytes and have kernels of their own.
-    """
-    if wanted != AUTO:
-        return [wanted]
-    if folded or form.name in ("f16", "bf16"):
-        return ["onnx", "custom"]
-    return ["custom", "ort", "onnx"] if form.foreign else ["ort", "onnx", "custom"]
 
 
 def _undecided(site: Site) -> Decision:

@@ -12,8 +12,8 @@ from pathlib import Path
 import onnx
 
 from onnxquant.graph.io import nodes
+from onnxquant.graph.names import DOMAIN
 from onnxquant.runtime import sessions as runtime
-from onnxquant.targets.bodies import DOMAIN
 
 _BLOCKED = "com.microsoft.nchwc"
 # Channels are padded to whole blocks; a multiple of the largest has no padding that would be observed.

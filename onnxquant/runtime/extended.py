@@ -10,10 +10,10 @@ from pathlib import Path
 import onnx
 
 from onnxquant.graph.io import Document, graphs, load
+from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.publish import Publisher
 from onnxquant.runtime import sessions as runtime
 from onnxquant.runtime.blocked import blocked_session
-from onnxquant.targets.bodies import DOMAIN
 
 # Serialized models above this are written to a file for the session, which else keeps a copy of them in memory.
 _IN_MEMORY = 64 << 20

@@ -9,10 +9,25 @@ import sys
 from functools import cache
 
 from onnxquant.errors import RecipeError, nearest
+from onnxquant.formats.base import Format
 from onnxquant.registry import classes
 from onnxquant.targets.base import Lowered, Refusal, Result, Target
+from onnxquant.targets.kinds import Activations
 
-__all__ = ["AUTO", "Lowered", "Refusal", "Result", "Target", "registry", "target_named", "targets"]
+__all__ = [
+    "AUTO",
+    "Activations",
+    "Lowered",
+    "Refusal",
+    "Result",
+    "Target",
+    "automatic",
+    "integer_target",
+    "registry",
+    "target_named",
+    "targets",
+    "weight_targets",
+]
 
 AUTO = "auto"
 
@@ -26,6 +41,34 @@ def registry() -> dict[str, Target]:
 def targets() -> list[Target]:
     """Every target; each has ``.name`` and ``.summary``."""
     return list(registry().values())
+
+
+def weight_targets() -> list[str]:
+    """Names of the targets that a rule can ask for: their products take floats."""
+    return [t.name for t in targets() if t.activations is Activations.NONE]
+
+
+def integer_target(kind: Activations) -> Target:
+    """The target that holds weights beside integer activations of a kind.
+
+    Raises:
+        RecipeError: no target does.
+    """
+    for target in targets():
+        if target.activations is kind and kind is not Activations.NONE:
+            return target
+    raise RecipeError(f"no target multiplies weights with {kind} activations")
+
+
+def automatic(form: Format, *, folded: bool) -> list[str]:
+    """Names of the targets that ``auto`` tries for a weight in a format, in their order.
+
+    Args:
+        form: format of the weight.
+        folded: whether the weight is decoded when a session is created.
+    """
+    ranks = {t.name: t.rank(form, folded=folded) for t in targets()}
+    return sorted((name for name, rank in ranks.items() if rank is not None), key=lambda n: (ranks[n], n))
 
 
 def target_named(name: str) -> Target:

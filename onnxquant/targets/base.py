@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
 from onnxquant.graph.edit import Editor
 from onnxquant.graph.sites import How, Site
+from onnxquant.targets.kinds import Activations
 from onnxquant.targets.layouts import Layout
 
 F16, F32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -62,6 +63,19 @@ class Target(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    activations: ClassVar[Activations] = Activations.NONE
+    """The activations that its products take. A rule can only name targets whose products take floats."""
+
+    def rank(self, form: Format, *, folded: bool) -> int | None:
+        """Place in the order in which target ``auto`` tries targets, lowest first; None: it never tries this one.
+
+        The targets here have the ranks 10, 20 and 30.
+
+        Args:
+            form: format of the weight.
+            folded: whether the weight is decoded when a session is created.
+        """
+        return None
 
     @abstractmethod
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:

@@ -22,10 +22,10 @@ import onnx.parser
 from onnxquant.formats.base import Format, ScaledCodes
 from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
 from onnxquant.formats.bitsandbytes.table import TableCodes
+from onnxquant.graph.names import DOMAIN
 from onnxquant.native.packers import low_bits
 from onnxquant.targets.tiles import kernel_name
 
-DOMAIN = "onnxquant"
 MATMUL, GATHER, DEQUANTIZE = "MatMul", "Gather", "Dequantize"
 # Attributes that only bodies read; the kernels compute them from K, N and block_size.
 BODY_ATTRIBUTES = ("code_shape", "side_shape", "matrix", "side_rows", "spread", "rows", "cols", "blocks", "zero_shape")

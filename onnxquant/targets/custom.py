@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import onnx
 
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.floats import Floats
 from onnxquant.graph.edit import Editor
 from onnxquant.graph.io import graphs, nodes
+from onnxquant.graph.names import DOMAIN, MICROSOFT
 from onnxquant.graph.sites import How, Site
 from onnxquant.targets import bodies
 from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes
@@ -28,6 +30,12 @@ class Custom(Target):
 
     name = "custom"
     summary = "our ops and kernels; every file also carries bodies and runs on stock onnxruntime"
+
+    def rank(self, form: Format, *, folded: bool) -> int | None:
+        """First for formats of other projects: their planes convert back to the same bytes and have kernels of their own."""
+        if folded or isinstance(form, Floats):
+            return 20
+        return 10 if form.foreign else 30
 
     def holds(self, form: Format) -> bool:  # noqa: D102
         return True
@@ -80,18 +88,18 @@ class Custom(Target):
         layouts = [Tiles(f, s.rows, s.cols) for s, f in lowered]
         ragged = any(x.rows != x.padded_rows or x.cols != x.padded_cols for x in layouts)
         half = any(s.tensor.data_type == F16 for s, _ in lowered)
-        called = {n.op_type for n in nodes(editor.proto) if n.domain == bodies.DOMAIN}
+        called = {n.op_type for n in nodes(editor.proto) if n.domain == DOMAIN}
         for layout in layouts:
             for kind in (bodies.MATMUL, bodies.GATHER, bodies.DEQUANTIZE):
                 for bias in (False, True):
                     if bodies.op_name(kind, layout.form, bias=bias) in called:
                         needs = bodies.Needs(editor.opset, half, ragged, bias)
                         editor.function(bodies.body(kind, layout.form, tuple(layout.stored()), needs))
-        editor.import_domain("com.microsoft", 1)
+        editor.import_domain(MICROSOFT, 1)
         types = {s.name: s.tensor.data_type for s, _ in lowered}
         for graph in graphs(editor.proto.graph):
             for node in graph.node:
-                if node.domain == bodies.DOMAIN:
+                if node.domain == DOMAIN:
                     gathered = node.op_type.startswith(bodies.GATHER)
                     editor.declare(graph, node.output[0], F32 if gathered else types[node.metadata_props[0].value])
 
@@ -145,4 +153,4 @@ class _Ops:
             "zero_shape": [layout.rows, (blocks * low + 7) // 8],
         }
         name = bodies.op_name(kind, layout.form, bias=bias)
-        return self.editor.node(name, inputs, domain=bodies.DOMAIN, output=output, **sizes)
+        return self.editor.node(name, inputs, domain=DOMAIN, output=output, **sizes)

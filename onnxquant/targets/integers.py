@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
 from onnxquant.graph.edit import Editor, Stored
+from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.sites import How, Site, View
 from onnxquant.targets.base import Lowered, Refusal, Result, Target, add_planes
 from onnxquant.targets.dense import read_decoded
+from onnxquant.targets.kinds import Activations
 from onnxquant.targets.layouts import Layout, stored_as
 from onnxquant.targets.products import lower_product
 
@@ -60,6 +62,7 @@ class Qdq(Target):
     """DequantizeLinear beside ops on integers."""
 
     name = "qdq"
+    activations = Activations.STATIC
     summary = "int8 beside integer activations, fused to one kernel by onnxruntime"
 
     def holds(self, form: Format) -> bool:  # noqa: D102
@@ -96,6 +99,7 @@ class Dynamic(Target):
     """ONNX Runtime's op that rounds activations per call, to the range that they have then."""
 
     name = "dynamic"
+    activations = Activations.DYNAMIC
     summary = "com.microsoft::DynamicQuantizeMatMul: activations rounded to uint8 per call"
 
     def holds(self, form: Format) -> bool:  # noqa: D102
@@ -121,7 +125,7 @@ class Dynamic(Target):
         def product(x: str, output: str) -> list[onnx.NodeProto]:
             lowered.results.append(Result(How.PRODUCT, x, output))
             inputs = [x, names["codes"], names["scales"], names["zero_points"]]
-            return [editor.node("DynamicQuantizeMatMul", inputs, domain="com.microsoft", output=output)]
+            return [editor.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT, output=output)]
 
         for use in site.served(How.PRODUCT):
             lower_product(editor, site, use, product)

@@ -31,6 +31,10 @@ class Onnx(Target):
     name = "onnx"
     summary = "standard operators: DequantizeLinear fused by onnxruntime >= 1.25, Cast and Mul folded at load"
 
+    def rank(self, form: Format, *, folded: bool) -> int | None:
+        """First for what is decoded at load, last for what has a kernel."""
+        return 10 if folded or isinstance(form, Floats) else 30 if form.foreign else 20
+
     def holds(self, form: Format) -> bool:  # noqa: D102
         return holds_codes(form) or (isinstance(form, Floats) and not form.permuted)
 

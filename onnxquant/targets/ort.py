@@ -11,14 +11,15 @@ import numpy as np
 import onnx
 
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.floats import Floats
 from onnxquant.graph.edit import Editor
+from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.sites import How, Site
 from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes, float_scales, holds_codes
 from onnxquant.targets.dense import lower_dense
 from onnxquant.targets.layouts import Dense, Layout, Rows
 from onnxquant.targets.products import lower_product
 
-DOMAIN = "com.microsoft"
 # int8 activations, one scale per block: the fast path of MLAS for every code width.
 ACCURACY_LEVEL = 4
 
@@ -28,6 +29,12 @@ class Ort(Target):
 
     name = "ort"
     summary = "MatMulNBits and GatherBlockQuantized of onnxruntime >= 1.23; loads fastest"
+
+    def rank(self, form: Format, *, folded: bool) -> int | None:
+        """First where ONNX Runtime's own ops hold a format exactly."""
+        if folded or isinstance(form, Floats):
+            return None
+        return 20 if form.foreign else 10
 
     def holds(self, form: Format) -> bool:  # noqa: D102
         return holds_codes(form)
@@ -79,7 +86,7 @@ class _Blockwise:
             self.editor.node(
                 "MatMulNBits",
                 inputs,
-                domain=DOMAIN,
+                domain=MICROSOFT,
                 output="" if half else output,
                 K=layout.cols,
                 N=layout.rows,
@@ -104,7 +111,7 @@ class _Blockwise:
         node = editor.node(
             "GatherBlockQuantized",
             [table.output[0], indices, self.scales, self._zero_points()],
-            domain=DOMAIN,
+            domain=MICROSOFT,
             output="" if cut or half else output,
             bits=layout.form.bits,
             block_size=layout.block,

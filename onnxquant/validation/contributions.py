@@ -15,11 +15,11 @@ from typing import Any
 
 import onnx
 
-from onnxquant.activations.insert import KEY as ACTIVATION
 from onnxquant.artifact.stored import Record, decode_weight, plane_index, records, rescaled, restore
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.edit import with_weights
 from onnxquant.graph.io import Document, graphs
+from onnxquant.graph.names import ACTIVATION
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find
 from onnxquant.numerics.difference import rescaled_like

@@ -16,9 +16,9 @@ import onnxruntime as ort
 from onnxquant.artifact.stored import metadata, records, write_float
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.io import Document, nodes
+from onnxquant.graph.names import DOMAIN
 from onnxquant.numerics.difference import Difference
 from onnxquant.runtime import sessions as runtime
-from onnxquant.targets.bodies import DOMAIN
 from onnxquant.validation.reference import Reference
 from onnxquant.validation.twin import write_twin
 

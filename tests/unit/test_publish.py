@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 import onnxquant
 from onnxquant.errors import OutputError
-from onnxquant.graph.publish import ALIGNMENT, HASHES, Publisher
+from onnxquant.graph.names import HASHES
+from onnxquant.graph.publish import ALIGNMENT, Publisher
 
 ROOT = Path(onnxquant.__file__).parents[1]
 HERE = Path(__file__).parents[1]

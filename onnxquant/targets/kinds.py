@@ -1,0 +1,18 @@
+"""The kinds of activations that encoded weights are multiplied with."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Activations(StrEnum):
+    """How activations reach a product. The values are the texts of options and of files."""
+
+    NONE = "none"
+    """They stay floats."""
+
+    STATIC = "static"
+    """Integers, by ranges that calibration found."""
+
+    DYNAMIC = "dynamic"
+    """Integers, by the range that they have in each call."""
