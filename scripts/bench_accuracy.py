@@ -28,8 +28,8 @@ from peer_bench.peers import Conversion, Variant, convert
 from peer_bench.report import machine
 
 import onnxquant
+from onnxquant.recipe.files import shipped
 from onnxquant.recipe.options import SOLVERS
-from onnxquant.recipe.rules import shipped
 
 QUICK = ("minilm_l6", "mobilenet_v2")
 

@@ -41,10 +41,11 @@ from onnxquant.passes.equivalent.smooth import smooth
 from onnxquant.plan.planner import KEPT, Decision, beside_integers, make_plan
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
+from onnxquant.recipe.values import Drop
 from onnxquant.runtime import sessions as runtime
 from onnxquant.runtime.extended import Extended, outputs
 from onnxquant.solvers import Inputs, solver_named
-from onnxquant.validation.metric import Drop, Metric
+from onnxquant.validation.metric import Metric
 
 Progress = Callable[[str, float], None]
 # DequantizeLinear per channel; 16-bit codes.

@@ -12,8 +12,9 @@ from onnxquant.batch.job import Job
 from onnxquant.batch.run import JOURNAL, expand, refuse, without_outputs
 from onnxquant.errors import RecipeError
 from onnxquant.recipe import schema
+from onnxquant.recipe.files import read_recipe, read_table, with_absolute_paths
 from onnxquant.recipe.options import option_schema, without_rivals
-from onnxquant.recipe.rules import Recipe, beside, read_table, rule_schema
+from onnxquant.recipe.rules import rule_schema
 
 EXAMPLE = Path(__file__).with_name("example.yaml")
 # Of the run, so they are the command line's.
@@ -96,7 +97,7 @@ def read(path: str | Path, *, skip_existing: bool = False, **wins: Any) -> Confi
     path = Path(path)
     entries = read_table(path)
     schema.check(entries, config_schema(), str(path))
-    shared = beside({k: v for k, v in entries.items() if k not in ("models", "batch")}, path.parent)
+    shared = with_absolute_paths({k: v for k, v in entries.items() if k not in ("models", "batch")}, path.parent)
     shared["rules"] = list(shared.get("rules", ()))
     batch = entries.get("batch", {})
     try:
@@ -110,14 +111,14 @@ def read(path: str | Path, *, skip_existing: bool = False, **wins: Any) -> Confi
             raise RecipeError(f"batch: jobs is {workers}, expected at least 1")
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
-    journal = Path(beside(batch, path.parent)["output_dir"]) / JOURNAL if batch else None
+    journal = Path(with_absolute_paths(batch, path.parent)["output_dir"]) / JOURNAL if batch else None
     return Config(tuple(jobs), workers, batch.get("continue_on_error", False), journal)
 
 
 def _batch(batch: Mapping[str, Any], shared: Mapping[str, Any], path: Path, wins: Mapping[str, Any]) -> Iterator[Job]:
     if not batch:
         return
-    found = beside(batch, path.parent)
+    found = with_absolute_paths(batch, path.parent)
     folder = Path(found["output_dir"])
     template = replace(_job(shared, "batch", wins), skip_existing=batch.get("skip_existing", False))
     jobs = [replace(template, source=s, output=folder / _name(s, template)) for s in expand([found["input_dir"]])]
@@ -128,7 +129,7 @@ def _models(
     entries: Mapping[str, Any], shared: Mapping[str, Any], path: Path, wins: Mapping[str, Any]
 ) -> Iterator[Job]:
     for i, model in enumerate(entries.get("models", ())):
-        own = beside(model, path.parent)
+        own = with_absolute_paths(model, path.parent)
         merged = {**without_rivals(shared, own), **own, "rules": [*own.get("rules", ()), *shared["rules"]]}
         job = _job(merged, f"models[{i}]", wins)
         source = Path(own["input"])
@@ -147,7 +148,7 @@ def _job(entries: Mapping[str, Any], where: str, wins: Mapping[str, Any]) -> Job
     """
     options = {k: v for k, v in entries.items() if k not in _OWN}
     try:
-        recipe = Recipe.read(entries["recipe"]) if "recipe" in entries else {}
+        recipe = read_recipe(entries["recipe"]) if "recipe" in entries else {}
         rules = [*entries["rules"], *recipe.get("rules", ())]
         job = Job(Path(), Path(), {**recipe, "rules": rules}, entries.get("data"), {**options, **wins})
         job.settings()

@@ -16,6 +16,7 @@ from onnxquant.errors import ModelError, OnnxQuantError, OutputError
 from onnxquant.graph.io import load
 from onnxquant.inspect import api
 from onnxquant.recipe import schema
+from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
 from onnxquant.report import summary
@@ -120,7 +121,7 @@ class Job:
         Raises:
             RecipeError: they are not right; no model has to be read to know that.
         """
-        entries = Recipe.read(self.recipe) if isinstance(self.recipe, (str, Path)) else self.recipe
+        entries = read_recipe(self.recipe) if isinstance(self.recipe, (str, Path)) else self.recipe
         return Options.of_recipe(entries, self.options)
 
     def row(self, verdict: str = "NOT DONE", reason: str = "", **more: Any) -> Row:

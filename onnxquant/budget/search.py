@@ -29,9 +29,10 @@ from onnxquant.graph.sites import Site, find
 from onnxquant.numerics.score import closeness
 from onnxquant.plan.planner import make_plan, matching
 from onnxquant.recipe.rules import Recipe, Rule
+from onnxquant.recipe.values import Drop
 from onnxquant.runtime import sessions as runtime
 from onnxquant.solvers import jobs
-from onnxquant.validation.metric import Drop, Metric
+from onnxquant.validation.metric import Metric
 
 # Samples that noises are measured on: of models with at most so many weights, and of larger ones.
 _JUDGED = ((10_000_000, 8), (100_000_000, 4), (math.inf, 2))

@@ -15,7 +15,7 @@ from onnxquant.formats import formats
 from onnxquant.inspect import api
 from onnxquant.inspect.compatibility import advice
 from onnxquant.native import library as native
-from onnxquant.recipe.rules import shipped
+from onnxquant.recipe.files import shipped
 from onnxquant.report.terminal import table
 from onnxquant.report.verdict import size
 from onnxquant.solvers import Solver, solvers

@@ -22,8 +22,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from onnxquant.errors import OnnxQuantError
 from onnxquant.formats import parameters, registry
 from onnxquant.formats.parameters import Parameter
+from onnxquant.recipe.files import shipped
 from onnxquant.recipe.options import Options
-from onnxquant.recipe.rules import shipped
 
 Command = Callable[..., Any]
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]

@@ -26,6 +26,7 @@ from onnxquant.passes.equivalent.awq import Quantizer, awq
 from onnxquant.passes.equivalent.rescale import Folded
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.rules import Recipe
+from onnxquant.recipe.values import Strategy
 from onnxquant.solvers.awq import Awq
 from onnxquant.solvers.base import Inputs
 
@@ -131,7 +132,7 @@ def _decoded(form: Format, matrix: Matrix) -> Matrix:
 
 
 def _permute(
-    document: Document, strategy: permute.Strategy, names: set[str], data: Data | None, work: Work
+    document: Document, strategy: Strategy, names: set[str], data: Data | None, work: Work
 ) -> tuple[Folded, dict[str, NDArray[np.int32]]]:
     """Fold orders where that is possible; what is left is stored beside the weights."""
     energies: dict[str, NDArray[np.float64]] = {}

@@ -30,6 +30,7 @@ from onnxquant.graph.sites import Site, find
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.passes.simplify.sums import keep_sums
 from onnxquant.plan.planner import Decision, Plan, make_plan
+from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
 from onnxquant.report.data import Report, SiteResult
@@ -76,7 +77,7 @@ def quantize(
         WeightError: a weight holds NaN or infinity.
         OutputError: the output exists, is the source, or cannot be written.
     """
-    entries = Recipe.read(recipe) if isinstance(recipe, (str, Path)) else recipe
+    entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
     settings, rules = Options.of_recipe(entries, options)
     whole.check(settings, entries)
     original = load(source, settings.external_root)

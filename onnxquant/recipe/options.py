@@ -11,11 +11,10 @@ from typing import Any, Self, get_args
 
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import parameters as format_parameters
-from onnxquant.passes.equivalent.permute import Strategy
 from onnxquant.recipe import schema
-from onnxquant.recipe.rules import COMPUTE, Recipe
+from onnxquant.recipe.rules import Recipe
+from onnxquant.recipe.values import COMPUTE, Drop, Strategy
 from onnxquant.solvers import registry as solvers
-from onnxquant.validation.metric import Drop
 
 EXTERNAL_DATA = ("auto", "always", "never")
 # Above this the tensors go to a file of their own, where sessions map them.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from pathlib import Path
 from typing import Any, Self
 
 from onnxquant.errors import RecipeError, nearest
@@ -15,16 +13,11 @@ from onnxquant.formats import format_named, parameters
 from onnxquant.formats.base import Format
 from onnxquant.graph.sites import Site
 from onnxquant.recipe import schema
+from onnxquant.recipe.values import COMPUTE
 from onnxquant.solvers import solver_named
 from onnxquant.targets import AUTO, target_named
 
 DEFAULT_FORMAT = "int8"
-COMPUTE = (AUTO, "float")
-# Keys of files whose values are paths, or may be.
-PATHS = (
-    "input", "output", "output_dir", "input_dir", "recipe", "data", "calibration", "work", "external_root", "preprocess",
-    "save_recipe", "report",
-)  # fmt: skip
 _OF_BITS = {8: "int8", 4: "int4", 2: "int2"}
 
 
@@ -138,11 +131,6 @@ def rule_schema() -> schema.Schema:
     return schema.table({**schema.of_class(Rule), **of_format}, "A rule: the first that matches a weight decides it.")
 
 
-def shipped() -> dict[str, Path]:
-    """Recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted(Path(__file__).with_name("presets").glob("*.toml"))}
-
-
 @dataclass(frozen=True)
 class Recipe:
     """An ordered list of rules.
@@ -177,85 +165,3 @@ class Recipe:
             raise RecipeError(f"{where}: unknown key {unknown[0]!r}{nearest(unknown[0], known)}")
         rules = [Rule.from_dict(r, f"{where}, rule {i + 1}") for i, r in enumerate(listed)]
         return cls((*rules, Rule.from_dict(rest, where)))
-
-    @classmethod
-    def read(cls, path: str | Path) -> dict[str, Any]:
-        """The entries of a TOML or YAML file (its ending decides), or of a recipe that comes with the package, by its name.
-
-        Paths among its ``options`` are relative to its folder; those given back are not.
-
-        Raises:
-            RecipeError: missing, or not well-formed.
-
-        >>> Recipe.read("q4-mixed")["format"]
-        'q4_0'
-        """
-        path = shipped().get(str(path), Path(path))
-        entries = read_table(path)
-        if isinstance(entries.get("options"), dict):
-            entries["options"] = beside(entries["options"], path.parent)
-        return entries
-
-
-def read_table(path: Path) -> dict[str, Any]:
-    """The table that a TOML or YAML file holds; its ending decides.
-
-    Raises:
-        RecipeError: missing, or not well-formed.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        hint = nearest(str(path), list(shipped()))
-        raise RecipeError(f"{path}: cannot be read: there is no such file, nor a recipe of that name{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from None
-    try:
-        entries = _yaml(text) if path.suffix in (".yaml", ".yml") else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: not a recipe: {error}") from None
-    except Exception as error:
-        if type(error).__module__.startswith("yaml"):
-            raise RecipeError(f"{path}: not a recipe: {' '.join(str(error).split())}") from None
-        raise
-    if not isinstance(entries, dict):
-        raise RecipeError(f"{path}: holds {type(entries).__name__}, expected a table of keys")
-    return entries
-
-
-def _yaml(text: str) -> Any:
-    """YAML that, as TOML, gives no key of a table twice: one of the two would be lost."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def compose_mapping_node(self, anchor: Any) -> Any:
-            node = super().compose_mapping_node(anchor)
-            seen = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    raise yaml.composer.ComposerError(None, None, f"key {key.value!r} is given twice", key.start_mark)
-                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-            return node
-
-    return yaml.load(text, Loader)  # a SafeLoader
-
-
-def beside(entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Entries of a file in which relative paths, which are relative to the file's folder, are found from anywhere.
-
-    >>> beside({"work": "solved", "data": "feeds:photos", "seed": 1}, Path("/models"))
-    {'work': '/models/solved', 'data': 'feeds:photos', 'seed': 1}
-    """
-    return {k: _located(k, v, folder) if k in PATHS else v for k, v in entries.items()}
-
-
-def _located(key: str, value: Any, folder: Path) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_located(key, v, folder) for v in value]
-    if not isinstance(value, str):
-        return value
-    name = key == "recipe" and value in shipped()
-    function = key == "data" and re.fullmatch(r"[\w.]+:\w+", value)
-    pairs = key == "preprocess" and "=" in value
-    ending = key == "report" and value.startswith(".") and "/" not in value
-    return value if name or function or pairs or ending else str(folder / value)

@@ -32,12 +32,13 @@ from onnxquant.graph.sites import find
 from onnxquant.numerics.difference import Difference, rescaled_like
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.recipe.options import Options
+from onnxquant.recipe.values import Drop
 from onnxquant.runtime import sessions as runtime
 from onnxquant.validation import checks
 from onnxquant.validation.distribution import distribution
 from onnxquant.validation.kernels import kernels_of
 from onnxquant.validation.leftover_conversions import conversions
-from onnxquant.validation.metric import Drop, Metric
+from onnxquant.validation.metric import Metric
 from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies, rounds_activations
 from onnxquant.validation.reference import Data, Reference, reference
 from onnxquant.validation.saturation import emulate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from onnxquant.calibration.feeds.python import is_reference, resolve
@@ -12,46 +11,6 @@ from onnxquant.errors import FeedError, RecipeError
 from onnxquant.runtime import sessions as runtime
 
 Function = Callable[[runtime.Session], float]
-
-
-@dataclass(frozen=True)
-class Drop:
-    """How much less than the float model's a metric may be.
-
-    Attributes:
-        amount: in the metric's unit, or as a part of the float model's value.
-        relative: which of the two.
-
-    >>> Drop.parse("0.5%").least(0.8)
-    0.796
-    >>> Drop.parse(0.01).least(0.8)
-    0.79
-    """
-
-    amount: float
-    relative: bool
-
-    @classmethod
-    def parse(cls, text: str | float) -> Drop:
-        """From ``0.5%`` (of the float model's value) or ``0.01`` (in the metric's unit).
-
-        Raises:
-            RecipeError: anything else.
-        """
-        given = str(text).strip()
-        try:
-            amount = float(given.removesuffix("%"))
-        except ValueError:
-            amount = math.nan
-        if not 0 <= amount < math.inf:
-            raise RecipeError(
-                f"max_drop is {text!r}, expected a number that is not negative, or a percentage like 0.5%"
-            )
-        return cls(amount / 100, True) if given.endswith("%") else cls(amount, False)
-
-    def least(self, value: float) -> float:
-        """The lowest value that is allowed where the float model has ``value``."""
-        return value - self.amount * (abs(value) if self.relative else 1.0)
 
 
 class Metric:

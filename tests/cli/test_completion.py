@@ -15,8 +15,9 @@ from conftest import ROOT
 
 from onnxquant.cli import main
 from onnxquant.formats import registry
+from onnxquant.recipe.files import shipped
 from onnxquant.recipe.options import option_schema
-from onnxquant.recipe.rules import rule_schema, shipped
+from onnxquant.recipe.rules import rule_schema
 from onnxquant.solvers import registry as solvers
 
 

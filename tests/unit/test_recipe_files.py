@@ -11,7 +11,8 @@ from conftest import ROOT
 from graphs import node, weight
 
 from onnxquant import quantize
-from onnxquant.recipe.rules import Recipe, shipped
+from onnxquant.recipe.files import read_recipe, shipped
+from onnxquant.recipe.rules import Recipe
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(shipped()) if name.endswith("-mixed")])
@@ -33,7 +34,7 @@ def test_each_says_what_it_is_and_is_documented() -> None:
     text = (ROOT / "docs" / "solvers.md").read_text()
     for name, path in shipped().items():
         assert path.read_text().startswith("# ") and f"`{name}`" in text.replace("--recipe ", "")
-        Recipe.from_dict(Recipe.read(name))
+        Recipe.from_dict(read_recipe(name))
 
 
 def test_a_name_that_is_none(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from graphs import node, weight
 
 import onnxquant
 from onnxquant.convert.recipe_of_plan import to_toml
+from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
-from onnxquant.recipe.rules import Recipe
 
 
 def network() -> Any:
@@ -60,7 +60,7 @@ def test_a_rule_that_no_operator_matches_is_told() -> None:
 def test_the_command_line_wins_over_a_recipes_options(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text('format = "int8"\n[options]\ntarget = "custom"\nactivations = "dynamic"\nwork = "solved"\n')
-    options, rules = Options.of_recipe(Recipe.read(path), {"activations": "none", "bits": 4})
+    options, rules = Options.of_recipe(read_recipe(path), {"activations": "none", "bits": 4})
     assert (options.target, options.activations, options.bits) == ("custom", "none", 4)
     assert options.work == str(tmp_path / "solved")
     assert rules.rules[-1].to_dict() == {"target": "custom", "bits": 4}
@@ -140,7 +140,7 @@ def test_toml_holds_any_name(tmp_path: Path) -> None:
     entries = {"format": "int8", "keep": True, "options": {"seed": 3}, "rules": [{"include": names, "block_size": 32}]}
     path = tmp_path / "r.toml"
     path.write_text(to_toml(entries, ["w: why\nnot"]), encoding="utf-8")
-    assert Recipe.read(path) == entries
+    assert read_recipe(path) == entries
 
 
 def test_shipped_recipes_for_kinds_of_models(tmp_path: Path) -> None:
@@ -195,4 +195,4 @@ def test_what_yaml_would_lose_or_choke_on_is_refused(tmp_path: Path) -> None:
         path.write_text(text)
         refused(run("quantize", DEFAULT_MODEL, "--recipe", path, "--dry-run"), str(path), word)
     path.write_text("format: int4\nrules:\n- &a {bits: 8, include: x}\n- {<<: *a, include: y}\n")
-    assert Recipe.read(path)["rules"][1] == {"bits": 8, "include": "y"}
+    assert read_recipe(path)["rules"][1] == {"bits": 8, "include": "y"}

@@ -17,7 +17,8 @@ import onnxquant
 from onnxquant.activations.search import FOR_ACCURACY
 from onnxquant.errors import RecipeError
 from onnxquant.inspect import api
-from onnxquant.validation.metric import Drop, Metric
+from onnxquant.recipe.values import Drop
+from onnxquant.validation.metric import Metric
 
 X = graphs.rng(5).standard_normal((64, 1, 32)).astype(np.float32)
 

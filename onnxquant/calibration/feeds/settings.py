@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxquant.errors import FeedError, RecipeError, nearest
-from onnxquant.recipe.rules import Recipe
+from onnxquant.recipe.files import read_table
 
 Description = str | Path | Mapping[str, Any]
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def entries(description: Description | None) -> dict[str, Any]:
         if Path(text).suffix.lower() not in (".toml", ".yaml", ".yml"):
             raise FeedError(f"preprocess {text!r}: expected a .toml or .yaml file, or key=value,...")
         try:
-            return Recipe.read(text)
+            return read_table(Path(text))
         except RecipeError as error:
             raise FeedError(f"preprocess: {str(error).replace('not a recipe', 'not well-formed')}") from None
     return _inline(text)

@@ -11,7 +11,7 @@ Column j of the result is column ``order[j]`` of the weight, as in ``Format.enco
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,9 +23,8 @@ from onnxquant.graph.flow import Flow, flows, is_op
 from onnxquant.graph.io import Document
 from onnxquant.numerics.matrix import check_permutation
 from onnxquant.passes.equivalent.rescale import Folded, foreign, linear_readers, tied, unfit
+from onnxquant.recipe.values import Strategy
 
-Strategy = Literal["norm", "activation", "attention"]
-"""By the columns' L2 norms, by the energy of what they meet, or by norms where the readers are the q, k and v of a layer."""
 # Ops in which q, k and v meet.
 _ATTENTION = {"MatMul", "Einsum", "Attention", "MultiHeadAttention", "GroupQueryAttention", "SparseAttention"}
 

@@ -1,0 +1,107 @@
+"""Reader of TOML and YAML files, and the absolute paths of what they name."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onnxquant.errors import RecipeError, nearest
+
+# Keys of files whose values are paths, or may be.
+PATHS = (
+    "input", "output", "output_dir", "input_dir", "recipe", "data", "calibration", "work", "external_root", "preprocess",
+    "save_recipe", "report",
+)  # fmt: skip
+
+
+def shipped() -> dict[str, Path]:
+    """Recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(Path(__file__).with_name("presets").glob("*.toml"))}
+
+
+def read_recipe(name: str | Path) -> dict[str, Any]:
+    """The entries of a recipe; relative paths among its ``options`` are made absolute.
+
+    Args:
+        name: TOML or YAML file, or the name of a recipe that comes with the package
+
+    Raises:
+        RecipeError: the file is missing, or not well-formed.
+
+    >>> read_recipe("q4-mixed")["format"]
+    'q4_0'
+    """
+    presets = shipped()
+    path = presets.get(str(name), Path(name))
+    if not path.exists():
+        hint = nearest(str(path), list(presets))
+        raise RecipeError(f"{path}: cannot be read: there is no such file, nor a recipe of that name{hint}")
+    entries = read_table(path)
+    if isinstance(entries.get("options"), dict):
+        entries["options"] = with_absolute_paths(entries["options"], path.parent)
+    return entries
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The table that a TOML or YAML file holds; the ending of its name decides which.
+
+    Raises:
+        RecipeError: the file is missing, or not well-formed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: cannot be read: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    try:
+        entries = _yaml(text) if path.suffix in (".yaml", ".yml") else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: not a recipe: {error}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not a recipe: {' '.join(str(error).split())}") from None
+    if not isinstance(entries, dict):
+        raise RecipeError(f"{path}: holds {type(entries).__name__}, expected a table of keys")
+    return entries
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses a key which a table holds twice, as TOML does: one of the two values would be lost."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and names.count(key.value) > 1:
+                raise yaml.composer.ComposerError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+        return node
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)  # a SafeLoader
+
+
+def with_absolute_paths(entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the relative paths in a file's entries absolute, with the file's folder as base.
+
+    >>> with_absolute_paths({"work": "solved", "data": "feeds:photos", "seed": 1}, Path("/models"))
+    {'work': '/models/solved', 'data': 'feeds:photos', 'seed': 1}
+    """
+    return {k: _located(k, v, folder) if k in PATHS else v for k, v in entries.items()}
+
+
+def _located(key: str, value: Any, folder: Path) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_located(key, v, folder) for v in value]
+    if not isinstance(value, str):
+        return value
+    name = key == "recipe" and value in shipped()
+    function = key == "data" and re.fullmatch(r"[\w.]+:\w+", value)
+    pairs = key == "preprocess" and "=" in value
+    ending = key == "report" and value.startswith(".") and "/" not in value
+    return value if name or function or pairs or ending else str(folder / value)

@@ -1,0 +1,56 @@
+"""Types and values of single options that the rooms above share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from onnxquant.errors import RecipeError
+from onnxquant.targets import AUTO
+
+# Orders of a weight's columns: by their L2 norms, by the energy of their inputs, or by norms that the q, k and v of a layer
+# share.
+Strategy = Literal["norm", "activation", "attention"]
+# Arithmetic of products with encoded weights; see ``compute``.
+COMPUTE = (AUTO, "float")
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Largest loss of a metric, compared with the float model.
+
+    Attributes:
+        amount: loss in the metric's unit, or as a part of the float model's value
+        relative: whether the amount is such a part
+
+    >>> Drop.parse("0.5%").least(0.8)
+    0.796
+    >>> Drop.parse(0.01).least(0.8)
+    0.79
+    """
+
+    amount: float
+    relative: bool
+
+    @classmethod
+    def parse(cls, value: str | float) -> Drop:
+        """A drop from ``0.5%`` (of the float model's value) or ``0.01`` (in the metric's unit).
+
+        Raises:
+            RecipeError: any other text.
+        """
+        text = str(value).strip()
+        try:
+            amount = float(text.removesuffix("%"))
+        except ValueError:
+            amount = math.nan
+        if not 0 <= amount < math.inf:
+            raise RecipeError(
+                f"max_drop is {value!r}, expected a number that is not negative, or a percentage like 0.5%"
+            )
+        return cls(amount / 100, True) if text.endswith("%") else cls(amount, False)
+
+    def least(self, value: float) -> float:
+        """The lowest value that is allowed where the float model has ``value``."""
+        return value - self.amount * (abs(value) if self.relative else 1.0)
