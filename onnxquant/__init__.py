@@ -20,7 +20,7 @@ from onnxquant.errors import (
 from onnxquant.formats import Encoded, Format, decode, encode, formats
 from onnxquant.inspect.api import Model, benchmark, calibrate, dequantize, info, library_path, validate, verify
 from onnxquant.report.data import Report
-from onnxquant.runtime.sessions import load
+from onnxquant.runtime import load
 from onnxquant.targets import targets
 from onnxquant.version import __version__
 

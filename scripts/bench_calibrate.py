@@ -23,12 +23,12 @@ import numpy as np
 import onnxruntime
 from bench_memory import watch
 
+from onnxquant import runtime
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Feed, Feeds, Input, open_feeds
 from onnxquant.calibration.tensors import quantizable
 from onnxquant.graph.io import load
 from onnxquant.report.verdict import size
-from onnxquant.runtime import sessions as runtime
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "fetched" / "mobilenet_v2" / "mobilenet_v2.onnx"
 KINDS = ("run alone", "minmax", "percentile")

@@ -7,21 +7,18 @@ section 4.2, of each layer by itself: what earlier layers do is corrected there.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant import runtime
 from onnxquant.activations.codes import Codes
 from onnxquant.activations.placement import Placement, Unit
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document
-from onnxquant.runtime import sessions as runtime
-from onnxquant.runtime.extended import Extended
 
 Decoded = Callable[[str], NDArray[np.floating]]
 Progress = Callable[[str, float], None]
@@ -56,8 +53,8 @@ def corrections(
     addition = _simulation(document, (placement, units), side, decoded)
     names = [n for u in units for n in (_mean(u, "float"), _mean(u, "rounded"))]
     sums: dict[str, NDArray[np.float64]] = {}
-    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        session = Extended(document, Path(folder), threads).session(addition)
+    with runtime.extendable(document, threads) as source:
+        session = source.session(addition)
         for i, feed in enumerate(feeds):
             for name, value in runtime.run(session, feed, names).items():
                 sums[name] = sums.get(name, 0.0) + value.astype(np.float64)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant import runtime
 from onnxquant.activations.balance import STRENGTH
 from onnxquant.activations.codes import Codes
 from onnxquant.activations.insert import Static
@@ -42,8 +43,6 @@ from onnxquant.plan.planner import KEPT, Decision, beside_integers, make_plan
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import Drop
-from onnxquant.runtime import sessions as runtime
-from onnxquant.runtime.extended import Extended, outputs
 from onnxquant.solvers import Inputs, solver_named
 from onnxquant.validation.metric import Metric
 
@@ -146,8 +145,7 @@ class _Tries:
 
     def __init__(self, document: Document, rules: Recipe, data: Data, settings: Options, progress: Progress) -> None:
         self.document, self.settings, self.progress = document, settings, progress
-        with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-            session = Extended(document, Path(folder), settings.threads).session(outputs(()))
+        with runtime.session_of(document, threads=settings.threads) as session:
             inputs = samples_.inputs_of(session)
         self.streams = candidates(Flow(document.proto.graph)) if settings.rebase else []
         given = open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
@@ -434,6 +432,5 @@ def _difference(encoded: Encoded, weight: NDArray[Any]) -> Difference:
 
 
 def _run(document: Document, feeds: list[Feed], threads: int | None) -> list[dict[str, Any]]:
-    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        session = Extended(document, Path(folder), threads).session(outputs(()))
+    with runtime.session_of(document, threads=threads) as session:
         return [runtime.run(session, feed) for feed in feeds]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from onnxquant.batch.job import Job, Row, perform
+from onnxquant.runtime import environment_with
 
 # Told the place of a job, what is being done and how much of it.
 Progress = Callable[[int, str, float], None]
@@ -130,7 +131,7 @@ class _Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _CODE],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([_PACKAGES, *(p or os.getcwd() for p in sys.path)])},  # noqa: PTH109
+            env=environment_with(PYTHONPATH=os.pathsep.join([_PACKAGES, *(p or os.getcwd() for p in sys.path)])),  # noqa: PTH109
         )  # fmt: skip
         self._input, self._output = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
 

@@ -12,12 +12,12 @@ from statistics import median
 import numpy as np
 import onnx
 
+from onnxquant import runtime
 from onnxquant.artifact import lowering
 from onnxquant.graph.io import load
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import How, Site, find
 from onnxquant.plan.planner import Decision, Plan
-from onnxquant.runtime import sessions as runtime
 from onnxquant.targets import AUTO
 
 # Runs of a product: at least so many, and more until so many seconds went by.

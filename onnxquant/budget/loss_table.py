@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant import runtime
 from onnxquant.activations.candidates import encode
 from onnxquant.budget.candidates import Candidate, candidates, spec_of
 from onnxquant.budget.choices import Choice, Table, noise
@@ -23,8 +24,6 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site
 from onnxquant.recipe.rules import Rule
-from onnxquant.runtime import sessions as runtime
-from onnxquant.runtime.extended import Extended, shape_name, shapes
 from onnxquant.solvers import jobs
 
 Weights = Iterator[tuple[str, NDArray[Any]]]
@@ -140,9 +139,11 @@ class Weighing:
         """Rows of what each product multiplies in the first sample."""
         read = {n: r[0].node.input[0] for n, s in self.free.items() if (r := readers_of(s, self.document.proto.graph))}
         names = list(dict.fromkeys(read.values()))
-        session = Extended(self.document, self.folder, self.work.settings.threads).session(shapes(names))
-        found = runtime.run(session, self.sensitivity.feeds[0], [shape_name(i) for i in range(len(names))])
-        rows = {name: int(np.prod(found[shape_name(i)][:-1])) for i, name in enumerate(names)}
+        outputs = [runtime.shape_output(i) for i in range(len(names))]
+        with runtime.extendable(self.document, self.work.settings.threads) as source:
+            session = source.session(runtime.shape_addition(names))
+            found = runtime.run(session, self.sensitivity.feeds[0], outputs)
+        rows = {name: int(np.prod(found[output][:-1])) for name, output in zip(names, outputs, strict=True)}
         return {site: max(rows[name], 1) for site, name in read.items()}
 
     def _alone(self, options: Mapping[str, list[Candidate]], cache: Cache) -> dict[str, list[Candidate]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from onnxquant import runtime
 from onnxquant.artifact import lowering
 from onnxquant.budget.candidates import DEFAULT, parse, spec_of
 from onnxquant.budget.choices import Choice, Table, noise
@@ -30,7 +31,6 @@ from onnxquant.numerics.score import closeness
 from onnxquant.plan.planner import make_plan, matching
 from onnxquant.recipe.rules import Recipe, Rule
 from onnxquant.recipe.values import Drop
-from onnxquant.runtime import sessions as runtime
 from onnxquant.solvers import jobs
 from onnxquant.validation.metric import Metric
 

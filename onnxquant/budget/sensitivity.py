@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.edit import with_weights
 from onnxquant.graph.io import Document, graphs
 from onnxquant.graph.publish import ALIGNMENT, Publisher, refer
 from onnxquant.numerics.score import Score, closeness
-from onnxquant.runtime import sessions as runtime
 
 
 class Sensitivity:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
 from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.collect import collect
@@ -18,7 +18,6 @@ from onnxquant.errors import FeedError, OutputError, StatisticsError, nearest
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document, load
 from onnxquant.recipe.options import Options
-from onnxquant.runtime.extended import Extended, outputs
 
 Data = feeds_.Data | None
 DEFAULT_METHODS = ("minmax", "percentile", "entropy", "mse", "mean-std")
@@ -133,9 +132,8 @@ def _feeds(source: Path | Document, data: Data, wish: Calibration, settings: Opt
         raise FeedError("calibration needs data that the model will see; made-up samples only with --synthetic")
     if data is not None and wish.synthetic:
         raise FeedError("both data and synthetic samples were asked for; expected one of them")
-    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        model = Extended(source, Path(folder), settings.threads)
-        session = model.session(outputs(()))
+    with runtime.extendable(source, settings.threads) as model:
+        session = model.session(runtime.output_addition(()))
         if data is not None:
             return samples_.given(data, samples_.inputs_of(session), wish.samples, settings.preprocess)
         count = wish.samples or samples_.SYNTHETIC

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -14,6 +13,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant import runtime
 from onnxquant.calibration import compiled as compiled_
 from onnxquant.calibration.feeds import Feed, Feeds
 from onnxquant.calibration.statistics import PARTIAL, Statistics
@@ -22,9 +22,6 @@ from onnxquant.errors import FeedError, StatisticsError, nearest
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import DOMAIN
-from onnxquant.runtime import extended
-from onnxquant.runtime import sessions as runtime
-from onnxquant.runtime.extended import Extended
 
 Progress = Callable[[str, float], None]
 MEMORY = 1 << 30
@@ -74,9 +71,8 @@ def collect(
         FeedError: there are no samples.
         ModelError: the model does not load, or does not run on a sample.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        progress("loading", 0.0)
-        source = Extended(model, Path(folder), threads)
+    progress("loading", 0.0)
+    with runtime.extendable(model, threads) as source:
         first = next(iter(feeds), None)
         if first is None:
             raise FeedError("there are no samples to calibrate with")
@@ -103,7 +99,7 @@ class _Run:
 
     def __init__(
         self,
-        source: Extended,
+        source: runtime.ExtendableModel,
         feeds: Feeds,
         wanted: Mapping[str, Iterable[str]],
         fingerprint: _Fingerprint,
@@ -128,7 +124,7 @@ class _Run:
         constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
         constants |= {o for n in graph.node if n.op_type == "Constant" for o in n.output}
         computed = {o for n in graph.node for o in n.output if o}
-        inner = extended.nested(self._source.document.proto)
+        inner = runtime.subgraph_tensors(self._source.document.proto)
         for name in list(self.seen):
             if name in constants:
                 self.skip(name, "is a constant")
@@ -138,7 +134,7 @@ class _Run:
                 )
             elif name not in computed and name not in self._inputs:
                 raise StatisticsError(f"the model has no tensor {name!r}{nearest(name, [*self._inputs, *computed])}")
-        session = self._source.session(extended.outputs(self._added()), optimize=False)
+        session = self._source.session(runtime.output_addition(self._added()), optimize=False)
         types = {**runtime.outputs_of(session), **{n: t for n, t, _ in runtime.inputs_of(session)}}
         self._bytes = {name: _FLOATS.get(types[name], 0) for name in self.seen}
         for name, size in self._bytes.items():
@@ -175,8 +171,8 @@ class _Run:
         inner = [name for name in fetched if name not in self._inputs]
         if not inner:
             return dict.fromkeys(self.seen, 0)
-        session = self._source.session(extended.shapes(inner))
-        found = runtime.run(session, first, [extended.shape_name(i) for i in range(len(inner))])
+        session = self._source.session(runtime.shape_addition(inner))
+        found = runtime.run(session, first, [runtime.shape_output(i) for i in range(len(inner))])
         shapes = dict(zip(inner, found.values(), strict=True))
         sizes = {name: prod(map(int, shape)) for name, shape in shapes.items()}
         sizes.update({name: first[name].size for name in fetched if name in self._inputs and name in first})

@@ -6,23 +6,20 @@ weight's codes to get right. A MatMul has no bias; there the mean counts. Zeros 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant import runtime
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.graph.analysis.conv_windows import windows
 from onnxquant.graph.flow import attribute, is_op
 from onnxquant.graph.io import Document
-from onnxquant.runtime import sessions as runtime
-from onnxquant.runtime.extended import Extended, outputs
 
 Doubles = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -88,8 +85,7 @@ def grams(
     found: dict[str, list[_Sum]] = {}
     for reader in readers:
         found.setdefault(reader.weight, []).append(_Sum(reader))
-    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        source = Extended(document, Path(folder), threads)
+    with runtime.extendable(document, threads) as source:
         for sums in _runs([s for s in found.values() if _alike(s)], memory):
             _observe(source, [one for same in sums for one in same], feeds, progress)
             for same in sums:
@@ -115,11 +111,11 @@ def _runs(sums: Iterable[list[_Sum]], memory: int) -> Iterator[list[list[_Sum]]]
         yield run
 
 
-def _observe(source: Extended, sums: list[_Sum], feeds: Feeds, progress: Progress) -> None:
+def _observe(source: runtime.ExtendableModel, sums: list[_Sum], feeds: Feeds, progress: Progress) -> None:
     graph = source.document.proto.graph
     inputs, shown = {i.name for i in graph.input}, {o.name for o in graph.output}
     wanted = list(dict.fromkeys(one.x for one in sums if one.x not in inputs))  # onnxruntime gives no input back
-    session = source.session(outputs(n for n in wanted if n not in shown))
+    session = source.session(runtime.output_addition(n for n in wanted if n not in shown))
     count = min(SAMPLES, len(feeds))
     for i, feed in zip(range(count), feeds, strict=False):
         seen: Mapping[str, Any] = {**feed, **runtime.run(session, feed, wanted)}

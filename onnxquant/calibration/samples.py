@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find
 from onnxquant.passes.pipeline import prepare
-from onnxquant.runtime import sessions as runtime
 
 SYNTHETIC = 8
 """Synthetic samples where nobody says how many."""

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx.version_converter
 
+from onnxquant import runtime
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import MAX_OPSET, Document
 from onnxquant.graph.publish import Publisher
@@ -20,7 +21,6 @@ from onnxquant.graph.sites import find
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
-from onnxquant.runtime import sessions as runtime
 from onnxquant.targets import target_named
 from onnxquant.targets.onnx import Onnx
 from onnxquant.validation.reference import reference

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant import runtime
 from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.feeds import Data, Feeds, open_feeds
 from onnxquant.calibration.gram_matrices import Reader, grams, is_reader
@@ -21,7 +22,6 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find
 from onnxquant.plan.planner import Decision, Plan
 from onnxquant.recipe.options import Options
-from onnxquant.runtime.extended import Extended, outputs
 from onnxquant.solvers import jobs, solver_named
 from onnxquant.targets import AUTO
 
@@ -162,8 +162,8 @@ def opened(document: Document, data: Data, settings: Options) -> Feeds:
     Raises:
         FeedError: they do not fit the model.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        inputs = samples_.inputs_of(Extended(document, Path(folder), settings.threads).session(outputs(())))
+    with runtime.session_of(document, threads=settings.threads) as session:
+        inputs = samples_.inputs_of(session)
     return open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
 
 

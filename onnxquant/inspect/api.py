@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+from onnxquant import runtime
 from onnxquant.activations.search import FOR_ACCURACY
 from onnxquant.artifact import lowering
 from onnxquant.artifact.stored import Record, dequantize, metadata, records, verify
@@ -30,7 +31,6 @@ from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Rule
 from onnxquant.report import write as files
 from onnxquant.report.data import Report, files_of, given, hashes
-from onnxquant.runtime import sessions as runtime
 from onnxquant.targets import AUTO
 from onnxquant.validation.compare import compare, prepared_like, reference_of
 from onnxquant.validation.contributions import damages

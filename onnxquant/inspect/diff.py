@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant import runtime
 from onnxquant.artifact.stored import Record, decode_weight, metadata, origin, plane_index, records
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document, load, nbytes
 from onnxquant.graph.sites import FLOATS
 from onnxquant.numerics.difference import Difference, number
 from onnxquant.recipe import schema
-from onnxquant.runtime import sessions as runtime
 
 # What is read of a site of a report, beside names that may be null.
 _SITE: dict[str, schema.Schema] = {

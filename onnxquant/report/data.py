@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import onnx
 
+from onnxquant import runtime
 from onnxquant.errors import OnnxQuantError, ReportError
 from onnxquant.graph.io import Document
 from onnxquant.numerics.difference import number
@@ -21,7 +22,6 @@ from onnxquant.plan.planner import Decision, Plan
 from onnxquant.recipe.options import Options
 from onnxquant.report import activations, schema
 from onnxquant.report.verdict import HARDLY, LOW_DB, Verdict, verdict
-from onnxquant.runtime import sessions as runtime
 from onnxquant.validation import checks
 from onnxquant.validation.compare import Proof
 from onnxquant.version import __version__

@@ -1,4 +1,58 @@
-"""Sessions of onnxruntime; no other room imports onnxruntime.
+"""Sessions of onnxruntime; no other room imports onnxruntime or reads environment variables.
 
 It may import native, graph, formats and numerics; solvers, targets and the rooms above may import it.
 """
+
+from onnxquant.runtime.environment import environment_with
+from onnxquant.runtime.extended import (
+    ExtendableModel,
+    extendable,
+    output_addition,
+    session_of,
+    shape_addition,
+    shape_output,
+    subgraph_tensors,
+)
+from onnxquant.runtime.optimized import Kernels, histogram, optimized_graph, optimized_ops
+from onnxquant.runtime.sessions import (
+    EXTENSIONS,
+    Feed,
+    Session,
+    inputs_of,
+    instruction_sets,
+    load,
+    open_session,
+    outputs_of,
+    run,
+    session_options,
+    version,
+)
+from onnxquant.runtime.signatures import Signature, signatures
+
+__all__ = [
+    "EXTENSIONS",
+    "ExtendableModel",
+    "Feed",
+    "Kernels",
+    "Session",
+    "Signature",
+    "environment_with",
+    "extendable",
+    "histogram",
+    "inputs_of",
+    "instruction_sets",
+    "load",
+    "open_session",
+    "optimized_graph",
+    "optimized_ops",
+    "output_addition",
+    "outputs_of",
+    "run",
+    "session_of",
+    "session_options",
+    "shape_addition",
+    "shape_output",
+    "signatures",
+    "subgraph_tensors",
+    "version",
+]

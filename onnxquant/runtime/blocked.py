@@ -1,8 +1,8 @@
-"""Observing convolutions' outputs in the blocked layout in which ONNX Runtime computes them.
+"""Sessions that observe the outputs of convolutions in the blocked layout in which ONNX Runtime computes them.
 
 ONNX Runtime keeps tensors between convolutions as [N, C/16, H, W, 16] (or blocks of 8), and puts a ReorderOutput in front of
-every other op, ours too: that would copy each observed tensor. Statistics of all values know no order, so in the optimized
-graph our nodes may as well read what ReorderOutput reads.
+every other op, the observers' included. That would copy each observed tensor. So in the optimized graph the observers read
+the tensor before ReorderOutput: its order differs, its statistics do not.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import onnx
 
 from onnxquant.graph.io import nodes
 from onnxquant.graph.names import DOMAIN
-from onnxquant.runtime import sessions as runtime
+from onnxquant.runtime import sessions
 
 _BLOCKED = "com.microsoft.nchwc"
 # Channels are padded to whole blocks; a multiple of the largest has no padding that would be observed.
 _BLOCK = 16
 
 
-def blocked_session(session: runtime.Session, optimized: Path, threads: int | None) -> runtime.Session:
-    """A session in which observers read blocked tensors; the given one where there are none.
+def blocked_session(session: sessions.Session, optimized: Path, threads: int | None) -> sessions.Session:
+    """A session in which observers read blocked tensors; the session passed in where there are none.
 
     Args:
         session: a session on the model with observers.
-        optimized: where it has written its optimized graph.
-        threads: of the new session.
+        optimized: file with the optimized graph of that session.
+        threads: number of threads of the new session.
 
     Raises:
         ModelError: onnxruntime refuses its own graph.
@@ -35,11 +35,11 @@ def blocked_session(session: runtime.Session, optimized: Path, threads: int | No
     if not read_blocked(proto):
         return session
     optimized.write_bytes(proto.SerializeToString())
-    return runtime.open_session(optimized, runtime.session_options(threads=threads, optimize=False))
+    return sessions.open_session(optimized, sessions.session_options(threads=threads, optimize=False))
 
 
 def read_blocked(proto: onnx.ModelProto) -> int:
-    """Let observers read blocked tensors; the number of those that do."""
+    """Let observers read blocked tensors, in place; returns the number of observers that do."""
     graph = proto.graph
     reorders = {n.output[0]: n for n in graph.node if n.domain == _BLOCKED and n.op_type == "ReorderOutput"}
     count = 0

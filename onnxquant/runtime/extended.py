@@ -1,10 +1,15 @@
-"""A float model with further outputs: sessions that show intermediate tensors."""
+"""Sessions on a model with additions: outputs that show intermediate tensors, and nodes that observe them.
+
+An *addition* is a ModelProto that holds only what is added: nodes, outputs, opset imports.
+"""
 
 from __future__ import annotations
 
 import mmap
 import secrets
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -12,24 +17,24 @@ import onnx
 from onnxquant.graph.io import Document, graphs, load
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.publish import Publisher
-from onnxquant.runtime import sessions as runtime
+from onnxquant.runtime import sessions
 from onnxquant.runtime.blocked import blocked_session
 
 # Serialized models above this are written to a file for the session, which else keeps a copy of them in memory.
 _IN_MEMORY = 64 << 20
 
 
-class Extended:
-    """A model whose sessions have more outputs.
+class ExtendableModel:
+    """A model whose sessions may have more nodes and outputs than the model itself.
 
     Serialized messages that follow each other are one message, repeated fields joined
-    (https://protobuf.dev/programming-guides/encoding/#last-one-wins): the addition is appended to the model's bytes, and
-    what is not added to is not even parsed. External data stays where it is, mapped.
+    (https://protobuf.dev/programming-guides/encoding/#last-one-wins). So the addition is appended to the model's bytes,
+    and the model is not even parsed. External data stays where it is, mapped.
 
     Args:
         model: a file, or a document that may have been edited since it was loaded.
-        folder: for temporary files.
-        threads: of sessions; None: ONNX Runtime's choice.
+        folder: folder for temporary files.
+        threads: number of threads of a session; None: ONNX Runtime's choice.
     """
 
     def __init__(self, model: Path | Document, folder: Path, threads: int | None) -> None:
@@ -47,7 +52,7 @@ class Extended:
             publisher.publish(proto)
         return path
 
-    def observing(self, addition: onnx.ModelProto) -> runtime.Session:
+    def observing(self, addition: onnx.ModelProto) -> sessions.Session:
         """A session on the model with observers, which read tensors in the layout that ONNX Runtime computes them in.
 
         Raises:
@@ -60,32 +65,62 @@ class Extended:
 
     def session(
         self, addition: onnx.ModelProto, *, optimize: bool = True, optimized: Path | None = None
-    ) -> runtime.Session:
+    ) -> sessions.Session:
         """A session on the model with an addition.
 
         Args:
-            addition: a model that holds only what is added: outputs, nodes, opset imports.
-            optimize: let ONNX Runtime rewrite the graph.
-            optimized: write the rewritten graph here.
+            addition: the added nodes, outputs and opset imports.
+            optimize: ONNX Runtime may rewrite the graph.
+            optimized: file that ONNX Runtime writes the rewritten graph to.
 
         Raises:
             ModelError: onnxruntime refuses it.
         """
-        options = runtime.session_options(threads=self.threads, optimize=optimize)
+        options = sessions.session_options(threads=self.threads, optimize=optimize)
         if optimized is not None:
-            runtime.write_optimized(options, optimized)
+            sessions.write_optimized(options, optimized)
         suffix = addition.SerializeToString()
         with self._file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             if len(mapped) <= _IN_MEMORY or self.document.is_external():
-                return runtime.open_session(bytes(mapped) + suffix, options, folder=self._file.parent)
+                return sessions.open_session(bytes(mapped) + suffix, options, folder=self._file.parent)
             path = self._folder / "extended.onnx"
             with path.open("wb") as out:
                 out.write(mapped)
                 out.write(suffix)
-        return runtime.open_session(path, options)
+        return sessions.open_session(path, options)
 
 
-def outputs(names: Iterable[str]) -> onnx.ModelProto:
+@contextmanager
+def extendable(model: Path | Document, threads: int | None = None) -> Iterator[ExtendableModel]:
+    """A model for sessions with additions, with a temporary folder of its own.
+
+    Args:
+        model: a file, or a document.
+        threads: number of threads of a session; None: ONNX Runtime's choice.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
+        yield ExtendableModel(model, Path(folder), threads)
+
+
+@contextmanager
+def session_of(
+    model: Path | Document, outputs: Iterable[str] = (), *, threads: int | None = None
+) -> Iterator[sessions.Session]:
+    """A session on a model as it is in memory, with further tensors as outputs.
+
+    Args:
+        model: a file, or a document.
+        outputs: tensors that become outputs.
+        threads: number of threads; None: ONNX Runtime's choice.
+
+    Raises:
+        ModelError: onnxruntime refuses it.
+    """
+    with extendable(model, threads) as source:
+        yield source.session(output_addition(outputs))
+
+
+def output_addition(names: Iterable[str]) -> onnx.ModelProto:
     """An addition that makes tensors outputs; ONNX Runtime finds their types."""
     addition = onnx.ModelProto()
     for name in names:
@@ -93,28 +128,28 @@ def outputs(names: Iterable[str]) -> onnx.ModelProto:
     return addition
 
 
-def shapes(names: Iterable[str]) -> onnx.ModelProto:
+def shape_addition(names: Iterable[str]) -> onnx.ModelProto:
     """An addition with the shape of tensor i as the output ``onnxquant/shape/i``."""
     addition = onnx.ModelProto()
     for i, name in enumerate(names):
-        addition.graph.node.add(op_type="Shape", name=shape_name(i), input=[name], output=[shape_name(i)])
-        addition.graph.output.add(name=shape_name(i))
+        addition.graph.node.add(op_type="Shape", name=shape_output(i), input=[name], output=[shape_output(i)])
+        addition.graph.output.add(name=shape_output(i))
     return addition
 
 
-def shape_name(index: int) -> str:
-    """Output with the shape of a tensor."""
+def shape_output(index: int) -> str:
+    """Name of the output with the shape of a tensor."""
     return f"onnxquant/shape/{index}"
 
 
-def nested(proto: onnx.ModelProto) -> dict[str, str]:
-    """Tensors that are computed inside subgraphs -> the node that holds the subgraph."""
-    found: dict[str, str] = {}
+def subgraph_tensors(proto: onnx.ModelProto) -> dict[str, str]:
+    """Tensors that are computed inside subgraphs, each with the node that holds the subgraph."""
+    tensors: dict[str, str] = {}
     for node in proto.graph.node:
         holder = f"{node.op_type} {node.name!r}".strip()
         for attribute in node.attribute:
             inner = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
             for top in inner:
                 for graph in graphs(top):
-                    found.update((o, holder) for n in graph.node for o in n.output if o)
-    return found
+                    tensors.update((o, holder) for n in graph.node for o in n.output if o)
+    return tensors

@@ -1,32 +1,29 @@
-"""Sessions: the only importer of onnxruntime, and of the environment.
-
-``ONNXQUANT_ISA`` caps the instruction set of our kernels (scalar, avx2, ...).
-"""
+"""Sessions of ONNX Runtime: their options, opening and running them."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxquant.errors import ModelError
-from onnxquant.graph.io import domains, nodes
+from onnxquant.graph.io import domains
+from onnxquant.graph.names import DOMAIN
 from onnxquant.native import library as native
+from onnxquant.runtime.environment import instruction_set_cap
 
 Feed = Mapping[str, NDArray[Any]]
 Session: TypeAlias = ort.InferenceSession
-OURS, EXTENSIONS = "onnxquant", "ai.onnx.contrib"
+EXTENSIONS = "ai.onnx.contrib"
 # Keys of ONNX Runtime's session configuration.
 _NO_PREPACKING = "session.disable_prepacking"
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 _FUSED_ACCURACY = "session.qdq_matmulnbits_accuracy_level"
+_OPTIMIZED_DATA = "session.optimized_model_external_initializers_file_name"
+_OPTIMIZED_MIN_BYTES = "session.optimized_model_external_initializers_min_size_in_bytes"
 
 
 def version() -> str:
@@ -35,20 +32,20 @@ def version() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """Instruction sets that our kernels can use on this machine, best last."""
+    """Instruction sets that the compiled kernels can use on this machine, best last."""
     return native.isas()
 
 
 def session_options(
     *, threads: int | None = None, float_compute: bool = False, mapped: bool = False, optimize: bool = True
 ) -> ort.SessionOptions:
-    """Options for a session of ours.
+    """Options of a session.
 
     Args:
-        threads: intra-op threads; None: ONNX Runtime's choice.
+        threads: number of intra-op threads; None: ONNX Runtime's choice.
         float_compute: fused products compute in float32 instead of int8 activations.
-        mapped: leave weights in the mapped file (no prepacking): slower, but they take no memory.
-        optimize: let ONNX Runtime rewrite the graph.
+        mapped: weights stay in the mapped file (no prepacking): slower, but they take no memory.
+        optimize: ONNX Runtime may rewrite the graph.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4  # failures come as exceptions; the log would repeat them on stderr
@@ -64,6 +61,13 @@ def session_options(
     return options
 
 
+def write_optimized(options: ort.SessionOptions, path: Path) -> None:
+    """Let a session write the graph that it runs to a file, and its tensors to a second file next to it."""
+    options.optimized_model_filepath = str(path)
+    options.add_session_config_entry(_OPTIMIZED_DATA, f"{path.stem}.weights")
+    options.add_session_config_entry(_OPTIMIZED_MIN_BYTES, "1024")
+
+
 def open_session(
     model: str | Path | bytes,
     options: ort.SessionOptions,
@@ -76,8 +80,8 @@ def open_session(
     Args:
         model: a file, or a serialized model.
         options: session options; libraries are registered on them.
-        library: register ours where the model has our ops; without it their bodies run.
-        folder: where the external data of a serialized model lies.
+        library: register the compiled library where the model has its ops; without it their bodies run.
+        folder: folder with the external data of a serialized model.
 
     Raises:
         ModelError: onnxruntime refuses the model.
@@ -89,17 +93,16 @@ def open_session(
         import onnxruntime_extensions
 
         options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
-    if library and OURS in used:
-        cap = os.environ.get("ONNXQUANT_ISA")
-        if cap:
+    if library and DOMAIN in used:
+        if cap := instruction_set_cap():
             native.set_isa(cap)
         options.register_custom_ops_library(str(native.library_path()))
-    shown = "the model" if isinstance(model, bytes) else str(model)
+    title = "the model" if isinstance(model, bytes) else str(model)
     try:
         source = model if isinstance(model, bytes) else str(model)
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ModelError(f"{shown}: onnxruntime {version()} cannot load it: {_first_line(error)}") from None
+        raise ModelError(f"{title}: onnxruntime {version()} cannot load it: {_first_line(error)}") from None
 
 
 def load(path: str | Path, **session_options: Any) -> ort.InferenceSession:
@@ -122,49 +125,33 @@ def load(path: str | Path, **session_options: Any) -> ort.InferenceSession:
 
 
 def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
-    """Outputs by name: these, or all; float32 goes to inputs of float16 as such.
+    """Run a session on one sample; float32 arrays are cast for inputs of float16.
+
+    Args:
+        session: a session on a model.
+        feed: arrays by input name.
+        outputs: names of the outputs to return; None: all.
+
+    Returns:
+        outputs by name.
 
     Raises:
         ModelError: onnxruntime fails on this feed.
     """
     names = [o.name for o in session.get_outputs()] if outputs is None else list(outputs)
-    if not names:  # which onnxruntime would take for all of them
+    if not names:  # onnxruntime would return all outputs for an empty list
         return {}
     try:
         halves = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
-        fed = {n: a.astype("float16") if n in halves and a.dtype == "float32" else a for n, a in feed.items()}
-        return dict(zip(names, session.run(names, fed), strict=True))
+        arrays = {n: a.astype("float16") if n in halves and a.dtype == "float32" else a for n, a in feed.items()}
+        return dict(zip(names, session.run(names, arrays), strict=True))
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from None
 
 
-def optimized(path: str | Path, *, library: bool = True, threads: int | None = None) -> onnx.ModelProto:
-    """The graph that ONNX Runtime really runs, large weights left out."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "optimized.onnx"
-        options = session_options(threads=threads)
-        write_optimized(options, file)
-        open_session(path, options, library=library)
-        return onnx.load(str(file), load_external_data=False)
-
-
-def optimized_ops(path: str | Path, *, library: bool = True, threads: int | None = None) -> dict[str, int]:
-    """Ops of the graph that ONNX Runtime really runs, with their number: the kernels it picked."""
-    return histogram(optimized(path, library=library, threads=threads))
-
-
-def write_optimized(options: ort.SessionOptions, path: Path) -> None:
-    """Let a session write the graph that it runs to a file, and its tensors beside it."""
-    options.optimized_model_filepath = str(path)
-    name = f"{path.stem}.weights"
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", name)
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-
-
-def histogram(proto: onnx.ModelProto) -> dict[str, int]:
-    """Number of nodes by op, most frequent first; ops of other domains with theirs."""
-    names = (f"{n.domain}.{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type for n in nodes(proto))
-    return dict(Counter(names).most_common())
+def inputs_of(session: ort.InferenceSession) -> list[tuple[str, str, list[Any]]]:
+    """Name, type and shape of each input."""
+    return [(i.name, i.type, list(i.shape)) for i in session.get_inputs()]
 
 
 def outputs_of(session: ort.InferenceSession) -> dict[str, str]:
@@ -173,16 +160,11 @@ def outputs_of(session: ort.InferenceSession) -> dict[str, str]:
 
 
 def schema(op_type: str, domain: str, version: int) -> Any | None:
-    """Schema of an operator that onnxruntime has and onnx has not; None where it has none either."""
+    """Schema of an operator that onnxruntime knows and onnx does not; None where neither knows it."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    found = [s for s in state.get_all_operator_schema() if (s.name, s.domain) == (op_type, domain)]
-    return max((s for s in found if s.since_version <= version), key=lambda s: s.since_version, default=None)
-
-
-def inputs_of(session: ort.InferenceSession) -> list[tuple[str, str, list[Any]]]:
-    """Name, type and shape of each input."""
-    return [(i.name, i.type, list(i.shape)) for i in session.get_inputs()]
+    schemas = [s for s in state.get_all_operator_schema() if (s.name, s.domain) == (op_type, domain)]
+    return max((s for s in schemas if s.since_version <= version), key=lambda s: s.since_version, default=None)
 
 
 def _first_line(error: Exception) -> str:

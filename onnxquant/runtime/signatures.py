@@ -1,4 +1,4 @@
-"""What types operators take: their schemas, from onnx for standard domains and from onnxruntime for its own."""
+"""Types that operators take: schemas of onnx for standard domains, of onnxruntime for its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import onnx.defs
 
-from onnxquant.runtime import sessions as runtime
+from onnxquant.runtime import sessions
 
 STANDARD = ("", "ai.onnx")
 
@@ -20,8 +20,8 @@ class Slot:
     """A formal input or output.
 
     Attributes:
-        parameter: the type parameter it shares with others, or the one type it has.
-        allowed: types it may have.
+        parameter: the type parameter that it shares with others, or its only type.
+        allowed: the types that it may have.
     """
 
     parameter: str
@@ -36,16 +36,16 @@ class Signature:
     outputs: tuple[Slot, ...]
 
     def input(self, index: int) -> Slot | None:
-        """The formal input at a place."""
+        """The formal input at a position."""
         return self.inputs[min(index, len(self.inputs) - 1)] if self.inputs else None
 
     def output(self, index: int) -> Slot | None:
-        """The formal output at a place."""
+        """The formal output at a position."""
         return self.outputs[min(index, len(self.outputs) - 1)] if self.outputs else None
 
 
 def signatures(model: onnx.ModelProto) -> Callable[[onnx.NodeProto], Signature | None]:
-    """A lookup of the signatures of a model's nodes, at its opsets; None for an operator that nobody knows."""
+    """A lookup of the signatures of a model's nodes, at its opsets; None for an unknown operator."""
     versions = {o.domain if o.domain not in STANDARD else "": o.version for o in model.opset_import}
 
     def look_up(node: onnx.NodeProto) -> Signature | None:
@@ -59,14 +59,14 @@ def signatures(model: onnx.ModelProto) -> Callable[[onnx.NodeProto], Signature |
 def _signature(op_type: str, domain: str, version: int) -> Signature | None:
     if onnx.defs.has(op_type, domain):
         try:
-            return _made(onnx.defs.get_schema(op_type, version, domain), "type_str")
+            return _signature_from(onnx.defs.get_schema(op_type, version, domain), "type_str")
         except onnx.defs.SchemaError:  # younger than this opset
             return None
-    schema = runtime.schema(op_type, domain, version)
-    return _made(schema, "typeStr") if schema else None
+    schema = sessions.schema(op_type, domain, version)
+    return _signature_from(schema, "typeStr") if schema else None
 
 
-def _made(schema: Any, type_key: str) -> Signature:
+def _signature_from(schema: Any, type_key: str) -> Signature:
     allowed = {t.type_param_str: frozenset(t.allowed_type_strs) for t in schema.type_constraints}
 
     def slots(formal: Sequence[Any]) -> tuple[Slot, ...]:

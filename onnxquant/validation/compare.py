@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxquant import runtime
 from onnxquant.artifact.stored import (
     check_hashes,
     decode_weight,
@@ -33,7 +34,6 @@ from onnxquant.numerics.difference import Difference, rescaled_like
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Drop
-from onnxquant.runtime import sessions as runtime
 from onnxquant.validation import checks
 from onnxquant.validation.distribution import distribution
 from onnxquant.validation.kernels import kernels_of
@@ -196,12 +196,12 @@ def _look_over(proof: Proof, original: Document, document: Document) -> None:
 
 def _kernels(proof: Proof, prepared: Document, document: Document, path: Path, threads: int | None) -> None:
     """What onnxruntime runs, as its optimized graphs say."""
-    optimized = runtime.optimized(path, library=False, threads=threads)
+    optimized = runtime.optimized_graph(path, library=False, threads=threads)
     proof.kernels["stock"] = runtime.histogram(optimized)
     if rounds_activations(document):
         proof.activations["conversions"] = conversions(optimized)
     if has_our_ops(document):
-        optimized = runtime.optimized(path, threads=threads)
+        optimized = runtime.optimized_graph(path, threads=threads)
         proof.kernels["library"] = runtime.histogram(optimized)
     for name, kernel in kernels_of(records(document.proto), find(prepared)[0], optimized).items():
         proof.weights.get(name, {})["kernel"] = kernel

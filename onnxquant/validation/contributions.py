@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 
+from onnxquant import runtime
 from onnxquant.artifact.stored import Record, decode_weight, plane_index, records, rescaled, restore
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.edit import with_weights
@@ -23,7 +24,6 @@ from onnxquant.graph.names import ACTIVATION
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find
 from onnxquant.numerics.difference import rescaled_like
-from onnxquant.runtime import sessions as runtime
 from onnxquant.validation.outputs import differences
 
 Outputs = Sequence[Mapping[str, Any]]

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from onnxquant.runtime import sessions as runtime
+from onnxquant import runtime
 
 
 def memory() -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Which kernel runs on each encoded weight, read from the graph that ONNX Runtime says it runs."""
+"""The kernel that runs on each encoded weight, read from the optimized graph of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -7,47 +7,26 @@ from collections.abc import Iterable
 import onnx
 
 from onnxquant.artifact.stored import Record
-from onnxquant.graph.io import nodes
 from onnxquant.graph.sites import Site
+from onnxquant.runtime.optimized import Kernels
 
-_MOVES = frozenset({"Reshape", "Transpose", "Cast", "Add", "Mul", "Squeeze", "Unsqueeze", "Identity"})
 
-
-def kernels_of(found: Iterable[Record], sites: Iterable[Site], optimized: onnx.ModelProto) -> dict[str, str]:
-    """Ops on each weight, several joined by commas; weights that no kept name leads to are left out.
+def kernels_of(records: Iterable[Record], sites: Iterable[Site], optimized: onnx.ModelProto) -> dict[str, str]:
+    """Ops on each weight, several joined by commas; weights that no preserved name leads to are left out.
 
     Args:
-        found: what the file says of its weights.
-        sites: of the float model, for the names of the nodes that read a weight.
-        optimized: what ONNX Runtime saved after its own rewriting (``runtime.optimized``).
+        records: what the file says of its weights.
+        sites: sites of the float model, for the names of the nodes that read a weight.
+        optimized: the optimized graph (``runtime.optimized_graph``).
     """
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    makers: dict[str, onnx.NodeProto] = {}
-    for node in nodes(optimized):
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-        makers.update((name, node) for name in node.output)
+    kernels = Kernels(optimized)
     uses = {site.name: {use.node.name for use in site.uses} for site in sites}
-    picked = {}
-    for record in found:
+    ops_by_weight = {}
+    for record in records:
         values = {n for names in record.lowered.planes.values() for n in names.values()}
-        values |= {r.y for r in record.lowered.results}
-        on = {_name(n) for v in values for n in readers.get(v, ()) if v not in makers and n.op_type not in _MOVES}
-        on = on or {_name(n) for r in record.lowered.results if (n := _product(makers, r.y)) is not None}
-        on = on or {_name(n) for n in nodes(optimized) if n.name and n.name in uses.get(record.name, ())}
-        if on:
-            picked[record.name] = ", ".join(sorted(on))
-    return picked
-
-
-def _product(makers: dict[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
-    """What makes a value, behind nodes that only move it or add a bias."""
-    node = makers.get(name)
-    while node is not None and node.op_type in _MOVES and node.input and node.input[0] in makers:
-        node = makers[node.input[0]]
-    return node
-
-
-def _name(node: onnx.NodeProto) -> str:
-    """As in ``runtime.histogram``."""
-    return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+        results = [r.y for r in record.lowered.results]
+        ops = kernels.reading(values.union(results)) or kernels.making(results)
+        ops = ops or kernels.named(uses.get(record.name, ()))
+        if ops:
+            ops_by_weight[record.name] = ", ".join(sorted(ops))
+    return ops_by_weight

@@ -15,7 +15,7 @@ def conversions(optimized: onnx.ModelProto) -> list[dict[str, Any]]:
     """One row per conversion: ``node``, ``op``, ``between`` (two ops) and ``reason``.
 
     Args:
-        optimized: what ONNX Runtime saved after its own rewriting (``runtime.optimized``).
+        optimized: the optimized graph (``runtime.optimized_graph``).
     """
     flow = Flow(optimized.graph)
     found = []

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from onnxquant import runtime
 from onnxquant.calibration.feeds.python import is_reference, resolve
 from onnxquant.errors import FeedError, RecipeError
-from onnxquant.runtime import sessions as runtime
 
 Function = Callable[[runtime.Session], float]
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
+from onnxquant import runtime
 from onnxquant.artifact.stored import metadata, records, write_float
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.io import Document, nodes
 from onnxquant.graph.names import DOMAIN
 from onnxquant.numerics.difference import Difference
-from onnxquant.runtime import sessions as runtime
 from onnxquant.validation.reference import Reference
 from onnxquant.validation.twin import write_twin
 
@@ -168,7 +167,7 @@ def latencies(models: Mapping[str, Path], feed: Feed, threads: int | None) -> di
 
     A model with ops of ours runs on our library; a name that ends in ``stock`` runs without it.
     """
-    sessions: dict[str, ort.InferenceSession] = {
+    sessions: dict[str, runtime.Session] = {
         name: runtime.open_session(path, runtime.session_options(threads=threads), library=not name.endswith("stock"))
         for name, path in models.items()
     }

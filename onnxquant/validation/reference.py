@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
 from onnxquant.errors import FeedError, ModelError, RecipeError, nearest
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
 from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.options import Options
-from onnxquant.runtime import sessions as runtime
 
 Data = feeds_.Data | None
 

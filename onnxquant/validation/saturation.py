@@ -10,23 +10,20 @@ core/providers/cpu/quantization/qlinearconv.cc). Depthwise convolutions and sign
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.analysis.conv_windows import windows
 from onnxquant.graph.flow import Flow, attribute
 from onnxquant.graph.io import Document
 from onnxquant.numerics.difference import number
-from onnxquant.runtime import sessions as runtime
-from onnxquant.runtime.extended import Extended, outputs
 
 # Outputs that are computed again per kernel: positions in all samples together, and channels.
 _POSITIONS, _CHANNELS = 64, 64
@@ -91,9 +88,8 @@ def emulate(
     progress("saturation without VNNI")
     losses = {k.node.name or k.node.output[0]: Loss() for k in found}
     made = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        names = list(dict.fromkeys(k.x for k in found))
-        session = Extended(document, Path(folder), threads).session(outputs(names))
+    names = list(dict.fromkeys(k.x for k in found))
+    with runtime.session_of(document, names, threads=threads) as session:
         for feed in feeds:
             values = runtime.run(session, feed, names)
             for kernel in found:

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from compatibility.files import DIGITS, Case
-from onnxquant.runtime.sessions import histogram
+from onnxquant.runtime import histogram
 
 Results = dict[str, dict[str, dict[str, Any]]]  # by release, by case: sqnr, ratio, kernels; or error
 _QUANTIZED = re.compile(r"NBits|BlockQuantized|Integer|DynamicQuantize|QLinear|QGemm|^onnxquant\.|DequantizeLinear")

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxquant
+from onnxquant import runtime
+from onnxquant.graph.names import DOMAIN, MICROSOFT
 from onnxquant.native import library as native
-from onnxquant.runtime import sessions as runtime
 
-MICROSOFT = "com.microsoft"
 Planes = dict[str, NDArray[Any]]
 
 
@@ -163,7 +163,7 @@ def ours(name: str, k: int, n: int, compute: str | None) -> onnx.ModelProto:
         except onnxquant.OnnxQuantError as error:
             raise RefusedError(str(error)) from None
         proto = onnx.load(output)
-    own = [node for node in proto.graph.node if node.domain == runtime.OURS]
+    own = [node for node in proto.graph.node if node.domain == DOMAIN]
     if not own:
         raise RefusedError("no op of ours in the file")
     for node in own if compute else []:

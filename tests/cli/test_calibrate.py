@@ -12,10 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import onnxquant
-from onnxquant import Grid, Statistics, StatisticsError
+from onnxquant import Grid, Statistics, StatisticsError, runtime
 from onnxquant.calibration import collect as run_
 from onnxquant.cli import main
-from onnxquant.runtime import sessions as runtime
 
 
 def run(*arguments: object) -> Result:

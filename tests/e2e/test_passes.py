@@ -12,6 +12,7 @@ import onnx
 import pytest
 from conftest import DEFAULT_MODEL, ROOT
 
+from onnxquant import runtime
 from onnxquant.graph.analysis.linear import linear
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document, load, nodes
@@ -20,7 +21,6 @@ from onnxquant.passes.equivalent.rebase import Moments, candidates, rebase
 from onnxquant.passes.equivalent.smooth import smooth
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.recipe.options import Options
-from onnxquant.runtime import sessions as runtime
 from onnxquant.validation.reference import reference
 
 FETCHED = ROOT / "models" / "fetched"

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 import onnxquant
-from onnxquant.runtime.sessions import optimized
+from onnxquant.runtime import optimized_graph
 
 
 @pytest.fixture
@@ -77,5 +77,5 @@ def test_a_table_has_a_row_per_case_and_the_reasons_below(compatibility):
 def test_kernels_are_named_by_the_graph_that_ran(compatibility, model, options, library, expected, tmp_path):
     source = graphs.save(model, tmp_path / "float.onnx")
     onnxquant.quantize(source, tmp_path / "q.onnx", proof=False, **options)
-    onnx.save(optimized(tmp_path / "q.onnx", library=library), tmp_path / "ran.onnx")
+    onnx.save(optimized_graph(tmp_path / "q.onnx", library=library), tmp_path / "ran.onnx")
     assert compatibility.tables.kernels(tmp_path / "ran.onnx", single=True) == expected

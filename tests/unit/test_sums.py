@@ -10,9 +10,9 @@ import onnx
 import pytest
 from graphs import model, node, rng, weight
 
+from onnxquant import runtime
 from onnxquant.graph.io import load
 from onnxquant.passes.simplify.sums import keep_sums
-from onnxquant.runtime import sessions as runtime
 
 X = {name: rng(i).standard_normal((2, 5, 8)).astype(np.float32) for i, name in enumerate("ab")}
 

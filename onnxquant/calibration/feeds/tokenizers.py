@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant import runtime
 from onnxquant.errors import FeedError, ModelError
-from onnxquant.runtime import sessions as runtime
 
 # What operators of onnxruntime-extensions call the token ids.
 _IDS = ("input_ids", "ids", "tokens")

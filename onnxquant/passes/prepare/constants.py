@@ -13,10 +13,10 @@ import onnx.reference
 import onnx.shape_inference
 from numpy.typing import NDArray
 
+from onnxquant import runtime
 from onnxquant.graph.flow import STANDARD, Flow, attribute, flows, is_op
 from onnxquant.graph.io import Document, nbytes, subgraphs
 from onnxquant.graph.shapes import UNKNOWN, Known, infer, outlined
-from onnxquant.runtime import sessions as runtime
 
 # A result up to this size is always kept; a larger one only where it replaces as many bytes, up to the second size:
 # results are kept in memory, unlike the mapped tensors that they come from.

@@ -11,8 +11,8 @@ import pytest
 from graphs import node, weight
 from rounded import static
 
+from onnxquant import runtime
 from onnxquant.report import activations
-from onnxquant.runtime import sessions as runtime
 from onnxquant.validation.compare import Proof
 from onnxquant.validation.leftover_conversions import conversions
 
@@ -79,7 +79,7 @@ def test_every_conversion_of_the_optimized_graph_is_named(tmp_path: Path) -> Non
     )
     static(proto, FEED).insert(proto)
     path = graphs.save(proto, tmp_path / "m.onnx")
-    found = conversions(runtime.optimized(path))
+    found = conversions(runtime.optimized_graph(path))
     ops = runtime.optimized_ops(path)
     assert len(found) == ops.get("QuantizeLinear", 0) + ops.get("DequantizeLinear", 0) > 0
     assert all(row["reason"] and row["node"] for row in found)

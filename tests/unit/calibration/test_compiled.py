@@ -177,7 +177,7 @@ def test_interrupted_runs_resume_to_the_same(
 
 
 def test_a_node_of_nobody_is_refused(model: Path) -> None:
-    from onnxquant.runtime import sessions as runtime
+    from onnxquant import runtime
 
     proto = onnx.load(model)
     library = Compiled(histogram=False)

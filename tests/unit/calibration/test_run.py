@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxquant import runtime
 from onnxquant.calibration import collect as run_
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Feed
@@ -106,8 +107,8 @@ def test_what_is_observed_is_what_the_model_computes(model: Path) -> None:
 
 def test_groups_see_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = []
-    open_session = run_.Extended.session
-    monkeypatch.setattr(run_.Extended, "session", lambda *a, **k: sessions.append(1) or open_session(*a, **k))
+    open_session = runtime.ExtendableModel.session
+    monkeypatch.setattr(runtime.ExtendableModel, "session", lambda *a, **k: sessions.append(1) or open_session(*a, **k))
     at_once = collect(model, Made(4), wanted())
     one_by_one = collect(model, Made(4), wanted(), memory=1)
     assert len(sessions) == (2 + 1) + (2 + 5)  # types and shapes, then the groups
