@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from onnxquant.batch.run import BatchReport, batch
-from onnxquant.calibration.observers import Grid
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.convert.quantize import quantize
 from onnxquant.errors import (
@@ -19,6 +18,7 @@ from onnxquant.errors import (
 )
 from onnxquant.formats import Encoded, Format, decode, encode, formats
 from onnxquant.inspect.api import Model, benchmark, calibrate, dequantize, info, library_path, validate, verify
+from onnxquant.observers import Grid
 from onnxquant.report.data import Report
 from onnxquant.runtime import load
 from onnxquant.targets import targets

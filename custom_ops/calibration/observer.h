@@ -1,5 +1,5 @@
 // What is known of a tensor's values: extremes, moments, and a histogram that grows its range by merging pairs of bins.
-// onnxquant/calibration/observers (moments.py, histogram.py) is the readable reference; all numbers are the same bits.
+// onnxquant/observers (moments.py, histogram.py) is the readable reference; all numbers are the same bits.
 #pragma once
 
 #include <array>

@@ -18,15 +18,15 @@ from onnxquant.activations.insert import Static
 from onnxquant.activations.placement import Placement, Quantized, place
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Chosen, Feeds
-from onnxquant.calibration.observers import Grid
-from onnxquant.calibration.observers.absmean import AbsMean
-from onnxquant.calibration.observers.gram import Gram
-from onnxquant.calibration.observers.histogram import Histogram
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import ModelError, StatisticsError
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document
 from onnxquant.numerics.score import Score
+from onnxquant.observers import Grid
+from onnxquant.observers.absmean import AbsMean
+from onnxquant.observers.gram import Gram
+from onnxquant.observers.histogram import Histogram
 from onnxquant.passes.equivalent.rebase import Moments
 
 Progress = Callable[[str, float], None]

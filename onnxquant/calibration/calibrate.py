@@ -11,12 +11,12 @@ from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
 from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.collect import collect
-from onnxquant.calibration.observers import ranging
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.calibration.tensors import quantizable
 from onnxquant.errors import FeedError, OutputError, StatisticsError, nearest
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document, load
+from onnxquant.observers import ranging
 from onnxquant.recipe.options import Options
 
 Data = feeds_.Data | None

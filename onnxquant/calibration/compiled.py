@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.calibration.observers.histogram import HALF, Histogram
-from onnxquant.calibration.observers.moments import Moments
 from onnxquant.errors import NativeLibraryError
 from onnxquant.graph.names import DOMAIN
 from onnxquant.native import library as native
 from onnxquant.numerics.exact_sum import ExactSum
+from onnxquant.observers.histogram import HALF, Histogram
+from onnxquant.observers.moments import Moments
 
 KINDS = (Moments.kind, Histogram.kind)
 _WORDS = 35

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from onnxquant.calibration import archive
-from onnxquant.calibration.observers import RangeObserver, accumulator_key, join, make, observer_named, ranging
-from onnxquant.calibration.observers.base import Accumulator, Grid, Observer, State
 from onnxquant.errors import StatisticsError, nearest
+from onnxquant.observers import RangeObserver, accumulator_key, join, make, observer_named, ranging
+from onnxquant.observers.base import Accumulator, Grid, Observer, State
 from onnxquant.version import __version__
 
 KIND, PARTIAL = "statistics", "the checkpoint of an interrupted run"

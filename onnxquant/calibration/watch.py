@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.calibration.compiled import KINDS, Compiled
-from onnxquant.calibration.observers.base import Accumulator, Batch
-from onnxquant.calibration.observers.moving_average import MovingExtremes
+from onnxquant.observers.base import Accumulator, Batch
+from onnxquant.observers.moving_average import MovingExtremes
 
 
 class Watch:

@@ -12,8 +12,6 @@ from rich.markup import escape
 
 from onnxquant.calibration.calibrate import DEFAULT_METHODS
 from onnxquant.calibration.calibrate import calibrate as calibrate_model
-from onnxquant.calibration.observers import ranging
-from onnxquant.calibration.observers.base import Grid
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.cli.options import (
     chatter,
@@ -25,6 +23,8 @@ from onnxquant.cli.options import (
     progress_bar,
 )
 from onnxquant.errors import StatisticsError
+from onnxquant.observers import ranging
+from onnxquant.observers.base import Grid
 from onnxquant.report.terminal import table
 
 _METHODS = f"Serve this calibration method; several times for several. [default: {', '.join(DEFAULT_METHODS)}]"

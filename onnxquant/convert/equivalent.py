@@ -14,13 +14,13 @@ from onnxquant.activations.candidates import changed, encode
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Data, Feeds
 from onnxquant.calibration.gram_matrices import Reader, grams
-from onnxquant.calibration.observers.absmean import AbsMean
 from onnxquant.convert.solve_weights import Work, opened, readers_of
 from onnxquant.errors import RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find
 from onnxquant.numerics.matrix import Matrix
+from onnxquant.observers.absmean import AbsMean
 from onnxquant.passes.equivalent import permute
 from onnxquant.passes.equivalent.awq import Quantizer, awq
 from onnxquant.passes.equivalent.rescale import Folded

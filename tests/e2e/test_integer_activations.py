@@ -18,11 +18,11 @@ import onnxquant
 from onnxquant.activations.search import FOR_ACCURACY
 from onnxquant.artifact.stored import metadata
 from onnxquant.calibration import gram_matrices as grams
-from onnxquant.calibration.observers import ranging
 from onnxquant.errors import RecipeError
 from onnxquant.formats.integers import Int8
 from onnxquant.graph.io import nodes as all_nodes
 from onnxquant.inspect import api
+from onnxquant.observers import ranging
 from onnxquant.report.activations import details, summary
 from onnxquant.report.data import Report
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import onnxquant
-from onnxquant.calibration.observers.base import Grid
 from onnxquant.errors import FeedError
+from onnxquant.observers.base import Grid
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from onnxquant.calibration import compiled as compiled_
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.compiled import Compiled
-from onnxquant.calibration.observers.base import Accumulator
-from onnxquant.calibration.observers.histogram import Histogram
-from onnxquant.calibration.observers.moments import Moments
 from onnxquant.errors import ModelError, NativeLibraryError
 from onnxquant.native import library as native
+from onnxquant.observers.base import Accumulator
+from onnxquant.observers.histogram import Histogram
+from onnxquant.observers.moments import Moments
 from onnxquant.runtime.blocked import read_blocked
 
 pytestmark = pytest.mark.skipif(not compiled_.available(), reason="the library was built without observers")

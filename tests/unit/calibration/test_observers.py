@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from onnxquant.calibration.observers import Grid, accumulator_key, make, observer_named, ranging, registry
-from onnxquant.calibration.observers.entropy import divergences
-from onnxquant.calibration.observers.histogram import HALF, Histogram
-from onnxquant.calibration.observers.mean_std import MeanStd, best_k
-from onnxquant.calibration.observers.percentile import Percentile
 from onnxquant.errors import StatisticsError
 from onnxquant.numerics.exact_sum import ExactSum
+from onnxquant.observers import Grid, accumulator_key, make, observer_named, ranging, registry
+from onnxquant.observers.entropy import divergences
+from onnxquant.observers.histogram import HALF, Histogram
+from onnxquant.observers.mean_std import MeanStd, best_k
+from onnxquant.observers.percentile import Percentile
 
 RNG = np.random.default_rng(7)
 DATA: dict[str, NDArray[np.float32]] = {
@@ -269,7 +269,7 @@ def test_gram_of_files_without_sums_still_has_its_matrix() -> None:
 
 
 def test_gram_takes_rows_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxquant.calibration.observers.gram._BLOCK", 32)
+    monkeypatch.setattr("onnxquant.observers.gram._BLOCK", 32)
     x = RNG.normal(size=(37, 6)).astype(np.float32)
     observer = make(["gram"])["gram"]
     observer.update(x)

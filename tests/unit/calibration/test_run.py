@@ -16,13 +16,13 @@ from onnxquant import runtime
 from onnxquant.calibration import collect as run_
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Feed
-from onnxquant.calibration.observers import Grid
-from onnxquant.calibration.observers.histogram import Histogram
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.calibration.tensors import quantizable
 from onnxquant.errors import FeedError, StatisticsError
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import load
+from onnxquant.observers import Grid
+from onnxquant.observers.histogram import Histogram
 
 METHODS = ("minmax", "mse", "moving-average", "absmean", "gram")
 

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxquant.calibration import archive
-from onnxquant.calibration.observers import Grid, ranging
 from onnxquant.calibration.statistics import KIND, Statistics
 from onnxquant.errors import OnnxQuantError, OutputError, StatisticsError
+from onnxquant.observers import Grid, ranging
 
 WANTED = {"a/b:0": [*ranging(), "absmean:1", "absmean", "gram", "gram:1"], "t": ["minmax", "percentile"]}
 

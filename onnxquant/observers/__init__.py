@@ -1,6 +1,7 @@
-"""Observers: calibration methods. A module here with an ``Observer`` subclass is all it takes to add one.
+"""Observers: statistics of one tensor, and the calibration methods that choose its range from them.
 
-Packages outside register through the entry point group ``onnxquant.observers``.
+A module here with an ``Observer`` subclass is all it takes to add one; packages outside register through the entry point
+group ``onnxquant.observers``. It may import numerics alone; recipe and the rooms above it may import it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from onnxquant.calibration.observers.base import Accumulator, Grid, Observer, RangeObserver
 from onnxquant.errors import StatisticsError, nearest
+from onnxquant.observers.base import Accumulator, Grid, Observer, RangeObserver
 from onnxquant.registry import classes
 
 __all__ = ["Accumulator", "Grid", "Observer", "RangeObserver", "make", "observer_named", "ranging", "registry"]

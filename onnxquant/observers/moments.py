@@ -8,8 +8,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.observers.base import Accumulator, Batch, State, scalar
 from onnxquant.numerics.exact_sum import ExactSum, variance
+from onnxquant.observers.base import Accumulator, Batch, State, scalar
 
 _BLOCK, _LANES = 8192, 16
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.observers.base import Accumulator, Batch, State, scalar
+from onnxquant.observers.base import Accumulator, Batch, State, scalar
 
 HALF_BITS = 12
 HALF = 1 << HALF_BITS

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.observers.base import Grid, RangeObserver
-from onnxquant.calibration.observers.histogram import HALF, HALF_BITS, Histogram
+from onnxquant.observers.base import Grid, RangeObserver
+from onnxquant.observers.histogram import HALF, HALF_BITS, Histogram
 
 _BITS = 11  # TensorRT's histograms have 2048 bins
 Floats = NDArray[np.float64]

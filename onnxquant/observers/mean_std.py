@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from onnxquant.calibration.observers.base import Grid, RangeObserver
-from onnxquant.calibration.observers.moments import Moments
 from onnxquant.errors import StatisticsError
+from onnxquant.observers.base import Grid, RangeObserver
+from onnxquant.observers.moments import Moments
 
 
 class MeanStd(RangeObserver[Moments]):

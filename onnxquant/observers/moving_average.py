@@ -6,8 +6,8 @@ from typing import Self
 
 import numpy as np
 
-from onnxquant.calibration.observers.base import Accumulator, Batch, Grid, RangeObserver, State
 from onnxquant.numerics.exact_sum import ExactSum
+from onnxquant.observers.base import Accumulator, Batch, Grid, RangeObserver, State
 
 WEIGHT = 0.01
 """Weight of a new sample, as in PyTorch's and ONNX Runtime's observers of this name."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from onnxquant.calibration.observers.base import Grid, RangeObserver
-from onnxquant.calibration.observers.histogram import Histogram
 from onnxquant.errors import StatisticsError
+from onnxquant.observers.base import Grid, RangeObserver
+from onnxquant.observers.histogram import Histogram
 
 
 class Percentile(RangeObserver[Histogram]):

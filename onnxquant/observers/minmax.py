@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnxquant.calibration.observers.base import Grid, RangeObserver
-from onnxquant.calibration.observers.moments import Moments
+from onnxquant.observers.base import Grid, RangeObserver
+from onnxquant.observers.moments import Moments
 
 
 class MinMax(RangeObserver[Moments]):

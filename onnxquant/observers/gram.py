@@ -7,8 +7,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.observers.base import Accumulator, Batch, Observer, State
 from onnxquant.errors import StatisticsError
+from onnxquant.observers.base import Accumulator, Batch, Observer, State
 
 # Elements of a block of rows that is converted to float64 at a time.
 _BLOCK = 1 << 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.observers.base import Grid, RangeObserver
-from onnxquant.calibration.observers.histogram import Histogram, Masses
+from onnxquant.observers.base import Grid, RangeObserver
+from onnxquant.observers.histogram import Histogram, Masses
 
 Floats = NDArray[np.float64]
 # Steps as powers of two of the one that holds everything, and codes of zero, all over the place first ...

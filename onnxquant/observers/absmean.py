@@ -7,8 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.observers.base import Accumulator, Batch, Observer, State
 from onnxquant.errors import StatisticsError
+from onnxquant.observers.base import Accumulator, Batch, Observer, State
 
 
 class Magnitudes(Accumulator):
