@@ -16,8 +16,9 @@ from onnxquant.errors import (
     StatisticsError,
     WeightError,
 )
-from onnxquant.formats import Encoded, Format, decode, encode, formats
+from onnxquant.formats import Encoded, Format, formats
 from onnxquant.inspect.api import Model, benchmark, calibrate, dequantize, info, library_path, validate, verify
+from onnxquant.native.arrays import decode, encode
 from onnxquant.observers import Grid
 from onnxquant.report.data import Report
 from onnxquant.runtime import load

@@ -55,7 +55,7 @@ def tasks(form: Format, weight: np.ndarray[Any, Any], isa: str) -> dict[str, Cal
         "columns": lambda: encoder.encode(form, columns, None, 1, isa),
         "two_threads": lambda: encoder.encode(form, weight, None, 2, isa),
         "decode": lambda: encoder.decode(encoded, 1, isa),
-        "numpy": lambda: form.encode_reference(weight),
+        "numpy": lambda: form.encode(weight),
     }
     if form.name in GGUF:
         out["gguf"] = lambda: gguf.quants.quantize(weight, GGUF[form.name])

@@ -32,9 +32,7 @@ from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find
-from onnxquant.native import encoders as encoder
-from onnxquant.native.packers import is_compiled
-from onnxquant.numerics.difference import Difference
+from onnxquant.native import dispatch
 from onnxquant.numerics.score import Score, closeness
 from onnxquant.passes.equivalent.equalize import equalize
 from onnxquant.passes.equivalent.rebase import candidates, rebase
@@ -330,21 +328,21 @@ class _Trial:
         if form.permuted or gptq.refusal(form):
             return None
         weight = site.view.matrix(document.array(site.tensor))
-        return gptq.solve(form, weight, Inputs(gram, samples), encode(form, weight)[0])
+        return gptq.solve(form, weight, Inputs(gram, samples), dispatch.rounded_to_nearest(form, weight))
 
     def decoded(self, document: Document, name: str, solved: Mapping[str, Encoded]) -> NDArray[Any]:
         """What becomes of a weight."""
         if name in solved:
             site = _site(document, name)
-            return site.view.restore(solved[name].format.decode(solved[name]))
+            return site.view.restore(dispatch.decode(solved[name]))
         tensor = next(t for t in document.proto.graph.initializer if t.name == name)
         values = document.array(tensor)
         kept = self._decoded.get(name)
         if kept is None or (kept[0] is not values and not np.array_equal(kept[0], values)):
             site = _site(document, name)
             form = self._format(site)
-            encoded, _ = encode(form, site.view.matrix(values))
-            kept = (values, site.view.restore(encoded.format.decode(encoded)))
+            encoded = dispatch.rounded_to_nearest(form, site.view.matrix(values))
+            kept = (values, site.view.restore(dispatch.decode(encoded)))
             self._decoded[name] = kept
         return kept[1]
 
@@ -406,29 +404,8 @@ def _site(document: Document, name: str) -> Site:
 
 def _encoded(document: Document, solved: Mapping[str, Encoded], site: Site, decision: Decision) -> Encoded | None:
     assert decision.format
-    return encode(decision.format, site.view.matrix(document.array(site.tensor)), solved.get(site.name))[0]
-
-
-def encode(form: Format, weight: NDArray[Any], solved: Encoded | None = None) -> tuple[Encoded, Difference]:
-    """An encoded weight and its error: both in one pass of the compiled library where it has the format.
-
-    Args:
-        form: its format.
-        weight: the float matrix.
-        solved: its codes where they were chosen already; taken if it has this format.
-    """
-    if solved is not None and solved.format == form:
-        return solved, encoder.measure(solved, weight) if encoder.takes(solved) else _difference(solved, weight)
-    if is_compiled() and encoder.supports(form):
-        return encoder.encode(form, weight)
-    encoded = form.encode(weight)
-    return encoded, _difference(encoded, weight)
-
-
-def _difference(encoded: Encoded, weight: NDArray[Any]) -> Difference:
-    difference = Difference()
-    difference.add(weight, encoded.format.decode(encoded))
-    return difference
+    weight = site.view.matrix(document.array(site.tensor))
+    return dispatch.encode(decision.format, weight, solved=solved.get(site.name))[0]
 
 
 def _run(document: Document, feeds: list[Feed], threads: int | None) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from onnxquant.graph.io import Document, graphs, load, subgraphs, tensors
 from onnxquant.graph.names import ACTIVATION, DOMAIN, HASHES, ORIGIN, PROVENANCE
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, How, View
+from onnxquant.native import dispatch
 from onnxquant.targets import Lowered, Result
 from onnxquant.targets.integers import Channels, Transposed
 from onnxquant.targets.layouts import Columns, Dense, Layout, Rows, Table
@@ -204,7 +205,7 @@ def decode_weight(
 ) -> NDArray[Any]:
     """The weight that a file's planes stand for, in its original shape and type; ``encoded``: as read already."""
     encoded = encoded or read_encoded(document, record, index)
-    matrix = encoded.format.decode(encoded)
+    matrix = dispatch.decode(encoded)
     return np.ascontiguousarray(record.view.restore(matrix).astype(record.dtype, copy=False))
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from onnxquant.activations.candidates import encode
 from onnxquant.convert.solve_weights import settled
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site
+from onnxquant.native import dispatch
 from onnxquant.plan.planner import Decision, decide
 from onnxquant.recipe.rules import Rule
 
@@ -101,8 +101,7 @@ def candidates(
         decision = decide(site, form, rule, document.opset)
         if decision.format is None:
             continue
-        encoded, _ = encode(decision.format, weight)
-        error = encoded.format.decode(encoded) - weight
+        error = dispatch.decode(dispatch.rounded_to_nearest(decision.format, weight)) - weight
         decision = settled(replace(decision, solver=rule.solver), known=gram is not None, given=True)
         found.append(Candidate(decision, _power(error, gram) / power if power else 0.0))
     return found

@@ -17,6 +17,7 @@ from onnxquant.artifact import lowering
 from onnxquant.graph.io import load
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import How, Site, find
+from onnxquant.native import dispatch
 from onnxquant.plan.planner import Decision, Plan
 from onnxquant.targets import AUTO
 
@@ -67,11 +68,11 @@ class Timer:
         document = load(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10))
         named = replace(decision, name=find(document)[0][0].name)
         plan = Plan((named,) if decision.format else ())
-        form = decision.format
+        encoded = dispatch.rounded_to_nearest(decision.format, weight.T) if decision.format else None
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "product.onnx"
             with Publisher(path, external=False, force=True) as publisher:
-                lowering.write(document, plan, publisher, lambda site, _: form.encode(weight.T) if form else None)
+                lowering.write(document, plan, publisher, lambda site, _: encoded)
             session = runtime.open_session(path, runtime.session_options(threads=self._threads), library=True)
             feed = {"x": random.standard_normal(shapes["x"]).astype(dtype)}
             return _median(lambda: runtime.run(session, feed))

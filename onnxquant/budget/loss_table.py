@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant import runtime
-from onnxquant.activations.candidates import encode
 from onnxquant.budget.candidates import Candidate, candidates, spec_of
 from onnxquant.budget.choices import Choice, Table, noise
 from onnxquant.budget.latency import Timer
@@ -23,6 +22,7 @@ from onnxquant.convert.solve_weights import RTN, Work, readers_of
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site
+from onnxquant.native import dispatch
 from onnxquant.recipe.rules import Rule
 from onnxquant.solvers import jobs
 
@@ -92,7 +92,7 @@ class Weighing:
         solved = self.solved(choice)
         for name, form in choice.forms.items():
             site = self.free[name]
-            encoded = solved[name] if name in solved else encode(form, self._matrix(site))[0]
+            encoded = solved[name] if name in solved else dispatch.rounded_to_nearest(form, self._matrix(site))
             yield site.tensor.name, self._restored(site, encoded)
 
     def solved(self, choice: Choice) -> jobs.Results:
@@ -177,7 +177,7 @@ class Weighing:
         key = f"{name} as {spec_of(form)}"
         found = cache.get(key)
         if found is None:
-            values = self._restored(site, encode(form, self._matrix(site))[0])
+            values = self._restored(site, dispatch.rounded_to_nearest(form, self._matrix(site)))
             found = noise(self.sensitivity.score({site.tensor.name: values}).judged)
             cache.put(key, found)
         return max(found, _QUIETEST) / probe.loss
@@ -187,7 +187,7 @@ class Weighing:
 
     def _restored(self, site: Site, encoded: Encoded) -> NDArray[Any]:
         dtype = self.document.array(site.tensor).dtype
-        return site.view.restore(encoded.format.decode(encoded)).astype(dtype)
+        return site.view.restore(dispatch.decode(encoded)).astype(dtype)
 
     def _counted(self, stage: str, total: int) -> Callable[[object], None]:
         done = 0

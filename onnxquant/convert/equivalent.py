@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.activations.candidates import changed, encode
+from onnxquant.activations.candidates import changed
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Data, Feeds
 from onnxquant.calibration.gram_matrices import Reader, grams
@@ -19,6 +19,7 @@ from onnxquant.errors import RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find
+from onnxquant.native import dispatch
 from onnxquant.numerics.matrix import Matrix
 from onnxquant.observers.absmean import AbsMean
 from onnxquant.passes.equivalent import permute
@@ -127,8 +128,7 @@ def _scale(document: Document, forms: dict[str, Format], data: Data | None, work
 
 
 def _decoded(form: Format, matrix: Matrix) -> Matrix:
-    encoded, _ = encode(form, matrix)
-    return encoded.format.decode(encoded)
+    return dispatch.decode(dispatch.rounded_to_nearest(form, matrix))
 
 
 def _permute(

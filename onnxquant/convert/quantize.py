@@ -27,6 +27,7 @@ from onnxquant.graph import identity
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import Site, find
+from onnxquant.native import dispatch
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.passes.simplify.sums import keep_sums
 from onnxquant.plan.planner import Decision, Plan, make_plan
@@ -212,7 +213,7 @@ class _Encoder:
             why = f"{decision.reason}; rounded to nearest: a Gram matrix of {site.cols} columns is too large"
             decision = replace(decision, solver=solving.RTN, reason=why)
         try:
-            encoded, difference = integers.encode(form, weight, solved)
+            encoded, difference = dispatch.encode(form, weight, solved=solved)
         except RangeError as error:
             self.results[site.name] = SiteResult(decision.left(str(error)))
             return None

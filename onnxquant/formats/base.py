@@ -136,7 +136,7 @@ class Format(Gridded, ABC):
         return out
 
     def encode(self, weight: NDArray[Any], permutation: ArrayLike | None = None) -> Encoded:
-        """Planes of a float matrix ``[rows, cols]`` by rounding to nearest.
+        """Planes of a float matrix ``[rows, cols]`` by rounding to nearest, in numpy: this code defines the bytes.
 
         Args:
             weight: the matrix; any float type, any strides.
@@ -146,14 +146,6 @@ class Format(Gridded, ABC):
         Raises:
             WeightError: a value is NaN or infinite, a scale does not fit its type, or the permutation is not one.
         """
-        from onnxquant.native import encoders as encoder
-
-        if encoder.supports(self):
-            return encoder.encode(self, weight, permutation)[0]
-        return self.encode_reference(weight, permutation)
-
-    def encode_reference(self, weight: NDArray[Any], permutation: ArrayLike | None = None) -> Encoded:
-        """As ``encode`` in numpy alone: what defines the bytes."""
         rows, cols = weight.shape
         self.check_shape(rows, cols)
         order = None
@@ -173,12 +165,6 @@ class Format(Gridded, ABC):
 
     def decode(self, encoded: Encoded) -> Matrix:
         """The float32 matrix ``[rows, cols]`` that the planes stand for, columns in their original order."""
-        from onnxquant.native import encoders as encoder
-
-        return encoder.decode(encoded) if encoder.takes(encoded) else self.decode_reference(encoded)
-
-    def decode_reference(self, encoded: Encoded) -> Matrix:
-        """As ``decode`` in numpy alone."""
         if not encoded.rows * encoded.cols:
             return np.zeros((encoded.rows, encoded.cols), np.float32)
         values = self._decode(encoded)

@@ -62,7 +62,7 @@ def _there() -> bool:
         return False
 
 
-def takes(encoded: Encoded) -> bool:
+def can_decode(encoded: Encoded) -> bool:
     """Whether the library decodes this: a format that it knows, planes of the types and shapes that the format declares."""
     return supports(encoded.format) and _misfit(encoded) is None
 

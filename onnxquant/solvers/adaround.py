@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Grid, Indices, nearest, spread, values
+from onnxquant.native import dispatch
 from onnxquant.numerics.matrix import Matrix
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, losses, rounded
 from onnxquant.solvers.gptq import shrinkage
@@ -64,11 +65,11 @@ class AdaRound(Solver):
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         assert inputs is not None  # it needs them
         gram = _scaled(inputs)
-        tried = [form.encode(weight)] if start is None else [start, rounded(start, weight)]
+        tried = [dispatch.rounded_to_nearest(form, weight)] if start is None else [start, rounded(start, weight)]
         if start is None and not Mse().refusal(form):
             tried.insert(0, Mse().solve(form, weight, inputs))
         tried.append(_learned(tried[0], weight, _shrunk(gram, inputs.count)))
-        return best_rows(tried, [losses(weight, form.decode(e), Inputs(gram)) for e in tried])
+        return best_rows(tried, [losses(weight, dispatch.decode(e), Inputs(gram)) for e in tried])
 
 
 def _learned(start: Encoded, weight: Matrix, grams: Matrix) -> Encoded:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import RecipeError, WeightError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import nearest
+from onnxquant.native import dispatch
 from onnxquant.numerics.matrix import Matrix, by_rows, chunks
 
 Doubles = NDArray[np.float64]
@@ -125,7 +126,7 @@ class Solver(ABC):
         if start is not None:
             _check_start(form, weight, start)
         if not weight.size:
-            return start or form.encode(weight)
+            return start or dispatch.rounded_to_nearest(form, weight)
         return self._solve(form, np.asarray(weight, np.float32), inputs, start)
 
     @abstractmethod

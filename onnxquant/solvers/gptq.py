@@ -29,6 +29,7 @@ from scipy.linalg import LinAlgError, cholesky
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Floats, Grid, nearest, nearest_level
+from onnxquant.native import dispatch
 from onnxquant.numerics.matrix import Matrix
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, losses
 from onnxquant.solvers.mse import Mse
@@ -53,12 +54,12 @@ class Gptq(Solver):
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         assert inputs is not None
         inputs = inputs.known
-        tried = [form.encode(weight) if start is None else start]
+        tried = [dispatch.rounded_to_nearest(form, weight) if start is None else start]
         if start is None and not Mse().refusal(form):
             tried.insert(0, Mse().solve(form, weight, inputs))
         # Factors are as large as the Gram matrix: they are there while they are needed, and no longer.
         tried.append(_descended(tried[0], weight, Factors(inputs)))
-        return best_rows(tried, [losses(weight, form.decode(e), inputs) for e in tried])
+        return best_rows(tried, [losses(weight, dispatch.decode(e), inputs) for e in tried])
 
 
 def _descended(start: Encoded, weight: Matrix, factors: Factors) -> Encoded:

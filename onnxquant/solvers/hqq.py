@@ -19,6 +19,7 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Floats, Grid, nearest_level
+from onnxquant.native import dispatch
 from onnxquant.numerics.matrix import Matrix, by_rows
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded
 from onnxquant.solvers.columns import Columns, better_units, each_part
@@ -41,14 +42,14 @@ class Hqq(Solver):
         return None if form.shifts else "it has no minimum or zero point, which is what hqq chooses"
 
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
-        before = form.encode(weight) if start is None else start
+        before = dispatch.rounded_to_nearest(form, weight) if start is None else start
         after = before
         if start is None and form.grid(before).of_tensor:
             after = _shifted(before, weight.reshape(-1, 1))
         elif start is None:
             after = each_part(before, lambda part, encoded: _of_rows(encoded, weight[part]))
         tried = [before, rounded(after, weight)]
-        return best_rows(tried, [powers(weight, form.decode(e)) for e in tried])
+        return best_rows(tried, [powers(weight, dispatch.decode(e)) for e in tried])
 
 
 def powers(weight: Matrix, decoded: Matrix) -> Doubles:

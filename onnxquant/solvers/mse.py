@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Grid
+from onnxquant.native import dispatch
 from onnxquant.numerics.matrix import Matrix, by_rows
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded, weighted
 from onnxquant.solvers.columns import Columns, Sums, better_units, each_part
@@ -44,10 +45,10 @@ class Mse(Solver):
 
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         importance = np.ones((1, weight.shape[1])) if inputs is None else inputs.importance
-        before = form.encode(weight) if start is None else start
+        before = dispatch.rounded_to_nearest(form, weight) if start is None else start
         after = before if start is not None else _fitted(before, weight, importance)
         tried = [before, rounded(after, weight)]
-        return best_rows(tried, [weighted(weight, form.decode(e), importance) for e in tried])
+        return best_rows(tried, [weighted(weight, dispatch.decode(e), importance) for e in tried])
 
 
 def _fitted(before: Encoded, weight: Matrix, importance: Doubles) -> Encoded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.native import dispatch
 from onnxquant.numerics.matrix import Matrix
 from onnxquant.solvers.base import Inputs, Solver, rounded
 
@@ -21,5 +22,5 @@ class Rtn(Solver):
 
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         if start is None:
-            return form.encode(weight)
+            return dispatch.rounded_to_nearest(form, weight)
         return start if form.unsolvable else rounded(start, weight)

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 import onnxquant
-from onnxquant.formats import base
+from onnxquant.native import dispatch
 from onnxquant.native import packers as packed
 from onnxquant.targets import bodies, layouts, ort, products, tiles
 from onnxquant.validation import compare
@@ -230,12 +230,12 @@ def test_a_defect_in_one_of_many_weights_of_a_real_model_is_found(
 
 
 def decoded_half_a_step_off(patch: pytest.MonkeyPatch) -> onnx.ModelProto:
-    decode = base.ScaledCodes.decode
+    decode = dispatch.decode
 
-    def wrong(self: Any, encoded: Any) -> Array:
-        return decode(self, encoded) + np.abs(encoded.planes["scales"].astype(np.float32)).mean() / 2
+    def wrong(encoded: Any) -> Array:
+        return decode(encoded) + np.abs(encoded.planes["scales"].astype(np.float32)).mean() / 2
 
-    patch.setattr(base.ScaledCodes, "decode", wrong)
+    patch.setattr(dispatch, "decode", wrong)
     return graphs.matmul(SIZE, SIZE)
 
 
