@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,21 @@ def outputs(proto: onnx.ModelProto, feed: Feed) -> dict[str, Any]:
     options.log_severity_level = 4
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return dict(zip([o.name for o in session.get_outputs()], session.run(None, dict(feed)), strict=True))
+
+
+@cache
+def products_saturate() -> bool:
+    """Whether onnxruntime's products of uint8 and int8 saturate on this CPU, as on x86 without VNNI."""
+    shape = {"x": ("uint8", [1, 64]), "w": ("int8", [64, 16])}
+    inputs = [
+        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(d)), s)
+        for n, (d, s) in shape.items()
+    ]
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, None)
+    graph = onnx.helper.make_graph([onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "g", inputs, [y])
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    feed = {"x": np.full((1, 64), 255, np.uint8), "w": np.full((64, 16), 127, np.int8)}
+    return bool((outputs(proto, feed)["y"] != 64 * 255 * 127).any())
 
 
 def ops(document: Document) -> Counter[str]:
