@@ -12,6 +12,7 @@ import numpy as np
 from onnxquant.budget.candidates import Candidate
 from onnxquant.budget.knapsack import choose
 from onnxquant.formats.base import Format
+from onnxquant.numerics.decibels import decibels
 
 # Sizes of the front.
 _STEPS = 12
@@ -59,10 +60,13 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        about = {"bits_per_weight": round(self.bits_per_weight, 4), "predicted_sqnr_db": decibels(self.predicted)}
+        about = {
+            "bits_per_weight": round(self.bits_per_weight, 4),
+            "predicted_sqnr_db": reported_decibels(self.predicted),
+        }
         if self.seconds:
             about["products_ms"] = round(1000 * self.seconds, 4)
-        return about | ({} if math.isnan(self.measured) else {"measured_sqnr_db": decibels(self.measured)})
+        return about | ({} if math.isnan(self.measured) else {"measured_sqnr_db": reported_decibels(self.measured)})
 
 
 @dataclass(frozen=True)
@@ -135,15 +139,6 @@ class Table:
         return [[float(c.decision.nbytes) for c in several] for several in self.options.values()]
 
 
-def noise(sqnr_db: float) -> float:
-    """Error power over signal power.
-
-    >>> noise(20.0)
-    0.01
-    """
-    return float(10 ** (-sqnr_db / 10)) if math.isfinite(sqnr_db) else (0.0 if sqnr_db > 0 else math.inf)
-
-
-def decibels(power: float) -> float | None:
-    """The inverse, for people; None where there is no noise, or nothing but noise."""
-    return round(-10 * math.log10(power), 2) if 0 < power < math.inf else None
+def reported_decibels(share: float) -> float | None:
+    """Decibels of a noise share, for people; None where there is no noise, or nothing but noise."""
+    return round(decibels(1.0, share), 2) if 0 < share < math.inf else None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxquant import runtime
 from onnxquant.budget.candidates import Candidate, candidates, spec_of
-from onnxquant.budget.choices import Choice, Table, noise
+from onnxquant.budget.choices import Choice, Table
 from onnxquant.budget.latency import Timer
 from onnxquant.budget.sensitivity import Cache, Sensitivity
 from onnxquant.calibration.feeds import Feeds
@@ -23,6 +23,7 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site
 from onnxquant.native import dispatch
+from onnxquant.numerics.decibels import noise_share
 from onnxquant.recipe.rules import Rule
 from onnxquant.solvers import jobs
 
@@ -81,7 +82,7 @@ class Weighing:
             for i, name in enumerate(heavy):
                 site, alone = self.free[name], choice.picked[name].noise
                 score = self.sensitivity.score({site.tensor.name: self.document.array(site.tensor)}, base)
-                gained = choice.measured - noise(score.judged)
+                gained = choice.measured - noise_share(score.judged)
                 if alone > 0 and math.isfinite(gained):
                     factors[name] = float(np.clip(gained / alone, 1 / _MOST, _MOST))
                 self.work.progress("measuring interactions", (i + 1) / len(heavy))
@@ -178,7 +179,7 @@ class Weighing:
         found = cache.get(key)
         if found is None:
             values = self._restored(site, dispatch.rounded_to_nearest(form, self._matrix(site)))
-            found = noise(self.sensitivity.score({site.tensor.name: values}).judged)
+            found = noise_share(self.sensitivity.score({site.tensor.name: values}).judged)
             cache.put(key, found)
         return max(found, _QUIETEST) / probe.loss
 

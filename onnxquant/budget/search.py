@@ -18,7 +18,7 @@ from typing import Any
 from onnxquant import runtime
 from onnxquant.artifact import lowering
 from onnxquant.budget.candidates import DEFAULT, parse, spec_of
-from onnxquant.budget.choices import Choice, Table, noise
+from onnxquant.budget.choices import Choice, Table
 from onnxquant.budget.loss_table import Weighing
 from onnxquant.budget.sensitivity import Sensitivity
 from onnxquant.calibration.feeds import Chosen, Data, Feeds, held_out
@@ -27,6 +27,7 @@ from onnxquant.errors import ModelError, RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find
+from onnxquant.numerics.decibels import noise_share
 from onnxquant.numerics.score import closeness
 from onnxquant.plan.planner import make_plan, matching
 from onnxquant.recipe.rules import Recipe, Rule
@@ -146,7 +147,7 @@ class _Search:
                 keeps = closeness(self._expected, [runtime.run(session, f) for f in self.proven]).total >= bound
             if keeps and self._metric is not None:
                 keeps = self._metric(session) >= self._least
-        return replace(choice, measured=noise(score.judged), keeps=keeps)
+        return replace(choice, measured=noise_share(score.judged), keeps=keeps)
 
     def _choose(self, table: Table, tried: list[Choice]) -> Choice:
         """The best choice by what is known so far; those that were run are added to ``tried``."""
@@ -183,7 +184,7 @@ class _Search:
 
     def _smallest(self, table: Table, tried: list[Choice]) -> Choice:
         """The smallest choice that keeps the bound on quality: by bisection of the noise that is allowed."""
-        allowed = noise(self.settings.min_sqnr or _FIRST_DB)
+        allowed = noise_share(self.settings.min_sqnr or _FIRST_DB)
         kept, broken = 0.0, math.inf
         begin = len(tried)
         for step in range(_STEPS):

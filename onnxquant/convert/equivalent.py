@@ -17,10 +17,10 @@ from onnxquant.calibration.gram_matrices import Reader, grams
 from onnxquant.convert.solve_weights import Work, opened, readers_of
 from onnxquant.errors import RecipeError
 from onnxquant.formats.base import Format
+from onnxquant.formats.matrix import Matrix
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find
 from onnxquant.native import dispatch
-from onnxquant.numerics.matrix import Matrix
 from onnxquant.observers.absmean import AbsMean
 from onnxquant.passes.equivalent import permute
 from onnxquant.passes.equivalent.awq import Quantizer, awq

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxquant.errors import RecipeError, WeightError, nearest
-from onnxquant.formats.grid import Floats, Grid, Gridded, Indices, held
-from onnxquant.formats.parameters import INTERNAL, parameters_of
-from onnxquant.numerics.matrix import (
+from onnxquant.formats.grid import Floats, Grid, Gridded, Indices
+from onnxquant.formats.matrix import (
+    CHUNK_BYTES,
     Matrix,
     Planes,
     check_finite,
@@ -34,9 +34,11 @@ from onnxquant.numerics.matrix import (
     chunks,
     columns_by_norm,
     expand,
-    row_ranges,
     split,
 )
+from onnxquant.formats.parameters import INTERNAL, parameters_of
+from onnxquant.numerics.casts import narrowed
+from onnxquant.numerics.rows import row_ranges
 
 
 @dataclass(frozen=True)
@@ -301,13 +303,13 @@ class ScaledCodes(Format):
         return Grid(self.levels()[0], step, shift, self.group or max(encoded.cols, 1), shifts=self.shifts)
 
     def sides(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
-        scales = held(step, self.scale_dtype)
+        scales = narrowed(step, self.scale_dtype, overflow="largest")
         if not self.has_zero_points:
             return {"scales": scales}
         wide = scales.astype(np.float64)
         zero = np.divide(-shift, wide, out=np.full(wide.shape, float(self.offset)), where=wide != 0)
         if self.float_zero_points:
-            return {"scales": scales, "zero_points": held(zero, np.float16)}
+            return {"scales": scales, "zero_points": narrowed(zero, overflow="largest")}
         return {"scales": scales, "zero_points": np.clip(np.rint(zero), 0, self.top).astype(np.uint8)}
 
     def groups(self, rows: int, cols: int) -> tuple[int, int]:
@@ -354,7 +356,7 @@ class ScaledCodes(Format):
         rows, cols = codes.shape
         zero = encoded.planes.get("zero_points")
         out = np.empty((rows, cols), np.float32)
-        for part in row_ranges(rows, cols):
+        for part in row_ranges(rows, cols, CHUNK_BYTES):
             scale = self._side(scales, part, cols).astype(np.float32)
             offset: Any = np.float32(self.offset) if zero is None else self._side(zero, part, cols)
             np.subtract(codes[part], offset, out=out[part], dtype=np.float32)

@@ -10,8 +10,8 @@ import numpy as np
 
 from onnxquant.errors import RangeError
 from onnxquant.formats.base import Plane
+from onnxquant.formats.matrix import Matrix, Planes
 from onnxquant.formats.rowwise import Rowwise
-from onnxquant.numerics.matrix import Matrix, Planes
 
 
 @dataclass(frozen=True)

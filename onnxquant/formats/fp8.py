@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.bitsandbytes.table import TableCodes
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.numerics.matrix import Matrix, Planes
+from onnxquant.formats.matrix import Matrix, Planes
 
 
 @dataclass(frozen=True)

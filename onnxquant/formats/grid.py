@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
-from onnxquant.numerics.matrix import Matrix, Planes, by_rows, expand
+from onnxquant.formats.matrix import Matrix, Planes, expand
+from onnxquant.numerics.rows import Split, by_rows
 
 if TYPE_CHECKING:
     from onnxquant.formats.base import Encoded
@@ -146,7 +147,7 @@ def is_even(levels: Floats) -> bool:
     return bool((np.diff(levels) == 1).all())
 
 
-def values(grid: Grid, indices: Indices, threads: int | None = None) -> Matrix:
+def values(grid: Grid, indices: Indices, split: Split | None = None) -> Matrix:
     """What the indices of levels stand for: float32 [rows, cols], one rounding per operation."""
     rows, cols = indices.shape
     out = np.empty((rows, cols), np.float32)
@@ -156,11 +157,11 @@ def values(grid: Grid, indices: Indices, threads: int | None = None) -> Matrix:
         np.multiply(grid.levels.astype(np.float32).take(indices[part]), step, out=out[part])
         out[part] += shift
 
-    by_rows(rows, cols, work, threads)
+    by_rows(rows, cols, work, split)
     return out
 
 
-def nearest(grid: Grid, weight: Floats, threads: int | None = None) -> Indices:
+def nearest(grid: Grid, weight: Floats, split: Split | None = None) -> Indices:
     """Indices of the levels that a weight [rows, cols] is nearest to; that of the level nearest to 0 where a step is 0."""
     rows, cols = weight.shape
     out = np.empty((rows, cols), np.uint8)
@@ -171,7 +172,7 @@ def nearest(grid: Grid, weight: Floats, threads: int | None = None) -> Indices:
             ratio = (weight[part].astype(np.float32) - shift) / np.where(step == 0, np.float32(np.inf), step)
         out[part] = nearest_index(grid.levels, ratio)
 
-    by_rows(rows, cols, work, threads)
+    by_rows(rows, cols, work, split)
     return out
 
 
@@ -221,9 +222,3 @@ def _lookup(levels: bytes) -> tuple[Indices, Matrix]:
     if (np.searchsorted(middles, highest) > first + 1).any():
         raise WeightError("levels of a table lie nearer to each other than a 128th of their size")
     return first.astype(np.uint8), np.append(middles, np.float32(np.inf))
-
-
-def held(side: Floats, dtype: Any) -> NDArray[Any]:
-    """A scale or minimum as its type holds it: the largest finite number where it is beyond that."""
-    most = np.finfo(dtype).max
-    return np.clip(side, -most, most).astype(dtype)

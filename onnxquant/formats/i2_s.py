@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded, ScaledCodes
-from onnxquant.numerics.matrix import Matrix, Planes, chunks
+from onnxquant.formats.matrix import Matrix, Planes, chunks
 
 _BLOCK, _TRAILER = 128, 32
 _SHIFTS = np.array([6, 4, 2, 0], np.uint8)

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError
 from onnxquant.formats.base import ScaledCodes
+from onnxquant.formats.matrix import Matrix, Planes, chunks
 from onnxquant.formats.parameters import parameter
-from onnxquant.numerics.matrix import Matrix, Planes, chunks
+from onnxquant.numerics.casts import narrowed
 
 MIN_BLOCK, MAX_BLOCK, DEFAULT_BLOCK = 16, 256, 32
 
@@ -153,14 +154,8 @@ class Affine(ScaledCodes):
 
 
 def _half(scale: Matrix) -> NDArray[np.float16]:
-    """Scale in float16: what would underflow takes the smallest subnormal, so that no weight becomes zero or Inf."""
-    with np.errstate(over="ignore"):
-        half = scale.astype(np.float16)
-    lost = (half == 0) & (scale != 0)
-    if lost.any():
-        tiny = np.copysign(np.float16(6e-8), scale.astype(np.float32)).astype(np.float16)
-        half = np.where(lost, tiny, half)
-    return half
+    """The scale in float16; one that would underflow stays above zero, so that no weight becomes zero or infinite."""
+    return narrowed(scale, overflow="infinity", underflow="smallest")
 
 
 class Int8(Affine):

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.numerics.matrix import Matrix, Planes, check_finite, chunks, row_ranges
+from onnxquant.formats.matrix import CHUNK_BYTES, Matrix, Planes, check_finite, chunks
+from onnxquant.numerics.rows import row_ranges
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,6 @@ class Rowwise(Format):
         rows, cols = encoded.rows, encoded.cols
         own = {name: plane for name, plane in encoded.planes.items() if name != "permutation"}
         out = np.empty((rows, cols), np.float32)
-        for part in row_ranges(rows, cols):
+        for part in row_ranges(rows, cols, CHUNK_BYTES):
             out[part] = self.decode_rows({name: plane[part] for name, plane in own.items()}, cols)
         return out

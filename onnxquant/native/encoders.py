@@ -26,9 +26,10 @@ from onnxquant.formats.bitsandbytes.table import BlockTable, TableCodes, _levels
 from onnxquant.formats.floats import Floats
 from onnxquant.formats.i2_s import I2_S
 from onnxquant.formats.integers import Affine
+from onnxquant.formats.matrix import Planes, check_finite, check_permutation, columns_by_norm
 from onnxquant.native import library as native
 from onnxquant.numerics.difference import Difference
-from onnxquant.numerics.matrix import Planes, check_finite, check_permutation, columns_by_norm
+from onnxquant.numerics.packing import low_bits
 
 T = TypeVar("T")
 TILE = native.TILE
@@ -169,7 +170,7 @@ def pack_tiles(
     Raises:
         NativeLibraryError: no plane has such codes or columns.
     """
-    low = {3: 2, 5: 4, 6: 4}.get(bits, bits)
+    low = low_bits(bits)
     tiles = -(-len(codes) // TILE)
     out = np.empty((tiles, padded_cols * low // 32, TILE, 4), np.uint8)
     high = np.empty((tiles, -(-padded_cols * (bits - low) // 32), TILE, 4), np.uint8) if bits > low else None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import NativeLibraryError
 from onnxquant.native import encoders as encoder
 from onnxquant.native.library import TILE, library_path
-from onnxquant.numerics.packing import Codes, pack, unpack
+from onnxquant.numerics.packing import Codes, low_bits, pack, unpack
 
 
 @cache
@@ -20,11 +20,6 @@ def is_compiled() -> bool:
         return library_path().is_file()
     except NativeLibraryError:
         return False
-
-
-def low_bits(bits: int) -> int:
-    """Width of the low plane of codes of an odd width; the rest of each code is in the plane ``high``."""
-    return {3: 2, 5: 4, 6: 4}.get(bits, bits)
 
 
 def pack_rows(codes: Codes, bits: int, cols: int, pad: int) -> Codes:

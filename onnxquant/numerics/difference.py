@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.numerics.decibels import decibels
+
 _CHUNK = 1 << 20
 
 
@@ -76,7 +78,7 @@ class Difference:
         if self.error == 0.0:
             # Integer outputs have no noise to measure: any unequal element is a failure.
             return math.inf if not self.unequal else -math.inf
-        return 10 * math.log10(self.reference / self.error) if self.reference else -math.inf
+        return decibels(self.reference, self.error)
 
     @property
     def cosine(self) -> float:

@@ -1,4 +1,4 @@
-"""The one bit packer: unsigned codes of 1, 2, 4 or 8 bits along the last axis, first code in the lowest bits."""
+"""The bit packer: unsigned codes of 1, 2, 4 or 8 bits along the last axis, first code in the lowest bits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Codes = NDArray[np.uint8]
+# A code of one of these widths is stored as low bits of a width that divides a byte, and the high bits that remain.
+_LOW_BITS = {3: 2, 5: 4, 6: 4}
+
+
+def low_bits(bits: int) -> int:
+    """Width of the low part of codes of this width: all of them, except at 3, 5 and 6 bits."""
+    return _LOW_BITS.get(bits, bits)
 
 
 def pack(codes: Codes, bits: int) -> Codes:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.numerics.decibels import decibels
+
 # How far rows of probabilities may be from one, float16 ones too; and what counts as no smaller one.
 _ROUNDING, _SMALLEST = 1e-2, 1e-9
 
@@ -35,7 +37,7 @@ def closeness(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str,
                 a, b = value.astype(np.float64), np.asarray(found[name], np.float64)
                 judged = _powers(_logits(a), _logits(b)) if _are_probabilities(a) else _powers(a, b)
                 powers[name] = powers.get(name, np.zeros((2, 2))) + np.array([judged, _powers(a, b)])
-    ratios = [[_decibels(*p) for p in both] for both in powers.values() if both[:, 0].all()]
+    ratios = [[decibels(*p) for p in both] for both in powers.values() if both[:, 0].all()]
     return Score(*(min(r) for r in zip(*ratios, strict=True))) if ratios else Score(math.inf, math.inf)
 
 
@@ -43,12 +45,6 @@ def _powers(expected: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[
     """Of the signal and of the noise."""
     finite = np.isfinite(expected)
     return float((expected[finite] ** 2).sum()), float(((expected - found)[finite] ** 2).sum())
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if not math.isfinite(noise):
-        return -math.inf
-    return 10 * math.log10(signal / noise) if noise else math.inf
 
 
 def _are_probabilities(values: NDArray[np.float64]) -> bool:

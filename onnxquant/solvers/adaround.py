@@ -19,9 +19,7 @@ Few inputs say little of those to come: H is shrunk towards its diagonal's mean,
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,8 +27,9 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Grid, Indices, nearest, spread, values
+from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
-from onnxquant.numerics.matrix import Matrix
+from onnxquant.numerics.rows import Split, in_threads
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, losses, rounded
 from onnxquant.solvers.gptq import shrinkage
 from onnxquant.solvers.mse import Mse
@@ -65,35 +64,38 @@ class AdaRound(Solver):
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         assert inputs is not None  # it needs them
         gram = _scaled(inputs)
-        tried = [dispatch.rounded_to_nearest(form, weight)] if start is None else [start, rounded(start, weight)]
+        tried = (
+            [dispatch.rounded_to_nearest(form, weight)]
+            if start is None
+            else [start, rounded(start, weight, self.split)]
+        )
         if start is None and not Mse().refusal(form):
-            tried.insert(0, Mse().solve(form, weight, inputs))
-        tried.append(_learned(tried[0], weight, _shrunk(gram, inputs.count)))
-        return best_rows(tried, [losses(weight, dispatch.decode(e), Inputs(gram)) for e in tried])
+            tried.insert(0, Mse(split=self.split).solve(form, weight, inputs))
+        tried.append(_learned(tried[0], weight, _shrunk(gram, inputs.count), self.split))
+        return best_rows(tried, [losses(weight, dispatch.decode(e), Inputs(gram), self.split) for e in tried])
 
 
-def _learned(start: Encoded, weight: Matrix, grams: Matrix) -> Encoded:
+def _learned(start: Encoded, weight: Matrix, grams: Matrix, split: Split) -> Encoded:
     """Other codes on the grid of an encoded weight."""
     grid = start.format.grid(start)
-    near = nearest(grid, weight)
-    below = values(grid, near)
+    near = nearest(grid, weight, split)
+    below = values(grid, near, split)
     other = _others(grid, near, weight > below)
-    move = values(grid, other) - below
+    move = values(grid, other, split) - below
     size = np.abs(move).max(axis=1, keepdims=True)  # squares of a row's errors then neither vanish nor overflow
     task = _Task(*(np.divide(side, size, out=np.zeros_like(move), where=size > 0) for side in (weight - below, move)))
     moved = np.zeros(weight.shape, bool)
     of_group = len(weight) // len(grams)
     step = max(1, _TOGETHER // weight.shape[1])
 
-    def work(first: int, group: int) -> None:
+    def work(place: tuple[int, int]) -> None:
+        first, group = place
         part = slice(first, min(first + step, (group + 1) * of_group))
         moved[part] = task.rows(part).solve(grams[group], of_group)
 
     told = [group for group, gram in enumerate(grams) if gram.any()]
     parts = [(first, g) for g in told for first in range(g * of_group, (g + 1) * of_group, step)]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for done in [pool.submit(work, *part) for part in parts]:
-            done.result()
+    in_threads(work, parts, split.threads)
     return start.format.place(start, np.where(moved, other, near))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from onnxquant.errors import RecipeError, WeightError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import nearest
+from onnxquant.formats.matrix import Matrix, chunks
 from onnxquant.native import dispatch
-from onnxquant.numerics.matrix import Matrix, by_rows, chunks
+from onnxquant.numerics.rows import Split, by_rows
 
 Doubles = NDArray[np.float64]
 # Rows whose products with Gram matrices are taken together: bounds the memory for tall weights.
@@ -81,11 +82,16 @@ class Solver(ABC):
     """A way to choose codes. Subclasses are frozen dataclasses whose fields are the solver's parameters.
 
     The first line of a subclass's docstring is its summary for ``onnxquant list``.
+
+    Attributes:
+        split: size of the parts that rows are solved in, and threads; codes depend on neither.
     """
 
     name: ClassVar[str]
     # Whether it must know what a weight is multiplied with.
     needs_inputs: ClassVar[bool] = False
+
+    split: Split = field(default=Split(), kw_only=True, repr=False)
 
     @property
     def summary(self) -> str:
@@ -148,22 +154,23 @@ def _check_start(form: Format, weight: Matrix, start: Encoded) -> None:
         pass
 
 
-def rounded(start: Encoded, weight: Matrix) -> Encoded:
+def rounded(start: Encoded, weight: Matrix, split: Split | None = None) -> Encoded:
     """The weight with the codes nearest to it on the grid of ``start``."""
-    return start.format.place(start, nearest(start.format.grid(start), weight))
+    return start.format.place(start, nearest(start.format.grid(start), weight, split))
 
 
-def losses(weight: Matrix, decoded: Matrix, inputs: Inputs | None = None) -> Doubles:
+def losses(weight: Matrix, decoded: Matrix, inputs: Inputs | None = None, split: Split | None = None) -> Doubles:
     """Per row e of the error e H e^T, H the Gram matrix of its group; e e^T without inputs: float64 [rows].
 
     Args:
         weight: floats [rows, cols].
         decoded: what became of them.
         inputs: what they are multiplied with.
+        split: parts of rows, and threads.
     """
     rows, cols = weight.shape
     if inputs is None:
-        found = by_rows(rows, cols, lambda part: np.square(_error(weight, decoded, part)).sum(axis=1))
+        found = by_rows(rows, cols, lambda part: np.square(_error(weight, decoded, part)).sum(axis=1), split)
         return np.concatenate(found) if found else np.zeros(rows)
     of_group = rows // len(inputs.gram)
     out = np.empty(rows)
@@ -175,7 +182,7 @@ def losses(weight: Matrix, decoded: Matrix, inputs: Inputs | None = None) -> Dou
     return out
 
 
-def weighted(weight: Matrix, decoded: Matrix, importance: Doubles) -> Doubles:
+def weighted(weight: Matrix, decoded: Matrix, importance: Doubles, split: Split | None = None) -> Doubles:
     """Per row the sum of squared errors, each times its column's importance [groups, cols]."""
     rows, cols = weight.shape
     of_group = rows // len(importance)
@@ -185,7 +192,7 @@ def weighted(weight: Matrix, decoded: Matrix, importance: Doubles) -> Doubles:
         error *= importance[np.arange(part.start, part.stop) // of_group]
         return np.asarray(error.sum(axis=1))
 
-    found = by_rows(rows, cols, work)
+    found = by_rows(rows, cols, work, split)
     return np.concatenate(found) if found else np.zeros(rows)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.grid import Floats, Grid, nearest_level
-from onnxquant.numerics.matrix import Matrix, by_rows, split
+from onnxquant.formats.matrix import Matrix, split
+from onnxquant.numerics.rows import Split, by_rows
 from onnxquant.solvers.base import Doubles
 
 
@@ -116,9 +117,9 @@ def part_of(encoded: Encoded, part: slice) -> Encoded:
     return replace(encoded, rows=count, planes=planes, shape=(count, encoded.cols))
 
 
-def each_part(encoded: Encoded, work: Callable[[slice, Encoded], Encoded]) -> Encoded:
+def each_part(encoded: Encoded, work: Callable[[slice, Encoded], Encoded], split: Split | None = None) -> Encoded:
     """An encoded weight of which each row has its own planes, some rows after the other."""
-    parts = by_rows(encoded.rows, encoded.cols, lambda part: work(part, part_of(encoded, part)))
+    parts = by_rows(encoded.rows, encoded.cols, lambda part: work(part, part_of(encoded, part)), split)
     planes = {name: np.concatenate([p.planes[name] for p in parts]) for name in encoded.planes}
     return replace(encoded, planes=planes)
 

@@ -29,8 +29,9 @@ from scipy.linalg import LinAlgError, cholesky
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Floats, Grid, nearest, nearest_level
+from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
-from onnxquant.numerics.matrix import Matrix
+from onnxquant.numerics.rows import Split
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, losses
 from onnxquant.solvers.mse import Mse
 
@@ -56,13 +57,13 @@ class Gptq(Solver):
         inputs = inputs.known
         tried = [dispatch.rounded_to_nearest(form, weight) if start is None else start]
         if start is None and not Mse().refusal(form):
-            tried.insert(0, Mse().solve(form, weight, inputs))
+            tried.insert(0, Mse(split=self.split).solve(form, weight, inputs))
         # Factors are as large as the Gram matrix: they are there while they are needed, and no longer.
-        tried.append(_descended(tried[0], weight, Factors(inputs)))
-        return best_rows(tried, [losses(weight, dispatch.decode(e), inputs) for e in tried])
+        tried.append(_descended(tried[0], weight, Factors(inputs), self.split))
+        return best_rows(tried, [losses(weight, dispatch.decode(e), inputs, self.split) for e in tried])
 
 
-def _descended(start: Encoded, weight: Matrix, factors: Factors) -> Encoded:
+def _descended(start: Encoded, weight: Matrix, factors: Factors, split: Split) -> Encoded:
     """Other codes on the grid of an encoded weight."""
     grid = start.format.grid(start)
     out = np.empty(weight.shape, np.uint8)
@@ -71,7 +72,7 @@ def _descended(start: Encoded, weight: Matrix, factors: Factors) -> Encoded:
     for first in range(0, rows, step):
         part = slice(first, first + step)
         found = factors.descend(weight[part], _nearest(grid, part, factors.groups))
-        out[part] = nearest(grid.rows(part), found)
+        out[part] = nearest(grid.rows(part), found, split)
     return start.format.place(start, out)
 
 

@@ -19,8 +19,9 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Floats, Grid, nearest_level
+from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
-from onnxquant.numerics.matrix import Matrix, by_rows
+from onnxquant.numerics.rows import Split, by_rows
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded
 from onnxquant.solvers.columns import Columns, better_units, each_part
 
@@ -47,19 +48,19 @@ class Hqq(Solver):
         if start is None and form.grid(before).of_tensor:
             after = _shifted(before, weight.reshape(-1, 1))
         elif start is None:
-            after = each_part(before, lambda part, encoded: _of_rows(encoded, weight[part]))
-        tried = [before, rounded(after, weight)]
-        return best_rows(tried, [powers(weight, dispatch.decode(e)) for e in tried])
+            after = each_part(before, lambda part, encoded: _of_rows(encoded, weight[part]), self.split)
+        tried = [before, rounded(after, weight, self.split)]
+        return best_rows(tried, [powers(weight, dispatch.decode(e), self.split) for e in tried])
 
 
-def powers(weight: Matrix, decoded: Matrix) -> Doubles:
+def powers(weight: Matrix, decoded: Matrix, split: Split | None = None) -> Doubles:
     """The sum of |w - q|^p of each row."""
 
     def work(part: slice) -> Doubles:
         return np.asarray((np.abs(weight[part].astype(np.float64) - decoded[part]) ** P).sum(axis=1))
 
     rows, cols = weight.shape
-    return np.concatenate(by_rows(rows, cols, work))
+    return np.concatenate(by_rows(rows, cols, work, split))
 
 
 def _of_rows(before: Encoded, weight: Matrix) -> Encoded:

@@ -18,8 +18,9 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Grid
+from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
-from onnxquant.numerics.matrix import Matrix, by_rows
+from onnxquant.numerics.rows import Split, by_rows
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded, weighted
 from onnxquant.solvers.columns import Columns, Sums, better_units, each_part
 
@@ -46,12 +47,12 @@ class Mse(Solver):
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         importance = np.ones((1, weight.shape[1])) if inputs is None else inputs.importance
         before = dispatch.rounded_to_nearest(form, weight) if start is None else start
-        after = before if start is not None else _fitted(before, weight, importance)
-        tried = [before, rounded(after, weight)]
-        return best_rows(tried, [weighted(weight, dispatch.decode(e), importance) for e in tried])
+        after = before if start is not None else _fitted(before, weight, importance, self.split)
+        tried = [before, rounded(after, weight, self.split)]
+        return best_rows(tried, [weighted(weight, dispatch.decode(e), importance, self.split) for e in tried])
 
 
-def _fitted(before: Encoded, weight: Matrix, importance: Doubles) -> Encoded:
+def _fitted(before: Encoded, weight: Matrix, importance: Doubles, split: Split) -> Encoded:
     """The weight on other grids; its codes have no meaning yet."""
     grid = before.format.grid(before)
     of_group = before.rows // len(importance)
@@ -62,10 +63,10 @@ def _fitted(before: Encoded, weight: Matrix, importance: Doubles) -> Encoded:
         return Columns(weight[part], own, grid.group)
 
     if not grid.of_tensor:
-        return each_part(before, lambda part, encoded: fit_grid(encoded, columns(part).sums))
+        return each_part(before, lambda part, encoded: fit_grid(encoded, columns(part).sums), split)
 
     def measure(grid: Grid) -> Sums:
-        parts = by_rows(before.rows, before.cols, lambda part: columns(part).sums(_of_rows(grid, part)))
+        parts = by_rows(before.rows, before.cols, lambda part: columns(part).sums(_of_rows(grid, part)), split)
         # Exact sums of rows do not depend on their order.
         named = ((f, np.concatenate([getattr(p, f) for p in parts])) for f in Sums.__dataclass_fields__)
         return Sums(**{f: np.full((1, 1), math.fsum(rows[:, 0])) for f, rows in named})

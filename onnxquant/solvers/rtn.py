@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
-from onnxquant.numerics.matrix import Matrix
 from onnxquant.solvers.base import Inputs, Solver, rounded
 
 
@@ -23,4 +23,4 @@ class Rtn(Solver):
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         if start is None:
             return dispatch.rounded_to_nearest(form, weight)
-        return start if form.unsolvable else rounded(start, weight)
+        return start if form.unsolvable else rounded(start, weight, self.split)

@@ -23,7 +23,7 @@ from onnxquant.formats.base import Format, ScaledCodes
 from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
 from onnxquant.formats.bitsandbytes.table import TableCodes
 from onnxquant.graph.names import DOMAIN
-from onnxquant.native.packers import low_bits
+from onnxquant.numerics.packing import low_bits
 from onnxquant.targets.tiles import kernel_name
 
 MATMUL, GATHER, DEQUANTIZE = "MatMul", "Gather", "Dequantize"

@@ -9,7 +9,8 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
 from onnxquant.native.library import TILE
-from onnxquant.native.packers import low_bits, pack_tiles, unpack_tiles
+from onnxquant.native.packers import pack_tiles, unpack_tiles
+from onnxquant.numerics.packing import low_bits
 from onnxquant.targets.layouts import Array, Layout, carrier_block, padded_rows, stored_as
 
 # Activations that are rounded together: as many as share a scale of the weight, but no more than this.

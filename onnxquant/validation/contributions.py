@@ -5,7 +5,6 @@ Left out one at a time, of the file as it is: interactions with the others are i
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from onnxquant.graph.io import Document, graphs
 from onnxquant.graph.names import ACTIVATION
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find
+from onnxquant.numerics.decibels import decibels
 from onnxquant.numerics.difference import rescaled_like
 from onnxquant.validation.outputs import differences
 
@@ -92,8 +92,8 @@ def damages(
         for i, (kind, site, change) in enumerate(changes):
             left = noise(change())[worst]
             share = (of_all[worst] - left) / of_all[worst]
-            gain = 10 * math.log10(of_all[worst] / left) if left else math.inf
-            found.append(Damage(site, kind, -10 * math.log10(left) if left else math.inf, gain, share))
+            gain = decibels(of_all[worst], left)
+            found.append(Damage(site, kind, decibels(1.0, left), gain, share))
             progress((i + 1) / len(changes))
     return sorted(found, key=lambda d: -d.share)
 

@@ -9,7 +9,6 @@ core/providers/cpu/quantization/qlinearconv.cc). Depthwise convolutions and sign
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.analysis.conv_windows import windows
 from onnxquant.graph.flow import Flow, attribute
 from onnxquant.graph.io import Document
+from onnxquant.numerics.decibels import decibels
 from onnxquant.numerics.difference import number
 
 # Outputs that are computed again per kernel: positions in all samples together, and channels.
@@ -62,9 +62,7 @@ class Loss:
     @property
     def sqnr_db(self) -> float:
         """Power of the exact outputs against that of what is lost, in decibels."""
-        if not self.noise:
-            return math.inf
-        return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
+        return decibels(self.signal, self.noise)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for reports."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import graphs
@@ -13,7 +14,7 @@ from variants import CASES, fits, label
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.numerics import matrix
+from onnxquant.numerics.rows import Split
 from onnxquant.solvers import Inputs, Solver, losses, registry, solver_named, solvers
 
 Array = NDArray[Any]
@@ -90,17 +91,13 @@ def test_rows_do_not_know_each_other(solver: Solver, name: str, parameters: dict
 
 
 @pytest.mark.parametrize(("solver", "name", "parameters"), FEW)
-def test_the_same_in_any_parts_and_any_threads(
-    solver: Solver, name: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_in_any_parts_and_any_threads(solver: Solver, name: str, parameters: dict[str, Any]) -> None:
     form = form_of(solver, name, parameters)
     w, inputs = graphs.weight(13, 128), inputs_of(128)
     whole = solver.solve(form, w, inputs)
     assert_same(solver.solve(form, w, inputs), whole)
-    for rows, cpus in ((2, 1), (5, 3)):
-        monkeypatch.setattr(matrix, "_PART_BYTES", 4 * 128 * rows)
-        monkeypatch.setattr(matrix.os, "cpu_count", lambda cpus=cpus: cpus)
-        assert_same(solver.solve(form, w, inputs), whole)
+    for rows, threads in ((2, 1), (5, 3)):
+        assert_same(replace(solver, split=Split(4 * 128 * rows, threads)).solve(form, w, inputs), whole)
 
 
 @pytest.mark.parametrize(("solver", "name", "parameters"), FEW)

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 
 from onnxquant.formats.bitsandbytes.table import BlockTable
-from onnxquant.numerics.matrix import Matrix
+from onnxquant.formats.matrix import Matrix
 
 
 @cache

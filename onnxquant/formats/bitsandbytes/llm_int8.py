@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import RangeError, RecipeError, WeightError
 from onnxquant.formats.base import Encoded, Format, Plane
+from onnxquant.formats.matrix import Matrix, chunks
 from onnxquant.formats.parameters import INTERNAL, parameter
-from onnxquant.numerics.matrix import Matrix, chunks
 
 _TOP, _OFFSET = np.float32(127), np.float32(128)
 

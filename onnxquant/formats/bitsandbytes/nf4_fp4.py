@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from onnxquant.formats.base import Encoded, Plane
 from onnxquant.formats.bitsandbytes.dynamic8 import Dynamic8, signed_map
 from onnxquant.formats.bitsandbytes.table import BlockTable
+from onnxquant.formats.matrix import Matrix, Planes, check_finite
 from onnxquant.formats.parameters import parameter
-from onnxquant.numerics.matrix import Matrix, Planes, check_finite
 
 _NF4 = np.array(
     [

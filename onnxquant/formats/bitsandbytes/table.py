@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError, WeightError
 from onnxquant.formats.base import Encoded, Plane
-from onnxquant.formats.grid import Floats, Grid, held
+from onnxquant.formats.grid import Floats, Grid
+from onnxquant.formats.matrix import Matrix, Planes, expand
 from onnxquant.formats.parameters import parameter
 from onnxquant.formats.rowwise import Rowwise
-from onnxquant.numerics.matrix import Matrix, Planes, expand
+from onnxquant.numerics.casts import narrowed
 from onnxquant.numerics.philox import uniforms
 
 Codes = NDArray[np.uint8]
@@ -64,7 +65,7 @@ class TableCodes(Rowwise):
         return encoded.planes["scales"].astype(np.float32, copy=False)
 
     def sides(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
-        return {"scales": held(step, np.float32)}
+        return {"scales": narrowed(step, np.float32, overflow="largest")}
 
     def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
         scales = Plane(self.groups(rows, cols), np.dtype(np.float32))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.numerics.matrix import Matrix, Planes
+from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.numerics.casts import narrowed
 
 Bytes = NDArray[np.uint8]
 
@@ -29,8 +30,7 @@ def reciprocal(scale: Matrix) -> Matrix:
 
 def half(scale: Matrix) -> NDArray[np.float16]:
     """The scale as it is stored: rounded to nearest even, infinite when it is out of range (the caller refuses it)."""
-    with np.errstate(over="ignore", under="ignore"):
-        return scale.astype(np.float16)
+    return narrowed(scale, overflow="infinity")
 
 
 def extreme(groups: Matrix) -> Matrix:

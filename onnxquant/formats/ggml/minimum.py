@@ -14,9 +14,10 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded, Plane
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.grid import Floats, Grid, Indices, held
+from onnxquant.formats.grid import Floats, Grid, Indices
+from onnxquant.formats.matrix import Matrix, Planes, expand, split
 from onnxquant.formats.rowwise import Rowwise
-from onnxquant.numerics.matrix import Matrix, Planes, expand, split
+from onnxquant.numerics.casts import narrowed
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class MinimumCodes(Rowwise):
         return Grid(self.levels()[0], step, shift, self.group, shifts=True)
 
     def sides(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
-        return {"scales": held(step, np.float16), "minima": held(shift, np.float16)}
+        return {"scales": narrowed(step, overflow="largest"), "minima": narrowed(shift, overflow="largest")}
 
     def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
         side = Plane((rows, -(-cols // self.group)), np.dtype(np.float16))

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxquant.formats.ggml import blocks as ggml
 from onnxquant.formats.ggml.minimum import MinimumCodes
-from onnxquant.numerics.matrix import Planes
+from onnxquant.formats.matrix import Planes
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ Encoder, with top = 2^bits - 1; steps, order and sums as ``superblocks`` says.
    n = sum q, nn = sum q * q, sx = sum x, sqx = sum x * q; det = 32 * nn - n * n. If det is 0 go on with the next t. Least
    squares: a = (32 * sqx - sx * n) / det, b = (nn * sx - n * sqx) / det; where b > 0 instead b = 0, a = sqx / nn.
    e = sum of squares of (a * q + b) - x. If e < error: scale = a, minimum = b, error = e.
-3. Per super-block: d = stored(max scale / 63), dmin = stored(max(-minimum) / 63) with the minima of step 2, both maxima
-   at least 0.
+3. Per super-block: d = half_scale(max scale / 63), dmin = half_scale(max(-minimum) / 63) with the minima of step 2, both
+   maxima at least 0.
    sc = clip(rint(quotient(scale, d)), 0, 63). Where sc is 0 the sub-block is one value: minimum = min(sx / 32, 0) instead.
    m = clip(rint(quotient(-minimum, dmin)), 0, 63).
 4. Per sub-block with the stored values: step = d * sc, shift = dmin * m; code = clip(rint((x + shift) * quotient(1, step)),
@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Plane
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.ggml.superblocks import SuperBlocks, halving_sum, quotient, stored
+from onnxquant.formats.ggml.superblocks import SuperBlocks, half_scale, halving_sum, quotient
 from onnxquant.formats.grid import Floats, Indices
-from onnxquant.numerics.matrix import Matrix, Planes
+from onnxquant.formats.matrix import Matrix, Planes
 
 _STEPS = [np.float32(t / 4) for t in range(-6, 7)]
 _MOST = np.float32(63)
@@ -135,7 +135,7 @@ def _search(x: Matrix, top: np.float32) -> tuple[Matrix, Matrix]:
 def _largest(side: Matrix) -> NDArray[np.float16]:
     """The float16 of each super-block, [super-blocks, 1], by its largest scale or minimum."""
     largest = side.reshape(-1, 8).max(axis=1, keepdims=True)
-    return stored(np.maximum(largest, np.float32(0)) / _MOST)
+    return half_scale(np.maximum(largest, np.float32(0)) / _MOST)
 
 
 def _small(side: Matrix, half: NDArray[np.float16]) -> tuple[Matrix, Matrix]:

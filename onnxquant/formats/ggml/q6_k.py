@@ -9,7 +9,7 @@ Encoder; steps, order and sums as ``superblocks`` says.
 2. For t = -8 .. 8 in this order: inverse = quotient(-(32 + t / 2), extreme); q = clip(rint(x * inverse), -32, 31);
    nn = sum q * q, sqx = sum x * q. If nn is 0 go on with the next t. g = (sqx * sqx) / nn, by how much the scale of
    least squares lowers the error. If g > gain: scale = sqx / nn, gain = g.
-3. Per super-block: largest = the scale of largest magnitude, the first one on ties; d = stored(largest / -128);
+3. Per super-block: largest = the scale of largest magnitude, the first one on ties; d = half_scale(largest / -128);
    sc = clip(rint(quotient(scale, d)), -128, 127).
 4. Per sub-block with the stored values: code = clip(rint(x * quotient(1, d * sc)), -32, 31) + 32.
 
@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Plane
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.ggml.superblocks import SuperBlocks, halving_sum, quotient, stored
+from onnxquant.formats.ggml.superblocks import SuperBlocks, half_scale, halving_sum, quotient
 from onnxquant.formats.grid import Floats, Indices
-from onnxquant.numerics.matrix import Matrix, Planes
+from onnxquant.formats.matrix import Matrix, Planes
 
 _STEPS = [np.float32(t / 2) for t in range(-8, 9)]
 _OFFSET, _LOWEST, _HIGHEST = np.float32(32), np.float32(-32), np.float32(31)
@@ -110,7 +110,7 @@ class Q6_K(SuperBlocks):  # noqa: N801  the field writes it so
 
 def _small(scale: Matrix) -> tuple[NDArray[np.float16], Matrix]:
     """The float16 of each super-block, and the integers of its sub-blocks, from their scales [super-blocks, 16]."""
-    d = stored(ggml.extreme(scale) / np.float32(-128))
+    d = half_scale(ggml.extreme(scale) / np.float32(-128))
     return d, np.clip(np.rint(quotient(scale, d.astype(np.float32))), np.float32(-128), np.float32(127))
 
 

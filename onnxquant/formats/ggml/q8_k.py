@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxquant.formats.base import ScaledCodes
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.numerics.matrix import Matrix, Planes
+from onnxquant.formats.matrix import Matrix, Planes
 
 
 @dataclass(frozen=True)

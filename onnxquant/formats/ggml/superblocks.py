@@ -4,7 +4,7 @@ The encoders are our own; the bytes are ggml's. Every step is float32 with one r
 sum of fractions over the n elements of a sub-block is taken in halves, so that any vector width gives the same bits:
 while n > 1, s[i] = s[i] + s[i + n/2] for i < n/2, then n = n/2 (``halving_sum``). Sums of codes are exact in any order. A
 quotient that is not finite counts as 0 (``quotient``). A float16 scale that would round to zero takes the smallest
-subnormal, 2^-24, with its sign (``stored``). "rint" is round-half-even.
+subnormal, 2^-24, with its sign (``half_scale``). "rint" is round-half-even.
 
 A row that is no multiple of 256 is padded for encoding with copies of its last value; their codes are not stored, the
 scales of sub-blocks beyond the end are.
@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Plane
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.grid import Floats, Grid, held
+from onnxquant.formats.grid import Floats, Grid
+from onnxquant.formats.matrix import Matrix, Planes, split
 from onnxquant.formats.rowwise import Rowwise
-from onnxquant.numerics.matrix import Matrix, Planes, split
+from onnxquant.numerics.casts import narrowed
 
 SUPER = 256
 
@@ -53,7 +54,7 @@ class SuperBlocks(ggml.Blocks, Rowwise):
     def whole(self, side: Floats) -> Matrix:
         """A side of sub-blocks [rows, sub-blocks] as [super-blocks, sub-blocks of one], zeros beyond the end of a row."""
         per_super = SUPER // self.sub_block
-        side = held(side, np.float32)
+        side = narrowed(side, np.float32, overflow="largest")
         return np.pad(side, ((0, 0), (0, -side.shape[1] % per_super))).reshape(-1, per_super)
 
     def per_super(self, rows: int, cols: int, count: int, dtype: type) -> Plane:
@@ -89,8 +90,6 @@ def quotient(a: Matrix | np.float32, b: Matrix) -> Matrix:
     return np.where(np.isfinite(ratio), ratio, np.float32(0))
 
 
-def stored(scale: Matrix) -> NDArray[np.float16]:
-    """The scale of a super-block in float16."""
-    half = ggml.half(scale)
-    tiny = np.copysign(np.float16(2**-24), scale).astype(np.float16)
-    return np.where((half == 0) & (scale != 0), tiny, half)
+def half_scale(scale: Matrix) -> NDArray[np.float16]:
+    """The scale of a super-block in float16; one that is not zero stays so."""
+    return narrowed(scale, overflow="infinity", underflow="smallest")

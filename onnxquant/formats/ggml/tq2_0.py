@@ -16,7 +16,7 @@ import numpy as np
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import ScaledCodes
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.numerics.matrix import Matrix, Planes
+from onnxquant.formats.matrix import Matrix, Planes
 
 _SHIFTS = np.array([0, 2, 4, 6], np.uint8)[:, None]
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.formats.matrix import Matrix
 from onnxquant.graph.analysis.linear import Doubles, Linear, rounded
 from onnxquant.graph.analysis.scale_paths import Path, Search
 from onnxquant.graph.flow import flows
 from onnxquant.graph.io import Document
 from onnxquant.graph.shapes import infer
-from onnxquant.numerics.matrix import Matrix
 from onnxquant.passes.equivalent.rescale import Folded, fold, linear_readers, per_channel_values, tied, unfit, way
 from onnxquant.solvers.base import Inputs, losses
 

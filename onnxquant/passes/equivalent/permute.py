@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxquant.errors import WeightError
+from onnxquant.formats.matrix import check_permutation
 from onnxquant.graph.analysis.interchangeable_channels import lanes
 from onnxquant.graph.analysis.linear import Linear, Order, linear
 from onnxquant.graph.flow import Flow, flows, is_op
 from onnxquant.graph.io import Document
-from onnxquant.numerics.matrix import check_permutation
 from onnxquant.passes.equivalent.rescale import Folded, foreign, linear_readers, tied, unfit
 from onnxquant.recipe.values import Strategy
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant.numerics.decibels import decibels
 from onnxquant.runtime.signatures import STANDARD
 
 LARGEST, SMALLEST, SMALLEST_NORMAL = 65504.0, 2.0**-24, 2.0**-14
@@ -47,7 +47,7 @@ class Constant:
     def sqnr_db(self) -> float:
         """Signal to quantization noise ratio in decibels."""
         error, power = self.error
-        return 10 * math.log10(power / error) if error and power else math.inf
+        return decibels(power, error)
 
 
 def store_inline(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:

@@ -15,7 +15,7 @@ from onnxquant.errors import WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Grid, nearest, values
-from onnxquant.numerics import matrix
+from onnxquant.numerics.rows import Split
 
 Array = NDArray[Any]
 
@@ -149,15 +149,15 @@ def test_sides_beyond_their_type_become_its_largest() -> None:
 
 
 @pytest.mark.parametrize("name", ["int4", "nf4", "q4_k", "f8_e4m3"])
-def test_rows_in_parts_and_threads_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_parts_and_threads_give_the_same(name: str) -> None:
     encoded = format_named(name).encode(graphs.weight(37, 256))
     grid, w = encoded.format.grid(encoded), graphs.weight(37, 256, seed=5)
-    whole = nearest(grid, w, threads=1)
-    found = values(grid, whole, threads=1)
+    whole = nearest(grid, w, Split(threads=1))
+    found = values(grid, whole, Split(threads=1))
     for rows, threads in ((1, 1), (5, 3), (5, None)):
-        monkeypatch.setattr(matrix, "_PART_BYTES", 4 * 256 * rows)
-        np.testing.assert_array_equal(nearest(grid, w, threads), whole)
-        np.testing.assert_array_equal(values(grid, whole, threads), found)
+        split = Split(4 * 256 * rows, threads)
+        np.testing.assert_array_equal(nearest(grid, w, split), whole)
+        np.testing.assert_array_equal(values(grid, whole, split), found)
 
 
 @pytest.mark.parametrize("name", ["nf4", "fp4", "dynamic8", "f8_e4m3", "f8_e5m2"])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
-from onnxquant.numerics import matrix
+from onnxquant.numerics.rows import Split
 from onnxquant.solvers import Inputs
 from onnxquant.solvers.hqq import Hqq
 
@@ -116,11 +116,10 @@ def test_inputs_are_not_looked_at() -> None:
     np.testing.assert_array_equal(form.decode(Hqq().solve(form, w, Inputs(gram))), form.decode(Hqq().solve(form, w)))
 
 
-def test_rows_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_parts_give_the_same() -> None:
     w, form = graphs.weight(21, 96), FORMS["q4_1"]
     whole = Hqq().solve(form, w)
-    monkeypatch.setattr(matrix, "_PART_BYTES", 4 * 96 * 4)
-    for name, plane in Hqq().solve(form, w).planes.items():
+    for name, plane in Hqq(split=Split(4 * 96 * 4)).solve(form, w).planes.items():
         np.testing.assert_array_equal(plane, whole.planes[name])
 
 

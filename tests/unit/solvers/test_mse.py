@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
-from onnxquant.numerics import matrix
+from onnxquant.numerics.rows import Split
 from onnxquant.solvers import Inputs, solver_named
 from onnxquant.solvers.mse import Mse
 
@@ -197,12 +197,11 @@ def test_the_size_of_inputs_does_not_matter(size: float) -> None:
 
 
 @pytest.mark.parametrize("parameters", [{}, {"per_channel": False}, {"per_channel": True, "symmetric": False}], ids=str)
-def test_rows_in_parts_give_the_same(parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_parts_give_the_same(parameters: dict[str, Any]) -> None:
     w, form = graphs.weight(21, 100), format_named("int4", **parameters)
     whole = Mse().solve(form, w)
     for rows in (1, 5):
-        monkeypatch.setattr(matrix, "_PART_BYTES", 4 * 100 * rows)
-        parts = Mse().solve(form, w)
+        parts = Mse(split=Split(4 * 100 * rows)).solve(form, w)
         for name, plane in whole.planes.items():
             np.testing.assert_array_equal(parts.planes[name], plane)
 

@@ -1,63 +1,36 @@
-"""A weight as a matrix of float32 rows: walked in chunks, split into groups, checked."""
+"""A weight as a matrix of float32 rows: read in chunks, split into groups, checked."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxquant.errors import RangeError, WeightError
+from onnxquant.numerics.rows import row_ranges
 
 Matrix = NDArray[np.float32]
 Planes = dict[str, NDArray[Any]]
-T = TypeVar("T")
 
-# Rows are encoded this many bytes of float32 at a time: temporaries stay in cache and never grow with the weight.
-_CHUNK_BYTES = 4 << 20
-# What arithmetic on a few rows works on at a time stays in a core's own cache with its temporaries.
-_PART_BYTES = 512 << 10
+# Bytes of float32 that are encoded or decoded at a time: temporaries stay in cache and never grow with the weight.
+CHUNK_BYTES = 4 << 20
 _SIDES = {"scales": "scale", "minima": "minimum"}
 
 
-def row_ranges(rows: int, cols: int, nbytes: int = 0) -> Iterator[slice]:
-    """Ranges of rows of so many bytes of float32 each; 0: a few megabytes."""
-    step = max(1, (nbytes or _CHUNK_BYTES) // (4 * max(cols, 1)))
-    for first in range(0, rows, step):
-        yield slice(first, min(first + step, rows))
-
-
-def by_rows(rows: int, cols: int, work: Callable[[slice], T], threads: int | None = None) -> list[T]:
-    """What a function makes of some rows after the other, in their order.
-
-    Args:
-        rows: of the weight.
-        cols: of the weight; where there are none, there is no work.
-        work: of a range of rows; ranges do not depend on ``threads``.
-        threads: at most so many at a time; None: as many as there are CPUs.
-    """
-    parts = list(row_ranges(rows, cols, _PART_BYTES)) if cols else []
-    count = min(threads or os.cpu_count() or 1, len(parts))
-    if count < 2:
-        return [work(part) for part in parts]
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(work, parts))
-
-
 def chunks(weight: NDArray[Any]) -> Iterator[tuple[int, Matrix]]:
-    """Rows of a weight as contiguous float32, a few megabytes at a time, checked to be finite.
+    """The first row and the values of each chunk of rows: contiguous float32, checked to be finite.
 
     Raises:
         WeightError: NaN or infinity, with its position.
     """
-    for part in row_ranges(*weight.shape):
+    rows, cols = weight.shape
+    for part in row_ranges(rows, cols, CHUNK_BYTES):
         with np.errstate(over="ignore", invalid="ignore"):
             chunk = np.ascontiguousarray(weight[part], dtype=np.float32)
             total = chunk.sum(dtype=np.float64)
-        # One reduction finds both NaN and infinity; the search for the culprit runs only when it is needed.
+        # One reduction finds both NaN and infinity; their position is searched for only when there is one.
         if not np.isfinite(total) and not np.isfinite(chunk).all():
             row, col = (int(i) for i in np.argwhere(~np.isfinite(chunk))[0])
             raise WeightError(
@@ -67,7 +40,7 @@ def chunks(weight: NDArray[Any]) -> Iterator[tuple[int, Matrix]]:
 
 
 def split(chunk: Matrix, group: int | None) -> Matrix:
-    """Rows as [rows, groups, weights of a group]; a short last group is filled up with a value it already holds."""
+    """Rows as [rows, groups, weights of a group]; a short last group is filled up with the last value of its row."""
     rows, cols = chunk.shape
     group = group or cols
     missing = -cols % group
@@ -109,10 +82,10 @@ def check_finite(name: str, planes: Planes) -> None:
     Raises:
         RangeError: a group's values are beyond what the plane's type can express.
     """
-    for plane, what in _SIDES.items():
+    for plane, word in _SIDES.items():
         side = planes.get(plane)
         if side is not None and side.dtype.kind == "f" and not np.isfinite(side).all():
             where = [int(i) for i in np.argwhere(~np.isfinite(side))[0]]
             raise RangeError(
-                f"format {name}: the {what} of group {where} is beyond {side.dtype} ({np.finfo(side.dtype).max:.4g})"
+                f"format {name}: the {word} of group {where} is beyond {side.dtype} ({np.finfo(side.dtype).max:.4g})"
             )
