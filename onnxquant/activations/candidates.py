@@ -37,11 +37,13 @@ from onnxquant.numerics.score import Score, closeness
 from onnxquant.passes.equivalent.equalize import equalize
 from onnxquant.passes.equivalent.rebase import candidates, rebase
 from onnxquant.passes.equivalent.smooth import smooth
-from onnxquant.plan.planner import KEPT, Decision, beside_integers, make_plan
+from onnxquant.plan.decision import EncodeDecision
+from onnxquant.plan.planner import NO_INTEGER_SITES, IntegerSites, make_plan, refusal_beside_integers
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import Drop
 from onnxquant.solvers import Inputs, solver_named
+from onnxquant.targets import Activations
 from onnxquant.validation.metric import Metric
 
 Progress = Callable[[str, float], None]
@@ -67,13 +69,13 @@ class Integers:
 
     Attributes:
         document: the float model, its weights as they are to be encoded.
-        targets: target by site.
+        targets: sites that integer activations decide.
         static: what becomes of activations; None where they are rounded per call.
         solved: weights by site whose codes were chosen already, and not by rounding to nearest.
     """
 
     document: Document
-    targets: dict[str, str]
+    targets: IntegerSites = NO_INTEGER_SITES
     static: Static | None = None
     solved: Mapping[str, Encoded] = field(default_factory=dict)
 
@@ -99,10 +101,10 @@ def dynamic(document: Document, rules: Recipe, settings: Options, data: Data | N
     With samples, smoothed functions are tried too, and the best is kept.
     """
     best = Integers(document, _dynamic_targets(document, rules))
-    if data is None or not settings.smooth or not best.targets:
+    if data is None or not settings.smooth or not best.targets.multiplied:
         return best
     tries = _Tries(document, rules, data, settings, progress)
-    products = [u for s in find(document)[0] if s.name in best.targets for u in s.uses]
+    products = [u for s in find(document)[0] if s.name in best.targets.multiplied for u in s.uses]
     wanted = {use.node.input[0]: ["absmean"] for use in products}
     seen = collect(document, tries.feeds, wanted, threads=settings.threads, progress=progress)
     score = tries.trial.score(document, best.targets).judged
@@ -113,9 +115,11 @@ def dynamic(document: Document, rules: Recipe, settings: Options, data: Data | N
     return best
 
 
-def _dynamic_targets(document: Document, rules: Recipe) -> dict[str, str]:
-    sites = find(document)[0]
-    return {s.name: "dynamic" for s in sites if beside_integers(s, rules, "dynamic", document.opset) is None}
+def _dynamic_targets(document: Document, rules: Recipe) -> IntegerSites:
+    kind, opset = Activations.DYNAMIC, document.opset
+    return IntegerSites(
+        kind, frozenset(s.name for s in find(document)[0] if refusal_beside_integers(s, rules, kind, opset) is None)
+    )
 
 
 def static(
@@ -296,7 +300,7 @@ class _Trial:
         kernels = {n.output[0] for n in flow.nodes if kind_of(n, flow) is Kind.KERNEL}
         for site in self._sites.values():
             readers = [u.node.output[0] for u in site.uses]
-            refusal = beside_integers(site, self._rules, "qdq", opset)
+            refusal = refusal_beside_integers(site, self._rules, Activations.STATIC, opset)
             reason = str(refusal) if refusal else ""
             if not reason and not set(readers) <= kernels:
                 reason = "its weight is shared with an op that computes in float"
@@ -306,19 +310,19 @@ class _Trial:
         by_node.update((k, "its weight is too small to be worth it") for k in kernels - sited)
         return by_node
 
-    def targets(self, document: Document, made: Static) -> dict[str, str]:
+    def targets(self, document: Document, made: Static) -> IntegerSites:
         """The sites beside integers."""
         left = made.about["left_in_float"]
         flow = Flow(document.proto.graph)
-        found = {}
+        multiplied, in_float = set(), set()
         for site in find(document)[0]:
             readers = [u.node for u in site.uses]
             reasons = {left.get(n.output[0], left.get(n.name, "")) for n in readers}
             if reasons == {""} and all(kind_of(n, flow) is Kind.KERNEL for n in readers):
-                found[site.name] = "qdq"
+                multiplied.add(site.name)
             elif FOR_ACCURACY in reasons:
-                found[site.name] = KEPT
-        return found
+                in_float.add(site.name)
+        return IntegerSites(Activations.STATIC, frozenset(multiplied), frozenset(in_float))
 
     def solve(self, document: Document, name: str, gram: NDArray[np.float64], samples: int) -> Encoded | None:
         """A weight whose codes were chosen by the Gram matrices of its inputs; None: its format has no solver."""
@@ -347,15 +351,13 @@ class _Trial:
         return kept[1]
 
     def _format(self, site: Site) -> Format:
-        plan = make_plan([site], [], self._rules, _OPSET, {site.name: "qdq"})
-        form = plan.decisions[0].format
-        assert form
-        return form
+        claims = IntegerSites(Activations.STATIC, frozenset([site.name]))
+        return make_plan([site], [], self._rules, _OPSET, claims).encoded[0].format
 
     def score(
         self,
         document: Document,
-        targets: dict[str, str],
+        targets: IntegerSites,
         made: Static | None = None,
         solved: Mapping[str, Encoded] | None = None,
     ) -> Score:
@@ -370,7 +372,7 @@ class _Trial:
             least = ENOUGH_DB if settings.min_sqnr is None else settings.min_sqnr
             return lambda outcome: outcome.score.total >= least
         metric = Metric(settings.metric)
-        with self._session(self._document, {}, None, {}) as session:
+        with self._session(self._document, NO_INTEGER_SITES, None, {}) as session:
             bound = Drop.parse(settings.max_drop).least(metric(session))
 
         def keeps(outcome: Outcome) -> bool:
@@ -384,12 +386,12 @@ class _Trial:
 
     @contextmanager
     def _session(
-        self, document: Document, targets: dict[str, str], made: Static | None, solved: Mapping[str, Encoded]
+        self, document: Document, targets: IntegerSites, made: Static | None, solved: Mapping[str, Encoded]
     ) -> Iterator[runtime.Session]:
         """A session on the file that would be written."""
         sites, left = find(document)
         plan = make_plan(sites, left, self._rules, document.opset, targets)
-        only = tuple(d if d.name in targets and d.format else d.left("") for d in plan.decisions)
+        only = tuple(d for d in plan.encoded if d.name in targets.multiplied)
         plan = replace(plan, decisions=only, activations=made)
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "candidate.onnx"
@@ -402,8 +404,7 @@ def _site(document: Document, name: str) -> Site:
     return next(s for s in find(document)[0] if s.name == name)
 
 
-def _encoded(document: Document, solved: Mapping[str, Encoded], site: Site, decision: Decision) -> Encoded | None:
-    assert decision.format
+def _encoded(document: Document, solved: Mapping[str, Encoded], site: Site, decision: EncodeDecision) -> Encoded | None:
     weight = site.view.matrix(document.array(site.tensor))
     return dispatch.encode(decision.format, weight, solved=solved.get(site.name))[0]
 

@@ -18,11 +18,11 @@ from onnxquant.graph.io import Document, graphs, tensors
 from onnxquant.graph.names import ORIGIN, PROVENANCE
 from onnxquant.graph.publish import Counter, Publisher, is_stored
 from onnxquant.graph.sites import Site
-from onnxquant.plan.planner import Decision, Plan
+from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.targets import Lowered, target_named
 from onnxquant.version import __version__
 
-Encode = Callable[[Site, Decision], Encoded | None]
+Encode = Callable[[Site, EncodeDecision], Encoded | None]
 
 
 def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> onnx.ModelProto:
@@ -42,7 +42,6 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
     done: dict[str, list[tuple[Site, Format]]] = {}
     records = []
     for decision in plan.encoded:
-        assert decision.format and decision.target
         site = found[decision.name]
         site = site.folded() if decision.folded else site
         encoded = encode(site, decision) if encode else None

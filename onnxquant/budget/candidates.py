@@ -10,14 +10,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from onnxquant.convert.solve_weights import settled
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site
 from onnxquant.native import dispatch
-from onnxquant.plan.planner import Decision, decide
+from onnxquant.plan.decision import Decision, KeepDecision
+from onnxquant.plan.planner import decide
+from onnxquant.plan.solver_choice import with_solver
 from onnxquant.recipe.rules import Rule
 
 # Formats to choose among where the user names none: one for each number of bits, from kernels that are fast everywhere.
@@ -96,13 +97,15 @@ def candidates(
     weight = site.view.matrix(document.array(site.tensor)).astype(np.float32)
     power = _power(weight, gram)
     first = decide(site, forms[0], rule, document.opset)
-    found = [Candidate(first.left("more bits than it needs would cost more than it is worth"), 0.0)]
+    in_float = "more bits than it needs would cost more than it is worth"
+    kept = replace(first, reason=in_float) if isinstance(first, KeepDecision) else first.kept_in_float(in_float)
+    found = [Candidate(kept, 0.0)]
     for form in forms:
         decision = decide(site, form, rule, document.opset)
-        if decision.format is None:
+        if isinstance(decision, KeepDecision):
             continue
         error = dispatch.decode(dispatch.rounded_to_nearest(decision.format, weight)) - weight
-        decision = settled(replace(decision, solver=rule.solver), known=gram is not None, given=True)
+        decision = with_solver(decision, inputs_observable=gram is not None, has_samples=True)
         found.append(Candidate(decision, _power(error, gram) / power if power else 0.0))
     return found
 

@@ -18,8 +18,7 @@ from onnxquant.graph.io import load
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import How, Site, find
 from onnxquant.native import dispatch
-from onnxquant.plan.planner import Decision, Plan
-from onnxquant.targets import AUTO
+from onnxquant.plan.decision import Decision, EncodeDecision, Plan
 
 # Runs of a product: at least so many, and more until so many seconds went by.
 _LEAST, _SECONDS = 7, 0.05
@@ -45,10 +44,9 @@ class Timer:
             decision: what becomes of it.
             positions: rows of what it is multiplied with.
         """
-        if decision.folded or not site.served(How.PRODUCT):
+        if (isinstance(decision, EncodeDecision) and decision.folded) or not site.served(How.PRODUCT):
             return 0.0
-        form = decision.format
-        key = (site.rows, site.cols, site.tensor.data_type, positions, form, decision.target if form else AUTO)
+        key = (site.rows, site.cols, site.tensor.data_type, positions, decision.format, decision.target)
         if key not in self._known:
             self._known[key] = self._measured(site, decision, positions)
         return self._known[key] * len(site.served(How.PRODUCT))
@@ -67,12 +65,11 @@ class Timer:
         opsets = [onnx.helper.make_opsetid("", self._opset)]
         document = load(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10))
         named = replace(decision, name=find(document)[0][0].name)
-        plan = Plan((named,) if decision.format else ())
-        encoded = dispatch.rounded_to_nearest(decision.format, weight.T) if decision.format else None
+        plan = Plan((named,))
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "product.onnx"
             with Publisher(path, external=False, force=True) as publisher:
-                lowering.write(document, plan, publisher, lambda site, _: encoded)
+                lowering.write(document, plan, publisher, lambda _, d: dispatch.rounded_to_nearest(d.format, weight.T))
             session = runtime.open_session(path, runtime.session_options(threads=self._threads), library=True)
             feed = {"x": random.standard_normal(shapes["x"]).astype(dtype)}
             return _median(lambda: runtime.run(session, feed))

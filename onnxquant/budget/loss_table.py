@@ -18,14 +18,18 @@ from onnxquant.budget.latency import Timer
 from onnxquant.budget.sensitivity import Cache, Sensitivity
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import grams
-from onnxquant.convert.solve_weights import RTN, Work, readers_of
+from onnxquant.calibration.weight_inputs import nodes_showing_the_input
+from onnxquant.convert.solve_weights import Work
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site
 from onnxquant.native import dispatch
 from onnxquant.numerics.decibels import noise_share
+from onnxquant.plan.decision import EncodeDecision
+from onnxquant.plan.planner import is_decoded_at_load
 from onnxquant.recipe.rules import Rule
 from onnxquant.solvers import jobs
+from onnxquant.solvers.rtn import Rtn
 
 Weights = Iterator[tuple[str, NDArray[Any]]]
 # Of how many weights interactions are measured: those that make the most noise.
@@ -100,17 +104,18 @@ class Weighing:
         """The weights of a choice that are not rounded to nearest."""
         results, tasks = jobs.Results(self.work.folder), []
         for name, candidate in choice.picked.items():
-            form, solver = candidate.decision.format, candidate.decision.solver
-            if form is not None and solver != RTN:
+            decision = candidate.decision
+            if isinstance(decision, EncodeDecision) and decision.solver != Rtn.name:
                 gram, count = self.grams.get(name, (None, None))
-                tasks.append(jobs.Task(name, form, solver, self._matrix(self.free[name]), gram, count))
+                matrix = self._matrix(self.free[name])
+                tasks.append(jobs.Task(name, decision.format, decision.solver, matrix, gram, count))
         jobs.run(tasks, results, self.work.settings.jobs, self._counted("solving", len(tasks)))
         return results
 
     def _weighed(self, feeds: Feeds) -> dict[str, list[Candidate]]:
         """Candidates with their losses."""
         main, settings = self.document.proto.graph, self.work.settings
-        read = {n: r for n, s in self.free.items() if (r := readers_of(s, main))}
+        read = {n: r for n, s in self.free.items() if (r := nodes_showing_the_input(s, main))}
         by_tensor = {self.free[n].tensor.name: n for n in read}
         found: dict[str, list[Candidate]] = {}
         readers = [r for several in read.values() for r in several]
@@ -118,7 +123,8 @@ class Weighing:
         for weight, gram, count in weighed:
             name = by_tensor[weight]
             found[name] = candidates(self.document, self.free[name], self.forms, self.rule, gram)
-            if any(c.decision.solver != RTN for c in found[name]):
+            decisions = [c.decision for c in found[name]]
+            if any(isinstance(d, EncodeDecision) and d.solver != Rtn.name for d in decisions):
                 self.grams[name] = (self.folder / f"{len(self.grams)}.npy", count)
                 np.save(self.grams[name][0], gram)
         for name, site in self.free.items():
@@ -132,13 +138,20 @@ class Weighing:
         told, timed = self._counted("timing products", len(options)), {}
         for name, several in options.items():
             site, rows = self.free[name], positions.get(name, 1)
-            timed[name] = [replace(c, seconds=timer.seconds(site, c.decision, rows)) for c in several]
+            if is_decoded_at_load(site, self.rule):  # then no format is faster than another
+                timed[name] = several
+            else:
+                timed[name] = [replace(c, seconds=timer.seconds(site, c.decision, rows)) for c in several]
             told(None)
         return timed
 
     def _positions(self) -> dict[str, int]:
         """Rows of what each product multiplies in the first sample."""
-        read = {n: r[0].node.input[0] for n, s in self.free.items() if (r := readers_of(s, self.document.proto.graph))}
+        read = {
+            n: r[0].node.input[0]
+            for n, s in self.free.items()
+            if (r := nodes_showing_the_input(s, self.document.proto.graph))
+        }
         names = list(dict.fromkeys(read.values()))
         outputs = [runtime.shape_output(i) for i in range(len(names))]
         with runtime.extendable(self.document, self.work.settings.threads) as source:
@@ -171,10 +184,9 @@ class Weighing:
             for name, several in options.items()
         }
 
-    def _measured(self, name: str, probe: Candidate, cache: Cache) -> float:
+    def _measured(self, name: str, probe: _Probe, cache: Cache) -> float:
         """The noise that a unit of a weight's loss makes."""
-        form, site = probe.decision.format, self.free[name]
-        assert form
+        form, site = probe.form, self.free[name]
         key = f"{name} as {spec_of(form)}"
         found = cache.get(key)
         if found is None:
@@ -214,7 +226,17 @@ def spread(count: int, chosen: int) -> list[int]:
     return sorted({round(place) for place in wave * (count - 1)})
 
 
-def _probe(several: Sequence[Candidate]) -> Candidate | None:
-    """The candidate whose noise is measured: the middle one, which shows and does not break the model."""
-    encoded = sorted((c for c in several if c.decision.format and c.loss > 0), key=lambda c: c.loss)
-    return encoded[len(encoded) // 2] if encoded else None
+@dataclass(frozen=True)
+class _Probe:
+    """A format and the loss of a weight in it: what is run to see how much noise a unit of loss makes."""
+
+    form: Format
+    loss: float
+
+
+def _probe(several: Sequence[Candidate]) -> _Probe | None:
+    """The format whose noise is measured: the middle one, which shows and does not break the model."""
+    probes = [
+        _Probe(c.decision.format, c.loss) for c in several if isinstance(c.decision, EncodeDecision) and c.loss > 0
+    ]
+    return sorted(probes, key=lambda p: p.loss)[len(probes) // 2] if probes else None

@@ -29,7 +29,7 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find
 from onnxquant.numerics.decibels import noise_share
 from onnxquant.numerics.score import closeness
-from onnxquant.plan.planner import make_plan, matching
+from onnxquant.plan.planner import first_matching_rule, make_plan
 from onnxquant.recipe.rules import Recipe, Rule
 from onnxquant.recipe.values import Drop
 from onnxquant.solvers import jobs
@@ -82,7 +82,7 @@ class _Search:
         self.proven = list(Chosen(feeds, range(settings.samples)))
         self.forms = parse(settings.formats or DEFAULT)
         last = len(rules.rules) - 1
-        found = {s.name: (s, matching(s, rules)) for s in sites}
+        found = {s.name: (s, first_matching_rule(s, rules)) for s in sites}
         free = {n: s for n, (s, rule) in found.items() if rule and rule[0] == last and not rule[1].keep}
         if not free:
             raise ModelError(f"{document.name}: nothing to choose formats for: rules decide every weight")

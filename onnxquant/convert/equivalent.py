@@ -14,7 +14,8 @@ from onnxquant.activations.candidates import changed
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Data, Feeds
 from onnxquant.calibration.gram_matrices import Reader, grams
-from onnxquant.convert.solve_weights import Work, opened, readers_of
+from onnxquant.calibration.weight_inputs import nodes_showing_the_input
+from onnxquant.convert.solve_weights import Work, opened
 from onnxquant.errors import RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.formats.matrix import Matrix
@@ -61,7 +62,7 @@ def rescaled(document: Document, rules: Recipe, data: Data | None, work: Work) -
         return Rescaled(document)
     sites, left = find(document)
     plan = make_plan(sites, left, rules, document.opset)
-    forms = {d.name: d.format for d in plan.encoded if d.format}
+    forms = {d.name: d.format for d in plan.encoded}
     scaled = {d.name: forms[d.name] for d in plan.encoded if d.solver == Awq.name}
     copy, notes = document.copy(), list[str]()
     if scaled:
@@ -77,7 +78,7 @@ def _readers(document: Document, names: set[str] | dict[str, Format]) -> dict[st
     """What reads each activation with one of these weights."""
     found: dict[str, list[tuple[Site, Reader]]] = {}
     for site in find(document)[0]:
-        for reader in readers_of(site, document.proto.graph) if site.name in names else ():
+        for reader in nodes_showing_the_input(site, document.proto.graph) if site.name in names else ():
             found.setdefault(reader.node.input[0], []).append((site, reader))
     return found
 
@@ -153,6 +154,6 @@ def _permute(
         for site, reader in read.get(x, ())
         if reader.node.op_type != "Conv"
         and site.cols == len(orders[x])
-        and len(readers_of(site, document.proto.graph)) == 1
+        and len(nodes_showing_the_input(site, document.proto.graph)) == 1
     }
     return folded, stored

@@ -60,7 +60,7 @@ def _needed(document: Document, recipe: Recipe) -> int:
     decided = [(by_name[d.name].folded() if d.folded else by_name[d.name], d) for d in plan.encoded]
     target = target_named("onnx")
     assert isinstance(target, Onnx)
-    wanted = [target.wanted_opset(site, d.format) for site, d in decided if d.target == "onnx" and d.format]
+    wanted = [target.wanted_opset(site, d.format) for site, d in decided if d.target == "onnx"]
     return max(wanted, default=0)
 
 

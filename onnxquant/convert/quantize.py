@@ -30,12 +30,15 @@ from onnxquant.graph.sites import Site, find
 from onnxquant.native import dispatch
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.passes.simplify.sums import keep_sums
-from onnxquant.plan.planner import Decision, Plan, make_plan
+from onnxquant.plan.decision import EncodeDecision, Plan
+from onnxquant.plan.planner import make_plan
+from onnxquant.plan.solver_choice import assign_solvers
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
 from onnxquant.report.data import Report, SiteResult
 from onnxquant.report.provenance import Evidence
+from onnxquant.solvers.rtn import Rtn
 from onnxquant.validation.compare import Made, compare, reference_of
 from onnxquant.validation.reference import Data, Reference
 
@@ -101,7 +104,7 @@ def quantize(
         rules = chosen.rules if chosen else rules
         ready = rescaling.rescaled(document, rules, data, work)
         beside, plan = _plan(original, ready, rules, data, work)
-        plan = replace(plan, rescaled=ready.weights, origin=origin, search=chosen.about if chosen else {})
+        plan = replace(plan, rescaled=ready.weights, origin=origin)
         if chosen:
             beside = replace(beside, solved=chosen.solved.without(ready.weights))
         evidence = replace(evidence, output=_output_path(original, output, rules), rules=rules)
@@ -109,7 +112,9 @@ def quantize(
         if settings.save_recipe is not None:
             plan_recipe.save(plan, find(beside.document)[0], rules, settings)
         made = (beside, plan, [*notes, *ready.notes])
-        return evidence.finish(_carry_out(original, evidence.place, made, data, replace(work, orders=ready.orders)))
+        report = _carry_out(original, evidence.place, made, data, replace(work, orders=ready.orders))
+        report.search = chosen.about if chosen else {}
+        return evidence.finish(report)
 
 
 def _made_ready(document: Document, rules: Recipe, settings: Options) -> list[str]:
@@ -131,7 +136,7 @@ def _carry_out(
         raise ModelError(_nothing(document, plan))
     if not path.name:
         raise OutputError(f"{path}: is a folder; expected a file name")
-    external = settings.is_external(already=original.is_external(), nbytes=sum(d.nbytes for d in plan.decisions))
+    external = settings.is_external(already=original.is_external(), nbytes=plan.nbytes)
     _refuse_too_large(path, plan, external=external)
     plan = replace(plan, predicted_bytes=lowering.predict(document, plan, path.name, external=external))
     report = Report.of_plan(original, path, plan, notes)
@@ -203,19 +208,18 @@ class _Encoder:
         self.results: dict[str, SiteResult] = {}
         self.digests: dict[str, str] = {}
 
-    def __call__(self, site: Site, decision: Decision) -> Encoded | None:
+    def __call__(self, site: Site, decision: EncodeDecision) -> Encoded | None:
         form = decision.format
-        assert form
         self.progress("encode", self.done / max(self.elements, 1))
         weight = site.view.matrix(self.document.array(site.tensor))
         solved = next((some[site.name] for some in self.solved if site.name in some), None)
-        if solved is None and decision.solver != solving.RTN:
+        if solved is None and decision.solver != Rtn.name:
             why = f"{decision.reason}; rounded to nearest: a Gram matrix of {site.cols} columns is too large"
-            decision = replace(decision, solver=solving.RTN, reason=why)
+            decision = replace(decision, solver=Rtn.name, reason=why)
         try:
             encoded, difference = dispatch.encode(form, weight, solved=solved)
         except RangeError as error:
-            self.results[site.name] = SiteResult(decision.left(str(error)))
+            self.results[site.name] = SiteResult(decision.kept_in_float(str(error)))
             return None
         except WeightError as error:
             raise WeightError(
@@ -235,12 +239,12 @@ def _plan(
 ) -> tuple[integers.Integers, Plan]:
     """The plan, and the float model that it is of: static activations change weights before they are encoded."""
     settings, progress, document = work.settings, work.progress, ready.document
-    made = integers.Integers(document, {})
+    made = integers.Integers(document)
     activations: Static | Dynamic | None = None
     before = document.copy() if settings.activations != "none" else document
     if settings.activations == "dynamic":
         made = integers.dynamic(document, rules, settings, data, progress)
-        activations = Dynamic({"integer_kernels": len(made.targets)})
+        activations = Dynamic({"integer_kernels": len(made.targets.multiplied)})
     elif settings.activations == "static":
         made = integers.static(original, document, rules, settings, data, progress)
         activations = made.static
@@ -250,7 +254,8 @@ def _plan(
         activations = replace(activations, about=about)
     sites, left = find(made.document)
     plan = make_plan(sites, left, rules, made.document.opset, made.targets, ready.orders)
-    return made, solving.assign(replace(plan, activations=activations), made.document, data)
+    plan = replace(plan, activations=activations)
+    return made, assign_solvers(plan, made.document, has_samples=data is not None)
 
 
 def origin_of(original: Document, settings: Options, rules: Recipe) -> dict[str, Any]:
@@ -287,7 +292,7 @@ def _output_path(original: Document, output: str | Path | None, rules: Recipe) -
 
 
 def _refuse_too_large(path: Path, plan: Plan, *, external: bool) -> None:
-    size = sum(d.nbytes for d in plan.decisions)
+    size = plan.nbytes
     if not external and size > MAX_INLINE:
         raise OutputError(
             f"{path}: {size} bytes of weights do not fit one protobuf file (2 GiB); use --external-data auto or always"

@@ -11,13 +11,12 @@ from typing import Any
 from onnxquant.errors import RecipeError
 from onnxquant.graph.publish import atomically
 from onnxquant.graph.sites import Site
-from onnxquant.plan.planner import Plan, matching
+from onnxquant.plan.decision import KeepDecision, Plan
+from onnxquant.plan.planner import first_matching_rule
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe, Rule
-from onnxquant.targets import AUTO
+from onnxquant.targets import AUTO, Activations, target_named
 
-# Beside integer activations weights are solved by one solver for all.
-_BESIDE_INTEGERS = ("qdq", "dynamic")
 # What only holds for how a plan was found, not for the plan.
 _OF_THE_SEARCH = ("formats", "budget_bpw", "max_size", "cost", "min_sqnr", "metric", "max_drop", "auto_exclude")
 
@@ -39,9 +38,11 @@ def entries_of(plan: Plan, sites: Sequence[Site], rules: Recipe, settings: Optio
     names: list[list[str]] = []
     wanted: dict[str, int] = {}
     for decision in plan.encoded:
-        match = matching(found[decision.name], rules)
+        match = first_matching_rule(found[decision.name], rules)
         assert match
-        solver = None if decision.target in _BESIDE_INTEGERS else decision.solver
+        # One solver is chosen for all weights beside integer activations.
+        integer = target_named(decision.target).activations is not Activations.NONE
+        solver = None if integer else decision.solver
         group = _group(match[1], solver)
         if group not in groups:
             groups.append(group)
@@ -64,7 +65,7 @@ def save(plan: Plan, sites: Sequence[Site], rules: Recipe, settings: Options) ->
         RecipeError: see ``entries_of``.
         OutputError: the file cannot be written.
     """
-    kept = [f"{d.name}: {d.reason}" for d in plan.decisions if d.role and not d.format]
+    kept = [f"{d.name}: {d.reason}" for d in plan.decisions if d.role and isinstance(d, KeepDecision)]
     text = to_toml(entries_of(plan, sites, rules, settings), kept)
     with atomically(Path(settings.save_recipe or "")) as stream:
         stream.write(text.encode(errors="backslashreplace"))
@@ -106,7 +107,7 @@ def _group(rule: Rule, solver: str | None) -> dict[str, Any]:
 
 def _check(made: Recipe, sites: Sequence[Site], wanted: Mapping[str, int]) -> None:
     for site in sites:
-        match = matching(site, made)
+        match = first_matching_rule(site, made)
         assert match
         if match[0] != wanted.get(site.name, len(made.rules) - 1):
             raise RecipeError(

@@ -9,26 +9,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from onnxquant import runtime
 from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.feeds import Data, Feeds, open_feeds
-from onnxquant.calibration.gram_matrices import Reader, grams, is_reader
-from onnxquant.errors import OutputError, RecipeError, WeightError
+from onnxquant.calibration.gram_matrices import grams
+from onnxquant.calibration.weight_inputs import nodes_showing_the_input
+from onnxquant.errors import OutputError, WeightError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import Site, find
-from onnxquant.plan.planner import Decision, Plan
+from onnxquant.graph.sites import find
+from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.recipe.options import Options
 from onnxquant.solvers import jobs, solver_named
-from onnxquant.targets import AUTO
+from onnxquant.solvers.rtn import Rtn
 
 Progress = Callable[[str, float], None]
-RTN, BEST = "rtn", "gptq"
-# At so many bits rounding to nearest is as good as anything.
-_ENOUGH_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -48,67 +45,6 @@ class Work:
     orders: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
 
 
-def assign(plan: Plan, document: Document, data: Data | None) -> Plan:
-    """The plan with a solver for every weight that is to be encoded.
-
-    Args:
-        plan: of the document.
-        document: the prepared model.
-        data: samples; None: what weights are multiplied with is not known.
-
-    Raises:
-        RecipeError: a solver was asked for that needs to know what weights are multiplied with, and there is no data.
-    """
-    main = document.proto.graph
-    weighable = {s.name for s in find(document)[0] if readers_of(s, main)} if data is not None else set()
-    decided = (settled(d, known=d.name in weighable, given=data is not None) for d in plan.decisions)
-    return replace(plan, decisions=tuple(decided))
-
-
-def settled(decision: Decision, *, known: bool, given: bool) -> Decision:
-    """A decision with its solver.
-
-    Args:
-        decision: perhaps with the solver ``auto``.
-        known: what the weight is multiplied with can be observed.
-        given: there are samples.
-
-    Raises:
-        RecipeError: its solver needs samples, and there are none.
-    """
-    form = decision.format
-    if form is None or decision.target in ("qdq", "dynamic"):
-        return replace(decision, solver=RTN)
-    if decision.solver == AUTO:
-        best = known and form.bits < _ENOUGH_BITS and solver_named(BEST).refusal(form) is None
-        return replace(decision, solver=BEST if best else RTN)
-    if solver_named(decision.solver).needs_inputs and not known:
-        if not given:
-            raise RecipeError(
-                f"solver {decision.solver} needs samples that tell what weights are multiplied with: give --data"
-            )
-        why = f"{decision.reason}; rounded to nearest: what it is multiplied with cannot be observed"
-        return replace(decision, solver=RTN, reason=why)
-    return decision
-
-
-def readers_of(site: Site, main: onnx.GraphProto) -> list[Reader]:
-    """The nodes whose inputs tell what a weight is multiplied with; none where they cannot be observed.
-
-    They must be in the main graph and see the weight as its codes are laid out; lookups of a weight that is a product's
-    too need none.
-    """
-    found = []
-    for use in site.uses:
-        if use.role == "gather":
-            continue
-        if not is_reader(use.node, use.input) or use.view != site.view or use.graph is not main:
-            return []
-        dims = site.shape if use.via is None else site.shape[::-1]
-        found.append(Reader(use.node, site.tensor.name, dims))
-    return found
-
-
 def solve(
     document: Document, plan: Plan, data: Data | None, work: Work, known: Mapping[str, Encoded] | None = None
 ) -> Mapping[str, Encoded]:
@@ -125,7 +61,7 @@ def solve(
         FeedError: the data does not fit the model.
         WeightError: a weight cannot be encoded.
     """
-    chosen = [d for d in plan.encoded if d.solver != RTN or d.name in work.orders]
+    chosen = [d for d in plan.encoded if d.solver != Rtn.name or d.name in work.orders]
     wanted = {d.name: d for d in chosen if d.name not in (known or {})}
     results = jobs.Results(work.folder)
     if wanted:
@@ -168,7 +104,7 @@ def opened(document: Document, data: Data, settings: Options) -> Feeds:
 
 
 def _solve(
-    document: Document, wanted: Mapping[str, Decision], feeds: Feeds | None, results: jobs.Results, work: Work
+    document: Document, wanted: Mapping[str, EncodeDecision], feeds: Feeds | None, results: jobs.Results, work: Work
 ) -> None:
     settings = work.settings
     sites = {s.name: s for s in find(document)[0] if s.name in wanted}
@@ -181,7 +117,6 @@ def _solve(
 
     def task(name: str) -> jobs.Task:
         site, decision = sites[name], wanted[name]
-        assert decision.format
         matrix = site.view.matrix(document.array(site.tensor))
         order = work.orders.get(name) if decision.format.permuted else None
         if order is not None:
@@ -191,7 +126,7 @@ def _solve(
     left = dict.fromkeys(sites)
     if feeds is not None:
         main = document.proto.graph
-        read = {n: r for n, s in sites.items() if (r := readers_of(s, main))}
+        read = {n: r for n, s in sites.items() if (r := nodes_showing_the_input(s, main))}
         by_tensor = {sites[n].tensor.name: n for n in read}
         readers = [r for several in read.values() for r in several]
         waiting: list[jobs.Task] = []

@@ -18,7 +18,7 @@ from onnxquant.graph.publish import Publisher
 from onnxquant.numerics.difference import number
 from onnxquant.passes.float16.convert import Outcome, halve
 from onnxquant.passes.float16.values import Constant
-from onnxquant.plan.planner import Decision
+from onnxquant.plan.decision import Decision, EncodeDecision
 from onnxquant.recipe.options import Options
 from onnxquant.report.data import Report, SiteResult
 
@@ -79,11 +79,13 @@ def _tell(outcome: Outcome, report: Report) -> None:
 
 def _decision(constant: Constant) -> Decision:
     elements = math.prod(constant.shape)
-    made = Decision(
-        name=constant.name, role="tensor", nodes=(), shape=constant.shape, dtype="float32", elements=elements,
+    decision = EncodeDecision(
+        name=constant.name, role="tensor", nodes=(), shape=constant.shape, dtype="float32",
         float_bytes=4 * elements, nbytes=2 * elements, reason="whole graph", format=F16(), target="onnx",
     )  # fmt: skip
-    return made if constant.half else made.left("only float32 is allowed for it, or keeps its digits")
+    if constant.half:
+        return decision
+    return decision.kept_in_float("only float32 is allowed for it, or keeps its digits")
 
 
 def _error(constant: Constant) -> dict[str, Any]:

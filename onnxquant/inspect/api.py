@@ -26,7 +26,8 @@ from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, Site, find
 from onnxquant.native import library as native
 from onnxquant.passes.pipeline import prepare
-from onnxquant.plan.planner import Decision, Plan, decide
+from onnxquant.plan.decision import EncodeDecision, KeepDecision, Plan
+from onnxquant.plan.planner import decide
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Rule
 from onnxquant.report import write as files
@@ -281,11 +282,11 @@ class Model:
             RecipeError: a target refuses a weight.
             OutputError: the output cannot be written.
         """
-        decisions: list[Decision] = []
+        decisions: list[EncodeDecision] = []
         for name, (encoded, target) in self._chosen.items():
             rule = Rule(format=encoded.format.name, target=target)
             decision = decide(self._site(name), encoded.format, rule, self._document.opset)
-            if decision.format is None:
+            if isinstance(decision, KeepDecision):
                 raise RecipeError(f"weight {name!r}: {decision.reason}")
             decisions.append(replace(decision, format=encoded.format))
         refuse_overwriting(self._document, Path(output))

@@ -18,7 +18,7 @@ from onnxquant import runtime
 from onnxquant.errors import OnnxQuantError, ReportError
 from onnxquant.graph.io import Document
 from onnxquant.numerics.difference import number
-from onnxquant.plan.planner import Decision, Plan
+from onnxquant.plan.decision import Decision, EncodeDecision, Plan, decision_from_dict
 from onnxquant.recipe.options import Options
 from onnxquant.report import activations, schema
 from onnxquant.report.verdict import HARDLY, LOW_DB, Verdict, verdict
@@ -49,7 +49,7 @@ class SiteResult:
     def from_dict(cls, entries: Mapping[str, Any]) -> Self:
         """The inverse of ``to_dict``."""
         told = (entries.get("error", {}), entries.get("warning"), entries.get("kernel"))
-        return cls(Decision.from_dict(entries), *told)
+        return cls(decision_from_dict(entries), *told)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -114,7 +114,6 @@ class Report:
             predicted_bytes=plan.predicted_bytes,
             original_bytes=original.size(),
             made=plan.about_activations,
-            search=dict(plan.search),
             observed=plan.observed,
         )
 
@@ -150,7 +149,7 @@ class Report:
     @property
     def encoded(self) -> list[SiteResult]:
         """Weights that were, or will be, encoded."""
-        return [s for s in self.sites if s.decision.format]
+        return [s for s in self.sites if isinstance(s.decision, EncodeDecision)]
 
     @property
     def passed(self) -> bool:

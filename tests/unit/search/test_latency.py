@@ -29,7 +29,7 @@ def test_kinds_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = timer.seconds(site, decision, 3)
     assert 0 < first < 1 and timer.seconds(site, decision, 3) == first and len(runs) == 1
     timer.seconds(site, decision, 4)
-    timer.seconds(site, decision.left("float"), 3)
+    timer.seconds(site, decision.kept_in_float("float"), 3)
     assert len(runs) == 3
 
 

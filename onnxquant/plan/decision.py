@@ -1,0 +1,213 @@
+"""Decisions about constant weights, and the plan that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import prod
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import onnx
+
+from onnxquant.formats import format_named
+from onnxquant.formats.base import Format
+from onnxquant.solvers.rtn import Rtn
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weight:
+    """One constant weight of the float model, and the reason of the decision about it.
+
+    Attributes:
+        name: name of the weight
+        role: roles of the nodes that consume it; empty where it is no site
+        nodes: names of those nodes
+        shape: shape of the float tensor
+        dtype: element type of the float tensor
+        float_bytes: size of the float tensor
+        reason: explanation of the decision, for people
+        refusals: targets that were tried in vain, with their reasons
+    """
+
+    name: str
+    role: str
+    nodes: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    float_bytes: int
+    reason: str = ""
+    refusals: tuple[str, ...] = ()
+
+    @property
+    def elements(self) -> int:
+        """Number of weights in the tensor."""
+        return prod(self.shape)
+
+    def _facts(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(_Weight)}
+
+    def _to_dict(self, form: Format | None, target: str | None, nbytes: int) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "role": self.role,
+            "nodes": list(self.nodes),
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "format": form.name if form else None,
+            "parameters": _parameters(form) if form else {},
+            "target": target,
+            "folded": False,
+            "solver": None,
+            "float_bytes": self.float_bytes,
+            "bytes": nbytes,
+            "bits_per_weight": round(8 * nbytes / self.elements, 4) if self.elements else 0.0,
+            "compression_ratio": round(self.float_bytes / nbytes, 4) if nbytes else None,
+            "reason": self.reason,
+            "refusals": list(self.refusals),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepDecision(_Weight):
+    """The decision to leave a weight in float."""
+
+    format: ClassVar[None] = None
+    target: ClassVar[None] = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weight in the output."""
+        return self.float_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits stored per weight."""
+        return 8 * self.nbytes / self.elements if self.elements else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for reports."""
+        return self._to_dict(None, None, self.nbytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeDecision(_Weight):
+    """The decision to encode a weight.
+
+    Attributes:
+        format: format of the codes
+        target: name of the target that makes nodes of them
+        nbytes: size of the planes
+        folded: whether the weight is decoded to a float tensor when a session is created
+        solver: name of the solver that chooses the codes; ``auto`` until one is assigned
+    """
+
+    format: Format
+    target: str
+    nbytes: int
+    folded: bool = False
+    solver: str = Rtn.name
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits stored per weight, side information and padding included."""
+        return 8 * self.nbytes / self.elements if self.elements else 0.0
+
+    def kept_in_float(self, reason: str) -> KeepDecision:
+        """The decision to leave the weight in float after all."""
+        return KeepDecision(**{**self._facts(), "reason": reason})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for reports."""
+        entries = self._to_dict(self.format, self.target, self.nbytes)
+        return entries | {"folded": self.folded, "solver": self.solver}
+
+
+Decision: TypeAlias = EncodeDecision | KeepDecision
+
+
+def decision_from_dict(entries: Mapping[str, Any]) -> Decision:
+    """The decision whose ``to_dict`` gave these entries.
+
+    Raises:
+        RecipeError: no such format is installed.
+    """
+    facts = {
+        "name": entries["name"],
+        "role": entries["role"],
+        "nodes": tuple(entries["nodes"]),
+        "shape": tuple(entries["shape"]),
+        "dtype": entries["dtype"],
+        "float_bytes": entries["float_bytes"],
+        "reason": entries["reason"],
+        "refusals": tuple(entries["refusals"]),
+    }
+    if entries["format"] is None:
+        return KeepDecision(**facts)
+    return EncodeDecision(
+        **facts,
+        format=format_named(entries["format"], **entries["parameters"]),
+        target=entries["target"],
+        nbytes=entries["bytes"],
+        folded=entries["folded"],
+        solver=entries["solver"],
+    )
+
+
+class RoundedActivations(Protocol):
+    """Activations that are rounded to integers."""
+
+    @property
+    def observed(self) -> Mapping[str, Any]:
+        """Histograms by tensor that ranges were chosen by; for reports, not for the file."""
+
+    def insert(self, proto: onnx.ModelProto) -> None:
+        """Add the nodes that round them to a model whose weights are lowered."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the file's metadata and for reports."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A decision for every constant weight of a model.
+
+    Attributes:
+        decisions: decisions in graph order, sites first
+        unused_rules: places of the rules that matched no weight
+        predicted_bytes: exact size of the output; None before it is computed
+        activations: activations that are rounded; None where all stay floats
+        rescaled: names of weights that were rescaled before they are encoded; the model's function is the same
+        origin: JSON that tells what the output was made of
+    """
+
+    decisions: tuple[Decision, ...]
+    unused_rules: tuple[int, ...] = ()
+    predicted_bytes: int | None = None
+    activations: RoundedActivations | None = None
+    rescaled: tuple[str, ...] = ()
+    origin: str = ""
+
+    @property
+    def encoded(self) -> list[EncodeDecision]:
+        """Decisions that change a weight."""
+        return [d for d in self.decisions if isinstance(d, EncodeDecision)]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all constant weights in the output."""
+        return sum(d.nbytes for d in self.decisions)
+
+    @property
+    def about_activations(self) -> dict[str, Any]:
+        """Plain data about rounded activations; empty where all stay floats."""
+        return self.activations.to_dict() if self.activations else {}
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        """Histograms of activations that ranges were chosen by, as plain data."""
+        return dict(self.activations.observed) if self.activations else {}
+
+
+def _parameters(form: Format) -> dict[str, Any]:
+    """Parameters that are set, and settings that encoding chose: enough to make the format again."""
+    return {**{p: getattr(form, p) for p in form.parameters() if getattr(form, p) is not None}, **form.settings()}
