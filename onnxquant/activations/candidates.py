@@ -20,10 +20,10 @@ from onnxquant.activations.insert import Static
 from onnxquant.activations.op_kinds import Kind, kind_of
 from onnxquant.activations.search import FOR_ACCURACY, Outcome, Search, Tools, Wish, largest
 from onnxquant.artifact import lowering
-from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.collect import collect
-from onnxquant.calibration.feeds import Chosen, Data, Feed, Feeds, held_out, open_feeds
+from onnxquant.calibration.feeds import Chosen, Feed, Feeds, held_out
 from onnxquant.calibration.gram_matrices import Reader, grams
+from onnxquant.calibration.samples import Samples
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import FeedError, RecipeError
 from onnxquant.formats.base import Encoded, Format
@@ -95,15 +95,15 @@ def least_opset(settings: Options) -> int:
     return _WIDE_OPSET if codes_of(settings).bits == 16 else _OPSET
 
 
-def dynamic(document: Document, rules: Recipe, settings: Options, data: Data | None, progress: Progress) -> Integers:
+def dynamic(document: Document, rules: Recipe, settings: Options, samples: Samples | None, progress: Progress) -> Integers:
     """Every product whose weight can be int8 per channel: rounded per call by DynamicQuantizeMatMul.
 
     With samples, smoothed functions are tried too, and the best is kept.
     """
     best = Integers(document, _dynamic_targets(document, rules))
-    if data is None or not settings.smooth or not best.targets.multiplied:
+    if samples is None or not settings.smooth or not best.targets.multiplied:
         return best
-    tries = _Tries(document, rules, data, settings, progress)
+    tries = _Tries(document, rules, samples, settings, progress)
     products = [u for s in find(document)[0] if s.name in best.targets.multiplied for u in s.uses]
     wanted = {use.node.input[0]: ["absmean"] for use in products}
     seen = collect(document, tries.feeds, wanted, threads=settings.threads, progress=progress)
@@ -123,7 +123,7 @@ def _dynamic_targets(document: Document, rules: Recipe) -> IntegerSites:
 
 
 def static(
-    original: Document, document: Document, rules: Recipe, settings: Options, data: Data | None, progress: Progress
+    original: Document, document: Document, rules: Recipe, settings: Options, samples: Samples | None, progress: Progress
 ) -> Integers:
     """Calibrate a prepared, simplified model, try ways to quantize its activations, and keep the best.
 
@@ -132,12 +132,12 @@ def static(
         ModelError: nothing can compute on integers.
         StatisticsError: statistics of another model, or without what the method needs.
     """
-    if data is None:
+    if samples is None:
         raise FeedError(
             "static activations need samples that the model will see: give --data; made-up ones would give ranges that "
             "mean nothing"
         )
-    tries = _Tries(document, rules, data, settings, progress)
+    tries = _Tries(document, rules, samples, settings, progress)
     best = tries.run(_statistics(settings, original))
     return Integers(best.document, tries.trial.targets(best.document, best.static), best.static, tries.solved)
 
@@ -145,12 +145,10 @@ def static(
 class _Tries:
     """The searches for one model: on the model as it is, then on functions equal to it that may be easier to round."""
 
-    def __init__(self, document: Document, rules: Recipe, data: Data, settings: Options, progress: Progress) -> None:
+    def __init__(self, document: Document, rules: Recipe, samples: Samples, settings: Options, progress: Progress) -> None:
         self.document, self.settings, self.progress = document, settings, progress
-        with runtime.session_of(document, threads=settings.threads) as session:
-            inputs = samples_.inputs_of(session)
         self.streams = candidates(Flow(document.proto.graph)) if settings.rebase else []
-        given = open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
+        given = samples.for_calibration(document)
         self._chooses = bool(self.streams) or _chooses(settings)
         self.feeds, judged = held_out(given, _SCORED) if self._chooses else (given, given)
         self.trial = _Trial(document, rules, judged, settings)

@@ -21,8 +21,9 @@ from onnxquant.budget.candidates import DEFAULT, parse, spec_of
 from onnxquant.budget.choices import Choice, Table
 from onnxquant.budget.loss_table import Weighing
 from onnxquant.budget.sensitivity import Sensitivity
-from onnxquant.calibration.feeds import Chosen, Data, Feeds, held_out
-from onnxquant.convert.solve_weights import Work, opened
+from onnxquant.calibration.feeds import Chosen, Feeds, held_out
+from onnxquant.calibration.samples import Samples
+from onnxquant.convert.solve_weights import Work
 from onnxquant.errors import ModelError, RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.graph.io import Document
@@ -52,23 +53,23 @@ class Found:
     solved: jobs.Results
 
 
-def search(document: Document, rules: Recipe, data: Data | None, work: Work) -> Found:
+def search(document: Document, rules: Recipe, samples: Samples | None, work: Work) -> Found:
     """Rules that give each weight the format that suits the bound best.
 
     Args:
         document: the prepared model.
         rules: those before the last stay as they are; what the last one would decide is chosen.
-        data: samples, in part for weighing, in part for judging.
+        samples: samples, in part for weighing, in part for judging.
         work: the settings ``budget_bpw``, ``max_size``, ``min_sqnr``, ``formats`` ..., and the folder for solved weights.
 
     Raises:
         RecipeError: there is no data, or no choice of formats keeps the bound.
         FeedError: the data does not fit.
     """
-    if data is None:
+    if samples is None:
         raise RecipeError("a search for formats weighs them on samples that the model will see: give --data")
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        return _Search(document, rules, opened(document, data, work.settings), work, Path(folder)).run()
+        return _Search(document, rules, samples.for_calibration(document), work, Path(folder)).run()
 
 
 class _Search:

@@ -135,6 +135,7 @@ def _feeds(source: Path | Document, data: Data, wish: Calibration, settings: Opt
     with runtime.extendable(source, settings.threads) as model:
         session = model.session(runtime.output_addition(()))
         if data is not None:
-            return samples_.given(data, samples_.inputs_of(session), wish.samples, settings.preprocess)
+            inputs = samples_.inputs_of(session)
+            return feeds_.open_feeds(data, inputs, limit=wish.samples, preprocess=settings.preprocess)
         count = wish.samples or samples_.SYNTHETIC
-        return samples_.made_up(session, model.document, settings.dims(), count, settings.seed)
+        return samples_.synthetic_samples(session, model.document, settings.dims(), count, settings.seed)

@@ -1,8 +1,8 @@
-"""Samples for a run: the user's, or synthetic ones that the model accepts."""
+"""Samples for a run: the user's, opened once, or synthetic ones that the model accepts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
@@ -10,23 +10,67 @@ from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find
 from onnxquant.passes.pipeline import prepare
+from onnxquant.recipe.options import Options
 
 SYNTHETIC = 8
-"""Synthetic samples where nobody says how many."""
+"""Number of synthetic samples where nobody says how many."""
 
 
-def given(
-    data: feeds_.Data, inputs: list[feeds_.Input], limit: int | None, preprocess: feeds_.Description | None = None
-) -> feeds_.Feeds:
-    """The user's samples, read when they are asked for.
+class Samples:
+    """The user's samples. They are opened when a step first needs them, and never again.
 
-    Raises:
-        FeedError: they do not fit the model.
+    Steps that need fewer samples take the first ones. Calibration needs more than the proof, so it goes first; a run that
+    only proves goes through no more samples than the proof needs.
+
+    Args:
+        data: the samples as the user gave them; see ``open_feeds``
+        options: numbers of samples, preprocessing and threads
     """
-    return feeds_.open_feeds(data, inputs, limit=limit, preprocess=preprocess)
+
+    def __init__(self, data: feeds_.Data, options: Options) -> None:
+        self._data, self._options = data, options
+        self._feeds: feeds_.Feeds | None = None
+
+    def for_calibration(self, model: Document) -> feeds_.Feeds:
+        """The samples that statistics and searches run on.
+
+        Args:
+            model: a model that takes the inputs
+
+        Raises:
+            FeedError: they do not fit the model.
+        """
+
+        def inputs() -> list[feeds_.Input]:
+            with runtime.session_of(model, threads=self._options.threads) as session:
+                return inputs_of(session)
+
+        count = self._options.calibration_samples
+        return _first(self._opened(inputs, max(count, self._options.samples)), count)
+
+    def for_proof(self, session: runtime.Session) -> feeds_.Feeds:
+        """The samples that the proof compares outputs on.
+
+        Args:
+            session: session of the original model
+
+        Raises:
+            FeedError: they do not fit the model.
+        """
+        count = self._options.samples
+        return _first(self._opened(lambda: inputs_of(session), count), count)
+
+    def _opened(self, inputs: Callable[[], list[feeds_.Input]], limit: int) -> feeds_.Feeds:
+        if self._feeds is None:
+            self._feeds = feeds_.open_feeds(self._data, inputs(), limit=limit, preprocess=self._options.preprocess)
+        return self._feeds
 
 
-def made_up(
+def _first(feeds: feeds_.Feeds, count: int) -> feeds_.Feeds:
+    return feeds if len(feeds) <= count else feeds_.Chosen(feeds, range(count))
+
+
+def synthetic_samples(
     session: runtime.Session, document: Document, dims: Mapping[str, int], count: int, seed: int
 ) -> feeds_.Feeds:
     """Seeded synthetic samples, of the first shapes with which the model runs.
@@ -55,5 +99,5 @@ def made_up(
 
 
 def inputs_of(session: runtime.Session) -> list[feeds_.Input]:
-    """What a session takes."""
+    """The inputs of a session."""
     return [feeds_.Input(name, kind, tuple(shape)) for name, kind, shape in runtime.inputs_of(session)]

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from onnxquant.activations.candidates import changed
 from onnxquant.calibration.collect import collect
-from onnxquant.calibration.feeds import Data, Feeds
+from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import Reader, grams
+from onnxquant.calibration.samples import Samples
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
-from onnxquant.convert.solve_weights import Work, opened
+from onnxquant.convert.solve_weights import Work
 from onnxquant.errors import RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.formats.matrix import Matrix
@@ -50,7 +51,7 @@ class Rescaled:
     notes: tuple[str, ...] = ()
 
 
-def rescaled(document: Document, rules: Recipe, data: Data | None, work: Work) -> Rescaled:
+def rescaled(document: Document, rules: Recipe, samples: Samples | None, work: Work) -> Rescaled:
     """The model that weights are encoded of, for the rules' solvers and the order of columns that was asked for.
 
     Raises:
@@ -66,10 +67,10 @@ def rescaled(document: Document, rules: Recipe, data: Data | None, work: Work) -
     scaled = {d.name: forms[d.name] for d in plan.encoded if d.solver == Awq.name}
     copy, notes = document.copy(), list[str]()
     if scaled:
-        notes.append(_scale(copy, scaled, data, work).sentence("scaled") or "no activation to scale")
+        notes.append(_scale(copy, scaled, samples, work).sentence("scaled") or "no activation to scale")
     orders: dict[str, NDArray[np.int32]] = {}
     if strategy is not None:
-        folded, orders = _permute(copy, strategy, set(forms), data, work)
+        folded, orders = _permute(copy, strategy, set(forms), samples, work)
         notes.append(folded.sentence("permuted") or "no activation to permute")
     return Rescaled(copy, tuple(changed(document, copy)), orders, tuple(notes))
 
@@ -93,10 +94,10 @@ def _weighed(
         yield one[weight], gram, count
 
 
-def _scale(document: Document, forms: dict[str, Format], data: Data | None, work: Work) -> Folded:
-    if data is None:
+def _scale(document: Document, forms: dict[str, Format], samples: Samples | None, work: Work) -> Folded:
+    if samples is None:
         raise RecipeError("solver awq needs samples that tell what weights are multiplied with: give --data")
-    feeds, settings = opened(document, data, work.settings), work.settings
+    feeds, settings = samples.for_calibration(document), work.settings
     read = _readers(document, forms)
     # A Conv's channels are on the second axis.
     kinds = {x: "absmean:1" if r[0][1].node.op_type == "Conv" else "absmean" for x, r in read.items()}
@@ -133,17 +134,17 @@ def _decoded(form: Format, matrix: Matrix) -> Matrix:
 
 
 def _permute(
-    document: Document, strategy: Strategy, names: set[str], data: Data | None, work: Work
+    document: Document, strategy: Strategy, names: set[str], samples: Samples | None, work: Work
 ) -> tuple[Folded, dict[str, NDArray[np.int32]]]:
     """Fold orders where that is possible; what is left is stored beside the weights."""
     energies: dict[str, NDArray[np.float64]] = {}
     read = _readers(document, names)
     if strategy == "activation":
-        if data is None:
+        if samples is None:
             raise RecipeError(
                 "permutation activation needs samples that tell what weights are multiplied with: give --data"
             )
-        for x, gram, _ in _weighed(document, read, opened(document, data, work.settings), work):
+        for x, gram, _ in _weighed(document, read, samples.for_calibration(document), work):
             if len(gram) == 1:
                 energies[x] = np.diagonal(gram[0]).copy()
     orders = permute.orders(document, strategy, energies)

@@ -16,6 +16,7 @@ from onnxquant.activations.insert import Dynamic, Static
 from onnxquant.artifact import lowering
 from onnxquant.artifact.stored import digest, metadata
 from onnxquant.budget import search as budget
+from onnxquant.calibration.samples import Samples
 from onnxquant.convert import equivalent as rescaling
 from onnxquant.convert import recipe_of_plan as plan_recipe
 from onnxquant.convert import solve_weights as solving
@@ -84,6 +85,7 @@ def quantize(
     entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
     settings, rules = Options.of_recipe(entries, options)
     whole.check(settings, entries)
+    samples = None if data is None else Samples(data, settings)
     original = load(source, settings.external_root)
     _refuse_quantized(original)
     document = original.copy()
@@ -96,14 +98,14 @@ def quantize(
     evidence.check()
     if settings.whole_graph:
         report = Report.of_plan(original, evidence.place, Plan(()), notes)
-        return evidence.finish(_whole_graph(original, document, report, origin, (data, settings, progress)))
+        return evidence.finish(_whole_graph(original, document, report, origin, (samples, settings, progress)))
     notes += _made_ready(document, rules, settings)
     with solving.workspace(settings) as folder:
         work = solving.Work(folder, settings, progress)
-        chosen = budget.search(document, rules, data, work) if settings.searches else None
+        chosen = budget.search(document, rules, samples, work) if settings.searches else None
         rules = chosen.rules if chosen else rules
-        ready = rescaling.rescaled(document, rules, data, work)
-        beside, plan = _plan(original, ready, rules, data, work)
+        ready = rescaling.rescaled(document, rules, samples, work)
+        beside, plan = _plan(original, ready, rules, samples, work)
         plan = replace(plan, rescaled=ready.weights, origin=origin)
         if chosen:
             beside = replace(beside, solved=chosen.solved.without(ready.weights))
@@ -112,7 +114,7 @@ def quantize(
         if settings.save_recipe is not None:
             plan_recipe.save(plan, find(beside.document)[0], rules, settings)
         made = (beside, plan, [*notes, *ready.notes])
-        report = _carry_out(original, evidence.place, made, data, replace(work, orders=ready.orders))
+        report = _carry_out(original, evidence.place, made, samples, replace(work, orders=ready.orders))
         report.search = chosen.about if chosen else {}
         return evidence.finish(report)
 
@@ -127,7 +129,11 @@ def _made_ready(document: Document, rules: Recipe, settings: Options) -> list[st
 
 
 def _carry_out(
-    original: Document, path: Path, made: tuple[integers.Integers, Plan, list[str]], data: Data, work: solving.Work
+    original: Document,
+    path: Path,
+    made: tuple[integers.Integers, Plan, list[str]],
+    samples: Samples | None,
+    work: solving.Work,
 ) -> Report:
     """Encode, lower, save and prove a plan."""
     beside, plan, notes = made
@@ -145,32 +151,34 @@ def _carry_out(
     refuse_overwriting(original, path)
     with Publisher(path, external=external, force=settings.force) as publisher:
         # Samples come first: data that does not fit is refused before any work.
-        samples = _samples(original, data, settings, work.progress) if settings.proof else None
-        solved = solving.solve(document, plan, data, work, beside.solved)
+        unsolved = solving.decisions_to_solve(plan, work.orders, beside.solved)
+        feeds = samples.for_calibration(document) if samples and unsolved else None
+        outputs = _samples(original, samples, settings, work.progress) if settings.proof else None
+        solved = solving.solve(document, unsolved, feeds, work)
         encoder = _Encoder(beside, solved, work.progress, sum(d.elements for d in plan.encoded), proven=settings.proof)
         lowering.write(document, plan, publisher, encoder)
     report.finish(path, encoder.results, external=external)
-    if samples is not None:
+    if outputs is not None:
         told = partial(_tell, work.progress)
-        report.prove(compare(original, path, samples, settings, told, Made(document, encoder.digests)))
+        report.prove(compare(original, path, outputs, settings, told, Made(document, encoder.digests)))
     return report
 
 
 def _whole_graph(
-    original: Document, document: Document, report: Report, origin: str, run: tuple[Data, Options, Progress]
+    original: Document, document: Document, report: Report, origin: str, run: tuple[Samples | None, Options, Progress]
 ) -> Report:
     """The way of ``quantize`` for a whole graph in float16."""
-    data, settings, progress = run
+    samples, settings, progress = run
     path = Path(str(report.output))
     if settings.dry_run:
         whole.plan(document, report, settings)
         return report
     refuse_overwriting(original, path)
-    samples = _samples(original, data, settings, progress) if settings.proof else None
+    outputs = _samples(original, samples, settings, progress) if settings.proof else None
     external = settings.is_external(already=original.is_external(), nbytes=0)
     whole.write(document, report, settings, origin, external=external)
-    if samples is not None:
-        report.prove(compare(original, path, samples, settings, partial(_tell, progress)))
+    if outputs is not None:
+        report.prove(compare(original, path, outputs, settings, partial(_tell, progress)))
     return report
 
 
@@ -178,12 +186,14 @@ def _tell(progress: Progress, stage: str) -> None:
     progress(f"proof: {stage}", 0.0)
 
 
-def _samples(original: Document, data: Data, settings: Options, progress: Progress) -> Reference | FeedError:
+def _samples(
+    original: Document, samples: Samples | None, settings: Options, progress: Progress
+) -> Reference | FeedError:
     progress("proof: original", 0.0)
     try:
-        return reference_of(original, data, settings)
+        return reference_of(original, samples, settings)
     except FeedError as error:
-        if data is not None:
+        if samples is not None:
             raise
         return error
 
@@ -235,7 +245,7 @@ class _Encoder:
 
 
 def _plan(
-    original: Document, ready: rescaling.Rescaled, rules: Recipe, data: Data, work: solving.Work
+    original: Document, ready: rescaling.Rescaled, rules: Recipe, samples: Samples | None, work: solving.Work
 ) -> tuple[integers.Integers, Plan]:
     """The plan, and the float model that it is of: static activations change weights before they are encoded."""
     settings, progress, document = work.settings, work.progress, ready.document
@@ -243,10 +253,10 @@ def _plan(
     activations: Static | Dynamic | None = None
     before = document.copy() if settings.activations != "none" else document
     if settings.activations == "dynamic":
-        made = integers.dynamic(document, rules, settings, data, progress)
+        made = integers.dynamic(document, rules, settings, samples, progress)
         activations = Dynamic({"integer_kernels": len(made.targets.multiplied)})
     elif settings.activations == "static":
-        made = integers.static(original, document, rules, settings, data, progress)
+        made = integers.static(original, document, rules, settings, samples, progress)
         activations = made.static
     if activations:
         # Whoever compares the file with its original must know which weights are not the original's.
@@ -255,7 +265,7 @@ def _plan(
     sites, left = find(made.document)
     plan = make_plan(sites, left, rules, made.document.opset, made.targets, ready.orders)
     plan = replace(plan, activations=activations)
-    return made, assign_solvers(plan, made.document, has_samples=data is not None)
+    return made, assign_solvers(plan, made.document, has_samples=samples is not None)
 
 
 def origin_of(original: Document, settings: Options, rules: Recipe) -> dict[str, Any]:

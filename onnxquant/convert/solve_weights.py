@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant import runtime
-from onnxquant.calibration import samples as samples_
-from onnxquant.calibration.feeds import Data, Feeds, open_feeds
+from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import grams
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
 from onnxquant.errors import OutputError, WeightError
@@ -45,27 +43,35 @@ class Work:
     orders: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
 
 
-def solve(
-    document: Document, plan: Plan, data: Data | None, work: Work, known: Mapping[str, Encoded] | None = None
-) -> Mapping[str, Encoded]:
-    """The weights of a plan that are not rounded to nearest, by name; they lie in files.
+def decisions_to_solve(plan: Plan, orders: Container[str], solved: Container[str]) -> list[EncodeDecision]:
+    """Decisions about weights that are not just rounded to nearest, and not solved yet.
 
     Args:
-        document: the float model.
-        plan: with solvers, as of ``assign``.
-        data: samples; None: no solver needs them.
-        work: where and how.
-        known: weights that are solved already.
+        plan: plan with solvers
+        orders: names of the weights whose columns are stored in another order
+        solved: names of the weights that are solved already
+    """
+    return [d for d in plan.encoded if (d.solver != Rtn.name or d.name in orders) and d.name not in solved]
+
+
+def solve(
+    document: Document, decisions: Sequence[EncodeDecision], feeds: Feeds | None, work: Work
+) -> Mapping[str, Encoded]:
+    """Solved weights by name; they lie in files.
+
+    Args:
+        document: the float model
+        decisions: decisions about the weights
+        feeds: samples; None where there are none
+        work: folder, settings and progress
 
     Raises:
         FeedError: the data does not fit the model.
         WeightError: a weight cannot be encoded.
     """
-    chosen = [d for d in plan.encoded if d.solver != Rtn.name or d.name in work.orders]
-    wanted = {d.name: d for d in chosen if d.name not in (known or {})}
+    wanted = {d.name: d for d in decisions}
     results = jobs.Results(work.folder)
     if wanted:
-        feeds = None if data is None else opened(document, data, work.settings)
         try:
             _solve(document, wanted, feeds, results, work)
         except WeightError as error:
@@ -90,17 +96,6 @@ def workspace(settings: Options) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made: {error.strerror}") from None
     yield folder
-
-
-def opened(document: Document, data: Data, settings: Options) -> Feeds:
-    """The samples, read when they are asked for.
-
-    Raises:
-        FeedError: they do not fit the model.
-    """
-    with runtime.session_of(document, threads=settings.threads) as session:
-        inputs = samples_.inputs_of(session)
-    return open_feeds(data, inputs, limit=settings.calibration_samples, preprocess=settings.preprocess)
 
 
 def _solve(

@@ -16,6 +16,7 @@ from onnxquant.activations.search import FOR_ACCURACY
 from onnxquant.artifact import lowering
 from onnxquant.artifact.stored import Record, dequantize, metadata, records, verify
 from onnxquant.calibration.calibrate import calibrate
+from onnxquant.calibration.samples import Samples
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
@@ -84,7 +85,7 @@ def validate(
         refuse_overwriting(document, path)
         refuse_overwriting(file, path)
     progress("samples", 0.0)
-    samples = reference_of(document, data, settings)
+    samples = reference_of(document, None if data is None else Samples(data, settings), settings)
     proof = compare(document, Path(quantized), samples, settings, lambda stage: progress(stage, 0.0))
     if detailed and records(file.proto):
         run, told = (samples.feeds, samples.outputs), partial(progress, "damage of each site")
@@ -112,7 +113,8 @@ def benchmark(*models: str | Path, data: Data = None, **options: Any) -> list[di
     settings = Options.make(options)
     paths = [Path(m) for m in models]
     sizes = [load_document(p, settings.external_root).size() for p in paths]
-    feed = reference(paths[0], data, replace(settings, samples=1)).feeds[0]
+    settings = replace(settings, samples=1)
+    feed = reference(paths[0], None if data is None else Samples(data, settings), settings).feeds[0]
     named = {"original" if i == 0 else str(i): p for i, p in enumerate(paths)}
     measured = latencies(named, feed, settings.threads)
     rows = []

@@ -26,6 +26,7 @@ from onnxquant.artifact.stored import (
     records,
 )
 from onnxquant.artifact.stored import rescaled as rescaled_weights
+from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import Document, graphs, load
 from onnxquant.graph.publish import Publisher
@@ -40,7 +41,7 @@ from onnxquant.validation.kernels import kernels_of
 from onnxquant.validation.leftover_conversions import conversions
 from onnxquant.validation.metric import Metric
 from onnxquant.validation.outputs import Case, compare_outputs, has_our_ops, latencies, rounds_activations
-from onnxquant.validation.reference import Data, Reference, reference
+from onnxquant.validation.reference import Reference, reference
 from onnxquant.validation.saturation import emulate
 
 Progress = Callable[[str], None]
@@ -109,10 +110,10 @@ class Made:
     digests: Mapping[str, str]
 
 
-def reference_of(original: Document, data: Data, options: Options) -> Reference:
+def reference_of(original: Document, given: Samples | None, options: Options) -> Reference:
     """Samples with the original's outputs."""
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        return reference(_runnable(original, Path(folder), options), data, options)
+        return reference(_runnable(original, Path(folder), options), given, options)
 
 
 def compare(

@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
+from onnxquant.calibration.samples import Samples, inputs_of
 from onnxquant.errors import FeedError, ModelError, RecipeError, nearest
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
@@ -39,7 +40,7 @@ def _check_dims(options: Options, inputs: list[feeds_.Input]) -> None:
             raise RecipeError(f"dim {name!r}: no input has a dimension of that name{nearest(name, known)}")
 
 
-def reference(model: Path, data: Data, options: Options) -> Reference:
+def reference(model: Path, samples: Samples | None, options: Options) -> Reference:
     """Run a model on the user's samples, or on synthetic ones that it accepts.
 
     Raises:
@@ -48,11 +49,11 @@ def reference(model: Path, data: Data, options: Options) -> Reference:
     """
     settings = runtime.session_options(threads=options.threads, mapped=True)
     session = runtime.open_session(model, settings)
-    inputs = [feeds_.Input(name, kind, tuple(shape)) for name, kind, shape in runtime.inputs_of(session)]
-    if data is not None:
-        opened = feeds_.open_feeds(data, inputs, limit=options.samples, preprocess=options.preprocess)
-        given = list(opened)
-        return Reference(given, [runtime.run(session, f) for f in given], opened.about)
+    if samples is not None:
+        opened = samples.for_proof(session)
+        feeds = list(opened)
+        return Reference(feeds, [runtime.run(session, f) for f in feeds], opened.about)
+    inputs = inputs_of(session)
     if options.preprocess is not None:
         raise FeedError("preprocess says how samples are made of --data, which is missing")
     _check_dims(options, inputs)

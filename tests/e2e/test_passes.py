@@ -13,6 +13,7 @@ import pytest
 from conftest import DEFAULT_MODEL, ROOT
 
 from onnxquant import runtime
+from onnxquant.calibration.samples import Samples
 from onnxquant.graph.analysis.linear import linear
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document, load, nodes
@@ -79,8 +80,8 @@ def test_equal_outputs_after_every_pass(name: str) -> None:
     path, most = MODELS[name]
     if not path.exists():
         pytest.skip(f"{path.relative_to(ROOT)} is not there; scripts/fetch_models.py fetches it")
-    given = path.parent / "feeds.npz"
-    feeds = reference(path, given if given.exists() else None, Options(samples=1)).feeds
+    given, options = path.parent / "feeds.npz", Options(samples=1)
+    feeds = reference(path, Samples(given, options) if given.exists() else None, options).feeds
     document = load(path)
     prepare(document)
     before = [outputs_of(path, f) for f in feeds]

@@ -1,0 +1,81 @@
+"""Samples of a run: opened once, and no more of them read than the steps need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+
+import onnxquant
+from onnxquant.recipe.options import Options
+
+K, N = 96, 512
+
+
+class Source:
+    """Samples of one matrix product that count how often they are gone through, and how far."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.read = count, [0] * count
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for i in range(self.count):
+            self.read[i] += 1
+            yield {"x": graphs.weight(2, 3, K, seed=i)}
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """The limits with which data is opened."""
+    from onnxquant.calibration import feeds
+
+    limits: list[int | None] = []
+    open_feeds = feeds.open_feeds
+
+    def counted(data: Any, inputs: Any, **options: Any) -> Any:
+        limits.append(options["limit"])
+        return open_feeds(data, inputs, **options)
+
+    monkeypatch.setattr(feeds, "open_feeds", counted)
+    return limits
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "int4"},
+        {"format": "int4", "solver": "awq"},
+        {"format": "int4", "permutation": "activation", "target": "custom"},
+        {"formats": ("int8", "int4"), "budget_bpw": 5.0},
+        {"activations": "static", "solver": "rtn", "smooth": False},
+        {"activations": "dynamic"},
+    ],
+    ids=lambda o: "-".join(map(str, o.values())),
+)
+def test_data_is_opened_once(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = opened(monkeypatch)
+    report = onnxquant.quantize(graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=Source(12), **options)
+    assert limits == [Options().calibration_samples]
+    assert report.proof.feeds["samples"] == Options().samples
+
+
+def test_a_run_that_only_proves_reads_no_other_samples(tmp_path: Path) -> None:
+    source = Source(12)
+    onnxquant.quantize(graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=source, samples=3)
+    assert all(source.read[:3]) and not any(source.read[3:])
+
+
+def test_an_iterator_serves_calibration_and_proof(tmp_path: Path) -> None:
+    data = iter(Source(12))
+    report = onnxquant.quantize(graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=data, format="int4", samples=5)
+    assert {s.decision.solver for s in report.encoded} == {"gptq"}
+    assert report.passed and report.proof.feeds["samples"] == 5
+
+
+def test_more_samples_may_be_proven_than_calibrated(tmp_path: Path) -> None:
+    report = onnxquant.quantize(
+        graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=Source(12), format="int4", samples=9, calibration_samples=2
+    )
+    assert report.proof.feeds["samples"] == 9
