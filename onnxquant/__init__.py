@@ -19,13 +19,15 @@ from onnxquant.errors import (
 from onnxquant.formats import Encoded, Format, formats
 from onnxquant.inspect.api import Model, benchmark, calibrate, dequantize, info, library_path, validate, verify
 from onnxquant.native.arrays import decode, encode
-from onnxquant.observers import Grid
+from onnxquant.observers import ActivationGrid
 from onnxquant.report.data import Report
 from onnxquant.runtime import load
 from onnxquant.targets import targets
 from onnxquant.version import __version__
 
+Grid = ActivationGrid  # its name before there were grids of weights
 __all__ = [
+    "ActivationGrid",
     "BatchReport",
     "Encoded",
     "FeedError",

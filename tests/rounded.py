@@ -12,8 +12,8 @@ from agreement import outputs
 from numpy.typing import NDArray
 
 from onnxquant.activations.codes import Codes
-from onnxquant.activations.insert import Static
-from onnxquant.activations.placement import place
+from onnxquant.activations.placement import Cause, FloatKernel, place
+from onnxquant.activations.plan import StaticActivations
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.names import ACTIVATION
 
@@ -35,13 +35,21 @@ def values(proto: onnx.ModelProto, names: list[str], feed: Feed) -> dict[str, ND
     return {name: found[f"{name}/given" if name in inputs else name] for name in names}
 
 
-def static(proto: onnx.ModelProto, feed: Feed, codes: Codes | None = None, *excluded: str) -> Static:
+def static(proto: onnx.ModelProto, feed: Feed, codes: Codes | None = None, *excluded: str) -> StaticActivations:
     """What becomes of the activations of a float model."""
     codes = codes or Codes()
-    found = place(Flow(proto.graph), dict.fromkeys(excluded, "excluded"), clamps=not codes.symmetric)
+    found = place(
+        Flow(proto.graph), dict.fromkeys(excluded, FloatKernel(Cause.WEIGHT, "excluded")), clamps=not codes.symmetric
+    )
     seen = values(proto, found.sources, feed)
     ranges = {name: (float(v.min()), float(v.max())) for name, v in seen.items()}
-    return Static(codes, tuple(found.tensors.values()), ranges, "minmax", tuple(found.split), {})
+    return StaticActivations(
+        codes=codes,
+        tensors=tuple(found.tensors.values()),
+        ranges=ranges,
+        method="minmax",
+        split_gemms=found.split_gemms,
+    )
 
 
 def inserted(proto: onnx.ModelProto, feed: Feed, codes: Codes | None = None) -> onnx.ModelProto:

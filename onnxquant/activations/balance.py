@@ -1,11 +1,11 @@
-"""Channels of unequal range before a depthwise Conv: widened in what makes them, narrowed in what reads them.
+"""Balancing of channels before a depthwise Conv: scaled up in the Conv that makes them, down in the one that reads them.
 
-A channel c of the tensor between Conv -> (Relu | Clip) -> depthwise Conv may be multiplied with any a_c > 0: the maker's
-rows take it, the reader's rows its inverse, and both have a scale of their own per row, so that neither weight loses
-anything. With a_c = bound / max|x_c| every channel would use the whole range of the tensor's codes, as if each had a scale
-of its own, but a channel that exceeds its largest value of calibration would be clipped there; and rare features exceed it
-by far (efficientnet_lite0: a channel in fifty by more than twice, on photographs like those of calibration). So a_c is
-(bound / max|x_c|)^strength: 0.7 leaves the narrower channels, where most can be won, the more room. Test outputs at
+A channel c of the tensor between Conv -> (Relu | Clip) -> depthwise Conv may be multiplied with any a_c > 0: the rows of
+the first weight take it, the rows of the second its inverse. Both have a scale of their own per row, so that neither weight
+loses anything. With a_c = bound / max|x_c| every channel would use the whole range of the tensor's codes, as if each had a
+scale of its own, but a channel that exceeds its largest value of calibration would be clipped there; and rare features
+exceed it by far (efficientnet_lite0: a channel in fifty by more than twice, on photographs like those of calibration). So
+a_c is (bound / max|x_c|)^strength: 0.7 gives the narrower channels, where most can be won, the more room. Test outputs at
 strengths 0, 0.5, 0.7, 1: mobilenet_v2 20.4, 20.2, 21.1, 21.4 dB; efficientnet_lite0 22.3, 23.1, 22.9, 20.5 dB.
 
 After: cross-layer equalization (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
@@ -15,38 +15,80 @@ Correction", arXiv 1906.04721, section 4.1), with activations instead of weights
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.activations.op_kinds import bounds
+from onnxquant.activations.op_kinds import clamp_bounds
 from onnxquant.activations.placement import Placement, Unit
 from onnxquant.graph.flow import Flow, attribute
 from onnxquant.graph.io import Document
 
-# A channel that is nearly always zero is not blown up by more than this.
-_MOST = 1024.0
+# The largest factor of a channel: one that is nearly always zero is not scaled up further.
+_LARGEST_FACTOR = 1024.0
 STRENGTH = 0.7
 
 
-def candidates(flow: Flow, placement: Placement) -> dict[str, Unit]:
-    """Tensors whose channels can be balanced, with the unit that makes them."""
-    makers = {u.outputs[0]: u for u in placement.kernels}
-    found = {}
+@dataclass(frozen=True)
+class _Channels:
+    """A tensor whose channels can be balanced.
+
+    Attributes:
+        conv: the Conv that computes it, behind clamps.
+        top: the lowest upper bound of the clamps; infinity where there is none.
+        readers: the depthwise Convs that read it, each with its weight.
+    """
+
+    conv: onnx.NodeProto
+    top: float
+    readers: list[_Reader]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    node: onnx.NodeProto
+    weight: onnx.TensorProto
+
+
+def candidates(flow: Flow, placement: Placement) -> list[str]:
+    """Tensors whose channels can be balanced."""
+    return list(_candidates(flow, placement))
+
+
+def _candidates(flow: Flow, placement: Placement) -> dict[str, _Channels]:
+    producers = {u.outputs[0]: u for u in placement.kernels}
+    channels = {}
     for name, tensor in placement.tensors.items():
-        unit = makers.get(name)
-        if unit is None or not tensor.made or unit.node.op_type != "Conv" or not flow.is_private(name):
+        unit = producers.get(name)
+        if unit is None or not tensor.produced or not flow.is_private(name):
             continue
-        if any((bounds(c, flow) or (1.0, 0.0))[0] != 0.0 for c in unit.clamps):
-            continue
-        inner = [unit.node.output[0], *(c.output[0] for c in unit.clamps)]
-        if not all(flow.is_private(n) for n in inner):
-            continue
-        readers = flow.consumers(name)
-        if readers and all(_is_depthwise(flow, r) and r.input[0] == name for r in readers):
-            found[name] = unit
-    return found
+        conv, readers = flow.producer(unit.node.output[0]), _depthwise_readers(flow, name)
+        if conv is not None and conv.op_type == "Conv" and readers and _can_be_scaled(flow, unit):
+            tops = [b[1] for c in unit.clamps if (b := clamp_bounds(c, flow)) is not None]
+            channels[name] = _Channels(conv, min(tops, default=float("inf")), readers)
+    return channels
+
+
+def _can_be_scaled(flow: Flow, unit: Unit) -> bool:
+    """Whether clamps begin at zero, and nothing else reads the tensors between them."""
+    if any((clamp_bounds(c, flow) or (1.0, 0.0))[0] != 0.0 for c in unit.clamps):
+        return False
+    return all(flow.is_private(n) for n in (unit.node.output[0], *(c.output[0] for c in unit.clamps)))
+
+
+def _depthwise_readers(flow: Flow, name: str) -> list[_Reader]:
+    """The readers of a tensor with their weights; empty where one of them is no depthwise Conv of it."""
+    readers = []
+    for node in flow.consumers(name):
+        weight = flow.constant(node.input[1]) if node.op_type == "Conv" else None
+        if weight is None or len(weight.dims) < 2 or weight.dims[1] != 1 or attribute(node, "group", 1) <= 1:
+            return []
+        if node.input[0] != name:
+            return []
+        readers.append(_Reader(node, weight))
+    return readers
 
 
 def balance(
@@ -59,7 +101,7 @@ def balance(
 
     Args:
         document: the float model that the placement was made on.
-        placement: where integers are.
+        placement: nodes and tensors that are integers.
         largest: max|x_c| per channel of the tensors of ``candidates``.
         strength: 0 leaves channels as they are, 1 makes them all equally wide.
 
@@ -67,23 +109,20 @@ def balance(
         the bound that all channels of a balanced tensor have now.
     """
     flow = Flow(document.proto.graph)
-    done: dict[str, float] = {}
-    for name, unit in candidates(flow, placement).items():
+    balanced: dict[str, float] = {}
+    for name, channels in _candidates(flow, placement).items():
         if name not in largest or not np.any(largest[name] > 0):
             continue
-        top = min((b[1] for c in unit.clamps if (b := bounds(c, flow))), default=np.inf)
-        bound = float(top) if np.isfinite(top) else float(largest[name].max())
-        factors = np.clip(bound / np.maximum(largest[name].astype(np.float64), bound / _MOST), 1.0, _MOST) ** strength
-        maker = flow.producer(unit.node.output[0])
-        assert maker is not None
-        _scale(document, flow, maker, factors, with_bias=True)
-        for reader in flow.consumers(name):
-            weight = flow.constant(reader.input[1])
-            assert weight is not None
-            _scale(document, flow, reader, np.repeat(1 / factors, weight.dims[0] // len(factors)), with_bias=False)
-        done[name] = bound
+        bound = channels.top if np.isfinite(channels.top) else float(largest[name].max())
+        ratios = bound / np.maximum(largest[name].astype(np.float64), bound / _LARGEST_FACTOR)
+        factors = np.clip(ratios, 1.0, _LARGEST_FACTOR) ** strength
+        _scale(document, flow, channels.conv, factors, with_bias=True)
+        for reader in channels.readers:
+            repeated = np.repeat(1 / factors, reader.weight.dims[0] // len(factors))
+            _scale(document, flow, reader.node, repeated, with_bias=False)
+        balanced[name] = bound
     flow.apply()
-    return done
+    return balanced
 
 
 def _scale(
@@ -95,8 +134,3 @@ def _scale(
             values = document.array(tensor)
             scaled = values.astype(np.float64) * factors.reshape(-1, *[1] * (values.ndim - 1))
             flow.set_constant(node, position, scaled.astype(values.dtype))
-
-
-def _is_depthwise(flow: Flow, node: onnx.NodeProto) -> bool:
-    weight = flow.constant(node.input[1]) if node.op_type == "Conv" else None
-    return weight is not None and len(weight.dims) > 1 and weight.dims[1] == 1 and attribute(node, "group", 1) > 1

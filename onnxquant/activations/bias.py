@@ -2,12 +2,13 @@
 
 For each Conv and Gemm: E[op(x, W)] - E[op(Q(x), Q(W))] per output channel, over the calibration samples, with the float
 model's own x; that difference is added to the bias. (Empirical bias correction, Nagel et al. 2019, arXiv 1906.04721,
-section 4.2, of each layer by itself: what earlier layers do is corrected there.)
+section 4.2, each layer by itself; there the errors of earlier layers are corrected too.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -19,39 +20,57 @@ from onnxquant.activations.placement import Placement, Unit
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document
+from onnxquant.recipe.progress import Progress, silent
 
-Decoded = Callable[[str], NDArray[np.floating]]
-Progress = Callable[[str, float], None]
-_AXES_AS_INPUT = 18  # opset in which ReduceMean took its axes as an input
+_AXES_AS_INPUT = 18  # opset in which the axes of ReduceMean became an input
+
+
+@dataclass(frozen=True)
+class RoundedKernels:
+    """The kernels of a placement with rounded inputs and weights.
+
+    Attributes:
+        placement: the units of the float model.
+        codes: type of the activations.
+        ranges: lowest and highest value of each source.
+        decoded: a function that returns a weight's values after encoding, by the name of its tensor.
+    """
+
+    placement: Placement
+    codes: Codes
+    ranges: Mapping[str, tuple[float, float]]
+    decoded: Callable[[str], NDArray[np.floating]]
+
+    @property
+    def units(self) -> list[Unit]:
+        """The units that have a bias to correct."""
+        return [u for u in self.placement.kernels if u.node.op_type in ("Conv", "Gemm")]
 
 
 def corrections(
     document: Document,
-    placement: Placement,
-    side: tuple[Codes, Mapping[str, tuple[float, float]]],
-    decoded: Decoded,
+    kernels: RoundedKernels,
     feeds: Feeds,
+    *,
     threads: int | None = None,
-    progress: Progress = lambda stage, done: None,
+    progress: Progress = silent,
 ) -> dict[str, NDArray[np.float64]]:
-    """What is to be added to biases: by the first output of the kernel, one value per channel.
-
-    Each kernel's is its own: it does not depend on which others are computed on integers.
+    """Compute corrections of biases. Each depends on its own kernel alone, not on which others compute on integers.
 
     Args:
         document: the float model.
-        placement: where integers are.
-        side: type of the activations and ranges of their sources.
-        decoded: what becomes of a weight, by the name of its tensor.
+        kernels: the rounded kernels.
         feeds: calibration samples.
-        threads: of the session.
-        progress: told what is done.
+        threads: number of threads of the session.
+        progress: display of the part that is done.
+
+    Returns:
+        by the first output of the kernel, one value per channel to add to its bias.
     """
-    units = [u for u in placement.kernels if u.node.op_type in ("Conv", "Gemm")]
-    if not units:
+    if not kernels.units:
         return {}
-    addition = _simulation(document, (placement, units), side, decoded)
-    names = [n for u in units for n in (_mean(u, "float"), _mean(u, "rounded"))]
+    addition = _simulation(document, kernels)
+    names = [name for u in kernels.units for name in (_mean(u, "float"), _mean(u, "rounded"))]
     sums: dict[str, NDArray[np.float64]] = {}
     with runtime.extendable(document, threads) as source:
         session = source.session(addition)
@@ -59,17 +78,23 @@ def corrections(
             for name, value in runtime.run(session, feed, names).items():
                 sums[name] = sums.get(name, 0.0) + value.astype(np.float64)
             progress("correcting biases", (i + 1) / len(feeds))
-    changes = {u.node.output[0]: (sums[_mean(u, "float")] - sums[_mean(u, "rounded")]) / len(feeds) for u in units}
+    changes = {
+        u.node.output[0]: (sums[_mean(u, "float")] - sums[_mean(u, "rounded")]) / len(feeds) for u in kernels.units
+    }
     return {name: change for name, change in changes.items() if np.isfinite(change).all()}
 
 
 def correct(document: Document, changes: Mapping[str, NDArray[np.float64]]) -> None:
-    """Add to the biases of kernels, in place."""
+    """Add corrections to the biases of kernels, in place.
+
+    Args:
+        document: the float model.
+        changes: corrections by the first output of the kernel.
+    """
     flow = Flow(document.proto.graph)
     for name, change in changes.items():
-        node = flow.producer(name)
-        assert node is not None
-        _add_to_bias(document, flow, node, change)
+        if (node := flow.producer(name)) is not None:
+            _add_to_bias(document, flow, node, change)
     flow.apply()
 
 
@@ -77,39 +102,43 @@ def _mean(unit: Unit, kind: str) -> str:
     return f"onnxquant/{unit.node.output[0]}/mean/{kind}"
 
 
-def _simulation(
-    document: Document,
-    where: tuple[Placement, list[Unit]],
-    side: tuple[Codes, Mapping[str, tuple[float, float]]],
-    decoded: Decoded,
-) -> onnx.ModelProto:
-    """Beside each kernel the same one with rounded weights and input, and the channel means of both."""
-    placement, units = where
-    codes, ranges = side
+def _simulation(document: Document, kernels: RoundedKernels) -> onnx.ModelProto:
+    """An addition with a rounded twin of each kernel, and the channel means of both."""
     addition = onnx.ModelProto()
-    graph, make = addition.graph, onnx.helper.make_node
-    rounded: dict[str, str] = {}
-    for unit in units:
-        x, base = unit.node.input[0], f"onnxquant/{unit.node.output[0]}"
-        if x not in rounded:
-            rounded[x] = f"onnxquant/{x}/rounded"
-            scale, zero = codes.parameters(*ranges[placement.tensors[x].source])
-            names = [f"onnxquant/{x}/scale", f"onnxquant/{x}/zero"]
-            for name, value in zip(names, (scale, zero), strict=True):
-                graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
-            graph.node.append(make("QuantizeLinear", [x, *names], [f"onnxquant/{x}/codes"]))
-            graph.node.append(make("DequantizeLinear", [f"onnxquant/{x}/codes", *names], [rounded[x]]))
-        weight = np.ascontiguousarray(decoded(unit.node.input[1]), np.float32)
-        graph.initializer.append(onnx.numpy_helper.from_array(weight, f"{base}/weight"))
-        twin = onnx.NodeProto()
-        twin.CopyFrom(unit.node)
-        twin.name, twin.input[0], twin.input[1], twin.output[0] = f"{base}/node", rounded[x], f"{base}/weight", base
-        graph.node.append(twin)
-        axes = [0] if unit.node.op_type == "Gemm" else [i for i in range(weight.ndim) if i != 1]
-        for source, kind in ((unit.node.output[0], "float"), (base, "rounded")):
-            graph.node.append(_reduce(graph, source, _mean(unit, kind), axes, document.opset))
-            graph.output.add(name=_mean(unit, kind))
+    rounded_inputs: dict[str, str] = {}
+    for unit in kernels.units:
+        x = unit.node.input[0]
+        if x not in rounded_inputs:
+            rounded_inputs[x] = _add_rounded_input(addition.graph, x, kernels)
+        _add_twin(addition.graph, unit, rounded_inputs[x], kernels, document.opset)
     return addition
+
+
+def _add_rounded_input(graph: onnx.GraphProto, x: str, kernels: RoundedKernels) -> str:
+    """Add a tensor rounded to codes and back; returns its name."""
+    parameters = kernels.codes.parameters(*kernels.ranges[kernels.placement.tensors[x].source])
+    names = [f"onnxquant/{x}/scale", f"onnxquant/{x}/zero"]
+    for name, value in zip(names, parameters, strict=True):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    codes, rounded = f"onnxquant/{x}/codes", f"onnxquant/{x}/rounded"
+    graph.node.append(onnx.helper.make_node("QuantizeLinear", [x, *names], [codes]))
+    graph.node.append(onnx.helper.make_node("DequantizeLinear", [codes, *names], [rounded]))
+    return rounded
+
+
+def _add_twin(graph: onnx.GraphProto, unit: Unit, rounded: str, kernels: RoundedKernels, opset: int) -> None:
+    """Add a kernel with a rounded input and a rounded weight, and outputs with the channel means of both kernels."""
+    base = f"onnxquant/{unit.node.output[0]}"
+    weight = np.ascontiguousarray(kernels.decoded(unit.node.input[1]), np.float32)
+    graph.initializer.append(onnx.numpy_helper.from_array(weight, f"{base}/weight"))
+    twin = onnx.NodeProto()
+    twin.CopyFrom(unit.node)
+    twin.name, twin.input[0], twin.input[1], twin.output[0] = f"{base}/node", rounded, f"{base}/weight", base
+    graph.node.append(twin)
+    axes = [0] if unit.node.op_type == "Gemm" else [i for i in range(weight.ndim) if i != 1]
+    for source, kind in ((unit.node.output[0], "float"), (base, "rounded")):
+        graph.node.append(_reduce(graph, source, _mean(unit, kind), axes, opset))
+        graph.output.add(name=_mean(unit, kind))
 
 
 def _reduce(graph: onnx.GraphProto, source: str, output: str, axes: list[int], opset: int) -> onnx.NodeProto:
@@ -120,7 +149,7 @@ def _reduce(graph: onnx.GraphProto, source: str, output: str, axes: list[int], o
 
 
 def _add_to_bias(document: Document, flow: Flow, node: onnx.NodeProto, change: NDArray[np.float64]) -> None:
-    given = flow.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    before = document.array(given) if given is not None else np.zeros(len(change), np.float32)
+    tensor = flow.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    before = document.array(tensor) if tensor is not None else np.zeros(len(change), np.float32)
     after = before.astype(np.float64) + change.reshape(before.shape)
     flow.set_constant(node, 2, after.astype(before.dtype), f"{node.output[0]}/bias")

@@ -1,9 +1,9 @@
-"""How activations become integers: types, and from a range to scale and zero point."""
+"""Codes of activations: their integer type, and the scale and zero point of a range."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ class Codes:
     Attributes:
         bits: 8 or 16.
         signed: int8, int16; else uint8, uint16.
-        symmetric: the zero point is the middle of the type, so that zero and the sign need no care.
+        symmetric: whether the zero point is the middle of the type.
 
     >>> Codes().parameters(-1.0, 3.0)
     (np.float32(0.015686275), np.uint8(64))
@@ -28,6 +28,16 @@ class Codes:
     bits: int = 8
     signed: bool = False
     symmetric: bool = False
+
+    @classmethod
+    def named(cls, name: str, *, symmetric: bool) -> Self:
+        """The codes of a type by its name.
+
+        >>> Codes.named("uint16", symmetric=False)
+        Codes(bits=16, signed=False, symmetric=False)
+        """
+        dtype = np.dtype(name)
+        return cls(8 * dtype.itemsize, dtype.kind == "i", symmetric)
 
     @property
     def dtype(self) -> np.dtype[Any]:

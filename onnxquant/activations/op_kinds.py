@@ -1,7 +1,7 @@
-"""What ONNX Runtime's CPU provider computes on integers, and how an op treats the scale of what passes through it.
+"""Kinds of operators: which ones ONNX Runtime's CPU provider computes on integers, and what they do with scales.
 
-The lists follow what onnxruntime 1.31 does with DequantizeLinear -> op -> QuantizeLinear. Everything else stays in float
-between a DequantizeLinear and a QuantizeLinear; the report names every conversion that the installed one keeps.
+The lists follow onnxruntime 1.31 and its treatment of DequantizeLinear -> op -> QuantizeLinear. Every other operator stays
+in float between a DequantizeLinear and a QuantizeLinear. The report names every conversion that the installed version keeps.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import onnx
 from onnxquant.graph.flow import STANDARD, Flow, attribute
 
 
-class Kind(Enum):
-    """What an op is to integer activations."""
+class OpKind(Enum):
+    """The role of an operator between integer activations."""
 
     KERNEL = "kernel"  # multiplies with a constant weight
-    VALUE = "value"  # makes new values from old ones: output with a scale of its own
-    MOVE = "move"  # hands values on: output with the scale of its input
-    CLAMP = "clamp"  # Relu, Clip: what the saturation of a QuantizeLinear does by itself
+    VALUE = "value"  # computes new values: its output has a scale of its own
+    MOVE = "move"  # passes values on: its output has the scale of its input
+    CLAMP = "clamp"  # Relu, Clip: a QuantizeLinear that saturates does the same
     FLOAT = "float"
 
 
-# Fused whether or not a QuantizeLinear follows: their integer kernels can give floats.
+# Operators that are fused whether or not a QuantizeLinear follows: their integer kernels can return floats.
 FLOAT_OUTPUT = ("MatMul", "Gemm")
 _KERNELS = ("Conv", "Gemm", "MatMul")
 _VALUES = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
@@ -34,24 +34,24 @@ _MOVES = (
 _CLAMPS = ("Relu", "Clip")
 
 
-def kind_of(node: onnx.NodeProto, flow: Flow) -> Kind:
-    """What a node is, from its op, attributes and which inputs are constant."""
+def kind_of(node: onnx.NodeProto, flow: Flow) -> OpKind:
+    """The kind of a node, from its operator, its attributes and which inputs are constant."""
     if node.domain not in STANDARD:
-        return Kind.FLOAT
+        return OpKind.FLOAT
     if node.op_type in _KERNELS:
-        return Kind.KERNEL if not refused(node, flow) else Kind.FLOAT
+        return OpKind.KERNEL if not kernel_refusal(node, flow) else OpKind.FLOAT
     if node.op_type in _CLAMPS:
-        return Kind.CLAMP if bounds(node, flow) else Kind.FLOAT
+        return OpKind.CLAMP if clamp_bounds(node, flow) else OpKind.FLOAT
     if node.op_type in _VALUES:
-        known = any(flow.constant(name) is not None for name in node.input)
-        return Kind.FLOAT if known else Kind.VALUE
+        has_constant = any(flow.constant(name) is not None for name in node.input)
+        return OpKind.FLOAT if has_constant else OpKind.VALUE
     if node.op_type in _MOVES and not (node.op_type == "Resize" and attribute(node, "mode", "nearest") != "nearest"):
-        return Kind.MOVE if flow.constant(node.input[0]) is None else Kind.FLOAT
-    return Kind.FLOAT
+        return OpKind.MOVE if flow.constant(node.input[0]) is None else OpKind.FLOAT
+    return OpKind.FLOAT
 
 
-def refused(node: onnx.NodeProto, flow: Flow) -> str | None:
-    """Why a Conv, Gemm or MatMul has no integer kernel here; None when it has."""
+def kernel_refusal(node: onnx.NodeProto, flow: Flow) -> str | None:
+    """The reason why a Conv, Gemm or MatMul has no integer kernel here; None where it has one."""
     weight = flow.constant(node.input[1])
     if weight is None:
         return "both operands are activations: left in float"
@@ -74,25 +74,28 @@ def refused(node: onnx.NodeProto, flow: Flow) -> str | None:
     return None
 
 
-def inputs(node: onnx.NodeProto, kind: Kind) -> list[str]:
+def activation_inputs(node: onnx.NodeProto, kind: OpKind) -> list[str]:
     """The activations that a node of an integer kind reads."""
-    if kind is Kind.VALUE:
+    if kind is OpKind.VALUE:
         return list(node.input)
     return [node.input[0]]
 
 
-def bounds(node: onnx.NodeProto, flow: Flow) -> tuple[float, float] | None:
-    """Lowest and highest output of a Relu or a Clip with constant bounds."""
+def clamp_bounds(node: onnx.NodeProto, flow: Flow) -> tuple[float, float] | None:
+    """Lowest and highest output of a Relu, or of a Clip with constant bounds."""
     if node.op_type == "Relu":
         return 0.0, float("inf")
-    given: list[float] = []
-    for position, (name, default) in enumerate((("min", float("-inf")), ("max", float("inf"))), start=1):
-        tensor_name = node.input[position] if len(node.input) > position else ""
-        if not tensor_name:
-            given.append(float(attribute(node, name, default)))
-            continue
-        tensor = flow.constant(tensor_name)
-        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
-            return None
-        given.append(float(onnx.numpy_helper.to_array(tensor).reshape(-1)[0]))
-    return given[0], given[1]
+    low = _clip_bound(node, flow, 1, "min", float("-inf"))
+    high = _clip_bound(node, flow, 2, "max", float("inf"))
+    return None if low is None or high is None else (low, high)
+
+
+def _clip_bound(node: onnx.NodeProto, flow: Flow, position: int, name: str, default: float) -> float | None:
+    """One bound of a Clip: an input since opset 11, an attribute before; None where it is computed."""
+    tensor_name = node.input[position] if len(node.input) > position else ""
+    if not tensor_name:
+        return float(attribute(node, name, default))
+    tensor = flow.constant(tensor_name)
+    if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return None
+    return float(onnx.numpy_helper.to_array(tensor).reshape(-1)[0])

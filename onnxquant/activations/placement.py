@@ -1,83 +1,118 @@
-"""Which nodes compute on integers, and which tensors are quantized for that. Looks at the graph alone."""
+"""Placement of integers in a graph: the nodes that compute on them, and the tensors that are quantized for that.
+
+It depends on the graph alone, not on values.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 import onnx
 
-from onnxquant.activations import op_kinds as ops
-from onnxquant.activations.op_kinds import FLOAT_OUTPUT, Kind
+from onnxquant.activations.op_kinds import (
+    FLOAT_OUTPUT,
+    OpKind,
+    activation_inputs,
+    clamp_bounds,
+    kernel_refusal,
+    kind_of,
+)
 from onnxquant.graph.flow import Flow
+
+
+class Cause(Enum):
+    """The cause why a kernel stays in float."""
+
+    OPERATOR = "operator"  # ONNX Runtime has no integer kernel for the node
+    WEIGHT = "weight"  # its weight cannot be int8 per channel
+    ACCURACY = "accuracy"  # integers would cost too much accuracy there
+
+
+@dataclass(frozen=True)
+class FloatKernel:
+    """A kernel that stays in float.
+
+    Attributes:
+        cause: the cause.
+        reason: the cause in words, for reports.
+    """
+
+    cause: Cause
+    reason: str
+
+
+# The sentence is part of the metadata of files.
+FOR_ACCURACY = FloatKernel(Cause.ACCURACY, "left in float for accuracy (--auto-exclude)")
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A node that computes on integers, with the clamps after it: saturation does their work.
+    """A node that computes on integers, with the clamps after it, which a saturating QuantizeLinear replaces.
 
     ONNX Runtime drops a Relu or Clip before a QuantizeLinear whose range lies within its bounds.
 
     Attributes:
         node: the node.
-        kind: what it does with scales.
+        kind: its kind.
         clamps: Relu and Clip nodes after it, in order.
     """
 
     node: onnx.NodeProto
-    kind: Kind
+    kind: OpKind
     clamps: tuple[onnx.NodeProto, ...] = ()
 
     @property
     def name(self) -> str:
-        """As messages and rules name it."""
+        """The name that messages and rules use."""
         return str(self.node.name or self.node.output[0])
 
     @property
     def outputs(self) -> list[str]:
-        """What it makes, clamped."""
+        """The tensors that it computes, behind its clamps."""
         return list(self.clamps[-1].output if self.clamps else self.node.output)
 
 
 @dataclass(frozen=True)
-class Quantized:
+class QuantizedTensor:
     """A tensor between QuantizeLinear and DequantizeLinear.
 
     Attributes:
-        name: of the float tensor.
-        source: the tensor whose range it takes: itself, or what a chain of moves hands on.
-        made: a unit makes it: then nothing reads the float values any more.
+        name: name of the float tensor.
+        source: the tensor whose range it takes: itself, or the first tensor of a chain of moves.
+        produced: whether a unit computes it; then nothing reads its float values any more.
         readers: names of the units that read it (first outputs of their nodes).
-        bounds: what clamps leave of the source's range.
+        bounds: the part of the source's range that clamps let through.
     """
 
     name: str
     source: str
-    made: bool
+    produced: bool
     readers: frozenset[str]
     bounds: tuple[float, float] = (float("-inf"), float("inf"))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Placement:
-    """Where integers are computed with.
+    """The nodes and tensors of a graph that are integers.
 
     Attributes:
-        units: in graph order.
-        tensors: quantized ones by name, in the order in which they are made.
-        left: kernels that stay in float, by name, with the reason.
-        split: outputs of Gemms with C that give floats.
+        units: nodes that compute on integers, in graph order.
+        tensors: quantized tensors by name, inputs of units first.
+        float_kernels: kernels that stay in float, by name.
+        split_gemms: outputs of Gemms that return floats: their C is added after the product, in float.
     """
 
-    units: list[Unit] = field(default_factory=list)
-    tensors: dict[str, Quantized] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
-    split: list[str] = field(default_factory=list)
+    units: tuple[Unit, ...] = ()
+    tensors: Mapping[str, QuantizedTensor] = field(default_factory=dict)
+    float_kernels: Mapping[str, FloatKernel] = field(default_factory=dict)
+    split_gemms: tuple[str, ...] = ()
 
     @property
     def kernels(self) -> list[Unit]:
         """Units with a weight."""
-        return [u for u in self.units if u.kind is Kind.KERNEL]
+        return [u for u in self.units if u.kind is OpKind.KERNEL]
 
     @property
     def sources(self) -> list[str]:
@@ -85,125 +120,130 @@ class Placement:
         return list(dict.fromkeys(t.source for t in self.tensors.values()))
 
 
-def place(flow: Flow, excluded: Mapping[str, str] | None = None, *, clamps: bool = True) -> Placement:
-    """Find the units of a graph.
+def place(flow: Flow, excluded: Mapping[str, FloatKernel] | None = None, *, clamps: bool = True) -> Placement:
+    """Choose the nodes of a graph that compute on integers.
 
     Args:
         flow: the prepared graph.
-        excluded: kernels that stay in float, by the name of the node or its output, with the reason.
-        clamps: whether saturation may replace Relu and Clip; it may not where codes are symmetric around zero.
+        excluded: kernels that stay in float, by the name of the node or of its output.
+        clamps: whether saturation may replace Relu and Clip; it cannot where codes are symmetric around zero.
     """
-    return _Search(flow, excluded or {}, clamps=clamps).run()
+    return _Placer(flow, excluded or {}, clamps=clamps).run()
 
 
-class _Search:
-    """Begins with every node that could be integer, and takes out what would only cost conversions."""
+class _Placer:
+    """Begins with every node that has an integer kind, and removes those that would only add conversions."""
 
-    def __init__(self, flow: Flow, excluded: Mapping[str, str], *, clamps: bool) -> None:
-        self.flow = flow
-        self.clamps = clamps
-        self.placement = Placement()
-        self.kinds: dict[int, Kind] = {}
+    def __init__(self, flow: Flow, excluded: Mapping[str, FloatKernel], *, clamps: bool) -> None:
+        self._flow, self._clamps = flow, clamps
+        self._float_kernels: dict[str, FloatKernel] = {}
+        self._kinds: dict[int, OpKind] = {}
         for node in flow.nodes:
-            kind = ops.kind_of(node, flow)
-            reason = excluded.get(node.output[0], excluded.get(node.name)) if kind is Kind.KERNEL else None
-            if reason is not None:
-                self.placement.left[node.name or node.output[0]] = reason
-                kind = Kind.FLOAT
-            elif node.op_type in ("Conv", "Gemm", "MatMul", "ConvTranspose") and kind is Kind.FLOAT:
-                transposed = node.op_type == "ConvTranspose"
-                reason = "ONNX Runtime has no integer kernel for it" if transposed else ops.refused(node, flow)
-                self.placement.left[node.name or node.output[0]] = reason or "not an op of the default domain"
-            if kind is not Kind.FLOAT:
-                self.kinds[id(node)] = kind
+            kind, refusal = _judge(node, flow, excluded)
+            if refusal is not None:
+                self._float_kernels[node.name or node.output[0]] = refusal
+            if kind is not OpKind.FLOAT:
+                self._kinds[id(node)] = kind
 
     def run(self) -> Placement:
-        while removed := [n for n in self.flow.nodes if self._is_useless(n)]:
-            for node in removed:
-                del self.kinds[id(node)]
-        elided = {id(c) for n in self.flow.nodes for c in self._clamps_of(n)}
-        for node in self.flow.nodes:
-            kind = self.kinds.get(id(node))
-            if kind is not None and id(node) not in elided and kind is not Kind.CLAMP:
-                self.placement.units.append(Unit(node, kind, self._clamps_of(node)))
-        self._quantize_tensors()
-        return self.placement
+        while useless := [n for n in self._flow.nodes if self._is_useless(n)]:
+            for node in useless:
+                del self._kinds[id(node)]
+        units = tuple(
+            Unit(node, kind, self._clamps_of(node))
+            for node in self._flow.nodes
+            if (kind := self._kinds.get(id(node), OpKind.FLOAT)) not in (OpKind.FLOAT, OpKind.CLAMP)
+        )
+        split = tuple(
+            u.node.output[0]
+            for u in units
+            if u.node.op_type == "Gemm" and len(u.node.input) > 2 and not self._gives_integers(u.node)
+        )
+        return Placement(units, self._quantized(units), self._float_kernels, split)
 
     def _is_useless(self, node: onnx.NodeProto) -> bool:
-        """Whether a node other than a kernel would not save a conversion: it needs integers before and after it."""
-        kind = self.kinds.get(id(node))
-        if kind in (None, Kind.KERNEL):
+        """Whether a node other than a kernel would save no conversion: it needs integers before and after it."""
+        kind = self._kinds.get(id(node))
+        if kind is None or kind is OpKind.KERNEL:
             return False
-        assert kind
-        if kind is Kind.CLAMP and self._ends_a_kernel(node):
+        if kind is OpKind.CLAMP and self._ends_a_kernel(node):
             return False
-        fed = any(self._makes_integers(name) for name in ops.inputs(node, kind))
-        return not (fed and self._is_read_as_integers(node))
+        reads_integers = any(self._makes_integers(name) for name in activation_inputs(node, kind))
+        return not (reads_integers and self._is_read_as_integers(node))
 
     def _ends_a_kernel(self, clamp: onnx.NodeProto) -> bool:
-        """Whether a clamp follows a kernel that gives codes anyway: its bounds then are the codes', whoever reads them."""
-        maker = self.flow.producer(clamp.input[0])
-        while maker is not None and self.kinds.get(id(maker)) is Kind.CLAMP:
-            maker = self.flow.producer(maker.input[0])
-        if maker is None or self.kinds.get(id(maker)) is not Kind.KERNEL or maker.op_type in FLOAT_OUTPUT:
+        """Whether a clamp follows a kernel that returns codes anyway: its bounds become those of the codes."""
+        producer = self._flow.producer(clamp.input[0])
+        while producer is not None and self._kinds.get(id(producer)) is OpKind.CLAMP:
+            producer = self._flow.producer(producer.input[0])
+        if producer is None or self._kinds.get(id(producer)) is not OpKind.KERNEL or producer.op_type in FLOAT_OUTPUT:
             return False
-        return any(c is clamp for c in self._clamps_of(maker))
+        return any(c is clamp for c in self._clamps_of(producer))
 
     def _makes_integers(self, name: str) -> bool:
-        maker = self.flow.producer(name)
-        return maker is not None and id(maker) in self.kinds
+        producer = self._flow.producer(name)
+        return producer is not None and id(producer) in self._kinds
 
     def _is_read_as_integers(self, node: onnx.NodeProto) -> bool:
         for output in node.output:
-            for reader in self.flow.consumers(output):
-                kind = self.kinds.get(id(reader))
-                if kind is not None and output in ops.inputs(reader, kind):
+            for reader in self._flow.consumers(output):
+                kind = self._kinds.get(id(reader))
+                if kind is not None and output in activation_inputs(reader, kind):
                     return True
         return False
 
     def _clamps_of(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto, ...]:
-        """The clamps right after a node that makes integers, each the only reader of what it clamps."""
-        found: list[onnx.NodeProto] = []
-        kind = self.kinds.get(id(node))
-        if kind not in (Kind.KERNEL, Kind.VALUE) or not self._gives_integers(node):
+        """The clamps right after a node that makes integers, each the only reader of the tensor that it clamps."""
+        kind = self._kinds.get(id(node))
+        if kind not in (OpKind.KERNEL, OpKind.VALUE) or not self._clamps or not self._gives_integers(node):
             return ()
+        clamps: list[onnx.NodeProto] = []
         last = node
-        while (after := self.flow.single_consumer(last.output[0])) is not None:
-            if not self.clamps or self.kinds.get(id(after)) is not Kind.CLAMP:
+        while (after := self._flow.single_consumer(last.output[0])) is not None:
+            if self._kinds.get(id(after)) is not OpKind.CLAMP:
                 break
-            found.append(after)
+            clamps.append(after)
             last = after
-        return tuple(found)
+        return tuple(clamps)
 
     def _gives_integers(self, node: onnx.NodeProto) -> bool:
         return node.op_type not in FLOAT_OUTPUT or self._is_read_as_integers(node)
 
-    def _quantize_tensors(self) -> None:
+    def _quantized(self, units: tuple[Unit, ...]) -> dict[str, QuantizedTensor]:
         sources: dict[str, str] = {}
-        limits: dict[str, tuple[float, float]] = {}
-        made: list[str] = []
+        bounds: dict[str, tuple[float, float]] = {}
         readers: dict[str, set[str]] = {}
-        for unit in self.placement.units:
-            for name in ops.inputs(unit.node, unit.kind):
+        produced: list[str] = []
+        for unit in units:
+            for name in activation_inputs(unit.node, unit.kind):
                 readers.setdefault(name, set()).add(unit.node.output[0])
-            if unit.node.op_type == "Gemm" and len(unit.node.input) > 2 and not self._gives_integers(unit.node):
-                self.placement.split.append(unit.node.output[0])
             if self._gives_integers(unit.node):
-                for name in unit.outputs:
-                    made.append(name)
-                    if unit.kind is Kind.MOVE:
-                        sources[name] = sources.get(unit.node.input[0], unit.node.input[0])
-                limits[unit.outputs[0]] = self._limits(unit)
-        for name in dict.fromkeys([*readers, *made]):
-            bounds = limits.get(sources.get(name, name), (float("-inf"), float("inf")))
-            self.placement.tensors[name] = Quantized(
-                name, sources.get(name, name), name in set(made), frozenset(readers.get(name, ())), bounds
-            )
+                produced += unit.outputs
+                if unit.kind is OpKind.MOVE:
+                    origin = sources.get(unit.node.input[0], unit.node.input[0])
+                    sources.update(dict.fromkeys(unit.outputs, origin))
+                bounds[unit.outputs[0]] = self._bounds(unit)
+        computed, unbounded = set(produced), (float("-inf"), float("inf"))
+        tensors = {}
+        for name in dict.fromkeys([*readers, *produced]):
+            source = sources.get(name, name)
+            limits = bounds.get(source, unbounded)
+            tensors[name] = QuantizedTensor(name, source, name in computed, frozenset(readers.get(name, ())), limits)
+        return tensors
 
-    def _limits(self, unit: Unit) -> tuple[float, float]:
-        low, high = float("-inf"), float("inf")
-        for clamp in unit.clamps:
-            limits = ops.bounds(clamp, self.flow)
-            assert limits
-            low, high = max(low, limits[0]), min(high, limits[1])
-        return low, high
+    def _bounds(self, unit: Unit) -> tuple[float, float]:
+        pairs = [b for clamp in unit.clamps if (b := clamp_bounds(clamp, self._flow)) is not None]
+        return max((b[0] for b in pairs), default=float("-inf")), min((b[1] for b in pairs), default=float("inf"))
+
+
+def _judge(node: onnx.NodeProto, flow: Flow, excluded: Mapping[str, FloatKernel]) -> tuple[OpKind, FloatKernel | None]:
+    """The kind that a node may have; for a kernel that stays in float also the cause."""
+    kind = kind_of(node, flow)
+    if kind is OpKind.KERNEL:
+        exclusion = excluded.get(node.output[0], excluded.get(node.name))
+        return (kind, None) if exclusion is None else (OpKind.FLOAT, exclusion)
+    if node.op_type == "ConvTranspose":
+        return kind, FloatKernel(Cause.OPERATOR, "ONNX Runtime has no integer kernel for it")
+    if node.op_type in ("Conv", "Gemm", "MatMul"):
+        return kind, FloatKernel(Cause.OPERATOR, kernel_refusal(node, flow) or "not an op of the default domain")
+    return kind, None

@@ -1,285 +1,432 @@
-"""From a simplified float model and samples to what becomes of its activations: statistics, ranges, biases, exclusion."""
+"""The search for ranges of static activations, scored on the whole model.
+
+It tries calibration methods, then functions equal to the model that may be easier to round (another basis, smoothed,
+balanced or equalized channels), then codes of weights that GPTQ has chosen, and leaves kernels in float at the end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.activations import balance as balance_
-from onnxquant.activations import bias as bias_
-from onnxquant.activations.codes import Codes
-from onnxquant.activations.insert import Static
-from onnxquant.activations.placement import Placement, Quantized, place
+from onnxquant.activations import balance, bias
+from onnxquant.activations.calibrated import MAGNITUDES, MOMENTS, WIDTHS, CalibratedModel, largest_magnitudes
+from onnxquant.activations.candidates import SCORED_SAMPLES, CandidateRunner
+from onnxquant.activations.placement import FOR_ACCURACY, Placement, place
+from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActivations
+from onnxquant.activations.settings import AccuracyGoal, StaticSettings
+from onnxquant.activations.weights import excluded_kernels, site_of, static_format, static_sites
 from onnxquant.calibration.collect import collect
-from onnxquant.calibration.feeds import Chosen, Feeds
+from onnxquant.calibration.feeds import Chosen, Feeds, held_out
+from onnxquant.calibration.gram_matrices import Reader, grams
+from onnxquant.calibration.samples import Samples
 from onnxquant.calibration.statistics import Statistics
-from onnxquant.errors import ModelError, StatisticsError
+from onnxquant.errors import FeedError, ModelError, RecipeError
+from onnxquant.formats.base import Encoded
 from onnxquant.graph.flow import Flow
+from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document
+from onnxquant.native import dispatch
 from onnxquant.numerics.score import Score
-from onnxquant.observers import Grid
-from onnxquant.observers.absmean import AbsMean
-from onnxquant.observers.gram import Gram
-from onnxquant.observers.histogram import Histogram
-from onnxquant.passes.equivalent.rebase import Moments
+from onnxquant.passes.equivalent.equalize import equalize
+from onnxquant.passes.equivalent.rebase import candidates as linear_streams
+from onnxquant.passes.equivalent.rebase import rebase
+from onnxquant.passes.equivalent.smooth import smooth
+from onnxquant.recipe.options import Options
+from onnxquant.recipe.progress import Progress
+from onnxquant.recipe.rules import Recipe
+from onnxquant.solvers import Inputs, solver_named
+from onnxquant.solvers.gptq import Gptq
+from onnxquant.targets import AUTO
+from onnxquant.validation.metric import Metric
 
-Progress = Callable[[str, float], None]
-# Methods that ``auto`` tries on the whole model, and keeps the best of.
-CANDIDATES = ("minmax", "mse", "percentile")
-# What biases are corrected on; the rest of the samples would not move a mean any more.
+# Biases are corrected on this many samples; more would hardly move their mean errors.
 _BIAS_SAMPLES = 64
-# What leaving one more kernel in float must gain.
-_WORTH_DB = 0.1
-FOR_ACCURACY = "left in float for accuracy (--auto-exclude)"
+# The gain in decibels that leaving one more kernel in float must bring.
+_WORTHWHILE_DB = 0.1
+# Strengths of SmoothQuant. Weights have a scale per channel and lose little, activations one per tensor and gain much:
+# strengths above the paper's 0.5 are the good ones (minilm_l6: 14.3 dB at 0.5, 21.9 at 0.7, 22.6 at 0.85, 16.7 without).
+STRENGTHS = (0.7, 0.85)
+# SmoothQuant is tried where at least one kernel in this many is a matrix product.
+_KERNELS_PER_PRODUCT = 4
+
+
+@dataclass(frozen=True)
+class EqualFunction:
+    """A model that computes the same function as another and may be easier to round.
+
+    Attributes:
+        change: the change in two or three words, for reports.
+        document: the model.
+        balance: strength of balancing its channels.
+    """
+
+    change: str
+    document: Document
+    balance: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """How activations are to be quantized.
+class Candidate:
+    """One way to quantize a model's activations, with its score.
 
     Attributes:
-        codes: their type.
-        method: of ``observers.ranging()``, or ``auto``.
-        parameters: of methods that have some: ``{"percentile": {"percentile": 99.9}, "mean-std": {"k": 3}}``.
-        balance: how much of the way to the widest channel the others are widened before depthwise convolutions; 0: none.
-        correct: correct biases.
+        plan: the model with its biases corrected, and what is made of it.
+        static: the activations of the plan.
+        score: closeness of its outputs to the float model's.
+        model: the calibrated model that it was made of.
+        corrections: corrections of the biases of all kernels of that model.
+        changes: changes that lead from the original to that model.
+        methods: score of each calibration method that was tried on that model.
     """
 
-    codes: Codes = field(default_factory=Codes)
-    method: str = "auto"
-    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    balance: float = balance_.STRENGTH
-    correct: bool = True
+    plan: ActivationPlan
+    static: StaticActivations
+    score: Score
+    model: CalibratedModel
+    corrections: Mapping[str, NDArray[np.float64]]
+    changes: tuple[str, ...] = ()
+    methods: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def methods(self) -> tuple[str, ...]:
-        """Those to try."""
-        return CANDIDATES if self.method == "auto" else (self.method,)
+    def title(self) -> str:
+        """Its name in reports."""
+        return ", ".join(self.changes) or "as it is"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A way to quantize activations, tried out.
+def static(
+    original: Document, document: Document, rules: Recipe, options: Options, samples: Samples | None, progress: Progress
+) -> ActivationPlan:
+    """Calibrate a prepared, simplified model, score ways to quantize its activations, and return the best.
 
-    Attributes:
-        document: the float model with its weights balanced and biases corrected.
-        static: what becomes of the activations.
-        score: what ``Tools.score`` says of it.
+    Raises:
+        FeedError: there are no samples, or they do not fit.
+        ModelError: nothing can compute on integers.
+        StatisticsError: statistics of another model, or without what the method needs.
     """
+    if samples is None:
+        raise FeedError(
+            "static activations need samples that the model will see: give --data; made-up ones would give ranges that "
+            "mean nothing"
+        )
+    feeds = samples.for_calibration(document)
+    search = StaticSearch(document, rules, StaticSettings.of(options), feeds, progress)
+    return search.run(_saved_statistics(options.calibration, original))
 
-    document: Document
-    static: Static
-    score: Score
 
+def _saved_statistics(path: str | None, original: Document) -> Statistics | None:
+    """Statistics from a file; None: they are to be collected.
 
-@dataclass(frozen=True)
-class Tools:
-    """What the search needs from the layers above it.
-
-    Attributes:
-        decoded: what becomes of a weight of a document: (document, tensor name) -> array.
-        score: how good a document with its static activations is on some samples.
-        threads: of sessions.
-        progress: told what is done.
+    Raises:
+        StatisticsError: statistics of another model.
+        RecipeError: statistics of synthetic samples.
     """
+    if path is None:
+        return None
+    statistics = Statistics.load(path)
+    statistics.check(digest(original), original.name)
+    if statistics.synthetic:
+        raise RecipeError(f"{path}: holds statistics of made-up samples; expected real ones")
+    return statistics
 
-    decoded: Callable[[Document, str], NDArray[Any]]
-    score: Callable[[Document, Static], Score]
-    threads: int | None = None
-    progress: Progress = lambda stage, done: None
 
-
-class Search:
-    """Tries ways to quantize the activations of one model.
+class StaticSearch:
+    """The search for one model.
 
     Args:
-        document: prepared and simplified; edited in place where channels are balanced.
-        wish: what is asked for.
-        feeds: calibration samples.
-        tools: of the layers above.
-        excluded: kernels that stay in float, with the reason.
+        document: the float model, prepared and simplified.
+        rules: the rules of the recipe.
+        settings: the ways to try.
+        feeds: samples; where candidates are compared, some of them are kept apart for that.
+        progress: display of the part that is done.
     """
 
-    def __init__(self, document: Document, wish: Wish, feeds: Feeds, tools: Tools, excluded: Mapping[str, str]) -> None:
-        self.document, self.wish, self.feeds, self.tools = document, wish, feeds, tools
-        self.excluded = dict(excluded)
-        self.placement = self._place(())
-        if not self.placement.units:
-            reasons = "; ".join(f"{n}: {r}" for n, r in list(self.placement.left.items())[:3]) or "no such op"
-            raise ModelError(f"{document.name}: no op can compute on integers: {reasons}")
-        self.statistics: Statistics | None = None
-        self.balanced: dict[str, float] = {}
-        self.magnitudes: dict[str, NDArray[np.float64]] = {}
-        self.moments: dict[str, Moments] = {}
-        self._corrected: dict[str, dict[str, NDArray[np.float64]]] = {}
-
-    def _place(self, more: Sequence[str]) -> Placement:
-        flow = Flow(self.document.proto.graph)
-        # A zero point in the middle has no code to spare for what a Relu cuts off.
-        excluded = {**self.excluded, **dict.fromkeys(more, FOR_ACCURACY)}
-        return place(flow, excluded, clamps=not self.wish.codes.symmetric)
-
-    def calibrate(
-        self, statistics: Statistics | None = None, *, smoothing: bool = False, correlated: Sequence[str] = ()
+    def __init__(
+        self, document: Document, rules: Recipe, settings: StaticSettings, feeds: Feeds, progress: Progress
     ) -> None:
-        """Collect statistics, or take those that are there, and balance channels.
+        self._document, self._rules, self._settings, self._progress = document, rules, settings, progress
+        self._streams = linear_streams(Flow(document.proto.graph)) if settings.rebase else []
+        self._compares = bool(self._streams) or settings.has_alternatives
+        self._feeds, judged = held_out(feeds, SCORED_SAMPLES) if self._compares else (feeds, feeds)
+        self._runner = CandidateRunner(document, rules, judged, settings.threads)
+        self._excluded = excluded_kernels(document, rules)
+
+    def run(self, statistics: Statistics | None = None) -> ActivationPlan:
+        """Find the best plan. Kernels are left in float only once the rest is chosen.
 
         Args:
-            statistics: those that are there.
-            smoothing: collect ``magnitudes`` too.
-            correlated: tensors whose channels' ``moments`` to collect too.
+            statistics: statistics of the model; None: collect them, and try equal functions too.
         """
-        wanted: dict[str, list[str]] = {name: list(self.wish.methods) for name in self.placement.tensors}
+        settings = self._settings
+        model = self._calibrate(self._document, settings.methods, settings.balance, statistics, explore=True)
+        best = self._best_of_methods(model, settings.methods, ())
+        functions = {best.title: best.score.judged}
         if statistics is None:
-            if smoothing:
-                for unit in self.placement.kernels:
-                    if unit.node.op_type in ("Gemm", "MatMul"):
-                        wanted[unit.node.input[0]] = list(dict.fromkeys([*wanted[unit.node.input[0]], "absmean"]))
-            if self.wish.balance:
-                for name in balance_.candidates(Flow(self.document.proto.graph), self.placement):
-                    wanted[name].append("absmean:1")
-            for name in correlated:
-                wanted.setdefault(name, []).append("gram:1")
-            statistics = collect(
-                self.document, self.feeds, wanted, threads=self.tools.threads, progress=self.tools.progress
-            )
-        self.statistics = statistics
-        self.magnitudes = largest(statistics, "absmean")
-        self.moments = moments(statistics)
-        if self.wish.balance:
-            widths = largest(statistics, "absmean:1")
-            self.balanced = balance_.balance(self.document, self.placement, widths, self.wish.balance)
-            self.placement = self._place(())
-
-    def run(self) -> Outcome:
-        """The best outcome of the methods."""
-        assert self.statistics
-        outcomes = [self.once(method) for method in self.wish.methods]
-        best = max(outcomes, key=lambda o: o.score.judged)
-        scores = {o.static.method: round(o.score.judged, 2) for o in outcomes}
-        return replace(best, static=replace(best.static, about={**best.static.about, "tried": scores}))
-
-    def with_tools(self, tools: Tools) -> Search:
-        """The same search, calibrated and balanced, where other things become of the weights."""
-        other = copy(self)
-        other.tools, other._corrected = tools, {}
-        return other
-
-    def once(self, method: str) -> Outcome:
-        """The outcome of one method."""
-        return self._try(self.placement, method)
-
-    def _try(self, placement: Placement, method: str) -> Outcome:
-        ranges = self._ranges(placement, method)
-        document = self.document.copy()
-        outputs = {u.node.output[0] for u in placement.kernels}
-        changes = {n: c for n, c in self._corrections(method).items() if n in outputs}
-        bias_.correct(document, changes)
-        about = {
-            "integer_kernels": len(placement.kernels),
-            "left_in_float": placement.left,
-            "balanced": len(self.balanced),
-            "biases_corrected": len(changes),
-        }
-        static = Static(
-            self.wish.codes, tuple(placement.tensors.values()), ranges, method, tuple(placement.split), about
+            best = self._try_equal_functions(best, functions)
+        record = SearchRecord(
+            methods=best.methods,
+            functions=functions,
+            calibrated=len(self._feeds),
+            judged=len(self._runner.samples),
+            apart=self._compares,
         )
-        return Outcome(document, static, self.tools.score(document, static))
+        if settings.may_solve:
+            solved = self._with_solved_weights(best)
+            functions[solved.title] = solved.score.judged
+            if settings.solver != AUTO or solved.score.judged > best.score.judged:
+                best = solved
+                weights = dict.fromkeys(u.node.input[1] for u in best.model.placement.kernels)
+                not_solved = tuple(name for name in weights if name not in best.plan.solved)
+                record = replace(record, solver=Gptq.name, not_solved=not_solved)
+        if settings.goal is not None:
+            best = self._exclude(best, self._is_reached(settings.goal))
+        activations = replace(best.static, search=record, histograms=best.model.histograms())
+        return replace(best.plan, activations=activations)
 
-    def _corrections(self, method: str) -> dict[str, NDArray[np.float64]]:
-        """Of every kernel's bias, with the ranges of a method."""
-        if self.wish.correct and method not in self._corrected:
-            self._corrected[method] = bias_.corrections(
-                self.document,
-                self.placement,
-                (self.wish.codes, self._ranges(self.placement, method)),
-                partial(self.tools.decoded, self.document),
-                Chosen(self.feeds, range(_BIAS_SAMPLES)),
-                self.tools.threads,
-                self.tools.progress,
-            )
-        return self._corrected.get(method, {})
+    def _place(self, document: Document, more: Collection[str] = ()) -> Placement:
+        """The placement in a model, with more kernels left in float for accuracy."""
+        excluded = {**self._excluded, **dict.fromkeys(more, FOR_ACCURACY)}
+        # A zero point in the middle has no code to spare for what a Relu cuts off.
+        return place(Flow(document.proto.graph), excluded, clamps=not self._settings.codes.symmetric)
 
-    def _ranges(self, placement: Placement, method: str) -> dict[str, tuple[float, float]]:
-        assert self.statistics
-        grid = Grid(self.wish.codes.bits, self.wish.codes.symmetric)
-        found: dict[str, tuple[float, float]] = {}
-        for tensor in placement.tensors.values():
-            if tensor.source in self.balanced:
-                found[tensor.source] = (0.0, self.balanced[tensor.source])
-            elif tensor.source not in found:
-                found[tensor.source] = _clamped(self._range(tensor.source, method, grid), tensor)
-        return found
+    def _calibrate(
+        self,
+        original: Document,
+        methods: Sequence[str],
+        strength: float,
+        statistics: Statistics | None = None,
+        *,
+        explore: bool = False,
+    ) -> CalibratedModel:
+        """Collect statistics of a model, and balance its channels.
 
-    def _range(self, source: str, method: str, grid: Grid) -> tuple[float, float]:
-        assert self.statistics
-        try:
-            return self.statistics.range(source, method, grid, **self.wish.parameters.get(method, {}))
-        except StatisticsError as error:
-            raise StatisticsError(f"{error}; calibrate again with this version and method {method}") from None
+        Args:
+            original: the model.
+            methods: calibration methods that the statistics must serve.
+            strength: strength of balancing.
+            statistics: statistics of the model; None: collect them.
+            explore: collect what equal functions are made by, too.
 
-    def observed(self) -> dict[str, Any]:
-        """Histograms of the tensors with ranges, where one was collected; not of those whose channels were balanced."""
-        found = {}
-        for name, tensor in self.placement.tensors.items():
-            if self.statistics is None or tensor.source in self.balanced or name not in self.statistics.observers:
-                continue
-            for accumulator in self.statistics.accumulators(name).values():
-                if isinstance(accumulator, Histogram) and accumulator.count:
-                    found[name] = accumulator.summary()
-        return found
-
-    def exclude(self, start: Outcome, enough: Callable[[Outcome], bool]) -> Outcome:
-        """Leave few kernels in float, so many that the outcome is ``enough``.
-
-        Each kernel is first left out alone; in the order of what that gains, those are kept out that gain something on
-        top of the ones before; in the end those are taken back that the others made superfluous.
+        Raises:
+            ModelError: nothing can compute on integers.
         """
-        method, kernels = start.static.method, [u.node.output[0] for u in self.placement.kernels]
-        gains: list[tuple[float, str]] = []
-        for i, name in enumerate(kernels):
-            gains.append((self._try(self._place([name]), method).score.judged, name))
-            self.tools.progress("ranking sites", (i + 1) / len(kernels))
-        best, chosen, done = start, list[str](), False
-        for i, (_, name) in enumerate(sorted(gains, reverse=True)):
-            tried = self._try(self._place([*chosen, name]), method)
-            self.tools.progress("excluding sites", (i + 1) / len(kernels))
-            if tried.score.judged >= best.score.judged + _WORTH_DB:
-                best, chosen = tried, [*chosen, name]
-                if done := enough(best):
-                    break
-        for name in list(chosen[:-1]) if done else []:
-            fewer = [n for n in chosen if n != name]
-            tried = self._try(self._place(fewer), method)
-            if enough(tried):
-                best, chosen = tried, fewer
+        document = original.copy()
+        placement = self._place(document)
+        if not placement.units:
+            reasons = "; ".join(f"{n}: {k.reason}" for n, k in list(placement.float_kernels.items())[:3])
+            raise ModelError(f"{document.name}: no op can compute on integers: {reasons or 'no such op'}")
+        if statistics is None:
+            observers: dict[str, list[str]] = {name: list(methods) for name in placement.tensors}
+            if explore:
+                self._add_observers(observers, placement)
+            if strength:
+                for name in balance.candidates(Flow(document.proto.graph), placement):
+                    observers[name].append(WIDTHS)
+            threads, progress = self._settings.threads, self._progress
+            statistics = collect(document, self._feeds, observers, threads=threads, progress=progress)
+        balanced: dict[str, float] = {}
+        if strength:
+            balanced = balance.balance(document, placement, largest_magnitudes(statistics, WIDTHS), strength)
+            placement = self._place(document)
+        return CalibratedModel(original, document, placement, statistics, balanced)
+
+    def _add_observers(self, observers: dict[str, list[str]], placement: Placement) -> None:
+        """Add the observers that equal functions are made by."""
+        if self._settings.smooth:
+            for unit in placement.kernels:
+                x = unit.node.input[0]
+                if unit.node.op_type in ("Gemm", "MatMul") and MAGNITUDES not in observers[x]:
+                    observers[x].append(MAGNITUDES)
+        for name in self._streams:
+            observers.setdefault(name, []).append(MOMENTS)
+
+    def _best_of_methods(self, model: CalibratedModel, methods: Sequence[str], changes: tuple[str, ...]) -> Candidate:
+        candidates = [self._candidate(model, method) for method in methods]
+        best = max(candidates, key=lambda c: c.score.judged)
+        scores = {c.static.method: c.score.judged for c in candidates}
+        return replace(best, changes=changes, methods=scores)
+
+    def _candidate(self, model: CalibratedModel, method: str, solved: Mapping[str, Encoded] | None = None) -> Candidate:
+        """A candidate with as many kernels on integers as possible, its biases corrected.
+
+        Args:
+            model: the calibrated model.
+            method: calibration method of the ranges.
+            solved: weights whose codes a solver has chosen.
+        """
+        settings, solved = self._settings, solved or {}
+        corrections: dict[str, NDArray[np.float64]] = {}
+        if settings.correct_biases:
+            kernels = bias.RoundedKernels(
+                model.placement,
+                settings.codes,
+                model.ranges(model.placement, method, settings),
+                partial(self._runner.decoded, model.document, solved),
+            )
+            feeds = Chosen(self._feeds, range(_BIAS_SAMPLES))
+            corrections = bias.corrections(
+                model.document, kernels, feeds, threads=settings.threads, progress=self._progress
+            )
+        return self._scored(model, model.placement, method, corrections, solved)
+
+    def _scored(
+        self,
+        model: CalibratedModel,
+        placement: Placement,
+        method: str,
+        corrections: Mapping[str, NDArray[np.float64]],
+        solved: Mapping[str, Encoded],
+    ) -> Candidate:
+        """A candidate with the score of the file that it would become.
+
+        Args:
+            model: the calibrated model.
+            placement: a placement in it.
+            method: calibration method of the ranges.
+            corrections: corrections of biases, by the first output of the kernel; those of kernels in float are not used.
+            solved: weights whose codes a solver has chosen.
+        """
+        outputs = {u.node.output[0] for u in placement.kernels}
+        used = {name: change for name, change in corrections.items() if name in outputs}
+        document = model.document.copy()
+        bias.correct(document, used)
+        static = StaticActivations(
+            codes=self._settings.codes,
+            tensors=tuple(placement.tensors.values()),
+            ranges=model.ranges(placement, method, self._settings),
+            method=method,
+            split_gemms=placement.split_gemms,
+            integer_kernels=len(placement.kernels),
+            float_kernels=placement.float_kernels,
+            balanced=len(model.balanced),
+            corrected_biases=len(used),
+        )
+        plan = ActivationPlan(document, static_sites(document, static.float_kernels), static, solved)
+        return Candidate(plan=plan, static=static, score=self._runner.score(plan), model=model, corrections=corrections)
+
+    def _try_equal_functions(self, start: Candidate, scores: dict[str, float]) -> Candidate:
+        """The best of a candidate and those of equal functions; their scores are added to ``scores``."""
+        best = start
+        for functions in (self._rebased, self._easier_to_round):
+            base = best
+            for function in functions(base.model.original, start.model):
+                methods = [start.static.method]
+                model = self._calibrate(function.document, methods, function.balance)
+                candidate = self._best_of_methods(model, methods, (*base.changes, function.change))
+                scores[candidate.title] = candidate.score.judged
+                if candidate.score.judged > best.score.judged:
+                    best = candidate
         return best
 
+    def _rebased(self, base: Document, model: CalibratedModel) -> Iterator[EqualFunction]:
+        """The model with its linear streams in another basis. Where it is better, the other functions are made of it."""
+        document, moments = base.copy(), model.moments()
+        if moments and rebase(document, moments):
+            yield EqualFunction("rebased", document, self._settings.balance)
 
-def _clamped(found: tuple[float, float], tensor: Quantized) -> tuple[float, float]:
-    low, high = max(found[0], tensor.bounds[0]), min(found[1], tensor.bounds[1])
-    return (low, high) if low <= high else (0.0, 0.0)
+    def _easier_to_round(self, base: Document, model: CalibratedModel) -> Iterator[EqualFunction]:
+        """The model with channels balanced fully, equalized, or smoothed."""
+        strength = self._settings.balance
+        if model.balanced and self._compares:
+            yield EqualFunction("balanced fully", base, 1.0)
+        document = base.copy()
+        if self._settings.equalize and equalize(document):
+            yield EqualFunction("equalized", document, strength)
+        # Where a product only ends a convolutional network nothing is won, and smoothing inserts an op for it.
+        magnitudes = model.magnitudes()
+        if _KERNELS_PER_PRODUCT * len(magnitudes) >= len(model.placement.kernels):
+            for change, smoothed in smoothed_copies(base, magnitudes).items():
+                yield EqualFunction(change, smoothed, strength)
+
+    def _with_solved_weights(self, best: Candidate) -> Candidate:
+        """A candidate with codes of weights that GPTQ has chosen; where it cannot, they are rounded to nearest."""
+        document, settings = best.model.document, self._settings
+        dims = {t.name: tuple(t.dims) for t in document.proto.graph.initializer}
+        # Where a bias takes up the mean error afterwards, only deviations from the mean count for the weight's codes.
+        readers = [
+            Reader(n, n.input[1], dims[n.input[1]], settings.correct_biases and n.op_type in ("Conv", "Gemm"))
+            for n in (u.node for u in best.model.placement.kernels)
+        ]
+        solved = {}
+        for name, gram, count in grams(
+            document, readers, self._feeds, threads=settings.threads, progress=self._progress
+        ):
+            encoded = self._solved(document, name, Inputs(gram, count))
+            if encoded is not None:
+                solved[name] = encoded
+        candidate = self._candidate(best.model, best.static.method, solved)
+        return replace(candidate, changes=(*best.changes, f"solved by {Gptq.name}"))
+
+    def _solved(self, document: Document, name: str, inputs: Inputs) -> Encoded | None:
+        """A weight whose codes GPTQ has chosen; None where it cannot solve the format."""
+        site = site_of(document, name)
+        form, gptq = static_format(site, self._rules), solver_named(Gptq.name)
+        if form.permuted or gptq.refusal(form):
+            return None
+        weight = site.view.matrix(document.array(site.tensor))
+        return gptq.solve(form, weight, inputs, dispatch.rounded_to_nearest(form, weight))
+
+    def _is_reached(self, goal: AccuracyGoal) -> Callable[[Candidate], bool]:
+        """A function that tells whether a candidate reaches a goal."""
+        ratio = -math.inf if goal.min_sqnr_db is None else goal.min_sqnr_db
+        if goal.metric is None:
+            return lambda candidate: candidate.score.total >= ratio
+        metric = Metric(goal.metric)
+        with self._runner.session(ActivationPlan(self._document)) as session:
+            least = goal.max_drop.least(metric(session))
+
+        def reaches(candidate: Candidate) -> bool:
+            if candidate.score.total < ratio:
+                return False
+            with self._runner.session(candidate.plan) as session:
+                return metric(session) >= least
+
+        return reaches
+
+    def _exclude(self, start: Candidate, is_enough: Callable[[Candidate], bool]) -> Candidate:
+        """Leave as few kernels in float as the goal needs.
+
+        Each kernel is first left in float alone. In the order of what that gains, kernels are left in float that gain
+        something in addition to those before. In the end, those are taken back that the later ones made superfluous.
+        """
+        if is_enough(start):
+            return start
+        kernels = [u.node.output[0] for u in start.model.placement.kernels]
+        gains: list[tuple[float, str]] = []
+        for i, name in enumerate(kernels):
+            gains.append((self._excluding(start, [name]).score.judged, name))
+            self._progress("ranking sites", (i + 1) / len(kernels))
+        best, excluded, enough = start, list[str](), False
+        for i, (_, name) in enumerate(sorted(gains, reverse=True)):
+            candidate = self._excluding(start, [*excluded, name])
+            self._progress("excluding sites", (i + 1) / len(kernels))
+            if candidate.score.judged >= best.score.judged + _WORTHWHILE_DB:
+                best, excluded = candidate, [*excluded, name]
+                if enough := is_enough(best):
+                    break
+        for name in list(excluded[:-1]) if enough else []:
+            fewer = [n for n in excluded if n != name]
+            candidate = self._excluding(start, fewer)
+            if is_enough(candidate):
+                best, excluded = candidate, fewer
+        return best
+
+    def _excluding(self, start: Candidate, names: Collection[str]) -> Candidate:
+        """A candidate with some of its kernels in float."""
+        placement = self._place(start.model.document, names)
+        return self._scored(start.model, placement, start.static.method, start.corrections, start.plan.solved)
 
 
-def largest(statistics: Statistics, observer: str) -> dict[str, NDArray[np.float64]]:
-    """Largest magnitude per channel of the tensors that an observer saw."""
-    return {
-        name: magnitudes.absmax
-        for name, observers in statistics.observers.items()
-        if isinstance(magnitudes := observers.get(observer), AbsMean)
-    }
-
-
-def moments(statistics: Statistics) -> dict[str, Moments]:
-    """Mean and covariance of the channels of the tensors that were observed for them."""
-    return {
-        name: Moments(gram.mean, gram.covariance)
-        for name, observers in statistics.observers.items()
-        if isinstance(gram := observers.get("gram:1"), Gram) and gram.rows
-    }
+def smoothed_copies(document: Document, magnitudes: Mapping[str, NDArray[np.float64]]) -> dict[str, Document]:
+    """Smoothed copies of a model, by the change in words."""
+    copies: dict[str, Document] = {}
+    for strength in STRENGTHS if magnitudes else ():
+        copy = document.copy()
+        if smooth(copy, magnitudes, strength=strength, insert=True):
+            copies[f"smoothed by {strength:g}"] = copy
+    return copies

@@ -73,7 +73,7 @@ def calibrate(
             ``force``; and ``preprocess``, ``seed``, ``threads``, ``dim``, ``external_root``.
 
     Returns:
-        the statistics, which give ranges: ``statistics.range("tensor", "mse", Grid(bits=8))``.
+        the statistics, which give ranges: ``statistics.range("tensor", "mse", ActivationGrid(bits=8))``.
 
     Raises:
         ModelError: the model cannot be read or run.

@@ -10,7 +10,7 @@ from typing import Any, Self
 from onnxquant.calibration import archive
 from onnxquant.errors import StatisticsError, nearest
 from onnxquant.observers import RangeObserver, accumulator_key, join, make, observer_named, ranging
-from onnxquant.observers.base import Accumulator, Grid, Observer, State
+from onnxquant.observers.base import Accumulator, ActivationGrid, Observer, State
 from onnxquant.version import __version__
 
 KIND, PARTIAL = "statistics", "the checkpoint of an interrupted run"
@@ -57,7 +57,7 @@ class Statistics:
             raise StatisticsError(f"tensor {tensor!r} was not observed{text}")
         return {accumulator_key(name): o.accumulated for name, o in self.observers[tensor].items()}
 
-    def range(self, tensor: str, method: str, grid: Grid, **parameters: Any) -> tuple[float, float]:
+    def range(self, tensor: str, method: str, grid: ActivationGrid, **parameters: Any) -> tuple[float, float]:
         """The clipping range of a tensor; any method whose statistic was collected may be asked for.
 
         Args:

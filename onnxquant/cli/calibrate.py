@@ -24,7 +24,7 @@ from onnxquant.cli.options import (
 )
 from onnxquant.errors import StatisticsError
 from onnxquant.observers import ranging
-from onnxquant.observers.base import Grid
+from onnxquant.observers.base import ActivationGrid
 from onnxquant.report.terminal import table
 
 _METHODS = f"Serve this calibration method; several times for several. [default: {', '.join(DEFAULT_METHODS)}]"
@@ -80,7 +80,7 @@ def _ranges(statistics: Statistics, methods: list[str]) -> dict[str, dict[str, l
         out[tensor] = {}
         for method in methods:
             try:
-                out[tensor][method] = list(statistics.range(tensor, method, Grid()))
+                out[tensor][method] = list(statistics.range(tensor, method, ActivationGrid()))
             except StatisticsError:
                 out[tensor][method] = None
     return out

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.activations.candidates import changed
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import Reader, grams
@@ -72,7 +72,22 @@ def rescaled(document: Document, rules: Recipe, samples: Samples | None, work: W
     if strategy is not None:
         folded, orders = _permute(copy, strategy, set(forms), samples, work)
         notes.append(folded.sentence("permuted") or "no activation to permute")
-    return Rescaled(copy, tuple(changed(document, copy)), orders, tuple(notes))
+    return Rescaled(copy, tuple(rescaled_weight_names(document, copy)), orders, tuple(notes))
+
+
+def rescaled_weight_names(before: Document, after: Document) -> list[str]:
+    """Names of the sites whose float weight differs between two models. Biases are not sites."""
+    tensors = {s.name: s.tensor for s in find(before)[0]}
+    return [
+        s.name
+        for s in find(after)[0]
+        if s.name not in tensors or not _is_equal(before.array(tensors[s.name]), after.array(s.tensor))
+    ]
+
+
+def _is_equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether two arrays have the same bytes."""
+    return a is b or (a.shape == b.shape and np.array_equal(a.view(np.uint8), b.view(np.uint8)))
 
 
 def _readers(document: Document, names: set[str] | dict[str, Format]) -> dict[str, list[tuple[Site, Reader]]]:

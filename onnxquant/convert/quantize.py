@@ -11,8 +11,10 @@ from typing import Any
 
 import onnx
 
-from onnxquant.activations import candidates as integers
-from onnxquant.activations.insert import Dynamic, Static
+from onnxquant.activations.dynamic import dynamic
+from onnxquant.activations.plan import ActivationPlan
+from onnxquant.activations.search import static
+from onnxquant.activations.settings import required_opset
 from onnxquant.artifact import lowering
 from onnxquant.artifact.stored import digest, metadata
 from onnxquant.budget import search as budget
@@ -122,7 +124,7 @@ def quantize(
 def _made_ready(document: Document, rules: Recipe, settings: Options) -> list[str]:
     """Passes that depend on what is asked for; what they changed."""
     notes = simplify(document) if settings.activations == "static" else []
-    notes += raise_opset(document, rules, integers.least_opset(settings))
+    notes += raise_opset(document, rules, required_opset(settings))
     if settings.activations != "none" and (note := keep_sums(document)):
         notes.append(note)
     return notes
@@ -131,7 +133,7 @@ def _made_ready(document: Document, rules: Recipe, settings: Options) -> list[st
 def _carry_out(
     original: Document,
     path: Path,
-    made: tuple[integers.Integers, Plan, list[str]],
+    made: tuple[ActivationPlan, Plan, list[str]],
     samples: Samples | None,
     work: solving.Work,
 ) -> Report:
@@ -203,7 +205,7 @@ class _Encoder:
 
     def __init__(
         self,
-        made: integers.Integers,
+        made: ActivationPlan,
         solved: Mapping[str, Encoded],
         progress: Progress,
         elements: int,
@@ -246,24 +248,22 @@ class _Encoder:
 
 def _plan(
     original: Document, ready: rescaling.Rescaled, rules: Recipe, samples: Samples | None, work: solving.Work
-) -> tuple[integers.Integers, Plan]:
+) -> tuple[ActivationPlan, Plan]:
     """The plan, and the float model that it is of: static activations change weights before they are encoded."""
     settings, progress, document = work.settings, work.progress, ready.document
-    made = integers.Integers(document)
-    activations: Static | Dynamic | None = None
+    made = ActivationPlan(document)
     before = document.copy() if settings.activations != "none" else document
     if settings.activations == "dynamic":
-        made = integers.dynamic(document, rules, settings, samples, progress)
-        activations = Dynamic({"integer_kernels": len(made.targets.multiplied)})
+        made = dynamic(document, rules, settings, samples, progress)
     elif settings.activations == "static":
-        made = integers.static(original, document, rules, settings, samples, progress)
-        activations = made.static
+        made = static(original, document, rules, settings, samples, progress)
+    activations = made.activations
     if activations:
         # Whoever compares the file with its original must know which weights are not the original's.
-        about = {**activations.about, "rescaled": integers.changed(before, made.document)}
-        activations = replace(activations, about=about)
+        names = rescaling.rescaled_weight_names(before, made.document)
+        activations = replace(activations, rescaled=tuple(names))
     sites, left = find(made.document)
-    plan = make_plan(sites, left, rules, made.document.opset, made.targets, ready.orders)
+    plan = make_plan(sites, left, rules, made.document.opset, made.sites, ready.orders)
     plan = replace(plan, activations=activations)
     return made, assign_solvers(plan, made.document, has_samples=samples is not None)
 

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from onnxquant import runtime
-from onnxquant.activations.search import FOR_ACCURACY
+from onnxquant.activations.placement import FOR_ACCURACY
 from onnxquant.artifact import lowering
 from onnxquant.artifact.stored import Record, dequantize, metadata, records, verify
 from onnxquant.calibration.calibrate import calibrate
@@ -220,7 +220,7 @@ def _activations(about: dict[str, Any]) -> dict[str, Any]:
         "tensors": len(about.get("tensors", ())),
         "biases corrected": about.get("biases_corrected", 0),
         "left in float": len(left),
-        "excluded for accuracy": sum(reason == FOR_ACCURACY for reason in left.values()),
+        "excluded for accuracy": sum(reason == FOR_ACCURACY.reason for reason in left.values()),
     }
 
 

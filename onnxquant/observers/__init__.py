@@ -13,10 +13,19 @@ from functools import cache
 from typing import Any
 
 from onnxquant.errors import StatisticsError, nearest
-from onnxquant.observers.base import Accumulator, Grid, Observer, RangeObserver
+from onnxquant.observers.base import Accumulator, ActivationGrid, Observer, RangeObserver
 from onnxquant.registry import classes
 
-__all__ = ["Accumulator", "Grid", "Observer", "RangeObserver", "make", "observer_named", "ranging", "registry"]
+__all__ = [
+    "Accumulator",
+    "ActivationGrid",
+    "Observer",
+    "RangeObserver",
+    "make",
+    "observer_named",
+    "ranging",
+    "registry",
+]
 
 
 @cache

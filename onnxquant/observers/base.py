@@ -18,14 +18,14 @@ State = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The codes that a range is wanted for.
+class ActivationGrid:
+    """The codes of an activation, for which a calibration method chooses a range.
 
     Attributes:
-        bits: of a code.
+        bits: number of bits of a code.
         symmetric: codes -2^(bits-1)+1 .. 2^(bits-1)-1 around zero; else 2^bits codes with a zero point.
 
-    >>> Grid(8, symmetric=True).steps
+    >>> ActivationGrid(8, symmetric=True).steps
     254
     """
 
@@ -143,7 +143,7 @@ class Observer(ABC, Generic[A]):
 class RangeObserver(Observer[A]):
     """A method that gives a clipping range."""
 
-    def range(self, grid: Grid) -> tuple[float, float]:
+    def range(self, grid: ActivationGrid) -> tuple[float, float]:
         """The range [low, high] to quantize; it holds 0, and is symmetric around it where the grid is.
 
         Raises:
@@ -163,7 +163,7 @@ class RangeObserver(Observer[A]):
         """Values seen."""
 
     @abstractmethod
-    def _range(self, grid: Grid) -> tuple[float, float]:
+    def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         """The range before 0 is put into it."""
 
 

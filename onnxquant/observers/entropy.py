@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.observers.base import Grid, RangeObserver
+from onnxquant.observers.base import ActivationGrid, RangeObserver
 from onnxquant.observers.histogram import HALF, HALF_BITS, Histogram
 
 _BITS = 11  # TensorRT's histograms have 2048 bins
@@ -35,7 +35,7 @@ class Entropy(RangeObserver[Histogram]):
         """Values seen."""
         return self.accumulated.count
 
-    def _range(self, grid: Grid) -> tuple[float, float]:
+    def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         seen = self.accumulated.folded() if grid.symmetric else self.accumulated.copy()
         seen.grow(seen.exponent + HALF_BITS - _BITS)
         counts = seen.counts.astype(np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,13 @@ class Products(Accumulator):
         return out
 
 
+class ChannelMoments(NamedTuple):
+    """Mean [n] and covariance [n, n] of a tensor's channels over samples and positions."""
+
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+
 class Gram(Observer[Products]):
     """X^T X of all rows seen, their mean and covariance; asked for as ``gram`` (last axis) or ``gram:1`` (axis 1).
 
@@ -128,3 +135,12 @@ class Gram(Observer[Products]):
         mean = self.mean
         covariance: NDArray[np.float64] = self.matrix / self.rows - np.outer(mean, mean)
         return covariance
+
+    @property
+    def channel_moments(self) -> ChannelMoments:
+        """Mean and covariance.
+
+        Raises:
+            StatisticsError: no rows were seen, or the statistics are of a version that kept no sums.
+        """
+        return ChannelMoments(self.mean, self.covariance)

@@ -9,6 +9,7 @@ counts are the same. Scaling by a power of two is exact, so no rounding decides 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -33,6 +34,25 @@ class Masses(NamedTuple):
     left: Floats
     right: Floats
     mass: Floats
+
+
+@dataclass(frozen=True)
+class HistogramSummary:
+    """A coarse histogram, for reports.
+
+    Attributes:
+        low: lower bound of the first bin.
+        high: upper bound of the last bin.
+        counts: number of values in each of the equal bins.
+    """
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for reports."""
+        return {"low": self.low, "high": self.high, "counts": list(self.counts)}
 
 
 def exponent_of(magnitude: float) -> int:
@@ -140,15 +160,19 @@ class Histogram(Accumulator):
         i = min(int(np.searchsorted(below[1:], target)), len(count) - 1)
         return float(left[i] + (right[i] - left[i]) * min(1.0, max(0.0, (target - below[i]) / count[i])))
 
-    def summary(self, bins: int = 48) -> dict[str, Any]:
-        """``low``, ``high`` and the ``counts`` of equal bins between them, by the middle of each bin here."""
+    def summary(self, bins: int = 48) -> HistogramSummary:
+        """A coarse histogram for reports: each bin here counts where its middle lies.
+
+        Args:
+            bins: number of equal bins between the smallest and the largest value.
+        """
         left, right, mass = self.masses()
         low, high = float(self.low), float(self.high)
         if not high > low:
             low, high = low - 0.5, high + 0.5
         middles = np.append((left + right) / 2, 0.0)
         counts = np.histogram(middles, bins, (low, high), weights=np.append(mass, self.zeros))[0]
-        return {"low": low, "high": high, "counts": [int(c) for c in counts]}
+        return HistogramSummary(low, high, tuple(int(c) for c in counts))
 
     def state(self) -> State:
         """Everything, as arrays; of the counts those from the first to the last bin that holds something."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from onnxquant.errors import StatisticsError
-from onnxquant.observers.base import Grid, RangeObserver
+from onnxquant.observers.base import ActivationGrid, RangeObserver
 from onnxquant.observers.moments import Moments
 
 
@@ -35,7 +35,7 @@ class MeanStd(RangeObserver[Moments]):
         """Values seen."""
         return self.accumulated.count
 
-    def _range(self, grid: Grid) -> tuple[float, float]:
+    def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         seen = self.accumulated
         reach = (best_k(grid.bits) if self.k is None else self.k) * seen.std
         return max(seen.low, seen.mean - reach), min(seen.high, seen.mean + reach)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxquant.observers.base import Grid, RangeObserver
+from onnxquant.observers.base import ActivationGrid, RangeObserver
 from onnxquant.observers.moments import Moments
 
 
@@ -12,7 +12,7 @@ class MinMax(RangeObserver[Moments]):
     >>> import numpy as np
     >>> observer = MinMax()
     >>> observer.update(np.float32([1, 5]))
-    >>> observer.range(Grid())
+    >>> observer.range(ActivationGrid())
     (0.0, 5.0)
     """
 
@@ -24,5 +24,5 @@ class MinMax(RangeObserver[Moments]):
         """Values seen."""
         return self.accumulated.count
 
-    def _range(self, grid: Grid) -> tuple[float, float]:
+    def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         return self.accumulated.low, self.accumulated.high

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from onnxquant.numerics.exact_sum import ExactSum
-from onnxquant.observers.base import Accumulator, Batch, Grid, RangeObserver, State
+from onnxquant.observers.base import Accumulator, ActivationGrid, Batch, RangeObserver, State
 
 WEIGHT = 0.01
 """Weight of a new sample, as in PyTorch's and ONNX Runtime's observers of this name."""
@@ -84,5 +84,5 @@ class MovingAverage(RangeObserver[MovingExtremes]):
         """Samples seen."""
         return self.accumulated.samples
 
-    def _range(self, grid: Grid) -> tuple[float, float]:
+    def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         return self.accumulated.low, self.accumulated.high

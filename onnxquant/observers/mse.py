@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.observers.base import Grid, RangeObserver
+from onnxquant.observers.base import ActivationGrid, RangeObserver
 from onnxquant.observers.histogram import Histogram, Masses
 
 Floats = NDArray[np.float64]
@@ -33,7 +33,7 @@ class Mse(RangeObserver[Histogram]):
         """Values seen."""
         return self.accumulated.count
 
-    def _range(self, grid: Grid) -> tuple[float, float]:
+    def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         seen = self.accumulated.folded() if grid.symmetric else self.accumulated.copy()
         while np.count_nonzero(seen.counts) > _MOST_BINS:
             seen.grow(seen.exponent + 1)

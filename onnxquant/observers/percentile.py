@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxquant.errors import StatisticsError
-from onnxquant.observers.base import Grid, RangeObserver
+from onnxquant.observers.base import ActivationGrid, RangeObserver
 from onnxquant.observers.histogram import Histogram
 
 
@@ -34,7 +34,7 @@ class Percentile(RangeObserver[Histogram]):
         """Values seen."""
         return self.accumulated.count
 
-    def _range(self, grid: Grid) -> tuple[float, float]:
+    def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         share = self.percentile / 100
         if grid.symmetric:
             bound = self.accumulated.folded().quantile(share)

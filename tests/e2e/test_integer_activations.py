@@ -15,7 +15,7 @@ from graphs import node, weight
 from rounded import marked, sqnr_db
 
 import onnxquant
-from onnxquant.activations.search import FOR_ACCURACY
+from onnxquant.activations.placement import FOR_ACCURACY
 from onnxquant.artifact.stored import metadata
 from onnxquant.calibration import gram_matrices as grams
 from onnxquant.errors import RecipeError
@@ -422,7 +422,7 @@ def test_solved_weights_go_with_kernels_left_in_float(tmp_path: Path) -> None:
     bound = {"auto_exclude": True, "min_sqnr": 40.0}
     report, model, output = static(tmp_path, activations="static", solver="gptq", **bound)
     assert report.made["solver"] == "gptq"
-    left = [n for n, r in report.made["left_in_float"].items() if r == FOR_ACCURACY]
+    left = [n for n, r in report.made["left_in_float"].items() if r == FOR_ACCURACY.reason]
     assert 0 < len(left) < 5 and len(stored_codes(output)) == 5 - len(left)
     start = next(score for label, score in report.made["variants"].items() if label.endswith("solved by gptq"))
     assert sqnr_db(run(model), run(output)) > start + 1

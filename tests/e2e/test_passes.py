@@ -17,8 +17,9 @@ from onnxquant.calibration.samples import Samples
 from onnxquant.graph.analysis.linear import linear
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document, load, nodes
+from onnxquant.observers.gram import ChannelMoments
 from onnxquant.passes.equivalent.equalize import equalize
-from onnxquant.passes.equivalent.rebase import Moments, candidates, rebase
+from onnxquant.passes.equivalent.rebase import candidates, rebase
 from onnxquant.passes.equivalent.smooth import smooth
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.recipe.options import Options
@@ -59,12 +60,12 @@ def maxima(document: Document, feeds: list[Any]) -> dict[str, Any]:
     return found
 
 
-def moments(document: Document, feeds: list[Any]) -> dict[str, Moments]:
+def moments(document: Document, feeds: list[Any]) -> dict[str, ChannelMoments]:
     """Mean and covariance of the channels of linear streams."""
     names = candidates(Flow(document.proto.graph))
     values = tensors(document, feeds, names)
     rows = {n: np.moveaxis(values[n].astype(np.float64), 1, 0).reshape(values[n].shape[1], -1) for n in names}
-    return {n: Moments(v.mean(1), np.cov(v, bias=True)) for n, v in rows.items()}
+    return {n: ChannelMoments(v.mean(1), np.cov(v, bias=True)) for n, v in rows.items()}
 
 
 def tensors(document: Document, feeds: list[Any], names: Iterable[str]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from onnxquant.errors import FeedError
 from onnxquant.graph.analysis.linear import linear
 from onnxquant.graph.flow import Flow
 from onnxquant.graph.io import Document, load
+from onnxquant.observers.gram import ChannelMoments
 from onnxquant.passes.equivalent import rebase as rebase_
-from onnxquant.passes.equivalent.rebase import Moments, best_basis, candidates, equalizing, noise, rebase
+from onnxquant.passes.equivalent.rebase import best_basis, candidates, equalizing, noise, rebase
 
 N = 6
 SAMPLES = [{"x": rng(s).standard_normal((1, 4, 9, 9)).astype(np.float32)} for s in range(6)]
@@ -62,9 +63,9 @@ def tensors(proto: onnx.ModelProto, names: Sequence[str]) -> dict[str, NDArray[n
     return {name: np.concatenate(parts) for name, parts in rows.items()}
 
 
-def moments(proto: onnx.ModelProto) -> dict[str, Moments]:
+def moments(proto: onnx.ModelProto) -> dict[str, ChannelMoments]:
     names = candidates(Flow(load(proto).proto.graph))
-    return {n: Moments(v.mean(0), np.cov(v.T, bias=True)) for n, v in tensors(proto, names).items()}
+    return {n: ChannelMoments(v.mean(0), np.cov(v.T, bias=True)) for n, v in tensors(proto, names).items()}
 
 
 FIRST = node("Conv", ["x", "first", "first_b"], ["a"], pads=[1, 1, 1, 1])
@@ -286,7 +287,7 @@ def test_what_is_no_linear_stream_is_left(case: str) -> None:
         proto.graph.output.append(onnx.helper.make_tensor_value_info("n", 1, None))
     elif case == "weight is an input":
         proto.graph.input.append(onnx.helper.make_tensor_value_info("last", 1, [5, N, 1, 1]))
-    given = Moments(np.ones(N), np.eye(N))
+    given = ChannelMoments(np.ones(N), np.eye(N))
     document = load(proto)
     before = document.proto.SerializeToString()
     assert candidates(Flow(document.proto.graph)) == []
@@ -307,18 +308,18 @@ def halves() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("build", "given", "reason"),
     [
-        (computed_bias, Moments(np.ones(N), np.eye(N)), "a bias is computed"),
-        (halves, Moments(np.full(N, 1e7), np.eye(N)), "a weight or a bias would not fit its type"),
+        (computed_bias, ChannelMoments(np.ones(N), np.eye(N)), "a bias is computed"),
+        (halves, ChannelMoments(np.full(N, 1e7), np.eye(N)), "a weight or a bias would not fit its type"),
         (lambda: net([FIRST, LAST]), None, "no statistics of a tensor"),
-        (lambda: net([FIRST, LAST]), Moments(np.ones(N), np.zeros((N, N))), "what it is read for is constant"),
+        (lambda: net([FIRST, LAST]), ChannelMoments(np.ones(N), np.zeros((N, N))), "what it is read for is constant"),
         (
             lambda: net([FIRST, LAST], last=np.zeros((5, N, 1, 1), np.float32)),
-            Moments(np.ones(N), np.eye(N)),
+            ChannelMoments(np.ones(N), np.eye(N)),
             "what it is read for is constant",
         ),
     ],
 )
-def test_reasons_are_told(build: Any, given: Moments | None, reason: str) -> None:
+def test_reasons_are_told(build: Any, given: ChannelMoments | None, reason: str) -> None:
     document = load(build())
     before = document.proto.SerializeToString()
     note = rebase(document, {} if given is None else {"a": given})
@@ -348,7 +349,7 @@ def test_moments_that_do_not_fit_are_refused() -> None:
         (np.ones(N), np.full((N, N), np.inf), "finite"),
     ):
         with pytest.raises(FeedError, match=words):
-            rebase(load(proto), {"a": Moments(mean, covariance)})
+            rebase(load(proto), {"a": ChannelMoments(mean, covariance)})
 
 
 def test_streams_of_nested_graphs() -> None:

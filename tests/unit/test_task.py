@@ -14,7 +14,7 @@ from commands import run as command
 from graphs import node, weight
 
 import onnxquant
-from onnxquant.activations.search import FOR_ACCURACY
+from onnxquant.activations.placement import FOR_ACCURACY
 from onnxquant.errors import RecipeError
 from onnxquant.inspect import api
 from onnxquant.recipe.values import Drop
@@ -100,11 +100,11 @@ def test_a_metric_says_what_is_left_in_float(tmp_path: Path) -> None:
 
     plain = onnxquant.quantize(source, tmp_path / "q.onnx", metric=error, max_drop=1e9, **given)
     assert plain.proof and plain.passed
-    assert FOR_ACCURACY not in plain.made["left_in_float"].values()
+    assert FOR_ACCURACY.reason not in plain.made["left_in_float"].values()
     allowed = -0.8 * plain.proof.metric["quantized"]
     better = onnxquant.quantize(source, tmp_path / "p.onnx", metric=error, max_drop=allowed, **given)
     assert better.proof and better.passed
-    assert list(better.made["left_in_float"].values()) == [FOR_ACCURACY]
+    assert list(better.made["left_in_float"].values()) == [FOR_ACCURACY.reason]
     assert -error(onnxquant.load(tmp_path / "p.onnx")) <= allowed < -error(onnxquant.load(tmp_path / "q.onnx"))
 
 

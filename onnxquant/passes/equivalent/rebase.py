@@ -26,7 +26,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
-from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -35,18 +34,12 @@ from onnxquant.errors import FeedError
 from onnxquant.graph.analysis.linear import Doubles, Linear, linear, rounded
 from onnxquant.graph.flow import Flow, attribute, flows, is_op
 from onnxquant.graph.io import Document
+from onnxquant.observers.gram import ChannelMoments
 
 # The decompositions take the cube of this.
 MOST_CHANNELS = 2048
 # Directions in which nearly nothing lies, or that nearly nothing reads, are stretched no more than this allows.
 _FLOOR = 1e-6
-
-
-class Moments(NamedTuple):
-    """Of a tensor's channels (axis 1) over samples and places: mean [n] and covariance [n, n]."""
-
-    mean: Doubles
-    covariance: Doubles
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ def candidates(flow: Flow) -> list[str]:
     return [name for stream in streams(flow) if not stream.refusal for name in stream.tensors]
 
 
-def rebase(document: Document, moments: Mapping[str, Moments]) -> str | None:
+def rebase(document: Document, moments: Mapping[str, ChannelMoments]) -> str | None:
     """Give each linear stream the basis in which one step for all of its channels costs least.
 
     Args:
@@ -188,7 +181,7 @@ def _read(flow: Flow, node: onnx.NodeProto) -> Linear | None:
     return None if any(attribute(node, "pads", ())) else op
 
 
-def _change(document: Document, flow: Flow, stream: Stream, moments: Mapping[str, Moments]) -> str:
+def _change(document: Document, flow: Flow, stream: Stream, moments: Mapping[str, ChannelMoments]) -> str:
     """Bring one stream into its best basis; the reason where that cannot be."""
     nodes = list({id(n): n for n in (*stream.makers, *stream.readers)}.values())
     ops = {id(n): op for n in nodes if (op := linear(flow, n))}
@@ -241,7 +234,7 @@ def _commit(flow: Flow, ops: dict[int, Linear], weights: dict[int, Doubles], bia
     return ""
 
 
-def _spread(name: str, moments: Moments, channels: int) -> Doubles | None:
+def _spread(name: str, moments: ChannelMoments, channels: int) -> Doubles | None:
     """The covariance of a tensor relative to its energy; None where it is constant."""
     mean, covariance = (np.asarray(m, np.float64) for m in moments)
     if mean.shape != (channels,) or covariance.shape != (channels, channels):

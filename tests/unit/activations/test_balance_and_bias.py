@@ -126,7 +126,9 @@ def test_biases_take_up_the_mean_error() -> None:
     made = static(complete(document), {"x": np.concatenate([f["x"] for f in SAMPLES])})
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
     feeds = open_feeds(SAMPLES, [Input("x", "tensor(float)", ("n", 6, "h", "w"))])
-    changes = bias_.corrections(document, placement, (made.codes, made.ranges), lambda n: rounded(weights[n]), feeds)
+    changes = bias_.corrections(
+        document, bias_.RoundedKernels(placement, made.codes, made.ranges, lambda n: rounded(weights[n])), feeds
+    )
     assert list(changes) == ["a", "e", "y"]
     bias_.correct(document, changes)
     after = {n.output[0]: n for n in document.proto.graph.node if n.op_type == "Conv"}
@@ -167,7 +169,9 @@ def test_gemm_without_a_bias_gets_one(tmp_path: Path) -> None:
     made = static(proto, {"x": np.concatenate([f["x"] for f in samples])})
     w = weight(3, 6)
     feeds = open_feeds(samples, [Input("x", "tensor(float)", ("n", 6))])
-    changes = bias_.corrections(document, placement, (made.codes, made.ranges), lambda _: rounded(w), feeds)
+    changes = bias_.corrections(
+        document, bias_.RoundedKernels(placement, made.codes, made.ranges, lambda _: rounded(w)), feeds
+    )
     assert list(changes) == ["y"]
     bias_.correct(document, changes)
     bias = onnx.numpy_helper.to_array(document.proto.graph.initializer[-1])

@@ -10,11 +10,12 @@ import onnx
 import pytest
 from graphs import node, weight
 
-from onnxquant.activations.op_kinds import Kind
-from onnxquant.activations.placement import Placement, place
+from onnxquant.activations.op_kinds import OpKind
+from onnxquant.activations.placement import Cause, FloatKernel, Placement, place
 from onnxquant.graph.flow import Flow
 
 X = ("float32", [1, 4, 8, 8])
+EXCLUDED = FloatKernel(Cause.WEIGHT, "excluded")
 
 
 def conv(x: str, y: str, name: str = "", w: str = "w", **attributes: Any) -> onnx.NodeProto:
@@ -29,7 +30,7 @@ def model(nodes: list[onnx.NodeProto], *outputs: str, **initializers: Any) -> on
 
 
 def placed(proto: onnx.ModelProto, *excluded: str, clamps: bool = True) -> Placement:
-    return place(Flow(proto.graph), dict.fromkeys(excluded, "excluded"), clamps=clamps)
+    return place(Flow(proto.graph), dict.fromkeys(excluded, EXCLUDED), clamps=clamps)
 
 
 def ops(found: Placement) -> list[str]:
@@ -51,13 +52,13 @@ def test_a_residual_add_computes_on_integers_and_so_does_not_the_last_one() -> N
     )
     assert ops(found) == ["Conv", "Conv", "Add", "Conv"]
     assert list(found.tensors) == ["x", "b", "c", "d", "y"]
-    assert found.tensors["b"].made and found.tensors["b"].bounds == (0.0, float("inf"))
-    assert not found.tensors["x"].made
+    assert found.tensors["b"].produced and found.tensors["b"].bounds == (0.0, float("inf"))
+    assert not found.tensors["x"].produced
     assert all(t.source == t.name for t in found.tensors.values())
     # Nothing reads the sum as codes: it would only be a conversion more.
     last = placed(model([conv("x", "a"), conv("a", "b"), node("Add", ["a", "b"], ["y"])], "y"))
     assert ops(last) == ["Conv", "Conv"]
-    assert last.tensors["b"].made
+    assert last.tensors["b"].produced
 
 
 def test_concat_has_a_scale_of_its_own() -> None:
@@ -113,7 +114,7 @@ def test_a_clamp_after_a_kernel_is_its_codes_bound(tail: list[onnx.NodeProto]) -
     bounds = {"low": np.float32(0), "high": np.float32(6)}
     found = placed(model([conv("x", "a"), clip, *tail], output, **bounds))
     assert found.units[0].clamps[0].op_type == "Clip"
-    assert found.tensors["b"].made and found.tensors["b"].bounds == (0.0, 6.0)
+    assert found.tensors["b"].produced and found.tensors["b"].bounds == (0.0, 6.0)
     assert "a" not in found.tensors
 
 
@@ -121,13 +122,13 @@ def test_a_clamp_is_a_node_of_its_own_where_its_input_is_read_again() -> None:
     nodes = [conv("x", "a"), node("Relu", ["a"], ["b"]), conv("b", "c"), node("Sub", ["c", "a"], ["y"])]
     found = placed(model(nodes, "y"))
     assert not any(u.clamps for u in found.units)
-    assert found.tensors["a"].made and not found.tensors["b"].made
+    assert found.tensors["a"].produced and not found.tensors["b"].produced
 
 
 def test_symmetric_codes_cannot_clamp() -> None:
     found = placed(model([conv("x", "a"), node("Relu", ["a"], ["b"]), conv("b", "y")], "y"), clamps=False)
     assert not any(u.clamps for u in found.units)
-    assert found.tensors["a"].made and not found.tensors["b"].made
+    assert found.tensors["a"].produced and not found.tensors["b"].produced
 
 
 def test_a_relu_after_a_gemm_that_gives_floats_stays() -> None:
@@ -139,7 +140,7 @@ def test_a_relu_after_a_gemm_that_gives_floats_stays() -> None:
     )
     found = placed(proto)
     assert list(found.tensors) == ["x"]
-    assert found.split == ["a"]
+    assert found.split_gemms == ("a",)
 
 
 def test_gemm_with_c_is_split_only_where_it_gives_floats() -> None:
@@ -155,7 +156,7 @@ def test_gemm_with_c_is_split_only_where_it_gives_floats() -> None:
         {"w": weight(8, 5), "c": weight(5), "v": weight(5, 3), "d": weight(3)},
     )
     found = placed(proto)
-    assert found.split == ["e"]
+    assert found.split_gemms == ("e",)
     assert set(found.tensors) == {"x", "b"}
 
 
@@ -163,14 +164,14 @@ def test_a_reader_in_float_takes_the_values_that_everybody_gets() -> None:
     nodes = [conv("x", "a"), conv("a", "b"), node("Erf", ["a"], ["c"]), node("Sub", ["b", "c"], ["y"])]
     found = placed(model(nodes, "y"))
     assert ops(found) == ["Conv", "Conv"]
-    assert found.tensors["a"].readers == {"b"} and found.tensors["a"].made
+    assert found.tensors["a"].readers == {"b"} and found.tensors["a"].produced
 
 
 def test_names_may_be_absent() -> None:
     nodes = [conv("x", "a"), conv("a", "y")]
     assert all(not n.name for n in nodes)
     found = placed(model(nodes, "y"), "a")
-    assert found.left == {"a": "excluded"}
+    assert found.float_kernels == {"a": EXCLUDED}
     assert [u.name for u in found.units] == ["y"]
 
 
@@ -178,7 +179,7 @@ def test_excluded_by_name_or_output() -> None:
     proto = model([conv("x", "a", "first"), conv("a", "y", "second")], "y")
     for key in ("first", "a"):
         found = placed(proto, key)
-        assert found.left == {"first": "excluded"} and [u.name for u in found.units] == ["second"]
+        assert found.float_kernels == {"first": EXCLUDED} and [u.name for u in found.units] == ["second"]
     assert not placed(proto, "first", "second").units
 
 
@@ -200,12 +201,14 @@ def test_what_has_no_integer_kernel_says_why(made: onnx.NodeProto, reason: str) 
     used = {k: v for k, v in constants.items() if k in made.input}
     found = placed(graphs.model([made], {"x": ("float32", [5, 5])}, {"y": "float32"}, used))
     assert not found.units
-    assert reason in found.left["y"]
+    kernel = found.float_kernels["y"]
+    assert kernel.cause is Cause.OPERATOR and reason in kernel.reason
 
 
 def test_transposed_convolutions_stay_in_float() -> None:
     found = placed(model([node("ConvTranspose", ["x", "w"], ["y"])], "y"))
-    assert found.left == {"y": "ONNX Runtime has no integer kernel for it"}
+    reason = "ONNX Runtime has no integer kernel for it"
+    assert found.float_kernels == {"y": FloatKernel(Cause.OPERATOR, reason)}
 
 
 def test_linear_resizing_and_constant_operands_are_float() -> None:
@@ -216,7 +219,7 @@ def test_linear_resizing_and_constant_operands_are_float() -> None:
     assert ops(placed(model(linear, "y", **sizes))) == ["Conv", "Conv"]
     assert ops(placed(model(nearest, "y", **sizes))) == ["Conv", "Resize", "Conv"]
     assert ops(placed(model(scaled, "y", **sizes))) == ["Conv", "Conv"]
-    assert Kind.KERNEL in {u.kind for u in placed(model(scaled, "y", **sizes)).units}
+    assert OpKind.KERNEL in {u.kind for u in placed(model(scaled, "y", **sizes)).units}
 
 
 def test_clip_without_constant_bounds_is_float() -> None:

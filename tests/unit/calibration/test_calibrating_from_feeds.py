@@ -13,7 +13,7 @@ from PIL import Image
 
 import onnxquant
 from onnxquant.errors import FeedError
-from onnxquant.observers.base import Grid
+from onnxquant.observers.base import ActivationGrid
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_images_give_the_ranges_of_their_arrays(images: Path, default_model: Pat
         for f in sorted(images.iterdir())
     ]
     name = ort.InferenceSession(default_model).get_inputs()[0].name
-    low, high = statistics.range(name, "minmax", Grid())
+    low, high = statistics.range(name, "minmax", ActivationGrid())
     assert low == pytest.approx(min(a.min() for a in arrays)) and high == pytest.approx(max(a.max() for a in arrays))
     assert statistics.samples == 6 and statistics.sources[0]["preprocess"]["mean"] == 0.5
 

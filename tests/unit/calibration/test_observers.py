@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import StatisticsError
 from onnxquant.numerics.exact_sum import ExactSum
-from onnxquant.observers import Grid, accumulator_key, make, observer_named, ranging, registry
+from onnxquant.observers import ActivationGrid, accumulator_key, make, observer_named, ranging, registry
 from onnxquant.observers.entropy import divergences
 from onnxquant.observers.histogram import HALF, Histogram
 from onnxquant.observers.mean_std import MeanStd, best_k
@@ -31,19 +31,19 @@ DATA: dict[str, NDArray[np.float32]] = {
     "negative": -RNG.exponential(5, 200_000).astype(np.float32),
     "relu6": np.clip(RNG.normal(2, 3, 200_000), 0, 6).astype(np.float32),
 }
-GRIDS = [Grid(8, True), Grid(8, False), Grid(4, True), Grid(4, False)]
+GRIDS = [ActivationGrid(8, True), ActivationGrid(8, False), ActivationGrid(4, True), ActivationGrid(4, False)]
 each_data = pytest.mark.parametrize("name", DATA)
 each_grid = pytest.mark.parametrize("grid", GRIDS, ids=str)
 
 
-def ranges(method: str, values: NDArray[Any], grid: Grid, **parameters: Any) -> tuple[float, float]:
+def ranges(method: str, values: NDArray[Any], grid: ActivationGrid, **parameters: Any) -> tuple[float, float]:
     observer = observer_named(method)(**parameters)
     for part in np.array_split(values, 7):
         observer.update(part)
     return observer.range(grid)
 
 
-def squared_error(values: NDArray[Any], low: float, high: float, grid: Grid) -> float:
+def squared_error(values: NDArray[Any], low: float, high: float, grid: ActivationGrid) -> float:
     """Mean squared error of really quantizing, in float64."""
     x = values.astype(np.float64)
     if grid.symmetric:
@@ -66,9 +66,9 @@ def test_every_observer_is_registered() -> None:
 def test_minmax_is_exact(name: str) -> None:
     x = DATA[name]
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
-    assert ranges("minmax", x, Grid()) == (low, high)
+    assert ranges("minmax", x, ActivationGrid()) == (low, high)
     bound = max(-low, high)
-    assert ranges("minmax", x, Grid(symmetric=True)) == (-bound, bound)
+    assert ranges("minmax", x, ActivationGrid(symmetric=True)) == (-bound, bound)
 
 
 @each_data
@@ -78,7 +78,7 @@ def test_percentile_is_within_a_bin_of_numpy(name: str, percentile: float) -> No
     width = 2.0 ** (math.frexp(np.abs(x).max())[1] - 12)
     cut = (1 - percentile / 100) / 2
     want = [min(0.0, np.quantile(x, cut)), max(0.0, np.quantile(x, 1 - cut))]
-    got = ranges("percentile", x, Grid(), percentile=percentile)
+    got = ranges("percentile", x, ActivationGrid(), percentile=percentile)
     # In the tails neighbours may be further apart than a bin: the quantile is then anywhere between two of them.
     ordered = np.sort(x)
     for g, w, share in zip(got, want, (cut, 1 - cut), strict=True):
@@ -86,7 +86,7 @@ def test_percentile_is_within_a_bin_of_numpy(name: str, percentile: float) -> No
         gap = ordered[min(at + 1, len(x) - 1)] - ordered[max(at - 1, 0)]
         assert abs(g - w) <= width + gap
     bound = np.quantile(np.abs(x), percentile / 100)
-    low, high = ranges("percentile", x, Grid(symmetric=True), percentile=percentile)
+    low, high = ranges("percentile", x, ActivationGrid(symmetric=True), percentile=percentile)
     assert low == -high
     at = round(percentile / 100 * (len(x) - 1))
     magnitudes = np.sort(np.abs(x))
@@ -99,7 +99,7 @@ def test_mean_std_is_that_of_float64(name: str, k: float | None) -> None:
     x = DATA[name].astype(np.float64)
     reach = (best_k(8) if k is None else k) * x.std()
     want = min(0.0, max(x.min(), x.mean() - reach)), max(0.0, min(x.max(), x.mean() + reach))
-    assert ranges("mean-std", DATA[name], Grid(), k=k) == pytest.approx(want, rel=1e-9)
+    assert ranges("mean-std", DATA[name], ActivationGrid(), k=k) == pytest.approx(want, rel=1e-9)
 
 
 def test_mean_std_has_no_cancellation() -> None:
@@ -117,7 +117,7 @@ def test_the_default_k_is_the_known_optimum() -> None:
 
 @each_data
 @each_grid
-def test_mse_is_the_best_of_a_fine_search(name: str, grid: Grid) -> None:
+def test_mse_is_the_best_of_a_fine_search(name: str, grid: ActivationGrid) -> None:
     """Two-sided: no worse than brute force by more than 2 %, and not better by more than its coarseness explains."""
     x = DATA[name][-50_000:]
     low, high = ranges("mse", x, grid)
@@ -138,8 +138,8 @@ def test_mse_is_the_best_of_a_fine_search(name: str, grid: Grid) -> None:
 def test_mse_of_a_normal_distribution_is_the_known_optimum() -> None:
     """3.92 and 2.55 standard deviations for 8 and 4 bits (Banner et al. 2019)."""
     x = np.random.default_rng(0).standard_normal(1_000_000).astype(np.float32)
-    assert ranges("mse", x, Grid(8, True))[1] == pytest.approx(3.92, abs=0.1)
-    assert ranges("mse", x, Grid(4, True))[1] == pytest.approx(2.5, abs=0.1)
+    assert ranges("mse", x, ActivationGrid(8, True))[1] == pytest.approx(3.92, abs=0.1)
+    assert ranges("mse", x, ActivationGrid(4, True))[1] == pytest.approx(2.5, abs=0.1)
 
 
 def kl_as_written(counts: NDArray[np.float64], start: int, end: int, groups: int) -> float:
@@ -181,14 +181,14 @@ def test_entropy_is_the_best_candidate_of_the_slides(name: str) -> None:
     last = int(np.flatnonzero(counts)[-1]) + 1
     values = [kl_as_written(counts, 0, i, 128) for i in range(128, last + 1)]
     want = min((128 + int(np.argmin(values))) * width, x.max())
-    low, high = ranges("entropy", DATA[name], Grid(8, True))
+    low, high = ranges("entropy", DATA[name], ActivationGrid(8, True))
     assert (low, high) == (-want, want)
 
 
 @each_data
 @pytest.mark.parametrize("method", ["entropy", "mse", "percentile", "mean-std", "minmax", "moving-average"])
 @each_grid
-def test_ranges_hold_zero_and_no_more_than_was_seen(name: str, method: str, grid: Grid) -> None:
+def test_ranges_hold_zero_and_no_more_than_was_seen(name: str, method: str, grid: ActivationGrid) -> None:
     x = DATA[name]
     low, high = ranges(method, x, grid)
     assert low <= 0 <= high
@@ -211,7 +211,7 @@ def test_moving_average_is_its_recurrence() -> None:
     observer = observer_named("moving-average")()
     for x in samples:
         observer.update(x)
-    assert observer.range(Grid()) == pytest.approx((low, high), rel=1e-12)
+    assert observer.range(ActivationGrid()) == pytest.approx((low, high), rel=1e-12)
 
 
 def test_moving_averages_merge_by_samples() -> None:
@@ -220,7 +220,7 @@ def test_moving_averages_merge_by_samples() -> None:
     for _ in range(3):
         other.update(np.array([5.0]))
     one.merge(other)
-    assert one.range(Grid()) == (0.0, 4.0)
+    assert one.range(ActivationGrid()) == (0.0, 4.0)
 
 
 def test_channels_and_gram_are_those_of_float64() -> None:
@@ -311,9 +311,9 @@ def test_nothing_seen_gives_no_range_and_zeros_give_zero(name: str) -> None:
     observer = observer_named(name)()
     observer.update(np.zeros((0, 3), np.float32))
     with pytest.raises(StatisticsError, match="no values"):
-        observer.range(Grid())
+        observer.range(ActivationGrid())
     observer.update(np.zeros(3, np.float32))
-    assert observer.range(Grid()) == (0.0, 0.0)
+    assert observer.range(ActivationGrid()) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

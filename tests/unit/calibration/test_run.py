@@ -21,7 +21,7 @@ from onnxquant.calibration.tensors import quantizable
 from onnxquant.errors import FeedError, StatisticsError
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import load
-from onnxquant.observers import Grid
+from onnxquant.observers import ActivationGrid
 from onnxquant.observers.histogram import Histogram
 
 METHODS = ("minmax", "mse", "moving-average", "absmean", "gram")
@@ -96,7 +96,7 @@ def test_what_is_observed_is_what_the_model_computes(model: Path) -> None:
     values["z"] = 2 * values["y"]
     for tensor, x in values.items():
         want = min(0.0, x.min()), max(0.0, x.max())
-        assert statistics.range(tensor, "minmax", Grid()) == pytest.approx(want, rel=1e-5)
+        assert statistics.range(tensor, "minmax", ActivationGrid()) == pytest.approx(want, rel=1e-5)
         gram, absmean = statistics.observers[tensor]["gram"], statistics.observers[tensor]["absmean"]
         np.testing.assert_allclose(gram.matrix, x.T @ x, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(absmean.absmax, np.abs(x).max(0), rtol=1e-5)
@@ -197,7 +197,7 @@ def test_zero_sized_batches_and_open_dimensions(model: Path) -> None:
 
     nothing = collect(model, Nothing(2), {"m": ["minmax", "mse"]})
     with pytest.raises(StatisticsError, match="tensor 'm': mse: no values"):
-        nothing.range("m", "mse", Grid())
+        nothing.range("m", "mse", ActivationGrid())
 
 
 def test_what_cannot_be_observed_is_named(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_what_cannot_be_observed_is_named(tmp_path: Path) -> None:
     assert "tensor(bool)" in statistics.skipped["c"]
     assert "constant" in statistics.skipped["w_outer"]
     with pytest.raises(StatisticsError, match="'a' was not observed: is computed in a subgraph"):
-        statistics.range("a", "minmax", Grid())
+        statistics.range("a", "minmax", ActivationGrid())
     with pytest.raises(StatisticsError, match=r"no tensor 'xx'.*did you mean 'x'"):
         collect(path, Conditions(2), {"xx": ["minmax"]})
 
@@ -253,7 +253,7 @@ def test_infinite_tensors_are_left_out_and_the_rest_is_kept(tmp_path: Path) -> N
 
     statistics = collect(path, Zero(3), {n: ["minmax"] for n in ("x", "l", "y")})
     assert statistics.skipped == {"l": "holds infinity in sample 1"}
-    assert statistics.range("y", "minmax", Grid()) == pytest.approx((0, np.log(3)))
+    assert statistics.range("y", "minmax", ActivationGrid()) == pytest.approx((0, np.log(3)))
 
 
 def test_no_samples_is_an_error(model: Path) -> None:
@@ -285,8 +285,8 @@ def test_an_edited_document_is_what_runs(model: Path) -> None:
     document = load(model)
     document.proto.graph.node[1].op_type = "Neg"
     statistics = collect(document, Made(2), {"r": ["minmax"], "m": ["minmax"]})
-    low, high = statistics.range("m", "minmax", Grid())
-    assert statistics.range("r", "minmax", Grid()) == (-high, -low)
+    low, high = statistics.range("m", "minmax", ActivationGrid())
+    assert statistics.range("r", "minmax", ActivationGrid()) == (-high, -low)
     assert statistics.model != digest(load(model))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxquant.calibration import archive
 from onnxquant.calibration.statistics import KIND, Statistics
 from onnxquant.errors import OnnxQuantError, OutputError, StatisticsError
-from onnxquant.observers import Grid, ranging
+from onnxquant.observers import ActivationGrid, ranging
 
 WANTED = {"a/b:0": [*ranging(), "absmean:1", "absmean", "gram", "gram:1"], "t": ["minmax", "percentile"]}
 
@@ -31,7 +31,7 @@ def shard(seed: int, samples: int = 3) -> Statistics:
 
 
 def ranges(statistics: Statistics) -> list[tuple[float, float]]:
-    grids = [Grid(8), Grid(8, True), Grid(4)]
+    grids = [ActivationGrid(8), ActivationGrid(8, True), ActivationGrid(4)]
     return [statistics.range("a/b:0", method, grid) for method in ranging() for grid in grids]
 
 
@@ -75,7 +75,7 @@ def test_merging_is_one_run_over_both() -> None:
             one.update(x)
     merged = Statistics.merge(shard(0, 2), shard(5, 2))
     for method in set(ranging()) - {"moving-average"}:
-        assert merged.range("a/b:0", method, Grid()) == whole.range("a/b:0", method, Grid())
+        assert merged.range("a/b:0", method, ActivationGrid()) == whole.range("a/b:0", method, ActivationGrid())
     for name in ("absmean:1", "absmean"):
         one, other = merged.observers["a/b:0"][name], whole.observers["a/b:0"][name]
         np.testing.assert_allclose(one.absmean, other.absmean, rtol=1e-12)
@@ -102,17 +102,23 @@ def test_what_one_shard_could_not_observe_is_left_out() -> None:
 def test_questions_without_an_answer() -> None:
     statistics = shard(0)
     for call, words in (
-        (lambda: statistics.range("tt", "mse", Grid()), "'tt' was not observed; did you mean 't'"),
-        (lambda: statistics.range("t", "mean_std", Grid()), "did you mean 'mean-std'"),
-        (lambda: statistics.range("t", "moving-average", Grid()), "collected for entropy, mean-std, minmax"),
-        (lambda: statistics.range("t", "gram", Grid()), "gram gives no range"),
-        (lambda: statistics.range("t", "percentile", Grid(), percentil=3), "percentile has no parameter percentil"),
-        (lambda: statistics.range("t", "percentile", Grid(), percentile=300), "tensor 't': percentile is 300"),
+        (lambda: statistics.range("tt", "mse", ActivationGrid()), "'tt' was not observed; did you mean 't'"),
+        (lambda: statistics.range("t", "mean_std", ActivationGrid()), "did you mean 'mean-std'"),
+        (lambda: statistics.range("t", "moving-average", ActivationGrid()), "collected for entropy, mean-std, minmax"),
+        (lambda: statistics.range("t", "gram", ActivationGrid()), "gram gives no range"),
+        (
+            lambda: statistics.range("t", "percentile", ActivationGrid(), percentil=3),
+            "percentile has no parameter percentil",
+        ),
+        (
+            lambda: statistics.range("t", "percentile", ActivationGrid(), percentile=300),
+            "tensor 't': percentile is 300",
+        ),
     ):
         with pytest.raises(StatisticsError, match=words):
             call()
-    assert statistics.range("t", "entropy", Grid())  # a histogram serves it, whoever asked for that
-    narrow, wide = (statistics.range("t", "percentile", Grid(), percentile=p) for p in (50, 100))
+    assert statistics.range("t", "entropy", ActivationGrid())  # a histogram serves it, whoever asked for that
+    narrow, wide = (statistics.range("t", "percentile", ActivationGrid(), percentile=p) for p in (50, 100))
     assert narrow[1] < wide[1]
 
 

@@ -1,0 +1,106 @@
+"""A calibrated model: a float model with the statistics of its activations, and the ranges that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxquant.activations.placement import Placement, QuantizedTensor
+from onnxquant.activations.settings import StaticSettings
+from onnxquant.calibration.statistics import Statistics
+from onnxquant.errors import StatisticsError
+from onnxquant.graph.io import Document
+from onnxquant.observers import ActivationGrid
+from onnxquant.observers.absmean import AbsMean
+from onnxquant.observers.gram import ChannelMoments, Gram
+from onnxquant.observers.histogram import Histogram, HistogramSummary
+
+# Observers of what balancing, smoothing and a change of basis need; axis 1 holds the channels of a convolution.
+WIDTHS, MAGNITUDES, MOMENTS = "absmean:1", "absmean", "gram:1"
+
+
+@dataclass(frozen=True)
+class CalibratedModel:
+    """A float model with the statistics of its activations, its channels balanced.
+
+    Attributes:
+        original: the model before its channels were balanced.
+        document: the model.
+        placement: nodes and tensors that are integers.
+        statistics: statistics of the original's tensors.
+        balanced: by tensor with balanced channels, the bound that all of them have.
+    """
+
+    original: Document
+    document: Document
+    placement: Placement
+    statistics: Statistics
+    balanced: Mapping[str, float]
+
+    def ranges(self, placement: Placement, method: str, settings: StaticSettings) -> dict[str, tuple[float, float]]:
+        """Lowest and highest value of each source.
+
+        Args:
+            placement: a placement in this model; perhaps with more kernels in float.
+            method: calibration method.
+            settings: type of the codes, and the method's parameters.
+
+        Raises:
+            StatisticsError: the statistics do not serve the method.
+        """
+        grid = ActivationGrid(settings.codes.bits, settings.codes.symmetric)
+        parameters = settings.parameters.get(method, {})
+        ranges: dict[str, tuple[float, float]] = {}
+        for tensor in placement.tensors.values():
+            source = tensor.source
+            if source in self.balanced:
+                ranges[source] = (0.0, self.balanced[source])
+            elif source not in ranges:
+                try:
+                    low, high = self.statistics.range(source, method, grid, **parameters)
+                except StatisticsError as error:
+                    again = f"calibrate again with this version and method {method}"
+                    raise StatisticsError(f"{error}; {again}") from None
+                ranges[source] = _clamped(low, high, tensor)
+        return ranges
+
+    def magnitudes(self) -> dict[str, NDArray[np.float64]]:
+        """Largest magnitude of each channel of the inputs of products, where they were collected."""
+        return largest_magnitudes(self.statistics, MAGNITUDES)
+
+    def moments(self) -> dict[str, ChannelMoments]:
+        """Mean and covariance of the channels of linear streams, where they were collected."""
+        return {
+            name: gram.channel_moments
+            for name, observers in self.statistics.observers.items()
+            if isinstance(gram := observers.get(MOMENTS), Gram) and gram.rows
+        }
+
+    def histograms(self) -> dict[str, HistogramSummary]:
+        """Histograms of the quantized tensors, where one was collected; not of those whose channels were balanced."""
+        summaries = {}
+        for name, tensor in self.placement.tensors.items():
+            if tensor.source in self.balanced or name not in self.statistics.observers:
+                continue
+            for accumulator in self.statistics.accumulators(name).values():
+                if isinstance(accumulator, Histogram) and accumulator.count:
+                    summaries[name] = accumulator.summary()
+        return summaries
+
+
+def largest_magnitudes(statistics: Statistics, observer: str) -> dict[str, NDArray[np.float64]]:
+    """Largest magnitude of each channel of the tensors that an observer of magnitudes has seen."""
+    return {
+        name: magnitudes.absmax
+        for name, observers in statistics.observers.items()
+        if isinstance(magnitudes := observers.get(observer), AbsMean)
+    }
+
+
+def _clamped(low: float, high: float, tensor: QuantizedTensor) -> tuple[float, float]:
+    """A range within the bounds of a tensor's clamps."""
+    low, high = max(low, tensor.bounds[0]), min(high, tensor.bounds[1])
+    return (low, high) if low <= high else (0.0, 0.0)

@@ -1,0 +1,166 @@
+"""Plans of integer activations: what the search hands to the room that encodes weights and to reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+
+from onnxquant.activations.codes import Codes
+from onnxquant.activations.insert import insert_conversions
+from onnxquant.activations.placement import FloatKernel, QuantizedTensor
+from onnxquant.formats.base import Encoded
+from onnxquant.graph.io import Document
+from onnxquant.observers.histogram import HistogramSummary
+from onnxquant.plan.planner import NO_INTEGER_SITES, IntegerSites
+from onnxquant.targets import Activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRecord:
+    """The scores of a search, for reports.
+
+    Attributes:
+        methods: score of each calibration method that was tried, in decibels.
+        functions: score of each function that was tried, in decibels: the model itself, then equal functions.
+        calibrated: number of samples that ranges were found on.
+        judged: number of samples that candidates were scored on.
+        apart: whether those are other samples.
+        solver: solver of the weights' codes; empty: they are rounded to nearest.
+        not_solved: weights that are rounded to nearest all the same.
+    """
+
+    methods: Mapping[str, float]
+    functions: Mapping[str, float]
+    calibrated: int
+    judged: int
+    apart: bool
+    solver: str = ""
+    not_solved: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the file's metadata and reports."""
+        solved = {"solver": self.solver, "not_solved": list(self.not_solved)} if self.solver else {}
+        return {
+            "tried": _rounded(self.methods),
+            "variants": _rounded(self.functions),
+            "samples": {"calibrated": self.calibrated, "judged": self.judged, "apart": self.apart},
+            **solved,
+        }
+
+
+def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(score, 2) for name, score in scores.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticActivations:
+    """Activations rounded to codes of fixed ranges.
+
+    Attributes:
+        codes: type of the codes.
+        tensors: the quantized tensors.
+        ranges: lowest and highest value of each source.
+        method: calibration method that chose the ranges.
+        split_gemms: outputs of Gemms that return floats: their C is added after the product, in float.
+        integer_kernels: number of kernels that compute on integers.
+        float_kernels: kernels that stay in float, by name.
+        balanced: number of tensors whose channels were balanced.
+        corrected_biases: number of kernels whose bias was corrected.
+        search: scores of the search; None where there was none.
+        histograms: histograms of the tensors, by name, for reports alone.
+        rescaled: weights that differ from the original's, those of an equal function.
+    """
+
+    codes: Codes
+    tensors: tuple[QuantizedTensor, ...]
+    ranges: Mapping[str, tuple[float, float]]
+    method: str
+    split_gemms: tuple[str, ...] = ()
+    integer_kernels: int = 0
+    float_kernels: Mapping[str, FloatKernel] = field(default_factory=dict)
+    balanced: int = 0
+    corrected_biases: int = 0
+    search: SearchRecord | None = None
+    histograms: Mapping[str, HistogramSummary] = field(default_factory=dict)
+    rescaled: tuple[str, ...] = ()
+
+    def insert(self, proto: onnx.ModelProto) -> None:
+        """Insert the conversions into a model whose weights are lowered; its tensors have the names that they had before."""
+        insert_conversions(proto, self.codes, self.tensors, self.ranges, self.split_gemms)
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        """Histograms as plain data, for reports."""
+        return {name: histogram.to_dict() for name, histogram in self.histograms.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the file's metadata and reports."""
+        return {
+            "kind": str(Activations.STATIC),
+            "type": str(self.codes.dtype),
+            "symmetric": self.codes.symmetric,
+            "method": self.method,
+            "tensors": {t.name: self._tensor(t) for t in self.tensors},
+            "integer_kernels": self.integer_kernels,
+            "left_in_float": {name: kernel.reason for name, kernel in self.float_kernels.items()},
+            "balanced": self.balanced,
+            "biases_corrected": self.corrected_biases,
+            **(self.search.to_dict() if self.search else {}),
+            "rescaled": list(self.rescaled),
+        }
+
+    def _tensor(self, tensor: QuantizedTensor) -> dict[str, float]:
+        low, high = self.ranges[tensor.source]
+        scale, zero_point = self.codes.parameters(low, high)
+        return {"low": low, "high": high, "scale": float(scale), "zero_point": int(zero_point)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicActivations:
+    """Activations rounded per call by the operator that reads them: DynamicQuantizeMatMul in place of a product.
+
+    Attributes:
+        integer_kernels: number of kernels that compute on integers.
+        rescaled: weights that differ from the original's, those of an equal function.
+    """
+
+    integer_kernels: int
+    rescaled: tuple[str, ...] = ()
+
+    def insert(self, proto: onnx.ModelProto) -> None:
+        """Insert nothing: DynamicQuantizeMatMul quantizes activations itself."""
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        """Histograms of activations: none, as nothing was calibrated."""
+        return {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the file's metadata and reports."""
+        return {
+            "kind": str(Activations.DYNAMIC),
+            "type": "uint8",
+            "symmetric": False,
+            "integer_kernels": self.integer_kernels,
+            "rescaled": list(self.rescaled),
+        }
+
+
+@dataclass(frozen=True)
+class ActivationPlan:
+    """The result of a search: the model to encode, and what its activations become.
+
+    Attributes:
+        document: the float model, its weights as they are to be encoded.
+        sites: sites that integer activations decide.
+        activations: conversions to insert; None: activations stay floats.
+        solved: weights by site whose codes a solver has chosen already.
+    """
+
+    document: Document
+    sites: IntegerSites = NO_INTEGER_SITES
+    activations: StaticActivations | DynamicActivations | None = None
+    solved: Mapping[str, Encoded] = field(default_factory=dict)

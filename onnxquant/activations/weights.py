@@ -1,0 +1,73 @@
+"""Weights of kernels between integer activations: which of them can be int8 per channel, and which sites that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxquant.activations.op_kinds import OpKind, kind_of
+from onnxquant.activations.placement import Cause, FloatKernel
+from onnxquant.formats.base import Format
+from onnxquant.graph.flow import Flow
+from onnxquant.graph.io import Document
+from onnxquant.graph.sites import Site, find
+from onnxquant.plan.planner import IntegerSites, make_plan, refusal_beside_integers
+from onnxquant.recipe.rules import Recipe
+from onnxquant.targets import Activations
+
+# Opsets of DequantizeLinear per channel, and of 16-bit codes.
+OPSET, WIDE_OPSET = 13, 21
+
+
+def site_of(document: Document, tensor: str) -> Site:
+    """The site of a weight, by the name of its tensor."""
+    return next(s for s in find(document)[0] if s.name == tensor)
+
+
+def excluded_kernels(document: Document, rules: Recipe) -> dict[str, FloatKernel]:
+    """Kernels whose weight cannot be int8 per channel under the rules, by the first output of their nodes."""
+    reasons: dict[str, str] = {}
+    flow, sites, opset = Flow(document.proto.graph), find(document)[0], max(document.opset, OPSET)
+    kernels = {n.output[0] for n in flow.nodes if kind_of(n, flow) is OpKind.KERNEL}
+    readers = {s.name: {u.node.output[0] for u in s.uses} for s in sites}
+    for site in sites:
+        refusal = refusal_beside_integers(site, rules, Activations.STATIC, opset)
+        if refusal is not None and str(refusal):
+            reasons.update(dict.fromkeys(readers[site.name], str(refusal)))
+        elif not readers[site.name] <= kernels:
+            reason = "its weight is shared with an op that computes in float"
+            reasons.update(dict.fromkeys(readers[site.name], reason))
+    without_site = kernels.difference(*readers.values())
+    reasons.update(dict.fromkeys(without_site, "its weight is too small to be worth it"))
+    return {name: FloatKernel(Cause.WEIGHT, reason) for name, reason in reasons.items()}
+
+
+def static_sites(document: Document, float_kernels: Mapping[str, FloatKernel]) -> IntegerSites:
+    """The sites that static activations decide; rules decide about the others.
+
+    Args:
+        document: the float model.
+        float_kernels: kernels that stay in float, by name.
+    """
+    flow = Flow(document.proto.graph)
+    multiplied, for_accuracy = set(), set()
+    for site in find(document)[0]:
+        nodes = [u.node for u in site.uses]
+        in_float = [k for n in nodes if (k := float_kernels.get(n.output[0], float_kernels.get(n.name)))]
+        if any(kernel.cause is Cause.ACCURACY for kernel in in_float):
+            for_accuracy.add(site.name)
+        elif nodes and not in_float and all(kind_of(n, flow) is OpKind.KERNEL for n in nodes):
+            multiplied.add(site.name)
+    return IntegerSites(Activations.STATIC, frozenset(multiplied), frozenset(for_accuracy))
+
+
+def dynamic_sites(document: Document, rules: Recipe) -> IntegerSites:
+    """The sites that dynamic activations decide: every product whose weight can be int8 per channel."""
+    kind, sites = Activations.DYNAMIC, find(document)[0]
+    names = (s.name for s in sites if refusal_beside_integers(s, rules, kind, document.opset) is None)
+    return IntegerSites(kind, frozenset(names))
+
+
+def static_format(site: Site, rules: Recipe) -> Format:
+    """The format of a weight that is multiplied with static activations."""
+    sites = IntegerSites(Activations.STATIC, frozenset([site.name]))
+    return make_plan([site], [], rules, OPSET, sites).encoded[0].format
