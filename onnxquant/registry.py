@@ -1,4 +1,4 @@
-"""Classes that register by being there: in the modules of a package of ours, or as entry points of other packages."""
+"""Plug-ins: classes found in the modules of one of our packages, and classes that other packages register."""
 
 from __future__ import annotations
 
@@ -9,17 +9,29 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
+from onnxquant.errors import RecipeError
+
 
 def classes(package: ModuleType, base: type[Any], group: str) -> dict[str, type[Any]]:
-    """Concrete subclasses by their ``name``, in its order.
+    """Concrete subclasses of a base by their ``name``, sorted by it.
 
     Args:
-        package: whose modules are searched.
-        base: of all of them.
-        group: of entry points, each naming a class.
+        package: package of ours whose modules are searched
+        base: base class of all of them
+        group: group of entry points, each of which names a class of another package
+
+    Raises:
+        RecipeError: two classes have the same name.
     """
-    found: set[type[Any]] = {entry.load() for entry in entry_points(group=group)}
-    for module in pkgutil.iter_modules(package.__path__):
-        members = vars(importlib.import_module(f"{package.__name__}.{module.name}")).values()
-        found |= {m for m in members if inspect.isclass(m) and issubclass(m, base) and not inspect.isabstract(m)}
-    return {c.name: c for c in sorted(found - {base}, key=lambda c: c.name)}
+    members = {entry.load() for entry in entry_points(group=group)}
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        members.update(filter(inspect.isclass, vars(importlib.import_module(module.name)).values()))
+    by_name: dict[str, type[Any]] = {}
+    for cls in members:
+        if cls is base or not issubclass(cls, base) or inspect.isabstract(cls):
+            continue
+        other = by_name.setdefault(cls.name, cls)
+        if other is not cls:
+            places = sorted(f"{c.__module__}.{c.__qualname__}" for c in (cls, other))
+            raise RecipeError(f"{group}: {' and '.join(places)} are both called {cls.name!r}")
+    return dict(sorted(by_name.items()))

@@ -29,7 +29,7 @@ from peer_bench.report import machine
 
 import onnxquant
 from onnxquant.recipe.files import shipped
-from onnxquant.recipe.options import SOLVERS
+from onnxquant.recipe.values import solver_names
 
 QUICK = ("minilm_l6", "mobilenet_v2")
 
@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
     arguments.models = arguments.models or list(QUICK if quick else TASKS)
     for name, short, full in (
         ("formats", QUICK_FORMATS, FORMATS),
-        ("solvers", ("rtn",), [s for s in SOLVERS if s != "auto"]),
+        ("solvers", ("rtn",), [s for s in solver_names() if s != "auto"]),
         ("budgets", (), BUDGETS),
         ("recipes", (), shipped()),
         ("peers", QUICK_PEERS, peers),

@@ -47,7 +47,7 @@ def text() -> str:
     parts.append("## Option keys\n\nOf a recipe's `options`, of a config file, and keywords of `onnxquant.quantize`.\n")
     parts.append(_keys(option_schema()["properties"]))
     schema = config_schema()["properties"]
-    parts.append("## Config keys\n\nAt the top level and for each model: the option keys but for `dry_run`, and\n")
+    parts.append("## Config keys\n\nAt the top level and for each model: the option keys and\n")
     parts.append(_keys({k: schema[k] for k in ("recipe", "rules", "data")}))
     parts.append("At the top level: `models`, a list of tables with these and\n")
     own = schema["models"]["items"]["properties"]

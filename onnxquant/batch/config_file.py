@@ -1,36 +1,72 @@
-"""A file that says what to quantize: global options, models, a batch."""
+"""Configuration files: global options, models with options of their own, and a batch."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from onnxquant.batch.job import Job
-from onnxquant.batch.run import JOURNAL, expand, refuse, without_outputs
+from onnxquant.batch.run import JOURNAL, expand, jobs_of, refuse, without_outputs
 from onnxquant.errors import RecipeError
 from onnxquant.recipe import schema
-from onnxquant.recipe.files import read_recipe, read_table, with_absolute_paths
-from onnxquant.recipe.options import option_schema, without_rivals
+from onnxquant.recipe.declaration import any_path, declared, key, options_of
+from onnxquant.recipe.files import read_recipe, read_table, shipped, with_absolute_paths
+from onnxquant.recipe.options import Options, drop_overridden_aliases
 from onnxquant.recipe.rules import rule_schema
 
 EXAMPLE = Path(__file__).with_name("example.yaml")
-# Of the run, so they are the command line's.
-_NOT_HERE = ("dry_run",)
-_OWN = ("input", "output", "recipe", "rules", "data")
+
+
+def _is_recipe_file(value: str) -> bool:
+    return value not in shipped()
+
+
+def _is_no_function(value: str) -> bool:
+    return not re.fullmatch(r"[\w.]+:\w+", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedKeys:
+    """Keys at the top level and of each model, beside the options and ``rules``."""
+
+    recipe: str | None = key(
+        None, "A recipe's file, or the name of one that `onnxquant list` shows.", is_path=_is_recipe_file
+    )
+    data: str | None = key(None, "Samples: .npz, a folder, a text, or module:function.", is_path=_is_no_function)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelKeys:
+    """Keys of a model alone."""
+
+    input: str = key(MISSING, "The model.", is_path=any_path)
+    output: str | None = key(None, "File to write. Default: beside the input, named by the format.", is_path=any_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTable:
+    """The table ``batch``."""
+
+    input_dir: str = key(MISSING, "A folder (its *.onnx) or a glob pattern.", is_path=any_path)
+    output_dir: str = key(MISSING, "Folder to write to; it is created.", is_path=any_path)
+    skip_existing: bool = key(False, "Keep outputs that were made of the same model with the same options.")
+    continue_on_error: bool = key(False, "Go on when a model fails or misses a bound.")
+    jobs: int = key(1, "Number of models at a time.", minimum=1)
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a file asks for.
+    """Contents of a file.
 
     Attributes:
-        jobs: one for each model.
-        workers: models at a time.
-        continue_on_error: go on when a model fails.
-        journal: of the batch, if there is one.
+        jobs: one job for each model
+        workers: number of models at a time
+        continue_on_error: whether other models are begun once one has failed
+        journal: journal of the batch, if there is one
     """
 
     jobs: tuple[Job, ...]
@@ -41,54 +77,29 @@ class Config:
 
 @cache
 def config_schema() -> schema.Schema:
-    """What a file may hold, as JSON Schema."""
-    shared = {k: v for k, v in option_schema()["properties"].items() if k not in _NOT_HERE}
-    shared |= {
-        "recipe": {"type": "string", "description": "A recipe's file, or the name of one that `onnxquant list` shows."},
-        "rules": {
-            "type": "array",
-            "items": rule_schema(),
-            "description": "Ordered rules; the first that matches wins.",
-        },
-        "data": {"type": "string", "description": "Samples: .npz, a folder, a text, or module:function."},
-    }
-    path = {"type": "string"}
-    model = schema.table(
-        {
-            "input": {**path, "description": "The model."},
-            "output": {**path, "description": "File to write. Default: beside the input, named by the format."},
-            **shared,
-        },
+    """JSON Schema of a file."""
+    shared = {**options_of(Options), **declared(SharedKeys)}
+    rules = {"type": "array", "items": rule_schema(), "description": "Ordered rules; the first that matches wins."}
+    model = schema.of_table(
+        {**declared(ModelKeys), **shared},
         "One model; its own options win over the global ones, its rules come before the global ones.",
-        required=["input"],
+        {"rules": rules},
     )
-    flag = {"type": "boolean"}
-    batch = schema.table(
-        {
-            "input_dir": {**path, "description": "A folder (its *.onnx) or a glob pattern."},
-            "output_dir": {**path, "description": "Folder to write to; it is made."},
-            "skip_existing": {**flag, "description": "Leave outputs alone that were made of the same model like this."},
-            "continue_on_error": {**flag, "description": "Go on when a model fails or misses a bound."},
-            "jobs": {"type": "integer", "minimum": 1, "description": "Models at a time."},
-        },
-        "Many models with the global options.",
-        required=["input_dir", "output_dir"],
-    )
+    batch = schema.of_table(declared(BatchTable), "Many models with the global options.")
     models = {"type": "array", "items": model, "description": "Models, each with options of its own."}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "onnxquant config",
-        **schema.table({**shared, "models": models, "batch": batch}, "What `onnxquant config` quantizes."),
-    }
+    top = schema.of_table(
+        shared, "What `onnxquant config` quantizes.", {"rules": rules, "models": models, "batch": batch}
+    )
+    return {"$schema": schema.DRAFT, "title": "onnxquant config", **top}
 
 
-def read(path: str | Path, *, skip_existing: bool = False, **wins: Any) -> Config:
+def read(path: str | Path, *, skip_existing: bool = False, **overrides: Any) -> Config:
     """Read a TOML or YAML file; its ending decides. Relative paths in it are relative to its folder.
 
     Args:
-        path: the file.
-        skip_existing: for all models, whatever the file says.
-        wins: options that win over the file's: ``dry_run``, ``force``.
+        path: the file
+        skip_existing: whether existing outputs are kept, whatever the file says
+        overrides: options that win over the file's: ``dry_run``, ``force``
 
     Raises:
         RecipeError: an unknown key (the nearest is named), a value of the wrong type, options that contradict each other,
@@ -97,66 +108,69 @@ def read(path: str | Path, *, skip_existing: bool = False, **wins: Any) -> Confi
     path = Path(path)
     entries = read_table(path)
     schema.check(entries, config_schema(), str(path))
-    shared = with_absolute_paths({k: v for k, v in entries.items() if k not in ("models", "batch")}, path.parent)
-    shared["rules"] = list(shared.get("rules", ()))
-    batch = entries.get("batch", {})
+    file = _File(path, entries, overrides)
     try:
-        jobs = [*_models(entries, shared, path, wins), *_batch(batch, shared, path, wins)]
+        jobs = [*file.models(), *file.batch_jobs()]
         if skip_existing:
             jobs = [replace(job, skip_existing=True) for job in jobs]
         if not jobs:
             raise RecipeError("names no models: expected models or batch")
         refuse(jobs)
-        if (workers := batch.get("jobs", 1)) < 1:
-            raise RecipeError(f"batch: jobs is {workers}, expected at least 1")
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
-    journal = Path(with_absolute_paths(batch, path.parent)["output_dir"]) / JOURNAL if batch else None
-    return Config(tuple(jobs), workers, batch.get("continue_on_error", False), journal)
+    if file.batch is None:
+        return Config(tuple(jobs))
+    return Config(tuple(jobs), file.batch.jobs, file.batch.continue_on_error, Path(file.batch.output_dir) / JOURNAL)
 
 
-def _batch(batch: Mapping[str, Any], shared: Mapping[str, Any], path: Path, wins: Mapping[str, Any]) -> Iterator[Job]:
-    if not batch:
-        return
-    found = with_absolute_paths(batch, path.parent)
-    folder = Path(found["output_dir"])
-    template = replace(_job(shared, "batch", wins), skip_existing=batch.get("skip_existing", False))
-    jobs = [replace(template, source=s, output=folder / _name(s, template)) for s in expand([found["input_dir"]])]
-    yield from without_outputs(jobs)
+class _File:
+    """A file whose entries fit the schema."""
 
+    def __init__(self, path: Path, entries: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+        self._folder, self._overrides = path.parent, overrides
+        self._shared = self._absolute({k: v for k, v in entries.items() if k not in ("models", "batch")})
+        self._models = entries.get("models", ())
+        batch = entries.get("batch")
+        self.batch = BatchTable(**with_absolute_paths(batch, self._folder, declared(BatchTable))) if batch else None
 
-def _models(
-    entries: Mapping[str, Any], shared: Mapping[str, Any], path: Path, wins: Mapping[str, Any]
-) -> Iterator[Job]:
-    for i, model in enumerate(entries.get("models", ())):
-        own = with_absolute_paths(model, path.parent)
-        merged = {**without_rivals(shared, own), **own, "rules": [*own.get("rules", ()), *shared["rules"]]}
-        job = _job(merged, f"models[{i}]", wins)
-        source = Path(own["input"])
-        if source.is_dir():
-            raise RecipeError(f"models[{i}]: input is {model['input']!r}, expected a file")
-        yield replace(
-            job, source=source, output=Path(own["output"]) if "output" in own else source.with_name(_name(source, job))
-        )
+    def _absolute(self, entries: Mapping[str, Any]) -> dict[str, Any]:
+        keys = {**options_of(Options), **declared(SharedKeys), **declared(ModelKeys)}
+        return with_absolute_paths(entries, self._folder, keys)
 
+    def batch_jobs(self) -> list[Job]:
+        """Jobs of the table ``batch``."""
+        if self.batch is None:
+            return []
+        template = replace(self._job(self._shared, "batch"), skip_existing=self.batch.skip_existing)
+        return without_outputs(jobs_of(template, expand([self.batch.input_dir]), Path(self.batch.output_dir)))
 
-def _job(entries: Mapping[str, Any], where: str, wins: Mapping[str, Any]) -> Job:
-    """A job without its files.
+    def models(self) -> Iterator[Job]:
+        """Jobs of the list ``models``."""
+        rules = self._shared.get("rules", ())
+        for i, entries in enumerate(self._models):
+            own = self._absolute(entries)
+            shared = drop_overridden_aliases(self._shared, own)
+            job = self._job({**shared, **own, "rules": [*own.get("rules", ()), *rules]}, f"models[{i}]")
+            source = Path(own["input"])
+            if source.is_dir():
+                raise RecipeError(f"models[{i}]: input is {entries['input']!r}, expected a file")
+            job = replace(job, source=source)
+            yield replace(job, output=Path(own.get("output", source.with_name(job.output_name()))))
 
-    Raises:
-        RecipeError: with its place.
-    """
-    options = {k: v for k, v in entries.items() if k not in _OWN}
-    try:
-        recipe = read_recipe(entries["recipe"]) if "recipe" in entries else {}
-        rules = [*entries["rules"], *recipe.get("rules", ())]
-        job = Job(Path(), Path(), {**recipe, "rules": rules}, entries.get("data"), {**options, **wins})
-        job.settings()
-    except RecipeError as error:
-        raise RecipeError(f"{where}: {error}") from None
-    # Without any, the whole graph may be converted.
-    return job if recipe or rules else replace(job, recipe=None)
+    def _job(self, entries: Mapping[str, Any], where: str) -> Job:
+        """A job without its files.
 
-
-def _name(source: Path, job: Job) -> str:
-    return f"{source.stem}.{job.settings()[1].rules[-1].make_format().name}.onnx"
+        Raises:
+            RecipeError: with its place.
+        """
+        options = {k: v for k, v in entries.items() if k in options_of(Options)}
+        rules = entries.get("rules", ())
+        try:
+            recipe = read_recipe(entries["recipe"]) if "recipe" in entries else {}
+            merged = {**recipe, "rules": [*rules, *recipe.get("rules", ())]}
+            job = Job(Path(), Path(), merged, entries.get("data"), {**options, **self._overrides})
+            job.settings()
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error}") from None
+        # Without a recipe, the whole graph may be converted.
+        return job if recipe or rules else replace(job, recipe=None)

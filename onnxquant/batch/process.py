@@ -1,7 +1,7 @@
-"""Processes that do the jobs of a batch, so that one that dies takes only its own model with it.
+"""Processes that run the jobs of a batch, so that one that dies costs only its own model.
 
-A worker reads pickled jobs on its standard input and answers on its standard output. Not multiprocessing: a worker must
-not run the caller's main module again.
+They are started with ``subprocess``, not ``multiprocessing``, which would import the caller's ``__main__`` again. A process
+reads pickled jobs on its standard input and writes pickled progress and results on its standard output.
 """
 
 from __future__ import annotations
@@ -16,132 +16,156 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
-from onnxquant.batch.job import Job, Row, perform
-from onnxquant.runtime import environment_with
+from onnxquant.batch.job import Job, Row, Verdict, run_job
+from onnxquant.recipe.progress import Progress
 
-# Told the place of a job, what is being done and how much of it.
-Progress = Callable[[int, str, float], None]
-# A worker that was told to end gets so many seconds to remove its temporary files.
+# Seconds that a terminated process has to remove its temporary files.
 _PATIENCE = 10.0
-# What is imported here is imported there, whatever lies in the current folder.
+# The package that is imported here is imported there, whatever lies in the current folder.
 _PACKAGES = str(Path(__file__).parents[2])
 _CODE = "from onnxquant.batch import process; process.main()"
 
 
-def run(
-    jobs: Sequence[Job], count: int, finished: Callable[[int, Row], None], progress: Progress, *, stop_at_failure: bool
-) -> None:
-    """Do jobs, so many at a time.
+class Listener(Protocol):
+    """Functions that are called while jobs run, all of them in the thread that called ``run``."""
+
+    def finished(self, index: int, row: Row) -> None:
+        """Take the result of a job."""
+
+    def advanced(self, index: int, stage: str, done: float) -> None:
+        """Take note of the progress of a job."""
+
+
+@dataclass(frozen=True)
+class _Finished:
+    index: int
+    row: Row
+
+
+@dataclass(frozen=True)
+class _Advanced:
+    index: int
+    stage: str
+    done: float
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """The last event of a thread."""
+
+
+def run(jobs: Sequence[Job], count: int, listener: Listener, *, stop_at_failure: bool) -> None:
+    """Run jobs in processes.
 
     Args:
-        jobs: in the order in which they are begun.
-        count: of processes.
-        finished: called with the place of a job and its row.
-        progress: called now and then.
-        stop_at_failure: begin no other job once one has failed.
+        jobs: jobs in the order in which they are begun
+        count: number of processes
+        listener: receiver of progress and results
+        stop_at_failure: whether no other job is begun once one has failed
     """
-    slots = _Slots(jobs, stop_at_failure=stop_at_failure)
-    threads = [threading.Thread(target=slots.serve, daemon=True) for _ in range(min(count, len(jobs)))]
+    pool = _ProcessPool(jobs, stop_at_failure=stop_at_failure)
+    threads = [threading.Thread(target=pool.serve, daemon=True) for _ in range(min(count, len(jobs)))]
     for thread in threads:
         thread.start()
     running = len(threads)
     try:
         while running:
-            event = slots.events.get()
-            if event is None:
-                running -= 1
-            elif isinstance(event[1], Row):
-                finished(event[0], event[1])
+            event = pool.events.get()
+            if isinstance(event, _Finished):
+                listener.finished(event.index, event.row)
+            elif isinstance(event, _Advanced):
+                listener.advanced(event.index, event.stage, event.done)
             else:
-                progress(*event)
+                running -= 1
     finally:
-        slots.stop()
+        pool.stop()
         for thread in threads:
             thread.join()
 
 
-class _Slots:
-    """What the threads share, each of which feeds one process."""
+class _ProcessPool:
+    """State that the threads share, each of which feeds one process."""
 
     def __init__(self, jobs: Sequence[Job], *, stop_at_failure: bool) -> None:
-        self.jobs = jobs
-        self.waiting = deque(range(len(jobs)))
-        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.stop_at_failure = stop_at_failure
+        self.events: queue.SimpleQueue[_Finished | _Advanced | _Ended] = queue.SimpleQueue()
+        self._jobs = jobs
+        self._waiting = deque(range(len(jobs)))
+        self._stop_at_failure = stop_at_failure
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._workers: set[_Worker] = set()
+        self._processes: set[_Process] = set()
 
     def serve(self) -> None:
         """Give jobs to a process, and to another one when it has died."""
-        worker: _Worker | None = None
+        process: _Process | None = None
         try:
-            while not self._stopped.is_set() and self.waiting:
+            while not self._stopped.is_set() and self._waiting:
                 try:
-                    place = self.waiting.popleft()
+                    index = self._waiting.popleft()
                 except IndexError:  # another thread was faster
                     break
-                if worker and not worker.alive:
-                    worker.end()
-                    worker = None
-                worker = worker or self._begin()
-                if worker is None:
+                if process and not process.is_alive:
+                    process.end()
+                    process = None
+                process = process or self._start()
+                if process is None:
                     break
-                row = worker.do(self.jobs[place], partial(self._told, place))
-                if self._stopped.is_set() and not worker.alive:
-                    break  # it did not fail, it was ended
-                if self.stop_at_failure and not row.done:
+                row = process.run(self._jobs[index], partial(self._advance, index))
+                if self._stopped.is_set() and not process.is_alive:
+                    break  # the job did not fail, its process was ended
+                if self._stop_at_failure and not row.done:
                     self._stopped.set()
-                self.events.put((place, row))
+                self.events.put(_Finished(index, row))
         finally:
-            if worker:
-                worker.end()
-            self.events.put(None)
+            if process:
+                process.end()
+            self.events.put(_Ended())
 
     def stop(self) -> None:
         """End all processes."""
         self._stopped.set()
         with self._lock:
-            for worker in self._workers:
-                worker.terminate()
+            for process in self._processes:
+                process.terminate()
 
-    def _told(self, place: int, stage: str, done: float) -> None:
-        self.events.put((place, stage, done))
+    def _advance(self, index: int, stage: str, done: float) -> None:
+        self.events.put(_Advanced(index, stage, done))
 
-    def _begin(self) -> _Worker | None:
+    def _start(self) -> _Process | None:
         with self._lock:
             if self._stopped.is_set():
                 return None
-            worker = _Worker()
-            self._workers.add(worker)
-            return worker
+            process = _Process()
+            self._processes.add(process)
+            return process
 
 
-class _Worker:
-    """One process."""
+class _Process:
+    """One process that runs one job after the other."""
 
     def __init__(self) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         # In a session of its own: Ctrl-C is for this process to deal with.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _CODE],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True,
-            env=environment_with(PYTHONPATH=os.pathsep.join([_PACKAGES, *(p or os.getcwd() for p in sys.path)])),  # noqa: PTH109
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([_PACKAGES, *(p or os.getcwd() for p in sys.path)])},  # noqa: PTH109
         )  # fmt: skip
         self._input, self._output = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
 
     @property
-    def alive(self) -> bool:
-        """Whether it can be given another job."""
+    def is_alive(self) -> bool:
+        """Whether it can take another job."""
         return self._process.poll() is None
 
-    def do(self, job: Job, told: Callable[[str, float], None]) -> Row:
-        """The row of a job, also where the process dies of it."""
+    def run(self, job: Job, progress: Progress) -> Row:
+        """The result of a job; an error where the process dies."""
         try:
             pickle.dump(job, self._input)
             self._input.flush()
@@ -149,13 +173,13 @@ class _Worker:
                 answer = pickle.load(self._output)
                 if isinstance(answer, Row):
                     return answer
-                told(*answer)
+                progress(*answer)
         except (EOFError, OSError, pickle.UnpicklingError):
             self._process.wait()
-            return job.row("ERROR", f"its process died: {self._cause()}")
+            return job.row(Verdict.ERROR, f"its process died: {self._cause()}")
 
     def terminate(self) -> None:
-        """Let it end, and see to it that it does."""
+        """Ask it to end, and kill it where it does not."""
         self._process.terminate()
         try:
             self._process.wait(_PATIENCE)
@@ -163,7 +187,7 @@ class _Worker:
             self._process.kill()
 
     def end(self) -> None:
-        """Wait for a process that has nothing left to do."""
+        """Wait for a process that has no more jobs."""
         with contextlib.suppress(OSError):
             self._input.close()
         self._process.wait()
@@ -173,19 +197,19 @@ class _Worker:
     def _cause(self) -> str:
         code = self._process.returncode
         self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
-        return cause + hint + (f": {said[-1][-300:]}" if said else "")
+        return cause + hint + (f": {lines[-1][-300:]}" if lines else "")
 
 
 def main() -> None:
-    """The process: jobs in, rows out, until there are no more."""
+    """Run jobs from standard input until there are no more."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with os.fdopen(os.dup(1), "wb") as answers:
-        os.dup2(2, 1)  # what libraries print is no answer
+        os.dup2(2, 1)  # stdout carries the answers, so that prints of libraries go to stderr
 
-        def told(stage: str, done: float) -> None:
+        def progress(stage: str, done: float) -> None:
             pickle.dump((stage, done), answers)
             answers.flush()
 
@@ -194,5 +218,5 @@ def main() -> None:
                 job = pickle.load(sys.stdin.buffer)
             except EOFError:
                 return
-            pickle.dump(perform(job, told), answers)
+            pickle.dump(run_job(job, progress), answers)
             answers.flush()

@@ -1,34 +1,50 @@
-"""Many models at once: one table of what came of each, and one verdict."""
+"""Many models at once: the jobs, one row for each of them, and one verdict."""
 
 from __future__ import annotations
 
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from onnxquant.batch import process as workers
+from onnxquant.batch import process
 from onnxquant.batch.job import Job, Row
 from onnxquant.errors import OutputError, RecipeError
 from onnxquant.graph.publish import atomically
+from onnxquant.recipe.declaration import declared
 from onnxquant.recipe.options import Options
 from onnxquant.report import summary
 from onnxquant.validation.reference import Data
 
-# Told the model, what is being done and how much of it (0 to 1).
-Progress = Callable[[str, str, float], None]
 JOURNAL = "onnxquant-batch.json"
+
+
+class BatchProgress(Protocol):
+    """The progress of every model of a batch."""
+
+    def __call__(self, model: str, stage: str, done: float, /) -> None:
+        """Take note of the progress of a model; its last stage is its ``Verdict``.
+
+        Args:
+            model: name of the model
+            stage: name of the stage
+            done: part of the stage that is done, from 0 to 1
+        """
+
+
+def silent(model: str, stage: str, done: float, /) -> None:
+    """Ignore all progress."""
 
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What came of many models.
+    """Results of many models.
 
     Attributes:
-        rows: one for each, in the order they were given.
+        rows: one row for each model, in their order
     """
 
     rows: tuple[Row, ...]
@@ -44,15 +60,15 @@ class BatchReport:
         return sum(row.done for row in self.rows)
 
     def summary(self) -> str:
-        """One line: how many are done, how much smaller together, the lowest SQNR, the mean speed (geometric)."""
-        good = [r for r in self.rows if r.done]
-        before, after = (sum(getattr(r, f"{k}_bytes") or 0 for r in good) for k in ("original", "output"))
-        speeds = [r.speed_ratio for r in good if r.speed_ratio]
-        product = 1.0
+        """One line: number of models done, their size ratio together, lowest SQNR, geometric mean of the speeds."""
+        rows = [row for row in self.rows if row.done]
+        before, after = sum(row.original_bytes or 0 for row in rows), sum(row.output_bytes or 0 for row in rows)
+        speeds = [row.speed_ratio for row in rows if row.speed_ratio]
+        mean_speed = 1.0
         for ratio in speeds:
-            product *= ratio ** (1 / len(speeds))
-        worst = min((r.sqnr_db for r in self.rows if r.sqnr_db is not None), default=None)
-        figures = (before / after if after else None, worst, product if speeds else None)
+            mean_speed *= ratio ** (1 / len(speeds))
+        worst = min((row.sqnr_db for row in self.rows if row.sqnr_db is not None), default=None)
+        figures = (before / after if after else None, worst, mean_speed if speeds else None)
         return summary.line("PASSED" if self.passed else "FAILED", f"{self.done}/{len(self.rows)} models", *figures)
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +77,7 @@ class BatchReport:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in the midst of a batch; ``report`` says what is done."""
+    """Ctrl-C during a batch; ``report`` holds what was done before."""
 
     def __init__(self, report: BatchReport) -> None:
         super().__init__()
@@ -77,91 +93,107 @@ def batch(
     skip_existing: bool = False,
     continue_on_error: bool = False,
     jobs: int = 1,
-    progress: Progress = lambda model, stage, done: None,
+    progress: BatchProgress = silent,
     **options: Any,
 ) -> BatchReport:
     """Quantize many models into one folder, each in a process of its own: one that fails or crashes harms no other.
 
     Args:
-        models: files, folders (their ``*.onnx``) and glob patterns.
-        output_dir: folder for ``<name>.<format>.onnx``; it is made. ``onnxquant-batch.json`` there keeps the verdicts.
-        recipe: as ``quantize`` takes it.
-        data: the same for all models.
-        skip_existing: leave outputs alone that were made of the same model with the same options. Another file in an
-            output's place is an error unless ``force``.
-        continue_on_error: go on when a model fails.
-        jobs: models at a time. Unless ``threads`` is given, they share the CPUs.
-        progress: called with a model's name, the stage, and how much of it is done.
-        options: as ``quantize`` takes them, but for ``jobs``.
+        models: files, folders (their ``*.onnx``) and glob patterns
+        output_dir: folder for ``<name>.<format>.onnx``, which is created; ``onnxquant-batch.json`` there keeps the verdicts
+        recipe: recipe, as ``quantize`` takes it
+        data: samples for the proofs of all models
+        skip_existing: whether outputs that were made of the same model with the same options are kept; another file in the
+            place of an output is an error unless ``force``
+        continue_on_error: whether other models are begun once one has failed
+        jobs: number of models at a time; they share the CPUs unless ``threads`` is given
+        progress: function that is called with a model's name, the stage, and the part of it that is done
+        options: options of ``quantize`` but for ``jobs``
 
     Returns:
         a row for each model; ``passed`` says whether all are done and keep their bounds.
 
     Raises:
         RecipeError: an option is wrong, nothing matches a pattern, or two models would have one output.
-        Interrupted: Ctrl-C; its ``report`` says what is done.
+        Interrupted: Ctrl-C; its ``report`` holds what was done before.
     """
     folder, sources = Path(output_dir), expand(models)
     template = Job(Path(), Path(), recipe, data, dict(options), skip_existing)
-    name = template.settings()[1].rules[-1].make_format().name
-    made = [replace(template, source=s, output=folder / f"{s.stem}.{name}.onnx") for s in sources]
-    return run(
-        without_outputs(made), progress, jobs=jobs, continue_on_error=continue_on_error, journal=folder / JOURNAL
-    )
+    todo = without_outputs(jobs_of(template, sources, folder))
+    return run(todo, progress, workers=jobs, continue_on_error=continue_on_error, journal=folder / JOURNAL)
+
+
+def jobs_of(template: Job, sources: Iterable[Path], folder: Path) -> list[Job]:
+    """A job for each model, like the template, with an output in a folder."""
+    rules = template.settings()[1]
+    return [replace(template, source=source, output=folder / rules.output_name(source)) for source in sources]
 
 
 def run(
-    jobs_: Sequence[Job],
-    progress: Progress,
+    jobs: Sequence[Job],
+    progress: BatchProgress,
     *,
-    jobs: int = 1,
+    workers: int = 1,
     continue_on_error: bool = False,
     journal: Path | None = None,
 ) -> BatchReport:
-    """Do jobs; see ``batch``.
+    """Run jobs; see ``batch``.
 
     Args:
-        jobs_: what is to be done.
-        progress: see ``batch``.
-        jobs: models at a time.
-        continue_on_error: go on when one fails.
-        journal: file that keeps verdicts for runs to come.
+        jobs: the jobs
+        progress: function that is called with a model's name, the stage, and the part of it that is done
+        workers: number of models at a time
+        continue_on_error: whether other models are begun once one has failed
+        journal: file that keeps verdicts for later runs
 
     Raises:
         RecipeError: something is wrong with the jobs; none was begun.
         OutputError: verdicts cannot be kept.
         Interrupted: Ctrl-C.
     """
-    refuse(jobs_)
-    if jobs < 1:
-        raise RecipeError(f"jobs is {jobs}, expected at least 1")
+    refuse(jobs)
+    if workers < 1:
+        raise RecipeError(f"jobs is {workers}, expected at least 1")
     if journal and journal.is_dir():
         raise OutputError(f"{journal}: is a folder; expected the file that keeps verdicts")
-    known = _read(journal)
-    todo = [replace(job, known=known.get(str(job.output.absolute()))) for job in jobs_]
-    if jobs > 1:
-        shared = max(1, (os.cpu_count() or 1) // jobs)
-        todo = [
-            replace(j, options={"threads": shared, **{k: v for k, v in j.options.items() if v is not None}})
-            for j in todo
-        ]
-    rows = [job.row() for job in todo]
-
-    def finished(place: int, row: Row) -> None:
-        rows[place] = row
-        progress(row.model, row.verdict, 1.0)
-        if journal and row.key:
-            known[str(todo[place].output.absolute())] = row
-            _write(journal, known)
-
-    def told(place: int, stage: str, done: float) -> None:
-        progress(str(todo[place].source), stage, done)
-
+    results = _Results(jobs if workers == 1 else _sharing_cpus(jobs, workers), progress, journal)
     try:
-        workers.run(todo, jobs, finished, told, stop_at_failure=not continue_on_error)
+        process.run(results.jobs, workers, results, stop_at_failure=not continue_on_error)
     except KeyboardInterrupt:
-        raise Interrupted(BatchReport(tuple(rows))) from None
-    return BatchReport(tuple(rows))
+        raise Interrupted(results.report()) from None
+    return results.report()
+
+
+class _Results:
+    """Rows of the jobs, which it keeps in the journal as they come."""
+
+    def __init__(self, jobs: Sequence[Job], progress: BatchProgress, journal: Path | None) -> None:
+        self._journal, self._progress = journal, progress
+        self._known = _read(journal)
+        self.jobs = [replace(job, previous=self._known.get(str(job.output.absolute()))) for job in jobs]
+        self._rows = [job.row() for job in self.jobs]
+
+    def finished(self, index: int, row: Row) -> None:
+        """Take the result of a job."""
+        self._rows[index] = row
+        self._progress(row.model, row.verdict, 1.0)
+        if self._journal and row.key:
+            self._known[str(self.jobs[index].output.absolute())] = row
+            _write(self._journal, self._known)
+
+    def advanced(self, index: int, stage: str, done: float) -> None:
+        """Pass on the progress of a job."""
+        self._progress(str(self.jobs[index].source), stage, done)
+
+    def report(self) -> BatchReport:
+        """The rows so far."""
+        return BatchReport(tuple(self._rows))
+
+
+def _sharing_cpus(jobs: Sequence[Job], workers: int) -> list[Job]:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    given = [{k: v for k, v in job.options.items() if v is not None} for job in jobs]
+    return [replace(job, options={"threads": threads, **own}) for job, own in zip(jobs, given, strict=True)]
 
 
 def expand(models: Iterable[str | Path]) -> list[Path]:
@@ -170,36 +202,38 @@ def expand(models: Iterable[str | Path]) -> list[Path]:
     Raises:
         RecipeError: a folder or a pattern stands for none.
     """
-    found: dict[Path, None] = {}
-    for entry in models:
-        path, text = Path(entry), str(entry)
-        if not text:
-            raise RecipeError("a model's name is empty, expected a file, a folder or a pattern")
-        if path.is_dir():
-            files = sorted(path.glob("*.onnx"))
-        elif any(c in text for c in "*?[") and not path.exists():
-            root = Path(path.anchor)
-            try:
-                files = sorted(p for p in root.glob(str(path.relative_to(root))) if p.is_file())
-            except ValueError as error:
-                raise RecipeError(f"{entry}: is no pattern: {error}") from None
-        else:
-            files = [path]
-        if not files:
-            raise RecipeError(f"{entry}: no model is found there, expected *.onnx files")
-        found.update(dict.fromkeys(files))
-    if not found:
+    files = list(dict.fromkeys(file for entry in models for file in _matching_files(entry)))
+    if not files:
         raise RecipeError("no models are given")
-    return list(found)
+    return files
+
+
+def _matching_files(entry: str | Path) -> list[Path]:
+    path, text = Path(entry), str(entry)
+    if not text:
+        raise RecipeError("a model's name is empty, expected a file, a folder or a pattern")
+    if path.is_dir():
+        files = sorted(path.glob("*.onnx"))
+    elif any(c in text for c in "*?[") and not path.exists():
+        root = Path(path.anchor)
+        try:
+            files = sorted(p for p in root.glob(str(path.relative_to(root))) if p.is_file())
+        except ValueError as error:
+            raise RecipeError(f"{entry}: is no pattern: {error}") from None
+    else:
+        files = [path]
+    if not files:
+        raise RecipeError(f"{entry}: no model is found there, expected *.onnx files")
+    return files
 
 
 def _place(path: Path) -> Path:
-    """Where a file lies, however its folder is spelled; a link is replaced, not followed."""
+    """The file's path with its folder resolved; a link is replaced, not followed."""
     return path.parent.resolve() / path.name
 
 
 def without_outputs(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs whose model is no output of another one: a second run finds those where they lie beside their models."""
+    """Jobs whose model is no output of another one: a second run finds outputs where they lie beside their models."""
     outputs = {_place(job.output) for job in jobs}
     return [job for job in jobs if _place(job.source) not in outputs]
 
@@ -208,42 +242,42 @@ def refuse(jobs: Sequence[Job]) -> None:
     """Refuse jobs that cannot all be done, before any is begun.
 
     Raises:
-        RecipeError: an option is wrong, two have one output, one's output is another's model, or one file would be
-            written for each of several.
+        RecipeError: an option is wrong, two jobs have one output, the output of one is the model of another, or one file
+            would be written for each of several.
     """
-    taken: dict[Path, Job] = {}
-    models = {_place(job.source): job for job in jobs}
+    job_of_output: dict[Path, Job] = {}
+    models = {_place(job.source) for job in jobs}
     for job in jobs:
         settings, _ = job.settings()
         place = _place(job.output)
-        other = taken.setdefault(place, job)
+        other = job_of_output.setdefault(place, job)
         if other is not job:
             raise RecipeError(
                 f"{other.source} and {job.source} would both become {job.output}; give them different outputs"
             )
         if place != _place(job.source) and place in models:
             raise RecipeError(f"{job.output} is a model, too; {job.source} cannot become it: give another output")
-        if len(jobs) > 1 and (named := _named_once(settings)):
-            raise RecipeError(f"{named[0]} is {named[1]!r}, one file for {len(jobs)} models")
+        if len(jobs) > 1:
+            _refuse_one_file_for_all(settings, len(jobs))
         try:
             pickle.dumps(job)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise RecipeError(f"an option cannot be sent to another process: {error}") from None
 
 
-def _named_once(settings: Options) -> tuple[str, str] | None:
-    """An option that names one file to write; a bare ending, such as ``.html``, names one beside each output."""
-    for spec in fields(settings):
-        if spec.name in ("report", "save_recipe"):
-            value = getattr(settings, spec.name)
-            for name in (value,) if isinstance(value, str) else value or ():
-                if spec.name == "save_recipe" or not (name.startswith(".") and "/" not in name):
-                    return spec.name, name
-    return None
+def _refuse_one_file_for_all(settings: Options, count: int) -> None:
+    """Refuse options that name one file to write; a bare ending, such as ``.html``, names one beside each output."""
+    for option in declared(Options).values():
+        value, is_path = getattr(settings, option.name), option.declared.is_path
+        if not option.declared.names_file or is_path is None:
+            continue
+        for name in (value,) if isinstance(value, str) else value or ():
+            if is_path(name):
+                raise RecipeError(f"{option.name} is {name!r}, one file for {count} models")
 
 
 def _read(journal: Path | None) -> dict[str, Row]:
-    """What came of outputs before; nothing where that cannot be read."""
+    """Results of earlier runs by output; none where the journal cannot be read."""
     try:
         entries = json.loads(journal.read_text(encoding="utf-8")) if journal else {}
         return {name: Row.from_dict(row) for name, row in entries.items()}
@@ -251,6 +285,6 @@ def _read(journal: Path | None) -> dict[str, Row]:
         return {}
 
 
-def _write(journal: Path, known: Mapping[str, Row]) -> None:
+def _write(journal: Path, rows: Mapping[str, Row]) -> None:
     with atomically(journal) as stream:
-        stream.write(json.dumps({name: row.to_dict() for name, row in known.items()}, indent=1).encode())
+        stream.write(json.dumps({name: row.to_dict() for name, row in rows.items()}, indent=1).encode())

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from onnxquant.batch.run import BatchReport, Interrupted
+from onnxquant.batch.job import Verdict
+from onnxquant.batch.run import BatchProgress, BatchReport, Interrupted, silent
 from onnxquant.batch.run import batch as batch_models
 from onnxquant.cli.options import (
     FAILED,
@@ -29,7 +30,14 @@ from onnxquant.cli.options import (
 from onnxquant.report.terminal import show, table
 from onnxquant.report.verdict import decibels, size
 
-_STYLES = {"PASSED": "green", "WRITTEN": "yellow", "PLANNED": "bold", "NOT DONE": "dim"}
+_STYLES = {
+    Verdict.PASSED: "green",
+    Verdict.WRITTEN: "yellow",
+    Verdict.PLANNED: "bold",
+    Verdict.NOT_DONE: "dim",
+    Verdict.FAILED: "red",
+    Verdict.ERROR: "red",
+}
 
 
 def many_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,18 +118,18 @@ def interruptible() -> Iterator[_Conclusion]:
 
 
 @contextmanager
-def display(*, shown: bool, total: int | None = None) -> Iterator[Callable[[str, str, float], None]]:
+def display(*, shown: bool, total: int | None = None) -> Iterator[BatchProgress]:
     """One bar for the batch, and one for every model that is being worked on; on stderr, gone when it is done."""
     if not (shown and sys.stderr.isatty()):
-        yield lambda model, stage, done: None
+        yield silent
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         whole = bars.add_task("models done", total=total)
         active: dict[str, TaskID] = {}
 
-        def told(model: str, stage: str, done: float) -> None:
-            if stage.isupper():  # a verdict
+        def show_progress(model: str, stage: str, done: float) -> None:
+            if isinstance(stage, Verdict):
                 if model in active:
                     bars.remove_task(active.pop(model))
                 bars.advance(whole)
@@ -130,7 +138,7 @@ def display(*, shown: bool, total: int | None = None) -> Iterator[Callable[[str,
                 active[model] = bars.add_task(escape(model), total=100)
             bars.update(active[model], description=f"{escape(model)}: {stage}", completed=int(100 * done))
 
-        yield told
+        yield show_progress
 
 
 def finish(report: BatchReport, *, as_json: bool, verbose: bool, quiet: bool, one_line: bool, code: int) -> None:
@@ -156,7 +164,7 @@ def _print(report: BatchReport, *, verbose: bool) -> None:
     for row in report.rows:
         sizes = ["" if n is None else size(n) for n in (row.original_bytes, row.output_bytes)]
         why = " ".join(row.reason.split()) or ("kept from before" if row.kept else "")
-        style = _STYLES.get(row.verdict, "red")
+        style = _STYLES[row.verdict]
         out.add_row(
             escape(row.model), f"[{style}]{row.verdict}[/{style}]", *sizes,
             "" if row.size_ratio is None else f"{row.size_ratio:.2f}x",

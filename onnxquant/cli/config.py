@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from onnxquant.batch import config_file as config_
+from onnxquant.batch import config_file
 from onnxquant.batch.run import run
 from onnxquant.cli.batch import display, finish, interruptible, many_options
 from onnxquant.cli.options import errors_become_exit_codes, given, output_options, print_json
@@ -48,27 +48,24 @@ def config(
     Exit codes: 0 all done, 1 some failed or missed a bound, 2 FILE is wrong, nothing done; 130 interrupted.
     """
     if schema:
-        print_json(config_.config_schema())
+        print_json(config_file.config_schema())
         return
     if example:
-        click.echo(config_.EXAMPLE.read_text(encoding="utf-8"), nl=False)
+        click.echo(config_file.EXAMPLE.read_text(encoding="utf-8"), nl=False)
         return
     if file is None:
         raise RecipeError("FILE is missing; `onnxquant config --example` prints one")
     options = given(options)
-    wins = {k: True for k in ("dry_run", "force") if options.get(k)}
-    found = config_.read(file, skip_existing=bool(options.get("skip_existing")), **wins)
-    with (
-        interruptible() as conclude,
-        display(shown=not (quiet or as_json or one_line), total=len(found.jobs)) as progress,
-    ):
-        conclude(
-            run(
-                found.jobs,
-                progress,
-                jobs=options.get("jobs", found.workers),
-                continue_on_error=options.get("continue_on_error", found.continue_on_error),
-                journal=found.journal,
-            )
+    overrides = {name: True for name in ("dry_run", "force") if options.get(name)}
+    contents = config_file.read(file, skip_existing=bool(options.get("skip_existing")), **overrides)
+    is_shown = not (quiet or as_json or one_line)
+    with interruptible() as conclude, display(shown=is_shown, total=len(contents.jobs)) as progress:
+        report = run(
+            contents.jobs,
+            progress,
+            workers=options.get("jobs", contents.workers),
+            continue_on_error=options.get("continue_on_error", contents.continue_on_error),
+            journal=contents.journal,
         )
+        conclude(report)
     finish(conclude.report, as_json=as_json, verbose=verbose, quiet=quiet, one_line=one_line, code=conclude.code)

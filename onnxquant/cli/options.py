@@ -8,40 +8,48 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import Field, fields
 from functools import wraps
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
-from onnxquant.errors import OnnxQuantError
-from onnxquant.formats import parameters, registry
-from onnxquant.formats.parameters import Parameter
+from onnxquant.errors import OnnxQuantError, nearest
+from onnxquant.recipe.declaration import Option, options_of
 from onnxquant.recipe.files import shipped
 from onnxquant.recipe.options import Options
+from onnxquant.recipe.progress import Progress, silent
 
 Command = Callable[..., Any]
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+if TYPE_CHECKING:
+    _ParamType: TypeAlias = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # it is not generic in older releases of click
 FAILED, UNUSABLE = 1, 2
 # Where a context keeps what was typed.
 ARGUMENTS = "onnxquant.arguments"
 
 
 def model_options(*names: str, without: tuple[str, ...] = ()) -> Callable[[Command], Command]:
-    """Click options for fields of Options, all of them but those ``without`` when none is named."""
+    """Click options for the fields of ``Options`` and the parameters of formats.
+
+    Args:
+        names: names of the options to add; none: all
+        without: names of options to leave out
+    """
+    known = options_of(Options)
+    chosen = [known[name] for name in known if name not in without and (not names or name in names)]
+    if unknown := {*names, *without} - set(known):
+        raise LookupError(f"no options of these names: {', '.join(sorted(unknown))}")
 
     def decorate(command: Command) -> Command:
-        for spec in reversed(fields(Options)):
-            if spec.name == "parameters" and not names:
-                for parameter in reversed(parameters().values()):
-                    command = _of_format(parameter)(command)
-            elif spec.metadata and spec.name not in without and (not names or spec.name in names):
-                command = _option(spec)(command)
+        for option in reversed(chosen):
+            command = _click_option(option)(command)
         return command
 
     return decorate
@@ -53,54 +61,55 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in options.items() if source(k) is not ParameterSource.DEFAULT}
 
 
-def _option(spec: Field[Any]) -> Callable[[Command], Command]:
-    meta, default = spec.metadata, spec.default
-    flag = meta["flag"] or f"--{spec.name.replace('_', '-')}"
-    help_text = meta["help"]
-    if isinstance(default, bool) or meta["flag"]:
-        return click.option(flag, spec.name, is_flag=True, default=default, help=help_text)
-    several = isinstance(default, tuple)
-    kind: Any = click.Choice(meta["choices"]) if meta["choices"] else _kind(spec)
-    shows = default not in (None, ())
+def _click_option(option: Option) -> Callable[[Command], Command]:
+    declared, default = option.declared, option.default
+    if option.is_flag:
+        return click.option(option.flag, option.name, is_flag=True, default=default, help=declared.help)
     return click.option(
-        flag, spec.name, type=kind, default=default, multiple=several, metavar=meta["metavar"] or None,
-        help=help_text, show_default=shows, shell_complete=_completion(spec),
+        option.flag, option.name, type=_Value(option), default=default, multiple=option.is_list,
+        metavar=declared.metavar or None, help=declared.help, show_default=default not in (None, ()),
     )  # fmt: skip
 
 
-def _of_format(parameter: Parameter) -> Callable[[Command], Command]:
-    """A parameter of formats; not given, the format's own default holds."""
-    flag = parameter.flag or f"--{parameter.name.replace('_', '-')}"
-    if parameter.kind == "bool":
-        return click.option(flag, parameter.name, is_flag=True, default=None, help=parameter.help)
-    kinds: dict[str, type] = {"int": int, "float": float, "str": str}
-    kind: Any = click.Choice(parameter.choices) if parameter.choices else kinds[parameter.kind]
-    return click.option(flag, parameter.name, type=kind, metavar=parameter.metavar or None, help=parameter.help)
+class _Value(_ParamType):
+    """The value of an option: its type, its choices, and what a shell offers for it."""
+
+    def __init__(self, option: Option) -> None:
+        self._option = option
+        kinds = {"string": click.STRING, "integer": click.INT, "number": click.FLOAT}
+        self._type: click.ParamType[Any] = next(kind for name, kind in kinds.items() if name in option.kinds)
+        self.name = self._type.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value in its type.
+
+        Raises:
+            BadParameter: it is of another type, or no choice.
+        """
+        converted = self._type.convert(value, param, ctx)
+        choices = self._option.choices()
+        if choices and converted not in choices:
+            self.fail(f"{converted!r}{nearest(str(converted), list(map(str, choices)))}", param, ctx)
+        return converted
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
+        """The choices, as help texts show them."""
+        choices = self._option.choices()
+        return f"[{'|'.join(map(str, choices))}]" if choices else None
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Words that begin as typed, or files."""
+        declared = self._option.declared
+        if declared.is_path is not None:
+            return [CompletionItem(incomplete, type="file")]
+        words = declared.completion() if declared.completion else map(str, self._option.choices())
+        return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
 
-def _completion(spec: Field[Any]) -> Complete | None:
-    """What a shell offers for an option; None: what its type does, which for choices are these."""
-    if spec.name in ("format", "formats"):
-        return _formats
-    return _files if spec.metadata["metavar"] in ("FILE", "DIR") else None
-
-
-def _formats(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in registry() if name.startswith(typed)]
-
-
-def _files(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
-    return [CompletionItem(typed, type="file")]
-
-
-def _recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
-    named = [CompletionItem(name) for name in shipped() if name.startswith(typed)]
-    return [CompletionItem(typed, type="file"), *named]  # bash forgets what comes before a file
-
-
-def _kind(spec: Field[Any]) -> type:
-    text = str(spec.type)
-    return str if "str" in text else int if "int" in text else float if "float" in text else str
+def _recipes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    names = [CompletionItem(name) for name in shipped() if name.startswith(incomplete)]
+    # The file comes first: bash drops the words that precede it.
+    return [CompletionItem(incomplete, type="file"), *names]
 
 
 def errors_become_exit_codes(command: Command) -> Command:
@@ -159,13 +168,13 @@ def console(*, quiet: bool = False) -> Console:
 
 
 @contextmanager
-def progress_bar(*, shown: bool) -> Iterator[Callable[[str, float], None]]:
+def progress_bar(*, shown: bool) -> Iterator[Progress]:
     """A progress display on stderr, gone when it is done."""
     if not shown:
-        yield lambda stage, done: None
+        yield silent
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=1.0)
 
         def advance(stage: str, done: float) -> None:

@@ -272,7 +272,7 @@ def origin_of(original: Document, settings: Options, rules: Recipe) -> dict[str,
     """What decides the bytes of an output, but for samples: the original's digest, options and rules."""
     return {
         "sha256": identity.digest(original),
-        "options": settings.lasting(),
+        "options": settings.options_that_shape_the_file(),
         "rules": [rule.to_dict() for rule in rules.rules],
     }
 
@@ -298,7 +298,7 @@ def _output_path(original: Document, output: str | Path | None, rules: Recipe) -
         return Path(output)
     if original.path is None:
         raise RecipeError("output is missing: a model given as an object has no name to derive one from")
-    return original.path.with_name(f"{original.path.stem}.{rules.rules[-1].make_format().name}.onnx")
+    return original.path.with_name(rules.output_name(original.path))
 
 
 def _refuse_too_large(path: Path, plan: Plan, *, external: bool) -> None:

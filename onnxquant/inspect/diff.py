@@ -219,8 +219,7 @@ def _report(path: Path) -> Side:
     weights = {}
     for i, site in enumerate(data["sites"]):
         try:
-            for key, kind in _SITE.items():
-                schema.check(site[key], kind, f"{path}: sites[{i}]", key)
+            schema.check(site, {"type": "object", "properties": _SITE}, f"{path}: sites[{i}]")
             weights[site["name"]] = {
                 "format": site["format"] or site["dtype"],
                 "target": site["target"],

@@ -1,8 +1,7 @@
-"""Reader of TOML and YAML files, and the absolute paths of what they name."""
+"""Reader of the TOML and YAML files that hold recipes, options and preprocessings."""
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +10,8 @@ from typing import Any
 import yaml
 
 from onnxquant.errors import RecipeError, nearest
-
-# Keys of files whose values are paths, or may be.
-PATHS = (
-    "input", "output", "output_dir", "input_dir", "recipe", "data", "calibration", "work", "external_root", "preprocess",
-    "save_recipe", "report",
-)  # fmt: skip
+from onnxquant.recipe.declaration import Option, declared
+from onnxquant.recipe.options import Options
 
 
 def shipped() -> dict[str, Path]:
@@ -43,7 +38,7 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: cannot be read: there is no such file, nor a recipe of that name{hint}")
     entries = read_table(path)
     if isinstance(entries.get("options"), dict):
-        entries["options"] = with_absolute_paths(entries["options"], path.parent)
+        entries["options"] = with_absolute_paths(entries["options"], path.parent, declared(Options))
     return entries
 
 
@@ -86,22 +81,19 @@ def _yaml(text: str) -> Any:
     return yaml.load(text, _Loader)  # a SafeLoader
 
 
-def with_absolute_paths(entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the relative paths in a file's entries absolute, with the file's folder as base.
+def with_absolute_paths(entries: Mapping[str, Any], folder: Path, options: Mapping[str, Option]) -> dict[str, Any]:
+    """Make relative paths in the entries of a file absolute, with the folder of the file as their base.
 
-    >>> with_absolute_paths({"work": "solved", "data": "feeds:photos", "seed": 1}, Path("/models"))
-    {'work': '/models/solved', 'data': 'feeds:photos', 'seed': 1}
+    >>> with_absolute_paths({"work": "solved", "report": ".html", "seed": 1}, Path("/models"), declared(Options))
+    {'work': '/models/solved', 'report': '.html', 'seed': 1}
     """
-    return {k: _located(k, v, folder) if k in PATHS else v for k, v in entries.items()}
+    return {name: _absolute(value, folder, options.get(name)) for name, value in entries.items()}
 
 
-def _located(key: str, value: Any, folder: Path) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_located(key, v, folder) for v in value]
-    if not isinstance(value, str):
+def _absolute(value: Any, folder: Path, option: Option | None) -> Any:
+    is_path = option.declared.is_path if option else None
+    if is_path is None:
         return value
-    name = key == "recipe" and value in shipped()
-    function = key == "data" and re.fullmatch(r"[\w.]+:\w+", value)
-    pairs = key == "preprocess" and "=" in value
-    ending = key == "report" and value.startswith(".") and "/" not in value
-    return value if name or function or pairs or ending else str(folder / value)
+    if isinstance(value, (list, tuple)):
+        return [_absolute(item, folder, option) for item in value]
+    return str(folder / value) if isinstance(value, str) and is_path(value) else value

@@ -1,91 +1,116 @@
-"""What the user wants: an ordered list of rules, strict to read."""
+"""Rules: which weights they match, and what becomes of those; and the ordered list of them that a recipe is."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, Self
 
 from onnxquant.errors import RecipeError, nearest
-from onnxquant.formats import format_named, parameters
+from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
 from onnxquant.graph.sites import Site
 from onnxquant.recipe import schema
-from onnxquant.recipe.values import COMPUTE
+from onnxquant.recipe.declaration import Scope, declared, format_options, key, option, options_of
+from onnxquant.recipe.values import COMPUTE, FORMAT_OF_BITS, format_names, solver_names, target_names
 from onnxquant.solvers import solver_named
-from onnxquant.targets import AUTO, target_named
+from onnxquant.targets import AUTO
 
 DEFAULT_FORMAT = "int8"
-_OF_BITS = {8: "int8", 4: "int4", 2: "int2"}
 
 
-def _key(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions:
+    """Options that a rule may set for the weights that it matches; each is a field with its declaration.
 
-
-@dataclass(frozen=True)
-class Rule:
-    """Which sites, and what becomes of them. The first rule that matches a site decides it.
-
-    Fields with a help text are the keys of a rule in a recipe. ``parameters`` are those of the format; in a recipe they
-    are keys beside the others.
+    Attributes:
+        parameters: parameters of the format by name; elsewhere they are keywords, keys and flags beside the others
     """
 
-    include: tuple[str, ...] = _key(
-        (), "Regular expressions; one must be found in the weight's name or a consuming node's."
-    )
-    exclude: tuple[str, ...] = _key(
-        (), "Regular expressions; none may be found in the weight's name or a consuming node's."
-    )
-    role: str | None = _key(None, "Only weights of this role: matmul, gemm, conv, gather, recurrent ...")
-    op: tuple[str, ...] = _key((), "Only weights that a node of such a type consumes: Conv, MatMul, Gather, LSTM ...")
-    min_elements: int | None = _key(None, "Only weights of at least so many elements.")
-    max_elements: int | None = _key(None, "Only weights of at most so many elements.")
-    keep: bool = _key(False, "Leave the weights in float.")
-    format: str | None = _key(None, "Name of the format; `onnxquant list` shows all.")
-    bits: int | None = _key(None, "Short form of format: 8, 4 or 2 for int8, int4, int2.")
-    target: str = _key(AUTO, "onnx, ort, custom or auto.")
-    solver: str = _key(AUTO, "How codes are chosen: rtn, mse, gptq ... or auto.")
-    compute: str = _key(AUTO, "auto, or float: weights are decoded at load, so that products round no activations.")
+    format: str | None = option(
+        None, "Format of the weights; `onnxquant list` shows all. [default: int8]", Scope.RULE,
+        metavar="NAME", choices=format_names,
+    )  # fmt: skip
+    bits: int | None = option(
+        None, "Short form of --format: 8, 4 or 2 for int8, int4 or int2.", Scope.RULE,
+        choices=tuple(FORMAT_OF_BITS), alias_of="format",
+    )  # fmt: skip
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    include: tuple[str, ...] = option(
+        (), "Regular expression. Only weights whose name, or the name of a node that consumes them, contains a match.",
+        Scope.RULE, metavar="REGEX",
+    )  # fmt: skip
+    exclude: tuple[str, ...] = option(
+        (), "Regular expression. No weights whose name, or the name of a node that consumes them, contains a match.",
+        Scope.RULE, metavar="REGEX",
+    )  # fmt: skip
+    target: str = option(
+        AUTO, "Operators that encoded weights become: standard ones (onnx), those of onnxruntime (ort), or ours (custom). "
+        "auto chooses for each weight.", Scope.RULE, choices=target_names,
+    )  # fmt: skip
+    solver: str = option(
+        AUTO, "Method that chooses the codes of a weight; `onnxquant list` shows all. auto: gptq where --data shows the "
+        "inputs of a weight and its codes have fewer than 8 bits, or where it is better beside static activations; "
+        "otherwise rtn.", Scope.RULE, choices=solver_names,
+    )  # fmt: skip
+    compute: str = option(
+        AUTO, "Arithmetic of products with encoded weights. auto: the fastest kernels, most of which round activations to 8 "
+        "bits. float: weights are decoded when the model is loaded, so that products lose nothing more; they have the "
+        "speed and memory of float.", Scope.RULE, choices=COMPUTE,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(RuleOptions):
+    """Which weights it matches, and what becomes of them. The first rule that matches a weight decides it."""
+
+    role: str | None = key(None, "Only weights of this role: matmul, gemm, conv, gather, recurrent ...")
+    op: tuple[str, ...] = key((), "Only weights that a node of this type consumes: Conv, MatMul, Gather, LSTM ...")
+    min_elements: int | None = key(None, "Only weights with at least this many elements.")
+    max_elements: int | None = key(None, "Only weights with at most this many elements.")
+    keep: bool = key(False, "Leave the weights in float.")
 
     def __post_init__(self) -> None:
-        """Check names, bits and expressions.
+        """Check values and their combinations.
 
         Raises:
             RecipeError: with what was found and what was expected.
         """
-        for field_name in ("include", "exclude", "op"):
-            value = getattr(self, field_name)
-            object.__setattr__(self, field_name, (value,) if isinstance(value, str) else tuple(value or ()))
-        for field_name in ("include", "exclude"):
-            for pattern in getattr(self, field_name):
-                if not isinstance(pattern, str):
-                    raise RecipeError(f"{field_name} holds {pattern!r}, expected regular expressions")
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    raise RecipeError(f"{field_name} {pattern!r} is not a regular expression: {error}") from None
-        if self.bits is not None and self.bits not in _OF_BITS:
-            raise RecipeError(f"bits {self.bits}: expected one of {', '.join(map(str, _OF_BITS))}")
-        if self.bits is not None and self.format not in (None, _OF_BITS[self.bits]):
-            raise RecipeError(f"bits {self.bits} means format {_OF_BITS[self.bits]!r}, but format is {self.format!r}")
-        if self.compute not in COMPUTE:
-            raise RecipeError(f"compute is {self.compute!r}, expected one of {', '.join(COMPUTE)}")
-        if self.target != AUTO:
-            target_named(self.target)
+        for name, spec in declared(type(self)).items():
+            value = getattr(self, name)
+            if spec.is_list:
+                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
+            spec.check(value)
+        self._check_expressions()
+        self._check_bits()
         if self.solver != AUTO and (refusal := solver_named(self.solver).refusal(self.make_format())):
             raise RecipeError(f"solver {self.solver}: {refusal}")
         self.make_format()
 
+    def _check_expressions(self) -> None:
+        for name in ("include", "exclude"):
+            for pattern in getattr(self, name):
+                if not isinstance(pattern, str):
+                    raise RecipeError(f"{name} holds {pattern!r}, expected regular expressions")
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise RecipeError(f"{name} {pattern!r} is not a regular expression: {error}") from None
+
+    def _check_bits(self) -> None:
+        if self.bits is not None and self.format not in (None, FORMAT_OF_BITS[self.bits]):
+            raise RecipeError(
+                f"bits {self.bits} means format {FORMAT_OF_BITS[self.bits]!r}, but format is {self.format!r}"
+            )
+
     def to_dict(self) -> dict[str, Any]:
-        """The keys that are not the defaults; the same as a recipe would have them."""
-        given = {
-            f.name: getattr(self, f.name) for f in fields(self) if f.metadata and getattr(self, f.name) != f.default
-        }
-        return {**{k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}, **self.parameters}
+        """Keys and values that differ from the defaults, as a recipe holds them."""
+        values = {name: getattr(self, name) for name in declared(type(self))}
+        changed = {k: v for k, v in values.items() if v != declared(type(self))[k].default}
+        return {**{k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}, **self.parameters}
 
     def make_format(self) -> Format:
         """The format with its parameters.
@@ -93,11 +118,11 @@ class Rule:
         Raises:
             RecipeError: unknown format, or a parameter that it does not have.
         """
-        name = self.format or _OF_BITS.get(self.bits or 8, DEFAULT_FORMAT)
+        name = self.format or FORMAT_OF_BITS.get(self.bits or 8, DEFAULT_FORMAT)
         return format_named(name, **self.parameters)
 
     def matches(self, site: Site) -> bool:
-        """Whether the rule speaks of a site."""
+        """Whether the rule applies to a site."""
         if self.role is not None and self.role not in site.role.split("+"):
             return False
         if self.op and not any(use.node.op_type in self.op for use in site.uses):
@@ -113,27 +138,29 @@ class Rule:
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any], where: str) -> Self:
-        """A rule from a mapping of its fields.
+        """A rule from a mapping of its keys.
+
+        Args:
+            entries: keys and values
+            where: beginning of messages: the place of the rule
 
         Raises:
             RecipeError: an unknown key (the nearest is named) or a value of the wrong type.
         """
         schema.check(entries, rule_schema(), where)
-        of_format = parameters()
-        own = {k: v for k, v in entries.items() if k not in of_format}
-        return cls(**own, parameters={k: v for k, v in entries.items() if k in of_format})
+        own = {k: v for k, v in entries.items() if k not in format_options()}
+        return cls(**own, parameters={k: v for k, v in entries.items() if k in format_options()})
 
 
 @cache
 def rule_schema() -> schema.Schema:
-    """What a rule in a recipe may hold, as JSON Schema."""
-    of_format = {name: schema.of_parameter(p) for name, p in parameters().items()}
-    return schema.table({**schema.of_class(Rule), **of_format}, "A rule: the first that matches a weight decides it.")
+    """JSON Schema of a rule in a recipe."""
+    return schema.of_table(options_of(Rule), "A rule. The first one that matches a weight decides what becomes of it.")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An ordered list of rules.
+    """An ordered list of rules; the last one matches every weight that no other rule matches.
 
     >>> Recipe.from_dict({"format": "int4", "rules": [{"include": "embed", "format": "int8"}]}).rules[0].format
     'int8'
@@ -141,27 +168,37 @@ class Recipe:
 
     rules: tuple[Rule, ...]
 
+    @property
+    def last_format(self) -> Format:
+        """Format of the weights that no other rule matches."""
+        return self.rules[-1].make_format()
+
+    def output_name(self, model: Path) -> str:
+        """Name of the file that a model becomes: ``<name>.<format>.onnx``."""
+        return f"{model.stem}.{self.last_format.name}.onnx"
+
     def to_list(self) -> list[dict[str, Any]]:
-        """The rules as plain data, each with its format and without what is at its default."""
-        return [
-            {f.name: v for f in fields(r) if (v := getattr(r, f.name)) not in (None, (), {}, False, AUTO)}
-            | ({} if r.keep else {"format": r.make_format().name})
-            for r in self.rules
-        ]
+        """The rules as plain data, each with its format and without defaults."""
+        rules = []
+        for rule in self.rules:
+            values = {name: getattr(rule, name) for name in (*declared(Rule), "parameters")}
+            entries = {k: v for k, v in values.items() if v not in (None, (), {}, False, AUTO)}
+            rules.append(entries if rule.keep else {**entries, "format": rule.make_format().name})
+        return rules
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any], where: str = "recipe") -> Self:
-        """A recipe: ``rules`` in order, then the other keys, but for ``options``, as one last rule for every site left.
+        """The recipe of ``rules`` in order, then the other keys but for ``options`` as one last rule for all other weights.
 
         Raises:
             RecipeError: unknown keys or bad values, with the place.
         """
-        rest = {k: v for k, v in entries.items() if k not in ("rules", "options")}
-        listed = entries.get("rules", [])
-        if not isinstance(listed, list) or not all(isinstance(r, dict) for r in listed):
-            raise RecipeError(f"{where}: rules is {listed!r}, expected a list of tables")
+        last = {k: v for k, v in entries.items() if k not in ("rules", "options")}
+        rules = entries.get("rules", [])
+        if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+            raise RecipeError(f"{where}: rules is {rules!r}, expected a list of tables")
         known = ["rules", "options", *rule_schema()["properties"]]
-        if unknown := [k for k in rest if k not in known]:
+        if unknown := [name for name in last if name not in known]:
             raise RecipeError(f"{where}: unknown key {unknown[0]!r}{nearest(unknown[0], known)}")
-        rules = [Rule.from_dict(r, f"{where}, rule {i + 1}") for i, r in enumerate(listed)]
-        return cls((*rules, Rule.from_dict(rest, where)))
+        listed = [Rule.from_dict(rule, f"{where}, rule {i + 1}") for i, rule in enumerate(rules)]
+        return cls((*listed, Rule.from_dict(last, where)))

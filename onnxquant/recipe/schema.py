@@ -1,112 +1,143 @@
-"""What files of options may hold: JSON Schemas made from dataclass fields, and the check that reads by them."""
+"""JSON Schemas of the tables that files may hold, and the check of values read from a file against them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import Field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING
 from typing import Any
 
+from jsonschema import Draft202012Validator, TypeChecker, ValidationError
+from jsonschema.validators import extend
+
 from onnxquant.errors import RecipeError, nearest
-from onnxquant.formats.parameters import Parameter
+from onnxquant.recipe.declaration import Option
 
 Schema = dict[str, Any]
-# JSON Schema's names of types, Python's types, and what messages call them. In a file a function is named by a string.
-_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "string": ((str,), "str"),
-    "boolean": ((bool,), "bool"),
-    "integer": ((int,), "int"),
-    "number": ((int, float), "float"),
-    "array": ((list, tuple), "list"),
-    "object": ((Mapping,), "table"),
-}
-_ANNOTATIONS = {
-    "str": "string", "bool": "boolean", "int": "integer", "float": "number", "tuple": "array", "Mapping": "object",
-    "Strategy": "string",
-}  # fmt: skip
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+# What messages call the types of JSON Schema.
+_TYPES = {"string": "str", "boolean": "bool", "integer": "int", "number": "float", "array": "list", "object": "table"}
 
 
-def of_field(spec: Field[Any]) -> Schema:
-    """The schema of one field, from its annotation and its metadata: ``help``, ``choices``.
+def of_option(option: Option) -> Schema:
+    """JSON Schema of the value of one option."""
+    declared = option.declared
+    schema: Schema = {"description": declared.help}
+    if option.is_list:
+        schema["items"] = {"type": "string"}
+    schema["type"] = option.kinds[0] if len(option.kinds) == 1 else list(option.kinds)
+    if choices := option.choices():
+        schema["enum"] = choices
+    if declared.minimum is not None:
+        schema["minimum"] = declared.minimum
+    if declared.maximum is not None:
+        schema["maximum"] = declared.maximum
+    return schema
 
-    A tuple of strings may be written as one string, too.
+
+def of_table(options: Mapping[str, Option], description: str, more: Mapping[str, Schema] | None = None) -> Schema:
+    """JSON Schema of a table that holds the keys of some options and no others.
+
+    Args:
+        options: options by key; those without a default are required
+        description: description of the table
+        more: schemas of further keys
     """
-    names = [re.split(r"\[", part)[0].strip() for part in re.split(r"\|(?![^\[]*\])", str(spec.type))]
-    kinds = [_ANNOTATIONS[n] for n in names if n in _ANNOTATIONS]
-    out: Schema = {"description": spec.metadata.get("help", "")}
-    if "array" in kinds:
-        kinds.append("string")
-        out["items"] = {"type": "string"}
-    out["type"] = kinds[0] if len(kinds) == 1 else kinds
-    if choices := spec.metadata.get("choices"):
-        out["enum"] = list(choices)
-    return out
-
-
-def of_parameter(parameter: Parameter) -> Schema:
-    """The schema of a format's parameter."""
-    out: Schema = {"description": parameter.help, "type": _ANNOTATIONS[parameter.kind]}
-    return out | ({"enum": list(parameter.choices)} if parameter.choices else {})
-
-
-def table(properties: Mapping[str, Schema], description: str = "", **more: Any) -> Schema:
-    """The schema of a table that holds these keys and no others."""
+    required = [name for name, option in options.items() if option.default is MISSING]
     return {
         "type": "object",
         "description": description,
-        "properties": dict(properties),
+        "properties": {**{name: of_option(option) for name, option in options.items()}, **(more or {})},
         "additionalProperties": False,
-        **more,
+        **({"required": required} if required else {}),
     }
 
 
-def of_class(cls: type[Any]) -> dict[str, Schema]:
-    """Schemas of a dataclass' fields that have a help text."""
-    return {f.name: of_field(f) for f in fields(cls) if f.metadata.get("help")}
-
-
-def check(value: Any, schema: Schema, where: str, key: str = "") -> None:
+def check(value: Any, schema: Schema, where: str) -> None:
     """Refuse a value that its schema does not allow.
 
     Args:
-        value: as read from a file.
-        schema: of this module's making.
-        where: what messages begin with: a file, or a place in one.
-        key: of the value, as messages call it.
+        value: value read from a file, or given by a caller
+        schema: schema of the value
+        where: beginning of messages: a file, or a place in one
 
     Raises:
         RecipeError: an unknown key (the nearest is named), a missing one, or a value of the wrong type.
 
-    >>> check({"bits": True}, table({"bits": {"type": "integer"}}), "recipe.toml")
+    >>> check({"bits": True}, {"properties": {"bits": {"type": "integer"}}}, "recipe.toml")
     Traceback (most recent call last):
     onnxquant.errors.RecipeError: recipe.toml: bits is True, expected int
     """
-    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    if not any(_is(value, kind) for kind in kinds):
-        expected = " or ".join(_TYPES[kind][1] for kind in kinds)
-        raise RecipeError(f"{where}: {key} is {value!r}, expected {expected}" if key else f"{where}: is no {expected}")
-    if isinstance(value, str) and "\0" in value:
-        raise RecipeError(f"{where}: {key} is {value!r}, expected text without NUL")
-    if "enum" in schema and value not in schema["enum"]:
-        raise RecipeError(f"{where}: {key} is {value!r}{nearest(str(value), [str(v) for v in schema['enum']])}")
-    if isinstance(value, Mapping) and "properties" in schema:
-        _check_table(value, schema, f"{where}: {key}" if key else where)
-    if isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            check(item, schema["items"], where, f"{key}[{i}]")
+    error = next(_Validator(schema).iter_errors(value), None)
+    if error is not None:
+        raise RecipeError(f"{where}: {_message(error)}")
 
 
-def _check_table(value: Mapping[Any, Any], schema: Schema, where: str) -> None:
-    known = schema["properties"]
-    for name, item in value.items():
-        if name not in known:
-            raise RecipeError(f"{where}: unknown key {name!r}{nearest(str(name), list(known))}")
-        check(item, known[name], where, name)
-    for name in schema.get("required", ()):
-        if name not in value:
-            raise RecipeError(f"{where}: {name} is missing")
+def _is_integer(checker: TypeChecker, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)  # 4.0 is an integer of JSON, but no number of bits
 
 
-def _is(value: Any, kind: str) -> bool:
-    wanted = _TYPES[kind][0]
-    return isinstance(value, wanted) and (not isinstance(value, bool) or bool in wanted)
+def _is_text(checker: TypeChecker, value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_list(checker: TypeChecker, value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _is_table(checker: TypeChecker, value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_integer, "string": _is_text, "array": _is_list, "object": _is_table}
+    ),
+)
+
+
+def _message(error: ValidationError) -> str:
+    """The error in our words, with its place: ``models[0]: bits is True, expected int``."""
+    tables, key = _place(error.absolute_path)
+    if error.validator in ("additionalProperties", "required"):
+        return ": ".join([*tables, *([key] if key else []), _wrong_keys(error)])
+    if not key:
+        return f"is no {_names(error.validator_value)}"
+    return ": ".join([*tables, f"{key} is {error.instance!r}{_expected(error)}"])
+
+
+def _expected(error: ValidationError) -> str:
+    value, allowed = error.instance, error.validator_value
+    if error.validator == "enum":
+        return nearest(str(value), [str(choice) for choice in allowed])
+    if error.validator == "minimum":
+        return f", expected at least {allowed}"
+    if error.validator == "maximum":
+        return f", expected at most {allowed}"
+    return (
+        ", expected text without NUL" if isinstance(value, str) and "\0" in value else f", expected {_names(allowed)}"
+    )
+
+
+def _wrong_keys(error: ValidationError) -> str:
+    if error.validator == "required":
+        missing = [name for name in error.validator_value if name not in error.instance]
+        return f"{missing[0]} is missing"
+    known = list(error.schema["properties"])
+    unknown = [name for name in error.instance if name not in known]
+    return f"unknown key {unknown[0]!r}{nearest(str(unknown[0]), known)}"
+
+
+def _place(path: Iterable[str | int]) -> tuple[list[str], str]:
+    """The tables on the way to a value, and the key of the value in the last of them."""
+    keys: list[str] = []
+    for part in path:
+        if isinstance(part, int):
+            keys[-1] += f"[{part}]"
+        else:
+            keys.append(str(part))
+    return (keys[:-1], keys[-1]) if keys else ([], "")
+
+
+def _names(kinds: str | list[str]) -> str:
+    return " or ".join(_TYPES[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))

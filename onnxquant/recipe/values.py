@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from onnxquant import formats, observers, solvers, targets
 from onnxquant.errors import RecipeError
 from onnxquant.targets import AUTO
 
@@ -14,6 +15,28 @@ from onnxquant.targets import AUTO
 Strategy = Literal["norm", "activation", "attention"]
 # Arithmetic of products with encoded weights; see ``compute``.
 COMPUTE = (AUTO, "float")
+# Formats that have a short name by their bits; see ``bits``.
+FORMAT_OF_BITS = {8: "int8", 4: "int4", 2: "int2"}
+
+
+def format_names() -> list[str]:
+    """Names of all formats."""
+    return list(formats.registry())
+
+
+def target_names() -> list[str]:
+    """Names of the targets that a rule can ask for, and ``auto``."""
+    return [AUTO, *targets.weight_targets()]
+
+
+def solver_names() -> list[str]:
+    """Names of all solvers, and ``auto``."""
+    return [AUTO, *solvers.registry()]
+
+
+def calibration_methods() -> list[str]:
+    """Names of the observers that give ranges, and ``auto``."""
+    return [AUTO, *observers.ranging()]
 
 
 @dataclass(frozen=True)

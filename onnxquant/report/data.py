@@ -7,7 +7,7 @@ import json
 import math
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from onnxquant.errors import OnnxQuantError, ReportError
 from onnxquant.graph.io import Document
 from onnxquant.numerics.difference import number
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan, decision_from_dict
-from onnxquant.recipe.options import Options
+from onnxquant.recipe.options import options_to_report
 from onnxquant.report import activations, schema
 from onnxquant.report.verdict import HARDLY, LOW_DB, Verdict, verdict
 from onnxquant.validation import checks
@@ -330,13 +330,8 @@ def _proven(site: SiteResult, found: Mapping[str, Any]) -> SiteResult:
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as plain data: those that were given, functions by their name."""
-    out: dict[str, Any] = {}
-    usual = {f.name: f.default for f in fields(Options)}
-    for name, value in options.items():
-        if value is None or value == usual.get(name) or name in ("report", "dry_run", "force"):
-            continue
-        out[name] = value if isinstance(value, _PLAIN) else getattr(value, "__name__", type(value).__name__)
-    return out
+    reported = options_to_report(options)
+    return {k: v if isinstance(v, _PLAIN) else getattr(v, "__name__", type(v).__name__) for k, v in reported.items()}
 
 
 def files_of(document: Document) -> list[Path]:

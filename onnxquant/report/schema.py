@@ -9,12 +9,28 @@ from importlib.resources import files
 from typing import Any
 
 from onnxquant.errors import ReportError
+from onnxquant.recipe.declaration import Option, declared, options_of
+from onnxquant.recipe.options import Options
+from onnxquant.recipe.rules import Rule
 
 
 @cache
 def text() -> str:
-    """The JSON Schema (draft 2020-12), as it is shipped."""
-    return files("onnxquant.report").joinpath("schema.json").read_text(encoding="utf-8")
+    """The JSON Schema (draft 2020-12): the file of this package, with the keys of rules and the names of options."""
+    schema = json.loads(files("onnxquant.report").joinpath("schema.json").read_text(encoding="utf-8"))
+    rule, options = schema["$defs"]["rule"], schema["properties"]["asked"]["properties"]["options"]
+    rule["properties"] = {name: _of_key(option) for name, option in declared(Rule).items()}
+    rule["properties"]["parameters"] = {"type": "object", "additionalProperties": {}}
+    reported = [option for option in options_of(Options).values() if option.declared.is_reported]
+    options["properties"] = {option.name: {"description": option.declared.help} for option in reported}
+    return json.dumps(schema, indent=1) + "\n"
+
+
+def _of_key(option: Option) -> dict[str, Any]:
+    """Schema of a rule's key. A report may name formats and targets of packages that are not installed here."""
+    if option.is_list:
+        return {"description": option.declared.help, "type": "array", "items": {"type": "string"}}
+    return {"description": option.declared.help, "type": list(option.kinds)}
 
 
 def check(data: Mapping[str, Any], name: str) -> None:

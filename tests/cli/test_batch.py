@@ -16,7 +16,7 @@ import pytest
 from commands import refused, run
 
 import onnxquant
-from onnxquant.batch.job import Job, Row, perform
+from onnxquant.batch.job import Job, Row, run_job
 from onnxquant.report.summary import LINE
 
 
@@ -111,7 +111,7 @@ def test_only_what_was_made_of_this_model_with_these_options_is_kept(tmp_path: P
     (model,), written = products(tmp_path / "in", 1), tmp_path / "out" / "m.onnx"
 
     def row(**options: object) -> Row:
-        return perform(
+        return run_job(
             Job(model, written, options={"proof": False, **options}, skip_existing=True), lambda stage, done: None
         )
 
@@ -139,11 +139,11 @@ def test_only_what_was_made_of_this_model_with_these_options_is_kept(tmp_path: P
 def test_a_missed_bound_is_remembered_and_an_unproven_file_is_proven(tmp_path: Path) -> None:
     (model,) = products(tmp_path / "in", 1)
 
-    def row(known: Row | None, **options: object) -> Row:
+    def row(previous: Row | None, **options: object) -> Row:
         job = Job(
-            model, tmp_path / "m.onnx", options={"bits": 4, "samples": 1, **options}, skip_existing=True, known=known
+            model, tmp_path / "m.onnx", options={"bits": 4, "samples": 1, **options}, skip_existing=True, previous=previous
         )
-        return perform(job, lambda stage, done: None)
+        return run_job(job, lambda stage, done: None)
 
     missed = row(None, min_sqnr=60.0)
     assert missed.verdict == "FAILED" and not missed.kept and "the bound is 60" in missed.reason

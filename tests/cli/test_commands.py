@@ -161,7 +161,7 @@ def test_bad_models(kind: str, tmp_path: Path) -> None:
 
 BAD_OPTIONS = {
     "unknown format": (["--format", "int7"], "did you mean 'int"),
-    "bits": (["--bits", "3"], "bits 3"),
+    "bits": (["--bits", "3"], "3; known: 8, 4, 2"),
     "bits against format": (["--bits", "8", "--format", "int4"], "bits 8 means format 'int8'"),
     "block too large": (["--block-size", "512"], "block_size 512"),
     "block not a power": (["--block-size", "48"], "block_size 48"),

@@ -94,7 +94,7 @@ WRONG = {
     "missing": ("models: [{output: x.onnx}]", "models[0]: input is missing"),
     "no list": ("models: {input: x.onnx}", "models is {'input': 'x.onnx'}, expected list"),
     "nothing": ("bits: 4", "names no models"),
-    "no such format": ("models: [{input: x.onnx, format: int7}]", "models[0]: unknown format 'int7'"),
+    "no such format": ("models: [{input: x.onnx, format: int7}]", "models[0]: format is 'int7'; did you mean 'int"),
     "against each other": ("models: [{input: x.onnx, format: q4_0, block_size: 32}]", "no parameter 'block_size'"),
     "one output": ("models: [{input: x.onnx, output: o.onnx}, {input: y.onnx, output: o.onnx}]", "would both become"),
     "no models there": ("batch: {input_dir: empty/*.onnx, output_dir: out}", "no model is found there"),
