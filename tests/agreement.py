@@ -13,7 +13,8 @@ import onnx.reference
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnxquant.graph.io import Document, load, nodes, tensors
+from onnxquant.graph.io import Document, load
+from onnxquant.graph.traverse import nodes, tensors
 
 Feed = Mapping[str, NDArray[Any]]
 

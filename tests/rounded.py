@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxquant.activations.codes import Codes
 from onnxquant.activations.placement import Cause, FloatKernel, place
 from onnxquant.activations.plan import StaticActivations
-from onnxquant.graph.flow import Flow
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.names import ACTIVATION
 
 Feed = Mapping[str, NDArray[Any]]
@@ -39,7 +39,7 @@ def static(proto: onnx.ModelProto, feed: Feed, codes: Codes | None = None, *excl
     """What becomes of the activations of a float model."""
     codes = codes or Codes()
     found = place(
-        Flow(proto.graph), dict.fromkeys(excluded, FloatKernel(Cause.WEIGHT, "excluded")), clamps=not codes.symmetric
+        GraphEditor(proto.graph), dict.fromkeys(excluded, FloatKernel(Cause.WEIGHT, "excluded")), clamps=not codes.symmetric
     )
     seen = values(proto, found.sources, feed)
     ranges = {name: (float(v.min()), float(v.max())) for name, v in seen.items()}

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from onnxquant.activations.op_kinds import clamp_bounds
 from onnxquant.activations.placement import Placement, Unit
-from onnxquant.graph.flow import Flow, attribute
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import attribute
 
 # The largest factor of a channel: one that is nearly always zero is not scaled up further.
 _LARGEST_FACTOR = 1024.0
@@ -52,12 +53,12 @@ class _Reader:
     weight: onnx.TensorProto
 
 
-def candidates(flow: Flow, placement: Placement) -> list[str]:
+def candidates(flow: GraphEditor, placement: Placement) -> list[str]:
     """Tensors whose channels can be balanced."""
     return list(_candidates(flow, placement))
 
 
-def _candidates(flow: Flow, placement: Placement) -> dict[str, _Channels]:
+def _candidates(flow: GraphEditor, placement: Placement) -> dict[str, _Channels]:
     producers = {u.outputs[0]: u for u in placement.kernels}
     channels = {}
     for name, tensor in placement.tensors.items():
@@ -71,14 +72,14 @@ def _candidates(flow: Flow, placement: Placement) -> dict[str, _Channels]:
     return channels
 
 
-def _can_be_scaled(flow: Flow, unit: Unit) -> bool:
+def _can_be_scaled(flow: GraphEditor, unit: Unit) -> bool:
     """Whether clamps begin at zero, and nothing else reads the tensors between them."""
     if any((clamp_bounds(c, flow) or (1.0, 0.0))[0] != 0.0 for c in unit.clamps):
         return False
     return all(flow.is_private(n) for n in (unit.node.output[0], *(c.output[0] for c in unit.clamps)))
 
 
-def _depthwise_readers(flow: Flow, name: str) -> list[_Reader]:
+def _depthwise_readers(flow: GraphEditor, name: str) -> list[_Reader]:
     """The readers of a tensor with their weights; empty where one of them is no depthwise Conv of it."""
     readers = []
     for node in flow.consumers(name):
@@ -108,7 +109,7 @@ def balance(
     Returns:
         the bound that all channels of a balanced tensor have now.
     """
-    flow = Flow(document.proto.graph)
+    flow = GraphEditor(document.proto.graph)
     balanced: dict[str, float] = {}
     for name, channels in _candidates(flow, placement).items():
         if name not in largest or not np.any(largest[name] > 0):
@@ -126,7 +127,7 @@ def balance(
 
 
 def _scale(
-    document: Document, flow: Flow, node: onnx.NodeProto, factors: NDArray[np.float64], *, with_bias: bool
+    document: Document, flow: GraphEditor, node: onnx.NodeProto, factors: NDArray[np.float64], *, with_bias: bool
 ) -> None:
     for position in (1, 2) if with_bias else (1,):
         tensor = flow.constant(node.input[position]) if len(node.input) > position and node.input[position] else None

@@ -18,7 +18,7 @@ from onnxquant import runtime
 from onnxquant.activations.codes import Codes
 from onnxquant.activations.placement import Placement, Unit
 from onnxquant.calibration.feeds import Feeds
-from onnxquant.graph.flow import Flow
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.recipe.progress import Progress, silent
 
@@ -91,7 +91,7 @@ def correct(document: Document, changes: Mapping[str, NDArray[np.float64]]) -> N
         document: the float model.
         changes: corrections by the first output of the kernel.
     """
-    flow = Flow(document.proto.graph)
+    flow = GraphEditor(document.proto.graph)
     for name, change in changes.items():
         if (node := flow.producer(name)) is not None:
             _add_to_bias(document, flow, node, change)
@@ -148,7 +148,7 @@ def _reduce(graph: onnx.GraphProto, source: str, output: str, axes: list[int], o
     return onnx.helper.make_node("ReduceMean", [source, f"{output}/axes"], [output], keepdims=0)
 
 
-def _add_to_bias(document: Document, flow: Flow, node: onnx.NodeProto, change: NDArray[np.float64]) -> None:
+def _add_to_bias(document: Document, flow: GraphEditor, node: onnx.NodeProto, change: NDArray[np.float64]) -> None:
     tensor = flow.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     before = document.array(tensor) if tensor is not None else np.zeros(len(change), np.float32)
     after = before.astype(np.float64) + change.reshape(before.shape)

@@ -10,7 +10,7 @@ import onnx
 
 from onnxquant.activations.codes import Codes
 from onnxquant.activations.placement import QuantizedTensor
-from onnxquant.graph.flow import Flow
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.names import ACTIVATION
 
 _DECODE = "DequantizeLinear"
@@ -40,7 +40,7 @@ def insert_conversions(
         ranges: lowest and highest value of each source.
         split_gemms: outputs of Gemms that return floats.
     """
-    flow = Flow(proto.graph)
+    flow = GraphEditor(proto.graph)
     parameters: dict[str, _Parameters] = {}
     for tensor in tensors:
         if tensor.source not in parameters:
@@ -62,24 +62,24 @@ def _marked(op: str, inputs: list[str], output: str, name: str) -> onnx.NodeProt
     return node
 
 
-def _quantize(flow: Flow, tensor: QuantizedTensor, parameters: _Parameters) -> None:
+def _quantize(flow: GraphEditor, tensor: QuantizedTensor, parameters: _Parameters) -> None:
     name, producer = tensor.name, flow.producer(tensor.name)
     readers = [n for n in flow.consumers(name) if tensor.produced or n.output[0] in tensor.readers]
-    codes = flow.fresh(f"{name}/quantized")
+    codes = flow.names.fresh(f"{name}/quantized")
     if producer is not None and tensor.produced and not flow.is_private(name):
         # Callers and nested graphs know the name: the values that everybody reads keep it.
-        source, result = flow.fresh(f"{name}/exact"), name
+        source, result = flow.names.fresh(f"{name}/exact"), name
         flow.rename_output(producer, name, source)
     else:
-        source, result = name, flow.fresh(f"{name}/dequantized")
+        source, result = name, flow.names.fresh(f"{name}/dequantized")
     for reader in readers:
         for position, read in enumerate(reader.input):
             if read == name:
                 flow.connect(reader, position, result)
     inputs = [parameters.scale, parameters.zero_point]
     conversions = [
-        _marked("QuantizeLinear", [source, *inputs], codes, flow.fresh(f"{name}/QuantizeLinear")),
-        _marked("DequantizeLinear", [codes, *inputs], result, flow.fresh(f"{name}/DequantizeLinear")),
+        _marked("QuantizeLinear", [source, *inputs], codes, flow.names.fresh(f"{name}/QuantizeLinear")),
+        _marked("DequantizeLinear", [codes, *inputs], result, flow.names.fresh(f"{name}/DequantizeLinear")),
     ]
     flow.insert_after(producer, conversions)
 
@@ -90,7 +90,7 @@ def _keep_in_float(proto: onnx.ModelProto) -> None:
     Between a DequantizeLinear and a QuantizeLinear, ONNX Runtime (its WeightBiasQuantization) rounds the float weights of
     Conv, ConvTranspose and Gemm to 8 bits by itself when a session is created.
     """
-    flow = Flow(proto.graph)
+    flow = GraphEditor(proto.graph)
     for node in list(proto.graph.node):
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or not _leads_to_codes(flow, node):
             continue
@@ -101,7 +101,7 @@ def _keep_in_float(proto: onnx.ModelProto) -> None:
         if scale is None:  # a model's own conversion, whose scale is computed
             continue
         lowest = np.finfo(onnx.helper.tensor_dtype_to_np_dtype(scale.data_type)).min
-        clipped = flow.fresh(f"{node.input[0]}/as_it_is")
+        clipped = flow.names.fresh(f"{node.input[0]}/as_it_is")
         least = flow.add_constant(f"{clipped}/least", np.asarray(lowest))
         clip = _marked("Clip", [node.input[0], least], clipped, clipped)
         flow.connect(node, 0, clipped)
@@ -109,14 +109,14 @@ def _keep_in_float(proto: onnx.ModelProto) -> None:
     flow.apply()
 
 
-def _leads_to_codes(flow: Flow, node: onnx.NodeProto) -> bool:
+def _leads_to_codes(flow: GraphEditor, node: onnx.NodeProto) -> bool:
     reader = flow.single_consumer(node.output[0])
     while reader is not None and reader.op_type in ("Relu", "Clip", "LeakyRelu"):
         reader = flow.single_consumer(reader.output[0])
     return reader is not None and reader.op_type == "QuantizeLinear"
 
 
-def _split_gemm(flow: Flow, output: str) -> None:
+def _split_gemm(flow: GraphEditor, output: str) -> None:
     """Split a Gemm with C into Gemm and Add: ONNX Runtime's integer Gemm with float output takes no float C."""
     gemm = flow.producer(output)
     if gemm is None:
@@ -124,6 +124,6 @@ def _split_gemm(flow: Flow, output: str) -> None:
     bias = gemm.input[2]
     flow.connect(gemm, 2, "")
     del gemm.input[2:]
-    product = flow.fresh(f"{output}/product")
+    product = flow.names.fresh(f"{output}/product")
     flow.rename_output(gemm, output, product)
-    flow.insert_after(gemm, [onnx.helper.make_node("Add", [product, bias], [output], name=flow.fresh(f"{output}/Add"))])
+    flow.insert_after(gemm, [onnx.helper.make_node("Add", [product, bias], [output], name=flow.names.fresh(f"{output}/Add"))])

@@ -10,7 +10,8 @@ from enum import Enum
 
 import onnx
 
-from onnxquant.graph.flow import STANDARD, Flow, attribute
+from onnxquant.graph.editor import GraphEditor
+from onnxquant.graph.node import STANDARD, attribute
 
 
 class OpKind(Enum):
@@ -34,7 +35,7 @@ _MOVES = (
 _CLAMPS = ("Relu", "Clip")
 
 
-def kind_of(node: onnx.NodeProto, flow: Flow) -> OpKind:
+def kind_of(node: onnx.NodeProto, flow: GraphEditor) -> OpKind:
     """The kind of a node, from its operator, its attributes and which inputs are constant."""
     if node.domain not in STANDARD:
         return OpKind.FLOAT
@@ -50,7 +51,7 @@ def kind_of(node: onnx.NodeProto, flow: Flow) -> OpKind:
     return OpKind.FLOAT
 
 
-def kernel_refusal(node: onnx.NodeProto, flow: Flow) -> str | None:
+def kernel_refusal(node: onnx.NodeProto, flow: GraphEditor) -> str | None:
     """The reason why a Conv, Gemm or MatMul has no integer kernel here; None where it has one."""
     weight = flow.constant(node.input[1])
     if weight is None:
@@ -81,7 +82,7 @@ def activation_inputs(node: onnx.NodeProto, kind: OpKind) -> list[str]:
     return [node.input[0]]
 
 
-def clamp_bounds(node: onnx.NodeProto, flow: Flow) -> tuple[float, float] | None:
+def clamp_bounds(node: onnx.NodeProto, flow: GraphEditor) -> tuple[float, float] | None:
     """Lowest and highest output of a Relu, or of a Clip with constant bounds."""
     if node.op_type == "Relu":
         return 0.0, float("inf")
@@ -90,7 +91,7 @@ def clamp_bounds(node: onnx.NodeProto, flow: Flow) -> tuple[float, float] | None
     return None if low is None or high is None else (low, high)
 
 
-def _clip_bound(node: onnx.NodeProto, flow: Flow, position: int, name: str, default: float) -> float | None:
+def _clip_bound(node: onnx.NodeProto, flow: GraphEditor, position: int, name: str, default: float) -> float | None:
     """One bound of a Clip: an input since opset 11, an attribute before; None where it is computed."""
     tensor_name = node.input[position] if len(node.input) > position else ""
     if not tensor_name:

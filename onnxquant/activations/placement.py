@@ -19,7 +19,7 @@ from onnxquant.activations.op_kinds import (
     kernel_refusal,
     kind_of,
 )
-from onnxquant.graph.flow import Flow
+from onnxquant.graph.editor import GraphEditor
 
 
 class Cause(Enum):
@@ -120,7 +120,7 @@ class Placement:
         return list(dict.fromkeys(t.source for t in self.tensors.values()))
 
 
-def place(flow: Flow, excluded: Mapping[str, FloatKernel] | None = None, *, clamps: bool = True) -> Placement:
+def place(flow: GraphEditor, excluded: Mapping[str, FloatKernel] | None = None, *, clamps: bool = True) -> Placement:
     """Choose the nodes of a graph that compute on integers.
 
     Args:
@@ -134,7 +134,7 @@ def place(flow: Flow, excluded: Mapping[str, FloatKernel] | None = None, *, clam
 class _Placer:
     """Begins with every node that has an integer kind, and removes those that would only add conversions."""
 
-    def __init__(self, flow: Flow, excluded: Mapping[str, FloatKernel], *, clamps: bool) -> None:
+    def __init__(self, flow: GraphEditor, excluded: Mapping[str, FloatKernel], *, clamps: bool) -> None:
         self._flow, self._clamps = flow, clamps
         self._float_kernels: dict[str, FloatKernel] = {}
         self._kinds: dict[int, OpKind] = {}
@@ -236,7 +236,7 @@ class _Placer:
         return max((b[0] for b in pairs), default=float("-inf")), min((b[1] for b in pairs), default=float("inf"))
 
 
-def _judge(node: onnx.NodeProto, flow: Flow, excluded: Mapping[str, FloatKernel]) -> tuple[OpKind, FloatKernel | None]:
+def _judge(node: onnx.NodeProto, flow: GraphEditor, excluded: Mapping[str, FloatKernel]) -> tuple[OpKind, FloatKernel | None]:
     """The kind that a node may have; for a kernel that stays in float also the cause."""
     kind = kind_of(node, flow)
     if kind is OpKind.KERNEL:

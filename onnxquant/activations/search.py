@@ -28,7 +28,7 @@ from onnxquant.calibration.samples import Samples
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.formats.base import Encoded
-from onnxquant.graph.flow import Flow
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document
 from onnxquant.native import dispatch
@@ -150,7 +150,7 @@ class StaticSearch:
         self, document: Document, rules: Recipe, settings: StaticSettings, feeds: Feeds, progress: Progress
     ) -> None:
         self._document, self._rules, self._settings, self._progress = document, rules, settings, progress
-        self._streams = linear_streams(Flow(document.proto.graph)) if settings.rebase else []
+        self._streams = linear_streams(GraphEditor(document.proto.graph)) if settings.rebase else []
         self._compares = bool(self._streams) or settings.has_alternatives
         self._feeds, judged = held_out(feeds, SCORED_SAMPLES) if self._compares else (feeds, feeds)
         self._runner = CandidateRunner(document, rules, judged, settings.threads)
@@ -192,7 +192,7 @@ class StaticSearch:
         """The placement in a model, with more kernels left in float for accuracy."""
         excluded = {**self._excluded, **dict.fromkeys(more, FOR_ACCURACY)}
         # A zero point in the middle has no code to spare for what a Relu cuts off.
-        return place(Flow(document.proto.graph), excluded, clamps=not self._settings.codes.symmetric)
+        return place(GraphEditor(document.proto.graph), excluded, clamps=not self._settings.codes.symmetric)
 
     def _calibrate(
         self,
@@ -225,7 +225,7 @@ class StaticSearch:
             if explore:
                 self._add_observers(observers, placement)
             if strength:
-                for name in balance.candidates(Flow(document.proto.graph), placement):
+                for name in balance.candidates(GraphEditor(document.proto.graph), placement):
                     observers[name].append(WIDTHS)
             threads, progress = self._settings.threads, self._progress
             statistics = collect(document, self._feeds, observers, threads=threads, progress=progress)

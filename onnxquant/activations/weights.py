@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from onnxquant.activations.op_kinds import OpKind, kind_of
 from onnxquant.activations.placement import Cause, FloatKernel
 from onnxquant.formats.base import Format
-from onnxquant.graph.flow import Flow
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find
 from onnxquant.plan.planner import IntegerSites, make_plan, refusal_beside_integers
@@ -26,7 +26,7 @@ def site_of(document: Document, tensor: str) -> Site:
 def excluded_kernels(document: Document, rules: Recipe) -> dict[str, FloatKernel]:
     """Kernels whose weight cannot be int8 per channel under the rules, by the first output of their nodes."""
     reasons: dict[str, str] = {}
-    flow, sites, opset = Flow(document.proto.graph), find(document)[0], max(document.opset, OPSET)
+    flow, sites, opset = GraphEditor(document.proto.graph), find(document)[0], max(document.opset, OPSET)
     kernels = {n.output[0] for n in flow.nodes if kind_of(n, flow) is OpKind.KERNEL}
     readers = {s.name: {u.node.output[0] for u in s.uses} for s in sites}
     for site in sites:
@@ -48,7 +48,7 @@ def static_sites(document: Document, float_kernels: Mapping[str, FloatKernel]) -
         document: the float model.
         float_kernels: kernels that stay in float, by name.
     """
-    flow = Flow(document.proto.graph)
+    flow = GraphEditor(document.proto.graph)
     multiplied, for_accuracy = set(), set()
     for site in find(document)[0]:
         nodes = [u.node for u in site.uses]

@@ -13,11 +13,12 @@ import onnx
 from onnxquant.artifact.stored import Record
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph import sites as sites_
-from onnxquant.graph.edit import Editor, Sink
-from onnxquant.graph.io import Document, graphs, tensors
+from onnxquant.graph.io import Document
+from onnxquant.graph.model_editor import ModelEditor, Sink
 from onnxquant.graph.names import ORIGIN, PROVENANCE
 from onnxquant.graph.publish import Counter, Publisher, is_stored
 from onnxquant.graph.sites import Site
+from onnxquant.graph.traverse import graphs, replace_field, tensors
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.targets import Lowered, target_named
 from onnxquant.version import __version__
@@ -37,7 +38,7 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
     proto = onnx.ModelProto()
     proto.CopyFrom(document.proto)
     copy = Document(proto, memoryview(b""), document.path)
-    editor = Editor(proto, sink)
+    editor = ModelEditor(proto, sink)
     found = {s.name: s for s in sites_.find(copy)[0]}
     done: dict[str, list[tuple[Site, Format]]] = {}
     records = []
@@ -47,7 +48,6 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
         encoded = encode(site, decision) if encode else None
         if encode and encoded is None:
             continue
-        editor.site = site.name
         form = encoded.format if encoded else decision.format
         lowered = target_named(decision.target).lower(editor, site, form, encoded)
         editor.drop_initializer(site.graph, site.tensor.name)
@@ -127,6 +127,4 @@ def _tidy(proto: onnx.ModelProto) -> None:
         made = {o for n in graph.node for o in n.output}
         kept = [v for v in graph.value_info if v.name in made]
         if len(kept) != len(graph.value_info):
-            copies = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in kept]
-            del graph.value_info[:]
-            graph.value_info.extend(copies)
+            replace_field(graph.value_info, kept)

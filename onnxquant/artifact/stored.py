@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from onnxquant.errors import ModelError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
-from onnxquant.graph.io import Document, graphs, load, subgraphs, tensors
+from onnxquant.graph.io import Document, load
 from onnxquant.graph.names import ACTIVATION, DOMAIN, HASHES, ORIGIN, PROVENANCE
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, How, View
+from onnxquant.graph.traverse import graphs, subgraphs, tensors
 from onnxquant.native import dispatch
 from onnxquant.targets import Lowered, Result
 from onnxquant.targets.integers import Channels, Transposed

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
-from onnxquant.graph.edit import with_weights
-from onnxquant.graph.io import Document, graphs
+from onnxquant.graph.io import Document
+from onnxquant.graph.model_editor import with_weights
 from onnxquant.graph.publish import ALIGNMENT, Publisher, refer
+from onnxquant.graph.traverse import graphs
 from onnxquant.numerics.score import Score, closeness
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnxquant import runtime
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.graph.analysis.conv_windows import windows
-from onnxquant.graph.flow import attribute, is_op
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import attribute, is_op
 
 Doubles = NDArray[np.float64]
 Progress = Callable[[str, float], None]

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 
 from onnxquant.errors import StatisticsError
-from onnxquant.graph.io import Document, graphs
+from onnxquant.graph.io import Document
+from onnxquant.graph.traverse import graphs
 
 # What quantized models put QuantizeLinear and DequantizeLinear around.
 # fmt: off

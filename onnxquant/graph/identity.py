@@ -6,7 +6,8 @@ import hashlib
 
 import onnx
 
-from onnxquant.graph.io import Document, tensors
+from onnxquant.graph.io import Document
+from onnxquant.graph.traverse import tensors
 
 
 def digest(document: Document) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from onnxquant.errors import ExternalDataError, ModelError
 from onnxquant.graph import external, wire
+from onnxquant.graph.traverse import graphs, nodes, tensors
 
 MAX_OPSET, MAX_IR = 26, 13
 MIN_OPSET = 7
@@ -234,10 +236,11 @@ def _map_file(path: Path) -> memoryview:
 def _as_proto(source: object) -> onnx.ModelProto:
     if isinstance(source, onnx.ModelProto):
         return source
-    import onnx_graphsurgeon as gs
-
-    if isinstance(source, gs.Graph):
-        return gs.export_onnx(source)  # type: ignore[no-any-return]
+    # Only who has imported graphsurgeon can have a Graph of it.
+    gs = sys.modules.get("onnx_graphsurgeon")
+    if gs is not None and isinstance(source, gs.Graph):
+        proto: onnx.ModelProto = gs.export_onnx(source)
+        return proto
     raise ModelError(
         f"a model is a path, an onnx.ModelProto or an onnx_graphsurgeon.Graph, not {type(source).__name__}"
     )
@@ -253,56 +256,6 @@ def nbytes(tensor: onnx.TensorProto) -> int:
         return count * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)
     except KeyError:
         raise ModelError(f"tensor {tensor.name!r} has the unknown type {tensor.data_type}") from None
-
-
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in a node's attributes (If, Loop, Scan)."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            yield from attribute.graphs
-
-
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and every graph nested in it, outermost first."""
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from graphs(inner)
-
-
-def nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node: of the graph, of nested graphs and of model-local functions."""
-    for graph in graphs(proto.graph):
-        yield from graph.node
-    for function in proto.functions:
-        for node in function.node:
-            yield node
-            for inner in subgraphs(node):
-                for graph in graphs(inner):
-                    yield from graph.node
-
-
-def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor: initializers and node attributes, parts of sparse ones, nested graphs and functions included."""
-    for graph in graphs(proto.graph):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-    for node in nodes(proto):
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield attribute.t
-            elif attribute.type == onnx.AttributeProto.TENSORS:
-                yield from attribute.tensors
-            elif attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
-                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-    for function in proto.functions:
-        for node in function.node:
-            for inner in subgraphs(node):
-                for graph in graphs(inner):
-                    yield from graph.initializer
 
 
 def _inline(tensor: onnx.TensorProto, raw: bytes) -> None:

@@ -1,4 +1,8 @@
-"""Names that our files carry: the domain of our operators and the keys of our metadata entries."""
+"""Names that our files carry: the domain of our operators and the keys of our metadata entries; and new names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 # The domain of our operators and of the functions that stand for them.
 DOMAIN = "onnxquant"
@@ -13,3 +17,27 @@ HASHES = "onnxquant.sha256"
 # Entries of a node: the weight it was made for, and the operator of a node that rounds an activation.
 SITE = "onnxquant.site"
 ACTIVATION = "onnxquant.activation"
+
+
+class NameAllocator:
+    """Makes names that nothing has yet.
+
+    Args:
+        taken: the names in use.
+
+    >>> names = NameAllocator({"x", "x_2"})
+    >>> names.fresh("x"), names.fresh("y")
+    ('x_3', 'y')
+    """
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+
+    def fresh(self, base: str) -> str:
+        """A new name: ``base`` itself, or with a number behind it."""
+        candidate, n = base, 1
+        while candidate in self._taken:
+            n += 1
+            candidate = f"{base}_{n}"
+        self._taken.add(candidate)
+        return candidate

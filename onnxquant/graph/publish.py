@@ -22,9 +22,10 @@ import numpy as np
 import onnx
 
 from onnxquant.errors import OutputError
-from onnxquant.graph.edit import Make
-from onnxquant.graph.io import Document, graphs, tensors
+from onnxquant.graph.io import Document
+from onnxquant.graph.model_editor import Make
 from onnxquant.graph.names import HASHES
+from onnxquant.graph.traverse import graphs, tensors
 from onnxquant.graph.wire import varint
 
 # Sessions map external tensors; ONNX Runtime and some systems want page-aligned offsets for that.

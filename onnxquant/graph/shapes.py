@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import onnx
 import onnx.shape_inference
 
-from onnxquant.graph.io import Document, graphs
+from onnxquant.graph.io import Document
+from onnxquant.graph.traverse import graphs
 from onnxquant.graph.wire import OUTLINE_ABOVE
 
 

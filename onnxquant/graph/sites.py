@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
@@ -12,7 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.graph.io import Document, nbytes, subgraphs
+from onnxquant.graph.io import Document, nbytes
+from onnxquant.graph.traverse import names_read, subgraphs
 
 FLOATS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -275,20 +275,11 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[tuple[int, int]]]:
         for position, name in enumerate(node.input):
             readers.setdefault(name, []).append((index, position))
         for inner in subgraphs(node):
-            for name in _outer_names(inner):
+            for name in names_read(inner):
                 readers.setdefault(name, []).append((-1, -1))
     for output in graph.output:
         readers.setdefault(output.name, []).append((-1, -1))
     return readers
-
-
-def _outer_names(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        yield from node.input
-        for inner in subgraphs(node):
-            yield from _outer_names(inner)
-    for output in graph.output:
-        yield output.name
 
 
 def _add(

@@ -21,10 +21,11 @@ from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import load as load_document
-from onnxquant.graph.io import nbytes, nodes, tensors
+from onnxquant.graph.io import nbytes
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, Site, find
+from onnxquant.graph.traverse import nodes, tensors
 from onnxquant.native import library as native
 from onnxquant.passes.pipeline import prepare
 from onnxquant.plan.decision import EncodeDecision, KeepDecision, Plan

@@ -7,8 +7,9 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from onnxquant.graph.io import load, nodes, tensors
+from onnxquant.graph.io import load
 from onnxquant.graph.names import DOMAIN
+from onnxquant.graph.traverse import nodes, tensors
 from onnxquant.inspect.api import minimum_onnxruntime
 from onnxquant.targets.bodies import DEQUANTIZE
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import onnx
 
-from onnxquant.graph.io import nodes
 from onnxquant.graph.names import DOMAIN
+from onnxquant.graph.traverse import nodes
 from onnxquant.runtime import sessions
 
 _BLOCKED = "com.microsoft.nchwc"

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import onnx
 
-from onnxquant.graph.io import Document, graphs, load
+from onnxquant.graph.io import Document, load
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.publish import Publisher
+from onnxquant.graph.traverse import graphs
 from onnxquant.runtime import sessions
 from onnxquant.runtime.blocked import blocked_session
 

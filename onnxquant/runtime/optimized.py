@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxquant.graph.io import nodes
+from onnxquant.graph.traverse import nodes
 from onnxquant.runtime.sessions import open_session, session_options, write_optimized
 
 # Ops that only move or retype values, or add a bias to a product.

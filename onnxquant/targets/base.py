@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
-from onnxquant.graph.edit import Editor
+from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.sites import How, Site
 from onnxquant.targets.kinds import Activations
 from onnxquant.targets.layouts import Layout
@@ -90,10 +90,10 @@ class Target(ABC):
         """The layouts that the site's planes will be stored in."""
 
     @abstractmethod
-    def lower(self, editor: Editor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:
+    def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:
         """Emit planes and nodes; ``encoded`` is None when only sizes are wanted."""
 
-    def finish(self, editor: Editor, lowered: Sequence[tuple[Site, Format]]) -> None:  # noqa: B027  optional
+    def finish(self, editor: ModelEditor, lowered: Sequence[tuple[Site, Format]]) -> None:  # noqa: B027  optional
         """Add what the sites lowered by this target share; called once, after the edits are applied."""
 
 
@@ -103,7 +103,7 @@ def holds_codes(form: Format) -> bool:
     return plain and form.bits in (2, 4, 8)
 
 
-def add_planes(editor: Editor, site: Site, layout: Layout, encoded: Encoded | None) -> dict[str, str]:
+def add_planes(editor: ModelEditor, site: Site, layout: Layout, encoded: Encoded | None) -> dict[str, str]:
     """Add a layout's planes to the graph that holds the weight; names by plane."""
 
     def make(plane: str) -> NDArray[Any]:
@@ -116,11 +116,11 @@ def add_planes(editor: Editor, site: Site, layout: Layout, encoded: Encoded | No
     }
 
 
-def float_scales(editor: Editor, site: Site, name: str, elem_type: int, to: int = F32) -> str:
+def float_scales(editor: ModelEditor, site: Site, name: str, elem_type: int, to: int = F32) -> str:
     """The scales as ``to``: a Cast that folds when a session is created, so that they are stored in 16 bits."""
     if elem_type == to:
         return name
-    cast = editor.node("Cast", [name], to=to)
+    cast = editor.node(site, "Cast", [name], to=to)
     editor.first(site.graph, [cast])
     return str(cast.output[0])
 

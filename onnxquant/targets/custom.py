@@ -13,10 +13,10 @@ import onnx
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
-from onnxquant.graph.edit import Editor
-from onnxquant.graph.io import graphs, nodes
+from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.names import DOMAIN, MICROSOFT
 from onnxquant.graph.sites import How, Site
+from onnxquant.graph.traverse import graphs, nodes
 from onnxquant.targets import bodies
 from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes
 from onnxquant.targets.dense import read_decoded
@@ -66,7 +66,7 @@ class Custom(Target):
     def layouts(self, site: Site, form: Format, opset: int) -> dict[str, Layout]:  # noqa: D102
         return {"tiles": Tiles(form, site.rows, site.cols)}
 
-    def lower(self, editor: Editor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
+    def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
         lowered = Lowered()
         op = _Ops(editor, site, Tiles(form, site.rows, site.cols), encoded, lowered)
         for use in site.served(How.PRODUCT):
@@ -80,10 +80,10 @@ class Custom(Target):
         if site.served(How.DENSE):
             node = op.decode()
             editor.first(site.graph, [node])
-            read_decoded(site.served(How.DENSE), node.output[0], lowered)
+            read_decoded(editor, site.served(How.DENSE), node.output[0], lowered)
         return lowered
 
-    def finish(self, editor: Editor, lowered: Sequence[tuple[Site, Format]]) -> None:
+    def finish(self, editor: ModelEditor, lowered: Sequence[tuple[Site, Format]]) -> None:
         """Add the body of every op of ours that the model calls."""
         layouts = [Tiles(f, s.rows, s.cols) for s, f in lowered]
         ragged = any(x.rows != x.padded_rows or x.cols != x.padded_cols for x in layouts)
@@ -107,7 +107,9 @@ class Custom(Target):
 class _Ops:
     """The nodes around one weight's planes."""
 
-    def __init__(self, editor: Editor, site: Site, layout: Tiles, encoded: Encoded | None, lowered: Lowered) -> None:
+    def __init__(
+        self, editor: ModelEditor, site: Site, layout: Tiles, encoded: Encoded | None, lowered: Lowered
+    ) -> None:
         self.editor, self.site, self.layout, self.lowered = editor, site, layout, lowered
         names = lowered.planes["tiles"] = add_planes(editor, site, layout, encoded)
         self.planes = list(names.values())
@@ -123,7 +125,7 @@ class _Ops:
         half = self.site.tensor.data_type == F16
         found = [self._call(bodies.GATHER, [*self.planes, indices], "" if half else output)]
         if half:
-            found.append(self.editor.node("Cast", [found[0].output[0]], output=output, to=F16))
+            found.append(self.editor.node(self.site, "Cast", [found[0].output[0]], output=output, to=F16))
         return found
 
     def decode(self) -> onnx.NodeProto:
@@ -153,4 +155,4 @@ class _Ops:
             "zero_shape": [layout.rows, (blocks * low + 7) // 8],
         }
         name = bodies.op_name(kind, layout.form, bias=bias)
-        return self.editor.node(name, inputs, domain=DOMAIN, output=output, **sizes)
+        return self.editor.node(self.site, name, inputs, domain=DOMAIN, output=output, **sizes)

@@ -14,14 +14,14 @@ import onnx
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
 from onnxquant.formats.floats import Floats
-from onnxquant.graph.edit import Editor
+from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.sites import How, Site, Use
 from onnxquant.targets.base import F32, Lowered, Planes, Result, add_planes
 from onnxquant.targets.layouts import IR_OF_BITS, Dense
 
 
 def lower_dense(
-    editor: Editor,
+    editor: ModelEditor,
     site: Site,
     form: Format,
     encoded: Encoded | None,
@@ -32,7 +32,7 @@ def lower_dense(
     layout = Dense(form, site.view, editor.opset)
     names = add_planes(editor, site, layout, encoded)
     if not layout.packed:
-        editor.proto.ir_version = max(editor.proto.ir_version, IR_OF_BITS.get(form.bits, 3))
+        editor.require_ir(IR_OF_BITS.get(form.bits, 3))
     chain = _Chain(editor, site)
     decoded = (
         chain.cast(names["values"], site.tensor.data_type)
@@ -41,27 +41,26 @@ def lower_dense(
     )
     editor.first(site.graph, chain.nodes)
     lowered.planes["dense"] = names
-    read_decoded(site.served(How.DENSE) if uses is None else uses, decoded, lowered)
+    read_decoded(editor, site.served(How.DENSE) if uses is None else uses, decoded, lowered)
 
 
-def read_decoded(uses: list[Use], decoded: str, lowered: Lowered) -> None:
+def read_decoded(editor: ModelEditor, uses: list[Use], decoded: str, lowered: Lowered) -> None:
     """Let consumers read the decoded tensor instead of the weight."""
     lowered.results.append(Result(How.DENSE, "", decoded))
     for use in uses:
-        node = use.graph.node[use.via] if use.via is not None else use.node
-        node.input[0 if use.via is not None else use.input] = decoded
+        editor.read_instead(use, decoded)
 
 
 class _Chain:
     """Nodes one after another at the start of the weight's graph."""
 
-    def __init__(self, editor: Editor, site: Site) -> None:
+    def __init__(self, editor: ModelEditor, site: Site) -> None:
         self.editor = editor
         self.site = site
         self.nodes: list[onnx.NodeProto] = []
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
-        node = self.editor.node(op, inputs, **attributes)
+        node = self.editor.node(self.site, op, inputs, **attributes)
         self.nodes.append(node)
         return str(node.output[0])
 

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
-from onnxquant.graph.edit import Editor, Stored
+from onnxquant.graph.model_editor import ModelEditor, Stored
 from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.sites import How, Site, View
 from onnxquant.targets.base import Lowered, Refusal, Result, Target, add_planes
@@ -84,14 +84,16 @@ class Qdq(Target):
     def layouts(self, site: Site, form: Format, opset: int) -> dict[str, Layout]:  # noqa: D102
         return {"channels": Channels(form, site.view)}
 
-    def lower(self, editor: Editor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
+    def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
         layout = Channels(form, site.view)
         names = add_planes(editor, site, layout, encoded)
         attributes: dict[str, Any] = {} if layout.scaled.group is None else {"axis": layout.axis}
-        decode = editor.node("DequantizeLinear", [names[p] for p in ("codes", "scales", "zero_points")], **attributes)
+        decode = editor.node(
+            site, "DequantizeLinear", [names[p] for p in ("codes", "scales", "zero_points")], **attributes
+        )
         editor.first(site.graph, [decode])
         lowered = Lowered({"channels": names})
-        read_decoded(site.uses, decode.output[0], lowered)
+        read_decoded(editor, site.uses, decode.output[0], lowered)
         return lowered
 
 
@@ -117,7 +119,7 @@ class Dynamic(Target):
     def layouts(self, site: Site, form: Format, opset: int) -> dict[str, Layout]:  # noqa: D102
         return {"transposed": Transposed(form, site.rows, site.cols)}
 
-    def lower(self, editor: Editor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
+    def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
         layout = Transposed(form, site.rows, site.cols)
         names = add_planes(editor, site, layout, encoded)
         lowered = Lowered({"transposed": names})
@@ -125,7 +127,7 @@ class Dynamic(Target):
         def product(x: str, output: str) -> list[onnx.NodeProto]:
             lowered.results.append(Result(How.PRODUCT, x, output))
             inputs = [x, names["codes"], names["scales"], names["zero_points"]]
-            return [editor.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT, output=output)]
+            return [editor.node(site, "DynamicQuantizeMatMul", inputs, domain=MICROSOFT, output=output)]
 
         for use in site.served(How.PRODUCT):
             lower_product(editor, site, use, product)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
 from onnxquant.formats.floats import Floats
-from onnxquant.graph.edit import Stored
+from onnxquant.graph.model_editor import Stored
 from onnxquant.graph.sites import View
 from onnxquant.native.packers import pack_rows
 from onnxquant.numerics.packing import pack, unpack

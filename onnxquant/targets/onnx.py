@@ -14,7 +14,7 @@ import onnx
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
-from onnxquant.graph.edit import Editor
+from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.sites import How, Site
 from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes, float_scales, holds_codes
 from onnxquant.targets.dense import lower_dense
@@ -74,7 +74,7 @@ class Onnx(Target):
             out["dense"] = Dense(form, site.view, opset)
         return out
 
-    def lower(self, editor: Editor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
+    def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
         lowered = Lowered()
         if isinstance(form, Floats):
             lower_dense(editor, site, form, encoded, lowered, site.uses)
@@ -91,17 +91,17 @@ class Onnx(Target):
         return lowered
 
 
-def _products(editor: Editor, site: Site, layout: Columns, names: dict[str, str], lowered: Lowered) -> None:
+def _products(editor: ModelEditor, site: Site, layout: Columns, names: dict[str, str], lowered: Lowered) -> None:
     """One DequantizeLinear for all the products of a weight."""
     form = layout.scaled
-    editor.proto.ir_version = max(editor.proto.ir_version, IR_OF_BITS[form.bits])
+    editor.require_ir(IR_OF_BITS[form.bits])
     to = F16 if site.tensor.data_type == F16 else F32
     scales = float_scales(editor, site, names["scales"], layout.stored()["scales"].elem_type, to)
     attributes: dict[str, Any] = {"axis": 1} if not form.group else {"axis": 0, "block_size": form.group}
     if form.group is None:
         attributes = {}
     inputs = [names["codes"], scales] + ([names["zero_points"]] if "zero_points" in names else [])
-    decode = editor.node("DequantizeLinear", inputs, **attributes)
+    decode = editor.node(site, "DequantizeLinear", inputs, **attributes)
     editor.first(site.graph, [decode])
     weight = decode.output[0]
 
@@ -111,22 +111,22 @@ def _products(editor: Editor, site: Site, layout: Columns, names: dict[str, str]
         # ONNX Runtime turns MatMul + Add + activation on two axes into one op that its block-wise kernel cannot
         # replace, and then decodes the weight on every call. With a third axis it leaves the MatMul alone.
         axis = editor.constant(site.graph, f"{site.name}/axis", np.array([0], np.int64))
-        nodes = [editor.node("Unsqueeze", [x, axis])]
-        nodes.append(editor.node("MatMul", [nodes[-1].output[0], weight]))
-        nodes.append(editor.node("Squeeze", [nodes[-1].output[0], axis], output="" if wide else output))
+        nodes = [editor.node(site, "Unsqueeze", [x, axis])]
+        nodes.append(editor.node(site, "MatMul", [nodes[-1].output[0], weight]))
+        nodes.append(editor.node(site, "Squeeze", [nodes[-1].output[0], axis], output="" if wide else output))
         if wide:
             ends = [
                 editor.constant(site.graph, f"{site.name}/{label}", np.array([value], np.int64))
                 for label, value in (("start", 0), ("end", layout.rows), ("axis", -1))
             ]
-            nodes.append(editor.node("Slice", [nodes[-1].output[0], *ends], output=output))
+            nodes.append(editor.node(site, "Slice", [nodes[-1].output[0], *ends], output=output))
         return nodes
 
     for use in site.served(How.PRODUCT):
         lower_product(editor, site, use, product)
 
 
-def _lookups(editor: Editor, site: Site, layout: Table, names: dict[str, str], lowered: Lowered) -> None:
+def _lookups(editor: ModelEditor, site: Site, layout: Table, names: dict[str, str], lowered: Lowered) -> None:
     """Gather the rows' codes and scales, then decode: the table itself is never decoded."""
     for use in site.served(How.LOOKUP):
         indices, output = use.node.input[1], use.node.output[0]
@@ -137,7 +137,7 @@ def _lookups(editor: Editor, site: Site, layout: Table, names: dict[str, str], l
 class _Lookup:
     """The nodes of one lookup: rows of codes, unpacked by float arithmetic, minus zero, times scale."""
 
-    def __init__(self, editor: Editor, site: Site, layout: Table, names: dict[str, str]) -> None:
+    def __init__(self, editor: ModelEditor, site: Site, layout: Table, names: dict[str, str]) -> None:
         self.editor, self.site, self.layout, self.names = editor, site, layout, names
         self.nodes: list[onnx.NodeProto] = []
 
@@ -178,7 +178,7 @@ class _Lookup:
         return self._add("Unsqueeze", name, axes=[-1])
 
     def _add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        node = self.editor.node(op, inputs, output=output, **attributes)
+        node = self.editor.node(self.site, op, inputs, output=output, **attributes)
         self.nodes.append(node)
         return str(node.output[0])
 

@@ -12,7 +12,7 @@ import onnx
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
-from onnxquant.graph.edit import Editor
+from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.sites import How, Site
 from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes, float_scales, holds_codes
@@ -52,7 +52,7 @@ class Ort(Target):
             out["dense"] = Dense(form, site.view, opset)
         return out
 
-    def lower(self, editor: Editor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
+    def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
         lowered = Lowered()
         layout = Rows(form, site.rows, site.cols)
         names = lowered.planes["rows"] = add_planes(editor, site, layout, encoded)
@@ -69,7 +69,7 @@ class Ort(Target):
 class _Blockwise:
     """The nodes around one weight's planes."""
 
-    def __init__(self, editor: Editor, site: Site, layout: Rows, names: dict[str, str], lowered: Lowered) -> None:
+    def __init__(self, editor: ModelEditor, site: Site, layout: Rows, names: dict[str, str], lowered: Lowered) -> None:
         self.editor, self.site, self.layout, self.names, self.lowered = editor, site, layout, names, lowered
         scales = float_scales(editor, site, names["scales"], layout.stored()["scales"].elem_type)
         self.scales = self._spread(scales, (layout.rows, layout.blocks), layout.groups)
@@ -78,12 +78,13 @@ class _Blockwise:
         """MatMulNBits, between casts when the model computes in float16."""
         self.lowered.results.append(Result(How.PRODUCT, x, output))
         layout, half = self.layout, self.site.tensor.data_type == F16
-        nodes = [self.editor.node("Cast", [x], to=F32)] if half else []
+        nodes = [self.editor.node(self.site, "Cast", [x], to=F32)] if half else []
         inputs = [nodes[-1].output[0] if half else x, self.names["codes"], self.scales]
         if "zero_points" in self.names:
             inputs.append(self.names["zero_points"])
         nodes.append(
             self.editor.node(
+                self.site,
                 "MatMulNBits",
                 inputs,
                 domain=MICROSOFT,
@@ -96,7 +97,7 @@ class _Blockwise:
             )
         )
         if half:
-            nodes.append(self.editor.node("Cast", [nodes[-1].output[0]], output=output, to=F16))
+            nodes.append(self.editor.node(self.site, "Cast", [nodes[-1].output[0]], output=output, to=F16))
         return nodes
 
     def lookup(self, indices: str, output: str) -> list[onnx.NodeProto]:
@@ -104,11 +105,12 @@ class _Blockwise:
         self.lowered.results.append(Result(How.LOOKUP, indices, output))
         layout, editor, graph = self.layout, self.editor, self.site.graph
         shape = editor.constant(graph, f"{self.site.name}/shape", np.array([layout.rows, -1], np.int64))
-        table = editor.node("Reshape", [self.names["codes"], shape])
+        table = editor.node(self.site, "Reshape", [self.names["codes"], shape])
         editor.first(graph, [table])
         cut = layout.blocks * layout.block != layout.cols
         half = self.site.tensor.data_type == F16
         node = editor.node(
+            self.site,
             "GatherBlockQuantized",
             [table.output[0], indices, self.scales, self._zero_points()],
             domain=MICROSOFT,
@@ -123,9 +125,9 @@ class _Blockwise:
             ends = [
                 editor.constant(graph, f"{self.site.name}/cut", np.array([v], np.int64)) for v in (0, layout.cols, -1)
             ]
-            nodes.append(editor.node("Slice", [node.output[0], *ends], output="" if half else output))
+            nodes.append(editor.node(self.site, "Slice", [node.output[0], *ends], output="" if half else output))
         if half:
-            nodes.append(editor.node("Cast", [nodes[-1].output[0]], output=output, to=F16))
+            nodes.append(editor.node(self.site, "Cast", [nodes[-1].output[0]], output=output, to=F16))
         return nodes
 
     def _zero_points(self) -> str:
@@ -143,6 +145,6 @@ class _Blockwise:
             return name
         graph = self.site.graph
         to = self.editor.constant(graph, f"{self.site.name}/shape", np.array(shape, np.int64))
-        node = self.editor.node("Expand", [name, to])
+        node = self.editor.node(self.site, "Expand", [name, to])
         self.editor.first(graph, [node])
         return str(node.output[0])

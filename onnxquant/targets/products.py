@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from onnxquant.graph.edit import Editor
+from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.sites import Site, Use
 from onnxquant.targets.base import attribute
 
@@ -15,7 +15,7 @@ from onnxquant.targets.base import attribute
 Product = Callable[[str, str], list[onnx.NodeProto]]
 
 
-def lower_product(editor: Editor, site: Site, use: Use, product: Product) -> None:
+def lower_product(editor: ModelEditor, site: Site, use: Use, product: Product) -> None:
     """Replace a MatMul or Gemm by ``product`` and what is left of alpha, beta and C."""
     node = use.node
     x, output = node.input[0], node.output[0]
@@ -29,14 +29,14 @@ def lower_product(editor: Editor, site: Site, use: Use, product: Product) -> Non
         tail.append(("Mul", editor.constant(use.graph, f"{site.name}/alpha", _scalar(alpha, site))))
     if c:
         if beta != 1.0:
-            scaled = editor.node("Mul", [c, editor.constant(use.graph, f"{site.name}/beta", _scalar(beta, site))])
+            scaled = editor.node(site, "Mul", [c, editor.constant(use.graph, f"{site.name}/beta", _scalar(beta, site))])
             editor.before(use, [scaled])
             c = scaled.output[0]
         tail.append(("Add", c))
     nodes = product(x, editor.name(f"{output}/product") if tail else output)
     for i, (op, operand) in enumerate(tail):
         last = i == len(tail) - 1
-        nodes.append(editor.node(op, [nodes[-1].output[0], operand], output=output if last else ""))
+        nodes.append(editor.node(site, op, [nodes[-1].output[0], operand], output=output if last else ""))
     editor.replace(use, nodes)
 
 

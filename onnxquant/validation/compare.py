@@ -28,9 +28,10 @@ from onnxquant.artifact.stored import (
 from onnxquant.artifact.stored import rescaled as rescaled_weights
 from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError, ModelError
-from onnxquant.graph.io import Document, graphs, load
+from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import find
+from onnxquant.graph.traverse import graphs
 from onnxquant.numerics.difference import Difference, rescaled_like
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.recipe.options import Options

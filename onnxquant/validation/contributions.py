@@ -17,11 +17,12 @@ import onnx
 from onnxquant import runtime
 from onnxquant.artifact.stored import Record, decode_weight, plane_index, records, rescaled, restore
 from onnxquant.calibration.feeds import Feed
-from onnxquant.graph.edit import with_weights
-from onnxquant.graph.io import Document, graphs
+from onnxquant.graph.io import Document
+from onnxquant.graph.model_editor import with_weights
 from onnxquant.graph.names import ACTIVATION
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find
+from onnxquant.graph.traverse import graphs
 from onnxquant.numerics.decibels import decibels
 from onnxquant.numerics.difference import rescaled_like
 from onnxquant.validation.outputs import differences

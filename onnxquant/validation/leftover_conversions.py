@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx
 
-from onnxquant.graph.flow import Flow
+from onnxquant.graph.editor import GraphEditor
 
 _OPS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -17,7 +17,7 @@ def conversions(optimized: onnx.ModelProto) -> list[dict[str, Any]]:
     Args:
         optimized: the optimized graph (``runtime.optimized_graph``).
     """
-    flow = Flow(optimized.graph)
+    flow = GraphEditor(optimized.graph)
     found = []
     for node in flow.nodes:
         if node.op_type not in _OPS:

@@ -15,8 +15,9 @@ import onnx
 from onnxquant import runtime
 from onnxquant.artifact.stored import metadata, records, write_float
 from onnxquant.calibration.feeds import Feed
-from onnxquant.graph.io import Document, nodes
+from onnxquant.graph.io import Document
 from onnxquant.graph.names import DOMAIN
+from onnxquant.graph.traverse import nodes
 from onnxquant.numerics.difference import Difference
 from onnxquant.validation.reference import Reference
 from onnxquant.validation.twin import write_twin

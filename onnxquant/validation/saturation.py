@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.analysis.conv_windows import windows
-from onnxquant.graph.flow import Flow, attribute
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import attribute
 from onnxquant.numerics.decibels import decibels
 from onnxquant.numerics.difference import number
 
@@ -98,7 +99,7 @@ def emulate(
 
 def kernels(document: Document) -> list[Kernel]:
     """The ops of the top graph that vpmaddubsw would compute."""
-    flow, found = Flow(document.proto.graph), []
+    flow, found = GraphEditor(document.proto.graph), []
     for node in flow.nodes:
         if node.op_type == "DynamicQuantizeMatMul":
             weight, scales = flow.constant(node.input[1]), flow.constant(node.input[2])

@@ -19,7 +19,8 @@ def bits_per_weight(original: Path, converted: Path) -> float:
         converted: what a tool made of it.
     """
     # Imported here, because other tools' environments read the name above only.
-    from onnxquant.graph.io import nbytes, tensors
+    from onnxquant.graph.io import nbytes
+    from onnxquant.graph.traverse import tensors
 
     before, after = (onnx.load(path, load_external_data=False) for path in (original, converted))
     weights = sum(prod(t.dims) for t in tensors(before) if t.data_type == onnx.TensorProto.FLOAT)

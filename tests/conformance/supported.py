@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import onnxquant
 from onnxquant import formats
-from onnxquant.graph.io import graphs as graphs_of
+from onnxquant.graph.traverse import graphs as graphs_of
 from onnxquant.targets import targets
 
 TABLE = Path(__file__).with_name("supported.json")

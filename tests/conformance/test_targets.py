@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 import onnxquant
 from onnxquant.artifact.stored import plane_index, read_encoded, records
 from onnxquant.formats.base import ScaledCodes
-from onnxquant.graph.io import graphs as graphs_of
-from onnxquant.graph.io import load, nodes
+from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
+from onnxquant.graph.traverse import graphs as graphs_of
+from onnxquant.graph.traverse import nodes
 from onnxquant.passes.pipeline import prepare
 from onnxquant.targets import targets
 

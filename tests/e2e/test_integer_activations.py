@@ -20,7 +20,7 @@ from onnxquant.artifact.stored import metadata
 from onnxquant.calibration import gram_matrices as grams
 from onnxquant.errors import RecipeError
 from onnxquant.formats.integers import Int8
-from onnxquant.graph.io import nodes as all_nodes
+from onnxquant.graph.traverse import nodes as all_nodes
 from onnxquant.inspect import api
 from onnxquant.observers import ranging
 from onnxquant.report.activations import details, summary

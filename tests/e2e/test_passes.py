@@ -15,8 +15,9 @@ from conftest import DEFAULT_MODEL, ROOT
 from onnxquant import runtime
 from onnxquant.calibration.samples import Samples
 from onnxquant.graph.analysis.linear import linear
-from onnxquant.graph.flow import Flow
-from onnxquant.graph.io import Document, load, nodes
+from onnxquant.graph.editor import GraphEditor
+from onnxquant.graph.io import Document, load
+from onnxquant.graph.traverse import nodes
 from onnxquant.observers.gram import ChannelMoments
 from onnxquant.passes.equivalent.equalize import equalize
 from onnxquant.passes.equivalent.rebase import candidates, rebase
@@ -50,7 +51,7 @@ def steps(document: Document, feeds: list[Any]) -> list[Callable[[], object]]:
 
 def maxima(document: Document, feeds: list[Any]) -> dict[str, Any]:
     """Largest values per channel of what linear ops of the main graph read."""
-    flow = Flow(document.proto.graph)
+    flow = GraphEditor(document.proto.graph)
     ops = {op.node.input[0]: op for n in flow.nodes if (op := linear(flow, n)) is not None}
     values = tensors(document, feeds, ops)
     found = {}
@@ -62,7 +63,7 @@ def maxima(document: Document, feeds: list[Any]) -> dict[str, Any]:
 
 def moments(document: Document, feeds: list[Any]) -> dict[str, ChannelMoments]:
     """Mean and covariance of the channels of linear streams."""
-    names = candidates(Flow(document.proto.graph))
+    names = candidates(GraphEditor(document.proto.graph))
     values = tensors(document, feeds, names)
     rows = {n: np.moveaxis(values[n].astype(np.float64), 1, 0).reshape(values[n].shape[1], -1) for n in names}
     return {n: ChannelMoments(v.mean(1), np.cov(v, bias=True)) for n, v in rows.items()}

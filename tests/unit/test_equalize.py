@@ -12,7 +12,7 @@ import pytest
 from graphs import captures, model, node, rng, weight
 
 from onnxquant.graph.analysis.linear import linear
-from onnxquant.graph.flow import Flow
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.passes.equivalent.equalize import equalize
 from onnxquant.passes.pipeline import simplify
@@ -32,7 +32,7 @@ def image(*shape: int) -> dict[str, Any]:
 
 def ranges(document: Document) -> list[tuple[Any, Any]]:
     """Largest weight per output and per input channel of each linear op."""
-    flow = Flow(document.proto.graph)
+    flow = GraphEditor(document.proto.graph)
     blocks = [op.blocks(document) for n in flow.nodes if (op := linear(flow, n))]
     return [(np.abs(b).max((2, 3)).reshape(-1), np.abs(b).max((1, 3)).reshape(-1)) for b in blocks]
 

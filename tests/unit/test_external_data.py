@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 import onnxquant
 from onnxquant.errors import ExternalDataError, ModelError, OutputError
 from onnxquant.graph import external, io, wire
-from onnxquant.graph.io import Document, load, tensors
+from onnxquant.graph.io import Document, load
+from onnxquant.graph.traverse import tensors
 
 K, N = 48, 40
 WEIGHT = graphs.weight(K, N)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import FeedError
 from onnxquant.graph.analysis.linear import linear
-from onnxquant.graph.flow import Flow
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document, load
 from onnxquant.observers.gram import ChannelMoments
 from onnxquant.passes.equivalent import rebase as rebase_
@@ -64,7 +64,7 @@ def tensors(proto: onnx.ModelProto, names: Sequence[str]) -> dict[str, NDArray[n
 
 
 def moments(proto: onnx.ModelProto) -> dict[str, ChannelMoments]:
-    names = candidates(Flow(load(proto).proto.graph))
+    names = candidates(GraphEditor(load(proto).proto.graph))
     return {n: ChannelMoments(v.mean(0), np.cov(v.T, bias=True)) for n, v in tensors(proto, names).items()}
 
 
@@ -174,7 +174,7 @@ def test_codes_of_one_step_cost_readers_less(name: str) -> None:
     document, _ = agreement.check(proto, partial(rebase, moments=moments(proto)))
 
     def ratio(proto: onnx.ModelProto) -> float:
-        flow, worst = Flow(proto.graph), np.inf
+        flow, worst = GraphEditor(proto.graph), np.inf
         for n in flow.nodes:
             if n.op_type == "Conv" and n.input[0] in "abcst":
                 tensor = flow.constant(n.input[1])
@@ -195,7 +195,7 @@ def test_rounding_stays_within_its_bound() -> None:
     proto = net([FIRST, node("Conv", ["a", "last", "last_b"], ["y"])], first=first)
     document, note = agreement.check(proto, partial(rebase, moments=moments(proto)))
     assert note
-    flow = Flow(document.proto.graph)
+    flow = GraphEditor(document.proto.graph)
     ops = [op for n in flow.nodes if (op := linear(flow, n))]
     w1, w2 = (np.abs(op.blocks(document)[0].reshape(op.outputs, -1)) for op in ops)
     b1, b2 = (np.abs(b) for op in ops if (b := op.bias(document, flow)) is not None)
@@ -290,7 +290,7 @@ def test_what_is_no_linear_stream_is_left(case: str) -> None:
     given = ChannelMoments(np.ones(N), np.eye(N))
     document = load(proto)
     before = document.proto.SerializeToString()
-    assert candidates(Flow(document.proto.graph)) == []
+    assert candidates(GraphEditor(document.proto.graph)) == []
     assert rebase(document, dict.fromkeys(("a", "a2", "b", "s", "r", "y", "q"), given)) is None
     assert document.proto.SerializeToString() == before
 
@@ -332,7 +332,7 @@ def test_very_many_channels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     given = moments(proto)
     monkeypatch.setattr(rebase_, "MOST_CHANNELS", N - 1)
     document = load(proto)
-    assert candidates(Flow(document.proto.graph)) == []
+    assert candidates(GraphEditor(document.proto.graph)) == []
     assert rebase(document, given) == "0 linear streams in another basis (0 tensors); 1 left: more than 5 channels"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.graph.flow import attribute
+from onnxquant.graph.node import attribute
 
 
 def windows(

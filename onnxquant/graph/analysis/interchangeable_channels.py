@@ -14,8 +14,9 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.graph.analysis.linear import Change, Linear, Order, linear
-from onnxquant.graph.flow import Flow, attribute, is_op
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import attribute, is_op
 
 # All of their inputs are broadcast against each other from the last axis on.
 _ELEMENTWISE = {"Abs", "Add", "Ceil", "Celu", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"}
@@ -44,77 +45,76 @@ class Lanes:
     makers: list[Linear] = field(default_factory=list)
     operands: list[Change] = field(default_factory=list)
 
-    def permuted(self, document: Document, flow: Flow, order: Order) -> list[Change]:
+    def permuted(self, document: Document, editor: GraphEditor, order: Order) -> list[Change]:
         """Changes that make the channels come in another order."""
         changes = [(node, i, np.take(values, order, self.axis)) for node, i, values in self.operands]
         for op in self.makers:
-            changes += op.permuted(document, flow, out=order)
+            changes += op.permuted(document, editor, out=order)
         return changes
 
 
-def lanes(document: Document, flow: Flow, name: str, channels: int, axis: int) -> Lanes | str:
+def lanes(document: Document, editor: GraphEditor, name: str, channels: int, axis: int) -> Lanes | str:
     """What makes the channels of a tensor whose readers all agree to another order; or the reason why they must stay.
 
     Args:
         document: the model.
-        flow: the graph.
+        editor: the graph.
         name: the tensor.
         channels: how many it has.
         axis: where, from the end.
     """
     found = Lanes(axis)
-    place = {id(node): i for i, node in enumerate(flow.nodes)}
     between: set[int] = set()
     waiting: dict[str, onnx.NodeProto] = {}
-    reason = _enter(flow, name, waiting)
+    reason = _enter(editor, name, waiting)
     while waiting and not reason:
         # The last first: whatever may read a tensor rightly has been met before it.
-        at = max(waiting, key=lambda n: place[id(waiting[n])])
+        at = max(waiting, key=lambda n: editor.place(waiting[n]))
         node = waiting.pop(at)
-        op = linear(flow, node)
-        if at != name and (other := _stranger(flow, at, between)):
+        op = linear(editor, node)
+        if at != name and (other := _stranger(editor, at, between)):
             reason = f"{other} what makes it too"
-        elif any(output and flow.is_read(output) for output in node.output if output != at):
+        elif any(output and editor.is_read(output) for output in node.output if output != at):
             reason = f"the {node.op_type} before it gives something else too"
         elif op is not None:
             found.makers.append(op)
-            reason = _refusal(document, flow, op, channels, axis)
+            reason = _refusal(document, editor, op, channels, axis)
         else:
-            between.add(id(node))
-            reason = _through(document, flow, node, found, channels, waiting)
+            between.add(editor.place(node))
+            reason = _through(document, editor, node, found, channels, waiting)
     return reason or found
 
 
-def _enter(flow: Flow, name: str, waiting: dict[str, onnx.NodeProto]) -> str:
-    maker = flow.producer(name)
+def _enter(editor: GraphEditor, name: str, waiting: dict[str, onnx.NodeProto]) -> str:
+    maker = editor.producer(name)
     if maker is None:
         return "it is made of an input or a constant"
     waiting[name] = maker
     return ""
 
 
-def _stranger(flow: Flow, name: str, between: set[int]) -> str:
+def _stranger(editor: GraphEditor, name: str, between: set[int]) -> str:
     """Who else reads a tensor; empty when only nodes on the way do, or those that ask its shape."""
-    if not flow.is_private(name):
+    if not editor.is_private(name):
         return "a caller or a nested graph reads"
-    others = [n for n in flow.consumers(name) if id(n) not in between and not is_op(n, "Shape", "Size")]
+    others = [n for n in editor.consumers(name) if editor.place(n) not in between and not is_op(n, "Shape", "Size")]
     return f"{others[0].op_type} reads" if others else ""
 
 
-def _refusal(document: Document, flow: Flow, op: Linear, channels: int, axis: int) -> str:
+def _refusal(document: Document, editor: GraphEditor, op: Linear, channels: int, axis: int) -> str:
     """Why a linear op's outputs must stay in their order."""
     if (op.outputs, op.axis) != (channels, axis):
         return f"the channels of the {op.node.op_type} before it are others"
     if op.groups > 1:
         return f"the {op.node.op_type} before it has groups"
-    if op.bias(document, flow) is None:
+    if op.bias(document, editor) is None:
         return f"the bias of the {op.node.op_type} before it is not a constant per channel"
     return ""
 
 
 def _through(
     document: Document,
-    flow: Flow,
+    editor: GraphEditor,
     node: onnx.NodeProto,
     found: Lanes,
     channels: int,
@@ -126,9 +126,9 @@ def _through(
         return f"{node.op_type} lies before it"
     inputs = list(node.input) if node.op_type in _ELEMENTWISE else node.input[:1]
     for position, name in enumerate(inputs):
-        tensor = flow.constant(name) if name else None
+        tensor = editor.constant(name) if name else None
         if tensor is None:
-            if name and (reason := _enter(flow, name, waiting)):
+            if name and (reason := _enter(editor, name, waiting)):
                 return reason
         elif len(tensor.dims) >= -found.axis and tensor.dims[found.axis] == channels:
             values: NDArray[Any] = document.array(tensor)

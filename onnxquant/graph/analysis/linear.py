@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.graph.flow import Flow, attribute, is_op, set_attribute
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import attribute, is_op, set_attribute
 from onnxquant.graph.sites import FLOATS
 
 Doubles = NDArray[np.float64]
@@ -70,9 +71,9 @@ class Linear:
         """Whether its weight is one matrix of all outputs and inputs: without groups or windows."""
         return prod(self.tensor.dims) == self.outputs * self.inputs and self.groups == 1
 
-    def owns_weight(self, flow: Flow) -> bool:
+    def owns_weight(self, editor: GraphEditor) -> bool:
         """Whether nothing else reads its weight, which can then be changed without being stored twice."""
-        return flow.single_consumer(self.node.input[1]) is self.node
+        return editor.single_consumer(self.node.input[1]) is self.node
 
     def blocks(self, document: Document) -> Doubles:
         """The weight in float64 as [groups, outputs per group, inputs per group, kernel]; a copy."""
@@ -100,9 +101,9 @@ class Linear:
         """Whether its input's channels lie where its output's do (not for a Gemm of a transposed input)."""
         return not (self.node.op_type == "Gemm" and attribute(self.node, "transA", 0))
 
-    def bias(self, document: Document, flow: Flow) -> Doubles | None:
+    def bias(self, document: Document, editor: GraphEditor) -> Doubles | None:
         """What the op itself adds to each output channel; None where that is not constant or not per channel."""
-        stored = self._stored_bias(document, flow)
+        stored = self._stored_bias(document, editor)
         if stored is None or self.node.op_type != "Gemm":
             return stored
         return stored * float(attribute(self.node, "beta", 1.0))
@@ -111,20 +112,20 @@ class Linear:
     def _has_bias(self) -> bool:
         return self.node.op_type != "MatMul" and len(self.node.input) > 2 and bool(self.node.input[2])
 
-    def _stored_bias(self, document: Document, flow: Flow) -> Doubles | None:
+    def _stored_bias(self, document: Document, editor: GraphEditor) -> Doubles | None:
         if not self._has_bias:
             return np.zeros(self.outputs)
-        tensor = flow.constant(self.node.input[2])
+        tensor = editor.constant(self.node.input[2])
         return None if tensor is None else per_channel(document.array(tensor), self.outputs, -1, 2)
 
-    def set_bias(self, flow: Flow, values: NDArray[Any]) -> None:
+    def set_bias(self, editor: GraphEditor, values: NDArray[Any]) -> None:
         """Give the op another bias, of its own type; not for MatMul, which has none."""
         if self.node.op_type == "Gemm":
             set_attribute(self.node, "beta", None)
-        flow.set_constant(self.node, 2, values, "" if self._has_bias else f"{self.node.output[0]}_bias")
+        editor.set_constant(self.node, 2, values, "" if self._has_bias else f"{self.node.output[0]}_bias")
 
     def scaled(
-        self, document: Document, flow: Flow, out: Doubles | None = None, into: Doubles | None = None
+        self, document: Document, editor: GraphEditor, out: Doubles | None = None, into: Doubles | None = None
     ) -> list[Change] | None:
         """Changes that multiply what the op gives by ``out`` and what it makes of each input by ``into``.
 
@@ -138,7 +139,7 @@ class Linear:
             if into is not None:
                 blocks *= self.per_input(into)
             weight = rounded(self.restored(blocks), self.dtype)
-            stored = None if out is None else self._stored_bias(document, flow)
+            stored = None if out is None else self._stored_bias(document, editor)
             bias = None if out is None or stored is None else rounded(stored * out, self.dtype)
         if weight is None or (out is not None and bias is None):
             return None
@@ -146,7 +147,7 @@ class Linear:
         return [*changes, (self.node, 2, bias)] if bias is not None and self._has_bias else changes
 
     def permuted(
-        self, document: Document, flow: Flow, out: Order | None = None, into: Order | None = None
+        self, document: Document, editor: GraphEditor, out: Order | None = None, into: Order | None = None
     ) -> list[Change]:
         """Changes that put what the op gives in the order ``out``, for inputs that are in the order ``into``.
 
@@ -156,17 +157,17 @@ class Linear:
         for order, axis in ((out, int(self.inputs_first)), (into, 1 - self.inputs_first)):
             weight = weight if order is None else np.take(weight, order, axis)
         changes: list[Change] = [(self.node, 1, weight)]
-        bias = flow.constant(self.node.input[2]) if out is not None and self._has_bias else None
+        bias = editor.constant(self.node.input[2]) if out is not None and self._has_bias else None
         if bias is not None and bias.dims[-1:] == [self.outputs]:
             changes.append((self.node, 2, document.array(bias)[..., out]))
         return changes
 
 
-def linear(flow: Flow, node: onnx.NodeProto | None) -> Linear | None:
+def linear(editor: GraphEditor, node: onnx.NodeProto | None) -> Linear | None:
     """The view of a node; None when it is no linear op, or its weight is not constant or not float."""
     if node is None or not is_op(node, *_OPS) or len(node.input) < 2:
         return None
-    tensor = flow.constant(node.input[1])
+    tensor = editor.constant(node.input[1])
     if tensor is None or tensor.data_type not in FLOATS or not prod(tensor.dims):
         return None
     rank, op = len(tensor.dims), node.op_type

@@ -15,8 +15,9 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.graph.analysis.linear import Doubles, Linear, linear, per_channel, rounded
-from onnxquant.graph.flow import Flow, attribute, is_op
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import attribute, is_op
 from onnxquant.graph.shapes import Known
 
 # Positively homogeneous, and each channel apart from the others; padding adds zeros or copies.
@@ -77,13 +78,13 @@ class Search:
 
     Attributes:
         document: the model.
-        flow: the graph.
+        editor: the graph.
         known: types and shapes.
         through_clips: whether a Clip from zero to a bound may lie on the way.
     """
 
     document: Document
-    flow: Flow
+    editor: GraphEditor
     known: dict[str, Known]
     through_clips: bool = False
 
@@ -91,7 +92,7 @@ class Search:
         """The path from a tensor whose readers all agree to its scaling; or the reason why there is none."""
         path, place = Path(channels), axis
         while True:
-            node = self.flow.producer(name)
+            node = self.editor.producer(name)
             if node is None:
                 return "it is an input or a constant"
             ends = self._end(path, node, place)
@@ -106,17 +107,17 @@ class Search:
 
     def only_reader(self, name: str) -> onnx.NodeProto | None:
         """The node that alone reads a tensor's values, once; those that only ask its shape do not count."""
-        readers = [n for n in self.flow.consumers(name) if not is_op(n, "Shape", "Size")]
-        private = len(readers) == 1 and self.flow.is_private(name)
+        readers = [n for n in self.editor.consumers(name) if not is_op(n, "Shape", "Size")]
+        private = len(readers) == 1 and self.editor.is_private(name)
         return readers[0] if private and list(readers[0].input).count(name) == 1 else None
 
     def _end(self, path: Path, node: onnx.NodeProto, axis: int) -> bool | str:
         """True when this node takes the scales, a reason when it cannot, False when it may lie on the way."""
-        op = linear(self.flow, node)
+        op = linear(self.editor, node)
         if op is not None:
             if (op.outputs, op.axis) != (path.channels, axis):
                 return f"the channels of the {node.op_type} before it are others"
-            if op.bias(self.document, self.flow) is None:
+            if op.bias(self.document, self.editor) is None:
                 return f"the bias of the {node.op_type} before it is not a constant per channel"
             path.end = op
             return True
@@ -142,7 +143,7 @@ class Search:
         for position in positions:
             if position >= len(node.input) or not node.input[position]:
                 continue
-            tensor = self.flow.constant(node.input[position])
+            tensor = self.editor.constant(node.input[position])
             if tensor is None or list(tensor.dims) != [path.channels]:
                 return f"the scale or bias of the {node.op_type} before it is not one constant per channel"
             values = self.document.array(tensor)
@@ -155,7 +156,7 @@ class Search:
     def _operand(self, path: Path, node: onnx.NodeProto, axis: int, *, scalar: bool = False) -> Operand | None:
         """The operand of a binary node that is constant and one value per channel, or one value if ``scalar``."""
         for position in (1, 0):
-            tensor = self.flow.constant(node.input[position])
+            tensor = self.editor.constant(node.input[position])
             if tensor is None:
                 continue
             values = self.document.array(tensor)
@@ -192,7 +193,7 @@ class Search:
         return f"{node.op_type} lies before it"
 
     def _clip(self, path: Path, node: onnx.NodeProto, axis: int) -> tuple[str, int] | str:
-        low, high = clip_bounds(self.document, self.flow, node)
+        low, high = clip_bounds(self.document, self.editor, node)
         if low != 0 or (high != np.inf and not (self.through_clips and high > 0)):
             return "a Clip with bounds lies before it, which is not homogeneous"
         if high != np.inf:
@@ -203,9 +204,9 @@ class Search:
         """Either factor of a product may take the scales: one that a linear op makes for it alone (a gated unit)."""
         rank = self.known[node.output[0]].rank if node.output[0] in self.known else None
         for name in node.input:
-            maker = self.flow.producer(name)
+            maker = self.editor.producer(name)
             same = name in self.known and self.known[name].rank == rank is not None
-            if same and self.only_reader(name) is not None and linear(self.flow, maker) is not None:
+            if same and self.only_reader(name) is not None and linear(self.editor, maker) is not None:
                 return name, axis
         return "a Mul of two activations lies before it"
 
@@ -215,7 +216,7 @@ class Search:
         if len(node.input) == 1:
             pads, value = attribute(node, "pads", []), attribute(node, "value", 0.0)
         else:
-            tensor = self.flow.constant(node.input[1])
+            tensor = self.editor.constant(node.input[1])
             if tensor is None or any(node.input[2:]):
                 return False
             pads, value = self.document.array(tensor).tolist(), 0.0
@@ -256,16 +257,16 @@ class Search:
     def _axes(self, node: onnx.NodeProto, rank: int) -> list[int] | None:
         axes = attribute(node, "axes")
         if axes is None and len(node.input) > 1 and node.input[1]:
-            tensor = self.flow.constant(node.input[1])
+            tensor = self.editor.constant(node.input[1])
             axes = None if tensor is None else self.document.array(tensor).tolist()
         return None if axes is None else [a % rank for a in axes]
 
 
-def clip_bounds(document: Document, flow: Flow, node: onnx.NodeProto) -> tuple[float, float]:
+def clip_bounds(document: Document, editor: GraphEditor, node: onnx.NodeProto) -> tuple[float, float]:
     """Lower and upper bound of a Clip; NaN for one that is not constant."""
     bounds = [attribute(node, "min", -np.inf), attribute(node, "max", np.inf)]  # before opset 11
     for i, name in enumerate(node.input[1:3]):
         if name:
-            tensor = flow.constant(name)
+            tensor = editor.constant(name)
             bounds[i] = np.nan if tensor is None else float(document.array(tensor).reshape(-1)[0])
     return float(bounds[0]), float(bounds[1])

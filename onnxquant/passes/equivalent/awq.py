@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnxquant.formats.matrix import Matrix
 from onnxquant.graph.analysis.linear import Doubles, Linear, rounded
 from onnxquant.graph.analysis.scale_paths import Path, Search
-from onnxquant.graph.flow import flows
+from onnxquant.graph.editor import graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.shapes import infer
 from onnxquant.passes.equivalent.rescale import Folded, fold, linear_readers, per_channel_values, tied, unfit, way
@@ -74,9 +74,9 @@ def awq(
     scales: dict[str, Doubles] = {}
     choices: dict[str, Choice] = {}
     left: dict[str, str] = {}
-    for flow in flows(document):
-        search = Search(document, flow, known)
-        for name, readers in linear_readers(flow, magnitudes).items():
+    for editor in graph_editors(document):
+        search = Search(document, editor, known)
+        for name, readers in linear_readers(editor, magnitudes).items():
             magnitude = per_channel_values(name, "magnitudes", magnitudes[name], readers[0].inputs)
             path = _way(search, name, readers)
             if isinstance(path, str):
@@ -123,7 +123,7 @@ def _way(search: Search, name: str, readers: list[Linear]) -> Path | str:
     if isinstance(path, str):
         return path
     ops = [*readers, path.end] if path.end else readers
-    return unfit(readers) or tied(search.flow, ops) or path
+    return unfit(readers) or tied(search.editor, ops) or path
 
 
 def _search(weights: list[_Weight], magnitude: Doubles, inputs: Inputs) -> tuple[Choice, Doubles]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnxquant.graph.analysis.linear import Change, Doubles, Linear, linear
 from onnxquant.graph.analysis.scale_paths import Path, Search, clip_bounds
-from onnxquant.graph.flow import Flow, flows
+from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.shapes import infer
 
@@ -48,14 +48,14 @@ def equalize(document: Document, *, relax_clip: bool = False, split_clip: bool =
     """
     known = infer(document)
     pairs = clips = 0
-    for flow in flows(document):
-        search = Search(document, flow, known, through_clips=relax_clip or (split_clip and document.opset >= 8))
+    for editor in graph_editors(document):
+        search = Search(document, editor, known, through_clips=relax_clip or (split_clip and document.opset >= 8))
         for chain in _chains(_pairs(search)):
             scales = _solve(document, chain)
             if _commit(search, chain, scales, split_clip=not relax_clip):
                 pairs += len(chain)
                 clips += sum(len(pair.path.clips) for pair in chain)
-        flow.apply()
+        editor.apply()
     if not pairs:
         return None
     text = f"{pairs} activations equalized between their linear ops"
@@ -65,8 +65,8 @@ def equalize(document: Document, *, relax_clip: bool = False, split_clip: bool =
 def _pairs(search: Search) -> list[Pair]:
     """Every activation that one linear op makes, directly or not, and one reads."""
     pairs = []
-    for node in search.flow.nodes:
-        second = linear(search.flow, node)
+    for node in search.editor.nodes:
+        second = linear(search.editor, node)
         if second is None or not second.takes_rows or search.only_reader(node.input[0]) is not node:
             continue
         path = search.path(node.input[0], second.inputs, second.axis)
@@ -77,14 +77,14 @@ def _pairs(search: Search) -> list[Pair]:
 
 def _chains(pairs: list[Pair]) -> list[list[Pair]]:
     """Pairs that share linear ops, together: each op is the second of one pair at most, and the first of one."""
-    after = {id(pair.first.node): pair for pair in pairs}
-    seconds = {id(pair.second.node) for pair in pairs}
+    after = {pair.first.node.output[0]: pair for pair in pairs}
+    seconds = {pair.second.node.output[0] for pair in pairs}
     chains = []
     for pair in pairs:
-        if id(pair.first.node) in seconds:
+        if pair.first.node.output[0] in seconds:
             continue
         chain = [pair]
-        while (following := after.get(id(chain[-1].second.node))) is not None:
+        while (following := after.get(chain[-1].second.node.output[0])) is not None:
             chain.append(following)
         chains.append(chain)
     return chains
@@ -115,13 +115,13 @@ def _solve(document: Document, chain: list[Pair]) -> list[Doubles]:
 
 def _commit(search: Search, chain: list[Pair], scales: list[Doubles], *, split_clip: bool) -> bool:
     """Write the scaled weights and operands, if all of them fit their types."""
-    document, flow = search.document, search.flow
+    document, editor = search.document, search.editor
     ops = [chain[0].first, *(pair.second for pair in chain)]
     changes: list[Change] = []
     for i, op in enumerate(ops):
         out = 1 / scales[i] if i < len(chain) else None
         into = np.repeat(scales[i - 1], chain[i - 1].path.repeat) if i else None
-        made = op.scaled(document, flow, out, into)
+        made = op.scaled(document, editor, out, into)
         if made is None:
             return False
         changes += made
@@ -131,22 +131,22 @@ def _commit(search: Search, chain: list[Pair], scales: list[Doubles], *, split_c
             if values is None:
                 return False
             changes.append((operand.node, operand.position, values))
-    flow.set_constants(changes)
+    editor.set_constants(changes)
     for pair, scale in zip(chain, scales, strict=True):
         for clip, axis in pair.path.clips:
-            bound = clip_bounds(document, flow, clip)[1] / scale
+            bound = clip_bounds(document, editor, clip)[1] / scale
             shaped = bound.astype(pair.first.dtype).reshape((-1,) + (1,) * (-1 - axis))
-            _open_clip(flow, clip, shaped if split_clip else None)
+            _open_clip(editor, clip, shaped if split_clip else None)
     return True
 
 
-def _open_clip(flow: Flow, node: onnx.NodeProto, bound: NDArray[Any] | None) -> None:
+def _open_clip(editor: GraphEditor, node: onnx.NodeProto, bound: NDArray[Any] | None) -> None:
     """Relu in the place of a Clip from zero; with a bound, then Min."""
     output = node.output[0]
-    made = output if bound is None else flow.fresh(f"{output}_relu")
-    flow.remove(node)
-    flow.insert_before(node, onnx.helper.make_node("Relu", [node.input[0]], [made], name=node.name))
+    made = output if bound is None else editor.names.fresh(f"{output}_relu")
+    editor.remove(node)
+    editor.insert_before(node, [onnx.helper.make_node("Relu", [node.input[0]], [made], name=node.name)])
     if bound is not None:
-        constant = flow.add_constant(f"{output}_bound", bound)
-        name = flow.fresh(f"{node.name or output}_bound")
-        flow.insert_before(node, onnx.helper.make_node("Min", [made, constant], [output], name=name))
+        constant = editor.add_constant(f"{output}_bound", bound)
+        name = editor.names.fresh(f"{node.name or output}_bound")
+        editor.insert_before(node, [onnx.helper.make_node("Min", [made, constant], [output], name=name)])

@@ -20,8 +20,9 @@ from onnxquant.errors import WeightError
 from onnxquant.formats.matrix import check_permutation
 from onnxquant.graph.analysis.interchangeable_channels import lanes
 from onnxquant.graph.analysis.linear import Linear, Order, linear
-from onnxquant.graph.flow import Flow, flows, is_op
+from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import is_op
 from onnxquant.passes.equivalent.rescale import Folded, foreign, linear_readers, tied, unfit
 from onnxquant.recipe.values import Strategy
 
@@ -64,12 +65,12 @@ def orders(document: Document, strategy: Strategy, energies: Mapping[str, NDArra
         energies: the energy of each channel, for ``activation`` only, which leaves out activations that have none.
     """
     found: dict[str, Order] = {}
-    for flow in flows(document):
-        names = {n.input[0] for n in flow.nodes if linear(flow, n)}
-        for name, readers in linear_readers(flow, names).items():
+    for editor in graph_editors(document):
+        names = {n.input[0] for n in editor.nodes if linear(editor, n)}
+        for name, readers in linear_readers(editor, names).items():
             wanted = strategy != "activation" or name in energies
             if strategy == "attention":
-                wanted = all(_meets_another(flow, op) for op in readers)
+                wanted = all(_meets_another(editor, op) for op in readers)
             if wanted and not unfit(readers):
                 matrices = [op.blocks(document)[0, :, :, 0] for op in readers]
                 found[name] = order_of(matrices, strategy, energies.get(name))
@@ -90,41 +91,41 @@ def fold(document: Document, orders: Mapping[str, NDArray[np.integer]]) -> Folde
         WeightError: an order does not name each channel once.
     """
     folded = Folded()
-    for flow in flows(document):
-        for name, readers in linear_readers(flow, orders).items():
+    for editor in graph_editors(document):
+        for name, readers in linear_readers(editor, orders).items():
             order = check_permutation(orders[name], readers[0].inputs)
-            if reason := _fold(document, flow, name, readers, order):
+            if reason := _fold(document, editor, name, readers, order):
                 folded.left.setdefault(name, reason)
             else:
                 folded.done[name] = "by what makes it"
-        flow.apply()
+        editor.apply()
     return folded
 
 
-def _fold(document: Document, flow: Flow, name: str, readers: list[Linear], order: Order) -> str:
+def _fold(document: Document, editor: GraphEditor, name: str, readers: list[Linear], order: Order) -> str:
     """Permute rows and columns; the reason where that cannot be."""
-    if reason := foreign(flow, name, readers) or unfit(readers):
+    if reason := foreign(editor, name, readers) or unfit(readers):
         return reason
-    found = lanes(document, flow, name, readers[0].inputs, readers[0].axis)
+    found = lanes(document, editor, name, readers[0].inputs, readers[0].axis)
     if isinstance(found, str):
         return found
-    if reason := tied(flow, [*readers, *found.makers]):
+    if reason := tied(editor, [*readers, *found.makers]):
         return reason
-    changes = found.permuted(document, flow, order)
+    changes = found.permuted(document, editor, order)
     for op in readers:
-        changes += op.permuted(document, flow, into=order)
-    flow.set_constants(changes)
+        changes += op.permuted(document, editor, into=order)
+    editor.set_constants(changes)
     return ""
 
 
-def _meets_another(flow: Flow, op: Linear) -> bool:
+def _meets_another(editor: GraphEditor, op: Linear) -> bool:
     """Whether what an op makes is multiplied with another activation, before a linear op reads it: q, k or v."""
-    waiting, seen = list(op.node.output), {id(op.node)}
+    waiting, seen = list(op.node.output), {editor.place(op.node)}
     while waiting:
-        for node in flow.consumers(waiting.pop()):
-            if node.op_type in _ATTENTION and not any(flow.constant(name) for name in node.input[:2]):
+        for node in editor.consumers(waiting.pop()):
+            if node.op_type in _ATTENTION and not any(editor.constant(name) for name in node.input[:2]):
                 return True
-            if id(node) not in seen and not is_op(node, "Shape", "Size") and linear(flow, node) is None:
-                seen.add(id(node))
+            if editor.place(node) not in seen and not is_op(node, "Shape", "Size") and linear(editor, node) is None:
+                seen.add(editor.place(node))
                 waiting += node.output
     return False

@@ -32,8 +32,9 @@ import onnx
 
 from onnxquant.errors import FeedError
 from onnxquant.graph.analysis.linear import Doubles, Linear, linear, rounded
-from onnxquant.graph.flow import Flow, attribute, flows, is_op
+from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import attribute, is_op
 from onnxquant.observers.gram import ChannelMoments
 
 # The decompositions take the cube of this.
@@ -61,9 +62,9 @@ class Stream:
     refusal: str
 
 
-def candidates(flow: Flow) -> list[str]:
+def candidates(editor: GraphEditor) -> list[str]:
     """The tensors of a graph whose moments ``rebase`` needs."""
-    return [name for stream in streams(flow) if not stream.refusal for name in stream.tensors]
+    return [name for stream in streams(editor) if not stream.refusal for name in stream.tensors]
 
 
 def rebase(document: Document, moments: Mapping[str, ChannelMoments]) -> str | None:
@@ -81,40 +82,39 @@ def rebase(document: Document, moments: Mapping[str, ChannelMoments]) -> str | N
     """
     done: list[Stream] = []
     left: Counter[str] = Counter()
-    for flow in flows(document):
-        for stream in streams(flow):
-            reason = stream.refusal or _change(document, flow, stream, moments)
+    for editor in graph_editors(document):
+        for stream in streams(editor):
+            reason = stream.refusal or _change(document, editor, stream, moments)
             if reason:
                 left[reason] += 1
             else:
                 done.append(stream)
-        flow.apply()
+        editor.apply()
     if not done and not left:
         return None
     text = f"{len(done)} linear streams in another basis ({sum(len(s.tensors) for s in done)} tensors)"
     return text + "".join(f"; {n} left: {reason}" for reason, n in left.items())
 
 
-def streams(flow: Flow) -> list[Stream]:
+def streams(editor: GraphEditor) -> list[Stream]:
     """The linear streams of a graph."""
     found: list[Stream] = []
-    position = {id(n): i for i, n in enumerate(flow.nodes)}
     seen: set[str] = set()
-    for node in flow.nodes:
-        if _made(flow, node) is None or node.output[0] in seen:
+    for node in editor.nodes:
+        if _made(editor, node) is None or node.output[0] in seen:
             continue
-        tensors, nodes = _component(flow, node.output[0])
+        tensors, nodes = _component(editor, node.output[0])
         seen |= tensors.keys()
         if nodes is not None:
-            makers, sums, readers = (sorted(part, key=lambda n: position[id(n)]) for part in nodes)
-            found += _stream(flow, tuple(tensors), makers, sums, readers)
+            makers, sums, readers = (sorted(part, key=editor.place) for part in nodes)
+            found += _stream(editor, tuple(tensors), makers, sums, readers)
     return found
 
 
 _Nodes = tuple[list[onnx.NodeProto], list[onnx.NodeProto], list[onnx.NodeProto]]
 
 
-def _component(flow: Flow, start: str) -> tuple[dict[str, None], _Nodes | None]:
+def _component(editor: GraphEditor, start: str) -> tuple[dict[str, None], _Nodes | None]:
     """All tensors that Adds join with one, and their makers, sums and readers; None where something else has a part."""
     tensors: dict[str, None] = {}
     makers: list[onnx.NodeProto] = []
@@ -126,19 +126,19 @@ def _component(flow: Flow, start: str) -> tuple[dict[str, None], _Nodes | None]:
         if name in tensors:
             continue
         tensors[name] = None
-        source = flow.producer(name)
+        source = editor.producer(name)
         if source is not None and is_op(source, "Add"):
             sums.append(source)
             stack += source.input
-        elif source is not None and _made(flow, source):
+        elif source is not None and _made(editor, source):
             makers.append(source)
         else:
             pure = False
-        pure = pure and flow.is_private(name)
-        for reader in flow.consumers(name):
+        pure = pure and editor.is_private(name)
+        for reader in editor.consumers(name):
             if is_op(reader, "Add"):
                 stack.append(reader.output[0])
-            elif reader.input[0] == name and _read(flow, reader):
+            elif reader.input[0] == name and _read(editor, reader):
                 readers.append(reader)
             else:
                 pure = False
@@ -146,61 +146,61 @@ def _component(flow: Flow, start: str) -> tuple[dict[str, None], _Nodes | None]:
 
 
 def _stream(
-    flow: Flow,
+    editor: GraphEditor,
     tensors: tuple[str, ...],
     makers: list[onnx.NodeProto],
     sums: list[onnx.NodeProto],
     readers: list[onnx.NodeProto],
 ) -> list[Stream]:
     """The stream of a component; none where its parts do not see the same channels, or nothing can be mixed."""
-    made = [op for n in makers if (op := _made(flow, n))]
-    read = [op for n in readers if (op := _read(flow, n))]
+    made = [op for n in makers if (op := _made(editor, n))]
+    read = [op for n in readers if (op := _read(editor, n))]
     shapes = {(op.outputs, op.rank) for op in made} | {(op.inputs, op.rank) for op in read}
     channels = made[0].outputs
     if len(shapes) != 1 or not read or channels < 2:
         return []
     refusal = f"more than {MOST_CHANNELS} channels" if channels > MOST_CHANNELS else ""
     biases = [n.input[2] for n in (*makers, *readers) if len(n.input) > 2 and n.input[2]]
-    if any(flow.constant(name) is None for name in biases):
+    if any(editor.constant(name) is None for name in biases):
         refusal = "a bias is computed"
     return [Stream(tensors, tuple(makers), tuple(sums), tuple(readers), refusal)]
 
 
-def _made(flow: Flow, node: onnx.NodeProto) -> Linear | None:
+def _made(editor: GraphEditor, node: onnx.NodeProto) -> Linear | None:
     """A convolution of all channels; what it pads its input with is no part of what it makes."""
-    op = linear(flow, node) if is_op(node, "Conv", "ConvTranspose") else None
+    op = linear(editor, node) if is_op(node, "Conv", "ConvTranspose") else None
     return op if op is not None and op.groups == 1 else None
 
 
-def _read(flow: Flow, node: onnx.NodeProto) -> Linear | None:
+def _read(editor: GraphEditor, node: onnx.NodeProto) -> Linear | None:
     """A convolution that sees a stream one place at a time, and nothing that is not the stream: no padding."""
-    op = linear(flow, node) if is_op(node, "Conv") else None
+    op = linear(editor, node) if is_op(node, "Conv") else None
     if op is None or op.groups != 1 or any(length != 1 for length in op.tensor.dims[2:]):
         return None
     # auto_pad adds nothing to a kernel of one.
     return None if any(attribute(node, "pads", ())) else op
 
 
-def _change(document: Document, flow: Flow, stream: Stream, moments: Mapping[str, ChannelMoments]) -> str:
+def _change(document: Document, editor: GraphEditor, stream: Stream, moments: Mapping[str, ChannelMoments]) -> str:
     """Bring one stream into its best basis; the reason where that cannot be."""
-    nodes = list({id(n): n for n in (*stream.makers, *stream.readers)}.values())
-    ops = {id(n): op for n in nodes if (op := linear(flow, n))}
+    nodes = {n.output[0]: n for n in (*stream.makers, *stream.readers)}
+    ops = {output: op for output, n in nodes.items() if (op := linear(editor, n))}
     if any(name not in moments for name in stream.tensors):
         return "no statistics of a tensor"
-    channels = ops[id(stream.makers[0])].outputs
+    channels = ops[stream.makers[0].output[0]].outputs
     spreads = {name: _spread(name, moments[name], channels) for name in stream.tensors}
     means = {n.output[0]: np.asarray(moments[n.output[0]].mean, np.float64) for n in stream.makers}
     for node in stream.sums:
         means[node.output[0]] = means[node.input[0]] + means[node.input[1]]
     # [outputs, inputs, kernel]
     weights = {key: op.blocks(document)[0] for key, op in ops.items()}
-    biases = {key: bias for key, op in ops.items() if (bias := op.bias(document, flow)) is not None}
+    biases = {key: bias for key, op in ops.items() if (bias := op.bias(document, editor)) is not None}
     if biases.keys() != ops.keys():
         return "a bias is not one number per channel"
     covariance = sum((c for c in spreads.values() if c is not None), np.zeros((channels, channels)))
     sensitivity = np.zeros((channels, channels))
     for node in stream.readers:
-        weight, spread = weights[id(node)][:, :, 0], spreads[node.input[0]]
+        weight, spread = weights[node.output[0]][:, :, 0], spreads[node.input[0]]
         energy = 0.0 if spread is None else float(np.einsum("oi,ij,oj->", weight, spread, weight, optimize=True))
         if energy > 0:
             sensitivity += weight.T @ weight / energy
@@ -209,17 +209,19 @@ def _change(document: Document, flow: Flow, stream: Stream, moments: Mapping[str
     basis = best_basis(covariance, sensitivity)
     back = np.linalg.inv(basis)
     for node in stream.makers:
-        key = id(node)
+        key = node.output[0]
         weights[key] = np.tensordot(basis, weights[key], 1)
         biases[key] = basis @ (biases[key] - means[node.output[0]])
     for node in stream.readers:  # which may be makers too
-        key = id(node)
+        key = node.output[0]
         weight = weights[key][:, :, 0]
         weights[key], biases[key] = (weight @ back)[:, :, None], biases[key] + weight @ means[node.input[0]]
-    return _commit(flow, ops, weights, biases)
+    return _commit(editor, ops, weights, biases)
 
 
-def _commit(flow: Flow, ops: dict[int, Linear], weights: dict[int, Doubles], biases: dict[int, Doubles]) -> str:
+def _commit(
+    editor: GraphEditor, ops: dict[str, Linear], weights: dict[str, Doubles], biases: dict[str, Doubles]
+) -> str:
     """Write weights and biases, if all of them fit their types; the reason where they do not."""
     changes = []
     for key, op in ops.items():
@@ -229,8 +231,8 @@ def _commit(flow: Flow, ops: dict[int, Linear], weights: dict[int, Doubles], bia
             return "a weight or a bias would not fit its type"
         changes.append((op, weight, bias))
     for op, weight, bias in changes:
-        flow.set_constant(op.node, 1, weight)
-        op.set_bias(flow, bias)
+        editor.set_constant(op.node, 1, weight)
+        op.set_bias(editor, bias)
     return ""
 
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from onnxquant.errors import FeedError
 from onnxquant.graph.analysis.linear import Change, Doubles, Linear, linear, rounded
 from onnxquant.graph.analysis.scale_paths import Path, Search
-from onnxquant.graph.flow import Flow, flows, is_op
+from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import is_op
 from onnxquant.graph.shapes import infer
 
 _SMALLEST = float(np.finfo(np.float64).tiny)
@@ -50,11 +51,11 @@ class Folded:
         return text + "".join(f"; {n} left: {reason}" for reason, n in Counter(self.left.values()).items())
 
 
-def linear_readers(flow: Flow, names: Container[str]) -> dict[str, list[Linear]]:
+def linear_readers(editor: GraphEditor, names: Container[str]) -> dict[str, list[Linear]]:
     """The linear ops of one graph with constant weights that read each of these activations, in the graph's order."""
     found: dict[str, list[Linear]] = {}
-    for node in flow.nodes:
-        op = linear(flow, node)
+    for node in editor.nodes:
+        op = linear(editor, node)
         if op is not None and op.takes_rows and node.input[0] in names:
             found.setdefault(node.input[0], []).append(op)
     return found
@@ -89,9 +90,9 @@ def fold(document: Document, scales: Mapping[str, NDArray[Any]], *, insert: bool
     """
     known = infer(document)
     folded = Folded()
-    for flow in flows(document):
-        search = Search(document, flow, known)
-        for name, readers in linear_readers(flow, scales).items():
+    for editor in graph_editors(document):
+        search = Search(document, editor, known)
+        for name, readers in linear_readers(editor, scales).items():
             scale = per_channel_values(name, "scales", scales[name], readers[0].inputs, _SMALLEST)
             reason, how = _fold(search, name, readers, scale), "by what makes it"
             if reason and insert:
@@ -100,23 +101,23 @@ def fold(document: Document, scales: Mapping[str, NDArray[Any]], *, insert: bool
                 folded.left.setdefault(name, reason)
             else:
                 folded.done[name] = how
-        flow.apply()
+        editor.apply()
     return folded
 
 
 def way(search: Search, name: str, readers: list[Linear]) -> Path | str:
     """The way from an activation up to what can take its division; or the reason why there is none."""
-    if reason := foreign(search.flow, name, readers):
+    if reason := foreign(search.editor, name, readers):
         return reason
     return search.path(name, readers[0].inputs, readers[0].axis)
 
 
-def foreign(flow: Flow, name: str, readers: list[Linear]) -> str:
+def foreign(editor: GraphEditor, name: str, readers: list[Linear]) -> str:
     """Why an activation's channels cannot be changed for its linear readers alone; empty when they can."""
-    others = [n for n in flow.consumers(name) if all(n is not op.node for op in readers) and not is_op(n, "Shape")]
+    others = [n for n in editor.consumers(name) if all(n is not op.node for op in readers) and not is_op(n, "Shape")]
     if others:
         return f"{others[0].op_type} reads it too"
-    if not flow.is_private(name):
+    if not editor.is_private(name):
         return "it is an output, or a nested graph reads it"
     return _unlike(readers)
 
@@ -132,9 +133,9 @@ def unfit(readers: list[Linear]) -> str:
     return f"a {op.node.op_type} with groups or windows reads it" if op else ""
 
 
-def tied(flow: Flow, ops: list[Linear]) -> str:
+def tied(editor: GraphEditor, ops: list[Linear]) -> str:
     """Why weights would be stored twice if these ops had others; empty when they would not."""
-    op = next((op for op in ops if not op.owns_weight(flow)), None)
+    op = next((op for op in ops if not op.owns_weight(editor)), None)
     return f"the weight of a {op.node.op_type} is read elsewhere too" if op else ""
 
 
@@ -146,7 +147,7 @@ def _fold(search: Search, name: str, readers: list[Linear], scale: Doubles) -> s
     # Channels that a Flatten made of one share its scale: the one that the hardest of them needs.
     shared = scale.reshape(-1, path.repeat).max(axis=1)
     changes = _readers_changes(search, readers, np.repeat(shared, path.repeat))
-    made = path.end.scaled(search.document, search.flow, 1 / shared) if path.end else []
+    made = path.end.scaled(search.document, search.editor, 1 / shared) if path.end else []
     if changes is None or made is None:
         return "a scaled weight would not fit its type"
     for operand in path.operands:
@@ -154,33 +155,33 @@ def _fold(search: Search, name: str, readers: list[Linear], scale: Doubles) -> s
         if values is None:
             return "a scaled operand would not fit its type"
         made = [*made, (operand.node, operand.position, values)]
-    search.flow.set_constants([*changes, *made])
+    search.editor.set_constants([*changes, *made])
     return ""
 
 
 def _insert(search: Search, name: str, readers: list[Linear], scale: Doubles) -> str:
     """Divide in a Mul between the activation and its linear readers; the reason where that cannot be."""
-    flow, first = search.flow, readers[0]
+    editor, first = search.editor, readers[0]
     if reason := _unlike(readers):
         return reason
     changes = _readers_changes(search, readers, scale)
     factor = rounded(1 / scale, first.dtype)
     if changes is None or factor is None:
         return "a scaled weight would not fit its type"
-    flow.set_constants(changes)
-    constant = flow.add_constant(f"{name}_smoothing", factor.reshape((-1,) + (1,) * (-1 - first.axis)))
-    output = flow.fresh(f"{name}_smooth")
-    node = onnx.helper.make_node("Mul", [name, constant], [output], name=flow.fresh(f"{name}_smooth/node"))
-    flow.insert_before(first.node, node)
+    editor.set_constants(changes)
+    constant = editor.add_constant(f"{name}_smoothing", factor.reshape((-1,) + (1,) * (-1 - first.axis)))
+    output = editor.names.fresh(f"{name}_smooth")
+    node = onnx.helper.make_node("Mul", [name, constant], [output], name=editor.names.fresh(f"{name}_smooth/node"))
+    editor.insert_before(first.node, [node])
     for op in readers:
-        flow.connect(op.node, 0, output)
+        editor.connect(op.node, 0, output)
     return ""
 
 
 def _readers_changes(search: Search, readers: list[Linear], scale: Doubles) -> list[Change] | None:
     changes: list[Change] = []
     for op in readers:
-        made = op.scaled(search.document, search.flow, into=scale)
+        made = op.scaled(search.document, search.editor, into=scale)
         if made is None:
             return None
         changes += made

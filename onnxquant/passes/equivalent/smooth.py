@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError
 from onnxquant.graph.analysis.linear import Doubles, Linear
-from onnxquant.graph.flow import flows
+from onnxquant.graph.editor import graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.passes.equivalent.rescale import fold, linear_readers, per_channel_values
 
@@ -43,8 +43,8 @@ def smooth(
     if not 0 <= strength <= 1:
         raise RecipeError(f"strength {strength}: expected a number from 0 to 1")
     readers: dict[str, list[Linear]] = {}
-    for flow in flows(document):
-        for name, ops in linear_readers(flow, absmax).items():
+    for editor in graph_editors(document):
+        for name, ops in linear_readers(editor, absmax).items():
             readers.setdefault(name, []).extend(ops)
     scales = {name: _scale(document, name, ops, absmax[name], strength) for name, ops in readers.items()}
     return fold(document, scales, insert=insert).sentence("smoothed")

@@ -16,8 +16,10 @@ import onnx.inliner
 import onnx.shape_inference
 
 from onnxquant.errors import ModelError
-from onnxquant.graph.io import Document, subgraphs
-from onnxquant.passes.float16.scope import FLOAT, HALF, Scope, all_names, free_inputs, hoist_constants, inferred_types
+from onnxquant.graph.io import Document
+from onnxquant.graph.names import NameAllocator
+from onnxquant.graph.traverse import names_of, subgraphs
+from onnxquant.passes.float16.scope import FLOAT, HALF, Scope, free_inputs, hoist_constants, inferred_types
 from onnxquant.passes.float16.size_chains import cast_to, size_nodes
 from onnxquant.passes.float16.values import Constant, Store, beyond, constant_tensor, store_inline, to_half
 from onnxquant.runtime.signatures import STANDARD, Signature, signatures
@@ -88,7 +90,7 @@ class _Whole:
     def __init__(self, document: Document, outcome: Outcome, store: Store) -> None:
         self.document, self.outcome, self.store = document, outcome, store
         self.signature = signatures(document.proto)
-        self.names = set(all_names(document.proto))
+        self.names = NameAllocator(names_of(document.proto))
         self.inferred = inferred_types(document.proto)
         self.changed = False
 
@@ -324,12 +326,7 @@ class _Whole:
 
     def _name(self, base: str, kind: int | str) -> str:
         suffix = kind if isinstance(kind, str) else {FLOAT: "float32", HALF: "float16"}[kind]
-        name, count = f"{base}_{suffix}", 1
-        while name in self.names:
-            count += 1
-            name = f"{base}_{suffix}_{count}"
-        self.names.add(name)
-        return name
+        return self.names.fresh(f"{base}_{suffix}")
 
     # ---- constants ----
 

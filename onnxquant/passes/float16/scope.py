@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
-
 import onnx
 import onnx.shape_inference
 
-from onnxquant.graph.io import graphs, tensors
+from onnxquant.graph.traverse import graphs, replace_field
 from onnxquant.passes.float16.values import constant_tensor
 
 FLOAT, HALF = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.FLOAT16)
@@ -54,8 +51,8 @@ class Scope:
         for place, node in enumerate(graph.node):
             order += [node, *self.inserted.get(place, [])]
         order += self.inserted.get(len(graph.node), [])
-        _replace(graph.node, order)
-        _replace(graph.value_info, [v for v in graph.value_info if v.type.tensor_type.elem_type != FLOAT])
+        replace_field(graph.node, order)
+        replace_field(graph.value_info, [v for v in graph.value_info if v.type.tensor_type.elem_type != FLOAT])
 
 
 def hoist_constants(graph: onnx.GraphProto) -> None:
@@ -70,7 +67,7 @@ def hoist_constants(graph: onnx.GraphProto) -> None:
         tensor.name = node.output[0]
         graph.initializer.append(tensor)
     if len(kept) != len(graph.node):
-        _replace(graph.node, kept)
+        replace_field(graph.node, kept)
 
 
 def free_inputs(graph: onnx.GraphProto) -> int:
@@ -79,15 +76,8 @@ def free_inputs(graph: onnx.GraphProto) -> int:
     kept = [i for i in graph.input if i.name not in constants]
     freed = len(graph.input) - len(kept)
     if freed:
-        _replace(graph.input, kept)
+        replace_field(graph.input, kept)
     return freed
-
-
-def _replace(field: Any, messages: Sequence[Any]) -> None:
-    """Give a repeated field other messages, some of which may be its own."""
-    copies = [type(m).FromString(m.SerializeToString()) for m in messages]
-    del field[:]
-    field.extend(copies)
 
 
 def inferred_types(proto: onnx.ModelProto) -> dict[str, int]:
@@ -102,12 +92,3 @@ def inferred_types(proto: onnx.ModelProto) -> dict[str, int]:
         for v in graph.value_info
         if v.type.HasField("tensor_type")
     }
-
-
-def all_names(model: onnx.ModelProto) -> Iterator[str]:
-    """Every name that a value, a node or a tensor has."""
-    for graph in graphs(model.graph):
-        for node in graph.node:
-            yield from (node.name, *node.input, *node.output)
-        yield from (v.name for v in (*graph.input, *graph.output))
-    yield from (t.name for t in tensors(model))

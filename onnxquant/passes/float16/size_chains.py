@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import onnx
 
-from onnxquant.graph.io import graphs, subgraphs
+from onnxquant.graph.traverse import captured_names, subgraphs
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 Wants = Callable[[onnx.NodeProto, int], bool]
@@ -22,8 +22,7 @@ def size_nodes(graph: onnx.GraphProto, wants_float: Wants) -> set[int]:
         wants_float: whether float16 is not allowed for an input of a node.
     """
     candidates = _from_integers(graph)
-    escaping = {n for m in graph.node for g in subgraphs(m) for inner in graphs(g) for k in inner.node for n in k.input}
-    escaping |= {o.name for o in graph.output}
+    escaping = captured_names(graph) | {o.name for o in graph.output}
     users: dict[str, list[tuple[int, int]]] = {}
     for place, node in enumerate(graph.node):
         for index, name in enumerate(node.input):

@@ -14,9 +14,11 @@ import onnx.shape_inference
 from numpy.typing import NDArray
 
 from onnxquant import runtime
-from onnxquant.graph.flow import STANDARD, Flow, attribute, flows, is_op
-from onnxquant.graph.io import Document, nbytes, subgraphs
+from onnxquant.graph.editor import GraphEditor, graph_editors
+from onnxquant.graph.io import Document, nbytes
+from onnxquant.graph.node import STANDARD, attribute, is_op
 from onnxquant.graph.shapes import UNKNOWN, Known, infer, outlined
+from onnxquant.graph.traverse import subgraphs
 
 # A result up to this size is always kept; a larger one only where it replaces as many bytes, up to the second size:
 # results are kept in memory, unlike the mapped tensors that they come from.
@@ -34,9 +36,9 @@ def fold_constants(document: Document) -> str | None:
     for _ in range(_ROUNDS):
         known = infer(document)
         before = counts.total()
-        for flow in flows(document):
-            _fold_graph(document, flow, known, counts)
-            flow.apply()
+        for editor in graph_editors(document):
+            _fold_graph(document, editor, known, counts)
+            editor.apply()
         if counts.total() == before:
             break
     parts = [
@@ -45,41 +47,41 @@ def fold_constants(document: Document) -> str | None:
     return "nodes: " + ", ".join(parts) if parts else None
 
 
-def _fold_graph(document: Document, flow: Flow, known: dict[str, Known], counts: Counter[str]) -> None:
-    for node in list(flow.graph.node):
-        if _has_no_effect(document, flow, node, known):
-            if flow.bypass(node, node.input[0]):
+def _fold_graph(document: Document, editor: GraphEditor, known: dict[str, Known], counts: Counter[str]) -> None:
+    for node in list(editor.graph.node):
+        if _has_no_effect(document, editor, node, known):
+            if editor.bypass(node, node.input[0]):
                 counts["without effect removed"] += 1
-        elif (values := _values(document, flow, node, known)) is not None:
-            flow.become_constants(node, values)
+        elif (values := _values(document, editor, node, known)) is not None:
+            editor.become_constants(node, values)
             counts["folded"] += 1
-    for node in reversed(list(flow.graph.node)):
-        if not flow.is_removed(node) and _is_unread(flow, node):
-            flow.remove(node)
+    for node in reversed(list(editor.graph.node)):
+        if not editor.is_removed(node) and _is_unread(editor, node):
+            editor.remove(node)
             counts["unread removed"] += 1
 
 
-def _is_unread(flow: Flow, node: onnx.NodeProto) -> bool:
+def _is_unread(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     # An op of an unknown domain may do something else than make its outputs.
     pure = node.domain in (*STANDARD, "com.microsoft")
-    return pure and bool(node.output) and not any(flow.is_read(name) for name in node.output if name)
+    return pure and bool(node.output) and not any(editor.is_read(name) for name in node.output if name)
 
 
 # --- nodes without effect
 
 
-def _has_no_effect(document: Document, flow: Flow, node: onnx.NodeProto, known: dict[str, Known]) -> bool:
+def _has_no_effect(document: Document, editor: GraphEditor, node: onnx.NodeProto, known: dict[str, Known]) -> bool:
     """Whether the first output always equals the first input, and is the only one that matters."""
     if node.domain not in STANDARD or not node.input or not node.input[0] or not node.output or not node.output[0]:
         return False
-    if any(flow.is_read(name) for name in node.output[1:] if name):
+    if any(editor.is_read(name) for name in node.output[1:] if name):
         return False
     source = known.get(node.input[0], UNKNOWN)
     match node.op_type:
         case "Identity":
             return True
         case "Dropout":
-            return len(node.input) < 3 or not node.input[2] or _is_all(document, flow, node.input[2], 0)
+            return len(node.input) < 3 or not node.input[2] or _is_all(document, editor, node.input[2], 0)
         case "Cast":
             return bool(source.elem_type) and attribute(node, "to") == source.elem_type
         case "Concat":
@@ -90,12 +92,14 @@ def _has_no_effect(document: Document, flow: Flow, node: onnx.NodeProto, known: 
             perm = attribute(node, "perm")
             return source.rank in (0, 1) if perm is None else perm == sorted(perm)
         case "Reshape":
-            shape = _constant(document, flow, node.input[1])
+            shape = _constant(document, editor, node.input[1])
             return shape is not None and _is_same_shape(source, shape.tolist(), bool(attribute(node, "allowzero", 0)))
         case "Pad":
             pads = attribute(node, "pads")
             return (
-                not any(pads) if pads is not None else len(node.input) > 1 and _is_all(document, flow, node.input[1], 0)
+                not any(pads)
+                if pads is not None
+                else len(node.input) > 1 and _is_all(document, editor, node.input[1], 0)
             )
     return False
 
@@ -117,42 +121,46 @@ def _is_same_shape(source: Known, wanted: list[int], allowzero: bool) -> bool:
     return open_ == implied <= 1 and (implied == 0 or all(length for length in copied))
 
 
-def _is_all(document: Document, flow: Flow, name: str, value: float) -> bool:
-    values = _constant(document, flow, name)
+def _is_all(document: Document, editor: GraphEditor, name: str, value: float) -> bool:
+    values = _constant(document, editor, name)
     return values is not None and bool(np.all(values == value))
 
 
-def _constant(document: Document, flow: Flow, name: str) -> NDArray[Any] | None:
-    tensor = flow.constant(name)
+def _constant(document: Document, editor: GraphEditor, name: str) -> NDArray[Any] | None:
+    tensor = editor.constant(name)
     return None if tensor is None else document.array(tensor)
 
 
 # --- nodes of constant inputs
 
 
-def _values(document: Document, flow: Flow, node: onnx.NodeProto, known: dict[str, Known]) -> list[NDArray[Any]] | None:
+def _values(
+    document: Document, editor: GraphEditor, node: onnx.NodeProto, known: dict[str, Known]
+) -> list[NDArray[Any]] | None:
     """The outputs of a node that has always the same; None for one that is to stay."""
-    if node.domain not in STANDARD or node.op_type in _KEPT or any(name in flow.outputs for name in node.output):
+    if node.domain not in STANDARD or node.op_type in _KEPT or any(name in editor.outputs for name in node.output):
         return None
-    if (lengths := _lengths(document, flow, node, known)) is not None:
+    if (lengths := _lengths(document, editor, node, known)) is not None:
         return [lengths]
-    inputs = {name: flow.constant(name) for name in node.input if name}
+    inputs = {name: editor.constant(name) for name in node.input if name}
     tensors = [t for t in inputs.values() if t is not None]
     if not inputs or len(tensors) != len(inputs) or any(True for _ in subgraphs(node)):
         return None
     size = _result_size(document, node, dict(zip(inputs, tensors, strict=True)))
-    replaced = sum(nbytes(t) for name, t in zip(inputs, tensors, strict=True) if flow.single_consumer(name) is node)
+    replaced = sum(nbytes(t) for name, t in zip(inputs, tensors, strict=True) if editor.single_consumer(name) is node)
     if size is None or size > max(SMALL, min(replaced, LARGE)):
         return None
     return _evaluate(document, node, dict(zip(inputs, tensors, strict=True)))
 
 
-def _lengths(document: Document, flow: Flow, node: onnx.NodeProto, known: dict[str, Known]) -> NDArray[Any] | None:
+def _lengths(
+    document: Document, editor: GraphEditor, node: onnx.NodeProto, known: dict[str, Known]
+) -> NDArray[Any] | None:
     """What a Shape, or a Gather from one, gives where the lengths it reads are fixed."""
     source: onnx.NodeProto | None = node
     picked = None
     if is_op(node, "Gather"):
-        source, picked = flow.producer(node.input[0]), _constant(document, flow, node.input[1])
+        source, picked = editor.producer(node.input[0]), _constant(document, editor, node.input[1])
         if picked is None:
             return None
     if source is None or not is_op(source, "Shape"):

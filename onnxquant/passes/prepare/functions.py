@@ -8,7 +8,8 @@ from __future__ import annotations
 import onnx
 import onnx.inliner
 
-from onnxquant.graph.io import Document, graphs
+from onnxquant.graph.io import Document
+from onnxquant.graph.traverse import graphs, replace_field
 from onnxquant.graph.wire import OUTLINE_ABOVE
 
 
@@ -21,9 +22,7 @@ def inline_functions_with_weights(document: Document) -> str | None:
     names = [(f.domain, f.name) for f in holding]
     inlined = onnx.inliner.inline_selected_functions(proto, names)
     # The inliner keeps the definitions; without callers they would only carry the weights a second time.
-    kept = [f for f in inlined.functions if (f.domain, f.name) not in set(names)]
-    del inlined.functions[:]
-    inlined.functions.extend(kept)
+    replace_field(inlined.functions, [f for f in inlined.functions if (f.domain, f.name) not in set(names)])
     proto.CopyFrom(inlined)
     joined = _join_equal_constants(proto.graph)
     return f"{len(names)} functions with weights inlined" + (f", {joined} copies of weights joined" if joined else "")
@@ -58,8 +57,7 @@ def _join_equal_constants(graph: onnx.GraphProto) -> int:
             first[key] = node.output[0]
         kept.append(node)
     if same:
-        del graph.node[:]
-        graph.node.extend(kept)
+        replace_field(graph.node, kept)
         for inner in graphs(graph):
             for node in inner.node:
                 for i, name in enumerate(node.input):

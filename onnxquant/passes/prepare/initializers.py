@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from onnxquant.graph.io import Document, graphs
+from onnxquant.graph.io import Document
+from onnxquant.graph.traverse import graphs, replace_field
 from onnxquant.graph.wire import OUTLINE_ABOVE
 
 # From IR 4 on an initializer need not be a graph input; functions need 8.
@@ -23,8 +24,7 @@ def raise_ir_version(document: Document) -> str | None:
             constants = {t.name for t in graph.initializer}
             kept = [i for i in graph.input if i.name not in constants]
             freed += len(graph.input) - len(kept)
-            del graph.input[:]
-            graph.input.extend(kept)
+            replace_field(graph.input, kept)
     proto.ir_version = IR_WITH_FUNCTIONS
     return f"IR version raised from {before} to {IR_WITH_FUNCTIONS}" + (
         f", {freed} initializers no longer graph inputs" if freed else ""
@@ -46,8 +46,7 @@ def constants_to_initializers(document: Document) -> str | None:
             graph.initializer.append(tensor)
             moved += 1
         if len(kept) != len(graph.node):
-            del graph.node[:]
-            graph.node.extend(kept)
+            replace_field(graph.node, kept)
     return f"{moved} Constant nodes became initializers" if moved else None
 
 

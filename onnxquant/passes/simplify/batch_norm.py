@@ -16,8 +16,9 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.graph.analysis.linear import Doubles, Linear, linear, per_channel, rounded
-from onnxquant.graph.flow import Flow, attribute, flows, is_op
+from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import attribute, is_op
 from onnxquant.graph.shapes import Known, infer
 
 
@@ -50,34 +51,34 @@ def fold_batch_norms(document: Document) -> str | None:
     known = infer(document)
     norms = others = 0
     left: Counter[str] = Counter()
-    for flow in flows(document):
-        for node in list(flow.graph.node):
-            op = linear(flow, node)
-            chain = _followers(document, flow, op, known) if op else []
-            if op and chain and _fold(document, flow, op, chain):
+    for editor in graph_editors(document):
+        for node in list(editor.graph.node):
+            op = linear(editor, node)
+            chain = _followers(document, editor, op, known) if op else []
+            if op and chain and _fold(document, editor, op, chain):
                 found = sum(is_op(a.node, "BatchNormalization") for a in chain)
                 norms, others = norms + found, others + len(chain) - found
-        left.update(_why_left(flow, node) for node in flow.graph.node if _stays(flow, node))
-        flow.apply()
+        left.update(_why_left(editor, node) for node in editor.graph.node if _stays(editor, node))
+        editor.apply()
     if not norms and not others:
         return None
     text = f"{norms} BatchNormalizations and {others} elementwise nodes folded into the linear ops before them"
     return text + "".join(f"; {n} BatchNormalizations left: {reason}" for reason, n in left.items())
 
 
-def _stays(flow: Flow, node: onnx.NodeProto) -> bool:
-    return is_op(node, "BatchNormalization") and not flow.is_removed(node)
+def _stays(editor: GraphEditor, node: onnx.NodeProto) -> bool:
+    return is_op(node, "BatchNormalization") and not editor.is_removed(node)
 
 
-def _why_left(flow: Flow, node: onnx.NodeProto) -> str:
+def _why_left(editor: GraphEditor, node: onnx.NodeProto) -> str:
     if _trains(node):
         return "in training mode"
-    if any(flow.constant(name) is None for name in node.input[1:5]):
+    if any(editor.constant(name) is None for name in node.input[1:5]):
         return "a parameter is not constant"
-    before = flow.producer(node.input[0])
-    if before is None or linear(flow, before) is None:
+    before = editor.producer(node.input[0])
+    if before is None or linear(editor, before) is None:
         return f"after {before.op_type if before is not None else 'an input'}, not a linear op with a constant weight"
-    if flow.single_consumer(node.input[0]) is None:
+    if editor.single_consumer(node.input[0]) is None:
         return f"its input is read elsewhere too, after {before.op_type}"
     return f"does not fit the channels, bias or number range of the {before.op_type} before it"
 
@@ -98,18 +99,18 @@ class _Place:
     rank: int | None
 
 
-def _followers(document: Document, flow: Flow, op: Linear, known: dict[str, Known]) -> list[Affine]:
+def _followers(document: Document, editor: GraphEditor, op: Linear, known: dict[str, Known]) -> list[Affine]:
     """The affine nodes after a linear op, each the only reader of the one before; Transposes may lie between."""
     chain: list[Affine] = []
     output = known.get(op.node.output[0])
     place = _Place(op.node.output[0], op.outputs, op.axis, op.rank or (output.rank if output else None))
-    while (node := flow.single_consumer(place.name)) is not None:
+    while (node := editor.single_consumer(place.name)) is not None:
         perm = attribute(node, "perm") if is_op(node, "Transpose") else None
         if perm is not None:
             axis = perm.index(len(perm) + place.axis) - len(perm)
             place = _Place(node.output[0], op.outputs, axis, len(perm))
             continue
-        affine = _normalization(document, flow, place, node) or _elementwise(document, flow, place, node)
+        affine = _normalization(document, editor, place, node) or _elementwise(document, editor, place, node)
         if affine is None:
             break
         chain.append(affine)
@@ -117,10 +118,10 @@ def _followers(document: Document, flow: Flow, op: Linear, known: dict[str, Know
     return chain
 
 
-def _normalization(document: Document, flow: Flow, place: _Place, node: onnx.NodeProto) -> Affine | None:
+def _normalization(document: Document, editor: GraphEditor, place: _Place, node: onnx.NodeProto) -> Affine | None:
     if not is_op(node, "BatchNormalization") or _trains(node) or place.rank is None or place.rank + place.axis != 1:
         return None
-    tensors = [flow.constant(name) for name in node.input[1:5]]
+    tensors = [editor.constant(name) for name in node.input[1:5]]
     if any(t is None or list(t.dims) != [place.channels] for t in tensors):
         return None
     scale, bias, mean, variance = (document.array(t).astype(np.float64) for t in tensors if t is not None)
@@ -129,11 +130,11 @@ def _normalization(document: Document, flow: Flow, place: _Place, node: onnx.Nod
         return Affine(node, 0, place.axis, factor, bias - mean * factor)
 
 
-def _elementwise(document: Document, flow: Flow, place: _Place, node: onnx.NodeProto) -> Affine | None:
+def _elementwise(document: Document, editor: GraphEditor, place: _Place, node: onnx.NodeProto) -> Affine | None:
     if not is_op(node, "Mul", "Add", "Sub", "Div") or len(node.input) != 2:
         return None
     position = 0 if node.input[0] == place.name else 1
-    tensor = flow.constant(node.input[1 - position])
+    tensor = editor.constant(node.input[1 - position])
     if tensor is None:
         return None
     values = per_channel(document.array(tensor), place.channels, place.axis, place.rank)
@@ -154,12 +155,12 @@ def _elementwise(document: Document, flow: Flow, place: _Place, node: onnx.NodeP
     return Affine(node, position, place.axis, factor, shift)
 
 
-def _fold(document: Document, flow: Flow, op: Linear, chain: list[Affine]) -> bool:
+def _fold(document: Document, editor: GraphEditor, op: Linear, chain: list[Affine]) -> bool:
     """Fold a chain; False when nothing is gained or the result does not fit the weight's type."""
     is_matmul = op.node.op_type == "MatMul"
     if is_matmul and len(chain) == 1 and not chain[0].scales:
         return False  # a MatMul and its bias
-    bias = op.bias(document, flow)
+    bias = op.bias(document, editor)
     if bias is None:
         return False
     factor = np.ones(op.outputs)
@@ -171,21 +172,21 @@ def _fold(document: Document, flow: Flow, op: Linear, chain: list[Affine]) -> bo
     if weight is None or shift is None:
         return False
     if np.any(factor != 1):
-        flow.set_constant(op.node, 1, weight)
+        editor.set_constant(op.node, 1, weight)
     if not is_matmul:
-        op.set_bias(flow, shift)
+        op.set_bias(editor, shift)
     keep_add = is_matmul and bool(np.any(shift))
     for affine in chain[:-1] if keep_add else chain:
-        flow.bypass(affine.node, affine.node.input[affine.position])
+        editor.bypass(affine.node, affine.node.input[affine.position])
     if keep_add:
-        _become_add(flow, chain[-1], shift)
+        _become_add(editor, chain[-1], shift)
     return True
 
 
-def _become_add(flow: Flow, affine: Affine, values: NDArray[Any]) -> None:
+def _become_add(editor: GraphEditor, affine: Affine, values: NDArray[Any]) -> None:
     """Let a node add constants instead of what it does."""
     node = affine.node
-    constant = flow.add_constant(f"{node.output[0]}_shift", values.reshape((-1,) + (1,) * (-1 - affine.axis)))
+    constant = editor.add_constant(f"{node.output[0]}_shift", values.reshape((-1,) + (1,) * (-1 - affine.axis)))
     name = node.input[affine.position]
-    flow.remove(node)
-    flow.insert_before(node, onnx.helper.make_node("Add", [name, constant], list(node.output), name=node.name))
+    editor.remove(node)
+    editor.insert_before(node, [onnx.helper.make_node("Add", [name, constant], list(node.output), name=node.name)])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import onnx
 
-from onnxquant.graph.flow import Flow, is_op
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import is_op
 from onnxquant.graph.shapes import UNKNOWN, infer
 
 _BROADCASTS = 7  # opset in which Gemm broadcasts its C by itself
@@ -17,10 +18,10 @@ _BROADCASTS = 7  # opset in which Gemm broadcasts its C by itself
 
 def join_biases(document: Document) -> str | None:
     """MatMul(x, W) + c -> Gemm(x, W, c), for x with two axes and constant W and c of float32; top graph alone."""
-    flow = Flow(document.proto.graph)
+    editor = GraphEditor(document.proto.graph)
     if document.opset < _BROADCASTS:
         return None
-    candidates = [(n, add) for n in flow.nodes if is_op(n, "MatMul") and (add := _bias_add(flow, n)) is not None]
+    candidates = [(n, add) for n in editor.nodes if is_op(n, "MatMul") and (add := _bias_add(editor, n)) is not None]
     if not candidates:
         return None
     known = infer(document)
@@ -30,22 +31,22 @@ def join_biases(document: Document) -> str | None:
             continue
         bias = next(name for name in add.input if name != product.output[0])
         product.op_type = "Gemm"
-        flow.connect(product, 2, bias)
-        flow.bypass(add, product.output[0])
+        editor.connect(product, 2, bias)
+        editor.bypass(add, product.output[0])
         count += 1
-    flow.apply()
+    editor.apply()
     return f"biases: {count} added to a MatMul became part of a Gemm" if count else None
 
 
-def _bias_add(flow: Flow, product: onnx.NodeProto) -> onnx.NodeProto | None:
+def _bias_add(editor: GraphEditor, product: onnx.NodeProto) -> onnx.NodeProto | None:
     """The Add of one constant per column that alone reads a product with a constant matrix."""
-    weight = flow.constant(product.input[1])
-    add = flow.single_consumer(product.output[0])
+    weight = editor.constant(product.input[1])
+    add = editor.single_consumer(product.output[0])
     if weight is None or len(weight.dims) != 2 or weight.data_type != onnx.TensorProto.FLOAT:
         return None
     if add is None or not is_op(add, "Add"):
         return None
-    bias = flow.constant(next(name for name in add.input if name != product.output[0]))
+    bias = editor.constant(next(name for name in add.input if name != product.output[0]))
     if bias is None or bias.data_type != weight.data_type:
         return None
     return add if list(bias.dims) in ([weight.dims[1]], [1, weight.dims[1]]) else None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from onnxquant.graph.flow import Flow, attribute, flows, is_op, set_attribute
+from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import attribute, is_op, set_attribute
 from onnxquant.graph.shapes import UNKNOWN, infer
 
 # A window of MaxPool over padding of its own sees minus infinity there, not zero: the same for these inputs only. Padding
@@ -18,27 +19,27 @@ def fold_pads(document: Document) -> str | None:
     """Fold each Pad of zeros, or of edges before MaxPool, into its readers, if each is a Conv or pooling that takes it."""
     folded = 0
     known = infer(document)
-    for flow in flows(document):
-        for node in list(flow.graph.node):
-            if is_op(node, "Pad") and _fold(document, flow, node, known.get(node.input[0], UNKNOWN).rank):
+    for editor in graph_editors(document):
+        for node in list(editor.graph.node):
+            if is_op(node, "Pad") and _fold(document, editor, node, known.get(node.input[0], UNKNOWN).rank):
                 folded += 1
-        flow.apply()
+        editor.apply()
     return f"{folded} Pad nodes folded into the ops that read them" if folded else None
 
 
-def _fold(document: Document, flow: Flow, node: onnx.NodeProto, rank: int | None) -> bool:
-    pads = _pads(document, flow, node, rank)
+def _fold(document: Document, editor: GraphEditor, node: onnx.NodeProto, rank: int | None) -> bool:
+    pads = _pads(document, editor, node, rank)
     name = node.output[0]
-    while pads and is_op(transpose := flow.single_consumer(name), "Transpose"):
+    while pads and is_op(transpose := editor.single_consumer(name), "Transpose"):
         assert transpose is not None
         perm = attribute(transpose, "perm") or list(range(len(pads) // 2))[::-1]
         name, pads = transpose.output[0], [pads[p + start] for start in (0, len(perm)) for p in perm]
     spatial = _spatial(pads)
-    readers = flow.consumers(name)
-    if spatial is None or not readers or not flow.is_private(name):
+    readers = editor.consumers(name)
+    if spatial is None or not readers or not editor.is_private(name):
         return False
     edge = attribute(node, "mode", "constant") == "edge"
-    as_maximum = edge or _is_not_negative(flow, node.input[0])
+    as_maximum = edge or _is_not_negative(editor, node.input[0])
     made = [_taken(reader, name, spatial, as_maximum) for reader in readers]
     if any(m is None for m in made) or (edge and not all(is_op(r, "MaxPool") for r in readers)):
         return False
@@ -47,34 +48,34 @@ def _fold(document: Document, flow: Flow, node: onnx.NodeProto, rank: int | None
         set_attribute(reader, "pads", total)
         if is_op(reader, "AveragePool"):
             set_attribute(reader, "count_include_pad", 1)
-    return flow.bypass(node, node.input[0])
+    return editor.bypass(node, node.input[0])
 
 
-def _pads(document: Document, flow: Flow, node: onnx.NodeProto, rank: int | None) -> list[int] | None:
+def _pads(document: Document, editor: GraphEditor, node: onnx.NodeProto, rank: int | None) -> list[int] | None:
     """Pads of all axes, begins then ends; None when the node adds neither zeros nor edges."""
     if attribute(node, "mode", "constant") not in ("constant", "edge"):
         return None
     if len(node.input) == 1:  # before opset 11
         pads, value = attribute(node, "pads"), attribute(node, "value", 0.0)
     else:
-        tensor = flow.constant(node.input[1])
+        tensor = editor.constant(node.input[1])
         pads = None if tensor is None else document.array(tensor).tolist()
         value = 0.0
         if len(node.input) > 2 and node.input[2] and attribute(node, "mode", "constant") == "constant":
-            constant = flow.constant(node.input[2])
+            constant = editor.constant(node.input[2])
             value = np.nan if constant is None else float(document.array(constant).reshape(-1)[0])
     if pads is not None and len(node.input) > 3 and node.input[3]:
-        pads = _of_all_axes(document, flow, node, pads, rank)
+        pads = _of_all_axes(document, editor, node, pads, rank)
     if pads is None or value != 0:
         return None
     return None if any(p < 0 for p in pads) else [int(p) for p in pads]
 
 
 def _of_all_axes(
-    document: Document, flow: Flow, node: onnx.NodeProto, pads: list[int], rank: int | None
+    document: Document, editor: GraphEditor, node: onnx.NodeProto, pads: list[int], rank: int | None
 ) -> list[int] | None:
     """Pads of all axes from those of some (opset 18)."""
-    tensor = flow.constant(node.input[3])
+    tensor = editor.constant(node.input[3])
     if tensor is None or rank is None:
         return None
     axes, complete = document.array(tensor).tolist(), [0] * (2 * rank)
@@ -115,9 +116,9 @@ def _taken(reader: onnx.NodeProto, name: str, pads: list[int], as_maximum: bool)
     return total if plain and as_maximum else None
 
 
-def _is_not_negative(flow: Flow, name: str) -> bool:
-    node = flow.producer(name)
+def _is_not_negative(editor: GraphEditor, name: str) -> bool:
+    node = editor.producer(name)
     while is_op(node, "Transpose"):
         assert node is not None
-        node = flow.producer(node.input[0])
+        node = editor.producer(node.input[0])
     return is_op(node, *_NOT_NEGATIVE)

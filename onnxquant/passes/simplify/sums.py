@@ -6,8 +6,9 @@ a sixth of an encoder's time.
 
 from __future__ import annotations
 
-from onnxquant.graph.flow import flows, is_op
+from onnxquant.graph.editor import graph_editors
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import is_op
 
 _LEAST_OPSET = 8  # from which Sum broadcasts
 
@@ -15,11 +16,11 @@ _LEAST_OPSET = 8  # from which Sum broadcasts
 def keep_sums(document: Document) -> str | None:
     """Write the Adds of two activations that one LayerNormalization alone reads as Sum."""
     changed = 0
-    for flow in flows(document) if document.opset >= _LEAST_OPSET else ():
-        for node in flow.nodes:
-            if not is_op(node, "Add") or any(flow.constant(name) is not None for name in node.input):
+    for editor in graph_editors(document) if document.opset >= _LEAST_OPSET else ():
+        for node in editor.nodes:
+            if not is_op(node, "Add") or any(editor.constant(name) is not None for name in node.input):
                 continue
-            reader = flow.single_consumer(node.output[0])
+            reader = editor.single_consumer(node.output[0])
             if is_op(reader, "LayerNormalization") and reader and reader.input[0] == node.output[0]:
                 node.op_type = "Sum"
                 changed += 1

@@ -17,7 +17,7 @@ from onnxquant.activations import balance as balance_
 from onnxquant.activations import bias as bias_
 from onnxquant.activations.placement import place
 from onnxquant.calibration.feeds import Input, open_feeds
-from onnxquant.graph.flow import Flow
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document, load
 
 SAMPLES = [{"x": graphs.rng(s).standard_normal((1, 6, 9, 9)).astype(np.float32)} for s in range(12)]
@@ -59,8 +59,8 @@ def largest(proto: onnx.ModelProto, name: str) -> np.ndarray[Any, Any]:
 
 def balanced(proto: onnx.ModelProto) -> tuple[Document, dict[str, float]]:
     document = load(proto)
-    placement = place(Flow(document.proto.graph))
-    found = balance_.candidates(Flow(document.proto.graph), placement)
+    placement = place(GraphEditor(document.proto.graph))
+    found = balance_.candidates(GraphEditor(document.proto.graph), placement)
     done = balance_.balance(document, placement, {n: largest(proto, n) for n in found})
     return document, done
 
@@ -122,7 +122,7 @@ def rounded(values_: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def test_biases_take_up_the_mean_error() -> None:
     proto = depthwise("Relu")
     document = load(proto)
-    placement = place(Flow(document.proto.graph))
+    placement = place(GraphEditor(document.proto.graph))
     made = static(complete(document), {"x": np.concatenate([f["x"] for f in SAMPLES])})
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
     feeds = open_feeds(SAMPLES, [Input("x", "tensor(float)", ("n", 6, "h", "w"))])
@@ -165,7 +165,7 @@ def test_gemm_without_a_bias_gets_one(tmp_path: Path) -> None:
     )
     samples = [{"x": graphs.rng(s).uniform(0, 2, (4, 6)).astype(np.float32)} for s in range(5)]
     document = load(proto)
-    placement = place(Flow(document.proto.graph))
+    placement = place(GraphEditor(document.proto.graph))
     made = static(proto, {"x": np.concatenate([f["x"] for f in samples])})
     w = weight(3, 6)
     feeds = open_feeds(samples, [Input("x", "tensor(float)", ("n", 6))])

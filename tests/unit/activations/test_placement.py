@@ -12,7 +12,7 @@ from graphs import node, weight
 
 from onnxquant.activations.op_kinds import OpKind
 from onnxquant.activations.placement import Cause, FloatKernel, Placement, place
-from onnxquant.graph.flow import Flow
+from onnxquant.graph.editor import GraphEditor
 
 X = ("float32", [1, 4, 8, 8])
 EXCLUDED = FloatKernel(Cause.WEIGHT, "excluded")
@@ -30,7 +30,7 @@ def model(nodes: list[onnx.NodeProto], *outputs: str, **initializers: Any) -> on
 
 
 def placed(proto: onnx.ModelProto, *excluded: str, clamps: bool = True) -> Placement:
-    return place(Flow(proto.graph), dict.fromkeys(excluded, EXCLUDED), clamps=clamps)
+    return place(GraphEditor(proto.graph), dict.fromkeys(excluded, EXCLUDED), clamps=clamps)
 
 
 def ops(found: Placement) -> list[str]:

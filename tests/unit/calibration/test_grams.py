@@ -16,8 +16,9 @@ from rounded import values
 from onnxquant.activations.placement import place
 from onnxquant.calibration import gram_matrices as grams_
 from onnxquant.calibration.feeds import Feeds, Input, open_feeds
-from onnxquant.graph.flow import Flow, attribute
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import load
+from onnxquant.graph.node import attribute
 
 Array = NDArray[Any]
 
@@ -29,7 +30,7 @@ def ready(
     dims = {t.name: tuple(t.dims) for t in document.proto.graph.initializer}
     x = samples[0]["x"]
     feeds = open_feeds(samples, [Input("x", "tensor(float)", ("n", *x.shape[1:]))])
-    nodes = [u.node for u in place(Flow(document.proto.graph)).kernels]
+    nodes = [u.node for u in place(GraphEditor(document.proto.graph)).kernels]
     readers = [grams_.Reader(n, n.input[1], dims[n.input[1]], centred and n.op_type in ("Conv", "Gemm")) for n in nodes]
     return document, readers, feeds
 

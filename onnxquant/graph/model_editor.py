@@ -1,7 +1,4 @@
-"""Edits of one model: planes added, nodes inserted and replaced, bodies and imports, provenance.
-
-Edits are collected while places in the graph stay valid, and applied together by ``finish``.
-"""
+"""The editor of one model: planes added, nodes inserted and replaced in any of its graphs, functions and imports."""
 
 from __future__ import annotations
 
@@ -13,11 +10,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.graph.io import graphs, nodes, tensors
-from onnxquant.graph.names import SITE
-from onnxquant.graph.sites import Use
+from onnxquant.graph.editor import GraphEditor
+from onnxquant.graph.names import SITE, NameAllocator
+from onnxquant.graph.node import STANDARD
+from onnxquant.graph.sites import Site, Use
+from onnxquant.graph.traverse import graphs, names_of
 
 Make = Callable[[], NDArray[Any]]
+"""Makes the array of a plane."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Stored:
 
 
 class Sink(Protocol):
-    """Where the bytes of a tensor go."""
+    """The place that the bytes of tensors go to."""
 
     def store(self, tensor: onnx.TensorProto, nbytes: int, make: Make) -> None:
-        """Store ``nbytes`` bytes that ``make`` gives, and make the tensor refer to them."""
+        """Store the ``nbytes`` bytes that ``make`` gives, and make the tensor refer to them."""
 
 
-class Editor:
-    """Collects the edits of one model.
+class ModelEditor:
+    """Collects the edits of one model; ``finish`` applies those of nodes and initializers.
 
     Args:
         proto: the model to edit, in place.
@@ -47,28 +47,18 @@ class Editor:
     def __init__(self, proto: onnx.ModelProto, sink: Sink) -> None:
         self.proto = proto
         self.sink = sink
-        self.site = ""
-        self._names = _names(proto)
-        self._before: dict[int, dict[int, list[onnx.NodeProto]]] = {}
-        self._first: dict[int, list[onnx.NodeProto]] = {}
-        self._replaced: dict[int, dict[int, list[onnx.NodeProto]]] = {}
-        self._dropped: dict[int, set[str]] = {}
-        self._graphs = {id(g): g for g in graphs(proto.graph)}
-        self._keep = list(self._graphs.values())  # keeps the wrappers, and so their ids, alive
+        names = NameAllocator(names_of(proto))
+        self.name = names.fresh
+        self._editors = [GraphEditor(graph, names=names) for graph in graphs(proto.graph)]
 
     @property
     def opset(self) -> int:
         """Version of the default domain."""
-        return next(int(o.version) for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
+        return next(int(o.version) for o in self.proto.opset_import if o.domain in STANDARD)
 
-    def name(self, base: str) -> str:
-        """A name that nothing in the model has yet, made from ``base``."""
-        candidate, n = base, 1
-        while candidate in self._names:
-            n += 1
-            candidate = f"{base}_{n}"
-        self._names.add(candidate)
-        return candidate
+    def editor(self, graph: onnx.GraphProto) -> GraphEditor:
+        """The editor of one of the model's graphs."""
+        return next(editor for editor in self._editors if editor.graph is graph)
 
     def plane(self, graph: onnx.GraphProto, base: str, stored: Stored, make: Make) -> str:
         """Add an initializer whose bytes go to the sink; its name is returned."""
@@ -77,19 +67,17 @@ class Editor:
         return str(tensor.name)
 
     def constant(self, graph: onnx.GraphProto, base: str, array: NDArray[Any] | np.generic) -> str:
-        """Add a small initializer, kept in the graph."""
-        tensor = onnx.numpy_helper.from_array(np.asarray(array), self.name(base))
-        graph.initializer.append(tensor)
-        return tensor.name
+        """Add a small initializer, kept in the graph; its name is returned."""
+        return self.editor(graph).add_constant(base, array)
 
     def node(
-        self, op: str, inputs: Sequence[str], *, domain: str = "", output: str = "", **attributes: Any
+        self, site: Site, op: str, inputs: Sequence[str], *, domain: str = "", output: str = "", **attributes: Any
     ) -> onnx.NodeProto:
-        """A node with a fresh output (or ``output``), marked with the site it serves."""
-        out = output or self.name(f"{self.site}/{op}")
-        node = onnx.helper.make_node(op, list(inputs), [out], name=self.name(f"{self.site}/{op}/node"), domain=domain)
+        """A node with a fresh output (or ``output``), marked with the site it serves; it is in no graph yet."""
+        out = output or self.name(f"{site.name}/{op}")
+        node = onnx.helper.make_node(op, list(inputs), [out], name=self.name(f"{site.name}/{op}/node"), domain=domain)
         node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items())
-        node.metadata_props.add(key=SITE, value=self.site)
+        node.metadata_props.add(key=SITE, value=site.name)
         if domain:
             self.import_domain(domain, 1)
         return node
@@ -101,26 +89,41 @@ class Editor:
 
     def first(self, graph: onnx.GraphProto, new: Sequence[onnx.NodeProto]) -> None:
         """Put nodes at the start of a graph."""
-        self._first.setdefault(id(graph), []).extend(new)
+        self.editor(graph).insert_after(None, new)
 
     def before(self, use: Use, new: Sequence[onnx.NodeProto]) -> None:
         """Put nodes just before the consumer of a weight."""
-        self._before.setdefault(id(use.graph), {}).setdefault(use.index, []).extend(new)
+        self.editor(use.graph).insert_before(use.node, new)
 
     def replace(self, use: Use, new: Sequence[onnx.NodeProto]) -> None:
         """Put nodes in the place of the consumer of a weight, and drop the Transpose between them."""
-        self._replaced.setdefault(id(use.graph), {})[use.index] = list(new)
-        if use.via is not None:
-            self._replaced[id(use.graph)][use.via] = []
+        editor = self.editor(use.graph)
+        transpose = None if use.via is None else editor.nodes[use.via]
+        for node in (use.node, transpose):
+            if node is not None and not editor.is_removed(node):
+                editor.remove(node)
+        editor.insert_before(use.node, new)
+
+    def read_instead(self, use: Use, name: str) -> None:
+        """Let the consumer of a weight, or the Transpose between them, read another tensor."""
+        editor = self.editor(use.graph)
+        if use.via is None:
+            editor.connect(use.node, use.input, name)
+        else:
+            editor.connect(editor.nodes[use.via], 0, name)
 
     def drop_initializer(self, graph: onnx.GraphProto, name: str) -> None:
         """Remove an initializer that no node reads any more."""
-        self._dropped.setdefault(id(graph), set()).add(name)
+        self.editor(graph).drop_initializer(name)
 
     def import_domain(self, domain: str, version: int) -> None:
         """Import a domain unless the model does already."""
         if all(o.domain != domain for o in self.proto.opset_import):
             self.proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
+
+    def require_ir(self, version: int) -> None:
+        """Raise the IR version to at least this one."""
+        self.proto.ir_version = max(self.proto.ir_version, version)
 
     def function(self, function: onnx.FunctionProto) -> None:
         """Add a model-local function once."""
@@ -137,33 +140,9 @@ class Editor:
         self.proto.metadata_props.add(key=key, value=value)
 
     def finish(self) -> None:
-        """Apply the edits, innermost graphs first: a rebuilt node carries its nested graphs along."""
-        for key, graph in reversed(self._graphs.items()):
-            before, replaced = self._before.get(key, {}), self._replaced.get(key, {})
-            if before or replaced or key in self._first:
-                rebuilt = list(self._first.get(key, []))
-                for index, node in enumerate(graph.node):
-                    rebuilt += before.get(index, [])
-                    rebuilt += replaced.get(index, [node])
-                copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in rebuilt]
-                del graph.node[:]
-                graph.node.extend(copies)
-            if key in self._dropped:
-                kept = [t for t in graph.initializer if t.name not in self._dropped[key]]
-                rest = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
-                del graph.initializer[:]
-                graph.initializer.extend(rest)
-
-
-def _names(proto: onnx.ModelProto) -> set[str]:
-    names: set[str] = set()
-    for graph in graphs(proto.graph):
-        for values in (graph.input, graph.output, graph.initializer, graph.value_info):
-            names.update(value.name for value in values)
-    for node in nodes(proto):
-        names.update((node.name, *node.input, *node.output))
-    names.update(t.name for t in tensors(proto))
-    return names
+        """Apply the edits of nodes, and remove the initializers that are to go."""
+        for editor in self._editors:
+            editor.apply(keep_unread=True)
 
 
 def with_weights(proto: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:

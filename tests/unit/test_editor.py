@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 from graphs import model, node
 
-from onnxquant.graph.flow import Flow, attribute, flows, is_op, set_attribute
+from onnxquant.graph.editor import GraphEditor, graph_editors
+from onnxquant.graph.node import attribute, is_op, set_attribute
 
 
 def small() -> onnx.ModelProto:
@@ -31,53 +32,58 @@ def small() -> onnx.ModelProto:
 
 def test_who_makes_and_reads_what() -> None:
     document = agreement.load(small())
-    flow = Flow(document.proto.graph)
-    names = {n.name: n for n in flow.nodes}
-    assert flow.producer("m") is names["mul"] and flow.producer("x") is None
-    assert flow.consumers("w") == [names["mul"], names["sum"]] and flow.consumers("m") == [names["twice"]]
-    assert flow.single_consumer("a") is names["sum"]
-    assert flow.single_consumer("m") is None  # one node, but twice
-    assert flow.single_consumer("w") is None
-    assert flow.captured >= {"r", "k"} and not flow.is_private("r") and flow.is_read("r")
-    assert not flow.is_private("y") and flow.is_private("m")
+    editor = GraphEditor(document.proto.graph)
+    names = {n.name: n for n in editor.nodes}
+    assert editor.producer("m") is names["mul"] and editor.producer("x") is None
+    assert editor.consumers("w") == [names["mul"], names["sum"]] and editor.consumers("m") == [names["twice"]]
+    assert editor.single_consumer("a") is names["sum"]
+    assert editor.single_consumer("m") is None  # one node, but twice
+    assert editor.single_consumer("w") is None
+    assert editor.captured >= {"r", "k"} and not editor.is_private("r") and editor.is_read("r")
+    assert not editor.is_private("y") and editor.is_private("m")
 
 
 def test_constants() -> None:
     document = agreement.load(small())
-    outer, first, _ = flows(document)
-    for flow in (outer, first):  # nested graphs see the constants around them
-        tensor, constant = flow.constant("w"), flow.constant("k")
+    outer, first, _ = graph_editors(document)
+    for editor in (outer, first):  # nested graphs see the constants around them
+        tensor, constant = editor.constant("w"), editor.constant("k")
         assert tensor is not None and document.array(tensor).tolist() == [1, 2, 3]
         assert constant is not None and document.array(constant) == 2
-        assert flow.constant("o") is None  # a caller may give another
-        assert flow.constant("x") is None and flow.constant("m") is None and flow.constant("") is None
+        assert editor.constant("o") is None  # a caller may give another
+        assert editor.constant("x") is None and editor.constant("m") is None and editor.constant("") is None
 
 
 def test_a_shared_constant_is_copied_and_an_own_one_is_not() -> None:
     document = agreement.load(small())
-    flow = Flow(document.proto.graph)
-    mul, total = (n for n in flow.nodes if n.name in ("mul", "sum"))
-    assert flow.set_constant(mul, 1, np.float32([4, 5, 6])) == "w_folded"
-    assert flow.set_constant(total, 1, np.float32([7, 8, 9])) == "w"
-    flow.apply()
+    editor = GraphEditor(document.proto.graph)
+    mul, total = (n for n in editor.nodes if n.name in ("mul", "sum"))
+    assert editor.set_constant(mul, 1, np.float32([4, 5, 6])) == "w_folded"
+    assert editor.set_constant(total, 1, np.float32([7, 8, 9])) == "w"
+    editor.apply()
     values = {t.name: document.array(t).tolist() for t in document.proto.graph.initializer}
     assert values == {"w": [7, 8, 9], "w_folded": [4, 5, 6], "o": [1, 1, 1]}
 
 
 def test_what_lost_its_reader_goes() -> None:
     document = agreement.load(small())
-    flow = Flow(document.proto.graph)
-    total = next(n for n in flow.nodes if n.name == "sum")
-    mul = next(n for n in flow.nodes if n.name == "mul")
-    flow.set_constant(total, 1, np.float32([0, 0, 0]))
-    flow.set_constant(mul, 1, np.float32([0, 0, 0]))
-    flow.apply()
+    editor = GraphEditor(document.proto.graph)
+    total = next(n for n in editor.nodes if n.name == "sum")
+    mul = next(n for n in editor.nodes if n.name == "mul")
+    editor.set_constant(total, 1, np.float32([0, 0, 0]))
+    editor.set_constant(mul, 1, np.float32([0, 0, 0]))
+    editor.apply()
     assert {t.name for t in document.proto.graph.initializer} == {"w", "w_folded", "o"}
 
 
 def test_names_are_not_used_twice() -> None:
-    flow = Flow(small().graph)
-    assert [flow.fresh("m"), flow.fresh("m"), flow.fresh("Sub"), flow.fresh("new")] == ["m_2", "m_3", "Sub_2", "new"]
+    editor = GraphEditor(small().graph)
+    assert [editor.names.fresh("m"), editor.names.fresh("m"), editor.names.fresh("Sub"), editor.names.fresh("new")] == [
+        "m_2",
+        "m_3",
+        "Sub_2",
+        "new",
+    ]
 
 
 def test_an_output_keeps_its_name_when_its_maker_is_bypassed() -> None:
@@ -89,9 +95,9 @@ def test_an_output_keeps_its_name_when_its_maker_is_bypassed() -> None:
             {},
         )
     )
-    flow = Flow(document.proto.graph)
-    assert flow.bypass(flow.nodes[2], "r")
-    flow.apply()
+    editor = GraphEditor(document.proto.graph)
+    assert editor.bypass(editor.nodes[2], "r")
+    editor.apply()
     assert [(n.op_type, list(n.input), list(n.output)) for n in document.proto.graph.node] == [
         ("Relu", ["x"], ["y"]),
         ("Neg", ["y"], ["n"]),
@@ -100,12 +106,12 @@ def test_an_output_keeps_its_name_when_its_maker_is_bypassed() -> None:
 
 def test_insertion_keeps_the_order() -> None:
     document = agreement.load(small())
-    flow = Flow(document.proto.graph)
-    total = next(n for n in flow.nodes if n.name == "sum")
-    flow.insert_before(total, node("Neg", ["a"], ["first"]))
-    flow.insert_before(total, node("Neg", ["first"], ["second"]))
-    flow.connect(total, 0, "second")
-    flow.apply()
+    editor = GraphEditor(document.proto.graph)
+    total = next(n for n in editor.nodes if n.name == "sum")
+    editor.insert_before(total, [node("Neg", ["a"], ["first"])])
+    editor.insert_before(total, [node("Neg", ["first"], ["second"])])
+    editor.connect(total, 0, "second")
+    editor.apply()
     assert [n.op_type for n in document.proto.graph.node] == ["Constant", "Mul", "Add", "Neg", "Neg", "Add", "If"]
 
 
