@@ -161,7 +161,7 @@ class _File:
         """A job without its files.
 
         Raises:
-            RecipeError: with its place.
+            RecipeError: an option is refused; the message has the place in the file.
         """
         options = {k: v for k, v in entries.items() if k in options_of(Options)}
         rules = entries.get("rules", ())

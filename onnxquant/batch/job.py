@@ -58,7 +58,7 @@ class Row:
         model, output: the files
         verdict: the verdict
         reason: why it failed, or a remark
-        kept: whether the output existed already, made of this model with these options
+        reused: whether the output existed already, made of this model with these options
         original_bytes, output_bytes: sizes, data files included
         bits_per_weight: mean over all constant weights
         sqnr_db: SQNR of the worst output
@@ -72,7 +72,7 @@ class Row:
     output: str
     verdict: Verdict = Verdict.NOT_DONE
     reason: str = ""
-    kept: bool = False
+    reused: bool = False
     original_bytes: int | None = None
     output_bytes: int | None = None
     bits_per_weight: float | None = None
@@ -187,15 +187,15 @@ def _run(job: Job, progress: Progress) -> Row:
         raise OutputError(f"{job.output}: exists, but {difference}; use --force to make it again")
     key = _key(job, settings, expected)
     if job.previous and job.previous.key == key:
-        return replace(job.previous, kept=True)
+        return replace(job.previous, reused=True)
     if not settings.proof:
         size = load(job.output).size()
-        return job.row(Verdict.WRITTEN, kept=True, key=key, original_bytes=original.size(), output_bytes=size)
+        return job.row(Verdict.WRITTEN, reused=True, key=key, original_bytes=original.size(), output_bytes=size)
     # An interrupted run leaves a whole file that nobody has proven.
     known = declared(Options)
     options = {k: v for k, v in job.options.items() if k not in known or not known[k].declared.names_file}
     report = api.validate(job.source, job.output, job.data, progress=progress, **options)
-    return replace(_row(job, report, key), kept=True)
+    return replace(_row(job, report, key), reused=True)
 
 
 def _quantize(job: Job, progress: Progress, settings: Options) -> Row:

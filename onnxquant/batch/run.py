@@ -192,8 +192,7 @@ class _Results:
 
 def _sharing_cpus(jobs: Sequence[Job], workers: int) -> list[Job]:
     threads = max(1, (os.cpu_count() or 1) // workers)
-    given = [{k: v for k, v in job.options.items() if v is not None} for job in jobs]
-    return [replace(job, options={"threads": threads, **own}) for job, own in zip(jobs, given, strict=True)]
+    return [replace(job, options={**job.options, "threads": job.options.get("threads") or threads}) for job in jobs]
 
 
 def expand(models: Iterable[str | Path]) -> list[Path]:

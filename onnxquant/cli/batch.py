@@ -163,14 +163,14 @@ def _print(report: BatchReport, *, verbose: bool) -> None:
     )
     for row in report.rows:
         sizes = ["" if n is None else size(n) for n in (row.original_bytes, row.output_bytes)]
-        why = " ".join(row.reason.split()) or ("kept from before" if row.kept else "")
+        why = " ".join(row.reason.split()) or ("kept from before" if row.reused else "")
         style = _STYLES[row.verdict]
         out.add_row(
             escape(row.model), f"[{style}]{row.verdict}[/{style}]", *sizes,
             "" if row.size_ratio is None else f"{row.size_ratio:.2f}x",
             "" if row.bits_per_weight is None else f"{row.bits_per_weight:.2f}",
             "" if row.sqnr_db is None else decibels(row.sqnr_db if abs(row.sqnr_db) < 1e9 else str(row.sqnr_db)),
-            "" if row.seconds is None or row.kept else f"{row.seconds:.1f}", escape(why),
+            "" if row.seconds is None or row.reused else f"{row.seconds:.1f}", escape(why),
         )  # fmt: skip
     screen.print(out)
     screen.print(f"{report.done} of {len(report.rows)} models done")

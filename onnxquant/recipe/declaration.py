@@ -126,7 +126,7 @@ class Option:
         """Refuse a value that is no choice, or out of bounds.
 
         Raises:
-            RecipeError: with the nearest choice, or the bound.
+            RecipeError: the value is refused; the message has the nearest choice, or the bound.
         """
         if value is None:
             return

@@ -193,15 +193,15 @@ class Options(RuleOptions):
         """
         table = (entries or {}).get("options", {})
         schema.check(table, option_schema(), "recipe: options")
-        given = {k: v for k, v in keywords.items() if v is not None}
-        options = cls.make({**drop_overridden_aliases(table, given), **given})
+        stronger = {k: v for k, v in keywords.items() if v is not None}
+        options = cls.make({**drop_overridden_aliases(table, stronger), **stronger})
         return options, options.recipe(entries)
 
     def check(self) -> None:
         """Refuse values that are not allowed, and options that do not go together.
 
         Raises:
-            RecipeError: with what was found and what was expected.
+            RecipeError: an option is refused; the message says what was expected.
         """
         for name, spec in declared(type(self)).items():
             spec.check(getattr(self, name))

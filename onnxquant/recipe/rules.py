@@ -77,7 +77,7 @@ class Rule(RuleOptions):
         """Check values and their combinations.
 
         Raises:
-            RecipeError: with what was found and what was expected.
+            RecipeError: a value is refused; the message says what was expected.
         """
         for name, spec in declared(type(self)).items():
             value = getattr(self, name)

@@ -43,8 +43,8 @@ def test_two_of_twenty_are_broken_and_a_second_run_does_what_is_missing(tmp_path
     assert len(written) == 18
     graphs.save(graphs.matmul(48, 43), models[3])
     second = run(*given, "--skip-existing")
-    kept = {name for name, row in rows(second).items() if row["kept"]}
-    assert second.exit_code == 1 and len(kept) == 18 and rows(second)["m03.onnx"]["verdict"] == "WRITTEN"
+    reused = {name for name, row in rows(second).items() if row["reused"]}
+    assert second.exit_code == 1 and len(reused) == 18 and rows(second)["m03.onnx"]["verdict"] == "WRITTEN"
     assert {p: p.stat().st_mtime_ns for p in written} == written
     assert {p.name for p in out.glob("*.onnx")} - {p.name for p in written} == {"m03.int8.onnx"}
     shown = run(*given[:-1], "--skip-existing")
@@ -102,9 +102,9 @@ def test_an_interrupted_batch_says_what_is_done_and_is_resumed(tmp_path: Path) -
     assert not [p for p in out.iterdir() if p.name.startswith(".onnxquant-")]
     result = run(*given, "--skip-existing", "--json")
     assert result.exit_code == 0, result.output
-    found = [(r["verdict"], r["kept"]) for r in rows(result).values()]
+    found = [(r["verdict"], r["reused"]) for r in rows(result).values()]
     assert [verdict for verdict, _ in found] == ["PASSED"] * 3
-    assert int(match[1]) <= sum(kept for _, kept in found) <= int(match[1]) + 1
+    assert int(match[1]) <= sum(reused for _, reused in found) <= int(match[1]) + 1
 
 
 def test_only_what_was_made_of_this_model_with_these_options_is_kept(tmp_path: Path) -> None:
@@ -115,19 +115,19 @@ def test_only_what_was_made_of_this_model_with_these_options_is_kept(tmp_path: P
             Job(model, written, options={"proof": False, **options}, skip_existing=True), lambda stage, done: None
         )
 
-    assert row().verdict == "WRITTEN" and row().kept
+    assert row().verdict == "WRITTEN" and row().reused
     refused_ = row(per_channel=False)
     assert refused_.verdict == "ERROR" and "was made with other rules" in refused_.reason
     before = written.read_bytes()
     again = row(per_channel=False, force=True)
-    assert again.verdict == "WRITTEN" and not again.kept and written.read_bytes() != before
-    assert row(per_channel=False, force=True).kept
+    assert again.verdict == "WRITTEN" and not again.reused and written.read_bytes() != before
+    assert row(per_channel=False, force=True).reused
     graphs.save(graphs.matmul(48, 41), model)
     assert "was made of another model" in row(per_channel=False).reason
     raw = bytearray(written.read_bytes())
     raw[raw.index(onnx.load(written).graph.initializer[0].raw_data)] ^= 1
     graphs.save(graphs.matmul(48, 40), model)
-    assert row(per_channel=False).kept
+    assert row(per_channel=False).reused
     written.write_bytes(raw)
     assert "is damaged" in row(per_channel=False).reason
     graphs.save(graphs.matmul(48, 40), written)
@@ -146,11 +146,11 @@ def test_a_missed_bound_is_remembered_and_an_unproven_file_is_proven(tmp_path: P
         return run_job(job, lambda stage, done: None)
 
     missed = row(None, min_sqnr=60.0)
-    assert missed.verdict == "FAILED" and not missed.kept and "the bound is 60" in missed.reason
+    assert missed.verdict == "FAILED" and not missed.reused and "the bound is 60" in missed.reason
     again = row(Row.from_dict(json.loads(json.dumps(missed.to_dict()))), min_sqnr=60.0)
-    assert (again.verdict, again.kept, again.sqnr_db) == ("FAILED", True, missed.sqnr_db)
+    assert (again.verdict, again.reused, again.sqnr_db) == ("FAILED", True, missed.sqnr_db)
     proven = row(missed)  # without the bound: the verdict from before says nothing, the file is proven as it is
-    assert (proven.verdict, proven.kept, proven.sqnr_db) == ("PASSED", True, missed.sqnr_db)
+    assert (proven.verdict, proven.reused, proven.sqnr_db) == ("PASSED", True, missed.sqnr_db)
 
 
 def test_what_cannot_be_done_is_refused_before_anything_is(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_short_form_of_quantize_rs(folder: Path) -> None:
     site = json.loads(next(e.value for e in made.metadata_props if e.key == "onnxquant"))["sites"][0]
     assert site["format"] == "int4" and site["parameters"]["per_channel"] is True
     again = json.loads(run("config", folder / "q.yaml", "--json", "--force").stdout)["models"]
-    assert [r["kept"] for r in again] == [False, False, True, True, True]
+    assert [r["reused"] for r in again] == [False, False, True, True, True]
 
 
 def test_a_models_own_options_and_rules_win(folder: Path) -> None:

@@ -154,7 +154,7 @@ def test_an_option_without_a_scope_cannot_be_declared() -> None:
 
 def test_a_type_that_no_file_can_hold_is_refused() -> None:
     assert kinds(str | float | None) == ("string", "number")
-    with pytest.raises(TypeError, match="no JSON Schema for a field of type .*complex"):
+    with pytest.raises(TypeError, match=r"no JSON Schema for a field of type .*complex"):
         kinds(complex | None)
 
 
