@@ -14,7 +14,7 @@
 namespace onnxquant {
 namespace {
 
-// Changes with any incompatible change of the C ABI or of a plane's layout; native.py checks it.
+// Changes with any incompatible change of the C ABI or of a plane's layout; onnxquant/native/library.py checks it.
 constexpr int kAbiVersion = 2;
 
 // One plane of a weight given through the C ABI.
@@ -127,20 +127,20 @@ ONNXQUANT_EXPORT const char* onnxquant_plane(std::int64_t plane) { return name_o
 
 ONNXQUANT_EXPORT const char* onnxquant_isas() {
   return guarded_text([] {
-    static const std::string names = isa_names(true);
+    static const std::string names = instruction_set_names(true);
     return names.c_str();
   });
 }
 
 ONNXQUANT_EXPORT const char* onnxquant_compiled_isas() {
   return guarded_text([] {
-    static const std::string names = isa_names(false);
+    static const std::string names = instruction_set_names(false);
     return names.c_str();
   });
 }
 
 ONNXQUANT_EXPORT int onnxquant_set_isa(const char* isa) {
-  return guarded_call([&] { cap_isa(isa); });
+  return guarded_call([&] { cap_instruction_set(isa); });
 }
 
 ONNXQUANT_EXPORT int onnxquant_decode(const char* format, std::int64_t N, std::int64_t K, std::int64_t block_size,
@@ -158,7 +158,7 @@ ONNXQUANT_EXPORT int onnxquant_matmul(const char* format, std::int64_t N, std::i
     const Weights weights = make_weights(format, N, K, block_size, planes, count);
     if (M < 0 || (M > 0 && (X == nullptr || Y == nullptr))) throw Error("X or Y is missing");
     Serial serial;
-    matmul(kernels(isa), weights, parse_compute(compute), Matrix{const_cast<float*>(X), M, false}, bias,
+    matmul(instruction_set(isa), weights, parse_compute(compute), Matrix{const_cast<float*>(X), M, false}, bias,
            Matrix{Y, M, false}, serial);
   });
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the kernels for 64-bit ARM on any Linux: cross-compiles them, lets numpy compute cases, and runs those on
-# emulated CPUs with and without dot products. EVERY=20 takes one of 20 cases; BUILD is where to build.
+# Checks kernels, encoders, packers and observers for 64-bit ARM on any Linux: cross-compiles them, lets numpy compute cases,
+# and runs those on emulated CPUs with and without dot products. EVERY=20 takes one of 20 cases; BUILD is where to build.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 BUILD=${BUILD:-build/aarch64}

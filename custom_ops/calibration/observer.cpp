@@ -12,16 +12,6 @@
 namespace onnxquant {
 namespace {
 
-// By the kernels' instruction set, which is known to run here.
-const ObserveTable& functions() {
-#ifdef ONNXQUANT_X86
-  const char* name = kernels().name;
-  if (!std::strncmp(name, "avx512", 6) || !std::strncmp(name, "amx", 3)) return kObserveAvx512;
-  if (!std::strncmp(name, "avx", 3)) return kObserveAvx2;
-#endif
-  return kObserveScalar;
-}
-
 // The width, as a power of two, with which kSide bins just hold a magnitude.
 std::int64_t exponent_of(double magnitude) {
   int exponent = 0;
@@ -141,7 +131,7 @@ Observer::Observer(bool histogram) : histogram_(histogram) {
 Extremes Observer::update(const float* values, std::int64_t count, Parallel& parallel, std::size_t pieces) {
   const std::int64_t blocks = (count + kBlock - 1) / kBlock;
   pieces = std::max<std::size_t>(1, std::min(pieces, static_cast<std::size_t>(blocks)));
-  const ObserveTable& table = functions();
+  const ObserverTable& table = *instruction_set().observers;
   Extremes extremes;
   auto partials = pool().take(histogram_ ? pieces : 0);  // before: pieces must not throw
   parallel_for(parallel, blocks == 0 ? 0 : pieces, [&](std::size_t piece) {

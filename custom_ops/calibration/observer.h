@@ -9,7 +9,7 @@
 #include <mutex>
 #include <vector>
 
-#include "calibration/observe_table.h"
+#include "calibration/observer_table.h"
 #include "kernels/parallel.h"
 
 namespace onnxquant {

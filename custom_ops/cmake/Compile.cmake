@@ -12,6 +12,9 @@ function(onnxquant_compile target)
   target_compile_options(${target} PRIVATE
     -O3 -ffp-contract=off -fno-fast-math -fno-math-errno -Wall -Wextra -Wshadow -Wconversion
     -fstack-protector-strong)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(${target} PRIVATE -Wno-ignored-attributes)  # of vectors that are arguments of templates
+  endif()
   if(NOT ONNXQUANT_SANITIZE)
     target_compile_options(${target} PRIVATE -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
   endif()

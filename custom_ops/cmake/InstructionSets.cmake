@@ -1,80 +1,166 @@
-# One source per instruction set, the only ones that may hold its instructions; isa/dispatch.cpp picks at run time.
-# ONNXQUANT_HAS_<NAME> tells the other sources which there are.
+# Each instruction set is an object library of its own, the only ones that may hold its instructions; isa/dispatch.cpp picks at run
+# time. simd/target.h says what they define. The sources are the same for all: kernels/kernels.cpp for each set, and
+# encode/encoders.cpp and calibration/observers.cpp for each kind of vectors, which several sets may share.
+#
+# Writes instruction_sets.h, the table of dispatch. ONNXQUANT_HAS_<NAME> tells isa/cpu.cpp which there are.
 
 include(CheckCXXCompilerFlag)
 
-# Adds the instruction sets of the target's architecture to the kernels.
-function(onnxquant_instruction_sets target)
+# Adds the instruction sets of the target's architecture, from the slowest to the fastest. ONNXQUANT_PARTS lists the object libraries.
+function(onnxquant_instruction_sets portable)
+  set(ONNXQUANT_PARTS ${portable})
+  set(_declarations "")
+  set(_rows "")
+  _onnxquant_instruction_set(scalar VECTORS scalar DOT scalar)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    target_compile_definitions(${portable} PRIVATE ONNXQUANT_X86)
+    _onnxquant_x86()
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$" AND NOT MSVC)
+    target_compile_definitions(${portable} PRIVATE ONNXQUANT_NEON)
+    set(dot -march=armv8.2-a+dotprod)
+    _onnxquant_instruction_set(neon_dot VECTORS neon DOT neon OPTIONS ${dot})
+    _onnxquant_instruction_set(neon_i8mm VECTORS neon DOT neon OPTIONS ${dot}+i8mm DEFINITIONS ONNXQUANT_NEON_I8MM)
+  endif()
   foreach(name IN LISTS ONNXQUANT_INSTRUCTION_SETS)
-    if(NOT EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/isa/${name}.cpp")
-      message(FATAL_ERROR "ONNXQUANT_INSTRUCTION_SETS: no instruction set is called '${name}'")
+    if(NOT _rows MATCHES "{\"${name}\"")
+      message(FATAL_ERROR "ONNXQUANT_INSTRUCTION_SETS: no instruction set is called '${name}' here")
     endif()
   endforeach()
-  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-    if(MSVC)
-      set(avx2 /arch:AVX2)
-      set(avx512vnni /arch:AVX512)
-    else()
-      set(avx2 -mavx2 -mfma -mf16c)
-      set(avx512vnni ${avx2} -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx512vnni)
-      if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-        # GCC 12's own avx512fintrin.h warns (GCC bug 105593).
-        list(APPEND avx512vnni -Wno-maybe-uninitialized -Wno-uninitialized)
-      endif()
-    endif()
-    target_compile_definitions(${target} PRIVATE ONNXQUANT_X86)
-    _onnxquant_instruction_set(${target} avx2 "${avx2}")
-    _onnxquant_instruction_set(${target} avx512vnni "${avx512vnni}")
-    _onnxquant_avxvnni(${target} "${avx2}")
-    _onnxquant_amx(${target} "${avx512vnni}")
-  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$" AND NOT MSVC)
-    target_compile_definitions(${target} PRIVATE ONNXQUANT_NEON)
-    _onnxquant_instruction_set(${target} neon_dot "-march=armv8.2-a+dotprod")
-    _onnxquant_instruction_set(${target} neon_i8mm "-march=armv8.2-a+dotprod+i8mm")
-  endif()
+  _onnxquant_write_table()
+  set(ONNXQUANT_PARTS ${ONNXQUANT_PARTS} PARENT_SCOPE)
 endfunction()
 
-function(_onnxquant_instruction_set target name options)
-  if(ONNXQUANT_INSTRUCTION_SETS AND NOT name IN_LIST ONNXQUANT_INSTRUCTION_SETS)
-    return()
+macro(_onnxquant_x86)
+  if(MSVC)
+    set(avx2 /arch:AVX2)
+    set(avx512 /arch:AVX512)
+    set(vnni "")
+  else()
+    set(avx2 -mavx2 -mfma -mf16c)
+    set(avx512 ${avx2} -mavx512f -mavx512dq -mavx512bw -mavx512vl)
+    set(vnni -mavx512vnni)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      # GCC 12's own avx512fintrin.h warns (GCC bug 105593).
+      list(APPEND avx512 -Wno-maybe-uninitialized -Wno-uninitialized)
+    endif()
   endif()
-  string(TOUPPER ${name} upper)
-  target_compile_definitions(${target} PRIVATE ONNXQUANT_HAS_${upper})
-  target_sources(${target} PRIVATE isa/${name}.cpp)
-  set_source_files_properties(isa/${name}.cpp PROPERTIES COMPILE_OPTIONS "${options}")
-endfunction()
+  _onnxquant_instruction_set(avx2 VECTORS avx2 DOT avx2 OPTIONS ${avx2} VECTOR_OPTIONS ${avx2})
+  _onnxquant_avxvnni()
+  # Encoders and observers need nothing beyond AVX-512 F, BW, DQ and VL.
+  set(wide ${avx512})
+  if(NOT MSVC)
+    list(APPEND wide -mprefer-vector-width=512)
+  endif()
+  _onnxquant_instruction_set(avx512vnni VECTORS avx512 DOT avx512vnni OPTIONS ${avx512} ${vnni} VECTOR_OPTIONS ${wide})
+  _onnxquant_amx()
+endmacro()
 
 # Compilers older than the instructions do without them.
-function(_onnxquant_avxvnni target options)
+macro(_onnxquant_avxvnni)
+  set(options ${avx2})
+  set(known TRUE)
+  set(instruction _mm256_dpbusd_avx_epi32)
   if(ONNXQUANT_EMULATE)
-    target_compile_definitions(${target} PRIVATE ONNXQUANT_EMULATE)
+    # The same in the encoding of AVX-512, for CPUs that have only that one.
     list(APPEND options -mavx512vl -mavx512vnni)
+    set(instruction _mm256_dpbusd_epi32)
   elseif(MSVC)
     if(MSVC_VERSION LESS 1930)
-      return()
+      set(known FALSE)
     endif()
   else()
     check_cxx_compiler_flag(-mavxvnni ONNXQUANT_KNOWS_AVXVNNI)
-    if(NOT ONNXQUANT_KNOWS_AVXVNNI)
-      return()
-    endif()
+    set(known ${ONNXQUANT_KNOWS_AVXVNNI})
     list(APPEND options -mavxvnni)
   endif()
-  _onnxquant_instruction_set(${target} avxvnni "${options}")
-endfunction()
-
-# Other systems than Linux have not been tried: there the tiles' permission is another question.
-function(_onnxquant_amx target options)
-  if(ONNXQUANT_INSTRUCTION_SETS AND NOT "avx512vnni" IN_LIST ONNXQUANT_INSTRUCTION_SETS)
-    return()  # whose kernels it uses for few rows
+  if(known)
+    _onnxquant_instruction_set(avxvnni VECTORS avx2 DOT avx2 OPTIONS ${options} VECTOR_OPTIONS ${avx2}
+      DEFINITIONS ONNXQUANT_VNNI_256=${instruction})
   endif()
+endmacro()
+
+# Other systems than Linux have not been tried: there the tiles' permission is another question. Few rows are left to the kernels
+# of AVX-512 VNNI.
+macro(_onnxquant_amx)
   check_cxx_compiler_flag(-mamx-bf16 ONNXQUANT_KNOWS_AMX)
-  if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR NOT ONNXQUANT_KNOWS_AMX)
+  if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND ONNXQUANT_KNOWS_AMX AND TARGET onnxquant_kernels_avx512vnni)
+    set(options ${avx512} ${vnni} -mavx512bf16)
+    if(NOT ONNXQUANT_EMULATE)
+      list(APPEND options -mamx-tile -mamx-int8 -mamx-bf16)
+    endif()
+    _onnxquant_instruction_set(amx KERNELS avx512vnni VECTORS avx512 DOT avx512vnni MANY_ROWS OPTIONS ${options}
+      VECTOR_OPTIONS ${wide})
+  endif()
+endmacro()
+
+# One instruction set. KERNELS: the set whose kernels it uses for few rows, else its own; MANY_ROWS: it has kernels/<name>.cpp for
+# many; VECTORS: simd/<vectors>.h; DOT: kernels/dot/<dot>.h; OPTIONS and DEFINITIONS of the kernels; VECTOR_OPTIONS of the rest.
+function(_onnxquant_instruction_set name)
+  cmake_parse_arguments(set "MANY_ROWS" "KERNELS;VECTORS;DOT" "OPTIONS;DEFINITIONS;VECTOR_OPTIONS" ${ARGN})
+  if(ONNXQUANT_INSTRUCTION_SETS AND NOT name STREQUAL "scalar" AND NOT name IN_LIST ONNXQUANT_INSTRUCTION_SETS)
     return()
   endif()
-  list(APPEND options -mavx512bf16)
-  if(NOT ONNXQUANT_EMULATE)
-    list(APPEND options -mamx-tile -mamx-int8 -mamx-bf16)
+  set(parts ${ONNXQUANT_PARTS})
+  set(declarations "${_declarations}")
+  set(many_rows nullptr)
+  if(NOT set_KERNELS)
+    set(set_KERNELS ${name})
+    _onnxquant_part(onnxquant_kernels_${name} ${name} kernels/kernels.cpp)
+    string(APPEND declarations "namespace ${name} {\nextern const KernelTable kKernels;\n}\n")
   endif()
-  _onnxquant_instruction_set(${target} amx "${options}")
+  if(set_MANY_ROWS)
+    set(many_rows ${name}::many_rows)
+    _onnxquant_part(onnxquant_kernels_${name} ${name} kernels/${name}.cpp)
+    string(APPEND declarations "namespace ${name} {\nManyRows many_rows(const Weights& weights);\n}\n")
+  endif()
+  if(NOT TARGET onnxquant_vectors_${set_VECTORS})
+    set(set_OPTIONS ${set_VECTOR_OPTIONS})
+    set(set_DEFINITIONS "")
+    if(NOT MSVC)
+      # Nobody reads the flags of floating point exceptions: both sides of a choice may be computed.
+      list(APPEND set_OPTIONS -fno-trapping-math)
+    endif()
+    _onnxquant_part(onnxquant_vectors_${set_VECTORS} ${set_VECTORS} encode/encoders.cpp calibration/observers.cpp)
+    string(APPEND declarations
+      "namespace ${set_VECTORS} {\nextern const EncoderTable kEncoders;\nextern const ObserverTable kObservers;\n}\n")
+  endif()
+  string(TOUPPER ${name} upper)
+  target_compile_definitions(${portable} PRIVATE ONNXQUANT_HAS_${upper})
+  set(ONNXQUANT_PARTS ${parts} PARENT_SCOPE)
+  set(_declarations "${declarations}" PARENT_SCOPE)
+  set(_rows "${_rows}    {\"${name}\", cpu_has_${name}, &${set_KERNELS}::kKernels, ${many_rows}, &${set_VECTORS}::kEncoders, \
+&${set_VECTORS}::kObservers},\n" PARENT_SCOPE)
+endfunction()
+
+# An object library of some sources with the options of the instruction set that is being added.
+macro(_onnxquant_part target namespace)
+  add_library(${target} OBJECT ${ARGN})
+  onnxquant_compile(${target})
+  target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}" "${CMAKE_CURRENT_BINARY_DIR}/generated")
+  target_compile_options(${target} PRIVATE ${set_OPTIONS})
+  target_compile_definitions(${target} PRIVATE ONNXQUANT_ISA=${namespace} "ONNXQUANT_SIMD_HEADER=\"simd/${set_VECTORS}.h\""
+    "ONNXQUANT_DOT_HEADER=\"kernels/dot/${set_DOT}.h\"" ${set_DEFINITIONS})
+  if(ONNXQUANT_EMULATE)
+    target_compile_definitions(${target} PRIVATE ONNXQUANT_EMULATE)
+  endif()
+  list(APPEND parts ${target})
+endmacro()
+
+function(_onnxquant_write_table)
+  file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/generated/instruction_sets.h" @ONLY CONTENT
+"// Generated by cmake/InstructionSets.cmake.
+#pragma once
+
+#include \"isa/cpu.h\"
+#include \"isa/dispatch.h\"
+
+namespace onnxquant {
+
+@_declarations@
+// From the slowest to the fastest.
+inline constexpr InstructionSet kInstructionSets[] = {
+@_rows@};
+
+}  // namespace onnxquant
+")
 endfunction()

@@ -3,8 +3,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <string>
 
-#include "encode/table.h"
+#include "encode/encoder_table.h"
 #include "guarded_call.h"
 #include "isa/dispatch.h"
 #include "kernels/error.h"
@@ -13,18 +14,19 @@
 namespace onnxquant {
 namespace {
 
-bool starts(const char* name, const char* with) { return std::strncmp(name, with, std::strlen(with)) == 0; }
+const Encoder& encoder_of(const EncoderTable& encoders, const char* format) {
+  for (const Encoder& encoder : encoders) {
+    if (format != nullptr && encoder.run != nullptr && std::strcmp(format, encoder.name) == 0) return encoder;
+  }
+  throw Error("no encoder is called '%.40s'", format == nullptr ? "" : format);
+}
 
-// By the kernels' instruction set, which is known to run here.
-const EncodeTable& encoders(const char* isa) {
-  [[maybe_unused]] const char* name = kernels(isa).name;
-#ifdef ONNXQUANT_HAS_AVX512VNNI
-  if (starts(name, "avx512") || starts(name, "amx")) return kEncodeAvx512;
-#endif
-#ifdef ONNXQUANT_HAS_AVX2
-  if (starts(name, "avx")) return kEncodeAvx2;
-#endif
-  return kEncodeScalar;
+std::string encoder_names() {
+  std::string names;
+  for (const Encoder& encoder : *instruction_set().encoders) {
+    if (encoder.run != nullptr) names += (names.empty() ? "" : ",") + std::string(encoder.name);
+  }
+  return names;
 }
 
 template <class Job>
@@ -58,48 +60,6 @@ void check(const PackJob& job) {
   const bool split = tiles && (bits == 3 || bits == 5 || bits == 6);
   if (job.from == nullptr || job.low == nullptr || (split && job.high == nullptr)) throw Error("a plane is missing");
   if (lanes && !aligned(job.from, bits / 8)) throw Error("elements of %" PRId64 " bits that are not aligned", bits);
-}
-
-// What a format needs besides codes; `group` 0: the job says it.
-struct Needs {
-  const char* name;
-  std::int64_t group;
-  bool scales, seconds, subscales, subminima, table, levels, outliers;
-};
-
-constexpr Needs kNeeds[] = {
-    {"q4_0", 32, true, false, false, false, false, false, false},
-    {"q5_0", 32, true, false, false, false, false, false, false},
-    {"q8_0", 32, true, false, false, false, false, false, false},
-    {"tq2_0", 256, true, false, false, false, false, false, false},
-    {"q8_k", 256, true, false, false, false, false, false, false},
-    {"i2_s", 256, true, false, false, false, false, false, false},
-    {"q4_1", 32, true, true, false, false, false, false, false},
-    {"q5_1", 32, true, true, false, false, false, false, false},
-    {"q4_k", 256, true, true, true, true, false, false, false},
-    {"q5_k", 256, true, true, true, true, false, false, false},
-    {"q6_k", 256, true, false, true, false, false, false, false},
-    {"f8_e4m3", 0, true, false, false, false, true, false, false},
-    {"f8_e5m2", 0, true, false, false, false, true, false, false},
-    {"nf4", 0, true, false, false, false, true, true, false},
-    {"fp4", 0, true, false, false, false, true, true, false},
-    {"dynamic8", 0, true, false, false, false, true, true, false},
-    {"f16", 256, false, false, false, false, false, false, false},
-    {"bf16", 256, false, false, false, false, false, false, false},
-    {"llm_int8", 0, true, false, false, false, false, false, true},
-    {"int2", 0, true, false, false, false, false, false, false},
-    {"int3", 0, true, false, false, false, false, false, false},
-    {"int4", 0, true, false, false, false, false, false, false},
-    {"int5", 0, true, false, false, false, false, false, false},
-    {"int6", 0, true, false, false, false, false, false, false},
-    {"int8", 0, true, false, false, false, false, false, false},
-};
-
-const Needs& needs_of(const char* format) {
-  for (const Needs& needs : kNeeds) {
-    if (format != nullptr && std::strcmp(format, needs.name) == 0) return needs;
-  }
-  throw Error("no encoder is called '%.40s'", format == nullptr ? "" : format);
 }
 
 void need(const void* pointer, bool needed, const char* what, const char* format) {
@@ -136,10 +96,39 @@ Action action_of(const char* name) {
   throw Error("action '%.40s': expected encode, measure or decode", name == nullptr ? "" : name);
 }
 
-Action check(const EncodeJob& job) {
-  const Needs& needs = needs_of(job.format);
+void check_planes(const EncodeJob& job, const EncoderTraits& traits) {
+  const bool six_bits = traits.side == Side::kSixBits, factors = six_bits || traits.side == Side::kSignedFactors;
+  need(job.codes, true, "codes are", job.format);
+  need(job.scales, traits.scale_type != ScaleType::kNone, "scales are", job.format);
+  need(job.seconds, six_bits || traits.side == Side::kMinima || job.zero_point != 0, "minima or zero points are", job.format);
+  need(job.subscales, factors, "subscales are", job.format);
+  need(job.subminima, six_bits, "subminima are", job.format);
+}
+
+void check_inputs(const EncodeJob& job, const EncoderTraits& traits, bool encode) {
+  need(job.table, (traits.inputs & kValueTable) != 0, "the table is", job.format);
+  if (!encode) return;
+  need(job.shared, (traits.inputs & kSharedScale) != 0, "the scale is", job.format);
+  if ((traits.inputs & kLevels) == 0) return;
+  need(job.levels, true, "levels are", job.format);
+  need(job.level_codes, true, "codes of levels are", job.format);
+  need(job.bounds, true, "bounds are", job.format);
+  need(job.starts, true, "starts are", job.format);
+  if (job.level_count < 2 || job.level_count > 256) throw Error("%s: %" PRId64 " levels", job.format, job.level_count);
+}
+
+void check_outliers(const EncodeJob& job) {
+  if (job.outlier_count < 0 || job.outlier_count > job.cols) throw Error("%" PRId64 " outliers", job.outlier_count);
+  need(job.outlier_columns, job.outlier_count > 0, "outlier columns are", job.format);
+  need(job.seconds, job.outlier_count > 0, "outliers are", job.format);
+  check_columns(job.outlier_columns, job.outlier_count, job.cols, "outliers are in column");
+  for (std::int64_t i = 1; i < job.outlier_count; ++i) {
+    if (job.outlier_columns[i] <= job.outlier_columns[i - 1]) throw Error("columns of outliers are not in ascending order");
+  }
+}
+
+Action check(const EncodeJob& job, const EncoderTraits& traits) {
   const Action action = action_of(job.action);
-  const bool encode = action == Action::kEncode;
   check_sizes(job.rows, job.cols);
   if (action == Action::kDecode) {
     check_columns(job.source.columns, job.cols, job.cols, "the permutation names column");
@@ -148,38 +137,19 @@ Action check(const EncodeJob& job) {
     check(job.source, job.rows, job.cols);
     need(job.statistics, true, "statistics are", job.format);
   }
-  if (job.group < 0 || job.group > 65536 || job.group % 16 != 0 || (needs.group != 0 && job.group != needs.group)) {
+  if (job.group < 0 || job.group > 65536 || job.group % 16 != 0 || (traits.group != 0 && job.group != traits.group)) {
     throw Error("%s: groups of %" PRId64 " weights", job.format, job.group);
   }
-  if (needs.levels && (job.group == 0 || job.cols % job.group != 0)) {
+  if ((traits.inputs & kLevels) != 0 && (job.group == 0 || job.cols % job.group != 0)) {
     throw Error("%s: %" PRId64 " columns in groups of %" PRId64, job.format, job.cols, job.group);
   }
-  const bool affine = starts(job.format, "int");
-  if (job.zero_point < 0 || job.zero_point > (affine ? 2 : 0)) throw Error("%s: zero point %" PRId64, job.format, job.zero_point);
+  if (job.zero_point < 0 || job.zero_point > ((traits.inputs & kZeroPoint) != 0 ? 2 : 0)) {
+    throw Error("%s: zero point %" PRId64, job.format, job.zero_point);
+  }
   if (job.first_row < 0) throw Error("first row %" PRId64, job.first_row);
-  need(job.codes, true, "codes are", job.format);
-  need(job.scales, needs.scales, "scales are", job.format);
-  need(job.seconds, needs.seconds || job.zero_point != 0, "minima or zero points are", job.format);
-  need(job.subscales, needs.subscales, "subscales are", job.format);
-  need(job.subminima, needs.subminima, "subminima are", job.format);
-  need(job.table, needs.table, "the table is", job.format);
-  need(job.shared, encode && !std::strcmp(job.format, "i2_s"), "the scale is", job.format);
-  if (needs.levels && encode) {
-    need(job.levels, true, "levels are", job.format);
-    need(job.level_codes, true, "codes of levels are", job.format);
-    need(job.bounds, true, "bounds are", job.format);
-    need(job.starts, true, "starts are", job.format);
-    if (job.level_count < 2 || job.level_count > 256) throw Error("%s: %" PRId64 " levels", job.format, job.level_count);
-  }
-  if (needs.outliers) {
-    if (job.outlier_count < 0 || job.outlier_count > job.cols) throw Error("%" PRId64 " outliers", job.outlier_count);
-    need(job.outlier_columns, job.outlier_count > 0, "outlier columns are", job.format);
-    need(job.seconds, job.outlier_count > 0, "outliers are", job.format);
-    check_columns(job.outlier_columns, job.outlier_count, job.cols, "outliers are in column");
-    for (std::int64_t i = 1; i < job.outlier_count; ++i) {
-      if (job.outlier_columns[i] <= job.outlier_columns[i - 1]) throw Error("columns of outliers are not in ascending order");
-    }
-  }
+  check_planes(job, traits);
+  check_inputs(job, traits, action == Action::kEncode);
+  if (traits.side == Side::kOutliers) check_outliers(job);
   return action;
 }
 
@@ -188,24 +158,33 @@ Action check(const EncodeJob& job) {
 
 using namespace onnxquant;  // NOLINT: the C ABI has no namespace of its own
 
+// Names of the formats that have an encoder, separated by commas.
+ONNXQUANT_EXPORT const char* onnxquant_encoders() {
+  return guarded_text([] {
+    static const std::string names = encoder_names();
+    return names.c_str();
+  });
+}
+
 ONNXQUANT_EXPORT int onnxquant_pack_codes(const PackJob* job) {
   return guarded_call([&] {
     check_size(job);
     check(*job);
-    encoders(job->isa).pack(*job);
+    instruction_set(job->isa).encoders->pack(*job);
   });
 }
 
 ONNXQUANT_EXPORT int onnxquant_encode(const EncodeJob* job) {
   return guarded_call([&] {
     check_size(job);
-    const Action action = check(*job);
+    const EncoderTable& table = *instruction_set(job->isa).encoders;
+    const Encoder& encoder = encoder_of(table, job->format);
+    const Action action = check(*job, encoder.traits);
     if (job->statistics != nullptr) *job->statistics = Statistics{0, 0, 0, 0, 0, 0, -1, -1};
     if (job->rows == 0 || job->cols == 0) return;
-    const EncodeTable& table = encoders(job->isa);
     const auto floats = static_cast<std::size_t>(table.scratch(job->cols, job->group));
     Scratch scratch(Scratch::size_of<float>(floats));
-    table.find(*job)(*job, action, scratch.take<float>(floats));
+    encoder.run(*job, action, scratch.take<float>(floats));
     if (action != Action::kDecode) job->statistics->worst = std::sqrt(job->statistics->worst);
   });
 }
@@ -218,7 +197,7 @@ ONNXQUANT_EXPORT int onnxquant_survey(const SurveyJob* job) {
     if (job->survey == nullptr) throw Error("the survey is missing");
     *job->survey = Survey{0, INFINITY, -INFINITY, INFINITY, -1, -1};
     if (job->rows == 0 || job->cols == 0) return;
-    const EncodeTable& table = encoders(job->isa);
+    const EncoderTable& table = *instruction_set(job->isa).encoders;
     const auto floats = static_cast<std::size_t>(table.scratch(job->cols, 16));
     Scratch scratch(Scratch::size_of<float>(floats));
     table.survey(*job, scratch.take<float>(floats));

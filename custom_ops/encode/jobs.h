@@ -9,7 +9,7 @@ namespace onnxquant {
 struct PackJob {
   std::int64_t size;    // of this struct, as the caller knows it
   const char* isa;      // "": the best
-  const char* layout;   // tiles, rows or lanes: see pack.inc.h
+  const char* layout;   // tiles, rows or lanes: see encode/pack.h
   const void* from;     // [rows, cols], one element per code, unit stride along a row
   std::int64_t rows;    // for tiles and lanes a multiple of 16 but for the last rows of a plane
   std::int64_t cols;

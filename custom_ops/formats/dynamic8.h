@@ -1,6 +1,7 @@
 // bitsandbytes' signed dynamic map: 8-bit codes of a table, one float32 scale per block.
 #pragma once
 
+#include "encode/levels.h"
 #include "kernels/tables.h"
 
 namespace onnxquant::formats {
@@ -10,3 +11,9 @@ inline constexpr Format dynamic8[] = {
 };
 
 }  // namespace onnxquant::formats
+
+namespace onnxquant::ONNXQUANT_ISA::encoders {
+
+using dynamic8 = Levels<8>;
+
+}  // namespace onnxquant::ONNXQUANT_ISA::encoders

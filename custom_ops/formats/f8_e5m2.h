@@ -1,6 +1,7 @@
 // 8-bit floats with 5 exponent and 2 mantissa bits, one float32 scale per row.
 #pragma once
 
+#include "encode/small_floats.h"
 #include "kernels/tables.h"
 
 namespace onnxquant::formats {
@@ -10,3 +11,9 @@ inline constexpr Format f8_e5m2[] = {
 };
 
 }  // namespace onnxquant::formats
+
+namespace onnxquant::ONNXQUANT_ISA::encoders {
+
+using f8_e5m2 = SmallFloat<5, 2>;
+
+}  // namespace onnxquant::ONNXQUANT_ISA::encoders

@@ -1,6 +1,7 @@
 // 6-bit integers with one float16 scale per block, row or tensor, and perhaps a zero point.
 #pragma once
 
+#include "encode/integers.h"
 #include "kernels/format.h"
 
 namespace onnxquant::formats {
@@ -12,3 +13,9 @@ inline constexpr Format int6[] = {
 };
 
 }  // namespace onnxquant::formats
+
+namespace onnxquant::ONNXQUANT_ISA::encoders {
+
+using int6 = Integers<6>;
+
+}  // namespace onnxquant::ONNXQUANT_ISA::encoders

@@ -1,6 +1,7 @@
 // ggml's Q4_1: blocks of 32 codes of 4 bits with a float16 scale and a float16 minimum.
 #pragma once
 
+#include "encode/ggml_blocks.h"
 #include "kernels/format.h"
 
 namespace onnxquant::formats {
@@ -10,3 +11,9 @@ inline constexpr Format q4_1[] = {
 };
 
 }  // namespace onnxquant::formats
+
+namespace onnxquant::ONNXQUANT_ISA::encoders {
+
+using q4_1 = Minimum<4>;
+
+}  // namespace onnxquant::ONNXQUANT_ISA::encoders

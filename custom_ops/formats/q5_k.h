@@ -1,6 +1,7 @@
 // ggml's Q5_K: 5-bit codes, 6-bit scales and minima per 32, two float16 per 256.
 #pragma once
 
+#include "encode/super_blocks.h"
 #include "kernels/format.h"
 
 namespace onnxquant::formats {
@@ -10,3 +11,9 @@ inline constexpr Format q5_k[] = {
 };
 
 }  // namespace onnxquant::formats
+
+namespace onnxquant::ONNXQUANT_ISA::encoders {
+
+using q5_k = MinimumSuperBlock<5>;
+
+}  // namespace onnxquant::ONNXQUANT_ISA::encoders

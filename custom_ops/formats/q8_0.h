@@ -1,6 +1,7 @@
 // ggml's Q8_0: blocks of 32 codes of 8 bits with one float16 scale.
 #pragma once
 
+#include "encode/ggml_blocks.h"
 #include "kernels/format.h"
 
 namespace onnxquant::formats {
@@ -10,3 +11,9 @@ inline constexpr Format q8_0[] = {
 };
 
 }  // namespace onnxquant::formats
+
+namespace onnxquant::ONNXQUANT_ISA::encoders {
+
+using q8_0 = GgmlBlock<8, 32>;
+
+}  // namespace onnxquant::ONNXQUANT_ISA::encoders

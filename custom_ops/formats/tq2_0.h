@@ -1,6 +1,7 @@
 // ggml's TQ2_0: ternary weights as codes of 2 bits with one float16 scale per 256.
 #pragma once
 
+#include "encode/ggml_blocks.h"
 #include "kernels/format.h"
 
 namespace onnxquant::formats {
@@ -10,3 +11,9 @@ inline constexpr Format tq2_0[] = {
 };
 
 }  // namespace onnxquant::formats
+
+namespace onnxquant::ONNXQUANT_ISA::encoders {
+
+using tq2_0 = GgmlBlock<2, 256>;
+
+}  // namespace onnxquant::ONNXQUANT_ISA::encoders

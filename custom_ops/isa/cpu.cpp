@@ -23,7 +23,7 @@
 
 namespace onnxquant {
 
-bool cpu_has_nothing_special() { return true; }
+bool cpu_has_scalar() { return true; }
 
 #ifdef ONNXQUANT_X86
 namespace {

@@ -3,7 +3,7 @@
 
 namespace onnxquant {
 
-bool cpu_has_nothing_special();
+bool cpu_has_scalar();
 #ifdef ONNXQUANT_X86
 bool cpu_has_avx2();
 bool cpu_has_avxvnni();

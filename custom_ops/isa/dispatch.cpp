@@ -4,58 +4,32 @@
 #include <atomic>
 #include <cstring>
 
-#include "isa/tables.h"
+#include "instruction_sets.h"
 #include "kernels/error.h"
 
 namespace onnxquant {
 namespace {
 
-// From the slowest to the fastest.
-constexpr const KernelTable* kTables[] = {
-    &kScalar,
-#ifdef ONNXQUANT_HAS_AVX2
-    &kAvx2,
-#endif
-#ifdef ONNXQUANT_HAS_AVXVNNI
-    &kAvxVnni,
-#endif
-#ifdef ONNXQUANT_HAS_AVX512VNNI
-    &kAvx512Vnni,
-#endif
-#ifdef ONNXQUANT_HAS_AMX
-    &kAmx,
-#endif
-#ifdef ONNXQUANT_HAS_NEON_DOT
-    &kNeonDot,
-#endif
-#ifdef ONNXQUANT_HAS_NEON_I8MM
-    &kNeonI8mm,
-#endif
-};
-
-constexpr std::size_t kTableCount = sizeof kTables / sizeof *kTables;
+constexpr std::size_t kCount = sizeof kInstructionSets / sizeof *kInstructionSets;
 
 // Asked once: virtual machines trap the question, which takes longer than a small product.
-bool usable(const KernelTable* table) {
-  static const std::array<bool, kTableCount> answers = [] {
-    std::array<bool, kTableCount> out{};
-    for (std::size_t i = 0; i < kTableCount; ++i) out[i] = kTables[i]->usable();
+bool usable(const InstructionSet& set) {
+  static const std::array<bool, kCount> answers = [] {
+    std::array<bool, kCount> out{};
+    for (std::size_t i = 0; i < kCount; ++i) out[i] = kInstructionSets[i].usable();
     return out;
   }();
-  for (std::size_t i = 0; i < kTableCount; ++i) {
-    if (kTables[i] == table) return answers[i];
-  }
-  return false;
+  return answers[static_cast<std::size_t>(&set - kInstructionSets)];
 }
 
-bool none(const char* isa) { return isa == nullptr || *isa == '\0'; }
+bool none(const char* name) { return name == nullptr || *name == '\0'; }
 
-const KernelTable* best_until(const char* cap) {
-  const KernelTable* best = &kScalar;
+const InstructionSet* best_until(const char* cap) {
+  const InstructionSet* best = kInstructionSets;
   bool known = none(cap);
-  for (const KernelTable* table : kTables) {
-    if (usable(table)) best = table;
-    if (!known && std::strcmp(table->name, cap) == 0) {
+  for (const InstructionSet& set : kInstructionSets) {
+    if (usable(set)) best = &set;
+    if (!known && std::strcmp(set.name, cap) == 0) {
       known = true;
       break;
     }
@@ -64,33 +38,33 @@ const KernelTable* best_until(const char* cap) {
   return best;
 }
 
-std::atomic<const KernelTable*>& current() {
-  static std::atomic<const KernelTable*> table{best_until(nullptr)};
-  return table;
+std::atomic<const InstructionSet*>& current() {
+  static std::atomic<const InstructionSet*> set{best_until(nullptr)};
+  return set;
 }
 
 }  // namespace
 
-const KernelTable& kernels() { return *current().load(std::memory_order_acquire); }
+const InstructionSet& instruction_set() { return *current().load(std::memory_order_acquire); }
 
-const KernelTable& kernels(const char* isa) {
-  if (none(isa)) return kernels();
-  for (const KernelTable* table : kTables) {
-    if (std::strcmp(table->name, isa) != 0) continue;
-    if (!usable(table)) throw Error("this CPU has no %s", isa);
-    return *table;
+const InstructionSet& instruction_set(const char* name) {
+  if (none(name)) return instruction_set();
+  for (const InstructionSet& set : kInstructionSets) {
+    if (std::strcmp(set.name, name) != 0) continue;
+    if (!usable(set)) throw Error("this CPU has no %s", name);
+    return set;
   }
-  throw Error("no instruction set is called '%.40s' here", isa);
+  throw Error("no instruction set is called '%.40s' here", name);
 }
 
-void cap_isa(const char* isa) { current().store(best_until(isa), std::memory_order_release); }
+void cap_instruction_set(const char* name) { current().store(best_until(name), std::memory_order_release); }
 
-std::string isa_names(bool only_usable) {
+std::string instruction_set_names(bool only_usable) {
   std::string names;
-  for (const KernelTable* table : kTables) {
-    if (only_usable && !usable(table)) continue;
+  for (const InstructionSet& set : kInstructionSets) {
+    if (only_usable && !usable(set)) continue;
     if (!names.empty()) names += ',';
-    names += table->name;
+    names += set.name;
   }
   return names;
 }

@@ -1,22 +1,34 @@
-// Which instruction set the kernels use.
+// The instruction sets of this library, and which of them is used.
 #pragma once
 
 #include <string>
 
-#include "isa/kernel_table.h"
+#include "calibration/observer_table.h"
+#include "encode/encoder_table.h"
+#include "kernels/kernel_table.h"
 
 namespace onnxquant {
 
-// The kernels that the ops use now: the best that runs here, or the cap below it.
-const KernelTable& kernels();
+// Everything that exists once per instruction set. Several may share kernels, or encoders and observers.
+struct InstructionSet {
+  const char* name;
+  bool (*usable)();
+  const KernelTable* kernels;
+  ManyRows (*many_rows)(const Weights&);  // null: many rows are as few
+  const EncoderTable* encoders;
+  const ObserverTable* observers;
+};
 
-// The kernels of exactly this instruction set; nullptr or "" gives kernels(). Throws Error when it cannot run here.
-const KernelTable& kernels(const char* isa);
+// What the ops use now: the best that runs here, or the cap below it.
+const InstructionSet& instruction_set();
+
+// Exactly this instruction set; nullptr or "" gives instruction_set(). Throws Error when it cannot run here.
+const InstructionSet& instruction_set(const char* name);
 
 // Uses no better instruction set than this from now on; nullptr or "" lifts the cap. Throws Error for an unknown name.
-void cap_isa(const char* isa);
+void cap_instruction_set(const char* name);
 
 // Names separated by commas, the best one last.
-std::string isa_names(bool only_usable);
+std::string instruction_set_names(bool only_usable);
 
 }  // namespace onnxquant

@@ -46,20 +46,20 @@ struct RowSizes {
 // One call: some rows of X at a time are prepared, then multiplied with all tiles.
 class Product {
  public:
-  Product(const KernelTable& kernels, const Weights& weights, Compute compute, const Matrix& x, const void* bias,
+  Product(const InstructionSet& set, const Weights& weights, Compute compute, const Matrix& x, const void* bias,
           const Matrix& y)
-      : kernels_(kernels),
+      : kernels_(*set.kernels),
         weights_(weights),
         x_(x),
         y_(y),
         bias_(bias),
-        many_(compute == Compute::kInt8 ? many_rows(kernels, weights, x.M) : ManyRows{}),
+        many_(compute == Compute::kInt8 ? many_rows(set, weights, x.M) : ManyRows{}),
         int8_(compute == Compute::kInt8 && weights.format->has_int8() && many_.round == nullptr),
         ternary_(compute == Compute::kFloat && weights.granularity == kPerTensor && is_ternary(*weights.format)),
         units_(with_unit_scale(weights)),
-        quantize_(kernels.quantize(weights.format->low_bits())),
-        int8_tiles_(int8_ ? kernels.int8_tiles(weights) : nullptr),
-        decode_(kernels.decode(weights)),
+        quantize_(kernels_.quantize(weights.format->low_bits())),
+        int8_tiles_(int8_ ? kernels_.int8_tiles(weights) : nullptr),
+        decode_(kernels_.decode(weights)),
         panel_(round_up(std::min(x.M, kPanelRows), many_.multiply != nullptr ? kRowPadding : 1)),
         sizes_(sizes()),
         scratch_(bytes(sizes_)) {
@@ -92,8 +92,8 @@ class Product {
     return format.bits == 2 && format.granularities == kPerTensor && format.values == Values::kOffset;
   }
 
-  static ManyRows many_rows(const KernelTable& kernels, const Weights& weights, std::int64_t M) {
-    const ManyRows many = kernels.many_rows != nullptr ? kernels.many_rows(weights) : ManyRows{};
+  static ManyRows many_rows(const InstructionSet& set, const Weights& weights, std::int64_t M) {
+    const ManyRows many = set.many_rows != nullptr ? set.many_rows(weights) : ManyRows{};
     return M >= many.least ? many : ManyRows{};
   }
 
@@ -369,9 +369,9 @@ Compute parse_compute(const char* name) {
   throw Error("compute is '%.40s', expected 'int8' or 'float32'", name == nullptr ? "" : name);
 }
 
-void matmul(const KernelTable& kernels, const Weights& weights, Compute compute, const Matrix& x, const void* bias,
+void matmul(const InstructionSet& set, const Weights& weights, Compute compute, const Matrix& x, const void* bias,
             const Matrix& y, Parallel& parallel) {
-  if (x.M > 0) Product(kernels, weights, compute, x, bias, y).run(parallel);
+  if (x.M > 0) Product(set, weights, compute, x, bias, y).run(parallel);
 }
 
 void gather(const Weights& weights, const std::int64_t* indices, std::int64_t count, float* out, Parallel& parallel) {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "isa/kernel_table.h"
+#include "isa/dispatch.h"
 #include "kernels/parallel.h"
 #include "kernels/weights.h"
 
@@ -23,7 +23,7 @@ struct Matrix {
 
 // Each element of Y is computed in one piece of work and in one order of k: threads do not change it.
 // X is [M, K], Y is [M, N], the bias [N] or null, of the same type. Throws std::bad_alloc, and what `parallel` throws.
-void matmul(const KernelTable& kernels, const Weights& weights, Compute compute, const Matrix& x, const void* bias,
+void matmul(const InstructionSet& set, const Weights& weights, Compute compute, const Matrix& x, const void* bias,
             const Matrix& y, Parallel& parallel);
 
 // out[i] = channel indices[i], which the caller has checked to be in [0, N).

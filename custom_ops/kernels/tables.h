@@ -5,26 +5,6 @@
 
 namespace onnxquant::tables {
 
-// QLoRA's 4-bit NormalFloat (Dettmers et al. 2023, appendix E).
-inline constexpr float kNf4Values[16] = {
-    -1.0f, -0.6961928f, -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f, -0.091050036f, 0.0f, 0.0795803f,
-    0.1609302f, 0.2461123f, 0.33791524f, 0.44070983f, 0.562617f, 0.72295684f, 1.0f,
-};
-inline constexpr std::int16_t kNf4Fine[16] = {
-    -16383, -11406, -8602, -6470, -4660, -3027, -1492, 0, 1304, 2637, 4032, 5536, 7220, 9217, 11844, 16383,
-};
-inline constexpr Table kNf4{kNf4Values, kNf4Fine, 1.0f / 16383.0f};
-
-// bitsandbytes' 4-bit floats: multiples of 1/192, which the integers are exactly.
-inline constexpr float kFp4Values[16] = {
-    0.0f, 0.0052083335f, 0.6666667f, 1.0f, 0.33333334f, 0.5f, 0.16666667f, 0.25f, -0.0f, -0.0052083335f, -0.6666667f,
-    -1.0f, -0.33333334f, -0.5f, -0.16666667f, -0.25f,
-};
-inline constexpr std::int16_t kFp4Fine[16] = {
-    0, 85, 10880, 16320, 5440, 8160, 2720, 4080, 0, -85, -10880, -16320, -5440, -8160, -2720, -4080,
-};
-inline constexpr Table kFp4{kFp4Values, kFp4Fine, 1.0f / 16320.0f};
-
 // The signed dynamic tree of 8 bits (Dettmers 2016, "8-Bit Approximations for Parallelism in Deep Learning").
 inline constexpr float kDynamic8Values[256] = {
     -0.99296874f, -0.9789063f, -0.96484375f, -0.9507812f, -0.93671876f, -0.92265624f, -0.9085938f, -0.89453125f,

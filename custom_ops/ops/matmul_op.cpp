@@ -70,7 +70,7 @@ void compute(const MatMulKernel& kernel, OrtKernelContext* context) {
   const Matrix in{x.data, M, half}, out{output(kernel.api, context, shape), M, half};
   const void* bias = kernel.op.has_bias ? read_bias(kernel, context) : nullptr;
   SessionThreads threads(kernel.api, context);
-  matmul(kernels(), weights, kernel.compute, in, bias, out, threads);
+  matmul(instruction_set(), weights, kernel.compute, in, bias, out, threads);
 }
 
 }  // namespace

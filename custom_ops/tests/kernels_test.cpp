@@ -1,5 +1,5 @@
-// Checks the kernels of every usable instruction set against cases that tests/custom_ops/write_vectors.py computed, for
-// CPUs on which no Python runs, e.g. emulated ones.
+// Checks kernels, encoders, packers and observers of every usable instruction set, for CPUs on which no Python runs, e.g. emulated
+// ones. CASES is a folder that tests/custom_ops/write_vectors.py wrote.
 //
 //     kernels_test CASES [NAMES]     NAMES: the instruction sets that must be usable, e.g. scalar,neon_dot
 #include <algorithm>
@@ -19,50 +19,17 @@
 #include "kernels/half.h"
 #include "kernels/matmul.h"
 #include "kernels/weights.h"
+#include "tests/cases.h"
+#include "tests/jobs.h"
+#include "tests/observers.h"
 
 using namespace onnxquant;
+using namespace onnxquant::tests;
 
 namespace {
 
 constexpr std::int64_t kRows[] = {0, 1, 2, 3, 5, 8, 13, 33};
-constexpr int kShown = 20;
-int failures = 0;
-
-template <class... Values>
-void fail(const char* format, Values... values) {
-  if (++failures > kShown) return;
-  std::printf(format, values...);
-  std::printf("\n");
-}
-
 // ---- cases ----
-
-class Reader {
- public:
-  explicit Reader(const char* path) : file_(path, std::ios::binary) {
-    if (!file_) throw std::runtime_error(std::string("cannot open ") + path);
-  }
-  bool at_end() { return file_.peek() == std::ifstream::traits_type::eof(); }
-  std::int64_t integer() { return array<std::int64_t>(1)[0]; }
-  std::string text() {
-    const std::vector<char> characters = array<char>(integer());
-    return {characters.begin(), characters.end()};
-  }
-  template <class T>
-  std::vector<T> array() {
-    return array<T>(integer());
-  }
-
- private:
-  template <class T>
-  std::vector<T> array(std::int64_t count) {
-    std::vector<T> out(static_cast<std::size_t>(count));
-    const auto bytes = static_cast<std::streamsize>(out.size() * sizeof(T));
-    if (!file_.read(reinterpret_cast<char*>(out.data()), bytes)) throw std::runtime_error("the cases end early");
-    return out;
-  }
-  std::ifstream file_;
-};
 
 struct StoredPlane {
   std::vector<std::int64_t> dims;
@@ -131,7 +98,7 @@ void check_decode(const Case& given, const Weights& weights) {
 }
 
 // All outputs, one number of rows after the other.
-std::vector<float> check_product(const Case& given, const Weights& weights, const KernelTable& kernels,
+std::vector<float> check_product(const Case& given, const Weights& weights, const InstructionSet& set,
                                  Compute compute) {
   std::vector<float> all;
   const Expected& expected = compute == Compute::kInt8 ? given.int8 : given.exact;
@@ -141,12 +108,12 @@ std::vector<float> check_product(const Case& given, const Weights& weights, cons
     if (expected.values.empty() || M > most) break;
     // What a kernel does not write, or writes behind the end, is seen.
     std::vector<float> y(static_cast<std::size_t>(M * given.N + 1), 12345.0f);
-    matmul(kernels, weights, compute, Matrix{const_cast<float*>(given.x.data()), M, false}, nullptr,
+    matmul(set, weights, compute, Matrix{const_cast<float*>(given.x.data()), M, false}, nullptr,
            Matrix{y.data(), M, false}, serial);
-    if (y.back() != 12345.0f) fail("%s: %s writes behind the end", given.name.c_str(), kernels.name);
+    if (y.back() != 12345.0f) fail("%s: %s writes behind the end", given.name.c_str(), set.name);
     for (std::size_t i = 0; i + 1 < y.size(); ++i) {
       if (right(y[i], expected.values[i], expected.bounds[i])) continue;
-      fail("%s: %s, %s, M %d: output %zu is %a, expected %a within %g", given.name.c_str(), kernels.name,
+      fail("%s: %s, %s, M %d: output %zu is %a, expected %a within %g", given.name.c_str(), set.name,
            compute == Compute::kInt8 ? "int8" : "float32", int(M), i, y[i], expected.values[i], expected.bounds[i]);
       break;
     }
@@ -165,65 +132,84 @@ void convert(void (*function)(const From*, To*, std::int64_t), const std::vector
 }
 
 // Every float16 to float32, and floats around every float16 and every tie back.
-void check_halves(const KernelTable& kernels) {
+void check_halves(const InstructionSet& set) {
   std::vector<std::uint16_t> halves(1 << 16);
   for (std::size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<std::uint16_t>(i);
   std::vector<float> wide(halves.size());
-  convert(kernels.widen, halves, wide);
+  convert(set.kernels->widen, halves, wide);
   std::vector<float> probes;
   for (std::size_t i = 0; i < halves.size(); ++i) {
     const float expected = half_to_float(halves[i]);
-    if (!same_bits(wide[i], expected)) fail("%s widens %04zx to %a, not %a", kernels.name, i, wide[i], expected);
+    if (!same_bits(wide[i], expected)) fail("%s widens %04zx to %a, not %a", set.name, i, wide[i], expected);
     const float tie = expected + (half_to_float(static_cast<std::uint16_t>(i ^ 1)) - expected) / 2;
     for (const float probe : {expected, tie, std::nextafter(tie, 0.0f), std::nextafter(tie, 1e9f)}) {
       if (!std::isnan(probe)) probes.push_back(probe);
     }
   }
   std::vector<std::uint16_t> narrow(probes.size());
-  convert(kernels.narrow, probes, narrow);
+  convert(set.kernels->narrow, probes, narrow);
   for (std::size_t i = 0; i < probes.size(); ++i) {
     const std::uint16_t expected = float_to_half(probes[i]);
-    if (narrow[i] != expected) fail("%s narrows %a to %04x, not %04x", kernels.name, probes[i], narrow[i], expected);
+    if (narrow[i] != expected) fail("%s narrows %a to %04x, not %04x", set.name, probes[i], narrow[i], expected);
   }
 }
 
-void check_float_mode(const KernelTable& kernels) {
+void check_float_mode(const InstructionSet& set) {
   const volatile float subnormal = 1e-40f;
-  if (subnormal * 0.5f == 0.0f) fail("%s: subnormals are flushed after a call", kernels.name);
+  if (subnormal * 0.5f == 0.0f) fail("%s: subnormals are flushed after a call", set.name);
 }
 
-std::vector<const KernelTable*> usable_tables(const std::string& names) {
-  std::vector<const KernelTable*> tables;
+using Sets = std::vector<const InstructionSet*>;
+
+Sets usable_sets(const std::string& names) {
+  Sets sets;
   for (std::size_t from = 0; from < names.size();) {
     const std::size_t to = std::min(names.find(',', from), names.size());
-    tables.push_back(&kernels(names.substr(from, to - from).c_str()));
+    sets.push_back(&instruction_set(names.substr(from, to - from).c_str()));
     from = to + 1;
   }
-  return tables;
+  return sets;
 }
 
-int run(const char* path, const char* wanted) {
-  const std::string names = isa_names(true);
-  if (wanted != nullptr && names != wanted) fail("usable are %s, expected %s", names.c_str(), wanted);
-  const std::vector<const KernelTable*> tables = usable_tables(names);
-  for (const KernelTable* table : tables) check_halves(*table);
+int check_products(const std::string& path, const Sets& sets) {
   int cases = 0;
   for (Reader reader(path); !reader.at_end(); ++cases) {
     const Case given(reader);
     const Weights weights = given.weights();
     check_decode(given, weights);
     std::vector<float> first;
-    for (const KernelTable* table : tables) {
-      const std::vector<float> found = check_product(given, weights, *table, Compute::kInt8);
-      if (table == tables.front()) first = found;
+    for (const InstructionSet* set : sets) {
+      const std::vector<float> found = check_product(given, weights, *set, Compute::kInt8);
+      if (set == sets.front()) first = found;
       const bool same = found.empty() || std::memcmp(found.data(), first.data(), found.size() * sizeof(float)) == 0;
-      if (!same && weights.outlier_count == 0) fail("%s: %s differs from scalar", given.name.c_str(), table->name);
-      check_product(given, weights, *table, Compute::kFloat);
-      check_float_mode(*table);
+      if (!same && weights.outlier_count == 0) fail("%s: %s differs from scalar", given.name.c_str(), set->name);
+      check_product(given, weights, *set, Compute::kFloat);
+      check_float_mode(*set);
     }
   }
-  std::printf("%s: %d cases, %d failures\n", names.c_str(), cases, failures);
-  return failures == 0 && cases > 0 ? 0 : 1;
+  return cases;
+}
+
+int check_jobs(const std::string& path, const Sets& sets) {
+  int jobs = 0;
+  for (Reader reader(path); !reader.at_end(); ++jobs) {
+    const Job job(reader);
+    for (const InstructionSet* set : sets) check_job(job, set->name);
+  }
+  return jobs;
+}
+
+int run(const std::string& folder, const char* wanted) {
+  const std::string names = instruction_set_names(true);
+  if (wanted != nullptr && names != wanted) fail("usable are %s, expected %s", names.c_str(), wanted);
+  const Sets sets = usable_sets(names);
+  for (const InstructionSet* set : sets) {
+    check_halves(*set);
+    check_observers(*set->observers, set->name);
+  }
+  const int products = check_products(folder + "/products", sets), jobs = check_jobs(folder + "/jobs", sets);
+  std::printf("%s: %d products, %d jobs, %d failures\n", names.c_str(), products, jobs, failures);
+  return failures == 0 && products > 0 && jobs > 0 ? 0 : 1;
 }
 
 }  // namespace

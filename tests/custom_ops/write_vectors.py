@@ -1,12 +1,23 @@
-"""Cases for custom_ops/tests/kernels_test.cpp, which checks kernels where no Python runs: ``write_vectors.py OUT``."""
+"""Cases for custom_ops/tests/kernels_test.cpp, which checks the library where no Python runs: ``write_vectors.py OUT``.
+
+OUT is a folder: ``products`` holds weights and what kernels compute with them, ``jobs`` what encoders, decoders, surveys and
+packers are asked and what they answer.
+"""
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from kernel_oracle import ROW, float_bound, int8_matmul, outlier_matmul, sample, variants
+from test_encode import CASES, arranged, distributions, generator, whole
+
+from onnxquant.errors import RangeError
+from onnxquant.native import encoders
 
 BATCH = 33
 SHAPES = [(1, 1), (17, 31), (33, 100), (16, 257), (49, 528)]
@@ -90,7 +101,123 @@ def extremes(cols, block):
     return x
 
 
-def write(path, every):
+class Recorder:
+    """Jobs as words of 8 bytes, and the memory that some of them point to."""
+
+    OUTPUTS = {  # noqa: RUF012
+        "encode": ("codes", "scales", "seconds", "subscales", "subminima", "statistics"),
+        "measure": ("statistics",),
+        "decode": ("decoded",),
+        "survey": ("survey", "column_peaks"),
+        "pack_codes": ("low", "high"),
+    }
+
+    def __init__(self, writer):
+        self._writer = writer
+        self._arrays = {}
+
+    @contextmanager
+    def watching(self):
+        """Every job that runs is written, with what it answers."""
+        run, address = encoders._run, encoders._address
+
+        def noted_address(array):
+            self._arrays[address(array)] = array
+            return address(array)
+
+        def noted_run(function, job):
+            run(function, job)
+            self._write(function, job)
+
+        with mock.patch.object(encoders, "_run", noted_run), mock.patch.object(encoders, "_address", noted_address):
+            yield
+        self._arrays.clear()
+
+    def _write(self, function, job):
+        words = np.frombuffer(bytes(job), "<i8")
+        pointers = list(self._pointers(job))
+        self._writer.text(function)
+        self._writer.array(words)
+        self._writer.integers(len(pointers))
+        outputs = self.OUTPUTS[job.action.decode() if hasattr(job, "action") else function]
+        for name, offset, memory in pointers:
+            self._writer.text(name)
+            self._writer.integers(offset // 8, name in outputs)
+            self._writer.array(np.frombuffer(memory, np.uint8))
+
+    def _pointers(self, struct, start=0):
+        """Name, place and memory of each pointer that is not null."""
+        for name, kind in struct._fields_:
+            offset, value = start + getattr(type(struct), name).offset, getattr(struct, name)
+            if isinstance(value, ctypes.Structure):
+                yield from self._pointers(value, offset)
+            elif isinstance(value, bytes):
+                yield name, offset, value + b"\0"
+            elif kind is ctypes.c_void_p and value is not None:
+                yield name, offset, ctypes.string_at(value, self._size(name, value))
+
+    def _size(self, name, address):
+        if name in ("statistics", "survey"):
+            return ctypes.sizeof(encoders._Statistics if name == "statistics" else encoders._Survey)
+        array = self._arrays[address]
+        if not array.size:
+            return 0
+        return sum((n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)) + array.itemsize
+
+
+def write_encoding(recorder, form, weight):
+    """What encoding, measuring and decoding one weight asks and answers; the answers are those of numpy."""
+    try:
+        expected = form.encode(weight)
+    except RangeError:
+        return
+    with recorder.watching():
+        encoded, _ = encoders.encode(form, weight, threads=1)
+        encoders.measure(encoded, weight, threads=1)
+        decoded = encoders.decode(encoded, threads=1)
+    assert all(encoded.planes[name].tobytes() == plane.tobytes() for name, plane in expected.planes.items()), form
+    assert decoded.tobytes() == form.decode(expected).tobytes(), form
+
+
+def encodings(every):
+    """A format and a weight: every format at some shapes, in all distributions, and of some types and arrangements."""
+    cases = []
+    for case in CASES:
+        form = case.values[0]
+        for rows, cols in ((1, 1), (3, 33), (5, 256), (17, 300), (2, 1037)):
+            cases.append((form, generator(rows, cols).normal(scale=0.02, size=(rows, whole(form, cols)))))
+        cases += [(form, weight) for _, weight in distributions(2, whole(form, 288))]
+    yield from ((form, weight.astype(np.float32)) for form, weight in cases[::every])
+    for name in ("int4", "q4_k", "nf4", "llm_int8"):
+        form = next(case.values[0] for case in CASES if case.values[0].name == name)
+        for dtype in ("float16", "bfloat16", "float64"):
+            weight = generator(1).normal(size=(37, whole(form, 160))).astype(dtype)
+            yield form, weight
+            yield form, next(matrix for how, matrix in arranged(weight) if how == "columns")
+
+
+def write_packing(recorder):
+    """Codes of every width into every layout."""
+    for rows, cols, width in ((5, 17, 32), (33, 100, 128), (16, 520, 544)):
+        codes = generator(rows, cols).integers(0, 256, (rows, cols), dtype=np.uint8)
+        with recorder.watching():
+            for bits in (2, 3, 4, 5, 6, 8):
+                encoders.pack_tiles(codes >> (8 - bits), bits, width, 1, threads=1)
+            for bits in (2, 4, 8):
+                encoders.pack_rows(codes >> (8 - bits), bits, width, 1, threads=1)
+            for dtype in (np.uint8, np.uint16, np.uint32):
+                encoders.interleave(codes.astype(dtype), width, threads=1)
+
+
+def write_jobs(path, every):
+    with path.open("wb") as file:
+        recorder = Recorder(Writer(file))
+        for form, weight in encodings(every):
+            write_encoding(recorder, form, weight)
+        write_packing(recorder)
+
+
+def write_products(path, every):
     """All cases, or one of so many."""
     with path.open("wb") as file:
         writer, number = Writer(file), 0
@@ -115,4 +242,6 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--every", type=int, default=1, help="take one of so many cases")
     arguments = parser.parse_args()
-    write(arguments.out, arguments.every)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_products(arguments.out / "products", arguments.every)
+    write_jobs(arguments.out / "jobs", arguments.every)
