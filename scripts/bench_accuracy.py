@@ -1,4 +1,4 @@
-"""What formats and solvers cost in what models are for, beside other tools: perplexity, similarities, classes, characters.
+"""Accuracy of formats, solvers and other tools on the tasks of models: perplexity, similarities, classes, characters.
 
     python scripts/bench_accuracy.py --markdown table.md --json table.json
     python scripts/bench_accuracy.py --quick --models smollm2 --formats int8 q4_1 --solvers rtn --peers "ort rtn"
@@ -70,26 +70,27 @@ def parse() -> argparse.Namespace:
 
 
 def variants(arguments: argparse.Namespace, model: str) -> list[Variant]:
-    """What is compared on a model."""
+    """The conversions that are compared on a model."""
     peers = (*PEERS, *LLAMA) if model == "smollm2" else PEERS
     own = [*ours(arguments.formats, arguments.solvers), *budgets(arguments.budgets), *recipes(arguments.recipes)]
     return [*own, *(v for v in peers if v.name in arguments.peers)]
 
 
-def measured(task: Task, variant: Variant, made: Conversion) -> Row:
+def measured(task: Task, variant: Variant, conversion: Conversion) -> Row:
     """The row of one conversion."""
-    row = Row(task.model.id, variant.name, ours=variant.ours, version=made.version, error=made.error)
-    if made.error:
+    row = Row(task.model.id, variant.name, ours=variant.ours, version=conversion.version, error=conversion.error)
+    if conversion.error:
         return row
-    row.seconds, row.peak_bytes = made.seconds, made.peak_bytes
-    row.bits_per_weight = bits_per_weight(task.path, made.output)
+    row.seconds, row.peak_bytes = conversion.seconds, conversion.peak_bytes
+    row.bits_per_weight = bits_per_weight(task.path, conversion.output)
     if variant.tool != "gguf" and row.bits_per_weight > 0.999 * bits_per_weight(task.path, task.path):
         row.error = "quantized nothing"
         return row
     try:
-        row.scores = task.score(onnxquant.load(made.output, log_severity_level=4))
+        row.scores = task.score(onnxquant.load(conversion.output, log_severity_level=4))
     except Exception as error:  # onnxruntime's exceptions share no base class
-        row.error = f"does not run: {str(error).splitlines()[0].replace(str(made.output), made.output.name)[:200]}"
+        reason = str(error).splitlines()[0].replace(str(conversion.output), conversion.output.name)
+        row.error = f"does not run: {reason[:200]}"
     return row
 
 
@@ -114,15 +115,15 @@ def compare(task: Task, folder: Path, arguments: argparse.Namespace, table: Tabl
     for variant in (v for v in variants(arguments, model) if not table.has(model, v.name)):
         begin = time.perf_counter()
         encoder = model in ("smollm2", "minilm_l6")
-        made = convert(variant, task.path, calibration, folder, encoder=encoder, limit=arguments.limit)
-        row = measured(task, variant, made)
+        conversion = convert(variant, task.path, calibration, folder, encoder=encoder, limit=arguments.limit)
+        row = measured(task, variant, conversion)
         table.rows.append(row)
-        told = row.error or f"{row.bits_per_weight:.2f} bits, {row.scores}"
-        print(f"{model}: {variant.name}: {told} ({time.perf_counter() - begin:.0f} s)", file=sys.stderr, flush=True)
+        outcome = row.error or f"{row.bits_per_weight:.2f} bits, {row.scores}"
+        print(f"{model}: {variant.name}: {outcome} ({time.perf_counter() - begin:.0f} s)", file=sys.stderr, flush=True)
         if arguments.json:
             arguments.json.write_text(report.as_json(table))
         if not arguments.keep:
-            for path in made.output.parent.glob(f"{made.output.name}*"):
+            for path in conversion.output.parent.glob(f"{conversion.output.name}*"):
                 path.unlink()
 
 

@@ -61,8 +61,8 @@ def measure(kind: str, model: Path, data: Path, samples: int, threads: int) -> f
         return feeds.end - feeds.begin
     del session
     document = load(model)
-    wanted = {name: [kind] for name in quantizable(document)}
-    collect(document, feeds, wanted, threads=threads)
+    observers = {name: [kind] for name in quantizable(document)}
+    collect(document, feeds, observers, threads=threads)
     return feeds.end - feeds.begin
 
 
@@ -71,8 +71,8 @@ def samples_of(model: Path, count: int, folder: Path) -> Path:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     first = session.get_inputs()[0]
     shape = [d if isinstance(d, int) else 1 for d in first.shape][1:]
-    given, generator = model.parent / "feeds.npz", np.random.default_rng(0)
-    base: Feed = dict(np.load(given)) if given.exists() else {}
+    feeds_file, generator = model.parent / "feeds.npz", np.random.default_rng(0)
+    base: Feed = dict(np.load(feeds_file)) if feeds_file.exists() else {}
     values = base.get(first.name, generator.standard_normal((8, *shape)).astype(np.float32))
     rows = [np.roll(values[i % len(values)], int(generator.integers(32)), axis=-1) for i in range(count)]
     path = folder / "samples.npz"
@@ -111,10 +111,10 @@ def main() -> None:
                     seconds.setdefault((kind, count), []).append(json.loads(output))
     print(f"onnxruntime {onnxruntime.__version__}, {arguments.threads} threads, {arguments.model.name}")
     print(f"{'':12} {'samples':>8} {'seconds':>8} {'of running':>11} {'anonymous memory':>17}")
-    for (kind, count), found in seconds.items():
-        ratios = [a / b for a, b in zip(found, seconds["run alone", count], strict=True)]
+    for (kind, count), durations in seconds.items():
+        ratios = [a / b for a, b in zip(durations, seconds["run alone", count], strict=True)]
         peak = size(median(memory[kind, count]))
-        print(f"{kind:12} {count:8} {median(found):8.2f} {median(ratios):10.2f}x {peak:>17}")
+        print(f"{kind:12} {count:8} {median(durations):8.2f} {median(ratios):10.2f}x {peak:>17}")
 
 
 if __name__ == "__main__":

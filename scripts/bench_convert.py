@@ -1,4 +1,4 @@
-"""How fast a model is converted without the proof, beside onnxruntime's own quantizer in the same run.
+"""Speed of converting a model without the proof, beside onnxruntime's own quantizer in the same run.
 
 Makes a chain of 4096 x 4096 products (20 by default: 1.34 GB of float32 in external data), then converts it in processes of
 their own, in turns: by onnxquant to each format, and by onnxruntime's MatMulNBitsQuantizer (4 bits, block 32). Files are in
@@ -152,12 +152,12 @@ def show(runs: dict[str, list[dict[str, float]]], total: int) -> None:
         f"{total / 1e9:.2f} GB of float32, {os.cpu_count()} CPUs, medians of {len(baseline)} runs",
         "converter", ">seconds", ">of it fsync", ">GB/s", ">GB/s without fsync", ">times faster", ">anonymous / model",
     )  # fmt: skip
-    for name, found in runs.items():
-        seconds, sync = middle(found, "seconds"), middle(found, "fsync")
-        ratios = [b["seconds"] / r["seconds"] for b, r in zip(baseline, found, strict=True)]
+    for name, figures_of_runs in runs.items():
+        seconds, sync = middle(figures_of_runs, "seconds"), middle(figures_of_runs, "fsync")
+        ratios = [b["seconds"] / r["seconds"] for b, r in zip(baseline, figures_of_runs, strict=True)]
         figures: list[Any] = [
             f"{seconds:.2f}", f"{sync:.2f}", f"{total / seconds / 1e9:.2f}", f"{total / (seconds - sync) / 1e9:.2f}",
-            f"{statistics.median(ratios):.2f}", f"{middle(found, 'anonymous') / total:.3f}",
+            f"{statistics.median(ratios):.2f}", f"{middle(figures_of_runs, 'anonymous') / total:.3f}",
         ]  # fmt: skip
         out.add_row(name, *figures)
     Console().print(out)

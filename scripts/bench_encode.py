@@ -1,4 +1,4 @@
-"""How fast weights are encoded: GB of float32 per second, statistics included, for every format.
+"""Speed of encoding weights in every format: GB of float32 per second, statistics included.
 
 Rows: the weight is contiguous along the contracted axis. Columns: along the output channels, as MatMul weights are stored.
 The planes are encoded, decoded and, in the last columns, compared with the numpy reference of this package and with gguf's
@@ -47,7 +47,7 @@ def cases(only: list[str]) -> list[tuple[str, Format]]:
 
 
 def tasks(form: Format, weight: np.ndarray[Any, Any], isa: str) -> dict[str, Callable[[], Any]]:
-    """What is timed, by column of the table."""
+    """Functions to time, by column of the table."""
     columns = np.asfortranarray(weight)
     encoded, _ = encoder.encode(form, weight)
     out: dict[str, Callable[[], Any]] = {
@@ -93,10 +93,10 @@ def main() -> None:
     table.add_column("format")
     for heading in ("rows", "columns", "2 threads", "decode", "numpy", "x numpy", "x gguf"):
         table.add_column(heading, justify="right")
-    found = []
+    speeds = []
     for label, form in cases(arguments.formats):
         rate = rates(form, weight, isa, arguments.runs)
-        found.append({"format": label, **rate})
+        speeds.append({"format": label, **rate})
         times_gguf = f"{rate['rows'] / rate['gguf']:.0f}" if "gguf" in rate else ""
         table.add_row(
             label,
@@ -108,7 +108,7 @@ def main() -> None:
     console.print(table)
     if arguments.json:
         shape = [arguments.rows, arguments.cols]
-        arguments.json.write_text(json.dumps({"shape": shape, "isa": isa, "gb_per_second": found}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"shape": shape, "isa": isa, "gb_per_second": speeds}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

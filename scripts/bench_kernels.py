@@ -93,17 +93,17 @@ class Bench:
 
     def templates(self, k: int, n: int) -> dict[str, onnx.ModelProto]:
         """Models of one product for every kernel that runs in onnxruntime."""
-        found: dict[str, onnx.ModelProto] = {}
+        templates: dict[str, onnx.ModelProto] = {}
         for name in self.arguments.formats:
             for compute in self.arguments.compute:
                 label = name if compute == "default" else f"{name} {compute}"
                 try:
-                    found[label] = models.ours(name, k, n, None if compute == "default" else compute)
+                    templates[label] = models.ours(name, k, n, None if compute == "default" else compute)
                 except RefusedError as refusal:
                     self.refused[f"{label}, {k}x{n}"] = str(refusal)
         if self.arguments.baselines:
-            found |= {name: make(k, n) for name, make in models.BASELINES.items()}
-        return found
+            templates |= {name: make(k, n) for name, make in models.BASELINES.items()}
+        return templates
 
     def group(self, templates: Mapping[str, onnx.ModelProto], case: Case) -> None:
         """Time all kernels on one shape, in one state, at one number of threads."""
@@ -182,9 +182,9 @@ class Bench:
 
     def ggml_products(self, case: Case, size: int) -> dict[str, Loaded]:
         """Whatever ggml multiplies by, in each of its buffer types."""
-        found: dict[str, Loaded] = {}
+        products: dict[str, Loaded] = {}
         if not self.ggml:
-            return found
+            return products
         kinds = self.ggml.ask("info").split(";")[1].split()
         for kind in self.arguments.ggml_types:
             for buffer in kinds:
@@ -198,8 +198,8 @@ class Bench:
                 except RefusedError as refusal:
                     self.refused[f"{name}, {case.k}x{case.n}"] = str(refusal)
                     continue
-                found[name] = children.Products(self.ggml, label, copies, nbytes)
-        return found
+                products[name] = children.Products(self.ggml, label, copies, nbytes)
+        return products
 
     def measure(self, loaded: Mapping[str, Loaded], case: Case) -> None:
         """Interleaved rounds of everything that is loaded."""
@@ -254,12 +254,12 @@ class Bench:
         has_amx = bool(self.rates["amx"]) and self.arguments.isa is None
         capped = [n for n in ours if " float32" not in n and (self.arguments.isa == "avx2" or n.endswith(AVX2))]
         asked = ([] if self.arguments.isa == "avx2" else goals.GOALS) + goals.avx2_goals(capped)
-        found = []
+        outcomes = []
         for goal in asked:
             if goal.amx in (None, has_amx):
                 for threads in self.arguments.threads:
-                    found.append(goals.judge(goal, threads, self.cells, self.read_seconds, self.compute_seconds))
-        return [o for o in found if o]
+                    outcomes.append(goals.judge(goal, threads, self.cells, self.read_seconds, self.compute_seconds))
+        return [o for o in outcomes if o]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for a JSON file."""
@@ -308,8 +308,8 @@ def sheets(bench: Bench) -> list[Sheet]:
     out = [_peaks(bench), _reading(bench)]
     for k, n in arguments.shapes:
         for state in arguments.states:
-            found = {name for name, c in bench.cells if (c.k, c.n, c.state) == (k, n, state)}
-            names = [n for n in dict.fromkeys(name for name, _ in bench.cells) if n in found]
+            measured_names = {name for name, c in bench.cells if (c.k, c.n, c.state) == (k, n, state)}
+            names = [n for n in dict.fromkeys(name for name, _ in bench.cells) if n in measured_names]
             rows = []
             for name in (n for n in names if not n.startswith(READ)):
                 cells = [bench.cells.get((name, Case(k, n, state, t, m))) for m, t in columns]
@@ -355,8 +355,11 @@ def _reading(bench: Bench) -> Sheet:
             rates[cell.nbytes][case.threads].append(cell.nbytes / cell.seconds / 1e9)
     threads = bench.arguments.threads
     rows = [
-        [f"{size / 2**20:.0f} MiB", *(f"{median(found[t]):.1f}" if found[t] else "-" for t in threads)]
-        for size, found in sorted(rates.items())
+        [
+            f"{size / 2**20:.0f} MiB",
+            *(f"{median(rates_by_threads[t]):.1f}" if rates_by_threads[t] else "-" for t in threads),
+        ]
+        for size, rates_by_threads in sorted(rates.items())
     ]
     return Sheet("Reading: GB/s", ["buffer", *(f">{t} thread(s)" for t in threads)], rows)
 
@@ -380,7 +383,7 @@ def _goals(bench: Bench) -> Sheet:
 
 
 def header(bench: Bench) -> str:
-    """What was measured where."""
+    """The machine and the versions that were measured."""
     about = machine.describe(bench.arguments.isa)
     ggml = bench.ggml.ask("info").replace(";", ",") if bench.ggml else "left out"
     shared = ", which other guests of the host may share" if about["virtual"] else ""

@@ -1,4 +1,4 @@
-"""What it costs to open a session on a gigabyte of planes of ours: time and memory, beside mapping the same bytes.
+"""Time and memory of opening a session on a gigabyte of our planes, beside mapping the same bytes.
 
 Writes one model of MatMul operators in target custom whose planes take about a gigabyte, and a second one with the same
 initializers read by operators that do nothing with them: what onnxruntime needs to map them. Sessions are opened in
@@ -77,11 +77,11 @@ def make_models(folder: Path, form: str, total: int) -> tuple[Path, Path]:
             sizes.append(onnx.helper.make_node("Shape", [tensor.name], [f"{tensor.name}/shape"]))
     outputs = [value(f"y{count - 1}", 1, ["b", WIDTH])]
     ours, plain = folder / "ours.onnx", folder / "plain.onnx"
-    for path, nodes, made in (
+    for path, nodes, graph_outputs in (
         (ours, products, outputs),
         (plain, sizes, [value(n.output[0], onnx.TensorProto.INT64, None) for n in sizes]),
     ):
-        graph = onnx.helper.make_graph(nodes, "g", [ends[0]], made, tensors)
+        graph = onnx.helper.make_graph(nodes, "g", [ends[0]], graph_outputs, tensors)
         imports = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("onnxquant", 1)]
         built = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
         path.write_bytes(built.SerializeToString())
@@ -138,13 +138,13 @@ def tell(process: subprocess.Popen[str]) -> str:
 
 
 def figures(path: Path, *flags: str) -> dict[str, object]:
-    """What one process of its own found."""
+    """Measurements of one process of its own."""
     process = in_process(path, *flags)
     out, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{path}: the session failed")
-    found: dict[str, object] = json.loads(out.splitlines()[-1])
-    return found
+    measurements: dict[str, object] = json.loads(out.splitlines()[-1])
+    return measurements
 
 
 def main() -> None:
@@ -185,11 +185,11 @@ def show(
     """Print what was found."""
     out = table(f"{size(planes)} of planes, medians; onnxruntime {ort.__version__}, {os.cpu_count()} CPUs",
                 "model", ">ms to open", ">anonymous", ">file pages")  # fmt: skip
-    for path, found in runs.items():
-        memory = [f["opened"] for f in found]
+    for path, measurements in runs.items():
+        memory = [f["opened"] for f in measurements]
         assert all(isinstance(m, dict) for m in memory)
         kinds = [statistics.median(m[k] for m in memory if isinstance(m, dict)) for k in ("anonymous", "file")]
-        seconds = statistics.median(float(str(f["seconds"])) for f in found)
+        seconds = statistics.median(float(str(f["seconds"])) for f in measurements)
         out.add_row(
             "our operators" if path.name == "ours.onnx" else "only mapped", f"{1e3 * seconds:.0f}", *map(size, kinds)
         )

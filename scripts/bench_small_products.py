@@ -1,4 +1,4 @@
-"""How large a weight must be before a block-wise kernel is faster than float: the figure behind plan.FOLD_BELOW.
+"""Size of a weight from which a block-wise kernel is faster than float: the figure behind plan.FOLD_BELOW.
 
 Prints the time of MatMulNBits (8 and 4 bits, block 32, accuracy level 4) over float MatMul for growing weights and
 batches, runs interleaved, medians.

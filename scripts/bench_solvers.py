@@ -1,4 +1,4 @@
-"""How long solvers take and what they gain: one large weight, int4 and its relatives, on this machine.
+"""Duration and gain of solvers: one large weight, int4 and its relatives, on this machine.
 
 Prints seconds (the least of the rounds, solvers interleaved), peak memory beyond the weight and its Gram matrix, and the
 products' SQNR on inputs that no solver saw.
@@ -51,8 +51,8 @@ def problem(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def worker(name: str, form: str, size: int) -> None:
     """Solve once in this process, and print what came of it."""
-    weight, seen, unseen = problem(size)
-    inputs = Inputs((seen.T.astype(np.float64) @ seen)[None], len(seen))
+    weight, calibration, held_out = problem(size)
+    inputs = Inputs((calibration.T.astype(np.float64) @ calibration)[None], len(calibration))
     solver, chosen = solver_named(name), format_named(form)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
@@ -60,8 +60,8 @@ def worker(name: str, form: str, size: int) -> None:
     encoded = solver.solve(chosen, weight, inputs if solver.needs_inputs or name == "mse" else None)
     seconds = time.perf_counter() - begin
     peak = _status("VmHWM") - before
-    expected = unseen @ weight.T
-    error = unseen @ chosen.decode(encoded).T - expected
+    expected = held_out @ weight.T
+    error = held_out @ chosen.decode(encoded).T - expected
     print(
         json.dumps(
             {"seconds": seconds, "peak": peak, "db": 10 * np.log10((expected**2).sum() / (error**2).sum())},
@@ -86,16 +86,16 @@ def main() -> None:
         name, form = arguments.worker
         worker(name, form, arguments.size)
         return
-    found: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in CASES}
+    runs_by_case: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in CASES}
     for _ in range(arguments.rounds):
         for case in CASES:
             command = [sys.executable, __file__, "--size", str(arguments.size), "--worker", *case]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[case].append(json.loads(done.stdout))
+            runs_by_case[case].append(json.loads(done.stdout))
     size, version = arguments.size, onnxquant.__version__
     print(f"{size} x {size} float32; onnxquant {version}, numpy {np.__version__}, {os.cpu_count()} cores\n")
     print("| solver | format | seconds | peak MB | SQNR dB, other inputs |\n|---|---|---|---|---|")
-    for (name, form), runs in found.items():
+    for (name, form), runs in runs_by_case.items():
         best = min(runs, key=lambda r: r["seconds"])
         print(f"| {name} | {form} | {best['seconds']:.2f} | {best['peak'] / 1e6:.0f} | {best['db']:.2f} |")
 

@@ -27,8 +27,8 @@ def model(op: str, rows: int, width: int) -> bytes:
     ones = [onnx.numpy_helper.from_array(np.full(width, v, np.float32), n) for n, v in (("gain", 1), ("shift", 0))]
     shown = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, rows, width]) for n in ("x", last)]
     graph = onnx.helper.make_graph(nodes, "sums", shown[:1], shown[1:], ones)
-    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    return bytes(made.SerializeToString())
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(proto.SerializeToString())
 
 
 def main() -> None:

@@ -112,8 +112,8 @@ def _read_checkpoint(file: BinaryIO) -> dict[str, Array]:
         stored = int.from_bytes(file.read(8), "little")
         data = file.read(count * dtype.itemsize)
         if stored != count or len(data) != count * dtype.itemsize:
-            found = min(stored, len(data) // dtype.itemsize)
-            raise CheckpointError(f"storage {key} has {found} elements, expected {count}")
+            count_in_file = min(stored, len(data) // dtype.itemsize)
+            raise CheckpointError(f"storage {key} has {count_in_file} elements, expected {count}")
         storages[key] = np.frombuffer(data, dtype)
     return {name: _view(storages[tensor.storage], tensor) for name, tensor in tensors.items()}
 

@@ -38,7 +38,7 @@ class GgufError(ValueError):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a llama: ``head`` is the width of one, ``hidden`` that of the MLP, ``base`` that of the rotations' periods."""
+    """Sizes of a llama. ``head``: width of one head; ``hidden``: that of the MLP; ``base``: that of rotation periods."""
 
     layers: int
     width: int
@@ -73,10 +73,10 @@ class Gguf:
             raise GgufError(f"{path}: expected architecture llama without scaled positions, found {architecture}")
 
     def _field(self, name: str, *default: Any) -> Any:
-        found = self._reader.get_field(name)
-        if found is None and not default:
+        field = self._reader.get_field(name)
+        if field is None and not default:
             raise GgufError(f"the GGUF file has no {name}")
-        return found.contents() if found else default[0]
+        return field.contents() if field else default[0]
 
     @cached_property
     def sizes(self) -> Sizes:
@@ -95,7 +95,7 @@ class Gguf:
 
     @property
     def names(self) -> set[str]:
-        """Of all tensors."""
+        """Names of all tensors."""
         return set(self._tensors)
 
     def weight(self, name: str) -> Array:
@@ -123,27 +123,27 @@ class Gguf:
             raise GgufError(f"the tokenizer is {kind}, expected ('gpt2', 'smollm')")
         tokens = self._field("tokenizer.ggml.tokens")
         merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")]
-        made = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-        made.pre_tokenizer = pre_tokenizers.Sequence(
+        tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-        made.decoder = decoders.ByteLevel()
+        tokenizer.decoder = decoders.ByteLevel()
         kinds = self._field("tokenizer.ggml.token_type")
         control = [t for t, k in zip(tokens, kinds, strict=True) if k == gguf.TokenType.CONTROL]
-        made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-        return made
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+        return tokenizer
 
 
 class Permutations:
-    """Of channels, such that the function stays: who writes a channel and who reads it follow the same one.
+    """Permutations of channels that keep the function: the writer of a channel and its readers follow the same one.
 
     The residual stream has one, the hidden channels of each MLP one, and the values of each layer one within a head: those
     are mixed over positions, never with each other, before the output projection reads them. Queries and keys stay,
     because rotations pair their channels.
 
     Args:
-        sizes: of the model.
-        seed: of the permutations; None leaves all channels where they are.
+        sizes: sizes of the model
+        seed: seed of the permutations; None leaves all channels where they are
     """
 
     def __init__(self, sizes: Sizes, seed: int | None) -> None:
@@ -155,7 +155,7 @@ class Permutations:
         return np.random.default_rng([self._seed, *stream]).permutation(length)
 
     def _values(self, layer: int, heads: int) -> Array:
-        """Of the values of one layer, laid out once for each of so many heads."""
+        """Permutation of the values of one layer, laid out once for each head."""
         inner = self._drawn(self._sizes.head, 2, layer)
         return np.concatenate([h * self._sizes.head + inner for h in range(heads)])
 
@@ -227,7 +227,7 @@ class _LlamaWriter:
         return self.graph.node("MatMul", [x, self.graph.add(self._data.tensor(name, matrix))], name[:-7])
 
     def _positions(self) -> None:
-        """What all layers share: cosines and sines [length, head / 2], and who sees whom [length, length]."""
+        """Tensors that all layers share: cosines and sines [length, head / 2], and the causal mask [length, length]."""
         node, constant = self.graph.node, self.graph.constant
         length = node("Squeeze", [node("Shape", ["input_ids"], "length.shape", start=1, end=2)], "length")
         zero, one = constant("zero", np.array(0, np.int64)), constant("one", np.array(1, np.int64))
@@ -329,9 +329,9 @@ def build(source: Path, output: Path, seed: int | None = SEED) -> None:
     """Write the model of a GGUF file, and its tensors beside it as ``<output>.data``.
 
     Args:
-        source: GGUF file.
-        output: ONNX file to write.
-        seed: of the permutations of channels; None leaves them where they are.
+        source: GGUF file
+        output: ONNX file to write
+        seed: seed of the permutations of channels; None leaves them where they are
 
     Raises:
         GgufError: the file is not a llama that can be built.

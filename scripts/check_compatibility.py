@@ -33,7 +33,7 @@ RUNNERS = Path(__file__).parent / "compatibility"
 
 
 def output(command: Sequence[str | Path], folder: Path) -> str:
-    """What a command prints; its errors end the program."""
+    """The text that a command prints; its errors end the program."""
     done = subprocess.run([str(c) for c in command], cwd=folder, check=False, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stderr}")
@@ -46,19 +46,19 @@ def run_native(version: str, spec: Path, folder: Path) -> dict[str, Any]:
     python = str(folder / "venv" / "bin" / "python")
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     output([*install, f"onnxruntime=={version}", "numpy"], folder)
-    found: dict[str, Any] = json.loads(output([python, RUNNERS / "runner.py", spec, folder], folder))
-    for key, result in found["cases"].items():
+    report: dict[str, Any] = json.loads(output([python, RUNNERS / "runner.py", spec, folder], folder))
+    for key, result in report["cases"].items():
         if "optimized" in result:
             result["kernels"] = kernels(Path(result.pop("optimized")), single=not key.startswith(DIGITS))
-    return found
+    return report
 
 
 def run_web(version: str, spec: Path, folder: Path) -> dict[str, Any]:
     """Results of one release of onnxruntime-web."""
     output(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", f"onnxruntime-web@{version}"], folder)
     runtime = folder / "node_modules" / "onnxruntime-web" / "dist" / "ort.node.min.mjs"
-    found: dict[str, Any] = json.loads(output(["node", RUNNERS / "runner.mjs", spec, runtime], folder))
-    return found
+    report: dict[str, Any] = json.loads(output(["node", RUNNERS / "runner.mjs", spec, runtime], folder))
+    return report
 
 
 def on_the_web(case: Case) -> bool:
@@ -86,11 +86,11 @@ def main() -> None:
     run, kind = (run_web, "web") if arguments.web else (run_native, "releases")
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        found: list[Case] = [c for c in cases(home) if not arguments.web or on_the_web(c)]
+        selected: list[Case] = [c for c in cases(home) if not arguments.web or on_the_web(c)]
         make_operators(home / "operators.onnx")
         shared = {"library": str(onnxquant.library_path()), "operators": str(home / "operators.onnx")}
         spec = home / "spec.json"
-        spec.write_text(json.dumps({"cases": [c.spec() for c in found], **shared}))
+        spec.write_text(json.dumps({"cases": [c.spec() for c in selected], **shared}))
         results: Results = {}
         digests = set()
         for version in versions:
@@ -99,9 +99,9 @@ def main() -> None:
                 ran = run(version, spec, Path(folder))
             results[version] = ran["cases"]
             digests.add(ran.get("operators"))
-        needs = {c.key: str(onnxquant.info(c.path)["needs_onnxruntime"]) for c in found}
-    text = tables(found, results, needs)
-    wrong = faults(found, results, needs)
+        needs = {c.key: str(onnxquant.info(c.path)["needs_onnxruntime"]) for c in selected}
+    text = tables(selected, results, needs)
+    wrong = faults(selected, results, needs)
     if len(digests) > 1:
         wrong.append(f"our operators compute {len(digests)} different results")
     if arguments.write:

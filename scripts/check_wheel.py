@@ -31,12 +31,12 @@ FORMATS = ["int8", "q5_0", "nf4"]
 
 
 def faults_of(wheel: Path, package: set[str], folders: list[Path]) -> list[str]:
-    """What is wrong with a wheel: its name, files too many or too few, paths of the build inside.
+    """The faults of a wheel: a wrong name, files too many or too few, paths of the build inside.
 
     Args:
-        wheel: the file.
-        package: what it holds beside the compiled library and its own metadata: ``onnxquant/api.py`` ...
-        folders: where it was built; none of its files may name them.
+        wheel: the file
+        package: names of its files but for the compiled library and its own metadata: ``onnxquant/api.py`` ...
+        folders: folders in which it was built; none of its files may name them
     """
     faults = [] if NAME.fullmatch(wheel.name) else [f"{wheel.name}: expected onnxquant-VERSION-py3-none-PLATFORM.whl"]
     with zipfile.ZipFile(wheel) as archive:
@@ -65,7 +65,7 @@ def difference(one: Path, other: Path) -> list[str]:
 
 
 def files() -> list[str]:
-    """What belongs to this checkout: tracked files, and new ones that are not ignored."""
+    """Files of this checkout: tracked ones, and new ones that are not ignored."""
     listed = _output(["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
     return [n for n in listed.split("\0") if n and (ROOT / n).is_file()]
 

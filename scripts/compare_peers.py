@@ -67,7 +67,7 @@ def parse() -> argparse.Namespace:
 
 
 def variants(arguments: argparse.Namespace, model: Model) -> list[Variant]:
-    """What is compared on a model."""
+    """The conversions that are compared on a model."""
     ours = [v for v in OURS if arguments.auto_exclude or "auto_exclude" not in v.options]
     chosen = [*ours, *(v for v in PEERS if v.name in arguments.peers)]
     return [v for v in chosen if model.id in ENCODERS or not v.only_encoders]
@@ -93,12 +93,14 @@ def compare(model: Model, source: Path, samples: Samples, folder: Path, argument
     for variant in variants(arguments, model):
         begin = time.perf_counter()
         encoder = model.id in ENCODERS
-        made = convert(variant, source, calibration, folder, encoder=encoder, limit=arguments.limit)
-        rows.append(_row(model, variant, made, expected, samples, answer))
+        conversion = convert(variant, source, calibration, folder, encoder=encoder, limit=arguments.limit)
+        rows.append(_row(model, variant, conversion, expected, samples, answer))
         if not rows[-1].error:
-            files[variant.name] = made.output
-        told = rows[-1].error or f"{rows[-1].sqnr_db:.2f} dB"
-        print(f"{model.id}: {variant.name}: {told} ({time.perf_counter() - begin:.0f} s)", file=sys.stderr, flush=True)
+            files[variant.name] = conversion.output
+        outcome = rows[-1].error or f"{rows[-1].sqnr_db:.2f} dB"
+        print(
+            f"{model.id}: {variant.name}: {outcome} ({time.perf_counter() - begin:.0f} s)", file=sys.stderr, flush=True
+        )
     for threads in (1, 2):
         times = measure.latencies(files, samples.test, threads, arguments.seconds)
         for row in rows:
@@ -110,25 +112,26 @@ def compare(model: Model, source: Path, samples: Samples, folder: Path, argument
 def _row(
     model: Model,
     variant: Variant,
-    made: Conversion,
+    conversion: Conversion,
     expected: list[measure.Outputs],
     samples: Samples,
     answer: measure.Answer | None,
 ) -> Row:
-    row = Row(model.id, variant.name, ours=variant.ours, version=made.version, error=made.error, notes=made.notes)
-    if made.error:
+    row = Row(model.id, variant.name, ours=variant.ours, version=conversion.version, error=conversion.error)
+    row.notes = conversion.notes
+    if conversion.error:
         return row
     try:
-        found = measure.accuracy(expected, made.output, samples.test, answer)
+        accuracy = measure.accuracy(expected, conversion.output, samples.test, answer)
     except Exception as error:  # onnxruntime's exceptions share no base class
         row.error = f"does not run: {str(error).splitlines()[0][:200]}"
         return row
-    if not measure.integers(made.output):
+    if not measure.integers(conversion.output):
         row.error = "quantized nothing"
         return row
-    row.sqnr_db, row.samples, row.same = found.sqnr_db, found.samples, found.same
-    row.size = sum(p.stat().st_size for p in made.output.parent.glob(f"{made.output.name}*"))
-    row.seconds, row.peak_bytes = made.seconds, made.peak_bytes
+    row.sqnr_db, row.samples, row.same = accuracy.sqnr_db, accuracy.samples, accuracy.same
+    row.size = sum(p.stat().st_size for p in conversion.output.parent.glob(f"{conversion.output.name}*"))
+    row.seconds, row.peak_bytes = conversion.seconds, conversion.peak_bytes
     return row
 
 

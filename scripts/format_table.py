@@ -34,10 +34,10 @@ def current() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    wanted = current()
+    text = current()
     if not parser.parse_args().check:
-        README.write_text(wanted, encoding="utf-8")
-    elif README.read_text(encoding="utf-8") != wanted:
+        README.write_text(text, encoding="utf-8")
+    elif README.read_text(encoding="utf-8") != text:
         sys.exit("README.md: the table of formats is out of date; run scripts/format_table.py")
 
 

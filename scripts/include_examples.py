@@ -15,9 +15,9 @@ BLOCK = re.compile(r"<!-- (examples/\S+) -->\n```(\w+)\n.*?^```$", re.DOTALL | r
 def current(text: str) -> str:
     """The page with every example as its file has it."""
 
-    def block(found: re.Match[str]) -> str:
-        code = (PAGE.parent / found[1]).read_text(encoding="utf-8").rstrip("\n")
-        return f"<!-- {found[1]} -->\n```{found[2]}\n{code}\n```"
+    def block(match: re.Match[str]) -> str:
+        code = (PAGE.parent / match[1]).read_text(encoding="utf-8").rstrip("\n")
+        return f"<!-- {match[1]} -->\n```{match[2]}\n{code}\n```"
 
     return BLOCK.sub(block, text)
 
@@ -26,10 +26,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     text = PAGE.read_text(encoding="utf-8")
-    wanted = current(text)
+    expected = current(text)
     if not parser.parse_args().check:
-        PAGE.write_text(wanted, encoding="utf-8")
-    elif text != wanted:
+        PAGE.write_text(expected, encoding="utf-8")
+    elif text != expected:
         sys.exit(f"{PAGE.name}: an example is out of date; run scripts/include_examples.py")
 
 

@@ -89,10 +89,10 @@ def _cell(value: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    wanted = text()
+    expected = text()
     if not parser.parse_args().check:
-        REFERENCE.write_text(wanted, encoding="utf-8")
-    elif not REFERENCE.exists() or REFERENCE.read_text(encoding="utf-8") != wanted:
+        REFERENCE.write_text(expected, encoding="utf-8")
+    elif not REFERENCE.exists() or REFERENCE.read_text(encoding="utf-8") != expected:
         sys.exit("docs/reference.md is out of date; run scripts/reference.py")
 
 
