@@ -9,29 +9,22 @@ from onnxquant.activations.search import smoothed_copies
 from onnxquant.activations.weights import dynamic_sites
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import held_out
-from onnxquant.calibration.samples import Samples
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find
-from onnxquant.recipe.options import Options
-from onnxquant.recipe.progress import Progress
+from onnxquant.plan.context import Context
 from onnxquant.recipe.rules import Recipe
 
 
-def dynamic(
-    document: Document, rules: Recipe, options: Options, samples: Samples | None, progress: Progress
-) -> ActivationPlan:
+def dynamic(context: Context) -> ActivationPlan:
     """Plan dynamic activations for every product whose weight can be int8 per channel.
 
     Args:
-        document: the float model, prepared.
-        rules: the rules of the recipe.
-        options: the options of the run.
-        samples: samples to score smoothed functions on; None: the model is taken as it is.
-        progress: display of the part that is done.
+        context: context with the prepared float model; without samples no smoothed functions are tried.
 
     Raises:
         FeedError: the samples do not fit.
     """
+    document, rules, options, samples = context.document, context.rules, context.options, context.samples
     best = _planned(document, rules)
     if samples is None or not options.smooth or not best.sites.multiplied:
         return best
@@ -39,7 +32,8 @@ def dynamic(
     feeds, judged = held_out(samples.for_calibration(document), SCORED_SAMPLES)
     runner = CandidateRunner(document, rules, judged, threads)
     inputs = [u.node.input[0] for s in find(document)[0] if s.name in best.sites.multiplied for u in s.uses]
-    statistics = collect(document, feeds, {x: [MAGNITUDES] for x in inputs}, threads=threads, progress=progress)
+    observers = {x: [MAGNITUDES] for x in inputs}
+    statistics = collect(document, feeds, observers, threads=threads, progress=context.progress)
     score = runner.score(best).judged
     for copy in smoothed_copies(document, largest_magnitudes(statistics, MAGNITUDES)).values():
         candidate = _planned(copy, rules)

@@ -24,7 +24,6 @@ from onnxquant.activations.weights import excluded_kernels, site_of, static_form
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Chosen, Feeds, held_out
 from onnxquant.calibration.gram_matrices import Reader, grams
-from onnxquant.calibration.samples import Samples
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.formats.base import Encoded
@@ -37,7 +36,7 @@ from onnxquant.passes.equivalent.equalize import equalize
 from onnxquant.passes.equivalent.rebase import candidates as linear_streams
 from onnxquant.passes.equivalent.rebase import rebase
 from onnxquant.passes.equivalent.smooth import smooth
-from onnxquant.recipe.options import Options
+from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
 from onnxquant.recipe.rules import Recipe
 from onnxquant.solvers import Inputs, solver_named
@@ -99,24 +98,26 @@ class Candidate:
         return ", ".join(self.changes) or "as it is"
 
 
-def static(
-    original: Document, document: Document, rules: Recipe, options: Options, samples: Samples | None, progress: Progress
-) -> ActivationPlan:
+def static(context: Context) -> ActivationPlan:
     """Calibrate a prepared, simplified model, score ways to quantize its activations, and return the best.
+
+    Args:
+        context: context with the float model.
 
     Raises:
         FeedError: there are no samples, or they do not fit.
         ModelError: nothing can compute on integers.
         StatisticsError: statistics of another model, or without what the method needs.
     """
-    if samples is None:
+    if context.samples is None:
         raise FeedError(
             "static activations need samples that the model will see: give --data; made-up ones would give ranges that "
             "mean nothing"
         )
-    feeds = samples.for_calibration(document)
-    search = StaticSearch(document, rules, StaticSettings.of(options), feeds, progress)
-    return search.run(_saved_statistics(options.calibration, original))
+    document, options = context.document, context.options
+    feeds = context.samples.for_calibration(document)
+    search = StaticSearch(document, context.rules, StaticSettings.of(options), feeds, context.progress)
+    return search.run(_saved_statistics(options.calibration, context.original))
 
 
 def _saved_statistics(path: str | None, original: Document) -> Statistics | None:

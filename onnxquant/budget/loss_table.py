@@ -19,12 +19,12 @@ from onnxquant.budget.sensitivity import Cache, Sensitivity
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import grams
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
-from onnxquant.convert.solve_weights import Work
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site
 from onnxquant.native import dispatch
 from onnxquant.numerics.decibels import noise_share
+from onnxquant.plan.context import Context
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.plan.planner import is_decoded_at_load
 from onnxquant.recipe.rules import Rule
@@ -50,7 +50,7 @@ class Weighing:
         forms: formats to choose among.
         rule: what else holds for them.
         sensitivity: the float model, to run with other weights.
-        work: where weights are solved.
+        context: context of the run
         folder: for temporary files.
         grams: files of Gram matrices, and of how many inputs they are.
     """
@@ -60,7 +60,7 @@ class Weighing:
     forms: Sequence[Format]
     rule: Rule
     sensitivity: Sensitivity
-    work: Work
+    context: Context
     folder: Path
     grams: dict[str, tuple[Path, int]] = field(default_factory=dict)
 
@@ -72,9 +72,9 @@ class Weighing:
             fixed_bytes: of weights that are not free.
             elements: of all constant weights.
         """
-        cache = Cache.of(self.work.folder, self.document, self.sensitivity.feeds)
+        cache = Cache.of(self.context.folder, self.document, self.sensitivity.feeds)
         options = self._weighed(feeds)
-        if self.work.settings.cost == "latency":
+        if self.context.options.cost == "latency":
             options = self._timed(options)
         return Table(self._alone(options, cache), fixed_bytes, elements)
 
@@ -89,7 +89,7 @@ class Weighing:
                 gained = choice.measured - noise_share(score.judged)
                 if alone > 0 and math.isfinite(gained):
                     factors[name] = float(np.clip(gained / alone, 1 / _MOST, _MOST))
-                self.work.progress("measuring interactions", (i + 1) / len(heavy))
+                self.context.progress("measuring interactions", (i + 1) / len(heavy))
         return table.rescale(factors)
 
     def encoded(self, choice: Choice) -> Weights:
@@ -102,24 +102,24 @@ class Weighing:
 
     def solved(self, choice: Choice) -> jobs.Results:
         """The weights of a choice that are not rounded to nearest."""
-        results, tasks = jobs.Results(self.work.folder), []
+        results, tasks = jobs.Results(self.context.folder), []
         for name, candidate in choice.picked.items():
             decision = candidate.decision
             if isinstance(decision, EncodeDecision) and decision.solver != Rtn.name:
                 gram, count = self.grams.get(name, (None, None))
                 matrix = self._matrix(self.free[name])
                 tasks.append(jobs.Task(name, decision.format, decision.solver, matrix, gram, count))
-        jobs.run(tasks, results, self.work.settings.jobs, self._counted("solving", len(tasks)))
+        jobs.run(tasks, results, self.context.options.jobs, self._counted("solving", len(tasks)))
         return results
 
     def _weighed(self, feeds: Feeds) -> dict[str, list[Candidate]]:
         """Candidates with their losses."""
-        main, settings = self.document.proto.graph, self.work.settings
+        main, settings = self.document.proto.graph, self.context.options
         read = {n: r for n, s in self.free.items() if (r := nodes_showing_the_input(s, main))}
         by_tensor = {self.free[n].tensor.name: n for n in read}
         found: dict[str, list[Candidate]] = {}
         readers = [r for several in read.values() for r in several]
-        weighed = grams(self.document, readers, feeds, threads=settings.threads, progress=self.work.progress)
+        weighed = grams(self.document, readers, feeds, threads=settings.threads, progress=self.context.progress)
         for weight, gram, count in weighed:
             name = by_tensor[weight]
             found[name] = candidates(self.document, self.free[name], self.forms, self.rule, gram)
@@ -134,7 +134,7 @@ class Weighing:
 
     def _timed(self, options: Mapping[str, list[Candidate]]) -> dict[str, list[Candidate]]:
         """Candidates with their seconds."""
-        timer, positions = Timer(self.document.opset, self.work.settings.threads), self._positions()
+        timer, positions = Timer(self.document.opset, self.context.options.threads), self._positions()
         told, timed = self._counted("timing products", len(options)), {}
         for name, several in options.items():
             site, rows = self.free[name], positions.get(name, 1)
@@ -154,7 +154,7 @@ class Weighing:
         }
         names = list(dict.fromkeys(read.values()))
         outputs = [runtime.shape_output(i) for i in range(len(names))]
-        with runtime.extendable(self.document, self.work.settings.threads) as source:
+        with runtime.extendable(self.document, self.context.options.threads) as source:
             session = source.session(runtime.shape_addition(names))
             found = runtime.run(session, self.sensitivity.feeds[0], outputs)
         rows = {name: int(np.prod(found[output][:-1])) for name, output in zip(names, outputs, strict=True)}
@@ -208,7 +208,7 @@ class Weighing:
         def told(_: object) -> None:
             nonlocal done
             done += 1
-            self.work.progress(stage, done / total)
+            self.context.progress(stage, done / total)
 
         return told
 

@@ -22,14 +22,12 @@ from onnxquant.budget.choices import Choice, Table
 from onnxquant.budget.loss_table import Weighing
 from onnxquant.budget.sensitivity import Sensitivity
 from onnxquant.calibration.feeds import Chosen, Feeds, held_out
-from onnxquant.calibration.samples import Samples
-from onnxquant.convert.solve_weights import Work
 from onnxquant.errors import ModelError, RecipeError
 from onnxquant.formats.base import Format
-from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find
 from onnxquant.numerics.decibels import noise_share
 from onnxquant.numerics.score import closeness
+from onnxquant.plan.context import Context
 from onnxquant.plan.planner import first_matching_rule, make_plan
 from onnxquant.recipe.rules import Recipe, Rule
 from onnxquant.recipe.values import Drop
@@ -45,37 +43,43 @@ _STEPS, _FIRST_DB, _CLOSE = 12, 25.0, 1.3
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found: rules for the plan, how they came about, and the weights that it solved on the way."""
+class FormatSearch:
+    """The result of a search.
+
+    Attributes:
+        rules: rules that give each weight its format
+        about: how they came about, for the report
+        solved: weights that were solved on the way
+    """
 
     rules: Recipe
     about: dict[str, Any]
     solved: jobs.Results
 
 
-def search(document: Document, rules: Recipe, samples: Samples | None, work: Work) -> Found:
+def search_formats(context: Context) -> FormatSearch:
     """Rules that give each weight the format that suits the bound best.
 
+    Rules before the last stay as they are. Formats are chosen for the weights that the last one decides.
+
     Args:
-        document: the prepared model.
-        rules: those before the last stay as they are; what the last one would decide is chosen.
-        samples: samples, in part for weighing, in part for judging.
-        work: the settings ``budget_bpw``, ``max_size``, ``min_sqnr``, ``formats`` ..., and the folder for solved weights.
+        context: context with the prepared model; some of its samples measure losses, the others judge choices
 
     Raises:
-        RecipeError: there is no data, or no choice of formats keeps the bound.
-        FeedError: the data does not fit.
+        RecipeError: there are no samples, or no choice of formats keeps the bound.
+        FeedError: the samples do not fit.
     """
-    if samples is None:
+    if context.samples is None:
         raise RecipeError("a search for formats weighs them on samples that the model will see: give --data")
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        return _Search(document, rules, samples.for_calibration(document), work, Path(folder)).run()
+        return _Search(context, context.samples.for_calibration(context.document), Path(folder)).run()
 
 
 class _Search:
-    def __init__(self, document: Document, rules: Recipe, feeds: Feeds, work: Work, folder: Path) -> None:
-        settings = work.settings
-        self.document, self.rules, self.settings, self.progress = document, rules, settings, work.progress
+    def __init__(self, context: Context, feeds: Feeds, folder: Path) -> None:
+        self.document, self.rules, self.settings = context.document, context.rules, context.options
+        self.progress = context.progress
+        document, rules, settings = self.document, self.rules, self.settings
         self.found = sites, _ = find(document)
         count = _judged(sites)
         self.feeds, judged = held_out(feeds, count)
@@ -88,7 +92,7 @@ class _Search:
         if not free:
             raise ModelError(f"{document.name}: nothing to choose formats for: rules decide every weight")
         self.sensitivity = Sensitivity(document, list(Chosen(judged, range(count))), folder, settings.threads)
-        self.weighing = Weighing(document, free, self.forms, self.rule, self.sensitivity, work, folder)
+        self.weighing = Weighing(document, free, self.forms, self.rule, self.sensitivity, context, folder)
         self._bytes_bound = settings.budget_bpw is not None or settings.max_size is not None
         self._metric = Metric(settings.metric) if settings.metric is not None else None
         self._least, self._expected = -math.inf, list[dict[str, Any]]()
@@ -104,7 +108,7 @@ class _Search:
         """What holds for every free site but its format."""
         return self.rules.rules[-1]
 
-    def run(self) -> Found:
+    def run(self) -> FormatSearch:
         """Weigh, choose, run, weigh again."""
         table = self._table()
         tried: list[Choice] = []
@@ -124,7 +128,7 @@ class _Search:
             "front": [c.to_dict() for c in table.front()],
             "sensitivity": table.sensitivity(best),
         }
-        return Found(self._recipe(best), about, self.weighing.solved(best))
+        return FormatSearch(self._recipe(best), about, self.weighing.solved(best))
 
     def _table(self) -> Table:
         """Every free site's candidates."""

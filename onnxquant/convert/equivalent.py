@@ -1,8 +1,8 @@
-"""What is changed in a float model before its weights are solved: channels scaled for AWQ, columns put in another order."""
+"""Float models of the same function that are easier to round: AWQ channel scales and reordered columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import Reader, grams
-from onnxquant.calibration.samples import Samples
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
-from onnxquant.convert.solve_weights import Work
 from onnxquant.errors import RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.formats.matrix import Matrix
@@ -27,52 +25,75 @@ from onnxquant.observers.absmean import AbsMean
 from onnxquant.passes.equivalent import permute
 from onnxquant.passes.equivalent.awq import Quantizer, awq
 from onnxquant.passes.equivalent.rescale import Folded
+from onnxquant.plan.context import Context
 from onnxquant.plan.planner import make_plan
-from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import Strategy
 from onnxquant.solvers.awq import Awq
 from onnxquant.solvers.base import Inputs
 
+Order = NDArray[np.int32]
+
 
 @dataclass(frozen=True)
-class Rescaled:
+class EquivalentModel:
     """A float model whose function is that of another one.
 
     Attributes:
-        document: the model.
-        weights: names of the weights that are not the other one's.
-        orders: for weights whose columns are to be stored in another order, that order.
-        notes: what was done, and why the rest was not.
+        document: the model
+        rescaled: names of the weights that are not the other one's
+        orders: stored order of columns, by weight, where it is another one
+        notes: sentences on the changes, and on what could not be changed
     """
 
     document: Document
-    weights: tuple[str, ...] = ()
-    orders: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
+    rescaled: tuple[str, ...] = ()
+    orders: Mapping[str, Order] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def rescaled(document: Document, rules: Recipe, samples: Samples | None, work: Work) -> Rescaled:
-    """The model that weights are encoded of, for the rules' solvers and the order of columns that was asked for.
+@dataclass(frozen=True)
+class _SiteReader:
+    """A site, and a node that shows what it is multiplied with."""
+
+    site: Site
+    reader: Reader
+
+
+@dataclass(frozen=True)
+class _GramFile:
+    """The Gram matrix of an activation in a file, and the number of inputs that it sums up."""
+
+    path: Path
+    count: int
+
+    def load(self) -> Inputs:
+        """The matrix as solvers take it."""
+        return Inputs(np.load(self.path), self.count)
+
+
+def equivalent_model(context: Context) -> EquivalentModel:
+    """The model whose weights are encoded, as the rules' solvers and the order of columns ask for it.
 
     Raises:
-        RecipeError: what must be known of activations takes data, and there is none.
-        FeedError: the data does not fit.
+        RecipeError: the inputs of weights must be known for that, and there are no samples.
+        FeedError: the samples do not fit.
     """
-    strategy = work.settings.permutation
-    if strategy is None and all(rule.solver != Awq.name for rule in rules.rules):
-        return Rescaled(document)
-    sites, left = find(document)
-    plan = make_plan(sites, left, rules, document.opset)
-    forms = {d.name: d.format for d in plan.encoded}
-    scaled = {d.name: forms[d.name] for d in plan.encoded if d.solver == Awq.name}
-    copy, notes = document.copy(), list[str]()
+    document, strategy = context.document, context.options.permutation
+    if strategy is None and all(rule.solver != Awq.name for rule in context.rules.rules):
+        return EquivalentModel(document)
+    sites, skipped = find(document)
+    encoded = make_plan(sites, skipped, context.rules, document.opset).encoded
+    scaled = {d.name: d.format for d in encoded if d.solver == Awq.name}
+    context = context.with_document(document.copy())
+    notes: list[str] = []
     if scaled:
-        notes.append(_scale(copy, scaled, samples, work).sentence("scaled") or "no activation to scale")
-    orders: dict[str, NDArray[np.int32]] = {}
+        notes.append(_scale(context, scaled).sentence("scaled") or "no activation to scale")
+    orders: dict[str, Order] = {}
     if strategy is not None:
-        folded, orders = _permute(copy, strategy, set(forms), samples, work)
+        folded, orders = _permute(context, strategy, {d.name for d in encoded})
         notes.append(folded.sentence("permuted") or "no activation to permute")
-    return Rescaled(copy, tuple(rescaled_weight_names(document, copy)), orders, tuple(notes))
+    names = rescaled_weight_names(document, context.document)
+    return EquivalentModel(context.document, tuple(names), orders, tuple(notes))
 
 
 def rescaled_weight_names(before: Document, after: Document) -> list[str]:
@@ -90,86 +111,93 @@ def _is_equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return a is b or (a.shape == b.shape and np.array_equal(a.view(np.uint8), b.view(np.uint8)))
 
 
-def _readers(document: Document, names: set[str] | dict[str, Format]) -> dict[str, list[tuple[Site, Reader]]]:
-    """What reads each activation with one of these weights."""
-    found: dict[str, list[tuple[Site, Reader]]] = {}
-    for site in find(document)[0]:
-        for reader in nodes_showing_the_input(site, document.proto.graph) if site.name in names else ():
-            found.setdefault(reader.node.input[0], []).append((site, reader))
-    return found
-
-
-def _weighed(
-    document: Document, read: Mapping[str, list[tuple[Site, Reader]]], feeds: Feeds, work: Work
-) -> Iterator[tuple[str, NDArray[np.float64], int]]:
-    """Each activation with its Gram matrix, and of how many inputs it is: of several readers one is enough."""
-    one = {several[0][1].weight: x for x, several in read.items()}
-    readers = [several[0][1] for several in read.values()]
-    for weight, gram, count in grams(document, readers, feeds, threads=work.settings.threads, progress=work.progress):
-        yield one[weight], gram, count
-
-
-def _scale(document: Document, forms: dict[str, Format], samples: Samples | None, work: Work) -> Folded:
-    if samples is None:
+def _scale(context: Context, formats: Mapping[str, Format]) -> Folded:
+    """Scale the channels of activations for AWQ, in place; the changes."""
+    if context.samples is None:
         raise RecipeError("solver awq needs samples that tell what weights are multiplied with: give --data")
-    feeds, settings = samples.for_calibration(document), work.settings
-    read = _readers(document, forms)
-    # A Conv's channels are on the second axis.
-    kinds = {x: "absmean:1" if r[0][1].node.op_type == "Conv" else "absmean" for x, r in read.items()}
-    seen = collect(
-        document, feeds, {x: [k] for x, k in kinds.items()}, threads=settings.threads, progress=work.progress
-    )
-    magnitudes = {
-        x: observer.absmean for x, k in kinds.items() if isinstance(observer := seen.observers[x][k], AbsMean)
+    document, options = context.document, context.options
+    readers = _readers_by_activation(document, formats)
+    # The channels of a Conv are on the second axis.
+    observers = {
+        x: "absmean:1" if several[0].reader.node.op_type == "Conv" else "absmean" for x, several in readers.items()
     }
-    paths: dict[str, tuple[Path, int]] = {}
-    for x, gram, count in _weighed(document, read, feeds, work):
-        paths[x] = (work.folder / f"awq-{len(paths)}.npy", count)
-        np.save(paths[x][0], gram)
-    by_tensor = {site.tensor.name: forms[site.name] for r in read.values() for site, _ in r}
-
-    def inputs(name: str) -> Inputs:
-        path, count = paths[name]
-        return Inputs(np.load(path), count)
+    feeds = context.samples.for_calibration(document)
+    statistics = collect(
+        document,
+        feeds,
+        {x: [observer] for x, observer in observers.items()},
+        threads=options.threads,
+        progress=context.progress,
+    )
+    files: dict[str, _GramFile] = {}
+    for x, inputs in _inputs_by_activation(context, readers, feeds):
+        files[x] = _GramFile(context.folder / f"awq-{len(files)}.npy", inputs.count or 0)
+        np.save(files[x].path, inputs.gram)
+    magnitudes = {
+        x: seen.absmean
+        for x, observer in observers.items()
+        if x in files and isinstance(seen := statistics.observers[x][observer], AbsMean)
+    }
+    by_tensor = {r.site.tensor.name: formats[r.site.name] for several in readers.values() for r in several}
 
     def quantizer(weight: str) -> Quantizer | None:
         form = by_tensor.get(weight)
         return None if form is None else partial(_decoded, form)
 
     try:
-        known = {x: m for x, m in magnitudes.items() if x in paths}
-        return awq(document, known, inputs, quantizer).folded
+        return awq(document, magnitudes, lambda x: files[x].load(), quantizer).folded
     finally:
-        for path, _ in paths.values():
-            path.unlink(missing_ok=True)
+        for file in files.values():
+            file.path.unlink(missing_ok=True)
 
 
 def _decoded(form: Format, matrix: Matrix) -> Matrix:
     return dispatch.decode(dispatch.rounded_to_nearest(form, matrix))
 
 
-def _permute(
-    document: Document, strategy: Strategy, names: set[str], samples: Samples | None, work: Work
-) -> tuple[Folded, dict[str, NDArray[np.int32]]]:
-    """Fold orders where that is possible; what is left is stored beside the weights."""
+def _permute(context: Context, strategy: Strategy, names: Container[str]) -> tuple[Folded, dict[str, Order]]:
+    """Fold orders of columns into the producers of activations, in place; the changes, and the orders that are left."""
+    document, main = context.document, context.document.proto.graph
+    readers = _readers_by_activation(document, names)
     energies: dict[str, NDArray[np.float64]] = {}
-    read = _readers(document, names)
     if strategy == "activation":
-        if samples is None:
+        if context.samples is None:
             raise RecipeError(
                 "permutation activation needs samples that tell what weights are multiplied with: give --data"
             )
-        for x, gram, _ in _weighed(document, read, samples.for_calibration(document), work):
-            if len(gram) == 1:
-                energies[x] = np.diagonal(gram[0]).copy()
+        feeds = context.samples.for_calibration(document)
+        for x, inputs in _inputs_by_activation(context, readers, feeds):
+            if len(inputs.gram) == 1:
+                energies[x] = inputs.energy[0].copy()
     orders = permute.orders(document, strategy, energies)
-    folded = permute.fold(document, {x: o for x, o in orders.items() if x in read})
+    folded = permute.fold(document, {x: order for x, order in orders.items() if x in readers})
     stored = {
-        site.name: orders[x].astype(np.int32)
+        r.site.name: orders[x].astype(np.int32)
         for x in folded.left
-        for site, reader in read.get(x, ())
-        if reader.node.op_type != "Conv"
-        and site.cols == len(orders[x])
-        and len(nodes_showing_the_input(site, document.proto.graph)) == 1
+        for r in readers.get(x, ())
+        if r.reader.node.op_type != "Conv"
+        and r.site.cols == len(orders[x])
+        and len(nodes_showing_the_input(r.site, main)) == 1
     }
     return folded, stored
+
+
+def _readers_by_activation(document: Document, names: Container[str]) -> dict[str, list[_SiteReader]]:
+    """The readers of each activation that is multiplied with one of these weights."""
+    readers: dict[str, list[_SiteReader]] = {}
+    for site in find(document)[0]:
+        for reader in nodes_showing_the_input(site, document.proto.graph) if site.name in names else ():
+            readers.setdefault(reader.node.input[0], []).append(_SiteReader(site, reader))
+    return readers
+
+
+def _inputs_by_activation(
+    context: Context, readers: Mapping[str, list[_SiteReader]], feeds: Feeds
+) -> Iterator[tuple[str, Inputs]]:
+    """Each activation with its Gram matrices. One of its readers is enough to show them."""
+    first = {x: several[0].reader for x, several in readers.items()}
+    names = {reader.weight: x for x, reader in first.items()}
+    for weight, gram, count in grams(
+        context.document, first.values(), feeds, threads=context.options.threads, progress=context.progress
+    ):
+        yield names[weight], Inputs(gram, count)

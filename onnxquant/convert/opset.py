@@ -1,4 +1,4 @@
-"""A real opset conversion where a recipe's target needs a newer opset, proven by equal outputs.
+"""Conversion to a newer opset where a plan gains by it, proven by equal outputs.
 
 onnx's version converter rewrites nodes; a bumped number would not. It knows only standard ops and can fail, so its
 result is taken only when onnxruntime gives the same outputs for both models.
@@ -21,22 +21,21 @@ from onnxquant.graph.sites import find
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
-from onnxquant.targets import target_named
 from onnxquant.targets.onnx import Onnx
 from onnxquant.validation.reference import reference
 
 _TOLERANCE = 1e-4
 
 
-def raise_opset(document: Document, recipe: Recipe, least: int = 0) -> list[str]:
-    """Raise the opset when a plan would use more of standard operators in a newer one; notes on what was done.
+def raise_opset(document: Document, recipe: Recipe, required: int = 0) -> list[str]:
+    """Raise the opset in place where the plan would use standard operators of a newer one; sentences on the change.
 
     Args:
-        document: edited in place.
-        recipe: the rules of the plan.
-        least: what is needed besides.
+        document: the prepared model
+        recipe: rules of the plan
+        required: opset that is needed besides
     """
-    before, needed = document.opset, max(_needed(document, recipe), least)
+    before, needed = document.opset, max(_useful_opset(document, recipe), required)
     if needed <= before:
         return []
     try:
@@ -52,27 +51,25 @@ def raise_opset(document: Document, recipe: Recipe, least: int = 0) -> list[str]
     return [f"opset converted from {before} to {needed}, outputs equal"]
 
 
-def _needed(document: Document, recipe: Recipe) -> int:
-    """The opset that the decisions for target ``onnx`` would like, were there no limit."""
-    sites, left = find(document)
-    plan = make_plan(sites, left, recipe, MAX_OPSET)
+def _useful_opset(document: Document, recipe: Recipe) -> int:
+    """The newest opset that decisions for target ``onnx`` gain by."""
+    sites, skipped = find(document)
+    plan = make_plan(sites, skipped, recipe, MAX_OPSET)
     by_name = {s.name: s for s in sites}
     decided = [(by_name[d.name].folded() if d.folded else by_name[d.name], d) for d in plan.encoded]
-    target = target_named("onnx")
-    assert isinstance(target, Onnx)
-    wanted = [target.wanted_opset(site, d.format) for site, d in decided if d.target == "onnx"]
-    return max(wanted, default=0)
+    target = Onnx()
+    return max((target.wanted_opset(site, d.format) for site, d in decided if d.target == target.name), default=0)
 
 
 def _keep_signature(converted: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    """The converter writes the shapes it inferred into inputs and outputs; what callers see stays as it was."""
+    """Restore inputs and outputs, into which the converter wrote the shapes that it inferred."""
     for kind in ("input", "output"):
         for mine, theirs in zip(getattr(converted.graph, kind), getattr(original.graph, kind), strict=True):
             mine.CopyFrom(theirs)
 
 
 def _differs(document: Document, converted: onnx.ModelProto) -> str:
-    """Why the converted model is not the same function; empty when it is."""
+    """The reason why the converted model is not the same function; empty when it is."""
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
         paths = []
         for name, proto in (("before", document.proto), ("after", converted)):
@@ -93,7 +90,7 @@ def _compare_outputs(paths: list[Path]) -> str:
     got = runtime.run(runtime.open_session(paths[1], runtime.session_options(mapped=True)), samples.feeds[0])
     for name, value in samples.outputs[0].items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-            # Infinity and NaN must be where they were, and say nothing of how near the rest has to be.
+            # NaN and infinity must match exactly; the tolerance is scaled by the largest finite value.
             atol = _TOLERANCE * (float(np.abs(value[np.isfinite(value)]).max(initial=0)) or 1.0)
             near = value.shape == got[name].shape and np.allclose(value, got[name], rtol=0, atol=atol, equal_nan=True)
             if not near:

@@ -1,11 +1,10 @@
-"""The spine: load, prepare, plan, encode, lower, save, prove."""
+"""The way of a model: load, prepare, plan, calibrate, solve, encode, lower, write, prove."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +15,36 @@ from onnxquant.activations.plan import ActivationPlan
 from onnxquant.activations.search import static
 from onnxquant.activations.settings import required_opset
 from onnxquant.artifact import lowering
-from onnxquant.artifact.stored import digest, metadata
-from onnxquant.budget import search as budget
+from onnxquant.artifact.stored import metadata
+from onnxquant.budget.search import FormatSearch, search_formats
+from onnxquant.calibration.feeds import Data
 from onnxquant.calibration.samples import Samples
-from onnxquant.convert import equivalent as rescaling
-from onnxquant.convert import recipe_of_plan as plan_recipe
-from onnxquant.convert import solve_weights as solving
-from onnxquant.convert import whole_graph as whole
+from onnxquant.convert import recipe_of_plan, whole_graph
+from onnxquant.convert.encode_sites import SiteEncoder
+from onnxquant.convert.equivalent import equivalent_model, rescaled_weight_names
 from onnxquant.convert.opset import raise_opset
-from onnxquant.errors import FeedError, ModelError, OutputError, RangeError, RecipeError, WeightError
+from onnxquant.convert.prove import original_outputs, prove
+from onnxquant.convert.solve_weights import Order, decisions_to_solve, solve_weights
+from onnxquant.errors import ModelError, OutputError, RecipeError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph import identity
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
-from onnxquant.graph.sites import Site, find
-from onnxquant.native import dispatch
+from onnxquant.graph.sites import find
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.passes.simplify.sums import keep_sums
-from onnxquant.plan.decision import EncodeDecision, Plan
+from onnxquant.plan.context import Context, workspace
+from onnxquant.plan.decision import Plan
 from onnxquant.plan.planner import make_plan
 from onnxquant.plan.solver_choice import assign_solvers
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
+from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Recipe
-from onnxquant.report.data import Report, SiteResult
+from onnxquant.report.data import Report
 from onnxquant.report.provenance import Evidence
-from onnxquant.solvers.rtn import Rtn
-from onnxquant.validation.compare import Made, compare, reference_of
-from onnxquant.validation.reference import Data, Reference
-
-Progress = Callable[[str, float], None]
-
-
-def _silent(stage: str, done: float) -> None:
-    """No progress display."""
+from onnxquant.targets import Activations
+from onnxquant.validation.compare import Made
 
 
 def quantize(
@@ -57,8 +52,8 @@ def quantize(
     output: str | Path | None = None,
     *,
     recipe: str | Path | Mapping[str, Any] | None = None,
-    data: Data = None,
-    progress: Progress = _silent,
+    data: Data | None = None,
+    progress: Progress = silent,
     command: str | None = None,
     **options: Any,
 ) -> Report:
@@ -68,9 +63,9 @@ def quantize(
         source: path of an ONNX file, a ModelProto or an onnx_graphsurgeon Graph; it is never changed.
         output: file to write; None: ``<name>.<format>.onnx`` beside the source.
         recipe: a TOML or YAML file, or a mapping, of ordered rules and perhaps ``options``.
-        data: samples for the proof: a ``.npz``, a folder of arrays or images, a text, an iterable of ``{input name:
-            array}`` ... (docs/feeds.md); None: seeded synthetic ones.
-        progress: called with a stage's name and how much of it is done (0 to 1).
+        data: samples: a ``.npz``, a folder of arrays or images, a text, an iterable of ``{input name: array}`` ...
+            (docs/feeds.md); None: seeded synthetic ones, for the proof alone.
+        progress: callback for the name of a stage and the part of it that is done (0 to 1).
         command: the command line, for the report.
         options: fields of ``Options`` by name: ``format``, ``bits``, ``block_size``, ``per_channel``, ``symmetric``,
             ``target``, ``include``, ``exclude``, ``dry_run``, ``force`` ...
@@ -86,201 +81,142 @@ def quantize(
     """
     entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
     settings, rules = Options.of_recipe(entries, options)
-    whole.check(settings, entries)
-    samples = None if data is None else Samples(data, settings)
+    whole_graph.check(settings, entries)
     original = load(source, settings.external_root)
     _refuse_quantized(original)
-    document = original.copy()
-    notes = prepare(document)
     origin = json.dumps(origin_of(original, settings, rules), separators=(",", ":"))
-    # A search may name the output after the formats that it finds.
-    named = output is not None or not settings.searches
-    place = _output_path(original, output, rules) if named else None
+    # A search may name the output after the formats that it chooses.
+    is_named = output is not None or not settings.searches
+    place = _output_path(original, output, rules) if is_named else None
     evidence = Evidence(settings, original, place, rules, options, command)
     evidence.check()
-    if settings.whole_graph:
-        report = Report.of_plan(original, evidence.place, Plan(()), notes)
-        return evidence.finish(_whole_graph(original, document, report, origin, (samples, settings, progress)))
-    notes += _made_ready(document, rules, settings)
-    with solving.workspace(settings) as folder:
-        work = solving.Work(folder, settings, progress)
-        chosen = budget.search(document, rules, samples, work) if settings.searches else None
-        rules = chosen.rules if chosen else rules
-        ready = rescaling.rescaled(document, rules, samples, work)
-        beside, plan = _plan(original, ready, rules, samples, work)
-        plan = replace(plan, rescaled=ready.weights, origin=origin)
-        if chosen:
-            beside = replace(beside, solved=chosen.solved.without(ready.weights))
-        evidence = replace(evidence, output=_output_path(original, output, rules), rules=rules)
-        evidence.check()
+    with workspace(settings) as folder:
+        context = Context(
+            original=original,
+            document=original.copy(),
+            options=settings,
+            rules=rules,
+            samples=None if data is None else Samples(data, settings),
+            folder=folder,
+            progress=progress,
+        )
+        notes = prepare(context.document)
+        if settings.whole_graph:
+            return evidence.finish(whole_graph.convert(context, evidence.place, origin, notes))
+        notes += _run_requested_passes(context)
+        search = search_formats(context) if settings.searches else None
+        if search:
+            context = context.with_rules(search.rules)
+            evidence = replace(evidence, output=_output_path(original, output, search.rules), rules=search.rules)
+            evidence.check()
+        model = _planned(context, origin, search)
         if settings.save_recipe is not None:
-            plan_recipe.save(plan, find(beside.document)[0], rules, settings)
-        made = (beside, plan, [*notes, *ready.notes])
-        report = _carry_out(original, evidence.place, made, samples, replace(work, orders=ready.orders))
-        report.search = chosen.about if chosen else {}
+            recipe_of_plan.save(model.plan, find(model.document)[0], context.rules, settings)
+        report = _encode_and_write(model, evidence.place, notes)
+        report.search = search.about if search else {}
         return evidence.finish(report)
 
 
-def _made_ready(document: Document, rules: Recipe, settings: Options) -> list[str]:
-    """Passes that depend on what is asked for; what they changed."""
-    notes = simplify(document) if settings.activations == "static" else []
-    notes += raise_opset(document, rules, required_opset(settings))
-    if settings.activations != "none" and (note := keep_sums(document)):
-        notes.append(note)
-    return notes
-
-
-def _carry_out(
-    original: Document,
-    path: Path,
-    made: tuple[ActivationPlan, Plan, list[str]],
-    samples: Samples | None,
-    work: solving.Work,
-) -> Report:
-    """Encode, lower, save and prove a plan."""
-    beside, plan, notes = made
-    settings, document = work.settings, beside.document
-    if not plan.encoded:
-        raise ModelError(_nothing(document, plan))
-    if not path.name:
-        raise OutputError(f"{path}: is a folder; expected a file name")
-    external = settings.is_external(already=original.is_external(), nbytes=plan.nbytes)
-    _refuse_too_large(path, plan, external=external)
-    plan = replace(plan, predicted_bytes=lowering.predict(document, plan, path.name, external=external))
-    report = Report.of_plan(original, path, plan, notes)
-    if settings.dry_run:
-        return report
-    refuse_overwriting(original, path)
-    with Publisher(path, external=external, force=settings.force) as publisher:
-        # Samples come first: data that does not fit is refused before any work.
-        unsolved = solving.decisions_to_solve(plan, work.orders, beside.solved)
-        feeds = samples.for_calibration(document) if samples and unsolved else None
-        outputs = _samples(original, samples, settings, work.progress) if settings.proof else None
-        solved = solving.solve(document, unsolved, feeds, work)
-        encoder = _Encoder(beside, solved, work.progress, sum(d.elements for d in plan.encoded), proven=settings.proof)
-        lowering.write(document, plan, publisher, encoder)
-    report.finish(path, encoder.results, external=external)
-    if outputs is not None:
-        told = partial(_tell, work.progress)
-        report.prove(compare(original, path, outputs, settings, told, Made(document, encoder.digests)))
-    return report
-
-
-def _whole_graph(
-    original: Document, document: Document, report: Report, origin: str, run: tuple[Samples | None, Options, Progress]
-) -> Report:
-    """The way of ``quantize`` for a whole graph in float16."""
-    samples, settings, progress = run
-    path = Path(str(report.output))
-    if settings.dry_run:
-        whole.plan(document, report, settings)
-        return report
-    refuse_overwriting(original, path)
-    outputs = _samples(original, samples, settings, progress) if settings.proof else None
-    external = settings.is_external(already=original.is_external(), nbytes=0)
-    whole.write(document, report, settings, origin, external=external)
-    if outputs is not None:
-        report.prove(compare(original, path, outputs, settings, partial(_tell, progress)))
-    return report
-
-
-def _tell(progress: Progress, stage: str) -> None:
-    progress(f"proof: {stage}", 0.0)
-
-
-def _samples(
-    original: Document, samples: Samples | None, settings: Options, progress: Progress
-) -> Reference | FeedError:
-    progress("proof: original", 0.0)
-    try:
-        return reference_of(original, samples, settings)
-    except FeedError as error:
-        if samples is not None:
-            raise
-        return error
-
-
-class _Encoder:
-    """Encodes one site at a time and keeps what became of each."""
-
-    def __init__(
-        self,
-        made: ActivationPlan,
-        solved: Mapping[str, Encoded],
-        progress: Progress,
-        elements: int,
-        *,
-        proven: bool,
-    ) -> None:
-        self.document, self.solved = made.document, (made.solved, solved)
-        self.proven = proven
-        self.progress = progress
-        self.elements = elements
-        self.done = 0
-        self.results: dict[str, SiteResult] = {}
-        self.digests: dict[str, str] = {}
-
-    def __call__(self, site: Site, decision: EncodeDecision) -> Encoded | None:
-        form = decision.format
-        self.progress("encode", self.done / max(self.elements, 1))
-        weight = site.view.matrix(self.document.array(site.tensor))
-        solved = next((some[site.name] for some in self.solved if site.name in some), None)
-        if solved is None and decision.solver != Rtn.name:
-            why = f"{decision.reason}; rounded to nearest: a Gram matrix of {site.cols} columns is too large"
-            decision = replace(decision, solver=Rtn.name, reason=why)
-        try:
-            encoded, difference = dispatch.encode(form, weight, solved=solved)
-        except RangeError as error:
-            self.results[site.name] = SiteResult(decision.kept_in_float(str(error)))
-            return None
-        except WeightError as error:
-            raise WeightError(
-                f"{self.document.name}: weight {site.name!r} {error}; keep it in float with --exclude to go on"
-            ) from None
-        if self.proven:
-            self.digests[site.name] = digest(encoded)
-        warning = form.warning(difference.sqnr_db)
-        self.results[site.name] = SiteResult(decision, difference.to_dict(), warning)
-        self.done += decision.elements
-        self.progress("encode", self.done / max(self.elements, 1))
-        return encoded
-
-
-def _plan(
-    original: Document, ready: rescaling.Rescaled, rules: Recipe, samples: Samples | None, work: solving.Work
-) -> tuple[ActivationPlan, Plan]:
-    """The plan, and the float model that it is of: static activations change weights before they are encoded."""
-    settings, progress, document = work.settings, work.progress, ready.document
-    made = ActivationPlan(document)
-    before = document.copy() if settings.activations != "none" else document
-    if settings.activations == "dynamic":
-        made = dynamic(document, rules, settings, samples, progress)
-    elif settings.activations == "static":
-        made = static(original, document, rules, settings, samples, progress)
-    activations = made.activations
-    if activations:
-        # Whoever compares the file with its original must know which weights are not the original's.
-        names = rescaling.rescaled_weight_names(before, made.document)
-        activations = replace(activations, rescaled=tuple(names))
-    sites, left = find(made.document)
-    plan = make_plan(sites, left, rules, made.document.opset, made.sites, ready.orders)
-    plan = replace(plan, activations=activations)
-    return made, assign_solvers(plan, made.document, has_samples=samples is not None)
-
-
-def origin_of(original: Document, settings: Options, rules: Recipe) -> dict[str, Any]:
-    """What decides the bytes of an output, but for samples: the original's digest, options and rules."""
+def origin_of(original: Document, options: Options, rules: Recipe) -> dict[str, Any]:
+    """The digest of a model, the options and the rules: all that decides the bytes of an output, but for samples."""
     return {
         "sha256": identity.digest(original),
-        "options": settings.options_that_shape_the_file(),
+        "options": options.options_that_shape_the_file(),
         "rules": [rule.to_dict() for rule in rules.rules],
     }
 
 
-def _nothing(document: Document, plan: Plan) -> str:
-    reasons = [f"{d.name}: {d.reason}" for d in plan.decisions if d.elements > 1][:5]
-    found = "; ".join(reasons) if reasons else "it has no constant float weights"
-    return f"{document.name}: nothing to quantize: {found}"
+@dataclass(frozen=True)
+class _PlannedModel:
+    """A plan with the model that it is of, and the codes that were chosen on the way to it.
+
+    Attributes:
+        context: context whose document is that model
+        plan: decision for every weight
+        orders: stored order of columns, by weight, where it is another one
+        solved: weights by name whose codes are chosen already
+        notes: sentences on the changes of the model
+    """
+
+    context: Context
+    plan: Plan
+    orders: Mapping[str, Order]
+    solved: Mapping[str, Encoded]
+    notes: tuple[str, ...]
+
+    @property
+    def document(self) -> Document:
+        """The float model that the plan is of."""
+        return self.context.document
+
+
+def _run_requested_passes(context: Context) -> list[str]:
+    """Sentences on the changes of passes that only some options ask for."""
+    document, options = context.document, context.options
+    notes = simplify(document) if options.activations == Activations.STATIC else []
+    notes += raise_opset(document, context.rules, required_opset(options))
+    if options.activations != Activations.NONE and (note := keep_sums(document)):
+        notes.append(note)
+    return notes
+
+
+def _planned(context: Context, origin: str, search: FormatSearch | None) -> _PlannedModel:
+    """The plan of a prepared model, for the function equal to it that is easiest to round."""
+    equivalent = equivalent_model(context)
+    activations = _activation_plan(context.with_document(equivalent.document))
+    document = activations.document
+    sites, skipped = find(document)
+    plan = make_plan(sites, skipped, context.rules, document.opset, activations.sites, equivalent.orders)
+    plan = replace(plan, activations=activations.activations, rescaled=equivalent.rescaled, origin=origin)
+    plan = assign_solvers(plan, document, has_samples=context.samples is not None)
+    solved = search.solved.without(equivalent.rescaled) if search else activations.solved
+    return _PlannedModel(context.with_document(document), plan, equivalent.orders, solved, equivalent.notes)
+
+
+def _activation_plan(context: Context) -> ActivationPlan:
+    """The plan for integer activations. It may change weights before these are encoded."""
+    kind = context.options.activations
+    if kind == Activations.NONE:
+        return ActivationPlan(context.document)
+    before = context.document.copy()
+    plan = static(context) if kind == Activations.STATIC else dynamic(context)
+    # Whoever compares the file with its original must know which weights are not the original's.
+    names = tuple(rescaled_weight_names(before, plan.document))
+    return replace(plan, activations=replace(plan.activations, rescaled=names)) if plan.activations else plan
+
+
+def _encode_and_write(model: _PlannedModel, path: Path, notes: list[str]) -> Report:
+    """Encode, lower, write and prove a planned model."""
+    context, plan, options = model.context, model.plan, model.context.options
+    if not plan.encoded:
+        raise ModelError(_nothing_to_encode(model))
+    external = options.is_external(already=context.original.is_external(), nbytes=plan.nbytes)
+    _refuse_unwritable(path, plan, external=external)
+    plan = replace(plan, predicted_bytes=lowering.predict(model.document, plan, path.name, external=external))
+    report = Report.of_plan(context.original, path, plan, [*notes, *model.notes])
+    if options.dry_run:
+        return report
+    refuse_overwriting(context.original, path)
+    with Publisher(path, external=external, force=options.force) as publisher:
+        # Samples are opened first, the most of them before the few of the proof: data that does not fit is refused before
+        # any work.
+        unsolved = decisions_to_solve(plan, model.orders, model.solved)
+        feeds = context.samples.for_calibration(model.document) if context.samples and unsolved else None
+        outputs = original_outputs(context) if options.proof else None
+        solved = solve_weights(context, unsolved, model.orders, feeds)
+        encoder = SiteEncoder(context, plan, [model.solved, solved])
+        lowering.write(model.document, plan, publisher, encoder)
+    report.finish(path, encoder.results, external=external)
+    if outputs is not None:
+        report.prove(prove(context, path, outputs, Made(model.document, encoder.digests)))
+    return report
+
+
+def _nothing_to_encode(model: _PlannedModel) -> str:
+    """The message for a model of which no weight is encoded."""
+    reasons = [f"{d.name}: {d.reason}" for d in model.plan.decisions if d.elements > 1][:5]
+    explanation = "; ".join(reasons) if reasons else "it has no constant float weights"
+    return f"{model.document.name}: nothing to quantize: {explanation}"
 
 
 def _refuse_quantized(document: Document) -> None:
@@ -301,9 +237,10 @@ def _output_path(original: Document, output: str | Path | None, rules: Recipe) -
     return original.path.with_name(rules.output_name(original.path))
 
 
-def _refuse_too_large(path: Path, plan: Plan, *, external: bool) -> None:
-    size = plan.nbytes
-    if not external and size > MAX_INLINE:
+def _refuse_unwritable(path: Path, plan: Plan, *, external: bool) -> None:
+    if not path.name:
+        raise OutputError(f"{path}: is a folder; expected a file name")
+    if not external and plan.nbytes > MAX_INLINE:
         raise OutputError(
-            f"{path}: {size} bytes of weights do not fit one protobuf file (2 GiB); use --external-data auto or always"
+            f"{path}: {plan.nbytes} bytes of weights do not fit one protobuf file (2 GiB); use --external-data auto or always"
         )

@@ -1,12 +1,9 @@
-"""From a plan to solved weights: which solver each weight gets, what its inputs were, and the work itself."""
+"""Codes that solvers choose for the weights of a plan."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,33 +11,16 @@ from numpy.typing import NDArray
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import grams
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
-from onnxquant.errors import OutputError, WeightError
+from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded
-from onnxquant.graph.io import Document
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import Site, find
+from onnxquant.plan.context import Context
 from onnxquant.plan.decision import EncodeDecision, Plan
-from onnxquant.recipe.options import Options
+from onnxquant.recipe.progress import Progress
 from onnxquant.solvers import jobs, solver_named
 from onnxquant.solvers.rtn import Rtn
 
-Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Work:
-    """Where and how weights are solved.
-
-    Attributes:
-        folder: where results are kept.
-        settings: ``jobs``, ``threads``, what --data means.
-        progress: told what is done.
-        orders: of the columns of weights that are stored in another one.
-    """
-
-    folder: Path
-    settings: Options
-    progress: Progress = lambda stage, done: None
-    orders: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
+Order = NDArray[np.int32]
 
 
 def decisions_to_solve(plan: Plan, orders: Container[str], solved: Container[str]) -> list[EncodeDecision]:
@@ -54,87 +34,84 @@ def decisions_to_solve(plan: Plan, orders: Container[str], solved: Container[str
     return [d for d in plan.encoded if (d.solver != Rtn.name or d.name in orders) and d.name not in solved]
 
 
-def solve(
-    document: Document, decisions: Sequence[EncodeDecision], feeds: Feeds | None, work: Work
+def solve_weights(
+    context: Context, decisions: Sequence[EncodeDecision], orders: Mapping[str, Order], feeds: Feeds | None
 ) -> Mapping[str, Encoded]:
-    """Solved weights by name; they lie in files.
+    """Solved weights by name. They lie in files and are read when they are asked for.
 
     Args:
-        document: the float model
+        context: context with the float model
         decisions: decisions about the weights
-        feeds: samples; None where there are none
-        work: folder, settings and progress
+        orders: stored order of columns, by weight, where it is another one
+        feeds: samples that show the inputs of weights; None where there are none
 
     Raises:
-        FeedError: the data does not fit the model.
         WeightError: a weight cannot be encoded.
     """
-    wanted = {d.name: d for d in decisions}
-    results = jobs.Results(work.folder)
-    if wanted:
-        try:
-            _solve(document, wanted, feeds, results, work)
-        except WeightError as error:
-            raise WeightError(f"{document.name}: {error}; keep it in float with --exclude to go on") from None
+    results = jobs.Results(context.folder)
+    if not decisions:
+        return results
+    try:
+        _solve(context, _Weights(context, decisions, orders), feeds, results)
+    except WeightError as error:
+        raise WeightError(f"{context.document.name}: {error}; keep it in float with --exclude to go on") from None
     return results
 
 
-@contextmanager
-def workspace(settings: Options) -> Iterator[Path]:
-    """The folder for solved weights: the user's, which stays, or a temporary one.
+def _solve(context: Context, weights: _Weights, feeds: Feeds | None, results: jobs.Results) -> None:
+    options, count = context.options, weights.counter(context.progress)
+    without_inputs = dict.fromkeys(weights.sites)
+    if feeds is not None:
+        main = context.document.proto.graph
+        readers = {name: r for name, site in weights.sites.items() if (r := nodes_showing_the_input(site, main))}
+        names = {weights.sites[name].tensor.name: name for name in readers}
+        nodes = [node for several in readers.values() for node in several]
+        batch: list[jobs.Task] = []
+        for tensor, gram, inputs in grams(
+            context.document, nodes, feeds, threads=options.threads, progress=context.progress
+        ):
+            del without_inputs[names[tensor]]
+            batch.append(weights.task_with_inputs(names[tensor], gram, inputs))
+            if len(batch) >= options.jobs:
+                jobs.run(batch, results, options.jobs, count)
+                batch = []
+        jobs.run(batch, results, options.jobs, count)
+    for name in without_inputs:
+        # A Gram matrix may be too large. A weight whose solver needs one is then rounded to nearest.
+        if not solver_named(weights.decisions[name].solver).needs_inputs:
+            jobs.run([weights.task(name)], results, 1, count)
 
-    Raises:
-        OutputError: it cannot be made.
-    """
-    if settings.work is None:
-        with tempfile.TemporaryDirectory(prefix="onnxquant-") as name:
-            yield Path(name)
-        return
-    folder = Path(settings.work)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from None
-    yield folder
 
+class _Weights:
+    """The weights to solve: their decisions and sites by name, and their tasks."""
 
-def _solve(
-    document: Document, wanted: Mapping[str, EncodeDecision], feeds: Feeds | None, results: jobs.Results, work: Work
-) -> None:
-    settings = work.settings
-    sites = {s.name: s for s in find(document)[0] if s.name in wanted}
-    total, finished = sum(s.elements for s in sites.values()), 0
+    def __init__(self, context: Context, decisions: Sequence[EncodeDecision], orders: Mapping[str, Order]) -> None:
+        self.decisions = {d.name: d for d in decisions}
+        self.sites: dict[str, Site] = {s.name: s for s in find(context.document)[0] if s.name in self.decisions}
+        self._document, self._orders = context.document, orders
 
-    def done(task: jobs.Task) -> None:
-        nonlocal finished
-        finished += sites[task.name].elements
-        work.progress("solving", finished / total)
-
-    def task(name: str) -> jobs.Task:
-        site, decision = sites[name], wanted[name]
-        matrix = site.view.matrix(document.array(site.tensor))
-        order = work.orders.get(name) if decision.format.permuted else None
+    def task(self, name: str) -> jobs.Task:
+        """The task of a weight whose inputs are not known."""
+        site, decision = self.sites[name], self.decisions[name]
+        matrix = site.view.matrix(self._document.array(site.tensor))
+        order = self._orders.get(name) if decision.format.permuted else None
         if order is not None:
             matrix = matrix[:, order]
         return jobs.Task(name, decision.format.with_(permuted=False), decision.solver, matrix, order=order)
 
-    left = dict.fromkeys(sites)
-    if feeds is not None:
-        main = document.proto.graph
-        read = {n: r for n, s in sites.items() if (r := nodes_showing_the_input(s, main))}
-        by_tensor = {sites[n].tensor.name: n for n in read}
-        readers = [r for several in read.values() for r in several]
-        waiting: list[jobs.Task] = []
-        for weight, gram, count in grams(document, readers, feeds, threads=settings.threads, progress=work.progress):
-            name = by_tensor[weight]
-            del left[name]
-            one = task(name)
-            ordered = gram.copy() if one.order is None else gram[:, one.order][:, :, one.order]
-            waiting.append(replace(one, gram=ordered, count=count))
-            if len(waiting) >= settings.jobs:
-                jobs.run(waiting, results, settings.jobs, done)
-                waiting = []
-        jobs.run(waiting, results, settings.jobs, done)
-    for name in left:  # those whose matrices would be too large are rounded to nearest if their solver needs one
-        if not solver_named(wanted[name].solver).needs_inputs:
-            jobs.run([task(name)], results, 1, done)
+    def task_with_inputs(self, name: str, gram: NDArray[np.float64], count: int) -> jobs.Task:
+        """The task of a weight with the Gram matrices of its inputs, and the number of inputs."""
+        task = self.task(name)
+        ordered = gram.copy() if task.order is None else gram[:, task.order][:, :, task.order]
+        return replace(task, gram=ordered, count=count)
+
+    def counter(self, progress: Progress) -> Callable[[jobs.Task], None]:
+        """A callback for each solved weight, which tells the progress."""
+        total, solved = sum(s.elements for s in self.sites.values()), 0
+
+        def count(task: jobs.Task) -> None:
+            nonlocal solved
+            solved += self.sites[task.name].elements
+            progress("solving", solved / total)
+
+        return count

@@ -1,8 +1,9 @@
-"""Whole-graph float16: convert every tensor of a prepared model, write it, report each constant."""
+"""Conversion of a whole graph to float16, with a report on each constant."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,25 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant.convert.prove import original_outputs, prove
 from onnxquant.errors import RecipeError
 from onnxquant.formats.floats import F16
-from onnxquant.graph.io import Document
 from onnxquant.graph.names import ORIGIN
-from onnxquant.graph.publish import Publisher
+from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.numerics.difference import number
 from onnxquant.passes.float16.convert import Outcome, halve
 from onnxquant.passes.float16.values import Constant
-from onnxquant.plan.decision import Decision, EncodeDecision
+from onnxquant.plan.context import Context
+from onnxquant.plan.decision import Decision, EncodeDecision, Plan
 from onnxquant.recipe.options import Options
 from onnxquant.report.data import Report, SiteResult
+from onnxquant.targets import AUTO
 
 # Rounding to float16 keeps more than 70 dB of a constant, unless much of it is too small.
 LOW_DB = 50.0
 
 
-def check(settings: Options, recipe: Any) -> None:
+def check(settings: Options, recipe: Mapping[str, Any] | None) -> None:
     """Refuse options that mean nothing for a whole graph.
 
     Raises:
@@ -38,41 +41,53 @@ def check(settings: Options, recipe: Any) -> None:
         return
     if settings.format != "f16":
         raise RecipeError(f"whole_graph is for format f16, not {settings.format or 'the default'}")
-    given = [k for k in ("bits", "parameters", "include", "exclude", "save_recipe") if getattr(settings, k)]
-    if recipe is not None or given or settings.target != "auto":
-        raise RecipeError(f"whole_graph takes no {given[0] if given else 'recipe or target'}: it converts every tensor")
+    useless = [k for k in ("bits", "parameters", "include", "exclude", "save_recipe") if getattr(settings, k)]
+    if recipe is not None or useless or settings.target != AUTO:
+        raise RecipeError(
+            f"whole_graph takes no {useless[0] if useless else 'recipe or target'}: it converts every tensor"
+        )
 
 
-def plan(document: Document, report: Report, settings: Options) -> None:
-    """Convert a copy without writing it, for the report's sake."""
-    _tell(halve(document.copy(), keep_io_types=settings.keep_io_types), report)
-
-
-def write(document: Document, report: Report, settings: Options, origin: str, *, external: bool) -> None:
-    """Convert a prepared model and write it.
+def convert(context: Context, path: Path, origin: str, notes: list[str]) -> Report:
+    """Convert a prepared model, write it and prove it; with ``dry_run`` only report.
 
     Args:
-        document: it is changed.
-        report: told what was done; it names the output.
-        settings: ``keep_io_types`` and ``force``.
-        origin: what the file says it was made of.
-        external: tensors go to a data file.
+        context: context with the prepared model, which is changed
+        path: file to write
+        origin: JSON that tells what the file was made of
+        notes: sentences on the changes that prepared the model
     """
-    path = Path(str(report.output))
-    with Publisher(path, external=external, force=settings.force) as publisher:
+    options, original = context.options, context.original
+    report = Report.of_plan(original, path, Plan(()), notes)
+    if options.dry_run:
+        _add(report, halve(context.document, keep_io_types=options.keep_io_types))
+        return report
+    refuse_overwriting(original, path)
+    outputs = original_outputs(context) if options.proof else None
+    external = options.is_external(already=original.is_external(), nbytes=0)
+    _write(context, path, report, origin, external=external)
+    if outputs is not None:
+        report.prove(prove(context, path, outputs))
+    return report
+
+
+def _write(context: Context, path: Path, report: Report, origin: str, *, external: bool) -> None:
+    document, options = context.document, context.options
+    with Publisher(path, external=external, force=options.force) as publisher:
 
         def store(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:
             publisher.append(tensor, memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data))
 
-        outcome = halve(document, keep_io_types=settings.keep_io_types, store=store)
+        outcome = halve(document, keep_io_types=options.keep_io_types, store=store)
         document.proto.metadata_props.add(key=ORIGIN, value=origin)
         publisher.keep(document.proto, document)
         publisher.publish(document.proto)
-    _tell(outcome, report)
+    _add(report, outcome)
     report.finish(path, {}, external=external)
 
 
-def _tell(outcome: Outcome, report: Report) -> None:
+def _add(report: Report, outcome: Outcome) -> None:
+    """Add the conversion's notes and constants to a report."""
     report.notes += outcome.notes
     report.sites = [SiteResult(_decision(c), _error(c), _warning(c)) for c in outcome.constants]
 

@@ -1,0 +1,43 @@
+"""The proof of a file that was just written."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from onnxquant.errors import FeedError
+from onnxquant.plan.context import Context
+from onnxquant.recipe.progress import Progress
+from onnxquant.validation.compare import Made, Proof, compare, reference_of
+from onnxquant.validation.reference import Reference
+
+
+def original_outputs(context: Context) -> Reference | FeedError:
+    """Outputs of the original model on the samples of the proof; or why no synthetic samples fit.
+
+    Raises:
+        FeedError: the user's samples do not fit.
+    """
+    context.progress("proof: original", 0.0)
+    try:
+        return reference_of(context.original, context.samples, context.options)
+    except FeedError as error:
+        if context.samples is not None:
+            raise
+        return error
+
+
+def prove(context: Context, path: Path, outputs: Reference | FeedError, written: Made | None = None) -> Proof:
+    """The comparison of a file with the original.
+
+    Args:
+        context: context of the run
+        path: the file
+        outputs: outputs of the original model
+        written: knowledge of the writer about the weights
+    """
+    return compare(context.original, path, outputs, context.options, partial(_report, context.progress), written)
+
+
+def _report(progress: Progress, stage: str) -> None:
+    progress(f"proof: {stage}", 0.0)

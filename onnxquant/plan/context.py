@@ -1,0 +1,67 @@
+"""The values that all steps of one run share, and the folder in which they keep solved weights."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from onnxquant.calibration.samples import Samples
+from onnxquant.errors import OutputError
+from onnxquant.graph.io import Document
+from onnxquant.recipe.options import Options
+from onnxquant.recipe.progress import Progress, silent
+from onnxquant.recipe.rules import Recipe
+
+
+@dataclass(frozen=True)
+class Context:
+    """The model of a run, what the user wants of it, and what the steps work with.
+
+    Attributes:
+        original: the model as it was loaded
+        document: the float model that the next step takes: prepared, and perhaps another one of the same function
+        options: options of the run
+        rules: rules that decide about weights
+        samples: the user's samples; None where there are none
+        folder: folder for solved weights
+        progress: callback for the stage and the part of it that is done
+    """
+
+    original: Document
+    document: Document
+    options: Options
+    rules: Recipe
+    samples: Samples | None
+    folder: Path
+    progress: Progress = silent
+
+    def with_document(self, document: Document) -> Self:
+        """The context of the steps that go on with another float model."""
+        return replace(self, document=document)
+
+    def with_rules(self, rules: Recipe) -> Self:
+        """The context of the steps that go on with other rules."""
+        return replace(self, rules=rules)
+
+
+@contextmanager
+def workspace(options: Options) -> Iterator[Path]:
+    """The folder for solved weights: the user's, which stays, or a temporary one.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    if options.work is None:
+        with tempfile.TemporaryDirectory(prefix="onnxquant-") as name:
+            yield Path(name)
+        return
+    folder = Path(options.work)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from None
+    yield folder
