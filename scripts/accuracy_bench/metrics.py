@@ -60,10 +60,10 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def greedy_text(probabilities: Array, characters: Sequence[str]) -> str:
-    """What a CTC network reads (Graves et al. 2006): the best symbol of each step, repeats merged, blanks dropped.
+    """The text that a CTC network reads (Graves et al. 2006): the best symbol of each step, repeats merged, blanks dropped.
 
     Args:
         probabilities: [steps, symbols], symbol 0 the blank.
-        characters: of the symbols from 1 on.
+        characters: characters of the symbols from 1 on.
     """
     return "".join(characters[int(i) - 1] for i, _ in groupby(probabilities.argmax(-1)) if i)

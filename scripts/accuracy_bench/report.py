@@ -27,10 +27,10 @@ class Row:
         return self.error.startswith("RecipeError")
 
     def cells(self, keys: list[str]) -> list[str]:
-        """What the table shows."""
+        """Cells of its line in the table."""
         if self.error:
-            told = "refused" if self.refused else self.error.replace("|", "/")
-            return [self.tool, "", *["" for _ in keys], "", "", f"*{told}*"]
+            reason = "refused" if self.refused else self.error.replace("|", "/")
+            return [self.tool, "", *["" for _ in keys], "", "", f"*{reason}*"]
         figures = [f"{self.bits_per_weight:.2f}", *(f"{self.scores[key]:.4g}" for key in keys)]
         work = [f"{self.seconds:.1f}", f"{self.peak_bytes / 1e6:.0f}"] if self.seconds else ["", ""]
         return [self.tool, *figures, *work, ""]
@@ -69,15 +69,15 @@ def from_json(text: str, made_on: str) -> Table:
     Raises:
         ValueError: it is of another machine or other versions.
     """
-    found = json.loads(text)
-    if found["machine"] != made_on:
-        raise ValueError(f"measured on {found['machine']!r}, this is {made_on!r}")
+    data = json.loads(text)
+    if data["machine"] != made_on:
+        raise ValueError(f"measured on {data['machine']!r}, this is {made_on!r}")
     rows = []
-    for row in found["rows"]:
+    for row in data["rows"]:
         scores = {k: float(v) for k, v in row["scores"].items()}
         rows.append(Row(**{**row, "bits_per_weight": float(row["bits_per_weight"]), "scores": scores}))
-    main = {model: (key, bool(higher)) for model, (key, higher) in found["main"].items()}
-    return Table(made_on, rows, found["about"], main)
+    main = {model: (key, bool(higher)) for model, (key, higher) in data["main"].items()}
+    return Table(made_on, rows, data["about"], main)
 
 
 def markdown(table: Table) -> str:

@@ -26,9 +26,9 @@ def convert(job: Job) -> None:
         if len(tensor.dims) != 2 or tensor.name not in tables | products:
             continue
         matrix, table = numpy_helper.to_array(tensor), tensor.name in tables
-        wanted = table_kind if table else kind
-        codes = gguf.quants.quantize(np.ascontiguousarray(matrix if table else matrix.T), wanted)
-        decoded = gguf.quants.dequantize(codes, wanted)
+        tensor_kind = table_kind if table else kind
+        codes = gguf.quants.quantize(np.ascontiguousarray(matrix if table else matrix.T), tensor_kind)
+        decoded = gguf.quants.dequantize(codes, tensor_kind)
         saved += matrix.nbytes - codes.nbytes
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(decoded if table else decoded.T), name))

@@ -16,7 +16,7 @@ def bits_per_weight(original: Path, converted: Path) -> float:
 
     Args:
         original: the float model.
-        converted: what a tool made of it.
+        converted: file that a tool made of it.
     """
     # Imported here, because other tools' environments read the name above only.
     from onnxquant.graph.io import nbytes

@@ -1,4 +1,4 @@
-"""What models are good for, as figures of an onnxruntime session; calibration samples are of other texts and photographs."""
+"""Tasks of models, measured on an onnxruntime session. Calibration samples are of other texts and photographs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SIMILARITIES = (
 
 @dataclass(frozen=True)
 class Amount:
-    """How many samples: of the whole benchmark, and of a quick one."""
+    """Numbers of samples of the whole benchmark, and of a quick one."""
 
     full: int
     quick: int
@@ -49,7 +49,7 @@ class Task(ABC):
 
     Args:
         model: entry of the catalogue.
-        source: of texts and photographs.
+        source: source of texts and photographs.
         quick: fewer samples.
 
     Attributes:
@@ -78,7 +78,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def about(self) -> str:
-        """What is scored and on what, for people."""
+        """The score and its samples in words, for people."""
 
     @abstractmethod
     def score(self, session: ort.InferenceSession) -> Scores:
@@ -122,11 +122,11 @@ class LanguageModel(Task):
 
     def score(self, session: ort.InferenceSession) -> Scores:
         """Key: perplexity, over all windows; the first token of each is given."""
-        found = []
+        likelihoods = []
         for window in self._tokens[0]:
             logits = session.run(["logits"], {"input_ids": window[None]})[0][0, :-1]
-            found.append(log_likelihoods(logits, window[1:]))
-        return {"perplexity": perplexity(np.concatenate(found))}
+            likelihoods.append(log_likelihoods(logits, window[1:]))
+        return {"perplexity": perplexity(np.concatenate(likelihoods))}
 
     def calibration(self) -> Arrays:
         """Windows of documents after those that are scored."""
@@ -134,7 +134,7 @@ class LanguageModel(Task):
 
 
 class SentenceEncoder(Task):
-    """How near embeddings of documents are: to each other as people say, and to those of the float model."""
+    """Similarity of the embeddings of documents, compared with what people say and with the float model."""
 
     main = "cosine"
     scored, calibrated = Amount(50, 50), Amount(64, 16)
@@ -176,10 +176,10 @@ class SentenceEncoder(Task):
 
     def score(self, session: ort.InferenceSession) -> Scores:
         """Keys: mean and least cosine to the float model's embeddings, and Spearman with people's judgements of pairs."""
-        found = self._embeddings(session)
-        unit = found / np.linalg.norm(found, axis=1, keepdims=True)
+        embeddings = self._embeddings(session)
+        unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
         pairs = np.triu_indices(len(unit), 1)
-        to_float = cosines(self._float, found)
+        to_float = cosines(self._float, embeddings)
         return {
             "cosine": float(to_float.mean()),
             "least cosine": float(to_float.min()),
@@ -233,12 +233,12 @@ class Classifier(Task):
 
     def score(self, session: ort.InferenceSession) -> Scores:
         """Keys: share of crops of the float model's class, SQNR of their logits, share of labelled photographs right."""
-        found = self._logits(session, self._samples)
+        logits = self._logits(session, self._samples)
         difference = Difference()
-        difference.add(self._float, found)
+        difference.add(self._float, logits)
         images, labels = self._labelled
         return {
-            "same class": float((found.argmax(1) == self._float.argmax(1)).mean()),
+            "same class": float((logits.argmax(1) == self._float.argmax(1)).mean()),
             "SQNR dB": difference.sqnr_db,
             "right class": float((self._logits(session, images).argmax(1) == labels).mean()),
         }
@@ -291,9 +291,9 @@ class Recognizer(Task):
     def score(self, session: ort.InferenceSession) -> Scores:
         """Keys: 1 less the character error rate, share of lines without error, SQNR of the probabilities."""
         difference, errors, right = Difference(), 0, 0
-        for line, exact, found in zip(self._samples, self._float, self._outputs(session), strict=True):
-            difference.add(exact, found)
-            distance = edit_distance(_spaceless(greedy_text(found, self._characters)), _spaceless(line.text))
+        for line, exact, outputs in zip(self._samples, self._float, self._outputs(session), strict=True):
+            difference.add(exact, outputs)
+            distance = edit_distance(_spaceless(greedy_text(outputs, self._characters)), _spaceless(line.text))
             errors, right = errors + distance, right + (distance == 0)
         characters = sum(len(_spaceless(line.text)) for line in self._samples)
         return {

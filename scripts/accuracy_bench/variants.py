@@ -1,4 +1,4 @@
-"""What is compared: our formats with each solver, and other tools."""
+"""The conversions that are compared: our formats with each solver, and other tools."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def parameters(text: str) -> dict[str, Any]:
     {'format': 'int4', 'block_size': 32, 'symmetric': True}
     """
     name, *pairs = text.split(",")
-    found: dict[str, Any] = {"format": name}
+    options: dict[str, Any] = {"format": name}
     for pair in pairs:
         key, _, value = pair.partition("=")
         try:
-            found[key] = json.loads(value)
+            options[key] = json.loads(value)
         except json.JSONDecodeError:
-            found[key] = value
-    return found
+            options[key] = value
+    return options
 
 
 def ours(formats: Sequence[str], solvers: Sequence[str]) -> Iterator[Variant]:

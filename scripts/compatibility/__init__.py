@@ -1,1 +1,1 @@
-"""What scripts/check_compatibility.py runs on other releases, and the tables it makes of it."""
+"""Files that scripts/check_compatibility.py runs on other releases, and the tables of the results."""

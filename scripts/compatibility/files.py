@@ -72,7 +72,7 @@ def sources(folder: Path) -> list[_Source]:
     """The embedded model, a product of one row, a lookup and a convolution."""
     random = np.random.default_rng(0)
     images = random.random((16, 1, 28, 28), dtype=np.float32)
-    found = [_Source(DIGITS, EMBEDDED, images, [AUTO, *(t.name for t in onnxquant.targets())])]
+    sources = [_Source(DIGITS, EMBEDDED, images, [AUTO, *(t.name for t in onnxquant.targets())])]
     rows = random.integers(0, 1024, (1, 512))
     for name, op, inputs, shape, feed in (
         ("product", "MatMul", ["x", "w"], (1024, 1024), random.standard_normal((1, 1, 1024), dtype=np.float32)),
@@ -88,8 +88,8 @@ def sources(folder: Path) -> list[_Source]:
         weight = random.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
         path = folder / f"{name}.onnx"
         _one_op(path, helper.make_node(op, inputs, ["y"], name=name), weight, feed)
-        found.append(_Source(name, path, feed))
-    return found
+        sources.append(_Source(name, path, feed))
+    return sources
 
 
 def cases(folder: Path) -> Iterator[Case]:

@@ -46,9 +46,9 @@ def measure(case: dict[str, Any], library: str, optimized: Path) -> dict[str, An
     # Not the session that is measured: writing the graph leaves out what depends on this machine.
     quantized = session(case["path"], library if case["library"] else None)
     session(case["path"], library if case["library"] else None, optimized)
-    expected, found = (s.run(None, feed)[0].astype(float) for s in (original, quantized))
+    expected, actual = (s.run(None, feed)[0].astype(float) for s in (original, quantized))
     ratios = [seconds(quantized, feed) / seconds(original, feed) for _ in range(ROUNDS)]
-    sqnr = float(10 * np.log10((expected**2).sum() / max(((found - expected) ** 2).sum(), 1e-30)))
+    sqnr = float(10 * np.log10((expected**2).sum() / max(((actual - expected) ** 2).sum(), 1e-30)))
     return {"sqnr": sqnr, "ratio": statistics.median(ratios), "optimized": str(optimized)}
 
 

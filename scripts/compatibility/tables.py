@@ -25,7 +25,7 @@ _TITLES = {
 
 
 def kernels(path: Path, *, single: bool) -> str:
-    """What works on codes in the graph that onnxruntime ran.
+    """The operators that compute on codes in the graph that onnxruntime ran.
 
     Args:
         path: the graph.
@@ -35,20 +35,20 @@ def kernels(path: Path, *, single: bool) -> str:
         ops on codes, with their number in a whole model; ``float`` where weights were decoded when the session was
         created, ``per call`` where standard ops decode them later.
     """
-    found = histogram(onnx.load(path, load_external_data=False))
-    quantized = {op.rpartition(".")[2]: n for op, n in sorted(found.items()) if _QUANTIZED.search(op)}
+    counts = histogram(onnx.load(path, load_external_data=False))
+    quantized = {op.rpartition(".")[2]: n for op, n in sorted(counts.items()) if _QUANTIZED.search(op)}
     if quantized:
         return ", ".join(op if single else f"{op} {n}" for op, n in quantized.items())
-    return "float" if not single or all(_FLOAT.search(op) for op in found) else "per call"
+    return "float" if not single or all(_FLOAT.search(op) for op in counts) else "per call"
 
 
 def tables(cases: Sequence[Case], results: Results, needs: dict[str, str]) -> str:
     """One table per model, and below them why files do not load.
 
     Args:
-        cases: what was run.
-        results: what came of it; ``kernels`` may be missing.
-        needs: by case, the oldest onnxruntime that ``info`` names.
+        cases: cases that were run.
+        results: results of the cases by release; ``kernels`` may be missing.
+        needs: oldest onnxruntime that ``info`` names, by case.
     """
     reasons: list[str] = []
     out = []
@@ -58,9 +58,9 @@ def tables(cases: Sequence[Case], results: Results, needs: dict[str, str]) -> st
         head = ["format, target", *results, "`info` says", *([last] if last else [])]
         out += [f"### {_TITLES[model]}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for case in rows:
-            found = [by_case[case.key] for by_case in results.values()]
-            cells = [_cell(case, r, reasons) for r in found] + [f">= {needs[case.key]}"]
-            cells += [str(found[-1].get("kernels", ""))] if last else []
+            results_of_case = [by_case[case.key] for by_case in results.values()]
+            cells = [_cell(case, r, reasons) for r in results_of_case] + [f">= {needs[case.key]}"]
+            cells += [str(results_of_case[-1].get("kernels", ""))] if last else []
             out.append(f"| {case.name}{', our library' if case.library else ''} | " + " | ".join(cells) + " |")
         out.append("")
     out += [f"({i + 1}) `{reason}`\n" for i, reason in enumerate(reasons)]
@@ -86,12 +86,12 @@ def _cell(case: Case, result: dict[str, Any], reasons: list[str]) -> str:
 
 
 def faults(cases: Sequence[Case], results: Results, needs: dict[str, str]) -> list[str]:
-    """Where releases contradict ``info`` or each other.
+    """Contradictions of releases with ``info`` or with each other.
 
     A file must load where ``info`` says so and nowhere else (with our library also elsewhere: its operators need no body),
     and compute what it does on the newest release: 6 dB are for kernels that round activations in another way.
     """
-    found = []
+    contradictions = []
     newest = list(results)[-1]
     for case in cases:
         for release, by_case in results.items():
@@ -99,10 +99,11 @@ def faults(cases: Sequence[Case], results: Results, needs: dict[str, str]) -> li
             promised = _number(release) >= _number(needs[case.key])
             loads = "error" not in result
             if promised != loads and not (loads and case.library):
-                found.append(f"{case.key} on {release}: info says >= {needs[case.key]}; {result}")
+                contradictions.append(f"{case.key} on {release}: info says >= {needs[case.key]}; {result}")
             elif promised and "error" not in expected and abs(result["sqnr"] - expected["sqnr"]) > 6:
-                found.append(f"{case.key}: {result['sqnr']:.1f} dB on {release}, {expected['sqnr']:.1f} dB on {newest}")
-    return found
+                levels = f"{result['sqnr']:.1f} dB on {release}, {expected['sqnr']:.1f} dB on {newest}"
+                contradictions.append(f"{case.key}: {levels}")
+    return contradictions
 
 
 def _number(release: str) -> tuple[int, ...]:

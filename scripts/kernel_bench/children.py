@@ -79,7 +79,7 @@ class Reading:
 
 
 def cache() -> Path:
-    """Where built programs stay."""
+    """Folder of built programs."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnxquant-bench"
     root.mkdir(parents=True, exist_ok=True)
     return root

@@ -14,7 +14,7 @@ NB4, NB8, DYNAMIC = "MatMulNBits 4 bits", "MatMulNBits 8 bits", "DynamicQuantize
 
 @dataclass(frozen=True)
 class Case:
-    """Where a kernel was timed; ``state`` is ``cache`` or ``memory``."""
+    """The shape, state and number of threads of one measurement; ``state`` is ``cache`` or ``memory``."""
 
     k: int
     n: int
@@ -25,7 +25,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Cell:
-    """What was measured: seconds per product of each round, in the order of rounds."""
+    """One measurement: seconds per product of each round, in the order of rounds."""
 
     rounds: tuple[float, ...]
     nbytes: int
@@ -65,13 +65,13 @@ class Outcome:
     """A goal with what was reached at a number of threads; geometric means over shapes and states.
 
     Attributes:
-        goal: what was asked.
-        threads: at how many threads.
+        goal: goal that was set.
+        threads: number of threads.
         by_state: the mean over shapes alone.
         reached: the mean.
         worst: the least ratio of a case.
         bound: the mean at which our kernel reads or computes as fast as this machine can.
-        cases: how many.
+        cases: number of cases.
         foreign: CPUs that others used meanwhile, in the worst case.
     """
 
@@ -113,7 +113,7 @@ GOALS = [
 
 
 def avx2_goals(kernels: Iterable[str]) -> list[Goal]:
-    """What our kernels capped to AVX2 have to reach, whatever their format."""
+    """Goals of our kernels capped to AVX2, whatever their format."""
     return [Goal(name, (NB4,), 1, 1) for name in kernels]
 
 
@@ -124,12 +124,12 @@ def judge(
     reading: Callable[[str, Case], float],
     computing: Callable[[str, Case], float],
 ) -> Outcome | None:
-    """What was reached; None where nothing was measured.
+    """The outcome of a goal; None where nothing was measured.
 
     Args:
-        goal: what is asked.
-        threads: at how many threads.
-        cells: what was measured.
+        goal: goal to judge.
+        threads: number of threads.
+        cells: measurements by kernel and case.
         reading: seconds below which a kernel cannot get on this machine, by its bytes.
         computing: the same by its multiply-accumulates.
     """

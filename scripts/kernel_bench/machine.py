@@ -1,4 +1,4 @@
-"""What the machine is, and how busy others keep it."""
+"""Description of the machine, and how busy others keep it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_vbmi", "avx512
 
 def last_level_cache() -> int:
     """Bytes of the largest cache that a core reaches."""
-    found = [0]
+    sizes = [0]
     for size in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = size.read_text().strip()
-        found.append(int(text[:-1]) * {"K": 1 << 10, "M": 1 << 20}[text[-1]])
-    return max(found) or 32 << 20
+        sizes.append(int(text[:-1]) * {"K": 1 << 10, "M": 1 << 20}[text[-1]])
+    return max(sizes) or 32 << 20
 
 
 def available_memory() -> int:

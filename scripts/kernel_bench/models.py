@@ -147,7 +147,7 @@ def ours(name: str, k: int, n: int, compute: str | None) -> onnx.ModelProto:
     """A product in one of our formats, made the way users make it.
 
     Args:
-        name: of the format.
+        name: name of the format.
         k: contracted channels.
         n: output channels.
         compute: value of the op's attribute; None: the op's own default.
@@ -167,14 +167,14 @@ def ours(name: str, k: int, n: int, compute: str | None) -> onnx.ModelProto:
     if not own:
         raise RefusedError("no op of ours in the file")
     for node in own if compute else []:
-        kept = [a for a in node.attribute if a.name != "compute"]
+        others = [a for a in node.attribute if a.name != "compute"]
         del node.attribute[:]
-        node.attribute.extend([*kept, helper.make_attribute("compute", compute)])
+        node.attribute.extend([*others, helper.make_attribute("compute", compute)])
     return proto
 
 
 def weight_bytes(proto: onnx.ModelProto) -> int:
-    """What a kernel has to read for one product."""
+    """Number of bytes that a kernel has to read for one product."""
     return sum(numpy_helper.to_array(t).nbytes for t in proto.graph.initializer)
 
 
@@ -201,11 +201,11 @@ def open_copies(proto: onnx.ModelProto, copies: int, threads: int) -> Session:
 
 
 def relative_error(session: Session, k: int, n: int) -> float:
-    """Of a product with ours, against float: a benchmark of wrong results is worth nothing."""
+    """Relative error of our product, against float: a benchmark of wrong results is worth nothing."""
     x = activations(2, k)
     expected = x.astype(np.float64) @ weights(k, n)
-    found = session.session.run(None, {"x": x})[0]
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    product = session.session.run(None, {"x": x})[0]
+    return float(np.linalg.norm(product - expected) / np.linalg.norm(expected))
 
 
 def _add_rolled(out: onnx.TensorProto, tensor: onnx.TensorProto, by: int) -> None:

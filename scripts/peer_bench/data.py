@@ -35,7 +35,7 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Samples:
-    """What one model is calibrated and tested with; samples along the first axis, named after the inputs."""
+    """Samples to calibrate and to test one model, along the first axis, by the names of its inputs."""
 
     calibration: Arrays
     test: Arrays
@@ -302,8 +302,8 @@ class Source:
                 arrays[spec.name] = random.integers(int(low), int(high) + 1, shape).astype(kind)
             else:
                 arrays[spec.name] = random.uniform(low, high, shape).astype(np.float32)
-        made = _split(arrays, calibration, test, "made up: random in the catalogue's ranges")
-        return Samples(made.calibration, made.test, made.about, real=False)
+        samples = _split(arrays, calibration, test, "made up: random in the catalogue's ranges")
+        return Samples(samples.calibration, samples.test, samples.about, real=False)
 
 
 def _split(arrays: Arrays, calibration: int, test: int, about: str) -> Samples:

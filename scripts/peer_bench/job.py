@@ -1,4 +1,4 @@
-"""What a worker does around its tool: reads the job, times the conversion, reports as JSON. Runs in any environment.
+"""Frame of a worker: it reads the job, times the tool's conversion, and reports as JSON, in any environment.
 
 A worker is run as ``python -m peer_bench.run_<tool> job.json``; the job names ``model``, ``calibration`` (an npz with
 samples along the first axis), ``output``, ``result`` and ``options``. Only the tool's work is timed, not its import.
@@ -75,14 +75,14 @@ def peak_bytes() -> int:
 def run(package: str, convert: Callable[[Job], None]) -> None:
     """Do the job of the command line with a tool, and write what came of it."""
     job = Job(Path(sys.argv[1]))
-    found: dict[str, Any] = {"version": version(package)}
+    report: dict[str, Any] = {"version": version(package)}
     loaded, begin = peak_bytes(), time.perf_counter()
     try:
         convert(job)
-        found |= {"seconds": time.perf_counter() - begin, "peak_bytes": peak_bytes(), "imported_bytes": loaded}
+        report |= {"seconds": time.perf_counter() - begin, "peak_bytes": peak_bytes(), "imported_bytes": loaded}
     except BaseException as error:  # a report of whatever a tool may raise, exits included
         traceback.print_exc()
         lines = [line for line in str(error).splitlines() if line.strip()]
-        found["error"] = f"{type(error).__name__}: {lines[0].strip() if lines else ''}"
-    found["notes"] = job.notes
-    job.result.write_text(json.dumps(found))
+        report["error"] = f"{type(error).__name__}: {lines[0].strip() if lines else ''}"
+    report["notes"] = job.notes
+    job.result.write_text(json.dumps(report))

@@ -28,7 +28,7 @@ class Accuracy:
     """Against the float model over all test samples.
 
     Attributes:
-        sqnr_db: of the worst output, summed in float64.
+        sqnr_db: SQNR of the worst output, summed in float64.
         same: samples with the float model's answer; None where a model gives no answer.
     """
 

@@ -33,7 +33,7 @@ class Variant:
     """A tool with its options.
 
     Attributes:
-        name: what tables call it.
+        name: name in tables.
         tool: key of ``REQUIREMENTS`` and of the worker ``run_<tool>.py``.
         only_encoders: left out for other models.
         worker: module that does the work, where it is another.
@@ -71,7 +71,7 @@ PEERS = (
 
 @dataclass(frozen=True)
 class Conversion:
-    """What one conversion gave."""
+    """Result of one conversion."""
 
     output: Path
     seconds: float = 0.0
@@ -83,17 +83,17 @@ class Conversion:
 
 def python_of(tool: str) -> tuple[Path, str]:
     """The interpreter of a tool's environment, made first where it is missing; or why there is none."""
-    wanted = REQUIREMENTS[tool]
-    if not wanted:
+    requirement = REQUIREMENTS[tool]
+    if not requirement:
         return Path(sys.executable), ""
     folder = ENVIRONMENTS / tool
     python, stamp = folder / "bin" / "python", folder / "installed.txt"
-    text = "\n".join(wanted)
+    text = "\n".join(requirement)
     if stamp.exists() and stamp.read_text() == text:
         return python, ""
-    print(f"installing {', '.join(wanted)} into {folder}", file=sys.stderr, flush=True)
+    print(f"installing {', '.join(requirement)} into {folder}", file=sys.stderr, flush=True)
     venv.create(folder, with_pip=True, clear=True)
-    command = [str(python), "-m", "pip", "install", "--quiet", "--only-binary=:all:", *wanted]
+    command = [str(python), "-m", "pip", "install", "--quiet", "--only-binary=:all:", *requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
@@ -128,14 +128,14 @@ def convert(
     if not result.exists():
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
         return Conversion(output, error=f"exit code {code.returncode}: {' '.join(last)[:200]}")
-    found = json.loads(result.read_text())
-    if not found.get("error") and not output.exists():
-        found["error"] = "nothing written"
+    report = json.loads(result.read_text())
+    if not report.get("error") and not output.exists():
+        report["error"] = "nothing written"
     return Conversion(
         output,
-        seconds=found.get("seconds", 0.0),
-        peak_bytes=found.get("peak_bytes", 0),
-        version=found.get("version", ""),
-        error=found.get("error", "")[:300],
-        notes=tuple(found.get("notes", ())),
+        seconds=report.get("seconds", 0.0),
+        peak_bytes=report.get("peak_bytes", 0),
+        version=report.get("version", ""),
+        error=report.get("error", "")[:300],
+        notes=tuple(report.get("notes", ())),
     )

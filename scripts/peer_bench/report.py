@@ -61,12 +61,12 @@ class Row:
         return {threads: median(taken) for threads, taken in self.rounds.items()}
 
     def speed(self, other: Row, threads: int) -> float:
-        """How much faster than another: the median over rounds, each of which ran both."""
+        """Speed as a multiple of another's: the median over rounds, each of which ran both."""
         pairs = zip(other.rounds[threads], self.rounds[threads], strict=True)
         return median(theirs / own for theirs, own in pairs)
 
     def cells(self) -> list[str]:
-        """What the table shows, without the model's name."""
+        """Cells of its line in the table, without the model's name."""
         times = [f"{self.milliseconds[t]:.2f}" if t in self.milliseconds else "" for t in (1, 2)]
         if self.tool == "float":
             return [self.tool, "", "", *times, f"{self.size / 1e6:.2f}", "", ""]
@@ -99,7 +99,7 @@ class Table:
 
 
 def machine() -> str:
-    """What it ran on."""
+    """The machine and the versions that it ran on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next((s.split(": ", 1)[1] for s in lines if s.startswith("model name")), platform.processor())
@@ -111,23 +111,23 @@ def machine() -> str:
 
 
 def verdicts(table: Table) -> list[dict[str, Any]]:
-    """What must be true, per model and variant of ours: each entry says what was compared and whether it holds."""
-    found = []
+    """Requirements per model and variant of ours: each entry says what was compared and whether it holds."""
+    judgements = []
     for model in table.about:
         rows = [r for r in table.of(model) if not r.error]
         peers = [r for r in rows if not r.ours and r.tool != "float"]
         original = next((r for r in rows if r.tool == "float"), None)
         for row in rows:
             if row.ours and original:
-                found += [{"model": model, "tool": row.tool, **v} for v in _judge(row, original, peers, table)]
-    return found
+                judgements += [{"model": model, "tool": row.tool, **v} for v in _judge(row, original, peers, table)]
+    return judgements
 
 
 def _judge(row: Row, original: Row, peers: list[Row], table: Table) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
 
-    def say(what: str, holds: bool, told: str) -> None:
-        out.append({"what": what, "holds": holds, "told": told})
+    def say(what: str, holds: bool, figures: str) -> None:
+        out.append({"what": what, "holds": holds, "figures": figures})
 
     if peers:
         best = max(peers, key=lambda r: r.sqnr_db)
@@ -140,15 +140,15 @@ def _judge(row: Row, original: Row, peers: list[Row], table: Table) -> list[dict
         first = max(answered, key=lambda r: r.same or 0)
         assert first.same is not None
         least = wilson(first.same, first.samples)[0]
-        told = f"{row.same / row.samples:.1%} ({first.tool} {first.same / first.samples:.1%})"
-        say("same answers >= best peer's", row.same >= first.same, told)
+        comparison = f"{row.same / row.samples:.1%} ({first.tool} {first.same / first.samples:.1%})"
+        say("same answers >= best peer's", row.same >= first.same, comparison)
         say("same answers not below its interval", row.same / row.samples >= least, f"from {least:.1%}")
     for threads in row.rounds:
         if peers:
             fastest = min(peers, key=lambda r: r.milliseconds[threads])
             ratio = row.speed(fastest, threads)
-            told = f"{ratio:.2f}x the speed of {fastest.tool}"
-            say(f"as fast as any peer, threads: {threads}", ratio * _CLOSE_TIME >= 1, told)
+            comparison = f"{ratio:.2f}x the speed of {fastest.tool}"
+            say(f"as fast as any peer, threads: {threads}", ratio * _CLOSE_TIME >= 1, comparison)
         ratio = row.speed(original, threads)
         say(f"faster than float, threads: {threads}", ratio > 1, f"{ratio:.2f}x")
     return out
@@ -173,15 +173,15 @@ def from_json(text: str, made_on: str, depthwise: tuple[str, ...]) -> Table:
     Raises:
         ValueError: it is of another machine or other versions.
     """
-    found = json.loads(text)
-    if found["machine"] != made_on:
-        raise ValueError(f"measured on {found['machine']!r}, this is {made_on!r}")
+    data = json.loads(text)
+    if data["machine"] != made_on:
+        raise ValueError(f"measured on {data['machine']!r}, this is {made_on!r}")
     rows = []
-    for row in found["rows"]:
+    for row in data["rows"]:
         rounds = {int(threads): taken for threads, taken in row["rounds"].items()}
         known = {k: v for k, v in row.items() if v is not None}
         rows.append(Row(**{**known, "rounds": rounds, "notes": tuple(row["notes"])}))
-    return Table(made_on, depthwise, rows, found["about"], found["minutes"])
+    return Table(made_on, depthwise, rows, data["about"], data["minutes"])
 
 
 def show(table: Table) -> None:
@@ -201,7 +201,7 @@ def show(table: Table) -> None:
     console.print(shown)
     judged = RichTable("model", "tool", "what must be true", "", "measured", title="Verdicts")
     for v in verdicts(table):
-        judged.add_row(v["model"], v["tool"], v["what"], "[green]yes[/]" if v["holds"] else "[red]no[/]", v["told"])
+        judged.add_row(v["model"], v["tool"], v["what"], "[green]yes[/]" if v["holds"] else "[red]no[/]", v["figures"])
     console.print(judged)
 
 

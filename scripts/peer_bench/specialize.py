@@ -39,8 +39,8 @@ def _folded(model: onnx.ModelProto, output: Path) -> onnx.ModelProto:
     ort.InferenceSession(model.SerializeToString(), options)
     folded = onnx.load(output)
     used = {node.domain for node in folded.graph.node}
-    kept = [entry for entry in folded.opset_import if entry.domain in used]
+    imports = [entry for entry in folded.opset_import if entry.domain in used]
     del folded.opset_import[:]
-    folded.opset_import.extend(kept)
+    folded.opset_import.extend(imports)
     onnx.save(folded, output)
     return folded

@@ -62,5 +62,5 @@ def test_two_builds_that_differ(check, tmp_path):
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 def test_the_checkout_has_what_a_wheel_holds(check):
     held = {n for n in check.files() if n.startswith("onnxquant/")}
-    assert {"onnxquant/__init__.py", "onnxquant/formats/q4_0.py"} <= held
+    assert {"onnxquant/__init__.py", "onnxquant/formats/ggml/q4_0.py"} <= held
     assert not any("_lib" in n or "__pycache__" in n for n in held)

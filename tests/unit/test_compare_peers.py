@@ -47,15 +47,15 @@ def test_verdicts_name_the_best_and_the_fastest(bench):
     rows += [made(bench, "a", 18.0, 96, 8.0), made(bench, "b", 12.0, 80, 3.0), bench.report.Row("m", "c", error="no")]
     table = bench.report.Table("here", ("m",), rows, {"m": "made"})
     found = {v["what"]: v for v in bench.report.verdicts(table)}
-    assert found["SQNR >= best peer's"]["holds"] and "a 18.0" in found["SQNR >= best peer's"]["told"]
+    assert found["SQNR >= best peer's"]["holds"] and "a 18.0" in found["SQNR >= best peer's"]["figures"]
     assert not found["3 dB better (depthwise)"]["holds"]
     assert not found["same answers >= best peer's"]["holds"]
     assert found["same answers not below its interval"]["holds"]
     assert (
         not found["as fast as any peer, threads: 1"]["holds"]
-        and "b" in found["as fast as any peer, threads: 1"]["told"]
+        and "b" in found["as fast as any peer, threads: 1"]["figures"]
     )
-    assert found["faster than float, threads: 1"]["told"] == "2.25x"
+    assert found["faster than float, threads: 1"]["figures"] == "2.25x"
     again = bench.report.from_json(bench.report.as_json(table), "here", ("m",))
     assert bench.report.verdicts(again) == bench.report.verdicts(table)
     assert "NaN" not in json.dumps(json.loads(bench.report.as_json(table)))
