@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from onnxquant.artifact.stored import dequantize, verify
 from onnxquant.batch.run import BatchReport, batch
+from onnxquant.calibration.calibrate import calibrate
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.convert.quantize import quantize
 from onnxquant.errors import (
@@ -17,10 +19,14 @@ from onnxquant.errors import (
     WeightError,
 )
 from onnxquant.formats import Encoded, Format, formats
-from onnxquant.inspect.api import Model, benchmark, calibrate, dequantize, info, library_path, validate, verify
+from onnxquant.inspect.benchmark import benchmark
+from onnxquant.inspect.info import info
+from onnxquant.inspect.model import Model
+from onnxquant.inspect.validate import validate
 from onnxquant.native.arrays import decode, encode
+from onnxquant.native.library import library_path
 from onnxquant.observers import ActivationGrid
-from onnxquant.report.data import Report
+from onnxquant.report.report import Report
 from onnxquant.runtime import load
 from onnxquant.targets import targets
 from onnxquant.version import __version__

@@ -28,7 +28,7 @@ from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Feed, Feeds, Input, open_feeds
 from onnxquant.calibration.tensors import quantizable
 from onnxquant.graph.io import load
-from onnxquant.report.verdict import size
+from onnxquant.report.units import size
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "fetched" / "mobilenet_v2" / "mobilenet_v2.onnx"
 KINDS = ("run alone", "minmax", "percentile")

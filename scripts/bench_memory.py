@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 import onnxquant
-from onnxquant.report.verdict import size
+from onnxquant.report.units import size
 
 WIDTH = 4096
 LAYER_BYTES = WIDTH * WIDTH * 4

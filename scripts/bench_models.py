@@ -7,6 +7,7 @@ fetched are left out and named. Latencies of all variants of a model are interle
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import tempfile
@@ -114,20 +115,19 @@ def bench(name: str, entry: dict[str, Any], path: Path, folder: Path, arguments:
             rows.append(f"| {name} | {label} | refused |||||||")
             continue
         proof = report.proof
-        assert proof
-        worst = {p: min(float(d["sqnr_db"]) for d in proof.outputs.get(p, {"": {"sqnr_db": "nan"}}).values())
+        assert proof and proof.loading
+        worst = {p: min((e.sqnr_db for e in proof.outputs.get(p, {}).values()), default=math.nan)
                  for p in ("float vs twin", "twin vs exact", "twin vs library exact", "float vs deployed")}  # fmt: skip
         encoded = report.encoded
         before = sum(s.decision.float_bytes for s in encoded)
         weights = before / max(sum(s.decision.nbytes for s in encoded), 1)
-        load = proof.loading
+        before_load, load = proof.loading.original, proof.loading.quantized
         predicted = abs((report.predicted_bytes or 0) / (report.output_bytes or 1) - 1)
         rows.append(
-            f"| {name} | {label} | {len(encoded)} | {proof.sizes['ratio']:.2f} | {weights:.2f} | {predicted:.3%} | "
+            f"| {name} | {label} | {len(encoded)} | {proof.sizes.ratio:.2f} | {weights:.2f} | {predicted:.3%} | "
             f"{worst['float vs twin']:.1f} | {_exact(worst)} | {worst['float vs deployed']:.1f} | "
-            f"{load['quantized']['seconds'] / load['original']['seconds']:.2f} | "
-            f"{load['quantized']['resident_bytes'] / load['original']['resident_bytes']:.2f} |"
-            + ("" if report.passed else " **FAILED** " + "; ".join(proof.problems))
+            f"{load.seconds / before_load.seconds:.2f} | {load.resident_bytes / before_load.resident_bytes:.2f} |"
+            + ("" if report.passed else " **FAILED** " + "; ".join(report.problems))
         )
         if variant["target"] == "auto":
             files[label] = output

@@ -25,7 +25,7 @@ from rich.console import Console
 import onnxquant
 from onnxquant.native import library as native
 from onnxquant.report.terminal import table
-from onnxquant.report.verdict import size
+from onnxquant.report.units import size
 
 WIDTH = 4096
 

@@ -77,19 +77,19 @@ def main() -> None:
                 report = onnxquant.quantize(arguments.model, output, data=feeds, samples=8, force=True, **choice)
                 right = accuracy(output, images, labels)
             proof = report.proof
-            assert proof
+            assert proof and proof.latency
             if i == 0:
-                seconds = proof.latency["seconds"]["original"]
+                seconds = proof.latency.seconds["original"]
                 table.add_row("float32", "", f"{report.original_bytes / 1e3:.0f} kB", "1.00x", f"{float_accuracy:.2%}", "",
                               f"{1e6 * seconds:.0f} us", "1.00x")  # fmt: skip
             (deployed,) = proof.outputs["float vs deployed"].values()
-            kernels = proof.kernels.get("library", proof.kernels["stock"])
+            kernels = proof.kernels.library or proof.kernels.stock or {}
             picked = [f"{k.removeprefix('com.microsoft.')} {n}" for k, n in kernels.items() if _is_quantized(k)]
             targets = sorted({str(s.decision.target) for s in report.encoded})
             table.add_row(
                 choice["format"], "+".join(targets), f"{(report.output_bytes or 0) / 1e3:.0f} kB",
-                f"{proof.sizes['ratio']:.2f}x", f"{right:.2%}", f"{deployed['sqnr_db']:.1f} dB",
-                f"{1e6 * proof.latency['seconds']['quantized']:.0f} us", f"{proof.latency['ratio']['quantized']:.2f}x",
+                f"{proof.sizes.ratio:.2f}x", f"{right:.2%}", f"{deployed.sqnr_db:.1f} dB",
+                f"{1e6 * proof.latency.seconds['quantized']:.0f} us", f"{proof.latency.ratio['quantized']:.2f}x",
                 "[green]passed[/green]" if report.passed else "[red]FAILED[/red]", ", ".join(picked) or "folded to float",
             )  # fmt: skip
     console.print(table)

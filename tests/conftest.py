@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from onnxquant.validation import compare
+from onnxquant.validation.footprint import Footprint
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_MODEL = ROOT / "models" / "default.onnx"
@@ -27,5 +28,4 @@ def default_model() -> Path:
 def _footprints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Load time and memory are measured in two processes, for seconds in each proof: where a test asks for ``footprint``."""
     if "footprint" not in request.keywords:
-        unmeasured = {"seconds": 1.0, "anonymous_bytes": 1.0, "resident_bytes": 1.0}
-        monkeypatch.setattr(compare, "footprint", lambda path: unmeasured)
+        monkeypatch.setattr(compare, "footprint", lambda path: Footprint(1.0, 1.0, 1.0))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import onnx
 
@@ -14,8 +13,8 @@ from onnxquant.activations.placement import FloatKernel, QuantizedTensor
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
 from onnxquant.observers.histogram import HistogramSummary
+from onnxquant.plan.activations import DynamicRecord, SampleUse, StaticRecord, TensorCodes
 from onnxquant.plan.planner import NO_INTEGER_SITES, IntegerSites
-from onnxquant.targets import Activations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +39,16 @@ class SearchRecord:
     solver: str = ""
     not_solved: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for the file's metadata and reports."""
-        solved = {"solver": self.solver, "not_solved": list(self.not_solved)} if self.solver else {}
-        return {
-            "tried": _rounded(self.methods),
-            "variants": _rounded(self.functions),
-            "samples": {"calibrated": self.calibrated, "judged": self.judged, "apart": self.apart},
-            **solved,
-        }
+    def added_to(self, record: StaticRecord) -> StaticRecord:
+        """A record of activations with the scores of the search."""
+        return replace(
+            record,
+            tried=_rounded(self.methods),
+            variants=_rounded(self.functions),
+            samples=SampleUse(self.calibrated, self.judged, self.apart),
+            solver=self.solver or None,
+            not_solved=self.not_solved if self.solver else None,
+        )
 
 
 def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
@@ -92,30 +92,25 @@ class StaticActivations:
         insert_conversions(proto, self.codes, self.tensors, self.ranges, self.split_gemms)
 
     @property
-    def observed(self) -> dict[str, Any]:
-        """Histograms as plain data, for reports."""
-        return {name: histogram.to_dict() for name, histogram in self.histograms.items()}
+    def record(self) -> StaticRecord:
+        """The part of the file's metadata, and of reports, that is about activations."""
+        record = StaticRecord(
+            code_type=str(self.codes.dtype),
+            symmetric=self.codes.symmetric,
+            method=self.method,
+            tensors={t.name: self._tensor(t) for t in self.tensors},
+            integer_kernels=self.integer_kernels,
+            left_in_float={name: kernel.reason for name, kernel in self.float_kernels.items()},
+            balanced=self.balanced,
+            biases_corrected=self.corrected_biases,
+            rescaled=self.rescaled,
+        )
+        return self.search.added_to(record) if self.search else record
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for the file's metadata and reports."""
-        return {
-            "kind": str(Activations.STATIC),
-            "type": str(self.codes.dtype),
-            "symmetric": self.codes.symmetric,
-            "method": self.method,
-            "tensors": {t.name: self._tensor(t) for t in self.tensors},
-            "integer_kernels": self.integer_kernels,
-            "left_in_float": {name: kernel.reason for name, kernel in self.float_kernels.items()},
-            "balanced": self.balanced,
-            "biases_corrected": self.corrected_biases,
-            **(self.search.to_dict() if self.search else {}),
-            "rescaled": list(self.rescaled),
-        }
-
-    def _tensor(self, tensor: QuantizedTensor) -> dict[str, float]:
+    def _tensor(self, tensor: QuantizedTensor) -> TensorCodes:
         low, high = self.ranges[tensor.source]
         scale, zero_point = self.codes.parameters(low, high)
-        return {"low": low, "high": high, "scale": float(scale), "zero_point": int(zero_point)}
+        return TensorCodes(low, high, float(scale), int(zero_point))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,19 +129,14 @@ class DynamicActivations:
         """Insert nothing: DynamicQuantizeMatMul quantizes activations itself."""
 
     @property
-    def observed(self) -> dict[str, Any]:
+    def histograms(self) -> dict[str, HistogramSummary]:
         """Histograms of activations: none, as nothing was calibrated."""
         return {}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for the file's metadata and reports."""
-        return {
-            "kind": str(Activations.DYNAMIC),
-            "type": "uint8",
-            "symmetric": False,
-            "integer_kernels": self.integer_kernels,
-            "rescaled": list(self.rescaled),
-        }
+    @property
+    def record(self) -> DynamicRecord:
+        """The part of the file's metadata, and of reports, that is about activations."""
+        return DynamicRecord(integer_kernels=self.integer_kernels, rescaled=self.rescaled)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from onnxquant.graph.names import ORIGIN, PROVENANCE
 from onnxquant.graph.publish import Counter, Publisher, is_stored
 from onnxquant.graph.sites import Site
 from onnxquant.graph.traverse import graphs, replace_field, tensors
+from onnxquant.json_data import to_json
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.targets import Lowered, target_named
 from onnxquant.version import __version__
@@ -115,7 +116,7 @@ def _provenance(document: Document, plan: Plan, done: list[Record]) -> str:
         "sites": entries,
     }
     if plan.activations:
-        data["activations"] = plan.activations.to_dict()
+        data["activations"] = to_json(plan.activations.record)
     if plan.rescaled:
         data["rescaled"] = list(plan.rescaled)
     return json.dumps(data, separators=(",", ":"))

@@ -23,6 +23,7 @@ from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.sites import FLOATS, How, View
 from onnxquant.graph.traverse import graphs, subgraphs, tensors
 from onnxquant.native import dispatch
+from onnxquant.plan.activations import ActivationRecord, read_activations
 from onnxquant.targets import Lowered, Result
 from onnxquant.targets.integers import Channels, Transposed
 from onnxquant.targets.layouts import Columns, Dense, Layout, Rows, Table
@@ -61,6 +62,11 @@ class Record:
         return View(self.shape, self.perm, self.split)
 
     @property
+    def plane_names(self) -> set[str]:
+        """Names of the tensors that hold the weight's planes."""
+        return {name for planes in self.lowered.planes.values() for name in planes.values()}
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Element type of the original tensor."""
         return np.dtype(FLOATS[self.elem_type])
@@ -81,8 +87,7 @@ def metadata(proto: onnx.ModelProto) -> dict[str, Any]:
             raise ValueError("expected a table with sites")
         if not isinstance(data.get("version"), str) or not _int(data.get("source_bytes")):
             raise ValueError("expected a version and the source's bytes")
-        if not _activations(data.get("activations", {})):
-            raise ValueError("expected a table of activations, with tables of tensors and lists of names")
+        read_activations(data.get("activations", {}))
         if not _strings(data.get("rescaled", [])):
             raise ValueError("expected a list of the names of rescaled weights")
     except (ValueError, RecursionError) as error:
@@ -106,21 +111,23 @@ def origin(proto: onnx.ModelProto) -> dict[str, Any]:
     return data
 
 
+def activation_record(proto: onnx.ModelProto) -> ActivationRecord | None:
+    """The integer activations of a model, as its metadata has them; None where activations are floats.
+
+    Raises:
+        ModelError: the entry is there but damaged.
+    """
+    return read_activations(metadata(proto).get("activations", {}))
+
+
 def rescaled(proto: onnx.ModelProto) -> set[str]:
     """Weights that are not the original's, but those of an equal function."""
-    data = metadata(proto)
-    return {*data.get("rescaled", ()), *data.get("activations", {}).get("rescaled", ())}
+    record = activation_record(proto)
+    return {*metadata(proto).get("rescaled", ()), *(record.rescaled if record else ())}
 
 
 def _tables(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(v, dict) for v in value)
-
-
-def _activations(value: object) -> bool:
-    if not isinstance(value, dict):
-        return False
-    tables = (value.get(k, {}) for k in ("tensors", "left_in_float"))
-    return all(isinstance(t, dict) for t in tables) and _strings(value.get("rescaled", []))
 
 
 def _strings(value: object) -> bool:

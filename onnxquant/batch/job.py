@@ -16,7 +16,7 @@ from onnxquant.artifact.stored import check_hashes, origin
 from onnxquant.convert import quantize as convert
 from onnxquant.errors import ModelError, OnnxQuantError, OutputError
 from onnxquant.graph.io import load
-from onnxquant.inspect import api
+from onnxquant.inspect.validate import validate
 from onnxquant.recipe import schema
 from onnxquant.recipe.declaration import declared, kinds
 from onnxquant.recipe.files import read_recipe
@@ -24,7 +24,7 @@ from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress
 from onnxquant.recipe.rules import Recipe
 from onnxquant.report import summary
-from onnxquant.report.data import Report
+from onnxquant.report.report import Report
 from onnxquant.validation.reference import Data
 
 
@@ -194,7 +194,7 @@ def _run(job: Job, progress: Progress) -> Row:
     # An interrupted run leaves a whole file that nobody has proven.
     known = declared(Options)
     options = {k: v for k, v in job.options.items() if k not in known or not known[k].declared.names_file}
-    report = api.validate(job.source, job.output, job.data, progress=progress, **options)
+    report = validate(job.source, job.output, job.data, progress=progress, **options)
     return replace(_row(job, report, key), reused=True)
 
 
@@ -213,7 +213,7 @@ def _row(job: Job, report: Report, key: str) -> Row:
     verdict = report.verdict
     return job.row(
         Verdict(summary.WORDS[verdict.state]),
-        "; ".join(report.proof.problems) if report.proof else "",
+        "; ".join(report.problems),
         original_bytes=report.original_bytes,
         output_bytes=report.output_bytes or report.predicted_bytes,
         bits_per_weight=report.bits_per_weight,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from onnxquant.budget.candidates import Candidate
 from onnxquant.budget.knapsack import choose
+from onnxquant.budget.result import ChoiceFigures, FormatCost, Measured, WeightCosts
 from onnxquant.formats.base import Format
 from onnxquant.numerics.decibels import decibels
 
@@ -58,15 +58,14 @@ class Choice:
         """Of the products, where they were timed."""
         return sum(c.seconds for c in self.picked.values())
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        about = {
-            "bits_per_weight": round(self.bits_per_weight, 4),
-            "predicted_sqnr_db": reported_decibels(self.predicted),
-        }
-        if self.seconds:
-            about["products_ms"] = round(1000 * self.seconds, 4)
-        return about | ({} if math.isnan(self.measured) else {"measured_sqnr_db": reported_decibels(self.measured)})
+    def figures(self) -> ChoiceFigures:
+        """The figures of the choice, for reports."""
+        return ChoiceFigures(
+            bits_per_weight=round(self.bits_per_weight, 4),
+            predicted_sqnr_db=reported_decibels(self.predicted),
+            products_ms=round(1000 * self.seconds, 4) if self.seconds else None,
+            measured=None if math.isnan(self.measured) else Measured(reported_decibels(self.measured)),
+        )
 
 
 @dataclass(frozen=True)
@@ -112,13 +111,13 @@ class Table:
         }
         return Table(options, self.fixed_bytes, self.elements)
 
-    def sensitivity(self, choice: Choice) -> list[dict[str, Any]]:
-        """What each site's candidates cost, the most sensitive site first."""
+    def sensitivity(self, choice: Choice) -> tuple[WeightCosts, ...]:
+        """Costs of each site's candidates, the most sensitive site first."""
         rows = []
-        for name, several in self.options.items():
-            costs = [{"format": c.label, "bytes": c.decision.nbytes, "noise": float(f"{c.noise:.4g}")} for c in several]
-            rows.append({"name": name, "chosen": choice.picked[name].label, "candidates": costs})
-        return sorted(rows, key=lambda r: -max(c["noise"] for c in r["candidates"]))
+        for name, candidates in self.options.items():
+            costs = tuple(FormatCost(c.label, c.decision.nbytes, float(f"{c.noise:.4g}")) for c in candidates)
+            rows.append(WeightCosts(name, choice.picked[name].label, costs))
+        return tuple(sorted(rows, key=lambda r: -max(c.noise for c in r.candidates)))
 
     def _chosen(self, picked: list[int] | None) -> Choice | None:
         if picked is None:

@@ -20,11 +20,13 @@ from onnxquant.artifact import lowering
 from onnxquant.budget.candidates import DEFAULT, parse, spec_of
 from onnxquant.budget.choices import Choice, Table
 from onnxquant.budget.loss_table import Weighing
+from onnxquant.budget.result import FormatSearchResult
 from onnxquant.budget.sensitivity import Sensitivity
 from onnxquant.calibration.feeds import Chosen, Feeds, held_out
 from onnxquant.errors import ModelError, RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.graph.sites import Site, find
+from onnxquant.json_data import JsonValue
 from onnxquant.numerics.decibels import noise_share
 from onnxquant.numerics.score import closeness
 from onnxquant.plan.context import Context
@@ -48,12 +50,12 @@ class FormatSearch:
 
     Attributes:
         rules: rules that give each weight its format
-        about: how they came about, for the report
+        result: the choices and their figures, for the report
         solved: weights that were solved on the way
     """
 
     rules: Recipe
-    about: dict[str, Any]
+    result: FormatSearchResult
     solved: jobs.Results
 
 
@@ -120,15 +122,15 @@ class _Search:
                 break
             table = self.weighing.amid(table, choice)
         best = self._best(tried)
-        about = {
-            "asked": self._asked(),
-            "formats": [spec_of(f) for f in self.forms],
-            "chosen": best.to_dict(),
-            "tried": [c.to_dict() for c in tried],
-            "front": [c.to_dict() for c in table.front()],
-            "sensitivity": table.sensitivity(best),
-        }
-        return FormatSearch(self._recipe(best), about, self.weighing.solved(best))
+        result = FormatSearchResult(
+            asked=self._asked(),
+            formats=tuple(spec_of(f) for f in self.forms),
+            chosen=best.figures(),
+            tried=tuple(c.figures() for c in tried),
+            front=tuple(c.figures() for c in table.front()),
+            sensitivity=table.sensitivity(best),
+        )
+        return FormatSearch(self._recipe(best), result, self.weighing.solved(best))
 
     def _table(self) -> Table:
         """Every free site's candidates."""
@@ -213,7 +215,7 @@ class _Search:
         good = [c for c in tried if c.keeps]
         return min(good, key=lambda c: (c.seconds, c.nbytes)) if good else min(tried, key=lambda c: c.measured)
 
-    def _asked(self) -> dict[str, Any]:
+    def _asked(self) -> dict[str, JsonValue]:
         s = self.settings
         given = {"budget_bpw": s.budget_bpw, "max_size": s.max_size, "min_sqnr": s.min_sqnr}
         if self._metric is not None:

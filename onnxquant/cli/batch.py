@@ -28,7 +28,7 @@ from onnxquant.cli.options import (
     recipe_option,
 )
 from onnxquant.report.terminal import show, table
-from onnxquant.report.verdict import decibels, size
+from onnxquant.report.units import decibels, size
 
 _STYLES = {
     Verdict.PASSED: "green",
@@ -169,7 +169,7 @@ def _print(report: BatchReport, *, verbose: bool) -> None:
             escape(row.model), f"[{style}]{row.verdict}[/{style}]", *sizes,
             "" if row.size_ratio is None else f"{row.size_ratio:.2f}x",
             "" if row.bits_per_weight is None else f"{row.bits_per_weight:.2f}",
-            "" if row.sqnr_db is None else decibels(row.sqnr_db if abs(row.sqnr_db) < 1e9 else str(row.sqnr_db)),
+            "" if row.sqnr_db is None else decibels(row.sqnr_db),
             "" if row.seconds is None or row.reused else f"{row.seconds:.1f}", escape(why),
         )  # fmt: skip
     screen.print(out)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
 import click
 from rich.markup import escape
 
 from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, print_json
-from onnxquant.inspect.diff import Diff
+from onnxquant.inspect.diff import Diff, WeightForm
 from onnxquant.inspect.diff import diff as diff_models
+from onnxquant.json_data import JsonValue
 from onnxquant.report.terminal import table
-from onnxquant.report.verdict import decibels, size
+from onnxquant.report.units import decibels, size
 
 # Rows of weights that are shown unless -v asks for all.
 _SHOWN = 25
@@ -54,29 +54,29 @@ def _print(found: Diff, *, verbose: bool) -> None:
         out = table("Weights that differ", "weight", "A", "B", ">bytes of A", ">of B", ">SQNR")
         entries = list(found.weights.items())
         for name, w in entries if verbose else entries[:_SHOWN]:
-            sizes = ["" if w[k] is None else size(w[k]["bytes"]) for k in ("a", "b")]
-            measured = "" if w["sqnr_db"] is None else decibels(w["sqnr_db"])
-            out.add_row(escape(name), escape(_said(w["a"])), escape(_said(w["b"])), *sizes, measured)
+            sizes = ["" if form is None else size(form.bytes) for form in (w.a, w.b)]
+            measured = "" if w.sqnr_db is None else decibels(w.sqnr_db)
+            out.add_row(escape(name), escape(_shown(w.a)), escape(_shown(w.b)), *sizes, measured)
         if len(entries) > _SHOWN and not verbose:
             out.caption = f"{len(entries) - _SHOWN} more: -v"
         screen.print(out)
     if found.about:
         out = table("What else differs", "what", "A", "B")
-        for key, (one, two) in found.about.items():
-            out.add_row(key.replace("_", " "), escape(_text(one, two)), escape(_text(two, one)))
+        for key, values in found.about.items():
+            out.add_row(key.replace("_", " "), escape(_text(values.a, values.b)), escape(_text(values.b, values.a)))
         screen.print(out)
     click.echo(found.summary())
 
 
-def _said(weight: dict[str, Any] | None) -> str:
+def _shown(weight: WeightForm | None) -> str:
     if weight is None:
         return "none"
-    given = ", ".join(f"{k} {v}" for k, v in weight["parameters"].items() if v is not None)
-    on = f" on {weight['target']}" if weight["target"] else ""
-    return f"{weight['format']}{f' ({given})' if given else ''}{on}, {weight['bits']:.4g} bits"
+    parameters = ", ".join(f"{k} {v}" for k, v in weight.parameters.items() if v is not None)
+    on = f" on {weight.target}" if weight.target else ""
+    return f"{weight.format}{f' ({parameters})' if parameters else ''}{on}, {weight.bits:.4g} bits"
 
 
-def _text(value: Any, other: Any) -> str:
+def _text(value: JsonValue, other: JsonValue) -> str:
     """A value, of tables only what the other has not."""
     if isinstance(value, dict) and isinstance(other, dict):
         return ", ".join(f"{k} {v}" for k, v in value.items() if other.get(k) != v) or "-"

@@ -9,15 +9,19 @@ from typing import Any
 import click
 from rich.markup import escape
 
+from onnxquant.artifact.stored import dequantize as dequantize_file
+from onnxquant.artifact.stored import verify as verify_file
 from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, model_options, print_json
 from onnxquant.errors import NativeLibraryError
 from onnxquant.formats import formats
-from onnxquant.inspect import api
+from onnxquant.inspect.benchmark import benchmark as benchmark_models
 from onnxquant.inspect.compatibility import advice
+from onnxquant.inspect.info import info as info_of
+from onnxquant.json_data import JsonObject, to_json, to_object
 from onnxquant.native import library as native
 from onnxquant.recipe.files import shipped
 from onnxquant.report.terminal import table
-from onnxquant.report.verdict import size
+from onnxquant.report.units import milliseconds, size, times
 from onnxquant.solvers import Solver, solvers
 from onnxquant.targets import targets
 from onnxquant.targets.bodies import GATHER, MATMUL, op_name
@@ -38,16 +42,16 @@ def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **option
     Examples:
       onnxquant benchmark model.onnx model.int8.onnx model.q4_0.onnx --threads 1
     """
-    rows = api.benchmark(*models, data=data, **options)
+    rows = benchmark_models(*models, data=data, **options)
     if as_json:
-        print_json(rows)
+        print_json(to_json(rows))
         return
     out = table("Benchmark", "model", ">size", ">smaller", ">latency", ">faster", ">runs", "threads", "kernels")
     for row in rows:
-        kernels = ", ".join(f"{k} {v}" for k, v in list(row["kernels"].items())[:6])
+        kernels = ", ".join(f"{k} {v}" for k, v in list(row.kernels.items())[:6])
         out.add_row(
-            escape(row["model"]), size(row["bytes"]), f"{row['size_ratio']:.2f}x", f"{1e3 * row['seconds']:.3g} ms",
-            f"{row['speed_ratio']:.2f}x", str(row["runs"]), str(row["threads"] or "default"), kernels,
+            escape(row.model), size(row.bytes), times(row.size_ratio), milliseconds(row.seconds), times(row.speed_ratio),
+            str(row.runs), str(row.threads or "default"), kernels,
         )  # fmt: skip
     console().print(out)
 
@@ -63,7 +67,7 @@ def info(model: str, as_json: bool) -> None:
     Examples:
       onnxquant info model.int8.onnx
     """
-    data = {**api.info(model), "advice": advice(model)}
+    data: JsonObject = {**to_object(info_of(model)), "advice": advice(model)}
     if as_json:
         print_json(data)
         return
@@ -72,13 +76,13 @@ def info(model: str, as_json: bool) -> None:
         if key in ("model", "tensors"):  # one by one in JSON
             continue
         if key.endswith("bytes"):
-            text = size(value)
+            text = size(float(str(value)))
         elif isinstance(value, float):
             text = f"{value:.3f}"
         elif isinstance(value, dict):
             text = ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
         elif isinstance(value, list):
-            text = ", ".join(value) or "none"
+            text = ", ".join(map(str, value)) or "none"
         else:
             text = "none" if value is None else str(value)
         out.add_row(key.replace("_", " "), escape(text))
@@ -168,7 +172,7 @@ def verify(model: str, as_json: bool) -> None:
     Examples:
       onnxquant verify model.int8.onnx
     """
-    results = api.verify(model)
+    results = verify_file(model)
     bad = [name for name, good in results.items() if not good]
     if as_json:
         print_json({"model": model, "tensors": len(results), "damaged": bad})
@@ -192,5 +196,5 @@ def dequantize(model: str, output: str, force: bool) -> None:
     Examples:
       onnxquant dequantize model.int8.onnx -o model.float.onnx
     """
-    count = api.dequantize(model, output, force=force)
+    count = dequantize_file(model, output, force=force)
     click.echo(f"{output}: {count} weights decoded")

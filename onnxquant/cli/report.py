@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.markup import escape
 
 from onnxquant.cli.options import console, errors_become_exit_codes, print_json
 from onnxquant.errors import OutputError, RecipeError
+from onnxquant.json_data import to_object
 from onnxquant.report import comparison, schema
 from onnxquant.report import write as files
-from onnxquant.report.data import Report
+from onnxquant.report.comparison import Comparison
+from onnxquant.report.report import Report
 from onnxquant.report.terminal import show, table
 
 
@@ -56,7 +57,7 @@ def report(
         else:
             show(only, console(), verbose=verbose)
     elif as_json:
-        print_json(comparison.compare(loaded))
+        print_json(to_object(comparison.compare(loaded)))
     else:
         _show(comparison.compare(loaded))
 
@@ -72,19 +73,16 @@ def _write(loaded: dict[str, Report], output: str, *, force: bool) -> None:
     click.echo(f"{paths[0]}: written")
 
 
-def _show(data: dict[str, Any]) -> None:
+def _show(data: Comparison) -> None:
     screen = console()
-    out = table(
-        "Reports", "report", "verdict", ">size", ">smaller", ">bits per weight", ">worst output", ">speed", ">encoded"
-    )
-    for row in data["reports"]:
-        out.add_row(escape(row["report"]), *comparison.cells(row))
+    out = table("Reports", *comparison.COLUMNS)
+    for row in data.reports:
+        out.add_row(*map(escape, row.cells))
     screen.print(out)
-    if not data["sites"]:
+    if not data.sites:
         screen.print("every weight has the same format in all of them")
         return
-    names = [row["report"] for row in data["reports"]]
-    weights = table("Weights on which they differ", "weight", *map(escape, names))
-    for site in data["sites"]:
-        weights.add_row(escape(site["name"]), *(comparison.site_cell(site["by_report"][name]) for name in names))
+    weights = table("Weights on which they differ", "weight", *map(escape, data.names))
+    for site in data.sites:
+        weights.add_row(*map(escape, site.cells))
     screen.print(weights)

@@ -18,7 +18,7 @@ from onnxquant.cli.options import (
     print_json,
     progress_bar,
 )
-from onnxquant.inspect.api import validate as validate_models
+from onnxquant.inspect.validate import validate as validate_models
 from onnxquant.report.summary import summary
 from onnxquant.report.terminal import show
 

@@ -60,7 +60,7 @@ class SiteEncoder:
         if self._context.options.proof:
             self.digests[site.name] = digest(encoded)
         warning = decision.format.warning(difference.sqnr_db)
-        self.results[site.name] = SiteResult(decision, difference.to_dict(), warning)
+        self.results[site.name] = SiteResult(decision, difference.figures(), warning=warning)
         self._encoded += decision.elements
         self._report_progress()
         return encoded

@@ -22,7 +22,7 @@ from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
 from onnxquant.targets.onnx import Onnx
-from onnxquant.validation.reference import reference
+from onnxquant.validation.reference import sampled_outputs
 
 _TOLERANCE = 1e-4
 
@@ -86,7 +86,7 @@ def _differs(document: Document, converted: onnx.ModelProto) -> str:
 
 
 def _compare_outputs(paths: list[Path]) -> str:
-    samples = reference(paths[0], None, Options(samples=1))
+    samples = sampled_outputs(paths[0], None, Options(samples=1))
     got = runtime.run(runtime.open_session(paths[1], runtime.session_options(mapped=True)), samples.feeds[0])
     for name, value in samples.outputs[0].items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":

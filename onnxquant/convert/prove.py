@@ -8,11 +8,13 @@ from pathlib import Path
 from onnxquant.errors import FeedError
 from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
-from onnxquant.validation.compare import Made, Proof, compare, reference_of
-from onnxquant.validation.reference import Reference
+from onnxquant.validation.compare import compare, outputs_of_original
+from onnxquant.validation.proof import Proof
+from onnxquant.validation.reference import SampledOutputs
+from onnxquant.validation.weights import EncodedWeights
 
 
-def original_outputs(context: Context) -> Reference | FeedError:
+def original_outputs(context: Context) -> SampledOutputs | FeedError:
     """Outputs of the original model on the samples of the proof; or why no synthetic samples fit.
 
     Raises:
@@ -20,14 +22,16 @@ def original_outputs(context: Context) -> Reference | FeedError:
     """
     context.progress("proof: original", 0.0)
     try:
-        return reference_of(context.original, context.samples, context.options)
+        return outputs_of_original(context.original, context.samples, context.options)
     except FeedError as error:
         if context.samples is not None:
             raise
         return error
 
 
-def prove(context: Context, path: Path, outputs: Reference | FeedError, written: Made | None = None) -> Proof:
+def prove(
+    context: Context, path: Path, outputs: SampledOutputs | FeedError, written: EncodedWeights | None = None
+) -> Proof:
     """The comparison of a file with the original.
 
     Args:
@@ -39,5 +43,5 @@ def prove(context: Context, path: Path, outputs: Reference | FeedError, written:
     return compare(context.original, path, outputs, context.options, partial(_report, context.progress), written)
 
 
-def _report(progress: Progress, stage: str) -> None:
-    progress(f"proof: {stage}", 0.0)
+def _report(progress: Progress, stage: str, done: float) -> None:
+    progress(f"proof: {stage}", done)

@@ -41,10 +41,11 @@ from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Recipe
-from onnxquant.report.data import Report
-from onnxquant.report.provenance import Evidence
+from onnxquant.report.data import Request
+from onnxquant.report.provenance import Provenance, plain_options
+from onnxquant.report.report import Report
 from onnxquant.targets import Activations
-from onnxquant.validation.compare import Made
+from onnxquant.validation.weights import EncodedWeights
 
 
 def quantize(
@@ -88,8 +89,8 @@ def quantize(
     # A search may name the output after the formats that it chooses.
     is_named = output is not None or not settings.searches
     place = _output_path(original, output, rules) if is_named else None
-    evidence = Evidence(settings, original, place, rules, options, command)
-    evidence.check()
+    provenance = Provenance(settings, original, place, Request(rules.to_list(), plain_options(options)), command)
+    provenance.check()
     with workspace(settings) as folder:
         context = Context(
             original=original,
@@ -102,19 +103,19 @@ def quantize(
         )
         notes = prepare(context.document)
         if settings.whole_graph:
-            return evidence.finish(whole_graph.convert(context, evidence.place, origin, notes))
+            return provenance.finish(whole_graph.convert(context, provenance.place, origin, notes))
         notes += _run_requested_passes(context)
         search = search_formats(context) if settings.searches else None
         if search:
             context = context.with_rules(search.rules)
-            evidence = replace(evidence, output=_output_path(original, output, search.rules), rules=search.rules)
-            evidence.check()
+            provenance = provenance.with_result(_output_path(original, output, search.rules), search.rules)
+            provenance.check()
         model = _planned(context, origin, search)
         if settings.save_recipe is not None:
             recipe_of_plan.save(model.plan, find(model.document)[0], context.rules, settings)
-        report = _encode_and_write(model, evidence.place, notes)
-        report.search = search.about if search else {}
-        return evidence.finish(report)
+        report = _encode_and_write(model, provenance.place, notes)
+        report.search = search.result if search else None
+        return provenance.finish(report)
 
 
 def origin_of(original: Document, options: Options, rules: Recipe) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def _encode_and_write(model: _PlannedModel, path: Path, notes: list[str]) -> Rep
         lowering.write(model.document, plan, publisher, encoder)
     report.finish(path, encoder.results, external=external)
     if outputs is not None:
-        report.prove(prove(context, path, outputs, Made(model.document, encoder.digests)))
+        report.prove(prove(context, path, outputs, EncodedWeights(model.document, encoder.digests)))
     return report
 
 

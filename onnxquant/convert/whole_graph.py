@@ -16,13 +16,13 @@ from onnxquant.errors import RecipeError
 from onnxquant.formats.floats import F16
 from onnxquant.graph.names import ORIGIN
 from onnxquant.graph.publish import Publisher, refuse_overwriting
-from onnxquant.numerics.difference import number
 from onnxquant.passes.float16.convert import Outcome, halve
 from onnxquant.passes.float16.values import Constant
 from onnxquant.plan.context import Context
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
 from onnxquant.recipe.options import Options
-from onnxquant.report.data import Report, SiteResult
+from onnxquant.report.data import Float16Error, SiteResult
+from onnxquant.report.report import Report
 from onnxquant.targets import AUTO
 
 # Rounding to float16 keeps more than 70 dB of a constant, unless much of it is too small.
@@ -89,7 +89,7 @@ def _write(context: Context, path: Path, report: Report, origin: str, *, externa
 def _add(report: Report, outcome: Outcome) -> None:
     """Add the conversion's notes and constants to a report."""
     report.notes += outcome.notes
-    report.sites = [SiteResult(_decision(c), _error(c), _warning(c)) for c in outcome.constants]
+    report.sites = [SiteResult(_decision(c), _error(c), warning=_warning(c)) for c in outcome.constants]
 
 
 def _decision(constant: Constant) -> Decision:
@@ -103,16 +103,11 @@ def _decision(constant: Constant) -> Decision:
     return decision.kept_in_float("only float32 is allowed for it, or keeps its digits")
 
 
-def _error(constant: Constant) -> dict[str, Any]:
+def _error(constant: Constant) -> Float16Error | None:
     if not constant.half:
-        return {}
+        return None
     mse = constant.error[0] / max(1, math.prod(constant.shape))
-    return {
-        "sqnr_db": number(constant.sqnr_db),
-        "mse": mse,
-        "flushed": constant.flushed,
-        "subnormal": constant.subnormal,
-    }
+    return Float16Error(constant.sqnr_db, mse, constant.flushed, constant.subnormal)
 
 
 def _warning(constant: Constant) -> str | None:

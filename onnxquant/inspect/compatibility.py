@@ -1,4 +1,4 @@
-"""Where a file runs, and where it runs fast, in one line."""
+"""The onnxruntime that a file needs, and the one that is fast with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from onnx import TensorProto
 from onnxquant.graph.io import load
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.traverse import nodes, tensors
-from onnxquant.inspect.api import minimum_onnxruntime
 from onnxquant.targets.bodies import DEQUANTIZE
 
 # Ops that onnxruntime computes on codes, itself or after fusing them with what follows.
@@ -21,6 +20,20 @@ _BITS: dict[int, int] = {
     TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2,
     TensorProto.UINT2: 2,
 }  # fmt: skip
+
+
+def minimum_onnxruntime(proto: onnx.ModelProto) -> str:
+    """The oldest onnxruntime, from 1.23 on, that loads a model, by its opset and the code widths of its ops.
+
+    Found by loading every format and target on each release (docs/compatibility.md).
+    """
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    minor = max(23, {24: 24, 25: 24, 26: 26}.get(opset, 23))
+    for node in nodes(proto):
+        two_bits = any(a.name == "bits" and a.i == 2 for a in node.attribute)
+        if two_bits and node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
+            minor = max(minor, 24 if node.op_type == "MatMulNBits" else 27)
+    return f"1.{minor}"
 
 
 def _fast_onnxruntime(proto: onnx.ModelProto) -> str | None:

@@ -1,25 +1,28 @@
-"""What differs between two models, or between two reports: weights, operators, sizes, and what they say of themselves."""
+"""Differences between two models, or between two reports: weights, operators, sizes and metadata."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant import runtime
-from onnxquant.artifact.stored import Record, decode_weight, metadata, origin, plane_index, records
+from onnxquant.artifact.stored import Record, activation_record, decode_weight, metadata, origin, plane_index, records
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document, load, nbytes
 from onnxquant.graph.sites import FLOATS
-from onnxquant.numerics.difference import Difference, number
+from onnxquant.json_data import JsonObject, JsonValue, to_json, to_object
+from onnxquant.numerics.difference import Difference
+from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe import schema
 
-# What is read of a site of a report, beside names that may be null.
+# Entries of a report's site that are read, but for those that may be null.
 _SITE: dict[str, schema.Schema] = {
     "name": {"type": "string"},
     "shape": {"type": "array", "items": {"type": "integer"}},
@@ -30,20 +33,63 @@ _SITE: dict[str, schema.Schema] = {
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two.
+class WeightForm:
+    """Form of one weight in one of the two files.
 
     Attributes:
-        name: of the file.
-        weights: by name, what is said of each.
-        about: everything else that is compared: sizes, operators, options ...
-        document: the model; None for a report, whose values are not known.
-        stored: encoded weights of the model, by name.
+        format: its format, or its float type.
+        target: the target that holds it; None where it is a float.
+        shape: its shape.
+        parameters: parameters of the format.
+        bytes: bytes that it takes.
+        bits: bits per weight.
+    """
+
+    format: str
+    target: str | None
+    shape: list[int]
+    parameters: JsonObject
+    bytes: int
+    bits: float
+
+
+@dataclass(frozen=True)
+class WeightDifference:
+    """A weight that differs.
+
+    Attributes:
+        a, b: its form in each file; None where the file has none.
+        sqnr_db: the second one's values against the first one's, in decibels; None where they are not known.
+    """
+
+    a: WeightForm | None
+    b: WeightForm | None
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True)
+class BothValues:
+    """The values of one fact in both files."""
+
+    a: JsonValue
+    b: JsonValue
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two files.
+
+    Attributes:
+        name: name of the file.
+        weights: form of each weight, by name.
+        facts: everything else that is compared, by name: sizes, operators, options.
+        document: the model; None for a report, which has no values.
+        stored: records of the encoded weights, by name.
     """
 
     name: str
-    weights: dict[str, dict[str, Any]]
-    about: dict[str, Any]
+    weights: dict[str, WeightForm]
+    facts: JsonObject
     document: Document | None = None
     stored: dict[str, Record] = field(default_factory=dict)
 
@@ -57,8 +103,8 @@ class Side:
         return _report(Path(path)) if Path(path).suffix == ".json" else _model(Path(path))
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """The floats that a weight stands for."""
-        if self.document is None:
+        """The floats that a weight stands for; None for a report, or where there is no such weight."""
+        if self.document is None or name not in self.weights:
             return None
         index = plane_index(self.document.proto)
         if name in self.stored:
@@ -68,19 +114,20 @@ class Side:
 
 @dataclass(frozen=True)
 class Diff:
-    """What differs.
+    """Differences of two files.
 
     Attributes:
-        names: of the two.
-        weights: by name, what each side says of a weight, and ``sqnr_db`` of the second's values against the first's.
-        about: by key, the two values.
-        same: number of weights that do not differ.
+        a, b: names of the files.
+        weights: weights that differ, by name.
+        same_weights: number of weights that do not differ.
+        about: other facts that differ, by name.
     """
 
-    names: tuple[str, str]
-    weights: dict[str, dict[str, Any]]
-    about: dict[str, tuple[Any, Any]]
-    same: int
+    a: str
+    b: str
+    weights: dict[str, WeightDifference]
+    same_weights: int
+    about: dict[str, BothValues]
 
     @property
     def equal(self) -> bool:
@@ -90,23 +137,17 @@ class Diff:
     def summary(self) -> str:
         """One line."""
         if self.equal:
-            return f"{self.names[0]} and {self.names[1]} do not differ: {self.same} weights"
-        found = [float(w["sqnr_db"]) for w in self.weights.values() if w["sqnr_db"] is not None]
-        lowest = f", the values of one as little as {min(found):.1f} dB" if found and min(found) < float("inf") else ""
+            return f"{self.a} and {self.b} do not differ: {self.same_weights} weights"
+        lowest = min((w.sqnr_db for w in self.weights.values() if w.sqnr_db is not None), default=float("inf"))
+        values = f", the values of one as little as {lowest:.1f} dB" if lowest < float("inf") else ""
         other = f"; {', '.join(k.replace('_', ' ') for k in self.about)}" if self.about else ""
-        total = self.same + len(self.weights)
-        return f"{self.names[0]} and {self.names[1]} differ: {len(self.weights)} of {total} weights{lowest}{other}"
+        total = self.same_weights + len(self.weights)
+        return f"{self.a} and {self.b} differ: {len(self.weights)} of {total} weights{values}{other}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "a": self.names[0],
-            "b": self.names[1],
-            "equal": self.equal,
-            "weights": self.weights,
-            "same_weights": self.same,
-            "about": {key: {"a": a, "b": b} for key, (a, b) in self.about.items()},
-        }
+    def to_dict(self) -> JsonObject:
+        """The differences as JSON data."""
+        out = to_object(self)
+        return {"a": out["a"], "b": out["b"], "equal": self.equal, **out}
 
 
 def diff(a: str | Path, b: str | Path) -> Diff:
@@ -123,88 +164,77 @@ def diff(a: str | Path, b: str | Path) -> Diff:
     one, two = Side.read(a), Side.read(b)
     weights, same = {}, 0
     for name in dict.fromkeys([*one.weights, *two.weights]):
-        alone = [side.weights[name] for side in (one, two) if name in side.weights]
-        if len(alone) == 1 and len(alone[0]["shape"]) < 2:
-            continue  # what passes make or fold, such as scales and biases: the operators tell of them
-        found = _weight(name, one, two)
-        if found:
-            weights[name] = found
+        forms = [side.weights[name] for side in (one, two) if name in side.weights]
+        if len(forms) == 1 and len(forms[0].shape) < 2:
+            continue  # vectors on one side only, such as scales and biases that passes made: the operators show them
+        if difference := _weight(name, one, two):
+            weights[name] = difference
         else:
             same += 1
-    keys = [k for k in dict.fromkeys([*one.about, *two.about]) if k in one.about and k in two.about]
-    about = {k: (one.about[k], two.about[k]) for k in keys if one.about[k] != two.about[k]}
-    return Diff((one.name, two.name), weights, about, same)
+    shared = [key for key in one.facts if key in two.facts]
+    facts = {k: BothValues(one.facts[k], two.facts[k]) for k in shared if one.facts[k] != two.facts[k]}
+    return Diff(one.name, two.name, weights, same, facts)
 
 
-def _weight(name: str, one: Side, two: Side) -> dict[str, Any]:
-    """What differs in one weight; empty where nothing does."""
-    sides = {"a": one.weights.get(name), "b": two.weights.get(name)}
-    values = [side.value(name) if name in side.weights else None for side in (one, two)]
-    measured: Any = None
-    if values[0] is not None and values[1] is not None:
-        found = Difference()
-        found.add(np.asarray(values[0]), np.asarray(values[1]))
-        measured = number(found.sqnr_db)
-    if sides["a"] == sides["b"] and measured in (None, number(float("inf"))):
-        return {}
-    return {**sides, "sqnr_db": measured}
+def _weight(name: str, one: Side, two: Side) -> WeightDifference | None:
+    """The difference of one weight; None where there is none."""
+    a, b = one.value(name), two.value(name)
+    sqnr_db = None
+    if a is not None and b is not None:
+        difference = Difference()
+        difference.add(np.asarray(a), np.asarray(b))
+        sqnr_db = difference.sqnr_db
+    forms = one.weights.get(name), two.weights.get(name)
+    if forms[0] == forms[1] and sqnr_db in (None, float("inf")):
+        return None
+    return WeightDifference(*forms, sqnr_db)
 
 
 def _model(path: Path) -> Side:
     document = load(path)
     proto = document.proto
     stored = {r.name: r for r in records(proto)}
-    planes = {n for r in stored.values() for names in r.lowered.planes.values() for n in names.values()}
+    planes = {name for record in stored.values() for name in record.plane_names}
     index = plane_index(proto)
-    weights = {name: _encoded(r, sum(nbytes(index[n]) for n in _planes(r) if n in index)) for name, r in stored.items()}
+    weights = {
+        name: _encoded(r, sum(nbytes(index[n]) for n in r.plane_names if n in index)) for name, r in stored.items()
+    }
     for tensor in index.values():
         if tensor.name not in planes and tensor.data_type in FLOATS:
-            about = {"format": FLOATS[tensor.data_type], "target": None, "shape": list(tensor.dims)}
-            weights[tensor.name] = {
-                **about,
-                "parameters": {},
-                "bytes": nbytes(tensor),
-                **_bits(nbytes(tensor), tensor.dims),
-            }
-    said, made_of = metadata(proto), origin(proto)
-    activations = {k: said.get("activations", {}).get(k) for k in ("kind", "type", "method")}
-    return Side(
-        str(path),
-        weights,
-        {
-            "bytes": document.size(),
-            "opset": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
-            "ops": runtime.histogram(proto),
-            "inputs": [i.name for i in proto.graph.input],
-            "outputs": [o.name for o in proto.graph.output],
-            "activations": activations,
-            "version": said.get("version"),
-            "original": made_of.get("sha256"),
-            "options": made_of.get("options", {}),
-            "rules": made_of.get("rules", []),
-        },
-        document,
-        stored,
-    )
-
-
-def _planes(record: Record) -> Iterable[str]:
-    return {n for names in record.lowered.planes.values() for n in names.values()}
-
-
-def _encoded(record: Record, size: int) -> dict[str, Any]:
-    return {
-        "format": record.format,
-        "target": record.target,
-        "shape": list(record.shape),
-        "parameters": record.parameters,
-        "bytes": size,
-        **_bits(size, record.shape),
+            size, shape = nbytes(tensor), list(tensor.dims)
+            weights[tensor.name] = WeightForm(FLOATS[tensor.data_type], None, shape, {}, size, _bits(size, shape))
+    sources = origin(proto)
+    facts = {
+        "bytes": document.size(),
+        "opset": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        "ops": runtime.histogram(proto),
+        "inputs": [i.name for i in proto.graph.input],
+        "outputs": [o.name for o in proto.graph.output],
+        "activations": _activations(document),
+        "version": metadata(proto).get("version"),
+        "original": sources.get("sha256"),
+        "options": sources.get("options", {}),
+        "rules": sources.get("rules", []),
     }
+    return Side(str(path), weights, to_object(facts), document, stored)
 
 
-def _bits(size: int, shape: Iterable[int]) -> dict[str, float]:
-    return {"bits": round(8 * size / max(int(np.prod(list(shape), dtype=np.int64)), 1), 4)}
+def _activations(document: Document) -> JsonObject:
+    """Kind, type and method of integer activations; None each where activations are floats."""
+    record = activation_record(document.proto)
+    if record is None:
+        return {"kind": None, "type": None, "method": None}
+    method = record.method if isinstance(record, StaticRecord) else None
+    return {"kind": to_json(record.kind), "type": record.code_type, "method": method}
+
+
+def _encoded(record: Record, size: int) -> WeightForm:
+    parameters, shape = to_object(record.parameters), list(record.shape)
+    return WeightForm(record.format, record.target, shape, parameters, size, _bits(size, shape))
+
+
+def _bits(size: int, shape: Iterable[int]) -> float:
+    return round(8 * size / max(prod(shape), 1), 4)
 
 
 def _report(path: Path) -> Side:
@@ -214,20 +244,21 @@ def _report(path: Path) -> Side:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: is no report: {error}") from None
-    if not isinstance(data, Mapping) or not isinstance(data.get("sites"), list):
+    if not isinstance(data, dict) or not isinstance(data.get("sites"), list):
         raise ModelError(f"{path}: is no report of `onnxquant quantize --json`: it has no sites")
     weights = {}
     for i, site in enumerate(data["sites"]):
         try:
             schema.check(site, {"type": "object", "properties": _SITE}, f"{path}: sites[{i}]")
-            weights[site["name"]] = {
-                "format": site["format"] or site["dtype"],
-                "target": site["target"],
-                "shape": list(site["shape"]),
-                "parameters": site["parameters"],
-                "bytes": site["bytes"],
-                "bits": site["bits_per_weight"],
-            }
+            weights[str(site["name"])] = WeightForm(
+                format=site["format"] or site["dtype"],
+                target=site["target"],
+                shape=list(site["shape"]),
+                parameters=site["parameters"],
+                bytes=site["bytes"],
+                bits=site["bits_per_weight"],
+            )
         except (KeyError, TypeError) as error:
             raise ModelError(f"{path}: sites[{i}] is damaged: {error}") from None
-    return Side(str(path), weights, {"bytes": data.get("output_bytes") or data.get("predicted_bytes")})
+    size = data.get("output_bytes") or data.get("predicted_bytes")
+    return Side(str(path), weights, {"bytes": cast(JsonValue, size)})

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.json_data import OPTIONAL
 from onnxquant.numerics.decibels import decibels
 
 _CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class ErrorFigures:
+    """Figures of the difference between a reference and other values.
+
+    Attributes:
+        sqnr_db: signal to quantization noise ratio in decibels; infinite for equal values.
+        mse, rmse: mean squared error, and its root.
+        max_error: largest magnitude of an error.
+        mean_error: mean of the errors.
+        cosine: cosine similarity.
+        unequal: number of values that differ.
+        count: number of values.
+        not_finite: number of values that are infinite or NaN on one side alone; None: none is.
+        shape_mismatch: both shapes where they differ.
+    """
+
+    sqnr_db: float
+    mse: float
+    rmse: float
+    max_error: float
+    mean_error: float
+    cosine: float
+    unequal: int
+    count: int
+    not_finite: int | None = field(default=None, metadata=OPTIONAL)
+    shape_mismatch: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass
@@ -86,30 +115,20 @@ class Difference:
         norm = math.sqrt(self.reference * self.got)
         return self.dot / norm if norm else (1.0 if self.reference == self.got else 0.0)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for reports."""
-        out: dict[str, Any] = {
-            "sqnr_db": number(self.sqnr_db),
-            "mse": self.mse,
-            "rmse": math.sqrt(self.mse),
-            "max_error": self.max_error,
-            "mean_error": self.signed / self.count if self.count else 0.0,
-            "cosine": self.cosine,
-            "unequal": self.unequal,
-            "count": self.count,
-        }
-        if self.not_finite:
-            out["not_finite"] = self.not_finite
-        if self.shape_mismatch:
-            out["shape_mismatch"] = self.shape_mismatch
-        return out
-
-
-def number(value: float) -> float | str:
-    """A float as JSON can hold it: infinities become words."""
-    if math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    return "nan" if math.isnan(value) else value
+    def figures(self) -> ErrorFigures:
+        """The figures of everything that was added so far."""
+        return ErrorFigures(
+            sqnr_db=self.sqnr_db,
+            mse=self.mse,
+            rmse=math.sqrt(self.mse),
+            max_error=self.max_error,
+            mean_error=self.signed / self.count if self.count else 0.0,
+            cosine=self.cosine,
+            unequal=self.unequal,
+            count=self.count,
+            not_finite=self.not_finite or None,
+            shape_mismatch=self.shape_mismatch or None,
+        )
 
 
 def rescaled_like(original: NDArray[Any], decoded: NDArray[Any], rounds: int = 8) -> NDArray[np.float32]:

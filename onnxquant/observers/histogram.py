@@ -50,10 +50,6 @@ class HistogramSummary:
     high: float
     counts: tuple[int, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for reports."""
-        return {"low": self.low, "high": self.high, "counts": list(self.counts)}
-
 
 def exponent_of(magnitude: float) -> int:
     """The width, as a power of two, with which HALF bins just hold a magnitude.

@@ -11,6 +11,8 @@ import onnx
 
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
+from onnxquant.observers.histogram import HistogramSummary
+from onnxquant.plan.activations import ActivationRecord
 from onnxquant.solvers.rtn import Rtn
 
 
@@ -157,14 +159,15 @@ class RoundedActivations(Protocol):
     """Activations that are rounded to integers."""
 
     @property
-    def observed(self) -> Mapping[str, Any]:
+    def histograms(self) -> Mapping[str, HistogramSummary]:
         """Histograms by tensor that ranges were chosen by; for reports, not for the file."""
+
+    @property
+    def record(self) -> ActivationRecord:
+        """The part of the file's metadata, and of reports, that is about activations."""
 
     def insert(self, proto: onnx.ModelProto) -> None:
         """Add the nodes that round them to a model whose weights are lowered."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for the file's metadata and for reports."""
 
 
 @dataclass(frozen=True)
@@ -198,14 +201,14 @@ class Plan:
         return sum(d.nbytes for d in self.decisions)
 
     @property
-    def about_activations(self) -> dict[str, Any]:
-        """Plain data about rounded activations; empty where all stay floats."""
-        return self.activations.to_dict() if self.activations else {}
+    def activation_record(self) -> ActivationRecord | None:
+        """The record of rounded activations; None where all stay floats."""
+        return self.activations.record if self.activations else None
 
     @property
-    def observed(self) -> dict[str, Any]:
-        """Histograms of activations that ranges were chosen by, as plain data."""
-        return dict(self.activations.observed) if self.activations else {}
+    def observed(self) -> dict[str, HistogramSummary]:
+        """Histograms of activations that ranges were chosen by."""
+        return dict(self.activations.histograms) if self.activations else {}
 
 
 def _parameters(form: Format) -> dict[str, Any]:

@@ -3,87 +3,138 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
-from onnxquant.report.data import Report
-from onnxquant.report.verdict import decibels, size
+from onnxquant.report.data import ReportData, State
+from onnxquant.report.units import decibels, size, times
+from onnxquant.report.verdict import verdict
 
-# Fields of a row, in the order in which faces show them.
-COLUMNS = (
-    "report", "state", "bytes", "ratio", "bits_per_weight", "worst_sqnr_db", "speed", "encoded", "weights",
-)  # fmt: skip
+# Titles of columns; ">" stands before those of numbers.
+COLUMNS = ("report", "verdict", ">size", ">smaller", ">bits per weight", ">worst output", ">speed", ">encoded")
 
 
-def compare(reports: Mapping[str, Report]) -> dict[str, Any]:
-    """A row per report, and per weight that is not of one format in all of them the formats and errors.
+@dataclass(frozen=True)
+class ReportRow:
+    """Figures of one report; None where they are not known."""
+
+    report: str
+    state: State
+    bytes: int | None
+    ratio: float | None
+    bits_per_weight: float | None
+    worst_sqnr_db: float | None
+    speed: float | None
+    encoded: int
+    weights: int
+
+    @property
+    def cells(self) -> list[str]:
+        """The row as people read it, with the columns of ``COLUMNS``."""
+        return [
+            self.report,
+            str(self.state),
+            "" if self.bytes is None else size(self.bytes),
+            times(self.ratio),
+            "" if self.bits_per_weight is None else f"{self.bits_per_weight:.2f}",
+            "" if self.worst_sqnr_db is None else decibels(self.worst_sqnr_db),
+            times(self.speed),
+            f"{self.encoded} of {self.weights}",
+        ]
+
+
+@dataclass(frozen=True)
+class SiteForm:
+    """Form of one weight in one report.
+
+    Attributes:
+        format: its format; ``float`` where it stays one, None where there is no such weight.
+        bytes: bytes that it takes; None where they are not known.
+        sqnr_db: its error; None where it is not known.
+    """
+
+    format: str | None = None
+    bytes: int | None = None
+    sqnr_db: float | None = None
+
+    @property
+    def cell(self) -> str:
+        """The form as people read it."""
+        if self.format is None:
+            return "absent"
+        return self.format if self.sqnr_db is None else f"{self.format}, {decibels(self.sqnr_db)}"
+
+
+@dataclass(frozen=True)
+class DifferingSite:
+    """A weight that has not one form in all reports."""
+
+    name: str
+    by_report: dict[str, SiteForm]
+
+    @property
+    def cells(self) -> list[str]:
+        """The row as people read it: the name, and the form in each report."""
+        return [self.name, *(form.cell for form in self.by_report.values())]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Reports side by side.
+
+    Attributes:
+        reports: a row for each report.
+        sites: weights on which they differ in format or bytes.
+    """
+
+    reports: list[ReportRow]
+    sites: list[DifferingSite]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the reports."""
+        return [row.report for row in self.reports]
+
+
+def compare(reports: Mapping[str, ReportData]) -> Comparison:
+    """Compare reports.
 
     Args:
-        reports: by the name to call them.
-
-    Returns:
-        ``reports``: a row each, of ``COLUMNS``; ``sites``: ``name``, and by report the ``format`` (``float`` where it stays,
-        None where there is no such weight), ``bytes`` and ``sqnr_db``.
+        reports: reports by the name to call them.
     """
-    plain = {name: r.to_dict() for name, r in reports.items()}
-    rows = []
-    for name, data in plain.items():
-        verdict = data["verdict"]
-        rows.append(
-            {
-                "report": name,
-                "state": verdict["state"],
-                "bytes": data["output_bytes"] or data["predicted_bytes"],
-                "ratio": verdict["smaller"],
-                "bits_per_weight": data["bits_per_weight"],
-                "worst_sqnr_db": verdict["worst_sqnr_db"],
-                "speed": verdict["faster"],
-                "encoded": verdict["encoded"],
-                "weights": verdict["weights"],
-            }
-        )
-    sites = {name: _sites(data) for name, data in plain.items()}
-    names = dict.fromkeys(site for found in sites.values() for site in found)
+    forms = {name: _forms(report) for name, report in reports.items()}
     differing = []
-    for site in names:
-        each = {name: found.get(site, _ABSENT) for name, found in sites.items()}
-        if len({(s["format"], s["bytes"]) for s in each.values()}) > 1:
-            differing.append({"name": site, "by_report": each})
-    return {"reports": rows, "sites": differing}
+    for site in dict.fromkeys(site for sites in forms.values() for site in sites):
+        by_report = {name: sites.get(site, SiteForm()) for name, sites in forms.items()}
+        if len({(form.format, form.bytes) for form in by_report.values()}) > 1:
+            differing.append(DifferingSite(site, by_report))
+    return Comparison([_row(name, report) for name, report in reports.items()], differing)
 
 
-_ABSENT: dict[str, Any] = {"format": None, "bytes": None, "sqnr_db": None}
+def _row(name: str, report: ReportData) -> ReportRow:
+    judged = verdict(report)
+    return ReportRow(
+        report=name,
+        state=judged.state,
+        bytes=report.final_bytes,
+        ratio=judged.smaller,
+        bits_per_weight=report.bits_per_weight,
+        worst_sqnr_db=judged.worst_sqnr_db,
+        speed=judged.faster,
+        encoded=judged.encoded,
+        weights=judged.weights,
+    )
 
 
-def _sites(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Format, bytes and error by weight; of ``validate`` those that are encoded."""
-    if data["sites"]:
+def _forms(report: ReportData) -> dict[str, SiteForm]:
+    """Form by weight; those that are encoded where the report lists no others."""
+    if report.sites:
         return {
-            s["name"]: {
-                "format": s["format"] or "float", "bytes": s["bytes"], "sqnr_db": s.get("error", {}).get("sqnr_db"),
-            }
-            for s in data["sites"]
-        }  # fmt: skip
-    weights = data["proof"]["weights"] if data["proof"] else {}
-    return {n: {"format": w["format"], "bytes": None, "sqnr_db": w["sqnr_db"]} for n, w in weights.items()}
-
-
-def cells(row: Mapping[str, Any]) -> list[str]:
-    """The figures of a row as people read them, without the report's name."""
-    ratio, bits, worst, speed = (row[k] for k in ("ratio", "bits_per_weight", "worst_sqnr_db", "speed"))
-    return [
-        row["state"],
-        "" if row["bytes"] is None else size(row["bytes"]),
-        "" if ratio is None else f"{ratio:.2f}x",
-        "" if bits is None else f"{bits:.2f}",
-        "" if worst is None else decibels(worst),
-        "" if speed is None else f"{speed:.2f}x",
-        f"{row['encoded']} of {row['weights']}",
-    ]
-
-
-def site_cell(site: Mapping[str, Any]) -> str:
-    """What a weight is in one report."""
-    if site["format"] is None:
-        return "absent"
-    error = "" if site["sqnr_db"] is None else f", {decibels(site['sqnr_db'])}"
-    return f"{site['format']}{error}"
+            s.decision.name: SiteForm(
+                s.decision.format.name if s.decision.format else "float",
+                s.decision.nbytes,
+                s.error.sqnr_db if s.error else None,
+            )
+            for s in report.sites
+        }
+    weights = report.proof.weights if report.proof else {}
+    return {name: SiteForm(w.format, None, w.error.sqnr_db) for name, w in weights.items()}

@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from onnxquant.report import activations, comparison, rows
-from onnxquant.report.data import Report
+from onnxquant.json_data import JsonObject, to_object
+from onnxquant.report import comparison, rows
+from onnxquant.report.comparison import Comparison
+from onnxquant.report.data import ReportData
 from onnxquant.report.plots import plots
-from onnxquant.report.verdict import decibels
+from onnxquant.report.serialize import write_report
+from onnxquant.report.units import decibels, figure
+from onnxquant.report.verdict import verdict
+from onnxquant.report.warnings import warnings
 
 
-def render(report: Report) -> str:
+def render(report: ReportData) -> str:
     """The report as a page."""
-    data = report.to_dict()
+    judged = verdict(report)
     return _template("page.html.j2").render(
-        data=data,
-        embedded=embedded(data),
-        verdict=report.verdict,
-        figures=report.verdict.figures(report.original_bytes, report.output_bytes or report.predicted_bytes),
-        plots={name: Markup(svg) for name, svg in plots(data).items()},
-        columns=rows.SITES,
-        sites=rows.sites(data),
-        costs=rows.costs(data),
-        outputs=rows.outputs(data),
-        refusals=rows.refusals(data),
-        activations=activations.summary(report.made, report.proof),
-        facts=rows.facts(data),
+        report=report,
+        rows=rows,
+        embedded=embedded(write_report(report)),
+        verdict=judged,
+        warnings=warnings(report),
+        plots={name: Markup(svg) for name, svg in plots(report).items()},
     )
 
 
-def render_comparison(data: Mapping[str, Any]) -> str:
+def render_comparison(data: Comparison) -> str:
     """Several reports side by side, as a page."""
-    names = [row["report"] for row in data["reports"]]
-    sites = [[s["name"], *(comparison.site_cell(s["by_report"][n]) for n in names)] for s in data["sites"]]
-    figures = [[r["report"], *comparison.cells(r)] for r in data["reports"]]
-    return _template("comparison.html.j2").render(embedded=embedded(data), names=names, figures=figures, sites=sites)
+    return _template("comparison.html.j2").render(
+        embedded=embedded(to_object(data)), data=data, columns=comparison.COLUMNS
+    )
 
 
-def embedded(data: Mapping[str, Any]) -> Markup:
+def embedded(data: JsonObject) -> Markup:
     """Data as JSON that ends no element of the page, whatever names are in it.
 
     >>> print(embedded({"name": "</script>"}))
@@ -61,5 +57,5 @@ def _template(name: str) -> Template:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"cell": rows.cell, "decibels": decibels}
+    environment.filters |= {"figure": figure, "decibels": decibels}
     return environment.get_template(name)

@@ -3,63 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from onnxquant.report import activations, comparison, rows
-from onnxquant.report.data import Report
-from onnxquant.report.verdict import decibels
+from onnxquant.report import comparison, rows
+from onnxquant.report.comparison import Comparison
+from onnxquant.report.data import ReportData
+from onnxquant.report.verdict import verdict
+from onnxquant.report.warnings import warnings
 
 
-def render(report: Report) -> str:
+def render(report: ReportData) -> str:
     """The report as Markdown."""
-    data, found = report.to_dict(), report.verdict
-    after = report.output_bytes or report.predicted_bytes
-    figures = found.figures(report.original_bytes, after)
+    judged = verdict(report)
+    figures = judged.figures(report.original_bytes, report.final_bytes)
     parts = [
-        f"# {found.state}: {_text(report.output or report.source)}",
+        f"# {judged.state}: {_text(report.output or report.source)}",
         ", ".join(figures) + ".",
-        f"**Next:** {found.next}",
+        f"**Next:** {judged.next}",
     ]
-    parts += _list("Problems", data["problems"]) + _list("Warnings", data["warnings"])
-    parts += _table("Cost", ["", ">original", ">quantized", ">ratio"], _costs(data))
-    head = ["compared", "output", ">SQNR", ">cosine", ">MSE", ">max error", ">mean error"]
-    parts += _table("Outputs", head, rows.outputs(data))
-    parts += _table("Activations", ["what", "value"], activations.summary(report.made, report.proof))
-    parts += _table("Formats by size", [">bits per weight", ">SQNR, predicted", ">SQNR, measured"], _front(data))
-    keys = [key for key, _, _ in rows.SITES]
-    titles = [f"{'>' * figure}{title}" for _, title, figure in rows.SITES]
-    sites = [[rows.cell(row.get(key)) for key in keys] for row in rows.sites(data)]
-    parts += _table("Weights", titles, sites)
-    parts += _table("Refused, and why", ["reason", ">weights", ">bytes", "such as"], rows.refusals(data))
-    parts += _list("What passes changed", data["notes"])
-    if data["asked"].get("recipe"):
-        parts += ["## Recipe", "```json\n" + json.dumps(data["asked"]["recipe"], indent=2) + "\n```"]
-    parts += _table("Environment", ["what", "value"], rows.facts(data))
+    parts += _list("Problems", report.problems) + _list("Warnings", warnings(report))
+    parts += _table("Cost", rows.COSTS, [c.cells for c in rows.costs(report)])
+    parts += _table("Outputs", rows.OUTPUTS, rows.outputs(report))
+    parts += _table("Contribution of each site", rows.CONTRIBUTIONS, rows.contributions(report))
+    parts += _table("Activations", rows.FACTS, rows.activations(report))
+    parts += _table("Formats by size", rows.CHOICES, rows.choices(report))
+    titles = [f"{'>' * number}{title}" for _, title, number in rows.SITES]
+    parts += _table("Weights", titles, [row.cells for row in rows.sites(report)])
+    parts += _table("Refused, and why", rows.REFUSALS, rows.refusals(report))
+    parts += _list("What passes changed", report.notes)
+    if report.request and report.request.recipe:
+        parts += ["## Recipe", "```json\n" + json.dumps(report.request.recipe, indent=2) + "\n```"]
+    parts += _table("Environment", rows.FACTS, rows.facts(report))
     return "\n\n".join(parts) + "\n"
 
 
-def render_comparison(data: Mapping[str, Any]) -> str:
+def render_comparison(data: Comparison) -> str:
     """Several reports side by side."""
-    head = ["report", "verdict", ">size", ">smaller", ">bits per weight", ">worst output", ">speed", ">encoded"]
-    parts = ["# Reports", *_table("Figures", head, [[r["report"], *comparison.cells(r)] for r in data["reports"]])]
-    names = [row["report"] for row in data["reports"]]
-    sites = [[s["name"], *(comparison.site_cell(s["by_report"][n]) for n in names)] for s in data["sites"]]
-    return "\n\n".join(parts + _table("Weights on which they differ", ["weight", *names], sites)) + "\n"
-
-
-def _costs(data: Mapping[str, Any]) -> list[list[str]]:
-    return [[c["name"], c["before"], c["after"], c["ratio"]] for c in rows.costs(data)]
-
-
-def _front(data: Mapping[str, Any]) -> list[list[str]]:
-    return [
-        [f"{c['bits_per_weight']:.2f}", *("" if c.get(k) is None else decibels(c[k]) for k in _DB)]
-        for c in (*data["search"].get("front", ()), *data["search"].get("tried", ()))
-    ]
-
-
-_DB = ("predicted_sqnr_db", "measured_sqnr_db")
+    parts = ["# Reports", *_table("Figures", comparison.COLUMNS, [row.cells for row in data.reports])]
+    parts += _table("Weights on which they differ", ["weight", *data.names], [site.cells for site in data.sites])
+    return "\n\n".join(parts) + "\n"
 
 
 def _table(title: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:

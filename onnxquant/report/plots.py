@@ -5,66 +5,91 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from onnxquant.budget.result import ChoiceFigures, FormatSearchResult, WeightCosts
+from onnxquant.observers.histogram import HistogramSummary
+from onnxquant.plan.activations import StaticRecord, TensorCodes
 from onnxquant.report import rows
+from onnxquant.report.data import ReportData
+from onnxquant.validation.contributions import SiteContribution
+from onnxquant.validation.outputs import Run, pair_name
+from onnxquant.validation.proof import Proof
 
-Data = Mapping[str, Any]
 # matplotlib knows no CSS: it draws in these, which become the page's colours.
 _COLORS = {
     "#010203": "currentColor", "#010204": "var(--line)", "#010205": "var(--one)", "#010206": "var(--two)",
     "#010207": "var(--three)", "#010208": "var(--muted)",
 }  # fmt: skip
 _TEXT, _LINE, _ONE, _TWO, _THREE, _MUTED = _COLORS
-# Bars of a ranking.
+# Number of bars of a ranking.
 _RANKED = 25
-_PAIRS = {"float vs twin": _ONE, "float vs exact": _TWO, "float vs deployed": _THREE}
+# Width of a plot in inches.
+_WIDTH = 8.4
+_PAIRS = {(Run.FLOAT, Run.TWIN): _ONE, (Run.FLOAT, Run.EXACT): _TWO, (Run.FLOAT, Run.DEPLOYED): _THREE}
 
 
-def plots(data: Data) -> dict[str, str]:
-    """SVG by name of the plot; only those that the report has figures for."""
-    drawn = {
-        "depth": _depth(rows.sites(data)),
-        "outputs": _outputs(data["proof"]["outputs"] if data["proof"] else {}),
-        "damage": _damage(data["proof"]["damage"] if data["proof"] else []),
-        "ranges": _ranges(data["activations"].get("tensors", {}), data["observed"]),
-        "sensitivity": _sensitivity(data["search"].get("sensitivity", [])),
-        "front": _front(data["search"]),
-    }
-    return {name: _svg(name, *draw) for name, draw in drawn.items() if draw is not None}
+@dataclass(frozen=True)
+class Drawing:
+    """A plot to draw.
 
-
-Drawing = tuple[float, float, Callable[[Axes], None]]
-
-
-def _svg(name: str, width: float, height: float, draw: Callable[[Axes], None]) -> str:
-    """One plot.
-
-    Args:
-        name: makes the ids in it differ from those of other plots on the page.
-        width: in inches.
-        height: in inches.
-        draw: draws on the axes.
+    Attributes:
+        height: height in inches.
+        draw: function that draws on the axes.
     """
-    style: Any = {
+
+    height: float
+    draw: Callable[[Axes], None]
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """A bar of a ranking."""
+
+    name: str
+    value: float
+    color: str
+
+
+def plots(report: ReportData) -> dict[str, str]:
+    """SVG by name of the plot; only those that the report has figures for."""
+    drawings = {
+        "depth": _depth(rows.sites(report)),
+        "outputs": _outputs(report.proof) if report.proof else None,
+        "contributions": _contributions(report.proof.contributions if report.proof else ()),
+        "ranges": _ranges(report),
+        "sensitivity": _sensitivity(report.search.sensitivity if report.search else ()),
+        "front": _front(report.search) if report.search else None,
+    }
+    return {name: _svg(name, drawing) for name, drawing in drawings.items() if drawing is not None}
+
+
+def _style(name: str) -> dict[Any, Any]:
+    """Settings of matplotlib, whose stubs know every key, for the plot of a name."""
+    return {
         "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, "text.color": _TEXT, "axes.edgecolor": _LINE,
         "axes.labelcolor": _MUTED, "xtick.color": _LINE, "ytick.color": _LINE, "xtick.labelcolor": _MUTED,
         "ytick.labelcolor": _TEXT, "grid.color": _LINE, "axes.spines.top": False, "axes.spines.right": False,
         "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "axes.formatter.use_mathtext": False,
         "legend.frameon": False, "legend.labelcolor": _TEXT, "text.parse_math": False, "axes.unicode_minus": True,
     }  # fmt: skip
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(name: str, drawing: Drawing) -> str:
+    """One plot; its name makes the ids in it differ from those of other plots on the page."""
+    with mpl.rc_context(_style(name)):
+        figure = Figure(figsize=(_WIDTH, drawing.height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         axes.set_axisbelow(True)
-        draw(axes)
+        drawing.draw(axes)
         out = io.BytesIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue().decode()
@@ -79,47 +104,46 @@ def _svg(name: str, width: float, height: float, draw: Callable[[Axes], None]) -
     )
 
 
-def _depth(sites: Sequence[Data]) -> Drawing | None:
-    shown = [(i, float(s["sqnr_db"])) for i, s in enumerate(sites) if s.get("sqnr_db") is not None]
-    shown = [(i, db) for i, db in shown if math.isfinite(db)]
+def _depth(sites: Sequence[rows.SiteRow]) -> Drawing | None:
+    shown = [
+        (i, s.sqnr_db, s.format) for i, s in enumerate(sites) if s.sqnr_db is not None and math.isfinite(s.sqnr_db)
+    ]
     if not shown:
         return None
 
     def draw(axes: Axes) -> None:
-        formats = list(dict.fromkeys(str(sites[i]["format"]) for i, _ in shown))
+        formats = list(dict.fromkeys(str(form) for _, _, form in shown))
         colors = (_ONE, _TWO, _THREE, _MUTED)
-        axes.vlines(
-            [i for i, _ in shown], min(0.0, *(db for _, db in shown)), [db for _, db in shown], _LINE, linewidth=0.8
-        )
+        lowest = min(0.0, *(db for _, db, _ in shown))
+        axes.vlines([i for i, _, _ in shown], lowest, [db for _, db, _ in shown], _LINE, linewidth=0.8)
         for k, form in enumerate(formats):
-            at = [(i, db) for i, db in shown if str(sites[i]["format"]) == form]
             label = form if len(formats) <= len(colors) or k < len(colors) - 1 else "other formats" if k == 3 else None
-            size = 22 if len(shown) < 100 else 10
             axes.scatter(
-                [i for i, _ in at], [db for _, db in at], s=size, color=colors[min(k, 3)], label=label, zorder=3
-            )
+                [i for i, _, f in shown if str(f) == form], [db for _, db, f in shown if str(f) == form],
+                s=22 if len(shown) < 100 else 10, color=colors[min(k, 3)], label=label, zorder=3,
+            )  # fmt: skip
         axes.set_xlabel("weight, in the order of the graph")
         axes.set_ylabel("SQNR in dB")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handletextpad=0.2, borderaxespad=0)
 
-    return 8.4, 2.9, draw
+    return Drawing(2.9, draw)
 
 
-def _outputs(pairs: Data) -> Drawing | None:
-    names = list(dict.fromkeys(name for pair in _PAIRS for name in pairs.get(pair, {})))[:_RANKED]
-    kinds = [pair for pair in _PAIRS if pair in pairs]
-    finite = [float(d["sqnr_db"]) for p in kinds for d in pairs[p].values() if math.isfinite(float(d["sqnr_db"]))]
-    if not names or not kinds:
+def _outputs(proof: Proof) -> Drawing | None:
+    pairs = {pair: errors for pair in _PAIRS if (errors := proof.errors(*pair))}
+    names = list(dict.fromkeys(name for errors in pairs.values() for name in errors))[:_RANKED]
+    if not names:
         return None
+    finite = [e.sqnr_db for errors in pairs.values() for e in errors.values() if math.isfinite(e.sqnr_db)]
     top = max([*finite, 10.0]) * 1.12
 
     def draw(axes: Axes) -> None:
-        step = 0.8 / len(kinds)
-        for k, pair in enumerate(kinds):
-            values = [float(pairs[pair].get(n, {}).get("sqnr_db", "nan")) for n in names]
-            places = [i + (k - (len(kinds) - 1) / 2) * step for i in range(len(names))]
+        step = 0.8 / len(pairs)
+        for k, (pair, errors) in enumerate(pairs.items()):
+            values = [errors[n].sqnr_db if n in errors else math.nan for n in names]
+            places = [i + (k - (len(pairs) - 1) / 2) * step for i in range(len(names))]
             shown = [top if v == math.inf else 0.0 if not math.isfinite(v) else v for v in values]
-            bars = axes.barh(places, shown, step * 0.86, color=_PAIRS[pair], label=pair)
+            bars = axes.barh(places, shown, step * 0.86, color=_PAIRS[pair], label=pair_name(*pair))
             labels = ["exact" if v == math.inf else "none" if v == -math.inf else f"{v:.1f}" for v in values]
             axes.bar_label(bars, labels, padding=3, fontsize=8, color=_TEXT)
         axes.set_yticks(range(len(names)), [_short(n) for n in names])
@@ -128,94 +152,100 @@ def _outputs(pairs: Data) -> Drawing | None:
         axes.set_xlabel("SQNR in dB")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
 
-    return 8.4, 0.9 + len(names) * (0.24 * len(kinds) + 0.1), draw
+    return Drawing(0.9 + len(names) * (0.24 * len(pairs) + 0.1), draw)
 
 
-def _damage(found: Sequence[Data]) -> Drawing | None:
-    ranked = [(d["name"], 100 * float(d["share"]), _TWO if d["kind"] == "activation" else _ONE) for d in found]
-    return _bars(ranked, "part of the output's error that goes with it, in percent") if ranked else None
+def _contributions(sites: Sequence[SiteContribution]) -> Drawing | None:
+    bars = [_Bar(c.name, 100 * c.share, _TWO if c.kind == "activation" else _ONE) for c in sites]
+    return _ranking(bars, "share of the output's error that goes away without it, in percent") if bars else None
 
 
-def _sensitivity(found: Sequence[Data]) -> Drawing | None:
-    ranked = []
-    for site in found:
-        noise = next((float(c["noise"]) for c in site["candidates"] if c["format"] == site["chosen"]), 0.0)
-        if 0 < noise < math.inf:  # what stays in float makes none
-            ranked.append((f"{site['name']}  {site['chosen']}", noise, _ONE))
-    ranked.sort(key=lambda r: -r[1])
+def _sensitivity(weights: Sequence[WeightCosts]) -> Drawing | None:
+    bars = []
+    for weight in weights:
+        noise = next((c.noise for c in weight.candidates if c.format == weight.chosen), 0.0)
+        if 0 < noise < math.inf:  # a weight that stays in float makes none
+            bars.append(_Bar(f"{weight.name}  {weight.chosen}", noise, _ONE))
+    bars.sort(key=lambda bar: -bar.value)
     label = "noise of the chosen format: error power over the outputs' power"
-    return _bars(ranked, label, logarithmic=True) if ranked else None
+    return _ranking(bars, label, logarithmic=True) if bars else None
 
 
-def _bars(ranked: Sequence[tuple[str, float, str]], label: str, *, logarithmic: bool = False) -> Drawing:
-    top = ranked[:_RANKED]
+def _ranking(bars: Sequence[_Bar], label: str, *, logarithmic: bool = False) -> Drawing:
+    top = bars[:_RANKED]
 
     def draw(axes: Axes) -> None:
-        axes.barh(range(len(top)), [value for _, value, _ in top], 0.7, color=[color for _, _, color in top])
-        axes.set_yticks(range(len(top)), [_short(name) for name, _, _ in top])
+        axes.barh(range(len(top)), [bar.value for bar in top], 0.7, color=[bar.color for bar in top])
+        axes.set_yticks(range(len(top)), [_short(bar.name) for bar in top])
         axes.set_ylim(len(top) - 0.5, -0.5)
         if logarithmic:
             axes.set_xscale("log", base=10)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
         axes.set_xlabel(label)
 
-    return 8.4, 0.8 + 0.21 * len(top), draw
+    return Drawing(0.8 + 0.21 * len(top), draw)
 
 
-def _ranges(tensors: Data, observed: Data) -> Drawing | None:
-    names = [n for n in tensors if n in observed]
-    if not names:
+def _ranges(report: ReportData) -> Drawing | None:
+    tensors = report.activations.tensors if isinstance(report.activations, StaticRecord) else {}
+    pairs = [(name, codes, report.observed[name]) for name, codes in tensors.items() if name in report.observed]
+    if not pairs:
         return None
-    # The ones that lose most first: what lies outside the range is cut off.
-    names = sorted(names, key=lambda n: -_cut(tensors[n], observed[n]))[:_RANKED]
+    # The ones that lose most first: values outside the range are cut off.
+    pairs = sorted(pairs, key=lambda pair: -_cut(pair[1], pair[2]))[:_RANKED]
 
     def draw(axes: Axes) -> None:
-        for i, name in enumerate(names):
-            seen, made = observed[name], tensors[name]
-            unit = max(abs(seen["low"]), abs(seen["high"])) or 1.0
+        for i, (_, codes, values) in enumerate(pairs):
+            unit = _unit(values)
             label = "seen" if i == 0 else None
-            axes.barh(i, (seen["high"] - seen["low"]) / unit, 0.62, seen["low"] / unit, color=_LINE, label=label)
+            axes.barh(i, (values.high - values.low) / unit, 0.62, values.low / unit, color=_LINE, label=label)
             label = "range of the codes" if i == 0 else None
-            axes.barh(i, (made["high"] - made["low"]) / unit, 0.26, made["low"] / unit, color=_ONE, label=label)
-        axes.set_yticks(range(len(names)), [_short(n) for n in names])
-        axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.barh(i, (codes.high - codes.low) / unit, 0.26, codes.low / unit, color=_ONE, label=label)
+        axes.set_yticks(range(len(pairs)), [_short(name) for name, _, _ in pairs])
+        axes.set_ylim(len(pairs) - 0.5, -0.5)
         axes.set_xlabel("values, largest magnitude seen = 1; the most cut off first")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
 
-    return 8.4, 0.95 + 0.21 * len(names), draw
+    return Drawing(0.95 + 0.21 * len(pairs), draw)
 
 
-def _cut(made: Data, seen: Data) -> float:
-    unit = max(abs(seen["low"]), abs(seen["high"])) or 1.0
-    return float(max(0.0, made["low"] - seen["low"]) + max(0.0, seen["high"] - made["high"])) / unit
+def _unit(values: HistogramSummary) -> float:
+    """The largest magnitude; 1 where there is none."""
+    return max(abs(values.low), abs(values.high)) or 1.0
 
 
-def _front(search: Data) -> Drawing | None:
-    front = [c for c in search.get("front", ()) if c["predicted_sqnr_db"] is not None]
+def _cut(codes: TensorCodes, values: HistogramSummary) -> float:
+    """Width of the values that lie outside the codes' range, over the largest magnitude."""
+    return (max(0.0, codes.low - values.low) + max(0.0, values.high - codes.high)) / _unit(values)
+
+
+def _front(search: FormatSearchResult) -> Drawing | None:
+    front = [(c.bits_per_weight, c.predicted_sqnr_db) for c in search.front if c.predicted_sqnr_db is not None]
     if not front:
         return None
-    measured = [c for c in search["tried"] if c.get("measured_sqnr_db") is not None]
-    chosen = search["chosen"]
+    measured, chosen = [p for c in search.tried for p in _point(c)], _point(search.chosen)
 
     def draw(axes: Axes) -> None:
-        axes.plot(
-            [c["bits_per_weight"] for c in front], [c["predicted_sqnr_db"] for c in front], "o-", color=_ONE, markersize=4,
-            linewidth=1.2, label="best choices, predicted",
-        )  # fmt: skip
+        bits, decibels = zip(*front, strict=True)
+        label = "best choices, predicted"
+        axes.plot(bits, decibels, "o-", color=_ONE, markersize=4, linewidth=1.2, label=label)
         axes.scatter(
-            [c["bits_per_weight"] for c in measured], [c["measured_sqnr_db"] for c in measured], s=22, color=_MUTED,
-            label="tried, measured", zorder=3,
+            [bits for bits, _ in measured], [db for _, db in measured], s=22, color=_MUTED, label="tried, measured",
+            zorder=3,
         )  # fmt: skip
-        if chosen.get("measured_sqnr_db") is not None:
-            axes.scatter(
-                [chosen["bits_per_weight"]], [chosen["measured_sqnr_db"]], s=80, marker="*", color=_THREE, label="chosen",
-                zorder=4,
-            )  # fmt: skip
+        for bits_chosen, db in chosen:
+            axes.scatter([bits_chosen], [db], s=80, marker="*", color=_THREE, label="chosen", zorder=4)
         axes.set_xlabel("bits per weight")
         axes.set_ylabel("SQNR of the outputs in dB")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
 
-    return 8.4, 3.2, draw
+    return Drawing(3.2, draw)
+
+
+def _point(choice: ChoiceFigures) -> list[tuple[float, float]]:
+    """Bits and measured decibels of a choice, where it has them."""
+    measured = choice.measured.sqnr_db if choice.measured else None
+    return [] if measured is None else [(choice.bits_per_weight, measured)]
 
 
 def _short(name: str) -> str:

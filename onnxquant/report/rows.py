@@ -1,14 +1,21 @@
-"""Rows of the tables that pages and texts share: one per weight, and one per figure of cost, output, or what was left."""
+"""Rows of the tables that every form of a report shows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from onnxquant.report.verdict import decibels, milliseconds, size
+from onnxquant.json_data import JsonValue
+from onnxquant.numerics.difference import ErrorFigures
+from onnxquant.plan.activations import ActivationRecord, StaticRecord
+from onnxquant.report.data import Float16Error, ReportData, SiteResult
+from onnxquant.report.units import decibels, figure, milliseconds, size
+from onnxquant.validation.checks import WeightChecks
+from onnxquant.validation.latency import ORIGINAL, QUANTIZED, STOCK
+from onnxquant.validation.proof import Proof
 
-Data = Mapping[str, Any]
-# Key, title, and whether it is a figure.
+# Field of a row, title of its column, and whether it is a number.
 SITES = (
     ("name", "weight", False), ("role", "role", False), ("shape", "shape", False), ("format", "format", False),
     ("solver", "solver", False), ("target", "target", False), ("kernel", "kernel", False), ("bytes", "bytes", True),
@@ -16,113 +23,290 @@ SITES = (
     ("mean_error", "mean error", True), ("sum_test", "sum test", True), ("gradient_test", "gradient z", True),
     ("why", "why", False),
 )  # fmt: skip
+# Titles of columns; ">" stands before those of numbers.
+OUTPUTS = ("compared", "output", ">SQNR", ">cosine", ">MSE", ">max error", ">mean error")
+COSTS = ("", ">original", ">quantized", ">ratio")
+REFUSALS = ("reason", ">weights", ">bytes", "such as")
+CHOICES = (">bits per weight", ">SQNR, predicted", ">SQNR, measured")
+CONTRIBUTIONS = ("site", "kind", ">SQNR", ">gain", ">share of the error")
+FACTS = ("what", "value")
+# Names that a row of refusals gives as examples.
+_EXAMPLES = 3
+_SATURATING = "without VNNI {share:.3g} % of its pairs saturate: {db:.1f} dB"
 
 
-def sites(data: Data) -> list[dict[str, Any]]:
-    """A row per weight; of a comparison those that are encoded, with what the file says of them."""
-    if data["sites"]:
-        return [_site(s) for s in data["sites"]]
-    weights = data["proof"]["weights"] if data["proof"] else {}
-    unknown = {**{key: None for key, _, _ in SITES}, "left": False}
-    told = ("format", "target", "kernel")
-    return [{**unknown, "name": n, **_errors(w), **{k: w.get(k) for k in told}} for n, w in weights.items()]
+@dataclass(frozen=True)
+class SiteRow:
+    """One weight; fields that are not known are None.
+
+    Attributes:
+        left: whether it stays in float.
+    """
+
+    name: str
+    left: bool = False
+    role: str | None = None
+    shape: str | None = None
+    format: str | None = None
+    solver: str | None = None
+    target: str | None = None
+    kernel: str | None = None
+    bytes: int | None = None
+    bits: float | None = None
+    ratio: float | None = None
+    error: ErrorFigures | Float16Error | None = None
+    checks: WeightChecks | None = None
+    why: str | None = None
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """SQNR of the decoded values."""
+        return self.error.sqnr_db if self.error else None
+
+    @property
+    def max_error(self) -> float | None:
+        """Largest magnitude of an error."""
+        return self.error.max_error if isinstance(self.error, ErrorFigures) else None
+
+    @property
+    def mean_error(self) -> float | None:
+        """Mean of the errors."""
+        return self.error.mean_error if isinstance(self.error, ErrorFigures) else None
+
+    @property
+    def sum_test(self) -> float | None:
+        """Relative error of the sum test."""
+        return self.checks.sum_test.relative_error if self.checks else None
+
+    @property
+    def gradient_test(self) -> float | None:
+        """Deviation of the gradient test."""
+        return self.checks.gradient_test.z if self.checks else None
+
+    def value(self, field: str) -> str | int | float | None:
+        """The value of a column of ``SITES``."""
+        entry: str | int | float | None = getattr(self, field)
+        return entry
+
+    @property
+    def cells(self) -> list[str]:
+        """The row as people read it."""
+        return [figure(self.value(field)) for field, _, _ in SITES]
 
 
-def _site(site: Data) -> dict[str, Any]:
-    error = site.get("error", {})
-    refused = f" (not {'; not '.join(site['refusals'])})" if site["refusals"] and site["format"] else ""
-    return {
-        "name": site["name"],
-        "role": site["role"],
-        "shape": "x".join(map(str, site["shape"])),
-        "format": site["format"] or site["dtype"],
-        "solver": site["solver"],
-        "target": site["target"],
-        "kernel": site.get("kernel"),
-        "bytes": site["bytes"],
-        "bits": site["bits_per_weight"],
-        "ratio": site["compression_ratio"],
-        "why": site["reason"] + refused,
-        "left": site["format"] is None,
-        **_errors(error),
-    }
+def sites(report: ReportData) -> list[SiteRow]:
+    """A row per weight; of a comparison those that are encoded, with what the file says about them."""
+    if report.sites:
+        return [_site(s) for s in report.sites]
+    weights = report.proof.weights if report.proof else {}
+    return [
+        SiteRow(name, format=w.format, target=w.target, kernel=w.kernel, error=w.error, checks=w.checks)
+        for name, w in weights.items()
+    ]
 
 
-def _errors(error: Data) -> dict[str, Any]:
-    found = {k: error.get(k) for k in ("sqnr_db", "max_error", "mean_error")}
-    found["sum_test"] = error.get("sum_test", {}).get("relative_error")
-    found["gradient_test"] = error.get("gradient_test", {}).get("z")
-    return found
+def _site(site: SiteResult) -> SiteRow:
+    decision = site.decision
+    return SiteRow(
+        name=decision.name,
+        left=decision.format is None,
+        role=decision.role,
+        shape="x".join(map(str, decision.shape)),
+        format=decision.format.name if decision.format else decision.dtype,
+        solver=decision.solver if decision.format else None,
+        target=decision.target,
+        kernel=site.kernel,
+        bytes=decision.nbytes,
+        bits=round(decision.bits_per_weight, 4),
+        ratio=round(decision.float_bytes / decision.nbytes, 4) if decision.nbytes else None,
+        why=why(site),
+        error=site.error,
+        checks=site.checks,
+    )
 
 
-def cell(value: Any) -> str:
-    """A figure or a word of a site's row as people read it; the page shows the same digits."""
-    if value is None:
-        return ""
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", " ")
-    return f"{value:.4g}" if isinstance(value, float) else {"inf": "exact", "-inf": "none"}.get(value, str(value))
+def why(site: SiteResult) -> str:
+    """The reason for a decision, with the targets that were refused before."""
+    decision = site.decision
+    refused = f" (not {'; not '.join(decision.refusals)})" if decision.refusals and decision.format else ""
+    return decision.reason + refused
 
 
-def costs(data: Data) -> list[dict[str, Any]]:
-    """What it costs before and after: ``name``, ``original``, ``quantized`` as numbers, ``before``, ``after``, ``ratio``."""
-    proof = data["proof"]
-    out = []
-    after = data["output_bytes"] or data["predicted_bytes"]
-    if after:
-        name = "size" if data["output_bytes"] else "size, predicted"
-        out.append(_cost(name, data["original_bytes"], after, size))
-    if proof and proof["latency"]:
-        seconds = proof["latency"]["seconds"]
-        out.append(_cost("latency", seconds["original"], seconds["quantized"], milliseconds))
-        if "quantized, stock" in seconds:
-            out.append(
-                _cost("latency without our library", seconds["original"], seconds["quantized, stock"], milliseconds)
-            )
-    if proof and proof["loading"]:
-        before, now = proof["loading"]["original"], proof["loading"]["quantized"]
-        out.append(_cost("load time", before["seconds"], now["seconds"], milliseconds))
-        out.append(_cost("memory", before["resident_bytes"], now["resident_bytes"], size))
+@dataclass(frozen=True)
+class Cost:
+    """A cost before and after.
+
+    Attributes:
+        name: name of the cost.
+        original, quantized: the figures.
+        shown: function that makes text of a figure.
+    """
+
+    name: str
+    original: float
+    quantized: float
+    shown: Callable[[float], str]
+
+    @property
+    def before(self) -> str:
+        """The original's figure as people read it."""
+        return self.shown(self.original)
+
+    @property
+    def after(self) -> str:
+        """The quantized model's figure as people read it."""
+        return self.shown(self.quantized)
+
+    @property
+    def ratio(self) -> str:
+        """The original's figure over the other one."""
+        return f"{self.original / self.quantized:.2f}x" if self.quantized else ""
+
+    @property
+    def cells(self) -> list[str]:
+        """The row as people read it."""
+        return [self.name, self.before, self.after, self.ratio]
+
+
+def costs(report: ReportData) -> list[Cost]:
+    """Size, latency, load time and memory, those that are known."""
+    proof, out = report.proof, []
+    if after := report.final_bytes:
+        name = "size" if report.output_bytes else "size, predicted"
+        out.append(Cost(name, report.original_bytes, after, size))
+    if proof and proof.latency:
+        seconds = proof.latency.seconds
+        out.append(Cost("latency", seconds[ORIGINAL], seconds[QUANTIZED], milliseconds))
+        if STOCK in seconds:
+            out.append(Cost("latency without our library", seconds[ORIGINAL], seconds[STOCK], milliseconds))
+    if proof and proof.loading:
+        before, now = proof.loading.original, proof.loading.quantized
+        out.append(Cost("load time", before.seconds, now.seconds, milliseconds))
+        out.append(Cost("memory", before.resident_bytes, now.resident_bytes, size))
     return out
 
 
-def _cost(name: str, before: float, after: float, shown: Any) -> dict[str, Any]:
-    ratio = f"{before / after:.2f}x" if after else ""
-    return {
-        "name": name, "original": before, "quantized": after, "before": shown(before), "after": shown(after), "ratio": ratio,
-    }  # fmt: skip
-
-
-def outputs(data: Data) -> list[list[str]]:
-    """Compared pair, output, SQNR, cosine, MSE, largest error, mean error."""
-    pairs = data["proof"]["outputs"] if data["proof"] else {}
+def outputs(report: ReportData) -> list[list[str]]:
+    """Errors of outputs, with the columns of ``OUTPUTS``."""
+    pairs = report.proof.outputs if report.proof else {}
     return [
-        [pair, name, decibels(d["sqnr_db"]), *(cell(d[k]) for k in ("cosine", "mse", "max_error", "mean_error"))]
-        for pair, by_name in pairs.items()
-        for name, d in by_name.items()
+        [pair, name, decibels(e.sqnr_db), f"{e.cosine:.6f}", *map(figure, (e.mse, e.max_error, e.mean_error))]
+        for pair, errors in pairs.items()
+        for name, e in errors.items()
     ]
 
 
-def refusals(data: Data) -> list[list[str]]:
-    """What was left in float, or could not take a target, and why: reason, weights, bytes, the first names."""
-    groups: dict[str, list[Data]] = {}
-    for site in data["sites"]:
-        reasons = site["refusals"] if site["format"] else [site["reason"]]
-        for reason in dict.fromkeys(reasons):
-            groups.setdefault(f"{'target refused' if site['format'] else 'left in float'}: {reason}", []).append(site)
-    order = sorted(groups.items(), key=lambda kv: -sum(s["float_bytes"] for s in kv[1]))
+def contributions(report: ReportData) -> list[list[str]]:
+    """Contributions of sites to the error, with the columns of ``CONTRIBUTIONS``."""
+    sites = report.proof.contributions if report.proof else []
+    return [[c.name, c.kind, decibels(c.sqnr_db), f"{c.gain_db:+.2f} dB", f"{100 * c.share:.1f} %"] for c in sites]
+
+
+def refusals(report: ReportData) -> list[list[str]]:
+    """Reasons why weights stay in float or could not take a target, with the columns of ``REFUSALS``."""
+    groups: dict[str, list[SiteResult]] = {}
+    for site in report.sites:
+        decision = site.decision
+        kind = "target refused" if decision.format else "left in float"
+        for reason in dict.fromkeys(decision.refusals if decision.format else [decision.reason]):
+            groups.setdefault(f"{kind}: {reason}", []).append(site)
+    order = sorted(groups.items(), key=lambda group: -sum(s.decision.float_bytes for s in group[1]))
     return [
-        [reason, str(len(found)), size(sum(s["bytes"] for s in found)), ", ".join(s["name"] for s in found[:3])]
-        for reason, found in order
+        [
+            reason,
+            str(len(members)),
+            size(sum(s.decision.nbytes for s in members)),
+            ", ".join(s.decision.name for s in members[:_EXAMPLES]),
+        ]
+        for reason, members in order
     ]
 
 
-def facts(data: Data) -> list[tuple[str, str]]:
-    """Environment, command, hashes: what, value."""
-    rows = [("source", data["source"]), ("output", str(data["output"]))]
-    if data["command"]:
-        rows.append(("command", data["command"]))
-    for side, by_name in data["sha256"].items():
-        rows += [(f"SHA-256 of {side} {name}", digest) for name, digest in by_name.items()]
-    rows += [(f"option {k}", str(v)) for k, v in data["asked"].get("options", {}).items()]
-    return rows + [(k.replace("_", " "), v) for k, v in data["environment"].items()]
+def choices(report: ReportData) -> list[list[str]]:
+    """Choices of a search for formats, with the columns of ``CHOICES``: best ones by size, then those that were run."""
+    if report.search is None:
+        return []
+    return [
+        [
+            f"{c.bits_per_weight:.2f}",
+            "" if c.predicted_sqnr_db is None else decibels(c.predicted_sqnr_db),
+            "" if c.measured is None or c.measured.sqnr_db is None else decibels(c.measured.sqnr_db),
+        ]
+        for c in (*report.search.front, *report.search.tried)
+    ]
+
+
+def facts(report: ReportData) -> list[tuple[str, str]]:
+    """Files, command, hashes, options and environment."""
+    rows = [("source", report.source), ("output", str(report.output))]
+    if report.command:
+        rows.append(("command", report.command))
+    for side, hashes in (("original", report.hashes.original), ("output", report.hashes.output)):
+        rows += [(f"SHA-256 of {side} {name}", digest) for name, digest in (hashes or {}).items()]
+    options: dict[str, JsonValue] = report.request.options if report.request else {}
+    rows += [(f"option {k}", str(v)) for k, v in options.items()]
+    return rows + [(k.replace("_", " "), v) for k, v in report.environment.items()]
+
+
+def activations(report: ReportData) -> list[tuple[str, str]]:
+    """Facts about integer activations, counts first; empty where activations are floats."""
+    record, proof = report.activations, report.proof
+    if record is None:
+        return []
+    symmetric = ", symmetric" if record.symmetric else ""
+    rows = [("activations", f"{record.kind} {record.code_type}{symmetric}")]
+    if isinstance(record, StaticRecord):
+        rows += _ranges(record)
+    rows.append(("kernels on integers", str(record.integer_kernels)))
+    if isinstance(record, StaticRecord):
+        reasons = Counter(record.left_in_float.values())
+        rows += [("kernels in float", f"{count}: {reason}") for reason, count in reasons.most_common()]
+    return rows + (_leftovers(proof) if proof else [])
+
+
+def _ranges(record: StaticRecord) -> list[tuple[str, str]]:
+    """How ranges and codes were chosen."""
+    rows = []
+    if use := record.samples:
+        judged = f"{use.judged} others to judge by" if use.apart else f"{use.judged} of them to judge by"
+        rows.append(("samples", f"{use.calibrated}, {judged}"))
+    if record.method:
+        tried = _scores(record.tried.items())
+        rows.append(("ranges", f"{record.method}{f' (tried: {tried})' if tried else ''}"))
+    if record.variants:
+        rows.append(("functions tried", _scores(record.variants.items())))
+    if record.solver:
+        nearest = len(record.not_solved or ())
+        rows.append(("codes of weights", f"{record.solver}{f', {nearest} rounded to nearest' if nearest else ''}"))
+    return rows
+
+
+def _scores(scores: Iterable[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {score:.1f} dB" for name, score in scores)
+
+
+def _leftovers(proof: Proof) -> list[tuple[str, str]]:
+    """Conversions that stay, and kernels that saturate."""
+    reasons = Counter((c.op, c.reason) for c in proof.activations.conversions or ())
+    rows = [(f"{op} that stay", f"{count}: {reason}") for (op, reason), count in reasons.most_common()]
+    if losses := proof.activations.saturation:
+        saturating = [loss.sqnr_db for loss in losses.values() if loss.saturating]
+        lowest = f", the worst keeps {min(saturating):.1f} dB" if saturating else ""
+        rows.append(("saturating without VNNI", f"{len(saturating)} of {len(losses)} kernels{lowest}"))
+    return rows
+
+
+def activation_details(activations: ActivationRecord | None, proof: Proof | None) -> list[tuple[str, str]]:
+    """Name of a node or weight, and what there is to know about it."""
+    rows: list[tuple[str, str]] = []
+    if isinstance(activations, StaticRecord):
+        rows += [(name, f"in float: {reason}") for name, reason in activations.left_in_float.items()]
+        nearest = "rounded to nearest: too many columns for gptq, or readers that differ"
+        rows += [(name, nearest) for name in activations.not_solved or ()]
+    if proof:
+        rows += [(c.node, f"{c.op}: {c.reason}") for c in proof.activations.conversions or ()]
+        for name, loss in (proof.activations.saturation or {}).items():
+            if loss.saturating:
+                share = 100 * loss.saturating / loss.pairs
+                rows.append((name, _SATURATING.format(share=share, db=loss.sqnr_db)))
+    return rows

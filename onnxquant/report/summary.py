@@ -1,16 +1,16 @@
-"""A report in one line that a script can take apart, and the figures that it is made of."""
+"""A report in one line that a script can take apart."""
 
 from __future__ import annotations
 
 import math
 import re
 
-from onnxquant.report.data import Report
-from onnxquant.report.verdict import FAILED, PASSED, PLANNED, UNPROVEN
+from onnxquant.report.data import ReportData, State
+from onnxquant.report.verdict import verdict
 
 # FAILED: written, but the proof or a bound failed.
-WORDS = {PASSED: "PASSED", FAILED: "FAILED", UNPROVEN: "WRITTEN", PLANNED: "PLANNED"}
-# What a summary matches, for whoever reads it.
+WORDS = {State.PASSED: "PASSED", State.FAILED: "FAILED", State.UNPROVEN: "WRITTEN", State.PLANNED: "PLANNED"}
+# The form of the line, for scripts.
 LINE = re.compile(
     r"(?P<verdict>[A-Z]+) (?P<name>.+) (?P<smaller>[\d.]+|-)x smaller (?P<sqnr>-?[\d.]+|-?inf|nan|-) dB "
     r"(?P<faster>[\d.]+|-)x faster"
@@ -18,19 +18,18 @@ LINE = re.compile(
 
 
 def line(verdict: str, name: str, smaller: float | None, sqnr_db: float | None, faster: float | None) -> str:
-    """The line; ``-`` stands for what is not known.
+    """The line; ``-`` stands for a figure that is not known.
 
     >>> line("PASSED", "model.int8.onnx", 3.741, 41.23, None)
     'PASSED model.int8.onnx 3.74x smaller 41.2 dB -x faster'
     """
     decibels = "-" if sqnr_db is None else f"{sqnr_db:.1f}" if math.isfinite(sqnr_db) else str(sqnr_db)
-    times = ["-" if value is None else f"{value:.2f}" for value in (smaller, faster)]
-    return f"{verdict} {' '.join(name.split())} {times[0]}x smaller {decibels} dB {times[1]}x faster"
+    ratios = ["-" if value is None else f"{value:.2f}" for value in (smaller, faster)]
+    return f"{verdict} {' '.join(name.split())} {ratios[0]}x smaller {decibels} dB {ratios[1]}x faster"
 
 
-def summary(report: Report) -> str:
+def summary(report: ReportData) -> str:
     """A report in one line."""
-    found = report.verdict
-    return line(
-        WORDS[found.state], str(report.output or report.source), found.smaller, found.worst_sqnr_db, found.faster
-    )
+    judged = verdict(report)
+    name = str(report.output or report.source)
+    return line(WORDS[judged.state], name, judged.smaller, judged.worst_sqnr_db, judged.faster)

@@ -1,25 +1,26 @@
-"""Reports as files: which face, where, and written whole or not at all."""
+"""Reports as files: their form, their place, and writing them whole or not at all."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from onnxquant.errors import OutputError, RecipeError
 from onnxquant.graph.publish import atomically
+from onnxquant.json_data import to_object
 from onnxquant.recipe.options import REPORTS
-from onnxquant.report.data import Report
+from onnxquant.report.comparison import Comparison
+from onnxquant.report.data import ReportData
+from onnxquant.report.serialize import as_text, write_report
 
 
-def places(given: Sequence[str], output: Path, *, force: bool) -> list[Path]:
-    """Where reports go.
+def places(names: Sequence[str], output: Path | None, *, force: bool) -> list[Path]:
+    """Paths of reports.
 
     Args:
-        given: names; a bare ending such as ``.html`` means beside the output.
-        output: the model that the reports are of.
-        force: existing reports may be replaced.
+        names: names of files; a bare ending such as ``.html`` means beside the output.
+        output: the model that the reports are about; None: it has no name yet, so bare endings are left out.
+        force: whether existing reports may be replaced.
 
     Raises:
         RecipeError: an unknown ending.
@@ -28,25 +29,29 @@ def places(given: Sequence[str], output: Path, *, force: bool) -> list[Path]:
     >>> places([".html"], Path("model.int8.onnx"), force=False)
     [PosixPath('model.int8.html')]
     """
-    if given and not output.name:
+    if names and output is not None and not output.name:
         raise OutputError(f"{output}: is a folder; expected a file name")
-    found: list[Path] = []
-    for name in dict.fromkeys(map(str, given)):
+    paths: list[Path] = []
+    for name in dict.fromkeys(map(str, names)):
         if not name.endswith(REPORTS):
             raise RecipeError(f"report is {name!r}, expected a name that ends in {', '.join(REPORTS)}")
-        found.append(output.with_suffix(name) if name in REPORTS else Path(name))
-    for path in found:
+        if name not in REPORTS:
+            paths.append(Path(name))
+        elif output is not None:
+            paths.append(output.with_suffix(name))
+    for path in paths:
         refuse_unusable(path, output, force=force)
-    return found
+    return paths
 
 
-def refuse_unusable(path: Path, output: Path, *, force: bool, what: str = "report") -> None:
+def refuse_unusable(path: Path, output: Path | None, *, force: bool, what: str = "report") -> None:
     """Refuse a file beside a model that cannot be written; see ``places``.
 
     Raises:
-        OutputError: with what was expected.
+        OutputError: the file cannot be written there.
     """
-    if path.resolve() in (output.resolve(), output.with_name(f"{output.name}.data").resolve()):
+    own = [] if output is None else [output, output.with_name(f"{output.name}.data")]
+    if path.resolve() in [p.resolve() for p in own]:
         raise OutputError(f"{path}: is the model's own file; give the {what} another name")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; expected a file name")
@@ -56,8 +61,8 @@ def refuse_unusable(path: Path, output: Path, *, force: bool, what: str = "repor
         raise OutputError(f"{path}: exists already; pass --force (force=True) to replace it")
 
 
-def write(report: Report, paths: Iterable[Path]) -> None:
-    """Write a report to files whose endings choose the face.
+def write(report: ReportData, paths: Iterable[Path]) -> None:
+    """Write a report to files whose endings choose the form.
 
     Raises:
         OutputError: a file cannot be written.
@@ -66,30 +71,29 @@ def write(report: Report, paths: Iterable[Path]) -> None:
         _write(path, rendered(report, path.suffix))
 
 
-def write_comparison(data: Mapping[str, Any], path: Path) -> None:
-    """Write what ``comparison.compare`` gave to a file whose ending chooses the face.
+def write_comparison(data: Comparison, path: Path) -> None:
+    """Write a comparison of reports to a file whose ending chooses the form.
 
     Raises:
         OutputError: the file cannot be written.
     """
     from onnxquant.report import html, markdown
 
-    faces = {".html": html.render_comparison, ".md": markdown.render_comparison, ".json": _json}
-    _write(path, faces[path.suffix](data))
+    if path.suffix == ".html":
+        _write(path, html.render_comparison(data))
+    else:
+        _write(path, markdown.render_comparison(data) if path.suffix == ".md" else as_text(to_object(data)))
 
 
-def _json(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, indent=2, allow_nan=False)
+def rendered(report: ReportData, ending: str) -> str:
+    """A report as HTML, Markdown or JSON."""
+    from onnxquant.report import html, markdown  # templates and plots take long to import
+
+    if ending == ".html":
+        return html.render(report)
+    return markdown.render(report) if ending == ".md" else as_text(write_report(report))
 
 
 def _write(path: Path, text: str) -> None:
     with atomically(path) as stream:
         stream.write(text.encode(errors="backslashreplace"))  # names of files need not be UTF-8
-
-
-def rendered(report: Report, ending: str) -> str:
-    """A report as HTML, Markdown or JSON."""
-    from onnxquant.report import html, markdown  # templates and plots take long to import
-
-    faces = {".html": html.render, ".md": markdown.render, ".json": Report.to_json}
-    return faces[ending](report)

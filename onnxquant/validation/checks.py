@@ -1,6 +1,6 @@
-"""Two quick checks of a decoded weight, beside its error: is the product kept, and is every column where it was?
+"""Two quick checks of a decoded weight: does it still give the product, and is every column where it was?
 
-An error per element says how much was lost, not whether it was lost by rounding: two columns that changed places leave the
+An error per element says how much was lost, not whether rounding lost it: two columns that changed places leave the
 weight's sum, its norms and most of its SQNR as they were. With E = decoded - weight, of N rows and K columns:
 
 *sum test*: one product with seeded normal activations x. ``relative_error = |E x| / |W x|``, and
@@ -22,7 +22,8 @@ columns of fewer than 16 rows are not judged; rows are, in the same way.
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,105 +32,143 @@ Matrix = NDArray[np.float32]
 # Above this the product holds more error than signal.
 LOST = 1.0
 _SEED = 0
-# Columns that are compared with each other, by each of two measures.
+# Number of columns that are compared with each other, by each of two measures.
 _SUSPECTS = 64
 # A column of fewer elements can resemble another by chance.
 _LEAST = 16
-# Rows that columns are compared on.
+# Number of rows that columns are compared on.
 _COMPARED = 256
 # Columns that are this much like their own are where they belong.
 _OWN = 1e-3
 _CLEARLY = 0.6
+# Misplaced rows and columns that are listed.
+_LISTED = 8
 
 
-def check(weight: NDArray[Any], decoded: NDArray[Any]) -> dict[str, Any]:
-    """Both checks of a matrix: ``sum_test`` (``relative_error``, ``z``) and ``gradient_test`` (``z``, ``misplaced``).
+@dataclass(frozen=True)
+class SumTest:
+    """Error of one product with seeded normal activations.
+
+    Attributes:
+        relative_error: norm of the error over the norm of the product.
+        z: norm of the error over what independent errors would give.
+    """
+
+    relative_error: float
+    z: float
+
+
+class Misplaced(NamedTuple):
+    """A row or column that holds the values of another one.
+
+    Attributes:
+        axis: ``row`` or ``column``.
+        place: its place.
+        owner: place where its values belong.
+    """
+
+    axis: str
+    place: int
+    owner: int
+
+
+@dataclass(frozen=True)
+class GradientTest:
+    """Products with ramps over rows and over columns.
+
+    Attributes:
+        z: largest deviation of a product over what independent errors would give.
+        misplaced: the first rows and columns that hold the values of others.
+        misplaced_count: number of all of them.
+    """
+
+    z: float
+    misplaced: tuple[Misplaced, ...]
+    misplaced_count: int
+
+
+@dataclass(frozen=True)
+class WeightChecks:
+    """Both checks of a weight."""
+
+    sum_test: SumTest
+    gradient_test: GradientTest
+
+    @property
+    def complaint(self) -> str | None:
+        """The defect that the checks show; None where they show none."""
+        if not self.gradient_test.misplaced:
+            return None
+        axis, place, owner = self.gradient_test.misplaced[0]
+        count = self.gradient_test.misplaced_count
+        return f"{count} rows or columns are misplaced: {axis} {place} holds what belongs to {axis} {owner}"
+
+    @property
+    def doubt(self) -> str | None:
+        """A warning about a weight whose columns are in order; None where there is none."""
+        lost = self.sum_test.relative_error
+        if lost <= LOST:
+            return None
+        return f"its products hold more error than signal ({lost:.2f}, expected below {LOST:g})"
+
+
+def check(weight: NDArray[Any], decoded: NDArray[Any]) -> WeightChecks | None:
+    """Both checks of a matrix; None where it is empty or has values that are not finite.
 
     Args:
         weight: the original [rows, cols].
-        decoded: what its codes stand for, of the same shape.
-
-    Returns:
-        plain data; ``misplaced`` holds ``["column" or "row", where, what is found there]``, the first eight. Empty where
-        the matrix is, or where values are not finite.
+        decoded: the values that its codes stand for, of the same shape.
 
     >>> w = np.random.default_rng(1).standard_normal((64, 96)).astype(np.float32)
-    >>> check(w, w[:, [1, 0, *range(2, 96)]])["gradient_test"]["misplaced"]
-    [['column', 0, 1], ['column', 1, 0]]
+    >>> [tuple(m) for m in check(w, w[:, [1, 0, *range(2, 96)]]).gradient_test.misplaced]
+    [('column', 0, 1), ('column', 1, 0)]
     """
     w, d = np.asarray(weight, np.float32), np.asarray(decoded, np.float32)
     if not w.size:
-        return {}
+        return None
     x = np.asarray(np.random.default_rng(_SEED).standard_normal(w.shape[1], np.float32))
     down, across = _ramp(len(w)), _ramp(w.shape[1])
-    rows, cols = _some(len(w)), _some(w.shape[1])
+    rows, cols = _evenly(len(w)), _evenly(w.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
         product = (w @ x).astype(np.float64)
-        off = (d @ x).astype(np.float64) - product
+        error = (d @ x).astype(np.float64) - product
         by_column, by_row = np.abs(down @ d - down @ w), np.abs(d @ across - w @ across)
         rms = math.sqrt(float(np.square(d[rows] - w[rows], dtype=np.float64).mean()))
-    kept, lost = _norm(product), _norm(off)
-    if not (
-        math.isfinite(kept)
-        and math.isfinite(lost)
-        and math.isfinite(rms)
-        and np.isfinite(by_column).all()
-        and np.isfinite(by_row).all()
-    ):
-        return {}
-    largest = max(float(by_column.max()) / _norm(down), float(by_row.max()) / _norm(across))
-    found = [["column", *pair] for pair in _misplaced(w[rows], d[rows], by_column)]
-    found += [["row", *pair] for pair in _misplaced(w[:, cols].T, d[:, cols].T, by_row)]
-    return {
-        "sum_test": {
-            "relative_error": _ratio(lost, kept),
-            "z": _ratio(lost, rms * math.sqrt(len(w)) * _norm(x)),
-        },
-        "gradient_test": {"z": _ratio(largest, rms), "misplaced": found[:8], "misplaced_count": len(found)},
-    }
-
-
-def complaint(found: dict[str, Any]) -> str | None:
-    """What the checks say against a weight; None where nothing."""
-    if not found:
+    signal, lost = _norm(product), _norm(error)
+    if not all(np.isfinite(value).all() for value in (signal, lost, rms, by_column, by_row)):
         return None
-    if misplaced := found["gradient_test"]["misplaced"]:
-        kind, where, what = misplaced[0]
-        count = found["gradient_test"]["misplaced_count"]
-        return f"{count} rows or columns are misplaced: {kind} {where} holds what belongs to {kind} {what}"
-    return None
+    largest = max(float(by_column.max()) / _norm(down), float(by_row.max()) / _norm(across))
+    misplaced = [Misplaced("column", *pair) for pair in _misplaced(w[rows], d[rows], by_column)]
+    misplaced += [Misplaced("row", *pair) for pair in _misplaced(w[:, cols].T, d[:, cols].T, by_row)]
+    return WeightChecks(
+        SumTest(_ratio(lost, signal), _ratio(lost, rms * math.sqrt(len(w)) * _norm(x))),
+        GradientTest(_ratio(largest, rms), tuple(misplaced[:_LISTED]), len(misplaced)),
+    )
 
 
-def doubt(found: dict[str, Any]) -> str | None:
-    """What a user should know of a weight that has its columns in order; None where nothing."""
-    lost = found["sum_test"]["relative_error"] if found else 0.0
-    return f"its products hold more error than signal ({lost:.2f}, expected below {LOST:g})" if lost > LOST else None
-
-
-def _misplaced(w: NDArray[Any], d: NDArray[Any], deviation: Matrix) -> list[list[int]]:
-    """Columns whose decoded values are another's, with that other one."""
+def _misplaced(w: NDArray[Any], d: NDArray[Any], deviation: Matrix) -> list[tuple[int, int]]:
+    """Columns that hold the values of another column, each with that other one."""
     if len(w) < _LEAST or w.shape[1] < 2:
         return []
-    there, here = (m.astype(np.float64) for m in (w, d))
-    w, d = there - there.mean(axis=0), here - here.mean(axis=0)
+    w, d = (m - m.mean(axis=0) for m in (w.astype(np.float64), d.astype(np.float64)))
     own = _unlike(np.einsum("ij,ij->j", w, d), _squares(w), _squares(d))
     suspects = np.union1d(np.argsort(-own)[:_SUSPECTS], np.argsort(-deviation)[:_SUSPECTS])
     suspects = suspects[own[suspects] > _OWN]
     if suspects.size < 2:
         return []
-    there, here = w[:, suspects], d[:, suspects]
-    unlike = _unlike(here.T @ there, _squares(there)[None, :], _squares(here)[:, None])
+    w, d = w[:, suspects], d[:, suspects]
+    unlike = _unlike(d.T @ w, _squares(w)[None, :], _squares(d)[:, None])
     at = np.arange(suspects.size)
-    mine = unlike[at, at]
+    diagonal = unlike[at, at]
     nearest = unlike.argmin(axis=1)
-    moved = (unlike[at, nearest] < _CLEARLY * mine) & (mine > _OWN)
-    while not np.array_equal(moved, kept := moved & moved[nearest]):
-        moved = kept
-    return [[int(suspects[j]), int(suspects[nearest[j]])] for j in np.flatnonzero(moved)]
+    moved = (unlike[at, nearest] < _CLEARLY * diagonal) & (diagonal > _OWN)
+    while not np.array_equal(moved, confirmed := moved & moved[nearest]):
+        moved = confirmed
+    return [(int(suspects[j]), int(suspects[nearest[j]])) for j in np.flatnonzero(moved)]
 
 
 def _unlike(dot: NDArray[Any], one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
-    """1 - r^2 of centered vectors; 0 where one is zero, which is like anything."""
+    """1 - r^2 of centred vectors; 0 where one is zero, which is like anything."""
     norms = one * other
     likeness = np.divide(dot * dot, norms, out=np.ones_like(dot), where=norms > 0)
     return np.asarray(1.0 - np.clip(likeness, 0.0, 1.0))
@@ -140,14 +179,14 @@ def _squares(matrix: NDArray[Any]) -> NDArray[Any]:
 
 
 def _ramp(count: int) -> Matrix:
-    """From -1 to 1; 1 for a single element."""
+    """Numbers from -1 to 1; 1 for a single one."""
     if count == 1:
         return np.ones(1, np.float32)
     return ((2 * np.arange(count, dtype=np.float32) + 1) / np.float32(count) - 1).astype(np.float32)
 
 
-def _some(count: int) -> slice:
-    """At most 256 of so many, evenly."""
+def _evenly(count: int) -> slice:
+    """At most 256 of ``count`` places, evenly spread."""
     return slice(None, None, -(-count // _COMPARED))
 
 

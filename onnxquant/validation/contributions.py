@@ -1,22 +1,21 @@
-"""Which site costs what: the error of the outputs when one weight, or one activation, is put back in float.
+"""Contributions of single sites to the error of the outputs: the error with one weight, or one activation, in float.
 
-Left out one at a time, of the file as it is: interactions with the others are in the figure, as they are in the file.
+Sites are put back in float one at a time, in the file as it is: a figure includes how the site acts together with the others.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import onnx
 
 from onnxquant import runtime
 from onnxquant.artifact.stored import Record, decode_weight, plane_index, records, rescaled, restore
-from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import with_weights
 from onnxquant.graph.names import ACTIVATION
@@ -25,55 +24,60 @@ from onnxquant.graph.sites import Site, find
 from onnxquant.graph.traverse import graphs
 from onnxquant.numerics.decibels import decibels
 from onnxquant.numerics.difference import rescaled_like
+from onnxquant.recipe.progress import Progress, silent
 from onnxquant.validation.outputs import differences
+from onnxquant.validation.reference import Outputs, SampledOutputs
 
-Outputs = Sequence[Mapping[str, Any]]
-Progress = Callable[[float], None]
+SiteKind = Literal["weight", "activation"]
 
 
 @dataclass(frozen=True)
-class Damage:
-    """What one site does to the outputs.
+class SiteContribution:
+    """Contribution of one site to the error of the outputs.
 
     Attributes:
-        name: of the weight or the activation.
-        kind: ``weight`` or ``activation``.
-        sqnr_db: of the worst output once this site is in float, everything else as in the file.
-        gain_db: how much more that is than the file's own.
-        share: part of that output's error power that goes with it; negative where errors cancelled.
+        name: name of the weight or the activation.
+        kind: which of the two it is.
+        sqnr_db: SQNR of the worst output with this site in float and everything else as in the file.
+        gain_db: difference between that and the SQNR of the file.
+        share: part of that output's error power that goes away; negative where errors cancelled.
     """
 
     name: str
-    kind: str
+    kind: SiteKind
     sqnr_db: float
     gain_db: float
     share: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class _Change:
+    """One site, and the function that makes the model in which it is float."""
+
+    name: str
+    kind: SiteKind
+    make: Callable[[], onnx.ModelProto]
 
 
-def damages(
+def site_contributions(
     prepared: Document,
     quantized: Document,
-    samples: tuple[Sequence[Feed], Outputs],
+    samples: SampledOutputs,
     threads: int | None = None,
-    progress: Progress = lambda done: None,
-) -> list[Damage]:
-    """Every encoded weight and rounded activation, the worst first.
+    progress: Progress = silent,
+) -> list[SiteContribution]:
+    """Contributions of every encoded weight and rounded activation, the largest first.
 
-    Products compute in float with decoded weights, activations are rounded by QuantizeLinear and DequantizeLinear as in
-    the file; nodes that round activations by themselves (DynamicQuantizeMatMul) do not do so here.
+    Products compute in float with decoded weights. Activations are rounded by QuantizeLinear and DequantizeLinear as in
+    the file; ops that round activations themselves (DynamicQuantizeMatMul) do not do so here.
 
     Args:
         prepared: the float model; weights that calibration rescaled are matched up to one factor per row and column.
         quantized: the file of ours.
-        samples: feeds, and the float model's outputs on them.
-        threads: of sessions.
-        progress: told which part is done.
+        samples: samples with the float model's outputs.
+        threads: number of threads of a session; None: onnxruntime's choice.
+        progress: callback for the stage and the part of it that is done.
     """
-    feeds, expected = samples
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as name:
         folder = Path(name)
         base = _decoded(quantized, folder / "base.onnx")
@@ -82,21 +86,29 @@ def damages(
             # Optimized, onnxruntime rounds float weights between a DequantizeLinear and a QuantizeLinear by itself.
             settings = runtime.session_options(threads=threads, mapped=True, optimize=False)
             session = runtime.open_session(proto.SerializeToString(), settings, folder=folder)
-            return _noise(expected, [runtime.run(session, feed) for feed in feeds])
+            return _noise(samples.outputs, [runtime.run(session, feed) for feed in samples.feeds])
 
         of_all = noise(base)
         if not of_all or max(of_all.values()) == 0:
             return []
         worst = max(of_all, key=lambda n: of_all[n])
         changes = list(_changes(prepared, quantized, base))
-        found = []
-        for i, (kind, site, change) in enumerate(changes):
-            left = noise(change())[worst]
-            share = (of_all[worst] - left) / of_all[worst]
-            gain = decibels(of_all[worst], left)
-            found.append(Damage(site, kind, decibels(1.0, left), gain, share))
-            progress((i + 1) / len(changes))
-    return sorted(found, key=lambda d: -d.share)
+        contributions = []
+        for i, change in enumerate(changes):
+            contributions.append(_contribution(change, of_all[worst], noise(change.make())[worst]))
+            progress("contribution of each site", (i + 1) / len(changes))
+    return sorted(contributions, key=lambda c: -c.share)
+
+
+def _contribution(change: _Change, before: float, after: float) -> SiteContribution:
+    """The contribution of a site, from the noise of the worst output before and after the site is put back in float."""
+    return SiteContribution(
+        name=change.name,
+        kind=change.kind,
+        sqnr_db=decibels(1.0, after),
+        gain_db=decibels(before, after),
+        share=(before - after) / before,
+    )
 
 
 def _decoded(quantized: Document, path: Path) -> onnx.ModelProto:
@@ -111,10 +123,7 @@ def _decoded(quantized: Document, path: Path) -> onnx.ModelProto:
     return onnx.load(path, load_external_data=False)
 
 
-def _changes(
-    prepared: Document, quantized: Document, base: onnx.ModelProto
-) -> Iterator[tuple[str, str, Callable[[], onnx.ModelProto]]]:
-    """Kind and name of each site, and how to make the model in which it is float."""
+def _changes(prepared: Document, quantized: Document, base: onnx.ModelProto) -> Iterator[_Change]:
     originals = {s.name: s for s in find(prepared)[0]}
     others = rescaled(quantized.proto)
     index = plane_index(quantized.proto)
@@ -128,18 +137,16 @@ def _changes(
 
     for record in records(quantized.proto):
         site = originals.get(record.name)
-        if site is None or site.shape != record.shape:
-            continue
-
-        yield "weight", record.name, partial(in_float, record, site)
+        if site is not None and site.shape == record.shape:
+            yield _Change(record.name, "weight", partial(in_float, record, site))
     for graph in graphs(base.graph):
         for node in graph.node:
             if node.op_type == "QuantizeLinear" and any(e.key == ACTIVATION for e in node.metadata_props):
-                yield "activation", node.input[0], partial(_without_rounding, base, node.output[0])
+                yield _Change(node.input[0], "activation", partial(_without_rounding, base, node.output[0]))
 
 
 def _without_rounding(base: onnx.ModelProto, codes: str) -> onnx.ModelProto:
-    """QuantizeLinear and DequantizeLinear of one activation become Identity."""
+    """The model in which QuantizeLinear and DequantizeLinear of one activation are Identity."""
     proto = onnx.ModelProto()
     proto.CopyFrom(base)
     for graph in graphs(proto.graph):
@@ -150,6 +157,6 @@ def _without_rounding(base: onnx.ModelProto, codes: str) -> onnx.ModelProto:
     return proto
 
 
-def _noise(expected: Outputs, got: Outputs) -> dict[str, float]:
+def _noise(expected: Sequence[Outputs], outputs: Sequence[Outputs]) -> dict[str, float]:
     """Error power over signal power of each float output that is not always zero."""
-    return {n: d.error / d.reference for n, d in differences(expected, got).items() if d.reference}
+    return {n: d.error / d.reference for n, d in differences(expected, outputs).items() if d.reference}

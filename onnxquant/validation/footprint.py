@@ -1,13 +1,48 @@
-"""What loading a model takes, measured in a process that does nothing else: run as a module, prints JSON."""
+"""Time and memory that loading a model takes, measured in a process that does nothing else."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnxquant import runtime
+from onnxquant.errors import ModelError
+from onnxquant.json_data import from_json, to_json
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Cost of loading a model on stock onnxruntime.
+
+    Attributes:
+        seconds: time until the session is ready.
+        anonymous_bytes: resident memory that belongs to no file.
+        resident_bytes: resident memory, mapped files included.
+    """
+
+    seconds: float
+    anonymous_bytes: float
+    resident_bytes: float
+
+
+def footprint(path: Path) -> Footprint:
+    """The cost of loading a model, measured in a process of its own.
+
+    Raises:
+        ModelError: the model does not load.
+    """
+    # -P: a module in the current folder, which may be anybody's download, must not be imported. The package is found
+    # where this process found it.
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from onnxquant.validation import footprint as f; f.main(sys.argv[2])"
+    command = [sys.executable, "-P", "-c", code, str(Path(__file__).parents[2]), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ModelError(f"{path}: cannot be loaded in a process of its own: {done.stderr.strip()[-300:]}")
+    return from_json(Footprint, json.loads(done.stdout, parse_int=float))
 
 
 def memory() -> dict[str, int]:
@@ -20,7 +55,7 @@ def memory() -> dict[str, int]:
 
 
 def main(path: str) -> None:
-    """Load one model on stock onnxruntime and print what that took."""
+    """Load one model on stock onnxruntime and print its footprint as JSON."""
     before = memory()
     begin = time.perf_counter()
     session = runtime.open_session(path, runtime.session_options(threads=1), library=False)
@@ -28,7 +63,7 @@ def main(path: str) -> None:
     after = memory()
     anonymous = after["RssAnon"] - before["RssAnon"]
     resident = anonymous + after["RssFile"] - before["RssFile"]
-    print(json.dumps({"seconds": seconds, "anonymous_bytes": anonymous, "resident_bytes": resident}))
+    print(json.dumps(to_json(Footprint(seconds, anonymous, resident))))
     del session
 
 

@@ -15,7 +15,7 @@ def kernels_of(records: Iterable[Record], sites: Iterable[Site], optimized: onnx
     """Ops on each weight, several joined by commas; weights that no preserved name leads to are left out.
 
     Args:
-        records: what the file says of its weights.
+        records: the file's records of its weights.
         sites: sites of the float model, for the names of the nodes that read a weight.
         optimized: the optimized graph (``runtime.optimized_graph``).
     """
@@ -23,9 +23,8 @@ def kernels_of(records: Iterable[Record], sites: Iterable[Site], optimized: onnx
     uses = {site.name: {use.node.name for use in site.uses} for site in sites}
     ops_by_weight = {}
     for record in records:
-        values = {n for names in record.lowered.planes.values() for n in names.values()}
         results = [r.y for r in record.lowered.results]
-        ops = kernels.reading(values.union(results)) or kernels.making(results)
+        ops = kernels.reading(record.plane_names.union(results)) or kernels.making(results)
         ops = ops or kernels.named(uses.get(record.name, ()))
         if ops:
             ops_by_weight[record.name] = ", ".join(sorted(ops))

@@ -1,65 +1,88 @@
-"""QuantizeLinear and DequantizeLinear in the graph that ONNX Runtime really runs, each with the reason why it is there."""
+"""QuantizeLinear and DequantizeLinear that stay in the graph that ONNX Runtime runs, each with the reason."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import onnx
 
 from onnxquant.graph.editor import GraphEditor
 
-_OPS = ("QuantizeLinear", "DequantizeLinear")
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+# Ends of a conversion that are no ops.
+WEIGHT, _INPUT, _OUTPUT, _SUBGRAPH = "weight", "input", "output", "subgraph"
 
 
-def conversions(optimized: onnx.ModelProto) -> list[dict[str, Any]]:
-    """One row per conversion: ``node``, ``op``, ``between`` (two ops) and ``reason``.
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion between floats and codes.
+
+    Attributes:
+        node: name of the node.
+        op: ``QuantizeLinear`` or ``DequantizeLinear``.
+        between: the ops, or ends of the graph, before and behind it.
+        reason: why it stays.
+    """
+
+    node: str
+    op: str
+    between: tuple[str, str]
+    reason: str
+
+    @property
+    def decodes_weight(self) -> bool:
+        """Whether it decodes a weight, on every call."""
+        return self.op == DEQUANTIZE and self.between[0] == WEIGHT
+
+
+def conversions(optimized: onnx.ModelProto) -> list[Conversion]:
+    """The conversions of a graph.
 
     Args:
         optimized: the optimized graph (``runtime.optimized_graph``).
     """
     flow = GraphEditor(optimized.graph)
-    found = []
+    rows = []
     for node in flow.nodes:
-        if node.op_type not in _OPS:
+        if node.op_type not in (QUANTIZE, DEQUANTIZE):
             continue
-        maker = flow.producer(node.input[0])
-        if maker is None and node.input[0] not in flow.inputs:
-            before = "weight"
-        else:
-            before = "input" if maker is None else _title(maker)
-        readers = [_title(n) for n in flow.consumers(node.output[0])]
-        readers += ["output"] * (node.output[0] in flow.outputs) + ["subgraph"] * (node.output[0] in flow.captured)
+        before = _before(flow, node.input[0])
+        readers = [str(n.op_type) for n in flow.consumers(node.output[0])]
+        readers += [_OUTPUT] * (node.output[0] in flow.outputs) + [_SUBGRAPH] * (node.output[0] in flow.captured)
         after = ", ".join(dict.fromkeys(readers))
-        reason = _into_codes(before, after) if node.op_type == "QuantizeLinear" else _into_floats(before, readers)
-        found.append({"node": node.name, "op": node.op_type, "between": [before, after], "reason": reason})
-    return found
+        reason = _into_codes(before, after) if node.op_type == QUANTIZE else _into_floats(before, readers)
+        rows.append(Conversion(node.name, node.op_type, (before, after), reason))
+    return rows
 
 
-def _title(node: onnx.NodeProto) -> str:
-    return str(node.op_type)
+def _before(flow: GraphEditor, name: str) -> str:
+    """The op that makes a tensor, or the end of the graph that it comes from."""
+    if (producer := flow.producer(name)) is not None:
+        return str(producer.op_type)
+    return _INPUT if name in flow.inputs else WEIGHT
 
 
 def _into_codes(before: str, after: str) -> str:
-    if before == "input":
+    if before == _INPUT:
         return "the model's input arrives in float"
-    if before == "DequantizeLinear":
+    if before == DEQUANTIZE:
         return f"codes of one scale become codes of another for {after}"
-    if before == "weight":
+    if before == WEIGHT:
         return f"a constant that {after} reads as codes"
     return f"{before} gives floats, {after} reads codes"
 
 
 def _into_floats(before: str, readers: list[str]) -> str:
-    others = dict.fromkeys(r for r in readers if r not in ("output", "subgraph", "QuantizeLinear"))
+    others = dict.fromkeys(r for r in readers if r not in (_OUTPUT, _SUBGRAPH, QUANTIZE))
     parts = []
-    if before == "weight":
+    if before == WEIGHT:
         return f"a weight, decoded on every call for {', '.join(dict.fromkeys(readers))}"
     if others:
         parts.append(f"{', '.join(others)} reads floats: no integer kernel here on the CPU provider")
-    if "output" in readers:
+    if _OUTPUT in readers:
         parts.append("the model's output is float")
-    if "subgraph" in readers:
+    if _SUBGRAPH in readers:
         parts.append("a nested graph reads the values")
-    if "QuantizeLinear" in readers:
+    if QUANTIZE in readers:
         parts.append("a reader has codes of another scale")
     return "; ".join(parts)

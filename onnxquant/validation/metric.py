@@ -1,10 +1,11 @@
-"""The user's own measure of a model: accuracy, F1, word error rate; a function of a session, more is better."""
+"""The user's own metric of a model, such as accuracy, F1 or word error rate: a function of a session; more is better."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import cast
 
 from onnxquant import runtime
 from onnxquant.calibration.feeds.python import is_reference, resolve
@@ -13,11 +14,32 @@ from onnxquant.errors import FeedError, RecipeError
 Function = Callable[[runtime.Session], float]
 
 
+@dataclass(frozen=True)
+class MetricResult:
+    """A metric of two models.
+
+    Attributes:
+        name: name of the metric.
+        original, quantized: its values.
+        least: lowest value that the quantized model may have.
+    """
+
+    name: str
+    original: float
+    quantized: float
+    least: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the quantized model is good enough."""
+        return self.quantized >= self.least
+
+
 class Metric:
     """A function of a session that says how good a model is.
 
     Args:
-        function: takes an ``onnxruntime.InferenceSession`` and gives a number; or ``module:function``.
+        function: a function of an ``onnxruntime.InferenceSession`` that returns a number; or ``module:function``.
 
     Raises:
         RecipeError: it is no function.
@@ -27,24 +49,17 @@ class Metric:
     """
 
     def __init__(self, function: str | Function) -> None:
-        self.name = function if isinstance(function, str) else getattr(function, "__name__", str(function))
-        self._function: Any = self._resolved(function) if isinstance(function, str) else function
-        if not callable(self._function):
+        self.name = function if isinstance(function, str) else str(getattr(function, "__name__", function))
+        resolved = _resolved(function) if isinstance(function, str) else function
+        if not callable(resolved):
             raise RecipeError(f"metric {self.name}: is no function; expected one of an onnxruntime.InferenceSession")
-
-    def _resolved(self, name: str) -> Any:
-        if not is_reference(name):
-            raise RecipeError(f"metric {name!r}: expected module:function")
-        try:
-            return resolve(name)
-        except FeedError as error:
-            raise RecipeError(f"metric {error}") from None
+        self._function = cast(Function, resolved)
 
     def __call__(self, session: runtime.Session) -> float:
-        """What it says of a model.
+        """The metric of one model.
 
         Raises:
-            RecipeError: it fails, or gives no finite number.
+            RecipeError: the function fails, or returns no finite number.
         """
         try:
             value = float(self._function(session))
@@ -56,3 +71,12 @@ class Metric:
         if not math.isfinite(value):
             raise RecipeError(f"metric {self.name}: gives {value}, expected a finite number")
         return value
+
+
+def _resolved(name: str) -> object:
+    if not is_reference(name):
+        raise RecipeError(f"metric {name!r}: expected module:function")
+    try:
+        return resolve(name)
+    except FeedError as error:
+        raise RecipeError(f"metric {error}") from None

@@ -1,111 +1,198 @@
-"""Running the models of a comparison on its samples: float, twin, quantized; stock and with our library."""
+"""Runs of the models of a comparison on its samples: float, twin and quantized, stock and with our library."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxquant import runtime
-from onnxquant.artifact.stored import metadata, records, write_float
-from onnxquant.calibration.feeds import Feed
+from onnxquant.artifact.stored import activation_record, records, write_float
+from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.traverse import nodes
-from onnxquant.numerics.difference import Difference
-from onnxquant.validation.reference import Reference
+from onnxquant.numerics.difference import Difference, ErrorFigures
+from onnxquant.plan.activations import StaticRecord
+from onnxquant.recipe.progress import Progress
+from onnxquant.targets.kinds import Activations
+from onnxquant.validation.reference import Outputs, SampledOutputs
 from onnxquant.validation.twin import write_twin
 
-Outputs = list[dict[str, Any]]
-# Which run is compared with which; those that were not made are left out.
-PAIRS = [
-    ("float", "twin"),
-    ("twin", "twin, unoptimized"),
-    ("twin", "exact"),
-    ("float", "deployed"),
-    ("twin", "deployed"),
-    ("twin", "library exact"),
-    ("float", "unoptimized"),
-    ("unoptimized", "deployed"),
-    ("float", "library"),
-    ("deployed", "library"),
+OutputErrors = dict[str, ErrorFigures]
+"""Errors by output."""
+
+
+class Run(StrEnum):
+    """Runs of a comparison; the values are their names in reports."""
+
+    FLOAT = "float"
+    """The original."""
+
+    TWIN = "twin"
+    """The dense twin: the original with decoded weights."""
+
+    TWIN_UNOPTIMIZED = "twin, unoptimized"
+    """The twin without graph optimizations: its additions come in another order."""
+
+    EXACT = "exact"
+    """The file, with products in float32."""
+
+    LIBRARY_EXACT = "library exact"
+    """The file on our library, with products in float32."""
+
+    DEPLOYED = "deployed"
+    """The file on stock onnxruntime, as users run it."""
+
+    LIBRARY = "library"
+    """The file on our library, as users run it."""
+
+    UNOPTIMIZED = "unoptimized"
+    """The file without graph optimizations."""
+
+
+# Pairs of runs that are compared, where both were made.
+_PAIRS = [
+    (Run.FLOAT, Run.TWIN),
+    (Run.TWIN, Run.TWIN_UNOPTIMIZED),
+    (Run.TWIN, Run.EXACT),
+    (Run.FLOAT, Run.DEPLOYED),
+    (Run.TWIN, Run.DEPLOYED),
+    (Run.TWIN, Run.LIBRARY_EXACT),
+    (Run.FLOAT, Run.UNOPTIMIZED),
+    (Run.UNOPTIMIZED, Run.DEPLOYED),
+    (Run.FLOAT, Run.LIBRARY),
+    (Run.DEPLOYED, Run.LIBRARY),
 ]
 
 
+def pair_name(reference: Run, other: Run) -> str:
+    """Name of a pair of runs in reports.
+
+    >>> pair_name(Run.FLOAT, Run.TWIN)
+    'float vs twin'
+    """
+    return f"{reference} vs {other}"
+
+
 @dataclass(frozen=True)
-class Case:
-    """What is compared.
+class Comparison:
+    """Models and samples of a comparison.
 
     Attributes:
-        prepared: the float model whose weights were encoded; None: not known, the file itself says what it stands for.
+        prepared: the float model whose weights were encoded; None: not known, the file's own weights make the twin.
         quantized: the file under proof.
-        samples: feeds with the original's outputs.
-        threads: of every session.
+        samples: samples with the original's outputs.
+        threads: number of threads of every session; None: onnxruntime's choice.
         mapped: leave weights in mapped files, so that products compute in float and nothing is repacked.
     """
 
     prepared: Document | None
     quantized: Document
-    samples: Reference
+    samples: SampledOutputs
     threads: int | None
     mapped: bool
 
-    def run(self, model: Path | bytes, *, library: bool = False, **settings_: bool) -> Outputs:
-        """Outputs of a model on every sample; keywords go to ``runtime.session_options``."""
-        assert self.quantized.path
-        settings = runtime.session_options(threads=self.threads, **{"mapped": self.mapped, **settings_})
-        session = runtime.open_session(model, settings, library=library, folder=self.quantized.path.parent)
+    @property
+    def path(self) -> Path:
+        """Path of the quantized file.
+
+        Raises:
+            ModelError: it is no file.
+        """
+        if self.quantized.path is None:
+            raise ModelError(f"{self.quantized.name}: is no file; expected the file under proof")
+        return self.quantized.path
+
+    def run(
+        self,
+        model: Path | bytes,
+        *,
+        library: bool = False,
+        float_compute: bool = False,
+        optimize: bool = True,
+        mapped: bool | None = None,
+    ) -> list[dict[str, Any]]:
+        """Outputs of a model on every sample.
+
+        Args:
+            model: a file, or a serialized model whose data lies beside the quantized file.
+            library: whether our library serves our ops.
+            float_compute: whether fused products compute in float32.
+            optimize: whether onnxruntime may rewrite the graph.
+            mapped: whether weights stay in the mapped file; None: as in the whole comparison.
+        """
+        settings = runtime.session_options(
+            threads=self.threads,
+            float_compute=float_compute,
+            mapped=self.mapped if mapped is None else mapped,
+            optimize=optimize,
+        )
+        session = runtime.open_session(model, settings, library=library, folder=self.path.parent)
         return [runtime.run(session, feed) for feed in self.samples.feeds]
 
 
-def compare_outputs(case: Case, folder: Path, progress: Callable[[str], None]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Errors per pairing and output; ``folder`` takes temporary files."""
-    assert case.quantized.path
-    runs: dict[str, Outputs] = {"float": case.samples.outputs}
-    ours = has_our_ops(case.quantized)
-    if records(case.quantized.proto):
-        progress("twin")
+def compare_outputs(comparison: Comparison, folder: Path, progress: Progress) -> dict[str, OutputErrors]:
+    """Errors by pair of runs and output.
+
+    Args:
+        comparison: models and samples.
+        folder: a folder for temporary files.
+        progress: callback for the stage and the part of it that is done.
+    """
+    runs = _runs(comparison, folder, progress)
+    pairs = _PAIRS if Run.DEPLOYED in runs else [*_PAIRS, (Run.FLOAT, Run.EXACT)]
+    return {
+        pair_name(a, b): {name: d.figures() for name, d in differences(runs[a], runs[b]).items()}
+        for a, b in pairs
+        if a in runs and b in runs
+    }
+
+
+def _runs(comparison: Comparison, folder: Path, progress: Progress) -> dict[Run, list[dict[str, Any]]]:
+    runs: dict[Run, list[dict[str, Any]]] = {Run.FLOAT: comparison.samples.outputs}
+    path, ours, mapped = comparison.path, has_our_ops(comparison.quantized), comparison.mapped
+    if records(comparison.quantized.proto):
+        progress("twin", 0.0)
         twin = folder / "twin.onnx"
-        if case.prepared:
-            write_twin(case.prepared, case.quantized, twin)
+        if comparison.prepared:
+            write_twin(comparison.prepared, comparison.quantized, twin)
         else:
-            write_float(case.quantized, twin, force=True)
-        runs["twin"] = case.run(twin, mapped=True)
+            write_float(comparison.quantized, twin, force=True)
+        runs[Run.TWIN] = comparison.run(twin, mapped=True)
         # The same function with its additions in another order: how far apart float32 alone brings this model.
-        runs["twin, unoptimized"] = case.run(twin, mapped=True, optimize=False)
+        runs[Run.TWIN_UNOPTIMIZED] = comparison.run(twin, mapped=True, optimize=False)
         twin.unlink()
         Path(f"{twin}.data").unlink(missing_ok=True)
-        if not case.mapped:
-            progress("quantized, unoptimized")
-            runs["unoptimized"] = case.run(case.quantized.path, optimize=False)
-        if not rounds_activations(case.quantized):
-            progress("quantized, float compute")
-            exact = _exact_copy(case.quantized, folder)
+        if not mapped:
+            progress("quantized, unoptimized", 0.0)
+            runs[Run.UNOPTIMIZED] = comparison.run(path, optimize=False)
+        if not rounds_activations(comparison.quantized):
+            progress("quantized, float compute", 0.0)
+            exact = _exact_copy(comparison, folder)
             # Bodies reorder planes when a session is created: copies that a large model must not make.
-            if not (case.mapped and ours):
-                runs["exact"] = case.run(exact, float_compute=True)
+            if not (mapped and ours):
+                runs[Run.EXACT] = comparison.run(exact, float_compute=True)
             if ours:
-                runs["library exact"] = case.run(exact, float_compute=True, library=True)
-    if not case.mapped:
-        progress("quantized, as deployed")
-        runs["deployed"] = case.run(case.quantized.path)
+                runs[Run.LIBRARY_EXACT] = comparison.run(exact, float_compute=True, library=True)
+    if not mapped:
+        progress("quantized, as deployed", 0.0)
+        runs[Run.DEPLOYED] = comparison.run(path)
     if ours:
-        progress("quantized, with the library")
-        runs["library"] = case.run(case.quantized.path, library=True)
-    pairs = PAIRS if "deployed" in runs else [*PAIRS, ("float", "exact")]
-    return {f"{a} vs {b}": _plain(differences(runs[a], runs[b])) for a, b in pairs if a in runs and b in runs}
+        progress("quantized, with the library", 0.0)
+        runs[Run.LIBRARY] = comparison.run(path, library=True)
+    return runs
 
 
 def rounds_activations(document: Document) -> bool:
     """Whether activations are integers whatever is asked of the session: there is no float compute to compare with."""
-    static = metadata(document.proto).get("activations", {}).get("kind") == "static"
-    return static or any(r.target == "dynamic" for r in records(document.proto))
+    static = isinstance(activation_record(document.proto), StaticRecord)
+    return static or any(r.target == Activations.DYNAMIC for r in records(document.proto))
 
 
 def has_our_ops(document: Document) -> bool:
@@ -113,13 +200,12 @@ def has_our_ops(document: Document) -> bool:
     return any(n.domain == DOMAIN for n in nodes(document.proto))
 
 
-def _exact_copy(quantized: Document, folder: Path) -> Path | bytes:
+def _exact_copy(comparison: Comparison, folder: Path) -> Path | bytes:
     """The model computing in float32: accuracy level 1 for our MatMulNBits, ``compute=float32`` for our ops.
 
     With external data it is bytes that share the data file; else a file of its own in ``folder``.
     """
-    assert quantized.path
-    proto = onnx.load(str(quantized.path), load_external_data=False)
+    proto = onnx.load(str(comparison.path), load_external_data=False)
     for node in nodes(proto):
         if node.op_type == "MatMulNBits" and (node.metadata_props or _in_body(proto, node)):
             for attribute in node.attribute:
@@ -127,7 +213,7 @@ def _exact_copy(quantized: Document, folder: Path) -> Path | bytes:
                     attribute.i = 1
         if node.domain == DOMAIN and node.op_type.startswith("MatMul"):
             node.attribute.append(onnx.helper.make_attribute("compute", "float32"))
-    if quantized.is_external():
+    if comparison.quantized.is_external():
         return bytes(proto.SerializeToString())
     path = folder / "exact.onnx"
     path.write_bytes(proto.SerializeToString())
@@ -138,21 +224,17 @@ def _in_body(proto: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     return any(node is n for f in proto.functions if f.domain == DOMAIN for n in f.node)
 
 
-def differences(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> dict[str, Difference]:
+def differences(reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> dict[str, Difference]:
     """The difference of each output over all samples."""
     out: dict[str, Difference] = {}
-    for a, b in zip(reference, got, strict=True):
+    for a, b in zip(reference, outputs, strict=True):
         for name, value in a.items():
             for x, y in zip(_arrays(value), _arrays(b[name]), strict=False):
                 out.setdefault(name, Difference()).add(x, y)
     return out
 
 
-def _plain(found: Mapping[str, Difference]) -> dict[str, dict[str, Any]]:
-    return {name: d.to_dict() for name, d in found.items()}
-
-
-def _arrays(value: Any) -> list[np.ndarray[Any, Any]]:
+def _arrays(value: object) -> list[np.ndarray[Any, Any]]:
     """Arrays in an output; sequences are flattened, maps compared by their values."""
     if isinstance(value, np.ndarray):
         return [value]
@@ -161,33 +243,3 @@ def _arrays(value: Any) -> list[np.ndarray[Any, Any]]:
     if isinstance(value, list):
         return [a for v in value for a in _arrays(v)]
     return [np.asarray(value)]
-
-
-def latencies(models: Mapping[str, Path], feed: Feed, threads: int | None) -> dict[str, Any]:
-    """Median seconds per call of several models, their runs interleaved.
-
-    A model with ops of ours runs on our library; a name that ends in ``stock`` runs without it.
-    """
-    sessions: dict[str, runtime.Session] = {
-        name: runtime.open_session(path, runtime.session_options(threads=threads), library=not name.endswith("stock"))
-        for name, path in models.items()
-    }
-    times: dict[str, list[float]] = {name: [] for name in models}
-    started = time.perf_counter()
-    for session in sessions.values():
-        runtime.run(session, feed)
-    while min(map(len, times.values())) < 5 or (time.perf_counter() - started < 2 and len(times["original"]) < 200):
-        for name, session in sessions.items():
-            begin = time.perf_counter()
-            runtime.run(session, feed)
-            times[name].append(time.perf_counter() - begin)
-        if time.perf_counter() - started > 30 and min(map(len, times.values())) >= 3:
-            break
-    seconds = {name: median(t) for name, t in times.items()}
-    first = next(iter(seconds.values()))
-    return {
-        "seconds": seconds,
-        "ratio": {n: first / s for n, s in seconds.items()},
-        "runs": len(times[next(iter(times))]),
-        "threads": threads,
-    }

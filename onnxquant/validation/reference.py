@@ -1,8 +1,9 @@
-"""The samples of a comparison, and what the original model makes of them."""
+"""Samples of a comparison, with the outputs of the original model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +13,64 @@ from onnxquant.calibration.samples import Samples, inputs_of
 from onnxquant.errors import FeedError, ModelError, RecipeError, nearest
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
+from onnxquant.json_data import INLINE, JsonValue, to_object
 from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.options import Options
 
 Data = feeds_.Data | None
+# Outputs by name: arrays, or the sequences and maps that onnxruntime returns.
+Outputs = Mapping[str, Any]
+SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Samples with the original's outputs.
+class SampleSource:
+    """The source of samples.
+
+    Attributes:
+        source: kind of the source; ``synthetic`` where the user gave none.
+        samples: number of samples.
+        details: further facts, by name, which depend on the kind.
+    """
+
+    source: str
+    samples: int
+    details: dict[str, JsonValue] = field(default_factory=dict, metadata=INLINE)
+
+    @classmethod
+    def of(cls, about: Mapping[str, object]) -> SampleSource:
+        """The source of feeds, from what they say about themselves."""
+        entries = to_object(about)
+        return cls(str(entries.pop("source")), int(str(entries.pop("samples"))), entries)
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the samples are made up."""
+        return self.source == SYNTHETIC
+
+
+@dataclass(frozen=True)
+class SampledOutputs:
+    """Samples with the outputs of the original model.
 
     Attributes:
         feeds: the samples.
-        outputs: one mapping of outputs by name per sample.
-        about: where the samples came from.
+        outputs: outputs by name, of each sample.
+        source: source of the samples.
     """
 
     feeds: list[feeds_.Feed]
     outputs: list[dict[str, Any]]
-    about: dict[str, Any]
+    source: SampleSource
 
 
-def _check_dims(options: Options, inputs: list[feeds_.Input]) -> None:
-    known = sorted({d for i in inputs for d in i.shape if isinstance(d, str)})
-    for name in options.dims():
-        if name not in known:
-            raise RecipeError(f"dim {name!r}: no input has a dimension of that name{nearest(name, known)}")
-
-
-def reference(model: Path, samples: Samples | None, options: Options) -> Reference:
+def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> SampledOutputs:
     """Run a model on the user's samples, or on synthetic ones that it accepts.
+
+    Args:
+        model: the file.
+        samples: the user's samples; None: there are none.
+        options: number of samples, seed, threads and dims.
 
     Raises:
         ModelError: the model does not load, or fails on the user's samples.
@@ -52,26 +81,37 @@ def reference(model: Path, samples: Samples | None, options: Options) -> Referen
     if samples is not None:
         opened = samples.for_proof(session)
         feeds = list(opened)
-        return Reference(feeds, [runtime.run(session, f) for f in feeds], opened.about)
-    inputs = inputs_of(session)
+        return SampledOutputs(feeds, [runtime.run(session, f) for f in feeds], SampleSource.of(opened.about))
     if options.preprocess is not None:
         raise FeedError("preprocess says how samples are made of --data, which is missing")
+    inputs = inputs_of(session)
     _check_dims(options, inputs)
+    return _synthetic(model, session, inputs, options)
+
+
+def _synthetic(model: Path, session: runtime.Session, inputs: list[feeds_.Input], options: Options) -> SampledOutputs:
     document = load(model, options.external_root)
     prepare(document)
     tables = feeds_.vocabulary(document, find(document)[0])
     failure = ""
     for guess in feeds_.guesses(inputs, options.dims()):
-        made = feeds_.synthetic(inputs, tables, guess, options.samples, options.seed)
+        feeds = feeds_.synthetic(inputs, tables, guess, options.samples, options.seed)
         try:
-            outputs = [runtime.run(session, f) for f in made]
+            outputs = [runtime.run(session, f) for f in feeds]
         except ModelError as error:
             failure = failure or str(error)
             continue
-        about = {"source": "synthetic", "samples": len(made), "seed": options.seed}
-        about["shapes"] = {k: list(v.shape) for k, v in made[0].items()}
-        return Reference(made, outputs, about)
+        shapes: dict[str, JsonValue] = {k: list(v.shape) for k, v in feeds[0].items()}
+        source = SampleSource(SYNTHETIC, len(feeds), {"seed": options.seed, "shapes": shapes})
+        return SampledOutputs(feeds, outputs, source)
     takes = ", ".join(map(str, inputs))
     raise FeedError(
         f"{model}: no synthetic feed fits ({failure}); give --data, or lengths with --dim NAME=N; it takes {takes}"
     )
+
+
+def _check_dims(options: Options, inputs: list[feeds_.Input]) -> None:
+    known = sorted({d for i in inputs for d in i.shape if isinstance(d, str)})
+    for name in options.dims():
+        if name not in known:
+            raise RecipeError(f"dim {name!r}: no input has a dimension of that name{nearest(name, known)}")

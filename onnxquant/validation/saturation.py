@@ -1,4 +1,4 @@
-"""What integer kernels lose on x86 CPUs without VNNI, emulated on samples.
+"""Losses of integer kernels on x86 CPUs without VNNI, emulated on samples.
 
 There a uint8 activation times an int8 weight is vpmaddubsw: two neighbouring products are added in int16, and the sum is
 cut off at -32768 and 32767. With VNNI (vpdpbusd) and on other machines nothing is lost. Neighbours are those that lie
@@ -9,7 +9,7 @@ core/providers/cpu/quantization/qlinearconv.cc). Depthwise convolutions and sign
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,12 @@ from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute
 from onnxquant.numerics.decibels import decibels
-from onnxquant.numerics.difference import number
+from onnxquant.recipe.progress import Progress, silent
 
 # Outputs that are computed again per kernel: positions in all samples together, and channels.
 _POSITIONS, _CHANNELS = 64, 64
-_ELEMENTS = 1 << 21  # of intermediate results at a time
+# Elements of intermediate results at a time.
+_ELEMENTS = 1 << 21
 LOW, HIGH = -(1 << 15), (1 << 15) - 1
 
 
@@ -38,10 +39,10 @@ class Kernel:
 
     Attributes:
         node: the op.
-        x: tensor to look at: codes; floats where they are rounded per call.
-        zero_point: code of zero; None where it is found per call.
-        weight: its codes.
-        scales: of the weight, one or one per output channel.
+        x: tensor of its activations: codes, or floats where they are rounded per call.
+        zero_point: code of zero; None where it depends on the call.
+        weight: codes of the weight.
+        scales: scales of the weight, one or one per output channel.
     """
 
     node: onnx.NodeProto
@@ -50,61 +51,75 @@ class Kernel:
     weight: onnx.TensorProto
     scales: NDArray[Any]
 
+    @property
+    def name(self) -> str:
+        """Name of the node, or of its output where it has none."""
+        return str(self.node.name or self.node.output[0])
+
+
+@dataclass(frozen=True)
+class SaturationLoss:
+    """Loss of one kernel.
+
+    Attributes:
+        pairs: number of pairs of products that were looked at.
+        saturating: number of pairs whose sum was cut off.
+        sqnr_db: power of the exact outputs over that of the loss, in decibels.
+    """
+
+    pairs: int
+    saturating: int
+    sqnr_db: float
+
 
 @dataclass
-class Loss:
-    """What saturation takes from one kernel's outputs, over samples."""
+class _Sum:
+    """Powers and counts of one kernel, summed over samples."""
 
     pairs: int = 0
     saturating: int = 0
     signal: float = 0.0
     noise: float = 0.0
 
-    @property
-    def sqnr_db(self) -> float:
-        """Power of the exact outputs against that of what is lost, in decibels."""
-        return decibels(self.signal, self.noise)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for reports."""
-        return {"pairs": self.pairs, "saturating": self.saturating, "sqnr_db": number(self.sqnr_db)}
+    def loss(self) -> SaturationLoss:
+        return SaturationLoss(self.pairs, self.saturating, decibels(self.signal, self.noise))
 
 
 def emulate(
-    document: Document, feeds: Sequence[Feed], threads: int | None, progress: Callable[[str], None] = lambda _: None
-) -> dict[str, dict[str, Any]]:
+    document: Document, feeds: Sequence[Feed], threads: int | None, progress: Progress = silent
+) -> dict[str, SaturationLoss]:
     """The loss of each kernel of a quantized file that could have one, by the name of its node.
 
     Args:
         document: the quantized file.
-        feeds: samples.
-        threads: of the session.
-        progress: told what is done.
+        feeds: the samples.
+        threads: number of threads of the session; None: onnxruntime's choice.
+        progress: callback for the stage and the part of it that is done.
     """
-    found = kernels(document)
-    if not found or not feeds:
+    multiplying = kernels(document)
+    if not multiplying or not feeds:
         return {}
-    progress("saturation without VNNI")
-    losses = {k.node.name or k.node.output[0]: Loss() for k in found}
-    made = np.random.default_rng(0)
-    names = list(dict.fromkeys(k.x for k in found))
+    progress("saturation without VNNI", 0.0)
+    sums = {k.name: _Sum() for k in multiplying}
+    sampler = _Sampler(np.random.default_rng(0), max(1, _POSITIONS // len(feeds)))
+    names = list(dict.fromkeys(k.x for k in multiplying))
     with runtime.session_of(document, names, threads=threads) as session:
         for feed in feeds:
             values = runtime.run(session, feed, names)
-            for kernel in found:
-                loss = losses[kernel.node.name or kernel.node.output[0]]
-                _add(loss, kernel, values[kernel.x], document.array(kernel.weight), (made, len(feeds)))
-    return {name: loss.to_dict() for name, loss in losses.items()}
+            for kernel in multiplying:
+                _add(sums[kernel.name], kernel, values[kernel.x], document.array(kernel.weight), sampler)
+    return {name: total.loss() for name, total in sums.items()}
 
 
 def kernels(document: Document) -> list[Kernel]:
     """The ops of the top graph that vpmaddubsw would compute."""
-    flow, found = GraphEditor(document.proto.graph), []
+    flow = GraphEditor(document.proto.graph)
+    multiplying = []
     for node in flow.nodes:
         if node.op_type == "DynamicQuantizeMatMul":
             weight, scales = flow.constant(node.input[1]), flow.constant(node.input[2])
             if weight is not None and scales is not None and weight.data_type == onnx.TensorProto.INT8:
-                found.append(Kernel(node, node.input[0], None, weight, document.array(scales)))
+                multiplying.append(Kernel(node, node.input[0], None, weight, document.array(scales)))
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
         sides = [flow.producer(name) for name in node.input[:2]]
@@ -115,8 +130,8 @@ def kernels(document: Document) -> list[Kernel]:
         if zero is None or weight is None or scales is None or weight.data_type != onnx.TensorProto.INT8:
             continue
         if zero.data_type == onnx.TensorProto.UINT8 and not (node.op_type == "Conv" and _is_depthwise(node, weight)):
-            found.append(Kernel(node, x.input[0], int(document.array(zero)), weight, document.array(scales)))
-    return found
+            multiplying.append(Kernel(node, x.input[0], int(document.array(zero)), weight, document.array(scales)))
+    return multiplying
 
 
 def multiply(x: NDArray[np.uint8], w: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
@@ -146,31 +161,48 @@ def multiply(x: NDArray[np.uint8], w: NDArray[np.int8]) -> tuple[NDArray[np.int6
     return exact, change, count
 
 
-def _add(
-    loss: Loss, kernel: Kernel, values: NDArray[Any], weight: NDArray[Any], made: tuple[np.random.Generator, int]
-) -> None:
+@dataclass(frozen=True)
+class _Sampler:
+    """Random choice of the outputs that are computed again.
+
+    Attributes:
+        random: source of randomness.
+        positions: number of positions per sample.
+    """
+
+    random: np.random.Generator
+    positions: int
+
+    def channels(self, count: int) -> NDArray[np.intp]:
+        """Some of ``count`` channels, in order."""
+        return np.sort(self.random.permutation(count)[:_CHANNELS])
+
+    def places(self, count: int) -> NDArray[np.intp]:
+        """Some of ``count`` positions."""
+        return self.random.permutation(count)[: self.positions]
+
+
+def _add(total: _Sum, kernel: Kernel, values: NDArray[Any], weight: NDArray[Any], sampler: _Sampler) -> None:
     """Compute some outputs of a kernel on one sample."""
-    random, samples = made
     codes, zero = (values, kernel.zero_point) if kernel.zero_point is not None else _codes(values)
     matrix = _rows_of(kernel.node, weight)
-    chosen = np.sort(random.permutation(len(matrix))[:_CHANNELS])
+    chosen = sampler.channels(len(matrix))
     scales = np.broadcast_to(kernel.scales.reshape(-1).astype(np.float64), (len(matrix),))
-    count = max(1, _POSITIONS // samples)
     if kernel.node.op_type == "Conv":
-        patches = windows(kernel.node, codes, weight.shape, lambda total: random.permutation(total)[:count], zero)
+        patches = windows(kernel.node, codes, weight.shape, sampler.places, zero)
         channels, rows_per_group = weight.shape[1], len(matrix) // attribute(kernel.node, "group", 1)
         parts = [(g, chosen[chosen // rows_per_group == g]) for g in np.unique(chosen // rows_per_group)]
         pieces = [(patches[:, :, g * channels : (g + 1) * channels].reshape(len(patches), -1), r) for g, r in parts]
     else:
         flat = codes.reshape(-1, codes.shape[-1])
-        pieces = [(flat[random.permutation(len(flat))[:count]], chosen)]
+        pieces = [(flat[sampler.places(len(flat))], chosen)]
     for x, rows in pieces:
         exact, change, saturating = multiply(x, matrix[rows])
         exact = exact - zero * matrix[rows].sum(1, dtype=np.int64)
-        loss.pairs += change.size * -(-x.shape[1] // 2)
-        loss.saturating += saturating
-        loss.signal += float(((exact * scales[rows]) ** 2).sum())
-        loss.noise += float(((change * scales[rows]) ** 2).sum())
+        total.pairs += change.size * -(-x.shape[1] // 2)
+        total.saturating += saturating
+        total.signal += float(((exact * scales[rows]) ** 2).sum())
+        total.noise += float(((change * scales[rows]) ** 2).sum())
 
 
 def _codes(values: NDArray[Any]) -> tuple[NDArray[np.uint8], int]:

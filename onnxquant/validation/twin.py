@@ -19,12 +19,12 @@ from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import find
 
 
-def _given(values: NDArray[Any]) -> NDArray[Any]:
+def _same(values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
 def write_twin(original: Document, quantized: Document, path: Path) -> int:
-    """Write the twin of a prepared original; number of weights replaced.
+    """Write the twin of a prepared original, and return the number of weights that it replaced.
 
     One weight at a time is decoded from the quantized file's planes; the twin keeps them in a data file, so that a
     session maps them.
@@ -41,7 +41,7 @@ def write_twin(original: Document, quantized: Document, path: Path) -> int:
             if tensor is None or tuple(tensor.dims) != record.shape:
                 continue
             values = decode_weight(quantized, record, index)
-            publisher.store(tensor, values.nbytes, partial(_given, values))
+            publisher.store(tensor, values.nbytes, partial(_same, values))
             replaced += 1
         publisher.keep(proto, original)
         publisher.publish(proto)

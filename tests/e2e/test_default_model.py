@@ -67,7 +67,7 @@ def test_float_weights_come_back(default_model: Path, images: Any, tmp_path: Pat
         assert not {"MatMulNBits", "GatherBlockQuantized", "DequantizeLinear", "MatMulQ4_0"} & ops
         report = onnxquant.validate(back, small, [{"image": images[0][:1]}])
         (difference,) = report.proof.outputs["float vs deployed"].values()
-        assert float(difference["sqnr_db"]) > 35
+        assert difference.sqnr_db > 35
 
 
 def test_running_twice_never_encodes_again(default_model: Path, tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ def test_weight_level_api_takes_any_encoding(default_model: Path, tmp_path: Path
     output = tmp_path / "doubled.onnx"
     model.save(output)
     read = onnxquant.info(output)
-    assert read["formats"] == {"q8_0": 1}
+    assert read.formats == {"q8_0": 1}
     report = onnxquant.validate(default_model, output)
     assert report.proof
-    error = report.proof.weights[site.name]
-    assert float(error["sqnr_db"]) == pytest.approx(0, abs=0.1)  # twice the weight: the error is the weight itself
+    error = report.proof.weights[site.name].error
+    assert error.sqnr_db == pytest.approx(0, abs=0.1)  # twice the weight: the error is the weight itself
     with pytest.raises(onnxquant.RecipeError, match=r"did you mean 'head\.hidden\.weight'"):
         model.weight("head.hiden.weight")
     with pytest.raises(onnxquant.RecipeError, match=r"expected \[64, 3136\]"):
@@ -109,11 +109,11 @@ def test_python_api_answers_for_machines(default_model: Path, tmp_path: Path) ->
     }
     assert '"schema": 1' in report.to_json()
     described = onnxquant.info(output)
-    assert described["formats"] == {"int4": 3}
-    assert described["original_bytes"] == default_model.stat().st_size
-    assert 4 < described["bits_per_weight"] < 32
+    assert described.formats == {"int4": 3}
+    assert described.original_bytes == default_model.stat().st_size
+    assert 4 < described.bits_per_weight < 32
     rows = onnxquant.benchmark(default_model, output, threads=1)
-    assert [r["size_ratio"] > 1 for r in rows] == [False, True]
+    assert [r.size_ratio > 1 for r in rows] == [False, True]
     assert all(onnxquant.verify(output).values())
     assert [t.name for t in onnxquant.targets()] == ["custom", "dynamic", "onnx", "ort", "qdq"]
     assert onnxquant.library_path().exists()
@@ -139,7 +139,7 @@ def test_data_may_be_arrays_or_samples(default_model: Path, images: Any, tmp_pat
     arrays = {"image": images[0][:3]}
     for i, data in enumerate((arrays, [{"image": images[0][:1]}])):
         report = onnxquant.quantize(default_model, tmp_path / f"{i}.onnx", data=data)
-        assert report.proof and report.proof.feeds["samples"] == 3 - 2 * i
+        assert report.proof and report.proof.feeds.samples == 3 - 2 * i
     with pytest.raises(onnxquant.FeedError, match=r"expected \{input name: array\} for each sample"):
         onnxquant.quantize(default_model, tmp_path / "no.onnx", data=images[0])
 

@@ -78,7 +78,7 @@ def test_damage_is_of_what_the_file_does(tmp_path: Path) -> None:
     x = graphs.rng(3).standard_normal((8, 1, 3, 12, 12)).astype(np.float32)
     report = onnxquant.validate(network(), path, {"x": x}, samples=8, detailed=True)
     assert report.proof
-    deployed = float(report.proof.outputs["float vs deployed"]["y"]["sqnr_db"])
-    for site in report.proof.damage:
+    deployed = report.proof.outputs["float vs deployed"]["y"].sqnr_db
+    for site in report.proof.contributions:
         # Rounding one thing less costs nothing, or little by chance.
-        assert site["sqnr_db"] > deployed - 1 and site["share"] > -0.3, site
+        assert site.sqnr_db > deployed - 1 and site.share > -0.3, site

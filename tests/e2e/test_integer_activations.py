@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,16 @@ from rounded import marked, sqnr_db
 
 import onnxquant
 from onnxquant.activations.placement import FOR_ACCURACY
-from onnxquant.artifact.stored import metadata
+from onnxquant.artifact.stored import activation_record, metadata
 from onnxquant.calibration import gram_matrices as grams
 from onnxquant.errors import RecipeError
 from onnxquant.formats.integers import Int8
 from onnxquant.graph.traverse import nodes as all_nodes
-from onnxquant.inspect import api
+from onnxquant.inspect.info import ActivationInfo
 from onnxquant.observers import ranging
-from onnxquant.report.activations import details, summary
-from onnxquant.report.data import Report
+from onnxquant.plan.activations import SampleUse
+from onnxquant.report import rows
+from onnxquant.report.report import Report
 
 DATA = Path(__file__).resolve().parents[2] / "models" / "default_test.npz"
 
@@ -111,18 +111,18 @@ def test_the_default_model_keeps_its_accuracy(default_model: Path, images: Any, 
     logits = ort.InferenceSession(output).run(None, {"image": images[0]})[0]
     assert (logits.argmax(1) == images[1]).mean() >= 0.98
     assert report.proof
-    db = float(report.proof.outputs["float vs deployed"]["logits"]["sqnr_db"])
+    db = report.proof.outputs["float vs deployed"]["logits"].sqnr_db
     assert 35 < db < 50
-    kernels = report.proof.kernels["stock"]
+    kernels = report.proof.kernels.stock
     assert kernels["com.microsoft.QLinearConv"] == 3
     assert kernels["com.microsoft.QGemm"] + kernels["com.microsoft.MatMulIntegerToFloat"] == 8
     assert "Relu" not in kernels
-    assert set(report.made["tried"]) == {"minmax", "mse", "percentile"}
-    assert len(report.proof.activations["conversions"]) == sum(
+    assert set(report.activations.tried) == {"minmax", "mse", "percentile"}
+    assert len(report.proof.activations.conversions) == sum(
         kernels.get(f"{k}Linear", 0) for k in ("Quantize", "Dequantize")
     )
-    saturation = report.proof.activations["saturation"]
-    assert saturation["stem.conv"]["saturating"] > 0
+    saturation = report.proof.activations.saturation
+    assert saturation["stem.conv"].saturating > 0
     assert any("x64quantprecision" in w for w in report.warnings)
 
 
@@ -133,12 +133,11 @@ def test_the_default_model_rounded_per_call(default_model: Path, images: Any, tm
     logits = ort.InferenceSession(output).run(None, {"image": images[0][:200]})[0]
     assert (logits.argmax(1) == images[1][:200]).mean() >= 0.97
     assert {s.decision.target for s in report.encoded if s.decision.role in ("matmul", "gemm")} == {"dynamic"}
-    assert report.made["kind"] == "dynamic" and report.made["integer_kernels"] == 8
+    assert report.activations.kind == "dynamic" and report.activations.integer_kernels == 8
     (convs,) = [w for w in report.warnings if "ConvInteger" in w]
     assert "3 convolutions" in convs
-    about = {"kind": "dynamic", "type": "uint8", "integer kernels": 8, "weights rescaled": 0}
-    assert api.info(output)["activations"] == about
-    assert report.proof and report.proof.activations["saturation"]
+    assert onnxquant.info(output).activations == ActivationInfo("dynamic", "uint8", integer_kernels=8, rescaled=0)
+    assert report.proof and report.proof.activations.saturation
     back = tmp_path / "float.onnx"
     assert onnxquant.dequantize(output, back) == len(report.encoded)
     assert not {"DynamicQuantizeMatMul", "QuantizeLinear", "DequantizeLinear"} & {
@@ -177,25 +176,25 @@ def test_types(options: dict[str, Any], least: float, most: float, tmp_path: Pat
 def test_symmetric_codes_name_the_clamps_that_stay(tmp_path: Path) -> None:
     report, _, _ = static(tmp_path, activations="static", symmetric_activations=True)
     assert report.passed and report.proof
-    assert report.proof.kernels["stock"]["Relu"] + report.proof.kernels["stock"]["Clip"] == 2
+    assert report.proof.kernels.stock["Relu"] + report.proof.kernels.stock["Clip"] == 2
     assert any(w.startswith("2 Relu or Clip stay") for w in report.warnings)
 
 
 @pytest.mark.parametrize("method", sorted(ranging()))
 def test_methods(method: str, tmp_path: Path) -> None:
     report, model, output = static(tmp_path, activations="static", calibration_method=method, proof=False)
-    assert report.made["method"] == method
+    assert report.activations.method == method
     assert 18 < sqnr_db(run(model), run(output)) < 46
 
 
 def test_files_tell_what_was_done_and_give_the_floats_back(made: tuple[Report, Path, Path], tmp_path: Path) -> None:
     report, model, output = made
-    told = metadata(onnx.load(output))["activations"]
-    assert told == json.loads(json.dumps(report.made))
-    assert set(told["rescaled"]) and told["biases_corrected"] == 5
-    short = api.info(output)["activations"]
-    assert short["integer kernels"] == 5 and short["left in float"] == 0
-    assert short["weights rescaled"] == len(told["rescaled"]) and short["method"] == "minmax"
+    record = activation_record(onnx.load(output))
+    assert record == report.activations
+    assert set(record.rescaled) and record.biases_corrected == 5
+    short = onnxquant.info(output).activations
+    assert short.integer_kernels == 5 and short.left_in_float == 0
+    assert short.rescaled == len(record.rescaled) and short.method == "minmax"
     assert all(onnxquant.verify(output).values())
     back = tmp_path / "float.onnx"
     onnxquant.dequantize(output, back)
@@ -207,7 +206,7 @@ def test_files_tell_what_was_done_and_give_the_floats_back(made: tuple[Report, P
     assert 33 < sqnr_db(run(model), run(back)) < 55
     # The twin of the proof is the same function, found on another way.
     assert report.proof
-    twin = float(report.proof.outputs["float vs twin"]["y"]["sqnr_db"])
+    twin = report.proof.outputs["float vs twin"]["y"].sqnr_db
     assert twin == pytest.approx(sqnr_db(run(model)[:4], run(back)[:4]), abs=0.01)
 
 
@@ -219,12 +218,12 @@ def test_validating_a_file_explains_rescaled_weights(made: tuple[Report, Path, P
     assert again.proof and report.proof
     assert any("rescaled by calibration" in note for note in again.proof.notes)
     for pair in ("float vs twin", "float vs deployed"):
-        got, wrote = again.proof.outputs[pair]["y"], report.proof.outputs[pair]["y"]
-        assert float(got["sqnr_db"]) == pytest.approx(float(wrote["sqnr_db"]), abs=0.01)
-    for name, found in again.proof.weights.items():
-        assert 35 < float(found["sqnr_db"]) < 60, name
-        assert float(found["sqnr_db"]) == pytest.approx(float(report.proof.weights[name]["sqnr_db"]), abs=1.5)
-    assert again.made == json.loads(json.dumps(report.made))
+        read, wrote = again.proof.outputs[pair]["y"], report.proof.outputs[pair]["y"]
+        assert read.sqnr_db == pytest.approx(wrote.sqnr_db, abs=0.01)
+    for name, proof in again.proof.weights.items():
+        assert 35 < proof.error.sqnr_db < 60, name
+        assert proof.error.sqnr_db == pytest.approx(report.proof.weights[name].error.sqnr_db, abs=1.5)
+    assert again.activations == report.activations
 
 
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
@@ -242,13 +241,13 @@ def test_smoothed_functions_are_told_and_validated(kind: str, tmp_path: Path) ->
     given = {"activations": kind, "calibration_method": "minmax", "data": str(data), "proof": False}
     onnxquant.quantize(model, tmp_path / "plain.onnx", smooth=False, **given)
     report = onnxquant.quantize(model, output, **given)
-    assert report.made["rescaled"] == ["w"]
+    assert report.activations.rescaled == ("w",)
     assert sqnr_db(run(model, x), run(output, x)) > sqnr_db(run(model, x), run(tmp_path / "plain.onnx", x)) + 6
     again = onnxquant.validate(model, output, str(data))
     assert again.passed, again.proof and again.proof.problems
-    assert again.proof and float(again.proof.weights["w"]["sqnr_db"]) > 30
-    assert float(again.proof.outputs["float vs twin"]["y"]["sqnr_db"]) > 30
-    assert api.info(output)["activations"]["weights rescaled"] == 1
+    assert again.proof and again.proof.weights["w"].error.sqnr_db > 30
+    assert again.proof.outputs["float vs twin"]["y"].sqnr_db > 30
+    assert onnxquant.info(output).activations.rescaled == 1
     onnxquant.dequantize(output, tmp_path / "float.onnx")
     assert sqnr_db(run(model, x), run(tmp_path / "float.onnx", x)) > 30
 
@@ -288,21 +287,21 @@ def test_rebased_functions_are_told_validated_and_built_upon(tmp_path: Path) -> 
     given = {"activations": "static", "calibration_method": "minmax", "data": str(data), "solver": "rtn"}
     output, plain = tmp_path / "out.onnx", tmp_path / "plain.onnx"
     without = onnxquant.quantize(model, plain, rebase=False, **given)
-    labels = list(without.made["variants"])
+    labels = list(without.activations.variants)
     assert labels[0] == "as it is" and "rebased" not in labels
     report = onnxquant.quantize(model, output, **given)
     assert report.passed, report.proof and report.proof.problems
-    variants = report.made["variants"]
-    assert variants["as it is"] == without.made["variants"]["as it is"]
+    variants = report.activations.variants
+    assert variants["as it is"] == without.activations.variants["as it is"]
     assert variants["rebased"] > variants["as it is"] + 3
     assert list(variants) == ["as it is", "rebased", *(f"rebased, {label}" for label in labels[1:])]
-    assert variants["rebased, equalized"] > without.made["variants"]["equalized"] + 3
+    assert variants["rebased, equalized"] > without.activations.variants["equalized"] + 3
     assert sqnr_db(run(model), run(output)) > sqnr_db(run(model), run(plain)) + 3
-    assert {"stem", "up", "down", "top"} <= set(report.made["rescaled"])
+    assert {"stem", "up", "down", "top"} <= set(report.activations.rescaled)
     again = onnxquant.validate(model, output, str(data))
     assert again.passed, again.proof and again.proof.problems
     only = onnxquant.quantize(model, output, force=True, smooth=False, equalize=False, proof=False, **given)
-    assert list(only.made["variants"]) == ["as it is", "rebased", "rebased, balanced fully"]
+    assert list(only.activations.variants) == ["as it is", "rebased", "rebased, balanced fully"]
 
 
 def test_external_data(tmp_path: Path) -> None:
@@ -385,9 +384,9 @@ def test_weights_that_were_solved_lose_less(tmp_path: Path) -> None:
         made[solver] = static(tmp_path / solver, solver=solver, **kind)
     (plain, model, nearest), (report, _, output) = made["rtn"], made["gptq"]
     assert report.passed, report.proof and report.proof.problems
-    assert "solver" not in plain.made and report.made["solver"] == "gptq" and report.made["not_solved"] == []
-    scores = report.made["variants"]
-    assert scores["solved by gptq"] > scores["as it is"] + 2 and set(plain.made["variants"]) == {"as it is"}
+    assert plain.activations.solver is None and report.activations.solver == "gptq" and report.activations.not_solved == ()
+    scores = report.activations.variants
+    assert scores["solved by gptq"] > scores["as it is"] + 2 and set(plain.activations.variants) == {"as it is"}
     assert sqnr_db(run(model, fresh), run(output, fresh)) > sqnr_db(run(model, fresh), run(nearest, fresh)) + 1
     before, after = stored_codes(nearest), stored_codes(output)
     assert list(before) == list(after)
@@ -396,10 +395,10 @@ def test_weights_that_were_solved_lose_less(tmp_path: Path) -> None:
         assert not np.array_equal(codes, after[name][0]), name
     # What the report says of a weight is its distance from what is in the file.
     results = {s.decision.name: s for s in report.encoded}
-    worse = [n for n, s in results.items() if float(s.error["sqnr_db"]) < 30 or float(s.error["sqnr_db"]) > 50]
+    worse = [n for n, s in results.items() if s.error.sqnr_db < 30 or s.error.sqnr_db > 50]
     assert not worse
-    rounded = {s.decision.name: float(s.error["sqnr_db"]) for s in plain.encoded}
-    assert all(float(s.error["sqnr_db"]) < rounded[n] for n, s in results.items())
+    rounded = {s.decision.name: s.error.sqnr_db for s in plain.encoded}
+    assert all(s.error.sqnr_db < rounded[n] for n, s in results.items())
     assert onnxquant.validate(model, output, {"x": fresh}).passed
     assert all(onnxquant.verify(output).values())
     onnxquant.dequantize(output, tmp_path / "float.onnx")
@@ -421,23 +420,23 @@ def test_rounding_to_nearest_is_what_the_format_does(tmp_path: Path) -> None:
 def test_solved_weights_go_with_kernels_left_in_float(tmp_path: Path) -> None:
     bound = {"auto_exclude": True, "min_sqnr": 40.0}
     report, model, output = static(tmp_path, activations="static", solver="gptq", **bound)
-    assert report.made["solver"] == "gptq"
-    left = [n for n, r in report.made["left_in_float"].items() if r == FOR_ACCURACY.reason]
+    assert report.activations.solver == "gptq"
+    left = [n for n, r in report.activations.left_in_float.items() if r == FOR_ACCURACY.reason]
     assert 0 < len(left) < 5 and len(stored_codes(output)) == 5 - len(left)
-    start = next(score for label, score in report.made["variants"].items() if label.endswith("solved by gptq"))
+    start = next(score for label, score in report.activations.variants.items() if label.endswith("solved by gptq"))
     assert sqnr_db(run(model), run(output)) > start + 1
 
 
 def test_solved_weights_are_kept_where_held_out_samples_lose_less(tmp_path: Path) -> None:
     report, _, _ = static(tmp_path, activations="static", solver="auto")
     assert report.passed, report.proof and report.proof.problems
-    scores = report.made["variants"]
+    scores = report.activations.variants
     kept = max(["as it is", "balanced fully"], key=lambda label: scores[label])
     solved = "solved by gptq" if kept == "as it is" else f"{kept}, solved by gptq"
     assert list(scores) == ["as it is", "balanced fully", solved]
-    assert ("solver" in report.made) == (scores[solved] > scores[kept])
-    assert report.made["samples"] == {"calibrated": 18, "judged": 6, "apart": True}
-    assert set(report.made["tried"]) == {"minmax"}
+    assert (report.activations.solver is not None) == (scores[solved] > scores[kept])
+    assert report.activations.samples == SampleUse(calibrated=18, judged=6, apart=True)
+    assert set(report.activations.tried) == {"minmax"}
 
 
 def test_weights_that_cannot_be_solved_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,12 +444,12 @@ def test_weights_that_cannot_be_solved_are_named(tmp_path: Path, monkeypatch: py
     (tmp_path / "plain").mkdir()
     _, _, nearest = static(tmp_path / "plain", activations="static", solver="rtn", proof=False)
     report, _, output = static(tmp_path, activations="static", solver="gptq")
-    assert report.passed and report.made["not_solved"] == ["g"]
-    assert ("codes of weights", "gptq, 1 rounded to nearest") in summary(report.made, report.proof)
-    assert [why.split(":")[0] for name, why in details(report.made, None) if name == "g"] == ["rounded to nearest"]
+    assert report.passed and report.activations.not_solved == ("g",)
+    assert ("codes of weights", "gptq, 1 rounded to nearest") in rows.activations(report)
+    assert dict(rows.activation_details(report.activations, None))["g"].startswith("rounded to nearest: ")
     before, after = stored_codes(nearest), stored_codes(output)
     assert [n for n in before if np.array_equal(before[n][0], after[n][0])] == ["g"]
-    assert api.info(output)["activations"]["solver"] == "gptq"
+    assert onnxquant.info(output).activations.solver == "gptq"
 
 
 def test_a_solver_needs_samples(tmp_path: Path) -> None:

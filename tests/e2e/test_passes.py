@@ -24,7 +24,7 @@ from onnxquant.passes.equivalent.rebase import candidates, rebase
 from onnxquant.passes.equivalent.smooth import smooth
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.recipe.options import Options
-from onnxquant.validation.reference import reference
+from onnxquant.validation.reference import sampled_outputs
 
 FETCHED = ROOT / "models" / "fetched"
 # Model, and the most nodes that may be left of it (Constants too).
@@ -83,7 +83,7 @@ def test_equal_outputs_after_every_pass(name: str) -> None:
     if not path.exists():
         pytest.skip(f"{path.relative_to(ROOT)} is not there; scripts/fetch_models.py fetches it")
     given, options = path.parent / "feeds.npz", Options(samples=1)
-    feeds = reference(path, Samples(given, options) if given.exists() else None, options).feeds
+    feeds = sampled_outputs(path, Samples(given, options) if given.exists() else None, options).feeds
     document = load(path)
     prepare(document)
     before = [outputs_of(path, f) for f in feeds]

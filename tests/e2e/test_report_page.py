@@ -147,10 +147,11 @@ def test_readers_sort_search_and_choose(browser: Chrome, report: Report, tmp_pat
         assert browser.find_element(By.ID, "weight").text == name
         assert report.proof
         drawn = report.proof.distributions[name]
+        assert drawn
         titles = browser.find_elements(By.CSS_SELECTOR, "#values rect title")
-        assert [int(str(t.get_attribute("textContent")).rsplit(": ")[1]) for t in titles] == drawn["decoded"]
+        assert [int(str(t.get_attribute("textContent")).rsplit(": ")[1]) for t in titles] == drawn.decoded
         titles = browser.find_elements(By.CSS_SELECTOR, "#codes rect title")
-        assert [int(str(t.get_attribute("textContent")).rsplit(": ")[1]) for t in titles] == drawn["codes"]
+        assert [int(str(t.get_attribute("textContent")).rsplit(": ")[1]) for t in titles] == drawn.codes
     assert complaints(browser) == []
 
 

@@ -1,4 +1,4 @@
-"""What each site costs: against models in which that site alone was put back by hand."""
+"""Contributions of sites to the error: against models in which that site alone was put back by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from graphs import node, weight
 from rounded import sqnr_db
 
 import onnxquant
-from onnxquant.inspect import api
 
 X = graphs.rng(3).standard_normal((8, 24)).astype(np.float32)
 
@@ -35,37 +34,37 @@ def test_weights_are_ranked_by_what_they_alone_cost(tmp_path: Path) -> None:
     source = graphs.save(chain(), tmp_path / "m.onnx")
     recipe = {"rules": [{"include": "^a$", "format": "int2", "block_size": 16}], "format": "int8"}
     onnxquant.quantize(source, tmp_path / "q.onnx", recipe=recipe, data={"x": X}, target="onnx")
-    report = api.validate(source, tmp_path / "q.onnx", {"x": X}, samples=8, detailed=True)
+    report = onnxquant.validate(source, tmp_path / "q.onnx", {"x": X}, samples=8, detailed=True)
     assert report.proof
-    found = report.proof.damage
-    assert [d["name"] for d in found] == ["a", "b"]
-    api.dequantize(tmp_path / "q.onnx", tmp_path / "d.onnx")
+    contributions = report.proof.contributions
+    assert [c.name for c in contributions] == ["a", "b"]
+    onnxquant.dequantize(tmp_path / "q.onnx", tmp_path / "d.onnx")
     decoded = onnx.load(tmp_path / "d.onnx")
     expected = run(chain())
-    for entry in found:
+    for entry in contributions:
         mixed = onnx.ModelProto()
         mixed.CopyFrom(decoded)
-        float_one = next(t for t in chain().graph.initializer if t.name == entry["name"])
-        next(t for t in mixed.graph.initializer if t.name == entry["name"]).CopyFrom(float_one)
-        assert entry["sqnr_db"] == pytest.approx(sqnr_db(expected, run(mixed)), abs=0.01)
-        assert entry["gain_db"] == pytest.approx(entry["sqnr_db"] - sqnr_db(expected, run(decoded)), abs=0.01)
-    assert found[0]["share"] > 0.9 > 0.1 > found[1]["share"]
+        float_one = next(t for t in chain().graph.initializer if t.name == entry.name)
+        next(t for t in mixed.graph.initializer if t.name == entry.name).CopyFrom(float_one)
+        assert entry.sqnr_db == pytest.approx(sqnr_db(expected, run(mixed)), abs=0.01)
+        assert entry.gain_db == pytest.approx(entry.sqnr_db - sqnr_db(expected, run(decoded)), abs=0.01)
+    assert contributions[0].share > 0.9 > 0.1 > contributions[1].share
 
 
 def test_activations_are_ranked_too(tmp_path: Path) -> None:
     source = graphs.save(chain(), tmp_path / "m.onnx")
     data = {"x": np.tile(X, (4, 1))}
     onnxquant.quantize(source, tmp_path / "q.onnx", activations="static", data=data, calibration_method="minmax")
-    report = api.validate(source, tmp_path / "q.onnx", {"x": X}, samples=8, detailed=True)
+    report = onnxquant.validate(source, tmp_path / "q.onnx", {"x": X}, samples=8, detailed=True)
     assert report.proof
-    kinds = {(d["kind"], d["name"]) for d in report.proof.damage}
+    kinds = {(c.kind, c.name) for c in report.proof.contributions}
     assert {("weight", "a"), ("weight", "b"), ("activation", "x")} <= kinds
-    shares = [d["share"] for d in report.proof.damage]
+    shares = [c.share for c in report.proof.contributions]
     assert shares == sorted(shares, reverse=True)
     assert 0.5 < sum(shares) < 1.5  # of errors that hardly depend on each other
 
 
 def test_nothing_is_asked_of_files_that_are_not_ours(tmp_path: Path) -> None:
     source = graphs.save(chain(), tmp_path / "m.onnx")
-    report = api.validate(source, source, {"x": X}, detailed=True)
-    assert report.proof and report.proof.damage == []
+    report = onnxquant.validate(source, source, {"x": X}, detailed=True)
+    assert report.proof and report.proof.contributions == []

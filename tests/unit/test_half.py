@@ -380,7 +380,7 @@ def test_quantize(keep: bool, external: str, default_model: Path, tmp_path: Path
     )
     assert report.passed and report.proof
     assert report.output_bytes and 1.8 < report.original_bytes / report.output_bytes < 2.1
-    assert 40 < min(float(d["sqnr_db"]) for d in report.proof.deployed.values()) < 100
+    assert 40 < min(d.sqnr_db for d in report.proof.deployed.values()) < 100
     session = ort.InferenceSession(out)
     assert session.get_inputs()[0].type == ("tensor(float)" if keep else "tensor(float16)")
     assert Path(f"{out}.data").exists() == (external == "always")

@@ -16,7 +16,7 @@ from graphs import node, weight
 import onnxquant
 from onnxquant.activations.placement import FOR_ACCURACY
 from onnxquant.errors import RecipeError
-from onnxquant.inspect import api
+from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.values import Drop
 from onnxquant.validation.metric import Metric
 
@@ -80,13 +80,13 @@ def test_a_metric_judges(tmp_path: Path) -> None:
     given: dict[str, Any] = {"data": {"x": X}, "metric": accuracy, "format": "int2", "block_size": 16, "target": "onnx"}
     report = onnxquant.quantize(source, tmp_path / "q.onnx", max_drop="1%", **given)
     assert report.proof
-    found = report.proof.metric
-    assert found["original"] == 1.0
-    assert found["least"] == pytest.approx(0.99)
-    assert found["quantized"] == pytest.approx(accuracy(onnxquant.load(tmp_path / "q.onnx")))
-    assert found["quantized"] < 0.99 and not report.passed
-    assert "metric accuracy is" in report.proof.problems[0]
-    again = api.validate(source, tmp_path / "q.onnx", {"x": X}, metric=accuracy, max_drop=1.0)
+    metric = report.proof.metric
+    assert metric and metric.original == 1.0
+    assert metric.least == pytest.approx(0.99)
+    assert metric.quantized == pytest.approx(accuracy(onnxquant.load(tmp_path / "q.onnx")))
+    assert metric.quantized < 0.99 and not report.passed
+    assert "metric accuracy is" in report.problems[0]
+    again = onnxquant.validate(source, tmp_path / "q.onnx", {"x": X}, metric=accuracy, max_drop=1.0)
     assert again.passed
 
 
@@ -100,11 +100,14 @@ def test_a_metric_says_what_is_left_in_float(tmp_path: Path) -> None:
 
     plain = onnxquant.quantize(source, tmp_path / "q.onnx", metric=error, max_drop=1e9, **given)
     assert plain.proof and plain.passed
-    assert FOR_ACCURACY.reason not in plain.made["left_in_float"].values()
-    allowed = -0.8 * plain.proof.metric["quantized"]
+    assert isinstance(plain.activations, StaticRecord)
+    assert FOR_ACCURACY.reason not in plain.activations.left_in_float.values()
+    assert plain.proof.metric
+    allowed = -0.8 * plain.proof.metric.quantized
     better = onnxquant.quantize(source, tmp_path / "p.onnx", metric=error, max_drop=allowed, **given)
     assert better.proof and better.passed
-    assert list(better.made["left_in_float"].values()) == [FOR_ACCURACY.reason]
+    assert isinstance(better.activations, StaticRecord)
+    assert list(better.activations.left_in_float.values()) == [FOR_ACCURACY.reason]
     assert -error(onnxquant.load(tmp_path / "p.onnx")) <= allowed < -error(onnxquant.load(tmp_path / "q.onnx"))
 
 

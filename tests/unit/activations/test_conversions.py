@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import graphs
@@ -12,9 +14,14 @@ from graphs import node, weight
 from rounded import static
 
 from onnxquant import runtime
-from onnxquant.report import activations
-from onnxquant.validation.compare import Proof
+from onnxquant.numerics.difference import Difference
+from onnxquant.plan.activations import StaticRecord
+from onnxquant.report import rows
+from onnxquant.report.data import ReportData
+from onnxquant.report.warnings import activation_warnings
 from onnxquant.validation.leftover_conversions import conversions
+from onnxquant.validation.proof import Proof, RunOps
+from onnxquant.validation.saturation import SaturationLoss
 
 FEED = {"x": graphs.rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)}
 
@@ -67,7 +74,7 @@ def graph(*between: onnx.NodeProto) -> onnx.ModelProto:
     ids=["ends", "float ops", "weight", "two scales"],
 )
 def test_reasons(nodes: list[onnx.NodeProto], reasons: list[str]) -> None:
-    assert [row["reason"] for row in conversions(graph(*nodes))] == reasons
+    assert [row.reason for row in conversions(graph(*nodes))] == reasons
 
 
 def test_every_conversion_of_the_optimized_graph_is_named(tmp_path: Path) -> None:
@@ -82,35 +89,39 @@ def test_every_conversion_of_the_optimized_graph_is_named(tmp_path: Path) -> Non
     found = conversions(runtime.optimized_graph(path))
     ops = runtime.optimized_ops(path)
     assert len(found) == ops.get("QuantizeLinear", 0) + ops.get("DequantizeLinear", 0) > 0
-    assert all(row["reason"] and row["node"] for row in found)
+    assert all(row.reason and row.node for row in found)
 
 
-def proof(**outputs: float) -> Proof:
-    pairs = {k.replace("_", " "): {"y": {"sqnr_db": v}} for k, v in outputs.items()}
-    return Proof(outputs=pairs, kernels={"stock": {"Relu": 2}})
+def proof(**decibels: float) -> Proof:
+    """A proof with the errors of one output, by pair of runs."""
+    exact = Difference().figures()
+    outputs = {pair.replace("_", " "): {"y": replace(exact, sqnr_db=db)} for pair, db in decibels.items()}
+    return Proof(outputs=outputs, kernels=RunOps(stock={"Relu": 2}))
 
 
 def test_warnings() -> None:
-    made = {"kind": "static", "type": "uint8", "symmetric": False}
-    assert not activations.warnings({}, proof())
-    assert not activations.warnings(made, proof(float_vs_unoptimized=30.0, float_vs_deployed=27.5))
-    (fused,) = activations.warnings(made, proof(float_vs_unoptimized=30.0, float_vs_deployed=26.9))
+    record = StaticRecord("uint8", symmetric=False, integer_kernels=1)
+    assert not activation_warnings(None, proof())
+    assert not activation_warnings(record, proof(float_vs_unoptimized=30.0, float_vs_deployed=27.5))
+    (fused,) = activation_warnings(record, proof(float_vs_unoptimized=30.0, float_vs_deployed=26.9))
     assert "26.9 dB" in fused and "30.0 dB" in fused
-    (wide,) = activations.warnings({**made, "type": "int16"}, None)
+    (wide,) = activation_warnings(replace(record, code_type="int16"), None)
     assert "no integer kernels" in wide and "slower than float" in wide
-    signed, clamps = activations.warnings({**made, "type": "int8", "symmetric": True}, proof())
+    signed, clamps = activation_warnings(replace(record, code_type="int8", symmetric=True), proof())
     assert "slower than uint8" in signed and clamps.startswith("2 Relu or Clip")
+    (idle,) = activation_warnings(replace(record, integer_kernels=0), proof())
+    assert "no op computes on integers" in idle
     lossy = proof()
-    lossy.activations["saturation"] = {
-        "bad": {"pairs": 10, "saturating": 3, "sqnr_db": 20.0},
-        "fine": {"pairs": 10, "saturating": 1, "sqnr_db": 50.0},
-        "exact": {"pairs": 10, "saturating": 0, "sqnr_db": "inf"},
+    lossy.activations.saturation = {
+        "bad": SaturationLoss(pairs=10, saturating=3, sqnr_db=20.0),
+        "fine": SaturationLoss(pairs=10, saturating=1, sqnr_db=50.0),
+        "exact": SaturationLoss(pairs=10, saturating=0, sqnr_db=math.inf),
     }
-    (lost,) = activations.warnings(made, lossy)
+    (lost,) = activation_warnings(record, lossy)
     assert "1 kernel" in lost and "bad: 20.0 dB" in lost and "x64quantprecision" in lost
-    rows = dict(activations.summary(made, lossy))
-    assert rows["saturating without VNNI"] == "2 of 3 kernels, the worst keeps 20.0 dB"
-    assert dict(activations.details(made, lossy)) == {
+    facts = dict(rows.activations(ReportData("model.onnx", activations=record, proof=lossy)))
+    assert facts["saturating without VNNI"] == "2 of 3 kernels, the worst keeps 20.0 dB"
+    assert dict(rows.activation_details(record, lossy)) == {
         "bad": "without VNNI 30 % of its pairs saturate: 20.0 dB",
         "fine": "without VNNI 10 % of its pairs saturate: 50.0 dB",
     }

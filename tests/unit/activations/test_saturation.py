@@ -112,8 +112,8 @@ def test_every_output_of_a_convolution(group: int, padding: dict[str, Any], monk
                 signal += float(exact - 7 * sum(by)) ** 2
                 noise += float(total - exact) ** 2
     assert cut > 0
-    assert (found["pairs"], found["saturating"]) == (pairs, cut)
-    assert found["sqnr_db"] == pytest.approx(10 * np.log10(signal / noise), abs=1e-6)
+    assert (found.pairs, found.saturating) == (pairs, cut)
+    assert found.sqnr_db == pytest.approx(10 * np.log10(signal / noise), abs=1e-6)
 
 
 @pytest.mark.parametrize("op", ["MatMul", "Gemm", "Gemm transposed"])
@@ -130,8 +130,8 @@ def test_every_output_of_a_product(op: str, monkeypatch: pytest.MonkeyPatch) -> 
     x = rng.uniform(-1, 16, (6, 12)).astype(np.float32)
     found = emulate(load(proto), [{"x": x}], 1)["y"]
     cuts = [scalar(row, column)[1] for row in codes_of(x).tolist() for column in weight.T.tolist()]
-    assert found["saturating"] == sum(cuts) > 0
-    assert found["pairs"] == 6 * 5 * 6
+    assert found.saturating == sum(cuts) > 0
+    assert found.pairs == 6 * 5 * 6
 
 
 def test_dynamic_products_round_by_the_sample_s_own_range() -> None:
@@ -142,10 +142,10 @@ def test_dynamic_products_round_by_the_sample_s_own_range() -> None:
     proto.opset_import.add(domain="com.microsoft", version=1)
     found = emulate(load(proto), [{"x": np.array([[1, 1, 1, 1]], np.float32)}], 1)["y"]
     # Codes are 255: 2 * 255 * 127 = 64770 becomes 32767 in each of the pairs.
-    assert found["saturating"] == found["pairs"] == 4
-    assert found["sqnr_db"] == pytest.approx(-20 * np.log10(1 - 32767 / 64770), abs=1e-9)
+    assert found.saturating == found.pairs == 4
+    assert found.sqnr_db == pytest.approx(-20 * np.log10(1 - 32767 / 64770), abs=1e-9)
     low = emulate(load(proto), [{"x": np.array([[-1, 1, -1, 1]], np.float32)}], 1)["y"]
-    assert low["saturating"] == 0 and low["sqnr_db"] == "inf"
+    assert low.saturating == 0 and low.sqnr_db == np.inf
 
 
 def test_depthwise_signed_and_float_kernels_lose_nothing() -> None:

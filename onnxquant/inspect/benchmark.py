@@ -1,0 +1,73 @@
+"""Sizes and latencies of models side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnxquant import runtime
+from onnxquant.calibration.samples import Samples
+from onnxquant.errors import RecipeError
+from onnxquant.graph.io import load
+from onnxquant.recipe.options import Options
+from onnxquant.validation.latency import TimedModel, latencies
+from onnxquant.validation.reference import Data, sampled_outputs
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """Figures of one model.
+
+    Attributes:
+        model: path of the model.
+        bytes: size on disk, data files included.
+        size_ratio: bytes of the first model over those of this one.
+        seconds: median seconds per call.
+        speed_ratio: seconds of the first model over those of this one.
+        runs: number of runs.
+        threads: number of threads; None: onnxruntime's choice.
+        kernels: number of nodes by op in the graph that onnxruntime runs.
+    """
+
+    model: str
+    bytes: int
+    size_ratio: float
+    seconds: float
+    speed_ratio: float
+    runs: int
+    threads: int | None
+    kernels: dict[str, int]
+
+
+def benchmark(*models: str | Path, data: Data = None, **options: object) -> list[BenchmarkRow]:
+    """Sizes and latencies of models with the same inputs, their runs interleaved; one row each.
+
+    Args:
+        models: ONNX files; ratios refer to the first.
+        data: samples, of which the first is run; None: synthetic.
+        options: ``seed``, ``threads``, ``dim``, ``external_root``.
+
+    Raises:
+        RecipeError: no model is given, or an option is wrong.
+        ModelError: a model does not load or run.
+    """
+    if not models:
+        raise RecipeError("benchmark takes at least one model")
+    settings = replace(Options.make(options), samples=1)
+    paths = [Path(m) for m in models]
+    sizes = [load(p, settings.external_root).size() for p in paths]
+    feed = sampled_outputs(paths[0], None if data is None else Samples(data, settings), settings).feeds[0]
+    measured = latencies({str(i): TimedModel(p) for i, p in enumerate(paths)}, feed, settings.threads)
+    return [
+        BenchmarkRow(
+            model=str(path),
+            bytes=size,
+            size_ratio=sizes[0] / size,
+            seconds=measured.seconds[str(i)],
+            speed_ratio=measured.ratio[str(i)],
+            runs=measured.runs,
+            threads=settings.threads,
+            kernels=runtime.optimized_ops(path, threads=settings.threads),
+        )
+        for i, (path, size) in enumerate(zip(paths, sizes, strict=True))
+    ]

@@ -1,0 +1,231 @@
+"""The contents of a model: formats, sizes, operators, and each encoded weight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+
+from onnxquant import runtime
+from onnxquant.activations.placement import FOR_ACCURACY
+from onnxquant.artifact.stored import Record, activation_record, metadata, records
+from onnxquant.formats import format_named
+from onnxquant.graph.io import Document, load, nbytes
+from onnxquant.graph.names import DOMAIN
+from onnxquant.graph.sites import FLOATS, find
+from onnxquant.graph.traverse import tensors
+from onnxquant.inspect.compatibility import minimum_onnxruntime
+from onnxquant.json_data import EMPTY, OPTIONAL, JsonKey
+from onnxquant.passes.pipeline import prepare
+from onnxquant.plan.activations import ActivationRecord, StaticRecord
+
+
+@dataclass(frozen=True)
+class WeightInfo:
+    """One encoded weight.
+
+    Attributes:
+        name: its name.
+        shape, dtype: its shape and type in float.
+        format: its format.
+        bits: bits of a code.
+        block_size: number of weights that share a scale; None where no block has one.
+        target: the target that holds it.
+        bytes: bytes of its planes.
+        float_bytes: bytes that it took in float.
+        ratio: bytes in float over bytes of the planes.
+    """
+
+    name: str
+    shape: list[int]
+    dtype: str
+    format: str
+    bits: int
+    block_size: int | None
+    target: str
+    bytes: int
+    float_bytes: int
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class ActivationInfo:
+    """Integer activations of a model.
+
+    Attributes:
+        kind: ``static`` or ``dynamic``.
+        code_type: element type of the codes, and whether they are symmetric.
+        integer_kernels: number of ops that compute on integers.
+        rescaled: number of weights that calibration changed.
+        method: how ranges were chosen.
+        solver: solver of the weights' codes.
+        tensors: number of activations that have codes.
+        biases_corrected: number of biases that were corrected.
+        left_in_float: number of ops that stay in float.
+        excluded: number of these that stay in float for accuracy.
+    """
+
+    kind: str
+    code_type: str = field(metadata=JsonKey("type").metadata)
+    integer_kernels: int = field(metadata=JsonKey("integer kernels").metadata)
+    rescaled: int = field(metadata=JsonKey("weights rescaled").metadata)
+    method: str | None = field(default=None, metadata=OPTIONAL)
+    solver: str | None = field(default=None, metadata=OPTIONAL)
+    tensors: int | None = field(default=None, metadata=OPTIONAL)
+    biases_corrected: int | None = field(default=None, metadata=JsonKey("biases corrected", optional=True).metadata)
+    left_in_float: int | None = field(default=None, metadata=JsonKey("left in float", optional=True).metadata)
+    excluded: int | None = field(default=None, metadata=JsonKey("excluded for accuracy", optional=True).metadata)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The contents of a model.
+
+    Attributes:
+        model: path of the model.
+        bytes, original_bytes: its size and the original's, data files included.
+        compression_ratio: the original's size over its own.
+        bits_per_weight: bits over all constant weights; None where there are none.
+        weights, weights_encoded: number of constant weights, and of those that are encoded.
+        formats: number of weights by format.
+        targets: targets that hold weights.
+        activations: integer activations; None where activations are floats.
+        opset: version by domain.
+        ir_version: version of the file format.
+        producer: program that made the model.
+        quantized_by: version of onnxquant that made it; None where it is not ours.
+        ops: number of nodes by op.
+        needs_onnxruntime: the oldest onnxruntime, from 1.23 on, that loads it.
+        library: use of our library.
+        tensors: each encoded weight.
+    """
+
+    model: str
+    bytes: int
+    original_bytes: int
+    compression_ratio: float
+    bits_per_weight: float | None
+    weights: int
+    weights_encoded: int
+    formats: dict[str, int]
+    targets: list[str]
+    activations: ActivationInfo | None = field(metadata=EMPTY)
+    opset: dict[str, int]
+    ir_version: int
+    producer: str
+    quantized_by: str | None
+    ops: dict[str, int]
+    needs_onnxruntime: str
+    library: str
+    tensors: list[WeightInfo]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Sums over all constant weights.
+
+    Attributes:
+        count: number of weights.
+        encoded: number of encoded weights.
+        nbytes: bytes that all weights take.
+        planes: bytes by plane.
+    """
+
+    count: int
+    encoded: int
+    nbytes: int
+    planes: dict[str, int]
+
+
+def info(path: str | Path) -> ModelInfo:
+    """The contents of a model.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    document = load(path)
+    proto = document.proto
+    data, encoded = metadata(proto), records(proto)
+    prepare(document)
+    weights = _weights(document, encoded)
+    size = document.size()
+    original = int(data.get("source_bytes", size))
+    has_ops = any(f.domain == DOMAIN for f in proto.functions)
+    return ModelInfo(
+        model=str(path),
+        bytes=size,
+        original_bytes=original,
+        compression_ratio=original / size,
+        bits_per_weight=8 * weights.nbytes / weights.count if weights.count else None,
+        weights=weights.count,
+        weights_encoded=weights.encoded,
+        formats=dict(Counter(record.format for record in encoded)),
+        targets=sorted({record.target for record in encoded}),
+        activations=_activations(activation_record(proto)),
+        opset={o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        ir_version=proto.ir_version,
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        quantized_by=f"onnxquant {data['version']}" if data else None,
+        ops=runtime.histogram(proto),
+        needs_onnxruntime=minimum_onnxruntime(proto),
+        library="optional: our kernels, faster" if has_ops else "none",
+        tensors=[_weight(record, weights.planes) for record in encoded],
+    )
+
+
+def _weights(document: Document, encoded: list[Record]) -> _Weights:
+    """Sums over the weights of a prepared document."""
+    planes = {name for record in encoded for name in record.plane_names}
+    stored = [t for t in tensors(document.proto) if t.name in planes]
+    # Float planes, such as scales, are found as constants too.
+    side = [t for t in stored if t.data_type in FLOATS]
+    sizes = {t.name: nbytes(t) for t in stored}
+    count = sum(prod(record.shape) for record in encoded)
+    sites, others = find(document)
+    in_float = sum(s.elements for s in sites) + sum(prod(c.shape) for c in others) - sum(prod(t.dims) for t in side)
+    float_bytes = sum(s.nbytes for s in sites) + sum(c.nbytes for c in others) - sum(map(nbytes, side))
+    return _Weights(count + in_float, count, sum(sizes.values()) + float_bytes, sizes)
+
+
+def _weight(record: Record, planes: Mapping[str, int]) -> WeightInfo:
+    """One encoded weight.
+
+    Args:
+        record: the file's record of it.
+        planes: bytes by plane.
+    """
+    form = format_named(record.format, **record.parameters)
+    now, before = sum(planes.get(n, 0) for n in record.plane_names), prod(record.shape) * record.dtype.itemsize
+    return WeightInfo(
+        name=record.name,
+        shape=list(record.shape),
+        dtype=str(record.dtype),
+        format=record.format,
+        bits=form.bits,
+        block_size=getattr(form, "group", None) or None,
+        target=record.target,
+        bytes=now,
+        float_bytes=before,
+        ratio=before / now if now else None,
+    )
+
+
+def _activations(record: ActivationRecord | None) -> ActivationInfo | None:
+    """Integer activations in short."""
+    if record is None:
+        return None
+    code_type = f"{record.code_type}{' symmetric' if record.symmetric else ''}"
+    base = ActivationInfo(record.kind, code_type, record.integer_kernels, len(record.rescaled))
+    if not isinstance(record, StaticRecord):
+        return base
+    return replace(
+        base,
+        method=record.method,
+        solver=record.solver or "rtn",
+        tensors=len(record.tensors),
+        biases_corrected=record.biases_corrected,
+        left_in_float=len(record.left_in_float),
+        excluded=sum(reason == FOR_ACCURACY.reason for reason in record.left_in_float.values()),
+    )

@@ -1,0 +1,107 @@
+"""A model at the level of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from onnxquant.artifact import lowering
+from onnxquant.errors import RecipeError, nearest
+from onnxquant.formats.base import Encoded
+from onnxquant.graph.io import load
+from onnxquant.graph.publish import Publisher, refuse_overwriting
+from onnxquant.graph.sites import Site, find
+from onnxquant.passes.pipeline import prepare
+from onnxquant.plan.decision import EncodeDecision, KeepDecision, Plan
+from onnxquant.plan.planner import decide
+from onnxquant.recipe.rules import Rule
+from onnxquant.targets import AUTO
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """An encoded weight, and the target that is to hold it."""
+
+    encoded: Encoded
+    target: str
+
+
+class Model:
+    """A model at the level of weights, for people who bring their own algorithm.
+
+    Args:
+        source: path of an ONNX file, or a model; it is never changed.
+        external_roots: folders that external data may lie in, beside the model's own.
+
+    Attributes:
+        sites: weights that can be encoded.
+
+    >>> model = Model("model.onnx")                                        # doctest: +SKIP
+    >>> for site in model.sites:                                           # doctest: +SKIP
+    ...     model.set(site.name, encode(model.weight(site.name), "q4_0"))
+    >>> model.save("model.q4_0.onnx")                                      # doctest: +SKIP
+    """
+
+    def __init__(self, source: str | Path | onnx.ModelProto, *, external_roots: Iterable[str] = ()) -> None:
+        self._document = load(source, tuple(external_roots))
+        prepare(self._document)
+        self.sites: list[Site] = find(self._document)[0]
+        self._chosen: dict[str, _Choice] = {}
+
+    def _site(self, name: str) -> Site:
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise RecipeError(f"no weight {name!r}{nearest(name, [s.name for s in self.sites])}")
+
+    def weight(self, name: str) -> NDArray[Any]:
+        """A weight as a matrix [rows, cols]: output channels by contracted channels.
+
+        Raises:
+            RecipeError: no such site.
+        """
+        site = self._site(name)
+        return site.view.matrix(self._document.array(site.tensor))
+
+    def set(self, name: str, encoded: Encoded, target: str = AUTO) -> None:
+        """Use an encoded weight for a site.
+
+        Args:
+            name: name of the weight.
+            encoded: the encoded weight.
+            target: name of a target, or ``auto``.
+
+        Raises:
+            RecipeError: no such site, or another shape.
+        """
+        site = self._site(name)
+        if (encoded.rows, encoded.cols) != (site.rows, site.cols):
+            raise RecipeError(
+                f"weight {name!r}: encoded as [{encoded.rows}, {encoded.cols}], expected [{site.rows}, {site.cols}]"
+            )
+        self._chosen[name] = _Choice(encoded, target)
+
+    def save(self, output: str | Path, *, force: bool = False) -> None:
+        """Write the model with the encoded weights set so far.
+
+        Raises:
+            RecipeError: a target refuses a weight.
+            OutputError: the output cannot be written.
+        """
+        decisions: list[EncodeDecision] = []
+        for name, choice in self._chosen.items():
+            form = choice.encoded.format
+            rule = Rule(format=form.name, target=choice.target)
+            decision = decide(self._site(name), form, rule, self._document.opset)
+            if isinstance(decision, KeepDecision):
+                raise RecipeError(f"weight {name!r}: {decision.reason}")
+            decisions.append(replace(decision, format=form))
+        refuse_overwriting(self._document, Path(output))
+        external = self._document.is_external()
+        with Publisher(Path(output), external=external, force=force) as publisher:
+            lowering.write(self._document, Plan(tuple(decisions)), publisher, lambda s, _: self._chosen[s.name].encoded)

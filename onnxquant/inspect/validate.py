@@ -1,0 +1,64 @@
+"""The proof of a finished file against its original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from onnxquant.artifact.stored import records
+from onnxquant.calibration.samples import Samples
+from onnxquant.graph.io import load
+from onnxquant.recipe.options import Options
+from onnxquant.recipe.progress import Progress, silent
+from onnxquant.report.data import Request
+from onnxquant.report.provenance import Provenance, plain_options
+from onnxquant.report.report import Report
+from onnxquant.validation.compare import compare, outputs_of_original, prepared_like
+from onnxquant.validation.contributions import site_contributions
+from onnxquant.validation.reference import Data
+
+
+def validate(
+    original: str | Path | onnx.ModelProto,
+    quantized: str | Path,
+    data: Data = None,
+    *,
+    detailed: bool = False,
+    progress: Progress = silent,
+    command: str | None = None,
+    **options: object,
+) -> Report:
+    """Prove a quantized file against its original: structure, weights, outputs, sizes.
+
+    Args:
+        original: the float model.
+        quantized: the file to prove, of ours or of anybody's.
+        data: samples; None: seeded synthetic ones, with a warning.
+        detailed: measure what each weight and each rounded activation contributes to the error
+            (``report.proof.contributions``).
+        progress: called with the name of the stage and the part of it that is done.
+        command: the command line, for the report.
+        options: ``samples``, ``seed``, ``threads``, ``dim``, ``min_sqnr``, ``max_mse``, ``metric``, ``max_drop``,
+            ``external_root``, ``report``, ``force``.
+
+    Raises:
+        ModelError: a model cannot be read or run.
+        FeedError: the data does not fit.
+    """
+    settings = Options.make(options)
+    document = load(original, settings.external_root)
+    path = Path(quantized)
+    file = load(path, settings.external_root)
+    report = Report(source=document.name, output=str(quantized), original_bytes=document.size())
+    provenance = Provenance(settings, document, path, Request([], plain_options(options)), command)
+    provenance.check(file)
+    progress("samples", 0.0)
+    outputs = outputs_of_original(document, None if data is None else Samples(data, settings), settings)
+    proof = compare(document, path, outputs, settings, progress)
+    if detailed and records(file.proto):
+        prepared = prepared_like(document, file)
+        proof.contributions = site_contributions(prepared, file, outputs, settings.threads, progress)
+    report.prove(proof)
+    report.output_bytes = file.size()
+    return provenance.finish(report, file)

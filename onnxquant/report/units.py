@@ -1,0 +1,59 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+import math
+
+
+def size(nbytes: float) -> str:
+    """Bytes with a unit.
+
+    >>> size(1_500_000)
+    '1.5 MB'
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(nbytes) >= scale:
+            return f"{nbytes / scale:.4g} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def decibels(value: float) -> str:
+    """An SQNR; an infinite one is an exact match.
+
+    >>> decibels(31.25), decibels(math.inf)
+    ('31.2 dB', 'exact')
+    """
+    if math.isfinite(value):
+        return f"{value:.1f} dB"
+    return "nan" if math.isnan(value) else "exact" if value > 0 else "none"
+
+
+def milliseconds(seconds: float) -> str:
+    """A latency.
+
+    >>> milliseconds(0.00125)
+    '1.25 ms'
+    """
+    return f"{1e3 * seconds:.3g} ms"
+
+
+def times(ratio: float | None) -> str:
+    """A ratio; nothing where it is not known.
+
+    >>> times(3.741), times(None)
+    ('3.74x', '')
+    """
+    return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def figure(value: float | str | None) -> str:
+    """A number with few digits, grouped where it is whole; words as they are.
+
+    >>> figure(65536), figure(0.000123456), figure(None)
+    ('65 536', '0.0001235', '')
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", " ")
+    return f"{value:.4g}" if math.isfinite(value) else decibels(value)

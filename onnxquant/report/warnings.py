@@ -1,0 +1,143 @@
+"""Warnings of a report: what a user should know before trusting the result."""
+
+from __future__ import annotations
+
+import math
+
+from onnxquant.plan.activations import ActivationRecord, DynamicRecord
+from onnxquant.report.data import ReportData
+from onnxquant.targets.kinds import Activations
+from onnxquant.validation.leftover_conversions import DEQUANTIZE
+from onnxquant.validation.outputs import Run
+from onnxquant.validation.proof import Proof
+
+# Below this an output has a tenth of its power in errors.
+LOW_DB = 10.0
+# A file that is not smaller by this factor is hardly smaller.
+NEGLIGIBLE_GAIN = 1.05
+# A kernel that loses this much to saturation loses more than 8-bit rounding costs it.
+SATURATED_DB = 35.0
+# The optimized graph may round a little differently than the plain one, but not worse by this much.
+FUSION_DB = 3.0
+_CLAMPS = ("Relu", "Clip")
+
+
+def warnings(report: ReportData) -> list[str]:
+    """The warnings of a report, as they were saved with it or as they follow from its fields."""
+    if report.judgement is not None:
+        return report.judgement.warnings
+    out = [f"{s.decision.name}: {s.warning}" for s in report.sites if s.warning]
+    out += [f"rule {i} of the recipe matched nothing" for i in report.unused_rules]
+    proof = report.proof
+    if proof and (count := _decoded_on_every_call(proof)):
+        out.append(
+            f"{count} DequantizeLinear stay in the graph that onnxruntime runs: those weights are decoded on every call; "
+            f"target ort avoids it"
+        )
+    out += activation_warnings(report.activations, proof) + _weight_only(report)
+    if proof:
+        out += _doubts(report, proof)
+        if proof.feeds and proof.feeds.is_synthetic:
+            out.append("outputs were compared on SYNTHETIC feeds: give --data for figures that mean something")
+    return out
+
+
+def remedy(activations: ActivationRecord | None, proof: Proof) -> str:
+    """What costs accuracy, and what to try."""
+    twin = min((e.sqnr_db for e in proof.errors(Run.FLOAT, Run.TWIN).values()), default=0.0)
+    if activations and twin >= LOW_DB:
+        return (
+            "rounding activations costs this model its accuracy; try --auto-exclude, more or other samples, or another "
+            "--calibration-method"
+        )
+    return "the format costs this model its accuracy; try more bits, or keep sensitive weights in float with --exclude"
+
+
+def activation_warnings(activations: ActivationRecord | None, proof: Proof | None) -> list[str]:
+    """Warnings about integer activations: what costs speed or accuracy, and where."""
+    if activations is None:
+        return []
+    out = _slow(activations, proof)
+    return out + ([*_saturation(proof), *_fusion(proof)] if proof else [])
+
+
+def _decoded_on_every_call(proof: Proof) -> int:
+    """Number of weights that are decoded on every call."""
+    if proof.activations.conversions is not None:
+        return sum(c.decodes_weight for c in proof.activations.conversions)
+    return min(proof.structure.added_ops.get(DEQUANTIZE, 0), (proof.kernels.stock or {}).get(DEQUANTIZE, 0))
+
+
+def _doubts(report: ReportData, proof: Proof) -> list[str]:
+    """What a proof that passed does not say."""
+    out = []
+    worst = min((e.sqnr_db for e in proof.deployed.values()), default=math.inf)
+    if worst < LOW_DB:
+        text = remedy(report.activations, proof)
+        out.append(f"an output keeps only {worst:.1f} dB: the file does what it says, but {text}")
+    changed = any(w.error.sqnr_db != math.inf for w in proof.weights.values())
+    twins = proof.errors(Run.FLOAT, Run.TWIN)
+    if changed and twins and all(e.sqnr_db == math.inf for e in twins.values()):
+        out.append("weights changed but no output did: these samples do not exercise them; give --data")
+    if report.output_bytes and report.encoded and report.original_bytes < NEGLIGIBLE_GAIN * report.output_bytes:
+        out.append("hardly smaller: most weights were left as they are; -v says why")
+    return out + [f"{name}: {w.checks.doubt}" for name, w in proof.weights.items() if w.checks and w.checks.doubt]
+
+
+def _weight_only(report: ReportData) -> list[str]:
+    """A warning about weights that dynamic activations pass by."""
+    if not isinstance(report.activations, DynamicRecord):
+        return []
+    sites = (s.decision for s in report.encoded)
+    convs = [d for d in sites if d.role == "conv" and d.target != Activations.DYNAMIC]
+    if not convs:
+        return []
+    return [
+        f"{len(convs)} convolutions compute in float, only their weights are smaller: ConvInteger, which would round their "
+        f"inputs per call, takes many times the time of float; --activations static computes them on integers"
+    ]
+
+
+def _slow(activations: ActivationRecord, proof: Proof | None) -> list[str]:
+    kind = activations.code_type
+    if kind.endswith("16"):
+        return [f"{kind} activations have no integer kernels on CPUs: slower than float; uint8 is what is fast"]
+    out = []
+    if activations.integer_kernels == 0:
+        out.append("no op computes on integers: only weights are smaller; -v says why of each")
+    if kind == "int8":
+        out.append("int8 activations are slower than uint8 ones on x86 CPUs, which multiply unsigned by signed bytes")
+    ops = (proof.kernels.stock or {}) if proof else {}
+    clamps = sum(ops.get(op, 0) for op in _CLAMPS)
+    if activations.symmetric and clamps:
+        out.append(
+            f"{clamps} Relu or Clip stay as nodes of their own, with conversions around them: codes symmetric around zero "
+            f"cannot do their work by saturating"
+        )
+    return out
+
+
+def _saturation(proof: Proof) -> list[str]:
+    low = {n: loss.sqnr_db for n, loss in (proof.activations.saturation or {}).items() if loss.sqnr_db < SATURATED_DB}
+    if not low:
+        return []
+    worst = min(low, key=lambda n: low[n])
+    many = f"{len(low)} kernel{'s' * (len(low) > 1)}"
+    return [
+        f"on x86 CPUs without VNNI {many} would lose accuracy to 16-bit saturation ({worst}: {low[worst]:.1f} dB); there set "
+        f"the session option session.x64quantprecision to 1 (exact, slower), or keep those in float with --exclude; CPUs "
+        f"with VNNI and ARM are exact"
+    ]
+
+
+def _fusion(proof: Proof) -> list[str]:
+    out = []
+    deployed = proof.errors(Run.FLOAT, Run.DEPLOYED)
+    for name, plain in proof.errors(Run.FLOAT, Run.UNOPTIMIZED).items():
+        before, after = plain.sqnr_db, deployed.get(name, plain).sqnr_db
+        if after < before - FUSION_DB:
+            out.append(
+                f"output {name!r} keeps {after:.1f} dB as onnxruntime optimizes the graph and {before:.1f} dB without: a "
+                f"fused kernel rounds worse than the nodes it replaces"
+            )
+    return out

@@ -1,0 +1,89 @@
+"""Comparison of each encoded weight of a file with the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from onnxquant.artifact.stored import Record, decode_weight, digest, plane_index, read_encoded, records, rescaled
+from onnxquant.graph.io import Document
+from onnxquant.graph.sites import Site, find
+from onnxquant.numerics.difference import Difference, rescaled_like
+from onnxquant.validation import checks
+from onnxquant.validation.distribution import distribution
+from onnxquant.validation.proof import Problem, Proof, WeightProof
+
+
+@dataclass(frozen=True)
+class EncodedWeights:
+    """Knowledge of a file's writer about the weights, right after writing.
+
+    Attributes:
+        document: the float model whose weights were encoded.
+        digests: hashes of the encoded weights; the file must give them back. Empty: not known.
+    """
+
+    document: Document
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+def compare_weights(proof: Proof, written: EncodedWeights, quantized: Document) -> None:
+    """Add every encoded weight, and the problems with it, to a proof."""
+    originals = {s.name: s for s in find(written.document)[0]}
+    index = plane_index(quantized.proto)
+    changed = set() if written.digests else rescaled(quantized.proto)
+    if changed:
+        proof.notes.append(
+            f"{len(changed)} of the weights: rescaled by calibration before they were encoded, compared with the "
+            f"original's up to one factor per row and column"
+        )
+    for record in records(quantized.proto):
+        site = originals.get(record.name)
+        if site is None and record.name in changed:
+            continue
+        if site is None or site.shape != record.shape:
+            shape = "missing" if site is None else f"of shape {list(site.shape)}"
+            text = f"weight {record.name!r} is {shape} in the original, {list(record.shape)} here"
+            proof.problems.append(Problem(text))
+            continue
+        _compare_weight(proof, written, _Weight(record, site, record.name in changed), quantized, index)
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """An encoded weight, its site in the original, and whether calibration rescaled it."""
+
+    record: Record
+    site: Site
+    rescaled: bool
+
+
+def _compare_weight(
+    proof: Proof,
+    written: EncodedWeights,
+    weight: _Weight,
+    quantized: Document,
+    index: dict[str, onnx.TensorProto],
+) -> None:
+    record, view = weight.record, weight.site.view
+    encoded = read_encoded(quantized, record, index)
+    if record.name in written.digests and digest(encoded) != written.digests[record.name]:
+        text = f"weight {record.name!r}: the planes in the file are not the ones it was encoded to"
+        proof.problems.append(Problem(text))
+    decoded = decode_weight(quantized, record, index, encoded)
+    before = written.document.array(weight.site.tensor)
+    if weight.rescaled:
+        before = view.restore(rescaled_like(view.matrix(before), view.matrix(decoded)))
+    difference = Difference()
+    difference.add(before, decoded)
+    if not np.isfinite(decoded.astype(np.float32, copy=False)).all():
+        proof.problems.append(Problem(f"weight {record.name!r} decodes to NaN or infinity"))
+    checked = checks.check(view.matrix(before), view.matrix(decoded))
+    if checked and checked.complaint:
+        proof.problems.append(Problem(f"weight {record.name!r}: {checked.complaint}"))
+    figures = difference.figures()
+    proof.weights[record.name] = WeightProof(record.format, record.target, str(record.dtype), figures, checked)
+    proof.distributions[record.name] = distribution(before, decoded, encoded)
