@@ -217,5 +217,5 @@ def markdown(table: Table) -> str:
     lines += ["", "| model | tool | what must be true | | measured |", "|---|---|---|---|---|"]
     for v in verdicts(table):
         answer = "yes" if v["holds"] else "**no**"
-        lines.append(f"| {v['model']} | {v['tool']} | {v['what']} | {answer} | {v['told']} |")
+        lines.append(f"| {v['model']} | {v['tool']} | {v['what']} | {answer} | {v['figures']} |")
     return "\n".join(lines) + "\n"
