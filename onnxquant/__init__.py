@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxquant.artifact.stored import dequantize, verify
+from onnxquant.artifact.hashes import verify
+from onnxquant.artifact.restore import dequantize
 from onnxquant.batch.run import BatchReport, batch
 from onnxquant.calibration.calibrate import calibrate
 from onnxquant.calibration.statistics import Statistics

@@ -175,9 +175,9 @@ def _read_union(kinds: Sequence[Any], data: JsonValue) -> object:
 
 
 def _is_marked(kind: type, data: JsonObject) -> bool:
-    """Whether the fields of a dataclass that can have one value have that value in the data, where it has them."""
-    literals = {f: get_args(hint) for f, hint in _hints(kind).items() if get_origin(hint) is Literal}
-    return all(data.get(field, values[0]) in values for field, values in literals.items())
+    """Whether the data has the values of those fields that a dataclass fixes."""
+    marks = {f.name: get_args(_hints(kind)[f.name]) for f in dataclasses.fields(kind) if not f.init}
+    return all(data.get(name) in values for name, values in marks.items())
 
 
 def _read_array(kind: Any, data: JsonValue) -> object:

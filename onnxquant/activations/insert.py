@@ -126,4 +126,6 @@ def _split_gemm(flow: GraphEditor, output: str) -> None:
     del gemm.input[2:]
     product = flow.names.fresh(f"{output}/product")
     flow.rename_output(gemm, output, product)
-    flow.insert_after(gemm, [onnx.helper.make_node("Add", [product, bias], [output], name=flow.names.fresh(f"{output}/Add"))])
+    flow.insert_after(
+        gemm, [onnx.helper.make_node("Add", [product, bias], [output], name=flow.names.fresh(f"{output}/Add"))]
+    )

@@ -236,7 +236,9 @@ class _Placer:
         return max((b[0] for b in pairs), default=float("-inf")), min((b[1] for b in pairs), default=float("inf"))
 
 
-def _judge(node: onnx.NodeProto, flow: GraphEditor, excluded: Mapping[str, FloatKernel]) -> tuple[OpKind, FloatKernel | None]:
+def _judge(
+    node: onnx.NodeProto, flow: GraphEditor, excluded: Mapping[str, FloatKernel]
+) -> tuple[OpKind, FloatKernel | None]:
     """The kind that a node may have; for a kernel that stays in float also the cause."""
     kind = kind_of(node, flow)
     if kind is OpKind.KERNEL:

@@ -5,23 +5,21 @@ With a Counter as the sink and no weights it is a rehearsal whose sizes are exac
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx
 
-from onnxquant.artifact.stored import Record
+from onnxquant.artifact.records import Metadata, Record, entry_text
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph import sites as sites_
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import ModelEditor, Sink
-from onnxquant.graph.names import ORIGIN, PROVENANCE
+from onnxquant.graph.names import METADATA, ORIGIN
 from onnxquant.graph.publish import Counter, Publisher, is_stored
 from onnxquant.graph.sites import Site
 from onnxquant.graph.traverse import graphs, replace_field, tensors
-from onnxquant.json_data import to_json
 from onnxquant.plan.decision import EncodeDecision, Plan
-from onnxquant.targets import Lowered, target_named
+from onnxquant.targets import target_named
 from onnxquant.version import __version__
 
 Encode = Callable[[Site, EncodeDecision], Encoded | None]
@@ -53,14 +51,14 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
         lowered = target_named(decision.target).lower(editor, site, form, encoded)
         editor.drop_initializer(site.graph, site.tensor.name)
         done.setdefault(decision.target, []).append((site, form))
-        records.append(_record(site, form, decision.target, lowered))
+        records.append(Record.of(site, form, decision.target, lowered))
     editor.finish()
     for name, lowered_sites in done.items():
         target_named(name).finish(editor, lowered_sites)
     if plan.activations:
         plan.activations.insert(proto)
     _tidy(proto)
-    editor.annotate(PROVENANCE, _provenance(document, plan, records))
+    editor.annotate(METADATA, entry_text(_metadata(document, plan, records)))
     if plan.origin:
         editor.annotate(ORIGIN, plan.origin)
     return proto
@@ -94,38 +92,22 @@ def write(document: Document, plan: Plan, publisher: Publisher, encode: Encode) 
     publisher.publish(proto)
 
 
-def _record(site: Site, form: Format, target: str, lowered: Lowered) -> Record:
-    view = site.view
-    return Record(
-        site.name, form.name, form.settings(), target, view.shape, view.perm, view.split, site.tensor.data_type, lowered
+def _metadata(document: Document, plan: Plan, records: Sequence[Record]) -> Metadata:
+    return Metadata(
+        version=__version__,
+        source_bytes=document.size(),
+        weights=sum(d.elements for d in plan.decisions),
+        float_bytes=sum(d.float_bytes for d in plan.decisions),
+        records=tuple(records),
+        activations=plan.activation_record,
+        rescaled=plan.rescaled,
     )
-
-
-def _provenance(document: Document, plan: Plan, done: list[Record]) -> str:
-    entries = []
-    for record in done:
-        entry = {k: v for k, v in vars(record).items() if k != "lowered"}
-        entry["planes"] = record.lowered.planes
-        entry["results"] = [[r.how.value, r.x, r.y, *([r.bias] if r.bias else [])] for r in record.lowered.results]
-        entries.append(entry)
-    data = {
-        "version": __version__,
-        "source_bytes": document.size(),
-        "weights": sum(d.elements for d in plan.decisions),
-        "float_bytes": sum(d.float_bytes for d in plan.decisions),
-        "sites": entries,
-    }
-    if plan.activations:
-        data["activations"] = to_json(plan.activations.record)
-    if plan.rescaled:
-        data["rescaled"] = list(plan.rescaled)
-    return json.dumps(data, separators=(",", ":"))
 
 
 def _tidy(proto: onnx.ModelProto) -> None:
     """Drop shapes recorded for tensors that are gone."""
     for graph in graphs(proto.graph):
-        made = {o for n in graph.node for o in n.output}
-        kept = [v for v in graph.value_info if v.name in made]
-        if len(kept) != len(graph.value_info):
-            replace_field(graph.value_info, kept)
+        computed = {o for n in graph.node for o in n.output}
+        present = [v for v in graph.value_info if v.name in computed]
+        if len(present) != len(graph.value_info):
+            replace_field(graph.value_info, present)

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
-from onnxquant.artifact.stored import check_hashes, origin
+from onnxquant.artifact.hashes import check_hashes
+from onnxquant.artifact.records import Origin
 from onnxquant.convert import quantize as convert
 from onnxquant.errors import ModelError, OnnxQuantError, OutputError
 from onnxquant.graph.io import load
@@ -180,7 +181,7 @@ def _run(job: Job, progress: Progress) -> Row:
     if settings.dry_run or not job.skip_existing or not job.output.exists():
         return _quantize(job, progress, settings)
     original = load(job.source, settings.external_root)
-    expected = json.loads(json.dumps(convert.origin_of(original, settings, rules)))
+    expected = Origin.from_dict(convert.origin_of(original, settings, rules).to_dict())
     if difference := _difference(job.output, expected):
         if settings.force:
             return _quantize(job, progress, settings)
@@ -206,7 +207,7 @@ def _quantize(job: Job, progress: Progress, settings: Options) -> Row:
     )
     if settings.dry_run:
         return replace(_row(job, report, ""), report=report)
-    return _row(job, report, _key(job, settings, origin(load(job.output).proto)))
+    return _row(job, report, _key(job, settings, Origin.read(load(job.output).proto)))
 
 
 def _row(job: Job, report: Report, key: str) -> Row:
@@ -223,26 +224,27 @@ def _row(job: Job, report: Report, key: str) -> Row:
     )
 
 
-def _key(job: Job, settings: Options, made_of: Mapping[str, Any]) -> str:
+def _key(job: Job, settings: Options, made_of: Origin | None) -> str:
     """Hash of the output's origin and of all that the verdict of its proof depends on."""
     proof = {name: getattr(settings, name) for name, option in declared(Options).items() if option.declared.is_proof}
     data = str(job.data) if isinstance(job.data, (str, Path)) else type(job.data).__name__
-    text = json.dumps([made_of, proof, data], sort_keys=True, default=str)
+    text = json.dumps([made_of.to_dict() if made_of else {}, proof, data], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _difference(output: Path, expected: Mapping[str, Any]) -> str:
+def _difference(output: Path, expected: Origin) -> str:
     """Why a file is not what the job would write; empty where it is."""
     try:
         document = load(output)
-        actual = origin(document.proto)
-        if not actual:
+        actual = Origin.read(document.proto)
+        if actual is None:
             return "does not say what it was made of"
-        if actual.get("sha256") != expected["sha256"]:
+        if actual.sha256 != expected.sha256:
             return "was made of another model"
-        for part in ("options", "rules"):
-            if actual.get(part) != expected[part]:
-                return f"was made with other {part}: {json.dumps(actual.get(part))}, not {json.dumps(expected[part])}"
+        if actual.options != expected.options:
+            return f"was made with other options: {json.dumps(actual.options)}, not {json.dumps(expected.options)}"
+        if actual.rules != expected.rules:
+            return f"was made with other rules: {json.dumps(actual.rules)}, not {json.dumps(expected.rules)}"
         damaged = [name for name, is_whole in check_hashes(document).items() if not is_whole]
         return f"is damaged: tensor {damaged[0]!r}" if damaged else ""
     except ModelError as error:

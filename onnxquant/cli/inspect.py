@@ -9,8 +9,8 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from onnxquant.artifact.stored import dequantize as dequantize_file
-from onnxquant.artifact.stored import verify as verify_file
+from onnxquant.artifact.hashes import verify as verify_file
+from onnxquant.artifact.restore import dequantize as dequantize_file
 from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, model_options, print_json
 from onnxquant.errors import NativeLibraryError
 from onnxquant.formats import formats

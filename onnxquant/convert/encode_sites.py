@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnxquant.artifact.stored import digest
+from onnxquant.artifact.hashes import planes_digest
 from onnxquant.errors import RangeError, WeightError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.sites import Site
@@ -58,7 +58,7 @@ class SiteEncoder:
                 f"{document.name}: weight {site.name!r} {error}; keep it in float with --exclude to go on"
             ) from None
         if self._context.options.proof:
-            self.digests[site.name] = digest(encoded)
+            self.digests[site.name] = planes_digest(encoded)
         warning = decision.format.warning(difference.sqnr_db)
         self.results[site.name] = SiteResult(decision, difference.figures(), warning=warning)
         self._encoded += decision.elements

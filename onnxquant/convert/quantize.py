@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from onnxquant.activations.plan import ActivationPlan
 from onnxquant.activations.search import static
 from onnxquant.activations.settings import required_opset
 from onnxquant.artifact import lowering
-from onnxquant.artifact.stored import metadata
+from onnxquant.artifact.records import Metadata, Origin, entry_text
 from onnxquant.budget.search import FormatSearch, search_formats
 from onnxquant.calibration.feeds import Data
 from onnxquant.calibration.samples import Samples
@@ -85,7 +84,7 @@ def quantize(
     whole_graph.check(settings, entries)
     original = load(source, settings.external_root)
     _refuse_quantized(original)
-    origin = json.dumps(origin_of(original, settings, rules), separators=(",", ":"))
+    origin = entry_text(origin_of(original, settings, rules))
     # A search may name the output after the formats that it chooses.
     is_named = output is not None or not settings.searches
     place = _output_path(original, output, rules) if is_named else None
@@ -118,13 +117,10 @@ def quantize(
         return provenance.finish(report)
 
 
-def origin_of(original: Document, options: Options, rules: Recipe) -> dict[str, Any]:
+def origin_of(original: Document, options: Options, rules: Recipe) -> Origin:
     """The digest of a model, the options and the rules: all that decides the bytes of an output, but for samples."""
-    return {
-        "sha256": identity.digest(original),
-        "options": options.options_that_shape_the_file(),
-        "rules": [rule.to_dict() for rule in rules.rules],
-    }
+    lasting = options.options_that_shape_the_file()
+    return Origin(identity.digest(original), lasting, tuple(rule.to_dict() for rule in rules.rules))
 
 
 @dataclass(frozen=True)
@@ -221,9 +217,8 @@ def _nothing_to_encode(model: _PlannedModel) -> str:
 
 
 def _refuse_quantized(document: Document) -> None:
-    data = metadata(document.proto)
-    if data:
-        formats = sorted({str(s.get("format")) for s in data["sites"]})
+    if metadata := Metadata.read(document.proto):
+        formats = sorted({record.format for record in metadata.records})
         raise ModelError(
             f"{document.name}: is already quantized by onnxquant ({', '.join(formats)}); quantize the original, or make "
             f"a float model of this one with `onnxquant dequantize`"

@@ -10,7 +10,7 @@ DOMAIN = "onnxquant"
 MICROSOFT = "com.microsoft"
 
 # Entries of a model: what became of its weights, what it was made of, and the hashes of its tensors.
-PROVENANCE = "onnxquant"
+METADATA = "onnxquant"
 ORIGIN = "onnxquant.origin"
 HASHES = "onnxquant.sha256"
 

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant import runtime
-from onnxquant.artifact.stored import Record, activation_record, decode_weight, metadata, origin, plane_index, records
+from onnxquant.artifact.read import decode_weight, plane_index
+from onnxquant.artifact.records import Metadata, Origin, Record
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document, load, nbytes
 from onnxquant.graph.sites import FLOATS
 from onnxquant.json_data import JsonObject, JsonValue, to_json, to_object
 from onnxquant.numerics.difference import Difference
-from onnxquant.plan.activations import StaticRecord
+from onnxquant.plan.activations import ActivationRecord, StaticRecord
 from onnxquant.recipe import schema
 
 # Entries of a report's site that are read, but for those that may be null.
@@ -193,7 +194,8 @@ def _weight(name: str, one: Side, two: Side) -> WeightDifference | None:
 def _model(path: Path) -> Side:
     document = load(path)
     proto = document.proto
-    stored = {r.name: r for r in records(proto)}
+    metadata, origin = Metadata.read(proto), Origin.read(proto)
+    stored = {r.name: r for r in (metadata.records if metadata else ())}
     planes = {name for record in stored.values() for name in record.plane_names}
     index = plane_index(proto)
     weights = {
@@ -203,25 +205,23 @@ def _model(path: Path) -> Side:
         if tensor.name not in planes and tensor.data_type in FLOATS:
             size, shape = nbytes(tensor), list(tensor.dims)
             weights[tensor.name] = WeightForm(FLOATS[tensor.data_type], None, shape, {}, size, _bits(size, shape))
-    sources = origin(proto)
     facts = {
         "bytes": document.size(),
         "opset": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
         "ops": runtime.histogram(proto),
         "inputs": [i.name for i in proto.graph.input],
         "outputs": [o.name for o in proto.graph.output],
-        "activations": _activations(document),
-        "version": metadata(proto).get("version"),
-        "original": sources.get("sha256"),
-        "options": sources.get("options", {}),
-        "rules": sources.get("rules", []),
+        "activations": _activations(metadata.activations if metadata else None),
+        "version": metadata.version if metadata else None,
+        "original": origin.sha256 if origin else None,
+        "options": origin.options if origin else {},
+        "rules": origin.rules if origin else [],
     }
     return Side(str(path), weights, to_object(facts), document, stored)
 
 
-def _activations(document: Document) -> JsonObject:
+def _activations(record: ActivationRecord | None) -> JsonObject:
     """Kind, type and method of integer activations; None each where activations are floats."""
-    record = activation_record(document.proto)
     if record is None:
         return {"kind": None, "type": None, "method": None}
     method = record.method if isinstance(record, StaticRecord) else None

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
 from onnxquant import runtime
 from onnxquant.activations.placement import FOR_ACCURACY
-from onnxquant.artifact.stored import Record, activation_record, metadata, records
-from onnxquant.formats import format_named
+from onnxquant.artifact.records import Metadata, Record
 from onnxquant.graph.io import Document, load, nbytes
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.sites import FLOATS, find
@@ -147,11 +146,12 @@ def info(path: str | Path) -> ModelInfo:
     """
     document = load(path)
     proto = document.proto
-    data, encoded = metadata(proto), records(proto)
+    metadata = Metadata.read(proto)
+    encoded = metadata.records if metadata else ()
     prepare(document)
     weights = _weights(document, encoded)
     size = document.size()
-    original = int(data.get("source_bytes", size))
+    original = metadata.source_bytes if metadata else size
     has_ops = any(f.domain == DOMAIN for f in proto.functions)
     return ModelInfo(
         model=str(path),
@@ -163,11 +163,11 @@ def info(path: str | Path) -> ModelInfo:
         weights_encoded=weights.encoded,
         formats=dict(Counter(record.format for record in encoded)),
         targets=sorted({record.target for record in encoded}),
-        activations=_activations(activation_record(proto)),
+        activations=_activations(metadata.activations if metadata else None),
         opset={o.domain or "ai.onnx": o.version for o in proto.opset_import},
         ir_version=proto.ir_version,
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
-        quantized_by=f"onnxquant {data['version']}" if data else None,
+        quantized_by=f"onnxquant {metadata.version}" if metadata else None,
         ops=runtime.histogram(proto),
         needs_onnxruntime=minimum_onnxruntime(proto),
         library="optional: our kernels, faster" if has_ops else "none",
@@ -175,14 +175,14 @@ def info(path: str | Path) -> ModelInfo:
     )
 
 
-def _weights(document: Document, encoded: list[Record]) -> _Weights:
+def _weights(document: Document, encoded: Sequence[Record]) -> _Weights:
     """Sums over the weights of a prepared document."""
     planes = {name for record in encoded for name in record.plane_names}
     stored = [t for t in tensors(document.proto) if t.name in planes]
     # Float planes, such as scales, are found as constants too.
     side = [t for t in stored if t.data_type in FLOATS]
     sizes = {t.name: nbytes(t) for t in stored}
-    count = sum(prod(record.shape) for record in encoded)
+    count = sum(record.elements for record in encoded)
     sites, others = find(document)
     in_float = sum(s.elements for s in sites) + sum(prod(c.shape) for c in others) - sum(prod(t.dims) for t in side)
     float_bytes = sum(s.nbytes for s in sites) + sum(c.nbytes for c in others) - sum(map(nbytes, side))
@@ -196,8 +196,8 @@ def _weight(record: Record, planes: Mapping[str, int]) -> WeightInfo:
         record: the file's record of it.
         planes: bytes by plane.
     """
-    form = format_named(record.format, **record.parameters)
-    now, before = sum(planes.get(n, 0) for n in record.plane_names), prod(record.shape) * record.dtype.itemsize
+    form = record.stored_format
+    now, before = sum(planes.get(n, 0) for n in record.plane_names), record.elements * record.dtype.itemsize
     return WeightInfo(
         name=record.name,
         shape=list(record.shape),

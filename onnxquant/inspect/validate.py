@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxquant.artifact.stored import records
+from onnxquant.artifact.records import records
 from onnxquant.calibration.samples import Samples
 from onnxquant.graph.io import load
 from onnxquant.recipe.options import Options

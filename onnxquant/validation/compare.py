@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from onnxquant import runtime
-from onnxquant.artifact.stored import activation_record, records, rescaled
+from onnxquant.artifact.records import activation_record, records, rescaled_weights
 from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document, load
@@ -79,7 +79,7 @@ def compare(
     weights = written or EncodedWeights(prepared_like(original, document))
     compare_weights(proof, weights, document)
     # Calibration changes weights and biases: without the writer's model, the file's own weights make the twin.
-    known = written is not None or (record is None and not rescaled(document.proto))
+    known = written is not None or (record is None and not rescaled_weights(document.proto))
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
         source = _runnable(original, Path(folder), options)
         comparison = None

@@ -15,7 +15,9 @@ from typing import Literal
 import onnx
 
 from onnxquant import runtime
-from onnxquant.artifact.stored import Record, decode_weight, plane_index, records, rescaled, restore
+from onnxquant.artifact.read import decode_weight, plane_index
+from onnxquant.artifact.records import Record, records, rescaled_weights
+from onnxquant.artifact.restore import restore
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import with_weights
 from onnxquant.graph.names import ACTIVATION
@@ -117,7 +119,7 @@ def _decoded(quantized: Document, path: Path) -> onnx.ModelProto:
     with Publisher(path, external=True, force=True) as publisher:
         proto = onnx.ModelProto()
         proto.CopyFrom(quantized.proto)
-        restore(proto, records(proto), publisher, lambda r: decode_weight(quantized, r, index), keep_activations=True)
+        restore(proto, publisher, lambda r: decode_weight(quantized, r, index), keep_activations=True)
         publisher.keep(proto, quantized)
         publisher.publish(proto)
     return onnx.load(path, load_external_data=False)
@@ -125,7 +127,7 @@ def _decoded(quantized: Document, path: Path) -> onnx.ModelProto:
 
 def _changes(prepared: Document, quantized: Document, base: onnx.ModelProto) -> Iterator[_Change]:
     originals = {s.name: s for s in find(prepared)[0]}
-    others = rescaled(quantized.proto)
+    others = rescaled_weights(quantized.proto)
     index = plane_index(quantized.proto)
 
     def in_float(record: Record, site: Site) -> onnx.ModelProto:

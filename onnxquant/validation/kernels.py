@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx
 
-from onnxquant.artifact.stored import Record
+from onnxquant.artifact.records import Record
 from onnxquant.graph.sites import Site
 from onnxquant.runtime.optimized import Kernels
 
@@ -23,7 +23,7 @@ def kernels_of(records: Iterable[Record], sites: Iterable[Site], optimized: onnx
     uses = {site.name: {use.node.name for use in site.uses} for site in sites}
     ops_by_weight = {}
     for record in records:
-        results = [r.y for r in record.lowered.results]
+        results = [r.y for r in record.results]
         ops = kernels.reading(record.plane_names.union(results)) or kernels.making(results)
         ops = ops or kernels.named(uses.get(record.name, ()))
         if ops:

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 
 from onnxquant import runtime
-from onnxquant.artifact.stored import activation_record, records, write_float
+from onnxquant.artifact.records import activation_record, records
+from onnxquant.artifact.restore import write_float
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import DOMAIN

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import onnx
 
 from onnxquant import runtime
-from onnxquant.artifact.stored import check_hashes, records
+from onnxquant.artifact.hashes import check_hashes
+from onnxquant.artifact.records import records
 from onnxquant.graph.io import Document
 from onnxquant.graph.traverse import graphs
 from onnxquant.validation.proof import BothSides, Problem, Proof, Structure

@@ -13,7 +13,8 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.artifact.stored import decode_weight, plane_index, records
+from onnxquant.artifact.read import decode_weight, plane_index
+from onnxquant.artifact.records import records
 from onnxquant.graph.io import Document
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import find

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnxquant.artifact.stored import Record, decode_weight, digest, plane_index, read_encoded, records, rescaled
+from onnxquant.artifact.hashes import planes_digest
+from onnxquant.artifact.read import decode_weight, plane_index, read_encoded
+from onnxquant.artifact.records import Record, records, rescaled_weights
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find
 from onnxquant.numerics.difference import Difference, rescaled_like
@@ -34,7 +36,7 @@ def compare_weights(proof: Proof, written: EncodedWeights, quantized: Document) 
     """Add every encoded weight, and the problems with it, to a proof."""
     originals = {s.name: s for s in find(written.document)[0]}
     index = plane_index(quantized.proto)
-    changed = set() if written.digests else rescaled(quantized.proto)
+    changed = frozenset() if written.digests else rescaled_weights(quantized.proto)
     if changed:
         proof.notes.append(
             f"{len(changed)} of the weights: rescaled by calibration before they were encoded, compared with the "
@@ -70,7 +72,7 @@ def _compare_weight(
 ) -> None:
     record, view = weight.record, weight.site.view
     encoded = read_encoded(quantized, record, index)
-    if record.name in written.digests and digest(encoded) != written.digests[record.name]:
+    if record.name in written.digests and planes_digest(encoded) != written.digests[record.name]:
         text = f"weight {record.name!r}: the planes in the file are not the ones it was encoded to"
         proof.problems.append(Problem(text))
     decoded = decode_weight(quantized, record, index, encoded)

@@ -15,7 +15,8 @@ import supported
 from numpy.typing import NDArray
 
 import onnxquant
-from onnxquant.artifact.stored import plane_index, read_encoded, records
+from onnxquant.artifact.read import plane_index, read_encoded
+from onnxquant.artifact.records import records
 from onnxquant.formats.base import ScaledCodes
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find

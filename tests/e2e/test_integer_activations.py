@@ -15,7 +15,7 @@ from rounded import marked, sqnr_db
 
 import onnxquant
 from onnxquant.activations.placement import FOR_ACCURACY
-from onnxquant.artifact.stored import activation_record, metadata
+from onnxquant.artifact.records import activation_record, records
 from onnxquant.calibration import gram_matrices as grams
 from onnxquant.errors import RecipeError
 from onnxquant.formats.integers import Int8
@@ -368,7 +368,7 @@ def stored_codes(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray
     """Codes and scales of each weight."""
     proto = onnx.load(path)
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
-    planes = {s["name"]: s["planes"]["channels"] for s in metadata(proto)["sites"]}
+    planes = {r.name: r.planes["channels"] for r in records(proto)}
     return {name: (tensors[p["codes"]], tensors[p["scales"]]) for name, p in planes.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import graphs
 import numpy as np
@@ -12,7 +11,7 @@ import onnxruntime as ort
 import pytest
 
 import onnxquant
-from onnxquant.artifact.stored import records
+from onnxquant.artifact.records import records
 from onnxquant.graph.io import load
 
 
@@ -252,6 +251,6 @@ def test_i2_s_warns_with_the_damage(default_model: Path, tmp_path: Path) -> None
 
 def test_metadata_describes_every_encoded_weight(default_model: Path, tmp_path: Path) -> None:
     onnxquant.quantize(default_model, tmp_path / "out.onnx", proof=False, format="int4")
-    found: list[Any] = records(load(tmp_path / "out.onnx").proto)
+    found = records(load(tmp_path / "out.onnx").proto)
     assert {r.format for r in found} == {"int4"}
-    assert all(r.lowered.planes and r.lowered.results for r in found)
+    assert all(r.planes and r.results for r in found)

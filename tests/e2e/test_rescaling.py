@@ -13,7 +13,7 @@ from graphs import node, rng
 
 from onnxquant import load as load_session
 from onnxquant import quantize, validate
-from onnxquant.artifact.stored import metadata, records
+from onnxquant.artifact.records import Metadata, records
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import load
 
@@ -88,7 +88,8 @@ def test_awq_scales_what_can_take_it(model: Path, tmp_path: Path) -> None:
     report = quantize(model, scaled, solver="awq", **options)
     assert report.passed and not report.to_dict()["problems"]
     assert any("2 activations scaled (2 by what makes it)" in note for note in report.notes)
-    assert set(metadata(load(scaled).proto)["rescaled"]) == {"wg", "wu", "wd"}
+    metadata = Metadata.read(load(scaled).proto)
+    assert metadata and metadata.changed_weights == {"wg", "wu", "wd"}
     # What the file's weights are is the original's, up to factors per row and column; whoever validates is told so.
     again = validate(model, scaled, UNSEEN, samples=2)
     assert again.passed and again.proof and any("3 of the weights: rescaled" in n for n in again.proof.notes)

@@ -160,7 +160,7 @@ def test_shipped_recipes_for_kinds_of_models(tmp_path: Path) -> None:
 
 
 def test_what_a_file_says_it_was_made_of(tmp_path: Path) -> None:
-    from onnxquant.artifact.stored import origin
+    from onnxquant.artifact.records import Origin
     from onnxquant.graph import identity
     from onnxquant.graph.io import load
 
@@ -170,12 +170,12 @@ def test_what_a_file_says_it_was_made_of(tmp_path: Path) -> None:
         ({"format": "f16", "whole_graph": True}, {"format": "f16"}),
     ):
         onnxquant.quantize(model, tmp_path / "o.onnx", proof=False, force=True, threads=1, **given)
-        said = origin(load(tmp_path / "o.onnx").proto)
-        assert said["sha256"] == identity.digest(load(model)) and said["rules"] == [rule]
-        assert said["options"] == ({"whole_graph": True} if "whole_graph" in given else {})
+        origin = Origin.read(load(tmp_path / "o.onnx").proto)
+        assert origin and origin.sha256 == identity.digest(load(model)) and origin.rules == (rule,)
+        assert origin.options == ({"whole_graph": True} if "whole_graph" in given else {})
     onnxquant.quantize(model, tmp_path / "q.onnx", proof=False)
     onnxquant.dequantize(tmp_path / "q.onnx", tmp_path / "f.onnx")
-    assert origin(load(tmp_path / "f.onnx").proto) == {}
+    assert Origin.read(load(tmp_path / "f.onnx").proto) is None
 
 
 def test_a_recipe_is_never_written_over_a_model_or_a_report(tmp_path: Path) -> None:

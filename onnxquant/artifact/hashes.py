@@ -1,0 +1,64 @@
+"""Hashes of a quantized file's tensors, and of encoded weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from onnxquant.errors import ModelError
+from onnxquant.formats.base import Encoded
+from onnxquant.graph.io import Document, load
+from onnxquant.graph.names import HASHES
+from onnxquant.graph.traverse import tensors
+
+
+def verify(path: str | Path) -> dict[str, bool]:
+    """Check the stored hash of every tensor of a file of ours; True where it holds.
+
+    Raises:
+        ModelError: the file is not ours, or a tensor with a hash is missing.
+    """
+    results = check_hashes(load(path))
+    if not results:
+        raise ModelError(f"{path}: holds no hashes; only files written by onnxquant do")
+    return results
+
+
+def check_hashes(document: Document) -> dict[str, bool]:
+    """Whether each tensor with a stored hash still has it; empty where there are none.
+
+    Raises:
+        ModelError: the entry that holds the hashes is damaged.
+    """
+    expected = _stored_hashes(document)
+    actual: dict[str, list[str]] = defaultdict(list)
+    for tensor in tensors(document.proto) if expected else ():
+        if tensor.name in expected:
+            raw = document.raw(tensor)
+            actual[tensor.name].append(hashlib.sha256(raw if raw is not None else b"").hexdigest())
+    # Tensors of nested graphs may share a name; their hashes are joined by commas.
+    return {name: sorted(actual[name]) == sorted(hashes.split(",")) for name, hashes in expected.items()}
+
+
+def _stored_hashes(document: Document) -> dict[str, str]:
+    text = next((e.value for e in document.proto.metadata_props if e.key == HASHES), "{}")
+    try:
+        hashes = json.loads(text)
+        if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
+            raise ValueError("expected a table of texts")
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{document.name}: its hashes are damaged: {error}") from None
+    return hashes
+
+
+def planes_digest(encoded: Encoded) -> str:
+    """Hash of an encoded weight's planes, the same in every layout."""
+    out = hashlib.sha256()
+    for name, plane in sorted(encoded.planes.items()):
+        out.update(f"{name} {plane.dtype} {plane.shape}".encode())
+        out.update(np.ascontiguousarray(plane).reshape(-1).view(np.uint8).data)
+    return out.hexdigest()

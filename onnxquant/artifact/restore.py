@@ -1,0 +1,156 @@
+"""Undoing what lowering did: a float model of what a quantized file stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from onnxquant.artifact.read import decode_weight, plane_index
+from onnxquant.artifact.records import Record, records
+from onnxquant.errors import ModelError
+from onnxquant.graph.io import Document, load
+from onnxquant.graph.names import ACTIVATION, DOMAIN, HASHES, METADATA, ORIGIN
+from onnxquant.graph.publish import Publisher, refuse_overwriting
+from onnxquant.graph.sites import How
+from onnxquant.graph.traverse import graphs, names_read, replace_field, subgraphs
+from onnxquant.targets import Result
+
+# Larger models do not fit one protobuf file with room to spare.
+_MOST_INLINE = 1 << 30
+
+Decode = Callable[[Record], NDArray[Any]]
+
+
+def dequantize(path: str | Path, output: str | Path, *, force: bool = False) -> int:
+    """Write a plain float model that computes what a quantized file of ours stands for.
+
+    Returns:
+        the number of weights decoded.
+
+    Raises:
+        ModelError: the file is not ours.
+        OutputError: the output cannot be written.
+    """
+    document = load(path)
+    if not records(document.proto):
+        raise ModelError(f"{path}: holds no weights encoded by onnxquant")
+    refuse_overwriting(document, Path(output))
+    return write_float(document, Path(output), force=force)
+
+
+def write_float(document: Document, output: Path, *, force: bool = False) -> int:
+    """Write the float model that a quantized document stands for.
+
+    Returns:
+        the number of weights decoded.
+    """
+    encoded = records(document.proto)
+    index = plane_index(document.proto)
+    size = sum(record.elements * record.dtype.itemsize for record in encoded)
+    with Publisher(output, external=document.is_external() or size > _MOST_INLINE, force=force) as publisher:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(document.proto)
+        restore(proto, publisher, lambda record: decode_weight(document, record, index))
+        publisher.keep(proto, document)
+        publisher.publish(proto)
+    return len(encoded)
+
+
+def restore(proto: onnx.ModelProto, publisher: Publisher, decode: Decode, *, keep_activations: bool = False) -> None:
+    """Replace the nodes that lowering made by float weights and the standard operators on them, in place.
+
+    Args:
+        proto: the quantized model.
+        publisher: receives the float weights.
+        decode: gives the float weight of a record.
+        keep_activations: whether activations that are rounded to codes of fixed ranges still are.
+    """
+    for record in records(proto):
+        _restore_weight(proto, record, publisher, decode)
+    if not keep_activations:
+        _remove_rounding(proto.graph)
+    for graph in reversed(list(graphs(proto.graph))):
+        _drop_unread(graph)
+    replace_field(proto.functions, [f for f in proto.functions if f.domain != DOMAIN])
+    replace_field(proto.metadata_props, [e for e in proto.metadata_props if e.key not in (METADATA, ORIGIN, HASHES)])
+
+
+def _remove_rounding(graph: onnx.GraphProto) -> None:
+    """Take out each QuantizeLinear and DequantizeLinear between which an activation was codes."""
+    sources, nodes = {}, []
+    for node in graph.node:
+        if any(e.key == ACTIVATION for e in node.metadata_props):
+            sources[node.output[0]] = node.input[0]
+        else:
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    public = {o.name for o in graph.output} | {n for node in nodes for g in subgraphs(node) for n in names_read(g)}
+    # A name that callers or nested graphs know goes back to the node that made the values before they were rounded.
+    renamed = {_exact(sources, name): name for name in sources if name in public}
+    for node in nodes:
+        node.input[:] = [renamed.get(n, n) for n in (_exact(sources, name) for name in node.input)]
+        node.output[:] = [renamed.get(n, n) for n in node.output]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _exact(sources: Mapping[str, str], name: str) -> str:
+    """The tensor before it was rounded."""
+    while name in sources:
+        name = sources[name]
+    return name
+
+
+def _restore_weight(proto: onnx.ModelProto, record: Record, publisher: Publisher, decode: Decode) -> None:
+    plane = min(record.plane_names)
+    graph = next((g for g in graphs(proto.graph) if any(t.name == plane for t in g.initializer)), None)
+    if graph is None:
+        raise ModelError(f"plane {plane!r} of {record.name!r} is missing")
+    weight = onnx.TensorProto(name=record.name, data_type=record.elem_type, dims=record.shape)
+    values = decode(record)
+    publisher.store(weight, values.nbytes, lambda: values)
+    graph.initializer.append(weight)
+    for result in record.results:
+        _replace_producer(proto, record, result)
+
+
+def _replace_producer(proto: onnx.ModelProto, record: Record, result: Result) -> None:
+    """Put standard nodes in the place of the node that computes a result."""
+    for graph in graphs(proto.graph):
+        for index, node in enumerate(graph.node):
+            if result.y in node.output:
+                nodes = list(graph.node)
+                replace_field(graph.node, [*nodes[:index], *_standard_nodes(record, result), *nodes[index + 1 :]])
+                return
+    raise ModelError(f"no node makes {result.y!r}, which {record.name!r} was lowered to")
+
+
+def _standard_nodes(record: Record, result: Result) -> list[onnx.NodeProto]:
+    make = onnx.helper.make_node
+    if result.how is How.DENSE:
+        return [make("Identity", [record.name], [result.y])]
+    if result.how is How.LOOKUP:
+        return [make("Gather", [record.name, result.x], [result.y], axis=0)]
+    nodes, weight = [], record.name
+    if record.perm != (1, 0):
+        weight = f"{result.y}/weight"
+        nodes.append(make("Transpose", [record.name], [weight], perm=[1, 0]))
+    product = f"{result.y}/product" if result.bias else result.y
+    nodes.append(make("MatMul", [result.x, weight], [product]))
+    if result.bias:
+        nodes.append(make("Add", [product, result.bias], [result.y]))
+    return nodes
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Remove nodes of ours whose outputs nothing reads, and the initializers that only they read."""
+    while True:
+        names = {o.name for o in graph.output} | set(names_read(graph))
+        nodes = [n for n in graph.node if any(o in names for o in n.output) or not n.metadata_props]
+        if len(nodes) == len(graph.node):
+            break
+        replace_field(graph.node, nodes)
+    replace_field(graph.initializer, [t for t in graph.initializer if t.name in names])
