@@ -31,7 +31,7 @@ class CalibratedModel:
         document: the model.
         placement: nodes and tensors that are integers.
         statistics: statistics of the original's tensors.
-        balanced: by tensor with balanced channels, the bound that all of them have.
+        balanced: bound of all channels, by tensor with balanced channels.
     """
 
     original: Document

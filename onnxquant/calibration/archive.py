@@ -1,4 +1,4 @@
-"""Arrays and a description of them in one file, written whole or not at all."""
+"""Files of several arrays and a header in JSON, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _HEADER = "header"
 
 
 def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a ``.npz`` beside its place, sync it, and move it there.
+    """Write a ``.npz`` to a temporary file next to it, sync it, and move it to its place.
 
     Raises:
-        OutputError: it cannot be written; what was there before is as it was.
+        OutputError: it cannot be written; the file that was there before has not changed.
     """
     text = np.frombuffer(json.dumps(header).encode(), np.uint8)
     with atomically(path) as file:
@@ -28,12 +28,12 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
 
 
 def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Header and arrays; the archive's checksums are checked.
+    """Header and arrays of a file; the archive's checksums are checked.
 
     Args:
         path: the file.
-        kind: what the header must say that it is.
-        version: the version of it that is understood.
+        kind: expected kind of its contents, as the header names it.
+        version: expected version of the file format.
 
     Raises:
         StatisticsError: missing, damaged, something else, or of another version.
@@ -48,11 +48,11 @@ def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str,
         raise StatisticsError(f"{path}: damaged, or no statistics of onnxquant: {error}") from None
     try:
         header = json.loads(arrays.pop(_HEADER).tobytes())
-        found, found_version = header["kind"], header["version"]
+        actual_kind, actual_version = header["kind"], header["version"]
     except (KeyError, ValueError, TypeError, AttributeError):
         raise StatisticsError(f"{path}: has no header; expected statistics that `onnxquant calibrate` wrote") from None
-    if found != kind:
-        raise StatisticsError(f"{path}: holds {found}, expected {kind}")
-    if found_version != version:
-        raise StatisticsError(f"{path}: has version {found_version} of the file format, expected {version}")
+    if actual_kind != kind:
+        raise StatisticsError(f"{path}: holds {actual_kind}, expected {kind}")
+    if actual_version != version:
+        raise StatisticsError(f"{path}: has version {actual_version} of the file format, expected {version}")
     return header, arrays

@@ -1,7 +1,7 @@
-"""Observers of the compiled library: extremes, moments and histograms, to the bit those of ``observers``.
+"""Observers of the compiled library: extremes, moments and histograms, the same bits as those of ``onnxquant.observers``.
 
-A session has a node ``onnxquant::Observe`` per tensor, which names an observer by its number: tensors are looked at where
-they are, in one pass, by the session's threads.
+A session has a node ``onnxquant::Observe`` per tensor, which names an observer by its handle. The session's threads read
+each tensor where it is, once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WORDS = 35
 _INT = ctypes.c_int64
 
 
-class _Seen(ctypes.Structure):
+class _Moments(ctypes.Structure):
     _fields_ = (
         ("count", _INT), ("zeros", _INT), ("exponent", _INT), ("low", ctypes.c_double), ("high", ctypes.c_double),
         ("total", ctypes.c_uint64 * _WORDS), ("squares", ctypes.c_uint64 * _WORDS),
@@ -42,11 +42,11 @@ def available() -> bool:
         return False
 
 
-class Compiled:
+class CompiledObserver:
     """An observer of the library, freed with this object.
 
     Args:
-        histogram: whether it counts bins too.
+        histogram: whether it counts bins, too.
     """
 
     def __init__(self, *, histogram: bool) -> None:
@@ -60,28 +60,29 @@ class Compiled:
             _call("observer_free", _INT(self.handle))
 
     def node(self, tensor: str, output: str) -> onnx.NodeProto:
-        """The node that shows it a tensor; its output is the smallest and the largest value."""
+        """A node that shows it a tensor; the node's output is the smallest and the largest value."""
         return onnx.helper.make_node("Observe", [tensor], [output], name=output, domain=DOMAIN, handle=self.handle)
 
     def update(self, values: NDArray[np.float32], pieces: int = 1) -> None:
-        """See a tensor, as the node does, in so many pieces."""
+        """See a tensor, as the node does.
+
+        Args:
+            values: the tensor.
+            pieces: number of pieces that it is divided into.
+        """
         flat = native.in_order(values).reshape(-1)
         data = flat.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         _call("observer_update", _INT(self.handle), data, _INT(flat.size), _INT(pieces))
 
     def take(self) -> tuple[Moments, Histogram]:
-        """What it saw since the last time."""
-        seen, histogram, moments = _Seen(), Histogram(), Moments()
+        """Take over the statistics since the last call."""
+        raw, histogram, moments = _Moments(), Histogram(), Moments()
         counts = histogram.counts.ctypes.data_as(ctypes.POINTER(_INT)) if self._histogram else None
-        _call("observer_take", _INT(self.handle), ctypes.byref(seen), _INT(ctypes.sizeof(seen)), counts)
-        moments.count, moments.low, moments.high = seen.count, seen.low, seen.high
-        moments.total, moments.squares = _exact(seen.total), _exact(seen.squares)
-        histogram.exponent, histogram.zeros, histogram.low, histogram.high = (
-            seen.exponent,
-            seen.zeros,
-            seen.low,
-            seen.high,
-        )
+        _call("observer_take", _INT(self.handle), ctypes.byref(raw), _INT(ctypes.sizeof(raw)), counts)
+        moments.count, moments.low, moments.high = raw.count, raw.low, raw.high
+        moments.total, moments.squares = _exact(raw.total), _exact(raw.squares)
+        histogram.exponent, histogram.zeros = raw.exponent, raw.zeros
+        histogram.low, histogram.high = raw.low, raw.high
         return moments, histogram
 
 

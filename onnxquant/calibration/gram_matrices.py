@@ -1,15 +1,15 @@
-"""Gram matrices of what weights are multiplied with: sums of x x^T over columns x of the float model's inputs.
+"""Gram matrices of the inputs that weights are multiplied with: sums of x x^T over columns x, in the float model.
 
-Where a bias takes up the mean error afterwards (``bias``), inputs count less their mean: only what varies is left for the
-weight's codes to get right. A MatMul has no bias; there the mean counts. Zeros of a Conv's padding are data like any other.
+Where the mean error is corrected in a bias afterwards, the mean is subtracted from inputs: the codes of a weight then only
+have to get the deviations right. A MatMul has no bias; there the mean counts. Zeros of a Conv's padding are data, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,19 +20,20 @@ from onnxquant.calibration.feeds import Feeds
 from onnxquant.graph.analysis.conv_windows import windows
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
+from onnxquant.recipe.progress import Progress, silent
 
 Doubles = NDArray[np.float64]
-Progress = Callable[[str, float], None]
 MEMORY = 512 << 20
-"""Bytes that the matrices of one run over the samples may take; more take several runs."""
+"""Bytes that the matrices of one run over the samples may take; if they take more, there are several runs."""
 LARGEST = 288 << 20
-"""Bytes of the largest matrix that is made: that of 6,144 columns."""
+"""Bytes of the largest matrix that is computed: that of 6,144 columns."""
 POSITIONS = 128
-"""Output positions of a kernel that are looked at in one sample."""
+"""Number of output positions of a kernel that are used in one sample."""
 SAMPLES = 64
+"""Number of samples that are run."""
 
-# Bytes of columns, of several samples, that are multiplied together: the sum is read and written less often.
-_TOGETHER = 4 << 20
+# Bytes of columns, of several samples, that are multiplied at once: the sum is read and written less often.
+_BATCH_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Reader:
     Attributes:
         node: a Conv, Gemm or MatMul of the main graph.
         weight: name of the weight.
-        dims: its shape as the node sees it.
-        centred: inputs count less their mean.
+        dims: shape of the weight as the node sees it.
+        centred: whether the mean of the inputs is subtracted.
     """
 
     node: onnx.NodeProto
@@ -52,8 +53,22 @@ class Reader:
     centred: bool = False
 
 
+class GramMatrix(NamedTuple):
+    """The Gram matrix of the inputs that a weight is multiplied with.
+
+    Attributes:
+        weight: name of the weight.
+        matrix: [groups, cols, cols].
+        inputs: number of inputs that it is summed over.
+    """
+
+    weight: str
+    matrix: Doubles
+    inputs: int
+
+
 def is_reader(node: onnx.NodeProto, position: int) -> bool:
-    """Whether inputs of a node that reads a weight in this position can be weighed."""
+    """Whether the inputs of a node that reads a weight in this position have a Gram matrix."""
     return is_op(node, "Conv", "Gemm", "MatMul") and position == 1 and not attribute(node, "transA", 0)
 
 
@@ -64,49 +79,50 @@ def grams(
     *,
     memory: int = MEMORY,
     threads: int | None = None,
-    progress: Progress = lambda stage, done: None,
-) -> Iterator[tuple[str, Doubles, int]]:
-    """The name of each weight, its matrices [groups, cols, cols], and of how many inputs they are.
+    progress: Progress = silent,
+) -> Iterator[GramMatrix]:
+    """Compute the Gram matrix of the inputs of each weight.
 
     Columns are in the order of the weight's own: a Conv's [channels of the group, kernel positions]. Weights whose matrices
-    would be larger than ``LARGEST`` are left out, and those that readers see as different ones.
+    would be larger than ``LARGEST`` are left out, and those whose readers see them in different shapes.
 
     Args:
         document: the float model.
-        readers: what multiplies with the weights.
-        feeds: calibration samples; ``SAMPLES`` of them are run, and seeded ``POSITIONS`` of each looked at.
-        memory: as of ``MEMORY``.
-        threads: of the session.
-        progress: told what is done.
+        readers: nodes that multiply with the weights.
+        feeds: calibration samples; ``SAMPLES`` of them are run, and seeded ``POSITIONS`` of each are used.
+        memory: bytes that the matrices of one run may take.
+        threads: number of threads of the session.
+        progress: display of the part that is done.
 
     Raises:
         ModelError: the model does not run on a sample.
     """
-    found: dict[str, list[_Sum]] = {}
+    sums_by_weight: dict[str, list[_Sum]] = {}
     for reader in readers:
-        found.setdefault(reader.weight, []).append(_Sum(reader))
+        sums_by_weight.setdefault(reader.weight, []).append(_Sum(reader))
     with runtime.extendable(document, threads) as source:
-        for sums in _runs([s for s in found.values() if _alike(s)], memory):
-            _observe(source, [one for same in sums for one in same], feeds, progress)
-            for same in sums:
-                total = reduce(np.add, [one.result() for one in same])
-                yield same[0].weight, total, sum(one.count for one in same)
-                for one in same:
-                    one.forget()
+        for run in _runs([sums for sums in sums_by_weight.values() if _have_one_shape(sums)], memory):
+            _observe(source, [part for sums in run for part in sums], feeds, progress)
+            for sums in run:
+                total = reduce(np.add, [part.result() for part in sums])
+                yield GramMatrix(sums[0].weight, total, sum(part.count for part in sums))
+                for part in sums:
+                    part.forget()
 
 
-def _alike(sums: list[_Sum]) -> bool:
-    """Whether readers that share a weight see it as the same small enough matrices."""
-    return len({one.shape for one in sums}) == 1 and sums[0].nbytes <= LARGEST
+def _have_one_shape(sums: list[_Sum]) -> bool:
+    """Whether the readers of a weight see it in one shape, and its matrices are small enough."""
+    return len({part.shape for part in sums}) == 1 and sums[0].nbytes <= LARGEST
 
 
-def _runs(sums: Iterable[list[_Sum]], memory: int) -> Iterator[list[list[_Sum]]]:
+def _runs(weights: Iterable[list[_Sum]], memory: int) -> Iterator[list[list[_Sum]]]:
+    """Groups of weights whose sums fit in memory together."""
     run: list[list[_Sum]] = []
-    for same in sums:
-        if run and sum(one.nbytes for s in [*run, same] for one in s) > memory:
+    for sums in weights:
+        if run and sum(part.nbytes for s in [*run, sums] for part in s) > memory:
             yield run
             run = []
-        run.append(same)
+        run.append(sums)
     if run:
         yield run
 
@@ -114,18 +130,18 @@ def _runs(sums: Iterable[list[_Sum]], memory: int) -> Iterator[list[list[_Sum]]]
 def _observe(source: runtime.ExtendableModel, sums: list[_Sum], feeds: Feeds, progress: Progress) -> None:
     graph = source.document.proto.graph
     inputs, shown = {i.name for i in graph.input}, {o.name for o in graph.output}
-    wanted = list(dict.fromkeys(one.x for one in sums if one.x not in inputs))  # onnxruntime gives no input back
-    session = source.session(runtime.output_addition(n for n in wanted if n not in shown))
+    names = list(dict.fromkeys(part.x for part in sums if part.x not in inputs))  # onnxruntime returns no inputs
+    session = source.session(runtime.output_addition(n for n in names if n not in shown))
     count = min(SAMPLES, len(feeds))
     for i, feed in zip(range(count), feeds, strict=False):
-        seen: Mapping[str, Any] = {**feed, **runtime.run(session, feed, wanted)}
-        for one in sums:
-            one.add(seen[one.x])
+        values: Mapping[str, Any] = {**feed, **runtime.run(session, feed, names)}
+        for part in sums:
+            part.add(values[part.x])
         progress("weighing inputs", (i + 1) / count)
 
 
 class _Sum:
-    """The matrices of one reader, while they are summed up."""
+    """The matrices of one reader, while samples are added."""
 
     def __init__(self, reader: Reader) -> None:
         node, dims = reader.node, reader.dims
@@ -143,19 +159,19 @@ class _Sum:
         return 8 * int(np.prod(self.shape, dtype=np.int64))
 
     def forget(self) -> None:
-        """Begin anew, without memory."""
+        """Begin again, and free the memory."""
         self._random = np.random.default_rng(0)
         self._pending: list[NDArray[Any]] = []
         self.count = 0
-        # Values less a constant one keep their differences where their mean is large: that of the first sample.
+        # The mean of the first sample is subtracted, so that differences stay exact where the mean is large.
         self._shift: Doubles | None = None
         self._total: Any = 0.0
         self._products: Any = 0.0
 
     def add(self, x: NDArray[Any]) -> None:
-        """One more sample."""
+        """Add one sample."""
         self._pending.append(self._columns(x))
-        if sum(p.nbytes for p in self._pending) >= _TOGETHER:
+        if sum(p.nbytes for p in self._pending) >= _BATCH_BYTES:
             self._flush()
 
     def result(self) -> Doubles:

@@ -1,4 +1,4 @@
-"""Statistics of a float model's tensors: what calibration hands over, in memory and in one file."""
+"""Statistics of a float model's tensors, in memory and in one file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from onnxquant.calibration import archive
+from onnxquant.calibration.feeds import Origin
 from onnxquant.errors import StatisticsError, nearest
 from onnxquant.observers import RangeObserver, accumulator_key, join, make, observer_named, ranging
 from onnxquant.observers.base import Accumulator, ActivationGrid, Observer, State
@@ -19,34 +20,39 @@ VERSION = 1
 
 @dataclass
 class Statistics:
-    """What observers saw.
+    """The observers of a model's tensors, after they have seen samples.
 
     Attributes:
         model: digest of the float model (``graph.identity.digest``).
-        observers: tensor name -> observer name -> observer; those of a tensor share what they can.
-        samples: how many were run.
-        sources: where they came from, one entry per run.
-        skipped: tensors that could not be observed -> the reason.
+        observers: observers by tensor and by name; those of a tensor share accumulators.
+        samples: number of samples.
+        sources: origins of the samples, one per run.
+        skipped: reasons by tensor that could not be observed.
     """
 
     model: str
     observers: dict[str, dict[str, Observer[Any]]] = field(default_factory=dict)
     samples: int = 0
-    sources: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[Origin] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: str, wanted: Mapping[str, Iterable[str]]) -> Self:
-        """Empty statistics with new observers."""
-        return cls(model, {tensor: make(names) for tensor, names in wanted.items()})
+    def of(cls, model: str, observers: Mapping[str, Iterable[str]]) -> Self:
+        """Empty statistics with new observers.
+
+        Args:
+            model: digest of the model.
+            observers: names of observers by tensor.
+        """
+        return cls(model, {tensor: make(names) for tensor, names in observers.items()})
 
     @property
     def synthetic(self) -> bool:
         """Whether some of the samples were made up."""
-        return any(source.get("source") == "synthetic" for source in self.sources)
+        return any(source.is_synthetic for source in self.sources)
 
     def accumulators(self, tensor: str) -> dict[str, Accumulator]:
-        """What is stored of a tensor, by kind.
+        """The accumulators of a tensor, by kind.
 
         Raises:
             StatisticsError: the tensor was not observed.
@@ -61,10 +67,10 @@ class Statistics:
         """The clipping range of a tensor; any method whose statistic was collected may be asked for.
 
         Args:
-            tensor: its name.
-            method: of ``observers.ranging()``.
-            grid: the codes.
-            parameters: of the method: ``percentile``, ``k``.
+            tensor: name of the tensor.
+            method: name of a calibration method, one of ``observers.ranging()``.
+            grid: codes that the range is for.
+            parameters: parameters of the method: ``percentile``, ``k``.
 
         Raises:
             StatisticsError: unknown tensor or method, the statistic is missing, or no values were seen.
@@ -72,26 +78,26 @@ class Statistics:
         cls = observer_named(method)
         if not issubclass(cls, RangeObserver):
             raise StatisticsError(f"{method} gives no range; those that do: {', '.join(ranging())}")
-        there = self.accumulators(tensor)
-        if cls.accumulator.kind not in there:
-            methods = [m for m in ranging() if observer_named(m).accumulator.kind in there]
+        accumulators = self.accumulators(tensor)
+        if cls.accumulator.kind not in accumulators:
+            methods = [m for m in ranging() if observer_named(m).accumulator.kind in accumulators]
             raise StatisticsError(
                 f"tensor {tensor!r}: {method} needs a {cls.accumulator.kind} statistic, which was not collected; "
                 f"collected for {', '.join(methods) or 'no method that gives ranges'}"
             )
         try:
-            return cls(there[cls.accumulator.kind], **parameters).range(grid)
+            return cls(accumulators[cls.accumulator.kind], **parameters).range(grid)
         except StatisticsError as error:
             raise StatisticsError(f"tensor {tensor!r}: {error}") from None
         except TypeError:
             raise StatisticsError(f"{method} has no parameter {', '.join(parameters)}") from None
 
     def check(self, model: str, name: str) -> None:
-        """Refuse to be used for another model.
+        """Check that these are statistics of a model.
 
         Args:
-            model: the model's digest.
-            name: what to call it.
+            model: digest of the model.
+            name: name of the model, for messages.
 
         Raises:
             StatisticsError: these are statistics of another model.
@@ -104,7 +110,7 @@ class Statistics:
 
     @staticmethod
     def merge(a: Statistics, b: Statistics) -> Statistics:
-        """What one run over the samples of both gives; the order does not matter.
+        """The statistics of the samples of both. The order does not matter: they are the same as those of one run.
 
         Raises:
             StatisticsError: they are of different models, tensors or observers.
@@ -114,14 +120,14 @@ class Statistics:
         names = [{t: sorted(o) for t, o in s.observers.items() if t not in skipped} for s in (a, b)]
         if names[0] != names[1]:
             differ = sorted(t for t in {**names[0], **names[1]} if names[0].get(t) != names[1].get(t))
-            found = " and ".join(", ".join(n.get(differ[0], ["none"])) for n in names)
-            raise StatisticsError(f"the statistics differ in what they observe: of tensor {differ[0]!r} {found}")
+            texts = " and ".join(", ".join(n.get(differ[0], ["none"])) for n in names)
+            raise StatisticsError(f"the statistics differ in what they observe: of tensor {differ[0]!r} {texts}")
         out = Statistics(a.model, {}, a.samples + b.samples, a.sources + b.sources, skipped)
         for tensor in names[0]:
-            states = {key: one.state() for key, one in a.accumulators(tensor).items()}
+            states = {key: accumulator.state() for key, accumulator in a.accumulators(tensor).items()}
             out.observers[tensor] = _restored(list(a.observers[tensor]), states)
-            for key, one in out.accumulators(tensor).items():
-                one.merge(b.accumulators(tensor)[key])
+            for key, accumulator in out.accumulators(tensor).items():
+                accumulator.merge(b.accumulators(tensor)[key])
         return out
 
     def save(self, path: str | Path) -> None:
@@ -133,12 +139,18 @@ class Statistics:
         self.write(Path(path), KIND, {})
 
     def write(self, path: Path, kind: str, extra: Mapping[str, Any]) -> None:
-        """Write a file of a kind, with more entries in its header."""
+        """Write a file.
+
+        Args:
+            path: the file.
+            kind: kind of its contents: ``KIND`` or ``PARTIAL``.
+            extra: further entries of its header.
+        """
         arrays = {
             f"{i}.{key}.{part}": array
             for i, tensor in enumerate(self.observers)
-            for key, one in self.accumulators(tensor).items()
-            for part, array in one.state().items()
+            for key, accumulator in self.accumulators(tensor).items()
+            for part, array in accumulator.state().items()
         }
         header = {
             "kind": kind,
@@ -146,7 +158,7 @@ class Statistics:
             "written_by": f"onnxquant {__version__}",
             "model": self.model,
             "samples": self.samples,
-            "sources": self.sources,
+            "sources": [source.to_dict() for source in self.sources],
             "skipped": self.skipped,
             "synthetic": self.synthetic,
             "tensors": [[tensor, list(observers)] for tensor, observers in self.observers.items()],
@@ -178,14 +190,15 @@ class Statistics:
                 key, part = rest.rsplit(".", 1)
                 states.setdefault(int(index), {}).setdefault(key, {})[part] = array
             observers = {t: _restored(names, states.get(i, {})) for i, (t, names) in enumerate(header["tensors"])}
-            out = cls(header["model"], observers, header["samples"], header["sources"], header["skipped"])
+            sources = [Origin.from_dict(source) for source in header["sources"]]
+            out = cls(header["model"], observers, header["samples"], sources, header["skipped"])
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise StatisticsError(f"{path}: damaged: {type(error).__name__} {error}") from None
         return out, header
 
 
 def _restored(names: Iterable[str], states: Mapping[str, State]) -> dict[str, Observer[Any]]:
-    """Observers over accumulators with these states."""
+    """Observers over accumulators with these states, by name."""
     shared: dict[str, Accumulator] = {}
     for name in names:
         key = accumulator_key(name)

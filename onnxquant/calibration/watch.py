@@ -1,4 +1,4 @@
-"""How a session shows one tensor to its accumulators."""
+"""A watched tensor: the outputs and nodes by which a session shows it to accumulators."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.calibration.compiled import KINDS, Compiled
+from onnxquant.calibration.compiled import KINDS, CompiledObserver
 from onnxquant.observers.base import Accumulator, Batch
 from onnxquant.observers.moving_average import MovingExtremes
 
 
 class Watch:
-    """One tensor of a session.
+    """One watched tensor of a session.
 
     Args:
-        name: of the tensor.
-        accumulators: what sees it, by key.
-        index: makes the name of its node unique.
-        compiled: the library's observers see what they can; without, everything is seen in numpy.
-        shown: the tensor is an input or output of the model already.
+        name: name of the tensor.
+        accumulators: accumulators that see it, by key.
+        index: a number that makes the name of its node unique.
+        compiled: whether observers of the library see all that they can; else numpy sees everything.
+        shown: whether the tensor is an input or output of the model already.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Watch:
         self._slow = [a for k, a in accumulators.items() if k not in fast]
         self._averages = [a for a in fast.values() if isinstance(a, MovingExtremes)]
         self._fast = {k: a for k, a in fast.items() if k in KINDS}
-        self._compiled = Compiled(histogram="histogram" in fast) if fast else None
+        self._compiled = CompiledObserver(histogram="histogram" in fast) if fast else None
         self._output = f"onnxquant/observe/{index}"
         self._shown = shown
 
@@ -44,7 +44,7 @@ class Watch:
         return bool(self._slow)
 
     def extend(self, addition: onnx.ModelProto) -> None:
-        """Add outputs, and a node."""
+        """Add the outputs and the node that show the tensor."""
         if self._slow and not self._shown:
             addition.graph.output.add(name=self.name)
         if self._compiled is not None:
@@ -52,31 +52,31 @@ class Watch:
             addition.graph.output.add(name=self._output)
 
     def outputs(self, inputs: set[str]) -> list[str]:
-        """Outputs to ask the session for."""
+        """Outputs to ask the session for; inputs of the model need not be asked for."""
         tensor = [self.name] if self._slow and self.name not in inputs else []
         return tensor + ([self._output] if self._compiled is not None else [])
 
     def see(self, values: Mapping[str, NDArray[Any]]) -> None:
-        """See one sample's values; the library has seen its part already.
+        """Show one sample's values to the accumulators; the library has seen its part already.
 
         Raises:
             StatisticsError: NaN or infinity, or a shape that does not fit.
         """
         if self._compiled is not None:
             low, high = map(float, values[self._output])
-            if (low, high) != (math.inf, -math.inf):  # what no values have
+            if (low, high) != (math.inf, -math.inf):  # the extremes of no values
                 Batch.of(np.array([low, high]))
                 for average in self._averages:
                     average.note(low, high)
         if self._slow and self.name in values:  # an input with a default may be left out
             batch = Batch.of(np.asarray(values[self.name]))
-            for one in self._slow:
-                one.add(batch)
+            for accumulator in self._slow:
+                accumulator.add(batch)
 
     def drain(self) -> None:
-        """Take over what the library has seen."""
+        """Move the statistics that the library holds to the accumulators."""
         if self._compiled is None:
             return
-        for one in self._compiled.take():
-            if one.kind in self._fast:
-                self._fast[one.kind].merge(one)
+        for part in self._compiled.take():
+            if part.kind in self._fast:
+                self._fast[part.kind].merge(part)

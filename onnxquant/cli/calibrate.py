@@ -94,7 +94,7 @@ def _described(model: str, output: str, statistics: Statistics, methods: list[st
         "digest": statistics.model,
         "samples": statistics.samples,
         "synthetic": statistics.synthetic,
-        "sources": statistics.sources,
+        "sources": [source.to_dict() for source in statistics.sources],
         "tensors": _ranges(statistics, methods),
         "skipped": statistics.skipped,
     }

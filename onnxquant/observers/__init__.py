@@ -54,7 +54,7 @@ def make(names: Iterable[str]) -> dict[str, Observer[Any]]:
     """New observers by name; those that read the same statistic share it.
 
     Args:
-        names: of observers; ``absmean:1`` is absmean of channels on axis 1, ``gram:1`` gram of rows along it.
+        names: names of observers; ``absmean:1`` is absmean of channels on axis 1, ``gram:1`` gram of rows along it.
 
     Raises:
         StatisticsError: no such observer, or an axis that is no number.
@@ -77,7 +77,7 @@ def join(name: str, shared: dict[str, Accumulator]) -> Observer[Any]:
 
 
 def accumulator_key(name: str) -> str:
-    """What tells the accumulator of an observer from others of the same tensor: its kind, and the axis.
+    """The key of an observer's accumulator among those of a tensor: its kind, and the axis.
 
     >>> accumulator_key("entropy"), accumulator_key("absmean:1")
     ('histogram', 'absmean:1')

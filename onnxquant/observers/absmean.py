@@ -27,7 +27,7 @@ class Magnitudes(Accumulator):
         self.largest: NDArray[np.float64] = np.zeros(0)
 
     def add(self, batch: Batch) -> None:
-        """See one checked tensor.
+        """Add one checked tensor.
 
         Raises:
             StatisticsError: it has no such axis, or another number of channels than before.
@@ -51,7 +51,7 @@ class Magnitudes(Accumulator):
             raise StatisticsError(f"absmean: {channels} channels on axis {self.axis}, {len(self.sums)} before")
 
     def merge(self, other: Self) -> None:
-        """See what another one saw."""
+        """Add the statistics of another one."""
         if other.axis != self.axis:
             raise StatisticsError(f"absmean: axis {other.axis} cannot be merged with axis {self.axis}")
         if other.rows:
@@ -61,7 +61,7 @@ class Magnitudes(Accumulator):
             np.maximum(self.largest, other.largest, out=self.largest)
 
     def state(self) -> State:
-        """Everything, as arrays."""
+        """All of it, as arrays."""
         numbers = {"axis": np.array(self.axis, np.int64), "rows": np.array(self.rows, np.int64)}
         return {**numbers, "sums": self.sums, "largest": self.largest}
 

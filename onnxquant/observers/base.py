@@ -1,4 +1,4 @@
-"""What an observer is: a method that turns a mergeable statistic of a tensor into a range or an array.
+"""Base classes of observers: methods that turn a mergeable statistic of a tensor into a range or an array.
 
 Methods that need the same statistic share one *accumulator*: percentile, entropy and mse read one histogram.
 """
@@ -72,12 +72,12 @@ class Batch:
 
 
 class Accumulator(ABC):
-    """One mergeable statistic of a tensor; nothing of the samples themselves is kept."""
+    """One mergeable statistic of a tensor, without the samples themselves."""
 
     kind: ClassVar[str]
 
     def update(self, values: NDArray[Any]) -> None:
-        """See one tensor of one sample.
+        """Add one tensor of one sample.
 
         Raises:
             StatisticsError: not floats, NaN or infinity, or a shape that does not fit.
@@ -86,15 +86,15 @@ class Accumulator(ABC):
 
     @abstractmethod
     def add(self, batch: Batch) -> None:
-        """See one checked tensor."""
+        """Add one checked tensor."""
 
     @abstractmethod
     def merge(self, other: Self) -> None:
-        """See what another one saw. Any order of merging gives the same: to the bit where ranges come of it."""
+        """Add the statistics of another one. The order of merging does not matter; ranges are equal to the bit."""
 
     @abstractmethod
     def state(self) -> State:
-        """Everything, as arrays."""
+        """All of it, as arrays."""
 
     @classmethod
     @abstractmethod
@@ -109,7 +109,7 @@ class Observer(ABC, Generic[A]):
     """A calibration method over an accumulator, its own or a shared one.
 
     Args:
-        accumulated: what to read; None: a new one.
+        accumulated: the accumulator to read; None: a new one.
     """
 
     name: ClassVar[str]
@@ -119,7 +119,7 @@ class Observer(ABC, Generic[A]):
         self.accumulated: A = self.accumulator() if accumulated is None else accumulated
 
     def update(self, values: NDArray[Any]) -> None:
-        """See one tensor of one sample.
+        """Add one tensor of one sample.
 
         Raises:
             StatisticsError: not floats, NaN or infinity, or a shape that does not fit.
@@ -127,11 +127,11 @@ class Observer(ABC, Generic[A]):
         self.accumulated.update(values)
 
     def merge(self, other: Self) -> None:
-        """See what another observer saw, as the accumulator merges."""
+        """Add the statistics of another observer, as its accumulator merges."""
         self.accumulated.merge(other.accumulated)
 
     def state(self) -> State:
-        """Everything, as arrays."""
+        """All of it, as arrays."""
         return self.accumulated.state()
 
     @classmethod
@@ -141,7 +141,7 @@ class Observer(ABC, Generic[A]):
 
 
 class RangeObserver(Observer[A]):
-    """A method that gives a clipping range."""
+    """A method that chooses a clipping range."""
 
     def range(self, grid: ActivationGrid) -> tuple[float, float]:
         """The range [low, high] to quantize; it holds 0, and is symmetric around it where the grid is.
@@ -164,9 +164,9 @@ class RangeObserver(Observer[A]):
 
     @abstractmethod
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
-        """The range before 0 is put into it."""
+        """The range before it is widened to hold 0."""
 
 
 def scalar(value: float) -> NDArray[np.float64]:
-    """A number as an array of a state."""
+    """A number as an array, for a state."""
     return np.array(value, np.float64)

@@ -1,4 +1,4 @@
-"""entropy: the range whose quantized distribution tells least apart from the original one.
+"""entropy: the range whose quantized distribution diverges least from the original one.
 
 TensorRT's calibration: Szymon Migacz, "8-bit Inference with TensorRT", GTC 2017 (S7310), "Entropy Calibration -
 pseudocode". For each number i of bins: P is the first i bins of the histogram of magnitudes, its last bin with
@@ -36,10 +36,10 @@ class Entropy(RangeObserver[Histogram]):
         return self.accumulated.count
 
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
-        seen = self.accumulated.folded() if grid.symmetric else self.accumulated.copy()
-        seen.grow(seen.exponent + HALF_BITS - _BITS)
-        counts = seen.counts.astype(np.float64)
-        counts[HALF] -= seen.zeros
+        histogram = self.accumulated.folded() if grid.symmetric else self.accumulated.copy()
+        histogram.grow(histogram.exponent + HALF_BITS - _BITS)
+        counts = histogram.counts.astype(np.float64)
+        counts[HALF] -= histogram.zeros
         used = np.flatnonzero(counts)
         if not used.size:
             return 0.0, 0.0
@@ -49,15 +49,15 @@ class Entropy(RangeObserver[Histogram]):
         starts, ends = np.maximum(HALF - reach, first), np.minimum(HALF + reach, last)
         enough = ends - starts >= groups
         if not enough.any():
-            return seen.low, seen.high
+            return histogram.low, histogram.high
         starts, ends = starts[enough], ends[enough]
         best = int(np.argmin(divergences(counts, starts, ends, groups)))
-        low, high = (starts[best] - HALF) * seen.width, (ends[best] - HALF) * seen.width
-        return max(float(low), seen.low), min(float(high), seen.high)
+        low, high = (starts[best] - HALF) * histogram.width, (ends[best] - HALF) * histogram.width
+        return max(float(low), histogram.low), min(float(high), histogram.high)
 
 
 def divergences(counts: Floats, starts: Ints, ends: Ints, groups: int) -> Floats:
-    """KL(P || Q) for each candidate of bins starts[i] .. ends[i] - 1; infinite where Q has nothing that P has.
+    """KL(P || Q) for each candidate of bins starts[i] .. ends[i] - 1; infinite where Q is 0 and P is not.
 
     Q is constant over the bins of a group that are not empty, so with P log P, P and the number of such bins summed up
     once, a candidate takes one term per group instead of one per bin.
@@ -73,10 +73,10 @@ def divergences(counts: Floats, starts: Ints, ends: Ints, groups: int) -> Floats
     first, last = counts[starts], counts[ends - 1]
     p_log_p = own[ends] - own[starts] + _xlogx(first + below) - _xlogx(first) + _xlogx(last + above) - _xlogx(last)
     p_log_q = (p_sum * np.log(np.divide(q_sum, bins, out=np.ones_like(q_sum), where=q_sum > 0))).sum(axis=1)
-    kept = mass[ends] - mass[starts]
-    missing = (kept == 0) | ((first == 0) & (below > 0)) | ((last == 0) & (above > 0))
+    inside = mass[ends] - mass[starts]
+    missing = (inside == 0) | ((first == 0) & (below > 0)) | ((last == 0) & (above > 0))
     total = mass[-1]
-    divergence = (p_log_p - p_log_q) / total + np.log(np.maximum(kept, 1) / total)
+    divergence = (p_log_p - p_log_q) / total + np.log(np.maximum(inside, 1) / total)
     return np.where(missing, np.inf, divergence)
 
 

@@ -30,7 +30,7 @@ class Products(Accumulator):
         self.matrix: NDArray[np.float64] = np.zeros((0, 0))
 
     def add(self, batch: Batch) -> None:
-        """See one checked tensor.
+        """Add one checked tensor.
 
         Raises:
             StatisticsError: it has no such axis, or rows of another length than before.
@@ -57,7 +57,7 @@ class Products(Accumulator):
             raise StatisticsError(f"gram: rows of {width} values, {len(self.matrix)} before")
 
     def merge(self, other: Self) -> None:
-        """See what another one saw."""
+        """Add the statistics of another one."""
         if other.axis != self.axis:
             raise StatisticsError(f"gram: axis {other.axis} cannot be merged with axis {self.axis}")
         if other.rows:
@@ -67,7 +67,7 @@ class Products(Accumulator):
             self.matrix += other.matrix
 
     def state(self) -> State:
-        """Everything, as arrays."""
+        """All of it, as arrays."""
         numbers = {"axis": np.array(self.axis, np.int64), "rows": np.array(self.rows, np.int64)}
         return {**numbers, "sums": self.sums, "matrix": self.matrix}
 
@@ -130,7 +130,7 @@ class Gram(Observer[Products]):
         """The covariance [K, K] (of the population: divided by the number of rows).
 
         Raises:
-            StatisticsError: as for ``mean``.
+            StatisticsError: see ``mean``.
         """
         mean = self.mean
         covariance: NDArray[np.float64] = self.matrix / self.rows - np.outer(mean, mean)

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 class Masses(NamedTuple):
-    """Bins that hold something: their bounds, cut to the smallest and largest value seen, and how much."""
+    """Bins that are not empty: their bounds, cut to the smallest and largest value, and their counts."""
 
     left: Floats
     right: Floats
@@ -90,7 +90,7 @@ class Histogram(Accumulator):
         return 2.0**self.exponent
 
     def add(self, batch: Batch) -> None:
-        """See one checked tensor."""
+        """Add one checked tensor."""
         flat = batch.array.reshape(-1)
         if not flat.size:
             return
@@ -106,16 +106,16 @@ class Histogram(Accumulator):
         """Make bins at least this wide, merging pairs."""
         shift = min(exponent - self.exponent, HALF_BITS)
         if shift > 0:
-            kept = HALF >> shift
+            half = HALF >> shift
             negative, positive = self.counts.reshape(2, HALF)
             counts = np.zeros_like(self.counts)
-            counts[HALF - kept : HALF] = negative.reshape(kept, -1).sum(axis=1)
-            counts[HALF : HALF + kept] = positive.reshape(kept, -1).sum(axis=1)
+            counts[HALF - half : HALF] = negative.reshape(half, -1).sum(axis=1)
+            counts[HALF : HALF + half] = positive.reshape(half, -1).sum(axis=1)
             self.counts = counts
         self.exponent = max(self.exponent, exponent)
 
     def merge(self, other: Self) -> None:
-        """See what another one saw."""
+        """Add the statistics of another one."""
         fine = other.copy()
         fine.grow(self.exponent)
         self.grow(other.exponent)
@@ -124,7 +124,7 @@ class Histogram(Accumulator):
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
 
     def copy(self) -> Self:
-        """One of its own with the same counts."""
+        """A copy that shares nothing."""
         return self.from_state({k: v.copy() for k, v in self.state().items()})
 
     def folded(self) -> Self:
@@ -138,7 +138,7 @@ class Histogram(Accumulator):
         return out
 
     def masses(self) -> Masses:
-        """Bins that hold something, exact zeros left out."""
+        """Bins that are not empty, without exact zeros."""
         counts = self.counts.copy()
         counts[HALF] -= self.zeros
         index = np.flatnonzero(counts)
@@ -171,7 +171,7 @@ class Histogram(Accumulator):
         return HistogramSummary(low, high, tuple(int(c) for c in counts))
 
     def state(self) -> State:
-        """Everything, as arrays; of the counts those from the first to the last bin that holds something."""
+        """All of it, as arrays; counts from the first to the last bin that is not empty."""
         used = np.flatnonzero(self.counts)
         start, stop = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
         return {

@@ -13,9 +13,9 @@ class MeanStd(RangeObserver[Moments]):
     """Mean +- k standard deviations, within the smallest and the largest value.
 
     Args:
-        accumulated: what to read; None: a new one.
-        k: how many standard deviations; None: ``best_k`` of the grid, 3.92 for 8 bits. Less would clip more than the
-            finer steps give back, even of a normal distribution.
+        accumulated: the accumulator to read; None: a new one.
+        k: number of standard deviations; None: ``best_k`` of the grid, 3.92 for 8 bits. With a smaller one, clipping costs
+            more than the finer steps save, even for a normal distribution.
 
     Raises:
         StatisticsError: k is not positive.
@@ -36,13 +36,13 @@ class MeanStd(RangeObserver[Moments]):
         return self.accumulated.count
 
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
-        seen = self.accumulated
-        reach = (best_k(grid.bits) if self.k is None else self.k) * seen.std
-        return max(seen.low, seen.mean - reach), min(seen.high, seen.mean + reach)
+        moments = self.accumulated
+        reach = (best_k(grid.bits) if self.k is None else self.k) * moments.std
+        return max(moments.low, moments.mean - reach), min(moments.high, moments.mean + reach)
 
 
 def best_k(bits: int) -> float:
-    """Where clipping costs a normal distribution as much as it gives, in standard deviations.
+    """The number of standard deviations with the smallest error for a normal distribution.
 
     The expected squared error of 2^bits steps over +-k is 2 ((1 + k^2) Q(k) - k phi(k)) + k^2 / (3 * 4^bits), with
     phi the normal density and Q its upper tail (Banner et al., "Post training 4-bit quantization of convolutional

@@ -29,7 +29,7 @@ class Moments(Accumulator):
         self.total, self.squares = ExactSum(), ExactSum()
 
     def add(self, batch: Batch) -> None:
-        """See one checked tensor."""
+        """Add one checked tensor."""
         flat = batch.array.reshape(-1)
         for start in range(0, flat.size, _BLOCK):
             block = flat[start : start + _BLOCK]
@@ -41,7 +41,7 @@ class Moments(Accumulator):
         self.low, self.high = min(self.low, batch.low), max(self.high, batch.high)
 
     def merge(self, other: Self) -> None:
-        """See what another one saw."""
+        """Add the statistics of another one."""
         self.count += other.count
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.total.merge(other.total)
@@ -58,7 +58,7 @@ class Moments(Accumulator):
         return math.sqrt(variance(self.total, self.squares, self.count))
 
     def state(self) -> State:
-        """Everything, as arrays."""
+        """All of it, as arrays."""
         sums = {"total": self.total.state(), "squares": self.squares.state()}
         return {"count": np.array(self.count, np.int64), "low": scalar(self.low), "high": scalar(self.high), **sums}
 

@@ -60,7 +60,7 @@ class MovingExtremes(Accumulator):
         self._highs.merge(other._highs)
 
     def state(self) -> State:
-        """Everything, as arrays."""
+        """All of it, as arrays."""
         sums = {"lows": self._lows.state(), "highs": self._highs.state()}
         return {"samples": np.array(self.samples, np.int64), **sums}
 

@@ -14,7 +14,7 @@ _COARSE_POWERS, _COARSE_ZEROS = np.linspace(-10, 1, 23), 9
 # ... then ever closer around the best: (spread of powers, part of all steps between codes of zero).
 _ROUNDS = ((0.5, 32), (0.15, 128), (0.05, 256), (0.015, 1 << 16))
 _POWERS, _CODES = np.linspace(-1, 1, 9), np.arange(-3, 4)
-# More bins than these tell nothing that a step of 8 bits would notice.
+# More bins than these would change no step of 8 bits.
 _MOST_BINS = 2048
 
 
@@ -34,11 +34,11 @@ class Mse(RangeObserver[Histogram]):
         return self.accumulated.count
 
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
-        seen = self.accumulated.folded() if grid.symmetric else self.accumulated.copy()
-        while np.count_nonzero(seen.counts) > _MOST_BINS:
-            seen.grow(seen.exponent + 1)
-        masses, steps = seen.masses(), grid.steps
-        low, high = (-seen.high if grid.symmetric else min(seen.low, 0.0)), max(seen.high, 0.0)
+        histogram = self.accumulated.folded() if grid.symmetric else self.accumulated.copy()
+        while np.count_nonzero(histogram.counts) > _MOST_BINS:
+            histogram.grow(histogram.exponent + 1)
+        masses, steps = histogram.masses(), grid.steps
+        low, high = (-histogram.high if grid.symmetric else min(histogram.low, 0.0)), max(histogram.high, 0.0)
         if low == high:
             return low, high
         step, zero = (high - low) / steps, float(round(-low / (high - low) * steps))
@@ -48,9 +48,7 @@ class Mse(RangeObserver[Histogram]):
         for spread, part in _ROUNDS:
             near = np.clip(zero + _CODES * max(1, steps // part), 0, steps) if free else zeros
             step, zero = _best(masses, step * 2.0 ** (spread * _POWERS), near, steps)
-        if (
-            step * steps >= high - low and not free
-        ):  # nothing is clipped, and a wider step would be all there is to gain
+        if step * steps >= high - low and not free:  # nothing is clipped, and only a wider step could be better
             return low, high
         return 0.0 - zero * step, (steps - zero) * step
 

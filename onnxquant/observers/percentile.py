@@ -13,8 +13,8 @@ class Percentile(RangeObserver[Histogram]):
     Of a symmetric grid it is the percentile of magnitudes; else half of what is clipped lies at each end.
 
     Args:
-        accumulated: what to read; None: a new one.
-        percentile: how many of a hundred values lie in the range.
+        accumulated: the accumulator to read; None: a new one.
+        percentile: share of the values that lie in the range, in percent.
 
     Raises:
         StatisticsError: the percentage is not above 0 and at most 100.

@@ -81,7 +81,7 @@ def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> S
     if samples is not None:
         opened = samples.for_proof(session)
         feeds = list(opened)
-        return SampledOutputs(feeds, [runtime.run(session, f) for f in feeds], SampleSource.of(opened.about))
+        return SampledOutputs(feeds, [runtime.run(session, f) for f in feeds], SampleSource.of(opened.origin.to_dict()))
     if options.preprocess is not None:
         raise FeedError("preprocess says how samples are made of --data, which is missing")
     inputs = inputs_of(session)

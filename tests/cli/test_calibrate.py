@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import onnxquant
-from onnxquant import Grid, Statistics, StatisticsError, runtime
+from onnxquant import ActivationGrid, Statistics, StatisticsError, runtime
 from onnxquant.calibration import collect as run_
 from onnxquant.cli import main
 
@@ -49,9 +49,9 @@ def test_calibrating_writes_statistics(model: Path, data: Path, tmp_path: Path) 
     assert "SYNTHETIC" not in result.output
     x = np.load(data)["x"]
     statistics = Statistics.load(output)
-    assert statistics.range("x", "minmax", Grid()) == (x.min(), x.max())
+    assert statistics.range("x", "minmax", ActivationGrid()) == (x.min(), x.max())
     for method in ("percentile", "entropy", "mse", "mean-std"):
-        low, high = statistics.range("x", method, Grid())
+        low, high = statistics.range("x", method, ActivationGrid())
         assert x.min() * 1.01 <= low < 0 < high <= x.max() * 1.01
     assert not (tmp_path / "stats.npz.partial").exists()
     refused(run(model, "--data", data, "-o", output), "exists already", "--force")
@@ -78,7 +78,7 @@ def test_synthetic_only_when_asked_for_and_marked(model: Path, data: Path, tmp_p
     assert "SYNTHETIC" in result.output
     statistics = Statistics.load(output)
     assert statistics.synthetic
-    assert statistics.sources[0]["samples"] == statistics.samples == 3
+    assert statistics.sources[0].samples == statistics.samples == 3
 
 
 def test_shards_merge_to_the_whole(model: Path, data: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_shards_merge_to_the_whole(model: Path, data: Path, tmp_path: Path) -> N
     merged = Statistics.load(tmp_path / "c.npz")
     assert merged.samples == whole.samples == 6
     for method in ("minmax", "percentile", "entropy", "mse", "mean-std"):
-        for grid in (Grid(), Grid(symmetric=True)):
+        for grid in (ActivationGrid(), ActivationGrid(symmetric=True)):
             assert merged.range("y", method, grid) == whole.range("y", method, grid)
 
 
@@ -115,8 +115,8 @@ def test_an_interrupted_run_goes_on(model: Path, data: Path, tmp_path: Path, mon
     assert run(model, "--data", data, "-o", output, "--resume").exit_code == 0
     assert len(calls) < 4 + 1 + 6  # shapes, and only what was missing
     assert not partial.exists()
-    assert Statistics.load(output).range("y", "mse", Grid()) == onnxquant.calibrate(model, data).range(
-        "y", "mse", Grid()
+    assert Statistics.load(output).range("y", "mse", ActivationGrid()) == onnxquant.calibrate(model, data).range(
+        "y", "mse", ActivationGrid()
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxquant.calibration.feeds import Guess, Input, Synthetic, held_out, open_feeds, read
+from onnxquant.calibration.feeds import Guess, Input, Origin, Synthetic, held_out, open_feeds, read
 from onnxquant.errors import FeedError
 
 X = Input("x", "tensor(float)", ("batch", 3))
@@ -41,7 +41,7 @@ def test_an_archive_is_read_twice_alike(save: Callable[..., None], tmp_path: Pat
     save(tmp_path / "f.npz", x=x, rate=rate)
     feeds = open_feeds(tmp_path / "f.npz", [X, RATE], limit=4)
     assert len(feeds) == 4
-    assert feeds.about == {"source": str(tmp_path / "f.npz"), "samples": 4}
+    assert feeds.origin == Origin(source=str(tmp_path / "f.npz"), samples=4)
     first, second = list(feeds), list(feeds)
     for i, (a, b) in enumerate(zip(first, second, strict=True)):
         assert same(a, b)
@@ -331,7 +331,7 @@ def test_module_and_function(module: str) -> None:
     before = list(sys.path)
     feeds = open_feeds(f"{module}:samples", [X])
     assert [float(f["x"][0, 0]) for f in feeds] == [0, 1, 2]
-    assert feeds.about == {"source": f"{module}:samples", "samples": 3}
+    assert feeds.origin == Origin(source=f"{module}:samples", samples=3)
     assert len(open_feeds(f"{module}:listed", [X])) == len(open_feeds(f"{module}:Inner.samples", [X])) == 1
     assert sys.path == before
 
@@ -368,7 +368,7 @@ def test_held_out_samples_are_spread_and_apart(count: int, most: int, judged: in
     assert sorted(first + second) == list(range(count))
     assert min(second) < count / 2 < max(second)
     assert len(set(np.diff(second))) <= 1
-    assert calibrating.about["samples"] == count - judged
+    assert calibrating.origin.samples == count - judged
     assert [int(f["x"][0, 0]) // 3 for f in judging] == second  # again the same
 
 
@@ -384,5 +384,5 @@ def test_synthetic_feeds_follow_the_inputs() -> None:
     assert len(feeds) == len(first) == 3 and all(same(a, b) for a, b in zip(first, second, strict=True))
     assert first[0]["ids"].shape == (1, 9) and 2 < first[0]["ids"].max() < 50
     assert first[0]["sr"] == 16000 and first[0]["x"].shape == (1, 3)
-    assert feeds.about["source"] == "synthetic" and feeds.about["shapes"]["ids"] == [1, 9]
+    assert feeds.origin.is_synthetic and feeds.origin.shapes["ids"] == [1, 9]
     assert not same(first[0], next(iter(Synthetic(inputs, {"ids": 50}, Guess({"length": 9}, 4, 4), 3, seed=8))))

@@ -45,7 +45,7 @@ def test_defaults_follow_the_input_and_are_said(tmp_path: Path) -> None:
     assert got.dtype == np.float32 and got.flags.c_contiguous
     assert np.array_equal(got, (image / 255).transpose(2, 0, 1)[None].astype(np.float32))
     said = ["layout=NCHW", "order=RGB", "dtype=float32", "scale=1/255", "size=8x6", "resize=crop"]
-    assert feeds.about["assumed"] == said and feeds.about["kind"] == "images"
+    assert feeds.origin.assumed == said and feeds.origin.kind == "images"
     assert np.array_equal(one(tmp_path / "a", NHWC), (image / 255)[None].astype(np.float32))
 
 
@@ -115,7 +115,7 @@ def test_box_resampling_is_the_mean(tmp_path: Path) -> None:
 def test_open_sizes(tmp_path: Path) -> None:
     equal = folder(tmp_path / "a", pixels(5, 9), pixels(5, 9, 1))
     feeds = open_feeds(equal, [OPEN])
-    assert [f["image"].shape for f in feeds] == [(1, 3, 5, 9)] * 2 and "resize=none" in feeds.about["assumed"]
+    assert [f["image"].shape for f in feeds] == [(1, 3, 5, 9)] * 2 and "resize=none" in feeds.origin.assumed
     mixed = folder(tmp_path / "b", pixels(5, 9), pixels(7, 9))
     with pytest.raises(
         FeedError, match=r"differ in size \(0\.png 5x9, 1\.png 7x9\) .* give size=HEIGHTxWIDTH, or resize"
@@ -135,7 +135,7 @@ def test_one_side_follows_the_proportions(tmp_path: Path) -> None:
     spec = Input("input1", "tensor(float)", (1, 1, 64, "image_width"))
     feeds = open_feeds(folder(tmp_path / "a", pixels(32, 80), pixels(128, 100)), [spec])
     assert [f["input1"].shape for f in feeds] == [(1, 1, 64, 160), (1, 1, 64, 50)]
-    assert "size=64xopen, the other side by the image's proportions" in feeds.about["assumed"]
+    assert "size=64xopen, the other side by the image's proportions" in feeds.origin.assumed
 
 
 @pytest.mark.parametrize("ending", ["jpg", "bmp", "webp", "PNG"])

@@ -67,7 +67,7 @@ def test_strings_go_in_as_they_are(tmp_path: Path) -> None:
 def test_bert_tokens_are_those_of_tokenizers(word_piece: Path, tmp_path: Path) -> None:
     oracle = tokenizers.Tokenizer.from_file(str(word_piece))
     feeds = open_feeds(text(tmp_path, *LINES), BERT)
-    assert feeds.about["assumed"] == [f"tokenizer={word_piece}", "max_length=512"]
+    assert feeds.origin.assumed == [f"tokenizer={word_piece}", "max_length=512"]
     for line, feed in zip(LINES, feeds, strict=True):
         wanted = oracle.encode(line)
         assert feed["input_ids"].tolist() == [wanted.ids]
@@ -86,7 +86,7 @@ def test_lengths_and_other_inputs(word_piece: Path, tmp_path: Path) -> None:
     assert one["input_ids"].dtype == np.int32 and one["input_ids"].shape == (1, 12)
     assert one["attention_mask"].tolist() == [[1] * 5 + [0] * 7]
     assert one["position_ids"].tolist() == [[*range(5), *[0] * 7]]
-    assert "padded to 12 tokens" in feeds.about["assumed"]
+    assert "padded to 12 tokens" in feeds.origin.assumed
     single = read(data, [Input("tokens", "tensor(int64)", ("n",))], 1)[0]
     assert single["tokens"].ndim == 1
     with pytest.raises(FeedError, match="nothing for input pixels"):

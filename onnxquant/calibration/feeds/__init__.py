@@ -1,4 +1,4 @@
-"""Feeds: samples for a model, from arrays, images, texts, Python or made up; read one at a time.
+"""Feeds: samples for a model, from arrays, images, texts, Python or synthetic; read one at a time.
 
 >>> feeds = open_feeds("feeds.npz", [Input("x", "tensor(float)", ("batch", 3))])   # doctest: +SKIP
 >>> for feed in feeds: ...                                                         # doctest: +SKIP
@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from onnxquant.calibration.feeds import arrays, images, python, text
-from onnxquant.calibration.feeds.base import Checked, Chosen, Feed, Feeds, Input, Source, check, expected, held_out
+from onnxquant.calibration.feeds.base import (
+    Checked,
+    Chosen,
+    Feed,
+    Feeds,
+    Input,
+    Origin,
+    Source,
+    check,
+    expected,
+    held_out,
+)
 from onnxquant.calibration.feeds.settings import Description, described, entries
 from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, synthetic, vocabulary
 from onnxquant.errors import FeedError
@@ -24,6 +35,7 @@ __all__ = [
     "Feeds",
     "Guess",
     "Input",
+    "Origin",
     "Synthetic",
     "check",
     "guesses",
@@ -47,19 +59,19 @@ def open_feeds(
     preprocess: Description | None = None,
     least: int = 1,
 ) -> Feeds:
-    """Samples for a model, read when they are asked for.
+    """Open samples for a model; they are read when they are iterated over.
 
     Args:
         data: a ``.npz`` with an array per input, samples along the first axis; a ``.npy`` of the only input; a folder of
             such files with one sample (or batch) each; a folder of images; a ``.txt`` with a sample per line;
-            ``module:function``; a mapping of arrays; or an iterable of ``{input name: array}``, or a callable that gives one.
-        inputs: what the model takes.
-        limit: at most so many samples; None: all.
-        preprocess: how images and texts become inputs: a mapping, a TOML or YAML file, or ``key=value,...``.
-        least: fewer samples than this are an error.
+            ``module:function``; a mapping of arrays; an iterable of ``{input name: array}``; or a function that returns one.
+        inputs: inputs of the model.
+        limit: largest number of samples; None: all.
+        preprocess: steps from images or texts to inputs: a mapping, a TOML or YAML file, or ``key=value,...``.
+        least: smallest number of samples; fewer are an error.
 
     Raises:
-        FeedError: unreadable, empty, too few, or not what the model takes; the message shows what it expects.
+        FeedError: unreadable, empty, too few, or of other inputs than the model's, which the message lists.
     """
     name = str(data) if isinstance(data, (str, Path)) else "data"
     feeds = Checked(name, _source(data, inputs, limit, entries(preprocess)), inputs, limit)
@@ -67,7 +79,7 @@ def open_feeds(
         raise FeedError(f"{name}: holds no samples; {expected(inputs)}")
     if len(feeds) < least:
         raise FeedError(f"{name}: holds {len(feeds)} samples, expected at least {least}")
-    next(iter(feeds))  # what does not fit at all is refused now
+    next(iter(feeds))  # samples that do not fit at all are refused now
     return feeds
 
 
@@ -75,7 +87,7 @@ def read(data: Data, inputs: Sequence[Input], limit: int | None, preprocess: Des
     """The samples of ``open_feeds``, all in memory.
 
     Raises:
-        FeedError: as ``open_feeds``.
+        FeedError: see ``open_feeds``.
     """
     return list(open_feeds(data, inputs, limit=limit, preprocess=preprocess))
 
@@ -86,7 +98,7 @@ def _source(data: Data, inputs: Sequence[Input], limit: int | None, steps: Mappi
         if path.is_dir():
             return _folder(path, inputs, steps)
         if path.suffix.lower() in text.ENDINGS:
-            return text.lines(path, inputs, described(text.Steps, steps, "texts"))
+            return text.lines(path, inputs, described(text.TextSteps, steps, "texts"))
         if steps:
             raise FeedError(f"{data}: preprocess is for folders of images and for texts; {expected(inputs)}")
         if isinstance(data, str) and python.is_reference(data):
@@ -103,18 +115,18 @@ def _source(data: Data, inputs: Sequence[Input], limit: int | None, steps: Mappi
 
 
 def _folder(path: Path, inputs: Sequence[Input], steps: Mapping[str, Any]) -> Source:
-    """The samples of a folder, by what lies in it."""
+    """The samples of a folder of arrays or images."""
     files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
-    of_arrays = [f for f in files if f.suffix.lower() in arrays.ENDINGS]
-    of_images = [f for f in files if f.suffix.lower() in images.ENDINGS]
-    if of_arrays and of_images:
+    array_files = [f for f in files if f.suffix.lower() in arrays.ENDINGS]
+    image_files = [f for f in files if f.suffix.lower() in images.ENDINGS]
+    if array_files and image_files:
         raise FeedError(
-            f"{path}: holds both arrays ({of_arrays[0].name}) and images ({of_images[0].name}); expected one kind"
+            f"{path}: holds both arrays ({array_files[0].name}) and images ({image_files[0].name}); expected one kind"
         )
-    if of_images:
-        return images.images(path, of_images, inputs, described(images.Steps, steps, "images"))
-    if not of_arrays:
+    if image_files:
+        return images.images(path, image_files, inputs, described(images.ImageSteps, steps, "images"))
+    if not array_files:
         raise FeedError(f"{path}: no .npz files in this folder, nor .npy files or images; {expected(inputs)}")
     if steps:
         raise FeedError(f"{path}: preprocess is for folders of images and for texts; {expected(inputs)}")
-    return arrays.folder(path, of_arrays, inputs)
+    return arrays.folder(path, array_files, inputs)

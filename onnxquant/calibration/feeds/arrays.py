@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.feeds.base import Input, Raw, expected
+from onnxquant.calibration.feeds.base import Input, Origin, Raw, expected
 from onnxquant.errors import FeedError, nearest
 
 T = TypeVar("T")
@@ -24,12 +24,12 @@ _HEADER, _LENGTHS_AT = 30, 26
 class Stacked:
     """Arrays that hold samples along their first axis.
 
-    A sample is one entry of that axis, which stays with length 1 where the input has an axis for it. Where a model takes a
-    batch of fixed size, a sample is so many entries.
+    A sample is one entry of that axis. The axis stays, with length 1, where the input has one for it. Where a model takes
+    a batch of fixed size, a sample is a whole batch.
     """
 
     def __init__(self, arrays: Mapping[str, Column], inputs: Sequence[Input], where: str) -> None:
-        self.about: dict[str, Any] = {}
+        self.origin = Origin()
         self._where = where
         specs = {i.name: i for i in inputs}
         for name in arrays:
@@ -37,7 +37,7 @@ class Stacked:
                 raise FeedError(f"{where}: the model has no input {name!r}{nearest(name, list(specs))}")
         self._takes = {name: _taking(column.shape, specs[name]) for name, column in arrays.items()}
         self._columns = arrays
-        counts = {n: -(-c.shape[0] // self._takes[n][0]) for n, c in arrays.items() if c.shape}
+        counts = {n: -(-c.shape[0] // self._takes[n].entries) for n, c in arrays.items() if c.shape}
         if len(set(counts.values())) > 1:
             raise FeedError(
                 f"{where}: arrays differ in their number of samples: {counts}; inputs without an axis for samples need one "
@@ -50,22 +50,34 @@ class Stacked:
 
     def __iter__(self) -> Iterator[tuple[str, Raw]]:
         with ExitStack() as stack:
-            entries = {n: c.blocks(self._takes[n][0], stack) for n, c in self._columns.items()}
+            entries = {n: c.blocks(self._takes[n].entries, stack) for n, c in self._columns.items()}
             for i in range(self._count):
                 sample = {n: next(blocks) for n, blocks in entries.items()}
                 yield (
                     f"{self._where}, sample {i}",
-                    {n: a[0] if self._takes[n][1] and a.ndim else a for n, a in sample.items()},
+                    {n: a[0] if self._takes[n].drops_axis and a.ndim else a for n, a in sample.items()},
                 )
 
 
-def _taking(shape: tuple[int, ...], spec: Input) -> tuple[int, bool]:
-    """How many entries a sample takes, and whether the axis goes."""
+class _Taking(NamedTuple):
+    """The part of an array that one sample takes.
+
+    Attributes:
+        entries: number of entries of the first axis.
+        drops_axis: whether the input has no axis for samples.
+    """
+
+    entries: int
+    drops_axis: bool
+
+
+def _taking(shape: tuple[int, ...], spec: Input) -> _Taking:
     if len(shape) == len(spec.shape) + 1:
-        return 1, True
+        return _Taking(1, drops_axis=True)
     first = spec.shape[0] if spec.shape else 1
-    fixed = isinstance(first, int) and first > 1 and len(shape) == len(spec.shape)
-    return (int(first) if fixed else 1), False  # type: ignore[arg-type]
+    if isinstance(first, int) and first > 1 and len(shape) == len(spec.shape):
+        return _Taking(first, drops_axis=False)
+    return _Taking(1, drops_axis=False)
 
 
 class Column:
@@ -76,7 +88,12 @@ class Column:
         self.shape: tuple[int, ...] = array.shape
 
     def blocks(self, length: int, stack: ExitStack) -> Iterator[NDArray[Any]]:
-        """So many entries at a time; a scalar again and again."""
+        """Blocks of consecutive entries; a scalar is repeated without end.
+
+        Args:
+            length: number of entries of a block.
+            stack: files that the blocks are read from are closed with it.
+        """
         while not self.shape:
             yield self._array
         for start in range(0, self.shape[0], length):
@@ -99,7 +116,7 @@ class Streamed(Column):
         return file, *_array_header(file)
 
     def blocks(self, length: int, stack: ExitStack) -> Iterator[NDArray[Any]]:
-        """So many entries at a time, read from the archive."""
+        """Blocks of consecutive entries, read from the archive."""
         file, shape, fortran, dtype = self._open(stack)
         if fortran or not shape:  # no entry of it lies in one piece
             data = file.read()
@@ -124,14 +141,14 @@ def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
 
 
 def stacked(path: Path, inputs: Sequence[Input]) -> Stacked:
-    """The samples of one .npz or .npy file, read as they are asked for."""
+    """The samples of one .npz or .npy file, read one at a time."""
     if path.suffix == ".npy":
         return Stacked({_only(inputs, path).name: Column(_map_npy(path))}, inputs, str(path))
     return Stacked(_readable(path, _columns), inputs, str(path))
 
 
 def in_memory(arrays: Mapping[str, Any], inputs: Sequence[Input], where: str) -> Stacked:
-    """The samples of arrays that are there already."""
+    """The samples of arrays in memory."""
     return Stacked({str(n): Column(np.asarray(a)) for n, a in arrays.items()}, inputs, where)
 
 
@@ -142,14 +159,14 @@ def _only(inputs: Sequence[Input], path: Path) -> Input:
 
 
 def _readable(path: Path, read: Callable[[Path], T]) -> T:
-    """What a reader makes of a file, or one error of ours."""
+    """The result of a reader; any failure becomes a FeedError."""
     try:
         return read(path)
     except FeedError:
         raise
     except OSError as error:
         raise FeedError(f"{path}: cannot be read as {path.suffix}: {error.strerror or error}") from None
-    except Exception as error:  # zipfile.BadZipFile, zlib.error, ValueError, EOFError: whatever damage leads to
+    except Exception as error:  # zipfile.BadZipFile, zlib.error, ValueError, EOFError: any kind of damage
         raise FeedError(f"{path}: cannot be read as {path.suffix}: {error}") from None
 
 
@@ -197,7 +214,7 @@ def _map_npy(path: Path) -> NDArray[Any]:
 
 @dataclass
 class Folder:
-    """A folder with a sample per file: what one run of the model takes, so it may be a batch.
+    """A folder with a sample per file. A sample is the input of one run of the model, so it may be a batch.
 
     ``.npz`` files hold an array per input. ``.npy`` files hold the only input, or are called ``<input>_<anything>.npy``:
     files with the same rest are one sample. An array with one axis less than its input gets a batch axis of 1.
@@ -205,7 +222,7 @@ class Folder:
 
     samples: Sequence[Mapping[str, Path] | Path]
     inputs: Sequence[Input]
-    about: dict[str, Any] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -242,7 +259,7 @@ def folder(path: Path, files: Sequence[Path], inputs: Sequence[Input]) -> Folder
 
 
 def _joined(path: Path, files: Sequence[Path], inputs: Sequence[Input]) -> list[dict[str, Path]]:
-    """Files of one sample together: <input>_<rest>.npy with the same rest."""
+    """Files by input of each sample: those named <input>_<rest>.npy with the same rest."""
     samples: dict[str, dict[str, Path]] = {}
     names = sorted((i.name for i in inputs), key=len, reverse=True)
     for file in files:
@@ -250,8 +267,8 @@ def _joined(path: Path, files: Sequence[Path], inputs: Sequence[Input]) -> list[
         if name is None:
             raise FeedError(f"{file}: expected <input>_<sample>.npy; {expected(inputs)}")
         samples.setdefault(file.stem[len(name) + 1 :], {})[name] = file
-    for rest, found in samples.items():
-        missing = [i.name for i in inputs if i.name not in found and not i.optional]
+    for rest, files_of_sample in samples.items():
+        missing = [i.name for i in inputs if i.name not in files_of_sample and not i.optional]
         if missing:
             raise FeedError(
                 f"{path}: sample {rest!r} has no {_in_file_name(missing[0])}_{rest}.npy; {expected(inputs)}"
@@ -260,5 +277,5 @@ def _joined(path: Path, files: Sequence[Path], inputs: Sequence[Input]) -> list[
 
 
 def _in_file_name(name: str) -> str:
-    """An input's name without what no file name can have."""
+    """An input's name without the characters that no file name can have."""
     return name.replace("/", "_").replace(":", "_")

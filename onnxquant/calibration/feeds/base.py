@@ -1,11 +1,11 @@
-"""What feeds are, and the check that every sample passes before a model sees it."""
+"""Feeds: the protocol of samples, and the check that every sample passes before a model sees it."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import FeedError, nearest
 
 Feed = dict[str, NDArray[Any]]
-# A sample as its source has it: not checked yet.
+# A sample as its source has it, before the check.
 Raw = Mapping[str, Any]
 DTYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
@@ -34,13 +34,13 @@ DTYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class Input:
-    """One input of a model: its name, ONNX Runtime's type of it, and its shape with names for open dimensions.
+    """One input of a model.
 
     Attributes:
-        name: as the model calls it.
-        type: such as ``tensor(float)``.
+        name: the model's name for it.
+        type: ONNX Runtime's name of its type, such as ``tensor(float)``.
         shape: a number, a name or None for each axis.
-        default: the model has a value for it, so a sample may leave it out.
+        default: whether the model has a value for it, so that a sample may leave it out.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Input:
     default: bool = False
 
     def __str__(self) -> str:
-        """As shown in messages."""
+        """The input in messages."""
         return f"{self.name} {self.type} {list(self.shape)}" + (" (optional)" if self.optional else "")
 
     @property
@@ -59,19 +59,61 @@ class Input:
 
     @property
     def element(self) -> str:
-        """Its type, of an optional one what it holds if it is there."""
+        """Its type; for an optional one the type of its value."""
         return self.type[len("optional(") : -1] if self.type.startswith("optional(") else self.type
 
 
-class Feeds(Protocol):
-    """Lazily read samples; iterating again gives the same ones again.
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The origin of samples, for reports and files of statistics.
 
     Attributes:
-        about: where they come from, for reports: ``source``, ``samples``, and what was assumed. ``source`` is
-            ``synthetic`` for made-up ones.
+        source: the file, the folder, the function or ``data``; ``synthetic`` for made-up samples.
+        samples: number of samples.
+        kind: ``images`` or ``text``; None: arrays.
+        preprocess: steps that made inputs of images.
+        tokenizer: file of the tokenizer.
+        assumed: settings that followed from the model or from defaults.
+        seed: seed of synthetic samples; None: the samples are real ones.
+        shapes: shapes of synthetic samples, by input.
     """
 
-    about: dict[str, Any]
+    source: str = ""
+    samples: int = 0
+    kind: str | None = None
+    tokenizer: str | None = None
+    preprocess: Mapping[str, Any] | None = None
+    assumed: Sequence[str] | None = None
+    seed: int | None = None
+    shapes: Mapping[str, Sequence[int]] | None = None
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the samples were made up."""
+        return self.seed is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; entries that are None are left out."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
+        """The origin whose ``to_dict`` gave these entries.
+
+        Raises:
+            TypeError: unknown entries.
+        """
+        return cls(**entries)
+
+
+class Feeds(Protocol):
+    """Samples, read one at a time; every iteration gives the same ones.
+
+    Attributes:
+        origin: the origin of the samples.
+    """
+
+    origin: Origin
 
     def __iter__(self) -> Iterator[Feed]: ...
 
@@ -79,13 +121,13 @@ class Feeds(Protocol):
 
 
 class Source(Protocol):
-    """Where samples come from: a place for messages and the raw sample, one after the other, any number of times.
+    """A reader of raw samples, each with its place for messages; it can be iterated over any number of times.
 
     Attributes:
-        about: what a report should say of it, but ``source`` and ``samples``.
+        origin: the origin of the samples, without ``source`` and ``samples``.
     """
 
-    about: dict[str, Any]
+    origin: Origin
 
     def __iter__(self) -> Iterator[tuple[str, Raw]]: ...
 
@@ -93,54 +135,54 @@ class Source(Protocol):
 
 
 class Checked:
-    """The feeds of a source: each sample is checked, and converted to what the model takes, when it is read."""
+    """The samples of a source, each checked and converted to the model's types when it is read."""
 
     def __init__(self, name: str, source: Source, inputs: Sequence[Input], limit: int | None) -> None:
         self._source = source
         self._inputs = inputs
         self._count = len(source) if limit is None else min(limit, len(source))
-        self.about: dict[str, Any] = {"source": name, "samples": self._count, **source.about}
+        self.origin = replace(source.origin, source=name, samples=self._count)
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Feed]:
-        read = 0
+        count = 0
         for where, raw in islice(iter(self._source), self._count):
-            read += 1
+            count += 1
             yield check(raw, self._inputs, where)
-        if read < self._count:
-            raise FeedError(f"{self.about['source']}: gave {read} samples, expected {self._count} as the first time")
+        if count < self._count:
+            raise FeedError(f"{self.origin.source}: gave {count} samples, expected {self._count} as the first time")
 
 
 class Chosen:
-    """Some of the samples of others.
+    """Some of the samples of other feeds.
 
     Args:
-        feeds: the others.
-        places: where in them the chosen ones are.
+        feeds: the other feeds.
+        places: positions of the chosen samples.
     """
 
     def __init__(self, feeds: Feeds, places: Container[int]) -> None:
         self._feeds, self._places = feeds, places
         self._count = sum(i in places for i in range(len(feeds)))
-        self.about = {**feeds.about, "samples": self._count}
+        self.origin = replace(feeds.origin, samples=self._count)
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Feed]:
-        left = self._count
+        remaining = self._count
         for i, feed in enumerate(self._feeds):
             if i in self._places:
                 yield feed
-                left -= 1
-            if not left:
+                remaining -= 1
+            if not remaining:
                 return
 
 
 def held_out(feeds: Feeds, most: int) -> tuple[Feeds, Feeds]:
-    """Samples to calibrate on, and others to judge the outcome by: every n-th one, a quarter of all or ``most``.
+    """Samples to calibrate on, and others to score candidates on: every n-th one, a quarter of all or ``most``.
 
     Fewer than eight samples are not divided: both are all of them.
     """
@@ -153,12 +195,17 @@ def held_out(feeds: Feeds, most: int) -> tuple[Feeds, Feeds]:
 
 
 def expected(inputs: Sequence[Input]) -> str:
-    """What a model takes, for messages."""
+    """The inputs of a model, for messages."""
     return "the model takes " + ", ".join(map(str, inputs))
 
 
 def check(feed: Raw, inputs: Sequence[Input], where: str) -> Feed:
     """A sample with the types that a model takes.
+
+    Args:
+        feed: the raw sample.
+        inputs: inputs of the model.
+        where: place of the sample, for messages.
 
     Raises:
         FeedError: a name, type, shape or value that does not fit.
@@ -185,9 +232,9 @@ def _checked(value: Any, spec: Input, where: str) -> Any:
         array = np.asarray(value)
     except ValueError as error:  # lists of different lengths
         raise FeedError(f"{where}: input {spec.name!r} is no array: {error}") from None
-    wanted = DTYPES.get(spec.element)
-    if wanted is not None:
-        array = _text(array, spec, where) if wanted is np.str_ else _cast(array, wanted, spec, where)
+    target = DTYPES.get(spec.element)
+    if target is not None:
+        array = _text(array, spec, where) if target is np.str_ else _cast(array, target, spec, where)
     fits = len(array.shape) == len(spec.shape) and all(
         not isinstance(d, int) or d < 1 or d == have for d, have in zip(spec.shape, array.shape, strict=True)
     )
@@ -207,14 +254,14 @@ def _text(array: NDArray[Any], spec: Input, where: str) -> NDArray[Any]:
     raise FeedError(f"{where}: input {spec.name!r} is {array.dtype}, expected {spec.type}")
 
 
-def _cast(array: NDArray[Any], wanted: type[np.generic], spec: Input, where: str) -> NDArray[Any]:
-    """The same values in another type; the same kind or a widening is what the user meant, floats for ids a mistake."""
-    dtype = np.dtype(wanted)
+def _cast(array: NDArray[Any], target: type[np.generic], spec: Input, where: str) -> NDArray[Any]:
+    """The same values in another type. Another kind is refused unless it is wider: floats for ids are a mistake."""
+    dtype = np.dtype(target)
     if array.dtype == dtype:
         return array
     if array.dtype.kind != dtype.kind and not (array.dtype.kind in "iub" and dtype.kind in "iuf"):
         raise FeedError(f"{where}: input {spec.name!r} is {array.dtype}, expected {spec.type}")
-    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+    with np.errstate(over="ignore"):  # values that become infinite are refused later
         cast = array.astype(dtype)
     if (dtype.kind in "iu" and not np.array_equal(cast.astype(array.dtype), array)) or _wrapped(array, cast):
         lowest, highest = array.min(), array.max()

@@ -1,4 +1,4 @@
-"""Samples from a folder of images, brought to what the model takes as a description says.
+"""Samples from a folder of images, resized and scaled by the steps of a description.
 
 Every pixel becomes ``(pixel * scale - mean) / std``, computed in float64 and rounded to the input's type.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, expected
+from onnxquant.calibration.feeds.base import DTYPES, Input, Origin, Raw, expected
 from onnxquant.calibration.feeds.settings import numbers, one_of
 from onnxquant.errors import FeedError, nearest
 
@@ -29,23 +29,23 @@ _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
 @dataclass(frozen=True)
-class Steps:
-    """How an image becomes an input; what is None follows from the input.
+class ImageSteps:
+    """The steps from an image to an input; those that are None follow from the input.
 
     Attributes:
-        input: name of the input, needed where the model has several.
+        input: name of the input; needed where the model has several.
         size: height and width, or one number for both.
         resize: ``crop`` scales the image to cover the size and crops its centre, ``stretch`` ignores the proportions,
             ``pad`` fits the whole image in and fills the rest, ``none`` leaves it as it is.
-        shorter: for ``crop``: scale the shorter side to this before cropping, instead of as little as covers the size.
+        shorter: length of the shorter side before ``crop`` cuts; None: the smallest that covers the size.
         resample: ``nearest``, ``box``, ``bilinear``, ``hamming``, ``bicubic`` or ``lanczos``.
-        pad_value: pixel value of what ``pad`` fills.
+        pad_value: pixel value of the borders that ``pad`` adds.
         scale: factor of pixels (0 to 255).
-        mean: subtracted after scaling; one number, or one for each channel in the model's order.
-        std: divisor after that.
+        mean: number that is subtracted after scaling; one, or one for each channel in the model's order.
+        std: divisor after the subtraction.
         layout: ``NCHW`` or ``NHWC``.
         order: ``RGB``, ``BGR`` or ``GRAY``.
-        dtype: type in which the values are given, such as ``uint8``.
+        dtype: type of the values, such as ``uint8``.
     """
 
     input: str | None = None
@@ -62,7 +62,7 @@ class Steps:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        """Values that can be wrong whatever the model.
+        """Check the values that are wrong for any model.
 
         Raises:
             FeedError: a value of the wrong type or out of range.
@@ -85,7 +85,7 @@ class Steps:
         self.height_width()
 
     def height_width(self) -> tuple[int, int] | None:
-        """The size as two numbers."""
+        """The size as two numbers; None where it is open."""
         size = self.size
         if isinstance(size, str):
             size = [int(n) if n.isdecimal() else n for n in size.lower().split("x")]
@@ -103,13 +103,13 @@ def _numeric() -> list[type[np.generic]]:
 
 @dataclass
 class Images:
-    """A folder of images as samples of one."""
+    """A folder of images, each a sample."""
 
     files: Sequence[Path]
     spec: Input
-    steps: Steps
+    steps: ImageSteps
     size: Size | None
-    about: dict[str, Any] = field(default_factory=dict)
+    origin: Origin
 
     def __len__(self) -> int:
         return len(self.files)
@@ -140,8 +140,8 @@ class Images:
         return values[None] if len(self.spec.shape) == 4 else values
 
 
-def images(path: Path, files: Sequence[Path], inputs: Sequence[Input], steps: Steps) -> Images:
-    """The images of a folder as samples; what the description leaves open follows from the input.
+def images(path: Path, files: Sequence[Path], inputs: Sequence[Input], steps: ImageSteps) -> Images:
+    """The images of a folder as samples; steps that the description leaves open follow from the input.
 
     Raises:
         FeedError: Pillow is missing, no input is an image, or the size stays open and the images differ.
@@ -159,11 +159,11 @@ def images(path: Path, files: Sequence[Path], inputs: Sequence[Input], steps: St
     if size and None not in size and steps.resize is None:
         steps = replace(steps, resize="crop")
         assumed.append("resize=crop")
-    described = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(steps).items() if v is not None}
-    return Images(files, spec, steps, size, {"kind": "images", "preprocess": described, "assumed": assumed})
+    preprocess = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(steps).items() if v is not None}
+    return Images(files, spec, steps, size, Origin(kind="images", preprocess=preprocess, assumed=assumed))
 
 
-def _image_input(path: Path, inputs: Sequence[Input], steps: Steps) -> Input:
+def _image_input(path: Path, inputs: Sequence[Input], steps: ImageSteps) -> Input:
     names = [i.name for i in inputs]
     if steps.input is not None and steps.input not in names:
         raise FeedError(f"preprocess: the model has no input {steps.input!r}{nearest(str(steps.input), names)}")
@@ -179,24 +179,30 @@ def _image_input(path: Path, inputs: Sequence[Input], steps: Steps) -> Input:
     return chosen[0]
 
 
-def _completed(steps: Steps, spec: Input, assumed: list[str]) -> Steps:
-    """The steps with layout, colour order, type and scale from the input where they are silent; says what it took."""
-    found: dict[str, Any] = {}
+def _completed(steps: ImageSteps, spec: Input, assumed: list[str]) -> ImageSteps:
+    """The steps, with layout, colour order, type and scale of the input where they are open.
+
+    Args:
+        steps: the steps of the description.
+        spec: the input.
+        assumed: list that the chosen values are added to.
+    """
+    defaults: dict[str, Any] = {}
     first, last = spec.shape[-3], spec.shape[-1]
     layout = steps.layout or _layout(spec, first, last)
     if steps.layout is None:
-        found["layout"] = layout
+        defaults["layout"] = layout
     channels = first if layout == "NCHW" else last
     if isinstance(channels, int) and channels > 0 and channels not in (1, 3):
         raise FeedError(f"input {spec.name!r} has {channels} channels in layout {layout}, expected 1 or 3: {spec}")
     if steps.order is None:
-        found["order"] = "GRAY" if channels == 1 else "RGB"
+        defaults["order"] = "GRAY" if channels == 1 else "RGB"
     if steps.dtype is None:
-        found["dtype"] = np.dtype(DTYPES[spec.element]).name
+        defaults["dtype"] = np.dtype(DTYPES[spec.element]).name
     if steps.scale is None:
-        found["scale"] = 1 / 255 if np.dtype(DTYPES[spec.element]).kind == "f" else 1.0
-    assumed += [f"{k}={'1/255' if v == 1 / 255 else v}" for k, v in found.items()]
-    return replace(steps, **found)
+        defaults["scale"] = 1 / 255 if np.dtype(DTYPES[spec.element]).kind == "f" else 1.0
+    assumed += [f"{k}={'1/255' if v == 1 / 255 else v}" for k, v in defaults.items()]
+    return replace(steps, **defaults)
 
 
 def _layout(spec: Input, first: int | str | None, last: int | str | None) -> str:
@@ -208,12 +214,12 @@ def _layout(spec: Input, first: int | str | None, last: int | str | None) -> str
     raise FeedError(f"input {spec.name!r} does not show its layout: give layout=NCHW or layout=NHWC; {spec}")
 
 
-def _size(files: Sequence[Path], spec: Input, steps: Steps, assumed: list[str]) -> Size | None:
-    """The size that images are brought to; None: as they are."""
+def _size(files: Sequence[Path], spec: Input, steps: ImageSteps, assumed: list[str]) -> Size | None:
+    """The size that images are brought to; None: they keep their own."""
     if steps.resize == "none":
         return None
-    if given := steps.height_width():
-        return given
+    if size := steps.height_width():
+        return size
     axes = spec.shape[-2:] if steps.layout == "NCHW" else spec.shape[-3:-1]
     height, width = (d if isinstance(d, int) and d > 0 else None for d in axes)
     if height or width:
@@ -234,7 +240,7 @@ def _size(files: Sequence[Path], spec: Input, steps: Steps, assumed: list[str]) 
 
 
 def _opened(file: Path, order: str | None) -> Any:
-    """An image, upright; decoded into the channels of a colour order when one is given."""
+    """An upright image; decoded into the channels of a colour order, unless that is None."""
     from PIL import Image, ImageOps
 
     try:
@@ -245,13 +251,11 @@ def _opened(file: Path, order: str | None) -> Any:
             return upright.convert(_MODES[order]) if order else upright
     except FeedError:
         raise
-    except (
-        Exception
-    ) as error:  # UnidentifiedImageError, DecompressionBombError, struct.error ...: whatever damage leads to
+    except Exception as error:  # UnidentifiedImageError, DecompressionBombError, struct.error ...: any kind of damage
         raise FeedError(f"{file}: cannot be read as an image: {error}") from None
 
 
-def _resized(image: Any, size: Size | None, steps: Steps, file: Path) -> Any:
+def _resized(image: Any, size: Size | None, steps: ImageSteps, file: Path) -> Any:
     """An image brought to a size."""
     from PIL import Image
 
@@ -283,8 +287,15 @@ def _resized(image: Any, size: Size | None, steps: Steps, file: Path) -> Any:
     return scaled.crop((left, top, left + width, top + height))
 
 
-def _scaled(image: Any, factor: float, least: tuple[int, int], steps: Steps) -> Any:
-    """An image scaled by a factor, at least so wide and high."""
+def _scaled(image: Any, factor: float, least: tuple[int, int], steps: ImageSteps) -> Any:
+    """An image scaled by a factor.
+
+    Args:
+        image: the image.
+        factor: factor of its width and height.
+        least: smallest width and height of the result.
+        steps: the steps, for the filter.
+    """
     from PIL import Image
 
     size = (max(least[0], round(image.width * factor)), max(least[1], round(image.height * factor)))

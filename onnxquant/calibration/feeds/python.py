@@ -1,4 +1,4 @@
-"""Samples from Python: iterables, callables that make one, and module:function."""
+"""Samples from Python: iterables, functions that return one, and module:function."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from onnxquant.calibration.feeds.arrays import in_memory
-from onnxquant.calibration.feeds.base import Input, Raw, Source, expected
+from onnxquant.calibration.feeds.base import Input, Origin, Raw, Source, expected
 from onnxquant.errors import FeedError, nearest
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 class Listed:
-    """Samples of an iterable that can be gone through again, or of a callable that makes one each time.
+    """Samples of an iterable that can be iterated over again, or of a function that returns one each time.
 
     A sample is ``{input name: array}``, or the array alone where the model has one input.
     """
@@ -27,13 +27,13 @@ class Listed:
     def __init__(
         self, make: Callable[[], Iterable[Any]], inputs: Sequence[Input], name: str, limit: int | None
     ) -> None:
-        self.about: dict[str, Any] = {}
+        self.origin = Origin()
         self._make, self._inputs, self._name = make, inputs, name
-        made = make()
-        if isinstance(made, Sequence):
-            self._count = len(made)
+        samples = make()
+        if isinstance(samples, Sequence):
+            self._count = len(samples)
         else:  # counted once, without looking at the samples
-            self._count = sum(1 for _ in islice(_each(made, name), limit))
+            self._count = sum(1 for _ in islice(_each(samples, name), limit))
 
     def __len__(self) -> int:
         return self._count
@@ -52,7 +52,7 @@ class Listed:
 
 
 def _each(iterable: Iterable[Any], name: str) -> Iterator[Any]:
-    """The entries; what the user's code raises becomes one error of ours."""
+    """The entries; errors of the user's code become FeedErrors."""
     try:
         yield from iterable
     except FeedError:
@@ -62,25 +62,25 @@ def _each(iterable: Iterable[Any], name: str) -> Iterator[Any]:
 
 
 def from_python(data: Any, inputs: Sequence[Input], name: str, limit: int | None) -> Source:
-    """The samples of a mapping of arrays, an iterable, an iterator (which is read once and kept) or a callable.
+    """The samples of a mapping of arrays, an iterable, an iterator (which is read once into memory) or a function.
 
     Raises:
         FeedError: it is none of these, or fails.
     """
     if callable(data) and not isinstance(data, Iterable):
-        made = _call(data, name)
-        if isinstance(made, Mapping):
-            return in_memory(made, inputs, name)
-        if not _is_samples(made):
-            raise FeedError(f"{name}: gives {_kind(made)}, expected samples to go through; {expected(inputs)}")
-        return Listed(_once_more(made, data, name), inputs, name, limit)
+        result = _call(data, name)
+        if isinstance(result, Mapping):
+            return in_memory(result, inputs, name)
+        if not _is_samples(result):
+            raise FeedError(f"{name}: gives {_kind(result)}, expected samples to go through; {expected(inputs)}")
+        return Listed(_repeatable(result, data, name), inputs, name, limit)
     if isinstance(data, Mapping):
         return in_memory(data, inputs, name)
     if not _is_samples(data):
         raise FeedError(f"{name}: is {_kind(data)}, expected {{input name: array}} for each sample; {expected(inputs)}")
     if isinstance(data, Iterator):
-        kept = list(islice(_each(data, name), limit))
-        return Listed(lambda: kept, inputs, name, limit)
+        samples = list(islice(_each(data, name), limit))
+        return Listed(lambda: samples, inputs, name, limit)
     return Listed(lambda: data, inputs, name, limit)
 
 
@@ -95,8 +95,8 @@ def _call(function: Callable[[], Any], name: str) -> Any:
         raise FeedError(f"{name}: fails with {type(error).__name__}: {error}") from error
 
 
-def _once_more(first: Iterable[Any], function: Callable[[], Any], name: str) -> Callable[[], Iterable[Any]]:
-    """What a callable gives: kept when it can be gone through again, else asked for each time."""
+def _repeatable(first: Iterable[Any], function: Callable[[], Any], name: str) -> Callable[[], Iterable[Any]]:
+    """A function that returns the samples: the first result where it can be iterated over again, else a new one."""
     return (lambda: _call(function, name)) if isinstance(first, Iterator) else (lambda: first)
 
 
@@ -110,7 +110,7 @@ def is_reference(text: str) -> bool:
 
 
 def resolve(reference: str) -> Any:
-    """What ``module:function`` names; the current folder is on the path while it is looked up.
+    """The object that ``module:function`` names; the current folder is on the path while it is looked up.
 
     Raises:
         FeedError: no such module or name, or importing it fails.
@@ -118,20 +118,20 @@ def resolve(reference: str) -> Any:
     module_name, _, attributes = reference.partition(":")
     with _current_folder_on_path():
         try:
-            found: Any = importlib.import_module(module_name)
+            target: Any = importlib.import_module(module_name)
         except Exception as error:
             missing = isinstance(error, ModuleNotFoundError) and (error.name or "") in _parents(module_name)
             why = f"no module {error.name!r}" if missing else f"importing it fails with {type(error).__name__}: {error}"  # type: ignore[attr-defined]
             raise FeedError(f"{reference}: {why} (looked up from {Path.cwd()}); expected module:function") from None
     for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
-            names = [n for n in dir(found) if not n.startswith("_")]
+        if not hasattr(target, attribute):
+            names = [n for n in dir(target) if not n.startswith("_")]
             near = nearest(attribute, names) if names else ""
             raise FeedError(f"{reference}: {module_name} has no {attribute!r}{near}")
-        found = getattr(found, attribute)
-    if not callable(found) and not isinstance(found, Iterable):
-        raise FeedError(f"{reference}: is {_kind(found)}, expected a function that gives samples, or samples")
-    return found
+        target = getattr(target, attribute)
+    if not callable(target) and not isinstance(target, Iterable):
+        raise FeedError(f"{reference}: is {_kind(target)}, expected a function that gives samples, or samples")
+    return target
 
 
 def _parents(module: str) -> list[str]:

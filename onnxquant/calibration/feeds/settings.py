@@ -1,4 +1,4 @@
-"""The description of a preprocessing: keys and values from a file, a text or a mapping, checked against a dataclass."""
+"""Descriptions of preprocessing: keys and values from a file, a text or a mapping, checked against a dataclass."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def entries(description: Description | None) -> dict[str, Any]:
 
 
 def _inline(text: str) -> dict[str, Any]:
-    found: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     key = ""
     for part in text.split(","):
         name, is_pair, value = part.partition("=")
         if is_pair:
             key = name.strip()
-            if key in found:
+            if key in values:
                 raise FeedError(f"preprocess {text!r}: {key} is given twice")
-            found[key] = [_value(value)]
+            values[key] = [_value(value)]
         elif key:
-            found[key].append(_value(part))
+            values[key].append(_value(part))
         else:
             raise FeedError(f"preprocess {text!r}: expected key=value, found {part!r}")
-    return {k: v[0] if len(v) == 1 else v for k, v in found.items()}
+    return {k: v[0] if len(v) == 1 else v for k, v in values.items()}
 
 
 def _value(text: str) -> Any:
@@ -64,24 +64,29 @@ def _value(text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def described(kind: type[T], given: Mapping[str, Any], what: str) -> T:
-    """A dataclass with the given keys.
+def described(kind: type[T], values: Mapping[str, Any], what: str) -> T:
+    """The steps with the values of a description.
+
+    Args:
+        kind: dataclass of the steps.
+        values: values by key.
+        what: word for the samples, for messages.
 
     Raises:
         FeedError: an unknown key (the nearest is named), or a value that does not fit.
     """
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    for key in given:
+    for key in values:
         if key not in known:
             raise FeedError(f"preprocess: {what} have no key {key!r}{nearest(str(key), known)}")
-    return kind(**given)
+    return kind(**values)
 
 
 def numbers(key: str, value: Any) -> tuple[float, ...] | None:
     """One number or several, as floats.
 
     Raises:
-        FeedError: not that.
+        FeedError: anything else.
     """
     if value is None:
         return None
@@ -92,10 +97,10 @@ def numbers(key: str, value: Any) -> tuple[float, ...] | None:
 
 
 def one_of(key: str, value: Any, choices: list[str]) -> None:
-    """Refuse what is not one of the choices.
+    """Check that a value is one of the choices.
 
     Raises:
-        FeedError: with the nearest one.
+        FeedError: it is not; the message lists them.
     """
     if value not in choices:
         raise FeedError(f"preprocess: {key} is {value!r}, expected {', '.join(choices[:-1])} or {choices[-1]}")

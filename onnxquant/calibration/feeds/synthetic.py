@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.feeds.base import DTYPES, Feed, Input
+from onnxquant.calibration.feeds.base import DTYPES, Feed, Input, Origin
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import How, Site
@@ -20,13 +20,13 @@ _LENGTHS = (32, 64, 48, 224, 320, 512, 576, 16, 128, 256, 1)
 
 @dataclass(frozen=True)
 class Guess:
-    """How open dimensions are filled: the given names first, batches with 1, then by these lengths.
+    """Lengths for the open dimensions of a model; the first axis of a batch has length 1.
 
     Attributes:
         dims: lengths of named dimensions.
         length: length of an open last axis.
         inner: length of other open axes that are not the first.
-        zeros: integers are 0, which every index accepts.
+        zeros: whether integers are all 0, an index that every table has.
     """
 
     dims: Mapping[str, int]
@@ -51,7 +51,7 @@ class Guess:
 
 
 def guesses(inputs: Sequence[Input], dims: Mapping[str, int]) -> list[Guess]:
-    """Guesses worth trying in turn; a single one when nothing is open."""
+    """Guesses to try in turn: one with values and one with zeros where nothing is open."""
     is_open = any(_open(d) and d not in dims for i in inputs for d in i.shape[1:])
     if not is_open:
         return [Guess(dims, 1, 1), Guess(dims, 1, 1, zeros=True)]
@@ -65,15 +65,15 @@ def _open(dim: int | str | None) -> bool:
 
 @dataclass
 class Synthetic:
-    """Seeded samples that follow the inputs' types and shapes, made as they are asked for.
+    """Seeded samples that follow the inputs' types and shapes, made one at a time.
 
     Attributes:
-        inputs: what the model takes.
-        vocabulary: for index inputs, how many rows their table has.
+        inputs: inputs of the model.
+        vocabulary: number of rows of the table, by index input.
         guess: lengths of open dimensions.
         count: number of samples.
-        seed: same seed, same samples.
-        about: ``source`` is ``synthetic``.
+        seed: seed; the same seed makes the same samples.
+        origin: the origin, with the shapes.
     """
 
     inputs: Sequence[Input]
@@ -81,12 +81,11 @@ class Synthetic:
     guess: Guess
     count: int
     seed: int
-    about: dict[str, Any] = field(init=False)
+    origin: Origin = field(init=False)
 
     def __post_init__(self) -> None:
-        """What a report says of them."""
-        self.about = {"source": "synthetic", "samples": self.count, "seed": self.seed}
-        self.about["shapes"] = {i.name: self.guess.shape(i) for i in self.inputs}
+        shapes = {i.name: self.guess.shape(i) for i in self.inputs}
+        self.origin = Origin(source="synthetic", samples=self.count, seed=self.seed, shapes=shapes)
 
     def __len__(self) -> int:
         return self.count
@@ -101,7 +100,7 @@ class Synthetic:
 def synthetic(
     inputs: Sequence[Input], vocabulary: Mapping[str, int], guess: Guess, count: int, seed: int
 ) -> list[Feed]:
-    """Samples of ``Synthetic``, all of them.
+    """All samples of ``Synthetic``, in memory.
 
     Raises:
         FeedError: an input that is no tensor.
@@ -131,7 +130,7 @@ def _values(
 
 
 def vocabulary(document: Document, sites: Sequence[Site]) -> dict[str, int]:
-    """For each integer input that indexes constant tables, the rows of the smallest."""
+    """Number of rows of the smallest constant table that each integer input indexes."""
     reach = {i.name: {i.name} for i in document.proto.graph.input}
     for node in document.proto.graph.node:
         if node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten") and node.input:

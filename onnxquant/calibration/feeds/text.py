@@ -1,4 +1,4 @@
-"""Samples from a text file, one per line: given as they are to a model that takes strings, else through a tokenizer."""
+"""Samples from a text file, one per line: strings for a model that takes them, else tokens of a tokenizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.feeds.base import Input, Raw, expected
+from onnxquant.calibration.feeds.base import Input, Origin, Raw, expected
 from onnxquant.calibration.feeds.tokenizers import Tokenizer, open_tokenizer
 from onnxquant.errors import FeedError
 
@@ -19,20 +19,20 @@ _MAX_LENGTH = 512
 
 
 @dataclass(frozen=True)
-class Steps:
-    """How a line becomes an input.
+class TextSteps:
+    """The steps from a line to an input.
 
     Attributes:
-        tokenizer: ``tokenizer.json``, or an ONNX model that takes a string and gives token ids (as
-            onnxruntime-extensions makes them); None: one of these names beside the text.
-        max_length: tokens that are kept of a line.
+        tokenizer: ``tokenizer.json``, or an ONNX model that takes a string and returns token ids (as
+            onnxruntime-extensions makes them); None: ``tokenizer.onnx`` or ``tokenizer.json`` in the folder of the text.
+        max_length: largest number of tokens of a line; further ones are cut off.
     """
 
     tokenizer: str | None = None
     max_length: int = _MAX_LENGTH
 
     def __post_init__(self) -> None:
-        """Values that can be wrong whatever the model.
+        """Check the values that are wrong for any model.
 
         Raises:
             FeedError: a value of the wrong type or out of range.
@@ -44,10 +44,10 @@ class Steps:
 
 
 class Lines:
-    """The lines of a text file that are not empty, each made a sample."""
+    """The lines of a text file that are not empty, each a sample."""
 
-    def __init__(self, path: Path, make: Callable[[str], Raw], about: dict[str, Any]) -> None:
-        self.about = about
+    def __init__(self, path: Path, make: Callable[[str], Raw], origin: Origin) -> None:
+        self.origin = origin
         self._path, self._make = path, make
         self._count = sum(1 for _ in self._lines())
 
@@ -70,7 +70,7 @@ class Lines:
             raise FeedError(f"{self._path}: cannot be read as text: not UTF-8 ({error.reason})") from None
 
 
-def lines(path: Path, inputs: Sequence[Input], steps: Steps) -> Lines:
+def lines(path: Path, inputs: Sequence[Input], steps: TextSteps) -> Lines:
     """The lines of a file as samples.
 
     Raises:
@@ -78,21 +78,21 @@ def lines(path: Path, inputs: Sequence[Input], steps: Steps) -> Lines:
     """
     texts = [i for i in inputs if i.element == "tensor(string)"]
     if len(texts) == 1 and all(i.optional or i in texts for i in inputs):
-        return Lines(path, lambda line: {texts[0].name: _string(line, texts[0])}, {"kind": "text"})
+        return Lines(path, lambda line: {texts[0].name: _string(line, texts[0])}, Origin(kind="text"))
     tokenizer = _tokenizer_file(path, inputs, steps)
     tokens = Tokens(inputs, open_tokenizer(tokenizer), steps.max_length)
     assumed = [] if steps.tokenizer else [f"tokenizer={tokenizer}"]
     if steps.max_length == _MAX_LENGTH:
         assumed.append(f"max_length={_MAX_LENGTH}")
     assumed += tokens.assumed
-    return Lines(path, tokens, {"kind": "text", "tokenizer": str(tokenizer), "assumed": assumed})
+    return Lines(path, tokens, Origin(kind="text", tokenizer=str(tokenizer), assumed=assumed))
 
 
 def _string(line: str, spec: Input) -> NDArray[Any]:
     return np.full((1,) * len(spec.shape), line, object)
 
 
-def _tokenizer_file(path: Path, inputs: Sequence[Input], steps: Steps) -> Path:
+def _tokenizer_file(path: Path, inputs: Sequence[Input], steps: TextSteps) -> Path:
     if steps.tokenizer is not None:
         file = Path(steps.tokenizer)
         if not file.is_file():
@@ -100,8 +100,7 @@ def _tokenizer_file(path: Path, inputs: Sequence[Input], steps: Steps) -> Path:
         if file.suffix not in (".json", ".onnx"):
             raise FeedError(f"preprocess: tokenizer {str(file)!r}, expected a tokenizer.json or an .onnx model")
         return file
-    beside = [path.parent / name for name in ("tokenizer.onnx", "tokenizer.json")]
-    for file in beside:
+    for file in (path.parent / name for name in ("tokenizer.onnx", "tokenizer.json")):
         if file.is_file():
             return file
     raise FeedError(f"{path}: text needs a tokenizer: give tokenizer=FILE (.json or .onnx); {expected(inputs)}")
@@ -119,24 +118,26 @@ class Tokens:
 
     def __call__(self, line: str) -> Raw:
         """The inputs for one line."""
-        found = self._tokenizer.tokens(line)
-        ids = found["input_ids"]
-        kept = min(len(ids), self._max_length, self._fixed or len(ids))
-        if kept < len(ids):  # the last token closes the text
-            found = {n: np.concatenate([a[: kept - 1], a[-1:]]) for n, a in found.items() if len(a) == len(ids)}
-        made = {
-            "attention_mask": np.ones(kept, np.int64),
-            "token_type_ids": np.zeros(kept, np.int64),
-            "position_ids": np.arange(kept, dtype=np.int64),
-            **found,
+        tokens = self._tokenizer.tokens(line)
+        ids = tokens["input_ids"]
+        length = min(len(ids), self._max_length, self._fixed or len(ids))
+        if length < len(ids):  # the last token closes the text
+            tokens = {n: np.concatenate([a[: length - 1], a[-1:]]) for n, a in tokens.items() if len(a) == len(ids)}
+        arrays = {
+            "attention_mask": np.ones(length, np.int64),
+            "token_type_ids": np.zeros(length, np.int64),
+            "position_ids": np.arange(length, dtype=np.int64),
+            **tokens,
         }
-        return {i.name: self._shaped(i, made) for i in self._inputs}
+        return {i.name: self._shaped(i, arrays) for i in self._inputs}
 
-    def _shaped(self, spec: Input, made: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        # A single input takes the ids, whatever it is called.
+    def _shaped(self, spec: Input, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        # A single input takes the ids, under any name.
         name = "input_ids" if len(self._inputs) == 1 else spec.name
-        if name not in made:
-            raise FeedError(f"{self._tokenizer.path}: gives {', '.join(made)}, nothing for input {spec}")
-        missing = max(0, self._fixed - len(made[name]))
-        padded = np.pad(made[name], (0, missing), constant_values=self._tokenizer.pad_id if name == "input_ids" else 0)
+        if name not in arrays:
+            raise FeedError(f"{self._tokenizer.path}: gives {', '.join(arrays)}, nothing for input {spec}")
+        missing = max(0, self._fixed - len(arrays[name]))
+        padded = np.pad(
+            arrays[name], (0, missing), constant_values=self._tokenizer.pad_id if name == "input_ids" else 0
+        )
         return padded.reshape((1,) * (len(spec.shape) - 1) + (-1,))

@@ -15,23 +15,23 @@ from numpy.typing import NDArray
 from onnxquant import runtime
 from onnxquant.errors import FeedError, ModelError
 
-# What operators of onnxruntime-extensions call the token ids.
+# Names that operators of onnxruntime-extensions have for the token ids.
 _IDS = ("input_ids", "ids", "tokens")
 
 
 class Tokenizer(Protocol):
-    """Makes arrays of tokens from a text.
+    """A function from a text to arrays of tokens.
 
     Attributes:
-        path: the file it was read from.
-        pad_id: the token that fills up.
+        path: the file that it was read from.
+        pad_id: the token that pads a sequence.
     """
 
     path: Path
     pad_id: int
 
     def tokens(self, text: str) -> dict[str, NDArray[Any]]:
-        """``input_ids``, and what else the tokenizer gives for each token."""
+        """``input_ids``, and the tokenizer's other numbers for each token."""
         ...
 
 
@@ -55,7 +55,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
 
 
 def _is_bert(description: dict[str, Any]) -> bool:
-    """Whether the operator BertTokenizer does the same."""
+    """Whether the operator BertTokenizer computes the same."""
     model, normalizer = description["model"], description.get("normalizer") or {}
     special = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
     return (
@@ -92,7 +92,7 @@ def _word_piece(description: dict[str, Any]) -> bytes:
 
 
 class OnnxTokenizer:
-    """A model that takes a string and gives token ids."""
+    """A model that takes a string and returns token ids."""
 
     def __init__(self, path: Path, model: Path | bytes, pad_id: int = 0) -> None:
         self.path, self.pad_id = path, pad_id
@@ -108,19 +108,19 @@ class OnnxTokenizer:
         self._rank = len(shape)
 
     def tokens(self, text: str) -> dict[str, NDArray[Any]]:
-        """What the model gives, as vectors."""
+        """The outputs of the model for a text, as vectors."""
         feed = {self._name: np.full((1,) * self._rank, text, object)}
         try:
-            found = runtime.run(self._session, feed)
+            outputs = runtime.run(self._session, feed)
         except ModelError as error:
             raise FeedError(f"tokenizer {self.path}: {error}") from None
-        ids = next((n for n in _IDS if n in found), None)
+        ids = next((n for n in _IDS if n in outputs), None)
         if ids is None:
             raise FeedError(
-                f"tokenizer {self.path}: gives {', '.join(found)}, expected {', '.join(_IDS[:-1])} or {_IDS[-1]}"
+                f"tokenizer {self.path}: gives {', '.join(outputs)}, expected {', '.join(_IDS[:-1])} or {_IDS[-1]}"
             )
-        found["input_ids"] = found.pop(ids)
-        return {n: a.reshape(-1) for n, a in found.items() if a.size == found["input_ids"].size}
+        outputs["input_ids"] = outputs.pop(ids)
+        return {n: a.reshape(-1) for n, a in outputs.items() if a.size == outputs["input_ids"].size}
 
 
 @dataclass
@@ -152,6 +152,6 @@ class JsonTokenizer:
 
     def tokens(self, text: str) -> dict[str, NDArray[Any]]:
         """Ids, types and mask of a text with its special tokens."""
-        found = self._tokenizer.encode(text)
-        named = {"input_ids": found.ids, "token_type_ids": found.type_ids, "attention_mask": found.attention_mask}
-        return {n: np.array(v, np.int64) for n, v in named.items()}
+        tokens = self._tokenizer.encode(text)
+        lists = {"input_ids": tokens.ids, "token_type_ids": tokens.type_ids, "attention_mask": tokens.attention_mask}
+        return {n: np.array(v, np.int64) for n, v in lists.items()}

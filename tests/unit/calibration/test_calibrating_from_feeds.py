@@ -35,7 +35,7 @@ def test_images_give_the_ranges_of_their_arrays(images: Path, default_model: Pat
     name = ort.InferenceSession(default_model).get_inputs()[0].name
     low, high = statistics.range(name, "minmax", ActivationGrid())
     assert low == pytest.approx(min(a.min() for a in arrays)) and high == pytest.approx(max(a.max() for a in arrays))
-    assert statistics.samples == 6 and statistics.sources[0]["preprocess"]["mean"] == 0.5
+    assert statistics.samples == 6 and statistics.sources[0].preprocess["mean"] == 0.5
 
 
 def test_one_sample_is_in_memory_at_a_time(default_model: Path) -> None:

@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from onnxquant.calibration import compiled as compiled_
-from onnxquant.calibration.collect import collect
-from onnxquant.calibration.compiled import Compiled
+from onnxquant.calibration.collect import CollectSettings, collect
+from onnxquant.calibration.compiled import CompiledObserver
+from onnxquant.calibration.feeds import Origin
 from onnxquant.errors import ModelError, NativeLibraryError
 from onnxquant.native import library as native
 from onnxquant.observers.base import Accumulator
@@ -34,7 +35,7 @@ def same(a: Accumulator, b: Accumulator) -> bool:
 
 
 def check(parts: list[NDArray[np.float32]], pieces: int = 1) -> None:
-    library, moments, histogram = Compiled(histogram=True), Moments(), Histogram()
+    library, moments, histogram = CompiledObserver(histogram=True), Moments(), Histogram()
     for part in parts:
         library.update(part, pieces)
         moments.update(part)
@@ -80,7 +81,7 @@ def test_extremes_of_float32() -> None:
 
 
 def test_handles_are_checked() -> None:
-    library = Compiled(histogram=False)
+    library = CompiledObserver(histogram=False)
     with pytest.raises(NativeLibraryError, match="there is no observer 987654321"):
         compiled_._call("observer_free", compiled_._INT(987654321))
     moments, histogram = library.take()
@@ -94,7 +95,7 @@ def test_handles_are_checked() -> None:
 class Made:
     """Samples with tensors large enough for several pieces."""
 
-    about: dict[str, Any] = {"source": "made"}  # noqa: RUF012
+    origin = Origin(source="made")
 
     def __init__(self, bad: float | None = None) -> None:
         self.bad = bad
@@ -131,7 +132,7 @@ def model(tmp_path: Path) -> Path:
 def test_sessions_see_the_same(model: Path, threads: int) -> None:
     wanted = dict.fromkeys(("x", "i", "m", "y", "h"), METHODS)
     fast = collect(model, Made(), wanted, threads=threads)
-    slow = collect(model, Made(), wanted, threads=threads, compiled=False)
+    slow = collect(model, Made(), wanted, threads=threads, settings=CollectSettings(compiled=False))
     assert list(fast.observers) == list(slow.observers) == list(wanted)
     for tensor in wanted:
         there = slow.accumulators(tensor)
@@ -142,7 +143,7 @@ def test_sessions_see_the_same(model: Path, threads: int) -> None:
 
 def test_some_methods_in_the_library_and_others_not(model: Path) -> None:
     wanted = {"m": (*METHODS, "absmean", "gram")}
-    fast, slow = (collect(model, Made(), wanted, compiled=c) for c in (True, False))
+    fast, slow = (collect(model, Made(), wanted, settings=CollectSettings(compiled=c)) for c in (True, False))
     for key, one in fast.accumulators("m").items():
         assert same(one, slow.accumulators("m")[key])
 
@@ -150,7 +151,9 @@ def test_some_methods_in_the_library_and_others_not(model: Path) -> None:
 @pytest.mark.parametrize(("bad", "words"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
 def test_tensors_that_are_not_finite_are_left_out(model: Path, bad: float, words: str) -> None:
     for compiled in (True, False):
-        statistics = collect(model, Made(bad), dict.fromkeys(("x", "i"), METHODS), compiled=compiled)
+        statistics = collect(
+            model, Made(bad), dict.fromkeys(("x", "i"), METHODS), settings=CollectSettings(compiled=compiled)
+        )
         assert statistics.skipped == dict.fromkeys(("x", "i"), f"holds {words} in sample 1")
 
 
@@ -169,8 +172,11 @@ def test_interrupted_runs_resume_to_the_same(
                 yield feed
 
     with pytest.raises(KeyboardInterrupt):
-        collect(model, Failing(), wanted, checkpoint=checkpoint)
-    resumed, whole = collect(model, Made(), wanted, checkpoint=checkpoint), collect(model, Made(), wanted)
+        collect(model, Failing(), wanted, settings=CollectSettings(checkpoint=checkpoint))
+    resumed, whole = (
+        collect(model, Made(), wanted, settings=CollectSettings(checkpoint=checkpoint)),
+        collect(model, Made(), wanted),
+    )
     for tensor in wanted:
         for key, one in resumed.accumulators(tensor).items():
             assert same(one, whole.accumulators(tensor)[key])
@@ -180,7 +186,7 @@ def test_a_node_of_nobody_is_refused(model: Path) -> None:
     from onnxquant import runtime
 
     proto = onnx.load(model)
-    library = Compiled(histogram=False)
+    library = CompiledObserver(histogram=False)
     proto.graph.node.append(library.node("m", "seen"))
     proto.graph.output.add(name="seen")
     proto.opset_import.add(domain="onnxquant", version=1)
@@ -219,7 +225,7 @@ def test_blocked_tensors_hold_the_same_values(tmp_path: Path, channels: int) -> 
             yield from ({"x": graphs.rng(i).normal(size=(3, 8, 9, 9)).astype(np.float32)} for i in range(4))
 
     wanted = dict.fromkeys(("x", "b", "c", "d", "y"), METHODS)
-    fast, slow = (collect(path, Images(), wanted, compiled=c) for c in (True, False))
+    fast, slow = (collect(path, Images(), wanted, settings=CollectSettings(compiled=c)) for c in (True, False))
     for tensor in wanted:
         one, other = fast.accumulators(tensor), slow.accumulators(tensor)
         assert one["moments"].count == other["moments"].count

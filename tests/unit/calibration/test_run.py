@@ -14,8 +14,8 @@ import pytest
 
 from onnxquant import runtime
 from onnxquant.calibration import collect as run_
-from onnxquant.calibration.collect import collect
-from onnxquant.calibration.feeds import Feed
+from onnxquant.calibration.collect import CollectSettings, collect
+from onnxquant.calibration.feeds import Feed, Origin
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.calibration.tensors import quantizable
 from onnxquant.errors import FeedError, StatisticsError
@@ -32,7 +32,7 @@ class Made:
 
     def __init__(self, count: int, rows: int = 3, fail_at: int | None = None, name: str = "x", width: int = 48) -> None:
         self.count, self.rows, self.fail_at, self.name, self.width = count, rows, fail_at, name, width
-        self.about: dict[str, Any] = {"source": "made", "samples": count}
+        self.origin = Origin(source="made", samples=count)
 
     def __len__(self) -> int:
         return self.count
@@ -102,7 +102,7 @@ def test_what_is_observed_is_what_the_model_computes(model: Path) -> None:
         np.testing.assert_allclose(absmean.absmax, np.abs(x).max(0), rtol=1e-5)
         assert statistics.accumulators(tensor)["histogram"].count == x.size
     assert statistics.samples == 5
-    assert statistics.sources == [{"source": "made", "samples": 5}]
+    assert statistics.sources == [Origin(source="made", samples=5)]
 
 
 def test_groups_see_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_groups_see_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
     open_session = runtime.ExtendableModel.session
     monkeypatch.setattr(runtime.ExtendableModel, "session", lambda *a, **k: sessions.append(1) or open_session(*a, **k))
     at_once = collect(model, Made(4), wanted())
-    one_by_one = collect(model, Made(4), wanted(), memory=1)
+    one_by_one = collect(model, Made(4), wanted(), settings=CollectSettings(memory=1))
     assert len(sessions) == (2 + 1) + (2 + 5)  # types and shapes, then the groups
     assert states(at_once) == states(one_by_one)
 
@@ -121,17 +121,19 @@ def test_an_interrupted_run_resumes_to_the_same(model: Path, tmp_path: Path, mem
     checkpoint = tmp_path / "run.partial"
     whole = collect(model, Made(7), wanted())
     with pytest.raises(KeyboardInterrupt):
-        collect(model, Made(7, fail_at=fail_at), wanted(), memory=memory, checkpoint=checkpoint)
+        collect(
+            model, Made(7, fail_at=fail_at), wanted(), settings=CollectSettings(memory=memory, checkpoint=checkpoint)
+        )
     assert checkpoint.exists()
-    resumed = collect(model, Made(7), wanted(), checkpoint=checkpoint)
+    resumed = collect(model, Made(7), wanted(), settings=CollectSettings(checkpoint=checkpoint))
     assert states(resumed) == states(whole)
-    again = collect(model, Made(7), wanted(), checkpoint=checkpoint)  # nothing is left to do
+    again = collect(model, Made(7), wanted(), settings=CollectSettings(checkpoint=checkpoint))  # nothing is left to do
     assert states(again) == states(whole)
 
 
 def test_a_checkpoint_is_never_torn(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted between two observers of one tensor."""
-    checkpoint, how = tmp_path / "run.partial", {"compiled": False}
+    checkpoint = tmp_path / "run.partial"
     add, calls = Histogram.add, []
 
     def interrupted(self: Any, batch: Any) -> None:
@@ -142,28 +144,33 @@ def test_a_checkpoint_is_never_torn(model: Path, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Histogram, "add", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        collect(model, Made(7), wanted(), **how, checkpoint=checkpoint)
+        collect(model, Made(7), wanted(), settings=CollectSettings(compiled=False, checkpoint=checkpoint))
     monkeypatch.setattr(Histogram, "add", add)
-    assert states(collect(model, Made(7), wanted(), **how, checkpoint=checkpoint)) == states(
-        collect(model, Made(7), wanted(), **how)
-    )
+    assert states(
+        collect(model, Made(7), wanted(), settings=CollectSettings(compiled=False, checkpoint=checkpoint))
+    ) == states(collect(model, Made(7), wanted(), settings=CollectSettings(compiled=False)))
 
 
 def test_a_checkpoint_of_something_else_is_refused(model: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.partial"
-    collect(model, Made(3), wanted(), checkpoint=checkpoint)
+    collect(model, Made(3), wanted(), settings=CollectSettings(checkpoint=checkpoint))
     with pytest.raises(StatisticsError, match="other samples"):
-        collect(model, Made(4), wanted(), checkpoint=checkpoint)
+        collect(model, Made(4), wanted(), settings=CollectSettings(checkpoint=checkpoint))
     with pytest.raises(StatisticsError, match="other samples"):
-        collect(model, Made(3, rows=2), wanted(), checkpoint=checkpoint)
+        collect(model, Made(3, rows=2), wanted(), settings=CollectSettings(checkpoint=checkpoint))
     with pytest.raises(StatisticsError, match="other tensors or observers"):
-        collect(model, Made(3), wanted("x", "m"), checkpoint=checkpoint)
+        collect(model, Made(3), wanted("x", "m"), settings=CollectSettings(checkpoint=checkpoint))
     with pytest.raises(StatisticsError, match="holds the checkpoint of an interrupted run, expected statistics"):
         Statistics.load(checkpoint)
     proto = layers()
     proto.graph.node[1].op_type = "Sigmoid"
     with pytest.raises(StatisticsError, match="another model"):
-        collect(graphs.save(proto, tmp_path / "other.onnx"), Made(3), wanted(), checkpoint=checkpoint)
+        collect(
+            graphs.save(proto, tmp_path / "other.onnx"),
+            Made(3),
+            wanted(),
+            settings=CollectSettings(checkpoint=checkpoint),
+        )
 
 
 def test_memory_does_not_grow_with_samples(model: Path) -> None:
@@ -263,7 +270,9 @@ def test_no_samples_is_an_error(model: Path) -> None:
 
 def test_progress_is_a_share_that_reaches_one(model: Path) -> None:
     seen: list[float] = []
-    collect(model, Made(4), wanted(), memory=1, progress=lambda stage, done: seen.append(done))
+    collect(
+        model, Made(4), wanted(), settings=CollectSettings(memory=1), progress=lambda stage, done: seen.append(done)
+    )
     assert seen == sorted(seen)
     assert seen[-1] == 1
     assert len(seen) == 1 + 4 * 5
