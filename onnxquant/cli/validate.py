@@ -27,7 +27,7 @@ from onnxquant.report.terminal import show
 @click.argument("original", type=click.Path())
 @click.argument("quantized", type=click.Path())
 @click.option(
-    "--detailed", is_flag=True, help="Each weight's error, and what each site costs the outputs; worst first."
+    "--detailed", is_flag=True, help="Each weight's error, and what each site adds to the outputs' error, the most first."
 )
 @data_option("Samples")
 @model_options(

@@ -23,9 +23,9 @@ _BITS: dict[int, int] = {
 
 
 def minimum_onnxruntime(proto: onnx.ModelProto) -> str:
-    """The oldest onnxruntime, from 1.23 on, that loads a model, by its opset and the code widths of its ops.
+    """The oldest onnxruntime, from 1.23 on, that loads a model: it depends on the opset and on the bits of codes.
 
-    Found by loading every format and target on each release (docs/compatibility.md).
+    Every format and target was loaded on each release (docs/compatibility.md).
     """
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     minor = max(23, {24: 24, 25: 24, 26: 26}.get(opset, 23))
@@ -39,27 +39,27 @@ def minimum_onnxruntime(proto: onnx.ModelProto) -> str:
 def _fast_onnxruntime(proto: onnx.ModelProto) -> str | None:
     """The oldest release that computes on the codes of a model faster than on floats; None: none does.
 
-    As docs/compatibility.md has it: products of 2 bits since 1.28 where blocks have at most 128 weights, blocks of 8 bits
+    Measured (docs/compatibility.md): products of 2 bits since 1.28 where blocks have at most 128 weights, blocks of 8 bits
     behind a DequantizeLinear since 1.25.
     """
     minor = int(minimum_onnxruntime(proto).removeprefix("1."))
     types = {t.name: t.data_type for t in tensors(proto)}
     for node in nodes(proto):
-        given = {a.name: a.i for a in node.attribute}
-        bits = given.get("bits", 0)
-        if node.op_type == "DequantizeLinear" and given.get("block_size"):
+        attributes = {a.name: a.i for a in node.attribute}
+        bits = attributes.get("bits", 0)
+        if node.op_type == "DequantizeLinear" and attributes.get("block_size"):
             bits = _BITS.get(types.get(node.input[0], 0), 0)
             minor = max(minor, 25 if bits == 8 else 0)
         elif node.op_type != "MatMulNBits":
             continue
-        if bits == 2 and given.get("block_size", 0) > 128:
+        if bits == 2 and attributes.get("block_size", 0) > 128:
             return None
         minor = max(minor, 28 if bits == 2 else 0)
     return f"1.{minor}"
 
 
 def advice(model: str | Path | onnx.ModelProto) -> str:
-    """The onnxruntime that loads a file, the one that is fast with it, and what our kernels do for it.
+    """One line: the onnxruntime that loads a file, the one that is fast with it, and whether our kernels make it faster.
 
     Raises:
         ModelError: it cannot be read.
@@ -69,12 +69,12 @@ def advice(model: str | Path | onnx.ModelProto) -> str:
     ours = [n.op_type for n in nodes(proto) if n.domain == DOMAIN and not n.op_type.startswith(DEQUANTIZE)]
     decoded = [op for op in ours if op in bodies and not any(n.op_type in _ON_CODES for n in bodies[op].node)]
     on_codes = any(n.op_type in _ON_CODES for n in nodes(proto)) or len(decoded) < len(ours)
-    least = f"loads on onnxruntime >= {minimum_onnxruntime(proto)}"
+    loads = f"loads on onnxruntime >= {minimum_onnxruntime(proto)}"
     if decoded:
-        return f"{least}, {len(decoded)} of our {len(ours)} ops at float speed there; our kernels make them fast"
+        return f"{loads}, where {len(decoded)} of our {len(ours)} ops have float speed; our kernels make them fast"
     fast = _fast_onnxruntime(proto)
     speed = "at float speed"
     if on_codes:
-        slow = "slower than float: onnxruntime's kernel for 2 bits wants blocks of at most 128"
+        slow = "slower than float: onnxruntime's kernel for 2 bits is fast with blocks of at most 128 alone"
         speed = f"fast on >= {fast}" if fast else slow
-    return f"{least}, {speed}; our kernels are {'optional and faster' if ours else 'not needed'}"
+    return f"{loads}, {speed}; our kernels are {'optional and faster' if ours else 'not needed'}"

@@ -58,7 +58,7 @@ class ActivationInfo:
         code_type: element type of the codes, and whether they are symmetric.
         integer_kernels: number of ops that compute on integers.
         rescaled: number of weights that calibration changed.
-        method: how ranges were chosen.
+        method: calibration method that chose the ranges.
         solver: solver of the weights' codes.
         tensors: number of activations that have codes.
         biases_corrected: number of biases that were corrected.

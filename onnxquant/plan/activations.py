@@ -50,7 +50,7 @@ class StaticRecord:
     Attributes:
         code_type: element type of the codes.
         symmetric: whether zero lies in the middle of the codes.
-        method: how ranges were chosen.
+        method: calibration method that chose the ranges.
         tensors: codes of each activation.
         integer_kernels: number of ops that compute on integers.
         left_in_float: ops that compute in float, with the reason.

@@ -48,7 +48,7 @@ class SiteResult:
     """One constant weight.
 
     Attributes:
-        decision: what becomes of it.
+        decision: the decision about it, with the reason.
         error: its error once it is encoded; None before, and where it stays in float.
         checks: quick checks of the proof; None where there are none.
         warning: why its format does not suit it; None where it does.
@@ -64,7 +64,7 @@ class SiteResult:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for.
+    """The request of the user.
 
     Attributes:
         recipe: rules in order.
@@ -97,13 +97,13 @@ class Verdict:
     """The verdict of a report.
 
     Attributes:
-        state: how far the conversion came.
+        state: result of the conversion, or its last step.
         smaller: bytes before over bytes after (predicted ones of a plan); None where they are not known.
         faster: seconds before over seconds after; None where they were not measured.
         worst_sqnr_db: SQNR of the worst output, infinite where all are exact; None where none was compared.
         worst_output: name of the worst output.
         encoded, weights: number of weights that were encoded, and of all constants.
-        next: what to do next, in one sentence.
+        next: the next step, in one sentence.
     """
 
     state: State
@@ -158,7 +158,7 @@ class ReportData:
         activations: integer activations; None where activations stay floats.
         search: result of the search for formats; None where the formats were given.
         observed: histograms of static activations, by tensor.
-        request: what the user asked for; None where it is not known.
+        request: the request of the user; None where it is not known.
         command: the command line; None where there was none.
         hashes: hashes of the files.
         environment: versions and machine.

@@ -28,7 +28,7 @@ class Provenance:
         settings: options of the run.
         original: the original model.
         output: the quantized file; None while it has no name.
-        request: what the user asked for.
+        request: the request of the user.
         command: the command line; None where there was none.
     """
 

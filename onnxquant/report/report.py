@@ -22,7 +22,7 @@ class Report(ReportData):
 
     @property
     def warnings(self) -> list[str]:
-        """What the user should know before trusting the result."""
+        """Warnings about the result."""
         return warnings_.warnings(self)
 
     def to_dict(self) -> JsonObject:

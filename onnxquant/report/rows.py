@@ -265,7 +265,7 @@ def activations(report: ReportData) -> list[tuple[str, str]]:
 
 
 def _ranges(record: StaticRecord) -> list[tuple[str, str]]:
-    """How ranges and codes were chosen."""
+    """The choice of ranges and codes."""
     rows = []
     if use := record.samples:
         judged = f"{use.judged} others to judge by" if use.apart else f"{use.judged} of them to judge by"

@@ -38,10 +38,10 @@ def check(data: Mapping[str, Any], name: str) -> None:
 
     Args:
         data: a report as plain data.
-        name: what to call it.
+        name: name of the report in errors.
 
     Raises:
-        ReportError: with the first field that does not fit.
+        ReportError: a field does not fit.
     """
     from jsonschema import Draft202012Validator, exceptions  # only saved reports need it
 

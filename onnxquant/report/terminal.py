@@ -112,7 +112,7 @@ def _groups(sites: list[SiteResult]) -> Table:
         worst = min((s.error.sqnr_db for s in members if s.error), default=None)
         out.add_row(role, form, target, *_sums(members), "" if worst is None else decibels(worst))
     for reason, members in sorted(in_float.items(), key=lambda group: -sum(s.decision.nbytes for s in group[1])):
-        out.add_row(f"[dim]left: {escape(reason)}[/dim]", members[0].decision.dtype, "", *_sums(members), "")
+        out.add_row(f"[dim]in float: {escape(reason)}[/dim]", members[0].decision.dtype, "", *_sums(members), "")
     return out
 
 

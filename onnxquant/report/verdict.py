@@ -35,32 +35,32 @@ def verdict(report: ReportData) -> Verdict:
 def _write_or_prove(state: State) -> str:
     if state is State.PLANNED:
         return "Run it without --dry-run to write and prove the file."
-    return "Prove it with onnxquant validate before it is used."
+    return "Prove it with onnxquant validate before you use it."
 
 
 def _use(report: ReportData, proof: Proof, worst: float | None, smaller: float | None, faster: float | None) -> str:
-    """What to do with a file that passed."""
+    """The next step with a file that passed."""
     if proof.feeds and proof.feeds.is_synthetic:
-        return "Give samples the model will see with --data: made-up ones find defects, they do not judge accuracy."
+        return "Give samples that the model will see with --data: made-up ones find defects, but they do not judge accuracy."
     if worst is not None and worst < LOW_DB:
         return f"Do not use it yet: {remedy(report.activations, proof)}."
     if report.encoded and smaller is not None and smaller < NEGLIGIBLE_GAIN:
         return "It is hardly smaller: read why weights were left in float, then choose another target or format."
     if faster is not None and faster < _SLOWER:
-        return "Use it where size matters; where time does, try --bits 8, --target auto or --activations static."
+        return "Use it where size matters; where speed matters, try --bits 8, --target auto or --activations static."
     return "Use it, and measure it on the task it is for."
 
 
 def _repair(proof: Proof) -> str:
-    """What to do with a file that failed."""
+    """The next step with a file that failed."""
     kinds = {problem.kind for problem in proof.problems}
     if kinds == {ProblemKind.MISSED_BOUND}:
         return (
-            "Give it more bits, or keep the weights that cost most in float with --exclude: onnxquant validate --detailed "
-            "ranks them."
+            "Use more bits, or keep the weights that cost most in float with --exclude: onnxquant validate --detailed ranks "
+            "them."
         )
     if ProblemKind.NOT_COMPARED in kinds:
         return "Give samples that fit the model with --data, or lengths with --dim."
     return (
-        "Do not use this file: it is not what it should be; make it again, and report it as a defect if that repeats."
+        "Do not use this file: it is not what it should be. Make it again, and report a defect if that happens again."
     )

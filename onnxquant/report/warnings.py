@@ -31,19 +31,19 @@ def warnings(report: ReportData) -> list[str]:
     proof = report.proof
     if proof and (count := _decoded_on_every_call(proof)):
         out.append(
-            f"{count} DequantizeLinear stay in the graph that onnxruntime runs: those weights are decoded on every call; "
-            f"target ort avoids it"
+            f"{count} weights are decoded on every call: their DequantizeLinear stays in the graph that onnxruntime runs; "
+            f"--target ort avoids that"
         )
     out += activation_warnings(report.activations, proof) + _weight_only(report)
     if proof:
         out += _doubts(report, proof)
         if proof.feeds and proof.feeds.is_synthetic:
-            out.append("outputs were compared on SYNTHETIC feeds: give --data for figures that mean something")
+            out.append("outputs were compared on SYNTHETIC samples: give --data for figures that tell the accuracy")
     return out
 
 
 def remedy(activations: ActivationRecord | None, proof: Proof) -> str:
-    """What costs accuracy, and what to try."""
+    """Advice about an output that loses too much: the step that costs accuracy, and what to try."""
     twin = min((e.sqnr_db for e in proof.errors(Run.FLOAT, Run.TWIN).values()), default=0.0)
     if activations and twin >= LOW_DB:
         return (
@@ -69,18 +69,18 @@ def _decoded_on_every_call(proof: Proof) -> int:
 
 
 def _doubts(report: ReportData, proof: Proof) -> list[str]:
-    """What a proof that passed does not say."""
+    """Warnings about a proof that passed."""
     out = []
     worst = min((e.sqnr_db for e in proof.deployed.values()), default=math.inf)
     if worst < LOW_DB:
         text = remedy(report.activations, proof)
-        out.append(f"an output keeps only {worst:.1f} dB: the file does what it says, but {text}")
+        out.append(f"the worst output has only {worst:.1f} dB: the file is correct, but {text}")
     changed = any(w.error.sqnr_db != math.inf for w in proof.weights.values())
     twins = proof.errors(Run.FLOAT, Run.TWIN)
     if changed and twins and all(e.sqnr_db == math.inf for e in twins.values()):
         out.append("weights changed but no output did: these samples do not exercise them; give --data")
     if report.output_bytes and report.encoded and report.original_bytes < NEGLIGIBLE_GAIN * report.output_bytes:
-        out.append("hardly smaller: most weights were left as they are; -v says why")
+        out.append("the file is hardly smaller: most weights stay in float; -v says why")
     return out + [f"{name}: {w.checks.doubt}" for name, w in proof.weights.items() if w.checks and w.checks.doubt]
 
 
@@ -93,26 +93,26 @@ def _weight_only(report: ReportData) -> list[str]:
     if not convs:
         return []
     return [
-        f"{len(convs)} convolutions compute in float, only their weights are smaller: ConvInteger, which would round their "
-        f"inputs per call, takes many times the time of float; --activations static computes them on integers"
+        f"{len(convs)} convolutions compute in float, and only their weights are smaller: ConvInteger, which would round "
+        f"their inputs on every call, is many times slower than float; --activations static computes them on integers"
     ]
 
 
 def _slow(activations: ActivationRecord, proof: Proof | None) -> list[str]:
     kind = activations.code_type
     if kind.endswith("16"):
-        return [f"{kind} activations have no integer kernels on CPUs: slower than float; uint8 is what is fast"]
+        return [f"{kind} activations have no integer kernels on CPUs and are slower than float; uint8 is fast"]
     out = []
     if activations.integer_kernels == 0:
-        out.append("no op computes on integers: only weights are smaller; -v says why of each")
+        out.append("no op computes on integers, so only the weights are smaller; -v gives the reason for each op")
     if kind == "int8":
         out.append("int8 activations are slower than uint8 ones on x86 CPUs, which multiply unsigned by signed bytes")
     ops = (proof.kernels.stock or {}) if proof else {}
     clamps = sum(ops.get(op, 0) for op in _CLAMPS)
     if activations.symmetric and clamps:
         out.append(
-            f"{clamps} Relu or Clip stay as nodes of their own, with conversions around them: codes symmetric around zero "
-            f"cannot do their work by saturating"
+            f"{clamps} Relu or Clip stay as nodes of their own, with conversions around them: codes that are symmetric "
+            f"around zero cannot clamp at zero by saturating"
         )
     return out
 
@@ -124,9 +124,9 @@ def _saturation(proof: Proof) -> list[str]:
     worst = min(low, key=lambda n: low[n])
     many = f"{len(low)} kernel{'s' * (len(low) > 1)}"
     return [
-        f"on x86 CPUs without VNNI {many} would lose accuracy to 16-bit saturation ({worst}: {low[worst]:.1f} dB); there set "
-        f"the session option session.x64quantprecision to 1 (exact, slower), or keep those in float with --exclude; CPUs "
-        f"with VNNI and ARM are exact"
+        f"on x86 CPUs without VNNI {many} would lose accuracy to 16-bit saturation ({worst}: {low[worst]:.1f} dB); for those "
+        f"CPUs set the session option session.x64quantprecision to 1 (exact, slower), or keep these kernels in float with "
+        f"--exclude; CPUs with VNNI and ARM are exact"
     ]
 
 

@@ -25,7 +25,7 @@ def note_unoptimized(proof: Proof) -> None:
     for name, plain in proof.errors(Run.FLOAT, Run.UNOPTIMIZED).items():
         if name in deployed and plain.sqnr_db < deployed[name].sqnr_db - UNOPTIMIZED_DB:
             proof.notes.append(
-                f"output {name!r} keeps {plain.sqnr_db:.1f} dB in sessions with ORT_DISABLE_ALL, "
+                f"output {name!r} has {plain.sqnr_db:.1f} dB in sessions with ORT_DISABLE_ALL, "
                 f"{deployed[name].sqnr_db:.1f} dB in others: leave graph optimizations on"
             )
 

@@ -39,7 +39,7 @@ def compare_weights(proof: Proof, written: EncodedWeights, quantized: Document) 
     changed = frozenset() if written.digests else rescaled_weights(quantized.proto)
     if changed:
         proof.notes.append(
-            f"{len(changed)} of the weights: rescaled by calibration before they were encoded, compared with the "
+            f"{len(changed)} weights were rescaled by calibration before they were encoded; they are compared with the "
             f"original's up to one factor per row and column"
         )
     for record in records(quantized.proto):

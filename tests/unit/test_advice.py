@@ -20,7 +20,7 @@ SAID = {
     ("int8", "onnx"): ">= 1.23, fast on >= 1.25; our kernels are not needed",
     ("int8", "ort"): ">= 1.23, fast on >= 1.23; our kernels are not needed",
     ("int4", "onnx"): ">= 1.23, fast on >= 1.23; our kernels are not needed",
-    ("q5_0", "custom"): ">= 1.23, 1 of our 1 ops at float speed there; our kernels make them fast",
+    ("q5_0", "custom"): ">= 1.23, where 1 of our 1 ops have float speed; our kernels make them fast",
 }
 
 

@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const found = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 const body = document.querySelector("#sites tbody");
 const digits = (value) => Number(value.toPrecision(4)).toString();
 
@@ -30,14 +30,14 @@ function search(text) {
     row.hidden = !words.every((word) => all.includes(word));
     shown += !row.hidden;
   }
-  found("count").textContent = `${shown} of ${body.rows.length}`;
+  byId("count").textContent = `${shown} of ${body.rows.length}`;
 }
 
 function element(name, attributes, text) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
 }
 
 // Series of counts over the same bins; marks are values that get a line.
@@ -74,22 +74,22 @@ function choose(name) {
   const drawn = data.proof && Object.hasOwn(data.proof.distributions, name) ? data.proof.distributions[name] : undefined;
   for (const row of body.rows) row.classList.toggle("chosen", row.cells[0].dataset.v === name);
   if (!drawn || drawn.low === undefined) return;
-  found("weight").textContent = name;
-  found("every").textContent = drawn.every > 1 ? `every ${drawn.every}th value` : "every value";
-  histogram(found("values"), "values of the weight", drawn.low, drawn.high,
+  byId("weight").textContent = name;
+  byId("every").textContent = drawn.every > 1 ? `every ${drawn.every}th value` : "every value";
+  histogram(byId("values"), "values of the weight", drawn.low, drawn.high,
     [[drawn.decoded, "var(--one)", false], [drawn.float, "currentColor", true]], []);
-  found("codes").parentNode.hidden = drawn.codes.length === 0;
+  byId("codes").parentNode.hidden = drawn.codes.length === 0;
   if (drawn.codes.length) {
     const used = drawn.codes.filter((count) => count > 0).length;
-    found("used").textContent = `${used} of ${drawn.codes.length} codes are used`;
-    histogram(found("codes"), "usage of codes", 0, drawn.codes.length, [[drawn.codes, "var(--three)", false]], []);
+    byId("used").textContent = `${used} of ${drawn.codes.length} codes are used`;
+    histogram(byId("codes"), "usage of codes", 0, drawn.codes.length, [[drawn.codes, "var(--three)", false]], []);
   }
 }
 
 function observe(name) {
-  const seen = data.observed[name], made = data.activations.tensors[name];
-  histogram(found("seen"), "values that calibration saw", seen.low, seen.high, [[seen.counts, "var(--one)", false]], [made.low, made.high]);
-  found("range").textContent = `codes from ${digits(made.low)} to ${digits(made.high)}, seen from ${digits(seen.low)} to ${digits(seen.high)}`;
+  const values = data.observed[name], codes = data.activations.tensors[name];
+  histogram(byId("seen"), "values that calibration saw", values.low, values.high, [[values.counts, "var(--one)", false]], [codes.low, codes.high]);
+  byId("range").textContent = `codes from ${digits(codes.low)} to ${digits(codes.high)}, values seen from ${digits(values.low)} to ${digits(values.high)}`;
 }
 
 if (body) {
@@ -97,13 +97,13 @@ if (body) {
     header.addEventListener("click", () => sort(header));
     header.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(header); });
   }
-  found("search").addEventListener("input", (event) => search(event.target.value));
+  byId("search").addEventListener("input", (event) => search(event.target.value));
   search("");
   const buttons = [...body.querySelectorAll("button")];
   for (const button of buttons) button.addEventListener("click", () => choose(button.textContent));
   if (buttons.length) choose(buttons[0].textContent);
 }
-const picker = found("tensor");
+const picker = byId("tensor");
 if (picker) {
   picker.addEventListener("change", () => observe(picker.value));
   observe(picker.value);
