@@ -1,4 +1,6 @@
-"""Combinations of format, target, kind of site and activations that work: computed here, and written down in supported.json.
+"""Combinations that work: format x target x kind of site, activations, and format x solver.
+
+They are computed here and written down in supported.json.
 
 ``python tests/conformance/supported.py`` shows what the package lost or gained against the table; with ``--write`` it
 renews the table. A lost line is a regression until somebody decides otherwise.
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 import onnxquant
 from onnxquant import formats
 from onnxquant.graph.traverse import graphs as graphs_of
+from onnxquant.solvers import Solver, solvers
 from onnxquant.targets import targets
 
 TABLE = Path(__file__).with_name("supported.json")
@@ -139,6 +142,11 @@ def with_activations(kind: str) -> dict[str, dict[str, str] | Refused]:
     return plans
 
 
+def solved_by(solver: Solver) -> list[str]:
+    """Formats, with default parameters, that a solver takes."""
+    return [form.name for form in formats() if solver.refusal(form) is None]
+
+
 def computed(kind: str) -> dict[str, Any]:
     """The table's entry for one kind of site.
 
@@ -176,8 +184,8 @@ def flat(kind: str, entry: dict[str, Any]) -> set[str]:
 
 def combinations() -> Iterator[tuple[str, str, str]]:
     """Kind of site, target and variant of every combination that the table says works, wholly or in part."""
-    for kind, entry in table().items():
-        for target, variants in entry.items():
+    for kind in MODELS:
+        for target, variants in table()[kind].items():
             if target.startswith("activations="):
                 continue
             for variant in variants:
@@ -195,7 +203,7 @@ def _rows(entries: dict[str, Any]) -> str:
 
 
 def _main() -> None:
-    now = {kind: computed(kind) for kind in MODELS}
+    now = {kind: computed(kind) for kind in MODELS} | {"solvers": {s.name: solved_by(s) for s in solvers()}}
     before = table() if TABLE.exists() else {}
     for kind in sorted({*now, *before}):
         old, new = flat(kind, before.get(kind, {})), flat(kind, now.get(kind, {}))
