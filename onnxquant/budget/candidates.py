@@ -1,4 +1,4 @@
-"""What each weight could become: formats to choose among, with the bytes and the loss of each."""
+"""Candidates of a weight: the formats that it could have, with the bytes and the loss of each."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ DEFAULT = ("int8", "int6", "int5", "int4", "int3")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One thing that a weight could become.
+    """One possible decision about a weight.
 
     Attributes:
-        decision: the format and target, with its bytes; without a format: it stays in float.
-        loss: error power of its products over their power, by rounding to nearest.
-        noise: what it adds to the outputs, error power over signal power; known once that was measured.
-        seconds: that its products take per sample; 0 where that was not asked for.
+        decision: format and target with their bytes, or to stay in float
+        loss: error power of the products over their power, after rounding to nearest
+        noise: error power that it adds to the outputs over their power; 0 until it is measured
+        seconds: time of its products per sample; 0 where it was not asked for
     """
 
     decision: Decision
@@ -43,7 +43,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """As tables name it."""
+        """Its name in tables."""
         form = self.decision.format
         return spec_of(form) if form else self.decision.dtype
 
@@ -57,25 +57,30 @@ def parse(specs: Sequence[str]) -> list[Format]:
     >>> [f.name for f in parse(["q4_0", "int4:block_size=64"])]
     ['q4_0', 'int4']
     """
-    found = []
+    formats = []
     for spec in specs:
         name, _, rest = spec.partition(":")
-        given: dict[str, Any] = {}
+        parameters: dict[str, Any] = {}
         for entry in filter(None, rest.split(",")):
             key, equals, value = entry.partition("=")
             if not equals:
                 raise RecipeError(f"format {spec!r}: expected NAME:parameter=value,...")
-            given[key.strip()] = yaml.safe_load(value)
-        found.append(format_named(name.strip(), **given))
-    if len(set(found)) < len(found):
+            parameters[key.strip()] = yaml.safe_load(value)
+        formats.append(format_named(name.strip(), **parameters))
+    if len(set(formats)) < len(formats):
         raise RecipeError(f"formats {', '.join(specs)}: one is named twice")
-    return found
+    return formats
 
 
 def spec_of(form: Format) -> str:
-    """What ``parse`` makes a format of."""
-    given = ",".join(f"{p}={_text(v)}" for p in form.parameters() if (v := form.settings().get(p)) is not None)
-    return f"{form.name}:{given}" if given else form.name
+    """The text that ``parse`` makes a format of."""
+    parameters = ",".join(f"{p}={_text(v)}" for p, v in parameters_of(form).items())
+    return f"{form.name}:{parameters}" if parameters else form.name
+
+
+def parameters_of(form: Format) -> dict[str, Any]:
+    """The parameters of a format that are set, by name."""
+    return {p: v for p in form.parameters() if (v := form.settings().get(p)) is not None}
 
 
 def _text(value: Any) -> str:
@@ -83,31 +88,33 @@ def _text(value: Any) -> str:
 
 
 def candidates(
-    document: Document, site: Site, forms: Sequence[Format], rule: Rule, gram: NDArray[np.float64] | None
+    document: Document, site: Site, formats: Sequence[Format], rule: Rule, gram: NDArray[np.float64] | None
 ) -> list[Candidate]:
-    """Those that the site can become, staying in float first.
+    """The candidates of a weight. The first one is to stay in float.
 
     Args:
-        document: the prepared model.
-        site: the weight.
-        forms: formats to choose among.
-        rule: what else holds for it: target, solver.
-        gram: second moments of what it is multiplied with, [groups, cols, cols]; None: unknown, all columns count alike.
+        document: the prepared model
+        site: the weight
+        formats: formats to choose among
+        rule: rule that names the target and the solver
+        gram: second moments of the weight's inputs, [groups, cols, cols]; None: unknown, all columns count alike
     """
     weight = site.view.matrix(document.array(site.tensor)).astype(np.float32)
     power = _power(weight, gram)
-    first = decide(site, forms[0], rule, document.opset)
-    in_float = "more bits than it needs would cost more than it is worth"
-    kept = replace(first, reason=in_float) if isinstance(first, KeepDecision) else first.kept_in_float(in_float)
-    found = [Candidate(kept, 0.0)]
-    for form in forms:
+    result = [Candidate(_in_float(decide(site, formats[0], rule, document.opset)), 0.0)]
+    for form in formats:
         decision = decide(site, form, rule, document.opset)
         if isinstance(decision, KeepDecision):
             continue
         error = dispatch.decode(dispatch.rounded_to_nearest(decision.format, weight)) - weight
         decision = with_solver(decision, inputs_observable=gram is not None, has_samples=True)
-        found.append(Candidate(decision, _power(error, gram) / power if power else 0.0))
-    return found
+        result.append(Candidate(decision, _power(error, gram) / power if power else 0.0))
+    return result
+
+
+def _in_float(decision: Decision) -> KeepDecision:
+    reason = "more bits than it needs would cost more than it is worth"
+    return replace(decision, reason=reason) if isinstance(decision, KeepDecision) else decision.kept_in_float(reason)
 
 
 def _power(matrix: NDArray[np.float32], gram: NDArray[np.float64] | None) -> float:

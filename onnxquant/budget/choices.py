@@ -1,4 +1,4 @@
-"""Candidates of all weights together, and the best choice among them."""
+"""One candidate per weight: their costs, and the best combination within a bound."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from onnxquant.budget.result import ChoiceFigures, FormatCost, Measured, WeightC
 from onnxquant.formats.base import Format
 from onnxquant.numerics.decibels import decibels
 
-# Sizes of the front.
+# Number of sizes in the front.
 _STEPS = 12
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One candidate per site, by its name, and what is known of them together.
+class FormatChoice:
+    """One candidate per site, by its name, and their figures together.
 
     Attributes:
-        picked: the candidates.
-        fixed_bytes: of weights that are not free.
-        elements: of all constant weights.
-        predicted: sum of the candidates' noises.
-        measured: the noise once it was run.
-        keeps: whether it keeps the bound on quality; true where there is none.
+        picked: the candidates
+        fixed_bytes: bytes of the weights that no format is chosen for
+        elements: number of all constant weights
+        predicted: sum of the candidates' noises
+        measured: noise of the outputs; NaN until the choice is run
+        keeps: whether it keeps the bound on quality; true where there is none
     """
 
     picked: dict[str, Candidate]
@@ -39,23 +39,23 @@ class Choice:
     keeps: bool = True
 
     @property
-    def forms(self) -> dict[str, Format]:
+    def formats(self) -> dict[str, Format]:
         """Formats of the sites that are encoded."""
         return {n: f for n, c in self.picked.items() if (f := c.decision.format)}
 
     @property
     def nbytes(self) -> int:
-        """Of all constant weights."""
+        """Bytes of all constant weights."""
         return self.fixed_bytes + sum(c.decision.nbytes for c in self.picked.values())
 
     @property
     def bits_per_weight(self) -> float:
-        """Of all constant weights."""
+        """Bits per weight over all constant weights."""
         return 8 * self.nbytes / self.elements
 
     @property
     def seconds(self) -> float:
-        """Of the products, where they were timed."""
+        """Seconds of the timed products."""
         return sum(c.seconds for c in self.picked.values())
 
     def figures(self) -> ChoiceFigures:
@@ -69,26 +69,28 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Every free site's candidates.
+class CandidateTable:
+    """The candidates of every site that a format is chosen for.
 
     Attributes:
-        options: candidates by site.
-        fixed_bytes: of weights that are not free.
-        elements: of all constant weights.
+        options: candidates by site
+        fixed_bytes: bytes of the other weights
+        elements: number of all constant weights
     """
 
     options: dict[str, list[Candidate]]
     fixed_bytes: int
     elements: int
 
-    def best(self, nbytes: float) -> Choice | None:
-        """The least noise within so many bytes."""
-        return self._chosen(choose(self._noises(), self._bytes(), nbytes - self.fixed_bytes))
+    def best(self, nbytes: float) -> FormatChoice | None:
+        """The choice with the least noise within a number of bytes; None where there is none."""
+        picked = choose(self._noises(), self._bytes(), nbytes - self.fixed_bytes)
+        return None if picked is None else self._choice(picked)
 
-    def smallest(self, noise: float) -> Choice | None:
-        """The fewest bytes, or the least time where products were timed, within so much noise."""
-        return self._chosen(choose(self._times() or self._bytes(), self._noises(), noise))
+    def smallest(self, noise: float) -> FormatChoice:
+        """The choice with the fewest bytes within an amount of noise, or the fastest one where products were timed."""
+        picked = choose(self._times() or self._bytes(), self._noises(), noise)
+        return self._choice([0] * len(self.options) if picked is None else picked)  # staying in float makes no noise
 
     def lightest(self) -> int:
         """Bytes of the smallest choice there is."""
@@ -98,20 +100,20 @@ class Table:
         """Bytes with everything in float."""
         return self.fixed_bytes + sum(o[0].decision.nbytes for o in self.options.values())
 
-    def front(self) -> list[Choice]:
+    def front(self) -> list[FormatChoice]:
         """The best choices of several sizes, smallest first."""
-        found = [self.best(size) for size in np.geomspace(self.lightest(), self.heaviest(), _STEPS)]
-        by_size = {c.nbytes: c for c in found if c}
+        choices = [self.best(size) for size in np.geomspace(self.lightest(), self.heaviest(), _STEPS)]
+        by_size = {c.nbytes: c for c in choices if c}
         return [by_size[size] for size in sorted(by_size)]
 
-    def rescale(self, factors: Mapping[str, float]) -> Table:
+    def rescale(self, factors: Mapping[str, float]) -> CandidateTable:
         """The table with the noises of sites multiplied."""
         options = {
             name: [replace(c, noise=c.noise * factors.get(name, 1.0)) for c in o] for name, o in self.options.items()
         }
-        return Table(options, self.fixed_bytes, self.elements)
+        return CandidateTable(options, self.fixed_bytes, self.elements)
 
-    def sensitivity(self, choice: Choice) -> tuple[WeightCosts, ...]:
+    def sensitivity(self, choice: FormatChoice) -> tuple[WeightCosts, ...]:
         """Costs of each site's candidates, the most sensitive site first."""
         rows = []
         for name, candidates in self.options.items():
@@ -119,17 +121,15 @@ class Table:
             rows.append(WeightCosts(name, choice.picked[name].label, costs))
         return tuple(sorted(rows, key=lambda r: -max(c.noise for c in r.candidates)))
 
-    def _chosen(self, picked: list[int] | None) -> Choice | None:
-        if picked is None:
-            return None
+    def _choice(self, picked: list[int]) -> FormatChoice:
         chosen = {n: self.options[n][i] for n, i in zip(self.options, picked, strict=True)}
-        return Choice(chosen, self.fixed_bytes, self.elements, sum(c.noise for c in chosen.values()))
+        return FormatChoice(chosen, self.fixed_bytes, self.elements, sum(c.noise for c in chosen.values()))
 
     def _noises(self) -> list[list[float]]:
         return [[c.noise for c in several] for several in self.options.values()]
 
     def _times(self) -> list[list[float]]:
-        """Seconds; of candidates that take as long the smaller one is the better."""
+        """Seconds, or nothing where none were measured. Of two equally fast candidates the smaller one is better."""
         if not any(c.seconds for o in self.options.values() for c in o):
             return []
         return [[c.seconds + 1e-15 * c.decision.nbytes for c in several] for several in self.options.values()]
@@ -139,5 +139,5 @@ class Table:
 
 
 def reported_decibels(share: float) -> float | None:
-    """Decibels of a noise share, for people; None where there is no noise, or nothing but noise."""
+    """Decibels of a noise share, for reports; None where there is no noise, or nothing but noise."""
     return round(decibels(1.0, share), 2) if 0 < share < math.inf else None

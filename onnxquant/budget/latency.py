@@ -1,4 +1,4 @@
-"""How long products take in a format on this machine: one lowered product at a time, timed as the file would run it."""
+"""Time of products in a format on this machine: one lowered product at a time, run as the file would run it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from onnxquant.graph.sites import How, Site, find
 from onnxquant.native import dispatch
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
 
-# Runs of a product: at least so many, and more until so many seconds went by.
+# A product runs at least this many times, and more until this many seconds have passed.
 _LEAST, _SECONDS = 7, 0.05
 
 
-class Timer:
-    """Seconds of products, each kind measured once.
+class ProductTimer:
+    """Times products; those of one shape, format and target are run once.
 
     Args:
-        opset: of the model.
-        threads: of sessions.
+        opset: opset of the model
+        threads: number of threads of a session; None: ONNX Runtime's choice
     """
 
     def __init__(self, opset: int, threads: int | None) -> None:
@@ -37,12 +37,12 @@ class Timer:
         self._known: dict[tuple[object, ...], float] = {}
 
     def seconds(self, site: Site, decision: Decision, positions: int) -> float:
-        """Of the products of a site per sample; 0 where its format does not matter: it is decoded at load, or looked up.
+        """Seconds per sample of one site's products; 0 where it is decoded at load, or only looked up.
 
         Args:
-            site: the weight.
-            decision: what becomes of it.
-            positions: rows of what it is multiplied with.
+            site: the weight
+            decision: decision about the weight
+            positions: number of rows that it is multiplied with
         """
         if (isinstance(decision, EncodeDecision) and decision.folded) or not site.served(How.PRODUCT):
             return 0.0
@@ -57,15 +57,14 @@ class Timer:
         random = np.random.default_rng(0)
         weight = random.standard_normal((site.cols, site.rows)).astype(dtype)
         shapes = {"x": [positions, site.cols], "y": [positions, site.rows]}
-        shown = {n: onnx.helper.make_tensor_value_info(n, kind, s) for n, s in shapes.items()}
+        values = {n: onnx.helper.make_tensor_value_info(n, kind, s) for n, s in shapes.items()}
         graph = onnx.helper.make_graph(
-            [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "product", [shown["x"]], [shown["y"]],
+            [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "product", [values["x"]], [values["y"]],
             [onnx.numpy_helper.from_array(weight, "w")],
         )  # fmt: skip
         opsets = [onnx.helper.make_opsetid("", self._opset)]
         document = load(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10))
-        named = replace(decision, name=find(document)[0][0].name)
-        plan = Plan((named,))
+        plan = Plan((replace(decision, name=find(document)[0][0].name),))
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "product.onnx"
             with Publisher(path, external=False, force=True) as publisher:

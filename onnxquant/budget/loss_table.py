@@ -1,4 +1,4 @@
-"""What the candidates of each weight cost: by its inputs, by what it does to the outputs alone, and amid the others."""
+"""Costs of every candidate: losses by a weight's inputs, the noise at the outputs alone and among the others, and time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from onnxquant import runtime
 from onnxquant.budget.candidates import Candidate, candidates, spec_of
-from onnxquant.budget.choices import Choice, Table
-from onnxquant.budget.latency import Timer
-from onnxquant.budget.sensitivity import Cache, Sensitivity
+from onnxquant.budget.choices import CandidateTable, FormatChoice
+from onnxquant.budget.latency import ProductTimer
+from onnxquant.budget.sensitivity import FigureCache, FloatModel
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import grams
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
@@ -32,151 +32,167 @@ from onnxquant.solvers import jobs
 from onnxquant.solvers.rtn import Rtn
 
 Weights = Iterator[tuple[str, NDArray[Any]]]
-# Of how many weights interactions are measured: those that make the most noise.
+# Interactions are measured of this many weights: those that make the most noise.
 _HEAVY = 24
-# Weights that are measured alone, where there are more; and the noise below which float32 says nothing.
+# Above this many weights, only some are measured alone; and float32 shows no noise below this.
 _EXACT, _QUIETEST = 64, 1e-14
-# A weight's noise may come out so many times larger or smaller amid the others than alone; more is chance.
+# The noise of a weight among the others may be this many times larger or smaller than alone; more is chance.
 _MOST = 8.0
 
 
+@dataclass(frozen=True)
+class _GramFile:
+    """The Gram matrix of a weight's inputs in a file, and the number of inputs that it sums up."""
+
+    path: Path
+    count: int
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A format and the loss of a weight in it, to measure how much noise a unit of loss makes."""
+
+    form: Format
+    loss: float
+
+
 @dataclass
-class Weighing:
-    """The weights that formats are chosen for, and what is needed to weigh them.
+class CandidateMeter:
+    """Measures the candidates of the weights that formats are chosen for.
 
     Attributes:
-        document: the prepared model.
-        free: the sites, by name.
-        forms: formats to choose among.
-        rule: what else holds for them.
-        sensitivity: the float model, to run with other weights.
-        context: context of the run
-        folder: for temporary files.
-        grams: files of Gram matrices, and of how many inputs they are.
+        context: context with the prepared model
+        free: the sites, by name
+        formats: formats to choose among
+        rule: rule that holds for them but for its format
+        model: the float model, to run with other weights
+        folder: folder for temporary files
+        grams: files of Gram matrices, by site
     """
 
-    document: Document
-    free: Mapping[str, Site]
-    forms: Sequence[Format]
-    rule: Rule
-    sensitivity: Sensitivity
     context: Context
+    free: Mapping[str, Site]
+    formats: Sequence[Format]
+    rule: Rule
+    model: FloatModel
     folder: Path
-    grams: dict[str, tuple[Path, int]] = field(default_factory=dict)
+    grams: dict[str, _GramFile] = field(default_factory=dict)
 
-    def table(self, feeds: Feeds, fixed_bytes: int, elements: int) -> Table:
-        """Every candidate with its noise, and its seconds where latency is to be saved.
+    @property
+    def document(self) -> Document:
+        """The prepared model."""
+        return self.context.document
+
+    def table(self, feeds: Feeds, fixed_bytes: int, elements: int) -> CandidateTable:
+        """Every candidate with its noise, and with its seconds where latency is to be saved.
 
         Args:
-            feeds: samples that losses are weighed on.
-            fixed_bytes: of weights that are not free.
-            elements: of all constant weights.
+            feeds: samples that losses are measured on
+            fixed_bytes: bytes of the weights that no format is chosen for
+            elements: number of all constant weights
         """
-        cache = Cache.of(self.context.folder, self.document, self.sensitivity.feeds)
-        options = self._weighed(feeds)
+        cache = FigureCache.of(self.context.folder, self.document, self.model.feeds)
+        options = self._with_losses(feeds)
         if self.context.options.cost == "latency":
-            options = self._timed(options)
-        return Table(self._alone(options, cache), fixed_bytes, elements)
+            options = self._with_seconds(options)
+        return CandidateTable(self._with_noises(options, cache), fixed_bytes, elements)
 
-    def amid(self, table: Table, choice: Choice) -> Table:
-        """Noises corrected by what taking each weight back to float gains amid the others."""
-        heavy = sorted(choice.forms, key=lambda n: -choice.picked[n].noise)[:_HEAVY]
+    def remeasure_around(self, table: CandidateTable, choice: FormatChoice) -> CandidateTable:
+        """The table with noises corrected by the gain of taking each weight back to float among the others."""
+        heavy = sorted(choice.formats, key=lambda n: -choice.picked[n].noise)[:_HEAVY]
         factors: dict[str, float] = {}
-        with self.sensitivity.stored(self.encoded(choice)) as base:
+        with self.model.with_weights(self.decoded_weights(choice)) as base:
             for i, name in enumerate(heavy):
                 site, alone = self.free[name], choice.picked[name].noise
-                score = self.sensitivity.score({site.tensor.name: self.document.array(site.tensor)}, base)
-                gained = choice.measured - noise_share(score.judged)
-                if alone > 0 and math.isfinite(gained):
-                    factors[name] = float(np.clip(gained / alone, 1 / _MOST, _MOST))
+                score = self.model.score({site.tensor.name: self.document.array(site.tensor)}, base)
+                gain = choice.measured - noise_share(score.judged)
+                if alone > 0 and math.isfinite(gain):
+                    factors[name] = float(np.clip(gain / alone, 1 / _MOST, _MOST))
                 self.context.progress("measuring interactions", (i + 1) / len(heavy))
         return table.rescale(factors)
 
-    def encoded(self, choice: Choice) -> Weights:
-        """The weights of a choice by tensor, as they would be written."""
+    def decoded_weights(self, choice: FormatChoice) -> Weights:
+        """Names of tensors, with the values that they have after encoding."""
         solved = self.solved(choice)
-        for name, form in choice.forms.items():
+        for name, form in choice.formats.items():
             site = self.free[name]
             encoded = solved[name] if name in solved else dispatch.rounded_to_nearest(form, self._matrix(site))
             yield site.tensor.name, self._restored(site, encoded)
 
-    def solved(self, choice: Choice) -> jobs.Results:
-        """The weights of a choice that are not rounded to nearest."""
+    def solved(self, choice: FormatChoice) -> jobs.Results:
+        """The weights of a choice that are not rounded to nearest, solved."""
         results, tasks = jobs.Results(self.context.folder), []
         for name, candidate in choice.picked.items():
             decision = candidate.decision
             if isinstance(decision, EncodeDecision) and decision.solver != Rtn.name:
-                gram, count = self.grams.get(name, (None, None))
-                matrix = self._matrix(self.free[name])
-                tasks.append(jobs.Task(name, decision.format, decision.solver, matrix, gram, count))
-        jobs.run(tasks, results, self.context.options.jobs, self._counted("solving", len(tasks)))
+                matrix, gram = self._matrix(self.free[name]), self.grams.get(name)
+                task = jobs.Task(name, decision.format, decision.solver, matrix)
+                tasks.append(replace(task, gram=gram.path, count=gram.count) if gram else task)
+        jobs.run(tasks, results, self.context.options.jobs, self._counter("solving", len(tasks)))
         return results
 
-    def _weighed(self, feeds: Feeds) -> dict[str, list[Candidate]]:
+    def _with_losses(self, feeds: Feeds) -> dict[str, list[Candidate]]:
         """Candidates with their losses."""
-        main, settings = self.document.proto.graph, self.context.options
-        read = {n: r for n, s in self.free.items() if (r := nodes_showing_the_input(s, main))}
-        by_tensor = {self.free[n].tensor.name: n for n in read}
-        found: dict[str, list[Candidate]] = {}
-        readers = [r for several in read.values() for r in several]
-        weighed = grams(self.document, readers, feeds, threads=settings.threads, progress=self.context.progress)
-        for weight, gram, count in weighed:
-            name = by_tensor[weight]
-            found[name] = candidates(self.document, self.free[name], self.forms, self.rule, gram)
-            decisions = [c.decision for c in found[name]]
+        document, threads = self.document, self.context.options.threads
+        readers = {n: r for n, s in self.free.items() if (r := nodes_showing_the_input(s, document.proto.graph))}
+        names = {self.free[n].tensor.name: n for n in readers}
+        nodes = [r for several in readers.values() for r in several]
+        options: dict[str, list[Candidate]] = {}
+        for weight, gram, count in grams(document, nodes, feeds, threads=threads, progress=self.context.progress):
+            name = names[weight]
+            options[name] = candidates(document, self.free[name], self.formats, self.rule, gram)
+            decisions = [c.decision for c in options[name]]
             if any(isinstance(d, EncodeDecision) and d.solver != Rtn.name for d in decisions):
-                self.grams[name] = (self.folder / f"{len(self.grams)}.npy", count)
-                np.save(self.grams[name][0], gram)
+                self.grams[name] = _GramFile(self.folder / f"{len(self.grams)}.npy", count)
+                np.save(self.grams[name].path, gram)
         for name, site in self.free.items():
-            if name not in found:
-                found[name] = candidates(self.document, site, self.forms, self.rule, None)
-        return {n: found[n] for n in self.free}
+            if name not in options:
+                options[name] = candidates(document, site, self.formats, self.rule, None)
+        return {name: options[name] for name in self.free}
 
-    def _timed(self, options: Mapping[str, list[Candidate]]) -> dict[str, list[Candidate]]:
-        """Candidates with their seconds."""
-        timer, positions = Timer(self.document.opset, self.context.options.threads), self._positions()
-        told, timed = self._counted("timing products", len(options)), {}
+    def _with_seconds(self, options: Mapping[str, list[Candidate]]) -> dict[str, list[Candidate]]:
+        """Candidates with the time of their products."""
+        timer, positions = ProductTimer(self.document.opset, self.context.options.threads), self._positions()
+        count, timed = self._counter("timing products", len(options)), {}
         for name, several in options.items():
             site, rows = self.free[name], positions.get(name, 1)
             if is_decoded_at_load(site, self.rule):  # then no format is faster than another
                 timed[name] = several
             else:
                 timed[name] = [replace(c, seconds=timer.seconds(site, c.decision, rows)) for c in several]
-            told(None)
+            count(None)
         return timed
 
     def _positions(self) -> dict[str, int]:
-        """Rows of what each product multiplies in the first sample."""
-        read = {
-            n: r[0].node.input[0]
-            for n, s in self.free.items()
-            if (r := nodes_showing_the_input(s, self.document.proto.graph))
-        }
-        names = list(dict.fromkeys(read.values()))
+        """Number of rows that each weight is multiplied with in the first sample."""
+        main = self.document.proto.graph
+        inputs = {n: r[0].node.input[0] for n, s in self.free.items() if (r := nodes_showing_the_input(s, main))}
+        names = list(dict.fromkeys(inputs.values()))
         outputs = [runtime.shape_output(i) for i in range(len(names))]
         with runtime.extendable(self.document, self.context.options.threads) as source:
             session = source.session(runtime.shape_addition(names))
-            found = runtime.run(session, self.sensitivity.feeds[0], outputs)
-        rows = {name: int(np.prod(found[output][:-1])) for name, output in zip(names, outputs, strict=True)}
-        return {site: max(rows[name], 1) for site, name in read.items()}
+            shapes = runtime.run(session, self.model.feeds[0], outputs)
+        rows = {name: int(np.prod(shapes[output][:-1])) for name, output in zip(names, outputs, strict=True)}
+        return {site: max(rows[name], 1) for site, name in inputs.items()}
 
-    def _alone(self, options: Mapping[str, list[Candidate]], cache: Cache) -> dict[str, list[Candidate]]:
+    def _with_noises(self, options: Mapping[str, list[Candidate]], cache: FigureCache) -> dict[str, list[Candidate]]:
         """Candidates with the noise that they make while all other weights are float.
 
-        Weights of one shape and role are measured along the depth of the model and interpolated between, where they are many.
+        Where there are many weights, those of one shape and role are measured at some places along the depth of the model,
+        and interpolated between.
         """
         probes = {n: p for n, several in options.items() if (p := _probe(several))}
         kinds: dict[tuple[object, ...], list[str]] = {}
         for name in probes:
             kinds.setdefault((self.free[name].role, self.free[name].shape), []).append(name)
         places = {kind: spread(len(names), _share(len(names), len(probes))) for kind, names in kinds.items()}
-        told = self._counted("measuring sensitivity", sum(map(len, places.values())))
+        count = self._counter("measuring sensitivity", sum(map(len, places.values())))
         gains: dict[str, float] = {}
         for kind, names in kinds.items():
             measured = []
             for place in places[kind]:
-                measured.append(math.log(self._measured(names[place], probes[names[place]], cache)))
-                told(None)
+                measured.append(math.log(self._gain(names[place], probes[names[place]], cache)))
+                count(None)
             between = np.exp(np.interp(range(len(names)), places[kind], measured))
             gains.update(zip(names, between.tolist(), strict=True))
         return {
@@ -184,16 +200,15 @@ class Weighing:
             for name, several in options.items()
         }
 
-    def _measured(self, name: str, probe: _Probe, cache: Cache) -> float:
+    def _gain(self, name: str, probe: _Probe, cache: FigureCache) -> float:
         """The noise that a unit of a weight's loss makes."""
-        form, site = probe.form, self.free[name]
-        key = f"{name} as {spec_of(form)}"
-        found = cache.get(key)
-        if found is None:
-            values = self._restored(site, dispatch.rounded_to_nearest(form, self._matrix(site)))
-            found = noise_share(self.sensitivity.score({site.tensor.name: values}).judged)
-            cache.put(key, found)
-        return max(found, _QUIETEST) / probe.loss
+        site, key = self.free[name], f"{name} as {spec_of(probe.form)}"
+        noise = cache.get(key)
+        if noise is None:
+            values = self._restored(site, dispatch.rounded_to_nearest(probe.form, self._matrix(site)))
+            noise = noise_share(self.model.score({site.tensor.name: values}).judged)
+            cache.put(key, noise)
+        return max(noise, _QUIETEST) / probe.loss
 
     def _matrix(self, site: Site) -> NDArray[Any]:
         return site.view.matrix(self.document.array(site.tensor))
@@ -202,40 +217,33 @@ class Weighing:
         dtype = self.document.array(site.tensor).dtype
         return site.view.restore(dispatch.decode(encoded)).astype(dtype)
 
-    def _counted(self, stage: str, total: int) -> Callable[[object], None]:
-        done = 0
+    def _counter(self, stage: str, total: int) -> Callable[[object], None]:
+        """A callback that counts its calls and tells the progress."""
+        calls = 0
 
-        def told(_: object) -> None:
-            nonlocal done
-            done += 1
-            self.context.progress(stage, done / total)
+        def count(_: object) -> None:
+            nonlocal calls
+            calls += 1
+            self.context.progress(stage, calls / total)
 
-        return told
+        return count
 
 
-def _share(count: int, of: int) -> int:
-    """How many of so many weights of a kind are measured."""
-    return count if of <= _EXACT else max(2, round(_EXACT * count / of))
+def _share(count: int, total: int) -> int:
+    """The number of weights of a kind that are measured, among ``total`` weights of all kinds."""
+    return count if total <= _EXACT else max(2, round(_EXACT * count / total))
 
 
 def spread(count: int, chosen: int) -> list[int]:
-    """So many places of a range, its ends among them, denser where a model begins and ends."""
+    """``chosen`` indices out of ``count``, both ends included, denser near the ends."""
     if chosen >= count:
         return list(range(count))
     wave = (1 - np.cos(np.linspace(0, np.pi, chosen))) / 2
     return sorted({round(place) for place in wave * (count - 1)})
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """A format and the loss of a weight in it: what is run to see how much noise a unit of loss makes."""
-
-    form: Format
-    loss: float
-
-
 def _probe(several: Sequence[Candidate]) -> _Probe | None:
-    """The format whose noise is measured: the middle one, which shows and does not break the model."""
+    """The candidate with the middle loss: its noise shows, and it does not break the model."""
     probes = [
         _Probe(c.decision.format, c.loss) for c in several if isinstance(c.decision, EncodeDecision) and c.loss > 0
     ]

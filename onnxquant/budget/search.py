@@ -1,8 +1,9 @@
-"""The formats of a model's weights under a bound on its size or its quality.
+"""The search for the formats of a model's weights under a bound on its size or its quality.
 
-Each weight's loss in each format is weighed by its inputs (cheap, a Gram matrix), and scaled by what encoding that weight
-alone in one format does to the outputs (exact). Noises of single weights nearly add up, so the best choice is a knapsack
-problem. Where they do not, that shows when the choice is run: weights are then weighed again in its midst, and chosen anew.
+The loss of each weight in each format follows from its inputs (cheap, a Gram matrix). It is scaled by the noise that
+encoding this weight alone in one format makes at the outputs (exact). Noises of single weights nearly add up, so the best
+choice is a knapsack problem. Where they do not, running the choice shows it: noises are then measured again around that
+choice, and formats are chosen anew.
 """
 
 from __future__ import annotations
@@ -17,30 +18,32 @@ from typing import Any
 
 from onnxquant import runtime
 from onnxquant.artifact import lowering
-from onnxquant.budget.candidates import DEFAULT, parse, spec_of
-from onnxquant.budget.choices import Choice, Table
-from onnxquant.budget.loss_table import Weighing
+from onnxquant.budget.candidates import DEFAULT, parameters_of, parse, spec_of
+from onnxquant.budget.choices import CandidateTable, FormatChoice
+from onnxquant.budget.loss_table import CandidateMeter
 from onnxquant.budget.result import FormatSearchResult
-from onnxquant.budget.sensitivity import Sensitivity
+from onnxquant.budget.sensitivity import FloatModel
 from onnxquant.calibration.feeds import Chosen, Feeds, held_out
 from onnxquant.errors import ModelError, RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.graph.sites import Site, find
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.decibels import noise_share
-from onnxquant.numerics.score import closeness
+from onnxquant.numerics.score import Score, closeness
 from onnxquant.plan.context import Context
 from onnxquant.plan.planner import first_matching_rule, make_plan
+from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe, Rule
 from onnxquant.recipe.values import Drop
 from onnxquant.solvers import jobs
 from onnxquant.validation.metric import Metric
 
-# Samples that noises are measured on: of models with at most so many weights, and of larger ones.
+# Number of samples that noises are measured on, by the largest number of weights of the model.
 _JUDGED = ((10_000_000, 8), (100_000_000, 4), (math.inf, 2))
-# How many times a choice is weighed in its midst.
+# Noises are measured again around a choice this many times.
 _ROUNDS = 2
-# Steps of the search for the smallest model that keeps a bound, where it begins without --min-sqnr, how near it must come.
+# The search for the smallest model that keeps a bound: its steps, its first bound where no --min-sqnr is given, and the ratio
+# of the noises of a broken and a kept bound that is near enough.
 _STEPS, _FIRST_DB, _CLOSE = 12, 25.0, 1.3
 
 
@@ -74,176 +77,213 @@ def search_formats(context: Context) -> FormatSearch:
     if context.samples is None:
         raise RecipeError("a search for formats weighs them on samples that the model will see: give --data")
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        return _Search(context, context.samples.for_calibration(context.document), Path(folder)).run()
+        return _FormatSearcher(context, context.samples.for_calibration(context.document), Path(folder)).run()
 
 
-class _Search:
-    def __init__(self, context: Context, feeds: Feeds, folder: Path) -> None:
-        self.document, self.rules, self.settings = context.document, context.rules, context.options
-        self.progress = context.progress
-        document, rules, settings = self.document, self.rules, self.settings
-        self.found = sites, _ = find(document)
-        count = _judged(sites)
-        self.feeds, judged = held_out(feeds, count)
-        # Whoever asks for a quality will look at what the proof says: its samples are judged too.
-        self.proven = list(Chosen(feeds, range(settings.samples)))
-        self.forms = parse(settings.formats or DEFAULT)
-        last = len(rules.rules) - 1
-        found = {s.name: (s, first_matching_rule(s, rules)) for s in sites}
-        free = {n: s for n, (s, rule) in found.items() if rule and rule[0] == last and not rule[1].keep}
-        if not free:
-            raise ModelError(f"{document.name}: nothing to choose formats for: rules decide every weight")
-        self.sensitivity = Sensitivity(document, list(Chosen(judged, range(count))), folder, settings.threads)
-        self.weighing = Weighing(document, free, self.forms, self.rule, self.sensitivity, context, folder)
-        self._bytes_bound = settings.budget_bpw is not None or settings.max_size is not None
-        self._metric = Metric(settings.metric) if settings.metric is not None else None
+class _QualityBound:
+    """The bound on the quality of a choice: an SQNR, the user's metric, or both.
+
+    Args:
+        options: options of the run
+        model: the float model
+        feeds: samples of the run
+    """
+
+    def __init__(self, options: Options, model: FloatModel, feeds: Feeds) -> None:
+        self._min_sqnr = options.min_sqnr
+        self._metric = Metric(options.metric) if options.metric is not None else None
+        # With a bound on the SQNR, choices are also scored on the proof's samples, so that it means the same figure there.
+        self._proof_feeds = list(Chosen(feeds, range(options.samples))) if options.min_sqnr is not None else []
         self._least, self._expected = -math.inf, list[dict[str, Any]]()
-        with self.sensitivity.stored(()) as proto:
-            session = self.sensitivity.session(proto)
+        with model.with_weights(()) as proto:
+            session = model.session(proto)
             if self._metric is not None:
-                self._least = Drop.parse(settings.max_drop).least(self._metric(session))
-            if settings.min_sqnr is not None:
-                self._expected = [runtime.run(session, feed) for feed in self.proven]
+                self._least = Drop.parse(options.max_drop).least(self._metric(session))
+            self._expected = [runtime.run(session, feed) for feed in self._proof_feeds]
+
+    def is_kept(self, session: runtime.Session, score: Score) -> bool:
+        """Whether a model keeps it.
+
+        Args:
+            session: session on the model
+            score: score of the model on the samples that judge choices
+        """
+        if self._min_sqnr is not None:
+            if score.total < self._min_sqnr:
+                return False
+            outputs = [runtime.run(session, feed) for feed in self._proof_feeds]
+            if closeness(self._expected, outputs).total < self._min_sqnr:
+                return False
+        return self._metric is None or self._metric(session) >= self._least
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The bound on the metric as JSON data."""
+        return {} if self._metric is None else {"metric": self._metric.name, "least": self._least}
+
+
+class _FormatSearcher:
+    """The search for one model.
+
+    Args:
+        context: context with the prepared model
+        feeds: samples: some measure losses, others judge choices
+        folder: folder for temporary files
+    """
+
+    def __init__(self, context: Context, feeds: Feeds, folder: Path) -> None:
+        self._context, self._options, self._document = context, context.options, context.document
+        self._sites, self._skipped = find(self._document)
+        self._formats = parse(self._options.formats or DEFAULT)
+        count = _judged(self._sites)
+        self._feeds, judged = held_out(feeds, count)
+        free = self._free_sites()
+        self._model = FloatModel(self._document, list(Chosen(judged, range(count))), folder, self._options.threads)
+        self._meter = CandidateMeter(context, free, self._formats, self._rule, self._model, folder)
+        self._is_bounded_in_bytes = self._options.budget_bpw is not None or self._options.max_size is not None
+        self._quality = _QualityBound(self._options, self._model, feeds)
+
+    def _free_sites(self) -> dict[str, Site]:
+        """The sites that the last rule decides, by name."""
+        rules = self._context.rules
+        free = {}
+        for site in self._sites:
+            match = first_matching_rule(site, rules)
+            if match is not None and match[0] == len(rules.rules) - 1 and not match[1].keep:
+                free[site.name] = site
+        if not free:
+            raise ModelError(f"{self._document.name}: nothing to choose formats for: rules decide every weight")
+        return free
 
     @property
-    def rule(self) -> Rule:
-        """What holds for every free site but its format."""
-        return self.rules.rules[-1]
+    def _rule(self) -> Rule:
+        """The rule of the free sites; its format does not count."""
+        return self._context.rules.rules[-1]
 
     def run(self) -> FormatSearch:
-        """Weigh, choose, run, weigh again."""
+        """Measure, choose, run the choice, and measure again around it."""
         table = self._table()
-        tried: list[Choice] = []
+        tried: list[FormatChoice] = []
         for attempt in range(_ROUNDS + 1):
-            before = len(tried)
+            earlier = list(tried)
             choice = self._choose(table, tried)
-            known = any(choice.forms == c.forms for c in tried[:before])
-            if attempt == _ROUNDS or known or not choice.forms or not math.isfinite(choice.measured):
+            is_known = any(choice.formats == c.formats for c in earlier)
+            if attempt == _ROUNDS or is_known or not choice.formats or not math.isfinite(choice.measured):
                 break
-            table = self.weighing.amid(table, choice)
+            table = self._meter.remeasure_around(table, choice)
         best = self._best(tried)
         result = FormatSearchResult(
-            asked=self._asked(),
-            formats=tuple(spec_of(f) for f in self.forms),
+            asked=self._bounds(),
+            formats=tuple(spec_of(f) for f in self._formats),
             chosen=best.figures(),
             tried=tuple(c.figures() for c in tried),
             front=tuple(c.figures() for c in table.front()),
             sensitivity=table.sensitivity(best),
         )
-        return FormatSearch(self._recipe(best), result, self.weighing.solved(best))
+        return FormatSearch(self._recipe(best), result, self._meter.solved(best))
 
-    def _table(self) -> Table:
-        """Every free site's candidates."""
-        sites, left = self.found
-        fixed = [
-            d
-            for d in make_plan(sites, left, self.rules, self.document.opset).decisions
-            if d.name not in self.weighing.free
-        ]
-        elements = sum(s.elements for s in self.weighing.free.values()) + sum(d.elements for d in fixed)
-        return self.weighing.table(self.feeds, sum(d.nbytes for d in fixed), elements)
+    def _table(self) -> CandidateTable:
+        """The candidates of every free site."""
+        free = self._meter.free
+        plan = make_plan(self._sites, self._skipped, self._context.rules, self._document.opset)
+        fixed = [d for d in plan.decisions if d.name not in free]
+        elements = sum(s.elements for s in free.values()) + sum(d.elements for d in fixed)
+        return self._meter.table(self._feeds, sum(d.nbytes for d in fixed), elements)
 
-    def _measured(self, choice: Choice) -> Choice:
-        """The choice with what running it says."""
-        bound = self.settings.min_sqnr
-        with self.sensitivity.stored(self.weighing.encoded(choice)) as proto:
-            session = self.sensitivity.session(proto)
-            score = self.sensitivity.score_of(session)
-            keeps = bound is None or score.total >= bound
-            if keeps and bound is not None:
-                keeps = closeness(self._expected, [runtime.run(session, f) for f in self.proven]).total >= bound
-            if keeps and self._metric is not None:
-                keeps = self._metric(session) >= self._least
-        return replace(choice, measured=noise_share(score.judged), keeps=keeps)
-
-    def _choose(self, table: Table, tried: list[Choice]) -> Choice:
-        """The best choice by what is known so far; those that were run are added to ``tried``."""
-        if not self._bytes_bound:
+    def _choose(self, table: CandidateTable, tried: list[FormatChoice]) -> FormatChoice:
+        """The best choice by the figures known so far. Choices that are run on the way are added to ``tried``."""
+        if not self._is_bounded_in_bytes:
             return self._smallest(table, tried)
-        tried.append(self._measured(self._within(table)))
+        tried.append(self._measured(self._within_bytes(table)))
         return tried[-1]
 
-    def _within(self, table: Table) -> Choice:
-        """The best choice within the bound on bytes."""
-        if self.settings.budget_bpw is not None:
-            if found := table.best(self.settings.budget_bpw * table.elements / 8):
-                return found
+    def _measured(self, choice: FormatChoice) -> FormatChoice:
+        """The choice with the figures of a run."""
+        with self._model.with_weights(self._meter.decoded_weights(choice)) as proto:
+            session = self._model.session(proto)
+            score = self._model.score_of(session)
+            keeps = self._quality.is_kept(session, score)
+        return replace(choice, measured=noise_share(score.judged), keeps=keeps)
+
+    def _within_bytes(self, table: CandidateTable) -> FormatChoice:
+        """The best choice within the bound on bytes.
+
+        Raises:
+            RecipeError: every choice is larger.
+        """
+        if self._options.budget_bpw is not None:
+            if choice := table.best(self._options.budget_bpw * table.elements / 8):
+                return choice
             least = f"{8 * table.lightest() / table.elements:.3f} bits per weight"
         else:
-            # Names, nodes and alignment come on top of the weights: how much, the plan says.
-            nbytes, least = float(self.settings.max_bytes()), ""
-            while found := table.best(nbytes):
-                size = self._file_bytes(found)
-                if size <= self.settings.max_bytes():
-                    return found
-                nbytes = found.nbytes - max(size - self.settings.max_bytes(), 1)
-                least = f"about {table.lightest() + size - found.nbytes} bytes"
-            least = least or f"more than {table.lightest()} bytes"
+            # Names, nodes and alignment are added to the weights; the plan knows how much.
+            bound, least = self._options.max_bytes(), f"more than {table.lightest()} bytes"
+            nbytes = float(bound)
+            while choice := table.best(nbytes):
+                size = self._file_bytes(choice)
+                if size <= bound:
+                    return choice
+                nbytes = choice.nbytes - max(size - bound, 1)
+                least = f"about {table.lightest() + size - choice.nbytes} bytes"
         raise RecipeError(
-            f"no choice of {', '.join(map(spec_of, self.forms))} is as small as asked: the smallest has {least}"
+            f"no choice of {', '.join(map(spec_of, self._formats))} is as small as asked: the smallest has {least}"
         )
 
-    def _file_bytes(self, choice: Choice) -> int:
-        """Of the file that the choice would become."""
-        plan = make_plan(*self.found, self._recipe(choice), self.document.opset)
-        external = self.settings.is_external(already=self.document.is_external(), nbytes=choice.nbytes)
-        return lowering.predict(self.document, plan, "model.onnx", external=external)
+    def _file_bytes(self, choice: FormatChoice) -> int:
+        """Predicted file size of a choice."""
+        plan = make_plan(self._sites, self._skipped, self._recipe(choice), self._document.opset)
+        external = self._options.is_external(already=self._document.is_external(), nbytes=choice.nbytes)
+        return lowering.predict(self._document, plan, "model.onnx", external=external)
 
-    def _smallest(self, table: Table, tried: list[Choice]) -> Choice:
-        """The smallest choice that keeps the bound on quality: by bisection of the noise that is allowed."""
-        allowed = noise_share(self.settings.min_sqnr or _FIRST_DB)
-        kept, broken = 0.0, math.inf
-        begin = len(tried)
+    def _smallest(self, table: CandidateTable, tried: list[FormatChoice]) -> FormatChoice:
+        """The smallest choice that keeps the bound on quality, by bisection of the noise that is allowed."""
+        allowed = noise_share(self._options.min_sqnr or _FIRST_DB)
+        good, bad = 0.0, math.inf
+        first = len(tried)
         for step in range(_STEPS):
-            found = table.smallest(allowed)
-            assert found  # staying in float makes no noise
-            tried.append(self._measured(found))
+            tried.append(self._measured(table.smallest(allowed)))
             if tried[-1].keeps:
-                kept = allowed
+                good = allowed
             else:
-                broken = allowed
-            self.progress("searching for the smallest", (step + 1) / _STEPS)
-            if kept and broken < _CLOSE * kept:
+                bad = allowed
+            self._context.progress("searching for the smallest", (step + 1) / _STEPS)
+            if good and bad < _CLOSE * good:
                 break
-            allowed = math.sqrt(kept * broken) if kept and broken < math.inf else 4 * allowed if kept else allowed / 4
-        return self._best(tried[begin:])
+            allowed = math.sqrt(good * bad) if good and bad < math.inf else 4 * allowed if good else allowed / 4
+        return self._best(tried[first:])
 
-    def _best(self, tried: Sequence[Choice]) -> Choice:
-        """The least noise; where quality is the bound the smallest that keeps it."""
-        if self._bytes_bound:
+    def _best(self, tried: Sequence[FormatChoice]) -> FormatChoice:
+        """The choice with the least noise; where quality is the bound, the smallest one that keeps it."""
+        if self._is_bounded_in_bytes:
             return min(tried, key=lambda c: (not c.keeps, c.measured))
         good = [c for c in tried if c.keeps]
         return min(good, key=lambda c: (c.seconds, c.nbytes)) if good else min(tried, key=lambda c: c.measured)
 
-    def _asked(self) -> dict[str, JsonValue]:
-        s = self.settings
-        given = {"budget_bpw": s.budget_bpw, "max_size": s.max_size, "min_sqnr": s.min_sqnr}
-        if self._metric is not None:
-            given |= {"metric": self._metric.name, "least": self._least}
-        return {k: v for k, v in given.items() if v is not None}
+    def _bounds(self) -> dict[str, JsonValue]:
+        """The bounds by option, as JSON data."""
+        options = self._options
+        bounds = {"budget_bpw": options.budget_bpw, "max_size": options.max_size, "min_sqnr": options.min_sqnr}
+        return {k: v for k, v in bounds.items() if v is not None} | self._quality.to_dict()
 
-    def _recipe(self, choice: Choice) -> Recipe:
-        """The rules before the last, one per format for the weights that get it, and one that keeps the others in float."""
+    def _recipe(self, choice: FormatChoice) -> Recipe:
+        """Rules for a choice: the ones before the last, one per format, and one that keeps other weights in float."""
         groups: dict[Format | None, list[str]] = {}
         for name, candidate in choice.picked.items():
             groups.setdefault(candidate.decision.format, []).append(name)
-        made = []
-        for form, names in groups.items():
-            pattern = "|".join(re.escape(n) for n in names)
-            about: dict[str, Any] = {"include": (f"^(?:{pattern})$",), "keep": form is None}
-            if form is not None:
-                given = {p: v for p in form.parameters() if (v := form.settings().get(p)) is not None}
-                about |= {
-                    "format": form.name,
-                    "parameters": given,
-                    "target": self.rule.target,
-                    "solver": self.rule.solver,
-                    "compute": self.rule.compute,
-                }
-            made.append(Rule(**about))
-        return Recipe((*self.rules.rules[:-1], *made, replace(self.rule, keep=True)))
+        rules = [self._rule_for(form, names) for form, names in groups.items()]
+        return Recipe((*self._context.rules.rules[:-1], *rules, replace(self._rule, keep=True)))
+
+    def _rule_for(self, form: Format | None, names: Sequence[str]) -> Rule:
+        """The rule that gives some weights a format; None: that keeps them in float."""
+        include = (f"^(?:{'|'.join(re.escape(name) for name in names)})$",)
+        if form is None:
+            return Rule(include=include, keep=True)
+        return Rule(
+            include=include, format=form.name, parameters=parameters_of(form),
+            target=self._rule.target, solver=self._rule.solver, compute=self._rule.compute,
+        )  # fmt: skip
 
 
 def _judged(sites: Sequence[Site]) -> int:
+    """The number of samples that choices are judged on."""
     elements = sum(s.elements for s in sites)
     return next(count for most, count in _JUDGED if elements <= most)

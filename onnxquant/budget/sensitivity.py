@@ -1,4 +1,4 @@
-"""What single weights do to the outputs: the noise that a model has when only some of its weights are encoded."""
+"""The noise that encoding single weights makes at the outputs of a model."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import with_weights
-from onnxquant.graph.publish import ALIGNMENT, Publisher, refer
+from onnxquant.graph.publish import ALIGNMENT, refer, write_copy
 from onnxquant.graph.traverse import graphs
 from onnxquant.numerics.score import Score, closeness
 
 
-class Sensitivity:
+class FloatModel:
     """A float model whose weights can be replaced, and its outputs on some samples.
 
     Args:
-        document: the prepared model.
-        feeds: samples.
-        folder: for temporary files.
-        threads: of sessions.
+        document: the prepared model
+        feeds: samples
+        folder: folder for temporary files
+        threads: number of threads of a session; None: ONNX Runtime's choice
     """
 
     def __init__(self, document: Document, feeds: Sequence[Feed], folder: Path, threads: int | None) -> None:
         self.feeds, self._threads, self._folder = list(feeds), threads, folder
         path = folder / "float.onnx"
-        proto = onnx.ModelProto()
-        proto.CopyFrom(document.proto)
-        with Publisher(path, external=True, force=True) as publisher:
-            publisher.keep(proto, document)
-            publisher.publish(proto)
+        write_copy(document, path)
         self._proto = onnx.load(path, load_external_data=False)
         session = self.session(self._proto)
         self._expected = [runtime.run(session, feed) for feed in self.feeds]
 
     @contextmanager
-    def stored(self, replaced: Iterable[tuple[str, NDArray[Any]]]) -> Iterator[onnx.ModelProto]:
-        """The model with other values for some weights, which lie in a file while the context lasts: there may be many."""
+    def with_weights(self, weights: Iterable[tuple[str, NDArray[Any]]]) -> Iterator[onnx.ModelProto]:
+        """The model with other values of some weights. There may be many: they lie in a file while the context lasts.
+
+        Args:
+            weights: names of tensors with their values
+        """
         proto, path = onnx.ModelProto(), self._folder / f"{secrets.token_hex(8)}.data"
         proto.CopyFrom(self._proto)
         tensors = {t.name: t for graph in graphs(proto.graph) for t in graph.initializer}
         try:
             with path.open("wb") as file:
-                for name, values in replaced:
+                for name, values in weights:
                     offset = -file.tell() % ALIGNMENT + file.tell()
                     file.seek(offset)
                     raw = np.ascontiguousarray(values)
@@ -64,65 +64,64 @@ class Sensitivity:
             path.unlink(missing_ok=True)
 
     def session(self, proto: onnx.ModelProto) -> runtime.Session:
-        """A session on such a model."""
+        """A session on this model with other weights."""
         settings = runtime.session_options(threads=self._threads)
         return runtime.open_session(proto.SerializeToString(), settings, folder=self._folder)
 
     def score_of(self, session: runtime.Session) -> Score:
-        """How close a session's outputs are to the float model's."""
+        """Closeness of a session's outputs to those of the float model."""
         return closeness(self._expected, [runtime.run(session, feed) for feed in self.feeds])
 
-    def score(self, replaced: Mapping[str, NDArray[Any]], base: onnx.ModelProto | None = None) -> Score:
-        """How close the outputs are with other values for a few weights.
+    def score(self, weights: Mapping[str, NDArray[Any]], base: onnx.ModelProto | None = None) -> Score:
+        """Closeness of the outputs to those of the float model when a few weights have other values.
 
         Args:
-            replaced: values by name of the tensor.
-            base: the model that they are replaced in; None: the float one.
+            weights: values by name of the tensor
+            base: the model with the other weights; None: the float model
         """
-        return self.score_of(self.session(with_weights(base or self._proto, replaced)))
+        return self.score_of(self.session(with_weights(base or self._proto, weights)))
 
 
-class Cache:
+class FigureCache:
     """Figures that take long to measure, in a file that another run reads.
 
     Args:
-        path: the file; None: they are kept for this run alone.
-        about: what they hold for: model, samples, versions.
+        path: the file; None: figures are kept for this run alone
+        subject: digest of the model and the samples that the figures hold for
     """
 
-    def __init__(self, path: Path | None, about: str) -> None:
-        self._path, self._about = path, about
-        self._known: dict[str, float] = {}
+    def __init__(self, path: Path | None, subject: str) -> None:
+        self._path, self._subject = path, subject
+        self._figures: dict[str, float] = {}
         if path and path.exists():
-            stored = _read(path)
-            self._known = stored.get(about, {})
+            self._figures = _read(path).get(subject, {})
 
     @classmethod
     def of(cls, folder: Path | None, document: Document, feeds: Sequence[Feed]) -> Self:
-        """The cache for a model and samples in a folder for work."""
-        found = hashlib.blake2b(document.proto.SerializeToString(deterministic=True), digest_size=16)
+        """The cache for a model and samples in a work folder."""
+        digest = hashlib.blake2b(document.proto.SerializeToString(deterministic=True), digest_size=16)
         for feed in feeds:
             for name, array in feed.items():
-                found.update(name.encode() + np.ascontiguousarray(array).tobytes())
-        return cls(folder and folder / "sensitivity.json", found.hexdigest())
+                digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return cls(folder and folder / "sensitivity.json", digest.hexdigest())
 
     def get(self, key: str) -> float | None:
-        """A figure that is known."""
-        return self._known.get(key)
+        """A figure; None where it is not known."""
+        return self._figures.get(key)
 
     def put(self, key: str, value: float) -> None:
         """Keep a figure."""
-        self._known[key] = value
+        self._figures[key] = value
         if self._path:
             stored = _read(self._path) if self._path.exists() else {}
             temporary = self._path.with_name(f".{self._path.name}.new")
-            temporary.write_text(json.dumps(stored | {self._about: self._known}))
+            temporary.write_text(json.dumps(stored | {self._subject: self._figures}))
             temporary.replace(self._path)
 
 
 def _read(path: Path) -> dict[str, dict[str, float]]:
     try:
-        found = json.loads(path.read_text())
+        entries = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return entries if isinstance(entries, dict) else {}

@@ -17,10 +17,10 @@ SYNTHETIC = 8
 
 
 class Samples:
-    """The user's samples. They are opened when a step first needs them, and never again.
+    """The user's samples. They are opened when a step first needs them, and steps that need fewer take the first ones.
 
-    Steps that need fewer samples take the first ones. Calibration needs more than the proof, so it goes first; a run that
-    only proves goes through no more samples than the proof needs.
+    A run that only proves goes through no more samples than the proof needs. Where calibration needs more, it has to ask
+    first: else they are opened again.
 
     Args:
         data: the samples as the user gave them; see ``open_feeds``
@@ -30,6 +30,7 @@ class Samples:
     def __init__(self, data: feeds_.Data, options: Options) -> None:
         self._data, self._options = data, options
         self._feeds: feeds_.Feeds | None = None
+        self._limit = 0
 
     def for_calibration(self, model: Document) -> feeds_.Feeds:
         """The samples that statistics and searches run on.
@@ -61,8 +62,9 @@ class Samples:
         return _first(self._opened(lambda: inputs_of(session), count), count)
 
     def _opened(self, inputs: Callable[[], list[feeds_.Input]], limit: int) -> feeds_.Feeds:
-        if self._feeds is None:
+        if self._feeds is None or self._limit < limit:
             self._feeds = feeds_.open_feeds(self._data, inputs(), limit=limit, preprocess=self._options.preprocess)
+            self._limit = limit
         return self._feeds
 
 

@@ -134,9 +134,9 @@ def _scale(context: Context, formats: Mapping[str, Format]) -> Folded:
         files[x] = _GramFile(context.folder / f"awq-{len(files)}.npy", inputs.count or 0)
         np.save(files[x].path, inputs.gram)
     magnitudes = {
-        x: seen.absmean
+        x: accumulator.absmean
         for x, observer in observers.items()
-        if x in files and isinstance(seen := statistics.observers[x][observer], AbsMean)
+        if x in files and isinstance(accumulator := statistics.observers[x][observer], AbsMean)
     }
     by_tensor = {r.site.tensor.name: formats[r.site.name] for several in readers.values() for r in several}
 

@@ -16,7 +16,7 @@ import onnx.version_converter
 from onnxquant import runtime
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import MAX_OPSET, Document
-from onnxquant.graph.publish import Publisher
+from onnxquant.graph.publish import write_copy
 from onnxquant.graph.sites import find
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.options import Options
@@ -71,23 +71,21 @@ def _keep_signature(converted: onnx.ModelProto, original: onnx.ModelProto) -> No
 def _differs(document: Document, converted: onnx.ModelProto) -> str:
     """The reason why the converted model is not the same function; empty when it is."""
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        paths = []
-        for name, proto in (("before", document.proto), ("after", converted)):
-            copy = onnx.ModelProto()
-            copy.CopyFrom(proto)
-            paths.append(Path(folder) / f"{name}.onnx")
-            with Publisher(paths[-1], external=True, force=True) as publisher:
-                publisher.keep(copy, document)
-                publisher.publish(copy)
+        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
+        write_copy(document, before)
+        after_conversion = document.copy()
+        after_conversion.proto.CopyFrom(converted)
+        write_copy(after_conversion, after)
         try:
-            return _compare_outputs(paths)
+            return _compare_outputs(before, after)
         except (ModelError, FeedError) as error:
             return str(error)
 
 
-def _compare_outputs(paths: list[Path]) -> str:
-    samples = sampled_outputs(paths[0], None, Options(samples=1))
-    got = runtime.run(runtime.open_session(paths[1], runtime.session_options(mapped=True)), samples.feeds[0])
+def _compare_outputs(before: Path, after: Path) -> str:
+    """The first output that differs between two models, in a few words; empty where none does."""
+    samples = sampled_outputs(before, None, Options(samples=1))
+    got = runtime.run(runtime.open_session(after, runtime.session_options(mapped=True)), samples.feeds[0])
     for name, value in samples.outputs[0].items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             # NaN and infinity must match exactly; the tolerance is scaled by the largest finite value.

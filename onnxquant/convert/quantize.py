@@ -20,10 +20,10 @@ from onnxquant.calibration.feeds import Data
 from onnxquant.calibration.samples import Samples
 from onnxquant.convert import recipe_of_plan, whole_graph
 from onnxquant.convert.encode_sites import SiteEncoder
-from onnxquant.convert.equivalent import equivalent_model, rescaled_weight_names
+from onnxquant.convert.equivalent import Order, equivalent_model, rescaled_weight_names
 from onnxquant.convert.opset import raise_opset
 from onnxquant.convert.prove import original_outputs, prove
-from onnxquant.convert.solve_weights import Order, decisions_to_solve, solve_weights
+from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
 from onnxquant.errors import ModelError, OutputError, RecipeError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph import identity

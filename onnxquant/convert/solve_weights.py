@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import grams
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
+from onnxquant.convert.equivalent import Order
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.sites import Site, find
@@ -19,8 +20,6 @@ from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.recipe.progress import Progress
 from onnxquant.solvers import jobs, solver_named
 from onnxquant.solvers.rtn import Rtn
-
-Order = NDArray[np.int32]
 
 
 def decisions_to_solve(plan: Plan, orders: Container[str], solved: Container[str]) -> list[EncodeDecision]:

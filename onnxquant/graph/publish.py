@@ -301,6 +301,21 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def write_copy(document: Document, path: Path, *, external: bool = True) -> None:
+    """Write a model as it is in memory; the document itself stays as it is.
+
+    Args:
+        document: the model
+        path: the file, which may be there already
+        external: whether the tensors go to a file of their own
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(document.proto)
+    with Publisher(path, external=external, force=True) as publisher:
+        publisher.keep(proto, document)
+        publisher.publish(proto)
+
+
 def refuse_overwriting(source: Document, output: Path) -> None:
     """Refuse an output that is one of the source's own files.
 

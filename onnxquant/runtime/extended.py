@@ -16,7 +16,7 @@ import onnx
 
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.names import DOMAIN
-from onnxquant.graph.publish import Publisher
+from onnxquant.graph.publish import write_copy
 from onnxquant.graph.traverse import graphs
 from onnxquant.runtime import sessions
 from onnxquant.runtime.blocked import blocked_session
@@ -45,12 +45,8 @@ class ExtendableModel:
         self._file = model if isinstance(model, Path) else self._publish()
 
     def _publish(self) -> Path:
-        path, proto = self._folder / "model.onnx", onnx.ModelProto()
-        proto.CopyFrom(self.document.proto)
-        external = self.document.is_external() or self.document.size() > _IN_MEMORY
-        with Publisher(path, external=external, force=True) as publisher:
-            publisher.keep(proto, self.document)
-            publisher.publish(proto)
+        path = self._folder / "model.onnx"
+        write_copy(self.document, path, external=self.document.is_external() or self.document.size() > _IN_MEMORY)
         return path
 
     def observing(self, addition: onnx.ModelProto) -> sessions.Session:

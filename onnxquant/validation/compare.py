@@ -6,14 +6,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import onnx
-
 from onnxquant import runtime
 from onnxquant.artifact.records import activation_record, records, rescaled_weights
 from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.publish import Publisher
+from onnxquant.graph.publish import write_copy
 from onnxquant.graph.sites import find
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.plan.activations import StaticRecord
@@ -153,9 +151,6 @@ def _runnable(original: Document, folder: Path, options: Options) -> Path:
     """A file that onnxruntime opens: a copy of a model without one, or whose data it may have to follow links to."""
     if original.path and not (options.external_root and original.is_external()):
         return original.path
-    path, proto = folder / "original.onnx", onnx.ModelProto()
-    proto.CopyFrom(original.proto)
-    with Publisher(path, external=original.is_external(), force=True) as publisher:
-        publisher.keep(proto, original)
-        publisher.publish(proto)
+    path = folder / "original.onnx"
+    write_copy(original, path, external=original.is_external())
     return path
