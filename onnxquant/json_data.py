@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -124,7 +124,7 @@ def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _read(kind: Any, data: JsonValue) -> object:
+def _read(kind: object, data: JsonValue) -> object:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is JsonValue:
         return data
@@ -144,7 +144,7 @@ def _read(kind: Any, data: JsonValue) -> object:
         return _read_array(kind, data)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(data)
-    return _read_plain(kind, data)
+    return _read_plain(cast(type, kind), data)
 
 
 def _read_plain(kind: type, data: JsonValue) -> object:
@@ -180,7 +180,7 @@ def _is_marked(kind: type, data: JsonObject) -> bool:
     return all(data.get(name) in values for name, values in marks.items())
 
 
-def _read_array(kind: Any, data: JsonValue) -> object:
+def _read_array(kind: object, data: JsonValue) -> object:
     """A list, a tuple of one type, a tuple of a fixed length, or a named tuple."""
     _expect(isinstance(data, list), data, "an array")
     entries = cast(list[JsonValue], data)
@@ -192,7 +192,7 @@ def _read_array(kind: Any, data: JsonValue) -> object:
     types_ = arguments or tuple(_hints(kind).values())
     _expect(len(types_) == len(entries), data, f"{len(types_)} entries")
     values = [_read(t, v) for t, v in zip(types_, entries, strict=True)]
-    return kind(*values) if not arguments else tuple(values)
+    return cast(Callable[..., object], kind)(*values) if not arguments else tuple(values)
 
 
 def _read_dataclass(kind: type, data: JsonValue) -> object:
@@ -213,7 +213,7 @@ def _read_dataclass(kind: type, data: JsonValue) -> object:
     return kind(**values)
 
 
-def _read_inline(holder: type, expected: Any, entries: JsonObject) -> object:
+def _read_inline(holder: type, expected: object, entries: JsonObject) -> object:
     """A dataclass or mapping whose keys stand among others; None where it may be and no key of its own is there."""
     if _is_rest(expected):
         known = _keys(holder)
@@ -225,7 +225,7 @@ def _read_inline(holder: type, expected: Any, entries: JsonObject) -> object:
     return _read_union(kinds, entries)
 
 
-def _is_rest(expected: Any) -> bool:
+def _is_rest(expected: object) -> bool:
     """Whether an inline field takes all keys that no other field has."""
     return get_origin(expected) in (dict, Mapping)
 
@@ -242,7 +242,7 @@ def _keys(kind: type) -> set[str]:
     return keys
 
 
-def _named(key: str, expected: Any, entry: JsonValue) -> object:
+def _named(key: str, expected: object, entry: JsonValue) -> object:
     try:
         return _read(expected, entry)
     except ValueError as error:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,7 +45,7 @@ class Timed:
     def __len__(self) -> int:
         return len(self._feeds)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Feed]:
         self.begin = time.perf_counter()
         yield from self._feeds
         self.end = time.perf_counter()

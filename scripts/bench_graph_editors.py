@@ -14,13 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from bench_memory import make_model
+from google.protobuf.message import Message
 from onnx import AttributeProto, ModelProto, TensorProto, TypeProto, helper
 
 from onnxquant.graph.io import load
@@ -36,16 +36,20 @@ def value(name: str, kind: int = FLOAT, shape: list[int | str] | None = None) ->
     return helper.make_tensor_value_info(name, kind, [1] if shape is None else shape)
 
 
-def model(nodes: list[onnx.NodeProto], **fields: Any) -> ModelProto:
-    """A model from x to y; ``fields`` are those of the graph."""
-    graph = onnx.GraphProto(name="g", node=nodes, input=[value("x")], output=[value("y")], **fields)
+def model(nodes: list[onnx.NodeProto], **fields: Sequence[Message]) -> ModelProto:
+    """A model from x to y; ``fields`` are further repeated fields of the graph."""
+    graph = onnx.GraphProto(name="g", node=nodes, input=[value("x")], output=[value("y")])
+    for name, messages in fields.items():
+        getattr(graph, name).extend(messages)
     imports = [helper.make_opsetid("", 23), helper.make_opsetid("com.example", 3)]
     return helper.make_model(graph, opset_imports=imports, ir_version=11, producer_name="a test")
 
 
-def node(op: str, inputs: list[str], outputs: list[str], **fields: Any) -> onnx.NodeProto:
-    """A node; a field ``domain`` is its domain, the others are attributes."""
-    return helper.make_node(op, inputs, outputs, name=f"{op} of {outputs[0]}", **fields)
+def node(op: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: object) -> onnx.NodeProto:
+    """A node with attributes."""
+    out = helper.make_node(op, inputs, outputs, name=f"{op} of {outputs[0]}", domain=domain or None)
+    out.attribute.extend(helper.make_attribute(name, value) for name, value in sorted(attributes.items()))
+    return out
 
 
 def relu() -> onnx.NodeProto:
@@ -276,7 +280,7 @@ def through(editor: str, proto: ModelProto) -> ModelProto:
     return exported
 
 
-def differences(before: Any, after: Any, place: str) -> Iterator[str]:
+def differences(before: Message, after: Message, place: str) -> Iterator[str]:
     """The fields of two messages that are not equal; the order of some repeated ones does not matter."""
     for field in before.DESCRIPTOR.fields:
         name, old, new = f"{place}.{field.name}", getattr(before, field.name), getattr(after, field.name)

@@ -60,7 +60,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-def _rebuild_tensor(storage: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> _Tensor:
+def _rebuild_tensor(storage: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> _Tensor:
     """Stand-in for torch._utils._rebuild_tensor_v2; gradients and hooks are of no interest."""
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
@@ -72,7 +72,7 @@ class _WeightsUnpickler(pickle.Unpickler):
         super().__init__(file, encoding="latin-1")
         self.storages: dict[str, tuple[np.dtype[Any], int]] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         """The stand-in for a global name of the pickle."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
@@ -82,7 +82,7 @@ class _WeightsUnpickler(pickle.Unpickler):
             return _StorageType(_STORAGE_TYPES[name])
         raise CheckpointError(f"the checkpoint asks for {module}.{name}, expected only tensors in a dict")
 
-    def persistent_load(self, pid: Any) -> str:
+    def persistent_load(self, pid: object) -> str:
         """Note the type and length of a storage; answers its key."""
         match pid:
             case ("storage", _StorageType() as kind, str(key), _, int(count), None):
@@ -146,10 +146,12 @@ class GraphWriter:
         self._initializers[tensor.name] = tensor
         return tensor.name
 
-    def node(self, op: str, inputs: Sequence[str], name: str, output: str = "", **attributes: Any) -> str:
+    def node(self, op: str, inputs: Sequence[str], name: str, output: str = "", **attributes: object) -> str:
         """Add a node; answers the name of its output."""
         output = output or f"{name}.out"
-        self._nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
+        node = helper.make_node(op, inputs, [output], name=name)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
+        self._nodes.append(node)
         return output
 
     def halves(self, x: str, name: str) -> tuple[str, str]:

@@ -17,13 +17,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import gguf
 import numpy as np
 import onnx
 from build_imagenet_models import Array, GraphWriter
 from onnx import TensorProto, helper
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 OPSET = 21
 IR_VERSION = 10
@@ -68,29 +71,37 @@ class Gguf:
     def __init__(self, path: Path) -> None:
         self._reader = gguf.GGUFReader(path)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
-        architecture = self._field("general.architecture")
-        if architecture != "llama" or self._field("llama.rope.scaling.type", "none") != "none":
+        architecture = self._text("general.architecture")
+        if architecture != "llama" or self._text("llama.rope.scaling.type", "none") != "none":
             raise GgufError(f"{path}: expected architecture llama without scaled positions, found {architecture}")
 
-    def _field(self, name: str, *default: Any) -> Any:
+    def _field(self, name: str) -> gguf.ReaderField:
         field = self._reader.get_field(name)
-        if field is None and not default:
+        if field is None:
             raise GgufError(f"the GGUF file has no {name}")
-        return field.contents() if field else default[0]
+        return field
+
+    def _text(self, name: str, default: str | None = None) -> str:
+        field = self._reader.get_field(name)
+        return default if field is None and default is not None else str(self._field(name).contents())
+
+    def _number(self, name: str, default: float | None = None) -> float:
+        field = self._reader.get_field(name)
+        return default if field is None and default is not None else float(self._field(name).contents())
 
     @cached_property
     def sizes(self) -> Sizes:
         """Sizes, by the names that llama.cpp gives them."""
-        width, heads = (int(self._field(f"llama.{n}")) for n in ("embedding_length", "attention.head_count"))
+        width, heads = (int(self._number(f"llama.{n}")) for n in ("embedding_length", "attention.head_count"))
         return Sizes(
-            layers=int(self._field("llama.block_count")),
+            layers=int(self._number("llama.block_count")),
             width=width,
-            hidden=int(self._field("llama.feed_forward_length")),
+            hidden=int(self._number("llama.feed_forward_length")),
             heads=heads,
-            kv_heads=int(self._field("llama.attention.head_count_kv", heads)),
-            head=int(self._field("llama.rope.dimension_count", width // heads)),
-            base=float(self._field("llama.rope.freq_base", 10_000.0)),
-            epsilon=float(self._field("llama.attention.layer_norm_rms_epsilon")),
+            kv_heads=int(self._number("llama.attention.head_count_kv", heads)),
+            head=int(self._number("llama.rope.dimension_count", width // heads)),
+            base=self._number("llama.rope.freq_base", 10_000.0),
+            epsilon=self._number("llama.attention.layer_norm_rms_epsilon"),
         )
 
     @property
@@ -110,7 +121,7 @@ class Gguf:
         decoded = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         return np.asarray(decoded, np.float32).reshape(tuple(int(n) for n in tensor.shape[::-1]))
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer:
         """The byte-pair tokenizer that the file carries, as a ``tokenizers.Tokenizer``; digits are single tokens.
 
         Raises:
@@ -118,17 +129,17 @@ class Gguf:
         """
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-        kind = (self._field("tokenizer.ggml.model"), self._field("tokenizer.ggml.pre"))
+        kind = (self._text("tokenizer.ggml.model"), self._text("tokenizer.ggml.pre"))
         if kind != ("gpt2", "smollm"):
             raise GgufError(f"the tokenizer is {kind}, expected ('gpt2', 'smollm')")
-        tokens = self._field("tokenizer.ggml.tokens")
-        merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")]
+        tokens = self._field("tokenizer.ggml.tokens").contents()
+        merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges").contents()]
         tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
         tokenizer.decoder = decoders.ByteLevel()
-        kinds = self._field("tokenizer.ggml.token_type")
+        kinds = self._field("tokenizer.ggml.token_type").contents()
         control = [t for t, k in zip(tokens, kinds, strict=True) if k == gguf.TokenType.CONTROL]
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
         return tokenizer

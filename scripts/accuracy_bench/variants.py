@@ -69,12 +69,12 @@ def recipes(names: Sequence[str]) -> Iterator[Variant]:
         yield Variant(f"recipe {name}", "onnxquant", {"recipe": name, "proof": False})
 
 
-def _nbits(name: str, **options: Any) -> Variant:
+def _nbits(name: str, **options: object) -> Variant:
     # In an environment that has torch and onnx_ir beside onnxruntime, which some of its algorithms need.
     return Variant(f"ort {name}", "aimet", options, worker="accuracy_bench.run_nbits")
 
 
-def _nncf(name: str, **options: Any) -> Variant:
+def _nncf(name: str, **options: object) -> Variant:
     return Variant(f"nncf {name}", "nncf", options, worker="accuracy_bench.run_nncf_weights")
 
 

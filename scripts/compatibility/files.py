@@ -102,7 +102,7 @@ def cases(folder: Path) -> Iterator[Case]:
         for form in onnxquant.formats():
             for target in source.targets:
                 path = folder / f"{source.name}.{form.name}.{target}.onnx"
-                if not _quantized(source.path, path, format=form.name, target=target):
+                if not _quantized(source.path, path, {"format": form.name, "target": target}):
                     continue
                 case = Case(source.name, f"{form.name} {target}", path, source.path, feed, about)
                 yield case
@@ -113,11 +113,11 @@ def cases(folder: Path) -> Iterator[Case]:
                 data = [{"image": c[None, None] / np.float32(255)} for c in archive["calibration"][:32]]
             for kind in ("static", "dynamic"):
                 path = folder / f"{source.name}.{kind}.onnx"
-                _quantized(source.path, path, format="int8", activations=kind, data=data)
+                _quantized(source.path, path, {"format": "int8", "activations": kind, "data": data})
                 yield Case(source.name, f"int8, {kind} activations", path, source.path, feed, about)
 
 
-def _quantized(source: Path, path: Path, **options: Any) -> bool:
+def _quantized(source: Path, path: Path, options: dict[str, Any]) -> bool:
     try:
         onnxquant.quantize(source, path, proof=False, **options)
     except onnxquant.ModelError:

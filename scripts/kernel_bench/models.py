@@ -82,10 +82,11 @@ def weights(k: int, n: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((k, n), np.float32) * np.float32(0.02)
 
 
-def product(k: int, n: int, op: str, planes: Planes, **attributes: Any) -> onnx.ModelProto:
+def product(k: int, n: int, op: str, planes: Planes, **attributes: int) -> onnx.ModelProto:
     """A model of one node."""
     domain = MICROSOFT if op != "MatMul" else ""
-    node = helper.make_node(op, ["x", *planes], ["y"], domain=domain, **attributes)
+    node = helper.make_node(op, ["x", *planes], ["y"], domain=domain)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in sorted(attributes.items()))
     x, y = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["m", width]) for name, width in (("x", k), ("y", n))
     )

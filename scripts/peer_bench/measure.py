@@ -54,23 +54,23 @@ def wilson(hits: int, count: int, z: float = 1.959964) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def top_class(outputs: Outputs) -> Any:
+def top_class(outputs: Outputs) -> object:
     """The class of the highest score of the first output."""
     return int(next(iter(outputs.values())).argmax())
 
 
-def above_half(outputs: Outputs) -> Any:
+def above_half(outputs: Outputs) -> object:
     """Whether the first output is above one half."""
     return bool(next(iter(outputs.values())).reshape(-1)[0] > 0.5)
 
 
-def read_text(outputs: Outputs) -> Any:
+def read_text(outputs: Outputs) -> object:
     """Symbols that a recogniser reads: repeats merged, blanks (0) dropped."""
     best = next(iter(outputs.values()))[0].argmax(-1)
     return tuple(int(b) for i, b in enumerate(best) if b and (i == 0 or b != best[i - 1]))
 
 
-def all_codes(outputs: Outputs) -> Any:
+def all_codes(outputs: Outputs) -> object:
     """A model's own reading."""
     return tuple(int(v) for v in next(iter(outputs.values())).reshape(-1))
 

@@ -157,7 +157,7 @@ def _judge(row: Row, original: Row, peers: list[Row], table: Table) -> list[dict
 def as_json(table: Table) -> str:
     """Everything measured and judged; what is not a number is null."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> object:
         if isinstance(value, dict):
             return {k: plain(v) for k, v in value.items()}
         if isinstance(value, (list, tuple)):
