@@ -1,4 +1,4 @@
-"""A residual sum and its LayerNormalization: as onnxruntime fuses them, and kept apart (onnxquant.passes.sums).
+"""A residual sum and its LayerNormalization: as onnxruntime fuses them, and kept apart (onnxquant.passes.simplify.sums).
 
 Prints microseconds of one pair and their ratio for usual widths, sessions interleaved, medians.
 """

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.traverse import nodes, tensors
+from onnxquant.passes import PassResult
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -74,15 +75,19 @@ def difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> float:
 
 def check(
     proto: onnx.ModelProto,
-    step: Callable[[Document], str | None],
+    step: Callable[[Document], PassResult],
     *feeds: Feed,
     within: float = 2e-6,
     reference: bool = True,
 ) -> tuple[Document, str | None]:
     """Run a pass, compare the outputs before and after, and give the document and the pass's sentence."""
     document = load(proto)
-    note = step(document)
+    before = complete(document)
+    result = step(document)
     changed = complete(document)
+    same = list(before.graph.node) == list(changed.graph.node)
+    same = same and list(before.graph.initializer) == list(changed.graph.initializer)
+    assert result.changed != same
     # The checker asks for the shapes of outputs, which small models may leave out.
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(changed, check_type=True, strict_mode=reference))
     for kind in ("input", "output"):
@@ -92,9 +97,11 @@ def check(
     for feed in feeds:
         assert difference(outputs(proto, feed), outputs(changed, feed)) <= within
         if reference:
-            results = []
+            evaluated = []
             for model in (proto, changed):
-                made = onnx.reference.ReferenceEvaluator(model).run(None, dict(feed))
-                results.append(dict(zip([o.name for o in model.graph.output], map(np.asarray, made), strict=True)))
-            assert difference(*results) <= within
-    return document, note
+                values = onnx.reference.ReferenceEvaluator(model).run(None, dict(feed))
+                evaluated.append(dict(zip([o.name for o in model.graph.output], map(np.asarray, values), strict=True)))
+            assert difference(*evaluated) <= within
+    # A pass that says nothing has changed nothing, but a sentence may also say why nothing could be changed.
+    assert result.notes or not result.changed
+    return document, "; ".join(result.notes) or None

@@ -32,10 +32,10 @@ from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document
 from onnxquant.native import dispatch
 from onnxquant.numerics.score import Score
-from onnxquant.passes.equivalent.equalize import equalize
+from onnxquant.passes.equivalent.equalize import Equalize
+from onnxquant.passes.equivalent.rebase import Rebase
 from onnxquant.passes.equivalent.rebase import candidates as linear_streams
-from onnxquant.passes.equivalent.rebase import rebase
-from onnxquant.passes.equivalent.smooth import smooth
+from onnxquant.passes.equivalent.smooth import Smooth
 from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
 from onnxquant.recipe.rules import Recipe
@@ -327,7 +327,7 @@ class StaticSearch:
     def _rebased(self, base: Document, model: CalibratedModel) -> Iterator[EqualFunction]:
         """The model with its linear streams in another basis. Where it is better, the other functions are made of it."""
         document, moments = base.copy(), model.moments()
-        if moments and rebase(document, moments):
+        if moments and Rebase(moments)(document).changed:
             yield EqualFunction("rebased", document, self._settings.balance)
 
     def _easier_to_round(self, base: Document, model: CalibratedModel) -> Iterator[EqualFunction]:
@@ -336,7 +336,7 @@ class StaticSearch:
         if model.balanced and self._compares:
             yield EqualFunction("balanced fully", base, 1.0)
         document = base.copy()
-        if self._settings.equalize and equalize(document):
+        if self._settings.equalize and Equalize()(document).changed:
             yield EqualFunction("equalized", document, strength)
         # Where a product only ends a convolutional network nothing is won, and smoothing inserts an op for it.
         magnitudes = model.magnitudes()
@@ -428,6 +428,6 @@ def smoothed_copies(document: Document, magnitudes: Mapping[str, NDArray[np.floa
     copies: dict[str, Document] = {}
     for strength in STRENGTHS if magnitudes else ():
         copy = document.copy()
-        if smooth(copy, magnitudes, strength=strength, insert=True):
+        if Smooth(magnitudes, strength=strength, insert=True)(copy).changed:
             copies[f"smoothed by {strength:g}"] = copy
     return copies

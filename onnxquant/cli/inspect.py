@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
+from onnxquant import passes
 from onnxquant.artifact.hashes import verify as verify_file
 from onnxquant.artifact.restore import dequantize as dequantize_file
 from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, model_options, print_json
@@ -112,6 +113,9 @@ def _installation() -> dict[str, Any]:
         "solvers": {
             s.name: {"summary": s.summary, "needs_data": s.needs_inputs, "refuses": _refused(s)} for s in solvers()
         },
+        "passes": {
+            name: {"summary": cls.summary, "needs_settings": cls.needs_settings()} for name, cls in passes.registry().items()
+        },
         "recipes": {name: _about(path) for name, path in shipped().items()},
         "instruction_sets": {"compiled": compiled, "usable": usable},
     }
@@ -130,7 +134,7 @@ def _refused(solver: Solver) -> dict[str, str]:
 @_json
 @errors_become_exit_codes
 def list_(as_json: bool) -> None:
-    """Formats with their bits per weight, targets that hold each, solvers, and the kernels usable on this machine.
+    """Formats with their bits per weight, targets that hold each, solvers, passes, and the kernels usable on this machine.
 
     \b
     Examples:
@@ -153,6 +157,9 @@ def list_(as_json: bool) -> None:
         needs = ", needs --data" if about["needs_data"] else ""
         refuses = f" (not {', '.join(about['refuses'])})" if about["refuses"] else ""
         screen.print(f"solver [bold]{name}[/bold]: {about['summary']}{needs}{refuses}")
+    for name, about in data["passes"].items():
+        runs = "; options run it" if about["needs_settings"] else ""
+        screen.print(f"pass [bold]{name}[/bold]: {about['summary']}{runs}")
     for name, about in data["recipes"].items():
         screen.print(f"recipe [bold]{name}[/bold]: {about}")
     sets = data["instruction_sets"]

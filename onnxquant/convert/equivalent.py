@@ -23,11 +23,11 @@ from onnxquant.graph.sites import Site, find
 from onnxquant.native import dispatch
 from onnxquant.observers.absmean import AbsMean
 from onnxquant.passes.equivalent import permute
-from onnxquant.passes.equivalent.awq import Quantizer, awq
-from onnxquant.passes.equivalent.rescale import Folded
+from onnxquant.passes.equivalent.awq import Quantizer, ScaleForAwq
+from onnxquant.passes.equivalent.permute import Strategy
+from onnxquant.passes.equivalent.rescale import ChannelResult
 from onnxquant.plan.context import Context
 from onnxquant.plan.planner import make_plan
-from onnxquant.recipe.values import Strategy
 from onnxquant.solvers.awq import Awq
 from onnxquant.solvers.base import Inputs
 
@@ -87,11 +87,11 @@ def equivalent_model(context: Context) -> EquivalentModel:
     context = context.with_document(document.copy())
     notes: list[str] = []
     if scaled:
-        notes.append(_scale(context, scaled).sentence("scaled") or "no activation to scale")
+        notes += _scale(context, scaled).notes or ("no activation to scale",)
     orders: dict[str, Order] = {}
     if strategy is not None:
-        folded, orders = _permute(context, strategy, {d.name for d in encoded})
-        notes.append(folded.sentence("permuted") or "no activation to permute")
+        result, orders = _permute(context, strategy, {d.name for d in encoded})
+        notes += result.notes or ("no activation to permute",)
     names = rescaled_weight_names(document, context.document)
     return EquivalentModel(context.document, tuple(names), orders, tuple(notes))
 
@@ -111,7 +111,7 @@ def _is_equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return a is b or (a.shape == b.shape and np.array_equal(a.view(np.uint8), b.view(np.uint8)))
 
 
-def _scale(context: Context, formats: Mapping[str, Format]) -> Folded:
+def _scale(context: Context, formats: Mapping[str, Format]) -> ChannelResult:
     """Scale the channels of activations for AWQ, in place; the changes."""
     if context.samples is None:
         raise RecipeError("solver awq needs samples that tell what weights are multiplied with: give --data")
@@ -145,7 +145,7 @@ def _scale(context: Context, formats: Mapping[str, Format]) -> Folded:
         return None if form is None else partial(_decoded, form)
 
     try:
-        return awq(document, magnitudes, lambda x: files[x].load(), quantizer).folded
+        return ScaleForAwq(magnitudes, lambda x: files[x].load(), quantizer)(document)
     finally:
         for file in files.values():
             file.path.unlink(missing_ok=True)
@@ -155,8 +155,8 @@ def _decoded(form: Format, matrix: Matrix) -> Matrix:
     return dispatch.decode(dispatch.rounded_to_nearest(form, matrix))
 
 
-def _permute(context: Context, strategy: Strategy, names: Container[str]) -> tuple[Folded, dict[str, Order]]:
-    """Fold orders of columns into the producers of activations, in place; the changes, and the orders that are left."""
+def _permute(context: Context, strategy: Strategy, names: Container[str]) -> tuple[ChannelResult, dict[str, Order]]:
+    """Permute the columns of weights, with the rows of those before, in place; the changes, and the orders to be stored."""
     document, main = context.document, context.document.proto.graph
     readers = _readers_by_activation(document, names)
     energies: dict[str, NDArray[np.float64]] = {}
@@ -170,16 +170,16 @@ def _permute(context: Context, strategy: Strategy, names: Container[str]) -> tup
             if len(inputs.gram) == 1:
                 energies[x] = inputs.energy[0].copy()
     orders = permute.orders(document, strategy, energies)
-    folded = permute.fold(document, {x: order for x, order in orders.items() if x in readers})
+    result = permute.PermuteChannels({x: order for x, order in orders.items() if x in readers})(document)
     stored = {
         r.site.name: orders[x].astype(np.int32)
-        for x in folded.left
+        for x in result.refused
         for r in readers.get(x, ())
         if r.reader.node.op_type != "Conv"
         and r.site.cols == len(orders[x])
         and len(nodes_showing_the_input(r.site, main)) == 1
     }
-    return folded, stored
+    return result, stored
 
 
 def _readers_by_activation(document: Document, names: Container[str]) -> dict[str, list[_SiteReader]]:

@@ -30,8 +30,8 @@ from onnxquant.graph import identity
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import find
-from onnxquant.passes.pipeline import prepare, simplify
-from onnxquant.passes.simplify.sums import keep_sums
+from onnxquant.passes.pipeline import prepare, requested, run, simplify
+from onnxquant.passes.simplify.sums import KeepSums
 from onnxquant.plan.context import Context, workspace
 from onnxquant.plan.decision import Plan
 from onnxquant.plan.planner import make_plan
@@ -100,10 +100,11 @@ def quantize(
             folder=folder,
             progress=progress,
         )
-        notes = prepare(context.document)
+        notes = _run_passes(context, context.document)
+        notes += requested(context.document, settings.passes)
         if settings.whole_graph:
             return provenance.finish(whole_graph.convert(context, provenance.place, origin, notes))
-        notes += _run_requested_passes(context)
+        notes += _fit_operators(context)
         search = search_formats(context) if settings.searches else None
         if search:
             context = context.with_rules(search.rules)
@@ -147,14 +148,26 @@ class _PlannedModel:
         return self.context.document
 
 
-def _run_requested_passes(context: Context) -> list[str]:
-    """Sentences on the changes of passes that only some options ask for."""
+def _run_passes(context: Context, document: Document) -> list[str]:
+    """Run the passes that every model with such options needs; the sentences say what changed."""
+    notes = prepare(document)
+    return notes + (simplify(document) if context.options.activations == Activations.STATIC else [])
+
+
+def _fit_operators(context: Context) -> list[str]:
+    """Make the operators fit those that the plan adds; the sentences say what changed."""
     document, options = context.document, context.options
-    notes = simplify(document) if options.activations == Activations.STATIC else []
-    notes += raise_opset(document, context.rules, required_opset(options))
-    if options.activations != Activations.NONE and (note := keep_sums(document)):
-        notes.append(note)
-    return notes
+    notes = raise_opset(document, context.rules, required_opset(options))
+    return notes + (run(document, [KeepSums()]) if options.activations != Activations.NONE else [])
+
+
+def _weights_changed_on_request(context: Context) -> tuple[str, ...]:
+    """Names of the weights that are not the original's since the passes asked for by name have run."""
+    if not context.options.passes:
+        return ()
+    before = context.original.copy()
+    _run_passes(context, before)
+    return tuple(rescaled_weight_names(before, context.document))
 
 
 def _planned(context: Context, origin: str, search: FormatSearch | None) -> _PlannedModel:
@@ -164,7 +177,8 @@ def _planned(context: Context, origin: str, search: FormatSearch | None) -> _Pla
     document = activations.document
     sites, skipped = find(document)
     plan = make_plan(sites, skipped, context.rules, document.opset, activations.sites, equivalent.orders)
-    plan = replace(plan, activations=activations.activations, rescaled=equivalent.rescaled, origin=origin)
+    rescaled = tuple(dict.fromkeys([*_weights_changed_on_request(context), *equivalent.rescaled]))
+    plan = replace(plan, activations=activations.activations, rescaled=rescaled, origin=origin)
     plan = assign_solvers(plan, document, has_samples=context.samples is not None)
     solved = search.solved.without(equivalent.rescaled) if search else activations.solved
     return _PlannedModel(context.with_document(document), plan, equivalent.orders, solved, equivalent.notes)

@@ -16,8 +16,8 @@ from onnxquant.errors import RecipeError
 from onnxquant.formats.floats import F16
 from onnxquant.graph.names import ORIGIN
 from onnxquant.graph.publish import Publisher, refuse_overwriting
-from onnxquant.passes.float16.convert import Outcome, halve
-from onnxquant.passes.float16.values import Constant
+from onnxquant.passes.float16.convert import ConvertToFloat16, Float16Result
+from onnxquant.passes.float16.values import ConvertedConstant
 from onnxquant.plan.context import Context
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
 from onnxquant.recipe.options import Options
@@ -60,7 +60,7 @@ def convert(context: Context, path: Path, origin: str, notes: list[str]) -> Repo
     options, original = context.options, context.original
     report = Report.of_plan(original, path, Plan(()), notes)
     if options.dry_run:
-        _add(report, halve(context.document, keep_io_types=options.keep_io_types))
+        _add(report, ConvertToFloat16(options.keep_io_types)(context.document))
         return report
     refuse_overwriting(original, path)
     outputs = original_outputs(context) if options.proof else None
@@ -78,7 +78,7 @@ def _write(context: Context, path: Path, report: Report, origin: str, *, externa
         def store(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:
             publisher.append(tensor, memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data))
 
-        outcome = halve(document, keep_io_types=options.keep_io_types, store=store)
+        outcome = ConvertToFloat16(options.keep_io_types, store)(document)
         document.proto.metadata_props.add(key=ORIGIN, value=origin)
         publisher.keep(document.proto, document)
         publisher.publish(document.proto)
@@ -86,13 +86,13 @@ def _write(context: Context, path: Path, report: Report, origin: str, *, externa
     report.finish(path, {}, external=external)
 
 
-def _add(report: Report, outcome: Outcome) -> None:
+def _add(report: Report, outcome: Float16Result) -> None:
     """Add the conversion's notes and constants to a report."""
     report.notes += outcome.notes
     report.sites = [SiteResult(_decision(c), _error(c), warning=_warning(c)) for c in outcome.constants]
 
 
-def _decision(constant: Constant) -> Decision:
+def _decision(constant: ConvertedConstant) -> Decision:
     elements = math.prod(constant.shape)
     decision = EncodeDecision(
         name=constant.name, role="tensor", nodes=(), shape=constant.shape, dtype="float32",
@@ -103,14 +103,14 @@ def _decision(constant: Constant) -> Decision:
     return decision.kept_in_float("only float32 is allowed for it, or keeps its digits")
 
 
-def _error(constant: Constant) -> Float16Error | None:
+def _error(constant: ConvertedConstant) -> Float16Error | None:
     if not constant.half:
         return None
     mse = constant.error[0] / max(1, math.prod(constant.shape))
     return Float16Error(constant.sqnr_db, mse, constant.flushed, constant.subnormal)
 
 
-def _warning(constant: Constant) -> str | None:
+def _warning(constant: ConvertedConstant) -> str | None:
     elements = math.prod(constant.shape)
     if constant.clamped:
         return f"{constant.clamped} of {elements} values beyond 65504 became that"

@@ -1,38 +1,45 @@
-"""The passes that make a model ready to be planned, in their order.
-
-A pass takes a Document, edits its graph in place and returns a sentence on what it changed, or None.
-"""
+"""The order of the passes that run on every model, on models with integer activations, and on request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from onnxquant.graph.io import Document
-from onnxquant.passes.prepare.constants import fold_constants
-from onnxquant.passes.prepare.functions import inline_functions_with_weights
-from onnxquant.passes.prepare.initializers import constants_to_initializers, raise_ir_version
-from onnxquant.passes.simplify.batch_norm import fold_batch_norms
-from onnxquant.passes.simplify.biases import join_biases
-from onnxquant.passes.simplify.pads import fold_pads
-from onnxquant.passes.simplify.transposes import sink_transposes
+from onnxquant.passes import pass_named
+from onnxquant.passes.base import Pass
+from onnxquant.passes.prepare.constants import FoldConstants
+from onnxquant.passes.prepare.functions import InlineFunctions
+from onnxquant.passes.prepare.initializers import ConstantsToInitializers, RaiseIrVersion
+from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
+from onnxquant.passes.simplify.biases import JoinBiases
+from onnxquant.passes.simplify.pads import FoldPads
+from onnxquant.passes.simplify.transposes import SinkTransposes
 
-Pass = Callable[[Document], str | None]
-
-PREPARE: tuple[Pass, ...] = (
-    raise_ir_version,
-    inline_functions_with_weights,
-    constants_to_initializers,
-)
+PREPARE: tuple[Pass, ...] = (RaiseIrVersion(), InlineFunctions(), ConstantsToInitializers())
 
 # For integer activations: fewer, plainer nodes between the linear ops.
-SIMPLIFY: tuple[Pass, ...] = (fold_constants, fold_batch_norms, fold_pads, sink_transposes, join_biases)
+SIMPLIFY: tuple[Pass, ...] = (FoldConstants(), FoldBatchNorms(), FoldPads(), SinkTransposes(), JoinBiases())
+
+
+def run(document: Document, passes: Iterable[Pass]) -> list[str]:
+    """Run passes one after the other; the sentences say what they changed."""
+    return [note for step in passes for note in step(document).notes]
 
 
 def prepare(document: Document) -> list[str]:
-    """Run the passes; the sentences say what changed."""
-    return [note for step in PREPARE if (note := step(document))]
+    """Bring a model into the form that the rest expects; the sentences say what changed."""
+    return run(document, PREPARE)
 
 
 def simplify(document: Document) -> list[str]:
-    """Run the passes that leave less to quantize, on a prepared document; the sentences say what changed."""
-    return [note for step in SIMPLIFY if (note := step(document))]
+    """Leave less to quantize in a prepared document; the sentences say what changed."""
+    return run(document, SIMPLIFY)
+
+
+def requested(document: Document, names: Iterable[str]) -> list[str]:
+    """Run passes by their names; the sentences say what changed.
+
+    Raises:
+        RecipeError: no such pass, or one that needs settings.
+    """
+    return run(document, [pass_named(name) for name in names])

@@ -130,8 +130,10 @@ class Option:
         """
         if value is None:
             return
-        if (choices := self.choices()) and value not in choices:
-            raise RecipeError(f"{self.name} is {value!r}{nearest(str(value), list(map(str, choices)))}")
+        choices = self.choices()
+        for entry in value if self.is_list else [value]:
+            if choices and entry not in choices:
+                raise RecipeError(f"{self.name} is {entry!r}{nearest(str(entry), list(map(str, choices)))}")
         least, most = self.declared.minimum, self.declared.maximum
         if least is not None and not value >= least:
             raise RecipeError(f"{self.name} is {value}, expected at least {least}")

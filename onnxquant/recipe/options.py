@@ -10,10 +10,11 @@ from functools import cache
 from typing import Any, Self, get_args
 
 from onnxquant.errors import RecipeError, nearest
+from onnxquant.passes.equivalent.permute import Strategy
 from onnxquant.recipe import schema
 from onnxquant.recipe.declaration import Scope, any_path, declared, format_options, option, options_of
 from onnxquant.recipe.rules import Recipe, RuleOptions
-from onnxquant.recipe.values import Drop, Strategy, calibration_methods, format_names
+from onnxquant.recipe.values import Drop, calibration_methods, format_names, pass_names
 from onnxquant.targets import AUTO
 
 EXTERNAL_DATA = (AUTO, "always", "never")
@@ -85,6 +86,11 @@ class Options(RuleOptions):
         None, "Order of the columns of weights, so that similar ones share a block: norm, activation (by the energy of "
         "their inputs; needs --data), or attention (one order by norm for q, k and v). It is folded into the node that makes "
         "the input, where that is exact.", Scope.FILE, choices=get_args(Strategy),
+    )  # fmt: skip
+    passes: tuple[str, ...] = option(
+        (), "Pass to run on the float model before it is planned; `onnxquant list` shows all. May be given several times; "
+        "passes run in the order given.",
+        Scope.FILE, flag="--pass", metavar="NAME", choices=pass_names,
     )  # fmt: skip
     jobs: int = option(
         1, "Number of weights that are solved at a time, in processes.", Scope.RUN, metavar="N", minimum=1

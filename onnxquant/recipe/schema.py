@@ -22,11 +22,12 @@ def of_option(option: Option) -> Schema:
     """JSON Schema of the value of one option."""
     declared = option.declared
     schema: Schema = {"description": declared.help}
+    choices = {"enum": option.choices()} if option.choices() else {}
     if option.is_list:
-        schema["items"] = {"type": "string"}
+        schema["items"] = {"type": "string", **choices}
     schema["type"] = option.kinds[0] if len(option.kinds) == 1 else list(option.kinds)
-    if choices := option.choices():
-        schema["enum"] = choices
+    if not option.is_list:
+        schema |= choices
     if declared.minimum is not None:
         schema["minimum"] = declared.minimum
     if declared.maximum is not None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-from onnxquant import formats, observers, solvers, targets
+from onnxquant import formats, observers, passes, solvers, targets
 from onnxquant.errors import RecipeError
 from onnxquant.targets import AUTO
 
-# Orders of a weight's columns: by their L2 norms, by the energy of their inputs, or by norms that the q, k and v of a layer
-# share.
-Strategy = Literal["norm", "activation", "attention"]
 # Arithmetic of products with encoded weights; see ``compute``.
 COMPUTE = (AUTO, "float")
 # Formats that have a short name by their bits; see ``bits``.
@@ -32,6 +28,11 @@ def target_names() -> list[str]:
 def solver_names() -> list[str]:
     """Names of all solvers, and ``auto``."""
     return [AUTO, *solvers.registry()]
+
+
+def pass_names() -> list[str]:
+    """Names of the passes that can be asked for."""
+    return passes.passes_by_name()
 
 
 def calibration_methods() -> list[str]:

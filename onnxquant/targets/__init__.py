@@ -10,8 +10,9 @@ from functools import cache
 
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats.base import Format
+from onnxquant.graph.refusal import Refusal
 from onnxquant.registry import classes
-from onnxquant.targets.base import Lowered, Refusal, Result, Target
+from onnxquant.targets.base import Lowered, Result, Target
 from onnxquant.targets.kinds import Activations
 
 __all__ = [

@@ -13,23 +13,12 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
 from onnxquant.graph.model_editor import ModelEditor
+from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import How, Site
 from onnxquant.targets.kinds import Activations
 from onnxquant.targets.layouts import Layout
 
 F16, F32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why something does not apply, and what would."""
-
-    reason: str
-    instead: str = ""
-
-    def __str__(self) -> str:
-        """One sentence."""
-        return f"{self.reason}; {self.instead}" if self.instead else self.reason
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
 from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.names import DOMAIN, MICROSOFT
+from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import How, Site
 from onnxquant.graph.traverse import graphs, nodes
 from onnxquant.targets import bodies
-from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes
+from onnxquant.targets.base import F16, F32, Lowered, Result, Target, add_planes
 from onnxquant.targets.dense import read_decoded
 from onnxquant.targets.layouts import Layout
 from onnxquant.targets.products import constant_bias, lower_product

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from onnxquant.formats.base import Encoded, Format, ScaledCodes
 from onnxquant.graph.model_editor import ModelEditor, Stored
 from onnxquant.graph.names import MICROSOFT
+from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import How, Site, View
-from onnxquant.targets.base import Lowered, Refusal, Result, Target, add_planes
+from onnxquant.targets.base import Lowered, Result, Target, add_planes
 from onnxquant.targets.dense import read_decoded
 from onnxquant.targets.kinds import Activations
 from onnxquant.targets.layouts import Layout, stored_as

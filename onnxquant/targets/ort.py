@@ -14,8 +14,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
 from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.names import MICROSOFT
+from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import How, Site
-from onnxquant.targets.base import F16, F32, Lowered, Refusal, Result, Target, add_planes, float_scales, holds_codes
+from onnxquant.targets.base import F16, F32, Lowered, Result, Target, add_planes, float_scales, holds_codes
 from onnxquant.targets.dense import lower_dense
 from onnxquant.targets.layouts import Dense, Layout, Rows
 from onnxquant.targets.products import lower_product

@@ -19,9 +19,9 @@ from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.traverse import nodes
 from onnxquant.observers.gram import ChannelMoments
-from onnxquant.passes.equivalent.equalize import equalize
-from onnxquant.passes.equivalent.rebase import candidates, rebase
-from onnxquant.passes.equivalent.smooth import smooth
+from onnxquant.passes.equivalent.equalize import Equalize
+from onnxquant.passes.equivalent.rebase import Rebase, candidates
+from onnxquant.passes.equivalent.smooth import Smooth
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.recipe.options import Options
 from onnxquant.validation.reference import sampled_outputs
@@ -43,9 +43,9 @@ def steps(document: Document, feeds: list[Any]) -> list[Callable[[], object]]:
     """The passes, one after the other."""
     return [
         lambda: simplify(document),
-        lambda: equalize(document),
-        lambda: smooth(document, maxima(document, feeds), insert=True),
-        lambda: rebase(document, moments(document, feeds)),
+        lambda: Equalize()(document).notes,
+        lambda: Smooth(maxima(document, feeds), insert=True)(document).notes,
+        lambda: Rebase(moments(document, feeds))(document).notes,
     ]
 
 

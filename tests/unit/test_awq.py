@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import FeedError, WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
-from onnxquant.passes.equivalent.awq import Quantizer, Scaled, awq
+from onnxquant.passes.equivalent.awq import AwqResult, Quantizer, ScaleForAwq
 from onnxquant.solvers.base import Inputs
 
 Array = NDArray[Any]
@@ -69,14 +69,13 @@ def step(proto: onnx.ModelProto, form: Format, *names: str, kept: str = "") -> A
     """AWQ on these activations, as a pass that also keeps its result."""
     found = {name: seen(proto, name) for name in names}
 
-    def run(document: Any) -> str | None:
-        run.result = awq(  # type: ignore[attr-defined]
-            document,
+    def run(document: Any) -> AwqResult:
+        run.result = ScaleForAwq(  # type: ignore[attr-defined]
             {name: np.abs(x).mean(0) for name, x in found.items()},
             lambda name: Inputs((found[name].T @ found[name])[None], len(found[name])),
             lambda weight: None if weight == kept else rounding(form),
-        )
-        return run.result.folded.sentence("scaled")  # type: ignore[attr-defined]
+        )(document)
+        return run.result  # type: ignore[attr-defined]
 
     return run
 
@@ -143,16 +142,16 @@ def test_weights_that_stay_in_float_have_no_say() -> None:
     assert not np.array_equal(made["w2"], CONSTANTS["w2"])  # it reads what was divided all the same
 
 
-def scaled(nodes: list[onnx.NodeProto], outputs: tuple[str, ...] = ("y",), **changes: Any) -> Scaled:
+def scaled(nodes: list[onnx.NodeProto], outputs: tuple[str, ...] = ("y",), **changes: Any) -> AwqResult:
     def never(name: str) -> Inputs:
         raise AssertionError(f"asked for the inputs {name}, which cannot be scaled")
 
     given: dict[str, Any] = {"magnitudes": {"a": LARGE}, "inputs": never, "quantizer": lambda weight: rounding(INT3)}
     document = agreement.load(build(nodes, outputs))
     before = document.proto.SerializeToString()
-    result = awq(document, **(given | changes))
+    result = ScaleForAwq(**(given | changes))(document)
     assert document.proto.SerializeToString() == before
-    assert not result.choices and not result.folded.done
+    assert not result.choices and not result.moved
     return result
 
 
@@ -173,18 +172,18 @@ def scaled(nodes: list[onnx.NodeProto], outputs: tuple[str, ...] = ("y",), **cha
 def test_what_cannot_be_folded_is_left_with_the_reason(
     nodes: list[onnx.NodeProto], outputs: tuple[str, ...], reason: str
 ) -> None:
-    assert scaled(nodes, outputs).folded.left == {"a": reason}
+    assert scaled(nodes, outputs).refused == {"a": reason}
 
 
 def test_what_need_not_be_scaled_is_left_with_the_reason() -> None:
-    assert scaled([NORM, QK[0]], quantizer=lambda w: None).folded.left == {"a": "no weight that reads it is encoded"}
-    assert scaled([NORM, QK[0]], magnitudes={"a": LARGE * 0}).folded.left == {"a": "it was always zero"}
+    assert scaled([NORM, QK[0]], quantizer=lambda w: None).refused == {"a": "no weight that reads it is encoded"}
+    assert scaled([NORM, QK[0]], magnitudes={"a": LARGE * 0}).refused == {"a": "it was always zero"}
     exact = scaled(
         [NORM, QK[0]], inputs=lambda name: Inputs(np.eye(K)[None]), quantizer=lambda w: lambda matrix: matrix
     )
-    assert exact.folded.left == {"a": "no scales lose less"}
+    assert exact.refused == {"a": "no scales lose less"}
     nothing_known = scaled([NORM, QK[0]], inputs=lambda name: Inputs(np.full((1, K, K), np.nan)))
-    assert nothing_known.folded.left == {"a": "no scales lose less"}
+    assert nothing_known.refused == {"a": "no scales lose less"}
 
 
 def test_windows_are_left() -> None:
@@ -194,8 +193,10 @@ def test_windows_are_left() -> None:
         {"y": "float32"},
         {**{n: rng(i).uniform(0.5, 2, 4).astype(np.float32) for i, n in enumerate("sbmv")}, "w": weight(5, 4, 3, 3)},
     )
-    result = awq(agreement.load(proto), {"a": np.ones(4)}, lambda n: Inputs(np.eye(4)[None]), lambda w: rounding(INT4))
-    assert result.folded.left == {"a": "a Conv with groups or windows reads it"}
+    result = ScaleForAwq({"a": np.ones(4)}, lambda n: Inputs(np.eye(4)[None]), lambda w: rounding(INT4))(
+        agreement.load(proto)
+    )
+    assert result.refused == {"a": "a Conv with groups or windows reads it"}
 
 
 def test_channels_that_a_flatten_made_of_one_share_their_scale() -> None:
@@ -214,10 +215,10 @@ def test_channels_that_a_flatten_made_of_one_share_their_scale() -> None:
     magnitude = np.repeat(np.geomspace(1, 40, 8), 4) * rng(4).uniform(0.9, 1.1, 32)
     results = []
 
-    def run(document: Any) -> str | None:
+    def run(document: Any) -> AwqResult:
         gram = Inputs(np.diag(magnitude**2)[None])
-        results.append(awq(document, {"a": magnitude}, lambda name: gram, lambda w: rounding(INT3)))
-        return results[-1].folded.sentence("scaled")
+        results.append(ScaleForAwq({"a": magnitude}, lambda name: gram, lambda w: rounding(INT3))(document))
+        return results[-1]
 
     document, note = agreement.check(proto, run, x)
     assert note == "1 activations scaled (1 by what makes it)"

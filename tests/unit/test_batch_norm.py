@@ -10,7 +10,7 @@ import onnx
 import pytest
 from graphs import captures, model, node, rng, weight
 
-from onnxquant.passes.simplify.batch_norm import fold_batch_norms
+from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -47,7 +47,7 @@ def test_after_conv(opset: int, bias: bool, group: int) -> None:
         opset,
     )
     # Below opset 14 ONNX's reference computes batch norms as in training.
-    document, note = agreement.check(proto, fold_batch_norms, image(1, 6, 7, 7), reference=opset >= 14)
+    document, note = agreement.check(proto, FoldBatchNorms(), image(1, 6, 7, 7), reference=opset >= 14)
     assert note and agreement.ops(document) == {"Conv": 1}
     assert document.proto.graph.node[0].name == "conv"
 
@@ -63,7 +63,7 @@ def test_after_conv_transpose(group: int, spatial: int) -> None:
         {"w": weight(6, 4, *[3] * spatial)} | norm(4 * group),
     )
     # ONNX's reference computes groups of ConvTranspose only since recently, and 1-D ones not at all.
-    document, _ = agreement.check(proto, fold_batch_norms, image(2, 6, *size), reference=False)
+    document, _ = agreement.check(proto, FoldBatchNorms(), image(2, 6, *size), reference=False)
     assert agreement.ops(document) == {"ConvTranspose": 1}
 
 
@@ -79,7 +79,7 @@ def test_after_gemm(trans_b: int, bias: tuple[int, ...] | None) -> None:
         {"y": "float32"},
         constants,
     )
-    document, _ = agreement.check(proto, fold_batch_norms, image(5, 6))
+    document, _ = agreement.check(proto, FoldBatchNorms(), image(5, 6))
     assert agreement.ops(document) == {"Gemm": 1}
 
 
@@ -90,7 +90,7 @@ def test_gemm_with_a_bias_per_row_is_left() -> None:
         {"y": "float32"},
         {"w": weight(6, 8), "c": weight(5, 1)} | norm(8),
     )
-    document, note = agreement.check(proto, fold_batch_norms, image(5, 6))
+    document, note = agreement.check(proto, FoldBatchNorms(), image(5, 6))
     assert note is None and agreement.ops(document) == {"Gemm": 1, "BatchNormalization": 1}
 
 
@@ -104,7 +104,7 @@ def test_after_matmul_a_norm_becomes_an_add(added: bool) -> None:
         {"y": "float32"},
         {"w": weight(6, 8), "b": weight(8, seed=4)} | norm(8),
     )
-    document, _ = agreement.check(proto, fold_batch_norms, image(5, 6))
+    document, _ = agreement.check(proto, FoldBatchNorms(), image(5, 6))
     assert [(n.op_type, n.name) for n in document.proto.graph.node] == [("MatMul", "product"), ("Add", "n_norm")]
 
 
@@ -115,7 +115,7 @@ def test_after_a_matmul_of_three_axes_the_norm_is_over_another_axis() -> None:
         {"y": "float32"},
         {"w": weight(6, 8)} | norm(8),
     )
-    document, note = agreement.check(proto, fold_batch_norms, image(2, 8, 6))
+    document, note = agreement.check(proto, FoldBatchNorms(), image(2, 8, 6))
     assert note is None and agreement.ops(document)["BatchNormalization"] == 1
 
 
@@ -126,7 +126,7 @@ def test_a_matmul_and_its_bias_are_left() -> None:
         {"y": "float32"},
         {"w": weight(6, 8), "b": weight(8)},
     )
-    assert agreement.check(proto, fold_batch_norms)[1] is None
+    assert agreement.check(proto, FoldBatchNorms())[1] is None
 
 
 @pytest.mark.parametrize("shape", [(12, 1, 1), (1, 12, 1, 1), (1, 1, 1), ()])
@@ -147,7 +147,7 @@ def test_written_out_norms(shape: tuple[int, ...], swapped: bool) -> None:
         {name: "float32"},
         {"w": weight(12, 6, 3, 3)} | {c: operand(i) for i, (_, c) in enumerate(steps)},
     )
-    document, _ = agreement.check(proto, fold_batch_norms, image(1, 6, 7, 7))
+    document, _ = agreement.check(proto, FoldBatchNorms(), image(1, 6, 7, 7))
     assert agreement.ops(document) == {"Conv": 1}
 
 
@@ -161,7 +161,7 @@ def test_operands_that_vary_elsewhere_or_widen_are_left(shape: tuple[int, ...]) 
         {"w": weight(channels, 6, 3, 3), "k": weight(*shape)},
     )
     feed = image(1, 6, 7, 14 if shape == (12,) else 7)
-    document, note = agreement.check(proto, fold_batch_norms, feed)
+    document, note = agreement.check(proto, FoldBatchNorms(), feed)
     assert note is None and agreement.ops(document) == {"Conv": 1, "Mul": 1}
 
 
@@ -172,7 +172,7 @@ def test_an_operand_that_widens_one_channel_is_left() -> None:
         {"y": "float32"},
         {"w": weight(1, 6, 3, 3), "k": weight(4, 1, 1)},
     )
-    assert agreement.check(proto, fold_batch_norms, image(1, 6, 7, 7))[1] is None
+    assert agreement.check(proto, FoldBatchNorms(), image(1, 6, 7, 7))[1] is None
 
 
 def test_a_constant_divided_by_the_result_is_left() -> None:
@@ -182,7 +182,7 @@ def test_a_constant_divided_by_the_result_is_left() -> None:
         {"y": "float32"},
         {"w": weight(12, 6, 3, 3), "b": np.full(12, 50, np.float32), "k": weight(12, 1, 1)},
     )
-    assert agreement.check(proto, fold_batch_norms, image(1, 6, 7, 7))[1] is None
+    assert agreement.check(proto, FoldBatchNorms(), image(1, 6, 7, 7))[1] is None
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_traps(case: str) -> None:
         constants["n_s"][3], constants["n_v"][3] = 1e38, 1e-30
     proto = model(nodes, inputs, outputs, constants, opset)
     feeds = [] if "training" in case or case == "huge" else [feed]
-    document, note = agreement.check(proto, fold_batch_norms, *feeds)
+    document, note = agreement.check(proto, FoldBatchNorms(), *feeds)
     assert note is None and agreement.ops(document)["BatchNormalization"] == 1
 
 
@@ -235,7 +235,7 @@ def test_a_shared_weight_is_copied_for_the_one_that_changes() -> None:
         {"p": "float32", "q": "float32", "e": "float32"},
         {"w": weight(12, 6, 3, 3), "b": weight(12)} | norm(12) | {k: v * 2 for k, v in norm(12, "k").items()},
     )
-    document, _ = agreement.check(proto, fold_batch_norms, image(1, 6, 7, 7))
+    document, _ = agreement.check(proto, FoldBatchNorms(), image(1, 6, 7, 7))
     assert agreement.ops(document) == {"Conv": 3}
     assert len({n.input[1] for n in document.proto.graph.node}) == 3
     assert len(document.proto.graph.initializer) == 6
@@ -253,7 +253,7 @@ def test_channels_last_behind_a_transpose() -> None:
         {"y": "float32"},
         {"w": weight(12, 6, 3, 3), "m": weight(1, 1, 1, 12), "s": weight(12, seed=9)},
     )
-    document, _ = agreement.check(proto, fold_batch_norms, image(1, 6, 7, 7))
+    document, _ = agreement.check(proto, FoldBatchNorms(), image(1, 6, 7, 7))
     assert [n.op_type for n in document.proto.graph.node] == ["Conv", "Transpose"]
 
 
@@ -269,7 +269,7 @@ def test_in_a_nested_graph_with_weights_outside() -> None:
         {"w": weight(12, 6, 3, 3)} | norm(12) | {k: v * 2 for k, v in norm(12, "k").items()},
     )
     feeds = [image(1, 6, 7, 7) | {"which": np.array(v)} for v in (True, False)]
-    document, _ = agreement.check(proto, fold_batch_norms, *feeds)
+    document, _ = agreement.check(proto, FoldBatchNorms(), *feeds)
     assert agreement.ops(document) == {"If": 1, "Conv": 2}
 
 
@@ -280,7 +280,7 @@ def test_float16() -> None:
         {"y": "float16"},
         {"w": weight(12, 6, 3, 3, dtype="float16")} | norm(12, dtype="float16"),
     )
-    document, _ = agreement.check(proto, fold_batch_norms, {"x": image(1, 6, 7, 7)["x"].astype("float16")}, within=3e-3)
+    document, _ = agreement.check(proto, FoldBatchNorms(), {"x": image(1, 6, 7, 7)["x"].astype("float16")}, within=3e-3)
     assert agreement.ops(document) == {"Conv": 1}
 
 
@@ -291,7 +291,7 @@ def test_float64() -> None:
         {"y": "float64"},
         {"w": weight(6, 8, dtype="float64")} | norm(8, dtype="float64"),
     )
-    document, _ = agreement.check(proto, fold_batch_norms, {"x": image(5, 6)["x"].astype("float64")}, within=1e-14)
+    document, _ = agreement.check(proto, FoldBatchNorms(), {"x": image(5, 6)["x"].astype("float64")}, within=1e-14)
     assert agreement.ops(document) == {"Gemm": 1}
 
 
@@ -304,7 +304,7 @@ def test_float64_arithmetic_rounded_once() -> None:
         {"y": "float32"},
         constants,
     )
-    document, _ = agreement.check(proto, fold_batch_norms)
+    document, _ = agreement.check(proto, FoldBatchNorms())
     made = {t.name: document.array(t) for t in document.proto.graph.initializer}
     s, b, m, v = (constants[f"n_{p}"].astype(np.float64) for p in "sbmv")
     factor = s / np.sqrt(v + float(np.float32(1e-3)))

@@ -13,7 +13,7 @@ from agreement import check, ops
 from graphs import node, weight
 
 import onnxquant
-from onnxquant.passes.simplify.biases import join_biases
+from onnxquant.passes.simplify.biases import JoinBiases
 
 X = graphs.rng(1).standard_normal((6, 24)).astype(np.float32)
 
@@ -30,7 +30,7 @@ def product(bias: Any, shape: tuple[int | str, ...] = ("batch", 24), *, swapped:
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("shape", [(16,), (1, 16)], ids=str)
 def test_a_bias_is_joined(shape: tuple[int, ...], swapped: bool) -> None:
-    document, note = check(product(weight(*shape), swapped=swapped), join_biases, {"x": X})
+    document, note = check(product(weight(*shape), swapped=swapped), JoinBiases(), {"x": X})
     assert ops(document) == {"Gemm": 1, "Erf": 1}
     assert note == "biases: 1 added to a MatMul became part of a Gemm"
 
@@ -38,7 +38,7 @@ def test_a_bias_is_joined(shape: tuple[int, ...], swapped: bool) -> None:
 def test_the_model_s_output_keeps_its_name() -> None:
     made = [node("MatMul", ["x", "w"], ["a"]), node("Add", ["a", "c"], ["y"])]
     proto = graphs.model(made, {"x": ("float32", [6, 24])}, {"y": "float32"}, {"w": weight(24, 16), "c": weight(16)})
-    document, _ = check(proto, join_biases, {"x": X})
+    document, _ = check(proto, JoinBiases(), {"x": X})
     assert ops(document) == {"Gemm": 1}
 
 
@@ -53,7 +53,7 @@ def test_the_model_s_output_keeps_its_name() -> None:
     ids=["three axes", "one per element", "scalar", "one axis more"],
 )
 def test_other_sums_stay(proto: onnx.ModelProto, x: np.ndarray[Any, Any]) -> None:
-    document, note = check(proto, join_biases, {"x": x})
+    document, note = check(proto, JoinBiases(), {"x": x})
     assert note is None and "Gemm" not in ops(document)
 
 
@@ -61,7 +61,7 @@ def test_a_product_that_is_read_again_stays() -> None:
     proto = product(weight(16))
     proto.graph.node.append(node("Neg", ["a"], ["z"]))
     proto.graph.output.append(onnx.helper.make_tensor_value_info("z", 1, None))
-    document, note = check(proto, join_biases, {"x": X})
+    document, note = check(proto, JoinBiases(), {"x": X})
     assert note is None and ops(document)["MatMul"] == 1
 
 

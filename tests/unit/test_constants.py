@@ -10,7 +10,7 @@ import onnx
 import pytest
 from graphs import model, node, rng
 
-from onnxquant.passes.prepare.constants import SMALL, fold_constants
+from onnxquant.passes.prepare.constants import SMALL, FoldConstants
 
 X = rng(5).standard_normal((2, 3)).astype(np.float32)
 
@@ -33,7 +33,7 @@ def test_a_chain_of_constants_becomes_one(opset: int) -> None:
         {"b": np.float32([4, 5, 6])},
         opset,
     )
-    document, note = agreement.check(proto, fold_constants, {"x": X}, within=0)
+    document, note = agreement.check(proto, FoldConstants(), {"x": X}, within=0)
     assert note and "folded" in note
     assert [n.name for n in document.proto.graph.node] == ["sum"]
     assert [t.name for t in document.proto.graph.initializer] == ["abt"]
@@ -58,7 +58,7 @@ def test_nodes_without_effect_go(opset: int) -> None:
         {"shape": np.int64([-1, 3])},
         opset,
     )
-    document, note = agreement.check(proto, fold_constants, {"x": X}, within=0)
+    document, note = agreement.check(proto, FoldConstants(), {"x": X}, within=0)
     assert note == "nodes: 7 without effect removed"
     assert [(n.name, list(n.output)) for n in document.proto.graph.node] == [("relu", ["y"])]
 
@@ -67,7 +67,7 @@ def kept(nodes: list[onnx.NodeProto], initializers: dict[str, Any], opset: int =
     """Nothing may happen to these."""
     taken = inputs or {"x": ("float32", ["n", 3])}
     proto = model(nodes, taken, {"y": "float32"}, initializers, opset)
-    document, note = agreement.check(proto, fold_constants, {"x": X}, within=0)
+    document, note = agreement.check(proto, FoldConstants(), {"x": X}, within=0)
     assert note is None and len(document.proto.graph.node) == len(nodes)
 
 
@@ -90,7 +90,7 @@ def test_an_output_beside_its_copy_stays() -> None:
         {"y": "float32", "z": "float32"},
         {},
     )
-    document, note = agreement.check(proto, fold_constants, {"x": X}, within=0)
+    document, note = agreement.check(proto, FoldConstants(), {"x": X}, within=0)
     assert note is None and len(document.proto.graph.node) == 2
 
 
@@ -103,7 +103,7 @@ def test_dropout_whose_mask_is_read_or_that_trains_stays() -> None:
         {"y": "float32"},
         {"train": np.array(True)},
     )
-    document, note = agreement.check(proto, fold_constants)
+    document, note = agreement.check(proto, FoldConstants())
     assert note is None and len(document.proto.graph.node) == 2
 
 
@@ -115,7 +115,7 @@ def test_what_a_caller_may_override_is_not_constant() -> None:
         {"w": np.float32([1, -2, 3])},
     )
     document, note = agreement.check(
-        proto, fold_constants, {"x": X}, {"x": X, "w": np.float32([-1, 5, 2])}, within=0, reference=False
+        proto, FoldConstants(), {"x": X}, {"x": X, "w": np.float32([-1, 5, 2])}, within=0, reference=False
     )
     assert note is None and len(document.proto.graph.node) == 2
 
@@ -132,7 +132,7 @@ def test_random_numbers_stay_random() -> None:
         {"z": "float32"},
         {"c": np.zeros((2, 3), np.float32)},
     )
-    document, note = agreement.check(proto, fold_constants)
+    document, note = agreement.check(proto, FoldConstants())
     assert note is None and len(document.proto.graph.node) == 4
 
 
@@ -156,7 +156,7 @@ def test_random_numbers_stay_random() -> None:
 def test_nothing_grows(nodes: list[onnx.NodeProto], initializers: dict[str, Any]) -> None:
     nodes = [*nodes, node("ReduceMax", ["big"], ["top"], keepdims=0), node("Add", ["x", "top"], ["y"])]
     proto = model(nodes, {"x": ("float32", [2, 3])}, {"y": "float32"}, initializers)
-    document, _ = agreement.check(proto, fold_constants, {"x": X}, within=0)
+    document, _ = agreement.check(proto, FoldConstants(), {"x": X}, within=0)
     assert sum(len(t.raw_data) for t in document.proto.graph.initializer) <= SMALL
     assert [n.op_type for n in document.proto.graph.node][-3:][0] == nodes[-3].op_type
 
@@ -166,11 +166,11 @@ def test_a_weight_is_moved_only_if_nothing_else_reads_it() -> None:
     feed = {"x": rng(1).standard_normal((2, 200)).astype(np.float32)}
     alone = [node("Transpose", ["w"], ["t"]), node("MatMul", ["x", "t"], ["y"])]
     proto = model(alone, {"x": ("float32", [2, 200])}, {"y": "float32"}, {"w": w})
-    document, _ = agreement.check(proto, fold_constants, feed)
+    document, _ = agreement.check(proto, FoldConstants(), feed)
     assert agreement.ops(document) == {"MatMul": 1} and len(document.proto.graph.initializer) == 1
     shared = [*alone[:1], node("MatMul", ["x", "t"], ["p"]), node("MatMul", ["p", "w"], ["y"])]
     proto = model(shared, {"x": ("float32", [2, 200])}, {"y": "float32"}, {"w": w})
-    document, note = agreement.check(proto, fold_constants, feed, within=0)
+    document, note = agreement.check(proto, FoldConstants(), feed, within=0)
     assert note is None and agreement.ops(document) == {"Transpose": 1, "MatMul": 2}
 
 
@@ -188,7 +188,7 @@ def test_lengths_that_are_fixed_are_constants() -> None:
         node("Reshape", ["x", "wanted"], ["y"]),
     ]
     proto = model(nodes, {"x": ("float32", ["n", 3])}, {"y": "float32"}, {"one": np.int64([1]), "zero": np.int64([0])})
-    document, note = agreement.check(proto, fold_constants, {"x": X}, within=0)
+    document, note = agreement.check(proto, FoldConstants(), {"x": X}, within=0)
     assert note == "nodes: 1 folded"
     assert agreement.ops(document) == {"Shape": 1, "Gather": 1, "Concat": 1, "Reshape": 1}
 
@@ -202,7 +202,7 @@ def test_lengths_that_only_seem_fixed_are_not(length: int) -> None:
     from onnxquant.graph.io import load
 
     document = load(proto)
-    fold_constants(document)
+    FoldConstants()(document)
     assert agreement.ops(document)["Shape"] == 1
 
 
@@ -211,7 +211,7 @@ def test_claimed_shapes_are_not_believed() -> None:
     nodes = [node("Relu", ["x"], ["r"]), node("Reshape", ["r", "s"], ["y"])]
     proto = model(nodes, {"x": ("float32", ["n", "m"])}, {"y": "float32"}, {"s": np.int64([2, 3])})
     proto.graph.value_info.append(onnx.helper.make_tensor_value_info("r", 1, [2, 3]))
-    document, note = agreement.check(proto, fold_constants, {"x": X.T.copy()}, within=0, reference=False)
+    document, note = agreement.check(proto, FoldConstants(), {"x": X.T.copy()}, within=0, reference=False)
     assert note is None and agreement.ops(document)["Reshape"] == 1
 
 
@@ -237,7 +237,7 @@ def test_nested_graphs_keep_their_meaning() -> None:
         {"a": np.float32([1, 2, 3]), "two": np.float32(2)},
     )
     feeds = [{"x": X, "c": np.array(v)} for v in (True, False)]
-    document, _ = agreement.check(proto, fold_constants, *feeds, within=0)
+    document, _ = agreement.check(proto, FoldConstants(), *feeds, within=0)
     # Identity of an input that nested graphs know by name stays: x cannot be renamed, and the name h is theirs.
     assert agreement.ops(document) == {"Identity": 1, "If": 1, "Add": 1, "Sub": 1}
 
@@ -254,7 +254,7 @@ def test_what_nothing_reads_goes_and_foreign_ops_stay() -> None:
     from onnxquant.graph.io import load
 
     document = load(proto)
-    assert fold_constants(document) == "nodes: 2 unread removed"
+    assert FoldConstants()(document).notes == ("nodes: 2 unread removed",)
     assert agreement.ops(document) == {"Relu": 1, "Watch": 1}
 
 
@@ -268,5 +268,5 @@ def test_types_that_onnxruntime_does_not_hand_out() -> None:
         {"y": "float32"},
         {"w": rng().standard_normal((4, 3)).astype(ml_dtypes.bfloat16)},
     )
-    document, _ = agreement.check(proto, fold_constants, {"x": X}, within=0)
+    document, _ = agreement.check(proto, FoldConstants(), {"x": X}, within=0)
     assert agreement.ops(document) == {"MatMul": 1}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import agreement
@@ -14,7 +13,8 @@ from graphs import captures, model, node, rng, weight
 from onnxquant.graph.analysis.linear import linear
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
-from onnxquant.passes.equivalent.equalize import equalize
+from onnxquant.passes import PassResult
+from onnxquant.passes.equivalent.equalize import Equalize
 from onnxquant.passes.pipeline import simplify
 
 
@@ -83,7 +83,7 @@ def test_between_two_convs(between: list[onnx.NodeProto]) -> None:
     if not between:
         between = [node("Identity", ["a"], ["z"])]
     proto = two_convs(*between, **EXTRA)
-    document, note = agreement.check(proto, equalize, X)
+    document, note = agreement.check(proto, Equalize(), X)
     assert note and note.startswith("1 activations")
     (made, _), (_, read) = ranges(document)
     assert np.allclose(made, read, rtol=1e-5)
@@ -114,7 +114,7 @@ def test_what_is_not_homogeneous_is_left(between: list[onnx.NodeProto]) -> None:
         "narrow": np.int64([0, 1, 0, 0, 0, -1, 0, 0]),
         "eight": np.int64([1, 8, 1, 1]),
     }
-    _, note = agreement.check(two_convs(*between, **extra), equalize)
+    _, note = agreement.check(two_convs(*between, **extra), Equalize())
     assert note is None
 
 
@@ -134,7 +134,7 @@ def test_traps(case: str) -> None:
         proto.graph.output.append(onnx.helper.make_tensor_value_info("n", 1, None))
     else:
         proto.graph.input.append(onnx.helper.make_tensor_value_info("w1", 1, [8, 4, 3, 3]))
-    _, note = agreement.check(proto, equalize, feed, reference=case != "weight is an input")
+    _, note = agreement.check(proto, Equalize(), feed, reference=case != "weight is an input")
     assert note is None
 
 
@@ -157,7 +157,7 @@ def test_a_depthwise_chain_converges() -> None:
             "w3": uneven(5, 8, 1, 1, seed=6, axis=1),
         },
     )
-    document, note = agreement.check(proto, equalize, X)
+    document, note = agreement.check(proto, Equalize(), X)
     assert note and note.startswith("2 activations")
     first, second, third = ranges(document)
     assert np.allclose(first[0], second[1], rtol=1e-2) and np.allclose(second[0], third[1], rtol=1e-2)
@@ -177,7 +177,7 @@ def test_groups_and_transposed_convs(first: str) -> None:
         {"y": "float32"},
         {"w1": w1, "w2": uneven(8, 3, 2, 2, seed=4)},
     )
-    document, note = agreement.check(proto, equalize, X, reference=False)
+    document, note = agreement.check(proto, Equalize(), X, reference=False)
     assert note
     (made, _), (_, read) = ranges(document)
     assert np.allclose(made, read, rtol=1e-5)
@@ -208,7 +208,7 @@ def test_conv_then_gemm_through_a_flattened_map(trans: int, flat: str) -> None:
             "axes": np.int64([2, 3]),
         },
     )
-    document, note = agreement.check(proto, equalize, image(2, 4, 8, 8))
+    document, note = agreement.check(proto, Equalize(), image(2, 4, 8, 8))
     assert note
     (made, _), (_, read) = ranges(document)
     assert np.allclose(made, read.reshape(8, spatial).max(1), rtol=1e-5)
@@ -224,7 +224,7 @@ def test_matmuls_with_biases_written_out() -> None:
     ]
     constants = {"w1": uneven(6, 10, axis=1), "b1": weight(10), "w2": uneven(10, 5, seed=4), "b2": weight(5)}
     proto = model(nodes, {"x": ("float32", ["n", 3, 6])}, {"y": "float32"}, constants)
-    document, note = agreement.check(proto, equalize, image(2, 3, 6))
+    document, note = agreement.check(proto, Equalize(), image(2, 3, 6))
     assert note
     (made, _), (_, read) = ranges(document)
     assert np.allclose(made, read, rtol=1e-5)
@@ -238,7 +238,7 @@ def test_a_gemm_with_a_scaled_bias() -> None:
     ]
     constants = {"w1": uneven(6, 10, axis=1), "c": weight(10), "w2": uneven(10, 5, seed=4)}
     proto = model(nodes, {"x": ("float32", ["n", 6])}, {"y": "float32"}, constants)
-    _, note = agreement.check(proto, equalize, image(3, 6))
+    _, note = agreement.check(proto, Equalize(), image(3, 6))
     assert note
 
 
@@ -254,7 +254,7 @@ def test_a_weight_that_several_read_is_copied() -> None:
         {"y": "float32", "z": "float32"},
         {"w": uneven(4, 4, 3, 3)},
     )
-    document, note = agreement.check(proto, equalize, X)
+    document, note = agreement.check(proto, Equalize(), X)
     assert note and len({n.input[1] for n in document.proto.graph.node if n.op_type == "Conv"}) == 3
 
 
@@ -265,7 +265,7 @@ def test_channels_without_weights_and_limits() -> None:
     w1[0], w1[1] = 0, w1[1] * 1e-20
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(w1, "w1"))
     before = onnx.numpy_helper.to_array(proto.graph.initializer[1])
-    document, _ = agreement.check(proto, equalize, X)
+    document, _ = agreement.check(proto, Equalize(), X)
     after = {t.name: document.array(t) for t in document.proto.graph.initializer}["b1"]
     assert after[0] == before[0] and np.isclose(after[1], before[1] * 1e3)
 
@@ -290,26 +290,26 @@ def test_a_clip_split_into_relu_and_min_is_the_same_function(opset: int) -> None
         )["a"]
         > 0.7
     ).any()
-    assert agreement.check(proto, equalize, X)[1] is None
-    document, note = agreement.check(proto, partial(equalize, split_clip=True), X)
+    assert agreement.check(proto, Equalize(), X)[1] is None
+    document, note = agreement.check(proto, Equalize(split_clip=True), X)
     assert note and agreement.ops(document) == {"Conv": 2, "Relu": 1, "Min": 1}
     assert "six" in {n.name for n in document.proto.graph.node}
 
 
 def test_min_does_not_broadcast_before_opset_8() -> None:
     proto = two_convs(node("Clip", ["a"], ["z"], min=0.0, max=0.7), opset=7)
-    assert agreement.check(proto, partial(equalize, split_clip=True))[1] is None
+    assert agreement.check(proto, Equalize(split_clip=True))[1] is None
 
 
 def test_a_relaxed_clip_is_another_function() -> None:
     proto = two_convs(node("Clip", ["a", "zero", "six"], ["z"]), zero=np.float32(0), six=np.float32(0.7))
-    document, note = agreement.check(proto, partial(equalize, relax_clip=True))
+    document, note = agreement.check(proto, Equalize(relax_clip=True))
     assert note and "relaxed" in note and agreement.ops(document) == {"Conv": 2, "Relu": 1}
     assert agreement.difference(agreement.outputs(proto, X), agreement.outputs(agreement.complete(document), X)) > 0.01
     # Where nothing is clipped it is the same.
     small = {"x": X["x"] * 1e-3}
     proto = two_convs(node("Clip", ["a", "zero", "six"], ["z"]), zero=np.float32(0), six=np.float32(50))
-    agreement.check(proto, partial(equalize, relax_clip=True), small)
+    agreement.check(proto, Equalize(relax_clip=True), small)
 
 
 def test_the_bound_on_what_changes() -> None:
@@ -322,7 +322,7 @@ def test_the_bound_on_what_changes() -> None:
     ]
     proto = model(nodes, {"x": ("float32", [50, 40])}, {"y": "float32"}, {"w1": w1, "w2": w2})
     feed = image(50, 40)
-    document, _ = agreement.check(proto, equalize, feed)
+    document, _ = agreement.check(proto, Equalize(), feed)
     before, after = (agreement.outputs(p, feed)["y"].astype(np.float64) for p in (proto, agreement.complete(document)))
     x, a, b = feed["x"].astype(np.float64), np.abs(w1).astype(np.float64), np.abs(w2).astype(np.float64)
     bound = 2.0**-23 * ((40 + 2) + (64 + 2)) * (np.abs(x) @ a.T @ b.T)
@@ -351,8 +351,8 @@ def test_every_opset_from_batch_norm_to_equal_ranges(opset: int) -> None:
         opset,
     )
 
-    def whole(document: Document) -> str | None:
-        return "; ".join([*simplify(document), equalize(document) or ""])
+    def whole(document: Document) -> PassResult:
+        return PassResult(True, (*simplify(document), *Equalize()(document).notes))
 
     document, note = agreement.check(proto, whole, X, reference=opset >= 14)
     assert note and note.endswith("1 activations equalized between their linear ops")

@@ -22,7 +22,7 @@ import onnxquant
 from onnxquant.cli import main
 from onnxquant.errors import ModelError, RecipeError
 from onnxquant.graph.io import load
-from onnxquant.passes.float16.convert import FLOAT, HALF, Outcome, halve
+from onnxquant.passes.float16.convert import FLOAT, HALF, ConvertToFloat16, Float16Result
 from onnxquant.passes.float16.values import to_half
 
 F32, F16, I64 = np.float32, np.float16, np.int64
@@ -30,9 +30,9 @@ node = graphs.node
 Feed = dict[str, Any]
 
 
-def halved(model: onnx.ModelProto, *, keep: bool = True) -> tuple[onnx.ModelProto, Outcome]:
+def halved(model: onnx.ModelProto, *, keep: bool = True) -> tuple[onnx.ModelProto, Float16Result]:
     document = load(model)
-    outcome = halve(document, keep_io_types=keep)
+    outcome = ConvertToFloat16(keep)(document)
     for tensor in (t for g in onnx_graphs(document.proto.graph) for t in g.initializer):
         document.inline(tensor)
     strict(document.proto)
@@ -60,7 +60,7 @@ def run(model: onnx.ModelProto, feed: Feed) -> list[Any]:
     return list(session.run(None, {n: a.astype(F16) if types[n] == "tensor(float16)" else a for n, a in feed.items()}))
 
 
-def agree(model: onnx.ModelProto, feed: Feed, tolerance: float = 2e-3) -> tuple[onnx.ModelProto, Outcome]:
+def agree(model: onnx.ModelProto, feed: Feed, tolerance: float = 2e-3) -> tuple[onnx.ModelProto, Float16Result]:
     """The halved model, with and without float32 inputs, loads and gives what onnx's evaluator makes of the original."""
     wanted = ReferenceEvaluator(model).run(None, feed)
     results = []
@@ -129,7 +129,7 @@ def test_a_large_shared_initializer_is_stored_once() -> None:
     )  # fmt: skip
     made, outcome = halved(model)
     assert types(made) == {"w": HALF, "g": HALF} and ("w", FLOAT) in casts(made)
-    assert "RandomUniformLike" in outcome.kept
+    assert "RandomUniformLike" in outcome.in_float32
     assert np.allclose(run(made, {"x": x(2, 20)})[1], 0.5, atol=1e-3)
 
 
@@ -260,7 +260,7 @@ def test_sequences_stay_float32() -> None:
         node("ConcatFromSequence", ["s"], ["c"], axis=0), node("Neg", ["c"], ["y"]),
     ]  # fmt: skip
     made, outcome = agree(single(nodes, {"x": (F32, [2, 3])}, {"y": F32}, {}), {"x": x(2, 3)})
-    assert outcome.kept.keys() == {"SequenceConstruct"} and HALF in dict(casts(made)).values()
+    assert outcome.in_float32.keys() == {"SequenceConstruct"} and HALF in dict(casts(made)).values()
 
 
 def test_random_quantized_and_machine_learning_ops_are_kept() -> None:
@@ -272,7 +272,7 @@ def test_random_quantized_and_machine_learning_ops_are_kept() -> None:
     model = single(nodes, {"x": (F32, [2, 3])}, {"y": F32}, {"s": np.array(0.1, F32), "z": np.array(3, np.uint8)})
     model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 2))
     made, outcome = halved(model)
-    assert outcome.kept.keys() == {"QuantizeLinear", "DequantizeLinear", "Scaler"}
+    assert outcome.in_float32.keys() == {"QuantizeLinear", "DequantizeLinear", "Scaler"}
     assert types(made)["s"] == FLOAT and len(casts(made)) == 2  # in: kept as it is; Relu's input and output
     quantized = np.clip(np.rint(x(2, 3) / F32(0.1)) + 3, 0, 255) - 3
     assert np.allclose(run(made, {"x": x(2, 3)})[0], np.maximum(quantized * 0.1 * 2, 0), atol=2e-3)
@@ -283,8 +283,8 @@ def test_operators_of_onnxruntime_follow_its_schemas() -> None:
     model = single([fused], {"x": (F32, [1, 2, 8])}, {"y": F32}, {"g": np.ones(8, F32)})
     model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     document = load(model)
-    outcome = halve(document, keep_io_types=True)
-    assert not outcome.kept and outcome.casts == 2
+    outcome = ConvertToFloat16(keep_io_types=True)(document)
+    assert not outcome.in_float32 and outcome.casts == 2
     twice = 2 * x(1, 2, 8)
     wanted = (twice - twice.mean(-1, keepdims=True)) / twice.std(-1, keepdims=True)
     assert np.allclose(run(document.proto, {"x": x(1, 2, 8)})[0], wanted, atol=1e-2)
@@ -295,8 +295,8 @@ def test_unknown_operators_are_kept() -> None:
     model = single([node("Relu", ["x"], ["a"]), odd, node("Relu", ["b"], ["y"])], {"x": (F32, [2])}, {"y": F32}, {})
     model.opset_import.append(onnx.helper.make_opsetid("nobody", 1))
     document = load(model)
-    outcome = halve(document, keep_io_types=False)
-    assert outcome.kept == {"Odd": "its types are not known"}
+    outcome = ConvertToFloat16(keep_io_types=False)(document)
+    assert outcome.in_float32 == {"Odd": "its types are not known"}
     assert casts(document.proto) == [("a", FLOAT), ("b", HALF)]
 
 
@@ -311,7 +311,7 @@ def test_masks_are_clamped_and_large_numbers_kept() -> None:
     made, outcome = agree(model, {"x": x(1, 4)})
     clamped = {c.name: (c.half, c.clamped) for c in outcome.constants}
     assert (
-        clamped == {"mask": (True, 1), "big": (False, 0)} and "'big' holds numbers beyond 65504" in outcome.kept["Div"]
+        clamped == {"mask": (True, 1), "big": (False, 0)} and "'big' holds numbers beyond 65504" in outcome.in_float32["Div"]
     )
     (mask,) = (onnx.numpy_helper.to_array(t) for t in made.graph.initializer if t.name == "mask")
     assert mask.tolist() == [0, 0, -65504, 0]

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from graphs import model, node, rng, weight
 
-from onnxquant.passes.simplify.pads import fold_pads
+from onnxquant.passes.simplify.pads import FoldPads
 
 PADS = [0, 0, 1, 2, 0, 0, 0, 1]
 X = {"x": rng(3).standard_normal((1, 4, 8, 8)).astype(np.float32)}
@@ -43,12 +43,12 @@ def padded(
 @pytest.mark.parametrize("strides", [[1, 1], [2, 3]])
 def test_into_conv(opset: int, value: float | None, own: list[int] | None, strides: list[int]) -> None:
     conv = node("Conv", ["p", "w"], ["y"], strides=strides, **({} if own is None else {"pads": own}))
-    document, note = agreement.check(padded(conv, opset=opset, value=value), fold_pads, X)
+    document, note = agreement.check(padded(conv, opset=opset, value=value), FoldPads(), X)
     assert note and agreement.ops(document) == {"Conv": 1}
 
 
 def test_into_a_conv_that_asks_for_no_padding() -> None:
-    document, _ = agreement.check(padded(node("Conv", ["p", "w"], ["y"], auto_pad="VALID")), fold_pads, X)
+    document, _ = agreement.check(padded(node("Conv", ["p", "w"], ["y"], auto_pad="VALID")), FoldPads(), X)
     assert agreement.ops(document) == {"Conv": 1}
 
 
@@ -57,7 +57,7 @@ def test_into_a_conv_that_asks_for_no_padding() -> None:
 def test_into_average_pool(counted: int, own: list[int] | None) -> None:
     attributes: dict[str, Any] = {"kernel_shape": [4, 4], "count_include_pad": counted, "strides": [2, 2]}
     pool = node("AveragePool", ["p"], ["y"], **attributes, **({} if own is None else {"pads": own}))
-    document, note = agreement.check(padded(pool), fold_pads, X)
+    document, note = agreement.check(padded(pool), FoldPads(), X)
     # Own padding that is not counted beside zeros that are: no attribute says that.
     assert (note is None) == (not counted and own is not None)
     assert agreement.ops(document)["Pad"] == (note is None)
@@ -68,7 +68,7 @@ def test_into_max_pool_only_of_what_is_not_negative(positive: bool) -> None:
     proto = padded(node("MaxPool", ["p"], ["y"], kernel_shape=[3, 3]), source="r" if positive else "x")
     feed = {"x": X["x"] - 3}  # whole windows are negative
     # ONNX's reference gives MaxPool with pads that differ by side another shape than its rules do.
-    document, note = agreement.check(proto, fold_pads, feed, within=0, reference=False)
+    document, note = agreement.check(proto, FoldPads(), feed, within=0, reference=False)
     assert agreement.ops(document)["Pad"] == (not positive) and (note is None) == (not positive)
 
 
@@ -76,15 +76,15 @@ def test_into_max_pool_only_of_what_is_not_negative(positive: bool) -> None:
 def test_edges_into_max_pool(kernel: list[int]) -> None:
     """A window that sees copies of the edge sees the edge, unless it is no larger than the padding."""
     proto = padded(node("MaxPool", ["p"], ["y"], kernel_shape=kernel, strides=[2, 1]), mode="edge")
-    document, note = agreement.check(proto, fold_pads, {"x": X["x"] - 3}, within=0, reference=False)
+    document, note = agreement.check(proto, FoldPads(), {"x": X["x"] - 3}, within=0, reference=False)
     assert (note is None) == (kernel[0] == 1) and agreement.ops(document)["Pad"] == (kernel[0] == 1)
 
 
 def test_all_readers_or_none() -> None:
     conv = node("Conv", ["p", "w"], ["y"])
-    document, _ = agreement.check(padded(conv, node("Conv", ["p", "w"], ["z"], pads=[1, 1, 1, 1])), fold_pads, X)
+    document, _ = agreement.check(padded(conv, node("Conv", ["p", "w"], ["z"], pads=[1, 1, 1, 1])), FoldPads(), X)
     assert agreement.ops(document) == {"Conv": 2}
-    document, note = agreement.check(padded(conv, node("Sigmoid", ["p"], ["z"])), fold_pads, X)
+    document, note = agreement.check(padded(conv, node("Sigmoid", ["p"], ["z"])), FoldPads(), X)
     assert note is None and agreement.ops(document)["Pad"] == 1
 
 
@@ -102,7 +102,7 @@ def test_all_readers_or_none() -> None:
 def test_other_pads_stay(case: dict[str, Any]) -> None:
     cropped = min(case.get("pads", PADS)) < 0  # which ONNX's reference does not do
     document, note = agreement.check(
-        padded(node("Conv", ["p", "w"], ["y"]), **case), fold_pads, X, reference=not cropped
+        padded(node("Conv", ["p", "w"], ["y"]), **case), FoldPads(), X, reference=not cropped
     )
     assert note is None and agreement.ops(document)["Pad"] == 1
 
@@ -119,7 +119,7 @@ def test_other_pads_stay(case: dict[str, Any]) -> None:
     ids=["same", "small windows", "ceil", "global", "lp"],
 )
 def test_readers_that_cannot_take_them(reader: onnx.NodeProto) -> None:
-    document, note = agreement.check(padded(reader), fold_pads, X, reference=reader.op_type != "LpPool")
+    document, note = agreement.check(padded(reader), FoldPads(), X, reference=reader.op_type != "LpPool")
     assert note is None and agreement.ops(document)["Pad"] == 1
 
 
@@ -130,7 +130,7 @@ def test_more_channels_than_the_weight_are_not_spatial() -> None:
         {"y": "float32"},
         {"w": weight(5, 6, 3, 3), "pads": np.int64([0, 1, 0, 0, 0, 1, 0, 0])},
     )
-    assert agreement.check(proto, fold_pads, X)[1] is None
+    assert agreement.check(proto, FoldPads(), X)[1] is None
 
 
 def test_pads_that_a_caller_gives_stay() -> None:
@@ -140,7 +140,7 @@ def test_pads_that_a_caller_gives_stay() -> None:
         {"y": "float32"},
         {"w": weight(5, 4, 3, 3)},
     )
-    assert agreement.check(proto, fold_pads, X | {"pads": np.int64(PADS)}, reference=False)[1] is None
+    assert agreement.check(proto, FoldPads(), X | {"pads": np.int64(PADS)}, reference=False)[1] is None
 
 
 @pytest.mark.parametrize("axes", [[2, 3], [-1, -2], [3]])
@@ -152,7 +152,7 @@ def test_axes(axes: list[int]) -> None:
         {"w": weight(5, 4, 3, 3), "pads": np.int64([1, 2, 0, 3][: 2 * len(axes)]), "axes": np.int64(axes)},
         18,
     )
-    document, _ = agreement.check(proto, fold_pads, X)
+    document, _ = agreement.check(proto, FoldPads(), X)
     assert agreement.ops(document) == {"Conv": 1}
 
 
@@ -167,5 +167,5 @@ def test_behind_a_transpose() -> None:
         {"y": "float32"},
         {"w": weight(5, 4, 3, 3), "pads": np.int64([0, 1, 2, 0, 0, 3, 0, 0])},
     )
-    document, _ = agreement.check(proto, fold_pads, {"x": rng().standard_normal((1, 8, 9, 4)).astype(np.float32)})
+    document, _ = agreement.check(proto, FoldPads(), {"x": rng().standard_normal((1, 8, 9, 4)).astype(np.float32)})
     assert agreement.ops(document) == {"Transpose": 1, "Conv": 1}

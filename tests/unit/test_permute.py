@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import agreement
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
 from onnxquant.formats import format_named
-from onnxquant.passes.equivalent.permute import fold, order_of, orders
+from onnxquant.passes.equivalent.permute import PermuteChannels, order_of, orders
 
 Array = NDArray[Any]
 K = 32
@@ -45,9 +44,9 @@ def build(nodes: list[onnx.NodeProto], outputs: tuple[str, ...] = ("y",), opset:
     return model(nodes, {"x": ("float32", [4, 5, K])}, dict.fromkeys(outputs, "float32"), constants, opset)
 
 
-def folding(order: Array = ORDER, name: str = "m") -> Any:
-    """The fold as a pass."""
-    return lambda document: fold(document, {name: order}).sentence("permuted")
+def folding(order: Array = ORDER, name: str = "m") -> PermuteChannels:
+    """The pass for one activation."""
+    return PermuteChannels({name: order})
 
 
 NORM = node("LayerNormalization", ["x", "g", "b"], ["n"])
@@ -137,8 +136,8 @@ def test_convolutions_of_one_position() -> None:
 def test_an_op_may_be_permuted_on_both_sides() -> None:
     nodes = [node("MatMul", ["x", "q"], ["a"]), node("MatMul", ["a", "k"], ["m"]), DOWN]
     first = rng(9).permutation(K)
-    both = partial(fold, orders={"a": first, "m": ORDER})
-    document, note = agreement.check(build(nodes), lambda d: both(d).sentence("permuted"), X)
+    both = PermuteChannels({"a": first, "m": ORDER})
+    document, note = agreement.check(build(nodes), both, X)
     assert note == "2 activations permuted (2 by what makes it)"
     made = {t.name: document.array(t) for t in document.proto.graph.initializer}
     np.testing.assert_array_equal(made["k"], CONSTANTS["k"][first][:, ORDER])
@@ -231,7 +230,7 @@ def test_left_where_a_nested_graph_reads_what_makes_it() -> None:
     )
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "flag"))
     document = agreement.load(proto)
-    assert fold(document, {"m": ORDER}).left == {"m": "a caller or a nested graph reads what makes it too"}
+    assert folding()(document).refused == {"m": "a caller or a nested graph reads what makes it too"}
 
 
 def test_groups_and_windows_are_left() -> None:
@@ -239,12 +238,12 @@ def test_groups_and_windows_are_left() -> None:
     reads = [node("Conv", ["x", "p"], ["m"]), node("Conv", ["m", "w"], ["y"])]
     weights = {"p": weight(K, K, 1, 1), "w": weight(4, K, 3, 3)}
     document = agreement.load(model(reads, x, {"y": "float32"}, weights))
-    assert fold(document, {"m": ORDER}).left == {"m": "a Conv with groups or windows reads it"}
+    assert folding()(document).refused == {"m": "a Conv with groups or windows reads it"}
     assert orders(document, "norm", {}).keys() == {"x"}
     makes = [node("Conv", ["x", "d"], ["m"], group=K), node("Conv", ["m", "p"], ["y"])]
     document = agreement.load(model(makes, x, {"y": "float32"}, {**weights, "d": weight(K, 1, 3, 3)}))
     reason = "the Conv before it has groups"
-    assert fold(document, {"m": ORDER}).left == {"m": reason}
+    assert folding()(document).refused == {"m": reason}
 
 
 def attention() -> list[onnx.NodeProto]:
@@ -272,9 +271,9 @@ def test_of_a_transformer_block_the_mlp_is_folded_and_o_is_not_touched() -> None
     proto = build(attention())
     found = orders(agreement.load(proto), "norm", {})
     assert found.keys() == {"n", "context", "n2", "m"}
-    document, note = agreement.check(proto, lambda d: fold(d, found).sentence("permuted"), X)
+    document, note = agreement.check(proto, PermuteChannels(found), X)
     assert note is not None and note.startswith("1 activations permuted (1 by what makes it); ")
-    reasons = fold(agreement.load(proto), found).left
+    reasons = PermuteChannels(found)(agreement.load(proto)).refused
     assert reasons == {
         "n": "it is made of an input or a constant",
         "context": "MatMul lies before it",
@@ -337,4 +336,4 @@ def test_orders_of_what_does_not_fit(weights: list[Array], energy: Any, message:
 
 def test_what_is_no_order_is_refused() -> None:
     with pytest.raises(WeightError, match=r"expected each of 0 \.\. 31 once"):
-        fold(agreement.load(build([*MAKERS["nothing"], DOWN])), {"m": np.zeros(K, np.int32)})
+        folding(np.zeros(K, np.int32))(agreement.load(build([*MAKERS["nothing"], DOWN])))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import agreement
@@ -19,7 +18,7 @@ from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document, load
 from onnxquant.observers.gram import ChannelMoments
 from onnxquant.passes.equivalent import rebase as rebase_
-from onnxquant.passes.equivalent.rebase import best_basis, candidates, equalizing, noise, rebase
+from onnxquant.passes.equivalent.rebase import Rebase, best_basis, candidates, equalizing, noise
 
 N = 6
 SAMPLES = [{"x": rng(s).standard_normal((1, 4, 9, 9)).astype(np.float32)} for s in range(6)]
@@ -144,7 +143,7 @@ def test_outputs_stay(name: str) -> None:
     given = moments(proto)
     assert given.keys() == names
     # Float32 through a change of basis: a handful of units in the last place of the largest value.
-    document, note = agreement.check(proto, partial(rebase, moments=given), *SAMPLES[:3], within=3e-6)
+    document, note = agreement.check(proto, Rebase(moments=given), *SAMPLES[:3], within=3e-6)
     many = 2 if name == "one after the other" else 1
     assert note == f"{many} linear streams in another basis ({len(names)} tensors)"
     assert agreement.ops(document) == agreement.ops(load(proto))
@@ -159,7 +158,7 @@ def test_outputs_stay(name: str) -> None:
 
 def test_variances_are_equal() -> None:
     proto, _ = stream("one reader, no bias")
-    document, _ = agreement.check(proto, partial(rebase, moments=moments(proto)))
+    document, _ = agreement.check(proto, Rebase(moments=moments(proto)))
     variances = [tensors(p, ["a"])["a"].var(0) for p in (proto, agreement.complete(document))]
     assert variances[0].max() > 100 * variances[0].min()
     # Up to directions that the floor keeps from being stretched as far as they would be.
@@ -171,7 +170,7 @@ def test_variances_are_equal() -> None:
 def test_codes_of_one_step_cost_readers_less(name: str) -> None:
     """Every tensor rounded to 255 steps between its extremes: what its readers make of it, without and with the pass."""
     proto, _ = stream(name)
-    document, _ = agreement.check(proto, partial(rebase, moments=moments(proto)))
+    document, _ = agreement.check(proto, Rebase(moments=moments(proto)))
 
     def ratio(proto: onnx.ModelProto) -> float:
         flow, worst = GraphEditor(proto.graph), np.inf
@@ -193,7 +192,7 @@ def test_rounding_stays_within_its_bound() -> None:
     """The bound in the module's text, from the weights that the pass made, for a stream that is hard to change."""
     first = np.tensordot(np.diag(np.geomspace(1e-3, 30, N)) @ SPREAD, weight(N, 4, 3, 3), 1).astype(np.float32)
     proto = net([FIRST, node("Conv", ["a", "last", "last_b"], ["y"])], first=first)
-    document, note = agreement.check(proto, partial(rebase, moments=moments(proto)))
+    document, note = agreement.check(proto, Rebase(moments=moments(proto)))
     assert note
     flow = GraphEditor(document.proto.graph)
     ops = [op for n in flow.nodes if (op := linear(flow, n))]
@@ -291,7 +290,8 @@ def test_what_is_no_linear_stream_is_left(case: str) -> None:
     document = load(proto)
     before = document.proto.SerializeToString()
     assert candidates(GraphEditor(document.proto.graph)) == []
-    assert rebase(document, dict.fromkeys(("a", "a2", "b", "s", "r", "y", "q"), given)) is None
+    result = Rebase(dict.fromkeys(("a", "a2", "b", "s", "r", "y", "q"), given))(document)
+    assert not result.changed and not result.notes
     assert document.proto.SerializeToString() == before
 
 
@@ -322,8 +322,9 @@ def halves() -> onnx.ModelProto:
 def test_reasons_are_told(build: Any, given: ChannelMoments | None, reason: str) -> None:
     document = load(build())
     before = document.proto.SerializeToString()
-    note = rebase(document, {} if given is None else {"a": given})
-    assert note == f"0 linear streams in another basis (0 tensors); 1 left: {reason}"
+    result = Rebase({} if given is None else {"a": given})(document)
+    assert result.notes == (f"0 linear streams in another basis (0 tensors); 1 left: {reason}",)
+    assert result.refusals == {reason: 1} and not result.changed
     assert document.proto.SerializeToString() == before
 
 
@@ -333,7 +334,8 @@ def test_very_many_channels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(rebase_, "MOST_CHANNELS", N - 1)
     document = load(proto)
     assert candidates(GraphEditor(document.proto.graph)) == []
-    assert rebase(document, given) == "0 linear streams in another basis (0 tensors); 1 left: more than 5 channels"
+    result = Rebase(given)(document)
+    assert result.notes == ("0 linear streams in another basis (0 tensors); 1 left: more than 5 channels",)
 
 
 def test_moments_that_do_not_fit_are_refused() -> None:
@@ -349,7 +351,7 @@ def test_moments_that_do_not_fit_are_refused() -> None:
         (np.ones(N), np.full((N, N), np.inf), "finite"),
     ):
         with pytest.raises(FeedError, match=words):
-            rebase(load(proto), {"a": ChannelMoments(mean, covariance)})
+            Rebase({"a": ChannelMoments(mean, covariance)})(load(proto))
 
 
 def test_streams_of_nested_graphs() -> None:
@@ -369,7 +371,7 @@ def test_streams_of_nested_graphs() -> None:
     proto = net([node("If", ["which"], ["y"], then_branch=inner[0], else_branch=inner[1])])
     proto.graph.initializer.extend(t for t in plain.graph.initializer)
     wanted = {f"a{i}": given["a"] for i in range(2)}
-    _, note = agreement.check(proto, partial(rebase, moments=wanted), *SAMPLES[:2], within=3e-6)
+    _, note = agreement.check(proto, Rebase(moments=wanted), *SAMPLES[:2], within=3e-6)
     assert note == "2 linear streams in another basis (2 tensors)"
 
 
@@ -415,5 +417,5 @@ def test_the_same_model_gives_the_same_bytes() -> None:
     proto, _ = stream("residual")
     given = moments(proto)
     documents: list[Document] = [load(proto) for _ in range(2)]
-    assert all(rebase(document, given) for document in documents)
+    assert all(Rebase(given)(document).changed for document in documents)
     assert documents[0].proto.SerializeToString() == documents[1].proto.SerializeToString()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import agreement
@@ -12,7 +11,7 @@ import pytest
 from graphs import model, node, rng, weight
 
 from onnxquant.errors import FeedError, RecipeError
-from onnxquant.passes.equivalent.smooth import smooth
+from onnxquant.passes.equivalent.smooth import Smooth
 
 K = 8
 X = {"x": rng(3).standard_normal((4, 5, K)).astype(np.float32) * np.float32([1, 1, 30, 1, 0.1, 1, 1, 5])}
@@ -67,7 +66,7 @@ QKV = [node("MatMul", ["a", "w"], ["y"]), node("MatMul", ["a", "w2"], ["z"])]
 def test_folded_into_what_makes_it(producer: str, strength: float) -> None:
     feed = {"x": X["x"] / 10} if producer == "dividend" else X
     proto = build([*PRODUCERS[producer], *QKV], ("y", "z"))
-    step = partial(smooth, absmax={"a": MAXIMA}, strength=strength)
+    step = Smooth(absmax={"a": MAXIMA}, strength=strength)
     document, note = agreement.check(proto, step, feed)
     assert note == "1 activations smoothed (1 by what makes it)"
     assert agreement.ops(document) == agreement.ops(agreement.load(proto))
@@ -83,7 +82,7 @@ def test_difficulty_moves_into_the_weights() -> None:
     proto = build([*PRODUCERS["norm"], QKV[0]])
     feed = {"x": X["x"]}
     seen = np.abs(agreement.outputs(build(PRODUCERS["norm"], ("a",)), feed)["a"]).max((0, 1))
-    document, _ = agreement.check(proto, partial(smooth, absmax={"a": seen}), feed)
+    document, _ = agreement.check(proto, Smooth(absmax={"a": seen}), feed)
     changed = agreement.complete(document)
     changed.graph.output.append(onnx.helper.make_tensor_value_info("a", 1, None))
     after = np.abs(agreement.outputs(changed, feed)["a"]).max((0, 1))
@@ -122,15 +121,15 @@ def test_left_with_a_reason_or_given_a_mul(case: str) -> None:
     if case == "other axis":
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.int64([4, 5, K]), "shape"))
     name = "x" if case == "input" else "a"
-    document, note = agreement.check(proto, partial(smooth, absmax={name: MAXIMA}), X)
+    document, note = agreement.check(proto, Smooth(absmax={name: MAXIMA}), X)
     assert note == f"0 activations smoothed; 1 left: {reason}"
-    document, note = agreement.check(proto, partial(smooth, absmax={name: MAXIMA}, insert=True), X)
+    document, note = agreement.check(proto, Smooth(absmax={name: MAXIMA}, insert=True), X)
     assert note == "1 activations smoothed (1 by a Mul of its own)"
     assert sum(agreement.ops(document).values()) == len(nodes) + 1
 
 
 def test_an_activation_that_is_an_output_is_left() -> None:
-    _, note = agreement.check(build([*PRODUCERS["norm"], QKV[0]], ("y", "a")), partial(smooth, absmax={"a": MAXIMA}), X)
+    _, note = agreement.check(build([*PRODUCERS["norm"], QKV[0]], ("y", "a")), Smooth(absmax={"a": MAXIMA}), X)
     assert note == "0 activations smoothed; 1 left: it is an output, or a nested graph reads it"
 
 
@@ -145,7 +144,7 @@ def test_shared_scales_and_weights_are_copied() -> None:
         node("ReduceSum", ["n"], ["t"], keepdims=0),
         node("Add", ["m", "t"], ["z"]),
     ]
-    document, note = agreement.check(build(nodes, ("y", "z")), partial(smooth, absmax={"a": MAXIMA, "c": MAXIMA}), X)
+    document, note = agreement.check(build(nodes, ("y", "z")), Smooth(absmax={"a": MAXIMA, "c": MAXIMA}), X)
     assert note == "1 activations smoothed (1 by what makes it); 1 left: Neg reads it too"
     assert len(document.proto.graph.initializer) == 6
 
@@ -171,7 +170,7 @@ def test_convs_and_gemms() -> None:
     )
     feed = {"x": rng(3).standard_normal((2, 4, 6, 6)).astype(np.float32)}
     maxima = {"a": np.float32([1, 50, 2, 3]), "f": np.float32([0.1, 2, 30, 1])}
-    document, note = agreement.check(proto, partial(smooth, absmax=maxima), feed)
+    document, note = agreement.check(proto, Smooth(absmax=maxima), feed)
     assert note == "2 activations smoothed (2 by what makes it)"
     assert agreement.ops(document) == agreement.ops(agreement.load(proto))
 
@@ -188,7 +187,7 @@ def test_channels_that_a_flatten_made_of_one_share_their_scale() -> None:
         {**{n: rng(i).uniform(0.5, 2, 4).astype(np.float32) for i, n in enumerate("sbmv")}, "w": weight(6, 16)},
     )
     feed = {"x": rng(3).standard_normal((5, 4, 2, 2)).astype(np.float32)}
-    document, note = agreement.check(proto, partial(smooth, absmax={"a": np.tile(MAXIMA, 2)}), feed)
+    document, note = agreement.check(proto, Smooth(absmax={"a": np.tile(MAXIMA, 2)}), feed)
     assert note == "1 activations smoothed (1 by what makes it)"
     made = {t.name: document.array(t) for t in document.proto.graph.initializer}
     scale = (np.tile(MAXIMA, 2) / np.abs(weight(6, 16)).max(0)) ** 0.5
@@ -198,7 +197,7 @@ def test_channels_that_a_flatten_made_of_one_share_their_scale() -> None:
 
 def test_channels_that_are_zero_keep_their_scale() -> None:
     proto = build([*PRODUCERS["norm"], QKV[0]])
-    document, _ = agreement.check(proto, partial(smooth, absmax={"a": np.where(np.arange(K) == 2, 0, MAXIMA)}), X)
+    document, _ = agreement.check(proto, Smooth(absmax={"a": np.where(np.arange(K) == 2, 0, MAXIMA)}), X)
     made = {t.name: document.array(t) for t in document.proto.graph.initializer}
     assert np.array_equal(made["w"][2], CONSTANTS["w"][2]) and made["g"][2] == CONSTANTS["g"][2]
 
@@ -206,13 +205,14 @@ def test_channels_that_are_zero_keep_their_scale() -> None:
 @pytest.mark.parametrize("maxima", [MAXIMA[:3], MAXIMA * np.nan, MAXIMA * np.inf, -MAXIMA])
 def test_maxima_that_do_not_fit(maxima: Any) -> None:
     with pytest.raises(FeedError, match="maxima of 'a': expected 8 finite numbers, one per channel"):
-        smooth(agreement.load(build([*PRODUCERS["norm"], QKV[0]])), {"a": maxima})
+        Smooth({"a": maxima})(agreement.load(build([*PRODUCERS["norm"], QKV[0]])))
 
 
 def test_a_strength_out_of_range() -> None:
     with pytest.raises(RecipeError, match=r"strength 1\.5: expected a number from 0 to 1"):
-        smooth(agreement.load(build(PRODUCERS["norm"] + QKV, ("y", "z"))), {}, strength=1.5)
+        Smooth({}, strength=1.5)(agreement.load(build(PRODUCERS["norm"] + QKV, ("y", "z"))))
 
 
 def test_nothing_to_smooth() -> None:
-    assert smooth(agreement.load(build([*PRODUCERS["norm"], QKV[0]])), {}) is None
+    result = Smooth({})(agreement.load(build([*PRODUCERS["norm"], QKV[0]])))
+    assert not result.changed and not result.notes

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from graphs import captures, model, node, rng, weight
 
-from onnxquant.passes.simplify.transposes import sink_transposes
+from onnxquant.passes.simplify.transposes import SinkTransposes
 
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 X = {"x": rng(3).standard_normal((1, 4, 6, 5)).astype(np.float32)}
@@ -36,7 +36,7 @@ def test_conv_activation_conv(shape: tuple[int, ...]) -> None:
         node("Conv", ["u", "w"], ["y"]),
     ]
     document, note = agreement.check(
-        build(nodes, "y", k=weight(*shape) if shape else np.float32(2)), sink_transposes, X
+        build(nodes, "y", k=weight(*shape) if shape else np.float32(2)), SinkTransposes(), X
     )
     assert note == "2 Transposes of channels-last layouts cancelled"
     assert agreement.ops(document) == {"Conv": 2, "Mul": 1, "Relu": 1}
@@ -55,7 +55,7 @@ def test_a_residual_with_several_readers() -> None:
         turn("b", "bl", LAST),
         node("Add", ["bl", "c"], ["y"]),
     ]
-    document, _ = agreement.check(build(nodes, "y", low=np.float32(-0.5)), sink_transposes, X)
+    document, _ = agreement.check(build(nodes, "y", low=np.float32(-0.5)), SinkTransposes(), X)
     assert agreement.ops(document) == {"Transpose": 1, "Conv": 2, "Add": 2, "Clip": 1}
 
 
@@ -71,7 +71,7 @@ def test_outputs_and_captured_names_keep_theirs() -> None:
         turn("q", "y", FIRST),
         node("If", ["which"], ["z"], then_branch=inner[0], else_branch=inner[1]),
     ]
-    document, note = agreement.check(build(nodes, "y", "z", which=np.array(True)), sink_transposes, X, within=0)
+    document, note = agreement.check(build(nodes, "y", "z", which=np.array(True)), SinkTransposes(), X, within=0)
     assert note == "3 Transposes of channels-last layouts cancelled"
     assert agreement.ops(document)["Transpose"] == 1
 
@@ -88,6 +88,6 @@ def test_outputs_and_captured_names_keep_theirs() -> None:
 )
 def test_left_as_it_was(nodes: list[onnx.NodeProto]) -> None:
     proto = build(nodes, "y")
-    document, note = agreement.check(proto, sink_transposes, X)
+    document, note = agreement.check(proto, SinkTransposes(), X)
     assert note is None and [n.op_type for n in document.proto.graph.node] == [n.op_type for n in nodes]
     assert len(document.proto.graph.initializer) == len(proto.graph.initializer)

@@ -1,7 +1,7 @@
-"""Which linear ops make a tensor whose channels never meet on the way, so that they can come in any other order.
+"""Chains of ops whose channels never meet, so that they may be permuted.
 
-Found upwards from the tensor, through ops that treat all channels alike: elementwise ones, and reductions that leave the
-axes in place. All that is met must be read for this tensor alone: a residual stream is not.
+They are followed upwards from a tensor, through ops that treat all channels alike: elementwise ones, and reductions that
+leave the axes in place. All tensors on the way must be read for this tensor alone: a residual stream is not.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from onnxquant.graph.analysis.linear import Change, Linear, Order, linear
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
+from onnxquant.graph.refusal import Refusal
 
 # All of their inputs are broadcast against each other from the last axis on.
 _ELEMENTWISE = {"Abs", "Add", "Ceil", "Celu", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"}
@@ -32,13 +33,13 @@ _DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 
 @dataclass
-class Lanes:
+class InterchangeableChannels:
     """The linear ops that make a tensor's channels, and the constants on the way that have one value per channel.
 
     Attributes:
-        axis: of the channels, from the end.
+        axis: axis of the channels, from the end.
         makers: the linear ops.
-        operands: a node, one of its inputs, and the constant there.
+        operands: the constants, each with its node and the index of its input.
     """
 
     axis: int
@@ -53,84 +54,101 @@ class Lanes:
         return changes
 
 
-def lanes(document: Document, editor: GraphEditor, name: str, channels: int, axis: int) -> Lanes | str:
-    """What makes the channels of a tensor whose readers all agree to another order; or the reason why they must stay.
+def interchangeable_channels(
+    document: Document, editor: GraphEditor, name: str, channels: int, axis: int
+) -> InterchangeableChannels | Refusal:
+    """The makers of the channels of a tensor whose readers all agree to another order; or why it must stay.
 
     Args:
         document: the model.
         editor: the graph.
         name: the tensor.
-        channels: how many it has.
-        axis: where, from the end.
+        channels: number of its channels.
+        axis: axis of the channels, from the end.
     """
-    found = Lanes(axis)
-    between: set[int] = set()
-    waiting: dict[str, onnx.NodeProto] = {}
-    reason = _enter(editor, name, waiting)
-    while waiting and not reason:
+    walk = _Walk(document, editor, channels, InterchangeableChannels(axis))
+    refusal = walk.enter(name)
+    while walk.waiting and refusal is None:
         # The last first: whatever may read a tensor rightly has been met before it.
-        at = max(waiting, key=lambda n: editor.place(waiting[n]))
-        node = waiting.pop(at)
-        op = linear(editor, node)
-        if at != name and (other := _stranger(editor, at, between)):
-            reason = f"{other} what makes it too"
-        elif any(output and editor.is_read(output) for output in node.output if output != at):
-            reason = f"the {node.op_type} before it gives something else too"
-        elif op is not None:
-            found.makers.append(op)
-            reason = _refusal(document, editor, op, channels, axis)
-        else:
-            between.add(editor.place(node))
-            reason = _through(document, editor, node, found, channels, waiting)
-    return reason or found
+        tensor = max(walk.waiting, key=lambda n: editor.place(walk.waiting[n]))
+        refusal = walk.step(tensor, is_start=tensor == name)
+    return refusal or walk.result
 
 
-def _enter(editor: GraphEditor, name: str, waiting: dict[str, onnx.NodeProto]) -> str:
-    maker = editor.producer(name)
-    if maker is None:
-        return "it is made of an input or a constant"
-    waiting[name] = maker
-    return ""
+@dataclass
+class _Walk:
+    """The way up from one tensor.
 
+    Attributes:
+        document: the model.
+        editor: the graph.
+        channels: number of channels.
+        result: makers and operands so far.
+        waiting: tensors to go on from, with their makers.
+        passed: places of the nodes on the way.
+    """
 
-def _stranger(editor: GraphEditor, name: str, between: set[int]) -> str:
-    """Who else reads a tensor; empty when only nodes on the way do, or those that ask its shape."""
-    if not editor.is_private(name):
-        return "a caller or a nested graph reads"
-    others = [n for n in editor.consumers(name) if editor.place(n) not in between and not is_op(n, "Shape", "Size")]
-    return f"{others[0].op_type} reads" if others else ""
+    document: Document
+    editor: GraphEditor
+    channels: int
+    result: InterchangeableChannels
+    waiting: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    passed: set[int] = field(default_factory=set)
 
+    def enter(self, name: str) -> Refusal | None:
+        """Go on from a tensor later."""
+        maker = self.editor.producer(name)
+        if maker is None:
+            return Refusal("it is made of an input or a constant")
+        self.waiting[name] = maker
+        return None
 
-def _refusal(document: Document, editor: GraphEditor, op: Linear, channels: int, axis: int) -> str:
-    """Why a linear op's outputs must stay in their order."""
-    if (op.outputs, op.axis) != (channels, axis):
-        return f"the channels of the {op.node.op_type} before it are others"
-    if op.groups > 1:
-        return f"the {op.node.op_type} before it has groups"
-    if op.bias(document, editor) is None:
-        return f"the bias of the {op.node.op_type} before it is not a constant per channel"
-    return ""
+    def step(self, name: str, *, is_start: bool) -> Refusal | None:
+        """Take in the maker of a tensor."""
+        node = self.waiting.pop(name)
+        if not is_start and (reader := self._other_reader(name)):
+            return Refusal(f"{reader} what makes it too")
+        if any(output and self.editor.is_read(output) for output in node.output if output != name):
+            return Refusal(f"the {node.op_type} before it gives something else too")
+        op = linear(self.editor, node)
+        if op is None:
+            self.passed.add(self.editor.place(node))
+            return self._through(node)
+        self.result.makers.append(op)
+        return self._refusal_of(op)
 
+    def _other_reader(self, name: str) -> str:
+        """Who else reads a tensor; empty when only nodes on the way do, or those that ask its shape."""
+        if not self.editor.is_private(name):
+            return "a caller or a nested graph reads"
+        readers = [n for n in self.editor.consumers(name) if not is_op(n, "Shape", "Size")]
+        others = [n for n in readers if self.editor.place(n) not in self.passed]
+        return f"{others[0].op_type} reads" if others else ""
 
-def _through(
-    document: Document,
-    editor: GraphEditor,
-    node: onnx.NodeProto,
-    found: Lanes,
-    channels: int,
-    waiting: dict[str, onnx.NodeProto],
-) -> str:
-    """Take in what a node on the way reads; the reason where channels meet in it."""
-    reduces = node.op_type in _REDUCTIONS and attribute(node, "keepdims", 1)
-    if node.domain not in _DOMAINS or not (node.op_type in _ELEMENTWISE | _FIRST or reduces):
-        return f"{node.op_type} lies before it"
-    inputs = list(node.input) if node.op_type in _ELEMENTWISE else node.input[:1]
-    for position, name in enumerate(inputs):
-        tensor = editor.constant(name) if name else None
-        if tensor is None:
-            if name and (reason := _enter(editor, name, waiting)):
-                return reason
-        elif len(tensor.dims) >= -found.axis and tensor.dims[found.axis] == channels:
-            values: NDArray[Any] = document.array(tensor)
-            found.operands.append((node, position, values))
-    return ""
+    def _refusal_of(self, op: Linear) -> Refusal | None:
+        """Why a linear op's outputs must stay in their order."""
+        kind = op.node.op_type
+        if (op.outputs, op.axis) != (self.channels, self.result.axis):
+            return Refusal(f"the channels of the {kind} before it are others")
+        if op.groups > 1:
+            return Refusal(f"the {kind} before it has groups")
+        if op.bias(self.document, self.editor) is None:
+            return Refusal(f"the bias of the {kind} before it is not a constant per channel")
+        return None
+
+    def _through(self, node: onnx.NodeProto) -> Refusal | None:
+        """Take in the inputs of a node on the way; a refusal where channels meet in it."""
+        reduces = node.op_type in _REDUCTIONS and attribute(node, "keepdims", 1)
+        if node.domain not in _DOMAINS or not (node.op_type in _ELEMENTWISE | _FIRST or reduces):
+            return Refusal(f"{node.op_type} lies before it")
+        axis = self.result.axis
+        inputs = list(node.input) if node.op_type in _ELEMENTWISE else node.input[:1]
+        for position, name in enumerate(inputs):
+            tensor = self.editor.constant(name) if name else None
+            if tensor is None:
+                if name and (refusal := self.enter(name)):
+                    return refusal
+            elif len(tensor.dims) >= -axis and tensor.dims[axis] == self.channels:
+                values: NDArray[Any] = self.document.array(tensor)
+                self.result.operands.append((node, position, values))
+        return None

@@ -1,8 +1,8 @@
-"""How the nodes before a tensor can make it come out multiplied by a positive number per channel.
+"""Paths from a tensor up to the constants that can multiply its channels.
 
-Equalization and smoothing both divide an activation's channels and multiply the weights that read them. Here the
-first half is found: upwards from the tensor through ops ``f`` with ``f(v x) = v f(x)`` for every ``v > 0``, to
-constants that can take ``v``: the weight and bias of a linear op, the scale of a normalization, a vector operand.
+Equalization and smoothing both divide an activation's channels and multiply the weights that read them. A path is the first
+half: it leads upwards from the tensor through ops ``f`` with ``f(v x) = v f(x)`` for every ``v > 0``, to constants that can
+take ``v``: the weight and bias of a linear op, the scale of a normalization, a vector operand.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from onnxquant.graph.analysis.linear import Doubles, Linear, linear, per_channel
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
+from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.shapes import Known
 
 # Positively homogeneous, and each channel apart from the others; padding adds zeros or copies.
@@ -53,16 +54,16 @@ class Operand:
 
 
 @dataclass
-class Path:
-    """The way from a tensor up to where its channels can be scaled.
+class ScalePath:
+    """The path from a tensor up to the constants that can scale its channels.
 
     Attributes:
         channels: number of channels there.
         repeat: neighbouring channels of the tensor that are one channel there (a Flatten between them).
-        operands: vectors to scale on the way, and at its end unless that is a linear op.
+        operands: vectors to scale along the path, and at its end unless that is a linear op.
         end: the linear op at the end, whose output channels are to be scaled.
-        clips: Clip nodes from zero to a bound on the way, which let scales through only if their bounds follow, each
-            with the axis of its channels.
+        clips: Clip nodes from zero to a bound on the path, each with the axis of its channels. They let scales through
+            only if their bounds follow.
     """
 
     channels: int
@@ -73,14 +74,14 @@ class Path:
 
 
 @dataclass(frozen=True)
-class Search:
-    """What the search for paths goes by.
+class ScalePathFinder:
+    """Finds the scale paths of one graph.
 
     Attributes:
         document: the model.
         editor: the graph.
         known: types and shapes.
-        through_clips: whether a Clip from zero to a bound may lie on the way.
+        through_clips: whether a Clip from zero to a bound may lie on a path.
     """
 
     document: Document
@@ -88,22 +89,22 @@ class Search:
     known: dict[str, Known]
     through_clips: bool = False
 
-    def path(self, name: str, channels: int, axis: int) -> Path | str:
+    def path(self, name: str, channels: int, axis: int) -> ScalePath | Refusal:
         """The path from a tensor whose readers all agree to its scaling; or the reason why there is none."""
-        path, place = Path(channels), axis
+        path = ScalePath(channels)
         while True:
             node = self.editor.producer(name)
             if node is None:
-                return "it is an input or a constant"
-            ends = self._end(path, node, place)
+                return Refusal("it is an input or a constant")
+            ends = self._end(path, node, axis)
             if ends is True:
                 return path
-            step = ends or self._through(path, node, place)
-            if isinstance(step, str):
+            step = ends or self._through(path, node, axis)
+            if isinstance(step, Refusal):
                 return step
-            name, place = step
+            name, axis = step
             if self.only_reader(name) is None:
-                return f"what {node.op_type} reads is read elsewhere too"
+                return Refusal(f"what {node.op_type} reads is read elsewhere too")
 
     def only_reader(self, name: str) -> onnx.NodeProto | None:
         """The node that alone reads a tensor's values, once; those that only ask its shape do not count."""
@@ -111,14 +112,14 @@ class Search:
         private = len(readers) == 1 and self.editor.is_private(name)
         return readers[0] if private and list(readers[0].input).count(name) == 1 else None
 
-    def _end(self, path: Path, node: onnx.NodeProto, axis: int) -> bool | str:
+    def _end(self, path: ScalePath, node: onnx.NodeProto, axis: int) -> bool | Refusal:
         """True when this node takes the scales, a reason when it cannot, False when it may lie on the way."""
         op = linear(self.editor, node)
         if op is not None:
             if (op.outputs, op.axis) != (path.channels, axis):
-                return f"the channels of the {node.op_type} before it are others"
+                return Refusal(f"the channels of the {node.op_type} before it are others")
             if op.bias(self.document, self.editor) is None:
-                return f"the bias of the {node.op_type} before it is not a constant per channel"
+                return Refusal(f"the bias of the {node.op_type} before it is not a constant per channel")
             path.end = op
             return True
         positions = _NORMS.get((node.domain.replace("ai.onnx", ""), node.op_type))
@@ -131,7 +132,9 @@ class Search:
             return True
         return False
 
-    def _normalization(self, path: Path, node: onnx.NodeProto, axis: int, positions: tuple[int, ...]) -> bool | str:
+    def _normalization(
+        self, path: ScalePath, node: onnx.NodeProto, axis: int, positions: tuple[int, ...]
+    ) -> bool | Refusal:
         name = node.output[0]
         rank = self.known[name].rank if name in self.known else None
         if node.op_type in ("BatchNormalization", "InstanceNormalization"):
@@ -139,21 +142,21 @@ class Search:
         else:
             last = attribute(node, "axis", -1)
             fits = axis == -1 and (last == -1 or (rank is not None and last == rank - 1))
-        found = []
+        operands = []
         for position in positions:
             if position >= len(node.input) or not node.input[position]:
                 continue
             tensor = self.editor.constant(node.input[position])
             if tensor is None or list(tensor.dims) != [path.channels]:
-                return f"the scale or bias of the {node.op_type} before it is not one constant per channel"
+                return Refusal(f"the scale or bias of the {node.op_type} before it is not one constant per channel")
             values = self.document.array(tensor)
-            found.append(Operand(node, position, values.astype(np.float64), -1, values.dtype))
-        if not fits or not found:
-            return f"the {node.op_type} before it is over other axes"
-        path.operands += found
+            operands.append(Operand(node, position, values.astype(np.float64), -1, values.dtype))
+        if not fits or not operands:
+            return Refusal(f"the {node.op_type} before it is over other axes")
+        path.operands += operands
         return True
 
-    def _operand(self, path: Path, node: onnx.NodeProto, axis: int, *, scalar: bool = False) -> Operand | None:
+    def _operand(self, path: ScalePath, node: onnx.NodeProto, axis: int, *, scalar: bool = False) -> Operand | None:
         """The operand of a binary node that is constant and one value per channel, or one value if ``scalar``."""
         for position in (1, 0):
             tensor = self.editor.constant(node.input[position])
@@ -168,15 +171,19 @@ class Search:
             return None if vector is None else Operand(node, position, vector, axis, values.dtype)
         return None
 
-    def _through(self, path: Path, node: onnx.NodeProto, axis: int) -> tuple[str, int] | str:
+    def _through(self, path: ScalePath, node: onnx.NodeProto, axis: int) -> tuple[str, int] | Refusal:
         """The tensor that this node passes scales on to, and the axis of the channels there; or a reason."""
         if is_op(node, "MaxPool") and any(node.output[1:]):
-            return "the MaxPool before it gives indices too"
+            return Refusal("the MaxPool before it gives indices too")
         if is_op(node, *_HOMOGENEOUS) or self._is_zero_pad(node, axis):
             return node.input[0], axis
         if is_op(node, "Mul", "Div") and (operand := self._operand(path, node, axis, scalar=True)):
             scaling = operand.position == 1 or node.op_type == "Mul"
-            return (node.input[1 - operand.position], axis) if scaling else "it is a constant divided by something"
+            return (
+                (node.input[1 - operand.position], axis)
+                if scaling
+                else Refusal("it is a constant divided by something")
+            )
         if is_op(node, "Add", "Sub") and (operand := self._operand(path, node, axis)):
             path.operands.append(operand)
             return node.input[1 - operand.position], axis
@@ -190,17 +197,17 @@ class Search:
             return self._merged(path, node, axis)
         if is_op(node, "ReduceMean", "ReduceMax", "ReduceSum"):
             return self._reduced(node, axis)
-        return f"{node.op_type} lies before it"
+        return Refusal(f"{node.op_type} lies before it")
 
-    def _clip(self, path: Path, node: onnx.NodeProto, axis: int) -> tuple[str, int] | str:
+    def _clip(self, path: ScalePath, node: onnx.NodeProto, axis: int) -> tuple[str, int] | Refusal:
         low, high = clip_bounds(self.document, self.editor, node)
         if low != 0 or (high != np.inf and not (self.through_clips and high > 0)):
-            return "a Clip with bounds lies before it, which is not homogeneous"
+            return Refusal("a Clip with bounds lies before it, which is not homogeneous")
         if high != np.inf:
             path.clips.append((node, axis))
         return node.input[0], axis
 
-    def _factor(self, node: onnx.NodeProto, axis: int) -> tuple[str, int] | str:
+    def _factor(self, node: onnx.NodeProto, axis: int) -> tuple[str, int] | Refusal:
         """Either factor of a product may take the scales: one that a linear op makes for it alone (a gated unit)."""
         rank = self.known[node.output[0]].rank if node.output[0] in self.known else None
         for name in node.input:
@@ -208,7 +215,7 @@ class Search:
             same = name in self.known and self.known[name].rank == rank is not None
             if same and self.only_reader(name) is not None and linear(self.editor, maker) is not None:
                 return name, axis
-        return "a Mul of two activations lies before it"
+        return Refusal("a Mul of two activations lies before it")
 
     def _is_zero_pad(self, node: onnx.NodeProto, axis: int) -> bool:
         if not is_op(node, "Pad") or attribute(node, "mode", "constant") != "constant":
@@ -223,35 +230,35 @@ class Search:
         rank = len(pads) // 2
         return value == 0 and rank >= -axis and pads[rank + axis] == pads[2 * rank + axis] == 0
 
-    def _merged(self, path: Path, node: onnx.NodeProto, axis: int) -> tuple[str, int] | str:
+    def _merged(self, path: ScalePath, node: onnx.NodeProto, axis: int) -> tuple[str, int] | Refusal:
         """Through [n, c, spatial...] -> [n, c * spatial] (a flattened or pooled map), proven by shapes."""
         name = node.input[0]
         before, after = self.known.get(name), self.known.get(node.output[0])
-        reason = f"the shapes around {node.op_type} before it are not known"
+        unknown = Refusal(f"the shapes around {node.op_type} before it are not known")
         if before is None or after is None or before.shape is None or after.shape is None or len(before.shape) < 2:
-            return reason
+            return unknown
         channels = before.shape[1]
         if axis + len(after.shape) != 1 or not channels:
-            return reason
+            return unknown
         spatial = before.shape[2:]
         if None in spatial or len(after.shape) < 2 or path.repeat != 1:
-            return reason
+            return unknown
         repeat = int(np.prod([s for s in spatial if s is not None], dtype=np.int64))
         # Lengths after the first agree, so the first does: the batch is kept.
         if after.shape[1] != channels * repeat or any(s != 1 for s in after.shape[2:]):
-            return reason
+            return unknown
         path.repeat, path.channels = repeat, channels
         return name, 1 - len(before.shape)
 
-    def _reduced(self, node: onnx.NodeProto, axis: int) -> tuple[str, int] | str:
+    def _reduced(self, node: onnx.NodeProto, axis: int) -> tuple[str, int] | Refusal:
         """Through a reduction over other axes than that of the channels."""
         before = self.known.get(node.input[0])
         axes = self._axes(node, before.rank) if before is not None and before.rank is not None else None
         if before is None or before.rank is None or not axes:
-            return f"the axes of the {node.op_type} before it are not known"
+            return Refusal(f"the axes of the {node.op_type} before it are not known")
         rest = [a for a in range(before.rank) if attribute(node, "keepdims", 1) or a not in axes]
         if -axis > len(rest) or rest[axis] in axes:
-            return f"the {node.op_type} before it is over the channels"
+            return Refusal(f"the {node.op_type} before it is over the channels")
         return node.input[0], rest[axis] - before.rank
 
     def _axes(self, node: onnx.NodeProto, rank: int) -> list[int] | None:

@@ -1,14 +1,4 @@
-"""AWQ: channels that activations make important are multiplied in the weights that read them, so that they round finer.
-
-Lin et al. 2023, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", arXiv 2306.00978,
-section 3.2: ``s_j = a_j^alpha`` with ``a_j`` the mean of ``|x_j|``, divided by ``sqrt(max s * min s)``, and alpha the one of
-20 in [0, 1) under which the rounded weights give outputs nearest to those of the float ones. Instead of running them, the
-Gram matrix H of the activation tells: over all weights W that read it, the least sum of
-
-    tr((W - Q(W s) / s) H (W - Q(W s) / s)^T)
-
-Scales go where ``rescale`` can fold them; no Mul is added for them, which would cost time in every run.
-"""
+"""AWQ: channels scaled so that the weights that important activations meet round finer."""
 
 from __future__ import annotations
 
@@ -21,22 +11,33 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.matrix import Matrix
 from onnxquant.graph.analysis.linear import Doubles, Linear, rounded
-from onnxquant.graph.analysis.scale_paths import Path, Search
+from onnxquant.graph.analysis.scale_paths import ScalePath, ScalePathFinder
 from onnxquant.graph.editor import graph_editors
 from onnxquant.graph.io import Document
+from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.shapes import infer
-from onnxquant.passes.equivalent.rescale import Folded, fold, linear_readers, per_channel_values, tied, unfit, way
+from onnxquant.passes.base import Pass
+from onnxquant.passes.equivalent.rescale import (
+    ChannelResult,
+    DivideChannels,
+    linear_readers,
+    no_single_matrix,
+    path_to_maker,
+    per_channel_values,
+    shared_weight,
+)
 from onnxquant.solvers.base import Inputs, losses
 
 Quantizer = Callable[[Matrix], Matrix]
-"""A float weight [rows, cols] -> what it is decoded to once it is encoded."""
+"""Rounds a float weight [rows, cols]: encodes and decodes it."""
 STRENGTHS = 20
-# Of the largest magnitude: what a channel counts for that is smaller, or zero, in what was seen. The paper's code has 1e-4.
+# Floor for a channel's magnitude, as a share of the largest. It avoids division by zero for channels that were always
+# zero; the paper's code uses 1e-4.
 SMALLEST = 1e-4
 
 
 @dataclass(frozen=True)
-class Choice:
+class ScaleChoice:
     """Scales of one activation: ``a^alpha``, and the objective without and with them."""
 
     alpha: float
@@ -44,56 +45,90 @@ class Choice:
     after: float
 
 
-@dataclass
-class Scaled:
-    """What became of activations: where scales are now or why there are none, and how those that are were chosen."""
+@dataclass(frozen=True)
+class AwqResult(ChannelResult):
+    """The result of AWQ.
 
-    folded: Folded
-    choices: dict[str, Choice] = field(default_factory=dict)
-
-
-def awq(
-    document: Document,
-    magnitudes: Mapping[str, NDArray[Any]],
-    inputs: Callable[[str], Inputs],
-    quantizer: Callable[[str], Quantizer | None],
-) -> Scaled:
-    """Scale the channels of each activation that linear ops with constant weights read, where the objective falls.
-
-    Args:
-        document: a prepared model.
-        magnitudes: the mean absolute value of each channel of an activation, by tensor name.
-        inputs: the Gram matrix [1, channels, channels] of an activation, asked for by name, of those that can be scaled.
-        quantizer: for the name of a weight, what its planned format makes of one; None: it stays in float.
-
-    Raises:
-        FeedError: magnitudes are not one finite number per channel.
-        WeightError: a Gram matrix does not fit.
+    Attributes:
+        choices: scales of the activations that were scaled, by tensor name.
     """
-    known = infer(document)
-    scales: dict[str, Doubles] = {}
-    choices: dict[str, Choice] = {}
-    left: dict[str, str] = {}
-    for editor in graph_editors(document):
-        search = Search(document, editor, known)
-        for name, readers in linear_readers(editor, magnitudes).items():
-            magnitude = per_channel_values(name, "magnitudes", magnitudes[name], readers[0].inputs)
-            path = _way(search, name, readers)
-            if isinstance(path, str):
-                left.setdefault(name, path)
-                continue
-            weights = [_weight(search, op, found) for op in readers if (found := quantizer(op.node.input[1]))]
-            if not weights or not magnitude.any():
-                left[name] = "it was always zero" if weights else "no weight that reads it is encoded"
-                continue
-            magnitude = np.repeat(magnitude.reshape(-1, path.repeat).mean(axis=1), path.repeat)
-            choices[name], scales[name] = _search(weights, magnitude, inputs(name))
-            if not choices[name].alpha:
-                left[name] = "no scales lose less"
-                del choices[name], scales[name]
-    folded = fold(document, scales)
-    folded.left = left | folded.left
-    return Scaled(folded, {name: choice for name, choice in choices.items() if name in folded.done})
+
+    choices: Mapping[str, ScaleChoice] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScaleForAwq(Pass):
+    """Multiplies weights in the channels that activations make important, so that they round finer (AWQ).
+
+    Lin et al. 2023, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", arXiv 2306.00978,
+    section 3.2: ``s_j = a_j^alpha`` with ``a_j`` the mean of ``|x_j|``, divided by ``sqrt(max s * min s)``, and alpha the
+    one of 20 in [0, 1) under which the rounded weights give outputs nearest to those of the float ones. The outputs are not
+    computed: the Gram matrix H of the activation gives the objective, the sum over all weights W that read it of
+
+        tr((W - Q(W s) / s) H (W - Q(W s) / s)^T)
+
+    1. Each activation that only products with whole rows of constant weights read is divided by s, where that lowers the
+       objective and an op before it can take the division. No Mul is added: it would cost time in every run.
+
+           MatMul(LayerNormalization(x, g, b), W)   ->   MatMul(LayerNormalization(x, g / s, b / s), s W)
+
+    2. Weights that are read elsewhere too, and activations that were always zero, stay.
+
+    Attributes:
+        magnitudes: mean absolute value of each channel of an activation, by tensor name.
+        inputs: function that gives the Gram matrix [1, channels, channels] of an activation, by name; it is asked for
+            those that can be scaled.
+        quantizer: function that gives, for the name of a weight, its rounding in the planned format; None: it stays in
+            float.
+    """
+
+    name = "awq-scaling"
+    summary = "AWQ: scales channels so that the weights that important activations meet round finer"
+
+    magnitudes: Mapping[str, NDArray[Any]]
+    inputs: Callable[[str], Inputs]
+    quantizer: Callable[[str], Quantizer | None]
+
+    def __call__(self, document: Document) -> AwqResult:
+        """Scale the channels.
+
+        Raises:
+            FeedError: magnitudes are not one finite number per channel.
+            WeightError: a Gram matrix does not fit.
+        """
+        known = infer(document)
+        scales: dict[str, Doubles] = {}
+        choices: dict[str, ScaleChoice] = {}
+        refused: dict[str, str] = {}
+        for editor in graph_editors(document):
+            finder = ScalePathFinder(document, editor, known)
+            for name, readers in linear_readers(editor, self.magnitudes).items():
+                scaling = self._scaling(finder, name, readers)
+                if isinstance(scaling, Refusal):
+                    refused.setdefault(name, scaling.reason)
+                else:
+                    choices[name], scales[name] = scaling
+        divided = DivideChannels(scales)(document)
+        result = ChannelResult.of("scaled", divided.moved, refused | dict(divided.refused))
+        chosen = {name: choice for name, choice in choices.items() if name in divided.moved}
+        return AwqResult(**vars(result), choices=chosen)
+
+    def _scaling(
+        self, finder: ScalePathFinder, name: str, readers: list[Linear]
+    ) -> tuple[ScaleChoice, Doubles] | Refusal:
+        """The best scales of one activation; or the reason why there are none."""
+        magnitude = per_channel_values(name, "magnitudes", self.magnitudes[name], readers[0].inputs)
+        path = _path(finder, name, readers)
+        if isinstance(path, Refusal):
+            return path
+        weights = [_weight(finder, op, q) for op in readers if (q := self.quantizer(op.node.input[1]))]
+        if not weights:
+            return Refusal("no weight that reads it is encoded")
+        if not magnitude.any():
+            return Refusal("it was always zero")
+        magnitude = np.repeat(magnitude.reshape(-1, path.repeat).mean(axis=1), path.repeat)
+        choice, scale = _best_scale(weights, magnitude, self.inputs(name))
+        return (choice, scale) if choice.alpha else Refusal("no scales lose less")
 
 
 @dataclass(frozen=True)
@@ -113,30 +148,30 @@ class _Weight:
         return float(losses(self.matrix, decoded.astype(np.float32), inputs).sum())
 
 
-def _weight(search: Search, op: Linear, quantizer: Quantizer) -> _Weight:
-    return _Weight(op.blocks(search.document)[0, :, :, 0].astype(np.float32), op.dtype, quantizer)
+def _weight(finder: ScalePathFinder, op: Linear, quantizer: Quantizer) -> _Weight:
+    return _Weight(op.blocks(finder.document)[0, :, :, 0].astype(np.float32), op.dtype, quantizer)
 
 
-def _way(search: Search, name: str, readers: list[Linear]) -> Path | str:
-    """As of ``rescale``, for products of a whole row of channels with weights that nothing else reads."""
-    path = way(search, name, readers)
-    if isinstance(path, str):
+def _path(finder: ScalePathFinder, name: str, readers: list[Linear]) -> ScalePath | Refusal:
+    """The path of ``rescale``, for products of a whole row of channels with weights that nothing else reads."""
+    path = path_to_maker(finder, name, readers)
+    if isinstance(path, Refusal):
         return path
     ops = [*readers, path.end] if path.end else readers
-    return unfit(readers) or tied(search.editor, ops) or path
+    return no_single_matrix(readers) or shared_weight(finder.editor, ops) or path
 
 
-def _search(weights: list[_Weight], magnitude: Doubles, inputs: Inputs) -> tuple[Choice, Doubles]:
+def _best_scale(weights: list[_Weight], magnitude: Doubles, inputs: Inputs) -> tuple[ScaleChoice, Doubles]:
     """The best power of the magnitudes; 0 where none is better than no scales."""
     for weight in weights:
         inputs.check(*weight.matrix.shape)
-    best, scales = Choice(0.0, np.inf, np.inf), np.ones_like(magnitude)
+    best, scales = ScaleChoice(0.0, np.inf, np.inf), np.ones_like(magnitude)
     for alpha in np.arange(STRENGTHS) / STRENGTHS:
         scale = np.maximum(magnitude, SMALLEST * magnitude.max()) ** alpha
         scale /= np.sqrt(scale.max() * scale.min())
         error = sum(weight.error(scale, inputs) for weight in weights)
         if not alpha:
-            best = Choice(0.0, error, error)
+            best = ScaleChoice(0.0, error, error)
         elif error < best.after:
-            best, scales = Choice(float(alpha), best.before, error), scale
+            best, scales = ScaleChoice(float(alpha), best.before, error), scale
     return best, scales

@@ -1,15 +1,8 @@
-"""Cross-layer equalization: the channels between two linear ops get the same range on both sides.
-
-Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv 1906.04721, section
-4.1: with ``f(s x) = s f(x)``, ``W2 f(W1 x + b1) = (W2 S) f(S^-1 W1 x + S^-1 b1)``; ``s_i = sqrt(r1_i / r2_i)`` makes the
-largest weight that makes channel i as large as the largest that reads it, both ``sqrt(r1_i r2_i)``.
-
-What changes is rounding alone: of each weight and bias once more (a factor of at most 1 + 2^-24 in float32), and of
-the accumulation. Against a product of depth K the outputs move by at most ``(K + 2) 2^-23 sum |w| |x|`` per layer.
-"""
+"""Cross-layer equalization: the channels between two linear ops get the same range on both sides."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +11,11 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.graph.analysis.linear import Change, Doubles, Linear, linear
-from onnxquant.graph.analysis.scale_paths import Path, Search, clip_bounds
+from onnxquant.graph.analysis.scale_paths import ScalePath, ScalePathFinder, clip_bounds
 from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.shapes import infer
+from onnxquant.passes.base import Pass, PassResult
 
 _ROUNDS = 100
 _CONVERGED = 1e-3
@@ -31,46 +25,79 @@ LIMIT = 1e3
 
 @dataclass(frozen=True)
 class Pair:
-    """Two linear ops, and the way from the second up to the first."""
+    """Two linear ops, and the path from the second up to the first."""
 
     first: Linear
     second: Linear
-    path: Path
+    path: ScalePath
 
 
-def equalize(document: Document, *, relax_clip: bool = False, split_clip: bool = False) -> str | None:
-    """Equalize the weights' ranges on both sides of each activation that one linear op makes and one reads.
+@dataclass(frozen=True)
+class Equalize(Pass):
+    """Equalizes the ranges of weights on both sides of each activation that one linear op makes and one reads.
 
-    Args:
-        document: a model whose batch norms are folded.
-        relax_clip: replace Clip(0, c) between two linear ops by Relu, as the paper does. This changes the function.
-        split_clip: replace it by Relu and a Min with a bound per channel. Same function, one more node each.
+    Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv 1906.04721, section
+    4.1: with ``f(s x) = s f(x)``, ``W2 f(W1 x + b1) = (W2 S) f(S^-1 W1 x + S^-1 b1)``; ``s_i = sqrt(r1_i / r2_i)`` makes
+    the largest weight that makes channel i as large as the largest that reads it, both ``sqrt(r1_i r2_i)``.
+
+    The batch norms of the model are to be folded before. What changes is rounding alone: of each weight and bias once more
+    (a factor of at most 1 + 2^-24 in float32), and of the accumulation. Against a product of depth K the outputs move by at
+    most ``(K + 2) 2^-23 sum |w| |x|`` per layer.
+
+    1. Pairs of linear ops with a scale path between them are scaled, chains of pairs together.
+
+           Conv(Relu(Conv(x, W1, b1)), W2)       ->   Conv(Relu(Conv(x, W1 / s, b1 / s)), s W2)
+
+    2. A Clip from zero to a bound lies on a path only with ``relax_clip``, where it becomes Relu as in the paper (another
+       function), or ``split_clip``, where it becomes Relu and a Min with a bound per channel (one more node).
+
+           Conv(Clip(Conv(x, W1), 0, 6), W2)     ->   Conv(Min(Relu(Conv(x, W1 / s)), 6 / s), s W2)
+
+    3. A chain with a constant that would not fit its type stays.
+
+    Attributes:
+        relax_clip: whether Clips become Relu.
+        split_clip: whether Clips become Relu and Min.
     """
-    known = infer(document)
-    pairs = clips = 0
-    for editor in graph_editors(document):
-        search = Search(document, editor, known, through_clips=relax_clip or (split_clip and document.opset >= 8))
-        for chain in _chains(_pairs(search)):
-            scales = _solve(document, chain)
-            if _commit(search, chain, scales, split_clip=not relax_clip):
-                pairs += len(chain)
-                clips += sum(len(pair.path.clips) for pair in chain)
-        editor.apply()
-    if not pairs:
-        return None
-    text = f"{pairs} activations equalized between their linear ops"
-    return text + (f", {clips} Clips {'relaxed to Relu' if relax_clip else 'split into Relu and Min'}" if clips else "")
+
+    name = "equalize"
+    summary = "cross-layer equalization: the channels between two linear ops get the same range on both sides"
+
+    relax_clip: bool = False
+    split_clip: bool = False
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        known = infer(document)
+        pairs = clips = 0
+        refusals: Counter[str] = Counter()
+        through_clips = self.relax_clip or (self.split_clip and document.opset >= 8)
+        for editor in graph_editors(document):
+            finder = ScalePathFinder(document, editor, known, through_clips=through_clips)
+            for chain in _chains(_pairs(finder)):
+                scales = _scales(document, chain)
+                if _commit(finder, chain, scales, split_clip=not self.relax_clip):
+                    pairs += len(chain)
+                    clips += sum(len(pair.path.clips) for pair in chain)
+                else:
+                    refusals["a scaled constant would not fit its type"] += len(chain)
+            editor.apply()
+        if not pairs:
+            return PassResult(refusals=refusals)
+        note = f"{pairs} activations equalized between their linear ops"
+        if clips:
+            note += f", {clips} Clips {'relaxed to Relu' if self.relax_clip else 'split into Relu and Min'}"
+        return PassResult(True, (note,), refusals)
 
 
-def _pairs(search: Search) -> list[Pair]:
+def _pairs(finder: ScalePathFinder) -> list[Pair]:
     """Every activation that one linear op makes, directly or not, and one reads."""
     pairs = []
-    for node in search.editor.nodes:
-        second = linear(search.editor, node)
-        if second is None or not second.takes_rows or search.only_reader(node.input[0]) is not node:
+    for node in finder.editor.nodes:
+        second = linear(finder.editor, node)
+        if second is None or not second.takes_rows or finder.only_reader(node.input[0]) is not node:
             continue
-        path = search.path(node.input[0], second.inputs, second.axis)
-        if isinstance(path, Path) and path.end is not None:
+        path = finder.path(node.input[0], second.inputs, second.axis)
+        if isinstance(path, ScalePath) and path.end is not None:
             pairs.append(Pair(path.end, second, path))
     return pairs
 
@@ -90,7 +117,7 @@ def _chains(pairs: list[Pair]) -> list[list[Pair]]:
     return chains
 
 
-def _solve(document: Document, chain: list[Pair]) -> list[Doubles]:
+def _scales(document: Document, chain: list[Pair]) -> list[Doubles]:
     """The scale of each pair's channels, by going over the chain until nothing moves."""
     ops = [chain[0].first, *(pair.second for pair in chain)]
     # [groups, outputs, inputs]: only the largest weight of each kernel counts.
@@ -99,10 +126,10 @@ def _solve(document: Document, chain: list[Pair]) -> list[Doubles]:
     for _ in range(_ROUNDS):
         moved = 0.0
         for i, pair in enumerate(chain):
-            made = sizes[i].max(axis=2).reshape(-1)
-            read = sizes[i + 1].max(axis=1).reshape(-1, pair.path.repeat).max(axis=1)
+            made_by = sizes[i].max(axis=2).reshape(-1)
+            read_by = sizes[i + 1].max(axis=1).reshape(-1, pair.path.repeat).max(axis=1)
             with np.errstate(divide="ignore", invalid="ignore"):
-                step = np.where((made > 0) & (read > 0), np.sqrt(made / read), 1.0)
+                step = np.where((made_by > 0) & (read_by > 0), np.sqrt(made_by / read_by), 1.0)
             step = np.clip(scales[i] * step, 1 / LIMIT, LIMIT) / scales[i]
             scales[i] = scales[i] * step
             sizes[i] /= ops[i].per_output(step)[..., 0]
@@ -113,18 +140,18 @@ def _solve(document: Document, chain: list[Pair]) -> list[Doubles]:
     return scales
 
 
-def _commit(search: Search, chain: list[Pair], scales: list[Doubles], *, split_clip: bool) -> bool:
+def _commit(finder: ScalePathFinder, chain: list[Pair], scales: list[Doubles], *, split_clip: bool) -> bool:
     """Write the scaled weights and operands, if all of them fit their types."""
-    document, editor = search.document, search.editor
+    document, editor = finder.document, finder.editor
     ops = [chain[0].first, *(pair.second for pair in chain)]
     changes: list[Change] = []
     for i, op in enumerate(ops):
         out = 1 / scales[i] if i < len(chain) else None
         into = np.repeat(scales[i - 1], chain[i - 1].path.repeat) if i else None
-        made = op.scaled(document, editor, out, into)
-        if made is None:
+        scaled = op.scaled(document, editor, out, into)
+        if scaled is None:
             return False
-        changes += made
+        changes += scaled
     for pair, scale in zip(chain, scales, strict=True):
         for operand in pair.path.operands:
             values = operand.scaled(1 / scale)
@@ -143,10 +170,10 @@ def _commit(search: Search, chain: list[Pair], scales: list[Doubles], *, split_c
 def _open_clip(editor: GraphEditor, node: onnx.NodeProto, bound: NDArray[Any] | None) -> None:
     """Relu in the place of a Clip from zero; with a bound, then Min."""
     output = node.output[0]
-    made = output if bound is None else editor.names.fresh(f"{output}_relu")
+    relu = output if bound is None else editor.names.fresh(f"{output}_relu")
     editor.remove(node)
-    editor.insert_before(node, [onnx.helper.make_node("Relu", [node.input[0]], [made], name=node.name)])
+    editor.insert_before(node, [onnx.helper.make_node("Relu", [node.input[0]], [relu], name=node.name)])
     if bound is not None:
         constant = editor.add_constant(f"{output}_bound", bound)
         name = editor.names.fresh(f"{node.name or output}_bound")
-        editor.insert_before(node, [onnx.helper.make_node("Min", [made, constant], [output], name=name)])
+        editor.insert_before(node, [onnx.helper.make_node("Min", [relu, constant], [output], name=name)])

@@ -1,4 +1,4 @@
-"""Change of basis: linear streams of channels get the coordinates in which rounding them costs their readers least.
+"""Change of basis: linear streams of channels in the coordinates whose rounding costs their readers least.
 
 A stream is a set of tensors that convolutions make, Adds join and 1x1 convolutions read, without an activation anywhere
 between: the narrow tensors of inverted residual blocks. Any invertible A and any shift mu per maker leave the function
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 
 import numpy as np
@@ -36,6 +36,7 @@ from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
 from onnxquant.observers.gram import ChannelMoments
+from onnxquant.passes.base import Pass, PassResult, refusals_in_words
 
 # The decompositions take the cube of this.
 MOST_CHANNELS = 2048
@@ -52,7 +53,7 @@ class Stream:
         makers: convolutions that make some of them.
         sums: Adds that make the others, in the graph's order.
         readers: 1x1 convolutions that read them.
-        refusal: why they cannot; empty where they can.
+        refusal: reason why they cannot; empty where they can.
     """
 
     tensors: tuple[str, ...]
@@ -67,112 +68,137 @@ def candidates(editor: GraphEditor) -> list[str]:
     return [name for stream in streams(editor) if not stream.refusal for name in stream.tensors]
 
 
-def rebase(document: Document, moments: Mapping[str, ChannelMoments]) -> str | None:
-    """Give each linear stream the basis in which one step for all of its channels costs least.
+@dataclass(frozen=True)
+class Rebase(Pass):
+    """Gives each linear stream the basis in which one step for all of its channels costs least.
 
-    Args:
-        document: a prepared model whose batch norms are folded.
-        moments: of the tensors of ``candidates``, by name.
+    The module's text has the basis. The batch norms of the model are to be folded before.
 
-    Returns:
-        what was done, and why the rest was left; None when there is no such stream.
+    1. With A the basis and mu the means, makers of a stream get ``A W`` and ``A (b - mu)``, its readers ``W A^-1`` and
+       ``b + W mu``.
 
-    Raises:
-        FeedError: moments are not finite, or not of as many channels as the tensor has.
+           Conv(Conv(x, W1, b1), W2, b2)   ->   Conv(Conv(x, A W1, A (b1 - mu)), W2 A^-1, b2 + W2 mu)
+
+    2. A stream without statistics, with too many channels, with a computed bias, or whose readers see nothing of it, stays.
+
+    Attributes:
+        moments: mean and covariance of the channels of the tensors of ``candidates``, by name.
     """
-    done: list[Stream] = []
-    left: Counter[str] = Counter()
-    for editor in graph_editors(document):
-        for stream in streams(editor):
-            reason = stream.refusal or _change(document, editor, stream, moments)
-            if reason:
-                left[reason] += 1
-            else:
-                done.append(stream)
-        editor.apply()
-    if not done and not left:
-        return None
-    text = f"{len(done)} linear streams in another basis ({sum(len(s.tensors) for s in done)} tensors)"
-    return text + "".join(f"; {n} left: {reason}" for reason, n in left.items())
+
+    name = "rebase"
+    summary = "gives linear streams of channels the basis in which one step for all of them costs least"
+
+    moments: Mapping[str, ChannelMoments]
+
+    def __call__(self, document: Document) -> PassResult:
+        """Change the bases.
+
+        Raises:
+            FeedError: moments are not finite, or not of as many channels as the tensor has.
+        """
+        changed: list[Stream] = []
+        refusals: Counter[str] = Counter()
+        for editor in graph_editors(document):
+            for stream in streams(editor):
+                reason = stream.refusal or _change(document, editor, stream, self.moments)
+                if reason:
+                    refusals[reason] += 1
+                else:
+                    changed.append(stream)
+            editor.apply()
+        if not changed and not refusals:
+            return PassResult()
+        tensors = sum(len(stream.tensors) for stream in changed)
+        note = f"{len(changed)} linear streams in another basis ({tensors} tensors)"
+        return PassResult(bool(changed), (note + refusals_in_words(refusals),), refusals)
 
 
 def streams(editor: GraphEditor) -> list[Stream]:
     """The linear streams of a graph."""
-    found: list[Stream] = []
-    seen: set[str] = set()
+    result: list[Stream] = []
+    visited: set[str] = set()
     for node in editor.nodes:
-        if _made(editor, node) is None or node.output[0] in seen:
+        if _maker(editor, node) is None or node.output[0] in visited:
             continue
-        tensors, nodes = _component(editor, node.output[0])
-        seen |= tensors.keys()
-        if nodes is not None:
-            makers, sums, readers = (sorted(part, key=editor.place) for part in nodes)
-            found += _stream(editor, tuple(tensors), makers, sums, readers)
-    return found
+        component = _component(editor, node.output[0])
+        visited |= component.tensors.keys()
+        if component.is_linear:
+            result += _stream(editor, component)
+    return result
 
 
-_Nodes = tuple[list[onnx.NodeProto], list[onnx.NodeProto], list[onnx.NodeProto]]
+@dataclass
+class _Component:
+    """Tensors that Adds join with one another, and the nodes around them.
+
+    Attributes:
+        tensors: their names.
+        makers: convolutions that make some of them.
+        sums: Adds that make others.
+        readers: 1x1 convolutions that read them.
+        is_linear: False where another node, a nested graph or a caller has a part.
+    """
+
+    tensors: dict[str, None] = field(default_factory=dict)
+    makers: list[onnx.NodeProto] = field(default_factory=list)
+    sums: list[onnx.NodeProto] = field(default_factory=list)
+    readers: list[onnx.NodeProto] = field(default_factory=list)
+    is_linear: bool = True
 
 
-def _component(editor: GraphEditor, start: str) -> tuple[dict[str, None], _Nodes | None]:
-    """All tensors that Adds join with one, and their makers, sums and readers; None where something else has a part."""
-    tensors: dict[str, None] = {}
-    makers: list[onnx.NodeProto] = []
-    sums: list[onnx.NodeProto] = []
-    readers: list[onnx.NodeProto] = []
-    stack, pure = [start], True
+def _component(editor: GraphEditor, start: str) -> _Component:
+    """All tensors that Adds join with one."""
+    result = _Component()
+    stack = [start]
     while stack:
         name = stack.pop()
-        if name in tensors:
+        if name in result.tensors:
             continue
-        tensors[name] = None
+        result.tensors[name] = None
         source = editor.producer(name)
         if source is not None and is_op(source, "Add"):
-            sums.append(source)
+            result.sums.append(source)
             stack += source.input
-        elif source is not None and _made(editor, source):
-            makers.append(source)
+        elif source is not None and _maker(editor, source):
+            result.makers.append(source)
         else:
-            pure = False
-        pure = pure and editor.is_private(name)
+            result.is_linear = False
+        result.is_linear = result.is_linear and editor.is_private(name)
         for reader in editor.consumers(name):
             if is_op(reader, "Add"):
                 stack.append(reader.output[0])
-            elif reader.input[0] == name and _read(editor, reader):
-                readers.append(reader)
+            elif reader.input[0] == name and _reader(editor, reader):
+                result.readers.append(reader)
             else:
-                pure = False
-    return tensors, (makers, sums, readers) if pure else None
+                result.is_linear = False
+    return result
 
 
-def _stream(
-    editor: GraphEditor,
-    tensors: tuple[str, ...],
-    makers: list[onnx.NodeProto],
-    sums: list[onnx.NodeProto],
-    readers: list[onnx.NodeProto],
-) -> list[Stream]:
+def _stream(editor: GraphEditor, component: _Component) -> list[Stream]:
     """The stream of a component; none where its parts do not see the same channels, or nothing can be mixed."""
-    made = [op for n in makers if (op := _made(editor, n))]
-    read = [op for n in readers if (op := _read(editor, n))]
-    shapes = {(op.outputs, op.rank) for op in made} | {(op.inputs, op.rank) for op in read}
-    channels = made[0].outputs
-    if len(shapes) != 1 or not read or channels < 2:
+    makers, sums, readers = (
+        tuple(sorted(nodes, key=editor.place)) for nodes in (component.makers, component.sums, component.readers)
+    )
+    before = [op for n in makers if (op := _maker(editor, n))]
+    after = [op for n in readers if (op := _reader(editor, n))]
+    shapes = {(op.outputs, op.rank) for op in before} | {(op.inputs, op.rank) for op in after}
+    channels = before[0].outputs
+    if len(shapes) != 1 or not after or channels < 2:
         return []
     refusal = f"more than {MOST_CHANNELS} channels" if channels > MOST_CHANNELS else ""
     biases = [n.input[2] for n in (*makers, *readers) if len(n.input) > 2 and n.input[2]]
     if any(editor.constant(name) is None for name in biases):
         refusal = "a bias is computed"
-    return [Stream(tensors, tuple(makers), tuple(sums), tuple(readers), refusal)]
+    return [Stream(tuple(component.tensors), makers, sums, readers, refusal)]
 
 
-def _made(editor: GraphEditor, node: onnx.NodeProto) -> Linear | None:
-    """A convolution of all channels; what it pads its input with is no part of what it makes."""
+def _maker(editor: GraphEditor, node: onnx.NodeProto) -> Linear | None:
+    """A convolution of all channels; the padding of its input is no part of its output."""
     op = linear(editor, node) if is_op(node, "Conv", "ConvTranspose") else None
     return op if op is not None and op.groups == 1 else None
 
 
-def _read(editor: GraphEditor, node: onnx.NodeProto) -> Linear | None:
+def _reader(editor: GraphEditor, node: onnx.NodeProto) -> Linear | None:
     """A convolution that sees a stream one place at a time, and nothing that is not the stream: no padding."""
     op = linear(editor, node) if is_op(node, "Conv") else None
     if op is None or op.groups != 1 or any(length != 1 for length in op.tensor.dims[2:]):

@@ -1,12 +1,9 @@
-"""SmoothQuant: outlying channels of activations are divided, and the weights that read them multiplied.
-
-Xiao et al. 2022, arXiv 2211.10438, equation 4: ``s_j = max|x_j|^a / max|w_j|^(1 - a)`` per channel j, over all weights
-that read the activation. Where the division goes is in ``rescale``.
-"""
+"""SmoothQuant: outlying channels of activations become part of the weights that read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,38 +13,46 @@ from onnxquant.errors import RecipeError
 from onnxquant.graph.analysis.linear import Doubles, Linear
 from onnxquant.graph.editor import graph_editors
 from onnxquant.graph.io import Document
-from onnxquant.passes.equivalent.rescale import fold, linear_readers, per_channel_values
+from onnxquant.passes.base import Pass
+from onnxquant.passes.equivalent.rescale import ChannelResult, DivideChannels, linear_readers, per_channel_values
 
 # As in the paper's code: a channel that is almost zero would be blown up without limit.
 SMALLEST = 1e-5
 
 
-def smooth(
-    document: Document, absmax: Mapping[str, NDArray[Any]], *, strength: float = 0.5, insert: bool = False
-) -> str | None:
-    """Smooth each activation that linear ops with constant weights read.
+@dataclass(frozen=True)
+class Smooth(Pass):
+    """Divides outlying channels of activations, and multiplies the weights that read them (SmoothQuant).
 
-    Args:
-        document: a prepared model.
-        absmax: the largest absolute value of each channel of an activation, by tensor name.
+    Xiao et al. 2022, arXiv 2211.10438, equation 4: ``s_j = max|x_j|^a / max|w_j|^(1 - a)`` per channel j, over all weights
+    that read the activation.
+
+    1. Each activation that linear ops with constant weights read is divided by s; ``DivideChannels`` says where.
+
+           MatMul(LayerNormalization(x, g, b), W)   ->   MatMul(LayerNormalization(x, g / s, b / s), s W)
+
+    Attributes:
+        absmax: largest absolute value of each channel of an activation, by tensor name.
         strength: the paper's alpha: 0 leaves activations as hard as they are, 1 moves all difficulty into weights.
-        insert: where nothing before an activation can take the division, put a Mul for it.
-
-    Returns:
-        what was smoothed, and why the rest was left; None when there was nothing to smooth.
-
-    Raises:
-        RecipeError: the strength is not in [0, 1].
-        FeedError: the maxima are not one finite number per channel.
+        insert: whether a Mul is put where no op before an activation can take the division.
     """
-    if not 0 <= strength <= 1:
-        raise RecipeError(f"strength {strength}: expected a number from 0 to 1")
-    readers: dict[str, list[Linear]] = {}
-    for editor in graph_editors(document):
-        for name, ops in linear_readers(editor, absmax).items():
-            readers.setdefault(name, []).extend(ops)
-    scales = {name: _scale(document, name, ops, absmax[name], strength) for name, ops in readers.items()}
-    return fold(document, scales, insert=insert).sentence("smoothed")
+
+    name = "smooth"
+    summary = "SmoothQuant: moves outlying channels of activations into the weights that read them"
+
+    absmax: Mapping[str, NDArray[Any]]
+    strength: float = 0.5
+    insert: bool = False
+
+    def __call__(self, document: Document) -> ChannelResult:  # noqa: D102
+        if not 0 <= self.strength <= 1:
+            raise RecipeError(f"strength {self.strength}: expected a number from 0 to 1")
+        readers: dict[str, list[Linear]] = {}
+        for editor in graph_editors(document):
+            for name, ops in linear_readers(editor, self.absmax).items():
+                readers.setdefault(name, []).extend(ops)
+        scales = {n: _scale(document, n, ops, self.absmax[n], self.strength) for n, ops in readers.items()}
+        return DivideChannels(scales, insert=self.insert, verb="smoothed")(document)
 
 
 def _scale(document: Document, name: str, readers: list[Linear], absmax: NDArray[Any], strength: float) -> Doubles:

@@ -1,13 +1,9 @@
-"""A whole graph in float16: weights, activations, inputs and outputs, with Casts exactly where types change.
-
-Every float32 value gets the type its producer gives it, and a Cast only for consumers that want the other one. What a node
-wants follows from its operator's type constraints at the model's opset: an input or output that float16 is not allowed for
-stays float32, and so does a node that is unknown, makes random numbers, quantizes, handles sequences, or computes sizes.
-"""
+"""Conversion of a whole graph to float16."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,9 +15,10 @@ from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import NameAllocator
 from onnxquant.graph.traverse import names_of, subgraphs
+from onnxquant.passes.base import Pass, PassResult
 from onnxquant.passes.float16.scope import FLOAT, HALF, Scope, free_inputs, hoist_constants, inferred_types
 from onnxquant.passes.float16.size_chains import cast_to, size_nodes
-from onnxquant.passes.float16.values import Constant, Store, beyond, constant_tensor, store_inline, to_half
+from onnxquant.passes.float16.values import ConvertedConstant, Store, beyond, constant_tensor, store_inline, to_half
 from onnxquant.runtime.signatures import STANDARD, Signature, signatures
 
 # A constant that both types are wanted of is stored twice up to this size, and cast above it.
@@ -29,81 +26,116 @@ _TWICE_BELOW = 1024
 _ANY_TYPE = ("Shape", "Size")
 _CONTROL = ("If", "Loop", "Scan")
 # Their float16 kernels are missing, or their types are in an attribute; scales must keep their digits.
-_KEPT = (
+_IN_FLOAT32 = (
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "EyeLike",
     "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix", "QuantizeLinear", "DequantizeLinear",
     "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "SequenceMap",
 )  # fmt: skip
 
 
-@dataclass
-class Outcome:
-    """What the pass did.
+@dataclass(frozen=True)
+class Float16Result(PassResult):
+    """The result of a conversion to float16.
 
     Attributes:
         constants: every float32 constant.
-        kept: nodes that compute in float32, by operator, with why.
+        in_float32: reason by operator for nodes that compute in float32.
         casts: number of Casts added.
-        notes: sentences for a report.
     """
 
-    constants: list[Constant] = field(default_factory=list)
-    kept: dict[str, str] = field(default_factory=dict)
+    constants: tuple[ConvertedConstant, ...] = ()
+    in_float32: Mapping[str, str] = field(default_factory=dict)
     casts: int = 0
-    notes: list[str] = field(default_factory=list)
 
 
-def halve(document: Document, *, keep_io_types: bool, store: Store = store_inline) -> Outcome:
-    """Turn a model's float32 into float16, in place.
+@dataclass(frozen=True)
+class ConvertToFloat16(Pass):
+    """Converts a whole graph to float16: weights, activations, inputs and outputs, with Casts exactly where types change.
 
-    Args:
-        document: the model; prepared.
-        keep_io_types: inputs and outputs of the graph stay float32, with a Cast each.
-        store: takes the values of a constant above 1 KiB; by default they stay in the model.
+    1. Model-local functions are inlined.
+    2. Every float32 value gets the type that its producer gives it.
 
-    Returns:
-        what was done.
+           MatMul(x: float32, W: float32)   ->   MatMul(x: float16, W: float16)
 
-    Raises:
-        ModelError: nothing in the model is float32, or its nodes are not in order.
+    3. A node that needs another type reads the value through a Cast, or another copy of a constant. What it needs follows
+       from its operator's type constraints at the model's opset: an input or output that float16 is not allowed for stays
+       float32, and so does a node that is unknown, makes random numbers, quantizes, handles sequences, or computes sizes.
+
+           NonMaxSuppression(boxes)         ->   NonMaxSuppression(Cast(boxes))
+
+    Attributes:
+        keep_io_types: whether inputs and outputs of the graph stay float32, with a Cast each.
+        store: function that takes the values of a constant above 1 KiB; by default they stay in the model.
     """
-    outcome = Outcome()
-    if document.proto.functions:
-        names = ", ".join(f.name for f in document.proto.functions[:3])
-        document.proto.CopyFrom(onnx.inliner.inline_local_functions(document.proto))
-        del document.proto.functions[:]
-        outcome.notes.append(f"model-local functions inlined ({names})")
-    whole = _Whole(document, outcome, store)
-    graph = document.proto.graph
-    whole.convert(graph, None, FLOAT if keep_io_types else HALF, [])
-    if not outcome.constants and not whole.changed:
-        raise ModelError(f"{document.name}: holds no float32 to make float16 of")
-    outcome.notes.append(f"float16 throughout, {outcome.casts} Casts added")
-    for op_type, why in sorted(outcome.kept.items()):
-        outcome.notes.append(f"{op_type} computes in float32: {why}")
-    return outcome
+
+    name = "float16"
+    summary = "converts a whole graph to float16, with Casts where types change"
+
+    keep_io_types: bool
+    store: Store = store_inline
+
+    def __call__(self, document: Document) -> Float16Result:
+        """Convert the model.
+
+        Raises:
+            ModelError: nothing in the model is float32, or its nodes are not in order.
+        """
+        notes = []
+        if document.proto.functions:
+            names = ", ".join(f.name for f in document.proto.functions[:3])
+            document.proto.CopyFrom(onnx.inliner.inline_local_functions(document.proto))
+            del document.proto.functions[:]
+            notes.append(f"model-local functions inlined ({names})")
+        whole = _Conversion(document, self.store)
+        whole.convert(document.proto.graph, None, FLOAT if self.keep_io_types else HALF, [])
+        if not whole.constants and not whole.changed:
+            raise ModelError(f"{document.name}: holds no float32 to make float16 of")
+        notes += [*whole.notes, f"float16 throughout, {whole.casts} Casts added"]
+        notes += [f"{op_type} computes in float32: {why}" for op_type, why in sorted(whole.in_float32.items())]
+        return Float16Result(
+            True,
+            tuple(notes),
+            Counter(whole.in_float32.values()),
+            tuple(whole.constants),
+            whole.in_float32,
+            whole.casts,
+        )
 
 
-class _Whole:
+class _Conversion:
     """The conversion of one model."""
 
-    def __init__(self, document: Document, outcome: Outcome, store: Store) -> None:
-        self.document, self.outcome, self.store = document, outcome, store
+    def __init__(self, document: Document, store: Store) -> None:
+        self.document, self.store = document, store
+        self.constants: list[ConvertedConstant] = []
+        self.in_float32: dict[str, str] = {}
+        self.casts = 0
+        self.notes: list[str] = []
         self.signature = signatures(document.proto)
         self.names = NameAllocator(names_of(document.proto))
         self.inferred = inferred_types(document.proto)
         self.changed = False
 
     def convert(
-        self, graph: onnx.GraphProto, parent: Scope | None, io: int, given: Sequence[bool | None]
+        self, graph: onnx.GraphProto, parent: Scope | None, io: int, is_float: Sequence[bool | None]
     ) -> list[bool]:
-        """Convert a graph; ``given`` says which inputs are float32 where a caller knows. Answers which outputs were."""
+        """Convert a graph.
+
+        Args:
+            graph: the graph.
+            parent: scope of the graph around it.
+            io: type that float32 inputs and outputs get.
+            is_float: whether each input is float32, where the node around the graph knows; None where it does not.
+
+        Returns:
+            whether each output was float32.
+        """
         hoist_constants(graph)
         if freed := free_inputs(graph):
-            self.outcome.notes.append(f"{freed} constants no longer graph inputs")
+            self.notes.append(f"{freed} constants no longer graph inputs")
         scope = Scope(graph, parent)
         for index, value in enumerate(graph.input):
-            known = given[index] if index < len(given) else None
+            known = is_float[index] if index < len(is_float) else None
             if known or value.type.tensor_type.elem_type == FLOAT:
                 scope.types[value.name] = io
                 self._retype(value, io)
@@ -124,16 +156,16 @@ class _Whole:
 
     def _node(self, node: onnx.NodeProto, scope: Scope, io: int, outputs: set[str], *, sized: bool) -> None:
         if node.op_type in _CONTROL and node.domain in STANDARD:
-            made = self._control(node, scope)
+            types = self._control(node, scope)
         elif node.op_type in ("Cast", "CastLike") and node.domain in STANDARD and not sized:
-            made = self._cast(node, scope)
+            types = self._cast(node, scope)
         elif node.op_type == "ConstantOfShape" and node.domain in STANDARD and not sized:
-            made = self._filled(node)
+            types = self._filled(node)
         elif node.op_type == "Constant" and node.domain in STANDARD:
-            made = self._constant_node(node)
+            types = self._constant_node(node)
         else:
-            made = self._plain(node, scope, sized=sized)
-        for index, kind in made.items():
+            types = self._plain(node, scope, sized=sized)
+        for index, kind in types.items():
             name = node.output[index]
             if not name:
                 continue
@@ -147,34 +179,34 @@ class _Whole:
     def _plain(self, node: onnx.NodeProto, scope: Scope, *, sized: bool) -> dict[int, int]:
         floats = [i for i, name in enumerate(node.input) if name and scope.owner(name)]
         signature = self.signature(node)
-        why = "its values are sizes" if sized else self._why_kept(node, signature, scope, floats)
+        why = "its values are sizes" if sized else self._why_in_float32(node, signature, scope, floats)
         if why:
             if floats and not sized:
-                self.outcome.kept.setdefault(node.op_type, why)
+                self.in_float32.setdefault(node.op_type, why)
             for i in floats:
                 self._use(node, i, scope, FLOAT)
             return {j: int(FLOAT) for j in range(len(node.output)) if self._is_float(node, j, signature, floats)}
         assert signature
-        made: dict[int, int] = {}
+        types: dict[int, int] = {}
         for j in range(len(node.output)):
             slot = signature.output(j)
             if slot and self._is_float(node, j, signature, floats):
                 bound = any((s := signature.input(i)) and s.parameter == slot.parameter for i in floats)
-                made[j] = HALF if bound and "tensor(float16)" in slot.allowed else FLOAT
+                types[j] = HALF if bound and "tensor(float16)" in slot.allowed else FLOAT
         for i in floats:
             owner = scope.owner(node.input[i])
             assert owner
             native = owner.types[node.input[i]] if node.op_type in _ANY_TYPE else None
             self._use(node, i, scope, native or (FLOAT if self._wants_float(node, i) else HALF))
-        return made
+        return types
 
-    def _why_kept(
+    def _why_in_float32(
         self, node: onnx.NodeProto, signature: Signature | None, scope: Scope, floats: Sequence[int]
     ) -> str | None:
         """Why a node has to compute in float32; None when it need not."""
         if signature is None:
             return "its types are not known"
-        if node.op_type in _KEPT and node.domain in (*STANDARD, "com.microsoft"):
+        if node.op_type in _IN_FLOAT32 and node.domain in (*STANDARD, "com.microsoft"):
             return "it has no float16 form that keeps its meaning"
         if (
             any(a.name == "reduction" and a.s not in (b"", b"none") for a in node.attribute)
@@ -252,7 +284,7 @@ class _Whole:
         return {0: HALF}
 
     def _constant_node(self, node: onnx.NodeProto) -> dict[int, int]:
-        """A Constant that is an output of its graph: those that are not were made initializers."""
+        """A Constant that is an output of its graph: others are initializers by now."""
         tensor = constant_tensor(node)
         if tensor is None or tensor.data_type != FLOAT:
             return {}
@@ -263,15 +295,15 @@ class _Whole:
     def _control(self, node: onnx.NodeProto, scope: Scope) -> dict[int, int]:
         inner = list(subgraphs(node))
         floats = [bool(n) and scope.owner(n) is not None for n in node.input]
-        given: list[bool | None] = [*floats] if node.op_type != "If" else []
+        inputs: list[bool | None] = [*floats] if node.op_type != "If" else []
         if node.op_type == "Scan" and len(node.input) > len(inner[0].input):  # opset 8: lengths come first
-            given = given[1:]
+            inputs = inputs[1:]
         for i, is_float in enumerate(floats):
             if is_float:
                 self._use(node, i, scope, HALF)
-        made = [self.convert(graph, scope, HALF, given) for graph in inner]
+        floats_of_graphs = [self.convert(graph, scope, HALF, inputs) for graph in inner]
         # The body of a Loop also gives the condition, which is no output.
-        results = made[0][1:] if node.op_type == "Loop" else made[0]
+        results = floats_of_graphs[0][1:] if node.op_type == "Loop" else floats_of_graphs[0]
         return {j: HALF for j, is_float in enumerate(results) if is_float and j < len(node.output)}
 
     # ---- values ----
@@ -292,18 +324,18 @@ class _Whole:
         if have == kind:
             return owner.variants.setdefault((name, kind), name)
         if have is None:  # a constant: float16 takes its name, float32 gets another one
-            made = name if kind == HALF else self._name(name, kind)
+            variant = name if kind == HALF else self._name(name, kind)
         else:
-            made = self._name(name, kind)
+            variant = self._name(name, kind)
             source = owner.variants.get((name, have), name)
-            self._insert_cast(owner, source, made, kind, owner.place.get(name, -1))
-        owner.variants[name, kind] = made
-        return made
+            self._insert_cast(owner, source, variant, kind, owner.place.get(name, -1))
+        owner.variants[name, kind] = variant
+        return variant
 
-    def _insert_cast(self, scope: Scope, source: str, made: str, kind: int, place: int) -> None:
-        node = onnx.helper.make_node("Cast", [source], [made], name=self._name(made, "cast"), to=kind)
+    def _insert_cast(self, scope: Scope, source: str, name: str, kind: int, place: int) -> None:
+        node = onnx.helper.make_node("Cast", [source], [name], name=self._name(name, "cast"), to=kind)
         scope.inserted.setdefault(place, []).append(node)
-        self.outcome.casts += 1
+        self.casts += 1
 
     def _output(self, value: onnx.ValueInfoProto, scope: Scope, io: int) -> bool:
         owner = scope.owner(value.name)
@@ -311,11 +343,11 @@ class _Whole:
             return False
         self._retype(value, io)
         if owner is not scope or (owner.types[value.name] not in (None, io) and (value.name, io) not in owner.variants):
-            # A value of an outer graph, or an input: an output of its own is made of it.
+            # A value of an outer graph, or an input: it becomes an output of its own.
             have = owner.types[value.name] or HALF
-            made = self._name(value.name, io)
-            self._insert_cast(scope, self._variant(owner, value.name, have), made, io, len(scope.graph.node))
-            value.name = made
+            variant = self._name(value.name, io)
+            self._insert_cast(scope, self._variant(owner, value.name, have), variant, io, len(scope.graph.node))
+            value.name = variant
         else:
             self._variant(owner, value.name, io)
         return True
@@ -333,12 +365,12 @@ class _Whole:
     def _halve(self, tensor: onnx.TensorProto, name: str, *, attribute: bool = False) -> None:
         """Make a float32 tensor float16, and note what that did to its values."""
         values = np.asarray(self.document.array(tensor))
-        made, constant = to_half(values, name)
-        self.outcome.constants.append(constant)
+        half, constant = to_half(values, name)
+        self.constants.append(constant)
         for kind in ("float_data", "raw_data"):
             tensor.ClearField(kind)
         tensor.data_type = HALF
-        (store_inline if attribute or values.nbytes <= _TWICE_BELOW else self.store)(tensor, made)
+        (store_inline if attribute or values.nbytes <= _TWICE_BELOW else self.store)(tensor, half)
 
     def _finish(self, scope: Scope) -> None:
         """Make the copies of constants that were asked for, and put the Casts in their places."""
@@ -348,7 +380,7 @@ class _Whole:
             if scope.types[name] == FLOAT or (single and not half):
                 for node, index in scope.uses.get(name, []):
                     node.input[index] = name
-                self.outcome.constants.append(Constant(name, tuple(tensor.dims), half=False))
+                self.constants.append(ConvertedConstant(name, tuple(tensor.dims), half=False))
                 continue
             if single:
                 self._both(scope, tensor, added)
@@ -357,12 +389,12 @@ class _Whole:
         scope.rebuild()
 
     def _both(self, scope: Scope, tensor: onnx.TensorProto, added: list[onnx.TensorProto]) -> None:
-        made = scope.variants[tensor.name, FLOAT]
+        variant = scope.variants[tensor.name, FLOAT]
         values = self.document.array(tensor)
         if values.nbytes > _TWICE_BELOW:
-            self._insert_cast(scope, tensor.name, made, FLOAT, -1)
+            self._insert_cast(scope, tensor.name, variant, FLOAT, -1)
             return
-        added.append(onnx.numpy_helper.from_array(np.array(values, np.float32), made))
+        added.append(onnx.numpy_helper.from_array(np.array(values, np.float32), variant))
 
 
 def _parameter(signature: Signature, index: int) -> str | None:

@@ -58,25 +58,25 @@ class Scope:
 def hoist_constants(graph: onnx.GraphProto) -> None:
     """Constant nodes with float32 become initializers, but for outputs of the graph."""
     outputs = {o.name for o in graph.output}
-    kept = []
+    others = []
     for node in graph.node:
         tensor = constant_tensor(node)
         if tensor is None or tensor.data_type != FLOAT or node.output[0] in outputs:
-            kept.append(node)
+            others.append(node)
             continue
         tensor.name = node.output[0]
         graph.initializer.append(tensor)
-    if len(kept) != len(graph.node):
-        replace_field(graph.node, kept)
+    if len(others) != len(graph.node):
+        replace_field(graph.node, others)
 
 
 def free_inputs(graph: onnx.GraphProto) -> int:
     """Constants that callers could override by an input of the same name no longer can: its type would be another."""
     constants = {t.name for t in graph.initializer if t.data_type == FLOAT}
-    kept = [i for i in graph.input if i.name not in constants]
-    freed = len(graph.input) - len(kept)
+    inputs = [i for i in graph.input if i.name not in constants]
+    freed = len(graph.input) - len(inputs)
     if freed:
-        replace_field(graph.input, kept)
+        replace_field(graph.input, inputs)
     return freed
 
 

@@ -27,35 +27,35 @@ def size_nodes(graph: onnx.GraphProto, wants_float: Wants) -> set[int]:
     for place, node in enumerate(graph.node):
         for index, name in enumerate(node.input):
             users.setdefault(name, []).append((place, index))
-    found: set[int] = set()
+    places: set[int] = set()
     for place in sorted(candidates, reverse=True):
         outputs = graph.node[place].output
         uses = [use for name in outputs for use in users.get(name, [])]
         if (
             uses
             and escaping.isdisjoint(outputs)
-            and all(_is_size(graph.node[p], p, i, found, wants_float) for p, i in uses)
+            and all(_is_size(graph.node[p], p, i, places, wants_float) for p, i in uses)
         ):
-            found.add(place)
-    return found
+            places.add(place)
+    return places
 
 
 def _from_integers(graph: onnx.GraphProto) -> set[int]:
     """Places of nodes whose floats come from integers that were cast, and constants."""
     constants = {"", *(t.name for t in graph.initializer)}
     known: set[str] = set()
-    found: set[int] = set()
+    places: set[int] = set()
     for place, node in enumerate(graph.node):
         follows = any(n in known for n in node.input) and all(n in known or n in constants for n in node.input)
         if cast_to(node) == onnx.TensorProto.FLOAT or (follows and not list(subgraphs(node))):
-            found.add(place)
+            places.add(place)
             known.update(node.output)
-    return found
+    return places
 
 
-def _is_size(node: onnx.NodeProto, place: int, index: int, found: set[int], wants_float: Wants) -> bool:
+def _is_size(node: onnx.NodeProto, place: int, index: int, places: set[int], wants_float: Wants) -> bool:
     to = cast_to(node)
-    return place in found or (to is not None and to not in FLOATS) or wants_float(node, index)
+    return place in places or (to is not None and to not in FLOATS) or wants_float(node, index)
 
 
 def cast_to(node: onnx.NodeProto) -> int | None:

@@ -1,4 +1,4 @@
-"""float16 values of constants, and what was lost on the way."""
+"""float16 values of constants, and the digits lost on the way."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Store = Callable[[onnx.TensorProto, NDArray[Any]], None]
 
 
 @dataclass
-class Constant:
-    """What became of one float32 constant.
+class ConvertedConstant:
+    """One float32 constant after the conversion.
 
     Attributes:
-        name: of the tensor.
-        shape: of the tensor.
-        half: it is float16 now.
-        clamped: values beyond float16's range that became its largest.
-        flushed: values other than zero that became zero.
-        subnormal: values that lost digits because they are below float16's smallest normal number.
-        error: squared error, and power of the values.
+        name: name of the tensor.
+        shape: shape of the tensor.
+        half: whether it is float16 now.
+        clamped: number of values beyond float16's range that became its largest.
+        flushed: number of values other than zero that became zero.
+        subnormal: number of values below float16's smallest normal number that lost digits.
+        error: sums of the squared errors and of the squared values.
     """
 
     name: str
@@ -57,9 +57,9 @@ def store_inline(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:
     tensor.raw_data = values.tobytes()
 
 
-def to_half(values: NDArray[Any], name: str) -> tuple[NDArray[np.float16], Constant]:
+def to_half(values: NDArray[Any], name: str) -> tuple[NDArray[np.float16], ConvertedConstant]:
     """Values in float16 with what was lost: finite ones stay finite, and a single one that is not zero stays so."""
-    constant = Constant(name, values.shape)
+    constant = ConvertedConstant(name, values.shape)
     clamped = np.clip(values, -LARGEST, LARGEST, where=np.isfinite(values), out=np.array(values, np.float32))
     with np.errstate(over="ignore", under="ignore"):
         half = clamped.astype(np.float16)

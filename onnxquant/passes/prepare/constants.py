@@ -1,9 +1,10 @@
-"""What does not depend on the inputs is computed once; nodes that change nothing or that nothing reads are removed."""
+"""Folding of constants, and removal of nodes that change nothing or that nothing reads."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -19,6 +20,7 @@ from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.node import STANDARD, attribute, is_op
 from onnxquant.graph.shapes import UNKNOWN, Known, infer, outlined
 from onnxquant.graph.traverse import subgraphs
+from onnxquant.passes.base import Pass, PassResult
 
 # A result up to this size is always kept; a larger one only where it replaces as many bytes, up to the second size:
 # results are kept in memory, unlike the mapped tensors that they come from.
@@ -30,21 +32,40 @@ _CODES = {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
 _KEPT = _RANDOM | _CODES | {"Constant", "Dropout", "Identity"}
 
 
-def fold_constants(document: Document) -> str | None:
-    """Fold nodes of constant inputs where the model does not grow, and remove nodes without effect."""
-    counts: Counter[str] = Counter()
-    for _ in range(_ROUNDS):
-        known = infer(document)
-        before = counts.total()
-        for editor in graph_editors(document):
-            _fold_graph(document, editor, known, counts)
-            editor.apply()
-        if counts.total() == before:
-            break
-    parts = [
-        f"{counts[what]} {what}" for what in ("folded", "without effect removed", "unread removed") if counts[what]
-    ]
-    return "nodes: " + ", ".join(parts) if parts else None
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Folds nodes of constant inputs, and removes nodes without effect.
+
+    1. A node that does nothing is bypassed: Identity, Dropout, and Cast, Concat, Flatten, Transpose, Reshape or Pad that
+       change neither type nor shape.
+
+           Relu(Identity(x))                  ->   Relu(x)
+
+    2. A node of constant inputs becomes its value, where the model does not grow by more than 64 KiB.
+
+           Reshape(x, Concat(c1, c2))         ->   Reshape(x, c)
+
+    3. Shape, and Gather from a Shape, of lengths that are known become their values.
+    4. A node of a known domain that nothing reads is removed.
+    """
+
+    name = "fold-constants"
+    summary = "computes what does not depend on the inputs, and removes nodes without effect"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        counts: Counter[str] = Counter()
+        for _ in range(_ROUNDS):
+            known = infer(document)
+            before = counts.total()
+            for editor in graph_editors(document):
+                _fold_graph(document, editor, known, counts)
+                editor.apply()
+            if counts.total() == before:
+                break
+        parts = [
+            f"{counts[what]} {what}" for what in ("folded", "without effect removed", "unread removed") if counts[what]
+        ]
+        return PassResult(True, ("nodes: " + ", ".join(parts),)) if parts else PassResult()
 
 
 def _fold_graph(document: Document, editor: GraphEditor, known: dict[str, Known], counts: Counter[str]) -> None:

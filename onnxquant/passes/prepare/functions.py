@@ -1,9 +1,8 @@
-"""Model-local functions that hold weights are inlined: each call then has its weights where sites are looked for.
-
-Copies of one weight made by inlining stay one: they refer to the same bytes, and are joined again here.
-"""
+"""Inlining of model-local functions that hold weights."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import onnx
 import onnx.inliner
@@ -11,21 +10,39 @@ import onnx.inliner
 from onnxquant.graph.io import Document
 from onnxquant.graph.traverse import graphs, replace_field
 from onnxquant.graph.wire import OUTLINE_ABOVE
+from onnxquant.passes.base import Pass, PassResult
 
 
-def inline_functions_with_weights(document: Document) -> str | None:
-    """Inline every function in which a Constant holds more than 1 KiB."""
-    proto = document.proto
-    holding = [f for f in proto.functions if any(_holds_weight(n) for n in f.node)]
-    if not holding:
-        return None
-    names = [(f.domain, f.name) for f in holding]
-    inlined = onnx.inliner.inline_selected_functions(proto, names)
-    # The inliner keeps the definitions; without callers they would only carry the weights a second time.
-    replace_field(inlined.functions, [f for f in inlined.functions if (f.domain, f.name) not in set(names)])
-    proto.CopyFrom(inlined)
-    joined = _join_equal_constants(proto.graph)
-    return f"{len(names)} functions with weights inlined" + (f", {joined} copies of weights joined" if joined else "")
+@dataclass(frozen=True)
+class InlineFunctions(Pass):
+    """Inlines model-local functions that hold weights, so that each call has its weights where sites are looked for.
+
+    1. A function in which a Constant holds more than 1 KiB is inlined, and its definition removed.
+
+           Layer(x) with Layer(a) = MatMul(a, Constant)   ->   MatMul(x, Constant)
+
+    2. Constants made equal by that, which refer to the same bytes, become one.
+
+           MatMul(x, c1), MatMul(y, c2) with c1 = c2      ->   MatMul(x, c1), MatMul(y, c1)
+    """
+
+    name = "inline-functions"
+    summary = "inlines model-local functions that hold weights"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        proto = document.proto
+        names = [(f.domain, f.name) for f in proto.functions if any(_holds_weight(n) for n in f.node)]
+        if not names:
+            return PassResult()
+        inlined = onnx.inliner.inline_selected_functions(proto, names)
+        # The inliner keeps the definitions; without callers they would only carry the weights a second time.
+        replace_field(inlined.functions, [f for f in inlined.functions if (f.domain, f.name) not in set(names)])
+        proto.CopyFrom(inlined)
+        joined = _join_equal_constants(proto.graph)
+        note = f"{len(names)} functions with weights inlined" + (
+            f", {joined} copies of weights joined" if joined else ""
+        )
+        return PassResult(True, (note,))
 
 
 def _holds_weight(node: onnx.NodeProto) -> bool:

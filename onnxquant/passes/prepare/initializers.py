@@ -1,53 +1,83 @@
-"""Weights become initializers: one place to look for them, whatever the exporter did."""
+"""Weights as initializers: one place to look for them, whatever the exporter did."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import onnx
 
 from onnxquant.graph.io import Document
 from onnxquant.graph.traverse import graphs, replace_field
 from onnxquant.graph.wire import OUTLINE_ABOVE
+from onnxquant.passes.base import Pass, PassResult
 
 # From IR 4 on an initializer need not be a graph input; functions need 8.
 IR_WITH_FUNCTIONS = 8
 
 
-def raise_ir_version(document: Document) -> str | None:
-    """Raise the IR version to 8, and free initializers of IR 3 from being graph inputs."""
-    proto = document.proto
-    if proto.ir_version >= IR_WITH_FUNCTIONS:
-        return None
-    before = proto.ir_version
-    freed = 0
-    if before < 4:
-        for graph in graphs(proto.graph):
-            constants = {t.name for t in graph.initializer}
-            kept = [i for i in graph.input if i.name not in constants]
-            freed += len(graph.input) - len(kept)
-            replace_field(graph.input, kept)
-    proto.ir_version = IR_WITH_FUNCTIONS
-    return f"IR version raised from {before} to {IR_WITH_FUNCTIONS}" + (
-        f", {freed} initializers no longer graph inputs" if freed else ""
-    )
+@dataclass(frozen=True)
+class RaiseIrVersion(Pass):
+    """Raises the IR version to 8.
+
+    1. An IR version below 8 becomes 8, the first with model-local functions.
+    2. Initializers of IR 3, which had to be graph inputs, are inputs no longer.
+
+           inputs x, w; initializer w   ->   input x; initializer w
+    """
+
+    name = "raise-ir-version"
+    summary = "raises the IR version to 8, and frees initializers of IR 3 from being graph inputs"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        proto = document.proto
+        if proto.ir_version >= IR_WITH_FUNCTIONS:
+            return PassResult()
+        before = proto.ir_version
+        freed = 0
+        if before < 4:
+            for graph in graphs(proto.graph):
+                constants = {t.name for t in graph.initializer}
+                inputs = [i for i in graph.input if i.name not in constants]
+                freed += len(graph.input) - len(inputs)
+                replace_field(graph.input, inputs)
+        proto.ir_version = IR_WITH_FUNCTIONS
+        note = f"IR version raised from {before} to {IR_WITH_FUNCTIONS}"
+        return PassResult(True, (note + (f", {freed} initializers no longer graph inputs" if freed else ""),))
 
 
-def constants_to_initializers(document: Document) -> str | None:
-    """Turn Constant nodes that hold more than 1 KiB into initializers of the same graph."""
-    moved = 0
-    for graph in graphs(document.proto.graph):
-        outputs = {o.name for o in graph.output}
-        kept = []
-        for node in graph.node:
-            tensor = _large_constant(node)
-            if tensor is None or node.output[0] in outputs:
-                kept.append(node)
-                continue
-            tensor.name = node.output[0]
-            graph.initializer.append(tensor)
-            moved += 1
-        if len(kept) != len(graph.node):
-            replace_field(graph.node, kept)
-    return f"{moved} Constant nodes became initializers" if moved else None
+@dataclass(frozen=True)
+class ConstantsToInitializers(Pass):
+    """Turns Constant nodes into initializers of the same graph, where weights are looked for.
+
+    1. A Constant that holds more than 1 KiB, or external data, becomes an initializer.
+    2. A Constant that is an output of its graph stays.
+
+           MatMul(x, Constant)   ->   MatMul(x, initializer)
+    """
+
+    name = "constants-to-initializers"
+    summary = "turns Constant nodes that hold more than 1 KiB into initializers"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        moved = sum(_move_constants(graph) for graph in graphs(document.proto.graph))
+        return PassResult(True, (f"{moved} Constant nodes became initializers",)) if moved else PassResult()
+
+
+def _move_constants(graph: onnx.GraphProto) -> int:
+    """Number of Constant nodes of a graph that became initializers."""
+    outputs = {o.name for o in graph.output}
+    others = []
+    for node in graph.node:
+        tensor = _large_constant(node)
+        if tensor is None or node.output[0] in outputs:
+            others.append(node)
+            continue
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+    moved = len(graph.node) - len(others)
+    if moved:
+        replace_field(graph.node, others)
+    return moved
 
 
 def _large_constant(node: onnx.NodeProto) -> onnx.TensorProto | None:

@@ -1,9 +1,4 @@
-"""Per-channel scales and shifts after a linear op become part of its weight and bias.
-
-BatchNormalization in inference is ``y = scale (x - mean) / sqrt(var + epsilon) + B`` per channel (Ioffe and Szegedy
-2015, arXiv 1502.03167); exporters also write it as Mul, Add, Sub or Div by constants. With ``y = f x + t`` after
-``x = W v + b`` the weight becomes ``f W`` and the bias ``f b + t``, in float64, rounded once.
-"""
+"""Folding of per-channel scales and shifts into the linear op before them."""
 
 from __future__ import annotations
 
@@ -20,10 +15,11 @@ from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
 from onnxquant.graph.shapes import Known, infer
+from onnxquant.passes.base import Pass, PassResult, refusals_in_words
 
 
 @dataclass(frozen=True)
-class Affine:
+class PerChannelAffine:
     """A node that computes ``y = factor x + shift``, one of each per channel.
 
     Attributes:
@@ -46,24 +42,46 @@ class Affine:
         return bool(np.any(self.factor != 1))
 
 
-def fold_batch_norms(document: Document) -> str | None:
-    """Fold BatchNormalization, and Mul, Add, Sub, Div by constants, into the linear op that they alone follow."""
-    known = infer(document)
-    norms = others = 0
-    left: Counter[str] = Counter()
-    for editor in graph_editors(document):
-        for node in list(editor.graph.node):
-            op = linear(editor, node)
-            chain = _followers(document, editor, op, known) if op else []
-            if op and chain and _fold(document, editor, op, chain):
-                found = sum(is_op(a.node, "BatchNormalization") for a in chain)
-                norms, others = norms + found, others + len(chain) - found
-        left.update(_why_left(editor, node) for node in editor.graph.node if _stays(editor, node))
-        editor.apply()
-    if not norms and not others:
-        return None
-    text = f"{norms} BatchNormalizations and {others} elementwise nodes folded into the linear ops before them"
-    return text + "".join(f"; {n} BatchNormalizations left: {reason}" for reason, n in left.items())
+@dataclass(frozen=True)
+class FoldBatchNorms(Pass):
+    """Folds per-channel scales and shifts into the weight and bias of the linear op that they alone follow.
+
+    BatchNormalization in inference is ``y = scale (x - mean) / sqrt(var + epsilon) + B`` per channel (Ioffe and Szegedy
+    2015, arXiv 1502.03167). Exporters also write it as Mul, Add, Sub or Div by constants. With ``y = f x + t`` after
+    ``x = W v + b`` the weight becomes ``f W`` and the bias ``f b + t``, in float64, rounded once.
+
+    1. BatchNormalization, and Mul, Add, Sub and Div by constants of one value per channel, become part of a Conv,
+       ConvTranspose, Gemm or MatMul with a constant weight. Transposes may lie between.
+
+           BatchNormalization(Conv(x, W, b))   ->   Conv(x, f W, f b + t)
+
+    2. A MatMul has no bias: the last node of a chain after it becomes an Add, or goes if there is nothing to add.
+
+           Mul(Add(MatMul(x, W), c), f)        ->   Add(MatMul(x, W f), c f)
+
+    3. A chain that would change nothing but a MatMul's Add, or whose result does not fit the type, stays.
+    """
+
+    name = "fold-batch-norms"
+    summary = "folds BatchNormalization and elementwise scales and shifts into the linear ops before them"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        known = infer(document)
+        norms = others = 0
+        refusals: Counter[str] = Counter()
+        for editor in graph_editors(document):
+            for node in list(editor.graph.node):
+                op = linear(editor, node)
+                chain = _followers(document, editor, op, known) if op else []
+                if op and chain and _fold(document, editor, op, chain):
+                    folded = sum(is_op(a.node, "BatchNormalization") for a in chain)
+                    norms, others = norms + folded, others + len(chain) - folded
+            refusals.update(_why_left(editor, node) for node in editor.graph.node if _stays(editor, node))
+            editor.apply()
+        if not norms and not others:
+            return PassResult(refusals=refusals)
+        note = f"{norms} BatchNormalizations and {others} elementwise nodes folded into the linear ops before them"
+        return PassResult(True, (note + refusals_in_words(refusals, "BatchNormalizations"),), refusals)
 
 
 def _stays(editor: GraphEditor, node: onnx.NodeProto) -> bool:
@@ -99,9 +117,9 @@ class _Place:
     rank: int | None
 
 
-def _followers(document: Document, editor: GraphEditor, op: Linear, known: dict[str, Known]) -> list[Affine]:
+def _followers(document: Document, editor: GraphEditor, op: Linear, known: dict[str, Known]) -> list[PerChannelAffine]:
     """The affine nodes after a linear op, each the only reader of the one before; Transposes may lie between."""
-    chain: list[Affine] = []
+    chain: list[PerChannelAffine] = []
     output = known.get(op.node.output[0])
     place = _Place(op.node.output[0], op.outputs, op.axis, op.rank or (output.rank if output else None))
     while (node := editor.single_consumer(place.name)) is not None:
@@ -118,7 +136,9 @@ def _followers(document: Document, editor: GraphEditor, op: Linear, known: dict[
     return chain
 
 
-def _normalization(document: Document, editor: GraphEditor, place: _Place, node: onnx.NodeProto) -> Affine | None:
+def _normalization(
+    document: Document, editor: GraphEditor, place: _Place, node: onnx.NodeProto
+) -> PerChannelAffine | None:
     if not is_op(node, "BatchNormalization") or _trains(node) or place.rank is None or place.rank + place.axis != 1:
         return None
     tensors = [editor.constant(name) for name in node.input[1:5]]
@@ -127,10 +147,12 @@ def _normalization(document: Document, editor: GraphEditor, place: _Place, node:
     scale, bias, mean, variance = (document.array(t).astype(np.float64) for t in tensors if t is not None)
     with np.errstate(divide="ignore", invalid="ignore"):  # caught by ``rounded``
         factor = scale / np.sqrt(variance + np.float64(np.float32(attribute(node, "epsilon", 1e-5))))
-        return Affine(node, 0, place.axis, factor, bias - mean * factor)
+        return PerChannelAffine(node, 0, place.axis, factor, bias - mean * factor)
 
 
-def _elementwise(document: Document, editor: GraphEditor, place: _Place, node: onnx.NodeProto) -> Affine | None:
+def _elementwise(
+    document: Document, editor: GraphEditor, place: _Place, node: onnx.NodeProto
+) -> PerChannelAffine | None:
     if not is_op(node, "Mul", "Add", "Sub", "Div") or len(node.input) != 2:
         return None
     position = 0 if node.input[0] == place.name else 1
@@ -152,10 +174,10 @@ def _elementwise(document: Document, editor: GraphEditor, place: _Place, node: o
         case "Div":
             with np.errstate(divide="ignore", invalid="ignore"):
                 factor = 1 / values
-    return Affine(node, position, place.axis, factor, shift)
+    return PerChannelAffine(node, position, place.axis, factor, shift)
 
 
-def _fold(document: Document, editor: GraphEditor, op: Linear, chain: list[Affine]) -> bool:
+def _fold(document: Document, editor: GraphEditor, op: Linear, chain: list[PerChannelAffine]) -> bool:
     """Fold a chain; False when nothing is gained or the result does not fit the weight's type."""
     is_matmul = op.node.op_type == "MatMul"
     if is_matmul and len(chain) == 1 and not chain[0].scales:
@@ -183,7 +205,7 @@ def _fold(document: Document, editor: GraphEditor, op: Linear, chain: list[Affin
     return True
 
 
-def _become_add(editor: GraphEditor, affine: Affine, values: NDArray[Any]) -> None:
+def _become_add(editor: GraphEditor, affine: PerChannelAffine, values: NDArray[Any]) -> None:
     """Let a node add constants instead of what it does."""
     node = affine.node
     constant = editor.add_constant(f"{node.output[0]}_shift", values.reshape((-1,) + (1,) * (-1 - affine.axis)))

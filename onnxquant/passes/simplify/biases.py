@@ -1,10 +1,9 @@
-"""A MatMul of matrices and the bias added to it become one Gemm.
-
-ONNX Runtime does the same before it looks for integer kernels (MatMulAddFusion), and has none for a Gemm whose C is
-float: such a product would stay in float. As a Gemm from the start, it is placed, and its bias corrected, like any other.
-"""
+"""Products with a bias as one Gemm."""
 
 from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
 
 import onnx
 
@@ -12,30 +11,51 @@ from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import is_op
 from onnxquant.graph.shapes import UNKNOWN, infer
+from onnxquant.passes.base import Pass, PassResult
 
 _BROADCASTS = 7  # opset in which Gemm broadcasts its C by itself
 
 
-def join_biases(document: Document) -> str | None:
-    """MatMul(x, W) + c -> Gemm(x, W, c), for x with two axes and constant W and c of float32; top graph alone."""
-    editor = GraphEditor(document.proto.graph)
-    if document.opset < _BROADCASTS:
-        return None
-    candidates = [(n, add) for n in editor.nodes if is_op(n, "MatMul") and (add := _bias_add(editor, n)) is not None]
-    if not candidates:
-        return None
-    known = infer(document)
-    count = 0
-    for product, add in candidates:
-        if known.get(product.input[0], UNKNOWN).rank != 2:
-            continue
-        bias = next(name for name in add.input if name != product.output[0])
-        product.op_type = "Gemm"
-        editor.connect(product, 2, bias)
-        editor.bypass(add, product.output[0])
-        count += 1
-    editor.apply()
-    return f"biases: {count} added to a MatMul became part of a Gemm" if count else None
+@dataclass(frozen=True)
+class JoinBiases(Pass):
+    """Makes one Gemm of a MatMul of matrices and the bias added to it.
+
+    onnxruntime does the same before it looks for integer kernels (MatMulAddFusion), and has none for a Gemm whose C is
+    float: such a product would stay in float. As a Gemm from the start, it is placed, and its bias corrected, like any
+    other.
+
+    1. A MatMul of two axes with a constant matrix, and an Add of one constant per column that alone reads it, become a
+       Gemm. Both constants are float32; the opset is 7 or newer; nested graphs stay as they are.
+
+           Add(MatMul(x, W), c)   ->   Gemm(x, W, c)
+    """
+
+    name = "join-biases"
+    summary = "makes one Gemm of a MatMul of matrices and the bias added to it"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        editor = GraphEditor(document.proto.graph)
+        if document.opset < _BROADCASTS:
+            return PassResult()
+        candidates = [
+            (n, add) for n in editor.nodes if is_op(n, "MatMul") and (add := _bias_add(editor, n)) is not None
+        ]
+        if not candidates:
+            return PassResult()
+        known = infer(document)
+        refusals: Counter[str] = Counter()
+        for product, add in candidates:
+            if known.get(product.input[0], UNKNOWN).rank != 2:
+                refusals["not proven to be a product of matrices"] += 1
+                continue
+            bias = next(name for name in add.input if name != product.output[0])
+            product.op_type = "Gemm"
+            editor.connect(product, 2, bias)
+            editor.bypass(add, product.output[0])
+        editor.apply()
+        count = len(candidates) - refusals.total()
+        notes = (f"biases: {count} added to a MatMul became part of a Gemm",) if count else ()
+        return PassResult(bool(count), notes, refusals)
 
 
 def _bias_add(editor: GraphEditor, product: onnx.NodeProto) -> onnx.NodeProto | None:

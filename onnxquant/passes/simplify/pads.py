@@ -1,6 +1,9 @@
-"""Pad nodes become the pads of the Conv or pooling that reads them, where that is the same function."""
+"""Folding of Pad nodes into the Conv or pooling that reads them."""
 
 from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -8,67 +11,102 @@ import onnx
 from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op, set_attribute
+from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.shapes import UNKNOWN, infer
+from onnxquant.passes.base import Pass, PassResult
 
-# A window of MaxPool over padding of its own sees minus infinity there, not zero: the same for these inputs only. Padding
-# by copies of the edge is always the same: smaller than the window, it never comes without the edge itself.
+# A window of MaxPool sees minus infinity in padding of its own, not zero: the same for the outputs of these ops only. Edge
+# padding gives the same maximum: the window always contains the original edge value.
 _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softplus", "Exp", "Abs", "Softmax")
 
 
-def fold_pads(document: Document) -> str | None:
-    """Fold each Pad of zeros, or of edges before MaxPool, into its readers, if each is a Conv or pooling that takes it."""
-    folded = 0
-    known = infer(document)
-    for editor in graph_editors(document):
-        for node in list(editor.graph.node):
-            if is_op(node, "Pad") and _fold(document, editor, node, known.get(node.input[0], UNKNOWN).rank):
-                folded += 1
-        editor.apply()
-    return f"{folded} Pad nodes folded into the ops that read them" if folded else None
+@dataclass(frozen=True)
+class FoldPads(Pass):
+    """Makes a Pad the padding of the ops that read it, where that is the same function.
+
+    1. A Pad of zeros on spatial axes is added to the ``pads`` of the Conv, AveragePool or MaxPool ops that read it, if each
+       of them can take it. AveragePool then counts its padding. MaxPool must read values that are not negative.
+
+           Conv(Pad(x))          ->   Conv(x) with pads
+
+    2. A Pad of copies of the edge becomes the padding of MaxPool ops.
+    3. Transposes may lie between the Pad and its readers.
+    """
+
+    name = "fold-pads"
+    summary = "makes Pad nodes the padding of the Conv or pooling that reads them"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        folded = 0
+        refusals: Counter[str] = Counter()
+        known = infer(document)
+        for editor in graph_editors(document):
+            for node in [n for n in editor.graph.node if is_op(n, "Pad")]:
+                refusal = _fold(document, editor, node, known.get(node.input[0], UNKNOWN).rank)
+                if refusal is None:
+                    folded += 1
+                else:
+                    refusals[refusal.reason] += 1
+            editor.apply()
+        notes = (f"{folded} Pad nodes folded into the ops that read them",) if folded else ()
+        return PassResult(bool(folded), notes, refusals)
 
 
-def _fold(document: Document, editor: GraphEditor, node: onnx.NodeProto, rank: int | None) -> bool:
+def _fold(document: Document, editor: GraphEditor, node: onnx.NodeProto, rank: int | None) -> Refusal | None:
     pads = _pads(document, editor, node, rank)
+    if isinstance(pads, Refusal):
+        return pads
     name = node.output[0]
-    while pads and is_op(transpose := editor.single_consumer(name), "Transpose"):
-        assert transpose is not None
+    while pads and (transpose := editor.single_consumer(name)) is not None and is_op(transpose, "Transpose"):
         perm = attribute(transpose, "perm") or list(range(len(pads) // 2))[::-1]
         name, pads = transpose.output[0], [pads[p + start] for start in (0, len(perm)) for p in perm]
     spatial = _spatial(pads)
     readers = editor.consumers(name)
-    if spatial is None or not readers or not editor.is_private(name):
-        return False
+    if isinstance(spatial, Refusal):
+        return spatial
+    if not readers or not editor.is_private(name):
+        return Refusal("a caller or a nested graph reads it" if readers else "no op reads it")
     edge = attribute(node, "mode", "constant") == "edge"
     as_maximum = edge or _is_not_negative(editor, node.input[0])
-    made = [_taken(reader, name, spatial, as_maximum) for reader in readers]
-    if any(m is None for m in made) or (edge and not all(is_op(r, "MaxPool") for r in readers)):
-        return False
-    for reader, total in zip(readers, made, strict=True):
+    totals: list[list[int]] = []
+    for reader in readers:
+        if edge and not is_op(reader, "MaxPool"):
+            return Refusal(f"{reader.op_type} has no padding by copies of the edge")
+        total = _total_pads(reader, name, spatial, as_maximum)
+        if isinstance(total, Refusal):
+            return total
+        totals.append(total)
+    if not editor.bypass(node, node.input[0]):
+        return Refusal("its output is known by name")
+    for reader, total in zip(readers, totals, strict=True):
         set_attribute(reader, "auto_pad", None)
         set_attribute(reader, "pads", total)
         if is_op(reader, "AveragePool"):
             set_attribute(reader, "count_include_pad", 1)
-    return editor.bypass(node, node.input[0])
+    return None
 
 
-def _pads(document: Document, editor: GraphEditor, node: onnx.NodeProto, rank: int | None) -> list[int] | None:
-    """Pads of all axes, begins then ends; None when the node adds neither zeros nor edges."""
-    if attribute(node, "mode", "constant") not in ("constant", "edge"):
-        return None
+def _pads(document: Document, editor: GraphEditor, node: onnx.NodeProto, rank: int | None) -> list[int] | Refusal:
+    """Pads of all axes, begins then ends; a refusal where the node adds neither zeros nor edges."""
+    mode = attribute(node, "mode", "constant")
+    if mode not in ("constant", "edge"):
+        return Refusal(f"it is of mode {mode}")
     if len(node.input) == 1:  # before opset 11
         pads, value = attribute(node, "pads"), attribute(node, "value", 0.0)
     else:
         tensor = editor.constant(node.input[1])
         pads = None if tensor is None else document.array(tensor).tolist()
         value = 0.0
-        if len(node.input) > 2 and node.input[2] and attribute(node, "mode", "constant") == "constant":
+        if len(node.input) > 2 and node.input[2] and mode == "constant":
             constant = editor.constant(node.input[2])
             value = np.nan if constant is None else float(document.array(constant).reshape(-1)[0])
     if pads is not None and len(node.input) > 3 and node.input[3]:
         pads = _of_all_axes(document, editor, node, pads, rank)
-    if pads is None or value != 0:
-        return None
-    return None if any(p < 0 for p in pads) else [int(p) for p in pads]
+    if pads is None:
+        return Refusal("its pads are not constant")
+    if value != 0:
+        return Refusal("it does not pad by zeros")
+    return Refusal("it cuts the input") if any(p < 0 for p in pads) else [int(p) for p in pads]
 
 
 def _of_all_axes(
@@ -84,41 +122,49 @@ def _of_all_axes(
     return complete
 
 
-def _spatial(pads: list[int] | None) -> list[int] | None:
-    """Pads of the spatial axes; None when others are padded."""
-    rank = len(pads or []) // 2
-    if pads is None or rank < 3 or any(pads[:2] + pads[rank : rank + 2]):
-        return None
+def _spatial(pads: list[int]) -> list[int] | Refusal:
+    """Pads of the spatial axes; a refusal where others are padded."""
+    rank = len(pads) // 2
+    if rank < 3 or any(pads[:2] + pads[rank : rank + 2]):
+        return Refusal("it pads more than spatial axes")
     return [*pads[2:rank], *pads[rank + 2 :]]
 
 
-def _taken(reader: onnx.NodeProto, name: str, pads: list[int], as_maximum: bool) -> list[int] | None:
-    """The pads that a reader has with a Pad folded into it; None when it cannot take them."""
+def _total_pads(reader: onnx.NodeProto, name: str, pads: list[int], as_maximum: bool) -> list[int] | Refusal:
+    """The pads of a reader with a Pad folded into it; a refusal where it cannot take them.
+
+    Args:
+        reader: node that reads the padded tensor.
+        name: padded tensor.
+        pads: pads of the spatial axes.
+        as_maximum: whether the padding is never larger than the values beside it.
+    """
+    op = reader.op_type
     if not is_op(reader, "Conv", "AveragePool", "MaxPool") or list(reader.input).count(name) != 1:
-        return None
+        return Refusal(f"{op} reads it, which has no padding")
     if reader.input[0] != name or attribute(reader, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return None
+        return Refusal(f"the {op} that reads it pads by itself")
     own = attribute(reader, "pads", [0] * len(pads)) if attribute(reader, "auto_pad", "NOTSET") == "NOTSET" else None
     own = own or [0] * len(pads)
     if len(own) != len(pads):
-        return None
+        return Refusal(f"the {op} that reads it has other axes")
     total = [a + b for a, b in zip(own, pads, strict=True)]
     if is_op(reader, "Conv"):
         return total
     kernel = attribute(reader, "kernel_shape")
     # A window wholly inside padding is refused by onnxruntime; one that ceil_mode adds is counted differently.
     if attribute(reader, "ceil_mode", 0) or any(p >= k for p, k in zip(total, [*kernel, *kernel], strict=True)):
-        return None
+        return Refusal(f"a window of the {op} that reads it could lie in the padding alone")
     if is_op(reader, "AveragePool"):
         # Zeros of a Pad are counted; padding of the pooling's own is counted only if it says so.
-        return total if attribute(reader, "count_include_pad", 0) or not any(own) else None
+        counted = attribute(reader, "count_include_pad", 0) or not any(own)
+        return total if counted else Refusal("the AveragePool that reads it has padding of its own")
     plain = not any(own) and len(reader.output) == 1 and max(attribute(reader, "dilations", [1])) == 1
-    return total if plain and as_maximum else None
+    return total if plain and as_maximum else Refusal("the MaxPool that reads it could see the padding")
 
 
 def _is_not_negative(editor: GraphEditor, name: str) -> bool:
     node = editor.producer(name)
-    while is_op(node, "Transpose"):
-        assert node is not None
+    while node is not None and is_op(node, "Transpose"):
         node = editor.producer(node.input[0])
     return is_op(node, *_NOT_NEGATIVE)

@@ -1,12 +1,9 @@
-"""Channels-last models: the Transposes that a converter put around every Conv sink through elementwise ops and cancel.
-
-``f(T(a), T(b)) = T(f(a, b))`` for an elementwise f, and two Transposes one after the other are one or none. Conv and
-activation then lie beside each other, so that their integer forms fuse.
-"""
+"""Cancelling of the Transposes that a converter put around every Conv of a channels-last model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -14,6 +11,7 @@ import onnx
 from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
+from onnxquant.passes.base import Pass, PassResult
 
 _UNARY: tuple[str, ...] = (
     "Relu",
@@ -32,28 +30,49 @@ _UNARY += ("Abs", "Neg", "Exp", "Log", "Sqrt", "Gelu", "Swish", "Mish", "Cast")
 _SEVERAL = ("Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "Sum")
 
 
-def sink_transposes(document: Document) -> str | None:
-    """Move Transposes between channels-first and channels-last down, in each graph that has fewer of them then."""
-    gone = 0
-    for editor in graph_editors(document):
-        before = _count(editor.graph)
-        if before < 2:
-            continue
-        backup = [onnx.NodeProto.FromString(n.SerializeToString()) for n in editor.graph.node]
-        for node in list(editor.graph.node):
-            if _is_layout(node):
-                _merge(editor, node)
-            elif is_op(node, *_UNARY, *_SEVERAL):
-                _sink(document, editor, node)
-        for node in reversed(editor.nodes):
-            if is_op(node, "Transpose") and not editor.is_removed(node) and not editor.is_read(node.output[0]):
-                editor.remove(node)
-        if editor.count("Transpose") < before:
-            editor.apply()
-            gone += before - _count(editor.graph)
-        else:
-            editor.discard(backup)
-    return f"{gone} Transposes of channels-last layouts cancelled" if gone else None
+@dataclass(frozen=True)
+class SinkTransposes(Pass):
+    """Moves Transposes between channels-first and channels-last down, where that leaves fewer of them.
+
+    Conv and activation then lie beside each other, so that their integer forms fuse.
+
+    1. An elementwise op whose inputs are transposed alike reads what lies before the Transposes, and is transposed itself.
+       Its constants are transposed back.
+
+           Add(Transpose(a), Transpose(b))    ->   Transpose(Add(a, b))
+
+    2. A Transpose that undoes the one before it is bypassed.
+
+           Conv(Transpose(Transpose(a)))      ->   Conv(a)
+
+    3. A graph that has no fewer Transposes then stays as it was.
+    """
+
+    name = "sink-transposes"
+    summary = "cancels the Transposes around every Conv of a channels-last model"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        cancelled = 0
+        for editor in graph_editors(document):
+            before = _count(editor.graph)
+            if before < 2:
+                continue
+            backup = [onnx.NodeProto.FromString(n.SerializeToString()) for n in editor.graph.node]
+            for node in list(editor.graph.node):
+                if _is_layout(node):
+                    _merge(editor, node)
+                elif is_op(node, *_UNARY, *_SEVERAL):
+                    _sink(document, editor, node)
+            for node in reversed(editor.nodes):
+                if is_op(node, "Transpose") and not editor.is_removed(node) and not editor.is_read(node.output[0]):
+                    editor.remove(node)
+            if editor.count("Transpose") < before:
+                editor.apply()
+                cancelled += before - _count(editor.graph)
+            else:
+                editor.discard(backup)
+        note = f"{cancelled} Transposes of channels-last layouts cancelled"
+        return PassResult(True, (note,)) if cancelled else PassResult()
 
 
 def _count(graph: onnx.GraphProto) -> int:
@@ -82,15 +101,21 @@ def _merge(editor: GraphEditor, node: onnx.NodeProto) -> None:
 def _sink(document: Document, editor: GraphEditor, node: onnx.NodeProto) -> None:
     """Let an elementwise node read what lies before the Transposes of its inputs, and transpose what it makes."""
     positions = [0] if is_op(node, *_UNARY) else list(range(len(node.input)))
-    makers = {p: editor.producer(node.input[p]) for p in positions if editor.constant(node.input[p]) is None}
-    perms = [attribute(m, "perm") if m is not None and _is_layout(m) else None for m in makers.values()]
-    if not perms or perms[0] is None or any(p != perms[0] for p in perms):
+    constants = {p: tensor for p in positions if (tensor := editor.constant(node.input[p])) is not None}
+    makers = {
+        p: maker for p in positions if p not in constants and (maker := editor.producer(node.input[p])) is not None
+    }
+    perms = [attribute(m, "perm") if _is_layout(m) else None for m in makers.values()]
+    if (
+        not perms
+        or perms[0] is None
+        or any(p != perms[0] for p in perms)
+        or len(makers) + len(constants) < len(positions)
+    ):
         return
     perm: Sequence[int] = perms[0]
     operands = {}
-    for position in set(positions) - set(makers):
-        tensor = editor.constant(node.input[position])
-        assert tensor is not None
+    for position, tensor in constants.items():
         values = document.array(tensor)
         if values.ndim > len(perm):
             return
@@ -100,10 +125,9 @@ def _sink(document: Document, editor: GraphEditor, node: onnx.NodeProto) -> None
     for position, values in operands.items():
         editor.connect(node, position, editor.add_constant(f"{node.input[position]}_turned", values))
     for position, maker in makers.items():
-        assert maker is not None
         editor.connect(node, position, maker.input[0])
     output = node.output[0]
-    made = editor.names.fresh(f"{output}_turned")
-    editor.rename_output(node, output, made)
+    turned = editor.names.fresh(f"{output}_turned")
+    editor.rename_output(node, output, turned)
     name = editor.names.fresh(f"{output}_turned/node")
-    editor.insert_after(node, [onnx.helper.make_node("Transpose", [made], [output], name=name, perm=list(perm))])
+    editor.insert_after(node, [onnx.helper.make_node("Transpose", [turned], [output], name=name, perm=list(perm))])
