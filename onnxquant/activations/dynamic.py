@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from onnxquant.activations.calibrated import MAGNITUDES, largest_magnitudes
 from onnxquant.activations.candidates import SCORED_SAMPLES, CandidateRunner
+from onnxquant.activations.equal_functions import smoothed_copies
 from onnxquant.activations.plan import ActivationPlan, DynamicActivations
-from onnxquant.activations.search import smoothed_copies
 from onnxquant.activations.weights import dynamic_sites
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import held_out
@@ -15,7 +15,7 @@ from onnxquant.plan.context import Context
 from onnxquant.recipe.rules import Recipe
 
 
-def dynamic(context: Context) -> ActivationPlan:
+def plan_dynamic(context: Context) -> ActivationPlan:
     """Plan dynamic activations for every product whose weight can be int8 per channel.
 
     Args:

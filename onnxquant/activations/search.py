@@ -7,7 +7,7 @@ balanced or equalized channels), then codes of weights that GPTQ has chosen, and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnxquant.activations import balance, bias
 from onnxquant.activations.calibrated import MAGNITUDES, MOMENTS, WIDTHS, CalibratedModel, largest_magnitudes
 from onnxquant.activations.candidates import SCORED_SAMPLES, CandidateRunner
+from onnxquant.activations.equal_functions import easier_to_round, rebased
 from onnxquant.activations.placement import FOR_ACCURACY, Placement, place
 from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActivations
 from onnxquant.activations.settings import AccuracyGoal, StaticSettings
@@ -32,10 +33,7 @@ from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document
 from onnxquant.native import dispatch
 from onnxquant.numerics.score import Score
-from onnxquant.passes.equivalent.equalize import Equalize
-from onnxquant.passes.equivalent.rebase import Rebase
 from onnxquant.passes.equivalent.rebase import candidates as linear_streams
-from onnxquant.passes.equivalent.smooth import Smooth
 from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
 from onnxquant.recipe.rules import Recipe
@@ -48,26 +46,6 @@ from onnxquant.validation.metric import Metric
 _BIAS_SAMPLES = 64
 # The gain in decibels that leaving one more kernel in float must bring.
 _WORTHWHILE_DB = 0.1
-# Strengths of SmoothQuant. Weights have a scale per channel and lose little, activations one per tensor and gain much:
-# strengths above the paper's 0.5 are the good ones (minilm_l6: 14.3 dB at 0.5, 21.9 at 0.7, 22.6 at 0.85, 16.7 without).
-STRENGTHS = (0.7, 0.85)
-# SmoothQuant is tried where at least one kernel in this many is a matrix product.
-_KERNELS_PER_PRODUCT = 4
-
-
-@dataclass(frozen=True)
-class EqualFunction:
-    """A model that computes the same function as another and may be easier to round.
-
-    Attributes:
-        change: the change in two or three words, for reports.
-        document: the model.
-        balance: strength of balancing its channels.
-    """
-
-    change: str
-    document: Document
-    balance: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +76,7 @@ class Candidate:
         return ", ".join(self.changes) or "as it is"
 
 
-def static(context: Context) -> ActivationPlan:
+def plan_static(context: Context) -> ActivationPlan:
     """Calibrate a prepared, simplified model, score ways to quantize its activations, and return the best.
 
     Args:
@@ -313,9 +291,9 @@ class StaticSearch:
     def _try_equal_functions(self, start: Candidate, scores: dict[str, float]) -> Candidate:
         """The best of a candidate and those of equal functions; their scores are added to ``scores``."""
         best = start
-        for functions in (self._rebased, self._easier_to_round):
+        for functions in (rebased, partial(easier_to_round, balance_fully=self._compares)):
             base = best
-            for function in functions(base.model.original, start.model):
+            for function in functions(base.model.original, start.model, self._settings):
                 methods = [start.static.method]
                 model = self._calibrate(function.document, methods, function.balance)
                 candidate = self._best_of_methods(model, methods, (*base.changes, function.change))
@@ -323,26 +301,6 @@ class StaticSearch:
                 if candidate.score.judged > best.score.judged:
                     best = candidate
         return best
-
-    def _rebased(self, base: Document, model: CalibratedModel) -> Iterator[EqualFunction]:
-        """The model with its linear streams in another basis. Where it is better, the other functions are made of it."""
-        document, moments = base.copy(), model.moments()
-        if moments and Rebase(moments)(document).changed:
-            yield EqualFunction("rebased", document, self._settings.balance)
-
-    def _easier_to_round(self, base: Document, model: CalibratedModel) -> Iterator[EqualFunction]:
-        """The model with channels balanced fully, equalized, or smoothed."""
-        strength = self._settings.balance
-        if model.balanced and self._compares:
-            yield EqualFunction("balanced fully", base, 1.0)
-        document = base.copy()
-        if self._settings.equalize and Equalize()(document).changed:
-            yield EqualFunction("equalized", document, strength)
-        # Where a product only ends a convolutional network nothing is won, and smoothing inserts an op for it.
-        magnitudes = model.magnitudes()
-        if _KERNELS_PER_PRODUCT * len(magnitudes) >= len(model.placement.kernels):
-            for change, smoothed in smoothed_copies(base, magnitudes).items():
-                yield EqualFunction(change, smoothed, strength)
 
     def _with_solved_weights(self, best: Candidate) -> Candidate:
         """A candidate with codes of weights that GPTQ has chosen; where it cannot, they are rounded to nearest."""
@@ -421,13 +379,3 @@ class StaticSearch:
         """A candidate with some of its kernels in float."""
         placement = self._place(start.model.document, names)
         return self._scored(start.model, placement, start.static.method, start.corrections, start.plan.solved)
-
-
-def smoothed_copies(document: Document, magnitudes: Mapping[str, NDArray[np.float64]]) -> dict[str, Document]:
-    """Smoothed copies of a model, by the change in words."""
-    copies: dict[str, Document] = {}
-    for strength in STRENGTHS if magnitudes else ():
-        copy = document.copy()
-        if Smooth(magnitudes, strength=strength, insert=True)(copy).changed:
-            copies[f"smoothed by {strength:g}"] = copy
-    return copies

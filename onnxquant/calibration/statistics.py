@@ -10,6 +10,7 @@ from typing import Any, Self
 from onnxquant.calibration import archive
 from onnxquant.calibration.feeds import Origin
 from onnxquant.errors import StatisticsError, nearest
+from onnxquant.json_data import from_json, to_json
 from onnxquant.observers import RangeObserver, accumulator_key, join, make, observer_named, ranging
 from onnxquant.observers.base import Accumulator, ActivationGrid, Observer, State
 from onnxquant.version import __version__
@@ -158,7 +159,7 @@ class Statistics:
             "written_by": f"onnxquant {__version__}",
             "model": self.model,
             "samples": self.samples,
-            "sources": [source.to_dict() for source in self.sources],
+            "sources": to_json(self.sources),
             "skipped": self.skipped,
             "synthetic": self.synthetic,
             "tensors": [[tensor, list(observers)] for tensor, observers in self.observers.items()],
@@ -190,7 +191,7 @@ class Statistics:
                 key, part = rest.rsplit(".", 1)
                 states.setdefault(int(index), {}).setdefault(key, {})[part] = array
             observers = {t: _restored(names, states.get(i, {})) for i, (t, names) in enumerate(header["tensors"])}
-            sources = [Origin.from_dict(source) for source in header["sources"]]
+            sources = from_json(list[Origin], header["sources"])
             out = cls(header["model"], observers, header["samples"], sources, header["skipped"])
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise StatisticsError(f"{path}: damaged: {type(error).__name__} {error}") from None

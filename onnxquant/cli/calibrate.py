@@ -23,6 +23,7 @@ from onnxquant.cli.options import (
     progress_bar,
 )
 from onnxquant.errors import StatisticsError
+from onnxquant.json_data import to_json
 from onnxquant.observers import ranging
 from onnxquant.observers.base import ActivationGrid
 from onnxquant.report.terminal import table
@@ -94,7 +95,7 @@ def _described(model: str, output: str, statistics: Statistics, methods: list[st
         "digest": statistics.model,
         "samples": statistics.samples,
         "synthetic": statistics.synthetic,
-        "sources": [source.to_dict() for source in statistics.sources],
+        "sources": to_json(statistics.sources),
         "tensors": _ranges(statistics, methods),
         "skipped": statistics.skipped,
     }

@@ -9,9 +9,9 @@ from typing import Any
 
 import onnx
 
-from onnxquant.activations.dynamic import dynamic
+from onnxquant.activations.dynamic import plan_dynamic
 from onnxquant.activations.plan import ActivationPlan
-from onnxquant.activations.search import static
+from onnxquant.activations.search import plan_static
 from onnxquant.activations.settings import required_opset
 from onnxquant.artifact import lowering
 from onnxquant.artifact.records import Metadata, Origin, entry_text
@@ -190,7 +190,7 @@ def _activation_plan(context: Context) -> ActivationPlan:
     if kind == Activations.NONE:
         return ActivationPlan(context.document)
     before = context.document.copy()
-    plan = static(context) if kind == Activations.STATIC else dynamic(context)
+    plan = plan_static(context) if kind == Activations.STATIC else plan_dynamic(context)
     # Whoever compares the file with its original must know which weights are not the original's.
     names = tuple(rescaled_weight_names(before, plan.document))
     return replace(plan, activations=replace(plan.activations, rescaled=names)) if plan.activations else plan

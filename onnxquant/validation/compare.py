@@ -86,7 +86,7 @@ def compare(
         else:
             prepared = weights.document if known else None
             comparison = Comparison(prepared, document, samples, options.threads, mapped=large)
-            proof.feeds = samples.source
+            proof.feeds = samples.origin
             proof.outputs = compare_outputs(comparison, Path(folder), progress)
             note_unoptimized(proof)
         if options.metric is not None:

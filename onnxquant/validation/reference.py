@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +13,12 @@ from onnxquant.calibration.samples import Samples, inputs_of
 from onnxquant.errors import FeedError, ModelError, RecipeError, nearest
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
-from onnxquant.json_data import INLINE, JsonValue, to_object
 from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.options import Options
 
 Data = feeds_.Data | None
 # Outputs by name: arrays, or the sequences and maps that onnxruntime returns.
 Outputs = Mapping[str, Any]
-SYNTHETIC = "synthetic"
-
-
-@dataclass(frozen=True)
-class SampleSource:
-    """The source of samples.
-
-    Attributes:
-        source: kind of the source; ``synthetic`` where the user gave none.
-        samples: number of samples.
-        details: further facts, by name, which depend on the kind.
-    """
-
-    source: str
-    samples: int
-    details: dict[str, JsonValue] = field(default_factory=dict, metadata=INLINE)
-
-    @classmethod
-    def of(cls, about: Mapping[str, object]) -> SampleSource:
-        """The source of feeds, from what they say about themselves."""
-        entries = to_object(about)
-        return cls(str(entries.pop("source")), int(str(entries.pop("samples"))), entries)
-
-    @property
-    def is_synthetic(self) -> bool:
-        """Whether the samples are made up."""
-        return self.source == SYNTHETIC
 
 
 @dataclass(frozen=True)
@@ -56,12 +28,12 @@ class SampledOutputs:
     Attributes:
         feeds: the samples.
         outputs: outputs by name, of each sample.
-        source: source of the samples.
+        origin: origin of the samples.
     """
 
     feeds: list[feeds_.Feed]
     outputs: list[dict[str, Any]]
-    source: SampleSource
+    origin: feeds_.Origin
 
 
 def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> SampledOutputs:
@@ -81,7 +53,7 @@ def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> S
     if samples is not None:
         opened = samples.for_proof(session)
         feeds = list(opened)
-        return SampledOutputs(feeds, [runtime.run(session, f) for f in feeds], SampleSource.of(opened.origin.to_dict()))
+        return SampledOutputs(feeds, [runtime.run(session, f) for f in feeds], opened.origin)
     if options.preprocess is not None:
         raise FeedError("preprocess says how samples are made of --data, which is missing")
     inputs = inputs_of(session)
@@ -95,15 +67,14 @@ def _synthetic(model: Path, session: runtime.Session, inputs: list[feeds_.Input]
     tables = feeds_.vocabulary(document, find(document)[0])
     failure = ""
     for guess in feeds_.guesses(inputs, options.dims()):
-        feeds = feeds_.synthetic(inputs, tables, guess, options.samples, options.seed)
+        synthetic = feeds_.Synthetic(inputs, tables, guess, options.samples, options.seed)
+        feeds = list(synthetic)
         try:
             outputs = [runtime.run(session, f) for f in feeds]
         except ModelError as error:
             failure = failure or str(error)
             continue
-        shapes: dict[str, JsonValue] = {k: list(v.shape) for k, v in feeds[0].items()}
-        source = SampleSource(SYNTHETIC, len(feeds), {"seed": options.seed, "shapes": shapes})
-        return SampledOutputs(feeds, outputs, source)
+        return SampledOutputs(feeds, outputs, synthetic.origin)
     takes = ", ".join(map(str, inputs))
     raise FeedError(
         f"{model}: no synthetic feed fits ({failure}); give --data, or lengths with --dim NAME=N; it takes {takes}"

@@ -384,5 +384,5 @@ def test_synthetic_feeds_follow_the_inputs() -> None:
     assert len(feeds) == len(first) == 3 and all(same(a, b) for a, b in zip(first, second, strict=True))
     assert first[0]["ids"].shape == (1, 9) and 2 < first[0]["ids"].max() < 50
     assert first[0]["sr"] == 16000 and first[0]["x"].shape == (1, 3)
-    assert feeds.origin.is_synthetic and feeds.origin.shapes["ids"] == [1, 9]
+    assert feeds.origin.is_synthetic and feeds.origin.shapes["ids"] == (1, 9)
     assert not same(first[0], next(iter(Synthetic(inputs, {"ids": 50}, Guess({"length": 9}, 4, 4), 3, seed=8))))

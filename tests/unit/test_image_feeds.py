@@ -45,7 +45,7 @@ def test_defaults_follow_the_input_and_are_said(tmp_path: Path) -> None:
     assert got.dtype == np.float32 and got.flags.c_contiguous
     assert np.array_equal(got, (image / 255).transpose(2, 0, 1)[None].astype(np.float32))
     said = ["layout=NCHW", "order=RGB", "dtype=float32", "scale=1/255", "size=8x6", "resize=crop"]
-    assert feeds.origin.assumed == said and feeds.origin.kind == "images"
+    assert list(feeds.origin.assumed) == said and feeds.origin.kind == "images"
     assert np.array_equal(one(tmp_path / "a", NHWC), (image / 255)[None].astype(np.float32))
 
 

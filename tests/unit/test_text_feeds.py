@@ -67,7 +67,7 @@ def test_strings_go_in_as_they_are(tmp_path: Path) -> None:
 def test_bert_tokens_are_those_of_tokenizers(word_piece: Path, tmp_path: Path) -> None:
     oracle = tokenizers.Tokenizer.from_file(str(word_piece))
     feeds = open_feeds(text(tmp_path, *LINES), BERT)
-    assert feeds.origin.assumed == [f"tokenizer={word_piece}", "max_length=512"]
+    assert list(feeds.origin.assumed) == [f"tokenizer={word_piece}", "max_length=512"]
     for line, feed in zip(LINES, feeds, strict=True):
         wanted = oracle.encode(line)
         assert feed["input_ids"].tolist() == [wanted.ids]

@@ -24,7 +24,7 @@ from onnxquant.calibration.feeds.base import (
     held_out,
 )
 from onnxquant.calibration.feeds.settings import Description, described, entries
-from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, synthetic, vocabulary
+from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, vocabulary
 from onnxquant.errors import FeedError
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "held_out",
     "open_feeds",
     "read",
-    "synthetic",
     "vocabulary",
 ]
 

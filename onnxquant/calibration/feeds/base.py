@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import FeedError, nearest
+from onnxquant.json_data import OPTIONAL, JsonValue
 
 Feed = dict[str, NDArray[Any]]
 # A sample as its source has it, before the check.
@@ -80,30 +81,17 @@ class Origin:
 
     source: str = ""
     samples: int = 0
-    kind: str | None = None
-    tokenizer: str | None = None
-    preprocess: Mapping[str, Any] | None = None
-    assumed: Sequence[str] | None = None
-    seed: int | None = None
-    shapes: Mapping[str, Sequence[int]] | None = None
+    kind: str | None = field(default=None, metadata=OPTIONAL)
+    tokenizer: str | None = field(default=None, metadata=OPTIONAL)
+    preprocess: Mapping[str, JsonValue] | None = field(default=None, metadata=OPTIONAL)
+    assumed: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
+    seed: int | None = field(default=None, metadata=OPTIONAL)
+    shapes: Mapping[str, tuple[int, ...]] | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def is_synthetic(self) -> bool:
         """Whether the samples were made up."""
         return self.seed is not None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; entries that are None are left out."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
-
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
-        """The origin whose ``to_dict`` gave these entries.
-
-        Raises:
-            TypeError: unknown entries.
-        """
-        return cls(**entries)
 
 
 class Feeds(Protocol):

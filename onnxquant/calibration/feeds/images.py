@@ -160,7 +160,7 @@ def images(path: Path, files: Sequence[Path], inputs: Sequence[Input], steps: Im
         steps = replace(steps, resize="crop")
         assumed.append("resize=crop")
     preprocess = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(steps).items() if v is not None}
-    return Images(files, spec, steps, size, Origin(kind="images", preprocess=preprocess, assumed=assumed))
+    return Images(files, spec, steps, size, Origin(kind="images", preprocess=preprocess, assumed=tuple(assumed)))
 
 
 def _image_input(path: Path, inputs: Sequence[Input], steps: ImageSteps) -> Input:

@@ -84,7 +84,7 @@ class Synthetic:
     origin: Origin = field(init=False)
 
     def __post_init__(self) -> None:
-        shapes = {i.name: self.guess.shape(i) for i in self.inputs}
+        shapes = {i.name: tuple(self.guess.shape(i)) for i in self.inputs}
         self.origin = Origin(source="synthetic", samples=self.count, seed=self.seed, shapes=shapes)
 
     def __len__(self) -> int:
@@ -95,17 +95,6 @@ class Synthetic:
         tables = dict.fromkeys((i.name for i in self.inputs), 1) if self.guess.zeros else self.vocabulary
         for _ in range(self.count):
             yield {i.name: _values(i, self.guess.shape(i), tables, generator) for i in self.inputs}
-
-
-def synthetic(
-    inputs: Sequence[Input], vocabulary: Mapping[str, int], guess: Guess, count: int, seed: int
-) -> list[Feed]:
-    """All samples of ``Synthetic``, in memory.
-
-    Raises:
-        FeedError: an input that is no tensor.
-    """
-    return list(Synthetic(inputs, vocabulary, guess, count, seed))
 
 
 def _values(

@@ -85,7 +85,7 @@ def lines(path: Path, inputs: Sequence[Input], steps: TextSteps) -> Lines:
     if steps.max_length == _MAX_LENGTH:
         assumed.append(f"max_length={_MAX_LENGTH}")
     assumed += tokens.assumed
-    return Lines(path, tokens, Origin(kind="text", tokenizer=str(tokenizer), assumed=assumed))
+    return Lines(path, tokens, Origin(kind="text", tokenizer=str(tokenizer), assumed=tuple(assumed)))
 
 
 def _string(line: str, spec: Input) -> NDArray[Any]:
