@@ -25,6 +25,7 @@ from onnxquant.formats import format_named, formats
 from onnxquant.formats.base import Format
 from onnxquant.native import encoders as encoder
 from onnxquant.native import library as native
+from onnxquant.native.jobs import Execution
 
 GGUF = {
     name: getattr(gguf.GGMLQuantizationType, name.upper()) for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0")
@@ -51,10 +52,10 @@ def tasks(form: Format, weight: np.ndarray[Any, Any], isa: str) -> dict[str, Cal
     columns = np.asfortranarray(weight)
     encoded, _ = encoder.encode(form, weight)
     out: dict[str, Callable[[], Any]] = {
-        "rows": lambda: encoder.encode(form, weight, None, 1, isa),
-        "columns": lambda: encoder.encode(form, columns, None, 1, isa),
-        "two_threads": lambda: encoder.encode(form, weight, None, 2, isa),
-        "decode": lambda: encoder.decode(encoded, 1, isa),
+        "rows": lambda: encoder.encode(form, weight, execution=Execution(1, isa)),
+        "columns": lambda: encoder.encode(form, columns, execution=Execution(1, isa)),
+        "two_threads": lambda: encoder.encode(form, weight, execution=Execution(2, isa)),
+        "decode": lambda: encoder.decode(encoded, Execution(1, isa)),
         "numpy": lambda: form.encode(weight),
     }
     if form.name in GGUF:

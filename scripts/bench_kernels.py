@@ -36,6 +36,7 @@ from kernel_bench.models import RefusedError
 from rich.console import Console
 
 import onnxquant
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 from onnxquant.report.terminal import table
 
@@ -244,7 +245,7 @@ class Bench:
         """Seconds of the multiply-accumulates at the measured integer peak, with scales where a format has many."""
         capped = name.endswith(AVX2) or self.arguments.isa == "avx2"
         unit = "avx2" if capped else "amx" if self.rates["amx"] else "int8"
-        if unit == "int8" and self.rates["blocks"] and native.geometry(name.split()[0]).max_block <= SMALL_BLOCK:
+        if unit == "int8" and self.rates["blocks"] and kernels.geometry(name.split()[0]).max_block <= SMALL_BLOCK:
             unit = "blocks"
         return case.m * case.k * case.n / self.rates[unit][case.threads]
 

@@ -37,8 +37,8 @@ class _Moments(ctypes.Structure):
 def available() -> bool:
     """Whether the library is there and has observers."""
     try:
-        return bool(_function("observer_new"))
-    except (NativeLibraryError, AttributeError):
+        return bool(native.function("observer_new"))
+    except NativeLibraryError:
         return False
 
 
@@ -52,12 +52,12 @@ class CompiledObserver:
     def __init__(self, *, histogram: bool) -> None:
         self._histogram = histogram
         handle = _INT()
-        _call("observer_new", _INT(histogram), ctypes.byref(handle))
+        native.call("observer_new", _INT(histogram), ctypes.byref(handle))
         self.handle = handle.value
 
     def __del__(self) -> None:
         if hasattr(self, "handle"):
-            _call("observer_free", _INT(self.handle))
+            native.call("observer_free", _INT(self.handle))
 
     def node(self, tensor: str, output: str) -> onnx.NodeProto:
         """A node that shows it a tensor; the node's output is the smallest and the largest value."""
@@ -72,13 +72,13 @@ class CompiledObserver:
         """
         flat = native.in_order(values).reshape(-1)
         data = flat.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        _call("observer_update", _INT(self.handle), data, _INT(flat.size), _INT(pieces))
+        native.call("observer_update", _INT(self.handle), data, _INT(flat.size), _INT(pieces))
 
     def take(self) -> tuple[Moments, Histogram]:
         """Take over the statistics since the last call."""
         raw, histogram, moments = _Moments(), Histogram(), Moments()
         counts = histogram.counts.ctypes.data_as(ctypes.POINTER(_INT)) if self._histogram else None
-        _call("observer_take", _INT(self.handle), ctypes.byref(raw), _INT(ctypes.sizeof(raw)), counts)
+        native.call("observer_take", _INT(self.handle), ctypes.byref(raw), _INT(ctypes.sizeof(raw)), counts)
         moments.count, moments.low, moments.high = raw.count, raw.low, raw.high
         moments.total, moments.squares = _exact(raw.total), _exact(raw.squares)
         histogram.exponent, histogram.zeros = raw.exponent, raw.zeros
@@ -88,18 +88,6 @@ class CompiledObserver:
 
 def _exact(words: Any) -> ExactSum:
     return ExactSum(int.from_bytes(bytes(words), "little", signed=True))
-
-
-def _call(name: str, *arguments: Any) -> None:
-    if _function(name)(*arguments):
-        raise NativeLibraryError(native._last_error())
-
-
-@cache
-def _function(name: str) -> Any:
-    function = getattr(native._library(), f"onnxquant_{name}")
-    function.restype = ctypes.c_int
-    return function
 
 
 assert HALF == 1 << 12, "the library's histograms have as many bins"

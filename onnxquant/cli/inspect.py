@@ -20,6 +20,7 @@ from onnxquant.inspect.compatibility import advice
 from onnxquant.inspect.info import info as info_of
 from onnxquant.json_data import JsonObject, to_json, to_object
 from onnxquant.native import library as native
+from onnxquant.native.kernels import formats as kernel_formats
 from onnxquant.recipe.files import shipped
 from onnxquant.report.terminal import table
 from onnxquant.report.units import milliseconds, size, times
@@ -92,7 +93,7 @@ def info(model: str, as_json: bool) -> None:
 
 def _installation() -> dict[str, Any]:
     try:
-        compiled, usable, names = list(native.compiled_isas()), list(native.isas()), native.formats()
+        compiled, usable, names = list(native.compiled_isas()), list(native.isas()), kernel_formats()
     except NativeLibraryError:
         compiled, usable, names = [], [], []
     kernels = {f.name: [op_name(k, f) for k in (MATMUL, GATHER)] if f.name in names else [] for f in formats()}

@@ -12,10 +12,24 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from onnxquant.errors import RecipeError, nearest
-from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.facts import Facts
+from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
 from onnxquant.formats.parameters import Parameter, parameters_of
+from onnxquant.formats.scaled_codes import ScaledCodes
 
-__all__ = ["Encoded", "Format", "ScaledCodes", "format_named", "formats", "parameters"]
+__all__ = [
+    "Encoded",
+    "Facts",
+    "Format",
+    "PerBlock",
+    "PerRow",
+    "PerTensor",
+    "ScaledCodes",
+    "format_named",
+    "formats",
+    "parameters",
+]
 
 
 @cache

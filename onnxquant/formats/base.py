@@ -1,13 +1,8 @@
-"""What a format is: how a matrix of floats becomes planes, and back.
+"""Formats: a matrix of floats as planes, and back.
 
-A weight is seen as ``[rows, cols]``: rows are output channels, cols the contracted channels. The commonest data model,
-after MatMulNBits, is unsigned codes with an offset (``ScaledCodes``):
-
-    value[r, c] = (codes[r, c] - zero[r, g]) * scale[r, g]
-
-where ``g`` is the group that ``(r, c)`` belongs to. The granularity is the shape of the scale: ``[1, 1]`` one for the
-tensor, ``[rows, 1]`` one per channel, ``[rows, ceil(cols / block)]`` one per block along the contracted axis. The other
-models are in ``minimum``, ``superblocks``, ``table``, ``floats`` and ``llm_int8``.
+A weight is seen as ``[rows, cols]``: rows are output channels, cols the contracted channels. ``granularity`` says which
+weights share a scale, ``planes`` which arrays are stored. The commonest formats are ``scaled_codes``; the others are in
+``table``, ``floats``, ``ggml`` and ``bitsandbytes``.
 
 Any format may store its columns in another order: the plane ``permutation`` then says which original column each stored
 one is. All arithmetic is float32, one rounding per operation.
@@ -24,39 +19,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxquant.errors import RecipeError, WeightError, nearest
-from onnxquant.formats.grid import Floats, Grid, Gridded, Indices
+from onnxquant.formats.facts import Facts
+from onnxquant.formats.granularity import Granularity
 from onnxquant.formats.matrix import (
     CHUNK_BYTES,
     Matrix,
-    Planes,
     check_finite,
     check_permutation,
     chunks,
     columns_by_norm,
-    expand,
-    split,
 )
+from onnxquant.formats.native_job import NativeJob
 from onnxquant.formats.parameters import INTERNAL, parameters_of
-from onnxquant.numerics.casts import narrowed
+from onnxquant.formats.planes import Extent, Plane, Planes
+from onnxquant.formats.solvable import SolvableFormat
+from onnxquant.formats.survey import Survey, Surveyed, survey
 from onnxquant.numerics.rows import row_ranges
-
-
-@dataclass(frozen=True)
-class Plane:
-    """Shape and type of one stored array."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes the array takes."""
-        return self.size * self.dtype.itemsize
-
-    @property
-    def size(self) -> int:
-        """Elements of the array."""
-        return int(np.prod(self.shape, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -82,12 +60,33 @@ class Encoded:
         """Bytes of the planes with codes packed to their width, without padding."""
         return self.format.nbytes(self.rows, self.cols)
 
+    def with_order(self, order: NDArray[np.int32]) -> Encoded:
+        """The weight with its columns stored in an order: column j is column ``order[j]`` of the original."""
+        form = self.format.with_(permuted=True)
+        return replace(self, format=form, planes={**self.planes, "permutation": order})
+
 
 @dataclass(frozen=True)
-class Format(Gridded, ABC):
+class Prepared:
+    """A format made ready for one weight.
+
+    Attributes:
+        format: the format, with the fields that encoding sets.
+        shared: float32 numbers that every row is encoded with; None: rows share nothing.
+        planes: planes that are known before the first row is encoded.
+    """
+
+    format: Format
+    shared: Matrix | None = None
+    planes: Planes = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Format(SolvableFormat, ABC):
     """A way to store a weight. Subclasses are frozen dataclasses whose fields are the format's parameters.
 
-    The first line of a subclass's docstring is its summary for ``onnxquant list``.
+    A class with a ``name`` is a format and must state ``bits`` and ``facts``; one without a name is a base of formats. The
+    first line of its docstring is its summary for ``onnxquant list``.
 
     Attributes:
         permuted: columns are stored in the order of the plane ``permutation``.
@@ -95,14 +94,34 @@ class Format(Gridded, ABC):
 
     name: ClassVar[str]
     bits: ClassVar[int]
-    # Where the definition comes from.
+    facts: ClassVar[Facts]
+    # The paper or project that defines the format.
     source: ClassVar[str] = "this package"
     # Its bytes are defined by another project; planes convert to and from them without loss (``to_blocks``).
     foreign: ClassVar[bool] = False
-    # Bits that an element of a plane takes where they are fewer than its type's; ``codes`` take ``bits``.
-    packed_bits: ClassVar[Mapping[str, int]] = {}
 
     permuted: bool = field(default=False, kw_only=True, metadata=INTERNAL)
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Refuse a format that leaves something out.
+
+        Raises:
+            TypeError: the class and the attributes or methods that it lacks.
+        """
+        super().__init_subclass__(**arguments)
+        if "name" not in vars(cls):
+            return
+        missing = [name for name in ("bits", "facts") if not hasattr(cls, name)]
+        missing += [name for name in dir(cls) if getattr(getattr(cls, name, None), "__isabstractmethod__", False)]
+        if missing:
+            raise TypeError(f"format {cls.name!r}: class {cls.__qualname__} does not define {', '.join(missing)}")
+
+    # ---- what a subclass states ----
+
+    @property
+    def granularity(self) -> Granularity | None:
+        """The weights that share a scale; None: there are no scales."""
+        return None
 
     @property
     @abstractmethod
@@ -110,32 +129,75 @@ class Format(Gridded, ABC):
         """Bits per weight on a large weight, side information included."""
 
     @abstractmethod
-    def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
-        """The planes but for the permutation."""
+    def declared_planes(self, rows: int, cols: int) -> list[Plane]:
+        """The planes of a ``[rows, cols]`` weight but for the permutation."""
 
     @abstractmethod
-    def _encode(self, weight: NDArray[Any]) -> Encoded:
-        """Planes of a matrix that is not empty, in the order its columns have."""
+    def encode_rows(self, chunk: Matrix, first: int, prepared: Prepared) -> Planes:
+        """Planes of some rows.
+
+        Args:
+            chunk: the rows, contiguous and finite.
+            first: number of their first row in the weight.
+            prepared: this format, ready for the weight.
+        """
 
     @abstractmethod
-    def _decode(self, encoded: Encoded) -> Matrix:
-        """The matrix in the order that its columns are stored in."""
+    def decode_rows(self, planes: Planes, cols: int) -> Matrix:
+        """The values of some rows, from their planes and those of the tensor."""
 
-    def check_shape(self, rows: int, cols: int) -> None:
-        """Refuse shapes that the format cannot hold.
+    @property
+    def surveyed(self) -> Surveyed:
+        """Numbers of the whole weight that ``prepare`` needs."""
+        return Surveyed.NOTHING
+
+    def prepare(self, survey: Survey | None) -> Prepared:
+        """This format, ready for a weight.
+
+        Args:
+            survey: the numbers that ``surveyed`` asks for; None: it asks for nothing.
+        """
+        return Prepared(self)
+
+    @property
+    def inner(self) -> Format:
+        """The format that codes are chosen in; another one than this where its scales are encoded once more."""
+        return self
+
+    def nest(self, planes: Planes) -> Planes:
+        """Planes of this format from those of ``inner``."""
+        return planes
+
+    def unnest(self, planes: Planes) -> Planes:
+        """Planes of ``inner`` from those of this format."""
+        return planes
+
+    @property
+    def native_job(self) -> NativeJob:
+        """Parameters of the compiled encoder, if the library has one of this name."""
+        return NativeJob()
+
+    def unfit(self, rows: int, cols: int) -> str | None:
+        """The reason why weights of this shape cannot be stored; None when they can."""
+        return None
+
+    def check_range(self, weight: NDArray[Any], planes: Planes) -> None:
+        """Refuse planes that do not decode to finite values.
 
         Raises:
-            WeightError: with what was expected.
+            RangeError: a group's values are beyond what the plane's type can express.
         """
-        if reason := self.unfit(rows, cols):
-            raise WeightError(f"format {self.name}: {reason}")
+        check_finite(self.name, planes)
 
-    def planes(self, rows: int, cols: int) -> dict[str, Plane]:
-        """Shape and type of each plane of a ``[rows, cols]`` weight."""
-        out = self._planes(rows, cols)
-        if self.permuted:
-            out["permutation"] = Plane((cols,), np.dtype(np.int32))
-        return out
+    def for_decoding_at_load(self) -> Self:
+        """The format for a weight that is decoded at load, with parameters that are still open settled for that."""
+        return self
+
+    def warning(self, sqnr_db: float) -> str | None:
+        """A warning for the user when this error shows that the format does not suit the weight."""
+        return None
+
+    # ---- encoding and decoding ----
 
     def encode(self, weight: NDArray[Any], permutation: ArrayLike | None = None) -> Encoded:
         """Planes of a float matrix ``[rows, cols]`` by rounding to nearest, in numpy: this code defines the bytes.
@@ -159,54 +221,82 @@ class Format(Gridded, ABC):
             order = columns_by_norm(weight)
         if order is not None:
             weight = weight[:, order]
-        encoded = self._encode(weight) if weight.size else self._empty(rows, cols)
-        if order is None:
-            return encoded
-        planes = {**encoded.planes, "permutation": order}
-        return replace(encoded, format=encoded.format.with_(permuted=True), planes=planes)
+        encoded = self._encode(weight) if weight.size else self.empty(rows, cols)
+        return encoded if order is None else encoded.with_order(order)
+
+    def _encode(self, weight: NDArray[Any]) -> Encoded:
+        rows, cols = weight.shape
+        prepared = self.prepare(survey(weight, self.surveyed) if self.surveyed is not Surveyed.NOTHING else None)
+        form = prepared.format
+        planes = form.inner.allocate(rows, cols) | prepared.planes
+        divided = form.inner.planes_by_row(rows, cols)
+        for first, chunk in chunks(weight):
+            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+                encoded = form.inner.encode_rows(chunk, first, prepared)
+            for name, plane in encoded.items():
+                place = slice(first, first + len(chunk)) if name in divided else slice(None)
+                planes[name][place] = plane
+        check_finite(self.name, planes)
+        return Encoded(form, rows, cols, form.nest(planes), (rows, cols))
 
     def decode(self, encoded: Encoded) -> Matrix:
         """The float32 matrix ``[rows, cols]`` that the planes stand for, columns in their original order."""
-        if not encoded.rows * encoded.cols:
-            return np.zeros((encoded.rows, encoded.cols), np.float32)
-        values = self._decode(encoded)
+        rows, cols = encoded.rows, encoded.cols
+        values = np.zeros((rows, cols), np.float32)
+        if not values.size:
+            return values
+        planes = self.unnest(encoded.planes)
+        divided = self.inner.planes_by_row(rows, cols)
+        for part in row_ranges(rows, cols, CHUNK_BYTES):
+            own = {name: plane[part] if name in divided else plane for name, plane in planes.items()}
+            values[part] = self.inner.decode_rows(own, cols)
         order = encoded.planes.get("permutation")
         if order is None:
             return values
         out = np.empty_like(values)
-        out[:, check_permutation(order, encoded.cols)] = values
+        out[:, check_permutation(order, cols)] = values
         return out
 
-    def _allocate(self, rows: int, cols: int) -> Planes:
-        return {name: np.zeros(plane.shape, plane.dtype) for name, plane in self._planes(rows, cols).items()}
+    # ---- shapes and sizes ----
 
-    def _empty(self, rows: int, cols: int) -> Encoded:
-        return Encoded(self, rows, cols, self._allocate(rows, cols), (rows, cols))
+    def check_shape(self, rows: int, cols: int) -> None:
+        """Refuse shapes that the format cannot hold.
+
+        Raises:
+            WeightError: the reason, and the shape that was expected.
+        """
+        if reason := self.unfit(rows, cols):
+            raise WeightError(f"format {self.name}: {reason}")
+
+    def planes(self, rows: int, cols: int) -> dict[str, Plane]:
+        """The planes of a ``[rows, cols]`` weight by name."""
+        planes = self.declared_planes(rows, cols)
+        if self.permuted:
+            planes = [*planes, Plane.of("permutation", (cols,), np.int32)]
+        return {plane.name: plane for plane in planes}
+
+    def planes_by_row(self, rows: int, cols: int) -> set[str]:
+        """Names of the planes that hold something of their own for each row."""
+        planes = self.declared_planes(rows, cols)
+        return {p.name for p in planes if p.extent is not Extent.TENSOR and p.shape[0] == rows}
+
+    def allocate(self, rows: int, cols: int) -> Planes:
+        """Planes of zeros, without the permutation."""
+        return {plane.name: np.zeros(plane.shape, plane.dtype) for plane in self.declared_planes(rows, cols)}
+
+    def empty(self, rows: int, cols: int) -> Encoded:
+        """A weight without elements, encoded."""
+        return Encoded(self, rows, cols, self.allocate(rows, cols), (rows, cols))
 
     def nbytes(self, rows: int, cols: int) -> int:
         """Bytes of a ``[rows, cols]`` weight with codes packed to their width, without padding."""
-        return sum((p.size * self._width(name, p) + 7) // 8 for name, p in self.planes(rows, cols).items())
+        return sum(plane.packed_nbytes for plane in self.planes(rows, cols).values())
 
-    def _width(self, name: str, plane: Plane) -> int:
-        own = 8 * plane.dtype.itemsize
-        codes = name in ("codes", "zero_points") and plane.dtype == np.uint8
-        return self.packed_bits.get(name, self.bits if codes else own)
-
-    def unfit(self, rows: int, cols: int) -> str | None:
-        """Why weights of this shape cannot be stored; None when they can."""
-        return None
-
-    def folded(self) -> Self:
-        """The format for a weight that is decoded at load, with parameters that are still open settled for that."""
-        return self
-
-    def warning(self, sqnr_db: float) -> str | None:
-        """What to tell the user when this error shows that the format does not suit the weight."""
-        return None
+    # ---- names and parameters ----
 
     @classmethod
     def summary(cls) -> str:
-        """What the format is, in one line."""
+        """The format in one line."""
         return (cls.__doc__ or cls.name).splitlines()[0].rstrip(".")
 
     @classmethod
@@ -231,7 +321,7 @@ class Format(Gridded, ABC):
         """A copy with other parameters.
 
         Raises:
-            RecipeError: as of ``make``.
+            RecipeError: the format has no such parameter, or the value is of the wrong type or out of its range.
         """
         known = parameters_of(type(self))
         for key, value in parameters.items():
@@ -241,127 +331,3 @@ class Format(Gridded, ABC):
             if key in known and value is not None and (mistake := known[key].mistake(value)):
                 raise RecipeError(f"format {self.name!r}: {mistake}")
         return replace(self, **parameters)
-
-
-@dataclass(frozen=True)
-class ScaledCodes(Format):
-    """Base of the formats whose weights are ``(code - zero) * scale``."""
-
-    scale_dtype: ClassVar[type[np.floating[Any]]] = np.float16
-    # The format is defined by one scale for the tensor; its plane is that one number.
-    one_scale: ClassVar[bool] = False
-
-    @property
-    @abstractmethod
-    def group(self) -> int | None:
-        """Weights per scale along a row; 0: the whole row; None: the whole tensor."""
-
-    @property
-    def has_zero_points(self) -> bool:
-        """Whether each group stores a zero point; else it is ``2^(bits-1)``."""
-        return False
-
-    @property
-    def float_zero_points(self) -> bool:
-        """Whether the stored zero points are float16 and not codes."""
-        return False
-
-    @property
-    def bits_per_weight(self) -> float:  # noqa: D102
-        if not self.group:
-            return float(self.bits)
-        zero = (16 if self.float_zero_points else self.bits) if self.has_zero_points else 0
-        return self.bits + (np.dtype(self.scale_dtype).itemsize * 8 + zero) / self.group
-
-    @property
-    def offset(self) -> int:
-        """The code that stands for zero where no zero point is stored."""
-        return 1 << (self.bits - 1)
-
-    @property
-    def bottom(self) -> int:
-        """The smallest code that is written."""
-        return 0
-
-    @property
-    def top(self) -> int:
-        """The largest code that is written."""
-        return (1 << self.bits) - 1
-
-    @property
-    def shifts(self) -> bool:  # noqa: D102
-        return self.has_zero_points
-
-    def levels(self) -> tuple[Matrix, Indices]:  # noqa: D102
-        codes = np.arange(self.bottom, self.top + 1, dtype=np.uint8)
-        return codes.astype(np.float32) - np.float32(0 if self.has_zero_points else self.offset), codes
-
-    def grid(self, encoded: Encoded) -> Grid:  # noqa: D102
-        step = encoded.planes["scales"].astype(np.float32)
-        zero = encoded.planes.get("zero_points")
-        shift = np.zeros_like(step) if zero is None else zero.astype(np.float32) * -step
-        return Grid(self.levels()[0], step, shift, self.group or max(encoded.cols, 1), shifts=self.shifts)
-
-    def sides(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
-        scales = narrowed(step, self.scale_dtype, overflow="largest")
-        if not self.has_zero_points:
-            return {"scales": scales}
-        wide = scales.astype(np.float64)
-        zero = np.divide(-shift, wide, out=np.full(wide.shape, float(self.offset)), where=wide != 0)
-        if self.float_zero_points:
-            return {"scales": scales, "zero_points": narrowed(zero, overflow="largest")}
-        return {"scales": scales, "zero_points": np.clip(np.rint(zero), 0, self.top).astype(np.uint8)}
-
-    def groups(self, rows: int, cols: int) -> tuple[int, int]:
-        """Shape of the scales."""
-        if self.group is None:
-            return 1, 1
-        return rows, (-(-cols // self.group) if self.group else 1)
-
-    def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
-        groups = self.groups(rows, cols)
-        out = {
-            "codes": Plane((rows, cols), np.dtype(np.uint8)),
-            "scales": Plane(groups, np.dtype(self.scale_dtype)),
-        }
-        if self.has_zero_points:
-            out["zero_points"] = Plane(groups, np.dtype(np.float16 if self.float_zero_points else np.uint8))
-        return out
-
-    def _encode(self, weight: NDArray[Any]) -> Encoded:
-        rows, cols = weight.shape
-        out = self._allocate(rows, cols)
-        shared = self.tensor_statistics(weight) if self.group is None else None
-        for first, chunk in chunks(weight):
-            part = self.encode_groups(split(chunk, self.group), shared)
-            part["codes"] = part["codes"].reshape(len(chunk), -1)[:, :cols]
-            for name, plane in out.items():
-                if name == "codes" or self.group is not None:
-                    plane[first : first + len(chunk)] = part[name].reshape(len(chunk), -1)
-                else:
-                    plane[...] = part[name].reshape(-1)[:1]
-        check_finite(self.name, out)
-        return Encoded(self, rows, cols, out, (rows, cols))
-
-    def tensor_statistics(self, weight: NDArray[Any]) -> Matrix | None:
-        """What a per-tensor grid must know of all rows before the first can be encoded."""
-        return None
-
-    @abstractmethod
-    def encode_groups(self, groups: Matrix, shared: Matrix | None) -> Planes:
-        """Codes and scales of ``groups`` float32 [rows, groups, weights of a group], finite."""
-
-    def _decode(self, encoded: Encoded) -> Matrix:
-        codes, scales = encoded.planes["codes"], encoded.planes["scales"]
-        rows, cols = codes.shape
-        zero = encoded.planes.get("zero_points")
-        out = np.empty((rows, cols), np.float32)
-        for part in row_ranges(rows, cols, CHUNK_BYTES):
-            scale = self._side(scales, part, cols).astype(np.float32)
-            offset: Any = np.float32(self.offset) if zero is None else self._side(zero, part, cols)
-            np.subtract(codes[part], offset, out=out[part], dtype=np.float32)
-            out[part] *= scale
-        return out
-
-    def _side(self, side: NDArray[Any], rows: slice, cols: int) -> NDArray[Any]:
-        return side if self.group is None else expand(side[rows], self.group, cols)

@@ -15,9 +15,13 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.formats.bitsandbytes.table import TableCodes
+from onnxquant.formats.base import Prepared
+from onnxquant.formats.facts import Facts
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.formats.granularity import PerRow
+from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.planes import Planes
+from onnxquant.formats.table import TableCodes
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,13 @@ class Float8(TableCodes):
 
     dtype: ClassVar[np.dtype[Any]]
     largest: ClassVar[float]
-    group = 0
+    granularity = PerRow()
 
     @classmethod
     def table(cls) -> Matrix:  # noqa: D102
         return _values(cls.dtype)
 
-    def encode_rows(self, chunk: Matrix, first: int) -> Planes:  # noqa: D102
+    def encode_rows(self, chunk: Matrix, first: int, prepared: Prepared) -> Planes:  # noqa: D102
         top = np.float32(self.largest)
         scale = np.abs(chunk).max(axis=1, keepdims=True) / top
         inverse = ggml.reciprocal(scale)
@@ -53,6 +57,7 @@ class E4M3(Float8):
 
     name = "f8_e4m3"
     bits = 8
+    facts = Facts(rmse=0.026, drift=0.001)
     source = "OCP 8-bit floating point: E4M3, without infinities (ONNX FLOAT8E4M3FN)"
     dtype = np.dtype(ml_dtypes.float8_e4m3fn)
     largest = 448.0
@@ -64,6 +69,7 @@ class E5M2(Float8):
 
     name = "f8_e5m2"
     bits = 8
+    facts = Facts(rmse=0.0517, drift=0.001)
     source = "OCP 8-bit floating point: E5M2 (ONNX FLOAT8E5M2)"
     dtype = np.dtype(ml_dtypes.float8_e5m2)
     largest = 57344.0

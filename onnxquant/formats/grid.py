@@ -1,4 +1,4 @@
-"""The values that an encoded weight can take while its scales stay as they are: what solvers choose codes on.
+"""Grids: the values that an encoded weight can take while its scales stay as they are. Solvers choose codes on them.
 
 Every format whose weights are codes times a scale, plus a minimum or not, is one grid: ``levels[i] * step + shift``, where
 ``step`` and ``shift`` belong to a group of columns, and columns are in the order in which they are stored.
@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
-from onnxquant.formats.matrix import Matrix, Planes, expand
+from onnxquant.formats.matrix import Matrix, expand
 from onnxquant.numerics.rows import Split, by_rows
-
-if TYPE_CHECKING:
-    from onnxquant.formats.base import Encoded
 
 Floats = NDArray[np.floating]
 Indices = NDArray[np.uint8]
@@ -26,7 +23,7 @@ F = TypeVar("F", bound=np.floating[Any])
 
 
 @dataclass(frozen=True)
-class Grid:
+class LevelGrid:
     """Values of a weight [rows, cols].
 
     Attributes:
@@ -34,7 +31,7 @@ class Grid:
         step: float32 [rows, groups] or [1, 1]; zero where a group is constant, negative where a format has it so.
         shift: float32, as ``step``.
         group: columns per step; the last group of a row may be shorter.
-        together: groups of a row, one after the other, whose steps and shifts are stored together.
+        groups_sharing_a_scale: consecutive groups of a row whose steps and shifts are stored as factors of one scale.
         shifts: whether ``shift`` can be chosen; else it is a fixed multiple of ``step``.
     """
 
@@ -42,7 +39,7 @@ class Grid:
     step: Floats
     shift: Floats
     group: int
-    together: int = 1
+    groups_sharing_a_scale: int = 1
     shifts: bool = False
 
     @property
@@ -55,91 +52,9 @@ class Grid:
         """Whether all rows share one step."""
         return self.step.shape == (1, 1)
 
-    def rows(self, part: slice) -> Grid:
+    def rows(self, part: slice) -> LevelGrid:
         """The grid of some rows."""
         return self if self.of_tensor else replace(self, step=self.step[part], shift=self.shift[part])
-
-
-class Gridded:
-    """The part of a format that solvers ask: which grid a weight is on, and the weight with other codes or another grid.
-
-    Columns are in the order in which they are stored. A format has a grid if it defines
-    ``levels`` and ``grid``; its scales can be chosen if it defines ``sides``.
-    """
-
-    @property
-    def unsolvable(self) -> str:
-        """Why codes cannot be chosen; "" where they can."""
-        return "" if type(self).grid is not Gridded.grid else "its values are no codes on a grid"
-
-    @property
-    def unfittable(self) -> str:
-        """Why scales cannot be chosen; "" where they can."""
-        return self.unsolvable or ("" if type(self).sides is not Gridded.sides else "its scales are what they are")
-
-    @property
-    def shifts(self) -> bool:
-        """Whether a grid of this format has a shift that can be chosen."""
-        return False
-
-    def levels(self) -> tuple[Matrix, Indices]:
-        """Levels of the grid, ascending, and the code of each.
-
-        Raises:
-            WeightError: the format has no grid.
-        """
-        raise WeightError(f"{self._named()}: {self.unsolvable}")
-
-    def grid(self, encoded: Encoded) -> Grid:
-        """The grid that an encoded weight is on; its values are those of ``decode``, bit for bit.
-
-        But for float16 zero points: (code - zero) * scale is rounded twice in other places than code * scale - zero *
-        scale, which differs by some 2^-23 of the larger term.
-
-        Raises:
-            WeightError: the format has no grid.
-        """
-        raise WeightError(f"{self._named()}: {self.unsolvable}")
-
-    def place(self, encoded: Encoded, indices: Indices) -> Encoded:
-        """The weight with other codes.
-
-        Args:
-            encoded: a weight of this format.
-            indices: into the levels of its grid, uint8 [rows, cols].
-
-        Raises:
-            WeightError: the format has no grid.
-        """
-        return replace(encoded, planes={**encoded.planes, "codes": self.levels()[1][indices]})
-
-    def fit(self, encoded: Encoded, step: Floats, shift: Floats) -> Encoded:
-        """The weight with the same codes on a grid as near to this one as the format can store.
-
-        Where scales are small integers times a float16 that is subnormal, its own grid may come back as one beside it.
-
-        Args:
-            encoded: a weight of this format.
-            step: in the shape that the step of its grid has; finite.
-            shift: as ``step``; where the format has none to choose, it does not matter.
-
-        Raises:
-            WeightError: its scales cannot be chosen (``unfittable``).
-        """
-        if self.unfittable:
-            raise WeightError(f"{self._named()}: {self.unfittable}")
-        return replace(encoded, planes={**encoded.planes, **self.sides(step, shift)})
-
-    def sides(self, step: Floats, shift: Floats) -> Planes:
-        """Planes of the grid nearest to this one.
-
-        Raises:
-            WeightError: its scales cannot be chosen.
-        """
-        raise WeightError(f"{self._named()}: {self.unfittable}")
-
-    def _named(self) -> str:
-        return f"format {getattr(self, 'name', type(self).__name__)}"
 
 
 def is_even(levels: Floats) -> bool:
@@ -147,8 +62,8 @@ def is_even(levels: Floats) -> bool:
     return bool((np.diff(levels) == 1).all())
 
 
-def values(grid: Grid, indices: Indices, split: Split | None = None) -> Matrix:
-    """What the indices of levels stand for: float32 [rows, cols], one rounding per operation."""
+def values(grid: LevelGrid, indices: Indices, split: Split | None = None) -> Matrix:
+    """Values of the levels with these indices: float32 [rows, cols], one rounding per operation."""
     rows, cols = indices.shape
     out = np.empty((rows, cols), np.float32)
 
@@ -161,7 +76,7 @@ def values(grid: Grid, indices: Indices, split: Split | None = None) -> Matrix:
     return out
 
 
-def nearest(grid: Grid, weight: Floats, split: Split | None = None) -> Indices:
+def nearest(grid: LevelGrid, weight: Floats, split: Split | None = None) -> Indices:
     """Indices of the levels that a weight [rows, cols] is nearest to; that of the level nearest to 0 where a step is 0."""
     rows, cols = weight.shape
     out = np.empty((rows, cols), np.uint8)
@@ -176,7 +91,7 @@ def nearest(grid: Grid, weight: Floats, split: Split | None = None) -> Indices:
     return out
 
 
-def spread(grid: Grid, part: slice, cols: int) -> tuple[Matrix, Matrix]:
+def spread(grid: LevelGrid, part: slice, cols: int) -> tuple[Matrix, Matrix]:
     """Step and shift of each weight of some rows."""
     step, shift = (
         side.astype(np.float32) if grid.of_tensor else expand(side[part].astype(np.float32), grid.group, cols)
@@ -200,9 +115,9 @@ def nearest_level(levels: Floats, ratio: NDArray[F]) -> NDArray[F]:
     if not is_even(levels):
         of_table: NDArray[F] = levels.astype(ratio.dtype).take(nearest_index(levels, ratio))
         return of_table
-    found: NDArray[F] = np.rint(ratio)
-    np.clip(found, levels[0], levels[-1], out=found)
-    return found
+    rounded: NDArray[F] = np.rint(ratio)
+    np.clip(rounded, levels[0], levels[-1], out=rounded)
+    return rounded
 
 
 @lru_cache(32)

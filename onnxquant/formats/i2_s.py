@@ -17,8 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
-from onnxquant.formats.base import Encoded, ScaledCodes
-from onnxquant.formats.matrix import Matrix, Planes, chunks
+from onnxquant.formats.base import Encoded, Prepared
+from onnxquant.formats.facts import Facts
+from onnxquant.formats.granularity import PerTensor
+from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.planes import Extent, Plane, Planes
+from onnxquant.formats.scaled_codes import ScaledCodes
+from onnxquant.formats.survey import Survey, Surveyed
 
 _BLOCK, _TRAILER = 128, 32
 _SHIFTS = np.array([6, 4, 2, 0], np.uint8)
@@ -30,29 +35,29 @@ class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
 
     name = "i2_s"
     bits = 2
+    facts = Facts(rmse=0.5126)
     bottom = 1
     foreign = True
     source = "microsoft/BitNet: I2_S, blocks of 128; scale after Ma et al. 2024"
-    group = None
+    granularity = PerTensor()
     scale_dtype = np.float32
-    one_scale = True
+    surveyed = Surveyed.TENSOR
 
-    def tensor_statistics(self, weight: NDArray[Any]) -> Matrix | None:
-        """The scale: the one magnitude of a ternary weight, else the mean magnitude (float64 sum)."""
-        total, magnitude, ternary = 0.0, np.float32(0), True
-        for _, chunk in chunks(weight):
-            size = np.abs(chunk)
-            total += float(size.sum(dtype=np.float64))
-            if ternary:
-                top = size.max(initial=0)
-                if magnitude == 0:
-                    magnitude = top
-                ternary = bool(((size == 0) | (size == magnitude)).all())
-        scale = magnitude if ternary else np.float32(total / max(weight.size, 1))
-        return np.array([scale], np.float32)
+    def declared_planes(self, rows: int, cols: int) -> list[Plane]:
+        """The scale is defined to be one number, where other formats could have one per row."""
+        scale = Plane.of("scales", (1, 1), self.scale_dtype, extent=Extent.TENSOR)
+        return [Plane.of("codes", (rows, cols), np.uint8, bits=self.bits), scale]
+
+    def prepare(self, survey: Survey | None) -> Prepared:
+        """The scale is the one magnitude of a ternary weight, else the mean magnitude."""
+        if survey is None:
+            raise TypeError("i2_s needs a survey of the tensor")
+        scale = survey.largest if survey.is_ternary else survey.total / survey.count
+        return Prepared(self, np.array([scale], np.float32))
 
     def encode_groups(self, groups: Matrix, shared: Matrix | None) -> Planes:  # noqa: D102
-        assert shared is not None
+        if shared is None:
+            raise TypeError("i2_s needs the scale of the tensor")
         scale = shared[0]
         trits = np.clip(np.rint(groups / scale), -1, 1) if scale > 0 else np.zeros_like(groups)
         return {"codes": (trits + np.float32(2)).astype(np.uint8), "scales": shared}

@@ -11,6 +11,7 @@ from pathlib import Path
 from onnxquant import runtime
 from onnxquant.activations.placement import FOR_ACCURACY
 from onnxquant.artifact.records import Metadata, Record
+from onnxquant.formats.granularity import PerBlock
 from onnxquant.graph.io import Document, load, nbytes
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.sites import FLOATS, find
@@ -204,7 +205,7 @@ def _weight(record: Record, planes: Mapping[str, int]) -> WeightInfo:
         dtype=str(record.dtype),
         format=record.format,
         bits=form.bits,
-        block_size=getattr(form, "group", None) or None,
+        block_size=form.granularity.size if isinstance(form.granularity, PerBlock) else None,
         target=record.target,
         bytes=now,
         float_bytes=before,

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.errors import NativeLibraryError
-from onnxquant.native import encoders as encoder
-from onnxquant.native.library import TILE, library_path
+from onnxquant.native import library
+from onnxquant.native.jobs import Execution, PackJob, address, run
+from onnxquant.native.library import TILE
 from onnxquant.numerics.packing import Codes, low_bits, pack, unpack
+from onnxquant.numerics.rows import in_threads
 
 
-@cache
-def is_compiled() -> bool:
-    """Whether the compiled library packs."""
-    try:
-        return library_path().is_file()
-    except NativeLibraryError:
-        return False
+def pack_rows(codes: Codes, bits: int, cols: int, pad: int, execution: Execution | None = None) -> Codes:
+    """Codes [N, K] as bytes [N, cols * bits / 8], first code lowest.
+
+    Args:
+        codes: one code per byte.
+        bits: 2, 4 or 8.
+        cols: columns that are stored, whole bytes of them.
+        pad: code in the columns that are added.
+        execution: threads and instruction set.
+    """
+    if not library.is_available():
+        return pack(_padded(codes, len(codes), cols, pad), bits)
+    packed = np.empty((len(codes), cols * bits // 8), np.uint8)
+    _pack("rows", codes, PackJob(padded=cols, bits=bits, pad=pad), [packed], execution)
+    return packed
 
 
-def pack_rows(codes: Codes, bits: int, cols: int, pad: int) -> Codes:
-    """Codes [N, K] as bytes [N, cols * bits / 8], first code lowest, ``pad`` in the columns added."""
-    if is_compiled():
-        return encoder.pack_rows(codes, bits, cols, pad)
-    return pack(_padded(codes, len(codes), cols, pad), bits)
+def pack_tiles(
+    codes: Codes, bits: int, cols: int, pad: int, execution: Execution | None = None
+) -> tuple[Codes, Codes | None]:
+    """Codes [N, K] as the tile planes ``codes`` and, for odd widths, ``high``.
 
-
-def pack_tiles(codes: Codes, bits: int, cols: int, pad: int) -> tuple[Codes, Codes | None]:
-    """Codes [N, K] as the tile planes ``codes`` and, for odd widths, ``high``."""
-    if is_compiled():
-        return encoder.pack_tiles(codes, bits, cols, pad)
-    padded = _padded(codes, -(-len(codes) // TILE) * TILE, cols, pad)
-    low = low_bits(bits)
-    packed = _in_tiles(pack(padded & np.uint8((1 << low) - 1), low))
-    return packed, _in_tiles(_pack_high(padded, bits)) if bits > low else None
+    Args:
+        codes: one code per byte.
+        bits: width of a code.
+        cols: columns that are stored, whole vectors of them.
+        pad: code in the rows and columns that are added.
+        execution: threads and instruction set.
+    """
+    low, tiles = low_bits(bits), -(-len(codes) // TILE)
+    if not library.is_available():
+        padded = _padded(codes, tiles * TILE, cols, pad)
+        packed = _in_tiles(pack(padded & np.uint8((1 << low) - 1), low))
+        return packed, _in_tiles(_pack_high(padded, bits)) if bits > low else None
+    widths = [low, bits - low] if bits > low else [low]
+    planes = [np.empty((tiles, -(-cols * width // 32), TILE, 4), np.uint8) for width in widths]
+    _pack("tiles", codes, PackJob(padded=cols, bits=bits, pad=pad), planes, execution)
+    return planes[0], planes[1] if bits > low else None
 
 
 def unpack_tiles(low: Codes, high: Codes | None, bits: int, cols: int) -> Codes:
@@ -49,6 +64,37 @@ def unpack_tiles(low: Codes, high: Codes | None, bits: int, cols: int) -> Codes:
     parts = unpack(high.transpose(0, 2, 1, 3).reshape(rows, -1, 4, 1), bits - width, per_byte)
     ordered = parts.reshape(rows, -1, 4, per_byte // fields, fields).transpose(0, 1, 3, 2, 4)
     return codes | ordered.reshape(rows, -1) << np.uint8(width)
+
+
+def interleave(matrix: NDArray[Any], cols: int | None = None, execution: Execution | None = None) -> NDArray[Any]:
+    """A matrix [N, n] of 8, 16 or 32-bit elements as [tiles, n, 16], zeros in the padding, by the compiled library."""
+    width = matrix.shape[1] if cols is None else cols
+    planes = [np.empty((-(-len(matrix) // TILE), width, TILE), matrix.dtype)]
+    _pack("lanes", matrix, PackJob(padded=width, bits=8 * matrix.dtype.itemsize, pad=0), planes, execution)
+    return planes[0]
+
+
+def _pack(
+    layout: str, codes: NDArray[Any], job: PackJob, planes: list[NDArray[Any]], execution: Execution | None
+) -> None:
+    """Let the library write planes.
+
+    Raises:
+        NativeLibraryError: no plane has such codes or columns.
+    """
+    execution = execution or Execution()
+    codes = library.in_order(codes)
+    rows_per_step = 1 if layout == "rows" else TILE
+
+    def work(part: slice) -> None:
+        own = PackJob(isa=execution.isa.encode(), layout=layout.encode(), source=address(codes[part]))
+        own.rows, own.cols, own.stride = part.stop - part.start, codes.shape[1], codes.strides[0]
+        own.padded, own.bits, own.pad = job.padded, job.bits, job.pad
+        for field, plane in zip(("low", "high"), planes, strict=False):
+            setattr(own, field, address(plane[part.start // rows_per_step :]) if plane.size else None)
+        run("pack_codes", own)
+
+    in_threads(work, execution.parts(len(codes), job.padded), execution.threads)
 
 
 def _pack_high(padded: Codes, bits: int) -> Codes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -25,7 +26,7 @@ def narrowed(
     >>> narrowed(np.array([1e9, -1e-9]), overflow="largest", underflow="smallest").tolist()
     [65504.0, -5.960464477539063e-08]
     """
-    limits = np.finfo(dtype)
+    limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     if overflow == "largest":
         values = np.clip(values, -limits.max, limits.max)
     with np.errstate(over="ignore", under="ignore"):

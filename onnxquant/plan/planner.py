@@ -95,7 +95,7 @@ def refusal_beside_integers(site: Site, recipe: Recipe, kind: Activations, opset
     rule = match[1]
     if rule.keep:
         return Refusal("a rule keeps its weight in float")
-    return integer_target(kind).check(site, rule.make_format().folded(), opset)
+    return integer_target(kind).check(site, rule.make_format().for_decoding_at_load(), opset)
 
 
 def first_matching_rule(site: Site, recipe: Recipe) -> tuple[int, Rule] | None:
@@ -115,7 +115,7 @@ def decide(site: Site, form: Format, rule: Rule, opset: int) -> Decision:
     if unfit := form.unfit(site.rows, site.cols):
         return _keep(site, f"{form.name}: {unfit}")
     folded = is_decoded_at_load(site, rule)
-    lowered_site, lowered_form = (site.folded(), form.folded()) if folded else (site, form)
+    lowered_site, lowered_form = (site.folded(), form.for_decoding_at_load()) if folded else (site, form)
     refusals: list[str] = []
     for name in [rule.target] if rule.target != AUTO else automatic(lowered_form, folded=folded):
         target = target_named(name)
@@ -154,7 +154,7 @@ def _decide_by_rule(site: Site, rule: Rule, opset: int, *, permuted: bool) -> De
 
 
 def _beside_integers(site: Site, rule: Rule, target: Target, opset: int) -> EncodeDecision:
-    form = rule.make_format().folded()
+    form = rule.make_format().for_decoding_at_load()
     nbytes, _ = _stored_bytes(target, site, form, opset)
     return EncodeDecision(
         **_facts(site), reason=target.summary, format=form, target=target.name, nbytes=nbytes,

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.grid import Grid, Indices, nearest, spread, values
+from onnxquant.formats.grid import Indices, LevelGrid, nearest, spread, values
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
 from onnxquant.numerics.rows import Split, in_threads
@@ -115,7 +115,7 @@ def _shrunk(gram: Doubles, count: int | None) -> Matrix:
     return out.astype(np.float32)
 
 
-def _others(grid: Grid, near: Indices, above: NDArray[np.bool_]) -> Indices:
+def _others(grid: LevelGrid, near: Indices, above: NDArray[np.bool_]) -> Indices:
     """The level next to the nearest on the side of the weight, which is ``above`` or not; inwards from the ends."""
     step, _ = spread(grid, slice(None), near.shape[1])
     up = (above == (step > 0)) | (near == 0)

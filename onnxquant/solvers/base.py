@@ -100,7 +100,7 @@ class Solver(ABC):
 
     def refusal(self, form: Format) -> str | None:
         """Why it cannot choose codes in a format; None when it can."""
-        return form.unsolvable or None
+        return form.why_not_solvable or None
 
     def solve(
         self, form: Format, weight: Matrix, inputs: Inputs | None = None, start: Encoded | None = None

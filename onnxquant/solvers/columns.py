@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxquant.formats.base import Encoded
-from onnxquant.formats.grid import Floats, Grid, nearest_level
+from onnxquant.formats.grid import Floats, LevelGrid, nearest_level
 from onnxquant.formats.matrix import Matrix, split
 from onnxquant.numerics.rows import Split, by_rows
 from onnxquant.solvers.base import Doubles
@@ -73,13 +73,13 @@ class Columns:
         self._fixed = [self._rows(v) for v in (self.h.sum(axis=0), self._hx.sum(axis=0))]
         self._fixed.append(self._rows(_dot(self._hx, self.x)))
 
-    def levels(self, grid: Grid) -> Doubles:
+    def levels(self, grid: LevelGrid) -> Doubles:
         """The nearest levels."""
         step, shift = (side.astype(np.float64).reshape(-1) for side in (grid.step, grid.shift))
         ratio = self.x - shift if grid.shifts else self.x
         return nearest_level(grid.levels, ratio / np.where(step == 0, np.inf, step))
 
-    def sums(self, grid: Grid) -> Sums:
+    def sums(self, grid: LevelGrid) -> Sums:
         """Of the levels nearest on a grid, [rows, groups]."""
         levels = self.levels(grid)
         hl = self.h * levels

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cholesky
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.grid import Floats, Grid, nearest, nearest_level
+from onnxquant.formats.grid import Floats, LevelGrid, nearest, nearest_level
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
 from onnxquant.numerics.rows import Split
@@ -76,7 +76,7 @@ def _descended(start: Encoded, weight: Matrix, factors: Factors, split: Split) -
     return start.format.place(start, out)
 
 
-def _nearest(grid: Grid, part: slice, groups: int) -> Nearest:
+def _nearest(grid: LevelGrid, part: slice, groups: int) -> Nearest:
     """Of some rows of a grid, split over groups of inputs."""
     step, shift = (_by_column(side, part, 1 if grid.of_tensor else groups) for side in (grid.step, grid.shift))
     divisor = np.where(step == 0, np.inf, step)

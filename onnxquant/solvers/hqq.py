@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.grid import Floats, Grid, nearest_level
+from onnxquant.formats.grid import Floats, LevelGrid, nearest_level
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
 from onnxquant.numerics.rows import Split, by_rows
@@ -38,7 +38,7 @@ class Hqq(Solver):
 
     def refusal(self, form: Format) -> str | None:
         """It chooses shifts."""
-        if reason := form.unfittable:
+        if reason := form.why_scales_fixed:
             return reason
         return None if form.shifts else "it has no minimum or zero point, which is what hqq chooses"
 
@@ -84,10 +84,10 @@ def _shifted(before: Encoded, x: Matrix, real: Matrix | None = None) -> Encoded:
     after = form.fit(before, first.step, found)
     grids = first, form.grid(after)
     errors = [_errors(x, g, real)[0].astype(np.float64).reshape(first.step.shape) for g in grids]
-    return better_units((before, after), errors, first.together)
+    return better_units((before, after), errors, first.groups_sharing_a_scale)
 
 
-def half_quadratic(x: Matrix, grid: Grid, real: Matrix) -> Floats:
+def half_quadratic(x: Matrix, grid: LevelGrid, real: Matrix) -> Floats:
     """Shifts [groups] of columns x [weights of a group, groups] with the least sum that the iteration meets."""
     count, beta = real.sum(axis=0), np.float32(BETA)
     shift: Floats = grid.shift.reshape(-1)
@@ -110,7 +110,7 @@ def half_quadratic(x: Matrix, grid: Grid, real: Matrix) -> Floats:
     return best
 
 
-def _errors(x: Matrix, grid: Grid, real: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+def _errors(x: Matrix, grid: LevelGrid, real: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Per group the sum of |x - q|^p on the nearest levels of a grid; x - q; |x - q|^p."""
     step, shift = (side.astype(np.float32).reshape(-1) for side in (grid.step, grid.shift))
     off: Matrix = x - shift

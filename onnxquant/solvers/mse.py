@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.grid import Grid
+from onnxquant.formats.grid import LevelGrid
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
 from onnxquant.numerics.rows import Split, by_rows
 from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded, weighted
 from onnxquant.solvers.columns import Columns, Sums, better_units, each_part
 
-Measure = Callable[[Grid], Sums]
+Measure = Callable[[LevelGrid], Sums]
 # Shares of the range: rows of thousands of weights want small ones.
 _SHARES = (*np.arange(1.2, 0.66, -0.08), *np.geomspace(0.65, 0.15, 10))
 # The other way round, for levels that reach further on one side: nf4 gains 0.2 dB, integers of 2 bits 0.05.
@@ -42,7 +42,7 @@ class Mse(Solver):
 
     def refusal(self, form: Format) -> str | None:
         """It chooses scales."""
-        return form.unfittable or None
+        return form.why_scales_fixed or None
 
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         importance = np.ones((1, weight.shape[1])) if inputs is None else inputs.importance
@@ -65,7 +65,7 @@ def _fitted(before: Encoded, weight: Matrix, importance: Doubles, split: Split) 
     if not grid.of_tensor:
         return each_part(before, lambda part, encoded: fit_grid(encoded, columns(part).sums), split)
 
-    def measure(grid: Grid) -> Sums:
+    def measure(grid: LevelGrid) -> Sums:
         parts = by_rows(before.rows, before.cols, lambda part: columns(part).sums(_of_rows(grid, part)), split)
         # Exact sums of rows do not depend on their order.
         named = ((f, np.concatenate([getattr(p, f) for p in parts])) for f in Sums.__dataclass_fields__)
@@ -74,7 +74,7 @@ def _fitted(before: Encoded, weight: Matrix, importance: Doubles, split: Split) 
     return fit_grid(before, measure)
 
 
-def _of_rows(grid: Grid, part: slice) -> Grid:
+def _of_rows(grid: LevelGrid, part: slice) -> LevelGrid:
     """The grid of a tensor as that of some of its rows."""
     shape = part.stop - part.start, 1
     return replace(grid, step=np.broadcast_to(grid.step, shape), shift=np.broadcast_to(grid.shift, shape))
@@ -102,7 +102,7 @@ def fit_grid(before: Encoded, measure: Measure) -> Encoded:
     after = best.encoded()
     last = form.grid(after)
     errors = at_first.error(first.step, first.shift), measure(last).error(last.step, last.shift)
-    return better_units((before, after), errors, first.together)
+    return better_units((before, after), errors, first.groups_sharing_a_scale)
 
 
 class _Best:
@@ -116,7 +116,7 @@ class _Best:
         """The best as the format holds it; its codes have no meaning."""
         return self._before.format.fit(self._before, self.step, self.shift)
 
-    def improve(self, sums: Sums, grid: Grid) -> None:
+    def improve(self, sums: Sums, grid: LevelGrid) -> None:
         """Take the step and shift of least squares for levels found on a grid, where they are better."""
         form = self._before.format
         for step, shift in _proposals(form, self._before, sums, grid):
@@ -127,7 +127,7 @@ class _Best:
             self.error = np.where(better, error, self.error)
 
 
-def _proposals(form: Format, before: Encoded, sums: Sums, grid: Grid) -> Iterator[tuple[Doubles, Doubles]]:
+def _proposals(form: Format, before: Encoded, sums: Sums, grid: LevelGrid) -> Iterator[tuple[Doubles, Doubles]]:
     if not grid.shifts:
         step = sums.best_step(grid.step)
         yield step, np.zeros_like(step)
@@ -141,7 +141,7 @@ def _proposals(form: Format, before: Encoded, sums: Sums, grid: Grid) -> Iterato
     yield step, ratio * step
 
 
-def _ladder(grid: Grid, shares: Sequence[float]) -> Iterator[Grid]:
+def _ladder(grid: LevelGrid, shares: Sequence[float]) -> Iterator[LevelGrid]:
     """Grids of shares of the range; where the shift can be chosen, about the middle of the range and about 0.
 
     Of 32 weights between a minimum and a maximum the first are better; of rows with outliers on one side, and where shifts

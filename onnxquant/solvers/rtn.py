@@ -23,4 +23,4 @@ class Rtn(Solver):
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         if start is None:
             return dispatch.rounded_to_nearest(form, weight)
-        return start if form.unsolvable else rounded(start, weight, self.split)
+        return start if form.why_not_solvable else rounded(start, weight, self.split)

@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.native_job import ZeroPoint
+from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import How, Site
@@ -88,7 +90,7 @@ class Target(ABC):
 
 def holds_codes(form: Format) -> bool:
     """Whether the layouts here can store a format's codes."""
-    plain = isinstance(form, ScaledCodes) and not (form.float_zero_points or form.permuted)
+    plain = isinstance(form, ScaledCodes) and not (form.zero_type is ZeroPoint.FLOAT16 or form.permuted)
     return plain and form.bits in (2, 4, 8)
 
 

@@ -19,11 +19,13 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from onnxquant.formats.base import Format, ScaledCodes
+from onnxquant.formats.base import Format
 from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
-from onnxquant.formats.bitsandbytes.table import TableCodes
+from onnxquant.formats.planes import Extent
+from onnxquant.formats.table import TableCodes
 from onnxquant.graph.names import DOMAIN
 from onnxquant.numerics.packing import low_bits
+from onnxquant.targets.layouts import POWERS_OF_TWO
 from onnxquant.targets.tiles import kernel_name
 
 MATMUL, GATHER, DEQUANTIZE = "MatMul", "Gather", "Dequantize"
@@ -31,6 +33,8 @@ MATMUL, GATHER, DEQUANTIZE = "MatMul", "Gather", "Dequantize"
 BODY_ATTRIBUTES = ("code_shape", "side_shape", "matrix", "side_rows", "spread", "rows", "cols", "blocks", "zero_shape")
 DENSE_ATTRIBUTES = ("shape", "perm", "to")
 MIN_OPSET, MIN_OPSET_HALF = 13, 15
+# The value of each byte of a scale that is an exponent.
+_POWERS = np.arange(256, dtype=np.uint8).view(POWERS_OF_TWO).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,12 @@ class _Body:
 
     def side(self, plane: str) -> str:
         """A plane of one value per row and group as float [N', groups], or [1, 1]."""
-        one = isinstance(self.form, ScaledCodes) and self.form.one_scale
-        rows = plane if one else self.transpose(plane, 0, 2, 1)
-        return self.floats(self.reshape(rows, self.given("side_rows")))
+        declared = self.form.planes(1, 1)[plane]
+        rows = plane if declared.extent is Extent.TENSOR else self.transpose(plane, 0, 2, 1)
+        matrix = self.reshape(rows, self.given("side_rows"))
+        if declared.dtype == POWERS_OF_TWO:
+            return self.op("Gather", self.table(_POWERS), self.op("Cast", matrix, to=7))
+        return self.floats(matrix)
 
     def per_block(self, groups: str) -> str:
         """[N', groups] as [N', blocks]: a group serves one block, or several, or all of a row."""

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
+from onnxquant.formats.granularity import PerBlock
+from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.sites import How, Site, Use
 from onnxquant.targets.base import F32, Lowered, Planes, Result, add_planes
@@ -83,7 +85,7 @@ def _decode(chain: _Chain, layout: Dense, names: Planes) -> str:
         codes = chain.add("Sub", codes, chain.scalar(form.offset))
     scales = names["scales"] if form.scale_dtype is np.float32 else chain.cast(names["scales"], F32)
     decoded = chain.add("Mul", codes, _spread(chain, layout, scales))
-    if form.group:
+    if isinstance(form.granularity, PerBlock):
         if layout.view.permuted != layout.code_shape:
             decoded = chain.add("Reshape", decoded, chain.ints(*layout.view.permuted))
         if layout.view.perm != tuple(range(len(layout.view.perm))):
@@ -95,10 +97,11 @@ def _decode(chain: _Chain, layout: Dense, names: Planes) -> str:
 
 def _spread(chain: _Chain, layout: Dense, side: str) -> str:
     """Side information as it broadcasts against the codes; where the last block is short, one value per weight."""
-    if not layout.ragged:
+    granularity = layout.scaled.granularity
+    if not layout.ragged or not isinstance(granularity, PerBlock):
         return side
     rows, blocks = layout.groups
-    wide = chain.add("Expand", side, chain.ints(rows, blocks, layout.scaled.group or 1))
+    wide = chain.add("Expand", side, chain.ints(rows, blocks, granularity.size))
     flat = chain.add("Reshape", wide, chain.ints(rows, -1))
     return chain.add("Slice", flat, chain.ints(0), chain.ints(layout.cols), chain.ints(1))
 

@@ -13,7 +13,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.granularity import PerBlock, PerTensor
+from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import ModelEditor, Stored
 from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.refusal import Refusal
@@ -40,7 +42,7 @@ class Channels(Layout):
         return self.view.perm[0]
 
     def stored(self) -> dict[str, Stored]:  # noqa: D102
-        scales = () if self.scaled.group is None else (self.rows,)
+        scales = () if isinstance(self.scaled.granularity, PerTensor) else (self.rows,)
         codes = stored_as(self.view.shape, np.int8)
         return {"codes": codes, "scales": stored_as(scales, np.float32), "zero_points": stored_as(scales, np.int8)}
 
@@ -69,7 +71,7 @@ class Qdq(Target):
     def holds(self, form: Format) -> bool:  # noqa: D102
         if not isinstance(form, ScaledCodes) or form.permuted or form.has_zero_points:
             return False
-        return form.bits == 8 and form.group in (0, None)
+        return form.bits == 8 and not isinstance(form.granularity, PerBlock)
 
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:  # noqa: D102
         if not self.holds(form):
@@ -88,7 +90,7 @@ class Qdq(Target):
     def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
         layout = Channels(form, site.view)
         names = add_planes(editor, site, layout, encoded)
-        attributes: dict[str, Any] = {} if layout.scaled.group is None else {"axis": layout.axis}
+        attributes: dict[str, Any] = {} if isinstance(layout.scaled.granularity, PerTensor) else {"axis": layout.axis}
         decode = editor.node(
             site, "DequantizeLinear", [names[p] for p in ("codes", "scales", "zero_points")], **attributes
         )

@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, cast
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
+from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
+from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import Stored
 from onnxquant.graph.sites import View
 from onnxquant.native.packers import pack_rows
@@ -26,6 +29,8 @@ Array = NDArray[Any]
 T = onnx.TensorProto
 _SIGNED = {8: T.INT8, 4: T.INT4, 2: T.INT2}
 _UNSIGNED = {8: T.UINT8, 4: T.UINT4, 2: T.UINT2}
+# Scales of 8 bits that are exponents (OCP E8M0).
+POWERS_OF_TWO = np.dtype(ml_dtypes.float8_e8m0fnu)
 # The opset and IR version in which a code of so many bits is a tensor type.
 OPSET_OF_BITS = {8: 1, 4: 21, 2: 25}
 IR_OF_BITS = {8: 3, 4: 10, 2: 13}
@@ -42,7 +47,7 @@ def carrier_block(cols: int) -> int:
 
 def block_of(form: ScaledCodes, cols: int) -> int:
     """Block size that a kernel is told for rows of ``cols`` weights."""
-    return form.group or carrier_block(cols)
+    return form.granularity.size if isinstance(form.granularity, PerBlock) else carrier_block(cols)
 
 
 class Layout(ABC):
@@ -61,7 +66,7 @@ class Layout(ABC):
     @property
     def groups(self) -> tuple[int, int]:
         """Shape of the scales as the format sees them."""
-        return self.scaled.groups(self.rows, self.cols)
+        return self.scaled.granularity.shape(self.rows, self.cols)
 
     @abstractmethod
     def stored(self) -> dict[str, Stored]:
@@ -86,7 +91,23 @@ def _elem(dtype: np.dtype[Any] | type) -> int:
 
 def stored_as(shape: tuple[int, ...], dtype: np.dtype[Any] | type) -> Stored:
     """An array of this type as a tensor of the model."""
-    return Stored(shape, _elem(dtype), prod(shape) * np.dtype(dtype).itemsize)
+    kind = stored_type(np.dtype(dtype))
+    return Stored(shape, _elem(kind), prod(shape) * kind.itemsize)
+
+
+def stored_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The element type that is written for another: powers of two as the bytes of their exponents, in any opset."""
+    return np.dtype(np.uint8) if dtype == POWERS_OF_TWO else dtype
+
+
+def as_stored(plane: Array) -> Array:
+    """An array in the element type that is written for it."""
+    return plane.view(stored_type(plane.dtype))
+
+
+def from_stored(plane: Array, dtype: np.dtype[Any]) -> Array:
+    """An array of an element type from the tensor that was written for it; a tensor of another type stays as it is."""
+    return plane.view(dtype) if plane.dtype == stored_type(dtype) else plane
 
 
 class Dense(Layout):
@@ -105,23 +126,24 @@ class Dense(Layout):
     @property
     def ragged(self) -> bool:
         """Whether the last block of a row is short."""
-        return bool(self.scaled.group) and self.cols % (self.scaled.group or 1) != 0
+        granularity = self.scaled.granularity
+        return isinstance(granularity, PerBlock) and self.cols % granularity.size != 0
 
     @property
     def code_shape(self) -> tuple[int, ...]:
         """Shape of the codes, one element per weight."""
-        group = self.scaled.group
-        if group:
-            return (self.rows, self.cols) if self.ragged else (self.rows, self.groups[1], group)
+        granularity = self.scaled.granularity
+        if isinstance(granularity, PerBlock):
+            return (self.rows, self.cols) if self.ragged else (self.rows, self.groups[1], granularity.size)
         return self.view.shape
 
     @property
     def side_shape(self) -> tuple[int, ...]:
         """Shape of scales and zero points: it broadcasts against the codes."""
-        group = self.scaled.group
-        if group:
+        granularity = self.scaled.granularity
+        if isinstance(granularity, PerBlock):
             return (*self.groups, 1)
-        if group is None:
+        if isinstance(granularity, PerTensor):
             return ()
         return self.view.row_vector(np.empty((self.rows, 1), np.bool_)).shape
 
@@ -148,14 +170,14 @@ class Dense(Layout):
             return np.ascontiguousarray(self._side(values))
         form = self.scaled
         flip = form.offset if not self.packed and not form.has_zero_points else 0
-        ordered = values if form.group else self.view.restore(values)
+        ordered = values if isinstance(form.granularity, PerBlock) else self.view.restore(values)
         return pack((ordered ^ np.uint8(flip)).reshape(-1), form.bits)
 
     def _side(self, values: Array) -> Array:
-        group = self.scaled.group
-        if group:
+        granularity = self.scaled.granularity
+        if isinstance(granularity, PerBlock):
             return values[..., None]
-        return values.reshape(()) if group is None else self.view.row_vector(values)
+        return values.reshape(()) if isinstance(granularity, PerTensor) else self.view.row_vector(values)
 
     def unpack(self, planes: Mapping[str, Array]) -> Encoded:  # noqa: D102
         if isinstance(self.form, Floats):
@@ -164,11 +186,12 @@ class Dense(Layout):
         flip = form.offset if not self.packed and not form.has_zero_points else 0
         flat = unpack(planes["codes"].reshape(-1).view(np.uint8), form.bits, prod(self.code_shape)) ^ np.uint8(flip)
         codes = flat.reshape(self.code_shape)
-        out = {"codes": codes.reshape(self.rows, self.cols) if form.group else self.view.matrix(codes)}
+        in_blocks = isinstance(form.granularity, PerBlock)
+        out = {"codes": codes.reshape(self.rows, self.cols) if in_blocks else self.view.matrix(codes)}
         for name in ("scales", "zero_points"):
             if name in planes:
                 side = planes[name]
-                per_row = form.group == 0
+                per_row = isinstance(form.granularity, PerRow)
                 out[name] = self._rows_of(side) if per_row else side.reshape(self.groups)
         return self.encoded(out)
 
@@ -187,10 +210,10 @@ class Columns(Layout):
     @property
     def side_shape(self) -> tuple[int, ...]:
         """Shape of scales and zero points."""
-        group = self.scaled.group
-        if group:
+        granularity = self.scaled.granularity
+        if isinstance(granularity, PerBlock):
             return self.groups[1], self.padded_rows
-        return (self.padded_rows,) if group == 0 else ()
+        return (self.padded_rows,) if isinstance(granularity, PerRow) else ()
 
     def stored(self) -> dict[str, Stored]:  # noqa: D102
         form = self.scaled
@@ -212,7 +235,7 @@ class Columns(Layout):
             padded = padded_rows(values, self.padded_rows, form.offset)
             return pack((padded.T ^ np.uint8(flip)).reshape(-1), form.bits)
         fill = form.offset if plane == "zero_points" else 1
-        if form.group is None:
+        if isinstance(form.granularity, PerTensor):
             side = values.reshape(())
         else:
             side = padded_rows(values, self.padded_rows, fill).T.reshape(self.side_shape)
@@ -234,7 +257,7 @@ class Columns(Layout):
         return self.encoded(out)
 
     def _side(self, side: Array) -> Array:
-        if self.scaled.group is None:
+        if isinstance(self.scaled.granularity, PerTensor):
             return side.reshape(1, 1)
         return side.reshape(-1, self.padded_rows).T[: self.rows]
 

@@ -14,6 +14,7 @@ import onnx
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
+from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
 from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import How, Site
@@ -43,7 +44,7 @@ class Onnx(Target):
         """The opset that a product of this site takes (0: any)."""
         if isinstance(form, Floats) or not site.served(How.PRODUCT):
             return 0
-        blocked = BLOCKED_OPSET if getattr(form, "group", 0) else AXIS_OPSET
+        blocked = BLOCKED_OPSET if isinstance(form.granularity, PerBlock) else AXIS_OPSET
         half = HALF_OPSET if site.tensor.data_type == F16 else 0
         return max(blocked, half, OPSET_OF_BITS.get(form.bits, 1))
 
@@ -98,9 +99,11 @@ def _products(editor: ModelEditor, site: Site, layout: Columns, names: dict[str,
     editor.require_ir(IR_OF_BITS[form.bits])
     to = F16 if site.tensor.data_type == F16 else F32
     scales = float_scales(editor, site, names["scales"], layout.stored()["scales"].elem_type, to)
-    attributes: dict[str, Any] = {"axis": 1} if not form.group else {"axis": 0, "block_size": form.group}
-    if form.group is None:
-        attributes = {}
+    attributes: dict[str, Any] = {}
+    if isinstance(form.granularity, PerBlock):
+        attributes = {"axis": 0, "block_size": form.granularity.size}
+    elif isinstance(form.granularity, PerRow):
+        attributes = {"axis": 1}
     inputs = [names["codes"], scales] + ([names["zero_points"]] if "zero_points" in names else [])
     decode = editor.node(site, "DequantizeLinear", inputs, **attributes)
     editor.first(site.graph, [decode])
@@ -169,7 +172,7 @@ class _Lookup:
 
     def _side(self, plane: str, indices: str) -> str:
         name = self.names[plane]
-        if self.layout.groups != (1, 1) or self.layout.scaled.group is not None:
+        if not isinstance(self.layout.scaled.granularity, PerTensor):
             name = self._last_axis(self._add("Gather", name, indices, axis=0))
         return self._add("Cast", name, to=F32)
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
-from onnxquant.formats.base import Encoded, Format, ScaledCodes
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.ggml.six_bits import SIX_BIT_BYTES, from_six_bits, six_bits
+from onnxquant.formats.granularity import PerBlock
+from onnxquant.formats.native_job import ZeroPoint
+from onnxquant.formats.planes import Extent, Plane
+from onnxquant.formats.scaled_codes import ScaledCodes
+from onnxquant.graph.model_editor import Stored
 from onnxquant.native.library import TILE
 from onnxquant.native.packers import pack_tiles, unpack_tiles
 from onnxquant.numerics.packing import low_bits
-from onnxquant.targets.layouts import Array, Layout, carrier_block, padded_rows, stored_as
+from onnxquant.targets.layouts import Array, Layout, as_stored, carrier_block, from_stored, padded_rows, stored_as
 
 # Activations that are rounded together: as many as share a scale of the weight, but no more than this.
 MOST_ACTIVATIONS = 128
-# Planes of one value per row and group.
-SIDES = ("scales", "minima", "zero_points", "outliers")
-# Weights of a super-block, and bytes of its 6-bit scales and minima.
-SUPER, SIX_BIT_BYTES = 256, 12
 
 
 def kernel_name(form: Format) -> str:
@@ -29,8 +30,8 @@ def kernel_name(form: Format) -> str:
     ('int4_zero', 'q4_k')
     """
     if isinstance(form, ScaledCodes) and form.has_zero_points:
-        return f"{form.name}_float_zero" if form.float_zero_points else f"{form.name}_zero"
-    return f"{form.name}_double" if getattr(form, "double_quant", False) else form.name
+        return f"{form.name}_float_zero" if form.zero_type is ZeroPoint.FLOAT16 else f"{form.name}_zero"
+    return form.name if form.inner is form else f"{form.name}_double"
 
 
 class Tiles(Layout):
@@ -48,12 +49,12 @@ class Tiles(Layout):
         self._packed: tuple[Encoded, Array, Array | None] | None = None
 
     def _block(self) -> int:
-        if "values" in self.source:
-            return 16
-        if "subscales" in self.source:
-            return 32 if "subminima" in self.source else 16
-        group = getattr(self.form, "group", 0)
-        return min(group, MOST_ACTIVATIONS) if group else carrier_block(self.cols)
+        granularity = self.form.granularity
+        if granularity is None:
+            return TILE
+        if isinstance(granularity, PerBlock):
+            return min(granularity.size // granularity.sub_blocks, MOST_ACTIVATIONS)
+        return carrier_block(self.cols)
 
     @property
     def blocks(self) -> int:
@@ -62,8 +63,8 @@ class Tiles(Layout):
 
     @property
     def one_scale(self) -> bool:
-        """Whether the scale is one number."""
-        return isinstance(self.form, ScaledCodes) and self.form.one_scale
+        """Whether the scale is stored as one number."""
+        return "scales" in self.source and self.source["scales"].extent is Extent.TENSOR
 
     @property
     def groups_in_row(self) -> int:
@@ -75,34 +76,29 @@ class Tiles(Layout):
         """The code that fills padding."""
         return 1 << (self.form.bits - 1)
 
-    def stored(self) -> dict[str, Any]:  # noqa: D102
-        source, out = self.source, {}
-        if "values" in source:
-            return self._with_permutation(
-                {"codes": stored_as((self.tiles, self.padded_cols, TILE), source["values"].dtype)}
-            )
-        out["codes"] = stored_as((self.tiles, self.padded_cols * self.low // 32, TILE, 4), np.uint8)
-        if self.high:
-            out["high"] = stored_as((self.tiles, self.padded_cols * self.high // 32, TILE, 4), np.uint8)
-        for name in ("scales", "minima", "zero_points"):
-            if name in source:
-                shape = (1,) if self.one_scale else (self.tiles, source[name].shape[1], TILE)
-                out[name] = stored_as(shape, source[name].dtype)
-        if "subminima" in source:
-            out["factors"] = stored_as((self.tiles, self.groups_in_row, SIX_BIT_BYTES, TILE), np.uint8)
-        elif "subscales" in source:
-            out["factors"] = stored_as((self.tiles, source["subscales"].shape[1], TILE), np.int8)
-        for name in ("nested_scales", "nested_offset", "outlier_columns"):
-            if name in source:
-                out[name] = stored_as(source[name].shape, source[name].dtype)
-        if "outliers" in source:
-            out["outliers"] = stored_as((self.tiles, source["outliers"].shape[1], TILE), source["outliers"].dtype)
-        return self._with_permutation(out)
-
-    def _with_permutation(self, out: dict[str, Any]) -> dict[str, Any]:
-        if "permutation" in self.source:
-            out["permutation"] = stored_as((self.cols,), np.int32)
+    def stored(self) -> dict[str, Stored]:  # noqa: D102
+        out: dict[str, Stored] = {}
+        for plane in self.source.values():
+            out |= self._stored(plane)
         return out
+
+    def _stored(self, plane: Plane) -> dict[str, Stored]:
+        """The tensors that one plane of the format becomes."""
+        if plane.name == "codes":
+            widths = {"codes": self.low, "high": self.high} if self.high else {"codes": self.low}
+            vectors = {name: self.padded_cols * width // 32 for name, width in widths.items()}
+            return {name: stored_as((self.tiles, count, TILE, 4), np.uint8) for name, count in vectors.items()}
+        if plane.name == "values":
+            return {"codes": stored_as((self.tiles, self.padded_cols, TILE), plane.dtype)}
+        if plane.name == "subminima":
+            return {"factors": stored_as((self.tiles, self.groups_in_row, SIX_BIT_BYTES, TILE), np.uint8)}
+        if plane.name == "subscales":
+            # Scales and minima of six bits share the bytes that the minima stand for.
+            factors = stored_as((self.tiles, plane.shape[1], TILE), plane.dtype)
+            return {} if "subminima" in self.source else {"factors": factors}
+        if plane.extent is Extent.TENSOR:
+            return {plane.name: stored_as((plane.size,), plane.dtype)}
+        return {plane.name: stored_as((self.tiles, plane.shape[1], TILE), plane.dtype)}
 
     def pack(self, plane: str, encoded: Encoded) -> Array:  # noqa: D102
         planes = encoded.planes
@@ -113,15 +109,13 @@ class Tiles(Layout):
         if plane in ("codes", "high"):
             return self._pack_codes(plane, encoded)
         if plane == "factors":
-            factors = (
-                six_bits(planes["subscales"], planes["subminima"]) if "subminima" in planes else planes["subscales"]
-            )
+            factors = planes["subscales"]
+            factors = six_bits(factors, planes["subminima"]) if "subminima" in planes else factors
             return self._interleave(padded_rows(factors, self.padded_rows, 0))
-        if plane not in SIDES:
-            return np.ascontiguousarray(planes[plane])
-        if self.one_scale:
-            return planes[plane].reshape(1)
-        spread = np.broadcast_to(planes[plane], (self.rows, planes[plane].shape[1]))
+        values = as_stored(planes[plane])
+        if self.source[plane].extent is Extent.TENSOR:
+            return np.ascontiguousarray(values.reshape(-1))
+        spread = np.broadcast_to(values, (self.rows, values.shape[1]))
         return self._interleave(padded_rows(spread, self.padded_rows, 0))
 
     def _interleave(self, matrix: Array) -> Array:
@@ -133,7 +127,7 @@ class Tiles(Layout):
         return np.moveaxis(plane, -1, 1).reshape(self.padded_rows, *plane.shape[1:-1])[: self.rows]
 
     def _pack_codes(self, plane: str, encoded: Encoded) -> Array:
-        """Both planes of an odd width are made at once, and asked for one after the other."""
+        """Both planes of an odd width are packed at once, and asked for one after the other."""
         if self._packed is None or self._packed[0] is not encoded:
             low, high = pack_tiles(encoded.planes["codes"], self.form.bits, self.padded_cols, self.offset)
             self._packed = (encoded, low, high)
@@ -146,43 +140,21 @@ class Tiles(Layout):
         return low
 
     def unpack(self, planes: Mapping[str, Array]) -> Encoded:  # noqa: D102
-        out: dict[str, Array] = {}
-        if "values" in self.source:
-            out["values"] = self._rows(planes["codes"])[:, : self.cols]
-        else:
-            out["codes"] = self._unpack_codes(planes)
-        if "factors" in planes:
+        return self.encoded({p.name: np.ascontiguousarray(self._unpacked(p, planes)) for p in self.source.values()})
+
+    def _unpacked(self, plane: Plane, planes: Mapping[str, Array]) -> Array:
+        """One plane of the format from the tensors."""
+        if plane.name == "codes":
+            codes = unpack_tiles(planes["codes"], planes.get("high"), self.form.bits, self.padded_cols)
+            return codes[: self.rows, : self.cols]
+        if plane.name == "values":
+            return self._rows(planes["codes"])[:, : self.cols]
+        if plane.extent is Extent.SUB_BLOCK:
             factors = self._rows(planes["factors"])
-            if "subminima" in self.source:
-                out["subscales"], out["subminima"] = from_six_bits(factors)
-            else:
-                out["subscales"] = factors
-        for name, plane in planes.items():
-            if name in SIDES:
-                side = plane.reshape(1, 1) if self.one_scale else self._rows(plane)
-                out[name] = side[: self.source[name].shape[0]]
-            elif name not in ("codes", "high", "factors"):
-                out[name] = plane
-        return self.encoded({name: np.ascontiguousarray(out[name]) for name in self.source})
-
-    def _unpack_codes(self, planes: Mapping[str, Array]) -> Array:
-        codes = unpack_tiles(planes["codes"], planes.get("high"), self.form.bits, self.padded_cols)
-        return codes[: self.rows, : self.cols]
-
-
-def six_bits(scales: Array, minima: Array) -> Array:
-    """Ggml's 12 bytes of a super-block from eight 6-bit scales and minima: [rows, supers, 12] from [rows, 8 supers]."""
-    sc, m = (v.reshape(len(v), -1, 8) for v in (scales, minima))
-    low, high = np.uint8(15), np.uint8(4)
-    first: Callable[[Array], Array] = lambda v: v[..., :4] | v[..., 4:] >> high << np.uint8(6)  # noqa: E731
-    last = sc[..., 4:] & low | (m[..., 4:] & low) << high
-    return np.concatenate([first(sc), first(m), last], axis=-1)
-
-
-def from_six_bits(packed: Array) -> tuple[Array, Array]:
-    """Scales and minima [rows, 8 supers] from 12 bytes per super-block."""
-    scales, minima, last = packed[..., :4], packed[..., 4:8], packed[..., 8:]
-    low, six, two = np.uint8(63), np.uint8(6), np.uint8(4)
-    sc = np.concatenate([scales & low, last & np.uint8(15) | scales >> six << two], axis=-1)
-    m = np.concatenate([minima & low, last >> two | minima >> six << two], axis=-1)
-    return sc.reshape(len(packed), -1), m.reshape(len(packed), -1)
+            if "subminima" not in self.source:
+                return factors
+            return from_six_bits(factors)[0 if plane.name == "subscales" else 1]
+        values = from_stored(planes[plane.name], plane.dtype)
+        if plane.extent is Extent.TENSOR:
+            return values.reshape(plane.shape)
+        return self._rows(values)[: plane.shape[0]]

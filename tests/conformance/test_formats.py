@@ -17,9 +17,10 @@ from variants import CASES, fits
 from onnxquant import decode, encode, formats
 from onnxquant.errors import OnnxQuantError, RangeError, WeightError
 from onnxquant.formats import format_named
-from onnxquant.formats.base import Encoded, ScaledCodes
+from onnxquant.formats.base import Encoded
 from onnxquant.formats.matrix import CHUNK_BYTES
 from onnxquant.formats.parameters import parameters_of
+from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.native import dispatch
 from onnxquant.numerics.packing import pack, unpack
 

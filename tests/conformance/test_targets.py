@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import onnxquant
 from onnxquant.artifact.read import plane_index, read_encoded
 from onnxquant.artifact.records import records
-from onnxquant.formats.base import ScaledCodes
+from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
 from onnxquant.graph.traverse import graphs as graphs_of

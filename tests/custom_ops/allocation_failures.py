@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_oracle import BLOCK, ROW, sample
 from nodes import Node, session
 
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 MOST = 100_000  # allocations of one call; a loop that runs so long is not getting on
@@ -79,16 +80,16 @@ def main() -> None:
     for function in ("formats", "isas", "compiled_isas"):
         fail_each(function, getattr(native, function), once=True)
     fail_each("register", register, once=True)
-    fail_each("describe", lambda: native.geometry.__wrapped__("q4_0"))
+    fail_each("describe", lambda: kernels.geometry.__wrapped__("q4_0"))
     fail_each("set_isa", lambda: native.set_isa(None))
     x = np.random.default_rng(0).normal(size=(9, 100)).astype(np.float32)
     indices = np.arange(-33, 33)
     for name, granularity in (("q4_0", BLOCK), ("llm_int8", ROW), ("f16", BLOCK)):
         weight = sample(name, 33, 100, 32, granularity, permuted=True).stored
         bias = x[0, :33].copy()
-        fail_each(f"decode_{name}", lambda w=weight: native.decode(w))
+        fail_each(f"decode_{name}", lambda w=weight: kernels.decode(w))
         for compute in ("int8", "float32"):
-            fail_each(f"matmul_{compute}_{name}", lambda w=weight, c=compute: native.matmul(x, w, compute=c))
+            fail_each(f"matmul_{compute}_{name}", lambda w=weight, c=compute: kernels.matmul(x, w, compute=c))
         for dtype in (np.float32, np.float16):
             model = Node("MatMul", weight, dtype, bias=bias.astype(dtype)).model()
             opened = fail_each(f"create_MatMul_{dtype.__name__}_{name}", lambda m=model: session(m))

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_oracle import BLOCK, sample
 from nodes import TYPES, Node, session
 
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 PAGE = mmap.PAGESIZE
@@ -54,7 +55,7 @@ class Guarded:
 
 
 def pointer(array: np.ndarray):
-    return array.ctypes.data_as(native._FLOATS)
+    return array.ctypes.data_as(kernels.FLOATS)
 
 
 class Arena:
@@ -69,24 +70,24 @@ class Arena:
             self.by_name[name] = Guarded(self.most)
         return self.by_name[name].place(np.ascontiguousarray(array), at_end)
 
-    def weight(self, stored: native.StoredWeight, at_end: bool) -> native.StoredWeight:
+    def weight(self, stored: kernels.StoredWeight, at_end: bool) -> kernels.StoredWeight:
         planes = {name: self.place(name, plane, at_end) for name, plane in stored.planes.items()}
-        return native.StoredWeight(stored.format, planes, stored.rows, stored.cols, stored.block_size)
+        return kernels.StoredWeight(stored.format, planes, stored.rows, stored.cols, stored.block_size)
 
 
 def matmul(x, weight, bias, y, compute: str, isa: str) -> None:
-    """The C ABI itself: native.matmul would make a Y of its own."""
-    planes = native._Planes(weight)
+    """The C ABI itself: kernels.matmul would make a Y of its own."""
+    planes = kernels.PlaneArguments(weight)
     how = compute.encode(), isa.encode(), pointer(x), len(x), pointer(bias), pointer(y)
-    native._check(native._library().onnxquant_matmul(*planes.arguments, *how))
+    native.call("matmul", *planes.arguments, *how)
 
 
-def check_products(arena: Arena, weight: native.StoredWeight, batch: int, isa: str) -> int:
+def check_products(arena: Arena, weight: kernels.StoredWeight, batch: int, isa: str) -> int:
     random = np.random.default_rng([batch, weight.rows, weight.cols])
     x = random.normal(size=(batch, weight.cols)).astype(np.float32)
     bias = random.normal(size=weight.rows).astype(np.float32)
     for compute in ("int8", "float32"):
-        expected = native.matmul(x, weight, compute=compute, isa=isa, bias=bias)
+        expected = kernels.matmul(x, weight, compute=compute, isa=isa, bias=bias)
         for at_end in (True, False):
             own = arena.weight(weight, at_end)
             own_x, own_bias = arena.place("X", x, at_end), arena.place("bias", bias, at_end)
@@ -96,16 +97,16 @@ def check_products(arena: Arena, weight: native.StoredWeight, batch: int, isa: s
     return 4
 
 
-def check_decoding(arena: Arena, weight: native.StoredWeight) -> None:
-    expected = native.decode(weight)
+def check_decoding(arena: Arena, weight: kernels.StoredWeight) -> None:
+    expected = kernels.decode(weight)
     for at_end in (True, False):
         y = arena.place("Y", np.full_like(expected, np.nan), at_end)
-        planes = native._Planes(arena.weight(weight, at_end))
-        native._check(native._library().onnxquant_decode(*planes.arguments, pointer(y)))
+        planes = kernels.PlaneArguments(arena.weight(weight, at_end))
+        native.call("decode", *planes.arguments, pointer(y))
         np.testing.assert_array_equal(y, expected)
 
 
-def check_halves(arena: Arena, weight: native.StoredWeight, batch: int) -> None:
+def check_halves(arena: Arena, weight: kernels.StoredWeight, batch: int) -> None:
     """float16 goes through the operator: X, the bias and Y are bound where they lie."""
     random = np.random.default_rng(batch)
     x = random.normal(size=(batch, weight.cols)).astype(np.float16)
@@ -123,13 +124,13 @@ def check_halves(arena: Arena, weight: native.StoredWeight, batch: int) -> None:
         np.testing.assert_array_equal(y, expected)
 
 
-def blocks_of(form: native.Geometry) -> list[int]:
+def blocks_of(form: kernels.Geometry) -> list[int]:
     """The smallest block, and one that takes many rows to another kernel where there is one."""
     return sorted({form.min_block, min(max(64, form.min_block), form.max_block)})
 
 
 def check_format(arena: Arena, name: str, turn: int, tails: list[int]) -> int:
-    form, isas, calls = native.geometry(name), native.isas(), 0
+    form, isas, calls = kernels.geometry(name), native.isas(), 0
     sizes = itertools.cycle(itertools.product(ROWS, BATCHES))
     for _ in range(turn * 7):
         next(sizes)
@@ -150,7 +151,7 @@ def main() -> None:
     faulthandler.enable()
     count = int(sys.argv[1])
     arena = Arena()
-    for turn, name in enumerate(native.formats()):
+    for turn, name in enumerate(kernels.formats()):
         print(name, end=" ", flush=True)
         # Each format begins with another tail: together they try all of them many times.
         tails = [TAILS[(turn * count + i) % len(TAILS)] for i in range(count)]

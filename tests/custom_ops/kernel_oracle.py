@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import ml_dtypes
 import numpy as np
 
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 BLOCK, PAIR, ROW, TENSOR = "block", "pair", "row", "tensor"
@@ -57,7 +58,7 @@ FINE = {
 class Sample:
     """A random weight: as the library takes it, and what it means."""
 
-    stored: native.StoredWeight
+    stored: kernels.StoredWeight
     values: np.ndarray  # float64 [N, K], in the order of X
     decoded: np.ndarray  # float32 [N, K]
     codes: np.ndarray  # the integers of int8 compute [N, K], in the order of the planes
@@ -68,13 +69,13 @@ class Sample:
 
     @property
     def has_int8(self):
-        return native.geometry(self.stored.format).has_int8
+        return kernels.geometry(self.stored.format).has_int8
 
 
 def variants():
     """Every format at every granularity and block, but the larger blocks of the many variants of integers once."""
-    for name in native.formats():
-        form = native.geometry(name)
+    for name in kernels.formats():
+        form = kernels.geometry(name)
         shared = BLOCK in form.granularities and "scales" in form.planes and "factors" not in form.planes
         for granularity in [*form.granularities, PAIR] if shared else form.granularities:
             for block in (16, 32, 64, 128, 256):
@@ -226,7 +227,7 @@ class _Random:
 
 def sample(name, rows, cols, block, granularity=BLOCK, seed=0, permuted=False, outliers=3):
     """A random weight with every code, whether or not an encoder emits it, and noise in the padding."""
-    form = native.geometry(name)
+    form = kernels.geometry(name)
     random = np.random.default_rng([seed, rows, cols, block])
     if form.bits == 16:
         made = _floats(name, form, rows, cols, random)
@@ -244,7 +245,7 @@ def _floats(name, form, rows, cols, random):
     wide = np.zeros((-(-rows // 16) * 16, padded.shape[1]), values.dtype)
     wide[:rows] = padded
     plane = np.ascontiguousarray(wide.reshape(-1, 16, padded.shape[1]).transpose(0, 2, 1))
-    stored = native.StoredWeight(name, {"codes": plane}, rows, cols, 16)
+    stored = kernels.StoredWeight(name, {"codes": plane}, rows, cols, 16)
     decoded = values.astype(np.float32)
     nothing = np.zeros((0,), np.int64)
     return Sample(stored, decoded.astype(np.float64), decoded, nothing, nothing, None, np.arange(cols), nothing)
@@ -282,7 +283,7 @@ def _codes(name, form, rows, cols, block, granularity, random):
         if unsigned and zeros is None:
             decoded = decoded + spread(minima)
             values = values + spread(minima)
-    stored = native.StoredWeight(name, planes, rows, cols, block)
+    stored = kernels.StoredWeight(name, planes, rows, cols, block)
     nothing = np.zeros((0,), np.int64)
     return Sample(stored, values, decoded, meant, scales, minima, np.arange(cols), nothing)
 

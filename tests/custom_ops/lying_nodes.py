@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_oracle import Sample, sample
 from nodes import Node, session
 
-from onnxquant.native import library as native
+from onnxquant.native import kernels
 
 ROWS, COLS = 33, 100
 # One of each kind of side information: the permutation is checked alike for all.
@@ -139,7 +139,7 @@ def attempt(kernel: str, name: str, weight: Sample, change: dict) -> dict:
 
 
 def try_format(kernel: str, name: str, count: int, *, permuted: bool) -> None:
-    form = native.geometry(name)
+    form = kernels.geometry(name)
     block = min(max(32, form.min_block), form.max_block)
     weight = sample(name, ROWS, COLS, block, form.granularities[0], permuted=permuted)
     for lie, change in lies(weight, kernel):
@@ -154,7 +154,7 @@ def try_format(kernel: str, name: str, count: int, *, permuted: bool) -> None:
 
 def main() -> None:
     kernel, count, permuted = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "permuted"
-    for name in native.formats() if not permuted else PERMUTED:
+    for name in kernels.formats() if not permuted else PERMUTED:
         try_format(kernel, name, count, permuted=permuted)
 
 

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from ml_dtypes import bfloat16
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 DOMAIN = "onnxquant"
@@ -31,7 +32,7 @@ class Node:
     """What a model of one node holds; everything may be changed to a lie."""
 
     kernel: str  # MatMul or Gather
-    stored: native.StoredWeight
+    stored: kernels.StoredWeight
     dtype: Any = np.float32  # of X, or of the indices
     shape: Any = None  # declared for X or the indices; None: ["batch", K] or ["batch"]
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -44,8 +45,8 @@ class Node:
 
     def model(self, out_shape: Any = None) -> bytes:
         weight = self.stored
-        geometry = native.geometry(weight.format)
-        order = [*geometry.planes, *([native.PERMUTATION] if native.PERMUTATION in weight.planes else [])]
+        geometry = kernels.geometry(weight.format)
+        order = [*geometry.planes, *([kernels.PERMUTATION] if kernels.PERMUTATION in weight.planes else [])]
         planes = {name: self.planes.get(name, weight.planes[name]) for name in order}
         matmul = self.kernel == "MatMul"
         first = "X" if matmul else "indices"
@@ -55,7 +56,9 @@ class Node:
             names.append("bias")
             planes["bias"] = self.bias
         names = [n for n in names if n not in self.dropped]
-        ending = ("Permuted" if native.PERMUTATION in weight.planes else "") + ("Bias" if self.bias is not None else "")
+        ending = ("Permuted" if kernels.PERMUTATION in weight.planes else "") + (
+            "Bias" if self.bias is not None else ""
+        )
         attributes = {"N": weight.rows, "K": weight.cols, "block_size": weight.block_size, **self.attributes}
         attributes = {k: v for k, v in attributes.items() if k not in self.dropped}
         op_type = self.op_type or f"{self.kernel}{geometry.suffix}{ending}"

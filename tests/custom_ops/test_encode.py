@@ -16,6 +16,7 @@ from onnxquant.formats import format_named, formats
 from onnxquant.native import dispatch
 from onnxquant.native import encoders as encoder
 from onnxquant.native import library as native
+from onnxquant.native.jobs import EncodeJob, ErrorSums, Execution, SourceStructure, SurveyJob
 from onnxquant.numerics.difference import Difference
 
 ISAS = native.isas()
@@ -68,16 +69,16 @@ def whole(form, cols):
 def agree(form, weight, isa="", threads=None, permutation=None):
     """Planes and settings equal those of numpy; so do decoded values and statistics."""
     expected = form.encode(weight, permutation)
-    found, difference = encoder.encode(form, weight, permutation, threads, isa)
+    found, difference = encoder.encode(form, weight, permutation, Execution(threads, isa))
     assert found.format == expected.format
     assert list(found.planes) == list(expected.planes)
     for name, plane in expected.planes.items():
         assert found.planes[name].dtype == plane.dtype and found.planes[name].shape == plane.shape
         assert found.planes[name].tobytes() == plane.tobytes(), where(name, found.planes[name], plane)
     values = form.decode(expected)
-    np.testing.assert_array_equal(encoder.decode(found, threads, isa), values)
+    np.testing.assert_array_equal(encoder.decode(found, Execution(threads, isa)), values)
     check_statistics(difference, weight.astype(np.float32), values)
-    again = encoder.measure(expected, weight, threads, isa)
+    again = encoder.measure(expected, weight, Execution(threads, isa))
     assert again == difference
     return found, difference
 
@@ -155,7 +156,7 @@ def test_distributions(form, isa):
                 agree(form, weight.astype(np.float32), isa)
             except RangeError as error:
                 with pytest.raises(RangeError) as found:
-                    encoder.encode(form, weight.astype(np.float32), isa=isa)
+                    encoder.encode(form, weight.astype(np.float32), execution=Execution(isa=isa))
                 assert str(found.value) == str(error)
             except AssertionError as error:
                 raise AssertionError(f"{name} {rows} x {cols}: {error}") from error
@@ -206,18 +207,17 @@ def test_types_and_strides(name, dtype, isa):
         weight = generator(rows, cols).normal(size=(rows, cols)).astype(dtype)
         agree(form, weight, isa)
         for how, other in arranged(weight):
-            found = encoder.encode(form, other, isa=isa)[0]
+            found = encoder.encode(form, other, execution=Execution(isa=isa))[0]
             for plane, values in form.encode(other).planes.items():
                 assert found.planes[plane].tobytes() == values.tobytes(), f"{how}: {plane}"
 
 
 @pytest.mark.parametrize("form", CASES)
-def test_threads_change_nothing(form, monkeypatch):
-    monkeypatch.setattr(encoder, "_CHUNK", 1 << 14)
+def test_threads_change_nothing(form):
     weight = generator(5).normal(size=(321, whole(form, 256))).astype(np.float32)
-    one, expected = encoder.encode(form, weight, threads=1)
+    one, expected = encoder.encode(form, weight, execution=Execution(1, part_bytes=1 << 16))
     for threads in (2, 3, 7):
-        found, difference = encoder.encode(form, weight, threads=threads)
+        found, difference = encoder.encode(form, weight, execution=Execution(threads, part_bytes=1 << 16))
         assert difference == expected
         assert all(found.planes[name].tobytes() == plane.tobytes() for name, plane in one.planes.items())
     agree(form, weight)
@@ -226,7 +226,7 @@ def test_threads_change_nothing(form, monkeypatch):
 def test_instruction_sets_give_the_same_statistics():
     weight = generator(6).normal(size=(50, 768)).astype(np.float32)
     for form in formats():
-        found = [encoder.encode(form, weight, isa=isa)[1] for isa in ISAS]
+        found = [encoder.encode(form, weight, execution=Execution(isa=isa))[1] for isa in ISAS]
         assert all(one == found[0] for one in found), form.name
 
 
@@ -263,13 +263,13 @@ def test_any_weight(form, isa, seed, rows, cols, exponent, spread, columns):
         expected = form.encode(weight)
     except RangeError as error:
         with pytest.raises(RangeError) as found:
-            encoder.encode(form, weight, isa=isa)
+            encoder.encode(form, weight, execution=Execution(isa=isa))
         assert str(found.value) == str(error)
         return
-    found = encoder.encode(form, weight, isa=isa)[0]
+    found = encoder.encode(form, weight, execution=Execution(isa=isa))[0]
     for name, plane in expected.planes.items():
         assert found.planes[name].tobytes() == plane.tobytes(), where(name, found.planes[name], plane)
-    np.testing.assert_array_equal(encoder.decode(found, isa=isa), form.decode(expected))
+    np.testing.assert_array_equal(encoder.decode(found, execution=Execution(isa=isa)), form.decode(expected))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -283,7 +283,7 @@ def test_the_first_value_that_is_not_finite_is_named(form, value):
             with pytest.raises(
                 WeightError, match=f"^holds {value} at row 21, column {cols - 1}; expected finite values"
             ):
-                encoder.encode(form, matrix, isa=isa)
+                encoder.encode(form, matrix, execution=Execution(isa=isa))
     with pytest.raises(WeightError, match="row 21"):
         encoder.encode(form, weight, np.arange(cols)[::-1])
 
@@ -320,8 +320,8 @@ def test_every_format_uses_them(monkeypatch):
 
 
 def test_without_the_library_numpy_serves(monkeypatch):
-    monkeypatch.setattr(encoder, "_there", lambda: False)
-    monkeypatch.setattr(encoder, "_run", None)
+    monkeypatch.setattr(encoder, "names", frozenset)
+    monkeypatch.setattr(native, "call", None)
     weight = generator(11).normal(size=(3, 256)).astype(np.float32)
     form = format_named("q4_k")
     expected = form.encode(weight)
@@ -374,23 +374,23 @@ def test_planes_of_other_shapes_are_refused():
 )
 def test_mistakes_are_refused(change, message):
     weight, codes, scales = np.ones((2, 64), np.float32), np.zeros((2, 64), np.uint8), np.zeros((2, 2), np.float16)
-    statistics = encoder._Statistics()
+    statistics = ErrorSums()
     fields = {
         "isa": b"", "format": b"q4_0", "action": b"encode", "source": (weight.ctypes.data, None, 0, 64, 1), "rows": 2,
         "cols": 64, "group": 32, "codes": codes.ctypes.data, "scales": scales.ctypes.data,
-        "statistics": ctypes.addressof(statistics), "size": ctypes.sizeof(encoder._EncodeJob), **change,
+        "statistics": ctypes.addressof(statistics), "size": ctypes.sizeof(EncodeJob), **change,
     }  # fmt: skip
-    job = encoder._EncodeJob(**{**fields, "source": encoder._Source(*fields["source"])})
-    assert encoder._function("encode")(ctypes.byref(job)) == 1
+    job = EncodeJob(**{**fields, "source": SourceStructure(*fields["source"])})
+    assert native.function("encode")(ctypes.byref(job)) == 1
     with pytest.raises(NativeLibraryError, match=message):
-        raise NativeLibraryError(native._last_error())
+        raise NativeLibraryError(native.last_error())
 
 
 def test_columns_that_do_not_exist_are_refused():
     weight, out = np.ones((2, 64), np.float32), np.zeros((2, 64), np.float32)
     columns = np.full(64, 64, np.int32)
-    job = encoder._SurveyJob(ctypes.sizeof(encoder._SurveyJob), b"", rows=2, cols=64)
-    job.source = encoder._Source(weight.ctypes.data, columns.ctypes.data, 0, 64, 1)
+    job = SurveyJob(ctypes.sizeof(SurveyJob), b"", rows=2, cols=64)
+    job.source = SourceStructure(weight.ctypes.data, columns.ctypes.data, 0, 64, 1)
     job.survey = out.ctypes.data
-    assert encoder._function("survey")(ctypes.byref(job)) == 1
-    assert "column 64 of 64" in native._last_error()
+    assert native.function("survey")(ctypes.byref(job)) == 1
+    assert "column 64 of 64" in native.last_error()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="mprotect")
@@ -25,5 +26,5 @@ def test_arrays_at_the_edge_of_unmapped_pages():
     )  # fmt: skip
     assert run.returncode == 0, f"{run.returncode}: after {run.stdout.splitlines()[-1:]}: {run.stderr[-2000:]}"
     calls = dict(line.split() for line in run.stdout.splitlines())
-    assert list(calls) == native.formats()
+    assert list(calls) == kernels.formats()
     assert all(int(count) >= 4 * TAILS * len(native.isas()) for count in calls.values())

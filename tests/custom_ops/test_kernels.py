@@ -21,12 +21,13 @@ from kernel_oracle import (
 )  # fmt: skip
 
 from onnxquant.errors import NativeLibraryError
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 ROWS = [1, 16, 17, 33, 100]
 COLS = [1, 31, 32, 100, 257]
 BATCHES = [0, 1, 2, 3, 13, 33]
-INT8 = [name for name in native.formats() if native.geometry(name).has_int8]
+INT8 = [name for name in kernels.formats() if kernels.geometry(name).has_int8]
 
 
 CASES = [pytest.param(*variant, id="{}-{}-{}".format(*variant)) for variant in variants()]
@@ -35,7 +36,7 @@ ISAS = native.isas()
 
 def default(name, block=32):
     """The plainest block and granularity of a format."""
-    form = native.geometry(name)
+    form = kernels.geometry(name)
     return min(max(block, form.min_block), form.max_block), form.granularities[0]
 
 
@@ -48,7 +49,7 @@ def activations(rows, cols, seed=1):
 def test_decode_is_exact(name, granularity, block):
     for rows, cols in itertools.product(ROWS, COLS):
         weight = sample(name, rows, cols, block, granularity)
-        np.testing.assert_array_equal(native.decode(weight.stored), weight.decoded)
+        np.testing.assert_array_equal(kernels.decode(weight.stored), weight.decoded)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -58,7 +59,7 @@ def test_int8_is_the_defined_rounding_to_the_bit(name, granularity, block, isa):
         weight = sample(name, rows, cols, block, granularity)
         for batch in BATCHES:
             x = activations(batch, cols)
-            check_int8(native.matmul(x, weight.stored, isa=isa), x, weight, isa)
+            check_int8(kernels.matmul(x, weight.stored, isa=isa), x, weight, isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -68,35 +69,35 @@ def test_float_stays_within_its_bound(name, granularity, block, isa):
         weight = sample(name, rows, cols, block, granularity)
         for batch in BATCHES:
             x = activations(batch, cols)
-            found = native.matmul(x, weight.stored, compute="float32", isa=isa)
+            found = kernels.matmul(x, weight.stored, compute="float32", isa=isa)
             error = np.abs(found - x.astype(np.float64) @ weight.values.T)
             assert (error <= float_bound(x, weight)).all(), f"{rows=} {cols=} {batch=}"
 
 
-@pytest.mark.parametrize("name", [n for n in native.formats() if n not in INT8])
+@pytest.mark.parametrize("name", [n for n in kernels.formats() if n not in INT8])
 def test_formats_without_int8_compute_in_float(name):
     block, granularity = default(name)
     weight, x = sample(name, 33, 100, block, granularity), activations(5, 100)
-    found = [native.matmul(x, weight.stored, compute=compute) for compute in ("int8", "float32")]
+    found = [kernels.matmul(x, weight.stored, compute=compute) for compute in ("int8", "float32")]
     np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("compute", ["int8", "float32"])
-@pytest.mark.parametrize("name", native.formats())
+@pytest.mark.parametrize("name", kernels.formats())
 def test_permuted_channels_and_a_bias(name, compute, isa):
     block, granularity = default(name)
     for cols in (33, 300):
         weight = sample(name, 50, cols, block, granularity, permuted=True)
-        np.testing.assert_array_equal(native.decode(weight.stored), weight.decoded)
+        np.testing.assert_array_equal(kernels.decode(weight.stored), weight.decoded)
         for batch in (9, 40):
             x, bias = activations(batch, cols), activations(1, 50)[0]
-            plain = native.matmul(x, weight.stored, compute=compute, isa=isa)
+            plain = kernels.matmul(x, weight.stored, compute=compute, isa=isa)
             if compute == "int8":
                 check_int8(plain, x, weight, isa)
             else:
                 assert (np.abs(plain - x.astype(np.float64) @ weight.values.T) <= float_bound(x, weight)).all()
-            biased = native.matmul(x, weight.stored, compute=compute, isa=isa, bias=bias)
+            biased = kernels.matmul(x, weight.stored, compute=compute, isa=isa, bias=bias)
             np.testing.assert_array_equal(biased, plain + bias)
 
 
@@ -106,8 +107,8 @@ def test_any_number_of_outliers(isa, outliers):
     weight = sample("llm_int8", 40, 300, 64, ROW, outliers=outliers)
     for batch in (11, 40):
         x = activations(batch, 300)
-        check_int8(native.matmul(x, weight.stored, isa=isa), x, weight, isa)
-        exact = native.matmul(x, weight.stored, compute="float32", isa=isa)
+        check_int8(kernels.matmul(x, weight.stored, isa=isa), x, weight, isa)
+        exact = kernels.matmul(x, weight.stored, compute="float32", isa=isa)
         assert (np.abs(exact - x.astype(np.float64) @ weight.values.T) <= float_bound(x, weight)).all()
 
 
@@ -117,14 +118,14 @@ def test_int8_error_is_that_of_rounding(name):
     block, granularity = default(name)
     weight = sample(name, 256, 1024, block, granularity)
     x = activations(64, 1024)
-    error = native.matmul(x, weight.stored, isa="scalar") - x.astype(np.float64) @ weight.values.T
+    error = kernels.matmul(x, weight.stored, isa="scalar") - x.astype(np.float64) @ weight.values.T
     step = np.abs(x).reshape(64, -1, block).max(axis=2) / 127
     power = np.square(weight.values).reshape(256, -1, block).sum(axis=2)
     expected = np.sqrt((np.square(step) @ power.T / 12).mean())
     assert 0.9 < np.sqrt(np.square(error).mean()) / expected < 1.1
 
 
-PLAIN = [n for n in native.formats() if set(native.geometry(n).planes) <= {"codes", "high", "scales"} and n in INT8]
+PLAIN = [n for n in kernels.formats() if set(kernels.geometry(n).planes) <= {"codes", "high", "scales"} and n in INT8]
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -132,7 +133,7 @@ PLAIN = [n for n in native.formats() if set(native.geometry(n).planes) <= {"code
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_extreme_codes_do_not_overflow(name, isa, sign):
     """All codes and activations at their ends, for the longest block and many of them."""
-    form = native.geometry(name)
+    form = kernels.geometry(name)
     block, cols = form.max_block, 4096
     low, high = split_bits(form.bits)
     for code in (0, (1 << form.bits) - 1):
@@ -143,11 +144,11 @@ def test_extreme_codes_do_not_overflow(name, isa, sign):
         granularity = form.granularities[-1]
         shape = {BLOCK: (2, cols // block, 16), ROW: (2, 1, 16), TENSOR: (1,)}[granularity]
         planes["scales"] = np.ones(shape, form.planes["scales"])
-        stored = native.StoredWeight(name, planes, 17, cols, block)
+        stored = kernels.StoredWeight(name, planes, 17, cols, block)
         value = code - (1 << (form.bits - 1))
         for batch in (1, 9, 33):
             x = np.full((batch, cols), sign * 127, np.float32)
-            np.testing.assert_array_equal(native.matmul(x, stored, isa=isa), np.float32(sign * 127 * value * cols))
+            np.testing.assert_array_equal(kernels.matmul(x, stored, isa=isa), np.float32(sign * 127 * value * cols))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -161,7 +162,7 @@ def test_the_ends_of_a_table_do_not_overflow(isa, sign):
             }
             for batch in (5, 33):
                 x = np.full((batch, 4096), sign * 127, np.float32)
-                found = native.matmul(x, native.StoredWeight(name, planes, 17, 4096, 128), isa=isa)
+                found = kernels.matmul(x, kernels.StoredWeight(name, planes, 17, 4096, 128), isa=isa)
                 expected = sign * 127 * 4096 * (-1 if code in (0, 11) else 1)
                 np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -174,17 +175,17 @@ def check_row(found, clean, poisoned, name):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("name", native.formats())
+@pytest.mark.parametrize("name", kernels.formats())
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_bad_activation_poisons_its_row_alone(name, isa, bad):
     block, granularity = default(name)
     weight = sample(name, 33, 100, block, granularity)
     x = activations(13, 100)
-    clean = native.matmul(x, weight.stored, isa=isa)
+    clean = kernels.matmul(x, weight.stored, isa=isa)
     for row, col in ((0, 0), (7, 50), (12, 99)):
         broken = x.copy()
         broken[row, col] = bad
-        check_row(native.matmul(broken, weight.stored, isa=isa), clean, row, name)
+        check_row(kernels.matmul(broken, weight.stored, isa=isa), clean, row, name)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -195,7 +196,7 @@ def test_tiny_and_huge_activations(name, isa):
     signs = np.sign(activations(5, 64))
     for size in (0.0, 1e-45, 1e-40, 1e-38, 1.4e-36, 1.6e-36, 1e-30, 1e34):
         x = (signs * size).astype(np.float32)
-        found = native.matmul(x, weight.stored, isa=isa)
+        found = kernels.matmul(x, weight.stored, isa=isa)
         assert np.isfinite(found).all()
         magnitude = np.abs(x.astype(np.float64)) @ np.abs(weight.values).T
         if size < 1.5e-36:
@@ -208,7 +209,7 @@ def test_tiny_and_huge_activations(name, isa):
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_rounding_mode_of_the_caller_is_kept(isa):
     x = np.array([1e-40], np.float32)
-    native.matmul(activations(1, 32), sample("q4_0", 16, 32, 32).stored, isa=isa)
+    kernels.matmul(activations(1, 32), sample("q4_0", 16, 32, 32).stored, isa=isa)
     assert (x * np.float32(0.5))[0] != 0, "subnormals are flushed after the call"
 
 
@@ -217,9 +218,9 @@ def test_the_rounding_mode_of_the_caller_is_kept(isa):
 def test_rows_do_not_depend_on_their_neighbours(isa, compute):
     weight = sample("int4", 40, 200, 64)
     x = activations(300, 200)
-    whole = native.matmul(x, weight.stored, compute=compute, isa=isa)
+    whole = kernels.matmul(x, weight.stored, compute=compute, isa=isa)
     for first, last in ((0, 1), (3, 10), (255, 258), (290, 300)):
-        part = native.matmul(x[first:last], weight.stored, compute=compute, isa=isa)
+        part = kernels.matmul(x[first:last], weight.stored, compute=compute, isa=isa)
         np.testing.assert_array_equal(part, whole[first:last])
 
 
@@ -236,32 +237,32 @@ def test_planes_at_any_address(isa, shift):
         return view.view(array.dtype).reshape(array.shape) if shift % array.itemsize == 0 else array
 
     planes = {name: moved(plane) for name, plane in weight.stored.planes.items()}
-    stored = native.StoredWeight("q8_0", planes, 33, 100, 32)
-    np.testing.assert_array_equal(native.matmul(x, stored, isa=isa), int8_matmul(x, weight))
+    stored = kernels.StoredWeight("q8_0", planes, 33, 100, 32)
+    np.testing.assert_array_equal(kernels.matmul(x, stored, isa=isa), int8_matmul(x, weight))
 
 
 def test_special_scales():
     """Half subnormals, infinities and NaN decode as IEEE says, on each instruction set."""
     halves = np.arange(0, 1 << 16, 41, dtype=np.uint16)[: 16 * 99].view(np.float16).reshape(99, 1, 16)
     codes = np.full((99 * 16, 16), 129, np.uint8)
-    stored = native.StoredWeight("int8", {"codes": pack(codes, 8, 16), "scales": halves}, 99 * 16, 16, 16)
+    stored = kernels.StoredWeight("int8", {"codes": pack(codes, 8, 16), "scales": halves}, 99 * 16, 16, 16)
     expected = np.repeat(halves.reshape(-1, 1).astype(np.float32), 16, axis=1)
-    np.testing.assert_array_equal(native.decode(stored), expected)
+    np.testing.assert_array_equal(kernels.decode(stored), expected)
     one = np.zeros((1, 16), np.float32)
     one[0, 3] = 1
     for isa in ISAS:
-        found = native.matmul(one, stored, compute="float32", isa=isa)
+        found = kernels.matmul(one, stored, compute="float32", isa=isa)
         finite = np.isfinite(expected[:, 0])
         np.testing.assert_array_equal(found[0, finite], expected[finite, 0])
         assert not np.isfinite(found[0, ~finite]).any()
 
 
-def weight_with(**changes) -> native.StoredWeight:
+def weight_with(**changes) -> kernels.StoredWeight:
     stored = sample("q4_0", 33, 100, 32).stored
     planes = {**stored.planes, **{k: v for k, v in changes.items() if k in stored.planes}}
     sizes = {"format": stored.format, "rows": 33, "cols": 100, "block_size": 32}
     sizes |= {k: v for k, v in changes.items() if k not in stored.planes}
-    return native.StoredWeight(planes=planes, **sizes)
+    return kernels.StoredWeight(planes=planes, **sizes)
 
 
 @pytest.mark.parametrize(
@@ -287,12 +288,12 @@ def weight_with(**changes) -> native.StoredWeight:
 def test_planes_that_do_not_fit_are_refused(changes, message):
     weight = weight_with(**changes)
     if message is None:
-        assert native.decode(weight).shape == (33, 97)
+        assert kernels.decode(weight).shape == (33, 97)
         return
     with pytest.raises(NativeLibraryError, match=message):
-        native.decode(weight)
+        kernels.decode(weight)
     with pytest.raises(NativeLibraryError, match=message):
-        native.matmul(activations(2, max(weight.cols, 1)), weight)
+        kernels.matmul(activations(2, max(weight.cols, 1)), weight)
 
 
 @pytest.mark.parametrize(
@@ -309,19 +310,19 @@ def test_indices_out_of_range_are_refused(plane, change, message):
     stored = sample("llm_int8", 33, 100, 32, ROW, permuted=True).stored
     planes = {**stored.planes, plane: np.array(change, np.int32)}
     with pytest.raises(NativeLibraryError, match=message):
-        native.decode(native.StoredWeight("llm_int8", planes, 33, 100, 32))
+        kernels.decode(kernels.StoredWeight("llm_int8", planes, 33, 100, 32))
 
 
 def test_arguments_that_do_not_fit_are_refused():
     stored = sample("int8", 17, 33, 16).stored
     with pytest.raises(NativeLibraryError, match="expected float32"):
-        native.matmul(activations(2, 32), stored)
+        kernels.matmul(activations(2, 32), stored)
     with pytest.raises(NativeLibraryError, match="expected float32"):
-        native.matmul(activations(2, 33).astype(np.float64), stored)
+        kernels.matmul(activations(2, 33).astype(np.float64), stored)
     with pytest.raises(NativeLibraryError, match="expected 'int8' or 'float32'"):
-        native.matmul(activations(2, 33), stored, compute="int4")
+        kernels.matmul(activations(2, 33), stored, compute="int4")
     with pytest.raises(NativeLibraryError, match="no instruction set is called 'mmx'"):
-        native.matmul(activations(2, 33), stored, isa="mmx")
+        kernels.matmul(activations(2, 33), stored, isa="mmx")
     with pytest.raises(NativeLibraryError, match="no instruction set is called 'mmx'"):
         native.set_isa("mmx")
 
@@ -358,7 +359,7 @@ def test_a_damaged_library_is_named(monkeypatch, tmp_path):
     native._library.cache_clear()
     monkeypatch.setattr(native, "library_path", lambda: path)
     with pytest.raises(NativeLibraryError, match="cannot be loaded"):
-        native.formats()
+        kernels.formats()
 
 
 def test_the_c_abi_refuses_null():
@@ -379,6 +380,6 @@ def test_the_oracle_sees_a_single_wrong_code():
     codes = weight.stored.planes["codes"].copy()
     codes[0, 2, 5, 1] ^= 0x10
     planes = {**weight.stored.planes, "codes": codes}
-    changed = native.decode(native.StoredWeight("int4", planes, 16, 32, 32))
+    changed = kernels.decode(kernels.StoredWeight("int4", planes, 16, 32, 32))
     wrong = np.argwhere(changed != weight.decoded)
     assert wrong.tolist() == [[5, 8 * 2 + 2 * 1 + 1]]

@@ -19,6 +19,7 @@ from kernel_oracle import BLOCK, ROW, int8_matmul, sample
 from nodes import Node, parsed
 from onnx import TensorProto
 
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 N, K = 65_536, 65_664
@@ -47,7 +48,7 @@ def large():
         memory = mmap.mmap(-1, int(np.prod(shape)) * plane.itemsize)
         planes[name] = np.frombuffer(memory, plane.dtype).reshape(shape)
         planes[name][-1] = plane[0]
-    stored = native.StoredWeight("int2", planes, N, K, 256)
+    stored = kernels.StoredWeight("int2", planes, N, K, 256)
     assert stored.rows * stored.cols > 1 << 32
     return stored, last
 
@@ -74,7 +75,7 @@ def session_of(stored, kernel, dtype):
 def test_the_last_channels_of_a_product(large):
     stored, last = large
     x = np.random.default_rng(0).normal(size=(1, K)).astype(np.float32)
-    y = native.matmul(x, stored)
+    y = kernels.matmul(x, stored)
     np.testing.assert_array_equal(y[:, -16:], int8_matmul(x, last))
     assert not y[:, :-16].any()
 
@@ -118,11 +119,11 @@ def test_the_last_row_of_a_large_output():
     x = np.random.default_rng(0).normal(size=(65_500, 16)).astype(np.float32)
     count = len(x) * weight.stored.rows
     assert count > 1 << 31
-    expected = native.matmul(x[-8:], weight.stored)
+    expected = kernels.matmul(x[-8:], weight.stored)
     # Not a divisor of 2^32, so that an index that lost its upper bits would point into other bytes, or nowhere.
     with repeated_memory(4 * count, 67 << 20) as y:
-        planes = native._Planes(weight.stored)
-        ends = x.ctypes.data_as(native._FLOATS), len(x), None, ctypes.cast(y, native._FLOATS)
-        native._check(native._library().onnxquant_matmul(*planes.arguments, b"int8", b"", *ends))
+        planes = kernels.PlaneArguments(weight.stored)
+        ends = x.ctypes.data_as(kernels.FLOATS), ctypes.c_int64(len(x)), None, ctypes.cast(y, kernels.FLOATS)
+        native.call("matmul", *planes.arguments, b"int8", b"", *ends)
         found = (ctypes.c_float * expected.size).from_address(y + 4 * (count - expected.size))
         np.testing.assert_array_equal(np.frombuffer(found, np.float32).reshape(expected.shape), expected)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from kernel_oracle import bfloat_factors, check_int8, sample, uses_bfloat
 
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 pytestmark = pytest.mark.skipif("amx" not in native.isas(), reason="no AMX here, and none emulated")
@@ -17,7 +18,7 @@ FINE, COARSE = 32, 64
 
 
 def default(name, block):
-    form = native.geometry(name)
+    form = kernels.geometry(name)
     return min(max(block, form.min_block), form.max_block), form.granularities[0]
 
 
@@ -27,11 +28,11 @@ def activations(rows, cols, seed=1):
 
 
 def amx(x, weight, isa="amx", **how):
-    return native.matmul(x, weight.stored, isa=isa, **how)
+    return kernels.matmul(x, weight.stored, isa=isa, **how)
 
 
 @pytest.mark.parametrize("block", [FINE, COARSE])
-@pytest.mark.parametrize("name", native.formats())
+@pytest.mark.parametrize("name", kernels.formats())
 def test_any_size(name, block):
     block, granularity = default(name, block)
     for rows, cols in itertools.product((1, 49), (1, 33, 256, 600)):
@@ -41,7 +42,7 @@ def test_any_size(name, block):
             check_int8(amx(x, weight), x, weight, "amx")
 
 
-@pytest.mark.parametrize("name", native.formats())
+@pytest.mark.parametrize("name", kernels.formats())
 def test_float_compute_stays_float(name):
     block, granularity = default(name, COARSE)
     weight, x = sample(name, 33, 300, block, granularity), activations(40, 300)
@@ -50,7 +51,7 @@ def test_float_compute_stays_float(name):
         assert np.array_equal(found, expected) == equal
 
 
-@pytest.mark.parametrize("name", native.formats())
+@pytest.mark.parametrize("name", kernels.formats())
 def test_bfloat_error_is_that_of_rounding(name):
     """Two-sided: an error well below what rounding costs would mean that other kernels ran."""
     block, granularity = default(name, FINE)

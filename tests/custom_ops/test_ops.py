@@ -16,14 +16,15 @@ from kernel_oracle import check_int8, float_bound, int8_matmul, sample
 from nodes import DOMAIN, Node, parsed, session
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 
-NAMES = native.formats()
+NAMES = kernels.formats()
 RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "4"))
 
 
 def weight_of(name, rows=33, cols=100, block=32):
-    form = native.geometry(name)
+    form = kernels.geometry(name)
     return sample(name, rows, cols, min(max(block, form.min_block), form.max_block), form.granularities[0])
 
 
@@ -59,7 +60,7 @@ def test_matmul_float32(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_permuted_with_a_bias(name, dtype):
-    form = native.geometry(name)
+    form = kernels.geometry(name)
     block = min(max(32, form.min_block), form.max_block)
     weight = sample(name, 33, 100, block, form.granularities[0], permuted=True)
     bias = activations(33, seed=2).astype(dtype)
@@ -67,7 +68,7 @@ def test_permuted_with_a_bias(name, dtype):
     for batch in (5, 40):
         x = activations(batch, 100).astype(dtype)
         (y,) = opened.run(None, {"X": x})
-        expected = native.matmul(x.astype(np.float32), weight.stored, bias=bias.astype(np.float32))
+        expected = kernels.matmul(x.astype(np.float32), weight.stored, bias=bias.astype(np.float32))
         np.testing.assert_array_equal(y, expected.astype(dtype))
     indices = np.arange(-33, 33)
     (rows,) = session(Node("Gather", weight.stored, np.int64).model()).run(None, {"indices": indices})
@@ -89,7 +90,7 @@ def test_matmul_float16(name, compute):
     x = activations(21, 100).astype(np.float16)
     (y,) = opened.run(None, {"X": x})
     assert y.dtype == np.float16
-    wide = native.matmul(x.astype(np.float32), weight.stored, compute=compute)
+    wide = kernels.matmul(x.astype(np.float32), weight.stored, compute=compute)
     np.testing.assert_array_equal(y, wide.astype(np.float16))
 
 
@@ -102,7 +103,7 @@ def test_float16_overflow_and_special_values():
     (y,) = opened.run(None, {"X": x})
     assert np.isnan(y[:2]).all()
     with np.errstate(over="ignore"):
-        wide = native.matmul(x.astype(np.float32), weight.stored).astype(np.float16)
+        wide = kernels.matmul(x.astype(np.float32), weight.stored).astype(np.float16)
     np.testing.assert_array_equal(y, wide)
     assert np.isinf(y[2]).any(), "the sample has sums beyond float16"
     np.testing.assert_array_equal(y[4], 0)
@@ -114,7 +115,7 @@ def test_float16_overflow_and_special_values():
 def test_gather(name, dtype, threads):
     weight = weight_of(name)
     opened = session(Node("Gather", weight.stored, dtype, shape=["a", "b"]).model(), threads)
-    values = native.decode(weight.stored)
+    values = kernels.decode(weight.stored)
     every = np.arange(-33, 33).astype(dtype)
     np.testing.assert_array_equal(values, weight.decoded)
     for indices in (every.reshape(6, 11), every[:1].reshape(1, 1), every[:0].reshape(0, 3), np.tile(every, (40, 1))):
@@ -126,7 +127,7 @@ def test_gather_of_a_scalar():
     weight = weight_of("int4")
     opened = session(Node("Gather", weight.stored, shape=[], dtype=np.int64).model())
     (y,) = opened.run(None, {"indices": np.array(-1, np.int64)})
-    np.testing.assert_array_equal(y, native.decode(weight.stored)[-1])
+    np.testing.assert_array_equal(y, kernels.decode(weight.stored)[-1])
 
 
 @pytest.mark.parametrize("permuted", [False, True])
@@ -195,8 +196,8 @@ def test_a_chain_needs_no_declared_types(dtype):
     assert opened.get_outputs()[0].shape == ["batch", 10]
     x = activations(3, 100).astype(dtype)
     (y,) = opened.run(None, {"X": x})
-    middle = np.maximum(native.matmul(x.astype(np.float32), first.stored).astype(dtype), 0)
-    np.testing.assert_array_equal(y, native.matmul(middle.astype(np.float32), second.stored).astype(dtype))
+    middle = np.maximum(kernels.matmul(x.astype(np.float32), first.stored).astype(dtype), 0)
+    np.testing.assert_array_equal(y, kernels.matmul(middle.astype(np.float32), second.stored).astype(dtype))
 
 
 @pytest.mark.parametrize("place", ["inside", "outside"])
@@ -228,10 +229,10 @@ def test_planes_of_a_subgraph(kind, place):
     opened = session(helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString())
     x = activations(2, 100)
     feed = {"X": x, "flag": np.array(True)}
-    expected = native.matmul(x, weight.stored)
+    expected = kernels.matmul(x, weight.stored)
     if kind == "Loop":
         feed["count"] = np.array(2, np.int64)
-        expected = native.matmul(expected, weight.stored)
+        expected = kernels.matmul(expected, weight.stored)
     (y,) = opened.run(None, feed)
     np.testing.assert_array_equal(y, expected)
 
@@ -260,7 +261,7 @@ def test_one_session_from_four_threads():
     weight = sample("int4", 400, 320, 32)
     opened = session(Node("MatMul", weight.stored).model(), 2)
     inputs = [activations(batch, 320, seed=batch) for batch in (1, 2, 7, 40)]
-    expected = [native.matmul(x, weight.stored) for x in inputs]
+    expected = [kernels.matmul(x, weight.stored) for x in inputs]
     wrong = []
 
     def work(at):

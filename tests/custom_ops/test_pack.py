@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from onnxquant.errors import NativeLibraryError
-from onnxquant.native import encoders as encoder
 from onnxquant.native import library as native
+from onnxquant.native import packers
+from onnxquant.native.jobs import Execution, PackJob
 from onnxquant.numerics.packing import pack
 
 ISAS = native.isas()
@@ -45,7 +46,7 @@ def bit_by_bit(codes, bits):
 def test_tiles(bits, isa):
     for rows, cols, width in SHAPES:
         codes = np.random.default_rng([rows, cols]).integers(0, 1 << bits, (rows, cols), dtype=np.uint8)
-        low, high = encoder.pack_tiles(codes, bits, width, 1 << (bits - 1), isa=isa)
+        low, high = packers.pack_tiles(codes, bits, width, 1 << (bits - 1), Execution(isa=isa))
         expected = bit_by_bit(padded(codes, width, 1 << (bits - 1)), bits)
         np.testing.assert_array_equal(low, expected[0])
         if bits > LOW[bits]:
@@ -60,7 +61,7 @@ def test_rows(bits, isa):
     for rows, cols, width in SHAPES:
         codes = np.random.default_rng([rows, cols]).integers(0, 1 << bits, (rows, cols), dtype=np.uint8)
         expected = pack(padded(codes, width, 1)[:rows], bits)
-        np.testing.assert_array_equal(encoder.pack_rows(codes, bits, width, 1, isa=isa), expected)
+        np.testing.assert_array_equal(packers.pack_rows(codes, bits, width, 1, Execution(isa=isa)), expected)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -71,26 +72,26 @@ def test_interleave(dtype, isa):
         out = np.zeros((-(-rows // 16) * 16, width), dtype)
         out[:rows, :cols] = matrix
         expected = out.reshape(-1, 16, width).transpose(0, 2, 1)
-        np.testing.assert_array_equal(encoder.interleave(matrix, width, isa=isa), expected)
+        np.testing.assert_array_equal(packers.interleave(matrix, width, Execution(isa=isa)), expected)
         odd = np.empty(matrix.nbytes + 1, np.uint8)[1:].view(dtype).reshape(matrix.shape)
         odd[...] = matrix
-        np.testing.assert_array_equal(encoder.interleave(odd, width, isa=isa), expected)
+        np.testing.assert_array_equal(packers.interleave(odd, width, Execution(isa=isa)), expected)
 
 
 def test_threads_and_strides_change_nothing():
     codes = np.random.default_rng(0).integers(0, 32, (1000, 1100), dtype=np.uint8)
-    one = encoder.pack_tiles(codes, 5, 1120, 16, threads=1)
-    three = encoder.pack_tiles(codes[:, ::-1][:, ::-1], 5, 1120, 16, threads=3)
-    np.testing.assert_array_equal(encoder.pack_rows(codes[:, 1:1025] & 15, 4, 1024, 0), pack(codes[:, 1:1025] & 15, 4))
+    one = packers.pack_tiles(codes, 5, 1120, 16, Execution(threads=1))
+    three = packers.pack_tiles(codes[:, ::-1][:, ::-1], 5, 1120, 16, Execution(threads=3))
+    np.testing.assert_array_equal(packers.pack_rows(codes[:, 1:1025] & 15, 4, 1024, 0), pack(codes[:, 1:1025] & 15, 4))
     assert all((a == b).all() for a, b in zip(one, three, strict=True))
 
 
 def test_no_codes():
-    low, high = encoder.pack_tiles(np.empty((0, 32), np.uint8), 5, 32, 16)
+    low, high = packers.pack_tiles(np.empty((0, 32), np.uint8), 5, 32, 16)
     assert low.shape == (0, 4, 16, 4) and high is not None and high.shape == (0, 1, 16, 4)
-    low, high = encoder.pack_tiles(np.empty((3, 0), np.uint8), 5, 32, 16)
+    low, high = packers.pack_tiles(np.empty((3, 0), np.uint8), 5, 32, 16)
     assert (low == 0).all() and high is not None and (high[0, 0, :] == 255).all()
-    assert encoder.pack_rows(np.empty((0, 32), np.uint8), 4, 32, 8).shape == (0, 16)
+    assert packers.pack_rows(np.empty((0, 32), np.uint8), 4, 32, 8).shape == (0, 16)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_mistakes_are_refused(change, message):
         "isa": b"", "layout": b"tiles", "source": codes.ctypes.data, "rows": 16, "cols": 32, "stride": 32,
         "padded": 32, "bits": 4, "pad": 0, "low": out.ctypes.data,
     }  # fmt: skip
-    job = encoder._PackJob(**{**fields, "size": ctypes.sizeof(encoder._PackJob), **change})
-    assert encoder._function("pack_codes")(ctypes.byref(job)) == 1
+    job = PackJob(**{**fields, "size": ctypes.sizeof(PackJob), **change})
+    assert native.function("pack_codes")(ctypes.byref(job)) == 1
     with pytest.raises(NativeLibraryError, match=message):
-        raise NativeLibraryError(native._last_error())
+        raise NativeLibraryError(native.last_error())

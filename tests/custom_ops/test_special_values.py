@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from kernel_oracle import check_int8, float_bound, pack, sample, split_bits
 
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 ISAS = native.isas()
@@ -42,7 +43,7 @@ def flushed(bits):
 
 
 def sample_of(name, rows=33, cols=COLS, block=32, **how):
-    form = native.geometry(name)
+    form = kernels.geometry(name)
     return sample(name, rows, cols, min(max(block, form.min_block), form.max_block), form.granularities[0], **how)
 
 
@@ -61,11 +62,11 @@ def special_rows():
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("compute", ["int8", "float32"])
-@pytest.mark.parametrize("name", native.formats())
+@pytest.mark.parametrize("name", kernels.formats())
 def test_rows_of_special_activations(name, compute, isa):
     weight = sample_of(name)
     x, kinds = special_rows()
-    found = native.matmul(x, weight.stored, compute=compute, isa=isa)
+    found = kernels.matmul(x, weight.stored, compute=compute, isa=isa)
     for row, kind in kinds.items():
         if kind == "not finite":
             assert not np.isfinite(found[row]).any(), row
@@ -74,17 +75,17 @@ def test_rows_of_special_activations(name, compute, isa):
     ordinary = np.setdiff1d(np.arange(len(x)), list(kinds))
     clean = np.where(np.isin(np.arange(len(x)), ordinary)[:, None], x, np.float32(1))
     np.testing.assert_array_equal(
-        found[ordinary], native.matmul(clean, weight.stored, compute=compute, isa=isa)[ordinary]
+        found[ordinary], kernels.matmul(clean, weight.stored, compute=compute, isa=isa)[ordinary]
     )
     if HAS_MXCSR:
         for bits in (FLUSH, DENORMALS_ARE_ZERO, FLUSH | DENORMALS_ARE_ZERO):
             with flushed(bits):
-                again = native.matmul(x, weight.stored, compute=compute, isa=isa)
+                again = kernels.matmul(x, weight.stored, compute=compute, isa=isa)
             assert again.tobytes() == found.tobytes()
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("name", native.formats())
+@pytest.mark.parametrize("name", kernels.formats())
 def test_sizes_around_a_block(name, isa):
     """One channel and one column, a block and one less or more, two blocks less one, and primes."""
     block = sample_of(name).stored.block_size
@@ -92,14 +93,14 @@ def test_sizes_around_a_block(name, isa):
     for rows, cols in itertools.product((1, 17), sizes):
         weight = sample_of(name, rows, cols)
         x = np.random.default_rng([rows, cols]).normal(size=(3, cols)).astype(np.float32)
-        check_int8(native.matmul(x, weight.stored, isa=isa), x, weight, isa)
-        exact = native.matmul(x, weight.stored, compute="float32", isa=isa)
+        check_int8(kernels.matmul(x, weight.stored, isa=isa), x, weight, isa)
+        exact = kernels.matmul(x, weight.stored, compute="float32", isa=isa)
         assert (np.abs(exact - x.astype(np.float64) @ weight.values.T) <= float_bound(x, weight)).all()
 
 
 def constant_planes(name, cols, code):
     """One code everywhere and scales of 1, for a tile of channels; every byte of a constant code is the same."""
-    form = native.geometry(name)
+    form = kernels.geometry(name)
     block, (low, high) = form.max_block, split_bits(form.bits)
     byte = pack(np.full((16, 256), code & ((1 << low) - 1), np.uint8), low, 256)[0, 0, 0, 0]
     planes = {"codes": np.full((1, cols * low // 32, 16, 4), byte, np.uint8)}
@@ -107,7 +108,7 @@ def constant_planes(name, cols, code):
         planes["high"] = np.full((1, cols * high // 32, 16, 4), 255 if code else 0, np.uint8)
     shape = {"block": (1, cols // block, 16), "row": (1, 1, 16), "tensor": (1,)}[form.granularities[-1]]
     planes["scales"] = np.ones(shape, form.planes["scales"])
-    return native.StoredWeight(name, planes, 1, cols, block)
+    return kernels.StoredWeight(name, planes, 1, cols, block)
 
 
 LONG = 2**24 + 256  # beyond it a float32 no longer counts by ones
@@ -123,9 +124,9 @@ def test_the_longest_sums_do_not_overflow(name, code, isa):
     """
     stored = constant_planes(name, LONG, code)
     x = np.full((1, LONG), 127, np.float32)
-    bits = native.geometry(name).bits
+    bits = kernels.geometry(name).bits
     dot = np.float32((code - (1 << (bits - 1))) * 127 * stored.block_size)
     expected = np.cumsum(np.full(LONG // stored.block_size, dot, np.float32), dtype=np.float32)[-1]
-    assert native.matmul(x, stored, isa=isa)[0, 0] == expected
+    assert kernels.matmul(x, stored, isa=isa)[0, 0] == expected
     exact = (code - (1 << (bits - 1))) * 127.0 * LONG
     assert abs(float(expected) - exact) < abs(exact) * 1e-3

@@ -11,6 +11,7 @@ import pytest
 from kernel_oracle import sample
 from nodes import Node, session
 
+from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 RUNS = int(os.environ.get("ONNXQUANT_TEST_RUNS", "100"))  # per thread
@@ -47,13 +48,13 @@ def at_once(count, work):
 @pytest.mark.parametrize("compute", ["int8", "float32"])
 def test_one_session_of_many_threads(name, compute):
     """Each call has its own scratch memory, however many there are: above and below what is shared among threads."""
-    form = native.geometry(name)
+    form = kernels.geometry(name)
     weight = sample(name, 96, 320, min(max(32, form.min_block), form.max_block), form.granularities[0], permuted=True)
     opened = session(Node("MatMul", weight.stored, attributes={"compute": compute}).model(), threads=2)
     inputs = [activations(rows, 320, rows) for rows in (1, 2, 7, 40)]
     expected = [opened.run(None, {"X": x})[0] for x in inputs]
     for x, y in zip(inputs, expected, strict=True):
-        np.testing.assert_array_equal(y, native.matmul(x, weight.stored, compute=compute))
+        np.testing.assert_array_equal(y, kernels.matmul(x, weight.stored, compute=compute))
 
     def work(at):
         for i in range(RUNS):
@@ -68,7 +69,7 @@ def test_a_session_for_each_thread():
     weight = sample("int4", 64, 256, 32)
     product, lookup = Node("MatMul", weight.stored).model(), Node("Gather", weight.stored, np.int64).model()
     x, indices = activations(3, 256, 0), np.arange(-64, 64)
-    expected = native.matmul(x, weight.stored), native.decode(weight.stored)[indices]
+    expected = kernels.matmul(x, weight.stored), kernels.decode(weight.stored)[indices]
 
     def work(at):
         for _ in range(max(RUNS // 100, 2)):
@@ -101,7 +102,7 @@ def test_the_last_error_is_the_threads_own():
     def work(at):
         for _ in range(RUNS):
             with pytest.raises(native.NativeLibraryError, match=f"'q{at}'"):
-                native.geometry.__wrapped__(f"q{at}")
+                kernels.geometry.__wrapped__(f"q{at}")
 
     at_once(THREADS, work)
 

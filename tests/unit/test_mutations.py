@@ -190,7 +190,7 @@ def test_packer_and_unpacker_with_the_same_wrong_bit_order(
         good = pack(turned(packed, bits), bits).reshape(packed.shape) if bits < 8 else packed
         return unpack(good, bits, count)
 
-    monkeypatch.setattr(packed, "is_compiled", lambda: False)
+    monkeypatch.setattr(packed.library, "is_available", lambda: False)
     for module in (layouts, packed):
         monkeypatch.setattr(module, "pack", wrong_pack)
         monkeypatch.setattr(module, "unpack", wrong_unpack)
@@ -201,7 +201,7 @@ def test_packer_and_unpacker_with_the_same_wrong_bit_order(
 
 def test_wrong_nibbles_in_the_packer_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack = layouts.pack
-    monkeypatch.setattr(packed, "is_compiled", lambda: False)
+    monkeypatch.setattr(packed.library, "is_available", lambda: False)
     for module in (layouts, packed):
         monkeypatch.setattr(module, "pack", lambda codes, bits: swapped_nibbles(pack(codes, bits)))
     for target in LAYOUTS:

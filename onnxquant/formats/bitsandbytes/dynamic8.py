@@ -1,4 +1,4 @@
-"""dynamic8: bitsandbytes' 8-bit dynamic map, values spread over seven decades (rule: ``table``).
+"""dynamic8: bitsandbytes' 8-bit dynamic map, values spread over seven decades (rule: ``block_table``).
 
 The map (Dettmers 2015, 2022): for i = 0 .. 6 the interval [0.1, 1] is cut into 2^i equal parts, whose midpoints times
 10^(i-6) are values, with both signs; then 0 and 1. 256 values in ascending order: code 127 is 0, code 255 is 1, and the
@@ -14,7 +14,8 @@ from functools import cache
 
 import numpy as np
 
-from onnxquant.formats.bitsandbytes.table import BlockTable
+from onnxquant.formats.bitsandbytes.block_table import BlockTable
+from onnxquant.formats.facts import Facts
 from onnxquant.formats.matrix import Matrix
 
 
@@ -43,6 +44,7 @@ class Dynamic8(BlockTable):
 
     name = "dynamic8"
     bits = 8
+    facts = Facts(rmse=0.00952, drift=0.02)
     source = "bitsandbytes: blockwise 8-bit dynamic quantization (Dettmers et al. 2022)"
 
     @classmethod

@@ -17,9 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import RangeError, RecipeError, WeightError
-from onnxquant.formats.base import Encoded, Format, Plane
-from onnxquant.formats.matrix import Matrix, chunks
+from onnxquant.formats.base import Encoded, Format, Prepared
+from onnxquant.formats.facts import Facts
+from onnxquant.formats.granularity import PerRow
+from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.parameters import INTERNAL, parameter
+from onnxquant.formats.planes import Plane, Planes
+from onnxquant.formats.survey import Survey, Surveyed
+from onnxquant.numerics.casts import narrowed
 
 _TOP, _OFFSET = np.float32(127), np.float32(128)
 
@@ -36,8 +41,11 @@ class LlmInt8(Format):
 
     name = "llm_int8"
     bits = 8
+    facts = Facts(rmse=0.00701, drift=0.001)
     source = "bitsandbytes: LLM.int8() (Dettmers et al. 2022)"
     foreign = True
+    granularity = PerRow()
+    surveyed = Surveyed.COLUMNS
 
     threshold: float = parameter(6.0, "Columns with a weight of at least this magnitude stay in float16.", metavar="X")
     quantile: float | None = parameter(
@@ -52,51 +60,45 @@ class LlmInt8(Format):
         if self.quantile is not None and not 0 < self.quantile < 1:
             raise RecipeError(f"quantile {self.quantile}: expected a number between 0 and 1, such as 0.99")
 
-    unsolvable = "its columns of outliers are float16, and no codes"
+    why_not_solvable = "its columns of outliers are float16, and no codes"
 
     @property
     def bits_per_weight(self) -> float:
         """Without outliers; each column of them takes another 16 bits for each of its weights."""
         return 8.0
 
-    def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
-        kept = self.outliers or 0
-        return {
-            "codes": Plane((rows, cols), np.dtype(np.uint8)),
-            "scales": Plane((rows, 1), np.dtype(np.float32)),
-            "outlier_columns": Plane((kept,), np.dtype(np.int32)),
-            "outliers": Plane((rows, kept), np.dtype(np.float16)),
-        }
+    def declared_planes(self, rows: int, cols: int) -> list[Plane]:  # noqa: D102
+        count = self.outliers or 0
+        return [
+            Plane.of("codes", (rows, cols), np.uint8),
+            Plane.of("scales", (rows, 1), np.float32),
+            Plane.of("outlier_columns", (count,), np.int32),
+            Plane.of("outliers", (rows, count), np.float16),
+        ]
 
-    def _encode(self, weight: NDArray[Any]) -> Encoded:
-        rows, cols = weight.shape
-        kept = self._outlier_columns(weight)
-        form = self.with_(outliers=len(kept))
-        planes = form._allocate(rows, cols)
-        planes["outlier_columns"][:] = kept
-        for first, chunk in chunks(weight):
-            part = slice(first, first + len(chunk))
-            halves = chunk.astype(np.float16)
-            planes["outliers"][part] = halves[:, kept]
-            halves[:, kept] = 0
-            values = halves.astype(np.float32)
-            scb = np.abs(values).max(axis=1, keepdims=True)
-            factor = _TOP / np.where(scb > 0, scb, np.inf).astype(np.float32)
-            planes["codes"][part] = np.rint(values * factor) + _OFFSET
-            planes["scales"][part] = scb / _TOP
-        return Encoded(form, rows, cols, planes, (rows, cols))
+    def prepare(self, survey: Survey | None) -> Prepared:
+        """The columns of outliers follow from the largest magnitude of each column."""
+        if survey is None:
+            raise TypeError("llm_int8 needs a survey of the columns")
+        columns = self.outliers_of(narrowed(survey.column_peaks, overflow="infinity"))
+        return Prepared(self.with_(outliers=len(columns)), planes={"outlier_columns": columns.astype(np.int32)})
 
-    def _outlier_columns(self, weight: NDArray[Any]) -> NDArray[np.intp]:
-        """Ascending."""
-        largest = np.zeros(weight.shape[1], np.float16)
-        for _, chunk in chunks(weight):
-            with np.errstate(over="ignore"):
-                halves = chunk.astype(np.float16)
-            np.maximum(largest, np.abs(halves).max(axis=0), out=largest)
-        return self.kept_columns(largest)
+    def encode_rows(self, chunk: Matrix, first: int, prepared: Prepared) -> Planes:  # noqa: D102
+        columns = prepared.planes["outlier_columns"]
+        halves = chunk.astype(np.float16)
+        outliers = halves[:, columns]
+        halves[:, columns] = 0
+        values = halves.astype(np.float32)
+        scb = np.abs(values).max(axis=1, keepdims=True)
+        factor = _TOP / np.where(scb > 0, scb, np.inf).astype(np.float32)
+        codes = (np.rint(values * factor) + _OFFSET).astype(np.uint8)
+        return {"codes": codes, "scales": scb / _TOP, "outliers": outliers}
 
-    def kept_columns(self, largest: NDArray[np.float16]) -> NDArray[np.intp]:
-        """Columns that are kept in float16, ascending, by the largest magnitude of each.
+    def outliers_of(self, largest: NDArray[np.float16]) -> NDArray[np.intp]:
+        """Columns that stay in float16, ascending.
+
+        Args:
+            largest: largest magnitude of each column.
 
         Raises:
             RangeError: a magnitude is beyond float16.
@@ -110,8 +112,7 @@ class LlmInt8(Format):
         order = np.argsort(-largest.astype(np.float32), kind="stable")
         return np.sort(order[:count])
 
-    def _decode(self, encoded: Encoded) -> Matrix:
-        planes = encoded.planes
+    def decode_rows(self, planes: Planes, cols: int) -> Matrix:  # noqa: D102
         values = planes["codes"].astype(np.float32)
         values -= _OFFSET
         values *= planes["scales"]
@@ -140,7 +141,7 @@ class LlmInt8(Format):
                 f"for shape [{rows}, {cols}]"
             )
         form = self.with_(permuted=False, outliers=0)
-        planes = form._allocate(rows, cols)
+        planes = form.allocate(rows, cols)
         planes["codes"] = (raw ^ np.uint8(0x80)).reshape(rows, cols)
         planes["scales"] = scb[:, None] / _TOP
         return Encoded(form, rows, cols, planes, (rows, cols))

@@ -1,29 +1,32 @@
-"""nf4 and fp4: bitsandbytes' 4-bit tables (rule: ``table``).
+"""nf4 and fp4: bitsandbytes' 4-bit tables (rule: ``block_table``).
 
 nf4's values are quantiles of a normal distribution (Dettmers et al. 2023, QLoRA). fp4's are a sign bit and 0, 1/192, 2/3,
 1, 1/3, 1/2, 1/6, 1/4; it is not OCP's E2M1. Of fp4's two zeros only code 0 is written: bitsandbytes writes code 8 for tiny
 values of one sign, which sign depending on the device.
 
 Double quantization stores the scales in 8 bits: offset = mean of all scales (a float64 sum, rounded to float32), and
-blocks of 256 of the differences scale - offset, in row-major order, are coded with dynamic8's map by the rule of ``table``:
-scale = map[q] * nested_scale + nested_offset. Codes of weights are chosen with the exact scales. bitsandbytes takes the
+blocks of 256 of the differences scale - offset, in row-major order, are coded with dynamic8's map by the rule of
+``block_table``: scale = map[q] * nested_scale + nested_offset. Codes of weights are chosen with the exact scales.
+bitsandbytes takes the
 mean in float32 in an order of its own, and its CPU kernel misses the nearest value of the map at times: its q may differ
 by a step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.formats.base import Encoded, Plane
+from onnxquant.formats.base import Encoded
+from onnxquant.formats.bitsandbytes.block_table import BlockTable
 from onnxquant.formats.bitsandbytes.dynamic8 import Dynamic8, signed_map
-from onnxquant.formats.bitsandbytes.table import BlockTable
-from onnxquant.formats.matrix import Matrix, Planes, check_finite
+from onnxquant.formats.facts import Facts
+from onnxquant.formats.matrix import Matrix, check_finite
 from onnxquant.formats.parameters import parameter
+from onnxquant.formats.planes import Plane, Planes
 
 _NF4 = np.array(
     [
@@ -57,44 +60,52 @@ class NestedTable(BlockTable):
         side = 8 + 32 / _NESTED if self.double_quant else 32
         return self.bits + side / self.block_size
 
-    def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
-        out = super()._planes(rows, cols)
-        if self.double_quant:
-            scales = out["scales"]
-            out["scales"] = Plane(scales.shape, np.dtype(np.uint8))
-            out["nested_scales"] = Plane((-(-scales.size // _NESTED),), np.dtype(np.float32))
-            out["nested_offset"] = Plane((1,), np.dtype(np.float32))
-        return out
+    @property
+    def inner(self) -> NestedTable:
+        """The same format with float32 scales: codes are chosen with these."""
+        return self.with_(double_quant=False) if self.double_quant else self
 
-    def _encode(self, weight: NDArray[Any]) -> Encoded:
+    def declared_planes(self, rows: int, cols: int) -> list[Plane]:  # noqa: D102
+        codes, scales = super().declared_planes(rows, cols)
         if not self.double_quant:
-            return super()._encode(weight)
-        encoded = self.with_(double_quant=False)._encode(weight)
-        nested = nest(encoded.planes["scales"])
+            return [codes, scales]
+        return [
+            codes,
+            Plane.of("scales", scales.shape, np.uint8),
+            Plane.of("nested_scales", (-(-scales.size // _NESTED),), np.float32),
+            Plane.of("nested_offset", (1,), np.float32),
+        ]
+
+    def nest(self, planes: Planes) -> Planes:
+        """Planes with scales in 8 bits.
+
+        Raises:
+            RangeError: scales are not finite once they are decoded.
+        """
+        if not self.double_quant:
+            return planes
+        nested = nest(planes["scales"])
         with np.errstate(over="ignore"):
             check_finite(self.name, {"scales": unnest(nested)})
-        return replace(encoded, format=self, planes={**encoded.planes, **nested})
+        return {**planes, **nested}
 
-    def _decode(self, encoded: Encoded) -> Matrix:
-        if not self.double_quant:
-            return super()._decode(encoded)
-        planes = {"codes": encoded.planes["codes"], "scales": unnest(encoded.planes)}
-        return self.with_(double_quant=False)._decode(replace(encoded, planes=planes))
-
-    def scales(self, encoded: Encoded) -> Matrix:
-        """Scales as they are used, decoded where they are stored in 8 bits."""
-        return unnest(encoded.planes) if self.double_quant else super().scales(encoded)
+    def unnest(self, planes: Planes) -> Planes:
+        """Planes with float32 scales."""
+        return {"codes": planes["codes"], "scales": unnest(planes)} if self.double_quant else planes
 
     @property
-    def unfittable(self) -> str:
+    def why_scales_fixed(self) -> str:
         """Scales of double quantization depend on each other."""
         nested = "its scales are stored in 8 bits, by the mean of all and the largest of 256"
-        return self.unsolvable or (nested if self.double_quant else "")
+        return self.why_not_solvable or (nested if self.double_quant else "")
 
     def from_blocks(self, blocks: NDArray[Any], rows: int, cols: int, absmax: NDArray[Any]) -> Encoded:
-        """As of BlockTable, with plain scales; ``nest`` makes 8-bit ones of them."""
-        plain = self.with_(double_quant=False)
-        return super(NestedTable, plain).from_blocks(blocks, rows, cols, absmax)
+        """The weight of bitsandbytes' bytes, with float32 scales; ``nest`` gives 8-bit ones.
+
+        Raises:
+            WeightError: wrong sizes.
+        """
+        return super(NestedTable, self.inner).from_blocks(blocks, rows, cols, absmax)
 
 
 def nest(scales: Matrix) -> Planes:
@@ -103,7 +114,7 @@ def nest(scales: Matrix) -> Planes:
     offset = np.float32(flat.sum(dtype=np.float64) / max(flat.size, 1))
     missing = -flat.size % _NESTED
     differences = np.concatenate([flat - offset, np.zeros(missing, np.float32)])
-    coded = Dynamic8(block_size=_NESTED).encode_rows(differences.reshape(1, -1), 0)
+    coded = Dynamic8(block_size=_NESTED).coded(differences.reshape(1, -1))
     return {
         "scales": coded["codes"].reshape(-1)[: flat.size].reshape(scales.shape),
         "nested_scales": coded["scales"].reshape(-1),
@@ -126,6 +137,7 @@ class NF4(NestedTable):
 
     name = "nf4"
     bits = 4
+    facts = Facts(rmse=0.092)
     source = "bitsandbytes: NF4 (Dettmers et al. 2023, QLoRA)"
 
     @classmethod
@@ -139,6 +151,7 @@ class FP4(NestedTable):
 
     name = "fp4"
     bits = 4
+    facts = Facts(rmse=0.1222)
     source = "bitsandbytes: FP4"
 
     @classmethod

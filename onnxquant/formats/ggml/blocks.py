@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.planes import Planes
 from onnxquant.numerics.casts import narrowed
 
 Bytes = NDArray[np.uint8]

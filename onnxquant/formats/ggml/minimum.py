@@ -12,46 +12,50 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxquant.formats.base import Encoded, Plane
+from onnxquant.formats.base import Encoded, Format, Prepared
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.grid import Floats, Grid, Indices
-from onnxquant.formats.matrix import Matrix, Planes, expand, split
-from onnxquant.formats.rowwise import Rowwise
+from onnxquant.formats.granularity import PerBlock
+from onnxquant.formats.grid import Floats, Indices, LevelGrid
+from onnxquant.formats.matrix import Matrix, split
+from onnxquant.formats.planes import Plane, Planes
 from onnxquant.numerics.casts import narrowed
 
 
 @dataclass(frozen=True)
-class MinimumCodes(Rowwise):
+class MinimumCodes(Format):
     """Base of the formats whose weights are ``code * scale + minimum``."""
 
     @property
     @abstractmethod
-    def group(self) -> int:
-        """Weights per scale along a row."""
+    def granularity(self) -> PerBlock:
+        """The weights that share a scale and a minimum."""
 
     @property
     def bits_per_weight(self) -> float:  # noqa: D102
-        return self.bits + 32 / self.group
+        return self.bits + 32 / self.granularity.size
 
     shifts = True
+    why_not_solvable = ""
+    why_scales_fixed = ""
 
     def levels(self) -> tuple[Matrix, Indices]:  # noqa: D102
         codes = np.arange(1 << self.bits, dtype=np.uint8)
         return codes.astype(np.float32), codes
 
-    def grid(self, encoded: Encoded) -> Grid:  # noqa: D102
+    def grid(self, encoded: Encoded) -> LevelGrid:  # noqa: D102
         step, shift = (encoded.planes[name].astype(np.float32) for name in ("scales", "minima"))
-        return Grid(self.levels()[0], step, shift, self.group, shifts=True)
+        return LevelGrid(self.levels()[0], step, shift, self.granularity.size, shifts=True)
 
-    def sides(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
+    def scale_planes(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
         return {"scales": narrowed(step, overflow="largest"), "minima": narrowed(shift, overflow="largest")}
 
-    def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
-        side = Plane((rows, -(-cols // self.group)), np.dtype(np.float16))
-        return {"codes": Plane((rows, cols), np.dtype(np.uint8)), "scales": side, "minima": side}
+    def declared_planes(self, rows: int, cols: int) -> list[Plane]:  # noqa: D102
+        codes = Plane.of("codes", (rows, cols), np.uint8, bits=self.bits)
+        groups = self.granularity.shape(rows, cols)
+        return [codes, *(Plane.of(name, groups, np.float16) for name in ("scales", "minima"))]
 
-    def encode_rows(self, chunk: Matrix, first: int) -> Planes:  # noqa: D102
-        groups = split(chunk, self.group)
+    def encode_rows(self, chunk: Matrix, first: int, prepared: Prepared) -> Planes:  # noqa: D102
+        groups = split(chunk, self.granularity.size)
         low = _lowest(groups)
         top = np.float32((1 << self.bits) - 1)
         # A highest value of zero is the positive one, as the difference is then.
@@ -67,8 +71,8 @@ class MinimumCodes(Rowwise):
 
     def decode_rows(self, planes: Planes, cols: int) -> Matrix:  # noqa: D102
         values = planes["codes"].astype(np.float32)
-        values *= expand(planes["scales"], self.group, cols).astype(np.float32)
-        values += expand(planes["minima"], self.group, cols).astype(np.float32)
+        values *= self.granularity.expand(planes["scales"], cols).astype(np.float32)
+        values += self.granularity.expand(planes["minima"], cols).astype(np.float32)
         return values
 
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxquant.formats.base import ScaledCodes
+from onnxquant.formats.facts import Facts
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.formats.granularity import PerBlock
+from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.planes import Planes
+from onnxquant.formats.scaled_codes import ScaledCodes
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Q4_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
 
     name = "q4_0"
     bits = 4
-    group = 32
+    facts = Facts(rmse=0.0861)
+    granularity = PerBlock(32)
     block_bytes = 18
     filler = 8
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxquant.formats.facts import Facts
 from onnxquant.formats.ggml import blocks as ggml
 from onnxquant.formats.ggml.minimum import MinimumCodes
-from onnxquant.formats.matrix import Planes
+from onnxquant.formats.granularity import PerBlock
+from onnxquant.formats.planes import Planes
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Q4_1(ggml.Blocks, MinimumCodes):  # noqa: N801  the field writes it so
 
     name = "q4_1"
     bits = 4
-    group = 32
+    facts = Facts(rmse=0.0782, drift=0.001, tiny_error=3.0)
+    granularity = PerBlock(32)
     block_bytes = 20
     filler = 0
 
@@ -38,7 +41,8 @@ class Q5_1(ggml.Blocks, MinimumCodes):  # noqa: N801
 
     name = "q5_1"
     bits = 5
-    group = 32
+    facts = Facts(rmse=0.03786, drift=0.001, tiny_error=3.0)
+    granularity = PerBlock(32)
     block_bytes = 24
     filler = 0
 

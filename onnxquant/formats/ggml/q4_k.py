@@ -24,18 +24,19 @@ second one's high (their low four bits). 144 and 176 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.formats.base import Plane
+from onnxquant.formats.base import Prepared
+from onnxquant.formats.facts import Facts
 from onnxquant.formats.ggml import blocks as ggml
+from onnxquant.formats.ggml.six_bits import from_six_bits, six_bits
 from onnxquant.formats.ggml.superblocks import SuperBlocks, half_scale, halving_sum, quotient
 from onnxquant.formats.grid import Floats, Indices
-from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.planes import Plane, Planes
 
 _STEPS = [np.float32(t / 4) for t in range(-6, 7)]
 _MOST = np.float32(63)
@@ -48,14 +49,14 @@ class _MinimumSuperBlocks(SuperBlocks):
 
     sub_block = 32
     filler = 0
-    packed_bits: ClassVar[Mapping[str, int]] = {"subscales": 6, "subminima": 6}
 
-    def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
-        half, small = self.per_super(rows, cols, 1, np.float16), self.per_super(rows, cols, 8, np.uint8)
-        codes = Plane((rows, cols), np.dtype(np.uint8))
-        return {"codes": codes, "scales": half, "minima": half, "subscales": small, "subminima": small}
+    def declared_planes(self, rows: int, cols: int) -> list[Plane]:
+        codes = Plane.of("codes", (rows, cols), np.uint8, bits=self.bits)
+        halves = [self.per_super(name, rows, cols, np.float16) for name in ("scales", "minima")]
+        small = [self.per_super(name, rows, cols, np.uint8, 8, bits=6) for name in ("subscales", "subminima")]
+        return [codes, *halves, *small]
 
-    def encode_rows(self, chunk: Matrix, first: int) -> Planes:
+    def encode_rows(self, chunk: Matrix, first: int, prepared: Prepared) -> Planes:
         rows, cols = chunk.shape
         x = self.columns(chunk)
         top = np.float32((1 << self.bits) - 1)
@@ -87,7 +88,7 @@ class _MinimumSuperBlocks(SuperBlocks):
         )
         return step, -minimum
 
-    def sides(self, step: Floats, shift: Floats) -> Planes:
+    def scale_planes(self, step: Floats, shift: Floats) -> Planes:
         planes: Planes = {}
         for half, small, side in (("scales", "subscales", step), ("minima", "subminima", -shift)):
             whole = self.whole(side)
@@ -146,22 +147,18 @@ def _small(side: Matrix, half: NDArray[np.float16]) -> tuple[Matrix, Matrix]:
 
 
 def _pack_sides(planes: Planes) -> list[ggml.Bytes]:
-    sc, m = planes["subscales"], planes["subminima"]
-    first, second = (v[..., :4] | (v[..., 4:] >> _HIGH) << np.uint8(6) for v in (sc, m))
-    third = (sc[..., 4:] & _LOW) | (m[..., 4:] & _LOW) << _HIGH
-    return [ggml.as_bytes(planes["scales"]), ggml.as_bytes(planes["minima"]), first, second, third]
+    shape = planes["subscales"].shape
+    packed = six_bits(*(planes[name].reshape(shape[0], -1) for name in ("subscales", "subminima")))
+    return [ggml.as_bytes(planes["scales"]), ggml.as_bytes(planes["minima"]), packed]
 
 
 def _unpack_sides(raw: ggml.Bytes) -> Planes:
-    first, second, third = raw[..., 4:8], raw[..., 8:12], raw[..., 12:16]
-    six, two = np.uint8(63), np.uint8(6)
-    sc = [first & six, (third & _LOW) | (first >> two) << _HIGH]
-    m = [second & six, (third >> _HIGH) | (second >> two) << _HIGH]
+    subscales, subminima = from_six_bits(raw[..., 4:16])
     return {
         "scales": ggml.as_type(raw[..., :2], np.float16),
         "minima": ggml.as_type(raw[..., 2:4], np.float16),
-        "subscales": np.concatenate(sc, axis=-1),
-        "subminima": np.concatenate(m, axis=-1),
+        "subscales": subscales.reshape(*raw.shape[:2], 8),
+        "subminima": subminima.reshape(*raw.shape[:2], 8),
     }
 
 
@@ -183,6 +180,7 @@ class Q4_K(_MinimumSuperBlocks):  # noqa: N801  the field writes it so
 
     name = "q4_k"
     bits = 4
+    facts = Facts(rmse=0.0715, drift=0.1)
     block_bytes = 144
 
     def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
@@ -198,6 +196,7 @@ class Q5_K(_MinimumSuperBlocks):  # noqa: N801
 
     name = "q5_k"
     bits = 5
+    facts = Facts(rmse=0.03574, drift=0.05)
     block_bytes = 176
 
     def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxquant.formats.base import ScaledCodes
+from onnxquant.formats.facts import Facts
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.formats.granularity import PerBlock
+from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.planes import Planes
+from onnxquant.formats.scaled_codes import ScaledCodes
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Q5_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
 
     name = "q5_0"
     bits = 5
-    group = 32
+    facts = Facts(rmse=0.0428)
+    granularity = PerBlock(32)
     block_bytes = 22
     filler = 16
 

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxquant.formats.base import ScaledCodes
+from onnxquant.formats.facts import Facts
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.formats.granularity import PerBlock
+from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.planes import Planes
+from onnxquant.formats.scaled_codes import ScaledCodes
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,9 @@ class Q8_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
 
     name = "q8_0"
     bits = 8
+    facts = Facts(rmse=0.00537, drift=0.001)
     bottom = 1
-    group = 32
+    granularity = PerBlock(32)
     block_bytes = 34
     filler = 128
 

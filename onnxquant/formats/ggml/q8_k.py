@@ -16,9 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxquant.formats.base import ScaledCodes
+from onnxquant.formats.facts import Facts
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.formats.granularity import PerBlock
+from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.planes import Planes
+from onnxquant.formats.scaled_codes import ScaledCodes
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,9 @@ class Q8_K(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
 
     name = "q8_k"
     bits = 8
+    facts = Facts(rmse=0.00701, drift=0.001)
     bottom = 1
-    group = 256
+    granularity = PerBlock(256)
     scale_dtype = np.float32
     block = 256
     block_bytes = 292

@@ -19,24 +19,30 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.formats.base import Encoded, Plane
+from onnxquant.formats.base import Encoded
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.grid import Floats, Grid
-from onnxquant.formats.matrix import Matrix, Planes, split
-from onnxquant.formats.rowwise import Rowwise
+from onnxquant.formats.granularity import PerBlock
+from onnxquant.formats.grid import Floats, LevelGrid
+from onnxquant.formats.matrix import Matrix, split
+from onnxquant.formats.planes import Plane, Planes
 from onnxquant.numerics.casts import narrowed
 
 SUPER = 256
 
 
 @dataclass(frozen=True)
-class SuperBlocks(ggml.Blocks, Rowwise):
+class SuperBlocks(ggml.Blocks):
     """Base of ggml's K-quants."""
 
     block = SUPER
-    group: ClassVar[int] = SUPER
+    why_not_solvable = ""
+    why_scales_fixed = ""
     # Weights of a sub-block.
     sub_block: ClassVar[int]
+
+    @property
+    def granularity(self) -> PerBlock:  # noqa: D102
+        return PerBlock(SUPER, SUPER // self.sub_block)
 
     @property
     def bits_per_weight(self) -> float:  # noqa: D102
@@ -46,10 +52,10 @@ class SuperBlocks(ggml.Blocks, Rowwise):
     def steps(self, planes: Planes) -> tuple[Matrix, Matrix]:
         """Step and shift of each sub-block [rows, sub-blocks], those beyond the end of a row included."""
 
-    def grid(self, encoded: Encoded) -> Grid:  # noqa: D102
+    def grid(self, encoded: Encoded) -> LevelGrid:  # noqa: D102
         count = -(-encoded.cols // self.sub_block)
         step, shift = (side[:, :count] for side in self.steps(encoded.planes))
-        return Grid(self.levels()[0], step, shift, self.sub_block, SUPER // self.sub_block, self.shifts)
+        return LevelGrid(self.levels()[0], step, shift, self.sub_block, self.granularity.sub_blocks, self.shifts)
 
     def whole(self, side: Floats) -> Matrix:
         """A side of sub-blocks [rows, sub-blocks] as [super-blocks, sub-blocks of one], zeros beyond the end of a row."""
@@ -57,9 +63,9 @@ class SuperBlocks(ggml.Blocks, Rowwise):
         side = narrowed(side, np.float32, overflow="largest")
         return np.pad(side, ((0, 0), (0, -side.shape[1] % per_super))).reshape(-1, per_super)
 
-    def per_super(self, rows: int, cols: int, count: int, dtype: type) -> Plane:
+    def per_super(self, name: str, rows: int, cols: int, dtype: type, count: int = 1, bits: int = 0) -> Plane:
         """A plane with so many values per super-block."""
-        return Plane((rows, count * -(-cols // SUPER)), np.dtype(dtype))
+        return Plane.of(name, (rows, count * -(-cols // SUPER)), dtype, bits=bits)
 
     def columns(self, chunk: Matrix) -> Matrix:
         """Sub-blocks as the columns of a matrix [weights of a sub-block, sub-blocks]: sums then run over rows."""

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxquant.errors import WeightError
-from onnxquant.formats.base import ScaledCodes
+from onnxquant.formats.facts import Facts
 from onnxquant.formats.ggml import blocks as ggml
-from onnxquant.formats.matrix import Matrix, Planes
+from onnxquant.formats.granularity import PerBlock
+from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.planes import Planes
+from onnxquant.formats.scaled_codes import ScaledCodes
 
 _SHIFTS = np.array([0, 2, 4, 6], np.uint8)[:, None]
 
@@ -27,8 +30,9 @@ class TQ2_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
 
     name = "tq2_0"
     bits = 2
+    facts = Facts(rmse=0.8076)
     bottom = 1
-    group = 256
+    granularity = PerBlock(256)
     block = 256
     block_bytes = 66
     filler = 2

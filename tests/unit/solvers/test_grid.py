@@ -15,6 +15,7 @@ from onnxquant.errors import WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Grid, nearest, values
+from onnxquant.formats.native_job import ZeroPoint
 from onnxquant.numerics.rows import Split
 
 Array = NDArray[Any]
@@ -25,11 +26,11 @@ def of(name: str, parameters: dict[str, Any], weight: Array) -> tuple[Encoded, A
     encoded = format_named(name, **parameters).encode(weight)
     form = encoded.format
     if name in ("f16", "bf16", "llm_int8"):
-        assert len(form.unsolvable) > 20
-        with pytest.raises(WeightError, match=f"format {name}: {form.unsolvable}"):
+        assert len(form.why_not_solvable) > 20
+        with pytest.raises(WeightError, match=f"format {name}: {form.why_not_solvable}"):
             form.grid(encoded)
-        pytest.skip(form.unsolvable)
-    assert bool(form.unsolvable) == ("stochastic" in parameters)
+        pytest.skip(form.why_not_solvable)
+    assert bool(form.why_not_solvable) == ("stochastic" in parameters)
     return encoded, stored(encoded)
 
 
@@ -40,7 +41,7 @@ def stored(encoded: Encoded) -> Array:
 
 def assert_equal(found: Array, expected: Array, form: Format) -> None:
     """Bit for bit, but for float16 zero points."""
-    if getattr(form, "float_zero_points", False):
+    if getattr(form, "zero_type", None) is ZeroPoint.FLOAT16:
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max(initial=0))
     else:
         np.testing.assert_array_equal(found, expected)
@@ -98,8 +99,8 @@ def test_a_fit_of_its_own_grid_changes_nothing(name: str, parameters: dict[str, 
     """Of sizes whose float16 scales of scales are normal."""
     encoded, decoded = of(name, parameters, graphs.weight(6, 576 if fits(name, parameters, 576) else 512) * size)
     form, grid = encoded.format, encoded.format.grid(encoded)
-    if form.unfittable:
-        with pytest.raises(WeightError, match=f"format {name}: {form.unfittable}"):
+    if form.why_scales_fixed:
+        with pytest.raises(WeightError, match=f"format {name}: {form.why_scales_fixed}"):
             form.fit(encoded, grid.step, grid.shift)
         return
     same = form.fit(encoded, grid.step, grid.shift)
@@ -114,15 +115,15 @@ def test_a_fit_is_as_near_as_the_format_can_store(name: str, parameters: dict[st
     """Within half a step of what scales are stored in, on both sides."""
     encoded, _ = of(name, parameters, graphs.weight(6, 512) + (0.1 if parameters.get("symmetric") is False else 0))
     form, grid = encoded.format, encoded.format.grid(encoded)
-    if form.unfittable:
+    if form.why_scales_fixed:
         return
     step = grid.step * (1 + graphs.rng().uniform(-0.2, 0.2, grid.step.shape))
     shift = grid.shift * (1 + graphs.rng(1).uniform(-0.2, 0.2, grid.step.shape))
     after = form.grid(form.fit(encoded, step, shift))
     # Scales that are stored together are whole multiples of one float16.
     parts = {"q4_k": 63, "q5_k": 63, "q6_k": 127}.get(name, 0)
-    units = step.shape[1] // grid.together
-    largest = np.repeat(np.abs(step).reshape(6, units, -1).max(-1), grid.together, 1) if parts else 0
+    units = step.shape[1] // grid.groups_sharing_a_scale
+    largest = np.repeat(np.abs(step).reshape(6, units, -1).max(-1), grid.groups_sharing_a_scale, 1) if parts else 0
     bound = 0.51 * largest / parts + 1e-3 * np.abs(step) if parts else 2**-11 * np.abs(step)
     assert (np.abs(after.step - step) <= bound).all()
     assert not np.array_equal(after.step, grid.step)
@@ -130,7 +131,7 @@ def test_a_fit_is_as_near_as_the_format_can_store(name: str, parameters: dict[st
         np.testing.assert_array_equal(after.shift, 0)
         return
     if parts:
-        deepest = np.repeat(np.abs(shift).reshape(6, units, -1).max(-1), grid.together, 1)
+        deepest = np.repeat(np.abs(shift).reshape(6, units, -1).max(-1), grid.groups_sharing_a_scale, 1)
         bound = 0.51 * deepest / parts + 1e-3 * np.abs(shift)
     elif ("scales" in encoded.planes and "minima" in encoded.planes) or parameters.get("zero_point") == "float":
         bound = 2**-10 * np.abs(shift)
@@ -190,9 +191,9 @@ def test_a_format_from_elsewhere_has_no_grid_until_it_says_so() -> None:
     @dataclass(frozen=True)
     class Odd(type(format_named("f16"))):  # type: ignore[misc]
         name = "odd"
-        unsolvable = Format.unsolvable
+        why_not_solvable = Format.why_not_solvable
 
-    assert Odd().unsolvable == Odd().unfittable == "its values are no codes on a grid"
+    assert Odd().why_not_solvable == Odd().why_scales_fixed == "its values are no codes on a grid"
     with pytest.raises(WeightError, match="format odd: its values are no codes"):
         Odd().grid(Odd().encode(graphs.weight(2, 4)))
     with pytest.raises(WeightError, match="format odd: its values are no codes"):

@@ -1,6 +1,6 @@
-"""Codes that index a table of values: value = table[code] * scale.
+"""Tables of values between -1 and 1 times the largest magnitude of a block: nf4, fp4 and dynamic8, as in bitsandbytes.
 
-Block tables (nf4, fp4, dynamic8) follow bitsandbytes. Per block of a row: scale = max |x| in float32, v = clip(x * (1 /
+Per block of a row: scale = max |x| in float32, v = clip(x * (1 /
 max(scale, 1e-38)), -1, 1), and the code is that of the nearest value: the number of midpoints (float32 (a + b) / 2 of
 neighbours in order) strictly below v, so that a value on a midpoint goes down. Blocks lie within rows, so a row must be
 a whole number of them; then the flat order of all weights is bitsandbytes'.
@@ -11,7 +11,6 @@ uniform of the weight's place (``philox``): the same bytes for any way of splitt
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,61 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError, WeightError
-from onnxquant.formats.base import Encoded, Plane
-from onnxquant.formats.grid import Floats, Grid
-from onnxquant.formats.matrix import Matrix, Planes, expand
+from onnxquant.formats.base import Encoded, Prepared
+from onnxquant.formats.granularity import PerBlock
+from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.native_job import LevelSearch, NativeJob
 from onnxquant.formats.parameters import parameter
-from onnxquant.formats.rowwise import Rowwise
-from onnxquant.numerics.casts import narrowed
+from onnxquant.formats.planes import Planes
+from onnxquant.formats.table import TableCodes, full_table, levels_of, midpoints_of
 from onnxquant.numerics.philox import uniforms
 
 Codes = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class TableCodes(Rowwise):
-    """Base of the formats whose weights are ``table[code] * scale``."""
-
-    @property
-    @abstractmethod
-    def group(self) -> int:
-        """Weights per scale along a row; 0: the whole row."""
-
-    @classmethod
-    @abstractmethod
-    def table(cls) -> Matrix:
-        """The value of each code, float32 [2^bits]."""
-
-    @property
-    def bits_per_weight(self) -> float:  # noqa: D102
-        return self.bits + (32 / self.group if self.group else 0)
-
-    def groups(self, rows: int, cols: int) -> tuple[int, int]:
-        """Shape of the scales."""
-        return rows, (-(-cols // self.group) if self.group else 1)
-
-    def levels(self) -> tuple[Matrix, Codes]:  # noqa: D102
-        return _levels(type(self))
-
-    def grid(self, encoded: Encoded) -> Grid:  # noqa: D102
-        step = self.scales(encoded)
-        return Grid(self.levels()[0], step, np.zeros_like(step), self.group or max(encoded.cols, 1))
-
-    def scales(self, encoded: Encoded) -> Matrix:
-        """Scales as they are used, float32 [rows, groups]."""
-        return encoded.planes["scales"].astype(np.float32, copy=False)
-
-    def sides(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
-        return {"scales": narrowed(step, np.float32, overflow="largest")}
-
-    def _planes(self, rows: int, cols: int) -> dict[str, Plane]:
-        scales = Plane(self.groups(rows, cols), np.dtype(np.float32))
-        return {"codes": Plane((rows, cols), np.dtype(np.uint8)), "scales": scales}
-
-    def decode_rows(self, planes: Planes, cols: int) -> Matrix:  # noqa: D102
-        values = self.table()[planes["codes"]]
-        values *= expand(planes["scales"], self.group, cols)
-        return values
 
 
 @dataclass(frozen=True)
@@ -102,12 +56,16 @@ class BlockTable(TableCodes):
             raise RecipeError(f"stochastic {self.stochastic}: expected a seed from 0 to 2^64 - 1")
 
     @property
-    def group(self) -> int:
-        """Weights per scale."""
-        return self.block_size
+    def granularity(self) -> PerBlock:  # noqa: D102
+        return PerBlock(self.block_size)
 
     @property
-    def unsolvable(self) -> str:
+    def native_job(self) -> NativeJob:  # noqa: D102
+        search = _search(type(self), self.stochastic is not None)
+        return NativeJob(table=full_table(type(self)), search=search, seed=self.stochastic)
+
+    @property
+    def why_not_solvable(self) -> str:
         """Rounding at random leaves no choice."""
         return "" if self.stochastic is None else "its codes are drawn at random"
 
@@ -119,15 +77,19 @@ class BlockTable(TableCodes):
             f"expected a block_size that divides {cols}"
         )
 
-    def encode_rows(self, chunk: Matrix, first: int) -> Planes:  # noqa: D102
+    def encode_rows(self, chunk: Matrix, first: int, prepared: Prepared) -> Planes:  # noqa: D102
+        return self.coded(chunk, first)
+
+    def coded(self, chunk: Matrix, first: int = 0) -> Planes:
+        """Codes and scales of some rows; the first of them is row ``first`` of the weight."""
         rows, cols = chunk.shape
         groups = chunk.reshape(rows, -1, self.block_size)
         scale = np.abs(groups).max(axis=-1)
         values = groups * (np.float32(1) / np.maximum(scale, np.float32(1e-38)))[..., None]
         np.clip(values, -1, 1, out=values)
-        levels, codes = _levels(type(self))
+        levels, codes = levels_of(type(self))
         if self.stochastic is None:
-            at = np.searchsorted(_midpoints(type(self)), values.reshape(-1))
+            at = np.searchsorted(midpoints_of(type(self)), values.reshape(-1))
         else:
             at = _either(levels, values.reshape(-1), uniforms(self.stochastic, first * cols, chunk.size))
         return {"codes": codes[at].reshape(rows, cols), "scales": scale}
@@ -150,7 +112,7 @@ class BlockTable(TableCodes):
         self.check_shape(rows, cols)
         form = self.with_(permuted=False)
         raw = np.ascontiguousarray(blocks).reshape(-1).view(np.uint8)
-        shape = self.groups(rows, cols)
+        shape = self.granularity.shape(rows, cols)
         sides = np.asarray(absmax, np.float32).reshape(-1)
         if raw.size != rows * cols * self.bits // 8 or sides.size != shape[0] * shape[1]:
             raise WeightError(
@@ -163,17 +125,9 @@ class BlockTable(TableCodes):
 
 
 @cache
-def _levels(form: type[TableCodes]) -> tuple[Matrix, Codes]:
-    """Distinct finite values in ascending order, and the lowest code of each (of fp4's two zeros the positive one)."""
-    levels, codes = np.unique(form.table(), return_index=True)
-    finite = np.isfinite(levels)
-    return levels[finite], codes[finite].astype(np.uint8)
-
-
-@cache
-def _midpoints(form: type[TableCodes]) -> Matrix:
-    levels = _levels(form)[0]
-    return ((levels[1:] + levels[:-1]) / np.float32(2)).astype(np.float32)
+def _search(form: type[TableCodes], stochastic: bool) -> LevelSearch:
+    levels, codes = levels_of(form)
+    return LevelSearch.between(levels, codes, levels if stochastic else midpoints_of(form))
 
 
 def _either(levels: Matrix, values: Matrix, uniform: Matrix) -> NDArray[np.intp]:

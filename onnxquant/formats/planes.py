@@ -1,0 +1,89 @@
+"""Planes: the arrays that an encoded weight is stored as, and the vocabulary of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Planes = dict[str, NDArray[Any]]
+
+
+class Extent(Enum):
+    """The part of a weight that one element of a plane belongs to."""
+
+    # One weight: [rows, cols].
+    WEIGHT = "weight"
+    # Weights of one row: [rows, n], or [1, 1] where all rows share it.
+    ROW = "row"
+    # A sub-block of a super-block: [rows, n].
+    SUB_BLOCK = "sub-block"
+    # The whole tensor: a list of numbers, not one per row.
+    TENSOR = "tensor"
+
+
+# The planes that formats may have, and the extent of each.
+EXTENTS: Mapping[str, Extent] = {
+    "codes": Extent.WEIGHT,
+    "values": Extent.WEIGHT,  # the weights themselves, as floats
+    "scales": Extent.ROW,
+    "minima": Extent.ROW,
+    "zero_points": Extent.ROW,
+    "outliers": Extent.ROW,
+    "subscales": Extent.SUB_BLOCK,  # small factors of a scale
+    "subminima": Extent.SUB_BLOCK,  # small factors of a minimum
+    "nested_scales": Extent.TENSOR,
+    "nested_offset": Extent.TENSOR,
+    "outlier_columns": Extent.TENSOR,
+    "permutation": Extent.TENSOR,
+}
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Declaration of one stored array.
+
+    Attributes:
+        name: name in the vocabulary.
+        shape: shape of the array.
+        dtype: element type.
+        bits: bits that an element takes when packed, at most those of its type.
+        extent: the part of a weight that an element belongs to.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    bits: int
+    extent: Extent
+
+    @classmethod
+    def of(
+        cls, name: str, shape: tuple[int, ...], dtype: DTypeLike, *, bits: int = 0, extent: Extent | None = None
+    ) -> Self:
+        """A plane, with the bits of its type and the extent of its name where they are not said.
+
+        Raises:
+            KeyError: the vocabulary has no such name.
+        """
+        kind = np.dtype(dtype)
+        return cls(name, shape, kind, bits or 8 * kind.itemsize, extent or EXTENTS[name])
+
+    @property
+    def size(self) -> int:
+        """Elements of the array."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array in memory."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def packed_nbytes(self) -> int:
+        """Bytes of the array with its elements packed to their bits, without padding."""
+        return (self.size * self.bits + 7) // 8
