@@ -13,7 +13,7 @@ from onnxquant.errors import RecipeError
 
 
 def classes(package: ModuleType, base: type[Any], group: str) -> dict[str, type[Any]]:
-    """Concrete subclasses of a base by their ``name``, sorted by it.
+    """Concrete subclasses of a base by their ``name``, sorted by it; a class without a name is a base itself.
 
     Args:
         package: package of ours whose modules are searched
@@ -28,7 +28,7 @@ def classes(package: ModuleType, base: type[Any], group: str) -> dict[str, type[
         members.update(filter(inspect.isclass, vars(importlib.import_module(module.name)).values()))
     by_name: dict[str, type[Any]] = {}
     for cls in members:
-        if cls is base or not issubclass(cls, base) or inspect.isabstract(cls):
+        if not issubclass(cls, base) or inspect.isabstract(cls) or not hasattr(cls, "name"):
             continue
         other = by_name.setdefault(cls.name, cls)
         if other is not cls:

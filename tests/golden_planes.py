@@ -13,19 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from variants import variants
 
 from onnxquant import encode
+from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
 
 FOLDER = Path(__file__).parent / "golden" / "planes"
-VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "int": [{}, {"per_channel": True}, {"per_channel": False}, {"symmetric": False, "block_size": 64},
-            {"symmetric": False, "zero_point": "float"}],
-    "nf4": [{}, {"double_quant": True}, {"stochastic": 1234567890123}, {"permuted": True}],
-    "fp4": [{}, {"double_quant": True}, {"stochastic": 1234567890123}],
-    "dynamic8": [{}, {"block_size": 32}, {"stochastic": 1234567890123}],
-    "llm_int8": [{}, {"quantile": 0.98}],
-}  # fmt: skip
 
 
 def weight() -> NDArray[np.float32]:
@@ -38,11 +32,6 @@ def weight() -> NDArray[np.float32]:
     return out.astype(np.float32)
 
 
-def variants(name: str) -> list[dict[str, Any]]:
-    """Parameters that a format's file holds planes for."""
-    return VARIANTS.get("int" if name.startswith("int") else name, [{}])
-
-
 def as_data(encoded: Encoded) -> dict[str, Any]:
     """Planes as JSON."""
     return {
@@ -53,7 +42,11 @@ def as_data(encoded: Encoded) -> dict[str, Any]:
 
 def main(name: str) -> None:
     """Write the file of a new format."""
-    cases = [{"parameters": v, "planes": as_data(encode(weight(), name, **v))} for v in variants(name)]
+    cases = [
+        {"parameters": v, "planes": as_data(encode(weight(), name, **v))}
+        for v in variants(format_named(name))
+        if format_named(name, **v).unfit(*weight().shape) is None
+    ]
     FOLDER.mkdir(exist_ok=True)
     with (FOLDER / f"{name}.json").open("x", encoding="utf-8") as file:
         json.dump(cases, file, indent=1)

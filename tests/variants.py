@@ -10,26 +10,16 @@ from onnxquant import formats
 from onnxquant.errors import OnnxQuantError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
-
-# Values of each parameter that are tried; the first, where it is None, means that it is not given.
-TRIED: dict[str, list[Any]] = {
-    "block_size": [None, 32, 128],
-    "per_channel": [None, True, False],
-    "symmetric": [None, False],
-    "zero_point": [None, "float"],
-    "double_quant": [None, True],
-    "stochastic": [None, 7],
-    "threshold": [None, 2.5],
-    "quantile": [None, 0.95],
-}
+from onnxquant.formats.parameters import parameters_of
 
 
 def variants(form: Format) -> list[dict[str, Any]]:
     """Parameter combinations of a format that it accepts."""
-    made: list[dict[str, Any]] = [{}]
-    for name in form.parameters():
-        made = [{**v, **({} if value is None else {name: value})} for v in made for value in TRIED[name]]
-    return [v for v in made if _accepted(form.name, v)] + [{"permuted": True}]
+    combinations: list[dict[str, Any]] = [{}]
+    for name, parameter in parameters_of(type(form)).items():
+        samples = [{}, *({name: value} for value in parameter.samples)]
+        combinations = [{**v, **sample} for v in combinations for sample in samples]
+    return [v for v in combinations if _accepted(form.name, v)] + [{"permuted": True}]
 
 
 def _accepted(name: str, parameters: dict[str, Any]) -> bool:

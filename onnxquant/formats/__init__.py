@@ -1,14 +1,14 @@
-"""Weight formats. A module here with a ``FORMATS`` list is a family; that is all it takes to add one.
+"""Weight formats: how a matrix of floats becomes planes, and back, in numpy alone.
 
-Packages outside register through the entry point group ``onnxquant.formats`` (an entry names a Format class).
+Every ``Format`` with a name in a module here, or in a package inside, is registered. Other packages register through the
+entry point group ``onnxquant.formats``, whose entries name a class. It may import numerics; graph's neighbours above,
+from native on, may import it.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import sys
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
 from onnxquant.errors import RecipeError, nearest
@@ -17,6 +17,7 @@ from onnxquant.formats.facts import Facts
 from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
 from onnxquant.formats.parameters import Parameter, parameters_of
 from onnxquant.formats.scaled_codes import ScaledCodes
+from onnxquant.registry import classes
 
 __all__ = [
     "Encoded",
@@ -35,21 +36,18 @@ __all__ = [
 @cache
 def registry() -> dict[str, type[Format]]:
     """Format classes by name, in the order of their bits."""
-    found: list[type[Format]] = []
-    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
-        found += getattr(importlib.import_module(module.name), "FORMATS", [])
-    found += [entry.load() for entry in entry_points(group="onnxquant.formats")]
-    return {c.name: c for c in sorted(found, key=lambda c: (-c.bits, c.name))}
+    by_name = classes(sys.modules[__name__], Format, "onnxquant.formats")
+    return dict(sorted(by_name.items(), key=lambda entry: -entry[1].bits))
 
 
 @cache
 def parameters() -> dict[str, Parameter]:
     """Every parameter of every format by name: keywords of ``quantize``, keys of recipes, options of the command line."""
-    found: dict[str, Parameter] = {}
+    by_name: dict[str, Parameter] = {}
     for form in sorted(registry().values(), key=lambda c: -len(c.parameters())):
         for name, parameter in parameters_of(form).items():
-            found.setdefault(name, parameter)
-    return found
+            by_name.setdefault(name, parameter)
+    return by_name
 
 
 def formats() -> list[Format]:

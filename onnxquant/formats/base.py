@@ -99,6 +99,8 @@ class Format(SolvableFormat, ABC):
     source: ClassVar[str] = "this package"
     # Its bytes are defined by another project; planes convert to and from them without loss (``to_blocks``).
     foreign: ClassVar[bool] = False
+    # Bytes of the other project exist for multiples of so many columns.
+    foreign_cols: ClassVar[int] = 1
 
     permuted: bool = field(default=False, kw_only=True, metadata=INTERNAL)
 

@@ -74,6 +74,3 @@ class BF16(Floats):
     source = "bfloat16 as ml_dtypes and ONNX define it"
     dtype = np.dtype(ml_dtypes.bfloat16)
     largest = "3.39e38"
-
-
-FORMATS = [F16, BF16]

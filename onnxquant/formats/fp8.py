@@ -73,6 +73,3 @@ class E5M2(Float8):
     source = "OCP 8-bit floating point: E5M2 (ONNX FLOAT8E5M2)"
     dtype = np.dtype(ml_dtypes.float8_e5m2)
     largest = 57344.0
-
-
-FORMATS = [E4M3, E5M2]

@@ -38,6 +38,7 @@ class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
     facts = Facts(rmse=0.5126)
     bottom = 1
     foreign = True
+    foreign_cols = _BLOCK
     source = "microsoft/BitNet: I2_S, blocks of 128; scale after Ma et al. 2024"
     granularity = PerTensor()
     scale_dtype = np.float32
@@ -106,6 +107,3 @@ class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
     def _check_cols(self, cols: int) -> None:
         if cols % _BLOCK:
             raise WeightError(f"format i2_s: {cols} columns, expected a multiple of {_BLOCK} for the raw layout")
-
-
-FORMATS = [I2_S]

@@ -51,13 +51,17 @@ class Affine(ScaledCodes):
     source = "round to nearest of ONNX Runtime's MatMulNBits quantizers"
 
     block_size: int | None = parameter(
-        None, "Weights per scale along a row: a power of two from 16 to 256; nf4, fp4 and dynamic8: from 32 to 4096."
+        None,
+        "Weights per scale along a row: a power of two from 16 to 256; nf4, fp4 and dynamic8: from 32 to 4096.",
+        samples=(32, 128),
     )
     per_channel: bool | None = parameter(
-        None, "One scale per output channel, or one per tensor.", "--per-channel/--per-tensor"
+        None, "One scale per output channel, or one per tensor.", "--per-channel/--per-tensor", samples=(True, False)
     )
-    symmetric: bool = parameter(True, "Without or with zero points.", "--symmetric/--asymmetric")
-    zero_point: str = parameter("int", "Type of zero points: a code, or a float16.", choices=("int", "float"))
+    symmetric: bool = parameter(True, "Without or with zero points.", "--symmetric/--asymmetric", samples=(False,))
+    zero_point: str = parameter(
+        "int", "Type of zero points: a code, or a float16.", choices=("int", "float"), samples=("float",)
+    )
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -210,6 +214,3 @@ class Int2(Affine):
     name = "int2"
     bits = 2
     facts = Facts(rmse=0.3618)
-
-
-FORMATS = [Int8, Int6, Int5, Int4, Int3, Int2]

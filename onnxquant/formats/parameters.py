@@ -1,4 +1,4 @@
-"""What a format says of its parameters: fields with a help text, from which options and recipe keys are made."""
+"""Parameters of formats: fields with a help text, from which options and recipe keys are made."""
 
 from __future__ import annotations
 
@@ -16,9 +16,27 @@ _KINDS: dict[str, tuple[type, str]] = {
 }
 
 
-def parameter(default: Any, help: str, flag: str = "", metavar: str = "", choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field that is a parameter of a format, as the command line shows it."""
-    return field(default=default, metadata={"help": help, "flag": flag, "metavar": metavar, "choices": choices})
+def parameter(
+    default: Any,
+    help: str,
+    flag: str = "",
+    *,
+    samples: tuple[Any, ...],
+    metavar: str = "",
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field that is a parameter of a format.
+
+    Args:
+        default: value of the parameter that is not said.
+        help: sentence for the command line and the documentation.
+        flag: option of the command line; "": made from the name.
+        samples: other values, which tests try.
+        metavar: word for the value on the command line.
+        choices: the only values there are, if they are few.
+    """
+    texts = {"help": help, "flag": flag, "metavar": metavar}
+    return field(default=default, metadata={**texts, "choices": choices, "samples": samples})
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,11 @@ class Parameter:
     Attributes:
         name: keyword, recipe key and (with dashes) option.
         kind: bool, int, float or str.
-        help, flag, metavar, choices: for the command line.
+        help: sentence for the command line and the documentation.
+        flag: option of the command line; "": made from the name.
+        metavar: word for the value on the command line.
+        choices: the only values there are, if they are few.
+        samples: values that tests try.
     """
 
     name: str
@@ -37,18 +59,19 @@ class Parameter:
     flag: str
     metavar: str
     choices: tuple[str, ...]
+    samples: tuple[Any, ...]
 
     @classmethod
     def of(cls, spec: Field[Any]) -> Parameter:
-        """From a field, whose annotation says the kind."""
+        """The parameter that a field declares; its annotation says the kind."""
         kind = next((k for k in _KINDS if k in str(spec.type)), "str")
-        meta = {"help": "", "flag": "", "metavar": "", "choices": (), **spec.metadata}
-        return cls(spec.name, kind, meta["help"], meta["flag"], meta["metavar"], meta["choices"])
+        meta = {"help": "", "flag": "", "metavar": "", "choices": (), "samples": (), **spec.metadata}
+        return cls(spec.name, kind, meta["help"], meta["flag"], meta["metavar"], meta["choices"], meta["samples"])
 
     def mistake(self, value: Any) -> str | None:
-        """What is wrong with a value, or None."""
-        wanted = _KINDS[self.kind][0]
-        if isinstance(value, wanted) and (not isinstance(value, bool) or wanted is bool):
+        """The reason why a value is refused, or None."""
+        expected = _KINDS[self.kind][0]
+        if isinstance(value, expected) and (not isinstance(value, bool) or expected is bool):
             if not self.choices or value in self.choices:
                 return None
             return f"{self.name} is {value!r}, expected {' or '.join(self.choices)}"

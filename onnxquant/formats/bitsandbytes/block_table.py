@@ -42,10 +42,10 @@ class BlockTable(TableCodes):
 
     foreign = True
 
-    block_size: int = parameter(64, "Weights per scale along a row, a power of two from 32 to 4096.")
+    block_size: int = parameter(64, "Weights per scale along a row, a power of two from 32 to 4096.", samples=(32, 128))
     stochastic: int | None = parameter(
         None, "Round up or down at random, as near as the neighbours are; the same seed gives the same bytes.",
-        metavar="SEED",
+        samples=(7,), metavar="SEED",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -50,6 +50,3 @@ class Dynamic8(BlockTable):
     @classmethod
     def table(cls) -> Matrix:  # noqa: D102
         return signed_map()
-
-
-FORMATS = [Dynamic8]

@@ -47,9 +47,11 @@ class LlmInt8(Format):
     granularity = PerRow()
     surveyed = Surveyed.COLUMNS
 
-    threshold: float = parameter(6.0, "Columns with a weight of at least this magnitude stay in float16.", metavar="X")
+    threshold: float = parameter(
+        6.0, "Columns with a weight of at least this magnitude stay in float16.", samples=(2.5,), metavar="X"
+    )
     quantile: float | None = parameter(
-        None, "Instead the largest 1 - Q of all columns stay in float16, at least one.", metavar="Q"
+        None, "Instead the largest 1 - Q of all columns stay in float16, at least one.", samples=(0.95,), metavar="Q"
     )
     outliers: int | None = field(default=None, kw_only=True, metadata=INTERNAL)
 
@@ -119,7 +121,7 @@ class LlmInt8(Format):
         values[:, planes["outlier_columns"]] = planes["outliers"]
         return values
 
-    def scb(self, encoded: Encoded) -> Matrix:
+    def absmax(self, encoded: Encoded) -> Matrix:
         """Largest magnitude of each row, as bitsandbytes keeps it: a float16 value, so rounding to it is exact."""
         return (encoded.planes["scales"][:, 0] * _TOP).astype(np.float16).astype(np.float32)
 
@@ -145,6 +147,3 @@ class LlmInt8(Format):
         planes["codes"] = (raw ^ np.uint8(0x80)).reshape(rows, cols)
         planes["scales"] = scb[:, None] / _TOP
         return Encoded(form, rows, cols, planes, (rows, cols))
-
-
-FORMATS = [LlmInt8]

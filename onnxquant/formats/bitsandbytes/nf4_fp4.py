@@ -52,7 +52,7 @@ class NestedTable(BlockTable):
     """
 
     double_quant: bool = parameter(
-        False, "Store the scales in 8 bits too, with a scale for 256 of them.", "--double-quant"
+        False, "Store the scales in 8 bits too, with a scale for 256 of them.", "--double-quant", samples=(True,)
     )
 
     @property
@@ -157,6 +157,3 @@ class FP4(NestedTable):
     @classmethod
     def table(cls) -> Matrix:  # noqa: D102
         return _FP4
-
-
-FORMATS = [NF4, FP4]

@@ -43,6 +43,3 @@ class Q4_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
 
     def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
         return {"codes": ggml.from_nibbles(raw[..., 2:]), "scales": ggml.as_type(raw[..., :2], np.float16)}
-
-
-FORMATS = [Q4_0]

@@ -57,6 +57,3 @@ class Q5_1(ggml.Blocks, MinimumCodes):  # noqa: N801
 
 def _sides(raw: ggml.Bytes) -> Planes:
     return {"scales": ggml.as_type(raw[..., :2], np.float16), "minima": ggml.as_type(raw[..., 2:4], np.float16)}
-
-
-FORMATS = [Q4_1, Q5_1]

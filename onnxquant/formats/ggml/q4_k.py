@@ -208,6 +208,3 @@ class Q5_K(_MinimumSuperBlocks):  # noqa: N801
         fifth = raw[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & np.uint8(1)
         codes = _unpack_nibbles(raw[..., 48:]) | fifth.reshape(*raw.shape[:2], 256) << _HIGH
         return {"codes": codes, **_unpack_sides(raw)}
-
-
-FORMATS = [Q4_K, Q5_K]

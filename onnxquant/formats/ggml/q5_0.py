@@ -44,6 +44,3 @@ class Q5_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
     def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
         codes = ggml.from_nibbles(raw[..., 6:]) | ggml.from_fifth_bits(raw[..., 2:6])
         return {"codes": codes, "scales": ggml.as_type(raw[..., :2], np.float16)}
-
-
-FORMATS = [Q5_0]

@@ -130,6 +130,3 @@ def _search(x: Matrix) -> Matrix:
         best = np.where(better, sqx / safe, best)
         gain = np.where(better, g, gain)
     return best
-
-
-FORMATS = [Q6_K]

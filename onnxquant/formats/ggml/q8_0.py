@@ -40,6 +40,3 @@ class Q8_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
 
     def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
         return {"codes": raw[..., 2:] ^ np.uint8(0x80), "scales": ggml.as_type(raw[..., :2], np.float16)}
-
-
-FORMATS = [Q8_0]

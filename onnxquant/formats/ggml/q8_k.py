@@ -57,6 +57,3 @@ class Q8_K(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
 
     def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
         return {"codes": raw[..., 4:260] ^ np.uint8(0x80), "scales": ggml.as_type(raw[..., :4], np.float32)}
-
-
-FORMATS = [Q8_K]

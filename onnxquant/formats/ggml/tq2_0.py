@@ -62,6 +62,3 @@ class TQ2_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
             raise WeightError("format tq2_0: holds the code 3, which has no meaning")
         codes = (codes + np.uint8(1)).reshape(*raw.shape[:2], 256)
         return {"codes": codes, "scales": ggml.as_type(raw[..., 64:], np.float16)}
-
-
-FORMATS = [TQ2_0]
