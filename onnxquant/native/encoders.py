@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnxquant.errors import NativeLibraryError, WeightError
+from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.matrix import check_permutation, columns_by_norm
 from onnxquant.formats.planes import Planes
@@ -20,12 +20,6 @@ from onnxquant.native import library
 from onnxquant.native.jobs import Execution
 from onnxquant.native.weight_job import WeightJob
 from onnxquant.numerics.difference import Difference
-
-# The formats of a library that does not list them itself.
-_NAMES = frozenset((
-    "q4_0", "q5_0", "q8_0", "q4_1", "q5_1", "q8_k", "q4_k", "q5_k", "q6_k", "tq2_0", "i2_s", "nf4", "fp4", "dynamic8",
-    "f8_e4m3", "f8_e5m2", "f16", "bf16", "llm_int8", "int8", "int6", "int5", "int4", "int3", "int2",
-))  # fmt: skip
 
 
 def supports(form: Format) -> bool:
@@ -42,12 +36,7 @@ def supports(form: Format) -> bool:
 @cache
 def names() -> frozenset[str]:
     """Names of the formats that the library encodes; none where there is no library."""
-    if not library.is_available():
-        return frozenset()
-    try:
-        return frozenset(library.text("encoders").split(","))
-    except NativeLibraryError:
-        return _NAMES
+    return frozenset(library.text("encoders").split(",")) if library.is_available() else frozenset()
 
 
 def can_decode(encoded: Encoded) -> bool:

@@ -83,7 +83,7 @@ def test_extremes_of_float32() -> None:
 def test_handles_are_checked() -> None:
     library = CompiledObserver(histogram=False)
     with pytest.raises(NativeLibraryError, match="there is no observer 987654321"):
-        compiled_._call("observer_free", compiled_._INT(987654321))
+        native.call("observer_free", compiled_._INT(987654321))
     moments, histogram = library.take()
     assert (moments.count, histogram.count) == (0, 0)
     handle, library.handle = library.handle, 987654321

@@ -14,7 +14,7 @@ from variants import CASES, fits
 from onnxquant.errors import WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.grid import Grid, nearest, values
+from onnxquant.formats.grid import LevelGrid, nearest, values
 from onnxquant.formats.native_job import ZeroPoint
 from onnxquant.numerics.rows import Split
 
@@ -166,7 +166,7 @@ def test_levels_of_tables_are_found_between_any_two_neighbours(name: str) -> Non
     levels = format_named(name).levels()[0].astype(float)
     near = np.concatenate([levels, *((levels[1:] * a + levels[:-1] * (1 - a)) for a in (0.01, 0.499, 0.501, 0.99))])
     w = np.concatenate([near, [1e30, -1e30, 1e-42, -1e-42, 0, -0.0]]).astype(np.float32)[None]
-    grid = Grid(levels.astype(np.float32), np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), w.size)
+    grid = LevelGrid(levels.astype(np.float32), np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), w.size)
     expected = np.abs(levels[:, None] - w.astype(float)).min(0)
     np.testing.assert_allclose(np.abs(levels[nearest(grid, w)] - w)[0], expected, rtol=1e-6)
 
@@ -175,7 +175,7 @@ def test_levels_that_share_a_sixteenth_bit_are_refused() -> None:
     levels = np.array([0, 1, 1.0001, 1.0002], np.float32)
     one = np.ones((1, 1), np.float32)
     with pytest.raises(WeightError, match="nearer to each other than a 128th"):
-        nearest(Grid(levels, one, one * 0, 4), np.ones((1, 4), np.float32))
+        nearest(LevelGrid(levels, one, one * 0, 4), np.ones((1, 4), np.float32))
 
 
 def test_a_step_of_nothing_takes_the_level_of_nothing() -> None:
