@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import onnxquant
 from onnxquant.artifact.read import plane_index, read_encoded
 from onnxquant.artifact.records import records
+from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find
@@ -61,7 +62,7 @@ def _twin(source: Path, quantized: Path) -> onnx.ModelProto:
                 matrix = encoded.format.decode(encoded).astype(np.float64)
             else:
                 form: Any = encoded.format
-                group = form.group or (encoded.cols if form.group == 0 else None)
+                group = form.granularity.size if isinstance(form.granularity, PerBlock) else encoded.cols
                 zero = _spread(encoded.planes.get("zero_points", np.array([[form.offset]])), group, encoded.cols)
                 scale = _spread(encoded.planes["scales"], group, encoded.cols)
                 matrix = (codes.astype(np.float64) - zero) * scale.astype(np.float64)
@@ -72,8 +73,8 @@ def _twin(source: Path, quantized: Path) -> onnx.ModelProto:
     return original.proto
 
 
-def _spread(side: NDArray[Any], group: int | None, cols: int) -> NDArray[Any]:
-    return side if group is None or side.shape == (1, 1) else np.repeat(side, group, axis=1)[:, :cols]
+def _spread(side: NDArray[Any], group: int, cols: int) -> NDArray[Any]:
+    return side if side.shape == (1, 1) else np.repeat(side, group, axis=1)[:, :cols]
 
 
 COMBINATIONS = list(supported.combinations())
