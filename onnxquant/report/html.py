@@ -13,7 +13,7 @@ from onnxquant.report import comparison, rows
 from onnxquant.report.comparison import Comparison
 from onnxquant.report.data import ReportData
 from onnxquant.report.plots import plots
-from onnxquant.report.serialize import write_report
+from onnxquant.report.serialize import report_to_json
 from onnxquant.report.units import decibels, figure
 from onnxquant.report.verdict import verdict
 from onnxquant.report.warnings import warnings
@@ -25,7 +25,7 @@ def render(report: ReportData) -> str:
     return _template("page.html.j2").render(
         report=report,
         rows=rows,
-        embedded=embedded(write_report(report)),
+        embedded=embedded(report_to_json(report)),
         verdict=judged,
         warnings=warnings(report),
         plots={name: Markup(svg) for name, svg in plots(report).items()},

@@ -27,7 +27,7 @@ class Report(ReportData):
 
     def to_dict(self) -> JsonObject:
         """The report as JSON data, of the schema that ``onnxquant report --schema`` prints."""
-        return serialize.write_report(self)
+        return serialize.report_to_json(self)
 
     def to_json(self) -> str:
         """The report as JSON text."""
@@ -53,7 +53,7 @@ class Report(ReportData):
         Raises:
             ReportError: another schema version, or data that does not fit the schema.
         """
-        return serialize.read_report(cls, data, name)
+        return serialize.report_from_json(cls, data, name)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from onnxquant.errors import ReportError
+from onnxquant.json_data import JsonObject
 from onnxquant.recipe.declaration import Option, declared, options_of
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Rule
@@ -26,14 +25,14 @@ def text() -> str:
     return json.dumps(schema, indent=1) + "\n"
 
 
-def _of_key(option: Option) -> dict[str, Any]:
+def _of_key(option: Option) -> JsonObject:
     """Schema of a rule's key. A report may name formats and targets of packages that are not installed here."""
     if option.is_list:
         return {"description": option.declared.help, "type": "array", "items": {"type": "string"}}
     return {"description": option.declared.help, "type": list(option.kinds)}
 
 
-def check(data: Mapping[str, Any], name: str) -> None:
+def check(data: JsonObject, name: str) -> None:
     """Refuse data that does not fit the schema.
 
     Args:

@@ -25,7 +25,7 @@ SCHEMA = 1
 R = TypeVar("R", bound=ReportData)
 
 
-def write_report(report: ReportData) -> JsonObject:
+def report_to_json(report: ReportData) -> JsonObject:
     """JSON data of a report."""
     return {
         "schema": SCHEMA,
@@ -70,12 +70,12 @@ def _write_proof(proof: Proof) -> JsonObject:
     return {key: value for key, value in to_object(proof).items() if key != "problems"}
 
 
-def read_report(kind: type[R], data: JsonValue, name: str) -> R:
+def report_from_json(kind: type[R], data: JsonValue, name: str) -> R:
     """The report in JSON data.
 
     Args:
         kind: class of the report.
-        data: data that ``write_report`` made.
+        data: data that ``report_to_json`` made.
         name: name of the report in errors.
 
     Raises:
@@ -151,7 +151,7 @@ def load_report(kind: type[R], path: str | Path) -> R:
         raise ReportError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, OverflowError, RecursionError) as error:
         raise ReportError(f"{path}: is not JSON: {error}") from None
-    return read_report(kind, data, str(path))
+    return report_from_json(kind, data, str(path))
 
 
 def _float_sized(digits: str) -> int:

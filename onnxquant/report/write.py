@@ -11,7 +11,7 @@ from onnxquant.json_data import to_object
 from onnxquant.recipe.options import REPORTS
 from onnxquant.report.comparison import Comparison
 from onnxquant.report.data import ReportData
-from onnxquant.report.serialize import as_text, write_report
+from onnxquant.report.serialize import as_text, report_to_json
 
 
 def places(names: Sequence[str], output: Path | None, *, force: bool) -> list[Path]:
@@ -91,7 +91,7 @@ def rendered(report: ReportData, ending: str) -> str:
 
     if ending == ".html":
         return html.render(report)
-    return markdown.render(report) if ending == ".md" else as_text(write_report(report))
+    return markdown.render(report) if ending == ".md" else as_text(report_to_json(report))
 
 
 def _write(path: Path, text: str) -> None:

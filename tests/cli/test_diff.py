@@ -1,4 +1,4 @@
-"""What differs between two files."""
+"""Differences between two files."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_a_file_does_not_differ_from_itself(files: dict[str, Path], tmp_path: Pa
     assert run("diff", files["int8"], again, "-q").output == ""
 
 
-def test_formats_bytes_values_and_options(files: dict[str, Path], tmp_path: Path) -> None:
+def test_formats_bytes_values_and_options_that_differ_are_listed(files: dict[str, Path], tmp_path: Path) -> None:
     result = run("diff", files["int8"], files["q4_0"], "--json")
     assert result.exit_code == 1
-    found = json.loads(result.stdout)
-    weight = found["weights"]["w"]
+    differences = json.loads(result.stdout)
+    weight = differences["weights"]["w"]
     assert (weight["a"]["format"], weight["b"]["format"]) == ("int8", "q4_0") and weight["b"]["bits"] == 4.5
     decoded = []
     for name in ("int8", "q4_0"):
@@ -50,39 +50,39 @@ def test_formats_bytes_values_and_options(files: dict[str, Path], tmp_path: Path
         decoded.append(values(plain, "w").astype(np.float64))
     expected = 10 * np.log10((decoded[0] ** 2).sum() / ((decoded[1] - decoded[0]) ** 2).sum())
     assert weight["sqnr_db"] == pytest.approx(expected, abs=1e-6)
-    assert found["about"]["rules"] == {"a": [{"format": "int8"}], "b": [{"format": "q4_0"}]}
-    assert found["about"]["bytes"]["b"] == files["q4_0"].stat().st_size
-    assert "original" not in found["about"]
+    assert differences["about"]["rules"] == {"a": [{"format": "int8"}], "b": [{"format": "q4_0"}]}
+    assert differences["about"]["bytes"]["b"] == files["q4_0"].stat().st_size
+    assert "original" not in differences["about"]
     shown = run("diff", files["int8"], files["q4_0"])
     assert "differ: 1 of 1 weights" in shown.output and "q4_0 on custom, 4.5 bits" in shown.output
 
 
-def test_a_changed_bias_and_a_missing_weight(tmp_path: Path) -> None:
+def test_a_changed_bias_and_a_missing_weight_are_listed(tmp_path: Path) -> None:
     a = graphs.save(graphs.gemm(), tmp_path / "a.onnx")
     proto = onnx.load(a)
     bias = next(t for t in proto.graph.initializer if t.name == "c")
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) * np.float32(1.1), "c"))
     b = graphs.save(proto, tmp_path / "b.onnx")
-    found = json.loads(run("diff", a, b, "--json").stdout)
-    assert list(found["weights"]) == ["c"] and found["weights"]["c"]["sqnr_db"] == pytest.approx(20.0, abs=1e-3)
+    differences = json.loads(run("diff", a, b, "--json").stdout)
+    assert list(differences["weights"]) == ["c"] and differences["weights"]["c"]["sqnr_db"] == pytest.approx(20.0, abs=1e-3)
     next(t for t in proto.graph.initializer if t.name == "w").name = "v"
     next(n for n in proto.graph.node).input[1] = "v"
     renamed = graphs.save(proto, tmp_path / "c.onnx")
-    found = json.loads(run("diff", b, renamed, "--json").stdout)
-    assert found["weights"]["w"]["b"] is None and found["weights"]["v"]["a"] is None
+    differences = json.loads(run("diff", b, renamed, "--json").stdout)
+    assert differences["weights"]["w"]["b"] is None and differences["weights"]["v"]["a"] is None
 
 
-def test_reports(files: dict[str, Path], tmp_path: Path) -> None:
+def test_reports_are_compared_without_values(files: dict[str, Path], tmp_path: Path) -> None:
     paths = []
     for name in ("int8", "q4_0"):
         paths.append(tmp_path / f"{name}.json")
         paths[-1].write_text(run("quantize", files["float"], "--format", name, "--dry-run", "--json").stdout)
     assert run("diff", paths[0], paths[0]).exit_code == 0
-    found = json.loads(run("diff", *paths, "--json").stdout)
-    assert found["weights"]["w"]["b"]["format"] == "q4_0" and found["weights"]["w"]["sqnr_db"] is None
+    differences = json.loads(run("diff", *paths, "--json").stdout)
+    assert differences["weights"]["w"]["b"]["format"] == "q4_0" and differences["weights"]["w"]["sqnr_db"] is None
 
 
-def test_bad_input(files: dict[str, Path], tmp_path: Path) -> None:
+def test_files_that_are_no_model_or_report_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
     text = tmp_path / "t.onnx"
     text.write_text("no model")
     refused(run("diff", files["int8"], text), "not an ONNX model")
@@ -100,7 +100,7 @@ def test_bad_input(files: dict[str, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"bytes": "x"}, {"bits_per_weight": "x"}, {"parameters": []}, {"shape": "abc"}, {"name": ["x"]}]
 )
-def test_a_report_with_values_of_wrong_types(tmp_path: Path, wrong: dict[str, object]) -> None:
+def test_a_report_with_values_of_wrong_types_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
     site = {"name": "w", "format": "int8", "target": "onnx", "shape": [2], "parameters": {}, "bytes": 1}
     path = tmp_path / "r.json"
     path.write_text(json.dumps({"sites": [{**site, "bits_per_weight": 4.0, **wrong}]}))

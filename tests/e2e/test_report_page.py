@@ -31,11 +31,11 @@ class Reader(HTMLParser):
         self._inside = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self._inside = tag == "script" and given.get("id") == "data"
+        values = dict(attrs)
+        self._inside = tag == "script" and values.get("id") == "data"
         self.fetched += [str(v) for k, v in attrs if k in ("src", "href") and not str(v).startswith(("#", "data:"))]
-        if tag == "td" and "data-v" in given:
-            self.cells.append(str(given["data-v"]))
+        if tag == "td" and "data-v" in values:
+            self.cells.append(str(values["data-v"]))
 
     def handle_endtag(self, tag: str) -> None:
         self._inside = self._inside and tag != "script"
@@ -66,7 +66,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 @pytest.fixture(scope="module")
 def many(report: Report) -> Report:
-    """As if the model had 300 weights in 8 bits, half of them left in float."""
+    """A report of a model that has 300 weights in 8 bits, half of them left in float."""
     data = report.to_dict()
     (site,) = [s for s in data["sites"] if s["name"] == "second"]
     drawn = {**data["proof"]["distributions"]["second"], "codes": [1000 + i for i in range(256)]}
@@ -120,8 +120,8 @@ def test_a_large_report_stays_small(many: Report) -> None:
 
 
 def column(browser: Chrome, key: str) -> list[str]:
-    found = browser.find_elements(By.CSS_SELECTOR, f"#sites td.{key}")
-    return [str(f.get_attribute("data-v")) for f in found if f.is_displayed()]
+    cells = browser.find_elements(By.CSS_SELECTOR, f"#sites td.{key}")
+    return [str(f.get_attribute("data-v")) for f in cells if f.is_displayed()]
 
 
 def test_readers_sort_search_and_choose(browser: Chrome, report: Report, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What candidates are chosen by, against float64 by hand."""
+"""The score that candidates are chosen by, against float64 by hand."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_plain_outputs() -> None:
 
 def test_probabilities_are_judged_as_logits() -> None:
     a, b = softmax(LOGITS), softmax(LOGITS + NOISE)
-    found = closeness(samples(a), samples(b))
+    score = closeness(samples(a), samples(b))
     centred, noise = (v - v.mean(-1, keepdims=True) for v in (LOGITS, NOISE))
-    assert found.judged == pytest.approx(decibels(centred, noise), abs=1e-2)
-    assert found.total == pytest.approx(decibels(a, b - a), abs=1e-3)
+    assert score.judged == pytest.approx(decibels(centred, noise), abs=1e-2)
+    assert score.total == pytest.approx(decibels(a, b - a), abs=1e-3)
 
 
 def test_one_uncertain_sample_does_not_decide() -> None:

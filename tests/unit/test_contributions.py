@@ -21,8 +21,8 @@ X = graphs.rng(3).standard_normal((8, 24)).astype(np.float32)
 def chain() -> onnx.ModelProto:
     """Two products of very different sensitivity."""
     constants = {"a": weight(24, 64), "b": weight(64, 16, seed=2)}
-    made = [node("MatMul", ["x", "a"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "b"], ["y"])]
-    return graphs.model(made, {"x": ("float32", ["n", 24])}, {"y": "float32"}, constants, 17)
+    nodes = [node("MatMul", ["x", "a"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "b"], ["y"])]
+    return graphs.model(nodes, {"x": ("float32", ["n", 24])}, {"y": "float32"}, constants, 17)
 
 
 def run(proto: onnx.ModelProto) -> np.ndarray[Any, Any]:
@@ -30,7 +30,7 @@ def run(proto: onnx.ModelProto) -> np.ndarray[Any, Any]:
     return np.concatenate([session.run(None, {"x": x[None]})[0] for x in X]).astype(np.float64)
 
 
-def test_weights_are_ranked_by_what_they_alone_cost(tmp_path: Path) -> None:
+def test_weights_are_ranked_by_the_error_without_them(tmp_path: Path) -> None:
     source = graphs.save(chain(), tmp_path / "m.onnx")
     recipe = {"rules": [{"include": "^a$", "format": "int2", "block_size": 16}], "format": "int8"}
     onnxquant.quantize(source, tmp_path / "q.onnx", recipe=recipe, data={"x": X}, target="onnx")
@@ -51,7 +51,7 @@ def test_weights_are_ranked_by_what_they_alone_cost(tmp_path: Path) -> None:
     assert contributions[0].share > 0.9 > 0.1 > contributions[1].share
 
 
-def test_activations_are_ranked_too(tmp_path: Path) -> None:
+def test_activations_are_ranked_by_the_error_without_them(tmp_path: Path) -> None:
     source = graphs.save(chain(), tmp_path / "m.onnx")
     data = {"x": np.tile(X, (4, 1))}
     onnxquant.quantize(source, tmp_path / "q.onnx", activations="static", data=data, calibration_method="minmax")
@@ -64,7 +64,7 @@ def test_activations_are_ranked_too(tmp_path: Path) -> None:
     assert 0.5 < sum(shares) < 1.5  # of errors that hardly depend on each other
 
 
-def test_nothing_is_asked_of_files_that_are_not_ours(tmp_path: Path) -> None:
+def test_files_that_are_not_ours_have_no_contributions(tmp_path: Path) -> None:
     source = graphs.save(chain(), tmp_path / "m.onnx")
     report = onnxquant.validate(source, source, {"x": X}, detailed=True)
     assert report.proof and report.proof.contributions == []

@@ -1,4 +1,4 @@
-"""What loading a model takes, as proofs measure it."""
+"""Time and memory of loading a model, as proofs measure them."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ X = graphs.rng(5).standard_normal((64, 1, 32)).astype(np.float32)
 
 def classifier() -> onnx.ModelProto:
     constants = {"a": weight(32, 64), "b": weight(64, 8, seed=2)}
-    made = [node("MatMul", ["x", "a"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "b"], ["y"])]
-    return graphs.model(made, {"x": ("float32", [1, 32])}, {"y": "float32"}, constants, 17)
+    nodes = [node("MatMul", ["x", "a"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "b"], ["y"])]
+    return graphs.model(nodes, {"x": ("float32", [1, 32])}, {"y": "float32"}, constants, 17)
 
 
 def outputs(session: Any) -> np.ndarray[Any, Any]:
@@ -43,12 +43,12 @@ def accuracy(session: Any) -> float:
 @pytest.mark.parametrize(
     ("text", "value", "least"), [("0.5%", 0.8, 0.796), ("0", 0.8, 0.8), (0.01, 0.8, 0.79), ("10%", -2.0, -2.2)]
 )
-def test_drops(text: str | float, value: float, least: float) -> None:
+def test_the_least_value_that_a_drop_allows(text: str | float, value: float, least: float) -> None:
     assert Drop.parse(text).least(value) == pytest.approx(least, rel=1e-12)
 
 
 @pytest.mark.parametrize("text", ["-1", "nan", "inf", "", "%", "a%", "1%%"])
-def test_bad_drops(text: str) -> None:
+def test_drops_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(RecipeError, match="max_drop is"):
         Drop.parse(text)
 
@@ -62,7 +62,7 @@ def test_bad_drops(text: str) -> None:
         (lambda: 1.0, "fails with TypeError"),
     ],
 )
-def test_bad_metrics(function: Any, says: str) -> None:
+def test_metrics_that_give_no_number_are_refused(function: Any, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         Metric(function)(None)
 
@@ -70,15 +70,15 @@ def test_bad_metrics(function: Any, says: str) -> None:
 @pytest.mark.parametrize(
     ("name", "says"), [("nowhere", "expected module:function"), ("math:nothing", "has no"), ("math:pi", "is ")]
 )
-def test_names_that_lead_nowhere(name: str, says: str) -> None:
+def test_names_of_metrics_that_lead_nowhere_are_refused(name: str, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         Metric(name)
 
 
-def test_a_metric_judges(tmp_path: Path) -> None:
+def test_a_metric_that_drops_too_far_fails_the_proof(tmp_path: Path) -> None:
     source = graphs.save(classifier(), tmp_path / "m.onnx")
-    given: dict[str, Any] = {"data": {"x": X}, "metric": accuracy, "format": "int2", "block_size": 16, "target": "onnx"}
-    report = onnxquant.quantize(source, tmp_path / "q.onnx", max_drop="1%", **given)
+    options: dict[str, Any] = {"data": {"x": X}, "metric": accuracy, "format": "int2", "block_size": 16, "target": "onnx"}
+    report = onnxquant.quantize(source, tmp_path / "q.onnx", max_drop="1%", **options)
     assert report.proof
     metric = report.proof.metric
     assert metric and metric.original == 1.0
@@ -90,28 +90,28 @@ def test_a_metric_judges(tmp_path: Path) -> None:
     assert again.passed
 
 
-def test_a_metric_says_what_is_left_in_float(tmp_path: Path) -> None:
+def test_a_metric_decides_what_stays_in_float(tmp_path: Path) -> None:
     source = graphs.save(classifier(), tmp_path / "m.onnx")
-    given: dict[str, Any] = {"data": {"x": X[:, 0]}, "activations": "static", "calibration_method": "minmax"}
-    given |= {"auto_exclude": True, "min_sqnr": 0.0}
+    options: dict[str, Any] = {"data": {"x": X[:, 0]}, "activations": "static", "calibration_method": "minmax"}
+    options |= {"auto_exclude": True, "min_sqnr": 0.0}
 
     def error(session: Any) -> float:
         return float(-np.abs(outputs(session) - EXPECTED).max())
 
-    plain = onnxquant.quantize(source, tmp_path / "q.onnx", metric=error, max_drop=1e9, **given)
+    plain = onnxquant.quantize(source, tmp_path / "q.onnx", metric=error, max_drop=1e9, **options)
     assert plain.proof and plain.passed
     assert isinstance(plain.activations, StaticRecord)
     assert FOR_ACCURACY.reason not in plain.activations.left_in_float.values()
     assert plain.proof.metric
     allowed = -0.8 * plain.proof.metric.quantized
-    better = onnxquant.quantize(source, tmp_path / "p.onnx", metric=error, max_drop=allowed, **given)
+    better = onnxquant.quantize(source, tmp_path / "p.onnx", metric=error, max_drop=allowed, **options)
     assert better.proof and better.passed
     assert isinstance(better.activations, StaticRecord)
     assert list(better.activations.left_in_float.values()) == [FOR_ACCURACY.reason]
     assert -error(onnxquant.load(tmp_path / "p.onnx")) <= allowed < -error(onnxquant.load(tmp_path / "q.onnx"))
 
 
-def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_takes_a_metric_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = graphs.save(classifier(), tmp_path / "m.onnx")
     (tmp_path / "judge.py").write_text("def good(session):\n    return len(session.get_inputs())\n")
     monkeypatch.chdir(tmp_path)

@@ -40,8 +40,8 @@ def model(tmp_path: Path) -> Path:
 
 def problems(source: Path, target: str, **options: Any) -> list[str]:
     """Why the proof of a conversion fails; empty when it passes."""
-    given = {"format": "q4_0", "samples": 1, "force": True, **options}
-    report = onnxquant.quantize(source, source.with_name("out.onnx"), target=target, **given)
+    options = {"format": "q4_0", "samples": 1, "force": True, **options}
+    report = onnxquant.quantize(source, source.with_name("out.onnx"), target=target, **options)
     assert report.proof
     assert report.passed == (not report.problems)
     return report.problems
@@ -143,11 +143,11 @@ def test_planes_wrong_both_ways_are_found_by_the_twin(
 ) -> None:
     """Writer and reader agree on the mistake: only the runtime, reading by its own rules, can tell."""
     plant(monkeypatch, LAYOUTS[target], plane, change, undo)
-    found = problems(model, target)
-    assert any(p.startswith("twin vs exact: output 'y' has") for p in found), found
-    assert not any("planes in the file" in p for p in found)
+    reasons = problems(model, target)
+    assert any(p.startswith("twin vs exact: output 'y' has") for p in reasons), reasons
+    assert not any("planes in the file" in p for p in reasons)
     # Our library and the bodies for stock onnxruntime are proven apart.
-    assert any(p.startswith("twin vs library exact") for p in found) == (target == "custom")
+    assert any(p.startswith("twin vs library exact") for p in reasons) == (target == "custom")
 
 
 @pytest.mark.parametrize("target", ["ort", "onnx"])
@@ -157,8 +157,8 @@ def test_wrong_zero_points_are_found(
     target: str, both: bool, plane: str, change: Change, undo: Change, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, LAYOUTS[target], plane, change, undo if both else None)
-    found = problems(model, target, format="int4", symmetric=False)
-    assert any(("twin vs exact" if both else "planes in the file") in p for p in found), found
+    reasons = problems(model, target, format="int4", symmetric=False)
+    assert any(("twin vs exact" if both else "planes in the file") in p for p in reasons), reasons
 
 
 @pytest.mark.parametrize("target", LAYOUTS)
@@ -195,8 +195,8 @@ def test_packer_and_unpacker_with_the_same_wrong_bit_order(
         monkeypatch.setattr(module, "pack", wrong_pack)
         monkeypatch.setattr(module, "unpack", wrong_unpack)
     options = {"format": format} if target != "onnx" or format == "q4_0" else {"format": "int4"}
-    found = problems(model, target, **options)
-    assert any("twin vs exact" in p for p in found), found
+    reasons = problems(model, target, **options)
+    assert any("twin vs exact" in p for p in reasons), reasons
 
 
 def test_wrong_nibbles_in_the_packer_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,9 +220,9 @@ def test_a_defect_in_one_of_many_weights_of_a_real_model_is_found(
     for layout in (LAYOUTS[target], *([layouts.Dense] if target == "onnx" else [])):
         with monkeypatch.context() as patch:
             plant(patch, layout, plane, reversed_rows)
-            found = problems(source, target)
-        assert any("planes in the file are not the ones" in p for p in found), found
-        assert all("planes in the file" in p or "rows or columns are misplaced" in p for p in found), found
+            reasons = problems(source, target)
+        assert any("planes in the file are not the ones" in p for p in reasons), reasons
+        assert all("planes in the file" in p or "rows or columns are misplaced" in p for p in reasons), reasons
 
 
 # ---- defects in nodes, bodies and decoders: the planes are right ----
@@ -301,8 +301,8 @@ def test_a_wrong_node_body_or_decoder_is_found_by_the_twin(
 ) -> None:
     with monkeypatch.context() as patch:
         source = graphs.save(plant_it(patch), tmp_path / "model.onnx")
-        found = problems(source, target)
-        assert any("twin vs exact" in p and "expected 100" in p for p in found), found
+        reasons = problems(source, target)
+        assert any("twin vs exact" in p and "expected 100" in p for p in reasons), reasons
     bodies.body.cache_clear()
     assert problems(source, target) == []
 

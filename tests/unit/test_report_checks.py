@@ -28,8 +28,8 @@ def checked(weight: graphs.Array, other: graphs.Array) -> checks.WeightChecks:
 
 
 def decoded(form: type[Format] | Format, weight: graphs.Array) -> graphs.Array:
-    made = form() if isinstance(form, type) else form
-    return np.asarray(made.decode(made.encode(weight)))
+    form = form() if isinstance(form, type) else form
+    return np.asarray(form.decode(form.encode(weight)))
 
 
 @pytest.mark.parametrize("form", EVERY)

@@ -37,8 +37,8 @@ PRODUCTS = graphs.model(
 )
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Report]]:
+@pytest.fixture(scope="module", name="reports")
+def reports_of_every_kind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Report]]:
     folder = tmp_path_factory.mktemp("reports")
     source = graphs.save(PRODUCTS, folder / "model.onnx")
     data = {"x": graphs.rng(3).standard_normal((24, 64)).astype(np.float32)}
@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Report]
     def quantize(name: str, **options: Any) -> Report:
         return onnxquant.quantize(source, folder / f"{name}.onnx", **{**plain, **options})
 
-    found = {
+    reports = {
         "plan": quantize("plan", dry_run=True),
         "quantize": quantize("quantize", format="q4_k", target="custom", command="onnxquant quantize model.onnx"),
         "failed": quantize("failed", format="int4", target="ort", data=data, min_sqnr=200),
@@ -57,22 +57,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Report]
         "search": quantize("search", budget_bpw=6.0, formats=["int8", "int4"], data=data, proof=False),
         "half": quantize("half", format="f16", whole_graph=True, proof=False),
     }
-    found["validate"] = onnxquant.validate(source, folder / "failed.onnx", data, detailed=True, samples=1, threads=1)
-    assert sorted(found) == sorted(KINDS)
-    yield found
+    reports["validate"] = onnxquant.validate(source, folder / "failed.onnx", data, detailed=True, samples=1, threads=1)
+    assert sorted(reports) == sorted(KINDS)
+    yield reports
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reports_fit_the_schema_and_round_trip(made: dict[str, Report], kind: str, tmp_path: Path) -> None:
+def test_reports_fit_the_schema_and_round_trip(reports: dict[str, Report], kind: str, tmp_path: Path) -> None:
     published = json.loads(schema.text())
     jsonschema.Draft202012Validator.check_schema(published)
-    data = json.loads(made[kind].to_json())
+    data = json.loads(reports[kind].to_json())
     jsonschema.validate(data, published)
-    made[kind].save(tmp_path / "report.json")
+    reports[kind].save(tmp_path / "report.json")
     loaded = Report.load(tmp_path / "report.json")
-    assert loaded.to_dict() == data == made[kind].to_dict()
-    assert loaded.verdict == made[kind].verdict
-    assert markdown(loaded) == markdown(made[kind])
+    assert loaded.to_dict() == data == reports[kind].to_dict()
+    assert loaded.verdict == reports[kind].verdict
+    assert markdown(loaded) == markdown(reports[kind])
 
 
 @pytest.mark.parametrize("path", SAVED, ids=lambda p: p.stem)
@@ -115,9 +115,9 @@ def test_every_object_of_the_schema_is_closed() -> None:
     assert all("additionalProperties" in o for o in objects)
 
 
-def test_a_field_that_the_schema_does_not_know_is_refused(made: dict[str, Report]) -> None:
+def test_a_field_that_the_schema_does_not_know_is_refused(reports: dict[str, Report]) -> None:
     for place in ((), ("sites", 0), ("proof",), ("verdict",)):
-        data = made["quantize"].to_dict()
+        data = reports["quantize"].to_dict()
         at: Any = data
         for key in place:
             at = at[key]
@@ -126,31 +126,31 @@ def test_a_field_that_the_schema_does_not_know_is_refused(made: dict[str, Report
             Report.from_dict(data)
 
 
-def test_what_is_said_is_what_was_done(made: dict[str, Report]) -> None:
-    states = {kind: made[kind].verdict.state for kind in KINDS}
+def test_the_data_says_what_the_files_are(reports: dict[str, Report]) -> None:
+    states = {kind: reports[kind].verdict.state for kind in KINDS}
     assert {k for k, s in states.items() if s == "FAILED"} == {"failed"}
     assert (states["plan"], states["dynamic"]) == ("plan", "written, not proven")
     assert {k for k, s in states.items() if s == "PASSED"} == {"quantize", "static", "validate"}
     for kind in KINDS:
-        data = made[kind].to_dict()
+        data = reports[kind].to_dict()
         if data["output_bytes"] is not None:
             size = Path(data["output"]).stat().st_size
             assert data["output_bytes"] == size
             assert data["verdict"]["smaller"] == data["original_bytes"] / size == data["ratio"]
             output = Path(data["output"]).read_bytes()
             assert data["sha256"]["output"] == {Path(data["output"]).name: hashlib.sha256(output).hexdigest()}
-    assert made["quantize"].command == "onnxquant quantize model.onnx"
-    request = made["failed"].request
+    assert reports["quantize"].command == "onnxquant quantize model.onnx"
+    request = reports["failed"].request
     assert request and request.options["min_sqnr"] == 200
     assert request.recipe == [{"format": "int4", "target": "ort"}]
-    assert "Use more bits" in made["failed"].verdict.next
-    search = made["search"].search
+    assert "Use more bits" in reports["failed"].verdict.next
+    search = reports["search"].search
     assert search and search.sensitivity
 
 
-def test_weights_have_their_figures(made: dict[str, Report]) -> None:
+def test_weights_have_their_figures(reports: dict[str, Report]) -> None:
     weight = onnx.numpy_helper.to_array(PRODUCTS.graph.initializer[0])
-    report = made["quantize"]
+    report = reports["quantize"]
     (site,) = [s for s in report.sites if s.decision.name == "w"]
     encoded = onnxquant.encode(np.ascontiguousarray(weight.T), "q4_k")
     error = onnxquant.decode(encoded).astype(np.float64) - weight.T
@@ -171,27 +171,27 @@ def test_weights_have_their_figures(made: dict[str, Report]) -> None:
     assert drawn.every == 1
 
 
-def test_large_weights_are_looked_at_in_part() -> None:
+def test_every_second_value_of_a_large_weight_is_counted() -> None:
     from onnxquant.validation.distribution import distribution
 
     weight = graphs.rng(1).standard_normal((1100, 1024)).astype(np.float32)
     encoded = onnxquant.encode(weight, "int8")
-    found = distribution(weight, onnxquant.decode(encoded), encoded)
-    assert found and found.every == 2
-    assert sum(found.original) == sum(found.codes) == weight.size // 2
+    counted = distribution(weight, onnxquant.decode(encoded), encoded)
+    assert counted and counted.every == 2
+    assert sum(counted.original) == sum(counted.codes) == weight.size // 2
 
 
-def test_ranges_stand_beside_what_calibration_saw(made: dict[str, Report]) -> None:
-    data = made["static"].to_dict()
+def test_ranges_stand_beside_the_values_of_calibration(reports: dict[str, Report]) -> None:
+    data = reports["static"].to_dict()
     values = graphs.rng(3).standard_normal((24, 64)).astype(np.float32)
-    seen = data["observed"]["x"]
-    assert sum(seen["counts"]) > 0
-    assert values.min() <= seen["low"] < seen["high"] <= values.max()
+    observed = data["observed"]["x"]
+    assert sum(observed["counts"]) > 0
+    assert values.min() <= observed["low"] < observed["high"] <= values.max()
     assert data["activations"]["tensors"]["x"]["low"] < 0 < data["activations"]["tensors"]["x"]["high"]
 
 
-def test_several_reports_side_by_side(made: dict[str, Report]) -> None:
-    chosen = {k: made[k] for k in ("quantize", "search", "failed", "validate")}
+def test_several_reports_side_by_side(reports: dict[str, Report]) -> None:
+    chosen = {k: reports[k] for k in ("quantize", "search", "failed", "validate")}
     compared = comparison.compare(chosen)
     assert compared.names == list(chosen)
     for row, report in zip(compared.reports, chosen.values(), strict=True):
@@ -199,7 +199,7 @@ def test_several_reports_side_by_side(made: dict[str, Report]) -> None:
     by_name = {s.name: s.by_report for s in compared.sites}
     assert by_name["w"]["quantize"].format == "q4_k"
     assert by_name["w"]["failed"].format == "int4"
-    assert not comparison.compare({"a": made["quantize"], "b": made["quantize"]}).sites
+    assert not comparison.compare({"a": reports["quantize"], "b": reports["quantize"]}).sites
 
 
 @pytest.mark.parametrize(
@@ -211,19 +211,19 @@ def test_several_reports_side_by_side(made: dict[str, Report]) -> None:
         ('{"schema": 1}', "is a required property"),
     ],
 )
-def test_what_is_no_report_is_one_error(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_that_is_no_report_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "report.json"
     path.write_text(text)
     with pytest.raises(ReportError, match=said):
         Report.load(path)
 
 
-def test_damaged_reports_name_the_field(made: dict[str, Report], tmp_path: Path) -> None:
-    data = made["quantize"].to_dict()
+def test_damaged_reports_name_the_field(reports: dict[str, Report], tmp_path: Path) -> None:
+    data = reports["quantize"].to_dict()
     data["sites"][0]["bytes"] = "many"
     with pytest.raises(ReportError, match=r"A\.json: sites/0/bytes: 'many' is not of type 'integer'"):
         Report.from_dict(data, "A.json")
-    data = made["quantize"].to_dict()
+    data = reports["quantize"].to_dict()
     next(s for s in data["sites"] if s["format"])["format"] = "q9_9"
     with pytest.raises(ReportError, match="unknown format 'q9_9'"):
         Report.from_dict(data)
@@ -231,18 +231,18 @@ def test_damaged_reports_name_the_field(made: dict[str, Report], tmp_path: Path)
         Report.load(tmp_path / "missing.json")
 
 
-def test_names_cannot_become_markup(made: dict[str, Report]) -> None:
-    data = made["quantize"].to_dict()
+def test_names_cannot_become_markup(reports: dict[str, Report]) -> None:
+    data = reports["quantize"].to_dict()
     data["sites"][0]["name"] = "a|b</script><b>*c*"
     text = markdown(Report.from_dict(data))
     assert "a\\|b&lt;/script&gt;&lt;b&gt;\\*c\\*" in text
     assert "<b>" not in text
 
 
-def test_rows_hold_the_figures_of_the_data(made: dict[str, Report]) -> None:
-    data = made["quantize"].to_dict()
-    for row, site in zip(rows.sites(made["quantize"]), data["sites"], strict=True):
+def test_rows_hold_the_figures_of_the_data(reports: dict[str, Report]) -> None:
+    data = reports["quantize"].to_dict()
+    for row, site in zip(rows.sites(reports["quantize"]), data["sites"], strict=True):
         assert row.bytes == site["bytes"]
         assert row.sqnr_db == site.get("error", {}).get("sqnr_db")
-    size = next(c for c in rows.costs(made["quantize"]) if c.name == "size")
+    size = next(c for c in rows.costs(reports["quantize"]) if c.name == "size")
     assert (size.original, size.quantized) == (data["original_bytes"], data["output_bytes"])

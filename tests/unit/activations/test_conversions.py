@@ -27,7 +27,7 @@ FEED = {"x": graphs.rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)}
 
 
 def graph(*between: onnx.NodeProto) -> onnx.ModelProto:
-    """What onnxruntime might have left: Q -> QLinear... -> DQ, with nodes of ours between."""
+    """A graph that onnxruntime might have left: Q -> QLinear... -> DQ, with nodes of ours between."""
     constants = {"s": np.float32(0.1), "z": np.uint8(3), "r": np.float32(0.2)}
     return graphs.model(list(between), {"x": ("float32", [1, 4])}, {"y": "float32"}, constants)
 
@@ -86,10 +86,10 @@ def test_every_conversion_of_the_optimized_graph_is_named(tmp_path: Path) -> Non
     )
     static(proto, FEED).insert(proto)
     path = graphs.save(proto, tmp_path / "m.onnx")
-    found = conversions(runtime.optimized_graph(path))
+    leftovers = conversions(runtime.optimized_graph(path))
     ops = runtime.optimized_ops(path)
-    assert len(found) == ops.get("QuantizeLinear", 0) + ops.get("DequantizeLinear", 0) > 0
-    assert all(row.reason and row.node for row in found)
+    assert len(leftovers) == ops.get("QuantizeLinear", 0) + ops.get("DequantizeLinear", 0) > 0
+    assert all(row.reason and row.node for row in leftovers)
 
 
 def proof(**decibels: float) -> Proof:

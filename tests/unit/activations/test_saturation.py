@@ -84,7 +84,7 @@ def test_every_output_of_a_convolution(group: int, padding: dict[str, Any], monk
     proto = quantized(conv, [2, 6, 9, 8], weight)
     x = rng.uniform(-1, 16, (2, 6, 9, 8)).astype(np.float32)
     document = load(proto)
-    found = emulate(document, [{"x": x}], 1)["conv"]
+    loss = emulate(document, [{"x": x}], 1)["conv"]
     # By hand: onnxruntime's float convolution says which input each tap of each output reads.
     codes, dilation = codes_of(x), [1, 2] if "pads" in padding else [1, 1]
     places = np.arange(1, codes[0, 0].size + 1, dtype=np.float32).reshape(1, 1, 9, 8)
@@ -112,8 +112,8 @@ def test_every_output_of_a_convolution(group: int, padding: dict[str, Any], monk
                 signal += float(exact - 7 * sum(by)) ** 2
                 noise += float(total - exact) ** 2
     assert cut > 0
-    assert (found.pairs, found.saturating) == (pairs, cut)
-    assert found.sqnr_db == pytest.approx(10 * np.log10(signal / noise), abs=1e-6)
+    assert (loss.pairs, loss.saturating) == (pairs, cut)
+    assert loss.sqnr_db == pytest.approx(10 * np.log10(signal / noise), abs=1e-6)
 
 
 @pytest.mark.parametrize("op", ["MatMul", "Gemm", "Gemm transposed"])
@@ -128,22 +128,22 @@ def test_every_output_of_a_product(op: str, monkeypatch: pytest.MonkeyPatch) -> 
         np.ascontiguousarray(weight.T) if attributes else weight,
     )
     x = rng.uniform(-1, 16, (6, 12)).astype(np.float32)
-    found = emulate(load(proto), [{"x": x}], 1)["y"]
+    loss = emulate(load(proto), [{"x": x}], 1)["y"]
     cuts = [scalar(row, column)[1] for row in codes_of(x).tolist() for column in weight.T.tolist()]
-    assert found.saturating == sum(cuts) > 0
-    assert found.pairs == 6 * 5 * 6
+    assert loss.saturating == sum(cuts) > 0
+    assert loss.pairs == 6 * 5 * 6
 
 
 def test_dynamic_products_round_by_the_sample_s_own_range() -> None:
     weight = np.full((4, 2), 127, np.int8)
     constants = {"w": weight, "s": np.ones(2, np.float32), "z": np.zeros(2, np.int8)}
-    made = node("DynamicQuantizeMatMul", ["x", "w", "s", "z"], ["y"], domain="com.microsoft")
-    proto = graphs.model([made], {"x": ("float32", [1, 4])}, {"y": "float32"}, constants)
+    product = node("DynamicQuantizeMatMul", ["x", "w", "s", "z"], ["y"], domain="com.microsoft")
+    proto = graphs.model([product], {"x": ("float32", [1, 4])}, {"y": "float32"}, constants)
     proto.opset_import.add(domain="com.microsoft", version=1)
-    found = emulate(load(proto), [{"x": np.array([[1, 1, 1, 1]], np.float32)}], 1)["y"]
+    loss = emulate(load(proto), [{"x": np.array([[1, 1, 1, 1]], np.float32)}], 1)["y"]
     # Codes are 255: 2 * 255 * 127 = 64770 becomes 32767 in each of the pairs.
-    assert found.saturating == found.pairs == 4
-    assert found.sqnr_db == pytest.approx(-20 * np.log10(1 - 32767 / 64770), abs=1e-9)
+    assert loss.saturating == loss.pairs == 4
+    assert loss.sqnr_db == pytest.approx(-20 * np.log10(1 - 32767 / 64770), abs=1e-9)
     low = emulate(load(proto), [{"x": np.array([[-1, 1, -1, 1]], np.float32)}], 1)["y"]
     assert low.saturating == 0 and low.sqnr_db == np.inf
 
