@@ -15,7 +15,8 @@ from onnxquant.errors import ModelError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
 from onnxquant.graph.names import METADATA, ORIGIN
-from onnxquant.graph.sites import FLOATS, Site, View
+from onnxquant.graph.needs import View
+from onnxquant.graph.sites import FLOATS, Site
 from onnxquant.json_data import JsonKey, JsonObject, JsonValue, from_json, to_object
 from onnxquant.plan.activations import ActivationRecord
 from onnxquant.targets import Lowered, Result
@@ -180,13 +181,13 @@ class Metadata:
 
 
 def _from_version_1(data: JsonObject) -> JsonObject:
-    """Metadata without a schema number: each result is a list of how, x, y and perhaps a bias."""
+    """Metadata without a schema number: each result is a list of kind, x, y and perhaps a bias."""
     sites = []
     for site in cast(list[JsonValue], data["sites"]):
         results = site.get("results") if isinstance(site, dict) else None
         if not isinstance(site, dict) or not isinstance(results, list) or not all(isinstance(r, list) for r in results):
             raise ValueError(f"expected a table with results, not {str(site)[:60]!r}")
-        tables = [dict(zip(("how", "x", "y", "bias"), cast(list[JsonValue], r), strict=False)) for r in results]
+        tables = [dict(zip(("kind", "x", "y", "bias"), cast(list[JsonValue], r), strict=False)) for r in results]
         sites.append({**site, "results": tables})
     return {**data, "schema": Metadata.SCHEMA, "sites": cast(JsonValue, sites)}
 

@@ -14,8 +14,8 @@ from onnxquant.artifact.records import Record, records
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.names import ACTIVATION, DOMAIN, HASHES, METADATA, ORIGIN
+from onnxquant.graph.needs import UseKind
 from onnxquant.graph.publish import Publisher, refuse_overwriting
-from onnxquant.graph.sites import How
 from onnxquant.graph.traverse import graphs, names_read, replace_field, subgraphs
 from onnxquant.targets import Result
 
@@ -130,9 +130,9 @@ def _replace_producer(proto: onnx.ModelProto, record: Record, result: Result) ->
 
 def _standard_nodes(record: Record, result: Result) -> list[onnx.NodeProto]:
     make = onnx.helper.make_node
-    if result.how is How.DENSE:
+    if result.kind is UseKind.DENSE:
         return [make("Identity", [record.name], [result.y])]
-    if result.how is How.LOOKUP:
+    if result.kind is UseKind.LOOKUP:
         return [make("Gather", [record.name, result.x], [result.y], axis=0)]
     nodes, weight = [], record.name
     if record.perm != (1, 0):

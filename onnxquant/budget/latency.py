@@ -15,8 +15,9 @@ import onnx
 from onnxquant import runtime
 from onnxquant.artifact import lowering
 from onnxquant.graph.io import load
+from onnxquant.graph.needs import UseKind
 from onnxquant.graph.publish import Publisher
-from onnxquant.graph.sites import How, Site, find
+from onnxquant.graph.sites import Site, find
 from onnxquant.native import dispatch
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
 
@@ -44,12 +45,12 @@ class ProductTimer:
             decision: decision about the weight
             positions: number of rows that it is multiplied with
         """
-        if (isinstance(decision, EncodeDecision) and decision.folded) or not site.served(How.PRODUCT):
+        if (isinstance(decision, EncodeDecision) and decision.folded) or not site.served(UseKind.PRODUCT):
             return 0.0
         key = (site.rows, site.cols, site.tensor.data_type, positions, decision.format, decision.target)
         if key not in self._known:
             self._known[key] = self._measured(site, decision, positions)
-        return self._known[key] * len(site.served(How.PRODUCT))
+        return self._known[key] * len(site.served(UseKind.PRODUCT))
 
     def _measured(self, site: Site, decision: Decision, positions: int) -> float:
         kind = site.tensor.data_type

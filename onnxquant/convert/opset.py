@@ -1,7 +1,6 @@
 """Conversion to a newer opset where a plan gains by it, proven by equal outputs.
 
-onnx's version converter rewrites nodes; a bumped number would not. It knows only standard ops and can fail, so its
-result is taken only when onnxruntime gives the same outputs for both models.
+The converted model is taken only when onnxruntime gives the same outputs for both models.
 """
 
 from __future__ import annotations
@@ -10,14 +9,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnx.version_converter
 
 from onnxquant import runtime
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import MAX_OPSET, Document
 from onnxquant.graph.publish import write_copy
 from onnxquant.graph.sites import find
+from onnxquant.passes.prepare.opset import ConvertOpset
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
@@ -38,17 +36,14 @@ def raise_opset(document: Document, recipe: Recipe, required: int = 0) -> list[s
     before, needed = document.opset, max(_useful_opset(document, recipe), required)
     if needed <= before:
         return []
-    try:
-        converted = onnx.version_converter.convert_version(document.proto, needed)
-    except Exception as error:  # the converter raises RuntimeError, ValueError and its own
-        return [f"opset stays {before}: the conversion to {needed} failed ({str(error).splitlines()[0]})"]
-    converted.ir_version = max(document.proto.ir_version, converted.ir_version)
-    _keep_signature(converted, document.proto)
-    failure = _differs(document, converted)
-    if failure:
+    converted = document.copy()
+    result = ConvertOpset(needed)(converted)
+    if not result.changed:
+        return list(result.notes)
+    if failure := _difference(document, converted):
         return [f"opset stays {before}: the conversion to {needed} is not proven ({failure})"]
-    document.proto.CopyFrom(converted)
-    return [f"opset converted from {before} to {needed}, outputs equal"]
+    document.proto.CopyFrom(converted.proto)
+    return [f"{note}, outputs equal" for note in result.notes]
 
 
 def _useful_opset(document: Document, recipe: Recipe) -> int:
@@ -61,21 +56,12 @@ def _useful_opset(document: Document, recipe: Recipe) -> int:
     return max((target.wanted_opset(site, d.format) for site, d in decided if d.target == target.name), default=0)
 
 
-def _keep_signature(converted: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    """Restore inputs and outputs, into which the converter wrote the shapes that it inferred."""
-    for kind in ("input", "output"):
-        for mine, theirs in zip(getattr(converted.graph, kind), getattr(original.graph, kind), strict=True):
-            mine.CopyFrom(theirs)
-
-
-def _differs(document: Document, converted: onnx.ModelProto) -> str:
+def _difference(document: Document, converted: Document) -> str:
     """The reason why the converted model is not the same function; empty when it is."""
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         write_copy(document, before)
-        after_conversion = document.copy()
-        after_conversion.proto.CopyFrom(converted)
-        write_copy(after_conversion, after)
+        write_copy(converted, after)
         try:
             return _compare_outputs(before, after)
         except (ModelError, FeedError) as error:

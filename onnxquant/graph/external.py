@@ -1,4 +1,4 @@
-"""Where a tensor's external data may lie, and mapping it safely.
+"""Places that a tensor's external data may lie in, and safe mapping of it.
 
 A model names files; the name is untrusted. Only a regular file below the model's own folder is opened, reached
 without symbolic links, with a single hard link, and only inside its bounds. ``roots`` names further folders whose

@@ -1,4 +1,4 @@
-"""What makes two files the same model."""
+"""The digest that two files of the same model share."""
 
 from __future__ import annotations
 

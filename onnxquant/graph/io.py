@@ -52,7 +52,7 @@ class Document:
 
     @property
     def name(self) -> str:
-        """What to call the model in messages."""
+        """Name of the model in messages."""
         return str(self.path) if self.path else "<ModelProto>"
 
     @property

@@ -214,8 +214,8 @@ class Publisher:
             self._replace(second, self.data)
             self._replace(final, self.output)
         except BaseException:
-            for place, kept in old:
-                self._replace(kept, place) if kept else place.unlink(missing_ok=True)
+            for place, copy in old:
+                self._replace(copy, place) if copy else place.unlink(missing_ok=True)
             self._temporary.append(temporary)
             raise
         self._temporary.append(temporary)

@@ -14,7 +14,7 @@ from onnxquant.graph.wire import OUTLINE_ABOVE
 
 @dataclass(frozen=True)
 class Known:
-    """What is proven of a tensor.
+    """Type and shape of a tensor, as far as they are proven.
 
     Attributes:
         elem_type: ONNX element type; 0 when unknown.
@@ -41,7 +41,7 @@ UNKNOWN = Known(0, None)
 
 
 def infer(document: Document) -> dict[str, Known]:
-    """What can be proven of every tensor, nested graphs included; names used twice are left out.
+    """Types and shapes of all tensors, nested graphs included, as far as they can be proven; names used twice are left out.
 
     Shapes that the file only claims (its value_info) are not believed. Weights are neither read nor copied.
     """

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from math import prod
-from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxquant.graph.io import Document, nbytes
+from onnxquant.graph.needs import TOO_SMALL, UseKind, View, classify
+from onnxquant.graph.node import attribute
+from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.traverse import names_read, subgraphs
 
 FLOATS: dict[int, str] = {
@@ -23,71 +22,17 @@ FLOATS: dict[int, str] = {
 MIN_ELEMENTS = 256
 
 
-class How(Enum):
-    """What a use needs from a weight."""
-
-    PRODUCT = "product"  # X @ W: a kernel may decode it block by block
-    LOOKUP = "lookup"  # rows of W by index
-    DENSE = "dense"  # the whole tensor, decoded ahead of the op and folded when a session is created
-
-
-@dataclass(frozen=True)
-class View:
-    """A tensor seen as a matrix: transpose by ``perm``, then join the first ``split`` axes and the rest.
-
-    >>> View((64, 3, 3, 3), (0, 1, 2, 3), 1).rows
-    64
-    """
-
-    shape: tuple[int, ...]
-    perm: tuple[int, ...]
-    split: int = 1
-
-    @property
-    def permuted(self) -> tuple[int, ...]:
-        """Shape after the transpose."""
-        return tuple(self.shape[p] for p in self.perm)
-
-    @property
-    def rows(self) -> int:
-        """Output channels."""
-        return prod(self.permuted[: self.split])
-
-    @property
-    def cols(self) -> int:
-        """Contracted channels."""
-        return prod(self.permuted[self.split :])
-
-    @property
-    def inverse(self) -> tuple[int, ...]:
-        """The permutation that undoes ``perm``."""
-        return tuple(int(i) for i in np.argsort(self.perm))
-
-    def matrix(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        """The tensor as [rows, cols]; a view where numpy can."""
-        return tensor.transpose(self.perm).reshape(self.rows, self.cols)
-
-    def restore(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """The tensor that a matrix [rows, cols] stands for."""
-        return matrix.reshape(self.permuted).transpose(self.inverse)
-
-    def row_vector(self, values: NDArray[Any]) -> NDArray[Any]:
-        """One value per row ([rows, 1]) shaped so that it broadcasts against the tensor."""
-        leading = self.permuted[: self.split]
-        return values.reshape(leading + (1,) * (len(self.shape) - self.split)).transpose(self.inverse)
-
-
 @dataclass(frozen=True)
 class Use:
     """One consumer of a weight.
 
     Attributes:
         graph: the graph that the node is in.
-        index: its place there.
-        input: which of its inputs is the weight.
-        role: the field's name for it: matmul, gemm, conv, gather, recurrent ...
-        how: what the node needs.
-        view: the matrix it sees.
+        index: place of the node there.
+        input: index of the node's input that is the weight.
+        role: the field's name for the use: matmul, gemm, conv, gather, recurrent ...
+        kind: the part of the weight that the node needs.
+        view: the matrix that the node sees.
         via: place of a Transpose between weight and node, to be dropped with it.
     """
 
@@ -95,7 +40,7 @@ class Use:
     index: int
     input: int
     role: str
-    how: How
+    kind: UseKind
     view: View
     via: int | None = None
 
@@ -118,8 +63,8 @@ class Site:
     @property
     def view(self) -> View:
         """The canonical view: that of the use that gains most from codes in its own order."""
-        order = list(How)
-        return min(self.uses, key=lambda use: order.index(use.how)).view
+        order = list(UseKind)
+        return min(self.uses, key=lambda use: order.index(use.kind)).view
 
     @property
     def rows(self) -> int:
@@ -154,33 +99,33 @@ class Site:
     @property
     def role(self) -> str:
         """Roles of the uses, most telling first."""
-        order = list(How)
-        return "+".join(dict.fromkeys(u.role for u in sorted(self.uses, key=lambda u: order.index(u.how))))
+        order = list(UseKind)
+        return "+".join(dict.fromkeys(u.role for u in sorted(self.uses, key=lambda u: order.index(u.kind))))
 
     def folded(self) -> Site:
         """The same site with every use served by the decoded tensor."""
-        return Site(self.name, self.graph, self.tensor, [replace(u, how=How.DENSE) for u in self.uses])
+        return Site(self.name, self.graph, self.tensor, [replace(u, kind=UseKind.DENSE) for u in self.uses])
 
     @property
     def has_kernel(self) -> bool:
         """Whether some use can be served by a kernel that reads codes."""
-        return bool(self.served(How.PRODUCT) or self.served(How.LOOKUP))
+        return bool(self.served(UseKind.PRODUCT) or self.served(UseKind.LOOKUP))
 
-    def served(self, how: How) -> list[Use]:
-        """Uses that can be served as ``how`` from the canonical view; DENSE takes all the others."""
-        if how is How.DENSE:
+    def served(self, kind: UseKind) -> list[Use]:
+        """Uses that can be served as ``kind`` from the canonical view; DENSE takes all the others."""
+        if kind is UseKind.DENSE:
             return [u for u in self.uses if not self._direct(u)]
-        return [u for u in self.uses if u.how is how and self._direct(u)]
+        return [u for u in self.uses if u.kind is kind and self._direct(u)]
 
     def _direct(self, use: Use) -> bool:
         # Kernels compute in float32 or float16: other types are decoded ahead of the op.
         kernel = self.tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-        return kernel and use.how is not How.DENSE and use.view == self.view
+        return kernel and use.kind is not UseKind.DENSE and use.view == self.view
 
 
 @dataclass(frozen=True)
-class Left:
-    """A constant that no site could be made of, and why."""
+class SkippedConstant:
+    """A constant float tensor that is no site, with the reason."""
 
     name: str
     shape: tuple[int, ...]
@@ -190,69 +135,89 @@ class Left:
 
 
 @dataclass
-class _Constant:
+class _Candidate:
+    """A constant float tensor on the way to a site.
+
+    Attributes:
+        graph: the graph that holds it.
+        tensor: the tensor.
+        uses: uses that make it a site.
+        other_uses: uses that do not; they are served only beside the others.
+        reasons: why it can be no site, whatever reads it.
+        excuses: why the other uses do not make it one.
+    """
+
     graph: onnx.GraphProto
     tensor: onnx.TensorProto
     uses: list[Use] = field(default_factory=list)
-    others: list[Use] = field(default_factory=list)  # consumers that are no site, served only beside real ones
+    other_uses: list[Use] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
-    excuses: list[str] = field(default_factory=list)  # why the others are no site
+    excuses: list[str] = field(default_factory=list)
+
+    def reason(self) -> str | None:
+        """Why it is no site; None when it is one."""
+        elements = prod(self.tensor.dims)
+        if self.reasons:
+            return self.reasons[0]
+        if len(self.tensor.dims) < 2:
+            return TOO_SMALL
+        if elements < MIN_ELEMENTS:
+            return f"only {elements} elements, fewer than {MIN_ELEMENTS}"
+        if self.uses:
+            return None
+        return self.excuses[0] if self.excuses else "nothing consumes it"
 
 
-def find(document: Document) -> tuple[list[Site], list[Left]]:
-    """Every constant float weight of a model: as a site, or left alone with the reason."""
-    constants: list[_Constant] = []
-    _walk(document.proto.graph, {}, constants, document.proto.ir_version)
+def find(document: Document) -> tuple[list[Site], list[SkippedConstant]]:
+    """Every constant float weight of a model: as a site, or skipped with the reason."""
+    candidates: list[_Candidate] = []
+    _collect(document.proto.graph, {}, candidates, document.proto.ir_version)
     sites: list[Site] = []
-    left: list[Left] = []
-    seen: set[str] = set()
-    for constant in constants:
-        tensor = constant.tensor
+    skipped: list[SkippedConstant] = []
+    names: set[str] = set()
+    for candidate in candidates:
+        tensor = candidate.tensor
         name, copies = tensor.name, 1
-        while name in seen:  # graphs beside each other may use one name twice
+        while name in names:  # graphs beside each other may use one name twice
             copies += 1
-            name = f"{constant.graph.name}/{tensor.name}" + (f"#{copies}" if copies > 2 else "")
-        seen.add(name)
-        reason = _reason(constant)
+            name = f"{candidate.graph.name}/{tensor.name}" + (f"#{copies}" if copies > 2 else "")
+        names.add(name)
+        reason = candidate.reason()
         if reason is None:
-            sites.append(Site(name, constant.graph, tensor, constant.uses + constant.others))
+            sites.append(Site(name, candidate.graph, tensor, candidate.uses + candidate.other_uses))
         else:
-            left.append(Left(name, tuple(tensor.dims), FLOATS[tensor.data_type], nbytes(tensor), reason))
-    return sites, left
+            skipped.append(SkippedConstant(name, tuple(tensor.dims), FLOATS[tensor.data_type], nbytes(tensor), reason))
+    return sites, skipped
 
 
-def _reason(constant: _Constant) -> str | None:
-    elements = prod(constant.tensor.dims)
-    if constant.reasons:
-        return constant.reasons[0]
-    if len(constant.tensor.dims) < 2:
-        return "a vector or scalar (bias, norm, scale): too small to gain, too sensitive to lose"
-    if elements < MIN_ELEMENTS:
-        return f"only {elements} elements, fewer than {MIN_ELEMENTS}"
-    if constant.uses:
-        return None
-    return constant.excuses[0] if constant.excuses else "nothing consumes it"
+def _collect(
+    graph: onnx.GraphProto, outer: dict[str, _Candidate], candidates: list[_Candidate], ir_version: int
+) -> None:
+    """Add the float constants of a graph and of those nested in it, with their uses.
 
-
-def _walk(graph: onnx.GraphProto, outer: dict[str, _Constant], found: list[_Constant], ir_version: int) -> None:
+    Args:
+        graph: the graph.
+        outer: constants of the graphs around it, by name.
+        candidates: list that they are added to.
+        ir_version: the model's IR version, which says whether inputs are constants' defaults.
+    """
     names = dict(outer)
-    for name in [i.name for i in graph.input] + [o for n in graph.node for o in n.output]:
+    inputs, outputs = {i.name for i in graph.input}, {o.name for o in graph.output}
+    for name in (*inputs, *(o for n in graph.node for o in n.output)):
         names.pop(name, None)
-    inputs = {i.name for i in graph.input}
-    outputs = {o.name for o in graph.output}
     for tensor in graph.initializer:
         if tensor.data_type not in FLOATS:
             names.pop(tensor.name, None)
             continue
-        constant = _Constant(graph, tensor)
+        candidate = _Candidate(graph, tensor)
         if tensor.name in inputs and ir_version >= 4:
-            constant.reasons.append("is also a graph input: a caller may override it")
+            candidate.reasons.append("is also a graph input: a caller may override it")
         if tensor.name in outputs:
-            constant.reasons.append("is a graph output")
-        names[tensor.name] = constant
-        found.append(constant)
-    found += [
-        _Constant(graph, s.values, reasons=["is stored sparse already"])
+            candidate.reasons.append("is a graph output")
+        names[tensor.name] = candidate
+        candidates.append(candidate)
+    candidates += [
+        _Candidate(graph, s.values, reasons=["is stored sparse already"])
         for s in graph.sparse_initializer
         if s.values.data_type in FLOATS
     ]
@@ -260,118 +225,72 @@ def _walk(graph: onnx.GraphProto, outer: dict[str, _Constant], found: list[_Cons
     for index, node in enumerate(graph.node):
         for position, name in enumerate(node.input):
             if name in names:
-                _add(names[name], graph, index, position, readers)
+                _add_use(names[name], graph, _Reader(index, position), readers)
         for inner in subgraphs(node):
-            _walk(inner, names, found, ir_version)
+            _collect(inner, names, candidates, ir_version)
             for output in inner.output:
                 if output.name in names:
                     names[output.name].reasons.append("is the output of a nested graph")
 
 
-def _readers(graph: onnx.GraphProto) -> dict[str, list[tuple[int, int]]]:
-    """Who reads each tensor in this graph; names that nested graphs or outputs read too map to an extra (-1, -1)."""
-    readers: dict[str, list[tuple[int, int]]] = {}
+@dataclass(frozen=True)
+class _Reader:
+    """A node of a graph, by its place, and the index of its input; -1 and -1: a nested graph, or a caller."""
+
+    index: int
+    position: int
+
+
+_ELSEWHERE = _Reader(-1, -1)
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, list[_Reader]]:
+    """The readers of each tensor in this graph."""
+    readers: dict[str, list[_Reader]] = {}
     for index, node in enumerate(graph.node):
         for position, name in enumerate(node.input):
-            readers.setdefault(name, []).append((index, position))
+            readers.setdefault(name, []).append(_Reader(index, position))
         for inner in subgraphs(node):
             for name in names_read(inner):
-                readers.setdefault(name, []).append((-1, -1))
+                readers.setdefault(name, []).append(_ELSEWHERE)
     for output in graph.output:
-        readers.setdefault(output.name, []).append((-1, -1))
+        readers.setdefault(output.name, []).append(_ELSEWHERE)
     return readers
 
 
-def _add(
-    constant: _Constant,
-    graph: onnx.GraphProto,
-    index: int,
-    position: int,
-    readers: dict[str, list[tuple[int, int]]],
-) -> None:
-    node = graph.node[index]
-    shape = tuple(constant.tensor.dims)
-    through = _through_transpose(graph, index, position, shape, readers)
+def _add_use(candidate: _Candidate, graph: onnx.GraphProto, reader: _Reader, readers: dict[str, list[_Reader]]) -> None:
+    node = graph.node[reader.index]
+    shape = tuple(candidate.tensor.dims)
+    through = _through_transpose(graph, reader, shape, readers)
     if through:
-        constant.uses += through
+        candidate.uses += through
         return
-    found = classify(node, position, shape)
-    if isinstance(found, str):
-        same = tuple(range(len(shape)))
-        constant.excuses.append(found)
-        constant.others.append(Use(graph, index, position, node.op_type.lower(), How.DENSE, View(shape, same)))
+    need = classify(node, reader.position, shape)
+    if isinstance(need, Refusal):
+        same = View(shape, tuple(range(len(shape))))
+        role = node.op_type.lower()
+        candidate.excuses.append(need.reason)
+        candidate.other_uses.append(Use(graph, reader.index, reader.position, role, UseKind.DENSE, same))
     else:
-        role, how, view = found
-        constant.uses.append(Use(graph, index, position, role, how, view))
+        candidate.uses.append(Use(graph, reader.index, reader.position, need.role, need.kind, need.view))
 
 
 def _through_transpose(
-    graph: onnx.GraphProto,
-    index: int,
-    position: int,
-    shape: tuple[int, ...],
-    readers: dict[str, list[tuple[int, int]]],
+    graph: onnx.GraphProto, reader: _Reader, shape: tuple[int, ...], readers: dict[str, list[_Reader]]
 ) -> list[Use]:
     """MatMuls that read a 2-D weight through a Transpose of its own: exporters write [N, K] weights so."""
-    node = graph.node[index]
-    if node.op_type != "Transpose" or position != 0 or len(shape) != 2 or list(_ints(node, "perm", [1, 0])) != [1, 0]:
+    node = graph.node[reader.index]
+    if node.op_type != "Transpose" or reader.position != 0 or len(shape) != 2:
+        return []
+    if attribute(node, "perm", [1, 0]) != [1, 0]:
         return []
     uses = []
-    for reader, at in readers.get(node.output[0], []):
-        if reader < 0 or graph.node[reader].op_type != "MatMul" or at != 1 or not graph.node[reader].output:
+    for after in readers.get(node.output[0], []):
+        if after is _ELSEWHERE or after.position != 1:
             return []
-        uses.append(Use(graph, reader, at, "matmul", How.PRODUCT, View(shape, (0, 1)), via=index))
+        product = graph.node[after.index]
+        if product.op_type != "MatMul" or not product.output:
+            return []
+        view = View(shape, (0, 1))
+        uses.append(Use(graph, after.index, 1, "matmul", UseKind.PRODUCT, view, via=reader.index))
     return uses
-
-
-# Ops that only move values: a weight under them is decoded ahead and everything up to the real op folds.
-_MOVES = {"Slice", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "Identity", "Gather", "Flatten"}
-_RECURRENT = {"LSTM", "GRU", "RNN"}
-_DENSE_CONTRIB = {"FusedConv", "FusedMatMul", "FusedGemm", "Attention"}
-
-
-def classify(node: onnx.NodeProto, position: int, shape: tuple[int, ...]) -> tuple[str, How, View] | str:
-    """Role, need and view of a weight of this shape at this input; or the reason why it is no site."""
-    op, rank = node.op_type, len(shape)
-    same = tuple(range(rank))
-    if rank < 2:
-        return "a vector or scalar (bias, norm, scale): too small to gain, too sensitive to lose"
-    if 0 in shape:
-        return "has no elements"
-    if not node.output:
-        return f"input {position} of {op}, which makes no output"
-    if node.domain in ("", "ai.onnx"):
-        if op == "MatMul":
-            swapped = (*same[:-2], rank - 1, rank - 2)
-            if position == 1 and rank == 2:
-                return "matmul", How.PRODUCT, View(shape, swapped)
-            return "matmul", How.DENSE, View(shape, swapped if position == 1 else same, rank - 1)
-        if op == "Gemm" and position < 2:
-            transposed = _int(node, "transA" if position == 0 else "transB", 0)
-            rows_first = bool(transposed) == (position == 1)
-            view = View(shape, (0, 1) if rows_first else (1, 0))
-            product = position == 1 and not _int(node, "transA", 0)
-            return "gemm", How.PRODUCT if product else How.DENSE, view
-        if op == "Conv" and position == 1:
-            return "conv", How.DENSE, View(shape, same)
-        if op == "ConvTranspose" and position == 1:
-            # [in, out / groups, ...]: with one group the output channels are a clean axis.
-            perm = (1, 0, *same[2:]) if _int(node, "group", 1) == 1 else same
-            return "conv_transpose", How.DENSE, View(shape, perm)
-        if op == "Gather" and position == 0 and rank == 2 and _int(node, "axis", 0) == 0:
-            return "gather", How.LOOKUP, View(shape, same)
-        if op in _RECURRENT and position in (1, 2):
-            return "recurrent", How.DENSE, View(shape, same, 2)
-        if op == "Einsum" or (op in _MOVES and position == 0) or op == "Concat":
-            return op.lower(), How.DENSE, View(shape, same, rank - 1 if rank < 4 else 1)
-    elif node.domain == "com.microsoft" and op in _DENSE_CONTRIB and position == 1:
-        return op.lower(), How.DENSE, View(shape, same)
-    return f"input {position} of {node.domain + '.' if node.domain else ''}{op}, which is not a site"
-
-
-def _int(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == name), default)
-
-
-def _ints(node: onnx.NodeProto, name: str, default: list[int]) -> list[int]:
-    return next((list(a.ints) for a in node.attribute if a.name == name), default)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxquant.formats.base import Format
-from onnxquant.graph.sites import How, Left, Site
+from onnxquant.graph.needs import UseKind
+from onnxquant.graph.sites import Site, SkippedConstant
 from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision, Plan
 from onnxquant.recipe.rules import Recipe, Rule
 from onnxquant.targets import AUTO, Activations, Refusal, Target, automatic, integer_target, target_named
@@ -39,7 +40,7 @@ NO_INTEGER_SITES = IntegerSites()
 
 def make_plan(
     sites: Sequence[Site],
-    skipped: Sequence[Left],
+    skipped: Sequence[SkippedConstant],
     recipe: Recipe,
     opset: int,
     integer: IntegerSites = NO_INTEGER_SITES,
@@ -139,7 +140,7 @@ def is_decoded_at_load(site: Site, rule: Rule) -> bool:
     """Whether a rule has a weight decoded to a float tensor when a session is created, in every format."""
     if (rule.target == AUTO and site.elements < FOLD_BELOW) or not site.has_kernel:
         return True
-    return rule.compute == "float" and bool(site.served(How.PRODUCT))
+    return rule.compute == "float" and bool(site.served(UseKind.PRODUCT))
 
 
 def _decide_by_rule(site: Site, rule: Rule, opset: int, *, permuted: bool) -> Decision:

@@ -15,8 +15,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.native_job import ZeroPoint
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import ModelEditor
+from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
-from onnxquant.graph.sites import How, Site
+from onnxquant.graph.sites import Site
 from onnxquant.targets.kinds import Activations
 from onnxquant.targets.layouts import Layout
 
@@ -30,7 +31,7 @@ class Result:
     ``y = x @ W.T`` (+ ``bias``) for a product, ``y = W[x]`` for a lookup, ``y`` = the decoded weight itself for dense.
     """
 
-    how: How
+    kind: UseKind
     x: str
     y: str
     bias: str = ""
@@ -114,14 +115,6 @@ def float_scales(editor: ModelEditor, site: Site, name: str, elem_type: int, to:
     cast = editor.node(site, "Cast", [name], to=to)
     editor.first(site.graph, [cast])
     return str(cast.output[0])
-
-
-def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
-    """A float or int attribute of a node."""
-    for a in node.attribute:
-        if a.name == name:
-            return a.f if a.type == onnx.AttributeProto.FLOAT else float(a.i)
-    return default
 
 
 Planes = Mapping[str, str]

@@ -15,8 +15,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
 from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.names import DOMAIN, MICROSOFT
+from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
-from onnxquant.graph.sites import How, Site
+from onnxquant.graph.sites import Site
 from onnxquant.graph.traverse import graphs, nodes
 from onnxquant.targets import bodies
 from onnxquant.targets.base import F16, F32, Lowered, Result, Target, add_planes
@@ -70,18 +71,18 @@ class Custom(Target):
     def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
         lowered = Lowered()
         op = _Ops(editor, site, Tiles(form, site.rows, site.cols), encoded, lowered)
-        for use in site.served(How.PRODUCT):
+        for use in site.served(UseKind.PRODUCT):
             bias = constant_bias(use, site)
             if bias:
                 editor.replace(use, op.product(use.node.input[0], use.node.output[0], bias))
             else:
                 lower_product(editor, site, use, op.product)
-        for use in site.served(How.LOOKUP):
+        for use in site.served(UseKind.LOOKUP):
             editor.replace(use, op.lookup(use.node.input[1], use.node.output[0]))
-        if site.served(How.DENSE):
+        if site.served(UseKind.DENSE):
             node = op.decode()
             editor.first(site.graph, [node])
-            read_decoded(editor, site.served(How.DENSE), node.output[0], lowered)
+            read_decoded(editor, site.served(UseKind.DENSE), node.output[0], lowered)
         return lowered
 
     def finish(self, editor: ModelEditor, lowered: Sequence[tuple[Site, Format]]) -> None:
@@ -117,12 +118,12 @@ class _Ops:
 
     def product(self, x: str, output: str, bias: str = "") -> list[onnx.NodeProto]:
         """X @ W.T, and a bias added."""
-        self.lowered.results.append(Result(How.PRODUCT, x, output, bias))
+        self.lowered.results.append(Result(UseKind.PRODUCT, x, output, bias))
         return [self._call(bodies.MATMUL, [x, *self.planes, *([bias] if bias else [])], output, bias=bool(bias))]
 
     def lookup(self, indices: str, output: str) -> list[onnx.NodeProto]:
         """Rows of W."""
-        self.lowered.results.append(Result(How.LOOKUP, indices, output))
+        self.lowered.results.append(Result(UseKind.LOOKUP, indices, output))
         half = self.site.tensor.data_type == F16
         found = [self._call(bodies.GATHER, [*self.planes, indices], "" if half else output)]
         if half:

@@ -17,7 +17,8 @@ from onnxquant.formats.floats import Floats
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import ModelEditor
-from onnxquant.graph.sites import How, Site, Use
+from onnxquant.graph.needs import UseKind
+from onnxquant.graph.sites import Site, Use
 from onnxquant.targets.base import F32, Lowered, Planes, Result, add_planes
 from onnxquant.targets.layouts import IR_OF_BITS, Dense
 
@@ -43,12 +44,12 @@ def lower_dense(
     )
     editor.first(site.graph, chain.nodes)
     lowered.planes["dense"] = names
-    read_decoded(editor, site.served(How.DENSE) if uses is None else uses, decoded, lowered)
+    read_decoded(editor, site.served(UseKind.DENSE) if uses is None else uses, decoded, lowered)
 
 
 def read_decoded(editor: ModelEditor, uses: list[Use], decoded: str, lowered: Lowered) -> None:
     """Let consumers read the decoded tensor instead of the weight."""
-    lowered.results.append(Result(How.DENSE, "", decoded))
+    lowered.results.append(Result(UseKind.DENSE, "", decoded))
     for use in uses:
         editor.read_instead(use, decoded)
 

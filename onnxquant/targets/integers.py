@@ -18,8 +18,9 @@ from onnxquant.formats.granularity import PerBlock, PerTensor
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import ModelEditor, Stored
 from onnxquant.graph.names import MICROSOFT
+from onnxquant.graph.needs import UseKind, View
 from onnxquant.graph.refusal import Refusal
-from onnxquant.graph.sites import How, Site, View
+from onnxquant.graph.sites import Site
 from onnxquant.targets.base import Lowered, Result, Target, add_planes
 from onnxquant.targets.dense import read_decoded
 from onnxquant.targets.kinds import Activations
@@ -115,7 +116,7 @@ class Dynamic(Target):
             return Refusal(f"DynamicQuantizeMatMul takes int8 with one scale per channel, not {form.name} like this")
         if site.tensor.data_type != onnx.TensorProto.FLOAT:
             return Refusal(f"DynamicQuantizeMatMul computes in float32, the weight is {site.dtype}")
-        if site.served(How.DENSE) or site.served(How.LOOKUP) or not site.served(How.PRODUCT):
+        if site.served(UseKind.DENSE) or site.served(UseKind.LOOKUP) or not site.served(UseKind.PRODUCT):
             return Refusal("ConvInteger and the like take many times the time of static activations: weight only")
         return None
 
@@ -128,11 +129,11 @@ class Dynamic(Target):
         lowered = Lowered({"transposed": names})
 
         def product(x: str, output: str) -> list[onnx.NodeProto]:
-            lowered.results.append(Result(How.PRODUCT, x, output))
+            lowered.results.append(Result(UseKind.PRODUCT, x, output))
             inputs = [x, names["codes"], names["scales"], names["zero_points"]]
             return [editor.node(site, "DynamicQuantizeMatMul", inputs, domain=MICROSOFT, output=output)]
 
-        for use in site.served(How.PRODUCT):
+        for use in site.served(UseKind.PRODUCT):
             lower_product(editor, site, use, product)
         return lowered
 

@@ -21,7 +21,7 @@ from onnxquant.formats.floats import Floats
 from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import Stored
-from onnxquant.graph.sites import View
+from onnxquant.graph.needs import View
 from onnxquant.native.packers import pack_rows
 from onnxquant.numerics.packing import pack, unpack
 

@@ -16,8 +16,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
 from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
 from onnxquant.graph.model_editor import ModelEditor
+from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
-from onnxquant.graph.sites import How, Site
+from onnxquant.graph.sites import Site
 from onnxquant.targets.base import F16, F32, Lowered, Result, Target, add_planes, float_scales, holds_codes
 from onnxquant.targets.dense import lower_dense
 from onnxquant.targets.layouts import IR_OF_BITS, OPSET_OF_BITS, Columns, Dense, Layout, Table
@@ -42,7 +43,7 @@ class Onnx(Target):
 
     def needs_opset(self, site: Site, form: Format) -> int:
         """The opset that a product of this site takes (0: any)."""
-        if isinstance(form, Floats) or not site.served(How.PRODUCT):
+        if isinstance(form, Floats) or not site.served(UseKind.PRODUCT):
             return 0
         blocked = BLOCKED_OPSET if isinstance(form.granularity, PerBlock) else AXIS_OPSET
         half = HALF_OPSET if site.tensor.data_type == F16 else 0
@@ -50,7 +51,7 @@ class Onnx(Target):
 
     def wanted_opset(self, site: Site, form: Format) -> int:
         """The opset from which the site is held best: below it, dense codes of 4 and 2 bits are unpacked at load."""
-        dense = OPSET_OF_BITS.get(form.bits, 1) if site.served(How.DENSE) else 0
+        dense = OPSET_OF_BITS.get(form.bits, 1) if site.served(UseKind.DENSE) else 0
         return max(self.needs_opset(site, form), dense)
 
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:  # noqa: D102
@@ -68,11 +69,11 @@ class Onnx(Target):
         out: dict[str, Layout] = {}
         if isinstance(form, Floats):
             return {"dense": Dense(form, site.view, opset)}
-        if site.served(How.PRODUCT):
+        if site.served(UseKind.PRODUCT):
             out["columns"] = Columns(form, site.rows, site.cols)
-        if site.served(How.LOOKUP):
+        if site.served(UseKind.LOOKUP):
             out["table"] = Table(form, site.rows, site.cols)
-        if site.served(How.DENSE):
+        if site.served(UseKind.DENSE):
             out["dense"] = Dense(form, site.view, opset)
         return out
 
@@ -110,7 +111,7 @@ def _products(editor: ModelEditor, site: Site, layout: Columns, names: dict[str,
     weight = decode.output[0]
 
     def product(x: str, output: str) -> list[onnx.NodeProto]:
-        lowered.results.append(Result(How.PRODUCT, x, output))
+        lowered.results.append(Result(UseKind.PRODUCT, x, output))
         wide = layout.padded_rows != layout.rows
         # ONNX Runtime turns MatMul + Add + activation on two axes into one op that its block-wise kernel cannot
         # replace, and then decodes the weight on every call. With a third axis it leaves the MatMul alone.
@@ -126,15 +127,15 @@ def _products(editor: ModelEditor, site: Site, layout: Columns, names: dict[str,
             nodes.append(editor.node(site, "Slice", [nodes[-1].output[0], *ends], output=output))
         return nodes
 
-    for use in site.served(How.PRODUCT):
+    for use in site.served(UseKind.PRODUCT):
         lower_product(editor, site, use, product)
 
 
 def _lookups(editor: ModelEditor, site: Site, layout: Table, names: dict[str, str], lowered: Lowered) -> None:
     """Gather the rows' codes and scales, then decode: the table itself is never decoded."""
-    for use in site.served(How.LOOKUP):
+    for use in site.served(UseKind.LOOKUP):
         indices, output = use.node.input[1], use.node.output[0]
-        lowered.results.append(Result(How.LOOKUP, indices, output))
+        lowered.results.append(Result(UseKind.LOOKUP, indices, output))
         editor.replace(use, _Lookup(editor, site, layout, names).nodes_for(indices, output))
 
 

@@ -14,8 +14,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
 from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.names import MICROSOFT
+from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
-from onnxquant.graph.sites import How, Site
+from onnxquant.graph.sites import Site
 from onnxquant.targets.base import F16, F32, Lowered, Result, Target, add_planes, float_scales, holds_codes
 from onnxquant.targets.dense import lower_dense
 from onnxquant.targets.layouts import Dense, Layout, Rows
@@ -49,7 +50,7 @@ class Ort(Target):
 
     def layouts(self, site: Site, form: Format, opset: int) -> dict[str, Layout]:  # noqa: D102
         out: dict[str, Layout] = {"rows": Rows(form, site.rows, site.cols)}
-        if site.served(How.DENSE):
+        if site.served(UseKind.DENSE):
             out["dense"] = Dense(form, site.view, opset)
         return out
 
@@ -58,11 +59,11 @@ class Ort(Target):
         layout = Rows(form, site.rows, site.cols)
         names = lowered.planes["rows"] = add_planes(editor, site, layout, encoded)
         op = _Blockwise(editor, site, layout, names, lowered)
-        for use in site.served(How.PRODUCT):
+        for use in site.served(UseKind.PRODUCT):
             lower_product(editor, site, use, op.product)
-        for use in site.served(How.LOOKUP):
+        for use in site.served(UseKind.LOOKUP):
             editor.replace(use, op.lookup(use.node.input[1], use.node.output[0]))
-        if site.served(How.DENSE):
+        if site.served(UseKind.DENSE):
             lower_dense(editor, site, form, encoded, lowered)
         return lowered
 
@@ -77,7 +78,7 @@ class _Blockwise:
 
     def product(self, x: str, output: str) -> list[onnx.NodeProto]:
         """MatMulNBits, between casts when the model computes in float16."""
-        self.lowered.results.append(Result(How.PRODUCT, x, output))
+        self.lowered.results.append(Result(UseKind.PRODUCT, x, output))
         layout, half = self.layout, self.site.tensor.data_type == F16
         nodes = [self.editor.node(self.site, "Cast", [x], to=F32)] if half else []
         inputs = [nodes[-1].output[0] if half else x, self.names["codes"], self.scales]
@@ -103,7 +104,7 @@ class _Blockwise:
 
     def lookup(self, indices: str, output: str) -> list[onnx.NodeProto]:
         """GatherBlockQuantized of the same codes, seen as two axes."""
-        self.lowered.results.append(Result(How.LOOKUP, indices, output))
+        self.lowered.results.append(Result(UseKind.LOOKUP, indices, output))
         layout, editor, graph = self.layout, self.editor, self.site.graph
         shape = editor.constant(graph, f"{self.site.name}/shape", np.array([layout.rows, -1], np.int64))
         table = editor.node(self.site, "Reshape", [self.names["codes"], shape])

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 
 from onnxquant.graph.model_editor import ModelEditor
+from onnxquant.graph.node import attribute
 from onnxquant.graph.sites import Site, Use
-from onnxquant.targets.base import attribute
 
 # product(x, output) -> nodes, the last of which makes the output.
 Product = Callable[[str, str], list[onnx.NodeProto]]

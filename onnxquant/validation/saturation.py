@@ -22,6 +22,7 @@ from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.analysis.conv_windows import windows
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.graph.needs import is_depthwise
 from onnxquant.graph.node import attribute
 from onnxquant.numerics.decibels import decibels
 from onnxquant.recipe.progress import Progress, silent
@@ -129,7 +130,7 @@ def kernels(document: Document) -> list[Kernel]:
         zero, weight, scales = flow.constant(x.input[2]), flow.constant(w.input[0]), flow.constant(w.input[1])
         if zero is None or weight is None or scales is None or weight.data_type != onnx.TensorProto.INT8:
             continue
-        if zero.data_type == onnx.TensorProto.UINT8 and not (node.op_type == "Conv" and _is_depthwise(node, weight)):
+        if zero.data_type == onnx.TensorProto.UINT8 and not (node.op_type == "Conv" and is_depthwise(node, weight)):
             multiplying.append(Kernel(node, x.input[0], int(document.array(zero)), weight, document.array(scales)))
     return multiplying
 
@@ -218,7 +219,3 @@ def _rows_of(node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
     if node.op_type == "Conv":
         return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
     return weight if node.op_type == "Gemm" and attribute(node, "transB", 0) else weight.T
-
-
-def _is_depthwise(node: onnx.NodeProto, weight: onnx.TensorProto) -> bool:
-    return weight.dims[1] == 1 and weight.dims[0] == attribute(node, "group", 1)

@@ -88,7 +88,7 @@ def test_metadata_of_an_old_file_is_the_same_after_reading_and_writing(name: str
     new = json.loads(proto.metadata_props[0].value)
     assert Metadata.read(proto) == record
     for site in new["sites"]:
-        site["results"] = [[r["how"], r["x"], r["y"], *([r["bias"]] if r["bias"] else [])] for r in site["results"]]
+        site["results"] = [[r["kind"], r["x"], r["y"], *([r["bias"]] if r["bias"] else [])] for r in site["results"]]
     assert new == {"schema": 2, "rescaled": [], **old}
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnxquant.calibration.feeds.base import DTYPES, Feed, Input, Origin
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import How, Site
+from onnxquant.graph.needs import UseKind
+from onnxquant.graph.sites import Site
 
 # Lengths tried in turn for dimensions that the model leaves open, until it runs.
 _LENGTHS = (32, 64, 48, 224, 320, 512, 576, 16, 128, 256, 1)
@@ -127,7 +128,7 @@ def vocabulary(document: Document, sites: Sequence[Site]) -> dict[str, int]:
                 if node.input[0] in names:
                     names.add(node.output[0])
     tables: dict[str, int] = {}
-    lookups = [(u.node.input[1], s.rows) for s in sites for u in s.uses if u.how is How.LOOKUP]
+    lookups = [(u.node.input[1], s.rows) for s in sites for u in s.uses if u.kind is UseKind.LOOKUP]
     for index, rows in lookups:
         for name, names in reach.items():
             if index in names:

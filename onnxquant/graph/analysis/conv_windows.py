@@ -1,4 +1,4 @@
-"""What a Conv reads at some of its output positions."""
+"""Input windows of a Conv at some of its output positions."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def windows(
 
     Args:
         node: the Conv.
-        values: its input [samples, channels, ...].
-        shape: of its weight.
-        choose: from the number of output positions, over all samples, those that are wanted.
-        fill: what padding holds.
+        values: input of the Conv [samples, channels, ...].
+        shape: shape of its weight.
+        choose: function that gives some output positions, by their number over all samples.
+        fill: value of padding.
     """
     kernel, space = np.array(shape[2:], np.intp), np.array(values.shape[2:], np.intp)
     rank = len(kernel)
     strides = np.array(attribute(node, "strides", [1] * rank))
     dilations = np.array(attribute(node, "dilations", [1] * rank))
     extent = dilations * (kernel - 1) + 1
-    before, after = _pads(node, (space, extent, strides))
+    before, after = _pads(node, space, extent, strides)
     size = (space + before + after - extent) // strides + 1
     padded = np.pad(values, [(0, 0), (0, 0), *zip(before, after, strict=True)], constant_values=fill)
     chosen = choose(len(values) * int(size.prod()))
@@ -45,12 +45,15 @@ def windows(
     return read
 
 
-def _pads(node: onnx.NodeProto, sizes: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], NDArray[Any]]:
-    space, extent, strides = sizes
+def _pads(
+    node: onnx.NodeProto, space: NDArray[Any], extent: NDArray[Any], strides: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Padding before and after each spatial axis."""
     kind = attribute(node, "auto_pad", "NOTSET")
     if kind in ("SAME_UPPER", "SAME_LOWER"):
         total = np.maximum((-(-space // strides) - 1) * strides + extent - space, 0)
         less, more = total // 2, total - total // 2
         return (less, more) if kind == "SAME_UPPER" else (more, less)
-    given = np.array(attribute(node, "pads", [0] * (2 * len(space))) if kind == "NOTSET" else [0] * (2 * len(space)))
-    return given[: len(space)], given[len(space) :]
+    none = [0] * (2 * len(space))
+    pads = np.array(attribute(node, "pads", none) if kind == "NOTSET" else none)
+    return pads[: len(space)], pads[len(space) :]

@@ -77,7 +77,7 @@ def interchangeable_channels(
 
 @dataclass
 class _Walk:
-    """The way up from one tensor.
+    """The walk up from one tensor.
 
     Attributes:
         document: the model.
@@ -118,7 +118,7 @@ class _Walk:
         return self._refusal_of(op)
 
     def _other_reader(self, name: str) -> str:
-        """Who else reads a tensor; empty when only nodes on the way do, or those that ask its shape."""
+        """The other reader of a tensor, in words; empty when only nodes on the way read it, or those that ask its shape."""
         if not self.editor.is_private(name):
             return "a caller or a nested graph reads"
         readers = [n for n in self.editor.consumers(name) if not is_op(n, "Shape", "Size")]

@@ -84,7 +84,7 @@ class Linear:
         return values.reshape(self.groups, first // self.groups, second, -1)
 
     def restored(self, blocks: Doubles) -> Doubles:
-        """What ``blocks`` made, in the weight's own layout."""
+        """The inverse of ``blocks``: values in the weight's own layout."""
         values = blocks.swapaxes(1, 2) if self.inputs_first else blocks
         return values.reshape(tuple(self.tensor.dims))
 
@@ -102,7 +102,7 @@ class Linear:
         return not (self.node.op_type == "Gemm" and attribute(self.node, "transA", 0))
 
     def bias(self, document: Document, editor: GraphEditor) -> Doubles | None:
-        """What the op itself adds to each output channel; None where that is not constant or not per channel."""
+        """The number that the op adds to each output channel; None where that is not constant or not per channel."""
         stored = self._stored_bias(document, editor)
         if stored is None or self.node.op_type != "Gemm":
             return stored

@@ -278,7 +278,7 @@ def _spread(name: str, moments: ChannelMoments, channels: int) -> Doubles | None
 
 
 def noise(basis: Doubles, covariance: Doubles, sensitivity: Doubles) -> float:
-    """What rounding in a basis of equal variances costs readers, up to a factor that no basis changes."""
+    """The noise that rounding in a basis of equal variances gives readers, up to a factor that no basis changes."""
     back = np.linalg.inv(basis)
     return float(np.trace(basis @ covariance @ basis.T) * np.trace(sensitivity @ back @ back.T))
 
@@ -287,8 +287,8 @@ def best_basis(covariance: Doubles, sensitivity: Doubles) -> Doubles:
     """The basis with the least noise, and equal variances in it.
 
     Args:
-        covariance: of the channels; C in the module's text.
-        sensitivity: what white noise there does to readers; S.
+        covariance: covariance of the channels; C in the module's text.
+        sensitivity: gain of white noise in the channels on its way through the readers; S.
     """
     values, vectors = _eigen(covariance)
     half, inverse_half = (vectors * np.sqrt(values)) @ vectors.T, (vectors / np.sqrt(values)) @ vectors.T

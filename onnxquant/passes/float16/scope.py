@@ -18,7 +18,7 @@ class Scope:
         own: names that it has itself.
         types: the type that each float32 value of the original has by now; None for a constant not asked for yet.
         variants: names of a value by type.
-        uses: of a constant's float32 variant: where it was handed out.
+        uses: nodes and inputs that a constant's float32 variant was handed out to, by its name.
         inserted: Casts, by the place of the node that they follow; -1: first in the graph.
     """
 

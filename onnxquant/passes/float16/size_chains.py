@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import onnx
 
+from onnxquant.graph.node import attribute
 from onnxquant.graph.traverse import captured_names, subgraphs
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
@@ -60,4 +61,4 @@ def _is_size(node: onnx.NodeProto, place: int, index: int, places: set[int], wan
 
 def cast_to(node: onnx.NodeProto) -> int | None:
     """The type that a Cast makes; None for other nodes."""
-    return next((int(a.i) for a in node.attribute if a.name == "to"), None) if node.op_type == "Cast" else None
+    return attribute(node, "to") if node.op_type == "Cast" else None

@@ -125,20 +125,20 @@ def _has_no_effect(document: Document, editor: GraphEditor, node: onnx.NodeProto
     return False
 
 
-def _is_same_shape(source: Known, wanted: list[int], allowzero: bool) -> bool:
-    """Whether Reshape to ``wanted`` keeps the shape: lengths equal one by one, at most one of them implied."""
-    if source.shape is None or len(source.shape) != len(wanted):
+def _is_same_shape(source: Known, lengths: list[int], allowzero: bool) -> bool:
+    """Whether Reshape to ``lengths`` keeps the shape: lengths equal one by one, at most one of them implied."""
+    if source.shape is None or len(source.shape) != len(lengths):
         return False
-    open_, implied = 0, wanted.count(-1)
-    for length, want in zip(source.shape, wanted, strict=True):
-        if want == 0 and not allowzero:
+    open_, implied = 0, lengths.count(-1)
+    for length, new in zip(source.shape, lengths, strict=True):
+        if new == 0 and not allowzero:
             continue
-        if want == -1:
+        if new == -1:
             open_ += 1
-        elif length != want or want == 0:
+        elif length != new or new == 0:
             return False
     # What -1 stands for follows from the others, unless one of those is zero or varies to zero.
-    copied = [s for s, w in zip(source.shape, wanted, strict=True) if w == 0]
+    copied = [s for s, w in zip(source.shape, lengths, strict=True) if w == 0]
     return open_ == implied <= 1 and (implied == 0 or all(length for length in copied))
 
 
@@ -177,7 +177,7 @@ def _values(
 def _lengths(
     document: Document, editor: GraphEditor, node: onnx.NodeProto, known: dict[str, Known]
 ) -> NDArray[Any] | None:
-    """What a Shape, or a Gather from one, gives where the lengths it reads are fixed."""
+    """The output of a Shape, or of a Gather from one, where the lengths that it reads are fixed."""
     source: onnx.NodeProto | None = node
     picked = None
     if is_op(node, "Gather"):
@@ -242,11 +242,11 @@ def _evaluate(
     model = _alone(document, node, tensors)
     try:
         options = runtime.session_options(threads=1, optimize=False)
-        made = list(runtime.run(runtime.open_session(model.SerializeToString(), options), {}).values())
+        values = list(runtime.run(runtime.open_session(model.SerializeToString(), options), {}).values())
     except Exception:
         try:
-            made = list(onnx.reference.ReferenceEvaluator(model).run(None, {}))
+            values = list(onnx.reference.ReferenceEvaluator(model).run(None, {}))
         except Exception:  # neither knows the op or its type: it stays
             return None
-    plain = all(isinstance(m, (np.ndarray, np.generic)) and np.asarray(m).dtype.kind != "O" for m in made)
-    return [np.asarray(m) for m in made] if plain else None
+    plain = all(isinstance(v, (np.ndarray, np.generic)) and np.asarray(v).dtype.kind != "O" for v in values)
+    return [np.asarray(v) for v in values] if plain else None

@@ -61,7 +61,7 @@ def _join_equal_constants(graph: onnx.GraphProto) -> int:
     outputs = {o.name for o in graph.output}
     first: dict[bytes, str] = {}
     same: dict[str, str] = {}
-    kept = []
+    others = []
     for node in graph.node:
         if node.op_type == "Constant" and _holds_weight(node) and node.output[0] not in outputs:
             tensor = onnx.TensorProto()
@@ -72,9 +72,9 @@ def _join_equal_constants(graph: onnx.GraphProto) -> int:
                 same[node.output[0]] = first[key]
                 continue
             first[key] = node.output[0]
-        kept.append(node)
+        others.append(node)
     if same:
-        replace_field(graph.node, kept)
+        replace_field(graph.node, others)
         for inner in graphs(graph):
             for node in inner.node:
                 for i, name in enumerate(node.input):
