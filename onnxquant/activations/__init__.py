@@ -1,4 +1,4 @@
-"""Integer activations: where they are quantized, with which ranges, and what corrects their error.
+"""Integer activations: their places in the graph, the search for their ranges, and the correction of their errors.
 
 It may import validation and every room below; ``convert`` and ``budget``'s siblings above it may import it.
 """

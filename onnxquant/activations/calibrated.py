@@ -18,7 +18,7 @@ from onnxquant.observers.absmean import AbsMean
 from onnxquant.observers.gram import ChannelMoments, Gram
 from onnxquant.observers.histogram import Histogram, HistogramSummary
 
-# Observers of what balancing, smoothing and a change of basis need; axis 1 holds the channels of a convolution.
+# Observers that balancing, smoothing and a change of basis need; channels of a convolution are on axis 1.
 WIDTHS, MAGNITUDES, MOMENTS = "absmean:1", "absmean", "gram:1"
 
 

@@ -67,7 +67,7 @@ def _quantize(flow: GraphEditor, tensor: QuantizedTensor, parameters: _Parameter
     readers = [n for n in flow.consumers(name) if tensor.produced or n.output[0] in tensor.readers]
     codes = flow.names.fresh(f"{name}/quantized")
     if producer is not None and tensor.produced and not flow.is_private(name):
-        # Callers and nested graphs know the name: the values that everybody reads keep it.
+        # Callers and nested graphs read this name: it stays with the values after rounding.
         source, result = flow.names.fresh(f"{name}/exact"), name
         flow.rename_output(producer, name, source)
     else:

@@ -1,4 +1,4 @@
-"""Kinds of operators: which ones ONNX Runtime's CPU provider computes on integers, and what they do with scales.
+"""Kinds of operators: those that ONNX Runtime's CPU provider computes on integers, and their treatment of scales.
 
 The lists follow onnxruntime 1.31 and its treatment of DequantizeLinear -> op -> QuantizeLinear. Every other operator stays
 in float between a DequantizeLinear and a QuantizeLinear. The report names every conversion that the installed version keeps.

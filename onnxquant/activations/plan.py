@@ -1,4 +1,4 @@
-"""Plans of integer activations: what the search hands to the room that encodes weights and to reports."""
+"""Plans of integer activations: the result of the search, for the encoding of weights and for reports."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class DynamicActivations:
 
 @dataclass(frozen=True)
 class ActivationPlan:
-    """The result of a search: the model to encode, and what its activations become.
+    """The result of a search: the model to encode, and its integer activations.
 
     Attributes:
         document: the float model, its weights as they are to be encoded.

@@ -53,7 +53,7 @@ class Candidate:
     """One way to quantize a model's activations, with its score.
 
     Attributes:
-        plan: the model with its biases corrected, and what is made of it.
+        plan: the model with its biases corrected, its conversions and its solved weights.
         static: the activations of the plan.
         score: closeness of its outputs to the float model's.
         model: the calibrated model that it was made of.
@@ -85,7 +85,7 @@ def plan_static(context: Context) -> ActivationPlan:
     Raises:
         FeedError: there are no samples, or they do not fit.
         ModelError: nothing can compute on integers.
-        StatisticsError: statistics of another model, or without what the method needs.
+        StatisticsError: statistics of another model, or none that the method can read.
     """
     if context.samples is None:
         raise FeedError(
@@ -189,7 +189,7 @@ class StaticSearch:
             methods: calibration methods that the statistics must serve.
             strength: strength of balancing.
             statistics: statistics of the model; None: collect them.
-            explore: collect what equal functions are made by, too.
+            explore: collect the statistics that equal functions need, too.
 
         Raises:
             ModelError: nothing can compute on integers.
@@ -350,8 +350,8 @@ class StaticSearch:
     def _exclude(self, start: Candidate, is_enough: Callable[[Candidate], bool]) -> Candidate:
         """Leave as few kernels in float as the goal needs.
 
-        Each kernel is first left in float alone. In the order of what that gains, kernels are left in float that gain
-        something in addition to those before. In the end, those are taken back that the later ones made superfluous.
+        Each kernel is first left in float alone. Those that gain most are then tried first; each stays in float if it
+        gains something in addition to those before. In the end, kernels that later ones made superfluous are taken back.
         """
         if is_enough(start):
             return start

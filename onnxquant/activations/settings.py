@@ -56,7 +56,7 @@ class StaticSettings:
         equalize: whether an equalized function is tried.
         rebase: whether linear streams in another basis are tried.
         solver: solver of the weights' codes; ``auto``: gptq where it scores better.
-        goal: accuracy for whose sake kernels are left in float; None: none is.
+        goal: accuracy that kernels are left in float for; None: no kernel is.
         threads: number of threads of a session; None: ONNX Runtime's choice.
     """
 

@@ -32,7 +32,7 @@ class CalibrateOptions:
         methods: calibration methods that the statistics must serve.
         tensors: regular expression; only tensors in whose name it is found are observed.
         samples: largest number of samples; None: all of the data, or 8 synthetic ones.
-        synthetic: run on synthetic samples; never done without being asked for.
+        synthetic: run on synthetic samples.
         resume: go on with an interrupted run of the same call.
         merge: files of statistics to merge with: of the same model, tensors and methods.
         force: replace an existing output.

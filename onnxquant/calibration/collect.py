@@ -171,7 +171,7 @@ class _Collection:
         del self._statistics.observers[tensor], self._counts[tensor]
 
     def groups(self, first: Feed, memory: int) -> list[list[str]]:
-        """Tensors that are observed together: those seen in as many samples, and as many of them as memory holds.
+        """Tensors that are observed together: those observed in equally many samples, and no more of them than fit in memory.
 
         Args:
             first: the first sample.
@@ -190,7 +190,7 @@ class _Collection:
         return groups
 
     def _tensor_bytes(self, first: Feed) -> dict[str, int]:
-        """Bytes of each tensor of a sample that leaves the session. Only shapes are asked for: no tensor is held for this."""
+        """Bytes of each tensor of a sample that leaves the session, from its shape: only shapes are fetched for this."""
         fetched = [name for i, name in enumerate(self._counts) if self._watch(name, i).is_fetched]
         inner = [name for name in fetched if name not in self._inputs]
         if not inner:

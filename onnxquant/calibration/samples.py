@@ -13,7 +13,7 @@ from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.options import Options
 
 SYNTHETIC = 8
-"""Number of synthetic samples where nobody says how many."""
+"""Number of synthetic samples if the user names none."""
 
 
 class Samples:

@@ -49,7 +49,7 @@ class Statistics:
 
     @property
     def synthetic(self) -> bool:
-        """Whether some of the samples were made up."""
+        """Whether some of the samples are synthetic."""
         return any(source.is_synthetic for source in self.sources)
 
     def accumulators(self, tensor: str) -> dict[str, Accumulator]:
@@ -65,7 +65,7 @@ class Statistics:
         return {accumulator_key(name): o.accumulated for name, o in self.observers[tensor].items()}
 
     def range(self, tensor: str, method: str, grid: ActivationGrid, **parameters: Any) -> tuple[float, float]:
-        """The clipping range of a tensor; any method whose statistic was collected may be asked for.
+        """The clipping range of a tensor, by any method whose statistic was collected.
 
         Args:
             tensor: name of the tensor.

@@ -52,7 +52,7 @@ class Watch:
             addition.graph.output.add(name=self._output)
 
     def outputs(self, inputs: set[str]) -> list[str]:
-        """Outputs to ask the session for; inputs of the model need not be asked for."""
+        """Outputs to fetch from the session. Inputs of the model are not among them."""
         tensor = [self.name] if self._slow and self.name not in inputs else []
         return tensor + ([self._output] if self._compiled is not None else [])
 

@@ -35,7 +35,7 @@ def registry() -> dict[str, type[Observer[Any]]]:
 
 
 def ranging() -> list[str]:
-    """Names of the observers that give ranges: the calibration methods."""
+    """Names of the observers that choose ranges: the calibration methods."""
     return [name for name, cls in registry().items() if issubclass(cls, RangeObserver)]
 
 

@@ -15,7 +15,7 @@ class Magnitudes(Accumulator):
     """Sum (float64) and maximum of magnitudes along one axis.
 
     Args:
-        axis: which axis holds the channels; negative ones count from the end.
+        axis: axis of the channels; a negative one counts from the end.
     """
 
     kind = "absmean"
@@ -75,7 +75,7 @@ class Magnitudes(Accumulator):
 
 
 class AbsMean(Observer[Magnitudes]):
-    """Magnitudes per channel; asked for as ``absmean`` (last axis) or ``absmean:1`` (axis 1).
+    """Magnitudes per channel: ``absmean`` (last axis) or ``absmean:1`` (axis 1).
 
     >>> observer = AbsMean()
     >>> observer.update(np.float32([[1, -2], [3, -6]]))

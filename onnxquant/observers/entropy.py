@@ -24,7 +24,7 @@ class Entropy(RangeObserver[Histogram]):
 
     Differences to the slides: exact zeros, which every grid holds, are left out (of a ReLU's output they would be
     most of P); a candidate whose outermost bin is empty while values lie beyond has an infinite divergence; and grids
-    with a zero point are searched as ranges [-t, t], cut to what was seen, with 2^bits groups.
+    with a zero point are searched as ranges [-t, t], cut to the values seen, with 2^bits groups.
     """
 
     name = "entropy"

@@ -88,7 +88,7 @@ class ChannelMoments(NamedTuple):
 
 
 class Gram(Observer[Products]):
-    """X^T X of all rows seen, their mean and covariance; asked for as ``gram`` (last axis) or ``gram:1`` (axis 1).
+    """X^T X of all rows seen, their mean and covariance: ``gram`` (last axis) or ``gram:1`` (axis 1).
 
     >>> observer = Gram()
     >>> observer.update(np.float32([[1, 2], [3, 2]]))

@@ -1,7 +1,7 @@
 """A histogram that grows its range by merging pairs of bins: the accumulator of percentile, entropy and mse.
 
 Bin k holds the values from k w to (k + 1) w, and w is a power of two; a value that lies on an edge belongs to the bin
-further from zero. The width follows from the largest magnitude alone: 2^12 bins on each side of zero just hold it. So
+further from zero. The width follows from the largest magnitude alone: 2^12 bins on each side of zero just cover it. So
 ``k >> 1`` is the bin of a value when the width doubles, and whichever way samples were counted, merged and grown, the
 counts are the same. Scaling by a power of two is exact, so no rounding decides about a bin either.
 """
@@ -52,7 +52,7 @@ class HistogramSummary:
 
 
 def exponent_of(magnitude: float) -> int:
-    """The width, as a power of two, with which HALF bins just hold a magnitude.
+    """The exponent of the smallest width, a power of two, with which HALF bins cover a magnitude.
 
     >>> exponent_of(6.0)
     -9
@@ -61,7 +61,7 @@ def exponent_of(magnitude: float) -> int:
 
 
 class Histogram(Accumulator):
-    """Counts of values in bins around zero; exact zeros, which every grid holds, are known apart.
+    """Counts of values in bins around zero; exact zeros, which every grid holds, are counted separately, too.
 
     Attributes:
         counts: int64 [2 HALF]; bin k is at k + HALF.

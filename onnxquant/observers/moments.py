@@ -18,7 +18,7 @@ class Moments(Accumulator):
     """Extremes and moments of all values.
 
     The sums of a block of values are float64, added up in lanes as the compiled library does it; sums of blocks are exact,
-    so that merging knows no order.
+    so that the order of merging does not matter.
     """
 
     kind = "moments"

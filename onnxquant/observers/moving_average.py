@@ -17,7 +17,7 @@ class MovingExtremes(Accumulator):
     """Exponential moving averages of the smallest and the largest value of each sample.
 
     The first sample starts the average: ``low += WEIGHT * (sample's low - low)`` from the second on. Two averages merge
-    to their mean, weighted with their numbers of samples. That is not what one run over both parts gives (it would weigh
+    to their mean, weighted with their numbers of samples. One run over both parts would have another result (it would weigh
     the second part more), but shards have no order that a longer memory of one of them could be based on; merging is
     exact, so any order gives the same.
     """

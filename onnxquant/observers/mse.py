@@ -9,9 +9,9 @@ from onnxquant.observers.base import ActivationGrid, RangeObserver
 from onnxquant.observers.histogram import Histogram, Masses
 
 Floats = NDArray[np.float64]
-# Steps as powers of two of the one that holds everything, and codes of zero, all over the place first ...
+# Steps as powers of two of the step that clips nothing, and codes of zero: first over the whole range ...
 _COARSE_POWERS, _COARSE_ZEROS = np.linspace(-10, 1, 23), 9
-# ... then ever closer around the best: (spread of powers, part of all steps between codes of zero).
+# ... then ever closer to the best: (spread of powers, part of all steps between codes of zero).
 _ROUNDS = ((0.5, 32), (0.15, 128), (0.05, 256), (0.015, 1 << 16))
 _POWERS, _CODES = np.linspace(-1, 1, 9), np.arange(-3, 4)
 # More bins than these would change no step of 8 bits.
@@ -19,10 +19,10 @@ _MOST_BINS = 2048
 
 
 class Mse(RangeObserver[Histogram]):
-    """The range that minimizes the expected squared error, as far as the histogram knows it.
+    """The range that minimizes the expected squared error, estimated from the histogram.
 
-    It is searched as the step and the code of zero, which are what quantizing uses: the bounds are whole steps, and may
-    lie a part of a step beyond what was seen.
+    The search is over the step and the code of zero, as quantizing uses them: the bounds are whole steps, and may lie a
+    part of a step beyond the values seen.
     """
 
     name = "mse"
@@ -70,7 +70,7 @@ def expected_errors(masses: Masses, step: Floats, zero: Floats, count: int) -> F
         masses: the histogram's bins.
         step: [candidates], size of a step.
         zero: [candidates], the code that stands for 0.
-        count: steps of the grid, whose codes are 0 .. count.
+        count: number of steps of the grid, whose codes are 0 .. count.
     """
     step, zero = step[:, None], zero[:, None]
     left, right, mass = masses

@@ -10,7 +10,7 @@ from onnxquant.observers.histogram import Histogram
 class Percentile(RangeObserver[Histogram]):
     """The range that holds a percentage of the values.
 
-    Of a symmetric grid it is the percentile of magnitudes; else half of what is clipped lies at each end.
+    For a symmetric grid it is the percentile of magnitudes; else half of the clipped values lie at each end.
 
     Args:
         accumulated: the accumulator to read; None: a new one.

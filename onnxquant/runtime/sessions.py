@@ -106,10 +106,10 @@ def open_session(
 
 
 def load(path: str | Path, **session_options: Any) -> ort.InferenceSession:
-    """Open a model for inference, with whatever custom-op libraries it needs registered.
+    """Open a model for inference; the custom-op libraries that it needs are registered.
 
     Args:
-        path: an ONNX file; one of ours runs on our kernels.
+        path: an ONNX file; operators of onnxquant run on the compiled library.
         session_options: attributes of onnxruntime.SessionOptions by name, e.g. ``intra_op_num_threads=2``.
 
     Raises:

@@ -44,7 +44,7 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def test_quantize_info_validate_dequantize(model: Path, data: Path, tmp_path: Path) -> None:
+def test_static_activations_through_quantize_info_validate_and_dequantize(model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     result = run("quantize", model, "-o", output, *STATIC, "--data", data, "-v")
     assert result.exit_code == 0, result.output
@@ -63,7 +63,7 @@ def test_quantize_info_validate_dequantize(model: Path, data: Path, tmp_path: Pa
     assert run("dequantize", output, "-o", tmp_path / "float.onnx").exit_code == 0
 
 
-def test_the_report_tells_of_the_solver(model: Path, data: Path, tmp_path: Path) -> None:
+def test_the_report_names_the_solver(model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     result = run("quantize", model, "-o", output, *STATIC, "--solver", "gptq", "--data", data)
     assert result.exit_code == 0, result.output
@@ -80,7 +80,7 @@ def test_dry_run_writes_nothing(model: Path, data: Path, tmp_path: Path) -> None
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_statistics_are_used_again(model: Path, data: Path, tmp_path: Path) -> None:
+def test_saved_statistics_are_used(model: Path, data: Path, tmp_path: Path) -> None:
     stats = tmp_path / "stats"
     result = run("calibrate", model, "--data", data, "-o", stats)
     assert result.exit_code == 0, result.output
@@ -120,7 +120,7 @@ def _npz(path: Path, **arrays: np.ndarray) -> Path:
         ("empty", ["sample"]),
     ],
 )
-def test_wrong_samples(case: str, words: list[str], model: Path, tmp_path: Path) -> None:
+def test_wrong_samples_are_refused(case: str, words: list[str], model: Path, tmp_path: Path) -> None:
     good = np.zeros((4, 24), np.float32)
     made = {
         "name": {"z": good},
@@ -137,7 +137,7 @@ def test_wrong_samples(case: str, words: list[str], model: Path, tmp_path: Path)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_nothing_to_compute_on_integers(data: Path, tmp_path: Path) -> None:
+def test_a_model_without_integer_ops_is_refused(data: Path, tmp_path: Path) -> None:
     proto = graphs.model(
         [node("MatMul", ["x", "w"], ["a"], name="one"), node("Erf", ["a"], ["y"])],
         {"x": ("float32", ["batch", 24])}, {"y": "float32"}, {"w": weight(24, 32)},
@@ -166,19 +166,19 @@ def test_nothing_to_compute_on_integers(data: Path, tmp_path: Path) -> None:
     ],
     ids=lambda o: " ".join(o[-2:]),
 )
-def test_wrong_options(options: tuple[str, ...], model: Path, data: Path, tmp_path: Path) -> None:
+def test_wrong_options_are_refused(options: tuple[str, ...], model: Path, data: Path, tmp_path: Path) -> None:
     refused(run("quantize", model, "-o", tmp_path / "out.onnx", "--data", data, *options))
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_an_output_that_exists_is_kept(model: Path, data: Path, tmp_path: Path) -> None:
+def test_an_existing_output_is_not_replaced(model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     output.write_bytes(b"mine")
     refused(run("quantize", model, "-o", output, *STATIC, "--data", data), "exists")
     assert output.read_bytes() == b"mine"
 
 
-def test_damaged_metadata_of_activations(model: Path, data: Path, tmp_path: Path) -> None:
+def test_damaged_metadata_of_activations_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     assert run("quantize", model, "-o", output, *STATIC, "--data", data, "--no-proof").exit_code == 0
     proto = onnx.load(output)

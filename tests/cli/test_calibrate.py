@@ -59,7 +59,7 @@ def test_calibrating_writes_statistics(model: Path, data: Path, tmp_path: Path) 
     assert "8-bit ranges" in run(model, "--data", data, "-o", output, "--force", "-v").output
 
 
-def test_json_tells_the_ranges(model: Path, data: Path, tmp_path: Path) -> None:
+def test_json_output_lists_the_ranges(model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "stats.npz"
     result = run(model, "--data", data, "-o", output, "--json", "--method", "minmax", "--samples", 2, "--tensors", "^x")
     told = json.loads(result.stdout)
@@ -69,7 +69,7 @@ def test_json_tells_the_ranges(model: Path, data: Path, tmp_path: Path) -> None:
     assert told["bytes"] == output.stat().st_size
 
 
-def test_synthetic_only_when_asked_for_and_marked(model: Path, data: Path, tmp_path: Path) -> None:
+def test_synthetic_samples_need_a_flag_and_are_marked(model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "stats.npz"
     refused(run(model, "-o", output), "--synthetic")
     refused(run(model, "-o", output, "--synthetic", "--data", data), "one of them")
@@ -81,7 +81,7 @@ def test_synthetic_only_when_asked_for_and_marked(model: Path, data: Path, tmp_p
     assert statistics.sources[0].samples == statistics.samples == 3
 
 
-def test_shards_merge_to_the_whole(model: Path, data: Path, tmp_path: Path) -> None:
+def test_merged_shards_equal_one_run(model: Path, data: Path, tmp_path: Path) -> None:
     x = np.load(data)["x"]
     for name, part in (("a", x[:2]), ("b", x[2:3]), ("c", x[3:])):
         np.savez(tmp_path / f"{name}.feeds.npz", x=part)
@@ -96,7 +96,7 @@ def test_shards_merge_to_the_whole(model: Path, data: Path, tmp_path: Path) -> N
             assert merged.range("y", method, grid) == whole.range("y", method, grid)
 
 
-def test_an_interrupted_run_goes_on(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output, partial = tmp_path / "stats.npz", tmp_path / "stats.npz.partial"
     refused(run(model, "--data", data, "-o", output, "--resume"), "no interrupted run")
     real, calls = runtime.run, []
@@ -131,12 +131,12 @@ def test_an_interrupted_run_goes_on(model: Path, data: Path, tmp_path: Path, mon
         (["--threads", "0"], ["threads"]),
     ],
 )
-def test_bad_options(model: Path, data: Path, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+def test_bad_options_are_refused(model: Path, data: Path, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     refused(run(model, "--data", data, "-o", tmp_path / "s.npz", *arguments), *words)
     assert not (tmp_path / "s.npz").exists()
 
 
-def test_bad_files(model: Path, data: Path, tmp_path: Path) -> None:
+def test_bad_files_are_refused(model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "stats.npz"
     refused(run(tmp_path / "no.onnx", "--data", data, "-o", output), "no such file")
     refused(run(model, "--data", data, "-o", tmp_path), "is a folder")
@@ -147,7 +147,7 @@ def test_bad_files(model: Path, data: Path, tmp_path: Path) -> None:
     refused(run(model, "--data", data, "-o", output, "--merge", other), "another model", "calibrate again")
 
 
-def test_the_function_refuses_as_the_command_does(model: Path, data: Path) -> None:
+def test_the_function_refuses_what_the_command_refuses(model: Path, data: Path) -> None:
     with pytest.raises(StatisticsError, match="did you mean 'entropy'"):
         onnxquant.calibrate(model, data, methods=["entrpy"])
     with pytest.raises(StatisticsError, match="an output is needed"):

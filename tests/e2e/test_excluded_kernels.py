@@ -55,7 +55,7 @@ def kernels(path: Path, folder: Path) -> list[str]:
     return sorted(n.op_type for n in onnx.load(folder / "optimized.onnx").graph.node if "Conv" in n.op_type)
 
 
-def test_they_do(tmp_path: Path) -> None:
+def test_excluded_kernels_compute_in_float(tmp_path: Path) -> None:
     path = tmp_path / "out.onnx"
     report = quantized(path)
     assert report.passed
@@ -66,13 +66,13 @@ def test_they_do(tmp_path: Path) -> None:
     assert restored <= {n.op_type for n in network().graph.node} | {"Identity", "Cast"}
 
 
-def test_they_would_not_without_a_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnxruntime_would_round_their_weights_without_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(insert, "_keep_in_float", lambda proto: None)
     quantized(tmp_path / "out.onnx")
     assert kernels(tmp_path / "out.onnx", tmp_path) == ["QLinearConv"] * 3
 
 
-def test_damage_is_of_what_the_file_does(tmp_path: Path) -> None:
+def test_contributions_are_those_of_the_file_as_it_runs(tmp_path: Path) -> None:
     path = tmp_path / "out.onnx"
     quantized(path)
     x = graphs.rng(3).standard_normal((8, 1, 3, 12, 12)).astype(np.float32)

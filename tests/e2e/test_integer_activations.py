@@ -126,7 +126,7 @@ def test_the_default_model_keeps_its_accuracy(default_model: Path, images: Any, 
     assert any("x64quantprecision" in w for w in report.warnings)
 
 
-def test_the_default_model_rounded_per_call(default_model: Path, images: Any, tmp_path: Path) -> None:
+def test_dynamic_activations_of_the_default_model_keep_its_accuracy(default_model: Path, images: Any, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     report = onnxquant.quantize(default_model, output, activations="dynamic", data=None)
     assert report.passed, report.proof and report.proof.problems
@@ -158,7 +158,7 @@ def test_the_default_model_rounded_per_call(default_model: Path, images: Any, tm
     ],
     ids=str,
 )
-def test_types(options: dict[str, Any], least: float, most: float, tmp_path: Path) -> None:
+def test_every_type_of_codes_keeps_its_accuracy(options: dict[str, Any], least: float, most: float, tmp_path: Path) -> None:
     report, model, output = static(tmp_path, activations="static", proof=False, **options)
     proto = onnx.load(output)
     onnx.checker.check_model(proto, full_check=True)
@@ -181,13 +181,13 @@ def test_symmetric_codes_name_the_clamps_that_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", sorted(ranging()))
-def test_methods(method: str, tmp_path: Path) -> None:
+def test_every_calibration_method_is_accepted(method: str, tmp_path: Path) -> None:
     report, model, output = static(tmp_path, activations="static", calibration_method=method, proof=False)
     assert report.activations.method == method
     assert 18 < sqnr_db(run(model), run(output)) < 46
 
 
-def test_files_tell_what_was_done_and_give_the_floats_back(made: tuple[Report, Path, Path], tmp_path: Path) -> None:
+def test_files_describe_their_activations_and_dequantize_to_floats(made: tuple[Report, Path, Path], tmp_path: Path) -> None:
     report, model, output = made
     record = activation_record(onnx.load(output))
     assert record == report.activations
@@ -227,7 +227,7 @@ def test_validating_a_file_explains_rescaled_weights(made: tuple[Report, Path, P
 
 
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
-def test_smoothed_functions_are_told_and_validated(kind: str, tmp_path: Path) -> None:
+def test_smoothed_functions_are_reported_and_validated(kind: str, tmp_path: Path) -> None:
     """Channels of very unequal size: smoothing wins, and the file's weights are not the original's."""
     x = (graphs.rng(4).standard_normal((24, 5, 48)) * np.geomspace(0.01, 30, 48)).astype(np.float32)
     model, data = graphs.save(graphs.matmul(), tmp_path / "model.onnx"), tmp_path / "data.npz"
@@ -282,7 +282,7 @@ def inverted_residuals() -> onnx.ModelProto:
     return proto
 
 
-def test_rebased_functions_are_told_validated_and_built_upon(tmp_path: Path) -> None:
+def test_rebased_functions_are_reported_validated_and_changed_further(tmp_path: Path) -> None:
     model, data = save(tmp_path, inverted_residuals())
     given = {"activations": "static", "calibration_method": "minmax", "data": str(data), "solver": "rtn"}
     output, plain = tmp_path / "out.onnx", tmp_path / "plain.onnx"
@@ -304,7 +304,7 @@ def test_rebased_functions_are_told_validated_and_built_upon(tmp_path: Path) -> 
     assert list(only.activations.variants) == ["as it is", "rebased", "rebased, balanced fully"]
 
 
-def test_external_data(tmp_path: Path) -> None:
+def test_static_activations_with_external_data(tmp_path: Path) -> None:
     model, data = save(tmp_path, external=True)
     output = tmp_path / "out.onnx"
     plain = {"calibration_method": "minmax", "smooth": False, "equalize": False, "proof": False}
@@ -316,7 +316,7 @@ def test_external_data(tmp_path: Path) -> None:
     assert sqnr_db(run(model), run(tmp_path / "float.onnx")) > 33
 
 
-def test_a_name_that_a_nested_graph_knows_survives_the_way_back(tmp_path: Path) -> None:
+def test_dequantizing_keeps_names_that_a_nested_graph_reads(tmp_path: Path) -> None:
     info = onnx.helper.make_tensor_value_info
     branches = [
         onnx.helper.make_graph([node(op, ["a"], [name])], name, [], [info(name, 1, [None] * 4)])
@@ -372,7 +372,7 @@ def stored_codes(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray
     return {name: (tensors[p["codes"]], tensors[p["scales"]]) for name, p in planes.items()}
 
 
-def test_weights_that_were_solved_lose_less(tmp_path: Path) -> None:
+def test_solved_weights_lose_less_than_rounded_ones(tmp_path: Path) -> None:
     # Neighbours alike, as in pictures; 16-bit activations: what is lost is the weights'.
     noise = graphs.rng(21).standard_normal((96, 3, 20, 20)).astype(np.float32)
     pictures = np.lib.stride_tricks.sliding_window_view(noise, (5, 5), (2, 3)).mean((4, 5)) * 4
@@ -406,7 +406,7 @@ def test_weights_that_were_solved_lose_less(tmp_path: Path) -> None:
     assert sqnr_db(run(model, fresh), back) > sqnr_db(run(model, fresh), run(nearest, fresh)) + 1
 
 
-def test_rounding_to_nearest_is_what_the_format_does(tmp_path: Path) -> None:
+def test_solver_rtn_writes_the_codes_of_the_format(tmp_path: Path) -> None:
     options = {"balance": False, "bias_correction": False}
     _, model, output = static(tmp_path, activations="static", solver="rtn", proof=False, **options)
     original = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(model).graph.initializer}
@@ -417,7 +417,7 @@ def test_rounding_to_nearest_is_what_the_format_does(tmp_path: Path) -> None:
         np.testing.assert_array_equal(codes[name][0].reshape(32, -1), encoded.planes["codes"].astype(int) - 128)
 
 
-def test_solved_weights_go_with_kernels_left_in_float(tmp_path: Path) -> None:
+def test_kernels_left_in_float_keep_other_solved_weights(tmp_path: Path) -> None:
     bound = {"auto_exclude": True, "min_sqnr": 40.0}
     report, model, output = static(tmp_path, activations="static", solver="gptq", **bound)
     assert report.activations.solver == "gptq"
@@ -427,7 +427,7 @@ def test_solved_weights_go_with_kernels_left_in_float(tmp_path: Path) -> None:
     assert sqnr_db(run(model), run(output)) > start + 1
 
 
-def test_solved_weights_are_kept_where_held_out_samples_lose_less(tmp_path: Path) -> None:
+def test_solver_auto_takes_solved_weights_that_score_better(tmp_path: Path) -> None:
     report, _, _ = static(tmp_path, activations="static", solver="auto")
     assert report.passed, report.proof and report.proof.problems
     scores = report.activations.variants
@@ -439,7 +439,7 @@ def test_solved_weights_are_kept_where_held_out_samples_lose_less(tmp_path: Path
     assert set(report.activations.tried) == {"minmax"}
 
 
-def test_weights_that_cannot_be_solved_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_gptq_cannot_solve_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grams, "LARGEST", 8 * 500**2)
     (tmp_path / "plain").mkdir()
     _, _, nearest = static(tmp_path / "plain", activations="static", solver="rtn", proof=False)
@@ -452,7 +452,7 @@ def test_weights_that_cannot_be_solved_are_named(tmp_path: Path, monkeypatch: py
     assert onnxquant.info(output).activations.solver == "gptq"
 
 
-def test_a_solver_needs_samples(tmp_path: Path) -> None:
+def test_gptq_without_samples_is_refused(tmp_path: Path) -> None:
     model, _ = save(tmp_path)
     with pytest.raises(RecipeError, match="solver gptq needs"):
         onnxquant.quantize(model, tmp_path / "out.onnx", solver="gptq")

@@ -36,7 +36,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_an_archive_is_read_twice_alike(save: Callable[..., None], tmp_path: Path) -> None:
+def test_iterating_an_archive_twice_returns_the_same_samples(save: Callable[..., None], tmp_path: Path) -> None:
     x, rate = values(5, 3), np.arange(5)
     save(tmp_path / "f.npz", x=x, rate=rate)
     feeds = open_feeds(tmp_path / "f.npz", [X, RATE], limit=4)
@@ -60,7 +60,7 @@ def test_an_archive_is_not_read_into_memory(save: Callable[..., None], tmp_path:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_arrays_in_fortran_order(save: Callable[..., None], tmp_path: Path) -> None:
+def test_arrays_in_fortran_order_are_read(save: Callable[..., None], tmp_path: Path) -> None:
     x = np.asfortranarray(values(4, 3))
     save(tmp_path / "f.npz", x=x)
     assert np.array_equal(np.concatenate([f["x"] for f in open_feeds(tmp_path / "f.npz", [X])]), x)
@@ -71,7 +71,7 @@ dtypes = st.sampled_from([np.float32, np.float64, np.float16, ">f4", np.int64, n
 
 @settings(max_examples=60, deadline=None)
 @given(st.data(), dtypes, st.integers(1, 5), st.lists(st.integers(0, 4), max_size=3), st.booleans())
-def test_any_array_comes_back(
+def test_any_array_is_read_back_unchanged(
     tmp_path_factory: Any, data: Any, dtype: Any, count: int, rest: list[int], packed: bool
 ) -> None:
     array = data.draw(
@@ -99,7 +99,7 @@ def test_any_array_comes_back(
     assert all(same(a, b) for a, b in zip(open_feeds(path.with_suffix(".npy"), [spec]), feeds, strict=True))
 
 
-def test_batches_and_fixed_batches(tmp_path: Path) -> None:
+def test_batch_axes_open_and_fixed(tmp_path: Path) -> None:
     """One axis more: each entry is a batch. A model with a batch of 2: two entries are one."""
     np.savez(tmp_path / "f.npz", x=values(4, 5, 3))
     assert [f["x"].shape for f in open_feeds(tmp_path / "f.npz", [X])] == [(5, 3)] * 4
@@ -112,7 +112,7 @@ def test_batches_and_fixed_batches(tmp_path: Path) -> None:
         read(tmp_path / "h.npz", [Input("x", "tensor(float)", (2, 3))], None)
 
 
-def test_folders(tmp_path: Path) -> None:
+def test_folders_hold_one_sample_per_file(tmp_path: Path) -> None:
     one, many = tmp_path / "one", tmp_path / "many"
     one.mkdir(), many.mkdir()
     for i in range(3):
@@ -128,7 +128,7 @@ def test_folders(tmp_path: Path) -> None:
         open_feeds(many, [X, RATE])
 
 
-def test_zero_sized_batches(tmp_path: Path) -> None:
+def test_zero_sized_batches_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((0, 3), np.float32))
     assert [f["x"].shape for f in open_feeds(tmp_path, [X])] == [(0, 3)]
     with pytest.raises(FeedError, match=r"shape \[0, 3\], expected \[1, 3\]"):
@@ -143,7 +143,7 @@ def test_optional_inputs_may_be_missing() -> None:
     assert both["bias"].dtype == np.float32 and both["maybe"].shape == (3,)
 
 
-def test_strings_and_integers() -> None:
+def test_strings_and_integers_are_converted_to_the_input_type() -> None:
     text = Input("text", "tensor(string)", ("n",))
     assert read([{"text": ["a", "b"]}], [text], None)[0]["text"].tolist() == ["a", "b"]
     with pytest.raises(FeedError, match=r"is int64, expected tensor\(string\)"):
@@ -222,7 +222,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_data(kind: str, tmp_path: Path) -> None:
+def test_bad_data_is_refused_with_its_reason(kind: str, tmp_path: Path) -> None:
     make, says = BAD[kind]
     data = make(tmp_path)
     with pytest.raises(FeedError, match=says) as caught:
@@ -236,7 +236,7 @@ def test_preprocess_is_only_for_images_and_texts(tmp_path: Path) -> None:
             open_feeds(data, [X], preprocess="size=3")
 
 
-def test_too_few(tmp_path: Path) -> None:
+def test_too_few_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FeedError, match="holds 2 samples, expected at least 3"):
         open_feeds(npz(x=values(2, 3))(tmp_path), [X], least=3)
 
@@ -278,7 +278,7 @@ def test_a_generator_is_kept_up_to_the_limit() -> None:
     assert same(list(again)[4], list(again)[4])
 
 
-def test_a_callable_may_give_arrays() -> None:
+def test_a_function_may_return_a_mapping_of_arrays() -> None:
     assert len(open_feeds(lambda: {"x": values(4, 3)}, [X])) == 4
     assert next(iter(open_feeds(lambda: [values(1, 3)], [X])))["x"].shape == (1, 3)
 
@@ -325,7 +325,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def test_module_and_function(module: str) -> None:
+def test_module_and_function_name_samples(module: str) -> None:
     import sys
 
     before = list(sys.path)
@@ -348,7 +348,7 @@ def test_module_and_function(module: str) -> None:
         ("{}_broken:samples", "importing it fails with ModuleNotFoundError: No module named 'no_such_module_at_all'"),
     ],
 )
-def test_bad_module_and_function(module: str, name: str, says: str) -> None:
+def test_bad_references_to_functions_are_refused(module: str, name: str, says: str) -> None:
     with pytest.raises(FeedError, match=says):
         read(name.format(module), [X], None)
 

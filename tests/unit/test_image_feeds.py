@@ -38,7 +38,7 @@ def one(data: Path, spec: Input, preprocess: Any = None) -> NDArray[Any]:
     return read(data, [spec], None, preprocess)[0][spec.name]
 
 
-def test_defaults_follow_the_input_and_are_said(tmp_path: Path) -> None:
+def test_defaults_follow_the_input_and_are_reported(tmp_path: Path) -> None:
     image = pixels(8, 6)
     feeds = open_feeds(folder(tmp_path / "a", image), [NCHW])
     got = next(iter(feeds))["image"]
@@ -49,7 +49,7 @@ def test_defaults_follow_the_input_and_are_said(tmp_path: Path) -> None:
     assert np.array_equal(one(tmp_path / "a", NHWC), (image / 255)[None].astype(np.float32))
 
 
-def test_mean_std_scale_and_order(tmp_path: Path) -> None:
+def test_mean_std_scale_and_order_are_applied(tmp_path: Path) -> None:
     image = pixels(8, 6)
     data = folder(tmp_path / "a", image)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -72,7 +72,7 @@ def test_integer_inputs_take_pixels(tmp_path: Path) -> None:
         one(data, byte, "mean=128")
 
 
-def test_three_axes_and_gray(tmp_path: Path) -> None:
+def test_inputs_of_three_axes_and_gray_images(tmp_path: Path) -> None:
     image = pixels(8, 6)
     data = folder(tmp_path / "a", image)
     assert one(data, Input("image", "tensor(float)", (3, 8, 6))).shape == (3, 8, 6)
@@ -95,7 +95,7 @@ def test_crop_takes_the_centre(tmp_path: Path) -> None:
         one(data, NHWC, "shorter=4")
 
 
-def test_stretch_and_pad(tmp_path: Path) -> None:
+def test_stretch_and_pad_fill_the_size(tmp_path: Path) -> None:
     flat = np.full((4, 6, 3), 200, np.uint8)
     data = folder(tmp_path / "a", flat)
     assert (one(data, NHWC, "resize=stretch,scale=1") == 200).all()
@@ -112,7 +112,7 @@ def test_box_resampling_is_the_mean(tmp_path: Path) -> None:
     assert np.array_equal(got, np.rint(got)) and not np.array_equal(got, mean)
 
 
-def test_open_sizes(tmp_path: Path) -> None:
+def test_images_keep_their_size_where_the_input_is_open(tmp_path: Path) -> None:
     equal = folder(tmp_path / "a", pixels(5, 9), pixels(5, 9, 1))
     feeds = open_feeds(equal, [OPEN])
     assert [f["image"].shape for f in feeds] == [(1, 3, 5, 9)] * 2 and "resize=none" in feeds.origin.assumed
@@ -139,12 +139,12 @@ def test_one_side_follows_the_proportions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jpg", "bmp", "webp", "PNG"])
-def test_endings(ending: str, tmp_path: Path) -> None:
+def test_every_image_ending_is_read(ending: str, tmp_path: Path) -> None:
     flat = np.full((8, 6, 3), 100, np.uint8)
     assert np.abs(one(folder(tmp_path / "a", flat, ending=ending), NHWC, "scale=1") - 100).max() <= 3
 
 
-def test_modes_and_rotation(tmp_path: Path) -> None:
+def test_image_modes_are_converted_and_rotations_applied(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     image = pixels(8, 6)
     opaque = np.concatenate([image, np.full((8, 6, 1), 255, np.uint8)], -1)
@@ -159,7 +159,7 @@ def test_modes_and_rotation(tmp_path: Path) -> None:
     assert all(np.array_equal(gray[..., c], image[..., 0]) for c in range(3))
 
 
-def test_descriptions_in_files(tmp_path: Path) -> None:
+def test_descriptions_are_read_from_files_texts_and_mappings(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text('size = [8, 6]\nmean = [0.5, 0.5, 0.5]\nresize = "stretch"\n')
     (tmp_path / "p.yaml").write_text("size: 8x6\nmean: [0.5, 0.5, 0.5]\nresize: stretch\n")
     data = folder(tmp_path / "a", pixels(20, 20))
@@ -194,12 +194,12 @@ def test_descriptions_in_files(tmp_path: Path) -> None:
         ("gone.toml", "preprocess: gone.toml: cannot be read"),
     ],
 )
-def test_bad_descriptions(preprocess: str, says: str, tmp_path: Path) -> None:
+def test_bad_descriptions_are_refused(preprocess: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(FeedError, match=says):
         open_feeds(folder(tmp_path / "a", pixels(8, 6)), [NCHW], preprocess=preprocess)
 
 
-def test_a_damaged_description(tmp_path: Path) -> None:
+def test_a_damaged_description_is_refused(tmp_path: Path) -> None:
     data = folder(tmp_path / "a", pixels(8, 6))
     for name, content in (("p.toml", "size = ["), ("p.yaml", "size: [")):
         (tmp_path / name).write_text(content)
@@ -207,7 +207,7 @@ def test_a_damaged_description(tmp_path: Path) -> None:
             open_feeds(data, [NCHW], preprocess=tmp_path / name)
 
 
-def test_bad_images(tmp_path: Path) -> None:
+def test_bad_images_are_refused(tmp_path: Path) -> None:
     data = folder(tmp_path / "a", pixels(8, 6), pixels(8, 6))
     (data / "1.png").write_bytes((data / "0.png").read_bytes()[:90])
     with pytest.raises(FeedError, match=r"1\.png: cannot be read as an image"):
@@ -222,7 +222,7 @@ def test_bad_images(tmp_path: Path) -> None:
         open_feeds(deep, [NCHW])
 
 
-def test_inputs_that_are_no_images(tmp_path: Path) -> None:
+def test_models_without_an_image_input_are_refused(tmp_path: Path) -> None:
     data = folder(tmp_path / "a", pixels(8, 6))
     for inputs, says in (
         ([Input("ids", "tensor(int64)", ("n", 3))], "no input is an image .*the model takes ids"),
@@ -235,21 +235,21 @@ def test_inputs_that_are_no_images(tmp_path: Path) -> None:
             open_feeds(data, inputs)
 
 
-def test_arrays_and_images_in_one_folder(tmp_path: Path) -> None:
+def test_a_folder_of_arrays_and_images_is_refused(tmp_path: Path) -> None:
     data = folder(tmp_path / "a", pixels(8, 6))
     np.save(data / "x.npy", pixels(8, 6))
     with pytest.raises(FeedError, match=r"holds both arrays \(x\.npy\) and images \(0\.png\)"):
         open_feeds(data, [NCHW])
 
 
-def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_without_pillow_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, find = folder(tmp_path / "a", pixels(8, 6)), importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "PIL" else find(name))
     with pytest.raises(FeedError, match=r"needs Pillow: pip install 'onnxquant\[images\]'"):
         open_feeds(data, [NCHW])
 
 
-def test_on_the_command_line(default_model: Path, tmp_path: Path) -> None:
+def test_preprocess_on_the_command_line(default_model: Path, tmp_path: Path) -> None:
     data = folder(tmp_path / "a", *(pixels(30, 40, i) for i in range(3)))
     out = tmp_path / "out.onnx"
     given = ["--data", str(data), "--preprocess", "order=GRAY,resize=stretch"]

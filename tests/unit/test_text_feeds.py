@@ -55,7 +55,7 @@ def text(folder: Path, *lines: str) -> Path:
     return folder / "texts.txt"
 
 
-def test_strings_go_in_as_they_are(tmp_path: Path) -> None:
+def test_string_inputs_take_the_lines_themselves(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_bytes("\ufefffirst\r\n\r\n  second \nlast".encode())
     for shape, wanted in (((), "first"), (("n",), ["first"]), ((1, 1), [["first"]])):
         spec = Input("text", "tensor(string)", shape)
@@ -64,7 +64,7 @@ def test_strings_go_in_as_they_are(tmp_path: Path) -> None:
     assert [f["text"][0, 0] for f in feeds] == ["first", "  second ", "last"]
 
 
-def test_bert_tokens_are_those_of_tokenizers(word_piece: Path, tmp_path: Path) -> None:
+def test_bert_tokens_equal_those_of_the_tokenizers_package(word_piece: Path, tmp_path: Path) -> None:
     oracle = tokenizers.Tokenizer.from_file(str(word_piece))
     feeds = open_feeds(text(tmp_path, *LINES), BERT)
     assert list(feeds.origin.assumed) == [f"tokenizer={word_piece}", "max_length=512"]
@@ -76,7 +76,7 @@ def test_bert_tokens_are_those_of_tokenizers(word_piece: Path, tmp_path: Path) -
     assert [len(WORDS) > int(f["input_ids"].max()) > 3 for f in feeds] == [True, True, True, False]
 
 
-def test_lengths_and_other_inputs(word_piece: Path, tmp_path: Path) -> None:
+def test_tokens_are_cut_and_padded_and_fill_other_inputs(word_piece: Path, tmp_path: Path) -> None:
     data = text(tmp_path, *LINES)
     cut = read(data, BERT, None, "max_length=5")[0]
     assert cut["input_ids"].shape == (1, 5) and cut["input_ids"][0, -1] == 3  # [SEP] stays
@@ -93,7 +93,7 @@ def test_lengths_and_other_inputs(word_piece: Path, tmp_path: Path) -> None:
         open_feeds(data, [*BERT, Input("pixels", "tensor(int64)", ("n", "length"))])
 
 
-def test_other_tokenizers_go_through_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_tokenizers_run_in_the_tokenizers_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     made.enable_padding(length=10)
@@ -124,7 +124,7 @@ def bert_model(path: Path, **attributes: Any) -> Path:
     return path
 
 
-def test_a_tokenizer_model(word_piece: Path, tmp_path: Path) -> None:
+def test_an_onnx_model_tokenizes(word_piece: Path, tmp_path: Path) -> None:
     data = text(tmp_path, *LINES)
     through_json = read(data, BERT, None, f"tokenizer={word_piece}")
     bert_model(tmp_path / "tokenizer.onnx", do_lower_case=1, strip_accents=1)
@@ -132,7 +132,7 @@ def test_a_tokenizer_model(word_piece: Path, tmp_path: Path) -> None:
     assert all(np.array_equal(a["input_ids"], b["input_ids"]) for a, b in zip(through_json, through_model, strict=True))
 
 
-def test_bad_texts_and_tokenizers(word_piece: Path, tmp_path: Path) -> None:
+def test_bad_texts_and_tokenizers_are_refused(word_piece: Path, tmp_path: Path) -> None:
     data = text(tmp_path, *LINES)
     model = onnx.helper.make_model(
         onnx.helper.make_graph(

@@ -69,7 +69,7 @@ class Origin:
     """The origin of samples, for reports and files of statistics.
 
     Attributes:
-        source: the file, the folder, the function or ``data``; ``synthetic`` for made-up samples.
+        source: the file, the folder, the function or ``data``; ``synthetic`` for synthetic samples.
         samples: number of samples.
         kind: ``images`` or ``text``; None: arrays.
         preprocess: steps that made inputs of images.
@@ -90,7 +90,7 @@ class Origin:
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the samples were made up."""
+        """Whether the samples are synthetic."""
         return self.seed is not None
 
 

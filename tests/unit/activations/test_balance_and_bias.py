@@ -66,7 +66,7 @@ def balanced(proto: onnx.ModelProto) -> tuple[Document, dict[str, float]]:
 
 
 @pytest.mark.parametrize(("clamp", "bound"), [("Clip", 6.0), ("Relu", None)])
-def test_balancing_widens_narrow_channels_and_leaves_outputs_alone(clamp: str, bound: float | None) -> None:
+def test_balancing_widens_narrow_channels_and_does_not_change_outputs(clamp: str, bound: float | None) -> None:
     proto = depthwise(clamp)
     before = largest(proto, "r")
     assert before.max() > 5 * before.min()
@@ -80,7 +80,7 @@ def test_balancing_widens_narrow_channels_and_leaves_outputs_alone(clamp: str, b
 
 
 @pytest.mark.parametrize("case", ["no clamp", "negative bound", "output", "second reader", "not depthwise"])
-def test_what_cannot_be_balanced_is_left(case: str) -> None:
+def test_channels_that_cannot_be_balanced_do_not_change(case: str) -> None:
     proto = depthwise({"no clamp": "none", "negative bound": "low"}.get(case, "Clip"))
     if case == "output":
         proto = depthwise("Clip", r="float32")
@@ -98,7 +98,7 @@ def test_what_cannot_be_balanced_is_left(case: str) -> None:
     )
 
 
-def test_a_channel_that_is_always_zero_is_not_blown_up() -> None:
+def test_the_factor_of_a_channel_that_is_always_zero_is_bounded() -> None:
     proto = depthwise()
     tensors = {t.name: t for t in proto.graph.initializer}
     for name in ("w", "b"):
@@ -119,7 +119,7 @@ def rounded(values_: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return (np.rint(values_ / step) * step).astype(np.float32)
 
 
-def test_biases_take_up_the_mean_error() -> None:
+def test_corrected_biases_remove_the_mean_error() -> None:
     proto = depthwise("Relu")
     document = load(proto)
     placement = place(GraphEditor(document.proto.graph))
@@ -159,7 +159,7 @@ def test_biases_take_up_the_mean_error() -> None:
     assert moved > 1e-2  # there was an error to take up
 
 
-def test_gemm_without_a_bias_gets_one(tmp_path: Path) -> None:
+def test_bias_correction_adds_a_bias_to_a_gemm_without_one(tmp_path: Path) -> None:
     proto = graphs.model(
         [node("Gemm", ["x", "w"], ["y"], transB=1)], {"x": ("float32", ["n", 6])}, {"y": "float32"}, {"w": weight(3, 6)}
     )

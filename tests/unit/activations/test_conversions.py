@@ -73,7 +73,7 @@ def graph(*between: onnx.NodeProto) -> onnx.ModelProto:
     ],
     ids=["ends", "float ops", "weight", "two scales"],
 )
-def test_reasons(nodes: list[onnx.NodeProto], reasons: list[str]) -> None:
+def test_each_leftover_conversion_has_its_reason(nodes: list[onnx.NodeProto], reasons: list[str]) -> None:
     assert [row.reason for row in conversions(graph(*nodes))] == reasons
 
 
@@ -99,7 +99,7 @@ def proof(**decibels: float) -> Proof:
     return Proof(outputs=outputs, kernels=RunOps(stock={"Relu": 2}))
 
 
-def test_warnings() -> None:
+def test_warnings_about_speed_and_saturation() -> None:
     record = StaticRecord("uint8", symmetric=False, integer_kernels=1)
     assert not activation_warnings(None, proof())
     assert not activation_warnings(record, proof(float_vs_unoptimized=30.0, float_vs_deployed=27.5))

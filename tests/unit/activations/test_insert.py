@@ -86,7 +86,7 @@ MODELS = {"residual": residual, "captured": captured, "float reader": float_read
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("codes", [Codes(), Codes(8, True), Codes(8, True, True), Codes(8, False, True)], ids=str)
-def test_structure(make: Any, codes: Codes) -> None:
+def test_conversions_stand_around_integer_ops_alone(make: Any, codes: Codes) -> None:
     before = make()
     made = inserted(before, FEED, codes)
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(made, strict_mode=True, data_prop=True), full_check=True)
@@ -121,14 +121,14 @@ def test_outputs_are_those_of_the_reference_and_optimizing_changes_little(make: 
         assert 25 < sqnr_db(value, plain[name]) < 70
 
 
-def test_moves_take_the_scale_of_what_they_move() -> None:
+def test_moves_have_the_scale_of_their_input() -> None:
     made = inserted(residual(), FEED)
     sides = {n.input[0]: list(n.input[1:]) for n in marked(made, "QuantizeLinear")}
     assert sides["b"] == sides["p"]
     assert len({tuple(s) for s in sides.values()}) == len(sides) - 1
 
 
-def test_names_that_others_know_keep_the_rounded_values() -> None:
+def test_outputs_and_captured_names_hold_the_rounded_values() -> None:
     before = captured()
     made = inserted(before, FEED)
     assert {"a/exact"} <= {o for n in made.graph.node for o in n.output}
@@ -138,14 +138,14 @@ def test_names_that_others_know_keep_the_rounded_values() -> None:
     assert not np.array_equal(outputs(made, FEED)["a"], outputs(before, FEED)["a"])
 
 
-def test_a_reader_in_float_keeps_the_input_and_takes_the_rounded_tensor() -> None:
+def test_a_float_reader_reads_the_plain_input_and_the_rounded_tensor() -> None:
     made = inserted(float_reader(), FEED)
     read = {n.output[0]: n.input[0] for n in made.graph.node if n.op_type == "Erf"}
     assert read["f"] == "x"  # not made by a unit: no reason to round it for those that need no codes
     assert read["g"] == "a/dequantized"
 
 
-def test_codes_are_those_of_float64_arithmetic() -> None:
+def test_codes_equal_those_of_float64_arithmetic() -> None:
     before = residual()
     made = inserted(before, FEED)
     found = {n.input[0]: n for n in marked(made, "QuantizeLinear")}
@@ -157,7 +157,7 @@ def test_codes_are_those_of_float64_arithmetic() -> None:
     assert np.array_equal(codes[sure], np.clip(np.rint(x) + int(zero), 0, 255)[sure])
 
 
-def test_sixteen_bits_leave_only_float_errors() -> None:
+def test_sixteen_bit_codes_have_only_float_errors() -> None:
     before = graphs.model(
         [conv("x", "a"), conv("a", "y")], {"x": X}, {"y": "float32"}, {"w": 4 * weight(4, 4, 3, 3)}, opset=21
     )

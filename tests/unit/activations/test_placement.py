@@ -37,7 +37,7 @@ def ops(found: Placement) -> list[str]:
     return [u.node.op_type for u in found.units]
 
 
-def test_a_residual_add_computes_on_integers_and_so_does_not_the_last_one() -> None:
+def test_an_add_between_kernels_is_integer_and_the_last_one_is_float() -> None:
     found = placed(
         model(
             [
@@ -73,7 +73,7 @@ def test_concat_has_a_scale_of_its_own() -> None:
     assert found.sources == ["x", "a", "b", "c", "y"]
 
 
-def test_squeeze_and_excitation() -> None:
+def test_squeeze_and_excitation_computes_on_integers() -> None:
     nodes = [
         conv("x", "a"),
         node("GlobalAveragePool", ["a"], ["p"]),
@@ -87,7 +87,7 @@ def test_squeeze_and_excitation() -> None:
     assert set(found.tensors) == {"x", "a", "p", "q", "s", "m", "y"}
 
 
-def test_moves_share_the_scale_of_what_they_move() -> None:
+def test_moves_share_the_range_of_their_input() -> None:
     nodes = [
         conv("x", "a"),
         node("Relu", ["a"], ["r"]),
@@ -108,7 +108,7 @@ def test_moves_before_the_first_kernel_and_after_the_last_stay_in_float() -> Non
 
 
 @pytest.mark.parametrize("tail", [[], [node("Identity", ["b"], ["y"])], [conv("b", "y")]], ids=["out", "float", "conv"])
-def test_a_clamp_after_a_kernel_is_its_codes_bound(tail: list[onnx.NodeProto]) -> None:
+def test_the_bounds_of_a_clamp_after_a_kernel_become_those_of_its_codes(tail: list[onnx.NodeProto]) -> None:
     output = "y" if tail else "b"
     clip = node("Clip", ["a", "low", "high"], ["b"])
     bounds = {"low": np.float32(0), "high": np.float32(6)}
@@ -118,7 +118,7 @@ def test_a_clamp_after_a_kernel_is_its_codes_bound(tail: list[onnx.NodeProto]) -
     assert "a" not in found.tensors
 
 
-def test_a_clamp_is_a_node_of_its_own_where_its_input_is_read_again() -> None:
+def test_a_clamp_stays_a_node_where_its_input_is_read_again() -> None:
     nodes = [conv("x", "a"), node("Relu", ["a"], ["b"]), conv("b", "c"), node("Sub", ["c", "a"], ["y"])]
     found = placed(model(nodes, "y"))
     assert not any(u.clamps for u in found.units)
@@ -131,7 +131,7 @@ def test_symmetric_codes_cannot_clamp() -> None:
     assert found.tensors["a"].produced and not found.tensors["b"].produced
 
 
-def test_a_relu_after_a_gemm_that_gives_floats_stays() -> None:
+def test_a_relu_after_a_gemm_with_float_output_stays() -> None:
     proto = graphs.model(
         [node("Gemm", ["x", "w", "c"], ["a"]), node("Relu", ["a"], ["y"])],
         {"x": ("float32", [1, 8])},
@@ -143,7 +143,7 @@ def test_a_relu_after_a_gemm_that_gives_floats_stays() -> None:
     assert found.split_gemms == ("a",)
 
 
-def test_gemm_with_c_is_split_only_where_it_gives_floats() -> None:
+def test_a_gemm_with_c_is_split_only_where_its_output_is_float() -> None:
     proto = graphs.model(
         [
             node("Gemm", ["x", "w", "c"], ["a"]),
@@ -160,14 +160,14 @@ def test_gemm_with_c_is_split_only_where_it_gives_floats() -> None:
     assert set(found.tensors) == {"x", "b"}
 
 
-def test_a_reader_in_float_takes_the_values_that_everybody_gets() -> None:
+def test_a_float_reader_of_a_codes_tensor_reads_the_rounded_values() -> None:
     nodes = [conv("x", "a"), conv("a", "b"), node("Erf", ["a"], ["c"]), node("Sub", ["b", "c"], ["y"])]
     found = placed(model(nodes, "y"))
     assert ops(found) == ["Conv", "Conv"]
     assert found.tensors["a"].readers == {"b"} and found.tensors["a"].produced
 
 
-def test_names_may_be_absent() -> None:
+def test_nodes_without_names_are_excluded_by_their_output() -> None:
     nodes = [conv("x", "a"), conv("a", "y")]
     assert all(not n.name for n in nodes)
     found = placed(model(nodes, "y"), "a")
@@ -175,7 +175,7 @@ def test_names_may_be_absent() -> None:
     assert [u.name for u in found.units] == ["y"]
 
 
-def test_excluded_by_name_or_output() -> None:
+def test_kernels_are_excluded_by_name_or_output() -> None:
     proto = model([conv("x", "a", "first"), conv("a", "y", "second")], "y")
     for key in ("first", "a"):
         found = placed(proto, key)
@@ -196,7 +196,7 @@ def test_excluded_by_name_or_output() -> None:
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_what_has_no_integer_kernel_says_why(made: onnx.NodeProto, reason: str) -> None:
+def test_kernels_that_stay_in_float_have_a_cause_and_a_reason(made: onnx.NodeProto, reason: str) -> None:
     constants = {"w": weight(5, 5), "c": weight(5), "full": weight(5, 5), "stack": weight(1, 5, 5)}
     used = {k: v for k, v in constants.items() if k in made.input}
     found = placed(graphs.model([made], {"x": ("float32", [5, 5])}, {"y": "float32"}, used))

@@ -11,7 +11,7 @@ from onnxquant.numerics.difference import rescaled_like
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(True, False), (False, True), (True, True)], ids=str)
-def test_factors_are_found_and_errors_are_left(rows: bool, cols: bool) -> None:
+def test_channel_factors_are_recovered_and_errors_are_not_explained_away(rows: bool, cols: bool) -> None:
     w = graphs.weight(40, 60)
     factors = np.geomspace(0.01, 30, 40)[:, None] ** rows * np.geomspace(9, 0.3, 60) ** cols
     noise = 1e-3 * graphs.rng(1).standard_normal(w.shape) * np.abs(w).mean() * factors
@@ -22,7 +22,7 @@ def test_factors_are_found_and_errors_are_left(rows: bool, cols: bool) -> None:
     assert sqnr_db(w, decoded) < 20
 
 
-def test_another_weight_is_not_explained() -> None:
+def test_an_unrelated_weight_is_not_taken_for_a_rescaled_one() -> None:
     w, other = graphs.weight(40, 60), graphs.weight(40, 60, seed=9)
     assert sqnr_db(rescaled_like(w, other), other) < 3
     damaged = w.copy()
@@ -30,7 +30,7 @@ def test_another_weight_is_not_explained() -> None:
     assert sqnr_db(rescaled_like(w, damaged), damaged) < 25
 
 
-def test_zeros_stay_zeros() -> None:
+def test_zeros_of_a_rescaled_weight_stay_zeros() -> None:
     w = graphs.weight(5, 6)
     w[2] = 0
     w[:, 1] = 0

@@ -27,7 +27,7 @@ def scalar(x: list[int], w: list[int]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("contracted", [1, 2, 7, 64])
-def test_products_are_those_of_the_scalar_instruction(contracted: int) -> None:
+def test_emulated_products_equal_those_of_the_scalar_instruction(contracted: int) -> None:
     rng = graphs.rng(contracted)
     x = rng.choice([0, 1, 128, 254, 255], (9, contracted)).astype(np.uint8)
     w = rng.choice([-128, -127, -64, 0, 3, 127], (11, contracted)).astype(np.int8)
@@ -74,7 +74,7 @@ def codes_of(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize(
     "padding", [{"pads": [1, 0, 2, 1]}, {"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}], ids=str
 )
-def test_every_output_of_a_convolution(group: int, padding: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulation_computes_every_output_of_a_convolution(group: int, padding: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saturation, "_POSITIONS", 10_000)
     rng = graphs.rng(group)
     weight = rng.integers(-128, 128, (4, 6 // group, 3, 2)).astype(np.int8)
@@ -117,7 +117,7 @@ def test_every_output_of_a_convolution(group: int, padding: dict[str, Any], monk
 
 
 @pytest.mark.parametrize("op", ["MatMul", "Gemm", "Gemm transposed"])
-def test_every_output_of_a_product(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulation_computes_every_output_of_a_product(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saturation, "_POSITIONS", 10_000)
     rng = graphs.rng(5)
     weight = rng.integers(-128, 128, (12, 5)).astype(np.int8)

@@ -25,7 +25,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def test_images_give_the_ranges_of_their_arrays(images: Path, default_model: Path) -> None:
+def test_ranges_from_images_equal_those_of_their_arrays(images: Path, default_model: Path) -> None:
     preprocess = "resize=stretch,resample=nearest,mean=0.5,std=0.25"
     statistics = onnxquant.calibrate(default_model, images, methods=("minmax",), preprocess=preprocess)
     arrays = [

@@ -52,7 +52,7 @@ floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 @pytest.mark.parametrize("isa", native.isas())
 @settings(max_examples=60, deadline=None)
 @given(parts=st.lists(hnp.arrays(np.float32, st.integers(0, 70), elements=floats), max_size=5))
-def test_any_values(isa: str, parts: list[NDArray[np.float32]]) -> None:
+def test_the_library_observes_any_values_as_numpy_does(isa: str, parts: list[NDArray[np.float32]]) -> None:
     native.set_isa(isa)
     try:
         check(parts)
@@ -63,7 +63,7 @@ def test_any_values(isa: str, parts: list[NDArray[np.float32]]) -> None:
 @pytest.mark.parametrize("isa", native.isas())
 @pytest.mark.parametrize("pieces", [1, 2, 5, 1000])
 @pytest.mark.parametrize("size", [1, 8191, 8192, 8193, 100_003])
-def test_any_pieces(isa: str, pieces: int, size: int) -> None:
+def test_the_number_of_pieces_changes_no_statistic(isa: str, pieces: int, size: int) -> None:
     rng = np.random.default_rng(size)
     # The largest values come late, so that histograms grow within a tensor and between tensors.
     wild = rng.normal(size=size) * np.exp(np.linspace(-5, 9, size))
@@ -74,13 +74,13 @@ def test_any_pieces(isa: str, pieces: int, size: int) -> None:
         native.set_isa(None)
 
 
-def test_extremes_of_float32() -> None:
+def test_extreme_float32_values_are_observed_as_in_numpy() -> None:
     tiny = np.array([-1e-45, 1e-45, -1e-30, 1e-30, -0.0, 0.0, 1.1754944e-38], np.float32)
     check([tiny, np.array([3.4028235e38, -3.4028235e38], np.float32), -tiny])
     check([np.full(20_000, 3.4028235e38, np.float32), np.full(20_000, -1e-45, np.float32)], 3)
 
 
-def test_handles_are_checked() -> None:
+def test_wrong_handles_of_observers_are_refused() -> None:
     library = CompiledObserver(histogram=False)
     with pytest.raises(NativeLibraryError, match="there is no observer 987654321"):
         native.call("observer_free", compiled_._INT(987654321))
@@ -129,7 +129,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_sessions_see_the_same(model: Path, threads: int) -> None:
+def test_observers_in_a_session_equal_those_in_numpy(model: Path, threads: int) -> None:
     wanted = dict.fromkeys(("x", "i", "m", "y", "h"), METHODS)
     fast = collect(model, Made(), wanted, threads=threads)
     slow = collect(model, Made(), wanted, threads=threads, settings=CollectSettings(compiled=False))
@@ -141,7 +141,7 @@ def test_sessions_see_the_same(model: Path, threads: int) -> None:
             assert same(one, there[key]), (tensor, key)
 
 
-def test_some_methods_in_the_library_and_others_not(model: Path) -> None:
+def test_library_and_numpy_observers_share_a_session(model: Path) -> None:
     wanted = {"m": (*METHODS, "absmean", "gram")}
     fast, slow = (collect(model, Made(), wanted, settings=CollectSettings(compiled=c)) for c in (True, False))
     for key, one in fast.accumulators("m").items():
@@ -149,7 +149,7 @@ def test_some_methods_in_the_library_and_others_not(model: Path) -> None:
 
 
 @pytest.mark.parametrize(("bad", "words"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
-def test_tensors_that_are_not_finite_are_left_out(model: Path, bad: float, words: str) -> None:
+def test_tensors_that_are_not_finite_are_skipped(model: Path, bad: float, words: str) -> None:
     for compiled in (True, False):
         statistics = collect(
             model, Made(bad), dict.fromkeys(("x", "i"), METHODS), settings=CollectSettings(compiled=compiled)
@@ -182,7 +182,7 @@ def test_interrupted_runs_resume_to_the_same(
             assert same(one, whole.accumulators(tensor)[key])
 
 
-def test_a_node_of_nobody_is_refused(model: Path) -> None:
+def test_an_observe_node_with_an_unknown_handle_is_refused(model: Path) -> None:
     from onnxquant import runtime
 
     proto = onnx.load(model)
@@ -235,7 +235,7 @@ def test_blocked_tensors_hold_the_same_values(tmp_path: Path, channels: int) -> 
         assert moved <= 2 + one["moments"].count // 100
 
 
-def test_observers_read_whole_blocks_and_no_others() -> None:
+def test_observers_read_blocked_tensors_only_where_all_blocks_are_full() -> None:
     def graph(channels: int) -> onnx.ModelProto:
         node = onnx.helper.make_node
         reorder = node("ReorderOutput", ["blocked"], ["plain"], domain="com.microsoft.nchwc", channels=channels)

@@ -188,7 +188,7 @@ def test_entropy_is_the_best_candidate_of_the_slides(name: str) -> None:
 @each_data
 @pytest.mark.parametrize("method", ["entropy", "mse", "percentile", "mean-std", "minmax", "moving-average"])
 @each_grid
-def test_ranges_hold_zero_and_no_more_than_was_seen(name: str, method: str, grid: ActivationGrid) -> None:
+def test_ranges_contain_zero_and_lie_within_the_values_seen(name: str, method: str, grid: ActivationGrid) -> None:
     x = DATA[name]
     low, high = ranges(method, x, grid)
     assert low <= 0 <= high
@@ -307,7 +307,7 @@ def test_values_that_are_not_finite_are_refused(name: str, bad: float, words: st
 
 
 @pytest.mark.parametrize("name", ranging())
-def test_nothing_seen_gives_no_range_and_zeros_give_zero(name: str) -> None:
+def test_an_empty_observer_has_no_range_and_zeros_have_an_empty_one(name: str) -> None:
     observer = observer_named(name)()
     observer.update(np.zeros((0, 3), np.float32))
     with pytest.raises(StatisticsError, match="no values"):
@@ -317,7 +317,7 @@ def test_nothing_seen_gives_no_range_and_zeros_give_zero(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_other_floats_are_taken(dtype: str) -> None:
+def test_other_float_types_are_observed(dtype: str) -> None:
     import ml_dtypes
 
     x = DATA["normal"][:1000].astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
@@ -379,7 +379,7 @@ def test_merging_is_exact_in_any_order(kind: str, parts: list[NDArray[np.float32
 
 @settings(max_examples=150, deadline=None)
 @given(values=hnp.arrays(np.float32, st.integers(1, 60), elements=floats))
-def test_histogram_is_exact_whatever_the_values(values: NDArray[np.float32]) -> None:
+def test_histogram_counts_are_exact_for_any_values(values: NDArray[np.float32]) -> None:
     """Against integer arithmetic: bin k of value n / d is the whole part of its magnitude over the width."""
     histogram = Histogram()
     for value in values:  # one at a time: it grows on the way
@@ -408,7 +408,7 @@ def test_growing_keeps_counts_of_extreme_values() -> None:
 
 
 @pytest.mark.parametrize("name", [*registry(), "absmean:0", "gram:0"])
-def test_states_go_around(name: str) -> None:
+def test_states_round_trip(name: str) -> None:
     observer = make([name])[name]
     x = RNG.normal(size=(4, 3)).astype(np.float32)
     observer.update(x)

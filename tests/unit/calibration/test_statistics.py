@@ -36,7 +36,7 @@ def ranges(statistics: Statistics) -> list[tuple[float, float]]:
     return [statistics.range("a/b:0", method, grid) for method in ranging() for grid in grids]
 
 
-def test_a_file_holds_everything(tmp_path: Path) -> None:
+def test_statistics_round_trip_through_a_file(tmp_path: Path) -> None:
     path = tmp_path / "stats.npz"
     before = shard(1)
     before.skipped = {"u": "is tensor(int64)"}
@@ -68,7 +68,7 @@ def test_shards_merge_in_any_order_to_the_same_ranges() -> None:
     assert ranges(shards[0]) == ranges(shard(0, 3))  # merging changed no shard
 
 
-def test_merging_is_one_run_over_both() -> None:
+def test_merged_statistics_equal_those_of_one_run() -> None:
     whole = Statistics.of("model", WANTED)
     for seed, i in ((0, 0), (0, 1), (5, 0), (5, 1)):
         x = (np.random.default_rng([seed, i]).normal(size=(4, 6)) * 2.0**seed).astype(np.float32)
@@ -82,7 +82,7 @@ def test_merging_is_one_run_over_both() -> None:
         np.testing.assert_allclose(one.absmean, other.absmean, rtol=1e-12)
 
 
-def test_what_differs_is_not_merged() -> None:
+def test_statistics_of_other_models_or_observers_are_not_merged() -> None:
     with pytest.raises(StatisticsError, match="another model"):
         Statistics.merge(shard(0), Statistics.of("other", WANTED))
     with pytest.raises(StatisticsError, match="of tensor 't' minmax, percentile and none"):
@@ -91,7 +91,7 @@ def test_what_differs_is_not_merged() -> None:
         Statistics.merge(shard(0), Statistics.of("model", {**WANTED, "t": ["minmax"]}))
 
 
-def test_what_one_shard_could_not_observe_is_left_out() -> None:
+def test_tensors_that_one_shard_skipped_are_skipped() -> None:
     other = shard(1)
     other.skipped["t"] = "holds infinity in sample 1"
     del other.observers["t"]
@@ -100,7 +100,7 @@ def test_what_one_shard_could_not_observe_is_left_out() -> None:
         assert merged.skipped == other.skipped
 
 
-def test_questions_without_an_answer() -> None:
+def test_unknown_tensors_methods_and_parameters_are_refused() -> None:
     statistics = shard(0)
     for call, words in (
         (lambda: statistics.range("tt", "mse", ActivationGrid()), "'tt' was not observed; did you mean 't'"),
@@ -191,7 +191,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_failed_write_does_not_change_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     path = tmp_path / "stats.npz"
     shard(0).save(path)
     before = path.read_bytes()

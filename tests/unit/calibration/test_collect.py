@@ -86,7 +86,7 @@ def wanted(*tensors: str) -> dict[str, tuple[str, ...]]:
     return dict.fromkeys(tensors or ("x", "m", "r", "y", "z"), METHODS)
 
 
-def test_what_is_observed_is_what_the_model_computes(model: Path) -> None:
+def test_observed_values_equal_those_of_numpy(model: Path) -> None:
     statistics = collect(model, Made(5), wanted())
     rows = np.concatenate([f["x"] for f in Made(5)]).astype(np.float64)
     weight = graphs.weight(48, 48).astype(np.float64)
@@ -105,7 +105,7 @@ def test_what_is_observed_is_what_the_model_computes(model: Path) -> None:
     assert statistics.sources == [Origin(source="made", samples=5)]
 
 
-def test_groups_see_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grouping_tensors_changes_no_statistic(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = []
     open_session = runtime.ExtendableModel.session
     monkeypatch.setattr(runtime.ExtendableModel, "session", lambda *a, **k: sessions.append(1) or open_session(*a, **k))
@@ -131,7 +131,7 @@ def test_an_interrupted_run_resumes_to_the_same(model: Path, tmp_path: Path, mem
     assert states(again) == states(whole)
 
 
-def test_a_checkpoint_is_never_torn(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_between_observers_leaves_a_consistent_checkpoint(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted between two observers of one tensor."""
     checkpoint = tmp_path / "run.partial"
     add, calls = Histogram.add, []
@@ -187,7 +187,7 @@ def test_memory_does_not_grow_with_samples(model: Path) -> None:
     assert many < few + one_sample
 
 
-def test_zero_sized_batches_and_open_dimensions(model: Path) -> None:
+def test_zero_sized_batches_and_open_dimensions_are_observed(model: Path) -> None:
     class Some(Made):
         def __iter__(self) -> Iterator[Feed]:
             for i, feed in enumerate(super().__iter__()):
@@ -207,7 +207,7 @@ def test_zero_sized_batches_and_open_dimensions(model: Path) -> None:
         nothing.range("m", "mse", ActivationGrid())
 
 
-def test_what_cannot_be_observed_is_named(tmp_path: Path) -> None:
+def test_tensors_that_cannot_be_observed_are_skipped_with_a_reason(tmp_path: Path) -> None:
     path = graphs.save(graphs.branches(), tmp_path / "if.onnx")
     feeds = Made(2, width=64)
 
@@ -245,7 +245,7 @@ def test_integers_and_texts_are_skipped(tmp_path: Path) -> None:
     }
 
 
-def test_infinite_tensors_are_left_out_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_infinite_tensors_are_skipped_and_others_are_observed(tmp_path: Path) -> None:
     node = graphs.node
     proto = graphs.model(
         [node("Log", ["x"], ["l"]), node("Relu", ["l"], ["y"])], {"x": ("float32", ["n", 4])}, {"y": "float32"}, {}
@@ -263,12 +263,12 @@ def test_infinite_tensors_are_left_out_and_the_rest_is_kept(tmp_path: Path) -> N
     assert statistics.range("y", "minmax", ActivationGrid()) == pytest.approx((0, np.log(3)))
 
 
-def test_no_samples_is_an_error(model: Path) -> None:
+def test_collecting_without_samples_is_refused(model: Path) -> None:
     with pytest.raises(FeedError, match="no samples"):
         collect(model, Made(0), wanted())
 
 
-def test_progress_is_a_share_that_reaches_one(model: Path) -> None:
+def test_progress_rises_to_one(model: Path) -> None:
     seen: list[float] = []
     collect(
         model, Made(4), wanted(), settings=CollectSettings(memory=1), progress=lambda stage, done: seen.append(done)
@@ -279,7 +279,7 @@ def test_progress_is_a_share_that_reaches_one(model: Path) -> None:
 
 
 @pytest.mark.parametrize("external", [False, True])
-def test_where_weights_lie_does_not_matter(tmp_path: Path, external: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_do_not_depend_on_where_weights_are_stored(tmp_path: Path, external: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     path = graphs.save(layers(), tmp_path / f"{external}.onnx", external=external)
     want = states(collect(graphs.save(layers(), tmp_path / "plain.onnx"), Made(2), wanted()))
     assert states(collect(path, Made(2), wanted())) == want
@@ -290,7 +290,7 @@ def test_where_weights_lie_does_not_matter(tmp_path: Path, external: bool, monke
     assert digest(load(path)) == digest(load(layers()))
 
 
-def test_an_edited_document_is_what_runs(model: Path) -> None:
+def test_an_edited_document_runs_as_edited(model: Path) -> None:
     document = load(model)
     document.proto.graph.node[1].op_type = "Neg"
     statistics = collect(document, Made(2), {"r": ["minmax"], "m": ["minmax"]})
@@ -299,7 +299,7 @@ def test_an_edited_document_is_what_runs(model: Path) -> None:
     assert statistics.model != digest(load(model))
 
 
-def test_the_digest_is_of_graph_and_weights() -> None:
+def test_the_digest_depends_on_graph_and_weights() -> None:
     base = digest(load(layers()))
     for change in ("op", "weight", "name"):
         proto = layers()
@@ -317,7 +317,7 @@ def test_the_digest_is_of_graph_and_weights() -> None:
     assert digest(load(proto)) == base
 
 
-def test_tensors_worth_observing_are_found(tmp_path: Path) -> None:
+def test_quantizable_tensors_are_chosen(tmp_path: Path) -> None:
     document = load(layers())
     assert quantizable(document) == ["x", "r", "y", "z"]  # m is the Relu's alone
     assert quantizable(document, "^[mr]$") == ["r"]

@@ -35,7 +35,7 @@ def test_zero_is_exact_and_every_value_within_half_a_step(codes: Codes, low: flo
 
 
 @pytest.mark.parametrize("codes", KINDS, ids=str)
-def test_the_range_is_used_up(codes: Codes) -> None:
+def test_the_ends_of_a_range_have_the_outermost_codes(codes: Codes) -> None:
     for low, high in RANGES:
         scale, zero = codes.parameters(low, high)
         ends = [(e - int(zero)) * float(scale) for e in (codes.lowest, codes.highest)]

@@ -82,7 +82,7 @@ GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
 
 
 @pytest.mark.parametrize("case", GEOMETRIES)
-def test_every_convolution_reads_what_onnxruntime_reads(case: str) -> None:
+def test_windows_of_convolutions_equal_those_of_onnxruntime(case: str) -> None:
     shape, space, attributes = GEOMETRIES[case]
     conv = node("Conv", ["r", "w"], ["y"], **attributes)
     made = [node("Relu", ["x"], ["r"]), conv]
@@ -98,7 +98,7 @@ def test_every_convolution_reads_what_onnxruntime_reads(case: str) -> None:
 
 @pytest.mark.parametrize("op", ["MatMul", "Gemm", "Gemm transposed"])
 @pytest.mark.parametrize("centred", [True, False])
-def test_only_a_bias_takes_up_the_mean(op: str, centred: bool) -> None:
+def test_the_mean_is_subtracted_only_where_a_bias_can_correct_it(op: str, centred: bool) -> None:
     w = weight(9, 40) if op == "Gemm transposed" else weight(40, 9)
     product = node(op.split()[0], ["x", "w"], ["y"], **({"transB": 1} if op == "Gemm transposed" else {}))
     proto = graphs.model([product], {"x": ("float32", ["n", 40])}, {"y": "float32"}, {"w": w})
@@ -136,7 +136,7 @@ def test_kernels_that_share_a_weight_are_summed() -> None:
     np.testing.assert_allclose(got["v"][0], expected(last, centred=False), rtol=1e-4, atol=1e-4)
 
 
-def test_less_memory_takes_more_runs_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_less_memory_takes_more_runs_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     observe = grams_._observe
     monkeypatch.setattr(grams_, "_observe", lambda s, sums, *rest: runs.append(len(sums)) or observe(s, sums, *rest))
@@ -146,7 +146,7 @@ def test_less_memory_takes_more_runs_and_gives_the_same(monkeypatch: pytest.Monk
         np.testing.assert_array_equal(parts[name], gram)
 
 
-def test_what_is_too_large_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_with_too_large_matrices_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     made = [node("MatMul", ["x", "w"], ["a"]), node("MatMul", ["a", "v"], ["y"])]
     constants = {"w": weight(24, 30), "v": weight(30, 7)}
     proto = graphs.model(made, {"x": ("float32", ["n", 5, 24])}, {"y": "float32"}, constants)
@@ -155,7 +155,7 @@ def test_what_is_too_large_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(found(proto, SAMPLES)) == ["w"]
 
 
-def test_many_positions_are_sampled_alike_each_time() -> None:
+def test_sampled_positions_are_the_same_each_time() -> None:
     conv = node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
     proto = graphs.model([conv], {"x": ("float32", ["n", 2, 40, 40])}, {"y": "float32"}, {"w": weight(3, 2, 3, 3)})
     smooth = [graphs.rng(s).standard_normal((1, 2, 44, 44)).astype(np.float32) for s in range(30)]
