@@ -44,7 +44,9 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def test_static_activations_through_quantize_info_validate_and_dequantize(model: Path, data: Path, tmp_path: Path) -> None:
+def test_static_activations_through_quantize_info_validate_and_dequantize(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out.onnx"
     result = run("quantize", model, "-o", output, *STATIC, "--data", data, "-v")
     assert result.exit_code == 0, result.output

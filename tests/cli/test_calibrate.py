@@ -131,7 +131,9 @@ def test_an_interrupted_run_resumes(model: Path, data: Path, tmp_path: Path, mon
         (["--threads", "0"], ["threads"]),
     ],
 )
-def test_bad_options_are_refused(model: Path, data: Path, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+def test_bad_options_are_refused(
+    model: Path, data: Path, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
     refused(run(model, "--data", data, "-o", tmp_path / "s.npz", *arguments), *words)
     assert not (tmp_path / "s.npz").exists()
 

@@ -66,7 +66,9 @@ def test_excluded_kernels_compute_in_float(tmp_path: Path) -> None:
     assert restored <= {n.op_type for n in network().graph.node} | {"Identity", "Cast"}
 
 
-def test_onnxruntime_would_round_their_weights_without_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnxruntime_would_round_their_weights_without_the_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(insert, "_keep_in_float", lambda proto: None)
     quantized(tmp_path / "out.onnx")
     assert kernels(tmp_path / "out.onnx", tmp_path) == ["QLinearConv"] * 3

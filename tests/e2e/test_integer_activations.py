@@ -126,7 +126,9 @@ def test_the_default_model_keeps_its_accuracy(default_model: Path, images: Any, 
     assert any("x64quantprecision" in w for w in report.warnings)
 
 
-def test_dynamic_activations_of_the_default_model_keep_its_accuracy(default_model: Path, images: Any, tmp_path: Path) -> None:
+def test_dynamic_activations_of_the_default_model_keep_its_accuracy(
+    default_model: Path, images: Any, tmp_path: Path
+) -> None:
     output = tmp_path / "out.onnx"
     report = onnxquant.quantize(default_model, output, activations="dynamic", data=None)
     assert report.passed, report.proof and report.proof.problems
@@ -158,7 +160,9 @@ def test_dynamic_activations_of_the_default_model_keep_its_accuracy(default_mode
     ],
     ids=str,
 )
-def test_every_type_of_codes_keeps_its_accuracy(options: dict[str, Any], least: float, most: float, tmp_path: Path) -> None:
+def test_every_type_of_codes_keeps_its_accuracy(
+    options: dict[str, Any], least: float, most: float, tmp_path: Path
+) -> None:
     report, model, output = static(tmp_path, activations="static", proof=False, **options)
     proto = onnx.load(output)
     onnx.checker.check_model(proto, full_check=True)
@@ -187,7 +191,9 @@ def test_every_calibration_method_is_accepted(method: str, tmp_path: Path) -> No
     assert 18 < sqnr_db(run(model), run(output)) < 46
 
 
-def test_files_describe_their_activations_and_dequantize_to_floats(made: tuple[Report, Path, Path], tmp_path: Path) -> None:
+def test_files_describe_their_activations_and_dequantize_to_floats(
+    made: tuple[Report, Path, Path], tmp_path: Path
+) -> None:
     report, model, output = made
     record = activation_record(onnx.load(output))
     assert record == report.activations
@@ -384,7 +390,9 @@ def test_solved_weights_lose_less_than_rounded_ones(tmp_path: Path) -> None:
         made[solver] = static(tmp_path / solver, solver=solver, **kind)
     (plain, model, nearest), (report, _, output) = made["rtn"], made["gptq"]
     assert report.passed, report.proof and report.proof.problems
-    assert plain.activations.solver is None and report.activations.solver == "gptq" and report.activations.not_solved == ()
+    assert (
+        plain.activations.solver is None and report.activations.solver == "gptq" and report.activations.not_solved == ()
+    )
     scores = report.activations.variants
     assert scores["solved by gptq"] > scores["as it is"] + 2 and set(plain.activations.variants) == {"as it is"}
     assert sqnr_db(run(model, fresh), run(output, fresh)) > sqnr_db(run(model, fresh), run(nearest, fresh)) + 1

@@ -74,7 +74,9 @@ def codes_of(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize(
     "padding", [{"pads": [1, 0, 2, 1]}, {"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}], ids=str
 )
-def test_emulation_computes_every_output_of_a_convolution(group: int, padding: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulation_computes_every_output_of_a_convolution(
+    group: int, padding: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(saturation, "_POSITIONS", 10_000)
     rng = graphs.rng(group)
     weight = rng.integers(-128, 128, (4, 6 // group, 3, 2)).astype(np.int8)

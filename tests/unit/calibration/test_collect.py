@@ -131,7 +131,9 @@ def test_an_interrupted_run_resumes_to_the_same(model: Path, tmp_path: Path, mem
     assert states(again) == states(whole)
 
 
-def test_an_interruption_between_observers_leaves_a_consistent_checkpoint(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_between_observers_leaves_a_consistent_checkpoint(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Interrupted between two observers of one tensor."""
     checkpoint = tmp_path / "run.partial"
     add, calls = Histogram.add, []
@@ -279,7 +281,9 @@ def test_progress_rises_to_one(model: Path) -> None:
 
 
 @pytest.mark.parametrize("external", [False, True])
-def test_statistics_do_not_depend_on_where_weights_are_stored(tmp_path: Path, external: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_do_not_depend_on_where_weights_are_stored(
+    tmp_path: Path, external: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = graphs.save(layers(), tmp_path / f"{external}.onnx", external=external)
     want = states(collect(graphs.save(layers(), tmp_path / "plain.onnx"), Made(2), wanted()))
     assert states(collect(path, Made(2), wanted())) == want

@@ -1,0 +1,105 @@
+"""Sessions with further outputs, the environment, and what an optimized graph says of its kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+from graphs import node
+
+from onnxquant import runtime
+from onnxquant.errors import ModelError
+from onnxquant.graph.io import load
+
+MICROSOFT = "com.microsoft"
+
+
+def chain() -> onnx.ModelProto:
+    """x -> MatMul -> Relu -> y."""
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("Relu", ["m"], ["y"])]
+    return graphs.model(nodes, {"x": ("float32", ["n", 6])}, {"y": "float32"}, {"w": graphs.weight(6, 5)})
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_session_shows_intermediate_tensors(tmp_path: Path, in_memory: bool) -> None:
+    path = graphs.save(chain(), tmp_path / "m.onnx")
+    x = graphs.rng().standard_normal((3, 6)).astype(np.float32)
+    with runtime.session_of(load(path) if in_memory else path, ["m"], threads=1) as session:
+        values = runtime.run(session, {"x": x})
+    np.testing.assert_allclose(values["m"], x @ graphs.weight(6, 5), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(values["y"], np.maximum(values["m"], 0))
+
+
+def test_a_session_shows_shapes_instead_of_tensors() -> None:
+    x = np.zeros((7, 6), np.float32)
+    with runtime.extendable(load(chain())) as source:
+        session = source.session(runtime.shape_addition(["m", "x"]))
+        outputs = [runtime.shape_output(i) for i in range(2)]
+        shapes = runtime.run(session, {"x": x}, outputs)
+    assert [list(shape) for shape in shapes.values()] == [[7, 5], [7, 6]]
+
+
+def test_an_unknown_tensor_cannot_be_shown() -> None:
+    with pytest.raises(ModelError, match="cannot load it"), runtime.session_of(load(chain()), ["nothing"]):
+        pytest.fail("a session was opened")
+
+
+def test_running_no_outputs_returns_none_of_them() -> None:
+    with runtime.session_of(load(chain())) as session:
+        assert runtime.run(session, {"x": np.zeros((1, 6), np.float32)}, []) == {}
+
+
+def test_the_environment_of_a_child_has_the_given_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONNXQUANT_TEST_VARIABLE", "parent")
+    assert runtime.environment_with()["ONNXQUANT_TEST_VARIABLE"] == "parent"
+    assert runtime.environment_with(ONNXQUANT_TEST_VARIABLE="child")["ONNXQUANT_TEST_VARIABLE"] == "child"
+
+
+@pytest.mark.parametrize(("value", "cap"), [("avx2", "avx2"), ("", None), (None, None)])
+def test_the_cap_of_instruction_sets_is_read_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, cap: str | None
+) -> None:
+    monkeypatch.delenv("ONNXQUANT_ISA", raising=False)
+    if value is not None:
+        monkeypatch.setenv("ONNXQUANT_ISA", value)
+    from onnxquant.runtime.environment import instruction_set_cap
+
+    assert instruction_set_cap() == cap
+
+
+def optimized() -> onnx.ModelProto:
+    """A product behind a bias and a reshape, and a weight that is moved before a convolution reads it."""
+    nodes = [
+        node("MatMulNBits", ["x", "codes"], ["p"], domain=MICROSOFT, name="product"),
+        node("Add", ["p", "bias"], ["q"]),
+        node("Reshape", ["q", "shape"], ["y"]),
+        node("Reshape", ["moved", "shape"], ["w"], name="move"),
+        node("Conv", ["x", "w"], ["z"], name="conv"),
+    ]
+    constants = {"codes": graphs.weight(4), "bias": graphs.weight(4), "moved": graphs.weight(4)}
+    constants["shape"] = np.array([4])
+    return graphs.model(nodes, {"x": ("float32", ["n"])}, {"y": "float32", "z": "float32"}, constants)
+
+
+def test_kernels_are_told_by_the_constants_they_read() -> None:
+    kernels = runtime.Kernels(optimized())
+    assert kernels.reading(["codes"]) == {"com.microsoft.MatMulNBits"}
+    assert kernels.reading(["moved", "bias"]) == set(), "a Reshape or an Add computes nothing with a weight"
+    assert kernels.reading(["w"]) == set(), "it is computed, not a constant"
+
+
+def test_kernels_are_told_by_the_tensors_they_make_behind_moves_and_biases() -> None:
+    kernels = runtime.Kernels(optimized())
+    assert kernels.making(["y", "nothing"]) == {"com.microsoft.MatMulNBits"}
+    assert kernels.making(["z"]) == {"Conv"}
+
+
+def test_kernels_are_told_by_the_names_of_their_nodes() -> None:
+    assert runtime.Kernels(optimized()).named({"conv", "product", ""}) == {"Conv", "com.microsoft.MatMulNBits"}
+
+
+def test_the_histogram_counts_ops_with_their_domains() -> None:
+    assert runtime.histogram(optimized()) == {"Reshape": 2, "com.microsoft.MatMulNBits": 1, "Add": 1, "Conv": 1}
