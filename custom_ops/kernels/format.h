@@ -18,7 +18,8 @@ enum class ScaleType {
   kNone,
   kHalf,
   kFloat,
-  kNested,  // an index in a table, times one of the nested scales, plus an offset
+  kNested,    // an index in a table, times one of the nested scales, plus an offset
+  kExponent,  // OCP's E8M0: uint8, a power of two
 };
 
 // What a weight has besides codes and scales.

@@ -1,6 +1,6 @@
-// float16 to float32 and back (round to nearest even) without any instruction that not every CPU has.
+// float16 to float32 and back (round to nearest even) without any instruction that not every CPU has, and powers of two.
 //
-// Both work on bits wherever a float32 could be subnormal, so that they mean the same under flush-to-zero.
+// All work on bits wherever a float32 could be subnormal, so that they mean the same under flush-to-zero.
 #pragma once
 
 #include <cstdint>
@@ -45,6 +45,16 @@ inline std::uint16_t float_to_half(float value) {
   const std::uint32_t significand = subnormal ? (magnitude & 0x7fffffu) | 0x800000u : magnitude - (112u << 23);
   const std::uint32_t half_way = (1u << (drop - 1)) - 1 + (significand >> drop & 1u);
   return static_cast<std::uint16_t>(sign | (significand + half_way) >> drop);
+}
+
+// OCP's E8M0: 2^(exponent - 127), and NaN for the largest exponent.
+inline float power_of_two(std::uint8_t exponent) {
+  const std::uint32_t bits = exponent == 0     ? 0x00400000u
+                             : exponent == 255 ? 0x7fc00000u
+                                               : static_cast<std::uint32_t>(exponent) << 23;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 }
 
 }  // namespace

@@ -34,6 +34,11 @@ inline Floats load_scales(const Weights& weights, std::int64_t tile, std::int64_
   if (weights.format->scale_type == ScaleType::kHalf) {
     return load_half(static_cast<const std::uint16_t*>(weights.scales) + at);
   }
+  if (weights.format->scale_type == ScaleType::kExponent) {
+    float powers[kLanes];
+    for (int i = 0; i < kLanes; ++i) powers[i] = power_of_two(static_cast<const std::uint8_t*>(weights.scales)[at + i]);
+    return load(powers);
+  }
   float nested[kLanes];
   for (int i = 0; i < kLanes; ++i) {
     const std::int64_t n = tile * kTileChannels + lane + i;

@@ -140,6 +140,7 @@ float scale_at(const Weights& weights, std::int64_t n, std::int64_t group) noexc
   switch (weights.format->scale_type) {
     case ScaleType::kHalf: return read_half(weights.scales, at);
     case ScaleType::kFloat: return read<float>(weights.scales, at);
+    case ScaleType::kExponent: return power_of_two(read<std::uint8_t>(weights.scales, at));
     case ScaleType::kNested: {
       const float own = tables::kDynamic8Values[read<std::uint8_t>(weights.scales, at)];
       const float nested = read<float>(weights.nested_scales, (n * weights.groups + group) / kNested);
@@ -246,7 +247,8 @@ PlaneTypes planes_of(const Format& format, bool permuted) {
     case ScaleType::kNone: break;
     case ScaleType::kHalf: add(Plane::kScales, Type::kHalf); break;
     case ScaleType::kFloat: add(Plane::kScales, Type::kFloat); break;
-    case ScaleType::kNested: add(Plane::kScales, Type::kU8); break;
+    case ScaleType::kNested:
+    case ScaleType::kExponent: add(Plane::kScales, Type::kU8); break;
   }
   switch (format.side) {
     case Side::kNone: break;

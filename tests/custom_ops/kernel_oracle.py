@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import ml_dtypes
 import numpy as np
 
+from onnxquant.formats import format_named
 from onnxquant.native import kernels
 from onnxquant.native import library as native
 
@@ -52,6 +53,22 @@ FINE = {
     "nf4": (np.rint(NF4.astype(np.float64) * 16383).astype(np.int64), np.float32(1) / np.float32(16383)),
     "fp4": (np.rint(TABLES["fp4"].astype(np.float64) * 16320).astype(np.int64), np.float32(1) / np.float32(16320)),
 }
+
+
+def table_of(name):
+    """The value of each code where codes choose from a table, else None: as above, or as the format's numpy code says."""
+    if family(name) in TABLES:
+        return TABLES[family(name)]
+    form = None if name.endswith("_zero") else format_named(family(name))
+    return form.table() if hasattr(form, "table") else None
+
+
+def fine_of(name):
+    """The table of int8 compute: integers, which a table may hold as it is, and the float that they count."""
+    if family(name) in FINE or not kernels.geometry(name).has_int8:
+        return FINE.get(family(name), (np.zeros(256, np.int64), np.float32(1)))
+    unit = next(u for u in np.float32([1, 0.5, 0.25]) if (table_of(name) % u == 0).all())
+    return (table_of(name) / unit).astype(np.int64), unit
 
 
 @dataclass(frozen=True)
@@ -184,6 +201,10 @@ class _Random:
             return np.ones((self.rows, self.blocks), np.float32), None
         if "nested_scales" in expected:
             return self.nested(), None
+        if expected["scales"] == np.uint8:
+            exponents = self.random.integers(110, 130, self.shape).astype(np.uint8)
+            self.planes["scales"], exponents = self.per_group(exponents)
+            return np.exp2(exponents.astype(np.float32) - np.float32(127)), None
         scales = (self.random.normal(size=self.shape) * 0.02).astype(expected["scales"])
         self.planes["scales"], scales = self.per_group(scales)
         scales = scales.astype(np.float32)
@@ -266,14 +287,12 @@ def _codes(name, form, rows, cols, block, granularity, random):
         return np.repeat(values, block, axis=1)[:, :cols]
 
     unsigned = minima is not None
-    if family(name) in TABLES:
-        decoded = TABLES[family(name)][codes] * spread(scales)
-        integers, unit = FINE.get(family(name), (np.zeros(256, np.int64), np.float32(1)))
+    table = table_of(name)
+    if table is not None:
+        integers, unit = fine_of(name)
+        decoded = table[codes] * spread(scales)
         meant, scales = integers[codes], scales * unit
-        values = TABLES[family(name)][codes].astype(np.float64) * spread(side_scales := scales / unit).astype(
-            np.float64
-        )
-        del side_scales
+        values = table[codes].astype(np.float64) * spread(scales / unit).astype(np.float64)
     else:
         meant = codes.astype(np.int64) - (0 if unsigned else 1 << (form.bits - 1))
         zeros = getattr(side, "zeros", None)
@@ -367,7 +386,7 @@ def uses_bfloat(rows, weight, isa):
         return False
     if (isa or native.isas()[-1]) != "amx" or rows < 32:
         return False
-    return not weight.has_int8 or family(weight.stored.format) in TABLES or weight.stored.block_size < 64
+    return not weight.has_int8 or table_of(weight.stored.format) is not None or weight.stored.block_size < 64
 
 
 def round_bfloat(values):

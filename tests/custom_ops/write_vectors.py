@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -17,9 +17,10 @@ from kernel_oracle import ROW, float_bound, int8_matmul, outlier_matmul, sample,
 from test_encode import CASES, arranged, distributions, generator, whole
 
 from onnxquant.errors import RangeError
-from onnxquant.native import encoders
+from onnxquant.native import encoders, jobs, packers, weight_job
 
 BATCH = 33
+ONE_THREAD = jobs.Execution(1)
 SHAPES = [(1, 1), (17, 31), (33, 100), (16, 257), (49, 528)]
 
 
@@ -119,7 +120,7 @@ class Recorder:
     @contextmanager
     def watching(self):
         """Every job that runs is written, with what it answers."""
-        run, address = encoders._run, encoders._address
+        run, address = jobs.run, jobs.address
 
         def noted_address(array):
             self._arrays[address(array)] = array
@@ -129,7 +130,10 @@ class Recorder:
             run(function, job)
             self._write(function, job)
 
-        with mock.patch.object(encoders, "_run", noted_run), mock.patch.object(encoders, "_address", noted_address):
+        with ExitStack() as patches:
+            for module in (jobs, packers, weight_job):
+                patches.enter_context(mock.patch.object(module, "address", noted_address))
+                patches.enter_context(mock.patch.object(module, "run", noted_run))
             yield
         self._arrays.clear()
 
@@ -158,7 +162,7 @@ class Recorder:
 
     def _size(self, name, address):
         if name in ("statistics", "survey"):
-            return ctypes.sizeof(encoders._Statistics if name == "statistics" else encoders._Survey)
+            return ctypes.sizeof(jobs.ErrorSums if name == "statistics" else jobs.SurveyStructure)
         array = self._arrays[address]
         if not array.size:
             return 0
@@ -172,9 +176,9 @@ def write_encoding(recorder, form, weight):
     except RangeError:
         return
     with recorder.watching():
-        encoded, _ = encoders.encode(form, weight, threads=1)
-        encoders.measure(encoded, weight, threads=1)
-        decoded = encoders.decode(encoded, threads=1)
+        encoded, _ = encoders.encode(form, weight, execution=ONE_THREAD)
+        encoders.measure(encoded, weight, ONE_THREAD)
+        decoded = encoders.decode(encoded, ONE_THREAD)
     assert all(encoded.planes[name].tobytes() == plane.tobytes() for name, plane in expected.planes.items()), form
     assert decoded.tobytes() == form.decode(expected).tobytes(), form
 
@@ -202,11 +206,11 @@ def write_packing(recorder):
         codes = generator(rows, cols).integers(0, 256, (rows, cols), dtype=np.uint8)
         with recorder.watching():
             for bits in (2, 3, 4, 5, 6, 8):
-                encoders.pack_tiles(codes >> (8 - bits), bits, width, 1, threads=1)
+                packers.pack_tiles(codes >> (8 - bits), bits, width, 1, ONE_THREAD)
             for bits in (2, 4, 8):
-                encoders.pack_rows(codes >> (8 - bits), bits, width, 1, threads=1)
+                packers.pack_rows(codes >> (8 - bits), bits, width, 1, ONE_THREAD)
             for dtype in (np.uint8, np.uint16, np.uint32):
-                encoders.interleave(codes.astype(dtype), width, threads=1)
+                packers.interleave(codes.astype(dtype), width, ONE_THREAD)
 
 
 def write_jobs(path, every):
