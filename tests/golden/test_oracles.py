@@ -18,14 +18,35 @@ from onnxruntime.capi import _pybind_state as native_ort
 
 from onnxquant import decode, encode
 from onnxquant.errors import RangeError, WeightError
-from onnxquant.formats import format_named
+from onnxquant.formats import format_named, formats
 from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
+from onnxquant.formats.ggml.blocks import Blocks
 from onnxquant.numerics.packing import unpack
 from onnxquant.numerics.philox import philox, uniforms
 from onnxquant.targets.layouts import Columns, Rows
 
-GGML = {n: getattr(GGMLQuantizationType, n.upper()) for n in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0")}
-K_QUANTS = {n: getattr(GGMLQuantizationType, n.upper()) for n in ("q4_k", "q5_k", "q6_k")}
+
+def _blocks_of_gguf(kind: GGMLQuantizationType) -> dict[str, bool]:
+    """Whether gguf encodes and decodes these blocks."""
+    weights, size = gguf.GGML_QUANT_SIZES[kind]
+    arguments = {"quantize": np.zeros((1, weights), np.float32), "dequantize": np.zeros((1, size), np.uint8)}
+    able = {}
+    for name, argument in arguments.items():
+        try:
+            getattr(gguf.quants, name)(argument, kind)
+            able[name] = True
+        except NotImplementedError:
+            able[name] = False
+    return able
+
+
+KINDS = {
+    form.name: GGMLQuantizationType[form.name.upper()]
+    for form in formats()
+    if isinstance(form, Blocks) and form.name.upper() in GGMLQuantizationType.__members__
+}
+GGML = {name: kind for name, kind in KINDS.items() if _blocks_of_gguf(kind)["quantize"]}
+DECODED_BY_GGML = {n: kind for n, kind in KINDS.items() if n not in GGML and _blocks_of_gguf(kind)["dequantize"]}
 COLS = 1024
 ROWS = 3136  # ten distributions of 32 * 3136 blocks: a little over 10^6 in all
 
@@ -65,7 +86,7 @@ def test_a_million_blocks_are_ggmls_bytes(label: str, name: str) -> None:
     normal = generator.standard_normal((ROWS, COLS), np.float32)
     weight = DISTRIBUTIONS[label](normal, generator).astype(np.float32, copy=False)
     if label == "large":
-        weight = weight * np.float32(LARGE[name])
+        weight = weight * np.float32(LARGE.get(name, 1e6))
     encoded = encode(weight, name)
     form: Any = encoded.format
     expected = gguf.quants.quantize(weight, GGML[name])
@@ -80,21 +101,23 @@ def test_a_million_blocks_are_ggmls_bytes(label: str, name: str) -> None:
     assert all(np.array_equal(again.planes[p], encoded.planes[p]) for p in encoded.planes)
 
 
-@pytest.mark.parametrize("name", K_QUANTS)
+@pytest.mark.parametrize("name", DECODED_BY_GGML)
 @pytest.mark.parametrize("label", [d for d in DISTRIBUTIONS if d != "large"])
-def test_k_quants_decode_as_ggml_decodes_their_blocks(label: str, name: str) -> None:
+def test_blocks_that_gguf_cannot_encode_decode_as_it_decodes_them(label: str, name: str) -> None:
     generator = np.random.default_rng([len(name), *label.encode()])
     normal = generator.standard_normal((ROWS, COLS), np.float32)
     weight = DISTRIBUTIONS[label](normal, generator).astype(np.float32, copy=False)
     encoded = encode(weight, name)
     form: Any = encoded.format
     blocks = form.to_blocks(encoded)
-    np.testing.assert_array_equal(decode(encoded), gguf.quants.dequantize(blocks.reshape(ROWS, -1), K_QUANTS[name]))
+    np.testing.assert_array_equal(
+        decode(encoded), gguf.quants.dequantize(blocks.reshape(ROWS, -1), DECODED_BY_GGML[name])
+    )
     again = form.from_blocks(blocks, ROWS, COLS)
     assert all(np.array_equal(again.planes[p], encoded.planes[p]) for p in encoded.planes)
 
 
-@pytest.mark.parametrize("name", [*K_QUANTS, *GGML])
+@pytest.mark.parametrize("name", [*DECODED_BY_GGML, *GGML])
 def test_any_bytes_decode_as_ggml_decodes_them(name: str) -> None:
     """Blocks that no encoder of ours would write: random bytes, but for finite float16 scales and no code 3 of tq2_0."""
     form: Any = format_named(name)
@@ -106,10 +129,12 @@ def test_any_bytes_decode_as_ggml_decodes_them(name: str) -> None:
     )
     for at in halves:
         raw[..., at + 1] &= 0xBF  # the highest bit of the exponent
+    if name == "mxfp4":
+        raw[..., 0] %= 253  # beyond, codes stand for infinity, or for NaN where ggml has numbers
     if name == "tq2_0":
         raw[..., :64] &= ~(raw[..., :64] << 1 & 0xAA)
     encoded = form.from_blocks(raw, rows, cols)
-    expected = gguf.quants.dequantize(raw.reshape(rows, -1), {**K_QUANTS, **GGML}[name])
+    expected = gguf.quants.dequantize(raw.reshape(rows, -1), KINDS[name])
     np.testing.assert_array_equal(decode(encoded), expected)
     np.testing.assert_array_equal(form.to_blocks(encoded), raw)
 
@@ -118,14 +143,14 @@ def test_any_bytes_decode_as_ggml_decodes_them(name: str) -> None:
 K_REFERENCE = {"q4_k": 1.43e-3, "q5_k": 7.2e-4, "q6_k": 3.5e-4}
 
 
-@pytest.mark.parametrize("name", K_QUANTS)
+@pytest.mark.parametrize("name", K_REFERENCE)
 def test_k_quants_err_no_more_than_ggmls_encoder(name: str) -> None:
     weight = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32) * np.float32(0.02)
     error = np.sqrt(np.mean((decode(encode(weight, name)) - weight.astype(np.float64)) ** 2))
     assert 0.9 < error / K_REFERENCE[name] <= 1.005
 
 
-@pytest.mark.parametrize("name", K_QUANTS)
+@pytest.mark.parametrize("name", K_REFERENCE)
 @pytest.mark.parametrize("tail", [2.0, 5.0])
 def test_codes_of_k_quants_are_the_nearest_of_their_grids(name: str, tail: float) -> None:
     """In float64, and with heavy tails: given the stored scales no other code is nearer."""
@@ -151,6 +176,65 @@ def test_a_sub_block_without_steps_keeps_its_mean() -> None:
     assert encoded.planes["subscales"][0, 2] == 0
     # -0.5 lies between the minima 0 and -1.6 of this super-block: the nearer, not the one that reaches -0.9.
     assert np.abs(decode(encoded)[0, 64:96] + 0.5).max() <= 100 / 63 / 2
+
+
+IQ4_NL_VALUES = gguf.quants.IQ4_NL.kvalues
+
+
+def _iq4_nl_block(block: NDArray[np.float32]) -> bytes:
+    """ggml's quantize_row_iq4_nl_ref, one float32 operation after the other."""
+    top = np.float32(0)
+    for value in block:
+        top = value if abs(value) > abs(top) else top
+    inverse = np.float32(1) / (top / np.float32(IQ4_NL_VALUES[0]))
+    codes, xq, qq = [], np.float32(0), np.float32(0)
+    for value in block:
+        scaled = inverse * value
+        code = min(range(16), key=lambda i: (abs(np.float64(scaled) - IQ4_NL_VALUES[i]), -i))
+        codes.append(code)
+        level, weight = np.float32(IQ4_NL_VALUES[code]), value * value
+        xq += weight * level * value
+        qq += weight * level * level
+    packed = [codes[i] | codes[i + 16] << 4 for i in range(16)]
+    return np.float16(xq / qq).tobytes() + bytes(packed)
+
+
+@pytest.mark.parametrize("label", [d for d in DISTRIBUTIONS if d not in ("mostly zero", "tiny")])
+def test_iq4_nl_blocks_are_those_of_ggmls_reference_step_by_step(label: str) -> None:
+    generator = np.random.default_rng([4, *label.encode()])
+    normal = generator.standard_normal((ROWS, COLS), np.float32)
+    weight = DISTRIBUTIONS[label](normal, generator).astype(np.float32)[:2, :320]
+    encoded = encode(weight, "iq4_nl")
+    form: Any = encoded.format
+    expected = [_iq4_nl_block(block) for block in weight.reshape(-1, 32)]
+    assert [block.tobytes() for block in form.to_blocks(encoded).reshape(-1, 18)] == expected
+
+
+def test_blocks_of_iq4_nl_that_are_nearly_zero_have_no_scale() -> None:
+    weight = np.full((2, 32), 9e-16, np.float32)
+    weight[1] = 1.1e-15
+    encoded = encode(weight, "iq4_nl")
+    assert (encoded.planes["scales"] == 0).all()  # 1.1e-15 / 127 is no float16
+    assert np.unique(encoded.planes["codes"][0]).tolist() == [8]
+    assert np.unique(encoded.planes["codes"][1]).tolist() == [0]
+    assert (decode(encoded) == 0).all()
+
+
+def test_exponents_of_mxfp4_are_ggmls_close_to_every_power_of_two() -> None:
+    exponents, below = np.meshgrid(np.arange(3, 253, dtype=np.uint32), np.arange(60, dtype=np.uint32), indexing="ij")
+    weight = np.zeros((exponents.size, 32), np.float32)
+    weight[:, 0] = ((exponents << 23) - below).view(np.float32).reshape(-1)
+    encoded = encode(weight, "mxfp4")
+    form: Any = encoded.format
+    expected = gguf.quants.quantize(weight, GGML["mxfp4"])
+    assert np.array_equal(form.to_blocks(encoded).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize(("value", "exponent"), [(1e-40, 0), (2.0**-126, 0), (np.finfo(np.float32).max, 252)])
+def test_exponents_of_mxfp4_are_clipped_where_ggml_wraps_around_or_overflows(value: float, exponent: int) -> None:
+    encoded = encode(np.full((1, 32), value, np.float32), "mxfp4")
+    assert encoded.planes["scales"].view(np.uint8).tolist() == [[exponent]]
+    assert np.isfinite(decode(encoded)).all()
 
 
 def test_q8_k_blocks_hold_the_sums_of_their_codes() -> None:
