@@ -36,7 +36,7 @@ class Entropy(RangeObserver[Histogram]):
         return self.accumulated.count
 
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
-        histogram = self.accumulated.folded() if grid.symmetric else self.accumulated.copy()
+        histogram = self.accumulated.of_magnitudes() if grid.symmetric else self.accumulated.copy()
         histogram.grow(histogram.exponent + HALF_BITS - _BITS)
         counts = histogram.counts.astype(np.float64)
         counts[HALF] -= histogram.zeros

@@ -127,7 +127,7 @@ class Histogram(Accumulator):
         """A copy that shares nothing."""
         return self.from_state({k: v.copy() for k, v in self.state().items()})
 
-    def folded(self) -> Self:
+    def of_magnitudes(self) -> Self:
         """The histogram of magnitudes."""
         out = self.copy()
         negative, positive = self.counts.reshape(2, HALF)

@@ -18,7 +18,7 @@ _POWERS, _CODES = np.linspace(-1, 1, 9), np.arange(-3, 4)
 _MOST_BINS = 2048
 
 
-class Mse(RangeObserver[Histogram]):
+class MseRange(RangeObserver[Histogram]):
     """The range that minimizes the expected squared error, estimated from the histogram.
 
     The search is over the step and the code of zero, as quantizing uses them: the bounds are whole steps, and may lie a
@@ -34,7 +34,7 @@ class Mse(RangeObserver[Histogram]):
         return self.accumulated.count
 
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
-        histogram = self.accumulated.folded() if grid.symmetric else self.accumulated.copy()
+        histogram = self.accumulated.of_magnitudes() if grid.symmetric else self.accumulated.copy()
         while np.count_nonzero(histogram.counts) > _MOST_BINS:
             histogram.grow(histogram.exponent + 1)
         masses, steps = histogram.masses(), grid.steps

@@ -37,7 +37,7 @@ class Percentile(RangeObserver[Histogram]):
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         share = self.percentile / 100
         if grid.symmetric:
-            bound = self.accumulated.folded().quantile(share)
+            bound = self.accumulated.of_magnitudes().quantile(share)
             return -bound, bound
         clipped = (1 - share) / 2
         return self.accumulated.quantile(clipped), self.accumulated.quantile(1 - clipped)

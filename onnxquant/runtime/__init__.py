@@ -16,7 +16,6 @@ from onnxquant.runtime.extended import (
 from onnxquant.runtime.optimized import Kernels, histogram, optimized_graph, optimized_ops
 from onnxquant.runtime.sessions import (
     EXTENSIONS,
-    Feed,
     Session,
     inputs_of,
     instruction_sets,
@@ -32,7 +31,6 @@ from onnxquant.runtime.signatures import Signature, signatures
 __all__ = [
     "EXTENSIONS",
     "ExtendableModel",
-    "Feed",
     "Kernels",
     "Session",
     "Signature",

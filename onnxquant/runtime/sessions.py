@@ -15,7 +15,6 @@ from onnxquant.graph.names import DOMAIN
 from onnxquant.native import library as native
 from onnxquant.runtime.environment import instruction_set_cap
 
-Feed = Mapping[str, NDArray[Any]]
 Session: TypeAlias = ort.InferenceSession
 EXTENSIONS = "ai.onnx.contrib"
 # Keys of ONNX Runtime's session configuration.
@@ -124,7 +123,9 @@ def load(path: str | Path, **session_options: Any) -> ort.InferenceSession:
     return open_session(path, options)
 
 
-def run(session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+def run(
+    session: ort.InferenceSession, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Run a session on one sample; float32 arrays are cast for inputs of float16.
 
     Args:

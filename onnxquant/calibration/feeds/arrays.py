@@ -177,8 +177,8 @@ def _columns(path: Path) -> dict[str, Column]:
         members = archive.infolist()
     for member in members:
         name = member.filename.removesuffix(".npy")
-        stored = member.compress_type == zipfile.ZIP_STORED
-        out[name] = _mapped_member(path, member) if stored else Streamed(path, member.filename)
+        is_plain = member.compress_type == zipfile.ZIP_STORED
+        out[name] = _mapped_member(path, member) if is_plain else Streamed(path, member.filename)
     return out
 
 
