@@ -35,3 +35,8 @@ def classes(package: ModuleType, base: type[Any], group: str) -> dict[str, type[
             places = sorted(f"{c.__module__}.{c.__qualname__}" for c in (cls, other))
             raise RecipeError(f"{group}: {' and '.join(places)} are both called {cls.name!r}")
     return dict(sorted(by_name.items()))
+
+
+def summary(cls: type[Any]) -> str:
+    """First line of a class's docstring, without the full stop."""
+    return (cls.__doc__ or cls.__name__).splitlines()[0].rstrip(".")

@@ -6,11 +6,10 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Any
 
 from onnxquant.artifact.hashes import check_hashes
 from onnxquant.artifact.records import Origin
@@ -18,8 +17,8 @@ from onnxquant.convert import quantize as convert
 from onnxquant.errors import ModelError, OnnxQuantError, OutputError
 from onnxquant.graph.io import load
 from onnxquant.inspect.validate import validate
-from onnxquant.recipe import schema
-from onnxquant.recipe.declaration import declared, kinds
+from onnxquant.json_data import OPTIONAL, JsonObject, to_object
+from onnxquant.recipe.declaration import declared
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress
@@ -81,7 +80,7 @@ class Row:
     speed_ratio: float | None = None
     seconds: float | None = None
     key: str = ""
-    report: Report | None = field(default=None, repr=False, compare=False)
+    report: Report | None = field(default=None, repr=False, compare=False, metadata=OPTIONAL)
 
     @property
     def done(self) -> bool:
@@ -93,34 +92,9 @@ class Row:
         """Size of the original as a multiple of the output's."""
         return self.original_bytes / self.output_bytes if self.original_bytes and self.output_bytes else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; an infinite SQNR is text, as JSON has no infinity."""
-        data = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "report"}
-        if self.sqnr_db is not None and not abs(self.sqnr_db) < float("inf"):
-            data["sqnr_db"] = str(self.sqnr_db)
-        return {**data, "size_ratio": self.size_ratio}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """A row from its plain data.
-
-        Raises:
-            RecipeError: a value is of the wrong type.
-            ValueError: the verdict or the SQNR is none.
-        """
-        values = {name: data[name] for name in _row_schema()["properties"] if name in data}
-        if isinstance(sqnr_db := values.get("sqnr_db"), str):
-            values["sqnr_db"] = float(sqnr_db)
-        schema.check({k: v for k, v in values.items() if v is not None}, _row_schema(), "row")
-        return cls(**{**values, "verdict": Verdict(values["verdict"])})
-
-
-@cache
-def _row_schema() -> schema.Schema:
-    hints = get_type_hints(Row)
-    names = [f.name for f in fields(Row) if f.name not in ("verdict", "report")]
-    properties = {name: {"type": list(kinds(hints[name]))} for name in names}
-    return {"type": "object", "properties": {**properties, "verdict": {"type": "string"}}, "required": ["verdict"]}
+    def to_dict(self) -> JsonObject:
+        """JSON data of the row, but for the report of a plan."""
+        return {**to_object(replace(self, report=None)), "size_ratio": self.size_ratio}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from onnxquant.batch import process
 from onnxquant.batch.job import Job, Row
 from onnxquant.errors import OutputError, RecipeError
 from onnxquant.graph.publish import atomically
+from onnxquant.json_data import JsonObject, from_json
 from onnxquant.recipe.declaration import declared
 from onnxquant.recipe.options import Options
 from onnxquant.report import summary
@@ -71,8 +72,8 @@ class BatchReport:
         figures = (before / after if after else None, worst, mean_speed if speeds else None)
         return summary.line("PASSED" if self.passed else "FAILED", f"{self.done}/{len(self.rows)} models", *figures)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+    def to_dict(self) -> JsonObject:
+        """JSON data of the rows, and whether all models are done."""
         return {"passed": self.passed, "done": self.done, "models": [row.to_dict() for row in self.rows]}
 
 
@@ -279,8 +280,8 @@ def _read(journal: Path | None) -> dict[str, Row]:
     """Results of earlier runs by output; none where the journal cannot be read."""
     try:
         entries = json.loads(journal.read_text(encoding="utf-8")) if journal else {}
-        return {name: Row.from_dict(row) for name, row in entries.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, RecipeError):
+        return from_json(dict[str, Row], entries)
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

@@ -9,15 +9,19 @@ from typing import Any
 import click
 
 from onnxquant.cli.batch import batch
+from onnxquant.cli.benchmark import benchmark
 from onnxquant.cli.calibrate import calibrate
 from onnxquant.cli.completion import completion
 from onnxquant.cli.config import config
+from onnxquant.cli.dequantize import dequantize
 from onnxquant.cli.diff import diff
-from onnxquant.cli.inspect import benchmark, dequantize, info, list_, verify
-from onnxquant.cli.options import ARGUMENTS, fail
+from onnxquant.cli.info import info
+from onnxquant.cli.listing import list_installation
 from onnxquant.cli.quantize import quantize
 from onnxquant.cli.report import report
+from onnxquant.cli.shared import ARGUMENTS, fail
 from onnxquant.cli.validate import validate
+from onnxquant.cli.verify import verify
 from onnxquant.version import __version__
 
 
@@ -56,16 +60,17 @@ def main() -> None:
 
     \b
     Start here:
-      onnxquant quantize model.onnx                   int8 weights, runs on stock onnxruntime
+      onnxquant quantize model.onnx                   int8, for any onnxruntime
       onnxquant quantize model.onnx --format q4_0     4.5 bits per weight
       onnxquant validate model.onnx model.q4_0.onnx   prove any pair of files
-      onnxquant list                                  formats, targets, kernels of this machine
+      onnxquant list                                  formats, targets, solvers ...
 
     Exit codes: 0 done and proven, 1 done but a bound was missed or the proof failed, 2 bad input or usage.
     """
 
 
 for command in (
-    quantize, batch, config, calibrate, validate, report, benchmark, diff, info, list_, verify, dequantize, completion,
+    quantize, batch, config, calibrate, validate, report, benchmark, diff, info, list_installation, verify, dequantize,
+    completion,
 ):  # fmt: skip
     main.add_command(command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,45 +12,42 @@ from rich.markup import escape
 from onnxquant.calibration.calibrate import DEFAULT_METHODS
 from onnxquant.calibration.calibrate import calibrate as calibrate_model
 from onnxquant.calibration.statistics import Statistics
-from onnxquant.cli.options import (
-    chatter,
-    console,
-    data_option,
-    errors_become_exit_codes,
-    model_options,
-    print_json,
-    progress_bar,
-)
+from onnxquant.cli.options import data_option, model_options
+from onnxquant.cli.shared import Display, console, display_options, errors_become_exit_codes, print_json, progress_bar
 from onnxquant.errors import StatisticsError
 from onnxquant.json_data import to_json
 from onnxquant.observers import ranging
 from onnxquant.observers.base import ActivationGrid
 from onnxquant.report.terminal import table
 
-_METHODS = f"Serve this calibration method; several times for several. [default: {', '.join(DEFAULT_METHODS)}]"
+_METHODS = (
+    f"Collect what this calibration method needs. May be given several times. [default: {', '.join(DEFAULT_METHODS)}]"
+)
 
 
-@click.command()
+@click.command(short_help="Write statistics of activations.")
 @click.argument("model", type=click.Path())
 @data_option("Samples")
 @click.option("-o", "--output", required=True, type=click.Path(), metavar="STATS", help="File to write.")
 @click.option("--method", "methods", multiple=True, type=click.Choice(ranging()), help=_METHODS)
-@click.option("--tensors", metavar="REGEX", help="Observe only tensors in whose name this is found.")
-@click.option("--samples", type=int, metavar="N", help="At most so many. [default: all; 8 synthetic ones]")
-@click.option("--synthetic", is_flag=True, help="Make samples up: for trying things out, not for ranges to keep.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run, whose state is in STATS.partial.")
+@click.option(
+    "--tensors", metavar="REGEX", help="Regular expression. Observe only tensors whose name contains a match."
+)
+@click.option(
+    "--samples", type=int, metavar="N", help="Largest number of samples to run. [default: all; 8 synthetic ones]"
+)
+@click.option("--synthetic", is_flag=True, help="Run synthetic samples: good for a trial, not for ranges to use.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run, whose state is in STATS.partial.")
 @click.option(
     "--merge", multiple=True, type=click.Path(), metavar="OTHER", help="Merge with statistics of other samples."
 )
 @model_options("preprocess", "seed", "threads", "dim", "external_root", "force")
-@chatter
+@display_options
 @errors_become_exit_codes
-def calibrate(
-    model: str, data: str | None, output: str, as_json: bool, verbose: bool, quiet: bool, **options: Any
-) -> None:
-    """Run the float MODEL on samples, and write what is to be known of its tensors for quantizing them.
+def calibrate(model: str, data: str | None, output: str, display: Display, **options: Any) -> None:
+    """Run the float MODEL on samples, and write statistics of its tensors, from which their ranges follow.
 
-    Memory does not grow with the number of samples. An interrupted run leaves STATS.partial and goes on with --resume.
+    Memory does not grow with the number of samples. An interrupted run leaves STATS.partial; --resume continues it.
 
     By default the inputs and outputs of matrix products, convolutions, sums, products, concatenations, pools, Resize,
     Softmax, LayerNormalization and activations are observed, by all methods that a histogram serves.
@@ -59,19 +55,19 @@ def calibrate(
     \b
     Examples:
       onnxquant calibrate model.onnx --data feeds.npz -o stats.npz
-      onnxquant calibrate model.onnx --data feeds/ -o stats.npz --method minmax --samples 128
+      onnxquant calibrate model.onnx --data feeds/ -o stats.npz --method minmax
       onnxquant calibrate model.onnx --data feeds/ -o stats.npz --resume
       onnxquant calibrate model.onnx --data more/ -o both.npz --merge stats.npz
-      onnxquant calibrate model.onnx --synthetic -o trial.npz --tensors 'conv[0-9]+'
+      onnxquant calibrate model.onnx --synthetic -o trial.npz --tensors 'conv'
     """
     options["methods"] = options["methods"] or DEFAULT_METHODS
-    with progress_bar(shown=sys.stderr.isatty() and not (quiet or as_json)) as progress:
+    with progress_bar(is_shown=display.shows_progress) as progress:
         statistics = calibrate_model(model, data, output, progress=progress, **options)
     methods = list(options["methods"])
-    if as_json:
+    if display.as_json:
         print_json(_described(model, output, statistics, methods))
-    elif not quiet:
-        _show(output, statistics, methods, verbose=verbose)
+    elif not display.quiet:
+        _show(output, statistics, methods, verbose=display.verbose)
 
 
 def _ranges(statistics: Statistics, methods: list[str]) -> dict[str, dict[str, list[float] | None]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
-from onnxquant.cli.options import errors_become_exit_codes
+from onnxquant.cli.shared import errors_become_exit_codes
 
-SHELLS = ("bash", "zsh", "fish")
+_SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
-@click.command()
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.command(short_help="Print a completion script for a shell.")
+@click.argument("shell", type=click.Choice(list(_SHELLS)))
 @click.pass_context
 @errors_become_exit_codes
 def completion(context: click.Context, shell: str) -> None:
@@ -20,13 +20,10 @@ def completion(context: click.Context, shell: str) -> None:
     \b
     Examples:
       onnxquant completion bash > ~/.local/share/bash-completion/completions/onnxquant
-      eval "$(onnxquant completion bash)"                       for this shell; or put it into ~/.bashrc
-      eval "$(onnxquant completion zsh)"                        in ~/.zshrc, after compinit
+      eval "$(onnxquant completion bash)"        for this shell; or in ~/.bashrc
+      eval "$(onnxquant completion zsh)"         in ~/.zshrc, after compinit
       onnxquant completion fish > ~/.config/fish/completions/onnxquant.fish
     """
-    found = get_completion_class(shell)
-    assert found
-    root = context.find_root()
+    script = _SHELLS[shell](context.find_root().command, {}, "onnxquant", "_ONNXQUANT_COMPLETE")
     # Not source(), which runs the shell to look at its version.
-    made = found(root.command, {}, "onnxquant", "_ONNXQUANT_COMPLETE")
-    click.echo(made.source_template % made.source_vars())
+    click.echo(script.source_template % script.source_vars())

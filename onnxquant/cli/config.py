@@ -7,36 +7,28 @@ from typing import Any
 import click
 
 from onnxquant.batch import config_file
-from onnxquant.batch.run import run
-from onnxquant.cli.batch import display, finish, interruptible, many_options
-from onnxquant.cli.options import errors_become_exit_codes, given, output_options, print_json
+from onnxquant.batch.run import BatchProgress, BatchReport, run
+from onnxquant.cli.many_models import many_options, run_many
+from onnxquant.cli.options import given
+from onnxquant.cli.shared import Display, errors_become_exit_codes, print_json, report_options
 from onnxquant.errors import RecipeError
 
 
-@click.command()
+@click.command(short_help="Quantize the models that a file lists.")
 @click.argument("file", required=False, type=click.Path())
 @click.option("--dry-run", is_flag=True, help="Print the plan of every model. Writes nothing.")
 @click.option("--force", is_flag=True, help="Replace existing outputs.")
 @many_options
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of FILE, for editors.")
 @click.option("--example", is_flag=True, help="Print a commented example.")
-@output_options
+@report_options
 @errors_become_exit_codes
-def config(
-    file: str | None,
-    schema: bool,
-    example: bool,
-    as_json: bool,
-    verbose: bool,
-    quiet: bool,
-    one_line: bool,
-    **options: Any,
-) -> None:
-    """Quantize what FILE (YAML or TOML) says: global options, models with their own, a batch; one table, one exit code.
+def config(file: str | None, schema: bool, example: bool, display: Display, **options: Any) -> None:
+    """Quantize the models that FILE (YAML or TOML) lists, with global options and their own; one table, one exit code.
 
     \b
-    Nothing is begun if anything in FILE is wrong. Paths in it are relative to its folder.
-    Options given here win over those in FILE.
+    Nothing is begun if anything in FILE is wrong. Paths in it are relative to its
+    folder. Options on the command line win over those in FILE.
 
     \b
     Examples:
@@ -58,14 +50,14 @@ def config(
     options = given(options)
     overrides = {name: True for name in ("dry_run", "force") if options.get(name)}
     contents = config_file.read(file, skip_existing=bool(options.get("skip_existing")), **overrides)
-    is_shown = not (quiet or as_json or one_line)
-    with interruptible() as conclude, display(shown=is_shown, total=len(contents.jobs)) as progress:
-        report = run(
+
+    def run_all(progress: BatchProgress) -> BatchReport:
+        return run(
             contents.jobs,
             progress,
             workers=options.get("jobs", contents.workers),
             continue_on_error=options.get("continue_on_error", contents.continue_on_error),
             journal=contents.journal,
         )
-        conclude(report)
-    finish(conclude.report, as_json=as_json, verbose=verbose, quiet=quiet, one_line=one_line, code=conclude.code)
+
+    run_many(run_all, display, len(contents.jobs))

@@ -8,26 +8,26 @@ import sys
 import click
 from rich.markup import escape
 
-from onnxquant.cli.options import FAILED, console, errors_become_exit_codes, print_json
+from onnxquant.cli.shared import FAILED, console, errors_become_exit_codes, json_option, print_json
 from onnxquant.inspect.diff import Diff, WeightForm
 from onnxquant.inspect.diff import diff as diff_models
 from onnxquant.json_data import JsonValue
 from onnxquant.report.terminal import table
 from onnxquant.report.units import decibels, size
 
-# Rows of weights that are shown unless -v asks for all.
+# Number of weights that are shown unless -v asks for all.
 _SHOWN = 25
 
 
-@click.command()
+@click.command(short_help="Show what differs between two models.")
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("-v", "--verbose", is_flag=True, help="Print every weight that differs.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing: the exit code says it.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code tells whether they differ.")
 @errors_become_exit_codes
 def diff(a: str, b: str, as_json: bool, verbose: bool, quiet: bool) -> None:
-    """What differs between A and B: weights, operators, sizes, options; any .onnx files, or reports of quantize --json.
+    """Show what differs between A and B: weights, operators, sizes, options; any .onnx files, or reports of quantize --json.
 
     \b
     The SQNR is that of B's values against A's.
@@ -39,33 +39,33 @@ def diff(a: str, b: str, as_json: bool, verbose: bool, quiet: bool) -> None:
       onnxquant diff model.onnx model.int8.onnx --json
       onnxquant diff yesterday.json today.json -q && echo the same plan
     """
-    found = diff_models(a, b)
+    difference = diff_models(a, b)
     if as_json:
-        print_json(found.to_dict())
+        print_json(difference.to_dict())
     elif not quiet:
-        _print(found, verbose=verbose)
-    if not found.equal:
+        _print(difference, verbose=verbose)
+    if not difference.equal:
         sys.exit(FAILED)
 
 
-def _print(found: Diff, *, verbose: bool) -> None:
+def _print(difference: Diff, *, verbose: bool) -> None:
     screen = console()
-    if found.weights:
+    if difference.weights:
         out = table("Weights that differ", "weight", "A", "B", ">bytes of A", ">of B", ">SQNR")
-        entries = list(found.weights.items())
-        for name, w in entries if verbose else entries[:_SHOWN]:
-            sizes = ["" if form is None else size(form.bytes) for form in (w.a, w.b)]
-            measured = "" if w.sqnr_db is None else decibels(w.sqnr_db)
-            out.add_row(escape(name), escape(_shown(w.a)), escape(_shown(w.b)), *sizes, measured)
-        if len(entries) > _SHOWN and not verbose:
-            out.caption = f"{len(entries) - _SHOWN} more: -v"
+        weights = list(difference.weights.items())
+        for name, weight in weights if verbose else weights[:_SHOWN]:
+            sizes = ["" if form is None else size(form.bytes) for form in (weight.a, weight.b)]
+            sqnr = "" if weight.sqnr_db is None else decibels(weight.sqnr_db)
+            out.add_row(escape(name), escape(_shown(weight.a)), escape(_shown(weight.b)), *sizes, sqnr)
+        if len(weights) > _SHOWN and not verbose:
+            out.caption = f"{len(weights) - _SHOWN} more: -v"
         screen.print(out)
-    if found.about:
+    if difference.about:
         out = table("What else differs", "what", "A", "B")
-        for key, values in found.about.items():
+        for key, values in difference.about.items():
             out.add_row(key.replace("_", " "), escape(_text(values.a, values.b)), escape(_text(values.b, values.a)))
         screen.print(out)
-    click.echo(found.summary())
+    click.echo(difference.summary())
 
 
 def _shown(weight: WeightForm | None) -> str:
@@ -77,7 +77,7 @@ def _shown(weight: WeightForm | None) -> str:
 
 
 def _text(value: JsonValue, other: JsonValue) -> str:
-    """A value, of tables only what the other has not."""
+    """A value as text; of a table, only the entries that differ from the other table's."""
     if isinstance(value, dict) and isinstance(other, dict):
         return ", ".join(f"{k} {v}" for k, v in value.items() if other.get(k) != v) or "-"
     return json.dumps(value) if isinstance(value, (list, dict)) else str(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from onnxquant.cli.options import console, errors_become_exit_codes, print_json
+from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
 from onnxquant.errors import OutputError, RecipeError
 from onnxquant.json_data import to_object
 from onnxquant.report import comparison, schema
@@ -17,15 +17,15 @@ from onnxquant.report.report import Report
 from onnxquant.report.terminal import show, table
 
 
-@click.command()
+@click.command(short_help="Show or compare saved reports.")
 @click.argument("reports", nargs=-1, type=click.Path())
 @click.option(
     "-o",
     "--output",
     type=click.Path(),
-    help="Write it to this file: .html, .md or .json; an ending alone means beside the report.",
+    help="Write the page to this file: .html, .md or .json; an ending alone means beside the report.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--schema", "as_schema", is_flag=True, help="Print the JSON Schema of reports.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every weight, and what passes changed.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
@@ -33,14 +33,14 @@ from onnxquant.report.terminal import show, table
 def report(
     reports: tuple[str, ...], output: str | None, as_json: bool, as_schema: bool, verbose: bool, force: bool
 ) -> None:
-    """Show a report that was saved as JSON again, or compare several.
+    """Show a report that was saved as JSON, or compare several.
 
     \b
     Examples:
-      onnxquant report model.int8.json                          on the terminal
-      onnxquant report model.int8.json -o page.html             as a page
-      onnxquant report model.int8.json model.q4_0.json          side by side
-      onnxquant report --schema                                 what a report holds
+      onnxquant report model.int8.json                    on the terminal
+      onnxquant report model.int8.json -o page.html       as a page
+      onnxquant report model.int8.json model.q4_0.json    side by side
+      onnxquant report --schema                           the schema of reports
     """
     if as_schema:
         click.echo(schema.text(), nl=False)

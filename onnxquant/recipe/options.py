@@ -49,8 +49,8 @@ class Options(RuleOptions):
         "every call.", Scope.FILE, choices=ACTIVATIONS,
     )  # fmt: skip
     calibration_method: str = option(
-        AUTO, "Method that chooses the ranges of static activations. auto tries minmax, mse and percentile and keeps the "
-        "best.", Scope.FILE, choices=calibration_methods,
+        AUTO, "Method that chooses the ranges of static activations; `onnxquant list` shows all. auto tries minmax, mse and "
+        "percentile and keeps the best.", Scope.FILE, metavar="METHOD", choices=calibration_methods,
     )  # fmt: skip
     percentile: float | None = option(
         None,

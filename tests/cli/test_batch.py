@@ -17,6 +17,7 @@ from commands import refused, run
 
 import onnxquant
 from onnxquant.batch.job import Job, Row, run_job
+from onnxquant.json_data import from_json
 from onnxquant.report.summary import LINE
 
 
@@ -147,7 +148,7 @@ def test_a_missed_bound_is_remembered_and_an_unproven_file_is_proven(tmp_path: P
 
     missed = row(None, min_sqnr=60.0)
     assert missed.verdict == "FAILED" and not missed.reused and "the bound is 60" in missed.reason
-    again = row(Row.from_dict(json.loads(json.dumps(missed.to_dict()))), min_sqnr=60.0)
+    again = row(from_json(Row, json.loads(json.dumps(missed.to_dict()))), min_sqnr=60.0)
     assert (again.verdict, again.reused, again.sqnr_db) == ("FAILED", True, missed.sqnr_db)
     proven = row(missed)  # without the bound: the verdict from before says nothing, the file is proven as it is
     assert (proven.verdict, proven.reused, proven.sqnr_db) == ("PASSED", True, missed.sqnr_db)

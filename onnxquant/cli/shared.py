@@ -1,0 +1,162 @@
+"""Parts of commands that all of them share: forms of output, progress bars, errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import wraps
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from onnxquant.errors import OnnxQuantError
+from onnxquant.recipe.progress import Progress, silent
+from onnxquant.report.report import Report
+from onnxquant.report.summary import summary
+from onnxquant.report.terminal import show
+
+Command = Callable[..., Any]
+FAILED, UNUSABLE = 1, 2
+# Key of a context's metadata under which the arguments are kept as they were typed.
+ARGUMENTS = "onnxquant.arguments"
+
+
+@dataclass(frozen=True)
+class Display:
+    """Form in which a command shows its result: tables, unless another form is asked for.
+
+    Attributes:
+        as_json: JSON
+        verbose: tables with all weights
+        quiet: nothing
+        one_line: one line for scripts
+    """
+
+    as_json: bool
+    verbose: bool
+    quiet: bool
+    one_line: bool = False
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether progress bars are shown, where stderr is a terminal."""
+        return not (self.as_json or self.quiet or self.one_line)
+
+    def report(self, report: Report) -> None:
+        """Print a report."""
+        if self.as_json:
+            print_json(report.to_dict())
+        elif self.one_line:
+            click.echo(summary(report))
+        else:
+            show(report, console(quiet=self.quiet), verbose=self.verbose)
+
+
+def display_options(command: Command) -> Command:
+    """The options --json, -v and -q; the command gets them as ``display``."""
+    return _display_options(command, "as_json", "verbose", "quiet")
+
+
+def report_options(command: Command) -> Command:
+    """The options --json, -v, -q and --summary; the command gets them as ``display``."""
+    text = "Print one line that scripts can read: PASSED model.int8.onnx 3.74x smaller 41.2 dB 1.32x faster."
+    command = _display_options(command, "as_json", "verbose", "quiet", "one_line")
+    return click.option("--summary", "one_line", is_flag=True, help=text)(command)
+
+
+def _display_options(command: Command, *names: str) -> Command:
+    @wraps(command)
+    def with_display(*args: Any, **options: Any) -> Any:
+        display = Display(**{name: options.pop(name) for name in names})
+        return command(*args, display=display, **options)
+
+    verbose = "Print every weight, and what passes changed."
+    with_options: Command = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")(with_display)
+    with_options = click.option("-v", "--verbose", is_flag=True, help=verbose)(with_options)
+    return click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")(with_options)
+
+
+def json_option(command: Command) -> Command:
+    """The option --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def errors_become_exit_codes(command: Command) -> Command:
+    """One line on stderr and exit code 2 for our own errors; no traceback for anything a user can cause."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with suppress(ValueError):  # outside the main thread signals belong to somebody else
+            signal.signal(signal.SIGTERM, _terminated)
+        try:
+            return command(*args, **kwargs)
+        except OnnxQuantError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            click.echo("onnxquant: interrupted; a file that is there already is whole, but not proven", err=True)
+            sys.exit(128 + signal.SIGINT)
+        except BrokenPipeError:
+            sys.exit(FAILED)
+        except MemoryError as error:
+            fail(f"out of memory: {error}" if str(error) else "out of memory")
+        except OSError as error:  # a full disk for temporary files, say
+            fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+    return wrapped
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    # SystemExit unwinds the stack, so that temporary files are removed.
+    sys.exit(128 + number)
+
+
+def fail(message: str) -> NoReturn:
+    """One line on stderr, exit code 2."""
+    click.echo(f"onnxquant: error: {' '.join(message.splitlines())}", err=True)
+    sys.exit(UNUSABLE)
+
+
+def command_line() -> str:
+    """The command as it was typed, for reports."""
+    context = click.get_current_context()
+    arguments = context.find_root().meta.get(ARGUMENTS, [])
+    return shlex.join(["onnxquant", *arguments])
+
+
+def print_json(data: Any) -> None:
+    """Data for machines, on stdout."""
+    click.echo(json.dumps(data, indent=2))
+
+
+def console(*, quiet: bool = False) -> Console:
+    """A console on stdout; wide enough for tables where it is no terminal."""
+    out = Console(quiet=quiet, highlight=False)
+    if not out.is_terminal:
+        out.width = max(out.width, 160)
+    return out
+
+
+@contextmanager
+def progress_bar(*, is_shown: bool) -> Iterator[Progress]:
+    """A progress bar on stderr, removed at the end."""
+    if not (is_shown and sys.stderr.isatty()):
+        yield silent
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=1.0)
+
+        def advance(stage: str, done: float) -> None:
+            # A stage of unknown length moves to and fro.
+            bar.update(task, description=stage, completed=done, total=1.0 if done else None)
+
+        yield advance
