@@ -78,7 +78,7 @@ print(json.dumps({
     "config": vars(job.settings()[0]),
     "saved recipe": saved.read_text(), "origin": metadata["onnxquant.origin"],
     "reported options": published["properties"]["asked"]["properties"]["options"]["properties"],
-    "reported rules": published["$defs"]["rule"]["properties"], "report": report.asked,
+    "reported rules": published["$defs"]["rule"]["properties"], "report": report.to_dict()["asked"],
     "reference": reference.text(),
     "completed hues": [item.value for item in offered(["quantize", "m.onnx", "--hue"], "b")],
     "completed files": [item.type for item in offered(["quantize", "m.onnx", "--palette"], "p")],
