@@ -1,6 +1,7 @@
-"""Carrying out a plan on a copy of the model: the same code predicts sizes and writes files.
+"""Lowering of a plan: a copy of the model in which every decision is carried out.
 
-With a Counter as the sink and no weights it is a rehearsal whose sizes are exact; with a Publisher it is the real thing.
+The same code predicts sizes and writes files. With a Counter as the sink and no weights it only counts bytes; with a
+Publisher it writes them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ import onnx
 
 from onnxquant.artifact.records import Metadata, Record, entry_text
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.graph import sites as sites_
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import ModelEditor, Sink
 from onnxquant.graph.names import METADATA, ORIGIN
 from onnxquant.graph.publish import Counter, Publisher, is_stored
-from onnxquant.graph.sites import Site
+from onnxquant.graph.sites import Site, find
 from onnxquant.graph.traverse import graphs, replace_field, tensors
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.targets import target_named
@@ -29,20 +29,20 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
     """A copy of the model in which every decision is carried out.
 
     Args:
-        document: the prepared model; it is not changed.
-        plan: the decisions.
-        sink: receives planes.
-        encode: gives the encoded weight of a site, or None to leave it in float; None: sizes only.
+        document: the prepared model; it is not changed
+        plan: the decisions
+        sink: receiver of planes
+        encode: function that returns the encoded weight of a site, or None where it stays in float; None: sizes only
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(document.proto)
     copy = Document(proto, memoryview(b""), document.path)
     editor = ModelEditor(proto, sink)
-    found = {s.name: s for s in sites_.find(copy)[0]}
-    done: dict[str, list[tuple[Site, Format]]] = {}
+    sites = {s.name: s for s in find(copy)[0]}
+    lowered_sites: dict[str, list[tuple[Site, Format]]] = {}
     records = []
     for decision in plan.encoded:
-        site = found[decision.name]
+        site = sites[decision.name]
         site = site.folded() if decision.folded else site
         encoded = encode(site, decision) if encode else None
         if encode and encoded is None:
@@ -50,11 +50,11 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
         form = encoded.format if encoded else decision.format
         lowered = target_named(decision.target).lower(editor, site, form, encoded)
         editor.drop_initializer(site.graph, site.tensor.name)
-        done.setdefault(decision.target, []).append((site, form))
+        lowered_sites.setdefault(decision.target, []).append((site, form))
         records.append(Record.of(site, form, decision.target, lowered))
     editor.finish()
-    for name, lowered_sites in done.items():
-        target_named(name).finish(editor, lowered_sites)
+    for target, several in lowered_sites.items():
+        target_named(target).finish(editor, several)
     if plan.activations:
         plan.activations.insert(proto)
     _tidy(proto)
@@ -65,13 +65,13 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
 
 
 def predict(document: Document, plan: Plan, output: str, *, external: bool) -> int:
-    """Bytes of the output, model and data file together, exact but for weights that encoding refuses.
+    """Bytes of the output, model and data file together. They are exact unless encoding refuses a weight.
 
     Args:
-        document: the prepared model.
-        plan: the decisions.
-        output: file name of the output; a data file is named after it.
-        external: whether tensors go to the data file.
+        document: the prepared model
+        plan: the decisions
+        output: file name of the output; a data file is named after it
+        external: whether tensors go to the data file
     """
     counter = Counter(external=external, location=f"{output}.data")
     proto = lower(document, plan, counter, None)

@@ -58,7 +58,7 @@ def test_data_is_opened_once(options: dict[str, Any], tmp_path: Path, monkeypatc
     limits = opened(monkeypatch)
     report = onnxquant.quantize(graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=Source(12), **options)
     assert limits == [Options().calibration_samples]
-    assert report.proof.feeds["samples"] == Options().samples
+    assert report.proof.feeds.samples == Options().samples
 
 
 def test_a_run_that_only_proves_reads_no_other_samples(tmp_path: Path) -> None:
@@ -71,11 +71,11 @@ def test_an_iterator_serves_calibration_and_proof(tmp_path: Path) -> None:
     data = iter(Source(12))
     report = onnxquant.quantize(graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=data, format="int4", samples=5)
     assert {s.decision.solver for s in report.encoded} == {"gptq"}
-    assert report.passed and report.proof.feeds["samples"] == 5
+    assert report.passed and report.proof.feeds.samples == 5
 
 
 def test_more_samples_may_be_proven_than_calibrated(tmp_path: Path) -> None:
     report = onnxquant.quantize(
         graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=Source(12), format="int4", samples=9, calibration_samples=2
     )
-    assert report.proof.feeds["samples"] == 9
+    assert report.proof.feeds.samples == 9
