@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict
 
 import onnx
 
@@ -16,9 +16,20 @@ from onnxquant.plan.activations import ActivationRecord
 from onnxquant.solvers.rtn import Rtn
 
 
+class WeightFacts(TypedDict):
+    """Facts about one constant weight of the float model; the fields of the same names in a decision."""
+
+    name: str
+    role: str
+    nodes: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    float_bytes: int
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Weight:
-    """One constant weight of the float model, and the reason of the decision about it.
+class _WeightDecision:
+    """A decision about one constant weight of the float model.
 
     Attributes:
         name: name of the weight
@@ -45,8 +56,17 @@ class _Weight:
         """Number of weights in the tensor."""
         return prod(self.shape)
 
-    def _facts(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(_Weight)}
+    @property
+    def facts(self) -> WeightFacts:
+        """Facts about the weight."""
+        return {
+            "name": self.name,
+            "role": self.role,
+            "nodes": self.nodes,
+            "shape": self.shape,
+            "dtype": self.dtype,
+            "float_bytes": self.float_bytes,
+        }
 
     def _to_dict(self, form: Format | None, target: str | None, nbytes: int) -> dict[str, Any]:
         return {
@@ -70,7 +90,7 @@ class _Weight:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeepDecision(_Weight):
+class KeepDecision(_WeightDecision):
     """The decision to leave a weight in float."""
 
     format: ClassVar[None] = None
@@ -92,7 +112,7 @@ class KeepDecision(_Weight):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeDecision(_Weight):
+class EncodeDecision(_WeightDecision):
     """The decision to encode a weight.
 
     Attributes:
@@ -116,7 +136,7 @@ class EncodeDecision(_Weight):
 
     def kept_in_float(self, reason: str) -> KeepDecision:
         """The decision to leave the weight in float after all."""
-        return KeepDecision(**{**self._facts(), "reason": reason})
+        return KeepDecision(**self.facts, reason=reason, refusals=self.refusals)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for reports."""
@@ -133,20 +153,21 @@ def decision_from_dict(entries: Mapping[str, Any]) -> Decision:
     Raises:
         RecipeError: no such format is installed.
     """
-    facts = {
+    facts: WeightFacts = {
         "name": entries["name"],
         "role": entries["role"],
         "nodes": tuple(entries["nodes"]),
         "shape": tuple(entries["shape"]),
         "dtype": entries["dtype"],
         "float_bytes": entries["float_bytes"],
-        "reason": entries["reason"],
-        "refusals": tuple(entries["refusals"]),
     }
+    refusals = tuple(entries["refusals"])
     if entries["format"] is None:
-        return KeepDecision(**facts)
+        return KeepDecision(**facts, reason=entries["reason"], refusals=refusals)
     return EncodeDecision(
         **facts,
+        reason=entries["reason"],
+        refusals=refusals,
         format=format_named(entries["format"], **entries["parameters"]),
         target=entries["target"],
         nbytes=entries["bytes"],

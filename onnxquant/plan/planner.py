@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from onnxquant.formats.base import Format
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import Site, SkippedConstant
-from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision, Plan
+from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision, Plan, WeightFacts
 from onnxquant.recipe.rules import Recipe, Rule
 from onnxquant.targets import AUTO, Activations, Refusal, Target, automatic, integer_target, target_named
 
@@ -172,7 +171,7 @@ def _keep(site: Site, reason: str, refusals: tuple[str, ...] = ()) -> KeepDecisi
     return KeepDecision(**_facts(site), reason=reason, refusals=refusals)
 
 
-def _facts(site: Site) -> dict[str, Any]:
+def _facts(site: Site) -> WeightFacts:
     return {
         "name": site.name,
         "role": site.role,
