@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnxquant.activations.dynamic import plan_dynamic
-from onnxquant.activations.plan import ActivationPlan
-from onnxquant.activations.search import plan_static
-from onnxquant.activations.settings import required_opset
 from onnxquant.artifact import lowering
 from onnxquant.artifact.records import Metadata, Origin, entry_text
-from onnxquant.budget.search import FormatSearch, search_formats
+from onnxquant.budget.search import search_formats
 from onnxquant.calibration.feeds import Data
 from onnxquant.calibration.samples import Samples
 from onnxquant.convert import recipe_of_plan, whole_graph
 from onnxquant.convert.encode_sites import SiteEncoder
-from onnxquant.convert.equivalent import Order, equivalent_model, rescaled_weight_names
-from onnxquant.convert.opset import raise_opset
+from onnxquant.convert.plan_model import PlannedModel, plan_model
+from onnxquant.convert.prepare_model import fit_operators, prepare_model
 from onnxquant.convert.prove import original_outputs, prove
 from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
 from onnxquant.errors import ModelError, OutputError, RecipeError
-from onnxquant.formats.base import Encoded
 from onnxquant.graph import identity
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import find
-from onnxquant.passes.pipeline import prepare, requested, run, simplify
-from onnxquant.passes.simplify.sums import KeepSums
 from onnxquant.plan.context import Context, workspace
 from onnxquant.plan.decision import Plan
-from onnxquant.plan.planner import make_plan
-from onnxquant.plan.solver_choice import assign_solvers
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
@@ -43,7 +34,6 @@ from onnxquant.recipe.rules import Recipe
 from onnxquant.report.data import Request
 from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
-from onnxquant.targets import Activations
 from onnxquant.validation.weights import EncodedWeights
 
 
@@ -100,17 +90,16 @@ def quantize(
             folder=folder,
             progress=progress,
         )
-        notes = _run_passes(context, context.document)
-        notes += requested(context.document, settings.passes)
+        notes = prepare_model(context)
         if settings.whole_graph:
             return provenance.finish(whole_graph.convert(context, provenance.place, origin, notes))
-        notes += _fit_operators(context)
+        notes += fit_operators(context)
         search = search_formats(context) if settings.searches else None
         if search:
             context = context.with_rules(search.rules)
             provenance = provenance.with_result(_output_path(original, output, search.rules), search.rules)
             provenance.check()
-        model = _planned(context, origin, search)
+        model = plan_model(context, origin, search)
         if settings.save_recipe is not None:
             recipe_of_plan.save(model.plan, find(model.document)[0], context.rules, settings)
         report = _encode_and_write(model, provenance.place, notes)
@@ -124,79 +113,7 @@ def origin_of(original: Document, options: Options, rules: Recipe) -> Origin:
     return Origin(identity.digest(original), lasting, tuple(rule.to_dict() for rule in rules.rules))
 
 
-@dataclass(frozen=True)
-class _PlannedModel:
-    """A plan with the model that it is of, and the codes that were chosen on the way to it.
-
-    Attributes:
-        context: context whose document is that model
-        plan: decision for every weight
-        orders: stored order of columns, by weight, where it is another one
-        solved: weights by name whose codes are chosen already
-        notes: sentences on the changes of the model
-    """
-
-    context: Context
-    plan: Plan
-    orders: Mapping[str, Order]
-    solved: Mapping[str, Encoded]
-    notes: tuple[str, ...]
-
-    @property
-    def document(self) -> Document:
-        """The float model that the plan is of."""
-        return self.context.document
-
-
-def _run_passes(context: Context, document: Document) -> list[str]:
-    """Run the passes that every model with such options needs; the sentences say what changed."""
-    notes = prepare(document)
-    return notes + (simplify(document) if context.options.activations == Activations.STATIC else [])
-
-
-def _fit_operators(context: Context) -> list[str]:
-    """Make the operators fit those that the plan adds; the sentences say what changed."""
-    document, options = context.document, context.options
-    notes = raise_opset(document, context.rules, required_opset(options))
-    return notes + (run(document, [KeepSums()]) if options.activations != Activations.NONE else [])
-
-
-def _weights_changed_on_request(context: Context) -> tuple[str, ...]:
-    """Names of the weights that are not the original's since the passes asked for by name have run."""
-    if not context.options.passes:
-        return ()
-    before = context.original.copy()
-    _run_passes(context, before)
-    return tuple(rescaled_weight_names(before, context.document))
-
-
-def _planned(context: Context, origin: str, search: FormatSearch | None) -> _PlannedModel:
-    """The plan of a prepared model, for the function equal to it that is easiest to round."""
-    equivalent = equivalent_model(context)
-    activations = _activation_plan(context.with_document(equivalent.document))
-    document = activations.document
-    sites, skipped = find(document)
-    plan = make_plan(sites, skipped, context.rules, document.opset, activations.sites, equivalent.orders)
-    rescaled = tuple(dict.fromkeys([*_weights_changed_on_request(context), *equivalent.rescaled]))
-    plan = replace(plan, activations=activations.activations, rescaled=rescaled, origin=origin)
-    plan = assign_solvers(plan, document, has_samples=context.samples is not None)
-    solved = search.solved.without(equivalent.rescaled) if search else activations.solved
-    return _PlannedModel(context.with_document(document), plan, equivalent.orders, solved, equivalent.notes)
-
-
-def _activation_plan(context: Context) -> ActivationPlan:
-    """The plan for integer activations. It may change weights before these are encoded."""
-    kind = context.options.activations
-    if kind == Activations.NONE:
-        return ActivationPlan(context.document)
-    before = context.document.copy()
-    plan = plan_static(context) if kind == Activations.STATIC else plan_dynamic(context)
-    # Whoever compares the file with its original must know which weights are not the original's.
-    names = tuple(rescaled_weight_names(before, plan.document))
-    return replace(plan, activations=replace(plan.activations, rescaled=names)) if plan.activations else plan
-
-
-def _encode_and_write(model: _PlannedModel, path: Path, notes: list[str]) -> Report:
+def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Report:
     """Encode, lower, write and prove a planned model."""
     context, plan, options = model.context, model.plan, model.context.options
     if not plan.encoded:
@@ -223,7 +140,7 @@ def _encode_and_write(model: _PlannedModel, path: Path, notes: list[str]) -> Rep
     return report
 
 
-def _nothing_to_encode(model: _PlannedModel) -> str:
+def _nothing_to_encode(model: PlannedModel) -> str:
     """The message for a model of which no weight is encoded."""
     reasons = [f"{d.name}: {d.reason}" for d in model.plan.decisions if d.elements > 1][:5]
     explanation = "; ".join(reasons) if reasons else "it has no constant float weights"

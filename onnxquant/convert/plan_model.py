@@ -1,0 +1,71 @@
+"""The plan of a model, with the float model that it is of: prepared, and perhaps another one of the same function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from onnxquant.activations.dynamic import plan_dynamic
+from onnxquant.activations.plan import ActivationPlan
+from onnxquant.activations.search import plan_static
+from onnxquant.budget.search import FormatSearch
+from onnxquant.convert.equivalent import Order, equivalent_model, rescaled_weight_names
+from onnxquant.convert.prepare_model import weights_changed_on_request
+from onnxquant.formats.base import Encoded
+from onnxquant.graph.io import Document
+from onnxquant.graph.sites import find
+from onnxquant.plan.context import Context
+from onnxquant.plan.decision import Plan
+from onnxquant.plan.planner import make_plan
+from onnxquant.plan.solver_choice import assign_solvers
+from onnxquant.targets import Activations
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A plan with the model that it is of, and the codes that were chosen on the way to it.
+
+    Attributes:
+        context: context whose document is that model
+        plan: decision for every weight
+        orders: stored order of columns, by weight, where it is another one
+        solved: weights by name whose codes are chosen already
+        notes: sentences on the changes of the model
+    """
+
+    context: Context
+    plan: Plan
+    orders: Mapping[str, Order]
+    solved: Mapping[str, Encoded]
+    notes: tuple[str, ...]
+
+    @property
+    def document(self) -> Document:
+        """The float model that the plan is of."""
+        return self.context.document
+
+
+def plan_model(context: Context, origin: str, search: FormatSearch | None) -> PlannedModel:
+    """The plan of a prepared model, for the function equal to it that is easiest to round."""
+    equivalent = equivalent_model(context)
+    activations = _activation_plan(context.with_document(equivalent.document))
+    document = activations.document
+    sites, skipped = find(document)
+    plan = make_plan(sites, skipped, context.rules, document.opset, activations.sites, equivalent.orders)
+    rescaled = tuple(dict.fromkeys([*weights_changed_on_request(context), *equivalent.rescaled]))
+    plan = replace(plan, activations=activations.activations, rescaled=rescaled, origin=origin)
+    plan = assign_solvers(plan, document, has_samples=context.samples is not None)
+    solved = search.solved.without(equivalent.rescaled) if search else activations.solved
+    return PlannedModel(context.with_document(document), plan, equivalent.orders, solved, equivalent.notes)
+
+
+def _activation_plan(context: Context) -> ActivationPlan:
+    """The plan for integer activations. It may change weights before these are encoded."""
+    kind = context.options.activations
+    if kind == Activations.NONE:
+        return ActivationPlan(context.document)
+    before = context.document.copy()
+    plan = plan_static(context) if kind == Activations.STATIC else plan_dynamic(context)
+    # Whoever compares the file with its original must know which weights are not the original's.
+    names = tuple(rescaled_weight_names(before, plan.document))
+    return replace(plan, activations=replace(plan.activations, rescaled=names)) if plan.activations else plan

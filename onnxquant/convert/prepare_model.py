@@ -1,0 +1,39 @@
+"""Passes that a model needs before it is planned."""
+
+from __future__ import annotations
+
+from onnxquant.activations.settings import required_opset
+from onnxquant.convert.equivalent import rescaled_weight_names
+from onnxquant.convert.opset import raise_opset
+from onnxquant.graph.io import Document
+from onnxquant.passes.pipeline import prepare, requested, run, simplify
+from onnxquant.passes.simplify.sums import KeepSums
+from onnxquant.plan.context import Context
+from onnxquant.targets import Activations
+
+
+def prepare_model(context: Context) -> list[str]:
+    """Run the passes that the options ask for, in place; the sentences say what changed."""
+    return _run_passes(context, context.document) + requested(context.document, context.options.passes)
+
+
+def _run_passes(context: Context, document: Document) -> list[str]:
+    """Run the passes that every model with such options needs, in place; the sentences say what changed."""
+    notes = prepare(document)
+    return notes + (simplify(document) if context.options.activations == Activations.STATIC else [])
+
+
+def fit_operators(context: Context) -> list[str]:
+    """Make the operators fit those that the plan adds; the sentences say what changed."""
+    document, options = context.document, context.options
+    notes = raise_opset(document, context.rules, required_opset(options))
+    return notes + (run(document, [KeepSums()]) if options.activations != Activations.NONE else [])
+
+
+def weights_changed_on_request(context: Context) -> tuple[str, ...]:
+    """Names of the weights that are not the original's since the passes asked for by name have run."""
+    if not context.options.passes:
+        return ()
+    before = context.original.copy()
+    _run_passes(context, before)
+    return tuple(rescaled_weight_names(before, context.document))

@@ -1,0 +1,94 @@
+"""Decisions about weights: to encode them or to keep them in float, and the solvers of those that are encoded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from graphs import matmul
+
+from onnxquant.errors import RecipeError
+from onnxquant.formats import format_named
+from onnxquant.graph.io import load
+from onnxquant.graph.sites import Site, find
+from onnxquant.plan.decision import EncodeDecision, KeepDecision, decision_from_dict
+from onnxquant.plan.planner import IntegerSites, decide, make_plan
+from onnxquant.plan.solver_choice import assign_solvers, with_solver
+from onnxquant.recipe.rules import Recipe, Rule
+from onnxquant.targets import Activations
+
+DOCUMENT = load(matmul(k=256, n=512))
+
+
+def site() -> Site:
+    return find(DOCUMENT)[0][0]
+
+
+def encoded(form: str = "int4", solver: str = "auto", target: str = "ort") -> EncodeDecision:
+    decision = decide(site(), format_named(form), Rule(target=target, solver=solver), DOCUMENT.opset)
+    assert isinstance(decision, EncodeDecision)
+    return decision
+
+
+def test_decisions_come_back_from_their_plain_data() -> None:
+    decision = encoded(solver="gptq")
+    kept = decision.kept_in_float("too sensitive")
+    assert decision_from_dict(decision.to_dict()) == decision
+    assert decision_from_dict(kept.to_dict()) == kept
+    assert kept.to_dict()["format"] is None and kept.to_dict()["reason"] == "too sensitive"
+
+
+def test_a_weight_kept_in_float_has_its_own_size() -> None:
+    decision = encoded()
+    assert decision.nbytes < decision.float_bytes == site().nbytes
+    assert decision.kept_in_float("").nbytes == site().nbytes
+    assert decision.kept_in_float("").bits_per_weight == 32
+
+
+def test_refusals_stay_with_a_weight_that_no_target_takes() -> None:
+    decision = decide(site(), format_named("nf4"), Rule(target="onnx"), DOCUMENT.opset)
+    assert isinstance(decision, KeepDecision)
+    assert len(decision.refusals) == 1 and decision.refusals[0].startswith("onnx: ")
+    assert decision.reason == decision.refusals[0]
+
+
+@pytest.mark.parametrize(
+    ("form", "solver", "observable", "expected"),
+    [
+        ("int4", "auto", True, "gptq"),
+        ("int4", "auto", False, "rtn"),
+        ("int8", "auto", True, "rtn"),
+        ("int4", "mse", False, "mse"),
+        ("int4", "gptq", True, "gptq"),
+        ("int4", "gptq", False, "rtn"),
+    ],
+)
+def test_the_solver_follows_from_the_rule_and_the_samples(
+    form: str, solver: str, observable: bool, expected: str
+) -> None:
+    decision = with_solver(encoded(form, solver), inputs_observable=observable, has_samples=True)
+    assert decision.solver == expected
+    assert ("cannot be observed" in decision.reason) == ((solver, observable) == ("gptq", False))
+
+
+def test_a_solver_that_needs_samples_is_refused_without_them() -> None:
+    with pytest.raises(RecipeError, match="solver gptq needs samples"):
+        with_solver(encoded(solver="gptq"), inputs_observable=False, has_samples=False)
+
+
+def test_samples_show_the_inputs_of_a_product() -> None:
+    plan = make_plan(*find(DOCUMENT), Recipe((Rule(format="int4", target="ort"),)), DOCUMENT.opset)
+    assert [d.solver for d in assign_solvers(plan, DOCUMENT, has_samples=True).encoded] == ["gptq"]
+    assert [d.solver for d in assign_solvers(plan, DOCUMENT, has_samples=False).encoded] == ["rtn"]
+
+
+def test_integer_activations_take_the_weights_that_they_name() -> None:
+    recipe, sites = Recipe((Rule(format="int8"),)), find(DOCUMENT)
+    name = sites[0][0].name
+    multiplied = IntegerSites(Activations.STATIC, multiplied=frozenset([name]))
+    assert [d.target for d in make_plan(*sites, recipe, 21, multiplied).decisions] == ["qdq"]
+    dynamic = replace(multiplied, kind=Activations.DYNAMIC)
+    assert [d.target for d in make_plan(*sites, recipe, 21, dynamic).decisions] == ["dynamic"]
+    in_float = IntegerSites(Activations.STATIC, in_float=frozenset([name]))
+    (decision,) = make_plan(*sites, recipe, 21, in_float).decisions
+    assert isinstance(decision, KeepDecision) and decision.reason == "left in float for accuracy"
