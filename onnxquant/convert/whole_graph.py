@@ -106,7 +106,7 @@ def _decision(constant: ConvertedConstant) -> Decision:
 def _error(constant: ConvertedConstant) -> Float16Error | None:
     if not constant.half:
         return None
-    mse = constant.error[0] / max(1, math.prod(constant.shape))
+    mse = constant.squared_error / max(1, math.prod(constant.shape))
     return Float16Error(constant.sqnr_db, mse, constant.flushed, constant.subnormal)
 
 

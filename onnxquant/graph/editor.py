@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,21 @@ from onnxquant.graph.traverse import captured_names, names_of_graph, replace_fie
 
 # The place before the first node.
 _START = -1
+
+
+@dataclass(frozen=True, eq=False)
+class ConstantChange:
+    """New values for a constant input of a node.
+
+    Attributes:
+        node: the node.
+        position: index of the input.
+        values: the new values.
+    """
+
+    node: onnx.NodeProto
+    position: int
+    values: NDArray[Any]
 
 
 class GraphEditor:
@@ -151,10 +167,10 @@ class GraphEditor:
         self.connect(node, position, new)
         return new
 
-    def set_constants(self, changes: Iterable[tuple[onnx.NodeProto, int, NDArray[Any]]]) -> None:
-        """Set the constants of several inputs, each as a node, the input's position and its values."""
-        for node, position, values in changes:
-            self.set_constant(node, position, values)
+    def set_constants(self, changes: Iterable[ConstantChange]) -> None:
+        """Set the constants of several inputs."""
+        for change in changes:
+            self.set_constant(change.node, change.position, change.values)
 
     def become_constants(self, node: onnx.NodeProto, values: Sequence[NDArray[Any]]) -> None:
         """Replace a node by initializers of its outputs' names."""

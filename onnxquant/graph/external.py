@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import onnx
 
@@ -20,8 +21,22 @@ from onnxquant.errors import ExternalDataError
 _KEYS = {"location", "offset", "length", "checksum"}
 
 
-def reference(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
-    """Location, offset and length (None: to the end of the file) that an external tensor states.
+class Reference(NamedTuple):
+    """The place of external data: the name of its file, where it starts there, and its length.
+
+    Attributes:
+        location: name of the file.
+        offset: byte in the file.
+        length: number of bytes; None: to the end of the file.
+    """
+
+    location: str
+    offset: int
+    length: int | None
+
+
+def reference(tensor: onnx.TensorProto) -> Reference:
+    """The place that an external tensor states.
 
     Raises:
         ExternalDataError: an unknown key, a missing location, or a number that is not one.
@@ -40,7 +55,7 @@ def reference(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
         if not (text.isascii() and text.isdigit()) or len(text) > 19:
             raise ExternalDataError(f"tensor {tensor.name!r}: external data {key} is {text!r}, expected bytes >= 0")
         numbers[key] = int(text)
-    return entries["location"], numbers.get("offset", 0), numbers.get("length")
+    return Reference(entries["location"], numbers.get("offset", 0), numbers.get("length"))
 
 
 def open_mapped(folder: Path, location: str, roots: Sequence[Path] = ()) -> memoryview:

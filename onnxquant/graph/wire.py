@@ -9,6 +9,8 @@ Wire format: https://protobuf.dev/programming-guides/encoding/ ; field numbers: 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from onnxquant.errors import ModelError
 
 # A location no file can have: it marks tensors whose bytes lie in the model file itself.
@@ -86,8 +88,17 @@ def _tensor(buffer: memoryview, start: int, end: int) -> bytes:
     return b"".join(out)
 
 
-def _field(buffer: memoryview, position: int, end: int) -> tuple[int, int, int, int]:
-    """Field number, wire type, where the payload starts, and its size."""
+class _Field(NamedTuple):
+    """A field of a message: its number and wire type, and the start and size of its payload."""
+
+    number: int
+    wire: int
+    start: int
+    size: int
+
+
+def _field(buffer: memoryview, position: int, end: int) -> _Field:
+    """The field at a position."""
     tag, position = _read_varint(buffer, position)
     wire = tag & 7
     if wire == 0:
@@ -106,7 +117,7 @@ def _field(buffer: memoryview, position: int, end: int) -> tuple[int, int, int, 
             f"the file is truncated or not an ONNX model: a field at byte {position} claims {size} bytes, "
             f"{end - position} are left"
         )
-    return tag >> 3, wire, position, size
+    return _Field(tag >> 3, wire, position, size)
 
 
 def _read_varint(buffer: memoryview, position: int) -> tuple[int, int]:

@@ -10,9 +10,8 @@ from typing import Any
 import onnx
 import onnx.defs
 
+from onnxquant.graph.node import STANDARD
 from onnxquant.runtime import sessions
-
-STANDARD = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)

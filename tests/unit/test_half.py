@@ -22,7 +22,8 @@ import onnxquant
 from onnxquant.cli import main
 from onnxquant.errors import ModelError, RecipeError
 from onnxquant.graph.io import load
-from onnxquant.passes.float16.convert import FLOAT, HALF, ConvertToFloat16, Float16Result
+from onnxquant.passes.float16.convert import ConvertToFloat16, Float16Result
+from onnxquant.passes.float16.scope import FLOAT, HALF
 from onnxquant.passes.float16.values import to_half
 
 F32, F16, I64 = np.float32, np.float16, np.int64

@@ -6,17 +6,18 @@ leave the axes in place. All tensors on the way must be read for this tensor alo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.graph.analysis.linear import Change, Linear, Order, linear
-from onnxquant.graph.editor import GraphEditor
+from onnxquant.graph.analysis.linear import Linear, Order, linear
+from onnxquant.graph.editor import ConstantChange, GraphEditor
 from onnxquant.graph.io import Document
-from onnxquant.graph.node import attribute, is_op
+from onnxquant.graph.names import MICROSOFT
+from onnxquant.graph.node import STANDARD, attribute, is_op
 from onnxquant.graph.refusal import Refusal
 
 # All of their inputs are broadcast against each other from the last axis on.
@@ -29,7 +30,7 @@ _ELEMENTWISE |= {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNorma
 # Their first input alone has channels.
 _FIRST = {"Cast", "Clip", "Dropout"}
 _REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
-_DOMAINS = ("", "ai.onnx", "com.microsoft")
+_DOMAINS = (*STANDARD, MICROSOFT)
 
 
 @dataclass
@@ -39,16 +40,16 @@ class InterchangeableChannels:
     Attributes:
         axis: axis of the channels, from the end.
         makers: the linear ops.
-        operands: the constants, each with its node and the index of its input.
+        operands: the constants as they are, each with its node and the index of its input.
     """
 
     axis: int
     makers: list[Linear] = field(default_factory=list)
-    operands: list[Change] = field(default_factory=list)
+    operands: list[ConstantChange] = field(default_factory=list)
 
-    def permuted(self, document: Document, editor: GraphEditor, order: Order) -> list[Change]:
+    def permuted(self, document: Document, editor: GraphEditor, order: Order) -> list[ConstantChange]:
         """Changes that make the channels come in another order."""
-        changes = [(node, i, np.take(values, order, self.axis)) for node, i, values in self.operands]
+        changes = [replace(o, values=np.take(o.values, order, self.axis)) for o in self.operands]
         for op in self.makers:
             changes += op.permuted(document, editor, out=order)
         return changes
@@ -150,5 +151,5 @@ class _Walk:
                     return refusal
             elif len(tensor.dims) >= -axis and tensor.dims[axis] == self.channels:
                 values: NDArray[Any] = self.document.array(tensor)
-                self.result.operands.append((node, position, values))
+                self.result.operands.append(ConstantChange(node, position, values))
         return None

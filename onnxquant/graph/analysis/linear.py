@@ -1,4 +1,4 @@
-"""Linear ops with a constant weight, whatever the op: one view of their channels, one way to change weight and bias."""
+"""Linear ops with a constant weight: one view of their channels, one way to change weight and bias."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.graph.editor import GraphEditor
+from onnxquant.graph.editor import ConstantChange, GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op, set_attribute
 from onnxquant.graph.sites import FLOATS
@@ -18,8 +18,6 @@ from onnxquant.graph.sites import FLOATS
 Doubles = NDArray[np.float64]
 # Channel j is to be what channel order[j] was.
 Order = NDArray[np.int32]
-# A node, one of its inputs, and the constant that it is to have there.
-Change = tuple[onnx.NodeProto, int, NDArray[Any]]
 _OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -126,8 +124,8 @@ class Linear:
 
     def scaled(
         self, document: Document, editor: GraphEditor, out: Doubles | None = None, into: Doubles | None = None
-    ) -> list[Change] | None:
-        """Changes that multiply what the op gives by ``out`` and what it makes of each input by ``into``.
+    ) -> list[ConstantChange] | None:
+        """Changes that multiply the outputs of the op by ``out``, and its weights by ``into`` per input.
 
         Returns:
             new constants for inputs of the node; None when one would not fit its type or the bias is not constant.
@@ -143,23 +141,23 @@ class Linear:
             bias = None if out is None or stored is None else rounded(stored * out, self.dtype)
         if weight is None or (out is not None and bias is None):
             return None
-        changes = [(self.node, 1, weight)]
-        return [*changes, (self.node, 2, bias)] if bias is not None and self._has_bias else changes
+        changes = [ConstantChange(self.node, 1, weight)]
+        return [*changes, ConstantChange(self.node, 2, bias)] if bias is not None and self._has_bias else changes
 
     def permuted(
         self, document: Document, editor: GraphEditor, out: Order | None = None, into: Order | None = None
-    ) -> list[Change]:
-        """Changes that put what the op gives in the order ``out``, for inputs that are in the order ``into``.
+    ) -> list[ConstantChange]:
+        """Changes that put the outputs of the op in the order ``out``, for inputs that are in the order ``into``.
 
-        The op must have no groups, and a bias that is constant where what it gives is put in order.
+        The op must have no groups, and a constant bias where its outputs are put in order.
         """
         weight = document.array(self.tensor)
         for order, axis in ((out, int(self.inputs_first)), (into, 1 - self.inputs_first)):
             weight = weight if order is None else np.take(weight, order, axis)
-        changes: list[Change] = [(self.node, 1, weight)]
+        changes = [ConstantChange(self.node, 1, weight)]
         bias = editor.constant(self.node.input[2]) if out is not None and self._has_bias else None
         if bias is not None and bias.dims[-1:] == [self.outputs]:
-            changes.append((self.node, 2, document.array(bias)[..., out]))
+            changes.append(ConstantChange(self.node, 2, document.array(bias)[..., out]))
         return changes
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnxquant.graph.analysis.linear import Doubles, Linear, linear, per_channel, rounded
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.node import attribute, is_op
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.shapes import Known
@@ -28,8 +29,8 @@ _HOMOGENEOUS |= {"GlobalAveragePool", "Abs"}
 _NORMS = {
     ("", "LayerNormalization"): (1, 2),
     ("", "RMSNormalization"): (1,),
-    ("com.microsoft", "SkipLayerNormalization"): (2, 3),
-    ("com.microsoft", "SkipSimplifiedLayerNormalization"): (2,),
+    (MICROSOFT, "SkipLayerNormalization"): (2, 3),
+    (MICROSOFT, "SkipSimplifiedLayerNormalization"): (2,),
     ("", "SimplifiedLayerNormalization"): (1,),
     ("", "BatchNormalization"): (1, 2),
     ("", "InstanceNormalization"): (1, 2),
@@ -53,6 +54,22 @@ class Operand:
         return rounded(vector.reshape((-1,) + (1,) * (-1 - self.axis)), self.dtype)
 
 
+@dataclass(frozen=True)
+class Channels:
+    """The channels of a tensor: its name, and their axis, from the end."""
+
+    name: str
+    axis: int
+
+
+@dataclass(frozen=True)
+class ClipOnPath:
+    """A Clip on a path, and the axis of its channels, from the end."""
+
+    node: onnx.NodeProto
+    axis: int
+
+
 @dataclass
 class ScalePath:
     """The path from a tensor up to the constants that can scale its channels.
@@ -62,15 +79,14 @@ class ScalePath:
         repeat: neighbouring channels of the tensor that are one channel there (a Flatten between them).
         operands: vectors to scale along the path, and at its end unless that is a linear op.
         end: the linear op at the end, whose output channels are to be scaled.
-        clips: Clip nodes from zero to a bound on the path, each with the axis of its channels. They let scales through
-            only if their bounds follow.
+        clips: Clip nodes from zero to a bound on the path. They let scales through only if their bounds follow.
     """
 
     channels: int
     repeat: int = 1
     operands: list[Operand] = field(default_factory=list)
     end: Linear | None = None
-    clips: list[tuple[onnx.NodeProto, int]] = field(default_factory=list)
+    clips: list[ClipOnPath] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,7 @@ class ScalePathFinder:
             step = ends or self._through(path, node, axis)
             if isinstance(step, Refusal):
                 return step
-            name, axis = step
+            name, axis = step.name, step.axis
             if self.only_reader(name) is None:
                 return Refusal(f"what {node.op_type} reads is read elsewhere too")
 
@@ -171,26 +187,23 @@ class ScalePathFinder:
             return None if vector is None else Operand(node, position, vector, axis, values.dtype)
         return None
 
-    def _through(self, path: ScalePath, node: onnx.NodeProto, axis: int) -> tuple[str, int] | Refusal:
+    def _through(self, path: ScalePath, node: onnx.NodeProto, axis: int) -> Channels | Refusal:
         """The tensor that this node passes scales on to, and the axis of the channels there; or a reason."""
         if is_op(node, "MaxPool") and any(node.output[1:]):
             return Refusal("the MaxPool before it gives indices too")
         if is_op(node, *_HOMOGENEOUS) or self._is_zero_pad(node, axis):
-            return node.input[0], axis
+            return Channels(node.input[0], axis)
         if is_op(node, "Mul", "Div") and (operand := self._operand(path, node, axis, scalar=True)):
-            scaling = operand.position == 1 or node.op_type == "Mul"
-            return (
-                (node.input[1 - operand.position], axis)
-                if scaling
-                else Refusal("it is a constant divided by something")
-            )
+            if operand.position == 0 and node.op_type == "Div":
+                return Refusal("it is a constant divided by something")
+            return Channels(node.input[1 - operand.position], axis)
         if is_op(node, "Add", "Sub") and (operand := self._operand(path, node, axis)):
             path.operands.append(operand)
-            return node.input[1 - operand.position], axis
+            return Channels(node.input[1 - operand.position], axis)
         if is_op(node, "Mul"):
             return self._factor(node, axis)
         if is_op(node, "Transpose") and (perm := attribute(node, "perm")):
-            return node.input[0], perm[len(perm) + axis] - len(perm)
+            return Channels(node.input[0], perm[len(perm) + axis] - len(perm))
         if is_op(node, "Clip"):
             return self._clip(path, node, axis)
         if is_op(node, "Flatten", "Reshape", "Squeeze"):
@@ -199,22 +212,22 @@ class ScalePathFinder:
             return self._reduced(node, axis)
         return Refusal(f"{node.op_type} lies before it")
 
-    def _clip(self, path: ScalePath, node: onnx.NodeProto, axis: int) -> tuple[str, int] | Refusal:
+    def _clip(self, path: ScalePath, node: onnx.NodeProto, axis: int) -> Channels | Refusal:
         low, high = clip_bounds(self.document, self.editor, node)
         if low != 0 or (high != np.inf and not (self.through_clips and high > 0)):
             return Refusal("a Clip with bounds lies before it, which is not homogeneous")
         if high != np.inf:
-            path.clips.append((node, axis))
-        return node.input[0], axis
+            path.clips.append(ClipOnPath(node, axis))
+        return Channels(node.input[0], axis)
 
-    def _factor(self, node: onnx.NodeProto, axis: int) -> tuple[str, int] | Refusal:
+    def _factor(self, node: onnx.NodeProto, axis: int) -> Channels | Refusal:
         """Either factor of a product may take the scales: one that a linear op makes for it alone (a gated unit)."""
         rank = self.known[node.output[0]].rank if node.output[0] in self.known else None
         for name in node.input:
             maker = self.editor.producer(name)
             same = name in self.known and self.known[name].rank == rank is not None
             if same and self.only_reader(name) is not None and linear(self.editor, maker) is not None:
-                return name, axis
+                return Channels(name, axis)
         return Refusal("a Mul of two activations lies before it")
 
     def _is_zero_pad(self, node: onnx.NodeProto, axis: int) -> bool:
@@ -230,7 +243,7 @@ class ScalePathFinder:
         rank = len(pads) // 2
         return value == 0 and rank >= -axis and pads[rank + axis] == pads[2 * rank + axis] == 0
 
-    def _merged(self, path: ScalePath, node: onnx.NodeProto, axis: int) -> tuple[str, int] | Refusal:
+    def _merged(self, path: ScalePath, node: onnx.NodeProto, axis: int) -> Channels | Refusal:
         """Through [n, c, spatial...] -> [n, c * spatial] (a flattened or pooled map), proven by shapes."""
         name = node.input[0]
         before, after = self.known.get(name), self.known.get(node.output[0])
@@ -248,9 +261,9 @@ class ScalePathFinder:
         if after.shape[1] != channels * repeat or any(s != 1 for s in after.shape[2:]):
             return unknown
         path.repeat, path.channels = repeat, channels
-        return name, 1 - len(before.shape)
+        return Channels(name, 1 - len(before.shape))
 
-    def _reduced(self, node: onnx.NodeProto, axis: int) -> tuple[str, int] | Refusal:
+    def _reduced(self, node: onnx.NodeProto, axis: int) -> Channels | Refusal:
         """Through a reduction over other axes than that of the channels."""
         before = self.known.get(node.input[0])
         axes = self._axes(node, before.rank) if before is not None and before.rank is not None else None
@@ -259,7 +272,7 @@ class ScalePathFinder:
         rest = [a for a in range(before.rank) if attribute(node, "keepdims", 1) or a not in axes]
         if -axis > len(rest) or rest[axis] in axes:
             return Refusal(f"the {node.op_type} before it is over the channels")
-        return node.input[0], rest[axis] - before.rank
+        return Channels(node.input[0], rest[axis] - before.rank)
 
     def _axes(self, node: onnx.NodeProto, rank: int) -> list[int] | None:
         axes = attribute(node, "axes")

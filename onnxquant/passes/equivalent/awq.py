@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,13 +36,21 @@ STRENGTHS = 20
 SMALLEST = 1e-4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScaleChoice:
-    """Scales of one activation: ``a^alpha``, and the objective without and with them."""
+    """The scales of one activation.
+
+    Attributes:
+        alpha: power of the magnitudes; 0: no scales lose less.
+        before: objective without scales.
+        after: objective with them.
+        scale: one scale per channel.
+    """
 
     alpha: float
     before: float
     after: float
+    scale: Doubles
 
 
 @dataclass(frozen=True)
@@ -97,25 +105,22 @@ class ScaleForAwq(Pass):
             WeightError: a Gram matrix does not fit.
         """
         known = infer(document)
-        scales: dict[str, Doubles] = {}
         choices: dict[str, ScaleChoice] = {}
         refused: dict[str, str] = {}
         for editor in graph_editors(document):
             finder = ScalePathFinder(document, editor, known)
             for name, readers in linear_readers(editor, self.magnitudes).items():
-                scaling = self._scaling(finder, name, readers)
-                if isinstance(scaling, Refusal):
-                    refused.setdefault(name, scaling.reason)
+                choice = self._choice(finder, name, readers)
+                if isinstance(choice, Refusal):
+                    refused.setdefault(name, choice.reason)
                 else:
-                    choices[name], scales[name] = scaling
-        divided = DivideChannels(scales)(document)
+                    choices[name] = choice
+        divided = DivideChannels({name: choice.scale for name, choice in choices.items()})(document)
         result = ChannelResult.of("scaled", divided.moved, refused | dict(divided.refused))
         chosen = {name: choice for name, choice in choices.items() if name in divided.moved}
         return AwqResult(**vars(result), choices=chosen)
 
-    def _scaling(
-        self, finder: ScalePathFinder, name: str, readers: list[Linear]
-    ) -> tuple[ScaleChoice, Doubles] | Refusal:
+    def _choice(self, finder: ScalePathFinder, name: str, readers: list[Linear]) -> ScaleChoice | Refusal:
         """The best scales of one activation; or the reason why there are none."""
         magnitude = per_channel_values(name, "magnitudes", self.magnitudes[name], readers[0].inputs)
         path = _path(finder, name, readers)
@@ -127,8 +132,8 @@ class ScaleForAwq(Pass):
         if not magnitude.any():
             return Refusal("it was always zero")
         magnitude = np.repeat(magnitude.reshape(-1, path.repeat).mean(axis=1), path.repeat)
-        choice, scale = _best_scale(weights, magnitude, self.inputs(name))
-        return (choice, scale) if choice.alpha else Refusal("no scales lose less")
+        choice = _best_scale(weights, magnitude, self.inputs(name))
+        return choice if choice.alpha else Refusal("no scales lose less")
 
 
 @dataclass(frozen=True)
@@ -161,17 +166,17 @@ def _path(finder: ScalePathFinder, name: str, readers: list[Linear]) -> ScalePat
     return no_single_matrix(readers) or shared_weight(finder.editor, ops) or path
 
 
-def _best_scale(weights: list[_Weight], magnitude: Doubles, inputs: Inputs) -> tuple[ScaleChoice, Doubles]:
+def _best_scale(weights: list[_Weight], magnitude: Doubles, inputs: Inputs) -> ScaleChoice:
     """The best power of the magnitudes; 0 where none is better than no scales."""
     for weight in weights:
         inputs.check(*weight.matrix.shape)
-    best, scales = ScaleChoice(0.0, np.inf, np.inf), np.ones_like(magnitude)
+    best = ScaleChoice(0.0, np.inf, np.inf, np.ones_like(magnitude))
     for alpha in np.arange(STRENGTHS) / STRENGTHS:
         scale = np.maximum(magnitude, SMALLEST * magnitude.max()) ** alpha
         scale /= np.sqrt(scale.max() * scale.min())
         error = sum(weight.error(scale, inputs) for weight in weights)
         if not alpha:
-            best = ScaleChoice(0.0, error, error)
+            best = replace(best, before=error, after=error)
         elif error < best.after:
-            best, scales = ScaleChoice(float(alpha), best.before, error), scale
-    return best, scales
+            best = ScaleChoice(float(alpha), best.before, error, scale)
+    return best

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.graph.analysis.linear import Change, Doubles, Linear, linear
+from onnxquant.graph.analysis.linear import Doubles, Linear, linear
 from onnxquant.graph.analysis.scale_paths import ScalePath, ScalePathFinder, clip_bounds
-from onnxquant.graph.editor import GraphEditor, graph_editors
+from onnxquant.graph.editor import ConstantChange, GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.shapes import infer
 from onnxquant.passes.base import Pass, PassResult
@@ -144,7 +144,7 @@ def _commit(finder: ScalePathFinder, chain: list[Pair], scales: list[Doubles], *
     """Write the scaled weights and operands, if all of them fit their types."""
     document, editor = finder.document, finder.editor
     ops = [chain[0].first, *(pair.second for pair in chain)]
-    changes: list[Change] = []
+    changes: list[ConstantChange] = []
     for i, op in enumerate(ops):
         out = 1 / scales[i] if i < len(chain) else None
         into = np.repeat(scales[i - 1], chain[i - 1].path.repeat) if i else None
@@ -157,13 +157,13 @@ def _commit(finder: ScalePathFinder, chain: list[Pair], scales: list[Doubles], *
             values = operand.scaled(1 / scale)
             if values is None:
                 return False
-            changes.append((operand.node, operand.position, values))
+            changes.append(ConstantChange(operand.node, operand.position, values))
     editor.set_constants(changes)
     for pair, scale in zip(chain, scales, strict=True):
-        for clip, axis in pair.path.clips:
-            bound = clip_bounds(document, editor, clip)[1] / scale
-            shaped = bound.astype(pair.first.dtype).reshape((-1,) + (1,) * (-1 - axis))
-            _open_clip(editor, clip, shaped if split_clip else None)
+        for clip in pair.path.clips:
+            bound = clip_bounds(document, editor, clip.node)[1] / scale
+            shaped = bound.astype(pair.first.dtype).reshape((-1,) + (1,) * (-1 - clip.axis))
+            _open_clip(editor, clip.node, shaped if split_clip else None)
     return True
 
 

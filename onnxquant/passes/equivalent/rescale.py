@@ -12,9 +12,9 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.errors import FeedError
-from onnxquant.graph.analysis.linear import Change, Doubles, Linear, linear, rounded
+from onnxquant.graph.analysis.linear import Doubles, Linear, linear, rounded
 from onnxquant.graph.analysis.scale_paths import ScalePath, ScalePathFinder
-from onnxquant.graph.editor import GraphEditor, graph_editors
+from onnxquant.graph.editor import ConstantChange, GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import is_op
 from onnxquant.graph.refusal import Refusal
@@ -184,7 +184,7 @@ def _divide_before(finder: ScalePathFinder, name: str, readers: list[Linear], sc
         values = operand.scaled(1 / shared)
         if values is None:
             return Refusal("a scaled operand would not fit its type")
-        changes.append((operand.node, operand.position, values))
+        changes.append(ConstantChange(operand.node, operand.position, values))
     finder.editor.set_constants(changes)
     return None
 
@@ -208,8 +208,8 @@ def _divide_by_node(finder: ScalePathFinder, name: str, readers: list[Linear], s
     return None
 
 
-def _changes_of_readers(finder: ScalePathFinder, readers: list[Linear], scale: Doubles) -> list[Change] | None:
-    changes: list[Change] = []
+def _changes_of_readers(finder: ScalePathFinder, readers: list[Linear], scale: Doubles) -> list[ConstantChange] | None:
+    changes: list[ConstantChange] = []
     for op in readers:
         scaled = op.scaled(finder.document, finder.editor, into=scale)
         if scaled is None:

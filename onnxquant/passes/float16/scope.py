@@ -1,4 +1,4 @@
-"""The values of a graph on its way to float16: which type each has, and under which name it is there in the other one."""
+"""The values of a graph on its way to float16: the type of each, and its name in the other type."""
 
 from __future__ import annotations
 
@@ -43,6 +43,17 @@ class Scope:
         while scope and name not in scope.own:
             scope = scope.parent
         return scope if scope and name in scope.types else None
+
+    def holder(self, name: str) -> Scope:
+        """The scope that a float32 value belongs to.
+
+        Raises:
+            KeyError: it is no float32 value.
+        """
+        owner = self.owner(name)
+        if owner is None:
+            raise KeyError(name)
+        return owner
 
     def rebuild(self) -> None:
         """Put the Casts in their places, and drop types that were recorded for what was float32."""

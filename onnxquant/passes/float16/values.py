@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant.graph.node import STANDARD
 from onnxquant.numerics.decibels import decibels
-from onnxquant.runtime.signatures import STANDARD
 
 LARGEST, SMALLEST, SMALLEST_NORMAL = 65504.0, 2.0**-24, 2.0**-14
 # From here on rounding to nearest gives infinity.
@@ -32,7 +32,8 @@ class ConvertedConstant:
         clamped: number of values beyond float16's range that became its largest.
         flushed: number of values other than zero that became zero.
         subnormal: number of values below float16's smallest normal number that lost digits.
-        error: sums of the squared errors and of the squared values.
+        squared_error: sum of the squared errors.
+        power: sum of the squared values.
     """
 
     name: str
@@ -41,13 +42,13 @@ class ConvertedConstant:
     clamped: int = 0
     flushed: int = 0
     subnormal: int = 0
-    error: tuple[float, float] = (0.0, 0.0)
+    squared_error: float = 0.0
+    power: float = 0.0
 
     @property
     def sqnr_db(self) -> float:
         """Signal to quantization noise ratio in decibels."""
-        error, power = self.error
-        return decibels(power, error)
+        return decibels(self.power, self.squared_error)
 
 
 def store_inline(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:
@@ -72,7 +73,7 @@ def to_half(values: NDArray[Any], name: str) -> tuple[NDArray[np.float16], Conve
     constant.subnormal = int((small & (half.astype(np.float32) != values)).sum())
     finite = np.isfinite(values)
     exact, error = values[finite].astype(np.float64), half[finite].astype(np.float64)
-    constant.error = (float(((error - exact) ** 2).sum()), float((exact**2).sum()))
+    constant.squared_error, constant.power = float(((error - exact) ** 2).sum()), float((exact**2).sum())
     return half, constant
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnxquant import runtime
 from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document, nbytes
+from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.node import STANDARD, attribute, is_op
 from onnxquant.graph.shapes import UNKNOWN, Known, infer, outlined
 from onnxquant.graph.traverse import subgraphs
@@ -84,7 +85,7 @@ def _fold_graph(document: Document, editor: GraphEditor, known: dict[str, Known]
 
 def _is_unread(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     # An op of an unknown domain may do something else than make its outputs.
-    pure = node.domain in (*STANDARD, "com.microsoft")
+    pure = node.domain in (*STANDARD, MICROSOFT)
     return pure and bool(node.output) and not any(editor.is_read(name) for name in node.output if name)
 
 
