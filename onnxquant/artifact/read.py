@@ -16,20 +16,12 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import Stored
 from onnxquant.graph.traverse import graphs
 from onnxquant.native import dispatch
-from onnxquant.targets.integers import Channels, Transposed
-from onnxquant.targets.layouts import Columns, Dense, Layout, Rows, Table
-from onnxquant.targets.tiles import Tiles
+from onnxquant.targets import layout_types
+from onnxquant.targets.layouts.base import Layout
 
 T = onnx.TensorProto
 # Codes are bytes to a layout, whatever their type is in the file.
 _CODES = (T.UINT8, T.INT8, T.UINT4, T.INT4, T.UINT2, T.INT2)
-_PLAIN_LAYOUTS: dict[str, type[Columns] | type[Rows] | type[Table] | type[Tiles] | type[Transposed]] = {
-    "columns": Columns,
-    "rows": Rows,
-    "table": Table,
-    "tiles": Tiles,
-    "transposed": Transposed,
-}
 _PLANES_OF_CODES = ("codes", "zero_points")
 
 Planes = Mapping[str, onnx.TensorProto]
@@ -97,12 +89,14 @@ def _array_type(plane: str, elem_type: int) -> np.dtype[Any]:
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
 
 
-def _layout(record: Record, kind: str, opset: int) -> Layout:
-    form = record.stored_format
-    if kind == "dense":
-        return Dense(form, record.view, opset)
-    if kind == "channels":
-        return Channels(form, record.view)
-    if kind not in _PLAIN_LAYOUTS:
-        raise ModelError(f"the model stores {record.name!r} in the unknown layout {kind!r}: made by a newer version?")
-    return _PLAIN_LAYOUTS[kind](form, record.view.rows, record.view.cols)
+def _layout(record: Record, name: str, opset: int) -> Layout:
+    layout_type = layout_types().get(name)
+    if layout_type is None:
+        raise ModelError(
+            f"the model stores {record.name!r} in the unknown layout {name!r}: made by a newer version, or by a target "
+            f"that is not installed?"
+        )
+    try:
+        return layout_type(record.stored_format, record.view, opset)
+    except ValueError as error:
+        raise ModelError(f"the model's record of {record.name!r} is damaged: {error}") from None

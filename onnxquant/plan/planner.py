@@ -164,7 +164,7 @@ def _beside_integers(site: Site, rule: Rule, target: Target, opset: int) -> Enco
 def _stored_bytes(target: Target, site: Site, form: Format, opset: int) -> tuple[int, int]:
     """Bytes of the planes that a target stores, and how many layouts they are in."""
     layouts = target.layouts(site, form, opset)
-    return sum(plane.nbytes for layout in layouts.values() for plane in layout.stored().values()), len(layouts)
+    return sum(layout.nbytes for layout in layouts), len(layouts)
 
 
 def _keep(site: Site, reason: str, refusals: tuple[str, ...] = ()) -> KeepDecision:

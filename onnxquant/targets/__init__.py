@@ -1,4 +1,4 @@
-"""Targets: which nodes an encoded weight becomes. A module here with a ``Target`` subclass is all it takes to add one.
+"""Targets: the nodes that an encoded weight becomes. A module here with a ``Target`` subclass is all it takes to add one.
 
 Packages outside register through the entry point group ``onnxquant.targets``.
 """
@@ -14,6 +14,7 @@ from onnxquant.graph.refusal import Refusal
 from onnxquant.registry import classes
 from onnxquant.targets.base import Lowered, Result, Target
 from onnxquant.targets.kinds import Activations
+from onnxquant.targets.layouts.base import Layout
 
 __all__ = [
     "AUTO",
@@ -24,6 +25,7 @@ __all__ = [
     "Target",
     "automatic",
     "integer_target",
+    "layout_types",
     "registry",
     "target_named",
     "targets",
@@ -70,6 +72,21 @@ def automatic(form: Format, *, folded: bool) -> list[str]:
     """
     ranks = {t.name: t.rank(form, folded=folded) for t in targets()}
     return sorted((name for name, rank in ranks.items() if rank is not None), key=lambda n: (ranks[n], n))
+
+
+@cache
+def layout_types() -> dict[str, type[Layout]]:
+    """The layouts that targets declare, by the names that files have for them.
+
+    Raises:
+        RecipeError: two layouts have the same name.
+    """
+    types: dict[str, type[Layout]] = {}
+    for target in targets():
+        for layout in target.layout_types:
+            if types.setdefault(layout.name, layout) is not layout:
+                raise RecipeError(f"target {target.name}: another target has a layout called {layout.name!r}")
+    return types
 
 
 def target_named(name: str) -> Target:

@@ -1,15 +1,12 @@
-"""What a target is: which nodes an encoded weight becomes."""
+"""The base class of targets, and the records of what they add to a model."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
-
-import onnx
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.native_job import ZeroPoint
@@ -19,14 +16,12 @@ from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import Site
 from onnxquant.targets.kinds import Activations
-from onnxquant.targets.layouts import Layout
-
-F16, F32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+from onnxquant.targets.layouts.base import Layout
 
 
 @dataclass(frozen=True)
 class Result:
-    """A tensor that lowering makes from the weight W [rows, cols].
+    """A tensor that the lowered model computes from a weight W [rows, cols].
 
     ``y = x @ W.T`` (+ ``bias``) for a product, ``y = W[x]`` for a lookup, ``y`` = the decoded weight itself for dense.
     """
@@ -39,22 +34,29 @@ class Result:
 
 @dataclass
 class Lowered:
-    """What the lowering of one site left in the model: enough to read the weight again and to undo it.
+    """The tensors that lowering one site added to the model: enough to read the weight again, and to undo it.
 
     Attributes:
-        planes: per layout, the names of its planes.
-        results: the tensors made from the weight.
+        planes: by layout, the tensor of each plane.
+        results: the tensors that the model computes from the weight.
     """
 
     planes: dict[str, dict[str, str]] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
 
+    def add(self, other: Lowered) -> None:
+        """Add the tensors of another part of the same site."""
+        self.planes |= other.planes
+        self.results += other.results
+
 
 class Target(ABC):
-    """Turns encoded weights into nodes. Chooses no codes and no sites."""
+    """A way to turn encoded weights into nodes. It chooses no codes and no sites."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    layout_types: ClassVar[tuple[type[Layout], ...]]
+    """The layouts that it stores planes in: readers of files find them here."""
     activations: ClassVar[Activations] = Activations.NONE
     """The activations that its products take. A rule can only name targets whose products take floats."""
 
@@ -71,22 +73,29 @@ class Target(ABC):
 
     @abstractmethod
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:
-        """None when this target can hold the site in the format, else why not."""
+        """The reason why this target cannot hold the site in the format; None when it can."""
 
     @abstractmethod
     def holds(self, form: Format) -> bool:
         """Whether this target can hold the format in a product or a lookup."""
 
     @abstractmethod
-    def layouts(self, site: Site, form: Format, opset: int) -> dict[str, Layout]:
-        """The layouts that the site's planes will be stored in."""
+    def layouts(self, site: Site, form: Format, opset: int) -> Sequence[Layout]:
+        """The layouts of the planes that a site is stored as."""
 
     @abstractmethod
     def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:
-        """Emit planes and nodes; ``encoded`` is None when only sizes are wanted."""
+        """Add planes and nodes to the model.
+
+        Args:
+            editor: editor of the model.
+            site: the weight.
+            form: its format.
+            encoded: the encoded weight; None: sizes only.
+        """
 
     def finish(self, editor: ModelEditor, lowered: Sequence[tuple[Site, Format]]) -> None:  # noqa: B027  optional
-        """Add what the sites lowered by this target share; called once, after the edits are applied."""
+        """Add the parts of the model that all sites of this target share; called once, after the edits are applied."""
 
 
 def holds_codes(form: Format) -> bool:
@@ -96,25 +105,19 @@ def holds_codes(form: Format) -> bool:
 
 
 def add_planes(editor: ModelEditor, site: Site, layout: Layout, encoded: Encoded | None) -> dict[str, str]:
-    """Add a layout's planes to the graph that holds the weight; names by plane."""
+    """Add a layout's planes to the graph that holds the weight.
 
-    def make(plane: str) -> NDArray[Any]:
-        assert encoded is not None
-        return layout.pack(plane, encoded)
+    Args:
+        editor: editor of the model.
+        site: the weight.
+        layout: its layout.
+        encoded: the encoded weight; None: sizes only, no sink asks for values.
 
+    Returns:
+        the tensor of each plane.
+    """
+    arrays = layout.pack(encoded) if encoded else {}
     return {
-        plane: editor.plane(site.graph, f"{site.tensor.name}/{plane}", stored, partial(make, plane))
+        plane: editor.plane(site.graph, f"{site.tensor.name}/{plane}", stored, partial(arrays.__getitem__, plane))
         for plane, stored in layout.stored().items()
     }
-
-
-def float_scales(editor: ModelEditor, site: Site, name: str, elem_type: int, to: int = F32) -> str:
-    """The scales as ``to``: a Cast that folds when a session is created, so that they are stored in 16 bits."""
-    if elem_type == to:
-        return name
-    cast = editor.node(site, "Cast", [name], to=to)
-    editor.first(site.graph, [cast])
-    return str(cast.output[0])
-
-
-Planes = Mapping[str, str]

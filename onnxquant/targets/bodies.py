@@ -21,12 +21,14 @@ import onnx.parser
 
 from onnxquant.formats.base import Format
 from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
+from onnxquant.formats.native_job import ZeroPoint
 from onnxquant.formats.planes import Extent
+from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.formats.table import TableCodes
 from onnxquant.graph.names import DOMAIN
 from onnxquant.numerics.packing import low_bits
-from onnxquant.targets.layouts import POWERS_OF_TWO
-from onnxquant.targets.tiles import kernel_name
+from onnxquant.targets.layouts.base import POWERS_OF_TWO
+from onnxquant.targets.node_builder import I64, NodeBuilder
 
 MATMUL, GATHER, DEQUANTIZE = "MatMul", "Gather", "Dequantize"
 # Attributes that only bodies read; the kernels compute them from K, N and block_size.
@@ -52,6 +54,18 @@ class Needs:
     half: bool
     ragged: bool
     bias: bool = False
+
+
+def kernel_name(form: Format) -> str:
+    """Name of a format's kernel: variants with other planes have one of their own.
+
+    >>> from onnxquant.formats import format_named
+    >>> kernel_name(format_named("int4", symmetric=False)), kernel_name(format_named("q4_k"))
+    ('int4_zero', 'q4_k')
+    """
+    if isinstance(form, ScaledCodes) and form.has_zero_points:
+        return f"{form.name}_float_zero" if form.zero_type is ZeroPoint.FLOAT16 else f"{form.name}_zero"
+    return form.name if form.inner is form else f"{form.name}_double"
 
 
 def op_name(kind: str, form: Format, *, bias: bool = False) -> str:
@@ -99,36 +113,40 @@ def body(kind: str, form: Format, planes: tuple[str, ...], needs: Needs) -> onnx
     return function
 
 
-class _Body:
-    """Nodes of one body as text, one after another; each method gives the name of what it made."""
+class _Body(NodeBuilder):
+    """The nodes of one body as text."""
 
     def __init__(self, form: Format, planes: tuple[str, ...], needs: Needs) -> None:
         self.form, self.planes, self.needs = form, planes, needs
         self.steps: list[str] = []
-        self.made: dict[str, str] = {}
+        self._tensors: dict[str, str] = {}
 
     def lines(self, kind: str) -> list[str]:
+        """The text of a kind's body."""
         {MATMUL: self._matmul, GATHER: self._gather, DEQUANTIZE: self._dequantize}[kind]()
         return self.steps
 
     # ---- pieces ----
 
-    def op(self, name: str, *inputs: str, **attributes: object) -> str:
-        """One node; the same one twice is made once. An attribute ``@name`` is the function's own."""
+    def op(self, name: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node, unless there is the same one. An attribute ``@name`` is the function's own."""
         listed = ", ".join(f"{k} {_type(v)}= {_text(v)}" for k, v in attributes.items())
-        made = f"{name}{f' <{listed}>' if listed else ''} ({', '.join(inputs)})"
-        if made not in self.made:
-            self.made[made] = f"t{len(self.made)}"
-            self.steps.append(f"{self.made[made]} = {made}")
-        return self.made[made]
+        node = f"{name}{f' <{listed}>' if listed else ''} ({', '.join(inputs)})"
+        if node not in self._tensors:
+            self._tensors[node] = f"t{len(self._tensors)}"
+            self.steps.append(f"{self._tensors[node]} = {node}")
+        return self._tensors[node]
 
-    def given(self, attribute: str) -> str:
+    def size(self, attribute: str) -> str:
+        """A constant whose value is an attribute of the function."""
         return self.op("Constant", value_ints=(f"@{attribute}", "ints "))
 
     def ints(self, *values: int) -> str:
+        """A constant of int64 [n]."""
         return self.op("Constant", value_ints=list(values))
 
     def number(self, value: float) -> str:
+        """A constant float32."""
         return self.op("Constant", value_float=float(value))
 
     def table(self, values: np.ndarray[Any, np.dtype[np.float32]]) -> str:
@@ -142,9 +160,6 @@ class _Body:
     def transpose(self, x: str, *perm: int) -> str:
         return self.op("Transpose", x, perm=list(perm))
 
-    def floats(self, x: str) -> str:
-        return self.op("Cast", x, to=1)
-
     def unsqueeze(self, x: str) -> str:
         return self.op("Unsqueeze", x, self.ints(2))
 
@@ -153,7 +168,7 @@ class _Body:
 
     def cut(self, x: str, end: str, axis: int) -> str:
         """The first of an axis: padding is left out."""
-        return self.slice(x, 0, self.given(end), axis)
+        return self.slice(x, 0, self.size(end), axis)
 
     def cut_rows(self, x: str) -> str:
         return self.cut(x, "rows", 0) if self.needs.ragged else x
@@ -168,15 +183,15 @@ class _Body:
         """A plane of one value per row and group as float [N', groups], or [1, 1]."""
         declared = self.form.planes(1, 1)[plane]
         rows = plane if declared.extent is Extent.TENSOR else self.transpose(plane, 0, 2, 1)
-        matrix = self.reshape(rows, self.given("side_rows"))
+        matrix = self.reshape(rows, self.size("side_rows"))
         if declared.dtype == POWERS_OF_TWO:
-            return self.op("Gather", self.table(_POWERS), self.op("Cast", matrix, to=7))
+            return self.op("Gather", self.table(_POWERS), self.cast(matrix, I64))
         return self.floats(matrix)
 
     def per_block(self, groups: str) -> str:
         """[N', groups] as [N', blocks]: a group serves one block, or several, or all of a row."""
-        wide = self.op("Expand", self.unsqueeze(groups), self.given("spread"))
-        return self.cut(self.reshape(wide, self.given("matrix")), "blocks", 1)
+        wide = self.op("Expand", self.unsqueeze(groups), self.size("spread"))
+        return self.cut(self.reshape(wide, self.size("matrix")), "blocks", 1)
 
     def sides(self) -> tuple[str, str | None]:
         """Scale of each block, and its minimum or zero point where there is one."""
@@ -187,8 +202,8 @@ class _Body:
         return self.per_block(scales), self.per_block(self.side(second)) if second else None
 
     def _nested(self) -> str:
-        rows = self.reshape(self.transpose("scales", 0, 2, 1), self.given("side_rows"))
-        codes = self.cut(self.op("Cast", rows, to=7), "rows", 0)
+        rows = self.reshape(self.transpose("scales", 0, 2, 1), self.size("side_rows"))
+        codes = self.cut(self.cast(rows, I64), "rows", 0)
         own = self.op("Gather", self.table(signed_map()), codes)
         wide = self.op("Expand", self.reshape("nested_scales", self.ints(-1, 1)), self.ints(1, 256))
         count = self.reshape(self.op("Size", codes), self.ints(1))
@@ -199,39 +214,33 @@ class _Body:
     def _with_padding_rows(self, matrix: str) -> str:
         if not self.needs.ragged:
             return matrix
-        rows = self.slice(self.given("code_shape"), 0, self.ints(1), 0)
-        missing = self.op("Sub", rows, self.given("rows"))
+        rows = self.slice(self.size("code_shape"), 0, self.ints(1), 0)
+        missing = self.op("Sub", rows, self.size("rows"))
         return self.op("Pad", matrix, self.op("Concat", self.ints(0, 0), missing, self.ints(0), axis=0))
 
     def _super_blocks(self) -> tuple[str, str | None]:
-        scales, matrix = self.reshape(self.side("scales"), self.ints(-1, 1)), self.given("matrix")
+        scales, matrix = self.reshape(self.side("scales"), self.ints(-1, 1)), self.size("matrix")
         if "minima" not in self.planes:
             factors = self.reshape(self.floats(self.transpose("factors", 0, 2, 1)), self.ints(-1, 16))
             return self.cut(self.reshape(self.op("Mul", factors, scales), matrix), "blocks", 1), None
         packed = self.reshape(self.floats(self.transpose("factors", 0, 3, 1, 2)), self.ints(-1, 12))
         first, second, last = (self.slice(packed, at, self.ints(at + 4), 1) for at in (0, 4, 8))
-        (sc_low, sc_high), (m_low, m_high) = self._split(first, 64), self._split(second, 64)
-        last_low, last_high = self._split(last, 16)
-        sc = self.op("Concat", sc_low, self._join(last_low, sc_high, 16), axis=1)
-        m = self.op("Concat", m_low, self._join(last_high, m_high, 16), axis=1)
+        six_bits = self.number(64)
+        (sc_low, sc_high), (m_low, m_high) = self.split(first, six_bits), self.split(second, six_bits)
+        four_bits = self.number(16)
+        last_low, last_high = self.split(last, four_bits)
+        sc = self.op("Concat", sc_low, self.join(last_low, sc_high, four_bits), axis=1)
+        m = self.op("Concat", m_low, self.join(last_high, m_high, four_bits), axis=1)
         minima = self.op("Neg", self.reshape(self.side("minima"), self.ints(-1, 1)))
         out = [self.op("Mul", factor, of) for factor, of in ((sc, scales), (m, minima))]
         scale, minimum = (self.cut(self.reshape(x, matrix), "blocks", 1) for x in out)
         return scale, minimum
 
-    def _split(self, x: str, base: int) -> tuple[str, str]:
-        """Whole numbers as x % base and x // base, in float arithmetic: it exists in every opset."""
-        high = self.op("Floor", self.op("Div", x, self.number(base)))
-        return self.op("Sub", x, self.op("Mul", high, self.number(base))), high
-
-    def _join(self, low: str, high: str, base: int) -> str:
-        return self.op("Add", low, self.op("Mul", high, self.number(base)))
-
     # ---- MatMulNBits' form ----
 
     def packed_codes(self) -> str:
         """B uint8 [N, blocks, bytes]."""
-        return self.cut_rows(self.reshape(self.transpose("codes", 0, 2, 1, 3), self.given("code_shape")))
+        return self.cut_rows(self.reshape(self.transpose("codes", 0, 2, 1, 3), self.size("code_shape")))
 
     def around_offset(self) -> tuple[str, str | None]:
         """Scale [N, blocks], and what is added where codes are read as code - 2^(bits-1)."""
@@ -247,30 +256,28 @@ class _Body:
 
     # ---- decoding ----
 
-    def _fields(self, flat: str, bits: int) -> str:
+    def _unpacked(self, flat: str, bits: int) -> str:
         """Bytes [n, 1] as the codes in each: [n, 8 / bits]."""
-        parts, rest = [], self.floats(flat)
-        for _ in range(8 // bits - 1):
-            low, rest = self._split(rest, 1 << bits)
-            parts.append(low)
-        return self.op("Concat", *parts, rest, axis=1) if parts else rest
+        fields = self.fields(self.floats(flat), bits)
+        return self.op("Concat", *fields, axis=1) if len(fields) > 1 else fields[0]
 
     def codes(self) -> str:
         """Codes as float [N', K']."""
-        low, matrix, column = low_bits(self.form.bits), self.given("matrix"), self.ints(-1, 1)
-        flat = self._fields(self.reshape(self.transpose("codes", 0, 2, 1, 3), column), low)
+        low, matrix, column = low_bits(self.form.bits), self.size("matrix"), self.ints(-1, 1)
+        flat = self._unpacked(self.reshape(self.transpose("codes", 0, 2, 1, 3), column), low)
         out = self.reshape(flat, matrix)
         if "high" not in self.planes:
             return out
         bits, fields = self.form.bits - low, 8 // low
-        flat = self._fields(self.reshape(self.transpose("high", 0, 2, 1, 3), column), bits)
+        flat = self._unpacked(self.reshape(self.transpose("high", 0, 2, 1, 3), column), bits)
         parts = self.reshape(flat, self.ints(-1, 4, 8 // bits // fields, fields))
-        return self._join(out, self.reshape(self.transpose(parts, 0, 2, 1, 3), matrix), 1 << low)
+        high = self.reshape(self.transpose(parts, 0, 2, 1, 3), matrix)
+        return self.join(out, high, self.number(1 << low))
 
     def decoded(self) -> str:
         """The weight as float [N, K], channels in the order of X."""
         if self.form.bits == 16:
-            wide = self.floats(self.reshape(self.transpose("codes", 0, 2, 1), self.given("matrix")))
+            wide = self.floats(self.reshape(self.transpose("codes", 0, 2, 1), self.size("matrix")))
         else:
             wide = self._scaled_codes()
         out = self.cut(self.cut(wide, "rows", 0), "cols", 1)
@@ -281,17 +288,17 @@ class _Body:
     def _scaled_codes(self) -> str:
         codes, (scale, second) = self.codes(), self.sides()
         if isinstance(self.form, TableCodes):
-            codes = self.op("Gather", self.table(self.form.table()), self.op("Cast", codes, to=7))
+            codes = self.op("Gather", self.table(self.form.table()), self.cast(codes, I64))
         elif second is None:
             codes = self.op("Sub", codes, self.number(1 << (self.form.bits - 1)))
-        shape = self.op("Concat", self.given("side_shape"), self.ints(-1), axis=0)
+        shape = self.op("Concat", self.size("side_shape"), self.ints(-1), axis=0)
         codes, scale = self.reshape(codes, shape), self.unsqueeze(scale)
         if second and "zero_points" in self.planes:
             codes = self.op("Sub", codes, self.unsqueeze(second))
         scaled = self.op("Mul", codes, scale)
         if second and "minima" in self.planes:
             scaled = self.op("Add", scaled, self.unsqueeze(second))
-        return self.reshape(scaled, self.given("matrix"))
+        return self.reshape(scaled, self.size("matrix"))
 
     def _scatter(self, matrix: str, columns: str, values: str) -> str:
         """``matrix`` with columns set: out[:, columns[j]] = values[:, j]."""
@@ -325,7 +332,7 @@ class _Body:
 
     def _block_sums(self, x: str) -> str:
         """Sums of X over each block: [rows of X, blocks]."""
-        blocks, cols = self.given("blocks"), self.given("cols")
+        blocks, cols = self.size("blocks"), self.size("cols")
         size = self.reshape(self.op("Constant", value_int=("@block_size", "int ")), self.ints(1))
         flat = self.reshape(x, self.op("Concat", self.ints(-1), cols, axis=0))
         if self.needs.ragged:
@@ -341,7 +348,7 @@ class _Body:
             return
         table = self.reshape(self.packed_codes(), self.ints(0, -1))
         byte = sum(1 << (self.form.bits - 1) << i for i in range(0, 8, self.form.bits))
-        zeros = self.op("Expand", self.op("Constant", value=(f"uint8[1] {{{byte}}}", "")), self.given("zero_shape"))
+        zeros = self.op("Expand", self.op("Constant", value=(f"uint8[1] {{{byte}}}", "")), self.size("zero_shape"))
         y = self.op(
             "com.microsoft.GatherBlockQuantized", table, "indices", self.around_offset()[0], zeros,
             bits=self.form.bits, block_size=("@block_size", "int "), gather_axis=0, quantize_axis=1,
@@ -349,7 +356,7 @@ class _Body:
         self.steps.append(f"Y = Identity ({self.cut(y, 'cols', -1) if self.needs.ragged else y})")
 
     def _dequantize(self) -> None:
-        permuted = self.reshape(self.decoded(), self.given("shape"))
+        permuted = self.reshape(self.decoded(), self.size("shape"))
         self.steps.append("restored = Transpose <perm : ints = @perm> (" + permuted + ")")
         self.steps.append("typed = Cast <to : int = @to> (restored)")
         # The Reshape changes nothing. Up to 1.29 onnxruntime fuses a Transpose into the Gemm behind it, whatever its perm.

@@ -1,4 +1,4 @@
-"""Target ``custom``: our own ops on planes in kernel order, each with a body for runtimes without our library.
+"""Target ``custom``: our own operators on planes in kernel order, each with a body for runtimes without our library.
 
 Where the library is registered its kernels take precedence; elsewhere ONNX Runtime inlines the body and folds it. A
 weight is stored once, whatever consumes it: products and lookups by kernel, everything else through a Dequantize body
@@ -8,8 +8,7 @@ that folds at load.
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import onnx
+from typing import Any
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
@@ -20,11 +19,12 @@ from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import Site
 from onnxquant.graph.traverse import graphs, nodes
 from onnxquant.targets import bodies
-from onnxquant.targets.base import F16, F32, Lowered, Result, Target, add_planes
+from onnxquant.targets.base import Lowered, Result, Target, add_planes
 from onnxquant.targets.dense import read_decoded
-from onnxquant.targets.layouts import Layout
+from onnxquant.targets.layouts.base import Layout
+from onnxquant.targets.layouts.tiles import TilesLayout
+from onnxquant.targets.node_builder import F16, F32, GraphNodes
 from onnxquant.targets.products import constant_bias, lower_product
-from onnxquant.targets.tiles import Tiles
 
 
 class Custom(Target):
@@ -32,6 +32,7 @@ class Custom(Target):
 
     name = "custom"
     summary = "our ops and kernels; every file also carries bodies and runs on stock onnxruntime"
+    layout_types = (TilesLayout,)
 
     def rank(self, form: Format, *, folded: bool) -> int | None:
         """First for formats of other projects: their planes convert back to the same bytes and have kernels of their own."""
@@ -43,17 +44,16 @@ class Custom(Target):
         return True
 
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:  # noqa: D102
-        half = site.tensor.data_type == F16
-        needed = bodies.MIN_OPSET_HALF if half else bodies.MIN_OPSET
+        needed = bodies.MIN_OPSET_HALF if site.tensor.data_type == F16 else bodies.MIN_OPSET
         if opset < needed:
             return Refusal(
                 f"bodies are written for opset {needed} and up, the model has {opset}", "target ort takes any"
             )
-        return self._padding(site, form)
+        return self._refusal_of_padding(site, form, opset)
 
-    def _padding(self, site: Site, form: Format) -> Refusal | None:
+    def _refusal_of_padding(self, site: Site, form: Format, opset: int) -> Refusal | None:
         """Refuse a weight that padding to whole tiles would make larger than it is worth."""
-        padded = sum(s.nbytes for s in Tiles(form, site.rows, site.cols).stored().values())
+        padded = TilesLayout(form, site.view, opset).nbytes
         plain = form.nbytes(site.rows, site.cols)
         # Half of float16, or twice the format's own size where that is more.
         bound = max(site.elements, 2 * plain)
@@ -65,29 +65,35 @@ class Custom(Target):
             "target onnx stores it unpadded",
         )
 
-    def layouts(self, site: Site, form: Format, opset: int) -> dict[str, Layout]:  # noqa: D102
-        return {"tiles": Tiles(form, site.rows, site.cols)}
+    def layouts(self, site: Site, form: Format, opset: int) -> Sequence[Layout]:  # noqa: D102
+        return [TilesLayout(form, site.view, opset)]
 
     def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
-        lowered = Lowered()
-        op = _Ops(editor, site, Tiles(form, site.rows, site.cols), encoded, lowered)
+        layout = TilesLayout(form, site.view, editor.opset)
+        names = add_planes(editor, site, layout, encoded)
+        weight = _CustomOps(layout, list(names.values()))
         for use in site.served(UseKind.PRODUCT):
-            bias = constant_bias(use, site)
-            if bias:
-                editor.replace(use, op.product(use.node.input[0], use.node.output[0], bias))
+            if bias := constant_bias(use, site):
+                product = GraphNodes(editor, site)
+                weight.product(product, use.node.input[0], use.node.output[0], bias)
+                editor.replace(use, product.nodes)
             else:
-                lower_product(editor, site, use, op.product)
+                lower_product(editor, site, use, weight.product)
         for use in site.served(UseKind.LOOKUP):
-            editor.replace(use, op.lookup(use.node.input[1], use.node.output[0]))
-        if site.served(UseKind.DENSE):
-            node = op.decode()
-            editor.first(site.graph, [node])
-            read_decoded(editor, site.served(UseKind.DENSE), node.output[0], lowered)
+            lookup = GraphNodes(editor, site)
+            weight.lookup(lookup, use.node.input[1], use.node.output[0])
+            editor.replace(use, lookup.nodes)
+        lowered = Lowered({layout.name: names}, weight.results)
+        if dense := site.served(UseKind.DENSE):
+            first = GraphNodes(editor, site)
+            decoded = weight.decode(first)
+            first.insert_first()
+            lowered.results.append(read_decoded(editor, dense, decoded))
         return lowered
 
     def finish(self, editor: ModelEditor, lowered: Sequence[tuple[Site, Format]]) -> None:
         """Add the body of every op of ours that the model calls."""
-        layouts = [Tiles(f, s.rows, s.cols) for s, f in lowered]
+        layouts = [TilesLayout(form, site.view, editor.opset) for site, form in lowered]
         ragged = any(x.rows != x.padded_rows or x.cols != x.padded_cols for x in layouts)
         half = any(s.tensor.data_type == F16 for s, _ in lowered)
         called = {n.op_type for n in nodes(editor.proto) if n.domain == DOMAIN}
@@ -106,43 +112,42 @@ class Custom(Target):
                     editor.declare(graph, node.output[0], F32 if gathered else types[node.metadata_props[0].value])
 
 
-class _Ops:
-    """The nodes around one weight's planes."""
+class _CustomOps:
+    """Our operators on one weight."""
 
-    def __init__(
-        self, editor: ModelEditor, site: Site, layout: Tiles, encoded: Encoded | None, lowered: Lowered
-    ) -> None:
-        self.editor, self.site, self.layout, self.lowered = editor, site, layout, lowered
-        names = lowered.planes["tiles"] = add_planes(editor, site, layout, encoded)
-        self.planes = list(names.values())
+    def __init__(self, layout: TilesLayout, planes: Sequence[str]) -> None:
+        self.layout, self.planes = layout, planes
+        self.results: list[Result] = []
 
-    def product(self, x: str, output: str, bias: str = "") -> list[onnx.NodeProto]:
-        """X @ W.T, and a bias added."""
-        self.lowered.results.append(Result(UseKind.PRODUCT, x, output, bias))
-        return [self._call(bodies.MATMUL, [x, *self.planes, *([bias] if bias else [])], output, bias=bool(bias))]
+    def product(self, nodes: GraphNodes, x: str, output: str, bias: str = "") -> None:
+        """Add X @ W.T, plus a bias."""
+        self.results.append(Result(UseKind.PRODUCT, x, output, bias))
+        inputs = [x, *self.planes, *([bias] if bias else [])]
+        nodes.op(bodies.op_name(bodies.MATMUL, self.layout.form, bias=bool(bias)), *inputs, **self._attributes(output))
 
-    def lookup(self, indices: str, output: str) -> list[onnx.NodeProto]:
-        """Rows of W."""
-        self.lowered.results.append(Result(UseKind.LOOKUP, indices, output))
-        half = self.site.tensor.data_type == F16
-        found = [self._call(bodies.GATHER, [*self.planes, indices], "" if half else output)]
-        if half:
-            found.append(self.editor.node(self.site, "Cast", [found[0].output[0]], output=output, to=F16))
-        return found
+    def lookup(self, nodes: GraphNodes, indices: str, output: str) -> None:
+        """Add the rows of W."""
+        self.results.append(Result(UseKind.LOOKUP, indices, output))
+        in_half = nodes.site.tensor.data_type == F16
+        name = bodies.op_name(bodies.GATHER, self.layout.form)
+        rows = nodes.op(name, *self.planes, indices, **self._attributes("" if in_half else output))
+        if in_half:
+            nodes.op("Cast", rows, output=output, to=F16)
 
-    def decode(self) -> onnx.NodeProto:
-        """W in its own shape."""
-        node = self._call(bodies.DEQUANTIZE, self.planes, "")
-        view = self.site.view
-        for key, value in (("shape", view.permuted), ("perm", view.inverse), ("to", self.site.tensor.data_type)):
-            node.attribute.append(onnx.helper.make_attribute(key, value))
-        return node
+    def decode(self, nodes: GraphNodes) -> str:
+        """Add W in its own shape."""
+        view, elem_type = nodes.site.view, nodes.site.tensor.data_type
+        name = bodies.op_name(bodies.DEQUANTIZE, self.layout.form)
+        shape: dict[str, Any] = {"shape": view.permuted, "perm": view.inverse, "to": elem_type}
+        return nodes.op(name, *self.planes, **self._attributes(""), **shape)
 
-    def _call(self, kind: str, inputs: Sequence[str], output: str, *, bias: bool = False) -> onnx.NodeProto:
+    def _attributes(self, output: str) -> dict[str, Any]:
+        """Arguments of ``GraphNodes.op``: where the operator is defined, its output, and sizes as attributes."""
         layout = self.layout
-        blocks, groups = layout.blocks, layout.groups_in_row
-        low = layout.low
-        sizes = {
+        blocks, groups, low = layout.blocks, layout.groups_in_row, layout.low
+        return {
+            "domain": DOMAIN,
+            "output": output,
             "K": layout.cols,
             "N": layout.rows,
             "block_size": layout.block,
@@ -156,5 +161,3 @@ class _Ops:
             "blocks": [blocks],
             "zero_shape": [layout.rows, (blocks * low + 7) // 8],
         }
-        name = bodies.op_name(kind, layout.form, bias=bias)
-        return self.editor.node(self.site, name, inputs, domain=DOMAIN, output=output, **sizes)

@@ -1,16 +1,14 @@
-"""Target ``onnx``: standard ops only, in the forms that ONNX Runtime turns into fast kernels.
+"""Target ``onnx``: standard operators only, in the forms that ONNX Runtime turns into fast kernels.
 
 A product is DequantizeLinear of a [K, N] weight along axis 0: from 1.25 on ONNX Runtime fuses it with MatMul and Gemm to
 its block-wise kernel (4-bit MatMul from 1.23 on). A lookup gathers codes and scales first and decodes only those rows.
-Everything else is decoded ahead of the op and folds.
+Every other weight is decoded ahead of the operator and folds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
-import onnx
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
@@ -19,13 +17,19 @@ from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import Site
-from onnxquant.targets.base import F16, F32, Lowered, Result, Target, add_planes, float_scales, holds_codes
+from onnxquant.targets.base import Lowered, Result, Target, add_planes, holds_codes
 from onnxquant.targets.dense import lower_dense
-from onnxquant.targets.layouts import IR_OF_BITS, OPSET_OF_BITS, Columns, Dense, Layout, Table
+from onnxquant.targets.layouts.base import IR_OF_BITS, OPSET_OF_BITS, Layout
+from onnxquant.targets.layouts.columns import ColumnsLayout
+from onnxquant.targets.layouts.dense import DenseLayout
+from onnxquant.targets.layouts.table import TableLayout
+from onnxquant.targets.node_builder import F16, F32, GraphNodes
 from onnxquant.targets.products import lower_product
 
-# What DequantizeLinear learned when: an axis, float16 scales, blocks.
+# The opsets in which DequantizeLinear got an axis, float16 scales and blocks.
 AXIS_OPSET, HALF_OPSET, BLOCKED_OPSET = 13, 19, 21
+# The opset in which the axes of Unsqueeze became an input.
+_AXES_INPUT_OPSET = 13
 
 
 class Onnx(Target):
@@ -33,6 +37,7 @@ class Onnx(Target):
 
     name = "onnx"
     summary = "standard operators: DequantizeLinear fused by onnxruntime >= 1.25, Cast and Mul folded at load"
+    layout_types = (ColumnsLayout, TableLayout, DenseLayout)
 
     def rank(self, form: Format, *, folded: bool) -> int | None:
         """First for what is decoded at load, last for what has a kernel."""
@@ -65,130 +70,119 @@ class Onnx(Target):
             )
         return None
 
-    def layouts(self, site: Site, form: Format, opset: int) -> dict[str, Layout]:  # noqa: D102
-        out: dict[str, Layout] = {}
+    def layouts(self, site: Site, form: Format, opset: int) -> Sequence[Layout]:  # noqa: D102
+        dense = DenseLayout(form, site.view, opset)
         if isinstance(form, Floats):
-            return {"dense": Dense(form, site.view, opset)}
+            return [dense]
+        out: list[Layout] = []
         if site.served(UseKind.PRODUCT):
-            out["columns"] = Columns(form, site.rows, site.cols)
+            out.append(ColumnsLayout(form, site.view, opset))
         if site.served(UseKind.LOOKUP):
-            out["table"] = Table(form, site.rows, site.cols)
-        if site.served(UseKind.DENSE):
-            out["dense"] = Dense(form, site.view, opset)
-        return out
+            out.append(TableLayout(form, site.view, opset))
+        return [*out, dense] if site.served(UseKind.DENSE) else out
 
     def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
         lowered = Lowered()
-        if isinstance(form, Floats):
-            lower_dense(editor, site, form, encoded, lowered, site.uses)
-            return lowered
-        for kind, layout in self.layouts(site, form, editor.opset).items():
-            if kind == "dense":
-                lower_dense(editor, site, form, encoded, lowered)
-                continue
-            names = lowered.planes[kind] = add_planes(editor, site, layout, encoded)
-            if isinstance(layout, Columns):
-                _products(editor, site, layout, names, lowered)
-            elif isinstance(layout, Table):
-                _lookups(editor, site, layout, names, lowered)
+        for layout in self.layouts(site, form, editor.opset):
+            if isinstance(layout, ColumnsLayout):
+                lowered.add(_lower_products(editor, site, layout, encoded))
+            elif isinstance(layout, TableLayout):
+                lowered.add(_lower_lookups(editor, site, layout, encoded))
+            elif isinstance(layout, DenseLayout):
+                uses = site.uses if isinstance(form, Floats) else site.served(UseKind.DENSE)
+                lowered.add(lower_dense(editor, site, layout, encoded, uses))
         return lowered
 
 
-def _products(editor: ModelEditor, site: Site, layout: Columns, names: dict[str, str], lowered: Lowered) -> None:
+def _lower_products(editor: ModelEditor, site: Site, layout: ColumnsLayout, encoded: Encoded | None) -> Lowered:
     """One DequantizeLinear for all the products of a weight."""
-    form = layout.scaled
-    editor.require_ir(IR_OF_BITS[form.bits])
-    to = F16 if site.tensor.data_type == F16 else F32
-    scales = float_scales(editor, site, names["scales"], layout.stored()["scales"].elem_type, to)
-    attributes: dict[str, Any] = {}
-    if isinstance(form.granularity, PerBlock):
-        attributes = {"axis": 0, "block_size": form.granularity.size}
-    elif isinstance(form.granularity, PerRow):
-        attributes = {"axis": 1}
-    inputs = [names["codes"], scales] + ([names["zero_points"]] if "zero_points" in names else [])
-    decode = editor.node(site, "DequantizeLinear", inputs, **attributes)
-    editor.first(site.graph, [decode])
-    weight = decode.output[0]
+    names = add_planes(editor, site, layout, encoded)
+    lowered = Lowered({layout.name: names})
+    editor.require_ir(IR_OF_BITS[layout.form.bits])
+    weight = _dequantized(editor, site, layout, names)
 
-    def product(x: str, output: str) -> list[onnx.NodeProto]:
+    def product(nodes: GraphNodes, x: str, output: str) -> None:
         lowered.results.append(Result(UseKind.PRODUCT, x, output))
-        wide = layout.padded_rows != layout.rows
+        is_padded = layout.padded_rows != layout.rows
         # ONNX Runtime turns MatMul + Add + activation on two axes into one op that its block-wise kernel cannot
         # replace, and then decodes the weight on every call. With a third axis it leaves the MatMul alone.
-        axis = editor.constant(site.graph, f"{site.name}/axis", np.array([0], np.int64))
-        nodes = [editor.node(site, "Unsqueeze", [x, axis])]
-        nodes.append(editor.node(site, "MatMul", [nodes[-1].output[0], weight]))
-        nodes.append(editor.node(site, "Squeeze", [nodes[-1].output[0], axis], output="" if wide else output))
-        if wide:
-            ends = [
-                editor.constant(site.graph, f"{site.name}/{label}", np.array([value], np.int64))
-                for label, value in (("start", 0), ("end", layout.rows), ("axis", -1))
-            ]
-            nodes.append(editor.node(site, "Slice", [nodes[-1].output[0], *ends], output=output))
-        return nodes
+        axis = nodes.ints(0, label="axis")
+        values = nodes.op("MatMul", nodes.op("Unsqueeze", x, axis), weight)
+        values = nodes.op("Squeeze", values, axis, output="" if is_padded else output)
+        if is_padded:
+            ends = [nodes.ints(v, label=label) for label, v in (("start", 0), ("end", layout.rows), ("axis", -1))]
+            nodes.op("Slice", values, *ends, output=output)
 
     for use in site.served(UseKind.PRODUCT):
         lower_product(editor, site, use, product)
+    return lowered
 
 
-def _lookups(editor: ModelEditor, site: Site, layout: Table, names: dict[str, str], lowered: Lowered) -> None:
+def _dequantized(editor: ModelEditor, site: Site, layout: ColumnsLayout, names: Mapping[str, str]) -> str:
+    nodes, scales, granularity = GraphNodes(editor, site), names["scales"], layout.form.granularity
+    elem_type = F16 if site.tensor.data_type == F16 else F32
+    if layout.stored()["scales"].elem_type != elem_type:
+        # It folds when a session is created, so that scales are stored in 16 bits.
+        scales = nodes.cast(scales, elem_type)
+    attributes: dict[str, Any] = {}
+    if isinstance(granularity, PerBlock):
+        attributes = {"axis": 0, "block_size": granularity.size}
+    elif isinstance(granularity, PerRow):
+        attributes = {"axis": 1}
+    zero_points = [names["zero_points"]] if "zero_points" in names else []
+    weight = nodes.op("DequantizeLinear", names["codes"], scales, *zero_points, **attributes)
+    nodes.insert_first()
+    return weight
+
+
+def _lower_lookups(editor: ModelEditor, site: Site, layout: TableLayout, encoded: Encoded | None) -> Lowered:
     """Gather the rows' codes and scales, then decode: the table itself is never decoded."""
+    names = add_planes(editor, site, layout, encoded)
+    lowered = Lowered({layout.name: names})
     for use in site.served(UseKind.LOOKUP):
         indices, output = use.node.input[1], use.node.output[0]
         lowered.results.append(Result(UseKind.LOOKUP, indices, output))
-        editor.replace(use, _Lookup(editor, site, layout, names).nodes_for(indices, output))
+        lookup = _Lookup(GraphNodes(editor, site), layout, names, indices)
+        lookup.add_nodes(output)
+        editor.replace(use, lookup.nodes.nodes)
+    return lowered
 
 
 class _Lookup:
-    """The nodes of one lookup: rows of codes, unpacked by float arithmetic, minus zero, times scale."""
+    """One lookup: rows of codes, unpacked, minus zero, times scale."""
 
-    def __init__(self, editor: ModelEditor, site: Site, layout: Table, names: dict[str, str]) -> None:
-        self.editor, self.site, self.layout, self.names = editor, site, layout, names
-        self.nodes: list[onnx.NodeProto] = []
+    def __init__(self, nodes: GraphNodes, layout: TableLayout, names: Mapping[str, str], indices: str) -> None:
+        self.nodes, self.layout, self.names, self.indices = nodes, layout, names, indices
 
-    def nodes_for(self, indices: str, output: str) -> list[onnx.NodeProto]:
-        layout, form = self.layout, self.layout.scaled
-        codes = self._unpacked(self._add("Cast", self._add("Gather", self.names["codes"], indices, axis=0), to=F32))
-        lead = self._add("Shape", indices)
-        shape = self._add("Concat", lead, self._ints(layout.groups[1], -1), axis=0)
-        codes = self._add("Reshape", codes, shape)
-        zero = self._side("zero_points", indices) if form.has_zero_points else self._float(form.offset)
-        scaled = self._add("Mul", self._add("Sub", codes, zero), self._side("scales", indices))
-        flat = self._add("Reshape", scaled, self._add("Concat", lead, self._ints(-1), axis=0))
+    def add_nodes(self, output: str) -> None:
+        """Add the nodes that compute the rows."""
+        nodes, layout, form = self.nodes, self.layout, self.layout.form
+        codes = self._codes()
+        lead = nodes.op("Shape", self.indices)
+        shape = nodes.op("Concat", lead, nodes.ints(layout.groups[1], -1), axis=0)
+        codes = nodes.op("Reshape", codes, shape)
+        zero = self._side("zero_points") if form.has_zero_points else nodes.number(form.offset)
+        scaled = nodes.op("Mul", nodes.op("Sub", codes, zero), self._side("scales"))
+        flat = nodes.op("Reshape", scaled, nodes.op("Concat", lead, nodes.ints(-1), axis=0))
         if layout.blocks * layout.block != layout.cols:
-            flat = self._add("Slice", flat, self._ints(0), self._ints(layout.cols), self._ints(-1))
-        self._add("Cast", flat, output=output, to=self.site.tensor.data_type)
-        return self.nodes
+            flat = nodes.op("Slice", flat, nodes.ints(0), nodes.ints(layout.cols), nodes.ints(-1))
+        nodes.op("Cast", flat, output=output, to=nodes.site.tensor.data_type)
 
-    def _unpacked(self, rest: str) -> str:
-        per_byte = 8 // self.layout.scaled.bits
-        if per_byte == 1:
-            return rest
-        base, parts = self._float(1 << self.layout.scaled.bits), []
-        for _ in range(per_byte - 1):
-            above = self._add("Floor", self._add("Div", rest, base))
-            parts.append(self._add("Sub", rest, self._add("Mul", above, base)))
-            rest = above
-        return self._add("Concat", *[self._last_axis(p) for p in [*parts, rest]], axis=-1)
+    def _codes(self) -> str:
+        """The codes of the rows as floats."""
+        nodes = self.nodes
+        packed = nodes.floats(nodes.op("Gather", self.names["codes"], self.indices, axis=0))
+        fields = nodes.fields(packed, self.layout.form.bits)
+        return nodes.op("Concat", *map(self._last_axis, fields), axis=-1) if len(fields) > 1 else packed
 
-    def _side(self, plane: str, indices: str) -> str:
+    def _side(self, plane: str) -> str:
+        """Scales or zero points of the rows."""
         name = self.names[plane]
-        if not isinstance(self.layout.scaled.granularity, PerTensor):
-            name = self._last_axis(self._add("Gather", name, indices, axis=0))
-        return self._add("Cast", name, to=F32)
+        if not isinstance(self.layout.form.granularity, PerTensor):
+            name = self._last_axis(self.nodes.op("Gather", name, self.indices, axis=0))
+        return self.nodes.floats(name)
 
     def _last_axis(self, name: str) -> str:
-        if self.editor.opset >= 13:
-            return self._add("Unsqueeze", name, self._ints(-1))
-        return self._add("Unsqueeze", name, axes=[-1])
-
-    def _add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        node = self.editor.node(self.site, op, inputs, output=output, **attributes)
-        self.nodes.append(node)
-        return str(node.output[0])
-
-    def _ints(self, *values: int) -> str:
-        return self.editor.constant(self.site.graph, f"{self.site.name}/shape", np.array(values, np.int64))
-
-    def _float(self, value: float) -> str:
-        return self.editor.constant(self.site.graph, f"{self.site.name}/constant", np.float32(value))
+        if self.nodes.editor.opset >= _AXES_INPUT_OPSET:
+            return self.nodes.op("Unsqueeze", name, self.nodes.ints(-1))
+        return self.nodes.op("Unsqueeze", name, axes=[-1])

@@ -21,9 +21,11 @@ from onnxquant.errors import RangeError, WeightError
 from onnxquant.formats import format_named, formats
 from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
 from onnxquant.formats.ggml.blocks import Blocks
+from onnxquant.graph.needs import View
 from onnxquant.numerics.packing import unpack
 from onnxquant.numerics.philox import philox, uniforms
-from onnxquant.targets.layouts import Columns, Rows
+from onnxquant.targets.layouts.columns import ColumnsLayout
+from onnxquant.targets.layouts.rows import RowsLayout
 
 
 def _blocks_of_gguf(kind: GGMLQuantizationType) -> dict[str, bool]:
@@ -420,12 +422,13 @@ def test_onnxruntimes_bytes_of_one_block(
     quantizer(packed, np.ascontiguousarray(weight[:, None]), scales, zero_points, 32, 1, 32, symmetric)
     assert (packed.tobytes().hex(), scales.item()) == (expected, scale)
     form = format_named(f"int{bits}", block_size=32, symmetric=symmetric)
-    layout = Rows(form, 1, 32)
+    layout = RowsLayout(form, View((1, 32), (0, 1), 1), 21)
     codes = unpack(packed[0], bits, 32)
-    assert layout.pack("codes", layout.encoded({"codes": codes})).tobytes().hex() == expected
+    planes = {"codes": codes, "scales": scales[None], "zero_points": zero_points[None]}
+    assert layout.pack(layout.encoded(planes))["codes"].tobytes().hex() == expected
     if bits < 8:
         ours = form.encode(weight[None])
-        assert layout.pack("codes", ours).tobytes().hex() == expected
+        assert layout.pack(ours)["codes"].tobytes().hex() == expected
         assert ours.planes["scales"].item() == np.float16(scale)
         assert symmetric or ours.planes["zero_points"].item() == zero_point
 
@@ -460,11 +463,11 @@ def test_rows_are_packed_as_onnxruntime_packs(bits: int, symmetric: bool) -> Non
     planes: dict[str, NDArray[Any]] = {"codes": codes, "scales": scales.reshape(n, blocks).astype(np.float16)}
     if not symmetric:
         planes["zero_points"] = unpack(zero_points.reshape(n, -1), bits, blocks)
-    layout = Rows(form, n, k)
+    layout = RowsLayout(form, View((n, k), (0, 1), 1), 21)
     encoded = layout.encoded(planes)
-    assert np.array_equal(layout.pack("codes", encoded), packed)
+    assert np.array_equal(layout.pack(encoded)["codes"], packed)
     if not symmetric:
-        assert np.array_equal(layout.pack("zero_points", encoded).reshape(-1), zero_points)
+        assert np.array_equal(layout.pack(encoded)["zero_points"].reshape(-1), zero_points)
     # Our own codes agree with theirs wherever rounding the scale to float16 does not move a value over a boundary.
     ours = form.encode(np.ascontiguousarray(weight.T))
     differing = np.abs(ours.planes["codes"].astype(int) - codes.astype(int))
@@ -489,10 +492,10 @@ def test_columns_decode_by_the_specification(bits: int, parameters: dict[str, An
     k, n = 40, 12
     form = format_named(f"int{bits}", symmetric=symmetric, **parameters)
     encoded = form.encode(graphs.weight(n, k))
-    layout = Columns(form, n, k)
-    tensors = []
+    layout = ColumnsLayout(form, View((n, k), (0, 1), 1), 21)
+    tensors, packed = [], layout.pack(encoded)
     for plane, stored in layout.stored().items():
-        raw = layout.pack(plane, encoded)
+        raw = packed[plane]
         kind = onnx.TensorProto.FLOAT if plane == "scales" else stored.elem_type
         raw = raw.astype(np.float32) if plane == "scales" else raw
         tensors.append(onnx.TensorProto(name=plane, data_type=kind, dims=stored.shape, raw_data=raw.tobytes()))

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 import onnxquant
 from onnxquant.native import dispatch
 from onnxquant.native import packers as packed
-from onnxquant.targets import bodies, layouts, ort, products, tiles
+from onnxquant.numerics import packing
+from onnxquant.targets import bodies, ort, products
+from onnxquant.targets.layouts import columns, dense, rows, tiles
 from onnxquant.validation import compare
 
 Array = NDArray[Any]
 Change = Callable[[Array], Array]
-LAYOUTS: dict[str, Any] = {"ort": layouts.Rows, "onnx": layouts.Columns, "custom": tiles.Tiles}
+LAYOUTS: dict[str, Any] = {"ort": rows.RowsLayout, "onnx": columns.ColumnsLayout, "custom": tiles.TilesLayout}
 SIZE = 256
 
 
@@ -107,9 +109,8 @@ def plant(patch: pytest.MonkeyPatch, layout: Any, plane: str, change: Change, un
     """Break what a layout writes; with ``undo`` also what it reads, in the same way."""
     pack, unpack = layout.pack, layout.unpack
 
-    def broken_pack(self: Any, name: str, encoded: Any) -> Array:
-        values: Array = pack(self, name, encoded)
-        return change(values) if name == plane else values
+    def broken_pack(self: Any, encoded: Any) -> dict[str, Array]:
+        return {name: change(values) if name == plane else values for name, values in pack(self, encoded).items()}
 
     def broken_unpack(self: Any, planes: dict[str, Array]) -> Any:
         assert undo
@@ -176,7 +177,7 @@ def test_packer_and_unpacker_with_the_same_wrong_bit_order(
     target: str, format: str, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one bit packer itself: first code in the highest bits instead of the lowest."""
-    pack, unpack = layouts.pack, layouts.unpack
+    pack, unpack = packing.pack, packing.unpack
 
     def turned(values: Array, bits: int) -> Array:
         per_byte = 8 // bits
@@ -191,7 +192,7 @@ def test_packer_and_unpacker_with_the_same_wrong_bit_order(
         return unpack(good, bits, count)
 
     monkeypatch.setattr(packed.library, "is_available", lambda: False)
-    for module in (layouts, packed):
+    for module in (columns, dense, rows, packed):
         monkeypatch.setattr(module, "pack", wrong_pack)
         monkeypatch.setattr(module, "unpack", wrong_unpack)
     options = {"format": format} if target != "onnx" or format == "q4_0" else {"format": "int4"}
@@ -200,9 +201,9 @@ def test_packer_and_unpacker_with_the_same_wrong_bit_order(
 
 
 def test_wrong_nibbles_in_the_packer_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pack = layouts.pack
+    pack = packing.pack
     monkeypatch.setattr(packed.library, "is_available", lambda: False)
-    for module in (layouts, packed):
+    for module in (columns, dense, rows, packed):
         monkeypatch.setattr(module, "pack", lambda codes, bits: swapped_nibbles(pack(codes, bits)))
     for target in LAYOUTS:
         assert problems(model, target), target
@@ -217,7 +218,7 @@ def test_a_defect_in_one_of_many_weights_of_a_real_model_is_found(
     source.write_bytes(default_model.read_bytes())
     assert problems(source, target) == []
     # Only target onnx stores weights that no kernel reads (of convolutions) in an order of their own.
-    for layout in (LAYOUTS[target], *([layouts.Dense] if target == "onnx" else [])):
+    for layout in (LAYOUTS[target], *([dense.DenseLayout] if target == "onnx" else [])):
         with monkeypatch.context() as patch:
             plant(patch, layout, plane, reversed_rows)
             reasons = problems(source, target)
@@ -246,8 +247,8 @@ def alpha_forgotten(patch: pytest.MonkeyPatch) -> onnx.ModelProto:
 def lookup_with_a_wrong_zero_point(patch: pytest.MonkeyPatch) -> onnx.ModelProto:
     zero_points = ort._Blockwise._zero_points
 
-    def wrong(self: Any) -> str:
-        name = zero_points(self)
+    def wrong(self: Any, nodes: Any) -> str:
+        name = zero_points(self, nodes)
         for tensor in self.site.graph.initializer:
             if "zero_point" in tensor.name:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((1, 1), 0x99, np.uint8), tensor.name))

@@ -1,4 +1,4 @@
-"""Our kernels' order of planes: 16 output channels interleaved, 4 bytes of consecutive k each (docs/layouts.md)."""
+"""Layout ``tiles``: the planes of our kernels, 16 output channels interleaved, 4 bytes of consecutive k each."""
 
 from __future__ import annotations
 
@@ -9,44 +9,32 @@ import numpy as np
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.ggml.six_bits import SIX_BIT_BYTES, from_six_bits, six_bits
 from onnxquant.formats.granularity import PerBlock
-from onnxquant.formats.native_job import ZeroPoint
 from onnxquant.formats.planes import Extent, Plane
-from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import Stored
+from onnxquant.graph.needs import View
 from onnxquant.native.library import TILE
 from onnxquant.native.packers import pack_tiles, unpack_tiles
 from onnxquant.numerics.packing import low_bits
-from onnxquant.targets.layouts import Array, Layout, as_stored, carrier_block, from_stored, padded_rows, stored_as
+from onnxquant.targets.layouts.base import Array, Layout, as_stored, carrier_block, from_stored, padded_rows, stored_as
 
 # Activations that are rounded together: as many as share a scale of the weight, but no more than this.
 MOST_ACTIVATIONS = 128
 
 
-def kernel_name(form: Format) -> str:
-    """Name of a format's kernel: variants with other planes have one of their own.
+class TilesLayout(Layout):
+    """The planes of the custom target, in the order of its operators' inputs (docs/layouts.md)."""
 
-    >>> from onnxquant.formats import format_named
-    >>> kernel_name(format_named("int4", symmetric=False)), kernel_name(format_named("q4_k"))
-    ('int4_zero', 'q4_k')
-    """
-    if isinstance(form, ScaledCodes) and form.has_zero_points:
-        return f"{form.name}_float_zero" if form.zero_type is ZeroPoint.FLOAT16 else f"{form.name}_zero"
-    return form.name if form.inner is form else f"{form.name}_double"
+    name = "tiles"
 
-
-class Tiles(Layout):
-    """The planes of the custom target, in the order of its operators' inputs."""
-
-    def __init__(self, form: Format, rows: int, cols: int) -> None:
-        super().__init__(form, rows, cols)
+    def __init__(self, form: Format, view: View, opset: int) -> None:
+        super().__init__(form, view, opset)
         self.low = low_bits(form.bits)
         self.high = form.bits - self.low
-        self.source = form.planes(rows, cols)
+        self.source = form.planes(self.rows, self.cols)
         self.block = self._block()
-        self.padded_rows = -(-rows // TILE) * TILE
-        self.padded_cols = -(-cols // self.block) * self.block
+        self.padded_rows = -(-self.rows // TILE) * TILE
+        self.padded_cols = -(-self.cols // self.block) * self.block
         self.tiles = self.padded_rows // TILE
-        self._packed: tuple[Encoded, Array, Array | None] | None = None
 
     def _block(self) -> int:
         granularity = self.form.granularity
@@ -100,23 +88,31 @@ class Tiles(Layout):
             return {plane.name: stored_as((plane.size,), plane.dtype)}
         return {plane.name: stored_as((self.tiles, plane.shape[1], TILE), plane.dtype)}
 
-    def pack(self, plane: str, encoded: Encoded) -> Array:  # noqa: D102
-        planes = encoded.planes
-        if plane == "codes" and "values" in planes:
-            padded = np.zeros((self.padded_rows, self.padded_cols), planes["values"].dtype)
-            padded[: self.rows, : self.cols] = planes["values"]
-            return self._interleave(padded)
-        if plane in ("codes", "high"):
-            return self._pack_codes(plane, encoded)
-        if plane == "factors":
-            factors = planes["subscales"]
-            factors = six_bits(factors, planes["subminima"]) if "subminima" in planes else factors
-            return self._interleave(padded_rows(factors, self.padded_rows, 0))
-        values = as_stored(planes[plane])
-        if self.source[plane].extent is Extent.TENSOR:
-            return np.ascontiguousarray(values.reshape(-1))
+    def pack(self, encoded: Encoded) -> dict[str, Array]:  # noqa: D102
+        out: dict[str, Array] = {}
+        for plane in self.source.values():
+            out |= self._packed(plane, encoded.planes)
+        return {name: out[name] for name in self.stored()}
+
+    def _packed(self, plane: Plane, planes: Mapping[str, Array]) -> dict[str, Array]:
+        """The tensors of one plane of the format, by the names of ``_stored``."""
+        values = as_stored(planes[plane.name])
+        if plane.name == "codes":
+            low, high = pack_tiles(values, self.form.bits, self.padded_cols, self.offset)
+            return {"codes": low} if high is None else {"codes": low, "high": high}
+        if plane.name == "values":
+            padded = np.zeros((self.padded_rows, self.padded_cols), values.dtype)
+            padded[: self.rows, : self.cols] = values
+            return {"codes": self._interleave(padded)}
+        if plane.name == "subscales" and "subminima" in self.source:
+            return {}
+        if plane.extent is Extent.SUB_BLOCK:
+            factors = six_bits(planes["subscales"], values) if plane.name == "subminima" else values
+            return {"factors": self._interleave(padded_rows(factors, self.padded_rows, 0))}
+        if plane.extent is Extent.TENSOR:
+            return {plane.name: np.ascontiguousarray(values.reshape(-1))}
         spread = np.broadcast_to(values, (self.rows, values.shape[1]))
-        return self._interleave(padded_rows(spread, self.padded_rows, 0))
+        return {plane.name: self._interleave(padded_rows(spread, self.padded_rows, 0))}
 
     def _interleave(self, matrix: Array) -> Array:
         """[rows, n, ...] as [tiles, n, ..., 16]."""
@@ -125,19 +121,6 @@ class Tiles(Layout):
     def _rows(self, plane: Array) -> Array:
         """[tiles, n, ..., 16] as [rows, n, ...]."""
         return np.moveaxis(plane, -1, 1).reshape(self.padded_rows, *plane.shape[1:-1])[: self.rows]
-
-    def _pack_codes(self, plane: str, encoded: Encoded) -> Array:
-        """Both planes of an odd width are packed at once, and asked for one after the other."""
-        if self._packed is None or self._packed[0] is not encoded:
-            low, high = pack_tiles(encoded.planes["codes"], self.form.bits, self.padded_cols, self.offset)
-            self._packed = (encoded, low, high)
-        _, low, high = self._packed
-        if plane == "high":
-            assert high is not None
-            return high
-        if high is None:
-            self._packed = None  # nothing asks again
-        return low
 
     def unpack(self, planes: Mapping[str, Array]) -> Encoded:  # noqa: D102
         return self.encoded({p.name: np.ascontiguousarray(self._unpacked(p, planes)) for p in self.source.values()})

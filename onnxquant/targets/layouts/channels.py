@@ -1,0 +1,52 @@
+"""Layouts ``channels`` and ``transposed``: the planes of int8 weights beside integer activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.granularity import PerTensor
+from onnxquant.graph.model_editor import Stored
+from onnxquant.graph.needs import View
+from onnxquant.targets.layouts.base import Array, CodesLayout, stored_as
+
+
+class ChannelsLayout(CodesLayout):
+    """Signed codes in the weight's own shape, one float32 scale per output channel (or one in all)."""
+
+    name = "channels"
+
+    @property
+    def axis(self) -> int:
+        """The axis of output channels."""
+        return self.view.perm[0]
+
+    def stored(self) -> dict[str, Stored]:  # noqa: D102
+        shape = () if isinstance(self.form.granularity, PerTensor) else (self.rows,)
+        codes = stored_as(self.view.shape, np.int8)
+        return {"codes": codes, "scales": stored_as(shape, np.float32), "zero_points": stored_as(shape, np.int8)}
+
+    def pack(self, encoded: Encoded) -> dict[str, Array]:  # noqa: D102
+        codes = self.view.restore(encoded.planes["codes"]) ^ np.uint8(self.form.offset)
+        shape = self.stored()["scales"].shape
+        return {
+            "codes": np.ascontiguousarray(codes).view(np.int8),
+            "scales": encoded.planes["scales"].astype(np.float32).reshape(shape),
+            "zero_points": np.zeros(shape, np.int8),
+        }
+
+    def unpack(self, planes: Mapping[str, Array]) -> Encoded:  # noqa: D102
+        codes = planes["codes"].reshape(self.view.shape).view(np.uint8) ^ np.uint8(self.form.offset)
+        scales = planes["scales"].astype(self.form.scale_dtype).reshape(self.groups)
+        return self.encoded({"codes": np.ascontiguousarray(self.view.matrix(codes)), "scales": scales})
+
+
+class TransposedLayout(ChannelsLayout):
+    """Signed codes [K, N], one float32 scale per column (or one in all)."""
+
+    name = "transposed"
+
+    def __init__(self, form: Format, view: View, opset: int) -> None:
+        super().__init__(form, View((view.cols, view.rows), (1, 0), 1), opset)

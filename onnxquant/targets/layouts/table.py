@@ -1,0 +1,25 @@
+"""Layout ``table``: the planes of lookups in standard operators."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxquant.graph.model_editor import Stored
+from onnxquant.targets.layouts.base import Array, stored_as
+from onnxquant.targets.layouts.rows import RowsLayout
+
+
+class TableLayout(RowsLayout):
+    """As ``rows``, but with one byte per zero point, so that rows of them can be gathered."""
+
+    name = "table"
+
+    def stored(self) -> dict[str, Stored]:  # noqa: D102
+        out = super().stored()
+        return out | {"zero_points": stored_as(self.groups, np.uint8)} if self.form.has_zero_points else out
+
+    def _packed_zero_points(self, values: Array) -> Array:
+        return np.ascontiguousarray(values)
+
+    def _unpacked_zero_points(self, packed: Array) -> Array:
+        return packed.reshape(self.groups)
