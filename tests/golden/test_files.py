@@ -18,6 +18,7 @@ import onnxquant
 from onnxquant.artifact.records import Metadata, Origin, entry_text
 from onnxquant.errors import ModelError
 from onnxquant.graph.names import METADATA
+from onnxquant.json_data import to_object
 
 FOLDER = Path(__file__).parent / "files"
 EXPECTED: dict[str, Any] = json.loads((FOLDER / "expected.json").read_text())
@@ -42,7 +43,7 @@ def test_every_file_has_expectations() -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_info_of_an_old_file(name: str) -> None:
-    described = onnxquant.info(FOLDER / f"{name}.onnx").to_dict()
+    described = to_object(onnxquant.info(FOLDER / f"{name}.onnx"))
     assert {k: v for k, v in described.items() if k != "model"} == EXPECTED[name]["info"]
 
 
