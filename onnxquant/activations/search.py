@@ -60,6 +60,7 @@ class Candidate:
         corrections: corrections of the biases of all kernels of that model.
         changes: changes that lead from the original to that model.
         methods: score of each calibration method that was tried on that model.
+        solver: solver that has chosen codes of weights; empty: they are rounded to nearest.
     """
 
     plan: ActivationPlan
@@ -69,6 +70,7 @@ class Candidate:
     corrections: Mapping[str, NDArray[np.float64]]
     changes: tuple[str, ...] = ()
     methods: Mapping[str, float] = field(default_factory=dict)
+    solver: str = ""
 
     @property
     def title(self) -> str:
@@ -147,23 +149,27 @@ class StaticSearch:
         functions = {best.title: best.score.judged}
         if statistics is None:
             best = self._try_equal_functions(best, functions)
+        if settings.may_solve:
+            solved = self._with_solved_weights(best)
+            functions[solved.title] = solved.score.judged
+            if settings.solver != AUTO or solved.score.judged > best.score.judged:
+                best = solved
+        if settings.goal is not None:
+            best = self._exclude(best, self._is_reached(settings.goal))
+        return self._with_record(best, functions)
+
+    def _with_record(self, best: Candidate, functions: Mapping[str, float]) -> ActivationPlan:
+        """The plan of the best candidate, with the scores of the search for reports."""
+        weights = dict.fromkeys(u.node.input[1] for u in best.model.placement.kernels)
         record = SearchRecord(
             methods=best.methods,
             functions=functions,
             calibrated=len(self._feeds),
             judged=len(self._runner.samples),
             apart=self._compares,
+            solver=best.solver,
+            not_solved=tuple(name for name in weights if name not in best.plan.solved) if best.solver else (),
         )
-        if settings.may_solve:
-            solved = self._with_solved_weights(best)
-            functions[solved.title] = solved.score.judged
-            if settings.solver != AUTO or solved.score.judged > best.score.judged:
-                best = solved
-                weights = dict.fromkeys(u.node.input[1] for u in best.model.placement.kernels)
-                not_solved = tuple(name for name in weights if name not in best.plan.solved)
-                record = replace(record, solver=Gptq.name, not_solved=not_solved)
-        if settings.goal is not None:
-            best = self._exclude(best, self._is_reached(settings.goal))
         activations = replace(best.static, search=record, histograms=best.model.histograms())
         return replace(best.plan, activations=activations)
 
@@ -319,7 +325,8 @@ class StaticSearch:
             if encoded is not None:
                 solved[name] = encoded
         candidate = self._candidate(best.model, best.static.method, solved)
-        return replace(candidate, changes=(*best.changes, f"solved by {Gptq.name}"))
+        changes = (*best.changes, f"solved by {Gptq.name}")
+        return replace(candidate, changes=changes, methods=best.methods, solver=Gptq.name)
 
     def _solved(self, document: Document, name: str, inputs: Inputs) -> Encoded | None:
         """A weight whose codes GPTQ has chosen; None where it cannot solve the format."""
@@ -378,4 +385,6 @@ class StaticSearch:
     def _excluding(self, start: Candidate, names: Collection[str]) -> Candidate:
         """A candidate with some of its kernels in float."""
         placement = self._place(start.model.document, names)
-        return self._scored(start.model, placement, start.static.method, start.corrections, start.plan.solved)
+        method, corrections, solved = start.static.method, start.corrections, start.plan.solved
+        candidate = self._scored(start.model, placement, method, corrections, solved)
+        return replace(candidate, changes=start.changes, methods=start.methods, solver=start.solver)

@@ -49,7 +49,7 @@ def best_k(bits: int) -> float:
     networks for rapid-deployment", 2019, section 3); this is the root of its derivative.
 
     >>> round(best_k(8), 2), round(best_k(4), 2)
-    (3.92, 2.55)
+    (3.92, 2.56)
     """
 
     def slope(k: float) -> float:
