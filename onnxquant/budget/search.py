@@ -48,8 +48,8 @@ _STEPS, _FIRST_DB, _CLOSE = 12, 25.0, 1.3
 
 
 @dataclass(frozen=True)
-class FormatSearch:
-    """The result of a search.
+class ChosenFormats:
+    """The formats that a search chose.
 
     Attributes:
         rules: rules that give each weight its format
@@ -62,7 +62,7 @@ class FormatSearch:
     solved: jobs.Results
 
 
-def search_formats(context: Context) -> FormatSearch:
+def search_formats(context: Context) -> ChosenFormats:
     """Rules that give each weight the format that suits the bound best.
 
     Rules before the last stay as they are. Formats are chosen for the weights that the last one decides.
@@ -159,7 +159,7 @@ class _FormatSearcher:
         """The rule of the free sites; its format does not count."""
         return self._context.rules.rules[-1]
 
-    def run(self) -> FormatSearch:
+    def run(self) -> ChosenFormats:
         """Measure, choose, run the choice, and measure again around it."""
         table = self._table()
         tried: list[FormatChoice] = []
@@ -179,7 +179,7 @@ class _FormatSearcher:
             front=tuple(c.figures() for c in table.front()),
             sensitivity=table.sensitivity(best),
         )
-        return FormatSearch(self._recipe(best), result, self._meter.solved(best))
+        return ChosenFormats(self._recipe(best), result, self._meter.solved(best))
 
     def _table(self) -> CandidateTable:
         """The candidates of every free site."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from onnxquant.activations.dynamic import plan_dynamic
 from onnxquant.activations.plan import ActivationPlan
 from onnxquant.activations.search import plan_static
-from onnxquant.budget.search import FormatSearch
+from onnxquant.budget.search import ChosenFormats
 from onnxquant.convert.equivalent import Order, equivalent_model, rescaled_weight_names
 from onnxquant.convert.prepare_model import weights_changed_on_request
 from onnxquant.formats.base import Encoded
@@ -45,7 +45,7 @@ class PlannedModel:
         return self.context.document
 
 
-def plan_model(context: Context, origin: str, search: FormatSearch | None) -> PlannedModel:
+def plan_model(context: Context, origin: str, search: ChosenFormats | None) -> PlannedModel:
     """The plan of a prepared model, for the function equal to it that is easiest to round."""
     equivalent = equivalent_model(context)
     activations = _activation_plan(context.with_document(equivalent.document))

@@ -1,4 +1,4 @@
-"""The way of a model: load, prepare, plan, calibrate, solve, encode, lower, write, prove."""
+"""Quantization of one model: load, prepare, plan, calibrate, solve, encode, lower, write, prove."""
 
 from __future__ import annotations
 

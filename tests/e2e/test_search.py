@@ -50,7 +50,7 @@ def uniform(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[float, 
 
 
 @pytest.mark.parametrize("form", ["int4", "q4_1", "nf4"])
-def test_solvers_on_images_that_they_have_not_seen(form: str, tmp_path: Path) -> None:
+def test_solvers_beat_rtn_on_images_outside_the_calibration(form: str, tmp_path: Path) -> None:
     rtn = made(tmp_path, format=form, solver="rtn")[1]
     mse = made(tmp_path, format=form, solver="mse")[1]
     report, gptq = made(tmp_path, format=form)
@@ -86,7 +86,7 @@ def test_bits_per_weight_beat_every_format_of_that_size(
         assert {s["name"] for s in search["sensitivity"]} == {s.decision.name for s in report.sites if s.decision.role}
 
 
-def test_a_size_is_kept(tmp_path: Path) -> None:
+def test_the_file_is_within_max_size(tmp_path: Path) -> None:
     report, _ = made(tmp_path, max_size="190kB")
     assert 170_000 < (tmp_path / "model.onnx").stat().st_size <= 190_000
     assert report.output_bytes == (tmp_path / "model.onnx").stat().st_size
@@ -133,13 +133,15 @@ def test_rules_of_a_recipe_stay_as_they_are(tmp_path: Path) -> None:
         ({"budget_bpw": 4, "data": None}, "weighs them on samples.*give --data"),
     ],
 )
-def test_what_cannot_be_is_said(options: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_impossible_bounds_are_refused_with_the_reason(options: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=says):
         quantize(DEFAULT_MODEL, tmp_path / "model.onnx", **{"data": CALIBRATION, **options})
     assert not list(tmp_path.iterdir())
 
 
-def test_work_that_was_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_takes_figures_and_weights_from_the_work_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = made(tmp_path, budget_bpw=4.5, work=str(tmp_path / "work"))
     before = (tmp_path / "model.onnx").read_bytes()
     monkeypatch.setattr(jobs.Task, "solve", lambda self: pytest.fail(f"{self.name} is solved again"))

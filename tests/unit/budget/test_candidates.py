@@ -18,7 +18,7 @@ from onnxquant.recipe.rules import Rule
 @pytest.mark.parametrize(
     "spec", ["int8", "q4_0", "int4:block_size=64", "int4:block_size=64,symmetric=false", "nf4:double_quant=true"]
 )
-def test_specs_come_back(spec: str) -> None:
+def test_spec_of_a_format_parses_to_the_same_format(spec: str) -> None:
     assert [spec_of(form) for form in parse([spec])] == [spec]
 
 
@@ -32,12 +32,12 @@ def test_specs_come_back(spec: str) -> None:
         (["int4:block_size=7"], "block_size 7"),
     ],
 )
-def test_what_is_wrong_is_said(specs: list[str], says: str) -> None:
+def test_a_wrong_spec_is_refused_with_the_reason(specs: list[str], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         parse(specs)
 
 
-def test_losses_are_those_of_the_products() -> None:
+def test_loss_of_a_candidate_is_the_error_of_its_products() -> None:
     document = load(matmul(k=96, n=64))
     site = find(document)[0][0]
     weight = site.view.matrix(document.array(site.tensor)).astype(np.float64)
@@ -55,7 +55,7 @@ def test_losses_are_those_of_the_products() -> None:
     assert plain == pytest.approx(((decoded - weight) ** 2).sum() / (weight**2).sum(), rel=1e-4)
 
 
-def test_what_no_target_takes_is_left_out() -> None:
+def test_a_format_that_no_target_takes_is_no_candidate() -> None:
     document = load(matmul(k=40, n=48))
     site = find(document)[0][0]
     found = candidates(document, site, [format_named("int8"), format_named("nf4")], Rule(target="custom"), None)
@@ -63,7 +63,7 @@ def test_what_no_target_takes_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("count", "chosen"), [(1, 1), (5, 9), (30, 9), (30, 2), (200, 60)])
-def test_weights_that_are_measured_lie_along_the_depth(count: int, chosen: int) -> None:
+def test_measured_weights_include_the_first_and_the_last(count: int, chosen: int) -> None:
     places = spread(count, chosen)
     assert places[0] == 0 and places[-1] == count - 1
     assert places == sorted(set(places)) and min(chosen, count) * 0.8 <= len(places) <= min(chosen, count)

@@ -31,20 +31,20 @@ items = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(items, st.integers(0, 120))
-def test_it_is_the_best_choice(given_items: list[list[tuple[int, int]]], bound: int) -> None:
+def test_choice_costs_as_little_as_the_best_of_all_choices(
+    given_items: list[list[tuple[int, int]]], bound: int
+) -> None:
     costs = [[float(c) for c, _ in item] for item in given_items]
     loads = [[float(w) for _, w in item] for item in given_items]
     picked, best = choose(costs, loads, bound), exhaustive(costs, loads, bound)
-    if best is None:
-        assert picked is None
-        return
-    assert picked is not None
-    assert sum(w[i] for w, i in zip(loads, picked, strict=True)) <= bound
-    assert sum(c[i] for c, i in zip(costs, picked, strict=True)) == pytest.approx(best)
+    assert (picked is None) == (best is None)
+    if picked is not None:
+        assert sum(w[i] for w, i in zip(loads, picked, strict=True)) <= bound
+        assert sum(c[i] for c, i in zip(costs, picked, strict=True)) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
-def test_costs_of_any_size(scale: float) -> None:
+def test_the_scale_of_the_costs_does_not_change_the_choice(scale: float) -> None:
     """Noises are tiny and bytes are many: the solver's tolerances must not swallow either."""
     rng = np.random.default_rng(4)
     costs = [sorted((10.0 ** rng.uniform(-6, 0, 4) * scale).tolist(), reverse=True) for _ in range(6)]
@@ -56,14 +56,14 @@ def test_costs_of_any_size(scale: float) -> None:
     assert sum(w[i] for w, i in zip(loads, picked, strict=True)) <= bound
 
 
-def test_one_huge_cost_hides_none_of_the_others() -> None:
+def test_a_huge_cost_does_not_hide_small_differences() -> None:
     costs = [[0.0, 1e6], [1e-6, 3e-6], [2e-6, 3e-6]]
     loads = [[9.0, 1.0], [5.0, 1.0], [5.0, 1.0]]
     assert choose(costs, loads, 15.0) == [0, 0, 1]
     assert choose(costs, loads, 19.0) == [0, 0, 0]
 
 
-def test_three_hundred_weights() -> None:
+def test_three_hundred_items_come_close_to_the_lower_limit() -> None:
     """Close to the lower limit that Lagrange multipliers give, and far below one format for all."""
     rng = np.random.default_rng(0)
     size = rng.integers(1_000, 500_000, 300)
@@ -87,5 +87,5 @@ def test_three_hundred_weights() -> None:
     assert dual <= found * (1 + 1e-6) and found < 1.01 * dual
 
 
-def test_nothing_to_choose() -> None:
+def test_no_items_give_an_empty_choice() -> None:
     assert choose([], [], 0) == []

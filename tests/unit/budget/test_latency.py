@@ -18,7 +18,7 @@ from onnxquant.plan.planner import decide
 from onnxquant.recipe.rules import Rule
 
 
-def test_kinds_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_of_one_shape_and_format_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     document = load(matmul(k=256, n=512))
     site = find(document)[0][0]
     timer, runs = ProductTimer(document.opset, 1), []
@@ -33,7 +33,7 @@ def test_kinds_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(runs) == 3
 
 
-def test_what_is_decoded_at_load_costs_what_float_costs() -> None:
+def test_a_weight_decoded_at_load_takes_no_time_of_its_own() -> None:
     document = load(matmul(k=64, n=64))
     site = find(document)[0][0]
     decision = decide(site, format_named("int8"), Rule(), document.opset)
