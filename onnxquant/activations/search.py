@@ -91,8 +91,8 @@ def plan_static(context: Context) -> ActivationPlan:
     """
     if context.samples is None:
         raise FeedError(
-            "static activations need samples that the model will see: give --data; made-up ones would give ranges that "
-            "mean nothing"
+            "static activations need samples that the model will see: give --data; ranges from synthetic ones would mean "
+            "nothing"
         )
     document, options = context.document, context.options
     feeds = context.samples.for_calibration(document)
@@ -112,7 +112,7 @@ def _saved_statistics(path: str | None, original: Document) -> Statistics | None
     statistics = Statistics.load(path)
     statistics.check(digest(original), original.name)
     if statistics.synthetic:
-        raise RecipeError(f"{path}: holds statistics of made-up samples; expected real ones")
+        raise RecipeError(f"{path}: holds statistics of synthetic samples; expected real ones")
     return statistics
 
 

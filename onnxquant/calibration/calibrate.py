@@ -154,7 +154,7 @@ def _of_model(statistics: Statistics, document: Document) -> Statistics:
 
 def _open_feeds(source: Path | Document, data: Data, request: CalibrateOptions, settings: Options) -> feeds_.Feeds:
     if data is None and not request.synthetic:
-        raise FeedError("calibration needs data that the model will see; made-up samples only with --synthetic")
+        raise FeedError("calibration needs data that the model will see: give --data, or --synthetic to try things out")
     if data is not None and request.synthetic:
         raise FeedError("both data and synthetic samples were asked for; expected one of them")
     with runtime.extendable(source, settings.threads) as model:
