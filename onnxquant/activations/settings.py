@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 from onnxquant.activations.balance import STRENGTH
 from onnxquant.activations.codes import Codes
@@ -116,5 +116,5 @@ def required_opset(options: Options) -> int:
     return WIDE_OPSET if codes_of(options).bits > 8 else OPSET
 
 
-def _without_none(**values: Any) -> dict[str, float]:
+def _without_none(**values: float | None) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}

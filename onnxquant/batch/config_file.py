@@ -93,7 +93,7 @@ def config_schema() -> schema.Schema:
     return {"$schema": schema.DRAFT, "title": "onnxquant config", **top}
 
 
-def read(path: str | Path, *, skip_existing: bool = False, **overrides: Any) -> Config:
+def read(path: str | Path, *, skip_existing: bool = False, **overrides: object) -> Config:
     """Read a TOML or YAML file; its ending decides. Relative paths in it are relative to its folder.
 
     Args:

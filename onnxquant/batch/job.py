@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from onnxquant.artifact.hashes import check_hashes
 from onnxquant.artifact.records import Origin
@@ -129,9 +129,9 @@ class Job:
         """Name of the output where the job does not give one."""
         return self.settings()[1].output_name(self.source)
 
-    def row(self, verdict: Verdict = Verdict.NOT_DONE, reason: str = "", **figures: Any) -> Row:
+    def row(self, verdict: Verdict = Verdict.NOT_DONE, reason: str = "", **figures: object) -> Row:
         """A result of this job."""
-        return Row(str(self.source), str(self.output), verdict, reason, **figures)
+        return Row(str(self.source), str(self.output), verdict, reason, **cast(dict[str, Any], figures))
 
 
 def run_job(job: Job, progress: Progress) -> Row:

@@ -95,7 +95,7 @@ def batch(
     continue_on_error: bool = False,
     jobs: int = 1,
     progress: BatchProgress = silent,
-    **options: Any,
+    **options: object,
 ) -> BatchReport:
     """Quantize many models into one folder, each in a process of its own: one that fails or crashes harms no other.
 

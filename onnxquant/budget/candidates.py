@@ -83,7 +83,7 @@ def parameters_of(form: Format) -> dict[str, Any]:
     return {p: v for p in form.parameters() if (v := form.settings().get(p)) is not None}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -76,7 +76,7 @@ def calibrate(
     output: str | Path | None = None,
     *,
     progress: Progress = silent,
-    **options: Any,
+    **options: object,
 ) -> Statistics:
     """Observe the tensors of a float model that quantizing would quantize.
 

@@ -86,7 +86,7 @@ class CompiledObserver:
         return moments, histogram
 
 
-def _exact(words: Any) -> ExactSum:
+def _exact(words: ctypes.Array[Any]) -> ExactSum:
     return ExactSum(int.from_bytes(bytes(words), "little", signed=True))
 
 

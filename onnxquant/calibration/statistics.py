@@ -64,7 +64,7 @@ class Statistics:
             raise StatisticsError(f"tensor {tensor!r} was not observed{text}")
         return {accumulator_key(name): o.accumulated for name, o in self.observers[tensor].items()}
 
-    def range(self, tensor: str, method: str, grid: ActivationGrid, **parameters: Any) -> tuple[float, float]:
+    def range(self, tensor: str, method: str, grid: ActivationGrid, **parameters: object) -> tuple[float, float]:
         """The clipping range of a tensor, by any method whose statistic was collected.
 
         Args:

@@ -28,14 +28,16 @@ from onnxquant.version import __version__
 class _Commands(click.Group):
     """Reports errors of usage as the commands report theirs: one line and exit code 2."""
 
-    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> click.Context:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
+    ) -> click.Context:
         """The context of a run, which keeps what was typed for reports."""
         typed = list(args)
-        context = super().make_context(info_name, args, *more, **extra)
+        context = super().make_context(info_name, args, parent, **extra)
         context.meta[ARGUMENTS] = typed
         return context
 
-    def main(self, *args: Any, **extra: Any) -> Any:
+    def main(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401 - the signature that click has
         """Run, and exit unless ``standalone_mode`` is off."""
         if not extra.get("standalone_mode", True):
             return super().main(*args, **extra)

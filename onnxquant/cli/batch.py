@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from onnxquant.batch.run import batch as batch_models
@@ -23,7 +21,7 @@ from onnxquant.cli.shared import Display, errors_become_exit_codes, report_optio
 @model_options(without=("jobs",))
 @report_options
 @errors_become_exit_codes
-def batch(models: tuple[str, ...], output_dir: str, display: Display, **options: Any) -> None:
+def batch(models: tuple[str, ...], output_dir: str, display: Display, **options: object) -> None:
     """Quantize MODELS (files, folders with *.onnx, or quoted patterns) into DIR; one table, one exit code.
 
     Each model is quantized in a process of its own: one that fails, runs out of memory or crashes is one row of the table.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 from rich.markup import escape
 
@@ -21,7 +19,7 @@ from onnxquant.report.units import milliseconds, size, times
 @model_options("seed", "threads", "dim", "preprocess", "external_root")
 @json_option
 @errors_become_exit_codes
-def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **options: Any) -> None:
+def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **options: object) -> None:
     """Measure sizes and latencies of MODELS side by side: interleaved runs, medians, kernels that run.
 
     \b

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 from rich.markup import escape
@@ -44,7 +45,7 @@ _METHODS = (
 @model_options("preprocess", "seed", "threads", "dim", "external_root", "force")
 @display_options
 @errors_become_exit_codes
-def calibrate(model: str, data: str | None, output: str, display: Display, **options: Any) -> None:
+def calibrate(model: str, data: str | None, output: str, display: Display, **options: object) -> None:
     """Run the float MODEL on samples, and write statistics of its tensors, from which their ranges follow.
 
     Memory does not grow with the number of samples. An interrupted run leaves STATS.partial; --resume continues it.
@@ -60,10 +61,10 @@ def calibrate(model: str, data: str | None, output: str, display: Display, **opt
       onnxquant calibrate model.onnx --data more/ -o both.npz --merge stats.npz
       onnxquant calibrate model.onnx --synthetic -o trial.npz --tensors 'conv'
     """
-    options["methods"] = options["methods"] or DEFAULT_METHODS
+    methods = list(cast(Sequence[str], options["methods"]) or DEFAULT_METHODS)
+    options["methods"] = methods
     with progress_bar(is_shown=display.shows_progress) as progress:
         statistics = calibrate_model(model, data, output, progress=progress, **options)
-    methods = list(options["methods"])
     if display.as_json:
         print_json(_described(model, output, statistics, methods))
     elif not display.quiet:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from onnxquant.batch import config_file
@@ -23,7 +21,7 @@ from onnxquant.errors import RecipeError
 @click.option("--example", is_flag=True, help="Print a commented example.")
 @report_options
 @errors_become_exit_codes
-def config(file: str | None, schema: bool, example: bool, display: Display, **options: Any) -> None:
+def config(file: str | None, schema: bool, example: bool, display: Display, **options: object) -> None:
     """Quantize the models that FILE (YAML or TOML) lists, with global options and their own; one table, one exit code.
 
     \b
@@ -47,16 +45,16 @@ def config(file: str | None, schema: bool, example: bool, display: Display, **op
         return
     if file is None:
         raise RecipeError("FILE is missing; `onnxquant config --example` prints one")
-    options = given(options)
-    overrides = {name: True for name in ("dry_run", "force") if options.get(name)}
-    contents = config_file.read(file, skip_existing=bool(options.get("skip_existing")), **overrides)
+    chosen = given(options)
+    overrides = {name: True for name in ("dry_run", "force") if chosen.get(name)}
+    contents = config_file.read(file, skip_existing=bool(chosen.get("skip_existing")), **overrides)
 
     def run_all(progress: BatchProgress) -> BatchReport:
         return run(
             contents.jobs,
             progress,
-            workers=options.get("jobs", contents.workers),
-            continue_on_error=options.get("continue_on_error", contents.continue_on_error),
+            workers=chosen.get("jobs", contents.workers),
+            continue_on_error=chosen.get("continue_on_error", contents.continue_on_error),
             journal=contents.journal,
         )
 

@@ -66,7 +66,7 @@ class _Value(_ParamType):
         self._type: click.ParamType[Any] = next(kind for name, kind in kinds.items() if name in option.kinds)
         self.name = self._type.name
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
         """The value in its type.
 
         Raises:

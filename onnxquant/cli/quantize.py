@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 from rich.markup import escape
@@ -30,7 +29,7 @@ from onnxquant.inspect.compatibility import advice
 @model_options()
 @report_options
 @errors_become_exit_codes
-def quantize(model: str, output: str | None, display: Display, **options: Any) -> None:
+def quantize(model: str, output: str | None, display: Display, **options: object) -> None:
     """Quantize the weights of MODEL, write the result, and prove it.
 
     \b

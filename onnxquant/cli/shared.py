@@ -75,8 +75,8 @@ def report_options(command: Command) -> Command:
 
 def _display_options(command: Command, *names: str) -> Command:
     @wraps(command)
-    def with_display(*args: Any, **options: Any) -> Any:
-        display = Display(**{name: options.pop(name) for name in names})
+    def with_display(*args: object, **options: object) -> object:
+        display = Display(**{name: bool(options.pop(name)) for name in names})
         return command(*args, display=display, **options)
 
     verbose = "Print every weight, and what passes changed."
@@ -94,7 +94,7 @@ def errors_become_exit_codes(command: Command) -> Command:
     """One line on stderr and exit code 2 for our own errors; no traceback for anything a user can cause."""
 
     @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: object, **kwargs: object) -> object:
         with suppress(ValueError):  # outside the main thread signals belong to somebody else
             signal.signal(signal.SIGTERM, _terminated)
         try:
@@ -132,7 +132,7 @@ def command_line() -> str:
     return shlex.join(["onnxquant", *arguments])
 
 
-def print_json(data: Any) -> None:
+def print_json(data: object) -> None:
     """Data for machines, on stdout."""
     click.echo(json.dumps(data, indent=2))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import Any
 
 import click
 
@@ -30,7 +29,7 @@ _OPTIONS = (
 @model_options(*_OPTIONS)
 @report_options
 @errors_become_exit_codes
-def validate(original: str, quantized: str, detailed: bool, data: str | None, display: Display, **options: Any) -> None:
+def validate(original: str, quantized: str, detailed: bool, data: str | None, display: Display, **options: object) -> None:
     """Prove QUANTIZED against ORIGINAL: structure, weights, outputs, sizes, speed.
 
     \b

@@ -45,7 +45,7 @@ def quantize(
     data: Data | None = None,
     progress: Progress = silent,
     command: str | None = None,
-    **options: Any,
+    **options: object,
 ) -> Report:
     """Quantize a model's weights, write it, and prove what that cost.
 

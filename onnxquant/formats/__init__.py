@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from typing import Any
 
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats.base import Encoded, Format
@@ -59,7 +58,7 @@ def formats() -> list[Format]:
     return [c() for c in registry().values()]
 
 
-def format_named(name: str, **parameters: Any) -> Format:
+def format_named(name: str, **parameters: object) -> Format:
     """A format by name.
 
     Raises:

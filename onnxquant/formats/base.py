@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -104,7 +104,7 @@ class Format(SolvableFormat, ABC):
 
     permuted: bool = field(default=False, kw_only=True, metadata=INTERNAL)
 
-    def __init_subclass__(cls, **arguments: Any) -> None:
+    def __init_subclass__(cls, **arguments: object) -> None:
         """Refuse a format that leaves something out.
 
         Raises:
@@ -319,7 +319,7 @@ class Format(SolvableFormat, ABC):
         """
         return cls().with_(**parameters)
 
-    def with_(self, **parameters: Any) -> Self:
+    def with_(self, **parameters: object) -> Self:
         """A copy with other parameters.
 
         Raises:
@@ -332,4 +332,4 @@ class Format(SolvableFormat, ABC):
                 raise RecipeError(f"format {self.name!r} has no parameter {key!r}{hint}")
             if key in known and value is not None and (mistake := known[key].mistake(value)):
                 raise RecipeError(f"format {self.name!r}: {mistake}")
-        return replace(self, **parameters)
+        return replace(self, **cast(dict[str, Any], parameters))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # A field with this metadata is set by encoding, not by a user.
 INTERNAL = {"internal": True}
@@ -17,14 +19,14 @@ _KINDS: dict[str, tuple[type, str]] = {
 
 
 def parameter(
-    default: Any,
+    default: T,
     help: str,
     flag: str = "",
     *,
     samples: tuple[Any, ...],
     metavar: str = "",
     choices: tuple[str, ...] = (),
-) -> Any:
+) -> T:
     """A dataclass field that is a parameter of a format.
 
     Args:
@@ -68,7 +70,7 @@ class Parameter:
         meta = {"help": "", "flag": "", "metavar": "", "choices": (), "samples": (), **spec.metadata}
         return cls(spec.name, kind, meta["help"], meta["flag"], meta["metavar"], meta["choices"], meta["samples"])
 
-    def mistake(self, value: Any) -> str | None:
+    def mistake(self, value: object) -> str | None:
         """The reason why a value is refused, or None."""
         expected = _KINDS[self.kind][0]
         if isinstance(value, expected) and (not isinstance(value, bool) or expected is bool):

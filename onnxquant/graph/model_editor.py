@@ -71,7 +71,7 @@ class ModelEditor:
         return self.editor(graph).add_constant(base, array)
 
     def node(
-        self, site: Site, op: str, inputs: Sequence[str], *, domain: str = "", output: str = "", **attributes: Any
+        self, site: Site, op: str, inputs: Sequence[str], *, domain: str = "", output: str = "", **attributes: object
     ) -> onnx.NodeProto:
         """A node with a fresh output (or ``output``), marked with the site it serves; it is in no graph yet."""
         out = output or self.name(f"{site.name}/{op}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import onnx
+
+T = TypeVar("T")
 
 STANDARD = ("", "ai.onnx")
 _CONSTANT_TYPES = {
@@ -21,7 +23,15 @@ def is_op(node: onnx.NodeProto | None, *ops: str) -> bool:
     return node is not None and node.domain in STANDARD and node.op_type in ops
 
 
-def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+@overload
+def attribute(node: onnx.NodeProto, name: str) -> Any: ...  # noqa: ANN401 - protobuf: whatever it holds
+
+
+@overload
+def attribute(node: onnx.NodeProto, name: str, default: T) -> T: ...
+
+
+def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
     """Value of an attribute; strings as str, lists as lists.
 
     >>> attribute(conv, "group", 1)
@@ -36,7 +46,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
-def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
+def set_attribute(node: onnx.NodeProto, name: str, value: object) -> None:
     """Set an attribute, whether it is there or not; None removes it."""
     for index in range(len(node.attribute) - 1, -1, -1):
         if node.attribute[index].name == name:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import onnx
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+    from google.protobuf.message import Message
+
+M = TypeVar("M", bound="Message")
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -95,7 +101,7 @@ def names_of_graph(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def replace_field(field: Any, messages: Sequence[Any]) -> None:
+def replace_field(field: RepeatedCompositeFieldContainer[M], messages: Sequence[M]) -> None:
     """Give a repeated field other messages, some of which may be its own."""
     copies = [type(m).FromString(m.SerializeToString()) for m in messages]
     del field[:]

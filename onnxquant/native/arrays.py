@@ -14,7 +14,7 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.native import dispatch
 
 
-def encode(array: NDArray[Any], format: str | Format, **parameters: Any) -> Encoded:
+def encode(array: NDArray[Any], format: str | Format, **parameters: object) -> Encoded:
     """Encode an array; its last axis is the contracted one.
 
     Args:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ def is_available() -> bool:
         return False
 
 
-def function(name: str, result: Any = ctypes.c_int) -> Any:
+def function(name: str, result: type | None = ctypes.c_int) -> Callable[..., Any]:
     """A function of the library by its name without the prefix ``onnxquant_``.
 
     Args:
@@ -63,10 +64,10 @@ def function(name: str, result: Any = ctypes.c_int) -> Any:
     except AttributeError as error:
         raise NativeLibraryError(f"{library_path()} has no function {name!r}: reinstall onnxquant") from error
     symbol.restype = result
-    return symbol
+    return cast(Callable[..., Any], symbol)
 
 
-def call(name: str, *arguments: Any) -> None:
+def call(name: str, *arguments: object) -> None:
     """Call a function that returns 0 for success.
 
     Raises:
@@ -76,7 +77,7 @@ def call(name: str, *arguments: Any) -> None:
         raise NativeLibraryError(last_error())
 
 
-def text(name: str, *arguments: Any) -> str:
+def text(name: str, *arguments: object) -> str:
     """The text that a function returns.
 
     Raises:

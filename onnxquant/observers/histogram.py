@@ -194,7 +194,7 @@ class Histogram(Accumulator):
         return out
 
 
-def _bins(chunk: NDArray[Any], scale: Any) -> NDArray[np.intp]:
+def _bins(chunk: NDArray[Any], scale: object) -> NDArray[np.intp]:
     """Positions in ``counts``: the magnitude's whole widths k, and the bin ~k for negative values."""
     bins: NDArray[np.intp] = (np.abs(chunk) * scale).astype(np.intp)
     np.invert(bins, out=bins, where=chunk < 0)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import parameters
 from onnxquant.formats.parameters import Parameter
+
+T = TypeVar("T")
 
 Word = str | int
 
@@ -63,7 +66,7 @@ class Declaration:
     alias_of: str = ""
 
 
-def option(default: Any, help: str, scope: Scope, **more: Any) -> Any:
+def option(default: T, help: str, scope: Scope, **more: object) -> T:
     """A dataclass field that is an option.
 
     Args:
@@ -72,12 +75,14 @@ def option(default: Any, help: str, scope: Scope, **more: Any) -> Any:
         scope: part of the work that the option decides
         more: other attributes of its ``Declaration``
     """
-    return field(default=default, metadata={"declared": Declaration(help=help, scope=scope, **more)})
+    declaration = Declaration(help=help, scope=scope, **cast(dict[str, Any], more))
+    return field(default=default, metadata={"declared": declaration})
 
 
-def key(default: Any, help: str, **more: Any) -> Any:
+def key(default: T | dataclasses._MISSING_TYPE, help: str, **more: object) -> T:
     """A dataclass field that is a key of a table in a file, but no option; ``MISSING`` as default: a required key."""
-    return field(default=default, metadata={"declared": Declaration(help=help, **more)})
+    declaration = Declaration(help=help, **cast(dict[str, Any], more))
+    return cast(T, field(default=default, metadata={"declared": declaration}))
 
 
 def any_path(value: str) -> bool:
@@ -122,7 +127,7 @@ class Option:
         choices = self.declared.choices
         return list(choices() if callable(choices) else choices)
 
-    def check(self, value: Any) -> None:
+    def check(self, value: object) -> None:
         """Refuse a value that is no choice, or out of bounds.
 
         Raises:
@@ -131,13 +136,13 @@ class Option:
         if value is None:
             return
         choices = self.choices()
-        for entry in value if self.is_list else [value]:
+        for entry in value if self.is_list and isinstance(value, Sequence) else [value]:
             if choices and entry not in choices:
                 raise RecipeError(f"{self.name} is {entry!r}{nearest(str(entry), list(map(str, choices)))}")
         least, most = self.declared.minimum, self.declared.maximum
-        if least is not None and not value >= least:
+        if least is not None and isinstance(value, (int, float)) and not value >= least:
             raise RecipeError(f"{self.name} is {value}, expected at least {least}")
-        if most is not None and not value <= most:
+        if most is not None and isinstance(value, (int, float)) and not value <= most:
             raise RecipeError(f"{self.name} is {value}, expected at most {most}")
 
 
@@ -178,7 +183,7 @@ def _of_format(parameter: Parameter) -> Option:
     return Option(parameter.name, kinds(_PARAMETER_TYPES[parameter.kind]), None, declaration)
 
 
-def kinds(hint: Any) -> tuple[str, ...]:
+def kinds(hint: object) -> tuple[str, ...]:
     """Names that JSON Schema gives the types of an annotation; a list of texts may be one text, too.
 
     >>> kinds(tuple[str, ...] | None)

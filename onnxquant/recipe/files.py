@@ -68,7 +68,7 @@ def read_table(path: Path) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """A loader that refuses a key which a table holds twice, as TOML does: one of the two values would be lost."""
 
-    def compose_mapping_node(self, anchor: Any) -> Any:
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key, _ in node.value:
@@ -77,7 +77,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _yaml(text: str) -> Any:
+def _yaml(text: str) -> object:
     return yaml.load(text, _Loader)  # a SafeLoader
 
 
@@ -90,7 +90,7 @@ def with_absolute_paths(entries: Mapping[str, Any], folder: Path, options: Mappi
     return {name: _absolute(value, folder, options.get(name)) for name, value in entries.items()}
 
 
-def _absolute(value: Any, folder: Path, option: Option | None) -> Any:
+def _absolute(value: object, folder: Path, option: Option | None) -> object:
     is_path = option.declared.is_path if option else None
     if is_path is None:
         return value

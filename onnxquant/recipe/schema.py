@@ -53,7 +53,7 @@ def of_table(options: Mapping[str, Option], description: str, more: Mapping[str,
     }
 
 
-def check(value: Any, schema: Schema, where: str) -> None:
+def check(value: object, schema: Schema, where: str) -> None:
     """Refuse a value that its schema does not allow.
 
     Args:
@@ -73,19 +73,19 @@ def check(value: Any, schema: Schema, where: str) -> None:
         raise RecipeError(f"{where}: {_message(error)}")
 
 
-def _is_integer(checker: TypeChecker, value: Any) -> bool:
+def _is_integer(checker: TypeChecker, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)  # 4.0 is an integer of JSON, but no number of bits
 
 
-def _is_text(checker: TypeChecker, value: Any) -> bool:
+def _is_text(checker: TypeChecker, value: object) -> bool:
     return isinstance(value, str) and "\0" not in value
 
 
-def _is_list(checker: TypeChecker, value: Any) -> bool:
+def _is_list(checker: TypeChecker, value: object) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def _is_table(checker: TypeChecker, value: Any) -> bool:
+def _is_table(checker: TypeChecker, value: object) -> bool:
     return isinstance(value, Mapping)
 
 

@@ -104,7 +104,7 @@ def open_session(
         raise ModelError(f"{title}: onnxruntime {version()} cannot load it: {_first_line(error)}") from None
 
 
-def load(path: str | Path, **session_options: Any) -> ort.InferenceSession:
+def load(path: str | Path, **session_options: object) -> ort.InferenceSession:
     """Open a model for inference; the custom-op libraries that it needs are registered.
 
     Args:
@@ -160,7 +160,7 @@ def outputs_of(session: ort.InferenceSession) -> dict[str, str]:
     return {o.name: o.type for o in session.get_outputs()}
 
 
-def schema(op_type: str, domain: str, version: int) -> Any | None:
+def schema(op_type: str, domain: str, version: int) -> object | None:
     """Schema of an operator that onnxruntime knows and onnx does not; None where neither knows it."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

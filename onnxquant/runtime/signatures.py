@@ -65,7 +65,7 @@ def _signature(op_type: str, domain: str, version: int) -> Signature | None:
     return _signature_from(schema, "typeStr") if schema else None
 
 
-def _signature_from(schema: Any, type_key: str) -> Signature:
+def _signature_from(schema: Any, type_key: str) -> Signature:  # noqa: ANN401 - onnx and onnxruntime have one each
     allowed = {t.type_param_str: frozenset(t.allowed_type_strs) for t in schema.type_constraints}
 
     def slots(formal: Sequence[Any]) -> tuple[Slot, ...]:

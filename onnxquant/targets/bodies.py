@@ -128,7 +128,7 @@ class _Body(NodeBuilder):
 
     # ---- pieces ----
 
-    def op(self, name: str, *inputs: str, **attributes: Any) -> str:
+    def op(self, name: str, *inputs: str, **attributes: object) -> str:
         """Add a node, unless there is the same one. An attribute ``@name`` is the function's own."""
         listed = ", ".join(f"{k} {_type(v)}= {_text(v)}" for k, v in attributes.items())
         node = f"{name}{f' <{listed}>' if listed else ''} ({', '.join(inputs)})"

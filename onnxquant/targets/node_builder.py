@@ -19,7 +19,7 @@ class NodeBuilder(ABC):
     """Nodes one after another; each method returns the name of the tensor that it computes."""
 
     @abstractmethod
-    def op(self, name: str, *inputs: str, **attributes: Any) -> str:
+    def op(self, name: str, *inputs: str, **attributes: Any) -> str:  # noqa: ANN401 - whatever a node can hold
         """Add a node."""
 
     @abstractmethod
@@ -71,7 +71,14 @@ class GraphNodes(NodeBuilder):
         self.site = site
         self.nodes: list[onnx.NodeProto] = []
 
-    def op(self, name: str, *inputs: str, output: str = "", domain: str = "", **attributes: Any) -> str:
+    def op(
+        self,
+        name: str,
+        *inputs: str,
+        output: str = "",
+        domain: str = "",
+        **attributes: Any,  # noqa: ANN401 - whatever a node can hold
+    ) -> str:
         """Add a node.
 
         Args:

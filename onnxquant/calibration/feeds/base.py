@@ -211,7 +211,7 @@ def check(feed: Raw, inputs: Sequence[Input], where: str) -> Feed:
     return out
 
 
-def _checked(value: Any, spec: Input, where: str) -> Any:
+def _checked(value: object, spec: Input, where: str) -> Any:  # noqa: ANN401 - sequences are lists for onnxruntime
     if spec.element.startswith("seq("):
         if not isinstance(value, (list, tuple)):
             raise FeedError(f"{where}: input {spec.name!r} is {type(value).__name__}, expected a list for {spec.type}")

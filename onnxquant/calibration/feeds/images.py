@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from onnxquant.calibration.feeds.base import DTYPES, Input, Origin, Raw, expected
 from onnxquant.calibration.feeds.settings import numbers, one_of
 from onnxquant.errors import FeedError, nearest
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # Height and width; None follows from the other by the image's proportions.
@@ -118,7 +121,7 @@ class Images:
         for file in self.files:
             yield str(file), {self.spec.name: self._tensor(_opened(file, self.steps.order or "RGB"), file)}
 
-    def _tensor(self, image: Any, file: Path) -> NDArray[Any]:
+    def _tensor(self, image: Image.Image, file: Path) -> NDArray[Any]:
         steps = self.steps
         pixels = np.asarray(_resized(image, self.size, steps, file), np.float64)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
@@ -239,7 +242,7 @@ def _size(files: Sequence[Path], spec: Input, steps: ImageSteps, assumed: list[s
     return None
 
 
-def _opened(file: Path, order: str | None) -> Any:
+def _opened(file: Path, order: str | None) -> Image.Image:
     """An upright image; decoded into the channels of a colour order, unless that is None."""
     from PIL import Image, ImageOps
 
@@ -255,7 +258,7 @@ def _opened(file: Path, order: str | None) -> Any:
         raise FeedError(f"{file}: cannot be read as an image: {error}") from None
 
 
-def _resized(image: Any, size: Size | None, steps: ImageSteps, file: Path) -> Any:
+def _resized(image: Image.Image, size: Size | None, steps: ImageSteps, file: Path) -> Image.Image:
     """An image brought to a size."""
     from PIL import Image
 
@@ -287,7 +290,7 @@ def _resized(image: Any, size: Size | None, steps: ImageSteps, file: Path) -> An
     return scaled.crop((left, top, left + width, top + height))
 
 
-def _scaled(image: Any, factor: float, least: tuple[int, int], steps: ImageSteps) -> Any:
+def _scaled(image: Image.Image, factor: float, least: tuple[int, int], steps: ImageSteps) -> Image.Image:
     """An image scaled by a factor.
 
     Args:

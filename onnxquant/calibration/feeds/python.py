@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 from onnxquant.calibration.feeds.arrays import in_memory
 from onnxquant.calibration.feeds.base import Input, Origin, Raw, Source, expected
@@ -43,7 +43,7 @@ class Listed:
             where = f"{self._name}, sample {i}"
             yield where, self._named(sample, where)
 
-    def _named(self, sample: Any, where: str) -> Raw:
+    def _named(self, sample: object, where: str) -> Raw:
         if isinstance(sample, Mapping):
             return sample
         if hasattr(sample, "__array__") and len(self._inputs) == 1:
@@ -61,7 +61,7 @@ def _each(iterable: Iterable[Any], name: str) -> Iterator[Any]:
         raise FeedError(f"{name}: fails with {type(error).__name__}: {error}") from error
 
 
-def from_python(data: Any, inputs: Sequence[Input], name: str, limit: int | None) -> Source:
+def from_python(data: object, inputs: Sequence[Input], name: str, limit: int | None) -> Source:
     """The samples of a mapping of arrays, an iterable, an iterator (which is read once into memory) or a function.
 
     Raises:
@@ -84,11 +84,11 @@ def from_python(data: Any, inputs: Sequence[Input], name: str, limit: int | None
     return Listed(lambda: data, inputs, name, limit)
 
 
-def _is_samples(value: object) -> bool:
+def _is_samples(value: object) -> TypeGuard[Iterable[Any]]:
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and not hasattr(value, "__array__")
 
 
-def _call(function: Callable[[], Any], name: str) -> Any:
+def _call(function: Callable[[], Any], name: str) -> object:
     try:
         return function()
     except Exception as error:
@@ -97,7 +97,7 @@ def _call(function: Callable[[], Any], name: str) -> Any:
 
 def _repeatable(first: Iterable[Any], function: Callable[[], Any], name: str) -> Callable[[], Iterable[Any]]:
     """A function that returns the samples: the first result where it can be iterated over again, else a new one."""
-    return (lambda: _call(function, name)) if isinstance(first, Iterator) else (lambda: first)
+    return (lambda: cast(Iterable[Any], _call(function, name))) if isinstance(first, Iterator) else (lambda: first)
 
 
 def _kind(value: object) -> str:
@@ -109,7 +109,7 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text) is not None and not Path(text).exists()
 
 
-def resolve(reference: str) -> Any:
+def resolve(reference: str) -> object:
     """The object that ``module:function`` names; the current folder is on the path while it is looked up.
 
     Raises:

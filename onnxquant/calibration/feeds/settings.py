@@ -54,7 +54,7 @@ def _inline(text: str) -> dict[str, Any]:
     return {k: v[0] if len(v) == 1 else v for k, v in values.items()}
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     text = text.strip()
     for kind in (int, float):
         try:
@@ -82,7 +82,7 @@ def described(kind: type[T], values: Mapping[str, Any], what: str) -> T:
     return kind(**values)
 
 
-def numbers(key: str, value: Any) -> tuple[float, ...] | None:
+def numbers(key: str, value: object) -> tuple[float, ...] | None:
     """One number or several, as floats.
 
     Raises:
@@ -90,13 +90,14 @@ def numbers(key: str, value: Any) -> tuple[float, ...] | None:
     """
     if value is None:
         return None
-    several = value if isinstance(value, (list, tuple)) else [value]
-    if not several or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in several):
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    floats = tuple(float(v) for v in entries if isinstance(v, (int, float)) and not isinstance(v, bool))
+    if not floats or len(floats) != len(entries):
         raise FeedError(f"preprocess: {key} is {value!r}, expected a number, or one for each channel")
-    return tuple(float(v) for v in several)
+    return floats
 
 
-def one_of(key: str, value: Any, choices: list[str]) -> None:
+def one_of(key: str, value: object, choices: list[str]) -> None:
     """Check that a value is one of the choices.
 
     Raises:

@@ -77,4 +77,5 @@ def exponent_codes(largest: Matrix) -> NDArray[np.uint8]:
     size = np.where((above > 0) & (above & (above - 1) == 0), above // 2, np.abs(above))
     power = np.exp2(np.floor(np.log2(np.maximum(size, 1).astype(np.float64))))
     lifted = np.where(size > 0, np.floor(power * np.log(2)), 0)
-    return np.clip(floor - 2 + (below <= lifted), 0, _LARGEST).astype(np.uint8)
+    codes: NDArray[np.uint8] = np.clip(floor - 2 + (below <= lifted), 0, _LARGEST).astype(np.uint8)
+    return codes
