@@ -1,4 +1,4 @@
 """The user's intent: options, rules, and the files that hold them.
 
-It may import solvers, targets, observers and the rooms below; passes and the rooms above it may import it.
+It may import passes and the rooms below; calibration and the rooms above it may import it.
 """

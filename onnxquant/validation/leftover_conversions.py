@@ -41,25 +41,25 @@ def conversions(optimized: onnx.ModelProto) -> list[Conversion]:
     Args:
         optimized: the optimized graph (``runtime.optimized_graph``).
     """
-    flow = GraphEditor(optimized.graph)
+    editor = GraphEditor(optimized.graph)
     rows = []
-    for node in flow.nodes:
+    for node in editor.nodes:
         if node.op_type not in (QUANTIZE, DEQUANTIZE):
             continue
-        before = _before(flow, node.input[0])
-        readers = [str(n.op_type) for n in flow.consumers(node.output[0])]
-        readers += [_OUTPUT] * (node.output[0] in flow.outputs) + [_SUBGRAPH] * (node.output[0] in flow.captured)
+        before = _before(editor, node.input[0])
+        readers = [str(n.op_type) for n in editor.consumers(node.output[0])]
+        readers += [_OUTPUT] * (node.output[0] in editor.outputs) + [_SUBGRAPH] * (node.output[0] in editor.captured)
         after = ", ".join(dict.fromkeys(readers))
         reason = _into_codes(before, after) if node.op_type == QUANTIZE else _into_floats(before, readers)
         rows.append(Conversion(node.name, node.op_type, (before, after), reason))
     return rows
 
 
-def _before(flow: GraphEditor, name: str) -> str:
+def _before(editor: GraphEditor, name: str) -> str:
     """The op that makes a tensor, or the end of the graph that it comes from."""
-    if (producer := flow.producer(name)) is not None:
+    if (producer := editor.producer(name)) is not None:
         return str(producer.op_type)
-    return _INPUT if name in flow.inputs else WEIGHT
+    return _INPUT if name in editor.inputs else WEIGHT
 
 
 def _into_codes(before: str, after: str) -> str:

@@ -114,20 +114,20 @@ def emulate(
 
 def kernels(document: Document) -> list[Kernel]:
     """The ops of the top graph that vpmaddubsw would compute."""
-    flow = GraphEditor(document.proto.graph)
+    editor = GraphEditor(document.proto.graph)
     multiplying = []
-    for node in flow.nodes:
+    for node in editor.nodes:
         if node.op_type == "DynamicQuantizeMatMul":
-            weight, scales = flow.constant(node.input[1]), flow.constant(node.input[2])
+            weight, scales = editor.constant(node.input[1]), editor.constant(node.input[2])
             if weight is not None and scales is not None and weight.data_type == onnx.TensorProto.INT8:
                 multiplying.append(Kernel(node, node.input[0], None, weight, document.array(scales)))
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
-        sides = [flow.producer(name) for name in node.input[:2]]
+        sides = [editor.producer(name) for name in node.input[:2]]
         if any(side is None or side.op_type != "DequantizeLinear" or len(side.input) < 3 for side in sides):
             continue
         x, w = (side for side in sides if side is not None)
-        zero, weight, scales = flow.constant(x.input[2]), flow.constant(w.input[0]), flow.constant(w.input[1])
+        zero, weight, scales = editor.constant(x.input[2]), editor.constant(w.input[0]), editor.constant(w.input[1])
         if zero is None or weight is None or scales is None or weight.data_type != onnx.TensorProto.INT8:
             continue
         if zero.data_type == onnx.TensorProto.UINT8 and not (node.op_type == "Conv" and is_depthwise(node, weight)):

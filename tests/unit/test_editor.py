@@ -1,14 +1,19 @@
-"""The view of one graph that passes edit through."""
+"""The editors of one graph and of one model."""
 
 from __future__ import annotations
 
 import agreement
 import numpy as np
 import onnx
+import pytest
 from graphs import model, node
 
 from onnxquant.graph.editor import GraphEditor, graph_editors
+from onnxquant.graph.model_editor import ModelEditor
+from onnxquant.graph.names import SITE, NameAllocator
 from onnxquant.graph.node import attribute, is_op, set_attribute
+from onnxquant.graph.publish import Counter
+from onnxquant.graph.sites import find
 
 
 def small() -> onnx.ModelProto:
@@ -124,3 +129,77 @@ def test_attributes() -> None:
     assert attribute(conv, "group", 1) == 1 and attribute(conv, "pads") == [0, 0]
     assert is_op(conv, "Gemm", "Conv") and not is_op(None, "Conv")
     assert not is_op(node("Conv", [], ["y"], domain="com.microsoft"), "Conv")
+
+
+def test_new_nodes_around_new_nodes_keep_their_order() -> None:
+    document = agreement.load(small())
+    editor = GraphEditor(document.proto.graph)
+    total = next(n for n in editor.nodes if n.name == "sum")
+    first, last = node("Neg", ["a"], ["first"]), node("Abs", ["first"], ["last"])
+    editor.insert_before(total, [last])
+    editor.insert_before(last, [first])
+    editor.insert_after(last, [node("Relu", ["last"], ["relu"])])
+    editor.connect(total, 0, "relu")
+    editor.apply()
+    ops = [n.op_type for n in document.proto.graph.node]
+    assert ops == ["Constant", "Mul", "Add", "Neg", "Abs", "Relu", "Add", "If"]
+
+
+def test_nodes_of_another_graph_are_refused() -> None:
+    editor = GraphEditor(small().graph)
+    with pytest.raises(ValueError, match="no node of this graph: Mul 'mul'"):
+        editor.remove(next(n for n in small().graph.node if n.name == "mul"))
+
+
+def test_nodes_without_outputs_can_be_removed() -> None:
+    proto = small()
+    proto.graph.node.append(node("Print", ["m"], [], domain="com.example", name="print"))
+    editor = GraphEditor(proto.graph)
+    editor.remove(next(n for n in editor.nodes if n.name == "print"))
+    editor.apply()
+    assert "Print" not in {n.op_type for n in proto.graph.node}
+
+
+def test_nested_graphs_stay_valid_when_the_graph_around_them_is_edited() -> None:
+    document = agreement.load(small())
+    branch = document.proto.graph.node[4].attribute[0].g
+    editor = GraphEditor(document.proto.graph)
+    editor.insert_after(None, [node("Neg", ["x"], ["negative"])])
+    editor.apply()
+    branch.name = "renamed"
+    assert document.proto.graph.node[5].attribute[0].g.name == "renamed"
+
+
+def test_a_removed_node_is_told_from_the_one_that_makes_its_output_now() -> None:
+    editor = GraphEditor(small().graph)
+    twice = next(n for n in editor.nodes if n.name == "twice")
+    new = node("Relu", ["m"], ["a"])
+    editor.remove(twice)
+    editor.insert_before(twice, [new])
+    assert editor.is_removed(twice) and not editor.is_removed(new)
+    assert editor.producer("a") is new and editor.consumers("m") == [new]
+
+
+def test_a_models_editor_replaces_the_consumer_of_a_weight_and_drops_nothing_else() -> None:
+    proto = model(
+        [node("Transpose", ["w"], ["t"], perm=[1, 0]), node("MatMul", ["x", "t"], ["y"]), node("Relu", ["y"], ["z"])],
+        {"x": ("float32", [3, 20])},
+        {"z": "float32"},
+        {"w": np.ones((20, 20), np.float32), "unread": np.ones(2, np.float32)},
+    )
+    document = agreement.load(proto)
+    editor = ModelEditor(document.proto, Counter(external=False, location=""))
+    site = find(document)[0][0]
+    product = editor.node(site, "Product", ["x"], domain="com.example", output="y")
+    editor.replace(site.uses[0], [product])
+    editor.drop_initializer(site.graph, "w")
+    editor.finish()
+    assert [(n.op_type, n.name) for n in document.proto.graph.node] == [("Product", "w/Product/node"), ("Relu", "")]
+    assert [t.name for t in document.proto.graph.initializer] == ["unread"]
+    assert {e.key: e.value for e in document.proto.graph.node[0].metadata_props} == {SITE: "w"}
+    assert "com.example" in {o.domain for o in document.proto.opset_import}
+
+
+def test_new_names_are_unlike_all_others() -> None:
+    names = NameAllocator({"x", "x_2"})
+    assert [names.fresh(base) for base in ("x", "y", "y", "x")] == ["x_3", "y", "y_2", "x_4"]

@@ -14,6 +14,7 @@ from onnxquant.passes.simplify.pads import FoldPads
 
 PADS = [0, 0, 1, 2, 0, 0, 0, 1]
 X = {"x": rng(3).standard_normal((1, 4, 8, 8)).astype(np.float32)}
+IN_PADDING = "a window of the AveragePool that reads it could lie in the padding alone"
 
 
 def padded(
@@ -89,38 +90,40 @@ def test_all_readers_or_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "case",
+    ("case", "reason"),
     [
-        {"value": 1.0},
-        {"mode": "reflect"},
-        {"mode": "edge"},
-        {"pads": [0, 0, -1, 0, 0, 0, 0, 0]},
-        {"pads": [1, 0, 0, 0, 0, 0, 0, 0]},
-        {"pads": [0, 0, 1, 0, 0, -0, -2, 0]},
+        ({"value": 1.0}, "it does not pad by zeros"),
+        ({"mode": "reflect"}, "it is of mode reflect"),
+        ({"mode": "edge"}, "Conv has no padding by copies of the edge"),
+        ({"pads": [0, 0, -1, 0, 0, 0, 0, 0]}, "it cuts the input"),
+        ({"pads": [1, 0, 0, 0, 0, 0, 0, 0]}, "it pads more than spatial axes"),
+        ({"pads": [0, 0, 1, 0, 0, -0, -2, 0]}, "it cuts the input"),
     ],
 )
-def test_other_pads_stay(case: dict[str, Any]) -> None:
+def test_other_pads_stay_with_the_reason(case: dict[str, Any], reason: str) -> None:
     cropped = min(case.get("pads", PADS)) < 0  # which ONNX's reference does not do
-    document, note = agreement.check(
-        padded(node("Conv", ["p", "w"], ["y"]), **case), FoldPads(), X, reference=not cropped
-    )
+    proto = padded(node("Conv", ["p", "w"], ["y"]), **case)
+    document, note = agreement.check(proto, FoldPads(), X, reference=not cropped)
     assert note is None and agreement.ops(document)["Pad"] == 1
+    assert FoldPads()(agreement.load(proto)).refusals == {reason: 1}
 
 
 @pytest.mark.parametrize(
-    "reader",
+    ("reader", "reason"),
     [
-        node("Conv", ["p", "w"], ["y"], auto_pad="SAME_UPPER", strides=[2, 2]),
-        node("AveragePool", ["p"], ["y"], kernel_shape=[2, 2]),
-        node("AveragePool", ["p"], ["y"], kernel_shape=[4, 4], strides=[3, 3], ceil_mode=1),
-        node("GlobalAveragePool", ["p"], ["y"]),
-        node("LpPool", ["p"], ["y"], kernel_shape=[4, 4]),
+        (node("Conv", ["p", "w"], ["y"], auto_pad="SAME_UPPER", strides=[2, 2]), "the Conv that reads it pads by itself"),
+        (node("AveragePool", ["p"], ["y"], kernel_shape=[2, 2]), IN_PADDING),
+        (node("AveragePool", ["p"], ["y"], kernel_shape=[4, 4], strides=[3, 3], ceil_mode=1), IN_PADDING),
+        (node("GlobalAveragePool", ["p"], ["y"]), "GlobalAveragePool reads it, which is no Conv, AveragePool or MaxPool"),
+        (node("LpPool", ["p"], ["y"], kernel_shape=[4, 4]), "LpPool reads it, which is no Conv, AveragePool or MaxPool"),
     ],
     ids=["same", "small windows", "ceil", "global", "lp"],
 )
-def test_readers_that_cannot_take_them(reader: onnx.NodeProto) -> None:
-    document, note = agreement.check(padded(reader), FoldPads(), X, reference=reader.op_type != "LpPool")
+def test_readers_that_cannot_take_pads_give_the_reason(reader: onnx.NodeProto, reason: str) -> None:
+    proto = padded(reader)
+    document, note = agreement.check(proto, FoldPads(), X, reference=reader.op_type != "LpPool")
     assert note is None and agreement.ops(document)["Pad"] == 1
+    assert FoldPads()(agreement.load(proto)).refusals == {reason: 1}
 
 
 def test_more_channels_than_the_weight_are_not_spatial() -> None:

@@ -140,9 +140,11 @@ def _total_pads(reader: onnx.NodeProto, name: str, pads: list[int], as_maximum: 
         as_maximum: whether the padding is never larger than the values beside it.
     """
     op = reader.op_type
-    if not is_op(reader, "Conv", "AveragePool", "MaxPool") or list(reader.input).count(name) != 1:
-        return Refusal(f"{op} reads it, which has no padding")
-    if reader.input[0] != name or attribute(reader, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if not is_op(reader, "Conv", "AveragePool", "MaxPool"):
+        return Refusal(f"{op} reads it, which is no Conv, AveragePool or MaxPool")
+    if list(reader.input).count(name) != 1 or reader.input[0] != name:
+        return Refusal(f"{op} reads it as a weight or bias")
+    if attribute(reader, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return Refusal(f"the {op} that reads it pads by itself")
     own = attribute(reader, "pads", [0] * len(pads)) if attribute(reader, "auto_pad", "NOTSET") == "NOTSET" else None
     own = own or [0] * len(pads)
