@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import onnx
 
 from onnxquant.artifact.records import Metadata, Record, entry_text
+from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import ModelEditor, Sink
@@ -19,7 +20,7 @@ from onnxquant.graph.publish import Counter, Publisher, is_stored
 from onnxquant.graph.sites import Site, find
 from onnxquant.graph.traverse import graphs, replace_field, tensors
 from onnxquant.plan.decision import EncodeDecision, Plan
-from onnxquant.targets import target_named
+from onnxquant.targets import layout_types, target_named
 from onnxquant.version import __version__
 
 Encode = Callable[[Site, EncodeDecision], Encoded | None]
@@ -49,6 +50,11 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
             continue
         form = encoded.format if encoded else decision.format
         lowered = target_named(decision.target).lower(editor, site, form, encoded)
+        if undeclared := lowered.planes.keys() - layout_types().keys():
+            # Nobody could read the file again.
+            raise ModelError(
+                f"target {decision.target} does not declare its layout {min(undeclared)!r} in layout_types"
+            )
         editor.drop_initializer(site.graph, site.tensor.name)
         lowered_sites.setdefault(decision.target, []).append((site, form))
         records.append(Record.of(site, form, decision.target, lowered))

@@ -1,4 +1,4 @@
-"""What a quantized file records of itself: its weights, its activations, and what it was made of."""
+"""The metadata of a quantized file: records of its weights and activations, and the origin of the file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Record:
         shape: shape of the original tensor.
         perm, split: how the matrix lies in it, see ``View``.
         elem_type: element type of the original tensor.
-        planes: by layout, the tensor of each plane.
+        planes: tensor of each plane, by layout.
         results: tensors that the model computes from the weight.
     """
 
@@ -77,7 +77,7 @@ class Record:
             site: the weight.
             form: its format.
             target: name of the target that lowered it.
-            lowered: what the target returned.
+            lowered: tensors that the target added.
         """
         view = site.view
         return cls(
@@ -87,7 +87,7 @@ class Record:
 
     @property
     def view(self) -> View:
-        """How the matrix lies in the original tensor."""
+        """The original tensor as a matrix."""
         return View(self.shape, self.perm, self.split)
 
     @property
@@ -117,7 +117,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a quantized file says of itself.
+    """The statements of a quantized file about itself.
 
     Attributes:
         schema: version of the metadata.
@@ -126,7 +126,7 @@ class Metadata:
         weights: number of constant weights of the original, encoded or not.
         float_bytes: size of these weights in the original.
         records: the encoded weights.
-        activations: what became of activations; None: they are floats.
+        activations: record of integer activations; None: activations are floats.
         rescaled: weights that were replaced by those of an equivalent function before they were encoded.
     """
 
@@ -194,7 +194,7 @@ def _from_version_1(data: JsonObject) -> JsonObject:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file was made of.
+    """The sources of a file.
 
     Attributes:
         sha256: digest of the original model.

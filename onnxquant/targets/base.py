@@ -37,7 +37,7 @@ class Lowered:
     """The tensors that lowering one site added to the model: enough to read the weight again, and to undo it.
 
     Attributes:
-        planes: by layout, the tensor of each plane.
+        planes: tensor of each plane, by layout.
         results: the tensors that the model computes from the weight.
     """
 

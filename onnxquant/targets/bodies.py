@@ -1,12 +1,12 @@
-"""Bodies: what our ops compute, as model-local functions for runtimes without our library.
+"""Bodies: our operators as model-local functions, for runtimes without our library.
 
-A body comes in the kinds of our ops. Where codes have 2, 4 or 8 bits, the product and the lookup reorder planes into
-MatMulNBits' own form with Transpose and Reshape, which fold when a session is created, and call com.microsoft ops. A
-minimum per block m is added as ``blocksum(X) @ m``. They never unpack bits there: ONNX Runtime keeps every folded
-intermediate, and unpacking takes ten times longer to load. What no stock kernel holds (odd widths, tables, floats) is
-decoded in float arithmetic, folds to a float weight, and runs at float speed. ``Dequantize`` has no kernel on purpose: it
-always decodes so, and serves ops that read dense weights. Sizes come as attributes, because a function's constants cannot
-be computed from K and N.
+There is a body for each kind of operator. Where codes have 2, 4 or 8 bits, the product and the lookup reorder planes into
+the form of MatMulNBits and call operators of com.microsoft. They reorder by Transpose and Reshape, which fold when a session
+is created. A minimum per block m is added as ``blocksum(X) @ m``. They never unpack bits there: ONNX Runtime keeps every
+folded intermediate, and unpacking takes ten times longer to load. Formats that no stock kernel holds (odd widths, tables,
+floats) are decoded in float arithmetic; they fold to a float weight and run at float speed. ``Dequantize`` has no kernel on
+purpose: it always decodes in this way, for operators that read dense weights. Sizes come as attributes, because the
+constants of a function cannot be computed from K and N.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _POWERS = np.arange(256, dtype=np.uint8).view(POWERS_OF_TWO).astype(np.float32)
 
 @dataclass(frozen=True)
 class Needs:
-    """What the bodies of one model must serve.
+    """The demands of one model on its bodies.
 
     Attributes:
-        opset: the model's; a function must import exactly that.
+        opset: opset of the model; a function must import exactly that.
         half: some X is float16, so that bodies cast.
         ragged: some N is no multiple of 16 or some K none of its block, so that bodies cut the padding off.
         bias: the op has a bias as its last input.
@@ -82,7 +82,7 @@ def op_name(kind: str, form: Format, *, bias: bool = False) -> str:
 
 
 def is_packed(form: Format) -> bool:
-    """Whether MatMulNBits holds the format's codes (its minima, if it has any, are added apart)."""
+    """Whether MatMulNBits holds the codes of a format; minima are added apart."""
     return form.bits in (2, 4, 8) and not isinstance(form, TableCodes)
 
 
@@ -94,7 +94,7 @@ def body(kind: str, form: Format, planes: tuple[str, ...], needs: Needs) -> onnx
         kind: MATMUL, GATHER or DEQUANTIZE.
         form: the format; its granularity does not matter.
         planes: names of its planes, in the order of the op's inputs.
-        needs: what the model requires.
+        needs: demands of the model.
     """
     inputs = {MATMUL: ["X", *planes], GATHER: [*planes, "indices"], DEQUANTIZE: [*planes]}[kind]
     inputs += ["bias"] if needs.bias else []
@@ -243,7 +243,7 @@ class _Body(NodeBuilder):
         return self.cut_rows(self.reshape(self.transpose("codes", 0, 2, 1, 3), self.size("code_shape")))
 
     def around_offset(self) -> tuple[str, str | None]:
-        """Scale [N, blocks], and what is added where codes are read as code - 2^(bits-1)."""
+        """Scale [N, blocks], and the number to add where codes are read as code - 2^(bits-1)."""
         scale, second = self.sides()
         if second is None:
             return self.cut_rows(scale), None

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Activations(StrEnum):
-    """How activations reach a product. The values are the texts of options and of files."""
+    """The state in which activations reach a product. The values are the texts of options and of files."""
 
     NONE = "none"
     """They stay floats."""

@@ -10,7 +10,7 @@ from onnxquant.targets.layouts.rows import RowsLayout
 
 
 class TableLayout(RowsLayout):
-    """As ``rows``, but with one byte per zero point, so that rows of them can be gathered."""
+    """The planes of ``rows``, but with one byte per zero point, so that rows of them can be gathered."""
 
     name = "table"
 
