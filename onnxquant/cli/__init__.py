@@ -1,4 +1,7 @@
-"""The command line: parse, call the library, print, exit code."""
+"""The command line: each command parses, calls the library, prints and sets the exit code.
+
+It may import every room; no room imports it.
+"""
 
 from __future__ import annotations
 

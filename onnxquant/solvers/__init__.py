@@ -1,4 +1,6 @@
-"""Ways to choose the codes of a weight; they know matrices and formats, no nodes.
+"""Solvers: ways to choose the codes of a weight. They know matrices and formats, no nodes.
+
+They may import runtime and the rooms below; passes and the rooms above it may import them.
 
 A module here with a ``Solver`` subclass is all it takes to add one. Packages outside register through the entry point
 group ``onnxquant.solvers``.

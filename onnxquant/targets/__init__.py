@@ -1,6 +1,7 @@
 """Targets: the nodes that an encoded weight becomes. A module here with a ``Target`` subclass is all it takes to add one.
 
-Packages outside register through the entry point group ``onnxquant.targets``.
+They may import runtime and the rooms below; passes and the rooms above it may import them. Packages outside register
+through the entry point group ``onnxquant.targets``.
 """
 
 from __future__ import annotations

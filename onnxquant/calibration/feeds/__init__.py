@@ -1,5 +1,7 @@
 """Feeds: samples for a model, from arrays, images, texts, Python or synthetic; read one at a time.
 
+They may import what calibration may; calibration and the rooms above it may import them.
+
 >>> feeds = open_feeds("feeds.npz", [Input("x", "tensor(float)", ("batch", 3))])   # doctest: +SKIP
 >>> for feed in feeds: ...                                                         # doctest: +SKIP
 """
