@@ -53,37 +53,37 @@ class _Reader:
     weight: onnx.TensorProto
 
 
-def candidates(flow: GraphEditor, placement: Placement) -> list[str]:
+def candidates(editor: GraphEditor, placement: Placement) -> list[str]:
     """Tensors whose channels can be balanced."""
-    return list(_candidates(flow, placement))
+    return list(_candidates(editor, placement))
 
 
-def _candidates(flow: GraphEditor, placement: Placement) -> dict[str, _Channels]:
+def _candidates(editor: GraphEditor, placement: Placement) -> dict[str, _Channels]:
     producers = {u.outputs[0]: u for u in placement.kernels}
     channels = {}
     for name, tensor in placement.tensors.items():
         unit = producers.get(name)
-        if unit is None or not tensor.produced or not flow.is_private(name):
+        if unit is None or not tensor.produced or not editor.is_private(name):
             continue
-        conv, readers = flow.producer(unit.node.output[0]), _depthwise_readers(flow, name)
-        if conv is not None and conv.op_type == "Conv" and readers and _can_be_scaled(flow, unit):
-            tops = [b[1] for c in unit.clamps if (b := clamp_bounds(c, flow)) is not None]
+        conv, readers = editor.producer(unit.node.output[0]), _depthwise_readers(editor, name)
+        if conv is not None and conv.op_type == "Conv" and readers and _can_be_scaled(editor, unit):
+            tops = [b[1] for c in unit.clamps if (b := clamp_bounds(c, editor)) is not None]
             channels[name] = _Channels(conv, min(tops, default=float("inf")), readers)
     return channels
 
 
-def _can_be_scaled(flow: GraphEditor, unit: Unit) -> bool:
+def _can_be_scaled(editor: GraphEditor, unit: Unit) -> bool:
     """Whether clamps begin at zero, and nothing else reads the tensors between them."""
-    if any((clamp_bounds(c, flow) or (1.0, 0.0))[0] != 0.0 for c in unit.clamps):
+    if any((clamp_bounds(c, editor) or (1.0, 0.0))[0] != 0.0 for c in unit.clamps):
         return False
-    return all(flow.is_private(n) for n in (unit.node.output[0], *(c.output[0] for c in unit.clamps)))
+    return all(editor.is_private(n) for n in (unit.node.output[0], *(c.output[0] for c in unit.clamps)))
 
 
-def _depthwise_readers(flow: GraphEditor, name: str) -> list[_Reader]:
+def _depthwise_readers(editor: GraphEditor, name: str) -> list[_Reader]:
     """The readers of a tensor with their weights; empty where one of them is no depthwise Conv of it."""
     readers = []
-    for node in flow.consumers(name):
-        weight = flow.constant(node.input[1]) if node.op_type == "Conv" else None
+    for node in editor.consumers(name):
+        weight = editor.constant(node.input[1]) if node.op_type == "Conv" else None
         if weight is None or len(weight.dims) < 2 or weight.dims[1] != 1 or attribute(node, "group", 1) <= 1:
             return []
         if node.input[0] != name:
@@ -109,29 +109,29 @@ def balance(
     Returns:
         the bound that all channels of a balanced tensor have now.
     """
-    flow = GraphEditor(document.proto.graph)
+    editor = GraphEditor(document.proto.graph)
     balanced: dict[str, float] = {}
-    for name, channels in _candidates(flow, placement).items():
+    for name, channels in _candidates(editor, placement).items():
         if name not in largest or not np.any(largest[name] > 0):
             continue
         bound = channels.top if np.isfinite(channels.top) else float(largest[name].max())
         ratios = bound / np.maximum(largest[name].astype(np.float64), bound / _LARGEST_FACTOR)
         factors = np.clip(ratios, 1.0, _LARGEST_FACTOR) ** strength
-        _scale(document, flow, channels.conv, factors, with_bias=True)
+        _scale(document, editor, channels.conv, factors, with_bias=True)
         for reader in channels.readers:
             repeated = np.repeat(1 / factors, reader.weight.dims[0] // len(factors))
-            _scale(document, flow, reader.node, repeated, with_bias=False)
+            _scale(document, editor, reader.node, repeated, with_bias=False)
         balanced[name] = bound
-    flow.apply()
+    editor.apply()
     return balanced
 
 
 def _scale(
-    document: Document, flow: GraphEditor, node: onnx.NodeProto, factors: NDArray[np.float64], *, with_bias: bool
+    document: Document, editor: GraphEditor, node: onnx.NodeProto, factors: NDArray[np.float64], *, with_bias: bool
 ) -> None:
     for position in (1, 2) if with_bias else (1,):
-        tensor = flow.constant(node.input[position]) if len(node.input) > position and node.input[position] else None
+        tensor = editor.constant(node.input[position]) if len(node.input) > position and node.input[position] else None
         if tensor is not None:
             values = document.array(tensor)
             scaled = values.astype(np.float64) * factors.reshape(-1, *[1] * (values.ndim - 1))
-            flow.set_constant(node, position, scaled.astype(values.dtype))
+            editor.set_constant(node, position, scaled.astype(values.dtype))

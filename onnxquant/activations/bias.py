@@ -91,11 +91,11 @@ def correct(document: Document, changes: Mapping[str, NDArray[np.float64]]) -> N
         document: the float model.
         changes: corrections by the first output of the kernel.
     """
-    flow = GraphEditor(document.proto.graph)
+    editor = GraphEditor(document.proto.graph)
     for name, change in changes.items():
-        if (node := flow.producer(name)) is not None:
-            _add_to_bias(document, flow, node, change)
-    flow.apply()
+        if (node := editor.producer(name)) is not None:
+            _add_to_bias(document, editor, node, change)
+    editor.apply()
 
 
 def _mean(unit: Unit, kind: str) -> str:
@@ -148,8 +148,8 @@ def _reduce(graph: onnx.GraphProto, source: str, output: str, axes: list[int], o
     return onnx.helper.make_node("ReduceMean", [source, f"{output}/axes"], [output], keepdims=0)
 
 
-def _add_to_bias(document: Document, flow: GraphEditor, node: onnx.NodeProto, change: NDArray[np.float64]) -> None:
-    tensor = flow.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+def _add_to_bias(document: Document, editor: GraphEditor, node: onnx.NodeProto, change: NDArray[np.float64]) -> None:
+    tensor = editor.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     before = document.array(tensor) if tensor is not None else np.zeros(len(change), np.float32)
     after = before.astype(np.float64) + change.reshape(before.shape)
-    flow.set_constant(node, 2, after.astype(before.dtype), f"{node.output[0]}/bias")
+    editor.set_constant(node, 2, after.astype(before.dtype), f"{node.output[0]}/bias")

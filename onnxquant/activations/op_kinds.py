@@ -35,33 +35,33 @@ _MOVES = (
 _CLAMPS = ("Relu", "Clip")
 
 
-def kind_of(node: onnx.NodeProto, flow: GraphEditor) -> OpKind:
+def kind_of(node: onnx.NodeProto, editor: GraphEditor) -> OpKind:
     """The kind of a node, from its operator, its attributes and which inputs are constant."""
     if node.domain not in STANDARD:
         return OpKind.FLOAT
     if node.op_type in _KERNELS:
-        return OpKind.KERNEL if not kernel_refusal(node, flow) else OpKind.FLOAT
+        return OpKind.KERNEL if not kernel_refusal(node, editor) else OpKind.FLOAT
     if node.op_type in _CLAMPS:
-        return OpKind.CLAMP if clamp_bounds(node, flow) else OpKind.FLOAT
+        return OpKind.CLAMP if clamp_bounds(node, editor) else OpKind.FLOAT
     if node.op_type in _VALUES:
-        has_constant = any(flow.constant(name) is not None for name in node.input)
+        has_constant = any(editor.constant(name) is not None for name in node.input)
         return OpKind.FLOAT if has_constant else OpKind.VALUE
     if node.op_type in _MOVES and not (node.op_type == "Resize" and attribute(node, "mode", "nearest") != "nearest"):
-        return OpKind.MOVE if flow.constant(node.input[0]) is None else OpKind.FLOAT
+        return OpKind.MOVE if editor.constant(node.input[0]) is None else OpKind.FLOAT
     return OpKind.FLOAT
 
 
-def kernel_refusal(node: onnx.NodeProto, flow: GraphEditor) -> str | None:
+def kernel_refusal(node: onnx.NodeProto, editor: GraphEditor) -> str | None:
     """The reason why a Conv, Gemm or MatMul has no integer kernel here; None where it has one."""
-    weight = flow.constant(node.input[1])
+    weight = editor.constant(node.input[1])
     if weight is None:
         return "both operands are activations: left in float"
     if weight.data_type != onnx.TensorProto.FLOAT:
         return "the weight is not float32"
-    if flow.constant(node.input[0]) is not None:
+    if editor.constant(node.input[0]) is not None:
         return "its input is constant"
     bias = node.input[2] if len(node.input) > 2 else ""
-    if bias and flow.constant(bias) is None:
+    if bias and editor.constant(bias) is None:
         return "the bias is not constant"
     if node.op_type == "MatMul" and len(weight.dims) != 2:
         return "the weight has more than two axes"
@@ -69,7 +69,7 @@ def kernel_refusal(node: onnx.NodeProto, flow: GraphEditor) -> str | None:
         if attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0:
             return "Gemm with alpha, beta or transA"
         rows = weight.dims[0] if attribute(node, "transB", 0) else weight.dims[1]
-        tensor = flow.constant(bias) if bias else None
+        tensor = editor.constant(bias) if bias else None
         if tensor is not None and list(tensor.dims) not in ([rows], [1, rows]):
             return "C is not one value per column"
     return None
@@ -82,21 +82,21 @@ def activation_inputs(node: onnx.NodeProto, kind: OpKind) -> list[str]:
     return [node.input[0]]
 
 
-def clamp_bounds(node: onnx.NodeProto, flow: GraphEditor) -> tuple[float, float] | None:
+def clamp_bounds(node: onnx.NodeProto, editor: GraphEditor) -> tuple[float, float] | None:
     """Lowest and highest output of a Relu, or of a Clip with constant bounds."""
     if node.op_type == "Relu":
         return 0.0, float("inf")
-    low = _clip_bound(node, flow, 1, "min", float("-inf"))
-    high = _clip_bound(node, flow, 2, "max", float("inf"))
+    low = _clip_bound(node, editor, 1, "min", float("-inf"))
+    high = _clip_bound(node, editor, 2, "max", float("inf"))
     return None if low is None or high is None else (low, high)
 
 
-def _clip_bound(node: onnx.NodeProto, flow: GraphEditor, position: int, name: str, default: float) -> float | None:
+def _clip_bound(node: onnx.NodeProto, editor: GraphEditor, position: int, name: str, default: float) -> float | None:
     """One bound of a Clip: an input since opset 11, an attribute before; None where it is computed."""
     tensor_name = node.input[position] if len(node.input) > position else ""
     if not tensor_name:
         return float(attribute(node, name, default))
-    tensor = flow.constant(tensor_name)
+    tensor = editor.constant(tensor_name)
     if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
         return None
     return float(onnx.numpy_helper.to_array(tensor).reshape(-1)[0])

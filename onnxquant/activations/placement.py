@@ -120,39 +120,39 @@ class Placement:
         return list(dict.fromkeys(t.source for t in self.tensors.values()))
 
 
-def place(flow: GraphEditor, excluded: Mapping[str, FloatKernel] | None = None, *, clamps: bool = True) -> Placement:
+def place(editor: GraphEditor, excluded: Mapping[str, FloatKernel] | None = None, *, clamps: bool = True) -> Placement:
     """Choose the nodes of a graph that compute on integers.
 
     Args:
-        flow: the prepared graph.
+        editor: the prepared graph.
         excluded: kernels that stay in float, by the name of the node or of its output.
         clamps: whether saturation may replace Relu and Clip; it cannot where codes are symmetric around zero.
     """
-    return _Placer(flow, excluded or {}, clamps=clamps).run()
+    return _Placer(editor, excluded or {}, clamps=clamps).run()
 
 
 class _Placer:
     """Begins with every node that has an integer kind, and removes those that would only add conversions."""
 
-    def __init__(self, flow: GraphEditor, excluded: Mapping[str, FloatKernel], *, clamps: bool) -> None:
-        self._flow, self._clamps = flow, clamps
+    def __init__(self, editor: GraphEditor, excluded: Mapping[str, FloatKernel], *, clamps: bool) -> None:
+        self._editor, self._clamps = editor, clamps
         self._float_kernels: dict[str, FloatKernel] = {}
         self._kinds: dict[int, OpKind] = {}
-        for node in flow.nodes:
-            kind, refusal = _judge(node, flow, excluded)
+        for node in editor.nodes:
+            kind, refusal = _judge(node, editor, excluded)
             if refusal is not None:
                 self._float_kernels[node.name or node.output[0]] = refusal
             if kind is not OpKind.FLOAT:
-                self._kinds[id(node)] = kind
+                self._kinds[self._editor.place(node)] = kind
 
     def run(self) -> Placement:
-        while useless := [n for n in self._flow.nodes if self._is_useless(n)]:
+        while useless := [n for n in self._editor.nodes if self._is_useless(n)]:
             for node in useless:
-                del self._kinds[id(node)]
+                del self._kinds[self._editor.place(node)]
         units = tuple(
             Unit(node, kind, self._clamps_of(node))
-            for node in self._flow.nodes
-            if (kind := self._kinds.get(id(node), OpKind.FLOAT)) not in (OpKind.FLOAT, OpKind.CLAMP)
+            for node in self._editor.nodes
+            if (kind := self._kind(node)) not in (None, OpKind.CLAMP)
         )
         split = tuple(
             u.node.output[0]
@@ -161,9 +161,13 @@ class _Placer:
         )
         return Placement(units, self._quantized(units), self._float_kernels, split)
 
+    def _kind(self, node: onnx.NodeProto) -> OpKind | None:
+        """The integer kind of a node; None: it computes in float."""
+        return self._kinds.get(self._editor.place(node))
+
     def _is_useless(self, node: onnx.NodeProto) -> bool:
         """Whether a node other than a kernel would save no conversion: it needs integers before and after it."""
-        kind = self._kinds.get(id(node))
+        kind = self._kind(node)
         if kind is None or kind is OpKind.KERNEL:
             return False
         if kind is OpKind.CLAMP and self._ends_a_kernel(node):
@@ -173,34 +177,34 @@ class _Placer:
 
     def _ends_a_kernel(self, clamp: onnx.NodeProto) -> bool:
         """Whether a clamp follows a kernel that returns codes anyway: its bounds become those of the codes."""
-        producer = self._flow.producer(clamp.input[0])
-        while producer is not None and self._kinds.get(id(producer)) is OpKind.CLAMP:
-            producer = self._flow.producer(producer.input[0])
-        if producer is None or self._kinds.get(id(producer)) is not OpKind.KERNEL or producer.op_type in FLOAT_OUTPUT:
+        producer = self._editor.producer(clamp.input[0])
+        while producer is not None and self._kind(producer) is OpKind.CLAMP:
+            producer = self._editor.producer(producer.input[0])
+        if producer is None or self._kind(producer) is not OpKind.KERNEL or producer.op_type in FLOAT_OUTPUT:
             return False
         return any(c is clamp for c in self._clamps_of(producer))
 
     def _makes_integers(self, name: str) -> bool:
-        producer = self._flow.producer(name)
-        return producer is not None and id(producer) in self._kinds
+        producer = self._editor.producer(name)
+        return producer is not None and self._kind(producer) is not None
 
     def _is_read_as_integers(self, node: onnx.NodeProto) -> bool:
         for output in node.output:
-            for reader in self._flow.consumers(output):
-                kind = self._kinds.get(id(reader))
+            for reader in self._editor.consumers(output):
+                kind = self._kind(reader)
                 if kind is not None and output in activation_inputs(reader, kind):
                     return True
         return False
 
     def _clamps_of(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto, ...]:
         """The clamps right after a node that makes integers, each the only reader of the tensor that it clamps."""
-        kind = self._kinds.get(id(node))
+        kind = self._kind(node)
         if kind not in (OpKind.KERNEL, OpKind.VALUE) or not self._clamps or not self._gives_integers(node):
             return ()
         clamps: list[onnx.NodeProto] = []
         last = node
-        while (after := self._flow.single_consumer(last.output[0])) is not None:
-            if self._kinds.get(id(after)) is not OpKind.CLAMP:
+        while (after := self._editor.single_consumer(last.output[0])) is not None:
+            if self._kind(after) is not OpKind.CLAMP:
                 break
             clamps.append(after)
             last = after
@@ -232,20 +236,20 @@ class _Placer:
         return tensors
 
     def _bounds(self, unit: Unit) -> tuple[float, float]:
-        pairs = [b for clamp in unit.clamps if (b := clamp_bounds(clamp, self._flow)) is not None]
+        pairs = [b for clamp in unit.clamps if (b := clamp_bounds(clamp, self._editor)) is not None]
         return max((b[0] for b in pairs), default=float("-inf")), min((b[1] for b in pairs), default=float("inf"))
 
 
 def _judge(
-    node: onnx.NodeProto, flow: GraphEditor, excluded: Mapping[str, FloatKernel]
+    node: onnx.NodeProto, editor: GraphEditor, excluded: Mapping[str, FloatKernel]
 ) -> tuple[OpKind, FloatKernel | None]:
     """The kind that a node may have; for a kernel that stays in float also the cause."""
-    kind = kind_of(node, flow)
+    kind = kind_of(node, editor)
     if kind is OpKind.KERNEL:
         exclusion = excluded.get(node.output[0], excluded.get(node.name))
         return (kind, None) if exclusion is None else (OpKind.FLOAT, exclusion)
     if node.op_type == "ConvTranspose":
         return kind, FloatKernel(Cause.OPERATOR, "ONNX Runtime has no integer kernel for it")
     if node.op_type in ("Conv", "Gemm", "MatMul"):
-        return kind, FloatKernel(Cause.OPERATOR, kernel_refusal(node, flow) or "not an op of the default domain")
+        return kind, FloatKernel(Cause.OPERATOR, kernel_refusal(node, editor) or "not an op of the default domain")
     return kind, None

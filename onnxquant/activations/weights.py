@@ -26,8 +26,8 @@ def site_of(document: Document, tensor: str) -> Site:
 def excluded_kernels(document: Document, rules: Recipe) -> dict[str, FloatKernel]:
     """Kernels whose weight cannot be int8 per channel under the rules, by the first output of their nodes."""
     reasons: dict[str, str] = {}
-    flow, sites, opset = GraphEditor(document.proto.graph), find(document)[0], max(document.opset, OPSET)
-    kernels = {n.output[0] for n in flow.nodes if kind_of(n, flow) is OpKind.KERNEL}
+    editor, sites, opset = GraphEditor(document.proto.graph), find(document)[0], max(document.opset, OPSET)
+    kernels = {n.output[0] for n in editor.nodes if kind_of(n, editor) is OpKind.KERNEL}
     readers = {s.name: {u.node.output[0] for u in s.uses} for s in sites}
     for site in sites:
         refusal = refusal_beside_integers(site, rules, Activations.STATIC, opset)
@@ -48,14 +48,14 @@ def static_sites(document: Document, float_kernels: Mapping[str, FloatKernel]) -
         document: the float model.
         float_kernels: kernels that stay in float, by name.
     """
-    flow = GraphEditor(document.proto.graph)
+    editor = GraphEditor(document.proto.graph)
     multiplied, for_accuracy = set(), set()
     for site in find(document)[0]:
         nodes = [u.node for u in site.uses]
         in_float = [k for n in nodes if (k := float_kernels.get(n.output[0], float_kernels.get(n.name)))]
         if any(kernel.cause is Cause.ACCURACY for kernel in in_float):
             for_accuracy.add(site.name)
-        elif nodes and not in_float and all(kind_of(n, flow) is OpKind.KERNEL for n in nodes):
+        elif nodes and not in_float and all(kind_of(n, editor) is OpKind.KERNEL for n in nodes):
             multiplied.add(site.name)
     return IntegerSites(Activations.STATIC, frozenset(multiplied), frozenset(for_accuracy))
 

@@ -51,8 +51,8 @@ def steps(document: Document, feeds: list[Any]) -> list[Callable[[], object]]:
 
 def maxima(document: Document, feeds: list[Any]) -> dict[str, Any]:
     """Largest values per channel of what linear ops of the main graph read."""
-    flow = GraphEditor(document.proto.graph)
-    ops = {op.node.input[0]: op for n in flow.nodes if (op := linear(flow, n)) is not None}
+    editor = GraphEditor(document.proto.graph)
+    ops = {op.node.input[0]: op for n in editor.nodes if (op := linear(editor, n)) is not None}
     values = tensors(document, feeds, ops)
     found = {}
     for name, op in ops.items():

@@ -32,8 +32,8 @@ def image(*shape: int) -> dict[str, Any]:
 
 def ranges(document: Document) -> list[tuple[Any, Any]]:
     """Largest weight per output and per input channel of each linear op."""
-    flow = GraphEditor(document.proto.graph)
-    blocks = [op.blocks(document) for n in flow.nodes if (op := linear(flow, n))]
+    editor = GraphEditor(document.proto.graph)
+    blocks = [op.blocks(document) for n in editor.nodes if (op := linear(editor, n))]
     return [(np.abs(b).max((2, 3)).reshape(-1), np.abs(b).max((1, 3)).reshape(-1)) for b in blocks]
 
 

@@ -173,10 +173,10 @@ def test_codes_of_one_step_cost_readers_less(name: str) -> None:
     document, _ = agreement.check(proto, Rebase(moments=moments(proto)))
 
     def ratio(proto: onnx.ModelProto) -> float:
-        flow, worst = GraphEditor(proto.graph), np.inf
-        for n in flow.nodes:
+        editor, worst = GraphEditor(proto.graph), np.inf
+        for n in editor.nodes:
             if n.op_type == "Conv" and n.input[0] in "abcst":
-                tensor = flow.constant(n.input[1])
+                tensor = editor.constant(n.input[1])
                 assert tensor
                 w = onnx.numpy_helper.to_array(tensor).astype(np.float64)[:, :, 0, 0]
                 x = tensors(proto, [n.input[0]])[n.input[0]]
@@ -194,10 +194,10 @@ def test_rounding_stays_within_its_bound() -> None:
     proto = net([FIRST, node("Conv", ["a", "last", "last_b"], ["y"])], first=first)
     document, note = agreement.check(proto, Rebase(moments=moments(proto)))
     assert note
-    flow = GraphEditor(document.proto.graph)
-    ops = [op for n in flow.nodes if (op := linear(flow, n))]
+    editor = GraphEditor(document.proto.graph)
+    ops = [op for n in editor.nodes if (op := linear(editor, n))]
     w1, w2 = (np.abs(op.blocks(document)[0].reshape(op.outputs, -1)) for op in ops)
-    b1, b2 = (np.abs(b) for op in ops if (b := op.bias(document, flow)) is not None)
+    b1, b2 = (np.abs(b) for op in ops if (b := op.bias(document, editor)) is not None)
     u, depth = 2.0**-24, w1.shape[1]
     rounded, want = tensors(agreement.complete(document), ["a", "y"]), doubled(proto)
     e = (depth + 3) * u * (patches() @ w1.T + b1)
