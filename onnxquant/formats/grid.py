@@ -17,7 +17,7 @@ from onnxquant.errors import WeightError
 from onnxquant.formats.matrix import Matrix, expand
 from onnxquant.numerics.rows import Split, by_rows
 
-Floats = NDArray[np.floating]
+FloatArray = NDArray[np.floating]
 Indices = NDArray[np.uint8]
 F = TypeVar("F", bound=np.floating[Any])
 
@@ -27,17 +27,17 @@ class LevelGrid:
     """Values of a weight [rows, cols].
 
     Attributes:
-        levels: ascending, float32 [at most 256]; one apart where codes are integers.
-        step: float32 [rows, groups] or [1, 1]; zero where a group is constant, negative where a format has it so.
-        shift: float32, as ``step``.
+        levels: levels in ascending order, float32 [at most 256]; one apart where codes are integers.
+        step: steps, float32 [rows, groups] or [1, 1]; zero where a group is constant, negative in some formats.
+        shift: shifts, float32 in the same shape.
         group: columns per step; the last group of a row may be shorter.
         groups_sharing_a_scale: consecutive groups of a row whose steps and shifts are stored as factors of one scale.
         shifts: whether ``shift`` can be chosen; else it is a fixed multiple of ``step``.
     """
 
-    levels: Floats
-    step: Floats
-    shift: Floats
+    levels: FloatArray
+    step: FloatArray
+    shift: FloatArray
     group: int
     groups_sharing_a_scale: int = 1
     shifts: bool = False
@@ -57,7 +57,7 @@ class LevelGrid:
         return self if self.of_tensor else replace(self, step=self.step[part], shift=self.shift[part])
 
 
-def is_even(levels: Floats) -> bool:
+def is_even(levels: FloatArray) -> bool:
     """Whether levels are one apart."""
     return bool((np.diff(levels) == 1).all())
 
@@ -76,8 +76,8 @@ def values(grid: LevelGrid, indices: Indices, split: Split | None = None) -> Mat
     return out
 
 
-def nearest(grid: LevelGrid, weight: Floats, split: Split | None = None) -> Indices:
-    """Indices of the levels that a weight [rows, cols] is nearest to; that of the level nearest to 0 where a step is 0."""
+def nearest(grid: LevelGrid, weight: FloatArray, split: Split | None = None) -> Indices:
+    """Indices of the levels nearest to a weight [rows, cols]; where a step is 0, of the level nearest to 0."""
     rows, cols = weight.shape
     out = np.empty((rows, cols), np.uint8)
 
@@ -100,7 +100,7 @@ def spread(grid: LevelGrid, part: slice, cols: int) -> tuple[Matrix, Matrix]:
     return step, shift
 
 
-def nearest_index(levels: Floats, ratio: NDArray[F]) -> NDArray[Any]:
+def nearest_index(levels: FloatArray, ratio: NDArray[F]) -> NDArray[Any]:
     """Index of the level nearest to each number, which is not NaN."""
     if is_even(levels):
         return (nearest_level(levels, ratio) - ratio.dtype.type(levels[0])).astype(np.uint8)
@@ -110,7 +110,7 @@ def nearest_index(levels: Floats, ratio: NDArray[F]) -> NDArray[Any]:
     return below + (short > middles.take(below))
 
 
-def nearest_level(levels: Floats, ratio: NDArray[F]) -> NDArray[F]:
+def nearest_level(levels: FloatArray, ratio: NDArray[F]) -> NDArray[F]:
     """The level nearest to each number, which is not NaN, in the type of the numbers."""
     if not is_even(levels):
         of_table: NDArray[F] = levels.astype(ratio.dtype).take(nearest_index(levels, ratio))
@@ -122,15 +122,15 @@ def nearest_level(levels: Floats, ratio: NDArray[F]) -> NDArray[F]:
 
 @lru_cache(32)
 def _lookup(levels: bytes) -> tuple[Indices, Matrix]:
-    """Per upper half of a float32 how many middles between levels lie below all such numbers, and the middles.
+    """The middles between levels, and the number of middles below all float32 with each upper half.
 
-    Numbers that share their upper half are a 128th apart: no table of 256 values has two middles that near to each other.
+    Numbers with the same upper half differ by a 128th at most: no table of 256 values has two middles so close.
     """
     known = np.frombuffer(levels, np.float32)
     middles = ((known[1:] + known[:-1]) / np.float32(2)).astype(np.float32)
     halves = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
     ends = np.stack([halves.view(np.float32), (halves | np.uint32(0xFFFF)).view(np.float32)])
-    # What is infinite or NaN in its lower half is infinite: beyond every middle, on its side.
+    # Numbers that are NaN in their lower half count as infinite, beyond every middle on their side.
     ends = np.where(np.isnan(ends), np.copysign(np.float32(np.inf), ends), ends)
     lowest, highest = ends.min(axis=0), ends.max(axis=0)
     first = np.searchsorted(middles, lowest)

@@ -1,13 +1,13 @@
 """int8 .. int2: integer codes on an even grid, the scale rounded to float16 before the codes are chosen.
 
-Symmetric grids store no zero point: value = (code - 2^(bits-1)) * scale, and use the codes -(2^(bits-1) - 1) .. of
-the two's complement range, as ONNX Runtime's kernels expect. Below 8 bits the one spare negative code is worth having,
-so the extreme of largest magnitude maps to it: scale = extreme / -2^(bits-1). Asymmetric grids widen the range to
+Symmetric grids store no zero point: value = (code - 2^(bits-1)) * scale. At 8 bits the lowest code is not used, as ONNX
+Runtime's kernels expect. Below 8 bits it is worth having, so the extreme of largest magnitude maps to it: scale = extreme /
+-2^(bits-1). Asymmetric grids widen the range to
 hold zero and store the code of zero.
 
 Float zero points lie on the range as it is, min to max: scale = max((max - min) / top, max|x| / 1024) in float16, zero =
--min / scale in float16, code = clip(round-half-even(x * (1 / scale) + zero)). The second bound of the scale takes hold
-where a block lies far from zero compared with its width: beyond 1024 steps float16 no longer tells steps apart.
+-min / scale in float16, code = clip(round-half-even(x * (1 / scale) + zero)). The second bound of the scale is for
+blocks that lie far from zero compared with their width: beyond 1024 steps float16 no longer tells steps apart.
 
 Source of the grids: the RTN quantizers of ONNX Runtime's MatMulNBits (docs/ContribOperators.md), which these match in
 codes where the float16 rounding of the scale does not interfere.
@@ -37,7 +37,7 @@ MIN_BLOCK, MAX_BLOCK, DEFAULT_BLOCK = 16, 256, 32
 
 
 @dataclass(frozen=True)
-class Affine(ScaledCodes):
+class Integers(ScaledCodes):
     """Integer codes with one scale per block, channel or tensor.
 
     Attributes:
@@ -95,7 +95,7 @@ class Affine(ScaledCodes):
         return ZeroPoint.FLOAT16 if self.zero_point == "float" else ZeroPoint.CODE
 
     def for_decoding_at_load(self) -> Self:
-        """At 8 bits one scale per channel: blocks would cost one more float copy of the weight at load."""
+        """The format with one scale per channel at 8 bits: blocks would cost one more float copy of the weight at load."""
         open_granularity = self.block_size is None and self.per_channel is None
         return self.with_(per_channel=True) if self.bits == 8 and open_granularity else self
 
@@ -114,7 +114,7 @@ class Affine(ScaledCodes):
         else:
             low = groups.min(axis=-1, keepdims=True)
             high = groups.max(axis=-1, keepdims=True)
-        # Which zero of two signs is the extreme depends on the width of numpy's vectors: it is always the positive one.
+        # Of two zeros of both signs numpy may take either as the extreme: it is made positive.
         low, high = low + np.float32(0), high + np.float32(0)
         scale, zero = self._grid(low, high)
         with np.errstate(divide="ignore"):
@@ -168,7 +168,7 @@ def _half(scale: Matrix) -> NDArray[np.float16]:
     return narrowed(scale, overflow="infinity", underflow="smallest")
 
 
-class Int8(Affine):
+class Int8(Integers):
     """8-bit integers."""
 
     name = "int8"
@@ -176,7 +176,7 @@ class Int8(Affine):
     facts = Facts(rmse=0.00536, drift=0.001)
 
 
-class Int6(Affine):
+class Int6(Integers):
     """6-bit integers."""
 
     name = "int6"
@@ -184,7 +184,7 @@ class Int6(Affine):
     facts = Facts(rmse=0.02132)
 
 
-class Int5(Affine):
+class Int5(Integers):
     """5-bit integers."""
 
     name = "int5"
@@ -192,7 +192,7 @@ class Int5(Affine):
     facts = Facts(rmse=0.0428)
 
 
-class Int4(Affine):
+class Int4(Integers):
     """4-bit integers."""
 
     name = "int4"
@@ -200,7 +200,7 @@ class Int4(Affine):
     facts = Facts(rmse=0.0861)
 
 
-class Int3(Affine):
+class Int3(Integers):
     """3-bit integers."""
 
     name = "int3"
@@ -208,7 +208,7 @@ class Int3(Affine):
     facts = Facts(rmse=0.1743)
 
 
-class Int2(Affine):
+class Int2(Integers):
     """2-bit integers."""
 
     name = "int2"

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded, Format, Prepared
 from onnxquant.formats.granularity import Granularity, PerBlock
-from onnxquant.formats.grid import Floats, Indices, LevelGrid
+from onnxquant.formats.grid import FloatArray, Indices, LevelGrid
 from onnxquant.formats.matrix import Matrix, split
 from onnxquant.formats.native_job import NativeJob, ZeroPoint
 from onnxquant.formats.planes import Plane, Planes
@@ -102,7 +102,7 @@ class ScaledCodes(Format):
         shift = np.zeros_like(step) if zero is None else zero.astype(np.float32) * -step
         return LevelGrid(self.levels()[0], step, shift, self.granularity.columns(encoded.cols), shifts=self.shifts)
 
-    def scale_planes(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
+    def scale_planes(self, step: FloatArray, shift: FloatArray) -> Planes:  # noqa: D102
         scales = narrowed(step, self.scale_dtype, overflow="largest")
         if not self.has_zero_points:
             return {"scales": scales}

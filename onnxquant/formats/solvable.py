@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnxquant.errors import WeightError
-from onnxquant.formats.grid import Floats, Indices, LevelGrid
+from onnxquant.formats.grid import FloatArray, Indices, LevelGrid
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.planes import Planes
 
@@ -55,7 +55,7 @@ class SolvableFormat:
         """
         raise WeightError(f"{self._named()}: {self.why_not_solvable}")
 
-    def scale_planes(self, step: Floats, shift: Floats) -> Planes:
+    def scale_planes(self, step: FloatArray, shift: FloatArray) -> Planes:
         """Planes of the grid nearest to this one.
 
         Raises:
@@ -75,7 +75,7 @@ class SolvableFormat:
         """
         return replace(encoded, planes={**encoded.planes, "codes": self.levels()[1][indices]})
 
-    def fit(self, encoded: Encoded, step: Floats, shift: Floats) -> Encoded:
+    def fit(self, encoded: Encoded, step: FloatArray, shift: FloatArray) -> Encoded:
         """The weight with the same codes on a grid as near to this one as the format can store.
 
         Where scales are small integers times a float16 that is subnormal, its own grid may come back slightly changed.

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import PerBlock, PerRow
-from onnxquant.formats.grid import Floats, Indices, LevelGrid
+from onnxquant.formats.grid import FloatArray, Indices, LevelGrid
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.native_job import NativeJob
 from onnxquant.formats.planes import Plane, Planes
@@ -66,7 +66,7 @@ class TableCodes(Format):
         step = self.scales(encoded)
         return LevelGrid(self.levels()[0], step, np.zeros_like(step), self.granularity.columns(encoded.cols))
 
-    def scale_planes(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
+    def scale_planes(self, step: FloatArray, shift: FloatArray) -> Planes:  # noqa: D102
         return {"scales": narrowed(step, self.scale_dtype, overflow="largest")}
 
     # ---- planes ----

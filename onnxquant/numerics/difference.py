@@ -1,4 +1,4 @@
-"""Errors between arrays, each with its unit in the name, accumulated in float64 over any number of arrays."""
+"""Differences between arrays, accumulated in float64 over any number of arrays."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Difference:
     shape_mismatch: str = ""
 
     def add(self, reference: NDArray[Any], got: NDArray[Any]) -> None:
-        """Account for one pair of arrays; positions where both are the same non-finite value count as equal."""
+        """Add one pair of arrays; positions where both have the same infinity, or NaN, count as equal."""
         reference, got = np.asarray(reference), np.asarray(got)
         if reference.shape != got.shape:
             self.shape_mismatch = f"{list(got.shape)} instead of {list(reference.shape)}"

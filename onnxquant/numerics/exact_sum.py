@@ -28,7 +28,7 @@ class ExactSum:
         self.units = units
 
     def add(self, value: float, times: int = 1) -> None:
-        """Add a number, so many times.
+        """Add a number a number of times.
 
         Raises:
             StatisticsError: it is not finite.
@@ -36,7 +36,7 @@ class ExactSum:
         if not math.isfinite(value):
             raise StatisticsError("a sum of values overflows float64")
         mantissa, exponent = math.frexp(value)
-        # 53 bits of mantissa make a whole number; below 2^-1074 there is nothing, so no bit is shifted out.
+        # 53 bits of mantissa are a whole number; no float64 has bits below 2^-1074, so none is shifted out.
         whole, shift = int(mantissa * 2.0**53), exponent - 53 + _UNIT_EXPONENT
         self.units += times * (whole << shift if shift >= 0 else whole >> -shift)
 

@@ -1,4 +1,4 @@
-"""Philox4x32-10 (Salmon et al. 2011): random numbers by position, so that they depend on no order of computing.
+"""Philox4x32-10 (Salmon et al. 2011): random numbers by position, which do not depend on the order of computation.
 
 The number of element i: key = (seed's low 32 bits, its high 32 bits), counter = (i // 4 as two words of 32 bits, low
 first, then 0, 0), word i % 4 of the result; as a uniform in [0, 1): (word >> 8) * 2^-24.

@@ -1,4 +1,4 @@
-"""How close the outputs of a candidate are to those of the float model: what candidates are chosen by."""
+"""Score of outputs: the distance of a candidate's outputs from those of the float model, by which candidates are chosen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxquant.numerics.decibels import decibels
 
-# How far rows of probabilities may be from one, float16 ones too; and what counts as no smaller one.
+# Tolerance for the sum of a row of probabilities, float16 ones too; and the smallest probability that counts.
 _ROUNDING, _SMALLEST = 1e-2, 1e-9
 
 
@@ -19,9 +19,10 @@ class Score(NamedTuple):
     """Signal to noise ratios of outputs against those of the float model, of the worst output, in decibels.
 
     Attributes:
-        judged: with probabilities taken as the logits that a Softmax made them from. What candidates are compared by: the
-            error of a probability near 1/2 is many thousand times that of one near 1, so a few samples would decide.
-        total: of the outputs as they are.
+        judged: ratio by which candidates are compared. Probabilities are replaced by the logits that a Softmax made them
+            from: the error of a probability near 1/2 is many thousand times that of one near 1, so that otherwise a few
+            samples would decide.
+        total: ratio of the outputs as they are.
     """
 
     judged: float
@@ -29,32 +30,37 @@ class Score(NamedTuple):
 
 
 def closeness(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> Score:
-    """Of the float outputs of some samples; infinite where there is nothing to compare."""
+    """The score of some samples' float outputs; infinite where there is nothing to compare.
+
+    Args:
+        reference: outputs of the float model by name, a mapping per sample.
+        got: outputs of the candidate.
+    """
     powers: dict[str, NDArray[np.float64]] = {}
-    for expected, found in zip(reference, got, strict=True):
+    for expected, outputs in zip(reference, got, strict=True):
         for name, value in expected.items():
             if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-                a, b = value.astype(np.float64), np.asarray(found[name], np.float64)
+                a, b = value.astype(np.float64), np.asarray(outputs[name], np.float64)
                 judged = _powers(_logits(a), _logits(b)) if _are_probabilities(a) else _powers(a, b)
                 powers[name] = powers.get(name, np.zeros((2, 2))) + np.array([judged, _powers(a, b)])
     ratios = [[decibels(*p) for p in both] for both in powers.values() if both[:, 0].all()]
     return Score(*(min(r) for r in zip(*ratios, strict=True))) if ratios else Score(math.inf, math.inf)
 
 
-def _powers(expected: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[float, float]:
-    """Of the signal and of the noise."""
+def _powers(expected: NDArray[np.float64], outputs: NDArray[np.float64]) -> tuple[float, float]:
+    """Powers of the signal and of the noise."""
     finite = np.isfinite(expected)
-    return float((expected[finite] ** 2).sum()), float(((expected - found)[finite] ** 2).sum())
+    return float((expected[finite] ** 2).sum()), float(((expected - outputs)[finite] ** 2).sum())
 
 
 def _are_probabilities(values: NDArray[np.float64]) -> bool:
-    """Whether each row is what a Softmax gives."""
+    """Whether each row could be the output of a Softmax."""
     several = values.ndim > 0 and values.shape[-1] > 1 and bool((values >= 0).all())
     return several and bool(np.allclose(values.sum(-1), 1, atol=_ROUNDING))
 
 
 def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What a Softmax gives these for, with mean zero."""
+    """Inputs of a Softmax that have these outputs, with mean zero."""
     logs = np.log(np.maximum(probabilities, _SMALLEST))
     centred: NDArray[np.float64] = logs - logs.mean(-1, keepdims=True)
     return centred

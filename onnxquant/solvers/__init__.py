@@ -1,9 +1,7 @@
-"""Solvers: ways to choose the codes of a weight. They know matrices and formats, no nodes.
+"""Solvers: ways to choose the codes and scales of a weight. They know matrices and formats, no graph and no plan.
 
-They may import runtime and the rooms below; passes and the rooms above it may import them.
-
-A module here with a ``Solver`` subclass is all it takes to add one. Packages outside register through the entry point
-group ``onnxquant.solvers``.
+Every ``Solver`` with a name in a module here is registered; other packages register through the entry point group
+``onnxquant.solvers``. It may import native, formats and numerics; recipe and the rooms above it may import it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a solver is: how the codes of a weight, and its scales, are chosen in a format.
+"""Base of the solvers, and the errors that they compare.
 
-Weights and Gram matrices have their columns in the order in which they are stored; whoever permutes columns does so before,
-and adds the permutation to what comes back.
+Weights and Gram matrices have their columns in the order in which they are stored: the caller permutes columns before, and
+adds the permutation to the result.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from onnxquant.native import dispatch
 from onnxquant.numerics.rows import Split, by_rows
 
 Doubles = NDArray[np.float64]
-# Rows whose products with Gram matrices are taken together: bounds the memory for tall weights.
+# Rows that are multiplied with a Gram matrix together: bounds the memory for tall weights.
 _ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Second moments of what a weight is multiplied with.
+    """Second moments of the inputs that a weight is multiplied with.
 
     Attributes:
-        gram: sum of x x^T over inputs x, float64 [groups, cols, cols]; each group is of rows / groups rows of the weight
-            that follow each other.
-        count: how many inputs; None: enough.
+        gram: sum of x x^T over inputs x, float64 [groups, cols, cols]; a group serves rows / groups consecutive rows of
+            the weight.
+        count: number of inputs; None: so many that they need not be trusted less.
     """
 
     gram: Doubles
@@ -47,30 +47,30 @@ class Inputs:
 
     @property
     def importance(self) -> Doubles:
-        """``energy`` as a share of its largest, at least 0; ones where a group says nothing: NaN, infinity or all zeros."""
+        """``energy`` as a share of its largest, at least 0; ones for a group with NaN, infinity or zeros only."""
         energy = np.maximum(self.energy, 0)
         largest = energy.max(axis=1, initial=0, keepdims=True)
-        told = np.isfinite(largest) & (largest > 0)
-        shares: Doubles = np.divide(energy, largest, out=np.ones_like(energy), where=told)
+        usable = np.isfinite(largest) & (largest > 0)
+        shares: Doubles = np.divide(energy, largest, out=np.ones_like(energy), where=usable)
         return shares
 
     @property
-    def told(self) -> NDArray[np.bool_]:
-        """Which groups say something: no NaN, no infinity, not all zeros."""
+    def usable(self) -> NDArray[np.bool_]:
+        """Whether each group has something to say: no NaN, no infinity, not all zeros."""
         largest = np.diagonal(self.gram, axis1=1, axis2=2).max(axis=1)
         return np.asarray(np.isfinite(self.gram).all(axis=(1, 2)) & (largest > 0))
 
     @property
-    def known(self) -> Inputs:
-        """With zeros for groups that say nothing."""
-        told = self.told
-        return self if told.all() else replace(self, gram=np.where(told[:, None, None], self.gram, 0.0))
+    def cleaned(self) -> Inputs:
+        """The inputs with zeros for groups that are not usable."""
+        usable = self.usable
+        return self if usable.all() else replace(self, gram=np.where(usable[:, None, None], self.gram, 0.0))
 
     def check(self, rows: int, cols: int) -> None:
-        """Refuse what is not of a weight of this shape.
+        """Refuse Gram matrices that do not fit a weight.
 
         Raises:
-            WeightError: with both shapes.
+            WeightError: the shapes of both.
         """
         gram = self.gram
         if gram.ndim != 3 or gram.shape[1:] != (cols, cols) or not len(gram) or rows % len(gram):
@@ -88,18 +88,18 @@ class Solver(ABC):
     """
 
     name: ClassVar[str]
-    # Whether it must know what a weight is multiplied with.
+    # Whether it needs the inputs that a weight is multiplied with.
     needs_inputs: ClassVar[bool] = False
 
     split: Split = field(default=Split(), kw_only=True, repr=False)
 
     @property
     def summary(self) -> str:
-        """What the solver is, in one line."""
+        """The solver in one line."""
         return (type(self).__doc__ or self.name).splitlines()[0].rstrip(".")
 
     def refusal(self, form: Format) -> str | None:
-        """Why it cannot choose codes in a format; None when it can."""
+        """The reason why it cannot choose codes in a format; None when it can."""
         return form.why_not_solvable or None
 
     def solve(
@@ -110,12 +110,12 @@ class Solver(ABC):
         Args:
             form: a format that is not refused, and not ``permuted``.
             weight: floats [rows, cols].
-            inputs: what it is multiplied with; None: unknown.
-            start: the weight encoded in the format, whose scales stay as they are; None: they are chosen too.
+            inputs: inputs that it is multiplied with; None: unknown.
+            start: the weight encoded in the format, whose scales stay as they are; None: scales are chosen too.
 
         Returns:
-            the weight, of which no row loses more, as the solver counts it, than it does rounded to nearest; where all
-            rows share one scale that is chosen, the whole of it does not.
+            the encoded weight. By the solver's own measure no row loses more than it does rounded to nearest; where all
+            rows share one scale that is chosen, this holds for the whole weight.
 
         Raises:
             RecipeError: the format is refused, or inputs are needed.
@@ -125,8 +125,8 @@ class Solver(ABC):
             raise RecipeError(f"solver {self.name}, format {form.name}: {reason}")
         if form.permuted:
             raise RecipeError(f"solver {self.name}, format {form.name}: expected columns in their stored order")
-        if inputs is None and self.needs_inputs:
-            raise RecipeError(f"solver {self.name} needs to know what weights are multiplied with")
+        if self.needs_inputs:
+            self._required(inputs)
         if inputs is not None:
             inputs.check(*weight.shape)
         if start is not None:
@@ -137,7 +137,17 @@ class Solver(ABC):
 
     @abstractmethod
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
-        """As ``solve``, of what was checked and is not empty."""
+        """The result of ``solve`` for arguments that were checked and a weight that is not empty."""
+
+    def _required(self, inputs: Inputs | None) -> Inputs:
+        """The inputs of a solver that needs them.
+
+        Raises:
+            RecipeError: there are none.
+        """
+        if inputs is None:
+            raise RecipeError(f"solver {self.name} needs to know what weights are multiplied with")
+        return inputs
 
 
 def _check_start(form: Format, weight: Matrix, start: Encoded) -> None:
@@ -150,7 +160,7 @@ def _check_start(form: Format, weight: Matrix, start: Encoded) -> None:
             f"start of format {start.format.name} {start.format.settings()} and shape {[start.rows, start.cols]}: expected "
             f"{form.name} {form.settings()} and {list(weight.shape)}"
         )
-    for _ in chunks(weight):  # whoever encodes a weight anew finds NaN there
+    for _ in chunks(weight):  # refuses NaN, as encoding a weight anew does
         pass
 
 
@@ -160,60 +170,61 @@ def rounded(start: Encoded, weight: Matrix, split: Split | None = None) -> Encod
 
 
 def losses(weight: Matrix, decoded: Matrix, inputs: Inputs | None = None, split: Split | None = None) -> Doubles:
-    """Per row e of the error e H e^T, H the Gram matrix of its group; e e^T without inputs: float64 [rows].
+    """Loss of each row with the error e: e H e^T, H the Gram matrix of its group, or e e^T without inputs; float64 [rows].
 
     Args:
         weight: floats [rows, cols].
-        decoded: what became of them.
-        inputs: what they are multiplied with.
+        decoded: the decoded weight.
+        inputs: inputs that the weight is multiplied with.
         split: parts of rows, and threads.
     """
     rows, cols = weight.shape
     if inputs is None:
-        found = by_rows(rows, cols, lambda part: np.square(_error(weight, decoded, part)).sum(axis=1), split)
-        return np.concatenate(found) if found else np.zeros(rows)
-    of_group = rows // len(inputs.gram)
+        parts = by_rows(rows, cols, lambda part: np.square(_error(weight, decoded, part)).sum(axis=1), split)
+        return np.concatenate(parts) if parts else np.zeros(rows)
+    rows_per_group = rows // len(inputs.gram)
     out = np.empty(rows)
     for group, gram in enumerate(inputs.gram):
-        for first in range(0, of_group, _ROWS):
-            part = slice(group * of_group + first, group * of_group + min(first + _ROWS, of_group))
+        for first in range(0, rows_per_group, _ROWS):
+            start = group * rows_per_group
+            part = slice(start + first, start + min(first + _ROWS, rows_per_group))
             error = _error(weight, decoded, part)
             out[part] = np.einsum("rk,rk->r", error @ gram, error)
     return out
 
 
 def weighted(weight: Matrix, decoded: Matrix, importance: Doubles, split: Split | None = None) -> Doubles:
-    """Per row the sum of squared errors, each times its column's importance [groups, cols]."""
+    """Loss of each row: the sum of squared errors, each times its column's importance [groups, cols]."""
     rows, cols = weight.shape
-    of_group = rows // len(importance)
+    rows_per_group = rows // len(importance)
 
     def work(part: slice) -> Doubles:
         error = np.square(_error(weight, decoded, part))
-        error *= importance[np.arange(part.start, part.stop) // of_group]
+        error *= importance[np.arange(part.start, part.stop) // rows_per_group]
         return np.asarray(error.sum(axis=1))
 
-    found = by_rows(rows, cols, work, split)
-    return np.concatenate(found) if found else np.zeros(rows)
+    parts = by_rows(rows, cols, work, split)
+    return np.concatenate(parts) if parts else np.zeros(rows)
 
 
-def best_rows(tried: Sequence[Encoded], lost: Sequence[Doubles]) -> Encoded:
-    """Of each row what loses least, the first one among equals; of the whole where scales that differ are shared by rows.
+def best_rows(candidates: Sequence[Encoded], row_losses: Sequence[Doubles]) -> Encoded:
+    """The candidate with the smallest loss for each row, the first on ties; one for all rows if they share a scale.
 
     Args:
-        tried: a weight encoded in several ways in one format.
-        lost: what each row loses in each of them.
+        candidates: a weight encoded in several ways in one format.
+        row_losses: loss of each row, for each candidate.
     """
-    best, least = tried[0], lost[0]
-    for other, found in zip(tried[1:], lost[1:], strict=True):
-        better = found < least
+    best, least = candidates[0], row_losses[0]
+    for other, loss in zip(candidates[1:], row_losses[1:], strict=True):
+        better = loss < least
         if any(len(p) != best.rows and not np.array_equal(p, other.planes[n]) for n, p in best.planes.items()):
-            better[:] = found.sum() < least.sum()
+            better[:] = loss.sum() < least.sum()
         shared = other if better.all() else best
         planes = {
             name: np.where(better[:, None], other.planes[name], p) if len(p) == best.rows else shared.planes[name]
             for name, p in best.planes.items()
         }
-        best, least = replace(best, planes=planes), np.where(better, found, least)
+        best, least = replace(best, planes=planes), np.where(better, loss, least)
     return best
 
 

@@ -1,4 +1,4 @@
-"""Groups of weights as the columns of a matrix, in parts of rows that stay in cache: sums over a group then run over rows."""
+"""Blocks of a weight, arranged so that sums over each block are vectorised over rows, in parts that stay in cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxquant.formats.base import Encoded
-from onnxquant.formats.grid import Floats, LevelGrid, nearest_level
+from onnxquant.formats.grid import FloatArray, LevelGrid, nearest_level
 from onnxquant.formats.matrix import Matrix, split
 from onnxquant.numerics.rows import Split, by_rows
 from onnxquant.solvers.base import Doubles
@@ -16,10 +16,15 @@ from onnxquant.solvers.base import Doubles
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums over each group, every weight x counted h times, of its levels l: enough for its error on any step and shift.
+    """Sums over each group: weights x with importance h, and their levels l. They give the error for any step and shift.
 
     Attributes:
-        h: sum of h; and so on: hx of h * x, hxx of h * x * x ...
+        h: sum of h.
+        hx: sum of h * x.
+        hxx: sum of h * x * x.
+        hl: sum of h * l.
+        hll: sum of h * l * l.
+        hlx: sum of h * l * x.
     """
 
     h: Doubles
@@ -29,32 +34,32 @@ class Sums:
     hll: Doubles
     hlx: Doubles
 
-    def error(self, step: Floats, shift: Floats) -> Doubles:
+    def error(self, step: FloatArray, shift: FloatArray) -> Doubles:
         """The sum of h * (x - (l * step + shift))^2."""
         s, t = step.astype(np.float64), shift.astype(np.float64)
         fixed = self.hxx - 2 * t * self.hx + t * t * self.h
         return np.asarray(fixed + s * (s * self.hll + 2 * (t * self.hl - self.hlx)))
 
-    def best(self, step: Floats) -> tuple[Doubles, Doubles]:
-        """The step and shift of least error; ``step`` and its shift where any would do."""
+    def best(self, step: FloatArray) -> tuple[Doubles, Doubles]:
+        """The step and shift of least error; ``step`` and its shift where every step has the same error."""
         across = self.h * self.hll - self.hl**2
-        told = across > 1e-12 * self.h * self.hll
-        s = np.divide(self.h * self.hlx - self.hx * self.hl, across, out=step.astype(np.float64), where=told)
+        determined = across > 1e-12 * self.h * self.hll
+        s = np.divide(self.h * self.hlx - self.hx * self.hl, across, out=step.astype(np.float64), where=determined)
         return s, (self.hx - s * self.hl) / self.h
 
-    def best_step(self, step: Floats, ratio: Floats | float = 0.0) -> Doubles:
-        """The step of least error with a shift of ``ratio`` steps; ``step`` where any would do."""
+    def best_step(self, step: FloatArray, ratio: FloatArray | float = 0.0) -> Doubles:
+        """The step of least error with a shift of ``ratio`` steps; ``step`` where every step has the same error."""
         out = step.astype(np.float64)
         across = self.hll + ratio * (2 * self.hl + ratio * self.h)
         return np.divide(self.hlx + ratio * self.hx, across, out=out, where=across > 1e-12 * self.h)
 
 
-class Columns:
-    """Some rows of a weight: x [weights of a group, rows * groups], and how much each counts.
+class GroupColumns:
+    """Some rows of a weight, a group per column.
 
     Attributes:
-        x: the weights; a short last group of a row is filled up with its last one.
-        h: how much each counts: nothing where it fills up. A group of which nothing counts counts evenly.
+        x: weights [weights of a group, rows * groups]; a short last group of a row is filled up with its last weight.
+        h: importance of each weight, 0 for filling. In a group without any importance all weights have 1.
         shape: rows and groups.
     """
 
@@ -80,26 +85,27 @@ class Columns:
         return nearest_level(grid.levels, ratio / np.where(step == 0, np.inf, step))
 
     def sums(self, grid: LevelGrid) -> Sums:
-        """Of the levels nearest on a grid, [rows, groups]."""
+        """Sums of the levels nearest on a grid, [rows, groups]."""
         levels = self.levels(grid)
         hl = self.h * levels
-        found = (hl.sum(axis=0), _dot(hl, levels), _dot(self._hx, levels))
-        return Sums(*self._fixed, *(self._rows(v) for v in found))
+        of_levels = (hl.sum(axis=0), _dot(hl, levels), _dot(self._hx, levels))
+        return Sums(*self._fixed, *(self._rows(v) for v in of_levels))
 
     def _rows(self, values: Doubles) -> Doubles:
         return values.reshape(self.shape)
 
 
-def better_units(tried: Sequence[Encoded], errors: Sequence[Doubles], together: int) -> Encoded:
-    """The second of two where it loses less, else the first, each unit of scales that are stored together by itself.
+def better_units(pair: Sequence[Encoded], errors: Sequence[Doubles], groups_of_unit: int) -> Encoded:
+    """The second of two where its error is smaller, else the first, decided for each unit of groups that share a scale.
 
     Args:
-        tried: a weight in one format; codes are those of the first, and have no meaning where scales are of the second.
-        errors: what each group loses, [rows, groups].
-        together: groups of a unit.
+        pair: a weight encoded twice in one format. Codes are taken from the first, and are placeholders where scales are
+            taken from the second.
+        errors: error of each group, [rows, groups], for both.
+        groups_of_unit: number of consecutive groups that share a scale.
     """
-    first, second = tried
-    starts = np.arange(0, errors[0].shape[1], together)
+    first, second = pair
+    starts = np.arange(0, errors[0].shape[1], groups_of_unit)
     old, new = (np.add.reduceat(e, starts, axis=1) for e in errors)
     # Each plane has as many numbers for one unit as for another.
     planes = {
@@ -111,24 +117,30 @@ def better_units(tried: Sequence[Encoded], errors: Sequence[Doubles], together: 
 
 
 def part_of(encoded: Encoded, part: slice) -> Encoded:
-    """Some rows of an encoded weight of which each has its own planes."""
+    """Some rows of an encoded weight whose planes all have one row per row."""
     planes = {name: plane[part] for name, plane in encoded.planes.items()}
     count = len(planes["codes"])
     return replace(encoded, rows=count, planes=planes, shape=(count, encoded.cols))
 
 
 def each_part(encoded: Encoded, work: Callable[[slice, Encoded], Encoded], split: Split | None = None) -> Encoded:
-    """An encoded weight of which each row has its own planes, some rows after the other."""
+    """An encoded weight whose planes all have one row per row, changed part by part.
+
+    Args:
+        encoded: the weight.
+        work: function of a range of rows, and of these rows encoded.
+        split: parts of rows, and threads.
+    """
     parts = by_rows(encoded.rows, encoded.cols, lambda part: work(part, part_of(encoded, part)), split)
     planes = {name: np.concatenate([p.planes[name] for p in parts]) for name in encoded.planes}
     return replace(encoded, planes=planes)
 
 
-def _turned(groups: Floats) -> Doubles:
-    """From [rows, groups, weights of a group]."""
+def _turned(groups: FloatArray) -> Doubles:
+    """GroupColumns [weights of a group, rows * groups] from [rows, groups, weights of a group]."""
     return np.ascontiguousarray(groups.transpose(2, 0, 1), np.float64).reshape(groups.shape[2], -1)
 
 
 def _dot(a: Doubles, b: Doubles) -> Doubles:
-    found: Doubles = np.einsum("kn,kn->n", a, b)
-    return found
+    products: Doubles = np.einsum("kn,kn->n", a, b)
+    return products

@@ -1,8 +1,8 @@
-"""Solving many weights: one after the other, in processes, or on the workers of a cluster; results are kept in files.
+"""Many weights solved one after the other, in processes, or on the workers of a cluster. Results are files.
 
-A task names the files that its weight and its Gram matrix are in, so that workers on one file system read what they need
-and nothing is shipped to them. What a file of results holds is found again by its content: work that was interrupted
-goes on where it ended, and a worker that dies takes only its own task with it, which is done again.
+A task names the files of its weight and its Gram matrix. Workers on one file system read these themselves, and nothing is
+sent to them. The name of a result's file is a digest of everything that the result depends on: interrupted work goes on
+where it ended, and if a worker dies only its own task is done again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from onnxquant.solvers import solver_named
 from onnxquant.solvers.base import Inputs
 from onnxquant.version import __version__
 
-# How often work that died is begun again without a single weight done in between.
+# Number of starts without a single finished weight in between, after which a dying worker is an error.
 _ATTEMPTS = 3
 
 
@@ -36,13 +36,13 @@ class Task:
     """One weight to be solved.
 
     Attributes:
-        name: of the weight.
-        format: what it becomes.
-        solver: how.
+        name: name of the weight.
+        format: format that it is encoded in.
+        solver: name of the solver.
         weight: the float matrix [rows, cols] in the order in which columns are stored, or the ``.npy`` file it is in.
-        gram: matrices [groups, cols, cols], or their file; None: its inputs are not known.
-        count: of how many inputs they are.
-        order: the column that each stored one is; None: they are stored as they are.
+        gram: Gram matrices [groups, cols, cols], or their file; None: its inputs are not known.
+        count: number of inputs in the Gram matrices.
+        order: the original column of each stored one; None: columns keep their order.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Task:
 
     @property
     def key(self) -> str:
-        """What its result is filed under: a digest of all that it depends on."""
-        about = [__version__, self.name, self.format.name, self.format.settings(), self.solver, self.count]
-        found = hashlib.blake2b(json.dumps(about, default=str).encode(), digest_size=16)
+        """Digest of everything that the result depends on."""
+        settings = [__version__, self.name, self.format.name, self.format.settings(), self.solver, self.count]
+        digest = hashlib.blake2b(json.dumps(settings, default=str).encode(), digest_size=16)
         for array in (self.weight, self.gram, self.order):
             if array is not None:
-                found.update(np.ascontiguousarray(_array(array)).view(np.uint8).reshape(-1).data)
-        return found.hexdigest()
+                digest.update(np.ascontiguousarray(_array(array)).view(np.uint8).reshape(-1).data)
+        return digest.hexdigest()
 
     def solve(self) -> Encoded:
         """The encoded weight.
@@ -74,8 +74,7 @@ class Task:
         encoded = solver_named(self.solver).solve(self.format, weight, inputs)
         if self.order is None:
             return encoded
-        form = encoded.format.with_(permuted=True)
-        return replace(encoded, format=form, planes={**encoded.planes, "permutation": self.order})
+        return encoded.with_order(self.order)
 
 
 def _array(source: NDArray[Any] | Path) -> NDArray[Any]:
@@ -86,10 +85,10 @@ def _array(source: NDArray[Any] | Path) -> NDArray[Any]:
 
 
 class Results(Mapping[str, Encoded]):
-    """Encoded weights by name, each read from its file when it is asked for.
+    """Encoded weights by name, each read from its file on access.
 
     Args:
-        folder: where the files are.
+        folder: folder of the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -109,60 +108,63 @@ class Results(Mapping[str, Encoded]):
         return len(self._files)
 
     def without(self, names: Container[str]) -> Results:
-        """Those of the other weights."""
-        found = Results(self.folder)
-        found._files = {name: path for name, path in self._files.items() if name not in names}
-        return found
+        """The results of the other weights."""
+        others = Results(self.folder)
+        others._files = {name: path for name, path in self._files.items() if name not in names}
+        return others
 
     def file(self, task: Task) -> Path:
-        """Where a task's result is filed."""
+        """The file of a task's result."""
         return self.folder / f"{task.key}.npz"
 
     def take(self, task: Task) -> bool:
-        """Whether a task's result is there; it is one of these then."""
-        if found := (path := self.file(task)).exists():
+        """Add the result of a task if its file exists; whether it does."""
+        path = self.file(task)
+        exists = path.exists()
+        if exists:
             self._files[task.name] = path
-        return found
+        return exists
 
 
 def run(
     tasks: Sequence[Task], results: Results, jobs: int = 1, done: Callable[[Task], None] = lambda task: None
 ) -> None:
-    """Solve tasks and file what comes out; those that are filed already are not solved again.
+    """Solve tasks and write their results to files; tasks with a file are not solved again.
 
     A weight with values beyond the range of its format has no result.
 
     Args:
-        tasks: each weight once.
-        results: where to.
-        jobs: at a time. Above 1 they run in processes, or where joblib has been told to (``joblib.parallel_config``), on a
-            cluster; weights and matrices go to files in the results' folder, which workers must see under the same path.
-        done: told of each task.
+        tasks: tasks with a weight each.
+        results: results that are added to.
+        jobs: number of tasks at a time. Above 1 they run in processes, or on a cluster if joblib is set up for one
+            (``joblib.parallel_config``). Weights and matrices are then written to the results' folder, which workers
+            must see under the same path.
+        done: callback for each finished task.
 
     Raises:
-        WeightError: of a weight that cannot be encoded; its name is in the message.
+        WeightError: a weight cannot be encoded; its name is in the message.
     """
-    left = {task.name: task for task in tasks}
+    remaining = {task.name: task for task in tasks}
     failures = 0
-    while left:
-        for name in [n for n, t in left.items() if results.take(t)]:
-            done(left.pop(name))
-        before = len(left)
+    while remaining:
+        for name in [n for n, t in remaining.items() if results.take(t)]:
+            done(remaining.pop(name))
+        before = len(remaining)
         try:
-            for name in _finished(list(left.values()), results, jobs):
-                task = left.pop(name)
+            for name in _finished(list(remaining.values()), results, jobs):
+                task = remaining.pop(name)
                 results.take(task)
                 done(task)
         except OnnxQuantError:
             raise
-        except Exception:  # a worker that dies is told by another exception in each backend
-            failures = failures + 1 if len(left) == before else 0
+        except Exception:  # each backend raises another exception when a worker dies
+            failures = failures + 1 if len(remaining) == before else 0
             if jobs == 1 or failures == _ATTEMPTS:
                 raise
 
 
 def _finished(tasks: Sequence[Task], results: Results, jobs: int) -> Iterator[str]:
-    """Solve tasks; the name of each once it is filed."""
+    """Solve tasks; yields the name of each once its result is written."""
     if jobs == 1:
         yield from (_solve(task, results.file(task)) for task in tasks)
         return
@@ -185,10 +187,9 @@ def _solve(task: Task, file: Path, folder: Path | None = None) -> str:
 
 
 def _filed(task: Task, folder: Path) -> Task:
-    """The task with its arrays in files."""
-    weight, gram = (None if a is None else _file(a, folder) for a in (task.weight, task.gram))
-    assert weight is not None
-    return replace(task, weight=weight, gram=gram)
+    """A copy of the task with its arrays in files."""
+    gram = None if task.gram is None else _file(task.gram, folder)
+    return replace(task, weight=_file(task.weight, folder), gram=gram)
 
 
 def _file(array: NDArray[Any] | Path, folder: Path) -> Path:
@@ -200,18 +201,18 @@ def _file(array: NDArray[Any] | Path, folder: Path) -> Path:
 
 
 def write(path: Path, encoded: Encoded, folder: Path | None = None) -> None:
-    """Put an encoded weight into a file, whole or not at all.
+    """Write an encoded weight to a file, whole or not at all.
 
     Args:
         path: the file.
         encoded: the weight.
-        folder: on the same disk, for what is not whole yet; it goes away with whoever is stopped. None: the file's own.
+        folder: folder on the same disk for the unfinished file, removed when the work is interrupted; None: that of the file.
     """
-    about = {"format": encoded.format.name, "settings": encoded.format.settings(), "shape": encoded.shape}
+    header = {"format": encoded.format.name, "settings": encoded.format.settings(), "shape": encoded.shape}
     temporary = (folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}"
     try:
         with temporary.open("wb") as file:
-            text = np.frombuffer(json.dumps(about | {"size": [encoded.rows, encoded.cols]}).encode(), np.uint8)
+            text = np.frombuffer(json.dumps(header | {"size": [encoded.rows, encoded.cols]}).encode(), np.uint8)
             np.savez(file, about=text, **{f"plane {n}": p for n, p in encoded.planes.items()})  # type: ignore[arg-type]
         temporary.replace(path)
     finally:
@@ -221,8 +222,10 @@ def write(path: Path, encoded: Encoded, folder: Path | None = None) -> None:
 def read(path: Path) -> Encoded:
     """An encoded weight from its file."""
     with np.load(path) as data:
-        about = json.loads(data["about"].tobytes())
-        form = format_named(about["format"]).with_(**about["settings"])
-        planes = {n.removeprefix("plane "): data[n] for n in data.files if n != "about"}
-    rows, cols = about["size"]
-    return Encoded(form, rows, cols, planes, tuple(about["shape"]))
+        header = json.loads(data["about"].tobytes())
+        form = format_named(header["format"]).with_(**header["settings"])
+        rows, cols = header["size"]
+        # numpy writes element types that are not its own as raw bytes.
+        kinds = {name: plane.dtype for name, plane in form.planes(rows, cols).items()}
+        planes = {name: data[f"plane {name}"].view(kind) for name, kind in kinds.items()}
+    return Encoded(form, rows, cols, planes, tuple(header["shape"]))

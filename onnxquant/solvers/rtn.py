@@ -17,7 +17,7 @@ class Rtn(Solver):
     name = "rtn"
 
     def refusal(self, form: Format) -> str | None:
-        """Every format can round to nearest."""
+        """None: every format can round to nearest."""
         return None
 
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:

@@ -20,14 +20,14 @@ from onnxquant.native.jobs import EncodeJob, ErrorSums, Execution, SourceStructu
 from onnxquant.numerics.difference import Difference
 
 ISAS = native.isas()
-TABLES = ("nf4", "fp4", "dynamic8")
 
 
 def variants():
     """Every format with the parameters that change its code."""
-    for name in [f.name for f in formats()]:
+    for form in formats():
+        name, parameters = form.name, form.parameters()
         yield name, {}
-        if name.startswith("int"):
+        if "per_channel" in parameters:
             yield name, {"block_size": 64}
             yield name, {"symmetric": False}
             yield name, {"symmetric": False, "zero_point": "float"}
@@ -35,15 +35,15 @@ def variants():
             yield name, {"per_channel": False}
             yield name, {"per_channel": False, "symmetric": False}
             yield name, {"per_channel": True, "symmetric": False, "zero_point": "float", "permuted": True}
-            yield name, {"block_size": 32 if name in ("int3", "int5") else 16, "symmetric": False}
-        elif name in TABLES:
+            yield name, {"block_size": 32 if form.bits in (3, 5) else 16, "symmetric": False}
+        if "stochastic" in parameters:
             yield name, {"block_size": 32}
             yield name, {"block_size": 1024}
             yield name, {"stochastic": 12345678901234567}
-        if name in ("nf4", "fp4"):
+        if "double_quant" in parameters:
             yield name, {"double_quant": True}
             yield name, {"double_quant": True, "stochastic": 1, "permuted": True}
-        if name == "llm_int8":
+        if "threshold" in parameters:
             yield name, {"threshold": 0.05}
             yield name, {"quantile": 0.9}
             yield name, {"quantile": 0.9, "permuted": True}
@@ -62,8 +62,8 @@ def generator(*seed):
 
 
 def whole(form, cols):
-    """Columns that the format can hold: block tables take whole blocks only."""
-    return -(-cols // form.block_size) * form.block_size if form.name in TABLES else cols
+    """Columns that the format can hold: some take whole blocks only."""
+    return cols if form.unfit(1, cols) is None else -(-cols // form.granularity.size) * form.granularity.size
 
 
 def agree(form, weight, isa="", threads=None, permutation=None):

@@ -66,7 +66,7 @@ class BlockTable(TableCodes):
 
     @property
     def why_not_solvable(self) -> str:
-        """Rounding at random leaves no choice."""
+        """Stochastic rounding leaves no choice of codes."""
         return "" if self.stochastic is None else "its codes are drawn at random"
 
     def unfit(self, rows: int, cols: int) -> str | None:  # noqa: D102

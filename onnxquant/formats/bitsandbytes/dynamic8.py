@@ -2,7 +2,7 @@
 
 The map (Dettmers 2015, 2022): for i = 0 .. 6 the interval [0.1, 1] is cut into 2^i equal parts, whose midpoints times
 10^(i-6) are values, with both signs; then 0 and 1. 256 values in ascending order: code 127 is 0, code 255 is 1, and the
-lowest is -0.99296874. bitsandbytes' CPU kernel looks codes up in 65536 bins and so misses the nearest value now and then;
+lowest is -0.99296874. bitsandbytes' CPU kernel looks codes up in 65536 bins and so sometimes misses the nearest value;
 here it is always the nearest. bitsandbytes' default block is 4096; here it is 64, which rows of most weights are a
 multiple of.
 """

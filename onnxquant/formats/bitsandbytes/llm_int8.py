@@ -1,7 +1,7 @@
 """llm_int8: 8-bit rows with the columns of outliers kept in float16 (Dettmers et al. 2022, LLM.int8()).
 
 Weights are rounded to float16 first, as bitsandbytes does. A column is an outlier when its largest magnitude is at least
-``threshold``; with ``quantile`` the ceil((1 - quantile) * K) columns of largest magnitude are, those further left first
+``threshold``. With ``quantile`` the ceil((1 - quantile) * K) columns of largest magnitude are outliers, the left ones first
 among equals. Over the other columns SCB = the row's largest magnitude in float32, code = 128 + round-half-even(w * (127 /
 SCB)), value = (code - 128) * scale with scale = SCB / 127. Outlier columns have the code 128 and are decoded from the plane
 ``outliers``.
@@ -36,7 +36,7 @@ class LlmInt8(Format):
     Attributes:
         threshold: a column with a weight of at least this magnitude is kept in float16.
         quantile: keep the largest 1 - quantile of all columns instead, at least one.
-        outliers: how many columns are kept; known once a weight is encoded.
+        outliers: number of columns that stay in float16; set by encoding.
     """
 
     name = "llm_int8"

@@ -7,8 +7,8 @@ values of one sign, which sign depending on the device.
 Double quantization stores the scales in 8 bits: offset = mean of all scales (a float64 sum, rounded to float32), and
 blocks of 256 of the differences scale - offset, in row-major order, are coded with dynamic8's map by the rule of
 ``block_table``: scale = map[q] * nested_scale + nested_offset. Codes of weights are chosen with the exact scales.
-bitsandbytes takes the
-mean in float32 in an order of its own, and its CPU kernel misses the nearest value of the map at times: its q may differ
+bitsandbytes takes
+the mean in float32 in an order of its own, and its CPU kernel sometimes misses the nearest value of the map: its q may differ
 by a step.
 """
 
@@ -45,10 +45,10 @@ _FP4 = np.concatenate([_MAGNITUDES, -_MAGNITUDES])
 
 @dataclass(frozen=True)
 class NestedTable(BlockTable):
-    """Base of the two.
+    """Base of nf4 and fp4.
 
     Attributes:
-        double_quant: store the scales in 8 bits with one float32 for 256 of them.
+        double_quant: True stores the scales in 8 bits, with one float32 for 256 of them.
     """
 
     double_quant: bool = parameter(

@@ -1,4 +1,4 @@
-"""What ggml's block formats share: float32 reciprocals, float16 scales, and the way of blocks to bytes and back.
+"""Base of ggml's block formats: float32 reciprocals, float16 scales, and the conversion of blocks to bytes and back.
 
 A row is cut into blocks of 32 or 256 weights. A row that is no multiple of them ends in a short block; in bytes it is
 filled with the code of zero.
@@ -30,7 +30,7 @@ def reciprocal(scale: Matrix) -> Matrix:
 
 
 def half(scale: Matrix) -> NDArray[np.float16]:
-    """The scale as it is stored: rounded to nearest even, infinite when it is out of range (the caller refuses it)."""
+    """The scale as it is stored: float16, infinite when it is out of range (``check_range`` refuses it)."""
     return narrowed(scale, overflow="infinity")
 
 

@@ -1,6 +1,6 @@
-"""Codes with a scale and a minimum per block: value = code * scale + minimum.
+"""Codes with a scale and a minimum per block: value = code * scale + minimum. Base of ggml's q4_1 and q5_1.
 
-What ggml's q4_1 and q5_1 share. With top = 2^bits - 1: d = (max - min) / top, code = min(top, trunc((x - min) * (1 / d)
+With top = 2^bits - 1: d = (max - min) / top, code = min(top, trunc((x - min) * (1 / d)
 + 0.5)), chosen with the unrounded float32 d and min; both are stored in float16. A constant block has d = 0, codes 0.
 Of zeros of both signs the first one is the minimum.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from onnxquant.formats.base import Encoded, Format, Prepared
 from onnxquant.formats.ggml import blocks as ggml
 from onnxquant.formats.granularity import PerBlock
-from onnxquant.formats.grid import Floats, Indices, LevelGrid
+from onnxquant.formats.grid import FloatArray, Indices, LevelGrid
 from onnxquant.formats.matrix import Matrix, split
 from onnxquant.formats.planes import Plane, Planes
 from onnxquant.numerics.casts import narrowed
@@ -46,7 +46,7 @@ class MinimumCodes(Format):
         step, shift = (encoded.planes[name].astype(np.float32) for name in ("scales", "minima"))
         return LevelGrid(self.levels()[0], step, shift, self.granularity.size, shifts=True)
 
-    def scale_planes(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
+    def scale_planes(self, step: FloatArray, shift: FloatArray) -> Planes:  # noqa: D102
         return {"scales": narrowed(step, overflow="largest"), "minima": narrowed(shift, overflow="largest")}
 
     def declared_planes(self, rows: int, cols: int) -> list[Plane]:  # noqa: D102

@@ -34,7 +34,7 @@ from onnxquant.formats.facts import Facts
 from onnxquant.formats.ggml import blocks as ggml
 from onnxquant.formats.ggml.six_bits import from_six_bits, six_bits
 from onnxquant.formats.ggml.superblocks import SuperBlocks, half_scale, halving_sum, quotient
-from onnxquant.formats.grid import Floats, Indices
+from onnxquant.formats.grid import FloatArray, Indices
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.planes import Plane, Planes
 
@@ -45,7 +45,7 @@ _LOW, _HIGH = np.uint8(15), np.uint8(4)
 
 @dataclass(frozen=True)
 class _MinimumSuperBlocks(SuperBlocks):
-    """Base of the two."""
+    """Base of q4_k and q5_k."""
 
     sub_block = 32
     filler = 0
@@ -88,7 +88,7 @@ class _MinimumSuperBlocks(SuperBlocks):
         )
         return step, -minimum
 
-    def scale_planes(self, step: Floats, shift: Floats) -> Planes:
+    def scale_planes(self, step: FloatArray, shift: FloatArray) -> Planes:
         planes: Planes = {}
         for half, small, side in (("scales", "subscales", step), ("minima", "subminima", -shift)):
             whole = self.whole(side)

@@ -29,7 +29,7 @@ from onnxquant.formats.base import Prepared
 from onnxquant.formats.facts import Facts
 from onnxquant.formats.ggml import blocks as ggml
 from onnxquant.formats.ggml.superblocks import SuperBlocks, half_scale, halving_sum, quotient
-from onnxquant.formats.grid import Floats, Indices
+from onnxquant.formats.grid import FloatArray, Indices
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.planes import Plane, Planes
 
@@ -77,7 +77,7 @@ class Q6_K(SuperBlocks):  # noqa: N801  the field writes it so
         step = np.repeat(planes["scales"].astype(np.float32), 16, axis=1) * planes["subscales"].astype(np.float32)
         return step, np.zeros_like(step)
 
-    def scale_planes(self, step: Floats, shift: Floats) -> Planes:  # noqa: D102
+    def scale_planes(self, step: FloatArray, shift: FloatArray) -> Planes:  # noqa: D102
         d, small = _small(self.whole(step))
         rows = len(step)
         return {"scales": d.reshape(rows, -1), "subscales": small.reshape(rows, -1).astype(np.int8)}

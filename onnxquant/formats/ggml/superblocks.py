@@ -1,4 +1,4 @@
-"""Super-blocks of 256 weights whose sub-blocks have small integer scales: what ggml's K-quants share.
+"""Super-blocks of 256 weights whose sub-blocks have small integer scales: base of ggml's K-quants.
 
 The encoders are our own; the bytes are ggml's. Every step is float32 with one rounding per operation (no FMA), and every
 sum of fractions over the n elements of a sub-block is taken in halves, so that any vector width gives the same bits:
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.ggml import blocks as ggml
 from onnxquant.formats.granularity import PerBlock
-from onnxquant.formats.grid import Floats, LevelGrid
+from onnxquant.formats.grid import FloatArray, LevelGrid
 from onnxquant.formats.matrix import Matrix, split
 from onnxquant.formats.planes import Plane, Planes
 from onnxquant.numerics.casts import narrowed
@@ -57,7 +57,7 @@ class SuperBlocks(ggml.Blocks):
         step, shift = (side[:, :count] for side in self.steps(encoded.planes))
         return LevelGrid(self.levels()[0], step, shift, self.sub_block, self.granularity.sub_blocks, self.shifts)
 
-    def whole(self, side: Floats) -> Matrix:
+    def whole(self, side: FloatArray) -> Matrix:
         """A side of sub-blocks [rows, sub-blocks] as [super-blocks, sub-blocks of one], zeros beyond the end of a row."""
         per_super = SUPER // self.sub_block
         side = narrowed(side, np.float32, overflow="largest")

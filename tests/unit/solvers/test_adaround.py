@@ -178,9 +178,9 @@ def test_degenerate_cases_are_never_worse_than_nearest(case: str) -> None:
 
 
 def test_work_bounds_the_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = adaround._Task(graphs.weight(8, 16), graphs.weight(8, 16, seed=3))
+    task = adaround._Choice(graphs.weight(8, 16), graphs.weight(8, 16, seed=3))
     asked = []
-    monkeypatch.setattr(adaround._Task, "_learn", lambda self, gram, n: asked.append(n) or np.zeros((8, 16), bool))
+    monkeypatch.setattr(adaround._Choice, "_learn", lambda self, gram, n: asked.append(n) or np.zeros((8, 16), bool))
     for work in (1 << 40, 50 * 8 * 16 * 16, 1):
         monkeypatch.setattr(adaround, "_WORK", work)
         task.solve(np.eye(16, dtype=np.float32), 8)

@@ -17,7 +17,7 @@ from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
 from onnxquant.numerics.rows import Split
 from onnxquant.solvers import Inputs, solver_named
-from onnxquant.solvers.mse import Mse
+from onnxquant.solvers.mse import LeastSquares
 
 Array = NDArray[Any]
 
@@ -68,7 +68,7 @@ def test_near_the_least_error_of_all_codes_and_scales(
     form = format_named(name, **parameters)
     w = graphs.weight(60, cols)
     energy = graphs.rng(4).uniform(0.2, 2, cols)
-    found = lost(w, Mse().solve(form, w, inputs_of(energy)), energy)
+    found = lost(w, LeastSquares().solve(form, w, inputs_of(energy)), energy)
     nearest = lost(w, form.encode(w), energy)
     levels = form.levels()[0].astype(float)
     optimum = np.array([least(row, energy, levels, shift) for row in w])
@@ -83,7 +83,7 @@ def test_near_the_best_of_every_scale(name: str) -> None:
     """Against 16,000 scales per row: 1 % more error at most, 15 % of one row, and no less than their steps explain."""
     form = format_named(name, per_channel=True)
     w = graphs.weight(16, 300).astype(float)
-    found = lost(w, Mse().solve(form, w))
+    found = lost(w, LeastSquares().solve(form, w))
     low, high = form.levels()[0][[0, -1]].astype(float)
     best = np.empty(16)
     for r, row in enumerate(w):
@@ -100,7 +100,7 @@ def test_clipping_pays_for_heavy_tails_only() -> None:
 
     def gain(w: Array, name: str) -> float:
         form = format_named(name, per_channel=True)
-        return float(10 * np.log10(lost(w, form.encode(w)).sum() / lost(w, Mse().solve(form, w)).sum()))
+        return float(10 * np.log10(lost(w, form.encode(w)).sum() / lost(w, LeastSquares().solve(form, w)).sum()))
 
     assert 1.5 < gain(tails, "int4") < 6
     assert 0 <= gain(flat, "int8") < 0.2
@@ -116,7 +116,7 @@ GAINS_DB = {
 def test_what_it_gains_over_nearest(name: str) -> None:
     w = graphs.weight(64, 512)
     form = format_named(name)
-    gain = 10 * np.log10(lost(w, form.encode(w)).sum() / lost(w, Mse().solve(form, w)).sum())
+    gain = 10 * np.log10(lost(w, form.encode(w)).sum() / lost(w, LeastSquares().solve(form, w)).sum())
     assert GAINS_DB[name] < gain < 8
 
 
@@ -135,7 +135,7 @@ def test_never_worse_than_nearest(name: str, seed: int, cols: int, zero: str | N
     )
     energy = 10.0 ** graphs.rng(seed).uniform(-6, 6, (1, cols))
     for inputs, h in ((None, 1.0), (inputs_of(energy), energy)):
-        after = Mse().solve(form, w, inputs)
+        after = LeastSquares().solve(form, w, inputs)
         old, new = lost(w, form.encode(w), h), lost(w, after, h)
         assert (new.sum() <= old.sum()) if name == "i2_s" else (new <= old).all()
 
@@ -145,7 +145,7 @@ def test_what_inputs_say_counts(name: str) -> None:
     w = graphs.weight(24, 256)
     energy = np.exp(2 * graphs.rng(1).standard_normal(256))
     form = format_named(name)
-    blind, told = Mse().solve(form, w), Mse().solve(form, w, inputs_of(energy))
+    blind, told = LeastSquares().solve(form, w), LeastSquares().solve(form, w, inputs_of(energy))
     assert lost(w, told, energy).sum() < 0.98 * lost(w, blind, energy).sum()
     assert lost(w, told).sum() > lost(w, blind).sum()
 
@@ -154,9 +154,9 @@ def test_each_group_of_rows_has_its_own_inputs() -> None:
     w = graphs.weight(3 * 4, 40)
     energies = np.exp(2 * graphs.rng(1).standard_normal((3, 40)))
     form = format_named("int4")
-    together = Mse().solve(form, w, inputs_of(energies))
+    together = LeastSquares().solve(form, w, inputs_of(energies))
     for g in range(3):
-        alone = Mse().solve(form, w[4 * g : 4 * g + 4], inputs_of(energies[g]))
+        alone = LeastSquares().solve(form, w[4 * g : 4 * g + 4], inputs_of(energies[g]))
         for name, plane in alone.planes.items():
             np.testing.assert_array_equal(together.planes[name][4 * g : 4 * g + 4], plane)
 
@@ -166,7 +166,7 @@ def test_a_group_that_is_never_used_counts_evenly() -> None:
     energy = np.ones(96)
     energy[32:64] = 0
     form = format_named("int4")
-    plain, dead = Mse().solve(form, w), Mse().solve(form, w, inputs_of(energy))
+    plain, dead = LeastSquares().solve(form, w), LeastSquares().solve(form, w, inputs_of(energy))
     np.testing.assert_array_equal(dead.planes["scales"], plain.planes["scales"])
     assert (plain.planes["scales"] != form.encode(w).planes["scales"]).mean() > 0.9
 
@@ -176,7 +176,7 @@ def test_a_group_that_is_never_used_counts_evenly() -> None:
 def test_scales_that_are_stored_together_are_kept_where_others_lose(name: str, size: float) -> None:
     """Also where the float16 of a super-block is subnormal."""
     w, form = graphs.weight(60, 1024) * np.float32(size), format_named(name)
-    old, new = ((w - form.decode(e)).astype(float) ** 2 for e in (form.encode(w), Mse().solve(form, w)))
+    old, new = ((w - form.decode(e)).astype(float) ** 2 for e in (form.encode(w), LeastSquares().solve(form, w)))
     old, new = (e.reshape(60, 4, 256).sum(2) for e in (old, new))
     assert (new <= old * (1 + 1e-6)).all()
     assert (new < old).mean() > 0.5
@@ -185,23 +185,23 @@ def test_scales_that_are_stored_together_are_kept_where_others_lose(name: str, s
 @pytest.mark.parametrize("energy", [0.0, np.nan, np.inf], ids=str)
 def test_inputs_that_say_nothing_are_none(energy: float) -> None:
     w, form = graphs.weight(6, 40), format_named("int4")
-    plain, told = Mse().solve(form, w), Mse().solve(form, w, Inputs(np.full((1, 40, 40), energy)))
+    plain, told = LeastSquares().solve(form, w), LeastSquares().solve(form, w, Inputs(np.full((1, 40, 40), energy)))
     np.testing.assert_array_equal(form.decode(told), form.decode(plain))
 
 
 @pytest.mark.parametrize("size", [1e-290, 1e290])
 def test_the_size_of_inputs_does_not_matter(size: float) -> None:
     w, form, energy = graphs.weight(6, 40), format_named("q4_1"), graphs.rng().uniform(0.5, 2, 40)
-    plain, sized = (Mse().solve(form, w, inputs_of(energy * s)) for s in (1, size))
+    plain, sized = (LeastSquares().solve(form, w, inputs_of(energy * s)) for s in (1, size))
     np.testing.assert_array_equal(form.decode(sized), form.decode(plain))
 
 
 @pytest.mark.parametrize("parameters", [{}, {"per_channel": False}, {"per_channel": True, "symmetric": False}], ids=str)
 def test_rows_in_parts_give_the_same(parameters: dict[str, Any]) -> None:
     w, form = graphs.weight(21, 100), format_named("int4", **parameters)
-    whole = Mse().solve(form, w)
+    whole = LeastSquares().solve(form, w)
     for rows in (1, 5):
-        parts = Mse(split=Split(4 * 100 * rows)).solve(form, w)
+        parts = LeastSquares(split=Split(4 * 100 * rows)).solve(form, w)
         for name, plane in whole.planes.items():
             np.testing.assert_array_equal(parts.planes[name], plane)
 
@@ -209,7 +209,7 @@ def test_rows_in_parts_give_the_same(parameters: dict[str, Any]) -> None:
 def test_one_scale_for_the_tensor_is_searched_over_all_rows() -> None:
     w = graphs.weight(20, 50).astype(float)
     form = format_named("int4", per_channel=False)
-    error = lost(w, Mse().solve(form, w)).sum()
+    error = lost(w, LeastSquares().solve(form, w)).sum()
     scales = np.abs(w).max() / 7 * np.linspace(0.05, 1.2, 4000)
     best = min(((w - np.clip(np.rint(w / s), -8, 7) * s) ** 2).sum() for s in np.concatenate([scales, -scales]))
     assert best * (1 - 2e-3) <= error <= best * 1.01
@@ -219,7 +219,7 @@ def test_one_scale_for_the_tensor_is_searched_over_all_rows() -> None:
 def test_scales_of_a_start_stay_and_codes_are_the_nearest() -> None:
     w, form = graphs.weight(6, 64), format_named("q4_0")
     start = form.encode(w * 1.3)
-    after = Mse().solve(form, w, start=start)
+    after = LeastSquares().solve(form, w, start=start)
     np.testing.assert_array_equal(after.planes["scales"], start.planes["scales"])
     scale = np.repeat(start.planes["scales"].astype(float), 32, 1)
     np.testing.assert_array_equal(after.planes["codes"], np.clip(np.rint(w / scale), -8, 7) + 8)
@@ -229,4 +229,4 @@ def test_scales_that_depend_on_each_other_are_refused() -> None:
     form = format_named("nf4", double_quant=True)
     assert "8 bits" in str(solver_named("mse").refusal(form))
     with pytest.raises(RecipeError, match="solver mse, format nf4: its scales are stored in 8 bits"):
-        Mse().solve(form, graphs.weight(2, 64))
+        LeastSquares().solve(form, graphs.weight(2, 64))
