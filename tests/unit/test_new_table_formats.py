@@ -26,7 +26,7 @@ from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.plan.planner import decide
 from onnxquant.recipe.rules import Rule
 from onnxquant.solvers import jobs
-from onnxquant.targets.tiles import Tiles
+from onnxquant.targets.layouts.tiles import TilesLayout
 
 POWERS_OF_TWO = np.dtype(ml_dtypes.float8_e8m0fnu)
 
@@ -92,7 +92,7 @@ def test_weights_are_table_values_times_scales(form: TableOfBytes) -> None:
 @pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.name)
 def test_planes_come_back_from_tiles_and_from_files(form: TableOfBytes, tmp_path: Path) -> None:
     encoded = onnxquant.encode(graphs.weight(20, 100), form)
-    layout = Tiles(form, 20, 100)
+    layout = TilesLayout(form, 20, 100)
     tensors = {name: layout.pack(name, encoded) for name in layout.stored()}
     assert [t.dtype for t in tensors.values()] == [np.uint8, np.uint8 if form.name == "powers_of_two" else np.float16]
     back = layout.unpack(tensors)
