@@ -20,6 +20,7 @@ from onnxquant.formats.base import Prepared
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.table import TableCodes, levels_of, midpoints_of
 from onnxquant.graph.io import load
+from onnxquant.graph.needs import View
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import find
 from onnxquant.plan.decision import EncodeDecision, Plan
@@ -90,10 +91,10 @@ def test_weights_are_table_values_times_scales(form: TableOfBytes) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.name)
-def test_planes_come_back_from_tiles_and_from_files(form: TableOfBytes, tmp_path: Path) -> None:
+def test_planes_come_back_from_tiles(form: TableOfBytes) -> None:
     encoded = onnxquant.encode(graphs.weight(20, 100), form)
-    layout = TilesLayout(form, 20, 100)
-    tensors = {name: layout.pack(name, encoded) for name in layout.stored()}
+    layout = TilesLayout(form, View((20, 100), (0, 1)), 21)
+    tensors = layout.pack(encoded)
     assert [t.dtype for t in tensors.values()] == [np.uint8, np.uint8 if form.name == "powers_of_two" else np.float16]
     back = layout.unpack(tensors)
     for name, plane in encoded.planes.items():
