@@ -1,4 +1,4 @@
-"""Writing a model so that whoever looks sees the old output or the whole new one.
+"""Atomic writing of models: at any moment the output is the old one or the whole new one.
 
 Planes are appended to a temporary file beside the output as they are made. Publishing syncs it, then renames: data
 first, graph last. Where an old pair is replaced, the graph is first published with the temporary data file's name, so
@@ -38,7 +38,7 @@ _COPY = 16 << 20
 
 
 class Counter:
-    """A sink that adds up what a Publisher would write.
+    """A sink that counts the bytes that a Publisher would write.
 
     Args:
         external: whether tensors go to a data file.
@@ -165,7 +165,7 @@ class Publisher:
         self._position += len(raw)
 
     def keep(self, proto: onnx.ModelProto, source: Document) -> None:
-        """Store what ``source`` holds by reference and nothing has replaced: initializers here, the rest in the graph."""
+        """Store the tensors of ``source`` that nothing has replaced: referenced initializers here, the rest in the graph."""
         for graph in graphs(proto.graph):
             for tensor in graph.initializer:
                 if not is_stored(tensor) and (raw := source.referenced(tensor)) is not None:

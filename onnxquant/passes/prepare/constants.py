@@ -159,7 +159,7 @@ def _constant(document: Document, editor: GraphEditor, name: str) -> NDArray[Any
 def _values(
     document: Document, editor: GraphEditor, node: onnx.NodeProto, known: dict[str, Known]
 ) -> list[NDArray[Any]] | None:
-    """The outputs of a node that has always the same; None for one that is to stay."""
+    """The outputs of a node whose outputs are always the same; None for a node that stays."""
     if node.domain not in STANDARD or node.op_type in _KEPT or any(name in editor.outputs for name in node.output):
         return None
     if (lengths := _lengths(document, editor, node, known)) is not None:

@@ -206,7 +206,7 @@ def _fold(document: Document, editor: GraphEditor, op: Linear, chain: list[PerCh
 
 
 def _become_add(editor: GraphEditor, affine: PerChannelAffine, values: NDArray[Any]) -> None:
-    """Let a node add constants instead of what it does."""
+    """Replace a node by an Add of constants."""
     node = affine.node
     constant = editor.add_constant(f"{node.output[0]}_shift", values.reshape((-1,) + (1,) * (-1 - affine.axis)))
     name = node.input[affine.position]

@@ -80,7 +80,7 @@ def _count(graph: onnx.GraphProto) -> int:
 
 
 def _is_layout(node: onnx.NodeProto | None) -> bool:
-    """Whether a node moves the channels of an image behind its axes, or back: not what attention does to its heads."""
+    """Whether a node moves the channels of an image behind its axes, or back. Transposes of attention heads do not."""
     if node is None or not is_op(node, "Transpose"):
         return False
     perm = attribute(node, "perm") or []
@@ -99,7 +99,7 @@ def _merge(editor: GraphEditor, node: onnx.NodeProto) -> None:
 
 
 def _sink(document: Document, editor: GraphEditor, node: onnx.NodeProto) -> None:
-    """Let an elementwise node read what lies before the Transposes of its inputs, and transpose what it makes."""
+    """Let an elementwise node read the inputs of the Transposes before it, and transpose its output."""
     positions = [0] if is_op(node, *_UNARY) else list(range(len(node.input)))
     constants = {p: tensor for p in positions if (tensor := editor.constant(node.input[p])) is not None}
     makers = {
