@@ -1,7 +1,7 @@
 """Observers: statistics of one tensor, and the calibration methods that choose its range from them.
 
 A module here with an ``Observer`` subclass is all it takes to add one; packages outside register through the entry point
-group ``onnxquant.observers``. It may import numerics alone; recipe and the rooms above it may import it.
+group ``onnxquant.observers``. It may import runtime and every room below; passes and the rooms above it may import it.
 """
 
 from __future__ import annotations

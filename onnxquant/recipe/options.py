@@ -15,15 +15,17 @@ from onnxquant.recipe import schema
 from onnxquant.recipe.declaration import Scope, any_path, declared, format_options, option, options_of
 from onnxquant.recipe.rules import Recipe, RuleOptions
 from onnxquant.recipe.values import Drop, calibration_methods, format_names, pass_names
-from onnxquant.targets import AUTO
+from onnxquant.solvers.gptq import Gptq
+from onnxquant.solvers.rtn import Rtn
+from onnxquant.targets import AUTO, Activations
 
 EXTERNAL_DATA = (AUTO, "always", "never")
 # Above this size, tensors go to a file of their own, from which sessions map them.
 INLINE_BYTES = 100 << 20
 # Endings of report files; each has its own writer.
 REPORTS = (".html", ".md", ".json")
-ACTIVATIONS = ("none", "static", "dynamic")
-SOLVERS_FOR_STATIC_ACTIVATIONS = (AUTO, "rtn", "gptq")
+# Static activations have one solver for all weights.
+SOLVERS_FOR_STATIC_ACTIVATIONS = (AUTO, Rtn.name, Gptq.name)
 
 
 def _is_file_name(value: str) -> bool:
@@ -45,8 +47,8 @@ class Options(RuleOptions):
     )
     keep_io_types: bool = option(False, "With --whole-graph: inputs and outputs stay float32.", Scope.FILE)
     activations: str = option(
-        "none", "Integer activations. static: their ranges come from calibration on --data; dynamic: ranges are computed in "
-        "every call.", Scope.FILE, choices=ACTIVATIONS,
+        Activations.NONE.value, "Integer activations. static: their ranges come from calibration on --data; dynamic: ranges "
+        "are computed in every call.", Scope.FILE, choices=tuple(kind.value for kind in Activations),
     )  # fmt: skip
     calibration_method: str = option(
         AUTO, "Method that chooses the ranges of static activations; `onnxquant list` shows all. auto tries minmax, mse and "
@@ -231,14 +233,14 @@ class Options(RuleOptions):
             raise RecipeError("metric is measured by the proof, which --no-proof leaves out")
 
     def _check_activations(self) -> None:
-        if self.activations == "static" and self.solver not in SOLVERS_FOR_STATIC_ACTIVATIONS:
+        if self.activations == Activations.STATIC and self.solver not in SOLVERS_FOR_STATIC_ACTIVATIONS:
             expected = ", ".join(SOLVERS_FOR_STATIC_ACTIVATIONS)
             raise RecipeError(f"solver {self.solver}: beside static activations expected one of {expected}")
-        if self.compute == "float" and self.activations != "none":
+        if self.compute == "float" and self.activations != Activations.NONE:
             raise RecipeError("compute float rounds no activations: leave out activations")
 
     def _check_permutation(self) -> None:
-        if self.permutation is not None and (self.activations != "none" or self.whole_graph):
+        if self.permutation is not None and (self.activations != Activations.NONE or self.whole_graph):
             raise RecipeError("permutation is an order of encoded weights alone: leave out activations and whole_graph")
 
     def _check_reports(self) -> None:
@@ -258,7 +260,7 @@ class Options(RuleOptions):
             raise RecipeError("budget_bpw and max_size are two bounds on one thing: give one")
         if self.format is not None or self.bits is not None:
             raise RecipeError("format and bits say what weights become: name formats to choose among by formats")
-        if self.activations != "none" or self.whole_graph:
+        if self.activations != Activations.NONE or self.whole_graph:
             raise RecipeError("formats are chosen for weights alone: leave out activations and whole_graph")
         if not is_bounded and self.min_sqnr is None and self.metric is None:
             raise RecipeError("formats need a bound to choose by: give budget_bpw, max_size, min_sqnr or metric")
@@ -315,7 +317,7 @@ class Options(RuleOptions):
         is_searching = self.searches or self.auto_exclude  # else its bounds are only bounds of the proof
         scopes = {Scope.FILE, Scope.SEARCH} if is_searching else {Scope.FILE}
         options = self._changed(scopes)
-        if self.activations == "static" and self.solver != AUTO:  # one solver for all weights
+        if self.activations == Activations.STATIC and self.solver != AUTO:  # one solver for all weights
             options["solver"] = self.solver
         return options
 
@@ -335,7 +337,7 @@ class Options(RuleOptions):
     def recipe(self, entries: Mapping[str, Any] | None) -> Recipe:
         """The rules of a recipe, then one of these options, which override the recipe's own defaults."""
         last = {**self._changed({Scope.RULE}), **self.parameters}
-        if self.activations == "static":  # one solver for all weights, so no rule names it
+        if self.activations == Activations.STATIC:  # one solver for all weights, so no rule names it
             last.pop("solver", None)
         return Recipe.from_dict({**drop_overridden_aliases(entries or {}, last), **last})
 
