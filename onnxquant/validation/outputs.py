@@ -21,7 +21,7 @@ from onnxquant.graph.traverse import nodes
 from onnxquant.numerics.difference import Difference, ErrorFigures
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.progress import Progress
-from onnxquant.targets.kinds import Activations
+from onnxquant.targets import Activations, integer_target
 from onnxquant.validation.reference import Outputs, SampledOutputs
 from onnxquant.validation.twin import write_twin
 
@@ -193,7 +193,7 @@ def _runs(comparison: Comparison, folder: Path, progress: Progress) -> dict[Run,
 def rounds_activations(document: Document) -> bool:
     """Whether activations are integers whatever is asked of the session: there is no float compute to compare with."""
     static = isinstance(activation_record(document.proto), StaticRecord)
-    return static or any(r.target == Activations.DYNAMIC for r in records(document.proto))
+    return static or any(r.target == integer_target(Activations.DYNAMIC).name for r in records(document.proto))
 
 
 def has_our_ops(document: Document) -> bool:
