@@ -102,6 +102,13 @@ ONNXQUANT_INLINE Sixteen clip(Sixteen x, float low, float high) { return smaller
 // that the exact one does not reach.
 ONNXQUANT_INLINE Sixteen before_truncation(Sixteen x) { return add(x, copy_sign(0x1.fffffep-2f, x)); }
 
+// y = table[code] * scale. Sixteen at a time: how long a loop over single codes takes depends on where in memory it is.
+ONNXQUANT_INLINE void scale_entries(const std::uint8_t* codes, const float* table, int entries, float scale, int count, float* y) {
+  for (int i = 0; i < count; i += 16) {
+    for (int j = 0; j < 16; ++j) y[i + j] = table[codes[i + j] & (entries - 1)] * scale;
+  }
+}
+
 // y = (code - zero) * scale.
 ONNXQUANT_INLINE void scale_codes(const std::uint8_t* codes, float zero, float scale, int count, float* y) {
   const Sixteen zeros = splat_16(zero), scales = splat_16(scale);

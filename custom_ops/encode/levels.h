@@ -61,9 +61,11 @@ struct LevelSearch : Form {
     const std::uint8_t *const starts = job.starts, *const level_codes = job.level_codes;
     const float* const bounds = job.bounds;
     Code found[32];
-    for (int i = 0; i < 32; ++i) {
-      const int below = starts[bits_of(values[i]) >> 16];
-      found[i] = level_codes[below + (values[i] > bounds[below])];
+    for (int first = 0; first < 32; first += 8) {
+      for (int i = first; i < first + 8; ++i) {
+        const int below = starts[bits_of(values[i]) >> 16];
+        found[i] = level_codes[below + (values[i] > bounds[below])];
+      }
     }
     std::memcpy(codes, found, sizeof found);
   }
@@ -87,9 +89,7 @@ struct LevelSearch : Form {
     for (int i = 0; i < 32; ++i) codes[i] = level_codes[below[i]];
   }
   ONNXQUANT_INLINE void dequantize(const Code* codes, const Group& at, std::int64_t, int count, float* y) const {
-    const float scale = plane<const float>(job.scales)[at.number];
-    const float* const table = job.table;
-    for (int i = 0; i < count; ++i) y[i] = table[codes[i]] * scale;
+    scale_entries(codes, job.table, 256, plane<const float>(job.scales)[at.number], count, y);
   }
 };
 

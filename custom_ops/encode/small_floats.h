@@ -38,9 +38,7 @@ struct SmallFloat : Form {
     }
   }
   ONNXQUANT_INLINE void dequantize(const Code* codes, const Group& at, std::int64_t, int count, float* y) const {
-    const float scale = plane<const float>(job.scales)[at.number];
-    const float* const table = job.table;
-    for (int i = 0; i < count; ++i) y[i] = table[codes[i]] * scale;
+    scale_entries(codes, job.table, 256, plane<const float>(job.scales)[at.number], count, y);
   }
 };
 

@@ -64,8 +64,7 @@ struct iq4_nl : Form {
   }
 
   ONNXQUANT_INLINE void dequantize(const Code* codes, const Group& at, std::int64_t, int count, float* y) const {
-    const float scale = from_half(plane<const std::uint16_t>(job.scales)[at.number]);
-    for (int i = 0; i < count; ++i) y[i] = formats::kIq4Values[codes[i] & 15] * scale;
+    scale_entries(codes, formats::kIq4Values, 16, from_half(plane<const std::uint16_t>(job.scales)[at.number]), count, y);
   }
 };
 

@@ -56,8 +56,7 @@ struct mxfp4 : Form {
   }
 
   ONNXQUANT_INLINE void dequantize(const Code* codes, const Group& at, std::int64_t, int count, float* y) const {
-    const float scale = power_of_two(plane<const std::uint8_t>(job.scales)[at.number]);
-    for (int i = 0; i < count; ++i) y[i] = formats::kE2m1Values[codes[i] & 15] * scale;
+    scale_entries(codes, formats::kE2m1Values, 16, power_of_two(plane<const std::uint8_t>(job.scales)[at.number]), count, y);
   }
 };
 
