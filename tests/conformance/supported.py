@@ -30,6 +30,7 @@ from onnxquant import formats
 from onnxquant.graph.traverse import graphs as graphs_of
 from onnxquant.solvers import Solver, solvers
 from onnxquant.targets import targets
+from onnxquant.targets.kinds import Activations
 
 TABLE = Path(__file__).with_name("supported.json")
 Options = dict[str, Any]
@@ -78,7 +79,7 @@ def label(options: Options) -> str:
 
 # Every format of the registry by itself, and integers with other parameters.
 VARIANTS: dict[str, Options] = {label(o): o for o in [*({"format": f.name} for f in formats()), *_OTHERS]}
-ACTIVATIONS = ("dynamic", "static")
+ACTIVATIONS = (Activations.DYNAMIC, Activations.STATIC)
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,14 @@ def planned(kind: str, **options: Any) -> dict[str, str] | Refused:
     return {site["name"]: site["target"] or "float" for site in report.to_dict()["sites"]}
 
 
+def of_rules() -> list[str]:
+    """Names of the targets that a rule can ask for: those whose products take floats."""
+    return [t.name for t in targets() if t.activations is Activations.NONE]
+
+
 def weights_only(kind: str) -> dict[str, dict[str, dict[str, str] | Refused]]:
     """What becomes of one kind of site: by target and variant."""
-    return {t.name: {v: planned(kind, target=t.name, **o) for v, o in VARIANTS.items()} for t in targets()}
+    return {t: {v: planned(kind, target=t, **o) for v, o in VARIANTS.items()} for t in of_rules()}
 
 
 def with_activations(kind: str) -> dict[str, dict[str, str] | Refused]:
@@ -191,6 +197,13 @@ def combinations() -> Iterator[tuple[str, str, str]]:
             for variant in variants:
                 for name in variant["partly"] if isinstance(variant, dict) else [variant]:
                     yield kind, target, name
+
+
+def beside(activations: Activations) -> list[str]:
+    """Kinds of sites whose weights all meet integer activations, by the table."""
+    targets_of = {t.activations: t.name for t in targets()}
+    plans = {kind: table()[kind][f"activations={activations}"] for kind in MODELS}
+    return [k for k, plan in plans.items() if plan != "refused" and targets_of[activations] in plan.values()]
 
 
 def _rows(entries: dict[str, Any]) -> str:

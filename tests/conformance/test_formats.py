@@ -412,7 +412,9 @@ def test_bfloat16_refuses_what_rounds_to_infinity() -> None:
 
 
 def test_a_format_that_leaves_something_out_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"'odd': class .*Odd does not define bits, facts, declared_planes, encode_rows"):
+    with pytest.raises(
+        TypeError, match=r"'odd': class .*Odd does not define bits, facts, declared_planes, encode_rows"
+    ):
 
         class Odd(Format):
             name = "odd"

@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 import onnxquant
 from onnxquant.artifact.read import plane_index, read_encoded
 from onnxquant.artifact.records import records
+from onnxquant.formats.base import Format
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.io import load
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import Site, find
 from onnxquant.graph.traverse import graphs as graphs_of
 from onnxquant.graph.traverse import nodes
 from onnxquant.passes.pipeline import prepare
-from onnxquant.targets import targets
+from onnxquant.targets import Refusal
+from onnxquant.targets.kinds import Activations
+from onnxquant.targets.ort import Ort
 
 
 def _run(path: Path | bytes, feeds: dict[str, NDArray[Any]], *, optimize: bool = True) -> NDArray[Any]:
@@ -88,9 +91,22 @@ def test_combinations_that_work_are_those_of_the_table(kind: str) -> None:
     assert not lost and not gained, f"lost {lost}; gained {gained}: if meant, run {supported.__file__} --write"
 
 
+def test_a_target_that_refuses_a_format_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Ort.check
+
+    def refusing(self: Ort, site: Site, form: Format, opset: int) -> Refusal | None:
+        return Refusal("planted") if form.name == "int4" else check(self, site, form, opset)
+
+    monkeypatch.setattr(Ort, "check", refusing)
+    now = supported.flat("matmul", supported.computed("matmul"))
+    lost = supported.flat("matmul", supported.table()["matmul"]) - now
+    assert {"matmul ort int4", "matmul ort int4-per_channel=true"} <= lost
+    assert all(" ort int4" in line for line in lost)
+
+
 def test_the_table_has_every_kind_of_site_and_every_target() -> None:
     assert supported.table().keys() == {*supported.MODELS, "solvers"}
-    columns = {t.name for t in targets()} | {f"activations={a}" for a in supported.ACTIVATIONS}
+    columns = {*supported.of_rules()} | {f"activations={a}" for a in supported.ACTIVATIONS}
     assert {frozenset(entry) for entry in (supported.table()[kind] for kind in supported.MODELS)} == {
         frozenset(columns)
     }
@@ -110,7 +126,7 @@ def test_refusals_say_why(kind: str) -> None:
         assert f": {target}: " in reason or "no whole number of blocks" in reason
 
 
-@pytest.mark.parametrize("target", [t.name for t in targets()])
+@pytest.mark.parametrize("target", [t for t in supported.of_rules() if t != "custom"])
 def test_a_refused_model_is_not_written(target: str, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     with pytest.raises(onnxquant.ModelError, match="nothing to quantize"):
@@ -129,15 +145,25 @@ def test_lowered_model_computes_the_decoded_weight(kind: str, target: str, varia
     expected = _run(_twin(source, output).SerializeToString(), feeds).astype(np.float64)
     tolerance = (2e-2 if "half" in kind else 2e-5) * np.abs(expected).max()
     exact = _float_compute(output)
-    # Target dynamic rounds activations whatever it is asked for; its products are compared as deployed, below.
-    for optimize in (True, False) if target != "dynamic" else ():
+    for optimize in (True, False):
         np.testing.assert_allclose(_run(exact, feeds, optimize=optimize), expected, rtol=0, atol=tolerance)
-    if target == "dynamic" and agreement.products_saturate():
-        pytest.skip("integer products saturate on this CPU, which has no VNNI")
     # As deployed, products round activations to 8 bits: near, and (where there is a product) not suspiciously equal.
     deployed = _run(output, feeds)
     assert deployed.shape == expected.shape
     assert np.abs(deployed - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", supported.beside(Activations.DYNAMIC))
+def test_dynamic_products_are_near_the_decoded_weight(kind: str, tmp_path: Path) -> None:
+    if agreement.products_saturate():
+        pytest.skip("integer products saturate on this CPU, which has no VNNI")
+    proto = supported.MODELS[kind]()
+    source, output = graphs.save(proto, tmp_path / "source.onnx"), tmp_path / "out.onnx"
+    feeds = supported.feeds(proto)
+    onnxquant.quantize(source, output, activations="dynamic", smooth=False, data=[feeds], proof=False)
+    expected, deployed = _run(_twin(source, output).SerializeToString(), feeds).astype(np.float64), _run(output, feeds)
+    off = np.abs(deployed - expected).max() / np.abs(expected).max()
+    assert 0 < off < 0.05
 
 
 @pytest.mark.parametrize(("target", "variant"), [(t, v) for k, t, v in COMBINATIONS if k == "matmul_uneven"])

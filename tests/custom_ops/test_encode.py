@@ -310,13 +310,19 @@ def test_empty(form, shape):
 def test_every_format_uses_them(monkeypatch):
     weight = generator(10).normal(size=(3, 256)).astype(np.float32)
     for form in formats():
-        assert encoder.supports(form)
+        assert encoder.supports(form), form.name
         with monkeypatch.context() as patch:
             patch.setattr(type(form), "encode", None)
             patch.setattr(type(form), "decode", None)
             encoded, difference = dispatch.encode(form, weight)
             assert dispatch.measure(encoded, weight) == difference
             assert dispatch.decode(dispatch.rounded_to_nearest(form, weight)).shape == weight.shape
+
+
+def test_a_format_without_an_encoder_is_noticed(monkeypatch):
+    monkeypatch.setattr(encoder, "names", lambda: frozenset(f.name for f in formats() if f.name != "q4_k"))
+    with pytest.raises(AssertionError, match="q4_k"):
+        test_every_format_uses_them(monkeypatch)
 
 
 def test_without_the_library_numpy_serves(monkeypatch):
