@@ -31,7 +31,7 @@ def failed(tmp_path_factory):
     run = subprocess.run(
         [sys.executable, str(here / "allocation_failures.py")],
         capture_output=True, text=True, timeout=600, check=False,
-        env={**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(Path(native.__file__).parents[1])},
+        env={**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(Path(native.__file__).parents[2])},
     )  # fmt: skip
     assert run.returncode == 0, f"{run.returncode}: after {run.stdout.splitlines()[-1:]}: {run.stderr[-2000:]}"
     return {name: int(count) for name, count in (line.split() for line in run.stdout.splitlines())}

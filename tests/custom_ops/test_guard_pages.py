@@ -22,7 +22,7 @@ def test_arrays_at_the_edge_of_unmapped_pages():
     run = subprocess.run(
         [sys.executable, str(program), str(TAILS)],
         capture_output=True, text=True, timeout=900, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(native.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(native.__file__).parents[2])},
     )  # fmt: skip
     assert run.returncode == 0, f"{run.returncode}: after {run.stdout.splitlines()[-1:]}: {run.stderr[-2000:]}"
     calls = dict(line.split() for line in run.stdout.splitlines())

@@ -309,8 +309,8 @@ def test_lying_nodes_are_refused(kernel, permuted):
     program = Path(__file__).parent / "lying_nodes.py"
     run = subprocess.run(
         [sys.executable, str(program), kernel, str(RANDOM_LIES), permuted],
-        capture_output=True, text=True, timeout=900, check=False, cwd=Path(native.__file__).parents[1],
-        env={**os.environ, "PYTHONPATH": str(Path(native.__file__).parents[1])},
+        capture_output=True, text=True, timeout=900, check=False, cwd=Path(native.__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(native.__file__).parents[2])},
     )  # fmt: skip
     assert run.returncode == 0, f"{run.returncode}: after {run.stdout.splitlines()[-1:]}: {run.stderr[-2000:]}"
     rows = [json.loads(line) for line in run.stdout.splitlines()]
