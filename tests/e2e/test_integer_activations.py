@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from agreement import products_saturate
 from graphs import node, weight
 from rounded import marked, sqnr_db
 
@@ -74,9 +75,13 @@ def save(tmp_path: Path, proto: onnx.ModelProto | None = None, **options: Any) -
     return graphs.save(proto or small(), tmp_path / "model.onnx", **options), tmp_path / "data.npz"
 
 
-def run(path: Path, x: np.ndarray[Any, Any] = SAMPLES, *, optimize: bool = True) -> np.ndarray[Any, Any]:
+def run(
+    path: Path, x: np.ndarray[Any, Any] = SAMPLES, *, optimize: bool = True, precise: bool = True
+) -> np.ndarray[Any, Any]:
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
+    # What a file holds is tested here, not what x86 CPUs without VNNI lose of it.
+    settings.add_session_config_entry("session.x64quantprecision", str(int(precise)))
     if not optimize:
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
@@ -112,7 +117,7 @@ def test_the_default_model_keeps_its_accuracy(default_model: Path, images: Any, 
     assert (logits.argmax(1) == images[1]).mean() >= 0.98
     assert report.proof
     db = report.proof.outputs["float vs deployed"]["logits"].sqnr_db
-    assert 35 < db < 50
+    assert (18 if products_saturate() else 35) < db < 50
     kernels = report.proof.kernels.stock
     assert kernels["com.microsoft.QLinearConv"] == 3
     assert kernels["com.microsoft.QGemm"] + kernels["com.microsoft.MatMulIntegerToFloat"] == 8
@@ -367,7 +372,9 @@ def test_shared_weights_stay_shared_or_in_float(tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     plain = {"calibration_method": "minmax", "smooth": False, "equalize": False, "proof": False}
     onnxquant.quantize(model, output, activations="static", data=str(data), **plain)
-    assert 25 < sqnr_db(run(model), run(output)) < 50
+    # onnxruntime cannot widen a weight that two kernels share.
+    db = sqnr_db(run(model, precise=False), run(output, precise=False))
+    assert (18 if products_saturate() else 25) < db < 50
 
 
 def stored_codes(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
