@@ -231,6 +231,7 @@ class _FormatSearcher:
     def _file_bytes(self, choice: FormatChoice) -> int:
         """Predicted file size of a choice."""
         plan = make_plan(self._sites, self._skipped, self._recipe(choice), self._document.opset)
+        plan = replace(plan, origin=self._context.origin)
         external = self._options.is_external(already=self._document.is_external(), nbytes=choice.nbytes)
         return lowering.predict(self._document, plan, "model.onnx", external=external)
 

@@ -45,7 +45,7 @@ class PlannedModel:
         return self.context.document
 
 
-def plan_model(context: Context, origin: str, search: ChosenFormats | None) -> PlannedModel:
+def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
     """The plan of a prepared model, for the function equal to it that is easiest to round."""
     equivalent = equivalent_model(context)
     activations = _activation_plan(context.with_document(equivalent.document))
@@ -53,7 +53,7 @@ def plan_model(context: Context, origin: str, search: ChosenFormats | None) -> P
     sites, skipped = find(document)
     plan = make_plan(sites, skipped, context.rules, document.opset, activations.sites, equivalent.orders)
     rescaled = tuple(dict.fromkeys([*weights_changed_on_request(context), *equivalent.rescaled]))
-    plan = replace(plan, activations=activations.activations, rescaled=rescaled, origin=origin)
+    plan = replace(plan, activations=activations.activations, rescaled=rescaled, origin=context.origin)
     plan = assign_solvers(plan, document, has_samples=context.samples is not None)
     solved = search.solved.without(equivalent.rescaled) if search else activations.solved
     return PlannedModel(context.with_document(document), plan, equivalent.orders, solved, equivalent.notes)

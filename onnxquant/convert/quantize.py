@@ -74,7 +74,6 @@ def quantize(
     whole_graph.check(settings, entries)
     original = load(source, settings.external_root)
     _refuse_quantized(original)
-    origin = entry_text(origin_of(original, settings, rules))
     # A search may name the output after the formats that it chooses.
     is_named = output is not None or not settings.searches
     place = _output_path(original, output, rules) if is_named else None
@@ -89,17 +88,18 @@ def quantize(
             samples=None if data is None else Samples(data, settings),
             folder=folder,
             progress=progress,
+            origin=entry_text(origin_of(original, settings, rules)),
         )
         notes = prepare_model(context)
         if settings.whole_graph:
-            return provenance.finish(whole_graph.convert(context, provenance.place, origin, notes))
+            return provenance.finish(whole_graph.convert(context, provenance.place, notes))
         notes += fit_operators(context)
         search = search_formats(context) if settings.searches else None
         if search:
             context = context.with_rules(search.rules)
             provenance = provenance.with_result(_output_path(original, output, search.rules), search.rules)
             provenance.check()
-        model = plan_model(context, origin, search)
+        model = plan_model(context, search)
         if settings.save_recipe is not None:
             recipe_of_plan.save(model.plan, find(model.document)[0], context.rules, settings)
         report = _encode_and_write(model, provenance.place, notes)

@@ -48,13 +48,12 @@ def check(settings: Options, recipe: Mapping[str, Any] | None) -> None:
         )
 
 
-def convert(context: Context, path: Path, origin: str, notes: list[str]) -> Report:
+def convert(context: Context, path: Path, notes: list[str]) -> Report:
     """Convert a prepared model, write it and prove it; with ``dry_run`` only report.
 
     Args:
         context: context with the prepared model, which is changed
         path: file to write
-        origin: JSON that tells what the file was made of
         notes: sentences on the changes that prepared the model
     """
     options, original = context.options, context.original
@@ -65,13 +64,13 @@ def convert(context: Context, path: Path, origin: str, notes: list[str]) -> Repo
     refuse_overwriting(original, path)
     outputs = original_outputs(context) if options.proof else None
     external = options.is_external(already=original.is_external(), nbytes=0)
-    _write(context, path, report, origin, external=external)
+    _write(context, path, report, external=external)
     if outputs is not None:
         report.prove(prove(context, path, outputs))
     return report
 
 
-def _write(context: Context, path: Path, report: Report, origin: str, *, external: bool) -> None:
+def _write(context: Context, path: Path, report: Report, *, external: bool) -> None:
     document, options = context.document, context.options
     with Publisher(path, external=external, force=options.force) as publisher:
 
@@ -79,7 +78,7 @@ def _write(context: Context, path: Path, report: Report, origin: str, *, externa
             publisher.append(tensor, memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data))
 
         outcome = ConvertToFloat16(options.keep_io_types, store)(document)
-        document.proto.metadata_props.add(key=ORIGIN, value=origin)
+        document.proto.metadata_props.add(key=ORIGIN, value=context.origin)
         publisher.keep(document.proto, document)
         publisher.publish(document.proto)
     _add(report, outcome)

@@ -29,6 +29,7 @@ class Context:
         samples: the user's samples; None where there are none
         folder: folder for solved weights
         progress: callback for the stage and the part of it that is done
+        origin: JSON that tells what the output is made of
     """
 
     original: Document
@@ -38,6 +39,7 @@ class Context:
     samples: Samples | None
     folder: Path
     progress: Progress = silent
+    origin: str = ""
 
     def with_document(self, document: Document) -> Self:
         """The context of the steps that go on with another float model."""

@@ -46,7 +46,7 @@ def show(report: ReportData, console: Console, *, verbose: bool) -> None:
         console.print(f"[dim]{escape(note)}[/dim]")
     _show_weights(report, console, verbose=verbose)
     if report.search is not None:
-        _print(console, "Best choices of formats by size, and those that were run", rows.CHOICES, rows.choices(report))
+        _print(console, "Best choices of formats by size", rows.CHOICES, rows.choices(report))
     _print(console, "Activations", rows.FACTS, rows.activations(report))
     if verbose:
         details = rows.activation_details(report.activations, report.proof)
