@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from onnxquant.budget.result import ChoiceFigures
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.plan.activations import ActivationRecord, StaticRecord
@@ -226,14 +227,20 @@ def choices(report: ReportData) -> list[list[str]]:
     """Choices of a search for formats, with the columns of ``CHOICES``: best ones by size, then those that were run."""
     if report.search is None:
         return []
+    search = report.search
     return [
         [
             f"{c.bits_per_weight:.2f}",
             "" if c.predicted_sqnr_db is None else decibels(c.predicted_sqnr_db),
-            "" if c.measured is None or c.measured.sqnr_db is None else decibels(c.measured.sqnr_db),
+            _measured(c) + (", chosen" if c == search.chosen else ""),
         ]
-        for c in (*report.search.front, *report.search.tried)
+        for c in (*search.front, *search.tried, *([] if search.chosen in search.tried else [search.chosen]))
     ]
+
+
+def _measured(choice: ChoiceFigures) -> str:
+    """The measured quality of a choice of formats; empty where it was not run."""
+    return "" if choice.measured is None or choice.measured.sqnr_db is None else decibels(choice.measured.sqnr_db)
 
 
 def facts(report: ReportData) -> list[tuple[str, str]]:
