@@ -272,7 +272,8 @@ def through(editor: str, proto: ModelProto) -> ModelProto:
     if editor == "onnx_ir":
         import onnx_ir
 
-        return onnx_ir.to_proto(onnx_ir.from_proto(proto))
+        back: ModelProto = onnx_ir.to_proto(onnx_ir.from_proto(proto))
+        return back
     import onnx_graphsurgeon as gs
 
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
