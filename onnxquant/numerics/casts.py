@@ -28,7 +28,8 @@ def narrowed(
     """
     limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     if overflow == "largest":
-        values = np.clip(values, -limits.max, limits.max)
+        # The lowest number of a type of powers of two is positive.
+        values = np.clip(values, float(limits.min), float(limits.max))
     with np.errstate(over="ignore", under="ignore"):
         narrow: NDArray[Any] = values.astype(dtype)
     if underflow == "smallest" and (lost := (narrow == 0) & (values != 0)).any():

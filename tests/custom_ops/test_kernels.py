@@ -269,12 +269,15 @@ def weight_with(**changes) -> kernels.StoredWeight:
     return kernels.StoredWeight(planes=planes, **sizes)
 
 
+def test_a_part_of_a_block_at_the_end_of_rows_is_decoded():
+    assert kernels.decode(weight_with(cols=97)).shape == (33, 97)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"format": "q9"}, "no format is called 'q9'"),
         ({"rows": 32}, "codes have shape"),
-        ({"cols": 97}, None),
         ({"cols": 129}, "codes have shape"),
         ({"rows": 0}, "expected positive numbers"),
         ({"cols": -1}, "expected positive numbers"),
@@ -291,9 +294,6 @@ def weight_with(**changes) -> kernels.StoredWeight:
 )
 def test_planes_that_do_not_fit_are_refused(changes, message):
     weight = weight_with(**changes)
-    if message is None:
-        assert kernels.decode(weight).shape == (33, 97)
-        return
     with pytest.raises(NativeLibraryError, match=message):
         kernels.decode(weight)
     with pytest.raises(NativeLibraryError, match=message):
