@@ -35,7 +35,7 @@ def faults_of(wheel: Path, package: set[str], folders: list[Path]) -> list[str]:
 
     Args:
         wheel: the file
-        package: names of its files but for the compiled library and its own metadata: ``onnxquant/api.py`` ...
+        package: names of its files but for the compiled library and its own metadata: ``onnxquant/errors.py`` ...
         folders: folders in which it was built; none of its files may name them
     """
     faults = [] if NAME.fullmatch(wheel.name) else [f"{wheel.name}: expected onnxquant-VERSION-py3-none-PLATFORM.whl"]

@@ -5,6 +5,7 @@ EXTRAS=test source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 .venv/bin/ruff check .
 .venv/bin/mypy
 .venv/bin/lint-imports
+.venv/bin/python scripts/check_layout.py --gate
 # Not `python -m pytest`: that would import the sources of this folder, which have no compiled library.
 .venv/bin/pytest -n auto "$@"
 [ $# -gt 0 ] || bash scripts/check_sanitizers.sh address

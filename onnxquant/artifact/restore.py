@@ -146,7 +146,7 @@ def _standard_nodes(record: Record, result: Result) -> list[onnx.NodeProto]:
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove nodes of ours whose outputs nothing reads, and the initializers that only they read."""
+    """Remove nodes with metadata whose outputs nothing reads, then every initializer that nothing reads."""
     while True:
         names = {o.name for o in graph.output} | set(names_read(graph))
         nodes = [n for n in graph.node if any(o in names for o in n.output) or not n.metadata_props]

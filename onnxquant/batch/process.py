@@ -24,6 +24,7 @@ from typing import BinaryIO, Protocol, cast
 
 from onnxquant.batch.job import Job, Row, Verdict, run_job
 from onnxquant.recipe.progress import Progress
+from onnxquant.runtime.environment import environment_with
 
 # Seconds that a terminated process has to remove its temporary files.
 _PATIENCE = 10.0
@@ -155,7 +156,7 @@ class _Process:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _CODE],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([_PACKAGES, *(p or os.getcwd() for p in sys.path)])},  # noqa: PTH109
+            env=environment_with(PYTHONPATH=os.pathsep.join([_PACKAGES, *(p or os.getcwd() for p in sys.path)])),  # noqa: PTH109
         )  # fmt: skip
         self._input, self._output = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
 

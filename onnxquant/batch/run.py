@@ -97,7 +97,7 @@ def batch(
     progress: BatchProgress = silent,
     **options: object,
 ) -> BatchReport:
-    """Quantize many models into one folder, each in a process of its own: one that fails or crashes harms no other.
+    """Quantize many models into one folder, in processes apart from this one: one that fails or crashes harms no other.
 
     Args:
         models: files, folders (their ``*.onnx``) and glob patterns

@@ -13,7 +13,7 @@ from onnxquant.targets import Activations
 
 
 def prepare_model(context: Context) -> list[str]:
-    """Run the passes that the options ask for, in place; the sentences say what changed."""
+    """Run the passes that every model needs, and those that the options ask for, in place; the sentences say what changed."""
     return _run_passes(context, context.document) + requested(context.document, context.options.passes)
 
 

@@ -109,8 +109,8 @@ def quantize(
 
 def origin_of(original: Document, options: Options, rules: Recipe) -> Origin:
     """The digest of a model, the options and the rules: all that decides the bytes of an output, but for samples."""
-    lasting = options.options_that_shape_the_file()
-    return Origin(identity.digest(original), lasting, tuple(rule.to_dict() for rule in rules.rules))
+    shaping = options.options_that_shape_the_file()
+    return Origin(identity.digest(original), shaping, tuple(rule.to_dict() for rule in rules.rules))
 
 
 def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Report:

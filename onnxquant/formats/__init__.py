@@ -1,8 +1,8 @@
 """Weight formats: how a matrix of floats becomes planes, and back, in numpy alone.
 
 Every ``Format`` with a name in a module here, or in a package inside, is registered. Other packages register through the
-entry point group ``onnxquant.formats``, whose entries name a class. It may import numerics; graph's neighbours above,
-from native on, may import it.
+entry point group ``onnxquant.formats``, whose entries name a class. They may import numerics; native and the
+rooms above it may import them.
 """
 
 from __future__ import annotations

@@ -317,7 +317,7 @@ class GraphEditor:
 
 
 def graph_editors(document: Document) -> Iterator[GraphEditor]:
-    """An editor for the main graph and for each nested one, innermost last; each is built when it is reached.
+    """An editor for the main graph and for each nested one, a graph before those inside it; each is built when it is reached.
 
     Edits of one must be applied before the next is asked for.
     """

@@ -59,7 +59,7 @@ class Counter:
         self.nbytes += nbytes
 
     def total(self, proto: onnx.ModelProto) -> int:
-        """Bytes of the model and its data file once ``proto`` is published."""
+        """Bytes of the model and its data file once ``proto`` is published; ``proto``, a copy made for this, is changed."""
         proto.metadata_props.add(key=HASHES, value=json.dumps(self.hashes, separators=(",", ":")))
         size = self.nbytes
         for tensor in _referring(proto, STORED):

@@ -256,7 +256,7 @@ def facts(report: ReportData) -> list[tuple[str, str]]:
 
 
 def activations(report: ReportData) -> list[tuple[str, str]]:
-    """Facts about integer activations, counts first; empty where activations are floats."""
+    """Facts about integer activations: type, ranges and counts of kernels; empty where activations are floats."""
     record, proof = report.activations, report.proof
     if record is None:
         return []

@@ -1,7 +1,7 @@
 """Solvers: ways to choose the codes and scales of a weight. They know matrices and formats, no graph and no plan.
 
 Every ``Solver`` with a name in a module here is registered; other packages register through the entry point group
-``onnxquant.solvers``. It may import native, formats and numerics; recipe and the rooms above it may import it.
+``onnxquant.solvers``. They may import native, formats and numerics; passes and the rooms above may import them.
 """
 
 from __future__ import annotations

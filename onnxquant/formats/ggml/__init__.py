@@ -1,4 +1,4 @@
 """Formats of ggml: blocks, K-quants and ternary blocks, byte for byte.
 
-They may import numpy and the rest of formats; the registry finds them.
+They may import what formats may, and the rest of formats; the registry finds them.
 """

@@ -1,4 +1,4 @@
 """Passes that change weights but not the function: the result is easier to round.
 
-They may import what passes may; calibration, activations and convert call them.
+They may import what passes may; activations and convert call them.
 """
