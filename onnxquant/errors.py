@@ -47,7 +47,7 @@ class NativeLibraryError(OnnxQuantError):
     """The compiled library is missing, too old, or refused a call."""
 
 
-def nearest(word: str, known: list[str]) -> str:
+def nearest(word: object, known: list[str]) -> str:
     """A suffix that names the nearest known word, or lists them all when none is near.
 
     >>> nearest("int5", ["int4", "q8_0"])
@@ -55,5 +55,5 @@ def nearest(word: str, known: list[str]) -> str:
     """
     import difflib
 
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

@@ -24,6 +24,7 @@ from onnxquant.version import __version__
 
 # Larger weights are damage.
 _MOST_ELEMENTS = 1 << 48
+_MOST_BYTES = 1 << 62
 E = TypeVar("E", "Metadata", "Origin")
 
 
@@ -140,6 +141,12 @@ class Metadata:
     records: tuple[Record, ...] = field(default=(), metadata=JsonKey("sites").metadata)
     activations: ActivationRecord | None = field(default=None, metadata=JsonKey(optional=True, empty=True).metadata)
     rescaled: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are no sizes."""
+        for name in ("source_bytes", "weights", "float_bytes"):
+            if not 0 <= getattr(self, name) < _MOST_BYTES:
+                raise ValueError(f"{name} is not between 0 and 2^62")
 
     @property
     def changed_weights(self) -> frozenset[str]:
