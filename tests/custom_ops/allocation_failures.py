@@ -77,8 +77,8 @@ def register() -> None:
 
 def main() -> None:
     native.abi_version()  # loads the library
-    for function in ("formats", "isas", "compiled_isas"):
-        fail_each(function, getattr(native, function), once=True)
+    for function in (kernels.formats, native.isas, native.compiled_isas):
+        fail_each(function.__name__, function, once=True)
     fail_each("register", register, once=True)
     fail_each("describe", lambda: kernels.geometry.__wrapped__("q4_0"))
     fail_each("set_isa", lambda: native.set_isa(None))

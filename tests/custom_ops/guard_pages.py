@@ -78,7 +78,7 @@ class Arena:
 def matmul(x, weight, bias, y, compute: str, isa: str) -> None:
     """The C ABI itself: kernels.matmul would make a Y of its own."""
     planes = kernels.PlaneArguments(weight)
-    how = compute.encode(), isa.encode(), pointer(x), len(x), pointer(bias), pointer(y)
+    how = compute.encode(), isa.encode(), pointer(x), ctypes.c_int64(len(x)), pointer(bias), pointer(y)
     native.call("matmul", *planes.arguments, *how)
 
 
