@@ -41,7 +41,8 @@ def test_every_failure_is_reported(failed):
     """The program checks each failure; here it is that it met as many as there must be."""
     assert failed["register"] > 200, "every operator has a name"
     for name, count in failed.items():
-        assert count > 0 or name in ("describe", "set_isa"), name
+        # The names of few instruction sets fit a string without memory of its own.
+        assert count > 0 or name in ("describe", "set_isa", "isas"), name
     assert failed["matmul_int8_llm_int8"] == 3, "the indices of two planes, and the scratch memory"
 
 
