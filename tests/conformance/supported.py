@@ -129,12 +129,12 @@ def of_rules() -> list[str]:
 
 
 def weights_only(kind: str) -> dict[str, dict[str, dict[str, str] | Refused]]:
-    """What becomes of one kind of site: by target and variant."""
+    """Plans for one kind of site, by target and variant."""
     return {t: {v: planned(kind, target=t, **o) for v, o in VARIANTS.items()} for t in of_rules()}
 
 
 def with_activations(kind: str) -> dict[str, dict[str, str] | Refused]:
-    """What becomes of one kind of site beside integer activations, by their kind.
+    """Plans for one kind of site beside integer activations, by the kind of activations.
 
     Only weights of the model as it was: which others smoothing adds depends on figures.
     """
