@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import graphs
 import pytest
-from conftest import ROOT
 
+import onnxquant
 from onnxquant import registry, solvers
 from onnxquant.errors import RecipeError
 from onnxquant.solvers.base import Solver
@@ -93,7 +94,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (about / "entry_points.txt").write_text(ENTRY_POINTS)
     model = graphs.save(graphs.matmul(64, 96, opset=21), folder / "m.onnx")
     command = [sys.executable, "-c", PLACES, json.dumps(OPTION_OF), str(model)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(Path(onnxquant.__file__).parents[1])])}
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))

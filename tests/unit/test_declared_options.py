@@ -17,6 +17,7 @@ import pytest
 from commands import refused, run
 from conftest import ROOT
 
+import onnxquant
 from onnxquant.recipe.declaration import Scope, declared, kinds, option
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import RuleOptions
@@ -91,7 +92,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every place that shows options, in a copy of the package with three more fields."""
     folder = tmp_path_factory.mktemp("copy")
     package = folder / "onnxquant"
-    shutil.copytree(ROOT / "onnxquant", package, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(onnxquant.__file__).parent, package, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name, before, lines in (("rules", "    compute: str", IN_A_RULE), ("options", "    whole_graph: bool", IN_THE_FILE)):
         path = package / "recipe" / f"{name}.py"
         text = path.read_text()
