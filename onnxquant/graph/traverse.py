@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import onnx
+
+from onnxquant.graph.node import is_op
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
@@ -79,6 +81,25 @@ def captured_names(graph: onnx.GraphProto) -> set[str]:
     Their own names are among them: a name is not used twice, so more than enough does no harm.
     """
     return {name for node in graph.node for inner in subgraphs(node) for name in names_read(inner)}
+
+
+def constant_names(graph: onnx.GraphProto) -> set[str]:
+    """Names of the constants of one graph: initializers that no caller may override, and the outputs of Constant nodes."""
+    inputs = {value.name for value in graph.input}
+    names = {tensor.name for tensor in graph.initializer if tensor.name not in inputs}
+    return names | {name for node in graph.node if is_op(node, "Constant") for name in node.output}
+
+
+def rename_reads(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Let the nodes of a graph, and of those nested in it, read other tensors: ``names`` has the new name of each old one."""
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name in names:
+                node.input[position] = names[name]
+        for inner in subgraphs(node):
+            own = {value.name for values in (inner.input, inner.initializer) for value in values}
+            own.update(name for other in inner.node for name in other.output)
+            rename_reads(inner, {old: new for old, new in names.items() if old not in own and new not in own})
 
 
 def names_of(proto: onnx.ModelProto) -> set[str]:

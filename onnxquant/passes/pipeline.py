@@ -9,13 +9,14 @@ from onnxquant.passes import pass_named
 from onnxquant.passes.base import Pass
 from onnxquant.passes.prepare.constants import FoldConstants
 from onnxquant.passes.prepare.functions import InlineFunctions
+from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.initializers import ConstantsToInitializers, RaiseIrVersion
 from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
 from onnxquant.passes.simplify.biases import JoinBiases
 from onnxquant.passes.simplify.pads import FoldPads
 from onnxquant.passes.simplify.transposes import SinkTransposes
 
-PREPARE: tuple[Pass, ...] = (RaiseIrVersion(), InlineFunctions(), ConstantsToInitializers())
+PREPARE: tuple[Pass, ...] = (RaiseIrVersion(), InlineFunctions(), ConstantsToInitializers(), ReadThroughIdentity())
 
 # For integer activations: fewer, plainer nodes between the linear ops.
 SIMPLIFY: tuple[Pass, ...] = (FoldConstants(), FoldBatchNorms(), FoldPads(), SinkTransposes(), JoinBiases())

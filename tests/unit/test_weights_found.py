@@ -1,0 +1,81 @@
+"""Every weight of a model is found, whatever the exporter put between it and its readers, and stored once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import agreement
+import numpy as np
+import onnx
+import pytest
+from graphs import model, node, rng, weight
+
+import onnxquant
+from onnxquant.passes.prepare.identities import ReadThroughIdentity
+
+IDS = {"ids": np.int64([[1, 5, 60]])}
+
+
+def tied_through(identities: int) -> onnx.ModelProto:
+    """A table that a lookup and a head read, each through a chain of Identity nodes of its own."""
+    nodes, names = [], {"e": "w", "h": "w"}
+    for reader in names:
+        for link in range(identities):
+            nodes.append(node("Identity", [names[reader]], [f"{reader}{link}"]))
+            names[reader] = f"{reader}{link}"
+    nodes += [
+        node("Gather", [names["e"], "ids"], ["e"]),
+        node("Transpose", [names["h"]], ["t"], perm=[1, 0]),
+        node("MatMul", ["e", "t"], ["y"]),
+    ]
+    return model(nodes, {"ids": ("int64", ["b", 3])}, {"y": "float32"}, {"w": weight(512, 256)})
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_table_behind_identity_nodes_is_stored_once(tmp_path: Path, bits: int) -> None:
+    sizes = []
+    for identities in (0, 1, 3):
+        report = onnxquant.quantize(tied_through(identities), tmp_path / f"{identities}.onnx", bits=bits, proof=False)
+        sizes.append(report.output_bytes)
+        assert [site.decision.name for site in report.sites] == ["w"] and not report.sites[0].decision.folded
+    assert len(set(sizes)) == 1
+
+
+def test_nested_graphs_read_a_weight_behind_identity_nodes_and_outputs_keep_theirs() -> None:
+    def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
+        return onnx.helper.make_graph(list(nodes), name, [], [onnx.ValueInfoProto(name=nodes[-1].output[0])])
+
+    then = branch("then", node("Identity", ["v"], ["u"]), node("MatMul", ["x", "u"], ["t1"]))
+    other = branch("other", node("Identity", ["v"], ["whole"]))
+    proto = model(
+        [
+            node("Identity", ["w"], ["v"]),
+            node("Identity", ["v"], ["shown"]),
+            node("If", ["choice"], ["y"], then_branch=then, else_branch=other),
+            node("MatMul", ["x", "shown"], ["z"]),
+        ],
+        {"x": ("float32", ["n", 16]), "choice": ("bool", [])},
+        {"y": "float32", "z": "float32", "shown": "float32"},
+        {"w": weight(16, 16)},
+    )
+    feeds = [{"x": rng().standard_normal((16, 16)).astype(np.float32), "choice": np.array(c)} for c in (True, False)]
+    document, note = agreement.check(proto, ReadThroughIdentity(), *feeds, within=0)
+    assert note == "2 Identity nodes of constants removed"
+    assert agreement.ops(document)["Identity"] == 2
+
+
+def test_a_nested_graph_with_a_tensor_of_the_same_name_keeps_its_own() -> None:
+    inner = onnx.helper.make_graph(
+        [node("Neg", ["x"], ["v"]), node("MatMul", ["x", "v"], ["t"])], "then", [], [onnx.ValueInfoProto(name="t")]
+    )
+    other = onnx.helper.make_graph([node("MatMul", ["x", "v2"], ["o"])], "other", [], [onnx.ValueInfoProto(name="o")])
+    proto = model(
+        [node("Identity", ["w"], ["v2"]), node("If", ["choice"], ["y"], then_branch=inner, else_branch=other)],
+        {"x": ("float32", [16, 16]), "choice": ("bool", [])},
+        {"y": "float32"},
+        {"w": weight(16, 16)},
+    )
+    feeds: list[dict[str, Any]] = [{"x": weight(16, 16, seed=3), "choice": np.array(c)} for c in (True, False)]
+    document, note = agreement.check(proto, ReadThroughIdentity(), *feeds, within=0)
+    assert note and agreement.ops(document)["Identity"] == 0
