@@ -32,14 +32,12 @@ from onnxquant.runtime import load
 from onnxquant.targets import targets
 from onnxquant.version import __version__
 
-Grid = ActivationGrid  # its name before there were grids of weights
 __all__ = [
     "ActivationGrid",
     "BatchReport",
     "Encoded",
     "FeedError",
     "Format",
-    "Grid",
     "Model",
     "ModelError",
     "NativeLibraryError",

@@ -21,7 +21,7 @@ from onnxquant.calibration.feeds import Chosen, Feeds
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
 from onnxquant.graph.publish import Publisher
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.native import dispatch
 from onnxquant.numerics.score import Score, closeness
 from onnxquant.plan.decision import EncodeDecision
@@ -29,7 +29,7 @@ from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.rules import Recipe
 
 # Candidates are scored on the outputs of the whole model on this many samples.
-SCORED_SAMPLES = 16
+JUDGED_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class CandidateRunner:
 
     def __init__(self, document: Document, rules: Recipe, feeds: Feeds, threads: int | None) -> None:
         self._rules, self._threads = rules, threads
-        self.samples = list(Chosen(feeds, range(SCORED_SAMPLES)))
+        self.samples = list(Chosen(feeds, range(JUDGED_SAMPLES)))
         self._decoded: dict[str, _DecodedWeight] = {}
         with runtime.session_of(document, threads=threads) as session:
             self._expected = [runtime.run(session, sample) for sample in self.samples]
@@ -91,7 +91,7 @@ class CandidateRunner:
     def session(self, candidate: ActivationPlan) -> Iterator[runtime.Session]:
         """A session on the file that a plan would become; weights that its activations do not decide stay in float."""
         document = candidate.document
-        sites, skipped = find(document)
+        sites, skipped = find_sites(document)
         plan = make_plan(sites, skipped, self._rules, document.opset, candidate.sites)
         decisions = tuple(d for d in plan.encoded if d.name in candidate.sites.multiplied)
         plan = replace(plan, decisions=decisions, activations=candidate.activations)

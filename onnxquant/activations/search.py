@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxquant.activations import balance, bias
 from onnxquant.activations.calibrated import MAGNITUDES, MOMENTS, WIDTHS, CalibratedModel, largest_magnitudes
-from onnxquant.activations.candidates import SCORED_SAMPLES, CandidateRunner
+from onnxquant.activations.candidates import JUDGED_SAMPLES, CandidateRunner
 from onnxquant.activations.equal_functions import easier_to_round, rebased
 from onnxquant.activations.placement import FOR_ACCURACY, Placement, place
 from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActivations
@@ -33,7 +33,7 @@ from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document
 from onnxquant.native import dispatch
 from onnxquant.numerics.score import Score
-from onnxquant.passes.equivalent.rebase import candidates as linear_streams
+from onnxquant.passes.equivalent.rebase import stream_tensors
 from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
 from onnxquant.recipe.rules import Recipe
@@ -131,9 +131,9 @@ class StaticSearch:
         self, document: Document, rules: Recipe, settings: StaticSettings, feeds: Feeds, progress: Progress
     ) -> None:
         self._document, self._rules, self._settings, self._progress = document, rules, settings, progress
-        self._streams = linear_streams(GraphEditor(document.proto.graph)) if settings.rebase else []
+        self._streams = stream_tensors(GraphEditor(document.proto.graph)) if settings.rebase else []
         self._compares = bool(self._streams) or settings.has_alternatives
-        self._feeds, judged = held_out(feeds, SCORED_SAMPLES) if self._compares else (feeds, feeds)
+        self._feeds, judged = held_out(feeds, JUDGED_SAMPLES) if self._compares else (feeds, feeds)
         self._runner = CandidateRunner(document, rules, judged, settings.threads)
         self._excluded = excluded_kernels(document, rules)
 
@@ -146,16 +146,16 @@ class StaticSearch:
         settings = self._settings
         model = self._calibrate(self._document, settings.methods, settings.balance, statistics, explore=True)
         best = self._best_of_methods(model, settings.methods, ())
-        functions = {best.title: best.score.judged}
+        functions = {best.title: best.score.criterion}
         if statistics is None:
             best = self._try_equal_functions(best, functions)
         if settings.may_solve:
             solved = self._with_solved_weights(best)
-            functions[solved.title] = solved.score.judged
-            if settings.solver != AUTO or solved.score.judged > best.score.judged:
+            functions[solved.title] = solved.score.criterion
+            if settings.solver != AUTO or solved.score.criterion > best.score.criterion:
                 best = solved
         if settings.goal is not None:
-            best = self._exclude(best, self._is_reached(settings.goal))
+            best = self._exclude(best, self._goal_test(settings.goal))
         return self._with_record(best, functions)
 
     def _with_record(self, best: Candidate, functions: Mapping[str, float]) -> ActivationPlan:
@@ -232,8 +232,8 @@ class StaticSearch:
 
     def _best_of_methods(self, model: CalibratedModel, methods: Sequence[str], changes: tuple[str, ...]) -> Candidate:
         candidates = [self._candidate(model, method) for method in methods]
-        best = max(candidates, key=lambda c: c.score.judged)
-        scores = {c.static.method: c.score.judged for c in candidates}
+        best = max(candidates, key=lambda c: c.score.criterion)
+        scores = {c.static.method: c.score.criterion for c in candidates}
         return replace(best, changes=changes, methods=scores)
 
     def _candidate(self, model: CalibratedModel, method: str, solved: Mapping[str, Encoded] | None = None) -> Candidate:
@@ -303,8 +303,8 @@ class StaticSearch:
                 methods = [start.static.method]
                 model = self._calibrate(function.document, methods, function.balance)
                 candidate = self._best_of_methods(model, methods, (*base.changes, function.change))
-                scores[candidate.title] = candidate.score.judged
-                if candidate.score.judged > best.score.judged:
+                scores[candidate.title] = candidate.score.criterion
+                if candidate.score.criterion > best.score.criterion:
                     best = candidate
         return best
 
@@ -337,7 +337,7 @@ class StaticSearch:
         weight = site.view.matrix(document.array(site.tensor))
         return gptq.solve(form, weight, inputs, dispatch.rounded_to_nearest(form, weight))
 
-    def _is_reached(self, goal: AccuracyGoal) -> Callable[[Candidate], bool]:
+    def _goal_test(self, goal: AccuracyGoal) -> Callable[[Candidate], bool]:
         """A function that tells whether a candidate reaches a goal."""
         ratio = -math.inf if goal.min_sqnr_db is None else goal.min_sqnr_db
         if goal.metric is None:
@@ -365,13 +365,13 @@ class StaticSearch:
         kernels = [u.node.output[0] for u in start.model.placement.kernels]
         gains: list[tuple[float, str]] = []
         for i, name in enumerate(kernels):
-            gains.append((self._excluding(start, [name]).score.judged, name))
-            self._progress("ranking sites", (i + 1) / len(kernels))
+            gains.append((self._excluding(start, [name]).score.criterion, name))
+            self._progress("ranking kernels", (i + 1) / len(kernels))
         best, excluded, enough = start, list[str](), False
         for i, (_, name) in enumerate(sorted(gains, reverse=True)):
             candidate = self._excluding(start, [*excluded, name])
-            self._progress("excluding sites", (i + 1) / len(kernels))
-            if candidate.score.judged >= best.score.judged + _WORTHWHILE_DB:
+            self._progress("excluding kernels", (i + 1) / len(kernels))
+            if candidate.score.criterion >= best.score.criterion + _WORTHWHILE_DB:
                 best, excluded = candidate, [*excluded, name]
                 if enough := is_enough(best):
                     break

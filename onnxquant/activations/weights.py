@@ -9,7 +9,7 @@ from onnxquant.activations.placement import Cause, FloatKernel
 from onnxquant.formats.base import Format
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.plan.planner import IntegerSites, make_plan, refusal_beside_integers
 from onnxquant.recipe.rules import Recipe
 from onnxquant.targets import Activations
@@ -20,13 +20,13 @@ OPSET, WIDE_OPSET = 13, 21
 
 def site_of(document: Document, tensor: str) -> Site:
     """The site of a weight, by the name of its tensor."""
-    return next(s for s in find(document)[0] if s.name == tensor)
+    return next(s for s in find_sites(document)[0] if s.name == tensor)
 
 
 def excluded_kernels(document: Document, rules: Recipe) -> dict[str, FloatKernel]:
     """Kernels whose weight cannot be int8 per channel under the rules, by the first output of their nodes."""
     reasons: dict[str, str] = {}
-    editor, sites, opset = GraphEditor(document.proto.graph), find(document)[0], max(document.opset, OPSET)
+    editor, sites, opset = GraphEditor(document.proto.graph), find_sites(document)[0], max(document.opset, OPSET)
     kernels = {n.output[0] for n in editor.nodes if kind_of(n, editor) is OpKind.KERNEL}
     readers = {s.name: {u.node.output[0] for u in s.uses} for s in sites}
     for site in sites:
@@ -50,7 +50,7 @@ def static_sites(document: Document, float_kernels: Mapping[str, FloatKernel]) -
     """
     editor = GraphEditor(document.proto.graph)
     multiplied, for_accuracy = set(), set()
-    for site in find(document)[0]:
+    for site in find_sites(document)[0]:
         nodes = [u.node for u in site.uses]
         in_float = [k for n in nodes if (k := float_kernels.get(n.output[0], float_kernels.get(n.name)))]
         if any(kernel.cause is Cause.ACCURACY for kernel in in_float):
@@ -62,7 +62,7 @@ def static_sites(document: Document, float_kernels: Mapping[str, FloatKernel]) -
 
 def dynamic_sites(document: Document, rules: Recipe) -> IntegerSites:
     """The sites that dynamic activations decide: every product whose weight can be int8 per channel."""
-    kind, sites = Activations.DYNAMIC, find(document)[0]
+    kind, sites = Activations.DYNAMIC, find_sites(document)[0]
     names = (s.name for s in sites if refusal_beside_integers(s, rules, kind, document.opset) is None)
     return IntegerSites(kind, frozenset(names))
 

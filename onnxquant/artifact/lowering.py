@@ -1,6 +1,6 @@
 """Lowering of a plan: a copy of the model in which every decision is carried out.
 
-The same code predicts sizes and writes files. With a Counter as the sink and no weights it only counts bytes; with a
+The same code predicts sizes and writes files. With a SizeCounter as the sink and no weights it only counts bytes; with a
 Publisher it writes them.
 """
 
@@ -16,8 +16,8 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import ModelEditor, Sink
 from onnxquant.graph.names import METADATA, ORIGIN
-from onnxquant.graph.publish import Counter, Publisher, is_stored
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.publish import Publisher, SizeCounter, is_stored
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.graph.traverse import graphs, replace_field, tensors
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.targets import layout_types, target_named
@@ -39,7 +39,7 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
     proto.CopyFrom(document.proto)
     copy = Document(proto, memoryview(b""), document.path)
     editor = ModelEditor(proto, sink)
-    sites = {s.name: s for s in find(copy)[0]}
+    sites = {s.name: s for s in find_sites(copy)[0]}
     lowered_sites: dict[str, list[tuple[Site, Format]]] = {}
     records = []
     for decision in plan.encoded:
@@ -79,7 +79,7 @@ def predict(document: Document, plan: Plan, output: str, *, external: bool) -> i
         output: file name of the output; a data file is named after it
         external: whether tensors go to the data file
     """
-    counter = Counter(external=external, location=f"{output}.data")
+    counter = SizeCounter(external=external, location=f"{output}.data")
     proto = lower(document, plan, counter, None)
     for graph in graphs(proto.graph):
         for tensor in graph.initializer:

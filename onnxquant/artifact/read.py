@@ -13,7 +13,7 @@ from onnxquant.artifact.records import Record
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
-from onnxquant.graph.model_editor import Stored
+from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.traverse import graphs
 from onnxquant.native import dispatch
 from onnxquant.targets import layout_types
@@ -24,15 +24,15 @@ T = onnx.TensorProto
 _CODES = (T.UINT8, T.INT8, T.UINT4, T.INT4, T.UINT2, T.INT2)
 _PLANES_OF_CODES = ("codes", "zero_points")
 
-Planes = Mapping[str, onnx.TensorProto]
+PlaneIndex = Mapping[str, onnx.TensorProto]
 
 
-def plane_index(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+def plane_index(proto: onnx.ModelProto) -> PlaneIndex:
     """Initializers of all graphs by name."""
     return {t.name: t for g in graphs(proto.graph) for t in g.initializer}
 
 
-def read_encoded(document: Document, record: Record, index: Planes | None = None) -> Encoded:
+def read_encoded(document: Document, record: Record, index: PlaneIndex | None = None) -> Encoded:
     """The encoded weight of a record.
 
     Args:
@@ -47,15 +47,17 @@ def read_encoded(document: Document, record: Record, index: Planes | None = None
     name, planes = next(iter(record.planes.items()))
     layout = _layout(record, name, document.opset)
     arrays = {}
-    for plane, stored in layout.stored().items():
+    for plane, spec in layout.specs().items():
         tensor = index.get(planes.get(plane, ""))
         if tensor is None:
             raise ModelError(f"{document.name}: plane {plane!r} of {record.name!r} is missing")
-        arrays[plane] = _array(document, tensor, stored, _array_type(plane, stored.elem_type))
+        arrays[plane] = _array(document, tensor, spec, _array_type(plane, spec.elem_type))
     return layout.unpack(arrays)
 
 
-def decode_weight(document: Document, record: Record, index: Planes, encoded: Encoded | None = None) -> NDArray[Any]:
+def decode_weight(
+    document: Document, record: Record, index: PlaneIndex, encoded: Encoded | None = None
+) -> NDArray[Any]:
     """The weight that a record stands for, in its original shape and type.
 
     Args:
@@ -69,18 +71,18 @@ def decode_weight(document: Document, record: Record, index: Planes, encoded: En
     return np.ascontiguousarray(record.view.restore(matrix).astype(record.dtype, copy=False))
 
 
-def _array(document: Document, tensor: onnx.TensorProto, stored: Stored, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _array(document: Document, tensor: onnx.TensorProto, spec: TensorSpec, dtype: np.dtype[Any]) -> NDArray[Any]:
     """A plane as an array; codes of less than 8 bits stay packed, in one axis."""
-    if tuple(tensor.dims) != stored.shape or tensor.data_type != stored.elem_type:
+    if tuple(tensor.dims) != spec.shape or tensor.data_type != spec.elem_type:
         raise ModelError(
-            f"{document.name}: plane {tensor.name!r} has shape {list(tensor.dims)}, expected {list(stored.shape)}"
+            f"{document.name}: plane {tensor.name!r} has shape {list(tensor.dims)}, expected {list(spec.shape)}"
         )
     raw = document.raw(tensor)
     content = raw if raw is not None else b""
-    if len(content) != stored.nbytes:
-        raise ModelError(f"{document.name}: plane {tensor.name!r} does not hold {stored.nbytes} bytes")
+    if len(content) != spec.nbytes:
+        raise ModelError(f"{document.name}: plane {tensor.name!r} does not hold {spec.nbytes} bytes")
     values = np.frombuffer(content, dtype)
-    return values.reshape(stored.shape) if values.size == np.prod(stored.shape, dtype=np.int64) else values
+    return values.reshape(spec.shape) if values.size == np.prod(spec.shape, dtype=np.int64) else values
 
 
 def _array_type(plane: str, elem_type: int) -> np.dtype[Any]:

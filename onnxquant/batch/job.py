@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from onnxquant.artifact.hashes import check_hashes
 from onnxquant.artifact.records import Origin
+from onnxquant.calibration.feeds import Data
 from onnxquant.convert import quantize as convert
 from onnxquant.errors import ModelError, OnnxQuantError, OutputError
 from onnxquant.graph.io import load
@@ -25,7 +26,6 @@ from onnxquant.recipe.progress import Progress
 from onnxquant.recipe.rules import Recipe
 from onnxquant.report import summary
 from onnxquant.report.report import Report
-from onnxquant.validation.reference import Data
 
 
 class Verdict(StrEnum):
@@ -111,7 +111,7 @@ class Job:
     source: Path
     output: Path
     recipe: str | Path | Mapping[str, Any] | None = None
-    data: Data = None
+    data: Data | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     skip_existing: bool = False
     previous: Row | None = None

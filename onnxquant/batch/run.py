@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from onnxquant.batch import process
 from onnxquant.batch.job import Job, Row
+from onnxquant.calibration.feeds import Data
 from onnxquant.errors import OutputError, RecipeError
 from onnxquant.graph.publish import atomically
 from onnxquant.json_data import JsonObject, from_json
 from onnxquant.recipe.declaration import declared
 from onnxquant.recipe.options import Options
 from onnxquant.report import summary
-from onnxquant.validation.reference import Data
 
 JOURNAL = "onnxquant-batch.json"
 
@@ -90,7 +90,7 @@ def batch(
     output_dir: str | Path,
     *,
     recipe: str | Path | Mapping[str, Any] | None = None,
-    data: Data = None,
+    data: Data | None = None,
     skip_existing: bool = False,
     continue_on_error: bool = False,
     jobs: int = 1,

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-Doubles = NDArray[np.float64]
+from onnxquant.numerics.arrays import Doubles
 
 
 @dataclass(frozen=True)

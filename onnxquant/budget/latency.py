@@ -17,7 +17,7 @@ from onnxquant.artifact import lowering
 from onnxquant.graph.io import load
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.publish import Publisher
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.native import dispatch
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
 
@@ -65,7 +65,7 @@ class ProductTimer:
         )  # fmt: skip
         opsets = [onnx.helper.make_opsetid("", self._opset)]
         document = load(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10))
-        plan = Plan((replace(decision, name=find(document)[0][0].name),))
+        plan = Plan((replace(decision, name=find_sites(document)[0][0].name),))
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "product.onnx"
             with Publisher(path, external=False, force=True) as publisher:

@@ -105,7 +105,7 @@ class CandidateMeter:
             for i, name in enumerate(heavy):
                 site, alone = self.free[name], choice.picked[name].noise
                 score = self.model.score({site.tensor.name: self.document.array(site.tensor)}, base)
-                gain = choice.measured - noise_share(score.judged)
+                gain = choice.measured - noise_share(score.criterion)
                 if alone > 0 and math.isfinite(gain):
                     factors[name] = float(np.clip(gain / alone, 1 / _MOST, _MOST))
                 self.context.progress("measuring interactions", (i + 1) / len(heavy))
@@ -206,7 +206,7 @@ class CandidateMeter:
         noise = cache.get(key)
         if noise is None:
             values = self._restored(site, dispatch.rounded_to_nearest(probe.form, self._matrix(site)))
-            noise = noise_share(self.model.score({site.tensor.name: values}).judged)
+            noise = noise_share(self.model.score({site.tensor.name: values}).criterion)
             cache.put(key, noise)
         return max(noise, _QUIETEST) / probe.loss
 

@@ -26,7 +26,7 @@ from onnxquant.budget.sensitivity import FloatModel
 from onnxquant.calibration.feeds import Chosen, Feeds, held_out
 from onnxquant.errors import ModelError, RecipeError
 from onnxquant.formats.base import Format
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.decibels import noise_share
 from onnxquant.numerics.score import Score, closeness
@@ -39,7 +39,7 @@ from onnxquant.solvers import jobs
 from onnxquant.validation.metric import Metric
 
 # Number of samples that noises are measured on, by the largest number of weights of the model.
-_JUDGED = ((10_000_000, 8), (100_000_000, 4), (math.inf, 2))
+_JUDGED_SAMPLES = ((10_000_000, 8), (100_000_000, 4), (math.inf, 2))
 # Noises are measured again around a choice this many times.
 _ROUNDS = 2
 # The search for the smallest model that keeps a bound: its steps, its first bound where no --min-sqnr is given, and the ratio
@@ -132,9 +132,9 @@ class _FormatSearcher:
 
     def __init__(self, context: Context, feeds: Feeds, folder: Path) -> None:
         self._context, self._options, self._document = context, context.options, context.document
-        self._sites, self._skipped = find(self._document)
+        self._sites, self._skipped = find_sites(self._document)
         self._formats = parse(self._options.formats or DEFAULT)
-        count = _judged(self._sites)
+        count = _judged_samples(self._sites)
         self._feeds, judged = held_out(feeds, count)
         free = self._free_sites()
         self._model = FloatModel(self._document, list(Chosen(judged, range(count))), folder, self._options.threads)
@@ -202,7 +202,7 @@ class _FormatSearcher:
             session = self._model.session(proto)
             score = self._model.score_of(session)
             keeps = self._quality.is_kept(session, score)
-        return replace(choice, measured=noise_share(score.judged), keeps=keeps)
+        return replace(choice, measured=noise_share(score.criterion), keeps=keeps)
 
     def _within_bytes(self, table: CandidateTable) -> FormatChoice:
         """The best choice within the bound on bytes.
@@ -284,7 +284,7 @@ class _FormatSearcher:
         )  # fmt: skip
 
 
-def _judged(sites: Sequence[Site]) -> int:
+def _judged_samples(sites: Sequence[Site]) -> int:
     """The number of samples that choices are judged on."""
     elements = sum(s.elements for s in sites)
-    return next(count for most, count in _JUDGED if elements <= most)
+    return next(count for most, count in _JUDGED_SAMPLES if elements <= most)

@@ -19,7 +19,6 @@ from onnxquant.observers import ranging
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
 
-Data = feeds_.Data | None
 DEFAULT_METHODS = ("minmax", "percentile", "entropy", "mse", "mean-std")
 """They need two statistics: extremes with moments, and a histogram."""
 
@@ -72,7 +71,7 @@ class CalibrateOptions:
 
 def calibrate(
     model: str | Path,
-    data: Data = None,
+    data: feeds_.Data | None = None,
     output: str | Path | None = None,
     *,
     progress: Progress = silent,
@@ -152,7 +151,9 @@ def _of_model(statistics: Statistics, document: Document) -> Statistics:
     return statistics
 
 
-def _open_feeds(source: Path | Document, data: Data, request: CalibrateOptions, settings: Options) -> feeds_.Feeds:
+def _open_feeds(
+    source: Path | Document, data: feeds_.Data | None, request: CalibrateOptions, settings: Options
+) -> feeds_.Feeds:
     if data is None and not request.synthetic:
         raise FeedError("calibration needs data that the model will see: give --data, or --synthetic to try things out")
     if data is not None and request.synthetic:

@@ -20,9 +20,9 @@ from onnxquant.calibration.feeds import Feeds
 from onnxquant.graph.analysis.conv_windows import windows
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.recipe.progress import Progress, silent
 
-Doubles = NDArray[np.float64]
 MEMORY = 512 << 20
 """Bytes that the matrices of one run over the samples may take; if they take more, there are several runs."""
 LARGEST = 288 << 20

@@ -8,7 +8,7 @@ from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
 from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.options import Options
 
@@ -83,7 +83,7 @@ def synthetic_samples(
     inputs = inputs_of(session)
     prepared = document.copy()
     prepare(prepared)
-    tables = feeds_.vocabulary(prepared, find(prepared)[0])
+    tables = feeds_.vocabulary(prepared, find_sites(prepared)[0])
     failure = ""
     for guess in feeds_.guesses(inputs, dims):
         feeds = feeds_.Synthetic(inputs, tables, guess, count, seed)

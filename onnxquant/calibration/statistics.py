@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from onnxquant.calibration import archive
-from onnxquant.calibration.feeds import Origin
+from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.errors import StatisticsError, nearest
 from onnxquant.json_data import from_json, to_json
 from onnxquant.observers import RangeObserver, accumulator_key, join, make, observer_named, ranging
@@ -34,7 +34,7 @@ class Statistics:
     model: str
     observers: dict[str, dict[str, Observer[Any]]] = field(default_factory=dict)
     samples: int = 0
-    sources: list[Origin] = field(default_factory=list)
+    sources: list[SampleOrigin] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -191,7 +191,7 @@ class Statistics:
                 key, part = rest.rsplit(".", 1)
                 states.setdefault(int(index), {}).setdefault(key, {})[part] = array
             observers = {t: _restored(names, states.get(i, {})) for i, (t, names) in enumerate(header["tensors"])}
-            sources = from_json(list[Origin], header["sources"])
+            sources = from_json(list[SampleOrigin], header["sources"])
             out = cls(header["model"], observers, header["samples"], sources, header["skipped"])
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise StatisticsError(f"{path}: damaged: {type(error).__name__} {error}") from None

@@ -19,8 +19,9 @@ from onnxquant.errors import RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.formats.matrix import Matrix
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.native import dispatch
+from onnxquant.numerics.arrays import Order
 from onnxquant.observers.absmean import AbsMean
 from onnxquant.passes.equivalent import permute
 from onnxquant.passes.equivalent.awq import Quantizer, ScaleForAwq
@@ -30,8 +31,6 @@ from onnxquant.plan.context import Context
 from onnxquant.plan.planner import make_plan
 from onnxquant.solvers.awq import Awq
 from onnxquant.solvers.base import Inputs
-
-Order = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def equivalent_model(context: Context) -> EquivalentModel:
     document, strategy = context.document, context.options.permutation
     if strategy is None and all(rule.solver != Awq.name for rule in context.rules.rules):
         return EquivalentModel(document)
-    sites, skipped = find(document)
+    sites, skipped = find_sites(document)
     encoded = make_plan(sites, skipped, context.rules, document.opset).encoded
     scaled = {d.name: d.format for d in encoded if d.solver == Awq.name}
     context = context.with_document(document.copy())
@@ -98,10 +97,10 @@ def equivalent_model(context: Context) -> EquivalentModel:
 
 def rescaled_weight_names(before: Document, after: Document) -> list[str]:
     """Names of the sites whose float weight differs between two models. Biases are not sites."""
-    tensors = {s.name: s.tensor for s in find(before)[0]}
+    tensors = {s.name: s.tensor for s in find_sites(before)[0]}
     return [
         s.name
-        for s in find(after)[0]
+        for s in find_sites(after)[0]
         if s.name not in tensors or not _is_equal(before.array(tensors[s.name]), after.array(s.tensor))
     ]
 
@@ -185,7 +184,7 @@ def _permute(context: Context, strategy: Strategy, names: Container[str]) -> tup
 def _readers_by_activation(document: Document, names: Container[str]) -> dict[str, list[_SiteReader]]:
     """The readers of each activation that is multiplied with one of these weights."""
     readers: dict[str, list[_SiteReader]] = {}
-    for site in find(document)[0]:
+    for site in find_sites(document)[0]:
         for reader in nodes_showing_the_input(site, document.proto.graph) if site.name in names else ():
             readers.setdefault(reader.node.input[0], []).append(_SiteReader(site, reader))
     return readers

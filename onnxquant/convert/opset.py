@@ -14,7 +14,7 @@ from onnxquant import runtime
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import MAX_OPSET, Document
 from onnxquant.graph.publish import write_copy
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
 from onnxquant.passes.prepare.opset import ConvertOpset
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.options import Options
@@ -48,7 +48,7 @@ def raise_opset(document: Document, recipe: Recipe, required: int = 0) -> list[s
 
 def _useful_opset(document: Document, recipe: Recipe) -> int:
     """The newest opset that decisions for target ``onnx`` gain by."""
-    sites, skipped = find(document)
+    sites, skipped = find_sites(document)
     plan = make_plan(sites, skipped, recipe, MAX_OPSET)
     by_name = {s.name: s for s in sites}
     decided = [(by_name[d.name].folded() if d.folded else by_name[d.name], d) for d in plan.encoded]

@@ -9,11 +9,12 @@ from onnxquant.activations.dynamic import plan_dynamic
 from onnxquant.activations.plan import ActivationPlan
 from onnxquant.activations.search import plan_static
 from onnxquant.budget.search import ChosenFormats
-from onnxquant.convert.equivalent import Order, equivalent_model, rescaled_weight_names
+from onnxquant.convert.equivalent import equivalent_model, rescaled_weight_names
 from onnxquant.convert.prepare_model import weights_changed_on_request
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
+from onnxquant.numerics.arrays import Order
 from onnxquant.plan.context import Context
 from onnxquant.plan.decision import Plan
 from onnxquant.plan.planner import make_plan
@@ -50,7 +51,7 @@ def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
     equivalent = equivalent_model(context)
     activations = _activation_plan(context.with_document(equivalent.document))
     document = activations.document
-    sites, skipped = find(document)
+    sites, skipped = find_sites(document)
     plan = make_plan(sites, skipped, context.rules, document.opset, activations.sites, equivalent.orders)
     rescaled = tuple(dict.fromkeys([*weights_changed_on_request(context), *equivalent.rescaled]))
     plan = replace(plan, activations=activations.activations, rescaled=rescaled, origin=context.origin)

@@ -24,7 +24,7 @@ from onnxquant.errors import ModelError, OutputError, RecipeError
 from onnxquant.graph import identity
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
 from onnxquant.plan.context import Context, workspace
 from onnxquant.plan.decision import Plan
 from onnxquant.recipe.files import read_recipe
@@ -101,7 +101,7 @@ def quantize(
             provenance.check()
         model = plan_model(context, search)
         if settings.save_recipe is not None:
-            recipe_of_plan.save(model.plan, find(model.document)[0], context.rules, settings)
+            recipe_of_plan.save(model.plan, find_sites(model.document)[0], context.rules, settings)
         report = _encode_and_write(model, provenance.place, notes)
         report.search = search.result if search else None
         return provenance.finish(report)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import grams
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
-from onnxquant.convert.equivalent import Order
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.sites import Site, find_sites
+from onnxquant.numerics.arrays import Order
 from onnxquant.plan.context import Context
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.recipe.progress import Progress
@@ -86,7 +86,7 @@ class _Weights:
 
     def __init__(self, context: Context, decisions: Sequence[EncodeDecision], orders: Mapping[str, Order]) -> None:
         self.decisions = {d.name: d for d in decisions}
-        self.sites: dict[str, Site] = {s.name: s for s in find(context.document)[0] if s.name in self.decisions}
+        self.sites: dict[str, Site] = {s.name: s for s in find_sites(context.document)[0] if s.name in self.decisions}
         self._document, self._orders = context.document, orders
 
     def task(self, name: str) -> jobs.Task:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxquant.errors import RangeError, WeightError
+from onnxquant.formats.planes import Planes
 from onnxquant.numerics.rows import row_ranges
 
 Matrix = NDArray[np.float32]
-Planes = dict[str, NDArray[Any]]
 
 # Bytes of float32 that are encoded or decoded at a time: temporaries stay in cache and never grow with the weight.
 CHUNK_BYTES = 4 << 20

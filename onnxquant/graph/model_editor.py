@@ -21,8 +21,8 @@ Make = Callable[[], NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One array as a tensor of the model: shape, ONNX element type, bytes when packed."""
+class TensorSpec:
+    """A tensor of the model without its values: shape, ONNX element type, bytes when packed."""
 
     shape: tuple[int, ...]
     elem_type: int
@@ -60,10 +60,10 @@ class ModelEditor:
         """The editor of one of the model's graphs."""
         return next(editor for editor in self._editors if editor.graph is graph)
 
-    def plane(self, graph: onnx.GraphProto, base: str, stored: Stored, make: Make) -> str:
+    def plane(self, graph: onnx.GraphProto, base: str, spec: TensorSpec, make: Make) -> str:
         """Add an initializer whose bytes go to the sink; its name is returned."""
-        tensor = graph.initializer.add(name=self.name(base), data_type=stored.elem_type, dims=stored.shape)
-        self.sink.store(tensor, stored.nbytes, make)
+        tensor = graph.initializer.add(name=self.name(base), data_type=spec.elem_type, dims=spec.shape)
+        self.sink.store(tensor, spec.nbytes, make)
         return str(tensor.name)
 
     def constant(self, graph: onnx.GraphProto, base: str, array: NDArray[Any] | np.generic) -> str:

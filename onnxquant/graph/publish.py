@@ -37,7 +37,7 @@ STORED = "\x00stored"
 _COPY = 16 << 20
 
 
-class Counter:
+class SizeCounter:
     """A sink that counts the bytes that a Publisher would write.
 
     Args:

@@ -168,7 +168,7 @@ class _Candidate:
         return self.excuses[0] if self.excuses else "nothing consumes it"
 
 
-def find(document: Document) -> tuple[list[Site], list[SkippedConstant]]:
+def find_sites(document: Document) -> tuple[list[Site], list[SkippedConstant]]:
     """Every constant float weight of a model: as a site, or skipped with the reason."""
     candidates: list[_Candidate] = []
     _collect(document.proto.graph, {}, candidates, document.proto.ir_version)

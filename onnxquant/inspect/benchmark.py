@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxquant import runtime
+from onnxquant.calibration.feeds import Data
 from onnxquant.calibration.samples import Samples
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import load
 from onnxquant.recipe.options import Options
 from onnxquant.validation.latency import TimedModel, latencies
-from onnxquant.validation.reference import Data, sampled_outputs
+from onnxquant.validation.reference import sampled_outputs
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class BenchmarkRow:
     kernels: dict[str, int]
 
 
-def benchmark(*models: str | Path, data: Data = None, **options: object) -> list[BenchmarkRow]:
+def benchmark(*models: str | Path, data: Data | None = None, **options: object) -> list[BenchmarkRow]:
     """Sizes and latencies of models with the same inputs, their runs interleaved; one row each.
 
     Args:

@@ -14,7 +14,7 @@ from onnxquant.artifact.records import Metadata, Record
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.graph.io import Document, load, nbytes
 from onnxquant.graph.names import DOMAIN
-from onnxquant.graph.sites import FLOATS, find
+from onnxquant.graph.sites import FLOATS, find_sites
 from onnxquant.graph.traverse import tensors
 from onnxquant.inspect.compatibility import minimum_onnxruntime
 from onnxquant.json_data import EMPTY, OPTIONAL, JsonKey
@@ -184,7 +184,7 @@ def _weights(document: Document, encoded: Sequence[Record]) -> _Weights:
     side = [t for t in stored if t.data_type in FLOATS]
     sizes = {t.name: nbytes(t) for t in stored}
     count = sum(record.elements for record in encoded)
-    sites, others = find(document)
+    sites, others = find_sites(document)
     in_float = sum(s.elements for s in sites) + sum(prod(c.shape) for c in others) - sum(prod(t.dims) for t in side)
     float_bytes = sum(s.nbytes for s in sites) + sum(c.nbytes for c in others) - sum(map(nbytes, side))
     return _Weights(count + in_float, count, sum(sizes.values()) + float_bytes, sizes)

@@ -15,7 +15,7 @@ from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import load
 from onnxquant.graph.publish import Publisher, refuse_overwriting
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.passes.pipeline import prepare
 from onnxquant.plan.decision import EncodeDecision, KeepDecision, Plan
 from onnxquant.plan.planner import decide
@@ -50,7 +50,7 @@ class Model:
     def __init__(self, source: str | Path | onnx.ModelProto, *, external_roots: Iterable[str] = ()) -> None:
         self._document = load(source, tuple(external_roots))
         prepare(self._document)
-        self.sites: list[Site] = find(self._document)[0]
+        self.sites: list[Site] = find_sites(self._document)[0]
         self._chosen: dict[str, _Choice] = {}
 
     def _site(self, name: str) -> Site:

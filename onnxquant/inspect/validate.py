@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from onnxquant.artifact.records import records
+from onnxquant.calibration.feeds import Data
 from onnxquant.calibration.samples import Samples
 from onnxquant.graph.io import load
 from onnxquant.recipe.options import Options
@@ -16,13 +17,12 @@ from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
 from onnxquant.validation.compare import compare, outputs_of_original, prepared_like
 from onnxquant.validation.contributions import site_contributions
-from onnxquant.validation.reference import Data
 
 
 def validate(
     original: str | Path | onnx.ModelProto,
     quantized: str | Path,
-    data: Data = None,
+    data: Data | None = None,
     *,
     detailed: bool = False,
     progress: Progress = silent,

@@ -19,13 +19,13 @@ class Score(NamedTuple):
     """Signal to noise ratios of outputs against those of the float model, of the worst output, in decibels.
 
     Attributes:
-        judged: ratio by which candidates are compared. Probabilities are replaced by the logits that a Softmax made them
+        criterion: ratio by which candidates are compared. Probabilities are replaced by the logits that a Softmax made them
             from: the error of a probability near 1/2 is many thousand times that of one near 1, so that otherwise a few
             samples would decide.
         total: ratio of the outputs as they are.
     """
 
-    judged: float
+    criterion: float
     total: float
 
 
@@ -41,8 +41,8 @@ def closeness(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str,
         for name, value in expected.items():
             if isinstance(value, np.ndarray) and value.dtype.kind == "f":
                 a, b = value.astype(np.float64), np.asarray(outputs[name], np.float64)
-                judged = _powers(_logits(a), _logits(b)) if _are_probabilities(a) else _powers(a, b)
-                powers[name] = powers.get(name, np.zeros((2, 2))) + np.array([judged, _powers(a, b)])
+                criterion = _powers(_logits(a), _logits(b)) if _are_probabilities(a) else _powers(a, b)
+                powers[name] = powers.get(name, np.zeros((2, 2))) + np.array([criterion, _powers(a, b)])
     ratios = [[decibels(*p) for p in both] for both in powers.values() if both[:, 0].all()]
     return Score(*(min(r) for r in zip(*ratios, strict=True))) if ratios else Score(math.inf, math.inf)
 

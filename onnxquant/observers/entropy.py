@@ -11,11 +11,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.observers.base import ActivationGrid, RangeObserver
 from onnxquant.observers.histogram import HALF, HALF_BITS, Histogram
 
 _BITS = 11  # TensorRT's histograms have 2048 bins
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
@@ -56,7 +56,7 @@ class Entropy(RangeObserver[Histogram]):
         return max(float(low), histogram.low), min(float(high), histogram.high)
 
 
-def divergences(counts: Floats, starts: Ints, ends: Ints, groups: int) -> Floats:
+def divergences(counts: Doubles, starts: Ints, ends: Ints, groups: int) -> Doubles:
     """KL(P || Q) for each candidate of bins starts[i] .. ends[i] - 1; infinite where Q is 0 and P is not.
 
     Q is constant over the bins of a group that are not empty, so with P log P, P and the number of such bins summed up
@@ -80,5 +80,5 @@ def divergences(counts: Floats, starts: Ints, ends: Ints, groups: int) -> Floats
     return np.where(missing, np.inf, divergence)
 
 
-def _xlogx(x: Floats) -> Floats:
+def _xlogx(x: Doubles) -> Doubles:
     return x * np.log(np.where(x > 0, x, 1))

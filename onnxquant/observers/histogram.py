@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.observers.base import Accumulator, Batch, State, scalar
 
 HALF_BITS = 12
@@ -25,15 +26,14 @@ MIN_EXPONENT = -100
 """The finest width is 2^-100: its inverse is a float32."""
 
 _CHUNK = 1 << 15
-Floats = NDArray[np.float64]
 
 
 class Masses(NamedTuple):
     """Bins that are not empty: their bounds, cut to the smallest and largest value, and their counts."""
 
-    left: Floats
-    right: Floats
-    mass: Floats
+    left: Doubles
+    right: Doubles
+    mass: Doubles
 
 
 @dataclass(frozen=True)

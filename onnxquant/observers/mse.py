@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.observers.base import ActivationGrid, RangeObserver
 from onnxquant.observers.histogram import Histogram, Masses
 
-Floats = NDArray[np.float64]
 # Steps as powers of two of the step that clips nothing, and codes of zero: first over the whole range ...
 _COARSE_POWERS, _COARSE_ZEROS = np.linspace(-10, 1, 23), 9
 # ... then ever closer to the best: (spread of powers, part of all steps between codes of zero).
@@ -53,14 +52,14 @@ class MseRange(RangeObserver[Histogram]):
         return 0.0 - zero * step, (steps - zero) * step
 
 
-def _best(masses: Masses, steps: Floats, zeros: Floats, count: int) -> tuple[float, float]:
+def _best(masses: Masses, steps: Doubles, zeros: Doubles, count: int) -> tuple[float, float]:
     """The best of all pairs of a step and a code of zero."""
     step, zero = (a.ravel() for a in np.meshgrid(steps, np.unique(zeros)))
     best = int(np.argmin(expected_errors(masses, step, zero, count)))
     return float(step[best]), float(zero[best])
 
 
-def expected_errors(masses: Masses, step: Floats, zero: Floats, count: int) -> Floats:
+def expected_errors(masses: Masses, step: Doubles, zero: Doubles, count: int) -> Doubles:
     """Expected squared error, times the number of values, of each candidate.
 
     Within a bin, values are taken as evenly spread. With u = x / step and k the nearest code, the integral of the squared
@@ -75,13 +74,13 @@ def expected_errors(masses: Masses, step: Floats, zero: Floats, count: int) -> F
     step, zero = step[:, None], zero[:, None]
     left, right, mass = masses
 
-    def code(u: Floats) -> Floats:
+    def code(u: Doubles) -> Doubles:
         return np.clip(np.round(u), -zero, count - zero)
 
-    def integral(x: Floats) -> Floats:
+    def integral(x: Doubles) -> Doubles:
         u = x / step
         k = code(u)
-        result: Floats = k / 12 + (u - k) ** 3 / 3
+        result: Doubles = k / 12 + (u - k) ** 3 / 3
         return result
 
     spread = right - left
@@ -90,5 +89,5 @@ def expected_errors(masses: Masses, step: Floats, zero: Floats, count: int) -> F
     if flat.any():
         at = left[flat]
         per_bin[:, flat] = (at - code(at / step) * step) ** 2
-    errors: Floats = per_bin @ mass
+    errors: Doubles = per_bin @ mass
     return errors

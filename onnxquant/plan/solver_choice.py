@@ -7,7 +7,7 @@ from dataclasses import replace
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.solvers import solver_named
 from onnxquant.solvers.gptq import Gptq
@@ -30,7 +30,7 @@ def assign_solvers(plan: Plan, document: Document, *, has_samples: bool) -> Plan
         RecipeError: a rule asks for a solver that needs the inputs of weights, and there are no samples.
     """
     main = document.proto.graph
-    observable = {s.name for s in find(document)[0] if nodes_showing_the_input(s, main)} if has_samples else set()
+    observable = {s.name for s in find_sites(document)[0] if nodes_showing_the_input(s, main)} if has_samples else set()
     decisions = [
         with_solver(d, inputs_observable=d.name in observable, has_samples=has_samples)
         if isinstance(d, EncodeDecision)

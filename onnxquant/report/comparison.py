@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnxquant.report.data import ReportData, State
 from onnxquant.report.units import decibels, size, times
-from onnxquant.report.verdict import verdict
+from onnxquant.report.verdict import verdict_of
 
 # Titles of columns; ">" stands before those of numbers.
 COLUMNS = ("report", "verdict", ">size", ">smaller", ">bits per weight", ">worst output", ">speed", ">encoded")
@@ -111,17 +111,17 @@ def compare(reports: Mapping[str, ReportData]) -> Comparison:
 
 
 def _row(name: str, report: ReportData) -> ReportRow:
-    judged = verdict(report)
+    verdict = verdict_of(report)
     return ReportRow(
         report=name,
-        state=judged.state,
+        state=verdict.state,
         bytes=report.final_bytes,
-        ratio=judged.smaller,
+        ratio=verdict.smaller,
         bits_per_weight=report.bits_per_weight,
-        worst_sqnr_db=judged.worst_sqnr_db,
-        speed=judged.faster,
-        encoded=judged.encoded,
-        weights=judged.weights,
+        worst_sqnr_db=verdict.worst_sqnr_db,
+        speed=verdict.faster,
+        encoded=verdict.encoded,
+        weights=verdict.weights,
     )
 
 

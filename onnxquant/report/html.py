@@ -15,18 +15,18 @@ from onnxquant.report.data import ReportData
 from onnxquant.report.plots import plots
 from onnxquant.report.serialize import report_to_json
 from onnxquant.report.units import decibels, figure
-from onnxquant.report.verdict import verdict
+from onnxquant.report.verdict import verdict_of
 from onnxquant.report.warnings import warnings
 
 
 def render(report: ReportData) -> str:
     """The report as a page."""
-    judged = verdict(report)
+    verdict = verdict_of(report)
     return _template("page.html.j2").render(
         report=report,
         rows=rows,
         embedded=embedded(report_to_json(report)),
-        verdict=judged,
+        verdict=verdict,
         warnings=warnings(report),
         plots={name: Markup(svg) for name, svg in plots(report).items()},
     )

@@ -8,18 +8,18 @@ from collections.abc import Iterable, Sequence
 from onnxquant.report import comparison, rows
 from onnxquant.report.comparison import Comparison
 from onnxquant.report.data import ReportData
-from onnxquant.report.verdict import verdict
+from onnxquant.report.verdict import verdict_of
 from onnxquant.report.warnings import warnings
 
 
 def render(report: ReportData) -> str:
     """The report as Markdown."""
-    judged = verdict(report)
-    figures = judged.figures(report.original_bytes, report.final_bytes)
+    verdict = verdict_of(report)
+    figures = verdict.figures(report.original_bytes, report.final_bytes)
     parts = [
-        f"# {judged.state}: {_text(report.output or report.source)}",
+        f"# {verdict.state}: {_text(report.output or report.source)}",
         ", ".join(figures) + ".",
-        f"**Next:** {judged.next}",
+        f"**Next:** {verdict.next}",
     ]
     parts += _list("Problems", report.problems) + _list("Warnings", warnings(report))
     parts += _table("Cost", rows.COSTS, [c.cells for c in rows.costs(report)])

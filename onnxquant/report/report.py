@@ -7,9 +7,9 @@ from typing import Self
 
 from onnxquant.json_data import JsonObject, JsonValue
 from onnxquant.report import serialize, write
-from onnxquant.report import verdict as verdict_
 from onnxquant.report import warnings as warnings_
 from onnxquant.report.data import ReportData, Verdict
+from onnxquant.report.verdict import verdict_of
 
 
 class Report(ReportData):
@@ -18,7 +18,7 @@ class Report(ReportData):
     @property
     def verdict(self) -> Verdict:
         """The result in figures, and a sentence that says what to do next."""
-        return verdict_.verdict(self)
+        return verdict_of(self)
 
     @property
     def warnings(self) -> list[str]:

@@ -275,8 +275,8 @@ def _ranges(record: StaticRecord) -> list[tuple[str, str]]:
     """The choice of ranges and codes."""
     rows = []
     if use := record.samples:
-        judged = f"{use.judged} others to judge by" if use.apart else f"{use.judged} of them to judge by"
-        rows.append(("samples", f"{use.calibrated}, {judged}"))
+        judges = f"{use.judged} others to judge by" if use.apart else f"{use.judged} of them to judge by"
+        rows.append(("samples", f"{use.calibrated}, {judges}"))
     if record.method:
         tried = _scores(record.tried.items())
         rows.append(("ranges", f"{record.method}{f' (tried: {tried})' if tried else ''}"))

@@ -16,7 +16,7 @@ from onnxquant.plan.activations import read_activations
 from onnxquant.plan.decision import decision_from_dict
 from onnxquant.report import schema
 from onnxquant.report.data import FileHashes, Float16Error, Judgement, ReportData, Request, SiteResult, Verdict
-from onnxquant.report.verdict import verdict
+from onnxquant.report.verdict import verdict_of
 from onnxquant.report.warnings import warnings
 from onnxquant.validation.checks import WeightChecks
 from onnxquant.validation.proof import Problem, Proof
@@ -32,7 +32,7 @@ def report_to_json(report: ReportData) -> JsonObject:
         "onnxquant": report.environment["onnxquant"],
         "source": report.source,
         "output": report.output,
-        "verdict": to_json(verdict(report)),
+        "verdict": to_json(verdict_of(report)),
         "passed": report.passed,
         "problems": to_json(report.problems),
         "warnings": to_json(warnings(report)),

@@ -6,7 +6,7 @@ import math
 import re
 
 from onnxquant.report.data import ReportData, State
-from onnxquant.report.verdict import verdict
+from onnxquant.report.verdict import verdict_of
 
 # FAILED: written, but the proof or a bound failed.
 WORDS = {State.PASSED: "PASSED", State.FAILED: "FAILED", State.UNPROVEN: "WRITTEN", State.PLANNED: "PLANNED"}
@@ -30,6 +30,6 @@ def line(verdict: str, name: str, smaller: float | None, sqnr_db: float | None, 
 
 def summary(report: ReportData) -> str:
     """A report in one line."""
-    judged = verdict(report)
+    verdict = verdict_of(report)
     name = str(report.output or report.source)
-    return line(WORDS[judged.state], name, judged.smaller, judged.worst_sqnr_db, judged.faster)
+    return line(WORDS[verdict.state], name, verdict.smaller, verdict.worst_sqnr_db, verdict.faster)

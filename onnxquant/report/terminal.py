@@ -14,7 +14,7 @@ from onnxquant.plan.decision import EncodeDecision, KeepDecision
 from onnxquant.report import rows
 from onnxquant.report.data import ReportData, SiteResult, State
 from onnxquant.report.units import decibels, figure, size
-from onnxquant.report.verdict import verdict
+from onnxquant.report.verdict import verdict_of
 from onnxquant.report.warnings import warnings
 from onnxquant.solvers.rtn import Rtn
 from onnxquant.validation.metric import MetricResult
@@ -174,16 +174,16 @@ def _structure(structure: Structure) -> list[tuple[str, str]]:
 
 
 def _show_verdict(report: ReportData, console: Console) -> None:
-    judged, proof = verdict(report), report.proof
-    color = _COLORS[judged.state]
+    verdict, proof = verdict_of(report), report.proof
+    color = _COLORS[verdict.state]
     name = f"{report.source} -> {report.output}" if report.planned else str(report.output or report.source)
-    figures = ", ".join(judged.figures(report.original_bytes, report.final_bytes))
+    figures = ", ".join(verdict.figures(report.original_bytes, report.final_bytes))
     console.print(
-        f"[{color}]{judged.state}[/{color}] {escape(name)}: {figures}{'; nothing was written' * report.planned}",
+        f"[{color}]{verdict.state}[/{color}] {escape(name)}: {figures}{'; nothing was written' * report.planned}",
         soft_wrap=True,
     )
     for note in proof.notes if proof else []:
         console.print(f"  [dim]{escape(note)}[/dim]")
     for problem in report.problems:
         console.print(f"  [red]-[/red] {escape(problem)}")
-    console.print(f"[bold]next[/bold] {escape(judged.next)}", soft_wrap=True)
+    console.print(f"[bold]next[/bold] {escape(verdict.next)}", soft_wrap=True)

@@ -11,7 +11,7 @@ from onnxquant.validation.proof import ProblemKind, Proof
 _SLOWER = 0.95
 
 
-def verdict(report: ReportData) -> Verdict:
+def verdict_of(report: ReportData) -> Verdict:
     """The verdict on a report, as it was saved with it or as it follows from its fields."""
     if report.judgement is not None:
         return report.judgement.verdict

@@ -28,8 +28,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import Indices, LevelGrid, nearest, spread, values
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.numerics.rows import Split, in_threads
-from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, losses, rounded
+from onnxquant.solvers.base import Inputs, Solver, best_rows, losses, rounded
 from onnxquant.solvers.gptq import shrinkage
 from onnxquant.solvers.mse import LeastSquares
 

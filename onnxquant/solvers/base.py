@@ -19,9 +19,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import nearest
 from onnxquant.formats.matrix import Matrix, chunks
 from onnxquant.native import dispatch
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.numerics.rows import Split, by_rows
 
-Doubles = NDArray[np.float64]
 # Rows that are multiplied with a Gram matrix together: bounds the memory for tall weights.
 _ROWS = 512
 

@@ -10,8 +10,8 @@ import numpy as np
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.grid import FloatArray, LevelGrid, nearest_level
 from onnxquant.formats.matrix import Matrix, split
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.numerics.rows import Split, by_rows
-from onnxquant.solvers.base import Doubles
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,8 +32,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import FloatArray, LevelGrid, nearest, nearest_level
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.numerics.rows import Split
-from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, losses
+from onnxquant.solvers.base import Inputs, Solver, best_rows, losses
 from onnxquant.solvers.mse import LeastSquares
 
 # From the values of one column of every group [groups, rows] and its index [groups] to the nearest values that codes have.

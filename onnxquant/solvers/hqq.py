@@ -21,8 +21,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import FloatArray, LevelGrid, nearest_level
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.numerics.rows import Split, by_rows
-from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded
+from onnxquant.solvers.base import Inputs, Solver, best_rows, rounded
 from onnxquant.solvers.columns import GroupColumns, better_units, each_part
 
 P = 0.7

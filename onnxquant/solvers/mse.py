@@ -20,8 +20,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import LevelGrid
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.numerics.rows import Split, by_rows
-from onnxquant.solvers.base import Doubles, Inputs, Solver, best_rows, rounded, weighted
+from onnxquant.solvers.base import Inputs, Solver, best_rows, rounded, weighted
 from onnxquant.solvers.columns import GroupColumns, Sums, better_units, each_part
 
 Measure = Callable[[LevelGrid], Sums]

@@ -118,6 +118,6 @@ def add_planes(editor: ModelEditor, site: Site, layout: Layout, encoded: Encoded
     """
     arrays = layout.pack(encoded) if encoded else {}
     return {
-        plane: editor.plane(site.graph, f"{site.tensor.name}/{plane}", stored, partial(arrays.__getitem__, plane))
-        for plane, stored in layout.stored().items()
+        plane: editor.plane(site.graph, f"{site.tensor.name}/{plane}", spec, partial(arrays.__getitem__, plane))
+        for plane, spec in layout.specs().items()
     }

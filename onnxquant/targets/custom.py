@@ -102,7 +102,7 @@ class Custom(Target):
                 for bias in (False, True):
                     if bodies.op_name(kind, layout.form, bias=bias) in called:
                         needs = bodies.Needs(editor.opset, half, ragged, bias)
-                        editor.function(bodies.body(kind, layout.form, tuple(layout.stored()), needs))
+                        editor.function(bodies.body(kind, layout.form, tuple(layout.specs()), needs))
         editor.import_domain(MICROSOFT, 1)
         types = {s.name: s.tensor.data_type for s, _ in lowered}
         for graph in graphs(editor.proto.graph):

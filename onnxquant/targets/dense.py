@@ -59,7 +59,7 @@ def _decode(nodes: GraphNodes, layout: DenseLayout, form: ScaledCodes, names: Ma
         codes = nodes.op("Sub", codes, _spread(nodes, layout, nodes.floats(names["zero_points"])))
     elif layout.packed:
         codes = nodes.op("Sub", codes, nodes.number(form.offset))
-    scales = names["scales"] if layout.stored()["scales"].elem_type == F32 else nodes.floats(names["scales"])
+    scales = names["scales"] if layout.specs()["scales"].elem_type == F32 else nodes.floats(names["scales"])
     decoded = nodes.op("Mul", codes, _spread(nodes, layout, scales))
     view, elem_type = layout.view, nodes.site.tensor.data_type
     if isinstance(form.granularity, PerBlock):

@@ -121,7 +121,7 @@ def _lower_products(editor: ModelEditor, site: Site, layout: ColumnsLayout, enco
 def _dequantized(editor: ModelEditor, site: Site, layout: ColumnsLayout, names: Mapping[str, str]) -> str:
     nodes, scales, granularity = GraphNodes(editor, site), names["scales"], layout.form.granularity
     elem_type = F16 if site.tensor.data_type == F16 else F32
-    if layout.stored()["scales"].elem_type != elem_type:
+    if layout.specs()["scales"].elem_type != elem_type:
         # It folds when a session is created, so that scales are stored in 16 bits.
         scales = nodes.cast(scales, elem_type)
     attributes: dict[str, Any] = {}

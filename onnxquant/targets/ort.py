@@ -82,7 +82,7 @@ class _Blockwise:
         self.in_half = site.tensor.data_type == F16
         nodes = GraphNodes(editor, site)
         scales = names["scales"]
-        if layout.stored()["scales"].elem_type != F32:
+        if layout.specs()["scales"].elem_type != F32:
             # It folds when a session is created, so that scales are stored in 16 bits.
             scales = nodes.floats(scales)
         self.scales = self._expanded(nodes, scales, (layout.rows, layout.blocks), layout.groups)

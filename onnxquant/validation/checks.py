@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Matrix = NDArray[np.float32]
+from onnxquant.formats.matrix import Matrix
+
 # Above this the product holds more error than signal.
 LOST = 1.0
 _SEED = 0

@@ -12,7 +12,7 @@ from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import write_copy
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
@@ -135,7 +135,7 @@ def _add_kernels(proof: Proof, prepared: Document, document: Document, path: Pat
     if has_our_ops(document):
         optimized = runtime.optimized_graph(path, threads=threads)
         proof.kernels.library = runtime.histogram(optimized)
-    for name, kernel in kernels_of(records(document.proto), find(prepared)[0], optimized).items():
+    for name, kernel in kernels_of(records(document.proto), find_sites(prepared)[0], optimized).items():
         if name in proof.weights:
             proof.weights[name] = replace(proof.weights[name], kernel=kernel)
 

@@ -22,7 +22,7 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import with_weights
 from onnxquant.graph.names import ACTIVATION
 from onnxquant.graph.publish import Publisher
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.graph.traverse import graphs
 from onnxquant.numerics.decibels import decibels
 from onnxquant.numerics.difference import rescaled_like
@@ -126,7 +126,7 @@ def _decoded(quantized: Document, path: Path) -> onnx.ModelProto:
 
 
 def _changes(prepared: Document, quantized: Document, base: onnx.ModelProto) -> Iterator[_Change]:
-    originals = {s.name: s for s in find(prepared)[0]}
+    originals = {s.name: s for s in find_sites(prepared)[0]}
     others = rescaled_weights(quantized.proto)
     index = plane_index(quantized.proto)
 

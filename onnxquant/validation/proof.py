@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
-from onnxquant.calibration.feeds import Origin
+from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.json_data import EMPTY, INLINE, OPTIONAL, JsonKey
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.plan.activations import ActivationRecord
@@ -170,7 +170,7 @@ class Proof:
     weights: dict[str, WeightProof] = field(default_factory=dict)
     distributions: dict[str, Distribution | None] = field(default_factory=dict)
     outputs: dict[str, OutputErrors] = field(default_factory=dict)
-    feeds: Origin | None = field(default=None, metadata=EMPTY)
+    feeds: SampleOrigin | None = field(default=None, metadata=EMPTY)
     latency: Latency | None = field(default=None, metadata=EMPTY)
     loading: Loading | None = field(default=None, metadata=EMPTY)
     kernels: RunOps = field(default_factory=RunOps)

@@ -12,11 +12,10 @@ from onnxquant.calibration import feeds as feeds_
 from onnxquant.calibration.samples import Samples, inputs_of
 from onnxquant.errors import FeedError, ModelError, RecipeError, nearest
 from onnxquant.graph.io import load
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
 from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.options import Options
 
-Data = feeds_.Data | None
 # Outputs by name: arrays, or the sequences and maps that onnxruntime returns.
 Outputs = Mapping[str, Any]
 
@@ -33,7 +32,7 @@ class SampledOutputs:
 
     feeds: list[feeds_.Feed]
     outputs: list[dict[str, Any]]
-    origin: feeds_.Origin
+    origin: feeds_.SampleOrigin
 
 
 def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> SampledOutputs:
@@ -64,7 +63,7 @@ def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> S
 def _synthetic(model: Path, session: runtime.Session, inputs: list[feeds_.Input], options: Options) -> SampledOutputs:
     document = load(model, options.external_root)
     prepare(document)
-    tables = feeds_.vocabulary(document, find(document)[0])
+    tables = feeds_.vocabulary(document, find_sites(document)[0])
     failure = ""
     for guess in feeds_.guesses(inputs, options.dims()):
         synthetic = feeds_.Synthetic(inputs, tables, guess, options.samples, options.seed)

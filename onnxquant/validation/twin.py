@@ -17,7 +17,7 @@ from onnxquant.artifact.read import decode_weight, plane_index
 from onnxquant.artifact.records import records
 from onnxquant.graph.io import Document
 from onnxquant.graph.publish import Publisher
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
 
 
 def _same(values: NDArray[Any]) -> NDArray[Any]:
@@ -33,7 +33,7 @@ def write_twin(original: Document, quantized: Document, path: Path) -> int:
     proto = onnx.ModelProto()
     proto.CopyFrom(original.proto)
     copy = Document(proto, memoryview(b""), original.path)
-    by_name = {s.name: s.tensor for s in find(copy)[0]}
+    by_name = {s.name: s.tensor for s in find_sites(copy)[0]}
     index = plane_index(quantized.proto)
     replaced = 0
     with Publisher(path, external=True, force=True) as publisher:

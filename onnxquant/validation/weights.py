@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 
 from onnxquant.artifact.hashes import planes_digest
-from onnxquant.artifact.read import decode_weight, plane_index, read_encoded
+from onnxquant.artifact.read import PlaneIndex, decode_weight, plane_index, read_encoded
 from onnxquant.artifact.records import Record, records, rescaled_weights
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.numerics.difference import Difference, rescaled_like
 from onnxquant.validation import checks
 from onnxquant.validation.distribution import distribution
@@ -34,7 +33,7 @@ class EncodedWeights:
 
 def compare_weights(proof: Proof, written: EncodedWeights, quantized: Document) -> None:
     """Add every encoded weight, and the problems with it, to a proof."""
-    originals = {s.name: s for s in find(written.document)[0]}
+    originals = {s.name: s for s in find_sites(written.document)[0]}
     index = plane_index(quantized.proto)
     changed = frozenset() if written.digests else rescaled_weights(quantized.proto)
     if changed:
@@ -68,7 +67,7 @@ def _compare_weight(
     written: EncodedWeights,
     weight: _Weight,
     quantized: Document,
-    index: dict[str, onnx.TensorProto],
+    index: PlaneIndex,
 ) -> None:
     record, view = weight.record, weight.site.view
     encoded = read_encoded(quantized, record, index)

@@ -21,7 +21,7 @@ from onnxquant.formats.base import Format
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.io import load
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.graph.traverse import graphs as graphs_of
 from onnxquant.graph.traverse import nodes
 from onnxquant.passes.pipeline import prepare
@@ -56,7 +56,7 @@ def _twin(source: Path, quantized: Path) -> onnx.ModelProto:
     prepare(original)
     index = plane_index(lowered.proto)
     decoded = {r.name: (r, read_encoded(lowered, r, index)) for r in records(lowered.proto)}
-    for site in find(original)[0]:
+    for site in find_sites(original)[0]:
         if site.name in decoded:
             record, encoded = decoded[site.name]
             codes = encoded.planes.get("codes")

@@ -20,7 +20,7 @@ from onnxquant.graph.io import Document, load
 from onnxquant.graph.traverse import nodes
 from onnxquant.observers.gram import ChannelMoments
 from onnxquant.passes.equivalent.equalize import Equalize
-from onnxquant.passes.equivalent.rebase import Rebase, candidates
+from onnxquant.passes.equivalent.rebase import Rebase, stream_tensors
 from onnxquant.passes.equivalent.smooth import Smooth
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.recipe.options import Options
@@ -63,7 +63,7 @@ def maxima(document: Document, feeds: list[Any]) -> dict[str, Any]:
 
 def moments(document: Document, feeds: list[Any]) -> dict[str, ChannelMoments]:
     """Mean and covariance of the channels of linear streams."""
-    names = candidates(GraphEditor(document.proto.graph))
+    names = stream_tensors(GraphEditor(document.proto.graph))
     values = tensors(document, feeds, names)
     rows = {n: np.moveaxis(values[n].astype(np.float64), 1, 0).reshape(values[n].shape[1], -1) for n in names}
     return {n: ChannelMoments(v.mean(1), np.cov(v, bias=True)) for n, v in rows.items()}

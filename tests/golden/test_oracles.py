@@ -494,11 +494,11 @@ def test_columns_decode_by_the_specification(bits: int, parameters: dict[str, An
     encoded = form.encode(graphs.weight(n, k))
     layout = ColumnsLayout(form, View((n, k), (0, 1), 1), 21)
     tensors, packed = [], layout.pack(encoded)
-    for plane, stored in layout.stored().items():
+    for plane, spec in layout.specs().items():
         raw = packed[plane]
-        kind = onnx.TensorProto.FLOAT if plane == "scales" else stored.elem_type
+        kind = onnx.TensorProto.FLOAT if plane == "scales" else spec.elem_type
         raw = raw.astype(np.float32) if plane == "scales" else raw
-        tensors.append(onnx.TensorProto(name=plane, data_type=kind, dims=stored.shape, raw_data=raw.tobytes()))
+        tensors.append(onnx.TensorProto(name=plane, data_type=kind, dims=spec.shape, raw_data=raw.tobytes()))
     inputs = ["codes", "scales"] + ([] if symmetric else ["zero_points"])
     attributes = {"axis": 0, "block_size": 16} if "block_size" in parameters else {"axis": 1}
     node = onnx.helper.make_node("DequantizeLinear", inputs, ["y"], **attributes)

@@ -36,7 +36,7 @@ def test_probabilities_are_judged_as_logits() -> None:
     a, b = softmax(LOGITS), softmax(LOGITS + NOISE)
     score = closeness(samples(a), samples(b))
     centred, noise = (v - v.mean(-1, keepdims=True) for v in (LOGITS, NOISE))
-    assert score.judged == pytest.approx(decibels(centred, noise), abs=1e-2)
+    assert score.criterion == pytest.approx(decibels(centred, noise), abs=1e-2)
     assert score.total == pytest.approx(decibels(a, b - a), abs=1e-3)
 
 
@@ -51,7 +51,7 @@ def test_one_uncertain_sample_does_not_decide() -> None:
     good[0, 0, 0], bad[0, 0, 0] = 0.02, 0.01
     scores = [closeness(samples(softmax(logits)), samples(softmax(logits + n))) for n in (good, bad)]
     assert scores[0].total < scores[1].total
-    assert scores[0].judged > scores[1].judged + 20
+    assert scores[0].criterion > scores[1].criterion + 20
 
 
 def test_the_worst_output_counts() -> None:

@@ -12,8 +12,8 @@ from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.names import SITE, NameAllocator
 from onnxquant.graph.node import attribute, is_op, set_attribute
-from onnxquant.graph.publish import Counter
-from onnxquant.graph.sites import find
+from onnxquant.graph.publish import SizeCounter
+from onnxquant.graph.sites import find_sites
 
 
 def small() -> onnx.ModelProto:
@@ -188,8 +188,8 @@ def test_a_models_editor_replaces_the_consumer_of_a_weight_and_drops_nothing_els
         {"w": np.ones((20, 20), np.float32), "unread": np.ones(2, np.float32)},
     )
     document = agreement.load(proto)
-    editor = ModelEditor(document.proto, Counter(external=False, location=""))
-    site = find(document)[0][0]
+    editor = ModelEditor(document.proto, SizeCounter(external=False, location=""))
+    site = find_sites(document)[0][0]
     product = editor.node(site, "Product", ["x"], domain="com.example", output="y")
     editor.replace(site.uses[0], [product])
     editor.drop_initializer(site.graph, "w")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxquant.calibration.feeds import Guess, Input, Origin, Synthetic, held_out, open_feeds, read
+from onnxquant.calibration.feeds import Guess, Input, SampleOrigin, Synthetic, held_out, open_feeds, read
 from onnxquant.errors import FeedError
 
 X = Input("x", "tensor(float)", ("batch", 3))
@@ -41,7 +41,7 @@ def test_iterating_an_archive_twice_returns_the_same_samples(save: Callable[...,
     save(tmp_path / "f.npz", x=x, rate=rate)
     feeds = open_feeds(tmp_path / "f.npz", [X, RATE], limit=4)
     assert len(feeds) == 4
-    assert feeds.origin == Origin(source=str(tmp_path / "f.npz"), samples=4)
+    assert feeds.origin == SampleOrigin(source=str(tmp_path / "f.npz"), samples=4)
     first, second = list(feeds), list(feeds)
     for i, (a, b) in enumerate(zip(first, second, strict=True)):
         assert same(a, b)
@@ -331,7 +331,7 @@ def test_module_and_function_name_samples(module: str) -> None:
     before = list(sys.path)
     feeds = open_feeds(f"{module}:samples", [X])
     assert [float(f["x"][0, 0]) for f in feeds] == [0, 1, 2]
-    assert feeds.origin == Origin(source=f"{module}:samples", samples=3)
+    assert feeds.origin == SampleOrigin(source=f"{module}:samples", samples=3)
     assert len(open_feeds(f"{module}:listed", [X])) == len(open_feeds(f"{module}:Inner.samples", [X])) == 1
     assert sys.path == before
 

@@ -22,7 +22,7 @@ from onnxquant.formats.table import TableCodes, levels_of, midpoints_of
 from onnxquant.graph.io import load
 from onnxquant.graph.needs import View
 from onnxquant.graph.publish import Publisher
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.plan.planner import decide
 from onnxquant.recipe.rules import Rule
@@ -119,7 +119,7 @@ def test_bodies_compute_the_decoded_weight(form: TableOfBytes, model: str, tmp_p
     """There is no kernel for these formats: the model runs by its bodies, on onnxruntime alone."""
     proto = graphs.matmul(100, 50) if model == "matmul" else graphs.gather(50, 192)
     document = load(graphs.save(proto, tmp_path / "source.onnx"))
-    site = find(document)[0][0]
+    site = find_sites(document)[0][0]
     encoded = form.encode(site.view.matrix(document.array(site.tensor)))
     decision = decide(site, form, Rule(target="custom"), document.opset)
     assert isinstance(decision, EncodeDecision), decision.reason

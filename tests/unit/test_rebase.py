@@ -18,7 +18,7 @@ from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document, load
 from onnxquant.observers.gram import ChannelMoments
 from onnxquant.passes.equivalent import rebase as rebase_
-from onnxquant.passes.equivalent.rebase import Rebase, best_basis, candidates, equalizing, noise
+from onnxquant.passes.equivalent.rebase import Rebase, best_basis, equalizing, noise, stream_tensors
 
 N = 6
 SAMPLES = [{"x": rng(s).standard_normal((1, 4, 9, 9)).astype(np.float32)} for s in range(6)]
@@ -63,7 +63,7 @@ def tensors(proto: onnx.ModelProto, names: Sequence[str]) -> dict[str, NDArray[n
 
 
 def moments(proto: onnx.ModelProto) -> dict[str, ChannelMoments]:
-    names = candidates(GraphEditor(load(proto).proto.graph))
+    names = stream_tensors(GraphEditor(load(proto).proto.graph))
     return {n: ChannelMoments(v.mean(0), np.cov(v.T, bias=True)) for n, v in tensors(proto, names).items()}
 
 
@@ -289,7 +289,7 @@ def test_what_is_no_linear_stream_is_left(case: str) -> None:
     given = ChannelMoments(np.ones(N), np.eye(N))
     document = load(proto)
     before = document.proto.SerializeToString()
-    assert candidates(GraphEditor(document.proto.graph)) == []
+    assert stream_tensors(GraphEditor(document.proto.graph)) == []
     result = Rebase(dict.fromkeys(("a", "a2", "b", "s", "r", "y", "q"), given))(document)
     assert not result.changed and not result.notes
     assert document.proto.SerializeToString() == before
@@ -333,7 +333,7 @@ def test_very_many_channels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     given = moments(proto)
     monkeypatch.setattr(rebase_, "MOST_CHANNELS", N - 1)
     document = load(proto)
-    assert candidates(GraphEditor(document.proto.graph)) == []
+    assert stream_tensors(GraphEditor(document.proto.graph)) == []
     result = Rebase(given)(document)
     assert result.notes == ("0 linear streams in another basis (0 tensors); 1 left: more than 5 channels",)
 

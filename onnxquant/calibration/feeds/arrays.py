@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.feeds.base import Input, Origin, Raw, expected
+from onnxquant.calibration.feeds.base import Input, Raw, SampleOrigin, expected
 from onnxquant.errors import FeedError, nearest
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class Stacked:
     """
 
     def __init__(self, arrays: Mapping[str, Column], inputs: Sequence[Input], where: str) -> None:
-        self.origin = Origin()
+        self.origin = SampleOrigin()
         self._where = where
         specs = {i.name: i for i in inputs}
         for name in arrays:
@@ -222,7 +222,7 @@ class Folder:
 
     samples: Sequence[Mapping[str, Path] | Path]
     inputs: Sequence[Input]
-    origin: Origin = field(default_factory=Origin)
+    origin: SampleOrigin = field(default_factory=SampleOrigin)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -65,7 +65,7 @@ class Input:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class SampleOrigin:
     """The origin of samples, for reports and files of statistics.
 
     Attributes:
@@ -101,7 +101,7 @@ class Feeds(Protocol):
         origin: the origin of the samples.
     """
 
-    origin: Origin
+    origin: SampleOrigin
 
     def __iter__(self) -> Iterator[Feed]: ...
 
@@ -115,7 +115,7 @@ class Source(Protocol):
         origin: the origin of the samples, without ``source`` and ``samples``.
     """
 
-    origin: Origin
+    origin: SampleOrigin
 
     def __iter__(self) -> Iterator[tuple[str, Raw]]: ...
 

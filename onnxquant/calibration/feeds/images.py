@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.feeds.base import DTYPES, Input, Origin, Raw, expected
+from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, SampleOrigin, expected
 from onnxquant.calibration.feeds.settings import numbers, one_of
 from onnxquant.errors import FeedError, nearest
 
@@ -112,7 +112,7 @@ class Images:
     spec: Input
     steps: ImageSteps
     size: Size | None
-    origin: Origin
+    origin: SampleOrigin
 
     def __len__(self) -> int:
         return len(self.files)
@@ -163,7 +163,7 @@ def images(path: Path, files: Sequence[Path], inputs: Sequence[Input], steps: Im
         steps = replace(steps, resize="crop")
         assumed.append("resize=crop")
     preprocess = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(steps).items() if v is not None}
-    return Images(files, spec, steps, size, Origin(kind="images", preprocess=preprocess, assumed=tuple(assumed)))
+    return Images(files, spec, steps, size, SampleOrigin(kind="images", preprocess=preprocess, assumed=tuple(assumed)))
 
 
 def _image_input(path: Path, inputs: Sequence[Input], steps: ImageSteps) -> Input:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 from onnxquant.calibration.feeds.arrays import in_memory
-from onnxquant.calibration.feeds.base import Input, Origin, Raw, Source, expected
+from onnxquant.calibration.feeds.base import Input, Raw, SampleOrigin, Source, expected
 from onnxquant.errors import FeedError, nearest
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -27,7 +27,7 @@ class Listed:
     def __init__(
         self, make: Callable[[], Iterable[Any]], inputs: Sequence[Input], name: str, limit: int | None
     ) -> None:
-        self.origin = Origin()
+        self.origin = SampleOrigin()
         self._make, self._inputs, self._name = make, inputs, name
         samples = make()
         if isinstance(samples, Sequence):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.feeds.base import DTYPES, Feed, Input, Origin
+from onnxquant.calibration.feeds.base import DTYPES, Feed, Input, SampleOrigin
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document
 from onnxquant.graph.needs import UseKind
@@ -82,11 +82,11 @@ class Synthetic:
     guess: Guess
     count: int
     seed: int
-    origin: Origin = field(init=False)
+    origin: SampleOrigin = field(init=False)
 
     def __post_init__(self) -> None:
         shapes = {i.name: tuple(self.guess.shape(i)) for i in self.inputs}
-        self.origin = Origin(source="synthetic", samples=self.count, seed=self.seed, shapes=shapes)
+        self.origin = SampleOrigin(source="synthetic", samples=self.count, seed=self.seed, shapes=shapes)
 
     def __len__(self) -> int:
         return self.count

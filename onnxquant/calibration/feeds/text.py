@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.feeds.base import Input, Origin, Raw, expected
+from onnxquant.calibration.feeds.base import Input, Raw, SampleOrigin, expected
 from onnxquant.calibration.feeds.tokenizers import Tokenizer, open_tokenizer
 from onnxquant.errors import FeedError
 
@@ -46,7 +46,7 @@ class TextSteps:
 class Lines:
     """The lines of a text file that are not empty, each a sample."""
 
-    def __init__(self, path: Path, make: Callable[[str], Raw], origin: Origin) -> None:
+    def __init__(self, path: Path, make: Callable[[str], Raw], origin: SampleOrigin) -> None:
         self.origin = origin
         self._path, self._make = path, make
         self._count = sum(1 for _ in self._lines())
@@ -78,14 +78,14 @@ def lines(path: Path, inputs: Sequence[Input], steps: TextSteps) -> Lines:
     """
     texts = [i for i in inputs if i.element == "tensor(string)"]
     if len(texts) == 1 and all(i.optional or i in texts for i in inputs):
-        return Lines(path, lambda line: {texts[0].name: _string(line, texts[0])}, Origin(kind="text"))
+        return Lines(path, lambda line: {texts[0].name: _string(line, texts[0])}, SampleOrigin(kind="text"))
     tokenizer = _tokenizer_file(path, inputs, steps)
     tokens = Tokens(inputs, open_tokenizer(tokenizer), steps.max_length)
     assumed = [] if steps.tokenizer else [f"tokenizer={tokenizer}"]
     if steps.max_length == _MAX_LENGTH:
         assumed.append(f"max_length={_MAX_LENGTH}")
     assumed += tokens.assumed
-    return Lines(path, tokens, Origin(kind="text", tokenizer=str(tokenizer), assumed=tuple(assumed)))
+    return Lines(path, tokens, SampleOrigin(kind="text", tokenizer=str(tokenizer), assumed=tuple(assumed)))
 
 
 def _string(line: str, spec: Input) -> NDArray[Any]:

@@ -26,9 +26,8 @@ from onnxquant.formats.native_job import LevelSearch, NativeJob
 from onnxquant.formats.parameters import parameter
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.table import TableCodes, full_table, levels_of, midpoints_of
+from onnxquant.numerics.packing import Codes
 from onnxquant.numerics.philox import uniforms
-
-Codes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.planes import Planes
+from onnxquant.numerics.arrays import Bytes
 from onnxquant.numerics.casts import narrowed
-
-Bytes = NDArray[np.uint8]
 
 
 def reciprocal(scale: Matrix) -> Matrix:

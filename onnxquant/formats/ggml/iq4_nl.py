@@ -21,6 +21,7 @@ from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.matrix import Matrix, split
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.table import TableCodes, midpoints_of
+from onnxquant.numerics.arrays import Bytes
 
 _VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 # Blocks of smaller weights count as zero.
@@ -57,10 +58,10 @@ class IQ4_NL(ggml.Blocks, TableCodes):  # noqa: N801  the field writes it so
         scales = np.where(live[..., 0], scales, np.float32(0))
         return {"codes": codes.reshape(rows, -1)[:, :cols], "scales": ggml.half(scales)}
 
-    def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
+    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
         return [ggml.as_bytes(planes["scales"]), ggml.nibbles(planes["codes"])]
 
-    def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
+    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
         return {"codes": ggml.from_nibbles(raw[..., 2:]), "scales": ggml.as_type(raw[..., :2], np.float16)}
 
 

@@ -24,6 +24,7 @@ from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.matrix import Matrix, split
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.table import TableCodes
+from onnxquant.numerics.arrays import Bytes
 
 _MAGNITUDES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 # The largest exponent code with which no code stands for infinity.
@@ -58,10 +59,10 @@ class MXFP4(ggml.Blocks, TableCodes):
         codes |= ((groups < 0) & (codes > 0)).astype(np.uint8) << np.uint8(3)
         return {"codes": codes.reshape(rows, -1)[:, :cols], "scales": scales}
 
-    def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
+    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
         return [ggml.as_bytes(planes["scales"]), ggml.nibbles(planes["codes"])]
 
-    def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
+    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
         return {"codes": ggml.from_nibbles(raw[..., 1:]), "scales": raw[..., :1].view(self.scale_dtype)}
 
 

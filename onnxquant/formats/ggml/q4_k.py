@@ -37,6 +37,7 @@ from onnxquant.formats.ggml.superblocks import SuperBlocks, half_scale, halving_
 from onnxquant.formats.grid import FloatArray, Indices
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.planes import Plane, Planes
+from onnxquant.numerics.arrays import Bytes
 
 _STEPS = [np.float32(t / 4) for t in range(-6, 7)]
 _MOST = np.float32(63)
@@ -146,13 +147,13 @@ def _small(side: Matrix, half: NDArray[np.float16]) -> tuple[Matrix, Matrix]:
     return small.reshape(-1), (wide * small).reshape(-1)
 
 
-def _pack_sides(planes: Planes) -> list[ggml.Bytes]:
+def _pack_sides(planes: Planes) -> list[Bytes]:
     shape = planes["subscales"].shape
     packed = six_bits(*(planes[name].reshape(shape[0], -1) for name in ("subscales", "subminima")))
     return [ggml.as_bytes(planes["scales"]), ggml.as_bytes(planes["minima"]), packed]
 
 
-def _unpack_sides(raw: ggml.Bytes) -> Planes:
+def _unpack_sides(raw: Bytes) -> Planes:
     subscales, subminima = from_six_bits(raw[..., 4:16])
     return {
         "scales": ggml.as_type(raw[..., :2], np.float16),
@@ -162,13 +163,13 @@ def _unpack_sides(raw: ggml.Bytes) -> Planes:
     }
 
 
-def _pack_nibbles(codes: ggml.Bytes) -> ggml.Bytes:
+def _pack_nibbles(codes: Bytes) -> Bytes:
     pairs = codes.reshape(*codes.shape[:2], 4, 2, 32)
     packed = (pairs[..., 0, :] & _LOW) | pairs[..., 1, :] << _HIGH
     return packed.reshape(*codes.shape[:2], 128)
 
 
-def _unpack_nibbles(raw: ggml.Bytes) -> ggml.Bytes:
+def _unpack_nibbles(raw: Bytes) -> Bytes:
     pairs = raw.reshape(*raw.shape[:2], 4, 1, 32)
     codes = np.concatenate([pairs & _LOW, pairs >> _HIGH], axis=-2)
     return codes.reshape(*raw.shape[:2], 256)
@@ -183,10 +184,10 @@ class Q4_K(_MinimumSuperBlocks):  # noqa: N801  the field writes it so
     facts = Facts(rmse=0.0715, drift=0.1)
     block_bytes = 144
 
-    def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
+    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
         return [*_pack_sides(planes), _pack_nibbles(planes["codes"])]
 
-    def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
+    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
         return {"codes": _unpack_nibbles(raw[..., 16:]), **_unpack_sides(raw)}
 
 
@@ -199,12 +200,12 @@ class Q5_K(_MinimumSuperBlocks):  # noqa: N801
     facts = Facts(rmse=0.03574, drift=0.05)
     block_bytes = 176
 
-    def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
+    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
         codes = planes["codes"]
         fifth = codes.reshape(*codes.shape[:2], 8, 32) >> _HIGH << np.arange(8, dtype=np.uint8)[:, None]
         return [*_pack_sides(planes), np.bitwise_or.reduce(fifth, axis=-2), _pack_nibbles(codes)]
 
-    def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
+    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
         fifth = raw[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & np.uint8(1)
         codes = _unpack_nibbles(raw[..., 48:]) | fifth.reshape(*raw.shape[:2], 256) << _HIGH
         return {"codes": codes, **_unpack_sides(raw)}

@@ -17,6 +17,7 @@ from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.scaled_codes import ScaledCodes
+from onnxquant.numerics.arrays import Bytes
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class Q5_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
         np.minimum(codes, np.float32(31), out=codes)
         return {"codes": codes.astype(np.uint8), "scales": ggml.half(scale)[..., 0]}
 
-    def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
+    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
         codes = planes["codes"]
         return [ggml.as_bytes(planes["scales"]), ggml.fifth_bits(codes), ggml.nibbles(codes)]
 
-    def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
+    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
         codes = ggml.from_nibbles(raw[..., 6:]) | ggml.from_fifth_bits(raw[..., 2:6])
         return {"codes": codes, "scales": ggml.as_type(raw[..., :2], np.float16)}

@@ -32,6 +32,7 @@ from onnxquant.formats.ggml.superblocks import SuperBlocks, half_scale, halving_
 from onnxquant.formats.grid import FloatArray, Indices
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.planes import Plane, Planes
+from onnxquant.numerics.arrays import Bytes
 
 _STEPS = [np.float32(t / 2) for t in range(-8, 9)]
 _OFFSET, _LOWEST, _HIGHEST = np.float32(32), np.float32(-32), np.float32(31)
@@ -89,7 +90,7 @@ class Q6_K(SuperBlocks):  # noqa: N801  the field writes it so
         values *= self.spread(step, cols)
         return values
 
-    def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
+    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
         shape = planes["codes"].shape[:2]
         quarters = planes["codes"].reshape(*shape, 2, 4, 32)
         low = (quarters[..., :2, :] & _LOW) | quarters[..., 2:, :] << _HIGH
@@ -97,7 +98,7 @@ class Q6_K(SuperBlocks):  # noqa: N801  the field writes it so
         sides = [ggml.as_bytes(planes[name]) for name in ("subscales", "scales")]
         return [low.reshape(*shape, 128), high.reshape(*shape, 64), *sides]
 
-    def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
+    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
         shape = raw.shape[:2]
         low = raw[..., :128].reshape(*shape, 2, 2, 32)
         high = raw[..., 128:192].reshape(*shape, 2, 1, 32) >> _TWOS & np.uint8(3)

@@ -16,6 +16,7 @@ from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.scaled_codes import ScaledCodes
+from onnxquant.numerics.arrays import Bytes
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Q8_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
         codes = ggml.round_away(groups * ggml.reciprocal(scale)) + np.float32(128)
         return {"codes": codes.astype(np.uint8), "scales": ggml.half(scale)[..., 0]}
 
-    def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
+    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
         return [ggml.as_bytes(planes["scales"]), planes["codes"] ^ np.uint8(0x80)]
 
-    def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
+    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
         return {"codes": raw[..., 2:] ^ np.uint8(0x80), "scales": ggml.as_type(raw[..., :2], np.float16)}

@@ -22,6 +22,7 @@ from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.scaled_codes import ScaledCodes
+from onnxquant.numerics.arrays import Bytes
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Q8_K(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
             scale = np.where(np.isfinite(scale * np.float32(127)), scale, np.float32(np.inf))
         return {"codes": codes.astype(np.uint8), "scales": scale[..., 0]}
 
-    def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
+    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
         codes = planes["codes"] ^ np.uint8(0x80)
         sums = codes.view(np.int8).reshape(*codes.shape[:2], 16, 16).sum(axis=-1, dtype=np.int16)
         return [ggml.as_bytes(planes["scales"]), codes, ggml.as_bytes(sums)]
 
-    def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
+    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
         return {"codes": raw[..., 4:260] ^ np.uint8(0x80), "scales": ggml.as_type(raw[..., :4], np.float32)}

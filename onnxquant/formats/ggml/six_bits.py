@@ -7,9 +7,8 @@ bits of scale[j + 4] | those of minimum[j + 4] << 4.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
+from onnxquant.numerics.arrays import Bytes
 
 SIX_BIT_BYTES = 12
 _LOW, _SIX, _TWO, _FOUR = np.uint8(15), np.uint8(63), np.uint8(6), np.uint8(4)

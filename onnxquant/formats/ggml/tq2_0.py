@@ -20,6 +20,7 @@ from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.scaled_codes import ScaledCodes
+from onnxquant.numerics.arrays import Bytes
 
 _SHIFTS = np.array([0, 2, 4, 6], np.uint8)[:, None]
 
@@ -50,13 +51,13 @@ class TQ2_0(ggml.Blocks, ScaledCodes):  # noqa: N801  the field writes it so
             f"expect the model to fail"
         )
 
-    def block_parts(self, planes: Planes) -> list[ggml.Bytes]:  # noqa: D102
+    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
         codes = planes["codes"] - np.uint8(1)
         quarters = codes.reshape(*codes.shape[:2], 2, 4, 32) << _SHIFTS
         packed = np.bitwise_or.reduce(quarters, axis=-2)
         return [packed.reshape(*codes.shape[:2], 64), ggml.as_bytes(planes["scales"])]
 
-    def block_planes(self, raw: ggml.Bytes) -> Planes:  # noqa: D102
+    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
         codes = raw[..., :64].reshape(*raw.shape[:2], 2, 1, 32) >> _SHIFTS & np.uint8(3)
         if (codes == 3).any():
             raise WeightError("format tq2_0: holds the code 3, which has no meaning")

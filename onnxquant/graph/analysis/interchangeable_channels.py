@@ -13,12 +13,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.graph.analysis.linear import Linear, Order, linear
+from onnxquant.graph.analysis.linear import Linear, linear
 from onnxquant.graph.editor import ConstantChange, GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.node import STANDARD, attribute, is_op
 from onnxquant.graph.refusal import Refusal
+from onnxquant.numerics.arrays import Order
 
 # All of their inputs are broadcast against each other from the last axis on.
 _ELEMENTWISE = {"Abs", "Add", "Ceil", "Celu", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"}

@@ -14,10 +14,8 @@ from onnxquant.graph.editor import ConstantChange, GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op, set_attribute
 from onnxquant.graph.sites import FLOATS
+from onnxquant.numerics.arrays import Doubles, Order
 
-Doubles = NDArray[np.float64]
-# Channel j is to be what channel order[j] was.
-Order = NDArray[np.int32]
 _OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 

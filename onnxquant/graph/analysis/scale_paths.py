@@ -14,13 +14,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.graph.analysis.linear import Doubles, Linear, linear, per_channel, rounded
+from onnxquant.graph.analysis.linear import Linear, linear, per_channel, rounded
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.node import attribute, is_op
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.shapes import Known
+from onnxquant.numerics.arrays import Doubles
 
 # Positively homogeneous, and each channel apart from the others; padding adds zeros or copies.
 _HOMOGENEOUS = {"Relu", "LeakyRelu", "PRelu", "Identity", "MaxPool", "AveragePool", "GlobalMaxPool"}

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.formats.matrix import Matrix
-from onnxquant.graph.analysis.linear import Doubles, Linear, rounded
+from onnxquant.graph.analysis.linear import Linear, rounded
 from onnxquant.graph.analysis.scale_paths import ScalePath, ScalePathFinder
 from onnxquant.graph.editor import graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.shapes import infer
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.passes.base import Pass
 from onnxquant.passes.equivalent.rescale import (
     ChannelResult,

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.graph.analysis.linear import Doubles, Linear, linear
+from onnxquant.graph.analysis.linear import Linear, linear
 from onnxquant.graph.analysis.scale_paths import ScalePath, ScalePathFinder, clip_bounds
 from onnxquant.graph.editor import ConstantChange, GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.shapes import infer
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.passes.base import Pass, PassResult
 
 _ROUNDS = 100

@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from onnxquant.errors import WeightError
 from onnxquant.formats.matrix import check_permutation
 from onnxquant.graph.analysis.interchangeable_channels import interchangeable_channels
-from onnxquant.graph.analysis.linear import Linear, Order, linear
+from onnxquant.graph.analysis.linear import Linear, linear
 from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import is_op
 from onnxquant.graph.refusal import Refusal
+from onnxquant.numerics.arrays import Order
 from onnxquant.passes.base import Pass
 from onnxquant.passes.equivalent.rescale import (
     ChannelResult,

@@ -31,10 +31,11 @@ import numpy as np
 import onnx
 
 from onnxquant.errors import FeedError
-from onnxquant.graph.analysis.linear import Doubles, Linear, linear, rounded
+from onnxquant.graph.analysis.linear import Linear, linear, rounded
 from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.observers.gram import ChannelMoments
 from onnxquant.passes.base import Pass, PassResult, refusals_in_words
 
@@ -63,7 +64,7 @@ class Stream:
     refusal: str
 
 
-def candidates(editor: GraphEditor) -> list[str]:
+def stream_tensors(editor: GraphEditor) -> list[str]:
     """The tensors of a graph whose moments ``rebase`` needs."""
     return [name for stream in streams(editor) if not stream.refusal for name in stream.tensors]
 
@@ -82,7 +83,7 @@ class Rebase(Pass):
     2. A stream without statistics, with too many channels, with a computed bias, or whose readers see nothing of it, stays.
 
     Attributes:
-        moments: mean and covariance of the channels of the tensors of ``candidates``, by name.
+        moments: mean and covariance of the channels of the tensors of ``stream_tensors``, by name.
     """
 
     name = "rebase"

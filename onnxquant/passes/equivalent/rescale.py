@@ -12,13 +12,14 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.errors import FeedError
-from onnxquant.graph.analysis.linear import Doubles, Linear, linear, rounded
+from onnxquant.graph.analysis.linear import Linear, linear, rounded
 from onnxquant.graph.analysis.scale_paths import ScalePath, ScalePathFinder
 from onnxquant.graph.editor import ConstantChange, GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import is_op
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.shapes import infer
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.passes.base import Pass, PassResult, refusals_in_words
 
 _SMALLEST = float(np.finfo(np.float64).tiny)

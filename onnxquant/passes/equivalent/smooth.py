@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError
-from onnxquant.graph.analysis.linear import Doubles, Linear
+from onnxquant.graph.analysis.linear import Linear
 from onnxquant.graph.editor import graph_editors
 from onnxquant.graph.io import Document
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.passes.base import Pass
 from onnxquant.passes.equivalent.rescale import ChannelResult, DivideChannels, linear_readers, per_channel_values
 

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.graph.analysis.linear import Doubles, Linear, linear, per_channel, rounded
+from onnxquant.graph.analysis.linear import Linear, linear, per_channel, rounded
 from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
 from onnxquant.graph.shapes import Known, infer
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.passes.base import Pass, PassResult, refusals_in_words
 
 

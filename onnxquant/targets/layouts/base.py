@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.scaled_codes import ScaledCodes
-from onnxquant.graph.model_editor import Stored
+from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
 
 Array = NDArray[Any]
@@ -32,7 +32,7 @@ IR_OF_BITS = {8: 3, 4: 10, 2: 13}
 class Layout(ABC):
     """One order of planes for one weight.
 
-    ``stored`` gives names, shapes and types from shapes alone: the plan adds them up before a weight is encoded.
+    ``specs`` gives names, shapes and types from shapes alone: the plan adds them up before a weight is encoded.
 
     Args:
         form: format of the weight.
@@ -52,12 +52,12 @@ class Layout(ABC):
         self.rows, self.cols = view.rows, view.cols
 
     @abstractmethod
-    def stored(self) -> dict[str, Stored]:
+    def specs(self) -> dict[str, TensorSpec]:
         """Shape and type of each plane's tensor."""
 
     @abstractmethod
     def pack(self, encoded: Encoded) -> dict[str, Array]:
-        """The planes of an encoded weight in this order, by the names of ``stored``."""
+        """The planes of an encoded weight in this order, by the names of ``specs``."""
 
     @abstractmethod
     def unpack(self, planes: Mapping[str, Array]) -> Encoded:
@@ -66,7 +66,7 @@ class Layout(ABC):
     @property
     def nbytes(self) -> int:
         """Size of the planes."""
-        return sum(stored.nbytes for stored in self.stored().values())
+        return sum(spec.nbytes for spec in self.specs().values())
 
     def encoded(self, planes: dict[str, Array]) -> Encoded:
         """An encoded weight of this layout's shape."""
@@ -103,10 +103,10 @@ def kernel_block(form: ScaledCodes, cols: int) -> int:
     return form.granularity.size if isinstance(form.granularity, PerBlock) else carrier_block(cols)
 
 
-def stored_as(shape: tuple[int, ...], dtype: DTypeLike) -> Stored:
-    """The tensor of an array."""
+def tensor_spec(shape: tuple[int, ...], dtype: DTypeLike) -> TensorSpec:
+    """The spec of the tensor of an array."""
     kind = stored_type(np.dtype(dtype))
-    return Stored(shape, int(onnx.helper.np_dtype_to_tensor_dtype(kind)), prod(shape) * kind.itemsize)
+    return TensorSpec(shape, int(onnx.helper.np_dtype_to_tensor_dtype(kind)), prod(shape) * kind.itemsize)
 
 
 def stored_type(dtype: np.dtype[Any]) -> np.dtype[Any]:

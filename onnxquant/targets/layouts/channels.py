@@ -8,9 +8,9 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import PerTensor
-from onnxquant.graph.model_editor import Stored
+from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
-from onnxquant.targets.layouts.base import Array, CodesLayout, stored_as
+from onnxquant.targets.layouts.base import Array, CodesLayout, tensor_spec
 
 
 class ChannelsLayout(CodesLayout):
@@ -23,14 +23,14 @@ class ChannelsLayout(CodesLayout):
         """The axis of output channels."""
         return self.view.perm[0]
 
-    def stored(self) -> dict[str, Stored]:  # noqa: D102
+    def specs(self) -> dict[str, TensorSpec]:  # noqa: D102
         shape = () if isinstance(self.form.granularity, PerTensor) else (self.rows,)
-        codes = stored_as(self.view.shape, np.int8)
-        return {"codes": codes, "scales": stored_as(shape, np.float32), "zero_points": stored_as(shape, np.int8)}
+        codes = tensor_spec(self.view.shape, np.int8)
+        return {"codes": codes, "scales": tensor_spec(shape, np.float32), "zero_points": tensor_spec(shape, np.int8)}
 
     def pack(self, encoded: Encoded) -> dict[str, Array]:  # noqa: D102
         codes = self.view.restore(encoded.planes["codes"]) ^ np.uint8(self.form.offset)
-        shape = self.stored()["scales"].shape
+        shape = self.specs()["scales"].shape
         return {
             "codes": np.ascontiguousarray(codes).view(np.int8),
             "scales": encoded.planes["scales"].astype(np.float32).reshape(shape),

@@ -9,10 +9,10 @@ import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
-from onnxquant.graph.model_editor import Stored
+from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
 from onnxquant.numerics.packing import pack, unpack
-from onnxquant.targets.layouts.base import SIGNED, UNSIGNED, Array, CodesLayout, padded_rows, stored_as
+from onnxquant.targets.layouts.base import SIGNED, UNSIGNED, Array, CodesLayout, padded_rows, tensor_spec
 
 
 class ColumnsLayout(CodesLayout):
@@ -38,17 +38,17 @@ class ColumnsLayout(CodesLayout):
         """Bits that signed codes have the other way round."""
         return np.uint8(0 if self.form.has_zero_points else self.form.offset)
 
-    def stored(self) -> dict[str, Stored]:  # noqa: D102
+    def specs(self) -> dict[str, TensorSpec]:  # noqa: D102
         form = self.form
         types = UNSIGNED if form.has_zero_points else SIGNED
         shape = (self.cols, self.padded_rows)
         out = {
-            "codes": Stored(shape, types[form.bits], (prod(shape) * form.bits + 7) // 8),
-            "scales": stored_as(self.side_shape, form.scale_dtype),
+            "codes": TensorSpec(shape, types[form.bits], (prod(shape) * form.bits + 7) // 8),
+            "scales": tensor_spec(self.side_shape, form.scale_dtype),
         }
         if form.has_zero_points:
             size = (prod(self.side_shape) * form.bits + 7) // 8
-            out["zero_points"] = Stored(self.side_shape, types[form.bits], size)
+            out["zero_points"] = TensorSpec(self.side_shape, types[form.bits], size)
         return out
 
     def pack(self, encoded: Encoded) -> dict[str, Array]:  # noqa: D102

@@ -11,10 +11,10 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
 from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
 from onnxquant.formats.scaled_codes import ScaledCodes
-from onnxquant.graph.model_editor import Stored
+from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
 from onnxquant.numerics.packing import pack, unpack
-from onnxquant.targets.layouts.base import OPSET_OF_BITS, SIGNED, UNSIGNED, Array, Layout, T, stored_as
+from onnxquant.targets.layouts.base import OPSET_OF_BITS, SIGNED, UNSIGNED, Array, Layout, T, tensor_spec
 
 
 class DenseLayout(Layout):
@@ -60,19 +60,19 @@ class DenseLayout(Layout):
             return ()
         return self.view.row_vector(np.empty((self.rows, 1), np.bool_)).shape
 
-    def stored(self) -> dict[str, Stored]:  # noqa: D102
+    def specs(self) -> dict[str, TensorSpec]:  # noqa: D102
         form = self.form
         if isinstance(form, Floats):
-            return {"values": stored_as(self.view.shape, form.dtype)}
+            return {"values": tensor_spec(self.view.shape, form.dtype)}
         size = (prod(self.code_shape) * form.bits + 7) // 8
         if self.packed:
-            codes = Stored((size,), T.UINT8, size)
+            codes = TensorSpec((size,), T.UINT8, size)
         else:
             types = UNSIGNED if form.has_zero_points else SIGNED
-            codes = Stored(self.code_shape, types[form.bits], size)
-        out = {"codes": codes, "scales": stored_as(self.side_shape, form.scale_dtype)}
+            codes = TensorSpec(self.code_shape, types[form.bits], size)
+        out = {"codes": codes, "scales": tensor_spec(self.side_shape, form.scale_dtype)}
         if form.has_zero_points:
-            out["zero_points"] = stored_as(self.side_shape, np.uint8)
+            out["zero_points"] = tensor_spec(self.side_shape, np.uint8)
         return out
 
     def pack(self, encoded: Encoded) -> dict[str, Array]:  # noqa: D102

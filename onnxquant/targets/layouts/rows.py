@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.graph.model_editor import Stored
+from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
 from onnxquant.native.packers import pack_rows
 from onnxquant.numerics.packing import pack, unpack
-from onnxquant.targets.layouts.base import Array, CodesLayout, kernel_block, stored_as
+from onnxquant.targets.layouts.base import Array, CodesLayout, kernel_block, tensor_spec
 
 
 class RowsLayout(CodesLayout):
@@ -24,14 +24,14 @@ class RowsLayout(CodesLayout):
         self.block = kernel_block(self.form, self.cols)
         self.blocks = -(-self.cols // self.block)
 
-    def stored(self) -> dict[str, Stored]:  # noqa: D102
+    def specs(self) -> dict[str, TensorSpec]:  # noqa: D102
         bits = self.form.bits
         out = {
-            "codes": stored_as((self.rows, self.blocks, self.block * bits // 8), np.uint8),
-            "scales": stored_as(self.groups, self.form.scale_dtype),
+            "codes": tensor_spec((self.rows, self.blocks, self.block * bits // 8), np.uint8),
+            "scales": tensor_spec(self.groups, self.form.scale_dtype),
         }
         if self.form.has_zero_points:
-            out["zero_points"] = stored_as((self.rows, (self.blocks * bits + 7) // 8), np.uint8)
+            out["zero_points"] = tensor_spec((self.rows, (self.blocks * bits + 7) // 8), np.uint8)
         return out
 
     def pack(self, encoded: Encoded) -> dict[str, Array]:  # noqa: D102

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxquant.graph.model_editor import Stored
-from onnxquant.targets.layouts.base import Array, stored_as
+from onnxquant.graph.model_editor import TensorSpec
+from onnxquant.targets.layouts.base import Array, tensor_spec
 from onnxquant.targets.layouts.rows import RowsLayout
 
 
@@ -14,9 +14,9 @@ class TableLayout(RowsLayout):
 
     name = "table"
 
-    def stored(self) -> dict[str, Stored]:  # noqa: D102
-        out = super().stored()
-        return out | {"zero_points": stored_as(self.groups, np.uint8)} if self.form.has_zero_points else out
+    def specs(self) -> dict[str, TensorSpec]:  # noqa: D102
+        out = super().specs()
+        return out | {"zero_points": tensor_spec(self.groups, np.uint8)} if self.form.has_zero_points else out
 
     def _packed_zero_points(self, values: Array) -> Array:
         return np.ascontiguousarray(values)

@@ -10,12 +10,20 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.ggml.six_bits import SIX_BIT_BYTES, from_six_bits, six_bits
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.planes import Extent, Plane
-from onnxquant.graph.model_editor import Stored
+from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
 from onnxquant.native.library import TILE
 from onnxquant.native.packers import pack_tiles, unpack_tiles
 from onnxquant.numerics.packing import low_bits
-from onnxquant.targets.layouts.base import Array, Layout, as_stored, carrier_block, from_stored, padded_rows, stored_as
+from onnxquant.targets.layouts.base import (
+    Array,
+    Layout,
+    as_stored,
+    carrier_block,
+    from_stored,
+    padded_rows,
+    tensor_spec,
+)
 
 # Activations that are rounded together: as many as share a scale of the weight, but no more than this.
 MOST_ACTIVATIONS = 128
@@ -64,38 +72,38 @@ class TilesLayout(Layout):
         """The code that fills padding."""
         return 1 << (self.form.bits - 1)
 
-    def stored(self) -> dict[str, Stored]:  # noqa: D102
-        out: dict[str, Stored] = {}
+    def specs(self) -> dict[str, TensorSpec]:  # noqa: D102
+        out: dict[str, TensorSpec] = {}
         for plane in self.source.values():
-            out |= self._stored(plane)
+            out |= self._specs(plane)
         return out
 
-    def _stored(self, plane: Plane) -> dict[str, Stored]:
+    def _specs(self, plane: Plane) -> dict[str, TensorSpec]:
         """The tensors that one plane of the format becomes."""
         if plane.name == "codes":
             widths = {"codes": self.low, "high": self.high} if self.high else {"codes": self.low}
             vectors = {name: self.padded_cols * width // 32 for name, width in widths.items()}
-            return {name: stored_as((self.tiles, count, TILE, 4), np.uint8) for name, count in vectors.items()}
+            return {name: tensor_spec((self.tiles, count, TILE, 4), np.uint8) for name, count in vectors.items()}
         if plane.name == "values":
-            return {"codes": stored_as((self.tiles, self.padded_cols, TILE), plane.dtype)}
+            return {"codes": tensor_spec((self.tiles, self.padded_cols, TILE), plane.dtype)}
         if plane.name == "subminima":
-            return {"factors": stored_as((self.tiles, self.groups_in_row, SIX_BIT_BYTES, TILE), np.uint8)}
+            return {"factors": tensor_spec((self.tiles, self.groups_in_row, SIX_BIT_BYTES, TILE), np.uint8)}
         if plane.name == "subscales":
             # Scales and minima of six bits share the bytes that the minima stand for.
-            factors = stored_as((self.tiles, plane.shape[1], TILE), plane.dtype)
+            factors = tensor_spec((self.tiles, plane.shape[1], TILE), plane.dtype)
             return {} if "subminima" in self.source else {"factors": factors}
         if plane.extent is Extent.TENSOR:
-            return {plane.name: stored_as((plane.size,), plane.dtype)}
-        return {plane.name: stored_as((self.tiles, plane.shape[1], TILE), plane.dtype)}
+            return {plane.name: tensor_spec((plane.size,), plane.dtype)}
+        return {plane.name: tensor_spec((self.tiles, plane.shape[1], TILE), plane.dtype)}
 
     def pack(self, encoded: Encoded) -> dict[str, Array]:  # noqa: D102
         out: dict[str, Array] = {}
         for plane in self.source.values():
             out |= self._packed(plane, encoded.planes)
-        return {name: out[name] for name in self.stored()}
+        return {name: out[name] for name in self.specs()}
 
     def _packed(self, plane: Plane, planes: Mapping[str, Array]) -> dict[str, Array]:
-        """The tensors of one plane of the format, by the names of ``_stored``."""
+        """The tensors of one plane of the format, by the names of ``_specs``."""
         values = as_stored(planes[plane.name])
         if plane.name == "codes":
             low, high = pack_tiles(values, self.form.bits, self.padded_cols, self.offset)

@@ -9,12 +9,12 @@ import numpy as np
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import PerRow
 from onnxquant.formats.scaled_codes import ScaledCodes
-from onnxquant.graph.model_editor import ModelEditor, Stored
+from onnxquant.graph.model_editor import ModelEditor, TensorSpec
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import Site
 from onnxquant.targets.base import Lowered, Result, Target, add_planes
-from onnxquant.targets.layouts.base import Array, CodesLayout, Layout, stored_as
+from onnxquant.targets.layouts.base import Array, CodesLayout, Layout, tensor_spec
 from onnxquant.targets.node_builder import F32, GraphNodes
 from onnxquant.targets.products import lower_product
 
@@ -26,9 +26,9 @@ class UpsideDown(CodesLayout):
 
     name = "demo_upside_down"
 
-    def stored(self) -> dict[str, Stored]:
-        codes = stored_as((self.rows, self.cols), np.uint8)
-        return {"codes": codes, "scales": stored_as((self.rows, 1), self.form.scale_dtype)}
+    def specs(self) -> dict[str, TensorSpec]:
+        codes = tensor_spec((self.rows, self.cols), np.uint8)
+        return {"codes": codes, "scales": tensor_spec((self.rows, 1), self.form.scale_dtype)}
 
     def pack(self, encoded: Encoded) -> dict[str, Array]:
         return {name: np.ascontiguousarray(encoded.planes[name][::-1]) for name in ("codes", "scales")}

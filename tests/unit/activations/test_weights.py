@@ -13,7 +13,7 @@ from onnxquant.activations.placement import FOR_ACCURACY, Cause, FloatKernel
 from onnxquant.activations.weights import dynamic_sites, excluded_kernels, static_format, static_sites
 from onnxquant.formats.integers import Int8
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
 from onnxquant.recipe.rules import Recipe
 from onnxquant.targets import Activations
 
@@ -78,6 +78,6 @@ def test_dynamic_activations_decide_every_product_with_an_int8_weight() -> None:
 
 
 def test_weights_beside_static_activations_have_one_scale_per_row() -> None:
-    site = find(document(NODES, "b"))[0][0]
+    site = find_sites(document(NODES, "b"))[0][0]
     form = static_format(site, recipe())
     assert isinstance(form, Int8) and form.bits == 8

@@ -11,7 +11,7 @@ from onnxquant.budget.loss_table import spread
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.graph.io import load
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
 from onnxquant.recipe.rules import Rule
 
 
@@ -39,7 +39,7 @@ def test_a_wrong_spec_is_refused_with_the_reason(specs: list[str], says: str) ->
 
 def test_loss_of_a_candidate_is_the_error_of_its_products() -> None:
     document = load(matmul(k=96, n=64))
-    site = find(document)[0][0]
+    site = find_sites(document)[0][0]
     weight = site.view.matrix(document.array(site.tensor)).astype(np.float64)
     x = np.random.default_rng(1).standard_normal((500, 96)) * np.geomspace(0.01, 10, 96)
     forms = parse(["int8", "int4", "int2"])
@@ -57,7 +57,7 @@ def test_loss_of_a_candidate_is_the_error_of_its_products() -> None:
 
 def test_a_format_that_no_target_takes_is_no_candidate() -> None:
     document = load(matmul(k=40, n=48))
-    site = find(document)[0][0]
+    site = find_sites(document)[0][0]
     found = candidates(document, site, [format_named("int8"), format_named("nf4")], Rule(target="custom"), None)
     assert [c.label for c in found] == ["float32", "int8"]
 

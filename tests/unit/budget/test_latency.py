@@ -13,14 +13,14 @@ from onnxquant.budget import latency
 from onnxquant.budget.latency import ProductTimer
 from onnxquant.formats import format_named
 from onnxquant.graph.io import load
-from onnxquant.graph.sites import find
+from onnxquant.graph.sites import find_sites
 from onnxquant.plan.planner import decide
 from onnxquant.recipe.rules import Rule
 
 
 def test_products_of_one_shape_and_format_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     document = load(matmul(k=256, n=512))
-    site = find(document)[0][0]
+    site = find_sites(document)[0][0]
     timer, runs = ProductTimer(document.opset, 1), []
     median = latency._median
     monkeypatch.setattr(latency, "_median", lambda run: runs.append(1) or median(run))
@@ -35,7 +35,7 @@ def test_products_of_one_shape_and_format_are_timed_once(monkeypatch: pytest.Mon
 
 def test_a_weight_decoded_at_load_takes_no_time_of_its_own() -> None:
     document = load(matmul(k=64, n=64))
-    site = find(document)[0][0]
+    site = find_sites(document)[0][0]
     decision = decide(site, format_named("int8"), Rule(), document.opset)
     assert decision.folded
     assert ProductTimer(document.opset, 1).seconds(site, decision, 3) == 0

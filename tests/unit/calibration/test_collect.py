@@ -15,7 +15,7 @@ import pytest
 from onnxquant import runtime
 from onnxquant.calibration import collect as run_
 from onnxquant.calibration.collect import CollectSettings, collect
-from onnxquant.calibration.feeds import Feed, Origin
+from onnxquant.calibration.feeds import Feed, SampleOrigin
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.calibration.tensors import quantizable
 from onnxquant.errors import FeedError, StatisticsError
@@ -32,7 +32,7 @@ class Made:
 
     def __init__(self, count: int, rows: int = 3, fail_at: int | None = None, name: str = "x", width: int = 48) -> None:
         self.count, self.rows, self.fail_at, self.name, self.width = count, rows, fail_at, name, width
-        self.origin = Origin(source="made", samples=count)
+        self.origin = SampleOrigin(source="made", samples=count)
 
     def __len__(self) -> int:
         return self.count
@@ -102,7 +102,7 @@ def test_observed_values_equal_those_of_numpy(model: Path) -> None:
         np.testing.assert_allclose(absmean.absmax, np.abs(x).max(0), rtol=1e-5)
         assert statistics.accumulators(tensor)["histogram"].count == x.size
     assert statistics.samples == 5
-    assert statistics.sources == [Origin(source="made", samples=5)]
+    assert statistics.sources == [SampleOrigin(source="made", samples=5)]
 
 
 def test_grouping_tensors_changes_no_statistic(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxquant.calibration import compiled as compiled_
 from onnxquant.calibration.collect import CollectSettings, collect
 from onnxquant.calibration.compiled import CompiledObserver
-from onnxquant.calibration.feeds import Origin
+from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.errors import ModelError, NativeLibraryError
 from onnxquant.native import library as native
 from onnxquant.observers.base import Accumulator
@@ -95,7 +95,7 @@ def test_wrong_handles_of_observers_are_refused() -> None:
 class Made:
     """Samples with tensors large enough for several pieces."""
 
-    origin = Origin(source="made")
+    origin = SampleOrigin(source="made")
 
     def __init__(self, bad: float | None = None) -> None:
         self.bad = bad

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxquant.calibration import archive
-from onnxquant.calibration.feeds import Origin
+from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.calibration.statistics import KIND, Statistics
 from onnxquant.errors import OnnxQuantError, OutputError, StatisticsError
 from onnxquant.observers import ActivationGrid, ranging
@@ -27,7 +27,7 @@ def shard(seed: int, samples: int = 3) -> Statistics:
             for one in statistics.accumulators(tensor).values():
                 one.update(x)
     statistics.samples = samples
-    statistics.sources = [Origin(source=f"shard {seed}", samples=samples)]
+    statistics.sources = [SampleOrigin(source=f"shard {seed}", samples=samples)]
     return statistics
 
 

@@ -10,7 +10,7 @@ from graphs import matmul
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.graph.io import load
-from onnxquant.graph.sites import Site, find
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.plan.decision import EncodeDecision, KeepDecision, decision_from_dict
 from onnxquant.plan.planner import IntegerSites, decide, make_plan
 from onnxquant.plan.solver_choice import assign_solvers, with_solver
@@ -21,7 +21,7 @@ DOCUMENT = load(matmul(k=256, n=512))
 
 
 def site() -> Site:
-    return find(DOCUMENT)[0][0]
+    return find_sites(DOCUMENT)[0][0]
 
 
 def encoded(form: str = "int4", solver: str = "auto", target: str = "ort") -> EncodeDecision:
@@ -77,13 +77,13 @@ def test_a_solver_that_needs_samples_is_refused_without_them() -> None:
 
 
 def test_samples_show_the_inputs_of_a_product() -> None:
-    plan = make_plan(*find(DOCUMENT), Recipe((Rule(format="int4", target="ort"),)), DOCUMENT.opset)
+    plan = make_plan(*find_sites(DOCUMENT), Recipe((Rule(format="int4", target="ort"),)), DOCUMENT.opset)
     assert [d.solver for d in assign_solvers(plan, DOCUMENT, has_samples=True).encoded] == ["gptq"]
     assert [d.solver for d in assign_solvers(plan, DOCUMENT, has_samples=False).encoded] == ["rtn"]
 
 
 def test_integer_activations_take_the_weights_that_they_name() -> None:
-    recipe, sites = Recipe((Rule(format="int8"),)), find(DOCUMENT)
+    recipe, sites = Recipe((Rule(format="int8"),)), find_sites(DOCUMENT)
     name = sites[0][0].name
     multiplied = IntegerSites(Activations.STATIC, multiplied=frozenset([name]))
     assert [d.target for d in make_plan(*sites, recipe, 21, multiplied).decisions] == ["qdq"]
