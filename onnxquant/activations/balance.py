@@ -66,7 +66,10 @@ def _candidates(editor: GraphEditor, placement: Placement) -> dict[str, _Channel
         if unit is None or not tensor.produced or not editor.is_private(name):
             continue
         conv, readers = editor.producer(unit.node.output[0]), _depthwise_readers(editor, name)
-        if conv is not None and conv.op_type == "Conv" and readers and _can_be_scaled(editor, unit):
+        if conv is None or conv.op_type != "Conv" or not readers or not _can_be_scaled(editor, unit):
+            continue
+        # A weight that other nodes read too would have to be stored twice.
+        if all(editor.owns_constant(node, 1) for node in (conv, *(reader.node for reader in readers))):
             tops = [b[1] for c in unit.clamps if (b := clamp_bounds(c, editor)) is not None]
             channels[name] = _Channels(conv, min(tops, default=float("inf")), readers)
     return channels

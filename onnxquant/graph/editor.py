@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import NameAllocator
 from onnxquant.graph.node import constant_value, is_op
-from onnxquant.graph.traverse import captured_names, names_of_graph, replace_field, subgraphs
+from onnxquant.graph.traverse import captured_names, names_of_graph, names_read, replace_field, subgraphs
 
 # The place before the first node.
 _START = -1
@@ -125,6 +125,20 @@ class GraphEditor:
         """The node that alone reads a tensor, once; None when it is an output, captured, unread or read again."""
         readers = self._consumers.get(name, [])
         return self.nodes[readers[0]] if len(readers) == 1 and self.is_private(name) else None
+
+    def owns_constant(self, node: onnx.NodeProto, position: int) -> bool:
+        """Whether a node alone reads the constant at one of its inputs: it can be changed without being stored twice."""
+        name = node.input[position]
+        if name in self.inputs or self.single_consumer(name) is not node:
+            return False
+        owner: GraphEditor | None = self
+        while owner is not None:
+            maker = owner.producer(name)
+            if name in owner._initializers or maker is not None:
+                is_constant = maker is None or constant_value(maker) is not None
+                return is_constant and (owner is self or list(names_read(owner.graph)).count(name) == 1)
+            owner = owner.outer
+        return False
 
     def constant(self, name: str) -> onnx.TensorProto | None:
         """The tensor behind a constant: an initializer that no caller may override, or the value of a Constant node."""

@@ -222,23 +222,29 @@ def test_traps(case: str) -> None:
     assert note is None and agreement.ops(document)["BatchNormalization"] == 1
 
 
-def test_a_shared_weight_is_copied_for_the_one_that_changes() -> None:
-    proto = model(
-        [
-            node("Conv", ["x", "w", "b"], ["c"]),
-            batch_norm("c", "p"),
-            node("Conv", ["x", "w", "b"], ["d"]),
-            batch_norm("d", "q", prefix="k"),
-            node("Conv", ["x", "w", "b"], ["e"]),
-        ],
-        {"x": ("float32", [1, 6, 7, 7])},
-        {"p": "float32", "q": "float32", "e": "float32"},
-        {"w": weight(12, 6, 3, 3), "b": weight(12)} | norm(12) | {k: v * 2 for k, v in norm(12, "k").items()},
-    )
+@pytest.mark.parametrize("case", ["same norms", "other norms", "read without a norm", "captured"])
+def test_a_shared_weight_is_stored_once(case: str) -> None:
+    """Readers that need one folded weight get it; others keep their norms."""
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"]),
+        batch_norm("c", "p"),
+        node("Conv", ["x", "w", "b"], ["d"]),
+        batch_norm("d", "q", prefix="k"),
+    ]
+    outputs = dict.fromkeys("pq", "float32")
+    if case == "read without a norm":
+        nodes.append(node("Conv", ["x", "w", "b"], ["e"]))
+        outputs["e"] = "float32"
+    if case == "captured":
+        then, other = captures("w", "Neg", "Abs")
+        nodes.append(node("If", ["which"], ["e"], then_branch=then, else_branch=other))
+        outputs["e"] = "float32"
+    second = {k: v * (2 if case == "other norms" else 1) for k, v in zip(norm(12, "k"), norm(12).values(), strict=True)}
+    constants = {"w": weight(12, 6, 3, 3), "b": weight(12), "which": np.array(True)} | norm(12) | second
+    proto = model(nodes, {"x": ("float32", [1, 6, 7, 7])}, outputs, constants)
     document, _ = agreement.check(proto, FoldBatchNorms(), image(1, 6, 7, 7))
-    assert agreement.ops(document) == {"Conv": 3}
-    assert len({n.input[1] for n in document.proto.graph.node}) == 3
-    assert len(document.proto.graph.initializer) == 6
+    assert agreement.ops(document).get("BatchNormalization", 0) == (0 if case == "same norms" else 2)
+    assert len([t for t in document.proto.graph.initializer if len(t.dims) == 4]) == 1
 
 
 def test_channels_last_behind_a_transpose() -> None:
@@ -259,14 +265,15 @@ def test_channels_last_behind_a_transpose() -> None:
 
 def test_in_a_nested_graph_with_weights_outside() -> None:
     def branch(name: str, prefix: str) -> onnx.GraphProto:
-        nodes = [node("Conv", ["x", "w"], [f"{name}_c"]), batch_norm(f"{name}_c", f"{name}_y", prefix=prefix)]
+        own = "w" if name == "then" else "v"
+        nodes = [node("Conv", ["x", own], [f"{name}_c"]), batch_norm(f"{name}_c", f"{name}_y", prefix=prefix)]
         return onnx.helper.make_graph(nodes, name, [], [onnx.helper.make_tensor_value_info(f"{name}_y", 1, None)])
 
     proto = model(
         [node("If", ["which"], ["y"], then_branch=branch("then", "n"), else_branch=branch("else", "k"))],
         {"x": ("float32", [1, 6, 7, 7]), "which": ("bool", [])},
         {"y": "float32"},
-        {"w": weight(12, 6, 3, 3)} | norm(12) | {k: v * 2 for k, v in norm(12, "k").items()},
+        {"w": weight(12, 6, 3, 3), "v": weight(12, 6, 3, 3)} | norm(12) | {k: v * 2 for k, v in norm(12, "k").items()},
     )
     feeds = [image(1, 6, 7, 7) | {"which": np.array(v)} for v in (True, False)]
     document, _ = agreement.check(proto, FoldBatchNorms(), *feeds)

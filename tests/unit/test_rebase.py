@@ -41,6 +41,9 @@ CONSTANTS: dict[str, Any] = {
     "one": weight(1, 4, 3, 3, seed=15),
     "grouped": weight(N, 2, 3, 3, seed=16),
     "turned": (20 * weight(4, N, 2, 2, seed=17) * np.geomspace(0.02, 5, N)[:, None, None]).astype(np.float32),
+    "up2": 8 * weight(8, N, 1, 1, seed=20),
+    **{f"last{i}": 8 * weight(5, N, 1, 1, seed=20 + i) for i in range(1, 5)},
+    "first1": np.tensordot(SPREAD, 5 * weight(N, 4, 3, 3, seed=26), 1),
     "which": np.array(True),
 }
 
@@ -80,13 +83,13 @@ STREAMS: dict[str, tuple[list[onnx.NodeProto], tuple[str, ...], set[str]]] = {
             *INVERTED,
             node("Conv", ["r", "down"], ["b"], pads=[1, 1, 1, 1]),
             node("Add", ["a", "b"], ["s"]),
-            node("Conv", ["s", "up"], ["m2"]),
+            node("Conv", ["s", "up2"], ["m2"]),
             node("Relu", ["m2"], ["r2"]),
             node("Conv", ["r2", "flat"], ["c"]),
             node("Add", ["c", "s"], ["t"]),
             node("Conv", ["t", "last"], ["y"]),
-            node("Conv", ["t", "last", "last_b"], ["z"]),
-            node("Conv", ["s", "last", "last_b"], ["o"]),
+            node("Conv", ["t", "last1", "last_b"], ["z"]),
+            node("Conv", ["s", "last2", "last_b"], ["o"]),
         ],
         ("y", "z", "o"),
         set("abcst"),
@@ -107,13 +110,13 @@ STREAMS: dict[str, tuple[list[onnx.NodeProto], tuple[str, ...], set[str]]] = {
         ("y",),
         set("ab"),
     ),
-    "weights and biases of others": (
+    "biases of others": (
         [
             FIRST,
-            node("Conv", ["x", "first", "first_b"], ["f"], pads=[1, 1, 1, 1]),
+            node("Conv", ["x", "first1", "first_b"], ["f"], pads=[1, 1, 1, 1]),
             LAST,
             node("Relu", ["f"], ["g"]),
-            node("Conv", ["g", "last"], ["z"]),
+            node("Conv", ["g", "last1"], ["z"]),
         ],
         ("y", "z"),
         {"a"},
@@ -360,8 +363,10 @@ def test_streams_of_nested_graphs() -> None:
     given = moments(plain)
     inner = [
         onnx.helper.make_graph(
-            [node(n.op_type, n.input, [f"{o}{i}" for o in n.output], pads=[1] * 4) for n in nodes[:1]]
-            + [node("Conv", [f"a{i}", "last"], [f"y{i}"])],
+            [
+                node("Conv", ["x", ("first", "first1")[i], "first_b"], [f"a{i}"], pads=[1] * 4),
+                node("Conv", [f"a{i}", f"last{i + 1}"], [f"y{i}"]),
+            ],
             f"branch{i}",
             [],
             [onnx.helper.make_tensor_value_info(f"y{i}", 1, None)],
@@ -369,10 +374,20 @@ def test_streams_of_nested_graphs() -> None:
         for i in range(2)
     ]
     proto = net([node("If", ["which"], ["y"], then_branch=inner[0], else_branch=inner[1])])
-    proto.graph.initializer.extend(t for t in plain.graph.initializer)
+    read = {name for graph in inner for n in graph.node for name in n.input} & CONSTANTS.keys()
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(CONSTANTS[name], name) for name in sorted(read))
     wanted = {f"a{i}": given["a"] for i in range(2)}
     _, note = agreement.check(proto, Rebase(moments=wanted), *SAMPLES[:2], within=3e-6)
     assert note == "2 linear streams in another basis (2 tensors)"
+
+
+def test_a_stream_whose_weights_others_read_stays() -> None:
+    proto = net([FIRST, LAST, node("Relu", ["a1"], ["r"]), node("Conv", ["r", "last"], ["z"])], ("y", "z"))
+    proto.graph.node.insert(1, node("Conv", ["x", "first1"], ["a1"]))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(CONSTANTS["first1"], "first1"))
+    document, note = agreement.check(proto, Rebase(moments={}), *SAMPLES[:1], within=0)
+    assert note == "0 linear streams in another basis (0 tensors); 1 left: a weight is read elsewhere too"
+    assert len(document.proto.graph.initializer) == 4
 
 
 def hard(n: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -133,20 +133,24 @@ def test_an_activation_that_is_an_output_is_left() -> None:
     assert note == "0 activations smoothed; 1 left: it is an output, or a nested graph reads it"
 
 
-def test_shared_scales_and_weights_are_copied() -> None:
-    """Two norms with one scale, and a weight that another op reads as it is."""
+def test_shared_scales_are_copied_and_shared_weights_stay() -> None:
+    """Two norms with one scale; a weight that one op alone reads, and one that two ops read."""
     nodes = [
         node("LayerNormalization", ["x", "g", "b"], ["a"]),
-        node("MatMul", ["a", "w"], ["y"]),
+        node("MatMul", ["a", "w2"], ["y"]),
         node("LayerNormalization", ["x", "g", "b"], ["c"]),
         node("MatMul", ["c", "w"], ["m"]),
-        node("Neg", ["c"], ["n"]),
-        node("ReduceSum", ["n"], ["t"], keepdims=0),
-        node("Add", ["m", "t"], ["z"]),
+        node("LayerNormalization", ["x", "g", "b"], ["d"]),
+        node("MatMul", ["d", "w"], ["n"]),
+        node("Add", ["m", "n"], ["z"]),
     ]
-    document, note = agreement.check(build(nodes, ("y", "z")), Smooth(absmax={"a": MAXIMA, "c": MAXIMA}), X)
-    assert note == "1 activations smoothed (1 by what makes it); 1 left: Neg reads it too"
-    assert len(document.proto.graph.initializer) == 6
+    constants = dict.fromkeys("acd", MAXIMA)
+    for insert in (False, True):
+        document, note = agreement.check(build(nodes, ("y", "z")), Smooth(absmax=constants, insert=insert), X)
+        assert note == (
+            "1 activations smoothed (1 by what makes it); 2 left: the weight of a MatMul is read elsewhere too"
+        )
+        assert len(document.proto.graph.initializer) == 6
 
 
 def test_convs_and_gemms() -> None:

@@ -69,7 +69,7 @@ class Linear:
 
     def owns_weight(self, editor: GraphEditor) -> bool:
         """Whether nothing else reads its weight, which can then be changed without being stored twice."""
-        return editor.single_consumer(self.node.input[1]) is self.node
+        return editor.owns_constant(self.node, 1)
 
     def blocks(self, document: Document) -> Doubles:
         """The weight in float64 as [groups, outputs per group, inputs per group, kernel]; a copy."""

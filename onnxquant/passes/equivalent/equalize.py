@@ -17,6 +17,7 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.shapes import infer
 from onnxquant.numerics.arrays import Doubles
 from onnxquant.passes.base import Pass, PassResult
+from onnxquant.passes.equivalent.rescale import shared_weight
 
 _ROUNDS = 100
 _CONVERGED = 1e-3
@@ -54,7 +55,7 @@ class Equalize(Pass):
 
            Conv(Clip(Conv(x, W1), 0, 6), W2)     ->   Conv(Min(Relu(Conv(x, W1 / s)), 6 / s), s W2)
 
-    3. A chain with a constant that would not fit its type stays.
+    3. A chain with a constant that would not fit its type stays; so does a pair with a weight that other nodes read too.
 
     Attributes:
         relax_clip: whether Clips become Relu.
@@ -98,7 +99,7 @@ def _pairs(finder: ScalePathFinder) -> list[Pair]:
         if second is None or not second.takes_rows or finder.only_reader(node.input[0]) is not node:
             continue
         path = finder.path(node.input[0], second.inputs, second.axis)
-        if isinstance(path, ScalePath) and path.end is not None:
+        if isinstance(path, ScalePath) and path.end is not None and not shared_weight(finder.editor, [path.end, second]):
             pairs.append(Pair(path.end, second, path))
     return pairs
 

@@ -80,7 +80,8 @@ class Rebase(Pass):
 
            Conv(Conv(x, W1, b1), W2, b2)   ->   Conv(Conv(x, A W1, A (b1 - mu)), W2 A^-1, b2 + W2 mu)
 
-    2. A stream without statistics, with too many channels, with a computed bias, or whose readers see nothing of it, stays.
+    2. A stream without statistics, with too many channels, with a computed bias, with a weight that other nodes read too, or
+       whose readers see nothing of it, stays.
 
     Attributes:
         moments: mean and covariance of the channels of the tensors of ``stream_tensors``, by name.
@@ -190,6 +191,8 @@ def _stream(editor: GraphEditor, component: _Component) -> list[Stream]:
     biases = [n.input[2] for n in (*makers, *readers) if len(n.input) > 2 and n.input[2]]
     if any(editor.constant(name) is None for name in biases):
         refusal = "a bias is computed"
+    if not all(op.owns_weight(editor) for op in (*before, *after)):
+        refusal = "a weight is read elsewhere too"
     return [Stream(tuple(component.tensors), makers, sums, readers, refusal)]
 
 

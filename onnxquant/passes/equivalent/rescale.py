@@ -69,7 +69,8 @@ class DivideChannels(Pass):
 
            MatMul(Gelu(x), W)                       ->   MatMul(Mul(Gelu(x), 1 / s), s W)
 
-    3. An activation that something else reads, or whose scaled constants do not fit their types, stays.
+    3. An activation that something else reads, or whose scaled constants do not fit their types, stays; so does one whose
+       weights other nodes read too, because each reader would need a weight of its own.
 
     Attributes:
         scales: a positive number for each channel of an activation, by tensor name. Channels that a Flatten made of one
@@ -174,6 +175,8 @@ def _divide_before(finder: ScalePathFinder, name: str, readers: list[Linear], sc
     path = path_to_maker(finder, name, readers)
     if isinstance(path, Refusal):
         return path
+    if refusal := shared_weight(finder.editor, [*readers, path.end] if path.end else readers):
+        return refusal
     # Channels that a Flatten made of one share its scale: the one that the hardest of them needs.
     shared = scale.reshape(-1, path.repeat).max(axis=1)
     changes = _changes_of_readers(finder, readers, np.repeat(shared, path.repeat))
@@ -193,7 +196,7 @@ def _divide_before(finder: ScalePathFinder, name: str, readers: list[Linear], sc
 def _divide_by_node(finder: ScalePathFinder, name: str, readers: list[Linear], scale: Doubles) -> Refusal | None:
     """Divide in a Mul between the activation and its linear readers; a refusal where that cannot be."""
     editor, first = finder.editor, readers[0]
-    if refusal := _unlike_readers(readers):
+    if refusal := _unlike_readers(readers) or shared_weight(editor, readers):
         return refusal
     changes = _changes_of_readers(finder, readers, scale)
     factor = rounded(1 / scale, first.dtype)

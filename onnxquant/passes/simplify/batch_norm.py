@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,8 @@ class FoldBatchNorms(Pass):
 
            Mul(Add(MatMul(x, W), c), f)        ->   Add(MatMul(x, W f), c f)
 
-    3. A chain that would change nothing but a MatMul's Add, or whose result does not fit the type, stays.
+    3. A chain that would change nothing but a MatMul's Add, or whose result does not fit the type, stays; so does one after
+       an op whose weight other nodes read with other factors.
     """
 
     name = "fold-batch-norms"
@@ -71,10 +72,11 @@ class FoldBatchNorms(Pass):
         norms = others = 0
         refusals: Counter[str] = Counter()
         for editor in graph_editors(document):
+            folder = _Folder(document, editor, known)
             for node in list(editor.graph.node):
                 op = linear(editor, node)
-                chain = _followers(document, editor, op, known) if op else []
-                if op and chain and _fold(document, editor, op, chain):
+                chain = folder.followers(op) if op else []
+                if op and chain and folder.fold(op, chain):
                     folded = sum(is_op(a.node, "BatchNormalization") for a in chain)
                     norms, others = norms + folded, others + len(chain) - folded
             refusals.update(_why_left(editor, node) for node in editor.graph.node if _stays(editor, node))
@@ -99,6 +101,8 @@ def _why_left(editor: GraphEditor, node: onnx.NodeProto) -> str:
         return f"after {before.op_type if before is not None else 'an input'}, not a linear op with a constant weight"
     if editor.single_consumer(node.input[0]) is None:
         return f"its input is read elsewhere too, after {before.op_type}"
+    if len(editor.consumers(before.input[1])) > 1:
+        return f"the weight of the {before.op_type} before it is read elsewhere too, with other factors"
     return f"does not fit the channels, bias or number range of the {before.op_type} before it"
 
 
@@ -116,25 +120,6 @@ class _Place:
     channels: int
     axis: int
     rank: int | None
-
-
-def _followers(document: Document, editor: GraphEditor, op: Linear, known: dict[str, Known]) -> list[PerChannelAffine]:
-    """The affine nodes after a linear op, each the only reader of the one before; Transposes may lie between."""
-    chain: list[PerChannelAffine] = []
-    output = known.get(op.node.output[0])
-    place = _Place(op.node.output[0], op.outputs, op.axis, op.rank or (output.rank if output else None))
-    while (node := editor.single_consumer(place.name)) is not None:
-        perm = attribute(node, "perm") if is_op(node, "Transpose") else None
-        if perm is not None:
-            axis = perm.index(len(perm) + place.axis) - len(perm)
-            place = _Place(node.output[0], op.outputs, axis, len(perm))
-            continue
-        affine = _normalization(document, editor, place, node) or _elementwise(document, editor, place, node)
-        if affine is None:
-            break
-        chain.append(affine)
-        place = _Place(node.output[0], op.outputs, place.axis, place.rank)
-    return chain
 
 
 def _normalization(
@@ -178,32 +163,97 @@ def _elementwise(
     return PerChannelAffine(node, position, place.axis, factor, shift)
 
 
-def _fold(document: Document, editor: GraphEditor, op: Linear, chain: list[PerChannelAffine]) -> bool:
-    """Fold a chain; False when nothing is gained or the result does not fit the weight's type."""
-    is_matmul = op.node.op_type == "MatMul"
-    if is_matmul and len(chain) == 1 and not chain[0].scales:
-        return False  # a MatMul and its bias
-    bias = op.bias(document, editor)
-    if bias is None:
-        return False
-    factor = np.ones(op.outputs)
+@dataclass(frozen=True)
+class _Folder:
+    """Folds the affine nodes of one graph.
+
+    Attributes:
+        document: the model.
+        editor: the graph.
+        known: types and shapes.
+        shared: name of the folded weight, by that of a weight of several readers.
+    """
+
+    document: Document
+    editor: GraphEditor
+    known: dict[str, Known]
+    shared: dict[str, str] = field(default_factory=dict)
+
+    def followers(self, op: Linear) -> list[PerChannelAffine]:
+        """The affine nodes after a linear op, each the only reader of the one before; Transposes may lie between."""
+        document, editor = self.document, self.editor
+        chain: list[PerChannelAffine] = []
+        output = self.known.get(op.node.output[0])
+        place = _Place(op.node.output[0], op.outputs, op.axis, op.rank or (output.rank if output else None))
+        while (node := editor.single_consumer(place.name)) is not None:
+            perm = attribute(node, "perm") if is_op(node, "Transpose") else None
+            if perm is not None:
+                axis = perm.index(len(perm) + place.axis) - len(perm)
+                place = _Place(node.output[0], op.outputs, axis, len(perm))
+                continue
+            affine = _normalization(document, editor, place, node) or _elementwise(document, editor, place, node)
+            if affine is None:
+                break
+            chain.append(affine)
+            place = _Place(node.output[0], op.outputs, place.axis, place.rank)
+        return chain
+
+    def fold(self, op: Linear, chain: list[PerChannelAffine]) -> bool:
+        """Fold a chain; False when nothing is gained, a weight would be stored twice, or the result does not fit its type."""
+        editor, is_matmul = self.editor, op.node.op_type == "MatMul"
+        if is_matmul and len(chain) == 1 and not chain[0].scales:
+            return False  # a MatMul and its bias
+        bias = op.bias(self.document, editor)
+        if bias is None:
+            return False
+        factor = _product(op, chain)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for affine in chain:
+                bias = bias * affine.factor + affine.shift
+            weight = rounded(op.restored(op.blocks(self.document) * op.per_output(factor)), op.dtype)
+        shift = rounded(bias, op.dtype)
+        if weight is None or shift is None:
+            return False
+        if np.any(factor != 1) and not self._set_weight(op, factor, weight):
+            return False
+        if not is_matmul:
+            op.set_bias(editor, shift)
+        keep_add = is_matmul and bool(np.any(shift))
+        for affine in chain[:-1] if keep_add else chain:
+            editor.bypass(affine.node, affine.node.input[affine.position])
+        if keep_add:
+            _become_add(editor, chain[-1], shift)
+        return True
+
+    def _set_weight(self, op: Linear, factor: Doubles, weight: NDArray[Any]) -> bool:
+        """Give an op its folded weight; False where other readers of the weight need another one."""
+        name = op.node.input[1]
+        if name in self.shared:
+            self.editor.connect(op.node, 1, self.shared[name])
+        elif op.owns_weight(self.editor):
+            self.editor.set_constant(op.node, 1, weight)
+        elif self.editor.is_private(name) and all(self._has_factor(n, name, factor) for n in self.editor.consumers(name)):
+            self.shared[name] = self.editor.set_constant(op.node, 1, weight)
+        else:
+            return False
+        return True
+
+    def _has_factor(self, node: onnx.NodeProto, weight: str, factor: Doubles) -> bool:
+        """Whether a reader of a weight is a linear op with these factors after it."""
+        op = linear(self.editor, node)
+        if op is None or list(node.input).count(weight) != 1 or node.input[1] != weight:
+            return False
+        chain = self.followers(op)
+        return op.bias(self.document, self.editor) is not None and np.array_equal(_product(op, chain), factor)
+
+
+def _product(op: Linear, chain: list[PerChannelAffine]) -> Doubles:
+    """The factor of each output channel of an op, over a chain of affine nodes."""
+    product = np.ones(op.outputs)
     with np.errstate(over="ignore", invalid="ignore"):
         for affine in chain:
-            factor, bias = factor * affine.factor, bias * affine.factor + affine.shift
-        weight = rounded(op.restored(op.blocks(document) * op.per_output(factor)), op.dtype)
-    shift = rounded(bias, op.dtype)
-    if weight is None or shift is None:
-        return False
-    if np.any(factor != 1):
-        editor.set_constant(op.node, 1, weight)
-    if not is_matmul:
-        op.set_bias(editor, shift)
-    keep_add = is_matmul and bool(np.any(shift))
-    for affine in chain[:-1] if keep_add else chain:
-        editor.bypass(affine.node, affine.node.input[affine.position])
-    if keep_add:
-        _become_add(editor, chain[-1], shift)
-    return True
+            product = product * affine.factor
+    return product
 
 
 def _become_add(editor: GraphEditor, affine: PerChannelAffine, values: NDArray[Any]) -> None:

@@ -13,6 +13,8 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
 from onnxquant.passes.base import Pass, PassResult
 
+# Operands up to this size may be stored once per reader.
+_SMALL = 4096
 _UNARY: tuple[str, ...] = (
     "Relu",
     "LeakyRelu",
@@ -119,6 +121,8 @@ def _sink(document: Document, editor: GraphEditor, node: onnx.NodeProto) -> None
         values = document.array(tensor)
         if values.ndim > len(perm):
             return
+        if values.size > _SMALL and not editor.owns_constant(node, position):
+            return  # it would be stored twice
         if values.size > 1:
             complete = values.reshape((1,) * (len(perm) - values.ndim) + values.shape)
             operands[position] = complete.transpose(np.argsort(perm))
