@@ -7,13 +7,14 @@ Publisher it writes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import onnx
 
 from onnxquant.artifact.records import Metadata, Record, entry_text
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.graph.io import Document
+from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.model_editor import ModelEditor, Sink
 from onnxquant.graph.names import METADATA, ORIGIN
 from onnxquant.graph.publish import Publisher, SizeCounter, is_stored
@@ -70,8 +71,26 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
     return proto
 
 
-def predict(document: Document, plan: Plan, output: str, *, external: bool) -> int:
-    """Bytes of the output, model and data file together. They are exact unless encoding refuses a weight.
+@dataclass(frozen=True)
+class PredictedSize:
+    """The size of an output before it is written. It is exact unless encoding refuses a weight.
+
+    Attributes:
+        nbytes: bytes of the model and its data file together
+        constants: bytes of its tensors alone: without nodes and metadata
+    """
+
+    nbytes: int
+    constants: int
+
+
+def constant_bytes(proto: onnx.ModelProto) -> int:
+    """Bytes of a model's tensors: initializers, and those in attributes of nodes."""
+    return sum(nbytes(tensor) for tensor in tensors(proto))
+
+
+def predict(document: Document, plan: Plan, output: str, *, external: bool) -> PredictedSize:
+    """The size of the output.
 
     Args:
         document: the prepared model
@@ -88,7 +107,8 @@ def predict(document: Document, plan: Plan, output: str, *, external: bool) -> i
     for tensor in tensors(proto):
         if not is_stored(tensor):
             document.inline(tensor)
-    return counter.total(proto)
+    constants = constant_bytes(proto)
+    return PredictedSize(counter.total(proto), constants)
 
 
 def write(document: Document, plan: Plan, publisher: Publisher, encode: Encode) -> None:

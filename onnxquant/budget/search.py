@@ -233,7 +233,7 @@ class _FormatSearcher:
         plan = make_plan(self._sites, self._skipped, self._recipe(choice), self._document.opset)
         plan = replace(plan, origin=self._context.origin)
         external = self._options.is_external(already=self._document.is_external(), nbytes=choice.nbytes)
-        return lowering.predict(self._document, plan, "model.onnx", external=external)
+        return lowering.predict(self._document, plan, "model.onnx", external=external).nbytes
 
     def _smallest(self, table: CandidateTable, tried: list[FormatChoice]) -> FormatChoice:
         """The smallest choice that keeps the bound on quality, by bisection of the noise that is allowed."""

@@ -120,7 +120,9 @@ def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Repo
         raise ModelError(_nothing_to_encode(model))
     external = options.is_external(already=context.original.is_external(), nbytes=plan.nbytes)
     _refuse_unwritable(path, plan, external=external)
-    plan = replace(plan, predicted_bytes=lowering.predict(model.document, plan, path.name, external=external))
+    size = lowering.predict(model.document, plan, path.name, external=external)
+    _refuse_larger(context.original, size)
+    plan = replace(plan, predicted_bytes=size.nbytes)
     report = Report.of_plan(context.original, path, plan, [*notes, *model.notes])
     if options.dry_run:
         return report
@@ -138,6 +140,22 @@ def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Repo
     if outputs is not None:
         report.prove(prove(context, path, outputs, EncodedWeights(model.document, encoder.digests)))
     return report
+
+
+def _refuse_larger(original: Document, size: lowering.PredictedSize) -> None:
+    """Refuse a plan under which the constants, and the file with them, take more bytes than before.
+
+    Nodes and metadata come on top: a file of a few kilobytes may grow by them.
+
+    Raises:
+        ModelError: they do.
+    """
+    before = lowering.constant_bytes(original.proto)
+    if size.constants > before and size.nbytes > original.size():
+        raise ModelError(
+            f"{original.name}: the output would be larger: {size.constants} bytes of constants, {before} now; nothing was "
+            f"written; choose a smaller format, or keep weights as they are with --exclude"
+        )
 
 
 def _nothing_to_encode(model: PlannedModel) -> str:

@@ -63,6 +63,15 @@ def test_nodes_without_effect_go(opset: int) -> None:
     assert [(n.name, list(n.output)) for n in document.proto.graph.node] == [("relu", ["y"])]
 
 
+def test_nodes_that_compute_the_same_become_one_constant() -> None:
+    turned = [node("Transpose", ["w"], [f"w{i}"], perm=[1, 0]) for i in range(3)]
+    products = [node("MatMul", ["x", "w0"], ["a"]), node("MatMul", ["a", "w1"], ["b"]), node("MatMul", ["b", "w2"], ["y"])]
+    weight = rng(2).standard_normal((3, 3)).astype(np.float32)
+    proto = model([*turned, *products], {"x": ("float32", [2, 3])}, {"y": "float32"}, {"w": weight})
+    document, note = agreement.check(proto, FoldConstants(), {"x": X}, within=0)
+    assert note == "nodes: 3 folded" and len(document.proto.graph.initializer) == 1
+
+
 def kept(nodes: list[onnx.NodeProto], initializers: dict[str, Any], opset: int = 17, **inputs: Any) -> None:
     """Nothing may happen to these."""
     taken = inputs or {"x": ("float32", ["n", 3])}

@@ -12,6 +12,9 @@ import pytest
 from graphs import model, node, rng, weight
 
 import onnxquant
+from onnxquant.artifact import lowering
+from onnxquant.artifact.lowering import PredictedSize, constant_bytes
+from onnxquant.errors import ModelError
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 
 IDS = {"ids": np.int64([[1, 5, 60]])}
@@ -79,3 +82,50 @@ def test_a_nested_graph_with_a_tensor_of_the_same_name_keeps_its_own() -> None:
     feeds: list[dict[str, Any]] = [{"x": weight(16, 16, seed=3), "choice": np.array(c)} for c in (True, False)]
     document, note = agreement.check(proto, ReadThroughIdentity(), *feeds, within=0)
     assert note and agreement.ops(document)["Identity"] == 0
+
+
+def shared(readers: int, op: str) -> onnx.ModelProto:
+    """A chain of products of one weight, as of an unrolled recurrence, with norms between them."""
+    nodes, state = [], "x"
+    for step in range(readers):
+        nodes.append(node("LayerNormalization", [state, "scale", "bias"], [f"n{step}"]))
+        weights = "w"
+        if op == "Transpose":
+            nodes.append(node("Transpose", ["w"], [f"t{step}"], perm=[1, 0]))
+            weights = f"t{step}"
+        inputs = [f"n{step}", weights] if op != "Gemm" else [f"n{step}", "w", "bias"]
+        nodes.append(node("Gemm" if op == "Gemm" else "MatMul", inputs, [f"p{step}"]))
+        nodes.append(node("Tanh", [f"p{step}"], [f"a{step}"]))
+        state = f"a{step}"
+    nodes.append(node("Relu", [state], ["y"]))
+    constants = {"w": weight(48, 48), "scale": rng(1).uniform(0.1, 9, 48).astype(np.float32), "bias": weight(48, seed=2)}
+    return model(nodes, {"x": ("float32", ["n", 48])}, {"y": "float32"}, constants)
+
+
+@pytest.mark.parametrize("op", ["MatMul", "Gemm", "Transpose"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activations": "dynamic"},
+        {"activations": "static", "calibration_method": "minmax", "solver": "rtn"},
+        {"bits": 4, "solver": "awq"},
+    ],
+)
+def test_a_weight_of_many_readers_is_stored_once(tmp_path: Path, op: str, options: dict[str, Any]) -> None:
+    proto = shared(5, op)
+    data = [{"x": rng(i).standard_normal((3, 48)).astype(np.float32)} for i in range(4)]
+    onnxquant.quantize(proto, tmp_path / "out.onnx", data=data, proof=False, **options)
+    out = onnx.load(tmp_path / "out.onnx")
+    assert len([t for t in out.graph.initializer if np.prod(t.dims) >= 48 * 24]) == 1
+    assert constant_bytes(out) < constant_bytes(proto) / 2
+
+
+def test_a_plan_that_would_store_more_than_the_original_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proto = shared(2, "MatMul")
+    larger = PredictedSize(proto.ByteSize() + 1, constant_bytes(proto) + 1)
+    monkeypatch.setattr(lowering, "predict", lambda *_, **__: larger)
+    with pytest.raises(ModelError, match=r"would be larger: \d+ bytes of constants, \d+ now; nothing was written"):
+        onnxquant.quantize(proto, tmp_path / "out.onnx")
+    assert not list(tmp_path.iterdir())

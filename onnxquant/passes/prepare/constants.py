@@ -42,7 +42,8 @@ class FoldConstants(Pass):
 
            Relu(Identity(x))                  ->   Relu(x)
 
-    2. A node of constant inputs becomes its value, where the model does not grow by more than 64 KiB.
+    2. A node of constant inputs becomes its value, where the model does not grow by more than 64 KiB. Nodes that compute the
+       same become one value.
 
            Reshape(x, Concat(c1, c2))         ->   Reshape(x, c)
 
@@ -70,17 +71,30 @@ class FoldConstants(Pass):
 
 
 def _fold_graph(document: Document, editor: GraphEditor, known: dict[str, Known], counts: Counter[str]) -> None:
+    folded: dict[bytes, str] = {}  # the first result by computation: what is computed twice is stored once
     for node in list(editor.graph.node):
         if _has_no_effect(document, editor, node, known):
             if editor.bypass(node, node.input[0]):
                 counts["without effect removed"] += 1
+            continue
+        same = folded.get(key := computation(node))
+        if same is not None and editor.bypass(node, same):
+            counts["folded"] += 1
         elif (values := _values(document, editor, node, known)) is not None:
             editor.become_constants(node, values)
             counts["folded"] += 1
+            if len(node.output) == 1:
+                folded[key] = node.output[0]
     for node in reversed(list(editor.graph.node)):
         if not editor.is_removed(node) and _is_unread(editor, node):
             editor.remove(node)
             counts["unread removed"] += 1
+
+
+def computation(node: onnx.NodeProto) -> bytes:
+    """The computation of a node as bytes: the same for nodes of equal operators, attributes and inputs."""
+    bare = onnx.NodeProto(op_type=node.op_type, domain=node.domain, input=node.input, attribute=node.attribute)
+    return bare.SerializeToString(deterministic=True)
 
 
 def _is_unread(editor: GraphEditor, node: onnx.NodeProto) -> bool:
