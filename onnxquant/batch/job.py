@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,30 +23,8 @@ from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress
 from onnxquant.recipe.rules import Recipe
-from onnxquant.report import summary
 from onnxquant.report.report import Report
-
-
-class Verdict(StrEnum):
-    """Result of one job."""
-
-    PASSED = "PASSED"
-    """The output is written and proven."""
-    FAILED = "FAILED"
-    """The output is written, but the proof or a bound failed."""
-    WRITTEN = "WRITTEN"
-    """The output is written, not proven."""
-    PLANNED = "PLANNED"
-    """Nothing was to be written."""
-    ERROR = "ERROR"
-    """Nothing was written."""
-    NOT_DONE = "NOT DONE"
-    """The job was not begun, or interrupted."""
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the job did what it was asked to do."""
-        return self in (Verdict.PASSED, Verdict.WRITTEN, Verdict.PLANNED)
+from onnxquant.report.state import State
 
 
 @dataclass(frozen=True)
@@ -70,7 +47,7 @@ class Row:
 
     model: str
     output: str
-    verdict: Verdict = Verdict.NOT_DONE
+    verdict: State = State.NOT_DONE
     reason: str = ""
     reused: bool = False
     original_bytes: int | None = None
@@ -85,7 +62,7 @@ class Row:
     @property
     def done(self) -> bool:
         """Whether the model became what was asked for."""
-        return self.verdict.is_done
+        return not self.verdict.is_failure
 
     @property
     def size_ratio(self) -> float | None:
@@ -129,7 +106,7 @@ class Job:
         """Name of the output where the job does not give one."""
         return self.settings()[1].output_name(self.source)
 
-    def row(self, verdict: Verdict = Verdict.NOT_DONE, reason: str = "", **figures: object) -> Row:
+    def row(self, verdict: State = State.NOT_DONE, reason: str = "", **figures: object) -> Row:
         """A result of this job."""
         return Row(str(self.source), str(self.output), verdict, reason, **cast(dict[str, Any], figures))
 
@@ -140,13 +117,13 @@ def run_job(job: Job, progress: Progress) -> Row:
     try:
         row = _run(job, progress)
     except OnnxQuantError as error:
-        row = job.row(Verdict.ERROR, str(error))
+        row = job.row(State.ERROR, str(error))
     except MemoryError as error:
-        row = job.row(Verdict.ERROR, f"out of memory: {error}" if str(error) else "out of memory")
+        row = job.row(State.ERROR, f"out of memory: {error}" if str(error) else "out of memory")
     except OSError as error:
-        row = job.row(Verdict.ERROR, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        row = job.row(State.ERROR, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception as error:  # a defect of ours must not end a batch
-        row = job.row(Verdict.ERROR, f"internal error, please report it: {type(error).__name__}: {error}")
+        row = job.row(State.ERROR, f"internal error, please report it: {type(error).__name__}: {error}")
     return replace(row, seconds=time.perf_counter() - begin)
 
 
@@ -165,7 +142,7 @@ def _run(job: Job, progress: Progress) -> Row:
         return replace(job.previous, reused=True)
     if not settings.proof:
         size = load(job.output).size()
-        return job.row(Verdict.WRITTEN, reused=True, key=key, original_bytes=original.size(), output_bytes=size)
+        return job.row(State.WRITTEN, reused=True, key=key, original_bytes=original.size(), output_bytes=size)
     # An interrupted run leaves a whole file that nobody has proven.
     known = declared(Options)
     options = {k: v for k, v in job.options.items() if k not in known or not known[k].declared.names_file}
@@ -187,8 +164,8 @@ def _quantize(job: Job, progress: Progress, settings: Options) -> Row:
 def _row(job: Job, report: Report, key: str) -> Row:
     verdict = report.verdict
     return job.row(
-        Verdict(summary.WORDS[verdict.state]),
-        "; ".join(report.problems),
+        verdict.state,
+        "; ".join(report.problems) or ("" if report.passed else verdict.next),
         original_bytes=report.original_bytes,
         output_bytes=report.output_bytes or report.predicted_bytes,
         bits_per_weight=report.bits_per_weight,

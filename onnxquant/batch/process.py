@@ -22,8 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from onnxquant.batch.job import Job, Row, Verdict, run_job
+from onnxquant.batch.job import Job, Row, run_job
 from onnxquant.recipe.progress import Progress
+from onnxquant.report.state import State
 from onnxquant.runtime.environment import environment_with
 
 # Seconds that a terminated process has to remove its temporary files.
@@ -177,7 +178,7 @@ class _Process:
                 progress(*answer)
         except (EOFError, OSError, pickle.UnpicklingError):
             self._process.wait()
-            return job.row(Verdict.ERROR, f"its process died: {self._cause()}")
+            return job.row(State.ERROR, f"its process died: {self._cause()}")
 
     def terminate(self) -> None:
         """Ask it to end, and kill it where it does not."""

@@ -27,7 +27,7 @@ class BatchProgress(Protocol):
     """The progress of every model of a batch."""
 
     def __call__(self, model: str, stage: str, done: float, /) -> None:
-        """Take note of the progress of a model; its last stage is its ``Verdict``.
+        """Take note of the progress of a model; its last stage is its ``State``.
 
         Args:
             model: name of the model

@@ -7,10 +7,11 @@ from rich.markup import escape
 
 from onnxquant.cli.options import model_options
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
+from onnxquant.inspect.benchmark import BenchmarkRow
 from onnxquant.inspect.benchmark import benchmark as benchmark_models
 from onnxquant.json_data import to_json
 from onnxquant.report.terminal import table
-from onnxquant.report.units import milliseconds, size, times
+from onnxquant.report.units import milliseconds, size, speed, times
 
 
 @click.command(short_help="Compare sizes and latencies of models.")
@@ -20,7 +21,7 @@ from onnxquant.report.units import milliseconds, size, times
 @json_option
 @errors_become_exit_codes
 def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **options: object) -> None:
-    """Measure sizes and latencies of MODELS side by side: interleaved runs, medians, kernels that run.
+    """Measure sizes and latencies of MODELS side by side: interleaved runs, processor time, kernels that run.
 
     \b
     Examples:
@@ -34,7 +35,11 @@ def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **option
     for row in rows:
         kernels = ", ".join(f"{k} {v}" for k, v in list(row.kernels.items())[:6])
         out.add_row(
-            escape(row.model), size(row.bytes), times(row.size_ratio), milliseconds(row.seconds), times(row.speed_ratio),
-            str(row.runs), str(row.threads or "default"), kernels,
+            escape(row.model), size(row.bytes), times(row.size_ratio), milliseconds(row.seconds), _speed(row),
+            str(row.runs), str(row.threads), kernels,
         )  # fmt: skip
     console().print(out)
+
+
+def _speed(row: BenchmarkRow) -> str:
+    return times(row.speed_ratio) if row.speed_interval is None else speed(row.speed_ratio, row.speed_interval)

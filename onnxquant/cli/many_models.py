@@ -12,20 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from onnxquant.batch.job import Verdict
 from onnxquant.batch.run import BatchProgress, BatchReport, Interrupted, silent
 from onnxquant.cli.shared import FAILED, Command, Display, console, print_json
+from onnxquant.report.state import State
 from onnxquant.report.terminal import show, table
 from onnxquant.report.units import decibels, size
-
-_STYLES = {
-    Verdict.PASSED: "green",
-    Verdict.WRITTEN: "yellow",
-    Verdict.PLANNED: "bold",
-    Verdict.NOT_DONE: "dim",
-    Verdict.FAILED: "red",
-    Verdict.ERROR: "red",
-}
 
 
 def many_options(command: Command) -> Command:
@@ -77,7 +68,7 @@ def progress_bars(*, is_shown: bool, count: int | None = None) -> Iterator[Batch
         active: dict[str, TaskID] = {}
 
         def show_progress(model: str, stage: str, done: float) -> None:
-            if isinstance(stage, Verdict):
+            if isinstance(stage, State):
                 if model in active:
                     bars.remove_task(active.pop(model))
                 bars.advance(whole)
@@ -100,7 +91,7 @@ def _print(report: BatchReport, *, verbose: bool) -> None:
     for row in report.rows:
         sizes = ["" if n is None else size(n) for n in (row.original_bytes, row.output_bytes)]
         why = " ".join(row.reason.split()) or ("kept from before" if row.reused else "")
-        style = _STYLES[row.verdict]
+        style = row.verdict.color
         out.add_row(
             escape(row.model), f"[{style}]{row.verdict}[/{style}]", *sizes,
             "" if row.size_ratio is None else f"{row.size_ratio:.2f}x",

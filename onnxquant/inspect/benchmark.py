@@ -11,7 +11,7 @@ from onnxquant.calibration.samples import Samples
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import load
 from onnxquant.recipe.options import Options
-from onnxquant.validation.latency import TimedModel, latencies
+from onnxquant.validation.latency import Interval, TimedModel, latencies
 from onnxquant.validation.reference import sampled_outputs
 
 
@@ -24,10 +24,11 @@ class BenchmarkRow:
         bytes: size on disk, data files included.
         size_ratio: bytes of the first model over those of this one.
         seconds: median seconds per call.
-        speed_ratio: seconds of the first model over those of this one.
+        speed_ratio: processor time of the first model over that of this one.
         runs: number of runs.
-        threads: number of threads; None: onnxruntime's choice.
+        threads: number of threads.
         kernels: number of nodes by op in the graph that onnxruntime runs.
+        speed_interval: interval that holds ``speed_ratio`` 19 times of 20.
     """
 
     model: str
@@ -38,6 +39,7 @@ class BenchmarkRow:
     runs: int
     threads: int | None
     kernels: dict[str, int]
+    speed_interval: Interval | None = None
 
 
 def benchmark(*models: str | Path, data: Data | None = None, **options: object) -> list[BenchmarkRow]:
@@ -67,8 +69,9 @@ def benchmark(*models: str | Path, data: Data | None = None, **options: object) 
             seconds=measured.seconds[str(i)],
             speed_ratio=measured.ratio[str(i)],
             runs=measured.runs,
-            threads=settings.threads,
+            threads=measured.threads,
             kernels=runtime.optimized_ops(path, threads=settings.threads),
+            speed_interval=measured.certain(str(i)),
         )
         for i, (path, size) in enumerate(zip(paths, sizes, strict=True))
     ]

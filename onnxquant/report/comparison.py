@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxquant.report.data import ReportData, State
+from onnxquant.report.data import ReportData
+from onnxquant.report.state import State
 from onnxquant.report.units import decibels, size, times
 from onnxquant.report.verdict import verdict_of
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
@@ -20,8 +19,10 @@ from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import ActivationRecord
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
-from onnxquant.report.units import decibels, size
+from onnxquant.report.state import State
+from onnxquant.report.units import decibels, size, speed, times
 from onnxquant.validation.checks import WeightChecks
+from onnxquant.validation.latency import Interval
 from onnxquant.validation.proof import Proof, WeightProof
 from onnxquant.version import __version__
 
@@ -83,15 +84,6 @@ class FileHashes:
     output: dict[str, str] | None = field(default=None, metadata=OPTIONAL)
 
 
-class State(StrEnum):
-    """States of a conversion; the values are their names in reports."""
-
-    PASSED = "PASSED"
-    FAILED = "FAILED"
-    PLANNED = "plan"
-    UNPROVEN = "written, not proven"
-
-
 @dataclass(frozen=True)
 class Verdict:
     """The verdict of a report.
@@ -99,11 +91,12 @@ class Verdict:
     Attributes:
         state: result of the conversion, or its last step.
         smaller: bytes before over bytes after (predicted ones of a plan); None where they are not known.
-        faster: seconds before over seconds after; None where they were not measured.
+        faster: time before over time after; None where they were not measured.
         worst_sqnr_db: SQNR of the worst output, infinite where all are exact; None where none was compared.
         worst_output: name of the worst output.
         encoded, weights: number of weights that were encoded, and of all constants.
         next: the next step, in one sentence.
+        faster_interval: interval that holds ``faster`` 19 times of 20; None where it is not known.
     """
 
     state: State
@@ -114,6 +107,7 @@ class Verdict:
     encoded: int
     weights: int
     next: str
+    faster_interval: Interval | None = field(default=None, metadata=OPTIONAL)
 
     def figures(self, before: int, after: int | None) -> list[str]:
         """The figures, as phrases.
@@ -130,7 +124,8 @@ class Verdict:
         if self.worst_sqnr_db is not None:
             parts.append(f"outputs keep {decibels(self.worst_sqnr_db)}")
         if self.faster is not None:
-            parts.append(f"{self.faster:.2f}x the original's speed")
+            ratio = times(self.faster) if self.faster_interval is None else speed(self.faster, self.faster_interval)
+            parts.append(f"{ratio} the original's speed")
         return parts
 
 
@@ -249,11 +244,6 @@ class ReportData:
     def problems(self) -> list[str]:
         """Reasons why the proof failed."""
         return [str(p) for p in self.proof.problems] if self.proof else []
-
-    @property
-    def passed(self) -> bool:
-        """Whether the proof and every bound hold (true where no proof was asked for)."""
-        return not self.problems
 
 
 def _proven(site: SiteResult, weight: WeightProof | None) -> SiteResult:

@@ -21,6 +21,11 @@ class Report(ReportData):
         return verdict_of(self)
 
     @property
+    def passed(self) -> bool:
+        """Whether the proof and every bound hold, where they were asked for, and the file is not worse in every way."""
+        return not self.verdict.state.is_failure
+
+    @property
     def warnings(self) -> list[str]:
         """Warnings about the result."""
         return warnings_.warnings(self)

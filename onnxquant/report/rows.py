@@ -11,9 +11,9 @@ from onnxquant.json_data import JsonValue
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.plan.activations import ActivationRecord, StaticRecord
 from onnxquant.report.data import Float16Error, ReportData, SiteResult
-from onnxquant.report.units import decibels, figure, milliseconds, size
+from onnxquant.report.units import decibels, figure, milliseconds, size, speed
 from onnxquant.validation.checks import WeightChecks
-from onnxquant.validation.latency import ORIGINAL, QUANTIZED, STOCK
+from onnxquant.validation.latency import ORIGINAL, QUANTIZED, STOCK, Latency
 from onnxquant.validation.proof import Proof
 
 # Field of a row, title of its column, and whether it is a number.
@@ -141,12 +141,14 @@ class Cost:
         name: name of the cost.
         original, quantized: the figures.
         shown: function that makes text of a figure.
+        measured: the ratio as it was measured; empty: it follows from the figures.
     """
 
     name: str
     original: float
     quantized: float
     shown: Callable[[float], str]
+    measured: str = ""
 
     @property
     def before(self) -> str:
@@ -161,6 +163,8 @@ class Cost:
     @property
     def ratio(self) -> str:
         """The original's figure over the other one."""
+        if self.measured:
+            return self.measured
         return f"{self.original / self.quantized:.2f}x" if self.quantized else ""
 
     @property
@@ -177,14 +181,19 @@ def costs(report: ReportData) -> list[Cost]:
         out.append(Cost(name, report.original_bytes, after, size))
     if proof and proof.latency:
         seconds = proof.latency.seconds
-        out.append(Cost("latency", seconds[ORIGINAL], seconds[QUANTIZED], milliseconds))
-        if STOCK in seconds:
-            out.append(Cost("latency without our library", seconds[ORIGINAL], seconds[STOCK], milliseconds))
+        for name, model in (("latency", QUANTIZED), ("latency without our library", STOCK)):
+            if model in seconds:
+                out.append(Cost(name, seconds[ORIGINAL], seconds[model], milliseconds, _speed(proof.latency, model)))
     if proof and proof.loading:
         before, now = proof.loading.original, proof.loading.quantized
         out.append(Cost("load time", before.seconds, now.seconds, milliseconds))
         out.append(Cost("memory", before.resident_bytes, now.resident_bytes, size))
     return out
+
+
+def _speed(latency: Latency, model: str) -> str:
+    """The ratio of processor times as people read it; empty where it was not measured."""
+    return "" if latency.interval is None else speed(latency.ratio[model], latency.interval[model])
 
 
 def outputs(report: ReportData) -> list[list[str]]:

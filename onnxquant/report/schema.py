@@ -11,14 +11,16 @@ from onnxquant.json_data import JsonObject
 from onnxquant.recipe.declaration import Option, declared, options_of
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Rule
+from onnxquant.report.state import OLD_NAMES, State
 
 
 @cache
 def text() -> str:
-    """The JSON Schema (draft 2020-12): the file of this package, with the keys of rules and the names of options."""
+    """The JSON Schema (draft 2020-12): the file of this package, with the names of states, keys of rules and options."""
     schema = json.loads(files("onnxquant.report").joinpath("schema.json").read_text(encoding="utf-8"))
     rule, options = schema["$defs"]["rule"], schema["properties"]["asked"]["properties"]["options"]
     rule["properties"] = {name: _of_key(option) for name, option in declared(Rule).items()}
+    schema["$defs"]["verdict"]["properties"]["state"]["enum"] = [*(state.value for state in State), *OLD_NAMES]
     rule["properties"]["parameters"] = {"type": "object", "additionalProperties": {}}
     reported = [option for option in options_of(Options).values() if option.declared.is_reported]
     options["properties"] = {option.name: {"description": option.declared.help} for option in reported}

@@ -16,12 +16,15 @@ from onnxquant.plan.activations import read_activations
 from onnxquant.plan.decision import decision_from_dict
 from onnxquant.report import schema
 from onnxquant.report.data import FileHashes, Float16Error, Judgement, ReportData, Request, SiteResult, Verdict
+from onnxquant.report.state import OLD_NAMES
 from onnxquant.report.verdict import verdict_of
 from onnxquant.report.warnings import warnings
 from onnxquant.validation.checks import WeightChecks
 from onnxquant.validation.proof import Problem, Proof
 
-SCHEMA = 1
+SCHEMA = 2
+# Reports of schema 1 lack fields that may be missing, and have other names of states.
+READABLE = (1, 2)
 R = TypeVar("R", bound=ReportData)
 
 
@@ -33,7 +36,7 @@ def report_to_json(report: ReportData) -> JsonObject:
         "source": report.source,
         "output": report.output,
         "verdict": to_json(verdict_of(report)),
-        "passed": report.passed,
+        "passed": not verdict_of(report).state.is_failure,
         "problems": to_json(report.problems),
         "warnings": to_json(warnings(report)),
         "notes": to_json(report.notes),
@@ -82,9 +85,10 @@ def report_from_json(kind: type[R], data: JsonValue, name: str) -> R:
         ReportError: data of another version, or data that does not fit the schema.
     """
     version = data.get("schema") if isinstance(data, dict) else None
-    if not isinstance(data, dict) or version != SCHEMA:
+    if not isinstance(data, dict) or version not in READABLE:
+        expected = " or ".join(map(str, READABLE))
         raise ReportError(
-            f"{name}: schema is {version!r}, expected {SCHEMA}: a report of another version, or none at all"
+            f"{name}: schema is {version!r}, expected {expected}: a report of another version, or none at all"
         )
     schema.check(data, name)
     try:
@@ -112,8 +116,15 @@ def _read(kind: type[R], data: JsonObject) -> R:
         hashes=from_json(FileHashes, data["sha256"]),
         environment=from_json(dict[str, str], data["environment"]),
         proof=None if data["proof"] is None else _read_proof(data["proof"], data["problems"]),
-        judgement=Judgement(from_json(Verdict, data["verdict"]), from_json(list[str], data["warnings"])),
+        judgement=_read_judgement(data),
     )
+
+
+def _read_judgement(data: JsonObject) -> Judgement:
+    saved = cast(JsonObject, data["verdict"])
+    state = cast(str, saved["state"])
+    verdict = from_json(Verdict, {**saved, "state": OLD_NAMES.get(state, state)})
+    return Judgement(verdict, from_json(list[str], data["warnings"]))
 
 
 def _read_site(data: JsonObject) -> SiteResult:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import re
 
-from onnxquant.report.data import ReportData, State
+from onnxquant.report.data import ReportData
 from onnxquant.report.verdict import verdict_of
 
-# FAILED: written, but the proof or a bound failed.
-WORDS = {State.PASSED: "PASSED", State.FAILED: "FAILED", State.UNPROVEN: "WRITTEN", State.PLANNED: "PLANNED"}
 # The form of the line, for scripts.
 LINE = re.compile(
     r"(?P<verdict>[A-Z]+) (?P<name>.+) (?P<smaller>[\d.]+|-)x smaller (?P<sqnr>-?[\d.]+|-?inf|nan|-) dB "
@@ -32,4 +30,4 @@ def summary(report: ReportData) -> str:
     """A report in one line."""
     verdict = verdict_of(report)
     name = str(report.output or report.source)
-    return line(WORDS[verdict.state], name, verdict.smaller, verdict.worst_sqnr_db, verdict.faster)
+    return line(verdict.state.word, name, verdict.smaller, verdict.worst_sqnr_db, verdict.faster)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from onnxquant.plan.decision import EncodeDecision, KeepDecision
 from onnxquant.report import rows
-from onnxquant.report.data import ReportData, SiteResult, State
+from onnxquant.report.data import ReportData, SiteResult
 from onnxquant.report.units import decibels, figure, size
 from onnxquant.report.verdict import verdict_of
 from onnxquant.report.warnings import warnings
@@ -22,7 +22,6 @@ from onnxquant.validation.proof import Proof, Structure
 
 # Contributions that are shown.
 _SHOWN = 25
-_COLORS = {State.PASSED: "green", State.FAILED: "red", State.UNPROVEN: "yellow", State.PLANNED: "bold"}
 
 
 def table(title: str, *columns: str) -> Table:
@@ -175,7 +174,7 @@ def _structure(structure: Structure) -> list[tuple[str, str]]:
 
 def _show_verdict(report: ReportData, console: Console) -> None:
     verdict, proof = verdict_of(report), report.proof
-    color = _COLORS[verdict.state]
+    color = verdict.state.color
     name = f"{report.source} -> {report.output}" if report.planned else str(report.output or report.source)
     figures = ", ".join(verdict.figures(report.original_bytes, report.final_bytes))
     console.print(

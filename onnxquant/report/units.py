@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from onnxquant.validation.latency import Interval
+
 
 def size(nbytes: float) -> str:
     """Bytes with a unit.
@@ -44,6 +46,15 @@ def times(ratio: float | None) -> str:
     ('3.74x', '')
     """
     return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def speed(ratio: float, interval: Interval) -> str:
+    """A ratio of speeds; with the interval that it lies in where that is not narrow.
+
+    >>> speed(1.2, Interval(1.19, 1.21)), speed(1.2, Interval(0.9, 1.5))
+    ('1.20x', '1.20x (0.90 to 1.50)')
+    """
+    return f"{ratio:.2f}x" + ("" if interval.is_narrow else f" ({interval.low:.2f} to {interval.high:.2f})")
 
 
 def figure(value: float | str | None) -> str:

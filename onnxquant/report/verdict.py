@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
-from onnxquant.report.data import ReportData, State, Verdict
-from onnxquant.report.warnings import LOW_DB, NEGLIGIBLE_GAIN, remedy
-from onnxquant.validation.latency import QUANTIZED
-from onnxquant.validation.proof import ProblemKind, Proof
+from dataclasses import dataclass
+from enum import Enum, auto
 
-# Timings scatter by this much.
-_SLOWER = 0.95
+from onnxquant.report import advice
+from onnxquant.report.data import ReportData, Verdict
+from onnxquant.report.state import State
+from onnxquant.validation.latency import QUANTIZED, Latency
+from onnxquant.validation.proof import Proof
+
+# Outputs that keep less are to be measured on the task before the file is used, and those that keep still less are lost.
+GOOD_DB, LOW_DB = 20.0, 10.0
+# A bound of the user's may be lower than these. An output that keeps less than this is lost whatever the bound says.
+_LEAST_DB = 3.0
+# Speeds that differ by less are the same.
+_SAME_SPEED = 0.03
+# A file that is not smaller by this factor is hardly smaller.
+NEGLIGIBLE_GAIN = 1.05
+_GIVE_SAMPLES = (
+    "Give samples that the model will see with --data: made-up ones find defects, but they do not judge accuracy."
+)
+
+
+class Quality(Enum):
+    """Levels of the outputs' quality."""
+
+    GOOD = auto()
+    DOUBTFUL = auto()
+    LOST = auto()
+
+
+@dataclass(frozen=True)
+class _Gains:
+    """Gains of a file over the original.
+
+    Attributes:
+        smaller: whether it takes less space.
+        faster, slower: whether it certainly takes less, or more, time; neither where that is not known.
+        quality: level of its outputs.
+    """
+
+    smaller: bool
+    faster: bool
+    slower: bool
+    quality: Quality
 
 
 def verdict_of(report: ReportData) -> Verdict:
@@ -18,49 +55,101 @@ def verdict_of(report: ReportData) -> Verdict:
     proof, after = report.proof, report.final_bytes
     deployed = {n: e.sqnr_db for n, e in (proof.deployed if proof else {}).items()}
     name = min(deployed, key=lambda n: deployed[n], default=None)
-    worst = None if name is None else deployed[name]
-    faster = proof.latency.ratio[QUANTIZED] if proof and proof.latency else None
-    smaller = report.original_bytes / after if after else None
     encoded = len(report.encoded) or (len(proof.weights) if proof else 0)
+    state, step = _result(report)
+    return Verdict(
+        state=state,
+        smaller=report.original_bytes / after if after else None,
+        faster=proof.latency.ratio[QUANTIZED] if proof and proof.latency else None,
+        faster_interval=proof.latency.certain(QUANTIZED) if proof and proof.latency else None,
+        worst_sqnr_db=None if name is None else deployed[name],
+        worst_output=name,
+        encoded=encoded,
+        weights=len(report.sites) or encoded,
+        next=step,
+    )
+
+
+def _result(report: ReportData) -> tuple[State, str]:
+    """The state, and the next step."""
+    proof = report.proof
+    if proof is None and report.planned:
+        return State.PLANNED, "Run it without --dry-run to write and prove the file."
+    if report.sites and not report.encoded:
+        return (
+            State.NOTHING_QUANTIZED,
+            "Do not use it: every weight stays in float. The reasons stand beside the weights.",
+        )
     if proof is None:
-        state = State.PLANNED if report.planned else State.UNPROVEN
-        step = _write_or_prove(state)
-    elif proof.problems:
-        state, step = State.FAILED, _repair(proof)
-    else:
-        state, step = State.PASSED, _use(report, proof, worst, smaller, faster)
-    return Verdict(state, smaller, faster, worst, name, encoded, len(report.sites) or encoded, step)
+        return State.WRITTEN, "Prove it with onnxquant validate before you use it."
+    if proof.problems:
+        return State.FAILED, advice.repair(report, proof)
+    gains = _gains(report, proof)
+    state = _state(gains)
+    return state, _step(report, proof, state, gains)
 
 
-def _write_or_prove(state: State) -> str:
-    if state is State.PLANNED:
-        return "Run it without --dry-run to write and prove the file."
-    return "Prove it with onnxquant validate before you use it."
+def _gains(report: ReportData, proof: Proof) -> _Gains:
+    faster, slower = _speed(proof.latency)
+    return _Gains(report.original_bytes > (report.final_bytes or 0), faster, slower, _quality(report, proof))
 
 
-def _use(report: ReportData, proof: Proof, worst: float | None, smaller: float | None, faster: float | None) -> str:
-    """The next step with a file that passed."""
+def _speed(latency: Latency | None) -> tuple[bool, bool]:
+    """Whether the file is certainly faster, and whether it is certainly slower; an interval that holds 1 says neither."""
+    if latency is None:
+        return False, False
+    ratio, interval = latency.ratio[QUANTIZED], latency.certain(QUANTIZED)
+    return interval.low > 1 and ratio >= 1 + _SAME_SPEED, interval.high < 1 and ratio <= 1 - _SAME_SPEED
+
+
+def _quality(report: ReportData, proof: Proof) -> Quality:
+    """The level of the worst output; what meets the user's own bound is good."""
+    worst = min((e.sqnr_db for e in proof.deployed.values()), default=GOOD_DB)
+    bound = report.request.options.get("min_sqnr") if report.request else None
+    good = bound if isinstance(bound, (int, float)) else _LEAST_DB if proof.metric else GOOD_DB
+    if worst >= max(good, _LEAST_DB):
+        return Quality.GOOD
+    return Quality.DOUBTFUL if worst >= LOW_DB else Quality.LOST
+
+
+def _state(gains: _Gains) -> State:
+    """The state of a file that the proof has nothing against."""
+    if not gains.smaller and not gains.faster:
+        return State.WORSE
+    if gains.quality is Quality.LOST:
+        return State.FASTER_INACCURATE if gains.faster else State.SMALLER_INACCURATE
+    if not gains.smaller:
+        return State.NOT_SMALLER
+    if gains.slower:
+        return State.NOT_FASTER
+    return State.PASSED if gains.quality is Quality.GOOD else State.CAUTION
+
+
+def _step(report: ReportData, proof: Proof, state: State, gains: _Gains) -> str:
+    """The next step with a file that the proof has nothing against."""
+    if state is State.WORSE:
+        return f"Do not use it: it is not smaller, and not faster. {advice.smaller(report)}"
     if proof.feeds and proof.feeds.is_synthetic:
-        return "Give samples that the model will see with --data: made-up ones find defects, but they do not judge accuracy."
-    if worst is not None and worst < LOW_DB:
-        return f"Do not use it yet: {remedy(report.activations, proof)}."
-    if report.encoded and smaller is not None and smaller < NEGLIGIBLE_GAIN:
-        return "It is hardly smaller: read why weights were left in float, then choose another target or format."
-    if faster is not None and faster < _SLOWER:
-        return "Use it where size matters; where speed matters, try --bits 8, --target auto or --activations static."
+        trade = {
+            State.NOT_FASTER: f"It is slower. {advice.faster(report, proof)} ",
+            State.NOT_SMALLER: "It saves no space. ",
+        }
+        return f"{trade.get(state, '')}{_GIVE_SAMPLES}"
+    if gains.quality is Quality.LOST:
+        return f"Do not use it yet: {advice.more_accurate(report, proof)}."
+    check = "Measure it on the task it is for before you use it"
+    if gains.quality is Quality.DOUBTFUL:
+        return f"{check}: outputs that keep less than {GOOD_DB:.0f} dB may give other answers. If they do: " + (
+            f"{advice.more_accurate(report, proof)}."
+        )
+    if state is State.NOT_SMALLER:
+        return "Use it where speed matters; it saves no space."
+    if state is State.NOT_FASTER:
+        return f"Use it where size matters. {advice.faster(report, proof)}"
+    if _is_hardly_smaller(report):
+        return f"It is hardly smaller. {advice.smaller(report)}"
     return "Use it, and measure it on the task it is for."
 
 
-def _repair(proof: Proof) -> str:
-    """The next step with a file that failed."""
-    kinds = {problem.kind for problem in proof.problems}
-    if kinds == {ProblemKind.MISSED_BOUND}:
-        return (
-            "Use more bits, or keep the weights that cost most in float with --exclude: onnxquant validate --detailed ranks "
-            "them."
-        )
-    if ProblemKind.NOT_COMPARED in kinds:
-        return "Give samples that fit the model with --data, or lengths with --dim."
-    return (
-        "Do not use this file: it is not what it should be. Make it again, and report a defect if that happens again."
-    )
+def _is_hardly_smaller(report: ReportData) -> bool:
+    return bool(report.output_bytes) and report.original_bytes < NEGLIGIBLE_GAIN * (report.output_bytes or 0)

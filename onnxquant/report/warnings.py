@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 
 from onnxquant.plan.activations import ActivationRecord, DynamicRecord
+from onnxquant.report import advice
 from onnxquant.report.data import ReportData
+from onnxquant.report.verdict import LOW_DB, NEGLIGIBLE_GAIN
 from onnxquant.targets.kinds import Activations
 from onnxquant.validation.leftover_conversions import DEQUANTIZE
 from onnxquant.validation.outputs import Run
 from onnxquant.validation.proof import Proof
 
-# Below this an output has a tenth of its power in errors.
-LOW_DB = 10.0
-# A file that is not smaller by this factor is hardly smaller.
-NEGLIGIBLE_GAIN = 1.05
 # A kernel that loses this much to saturation loses more than 8-bit rounding costs it.
 SATURATED_DB = 35.0
 # The optimized graph may round a little differently than the plain one, but not worse by this much.
@@ -42,17 +40,6 @@ def warnings(report: ReportData) -> list[str]:
     return out
 
 
-def remedy(activations: ActivationRecord | None, proof: Proof) -> str:
-    """Advice about an output that loses too much: the step that costs accuracy, and what to try."""
-    twin = min((e.sqnr_db for e in proof.errors(Run.FLOAT, Run.TWIN).values()), default=0.0)
-    if activations and twin >= LOW_DB:
-        return (
-            "rounding activations costs this model its accuracy; try --auto-exclude, more or other samples, or another "
-            "--calibration-method"
-        )
-    return "the format costs this model its accuracy; try more bits, or keep sensitive weights in float with --exclude"
-
-
 def activation_warnings(activations: ActivationRecord | None, proof: Proof | None) -> list[str]:
     """Warnings about integer activations: what costs speed or accuracy, and where."""
     if activations is None:
@@ -73,7 +60,7 @@ def _doubts(report: ReportData, proof: Proof) -> list[str]:
     out = []
     worst = min((e.sqnr_db for e in proof.deployed.values()), default=math.inf)
     if worst < LOW_DB:
-        text = remedy(report.activations, proof)
+        text = advice.more_accurate(report, proof)
         out.append(f"the worst output has only {worst:.1f} dB: the file is correct, but {text}")
     changed = any(w.error.sqnr_db != math.inf for w in proof.weights.values())
     twins = proof.errors(Run.FLOAT, Run.TWIN)

@@ -21,6 +21,7 @@ EXTENSIONS = "ai.onnx.contrib"
 _NO_PREPACKING = "session.disable_prepacking"
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 _FUSED_ACCURACY = "session.qdq_matmulnbits_accuracy_level"
+_SPINNING = "session.intra_op.allow_spinning"
 _OPTIMIZED_DATA = "session.optimized_model_external_initializers_file_name"
 _OPTIMIZED_MIN_BYTES = "session.optimized_model_external_initializers_min_size_in_bytes"
 
@@ -36,7 +37,12 @@ def instruction_sets() -> list[str]:
 
 
 def session_options(
-    *, threads: int | None = None, float_compute: bool = False, mapped: bool = False, optimize: bool = True
+    *,
+    threads: int | None = None,
+    float_compute: bool = False,
+    mapped: bool = False,
+    optimize: bool = True,
+    spinning: bool = True,
 ) -> ort.SessionOptions:
     """Options of a session.
 
@@ -45,6 +51,7 @@ def session_options(
         float_compute: fused products compute in float32 instead of int8 activations.
         mapped: weights stay in the mapped file (no prepacking): slower, but they take no memory.
         optimize: ONNX Runtime may rewrite the graph.
+        spinning: threads without work wait at full speed, which counts as processor time.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4  # failures come as exceptions; the log would repeat them on stderr
@@ -57,6 +64,8 @@ def session_options(
         options.add_session_config_entry(_FUSED_ACCURACY, "1")
     if mapped:
         options.add_session_config_entry(_NO_PREPACKING, "1")
+    if not spinning:
+        options.add_session_config_entry(_SPINNING, "0")
     return options
 
 

@@ -1,20 +1,29 @@
-"""Latencies of several models, measured with their runs interleaved."""
+"""Latencies of several models: their runs interleaved, in processor time, repeated until the ratios are certain."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
+from onnxquant.json_data import OPTIONAL
 
 # Names under which a proof measures its models.
 ORIGINAL, QUANTIZED, STOCK = "original", "quantized", "quantized, stock"
-# Runs of each model at least, and at most; seconds after which the least will do, and after which fewer do.
-_FEWEST, _MOST, _ENOUGH_SECONDS, _LONG_SECONDS = 5, 200, 2, 30
+# Runs of each model before its interval counts, and at most.
+_FEWEST, _MOST = 11, 500
+# Seconds after which as many runs are enough.
+_ENOUGH = ((2.0, 5), (8.0, 3))
+# An interval whose ends are no further apart than this factor is narrow.
+_NARROW = 1.05
+# Standard deviations to each side of an interval that holds the median 19 times of 20.
+_DEVIATIONS = 1.96
 
 
 @dataclass(frozen=True)
@@ -30,47 +39,99 @@ class TimedModel:
     library: bool = True
 
 
+class Interval(NamedTuple):
+    """An interval that holds the true ratio 19 times of 20."""
+
+    low: float
+    high: float
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the ratio is known well."""
+        return self.high <= _NARROW * self.low
+
+
 @dataclass(frozen=True)
 class Latency:
     """Latencies by the name of the model.
 
     Attributes:
         seconds: median seconds per call.
-        ratio: seconds of the first model over those of each.
+        ratio: processor time of the first model over that of each.
         runs: number of runs of each model.
-        threads: number of threads of the sessions; None: onnxruntime's choice.
+        threads: number of threads of the sessions; None in old reports: onnxruntime's choice.
+        interval: interval of each ratio; None: not known.
     """
 
     seconds: dict[str, float]
     ratio: dict[str, float]
     runs: int
     threads: int | None
+    interval: dict[str, Interval] | None = field(default=None, metadata=OPTIONAL)
+
+    def certain(self, model: str) -> Interval:
+        """Interval of a model's ratio; of reports without one it is the ratio and what timings scatter by."""
+        if self.interval is not None:
+            return self.interval[model]
+        return Interval(0.95 * self.ratio[model], 1.05 * self.ratio[model])
 
 
 def latencies(models: Mapping[str, TimedModel], feed: Feed, threads: int | None) -> Latency:
     """Latencies of models on one sample.
 
+    A run of one model stands beside a run of each other one, and the ratio is the median of the pairs' ratios: what else the
+    machine does meets both. Processor time does not count the time of other processes.
+
     Args:
         models: models by name; ratios refer to the first.
         feed: the sample.
-        threads: number of threads of the sessions; None: onnxruntime's choice.
+        threads: number of threads of the sessions; None: one, whose processor time is certain.
     """
+    threads = threads or 1
     sessions: dict[str, runtime.Session] = {
-        name: runtime.open_session(model.path, runtime.session_options(threads=threads), library=model.library)
+        name: runtime.open_session(
+            model.path, runtime.session_options(threads=threads, spinning=False), library=model.library
+        )
         for name, model in models.items()
     }
-    times: dict[str, list[float]] = {name: [] for name in models}
-    first = next(iter(times.values()))
+    clock, first = processor_clock(threads), next(iter(models))
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    processor: dict[str, list[float]] = {name: [] for name in models}
     started = time.perf_counter()
     for session in sessions.values():
         runtime.run(session, feed)
-    while len(first) < _FEWEST or (time.perf_counter() - started < _ENOUGH_SECONDS and len(first) < _MOST):
+    while True:
         for name, session in sessions.items():
-            begin = time.perf_counter()
+            begin, begin_processor = time.perf_counter(), clock()
             runtime.run(session, feed)
-            times[name].append(time.perf_counter() - begin)
-        if time.perf_counter() - started > _LONG_SECONDS and len(first) >= 3:
+            processor[name].append(max(clock() - begin_processor, 1e-9))
+            seconds[name].append(time.perf_counter() - begin)
+        runs, passed = len(processor[first]), time.perf_counter() - started
+        ratios = {name: [a / b for a, b in zip(processor[first], p, strict=True)] for name, p in processor.items()}
+        intervals = {name: interval_of_median(values) for name, values in ratios.items()}
+        is_certain = runs >= _FEWEST and all(interval.is_narrow for interval in intervals.values())
+        if is_certain or runs >= _MOST or any(passed > limit and runs >= fewest for limit, fewest in _ENOUGH):
             break
-    seconds = {name: median(t) for name, t in times.items()}
-    base = next(iter(seconds.values()))
-    return Latency(seconds, {n: base / s for n, s in seconds.items()}, len(first), threads)
+    middle = {name: median(values) for name, values in ratios.items()}
+    return Latency({name: median(s) for name, s in seconds.items()}, middle, runs, threads, intervals)
+
+
+def processor_clock(threads: int) -> Callable[[], float]:
+    """The clock of the processor time that a session with so many threads takes."""
+    if sys.platform == "win32":  # whose processor times move in steps of 16 ms
+        return time.perf_counter
+    return time.thread_time if threads == 1 else time.process_time
+
+
+def interval_of_median(values: Sequence[float]) -> Interval:
+    """The interval between two of the values that holds the median of what they are drawn from 19 times of 20.
+
+    Their places follow from the binomial distribution of the number of values below the median; of few values they are the
+    first and the last.
+
+    >>> interval_of_median(range(100))
+    Interval(low=39, high=60)
+    """
+    ordered, count = sorted(values), len(values)
+    below = max(0, int(count / 2 - _DEVIATIONS * count**0.5 / 2) - 1)
+    return Interval(ordered[below], ordered[count - 1 - below])

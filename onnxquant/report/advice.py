@@ -1,0 +1,118 @@
+"""Advice about a file: steps that can still be taken with it.
+
+What was taken already, and what does not exist for such a file, is not named.
+"""
+
+from __future__ import annotations
+
+from onnxquant.json_data import JsonValue
+from onnxquant.plan.activations import ActivationRecord, DynamicRecord, StaticRecord
+from onnxquant.plan.decision import EncodeDecision
+from onnxquant.report.data import ReportData
+from onnxquant.solvers.gptq import Gptq
+from onnxquant.solvers.rtn import Rtn
+from onnxquant.targets import AUTO
+from onnxquant.validation.outputs import Run
+from onnxquant.validation.proof import ProblemKind, Proof
+
+# Rounding the weights alone keeps at least this where the activations cost the accuracy.
+_WEIGHTS_ARE_GOOD_DB = 20.0
+# Formats with fewer bits per weight, scales included, have a format with more bits.
+_MOST_BITS = 8.0
+# More samples may help calibration with fewer than these.
+_FEW_SAMPLES = 100
+_EXCLUDE = "keep the weights that cost most in float with --exclude"
+
+
+def repair(report: ReportData, proof: Proof) -> str:
+    """The next step with a file that failed."""
+    kinds = {problem.kind for problem in proof.problems}
+    if kinds == {ProblemKind.MISSED_BOUND}:
+        return f"The file misses a bound of yours: {more_accurate(report, proof)}."
+    if ProblemKind.NOT_COMPARED in kinds:
+        return "Give samples that fit the model with --data, or lengths with --dim."
+    return (
+        "Do not use this file: it is not what it should be. Make it again, and report a defect if that happens again."
+    )
+
+
+def more_accurate(report: ReportData, proof: Proof) -> str:
+    """The step that costs accuracy, and what to try."""
+    if _given(report, "whole_graph"):
+        return "float16 does not suit every op of this model; --format f16 without --whole-graph stores the weights alone so"
+    twin = min((e.sqnr_db for e in proof.errors(Run.FLOAT, Run.TWIN).values()), default=0.0)
+    if report.activations and twin >= _WEIGHTS_ARE_GOOD_DB:
+        steps = _better_activations(report, report.activations)
+        return f"rounding activations costs this model its accuracy; try {_or(steps)}{_ranking(proof)}"
+    if not report.encoded and not proof.weights:
+        return "the file loses too much; quantize the original with more bits, or with fewer ops on integers"
+    return f"the format costs this model its accuracy; {_or(_better_weights(report, proof))}{_ranking(proof)}"
+
+
+def faster(report: ReportData, proof: Proof) -> str:
+    """Steps to try with a file that is slower than the original."""
+    steps = []
+    if report.activations is None and report.encoded and not _given(report, "whole_graph"):
+        steps.append("--activations static, with samples, computes on integers")
+        if _given(report, "compute") == "float":
+            steps.append("without --compute float products run on coded weights")
+        elif _target(report) != AUTO:
+            steps.append("--target auto chooses the operators that are fastest here")
+    if steps:
+        return f"Where speed matters: {_or(steps)}."
+    if report.activations and report.activations.integer_kernels == 0:
+        return "No op computes on integers; -v gives the reason for each."
+    return "Where speed matters, keep the original."
+
+
+def smaller(report: ReportData) -> str:
+    """The reason why a file is not smaller than the original."""
+    if report.sites and len(report.encoded) < len(report.sites):
+        return "Most of the model stays in float; -v gives the reason for each weight."
+    if report.original_bytes < (report.final_bytes or 0):
+        return "What was added is larger than what the weights save: the model is small."
+    return "The weights are a small part of the model."
+
+
+def _better_activations(report: ReportData, activations: ActivationRecord) -> list[str]:
+    """Steps that may lower the error of rounding activations."""
+    if not isinstance(activations, StaticRecord):
+        return ["--activations static, with samples", "--exclude for ops that need float"]
+    steps = [] if _given(report, "auto_exclude") else ["--auto-exclude with --min-sqnr"]
+    if activations.samples and activations.samples.calibrated < _FEW_SAMPLES:
+        steps.append(f"more samples ({activations.samples.calibrated} were used)")
+    if len(activations.tried) < 2:
+        steps.append(f"another --calibration-method than {activations.method}")
+    return [*steps, "--exclude for ops that need float"]
+
+
+def _better_weights(report: ReportData, proof: Proof) -> list[str]:
+    """Steps that may lower the error of rounding weights."""
+    steps = []
+    solvers = {d.solver for s in report.sites if isinstance(d := s.decision, EncodeDecision)}
+    if report.activations is None and any(s.decision.bits_per_weight < _MOST_BITS for s in report.encoded):
+        steps.append("use more bits")
+        is_synthetic = proof.feeds is None or proof.feeds.is_synthetic
+        if solvers == {Rtn.name} and is_synthetic and _given(report, "solver") is None:
+            steps.append(f"give --data, so that {Gptq.name} chooses the codes")
+    elif not report.encoded and not isinstance(report.activations, (StaticRecord, DynamicRecord)):
+        steps.append("use more bits")
+    return [*steps, _EXCLUDE]
+
+
+def _ranking(proof: Proof) -> str:
+    """The command that shows which weights cost most; empty where it was run."""
+    return "" if proof.contributions else ": onnxquant validate --detailed ranks them"
+
+
+def _target(report: ReportData) -> JsonValue:
+    return _given(report, "target") or AUTO
+
+
+def _given(report: ReportData, option: str) -> JsonValue:
+    """The value that the user gave an option; None where it has its default, or the options are not known."""
+    return report.request.options.get(option) if report.request else None
+
+
+def _or(steps: list[str]) -> str:
+    return steps[0] if len(steps) == 1 else f"{', '.join(steps[:-1])}, or {steps[-1]}"

@@ -1,0 +1,69 @@
+"""Latencies of models side by side: processor time, an interval of each ratio, and when the runs end."""
+
+from __future__ import annotations
+
+import time
+from math import comb
+from typing import Any
+
+import graphs
+import numpy as np
+import pytest
+
+from onnxquant import runtime
+from onnxquant.calibration.feeds import Feed
+from onnxquant.validation import latency
+from onnxquant.validation.latency import Interval, TimedModel, interval_of_median, latencies
+
+
+@pytest.mark.parametrize("count", [11, 20, 75, 400])
+def test_the_interval_holds_the_median_19_times_of_20(count: int) -> None:
+    values = list(range(count))
+    below = values.index(int(interval_of_median(values).low))
+    # The median lies outside where at most that many values, or all but that many, are below it.
+    outside = 2 * sum(comb(count, k) for k in range(below + 1)) / 2**count
+    assert 0.005 < outside < 0.05
+    assert interval_of_median(values) == Interval(below, count - 1 - below)
+
+
+@pytest.fixture(scope="module", name="pair")
+def a_small_and_a_large_product(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TimedModel]:
+    folder = tmp_path_factory.mktemp("latencies")
+    sizes = {"large": 700, "small": 350}
+    return {name: TimedModel(graphs.save(graphs.matmul(700, n), folder / f"{name}.onnx")) for name, n in sizes.items()}
+
+
+FEED = {"x": np.ones((64, 3, 700), np.float32)}
+
+
+def test_a_product_of_half_the_size_is_faster_beyond_doubt(pair: dict[str, TimedModel]) -> None:
+    measured = latencies(pair, FEED, threads=None)
+    assert measured.threads == 1 and measured.runs >= 5
+    low, high = measured.certain("small")
+    assert 1.2 < low <= measured.ratio["small"] <= high
+    assert measured.ratio["large"] == 1 == measured.certain("large").low
+
+
+def test_time_of_others_does_not_count(pair: dict[str, TimedModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run of the large model waits; a clock on the wall would call the small one many times faster."""
+    run = latency.runtime.run
+
+    def slowly(session: runtime.Session, feed: Feed) -> dict[str, Any]:
+        outputs = run(session, feed)
+        if outputs["y"].shape[-1] == 700:
+            time.sleep(0.05)
+        return outputs
+
+    monkeypatch.setattr(latency.runtime, "run", slowly)
+    measured = latencies(pair, FEED, threads=1)
+    assert measured.seconds["large"] > 0.05
+    assert measured.ratio["small"] < 6
+
+
+def test_runs_end_when_the_time_is_up(pair: dict[str, TimedModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "_NARROW", 0.5)  # never narrow
+    monkeypatch.setattr(latency, "_ENOUGH", ((0.0, 5),))
+    assert latencies(pair, {"x": FEED["x"][:1]}, threads=1).runs == 5
+    monkeypatch.setattr(latency, "_ENOUGH", ())
+    monkeypatch.setattr(latency, "_MOST", 13)
+    assert latencies(pair, {"x": FEED["x"][:1]}, threads=1).runs == 13
