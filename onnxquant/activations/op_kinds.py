@@ -12,6 +12,7 @@ import onnx
 
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.node import STANDARD, attribute
+from onnxquant.graph.sites import OVERRIDABLE
 
 
 class OpKind(Enum):
@@ -55,7 +56,8 @@ def kernel_refusal(node: onnx.NodeProto, editor: GraphEditor) -> str | None:
     """The reason why a Conv, Gemm or MatMul has no integer kernel here; None where it has one."""
     weight = editor.constant(node.input[1])
     if weight is None:
-        return "both operands are activations: left in float"
+        overridable = node.input[1] in editor.inputs and editor.has_initializer(node.input[1])
+        return f"its weight {OVERRIDABLE}" if overridable else "both operands are activations: left in float"
     if weight.data_type != onnx.TensorProto.FLOAT:
         return "the weight is not float32"
     if editor.constant(node.input[0]) is not None:

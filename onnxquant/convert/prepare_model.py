@@ -6,7 +6,9 @@ from onnxquant.activations.settings import required_opset
 from onnxquant.convert.equivalent import rescaled_weight_names
 from onnxquant.convert.opset import raise_opset
 from onnxquant.graph.io import Document
+from onnxquant.graph.sites import find_sites, overridable_weights
 from onnxquant.passes.pipeline import prepare, requested, run, simplify
+from onnxquant.passes.prepare.initializers import FreeInitializers
 from onnxquant.passes.simplify.sums import KeepSums
 from onnxquant.plan.context import Context
 from onnxquant.targets import Activations
@@ -19,7 +21,10 @@ def prepare_model(context: Context) -> list[str]:
 
 def _run_passes(context: Context, document: Document) -> list[str]:
     """Run the passes that every model with such options needs, in place; the sentences say what changed."""
-    notes = prepare(document)
+    notes = run(document, [FreeInitializers()]) if context.options.constant_inputs else []
+    notes += prepare(document)
+    if overridable := overridable_weights(find_sites(document)[1]):
+        notes.append(overridable)
     return notes + (simplify(document) if context.options.activations == Activations.STATIC else [])
 
 

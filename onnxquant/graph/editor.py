@@ -126,6 +126,10 @@ class GraphEditor:
         readers = self._consumers.get(name, [])
         return self.nodes[readers[0]] if len(readers) == 1 and self.is_private(name) else None
 
+    def has_initializer(self, name: str) -> bool:
+        """Whether a tensor of this graph has a value in the file, be it one that a caller may override."""
+        return name in self._initializers
+
     def owns_constant(self, node: onnx.NodeProto, position: int) -> bool:
         """Whether a node alone reads the constant at one of its inputs: it can be changed without being stored twice."""
         name = node.input[position]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -20,6 +21,7 @@ FLOATS: dict[int, str] = {
     onnx.TensorProto.DOUBLE: "float64",
 }
 MIN_ELEMENTS = 256
+OVERRIDABLE = "is also a graph input: a caller may override it; --constant-inputs takes it for a constant"
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,14 @@ def find_sites(document: Document) -> tuple[list[Site], list[SkippedConstant]]:
     return sites, skipped
 
 
+def overridable_weights(skipped: Sequence[SkippedConstant]) -> str:
+    """A sentence on the weights among skipped constants that are graph inputs; empty where there are none."""
+    count = sum(c.reason == OVERRIDABLE and len(c.shape) > 1 for c in skipped)
+    return f"{count} weights are graph inputs, which a caller may override: --constant-inputs takes them for constants" * (
+        count > 0
+    )
+
+
 def _collect(
     graph: onnx.GraphProto, outer: dict[str, _Candidate], candidates: list[_Candidate], ir_version: int
 ) -> None:
@@ -211,7 +221,7 @@ def _collect(
             continue
         candidate = _Candidate(graph, tensor)
         if tensor.name in inputs and ir_version >= 4:
-            candidate.reasons.append("is also a graph input: a caller may override it")
+            candidate.reasons.append(OVERRIDABLE)
         if tensor.name in outputs:
             candidate.reasons.append("is a graph output")
         names[tensor.name] = candidate

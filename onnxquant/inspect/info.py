@@ -14,7 +14,7 @@ from onnxquant.artifact.records import Metadata, Record
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.graph.io import Document, load, nbytes
 from onnxquant.graph.names import DOMAIN
-from onnxquant.graph.sites import FLOATS, find_sites
+from onnxquant.graph.sites import FLOATS, find_sites, overridable_weights
 from onnxquant.graph.traverse import tensors
 from onnxquant.inspect.compatibility import minimum_onnxruntime
 from onnxquant.json_data import EMPTY, OPTIONAL, JsonKey
@@ -100,6 +100,7 @@ class ModelInfo:
         needs_onnxruntime: the oldest onnxruntime, from 1.23 on, that loads it.
         library: use of our library.
         tensors: each encoded weight.
+        notes: remarks on what stands in the way of quantizing it; None where there are none.
     """
 
     model: str
@@ -120,6 +121,7 @@ class ModelInfo:
     needs_onnxruntime: str
     library: str
     tensors: list[WeightInfo]
+    notes: list[str] | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def info(path: str | Path) -> ModelInfo:
         needs_onnxruntime=minimum_onnxruntime(proto),
         library="optional: our kernels, faster" if has_ops else "none",
         tensors=[_weight(record, weights.planes) for record in encoded],
+        notes=[note] if (note := overridable_weights(find_sites(document)[1])) else None,
     )
 
 

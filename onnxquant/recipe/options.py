@@ -46,6 +46,10 @@ class Options(RuleOptions):
         False, "With --format f16: convert every float32 tensor of the graph to float16, activations too.", Scope.FILE
     )
     keep_io_types: bool = option(False, "With --whole-graph: inputs and outputs stay float32.", Scope.FILE)
+    constant_inputs: bool = option(
+        False, "Take graph inputs that have a default value for constants: initializers that old exporters list as inputs. "
+        "Callers can no longer override them.", Scope.FILE,
+    )  # fmt: skip
     activations: str = option(
         Activations.NONE.value, "Integer activations. static: their ranges come from calibration on --data; dynamic: ranges "
         "are computed in every call.", Scope.FILE, choices=tuple(kind.value for kind in Activations),

@@ -14,6 +14,7 @@ from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import write_copy
 from onnxquant.graph.sites import find_sites
 from onnxquant.passes.pipeline import prepare, simplify
+from onnxquant.passes.prepare.initializers import FreeInitializers
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
@@ -105,6 +106,8 @@ def compare(
 def prepared_like(original: Document, quantized: Document) -> Document:
     """The float model whose weights were encoded, but for the changes of calibration."""
     prepared = original.copy()
+    kept = {value.name for value in quantized.proto.graph.input}
+    FreeInitializers(frozenset(t.name for t in prepared.proto.graph.initializer) - kept)(prepared)
     prepare(prepared)
     if isinstance(activation_record(quantized.proto), StaticRecord):
         simplify(prepared)

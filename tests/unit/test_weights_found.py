@@ -9,12 +9,13 @@ import agreement
 import numpy as np
 import onnx
 import pytest
-from graphs import model, node, rng, weight
+from graphs import matmul, model, node, rng, save, weight
 
 import onnxquant
 from onnxquant.artifact import lowering
 from onnxquant.artifact.lowering import PredictedSize, constant_bytes
 from onnxquant.errors import ModelError
+from onnxquant.inspect.info import info
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 
 IDS = {"ids": np.int64([[1, 5, 60]])}
@@ -129,3 +130,23 @@ def test_a_plan_that_would_store_more_than_the_original_is_refused(
     with pytest.raises(ModelError, match=r"would be larger: \d+ bytes of constants, \d+ now; nothing was written"):
         onnxquant.quantize(proto, tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [{}, {"activations": "dynamic"}, {"activations": "static"}])
+def test_weights_that_are_graph_inputs_are_constants_where_the_hint_is_taken(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    proto = matmul(64, 64)
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [64, 64]))
+    source, out = save(proto, tmp_path / "source.onnx"), tmp_path / "out.onnx"
+    data = {"x": rng(3).standard_normal((8, 3, 64)).astype(np.float32)}
+    assert info(source).notes == [
+        "1 weights are graph inputs, which a caller may override: --constant-inputs takes them for constants"
+    ]
+    with pytest.raises(ModelError, match=r"(weight|w:) is also a graph input.*; --constant-inputs takes it for a constant"):
+        onnxquant.quantize(source, out, data=data, proof=False, **options)
+    cheap = {"calibration_method": "minmax", "solver": "rtn"} if options.get("activations") == "static" else {}
+    report = onnxquant.quantize(source, out, data=data, constant_inputs=True, samples=1, **options, **cheap)
+    assert report.passed and len(report.encoded) == 1
+    assert [i.name for i in onnx.load(out).graph.input] == ["x"]
+    assert onnxquant.validate(source, out, data, samples=1).passed

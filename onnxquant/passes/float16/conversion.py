@@ -11,9 +11,10 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.names import MICROSOFT, NameAllocator
 from onnxquant.graph.node import STANDARD
 from onnxquant.graph.traverse import names_of, subgraphs
-from onnxquant.passes.float16.scope import FLOAT, HALF, Scope, free_inputs, hoist_constants, inferred_types
+from onnxquant.passes.float16.scope import FLOAT, HALF, Scope, hoist_constants, inferred_types
 from onnxquant.passes.float16.size_chains import cast_to, size_nodes
 from onnxquant.passes.float16.values import ConvertedConstant, Store, beyond, constant_tensor, store_inline, to_half
+from onnxquant.passes.prepare.initializers import free_inputs
 from onnxquant.runtime.signatures import Signature, signatures
 
 # A constant that is read in both types is stored twice up to this size, and cast above it.
@@ -66,7 +67,7 @@ class Conversion:
             whether each output was float32.
         """
         hoist_constants(graph)
-        if freed := free_inputs(graph):
+        if freed := free_inputs(graph, {t.name for t in graph.initializer if t.data_type == FLOAT}):
             self.notes.append(f"{freed} constants no longer graph inputs")
         scope = Scope(graph, parent)
         for index, value in enumerate(graph.input):

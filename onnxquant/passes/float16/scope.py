@@ -81,16 +81,6 @@ def hoist_constants(graph: onnx.GraphProto) -> None:
         replace_field(graph.node, others)
 
 
-def free_inputs(graph: onnx.GraphProto) -> int:
-    """Constants that callers could override by an input of the same name no longer can: its type would be another."""
-    constants = {t.name for t in graph.initializer if t.data_type == FLOAT}
-    inputs = [i for i in graph.input if i.name not in constants]
-    freed = len(graph.input) - len(inputs)
-    if freed:
-        replace_field(graph.input, inputs)
-    return freed
-
-
 def inferred_types(proto: onnx.ModelProto) -> dict[str, int]:
     """Element types by name, as far as onnx infers them."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import onnx
@@ -33,16 +34,49 @@ class RaiseIrVersion(Pass):
         if proto.ir_version >= IR_WITH_FUNCTIONS:
             return PassResult()
         before = proto.ir_version
-        freed = 0
-        if before < 4:
-            for graph in graphs(proto.graph):
-                constants = {t.name for t in graph.initializer}
-                inputs = [i for i in graph.input if i.name not in constants]
-                freed += len(graph.input) - len(inputs)
-                replace_field(graph.input, inputs)
+        freed = sum(map(free_inputs, graphs(proto.graph))) if before < 4 else 0
         proto.ir_version = IR_WITH_FUNCTIONS
         note = f"IR version raised from {before} to {IR_WITH_FUNCTIONS}"
         return PassResult(True, (note + (f", {freed} initializers no longer graph inputs" if freed else ""),))
+
+
+@dataclass(frozen=True)
+class FreeInitializers(Pass):
+    """Frees initializers from being graph inputs, as which exporters of old habits list them.
+
+    A caller may feed such an input another value (from IR 4 on), so that it is no constant.
+
+    1. An input that has an initializer is an input no longer.
+
+           inputs x, w; initializer w   ->   input x; initializer w
+
+    Attributes:
+        names: names of the inputs to free; None: all.
+    """
+
+    name = "free-initializers"
+    summary = "takes initializers that are graph inputs for constants, which callers can no longer override"
+
+    names: frozenset[str] | None = None
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        freed = sum(free_inputs(graph, self.names) for graph in graphs(document.proto.graph))
+        return PassResult(True, (f"{freed} initializers no longer graph inputs",)) if freed else PassResult()
+
+
+def free_inputs(graph: onnx.GraphProto, names: Container[str] | None = None) -> int:
+    """Number of inputs of a graph that have an initializer and are inputs no longer.
+
+    Args:
+        graph: the graph.
+        names: names of the inputs that may go; None: any.
+    """
+    constants = {t.name for t in graph.initializer if names is None or t.name in names}
+    inputs = [i for i in graph.input if i.name not in constants]
+    freed = len(graph.input) - len(inputs)
+    if freed:
+        replace_field(graph.input, inputs)
+    return freed
 
 
 @dataclass(frozen=True)
