@@ -17,7 +17,7 @@ from onnxquant import runtime
 from onnxquant.activations.plan import ActivationPlan
 from onnxquant.activations.weights import site_of, static_format
 from onnxquant.artifact import lowering
-from onnxquant.calibration.feeds import Chosen, Feeds
+from onnxquant.calibration.feeds import JUDGED, Feeds, spread
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
 from onnxquant.graph.publish import Publisher
@@ -27,9 +27,6 @@ from onnxquant.numerics.score import Score, closeness
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.rules import Recipe
-
-# Candidates are scored on the outputs of the whole model on this many samples.
-JUDGED_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,16 @@ class CandidateRunner:
     Args:
         document: the float model, prepared and simplified.
         rules: the rules of the recipe.
-        feeds: samples to score candidates on; the first 16 are used.
+        feeds: samples to score candidates on; of more than 16 some of each source.
         threads: number of threads of a session; None: ONNX Runtime's choice.
+        exact: whether products are exact on every CPU; else as this CPU computes them.
     """
 
-    def __init__(self, document: Document, rules: Recipe, feeds: Feeds, threads: int | None) -> None:
-        self._rules, self._threads = rules, threads
-        self.samples = list(Chosen(feeds, range(JUDGED_SAMPLES)))
+    def __init__(
+        self, document: Document, rules: Recipe, feeds: Feeds, threads: int | None, *, exact: bool = True
+    ) -> None:
+        self._rules, self._threads, self._exact = rules, threads, exact
+        self.samples = list(spread(feeds, JUDGED))
         self._decoded: dict[str, _DecodedWeight] = {}
         with runtime.session_of(document, threads=threads) as session:
             self._expected = [runtime.run(session, sample) for sample in self.samples]
@@ -99,7 +99,7 @@ class CandidateRunner:
             path = Path(folder) / "candidate.onnx"
             with Publisher(path, external=document.is_external(), force=True) as publisher:
                 lowering.write(document, plan, publisher, partial(_encoded, candidate))
-            yield runtime.open_session(path, runtime.session_options(threads=self._threads))
+            yield runtime.open_session(path, runtime.session_options(threads=self._threads, exact_products=self._exact))
 
 
 def _encoded(candidate: ActivationPlan, site: Site, decision: EncodeDecision) -> Encoded:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from onnxquant.activations.calibrated import MAGNITUDES, largest_magnitudes
-from onnxquant.activations.candidates import JUDGED_SAMPLES, CandidateRunner
+from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import smoothed_copies
 from onnxquant.activations.plan import ActivationPlan, DynamicActivations
 from onnxquant.activations.weights import dynamic_sites
 from onnxquant.calibration.collect import collect
-from onnxquant.calibration.feeds import held_out
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites
 from onnxquant.plan.context import Context
@@ -29,11 +28,11 @@ def plan_dynamic(context: Context) -> ActivationPlan:
     if samples is None or not options.smooth or not best.sites.multiplied:
         return best
     threads = options.threads
-    feeds, judged = held_out(samples.for_calibration(document), JUDGED_SAMPLES)
-    runner = CandidateRunner(document, rules, judged, threads)
+    split = samples.for_calibration(document)
+    runner = CandidateRunner(document, rules, split.judging, threads)
     inputs = [u.node.input[0] for s in find_sites(document)[0] if s.name in best.sites.multiplied for u in s.uses]
     observers = {x: [MAGNITUDES] for x in inputs}
-    statistics = collect(document, feeds, observers, threads=threads, progress=context.progress)
+    statistics = collect(document, split.calibrating, observers, threads=threads, progress=context.progress)
     score = runner.score(best).criterion
     for copy in smoothed_copies(document, largest_magnitudes(statistics, MAGNITUDES)).values():
         candidate = _planned(copy, rules)

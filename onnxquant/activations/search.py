@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from onnxquant.activations import balance, bias
 from onnxquant.activations.calibrated import MAGNITUDES, MOMENTS, WIDTHS, CalibratedModel, largest_magnitudes
-from onnxquant.activations.candidates import JUDGED_SAMPLES, CandidateRunner
+from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import easier_to_round, rebased
 from onnxquant.activations.placement import FOR_ACCURACY, Placement, place
 from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActivations
 from onnxquant.activations.settings import AccuracyGoal, StaticSettings
 from onnxquant.activations.weights import excluded_kernels, site_of, static_format, static_sites
 from onnxquant.calibration.collect import collect
-from onnxquant.calibration.feeds import Chosen, Feeds, held_out
+from onnxquant.calibration.feeds import Chosen, Split
 from onnxquant.calibration.gram_matrices import Reader, grams
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import FeedError, ModelError, RecipeError
@@ -95,9 +95,12 @@ def plan_static(context: Context) -> ActivationPlan:
             "nothing"
         )
     document, options = context.document, context.options
-    feeds = context.samples.for_calibration(document)
-    search = StaticSearch(document, context.rules, StaticSettings.of(options), feeds, context.progress)
-    return search.run(_saved_statistics(options.calibration, context.original))
+    split = context.samples.for_calibration(document)
+    statistics = _saved_statistics(options.calibration, context.original)
+    if statistics is not None and any(origin.source == split.judging.origin.source for origin in statistics.sources):
+        split = context.samples.shared()
+    search = StaticSearch(document, context.rules, StaticSettings.of(options), split, context.progress)
+    return search.run(statistics)
 
 
 def _saved_statistics(path: str | None, original: Document) -> Statistics | None:
@@ -123,18 +126,20 @@ class StaticSearch:
         document: the float model, prepared and simplified.
         rules: the rules of the recipe.
         settings: the ways to try.
-        feeds: samples; where candidates are compared, some of them are kept apart for that.
+        samples: samples to calibrate on, and others to compare candidates on.
         progress: display of the part that is done.
     """
 
     def __init__(
-        self, document: Document, rules: Recipe, settings: StaticSettings, feeds: Feeds, progress: Progress
+        self, document: Document, rules: Recipe, settings: StaticSettings, samples: Split, progress: Progress
     ) -> None:
         self._document, self._rules, self._settings, self._progress = document, rules, settings, progress
         self._streams = stream_tensors(GraphEditor(document.proto.graph)) if settings.rebase else []
         self._compares = bool(self._streams) or settings.has_alternatives
-        self._feeds, judged = held_out(feeds, JUDGED_SAMPLES) if self._compares else (feeds, feeds)
-        self._runner = CandidateRunner(document, rules, judged, settings.threads)
+        self._feeds, self._is_judged_apart = samples.calibrating, samples.apart
+        # A goal is to be reached on this CPU; else its saturation must not decide about a file for others.
+        is_free = settings.goal is None
+        self._runner = CandidateRunner(document, rules, samples.judging, settings.threads, exact=is_free)
         self._excluded = excluded_kernels(document, rules)
 
     def run(self, statistics: Statistics | None = None) -> ActivationPlan:
@@ -166,7 +171,7 @@ class StaticSearch:
             functions=functions,
             calibrated=len(self._feeds),
             judged=len(self._runner.samples),
-            apart=self._compares,
+            apart=self._is_judged_apart,
             solver=best.solver,
             not_solved=tuple(name for name in weights if name not in best.plan.solved) if best.solver else (),
         )

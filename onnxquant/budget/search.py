@@ -23,7 +23,7 @@ from onnxquant.budget.choices import CandidateTable, FormatChoice
 from onnxquant.budget.loss_table import CandidateMeter
 from onnxquant.budget.result import FormatSearchResult
 from onnxquant.budget.sensitivity import FloatModel
-from onnxquant.calibration.feeds import Chosen, Feeds, held_out
+from onnxquant.calibration.feeds import Feeds, Split, spread
 from onnxquant.errors import ModelError, RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.graph.sites import Site, find_sites
@@ -86,14 +86,14 @@ class _QualityBound:
     Args:
         options: options of the run
         model: the float model
-        feeds: samples of the run
+        judging: samples that judge the run
     """
 
-    def __init__(self, options: Options, model: FloatModel, feeds: Feeds) -> None:
+    def __init__(self, options: Options, model: FloatModel, judging: Feeds) -> None:
         self._min_sqnr = options.min_sqnr
         self._metric = Metric(options.metric) if options.metric is not None else None
         # With a bound on the SQNR, choices are also scored on the proof's samples, so that it means the same figure there.
-        self._proof_feeds = list(Chosen(feeds, range(options.samples))) if options.min_sqnr is not None else []
+        self._proof_feeds = list(spread(judging, options.samples)) if options.min_sqnr is not None else []
         self._least, self._expected = -math.inf, list[dict[str, Any]]()
         with model.with_weights(()) as proto:
             session = model.session(proto)
@@ -126,21 +126,21 @@ class _FormatSearcher:
 
     Args:
         context: context with the prepared model
-        feeds: samples: some measure losses, others judge choices
+        samples: samples that measure losses, and others that judge choices
         folder: folder for temporary files
     """
 
-    def __init__(self, context: Context, feeds: Feeds, folder: Path) -> None:
+    def __init__(self, context: Context, samples: Split, folder: Path) -> None:
         self._context, self._options, self._document = context, context.options, context.document
         self._sites, self._skipped = find_sites(self._document)
         self._formats = parse(self._options.formats or DEFAULT)
-        count = _judged_samples(self._sites)
-        self._feeds, judged = held_out(feeds, count)
+        self._feeds = samples.calibrating
+        judged = list(spread(samples.judging, _judged_samples(self._sites)))
         free = self._free_sites()
-        self._model = FloatModel(self._document, list(Chosen(judged, range(count))), folder, self._options.threads)
+        self._model = FloatModel(self._document, judged, folder, self._options.threads)
         self._meter = CandidateMeter(context, free, self._formats, self._rule, self._model, folder)
         self._is_bounded_in_bytes = self._options.budget_bpw is not None or self._options.max_size is not None
-        self._quality = _QualityBound(self._options, self._model, feeds)
+        self._quality = _QualityBound(self._options, self._model, samples.judging)
 
     def _free_sites(self) -> dict[str, Site]:
         """The sites that the last rule decides, by name."""

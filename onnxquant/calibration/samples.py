@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
@@ -17,10 +18,10 @@ SYNTHETIC = 8
 
 
 class Samples:
-    """The user's samples. They are opened when a step first needs them, and steps that need fewer take the first ones.
+    """The user's samples. They are opened when a step first needs them.
 
-    A run that only proves goes through no more samples than the proof needs. Where calibration needs more, it has to ask
-    first: else they are opened again.
+    A run that makes nothing from samples opens no more of them than its proof needs. Else one split serves every step: what
+    judges a search judges the result too, and nothing is made from it.
 
     Args:
         data: the samples as the user gave them; see ``open_feeds``
@@ -29,11 +30,10 @@ class Samples:
 
     def __init__(self, data: feeds_.Data, options: Options) -> None:
         self._data, self._options = data, options
-        self._feeds: feeds_.Feeds | None = None
-        self._limit = 0
+        self._split: feeds_.Split | None = None
 
-    def for_calibration(self, model: Document) -> feeds_.Feeds:
-        """The samples that statistics and searches run on.
+    def for_calibration(self, model: Document) -> feeds_.Split:
+        """The samples that statistics and searches run on, and those of other sources that judge them.
 
         Args:
             model: a model that takes the inputs
@@ -41,16 +41,34 @@ class Samples:
         Raises:
             FeedError: they do not fit the model.
         """
-
-        def inputs() -> list[feeds_.Input]:
+        if self._split is None:
+            judged, calibrated = self._options.samples, self._options.calibration_samples
             with runtime.session_of(model, threads=self._options.threads) as session:
-                return inputs_of(session)
+                self._split = feeds_.split(self._opened(session, judged + calibrated), judged, calibrated)
+        return self._split
 
-        count = self._options.calibration_samples
-        return _first(self._opened(inputs, max(count, self._options.samples)), count)
+    def shared(self) -> feeds_.Split:
+        """The split of ``for_calibration``, once something is made from the samples that judge."""
+        if self._split is None:
+            raise FeedError("samples are shared before they are opened")
+        self._split = replace(self._split, apart=False)
+        return self._split
+
+    def is_split_into(self, model: Document, calibrated: int, judged: int) -> bool:
+        """Whether the split has these numbers of samples; if not, the proof takes samples as if there were no split.
+
+        Args:
+            model: a model that takes the inputs
+            calibrated: number of samples that calibrate
+            judged: number of samples that judge
+        """
+        split = self.for_calibration(model)
+        if (len(split.calibrating), len(split.judging)) != (calibrated, judged):
+            self._split = None
+        return self._split is not None
 
     def for_proof(self, session: runtime.Session) -> feeds_.Feeds:
-        """The samples that the proof compares outputs on.
+        """The samples that the proof compares outputs on; their origin says whether something was made from their sources.
 
         Args:
             session: session of the original model
@@ -58,18 +76,14 @@ class Samples:
         Raises:
             FeedError: they do not fit the model.
         """
-        count = self._options.samples
-        return _first(self._opened(lambda: inputs_of(session), count), count)
+        if self._split is None:
+            return self._opened(session, self._options.samples)
+        feeds = feeds_.spread(self._split.judging, self._options.samples)
+        feeds.origin = replace(feeds.origin, apart=self._split.apart)
+        return feeds
 
-    def _opened(self, inputs: Callable[[], list[feeds_.Input]], limit: int) -> feeds_.Feeds:
-        if self._feeds is None or self._limit < limit:
-            self._feeds = feeds_.open_feeds(self._data, inputs(), limit=limit, preprocess=self._options.preprocess)
-            self._limit = limit
-        return self._feeds
-
-
-def _first(feeds: feeds_.Feeds, count: int) -> feeds_.Feeds:
-    return feeds if len(feeds) <= count else feeds_.Chosen(feeds, range(count))
+    def _opened(self, session: runtime.Session, limit: int) -> feeds_.Feeds:
+        return feeds_.open_feeds(self._data, inputs_of(session), limit=limit, preprocess=self._options.preprocess)
 
 
 def synthetic_samples(

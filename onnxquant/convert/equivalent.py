@@ -120,7 +120,7 @@ def _scale(context: Context, formats: Mapping[str, Format]) -> ChannelResult:
     observers = {
         x: "absmean:1" if several[0].reader.node.op_type == "Conv" else "absmean" for x, several in readers.items()
     }
-    feeds = context.samples.for_calibration(document)
+    feeds = context.samples.for_calibration(document).calibrating
     statistics = collect(
         document,
         feeds,
@@ -164,7 +164,7 @@ def _permute(context: Context, strategy: Strategy, names: Container[str]) -> tup
             raise RecipeError(
                 "permutation activation needs samples that tell what weights are multiplied with: give --data"
             )
-        feeds = context.samples.for_calibration(document)
+        feeds = context.samples.for_calibration(document).calibrating
         for x, inputs in _inputs_by_activation(context, readers, feeds):
             if len(inputs.gram) == 1:
                 energies[x] = inputs.energy[0].copy()

@@ -128,12 +128,11 @@ def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Repo
         return report
     refuse_overwriting(context.original, path)
     with Publisher(path, external=external, force=options.force) as publisher:
-        # Samples are opened first, the most of them before the few of the proof: data that does not fit is refused before
-        # any work.
+        # Samples are opened first: data that does not fit is refused before any work.
         unsolved = decisions_to_solve(plan, model.orders, model.solved)
-        feeds = context.samples.for_calibration(model.document) if context.samples and unsolved else None
+        samples = context.samples.for_calibration(model.document) if context.samples and unsolved else None
         outputs = original_outputs(context) if options.proof else None
-        solved = solve_weights(context, unsolved, model.orders, feeds)
+        solved = solve_weights(context, unsolved, model.orders, samples.calibrating if samples else None)
         encoder = SiteEncoder(context, plan, [model.solved, solved])
         lowering.write(model.document, plan, publisher, encoder)
     report.finish(path, encoder.results, external=external)

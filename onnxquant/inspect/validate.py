@@ -6,10 +6,11 @@ from pathlib import Path
 
 import onnx
 
-from onnxquant.artifact.records import records
+from onnxquant.artifact.records import activation_record, records
 from onnxquant.calibration.feeds import Data
 from onnxquant.calibration.samples import Samples
-from onnxquant.graph.io import load
+from onnxquant.graph.io import Document, load
+from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.report.data import Request
@@ -54,7 +55,10 @@ def validate(
     provenance = Provenance(settings, document, path, Request([], plain_options(options)), command)
     provenance.check(file)
     progress("samples", 0.0)
-    outputs = outputs_of_original(document, None if data is None else Samples(data, settings), settings)
+    samples = None if data is None else Samples(data, settings)
+    if samples is not None:
+        _hold_out(samples, document, file)
+    outputs = outputs_of_original(document, samples, settings)
     proof = compare(document, path, outputs, settings, progress)
     if detailed and records(file.proto):
         prepared = prepared_like(document, file)
@@ -62,3 +66,11 @@ def validate(
     report.prove(proof)
     report.output_bytes = file.size()
     return provenance.finish(report, file)
+
+
+def _hold_out(samples: Samples, original: Document, file: Document) -> None:
+    """Let the proof run on what calibration held out, where the samples are divided as the file says of its own."""
+    record = activation_record(file.proto)
+    use = record.samples if isinstance(record, StaticRecord) else None
+    if use and samples.is_split_into(original, use.calibrated, use.judged) and not use.apart:
+        samples.shared()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.plan.decision import EncodeDecision, KeepDecision
 from onnxquant.report import rows
 from onnxquant.report.data import ReportData, SiteResult
@@ -130,7 +131,7 @@ def _show_proof(report: ReportData, proof: Proof, console: Console, *, verbose: 
         _print(console, "Structure", rows.FACTS, _structure(proof.structure))
     _show_contributions(report, console)
     feeds = proof.feeds
-    title = f"Outputs on {feeds.samples} samples ({feeds.source})" if feeds else "Outputs"
+    title = f"Outputs on {feeds.samples} {_kind_of_samples(feeds)}samples ({feeds.source})" if feeds else "Outputs"
     _print(console, title, rows.OUTPUTS, rows.outputs(report))
     if proof.metric:
         _print(console, "Metric", ("function", ">original", ">quantized", ">at least"), [_metric(proof.metric)])
@@ -138,6 +139,11 @@ def _show_proof(report: ReportData, proof: Proof, console: Console, *, verbose: 
     for name, ops in (("stock", proof.kernels.stock), ("library", proof.kernels.library)):
         if ops is not None:
             console.print(f"[bold]kernels[/bold] ({name}): {', '.join(f'{op} {n}' for op, n in ops.items())}")
+
+
+def _kind_of_samples(feeds: SampleOrigin) -> str:
+    """Whether the file was made from the samples, for a title."""
+    return "" if feeds.apart is None else "held-out " if feeds.apart else "calibration "
 
 
 def _show_weight_errors(report: ReportData, console: Console) -> None:

@@ -23,6 +23,7 @@ _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 _FUSED_ACCURACY = "session.qdq_matmulnbits_accuracy_level"
 _SPINNING = "session.intra_op.allow_spinning"
 _OPTIMIZED_DATA = "session.optimized_model_external_initializers_file_name"
+_EXACT_PRODUCTS = "session.x64quantprecision"
 _OPTIMIZED_MIN_BYTES = "session.optimized_model_external_initializers_min_size_in_bytes"
 
 
@@ -40,6 +41,7 @@ def session_options(
     *,
     threads: int | None = None,
     float_compute: bool = False,
+    exact_products: bool = False,
     mapped: bool = False,
     optimize: bool = True,
     spinning: bool = True,
@@ -49,6 +51,7 @@ def session_options(
     Args:
         threads: number of intra-op threads; None: ONNX Runtime's choice.
         float_compute: fused products compute in float32 instead of int8 activations.
+        exact_products: no sum of two products of 8-bit codes saturates, as it does on x86 CPUs without VNNI.
         mapped: weights stay in the mapped file (no prepacking): slower, but they take no memory.
         optimize: ONNX Runtime may rewrite the graph.
         spinning: threads without work wait at full speed, which counts as processor time.
@@ -62,6 +65,8 @@ def session_options(
         options.inter_op_num_threads = 1
     if float_compute:
         options.add_session_config_entry(_FUSED_ACCURACY, "1")
+    if exact_products:
+        options.add_session_config_entry(_EXACT_PRODUCTS, "1")
     if mapped:
         options.add_session_config_entry(_NO_PREPACKING, "1")
     if not spinning:

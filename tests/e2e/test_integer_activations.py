@@ -117,7 +117,7 @@ def test_the_default_model_keeps_its_accuracy(default_model: Path, images: Any, 
     assert (logits.argmax(1) == images[1]).mean() >= 0.98
     assert report.proof
     db = report.proof.outputs["float vs deployed"]["logits"].sqnr_db
-    assert (18 if products_saturate() else 35) < db < 50
+    assert (15 if products_saturate() else 35) < db < 50
     kernels = report.proof.kernels.stock
     assert kernels["com.microsoft.QLinearConv"] == 3
     assert kernels["com.microsoft.QGemm"] + kernels["com.microsoft.MatMulIntegerToFloat"] == 8
@@ -215,10 +215,10 @@ def test_files_describe_their_activations_and_dequantize_to_floats(
     assert not any(t.name.endswith(("/scale", "/zero_point")) for t in proto.graph.initializer)
     # Near the original: weights in 8 bits are left of the error, and the means that biases take up.
     assert 33 < sqnr_db(run(model), run(back)) < 55
-    # The twin of the proof is the same function, found on another way.
-    assert report.proof
+    # The twin of the proof is the same function, computed in another way; four of the six held-out samples prove it.
+    assert report.proof and report.proof.feeds and report.proof.feeds.apart
     twin = report.proof.outputs["float vs twin"]["y"].sqnr_db
-    assert twin == pytest.approx(sqnr_db(run(model)[:4], run(back)[:4]), abs=0.01)
+    assert twin == pytest.approx(sqnr_db(run(model)[18:22], run(back)[18:22]), abs=0.01)
 
 
 def test_validating_a_file_explains_rescaled_weights(made: tuple[Report, Path, Path]) -> None:
@@ -401,7 +401,7 @@ def test_solved_weights_lose_less_than_rounded_ones(tmp_path: Path) -> None:
         plain.activations.solver is None and report.activations.solver == "gptq" and report.activations.not_solved == ()
     )
     scores = report.activations.variants
-    assert scores["solved by gptq"] > scores["as it is"] + 2 and set(plain.activations.variants) == {"as it is"}
+    assert scores["solved by gptq"] > scores["as it is"] + 1 and set(plain.activations.variants) == {"as it is"}
     assert sqnr_db(run(model, fresh), run(output, fresh)) > sqnr_db(run(model, fresh), run(nearest, fresh)) + 1
     before, after = stored_codes(nearest), stored_codes(output)
     assert list(before) == list(after)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxquant.calibration.feeds import Guess, Input, SampleOrigin, Synthetic, held_out, open_feeds, read
+from onnxquant.calibration.feeds import Guess, Input, SampleOrigin, Split, Synthetic, open_feeds, read, split, spread
 from onnxquant.errors import FeedError
 
 X = Input("x", "tensor(float)", ("batch", 3))
@@ -356,25 +356,83 @@ def test_bad_references_to_functions_are_refused(module: str, name: str, says: s
 # ---- synthetic ----
 
 
+# ---- groups and splits ----
+
+
+def numbers(feeds: Any) -> list[int]:
+    return [int(f["x"].flat[0]) for f in feeds]
+
+
 @pytest.mark.parametrize(
-    ("count", "most", "judged"),
-    [(64, 16, 16), (512, 16, 16), (20, 16, 5), (67, 16, 16), (8, 16, 2), (100, 3, 3)],
+    ("count", "asked", "judged"),
+    [
+        (64, 4, range(48, 64)),
+        (20, 4, range(15, 20)),
+        (8, 1, range(6, 8)),
+        (12, 5, range(7, 12)),
+        (600, 32, range(568, 600)),
+    ],
 )
-def test_held_out_samples_are_spread_and_apart(count: int, most: int, judged: int) -> None:
-    feeds = open_feeds({"x": np.arange(count * 3, dtype=np.float32).reshape(count, 3)}, [X])
-    calibrating, judging = held_out(feeds, most)
-    first, second = ([int(f["x"][0, 0]) // 3 for f in part] for part in (calibrating, judging))
-    assert (len(calibrating), len(judging)) == (len(first), len(second)) == (count - judged, judged)
-    assert sorted(first + second) == list(range(count))
-    assert min(second) < count / 2 < max(second)
-    assert len(set(np.diff(second))) <= 1
-    assert calibrating.origin.samples == count - judged
-    assert [int(f["x"][0, 0]) // 3 for f in judging] == second  # again the same
+def test_of_samples_without_names_the_last_part_is_held_out(count: int, asked: int, judged: Any) -> None:
+    feeds = open_feeds({"x": np.repeat(np.arange(count, dtype=np.float32), 3).reshape(count, 3)}, [X])
+    halves = split(feeds, asked, 512)
+    assert halves.apart
+    assert numbers(halves.judging) == numbers(halves.judging) == list(judged)
+    assert max(numbers(halves.calibrating)) < min(judged)
+    assert halves.calibrating.origin.samples == len(halves.calibrating) == len(numbers(halves.calibrating))
 
 
-def test_few_samples_are_not_divided() -> None:
+def test_few_samples_are_not_divided_and_that_is_known() -> None:
     feeds = open_feeds({"x": values(7, 3)}, [X])
-    assert held_out(feeds, 16) == (feeds, feeds)
+    assert split(feeds, 4, 512) == Split(feeds, feeds, apart=False)
+
+
+def files(folder: Path, names: list[str]) -> Path:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / name, np.full((1, 3), number, np.float32))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "source"),
+    [
+        ([f"{photo}_crop{i:02}.npy" for photo in ("astronaut", "cat", "coffee", "rocket") for i in range(10)], 10),
+        ([f"photo{photo}_{i:02}.npy" for photo in range(5) for i in range(13)], 13),
+        ([f"speaker-{speaker}-utterance-{i}.npy" for speaker in range(4) for i in range(6)], 6),
+        ([f"84-12{chapter}-00{i:02}.npy" for chapter in (13, 14, 17, 19) for i in range(9)], 9),
+    ],
+)
+def test_crops_of_one_photograph_are_not_held_out_from_each_other(
+    names: list[str], source: int, tmp_path: Path
+) -> None:
+    halves = split(open_feeds(files(tmp_path, names), [X]), 4, 512)
+    calibrating, judging = ({n // source for n in numbers(part)} for part in (halves.calibrating, halves.judging))
+    assert halves.apart and judging and not calibrating & judging
+    assert len(calibrating) >= 3
+
+
+def test_files_with_names_of_their_own_are_held_out_one_by_one(tmp_path: Path) -> None:
+    words = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "koi", "lion")
+    names = [f"{word}.npy" for word in words]
+    halves = split(open_feeds(files(tmp_path, names), [X]), 4, 512)
+    assert numbers(halves.judging) == [2, 5, 8, 11]
+
+
+def test_frames_of_a_film_are_held_out_as_one_part(tmp_path: Path) -> None:
+    halves = split(open_feeds(files(tmp_path, [f"frame_{i:04}.npy" for i in range(40)]), [X]), 4, 512)
+    assert numbers(halves.judging) == list(range(30, 40))
+
+
+def test_samples_that_judge_come_from_every_source_held_out(tmp_path: Path) -> None:
+    names = [
+        f"{word}_{i:02}.npy" for word in ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen") for i in range(20)
+    ]
+    feeds = open_feeds(files(tmp_path, names), [X])
+    halves = split(feeds, 40, 512)
+    assert {n // 20 for n in numbers(halves.judging)} == {3, 7}
+    assert {n // 20 for n in numbers(spread(halves.judging, 4))} == {3, 7}
+    assert numbers(spread(feeds, 8)) == [20 * i for i in range(8)]
 
 
 def test_synthetic_feeds_follow_the_inputs() -> None:

@@ -23,13 +23,14 @@ from onnxquant.calibration.feeds.base import (
     Source,
     check,
     expected,
-    held_out,
 )
 from onnxquant.calibration.feeds.settings import Description, described, entries
+from onnxquant.calibration.feeds.split import JUDGED, Split, split, spread
 from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, vocabulary
 from onnxquant.errors import FeedError
 
 __all__ = [
+    "JUDGED",
     "Chosen",
     "Data",
     "Description",
@@ -38,12 +39,14 @@ __all__ = [
     "Guess",
     "Input",
     "SampleOrigin",
+    "Split",
     "Synthetic",
     "check",
     "guesses",
-    "held_out",
     "open_feeds",
     "read",
+    "split",
+    "spread",
     "vocabulary",
 ]
 

@@ -28,6 +28,8 @@ class Stacked:
     a batch of fixed size, a sample is a whole batch.
     """
 
+    files: Sequence[Path] = ()
+
     def __init__(self, arrays: Mapping[str, Column], inputs: Sequence[Input], where: str) -> None:
         self.origin = SampleOrigin()
         self._where = where
@@ -224,14 +226,18 @@ class Folder:
     inputs: Sequence[Input]
     origin: SampleOrigin = field(default_factory=SampleOrigin)
 
+    @property
+    def files(self) -> list[Path]:
+        """The file of each sample, the first of several."""
+        return [files if isinstance(files, Path) else next(iter(files.values())) for files in self.samples]
+
     def __len__(self) -> int:
         return len(self.samples)
 
     def __iter__(self) -> Iterator[tuple[str, Raw]]:
         ranks = {i.name: len(i.shape) for i in self.inputs}
-        for index, files in enumerate(self.samples):
+        for index, (files, one) in enumerate(zip(self.samples, self.files, strict=True)):
             raw = _whole(files) if isinstance(files, Path) else {n: _map_npy(f) for n, f in files.items()}
-            one = files if isinstance(files, Path) else next(iter(files.values()))
             sample = {n: a[None] if a.ndim + 1 == ranks.get(n) else a for n, a in raw.items()}
             yield f"{one}, sample {index}", sample
 

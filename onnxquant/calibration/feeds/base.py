@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import PurePath
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.calibration.feeds.groups import groups_of_files
 from onnxquant.errors import FeedError, nearest
 from onnxquant.json_data import OPTIONAL, JsonValue
 
@@ -77,6 +79,7 @@ class SampleOrigin:
         assumed: settings that followed from the model or from defaults.
         seed: seed of synthetic samples; None: the samples are real ones.
         shapes: shapes of synthetic samples, by input.
+        apart: whether nothing was made from their sources; None: nothing was made from samples.
     """
 
     source: str = ""
@@ -87,6 +90,7 @@ class SampleOrigin:
     assumed: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     seed: int | None = field(default=None, metadata=OPTIONAL)
     shapes: Mapping[str, tuple[int, ...]] | None = field(default=None, metadata=OPTIONAL)
+    apart: bool | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def is_synthetic(self) -> bool:
@@ -103,6 +107,11 @@ class Feeds(Protocol):
 
     origin: SampleOrigin
 
+    @property
+    def groups(self) -> Sequence[str]:
+        """The source of each sample, whose samples may be alike; empty where no source is known."""
+        ...
+
     def __iter__(self) -> Iterator[Feed]: ...
 
     def __len__(self) -> int: ...
@@ -117,6 +126,11 @@ class Source(Protocol):
 
     origin: SampleOrigin
 
+    @property
+    def files(self) -> Sequence[PurePath]:
+        """The file of each sample; empty where samples have none of their own."""
+        ...
+
     def __iter__(self) -> Iterator[tuple[str, Raw]]: ...
 
     def __len__(self) -> int: ...
@@ -130,6 +144,11 @@ class Checked:
         self._inputs = inputs
         self._count = len(source) if limit is None else min(limit, len(source))
         self.origin = replace(source.origin, source=name, samples=self._count)
+
+    @property
+    def groups(self) -> Sequence[str]:
+        """The source of each sample, by the name of its file."""
+        return groups_of_files(self._source.files[: self._count])
 
     def __len__(self) -> int:
         return self._count
@@ -156,6 +175,11 @@ class Chosen:
         self._count = sum(i in places for i in range(len(feeds)))
         self.origin = replace(feeds.origin, samples=self._count)
 
+    @property
+    def groups(self) -> Sequence[str]:
+        """The source of each chosen sample."""
+        return [group for i, group in enumerate(self._feeds.groups) if i in self._places]
+
     def __len__(self) -> int:
         return self._count
 
@@ -167,19 +191,6 @@ class Chosen:
                 remaining -= 1
             if not remaining:
                 return
-
-
-def held_out(feeds: Feeds, most: int) -> tuple[Feeds, Feeds]:
-    """Samples to calibrate on, and others to score candidates on: every n-th one, a quarter of all or ``most``.
-
-    Fewer than eight samples are not divided: both are all of them.
-    """
-    count = min(most, len(feeds) // 4)
-    if count < 2:
-        return feeds, feeds
-    step = len(feeds) // count
-    judged = range(step - 1, step * count, step)
-    return Chosen(feeds, frozenset(range(len(feeds))) - frozenset(judged)), Chosen(feeds, judged)
 
 
 def expected(inputs: Sequence[Input]) -> str:

@@ -24,6 +24,8 @@ class Listed:
     A sample is ``{input name: array}``, or the array alone where the model has one input.
     """
 
+    files: Sequence[Path] = ()
+
     def __init__(
         self, make: Callable[[], Iterable[Any]], inputs: Sequence[Input], name: str, limit: int | None
     ) -> None:

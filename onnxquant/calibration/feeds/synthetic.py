@@ -88,6 +88,11 @@ class Synthetic:
         shapes = {i.name: tuple(self.guess.shape(i)) for i in self.inputs}
         self.origin = SampleOrigin(source="synthetic", samples=self.count, seed=self.seed, shapes=shapes)
 
+    @property
+    def groups(self) -> Sequence[str]:
+        """None is known."""
+        return ()
+
     def __len__(self) -> int:
         return self.count
 

@@ -46,6 +46,8 @@ class TextSteps:
 class Lines:
     """The lines of a text file that are not empty, each a sample."""
 
+    files: Sequence[Path] = ()
+
     def __init__(self, path: Path, make: Callable[[str], Raw], origin: SampleOrigin) -> None:
         self.origin = origin
         self._path, self._make = path, make

@@ -57,7 +57,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
 def test_data_is_opened_once(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = opened(monkeypatch)
     report = onnxquant.quantize(graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=Source(12), **options)
-    assert limits == [Options().calibration_samples]
+    assert limits == [Options().calibration_samples + Options().samples]
     assert report.proof.feeds.samples == Options().samples
 
 
