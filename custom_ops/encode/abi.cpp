@@ -43,23 +43,21 @@ bool aligned(const void* data, std::int64_t to) {
 
 void check(const PackJob& job) {
   const char* layout = job.layout == nullptr ? "" : job.layout;
-  const bool tiles = !std::strcmp(layout, "tiles"), rows = !std::strcmp(layout, "rows"), lanes = !std::strcmp(layout, "lanes");
-  if (!tiles && !rows && !lanes) throw Error("layout '%.40s': expected tiles, rows or lanes", layout);
+  const bool tiles = !std::strcmp(layout, "tiles"), rows = !std::strcmp(layout, "rows");
+  if (!tiles && !rows) throw Error("layout '%.40s': expected tiles or rows", layout);
   const std::int64_t bits = job.bits;
-  const bool known = lanes ? bits == 8 || bits == 16 || bits == 32
-                           : bits == 2 || bits == 4 || bits == 8 || (tiles && (bits == 3 || bits == 5 || bits == 6));
+  const bool known = bits == 2 || bits == 4 || bits == 8 || (tiles && (bits == 3 || bits == 5 || bits == 6));
   if (!known) throw Error("layout %s has no %" PRId64 " bits", layout, bits);
-  if (job.rows < 0 || job.cols < 0 || job.padded < job.cols || job.stride < job.cols * (lanes ? bits / 8 : 1)) {
+  if (job.rows < 0 || job.cols < 0 || job.padded < job.cols || job.stride < job.cols) {
     throw Error("[%" PRId64 ", %" PRId64 "] codes, %" PRId64 " bytes from row to row, padded to %" PRId64 " columns",
                 job.rows, job.cols, job.stride, job.padded);
   }
   // Whole words of the low plane; rows: whole bytes.
-  const std::int64_t unit = lanes ? 1 : rows ? 8 / bits : 32 / (bits == 3 ? 2 : bits == 8 ? 8 : bits == 2 ? 2 : 4);
+  const std::int64_t unit = rows ? 8 / bits : 32 / (bits == 3 ? 2 : bits == 8 ? 8 : bits == 2 ? 2 : 4);
   if (job.padded % unit != 0) throw Error("%" PRId64 " padded columns, expected a multiple of %" PRId64, job.padded, unit);
-  if (job.pad < 0 || job.pad > (lanes ? (std::int64_t{1} << bits) - 1 : 255)) throw Error("pad %" PRId64, job.pad);
+  if (job.pad < 0 || job.pad > 255) throw Error("pad %" PRId64, job.pad);
   const bool split = tiles && (bits == 3 || bits == 5 || bits == 6);
   if (job.from == nullptr || job.low == nullptr || (split && job.high == nullptr)) throw Error("a plane is missing");
-  if (lanes && !aligned(job.from, bits / 8)) throw Error("elements of %" PRId64 " bits that are not aligned", bits);
 }
 
 void need(const void* pointer, bool needed, const char* what, const char* format) {

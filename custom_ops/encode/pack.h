@@ -4,7 +4,6 @@
 // tiles: that, in words of 4 bytes interleaved over 16 rows. Codes of 3, 5 and 6 bits are split: the low plane is that of
 // 2 or 4 bits; a word of the high plane holds the high bits of 32 / high consecutive codes, in the byte in which the low
 // plane has their low bits, vector after vector of the low plane, field after field.
-// lanes: whole elements interleaved over 16 rows.
 #pragma once
 
 #include <cstddef>
@@ -55,8 +54,7 @@ struct Packer {
 };
 
 // out[i][16] = from[16][i] for i < count.
-template <class Element>
-inline void interleave(const Element* from, std::int64_t stride, std::int64_t count, Element* out) {
+inline void interleave(const std::uint32_t* from, std::int64_t stride, std::int64_t count, std::uint32_t* out) {
   for (std::int64_t i = 0; i < count; ++i) {
     for (int row = 0; row < kTile; ++row) out[i * kTile + row] = from[row * stride + i];
   }
@@ -112,28 +110,10 @@ void pack_rows(const PackJob& job) {
   }
 }
 
-template <class Element>
-void pack_lanes(const PackJob& job) {
-  auto* out = static_cast<Element*>(job.low);
-  const std::int64_t stride = job.stride / static_cast<std::int64_t>(sizeof(Element));
-  for (std::int64_t tile = 0; tile < job.rows; tile += kTile) {
-    const Element* from = static_cast<const Element*>(job.from) + tile * stride;
-    const bool whole = tile + kTile <= job.rows;
-    if (whole) interleave(from, stride, job.cols, out);
-    for (std::int64_t i = whole ? job.cols : 0; i < job.padded; ++i) {
-      for (int row = 0; row < kTile; ++row) {
-        const bool there = i < job.cols && tile + row < job.rows;
-        out[i * kTile + row] = there ? from[row * stride + i] : static_cast<Element>(job.pad);
-      }
-    }
-    out += job.padded * kTile;
-  }
-}
-
 // The job is checked.
 inline void pack(const PackJob& job) {
   const int bits = static_cast<int>(job.bits);
-  switch (job.layout[0] == 't' ? bits : job.layout[0] == 'r' ? 100 + bits : 200 + bits) {
+  switch (job.layout[0] == 't' ? bits : 100 + bits) {
     case 2: return pack_tiles<2, 0>(job);
     case 3: return pack_tiles<2, 1>(job);
     case 4: return pack_tiles<4, 0>(job);
@@ -143,9 +123,6 @@ inline void pack(const PackJob& job) {
     case 102: return pack_rows<2>(job);
     case 104: return pack_rows<4>(job);
     case 108: return pack_rows<8>(job);
-    case 208: return pack_lanes<std::uint8_t>(job);
-    case 216: return pack_lanes<std::uint16_t>(job);
-    case 232: return pack_lanes<std::uint32_t>(job);
     default: return;
   }
 }

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import NativeLibraryError
 
 ABI_VERSION = 2
-"""The C ABI this module was written for; the library says its own."""
+"""The C ABI that this module calls; a library of another one is refused."""
 
 TILE = 16
 """Output channels that are interleaved in a plane."""
@@ -93,11 +93,6 @@ def last_error() -> str:
     """The library's message about the last call that failed in this thread."""
     message: bytes = function("last_error", ctypes.c_char_p)()
     return message.decode(errors="replace")
-
-
-def abi_version() -> int:
-    """Version of the library's C ABI."""
-    return int(function("abi_version")())
 
 
 def isas() -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,17 +64,7 @@ def unpack_tiles(low: Codes, high: Codes | None, bits: int, cols: int) -> Codes:
     return codes | ordered.reshape(rows, -1) << np.uint8(width)
 
 
-def interleave(matrix: NDArray[Any], cols: int | None = None, execution: Execution | None = None) -> NDArray[Any]:
-    """A matrix [N, n] of 8, 16 or 32-bit elements as [tiles, n, 16], zeros in the padding, by the compiled library."""
-    width = matrix.shape[1] if cols is None else cols
-    planes = [np.empty((-(-len(matrix) // TILE), width, TILE), matrix.dtype)]
-    _pack("lanes", matrix, PackJob(padded=width, bits=8 * matrix.dtype.itemsize, pad=0), planes, execution)
-    return planes[0]
-
-
-def _pack(
-    layout: str, codes: NDArray[Any], job: PackJob, planes: list[NDArray[Any]], execution: Execution | None
-) -> None:
+def _pack(layout: str, codes: Codes, job: PackJob, planes: list[Codes], execution: Execution | None) -> None:
     """Let the library write planes.
 
     Raises:

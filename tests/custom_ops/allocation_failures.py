@@ -76,7 +76,7 @@ def register() -> None:
 
 
 def main() -> None:
-    native.abi_version()  # loads the library
+    native.function("isas")  # loads the library
     for function in (kernels.formats, native.isas, native.compiled_isas):
         fail_each(function.__name__, function, once=True)
     fail_each("register", register, once=True)

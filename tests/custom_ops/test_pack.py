@@ -64,20 +64,6 @@ def test_rows(bits, isa):
         np.testing.assert_array_equal(packers.pack_rows(codes, bits, width, 1, Execution(isa=isa)), expected)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.float16, np.float32])
-def test_interleave(dtype, isa):
-    for rows, cols, width in SHAPES:
-        matrix = np.random.default_rng([rows, cols]).normal(scale=50, size=(rows, cols)).astype(dtype)
-        out = np.zeros((-(-rows // 16) * 16, width), dtype)
-        out[:rows, :cols] = matrix
-        expected = out.reshape(-1, 16, width).transpose(0, 2, 1)
-        np.testing.assert_array_equal(packers.interleave(matrix, width, Execution(isa=isa)), expected)
-        odd = np.empty(matrix.nbytes + 1, np.uint8)[1:].view(dtype).reshape(matrix.shape)
-        odd[...] = matrix
-        np.testing.assert_array_equal(packers.interleave(odd, width, Execution(isa=isa)), expected)
-
-
 def test_threads_and_strides_change_nothing():
     codes = np.random.default_rng(0).integers(0, 32, (1000, 1100), dtype=np.uint8)
     one = packers.pack_tiles(codes, 5, 1120, 16, Execution(threads=1))
@@ -99,7 +85,7 @@ def test_no_codes():
     [
         ({"bits": 7}, "no 7 bits"),
         ({"layout": b"rows", "bits": 3}, "no 3 bits"),
-        ({"layout": b"columns"}, "expected tiles, rows or lanes"),
+        ({"layout": b"columns"}, "expected tiles"),
         ({"padded": 36}, "multiple of 8"),
         ({"padded": 16}, "padded to 16"),
         ({"stride": 8}, "8 bytes from row to row"),
@@ -107,7 +93,6 @@ def test_no_codes():
         ({"pad": 256}, "pad 256"),
         ({"low": None}, "missing"),
         ({"source": None}, "missing"),
-        ({"layout": b"lanes", "bits": 16, "stride": 64, "source": 4097}, "16 bits that are not aligned"),
         ({"isa": b"mmx"}, "mmx"),
         ({"size": 8}, "not of one build"),
     ],

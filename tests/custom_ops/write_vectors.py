@@ -209,8 +209,6 @@ def write_packing(recorder):
                 packers.pack_tiles(codes >> (8 - bits), bits, width, 1, ONE_THREAD)
             for bits in (2, 4, 8):
                 packers.pack_rows(codes >> (8 - bits), bits, width, 1, ONE_THREAD)
-            for dtype in (np.uint8, np.uint16, np.uint32):
-                packers.interleave(codes.astype(dtype), width, ONE_THREAD)
 
 
 def write_jobs(path, every):

@@ -18,7 +18,7 @@ from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document, load
 from onnxquant.observers.gram import ChannelMoments
 from onnxquant.passes.equivalent import rebase as rebase_
-from onnxquant.passes.equivalent.rebase import Rebase, best_basis, equalizing, noise, stream_tensors
+from onnxquant.passes.equivalent.rebase import Rebase, best_basis, equalizing, stream_tensors
 
 N = 6
 SAMPLES = [{"x": rng(s).standard_normal((1, 4, 9, 9)).astype(np.float32)} for s in range(6)]
@@ -394,6 +394,12 @@ def hard(n: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A covariance and a sensitivity of channels."""
     made, read = rng(seed).standard_normal((2, 3 * n, n)) * np.geomspace(1, 20, n)
     return made.T @ made / np.trace(made.T @ made), read.T @ read
+
+
+def noise(basis: NDArray[np.float64], covariance: NDArray[np.float64], sensitivity: NDArray[np.float64]) -> float:
+    """The noise that rounding in a basis of equal variances gives readers, up to a factor that no basis changes."""
+    back = np.linalg.inv(basis)
+    return float(np.trace(basis @ covariance @ basis.T) * np.trace(sensitivity @ back @ back.T))
 
 
 @pytest.mark.parametrize("n", [2, 3, 16, 45])

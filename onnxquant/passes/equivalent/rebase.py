@@ -281,12 +281,6 @@ def _spread(name: str, moments: ChannelMoments, channels: int) -> Doubles | None
     return relative if energy > 0 else None
 
 
-def noise(basis: Doubles, covariance: Doubles, sensitivity: Doubles) -> float:
-    """The noise that rounding in a basis of equal variances gives readers, up to a factor that no basis changes."""
-    back = np.linalg.inv(basis)
-    return float(np.trace(basis @ covariance @ basis.T) * np.trace(sensitivity @ back @ back.T))
-
-
 def best_basis(covariance: Doubles, sensitivity: Doubles) -> Doubles:
     """The basis with the least noise, and equal variances in it.
 
