@@ -43,7 +43,6 @@ class FloatKernel:
     reason: str
 
 
-# The sentence is part of the metadata of files.
 FOR_ACCURACY = FloatKernel(Cause.ACCURACY, "left in float for accuracy (--auto-exclude)")
 
 

@@ -9,7 +9,7 @@ import onnx
 
 from onnxquant.activations.codes import Codes
 from onnxquant.activations.insert import insert_conversions
-from onnxquant.activations.placement import FloatKernel, QuantizedTensor
+from onnxquant.activations.placement import Cause, FloatKernel, QuantizedTensor
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
 from onnxquant.observers.histogram import HistogramSummary
@@ -101,6 +101,7 @@ class StaticActivations:
             tensors={t.name: self._tensor(t) for t in self.tensors},
             integer_kernels=self.integer_kernels,
             left_in_float={name: kernel.reason for name, kernel in self.float_kernels.items()},
+            excluded=tuple(n for n, kernel in self.float_kernels.items() if kernel.cause is Cause.ACCURACY) or None,
             balanced=self.balanced,
             biases_corrected=self.corrected_biases,
             rescaled=self.rescaled,

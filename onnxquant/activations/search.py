@@ -38,7 +38,6 @@ from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
 from onnxquant.recipe.rules import Recipe
 from onnxquant.solvers import Inputs, solver_named
-from onnxquant.solvers.gptq import Gptq
 from onnxquant.targets import AUTO
 from onnxquant.validation.metric import Metric
 
@@ -314,7 +313,7 @@ class StaticSearch:
         return best
 
     def _with_solved_weights(self, best: Candidate) -> Candidate:
-        """A candidate with codes of weights that GPTQ has chosen; where it cannot, they are rounded to nearest."""
+        """A candidate with codes of weights that a solver has chosen; where it cannot, they are rounded to nearest."""
         document, settings = best.model.document, self._settings
         dims = {t.name: tuple(t.dims) for t in document.proto.graph.initializer}
         # Where a bias takes up the mean error afterwards, only deviations from the mean count for the weight's codes.
@@ -330,17 +329,17 @@ class StaticSearch:
             if encoded is not None:
                 solved[name] = encoded
         candidate = self._candidate(best.model, best.static.method, solved)
-        changes = (*best.changes, f"solved by {Gptq.name}")
-        return replace(candidate, changes=changes, methods=best.methods, solver=Gptq.name)
+        changes = (*best.changes, f"solved by {settings.weight_solver}")
+        return replace(candidate, changes=changes, methods=best.methods, solver=settings.weight_solver)
 
     def _solved(self, document: Document, name: str, inputs: Inputs) -> Encoded | None:
-        """A weight whose codes GPTQ has chosen; None where it cannot solve the format."""
+        """A weight whose codes a solver has chosen; None where it cannot solve the format."""
         site = site_of(document, name)
-        form, gptq = static_format(site, self._rules), solver_named(Gptq.name)
-        if form.permuted or gptq.refusal(form):
+        form, solver = static_format(site, self._rules), solver_named(self._settings.weight_solver)
+        if form.permuted or solver.refusal(form):
             return None
         weight = site.view.matrix(document.array(site.tensor))
-        return gptq.solve(form, weight, inputs, dispatch.rounded_to_nearest(form, weight))
+        return solver.solve(form, weight, inputs, dispatch.rounded_to_nearest(form, weight))
 
     def _goal_test(self, goal: AccuracyGoal) -> Callable[[Candidate], bool]:
         """A function that tells whether a candidate reaches a goal."""

@@ -11,6 +11,7 @@ from onnxquant.activations.codes import Codes
 from onnxquant.activations.weights import OPSET, WIDE_OPSET
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Drop
+from onnxquant.solvers.gptq import Gptq
 from onnxquant.solvers.rtn import Rtn
 from onnxquant.targets import AUTO, Activations
 
@@ -100,8 +101,13 @@ class StaticSettings:
 
     @property
     def may_solve(self) -> bool:
-        """Whether codes of weights may be chosen by gptq."""
-        return self.solver != Rtn.name
+        """Whether codes of weights may be chosen by ``weight_solver``."""
+        return self.weight_solver != Rtn.name
+
+    @property
+    def weight_solver(self) -> str:
+        """Name of the solver that codes of weights may be chosen by."""
+        return Gptq.name if self.solver == AUTO else self.solver
 
 
 def codes_of(options: Options) -> Codes:

@@ -13,7 +13,7 @@ from onnxquant.artifact.read import decode_weight, plane_index
 from onnxquant.artifact.records import Record, records
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.names import ACTIVATION, DOMAIN, HASHES, METADATA, ORIGIN
+from onnxquant.graph.names import ACTIVATION, DOMAIN, HASHES, METADATA, ORIGIN, SITE
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.traverse import graphs, names_read, replace_field, subgraphs
@@ -146,11 +146,16 @@ def _standard_nodes(record: Record, result: Result) -> list[onnx.NodeProto]:
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove nodes with metadata whose outputs nothing reads, then every initializer that nothing reads."""
+    """Remove the nodes of lowering whose outputs nothing reads, then every initializer that nothing reads."""
     while True:
         names = {o.name for o in graph.output} | set(names_read(graph))
-        nodes = [n for n in graph.node if any(o in names for o in n.output) or not n.metadata_props]
+        nodes = [n for n in graph.node if any(o in names for o in n.output) or not _is_ours(n)]
         if len(nodes) == len(graph.node):
             break
         replace_field(graph.node, nodes)
     replace_field(graph.initializer, [t for t in graph.initializer if t.name in names])
+
+
+def _is_ours(node: onnx.NodeProto) -> bool:
+    """Whether lowering made a node: exporters have metadata of their own."""
+    return any(entry.key in (SITE, ACTIVATION) for entry in node.metadata_props)

@@ -28,6 +28,7 @@ from onnxquant.plan.context import Context
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.plan.planner import is_decoded_at_load
 from onnxquant.recipe.rules import Rule
+from onnxquant.recipe.values import Cost
 from onnxquant.solvers import jobs
 from onnxquant.solvers.rtn import Rtn
 
@@ -93,7 +94,7 @@ class CandidateMeter:
         """
         cache = FigureCache.of(self.context.folder, self.document, self.model.feeds)
         options = self._with_losses(feeds)
-        if self.context.options.cost == "latency":
+        if self.context.options.cost == Cost.LATENCY:
             options = self._with_seconds(options)
         return CandidateTable(self._with_noises(options, cache), fixed_bytes, elements)
 

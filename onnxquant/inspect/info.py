@@ -9,7 +9,6 @@ from math import prod
 from pathlib import Path
 
 from onnxquant import runtime
-from onnxquant.activations.placement import FOR_ACCURACY
 from onnxquant.artifact.records import Metadata, Record
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.graph.io import Document, load, nbytes
@@ -231,5 +230,5 @@ def _activations(record: ActivationRecord | None) -> ActivationInfo | None:
         tensors=len(record.tensors),
         biases_corrected=record.biases_corrected,
         left_in_float=len(record.left_in_float),
-        excluded=sum(reason == FOR_ACCURACY.reason for reason in record.left_in_float.values()),
+        excluded=len(record.excluded or ()),
     )

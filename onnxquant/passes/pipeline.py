@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from onnxquant.graph.io import Document
 from onnxquant.passes import pass_named
 from onnxquant.passes.base import Pass
-from onnxquant.passes.prepare.constants import FoldConstants
 from onnxquant.passes.prepare.functions import InlineFunctions
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.initializers import ConstantsToInitializers, RaiseIrVersion
 from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
 from onnxquant.passes.simplify.biases import JoinBiases
+from onnxquant.passes.simplify.constants import FoldConstants
 from onnxquant.passes.simplify.pads import FoldPads
 from onnxquant.passes.simplify.transposes import SinkTransposes
 

@@ -54,6 +54,7 @@ class StaticRecord:
         tensors: codes of each activation.
         integer_kernels: number of ops that compute on integers.
         left_in_float: ops that compute in float, with the reason.
+        excluded: those of them that compute in float for accuracy; None: there are none.
         balanced: number of tensors whose channels were balanced.
         biases_corrected: number of biases that make up for the mean error of their op.
         tried: score in decibels of each method that was tried.
@@ -71,6 +72,7 @@ class StaticRecord:
     tensors: Mapping[str, TensorCodes] = field(default_factory=dict)
     integer_kernels: int = 0
     left_in_float: Mapping[str, str] = field(default_factory=dict)
+    excluded: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     balanced: int = 0
     biases_corrected: int = 0
     tried: Mapping[str, float] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import Site, SkippedConstant
 from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision, Plan, WeightFacts
 from onnxquant.recipe.rules import Recipe, Rule
+from onnxquant.recipe.values import Compute
 from onnxquant.targets import AUTO, Activations, Refusal, Target, automatic, integer_target, target_named
 
 # A weight must come out at least this much smaller, or it is not worth its error.
@@ -139,7 +140,7 @@ def is_decoded_at_load(site: Site, rule: Rule) -> bool:
     """Whether a rule has a weight decoded to a float tensor when a session is created, in every format."""
     if (rule.target == AUTO and site.elements < FOLD_BELOW) or not site.has_kernel:
         return True
-    return rule.compute == "float" and bool(site.served(UseKind.PRODUCT))
+    return rule.compute == Compute.FLOAT and bool(site.served(UseKind.PRODUCT))
 
 
 def _decide_by_rule(site: Site, rule: Rule, opset: int, *, permuted: bool) -> Decision:

@@ -14,18 +14,22 @@ from onnxquant.passes.equivalent.permute import Strategy
 from onnxquant.recipe import schema
 from onnxquant.recipe.declaration import Scope, any_path, declared, format_options, option, options_of
 from onnxquant.recipe.rules import Recipe, RuleOptions
-from onnxquant.recipe.values import Drop, calibration_methods, format_names, pass_names
-from onnxquant.solvers.gptq import Gptq
-from onnxquant.solvers.rtn import Rtn
+from onnxquant.recipe.values import (
+    Compute,
+    Cost,
+    Drop,
+    ExternalData,
+    calibration_methods,
+    format_names,
+    pass_names,
+    static_solver_names,
+)
 from onnxquant.targets import AUTO, Activations
 
-EXTERNAL_DATA = (AUTO, "always", "never")
 # Above this size, tensors go to a file of their own, from which sessions map them.
 INLINE_BYTES = 100 << 20
 # Endings of report files; each has its own writer.
 REPORTS = (".html", ".md", ".json")
-# Static activations have one solver for all weights.
-SOLVERS_FOR_STATIC_ACTIVATIONS = (AUTO, Rtn.name, Gptq.name)
 
 
 def _is_file_name(value: str) -> bool:
@@ -52,7 +56,7 @@ class Options(RuleOptions):
     )  # fmt: skip
     activations: str = option(
         Activations.NONE.value, "Integer activations. static: their ranges come from calibration on --data; dynamic: ranges "
-        "are computed in every call.", Scope.FILE, choices=tuple(kind.value for kind in Activations),
+        "are computed in every call.", Scope.FILE, choices=tuple(Activations),
     )  # fmt: skip
     calibration_method: str = option(
         AUTO, "Method that chooses the ranges of static activations; `onnxquant list` shows all. auto tries minmax, mse and "
@@ -122,12 +126,14 @@ class Options(RuleOptions):
         None, "Choose formats so that the file has at most this size.", Scope.SEARCH, metavar="30MB"
     )
     cost: str = option(
-        "size", "What a search under --min-sqnr or --metric makes small: the size of the file, or the latency of its "
-        "products, measured on this machine.", Scope.SEARCH, choices=("size", "latency"),
+        Cost.SIZE.value,
+        "What a search under --min-sqnr or --metric makes small: the size of the file, or the latency of its "
+        "products, measured on this machine.", Scope.SEARCH, choices=tuple(Cost),
     )  # fmt: skip
     external_data: str = option(
-        AUTO, "Whether tensors are kept in OUTPUT.data beside the model. auto: as in the input, or above 100 MB.",
-        Scope.FILE, choices=EXTERNAL_DATA,
+        ExternalData.AUTO.value,
+        "Whether tensors are kept in OUTPUT.data beside the model. auto: as in the input, or above 100 MB.",
+        Scope.FILE, choices=tuple(ExternalData),
     )  # fmt: skip
     external_root: tuple[str, ...] = option(
         (), "Folder into which external data of the input may link.", Scope.RUN, metavar="DIR", is_path=any_path
@@ -237,10 +243,10 @@ class Options(RuleOptions):
             raise RecipeError("metric is measured by the proof, which --no-proof leaves out")
 
     def _check_activations(self) -> None:
-        if self.activations == Activations.STATIC and self.solver not in SOLVERS_FOR_STATIC_ACTIVATIONS:
-            expected = ", ".join(SOLVERS_FOR_STATIC_ACTIVATIONS)
+        if self.activations == Activations.STATIC and self.solver not in static_solver_names():
+            expected = ", ".join(static_solver_names())
             raise RecipeError(f"solver {self.solver}: beside static activations expected one of {expected}")
-        if self.compute == "float" and self.activations != Activations.NONE:
+        if self.compute == Compute.FLOAT and self.activations != Activations.NONE:
             raise RecipeError("compute float rounds no activations: leave out activations")
 
     def _check_permutation(self) -> None:
@@ -256,7 +262,7 @@ class Options(RuleOptions):
         if self.budget_bpw is not None and not 0 < self.budget_bpw < 64:
             raise RecipeError(f"budget_bpw is {self.budget_bpw}, expected bits per weight, such as 4.5")
         is_bounded = self.budget_bpw is not None or self.max_size is not None
-        if self.cost != "size" and (is_bounded or not self.searches):
+        if self.cost != Cost.SIZE and (is_bounded or not self.searches):
             raise RecipeError("cost says what to save under a bound on quality: name formats, and min_sqnr or metric")
         if not self.searches:
             return
@@ -312,8 +318,8 @@ class Options(RuleOptions):
             already: whether the original's tensors are in such a file
             nbytes: number of bytes of the weights
         """
-        if self.external_data != AUTO:
-            return self.external_data == "always"
+        if self.external_data != ExternalData.AUTO:
+            return self.external_data == ExternalData.ALWAYS
         return already or nbytes > INLINE_BYTES
 
     def options_that_shape_the_file(self) -> dict[str, Any]:

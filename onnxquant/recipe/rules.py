@@ -15,7 +15,7 @@ from onnxquant.formats.base import Format
 from onnxquant.graph.sites import Site
 from onnxquant.recipe import schema
 from onnxquant.recipe.declaration import Scope, declared, format_options, key, option, options_of
-from onnxquant.recipe.values import COMPUTE, FORMAT_OF_BITS, format_names, solver_names, target_names
+from onnxquant.recipe.values import FORMAT_OF_BITS, Compute, format_names, solver_names, target_names
 from onnxquant.solvers import solver_named
 from onnxquant.targets import AUTO
 
@@ -57,9 +57,10 @@ class RuleOptions:
         "otherwise rtn.", Scope.RULE, choices=solver_names,
     )  # fmt: skip
     compute: str = option(
-        AUTO, "Arithmetic of products with encoded weights. auto: the fastest kernels, most of which round activations to 8 "
+        Compute.AUTO.value,
+        "Arithmetic of products with encoded weights. auto: the fastest kernels, most of which round activations to 8 "
         "bits. float: weights are decoded when the model is loaded, so that products lose nothing more; they have the "
-        "speed and memory of float.", Scope.RULE, choices=COMPUTE,
+        "speed and memory of float.", Scope.RULE, choices=tuple(Compute),
     )  # fmt: skip
 
 

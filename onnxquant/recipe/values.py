@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 from onnxquant import formats, observers, passes, solvers, targets
 from onnxquant.errors import RecipeError
 from onnxquant.targets import AUTO
 
-# Arithmetic of products with encoded weights; see ``compute``.
-COMPUTE = (AUTO, "float")
 # Formats that have a short name by their bits; see ``bits``.
 FORMAT_OF_BITS = {8: "int8", 4: "int4", 2: "int2"}
+
+
+class Compute(StrEnum):
+    """The arithmetic of products with encoded weights."""
+
+    AUTO = "auto"
+    FLOAT = "float"
+
+
+class Cost(StrEnum):
+    """The figure that a search under a bound on quality makes small."""
+
+    SIZE = "size"
+    LATENCY = "latency"
+
+
+class ExternalData(StrEnum):
+    """Whether tensors are kept in a file beside the model."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
 
 
 def format_names() -> list[str]:
@@ -28,6 +49,11 @@ def target_names() -> list[str]:
 def solver_names() -> list[str]:
     """Names of all solvers, and ``auto``."""
     return [AUTO, *solvers.registry()]
+
+
+def static_solver_names() -> list[str]:
+    """Names of the solvers that may choose codes beside static activations, and ``auto``."""
+    return [AUTO, *(s.name for s in solvers.solvers() if s.serves_static_activations)]
 
 
 def pass_names() -> list[str]:

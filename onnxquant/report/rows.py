@@ -41,11 +41,11 @@ class SiteRow:
     """One weight; fields that are not known are None.
 
     Attributes:
-        left: whether it stays in float.
+        in_float: whether it stays in float.
     """
 
     name: str
-    left: bool = False
+    in_float: bool = False
     role: str | None = None
     shape: str | None = None
     format: str | None = None
@@ -110,7 +110,7 @@ def _site(site: SiteResult) -> SiteRow:
     decision = site.decision
     return SiteRow(
         name=decision.name,
-        left=decision.format is None,
+        in_float=decision.format is None,
         role=decision.role,
         shape="x".join(map(str, decision.shape)),
         format=decision.format.name if decision.format else decision.dtype,

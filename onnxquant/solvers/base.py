@@ -90,6 +90,8 @@ class Solver(ABC):
     name: ClassVar[str]
     # Whether it needs the inputs that a weight is multiplied with.
     needs_inputs: ClassVar[bool] = False
+    # Whether the search for static activations may choose the codes of all weights with it.
+    serves_static_activations: ClassVar[bool] = False
 
     split: Split = field(default=Split(), kw_only=True, repr=False)
 

@@ -53,6 +53,7 @@ class Gptq(Solver):
 
     name = "gptq"
     needs_inputs = True
+    serves_static_activations = True
 
     def _solve(self, form: Format, weight: Matrix, inputs: Inputs | None, start: Encoded | None) -> Encoded:
         inputs = self._required(inputs).cleaned

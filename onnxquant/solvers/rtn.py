@@ -15,6 +15,7 @@ class Rtn(Solver):
     """Rounding to nearest: each weight by itself."""
 
     name = "rtn"
+    serves_static_activations = True
 
     def refusal(self, form: Format) -> str | None:
         """None: every format can round to nearest."""

@@ -42,6 +42,7 @@ def holds_int8(form: Format) -> bool:
 class StaticIntegers(Target):
     """DequantizeLinear beside operators on integers."""
 
+    # Files and reports name their targets: a name that was ever written stays, though the other one here is "dynamic".
     name = "qdq"
     summary = "int8 beside integer activations, fused to one kernel by onnxruntime"
     layout_types = (ChannelsLayout,)

@@ -15,7 +15,6 @@ from graphs import node, weight
 from rounded import marked, sqnr_db
 
 import onnxquant
-from onnxquant.activations.placement import FOR_ACCURACY
 from onnxquant.artifact.records import activation_record, records
 from onnxquant.calibration import gram_matrices as grams
 from onnxquant.errors import RecipeError
@@ -436,7 +435,7 @@ def test_kernels_left_in_float_keep_other_solved_weights(tmp_path: Path) -> None
     bound = {"auto_exclude": True, "min_sqnr": 40.0}
     report, model, output = static(tmp_path, activations="static", solver="gptq", **bound)
     assert report.activations.solver == "gptq"
-    left = [n for n, r in report.activations.left_in_float.items() if r == FOR_ACCURACY.reason]
+    left = report.activations.excluded
     assert 0 < len(left) < 5 and len(stored_codes(output)) == 5 - len(left)
     start = next(score for label, score in report.activations.variants.items() if label.endswith("solved by gptq"))
     assert sqnr_db(run(model), run(output)) > start + 1

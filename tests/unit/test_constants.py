@@ -10,7 +10,7 @@ import onnx
 import pytest
 from graphs import model, node, rng
 
-from onnxquant.passes.prepare.constants import SMALL, FoldConstants
+from onnxquant.passes.simplify.constants import SMALL, FoldConstants
 
 X = rng(5).standard_normal((2, 3)).astype(np.float32)
 

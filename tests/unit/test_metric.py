@@ -108,6 +108,9 @@ def test_a_metric_decides_what_stays_in_float(tmp_path: Path) -> None:
     assert better.proof and better.passed
     assert isinstance(better.activations, StaticRecord)
     assert list(better.activations.left_in_float.values()) == [FOR_ACCURACY.reason]
+    assert better.activations.excluded == tuple(better.activations.left_in_float)
+    infos = [onnxquant.info(tmp_path / name).activations for name in ("q.onnx", "p.onnx")]
+    assert [i.excluded for i in infos if i] == [0, 1]
     assert -error(onnxquant.load(tmp_path / "p.onnx")) <= allowed < -error(onnxquant.load(tmp_path / "q.onnx"))
 
 

@@ -79,7 +79,7 @@ class Conversion:
         for name in outputs & scope.constants.keys():
             if io == FLOAT:  # it keeps its name and type
                 scope.types[name] = FLOAT
-        sizes = size_nodes(graph, self._wants_float)
+        sizes = size_nodes(graph, self._is_float32_only)
         for place, node in enumerate(graph.node):
             for name in node.output:
                 scope.place[name] = place
@@ -130,7 +130,7 @@ class Conversion:
                 types[j] = HALF if bound and "tensor(float16)" in slot.allowed else FLOAT
         for i in floats:
             native = scope.holder(node.input[i]).types[node.input[i]] if node.op_type in _ANY_TYPE else None
-            self._use(node, i, scope, native or (FLOAT if self._wants_float(node, i) else HALF))
+            self._use(node, i, scope, native or (FLOAT if self._is_float32_only(node, i) else HALF))
         return types
 
     def _why_in_float32(
@@ -149,7 +149,7 @@ class Conversion:
         slots = [*signature.inputs, *signature.outputs]
         if any("seq(tensor(float))" in s.allowed and "tensor(float)" not in s.allowed for s in slots):
             return "sequences cannot be cast"
-        if floats and all(self._wants_float(node, i) for i in floats):
+        if floats and all(self._is_float32_only(node, i) for i in floats):
             return "its types do not include float16"
         for i in floats:
             owner = scope.owner(node.input[i])
@@ -161,7 +161,7 @@ class Conversion:
                 return f"its constant {node.input[i]!r} holds numbers beyond 65504"
         return None
 
-    def _wants_float(self, node: onnx.NodeProto, index: int) -> bool:
+    def _is_float32_only(self, node: onnx.NodeProto, index: int) -> bool:
         """Whether float16 is not allowed for an input."""
         signature = self.signature(node)
         slot = signature.input(index) if signature else None

@@ -1,4 +1,4 @@
-"""Which nodes compute sizes and indices in float32: these must keep their digits when the rest becomes float16."""
+"""Nodes that compute sizes and indices in float32: they must keep their digits when the rest becomes float16."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from onnxquant.graph.node import attribute
 from onnxquant.graph.traverse import captured_names, subgraphs
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-Wants = Callable[[onnx.NodeProto, int], bool]
+InputTest = Callable[[onnx.NodeProto, int], bool]
 
 
-def size_nodes(graph: onnx.GraphProto, wants_float: Wants) -> set[int]:
+def size_nodes(graph: onnx.GraphProto, is_float32_only: InputTest) -> set[int]:
     """Places of nodes that compute from integers and constants, for inputs that must be float32 or to become integers again.
 
     float16 has every integer only up to 2048, and a scale that is a little off makes another shape.
 
     Args:
         graph: looked at without its nested graphs.
-        wants_float: whether float16 is not allowed for an input of a node.
+        is_float32_only: whether float16 is not allowed for an input of a node.
     """
     candidates = _from_integers(graph)
     escaping = captured_names(graph) | {o.name for o in graph.output}
@@ -35,7 +35,7 @@ def size_nodes(graph: onnx.GraphProto, wants_float: Wants) -> set[int]:
         if (
             uses
             and escaping.isdisjoint(outputs)
-            and all(_is_size(graph.node[p], p, i, places, wants_float) for p, i in uses)
+            and all(_is_size(graph.node[p], p, i, places, is_float32_only) for p, i in uses)
         ):
             places.add(place)
     return places
@@ -54,9 +54,9 @@ def _from_integers(graph: onnx.GraphProto) -> set[int]:
     return places
 
 
-def _is_size(node: onnx.NodeProto, place: int, index: int, places: set[int], wants_float: Wants) -> bool:
+def _is_size(node: onnx.NodeProto, place: int, index: int, places: set[int], is_float32_only: InputTest) -> bool:
     to = cast_to(node)
-    return place in places or (to is not None and to not in FLOATS) or wants_float(node, index)
+    return place in places or (to is not None and to not in FLOATS) or is_float32_only(node, index)
 
 
 def cast_to(node: onnx.NodeProto) -> int | None:
