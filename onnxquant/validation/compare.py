@@ -106,8 +106,8 @@ def compare(
 def prepared_like(original: Document, quantized: Document) -> Document:
     """The float model whose weights were encoded, but for the changes of calibration."""
     prepared = original.copy()
-    kept = {value.name for value in quantized.proto.graph.input}
-    FreeInitializers(frozenset(t.name for t in prepared.proto.graph.initializer) - kept)(prepared)
+    inputs = {value.name for value in quantized.proto.graph.input}
+    FreeInitializers(frozenset(t.name for t in prepared.proto.graph.initializer) - inputs)(prepared)
     prepare(prepared)
     if isinstance(activation_record(quantized.proto), StaticRecord):
         simplify(prepared)
