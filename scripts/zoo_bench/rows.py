@@ -1,0 +1,117 @@
+"""Rows of the zoo: one model in one mode, by us and by onnxruntime, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Ours may be larger by this part and these bytes (metadata), slower by this part, worse by these decibels, and take so
+# many times the seconds, of which the first do not count.
+_LARGER, _METADATA, _SLOWER, _WORSE, _LONGER, _QUICK = 1.01, 8192, 1.03, 0.5, 10, 10.0
+_ENOUGH_DB = 60.0
+# Files that are larger by more than this part may be better, and are not compared by quality; nor are better ones by size.
+_COMPARABLE = 1.1
+
+
+@dataclass
+class Side:
+    """One tool's result.
+
+    Attributes:
+        code: exit code.
+        size: bytes of the file; 0 where there is none.
+        verdict: state and next step that a report gives, or the error's message.
+        claim: speed that the report claims, as a multiple of float's.
+        sqnr_db: SQNR of the worst output; None where nothing can be compared.
+        speed: speed as a multiple of float's, with its interval.
+        error: why the file could not be measured.
+    """
+
+    code: int = 0
+    late: bool = False
+    seconds: float = 0.0
+    wall: float = 0.0
+    peak: int = 0
+    size: int = 0
+    verdict: str = ""
+    next: str = ""
+    claim: float | None = None
+    sqnr_db: float | None = None
+    speed: tuple[float, float, float] | None = None
+    error: str = ""
+    traceback: bool = False
+
+
+@dataclass
+class Row:
+    """A model in a mode."""
+
+    model: str
+    mode: str
+    is_real: bool
+    size: int
+    commit: str = ""
+    ours: Side = field(default_factory=Side)
+    peer: Side | None = None
+    against_peer: tuple[float, float, float] | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the row."""
+        return f"{self.model}/{self.mode}"
+
+    def flags(self) -> list[str]:
+        """Kinds of what is wrong, worst first."""
+        ours, peer = self.ours, self.peer if self.peer and self.peer.size and not self.peer.error else None
+        if ours.late:
+            return ["timeout"]
+        if ours.traceback or ours.code not in (0, 1, 2):
+            return ["traceback"]
+        if not ours.size:
+            useful = peer is not None and peer.size < 0.9 * self.size and (peer.sqnr_db or 0) > 10
+            return ["refused"] if useful else []
+        if ours.error:
+            return ["does not load"]
+        return [name for name, holds in self._faults(peer).items() if holds]
+
+    def _faults(self, peer: Side | None) -> dict[str, bool]:
+        ours = self.ours
+        slow = bool(ours.speed and ours.speed[2] < 1 / _SLOWER)
+        faults = {
+            "failed": ours.code == 1 and ours.verdict in ("FAILED", ""),
+            "larger than float": ours.size > self.size,
+            "slower than float": slow and not ("slow" in ours.verdict.lower() or "worse" in ours.verdict.lower()
+                                               or (ours.claim or 1) < 1 / _SLOWER),
+            "not what it claims": bool(ours.speed and ours.claim and ours.claim > 1.1 and ours.speed[2] < 1),
+        }  # fmt: skip
+        if peer:
+            decibels = [min(s.sqnr_db, _ENOUGH_DB) for s in (ours, peer) if s.sqnr_db is not None]
+            loss = decibels[1] - decibels[0] if len(decibels) == 2 else 0.0
+            faults |= {
+                "larger": ours.size > peer.size * _LARGER + _METADATA and loss > -_WORSE,
+                "slower": bool(self.against_peer and self.against_peer[2] < 1 / _SLOWER),
+                "worse": loss > _WORSE and peer.size < ours.size * _COMPARABLE,
+                "long": ours.seconds > max(_LONGER * peer.seconds, _QUICK),
+            }
+        return faults
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Row:
+        """The row of a line."""
+        data: dict[str, Any] = json.loads(line)
+        peer = data.pop("peer")
+        return cls(**{**data, "ours": Side(**data["ours"]), "peer": Side(**peer) if peer else None})
+
+
+def read(path: Path) -> dict[str, Row]:
+    """Rows of a file by name; the last of a name counts."""
+    if not path.exists():
+        return {}
+    rows = map(Row.from_json, filter(None, path.read_text().splitlines()))
+    return {row.key: row for row in rows}
