@@ -157,3 +157,44 @@ def save(proto: onnx.ModelProto, path: Path, *, external: bool = False) -> Path:
     else:
         onnx.save(proto, path)
     return path
+
+
+class Encoder:
+    """A block of a transformer with fixed shapes, node by node."""
+
+    WIDTH, LENGTH = 16, 8
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, Array] = {}
+
+    def constant(self, values: Any) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants[name] = np.asarray(values)
+        return name
+
+    def op(self, op: str, *inputs: str, **attributes: Any) -> str:
+        self.nodes.append(node(op, list(inputs), [f"t{len(self.nodes)}"], name=f"n{len(self.nodes)}", **attributes))
+        return str(self.nodes[-1].output[0])
+
+    def linear(self, x: str, rows: int, cols: int) -> str:
+        w = self.constant(8 * weight(rows, cols, seed=len(self.nodes)))
+        return self.op("Add", self.op("MatMul", x, w), self.constant(weight(cols, seed=len(self.nodes))))
+
+    def norm(self, x: str) -> str:
+        ones, zeros = self.constant(np.ones(self.WIDTH, np.float32)), self.constant(np.zeros(self.WIDTH, np.float32))
+        return self.op("LayerNormalization", x, ones, zeros, axis=-1)
+
+    def attention(self, y: str) -> str:
+        q, k, v = (self.linear(y, self.WIDTH, self.WIDTH) for _ in range(3))
+        scores = self.op("MatMul", q, self.op("Transpose", k, perm=[0, 2, 1]))
+        return self.linear(self.op("MatMul", self.op("Softmax", scores, axis=-1), v), self.WIDTH, self.WIDTH)
+
+    def gelu(self, x: str) -> str:
+        erf = self.op("Erf", self.op("Div", x, self.constant(np.float32(np.sqrt(2)))))
+        product = self.op("Mul", x, self.op("Add", erf, self.constant(np.float32(1))))
+        return self.op("Mul", product, self.constant(np.float32(0.5)))
+
+    def model(self, y: str) -> onnx.ModelProto:
+        self.nodes.append(node("Identity", [y], ["y"]))
+        return model(self.nodes, {"x": ("float32", [1, self.LENGTH, self.WIDTH])}, {"y": "float32"}, self.constants)

@@ -12,6 +12,7 @@ from agreement import outputs
 from numpy.typing import NDArray
 
 from onnxquant.activations.codes import Codes
+from onnxquant.activations.insert import NodeForms
 from onnxquant.activations.placement import Cause, FloatKernel, place
 from onnxquant.activations.plan import StaticActivations
 from onnxquant.graph.editor import GraphEditor
@@ -39,7 +40,9 @@ def static(proto: onnx.ModelProto, feed: Feed, codes: Codes | None = None, *excl
     """What becomes of the activations of a float model."""
     codes = codes or Codes()
     found = place(
-        GraphEditor(proto.graph), dict.fromkeys(excluded, FloatKernel(Cause.WEIGHT, "excluded")), clamps=not codes.symmetric
+        GraphEditor(proto.graph),
+        dict.fromkeys(excluded, FloatKernel(Cause.WEIGHT, "excluded")),
+        clamps=not codes.symmetric,
     )
     seen = values(proto, found.sources, feed)
     ranges = {name: (float(v.min()), float(v.max())) for name, v in seen.items()}
@@ -48,7 +51,7 @@ def static(proto: onnx.ModelProto, feed: Feed, codes: Codes | None = None, *excl
         tensors=tuple(found.tensors.values()),
         ranges=ranges,
         method="minmax",
-        split_gemms=found.split_gemms,
+        forms=NodeForms(found.split_gemms),
     )
 
 

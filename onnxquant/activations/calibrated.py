@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnxquant.activations.placement import Placement, QuantizedTensor
 from onnxquant.activations.settings import StaticSettings
 from onnxquant.calibration.statistics import Statistics
-from onnxquant.errors import StatisticsError
+from onnxquant.errors import RecipeError, StatisticsError
+from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document
 from onnxquant.observers import ActivationGrid
 from onnxquant.observers.absmean import AbsMean
@@ -98,6 +99,22 @@ def largest_magnitudes(statistics: Statistics, observer: str) -> dict[str, NDArr
         for name, observers in statistics.observers.items()
         if isinstance(magnitudes := observers.get(observer), AbsMean)
     }
+
+
+def saved_statistics(path: str | None, original: Document) -> Statistics | None:
+    """Statistics from a file; None: they are to be collected.
+
+    Raises:
+        StatisticsError: statistics of another model.
+        RecipeError: statistics of synthetic samples.
+    """
+    if path is None:
+        return None
+    statistics = Statistics.load(path)
+    statistics.check(digest(original), original.name)
+    if statistics.synthetic:
+        raise RecipeError(f"{path}: holds statistics of synthetic samples; expected real ones")
+    return statistics
 
 
 def _clamped(low: float, high: float, tensor: QuantizedTensor) -> tuple[float, float]:

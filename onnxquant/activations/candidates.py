@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant import runtime
+from onnxquant.activations.fused import units_in_float
+from onnxquant.activations.placement import Unit
 from onnxquant.activations.plan import ActivationPlan
 from onnxquant.activations.weights import site_of, static_format
 from onnxquant.artifact import lowering
+from onnxquant.artifact.records import records
 from onnxquant.calibration.feeds import JUDGED, Feeds, spread
+from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded
-from onnxquant.graph.io import Document
+from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.native import dispatch
@@ -87,9 +91,28 @@ class CandidateRunner:
             self._decoded[name] = cached
         return cached.decoded
 
+    def units_in_float(self, candidate: ActivationPlan, units: Sequence[Unit]) -> list[Unit]:
+        """The units that ONNX Runtime would leave in float in the file that a plan would become."""
+        with self._file(candidate) as path:
+            optimized = runtime.optimized_graph(path, threads=self._threads)
+            return units_in_float(units, records(load(path).proto), optimized)
+
     @contextmanager
     def session(self, candidate: ActivationPlan) -> Iterator[runtime.Session]:
-        """A session on the file that a plan would become; weights that its activations do not decide stay in float."""
+        """A session on the file that a plan would become."""
+        with self._file(candidate) as path:
+            yield self._open(path)
+
+    def _open(self, path: Path) -> runtime.Session:
+        """A session without saturation, where that is asked for: it fails where integer kernels share a weight."""
+        if self._exact:
+            with suppress(ModelError):
+                return runtime.open_session(path, runtime.session_options(threads=self._threads, exact_products=True))
+        return runtime.open_session(path, runtime.session_options(threads=self._threads))
+
+    @contextmanager
+    def _file(self, candidate: ActivationPlan) -> Iterator[Path]:
+        """The file that a plan would become; weights that its activations do not decide stay in float."""
         document = candidate.document
         sites, skipped = find_sites(document)
         plan = make_plan(sites, skipped, self._rules, document.opset, candidate.sites)
@@ -99,7 +122,7 @@ class CandidateRunner:
             path = Path(folder) / "candidate.onnx"
             with Publisher(path, external=document.is_external(), force=True) as publisher:
                 lowering.write(document, plan, publisher, partial(_encoded, candidate))
-            yield runtime.open_session(path, runtime.session_options(threads=self._threads, exact_products=self._exact))
+            yield path
 
 
 def _encoded(candidate: ActivationPlan, site: Site, decision: EncodeDecision) -> Encoded:

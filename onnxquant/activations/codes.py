@@ -59,6 +59,15 @@ class Codes:
         """The largest code."""
         return int(np.iinfo(self.dtype).max)
 
+    def bounds(self, low: float, high: float) -> tuple[float, float]:
+        """The values of the outermost codes for a range: half a step off it, as zero points are whole numbers.
+
+        >>> Codes().bounds(-1.0, 1.0)
+        (-0.9960784912109375, 1.0039215087890625)
+        """
+        scale, zero = self.parameters(low, high)
+        return float(scale * np.float32(self.lowest - int(zero))), float(scale * np.float32(self.highest - int(zero)))
+
     def parameters(self, low: float, high: float) -> tuple[np.float32, np.generic]:
         """Scale and zero point for values in [low, high], widened to hold zero, which must be exact.
 

@@ -34,7 +34,8 @@ def plan_dynamic(context: Context) -> ActivationPlan:
     observers = {x: [MAGNITUDES] for x in inputs}
     statistics = collect(document, split.calibrating, observers, threads=threads, progress=context.progress)
     score = runner.score(best).criterion
-    for copy in smoothed_copies(document, largest_magnitudes(statistics, MAGNITUDES)).values():
+    # A Mul of its own would cost more time in each call than its decibels are worth.
+    for copy in smoothed_copies(document, largest_magnitudes(statistics, MAGNITUDES), insert=False).values():
         candidate = _planned(copy, rules)
         if (smoothed := runner.score(candidate).criterion) > score:
             best, score = candidate, smoothed

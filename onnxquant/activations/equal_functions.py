@@ -73,11 +73,19 @@ def easier_to_round(
             yield EqualFunction(change, smoothed, settings.balance)
 
 
-def smoothed_copies(document: Document, magnitudes: Mapping[str, NDArray[np.float64]]) -> dict[str, Document]:
-    """Smoothed copies of a model, by the change in words."""
+def smoothed_copies(
+    document: Document, magnitudes: Mapping[str, NDArray[np.float64]], *, insert: bool = True
+) -> dict[str, Document]:
+    """Smoothed copies of a model, by the change in words.
+
+    Args:
+        document: the model.
+        magnitudes: largest magnitude of each channel of the inputs of products.
+        insert: whether a Mul may be put where no op before an activation can take the division.
+    """
     copies: dict[str, Document] = {}
     for strength in STRENGTHS if magnitudes else ():
         copy = document.copy()
-        if Smooth(magnitudes, strength=strength, insert=True)(copy).changed:
+        if Smooth(magnitudes, strength=strength, insert=insert)(copy).changed:
             copies[f"smoothed by {strength:g}"] = copy
     return copies

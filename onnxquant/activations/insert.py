@@ -24,12 +24,25 @@ class _Parameters:
     zero_point: str
 
 
+@dataclass(frozen=True)
+class NodeForms:
+    """Nodes to write in another form, so that ONNX Runtime takes the integer kernel beside them.
+
+    Attributes:
+        split_gemms: outputs of Gemms that return floats: their C is added after the product, in float.
+        sums: outputs of Adds to write as Sum, which ONNX Runtime does not join with the product before it.
+    """
+
+    split_gemms: tuple[str, ...] = ()
+    sums: tuple[str, ...] = ()
+
+
 def insert_conversions(
     proto: onnx.ModelProto,
     codes: Codes,
     tensors: Iterable[QuantizedTensor],
     ranges: Mapping[str, tuple[float, float]],
-    split_gemms: Iterable[str],
+    forms: NodeForms,
 ) -> None:
     """Insert conversions to codes and back, in place.
 
@@ -38,11 +51,13 @@ def insert_conversions(
         codes: type of the codes.
         tensors: the tensors to quantize.
         ranges: lowest and highest value of each source.
-        split_gemms: outputs of Gemms that return floats.
+        forms: other forms of nodes around kernels.
     """
     editor = GraphEditor(proto.graph)
     parameters: dict[str, _Parameters] = {}
     for tensor in tensors:
+        if tensor.produced:
+            _widen_clips(editor, tensor.name, codes.bounds(*ranges[tensor.source]))
         if tensor.source not in parameters:
             scale, zero = codes.parameters(*ranges[tensor.source])
             parameters[tensor.source] = _Parameters(
@@ -50,10 +65,18 @@ def insert_conversions(
                 editor.add_constant(f"{tensor.source}/zero_point", np.asarray(zero)),
             )
         _quantize(editor, tensor, parameters[tensor.source])
-    for output in split_gemms:
+    for output in forms.split_gemms:
         _split_gemm(editor, output)
+    for output in forms.sums:
+        if (add := editor.producer(output)) is not None:
+            add.op_type = "Sum"
     editor.apply()
     _keep_in_float(proto)
+
+
+def exact_name(name: str) -> str:
+    """Name of the values before rounding of a tensor that callers or nested graphs know by its name."""
+    return f"{name}/exact"
 
 
 def _marked(op: str, inputs: list[str], output: str, name: str) -> onnx.NodeProto:
@@ -68,7 +91,7 @@ def _quantize(editor: GraphEditor, tensor: QuantizedTensor, parameters: _Paramet
     codes = editor.names.fresh(f"{name}/quantized")
     if producer is not None and tensor.produced and not editor.is_private(name):
         # Callers and nested graphs read this name: it stays with the values after rounding.
-        source, result = editor.names.fresh(f"{name}/exact"), name
+        source, result = editor.names.fresh(exact_name(name)), name
         editor.rename_output(producer, name, source)
     else:
         source, result = name, editor.names.fresh(f"{name}/dequantized")
@@ -82,6 +105,23 @@ def _quantize(editor: GraphEditor, tensor: QuantizedTensor, parameters: _Paramet
         _marked("DequantizeLinear", [codes, *inputs], result, editor.names.fresh(f"{name}/DequantizeLinear")),
     ]
     editor.insert_after(producer, conversions)
+
+
+def _widen_clips(editor: GraphEditor, name: str, bounds: tuple[float, float]) -> None:
+    """Let the Clips right before a tensor pass all values that codes stand for: only such a Clip does ONNX Runtime drop.
+
+    A zero point is a whole number, so that codes reach up to half a step beyond the range that they were chosen for.
+    """
+    node = editor.producer(name)
+    while node is not None and node.op_type in ("Relu", "Clip"):
+        for position, bound, wider in ((1, bounds[0], min), (2, bounds[1], max)) if node.op_type == "Clip" else ():
+            tensor = editor.constant(node.input[position]) if len(node.input) > position else None
+            if tensor is None:
+                continue
+            value = onnx.numpy_helper.to_array(tensor)
+            if (passed := wider(float(value.reshape(-1)[0]), bound)) != float(value.reshape(-1)[0]):
+                editor.set_constant(node, position, np.full_like(value, passed))
+        node = editor.producer(node.input[0])
 
 
 def _keep_in_float(proto: onnx.ModelProto) -> None:

@@ -43,7 +43,8 @@ def kind_of(node: onnx.NodeProto, editor: GraphEditor) -> OpKind:
     if node.op_type in _KERNELS:
         return OpKind.KERNEL if not kernel_refusal(node, editor) else OpKind.FLOAT
     if node.op_type in _CLAMPS:
-        return OpKind.CLAMP if clamp_bounds(node, editor) else OpKind.FLOAT
+        low, high = clamp_bounds(node, editor) or (1.0, 0.0)
+        return OpKind.CLAMP if low <= 0 <= high else OpKind.FLOAT  # every range of codes holds zero
     if node.op_type in _VALUES:
         has_constant = any(editor.constant(name) is not None for name in node.input)
         return OpKind.FLOAT if has_constant else OpKind.VALUE

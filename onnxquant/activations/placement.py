@@ -124,7 +124,7 @@ def place(editor: GraphEditor, excluded: Mapping[str, FloatKernel] | None = None
 
     Args:
         editor: the prepared graph.
-        excluded: kernels that stay in float, by the name of the node or of its output.
+        excluded: kernels that stay in float, by the name of the node or of its output; and other nodes, by their output.
         clamps: whether saturation may replace Relu and Clip; it cannot where codes are symmetric around zero.
     """
     return _Placer(editor, excluded or {}, clamps=clamps).run()
@@ -247,6 +247,8 @@ def _judge(
     if kind is OpKind.KERNEL:
         exclusion = excluded.get(node.output[0], excluded.get(node.name))
         return (kind, None) if exclusion is None else (OpKind.FLOAT, exclusion)
+    if kind in (OpKind.VALUE, OpKind.MOVE) and node.output[0] in excluded:
+        return OpKind.FLOAT, None
     if node.op_type == "ConvTranspose":
         return kind, FloatKernel(Cause.OPERATOR, "ONNX Runtime has no integer kernel for it")
     if node.op_type in ("Conv", "Gemm", "MatMul"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import onnx
 
 from onnxquant.activations.codes import Codes
-from onnxquant.activations.insert import insert_conversions
+from onnxquant.activations.insert import NodeForms, insert_conversions
 from onnxquant.activations.placement import Cause, FloatKernel, QuantizedTensor
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
@@ -64,7 +64,7 @@ class StaticActivations:
         tensors: the quantized tensors.
         ranges: lowest and highest value of each source.
         method: calibration method that chose the ranges.
-        split_gemms: outputs of Gemms that return floats: their C is added after the product, in float.
+        forms: nodes around kernels to write in another form.
         integer_kernels: number of kernels that compute on integers.
         float_kernels: kernels that stay in float, by name.
         balanced: number of tensors whose channels were balanced.
@@ -78,7 +78,7 @@ class StaticActivations:
     tensors: tuple[QuantizedTensor, ...]
     ranges: Mapping[str, tuple[float, float]]
     method: str
-    split_gemms: tuple[str, ...] = ()
+    forms: NodeForms = field(default_factory=NodeForms)
     integer_kernels: int = 0
     float_kernels: Mapping[str, FloatKernel] = field(default_factory=dict)
     balanced: int = 0
@@ -89,7 +89,7 @@ class StaticActivations:
 
     def insert(self, proto: onnx.ModelProto) -> None:
         """Insert the conversions into a model whose weights are lowered; its tensors have the names that they had before."""
-        insert_conversions(proto, self.codes, self.tensors, self.ranges, self.split_gemms)
+        insert_conversions(proto, self.codes, self.tensors, self.ranges, self.forms)
 
     @property
     def record(self) -> StaticRecord:

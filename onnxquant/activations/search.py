@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.activations import balance, bias
-from onnxquant.activations.calibrated import MAGNITUDES, MOMENTS, WIDTHS, CalibratedModel, largest_magnitudes
+from onnxquant.activations.calibrated import (
+    MAGNITUDES,
+    MOMENTS,
+    WIDTHS,
+    CalibratedModel,
+    largest_magnitudes,
+    saved_statistics,
+)
+from onnxquant.activations.candidate import Candidate
 from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import easier_to_round, rebased
+from onnxquant.activations.fused import GraphRemedies
+from onnxquant.activations.insert import NodeForms
 from onnxquant.activations.placement import FOR_ACCURACY, Placement, place
 from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActivations
 from onnxquant.activations.settings import AccuracyGoal, StaticSettings
@@ -26,13 +36,11 @@ from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Chosen, Split
 from onnxquant.calibration.gram_matrices import Reader, grams
 from onnxquant.calibration.statistics import Statistics
-from onnxquant.errors import FeedError, ModelError, RecipeError
+from onnxquant.errors import FeedError, ModelError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.editor import GraphEditor
-from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document
 from onnxquant.native import dispatch
-from onnxquant.numerics.score import Score
 from onnxquant.passes.equivalent.rebase import stream_tensors
 from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
@@ -45,36 +53,6 @@ from onnxquant.validation.metric import Metric
 _BIAS_SAMPLES = 64
 # The gain in decibels that leaving one more kernel in float must bring.
 _WORTHWHILE_DB = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One way to quantize a model's activations, with its score.
-
-    Attributes:
-        plan: the model with its biases corrected, its conversions and its solved weights.
-        static: the activations of the plan.
-        score: closeness of its outputs to the float model's.
-        model: the calibrated model that it was made of.
-        corrections: corrections of the biases of all kernels of that model.
-        changes: changes that lead from the original to that model.
-        methods: score of each calibration method that was tried on that model.
-        solver: solver that has chosen codes of weights; empty: they are rounded to nearest.
-    """
-
-    plan: ActivationPlan
-    static: StaticActivations
-    score: Score
-    model: CalibratedModel
-    corrections: Mapping[str, NDArray[np.float64]]
-    changes: tuple[str, ...] = ()
-    methods: Mapping[str, float] = field(default_factory=dict)
-    solver: str = ""
-
-    @property
-    def title(self) -> str:
-        """Its name in reports."""
-        return ", ".join(self.changes) or "as it is"
 
 
 def plan_static(context: Context) -> ActivationPlan:
@@ -95,27 +73,11 @@ def plan_static(context: Context) -> ActivationPlan:
         )
     document, options = context.document, context.options
     split = context.samples.for_calibration(document)
-    statistics = _saved_statistics(options.calibration, context.original)
+    statistics = saved_statistics(options.calibration, context.original)
     if statistics is not None and any(origin.source == split.judging.origin.source for origin in statistics.sources):
         split = context.samples.shared()
     search = StaticSearch(document, context.rules, StaticSettings.of(options), split, context.progress)
     return search.run(statistics)
-
-
-def _saved_statistics(path: str | None, original: Document) -> Statistics | None:
-    """Statistics from a file; None: they are to be collected.
-
-    Raises:
-        StatisticsError: statistics of another model.
-        RecipeError: statistics of synthetic samples.
-    """
-    if path is None:
-        return None
-    statistics = Statistics.load(path)
-    statistics.check(digest(original), original.name)
-    if statistics.synthetic:
-        raise RecipeError(f"{path}: holds statistics of synthetic samples; expected real ones")
-    return statistics
 
 
 class StaticSearch:
@@ -140,6 +102,7 @@ class StaticSearch:
         is_free = settings.goal is None
         self._runner = CandidateRunner(document, rules, samples.judging, settings.threads, exact=is_free)
         self._excluded = excluded_kernels(document, rules)
+        self._remedies = GraphRemedies()
 
     def run(self, statistics: Statistics | None = None) -> ActivationPlan:
         """Find the best plan. Kernels are left in float only once the rest is chosen.
@@ -149,7 +112,7 @@ class StaticSearch:
         """
         settings = self._settings
         model = self._calibrate(self._document, settings.methods, settings.balance, statistics, explore=True)
-        best = self._best_of_methods(model, settings.methods, ())
+        best = self._best_of_methods(self._with_taken_kernels(model), settings.methods, ())
         functions = {best.title: best.score.criterion}
         if statistics is None:
             best = self._try_equal_functions(best, functions)
@@ -160,7 +123,28 @@ class StaticSearch:
                 best = solved
         if settings.goal is not None:
             best = self._exclude(best, self._goal_test(settings.goal))
+        while self._find_remedies(best.plan, best.placement):
+            for_accuracy = [name for name, kernel in best.static.float_kernels.items() if kernel is FOR_ACCURACY]
+            best = self._excluding(best, for_accuracy)
         return self._with_record(best, functions)
+
+    def _with_taken_kernels(self, model: CalibratedModel) -> CalibratedModel:
+        """A calibrated model whose integer kernels ONNX Runtime takes, all of them."""
+        method = self._settings.methods[0]
+        while True:
+            document, static = model.document, self._activations(model, model.placement, method)
+            plan = ActivationPlan(document, static_sites(document, static.float_kernels), static)
+            if not self._find_remedies(plan, model.placement):
+                return model
+            model = replace(model, placement=self._placed(document))
+
+    def _find_remedies(self, plan: ActivationPlan, placement: Placement) -> bool:
+        """Find remedies for the units of a plan that ONNX Runtime would leave in float; False: there are no such units."""
+        if self._settings.codes.bits > 8:
+            return False  # for other providers: it has no such kernels
+        in_float = self._runner.units_in_float(plan, placement.units)
+        self._remedies.add(GraphEditor(plan.document.proto.graph), in_float)
+        return bool(in_float)
 
     def _with_record(self, best: Candidate, functions: Mapping[str, float]) -> ActivationPlan:
         """The plan of the best candidate, with the scores of the search for reports."""
@@ -179,9 +163,21 @@ class StaticSearch:
 
     def _place(self, document: Document, more: Collection[str] = ()) -> Placement:
         """The placement in a model, with more kernels left in float for accuracy."""
-        excluded = {**self._excluded, **dict.fromkeys(more, FOR_ACCURACY)}
+        excluded = {**self._excluded, **self._remedies.in_float, **dict.fromkeys(more, FOR_ACCURACY)}
         # A zero point in the middle has no code to spare for what a Relu cuts off.
         return place(GraphEditor(document.proto.graph), excluded, clamps=not self._settings.codes.symmetric)
+
+    def _placed(self, document: Document) -> Placement:
+        """The placement in a model.
+
+        Raises:
+            ModelError: nothing can compute on integers.
+        """
+        placement = self._place(document)
+        if not placement.units:
+            reasons = "; ".join(f"{n}: {k.reason}" for n, k in list(placement.float_kernels.items())[:3])
+            raise ModelError(f"{document.name}: no op can compute on integers: {reasons or 'no such op'}")
+        return placement
 
     def _calibrate(
         self,
@@ -205,10 +201,7 @@ class StaticSearch:
             ModelError: nothing can compute on integers.
         """
         document = original.copy()
-        placement = self._place(document)
-        if not placement.units:
-            reasons = "; ".join(f"{n}: {k.reason}" for n, k in list(placement.float_kernels.items())[:3])
-            raise ModelError(f"{document.name}: no op can compute on integers: {reasons or 'no such op'}")
+        placement = self._placed(document)
         if statistics is None:
             observers: dict[str, list[str]] = {name: list(methods) for name in placement.tensors}
             if explore:
@@ -280,23 +273,30 @@ class StaticSearch:
             corrections: corrections of biases, by the first output of the kernel; those of kernels in float are not used.
             solved: weights whose codes a solver has chosen.
         """
+        static = self._activations(model, placement, method)
         outputs = {u.node.output[0] for u in placement.kernels}
         used = {name: change for name, change in corrections.items() if name in outputs}
         document = model.document.copy()
         bias.correct(document, used)
-        static = StaticActivations(
+        static = replace(static, corrected_biases=len(used))
+        plan = ActivationPlan(document, static_sites(document, static.float_kernels), static, solved)
+        score = self._runner.score(plan)
+        return Candidate(
+            plan=plan, static=static, score=score, model=model, placement=placement, corrections=corrections
+        )
+
+    def _activations(self, model: CalibratedModel, placement: Placement, method: str) -> StaticActivations:
+        """Activations of a placement in a calibrated model, with the ranges of a method."""
+        return StaticActivations(
             codes=self._settings.codes,
             tensors=tuple(placement.tensors.values()),
             ranges=model.ranges(placement, method, self._settings),
             method=method,
-            split_gemms=placement.split_gemms,
+            forms=NodeForms(placement.split_gemms, tuple(sorted(self._remedies.sums))),
             integer_kernels=len(placement.kernels),
             float_kernels=placement.float_kernels,
             balanced=len(model.balanced),
-            corrected_biases=len(used),
         )
-        plan = ActivationPlan(document, static_sites(document, static.float_kernels), static, solved)
-        return Candidate(plan=plan, static=static, score=self._runner.score(plan), model=model, corrections=corrections)
 
     def _try_equal_functions(self, start: Candidate, scores: dict[str, float]) -> Candidate:
         """The best of a candidate and those of equal functions; their scores are added to ``scores``."""

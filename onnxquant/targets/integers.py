@@ -20,16 +20,18 @@ from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import Site
+from onnxquant.graph.traverse import graphs
 from onnxquant.targets.base import Lowered, Result, Target, add_planes
 from onnxquant.targets.dense import read_decoded
 from onnxquant.targets.kinds import Activations
 from onnxquant.targets.layouts.base import Layout
 from onnxquant.targets.layouts.channels import ChannelsLayout, TransposedLayout
 from onnxquant.targets.node_builder import GraphNodes
-from onnxquant.targets.products import lower_product
+from onnxquant.targets.products import lower_product, take_bias
 
 AXIS_OPSET = 13
 _PLANES = ("codes", "scales", "zero_points")
+_ROUNDS_AND_MULTIPLIES = "DynamicQuantizeMatMul"
 
 
 def holds_int8(form: Format) -> bool:
@@ -102,12 +104,52 @@ class DynamicIntegers(Target):
         layout = TransposedLayout(form, site.view, editor.opset)
         names = add_planes(editor, site, layout, encoded)
         lowered = Lowered({layout.name: names})
+        planes = [names[plane] for plane in _PLANES]
 
-        def product(nodes: GraphNodes, x: str, output: str) -> None:
-            lowered.results.append(Result(UseKind.PRODUCT, x, output))
-            planes = [names[plane] for plane in _PLANES]
-            nodes.op("DynamicQuantizeMatMul", x, *planes, domain=MICROSOFT, output=output)
+        def product(nodes: GraphNodes, x: str, output: str, bias: str = "") -> None:
+            lowered.results.append(Result(UseKind.PRODUCT, x, output, bias))
+            inputs = [x, *planes, *([bias] if bias else [])]
+            nodes.op(_ROUNDS_AND_MULTIPLIES, *inputs, domain=MICROSOFT, output=output)
 
         for use in site.served(UseKind.PRODUCT):
-            lower_product(editor, site, use, product)
+            joined = take_bias(editor, use, site)
+            if joined is None:
+                lower_product(editor, site, use, product)
+            else:
+                nodes = GraphNodes(editor, site)
+                product(nodes, use.node.input[0], joined.output, joined.bias)
+                editor.replace(use, nodes.nodes)
         return lowered
+
+    def finish(self, editor: ModelEditor, lowered: Sequence[tuple[Site, Format]]) -> None:
+        """Let products that read one activation share its codes: then it is rounded once, not once per product."""
+        sites = {site.name: site for site, _ in lowered}
+        for graph in graphs(editor.proto.graph):
+            products: dict[str, list[onnx.NodeProto]] = {}
+            for node in graph.node:
+                if node.op_type == _ROUNDS_AND_MULTIPLIES and node.domain == MICROSOFT:
+                    products.setdefault(node.input[0], []).append(node)
+            for x, readers in products.items():
+                site = next((sites[e.value] for e in readers[0].metadata_props if e.value in sites), None)
+                if len(readers) > 1 and site is not None:
+                    rounding = _share_codes(editor, site, x, readers)
+                    index = next(i for i, node in enumerate(graph.node) if node is readers[0])
+                    graph.node.insert(index, rounding)
+
+
+def _share_codes(editor: ModelEditor, site: Site, x: str, products: Sequence[onnx.NodeProto]) -> onnx.NodeProto:
+    """Let products read codes, in place; the node that rounds the activation to codes is returned.
+
+    Args:
+        editor: editor of the model.
+        site: the weight of the first product.
+        x: the activation.
+        products: DynamicQuantizeMatMul nodes, which become MatMulIntegerToFloat.
+    """
+    rounding = editor.node(site, "DynamicQuantizeLinear", [x], output=editor.name(f"{x}/codes"))
+    codes, scale, zero = str(rounding.output[0]), editor.name(f"{x}/scale"), editor.name(f"{x}/zero_point")
+    rounding.output.extend([scale, zero])
+    for node in products:
+        _, weight, scales, zeros, *bias = node.input
+        node.op_type, node.input[:] = "MatMulIntegerToFloat", [codes, weight, scale, scales, zero, zeros, *bias]
+    return rounding

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxquant.graph.model_editor import ModelEditor
-from onnxquant.graph.node import attribute
+from onnxquant.graph.node import attribute, is_op
 from onnxquant.graph.sites import Site, Use
 from onnxquant.targets.node_builder import GraphNodes
 
@@ -51,3 +52,36 @@ def constant_bias(use: Use, site: Site) -> str:
     shape, elem_type = [site.rows], site.tensor.data_type
     constants = (t for t in use.graph.initializer if list(t.dims) == shape and t.data_type == elem_type)
     return str(node.input[2]) if any(t.name == node.input[2] for t in constants) else ""
+
+
+@dataclass(frozen=True)
+class JoinedBias:
+    """A bias that a kernel adds.
+
+    Attributes:
+        bias: the constant, one value per channel.
+        output: the tensor with the sum.
+    """
+
+    bias: str
+    output: str
+
+
+def take_bias(editor: ModelEditor, use: Use, site: Site) -> JoinedBias | None:
+    """Take over the bias of a product: a Gemm's C, or what an Add behind a MatMul adds; that Add is removed.
+
+    None where a kernel cannot add it: it is not one constant per channel, or the product is read elsewhere.
+    """
+    if use.node.op_type == "Gemm":
+        bias = constant_bias(use, site)
+        return JoinedBias(bias, use.node.output[0]) if bias else None
+    graph_editor = editor.editor(use.graph)
+    add = graph_editor.single_consumer(use.node.output[0])
+    if add is None or not is_op(add, "Add"):
+        return None
+    bias = next(name for name in add.input if name != use.node.output[0])
+    tensor = graph_editor.constant(bias)
+    if tensor is None or list(tensor.dims) != [site.rows] or tensor.data_type != site.tensor.data_type:
+        return None
+    graph_editor.remove(add)
+    return JoinedBias(bias, add.output[0])

@@ -31,6 +31,8 @@ from onnxquant.recipe.progress import Progress, silent
 _POSITIONS, _CHANNELS = 64, 64
 # Elements of intermediate results at a time.
 _ELEMENTS = 1 << 21
+# Ops on activations that are rounded per call, with the place of the weight's scales among their inputs.
+_PLACES_OF_SCALES = {"DynamicQuantizeMatMul": 2, "MatMulIntegerToFloat": 3}
 LOW, HIGH = -(1 << 15), (1 << 15) - 1
 
 
@@ -117,10 +119,10 @@ def kernels(document: Document) -> list[Kernel]:
     editor = GraphEditor(document.proto.graph)
     multiplying = []
     for node in editor.nodes:
-        if node.op_type == "DynamicQuantizeMatMul":
-            weight, scales = editor.constant(node.input[1]), editor.constant(node.input[2])
+        if node.op_type in _PLACES_OF_SCALES:
+            weight, scales = editor.constant(node.input[1]), editor.constant(node.input[_PLACES_OF_SCALES[node.op_type]])
             if weight is not None and scales is not None and weight.data_type == onnx.TensorProto.INT8:
-                multiplying.append(Kernel(node, node.input[0], None, weight, document.array(scales)))
+                multiplying.append(Kernel(node, _floats_before(editor, node), None, weight, document.array(scales)))
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
         sides = [editor.producer(name) for name in node.input[:2]]
@@ -133,6 +135,13 @@ def kernels(document: Document) -> list[Kernel]:
         if zero.data_type == onnx.TensorProto.UINT8 and not (node.op_type == "Conv" and is_depthwise(node, weight)):
             multiplying.append(Kernel(node, x.input[0], int(document.array(zero)), weight, document.array(scales)))
     return multiplying
+
+
+def _floats_before(editor: GraphEditor, node: onnx.NodeProto) -> str:
+    """The activation of a product before it is rounded in the call."""
+    rounding = editor.producer(node.input[0])
+    is_shared = rounding is not None and rounding.op_type == "DynamicQuantizeLinear"
+    return str(rounding.input[0] if rounding is not None and is_shared else node.input[0])
 
 
 def multiply(x: NDArray[np.uint8], w: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:

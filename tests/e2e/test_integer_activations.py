@@ -239,13 +239,12 @@ def test_validating_a_file_explains_rescaled_weights(made: tuple[Report, Path, P
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
 def test_smoothed_functions_are_reported_and_validated(kind: str, tmp_path: Path) -> None:
     """Channels of very unequal size: smoothing wins, and the file's weights are not the original's."""
-    x = (graphs.rng(4).standard_normal((24, 5, 48)) * np.geomspace(0.01, 30, 48)).astype(np.float32)
-    model, data = graphs.save(graphs.matmul(), tmp_path / "model.onnx"), tmp_path / "data.npz"
-    proto = onnx.load(model)
-    w = (weight(48, 40) / np.geomspace(0.01, 30, 48)[:, None]).astype(np.float32)
-    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(w, "w"))
-    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 5
-    onnx.save(proto, model)
+    x = graphs.rng(4).standard_normal((24, 5, 48)).astype(np.float32)
+    sizes = np.geomspace(0.01, 30, 48).astype(np.float32)
+    made = [node("Mul", ["x", "sizes"], ["scaled"]), node("MatMul", ["scaled", "w"], ["y"], name="product")]
+    constants = {"sizes": sizes, "w": (weight(48, 40) / sizes[:, None]).astype(np.float32)}
+    proto = graphs.model(made, {"x": ("float32", ["batch", 5, 48])}, {"y": "float32"}, constants)
+    model, data = graphs.save(proto, tmp_path / "model.onnx"), tmp_path / "data.npz"
     np.savez(data, x=x)
     output = tmp_path / "out.onnx"
     given = {"activations": kind, "calibration_method": "minmax", "data": str(data), "proof": False}

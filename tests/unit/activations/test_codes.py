@@ -55,3 +55,8 @@ def test_a_tensor_that_is_always_zero_has_a_scale() -> None:
         scale, zero = codes.parameters(low, high)
         assert scale == 1.0
         assert codes.lowest <= int(zero) <= codes.highest
+
+
+def test_the_values_of_the_outermost_codes_are_those_that_onnxruntime_decodes() -> None:
+    assert Codes().bounds(-1.0, 1.0) == pytest.approx((-127 * 2 / 255, 128 * 2 / 255), rel=1e-6)
+    assert Codes().bounds(0.0, 6.0) == (0.0, 6.0)

@@ -227,3 +227,10 @@ def test_clip_without_constant_bounds_is_float() -> None:
     found = placed(model([*nodes, conv("b", "y")], "y"))
     assert ops(found) == ["Conv", "Conv"]
     assert {"a", "b"} <= set(found.tensors)
+
+
+def test_a_clip_whose_range_leaves_out_zero_is_float() -> None:
+    """Codes hold zero, so that saturation would let values through that the Clip does not."""
+    nodes = [conv("x", "a"), node("Clip", ["a", "low"], ["b"]), conv("b", "y")]
+    found = placed(model(nodes, "y", low=np.float32(0.5)))
+    assert not any(u.clamps for u in found.units) and "a" in found.tensors

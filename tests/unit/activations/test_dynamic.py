@@ -1,0 +1,96 @@
+"""Dynamic activations: the nodes that products become, and that they compute the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import graphs
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from graphs import Encoder, node, weight
+from rounded import sqnr_db
+
+import onnxquant
+from onnxquant.graph.io import load
+from onnxquant.validation.saturation import kernels
+
+X = graphs.rng(1).standard_normal((1, Encoder.LENGTH, Encoder.WIDTH)).astype(np.float32)
+
+
+def attention() -> onnx.ModelProto:
+    g = Encoder()
+    return g.model(g.op("Add", "x", g.attention(g.norm("x"))))
+
+
+def dynamic(proto: onnx.ModelProto, tmp_path: Path, **options: Any) -> Path:
+    model = graphs.save(proto, tmp_path / "model.onnx")
+    onnxquant.quantize(model, tmp_path / "out.onnx", activations="dynamic", **{"proof": False, **options})
+    return tmp_path / "out.onnx"
+
+
+def run(path: Path) -> np.ndarray[Any, Any]:
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run(None, {"x": X})[0]
+
+
+def ops(path: Path) -> Counter[str]:
+    return Counter(n.op_type for n in onnx.load(path).graph.node)
+
+
+def test_products_of_one_activation_share_its_codes_and_add_their_biases(tmp_path: Path) -> None:
+    path = dynamic(attention(), tmp_path)
+    counts = ops(path)
+    assert counts["DynamicQuantizeLinear"] == 1 and counts["MatMulIntegerToFloat"] == 3
+    assert counts["DynamicQuantizeMatMul"] == 1
+    assert counts["Add"] == 1, "the residual alone"
+    assert sqnr_db(run(tmp_path / "model.onnx"), run(path)) > 25
+
+
+def test_such_a_file_becomes_a_float_model_again(tmp_path: Path) -> None:
+    path = dynamic(attention(), tmp_path)
+    onnxquant.dequantize(path, tmp_path / "float.onnx")
+    assert (
+        not {"DynamicQuantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+        & ops(tmp_path / "float.onnx").keys()
+    )
+    assert sqnr_db(run(tmp_path / "model.onnx"), run(tmp_path / "float.onnx")) > 30
+
+
+def test_saturation_is_emulated_for_products_that_share_codes(tmp_path: Path) -> None:
+    found = kernels(load(dynamic(attention(), tmp_path)))
+    assert len(found) == 4 and all(k.zero_point is None for k in found)
+    assert Counter(k.x for k in found).most_common(1)[0][1] == 3
+
+
+@pytest.mark.parametrize(
+    ("bias", "joined"),
+    [(weight(32), True), (weight(8, 32), False), (np.float32(2), False)],
+    ids=["vector", "per row", "scalar"],
+)
+def test_a_bias_that_is_no_constant_per_channel_stays_an_add(bias: Any, joined: bool, tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("Add", ["b", "a"], ["y"])]
+    constants = {"w": weight(Encoder.WIDTH, 32), "b": bias}
+    proto = graphs.model(nodes, {"x": ("float32", [1, Encoder.LENGTH, Encoder.WIDTH])}, {"y": "float32"}, constants)
+    path = dynamic(proto, tmp_path)
+    assert ops(path) == Counter(["DynamicQuantizeMatMul"] + ["Add"] * (not joined))
+    assert sqnr_db(run(tmp_path / "model.onnx"), run(path)) > 25
+
+
+def test_a_product_that_is_read_beside_its_sum_keeps_both(tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("Add", ["a", "b"], ["c"]), node("Mul", ["a", "c"], ["y"])]
+    constants = {"w": weight(Encoder.WIDTH, 32), "b": weight(32)}
+    proto = graphs.model(nodes, {"x": ("float32", [1, Encoder.LENGTH, Encoder.WIDTH])}, {"y": "float32"}, constants)
+    assert ops(dynamic(proto, tmp_path)) == Counter(["DynamicQuantizeMatMul", "Add", "Mul"])
+
+
+def test_smoothing_adds_no_node(tmp_path: Path) -> None:
+    g = Encoder()
+    proto = g.model(g.linear(g.op("Softmax", g.linear("x", g.WIDTH, 32), axis=-1), 32, g.WIDTH))
+    outlying = np.concatenate([X * np.where(np.arange(g.WIDTH) == 3, 100, 1).astype(np.float32)] * 4)
+    np.savez(tmp_path / "data.npz", x=outlying)
+    assert ops(dynamic(proto, tmp_path, data=str(tmp_path / "data.npz")))["Mul"] == 0
