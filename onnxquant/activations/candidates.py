@@ -27,7 +27,7 @@ from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.native import dispatch
-from onnxquant.numerics.score import Score, closeness
+from onnxquant.numerics.score import Judge, Score
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.rules import Recipe
@@ -55,21 +55,29 @@ class CandidateRunner:
         feeds: samples to score candidates on; of more than 16 some of each source.
         threads: number of threads of a session; None: ONNX Runtime's choice.
         exact: whether products are exact on every CPU; else as this CPU computes them.
+        judge: outputs, or parts of them, that matter; empty: all.
     """
 
     def __init__(
-        self, document: Document, rules: Recipe, feeds: Feeds, threads: int | None, *, exact: bool = True
+        self,
+        document: Document,
+        rules: Recipe,
+        feeds: Feeds,
+        threads: int | None,
+        *,
+        exact: bool = True,
+        judge: Sequence[str] = (),
     ) -> None:
         self._rules, self._threads, self._exact = rules, threads, exact
         self.samples = list(spread(feeds, JUDGED))
         self._decoded: dict[str, _DecodedWeight] = {}
         with runtime.session_of(document, threads=threads) as session:
-            self._expected = [runtime.run(session, sample) for sample in self.samples]
+            self._judge = Judge([runtime.run(session, sample) for sample in self.samples], judge)
 
     def score(self, plan: ActivationPlan) -> Score:
         """The score of the file that a plan would become."""
         with self.session(plan) as session:
-            return closeness(self._expected, [runtime.run(session, sample) for sample in self.samples])
+            return self._judge.score([runtime.run(session, sample) for sample in self.samples])
 
     def decoded(self, document: Document, solved: Mapping[str, Encoded], name: str) -> NDArray[Any]:
         """The values that a weight has after encoding.

@@ -29,7 +29,7 @@ def plan_dynamic(context: Context) -> ActivationPlan:
         return best
     threads = options.threads
     split = samples.for_calibration(document)
-    runner = CandidateRunner(document, rules, split.judging, threads)
+    runner = CandidateRunner(document, rules, split.judging, threads, judge=options.judge)
     inputs = [u.node.input[0] for s in find_sites(document)[0] if s.name in best.sites.multiplied for u in s.uses]
     observers = {x: [MAGNITUDES] for x in inputs}
     statistics = collect(document, split.calibrating, observers, threads=threads, progress=context.progress)

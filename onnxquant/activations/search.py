@@ -100,7 +100,8 @@ class StaticSearch:
         self._feeds, self._is_judged_apart = samples.calibrating, samples.apart
         # A goal is to be reached on this CPU; else its saturation must not decide about a file for others.
         is_free = settings.goal is None
-        self._runner = CandidateRunner(document, rules, samples.judging, settings.threads, exact=is_free)
+        threads, judge = settings.threads, settings.judge
+        self._runner = CandidateRunner(document, rules, samples.judging, threads, exact=is_free, judge=judge)
         self._excluded = excluded_kernels(document, rules)
         self._remedies = GraphRemedies()
 

@@ -59,6 +59,7 @@ class StaticSettings:
         solver: solver of the weights' codes; ``auto``: gptq where it scores better.
         goal: accuracy that kernels are left in float for; None: no kernel is.
         threads: number of threads of a session; None: ONNX Runtime's choice.
+        judge: outputs, or parts of them, that matter; empty: all.
     """
 
     codes: Codes = field(default_factory=Codes)
@@ -72,6 +73,7 @@ class StaticSettings:
     solver: str = AUTO
     goal: AccuracyGoal | None = None
     threads: int | None = None
+    judge: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, options: Options) -> Self:
@@ -91,6 +93,7 @@ class StaticSettings:
             solver=options.solver,
             goal=AccuracyGoal.of(options) if options.auto_exclude else None,
             threads=options.threads,
+            judge=options.judge,
         )
 
     @property

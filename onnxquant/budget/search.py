@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from onnxquant import runtime
 from onnxquant.artifact import lowering
@@ -29,7 +28,7 @@ from onnxquant.formats.base import Format
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.decibels import noise_share
-from onnxquant.numerics.score import Score, closeness
+from onnxquant.numerics.score import Judge, Score
 from onnxquant.plan.context import Context
 from onnxquant.plan.planner import first_matching_rule, make_plan
 from onnxquant.recipe.options import Options
@@ -94,12 +93,12 @@ class _QualityBound:
         self._metric = Metric(options.metric) if options.metric is not None else None
         # With a bound on the SQNR, choices are also scored on the proof's samples, so that it means the same figure there.
         self._proof_feeds = list(spread(judging, options.samples)) if options.min_sqnr is not None else []
-        self._least, self._expected = -math.inf, list[dict[str, Any]]()
+        self._least = -math.inf
         with model.with_weights(()) as proto:
             session = model.session(proto)
             if self._metric is not None:
                 self._least = Drop.parse(options.max_drop).least(self._metric(session))
-            self._expected = [runtime.run(session, feed) for feed in self._proof_feeds]
+            self._judge = Judge([runtime.run(session, feed) for feed in self._proof_feeds], options.judge)
 
     def is_kept(self, session: runtime.Session, score: Score) -> bool:
         """Whether a model keeps it.
@@ -112,7 +111,7 @@ class _QualityBound:
             if score.total < self._min_sqnr:
                 return False
             outputs = [runtime.run(session, feed) for feed in self._proof_feeds]
-            if closeness(self._expected, outputs).total < self._min_sqnr:
+            if self._judge.score(outputs).total < self._min_sqnr:
                 return False
         return self._metric is None or self._metric(session) >= self._least
 
@@ -137,7 +136,7 @@ class _FormatSearcher:
         self._feeds = samples.calibrating
         judged = list(spread(samples.judging, _judged_samples(self._sites)))
         free = self._free_sites()
-        self._model = FloatModel(self._document, judged, folder, self._options.threads)
+        self._model = FloatModel(self._document, judged, folder, self._options)
         self._meter = CandidateMeter(context, free, self._formats, self._rule, self._model, folder)
         self._is_bounded_in_bytes = self._options.budget_bpw is not None or self._options.max_size is not None
         self._quality = _QualityBound(self._options, self._model, samples.judging)

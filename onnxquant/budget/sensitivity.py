@@ -20,7 +20,8 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import with_weights
 from onnxquant.graph.publish import ALIGNMENT, refer, write_copy
 from onnxquant.graph.traverse import graphs
-from onnxquant.numerics.score import Score, closeness
+from onnxquant.numerics.score import Judge, Score
+from onnxquant.recipe.options import Options
 
 
 class FloatModel:
@@ -30,16 +31,16 @@ class FloatModel:
         document: the prepared model
         feeds: samples
         folder: folder for temporary files
-        threads: number of threads of a session; None: ONNX Runtime's choice
+        options: number of threads of a session, and the outputs that matter
     """
 
-    def __init__(self, document: Document, feeds: Sequence[Feed], folder: Path, threads: int | None) -> None:
-        self.feeds, self._threads, self._folder = list(feeds), threads, folder
+    def __init__(self, document: Document, feeds: Sequence[Feed], folder: Path, options: Options) -> None:
+        self.feeds, self._threads, self._folder = list(feeds), options.threads, folder
         path = folder / "float.onnx"
         write_copy(document, path)
         self._proto = onnx.load(path, load_external_data=False)
         session = self.session(self._proto)
-        self._expected = [runtime.run(session, feed) for feed in self.feeds]
+        self._judge = Judge([runtime.run(session, feed) for feed in self.feeds], options.judge)
 
     @contextmanager
     def with_weights(self, weights: Iterable[tuple[str, NDArray[Any]]]) -> Iterator[onnx.ModelProto]:
@@ -70,7 +71,7 @@ class FloatModel:
 
     def score_of(self, session: runtime.Session) -> Score:
         """Closeness of a session's outputs to those of the float model."""
-        return closeness(self._expected, [runtime.run(session, feed) for feed in self.feeds])
+        return self._judge.score([runtime.run(session, feed) for feed in self.feeds])
 
     def score(self, weights: Mapping[str, NDArray[Any]], base: onnx.ModelProto | None = None) -> Score:
         """Closeness of the outputs to those of the float model when a few weights have other values.

@@ -40,7 +40,7 @@ def validate(
             (``report.proof.contributions``).
         progress: called with the name of the stage and the part of it that is done.
         command: the command line, for the report.
-        options: ``samples``, ``seed``, ``threads``, ``dim``, ``min_sqnr``, ``max_mse``, ``metric``, ``max_drop``,
+        options: ``samples``, ``seed``, ``threads``, ``dim``, ``min_sqnr``, ``max_mse``, ``metric``, ``max_drop``, ``judge``,
             ``external_root``, ``report``, ``force``.
 
     Raises:

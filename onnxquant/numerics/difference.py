@@ -27,8 +27,9 @@ class ErrorFigures:
         cosine: cosine similarity.
         unequal: number of values that differ.
         count: number of values.
-        not_finite: number of values that are infinite or NaN on one side alone; None: none is.
-        shape_mismatch: both shapes where they differ.
+        not_finite: number of values that are infinite or NaN where the reference is not; None: none is.
+        shape_mismatch: both shapes where they cannot be compared.
+        comparison: the way in which values of another number were compared; None: one with one.
     """
 
     sqnr_db: float
@@ -41,6 +42,7 @@ class ErrorFigures:
     count: int
     not_finite: int | None = field(default=None, metadata=OPTIONAL)
     shape_mismatch: str | None = field(default=None, metadata=OPTIONAL)
+    comparison: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass
@@ -63,9 +65,10 @@ class Difference:
     unequal: int = 0
     not_finite: int = 0
     shape_mismatch: str = ""
+    comparison: str = ""
 
     def add(self, reference: NDArray[Any], got: NDArray[Any]) -> None:
-        """Add one pair of arrays; positions where both have the same infinity, or NaN, count as equal."""
+        """Add one pair of arrays; positions where the reference is infinite or NaN are not compared."""
         reference, got = np.asarray(reference), np.asarray(got)
         if reference.shape != got.shape:
             self.shape_mismatch = f"{list(got.shape)} instead of {list(reference.shape)}"
@@ -81,8 +84,7 @@ class Difference:
     def _add(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
         finite = np.isfinite(a) & np.isfinite(b)
         if not finite.all():
-            same = (a == b) | (np.isnan(a) & np.isnan(b))
-            self.not_finite += int((~finite & ~same).sum())
+            self.not_finite += int((~finite & np.isfinite(a)).sum())
             a, b = a[finite], b[finite]
         delta = b - a
         self.unequal += int(np.count_nonzero(delta))
@@ -128,6 +130,7 @@ class Difference:
             count=self.count,
             not_finite=self.not_finite or None,
             shape_mismatch=self.shape_mismatch or None,
+            comparison=self.comparison or None,
         )
 
 

@@ -1,27 +1,43 @@
-"""Score of outputs: the distance of a candidate's outputs from those of the float model, by which candidates are chosen."""
+"""The judge of outputs: their distance from those of the float model, of the worst part of the worst output.
+
+Searches choose candidates by it, and the proof and its verdict report it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.json_data import OPTIONAL
+from onnxquant.numerics.align import BY_BEGINNINGS, BY_BOXES, Aligned, align, arrays_of
 from onnxquant.numerics.decibels import decibels
+from onnxquant.numerics.parts import Part, named_part, parts_by_scale
 
 # Tolerance for the sum of a row of probabilities, float16 ones too; and the smallest probability that counts.
 _ROUNDING, _SMALLEST = 1e-2, 1e-9
+# Of fewer samples than this the worst tenth is less than one.
+_TENTHS = 10
+# A sample's signal counts as at least this part of the mean one: silence has no signal of its own.
+_LEAST_SIGNAL = 0.01
+# Parts of names of outputs that hold a number per class, and of those that do not.
+_CLASSES = ("logit", "prob", "class", "score", "softmax", "pred", "cls")
+_FEATURES = ("embed", "feature", "hidden", "pool")
+# Classes of outputs with positions: the entries of a vocabulary.
+_VOCABULARY = 1000
 
 
 class Score(NamedTuple):
-    """Signal to noise ratios of outputs against those of the float model, of the worst output, in decibels.
+    """Signal to noise ratios of outputs against those of the float model, of the worst part, in decibels.
 
     Attributes:
         criterion: ratio by which candidates are compared. Probabilities are replaced by the logits that a Softmax made them
             from: the error of a probability near 1/2 is many thousand times that of one near 1, so that otherwise a few
-            samples would decide.
+            samples would decide. With ten samples or more it is the mean of the ratio and that of the worst tenth of them.
         total: ratio of the outputs as they are.
     """
 
@@ -29,34 +45,223 @@ class Score(NamedTuple):
     total: float
 
 
-def closeness(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> Score:
-    """The score of some samples' float outputs; infinite where there is nothing to compare.
+@dataclass(frozen=True)
+class PartQuality:
+    """Quality of one part of the outputs.
+
+    Attributes:
+        output: name of the output, with the index of the part.
+        sqnr_db: ratio of signal and noise over all samples; None for values that are no floats.
+        worst_tenth_db: the same over the worst tenth of the samples; None for fewer than ten.
+        worst_sample_db: that of the worst sample.
+        worst_sample: its place, counted from 0.
+        same, answers: number of answers that are the same, and of all: top classes, boxes, or integers; None where there are
+            none.
+        answer: kind of the answers.
+        shape: the remark that the shape of the output depends on values, and how it was compared.
+    """
+
+    output: str
+    sqnr_db: float | None = None
+    worst_tenth_db: float | None = field(default=None, metadata=OPTIONAL)
+    worst_sample_db: float | None = field(default=None, metadata=OPTIONAL)
+    worst_sample: int | None = field(default=None, metadata=OPTIONAL)
+    same: int | None = field(default=None, metadata=OPTIONAL)
+    answers: int | None = field(default=None, metadata=OPTIONAL)
+    answer: str | None = field(default=None, metadata=OPTIONAL)
+    shape: str | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Kind of some answers, number of those that are the same, and of all."""
+
+    kind: str
+    same: int
+    count: int
+
+
+@dataclass
+class _Powers:
+    """Powers of signal and noise of one part, by sample."""
+
+    criterion: list[tuple[float, float]] = field(default_factory=list)
+    total: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the part is ever anything but zero."""
+        return any(signal for signal, _ in self.total) and any(signal for signal, _ in self.criterion)
+
+    def criterion_db(self) -> float:
+        """The ratio by which candidates are compared."""
+        ratio = _ratio(self.criterion)
+        if len(self.criterion) < _TENTHS or not math.isfinite(ratio):
+            return ratio
+        return (ratio + _worst_tenth(self.criterion)) / 2
+
+
+class Judge:
+    """The comparison of outputs with those of the float model.
 
     Args:
         reference: outputs of the float model by name, a mapping per sample.
-        got: outputs of the candidate.
+        names: outputs, or parts of them, that matter (``--judge``); empty: all.
+
+    Raises:
+        RecipeError: no such output.
     """
-    powers: dict[str, NDArray[np.float64]] = {}
-    for expected, outputs in zip(reference, got, strict=True):
-        for name, value in expected.items():
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-                a, b = value.astype(np.float64), np.asarray(outputs[name], np.float64)
-                criterion = _powers(_logits(a), _logits(b)) if _are_probabilities(a) else _powers(a, b)
-                powers[name] = powers.get(name, np.zeros((2, 2))) + np.array([criterion, _powers(a, b)])
-    ratios = [[decibels(*p) for p in both] for both in powers.values() if both[:, 0].all()]
-    return Score(*(min(r) for r in zip(*ratios, strict=True))) if ratios else Score(math.inf, math.inf)
+
+    def __init__(self, reference: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> None:
+        self._reference = [arrays_of(outputs) for outputs in reference]
+        outputs = list(self._reference[0]) if self._reference else []
+        self._parts = [named_part(name, outputs) for name in names] if names else self._parts_by_scale(outputs)
+
+    def _parts_by_scale(self, outputs: Sequence[str]) -> list[Part]:
+        parts = []
+        for name in outputs:
+            arrays = [sample[name] for sample in self._reference if name in sample]
+            is_split = arrays[0].dtype.kind == "f" and not _are_probabilities(arrays[0])
+            parts += parts_by_scale(name, arrays) if is_split else [Part(name)]
+        return parts
+
+    def score(self, outputs: Sequence[Mapping[str, Any]]) -> Score:
+        """The score of a candidate's float outputs; infinite where there is nothing to compare.
+
+        Args:
+            outputs: outputs of the candidate, a mapping per sample.
+        """
+        aligned = self._aligned(outputs)
+        powers = [self._powers(part, aligned) for part in self._parts if self._is_float(part)]
+        counted = [p for p in powers if p.has_signal]
+        if not counted:
+            return Score(math.inf, math.inf)
+        return Score(min(p.criterion_db() for p in counted), min(_ratio(p.total) for p in counted))
+
+    def quality(self, outputs: Sequence[Mapping[str, Any]]) -> list[PartQuality]:
+        """The quality of each part, the worst first.
+
+        Args:
+            outputs: outputs to compare, a mapping per sample.
+        """
+        aligned = self._aligned(outputs)
+        parts = [self._quality(part, aligned) for part in self._parts]
+        return sorted(parts, key=lambda p: (math.inf if p.sqnr_db is None else p.sqnr_db, p.output))
+
+    def _aligned(self, outputs: Sequence[Mapping[str, Any]]) -> list[Aligned]:
+        return [align(a, arrays_of(b)) for a, b in zip(self._reference, outputs, strict=True)]
+
+    def _is_float(self, part: Part) -> bool:
+        return all(sample[part.output].dtype.kind == "f" for sample in self._reference if part.output in sample)
+
+    def _powers(self, part: Part, aligned: Sequence[Aligned]) -> _Powers:
+        """Powers of a part by sample. A box that is missing on one side is noise to the criterion."""
+        powers = _Powers()
+        for sample, whole in zip(aligned, self._reference, strict=True):
+            if part.output not in sample.expected:
+                continue
+            a, b = (part.of(side[part.output]).astype(np.float64) for side in (sample.expected, sample.outputs))
+            signal, noise = _signal_and_noise(a, b)
+            powers.total.append((signal, noise))
+            if not part.index and _are_probabilities(a):
+                powers.criterion.append(_signal_and_noise(_logits(a), _logits(b)))
+            elif part.output in sample.matched and sample.boxes:
+                all_boxes = _signal_and_noise(part.of(whole[part.output]).astype(np.float64), None)[0]
+                missing = 1 - len(a.reshape(-1)) / max(1, part.of(whole[part.output]).size)
+                powers.criterion.append((all_boxes or signal, noise + missing * all_boxes))
+            else:
+                powers.criterion.append((signal, noise))
+        return powers
+
+    def _quality(self, part: Part, aligned: Sequence[Aligned]) -> PartQuality:
+        quality = PartQuality(part.title, shape=_remark(part.output, aligned))
+        if answers := self._answers(part, aligned):
+            quality = replace(quality, answer=answers.kind, same=answers.same, answers=answers.count)
+        if not self._is_float(part):
+            return quality
+        powers = self._powers(part, aligned).total
+        if not any(signal for signal, _ in powers):
+            return replace(quality, sqnr_db=-math.inf if any(noise for _, noise in powers) else math.inf)
+        ratios = _sample_ratios(powers)
+        if len(ratios) > 1:
+            worst = min(range(len(ratios)), key=lambda i: ratios[i])
+            quality = replace(quality, worst_sample_db=ratios[worst], worst_sample=worst)
+        tenth = _worst_tenth(powers) if len(powers) >= _TENTHS else None
+        return replace(quality, sqnr_db=_ratio(powers), worst_tenth_db=tenth)
+
+    def _answers(self, part: Part, aligned: Sequence[Aligned]) -> _Answers | None:
+        """The answers that a part holds; None where it holds none."""
+        name = part.output
+        boxes = [s for s in aligned if name in s.matched and s.boxes]
+        if boxes:
+            return _Answers("boxes", sum(s.same or 0 for s in boxes), sum(s.boxes or 0 for s in boxes))
+        pairs = [(part.of(s.expected[name]), part.of(s.outputs[name])) for s in aligned if name in s.expected]
+        if not self._is_float(part):
+            same = [np.asarray(a == b) for a, b in pairs]
+            return _Answers("values", sum(int(s.sum()) for s in same), sum(s.size for s in same))
+        if not pairs or part.index or not all(_has_classes(name, a) for a, _ in pairs):
+            return None
+        same = [np.asarray(a.argmax(-1) == b.argmax(-1)) for a, b in pairs]
+        return _Answers("top classes", sum(int(s.sum()) for s in same), sum(s.size for s in same))
 
 
-def _powers(expected: NDArray[np.float64], outputs: NDArray[np.float64]) -> tuple[float, float]:
-    """Powers of the signal and of the noise."""
+def closeness(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> Score:
+    """The score of some samples' float outputs; see ``Judge``."""
+    return Judge(reference).score(got)
+
+
+def _remark(output: str, aligned: Sequence[Aligned]) -> str | None:
+    """The way in which an output was compared whose shape depends on values; None where it does not."""
+    if incomparable := [s.incomparable[output] for s in aligned if output in s.incomparable]:
+        return f"not compared: {incomparable[0]}"
+    if any(output in s.matched for s in aligned):
+        return BY_BOXES
+    cut = sum(output in s.cut for s in aligned)
+    return f"other lengths in {cut} of {len(aligned)} samples: {BY_BEGINNINGS} compared" if cut else None
+
+
+def _ratio(powers: Sequence[tuple[float, float]]) -> float:
+    return decibels(sum(signal for signal, _ in powers), sum(noise for _, noise in powers))
+
+
+def _sample_ratios(powers: Sequence[tuple[float, float]]) -> list[float]:
+    """The ratio of each sample."""
+    least = _LEAST_SIGNAL * sum(signal for signal, _ in powers) / max(1, len(powers))
+    return [decibels(max(signal, least), noise) for signal, noise in powers]
+
+
+def _worst_tenth(powers: Sequence[tuple[float, float]]) -> float:
+    """The ratio over the worst tenth of the samples."""
+    ratios = _sample_ratios(powers)
+    worst = sorted(range(len(ratios)), key=lambda i: ratios[i])[: max(1, len(ratios) // _TENTHS)]
+    return sum(ratios[i] for i in worst) / len(worst)
+
+
+def _signal_and_noise(expected: NDArray[np.float64], outputs: NDArray[np.float64] | None) -> tuple[float, float]:
+    """Powers of the signal and of the noise, where the reference is finite."""
     finite = np.isfinite(expected)
-    return float((expected[finite] ** 2).sum()), float(((expected - outputs)[finite] ** 2).sum())
+    noise = 0.0 if outputs is None else float(((expected - outputs)[finite] ** 2).sum())
+    return float((expected[finite] ** 2).sum()), noise
 
 
-def _are_probabilities(values: NDArray[np.float64]) -> bool:
+def _has_classes(output: str, values: NDArray[Any]) -> bool:
+    """Whether an output looks like logits or probabilities, a number for each class on the last axis."""
+    if values.ndim < 2 or values.shape[-1] < 2 or not values.size or not np.isfinite(values).all():
+        return False
+    if _are_probabilities(values):
+        return True
+    name = output.lower()
+    if any(word in name for word in _FEATURES) or np.allclose(np.linalg.norm(values, axis=-1), 1, atol=_ROUNDING):
+        return False
+    return values.ndim == 2 or (
+        values.ndim == 3 and (values.shape[-1] >= _VOCABULARY or any(w in name for w in _CLASSES))
+    )
+
+
+def _are_probabilities(values: NDArray[Any]) -> bool:
     """Whether each row could be the output of a Softmax."""
     several = values.ndim > 0 and values.shape[-1] > 1 and bool((values >= 0).all())
-    return several and bool(np.allclose(values.sum(-1), 1, atol=_ROUNDING))
+    return several and bool(np.allclose(values.sum(-1, dtype=np.float64), 1, atol=_ROUNDING))
 
 
 def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -166,6 +166,11 @@ class Options(RuleOptions):
         "0.5%", "Exit 1 if --metric is lower than the original's by more than this: a part of its value, or a number.",
         Scope.SEARCH, metavar="P%|X", is_proof=True,
     )  # fmt: skip
+    judge: tuple[str, ...] = option(
+        (), "Output that matters, or a part of it such as 'boxes:[:, 0:4]'; searches and the proof judge no other. May be "
+        "given several times. [default: all outputs, each in parts of one scale]", Scope.SEARCH, metavar="NAME[:SLICE]",
+        is_proof=True,
+    )  # fmt: skip
     proof: bool = option(True, "Open the output again and prove it.", Scope.RUN, is_proof=True)
     save_recipe: str | None = option(
         None, "Write the plan as a recipe to edit and to give to --recipe; with the formats that a search chose.",

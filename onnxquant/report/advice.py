@@ -81,7 +81,7 @@ def _better_activations(report: ReportData, activations: ActivationRecord) -> li
     steps = [] if _given(report, "auto_exclude") else ["--auto-exclude with --min-sqnr"]
     if activations.samples and activations.samples.calibrated < _FEW_SAMPLES:
         steps.append(f"more samples ({activations.samples.calibrated} were used)")
-    if len(activations.tried) < 2:
+    if _given(report, "calibration_method") not in (None, AUTO):
         steps.append(f"another --calibration-method than {activations.method}")
     return [*steps, "--exclude for ops that need float"]
 

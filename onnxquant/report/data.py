@@ -97,6 +97,9 @@ class Verdict:
         encoded, weights: number of weights that were encoded, and of all constants.
         next: the next step, in one sentence.
         faster_interval: interval that holds ``faster`` 19 times of 20; None where it is not known.
+        worst_tenth_db: SQNR of the worst output over the worst tenth of the samples; None for fewer than ten.
+        same, answers: number of answers that are the same, and of all, where the fewest are; None where there are none.
+        answer: kind of these answers.
     """
 
     state: State
@@ -108,6 +111,10 @@ class Verdict:
     weights: int
     next: str
     faster_interval: Interval | None = field(default=None, metadata=OPTIONAL)
+    worst_tenth_db: float | None = field(default=None, metadata=OPTIONAL)
+    same: int | None = field(default=None, metadata=OPTIONAL)
+    answers: int | None = field(default=None, metadata=OPTIONAL)
+    answer: str | None = field(default=None, metadata=OPTIONAL)
 
     def figures(self, before: int, after: int | None) -> list[str]:
         """The figures, as phrases.
@@ -122,7 +129,14 @@ class Verdict:
         if self.encoded:
             parts.append(f"{self.encoded} of {self.weights} constants encoded")
         if self.worst_sqnr_db is not None:
-            parts.append(f"outputs keep {decibels(self.worst_sqnr_db)}")
+            tenth = (
+                ""
+                if self.worst_tenth_db is None
+                else f" ({decibels(self.worst_tenth_db)} in the worst tenth of samples)"
+            )
+            parts.append(f"outputs keep {decibels(self.worst_sqnr_db)}{tenth}")
+        if self.answers:
+            parts.append(f"{self.same} of {self.answers} {self.answer} the same")
         if self.faster is not None:
             ratio = times(self.faster) if self.faster_interval is None else speed(self.faster, self.faster_interval)
             parts.append(f"{ratio} the original's speed")

@@ -24,6 +24,7 @@ def render(report: ReportData) -> str:
     parts += _list("Problems", report.problems) + _list("Warnings", warnings(report))
     parts += _table("Cost", rows.COSTS, [c.cells for c in rows.costs(report)])
     parts += _table("Outputs", rows.OUTPUTS, rows.outputs(report))
+    parts += _table("Quality, worst first", rows.PARTS, rows.parts(report))
     parts += _table("Contribution of each site", rows.CONTRIBUTIONS, rows.contributions(report))
     parts += _table("Activations", rows.FACTS, rows.activations(report))
     parts += _table("Formats by size", rows.CHOICES, rows.choices(report))

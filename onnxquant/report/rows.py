@@ -26,6 +26,7 @@ SITES = (
 )  # fmt: skip
 # Titles of columns; ">" stands before those of numbers.
 OUTPUTS = ("compared", "output", ">SQNR", ">cosine", ">MSE", ">max error", ">mean error")
+PARTS = ("output", ">SQNR", ">worst tenth", ">worst sample", "same answers", "compared")
 COSTS = ("", ">original", ">quantized", ">ratio")
 REFUSALS = ("reason", ">weights", ">bytes", "such as")
 CHOICES = (">bits per weight", ">SQNR, predicted", ">SQNR, measured")
@@ -203,6 +204,22 @@ def outputs(report: ReportData) -> list[list[str]]:
         [pair, name, decibels(e.sqnr_db), f"{e.cosine:.6f}", *map(figure, (e.mse, e.max_error, e.mean_error))]
         for pair, errors in pairs.items()
         for name, e in errors.items()
+    ]
+
+
+def parts(report: ReportData) -> list[list[str]]:
+    """Quality of the outputs that users get, the worst part first, with the columns of ``PARTS``."""
+    quality = (report.proof.quality if report.proof else None) or []
+    return [
+        [
+            part.output,
+            "" if part.sqnr_db is None else decibels(part.sqnr_db),
+            "" if part.worst_tenth_db is None else decibels(part.worst_tenth_db),
+            "" if part.worst_sample_db is None else f"{decibels(part.worst_sample_db)} (number {part.worst_sample})",
+            f"{part.same} of {part.answers} {part.answer}" if part.answers else "",
+            part.shape or "",
+        ]
+        for part in quality
     ]
 
 

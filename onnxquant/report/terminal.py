@@ -21,7 +21,7 @@ from onnxquant.solvers.rtn import Rtn
 from onnxquant.validation.metric import MetricResult
 from onnxquant.validation.proof import Proof, Structure
 
-# Contributions that are shown.
+# Contributions, and parts of outputs, that are shown.
 _SHOWN = 25
 
 
@@ -133,6 +133,7 @@ def _show_proof(report: ReportData, proof: Proof, console: Console, *, verbose: 
     feeds = proof.feeds
     title = f"Outputs on {feeds.samples} {_kind_of_samples(feeds)}samples ({feeds.source})" if feeds else "Outputs"
     _print(console, title, rows.OUTPUTS, rows.outputs(report))
+    _print(console, "Quality, worst first", rows.PARTS, rows.parts(report)[:_SHOWN])
     if proof.metric:
         _print(console, "Metric", ("function", ">original", ">quantized", ">at least"), [_metric(proof.metric)])
     _print(console, "Cost", rows.COSTS, [c.cells for c in rows.costs(report)])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from onnxquant.numerics.align import BY_BOXES
+from onnxquant.numerics.score import PartQuality
 from onnxquant.report import advice
 from onnxquant.report.data import ReportData, Verdict
 from onnxquant.report.state import State
@@ -15,6 +18,8 @@ from onnxquant.validation.proof import Proof
 GOOD_DB, LOW_DB = 20.0, 10.0
 # A bound of the user's may be lower than these. An output that keeps less than this is lost whatever the bound says.
 _LEAST_DB = 3.0
+# Parts of the answers that are the same: a good one, and one that is lost where there are many answers.
+_GOOD_SHARE, _LOST_SHARE, _MANY_ANSWERS = 0.9, 0.5, 10
 # Speeds that differ by less are the same.
 _SAME_SPEED = 0.03
 # A file that is not smaller by this factor is hardly smaller.
@@ -53,21 +58,33 @@ def verdict_of(report: ReportData) -> Verdict:
     if report.judgement is not None:
         return report.judgement.verdict
     proof, after = report.proof, report.final_bytes
-    deployed = {n: e.sqnr_db for n, e in (proof.deployed if proof else {}).items()}
-    name = min(deployed, key=lambda n: deployed[n], default=None)
+    ratios = ratios_of_outputs(proof) if proof else {}
+    name = min(ratios, key=lambda n: ratios[n], default=None)
     encoded = len(report.encoded) or (len(proof.weights) if proof else 0)
     state, step = _result(report)
+    answers = _fewest_answers(proof)
+    tenths = {part.output: part.worst_tenth_db for part in (proof.quality if proof else None) or []}
     return Verdict(
         state=state,
         smaller=report.original_bytes / after if after else None,
         faster=proof.latency.ratio[QUANTIZED] if proof and proof.latency else None,
         faster_interval=proof.latency.certain(QUANTIZED) if proof and proof.latency else None,
-        worst_sqnr_db=None if name is None else deployed[name],
+        worst_sqnr_db=None if name is None else ratios[name],
         worst_output=name,
         encoded=encoded,
         weights=len(report.sites) or encoded,
         next=step,
+        worst_tenth_db=None if name is None else tenths.get(name),
+        same=answers.same if answers else None,
+        answers=answers.answers if answers else None,
+        answer=answers.answer if answers else None,
     )
+
+
+def _fewest_answers(proof: Proof | None) -> PartQuality | None:
+    """The part of the outputs of which the fewest answers are the same."""
+    parts = [part for part in (proof.quality if proof else None) or [] if part.answers]
+    return min(parts, key=lambda part: (part.same or 0) / (part.answers or 1), default=None)
 
 
 def _result(report: ReportData) -> tuple[State, str]:
@@ -104,11 +121,42 @@ def _speed(latency: Latency | None) -> tuple[bool, bool]:
 
 def _quality(report: ReportData, proof: Proof) -> Quality:
     """The level of the worst output; what meets the user's own bound is good."""
-    worst = min((e.sqnr_db for e in proof.deployed.values()), default=GOOD_DB)
+    answers = max((_quality_of_answers(part) for part in proof.quality or []), key=_order, default=Quality.GOOD)
+    return max(answers, _quality_of_ratios(report, proof), key=_order)
+
+
+def _order(quality: Quality) -> int:
+    return list(Quality).index(quality)
+
+
+def ratios_of_outputs(proof: Proof) -> dict[str, float]:
+    """Signal to noise ratio of each part of the outputs that users get; of old reports, of each output."""
+    if proof.quality is None:
+        return {n: e.sqnr_db for n, e in proof.deployed.items()}
+    return {part.output: part.sqnr_db for part in proof.quality if part.sqnr_db is not None}
+
+
+def _quality_of_answers(part: PartQuality) -> Quality:
+    """The level of a part by the number of answers that are the same."""
+    if not part.answers or part.same is None:
+        return Quality.GOOD
+    share = part.same / part.answers
+    if part.answers < _MANY_ANSWERS:
+        return Quality.GOOD if share >= _LOST_SHARE else Quality.DOUBTFUL
+    return Quality.GOOD if share >= _GOOD_SHARE else Quality.DOUBTFUL if share >= _LOST_SHARE else Quality.LOST
+
+
+def _quality_of_ratios(report: ReportData, proof: Proof) -> Quality:
+    """The level of the worst part by its ratio of signal and noise."""
+    ratios = ratios_of_outputs(proof)
+    worst = min(ratios.values(), default=math.inf)
+    cut = {part.output for part in proof.quality or [] if part.shape and part.shape != BY_BOXES}
     bound = report.request.options.get("min_sqnr") if report.request else None
     good = bound if isinstance(bound, (int, float)) else _LEAST_DB if proof.metric else GOOD_DB
     if worst >= max(good, _LEAST_DB):
         return Quality.GOOD
+    # What lies behind the place where two outputs of other lengths part says nothing about either.
+    worst = min((ratio for name, ratio in ratios.items() if name not in cut), default=LOW_DB)
     return Quality.DOUBTFUL if worst >= LOW_DB else Quality.LOST
 
 
@@ -139,9 +187,7 @@ def _step(report: ReportData, proof: Proof, state: State, gains: _Gains) -> str:
         return f"Do not use it yet: {advice.more_accurate(report, proof)}."
     check = "Measure it on the task it is for before you use it"
     if gains.quality is Quality.DOUBTFUL:
-        return f"{check}: outputs that keep less than {GOOD_DB:.0f} dB may give other answers. If they do: " + (
-            f"{advice.more_accurate(report, proof)}."
-        )
+        return f"{check}: {_doubt(proof)}. If they are: {advice.more_accurate(report, proof)}."
     if state is State.NOT_SMALLER:
         return "Use it where speed matters; it saves no space."
     if state is State.NOT_FASTER:
@@ -149,6 +195,14 @@ def _step(report: ReportData, proof: Proof, state: State, gains: _Gains) -> str:
     if _is_hardly_smaller(report):
         return f"It is hardly smaller. {advice.smaller(report)}"
     return "Use it, and measure it on the task it is for."
+
+
+def _doubt(proof: Proof) -> str:
+    """The reason why a file may not be good enough."""
+    parts = [p for p in proof.quality or [] if _quality_of_answers(p) is not Quality.GOOD]
+    if parts:
+        return f"{parts[0].same} of {parts[0].answers} {parts[0].answer} are the same, others may be wrong"
+    return f"answers of outputs that keep less than {GOOD_DB:.0f} dB may be wrong"
 
 
 def _is_hardly_smaller(report: ReportData) -> bool:

@@ -7,7 +7,7 @@ import math
 from onnxquant.plan.activations import ActivationRecord, DynamicRecord
 from onnxquant.report import advice
 from onnxquant.report.data import ReportData
-from onnxquant.report.verdict import LOW_DB, NEGLIGIBLE_GAIN
+from onnxquant.report.verdict import LOW_DB, NEGLIGIBLE_GAIN, ratios_of_outputs
 from onnxquant.targets.kinds import Activations
 from onnxquant.validation.leftover_conversions import DEQUANTIZE
 from onnxquant.validation.outputs import Run
@@ -63,7 +63,7 @@ def _decoded_on_every_call(proof: Proof) -> int:
 def _doubts(report: ReportData, proof: Proof) -> list[str]:
     """Warnings about a proof that passed."""
     out = []
-    worst = min((e.sqnr_db for e in proof.deployed.values()), default=math.inf)
+    worst = min(ratios_of_outputs(proof).values(), default=math.inf)
     if worst < LOW_DB:
         text = advice.more_accurate(report, proof)
         out.append(f"the worst output has only {worst:.1f} dB: the file is correct, but {text}")

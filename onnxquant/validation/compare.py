@@ -19,7 +19,7 @@ from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.values import Drop
-from onnxquant.validation.bounds import judge, note_unoptimized
+from onnxquant.validation.bounds import judge, note_unoptimized, notes_on_outputs
 from onnxquant.validation.footprint import footprint
 from onnxquant.validation.kernels import kernels_of
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, STOCK, TimedModel, latencies
@@ -86,9 +86,11 @@ def compare(
             proof.problems.append(Problem(f"outputs were not compared: {samples}", ProblemKind.NOT_COMPARED))
         else:
             prepared = weights.document if known else None
-            comparison = Comparison(prepared, document, samples, options.threads, mapped=large)
+            comparison = Comparison(prepared, document, samples, options.threads, mapped=large, judge=options.judge)
             proof.feeds = samples.origin
-            proof.outputs = compare_outputs(comparison, Path(folder), progress)
+            compared = compare_outputs(comparison, Path(folder), progress)
+            proof.outputs, proof.quality = compared.errors, compared.quality
+            proof.notes += notes_on_outputs(samples.outputs, compared.quality)
             note_unoptimized(proof)
         if options.metric is not None:
             progress("metric", 0.0)

@@ -8,7 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnxquant import runtime
@@ -18,7 +17,9 @@ from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.traverse import nodes
+from onnxquant.numerics.align import align, arrays_of
 from onnxquant.numerics.difference import Difference, ErrorFigures
+from onnxquant.numerics.score import Judge, PartQuality
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.progress import Progress
 from onnxquant.targets import Activations, integer_target
@@ -57,6 +58,8 @@ class Run(StrEnum):
     """The file without graph optimizations."""
 
 
+# Runs that users get: as deployed, or with float compute where the model is too large.
+DEPLOYED = (Run.DEPLOYED, Run.EXACT, Run.LIBRARY)
 # Pairs of runs that are compared, where both were made.
 _PAIRS = [
     (Run.FLOAT, Run.TWIN),
@@ -91,6 +94,7 @@ class Comparison:
         samples: samples with the original's outputs.
         threads: number of threads of every session; None: onnxruntime's choice.
         mapped: leave weights in mapped files, so that products compute in float and nothing is repacked.
+        judge: outputs, or parts of them, that matter; empty: all.
     """
 
     prepared: Document | None
@@ -98,6 +102,7 @@ class Comparison:
     samples: SampledOutputs
     threads: int | None
     mapped: bool
+    judge: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -138,8 +143,21 @@ class Comparison:
         return [runtime.run(session, feed) for feed in self.samples.feeds]
 
 
-def compare_outputs(comparison: Comparison, folder: Path, progress: Progress) -> dict[str, OutputErrors]:
-    """Errors by pair of runs and output.
+@dataclass(frozen=True)
+class ComparedOutputs:
+    """Comparison of the outputs of all runs.
+
+    Attributes:
+        errors: errors by pair of runs and output.
+        quality: quality of the outputs that users get, the worst part first.
+    """
+
+    errors: dict[str, OutputErrors]
+    quality: list[PartQuality]
+
+
+def compare_outputs(comparison: Comparison, folder: Path, progress: Progress) -> ComparedOutputs:
+    """Errors by pair of runs and output, and the quality of the outputs that users get.
 
     Args:
         comparison: models and samples.
@@ -148,11 +166,13 @@ def compare_outputs(comparison: Comparison, folder: Path, progress: Progress) ->
     """
     runs = _runs(comparison, folder, progress)
     pairs = _PAIRS if Run.DEPLOYED in runs else [*_PAIRS, (Run.FLOAT, Run.EXACT)]
-    return {
+    errors = {
         pair_name(a, b): {name: d.figures() for name, d in differences(runs[a], runs[b]).items()}
         for a, b in pairs
         if a in runs and b in runs
     }
+    deployed = next(run for run in DEPLOYED if run in runs)
+    return ComparedOutputs(errors, Judge(runs[Run.FLOAT], comparison.judge).quality(runs[deployed]))
 
 
 def _runs(comparison: Comparison, folder: Path, progress: Progress) -> dict[Run, list[dict[str, Any]]]:
@@ -229,18 +249,11 @@ def differences(reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> dic
     """The difference of each output over all samples."""
     out: dict[str, Difference] = {}
     for a, b in zip(reference, outputs, strict=True):
-        for name, value in a.items():
-            for x, y in zip(_arrays(value), _arrays(b[name]), strict=False):
-                out.setdefault(name, Difference()).add(x, y)
+        aligned = align(arrays_of(a), arrays_of(b))
+        for name, shapes in aligned.incomparable.items():
+            out.setdefault(name, Difference()).shape_mismatch = shapes
+        for name, values in aligned.expected.items():
+            difference = out.setdefault(name, Difference())
+            difference.add(values, aligned.outputs[name])
+            difference.comparison = aligned.remark(name) or difference.comparison
     return out
-
-
-def _arrays(value: object) -> list[np.ndarray[Any, Any]]:
-    """Arrays in an output; sequences are flattened, maps compared by their values."""
-    if isinstance(value, np.ndarray):
-        return [value]
-    if isinstance(value, dict):
-        return [np.asarray(list(value.values()))]
-    if isinstance(value, list):
-        return [a for v in value for a in _arrays(v)]
-    return [np.asarray(value)]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.json_data import EMPTY, INLINE, OPTIONAL, JsonKey
 from onnxquant.numerics.difference import ErrorFigures
+from onnxquant.numerics.score import PartQuality
 from onnxquant.plan.activations import ActivationRecord
 from onnxquant.validation.checks import WeightChecks
 from onnxquant.validation.contributions import SiteContribution
@@ -17,7 +18,7 @@ from onnxquant.validation.footprint import Footprint
 from onnxquant.validation.latency import Latency
 from onnxquant.validation.leftover_conversions import Conversion
 from onnxquant.validation.metric import MetricResult
-from onnxquant.validation.outputs import OutputErrors, Run, pair_name
+from onnxquant.validation.outputs import DEPLOYED, OutputErrors, Run, pair_name
 from onnxquant.validation.saturation import SaturationLoss
 
 
@@ -154,6 +155,7 @@ class Proof:
         weights: comparison of each encoded weight.
         distributions: histograms of each encoded weight; None where no value is finite.
         outputs: errors by pair of runs ("float vs twin") and output.
+        quality: quality of the outputs that users get, the worst part first; None in old reports.
         feeds: source of the samples; None where there are none.
         latency: seconds per call; None where they were not measured.
         loading: time and memory of loading; None where they were not measured.
@@ -170,6 +172,7 @@ class Proof:
     weights: dict[str, WeightProof] = field(default_factory=dict)
     distributions: dict[str, Distribution | None] = field(default_factory=dict)
     outputs: dict[str, OutputErrors] = field(default_factory=dict)
+    quality: list[PartQuality] | None = field(default=None, metadata=OPTIONAL)
     feeds: SampleOrigin | None = field(default=None, metadata=EMPTY)
     latency: Latency | None = field(default=None, metadata=EMPTY)
     loading: Loading | None = field(default=None, metadata=EMPTY)
@@ -188,5 +191,4 @@ class Proof:
     @property
     def deployed(self) -> OutputErrors:
         """Errors by output that the user gets: as deployed, or with float compute where the model is too large."""
-        runs = (Run.DEPLOYED, Run.EXACT, Run.LIBRARY)
-        return next((errors for run in runs if (errors := self.errors(Run.FLOAT, run))), {})
+        return next((errors for run in DEPLOYED if (errors := self.errors(Run.FLOAT, run))), {})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from onnxquant.numerics.score import Score, closeness
+from onnxquant.errors import RecipeError
+from onnxquant.numerics.score import Judge, Score, closeness
 
 RNG = np.random.default_rng(3)
 LOGITS = RNG.normal(0, 3, (6, 1, 10))
@@ -75,3 +77,164 @@ def test_infinite_values_of_the_original_are_left_out() -> None:
     a[0, 0, 0] = -np.inf
     expected = decibels(np.delete(LOGITS.reshape(-1), 0), np.delete(NOISE.reshape(-1), 0))
     assert closeness(samples(a), samples(b)).total == pytest.approx(expected, abs=1e-3)
+
+
+def test_scores_beside_boxes_are_judged_by_themselves() -> None:
+    boxes, scores = RNG.uniform(50, 600, (3, 1, 4, 60)), RNG.uniform(0, 1, (3, 1, 6, 60)) ** 20
+    scores[:, :, 5] *= 1e-4  # a class that no sample shows is no kind of its own
+    reference = samples(np.concatenate([boxes, scores], 2))
+    noise = RNG.normal(0, 0.05, scores.shape)
+    got = samples(np.concatenate([boxes, scores + noise], 2))
+    worst, best = Judge(reference).quality(got)
+    assert (worst.output, best.output) == ("y[:, 4:10]", "y[:, 0:4]")
+    assert worst.sqnr_db == pytest.approx(decibels(scores, noise), abs=0.1)
+    assert best.sqnr_db == math.inf
+    assert closeness(reference, got).total == pytest.approx(worst.sqnr_db)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        RNG.normal(0, 1, (2, 1, 16, 30)) * np.exp(RNG.normal(0, 0.7, 16))[:, None],  # features
+        np.concatenate([RNG.normal(0, 1, (2, 1, 499, 8)), RNG.normal(0, 90, (2, 1, 1, 8))], 2),  # one outlier channel
+        RNG.normal(0, 1, (2, 1, 3, 20, 20))
+        * np.where(np.arange(20) < 10, 1, 1e-3)[:, None],  # a picture with a dark part
+        RNG.uniform(0, 1, (2, 1, 80, 40)) ** 30,  # scores alone
+        LOGITS,
+    ],
+    ids=["features", "outlier", "picture", "scores", "logits"],
+)
+def test_outputs_of_one_kind_are_judged_whole(values: np.ndarray) -> None:
+    assert [p.output for p in Judge(samples(values)).quality(samples(values))] == ["y"]
+
+
+def test_only_the_named_parts_count() -> None:
+    reference = [{"a": np.ones((1, 4), np.float32), "b:0": np.ones((1, 6), np.float32)}]
+    got = [{"a": np.zeros((1, 4), np.float32), "b:0": np.float32([[1, 1, 1.1, 1, 1, 1]])}]
+    assert Judge(reference, ["b:0"]).score(got).total == pytest.approx(10 * math.log10(6 / 0.01), abs=1e-3)
+    assert Judge(reference, ["b:0:[:, 2]"]).score(got).total == pytest.approx(20, abs=1e-3)
+    assert Judge(reference, ["b:0:[:, 3:]"]).score(got).total == math.inf
+    assert Judge(reference, ["a:0:1"]).score(got).total == pytest.approx(0)
+    with pytest.raises(RecipeError, match="judge 'bb': no output of that name; known: a, b:0"):
+        Judge(reference, ["bb"])
+    with pytest.raises(RecipeError, match="'x' is no slice"):
+        Judge(reference, ["a:[x]"])
+
+
+def boxes(count: int, seed: int = 5) -> np.ndarray:
+    corner = np.random.default_rng(seed).permutation(400)[:count, None] * 10
+    return np.concatenate([corner, corner, corner + 8, corner + 8], 1).astype(np.float32)
+
+
+def test_boxes_are_matched_by_overlap() -> None:
+    reference = boxes(9)
+    scores, labels = np.linspace(0.9, 0.5, 9, dtype=np.float32), np.arange(9)
+    order = np.array([3, 0, 1, 2, 4, 5, 6, 8])  # one is lost, others change places
+    got = {"boxes": reference[order] + 0.1, "scores": scores[order], "labels": labels[order].copy()}
+    got["labels"][0] = 7  # and one has another label
+    quality = {p.output: p for p in Judge([{"boxes": reference, "scores": scores, "labels": labels}]).quality([got])}
+    assert (quality["boxes"].same, quality["boxes"].answers, quality["boxes"].answer) == (7, 9, "boxes")
+    assert quality["boxes"].sqnr_db == pytest.approx(decibels(reference[order], np.full((8, 4), 0.1)), abs=0.1)
+    assert quality["scores"].sqnr_db == math.inf and quality["boxes"].shape == "matched by boxes"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda corners: corners,
+        lambda corners: np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], 1),
+        lambda corners: np.concatenate([0 * corners[:, :1], corners, 0 * corners[:, :2] + 0.9], 1),
+        lambda corners: corners[None],
+        lambda corners: corners / 4096,
+    ],
+    ids=["corners", "center", "sample first", "axis of samples", "relative"],
+)
+def test_boxes_of_every_form_are_matched(form: Callable[[np.ndarray], np.ndarray]) -> None:
+    reference = boxes(6)
+    parts = Judge([{"boxes": form(reference)}]).quality([{"boxes": form(reference[[5, 4, 2, 1, 0]])}])
+    assert {(p.same, p.answers, p.sqnr_db) for p in parts} == {(5, 6, math.inf)}
+
+
+def test_boxes_in_a_fixed_number_of_rows_may_change_places() -> None:
+    table = np.zeros((1, 20, 6), np.float32)
+    table[0, :9, :4], table[0, :9, 4] = boxes(9), np.linspace(0.9, 0.5, 9)
+    moved = table.copy()
+    moved[0, :9] = table[0, [1, 0, *range(2, 9)]]
+    parts = Judge([{"y": table}]).quality([{"y": moved}])
+    assert all((p.same, p.answers) == (9, 9) and p.sqnr_db == math.inf for p in parts)
+
+
+def test_no_boxes_on_one_side() -> None:
+    some, none = {"y": boxes(3)}, {"y": np.zeros((0, 4), np.float32)}
+    for a, b in ((some, none), (none, some), (none, none)):
+        score = Judge([a]).score([b])
+        assert not math.isnan(score.total) and Judge([a]).quality([b])
+
+
+def test_other_lengths_are_compared_where_both_have_values() -> None:
+    wave = RNG.normal(0, 1, (1, 1, 100)).astype(np.float32)
+    (part,) = Judge([{"y": wave}]).quality([{"y": wave[..., :90] + np.float32(0.01)}])
+    assert part.sqnr_db == pytest.approx(decibels(wave[..., :90], np.full(90, 0.01)), abs=0.05)
+    assert part.shape and "common beginnings" in part.shape
+    (part,) = Judge([{"y": wave}]).quality([{"y": wave[0]}])
+    assert part.shape == "not compared: [1, 100] instead of [1, 1, 100]"
+
+
+def test_indices_of_boxes_are_compared_as_a_set() -> None:
+    rows = np.int64([[0, 0, 5], [0, 1, 9], [0, 1, 3]])
+    (part,) = Judge([{"y": rows}]).quality([{"y": rows[[2, 0]]}])
+    assert (part.same, part.answers, part.sqnr_db) == (2, 3, None)
+
+
+def test_the_worst_tenth_counts() -> None:
+    values = RNG.normal(0, 1, (20, 1, 50))
+    even, uneven = np.full(values.shape, 0.1), np.full(values.shape, 0.08)
+    uneven[[3, 12]] = 0.22
+    reference = samples(values, "embedding")
+    scores = [closeness(reference, samples(values + noise, "embedding")) for noise in (even, uneven)]
+    assert abs(scores[0].total - scores[1].total) < 0.6 and scores[0].criterion > scores[1].criterion + 2
+    (part,) = Judge(reference).quality(samples(values + uneven, "embedding"))
+    ratios = [decibels(v, n) for v, n in zip(values, uneven, strict=True)]
+    assert part.worst_tenth_db == pytest.approx(sum(sorted(ratios)[:2]) / 2, abs=0.01)
+    assert (part.worst_sample, part.worst_sample_db) == (np.argmin(ratios), pytest.approx(min(ratios), abs=0.01))
+
+
+def test_silence_is_not_the_worst_sample() -> None:
+    values = RNG.normal(0, 1, (12, 1, 50))
+    values[4] = 0
+    noise = np.full(values.shape, 0.1)
+    noise[4] = 1e-3
+    (part,) = Judge(samples(values, "wave")).quality(samples(values + noise, "wave"))
+    assert part.worst_sample != 4 and part.worst_tenth_db and part.worst_tenth_db > 15
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "counted"),
+    [
+        ("y", LOGITS, True),
+        ("y", softmax(LOGITS), True),
+        ("logits", RNG.normal(0, 1, (6, 1, 4, 10)), True),
+        ("y", RNG.normal(0, 1, (6, 1, 4, 10)), False),
+        ("embedding", LOGITS, False),
+        ("y", LOGITS / np.linalg.norm(LOGITS, axis=-1, keepdims=True), False),
+        ("y", RNG.normal(0, 1, (6, 1, 3, 8, 8)), False),
+        ("y", RNG.normal(0, 1, (6, 1, 1)), False),
+    ],
+)
+def test_top_classes_are_counted_where_there_are_classes(name: str, values: np.ndarray, counted: bool) -> None:
+    moved = values.copy()
+    moved[0] = -values[0]
+    (part,) = Judge(samples(values, name)).quality(samples(moved, name))
+    rows = values[..., 0].size
+    assert part.answers == (rows if counted else None)
+    assert not counted or part.same == rows - values[0, ..., 0].size
+
+
+def test_whole_numbers_are_counted() -> None:
+    (part,) = Judge([{"y": np.int64([[1, 2, 3, 4]])}]).quality([{"y": np.int64([[1, 2, 3, 5]])}])
+    assert (part.same, part.answers, part.answer, part.sqnr_db) == (3, 4, "values", None)
+
+
+def test_entries_of_sequences_are_outputs() -> None:
+    (part,) = Judge([{"y": [{0: 0.5, 1: 0.25}]}]).quality([{"y": [{0: 0.5, 1: 0.3}]}])
+    assert part.output == "y[0]" and part.sqnr_db == pytest.approx(10 * math.log10(0.3125 / 0.0025))

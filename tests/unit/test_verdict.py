@@ -140,6 +140,7 @@ def test_advice_names_no_option_that_was_taken() -> None:
     words = judged.verdict.next
     assert not any(w in words for w in ("--auto-exclude", "--calibration-method", "samples", "bits"))
     assert "--exclude" in words and "validate --detailed" in words
+    judged = report(25, FAST, 15, activations="static", calibration_method="minmax")
     judged.activations = static(samples=SampleUse(5, 5, apart=False))
     assert "5 were used" in judged.verdict.next and "another --calibration-method than minmax" in judged.verdict.next
 
