@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxquant import startup  # noqa: F401 - first of all: it handles Ctrl-C
 from onnxquant.artifact.hashes import verify
 from onnxquant.artifact.restore import dequantize
 from onnxquant.batch.run import BatchReport, batch

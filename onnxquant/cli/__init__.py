@@ -5,27 +5,46 @@ It may import every room; no room imports it.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from typing import Any
 
 import click
 
-from onnxquant.cli.batch import batch
-from onnxquant.cli.benchmark import benchmark
-from onnxquant.cli.calibrate import calibrate
-from onnxquant.cli.completion import completion
-from onnxquant.cli.config import config
-from onnxquant.cli.dequantize import dequantize
-from onnxquant.cli.diff import diff
-from onnxquant.cli.info import info
-from onnxquant.cli.listing import list_installation
-from onnxquant.cli.quantize import quantize
-from onnxquant.cli.report import report
+from onnxquant import startup
 from onnxquant.cli.shared import ARGUMENTS, fail
-from onnxquant.cli.validate import validate
-from onnxquant.cli.verify import verify
+from onnxquant.errors import OnnxQuantError
+from onnxquant.registry import broken_left_out
 from onnxquant.version import __version__
+
+# Variable of the environment in which a shell asks for completions.
+_COMPLETION = "_ONNXQUANT_COMPLETE"
+_COMMANDS = (
+    "quantize", "batch", "config", "calibrate", "validate", "report", "benchmark", "diff", "info", "list", "verify",
+    "dequantize", "completion",
+)  # fmt: skip
+
+
+class _Modules(Mapping[str, click.Command]):
+    """Commands by name. Each is imported when it is asked for: a broken plug-in stops only the commands that use it."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in _COMMANDS:
+            raise KeyError(name)
+        # `list` would hide Python's own.
+        module, function = ("listing", "list_installation") if name == "list" else (name, name)
+        command: click.Command = getattr(import_module(f"onnxquant.cli.{module}"), function)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
 
 
 class _Commands(click.Group):
@@ -40,25 +59,43 @@ class _Commands(click.Group):
         context.meta[ARGUMENTS] = typed
         return context
 
-    def main(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401 - the signature that click has
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:  # noqa: ANN401 - click's signature
         """Run, and exit unless ``standalone_mode`` is off."""
+        startup.done()
         if not extra.get("standalone_mode", True):
-            return super().main(*args, **extra)
+            return super().main(args, *more, **extra)
+        tolerance: AbstractContextManager[list[str]] = broken_left_out() if _only_explains(args) else nullcontext([])
+        with tolerance as broken:
+            code = self._run(args, *more, **extra)
+        for reason in dict.fromkeys(broken) if _COMPLETION not in os.environ else ():
+            click.echo(f"onnxquant: warning: {' '.join(reason.splitlines())}", err=True)
+        sys.exit(code)
+
+    def _run(self, *args: Any, **extra: Any) -> int:  # noqa: ANN401 - click's signature
+        """Exit code of a run; errors of usage and of plug-ins are reported, and end the process."""
         try:
             code = super().main(*args, **{**extra, "standalone_mode": False})
         except click.ClickException as error:
             message = error.format_message()
             if message.startswith("Usage:"):  # the whole help, where no command is given
                 error.show()
-                sys.exit(error.exit_code)
+                return error.exit_code
             where = getattr(error, "ctx", None)
             fail(message + (f" See {where.command_path} --help." if where else ""))
-        except click.Abort:
-            sys.exit(128 + signal.SIGINT)
-        sys.exit(code if isinstance(code, int) else 0)
+        except OnnxQuantError as error:  # a plug-in that a command needs is broken
+            fail(str(error))
+        except (click.Abort, KeyboardInterrupt):
+            return 128 + signal.SIGINT
+        return code if isinstance(code, int) else 0
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def _only_explains(args: Sequence[str] | None) -> bool:
+    """Whether a run prints help, lists or completions: broken plug-ins are then left out, and named at the end."""
+    typed = sys.argv[1:] if args is None else args
+    return _COMPLETION in os.environ or not typed or typed[0] == "list" or not {"-h", "--help"}.isdisjoint(typed)
+
+
+@click.group(cls=_Commands, commands=_Modules(), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="onnxquant")
 def main() -> None:
     """Store the weights of ONNX models in fewer bits, and prove what that cost.
@@ -72,10 +109,3 @@ def main() -> None:
 
     Exit codes: 0 done and proven, 1 done but a bound was missed or the proof failed, 2 bad input or usage.
     """
-
-
-for command in (
-    quantize, batch, config, calibrate, validate, report, benchmark, diff, info, list_installation, verify, dequantize,
-    completion,
-):  # fmt: skip
-    main.add_command(command)

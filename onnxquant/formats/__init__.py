@@ -35,8 +35,13 @@ __all__ = [
 @cache
 def registry() -> dict[str, type[Format]]:
     """Format classes by name, in the order of their bits."""
-    by_name = classes(sys.modules[__name__], Format, "onnxquant.formats")
+    by_name = classes(sys.modules[__name__], Format, "onnxquant.formats", trial=_use)
     return dict(sorted(by_name.items(), key=lambda entry: -entry[1].bits))
+
+
+def _use(form: type[Format]) -> tuple[object, ...]:
+    example = form()
+    return parameters_of(form), example.bits, example.bits_per_weight, example.source, form.summary()
 
 
 @cache

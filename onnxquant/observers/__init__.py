@@ -31,7 +31,7 @@ __all__ = [
 @cache
 def registry() -> dict[str, type[Observer[Any]]]:
     """Observer classes by name."""
-    return classes(sys.modules[__name__], Observer, "onnxquant.observers")
+    return classes(sys.modules[__name__], Observer, "onnxquant.observers", trial=lambda method: method.accumulator.kind)
 
 
 def ranging() -> list[str]:

@@ -19,7 +19,9 @@ __all__ = ["Pass", "PassResult", "pass_named", "passes_by_name", "registry"]
 @cache
 def registry() -> dict[str, type[Pass]]:
     """Passes by name."""
-    return classes(sys.modules[__name__], Pass, "onnxquant.passes")
+    return classes(
+        sys.modules[__name__], Pass, "onnxquant.passes", trial=lambda step: (step.summary, step.needs_settings())
+    )
 
 
 def passes_by_name() -> list[str]:

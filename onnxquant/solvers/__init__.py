@@ -19,7 +19,8 @@ __all__ = ["Inputs", "Solver", "losses", "registry", "solver_named", "solvers"]
 @cache
 def registry() -> dict[str, Solver]:
     """Solvers by name."""
-    return {name: c() for name, c in classes(sys.modules[__name__], Solver, "onnxquant.solvers").items()}
+    by_name = classes(sys.modules[__name__], Solver, "onnxquant.solvers", trial=lambda solver: solver().summary)
+    return {name: solver() for name, solver in by_name.items()}
 
 
 def solvers() -> list[Solver]:

@@ -39,7 +39,12 @@ AUTO = "auto"
 @cache
 def registry() -> dict[str, Target]:
     """Targets by name."""
-    return {name: c() for name, c in classes(sys.modules[__name__], Target, "onnxquant.targets").items()}
+    by_name = classes(sys.modules[__name__], Target, "onnxquant.targets", trial=_use)
+    return {name: target() for name, target in by_name.items()}
+
+
+def _use(target: type[Target]) -> tuple[object, ...]:
+    return target().summary, [layout.name for layout in target.layout_types]
 
 
 def targets() -> list[Target]:

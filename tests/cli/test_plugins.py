@@ -132,3 +132,53 @@ def test_two_classes_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("onnxquant.solvers.mse.Other", Other, raising=False)
     with pytest.raises(RecipeError, match=r"onnxquant\.solvers: .*Rtn and .*Other are both called 'rtn'"):
         registry.classes(solvers, Solver, "onnxquant.solvers")
+
+
+def _command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(folder), str(Path(onnxquant.__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "onnxquant", *arguments]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a package whose formats cannot be imported."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "theirs.py").write_text('raise OSError("no such\\nsetting")\n')
+    metadata = folder / "theirs-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[onnxquant.formats]\none = theirs:Format\n")
+    return folder
+
+
+BROKEN = (
+    "entry point one = theirs:Format of theirs in onnxquant.formats cannot be loaded: OSError: no such setting; "
+    "repair or uninstall that package\n"
+)
+
+
+def test_a_broken_plug_in_is_one_error(broken: Path) -> None:
+    done = _command(broken, "quantize", "m.onnx")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"onnxquant: error: {BROKEN}")
+
+
+@pytest.mark.parametrize("arguments", [["quantize", "--help"], ["list"]])
+def test_help_and_list_work_beside_a_broken_plug_in(arguments: list[str], broken: Path) -> None:
+    done = _command(broken, *arguments)
+    assert (done.returncode, done.stderr) == (0, f"onnxquant: warning: {BROKEN}")
+    assert "q4_0" in done.stdout
+
+
+def test_commands_without_plug_ins_work_beside_a_broken_one(broken: Path) -> None:
+    assert _command(broken, "--version").stdout.startswith("onnxquant, version")
+    assert _command(broken, "verify", "no.onnx").stderr == "onnxquant: error: no.onnx: no such file\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_while_the_command_starts_is_quiet(tmp_path: Path) -> None:
+    """Another module called onnx stands for an import that takes long."""
+    (tmp_path / "onnx.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(99)\n")
+    done = _command(tmp_path, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
