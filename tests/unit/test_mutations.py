@@ -1,8 +1,8 @@
-"""Defects planted on purpose: the proof must find each, and say that it did."""
+"""Defects planted on purpose: the proof must find each, and say that it did; those of saved recipes show in the file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 import onnxquant
+from onnxquant.convert import recipe_of_plan
+from onnxquant.graph.names import ORIGIN
 from onnxquant.native import dispatch
 from onnxquant.native import packers as packed
 from onnxquant.numerics import packing
@@ -306,6 +308,51 @@ def test_a_wrong_node_body_or_decoder_is_found_by_the_twin(
         assert any("twin vs exact" in p and "expected 100" in p for p in reasons), reasons
     bodies.body.cache_clear()
     assert problems(source, target) == []
+
+
+# ---- an option that is missing from saved recipes: the file that such a recipe makes is another one ----
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "target": {"target": "custom"},
+    "compute": {"bits": 4, "compute": "float"},
+    "solver": {"bits": 4, "solver": "mse"},
+    "block_size": {"bits": 4, "block_size": 64},
+    "activations": {"activations": "dynamic"},
+    "permutation": {"bits": 4, "permutation": "norm", "target": "custom"},
+    "external_data": {"external_data": "always"},
+}
+
+
+def contents_by_saved_recipe(source: Path, options: dict[str, Any]) -> list[bytes]:
+    """A file made with options, and the one that the recipe saved with it makes, without the record of their origin."""
+    recipe, output = source.with_name("plan.toml"), source.with_name("out.onnx")
+    contents = []
+    for given in ({**options, "save_recipe": str(recipe)}, {"recipe": recipe}):
+        onnxquant.quantize(source, output, proof=False, force=True, **given)
+        proto = onnx.load(output, load_external_data=False)
+        entries = [entry for entry in proto.metadata_props if entry.key != ORIGIN]
+        del proto.metadata_props[:]
+        proto.metadata_props.extend(entries)
+        contents.append(proto.SerializeToString(deterministic=True))
+    return contents
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_option_that_saved_recipes_forget_makes_another_file(
+    name: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, again = contents_by_saved_recipe(model, RECIPES[name])
+    assert again == first
+    to_toml = recipe_of_plan.to_toml
+
+    def forgetful(entries: dict[str, Any], floats: Sequence[str] = ()) -> str:
+        tables = [entries.get("options", {}), *entries["rules"]]
+        assert sum(table.pop(name, None) is not None for table in tables) == 1
+        return to_toml(entries, floats)
+
+    monkeypatch.setattr(recipe_of_plan, "to_toml", forgetful)
+    first, again = contents_by_saved_recipe(model, RECIPES[name])
+    assert again != first
 
 
 def test_a_coarse_format_is_no_defect(model: Path) -> None:
