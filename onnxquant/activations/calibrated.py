@@ -77,7 +77,7 @@ class CalibratedModel:
         return {
             name: gram.channel_moments
             for name, observers in self.statistics.observers.items()
-            if isinstance(gram := observers.get(MOMENTS), Gram) and gram.rows
+            if isinstance(gram := observers.get(MOMENTS), Gram) and gram.count
         }
 
     def histograms(self) -> dict[str, HistogramSummary]:

@@ -76,6 +76,11 @@ class Accumulator(ABC):
 
     kind: ClassVar[str]
 
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Number of values, rows or samples seen."""
+
     def update(self, values: NDArray[Any]) -> None:
         """Add one tensor of one sample.
 
@@ -118,6 +123,11 @@ class Observer(ABC, Generic[A]):
     def __init__(self, accumulated: A | None = None) -> None:
         self.accumulated: A = self.accumulator() if accumulated is None else accumulated
 
+    @property
+    def count(self) -> int:
+        """Number of values, rows or samples seen."""
+        return self.accumulated.count
+
     def update(self, values: NDArray[Any]) -> None:
         """Add one tensor of one sample.
 
@@ -139,6 +149,15 @@ class Observer(ABC, Generic[A]):
         """The inverse of ``state``."""
         return cls(cls.accumulator.from_state(state))
 
+    def _refuse_empty(self) -> None:
+        """Refuse statistics of nothing.
+
+        Raises:
+            StatisticsError: no values were seen.
+        """
+        if not self.count:
+            raise StatisticsError(f"{self.name}: no values were observed")
+
 
 class RangeObserver(Observer[A]):
     """A method that chooses a clipping range."""
@@ -149,18 +168,12 @@ class RangeObserver(Observer[A]):
         Raises:
             StatisticsError: no values were seen.
         """
-        if self.count == 0:
-            raise StatisticsError(f"{self.name}: no values were observed; a range needs at least one")
+        self._refuse_empty()
         low, high = self._range(grid)
         if grid.symmetric:
             bound = max(-low, high, 0.0)
             return -bound, bound
         return min(low, 0.0), max(high, 0.0)
-
-    @property
-    @abstractmethod
-    def count(self) -> int:
-        """Values seen."""
 
     @abstractmethod
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:

@@ -30,11 +30,6 @@ class Entropy(RangeObserver[Histogram]):
     name = "entropy"
     accumulator = Histogram
 
-    @property
-    def count(self) -> int:
-        """Values seen."""
-        return self.accumulated.count
-
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         histogram = self.accumulated.of_magnitudes() if grid.symmetric else self.accumulated.copy()
         histogram.grow(histogram.exponent + HALF_BITS - _BITS)

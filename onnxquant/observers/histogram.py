@@ -81,7 +81,7 @@ class Histogram(Accumulator):
 
     @property
     def count(self) -> int:
-        """Values seen."""
+        """Number of values seen."""
         return int(self.counts.sum())
 
     @property

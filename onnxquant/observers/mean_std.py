@@ -30,11 +30,6 @@ class MeanStd(RangeObserver[Moments]):
             raise StatisticsError(f"mean-std: k is {k}, expected a positive number")
         self.k = k
 
-    @property
-    def count(self) -> int:
-        """Values seen."""
-        return self.accumulated.count
-
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         moments = self.accumulated
         reach = (best_k(grid.bits) if self.k is None else self.k) * moments.std

@@ -19,10 +19,5 @@ class MinMax(RangeObserver[Moments]):
     name = "minmax"
     accumulator = Moments
 
-    @property
-    def count(self) -> int:
-        """Values seen."""
-        return self.accumulated.count
-
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         return self.accumulated.low, self.accumulated.high

@@ -22,9 +22,9 @@ class Moments(Accumulator):
     """
 
     kind = "moments"
+    count = 0
 
     def __init__(self) -> None:
-        self.count = 0
         self.low, self.high = math.inf, -math.inf
         self.total, self.squares = ExactSum(), ExactSum()
 

@@ -23,20 +23,20 @@ class MovingExtremes(Accumulator):
     """
 
     kind = "moving-average"
+    count = 0
 
     def __init__(self) -> None:
-        self.samples = 0
         self._lows, self._highs = ExactSum(), ExactSum()  # average times samples
 
     @property
     def low(self) -> float:
         """Average of the smallest values."""
-        return self._lows.mean(self.samples)
+        return self._lows.mean(self.count)
 
     @property
     def high(self) -> float:
         """Average of the largest values."""
-        return self._highs.mean(self.samples)
+        return self._highs.mean(self.count)
 
     def add(self, batch: Batch) -> None:
         """See one checked tensor; empty ones are no sample."""
@@ -45,30 +45,30 @@ class MovingExtremes(Accumulator):
 
     def note(self, low: float, high: float) -> None:
         """See a sample with these extremes."""
-        if self.samples:
+        if self.count:
             low = self.low + WEIGHT * (low - self.low)
             high = self.high + WEIGHT * (high - self.high)
-        self.samples += 1
+        self.count += 1
         self._lows, self._highs = ExactSum(), ExactSum()
-        self._lows.add(low, self.samples)
-        self._highs.add(high, self.samples)
+        self._lows.add(low, self.count)
+        self._highs.add(high, self.count)
 
     def merge(self, other: Self) -> None:
         """The mean of both, weighted with their numbers of samples."""
-        self.samples += other.samples
+        self.count += other.count
         self._lows.merge(other._lows)
         self._highs.merge(other._highs)
 
     def state(self) -> State:
         """All of it, as arrays."""
         sums = {"lows": self._lows.state(), "highs": self._highs.state()}
-        return {"samples": np.array(self.samples, np.int64), **sums}
+        return {"samples": np.array(self.count, np.int64), **sums}
 
     @classmethod
     def from_state(cls, state: State) -> Self:
         """The inverse of ``state``."""
         out = cls()
-        out.samples = int(state["samples"])
+        out.count = int(state["samples"])
         out._lows, out._highs = ExactSum.from_state(state["lows"]), ExactSum.from_state(state["highs"])
         return out
 
@@ -78,11 +78,6 @@ class MovingAverage(RangeObserver[MovingExtremes]):
 
     name = "moving-average"
     accumulator = MovingExtremes
-
-    @property
-    def count(self) -> int:
-        """Samples seen."""
-        return self.accumulated.samples
 
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         return self.accumulated.low, self.accumulated.high

@@ -27,11 +27,6 @@ class MseRange(RangeObserver[Histogram]):
     name = "mse"
     accumulator = Histogram
 
-    @property
-    def count(self) -> int:
-        """Values seen."""
-        return self.accumulated.count
-
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         histogram = self.accumulated.of_magnitudes() if grid.symmetric else self.accumulated.copy()
         while np.count_nonzero(histogram.counts) > _MOST_BINS:

@@ -29,11 +29,6 @@ class Percentile(RangeObserver[Histogram]):
             raise StatisticsError(f"percentile is {percentile}, expected a number above 0 and at most 100")
         self.percentile = percentile
 
-    @property
-    def count(self) -> int:
-        """Values seen."""
-        return self.accumulated.count
-
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:
         share = self.percentile / 100
         if grid.symmetric:

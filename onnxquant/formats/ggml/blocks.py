@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.matrix import Matrix
-from onnxquant.formats.planes import Planes
+from onnxquant.formats.planes import Plane, Planes
 from onnxquant.numerics.arrays import Bytes
 from onnxquant.numerics.casts import narrowed
 
@@ -96,6 +96,31 @@ class Blocks(Format):
         return Encoded(form, rows, cols, planes, (rows, cols))
 
 
+@dataclass(frozen=True)
+class NibbleBlocks(Blocks):
+    """Blocks of 32 codes of 4 or 5 bits: scales and minima, the word of fifth bits where there are such, then nibbles."""
+
+    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
+        codes = planes["codes"]
+        fifth = [fifth_bits(codes)] if self.bits == 5 else []
+        return [*(as_bytes(planes[side.name]) for side in self._sides()), *fifth, nibbles(codes)]
+
+    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
+        planes: Planes = {"codes": from_nibbles(raw[..., -16:])}
+        start = 0
+        for side in self._sides():
+            end = start + side.dtype.itemsize
+            planes[side.name] = as_type(raw[..., start:end], side.dtype)
+            start = end
+        if self.bits == 5:
+            planes["codes"] |= from_fifth_bits(raw[..., start:-16])
+        return planes
+
+    def _sides(self) -> list[Plane]:
+        """The planes of one block but for its codes, in their order."""
+        return [plane for plane in self.declared_planes(1, self.block) if plane.name != "codes"]
+
+
 def _per_block(name: str) -> bool:
     return name not in ("codes", "permutation")
 
@@ -105,7 +130,7 @@ def as_bytes(values: NDArray[Any]) -> Bytes:
     return np.ascontiguousarray(values).view(np.uint8)
 
 
-def as_type(raw: Bytes, dtype: type) -> NDArray[Any]:
+def as_type(raw: Bytes, dtype: DTypeLike) -> NDArray[Any]:
     """Bytes [rows, blocks, n * itemsize] as numbers [rows, blocks, n]."""
     return np.ascontiguousarray(raw).view(dtype)
 

@@ -21,7 +21,6 @@ from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.matrix import Matrix, split
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.table import TableCodes, midpoints_of
-from onnxquant.numerics.arrays import Bytes
 
 _VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 # Blocks of smaller weights count as zero.
@@ -29,7 +28,7 @@ _SMALLEST = np.float32(1e-15)
 
 
 @dataclass(frozen=True)
-class IQ4_NL(ggml.Blocks, TableCodes):  # noqa: N801  the field writes it so
+class IQ4_NL(ggml.NibbleBlocks, TableCodes):  # noqa: N801  the field writes it so
     """ggml's 4-bit blocks of 32 with uneven steps and one scale."""
 
     name = "iq4_nl"
@@ -57,12 +56,6 @@ class IQ4_NL(ggml.Blocks, TableCodes):  # noqa: N801  the field writes it so
         scales = _in_order(weighted * groups) / _in_order(weighted * values)
         scales = np.where(live[..., 0], scales, np.float32(0))
         return {"codes": codes.reshape(rows, -1)[:, :cols], "scales": ggml.half(scales)}
-
-    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
-        return [ggml.as_bytes(planes["scales"]), ggml.nibbles(planes["codes"])]
-
-    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
-        return {"codes": ggml.from_nibbles(raw[..., 2:]), "scales": ggml.as_type(raw[..., :2], np.float16)}
 
 
 def _in_order(terms: Matrix) -> Matrix:

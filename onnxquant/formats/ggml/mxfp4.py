@@ -24,7 +24,6 @@ from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.matrix import Matrix, split
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.table import TableCodes
-from onnxquant.numerics.arrays import Bytes
 
 _MAGNITUDES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 # The largest exponent code with which no code stands for infinity.
@@ -33,7 +32,7 @@ _BOUNDS = (_MAGNITUDES[1:] + _MAGNITUDES[:-1]) / np.float32(2)
 
 
 @dataclass(frozen=True)
-class MXFP4(ggml.Blocks, TableCodes):
+class MXFP4(ggml.NibbleBlocks, TableCodes):
     """OCP microscaling: 4-bit floats in blocks of 32 with a power of two."""
 
     name = "mxfp4"
@@ -58,12 +57,6 @@ class MXFP4(ggml.Blocks, TableCodes):
         codes = (np.abs(groups)[..., None] > bounds[..., None, :]).sum(axis=-1, dtype=np.uint8)
         codes |= ((groups < 0) & (codes > 0)).astype(np.uint8) << np.uint8(3)
         return {"codes": codes.reshape(rows, -1)[:, :cols], "scales": scales}
-
-    def block_parts(self, planes: Planes) -> list[Bytes]:  # noqa: D102
-        return [ggml.as_bytes(planes["scales"]), ggml.nibbles(planes["codes"])]
-
-    def block_planes(self, raw: Bytes) -> Planes:  # noqa: D102
-        return {"codes": ggml.from_nibbles(raw[..., 1:]), "scales": raw[..., :1].view(self.scale_dtype)}
 
 
 def exponent_codes(largest: Matrix) -> NDArray[np.uint8]:

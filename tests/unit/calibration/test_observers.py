@@ -235,7 +235,7 @@ def test_channels_and_gram_are_those_of_float64() -> None:
     np.testing.assert_array_equal(last.absmax, np.abs(x).max((0, 1, 2)))
     rows = x.reshape(-1, 6).astype(np.float64)
     np.testing.assert_allclose(gram.matrix, rows.T @ rows, rtol=1e-12, atol=1e-12)
-    assert gram.rows == len(rows)
+    assert gram.count == len(rows)
 
 
 @pytest.mark.parametrize(("axis", "name"), [(-1, "gram"), (1, "gram:1"), (2, "gram:2"), (0, "gram:-3")])
@@ -248,7 +248,7 @@ def test_mean_and_covariance_are_those_of_float64(axis: int, name: str) -> None:
     other.update(parts[1])
     observer.merge(other)
     rows = np.moveaxis(x.astype(np.float64), axis, 0).reshape(x.shape[axis], -1)
-    assert observer.rows == rows.shape[1]
+    assert observer.count == rows.shape[1]
     np.testing.assert_allclose(observer.matrix, rows @ rows.T, rtol=1e-12)
     np.testing.assert_allclose(observer.mean, rows.mean(1), rtol=1e-12)
     np.testing.assert_allclose(observer.covariance, np.cov(rows, bias=True), rtol=1e-9, atol=1e-9)
@@ -262,7 +262,7 @@ def test_gram_of_files_without_sums_still_has_its_matrix() -> None:
     old = {part: observer.state()[part] for part in ("rows", "matrix")}
     for loaded, other in ((type(observer).from_state(old), observer), (observer, type(observer).from_state(old))):
         loaded.merge(other)
-        assert loaded.rows == 4
+        assert loaded.count == 4
         np.testing.assert_array_equal(loaded.matrix, np.full((3, 3), 4.0))
         with pytest.raises(StatisticsError, match="no sums of rows; calibrate again"):
             _ = loaded.covariance
@@ -282,7 +282,7 @@ def test_misfitting_channels_are_refused() -> None:
     with pytest.raises(StatisticsError, match=r"axis 2 of a tensor of shape \[2, 2\]"):
         observers["absmean:2"].update(np.ones((2, 2)))
     observers["gram"].update(np.ones((2, 3)))
-    with pytest.raises(StatisticsError, match="rows of 4 values, 3 before"):
+    with pytest.raises(StatisticsError, match="gram: 4 channels on axis -1, 3 before"):
         observers["gram"].update(np.ones((2, 4)))
     with pytest.raises(StatisticsError, match=r"gram: axis 2 of a tensor of shape \[2, 2\]"):
         make(["gram:2"])["gram:2"].update(np.ones((2, 2)))
