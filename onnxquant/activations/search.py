@@ -38,6 +38,7 @@ from onnxquant.calibration.gram_matrices import Reader, grams
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.formats.base import Encoded
+from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.native import dispatch
@@ -176,6 +177,8 @@ class StaticSearch:
         """
         placement = self._place(document)
         if not placement.units:
+            if integers := integer_weights(document.proto):
+                raise ModelError(f"{document.name}: {ALREADY_QUANTIZED.format(integers)}")
             reasons = "; ".join(f"{n}: {k.reason}" for n, k in list(placement.float_kernels.items())[:3])
             raise ModelError(f"{document.name}: no op can compute on integers: {reasons or 'no such op'}")
         return placement

@@ -8,6 +8,7 @@ from onnxquant.convert.opset import raise_opset
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites, overridable_weights
 from onnxquant.passes.pipeline import prepare, requested, run, simplify
+from onnxquant.passes.prepare.half import WidenFloat16
 from onnxquant.passes.prepare.initializers import FreeInitializers
 from onnxquant.passes.simplify.sums import KeepSums
 from onnxquant.plan.context import Context
@@ -25,7 +26,9 @@ def _run_passes(context: Context, document: Document) -> list[str]:
     notes += prepare(document)
     if overridable := overridable_weights(find_sites(document)[1]):
         notes.append(overridable)
-    return notes + (simplify(document) if context.options.activations == Activations.STATIC else [])
+    kind = context.options.activations
+    notes += run(document, [WidenFloat16()]) if kind != Activations.NONE else []
+    return notes + (simplify(document) if kind == Activations.STATIC else [])
 
 
 def fit_operators(context: Context) -> list[str]:

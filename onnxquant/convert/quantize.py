@@ -22,6 +22,7 @@ from onnxquant.convert.prove import original_outputs, prove
 from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
 from onnxquant.errors import ModelError, OutputError, RecipeError
 from onnxquant.graph import identity
+from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import find_sites
@@ -94,6 +95,8 @@ def quantize(
         if settings.whole_graph:
             return provenance.finish(whole_graph.convert(context, provenance.place, notes))
         notes += fit_operators(context)
+        if integers := integer_weights(context.document.proto):
+            notes.append(f"parts of the model are quantized already ({integers}); they stay as they are")
         search = search_formats(context) if settings.searches else None
         if search:
             context = context.with_rules(search.rules)
@@ -159,6 +162,8 @@ def _refuse_larger(original: Document, size: lowering.PredictedSize) -> None:
 
 def _nothing_to_encode(model: PlannedModel) -> str:
     """The message for a model of which no weight is encoded."""
+    if integers := integer_weights(model.document.proto):
+        return f"{model.document.name}: {ALREADY_QUANTIZED.format(integers)}"
     reasons = [f"{d.name}: {d.reason}" for d in model.plan.decisions if d.elements > 1][:5]
     explanation = "; ".join(reasons) if reasons else "it has no constant float weights"
     return f"{model.document.name}: nothing to quantize: {explanation}"

@@ -14,6 +14,7 @@ from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import write_copy
 from onnxquant.graph.sites import find_sites
 from onnxquant.passes.pipeline import prepare, simplify
+from onnxquant.passes.prepare.half import WidenFloat16
 from onnxquant.passes.prepare.initializers import FreeInitializers
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
@@ -111,7 +112,10 @@ def prepared_like(original: Document, quantized: Document) -> Document:
     inputs = {value.name for value in quantized.proto.graph.input}
     FreeInitializers(frozenset(t.name for t in prepared.proto.graph.initializer) - inputs)(prepared)
     prepare(prepared)
-    if isinstance(activation_record(quantized.proto), StaticRecord):
+    record = activation_record(quantized.proto)
+    if record is not None:
+        WidenFloat16()(prepared)
+    if isinstance(record, StaticRecord):
         simplify(prepared)
     return prepared
 

@@ -1,0 +1,40 @@
+"""Recognition of models whose weights are integers already."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+
+import onnx
+
+from onnxquant.graph.sites import MIN_ELEMENTS
+from onnxquant.graph.traverse import graphs
+
+ALREADY_QUANTIZED = "is quantized already ({}); quantize the original, whose weights are floats"
+# Operators on integer weights, of the default domain and of onnxruntime's.
+_INTEGER_OPS = frozenset({
+    "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
+    "QGemm", "QAttention", "MatMulNBits", "GatherBlockQuantized", "DynamicQuantizeLSTM", "QMoE", "QEmbedLayerNormalization",
+})  # fmt: skip
+_INTEGERS = frozenset({
+    onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4,
+    onnx.TensorProto.INT16, onnx.TensorProto.UINT16,
+})  # fmt: skip
+
+
+def integer_weights(proto: onnx.ModelProto) -> str:
+    """The ops that read integer weights in a model, with their numbers; empty where there are none.
+
+    >>> integer_weights(proto)
+    '54 DequantizeLinear of weights, 1 MatMulInteger'
+    """
+    counts: Counter[str] = Counter()
+    for graph in graphs(proto.graph):
+        weights = {t.name for t in graph.initializer if t.data_type in _INTEGERS and prod(t.dims) >= MIN_ELEMENTS}
+        for node in graph.node:
+            if node.op_type in _INTEGER_OPS:
+                counts[node.op_type] += 1
+            elif node.op_type == "DequantizeLinear" and node.input[0] in weights:
+                counts["DequantizeLinear of weights"] += 1
+    return ", ".join(f"{count} {op}" for op, count in counts.most_common())
+

@@ -1,0 +1,100 @@
+"""Models of float16 as models of float32, in which integer activations can be placed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxquant.graph.io import Document
+from onnxquant.graph.names import NameAllocator
+from onnxquant.graph.traverse import graphs, names_of, nodes, replace_field, tensors
+from onnxquant.passes.base import Pass, PassResult
+
+_FLOAT, _HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+# Attributes that state the element type of an output.
+_TYPES = ("to", "dtype", "output_dtype", "stash_type")
+# Wider constants stay in memory until they are encoded; above this many bytes they would not fit one file.
+_MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class WidenFloat16(Pass):
+    """Makes a model compute in float32 what it computes in float16; its inputs and outputs keep their types.
+
+    onnxruntime's integer kernels on CPUs take and give float32 alone, and its float16 kernels are Casts around float32.
+
+    1. Every float16 constant becomes float32; so do the types that nodes, nested graphs and recorded shapes state.
+    2. A Cast follows each float16 input, and comes before each float16 output.
+
+           y = MatMul(x, W) in float16   ->   y = Cast(MatMul(Cast(x), W), float16)
+
+    3. A model with float16 in sequences, in sparse constants, in constants that are inputs or outputs too, or in more
+       than 1 GiB of constants stays.
+    """
+
+    name = "widen-float16"
+    summary = "makes a model of float16 compute in float32, its inputs and outputs as they are"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        proto = document.proto
+        halves = [t for t in tensors(proto) if t.data_type == _HALF]
+        if not halves and not _boundary(proto):
+            return PassResult()
+        if refusal := _refusal(proto, sum(2 * int(np.prod(t.dims)) for t in halves)):
+            return PassResult(False, (f"float16 stays: {refusal}",))
+        for tensor in halves:
+            values = document.array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        for node in nodes(proto):
+            for attribute in node.attribute:
+                if attribute.name in _TYPES and attribute.type == onnx.AttributeProto.INT and attribute.i == _HALF:
+                    attribute.i = _FLOAT
+        _cast_at_boundary(proto)
+        return PassResult(True, ("float16 became float32; inputs and outputs keep their types",))
+
+
+def _boundary(proto: onnx.ModelProto) -> set[str]:
+    """Names of the float16 inputs and outputs of a model."""
+    values = (*proto.graph.input, *proto.graph.output)
+    return {value.name for value in values if value.type.tensor_type.elem_type == _HALF}
+
+
+def _refusal(proto: onnx.ModelProto, nbytes: int) -> str:
+    """Why a model cannot be widened; empty where it can."""
+    if nbytes > _MOST_BYTES:
+        return f"{nbytes} bytes of constants"
+    types = [value.type for graph in graphs(proto.graph) for value in (*graph.input, *graph.value_info, *graph.output)]
+    if any(not kind.HasField("tensor_type") and kind.WhichOneof("value") for kind in types):
+        return "values that are no tensors"
+    if any(sparse.values.data_type == _HALF for graph in graphs(proto.graph) for sparse in graph.sparse_initializer):
+        return "sparse constants"
+    initializers = {tensor.name for graph in graphs(proto.graph) for tensor in graph.initializer}
+    computed = {name for node in proto.graph.node for name in node.output}
+    inputs = {value.name for value in proto.graph.input}
+    if inputs & initializers or any(o.name not in computed for o in proto.graph.output):
+        return "constants or inputs that are inputs or outputs, too"
+    return ""
+
+
+def _cast_at_boundary(proto: onnx.ModelProto) -> None:
+    """State float32 for all values, and put Casts between them and the float16 inputs and outputs."""
+    boundary, fresh = _boundary(proto), NameAllocator(names_of(proto)).fresh
+    renamed = {name: fresh(f"{name}/float32") for name in sorted(boundary)}
+    for graph in graphs(proto.graph):
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            is_public = graph is proto.graph and value.name in boundary
+            if value.type.tensor_type.elem_type == _HALF and not is_public:
+                value.type.tensor_type.elem_type = _FLOAT
+        for node in graph.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+        if graph is not proto.graph:
+            for value in graph.output:
+                value.name = renamed.get(value.name, value.name)
+    make = onnx.helper.make_node
+    inputs = {value.name for value in proto.graph.input}
+    first = [make("Cast", [n], [renamed[n]], name=fresh(f"{n}/Cast"), to=_FLOAT) for n in renamed if n in inputs]
+    last = [make("Cast", [renamed[n]], [n], name=fresh(f"{n}/Cast"), to=_HALF) for n in renamed if n not in inputs]
+    replace_field(proto.graph.node, [*first, *proto.graph.node, *last])
