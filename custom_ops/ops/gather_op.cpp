@@ -53,8 +53,7 @@ void make_gather(Op& op) {
   op.first_plane = 0;
   op.GetOutputType = [](const OrtCustomOp*, std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
   op.InferOutputShapeFn = [](const OrtCustomOp* self, OrtShapeInferContext* context) -> OrtStatusPtr {
-    const Op& mine = op_of(self);
-    return guarded(*mine.api, mine.name.c_str(), [&] { infer_shape(mine, context, mine.planes.count, 0, "K"); });
+    return infer_shape(self, context, OutputShape{op_of(self).planes.count, 0, "K"});
   };
   op.CreateKernelV2 = [](const OrtCustomOp* self, const OrtApi* api, const OrtKernelInfo* info,
                          void** kernel) -> OrtStatusPtr {

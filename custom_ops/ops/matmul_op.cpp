@@ -79,8 +79,7 @@ void make_matmul(Op& op) {
   op.first_plane = 1;
   op.GetOutputType = [](const OrtCustomOp* self, std::size_t) { return op_of(self).type; };
   op.InferOutputShapeFn = [](const OrtCustomOp* self, OrtShapeInferContext* context) -> OrtStatusPtr {
-    const Op& mine = op_of(self);
-    return guarded(*mine.api, mine.name.c_str(), [&] { infer_shape(mine, context, 0, 1, "N"); });
+    return infer_shape(self, context, OutputShape{0, 1, "N"});
   };
   op.CreateKernelV2 = [](const OrtCustomOp* self, const OrtApi* api, const OrtKernelInfo* info,
                          void** kernel) -> OrtStatusPtr {

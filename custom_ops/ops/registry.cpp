@@ -1,5 +1,7 @@
 #include "ops/registry.h"
 
+#include <atomic>
+#include <chrono>
 #include <cinttypes>
 #include <limits>
 
@@ -49,6 +51,52 @@ Op declared(const OrtApi& api, const Format& format, const char* kernel, bool pe
   return op;
 }
 
+// Names of open dimensions that have none. ONNX Runtime takes a dimension without a name for its value, and equal names
+// for equal sizes: no name comes twice, not even in a file that an earlier process saved.
+class OpenNames {
+ public:
+  void give(Shape& shape) {
+    for (std::size_t i = 0; i < shape.rank; ++i) {
+      if (shape.dims[i] >= 0 || *shape.names[i] != '\0') continue;
+      std::snprintf(texts_[i].data(), texts_[i].size(), "onnxquant_open_%" PRIx64, next());
+      shape.names[i] = texts_[i].data();
+    }
+  }
+
+ private:
+  static std::uint64_t next() {
+    static std::atomic<std::uint64_t> number{
+        static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch().count())};
+    return number++;
+  }
+  std::array<std::array<char, 32>, Shape::kMostDims> texts_;
+};
+
+// Nothing is said where nothing is known.
+void state_shape(const Op& op, OrtShapeInferContext* context, const OutputShape& rule) {
+  const OrtApi& api = *op.api;
+  OrtTensorTypeAndShapeInfo* raw = nullptr;
+  check(api, api.ShapeInferContext_GetInputTypeShape(context, rule.input, &raw), "reading an input's shape");
+  // The context owns this one: releasing it frees it twice.
+  Shape shape = shape_of(api, raw, true);
+  const ONNXTensorElementDataType in_type = type_of(api, raw);
+  // ONNX Runtime gives rank 0 for an unknown rank too.
+  if (shape.rank == 0 || shape.rank < rule.dropped) return;
+  shape.rank -= rule.dropped;
+  shape.push(read_int(api, context, rule.last));
+  OpenNames names;
+  names.give(shape);
+
+  check(api, api.CreateTensorTypeAndShapeInfo(&raw), "making a shape");
+  const TypeAndShape out(api, raw);
+  // ONNX Runtime asks the first op of a name for all of its types: a product has the type of this node's X.
+  const bool is_product = rule.input == 0;
+  check(api, api.SetTensorElementType(raw, is_product ? in_type : op.GetOutputType(&op, 0)), "making a shape");
+  check(api, api.SetDimensions(raw, shape.dims.data(), shape.rank), "making a shape");
+  check(api, api.SetSymbolicDimensions(raw, shape.names.data(), shape.rank), "making a shape");
+  check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, raw), "setting the output's shape");
+}
+
 }  // namespace
 
 ONNXTensorElementDataType onnx_type(Type type) {
@@ -84,27 +132,14 @@ void fill_common(Op& op) {
   };
 }
 
-void infer_shape(const Op& op, OrtShapeInferContext* context, std::size_t index, std::size_t dropped,
-                 const char* name) {
-  const OrtApi& api = *op.api;
-  OrtTensorTypeAndShapeInfo* raw = nullptr;
-  check(api, api.ShapeInferContext_GetInputTypeShape(context, index, &raw), "reading an input's shape");
-  // The context owns this one: releasing it frees it twice.
-  Shape shape = shape_of(api, raw, true);
-  const ONNXTensorElementDataType in_type = type_of(api, raw);
-  // ONNX Runtime gives rank 0 for an unknown rank too: then nothing is said about the output.
-  if (shape.rank == 0 || shape.rank < dropped) return;
-  shape.rank -= dropped;
-  shape.push(read_int(api, context, name));
-
-  check(api, api.CreateTensorTypeAndShapeInfo(&raw), "making a shape");
-  const TypeAndShape out(api, raw);
-  // ONNX Runtime asks the first op of a name for all of its types: a product has the type of this node's X.
-  const bool is_product = index == 0;
-  check(api, api.SetTensorElementType(raw, is_product ? in_type : op.GetOutputType(&op, 0)), "making a shape");
-  check(api, api.SetDimensions(raw, shape.dims.data(), shape.rank), "making a shape");
-  check(api, api.SetSymbolicDimensions(raw, shape.names.data(), shape.rank), "making a shape");
-  check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, raw), "setting the output's shape");
+OrtStatusPtr infer_shape(const OrtCustomOp* self, OrtShapeInferContext* context, const OutputShape& rule) noexcept {
+  const Op& op = op_of(self);
+  try {
+    state_shape(op, context, rule);
+  } catch (const std::exception&) {
+    // The kernel says what is wrong, when it is made or runs; ONNX Runtime takes no status from here.
+  }
+  return nullptr;
 }
 
 Weights read_weights(const OrtApi& api, const OrtKernelInfo* info, const Op& op) {

@@ -30,9 +30,15 @@ ONNXTensorElementDataType onnx_type(Type type);
 // The callbacks that are the same for all ops.
 void fill_common(Op& op);
 
-// The output's shape is input `index`'s without its last `dropped` dimensions, then the attribute `name`.
-void infer_shape(const Op& op, OrtShapeInferContext* context, std::size_t index, std::size_t dropped,
-                 const char* name);
+// The output's shape: that of an input without its last `dropped` dimensions, then the value of an attribute.
+struct OutputShape {
+  std::size_t input;
+  std::size_t dropped;
+  const char* last;
+};
+
+// Shape inference of an op. Open dimensions stay open under a name.
+OrtStatusPtr infer_shape(const OrtCustomOp* self, OrtShapeInferContext* context, const OutputShape& rule) noexcept;
 
 // The weight of a node: attributes K, N, block_size, and the planes, which must be constant. They stay ONNX Runtime's and
 // live as long as the session. Everything is checked before the first byte of a plane is read. Throws Error.

@@ -19,14 +19,14 @@ from onnxquant.passes.prepare.opset import ConvertOpset
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
-from onnxquant.targets.onnx import Onnx
+from onnxquant.targets import target_named
 from onnxquant.validation.reference import sampled_outputs
 
 _TOLERANCE = 1e-4
 
 
 def raise_opset(document: Document, recipe: Recipe, required: int = 0) -> list[str]:
-    """Raise the opset in place where the plan would use standard operators of a newer one; sentences on the change.
+    """Raise the opset in place where the plan would use a newer one; sentences on the change.
 
     Args:
         document: the prepared model
@@ -47,13 +47,12 @@ def raise_opset(document: Document, recipe: Recipe, required: int = 0) -> list[s
 
 
 def _useful_opset(document: Document, recipe: Recipe) -> int:
-    """The newest opset that decisions for target ``onnx`` gain by."""
+    """The newest opset that a decision's target asks for."""
     sites, skipped = find_sites(document)
     plan = make_plan(sites, skipped, recipe, MAX_OPSET)
     by_name = {s.name: s for s in sites}
     decided = [(by_name[d.name].folded() if d.folded else by_name[d.name], d) for d in plan.encoded]
-    target = Onnx()
-    return max((target.wanted_opset(site, d.format) for site, d in decided if d.target == target.name), default=0)
+    return max((target_named(d.target).wanted_opset(site, d.format) for site, d in decided), default=0)
 
 
 def _difference(document: Document, converted: Document) -> str:

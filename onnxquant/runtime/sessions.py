@@ -17,6 +17,8 @@ from onnxquant.runtime.environment import instruction_set_cap
 
 Session: TypeAlias = ort.InferenceSession
 EXTENSIONS = "ai.onnx.contrib"
+# The domains of onnxruntime-extensions.
+_EXTENSION_DOMAINS = frozenset({EXTENSIONS, "com.microsoft.extensions"})
 # Keys of ONNX Runtime's session configuration.
 _NO_PREPACKING = "session.disable_prepacking"
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -102,7 +104,7 @@ def open_session(
     used = domains(model if isinstance(model, bytes) else Path(model))
     if isinstance(model, bytes) and folder is not None:
         options.add_session_config_entry(_DATA_FOLDER, str(folder.resolve()))
-    if EXTENSIONS in used:
+    if not _EXTENSION_DOMAINS.isdisjoint(used):
         import onnxruntime_extensions
 
         options.register_custom_ops_library(onnxruntime_extensions.get_library_path())

@@ -71,6 +71,10 @@ class Target(ABC):
         """
         return None
 
+    def wanted_opset(self, site: Site, form: Format) -> int:
+        """The opset from which this target holds the site best, to which older models are converted; 0: any."""
+        return 0
+
     @abstractmethod
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:
         """The reason why this target cannot hold the site in the format; None when it can."""

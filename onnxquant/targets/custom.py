@@ -43,8 +43,12 @@ class Custom(Target):
     def holds(self, form: Format) -> bool:  # noqa: D102
         return True
 
+    def wanted_opset(self, site: Site, form: Format) -> int:
+        """The opset that bodies are written for."""
+        return bodies.MIN_OPSET_HALF if site.tensor.data_type == F16 else bodies.MIN_OPSET
+
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:  # noqa: D102
-        needed = bodies.MIN_OPSET_HALF if site.tensor.data_type == F16 else bodies.MIN_OPSET
+        needed = self.wanted_opset(site, form)
         if opset < needed:
             return Refusal(
                 f"bodies are written for opset {needed} and up, the model has {opset}", "target ort takes any"

@@ -55,7 +55,7 @@ class Onnx(Target):
         return max(blocked, half, OPSET_OF_BITS.get(form.bits, 1))
 
     def wanted_opset(self, site: Site, form: Format) -> int:
-        """The opset from which the site is held best: below it, dense codes of 4 and 2 bits are unpacked at load."""
+        """Below it, products are refused, and dense codes of 4 and 2 bits are unpacked at load."""
         dense = OPSET_OF_BITS.get(form.bits, 1) if site.served(UseKind.DENSE) else 0
         return max(self.needs_opset(site, form), dense)
 

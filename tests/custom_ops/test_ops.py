@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from kernel_oracle import check_int8, float_bound, int8_matmul, sample
 from nodes import DOMAIN, Node, parsed, session
@@ -173,6 +174,50 @@ def test_shape_inference_keeps_symbols(name):
     assert output_of(Node("MatMul", stored, np.float16, shape=["b", 100]).model()).type == "tensor(float16)"
     assert output_of(Node("Gather", stored, np.int64, shape=["batch", "time"]).model()).shape == ["batch", "time", 100]
     assert output_of(Node("Gather", stored, np.int32, shape=["batch"]).model()).type == "tensor(float)"
+
+
+@pytest.mark.parametrize("shape", [[None], [None, None], [None, "time"], ["batch", None, 3, None]])
+@pytest.mark.parametrize("kernel", ["MatMul", "Gather"])
+def test_open_dimensions_without_a_name_stay_open(kernel, shape):
+    """Each gets a name of its own: without one ONNX Runtime would take it for the size -1, with a common one for equal."""
+    matmul = kernel == "MatMul"
+    node = Node(
+        kernel, weight_of("int4").stored, np.float32 if matmul else np.int64, [*shape, 100] if matmul else shape
+    )
+    *dims, last = output_of(node.model()).shape
+    assert (len(dims), last) == (len(shape), 33 if matmul else 100)
+    assert all(dim == known for dim, known in zip(dims, shape, strict=True) if known is not None)
+    invented = [dim for dim, known in zip(dims, shape, strict=True) if known is None]
+    assert all(isinstance(dim, str) and dim for dim in invented) and len(set(invented)) == len(invented)
+
+
+@pytest.mark.parametrize("level", ["DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL"])
+def test_shapes_computed_behind_open_dimensions_are_right_and_silent(level, capfd):
+    """Heads of attention: Shape, Gather and Concat make the target of a Reshape from two open dimensions."""
+    weight = sample("int4", 64, 100, 32)
+    model = parsed(Node("MatMul", weight.stored, shape=[None, None, 100]).model())
+    graph = model.graph
+    graph.node[0].output[0] = "product"
+    for name, value in {"first": 0, "second": 1, "axis": [0], "heads": [4], "size": [16]}.items():
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    graph.node.append(helper.make_node("Shape", ["product"], ["sizes"]))
+    for name in ("first", "second"):
+        graph.node.append(helper.make_node("Gather", ["sizes", name], [f"{name} size"]))
+        graph.node.append(helper.make_node("Unsqueeze", [f"{name} size", "axis"], [f"{name} part"]))
+    parts = ["first part", "second part", "heads", "size"]
+    graph.node.append(helper.make_node("Concat", parts, ["target"], axis=0))
+    graph.node.append(helper.make_node("Reshape", ["product", "target"], ["Y"]))
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(native.library_path()))
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{level}")
+    opened = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    x = activations(2, 3, 100)
+    (y,) = opened.run(None, {"X": x})
+    np.testing.assert_array_equal(
+        y.reshape(2, 3, 64), kernels.matmul(x.reshape(-1, 100), weight.stored).reshape(2, 3, 64)
+    )
+    assert y.shape == (2, 3, 4, 16)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -159,6 +159,15 @@ def test_weights_of_old_models_are_found(tmp_path: Path) -> None:
     assert [i.name for i in onnx.load(tmp_path / "out.onnx").graph.input] == ["x"]
 
 
+@pytest.mark.parametrize("options", [{"format": "q4_0", "target": "custom"}, {"format": "nf4"}])
+def test_models_older_than_bodies_of_our_operators_are_converted(options: dict[str, str], tmp_path: Path) -> None:
+    source = graphs.save(graphs.matmul(256, 288, opset=12), tmp_path / "old.onnx")
+    report = onnxquant.quantize(source, tmp_path / "out.onnx", **options)
+    assert report.passed
+    assert report.encoded[0].decision.target == "custom"
+    assert {o.domain: o.version for o in onnx.load(tmp_path / "out.onnx").opset_import}[""] == 13
+
+
 def test_initializers_a_caller_may_override_stay(tmp_path: Path) -> None:
     proto = graphs.matmul(288, 288)
     proto.graph.input.append(onnx.helper.make_tensor_value_info("w", 1, [288, 288]))
@@ -212,7 +221,7 @@ def test_models_with_extension_ops_load_and_quantize(tmp_path: Path) -> None:
     proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.contrib", 1))
     source = graphs.save(proto, tmp_path / "source.onnx")
     data = [{"text": np.array(["quantize", "this"])}]
-    for options in ({}, {"format": "q4_0", "target": "custom"}):
+    for options in ({}, {"format": "q4_0", "target": "custom"}, {"format": "f16", "whole_graph": True}):
         report = onnxquant.quantize(source, tmp_path / "out.onnx", data=data, force=True, **options)
         assert report.passed, report.proof and report.proof.problems
         session = onnxquant.load(tmp_path / "out.onnx", intra_op_num_threads=1)

@@ -103,3 +103,11 @@ def test_kernels_are_told_by_the_names_of_their_nodes() -> None:
 
 def test_the_histogram_counts_ops_with_their_domains() -> None:
     assert runtime.histogram(optimized()) == {"Reshape": 2, "com.microsoft.MatMulNBits": 1, "Add": 1, "Conv": 1}
+
+
+def test_both_domains_of_the_extensions_are_registered() -> None:
+    decode = onnx.helper.make_node("DecodeImage", ["file"], ["y"], domain="com.microsoft.extensions")
+    proto = graphs.model([decode], {"file": ("uint8", ["bytes"])}, {"y": "uint8"}, {}, 17)
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft.extensions", 1))
+    session = runtime.open_session(proto.SerializeToString(), runtime.session_options(threads=1))
+    assert list(runtime.outputs_of(session)) == ["y"]

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/field_order.h"
+#include "kernels/dot/x86.h"
 #include "simd/avx2.h"
 
 namespace onnxquant::ONNXQUANT_ISA {
@@ -112,12 +112,8 @@ template <int kBits>
 struct Rounder {
   __m256 inverse;
   __m256i sum = _mm256_setzero_si256();
-  __m128i order;
-  explicit Rounder(float inverse_scale) : inverse(splat(inverse_scale)) {
-    alignas(16) std::int8_t source[16];
-    for (int k = 0; k < 16; ++k) source[field_order<kBits>(k)] = static_cast<std::int8_t>(k);
-    order = _mm_load_si128(reinterpret_cast<const __m128i*>(source));
-  }
+  FieldOrder<kBits> order;
+  explicit Rounder(float inverse_scale) : inverse(splat(inverse_scale)) {}
   void put(const float* x, std::int8_t* out) {
     const __m256i low = _mm256_cvtps_epi32(multiply(load(x), inverse));
     const __m256i high = _mm256_cvtps_epi32(multiply(load(x + 8), inverse));
@@ -125,7 +121,7 @@ struct Rounder {
     const __m128i words_low = _mm_packs_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
     const __m128i words_high = _mm_packs_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
     const __m128i bytes = _mm_packs_epi16(words_low, words_high);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_shuffle_epi8(bytes, order));
+    order.store(out, bytes);
   }
   std::int32_t reduce() const { return lane_sum(sum); }
 };

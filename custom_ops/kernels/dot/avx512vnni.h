@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/field_order.h"
+#include "kernels/dot/x86.h"
 #include "simd/avx512.h"
 
 namespace onnxquant::ONNXQUANT_ISA {
@@ -41,17 +41,13 @@ template <int kBits>
 struct Rounder {
   __m512 inverse;
   __m512i sum = _mm512_setzero_si512();
-  __m128i order;
-  explicit Rounder(float inverse_scale) : inverse(splat(inverse_scale)) {
-    alignas(16) std::int8_t source[16];
-    for (int k = 0; k < 16; ++k) source[field_order<kBits>(k)] = static_cast<std::int8_t>(k);
-    order = _mm_load_si128(reinterpret_cast<const __m128i*>(source));
-  }
+  FieldOrder<kBits> order;
+  explicit Rounder(float inverse_scale) : inverse(splat(inverse_scale)) {}
   void put(const float* x, std::int8_t* out) {
     const __m512i codes = _mm512_cvtps_epi32(multiply(load(x), inverse));
     sum = _mm512_add_epi32(sum, codes);
     const __m128i bytes = _mm512_cvtsepi32_epi8(codes);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_shuffle_epi8(bytes, order));
+    order.store(out, bytes);
   }
   std::int32_t reduce() const { return _mm512_reduce_add_epi32(sum); }
 };

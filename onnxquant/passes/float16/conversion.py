@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import MICROSOFT, NameAllocator
 from onnxquant.graph.node import STANDARD
@@ -15,11 +16,14 @@ from onnxquant.passes.float16.scope import FLOAT, HALF, Scope, hoist_constants, 
 from onnxquant.passes.float16.size_chains import cast_to, size_nodes
 from onnxquant.passes.float16.values import ConvertedConstant, Store, beyond, constant_tensor, store_inline, to_half
 from onnxquant.passes.prepare.initializers import free_inputs
+from onnxquant.runtime import outputs_of, session_of
 from onnxquant.runtime.signatures import Signature, signatures
 
 # A constant that is read in both types is stored twice up to this size, and cast above it.
 _TWICE_BELOW = 1024
 _ANY_TYPE = ("Shape", "Size")
+# Stands for any other type.
+_NO_FLOAT = int(onnx.TensorProto.UNDEFINED)
 _UNKNOWN = "its types are not known"
 _CONTROL = ("If", "Loop", "Scan")
 # Their float16 kernels are missing, or their types are in an attribute; scales must keep their digits.
@@ -49,8 +53,21 @@ class Conversion:
         self.notes: list[str] = []
         self.signature = signatures(document.proto)
         self.names = NameAllocator(names_of(document.proto))
-        self.inferred = inferred_types(document.proto)
+        self.inferred = inferred_types(document.proto) | self._foreign_types()
         self.changed = False
+
+    def _foreign_types(self) -> dict[str, int]:
+        """Types of what operators of unknown signatures give, where onnxruntime knows the operators."""
+        foreign = [n for n in self.document.proto.graph.node if self.signature(n) is None]
+        outputs = [name for node in foreign for name in node.output if name]
+        if not outputs:
+            return {}
+        try:
+            with session_of(self.document, outputs, threads=1) as session:
+                types = outputs_of(session)
+        except ModelError:  # it cannot run the model: operators that were not registered
+            return {}
+        return {name: FLOAT if types[name] == "tensor(float)" else _NO_FLOAT for name in outputs}
 
     def convert(
         self, graph: onnx.GraphProto, parent: Scope | None, io: int, is_float: Sequence[bool | None]
