@@ -14,6 +14,7 @@ import onnx
 from onnxquant.artifact.records import Metadata, Record, entry_text
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.graph.computed import restore_computations
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.model_editor import ModelEditor, Sink
 from onnxquant.graph.names import METADATA, ORIGIN
@@ -64,6 +65,7 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
         target_named(target).finish(editor, several)
     if plan.activations:
         plan.activations.insert(proto)
+    restore_computations(proto, document.computations)
     _tidy(proto)
     editor.annotate(METADATA, entry_text(_metadata(document, plan, records)))
     if plan.origin:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxquant.convert.prove import original_outputs, prove
 from onnxquant.errors import RecipeError
 from onnxquant.formats.floats import F16
+from onnxquant.graph.computed import restore_computations
 from onnxquant.graph.names import ORIGIN
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.passes.float16.convert import ConvertToFloat16, Float16Result
@@ -57,6 +58,7 @@ def convert(context: Context, path: Path, notes: list[str]) -> Report:
         notes: sentences on the changes that prepared the model
     """
     options, original = context.options, context.original
+    restore_computations(context.document.proto, context.document.computations)
     report = Report.of_plan(original, path, Plan(()), notes)
     if options.dry_run:
         _add(report, ConvertToFloat16(options.keep_io_types)(context.document))

@@ -146,12 +146,16 @@ class GraphEditor:
 
     def constant(self, name: str) -> onnx.TensorProto | None:
         """The tensor behind a constant: an initializer that no caller may override, or the value of a Constant node."""
+        if name in self._initializers or self.producer(name) is not None:
+            return self.own_constant(name)
+        return self.outer.constant(name) if self.outer and name and name not in self.inputs | self._sparse else None
+
+    def own_constant(self, name: str) -> onnx.TensorProto | None:
+        """The tensor behind a constant of this graph; None for others."""
         if name in self._initializers:
             return None if name in self.inputs else self._initializers[name]
         node = self.producer(name)
-        if node is not None:
-            return constant_value(node)
-        return self.outer.constant(name) if self.outer and name and name not in self.inputs | self._sparse else None
+        return None if node is None else constant_value(node)
 
     def count(self, op: str) -> int:
         """Number of nodes of an op of the default domain, as edited so far."""

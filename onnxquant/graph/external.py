@@ -58,6 +58,16 @@ def reference(tensor: onnx.TensorProto) -> Reference:
     return Reference(entries["location"], numbers.get("offset", 0), numbers.get("length"))
 
 
+def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Let a tensor have its bytes in a file, and none of its own."""
+    del tensor.external_data[:]
+    for field in ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data"):
+        tensor.ClearField(field)
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+
+
 def open_mapped(folder: Path, location: str, roots: Sequence[Path] = ()) -> memoryview:
     """Map the file ``location`` below ``folder`` for reading.
 

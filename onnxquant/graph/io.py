@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
@@ -13,9 +14,11 @@ import ml_dtypes  # noqa: F401  registers bfloat16 and the 4-bit types with nump
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from onnxquant.errors import ExternalDataError, ModelError
 from onnxquant.graph import external, wire
+from onnxquant.graph.computed import Computation
 from onnxquant.graph.traverse import graphs, nodes, tensors
 
 MAX_OPSET, MAX_IR = 26, 13
@@ -33,6 +36,11 @@ class Document:
     """A model whose large tensors lie in mapped files.
 
     ``proto`` is a complete ModelProto except that each tensor above 1 KiB is a reference; ``array`` reads it.
+
+    Attributes:
+        proto: the model.
+        path: its file; None for a model given as an object.
+        computations: the computations of folded weights, by the name of the weight.
     """
 
     def __init__(
@@ -43,12 +51,26 @@ class Document:
         self._buffer = buffer
         self._roots = tuple(roots)
         self._mapped: dict[str, memoryview] = {}
+        self.computations: dict[str, Computation] = {}
 
     def copy(self) -> Document:
         """A document of its own over the same mapped bytes."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
-        return Document(proto, self._buffer, self.path, self._roots)
+        copy = Document(proto, self._buffer, self.path, self._roots)
+        copy._mapped.update(self._mapped)
+        copy.computations.update(self.computations)
+        return copy
+
+    def spill(self, tensor: onnx.TensorProto, values: NDArray[Any]) -> None:
+        """Give a tensor values that lie in a temporary file, which goes with the documents that read it."""
+        with tempfile.TemporaryFile(prefix="onnxquant-") as file:
+            np.ascontiguousarray(values).reshape(-1).view(np.uint8).tofile(file)
+            file.flush()
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        location = f"{wire.COMPUTED}{len(self._mapped)}"
+        self._mapped[location] = mapped
+        external.refer(tensor, location, 0, len(mapped))
 
     @property
     def name(self) -> str:
@@ -120,7 +142,7 @@ class Document:
 
     def _locations(self) -> list[str]:
         used = (external.reference(t)[0] for t in tensors(self.proto) if t.data_location == onnx.TensorProto.EXTERNAL)
-        return [location for location in dict.fromkeys(used) if location != wire.INLINE]
+        return [location for location in dict.fromkeys(used) if not location.startswith("\x00")]
 
     def size(self) -> int:
         """Bytes on disk: the model file and its data files."""

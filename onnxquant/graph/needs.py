@@ -82,7 +82,7 @@ class Need:
 
 
 # Ops that only move values: a weight under them is decoded ahead and everything up to the real op folds.
-_MOVES = {"Slice", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "Identity", "Gather", "Flatten"}
+MOVES = {"Slice", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "Identity", "Gather", "Flatten"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 _DENSE_CONTRIB = {"FusedConv", "FusedMatMul", "FusedGemm", "Attention"}
 
@@ -130,7 +130,7 @@ def _standard_need(node: onnx.NodeProto, position: int, shape: tuple[int, ...]) 
         return Need("gather", UseKind.LOOKUP, View(shape, same))
     if op in _RECURRENT and position in (1, 2):
         return Need("recurrent", UseKind.DENSE, View(shape, same, 2))
-    if op == "Einsum" or (op in _MOVES and position == 0) or op == "Concat":
+    if op == "Einsum" or (op in MOVES and position == 0) or op == "Concat":
         return Need(op.lower(), UseKind.DENSE, View(shape, same, rank - 1 if rank < 4 else 1))
     return None
 

@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 
 from onnxquant.errors import OutputError
+from onnxquant.graph.external import refer
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import Make
 from onnxquant.graph.names import HASHES
@@ -329,16 +330,6 @@ def refuse_overwriting(source: Document, output: Path) -> None:
         with contextlib.suppress(OSError):  # a name too long to exist
             if written.exists() and any(written.samefile(read) for read in inputs):
                 raise OutputError(f"{written}: is an input; inputs are never overwritten, give another output")
-
-
-def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
-    """Let a tensor have its bytes in a file, and none of its own."""
-    del tensor.external_data[:]
-    for field in ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data"):
-        tensor.ClearField(field)
-    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
-        tensor.external_data.add(key=key, value=value)
-    tensor.data_location = onnx.TensorProto.EXTERNAL
 
 
 def _relocate(proto: onnx.ModelProto, before: str, after: str) -> None:

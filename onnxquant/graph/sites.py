@@ -8,6 +8,7 @@ from math import prod
 
 import onnx
 
+from onnxquant.graph.computed import is_computed
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.needs import TOO_SMALL, UseKind, View, classify
 from onnxquant.graph.node import attribute
@@ -55,12 +56,21 @@ class Use:
 
 @dataclass
 class Site:
-    """A constant weight with everything that consumes it."""
+    """A constant weight with everything that consumes it.
+
+    Attributes:
+        name: its name.
+        graph: the graph that holds it.
+        tensor: the tensor.
+        uses: its consumers.
+        computed_from: bytes of the constants that it was computed from; None for a weight that the model holds.
+    """
 
     name: str
     graph: onnx.GraphProto
     tensor: onnx.TensorProto
     uses: list[Use] = field(default_factory=list)
+    computed_from: int | None = None
 
     @property
     def view(self) -> View:
@@ -95,8 +105,8 @@ class Site:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the original weight."""
-        return nbytes(self.tensor)
+        """Bytes of the original weight, or of what the original computes it from."""
+        return nbytes(self.tensor) if self.computed_from is None else self.computed_from
 
     @property
     def role(self) -> str:
@@ -106,7 +116,7 @@ class Site:
 
     def folded(self) -> Site:
         """The same site with every use served by the decoded tensor."""
-        return Site(self.name, self.graph, self.tensor, [replace(u, kind=UseKind.DENSE) for u in self.uses])
+        return replace(self, uses=[replace(u, kind=UseKind.DENSE) for u in self.uses])
 
     @property
     def has_kernel(self) -> bool:
@@ -156,6 +166,15 @@ class _Candidate:
     reasons: list[str] = field(default_factory=list)
     excuses: list[str] = field(default_factory=list)
 
+    def all_uses(self) -> list[Use]:
+        """The uses of a site. A node that reads the weight at several inputs gets the decoded tensor for all of them."""
+        uses = self.uses + self.other_uses
+        places = [(id(use.graph), use.index) for use in uses]
+        return [
+            replace(use, kind=UseKind.DENSE) if places.count(place) > 1 else use
+            for use, place in zip(uses, places, strict=True)
+        ]
+
     def reason(self) -> str | None:
         """Why it is no site; None when it is one."""
         elements = prod(self.tensor.dims)
@@ -186,7 +205,9 @@ def find_sites(document: Document) -> tuple[list[Site], list[SkippedConstant]]:
         names.add(name)
         reason = candidate.reason()
         if reason is None:
-            sites.append(Site(name, candidate.graph, tensor, candidate.uses + candidate.other_uses))
+            computation = document.computations.get(tensor.name) if is_computed(tensor) else None
+            stored = computation.nbytes if computation else None
+            sites.append(Site(name, candidate.graph, tensor, candidate.all_uses(), stored))
         else:
             skipped.append(SkippedConstant(name, tuple(tensor.dims), FLOATS[tensor.data_type], nbytes(tensor), reason))
     return sites, skipped

@@ -15,6 +15,8 @@ from onnxquant.errors import ModelError
 
 # A location no file can have: it marks tensors whose bytes lie in the model file itself.
 INLINE = "\x00inline"
+# The beginning of locations that no file can have: tensors that were computed lie in temporary files.
+COMPUTED = "\x00computed"
 OUTLINE_ABOVE = 1024
 MAX_DEPTH = 128
 

@@ -9,14 +9,22 @@ from onnxquant.passes import pass_named
 from onnxquant.passes.base import Pass
 from onnxquant.passes.prepare.functions import InlineFunctions
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
-from onnxquant.passes.prepare.initializers import ConstantsToInitializers, RaiseIrVersion
+from onnxquant.passes.prepare.initializers import ConstantsToInitializers, DropUnread, RaiseIrVersion
+from onnxquant.passes.prepare.weights import FoldWeights
 from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
 from onnxquant.passes.simplify.biases import JoinBiases
 from onnxquant.passes.simplify.constants import FoldConstants
 from onnxquant.passes.simplify.pads import FoldPads
 from onnxquant.passes.simplify.transposes import SinkTransposes
 
-PREPARE: tuple[Pass, ...] = (RaiseIrVersion(), InlineFunctions(), ConstantsToInitializers(), ReadThroughIdentity())
+PREPARE: tuple[Pass, ...] = (
+    RaiseIrVersion(),
+    InlineFunctions(),
+    ConstantsToInitializers(),
+    ReadThroughIdentity(),
+    FoldWeights(),
+    DropUnread(),
+)
 
 # For integer activations: fewer, plainer nodes between the linear ops.
 SIMPLIFY: tuple[Pass, ...] = (FoldConstants(), FoldBatchNorms(), FoldPads(), SinkTransposes(), JoinBiases())

@@ -17,6 +17,7 @@ from onnxquant.artifact.lowering import PredictedSize, constant_bytes
 from onnxquant.errors import ModelError
 from onnxquant.inspect.info import info
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
+from onnxquant.passes.prepare.weights import FoldWeights
 
 IDS = {"ids": np.int64([[1, 5, 60]])}
 
@@ -150,3 +151,146 @@ def test_weights_that_are_graph_inputs_are_constants_where_the_hint_is_taken(
     assert report.passed and len(report.encoded) == 1
     assert [i.name for i in onnx.load(out).graph.input] == ["x"]
     assert onnxquant.validate(source, out, data, samples=1).passed
+
+
+X64 = {"x": rng(5).standard_normal((4, 64)).astype(np.float32)}
+HALF = weight(64, 64, dtype="float16")
+
+
+def cast(name: str, output: str) -> onnx.NodeProto:
+    return node("Cast", [name], [output], to=onnx.TensorProto.FLOAT)
+
+
+def product(name: str, output: str = "y", x: str = "x") -> onnx.NodeProto:
+    return node("MatMul", [x, name], [output])
+
+
+NORMED = [
+    node("ReduceL2", ["v"], ["length"], axes=[1], keepdims=1),
+    node("Div", ["v", "length"], ["unit"]),
+    node("Mul", ["unit", "g"], ["weight"]),
+]
+UPDATED = [product("a", "d", "b"), node("Add", ["w", "d"], ["weight"])]
+TWICE = [cast("w", "f"), cast("w", "g"), product("f", "h")]
+# Nodes, constants, and the name of the weight.
+COMPUTED: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], str]] = {
+    "float16": ([cast("w", "f"), product("f")], {"w": HALF}, "w"),
+    "bfloat16": ([cast("w", "f"), product("f")], {"w": weight(64, 64, dtype="bfloat16")}, "w"),
+    "cast twice": ([*TWICE, product("g", x="h")], {"w": HALF}, "w"),
+    "transposed, then cast": (
+        [node("Transpose", ["w"], ["t"], perm=[1, 0]), cast("t", "f"), product("f")], {"w": HALF}, "f",
+    ),
+    "weight normalization": ([*NORMED, product("weight")], {"v": weight(64, 64), "g": weight(64, 1, seed=3)}, "weight"),
+    "low-rank update": (
+        [*UPDATED, product("weight")], {"w": weight(64, 64), "a": weight(4, 64), "b": weight(64, 4)}, "weight",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COMPUTED)
+def test_a_weight_computed_from_constants_is_encoded(tmp_path: Path, case: str) -> None:
+    nodes, constants, name = COMPUTED[case]
+    proto = model(nodes, {"x": ("float32", ["n", 64])}, {"y": "float32"}, constants)
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", target="onnx", samples=1)
+    assert report.passed and [site.decision.name for site in report.encoded] == [name]
+    assert constant_bytes(onnx.load(tmp_path / "out.onnx")) < 0.6 * constant_bytes(proto)
+    source = save(proto, tmp_path / "source.onnx")
+    assert onnxquant.validate(source, tmp_path / "out.onnx", samples=1).passed
+
+
+@pytest.mark.parametrize("case", COMPUTED)
+def test_a_computed_weight_that_stays_in_float_is_stored_as_it_was(tmp_path: Path, case: str) -> None:
+    nodes, constants, name = COMPUTED[case]
+    proto = model(
+        [*nodes, node("MatMul", ["y", "other"], ["z"])],
+        {"x": ("float32", ["n", 64])},
+        {"z": "float32"},
+        constants | {"other": weight(64, 64, seed=8)},
+    )
+    onnxquant.quantize(proto, tmp_path / "out.onnx", exclude=(name,), proof=False)
+    out = onnx.load(tmp_path / "out.onnx")
+    sizes = {t.name: (t.data_type, list(t.dims)) for t in out.graph.initializer}
+    assert all(sizes[t.name] == (t.data_type, list(t.dims)) for t in proto.graph.initializer if t.name != "other")
+    onnxquant.quantize(proto, tmp_path / "half.onnx", format="f16", whole_graph=True, keep_io_types=True, samples=1)
+    assert constant_bytes(onnx.load(tmp_path / "half.onnx")) <= constant_bytes(proto)
+
+
+def test_a_product_of_two_thin_matrices_stays_one() -> None:
+    """Folded it would take more space than both of them."""
+    proto = model(
+        [product("a", "d", "b"), product("d")],
+        {"x": ("float32", ["n", 64])},
+        {"y": "float32"},
+        {"a": weight(1, 64), "b": weight(64, 1)},
+    )
+    document, note = agreement.check(proto, FoldWeights(), X64, within=0)
+    assert note is None and len(document.proto.graph.node) == 2
+
+
+@pytest.mark.parametrize("case", ["codes", "read elsewhere too", "output"])
+def test_computed_weights_that_stay(case: str) -> None:
+    nodes, constants, outputs = [cast("w", "f"), product("f")], {"w": HALF}, {"y": "float32"}
+    if case == "codes":
+        constants = {"w": rng().integers(-8, 8, (64, 64)).astype(np.int8)}
+    elif case == "read elsewhere too":
+        nodes.append(node("Neg", ["w"], ["n"]))
+        outputs = outputs | {"n": "float16"}
+    else:
+        outputs = outputs | {"f": "float32"}
+    proto = model(nodes, {"x": ("float32", ["n", 64])}, outputs, constants)
+    document, note = agreement.check(proto, FoldWeights(), X64, within=0)
+    assert note is None and len(document.proto.graph.initializer) == len(constants)
+
+
+def test_a_node_that_reads_a_weight_at_two_inputs_gets_it_decoded(tmp_path: Path) -> None:
+    proto = model(
+        [product("w", "h"), node("Gemm", ["h", "w", "w"], ["y"])],
+        {"x": ("float32", [64, 64])},
+        {"y": "float32"},
+        {"w": weight(64, 64)},
+    )
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", min_sqnr=30, samples=1, target="ort")
+    assert report.passed and report.output_bytes < report.original_bytes
+
+
+def function(name: str, nodes: list[onnx.NodeProto], *inputs: str, opset: int = 17) -> onnx.FunctionProto:
+    imports = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("pkg", 1)]
+    return onnx.helper.make_function("pkg", name, list(inputs), ["y"], nodes, imports)
+
+
+@pytest.mark.parametrize("case", ["input", "nested", "older opset", "If", "Cast"])
+def test_weights_that_functions_are_called_with_are_found(tmp_path: Path, case: str) -> None:
+    linear = function("Linear", [product("w")], "x", "w", opset=13 if case == "older opset" else 17)
+    functions, name, constant = [linear], "Linear", weight(64, 64)
+    if case == "nested":
+        name, nodes = "Layer", [node("Linear", ["a", "b"], ["c"], domain="pkg"), node("Relu", ["c"], ["y"])]
+        functions.append(function("Layer", nodes, "a", "b"))
+    elif case == "Cast":
+        linear.CopyFrom(function("Linear", [node("Identity", ["w"], ["i"]), cast("i", "f"), product("f")], "x", "w"))
+        constant = HALF
+    elif case == "If":
+        branches = [
+            onnx.helper.make_graph(nodes, nodes[-1].output[0], [], [onnx.ValueInfoProto(name=nodes[-1].output[0])])
+            for nodes in ([product("w", "t")], [product("w", "p"), node("Neg", ["p"], ["e"])])
+        ]
+        choice = node("Constant", [], ["choice"], value=onnx.numpy_helper.from_array(np.array(True)))
+        chosen = node("If", ["choice"], ["y"], then_branch=branches[0], else_branch=branches[1])
+        linear.CopyFrom(function("Linear", [choice, chosen], "x", "w"))
+    small = function("Act", [node("Relu", ["x"], ["y"])], "x")
+    proto = model(
+        [node(name, ["x", "w"], ["h"], domain="pkg"), node("Act", ["h"], ["y"], domain="pkg")],
+        {"x": ("float32", ["n", 64])},
+        {"y": "float32"},
+        {"w": constant},
+        functions=[*functions, small],
+    )
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", samples=1)
+    assert report.passed and len(report.encoded) == 1
+    assert {f.name for f in onnx.load(tmp_path / "out.onnx").functions} & {"Linear", "Layer", "Act"} == {"Act"}
+
+
+def test_an_initializer_that_nothing_reads_is_dropped(tmp_path: Path) -> None:
+    proto = model([product("w")], {"x": ("float32", ["n", 64])}, {"y": "float32"}, {"w": HALF.astype("float32"), "u": HALF})
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", samples=1)
+    assert report.passed and "1 initializers that nothing reads dropped" in report.notes
+    assert "u" not in {t.name for t in onnx.load(tmp_path / "out.onnx").graph.initializer}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxquant.graph.io import Document
-from onnxquant.graph.traverse import graphs, replace_field
+from onnxquant.graph.traverse import graphs, names_read, replace_field
 from onnxquant.graph.wire import OUTLINE_ABOVE
 from onnxquant.passes.base import Pass, PassResult
 
@@ -95,6 +95,34 @@ class ConstantsToInitializers(Pass):
     def __call__(self, document: Document) -> PassResult:  # noqa: D102
         moved = sum(_move_constants(graph) for graph in graphs(document.proto.graph))
         return PassResult(True, (f"{moved} Constant nodes became initializers",)) if moved else PassResult()
+
+
+@dataclass(frozen=True)
+class DropUnread(Pass):
+    """Drops initializers that nothing reads.
+
+    1. An initializer goes if no node, output or annotation names it, and no caller can feed it.
+    """
+
+    name = "drop-unread"
+    summary = "drops initializers that nothing reads"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        if document.proto.training_info:  # which reads initializers, too
+            return PassResult()
+        dropped = sum(map(_drop_unread, graphs(document.proto.graph)))
+        return PassResult(True, (f"{dropped} initializers that nothing reads dropped",)) if dropped else PassResult()
+
+
+def _drop_unread(graph: onnx.GraphProto) -> int:
+    """Number of initializers of a graph that nothing read."""
+    names = {*names_read(graph), *(value.name for value in graph.input)}
+    names.update(entry.value for a in graph.quantization_annotation for entry in a.quant_parameter_tensor_names)
+    read = [t for t in graph.initializer if t.name in names]
+    dropped = len(graph.initializer) - len(read)
+    if dropped:
+        replace_field(graph.initializer, read)
+    return dropped
 
 
 def _move_constants(graph: onnx.GraphProto) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -14,7 +13,6 @@ import onnx.reference
 import onnx.shape_inference
 from numpy.typing import NDArray
 
-from onnxquant import runtime
 from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.names import MICROSOFT
@@ -22,6 +20,7 @@ from onnxquant.graph.node import STANDARD, attribute, is_op
 from onnxquant.graph.shapes import UNKNOWN, Known, infer, outlined
 from onnxquant.graph.traverse import subgraphs
 from onnxquant.passes.base import Pass, PassResult
+from onnxquant.passes.prepare.evaluation import evaluate, model_of, renamed
 
 # A result up to this size is always kept; a larger one only where it replaces as many bytes, up to the second size:
 # results are kept in memory, unlike the mapped tensors that they come from.
@@ -30,7 +29,8 @@ _ROUNDS = 8
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 # Stored codes stay codes: decoding them here would undo a quantization.
 _CODES = {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
-_KEPT = _RANDOM | _CODES | {"Constant", "Dropout", "Identity"}
+NEVER_FOLDED = _RANDOM | _CODES
+_KEPT = NEVER_FOLDED | {"Constant", "Dropout", "Identity"}
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _values(
     replaced = sum(nbytes(t) for name, t in zip(inputs, tensors, strict=True) if editor.single_consumer(name) is node)
     if size is None or size > max(SMALL, min(replaced, LARGE)):
         return None
-    return _evaluate(document, node, dict(zip(inputs, tensors, strict=True)))
+    return evaluate(document, [node], dict(zip(inputs, tensors, strict=True)))
 
 
 def _lengths(
@@ -213,26 +213,12 @@ def _lengths(
     return None if None in lengths else np.array(lengths, np.int64).reshape(picked.shape)
 
 
-def _alone(document: Document, node: onnx.NodeProto, tensors: Sequence[onnx.TensorProto]) -> onnx.ModelProto:
-    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    graph = onnx.helper.make_graph([node], "folding", [], outputs, list(tensors))
-    opsets = [o for o in document.proto.opset_import if o.domain in STANDARD]
-    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=max(document.proto.ir_version, 8))
-
-
-def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    copy = onnx.TensorProto()
-    copy.CopyFrom(tensor)
-    copy.name = name
-    return copy
-
-
 def _result_size(document: Document, node: onnx.NodeProto, inputs: dict[str, onnx.TensorProto]) -> int | None:
     """Bytes of a node's outputs, known before any is computed; None when they depend on values."""
     if is_op(node, "NonZero"):  # at most an index per axis and element
         shape = next(iter(inputs.values())).dims
         return 8 * max(len(shape), 1) * prod(shape)
-    model = _alone(document, node, [_named(outlined(t), name) for name, t in inputs.items()])
+    model = model_of(document, [node], [renamed(outlined(t), name) for name, t in inputs.items()])
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except Exception:
@@ -245,23 +231,3 @@ def _result_size(document: Document, node: onnx.NodeProto, inputs: dict[str, onn
         dims = [int(d.dim_value) for d in kind.shape.dim]
         sizes.append(nbytes(onnx.TensorProto(data_type=kind.elem_type, dims=dims)))
     return sum(sizes)
-
-
-def _evaluate(
-    document: Document, node: onnx.NodeProto, inputs: dict[str, onnx.TensorProto]
-) -> list[NDArray[Any]] | None:
-    """A node's outputs, computed by onnxruntime, or by ONNX's reference for types that it does not hand out."""
-    tensors = [_named(t, name) for name, t in inputs.items()]
-    for tensor in tensors:
-        document.inline(tensor)
-    model = _alone(document, node, tensors)
-    try:
-        options = runtime.session_options(threads=1, optimize=False)
-        values = list(runtime.run(runtime.open_session(model.SerializeToString(), options), {}).values())
-    except Exception:
-        try:
-            values = list(onnx.reference.ReferenceEvaluator(model).run(None, {}))
-        except Exception:  # neither knows the op or its type: it stays
-            return None
-    plain = all(isinstance(v, (np.ndarray, np.generic)) and np.asarray(v).dtype.kind != "O" for v in values)
-    return [np.asarray(v) for v in values] if plain else None
