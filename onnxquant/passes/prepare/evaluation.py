@@ -14,6 +14,17 @@ from onnxquant import runtime
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import STANDARD
 
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+# Stored codes stay codes: decoding them here would undo a quantization.
+_CODES = {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
+NEVER_FOLDED = _RANDOM | _CODES
+
+
+def computation(node: onnx.NodeProto) -> bytes:
+    """The computation of a node as bytes: the same for nodes of equal operators, attributes and inputs."""
+    bare = onnx.NodeProto(op_type=node.op_type, domain=node.domain, input=node.input, attribute=node.attribute)
+    return bare.SerializeToString(deterministic=True)
+
 
 def model_of(
     document: Document, nodes: Sequence[onnx.NodeProto], tensors: Sequence[onnx.TensorProto]

@@ -22,8 +22,7 @@ from onnxquant.graph.shapes import UNKNOWN, Known, infer
 from onnxquant.graph.sites import FLOATS, MIN_ELEMENTS
 from onnxquant.graph.traverse import subgraphs
 from onnxquant.passes.base import Pass, PassResult
-from onnxquant.passes.prepare.constants import NEVER_FOLDED, computation
-from onnxquant.passes.prepare.evaluation import evaluate, renamed
+from onnxquant.passes.prepare.evaluation import NEVER_FOLDED, computation, evaluate, renamed
 
 # A constant up to this size may be read by other nodes too: it is stored beside the weight.
 _SMALL = 1024

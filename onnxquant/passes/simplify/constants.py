@@ -20,16 +20,12 @@ from onnxquant.graph.node import STANDARD, attribute, is_op
 from onnxquant.graph.shapes import UNKNOWN, Known, infer, outlined
 from onnxquant.graph.traverse import subgraphs
 from onnxquant.passes.base import Pass, PassResult
-from onnxquant.passes.prepare.evaluation import evaluate, model_of, renamed
+from onnxquant.passes.prepare.evaluation import NEVER_FOLDED, computation, evaluate, model_of, renamed
 
 # A result up to this size is always kept; a larger one only where it replaces as many bytes, up to the second size:
 # results are kept in memory, unlike the mapped tensors that they come from.
 SMALL, LARGE = 64 << 10, 16 << 20
 _ROUNDS = 8
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
-# Stored codes stay codes: decoding them here would undo a quantization.
-_CODES = {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
-NEVER_FOLDED = _RANDOM | _CODES
 _KEPT = NEVER_FOLDED | {"Constant", "Dropout", "Identity"}
 
 
@@ -89,12 +85,6 @@ def _fold_graph(document: Document, editor: GraphEditor, known: dict[str, Known]
         if not editor.is_removed(node) and _is_unread(editor, node):
             editor.remove(node)
             counts["unread removed"] += 1
-
-
-def computation(node: onnx.NodeProto) -> bytes:
-    """The computation of a node as bytes: the same for nodes of equal operators, attributes and inputs."""
-    bare = onnx.NodeProto(op_type=node.op_type, domain=node.domain, input=node.input, attribute=node.attribute)
-    return bare.SerializeToString(deterministic=True)
 
 
 def _is_unread(editor: GraphEditor, node: onnx.NodeProto) -> bool:
