@@ -27,8 +27,8 @@ __all__ = [
     "PerTensor",
     "ScaledCodes",
     "format_named",
+    "format_parameters",
     "formats",
-    "parameters",
 ]
 
 
@@ -45,7 +45,7 @@ def _use(form: type[Format]) -> tuple[object, ...]:
 
 
 @cache
-def parameters() -> dict[str, Parameter]:
+def format_parameters() -> dict[str, Parameter]:
     """Every parameter of every format by name: keywords of ``quantize``, keys of recipes, options of the command line."""
     by_name: dict[str, Parameter] = {}
     for form in sorted(registry().values(), key=lambda c: -len(c.parameters())):

@@ -172,14 +172,7 @@ def load(source: str | Path | onnx.ModelProto, external_roots: Sequence[str | Pa
     else:
         path = None
         buffer = memoryview(_as_proto(source).SerializeToString())
-    proto = onnx.ModelProto()
-    name = str(path) if path else "<ModelProto>"
-    try:
-        proto.ParseFromString(wire.outline(buffer))
-    except DecodeError as error:
-        raise ModelError(f"{name}: not an ONNX model, or truncated ({error})") from None
-    except ModelError as error:
-        raise ModelError(f"{name}: {error}") from None
+    proto = _parsed(buffer, str(path) if path else "<ModelProto>")
     document = Document(proto, buffer, path, roots)
     _check(document)
     return document
@@ -191,15 +184,20 @@ def domains(model: Path | bytes) -> set[str]:
     Raises:
         ModelError: not an ONNX model.
     """
+    proto = _parsed(_map_file(model), str(model)) if isinstance(model, Path) else _parsed(memoryview(model), "the model")
+    return {n.domain for n in nodes(proto)}
+
+
+def _parsed(buffer: memoryview, name: str) -> onnx.ModelProto:
+    """A model whose large tensors are references into its bytes."""
     proto = onnx.ModelProto()
-    shown, buffer = ("the model", memoryview(model)) if isinstance(model, bytes) else (str(model), _map_file(model))
     try:
         proto.ParseFromString(wire.outline(buffer))
     except DecodeError as error:
-        raise ModelError(f"{shown}: not an ONNX model, or truncated ({error})") from None
+        raise ModelError(f"{name}: not an ONNX model, or truncated ({error})") from None
     except ModelError as error:
-        raise ModelError(f"{shown}: {error}") from None
-    return {n.domain for n in nodes(proto)}
+        raise ModelError(f"{name}: {error}") from None
+    return proto
 
 
 def _check(document: Document) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,29 +39,16 @@ _FIELDS = {
 _GROUP = 256
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """The fields of a job that are the same for all parts, and the arrays that they point to."""
-
-    format: Format
-    group: int
-    native: NativeJob
-
-    @classmethod
-    def of(cls, form: Format) -> _Settings:
-        return cls(form, _group(form.granularity), form.native_job)
-
-    def fill(self, job: EncodeJob) -> None:
-        native = self.native
-        job.group, job.zero_point = self.group, native.zero_point
-        if native.table is not None:
-            job.table = address(native.table)
-        if native.search is not None:
-            search = native.search
-            job.levels, job.level_codes = address(search.levels), address(search.codes)
-            job.bounds, job.starts, job.level_count = address(search.bounds), address(search.starts), len(search.levels)
-        if native.seed is not None:
-            job.stochastic, job.seed = 1, native.seed
+def _set_parameters(job: EncodeJob, native: NativeJob) -> None:
+    """Set the fields of a job that a format declares; it points to arrays of the declaration."""
+    job.zero_point = native.zero_point
+    if native.table is not None:
+        job.table = address(native.table)
+    if (search := native.search) is not None:
+        job.levels, job.level_codes = address(search.levels), address(search.codes)
+        job.bounds, job.starts, job.level_count = address(search.bounds), address(search.starts), len(search.levels)
+    if native.seed is not None:
+        job.stochastic, job.seed = 1, native.seed
 
 
 def _group(granularity: Granularity | None) -> int:
@@ -149,7 +135,7 @@ class WeightJob:
         Returns:
             the sums of each part.
         """
-        settings = _Settings.of(form)
+        native, group = form.native_job, _group(form.granularity)
         divided = form.planes_by_row(self.rows, self.cols)
         of_tensor = isinstance(form.granularity, PerTensor)
         if shared is None and of_tensor:
@@ -161,7 +147,8 @@ class WeightJob:
                 0, self._isa, form.name.encode(), action.encode(), source(self.weight, self.order, part.start)
             )
             job.rows, job.cols, job.first_row = part.stop - part.start, self.cols, part.start
-            settings.fill(job)
+            job.group = group
+            _set_parameters(job, native)
             # A scale of the whole tensor is written by the first part only; the others write into a copy.
             copies = of_tensor and action == "encode" and part.start > 0
             own = {name: p if name in divided else p.copy() for name, p in planes.items()} if copies else planes

@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from onnxquant.errors import RecipeError, nearest
-from onnxquant.formats import parameters
+from onnxquant.formats import format_parameters
 from onnxquant.formats.parameters import Parameter
 
 T = TypeVar("T")
@@ -168,7 +168,7 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
 @cache
 def format_options() -> dict[str, Option]:
     """Options that the formats declare as their parameters, by name."""
-    return {name: _of_format(parameter) for name, parameter in parameters().items()}
+    return {name: _of_format(parameter) for name, parameter in format_parameters().items()}
 
 
 def _of_format(parameter: Parameter) -> Option:

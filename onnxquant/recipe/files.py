@@ -55,7 +55,7 @@ def read_table(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     try:
-        entries = _yaml(text) if path.suffix in (".yaml", ".yml") else tomllib.loads(text)
+        entries = yaml.load(text, _Loader) if path.suffix in (".yaml", ".yml") else tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not a recipe: {error}") from None
     except yaml.YAMLError as error:
@@ -75,10 +75,6 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and names.count(key.value) > 1:
                 raise yaml.composer.ComposerError(None, None, f"key {key.value!r} is given twice", key.start_mark)
         return node
-
-
-def _yaml(text: str) -> object:
-    return yaml.load(text, _Loader)  # a SafeLoader
 
 
 def with_absolute_paths(entries: Mapping[str, Any], folder: Path, options: Mapping[str, Option]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, Self, get_args
 
 from onnxquant.errors import RecipeError, nearest
+from onnxquant.passes import passes_by_name
 from onnxquant.passes.equivalent.permute import Strategy
 from onnxquant.recipe import schema
 from onnxquant.recipe.declaration import Scope, any_path, declared, format_options, option, options_of
@@ -21,7 +22,6 @@ from onnxquant.recipe.values import (
     ExternalData,
     calibration_methods,
     format_names,
-    pass_names,
     static_solver_names,
 )
 from onnxquant.targets import AUTO, Activations
@@ -100,7 +100,7 @@ class Options(RuleOptions):
     passes: tuple[str, ...] = option(
         (), "Pass to run on the float model before it is planned; `onnxquant list` shows all. May be given several times; "
         "passes run in the order given.",
-        Scope.FILE, flag="--pass", metavar="NAME", choices=pass_names,
+        Scope.FILE, flag="--pass", metavar="NAME", choices=passes_by_name,
     )  # fmt: skip
     jobs: int = option(
         1, "Number of weights that are solved at a time, in processes.", Scope.RUN, metavar="N", minimum=1

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from onnxquant import formats, observers, passes, solvers, targets
+from onnxquant import formats, observers, solvers, targets
 from onnxquant.errors import RecipeError
 from onnxquant.targets import AUTO
 
@@ -54,11 +54,6 @@ def solver_names() -> list[str]:
 def static_solver_names() -> list[str]:
     """Names of the solvers that may choose codes beside static activations, and ``auto``."""
     return [AUTO, *(s.name for s in solvers.solvers() if s.serves_static_activations)]
-
-
-def pass_names() -> list[str]:
-    """Names of the passes that can be asked for."""
-    return passes.passes_by_name()
 
 
 def calibration_methods() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -69,10 +69,7 @@ def _signature_from(schema: Any, type_key: str) -> Signature:  # noqa: ANN401 - 
     allowed = {t.type_param_str: frozenset(t.allowed_type_strs) for t in schema.type_constraints}
 
     def slots(formal: Sequence[Any]) -> tuple[Slot, ...]:
-        return tuple(_slot(str(getattr(f, type_key)), allowed) for f in formal)
+        types = [str(getattr(f, type_key)) for f in formal]
+        return tuple(Slot(text, allowed.get(text, frozenset([text]))) for text in types)
 
     return Signature(slots(schema.inputs), slots(schema.outputs))
-
-
-def _slot(text: str, allowed: Mapping[str, frozenset[str]]) -> Slot:
-    return Slot(text, allowed.get(text, frozenset([text])))

@@ -577,11 +577,11 @@ def test_help_has_an_example_and_explains_every_option(name: str, command: click
 def test_every_option_of_the_library_is_one_of_the_command_line(model: Path, tmp_path: Path) -> None:
     from dataclasses import fields
 
-    from onnxquant.formats import parameters
+    from onnxquant.formats import format_parameters
     from onnxquant.recipe.options import Options
 
     known = {p.name for p in main.commands["quantize"].params}
-    assert ({f.name for f in fields(Options)} - {"parameters"}) | set(parameters()) <= known
-    assert {"zero_point", "double_quant", "stochastic", "threshold", "quantile"} <= set(parameters())
+    assert ({f.name for f in fields(Options)} - {"parameters"}) | set(format_parameters()) <= known
+    assert {"zero_point", "double_quant", "stochastic", "threshold", "quantile"} <= set(format_parameters())
     with pytest.raises(onnxquant.RecipeError, match="unknown option 'blocksize'; did you mean 'block_size'"):
         onnxquant.quantize(model, tmp_path / "out.onnx", blocksize=32)

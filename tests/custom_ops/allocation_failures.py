@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kernels
 import numpy as np
 import onnxruntime as ort
 
@@ -21,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_oracle import BLOCK, ROW, sample
 from nodes import Node, session
 
-from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 MOST = 100_000  # allocations of one call; a loop that runs so long is not getting on

@@ -13,6 +13,7 @@ import mmap
 import sys
 from pathlib import Path
 
+import kernels
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_oracle import BLOCK, sample
 from nodes import TYPES, Node, session
 
-from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 PAGE = mmap.PAGESIZE

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 
+import kernels
 import ml_dtypes
 import numpy as np
 
 from onnxquant.formats import format_named
-from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 BLOCK, PAIR, ROW, TENSOR = "block", "pair", "row", "tensor"

@@ -9,14 +9,13 @@ import json
 import sys
 from pathlib import Path
 
+import kernels
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from kernel_oracle import Sample, sample
 from nodes import Node, session
-
-from onnxquant.native import kernels
 
 ROWS, COLS = 33, 100
 # One of each kind of side information: the permutation is checked alike for all.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import kernels
 import numpy as np
 import onnx
 import onnxruntime as ort
 from ml_dtypes import bfloat16
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 DOMAIN = "onnxquant"

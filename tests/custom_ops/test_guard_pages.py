@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kernels
 import pytest
 
-from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="mprotect")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 
+import kernels
 import numpy as np
 import pytest
 from kernel_oracle import (
@@ -22,7 +23,6 @@ from kernel_oracle import (
 )  # fmt: skip
 
 from onnxquant.errors import NativeLibraryError
-from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 ROWS = [1, 16, 17, 33, 100]

@@ -12,6 +12,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import kernels
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -19,7 +20,6 @@ from kernel_oracle import BLOCK, ROW, int8_matmul, sample
 from nodes import Node, parsed
 from onnx import TensorProto
 
-from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 N, K = 65_536, 65_664

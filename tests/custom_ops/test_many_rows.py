@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import kernels
 import numpy as np
 import pytest
 from kernel_oracle import bfloat_factors, check_int8, sample, uses_bfloat
 
-from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 pytestmark = pytest.mark.skipif("amx" not in native.isas(), reason="no AMX here, and none emulated")

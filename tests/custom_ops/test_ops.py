@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import kernels
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -17,7 +18,6 @@ from kernel_oracle import check_int8, float_bound, int8_matmul, sample
 from nodes import DOMAIN, Node, parsed, session
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 NAMES = kernels.formats()

@@ -7,11 +7,11 @@ import itertools
 import platform
 from contextlib import contextmanager
 
+import kernels
 import numpy as np
 import pytest
 from kernel_oracle import check_int8, float_bound, pack, sample, split_bits
 
-from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 ISAS = native.isas()

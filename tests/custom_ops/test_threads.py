@@ -6,12 +6,12 @@ import os
 import threading
 from pathlib import Path
 
+import kernels
 import numpy as np
 import pytest
 from kernel_oracle import sample
 from nodes import Node, session
 
-from onnxquant.native import kernels
 from onnxquant.native import library as native
 
 RUNS = int(os.environ.get("ONNXQUANT_TEST_RUNS", "100"))  # per thread
