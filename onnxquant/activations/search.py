@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.activations import balance, bias
+from onnxquant.activations.bias_room import with_room_for_biases
 from onnxquant.activations.calibrated import (
     MAGNITUDES,
     MOMENTS,
@@ -283,7 +284,8 @@ class StaticSearch:
         document = model.document.copy()
         bias.correct(document, used)
         static = replace(static, corrected_biases=len(used))
-        plan = ActivationPlan(document, static_sites(document, static.float_kernels), static, solved)
+        weights = with_room_for_biases(document, placement, static, self._rules, solved)
+        plan = ActivationPlan(document, static_sites(document, static.float_kernels), static, weights)
         score = self._runner.score(plan)
         return Candidate(
             plan=plan, static=static, score=score, model=model, placement=placement, corrections=corrections

@@ -8,11 +8,13 @@ from typing import Any
 import graphs
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from agreement import complete, difference, outputs
 from graphs import node, weight
-from rounded import static, values
+from rounded import sqnr_db, static, values
 
+import onnxquant
 from onnxquant.activations import balance as balance_
 from onnxquant.activations import bias as bias_
 from onnxquant.activations.placement import place
@@ -180,3 +182,29 @@ def test_bias_correction_adds_a_bias_to_a_gemm_without_one(tmp_path: Path) -> No
     )
     np.testing.assert_allclose(bias, expected, atol=0.02 * np.abs(expected).max() + 2e-3)
     assert np.abs(expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-8, 1e-40])
+@pytest.mark.parametrize("op", ["Conv", "Gemm"])
+def test_biases_of_zero_and_tiny_channels_fit(op: str, factor: float, tmp_path: Path) -> None:
+    """Steps of such a channel would be so small that its bias does not fit an int32."""
+    w, v, b = 16 * weight(16, 27), 8 * weight(24, 16, seed=2), 20 * weight(16, seed=4)
+    w[3], b[3] = w[3] * np.float32(factor), 15
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["a"]) if op == "Conv" else node("Gemm", ["x", "w", "b"], ["a"], transB=1),
+        node("Relu", ["a"], ["r"]),
+        node("Conv", ["r", "v"], ["y"]) if op == "Conv" else node("Gemm", ["r", "v"], ["y"], transB=1),
+    ]
+    if op == "Conv":
+        w, v = w.reshape(16, 27, 1, 1), v.reshape(24, 16, 1, 1)
+    x = graphs.rng(2).standard_normal((8, 27, 2, 2) if op == "Conv" else (8, 27)).astype(np.float32)
+    proto = graphs.model(nodes, {"x": ("float32", ["n", *x.shape[1:]])}, {"y": "float32"}, {"w": w, "v": v, "b": b})
+    model, output = graphs.save(proto, tmp_path / "model.onnx"), tmp_path / "out.onnx"
+    np.savez(tmp_path / "data.npz", x=x)
+    plain = {"calibration_method": "minmax", "smooth": False, "equalize": False, "solver": "rtn"}
+    report = onnxquant.quantize(model, output, activations="static", data=str(tmp_path / "data.npz"), **plain)
+    assert report.proof and not report.proof.problems
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    expected, got = (ort.InferenceSession(path, options).run(None, {"x": x})[0] for path in (model, output))
+    assert sqnr_db(expected, got) > 30
