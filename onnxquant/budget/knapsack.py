@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from onnxquant.numerics.arrays import Doubles
 
@@ -71,6 +69,10 @@ def choose(costs: Sequence[ArrayLike], loads: Sequence[ArrayLike], bound: float)
 
 def _solved(items: Sequence[_Item], bound: float) -> list[int]:
     """The option of each item, by its place among the item's options."""
+    # Here, because loading them takes a sixth of the time a command needs to start.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array
+
     cost, load = np.concatenate([item.costs for item in items]), np.concatenate([item.loads for item in items])
     lengths = np.array([len(item.costs) for item in items])
     ends = np.cumsum(lengths)

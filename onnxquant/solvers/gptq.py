@@ -26,7 +26,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cholesky
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import FloatArray, LevelGrid, nearest, nearest_level
@@ -148,6 +147,8 @@ class Factors:
 
 def _feedback(gram: Doubles, order: NDArray[np.intp], samples: int | None) -> Doubles:
     """Weights of the errors of previous columns: R with a diagonal of ones, for the matrix in an order of columns."""
+    from scipy.linalg import cholesky  # here, because loading it takes a fifth of the time a command needs to start
+
     # Cholesky's factor from the last column on, written over the one copy of the matrix: matrices may be large.
     backwards = order[::-1]
     damping = 0.0
@@ -160,7 +161,7 @@ def _feedback(gram: Doubles, order: NDArray[np.intp], samples: int | None) -> Do
         np.einsum("kk->k", matrix)[...] += damping
         try:
             factor: Doubles = cholesky(matrix.T, lower=True, overwrite_a=True, check_finite=False)
-        except LinAlgError:
+        except np.linalg.LinAlgError:
             damping *= 10
             continue
         factor /= np.diagonal(factor).copy()
