@@ -10,7 +10,7 @@ function(onnxquant_compile target)
   endif()
   # Contraction into FMA would make results depend on the instruction set.
   target_compile_options(${target} PRIVATE
-    -O3 -ffp-contract=off -fno-fast-math -fno-math-errno -Wall -Wextra -Wshadow -Wconversion
+    -O${ONNXQUANT_OPTIMIZATION} -ffp-contract=off -fno-fast-math -fno-math-errno -Wall -Wextra -Wshadow -Wconversion
     -fstack-protector-strong)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(${target} PRIVATE -Wno-ignored-attributes)  # of vectors that are arguments of templates
