@@ -34,6 +34,8 @@ _MOVES = (
     "Resize", "DepthToSpace",
 )  # fmt: skip
 _CLAMPS = ("Relu", "Clip")
+# Moves that take so much less time in codes that it is worth rounding what a float op gives before them, not behind them.
+CHEAP_IN_CODES = ("MaxPool", "Resize")
 
 
 def kind_of(node: onnx.NodeProto, editor: GraphEditor) -> OpKind:

@@ -12,6 +12,7 @@ from enum import Enum
 import onnx
 
 from onnxquant.activations.op_kinds import (
+    CHEAP_IN_CODES,
     FLOAT_OUTPUT,
     OpKind,
     activation_inputs,
@@ -165,12 +166,14 @@ class _Placer:
         return self._kinds.get(self._editor.place(node))
 
     def _is_useless(self, node: onnx.NodeProto) -> bool:
-        """Whether a node other than a kernel would save no conversion: it needs integers before and after it."""
+        """Whether a node other than a kernel would save no time: it needs integers after it, and most before it too."""
         kind = self._kind(node)
         if kind is None or kind is OpKind.KERNEL:
             return False
         if kind is OpKind.CLAMP and self._ends_a_kernel(node):
             return False
+        if node.op_type in CHEAP_IN_CODES and self._editor.producer(node.input[0]) is not None:
+            return not self._is_read_as_integers(node)
         reads_integers = any(self._makes_integers(name) for name in activation_inputs(node, kind))
         return not (reads_integers and self._is_read_as_integers(node))
 

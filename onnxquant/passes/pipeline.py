@@ -14,6 +14,7 @@ from onnxquant.passes.prepare.weights import FoldWeights
 from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
 from onnxquant.passes.simplify.biases import JoinBiases
 from onnxquant.passes.simplify.constants import FoldConstants
+from onnxquant.passes.simplify.leaky_relus import JoinLeakyRelus
 from onnxquant.passes.simplify.pads import FoldPads
 from onnxquant.passes.simplify.transposes import SinkTransposes
 
@@ -27,7 +28,14 @@ PREPARE: tuple[Pass, ...] = (
 )
 
 # For integer activations: fewer, plainer nodes between the linear ops.
-SIMPLIFY: tuple[Pass, ...] = (FoldConstants(), FoldBatchNorms(), FoldPads(), SinkTransposes(), JoinBiases())
+SIMPLIFY: tuple[Pass, ...] = (
+    FoldConstants(),
+    FoldBatchNorms(),
+    FoldPads(),
+    SinkTransposes(),
+    JoinBiases(),
+    JoinLeakyRelus(),
+)
 
 
 def run(document: Document, passes: Iterable[Pass]) -> list[str]:

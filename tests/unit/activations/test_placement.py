@@ -234,3 +234,18 @@ def test_a_clip_whose_range_leaves_out_zero_is_float() -> None:
     nodes = [conv("x", "a"), node("Clip", ["a", "low"], ["b"]), conv("b", "y")]
     found = placed(model(nodes, "y", low=np.float32(0.5)))
     assert not any(u.clamps for u in found.units) and "a" in found.tensors
+
+
+def test_pooling_and_resizing_read_codes_behind_a_float_op_too() -> None:
+    nodes = [
+        conv("x", "a"),
+        node("Elu", ["a"], ["b"]),
+        node("MaxPool", ["b"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        conv("p", "c"),
+        node("Elu", ["c"], ["d"]),
+        node("Resize", ["d", "", "s"], ["r"], mode="nearest"),
+        conv("r", "y"),
+    ]
+    found = placed(model(nodes, "y", s=np.float32([1, 1, 2, 2])))
+    assert ops(found) == ["Conv", "MaxPool", "Conv", "Resize", "Conv"]
+    assert found.tensors["p"].source == "b" and found.tensors["r"].source == "d"
