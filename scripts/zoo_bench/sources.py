@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ class Source:
 def real() -> list[Source]:
     """The models of packages that scripts/fetch_models.py has fetched."""
     entries = {**read_catalogue(CATALOGUE), **read_catalogue(ZOO)}
-    found = [m for m in entries.values() if (FETCHED / m.id / m.model).exists()]
-    return [Source(m.id, True, lambda folder, m=m: _prepare_real(m, folder)) for m in found]  # type: ignore[misc]
+    fetched = [m for m in entries.values() if (FETCHED / m.id / m.model).exists()]
+    return [Source(m.id, True, partial(_prepare_real, m)) for m in fetched]
 
 
 def missing() -> list[str]:
@@ -66,7 +67,7 @@ def missing() -> list[str]:
 
 def generated(width: int) -> list[Source]:
     """The generated models, with this many channels."""
-    return [Source(m.name, False, lambda folder, m=m: _prepare(m, folder)) for m in generated_models(width)]  # type: ignore[misc]
+    return [Source(m.name, False, partial(_prepare, m)) for m in generated_models(width)]
 
 
 def _prepare(model: Generated, folder: Path) -> Files:
