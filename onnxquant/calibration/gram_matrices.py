@@ -149,7 +149,8 @@ class _Sum:
         self._dims, self._centred = dims, reader.centred
         groups = attribute(node, "group", 1) if node.op_type == "Conv" else 1
         rows_first = node.op_type == "Conv" or attribute(node, "transB", 0)
-        cols = int(np.prod(dims[1:])) if rows_first else dims[0]
+        # A MatMul of a weight of several matrices multiplies each with rows of its input: all of them count for all.
+        cols = int(np.prod(dims[1:])) if rows_first else dims[-2]
         self.shape = (groups, cols, cols)
         self.forget()
 

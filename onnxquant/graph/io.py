@@ -214,11 +214,25 @@ def _check(document: Document) -> None:
     for text in _texts(proto):
         if not isinstance(text, str):  # protobuf hands out bytes where a string is not UTF-8
             raise ModelError(f"{document.name}: the name {text!r} is not UTF-8: the file is damaged")
+    for graph in graphs(proto.graph):
+        if name := _repeated_name(graph):
+            raise ModelError(f"{document.name}: two tensors of graph {graph.name!r} have the name {name!r}; expected one")
     for tensor in tensors(proto):
         if any(d < 0 for d in tensor.dims):
             raise ModelError(f"{document.name}: tensor {tensor.name!r} has a negative dimension {list(tensor.dims)}")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             document.raw(tensor)
+
+
+def _repeated_name(graph: onnx.GraphProto) -> str | None:
+    """A name that two initializers, or two nodes of one graph, give a tensor; None where there is none."""
+    names: set[str] = set()
+    stored = [t.name for t in graph.initializer] + [s.values.name for s in graph.sparse_initializer]
+    for name in (*stored, *(output for node in graph.node for output in node.output if output)):
+        if name in names:
+            return name
+        names.add(name)
+    return None
 
 
 def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:

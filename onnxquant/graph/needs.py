@@ -84,7 +84,15 @@ class Need:
 # Ops that only move values: a weight under them is decoded ahead and everything up to the real op folds.
 MOVES = {"Slice", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "Identity", "Gather", "Flatten"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
-_DENSE_CONTRIB = {"FusedConv", "FusedMatMul", "FusedGemm", "Attention"}
+# Inputs of onnxruntime's own operators that are weights.
+_CONTRIB_WEIGHTS = {
+    "FusedConv": (1,),
+    "FusedMatMul": (1,),
+    "FusedGemm": (1,),
+    "Attention": (1,),
+    "EmbedLayerNormalization": (2, 3, 4),  # tables of words, positions and segments
+    "MoE": (2, 4, 6),  # [experts, outputs, inputs]
+}
 
 
 def classify(node: onnx.NodeProto, position: int, shape: tuple[int, ...]) -> Need | Refusal:
@@ -99,8 +107,9 @@ def classify(node: onnx.NodeProto, position: int, shape: tuple[int, ...]) -> Nee
     if node.domain in STANDARD:
         need = _standard_need(node, position, shape)
     else:
-        is_dense = node.domain == MICROSOFT and op in _DENSE_CONTRIB and position == 1
-        need = Need(op.lower(), UseKind.DENSE, View(shape, tuple(range(rank)))) if is_dense else None
+        is_weight = node.domain == MICROSOFT and position in _CONTRIB_WEIGHTS.get(op, ())
+        view = View(shape, tuple(range(rank)), rank - 1 if op == "MoE" else 1)
+        need = Need(op.lower(), UseKind.DENSE, view) if is_weight else None
     domain = f"{node.domain}." if node.domain else ""
     return need or Refusal(f"input {position} of {domain}{op}, which is not a site")
 

@@ -10,6 +10,7 @@ from onnxquant.passes.base import Pass
 from onnxquant.passes.prepare.functions import InlineFunctions
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.initializers import ConstantsToInitializers, DropUnread, RaiseIrVersion
+from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
 from onnxquant.passes.prepare.weights import FoldWeights
 from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
 from onnxquant.passes.simplify.biases import JoinBiases
@@ -24,6 +25,7 @@ PREPARE: tuple[Pass, ...] = (
     ConstantsToInitializers(),
     ReadThroughIdentity(),
     FoldWeights(),
+    DropLeadingAxes(),
     DropUnread(),
 )
 

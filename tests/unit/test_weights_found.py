@@ -15,8 +15,11 @@ import onnxquant
 from onnxquant.artifact import lowering
 from onnxquant.artifact.lowering import PredictedSize, constant_bytes
 from onnxquant.errors import ModelError
+from onnxquant.graph.io import load
+from onnxquant.graph.names import MICROSOFT
 from onnxquant.inspect.info import info
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
+from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
 from onnxquant.passes.prepare.weights import FoldWeights
 
 IDS = {"ids": np.int64([[1, 5, 60]])}
@@ -294,3 +297,85 @@ def test_an_initializer_that_nothing_reads_is_dropped(tmp_path: Path) -> None:
     report = onnxquant.quantize(proto, tmp_path / "out.onnx", samples=1)
     assert report.passed and "1 initializers that nothing reads dropped" in report.notes
     assert "u" not in {t.name for t in onnx.load(tmp_path / "out.onnx").graph.initializer}
+
+
+@pytest.mark.parametrize("shape", [[1, 64, 48], [1, 1, 64, 48]])
+def test_a_weight_with_leading_axes_of_one_is_a_matrix_for_kernels(tmp_path: Path, shape: list[int]) -> None:
+    proto = model([product("w")], {"x": ("float32", ["a", 1, "n", 64])}, {"y": "float32"}, {"w": weight(*shape)})
+    x = {"x": rng(5).standard_normal((2, 1, 3, 64)).astype(np.float32)}
+    document, note = agreement.check(proto, DropLeadingAxes(), x, within=0)
+    assert note and list(document.proto.graph.initializer[0].dims) == [64, 48]
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", bits=4, target="ort", samples=1)
+    assert report.passed and "MatMulNBits" in {n.op_type for n in onnx.load(tmp_path / "out.onnx").graph.node}
+
+
+@pytest.mark.parametrize("case", ["fewer axes", "more matrices", "read by another op"])
+def test_leading_axes_that_count_stay(case: str) -> None:
+    nodes, outputs = [product("w")], {"y": "float32"}
+    shape = [2, 64, 48] if case == "more matrices" else [1, 64, 48]
+    if case == "read by another op":
+        nodes, outputs = [*nodes, node("Neg", ["w"], ["z"])], outputs | {"z": "float32"}
+    inputs: dict[str, Any] = {"x": ("float32", ["n", 64] if case == "fewer axes" else ["a", "n", 64])}
+    feed: dict[str, Any] = {"x": rng(5).standard_normal((3, 64) if case == "fewer axes" else (1, 3, 64)).astype("float32")}
+    proto = model(nodes, inputs, outputs, {"w": weight(*shape)})
+    _, note = agreement.check(proto, DropLeadingAxes(), feed, within=0)
+    assert note is None
+
+
+SOLVED = [{"bits": 4, "solver": solver} for solver in ("mse", "gptq", "awq", "adaround")]
+
+
+@pytest.mark.parametrize("options", [{"bits": 4, "solver": "hqq", "symmetric": False}, *SOLVED])
+def test_a_weight_of_several_matrices_is_solved(tmp_path: Path, options: dict[str, Any]) -> None:
+    proto = model([product("w")], {"x": ("float32", ["b", 4, "n", 64])}, {"y": "float32"}, {"w": weight(4, 64, 16)})
+    data = {"x": rng(5).standard_normal((4, 4, 9, 64)).astype(np.float32)}
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", data=data, samples=1, min_sqnr=15, **options)
+    assert report.passed and len(report.encoded) == 1
+
+
+def test_a_budget_weighs_a_weight_of_several_matrices(tmp_path: Path) -> None:
+    proto = model([product("w")], {"x": ("float32", ["b", 4, "n", 64])}, {"y": "float32"}, {"w": weight(4, 64, 16)})
+    data = {"x": rng(5).standard_normal((8, 4, 9, 64)).astype(np.float32)}
+    report = onnxquant.quantize(
+        proto, tmp_path / "out.onnx", data=data, formats=("int8", "int4"), budget_bpw=6.5, proof=False
+    )
+    assert [site.decision.format.name for site in report.encoded if site.decision.format] == ["int4"]
+
+
+CONTRIB: dict[str, tuple[onnx.NodeProto, dict[str, Any], dict[str, Any], set[str]]] = {
+    "EmbedLayerNormalization": (
+        node("EmbedLayerNormalization", ["x", "", "words", "places", "", "g", "b"], ["y", "mask"], domain=MICROSOFT),
+        {"words": weight(400, 32), "places": weight(32, 32), "g": np.ones(32, np.float32), "b": weight(32)},
+        {"x": ("int32", ["n", 4])},
+        {"words", "places"},
+    ),
+    "MoE": (
+        node("MoE", ["x", "r", "w1", "", "w2"], ["y"], domain=MICROSOFT, k=1, activation_type="relu"),
+        {"w1": weight(2, 48, 32), "w2": weight(2, 32, 48)},
+        {"x": ("float32", ["n", 32]), "r": ("float32", ["n", 2])},
+        {"w1", "w2"},
+    ),
+}
+
+
+@pytest.mark.parametrize("op", CONTRIB)
+def test_weights_of_operators_of_onnxruntimes_optimizer_are_encoded(tmp_path: Path, op: str) -> None:
+    contrib, constants, inputs, names = CONTRIB[op]
+    proto = model([contrib], inputs, {"y": "float32"}, constants)
+    proto.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", samples=1, min_sqnr=30)
+    assert report.passed and {site.decision.name for site in report.encoded} == names
+
+
+@pytest.mark.parametrize("case", ["initializers", "nodes", "both"])
+def test_two_tensors_of_one_name_are_refused(case: str) -> None:
+    proto = model(
+        [product("w", "h"), node("Relu", ["h"], ["h" if case == "nodes" else "w" if case == "both" else "r"])],
+        {"x": ("float32", ["n", 64])},
+        {"h": "float32"},
+        {"w": weight(64, 64)},
+    )
+    if case == "initializers":
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weight(3, 3), "w"))
+    with pytest.raises(ModelError, match="two tensors of graph 'test' have the name"):
+        load(proto)
