@@ -1,4 +1,4 @@
-"""Build ONNX graphs of MobileNetV2 and EfficientNet-Lite0 from their PyTorch weights, without PyTorch.
+"""Build ONNX graphs of MobileNetV2, EfficientNet-Lite0 and EfficientNet-Lite1 from their PyTorch weights, without PyTorch.
 
     python scripts/build_imagenet_models.py mobilenet_v2 weights.pth model.onnx
 
@@ -13,6 +13,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -215,7 +216,7 @@ class _ImageNetWriter:
         x = self.graph.node("BatchNormalization", [x, *parameters], layer, epsilon=self._epsilon)
         return self.graph.node("Clip", [x, self._low, self._high], f"{layer}.relu6") if clip else x
 
-    def head(self, x: str, layer: str, name: str) -> onnx.ModelProto:
+    def head(self, x: str, layer: str, name: str, size: int = IMAGE_SIZE) -> onnx.ModelProto:
         """Pooling and the classifier, and with them the model."""
         x = self.graph.node("GlobalAveragePool", [x], "pool")
         x = self.graph.node("Flatten", [x], "flatten", axis=1)
@@ -223,7 +224,7 @@ class _ImageNetWriter:
         parameters = [self.graph.constant(key, self.weights[key]) for key in names]
         self.graph.node("Gemm", [x, *parameters], layer, output="logits", transB=1)
         classes = self.weights[f"{layer}.bias"].shape[0]
-        return self.graph.model(name, {"input": ["N", 3, IMAGE_SIZE, IMAGE_SIZE]}, {"logits": ["N", classes]})
+        return self.graph.model(name, {"input": ["N", 3, size, size]}, {"logits": ["N", classes]})
 
 
 def _centred(weight: Array) -> tuple[int, int]:
@@ -265,35 +266,40 @@ def mobilenet_v2(weights: Weights) -> onnx.ModelProto:
     return net.head(x, "classifier.1", "mobilenet_v2")
 
 
-def efficientnet_lite0(weights: Weights) -> onnx.ModelProto:
-    """EfficientNet-Lite0 from the weights that were converted from TensorFlow's."""
-    strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
+# Strides of EfficientNet's stages, by their width: the first block of a stage has it.
+_STAGE_STRIDES = {16: 1, 24: 2, 40: 2, 80: 2, 112: 1, 192: 2, 320: 1}
+
+
+def efficientnet_lite(weights: Weights, name: str, image_size: int) -> onnx.ModelProto:
+    """An EfficientNet-Lite of width 1 from the weights that were converted from TensorFlow's."""
     net = _ImageNetWriter(weights, epsilon=1e-3)
-    size = IMAGE_SIZE
+    size = image_size
 
     def conv(x: str, layer: str, stride: int = 1) -> str:
         return net.conv(x, layer, stride, _same(size, weights[f"{layer}.weight"].shape[-1], stride))
 
     x = net.norm(conv("input", "_conv_stem", 2), "_bn0")
     size, channels = size // 2, 32
-    for index, stride in enumerate(strides):
+    for index in range(sum(f"_blocks.{i}._project_conv.weight" in weights for i in range(len(weights)))):
         shortcut, block = x, f"_blocks.{index}"
+        width = weights[f"{block}._project_conv.weight"].shape[0]
+        stride = _STAGE_STRIDES[width] if width != channels else 1
         if f"{block}._expand_conv.weight" in weights:  # the first block does not expand its channels
             x = net.norm(conv(x, f"{block}._expand_conv"), f"{block}._bn0")
         x = net.norm(conv(x, f"{block}._depthwise_conv", stride), f"{block}._bn1")
-        size //= stride
+        size = -(-size // stride)
         x = net.norm(conv(x, f"{block}._project_conv"), f"{block}._bn2", clip=False)
-        width = weights[f"{block}._project_conv.weight"].shape[0]
         if stride == 1 and width == channels:
             x = net.graph.node("Add", [shortcut, x], f"{block}.add")
         channels = width
     x = net.norm(conv(x, "_conv_head"), "_bn1")
-    return net.head(x, "_fc", "efficientnet_lite0")
+    return net.head(x, "_fc", name, image_size)
 
 
 BUILDERS: Mapping[str, Callable[[Weights], onnx.ModelProto]] = {
     "mobilenet_v2": mobilenet_v2,
-    "efficientnet_lite0": efficientnet_lite0,
+    "efficientnet_lite0": partial(efficientnet_lite, name="efficientnet_lite0", image_size=IMAGE_SIZE),
+    "efficientnet_lite1": partial(efficientnet_lite, name="efficientnet_lite1", image_size=240),
 }
 
 

@@ -7,6 +7,7 @@ section 4.2, each layer by itself; there the errors of earlier layers are correc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -72,16 +73,21 @@ def corrections(
     addition = _simulation(document, kernels)
     names = [name for u in kernels.units for name in (_mean(u, "float"), _mean(u, "rounded"))]
     sums: dict[str, NDArray[np.float64]] = {}
+    counts: Counter[str] = Counter()
     with runtime.extendable(document, threads) as source:
         session = source.session(addition)
         for i, feed in enumerate(feeds):
             for name, value in runtime.run(session, feed, names).items():
-                sums[name] = sums.get(name, 0.0) + value.astype(np.float64)
+                if np.isfinite(value).all():  # not where the sample has no rows for the kernel
+                    sums[name] = sums.get(name, 0.0) + value.astype(np.float64)
+                    counts[name] += 1
             progress("correcting biases", (i + 1) / len(feeds))
-    changes = {
-        u.node.output[0]: (sums[_mean(u, "float")] - sums[_mean(u, "rounded")]) / len(feeds) for u in kernels.units
+    means = {name: total / counts[name] for name, total in sums.items()}
+    return {
+        u.node.output[0]: means[_mean(u, "float")] - means[_mean(u, "rounded")]
+        for u in kernels.units
+        if {_mean(u, "float"), _mean(u, "rounded")} <= means.keys()
     }
-    return {name: change for name, change in changes.items() if np.isfinite(change).all()}
 
 
 def correct(document: Document, changes: Mapping[str, NDArray[np.float64]]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.activations.placement import Placement, QuantizedTensor
+from onnxquant.activations.placement import NO_SAMPLE, FloatKernel, Placement, QuantizedTensor
 from onnxquant.activations.settings import StaticSettings
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import RecipeError, StatisticsError
@@ -93,11 +93,21 @@ class CalibratedModel:
 
 
 def largest_magnitudes(statistics: Statistics, observer: str) -> dict[str, NDArray[np.float64]]:
-    """Largest magnitude of each channel of the tensors that an observer of magnitudes has seen."""
+    """Largest magnitude of each channel of the tensors that an observer of magnitudes has seen values of."""
     return {
         name: magnitudes.absmax
         for name, observers in statistics.observers.items()
-        if isinstance(magnitudes := observers.get(observer), AbsMean)
+        if isinstance(magnitudes := observers.get(observer), AbsMean) and magnitudes.count
+    }
+
+
+def unreached_kernels(placement: Placement, statistics: Statistics) -> dict[str, FloatKernel]:
+    """Kernels with a quantized tensor of which no sample has values, by their first output."""
+    unreached = {name for name, tensor in placement.tensors.items() if not statistics.has_range(tensor.source)}
+    return {
+        unit.node.output[0]: NO_SAMPLE
+        for unit in placement.kernels
+        if not unreached.isdisjoint([*unit.node.input, *unit.outputs])
     }
 
 

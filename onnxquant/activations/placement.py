@@ -28,6 +28,7 @@ class Cause(Enum):
 
     OPERATOR = "operator"  # ONNX Runtime has no integer kernel for the node
     WEIGHT = "weight"  # its weight cannot be int8 per channel
+    SAMPLES = "samples"  # no sample has values there
     ACCURACY = "accuracy"  # integers would cost too much accuracy there
 
 
@@ -44,6 +45,7 @@ class FloatKernel:
     reason: str
 
 
+NO_SAMPLE = FloatKernel(Cause.SAMPLES, "no sample has values there, and so it has no range: give samples that reach it")
 FOR_ACCURACY = FloatKernel(Cause.ACCURACY, "left in float for accuracy (--auto-exclude)")
 
 

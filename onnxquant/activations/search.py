@@ -23,10 +23,12 @@ from onnxquant.activations.calibrated import (
     CalibratedModel,
     largest_magnitudes,
     saved_statistics,
+    unreached_kernels,
 )
 from onnxquant.activations.candidate import Candidate
 from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import easier_to_round, rebased
+from onnxquant.activations.exclusion import exclude
 from onnxquant.activations.fused import GraphRemedies
 from onnxquant.activations.insert import NodeForms
 from onnxquant.activations.placement import FOR_ACCURACY, Placement, place
@@ -53,8 +55,6 @@ from onnxquant.validation.metric import Metric
 
 # Biases are corrected on this many samples; more would hardly move their mean errors.
 _BIAS_SAMPLES = 64
-# The gain in decibels that leaving one more kernel in float must bring.
-_WORTHWHILE_DB = 0.1
 
 
 def plan_static(context: Context) -> ActivationPlan:
@@ -125,7 +125,7 @@ class StaticSearch:
             if settings.solver != AUTO or solved.score.criterion > best.score.criterion:
                 best = solved
         if settings.goal is not None:
-            best = self._exclude(best, self._goal_test(settings.goal))
+            best = exclude(best, self._excluding, self._goal_test(settings.goal), self._progress)
         while self._find_remedies(best.plan, best.placement):
             for_accuracy = [name for name, kernel in best.static.float_kernels.items() if kernel is FOR_ACCURACY]
             best = self._excluding(best, for_accuracy)
@@ -216,6 +216,9 @@ class StaticSearch:
                     observers[name].append(WIDTHS)
             threads, progress = self._settings.threads, self._progress
             statistics = collect(document, self._feeds, observers, threads=threads, progress=progress)
+        while unreached := unreached_kernels(placement, statistics):
+            self._excluded = {**self._excluded, **unreached}  # from now on, in every function that is tried
+            placement = self._placed(document)
         balanced: dict[str, float] = {}
         if strength:
             balanced = balance.balance(document, placement, largest_magnitudes(statistics, WIDTHS), strength)
@@ -363,34 +366,6 @@ class StaticSearch:
                 return metric(session) >= least
 
         return reaches
-
-    def _exclude(self, start: Candidate, is_enough: Callable[[Candidate], bool]) -> Candidate:
-        """Leave as few kernels in float as the goal needs.
-
-        Each kernel is first left in float alone. Those that gain most are then tried first; each stays in float if it
-        gains something in addition to those before. In the end, kernels that later ones made superfluous are taken back.
-        """
-        if is_enough(start):
-            return start
-        kernels = [u.node.output[0] for u in start.model.placement.kernels]
-        gains: list[tuple[float, str]] = []
-        for i, name in enumerate(kernels):
-            gains.append((self._excluding(start, [name]).score.criterion, name))
-            self._progress("ranking kernels", (i + 1) / len(kernels))
-        best, excluded, enough = start, list[str](), False
-        for i, (_, name) in enumerate(sorted(gains, reverse=True)):
-            candidate = self._excluding(start, [*excluded, name])
-            self._progress("excluding kernels", (i + 1) / len(kernels))
-            if candidate.score.criterion >= best.score.criterion + _WORTHWHILE_DB:
-                best, excluded = candidate, [*excluded, name]
-                if enough := is_enough(best):
-                    break
-        for name in list(excluded[:-1]) if enough else []:
-            fewer = [n for n in excluded if n != name]
-            candidate = self._excluding(start, fewer)
-            if is_enough(candidate):
-                best, excluded = candidate, fewer
-        return best
 
     def _excluding(self, start: Candidate, names: Collection[str]) -> Candidate:
         """A candidate with some of its kernels in float."""

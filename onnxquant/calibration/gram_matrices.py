@@ -84,7 +84,8 @@ def grams(
     """Compute the Gram matrix of the inputs of each weight.
 
     Columns are in the order of the weight's own: a Conv's [channels of the group, kernel positions]. Weights whose matrices
-    would be larger than ``LARGEST`` are left out, and those whose readers see them in different shapes.
+    would be larger than ``LARGEST`` are left out, those whose readers see them in different shapes, and those that no
+    sample has inputs for.
 
     Args:
         document: the float model.
@@ -105,7 +106,8 @@ def grams(
             _observe(source, [part for sums in run for part in sums], feeds, progress)
             for sums in run:
                 total = reduce(np.add, [part.result() for part in sums])
-                yield GramMatrix(sums[0].weight, total, sum(part.count for part in sums))
+                if count := sum(part.count for part in sums):
+                    yield GramMatrix(sums[0].weight, total, count)
                 for part in sums:
                     part.forget()
 

@@ -77,9 +77,11 @@ class Samples:
             FeedError: they do not fit the model.
         """
         if self._split is None:
-            return self._opened(session, self._options.samples)
-        feeds = feeds_.spread(self._split.judging, self._options.samples)
-        feeds.origin = replace(feeds.origin, apart=self._split.apart)
+            feeds, apart = self._opened(session, self._options.samples), None
+        else:
+            feeds, apart = feeds_.spread(self._split.judging, self._options.samples), self._split.apart
+        names = tuple(file.name for file in feeds.files)
+        feeds.origin = replace(feeds.origin, apart=apart, files=names or None)
         return feeds
 
     def _opened(self, session: runtime.Session, limit: int) -> feeds_.Feeds:

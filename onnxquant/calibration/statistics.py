@@ -64,6 +64,11 @@ class Statistics:
             raise StatisticsError(f"tensor {tensor!r} was not observed{text}")
         return {accumulator_key(name): o.accumulated for name, o in self.observers[tensor].items()}
 
+    def has_range(self, tensor: str) -> bool:
+        """Whether the tensor was observed, and a sample had values of it."""
+        observers = self.observers.get(tensor, {}).values()
+        return any(isinstance(observer, RangeObserver) and observer.count for observer in observers)
+
     def range(self, tensor: str, method: str, grid: ActivationGrid, **parameters: object) -> tuple[float, float]:
         """The clipping range of a tensor, by any method whose statistic was collected.
 

@@ -23,6 +23,7 @@ from onnxquant.validation.proof import Proof, Structure
 
 # Contributions, and parts of outputs, that are shown.
 _SHOWN = 25
+_SHOWN_FILES = 4
 
 
 def table(title: str, *columns: str) -> Table:
@@ -131,7 +132,7 @@ def _show_proof(report: ReportData, proof: Proof, console: Console, *, verbose: 
         _print(console, "Structure", rows.FACTS, _structure(proof.structure))
     _show_contributions(report, console)
     feeds = proof.feeds
-    title = f"Outputs on {feeds.samples} {_kind_of_samples(feeds)}samples ({feeds.source})" if feeds else "Outputs"
+    title = f"Outputs on {feeds.samples} {_kind_of_samples(feeds)}samples ({_source(feeds)})" if feeds else "Outputs"
     _print(console, title, rows.OUTPUTS, rows.outputs(report))
     _print(console, "Quality, worst first", rows.PARTS, rows.parts(report)[:_SHOWN])
     if proof.metric:
@@ -140,6 +141,13 @@ def _show_proof(report: ReportData, proof: Proof, console: Console, *, verbose: 
     for name, ops in (("stock", proof.kernels.stock), ("library", proof.kernels.library)):
         if ops is not None:
             console.print(f"[bold]kernels[/bold] ({name}): {', '.join(f'{op} {n}' for op, n in ops.items())}")
+
+
+def _source(feeds: SampleOrigin) -> str:
+    """The source of samples, with the names of a few of them."""
+    names = ", ".join((feeds.files or ())[:_SHOWN_FILES])
+    more = ", ..." if len(feeds.files or ()) > _SHOWN_FILES else ""
+    return f"{feeds.source}: {names}{more}" if names else feeds.source
 
 
 def _kind_of_samples(feeds: SampleOrigin) -> str:

@@ -206,7 +206,7 @@ def _add(total: _Sum, kernel: Kernel, values: NDArray[Any], weight: NDArray[Any]
     else:
         flat = codes.reshape(-1, codes.shape[-1])
         pieces = [(flat[sampler.places(len(flat))], chosen)]
-    for x, rows in pieces:
+    for x, rows in pieces if codes.size else []:
         exact, change, saturating = multiply(x, matrix[rows])
         exact = exact - zero * matrix[rows].sum(1, dtype=np.int64)
         total.pairs += change.size * -(-x.shape[1] // 2)

@@ -417,7 +417,7 @@ BAD_DATA: dict[str, tuple[Callable[[Path], Path], str]] = {
     "infinity": (archive({"x": good(value=np.inf)}), "input 'x' holds NaN or infinity"),
     "infinity in float32 only": (archive({"x": good(value=1e300, dtype="float64")}), "NaN or infinity"),
     "no samples": (archive({"x": good(0, 3, K)}), f"holds no samples; {TAKES}"),
-    "empty folder": (folder_of({}), f"no .npz files in this folder, nor .npy files or images; {TAKES}"),
+    "empty folder": (folder_of({}), f"no .npz files in this folder or its subfolders, nor .npy files or images; {TAKES}"),
     "bad file in a folder": (folder_of({"a": {"x": good(1, 3, K)}, "b": {"x": good(1, 3, 2)}}), "sample 1: .*shape"),
 }
 

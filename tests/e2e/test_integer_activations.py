@@ -17,7 +17,7 @@ from rounded import marked, sqnr_db
 import onnxquant
 from onnxquant.artifact.records import activation_record, records
 from onnxquant.calibration import gram_matrices as grams
-from onnxquant.errors import RecipeError
+from onnxquant.errors import ModelError, RecipeError
 from onnxquant.formats.integers import Int8
 from onnxquant.graph.traverse import nodes as all_nodes
 from onnxquant.inspect.info import ActivationInfo
@@ -469,4 +469,65 @@ def test_gptq_without_samples_is_refused(tmp_path: Path) -> None:
     model, _ = save(tmp_path)
     with pytest.raises(RecipeError, match="solver gptq needs"):
         onnxquant.quantize(model, tmp_path / "out.onnx", solver="gptq")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+# ---- products that see no rows ----
+
+
+def routed() -> onnx.ModelProto:
+    """Rows of x go to one of three experts, products of their own; none goes to the last one, whose number no row has."""
+    weights = {f"{name}{i}": graphs.weight(*shape, seed=7 + i) for i in range(3) for name, shape in EXPERT.items()}
+    constants = {"router": graphs.weight(32, 2, seed=3), "zero": np.float32(0), **weights}
+    constants |= {f"number{i}": np.int64(i if i < 2 else 99) for i in range(3)}
+    nodes = [node("MatMul", ["x", "router"], ["r"]), node("ArgMax", ["r"], ["who"], axis=-1, keepdims=0)]
+    nodes.append(node("Mul", ["x", "zero"], ["sum0"]))
+    for i in range(3):
+        nodes += [
+            node("Equal", ["who", f"number{i}"], [f"is{i}"]),
+            node("NonZero", [f"is{i}"], [f"at{i}"]),
+            node("Transpose", [f"at{i}"], [f"rows{i}"]),
+            node("GatherND", ["x", f"rows{i}"], [f"in{i}"]),
+            node("MatMul", [f"in{i}", f"up{i}"], [f"h{i}"]),
+            node("Relu", [f"h{i}"], [f"hr{i}"]),
+            node("Gemm", [f"hr{i}", f"down{i}", f"bias{i}"], [f"out{i}"]),
+            node("ScatterND", [f"sum{i}", f"rows{i}", f"out{i}"], [f"sum{i + 1}"]),
+        ]
+    nodes.append(node("Identity", ["sum3"], ["y"]))
+    return graphs.model(nodes, {"x": ("float32", ["n", 32])}, {"y": "float32"}, constants)
+
+
+EXPERT = {"up": (32, 64), "down": (64, 32), "bias": (32,)}
+NEVER = {"up2", "down2"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activations": "static"},
+        {"activations": "dynamic"},
+        {"format": "int4", "solver": "awq"},
+        {"formats": ["int8", "int4"], "budget_bpw": 7.0},
+    ],
+    ids=["static", "dynamic", "awq", "bound"],
+)
+def test_products_without_rows_are_quantized_or_stay_in_float(options: dict[str, Any], tmp_path: Path) -> None:
+    model = graphs.save(routed(), tmp_path / "model.onnx")
+    data = [{"x": graphs.weight(5, 32, seed=i)} for i in range(8)]
+    report = onnxquant.quantize(model, tmp_path / "out.onnx", data=data, **options)
+    assert report.passed, report.proof and report.proof.problems
+    assert {s.decision.name for s in report.encoded} >= NEVER  # their weights at least
+    if options.get("activations") == "static":
+        left = report.activations.left_in_float
+        assert {name for name, reason in left.items() if "no sample has values" in reason} == {"h2", "out2"}
+        assert report.activations.integer_kernels >= 4
+    x = graphs.weight(40, 32, seed=99)
+    assert sqnr_db(run(model, x), run(tmp_path / "out.onnx", x)) > (14 if "format" in options else 22)
+
+
+def test_samples_that_reach_no_product_are_refused_with_the_reason(tmp_path: Path) -> None:
+    model = graphs.save(graphs.matmul(k=32, n=64), tmp_path / "model.onnx")
+    empty = [{"x": np.zeros((0, 3, 32), np.float32)} for _ in range(8)]
+    with pytest.raises(ModelError, match=r"no op can compute on integers.*no sample has values there"):
+        onnxquant.quantize(model, tmp_path / "out.onnx", data=empty, activations="static")
     assert not (tmp_path / "out.onnx").exists()

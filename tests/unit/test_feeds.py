@@ -107,9 +107,45 @@ def test_batch_axes_open_and_fixed(tmp_path: Path) -> None:
     np.savez(tmp_path / "g.npz", x=x)
     feeds = list(open_feeds(tmp_path / "g.npz", [Input("x", "tensor(float)", (2, 3))]))
     assert np.array_equal(feeds[1]["x"], x[2:4]) and len(feeds) == 3
-    with pytest.raises(FeedError, match=r"sample 3: input 'x' has shape \[1, 3\], expected \[2, 3\]"):
-        np.savez(tmp_path / "h.npz", x=values(7, 3))
-        read(tmp_path / "h.npz", [Input("x", "tensor(float)", (2, 3))], None)
+
+
+PAIRS = Input("x", "tensor(float)", (2, 3))
+
+
+def test_what_fills_no_batch_is_left_out_and_said(tmp_path: Path) -> None:
+    x = values(7, 3)
+    np.savez(tmp_path / "h.npz", x=x)
+    for data in (tmp_path / "h.npz", [{"x": x[i : i + 1]} for i in range(7)], (x[i : i + 1] for i in range(7))):
+        feeds = open_feeds(data, [PAIRS])
+        assert np.array_equal(np.concatenate([f["x"] for f in feeds]), x[:6]) and len(feeds) == 3
+        assert any("the last 1" in text and "left out" in text for text in feeds.origin.assumed or ())
+
+
+def test_fewer_samples_than_a_batch_are_repeated_and_that_is_said(tmp_path: Path) -> None:
+    x = values(3, 3)
+    np.savez(tmp_path / "h.npz", x=x)
+    feeds = open_feeds(tmp_path / "h.npz", [Input("x", "tensor(float)", (8, 3))])
+    assert len(feeds) == 1 and np.array_equal(next(iter(feeds))["x"], np.concatenate([x, x, x[:2]]))
+    assert feeds.origin.assumed == ("batches of 8", "5 samples are repeated to fill a batch")
+
+
+def test_inputs_beside_a_batch_are_not_joined() -> None:
+    samples = [{"x": values(1, 3, seed=i), "rate": np.int64(8)} for i in range(4)]
+    feeds = open_feeds(samples, [PAIRS, RATE])
+    assert [(f["x"].shape, int(f["rate"])) for f in feeds] == [((2, 3), 8)] * 2
+    assert len(open_feeds(samples, [PAIRS, RATE], limit=1)) == 1
+    whole = [{"x": values(2, 3, seed=i), "rate": np.int64(8)} for i in range(4)]
+    assert len(open_feeds(whole, [PAIRS, RATE])) == 4
+
+
+def test_files_in_subfolders_are_taken_in_turn(tmp_path: Path) -> None:
+    for name in ("cat/1.npy", "cat/2.npy", "dog/1.npy", "dog/deep/7.NPY", ".cache/9.npy"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, np.full((1, 3), sum(name.encode()), np.float32))
+    feeds = open_feeds(tmp_path, [X])
+    names = ["cat/1.npy", "dog/1.npy", "dog/deep/7.NPY", "cat/2.npy"]
+    assert [int(f["x"][0, 0]) for f in feeds] == [sum(name.encode()) for name in names]
 
 
 def test_folders_hold_one_sample_per_file(tmp_path: Path) -> None:
@@ -217,7 +253,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "samples of lists": (lambda f: [[1, 2, 3]], r"sample 0: is list, expected \{input name: array\}"),
     "ragged": (lambda f: [{"x": [[1, 2, 3], [1]]}], "input 'x' is no array"),
     "two kinds": (two_kinds, "holds both .npz and .npy files"),
-    "empty folder": (lambda f: f, f"no .npz files in this folder, nor .npy files or images; {TAKES}"),
+    "empty folder": (lambda f: f, f"no .npz files in this folder or its subfolders, nor .npy files or images; {TAKES}"),
 }
 
 

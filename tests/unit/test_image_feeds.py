@@ -138,7 +138,7 @@ def test_one_side_follows_the_proportions(tmp_path: Path) -> None:
     assert "size=64xopen, the other side by the image's proportions" in feeds.origin.assumed
 
 
-@pytest.mark.parametrize("ending", ["jpg", "bmp", "webp", "PNG"])
+@pytest.mark.parametrize("ending", ["jpg", "bmp", "webp", "PNG", "tif", "TIFF"])
 def test_every_image_ending_is_read(ending: str, tmp_path: Path) -> None:
     flat = np.full((8, 6, 3), 100, np.uint8)
     assert np.abs(one(folder(tmp_path / "a", flat, ending=ending), NHWC, "scale=1") - 100).max() <= 3
@@ -220,6 +220,24 @@ def test_bad_images_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 6), 40_000, np.uint16)).save(deep / "0.png")
     with pytest.raises(FeedError, match=r"has pixels of mode I;16, expected 8 bits per channel"):
         open_feeds(deep, [NCHW])
+
+
+def test_a_damaged_image_is_refused_before_any_is_read(tmp_path: Path) -> None:
+    data = folder(tmp_path / "a", *[pixels(40, 30)] * 3)
+    for name, format in (("8.JPG", "JPEG"), ("9.PNG", "PNG")):
+        Image.fromarray(pixels(40, 30)).save(data / name, format)
+        assert len(open_feeds(data, [NCHW])) == 4
+        (data / name).write_bytes((data / name).read_bytes()[:-40])
+        with pytest.raises(FeedError, match=rf"{name}: cannot be read as an image"):
+            open_feeds(data, [NCHW], limit=1)
+        (data / name).unlink()
+
+
+def test_images_are_joined_to_batches_of_fixed_size(tmp_path: Path) -> None:
+    data = folder(tmp_path / "a", *[pixels(8, 6)] * 5)
+    feeds = open_feeds(data, [Input("x", "tensor(float)", (2, 3, 8, 6))])
+    assert [f["x"].shape for f in feeds] == [(2, 3, 8, 6)] * 2
+    assert "the last 1 of 5 samples are left out: they fill no batch" in (feeds.origin.assumed or ())
 
 
 def test_models_without_an_image_input_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from onnxquant.calibration.feeds.base import (
     check,
     expected,
 )
+from onnxquant.calibration.feeds.batches import batch_size, in_batches
 from onnxquant.calibration.feeds.settings import Description, described, entries
 from onnxquant.calibration.feeds.split import JUDGED, Split, split, spread
 from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, vocabulary
@@ -78,7 +79,9 @@ def open_feeds(
         FeedError: unreadable, empty, too few, or of other inputs than the model's, which the message lists.
     """
     name = str(data) if isinstance(data, (str, Path)) else "data"
-    feeds = Checked(name, _source(data, inputs, limit, entries(preprocess)), inputs, limit)
+    size = batch_size(inputs)
+    source = _source(data, inputs, None if limit is None else limit * size, entries(preprocess))
+    feeds = Checked(name, in_batches(source, inputs, size), inputs, limit)
     if not len(feeds):
         raise FeedError(f"{name}: holds no samples; {expected(inputs)}")
     if len(feeds) < least:
@@ -118,9 +121,30 @@ def _source(data: Data, inputs: Sequence[Input], limit: int | None, steps: Mappi
     return python.from_python(data, inputs, "data", limit)
 
 
+def _files(path: Path, *, in_turn: bool) -> list[Path]:
+    """Files of a folder by name; where it has no samples, those of its subfolders.
+
+    Args:
+        path: the folder.
+        in_turn: take one file of each subfolder, then the next of each, so that a few show all classes.
+    """
+    endings = (*arrays.ENDINGS, *images.ENDINGS)
+    files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+    if any(f.suffix.lower() in endings for f in files):
+        return files
+    places: dict[Path, int] = {}
+    inner = []
+    for file in sorted(path.rglob("*")):
+        is_shown = not any(part.startswith(".") for part in file.relative_to(path).parts)
+        if is_shown and file.suffix.lower() in endings and file.is_file():
+            places[file.parent] = places.get(file.parent, -1) + 1
+            inner.append((places[file.parent] if in_turn else 0, file))
+    return [file for _, file in sorted(inner)]
+
+
 def _folder(path: Path, inputs: Sequence[Input], steps: Mapping[str, Any]) -> Source:
     """The samples of a folder of arrays or images."""
-    files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+    files = _files(path, in_turn=batch_size(inputs) == 1)
     array_files = [f for f in files if f.suffix.lower() in arrays.ENDINGS]
     image_files = [f for f in files if f.suffix.lower() in images.ENDINGS]
     if array_files and image_files:
@@ -130,7 +154,9 @@ def _folder(path: Path, inputs: Sequence[Input], steps: Mapping[str, Any]) -> So
     if image_files:
         return images.images(path, image_files, inputs, described(images.ImageSteps, steps, "images"))
     if not array_files:
-        raise FeedError(f"{path}: no .npz files in this folder, nor .npy files or images; {expected(inputs)}")
+        raise FeedError(
+            f"{path}: no .npz files in this folder or its subfolders, nor .npy files or images; {expected(inputs)}"
+        )
     if steps:
         raise FeedError(f"{path}: preprocess is for folders of images and for texts; {expected(inputs)}")
     return arrays.folder(path, array_files, inputs)

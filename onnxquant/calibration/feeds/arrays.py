@@ -31,7 +31,6 @@ class Stacked:
     files: Sequence[Path] = ()
 
     def __init__(self, arrays: Mapping[str, Column], inputs: Sequence[Input], where: str) -> None:
-        self.origin = SampleOrigin()
         self._where = where
         specs = {i.name: i for i in inputs}
         for name in arrays:
@@ -39,7 +38,8 @@ class Stacked:
                 raise FeedError(f"{where}: the model has no input {name!r}{nearest(name, list(specs))}")
         self._takes = {name: _taking(column.shape, specs[name]) for name, column in arrays.items()}
         self._columns = arrays
-        counts = {n: -(-c.shape[0] // self._takes[n].entries) for n, c in arrays.items() if c.shape}
+        counts = {n: c.shape[0] // self._takes[n].entries for n, c in arrays.items() if c.shape}
+        self.origin = _origin({n: c.shape[0] % self._takes[n].entries for n, c in arrays.items() if c.shape})
         if len(set(counts.values())) > 1:
             raise FeedError(
                 f"{where}: arrays differ in their number of samples: {counts}; inputs without an axis for samples need one "
@@ -73,11 +73,17 @@ class _Taking(NamedTuple):
     drops_axis: bool
 
 
+def _origin(left_out: Mapping[str, int]) -> SampleOrigin:
+    """The origin of arrays, the last entries of which fill no batch."""
+    count = max(left_out.values(), default=0)
+    return SampleOrigin(assumed=(f"the last {count} samples are left out: they fill no batch",) if count else None)
+
+
 def _taking(shape: tuple[int, ...], spec: Input) -> _Taking:
     if len(shape) == len(spec.shape) + 1:
         return _Taking(1, drops_axis=True)
     first = spec.shape[0] if spec.shape else 1
-    if isinstance(first, int) and first > 1 and len(shape) == len(spec.shape):
+    if isinstance(first, int) and 1 < first <= shape[0] and len(shape) == len(spec.shape):
         return _Taking(first, drops_axis=False)
     return _Taking(1, drops_axis=False)
 
@@ -144,7 +150,7 @@ def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
 
 def stacked(path: Path, inputs: Sequence[Input]) -> Stacked:
     """The samples of one .npz or .npy file, read one at a time."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return Stacked({_only(inputs, path).name: Column(_map_npy(path))}, inputs, str(path))
     return Stacked(_readable(path, _columns), inputs, str(path))
 

@@ -79,6 +79,7 @@ class SampleOrigin:
         assumed: settings that followed from the model or from defaults.
         seed: seed of synthetic samples; None: the samples are real ones.
         shapes: shapes of synthetic samples, by input.
+        files: files of the samples, where each has one.
         apart: whether nothing was made from their sources; None: nothing was made from samples.
     """
 
@@ -90,6 +91,7 @@ class SampleOrigin:
     assumed: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     seed: int | None = field(default=None, metadata=OPTIONAL)
     shapes: Mapping[str, tuple[int, ...]] | None = field(default=None, metadata=OPTIONAL)
+    files: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     apart: bool | None = field(default=None, metadata=OPTIONAL)
 
     @property
@@ -106,6 +108,11 @@ class Feeds(Protocol):
     """
 
     origin: SampleOrigin
+
+    @property
+    def files(self) -> Sequence[PurePath]:
+        """The file of each sample; empty where samples have none of their own."""
+        ...
 
     @property
     def groups(self) -> Sequence[str]:
@@ -146,9 +153,14 @@ class Checked:
         self.origin = replace(source.origin, source=name, samples=self._count)
 
     @property
+    def files(self) -> Sequence[PurePath]:
+        """The file of each sample."""
+        return self._source.files[: self._count]
+
+    @property
     def groups(self) -> Sequence[str]:
         """The source of each sample, by the name of its file."""
-        return groups_of_files(self._source.files[: self._count])
+        return groups_of_files(self.files)
 
     def __len__(self) -> int:
         return self._count
@@ -174,6 +186,11 @@ class Chosen:
         self._feeds, self._places = feeds, places
         self._count = sum(i in places for i in range(len(feeds)))
         self.origin = replace(feeds.origin, samples=self._count)
+
+    @property
+    def files(self) -> Sequence[PurePath]:
+        """The file of each chosen sample."""
+        return [file for i, file in enumerate(self._feeds.files) if i in self._places]
 
     @property
     def groups(self) -> Sequence[str]:

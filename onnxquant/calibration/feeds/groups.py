@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePath
 
 # The number of sources that names must tell apart: two may be two classes, and calibration needs both.
@@ -16,22 +16,28 @@ _WORD_OR_NUMBER = re.compile(r"[^\W\d_]+|\d+")
 def groups_of_files(files: Sequence[PurePath]) -> list[str]:
     """The source of each file, by its name: its folder, or the beginning that it shares with other files.
 
-    The coarsest way that tells at least three sources apart is taken. Where names only count, neighbours may be frames of
-    one film, and contiguous parts are the sources.
+    The coarsest way is taken in which no source holds more than a third of the files. Where names only count, neighbours may
+    be frames of one film, and contiguous parts are the sources.
 
     >>> groups_of_files([PurePath(name) for name in ("cat_crop1.png", "cat_crop2.png", "dog_crop1.png", "tree.png")])
     ['./cat', './cat', './dog', './tree']
     """
     folders = [str(file.parent) for file in files]
-    if len(set(folders)) >= _FEWEST_SOURCES:
+    if _is_divided(folders, folders[:1]):
         return folders
     words = [_WORD_OR_NUMBER.findall(file.stem) for file in files]
     for length in range(1, max(map(len, words), default=0) + 1):
         starts = [f"{folder}/{' '.join(w[:length])}" for folder, w in zip(folders, words, strict=True)]
-        if len(set(starts)) >= _FEWEST_SOURCES * len(set(folders)):
+        if _is_divided(starts, set(folders)):
             only_count = len(set(starts)) == len(files) and all(w[:length][-1].isdecimal() for w in words if w)
             return _parts_of_folders(folders) if only_count else starts
     return _parts_of_folders(folders)
+
+
+def _is_divided(sources: Sequence[str], folders: Collection[str]) -> bool:
+    """Whether there are enough sources for so many folders, and none of them holds most files."""
+    largest = max(Counter(sources).values(), default=0)
+    return len(set(sources)) >= _FEWEST_SOURCES * len(folders) and largest * _FEWEST_SOURCES <= len(sources)
 
 
 def _parts_of_folders(folders: Sequence[str]) -> list[str]:

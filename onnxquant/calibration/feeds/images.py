@@ -21,12 +21,14 @@ from onnxquant.errors import FeedError, nearest
 if TYPE_CHECKING:
     from PIL import Image
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Height and width; None follows from the other by the image's proportions.
 Size = tuple[int | None, int | None]
 _RESIZE = ["crop", "stretch", "pad", "none"]
 _RESAMPLE = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 _MODES = {"RGB": "RGB", "BGR": "RGB", "GRAY": "L"}
+# Files of a folder that are looked at before any is read, and the mark within the last bytes of a whole JPEG.
+_CHECKED, _JPEG_TAIL, _JPEG_END = 1024, 1 << 16, b"\xff\xd9"
 # Pixels of 16 bits and floats: Pillow would clip them to 255.
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
@@ -151,6 +153,8 @@ def images(path: Path, files: Sequence[Path], inputs: Sequence[Input], steps: Im
     """
     if importlib.util.find_spec("PIL") is None:
         raise FeedError(f"{path}: reading images needs Pillow: pip install 'onnxquant[images]'")
+    for file in files[:_CHECKED]:
+        _check_whole(file)
     spec = _image_input(path, inputs, steps)
     assumed: list[str] = []
     steps = _completed(steps, spec, assumed)
@@ -256,6 +260,23 @@ def _opened(file: Path, order: str | None) -> Image.Image:
         raise
     except Exception as error:  # UnidentifiedImageError, DecompressionBombError, struct.error ...: any kind of damage
         raise FeedError(f"{file}: cannot be read as an image: {error}") from None
+
+
+def _check_whole(file: Path) -> None:
+    """Refuse a damaged file, without decoding it: so every mode refuses it, whichever samples it reads."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            is_jpeg = image.format == "JPEG"
+            image.verify()
+    except Exception as error:  # any kind of damage
+        raise FeedError(f"{file}: cannot be read as an image: {error}") from None
+    if is_jpeg:
+        with file.open("rb") as opened:
+            opened.seek(max(0, file.stat().st_size - _JPEG_TAIL))
+            if _JPEG_END not in opened.read():
+                raise FeedError(f"{file}: cannot be read as an image: it ends early")
 
 
 def _resized(image: Image.Image, size: Size | None, steps: ImageSteps, file: Path) -> Image.Image:

@@ -50,7 +50,9 @@ def split(feeds: Feeds, judged: int, calibrated: int) -> Split:
     held_out = _some_of(_sources(feeds), count / total) if feeds.groups else [list(range(total - count, total))]
     taken = frozenset(place for source in held_out for place in source)
     calibrating = [place for place in range(total) if place not in taken][:calibrated]
-    return Split(Chosen(feeds, frozenset(calibrating)), Chosen(feeds, frozenset(_in_turn(held_out)[:count])), apart=True)
+    return Split(
+        Chosen(feeds, frozenset(calibrating)), Chosen(feeds, frozenset(_in_turn(held_out)[:count])), apart=True
+    )
 
 
 def _some_of(sources: Sequence[list[int]], part: float) -> list[list[int]]:

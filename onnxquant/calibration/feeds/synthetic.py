@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,11 @@ class Synthetic:
     def __post_init__(self) -> None:
         shapes = {i.name: tuple(self.guess.shape(i)) for i in self.inputs}
         self.origin = SampleOrigin(source="synthetic", samples=self.count, seed=self.seed, shapes=shapes)
+
+    @property
+    def files(self) -> Sequence[PurePath]:
+        """None."""
+        return ()
 
     @property
     def groups(self) -> Sequence[str]:

@@ -99,7 +99,7 @@ def _tokenizer_file(path: Path, inputs: Sequence[Input], steps: TextSteps) -> Pa
         file = Path(steps.tokenizer)
         if not file.is_file():
             raise FeedError(f"preprocess: tokenizer {str(file)!r} is not a file")
-        if file.suffix not in (".json", ".onnx"):
+        if file.suffix.lower() not in (".json", ".onnx"):
             raise FeedError(f"preprocess: tokenizer {str(file)!r}, expected a tokenizer.json or an .onnx model")
         return file
     for file in (path.parent / name for name in ("tokenizer.onnx", "tokenizer.json")):
