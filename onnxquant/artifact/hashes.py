@@ -9,23 +9,34 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxquant.artifact.records import Metadata
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.names import HASHES
+from onnxquant.graph.seal import is_sealed
 from onnxquant.graph.traverse import tensors
+
+# Name under which ``verify`` reports on the metadata.
+METADATA_ENTRY = "metadata"
 
 
 def verify(path: str | Path) -> dict[str, bool]:
-    """Check the stored hash of every tensor of a file of ours; True where it holds.
+    """Check the stored hash of every tensor of a file of ours, and that of its metadata; True where it holds.
 
     Raises:
         ModelError: the file is not ours, or a tensor with a hash is missing.
     """
-    results = check_hashes(load(path))
+    document = load(path)
+    whole = is_sealed(document.proto)
+    if whole is None:
+        Metadata.read(document.proto)  # an old file's entries have no hash, but they are to be readable
+    if whole is False:
+        return {METADATA_ENTRY: False}  # the hashes of tensors are part of it
+    results = check_hashes(document)
     if not results:
         raise ModelError(f"{path}: holds no hashes; only files written by onnxquant do")
-    return results
+    return results if whole is None else {**results, METADATA_ENTRY: True}
 
 
 def check_hashes(document: Document) -> dict[str, bool]:

@@ -13,7 +13,7 @@ from onnxquant.artifact.read import decode_weight, plane_index
 from onnxquant.artifact.records import Record, records
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.names import ACTIVATION, DOMAIN, HASHES, METADATA, ORIGIN, SITE
+from onnxquant.graph.names import ACTIVATION, DOMAIN, HASHES, METADATA, ORIGIN, SEAL, SITE
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.traverse import graphs, names_read, replace_field, subgraphs
@@ -76,7 +76,7 @@ def restore(proto: onnx.ModelProto, publisher: Publisher, decode: Decode, *, kee
     for graph in reversed(list(graphs(proto.graph))):
         _drop_unread(graph)
     replace_field(proto.functions, [f for f in proto.functions if f.domain != DOMAIN])
-    replace_field(proto.metadata_props, [e for e in proto.metadata_props if e.key not in (METADATA, ORIGIN, HASHES)])
+    replace_field(proto.metadata_props, [e for e in proto.metadata_props if e.key not in (METADATA, ORIGIN, HASHES, SEAL)])
 
 
 def _remove_rounding(graph: onnx.GraphProto) -> None:

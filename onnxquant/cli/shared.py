@@ -102,7 +102,7 @@ def errors_become_exit_codes(command: Command) -> Command:
         except OnnxQuantError as error:
             fail(str(error))
         except KeyboardInterrupt:
-            click.echo("onnxquant: interrupted; a file that is there already is whole, but not proven", err=True)
+            click.echo("onnxquant: interrupted; an output that is there is whole, but not proven", err=True)
             sys.exit(128 + signal.SIGINT)
         except BrokenPipeError:
             sys.exit(FAILED)

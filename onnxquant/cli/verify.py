@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from onnxquant.artifact.hashes import METADATA_ENTRY
 from onnxquant.artifact.hashes import verify as verify_file
 from onnxquant.cli.shared import FAILED, errors_become_exit_codes, json_option, print_json
 
@@ -15,7 +16,7 @@ from onnxquant.cli.shared import FAILED, errors_become_exit_codes, json_option, 
 @json_option
 @errors_become_exit_codes
 def verify(model: str, as_json: bool) -> None:
-    """Check the stored hash of every tensor of MODEL; exit 1 where one does not hold.
+    """Check the stored hashes of MODEL, of every tensor and of its metadata; exit 1 where one does not hold.
 
     \b
     Examples:
@@ -28,6 +29,8 @@ def verify(model: str, as_json: bool) -> None:
     else:
         for name in damaged:
             click.echo(f"damaged: {name}")
-        click.echo(f"{model}: {len(results) - len(damaged)} of {len(results)} tensors as written")
+        tensors = [is_whole for name, is_whole in results.items() if name != METADATA_ENTRY]
+        count = f"{sum(tensors)} of {len(tensors)} tensors as written" if tensors else "tensors were not checked"
+        click.echo(f"{model}: {count}")
     if damaged:
         sys.exit(FAILED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from onnxquant import runtime
 from onnxquant.errors import FeedError
 from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
@@ -27,6 +28,17 @@ def original_outputs(context: Context) -> SampledOutputs | FeedError:
         if context.samples is not None:
             raise
         return error
+
+
+def check_samples(context: Context) -> None:
+    """Refuse samples that do not fit, where a run would not come to open them.
+
+    Raises:
+        FeedError: the user's samples do not fit.
+    """
+    if context.samples is not None:
+        with runtime.session_of(context.original, threads=context.options.threads) as session:
+            context.samples.for_proof(session)
 
 
 def prove(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,9 @@ from onnxquant.convert import recipe_of_plan, whole_graph
 from onnxquant.convert.encode_sites import SiteEncoder
 from onnxquant.convert.plan_model import PlannedModel, plan_model
 from onnxquant.convert.prepare_model import fit_operators, prepare_model
-from onnxquant.convert.prove import original_outputs, prove
+from onnxquant.convert.prove import check_samples, original_outputs, prove
 from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
-from onnxquant.errors import ModelError, OutputError, RecipeError
+from onnxquant.errors import ModelError, OnnxQuantError, OutputError, RecipeError
 from onnxquant.graph import identity
 from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
 from onnxquant.graph.io import Document, load
@@ -35,6 +37,7 @@ from onnxquant.recipe.rules import Recipe
 from onnxquant.report.data import Request
 from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
+from onnxquant.validation.request import check_request
 from onnxquant.validation.weights import EncodedWeights
 
 
@@ -80,6 +83,7 @@ def quantize(
     place = _output_path(original, output, rules) if is_named else None
     provenance = Provenance(settings, original, place, Request(rules.to_list(), plain_options(options)), command)
     provenance.check()
+    check_request(settings, original, has_data=data is not None)
     with workspace(settings) as folder:
         context = Context(
             original=original,
@@ -92,8 +96,11 @@ def quantize(
             origin=entry_text(origin_of(original, settings, rules)),
         )
         notes = prepare_model(context)
+        if settings.dry_run and context.samples is not None:
+            check_samples(context)
         if settings.whole_graph:
-            return provenance.finish(whole_graph.convert(context, provenance.place, notes))
+            with removing_new_files(provenance):
+                return provenance.finish(whole_graph.convert(context, provenance.place, notes))
         notes += fit_operators(context)
         if integers := integer_weights(context.document.proto):
             notes.append(f"parts of the model are quantized already ({integers}); they stay as they are")
@@ -103,11 +110,30 @@ def quantize(
             provenance = provenance.with_result(_output_path(original, output, search.rules), search.rules)
             provenance.check()
         model = plan_model(context, search)
-        if settings.save_recipe is not None:
-            recipe_of_plan.save(model.plan, find_sites(model.document)[0], context.rules, settings)
-        report = _encode_and_write(model, provenance.place, notes)
-        report.search = search.result if search else None
-        return provenance.finish(report)
+        with removing_new_files(provenance):
+            if settings.save_recipe is not None:
+                recipe_of_plan.save(model.plan, find_sites(model.document)[0], context.rules, settings)
+            report = _encode_and_write(model, provenance.place, notes)
+            report.search = search.result if search else None
+            return provenance.finish(report)
+
+
+@contextmanager
+def removing_new_files(provenance: Provenance) -> Iterator[None]:
+    """Remove the files that a run has written where an error ends it; what replaced a file with --force stays."""
+    new = [path for files in provenance.files() if not any(map(_is_there, files)) for path in files]
+    try:
+        yield
+    except (OnnxQuantError, OSError, MemoryError):
+        for path in new:
+            if _is_there(path) and path.is_file():
+                path.unlink(missing_ok=True)
+        raise
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything in a place; no where its name is impossible."""
+    return os.path.lexists(path)
 
 
 def origin_of(original: Document, options: Options, rules: Recipe) -> Origin:

@@ -9,10 +9,11 @@ DOMAIN = "onnxquant"
 # The domain of onnxruntime's own operators.
 MICROSOFT = "com.microsoft"
 
-# Entries of a model: what became of its weights, what it was made of, and the hashes of its tensors.
+# Entries of a model: what became of its weights, what it was made of, the hashes of its tensors, and that of these entries.
 METADATA = "onnxquant"
 ORIGIN = "onnxquant.origin"
 HASHES = "onnxquant.sha256"
+SEAL = "onnxquant.metadata_sha256"
 
 # Entries of a node: the weight it was made for, and the operator of a node that rounds an activation.
 SITE = "onnxquant.site"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -25,7 +24,7 @@ from onnxquant.errors import OutputError
 from onnxquant.graph.external import refer
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import Make
-from onnxquant.graph.names import HASHES
+from onnxquant.graph.seal import seal
 from onnxquant.graph.traverse import graphs, tensors
 from onnxquant.graph.wire import varint
 
@@ -61,7 +60,7 @@ class SizeCounter:
 
     def total(self, proto: onnx.ModelProto) -> int:
         """Bytes of the model and its data file once ``proto`` is published; ``proto``, a copy made for this, is changed."""
-        proto.metadata_props.add(key=HASHES, value=json.dumps(self.hashes, separators=(",", ":")))
+        seal(proto, self.hashes)
         size = self.nbytes
         for tensor in _referring(proto, STORED):
             if self.external:
@@ -177,7 +176,7 @@ class Publisher:
 
     def publish(self, proto: onnx.ModelProto) -> None:
         """Write the graph and move everything to its place."""
-        proto.metadata_props.add(key=HASHES, value=json.dumps(self.hashes, separators=(",", ":")))
+        seal(proto, self.hashes)
         self._stream.flush()
         os.fsync(self._stream.fileno())
         if self.external:

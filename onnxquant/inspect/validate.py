@@ -18,6 +18,8 @@ from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
 from onnxquant.validation.compare import compare, outputs_of_original, prepared_like
 from onnxquant.validation.contributions import site_contributions
+from onnxquant.validation.request import check_request
+from onnxquant.validation.structure import refuse_unrelated
 
 
 def validate(
@@ -51,6 +53,8 @@ def validate(
     document = load(original, settings.external_root)
     path = Path(quantized)
     file = load(path, settings.external_root)
+    check_request(settings, document, has_data=data is not None)
+    refuse_unrelated(document, file)
     report = Report(source=document.name, output=str(quantized), original_bytes=document.size())
     provenance = Provenance(settings, document, path, Request([], plain_options(options)), command)
     provenance.check(file)

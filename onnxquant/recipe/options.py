@@ -251,6 +251,10 @@ class Options(RuleOptions):
         if self.activations == Activations.STATIC and self.solver not in static_solver_names():
             expected = ", ".join(static_solver_names())
             raise RecipeError(f"solver {self.solver}: beside static activations expected one of {expected}")
+        defaults = {"calibration_method": AUTO, "percentile": None, "sigmas": None, "auto_exclude": False}
+        for name, default in defaults.items():
+            if getattr(self, name) != default and self.activations == Activations.NONE:
+                raise RecipeError(f"{name} is about ranges of activations: it has no effect without --activations static")
         if self.compute == Compute.FLOAT and self.activations != Activations.NONE:
             raise RecipeError("compute float rounds no activations: leave out activations")
 

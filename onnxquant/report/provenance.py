@@ -74,6 +74,15 @@ class Provenance:
             for document in (self.original, *others):
                 refuse_overwriting(document, path)
 
+    def files(self) -> list[list[Path]]:
+        """Files that the run may write; a model and its data belong together."""
+        groups = []
+        if self.output is not None and self.output.name:
+            groups.append([self.output, self.output.with_name(f"{self.output.name}.data")])
+        if self.settings.save_recipe is not None:
+            groups.append([Path(self.settings.save_recipe)])
+        return groups + [[path] for path in files.places(self.settings.report, self.output, force=True)]
+
     def finish(self, report: Report, output: Document | None = None) -> Report:
         """Add the origin to a report, and write the report's files.
 

@@ -120,7 +120,10 @@ def kernels(document: Document) -> list[Kernel]:
     multiplying = []
     for node in editor.nodes:
         if node.op_type in _PLACES_OF_SCALES:
-            weight, scales = editor.constant(node.input[1]), editor.constant(node.input[_PLACES_OF_SCALES[node.op_type]])
+            weight, scales = (
+                editor.constant(node.input[1]),
+                editor.constant(node.input[_PLACES_OF_SCALES[node.op_type]]),
+            )
             if weight is not None and scales is not None and weight.data_type == onnx.TensorProto.INT8:
                 multiplying.append(Kernel(node, _floats_before(editor, node), None, weight, document.array(scales)))
         if node.op_type not in ("Conv", "Gemm", "MatMul"):

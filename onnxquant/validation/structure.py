@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 import onnx
 
 from onnxquant import runtime
 from onnxquant.artifact.hashes import check_hashes
 from onnxquant.artifact.records import records
+from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
-from onnxquant.graph.traverse import graphs
+from onnxquant.graph.seal import is_sealed
+from onnxquant.graph.traverse import graphs, nodes
 from onnxquant.validation.proof import BothSides, Problem, Proof, Structure
+
+# Ops that read or make codes, of onnx and of onnxruntime.
+_CODES = re.compile("^QLinear|QuantizeLinear$|Integer$|NBits$|Bnb4$|^DynamicQuantize|^QGemm$|^QAttention$|^QMoE$")
 
 
 def compare_structure(proof: Proof, original: Document, quantized: Document) -> None:
     """Add the structure, and its problems and notes, to a proof."""
     if damaged := [name for name, good in check_hashes(quantized).items() if not good]:
         proof.problems.append(Problem(f"{len(damaged)} tensors are not as they were written, {damaged[0]!r} first"))
-    if records(original.proto) and not records(quantized.proto):
-        proof.problems.append(
-            Problem("the first model is quantized by onnxquant and the second is not: are they swapped?")
-        )
+    if is_sealed(quantized.proto) is False:
+        proof.problems.append(Problem("the metadata is not as it was written"))
     constants = {t.name for t in original.proto.graph.initializer}
     _compare_signatures(proof, "input", (original.proto.graph.input, quantized.proto.graph.input), constants)
     _compare_signatures(proof, "output", (original.proto.graph.output, quantized.proto.graph.output), constants)
@@ -38,6 +42,54 @@ def compare_structure(proof: Proof, original: Document, quantized: Document) -> 
         removed_ops=_surplus(before, after),
         explained_by=f"{encoded} weights lowered by onnxquant" if encoded else "not a file of onnxquant",
     )
+
+
+def refuse_unrelated(original: Document, quantized: Document) -> None:
+    """Refuse models that cannot be an original and what was made of it: swapped ones, and those of other inputs or outputs.
+
+    Raises:
+        ModelError: they are such models; the message says what to do, or what differs.
+    """
+    if _is_quantized(original) and not _is_quantized(quantized):
+        raise ModelError(
+            f"{original.name} is quantized and {quantized.name} is not: swap them, the original comes first"
+        )
+    constants = {t.name for document in (original, quantized) for t in document.proto.graph.initializer}
+    differences = []
+    for kind in ("input", "output"):
+        one, other = (
+            {v.name: v for v in getattr(document.proto.graph, kind) if v.name not in constants}
+            for document in (original, quantized)
+        )
+        if one.keys() != other.keys() or any(_contradict(one[name], other[name]) for name in one):
+            differences.append(f"{kind}s are {_listed(other)}, expected {_listed(one)}")
+    if differences:
+        raise ModelError(f"{quantized.name} is not made of {original.name}: {'; '.join(differences)}")
+
+
+def _is_quantized(document: Document) -> bool:
+    """Whether a model holds codes, of ours or of anybody's."""
+    return bool(records(document.proto)) or any(_CODES.search(node.op_type) for node in nodes(document.proto))
+
+
+def _contradict(one: onnx.ValueInfoProto, other: onnx.ValueInfoProto) -> bool:
+    """Whether no array can be both values."""
+    shapes = [v.type.tensor_type.shape.dim for v in (one, other) if v.type.tensor_type.HasField("shape")]
+    if len(shapes) < 2:
+        return False
+    fixed = [[d.dim_value for d in shape] for shape in shapes]
+    return len(fixed[0]) != len(fixed[1]) or any(a and b and a != b for a, b in zip(*fixed, strict=True))
+
+
+def _listed(values: Mapping[str, onnx.ValueInfoProto]) -> str:
+    """Names and shapes of values."""
+    texts = []
+    for name, value in values.items():
+        dims = [
+            d.dim_param or (d.dim_value if d.HasField("dim_value") else "?") for d in value.type.tensor_type.shape.dim
+        ]
+        texts.append(f"{name} [{', '.join(map(str, dims))}]")
+    return ", ".join(texts) or "none"
 
 
 def _surplus(ops: dict[str, int], others: dict[str, int]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,8 +96,7 @@ def test_validate_sees_damage_and_swapped_arguments(model: Path, tmp_path: Path)
     output = tmp_path / "out.onnx"
     run("quantize", model, "-o", output, "--external-data", "always", "--no-proof")
     swapped = run("validate", output, model)
-    assert swapped.exit_code == 1
-    assert "are they swapped?" in swapped.output
+    refused(swapped, "swap them", str(output), str(model))
     data = tmp_path / "out.onnx.data"
     raw = bytearray(data.read_bytes())
     raw[4321] ^= 1
@@ -260,3 +260,71 @@ def test_help_teaches(command: str) -> None:
         assert isinstance(option, click.Argument) or getattr(option, "help", None), option.name
     if command in ("quantize", "validate", "benchmark"):
         assert "Example" in result.output
+
+
+def test_models_that_have_nothing_to_do_with_each_other_are_refused(model: Path, tmp_path: Path) -> None:
+    other = graphs.save(graphs.conv(), tmp_path / "other.onnx")
+    refused(run("validate", model, other), "is not made of", "inputs are x [batch, 8, 7, 7], expected x [batch, 3, 256]")
+    renamed = onnx.load(model)
+    renamed.graph.output[0].name = renamed.graph.node[0].output[0] = "z"
+    onnx.save(renamed, other)
+    refused(run("validate", model, other), "outputs are z", "expected y")
+
+
+JUDGES = """
+calls = []
+def failing(session): raise ValueError("no labels here")
+def late(session):
+    calls.append(1)
+    return 1.0 if len(calls) == 1 else float("nan")
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--metric", "judges:accuracy"), "judges has no 'accuracy'"),
+        (("--metric", "judges:failing"), "no labels here"),
+        (("--metric", "judges:late"), "gives nan"),
+        (("--judge", "z"), "no output of that name"),
+        (("--judge", "y:[a]"), "is no slice"),
+        (("--preprocess", "mean=0.5"), "--data, which is missing"),
+        (("--dry-run", "--preprocess", "mean=0.5"), "--data, which is missing"),
+        (("--dry-run", "--data", "missing.npz"), "missing.npz"),
+        (("--auto-exclude",), "no effect without --activations static"),
+        (("--percentile", "99"), "no effect without --activations static"),
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_left_behind_where_a_command_is_refused(
+    options: tuple[str, ...], words: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "judges.py").write_text(JUDGES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("judges", None)
+    more = ("--samples", 1, "--report", tmp_path / "r.json", "--save-recipe", tmp_path / "p.toml")
+    refused(run("quantize", model, "-o", tmp_path / "o.onnx", "--external-data", "always", *more, *options), words)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["judges.py", "model.onnx"]
+
+
+def test_verify_sees_changed_metadata(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    run("quantize", model, "-o", output, "--no-proof")
+    proto = onnx.load(output)
+    proto.metadata_props.add(key="author", value="somebody")  # entries of others are no concern of ours
+    onnx.save(proto, output)
+    assert run("verify", output).exit_code == 0
+    entry = next(e for e in proto.metadata_props if e.key == "onnxquant")
+    entry.value = entry.value.replace('"float_bytes":', '"float_bytes":1')
+    onnx.save(proto, output)
+    result = run("verify", output)
+    assert result.exit_code == 1 and "damaged: metadata" in result.output
+    assert "the metadata is not as it was written" in run("validate", model, output, "--samples", 1).output
+
+
+def test_a_second_run_replaces_the_hashes_of_the_first(model: Path, tmp_path: Path) -> None:
+    half, output = tmp_path / "half.onnx", tmp_path / "out.onnx"
+    run("quantize", model, "-o", half, "--format", "f16", "--whole-graph", "--no-proof")
+    result = run("quantize", half, "-o", output, "--bits", 4, "--samples", 1)
+    assert result.exit_code == 0, result.output
+    assert run("verify", output).exit_code == 0

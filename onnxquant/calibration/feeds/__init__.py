@@ -43,6 +43,7 @@ __all__ = [
     "Split",
     "Synthetic",
     "check",
+    "entries",
     "guesses",
     "open_feeds",
     "read",

@@ -1,0 +1,33 @@
+"""Checks of what a proof is asked for, before any work: its metric, the outputs that it judges, and how samples are made."""
+
+from __future__ import annotations
+
+from onnxquant.calibration import feeds
+from onnxquant.errors import FeedError
+from onnxquant.graph.io import Document
+from onnxquant.numerics.parts import named_part
+from onnxquant.recipe.options import Options
+from onnxquant.validation.metric import Metric
+
+
+def check_request(options: Options, original: Document, *, has_data: bool) -> None:
+    """Refuse a request that a proof could not fulfil.
+
+    Args:
+        options: options of the run.
+        original: the original model.
+        has_data: whether the user gave samples.
+
+    Raises:
+        RecipeError: the metric is no function, or an output that is to be judged does not exist.
+        FeedError: the description of the samples is not well-formed, or there are none.
+    """
+    if options.metric is not None:
+        Metric(options.metric)
+    outputs = original.proto.graph.output
+    if all(output.type.HasField("tensor_type") for output in outputs):
+        for name in options.judge:
+            named_part(name, [output.name for output in outputs])
+    feeds.entries(options.preprocess)
+    if options.preprocess is not None and not has_data:
+        raise FeedError("preprocess says how samples are made of --data, which is missing")
