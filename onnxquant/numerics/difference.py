@@ -64,6 +64,7 @@ class Difference:
     max_error: float = 0.0
     unequal: int = 0
     not_finite: int = 0
+    overflows: bool = False
     shape_mismatch: str = ""
     comparison: str = ""
 
@@ -85,6 +86,7 @@ class Difference:
         finite = np.isfinite(a) & np.isfinite(b)
         if not finite.all():
             self.not_finite += int((~finite & np.isfinite(a)).sum())
+            self.overflows |= not np.isfinite(a).all()
             a, b = a[finite], b[finite]
         delta = b - a
         self.unequal += int(np.count_nonzero(delta))
@@ -102,9 +104,14 @@ class Difference:
         return self.error / self.count if self.count else 0.0
 
     @property
+    def blamed(self) -> int:
+        """Number of values that are infinite or NaN; none where the reference itself has such values."""
+        return 0 if self.overflows else self.not_finite
+
+    @property
     def sqnr_db(self) -> float:
         """Signal to quantization noise ratio in decibels."""
-        if self.not_finite or self.shape_mismatch:
+        if self.blamed or self.shape_mismatch:
             return -math.inf
         if self.error == 0.0:
             # Integer outputs have no noise to measure: any unequal element is a failure.
@@ -128,7 +135,7 @@ class Difference:
             cosine=self.cosine,
             unequal=self.unequal,
             count=self.count,
-            not_finite=self.not_finite or None,
+            not_finite=self.blamed or None,
             shape_mismatch=self.shape_mismatch or None,
             comparison=self.comparison or None,
         )

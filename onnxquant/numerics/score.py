@@ -240,7 +240,9 @@ def _worst_tenth(powers: Sequence[tuple[float, float]]) -> float:
 def _signal_and_noise(expected: NDArray[np.float64], outputs: NDArray[np.float64] | None) -> tuple[float, float]:
     """Powers of the signal and of the noise, where the reference is finite."""
     finite = np.isfinite(expected)
-    noise = 0.0 if outputs is None else float(((expected - outputs)[finite] ** 2).sum())
+    if outputs is not None and not finite.all():  # where the reference overflows, values beside it may do so, too
+        finite &= np.isfinite(outputs)
+    noise = 0.0 if outputs is None else float(((expected[finite] - outputs[finite]) ** 2).sum())
     return float((expected[finite] ** 2).sum()), noise
 
 

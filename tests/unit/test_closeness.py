@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from onnxquant.errors import RecipeError
+from onnxquant.numerics.difference import Difference
 from onnxquant.numerics.score import Judge, Score, closeness
 
 RNG = np.random.default_rng(3)
@@ -70,6 +71,19 @@ def test_what_cannot_be_compared() -> None:
     assert closeness([{"n": np.int64([1])}], [{"n": np.int64([2])}]) == best
     assert closeness(same, samples(LOGITS + np.inf)) == Score(-math.inf, -math.inf)
     assert closeness(same, samples(LOGITS * np.nan)) == Score(-math.inf, -math.inf)
+
+
+def test_overflow_beside_that_of_the_original_is_left_out() -> None:
+    a, b = LOGITS.copy(), LOGITS + NOISE
+    a[0, 0, 0], b[0, 0, 1] = np.nan, np.inf
+    expected = decibels(LOGITS.reshape(-1)[2:], NOISE.reshape(-1)[2:])
+    assert closeness(samples(a), samples(b)).total == pytest.approx(expected, abs=1e-3)
+    difference = Difference()
+    difference.add(a, b)
+    assert difference.figures().not_finite is None and difference.sqnr_db == pytest.approx(expected, abs=1e-3)
+    clean = Difference()
+    clean.add(LOGITS, b)
+    assert clean.figures().not_finite == 1 and clean.sqnr_db == -math.inf
 
 
 def test_infinite_values_of_the_original_are_left_out() -> None:
