@@ -26,7 +26,7 @@ DEFAULT = ("int8", "int6", "int5", "int4", "int3")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class FormatCandidate:
     """One possible decision about a weight.
 
     Attributes:
@@ -74,11 +74,11 @@ def parse(specs: Sequence[str]) -> list[Format]:
 
 def spec_of(form: Format) -> str:
     """The text that ``parse`` makes a format of."""
-    parameters = ",".join(f"{p}={_text(v)}" for p, v in parameters_of(form).items())
+    parameters = ",".join(f"{p}={_text(v)}" for p, v in changed_parameters(form).items())
     return f"{form.name}:{parameters}" if parameters else form.name
 
 
-def parameters_of(form: Format) -> dict[str, Any]:
+def changed_parameters(form: Format) -> dict[str, Any]:
     """The parameters of a format that are set, by name."""
     return {p: v for p in form.parameters() if (v := form.settings().get(p)) is not None}
 
@@ -89,7 +89,7 @@ def _text(value: object) -> str:
 
 def candidates(
     document: Document, site: Site, formats: Sequence[Format], rule: Rule, gram: NDArray[np.float64] | None
-) -> list[Candidate]:
+) -> list[FormatCandidate]:
     """The candidates of a weight. The first one is to stay in float.
 
     Args:
@@ -101,14 +101,14 @@ def candidates(
     """
     weight = site.view.matrix(document.array(site.tensor)).astype(np.float32)
     power = _power(weight, gram)
-    result = [Candidate(_in_float(decide(site, formats[0], rule, document.opset)), 0.0)]
+    result = [FormatCandidate(_in_float(decide(site, formats[0], rule, document.opset)), 0.0)]
     for form in formats:
         decision = decide(site, form, rule, document.opset)
         if isinstance(decision, KeepDecision):
             continue
         error = dispatch.decode(dispatch.rounded_to_nearest(decision.format, weight)) - weight
         decision = with_solver(decision, inputs_observable=gram is not None, has_samples=True)
-        result.append(Candidate(decision, _power(error, gram) / power if power else 0.0))
+        result.append(FormatCandidate(decision, _power(error, gram) / power if power else 0.0))
     return result
 
 

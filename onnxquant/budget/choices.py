@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxquant.budget.candidates import Candidate
+from onnxquant.budget.candidates import FormatCandidate
 from onnxquant.budget.knapsack import choose
 from onnxquant.budget.result import ChoiceFigures, FormatCost, Measured, WeightCosts
 from onnxquant.formats.base import Format
@@ -31,7 +31,7 @@ class FormatChoice:
         keeps: whether it keeps the bound on quality; true where there is none
     """
 
-    picked: dict[str, Candidate]
+    picked: dict[str, FormatCandidate]
     fixed_bytes: int
     elements: int
     predicted: float
@@ -78,7 +78,7 @@ class CandidateTable:
         elements: number of all constant weights
     """
 
-    options: dict[str, list[Candidate]]
+    options: dict[str, list[FormatCandidate]]
     fixed_bytes: int
     elements: int
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant import runtime
-from onnxquant.budget.candidates import Candidate, candidates, spec_of
+from onnxquant.budget.candidates import FormatCandidate, candidates, spec_of
 from onnxquant.budget.choices import CandidateTable, FormatChoice
 from onnxquant.budget.latency import ProductTimer
 from onnxquant.budget.sensitivity import FigureCache, FloatModel
@@ -28,7 +28,7 @@ from onnxquant.plan.context import Context
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.plan.planner import is_decoded_at_load
 from onnxquant.recipe.rules import Rule
-from onnxquant.recipe.values import Cost
+from onnxquant.recipe.values import SearchCost
 from onnxquant.solvers import jobs
 from onnxquant.solvers.rtn import Rtn
 
@@ -94,7 +94,7 @@ class CandidateMeter:
         """
         cache = FigureCache.of(self.context.folder, self.document, self.model.feeds)
         options = self._with_losses(feeds)
-        if self.context.options.cost == Cost.LATENCY:
+        if self.context.options.cost == SearchCost.LATENCY:
             options = self._with_seconds(options)
         return CandidateTable(self._with_noises(options, cache), fixed_bytes, elements)
 
@@ -132,13 +132,13 @@ class CandidateMeter:
         jobs.run(tasks, results, self.context.options.jobs, self._counter("solving", len(tasks)))
         return results
 
-    def _with_losses(self, feeds: Feeds) -> dict[str, list[Candidate]]:
+    def _with_losses(self, feeds: Feeds) -> dict[str, list[FormatCandidate]]:
         """Candidates with their losses."""
         document, threads = self.document, self.context.options.threads
         readers = {n: r for n, s in self.free.items() if (r := nodes_showing_the_input(s, document.proto.graph))}
         names = {self.free[n].tensor.name: n for n in readers}
         nodes = [r for several in readers.values() for r in several]
-        options: dict[str, list[Candidate]] = {}
+        options: dict[str, list[FormatCandidate]] = {}
         for weight, gram, count in grams(document, nodes, feeds, threads=threads, progress=self.context.progress):
             name = names[weight]
             options[name] = candidates(document, self.free[name], self.formats, self.rule, gram)
@@ -151,7 +151,7 @@ class CandidateMeter:
                 options[name] = candidates(document, site, self.formats, self.rule, None)
         return {name: options[name] for name in self.free}
 
-    def _with_seconds(self, options: Mapping[str, list[Candidate]]) -> dict[str, list[Candidate]]:
+    def _with_seconds(self, options: Mapping[str, list[FormatCandidate]]) -> dict[str, list[FormatCandidate]]:
         """Candidates with the time of their products."""
         timer, positions = ProductTimer(self.document.opset, self.context.options.threads), self._positions()
         count, timed = self._counter("timing products", len(options)), {}
@@ -176,7 +176,9 @@ class CandidateMeter:
         rows = {name: int(np.prod(shapes[output][:-1])) for name, output in zip(names, outputs, strict=True)}
         return {site: max(rows[name], 1) for site, name in inputs.items()}
 
-    def _with_noises(self, options: Mapping[str, list[Candidate]], cache: FigureCache) -> dict[str, list[Candidate]]:
+    def _with_noises(
+        self, options: Mapping[str, list[FormatCandidate]], cache: FigureCache
+    ) -> dict[str, list[FormatCandidate]]:
         """Candidates with the noise that they make while all other weights are float.
 
         Where there are many weights, those of one shape and role are measured at some places along the depth of the model,
@@ -243,7 +245,7 @@ def spread(count: int, chosen: int) -> list[int]:
     return sorted({round(place) for place in wave * (count - 1)})
 
 
-def _probe(several: Sequence[Candidate]) -> _Probe | None:
+def _probe(several: Sequence[FormatCandidate]) -> _Probe | None:
     """The candidate with the middle loss: its noise shows, and it does not break the model."""
     probes = [
         _Probe(c.decision.format, c.loss) for c in several if isinstance(c.decision, EncodeDecision) and c.loss > 0

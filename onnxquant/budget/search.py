@@ -17,7 +17,7 @@ from pathlib import Path
 
 from onnxquant import runtime
 from onnxquant.artifact import lowering
-from onnxquant.budget.candidates import DEFAULT, parameters_of, parse, spec_of
+from onnxquant.budget.candidates import DEFAULT, changed_parameters, parse, spec_of
 from onnxquant.budget.choices import CandidateTable, FormatChoice
 from onnxquant.budget.loss_table import CandidateMeter
 from onnxquant.budget.result import FormatSearchResult
@@ -278,7 +278,7 @@ class _FormatSearcher:
         if form is None:
             return Rule(include=include, keep=True)
         return Rule(
-            include=include, format=form.name, parameters=parameters_of(form),
+            include=include, format=form.name, parameters=changed_parameters(form),
             target=self._rule.target, solver=self._rule.solver, compute=self._rule.compute,
         )  # fmt: skip
 

@@ -9,12 +9,12 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from onnxquant.cli.shared import Command
 from onnxquant.errors import nearest
 from onnxquant.recipe.declaration import Option, options_of
 from onnxquant.recipe.files import shipped
 from onnxquant.recipe.options import Options
 
-Command = Callable[..., Any]
 if TYPE_CHECKING:
     _ParamType: TypeAlias = click.ParamType[Any]
 else:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
 from onnxquant.formats.matrix import Matrix, expand
-from onnxquant.numerics.rows import Split, by_rows
+from onnxquant.numerics.rows import RowSplit, by_rows
 
 FloatArray = NDArray[np.floating]
 Indices = NDArray[np.uint8]
@@ -62,7 +62,7 @@ def is_even(levels: FloatArray) -> bool:
     return bool((np.diff(levels) == 1).all())
 
 
-def values(grid: LevelGrid, indices: Indices, split: Split | None = None) -> Matrix:
+def values(grid: LevelGrid, indices: Indices, split: RowSplit | None = None) -> Matrix:
     """Values of the levels with these indices: float32 [rows, cols], one rounding per operation."""
     rows, cols = indices.shape
     out = np.empty((rows, cols), np.float32)
@@ -76,7 +76,7 @@ def values(grid: LevelGrid, indices: Indices, split: Split | None = None) -> Mat
     return out
 
 
-def nearest(grid: LevelGrid, weight: FloatArray, split: Split | None = None) -> Indices:
+def nearest(grid: LevelGrid, weight: FloatArray, split: RowSplit | None = None) -> Indices:
     """Indices of the levels nearest to a weight [rows, cols]; where a step is 0, of the level nearest to 0."""
     rows, cols = weight.shape
     out = np.empty((rows, cols), np.uint8)

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from onnxquant.native import library
 from onnxquant.native.jobs import Execution, PackJob, address, run
 from onnxquant.native.library import TILE
-from onnxquant.numerics.packing import Codes, low_bits, pack, unpack
+from onnxquant.numerics.arrays import Bytes
+from onnxquant.numerics.packing import low_bits, pack, unpack
 from onnxquant.numerics.rows import in_threads
 
 
-def pack_rows(codes: Codes, bits: int, cols: int, pad: int, execution: Execution | None = None) -> Codes:
+def pack_rows(codes: Bytes, bits: int, cols: int, pad: int, execution: Execution | None = None) -> Bytes:
     """Codes [N, K] as bytes [N, cols * bits / 8], first code lowest.
 
     Args:
@@ -30,8 +31,8 @@ def pack_rows(codes: Codes, bits: int, cols: int, pad: int, execution: Execution
 
 
 def pack_tiles(
-    codes: Codes, bits: int, cols: int, pad: int, execution: Execution | None = None
-) -> tuple[Codes, Codes | None]:
+    codes: Bytes, bits: int, cols: int, pad: int, execution: Execution | None = None
+) -> tuple[Bytes, Bytes | None]:
     """Codes [N, K] as the tile planes ``codes`` and, for odd widths, ``high``.
 
     Args:
@@ -52,7 +53,7 @@ def pack_tiles(
     return planes[0], planes[1] if bits > low else None
 
 
-def unpack_tiles(low: Codes, high: Codes | None, bits: int, cols: int) -> Codes:
+def unpack_tiles(low: Bytes, high: Bytes | None, bits: int, cols: int) -> Bytes:
     """Codes [16 tiles, cols] of the tile planes."""
     width, rows = low_bits(bits), len(low) * TILE
     codes = unpack(low.transpose(0, 2, 1, 3).reshape(rows, -1), width, cols)
@@ -64,7 +65,7 @@ def unpack_tiles(low: Codes, high: Codes | None, bits: int, cols: int) -> Codes:
     return codes | ordered.reshape(rows, -1) << np.uint8(width)
 
 
-def _pack(layout: str, codes: Codes, job: PackJob, planes: list[Codes], execution: Execution | None) -> None:
+def _pack(layout: str, codes: Bytes, job: PackJob, planes: list[Bytes], execution: Execution | None) -> None:
     """Let the library write planes.
 
     Raises:
@@ -85,7 +86,7 @@ def _pack(layout: str, codes: Codes, job: PackJob, planes: list[Codes], executio
     in_threads(work, execution.parts(len(codes), job.padded), execution.threads)
 
 
-def _pack_high(padded: Codes, bits: int) -> Codes:
+def _pack_high(padded: Bytes, bits: int) -> Bytes:
     """High bits meet their low ones in the same byte: vector after vector, field after field."""
     width = low_bits(bits)
     fields, per_byte = 8 // width, 8 // (bits - width)
@@ -94,11 +95,11 @@ def _pack_high(padded: Codes, bits: int) -> Codes:
     return packed.reshape(len(padded), -1)
 
 
-def _in_tiles(packed: Codes) -> Codes:
+def _in_tiles(packed: Bytes) -> Bytes:
     return np.ascontiguousarray(packed.reshape(len(packed) // TILE, TILE, -1, 4).transpose(0, 2, 1, 3))
 
 
-def _padded(codes: Codes, rows: int, cols: int, pad: int) -> Codes:
+def _padded(codes: Bytes, rows: int, cols: int, pad: int) -> Bytes:
     if codes.shape == (rows, cols):
         return codes
     out: NDArray[np.uint8] = np.full((rows, cols), pad, np.uint8)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Codes = NDArray[np.uint8]
+from onnxquant.numerics.arrays import Bytes
+
 # A code of one of these widths is stored as low bits of a width that divides a byte, and the high bits that remain.
 _LOW_BITS = {3: 2, 5: 4, 6: 4}
 
@@ -15,7 +15,7 @@ def low_bits(bits: int) -> int:
     return _LOW_BITS.get(bits, bits)
 
 
-def pack(codes: Codes, bits: int) -> Codes:
+def pack(codes: Bytes, bits: int) -> Bytes:
     """Pack codes [..., n] into bytes [..., ceil(n * bits / 8)]; a short last byte is filled with zero bits.
 
     >>> pack(np.array([1, 2, 3, 4, 5], np.uint8), 4).tobytes().hex()
@@ -33,7 +33,7 @@ def pack(codes: Codes, bits: int) -> Codes:
     return out
 
 
-def unpack(packed: Codes, bits: int, count: int) -> Codes:
+def unpack(packed: Bytes, bits: int, count: int) -> Bytes:
     """The first ``count`` codes of each packed row.
 
     >>> unpack(np.frombuffer(bytes.fromhex("214305"), np.uint8), 4, 5).tolist()

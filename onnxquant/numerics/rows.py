@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Split:
+class RowSplit:
     """Size of the parts that rows are split into, and number of threads. Results depend on neither.
 
     Attributes:
@@ -32,7 +32,7 @@ def row_ranges(rows: int, cols: int, nbytes: int, multiple: int = 1) -> Iterator
         yield slice(first, min(first + step, rows))
 
 
-def by_rows(rows: int, cols: int, work: Callable[[slice], T], split: Split | None = None) -> list[T]:
+def by_rows(rows: int, cols: int, work: Callable[[slice], T], split: RowSplit | None = None) -> list[T]:
     """Results of a function for each part of the rows, in the order of the rows.
 
     Args:
@@ -41,7 +41,7 @@ def by_rows(rows: int, cols: int, work: Callable[[slice], T], split: Split | Non
         work: function of a range of rows.
         split: size of the parts, and threads.
     """
-    split = split or Split()
+    split = split or RowSplit()
     return in_threads(work, list(row_ranges(rows, cols, split.nbytes)) if cols else [], split.threads)
 
 

@@ -17,9 +17,9 @@ from onnxquant.recipe.declaration import Scope, any_path, declared, format_optio
 from onnxquant.recipe.rules import Recipe, RuleOptions
 from onnxquant.recipe.values import (
     Compute,
-    Cost,
     Drop,
     ExternalData,
+    SearchCost,
     calibration_methods,
     format_names,
     static_solver_names,
@@ -126,9 +126,9 @@ class Options(RuleOptions):
         None, "Choose formats so that the file has at most this size.", Scope.SEARCH, metavar="30MB"
     )
     cost: str = option(
-        Cost.SIZE.value,
+        SearchCost.SIZE.value,
         "What a search under --min-sqnr or --metric makes small: the size of the file, or the latency of its "
-        "products, measured on this machine.", Scope.SEARCH, choices=tuple(Cost),
+        "products, measured on this machine.", Scope.SEARCH, choices=tuple(SearchCost),
     )  # fmt: skip
     external_data: str = option(
         ExternalData.AUTO.value,
@@ -271,7 +271,7 @@ class Options(RuleOptions):
         if self.budget_bpw is not None and not 0 < self.budget_bpw < 64:
             raise RecipeError(f"budget_bpw is {self.budget_bpw}, expected bits per weight, such as 4.5")
         is_bounded = self.budget_bpw is not None or self.max_size is not None
-        if self.cost != Cost.SIZE and (is_bounded or not self.searches):
+        if self.cost != SearchCost.SIZE and (is_bounded or not self.searches):
             raise RecipeError("cost says what to save under a bound on quality: name formats, and min_sqnr or metric")
         if not self.searches:
             return

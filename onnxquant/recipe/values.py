@@ -21,7 +21,7 @@ class Compute(StrEnum):
     FLOAT = "float"
 
 
-class Cost(StrEnum):
+class SearchCost(StrEnum):
     """The figure that a search under a bound on quality makes small."""
 
     SIZE = "size"

@@ -29,7 +29,7 @@ from onnxquant.formats.grid import Indices, LevelGrid, nearest, spread, values
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
-from onnxquant.numerics.rows import Split, in_threads
+from onnxquant.numerics.rows import RowSplit, in_threads
 from onnxquant.solvers.base import Inputs, Solver, best_rows, losses, rounded
 from onnxquant.solvers.gptq import shrinkage
 from onnxquant.solvers.mse import LeastSquares
@@ -73,7 +73,7 @@ class AdaRound(Solver):
         return best_rows(candidates, [losses(weight, dispatch.decode(e), Inputs(gram), self.split) for e in candidates])
 
 
-def _learned(start: Encoded, weight: Matrix, grams: Matrix, split: Split) -> Encoded:
+def _learned(start: Encoded, weight: Matrix, grams: Matrix, split: RowSplit) -> Encoded:
     """The weight with learned codes on its grid."""
     grid = start.format.grid(start)
     near = nearest(grid, weight, split)

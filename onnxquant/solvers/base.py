@@ -20,7 +20,7 @@ from onnxquant.formats.grid import nearest
 from onnxquant.formats.matrix import Matrix, chunks
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
-from onnxquant.numerics.rows import Split, by_rows
+from onnxquant.numerics.rows import RowSplit, by_rows
 
 # Rows that are multiplied with a Gram matrix together: bounds the memory for tall weights.
 _ROWS = 512
@@ -93,7 +93,7 @@ class Solver(ABC):
     # Whether the search for static activations may choose the codes of all weights with it.
     serves_static_activations: ClassVar[bool] = False
 
-    split: Split = field(default=Split(), kw_only=True, repr=False)
+    split: RowSplit = field(default=RowSplit(), kw_only=True, repr=False)
 
     @property
     def summary(self) -> str:
@@ -166,12 +166,12 @@ def _check_start(form: Format, weight: Matrix, start: Encoded) -> None:
         pass
 
 
-def rounded(start: Encoded, weight: Matrix, split: Split | None = None) -> Encoded:
+def rounded(start: Encoded, weight: Matrix, split: RowSplit | None = None) -> Encoded:
     """The weight with the codes nearest to it on the grid of ``start``."""
     return start.format.place(start, nearest(start.format.grid(start), weight, split))
 
 
-def losses(weight: Matrix, decoded: Matrix, inputs: Inputs | None = None, split: Split | None = None) -> Doubles:
+def losses(weight: Matrix, decoded: Matrix, inputs: Inputs | None = None, split: RowSplit | None = None) -> Doubles:
     """Loss of each row with the error e: e H e^T, H the Gram matrix of its group, or e e^T without inputs; float64 [rows].
 
     Args:
@@ -195,7 +195,7 @@ def losses(weight: Matrix, decoded: Matrix, inputs: Inputs | None = None, split:
     return out
 
 
-def weighted(weight: Matrix, decoded: Matrix, importance: Doubles, split: Split | None = None) -> Doubles:
+def weighted(weight: Matrix, decoded: Matrix, importance: Doubles, split: RowSplit | None = None) -> Doubles:
     """Loss of each row: the sum of squared errors, each times its column's importance [groups, cols]."""
     rows, cols = weight.shape
     rows_per_group = rows // len(importance)

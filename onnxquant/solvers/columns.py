@@ -11,7 +11,7 @@ from onnxquant.formats.base import Encoded
 from onnxquant.formats.grid import FloatArray, LevelGrid, nearest_level
 from onnxquant.formats.matrix import Matrix, split
 from onnxquant.numerics.arrays import Doubles
-from onnxquant.numerics.rows import Split, by_rows
+from onnxquant.numerics.rows import RowSplit, by_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ def part_of(encoded: Encoded, part: slice) -> Encoded:
     return replace(encoded, rows=count, planes=planes, shape=(count, encoded.cols))
 
 
-def each_part(encoded: Encoded, work: Callable[[slice, Encoded], Encoded], split: Split | None = None) -> Encoded:
+def each_part(encoded: Encoded, work: Callable[[slice, Encoded], Encoded], split: RowSplit | None = None) -> Encoded:
     """An encoded weight whose planes all have one row per row, changed part by part.
 
     Args:

@@ -32,7 +32,7 @@ from onnxquant.formats.grid import FloatArray, LevelGrid, nearest, nearest_level
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
-from onnxquant.numerics.rows import Split
+from onnxquant.numerics.rows import RowSplit
 from onnxquant.solvers.base import Inputs, Solver, best_rows, losses
 from onnxquant.solvers.mse import LeastSquares
 
@@ -64,7 +64,7 @@ class Gptq(Solver):
         return best_rows(candidates, [losses(weight, dispatch.decode(e), inputs, self.split) for e in candidates])
 
 
-def _descended(start: Encoded, weight: Matrix, factors: Factors, split: Split) -> Encoded:
+def _descended(start: Encoded, weight: Matrix, factors: Factors, split: RowSplit) -> Encoded:
     """The weight with codes chosen column by column on its grid."""
     grid = start.format.grid(start)
     out = np.empty(weight.shape, np.uint8)

@@ -22,7 +22,7 @@ from onnxquant.formats.grid import FloatArray, LevelGrid, nearest_level
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
-from onnxquant.numerics.rows import Split, by_rows
+from onnxquant.numerics.rows import RowSplit, by_rows
 from onnxquant.solvers.base import Inputs, Solver, best_rows, rounded
 from onnxquant.solvers.columns import GroupColumns, better_units, each_part
 
@@ -54,7 +54,7 @@ class Hqq(Solver):
         return best_rows(candidates, [powers(weight, dispatch.decode(e), self.split) for e in candidates])
 
 
-def powers(weight: Matrix, decoded: Matrix, split: Split | None = None) -> Doubles:
+def powers(weight: Matrix, decoded: Matrix, split: RowSplit | None = None) -> Doubles:
     """The sum of |w - q|^p of each row."""
 
     def work(part: slice) -> Doubles:

@@ -21,7 +21,7 @@ from onnxquant.formats.grid import LevelGrid
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
-from onnxquant.numerics.rows import Split, by_rows
+from onnxquant.numerics.rows import RowSplit, by_rows
 from onnxquant.solvers.base import Inputs, Solver, best_rows, rounded, weighted
 from onnxquant.solvers.columns import GroupColumns, Sums, better_units, each_part
 
@@ -54,7 +54,7 @@ class LeastSquares(Solver):
         return best_rows(candidates, losses)
 
 
-def _fitted(before: Encoded, weight: Matrix, importance: Doubles, split: Split) -> Encoded:
+def _fitted(before: Encoded, weight: Matrix, importance: Doubles, split: RowSplit) -> Encoded:
     """The weight re-fitted to a better grid; its ``codes`` are placeholders."""
     grid = before.format.grid(before)
     rows_per_group = before.rows // len(importance)

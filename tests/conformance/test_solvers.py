@@ -15,7 +15,7 @@ from variants import CASES, fits, label
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
-from onnxquant.numerics.rows import Split
+from onnxquant.numerics.rows import RowSplit
 from onnxquant.solvers import Inputs, Solver, losses, registry, solver_named, solvers
 
 Array = NDArray[Any]
@@ -101,7 +101,7 @@ def test_parts_and_threads_do_not_change_the_result(solver: Solver, name: str, p
     w, inputs = graphs.weight(11, cols), inputs_of(cols)
     whole = solver.solve(form, w, inputs)
     for rows, threads in ((2, 1), (4, 3)):
-        assert_same(replace(solver, split=Split(4 * cols * rows, threads)).solve(form, w, inputs), whole)
+        assert_same(replace(solver, split=RowSplit(4 * cols * rows, threads)).solve(form, w, inputs), whole)
 
 
 @pytest.mark.parametrize(("solver", "name", "parameters", "shape"), SHAPED)

@@ -26,7 +26,7 @@ from onnxquant.formats.native_job import LevelSearch, NativeJob
 from onnxquant.formats.parameters import parameter
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.table import TableCodes, full_table, levels_of, midpoints_of
-from onnxquant.numerics.packing import Codes
+from onnxquant.numerics.arrays import Bytes
 from onnxquant.numerics.philox import uniforms
 
 
@@ -97,7 +97,7 @@ class BlockTable(TableCodes):
         """Largest magnitude of each block, flat, as bitsandbytes keeps it."""
         return self.scales(encoded).reshape(-1)
 
-    def to_blocks(self, encoded: Encoded) -> Codes:
+    def to_blocks(self, encoded: Encoded) -> Bytes:
         """Packed bytes as bitsandbytes has them, flat: at 4 bits the even element is the high nibble."""
         flat = encoded.planes["codes"].reshape(-1)
         return flat[0::2] << np.uint8(4) | flat[1::2] if self.bits == 4 else flat.copy()

@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 import onnx
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
+from onnxquant.numerics.arrays import Array
 
-Array = NDArray[Any]
 T = onnx.TensorProto
 SIGNED = {8: T.INT8, 4: T.INT4, 2: T.INT2}
 UNSIGNED = {8: T.UINT8, 4: T.UINT4, 2: T.UINT2}

@@ -10,7 +10,8 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import PerTensor
 from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
-from onnxquant.targets.layouts.base import Array, CodesLayout, tensor_spec
+from onnxquant.numerics.arrays import Array
+from onnxquant.targets.layouts.base import CodesLayout, tensor_spec
 
 
 class ChannelsLayout(CodesLayout):

@@ -11,8 +11,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
 from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
+from onnxquant.numerics.arrays import Array
 from onnxquant.numerics.packing import pack, unpack
-from onnxquant.targets.layouts.base import SIGNED, UNSIGNED, Array, CodesLayout, padded_rows, tensor_spec
+from onnxquant.targets.layouts.base import SIGNED, UNSIGNED, CodesLayout, padded_rows, tensor_spec
 
 
 class ColumnsLayout(CodesLayout):

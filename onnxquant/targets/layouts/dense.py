@@ -13,8 +13,9 @@ from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
+from onnxquant.numerics.arrays import Array
 from onnxquant.numerics.packing import pack, unpack
-from onnxquant.targets.layouts.base import OPSET_OF_BITS, SIGNED, UNSIGNED, Array, Layout, T, tensor_spec
+from onnxquant.targets.layouts.base import OPSET_OF_BITS, SIGNED, UNSIGNED, Layout, T, tensor_spec
 
 
 class DenseLayout(Layout):

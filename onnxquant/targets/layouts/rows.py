@@ -10,8 +10,9 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
 from onnxquant.native.packers import pack_rows
+from onnxquant.numerics.arrays import Array
 from onnxquant.numerics.packing import pack, unpack
-from onnxquant.targets.layouts.base import Array, CodesLayout, kernel_block, tensor_spec
+from onnxquant.targets.layouts.base import CodesLayout, kernel_block, tensor_spec
 
 
 class RowsLayout(CodesLayout):

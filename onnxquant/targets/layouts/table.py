@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxquant.graph.model_editor import TensorSpec
-from onnxquant.targets.layouts.base import Array, tensor_spec
+from onnxquant.numerics.arrays import Array
+from onnxquant.targets.layouts.base import tensor_spec
 from onnxquant.targets.layouts.rows import RowsLayout
 
 

@@ -14,9 +14,9 @@ from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
 from onnxquant.native.library import TILE
 from onnxquant.native.packers import pack_tiles, unpack_tiles
+from onnxquant.numerics.arrays import Array
 from onnxquant.numerics.packing import low_bits
 from onnxquant.targets.layouts.base import (
-    Array,
     Layout,
     as_stored,
     carrier_block,

@@ -13,8 +13,9 @@ from onnxquant.graph.model_editor import ModelEditor, TensorSpec
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import Site
+from onnxquant.numerics.arrays import Array
 from onnxquant.targets.base import Lowered, Result, Target, add_planes
-from onnxquant.targets.layouts.base import Array, CodesLayout, Layout, tensor_spec
+from onnxquant.targets.layouts.base import CodesLayout, Layout, tensor_spec
 from onnxquant.targets.node_builder import F32, GraphNodes
 from onnxquant.targets.products import lower_product
 

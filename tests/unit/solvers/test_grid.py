@@ -17,7 +17,7 @@ from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.grid import LevelGrid, nearest, values
 from onnxquant.formats.native_job import ZeroPoint
-from onnxquant.numerics.rows import Split
+from onnxquant.numerics.rows import RowSplit
 
 Array = NDArray[Any]
 
@@ -165,10 +165,10 @@ def test_sides_beyond_their_type_become_its_largest() -> None:
 def test_rows_in_parts_and_threads_give_the_same(name: str) -> None:
     encoded = format_named(name).encode(graphs.weight(37, 256))
     grid, w = encoded.format.grid(encoded), graphs.weight(37, 256, seed=5)
-    whole = nearest(grid, w, Split(threads=1))
-    found = values(grid, whole, Split(threads=1))
+    whole = nearest(grid, w, RowSplit(threads=1))
+    found = values(grid, whole, RowSplit(threads=1))
     for rows, threads in ((1, 1), (5, 3), (5, None)):
-        split = Split(4 * 256 * rows, threads)
+        split = RowSplit(4 * 256 * rows, threads)
         np.testing.assert_array_equal(nearest(grid, w, split), whole)
         np.testing.assert_array_equal(values(grid, whole, split), found)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
-from onnxquant.numerics.rows import Split
+from onnxquant.numerics.rows import RowSplit
 from onnxquant.solvers import Inputs
 from onnxquant.solvers.hqq import Hqq
 
@@ -119,7 +119,7 @@ def test_inputs_are_not_looked_at() -> None:
 def test_rows_in_parts_give_the_same() -> None:
     w, form = graphs.weight(21, 96), FORMS["q4_1"]
     whole = Hqq().solve(form, w)
-    for name, plane in Hqq(split=Split(4 * 96 * 4)).solve(form, w).planes.items():
+    for name, plane in Hqq(split=RowSplit(4 * 96 * 4)).solve(form, w).planes.items():
         np.testing.assert_array_equal(plane, whole.planes[name])
 
 

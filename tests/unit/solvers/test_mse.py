@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
-from onnxquant.numerics.rows import Split
+from onnxquant.numerics.rows import RowSplit
 from onnxquant.solvers import Inputs, solver_named
 from onnxquant.solvers.mse import LeastSquares
 
@@ -201,7 +201,7 @@ def test_rows_in_parts_give_the_same(parameters: dict[str, Any]) -> None:
     w, form = graphs.weight(21, 100), format_named("int4", **parameters)
     whole = LeastSquares().solve(form, w)
     for rows in (1, 5):
-        parts = LeastSquares(split=Split(4 * 100 * rows)).solve(form, w)
+        parts = LeastSquares(split=RowSplit(4 * 100 * rows)).solve(form, w)
         for name, plane in whole.planes.items():
             np.testing.assert_array_equal(parts.planes[name], plane)
 
