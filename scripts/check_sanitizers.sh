@@ -27,7 +27,13 @@ for argument in "$@"; do
     esac
 done
 [ ${#KINDS[@]} -gt 0 ] || KINDS=(address thread)
-$FULL && SETS="" || SETS="avx2;neon_dot"  # of the machine's architecture
+SETS=""
+if ! $FULL; then
+    case "$(uname -m)" in
+        x86_64 | amd64) SETS=avx2 ;;
+        aarch64 | arm64) SETS=neon_dot ;;
+    esac
+fi
 
 mkdir -p "${BUILD:=$ROOT/build/sanitizers}"
 BUILD="$(cd "$BUILD" && pwd)"

@@ -107,7 +107,7 @@ def test_python_api_answers_for_machines(default_model: Path, tmp_path: Path) ->
         "block.mlp.down.weight",
         "head.hidden.weight",
     }
-    assert '"schema": 1' in report.to_json()
+    assert '"schema": 2' in report.to_json()
     described = onnxquant.info(output)
     assert described.formats == {"int4": 3}
     assert described.original_bytes == default_model.stat().st_size
