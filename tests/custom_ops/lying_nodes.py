@@ -1,4 +1,4 @@
-"""Run as a program, for one kernel and all formats: nodes that lie, then random ones. A crash would take the program down.
+"""Run as a program, for one kernel and formats: nodes that lie, then random ones. A crash would take the program down.
 
 Prints one JSON object per line: the format, the lie, and ``error`` (the message) or ``ran``.
 """
@@ -18,8 +18,6 @@ from kernel_oracle import Sample, sample
 from nodes import Node, session
 
 ROWS, COLS = 33, 100
-# One of each kind of side information: the permutation is checked alike for all.
-PERMUTED = ("int4", "q5_1", "q6_k", "nf4_double", "llm_int8", "f16")
 BIG = 2**62
 
 
@@ -152,8 +150,8 @@ def try_format(kernel: str, name: str, count: int, *, permuted: bool) -> None:
 
 
 def main() -> None:
-    kernel, count, permuted = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "permuted"
-    for name in kernels.formats() if not permuted else PERMUTED:
+    kernel, count, permuted, names = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "permuted", sys.argv[4:]
+    for name in names:
         try_format(kernel, name, count, permuted=permuted)
 
 

@@ -308,7 +308,7 @@ def test_rebased_functions_are_reported_validated_and_changed_further(tmp_path: 
     assert sqnr_db(run(model), run(output)) > sqnr_db(run(model), run(plain)) + 3
     assert {"stem", "up", "down", "top"} <= set(report.activations.rescaled)
     again = onnxquant.validate(model, output, str(data))
-    assert again.passed, again.proof and again.proof.problems
+    assert again.proof and again.proof.problems == []
     only = onnxquant.quantize(model, output, force=True, smooth=False, equalize=False, proof=False, **given)
     assert list(only.activations.variants) == ["as it is", "rebased", "rebased, balanced fully"]
 
