@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxquant import runtime
 from onnxquant.errors import FeedError, ModelError
-from onnxquant.graph.io import MAX_OPSET, Document
+from onnxquant.graph.io import Document
 from onnxquant.graph.publish import write_copy
 from onnxquant.graph.sites import find_sites
 from onnxquant.passes.prepare.opset import ConvertOpset
@@ -20,6 +20,7 @@ from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe
 from onnxquant.targets import target_named
+from onnxquant.targets.kinds import LAST_DEQUANTIZE_OPSET
 from onnxquant.validation.reference import sampled_outputs
 
 _TOLERANCE = 1e-4
@@ -49,7 +50,7 @@ def raise_opset(document: Document, recipe: Recipe, required: int = 0) -> list[s
 def _useful_opset(document: Document, recipe: Recipe) -> int:
     """The newest opset that a decision's target asks for."""
     sites, skipped = find_sites(document)
-    plan = make_plan(sites, skipped, recipe, MAX_OPSET)
+    plan = make_plan(sites, skipped, recipe, LAST_DEQUANTIZE_OPSET)
     by_name = {s.name: s for s in sites}
     decided = [(by_name[d.name].folded() if d.folded else by_name[d.name], d) for d in plan.encoded]
     return max((target_named(d.target).wanted_opset(site, d.format) for site, d in decided), default=0)

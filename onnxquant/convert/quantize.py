@@ -146,7 +146,7 @@ def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Repo
     """Encode, lower, write and prove a planned model."""
     context, plan, options = model.context, model.plan, model.context.options
     if not plan.encoded:
-        raise ModelError(_nothing_to_encode(model))
+        raise ModelError("; ".join((_nothing_to_encode(model), *notes)))
     external = options.is_external(already=context.original.is_external(), nbytes=plan.nbytes)
     _refuse_unwritable(path, plan, external=external)
     size = lowering.predict(model.document, plan, path.name, external=external)

@@ -13,6 +13,7 @@ from typing import Any
 import ml_dtypes  # noqa: F401  registers bfloat16 and the 4-bit types with numpy
 import numpy as np
 import onnx
+import onnx.defs
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
@@ -21,7 +22,8 @@ from onnxquant.graph import external, wire
 from onnxquant.graph.computed import Computation
 from onnxquant.graph.traverse import graphs, nodes, tensors
 
-MAX_OPSET, MAX_IR = 26, 13
+# What the installed onnx knows: operators that no pass knows are left alone.
+MAX_OPSET, MAX_IR = max(26, onnx.defs.onnx_opset_version()), max(13, onnx.IR_VERSION)
 MIN_OPSET = 7
 _SUB_BYTE: dict[int, int] = {
     onnx.TensorProto.INT4: 4,

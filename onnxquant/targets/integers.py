@@ -23,7 +23,7 @@ from onnxquant.graph.sites import Site
 from onnxquant.graph.traverse import graphs
 from onnxquant.targets.base import Lowered, Result, Target, add_planes
 from onnxquant.targets.dense import read_decoded
-from onnxquant.targets.kinds import Activations
+from onnxquant.targets.kinds import LAST_DEQUANTIZE_OPSET, Activations
 from onnxquant.targets.layouts.base import Layout
 from onnxquant.targets.layouts.channels import ChannelsLayout, TransposedLayout
 from onnxquant.targets.node_builder import GraphNodes
@@ -60,6 +60,8 @@ class StaticIntegers(Target):
             return Refusal(f"integer kernels give float32, the weight is {site.dtype}")
         if opset < AXIS_OPSET:
             return Refusal(f"DequantizeLinear has scales per channel from opset {AXIS_OPSET} on, the model has {opset}")
+        if opset > LAST_DEQUANTIZE_OPSET:
+            return Refusal(f"onnxruntime has no QuantizeLinear of opset {opset} yet", "dynamic activations do without")
         if any(use.via is not None or use.view != site.view for use in site.uses) or site.view.split != 1:
             return Refusal("its readers see the weight in different orders")
         return None

@@ -16,3 +16,6 @@ class Activations(StrEnum):
 
     DYNAMIC = "dynamic"
     """Integers, by the range that they have in each call."""
+
+# The last opset whose QuantizeLinear and DequantizeLinear onnxruntime 1.32 has.
+LAST_DEQUANTIZE_OPSET = 27

@@ -19,6 +19,7 @@ from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import Site
 from onnxquant.targets.base import Lowered, Result, Target, add_planes, holds_codes
 from onnxquant.targets.dense import lower_dense
+from onnxquant.targets.kinds import LAST_DEQUANTIZE_OPSET
 from onnxquant.targets.layouts.base import IR_OF_BITS, OPSET_OF_BITS, Layout
 from onnxquant.targets.layouts.columns import ColumnsLayout
 from onnxquant.targets.layouts.dense import DenseLayout
@@ -28,6 +29,8 @@ from onnxquant.targets.products import lower_product
 
 # The opsets in which DequantizeLinear got an axis, float16 scales and blocks.
 AXIS_OPSET, HALF_OPSET, BLOCKED_OPSET = 13, 19, 21
+# The opsets in which Cast got a type.
+_CAST_OPSETS = {"bfloat16": 13, "float8_e4m3fn": 19, "float8_e5m2": 19}
 # The opset in which the axes of Unsqueeze became an input.
 _AXES_INPUT_OPSET = 13
 
@@ -47,8 +50,10 @@ class Onnx(Target):
         return holds_codes(form) or (isinstance(form, Floats) and not form.permuted)
 
     def needs_opset(self, site: Site, form: Format) -> int:
-        """The opset that a product of this site takes (0: any)."""
-        if isinstance(form, Floats) or not site.served(UseKind.PRODUCT):
+        """The opset that a product of this site, or the type of the format's values, takes (0: any)."""
+        if isinstance(form, Floats):
+            return _CAST_OPSETS.get(form.dtype.name, 0)
+        if not site.served(UseKind.PRODUCT):
             return 0
         blocked = BLOCKED_OPSET if isinstance(form.granularity, PerBlock) else AXIS_OPSET
         half = HALF_OPSET if site.tensor.data_type == F16 else 0
@@ -63,6 +68,10 @@ class Onnx(Target):
         if not self.holds(form):
             return Refusal(f"no standard operator holds {form.name}", "target custom does")
         needed = self.needs_opset(site, form)
+        if opset > LAST_DEQUANTIZE_OPSET and needed and not isinstance(form, Floats):
+            return Refusal(f"onnxruntime has no DequantizeLinear of opset {opset} yet", "targets ort and custom take any")
+        if opset < needed and isinstance(form, Floats):
+            return Refusal(f"Cast takes {form.dtype.name} from opset {needed} on, the model has {opset}")
         if opset < needed:
             return Refusal(
                 f"DequantizeLinear holds {form.bits}-bit codes like these from opset {needed} on, the model has {opset}",

@@ -48,7 +48,8 @@ class Ort(Target):
 
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:  # noqa: D102
         if not self.holds(form):
-            return Refusal(f"onnxruntime has no op that takes {form.name} weights", "target onnx holds them")
+            other = "onnx" if isinstance(form, Floats) and not form.permuted else "custom"
+            return Refusal(f"onnxruntime has no op that takes {form.name} weights", f"target {other} holds them")
         if not site.has_kernel:
             return Refusal(f"com.microsoft has no weight-only op for {site.role}", "target onnx decodes it at load")
         return None

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import onnxquant
 from onnxquant.cli import main
+from onnxquant.graph.io import MAX_IR, MAX_OPSET
 
 K, N = 64, 48
 Arrays = Mapping[str, NDArray[Any]]
@@ -147,10 +148,10 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "zeros": (zeros, r"bad\.onnx: .*not an ONNX model"),
     "truncated": (truncated, r"bad\.onnx: .*truncated"),
     "no graph": (only_a_header, r"bad\.onnx: has no graph"),
-    "opset 5": (opset(5), r"opset 5 is not supported; expected 7 to 26"),
-    "opset 99": (opset(99), r"opset 99 is not supported; expected 7 to 26"),
+    "opset 5": (opset(5), rf"opset 5 is not supported; expected 7 to {MAX_OPSET}"),
+    "opset 99": (opset(99), rf"opset 99 is not supported; expected 7 to {MAX_OPSET}"),
     "no opset": (opset(None), r"opset missing is not supported"),
-    "IR 99": (ir(99), r"IR version 99 is not supported; expected at most 13"),
+    "IR 99": (ir(99), rf"IR version 99 is not supported; expected at most {MAX_IR}"),
     "external data gone": (external_gone, r"external data 'bad\.bin': No such file"),
 }
 COMMANDS: dict[str, Callable[[Path, Path, Path], list[object]]] = {
