@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
         np.savez(file, **{_HEADER: text, **arrays})  # type: ignore[arg-type]
 
 
+def _refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse members that are larger than the file: ``write`` compresses nothing."""
+    size = sum(member.file_size for member in archive.infolist())
+    if size > path.stat().st_size:
+        raise ValueError(f"{size} bytes of arrays in a file of {path.stat().st_size}")
+
+
 def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Header and arrays of a file; the archive's checksums are checked.
 
@@ -43,6 +51,7 @@ def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str,
     try:
         # Opened here: numpy leaves a file open that turns out to be no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            _refuse_bomb(archive.zip, path)
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile.BadZipFile, zlib.error, and what damaged headers make numpy raise
         raise StatisticsError(f"{path}: damaged, or no statistics of onnxquant: {error}") from None

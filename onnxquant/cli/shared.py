@@ -26,6 +26,8 @@ from onnxquant.report.terminal import show
 
 Command = Callable[..., Any]
 FAILED, UNUSABLE = 1, 2
+# Characters of the longest error.
+_LONGEST = 4000
 # Key of a context's metadata under which the arguments are kept as they were typed.
 ARGUMENTS = "onnxquant.arguments"
 
@@ -121,8 +123,18 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
-    click.echo(f"onnxquant: error: {' '.join(message.splitlines())}", err=True)
+    click.echo(f"onnxquant: error: {_in_one_line(message)}", err=True)
     sys.exit(UNUSABLE)
+
+
+def _in_one_line(message: str) -> str:
+    """A message whose names, which come from files, can neither fill a terminal nor command it."""
+    line = " ".join(message.splitlines())
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    if len(plain) <= _LONGEST:
+        return plain
+    half = _LONGEST // 2
+    return f"{plain[:half]} ... ({len(plain) - 2 * half} characters) ... {plain[-half:]}"
 
 
 def command_line() -> str:

@@ -13,6 +13,11 @@ from onnxquant.errors import RecipeError, nearest
 from onnxquant.recipe.declaration import Option, declared
 from onnxquant.recipe.options import Options
 
+# Far more than any recipe holds; a YAML file of this size takes seconds to read.
+_MAX_TOML, _MAX_YAML = 16 << 20, 1 << 20
+_MAX_VALUES = 100_000
+_MAX_DIGITS, _MAX_BITS = 100, 64
+
 
 def shipped() -> dict[str, Path]:
     """Recipes that come with the package, by name."""
@@ -48,15 +53,20 @@ def read_table(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: the file is missing, or not well-formed.
     """
+    is_yaml = path.suffix in (".yaml", ".yml")
+    limit = _MAX_YAML if is_yaml else _MAX_TOML
     try:
+        if path.stat().st_size > limit:
+            raise RecipeError(f"{path}: not a recipe: {path.stat().st_size} bytes, expected at most {limit}")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecipeError(f"{path}: cannot be read: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     try:
-        entries = yaml.load(text, _Loader) if path.suffix in (".yaml", ".yml") else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
+        entries = yaml.load(text, _Loader) if is_yaml else _toml(text)
+        _check_integers(entries)
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not a recipe: {error}") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not a recipe: {' '.join(str(error).split())}") from None
@@ -66,15 +76,73 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that refuses a key which a table holds twice, as TOML does: one of the two values would be lost."""
+    """A loader that refuses what TOML does not have either.
+
+    A key that a table holds twice: one of the two values would be lost. Aliases that repeat more than a file can hold, or
+    that are parts of themselves. Whole numbers of more digits than any option takes.
+    """
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        names: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and names.count(key.value) > 1:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in names:
                 raise yaml.composer.ComposerError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            names.add(key.value)
         return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {})
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > _MAX_DIGITS:
+            raise ValueError(f"a whole number of {len(node.value)} characters, expected at most {_MAX_DIGITS}")
+        return int(super().construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _count(node: yaml.Node, counts: dict[yaml.Node, int | None]) -> int:
+    """Number of values in a node, those of aliases included each time.
+
+    Args:
+        node: the node
+        counts: numbers of the nodes so far; None: a node that holds this one
+    """
+    if node not in counts:
+        counts[node] = None
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        counts[node] = 1 + (0 if isinstance(node, yaml.ScalarNode) else sum(_count(part, counts) for part in parts))
+    count = counts[node]
+    if count is None:
+        raise ValueError("an alias stands for something that holds it")
+    if count > _MAX_VALUES:
+        raise ValueError(f"its aliases repeat more than {_MAX_VALUES} values")
+    return count
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # Python's own limit
+        raise ValueError(f"a whole number of more digits than the {_MAX_DIGITS} that any option takes") from None
+
+
+def _check_integers(value: object) -> None:
+    """Refuse whole numbers that no option takes; messages would show all their digits."""
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise ValueError(f"a whole number of {value.bit_length()} bits, expected at most {_MAX_BITS}")
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    for part in parts:
+        _check_integers(part)
 
 
 def with_absolute_paths(entries: Mapping[str, Any], folder: Path, options: Mapping[str, Option]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from conftest import ROOT
 from graphs import node, weight
 
 from onnxquant import quantize
+from onnxquant.errors import RecipeError
 from onnxquant.recipe.files import read_recipe, shipped
 from onnxquant.recipe.rules import Recipe
 
@@ -40,3 +41,37 @@ def test_each_says_what_it_is_and_is_documented() -> None:
 def test_a_name_that_is_none(tmp_path: Path) -> None:
     path = graphs.save(graphs.matmul(), tmp_path / "model.onnx")
     refused(run("quantize", path, "--recipe", "q4-mixd"), "no such file, nor a recipe of that name", "q4-mixed")
+
+
+NINES = "9" * 5000
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60)) + "rules: *a59\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("r.toml", f"bits = {NINES}", "a whole number of more digits than the 100"),
+        ("r.toml", f"bits = {NINES[:80]}", "a whole number of 266 bits"),
+        ("r.yaml", f"bits: {NINES}", "a whole number of 5000 characters"),
+        ("r.yaml", f"rules: [{{block_size: 0x{NINES}}}]", "a whole number of 5002 characters"),
+        ("r.yaml", "bits: " + ":".join(["59"] * 4000), "a whole number of 11999 characters"),
+        ("r.yaml", BOMB, "its aliases repeat more than 100000 values"),
+        ("r.yaml", "rules: &rules [*rules]", "an alias stands for something that holds it"),
+        ("r.yaml", "rules: " + "[" * 5000, "recursion"),
+        ("r.yaml", "# " + "x" * (1 << 20), "1048578 bytes, expected at most 1048576"),
+        ("r.yaml", "\n".join(f"k{i}: 1" for i in range(3)) + "\nk0: 2", "key 'k0' is given twice"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_hostile_files_are_refused_in_one_short_line(name: str, text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        read_recipe(path)
+    assert len(str(caught.value)) < len(str(path)) + 300
+
+
+def test_aliases_and_merge_keys_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("rules:\n- &first {format: int4}\n- {<<: *first, include: w}\n")
+    assert read_recipe(path)["rules"][1] == {"format": "int4", "include": "w"}
