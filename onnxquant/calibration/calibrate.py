@@ -15,6 +15,7 @@ from onnxquant.calibration.tensors import quantizable
 from onnxquant.errors import FeedError, OutputError, StatisticsError, nearest
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document, load
+from onnxquant.graph.publish import refuse_taken
 from onnxquant.observers import ranging
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
@@ -103,7 +104,7 @@ def calibrate(
     checkpoint = _checkpoint_of(path, request)
     document = load(model, settings.external_root)
     others = [_of_model(Statistics.load(other), document) for other in request.merge]
-    source: Path | Document = document if settings.external_root and document.is_external() else Path(model)
+    source: Path | Document = document if document.follows_links() else Path(model)
     observers = dict.fromkeys(quantizable(document, request.tensors), request.methods)
     statistics = collect(
         source,
@@ -131,8 +132,7 @@ def _checkpoint_of(output: Path | None, request: CalibrateOptions) -> Path | Non
         raise OutputError(f"{output}: is a folder; expected a file name")
     if not output.parent.is_dir():
         raise OutputError(f"{output}: the folder {output.parent} does not exist")
-    if output.exists() and not request.force:
-        raise OutputError(f"{output}: exists already; pass --force (force=True) to replace it")
+    refuse_taken(output, force=request.force)
     checkpoint = output.with_name(output.name + ".partial")
     if not request.resume:
         checkpoint.unlink(missing_ok=True)

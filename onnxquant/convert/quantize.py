@@ -95,7 +95,7 @@ def quantize(
             progress=progress,
             origin=entry_text(origin_of(original, settings, rules)),
         )
-        notes = prepare_model(context)
+        notes = original.link_notes() + prepare_model(context)
         if settings.dry_run and context.samples is not None:
             check_samples(context)
         if settings.whole_graph:

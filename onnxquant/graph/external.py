@@ -1,8 +1,8 @@
 """Places that a tensor's external data may lie in, and safe mapping of it.
 
 A model names files; the name is untrusted. Only a regular file below the model's own folder is opened, reached
-without symbolic links, with a single hard link, and only inside its bounds. ``roots`` names further folders whose
-files may be reached through links (a download cache, say).
+without symbolic links, and only inside its bounds. ``roots`` names further folders whose files may be reached through
+links: those that the user allows, and the folder of the model file where the model itself is a link (a download cache).
 """
 
 from __future__ import annotations
@@ -83,11 +83,6 @@ def open_mapped(folder: Path, location: str, roots: Sequence[Path] = ()) -> memo
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ExternalDataError(f"external data {location!r} is not a regular file")
-        if status.st_nlink > 1 and not roots:
-            raise ExternalDataError(
-                f"external data {location!r} has {status.st_nlink} hard links: it may be another file in disguise; "
-                f"allow its folder as an external root if it is meant"
-            )
         if status.st_size == 0:
             return memoryview(b"")
         return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
@@ -131,5 +126,5 @@ def _contained(folder: Path, location: str, roots: Sequence[Path]) -> tuple[Path
             return root, real.relative_to(root)
     raise ExternalDataError(
         f"external data location {location!r} passes through a symbolic link to {real}; "
-        f"allow that folder as an external root if it is meant"
+        f"if it is meant, allow its folder with --external-root {real.parent} (external_root=...)"
     )

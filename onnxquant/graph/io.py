@@ -146,6 +146,21 @@ class Document:
         used = (external.reference(t)[0] for t in tensors(self.proto) if t.data_location == onnx.TensorProto.EXTERNAL)
         return [location for location in dict.fromkeys(used) if not location.startswith("\x00")]
 
+    def follows_links(self) -> bool:
+        """Whether the data files are reached through symbolic links, which not every onnxruntime follows."""
+        base = self.path.parent.resolve() if self.path else Path()
+        return any((base / location).resolve() != base / location for location in self._locations())
+
+    def link_notes(self) -> list[str]:
+        """A sentence for each data file that is a link, or that has another name as well."""
+        notes = []
+        for file in self.data_files():
+            if file.is_symlink():
+                notes.append(f"external data {file.name} is read through a link to {file.resolve()}")
+            elif (names := file.stat().st_nlink) > 1:
+                notes.append(f"external data {file.name} is one of {names} names of the same file (hard links)")
+        return notes
+
     def size(self) -> int:
         """Bytes on disk: the model file and its data files."""
         return len(self._buffer) + sum(len(self._file(location)) for location in self._locations())
@@ -156,7 +171,9 @@ class Document:
                 raise ExternalDataError(
                     f"external data {location!r} of a model given as an object: pass its path instead"
                 )
-            self._mapped[location] = external.open_mapped(self.path.parent, location, self._roots)
+            # Beside the real model may lie what its folder has links to: a download cache keeps both in one folder.
+            beside = [self.path.resolve().parent] if self.path.is_symlink() else []
+            self._mapped[location] = external.open_mapped(self.path.parent, location, [*self._roots, *beside])
         return self._mapped[location]
 
 

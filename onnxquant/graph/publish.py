@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,11 @@ from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 import onnx
+
+try:
+    import fcntl
+except ImportError:  # Windows, which opens no folders either
+    fcntl = None  # type: ignore[assignment]
 
 from onnxquant.errors import OutputError
 from onnxquant.graph.external import refer
@@ -89,11 +95,12 @@ class Publisher:
         self.output = output
         self.data = output.with_name(output.name + ".data")
         self.external = external
+        self.force = force
         self.hashes: dict[str, str] = {}
         self._temporary: list[Path] = []
         self._position = 0
         try:
-            self._refuse_unusable(force=force)
+            self._refuse_unusable()
             self._stream = self._create("data")
         except BaseException as error:
             self._discard()
@@ -101,14 +108,13 @@ class Publisher:
                 raise OutputError(f"{output}: cannot be written: {error.strerror}") from None
             raise
 
-    def _refuse_unusable(self, *, force: bool) -> None:
+    def _refuse_unusable(self) -> None:
         if self.output.is_dir():
             raise OutputError(f"{self.output}: is a folder; expected a file name")
         if not self.output.parent.is_dir():
             raise OutputError(f"{self.output}: the folder {self.output.parent} does not exist")
         for path in (self.output, self.data) if self.external else (self.output,):
-            if (path.exists() or path.is_symlink()) and not force:
-                raise OutputError(f"{path}: exists already; pass --force (force=True) to replace it")
+            refuse_taken(path, force=self.force)
 
     def __enter__(self) -> Self:
         """The publisher itself."""
@@ -179,6 +185,12 @@ class Publisher:
         seal(proto, self.hashes)
         self._stream.flush()
         os.fsync(self._stream.fileno())
+        with _only_one(self.output.parent):
+            self._refuse_unusable()  # another run may have been faster
+            self._move(proto)
+        self._sync_folder()
+
+    def _move(self, proto: onnx.ModelProto) -> None:
         if self.external:
             _relocate(proto, STORED, self.data.name)
         if not self.external:
@@ -188,7 +200,6 @@ class Publisher:
             self._replace_pair(proto)
         else:
             self._make_pair(proto)
-        self._sync_folder()
 
     def _make_pair(self, proto: onnx.ModelProto) -> None:
         graph = self._write(proto)
@@ -280,6 +291,18 @@ class Publisher:
 
 
 @contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """A block that one process at a time runs for a folder, where the system can lock folders: two pairs never mix."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a file system without locks
+            lock = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, lock)
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def atomically(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes its place, synced, at the end of the block: whole or not at all.
 
@@ -289,6 +312,7 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
     # Not the output's name: one of 255 bytes has no room for a suffix.
     temporary = path.with_name(f".onnxquant-{secrets.token_hex(8)}")
     try:
+        refuse_special(path)
         with temporary.open("xb") as stream:
             yield stream
             stream.flush()
@@ -299,6 +323,33 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def refuse_taken(path: Path, *, force: bool) -> None:
+    """Refuse an output that exists already, or that is no file.
+
+    Args:
+        path: the output
+        force: whether an existing file may be replaced
+
+    Raises:
+        OutputError: it is refused.
+    """
+    refuse_special(path)
+    if (path.exists() or path.is_symlink()) and not force:
+        raise OutputError(f"{path}: exists already; pass --force (force=True) to replace it")
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse an output that is a device, a FIFO or a socket, or a link to one: a file would take its place.
+
+    Raises:
+        OutputError: it is no file.
+    """
+    with contextlib.suppress(OSError):  # nothing is there, or a name too long to exist
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OutputError(f"{path}: is a device, a FIFO or a socket; expected a file")
 
 
 def write_copy(document: Document, path: Path, *, external: bool = True) -> None:

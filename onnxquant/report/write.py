@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from onnxquant.errors import OutputError, RecipeError
-from onnxquant.graph.publish import atomically
+from onnxquant.graph.publish import atomically, refuse_taken
 from onnxquant.json_data import to_object
 from onnxquant.recipe.options import REPORTS
 from onnxquant.report import markdown
@@ -58,8 +58,7 @@ def refuse_unusable(path: Path, output: Path | None, *, force: bool, what: str =
         raise OutputError(f"{path}: is a folder; expected a file name")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist")
-    if (path.exists() or path.is_symlink()) and not force:
-        raise OutputError(f"{path}: exists already; pass --force (force=True) to replace it")
+    refuse_taken(path, force=force)
 
 
 def write(report: ReportData, paths: Iterable[Path]) -> None:

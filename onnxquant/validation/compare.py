@@ -43,7 +43,7 @@ SATURATION_SAMPLES = 4
 def outputs_of_original(original: Document, samples: Samples | None, options: Options) -> SampledOutputs:
     """Samples with the original's outputs; synthetic ones where the user gave none."""
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        return sampled_outputs(_runnable(original, Path(folder), options), samples, options)
+        return sampled_outputs(_runnable(original, Path(folder)), samples, options)
 
 
 def compare(
@@ -81,7 +81,7 @@ def compare(
     # Calibration changes weights and biases: without the writer's model, the file's own weights make the twin.
     known = written is not None or (record is None and not rescaled_weights(document.proto))
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        source = _runnable(original, Path(folder), options)
+        source = _runnable(original, Path(folder))
         comparison = None
         if isinstance(samples, FeedError):
             proof.problems.append(Problem(f"outputs were not compared: {samples}", ProblemKind.NOT_COMPARED))
@@ -156,9 +156,9 @@ def _metric(metric: Metric, original: Path, quantized: Path, options: Options) -
     return MetricResult(metric.name, before, after, Drop.parse(options.max_drop).least(before))
 
 
-def _runnable(original: Document, folder: Path, options: Options) -> Path:
+def _runnable(original: Document, folder: Path) -> Path:
     """A file that onnxruntime opens: a copy of a model without one, or whose data it may have to follow links to."""
-    if original.path and not (options.external_root and original.is_external()):
+    if original.path and not original.follows_links():
         return original.path
     path = folder / "original.onnx"
     write_copy(original, path, external=original.is_external())

@@ -173,7 +173,6 @@ HOSTILE = [
     pytest.param(linked("way/secret.bin", ""), "symbolic link", id="symlinked parent folder"),
     pytest.param(linked("link.bin", OK, outside=False), "symbolic link", id="symlink inside"),
     pytest.param(linked("way/ok.bin", "sub", outside=False), "symbolic link", id="symlinked folder inside"),
-    pytest.param(linked("link.bin", "secret.bin", hard=True), "hard links", id="hard link"),
     pytest.param(lambda w: {"offset": "0"}, "without a location", id="no location"),
     pytest.param(at(OK, length=str(1 << 60)), "do not give", id="length 2^60"),
     pytest.param(at(OK, length=str(1 << 63)), "do not give", id="length 2^63"),
@@ -226,7 +225,6 @@ def test_hostile_reference_is_refused_before_anything_is_written(
         pytest.param(linked("link.bin", OK, outside=False), "model", id="symlink inside"),
         pytest.param(linked("link.bin", "secret.bin"), "outside", id="symlink outside"),
         pytest.param(linked("way/secret.bin", ""), "outside", id="symlinked parent folder"),
-        pytest.param(linked("link.bin", "secret.bin", hard=True), "outside", id="hard link"),
     ],
 )
 def test_links_are_followed_into_an_allowed_root(arrange: Arrange, root: str, world: World, tmp_path: Path) -> None:
@@ -255,6 +253,33 @@ def test_an_allowed_root_allows_nothing_else(
     path = write_model(world.folder / "m.onnx", arrange(world))
     with within(5), pytest.raises(ExternalDataError, match=message):
         load(path, [tmp_path / root])
+
+
+def test_data_with_a_second_name_is_read_with_a_note(world: World) -> None:
+    path = write_model(world.folder / "m.onnx", linked("link.bin", "secret.bin", hard=True)(world))
+    report = onnxquant.quantize(path, world.folder / "out.onnx", samples=1)
+    assert report.passed
+    assert "external data link.bin is one of 2 names of the same file (hard links)" in report.notes
+
+
+@pytest.mark.parametrize("folder", ["snapshots/abc", "snapshots/abc/onnx"])
+def test_a_download_cache_is_read_with_a_note(folder: str, tmp_path: Path) -> None:
+    """The hub's cache: the model and its data are links into one folder."""
+    snapshot, blobs = tmp_path / folder, tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    write_model(blobs / "aaa", {"location": "model.onnx_data"})
+    (blobs / "bbb").write_bytes(WEIGHT.tobytes())
+    for name, blob in (("model.onnx", "aaa"), ("model.onnx_data", "bbb")):
+        (snapshot / name).symlink_to(os.path.relpath(blobs / blob, snapshot))
+    report = onnxquant.quantize(snapshot / "model.onnx", tmp_path / "out.onnx", samples=1)
+    assert report.passed
+    assert f"external data model.onnx_data is read through a link to {blobs.resolve() / 'bbb'}" in report.notes
+    (tmp_path / "secret").write_bytes(WEIGHT.tobytes())
+    (snapshot / "model.onnx_data").unlink()
+    (snapshot / "model.onnx_data").symlink_to(tmp_path / "secret")
+    with pytest.raises(ExternalDataError, match=r"symbolic link to .*secret.* --external-root"):
+        load(snapshot / "model.onnx")
 
 
 def test_links_with_an_allowed_root_are_proven_too(world: World) -> None:

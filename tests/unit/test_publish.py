@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 import onnxquant
 from onnxquant.errors import OutputError
 from onnxquant.graph.names import HASHES
-from onnxquant.graph.publish import ALIGNMENT, Publisher
+from onnxquant.graph.publish import ALIGNMENT, Publisher, atomically
 
 ROOT = Path(onnxquant.__file__).parents[1]
 HERE = Path(__file__).parents[1]
@@ -126,6 +127,49 @@ def test_unusable_place_is_refused(case: str, force: bool, source: Path, tmp_pat
     with pytest.raises(OutputError, match=r"out\.onnx|x{251}"):
         convert(source, output, force=force)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs FIFOs")
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("case", ["itself", "linked", "its data"])
+def test_an_output_that_is_no_file_is_refused(case: str, force: bool, source: Path, tmp_path: Path) -> None:
+    """A device, a FIFO or a socket; a FIFO stands for them."""
+    output, pipe = tmp_path / "out.onnx", tmp_path / ("out.onnx.data" if case == "its data" else "pipe")
+    if case == "itself":
+        output = pipe
+    os.mkfifo(pipe)
+    if case == "linked":
+        output.symlink_to(pipe)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OutputError, match="is a device, a FIFO or a socket"):
+        convert(source, output, force=force, external_data="always")
+    with pytest.raises(OutputError, match="is a device, a FIFO or a socket"), atomically(pipe):
+        raise AssertionError("the block is not entered")
+    assert pipe.is_fifo() and sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are not locked there")
+@pytest.mark.parametrize("force", [False, True])
+def test_two_runs_at_once_never_mix_a_pair(
+    force: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renames take long enough for the two to meet between them."""
+    replace = Path.replace
+
+    def slow(path: Path, target: Path) -> Path:
+        time.sleep(0.05)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    output = tmp_path / "out.onnx"
+    with ThreadPoolExecutor() as pool:
+        forms = ["int8", "int4", "int8", "int4"]
+        runs = [pool.submit(convert, source, output, form, external_data="always", force=force) for form in forms]
+    errors = [error for run in runs if (error := run.exception())]
+    assert all(isinstance(error, OutputError) and "exists already" in str(error) for error in errors)
+    assert len(errors) == (0 if force else 3)
+    assert all(onnxquant.verify(output).values())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.onnx", "out.onnx.data"]
 
 
 @pytest.mark.parametrize("external", ["always", "never"])
