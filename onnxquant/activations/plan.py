@@ -29,6 +29,7 @@ class SearchRecord:
         apart: whether those are other samples.
         solver: solver of the weights' codes; empty: they are rounded to nearest.
         not_solved: weights that are rounded to nearest all the same.
+        skipped: ways that there was no time for.
     """
 
     methods: Mapping[str, float]
@@ -38,6 +39,7 @@ class SearchRecord:
     apart: bool
     solver: str = ""
     not_solved: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def added_to(self, record: StaticRecord) -> StaticRecord:
         """A record of activations with the scores of the search."""
@@ -46,6 +48,7 @@ class SearchRecord:
             tried=_rounded(self.methods),
             variants=_rounded(self.functions),
             samples=SampleUse(self.calibrated, self.judged, self.apart),
+            skipped=self.skipped or None,
             solver=self.solver or None,
             not_solved=self.not_solved if self.solver else None,
         )

@@ -34,6 +34,7 @@ from onnxquant.activations.insert import NodeForms
 from onnxquant.activations.placement import FOR_ACCURACY, Placement, place
 from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActivations
 from onnxquant.activations.settings import AccuracyGoal, StaticSettings
+from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.activations.weights import excluded_kernels, site_of, static_format, static_sites
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Chosen, Split
@@ -106,6 +107,7 @@ class StaticSearch:
         self._runner = CandidateRunner(document, rules, samples.judging, threads, exact=is_free, judge=judge)
         self._excluded = excluded_kernels(document, rules)
         self._remedies = GraphRemedies()
+        self._budget = TimeBudget(settings.effort)
 
     def run(self, statistics: Statistics | None = None) -> ActivationPlan:
         """Find the best plan. Kernels are left in float only once the rest is chosen.
@@ -119,7 +121,7 @@ class StaticSearch:
         functions = {best.title: best.score.criterion}
         if statistics is None:
             best = self._try_equal_functions(best, functions)
-        if settings.may_solve:
+        if settings.may_solve and (settings.solver != AUTO or self._budget.allows("solved weights")):
             solved = self._with_solved_weights(best)
             functions[solved.title] = solved.score.criterion
             if settings.solver != AUTO or solved.score.criterion > best.score.criterion:
@@ -159,6 +161,7 @@ class StaticSearch:
             judged=len(self._runner.samples),
             apart=self._is_judged_apart,
             solver=best.solver,
+            skipped=tuple(self._budget.skipped),
             not_solved=tuple(name for name in weights if name not in best.plan.solved) if best.solver else (),
         )
         activations = replace(best.static, search=record, histograms=best.model.histograms())
@@ -215,7 +218,8 @@ class StaticSearch:
                 for name in balance.candidates(GraphEditor(document.proto.graph), placement):
                     observers[name].append(WIDTHS)
             threads, progress = self._settings.threads, self._progress
-            statistics = collect(document, self._feeds, observers, threads=threads, progress=progress)
+            with self._budget.first_pass():
+                statistics = collect(document, self._feeds, observers, threads=threads, progress=progress)
         while unreached := unreached_kernels(placement, statistics):
             self._excluded = {**self._excluded, **unreached}  # from now on, in every function that is tried
             placement = self._placed(document)
@@ -236,7 +240,12 @@ class StaticSearch:
             observers.setdefault(name, []).append(MOMENTS)
 
     def _best_of_methods(self, model: CalibratedModel, methods: Sequence[str], changes: tuple[str, ...]) -> Candidate:
-        candidates = [self._candidate(model, method) for method in methods]
+        candidates = list[Candidate]()
+        for method in methods:
+            if candidates and not self._budget.allows(method):
+                continue
+            with self._budget.step():
+                candidates.append(self._candidate(model, method))
         best = max(candidates, key=lambda c: c.score.criterion)
         scores = {c.static.method: c.score.criterion for c in candidates}
         return replace(best, changes=changes, methods=scores)
@@ -313,6 +322,11 @@ class StaticSearch:
         for functions in (rebased, partial(easier_to_round, balance_fully=self._compares)):
             base = best
             for function in functions(base.model.original, start.model, self._settings):
+                title = ", ".join((*base.changes, function.change))
+                if not self._budget.allows(title):
+                    continue
+                if math.isfinite(left := self._budget.left):
+                    self._progress(f"search: {title}, at most {left:.0f} s left", 1 - left / self._budget.seconds)
                 methods = [start.static.method]
                 model = self._calibrate(function.document, methods, function.balance)
                 candidate = self._best_of_methods(model, methods, (*base.changes, function.change))

@@ -10,7 +10,7 @@ from onnxquant.activations.balance import STRENGTH
 from onnxquant.activations.codes import Codes
 from onnxquant.activations.weights import OPSET, WIDE_OPSET
 from onnxquant.recipe.options import Options
-from onnxquant.recipe.values import Drop
+from onnxquant.recipe.values import Drop, Effort
 from onnxquant.solvers.gptq import Gptq
 from onnxquant.solvers.rtn import Rtn
 from onnxquant.targets import AUTO, Activations
@@ -60,6 +60,7 @@ class StaticSettings:
         goal: accuracy that kernels are left in float for; None: no kernel is.
         threads: number of threads of a session; None: ONNX Runtime's choice.
         judge: outputs, or parts of them, that matter; empty: all.
+        effort: time that the search may take.
     """
 
     codes: Codes = field(default_factory=Codes)
@@ -74,6 +75,7 @@ class StaticSettings:
     goal: AccuracyGoal | None = None
     threads: int | None = None
     judge: tuple[str, ...] = ()
+    effort: Effort = Effort.MEDIUM
 
     @classmethod
     def of(cls, options: Options) -> Self:
@@ -94,6 +96,7 @@ class StaticSettings:
             goal=AccuracyGoal.of(options) if options.auto_exclude else None,
             threads=options.threads,
             judge=options.judge,
+            effort=Effort(options.effort),
         )
 
     @property

@@ -60,6 +60,7 @@ class StaticRecord:
         tried: score in decibels of each method that was tried.
         variants: score in decibels of each equal function that was tried.
         samples: use of the samples.
+        skipped: ways to quantize that the search had no time for; None: it tried all.
         solver: solver of the weights' codes; None: rounded to nearest.
         not_solved: weights that the solver could not take.
         rescaled: weights that calibration changed before they were encoded.
@@ -78,6 +79,7 @@ class StaticRecord:
     tried: Mapping[str, float] = field(default_factory=dict)
     variants: Mapping[str, float] = field(default_factory=dict)
     samples: SampleUse | None = field(default=None, metadata=OPTIONAL)
+    skipped: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     solver: str | None = field(default=None, metadata=OPTIONAL)
     not_solved: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     rescaled: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from onnxquant.recipe.rules import Recipe, RuleOptions
 from onnxquant.recipe.values import (
     Compute,
     Drop,
+    Effort,
     ExternalData,
     SearchCost,
     calibration_methods,
@@ -78,6 +79,10 @@ class Options(RuleOptions):
     calibration_samples: int = option(
         512, "Largest number of samples of --data that calibration runs.", Scope.FILE, metavar="N", minimum=1
     )
+    effort: str = option(
+        Effort.MEDIUM.value, "Time for the search of static activations. low: 10 seconds or 4 passes over the samples, "
+        "whichever is more; medium: a minute or 20 passes; high: no limit.", Scope.FILE, choices=tuple(Effort),
+    )  # fmt: skip
     activation_type: str = option(
         "uint8", "Integer type of static activations. CPUs have no integer kernels for 16 bits.", Scope.FILE,
         choices=("uint8", "int8", "uint16", "int16"),

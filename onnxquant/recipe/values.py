@@ -28,6 +28,14 @@ class SearchCost(StrEnum):
     LATENCY = "latency"
 
 
+class Effort(StrEnum):
+    """The time that the search for static activations may take."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
 class ExternalData(StrEnum):
     """Whether tensors are kept in a file beside the model."""
 

@@ -308,6 +308,8 @@ def _ranges(record: StaticRecord) -> list[tuple[str, str]]:
         rows.append(("ranges", f"{record.method}{f' (tried: {tried})' if tried else ''}"))
     if record.variants:
         rows.append(("functions tried", _scores(record.variants.items())))
+    if record.skipped:
+        rows.append(("no time to try", f"{', '.join(record.skipped)} (--effort high tries all)"))
     if record.solver:
         nearest = len(record.not_solved or ())
         rows.append(("codes of weights", f"{record.solver}{f', {nearest} rounded to nearest' if nearest else ''}"))
