@@ -53,6 +53,7 @@ def _ours(mode: Mode, files: Files, folder: Path, limit: float) -> rows.Side:
     if report.exists():
         verdict = json.loads(report.read_text())["verdict"]
         side = replace(side, verdict=verdict["state"], next=verdict["next"], claim=verdict.get("faster"))
+        side.claim_db = verdict.get("worst_sqnr_db")
     return side
 
 
@@ -73,7 +74,7 @@ def _row(source: Source, mode: Mode, files: Files, arguments: argparse.Namespace
         run = processes.run(partial(measure, files, outputs, seconds, result), folder / "measure.log", arguments.limit)
         measured = json.loads(result.read_text()) if result.exists() else {"figures": {}, "against_peer": None}
         for side_name in outputs:
-            figures = measured["figures"].get(side_name, {"error": f"the process ended with {run.code}"})
+            figures = measured["figures"].get(side_name, {"error": f"exit code {run.code}: {run.output[-200:]}"})
             sides[side_name].__dict__.update(figures)
         row.against_peer = measured["against_peer"]
     return row
@@ -108,7 +109,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--modes", nargs="*", default=[m.name for m in tools.MODES])
     parser.add_argument("--structure", action="store_true", help="no speed, narrow networks")
     parser.add_argument("--width", type=int, default=0, help="channels of generated networks (default: 32 or 160)")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds for one tool on one model")
+    parser.add_argument("--limit", type=float, default=300.0, help="processor seconds for one tool on one model")
     parser.add_argument("--seconds", type=float, default=2.0, help="of processor time to measure the speed of one row")
     parser.add_argument("--part", default="0/1", help="I/N: every Nth model from the Ith on, to share the work")
     parser.add_argument("--again", metavar="REGEX", help="run rows once more that have such a flag ('.': any)")

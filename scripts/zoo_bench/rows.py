@@ -13,6 +13,11 @@ _LARGER, _METADATA, _SLOWER, _WORSE, _LONGER, _QUICK = 1.01, 8192, 1.03, 0.5, 10
 _ENOUGH_DB = 60.0
 # Files that are larger by more than this part may be better, and are not compared by quality; nor are better ones by size.
 _COMPARABLE = 1.1
+# The report's decibels may be above those of unseen samples by this much.
+_UNSEEN = 2.0
+# Verdicts that say that a file is of no use, and those that say that it is not faster.
+_USELESS = ("nothing quantized", "worse in every way", "ERROR")
+_SAYS_SLOWER = ("smaller, not faster", "smaller, accuracy lost", "worse in every way")
 
 
 @dataclass
@@ -23,7 +28,7 @@ class Side:
         code: exit code.
         size: bytes of the file; 0 where there is none.
         verdict: state and next step that a report gives, or the error's message.
-        claim: speed that the report claims, as a multiple of float's.
+        claim, claim_db: speed that the report claims, as a multiple of float's, and SQNR of its worst output.
         sqnr_db: SQNR of the worst output; None where nothing can be compared.
         speed: speed as a multiple of float's, with its interval.
         error: why the file could not be measured.
@@ -38,6 +43,7 @@ class Side:
     verdict: str = ""
     next: str = ""
     claim: float | None = None
+    claim_db: float | None = None
     sqnr_db: float | None = None
     speed: tuple[float, float, float] | None = None
     error: str = ""
@@ -69,7 +75,7 @@ class Row:
             return ["timeout"]
         if ours.traceback or ours.code not in (0, 1, 2):
             return ["traceback"]
-        if not ours.size:
+        if not ours.size or ours.verdict in _USELESS:
             useful = peer is not None and peer.size < 0.9 * self.size and (peer.sqnr_db or 0) > 10
             return ["refused"] if useful else []
         if ours.error:
@@ -78,14 +84,15 @@ class Row:
 
     def _faults(self, peer: Side | None) -> dict[str, bool]:
         ours = self.ours
-        slow = bool(ours.speed and ours.speed[2] < 1 / _SLOWER)
+        says_slower = ours.verdict in _SAYS_SLOWER or (ours.claim or 1) < 1 / _SLOWER
+        claim_db = min(ours.claim_db or 0.0, _ENOUGH_DB) if self.mode in ("static", "dynamic") else 0.0
         faults = {
-            "failed": ours.code == 1 and ours.verdict in ("FAILED", ""),
+            "failed": ours.code == 1,
             "larger than float": ours.size > self.size,
-            "slower than float": slow and not ("slow" in ours.verdict.lower() or "worse" in ours.verdict.lower()
-                                               or (ours.claim or 1) < 1 / _SLOWER),
-            "not what it claims": bool(ours.speed and ours.claim and ours.claim > 1.1 and ours.speed[2] < 1),
-        }  # fmt: skip
+            "slower than float": bool(ours.speed and ours.speed[2] < 1 / _SLOWER) and not says_slower,
+            "claims more speed": bool(ours.speed and ours.claim and ours.claim > 1.1 and ours.speed[2] < 1),
+            "claims more dB": ours.sqnr_db is not None and claim_db > ours.sqnr_db + _UNSEEN,
+        }
         if peer:
             decibels = [min(s.sqnr_db, _ENOUGH_DB) for s in (ours, peer) if s.sqnr_db is not None]
             loss = decibels[1] - decibels[0] if len(decibels) == 2 else 0.0

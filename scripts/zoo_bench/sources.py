@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from fetch_models import CATALOGUE, FETCHED, Model, read_catalogue
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -53,9 +52,10 @@ class Source:
 
 
 def real() -> list[Source]:
-    """The models of packages that scripts/fetch_models.py has fetched."""
+    """The models of packages that scripts/fetch_models.py has fetched, small ones first."""
     entries = {**read_catalogue(CATALOGUE), **read_catalogue(ZOO)}
     fetched = [m for m in entries.values() if (FETCHED / m.id / m.model).exists()]
+    fetched.sort(key=lambda m: sum(p.stat().st_size for p in (FETCHED / m.id).iterdir()))
     return [Source(m.id, True, partial(_prepare_real, m)) for m in fetched]
 
 
@@ -89,27 +89,34 @@ def _prepare_real(model: Model, folder: Path) -> Files:
     """Real samples where the catalogue has them, else drawn ones within the model's ranges."""
     path = FETCHED / model.id / model.model
     stored = path.parent / "feeds.npz"
-    inputs = ort.InferenceSession(path).get_inputs()
+    inputs = _inputs(path)
     if stored.exists():
         with np.load(stored) as data:
             count = len(next(iter(data.values())))
             taken = np.resize(np.arange(count), CALIBRATION + TEST)
             return _write(path, folder, {k: data[k][taken][:, None] for k in data.files})
     random = np.random.default_rng(1)
-    draws = [{spec.name: _draw(model, spec, random) for spec in inputs} for _ in range(CALIBRATION + TEST)]
-    return _write(path, folder, {spec.name: np.stack([d[spec.name] for d in draws]) for spec in inputs})
+    draws = [{entry.name: _draw(model, entry, random) for entry in inputs} for _ in range(CALIBRATION + TEST)]
+    return _write(path, folder, {entry.name: np.stack([d[entry.name] for d in draws]) for entry in inputs})
 
 
-def _draw(model: Model, spec: Any, random: np.random.Generator) -> NDArray[Any]:  # noqa: ANN401 - onnxruntime's NodeArg
+def _inputs(path: Path) -> list[onnx.ValueInfoProto]:
+    """Inputs that have no initializer. No session: its threads would not survive the forks of this process."""
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = {t.name for t in graph.initializer}
+    return [entry for entry in graph.input if entry.name not in constants]
+
+
+def _draw(model: Model, entry: onnx.ValueInfoProto, random: np.random.Generator) -> NDArray[Any]:
     """A value of an input: pictures, sounds, ids or plain numbers, by its shape and type."""
-    shape = tuple(model.shapes.get(spec.name) or [d if isinstance(d, int) else model.dims[d] for d in spec.shape])
-    dtype = (
-        spec.type.removeprefix("tensor(").removesuffix(")").replace("float", "float32").replace("float3216", "float16")
-    )
-    low, high = model.ranges.get(spec.name, (-1, 1))
-    if "int" in dtype:
+    tensor = entry.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    dims = model.shapes.get(entry.name) or [d.dim_value or model.dims[d.dim_param] for d in tensor.shape.dim]
+    shape = tuple(dims)
+    low, high = model.ranges.get(entry.name, (-1, 1))
+    if dtype.kind in "iu":
         return random.integers(int(low), int(high) + 1, shape).astype(dtype)
-    if dtype == "bool":
+    if dtype.kind == "b":
         return np.ones(shape, bool)
     middle, half = (low + high) / 2, (high - low) / 2
     if len(shape) == 4 and shape[1] in (1, 3):
