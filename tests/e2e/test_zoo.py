@@ -47,11 +47,6 @@ CASES = [
 KNOWN = {
     "bert-float16_storage": "weights behind a Cast stay as they are",
     "vad-branch": "the filter bank and other weights of both branches are stored twice",
-    "lora": "weights that are computed from constants stay in float",
-    "weight_norm": "the file is larger: kernels computed from constants are stored beside what they came from",
-    "speech_synthesis": "the length of the output depends on values, and the proof calls that a defect",
-    "unrolled_gru": "a weight is copied for each reader",
-    "siamese-identity": "a candidate of the search does not load: kernels with two readers, in two convolutions each",
 }
 
 
