@@ -53,7 +53,8 @@ def _ours(mode: Mode, files: Files, folder: Path, limit: float) -> rows.Side:
     if report.exists():
         verdict = json.loads(report.read_text())["verdict"]
         side = replace(side, verdict=verdict["state"], next=verdict["next"], claim=verdict.get("faster"))
-        side.claim_db = verdict.get("worst_sqnr_db")
+        decibels = verdict.get("worst_sqnr_db")  # infinity is the text "inf"
+        side.claim_db = None if decibels is None else float(decibels)
     return side
 
 
