@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import onnxquant
 from onnxquant.convert import recipe_of_plan
-from onnxquant.graph.names import ORIGIN
+from onnxquant.graph.names import ORIGIN, SEAL
 from onnxquant.native import dispatch
 from onnxquant.native import packers as packed
 from onnxquant.numerics import packing
@@ -324,13 +324,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def contents_by_saved_recipe(source: Path, options: dict[str, Any]) -> list[bytes]:
-    """A file made with options, and the one that the recipe saved with it makes, without the record of their origin."""
+    """A file made with options, and the one that its saved recipe makes, without the origin and the seal, which differ."""
     recipe, output = source.with_name("plan.toml"), source.with_name("out.onnx")
     contents = []
     for given in ({**options, "save_recipe": str(recipe)}, {"recipe": recipe}):
         onnxquant.quantize(source, output, proof=False, force=True, **given)
         proto = onnx.load(output, load_external_data=False)
-        entries = [entry for entry in proto.metadata_props if entry.key != ORIGIN]
+        entries = [entry for entry in proto.metadata_props if entry.key not in (ORIGIN, SEAL)]
         del proto.metadata_props[:]
         proto.metadata_props.extend(entries)
         contents.append(proto.SerializeToString(deterministic=True))
