@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,17 +22,18 @@ from onnxquant.activations.plan import ActivationPlan
 from onnxquant.activations.weights import site_of, static_format
 from onnxquant.artifact import lowering
 from onnxquant.artifact.records import records
-from onnxquant.calibration.feeds import JUDGED, Feeds, spread
+from onnxquant.calibration.feeds import JUDGED, Feed, Feeds, spread
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.publish import Publisher
+from onnxquant.graph.publish import Publisher, write_copy
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.native import dispatch
 from onnxquant.numerics.score import Judge, Score
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.rules import Recipe
+from onnxquant.validation.latency import ORIGINAL, QUANTIZED, Latency, TimedModel, latencies
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,19 @@ class CandidateRunner:
         exact: bool = True,
         judge: Sequence[str] = (),
     ) -> None:
-        self._rules, self._threads, self._exact = rules, threads, exact
+        self._document, self._rules, self._threads, self._exact = document, rules, threads, exact
         self.samples = list(spread(feeds, JUDGED))
         self._decoded: dict[str, _DecodedWeight] = {}
+        self.seconds = math.inf
         with runtime.session_of(document, threads=threads) as session:
-            self._judge = Judge([runtime.run(session, sample) for sample in self.samples], judge)
+            self._judge = Judge([self._timed_run(session, sample) for sample in self.samples], judge)
+
+    def _timed_run(self, session: runtime.Session, sample: Feed) -> Mapping[str, Any]:
+        """Outputs of the float model; ``seconds`` is the least time that one call has taken."""
+        start = time.perf_counter()
+        outputs = runtime.run(session, sample)
+        self.seconds = min(self.seconds, time.perf_counter() - start)
+        return outputs
 
     def score(self, plan: ActivationPlan) -> Score:
         """The score of the file that a plan would become."""
@@ -104,6 +115,14 @@ class CandidateRunner:
         with self._file(candidate) as path:
             optimized = runtime.optimized_graph(path, threads=self._threads)
             return units_in_float(units, records(load(path).proto), optimized)
+
+    def latency(self, candidate: ActivationPlan) -> Latency:
+        """The latency of the file that a plan would become, beside that of the float model."""
+        with self._file(candidate) as path:
+            original = path.with_name("float.onnx")
+            write_copy(self._document, original, external=self._document.is_external())
+            models = {ORIGINAL: TimedModel(original), QUANTIZED: TimedModel(path)}
+            return latencies(models, self.samples[0], self._threads)
 
     @contextmanager
     def session(self, candidate: ActivationPlan) -> Iterator[runtime.Session]:

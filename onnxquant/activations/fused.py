@@ -19,6 +19,9 @@ from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.node import is_op
 
 NOT_TAKEN = FloatKernel(Cause.OPERATOR, "ONNX Runtime takes no integer kernel for it in this graph")
+FOR_SPEED = FloatKernel(
+    Cause.OPERATOR, "on integers it takes more time here, and the whole file took more than the original"
+)
 _DECODE = "DequantizeLinear"
 
 
@@ -51,10 +54,17 @@ class GraphRemedies:
     Attributes:
         sums: outputs of Adds to write as Sum.
         in_float: units that stay in float, by the first output of their nodes.
+        slow: first outputs of the kernels that stay in float because they are slower on integers.
     """
 
     sums: set[str] = field(default_factory=set)
     in_float: dict[str, FloatKernel] = field(default_factory=dict)
+    slow: tuple[str, ...] = ()
+
+    @property
+    def excluded(self) -> dict[str, FloatKernel]:
+        """All units that stay in float."""
+        return {**dict.fromkeys(self.slow, FOR_SPEED), **self.in_float}
 
     def add(self, editor: GraphEditor, units: Iterable[Unit]) -> None:
         """Add remedies for more units.

@@ -34,6 +34,7 @@ from onnxquant.activations.insert import NodeForms
 from onnxquant.activations.placement import FOR_ACCURACY, Placement, place
 from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActivations
 from onnxquant.activations.settings import AccuracyGoal, StaticSettings
+from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.activations.weights import excluded_kernels, site_of, static_format, static_sites
 from onnxquant.calibration.collect import collect
@@ -128,10 +129,28 @@ class StaticSearch:
                 best = solved
         if settings.goal is not None:
             best = exclude(best, self._excluding, self._goal_test(settings.goal), self._progress)
-        while self._find_remedies(best.plan, best.placement):
-            for_accuracy = [name for name, kernel in best.static.float_kernels.items() if kernel is FOR_ACCURACY]
-            best = self._excluding(best, for_accuracy)
+        best = self._taken(best)
+        if self._settings.codes.bits == 8 and self._runner.seconds >= LEAST_SECONDS:
+            weights, trial = best.plan.document.proto.graph.initializer, partial(self._with_slow, best)
+            if slow := slow_kernels(best, weights, lambda c: self._runner.latency(c.plan), trial):
+                best = self._taken(trial(slow))
         return self._with_record(best, functions)
+
+    def _taken(self, candidate: Candidate) -> Candidate:
+        """A candidate whose integer kernels ONNX Runtime takes, all of them."""
+        while self._find_remedies(candidate.plan, candidate.placement):
+            candidate = self._placed_again(candidate)
+        return candidate
+
+    def _placed_again(self, candidate: Candidate) -> Candidate:
+        """A candidate with the units that are in float by now; those left in float for accuracy stay so."""
+        kernels = candidate.static.float_kernels.items()
+        return self._excluding(candidate, [name for name, kernel in kernels if kernel is FOR_ACCURACY])
+
+    def _with_slow(self, candidate: Candidate, slow: Sequence[str]) -> Candidate:
+        """A candidate with some kernels in float for speed."""
+        self._remedies.slow = tuple(slow)
+        return self._placed_again(candidate)
 
     def _with_taken_kernels(self, model: CalibratedModel) -> CalibratedModel:
         """A calibrated model whose integer kernels ONNX Runtime takes, all of them."""
@@ -169,7 +188,7 @@ class StaticSearch:
 
     def _place(self, document: Document, more: Collection[str] = ()) -> Placement:
         """The placement in a model, with more kernels left in float for accuracy."""
-        excluded = {**self._excluded, **self._remedies.in_float, **dict.fromkeys(more, FOR_ACCURACY)}
+        excluded = {**self._excluded, **self._remedies.excluded, **dict.fromkeys(more, FOR_ACCURACY)}
         # A zero point in the middle has no code to spare for what a Relu cuts off.
         return place(GraphEditor(document.proto.graph), excluded, clamps=not self._settings.codes.symmetric)
 
