@@ -31,6 +31,10 @@ class OutputError(OnnxQuantError):
     """The output cannot be written where it was asked for; nothing was left behind."""
 
 
+class OutputExistsError(OutputError):
+    """The output exists already, perhaps written by another run meanwhile, and replacing it was not asked for."""
+
+
 class FeedError(OnnxQuantError):
     """The data given for a model does not fit its inputs."""
 

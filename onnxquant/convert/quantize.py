@@ -22,7 +22,7 @@ from onnxquant.convert.plan_model import PlannedModel, plan_model
 from onnxquant.convert.prepare_model import fit_operators, prepare_model
 from onnxquant.convert.prove import check_samples, original_outputs, prove
 from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
-from onnxquant.errors import ModelError, OnnxQuantError, OutputError, RecipeError
+from onnxquant.errors import ModelError, OnnxQuantError, OutputError, OutputExistsError, RecipeError
 from onnxquant.graph import identity
 from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
 from onnxquant.graph.io import Document, load
@@ -124,6 +124,8 @@ def removing_new_files(provenance: Provenance) -> Iterator[None]:
     new = [path for files in provenance.files() if not any(map(_is_there, files)) for path in files]
     try:
         yield
+    except OutputExistsError:  # the files are those of another run
+        raise
     except (OnnxQuantError, OSError, MemoryError):
         for path in new:
             if _is_there(path) and path.is_file():

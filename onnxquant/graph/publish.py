@@ -26,7 +26,7 @@ try:
 except ImportError:  # Windows, which opens no folders either
     fcntl = None  # type: ignore[assignment]
 
-from onnxquant.errors import OutputError
+from onnxquant.errors import OutputError, OutputExistsError
 from onnxquant.graph.external import refer
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import Make
@@ -337,7 +337,7 @@ def refuse_taken(path: Path, *, force: bool) -> None:
     """
     refuse_special(path)
     if (path.exists() or path.is_symlink()) and not force:
-        raise OutputError(f"{path}: exists already; pass --force (force=True) to replace it")
+        raise OutputExistsError(f"{path}: exists already; pass --force (force=True) to replace it")
 
 
 def refuse_special(path: Path) -> None:
