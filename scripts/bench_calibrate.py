@@ -39,7 +39,7 @@ class Timed:
     """Feeds that remember when the first sample was asked for, and when the last one was done with."""
 
     def __init__(self, feeds: Feeds) -> None:
-        self._feeds, self.origin, self.groups = feeds, feeds.origin, feeds.groups
+        self._feeds, self.origin, self.groups, self.files = feeds, feeds.origin, feeds.groups, feeds.files
         self.begin = self.end = 0.0
 
     def __len__(self) -> int:

@@ -33,7 +33,7 @@ import importlib.util, json, sys
 from pathlib import Path
 import click
 from click.shell_completion import ShellComplete
-import graphs, onnxquant
+import graphs, onnx, onnxquant
 from onnxquant.batch.config_file import config_schema, read
 from onnxquant.cli import main
 from onnxquant.errors import RecipeError
@@ -54,7 +54,7 @@ job = read(config).jobs[0]
 saved = folder / "plan.toml"
 report = onnxquant.quantize(model, dry_run=True, hue="blue", shade=2, save_recipe=str(saved))
 onnxquant.quantize(model, folder / "out.onnx", hue="blue", palette="p", shade=2, proof=False)
-metadata = {e.key: json.loads(e.value) for e in __import__("onnx").load(folder / "out.onnx").metadata_props}
+metadata = {e.key: e.value for e in onnx.load(folder / "out.onnx").metadata_props}
 published = json.loads(schema.text())
 spec = importlib.util.spec_from_file_location("reference", script)
 reference = importlib.util.module_from_spec(spec)
@@ -77,7 +77,7 @@ print(json.dumps({
     "config schema": config_schema()["properties"],
     "model schema": config_schema()["properties"]["models"]["items"]["properties"],
     "config": vars(job.settings()[0]),
-    "saved recipe": saved.read_text(), "origin": metadata["onnxquant.origin"],
+    "saved recipe": saved.read_text(), "origin": json.loads(metadata["onnxquant.origin"]),
     "reported options": published["properties"]["asked"]["properties"]["options"]["properties"],
     "reported rules": published["$defs"]["rule"]["properties"], "report": report.to_dict()["asked"],
     "reference": reference.text(),
