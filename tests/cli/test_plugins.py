@@ -75,7 +75,8 @@ print(json.dumps({
     "list": json.loads(CliRunner().invoke(main, ["list", "--json"]).stdout),
     "list, as shown": CliRunner().invoke(main, ["list"]).stdout,
     "completion": {n: [i.value for i in offered(["quantize", "m.onnx", flag(n)], "their")] for n in names},
-    "keyword": {n: getattr(Options.make({n: v}), n) for n, v in names.items()},
+    "keyword": {n: getattr(Options.make({n: v, "activations": "static"} if n == "calibration_method" else {n: v}), n)
+                for n, v in names.items()},
     "schemas": {n: [s["properties"][n]["enum"] for s in (option_schema(), config_schema())] for n in names},
     "schema of rules": {n: rule_schema()["properties"].get(n, {}).get("enum", []) for n in names},
     "plan": plan.output,

@@ -17,7 +17,8 @@ import pytest
 import onnxquant
 from onnxquant.artifact.records import Metadata, Origin, entry_text
 from onnxquant.errors import ModelError
-from onnxquant.graph.names import METADATA
+from onnxquant.graph.names import HASHES, METADATA
+from onnxquant.graph.seal import seal
 from onnxquant.json_data import to_object
 
 FOLDER = Path(__file__).parent / "files"
@@ -97,6 +98,7 @@ def test_metadata_of_a_newer_version_is_refused_with_both_numbers(tmp_path: Path
     proto = onnx.load(FOLDER / "ort.onnx")
     entry = next(e for e in proto.metadata_props if e.key == METADATA)
     entry.value = json.dumps({**json.loads(entry.value), "schema": 3, "version": "9.1.0"})
+    seal(proto, json.loads(next(e.value for e in proto.metadata_props if e.key == HASHES)))
     onnx.save(proto, tmp_path / "newer.onnx")
     message = "schema 3, expected at most 2: onnxquant 9.1.0 wrote it"
     with pytest.raises(ModelError, match=message):

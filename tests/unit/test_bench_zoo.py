@@ -103,7 +103,7 @@ def test_a_process_reports_its_end_and_its_output(zoo, tmp_path):
     run = zoo.processes.run(leave, tmp_path / "log", 20)
     assert (run.code, run.output, run.late) == (3, "hello", False)
     assert zoo.processes.run(lambda: 1 / 0, tmp_path / "log", 20).code == zoo.processes.RAISED
-    assert zoo.processes.run(lambda: os.kill(os.getpid(), signal.SIGTERM), tmp_path / "log", 20).code == -signal.SIGTERM
+    assert zoo.processes.run(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path / "log", 20).code == -signal.SIGKILL
 
 
 @pytest.mark.filterwarnings("ignore:.*fork")
