@@ -153,16 +153,18 @@ def solved_by(solver: Solver) -> list[str]:
     return [form.name for form in formats() if solver.refusal(form) is None]
 
 
-def computed(kind: str) -> dict[str, Any]:
+def computed(kind: str, plans: dict[str, dict[str, dict[str, str] | Refused]]) -> dict[str, Any]:
     """The table's entry for one kind of site.
 
     A variant is listed for a target where every weight of the model gets that target, and listed with the targets
     that its weights get where some stay in float.
     """
     entry: dict[str, Any] = {}
-    for target, plans in weights_only(kind).items():
-        works = [v for v, plan in plans.items() if not isinstance(plan, Refused) and set(plan.values()) == {target}]
-        partly = {v: plan for v, plan in plans.items() if not isinstance(plan, Refused) and v not in works}
+    for target, by_variant in plans.items():
+        works = [
+            v for v, plan in by_variant.items() if not isinstance(plan, Refused) and set(plan.values()) == {target}
+        ]
+        partly = {v: plan for v, plan in by_variant.items() if not isinstance(plan, Refused) and v not in works}
         entry[target] = works + ([{"partly": partly}] if partly else [])
     for activations, plan in with_activations(kind).items():
         entry[f"activations={activations}"] = "refused" if isinstance(plan, Refused) else plan
@@ -216,7 +218,9 @@ def _rows(entries: dict[str, Any]) -> str:
 
 
 def _main() -> None:
-    now = {kind: computed(kind) for kind in MODELS} | {"solvers": {s.name: solved_by(s) for s in solvers()}}
+    now = {kind: computed(kind, weights_only(kind)) for kind in MODELS} | {
+        "solvers": {s.name: solved_by(s) for s in solvers()}
+    }
     before = table() if TABLE.exists() else {}
     for kind in sorted({*now, *before}):
         old, new = flat(kind, before.get(kind, {})), flat(kind, now.get(kind, {}))

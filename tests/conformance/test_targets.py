@@ -84,11 +84,22 @@ COMBINATIONS = list(supported.combinations())
 
 
 @pytest.mark.parametrize("kind", supported.MODELS)
-def test_combinations_that_work_are_those_of_the_table(kind: str) -> None:
-    now = supported.flat(kind, supported.computed(kind))
+def test_combinations_that_work_are_those_of_the_table_and_refusals_say_why(kind: str) -> None:
+    weights_only = supported.weights_only(kind)
+    now = supported.flat(kind, supported.computed(kind, weights_only))
     expected = supported.flat(kind, supported.table().get(kind, {}))
     lost, gained = sorted(expected - now), sorted(now - expected)
     assert not lost and not gained, f"lost {lost}; gained {gained}: if meant, run {supported.__file__} --write"
+    refusals = [
+        (target, plan.reason)
+        for target, plans in weights_only.items()
+        for plan in plans.values()
+        if isinstance(plan, supported.Refused)
+    ]
+    assert refusals
+    for target, reason in refusals:
+        assert "nothing to quantize" in reason
+        assert f": {target}: " in reason or "no whole number of blocks" in reason
 
 
 def test_a_target_that_refuses_a_format_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +109,7 @@ def test_a_target_that_refuses_a_format_is_noticed(monkeypatch: pytest.MonkeyPat
         return Refusal("planted") if form.name == "int4" else check(self, site, form, opset)
 
     monkeypatch.setattr(Ort, "check", refusing)
-    now = supported.flat("matmul", supported.computed("matmul"))
+    now = supported.flat("matmul", supported.computed("matmul", supported.weights_only("matmul")))
     lost = supported.flat("matmul", supported.table()["matmul"]) - now
     assert {"matmul ort int4", "matmul ort int4-per_channel=true"} <= lost
     assert all(" ort int4" in line for line in lost)
@@ -110,20 +121,6 @@ def test_the_table_has_every_kind_of_site_and_every_target() -> None:
     assert {frozenset(entry) for entry in (supported.table()[kind] for kind in supported.MODELS)} == {
         frozenset(columns)
     }
-
-
-@pytest.mark.parametrize("kind", supported.MODELS)
-def test_refusals_say_why(kind: str) -> None:
-    refusals = [
-        (target, plan.reason)
-        for target, plans in supported.weights_only(kind).items()
-        for plan in plans.values()
-        if isinstance(plan, supported.Refused)
-    ]
-    assert refusals
-    for target, reason in refusals:
-        assert "nothing to quantize" in reason
-        assert f": {target}: " in reason or "no whole number of blocks" in reason
 
 
 @pytest.mark.parametrize("target", [t for t in supported.of_rules() if t != "custom"])
