@@ -4,7 +4,8 @@
 #
 #     scripts/check_sanitizers.sh [--full] [address] [thread]
 #
-# Without --full there are fewer tests, and of the instruction sets scalar and one more. PYTHON is an interpreter that has
+# Without --full there are fewer tests, of the instruction sets scalar and one more, and encoders, which take most of the time
+# to compile, are left as they are. PYTHON is an interpreter that has
 # what the tests need, by default that of .venv; BUILD is where to build, and what is there is used again. The C header is
 # found as in every other build (custom_ops/cmake/OnnxRuntimeHeader.cmake).
 set -euo pipefail
@@ -67,7 +68,8 @@ build() {
     rm -rf "$FOLDER/site/onnxquant/_lib"
     {
         "$CMAKE" -S custom_ops -B "$BUILD/$kind" -DPython3_EXECUTABLE="$PYTHON" \
-            -DONNXQUANT_SANITIZE="$1" -DONNXQUANT_INSTRUCTION_SETS="$SETS" &&
+            -DONNXQUANT_SANITIZE="$1" \
+            -DONNXQUANT_SANITIZE_ENCODERS="$FULL" -DONNXQUANT_INSTRUCTION_SETS="$SETS" &&
             "$CMAKE" --build "$BUILD/$kind" --parallel 2 &&
             "$CMAKE" --install "$BUILD/$kind" --prefix "$FOLDER/site"
     } >"$FOLDER/log" 2>&1 || {
