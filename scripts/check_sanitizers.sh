@@ -5,9 +5,9 @@
 #     scripts/check_sanitizers.sh [--full] [address] [thread]
 #
 # Without --full there are fewer tests, of the instruction sets scalar and one more, and encoders, which take most of the time
-# to compile, are left as they are. PYTHON is an interpreter that has
-# what the tests need, by default that of .venv; BUILD is where to build, and what is there is used again. The C header is
-# found as in every other build (custom_ops/cmake/OnnxRuntimeHeader.cmake).
+# to compile, are left as they are. PYTHON is an interpreter that has what the tests need, by default that of .venv; BUILD is
+# where to build, and what is there is used again. The C header is found as in every other build
+# (custom_ops/cmake/OnnxRuntimeHeader.cmake).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

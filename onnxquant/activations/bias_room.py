@@ -17,7 +17,7 @@ from onnxquant.activations.weights import static_format
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import Site, find_sites
+from onnxquant.graph.sites import find_sites
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
 from onnxquant.recipe.rules import Recipe
@@ -47,18 +47,15 @@ def with_room_for_biases(
     sites = {site.name: site for site in find_sites(document)[0]}
     for name, least in _least_scales(document, placement, static).items():
         site = sites.get(name)
-        if site is None or not (_largest(document, site) < 127 * least).any():
+        if site is None:
             continue
         weight = site.view.matrix(document.array(site.tensor))
+        if not (np.abs(weight).max(1).astype(np.float64) < 127 * least).any():
+            continue
         before = encoded.get(name) or dispatch.rounded_to_nearest(static_format(site, rules), weight)
         if isinstance(before.format, ScaledCodes):
             encoded[name] = _raised(before, before.format, weight.astype(np.float64), least)
     return encoded
-
-
-def _largest(document: Document, site: Site) -> Doubles:
-    largest: Doubles = np.abs(site.view.matrix(document.array(site.tensor))).max(1).astype(np.float64)
-    return largest
 
 
 def _least_scales(document: Document, placement: Placement, static: StaticActivations) -> dict[str, Doubles]:

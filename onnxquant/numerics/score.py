@@ -205,11 +205,6 @@ class Judge:
         return _Answers("top classes", sum(int(s.sum()) for s in same), sum(s.size for s in same))
 
 
-def closeness(reference: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> Score:
-    """The score of some samples' float outputs; see ``Judge``."""
-    return Judge(reference).score(got)
-
-
 def _remark(output: str, aligned: Sequence[Aligned]) -> str | None:
     """The way in which an output was compared whose shape depends on values; None where it does not."""
     if incomparable := [s.incomparable[output] for s in aligned if output in s.incomparable]:

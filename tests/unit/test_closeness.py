@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from onnxquant.errors import RecipeError
 from onnxquant.numerics.difference import Difference
-from onnxquant.numerics.score import Judge, Score, closeness
+from onnxquant.numerics.score import Judge, Score
 
 RNG = np.random.default_rng(3)
 LOGITS = RNG.normal(0, 3, (6, 1, 10))
@@ -28,6 +29,11 @@ def decibels(signal: np.ndarray, noise: np.ndarray) -> float:
 
 def samples(values: np.ndarray, name: str = "y") -> list[dict[str, np.ndarray]]:
     return [{name: v.astype(np.float32)} for v in values]
+
+
+def closeness(reference: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> Score:
+    """The score of some samples' outputs, where all of them matter."""
+    return Judge(reference).score(outputs)
 
 
 def test_plain_outputs() -> None:

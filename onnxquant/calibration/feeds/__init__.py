@@ -54,7 +54,6 @@ __all__ = [
 
 Sample = Mapping[str, Any]
 Data = str | Path | Sample | Iterable[Any] | Callable[[], Any]
-_FILES = (*arrays.ENDINGS, *text.ENDINGS)
 
 
 def open_feeds(
