@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from onnxquant import startup  # noqa: F401 - first of all: it handles Ctrl-C
+from onnxquant.system import interrupts  # noqa: F401 - first of all: it handles Ctrl-C
+
+# isort: split
 from onnxquant.artifact.hashes import verify
 from onnxquant.artifact.restore import dequantize
 from onnxquant.batch.run import BatchReport, batch

@@ -14,11 +14,11 @@ from onnxquant.batch import process
 from onnxquant.batch.job import Job, Row
 from onnxquant.calibration.feeds import Data
 from onnxquant.errors import OutputError, RecipeError
-from onnxquant.graph.publish import atomically
 from onnxquant.json_data import JsonObject, from_json
 from onnxquant.recipe.declaration import declared
 from onnxquant.recipe.options import Options
 from onnxquant.report import summary
+from onnxquant.system.files import atomically
 
 JOURNAL = "onnxquant-batch.json"
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import StatisticsError
-from onnxquant.graph.publish import atomically
+from onnxquant.system.files import atomically
 
 _HEADER = "header"
 

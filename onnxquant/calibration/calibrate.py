@@ -15,10 +15,10 @@ from onnxquant.calibration.tensors import quantizable
 from onnxquant.errors import FeedError, OutputError, StatisticsError, nearest
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.publish import refuse_taken
 from onnxquant.observers import ranging
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
+from onnxquant.system.files import refuse_taken
 
 DEFAULT_METHODS = ("minmax", "percentile", "entropy", "mse", "mean-std")
 """They need two statistics: extremes with moments, and a histogram."""

@@ -15,10 +15,10 @@ from typing import Any
 
 import click
 
-from onnxquant import startup
 from onnxquant.cli.shared import ARGUMENTS, fail
 from onnxquant.errors import OnnxQuantError
 from onnxquant.registry import broken_left_out
+from onnxquant.system import interrupts
 from onnxquant.version import __version__
 
 # Variable of the environment in which a shell asks for completions.
@@ -61,7 +61,7 @@ class _Commands(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:  # noqa: ANN401 - click's signature
         """Run, and exit unless ``standalone_mode`` is off."""
-        startup.done()
+        interrupts.done()
         if not extra.get("standalone_mode", True):
             return super().main(args, *more, **extra)
         tolerance: AbstractContextManager[list[str]] = broken_left_out() if _only_explains(args) else nullcontext([])

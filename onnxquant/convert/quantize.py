@@ -95,27 +95,33 @@ def quantize(
             progress=progress,
             origin=entry_text(origin_of(original, settings, rules)),
         )
-        notes = original.link_notes() + prepare_model(context)
-        if settings.dry_run and context.samples is not None:
-            check_samples(context)
-        if settings.whole_graph:
-            with removing_new_files(provenance):
-                return provenance.finish(whole_graph.convert(context, provenance.place, notes))
-        notes += fit_operators(context)
-        if integers := integer_weights(context.document.proto):
-            notes.append(f"parts of the model are quantized already ({integers}); they stay as they are")
-        search = search_formats(context) if settings.searches else None
-        if search:
-            context = context.with_rules(search.rules)
-            provenance = provenance.with_result(_output_path(original, output, search.rules), search.rules)
-            provenance.check()
-        model = plan_model(context, search)
+        return _convert(context, provenance)
+
+
+def _convert(context: Context, provenance: Provenance) -> Report:
+    """Prepare, plan, encode, write and prove the model of a run; write its reports beside it."""
+    options = context.options
+    notes = context.original.link_notes() + prepare_model(context)
+    if options.dry_run and context.samples is not None:
+        check_samples(context)
+    if options.whole_graph:
         with removing_new_files(provenance):
-            if settings.save_recipe is not None:
-                recipe_of_plan.save(model.plan, find_sites(model.document)[0], context.rules, settings)
-            report = _encode_and_write(model, provenance.place, notes)
-            report.search = search.result if search else None
-            return provenance.finish(report)
+            return provenance.finish(whole_graph.convert(context, provenance.place, notes))
+    notes += fit_operators(context)
+    if integers := integer_weights(context.document.proto):
+        notes.append(f"parts of the model are quantized already ({integers}); they stay as they are")
+    search = search_formats(context) if options.searches else None
+    if search:
+        context = context.with_rules(search.rules)
+        provenance = provenance.with_result(_output_path(context.original, provenance.output, search.rules), search.rules)
+        provenance.check()
+    model = plan_model(context, search)
+    with removing_new_files(provenance):
+        if options.save_recipe is not None:
+            recipe_of_plan.save(model.plan, find_sites(model.document)[0], context.rules, options)
+        report = _encode_and_write(model, provenance.place, notes)
+        report.search = search.result if search else None
+        return provenance.finish(report)
 
 
 @contextmanager

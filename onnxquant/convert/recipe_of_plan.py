@@ -10,13 +10,13 @@ from typing import Any
 import tomli_w
 
 from onnxquant.errors import RecipeError
-from onnxquant.graph.publish import atomically
 from onnxquant.graph.sites import Site
 from onnxquant.plan.decision import EncodeDecision, KeepDecision, Plan
 from onnxquant.plan.planner import first_matching_rule
 from onnxquant.recipe.declaration import declared
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe, Rule, RuleOptions
+from onnxquant.system.files import atomically
 from onnxquant.targets import Activations, target_named
 
 _HEADER = "# A plan, as a recipe: the first rule that matches a weight decides it; what no rule names stays in float."

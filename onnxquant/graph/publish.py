@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import shutil
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -21,18 +18,14 @@ from typing import Any, BinaryIO, Self, cast
 import numpy as np
 import onnx
 
-try:
-    import fcntl
-except ImportError:  # Windows, which opens no folders either
-    fcntl = None  # type: ignore[assignment]
-
-from onnxquant.errors import OutputError, OutputExistsError
+from onnxquant.errors import OutputError
 from onnxquant.graph.external import refer
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import Make
 from onnxquant.graph.seal import seal
 from onnxquant.graph.traverse import graphs, tensors
 from onnxquant.graph.wire import varint
+from onnxquant.system.files import one_process_at_a_time, refuse_taken, temporary_name
 
 # Sessions map external tensors; ONNX Runtime and some systems want page-aligned offsets for that.
 ALIGNMENT = 4096
@@ -185,7 +178,7 @@ class Publisher:
         seal(proto, self.hashes)
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        with _only_one(self.output.parent):
+        with one_process_at_a_time(self.output.parent):
             self._refuse_unusable()  # another run may have been faster
             self._move(proto)
         self._sync_folder()
@@ -272,8 +265,7 @@ class Publisher:
 
     def _name(self, kind: str) -> Path:
         """A name for a temporary file, to be removed from now on."""
-        # A short prefix, not the output's name: one of 255 bytes has no room for a suffix.
-        path = self.output.parent / f".onnxquant-{kind}-{secrets.token_hex(8)}"
+        path = temporary_name(self.output.parent, kind)
         self._temporary.append(path)
         return path
 
@@ -288,68 +280,6 @@ class Publisher:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """A block that one process at a time runs for a folder, where the system can lock folders: two pairs never mix."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # a file system without locks
-            lock = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, lock)
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its place, synced, at the end of the block: whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written; what was there before is as it was.
-    """
-    # Not the output's name: one of 255 bytes has no room for a suffix.
-    temporary = path.with_name(f".onnxquant-{secrets.token_hex(8)}")
-    try:
-        refuse_special(path)
-        with temporary.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def refuse_taken(path: Path, *, force: bool) -> None:
-    """Refuse an output that exists already, or that is no file.
-
-    Args:
-        path: the output
-        force: whether an existing file may be replaced
-
-    Raises:
-        OutputError: it is refused.
-    """
-    refuse_special(path)
-    if (path.exists() or path.is_symlink()) and not force:
-        raise OutputExistsError(f"{path}: exists already; pass --force (force=True) to replace it")
-
-
-def refuse_special(path: Path) -> None:
-    """Refuse an output that is a device, a FIFO or a socket, or a link to one: a file would take its place.
-
-    Raises:
-        OutputError: it is no file.
-    """
-    with contextlib.suppress(OSError):  # nothing is there, or a name too long to exist
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise OutputError(f"{path}: is a device, a FIFO or a socket; expected a file")
 
 
 def write_copy(document: Document, path: Path, *, external: bool = True) -> None:

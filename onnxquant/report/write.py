@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from onnxquant.errors import OutputError, RecipeError
-from onnxquant.graph.publish import atomically, refuse_taken
 from onnxquant.json_data import to_object
 from onnxquant.recipe.options import REPORTS
 from onnxquant.report import markdown
 from onnxquant.report.comparison import Comparison
 from onnxquant.report.data import ReportData
 from onnxquant.report.serialize import as_text, report_to_json
+from onnxquant.system.files import atomically, refuse_taken
 
 
 def places(names: Sequence[str], output: Path | None, *, force: bool) -> list[Path]:

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 import onnxquant
 from onnxquant.errors import OutputError
 from onnxquant.graph.names import HASHES
-from onnxquant.graph.publish import ALIGNMENT, Publisher, atomically
+from onnxquant.graph.publish import ALIGNMENT, Publisher
+from onnxquant.system.files import atomically
 
 ROOT = Path(onnxquant.__file__).parents[1]
 HERE = Path(__file__).parents[1]
