@@ -12,7 +12,7 @@ from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.errors import StatisticsError, nearest
 from onnxquant.json_data import from_json, to_json
 from onnxquant.observers import RangeObserver, accumulator_key, join, make, observer_named, ranging
-from onnxquant.observers.base import Accumulator, ActivationGrid, Observer, State
+from onnxquant.observers.base import Accumulator, ActivationGrid, Observer, ObserverState
 from onnxquant.version import __version__
 
 KIND, PARTIAL = "statistics", "the checkpoint of an interrupted run"
@@ -189,7 +189,7 @@ class Statistics:
             StatisticsError: missing, damaged, something else, or of another version.
         """
         header, arrays = archive.read(path, kind, VERSION)
-        states: dict[int, dict[str, State]] = {}
+        states: dict[int, dict[str, ObserverState]] = {}
         try:
             for name, array in arrays.items():
                 index, rest = name.split(".", 1)
@@ -203,7 +203,7 @@ class Statistics:
         return out, header
 
 
-def _restored(names: Iterable[str], states: Mapping[str, State]) -> dict[str, Observer[Any]]:
+def _restored(names: Iterable[str], states: Mapping[str, ObserverState]) -> dict[str, Observer[Any]]:
     """Observers over accumulators with these states, by name."""
     shared: dict[str, Accumulator] = {}
     for name in names:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.numerics.arrays import Doubles
-from onnxquant.observers.base import Observer, State
+from onnxquant.observers.base import Observer, ObserverState
 from onnxquant.observers.channels import ChannelAccumulator
 
 
@@ -33,12 +33,12 @@ class Magnitudes(ChannelAccumulator):
         self.sums += other.sums
         np.maximum(self.largest, other.largest, out=self.largest)
 
-    def state(self) -> State:
+    def state(self) -> ObserverState:
         """All of it, as arrays."""
         return {**super().state(), "largest": self.largest}
 
     @classmethod
-    def from_state(cls, state: State) -> Self:
+    def from_state(cls, state: ObserverState) -> Self:
         """The inverse of ``state``."""
         out = cls(int(state["axis"]))
         out.count = int(state["rows"])

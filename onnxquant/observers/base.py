@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import StatisticsError
 
-State = dict[str, NDArray[Any]]
+ObserverState = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,12 @@ class Accumulator(ABC):
         """Add the statistics of another one. The order of merging does not matter; ranges are equal to the bit."""
 
     @abstractmethod
-    def state(self) -> State:
+    def state(self) -> ObserverState:
         """All of it, as arrays."""
 
     @classmethod
     @abstractmethod
-    def from_state(cls, state: State) -> Self:
+    def from_state(cls, state: ObserverState) -> Self:
         """The inverse of ``state``."""
 
 
@@ -140,12 +140,12 @@ class Observer(ABC, Generic[A]):
         """Add the statistics of another observer, as its accumulator merges."""
         self.accumulated.merge(other.accumulated)
 
-    def state(self) -> State:
+    def state(self) -> ObserverState:
         """All of it, as arrays."""
         return self.accumulated.state()
 
     @classmethod
-    def from_state(cls, state: State) -> Self:
+    def from_state(cls, state: ObserverState) -> Self:
         """The inverse of ``state``."""
         return cls(cls.accumulator.from_state(state))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import StatisticsError
 from onnxquant.numerics.arrays import Doubles
-from onnxquant.observers.base import Accumulator, Batch, State
+from onnxquant.observers.base import Accumulator, Batch, ObserverState
 
 
 class ChannelAccumulator(Accumulator):
@@ -73,6 +73,6 @@ class ChannelAccumulator(Accumulator):
     def _merge(self, other: Self) -> None:
         """Add the statistics of another one of as many channels."""
 
-    def state(self) -> State:
+    def state(self) -> ObserverState:
         """All of it, as arrays."""
         return {"axis": np.array(self.axis, np.int64), "rows": np.array(self.count, np.int64), "sums": self.sums}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import StatisticsError
 from onnxquant.numerics.arrays import Doubles
-from onnxquant.observers.base import Observer, State
+from onnxquant.observers.base import Observer, ObserverState
 from onnxquant.observers.channels import ChannelAccumulator
 
 # Elements of a block of rows that is converted to float64 at a time.
@@ -41,12 +41,12 @@ class Products(ChannelAccumulator):
         self.sums += other.sums
         self.matrix += other.matrix
 
-    def state(self) -> State:
+    def state(self) -> ObserverState:
         """All of it, as arrays."""
         return {**super().state(), "matrix": self.matrix}
 
     @classmethod
-    def from_state(cls, state: State) -> Self:
+    def from_state(cls, state: ObserverState) -> Self:
         """The inverse of ``state``; sums that the first files of statistics do not have are NaN, and stay so."""
         out = cls(int(state.get("axis", -1)))
         out.count, out.matrix = int(state["rows"]), np.array(state["matrix"])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.numerics.arrays import Doubles
-from onnxquant.observers.base import Accumulator, Batch, State, scalar
+from onnxquant.observers.base import Accumulator, Batch, ObserverState, scalar
 
 HALF_BITS = 12
 HALF = 1 << HALF_BITS
@@ -170,7 +170,7 @@ class Histogram(Accumulator):
         counts = np.histogram(middles, bins, (low, high), weights=np.append(mass, self.zeros))[0]
         return HistogramSummary(low, high, tuple(int(c) for c in counts))
 
-    def state(self) -> State:
+    def state(self) -> ObserverState:
         """All of it, as arrays; counts from the first to the last bin that is not empty."""
         used = np.flatnonzero(self.counts)
         start, stop = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
@@ -184,7 +184,7 @@ class Histogram(Accumulator):
         }
 
     @classmethod
-    def from_state(cls, state: State) -> Self:
+    def from_state(cls, state: ObserverState) -> Self:
         """The inverse of ``state``."""
         out = cls()
         start = int(state["start"])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.numerics.exact_sum import ExactSum, variance
-from onnxquant.observers.base import Accumulator, Batch, State, scalar
+from onnxquant.observers.base import Accumulator, Batch, ObserverState, scalar
 
 _BLOCK, _LANES = 8192, 16
 
@@ -57,13 +57,13 @@ class Moments(Accumulator):
         """Standard deviation of all values (of the population: divided by their number)."""
         return math.sqrt(variance(self.total, self.squares, self.count))
 
-    def state(self) -> State:
+    def state(self) -> ObserverState:
         """All of it, as arrays."""
         sums = {"total": self.total.state(), "squares": self.squares.state()}
         return {"count": np.array(self.count, np.int64), "low": scalar(self.low), "high": scalar(self.high), **sums}
 
     @classmethod
-    def from_state(cls, state: State) -> Self:
+    def from_state(cls, state: ObserverState) -> Self:
         """The inverse of ``state``."""
         out = cls()
         out.count, out.low, out.high = int(state["count"]), float(state["low"]), float(state["high"])

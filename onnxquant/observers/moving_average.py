@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from onnxquant.numerics.exact_sum import ExactSum
-from onnxquant.observers.base import Accumulator, ActivationGrid, Batch, RangeObserver, State
+from onnxquant.observers.base import Accumulator, ActivationGrid, Batch, ObserverState, RangeObserver
 
 WEIGHT = 0.01
 """Weight of a new sample, as in PyTorch's and ONNX Runtime's observers of this name."""
@@ -59,13 +59,13 @@ class MovingExtremes(Accumulator):
         self._lows.merge(other._lows)
         self._highs.merge(other._highs)
 
-    def state(self) -> State:
+    def state(self) -> ObserverState:
         """All of it, as arrays."""
         sums = {"lows": self._lows.state(), "highs": self._highs.state()}
         return {"samples": np.array(self.count, np.int64), **sums}
 
     @classmethod
-    def from_state(cls, state: State) -> Self:
+    def from_state(cls, state: ObserverState) -> Self:
         """The inverse of ``state``."""
         out = cls()
         out.count = int(state["samples"])

@@ -1,4 +1,4 @@
-"""The comparison of a quantized model with its original: structure, weights, outputs, sizes and speed."""
+"""Comparison of a quantized model with its original: structure, weights, outputs, sizes and speed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from onnxquant.validation.kernels import kernels_of
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, STOCK, TimedModel, latencies
 from onnxquant.validation.leftover_conversions import conversions
 from onnxquant.validation.metric import Metric, MetricResult
-from onnxquant.validation.outputs import Comparison, compare_outputs, has_our_ops, rounds_activations
+from onnxquant.validation.outputs import ComparedModels, compare_outputs, has_our_ops, rounds_activations
 from onnxquant.validation.proof import Loading, Problem, ProblemKind, Proof, Sizes
 from onnxquant.validation.reference import SampledOutputs, sampled_outputs
 from onnxquant.validation.saturation import emulate
@@ -82,14 +82,14 @@ def compare(
     known = written is not None or (record is None and not rescaled_weights(document.proto))
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
         source = _runnable(original, Path(folder))
-        comparison = None
+        models = None
         if isinstance(samples, FeedError):
             proof.problems.append(Problem(f"outputs were not compared: {samples}", ProblemKind.NOT_COMPARED))
         else:
             prepared = weights.document if known else None
-            comparison = Comparison(prepared, document, samples, options.threads, mapped=large, judge=options.judge)
+            models = ComparedModels(prepared, document, samples, options.threads, mapped=large, judge=options.judge)
             proof.feeds = samples.origin
-            compared = compare_outputs(comparison, Path(folder), progress)
+            compared = compare_outputs(models, Path(folder), progress)
             proof.outputs, proof.quality = compared.errors, compared.quality
             proof.notes += notes_on_outputs(samples.outputs, compared.quality)
             note_unoptimized(proof)
@@ -97,7 +97,7 @@ def compare(
             progress("metric", 0.0)
             proof.metric = _metric(Metric(options.metric), source, quantized, options)
         if not large:
-            _measure(proof, source, quantized, comparison, progress)
+            _measure(proof, source, quantized, models, progress)
     if large:
         proof.notes.append(f"above {LARGE_BYTES >> 30} GiB: proven with float compute; speed and memory not measured")
     else:
@@ -120,17 +120,17 @@ def prepared_like(original: Document, quantized: Document) -> Document:
     return prepared
 
 
-def _measure(proof: Proof, original: Path, quantized: Path, comparison: Comparison | None, progress: Progress) -> None:
+def _measure(proof: Proof, original: Path, quantized: Path, models: ComparedModels | None, progress: Progress) -> None:
     """Add saturation and latencies where there are samples, and the footprints."""
-    if comparison is not None:
-        document, feeds, threads = comparison.quantized, comparison.samples.feeds, comparison.threads
+    if models is not None:
+        document, feeds, threads = models.quantized, models.samples.feeds, models.threads
         if rounds_activations(document):
             proof.activations.saturation = emulate(document, feeds[:SATURATION_SAMPLES], threads, progress)
         progress("speed", 0.0)
-        models = {ORIGINAL: TimedModel(original), QUANTIZED: TimedModel(quantized)}
+        timed = {ORIGINAL: TimedModel(original), QUANTIZED: TimedModel(quantized)}
         if has_our_ops(document):
-            models[STOCK] = TimedModel(quantized, library=False)
-        proof.latency = latencies(models, feeds[0], threads)
+            timed[STOCK] = TimedModel(quantized, library=False)
+        proof.latency = latencies(timed, feeds[0], threads)
     progress("memory and kernels", 0.0)
     proof.loading = Loading(footprint(original), footprint(quantized))
 

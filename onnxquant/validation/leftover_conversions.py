@@ -14,7 +14,7 @@ WEIGHT, _INPUT, _OUTPUT, _SUBGRAPH = "weight", "input", "output", "subgraph"
 
 
 @dataclass(frozen=True)
-class Conversion:
+class LeftoverConversion:
     """A conversion between floats and codes.
 
     Attributes:
@@ -35,7 +35,7 @@ class Conversion:
         return self.op == DEQUANTIZE and self.between[0] == WEIGHT
 
 
-def conversions(optimized: onnx.ModelProto) -> list[Conversion]:
+def conversions(optimized: onnx.ModelProto) -> list[LeftoverConversion]:
     """The conversions of a graph.
 
     Args:
@@ -51,7 +51,7 @@ def conversions(optimized: onnx.ModelProto) -> list[Conversion]:
         readers += [_OUTPUT] * (node.output[0] in editor.outputs) + [_SUBGRAPH] * (node.output[0] in editor.captured)
         after = ", ".join(dict.fromkeys(readers))
         reason = _into_codes(before, after) if node.op_type == QUANTIZE else _into_floats(before, readers)
-        rows.append(Conversion(node.name, node.op_type, (before, after), reason))
+        rows.append(LeftoverConversion(node.name, node.op_type, (before, after), reason))
     return rows
 
 

@@ -85,8 +85,8 @@ def pair_name(reference: Run, other: Run) -> str:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Models and samples of a comparison.
+class ComparedModels:
+    """Models of a comparison, and its samples.
 
     Attributes:
         prepared: the float model whose weights were encoded; None: not known, the file's own weights make the twin.
@@ -156,15 +156,15 @@ class ComparedOutputs:
     quality: list[PartQuality]
 
 
-def compare_outputs(comparison: Comparison, folder: Path, progress: Progress) -> ComparedOutputs:
+def compare_outputs(models: ComparedModels, folder: Path, progress: Progress) -> ComparedOutputs:
     """Errors by pair of runs and output, and the quality of the outputs that users get.
 
     Args:
-        comparison: models and samples.
+        models: models and samples.
         folder: a folder for temporary files.
         progress: callback for the stage and the part of it that is done.
     """
-    runs = _runs(comparison, folder, progress)
+    runs = _runs(models, folder, progress)
     pairs = _PAIRS if Run.DEPLOYED in runs else [*_PAIRS, (Run.FLOAT, Run.EXACT)]
     errors = {
         pair_name(a, b): {name: d.figures() for name, d in differences(runs[a], runs[b]).items()}
@@ -172,41 +172,41 @@ def compare_outputs(comparison: Comparison, folder: Path, progress: Progress) ->
         if a in runs and b in runs
     }
     deployed = next(run for run in DEPLOYED if run in runs)
-    return ComparedOutputs(errors, Judge(runs[Run.FLOAT], comparison.judge).quality(runs[deployed]))
+    return ComparedOutputs(errors, Judge(runs[Run.FLOAT], models.judge).quality(runs[deployed]))
 
 
-def _runs(comparison: Comparison, folder: Path, progress: Progress) -> dict[Run, list[dict[str, Any]]]:
-    runs: dict[Run, list[dict[str, Any]]] = {Run.FLOAT: comparison.samples.outputs}
-    path, ours, mapped = comparison.path, has_our_ops(comparison.quantized), comparison.mapped
-    if records(comparison.quantized.proto):
+def _runs(models: ComparedModels, folder: Path, progress: Progress) -> dict[Run, list[dict[str, Any]]]:
+    runs: dict[Run, list[dict[str, Any]]] = {Run.FLOAT: models.samples.outputs}
+    path, ours, mapped = models.path, has_our_ops(models.quantized), models.mapped
+    if records(models.quantized.proto):
         progress("twin", 0.0)
         twin = folder / "twin.onnx"
-        if comparison.prepared:
-            write_twin(comparison.prepared, comparison.quantized, twin)
+        if models.prepared:
+            write_twin(models.prepared, models.quantized, twin)
         else:
-            write_float(comparison.quantized, twin, force=True)
-        runs[Run.TWIN] = comparison.run(twin, mapped=True)
+            write_float(models.quantized, twin, force=True)
+        runs[Run.TWIN] = models.run(twin, mapped=True)
         # The same function with its additions in another order: how far apart float32 alone brings this model.
-        runs[Run.TWIN_UNOPTIMIZED] = comparison.run(twin, mapped=True, optimize=False)
+        runs[Run.TWIN_UNOPTIMIZED] = models.run(twin, mapped=True, optimize=False)
         twin.unlink()
         Path(f"{twin}.data").unlink(missing_ok=True)
         if not mapped:
             progress("quantized, unoptimized", 0.0)
-            runs[Run.UNOPTIMIZED] = comparison.run(path, optimize=False)
-        if not rounds_activations(comparison.quantized):
+            runs[Run.UNOPTIMIZED] = models.run(path, optimize=False)
+        if not rounds_activations(models.quantized):
             progress("quantized, float compute", 0.0)
-            exact = _exact_copy(comparison, folder)
+            exact = _exact_copy(models, folder)
             # Bodies reorder planes when a session is created: copies that a large model must not make.
             if not (mapped and ours):
-                runs[Run.EXACT] = comparison.run(exact, float_compute=True)
+                runs[Run.EXACT] = models.run(exact, float_compute=True)
             if ours:
-                runs[Run.LIBRARY_EXACT] = comparison.run(exact, float_compute=True, library=True)
+                runs[Run.LIBRARY_EXACT] = models.run(exact, float_compute=True, library=True)
     if not mapped:
         progress("quantized, as deployed", 0.0)
-        runs[Run.DEPLOYED] = comparison.run(path)
+        runs[Run.DEPLOYED] = models.run(path)
     if ours:
         progress("quantized, with the library", 0.0)
-        runs[Run.LIBRARY] = comparison.run(path, library=True)
+        runs[Run.LIBRARY] = models.run(path, library=True)
     return runs
 
 
@@ -221,12 +221,12 @@ def has_our_ops(document: Document) -> bool:
     return any(n.domain == DOMAIN for n in nodes(document.proto))
 
 
-def _exact_copy(comparison: Comparison, folder: Path) -> Path | bytes:
+def _exact_copy(models: ComparedModels, folder: Path) -> Path | bytes:
     """The model computing in float32: accuracy level 1 for our MatMulNBits, ``compute=float32`` for our ops.
 
     With external data it is bytes that share the data file; else a file of its own in ``folder``.
     """
-    proto = onnx.load(str(comparison.path), load_external_data=False)
+    proto = onnx.load(str(models.path), load_external_data=False)
     for node in nodes(proto):
         if node.op_type == "MatMulNBits" and (node.metadata_props or _in_body(proto, node)):
             for attribute in node.attribute:
@@ -234,7 +234,7 @@ def _exact_copy(comparison: Comparison, folder: Path) -> Path | bytes:
                     attribute.i = 1
         if node.domain == DOMAIN and node.op_type.startswith("MatMul"):
             node.attribute.append(onnx.helper.make_attribute("compute", "float32"))
-    if comparison.quantized.is_external():
+    if models.quantized.is_external():
         return bytes(proto.SerializeToString())
     path = folder / "exact.onnx"
     path.write_bytes(proto.SerializeToString())

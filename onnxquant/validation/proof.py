@@ -16,7 +16,7 @@ from onnxquant.validation.contributions import SiteContribution
 from onnxquant.validation.distribution import Distribution
 from onnxquant.validation.footprint import Footprint
 from onnxquant.validation.latency import Latency
-from onnxquant.validation.leftover_conversions import Conversion
+from onnxquant.validation.leftover_conversions import LeftoverConversion
 from onnxquant.validation.metric import MetricResult
 from onnxquant.validation.outputs import DEPLOYED, OutputErrors, Run, pair_name
 from onnxquant.validation.saturation import SaturationLoss
@@ -143,7 +143,7 @@ class ActivationProof:
 
     record: ActivationRecord | None = field(default=None, metadata=JsonKey("made", optional=True).metadata)
     saturation: dict[str, SaturationLoss] | None = field(default=None, metadata=OPTIONAL)
-    conversions: list[Conversion] | None = field(default=None, metadata=OPTIONAL)
+    conversions: list[LeftoverConversion] | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass

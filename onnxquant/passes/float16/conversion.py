@@ -34,7 +34,7 @@ _IN_FLOAT32 = (
 )  # fmt: skip
 
 
-class Conversion:
+class GraphConversion:
     """The conversion of one model.
 
     Attributes:

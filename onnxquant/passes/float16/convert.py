@@ -13,7 +13,7 @@ import onnx.shape_inference
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
 from onnxquant.passes.base import Pass, PassResult
-from onnxquant.passes.float16.conversion import Conversion
+from onnxquant.passes.float16.conversion import GraphConversion
 from onnxquant.passes.float16.scope import FLOAT, HALF
 from onnxquant.passes.float16.values import ConvertedConstant, Store, store_inline
 
@@ -71,7 +71,7 @@ class ConvertToFloat16(Pass):
             document.proto.CopyFrom(onnx.inliner.inline_local_functions(document.proto))
             del document.proto.functions[:]
             notes.append(f"model-local functions inlined ({names})")
-        whole = Conversion(document, self.store)
+        whole = GraphConversion(document, self.store)
         whole.convert(document.proto.graph, None, FLOAT if self.keep_io_types else HALF, [])
         if not whole.constants and not whole.changed:
             raise ModelError(f"{document.name}: holds no float32 to make float16 of")
