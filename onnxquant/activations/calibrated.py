@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from onnxquant.observers import ActivationGrid
 from onnxquant.observers.absmean import AbsMean
 from onnxquant.observers.gram import ChannelMoments, Gram
 from onnxquant.observers.histogram import Histogram, HistogramSummary
+from onnxquant.recipe.progress import Progress, silent
 
 # Observers that balancing, smoothing and a change of basis need; channels of a convolution are on axis 1.
 WIDTHS, MAGNITUDES, MOMENTS = "absmean:1", "absmean", "gram:1"
@@ -40,33 +41,43 @@ class CalibratedModel:
     placement: Placement
     statistics: Statistics
     balanced: Mapping[str, float]
+    _chosen: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
 
-    def ranges(self, placement: Placement, method: str, settings: StaticSettings) -> dict[str, tuple[float, float]]:
+    def ranges(
+        self, placement: Placement, method: str, settings: StaticSettings, progress: Progress = silent
+    ) -> dict[str, tuple[float, float]]:
         """Lowest and highest value of each source.
 
         Args:
             placement: a placement in this model; perhaps with more kernels in float.
             method: calibration method.
-            settings: type of the codes, and the method's parameters.
+            settings: type of the codes, and the method's parameters; the same ones in each call.
+            progress: display of the part that is done.
 
         Raises:
             StatisticsError: the statistics do not serve the method.
         """
-        grid = ActivationGrid(settings.codes.bits, settings.codes.symmetric)
-        parameters = settings.parameters.get(method, {})
         ranges: dict[str, tuple[float, float]] = {}
         for tensor in placement.tensors.values():
             source = tensor.source
             if source in self.balanced:
                 ranges[source] = (0.0, self.balanced[source])
             elif source not in ranges:
-                try:
-                    low, high = self.statistics.range(source, method, grid, **parameters)
-                except StatisticsError as error:
-                    again = f"calibrate again with this version and method {method}"
-                    raise StatisticsError(f"{error}; {again}") from None
-                ranges[source] = _clamped(low, high, tensor)
+                progress("choosing ranges", len(ranges) / len(placement.tensors))
+                ranges[source] = _clamped(*self._range(source, method, settings), tensor)
         return ranges
+
+    def _range(self, source: str, method: str, settings: StaticSettings) -> tuple[float, float]:
+        """The range that a method chooses for a tensor. It is chosen once: candidates share it."""
+        if (source, method) not in self._chosen:
+            grid = ActivationGrid(settings.codes.bits, settings.codes.symmetric)
+            parameters = settings.parameters.get(method, {})
+            try:
+                self._chosen[source, method] = self.statistics.range(source, method, grid, **parameters)
+            except StatisticsError as error:
+                again = f"calibrate again with this version and method {method}"
+                raise StatisticsError(f"{error}; {again}") from None
+        return self._chosen[source, method]
 
     def magnitudes(self) -> dict[str, NDArray[np.float64]]:
         """Largest magnitude of each channel of the inputs of products, where they were collected."""

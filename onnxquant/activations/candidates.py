@@ -26,14 +26,15 @@ from onnxquant.calibration.feeds import JUDGED, Feed, Feeds, spread
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.publish import Publisher, write_copy
+from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.native import dispatch
 from onnxquant.numerics.score import Judge, Score
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.plan.planner import make_plan
+from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Recipe
-from onnxquant.validation.latency import ORIGINAL, QUANTIZED, Latency, TimedModel, latencies
+from onnxquant.validation.latency import ORIGINAL, QUANTIZED, Interval, TimedModel, latencies
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class CandidateRunner:
         exact: bool = True,
         judge: Sequence[str] = (),
     ) -> None:
-        self._document, self._rules, self._threads, self._exact = document, rules, threads, exact
+        self.document, self._rules, self._threads, self._exact = document, rules, threads, exact
         self.samples = list(spread(feeds, JUDGED))
         self._decoded: dict[str, _DecodedWeight] = {}
         self.seconds = math.inf
@@ -85,10 +86,14 @@ class CandidateRunner:
         self.seconds = min(self.seconds, time.perf_counter() - start)
         return outputs
 
-    def score(self, plan: ActivationPlan) -> Score:
+    def score(self, plan: ActivationPlan, progress: Progress = silent) -> Score:
         """The score of the file that a plan would become."""
+        outputs = []
         with self.session(plan) as session:
-            return self._judge.score([runtime.run(session, sample) for sample in self.samples])
+            for i, sample in enumerate(self.samples):
+                progress("comparing outputs", i / len(self.samples))
+                outputs.append(runtime.run(session, sample))
+        return self._judge.score(outputs)
 
     def decoded(self, document: Document, solved: Mapping[str, Encoded], name: str) -> NDArray[Any]:
         """The values that a weight has after encoding.
@@ -116,13 +121,16 @@ class CandidateRunner:
             optimized = runtime.optimized_graph(path, threads=self._threads)
             return units_in_float(units, records(load(path).proto), optimized)
 
-    def latency(self, candidate: ActivationPlan) -> Latency:
-        """The latency of the file that a plan would become, beside that of the float model."""
-        with self._file(candidate) as path:
-            original = path.with_name("float.onnx")
-            write_copy(self._document, original, external=self._document.is_external())
-            models = {ORIGINAL: TimedModel(original), QUANTIZED: TimedModel(path)}
-            return latencies(models, self.samples[0], self._threads)
+    def speedup(self, candidate: ActivationPlan, base: ActivationPlan | None = None) -> Interval:
+        """The speed of the file that a plan would become.
+
+        Args:
+            candidate: the plan.
+            base: the plan whose speed is 1; None: that of the float model.
+        """
+        with self._file(candidate) as path, self._file(base or ActivationPlan(self.document)) as before:
+            models = {ORIGINAL: TimedModel(before), QUANTIZED: TimedModel(path)}
+            return latencies(models, self.samples[0], self._threads).certain(QUANTIZED)
 
     @contextmanager
     def session(self, candidate: ActivationPlan) -> Iterator[runtime.Session]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.activations.calibrated import CalibratedModel
+from onnxquant.activations.calibrated import MAGNITUDES, MOMENTS, CalibratedModel
+from onnxquant.activations.placement import Placement
 from onnxquant.activations.settings import StaticSettings
 from onnxquant.graph.io import Document
 from onnxquant.passes.equivalent.equalize import Equalize
@@ -35,6 +36,18 @@ class EqualFunction:
     change: str
     document: Document
     balance: float
+
+
+def change_observers(placement: Placement, streams: Sequence[str], *, smooth: bool) -> list[tuple[str, str]]:
+    """Observers that equal functions are made by, each with the tensor that it sees.
+
+    Args:
+        placement: the units that compute on integers.
+        streams: linear streams that may get another basis.
+        smooth: whether products may be smoothed.
+    """
+    products = [u.node.input[0] for u in placement.kernels if u.node.op_type in ("Gemm", "MatMul")]
+    return [(x, MAGNITUDES) for x in dict.fromkeys(products if smooth else [])] + [(x, MOMENTS) for x in streams]
 
 
 def rebased(base: Document, model: CalibratedModel, settings: StaticSettings) -> Iterator[EqualFunction]:

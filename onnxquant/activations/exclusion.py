@@ -2,44 +2,92 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
+from functools import partial
 
 from onnxquant.activations.candidate import Candidate
-from onnxquant.recipe.progress import Progress
+from onnxquant.activations.candidates import CandidateRunner
+from onnxquant.activations.plan import ActivationPlan
+from onnxquant.activations.settings import AccuracyGoal
+from onnxquant.activations.time_budget import TimeBudget
+from onnxquant.graph.io import Document
+from onnxquant.validation.metric import Metric
 
 # The gain in decibels that leaving one more kernel in float must bring.
 _WORTHWHILE_DB = 0.1
+# The part of the time after which kernels are no longer ranked.
+_RANKING = 0.75
+_TITLE = "more kernels in float"
 
 
 def exclude(
     start: Candidate,
     leave_out: Callable[[Candidate, Collection[str]], Candidate],
     is_enough: Callable[[Candidate], bool],
-    progress: Progress,
+    budget: TimeBudget,
 ) -> Candidate:
-    """Leave as few kernels in float as the goal needs.
+    """Leave as few kernels in float as the goal needs, as far as there is time.
 
     Each kernel is first left in float alone. Those that gain most are then tried first; each stays in float if it
     gains something in addition to those before. In the end, kernels that later ones made superfluous are taken back.
     """
     if is_enough(start):
         return start
-    kernels = [u.node.output[0] for u in start.model.placement.kernels]
-    gains: list[tuple[float, str]] = []
-    for i, name in enumerate(kernels):
-        gains.append((leave_out(start, [name]).score.criterion, name))
-        progress("ranking kernels", (i + 1) / len(kernels))
+
+    def trial(names: Collection[str]) -> Candidate | None:
+        return budget.attempt(_TITLE, partial(leave_out, start, names))
+
     best, excluded, enough = start, list[str](), False
-    for i, (_, name) in enumerate(sorted(gains, reverse=True)):
-        candidate = leave_out(start, [*excluded, name])
-        progress("excluding kernels", (i + 1) / len(kernels))
+    for name in _ranked(start, trial, budget):
+        candidate = trial([*excluded, name])
+        if candidate is None:
+            return best
         if candidate.score.criterion >= best.score.criterion + _WORTHWHILE_DB:
             best, excluded = candidate, [*excluded, name]
             if enough := is_enough(best):
                 break
     for name in list(excluded[:-1]) if enough else []:
         fewer = [n for n in excluded if n != name]
-        candidate = leave_out(start, fewer)
-        if is_enough(candidate):
+        candidate = trial(fewer)
+        if candidate is not None and is_enough(candidate):
             best, excluded = candidate, fewer
     return best
+
+
+def _ranked(start: Candidate, trial: Callable[[Collection[str]], Candidate | None], budget: TimeBudget) -> list[str]:
+    """First outputs of all kernels: those that gain most first, and at the end those that there was no time to rank."""
+    kernels = [u.node.output[0] for u in start.model.placement.kernels]
+    gains: list[tuple[float, str]] = []
+    with budget.limited_to(_RANKING):
+        for name in kernels:
+            candidate = trial([name])
+            if candidate is None:
+                break
+            gains.append((candidate.score.criterion, name))
+            budget.progress("ranking kernels", len(gains) / len(kernels))
+    return [name for _, name in sorted(gains, reverse=True)] + kernels[len(gains) :]
+
+
+def goal_test(goal: AccuracyGoal, document: Document, runner: CandidateRunner) -> Callable[[Candidate], bool]:
+    """A function that tells whether a candidate reaches a goal.
+
+    Args:
+        goal: the goal.
+        document: the float model, which the metric's loss refers to.
+        runner: runner of the candidates.
+    """
+    ratio = -math.inf if goal.min_sqnr_db is None else goal.min_sqnr_db
+    if goal.metric is None:
+        return lambda candidate: candidate.score.total >= ratio
+    metric = Metric(goal.metric)
+    with runner.session(ActivationPlan(document)) as session:
+        least = goal.max_drop.least(metric(session))
+
+    def reaches(candidate: Candidate) -> bool:
+        if candidate.score.total < ratio:
+            return False
+        with runner.session(candidate.plan) as session:
+            return metric(session) >= least
+
+    return reaches

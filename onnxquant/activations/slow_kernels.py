@@ -7,43 +7,50 @@ each step of an unrolled recurrence has, it takes longer than the integer produc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import onnx
 
-from onnxquant.activations.candidate import Candidate
 from onnxquant.activations.placement import Unit
-from onnxquant.validation.latency import QUANTIZED, Latency
+from onnxquant.activations.plan import ActivationPlan
+from onnxquant.activations.time_budget import TimeBudget
+from onnxquant.validation.latency import Interval
 
 # A float model that takes less time per call is not measured: what a session costs counts more.
 LEAST_SECONDS = 5e-4
 # Kinds of kernels that are tried in float one after the other, the most frequent first.
 _MOST_KINDS = 6
-# The factor by which a kind of kernel in float must speed up the file.
+# The factor by which a kind of kernel in float must certainly speed up the file.
 _WORTHWHILE = 1.03
 
 
 def slow_kernels(
-    start: Candidate,
+    kernels: Sequence[Unit],
     weights: Iterable[onnx.TensorProto],
-    measured: Callable[[Candidate], Latency],
-    in_float: Callable[[Sequence[str]], Candidate],
+    in_float: Callable[[Sequence[str]], ActivationPlan],
+    speedup: Callable[[ActivationPlan, ActivationPlan | None], Interval],
+    budget: TimeBudget,
 ) -> tuple[str, ...]:
-    """The first outputs of the kernels that are to stay in float for speed; none where the file is not slower.
+    """The first outputs of the kernels that are to stay in float for speed; none where the file is not certainly slower.
 
     Args:
-        start: the candidate with all its kernels.
+        kernels: the units that compute on integers.
         weights: constants of the float model.
-        measured: function that measures the file of a candidate beside the float model.
-        in_float: function that returns the candidate with some kernels in float.
+        in_float: function that returns a plan with some kernels in float.
+        speedup: function that measures the file of a plan beside that of another one; None: beside the float model.
+        budget: time budget.
     """
-    best = measured(start)
-    if best.ratio[QUANTIZED] >= 1:
-        return ()
-    slow: tuple[str, ...] = ()
-    for names in _kinds(start.placement.kernels, weights):
-        trial = measured(in_float([*slow, *names]))
-        if trial.ratio[QUANTIZED] > _WORTHWHILE * best.ratio[QUANTIZED]:
-            best, slow = trial, (*slow, *names)
+    best, slow = in_float(()), tuple[str, ...]()
+    if speedup(best, None).high >= 1:
+        return slow
+
+    def faster(names: Sequence[str]) -> ActivationPlan | None:
+        plan = in_float(names)
+        return plan if speedup(plan, best).low > _WORTHWHILE else None
+
+    for names in _kinds(kernels, weights):
+        if plan := budget.attempt("kernels in float for speed", partial(faster, (*slow, *names))):
+            best, slow = plan, (*slow, *names)
     return slow
 
 

@@ -1,41 +1,56 @@
-"""The time budget of a search: steps that would take longer than what is left are not begun."""
+"""The time budget of a search: steps that the result does not need are broken off when it is used up."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.values import Effort
 
+_Result = TypeVar("_Result")
 # Seconds, and passes over the samples, of which the longer time counts.
 _SECONDS, _PASSES = {Effort.LOW: 10.0, Effort.MEDIUM: 60.0}, {Effort.LOW: 4, Effort.MEDIUM: 20}
+# Time that other work on a busy machine takes counts only beyond this multiple of the work's own.
+_BUSY = 2.0
+
+
+class _OutOfTimeError(Exception):
+    """The budget is used up in the middle of a step."""
 
 
 class TimeBudget:
-    """The time that a search may take. Other work on a busy machine does not count.
+    """The time that a search may take. What other work on a busy machine takes does not count, but for its excess.
 
     Args:
         effort: effort of the search; high has no limit.
+        progress: display of the part that is done.
+
+    Attributes:
+        skipped: titles of the steps that there was no time for.
     """
 
-    def __init__(self, effort: Effort) -> None:
-        self._effort = effort
+    def __init__(self, effort: Effort, progress: Progress = silent) -> None:
+        self._effort, self._display = effort, progress
         self._started, self._started_working = time.monotonic(), time.process_time()
-        self._pass = self._longest = 0.0
+        self._pass, self._share = 0.0, 1.0
+        self._can_end = False
         self.skipped: list[str] = []
 
     @property
     def seconds(self) -> float:
         """Seconds that the search may take; infinite where there is no limit."""
         if self._effort is Effort.HIGH:
-            return float("inf")
+            return math.inf
         return max(_SECONDS[self._effort], _PASSES[self._effort] * self._pass)
 
     @property
     def left(self) -> float:
         """Seconds that are left."""
-        return max(0.0, self.seconds - self._spent())
+        return max(0.0, self._share * self.seconds - self._spent())
 
     @contextmanager
     def first_pass(self) -> Iterator[None]:
@@ -45,18 +60,45 @@ class TimeBudget:
         self._pass = self._pass or self._spent() - start
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Measure a step: the next ones are expected to take as long as the longest."""
-        start = self._spent()
-        yield
-        self._longest = max(self._longest, self._spent() - start)
+    def limited_to(self, share: float) -> Iterator[None]:
+        """Keep the rest of the time for later steps.
 
-    def allows(self, step: str) -> bool:
-        """Whether there is time for one more step; else its name is kept for the report."""
-        if self._longest <= self.left:
-            return True
-        self.skipped.append(step)
-        return False
+        Args:
+            share: the part of all time after which the steps inside end.
+        """
+        self._share = share
+        try:
+            yield
+        finally:
+            self._share = 1.0
+
+    def attempt(self, title: str, step: Callable[[], _Result]) -> _Result | None:
+        """The result of a step; None where time has run out before it or in the middle of it.
+
+        Args:
+            title: its name in the report.
+            step: function that calls ``progress`` again and again.
+        """
+        try:
+            self._can_end = True
+            self._check()
+            return step()
+        except _OutOfTimeError:
+            if title not in self.skipped:
+                self.skipped.append(title)
+            return None
+        finally:
+            self._can_end = False
+
+    def progress(self, stage: str, done: float, /) -> None:
+        """Show the progress of a step and the time that is left, and break it off where there is none."""
+        self._check()
+        self._display(f"{stage}, at most {self.left:.0f} s left" if math.isfinite(self.left) else stage, done)
+
+    def _check(self) -> None:
+        if self._can_end and not self.left:
+            raise _OutOfTimeError
 
     def _spent(self) -> float:
-        return min(time.monotonic() - self._started, time.process_time() - self._started_working)
+        passed, worked = time.monotonic() - self._started, time.process_time() - self._started_working
+        return max(min(passed, worked), passed / _BUSY)

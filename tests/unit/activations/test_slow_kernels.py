@@ -12,7 +12,9 @@ from graphs import node
 from onnxquant.activations.op_kinds import OpKind
 from onnxquant.activations.placement import Unit
 from onnxquant.activations.slow_kernels import slow_kernels
-from onnxquant.validation.latency import ORIGINAL, QUANTIZED, Latency
+from onnxquant.activations.time_budget import TimeBudget
+from onnxquant.recipe.values import Effort
+from onnxquant.validation.latency import Interval
 
 # Milliseconds of each kernel, in float and on integers, by its weight.
 COSTS = {"step": (1.0, 3.0), "large": (40.0, 20.0), "odd": (2.0, 2.0)}
@@ -22,21 +24,27 @@ WEIGHTS = [
 ]  # fmt: skip
 
 
-def candidate(counts: dict[str, int], in_float: Sequence[str] = ()) -> Any:
-    """A candidate with so many kernels on each weight."""
-    names = [(w, f"{w}{i}") for w, count in counts.items() for i in range(count)]
-    units = [Unit(node("MatMul", ["x", w], [y]), OpKind.KERNEL) for w, y in names]
+def planned(counts: dict[str, int], in_float: Sequence[str] = ()) -> Any:
+    """Milliseconds of the float model and of a plan with so many kernels on each weight."""
+    names = [(w, y) for w, count in counts.items() for y in outputs(w, count)]
     before = sum(COSTS[w][0] for w, _ in names)
     after = sum(COSTS[w][0 if y in in_float else 1] for w, y in names)
-    return SimpleNamespace(placement=SimpleNamespace(kernels=units), ratio=before / after)
+    return SimpleNamespace(before=before, after=after)
 
 
-def slow(counts: dict[str, int]) -> tuple[str, ...]:
-    def measured(trial: Any) -> Latency:
-        ratio = {ORIGINAL: 1.0, QUANTIZED: trial.ratio}
-        return Latency({ORIGINAL: 1.0, QUANTIZED: 1.0 / trial.ratio}, ratio, 11, 1)
+def outputs(weight: str, count: int) -> list[str]:
+    return [f"{weight}{i}" for i in range(count)]
 
-    return slow_kernels(candidate(counts), WEIGHTS, measured, lambda names: candidate(counts, names))
+
+def slow(counts: dict[str, int], noise: float = 1.0) -> tuple[str, ...]:
+    """The kernels that are left in float where timings are only known within a factor."""
+
+    def speedup(plan: Any, base: Any) -> Interval:
+        ratio = (base.after if base else plan.before) / plan.after
+        return Interval(ratio / noise, ratio * noise)
+
+    units = [Unit(node("MatMul", ["x", w], [y]), OpKind.KERNEL) for w, n in counts.items() for y in outputs(w, n)]
+    return slow_kernels(units, WEIGHTS, lambda names: planned(counts, names), speedup, TimeBudget(Effort.HIGH))
 
 
 def test_steps_of_a_recurrence_go_back_to_float() -> None:
@@ -49,3 +57,8 @@ def test_a_file_that_is_faster_in_all_stays_as_it_is() -> None:
 
 def test_kernels_that_would_not_gain_stay() -> None:
     assert slow({"odd": 3, "step": 2}) == ("step0", "step1")
+
+
+def test_timings_that_are_not_certain_change_nothing() -> None:
+    assert slow({"step": 2, "large": 1, "odd": 30}, noise=1.1) == ()
+    assert slow({"step": 20, "large": 1, "odd": 2}, noise=2.0) == ()

@@ -1,9 +1,8 @@
-"""The time budget of the search: steps that would not fit are named and not begun."""
+"""The time budget of the search: steps end when it is used up, and are named."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -21,10 +20,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return now
 
 
-def spend(clock: dict[str, float], seconds: float, manager: Any) -> None:
-    with manager:
-        clock["wall"] += seconds
-        clock["work"] += seconds
+def spend(clock: dict[str, float], seconds: float) -> float:
+    clock["wall"] += seconds
+    clock["work"] += seconds
+    return seconds
 
 
 @pytest.mark.parametrize(
@@ -35,25 +34,60 @@ def test_the_longer_of_seconds_and_passes_counts(
     effort: Effort, a_pass: float, seconds: float, clock: dict[str, float]
 ) -> None:
     budget = TimeBudget(effort)
-    spend(clock, a_pass, budget.first_pass())
+    with budget.first_pass():
+        spend(clock, a_pass)
     assert budget.seconds == seconds and budget.left == seconds - a_pass
 
 
-def test_a_step_as_long_as_the_longest_before_has_to_fit(clock: dict[str, float]) -> None:
+def test_a_step_is_not_begun_once_the_time_is_used_up(clock: dict[str, float]) -> None:
     budget = TimeBudget(Effort.MEDIUM)
-    spend(clock, 25, budget.step())
-    assert budget.allows("second")
-    spend(clock, 11, budget.step())
-    assert not budget.allows("third") and budget.skipped == ["third"]
+    assert budget.attempt("first", lambda: spend(clock, 61)) == 61
+    assert budget.attempt("second", lambda: spend(clock, 1)) is None
+    assert clock["wall"] == 161 and budget.skipped == ["second"]
 
 
-def test_other_work_on_the_machine_does_not_count(clock: dict[str, float]) -> None:
+def test_a_long_step_is_broken_off_at_its_next_sample(clock: dict[str, float]) -> None:
     budget = TimeBudget(Effort.LOW)
-    clock["wall"] += 1000
-    assert budget.left == 10
+
+    def step() -> None:
+        for i in range(1000):
+            budget.progress("calibrating", i / 1000)
+            spend(clock, 1)
+
+    assert budget.attempt("long", step) is None
+    assert clock["wall"] == 110 and budget.skipped == ["long"]
+
+
+def test_what_the_result_needs_is_never_broken_off(clock: dict[str, float]) -> None:
+    stages: list[str] = []
+    budget = TimeBudget(Effort.LOW, lambda stage, done: stages.append(stage))
+    spend(clock, 4)
+    budget.progress("calibrating", 0.5)
+    spend(clock, 40)
+    budget.progress("calibrating", 1.0)
+    assert stages == ["calibrating, at most 6 s left", "calibrating, at most 0 s left"]
+
+
+def test_time_is_kept_for_later_steps(clock: dict[str, float]) -> None:
+    budget = TimeBudget(Effort.MEDIUM)
+    with budget.limited_to(0.5):
+        spend(clock, 31)
+        assert budget.attempt("early", lambda: True) is None
+    assert budget.attempt("late", lambda: True) and budget.left == 29
+
+
+def test_other_work_on_the_machine_counts_only_beyond_twice_the_time(clock: dict[str, float]) -> None:
+    budget = TimeBudget(Effort.LOW)
+    clock["wall"] += 8
+    clock["work"] += 4
+    assert budget.left == 6
+    clock["wall"] += 12
+    assert budget.left == 0
 
 
 def test_high_effort_has_no_limit(clock: dict[str, float]) -> None:
-    budget = TimeBudget(Effort.HIGH)
-    spend(clock, 1e6, budget.step())
-    assert budget.allows("more") and not budget.skipped
+    stages: list[str] = []
+    budget = TimeBudget(Effort.HIGH, lambda stage, done: stages.append(stage))
+    assert budget.attempt("first", lambda: spend(clock, 1e6)) and budget.attempt("more", lambda: True)
+    budget.progress("calibrating", 1.0)
+    assert stages == ["calibrating"]

@@ -1,0 +1,55 @@
+"""Weights of integer kernels whose codes a solver has chosen."""
+
+from __future__ import annotations
+
+from onnxquant.activations.calibrated import CalibratedModel
+from onnxquant.activations.settings import StaticSettings
+from onnxquant.activations.weights import site_of, static_format
+from onnxquant.calibration.feeds import Feeds
+from onnxquant.calibration.gram_matrices import Reader, grams
+from onnxquant.formats.base import Encoded
+from onnxquant.graph.io import Document
+from onnxquant.native import dispatch
+from onnxquant.recipe.progress import Progress
+from onnxquant.recipe.rules import Recipe
+from onnxquant.solvers import Inputs, Solver, solver_named
+
+
+def solved_weights(
+    model: CalibratedModel, rules: Recipe, settings: StaticSettings, feeds: Feeds, progress: Progress
+) -> dict[str, Encoded]:
+    """Encoded weights by name; those that the solver cannot serve are left out.
+
+    Args:
+        model: the calibrated model.
+        rules: the rules of the recipe.
+        settings: the solver, and whether biases take up the mean error afterwards.
+        feeds: calibration samples.
+        progress: display of the part that is done.
+    """
+    document, solver = model.document, solver_named(settings.weight_solver)
+    dims = {t.name: tuple(t.dims) for t in document.proto.graph.initializer}
+    # Where a bias takes up the mean error afterwards, only deviations from the mean count for the weight's codes.
+    readers = [
+        Reader(n, n.input[1], dims[n.input[1]], settings.correct_biases and n.op_type in ("Conv", "Gemm"))
+        for n in (u.node for u in model.placement.kernels)
+    ]
+    weights, count = dict[str, Encoded](), len({reader.weight for reader in readers})
+    for i, (name, gram, inputs) in enumerate(
+        grams(document, readers, feeds, threads=settings.threads, progress=progress)
+    ):
+        progress("solving weights", i / count)
+        encoded = _solved(document, name, rules, solver, Inputs(gram, inputs))
+        if encoded is not None:
+            weights[name] = encoded
+    return weights
+
+
+def _solved(document: Document, name: str, rules: Recipe, solver: Solver, inputs: Inputs) -> Encoded | None:
+    """A weight whose codes a solver has chosen; None where it cannot solve the format."""
+    site = site_of(document, name)
+    form = static_format(site, rules)
+    if form.permuted or solver.refusal(form):
+        return None
+    weight = site.view.matrix(document.array(site.tensor))
+    return solver.solve(form, weight, inputs, dispatch.rounded_to_nearest(form, weight))
