@@ -1,4 +1,4 @@
-// How the functions of the C ABI report errors: a return value, and a text for onnxquant_last_error().
+// Errors of the functions of the C ABI: a return value, and a text for onnxquant_last_error().
 #pragma once
 
 #include <cstdio>

@@ -104,13 +104,13 @@ ONNXQUANT_EXPORT const char* onnxquant_formats() {
 
 ONNXQUANT_EXPORT int onnxquant_describe(const char* format, std::int64_t* out) {
   return guarded_call([&] {
-    const Format& found = find_format(format);
-    const PlaneTypes planes = planes_of(found, true);
-    *out++ = found.bits;
-    *out++ = found.granularities;
-    *out++ = found.min_block;
-    *out++ = found.max_block;
-    *out++ = found.has_int8();
+    const Format& entry = find_format(format);
+    const PlaneTypes planes = planes_of(entry, true);
+    *out++ = entry.bits;
+    *out++ = entry.granularities;
+    *out++ = entry.min_block;
+    *out++ = entry.max_block;
+    *out++ = entry.has_int8();
     *out++ = static_cast<std::int64_t>(planes.count);
     for (const PlaneType& plane : planes) {
       *out++ = static_cast<std::int64_t>(plane.plane);

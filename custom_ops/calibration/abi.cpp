@@ -7,8 +7,8 @@
 
 using namespace onnxquant;  // NOLINT: the C ABI has no namespace of its own
 
-// What an observer saw, as Python reads it.
-struct SeenArgument {
+// The statistics of an observer, as Python reads them.
+struct StatisticsArgument {
   std::int64_t count, zeros, exponent;
   double low, high;
   std::uint64_t total[ExactSum::kWords], squares[ExactSum::kWords];
@@ -22,7 +22,7 @@ ONNXQUANT_EXPORT int onnxquant_observer_free(std::int64_t handle) {
   return guarded_call([&] { remove_observer(handle); });
 }
 
-// As the op does it, on one thread, in so many pieces.
+// Observes values as the op does, on one thread, in this many pieces.
 ONNXQUANT_EXPORT int onnxquant_observer_update(std::int64_t handle, const float* values, std::int64_t count,
                                                std::int64_t pieces) {
   return guarded_call([&] {
@@ -32,18 +32,19 @@ ONNXQUANT_EXPORT int onnxquant_observer_update(std::int64_t handle, const float*
   });
 }
 
-// What was seen since the last time; counts [2 * kSide], null where there is no histogram.
-ONNXQUANT_EXPORT int onnxquant_observer_take(std::int64_t handle, SeenArgument* out, std::int64_t size, std::int64_t* counts) {
+// Gives out the statistics since the last call, and begins anew; counts [2 * kSide], null where there is no histogram.
+ONNXQUANT_EXPORT int onnxquant_observer_take(std::int64_t handle, StatisticsArgument* out, std::int64_t size,
+                                             std::int64_t* counts) {
   return guarded_call([&] {
     if (out == nullptr || size != static_cast<std::int64_t>(sizeof *out)) throw Error("caller and library are not of one build");
-    const Seen seen = find_observer(handle)->take();
-    out->count = seen.count;
-    out->zeros = seen.zeros;
-    out->exponent = seen.exponent;
-    out->low = seen.low;
-    out->high = seen.high;
-    std::memcpy(out->total, seen.total.words().data(), sizeof out->total);
-    std::memcpy(out->squares, seen.squares.words().data(), sizeof out->squares);
-    if (counts != nullptr) std::memcpy(counts, seen.counts.data(), seen.counts.size() * sizeof *counts);
+    const TensorStatistics statistics = find_observer(handle)->take();
+    out->count = statistics.count;
+    out->zeros = statistics.zeros;
+    out->exponent = statistics.exponent;
+    out->low = statistics.low;
+    out->high = statistics.high;
+    std::memcpy(out->total, statistics.total.words().data(), sizeof out->total);
+    std::memcpy(out->squares, statistics.squares.words().data(), sizeof out->squares);
+    if (counts != nullptr) std::memcpy(counts, statistics.counts.data(), statistics.counts.size() * sizeof *counts);
   });
 }

@@ -125,7 +125,7 @@ void ExactSum::add(double value) {
 }
 
 Observer::Observer(bool histogram) : histogram_(histogram) {
-  if (histogram) seen_.counts.resize(2 * kSide);
+  if (histogram) statistics_.counts.resize(2 * kSide);
 }
 
 Extremes Observer::update(const float* values, std::int64_t count, Parallel& parallel, std::size_t pieces) {
@@ -139,7 +139,7 @@ Extremes Observer::update(const float* values, std::int64_t count, Parallel& par
     Partial* partial = histogram_ ? partials[piece].get() : nullptr;
     if (partial) {
       const std::lock_guard<std::mutex> lock(mutex_);
-      partial->exponent = seen_.exponent;
+      partial->exponent = statistics_.exponent;
       partial->zeros = 0;
       partial->low = Extremes().low;
       partial->high = Extremes().high;
@@ -156,46 +156,46 @@ Extremes Observer::update(const float* values, std::int64_t count, Parallel& par
         partial->low = std::min(partial->low, moments.low);
         partial->high = std::max(partial->high, moments.high);
       }
-      const Extremes found = usable ? Extremes{moments.low, moments.high} : not_finite(from, here);
+      const Extremes block_extremes = usable ? Extremes{moments.low, moments.high} : not_finite(from, here);
       const std::lock_guard<std::mutex> lock(mutex_);
       // NaN stays: it compares with nothing.
-      if (!(found.low >= extremes.low) && !std::isnan(extremes.low)) extremes.low = found.low;
-      if (!(found.high <= extremes.high) && !std::isnan(extremes.high)) extremes.high = found.high;
+      if (!(block_extremes.low >= extremes.low) && !std::isnan(extremes.low)) extremes.low = block_extremes.low;
+      if (!(block_extremes.high <= extremes.high) && !std::isnan(extremes.high)) extremes.high = block_extremes.high;
       if (!usable) continue;
-      seen_.count += here;
-      seen_.total.add(moments.total);
-      seen_.squares.add(moments.squares);
+      statistics_.count += here;
+      statistics_.total.add(moments.total);
+      statistics_.squares.add(moments.squares);
     }
     if (partial) merge(*partial);
   });
   pool().give_back(partials);
   const std::lock_guard<std::mutex> lock(mutex_);
-  seen_.low = std::min<double>(seen_.low, extremes.low);
-  seen_.high = std::max<double>(seen_.high, extremes.high);
+  statistics_.low = std::min<double>(statistics_.low, extremes.low);
+  statistics_.high = std::max<double>(statistics_.high, extremes.high);
   return extremes;
 }
 
 void Observer::merge(Partial& partial) {
   if (!(partial.low <= partial.high)) return;  // nothing was counted
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (partial.exponent > seen_.exponent) {
-    fold(seen_.counts.data(), partial.exponent - seen_.exponent);
-    seen_.exponent = partial.exponent;
+  if (partial.exponent > statistics_.exponent) {
+    fold(statistics_.counts.data(), partial.exponent - statistics_.exponent);
+    statistics_.exponent = partial.exponent;
   }
-  grow(partial, seen_.exponent);
+  grow(partial, statistics_.exponent);
   const std::int64_t first = position(partial.low, partial.exponent), last = position(partial.high, partial.exponent);
   for (auto& counts : partial.counts) {
-    for (std::int64_t i = first; i <= last; ++i) seen_.counts[static_cast<std::size_t>(i)] += counts[i];
+    for (std::int64_t i = first; i <= last; ++i) statistics_.counts[static_cast<std::size_t>(i)] += counts[i];
     std::memset(counts + first, 0, static_cast<std::size_t>(last - first + 1) * sizeof *counts);
   }
-  seen_.zeros += partial.zeros;
+  statistics_.zeros += partial.zeros;
 }
 
-Seen Observer::take() {
-  Seen fresh;
-  fresh.counts.resize(seen_.counts.size());
+TensorStatistics Observer::take() {
+  TensorStatistics fresh;
+  fresh.counts.resize(statistics_.counts.size());
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::swap(fresh, seen_);
+  std::swap(fresh, statistics_);
   return fresh;
 }
 
@@ -214,9 +214,9 @@ void remove_observer(std::int64_t handle) {
 
 std::shared_ptr<Observer> find_observer(std::int64_t handle) {
   const std::lock_guard<std::mutex> lock(registry_mutex());
-  const auto found = registry().find(handle);
-  if (found == registry().end()) throw Error("there is no observer %" PRId64, handle);
-  return found->second;
+  const auto entry = registry().find(handle);
+  if (entry == registry().end()) throw Error("there is no observer %" PRId64, handle);
+  return entry->second;
 }
 
 }  // namespace onnxquant

@@ -1,4 +1,4 @@
-// What is known of a tensor's values: extremes, moments, and a histogram that grows its range by merging pairs of bins.
+// Statistics of a tensor's values: extremes, moments, and a histogram that grows its range by merging pairs of bins.
 // onnxquant/observers (moments.py, histogram.py) is the readable reference; all numbers are the same bits.
 #pragma once
 
@@ -25,7 +25,7 @@ class ExactSum {
   std::array<std::uint64_t, kWords> words_{};
 };
 
-struct Seen {
+struct TensorStatistics {
   std::int64_t count = 0, zeros = 0, exponent = kMinExponent;
   double low = std::numeric_limits<double>::infinity(), high = -std::numeric_limits<double>::infinity();
   ExactSum total, squares;
@@ -40,17 +40,17 @@ struct Extremes {
 class Observer {
  public:
   explicit Observer(bool histogram);
-  // Sees a tensor; one that is not finite throughout leaves what was seen in an unusable state.
+  // Adds the values of a tensor; after one that is not finite throughout the statistics are of no use.
   Extremes update(const float* values, std::int64_t count, Parallel& parallel, std::size_t pieces);
-  // What was seen since the last time.
-  Seen take();
+  // Gives out the statistics since the last call, and begins anew.
+  TensorStatistics take();
 
  private:
   void merge(Partial& partial);
 
   const bool histogram_;
   std::mutex mutex_;
-  Seen seen_;
+  TensorStatistics statistics_;
 };
 
 // Observers by number, so that a node can name one. Throws Error for numbers that are not.

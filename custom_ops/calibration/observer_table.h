@@ -1,4 +1,4 @@
-// What an instruction set does for observers.
+// The functions of an instruction set that observers need.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@ constexpr std::int64_t kMinExponent = -100;
 constexpr std::int64_t kBlock = 8192;  // values whose sums are rounded together
 constexpr int kMomentLanes = 16;
 
-// Of at most kBlock values: element i is summed up in lane i % kMomentLanes, lanes are added in halves.
+// Moments of at most kBlock values: element i is summed up in lane i % kMomentLanes, lanes are added in halves.
 struct Moments {
   float low, high;
   double total, squares;

@@ -1,5 +1,5 @@
-// What observers do on one instruction set: simd/target.h says how this is compiled. Squares of floats are exact as doubles, so
-// the bits are the same everywhere.
+// The functions of observers for one instruction set; simd/target.h says how this is compiled. Squares of floats are exact
+// as doubles, so the bits are the same everywhere.
 #include <cstdint>
 #include <cstring>
 

@@ -19,7 +19,7 @@ enum Input : unsigned {
   kLevels = 8,       // the values in their order, to search the nearest
 };
 
-// What an encoder is for, as far as it must fit the format that it is the encoder of.
+// Properties of the format that an encoder is written for; they must fit those of the format it is registered for.
 struct EncoderTraits {
   int bits;            // of a code
   std::int64_t group;  // weights that share a scale; 0: as the job says

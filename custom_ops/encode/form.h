@@ -1,5 +1,5 @@
-// What forms are made of: a form is a pair of functions between one group of weights and its codes and scales. The rules are those
-// of onnxquant/formats, operation by operation.
+// Parts of forms. A form is a pair of functions: from one group of weights to its codes and scales, and back. The rules
+// are those of onnxquant/formats, operation by operation.
 //
 // A form derives from Form and has a Code type, kUnit (weights of a group where they are always as many, else 0), and
 //   quantize(x, at, codes): codes and whatever belongs to the group, of `size` floats, a multiple of 16;
@@ -52,8 +52,8 @@ ONNXQUANT_INLINE float peak(const float* x, int size) {
 ONNXQUANT_INLINE float extreme(const float* x, int size) {
   const Sixteen most = splat_16(peak(x, size));
   for (int i = 0; i < size; i += 16) {
-    const unsigned found = mask_bits(equal(magnitude(load_16(x + i)), most));
-    if (found != 0) return x[i + lowest_bit(found)];
+    const unsigned peaks = mask_bits(equal(magnitude(load_16(x + i)), most));
+    if (peaks != 0) return x[i + lowest_bit(peaks)];
   }
   return x[0];  // NaN: refused afterwards
 }
@@ -73,7 +73,7 @@ ONNXQUANT_INLINE Range range(const float* x, int size) {
   return {smallest(lows), largest(highs)};
 }
 
-// Of each of 16 groups of 32.
+// Lowest and highest value of each of 16 groups of 32; with kPeak the highest magnitude alone.
 template <bool kPeak>
 ONNXQUANT_INLINE void ranges(const float* x, float* low, float* high) {
   Sixteen lows[16], highs[16];
@@ -91,7 +91,7 @@ ONNXQUANT_INLINE void ranges(const float* x, float* low, float* high) {
   store_largest_of_each(highs, high);
 }
 
-// How x becomes codes.
+// The grid that the codes of a group are chosen on: 1 / scale, and the zero point or the minimum.
 struct Grid {
   float inverse, zero;
 };

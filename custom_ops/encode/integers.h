@@ -48,13 +48,13 @@ struct Affine : Form {
     write(x, prepare(of.low, of.high, x, at), codes, size);
   }
   ONNXQUANT_INLINE Grid prepare(float low, float high, const float*, const Group& at) const {
-    const Stored kept = stored(low + 0.0f, high + 0.0f);  // of zeros of both signs the positive one
+    const Stored sides = stored(low + 0.0f, high + 0.0f);  // of zeros of both signs the positive one
     const std::int64_t number = job.shared != nullptr ? 0 : at.number;
-    plane<std::uint16_t>(job.scales)[number] = kept.half;
-    if constexpr (kZero == Zero::kCode) plane<std::uint8_t>(job.seconds)[number] = static_cast<std::uint8_t>(kept.zero);
-    if constexpr (kZero == Zero::kHalf) plane<std::uint16_t>(job.seconds)[number] = to_half(kept.zero);
-    const float scale = from_half(kept.half);
-    return {scale != 0 ? 1.0f / scale : 0.0f, kept.zero};
+    plane<std::uint16_t>(job.scales)[number] = sides.half;
+    if constexpr (kZero == Zero::kCode) plane<std::uint8_t>(job.seconds)[number] = static_cast<std::uint8_t>(sides.zero);
+    if constexpr (kZero == Zero::kHalf) plane<std::uint16_t>(job.seconds)[number] = to_half(sides.zero);
+    const float scale = from_half(sides.half);
+    return {scale != 0 ? 1.0f / scale : 0.0f, sides.zero};
   }
   ONNXQUANT_INLINE void write(const float* x, Grid grid, Code* codes, int size = kFixedSize) const {
     const float lowest = kZero == Zero::kNone && bits == 8 ? 1 : 0, highest = static_cast<float>(top);

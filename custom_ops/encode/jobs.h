@@ -1,4 +1,4 @@
-// What a caller of the C ABI asks for. Plain C structs: onnxquant/native/encoders.py declares the same with ctypes.
+// Requests of callers of the C ABI. Plain C structs: onnxquant/native/encoders.py declares the same with ctypes.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ struct Statistics {
   std::int64_t bad_row, bad_col;  // the first element that is not finite, -1 where there is none
 };
 
-// What must be known of a whole weight before its first row can be encoded: of a part of it, to be combined.
+// Figures of a part of a weight; those of all parts together are needed before the first row can be encoded.
 struct Survey {
   double sum;      // of magnitudes
   float low, high;

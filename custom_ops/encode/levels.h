@@ -60,14 +60,14 @@ struct LevelSearch : Form {
   ONNXQUANT_INLINE void nearest(const float* values, Code* codes) const {
     const std::uint8_t *const starts = job.starts, *const level_codes = job.level_codes;
     const float* const bounds = job.bounds;
-    Code found[32];
+    Code nearest[32];
     for (int first = 0; first < 32; first += 8) {
       for (int i = first; i < first + 8; ++i) {
         const int below = starts[bits_of(values[i]) >> 16];
-        found[i] = level_codes[below + (values[i] > bounds[below])];
+        nearest[i] = level_codes[below + (values[i] > bounds[below])];
       }
     }
-    std::memcpy(codes, found, sizeof found);
+    std::memcpy(codes, nearest, sizeof nearest);
   }
   ONNXQUANT_INLINE void either(const float* values, const std::uint32_t* words, Code* codes) const {
     const std::uint8_t *const starts = job.starts, *const level_codes = job.level_codes;
@@ -76,8 +76,8 @@ struct LevelSearch : Form {
     float low[32], high[32];
     int below[32];
     for (int i = 0; i < 32; ++i) {
-      const int found = starts[bits_of(values[i]) >> 16];
-      const int at_most = found + (values[i] >= bounds[found]) - 1;
+      const int start = starts[bits_of(values[i]) >> 16];
+      const int at_most = start + (values[i] >= bounds[start]) - 1;
       below[i] = at_most < 0 ? 0 : at_most > last ? last : at_most;
       low[i] = levels[below[i]];
       high[i] = levels[below[i] + 1];

@@ -1,4 +1,4 @@
-// What must be known of a whole weight before its first row can be encoded.
+// The survey of a weight: figures of the whole that its first row needs to be encoded.
 #pragma once
 
 #include <cstdint>

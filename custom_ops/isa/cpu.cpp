@@ -59,14 +59,14 @@ std::uint32_t saved_state() {
 }
 
 constexpr std::uint32_t bit(int index) { return std::uint32_t{1} << index; }
-constexpr bool all(std::uint32_t value, std::uint32_t wanted) { return (value & wanted) == wanted; }
+constexpr bool has_all(std::uint32_t value, std::uint32_t flags) { return (value & flags) == flags; }
 
 constexpr std::uint32_t kYmm = 0x6, kZmm = 0xe6;
 
 bool avx2_with(std::uint32_t state) {
   constexpr std::uint32_t kFma = bit(12), kOsxsave = bit(27), kAvx = bit(28), kF16c = bit(29), kAvx2 = bit(5);
-  return all(cpuid(1, 0).ecx, kFma | kOsxsave | kAvx | kF16c) && all(cpuid(7, 0).ebx, kAvx2) &&
-         all(saved_state(), state);
+  return has_all(cpuid(1, 0).ecx, kFma | kOsxsave | kAvx | kF16c) && has_all(cpuid(7, 0).ebx, kAvx2) &&
+         has_all(saved_state(), state);
 }
 
 }  // namespace
@@ -78,14 +78,14 @@ bool cpu_has_avxvnni() {
   return cpu_has_avx512vnni();
 #else
   constexpr std::uint32_t kAvxVnni = bit(4);
-  return avx2_with(kYmm) && cpuid(7, 0).eax >= 1 && all(cpuid(7, 1).eax, kAvxVnni);
+  return avx2_with(kYmm) && cpuid(7, 0).eax >= 1 && has_all(cpuid(7, 1).eax, kAvxVnni);
 #endif
 }
 
 bool cpu_has_avx512vnni() {
   constexpr std::uint32_t kF = bit(16), kDq = bit(17), kBw = bit(30), kVl = bit(31), kVnni = bit(11);
   const Leaf leaf = cpuid(7, 0);
-  return avx2_with(kZmm) && all(leaf.ebx, kF | kDq | kBw | kVl) && all(leaf.ecx, kVnni);
+  return avx2_with(kZmm) && has_all(leaf.ebx, kF | kDq | kBw | kVl) && has_all(leaf.ecx, kVnni);
 }
 
 #ifdef ONNXQUANT_HAS_AMX
@@ -103,7 +103,7 @@ bool may_use_tiles() {
 bool has_tiles() {
   constexpr std::uint32_t kBf16 = bit(22), kTile = bit(24), kInt8 = bit(25);
   constexpr std::uint32_t kTileState = bit(17) | bit(18);
-  return all(cpuid(7, 0).edx, kBf16 | kTile | kInt8) && all(saved_state(), kTileState) && may_use_tiles();
+  return has_all(cpuid(7, 0).edx, kBf16 | kTile | kInt8) && has_all(saved_state(), kTileState) && may_use_tiles();
 }
 #endif
 
@@ -111,7 +111,7 @@ bool has_tiles() {
 
 bool cpu_has_amx() {
   constexpr std::uint32_t kAvx512Bf16 = bit(5);
-  return cpu_has_avx512vnni() && all(cpuid(7, 1).eax, kAvx512Bf16) && has_tiles();
+  return cpu_has_avx512vnni() && has_all(cpuid(7, 1).eax, kAvx512Bf16) && has_tiles();
 }
 #endif
 #endif

@@ -1,4 +1,4 @@
-// What the CPU and the operating system allow, asked once at run time.
+// Instruction sets that the CPU and the operating system allow, asked once at run time.
 #pragma once
 
 namespace onnxquant {

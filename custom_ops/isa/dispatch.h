@@ -19,7 +19,7 @@ struct InstructionSet {
   const ObserverTable* observers;
 };
 
-// What the ops use now: the best that runs here, or the cap below it.
+// The instruction set that the ops use now: the best one that runs here, or the cap below it.
 const InstructionSet& instruction_set();
 
 // Exactly this instruction set; nullptr or "" gives instruction_set(). Throws Error when it cannot run here.

@@ -52,8 +52,8 @@ inline void quantize_block(const float* x, std::int64_t count, std::int64_t bloc
   *sum = rounder.reduce();
 }
 
-// What the sum of a block's activations is multiplied with before codes times activations are added to it: the codes'
-// offset, but for what the products take off by themselves.
+// The products of a block start at the sum of its activations times this factor, which takes the offset of the codes off.
+// Dot<8> takes kOffset off by itself.
 inline std::int32_t start_offset(const Format& format) {
   if (format.values == Values::kTable) return Dot<8>::kOffset - kTableOffset;
   return (format.bits == 8 ? Dot<8>::kOffset : 0) - offset_of(format);

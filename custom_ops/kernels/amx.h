@@ -181,7 +181,7 @@ class CodePanel {
     if constexpr (kGroup + 1 < kChunk / 4) unpack<kGroup + 1>(codes, to);
   }
 
-  // What int8_rows does with the exact sums of a block.
+  // Scales the exact sums of a block and adds them to the outputs, as int8_rows does.
   template <bool kMinimum>
   void add_scaled(const ManyCall& call, std::int64_t b, std::int64_t row, std::int64_t height,
                   const std::int32_t* exact) const {
@@ -255,7 +255,7 @@ class BfloatPanel {
     }
   }
 
-  // As decode_codes, but the place of a code is known to the compiler.
+  // Does the same as decode_codes, with the place of each code known to the compiler.
   static void fill_codes(const Weights& weights, std::int64_t tile, std::int64_t k, std::int64_t count,
                          std::uint8_t* to) {
     const std::int64_t blocks = (count + weights.block - 1) / weights.block;

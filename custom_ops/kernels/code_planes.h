@@ -11,10 +11,10 @@
 namespace onnxquant::ONNXQUANT_ISA {
 namespace {
 
-// What the upper half of a table's integers is stored above.
+// The upper bits of a table's integers are stored with this number added, as unsigned bytes.
 constexpr std::int32_t kTableOffset = 128;
 
-// What the codes of zero are above zero.
+// The code of zero: codes are stored that much higher than what they stand for.
 inline std::int32_t offset_of(const Format& format) {
   return format.values == Values::kOffset ? 1 << (format.bits - 1) : 0;
 }

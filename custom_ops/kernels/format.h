@@ -1,11 +1,11 @@
-// What a format is to the kernels: how wide its codes are, what they mean, and which side information goes with them.
+// A format as the kernels see it: the width and meaning of its codes, and the side information that goes with them.
 #pragma once
 
 #include <cstdint>
 
 namespace onnxquant {
 
-// What a code of `bits` bits stands for before it is scaled.
+// The value that a code of `bits` bits stands for before it is scaled.
 enum class Values {
   kOffset,    // code - 2^(bits-1)
   kUnsigned,  // code
@@ -22,7 +22,7 @@ enum class ScaleType {
   kExponent,  // OCP's E8M0: uint8, a power of two
 };
 
-// What a weight has besides codes and scales.
+// Side information of a weight besides its scales.
 enum class Side {
   kNone,
   kMinima,         // float16 per group, added

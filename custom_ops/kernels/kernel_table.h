@@ -16,7 +16,7 @@ constexpr int kMostTiles = 2;
 constexpr int kMostChannels = kMostTiles * static_cast<int>(kTileChannels);
 // Weights along K that are decoded at a time where products are computed in float.
 constexpr std::int64_t kPanel = 256;
-// What the rows of a panel are padded to, with rows of zeros, where ManyRows multiplies them.
+// Where ManyRows multiplies the rows of a panel, rows of zeros make their number a multiple of this one.
 constexpr std::int64_t kRowPadding = 16;
 
 // Activation rows rounded to int8 with one scale per block, k in the order in which the fields of a code vector hold it.
@@ -56,7 +56,7 @@ using RoundRow = void (*)(const float* x, std::int64_t count, std::uint16_t* out
 using MultiplyRows = void (*)(const Weights&, const QuantizedRows&, const BfloatRows&, std::int64_t tile, int tiles,
                               std::int64_t row, std::int64_t rows, float* sums);
 
-// What an instruction set has for many rows of one weight, under int8 compute.
+// The kernels of an instruction set for many rows of X at a time, under int8 compute; null where it has none.
 struct ManyRows {
   std::int64_t least = 0;  // rows of X from which it is worth it
   RoundRow round = nullptr;  // null: it takes rows rounded to int8

@@ -137,11 +137,11 @@ class Product {
   // Row `row` of the panel as the kernels read it.
   const float* prepared(std::int64_t row) const {
     if (sizes_.floats > 0) return copy_ + row * weights_.K;
-    return given(row);
+    return floats(row);
   }
 
   // Row `row` of the panel as floats, in its own order.
-  const float* given(std::int64_t row) const {
+  const float* floats(std::int64_t row) const {
     return x_.half ? wide_ + row * weights_.K : static_cast<const float*>(x_.values) + (first_ + row) * weights_.K;
   }
 
@@ -170,7 +170,7 @@ class Product {
     if (x_.half) {
       kernels_.widen(static_cast<const std::uint16_t*>(x_.values) + (first_ + row) * K, wide_ + row * K, K);
     }
-    const float* x = given(row);
+    const float* x = floats(row);
     if (sizes_.floats > 0) {
       float* copy = copy_ + row * K;
       if (weights_.permutation != nullptr) {

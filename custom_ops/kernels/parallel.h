@@ -1,4 +1,4 @@
-// How the portable code runs independent pieces of work, without knowing whose threads they are.
+// Independent pieces of work, run by threads that the portable code knows nothing of.
 #pragma once
 
 #include <cstddef>

@@ -8,11 +8,11 @@
 
 namespace onnxquant {
 
-// At most one lease per thread gets the kept memory; another one alive at the same time brings its own.
+// At most one lease per thread gets the spare memory; another one alive at the same time brings its own.
 class Scratch {
  public:
   // Throws std::bad_alloc.
-  explicit Scratch(std::size_t bytes) : memory_(std::move(kept())) {
+  explicit Scratch(std::size_t bytes) : memory_(std::move(spare())) {
     if (memory_.size < bytes) {
       memory_ = Memory{};
       memory_.bytes.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kAlignment})));
@@ -20,7 +20,7 @@ class Scratch {
     }
   }
   ~Scratch() {
-    if (memory_.size <= kMostKept && memory_.size > kept().size) kept() = std::move(memory_);
+    if (memory_.size <= kMostSpare && memory_.size > spare().size) spare() = std::move(memory_);
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
@@ -38,7 +38,7 @@ class Scratch {
   }
 
  private:
-  static constexpr std::size_t kAlignment = 64, kMostKept = std::size_t{16} << 20;
+  static constexpr std::size_t kAlignment = 64, kMostSpare = std::size_t{16} << 20;
 
   struct Free {
     void operator()(std::byte* bytes) const { ::operator delete(bytes, std::align_val_t{kAlignment}); }
@@ -54,7 +54,7 @@ class Scratch {
     std::unique_ptr<std::byte, Free> bytes;
     std::size_t size = 0;
   };
-  static Memory& kept() {
+  static Memory& spare() {
     thread_local Memory memory;
     return memory;
   }

@@ -113,14 +113,14 @@ void bind_like_scales(const Weights& weights, Plane plane, const Dims& dims) {
 }
 
 void check_indices(const Weights& weights, Plane plane, const std::int32_t* at, std::int64_t count) {
-  std::vector<bool> seen(static_cast<std::size_t>(weights.K));
+  std::vector<bool> is_listed(static_cast<std::size_t>(weights.K));
   for (std::int64_t i = 0; i < count; ++i) {
     const auto index = read<std::int32_t>(at, i);
     if (index < 0 || index >= weights.K) {
       throw Error("%s hold %" PRId32 " at %" PRId64 ", expected [0, %" PRId64 ")", name_of(plane), index, i, weights.K);
     }
-    if (seen[static_cast<std::size_t>(index)]) throw Error("%s hold %" PRId32 " twice", name_of(plane), index);
-    seen[static_cast<std::size_t>(index)] = true;
+    if (is_listed[static_cast<std::size_t>(index)]) throw Error("%s hold %" PRId32 " twice", name_of(plane), index);
+    is_listed[static_cast<std::size_t>(index)] = true;
   }
 }
 

@@ -21,11 +21,11 @@ void compute_as(const GatherKernel& kernel, OrtKernelContext* context) {
   if (indices.type != kernel.op.type) throw Error("indices have another type than the op was declared for");
   const Weights& weights = kernel.weights;
   const std::int64_t count = element_count(indices.shape);
-  const auto* given = static_cast<const Index*>(indices.data);
+  const auto* from = static_cast<const Index*>(indices.data);
   Scratch scratch(Scratch::size_of<std::int64_t>(static_cast<std::size_t>(count)));
   auto* rows = scratch.take<std::int64_t>(static_cast<std::size_t>(count));
   for (std::int64_t i = 0; i < count; ++i) {
-    const auto index = static_cast<std::int64_t>(given[i]);
+    const auto index = static_cast<std::int64_t>(from[i]);
     if (index < -weights.N || index >= weights.N) {
       throw Error("index %" PRId64 " is out of range, expected [%" PRId64 ", %" PRId64 ")", index, -weights.N,
                   weights.N);

@@ -44,7 +44,7 @@ Compute read_compute(const OrtApi& api, const OrtKernelInfo* info) {
   return parse_compute(text);
 }
 
-// Of X's type, one value per channel.
+// The bias: one value per channel, of X's type.
 const void* read_bias(const MatMulKernel& kernel, const OrtKernelContext* context) {
   const Tensor bias = input(kernel.api, context, kernel.op.first_plane + kernel.op.planes.count);
   if (bias.type != kernel.op.type) throw Error("the bias has another type than X");

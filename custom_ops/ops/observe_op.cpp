@@ -26,12 +26,13 @@ void compute(const ObserveKernel& kernel, OrtKernelContext* context) {
   if (x.type != kernel.op.type) throw Error("X has another type than the op was declared for");
   SessionThreads threads(kernel.api, context);
   const std::int64_t count = element_count(x.shape);
-  const Extremes found = kernel.observer->update(static_cast<const float*>(x.data), count, threads, pieces_of(count));
+  const auto* values = static_cast<const float*>(x.data);
+  const Extremes extremes = kernel.observer->update(values, count, threads, pieces_of(count));
   Shape shape;
   shape.push(2);
   auto* out = static_cast<float*>(output(kernel.api, context, shape));
-  out[0] = found.low;
-  out[1] = found.high;
+  out[0] = extremes.low;
+  out[1] = extremes.high;
 }
 
 }  // namespace

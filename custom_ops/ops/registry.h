@@ -9,7 +9,7 @@
 
 namespace onnxquant {
 
-// What ONNX Runtime hands back to every callback.
+// An operator. ONNX Runtime hands it back to every callback.
 struct Op : OrtCustomOp {
   const Format* format = nullptr;
   bool permuted = false;  // the contracted channels are stored in another order, which is a plane of its own

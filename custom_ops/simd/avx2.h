@@ -14,7 +14,7 @@ using Floats = __m256;
 using Ints = __m256i;
 using Codes = __m256i;
 using Doubles = __m256d;
-// Of its own type: a mask is no number.
+// A type of its own: a mask is no number.
 struct Mask {
   __m256 lanes;
 };

@@ -13,7 +13,7 @@ using Floats = __m512;
 using Ints = __m512i;
 using Codes = __m512i;
 using Doubles = __m512d;
-// Of its own type: a mask is no number.
+// A type of its own: a mask is no number.
 struct Mask {
   __mmask16 lanes;
 };
@@ -111,7 +111,7 @@ ONNXQUANT_INLINE float sum(Floats x) { return across<Sum>(x); }
 ONNXQUANT_INLINE float smallest(Floats x) { return across<Smallest>(x); }
 ONNXQUANT_INLINE float largest(Floats x) { return across<Largest>(x); }
 
-// Of 16 lanes; simd/x86.h has the same of fewer.
+// Reductions of 16 lanes; simd/x86.h has those of fewer.
 struct Smaller {
   static ONNXQUANT_INLINE Floats of(Floats a, Floats b) { return smaller(a, b); }
 };

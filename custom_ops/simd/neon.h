@@ -21,7 +21,7 @@ using Floats = float32x4_t;
 using Ints = int32x4_t;
 using Codes = uint8x16_t;
 using Doubles = float64x2_t;
-// Of its own type: a mask is no number.
+// A type of its own: a mask is no number.
 struct Mask {
   uint32x4_t lanes;
 };

@@ -40,7 +40,7 @@ inline int bit_count(unsigned bits) {
   return count;
 #endif
 }
-// Of bits that are not all zero.
+// Place of the lowest bit that is 1; there must be one.
 inline int lowest_bit(unsigned bits) {
 #if defined(__GNUC__)
   return __builtin_ctz(bits);

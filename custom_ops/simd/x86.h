@@ -22,7 +22,7 @@ ONNXQUANT_INLINE __m128i load_128(const void* from) { return _mm_loadu_si128(sta
 ONNXQUANT_INLINE void store_128(void* to, __m128i x) { _mm_storeu_si128(static_cast<__m128i*>(to), x); }
 ONNXQUANT_INLINE __m128i load_64(const void* from) { return _mm_loadl_epi64(static_cast<const __m128i*>(from)); }
 
-// What reduces many values to one.
+// Operations that reduce many values to one.
 struct Sum {
   static ONNXQUANT_INLINE __m128 of(__m128 a, __m128 b) { return _mm_add_ps(a, b); }
   static ONNXQUANT_INLINE __m256 of(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }

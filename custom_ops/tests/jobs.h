@@ -42,31 +42,31 @@ inline int run(const std::string& function, const void* job) {
   return onnxquant_pack_codes(static_cast<const PackJob*>(job));
 }
 
-inline bool same(const Memory& expected, const std::vector<std::uint8_t>& found) {
-  if (expected.name != "survey") return expected.bytes == found;
+inline bool same(const Memory& expected, const std::vector<std::uint8_t>& bytes) {
+  if (expected.name != "survey") return expected.bytes == bytes;
   Survey a, b;  // which has padding
   std::memcpy(&a, expected.bytes.data(), sizeof a);
-  std::memcpy(&b, found.data(), sizeof b);
+  std::memcpy(&b, bytes.data(), sizeof b);
   return std::memcmp(&a, &b, offsetof(Survey, smallest) + sizeof a.smallest) == 0 && a.bad_row == b.bad_row && a.bad_col == b.bad_col;
 }
 
 inline void check_job(const Job& job, const char* instruction_set) {
   std::vector<std::int64_t> words = job.words;
-  std::vector<std::vector<std::uint8_t>> given(job.memories.size());
+  std::vector<std::vector<std::uint8_t>> memories(job.memories.size());
   const auto point = [&](std::int64_t word, const void* to) { words[static_cast<std::size_t>(word)] = reinterpret_cast<std::intptr_t>(to); };
   std::string format;
   point(1, instruction_set);
-  for (std::size_t i = 0; i < given.size(); ++i) {
+  for (std::size_t i = 0; i < memories.size(); ++i) {
     const Memory& memory = job.memories[i];
     if (memory.name == "isa") continue;
     if (memory.name == "format") format = reinterpret_cast<const char*>(memory.bytes.data());
-    given[i] = memory.is_output ? std::vector<std::uint8_t>(memory.bytes.size()) : memory.bytes;
-    point(memory.word, given[i].data());
+    memories[i] = memory.is_output ? std::vector<std::uint8_t>(memory.bytes.size()) : memory.bytes;
+    point(memory.word, memories[i].data());
   }
   if (run(job.function, words.data()) != 0) return fail("%s %s on %s: refused", job.function.c_str(), format.c_str(), instruction_set);
-  for (std::size_t i = 0; i < given.size(); ++i) {
+  for (std::size_t i = 0; i < memories.size(); ++i) {
     const Memory& memory = job.memories[i];
-    if (!memory.is_output || same(memory, given[i])) continue;
+    if (!memory.is_output || same(memory, memories[i])) continue;
     fail("%s %s on %s: other %s", job.function.c_str(), format.c_str(), instruction_set, memory.name.c_str());
   }
 }

@@ -36,7 +36,7 @@ struct StoredPlane {
   std::vector<std::uint8_t> bytes;
 };
 
-// What a product should be, and how far it may be off; empty where it is not asked for.
+// The right values of a product and their error bounds; empty where this product is not tested.
 struct Expected {
   std::vector<double> values, bounds;
 };
@@ -80,40 +80,40 @@ struct Case {
 // ---- checks ----
 
 // NaN is expected where the value is NaN; a bound of zero means equality.
-bool right(double found, double expected, double bound) {
-  if (std::isnan(expected)) return std::isnan(found);
-  return found == expected || std::fabs(found - expected) <= bound;
+bool right(double actual, double expected, double bound) {
+  if (std::isnan(expected)) return std::isnan(actual);
+  return actual == expected || std::fabs(actual - expected) <= bound;
 }
 
-void check_decode(const Case& given, const Weights& weights) {
-  std::vector<float> row(static_cast<std::size_t>(given.K));
-  for (std::int64_t n = 0; n < given.N; ++n) {
+void check_decode(const Case& item, const Weights& weights) {
+  std::vector<float> row(static_cast<std::size_t>(item.K));
+  for (std::int64_t n = 0; n < item.N; ++n) {
     decode_row(weights, n, row.data());
     for (std::size_t k = 0; k < row.size(); ++k) {
-      const float expected = given.decoded[static_cast<std::size_t>(n) * row.size() + k];
+      const float expected = item.decoded[static_cast<std::size_t>(n) * row.size() + k];
       if (row[k] == expected) continue;
-      return fail("%s: [%d, %zu] is %a, not %a", given.name.c_str(), int(n), k, row[k], expected);
+      return fail("%s: [%d, %zu] is %a, not %a", item.name.c_str(), int(n), k, row[k], expected);
     }
   }
 }
 
 // All outputs, one number of rows after the other.
-std::vector<float> check_product(const Case& given, const Weights& weights, const InstructionSet& set,
+std::vector<float> check_product(const Case& item, const Weights& weights, const InstructionSet& set,
                                  Compute compute) {
   std::vector<float> all;
-  const Expected& expected = compute == Compute::kInt8 ? given.int8 : given.exact;
-  const auto most = static_cast<std::int64_t>(given.x.size()) / given.K;
+  const Expected& expected = compute == Compute::kInt8 ? item.int8 : item.exact;
+  const auto most = static_cast<std::int64_t>(item.x.size()) / item.K;
   Serial serial;
   for (const std::int64_t M : kRows) {
     if (expected.values.empty() || M > most) break;
-    // What a kernel does not write, or writes behind the end, is seen.
-    std::vector<float> y(static_cast<std::size_t>(M * given.N + 1), 12345.0f);
-    matmul(set, weights, compute, Matrix{const_cast<float*>(given.x.data()), M, false}, nullptr,
+    // A value that no kernel computes shows which outputs were not written, and writes behind the end.
+    std::vector<float> y(static_cast<std::size_t>(M * item.N + 1), 12345.0f);
+    matmul(set, weights, compute, Matrix{const_cast<float*>(item.x.data()), M, false}, nullptr,
            Matrix{y.data(), M, false}, serial);
-    if (y.back() != 12345.0f) fail("%s: %s writes behind the end", given.name.c_str(), set.name);
+    if (y.back() != 12345.0f) fail("%s: %s writes behind the end", item.name.c_str(), set.name);
     for (std::size_t i = 0; i + 1 < y.size(); ++i) {
       if (right(y[i], expected.values[i], expected.bounds[i])) continue;
-      fail("%s: %s, %s, M %d: output %zu is %a, expected %a within %g", given.name.c_str(), set.name,
+      fail("%s: %s, %s, M %d: output %zu is %a, expected %a within %g", item.name.c_str(), set.name,
            compute == Compute::kInt8 ? "int8" : "float32", int(M), i, y[i], expected.values[i], expected.bounds[i]);
       break;
     }
@@ -174,16 +174,16 @@ Sets usable_sets(const std::string& names) {
 int check_products(const std::string& path, const Sets& sets) {
   int cases = 0;
   for (Reader reader(path); !reader.at_end(); ++cases) {
-    const Case given(reader);
-    const Weights weights = given.weights();
-    check_decode(given, weights);
+    const Case item(reader);
+    const Weights weights = item.weights();
+    check_decode(item, weights);
     std::vector<float> first;
     for (const InstructionSet* set : sets) {
-      const std::vector<float> found = check_product(given, weights, *set, Compute::kInt8);
-      if (set == sets.front()) first = found;
-      const bool same = found.empty() || std::memcmp(found.data(), first.data(), found.size() * sizeof(float)) == 0;
-      if (!same && weights.outlier_count == 0) fail("%s: %s differs from scalar", given.name.c_str(), set->name);
-      check_product(given, weights, *set, Compute::kFloat);
+      const std::vector<float> y = check_product(item, weights, *set, Compute::kInt8);
+      if (set == sets.front()) first = y;
+      const bool same = y.empty() || std::memcmp(y.data(), first.data(), y.size() * sizeof(float)) == 0;
+      if (!same && weights.outlier_count == 0) fail("%s: %s differs from scalar", item.name.c_str(), set->name);
+      check_product(item, weights, *set, Compute::kFloat);
       check_float_mode(*set);
     }
   }
@@ -199,9 +199,9 @@ int check_jobs(const std::string& path, const Sets& sets) {
   return jobs;
 }
 
-int run(const std::string& folder, const char* wanted) {
+int run(const std::string& folder, const char* expected) {
   const std::string names = instruction_set_names(true);
-  if (wanted != nullptr && names != wanted) fail("usable are %s, expected %s", names.c_str(), wanted);
+  if (expected != nullptr && names != expected) fail("usable are %s, expected %s", names.c_str(), expected);
   const Sets sets = usable_sets(names);
   for (const InstructionSet* set : sets) {
     check_halves(*set);

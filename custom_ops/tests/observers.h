@@ -31,7 +31,7 @@ inline Moments plain_moments(const std::vector<float>& values) {
 
 using Counts = std::uint32_t[kCopies][2 * kSide];
 
-// How often each bin was counted, in all copies together.
+// Counts of each bin, summed over the copies.
 inline std::vector<std::uint32_t> added(const Counts& counts) {
   std::vector<std::uint32_t> out(2 * kSide);
   for (const auto& copy : counts) {
@@ -47,9 +47,9 @@ inline void check_observers(const ObserverTable& table, const char* name) {
     std::vector<float> values(count);
     for (float& value : values) value = random() % 7 == 0 ? 0.0f : normal(random);
     const auto size = static_cast<std::int64_t>(count);
-    const Moments found = table.measure(values.data(), size), expected = plain_moments(values);
-    const bool same = found.low == expected.low && found.high == expected.high && found.total == expected.total &&
-                      found.squares == expected.squares;
+    const Moments moments = table.measure(values.data(), size), expected = plain_moments(values);
+    const bool same = moments.low == expected.low && moments.high == expected.high && moments.total == expected.total &&
+                      moments.squares == expected.squares;
     if (!same) fail("%s: other moments of %zu values", name, count);
     const auto memory = std::make_unique<Partial>();
     const float scale = 512.0f;

@@ -1,4 +1,4 @@
-// What the dot products of AVX2 and AVX-512 share.
+// The common parts of the dot products of AVX2 and AVX-512.
 #pragma once
 
 #include <cstdint>
