@@ -125,6 +125,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _read(kind: object, data: JsonValue) -> object:
+    """The value of a type in JSON data, checked by the type."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is JsonValue:
         return data

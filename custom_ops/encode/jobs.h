@@ -26,7 +26,7 @@ struct Statistics {
   double error;      // squares of decoded - weight
   double bias;       // decoded - weight
   double reference;  // squares of the weight; not finite when an element is not
-  double got;        // squares of what it decodes to; not finite when a scale overflows
+  double actual;        // squares of what it decodes to; not finite when a scale overflows
   double worst;      // largest |decoded - weight|
   std::int64_t unequal;
   std::int64_t bad_row, bad_col;  // the first element that is not finite, -1 where there is none

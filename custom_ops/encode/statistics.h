@@ -13,11 +13,11 @@ namespace {
 // Eight lanes of doubles: element i goes to lane i % 8 on every instruction set.
 struct Sums {
   static constexpr int kWidth = kLanes / 2, kParts = 8 / kWidth;
-  Doubles error[kParts], bias[kParts], reference[kParts], got[kParts], worst[kParts];
+  Doubles error[kParts], bias[kParts], reference[kParts], actual[kParts], worst[kParts];
   std::int64_t unequal_count = 0;
 
   Sums() {
-    for (int i = 0; i < kParts; ++i) error[i] = bias[i] = reference[i] = got[i] = worst[i] = splat_double(0.0);
+    for (int i = 0; i < kParts; ++i) error[i] = bias[i] = reference[i] = actual[i] = worst[i] = splat_double(0.0);
   }
 
   ONNXQUANT_INLINE void add(Sixteen x, Sixteen y) {
@@ -38,10 +38,10 @@ struct Sums {
     bias[kAt] = ONNXQUANT_ISA::add(bias[kAt], delta);
     worst[kAt] = larger(square, worst[kAt]);
     reference[kAt] = add_square(a, reference[kAt]);
-    got[kAt] = add_square(b, got[kAt]);
+    actual[kAt] = add_square(b, actual[kAt]);
   }
   void write(double (*out)[8]) const {
-    const Doubles* sums[] = {error, bias, reference, got, worst};
+    const Doubles* sums[] = {error, bias, reference, actual, worst};
     for (int i = 0; i < 5; ++i) {
       for (int j = 0; j < kParts; ++j) store(out[i] + j * kWidth, sums[i][j]);
     }
@@ -63,7 +63,7 @@ ONNXQUANT_INLINE void add_errors(const float* x, const float* y, std::int64_t co
 inline void write(const Sums& sums, Statistics& out) {
   double lanes[5][8];
   sums.write(lanes);
-  double* totals[] = {&out.error, &out.bias, &out.reference, &out.got};
+  double* totals[] = {&out.error, &out.bias, &out.reference, &out.actual};
   for (int i = 0; i < 4; ++i) {
     *totals[i] = 0;
     for (const double lane : lanes[i]) *totals[i] += lane;

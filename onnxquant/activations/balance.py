@@ -44,11 +44,11 @@ class _Channels:
 
     conv: onnx.NodeProto
     top: float
-    readers: list[_Reader]
+    readers: list[_WeightReader]
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _WeightReader:
     node: onnx.NodeProto
     weight: onnx.TensorProto
 
@@ -82,7 +82,7 @@ def _can_be_scaled(editor: GraphEditor, unit: Unit) -> bool:
     return all(editor.is_private(n) for n in (unit.node.output[0], *(c.output[0] for c in unit.clamps)))
 
 
-def _depthwise_readers(editor: GraphEditor, name: str) -> list[_Reader]:
+def _depthwise_readers(editor: GraphEditor, name: str) -> list[_WeightReader]:
     """The readers of a tensor with their weights; empty where one of them is no depthwise Conv of it."""
     readers = []
     for node in editor.consumers(name):
@@ -91,7 +91,7 @@ def _depthwise_readers(editor: GraphEditor, name: str) -> list[_Reader]:
             return []
         if node.input[0] != name:
             return []
-        readers.append(_Reader(node, weight))
+        readers.append(_WeightReader(node, weight))
     return readers
 
 

@@ -61,12 +61,12 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
         lowered_sites.setdefault(decision.target, []).append((site, form))
         records.append(Record.of(site, form, decision.target, lowered))
     editor.finish()
-    for target, several in lowered_sites.items():
-        target_named(target).finish(editor, several)
+    for target, pairs in lowered_sites.items():
+        target_named(target).finish(editor, pairs)
     if plan.activations:
         plan.activations.insert(proto)
     restore_computations(proto, document.computations)
-    _tidy(proto)
+    _drop_stale_shapes(proto)
     editor.annotate(METADATA, entry_text(_metadata(document, plan, records)))
     if plan.origin:
         editor.annotate(ORIGIN, plan.origin)
@@ -121,6 +121,7 @@ def write(document: Document, plan: Plan, publisher: Publisher, encode: Encode) 
 
 
 def _metadata(document: Document, plan: Plan, records: Sequence[Record]) -> Metadata:
+    """The file's metadata: its origin in figures, and a record of each encoded weight."""
     return Metadata(
         version=__version__,
         source_bytes=document.size(),
@@ -132,8 +133,8 @@ def _metadata(document: Document, plan: Plan, records: Sequence[Record]) -> Meta
     )
 
 
-def _tidy(proto: onnx.ModelProto) -> None:
-    """Drop shapes recorded for tensors that are gone."""
+def _drop_stale_shapes(proto: onnx.ModelProto) -> None:
+    """Drop the recorded shapes of tensors that no node computes any more."""
     for graph in graphs(proto.graph):
         computed = {o for n in graph.node for o in n.output}
         present = [v for v in graph.value_info if v.name in computed]

@@ -92,6 +92,7 @@ def _array_type(plane: str, elem_type: int) -> np.dtype[Any]:
 
 
 def _layout(record: Record, name: str, opset: int) -> Layout:
+    """The layout of a record's planes, by its name in the file."""
     layout_type = layout_types().get(name)
     if layout_type is None:
         raise ModelError(

@@ -105,6 +105,7 @@ def _exact(sources: Mapping[str, str], name: str) -> str:
 
 
 def _restore_weight(proto: onnx.ModelProto, record: Record, publisher: Publisher, decode: Decode) -> None:
+    """Store the decoded weight as an initializer, and standard nodes in the place of those that read its planes."""
     plane = min(record.plane_names)
     graph = next((g for g in graphs(proto.graph) if any(t.name == plane for t in g.initializer)), None)
     if graph is None:
@@ -129,6 +130,7 @@ def _replace_producer(proto: onnx.ModelProto, record: Record, result: Result) ->
 
 
 def _standard_nodes(record: Record, result: Result) -> list[onnx.NodeProto]:
+    """Nodes of standard operators that compute a result from the float weight."""
     make = onnx.helper.make_node
     if result.kind is UseKind.DENSE:
         return [make("Identity", [record.name], [result.y])]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxquant.batch.job import Job
-from onnxquant.batch.run import JOURNAL, expand, jobs_of, refuse, without_outputs
+from onnxquant.batch.run import JOURNAL, jobs_of, model_files, refuse, without_outputs
 from onnxquant.errors import RecipeError
 from onnxquant.recipe import schema
 from onnxquant.recipe.declaration import any_path, declared, key, options_of
@@ -142,7 +142,7 @@ class _File:
         if self.batch is None:
             return []
         template = replace(self._job(self._shared, "batch"), skip_existing=self.batch.skip_existing)
-        return without_outputs(jobs_of(template, expand([self.batch.input_dir]), Path(self.batch.output_dir)))
+        return without_outputs(jobs_of(template, model_files([self.batch.input_dir]), Path(self.batch.output_dir)))
 
     def models(self) -> Iterator[Job]:
         """Jobs of the list ``models``."""

@@ -128,6 +128,7 @@ def run_job(job: Job, progress: Progress) -> Row:
 
 
 def _run(job: Job, progress: Progress) -> Row:
+    """Quantize the model, or take over an output that is there already: its verdict is read, or its proof is made up for."""
     settings, rules = job.settings()
     if settings.dry_run or not job.skip_existing or not job.output.exists():
         return _quantize(job, progress, settings)
@@ -162,6 +163,7 @@ def _quantize(job: Job, progress: Progress, settings: Options) -> Row:
 
 
 def _row(job: Job, report: Report, key: str) -> Row:
+    """The result row of a job, with the figures of its report."""
     verdict = report.verdict
     return job.row(
         verdict.state,

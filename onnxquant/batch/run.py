@@ -118,7 +118,7 @@ def batch(
         RecipeError: an option is wrong, nothing matches a pattern, or two models would have one output.
         Interrupted: Ctrl-C; its ``report`` holds what was done before.
     """
-    folder, sources = Path(output_dir), expand(models)
+    folder, sources = Path(output_dir), model_files(models)
     template = Job(Path(), Path(), recipe, data, dict(options), skip_existing)
     todo = without_outputs(jobs_of(template, sources, folder))
     return run(todo, progress, workers=jobs, continue_on_error=continue_on_error, journal=folder / JOURNAL)
@@ -157,7 +157,7 @@ def run(
         raise RecipeError(f"jobs is {workers}, expected at least 1")
     if journal and journal.is_dir():
         raise OutputError(f"{journal}: is a folder; expected the file that keeps verdicts")
-    results = _Results(jobs if workers == 1 else _sharing_cpus(jobs, workers), progress, journal)
+    results = _JobRows(jobs if workers == 1 else _sharing_cpus(jobs, workers), progress, journal)
     try:
         process.run(results.jobs, workers, results, stop_at_failure=not continue_on_error)
     except KeyboardInterrupt:
@@ -165,7 +165,7 @@ def run(
     return results.report()
 
 
-class _Results:
+class _JobRows:
     """Rows of the jobs, which it keeps in the journal as they come."""
 
     def __init__(self, jobs: Sequence[Job], progress: BatchProgress, journal: Path | None) -> None:
@@ -196,7 +196,7 @@ def _sharing_cpus(jobs: Sequence[Job], workers: int) -> list[Job]:
     return [replace(job, options={**job.options, "threads": job.options.get("threads") or threads}) for job in jobs]
 
 
-def expand(models: Iterable[str | Path]) -> list[Path]:
+def model_files(models: Iterable[str | Path]) -> list[Path]:
     """The files that names, folders and glob patterns stand for, each once.
 
     Raises:
@@ -209,6 +209,7 @@ def expand(models: Iterable[str | Path]) -> list[Path]:
 
 
 def _matching_files(entry: str | Path) -> list[Path]:
+    """The files of an entry: one file, the models of a folder, or the matches of a pattern."""
     path, text = Path(entry), str(entry)
     if not text:
         raise RecipeError("a model's name is empty, expected a file, a folder or a pattern")

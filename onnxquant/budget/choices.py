@@ -126,16 +126,16 @@ class CandidateTable:
         return FormatChoice(chosen, self.fixed_bytes, self.elements, sum(c.noise for c in chosen.values()))
 
     def _noises(self) -> list[list[float]]:
-        return [[c.noise for c in several] for several in self.options.values()]
+        return [[c.noise for c in candidates] for candidates in self.options.values()]
 
     def _times(self) -> list[list[float]]:
         """Seconds, or nothing where none were measured. Of two equally fast candidates the smaller one is better."""
         if not any(c.seconds for o in self.options.values() for c in o):
             return []
-        return [[c.seconds + 1e-15 * c.decision.nbytes for c in several] for several in self.options.values()]
+        return [[c.seconds + 1e-15 * c.decision.nbytes for c in candidates] for candidates in self.options.values()]
 
     def _bytes(self) -> list[list[float]]:
-        return [[float(c.decision.nbytes) for c in several] for several in self.options.values()]
+        return [[float(c.decision.nbytes) for c in candidates] for candidates in self.options.values()]
 
 
 def reported_decibels(share: float) -> float | None:

@@ -68,7 +68,7 @@ def choose(costs: Sequence[ArrayLike], loads: Sequence[ArrayLike], bound: float)
 
 
 def _solved(items: Sequence[_Item], bound: float) -> list[int]:
-    """The option of each item, by its place among the item's options."""
+    """The cheapest choice within the bound: for each item the place of its option among the item's options."""
     # Here, because loading them takes a sixth of the time a command needs to start.
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
@@ -77,7 +77,7 @@ def _solved(items: Sequence[_Item], bound: float) -> list[int]:
     lengths = np.array([len(item.costs) for item in items])
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    # In units of the largest sums: tolerances of the solver are absolute.
+    # Costs and loads in units of their largest sums, because the solver's tolerances are absolute.
     heaviest = max(float(np.maximum.reduceat(load, starts).sum()), 1e-300)
     dearest = max(float(np.maximum.reduceat(cost, starts).sum()), 1e-300)
     each = csr_array((np.ones(len(cost)), (np.repeat(np.arange(len(items)), lengths), np.arange(len(cost)))))
@@ -88,7 +88,7 @@ def _solved(items: Sequence[_Item], bound: float) -> list[int]:
         picked = [int(item.loads.argmin()) for item in items]
     else:
         picked = [int(solution[s:e].argmax()) for s, e in zip(starts, ends, strict=True)]
-    return _lightened(items, picked, bound)  # the solver's tolerance is not ours
+    return _lightened(items, picked, bound)  # the solver may exceed the bound by its tolerance
 
 
 def _pareto_front(costs: Doubles, loads: Doubles) -> _Item:

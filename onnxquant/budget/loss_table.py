@@ -17,7 +17,7 @@ from onnxquant.budget.choices import CandidateTable, FormatChoice
 from onnxquant.budget.latency import ProductTimer
 from onnxquant.budget.sensitivity import FigureCache, FloatModel
 from onnxquant.calibration.feeds import Feeds
-from onnxquant.calibration.gram_matrices import grams
+from onnxquant.calibration.gram_matrices import GramFile, grams
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.io import Document
@@ -39,14 +39,6 @@ _HEAVY = 24
 _EXACT, _QUIETEST = 64, 1e-14
 # The noise of a weight among the others may be this many times larger or smaller than alone; more is chance.
 _MOST = 8.0
-
-
-@dataclass(frozen=True)
-class _GramFile:
-    """The Gram matrix of a weight's inputs in a file, and the number of inputs that it sums up."""
-
-    path: Path
-    count: int
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class CandidateMeter:
     rule: Rule
     model: FloatModel
     folder: Path
-    grams: dict[str, _GramFile] = field(default_factory=dict)
+    grams: dict[str, GramFile] = field(default_factory=dict)
 
     @property
     def document(self) -> Document:
@@ -104,11 +96,11 @@ class CandidateMeter:
         factors: dict[str, float] = {}
         with self.model.with_weights(self.decoded_weights(choice)) as base:
             for i, name in enumerate(heavy):
-                site, alone = self.free[name], choice.picked[name].noise
+                site, predicted = self.free[name], choice.picked[name].noise
                 score = self.model.score({site.tensor.name: self.document.array(site.tensor)}, base)
                 gain = choice.measured - noise_share(score.criterion)
-                if alone > 0 and math.isfinite(gain):
-                    factors[name] = float(np.clip(gain / alone, 1 / _MOST, _MOST))
+                if predicted > 0 and math.isfinite(gain):
+                    factors[name] = float(np.clip(gain / predicted, 1 / _MOST, _MOST))
                 self.context.progress("measuring interactions", (i + 1) / len(heavy))
         return table.rescale(factors)
 
@@ -137,15 +129,14 @@ class CandidateMeter:
         document, threads = self.document, self.context.options.threads
         readers = {n: r for n, s in self.free.items() if (r := nodes_showing_the_input(s, document.proto.graph))}
         names = {self.free[n].tensor.name: n for n in readers}
-        nodes = [r for several in readers.values() for r in several]
+        nodes = [r for of_weight in readers.values() for r in of_weight]
         options: dict[str, list[FormatCandidate]] = {}
         for weight, gram, count in grams(document, nodes, feeds, threads=threads, progress=self.context.progress):
             name = names[weight]
             options[name] = candidates(document, self.free[name], self.formats, self.rule, gram)
             decisions = [c.decision for c in options[name]]
             if any(isinstance(d, EncodeDecision) and d.solver != Rtn.name for d in decisions):
-                self.grams[name] = _GramFile(self.folder / f"{len(self.grams)}.npy", count)
-                np.save(self.grams[name].path, gram)
+                self.grams[name] = GramFile.save(self.folder / f"{len(self.grams)}.npy", gram, count)
         for name, site in self.free.items():
             if name not in options:
                 options[name] = candidates(document, site, self.formats, self.rule, None)
@@ -155,12 +146,12 @@ class CandidateMeter:
         """Candidates with the time of their products."""
         timer, positions = ProductTimer(self.document.opset, self.context.options.threads), self._positions()
         count, timed = self._counter("timing products", len(options)), {}
-        for name, several in options.items():
+        for name, formats in options.items():
             site, rows = self.free[name], positions.get(name, 1)
             if is_decoded_at_load(site, self.rule):  # then no format is faster than another
-                timed[name] = several
+                timed[name] = formats
             else:
-                timed[name] = [replace(c, seconds=timer.seconds(site, c.decision, rows)) for c in several]
+                timed[name] = [replace(c, seconds=timer.seconds(site, c.decision, rows)) for c in formats]
             count(None)
         return timed
 
@@ -184,11 +175,11 @@ class CandidateMeter:
         Where there are many weights, those of one shape and role are measured at some places along the depth of the model,
         and interpolated between.
         """
-        probes = {n: p for n, several in options.items() if (p := _probe(several))}
+        probes = {n: p for n, formats in options.items() if (p := _probe(formats))}
         kinds: dict[tuple[object, ...], list[str]] = {}
         for name in probes:
             kinds.setdefault((self.free[name].role, self.free[name].shape), []).append(name)
-        places = {kind: spread(len(names), _share(len(names), len(probes))) for kind, names in kinds.items()}
+        places = {kind: probe_places(len(names), _share(len(names), len(probes))) for kind, names in kinds.items()}
         count = self._counter("measuring sensitivity", sum(map(len, places.values())))
         gains: dict[str, float] = {}
         for kind, names in kinds.items():
@@ -199,8 +190,8 @@ class CandidateMeter:
             between = np.exp(np.interp(range(len(names)), places[kind], measured))
             gains.update(zip(names, between.tolist(), strict=True))
         return {
-            name: [replace(c, noise=c.loss * gains[name]) for c in several] if name in gains else several[:1]
-            for name, several in options.items()
+            name: [replace(c, noise=c.loss * gains[name]) for c in formats] if name in gains else formats[:1]
+            for name, formats in options.items()
         }
 
     def _gain(self, name: str, probe: _Probe, cache: FigureCache) -> float:
@@ -237,7 +228,7 @@ def _share(count: int, total: int) -> int:
     return count if total <= _EXACT else max(2, round(_EXACT * count / total))
 
 
-def spread(count: int, chosen: int) -> list[int]:
+def probe_places(count: int, chosen: int) -> list[int]:
     """``chosen`` indices out of ``count``, both ends included, denser near the ends."""
     if chosen >= count:
         return list(range(count))
@@ -245,9 +236,9 @@ def spread(count: int, chosen: int) -> list[int]:
     return sorted({round(place) for place in wave * (count - 1)})
 
 
-def _probe(several: Sequence[FormatCandidate]) -> _Probe | None:
+def _probe(formats: Sequence[FormatCandidate]) -> _Probe | None:
     """The candidate with the middle loss: its noise shows, and it does not break the model."""
     probes = [
-        _Probe(c.decision.format, c.loss) for c in several if isinstance(c.decision, EncodeDecision) and c.loss > 0
+        _Probe(c.decision.format, c.loss) for c in formats if isinstance(c.decision, EncodeDecision) and c.loss > 0
     ]
     return sorted(probes, key=lambda p: p.loss)[len(probes) // 2] if probes else None

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
 from onnxquant.numerics.arrays import Doubles
 from onnxquant.recipe.progress import Progress, silent
+from onnxquant.solvers.base import Inputs
 
 MEMORY = 512 << 20
 """Bytes that the matrices of one run over the samples may take; if they take more, there are several runs."""
@@ -67,6 +69,24 @@ class GramMatrix(NamedTuple):
     inputs: int
 
 
+@dataclass(frozen=True)
+class GramFile:
+    """A Gram matrix in a file, and the number of inputs that it sums up."""
+
+    path: Path
+    count: int
+
+    @classmethod
+    def save(cls, path: Path, matrix: Doubles, count: int) -> Self:
+        """Write the matrix to a new file."""
+        np.save(path, matrix)
+        return cls(path, count)
+
+    def load(self) -> Inputs:
+        """The matrix as solvers take it."""
+        return Inputs(np.load(self.path), self.count)
+
+
 def is_reader(node: onnx.NodeProto, position: int) -> bool:
     """Whether the inputs of a node that reads a weight in this position have a Gram matrix."""
     return is_op(node, "Conv", "Gemm", "MatMul") and position == 1 and not attribute(node, "transA", 0)
@@ -98,9 +118,9 @@ def grams(
     Raises:
         ModelError: the model does not run on a sample.
     """
-    sums_by_weight: dict[str, list[_Sum]] = {}
+    sums_by_weight: dict[str, list[_GramSum]] = {}
     for reader in readers:
-        sums_by_weight.setdefault(reader.weight, []).append(_Sum(reader))
+        sums_by_weight.setdefault(reader.weight, []).append(_GramSum(reader))
     with runtime.extendable(document, threads) as source:
         for run in _runs([sums for sums in sums_by_weight.values() if _have_one_shape(sums)], memory):
             _observe(source, [part for sums in run for part in sums], feeds, progress)
@@ -112,14 +132,14 @@ def grams(
                     part.forget()
 
 
-def _have_one_shape(sums: list[_Sum]) -> bool:
+def _have_one_shape(sums: list[_GramSum]) -> bool:
     """Whether the readers of a weight see it in one shape, and its matrices are small enough."""
     return len({part.shape for part in sums}) == 1 and sums[0].nbytes <= LARGEST
 
 
-def _runs(weights: Iterable[list[_Sum]], memory: int) -> Iterator[list[list[_Sum]]]:
+def _runs(weights: Iterable[list[_GramSum]], memory: int) -> Iterator[list[list[_GramSum]]]:
     """Groups of weights whose sums fit in memory together."""
-    run: list[list[_Sum]] = []
+    run: list[list[_GramSum]] = []
     for sums in weights:
         if run and sum(part.nbytes for s in [*run, sums] for part in s) > memory:
             yield run
@@ -129,7 +149,7 @@ def _runs(weights: Iterable[list[_Sum]], memory: int) -> Iterator[list[list[_Sum
         yield run
 
 
-def _observe(source: runtime.ExtendableModel, sums: list[_Sum], feeds: Feeds, progress: Progress) -> None:
+def _observe(source: runtime.ExtendableModel, sums: list[_GramSum], feeds: Feeds, progress: Progress) -> None:
     graph = source.document.proto.graph
     inputs, shown = {i.name for i in graph.input}, {o.name for o in graph.output}
     names = list(dict.fromkeys(part.x for part in sums if part.x not in inputs))  # onnxruntime returns no inputs
@@ -142,7 +162,7 @@ def _observe(source: runtime.ExtendableModel, sums: list[_Sum], feeds: Feeds, pr
         progress("weighing inputs", (i + 1) / count)
 
 
-class _Sum:
+class _GramSum:
     """The matrices of one reader, while samples are added."""
 
     def __init__(self, reader: Reader) -> None:

@@ -85,6 +85,7 @@ def _ranges(statistics: Statistics, methods: list[str]) -> dict[str, dict[str, l
 
 
 def _described(model: str, output: str, statistics: Statistics, methods: list[str]) -> dict[str, Any]:
+    """The statistics as the command prints them with ``--json``."""
     return {
         "model": model,
         "output": output,

@@ -63,6 +63,7 @@ def report(
 
 
 def _write(loaded: dict[str, Report], output: str, *, force: bool) -> None:
+    """Write one report in the form of the output's ending, or a comparison of several."""
     paths = files.places([output], Path(next(iter(loaded))), force=force)
     if paths[0].resolve() in [Path(name).resolve() for name in loaded]:
         raise OutputError(f"{paths[0]}: is an input; inputs are never overwritten, give another output")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import Feeds
-from onnxquant.calibration.gram_matrices import Reader, grams
+from onnxquant.calibration.gram_matrices import GramFile, Reader, grams
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
 from onnxquant.errors import RecipeError
 from onnxquant.formats.base import Format
@@ -56,18 +55,6 @@ class _SiteReader:
 
     site: Site
     reader: Reader
-
-
-@dataclass(frozen=True)
-class _GramFile:
-    """The Gram matrix of an activation in a file, and the number of inputs that it sums up."""
-
-    path: Path
-    count: int
-
-    def load(self) -> Inputs:
-        """The matrix as solvers take it."""
-        return Inputs(np.load(self.path), self.count)
 
 
 def equivalent_model(context: Context) -> EquivalentModel:
@@ -118,7 +105,7 @@ def _scale(context: Context, formats: Mapping[str, Format]) -> ChannelResult:
     readers = _readers_by_activation(document, formats)
     # The channels of a Conv are on the second axis.
     observers = {
-        x: "absmean:1" if several[0].reader.node.op_type == "Conv" else "absmean" for x, several in readers.items()
+        x: "absmean:1" if first.reader.node.op_type == "Conv" else "absmean" for x, (first, *_) in readers.items()
     }
     feeds = context.samples.for_calibration(document).calibrating
     statistics = collect(
@@ -128,16 +115,15 @@ def _scale(context: Context, formats: Mapping[str, Format]) -> ChannelResult:
         threads=options.threads,
         progress=context.progress,
     )
-    files: dict[str, _GramFile] = {}
+    files: dict[str, GramFile] = {}
     for x, inputs in _inputs_by_activation(context, readers, feeds):
-        files[x] = _GramFile(context.folder / f"awq-{len(files)}.npy", inputs.count or 0)
-        np.save(files[x].path, inputs.gram)
+        files[x] = GramFile.save(context.folder / f"awq-{len(files)}.npy", inputs.gram, inputs.count or 0)
     magnitudes = {
         x: accumulator.absmean
         for x, observer in observers.items()
         if x in files and isinstance(accumulator := statistics.observers[x][observer], AbsMean)
     }
-    by_tensor = {r.site.tensor.name: formats[r.site.name] for several in readers.values() for r in several}
+    by_tensor = {r.site.tensor.name: formats[r.site.name] for site_readers in readers.values() for r in site_readers}
 
     def quantizer(weight: str) -> Quantizer | None:
         form = by_tensor.get(weight)
@@ -194,7 +180,7 @@ def _inputs_by_activation(
     context: Context, readers: Mapping[str, list[_SiteReader]], feeds: Feeds
 ) -> Iterator[tuple[str, Inputs]]:
     """Each activation with its Gram matrices. One of its readers is enough to show them."""
-    first = {x: several[0].reader for x, several in readers.items()}
+    first = {x: site_readers[0].reader for x, site_readers in readers.items()}
     names = {reader.weight: x for x, reader in first.items()}
     for weight, gram, count in grams(
         context.document, first.values(), feeds, threads=context.options.threads, progress=context.progress

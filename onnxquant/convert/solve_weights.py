@@ -64,7 +64,7 @@ def _solve(context: Context, weights: _Weights, feeds: Feeds | None, results: jo
         main = context.document.proto.graph
         readers = {name: r for name, site in weights.sites.items() if (r := nodes_showing_the_input(site, main))}
         names = {weights.sites[name].tensor.name: name for name in readers}
-        nodes = [node for several in readers.values() for node in several]
+        nodes = [node for of_weight in readers.values() for node in of_weight]
         batch: list[jobs.Task] = []
         for tensor, gram, inputs in grams(
             context.document, nodes, feeds, threads=options.threads, progress=context.progress

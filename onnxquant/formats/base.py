@@ -227,6 +227,7 @@ class Format(SolvableFormat, ABC):
         return encoded if order is None else encoded.with_order(order)
 
     def _encode(self, weight: NDArray[Any]) -> Encoded:
+        """The planes of a weight that is not empty and in its stored order."""
         rows, cols = weight.shape
         prepared = self.prepare(survey(weight, self.surveyed) if self.surveyed is not Surveyed.NOTHING else None)
         form = prepared.format

@@ -68,7 +68,7 @@ def values(grid: LevelGrid, indices: Indices, split: RowSplit | None = None) -> 
     out = np.empty((rows, cols), np.float32)
 
     def work(part: slice) -> None:
-        step, shift = spread(grid, part, cols)
+        step, shift = steps_and_shifts(grid, part, cols)
         np.multiply(grid.levels.astype(np.float32).take(indices[part]), step, out=out[part])
         out[part] += shift
 
@@ -76,13 +76,13 @@ def values(grid: LevelGrid, indices: Indices, split: RowSplit | None = None) -> 
     return out
 
 
-def nearest(grid: LevelGrid, weight: FloatArray, split: RowSplit | None = None) -> Indices:
+def nearest_indices(grid: LevelGrid, weight: FloatArray, split: RowSplit | None = None) -> Indices:
     """Indices of the levels nearest to a weight [rows, cols]; where a step is 0, of the level nearest to 0."""
     rows, cols = weight.shape
     out = np.empty((rows, cols), np.uint8)
 
     def work(part: slice) -> None:
-        step, shift = spread(grid, part, cols)
+        step, shift = steps_and_shifts(grid, part, cols)
         with np.errstate(over="ignore"):
             ratio = (weight[part].astype(np.float32) - shift) / np.where(step == 0, np.float32(np.inf), step)
         out[part] = nearest_index(grid.levels, ratio)
@@ -91,7 +91,7 @@ def nearest(grid: LevelGrid, weight: FloatArray, split: RowSplit | None = None) 
     return out
 
 
-def spread(grid: LevelGrid, part: slice, cols: int) -> tuple[Matrix, Matrix]:
+def steps_and_shifts(grid: LevelGrid, part: slice, cols: int) -> tuple[Matrix, Matrix]:
     """Step and shift of each weight of some rows."""
     step, shift = (
         side.astype(np.float32) if grid.of_tensor else expand(side[part].astype(np.float32), grid.group, cols)

@@ -155,6 +155,11 @@ class Integers(ScaledCodes):
         return scale, np.clip(zero, 0, self.top).astype(np.float32)
 
     def _symmetric_scale(self, low: Matrix, high: Matrix) -> Matrix:
+        """Scale of groups between these values, so that code ``offset`` is zero.
+
+        At 8 bits both signs reach 127. At fewer bits the larger magnitude takes the lowest code, of which there is one more,
+        and a scale is negative where that magnitude is positive.
+        """
         if self.bits == 8:
             scale = np.maximum(-low, high) / np.float32(127)
         else:

@@ -124,7 +124,7 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
-class _Weights:
+class _WeightTotals:
     """Sums over all constant weights.
 
     Attributes:
@@ -178,7 +178,7 @@ def info(path: str | Path) -> ModelInfo:
     )
 
 
-def _weights(document: Document, encoded: Sequence[Record]) -> _Weights:
+def _weights(document: Document, encoded: Sequence[Record]) -> _WeightTotals:
     """Sums over the weights of a prepared document."""
     planes = {name for record in encoded for name in record.plane_names}
     stored = [t for t in tensors(document.proto) if t.name in planes]
@@ -189,7 +189,7 @@ def _weights(document: Document, encoded: Sequence[Record]) -> _Weights:
     sites, others = find_sites(document)
     in_float = sum(s.elements for s in sites) + sum(prod(c.shape) for c in others) - sum(prod(t.dims) for t in side)
     float_bytes = sum(s.nbytes for s in sites) + sum(c.nbytes for c in others) - sum(map(nbytes, side))
-    return _Weights(count + in_float, count, sum(sizes.values()) + float_bytes, sizes)
+    return _WeightTotals(count + in_float, count, sum(sizes.values()) + float_bytes, sizes)
 
 
 def _weight(record: Record, planes: Mapping[str, int]) -> WeightInfo:

@@ -13,7 +13,7 @@ from onnxquant.native.kernels import formats as kernel_formats
 from onnxquant.recipe.files import shipped
 from onnxquant.solvers import solvers
 from onnxquant.targets import targets
-from onnxquant.targets.bodies import GATHER, MATMUL, op_name
+from onnxquant.targets.bodies import GATHER, MATMUL, custom_op_name
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ def installation() -> Installation:
 
 
 def _formats() -> list[FormatInfo]:
+    """The registered formats, with the targets that hold them and the operators that compute with them."""
     try:
         compiled = kernel_formats()
     except NativeLibraryError:
@@ -137,7 +138,7 @@ def _formats() -> list[FormatInfo]:
             bits_per_weight=form.bits_per_weight,
             parameters=form.parameters(),
             targets=[target.name for target in targets() if target.holds(form)],
-            kernels=[op_name(op, form) for op in (MATMUL, GATHER)] if form.name in compiled else [],
+            kernels=[custom_op_name(op, form) for op in (MATMUL, GATHER)] if form.name in compiled else [],
         )
         for form in formats()
     ]

@@ -24,7 +24,7 @@ from onnxquant.targets import AUTO
 
 
 @dataclass(frozen=True)
-class _Choice:
+class _TargetedWeight:
     """An encoded weight, and the target that is to hold it."""
 
     encoded: Encoded
@@ -51,7 +51,7 @@ class Model:
         self._document = load(source, tuple(external_roots))
         prepare(self._document)
         self.sites: list[Site] = find_sites(self._document)[0]
-        self._chosen: dict[str, _Choice] = {}
+        self._chosen: dict[str, _TargetedWeight] = {}
 
     def _site(self, name: str) -> Site:
         for site in self.sites:
@@ -84,7 +84,7 @@ class Model:
             raise RecipeError(
                 f"weight {name!r}: encoded as [{encoded.rows}, {encoded.cols}], expected [{site.rows}, {site.cols}]"
             )
-        self._chosen[name] = _Choice(encoded, target)
+        self._chosen[name] = _TargetedWeight(encoded, target)
 
     def save(self, output: str | Path, *, force: bool = False) -> None:
         """Write the model with the encoded weights set so far.

@@ -73,6 +73,7 @@ def encode(
 
 
 def _encode(form: Format, job: WeightJob) -> tuple[Encoded, Difference]:
+    """The encoded weight, and its difference from the float weight."""
     rows, cols = job.rows, job.cols
     prepared = form.prepare(None if form.surveyed is Surveyed.NOTHING else job.survey(form.surveyed))
     form, inner = prepared.format, prepared.format.inner

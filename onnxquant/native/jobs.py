@@ -68,7 +68,7 @@ class ErrorSums(ctypes.Structure):
     """Sums over the errors of some rows."""
 
     _fields_ = (
-        ("error", _DOUBLE), ("bias", _DOUBLE), ("reference", _DOUBLE), ("got", _DOUBLE), ("worst", _DOUBLE),
+        ("error", _DOUBLE), ("bias", _DOUBLE), ("reference", _DOUBLE), ("actual", _DOUBLE), ("worst", _DOUBLE),
         ("unequal", _INT), ("bad_row", _INT), ("bad_col", _INT),
     )  # fmt: skip
 

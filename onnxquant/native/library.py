@@ -122,6 +122,7 @@ def in_order(array: NDArray[Any]) -> NDArray[Any]:
 
 @cache
 def _library() -> ctypes.CDLL:
+    """The library, loaded at the first call and of the right ABI version."""
     path = library_path()
     try:
         library = ctypes.CDLL(str(path))

@@ -176,14 +176,14 @@ class WeightJob:
         Raises:
             RangeError: the weight is beyond what the format's scales can express.
         """
-        error, bias, reference, got = (
-            sum(getattr(p, name) for p in parts) for name in ("error", "bias", "reference", "got")
+        error, bias, reference, actual = (
+            sum(getattr(p, name) for p in parts) for name in ("error", "bias", "reference", "actual")
         )
-        if not np.isfinite(got) and self.weight is not None:
+        if not np.isfinite(actual) and self.weight is not None:
             return self._out_of_range(encoded, self.weight)
         worst, unequal = max(p.worst for p in parts), sum(p.unequal for p in parts)
-        dot = (got + reference - error) / 2
-        return Difference(self.rows * self.cols, error, bias, reference, got, dot, worst, unequal)
+        dot = (actual + reference - error) / 2
+        return Difference(self.rows * self.cols, error, bias, reference, actual, dot, worst, unequal)
 
     def _out_of_range(self, encoded: Encoded, weight: NDArray[Any]) -> Difference:
         """The difference, or the error, of a weight that does not decode to finite values; numpy finds which values."""

@@ -47,9 +47,23 @@ class ErrorFigures:
 
 @dataclass
 class Difference:
-    """Accumulated difference between a reference and what was got.
+    """Accumulated difference between reference arrays and the actual ones.
 
-    ``sqnr_db`` is 10 log10(sum reference^2 / sum (got - reference)^2), infinite for equal arrays.
+    ``sqnr_db`` is 10 log10(sum reference^2 / sum (actual - reference)^2), infinite for equal arrays.
+
+    Attributes:
+        count: number of elements.
+        error: sum of squares of actual - reference.
+        signed: sum of actual - reference.
+        reference: sum of squares of the reference.
+        actual: sum of squares of the actual values.
+        dot: sum of reference * actual.
+        max_error: largest magnitude of actual - reference.
+        unequal: number of elements that differ.
+        not_finite: number of elements that are finite in the reference alone.
+        overflows: whether a reference is infinite or NaN.
+        shape_mismatch: both shapes, where they differ; empty: they do not.
+        comparison: way in which arrays of other shapes were compared; empty: element by element.
 
     >>> d = Difference(); d.add(np.array([3.0, 4.0]), np.array([3.0, 4.5])); round(d.sqnr_db, 2)
     20.0
@@ -59,7 +73,7 @@ class Difference:
     error: float = 0.0
     signed: float = 0.0
     reference: float = 0.0
-    got: float = 0.0
+    actual: float = 0.0
     dot: float = 0.0
     max_error: float = 0.0
     unequal: int = 0
@@ -68,13 +82,13 @@ class Difference:
     shape_mismatch: str = ""
     comparison: str = ""
 
-    def add(self, reference: NDArray[Any], got: NDArray[Any]) -> None:
+    def add(self, reference: NDArray[Any], actual: NDArray[Any]) -> None:
         """Add one pair of arrays; positions where the reference is infinite or NaN are not compared."""
-        reference, got = np.asarray(reference), np.asarray(got)
-        if reference.shape != got.shape:
-            self.shape_mismatch = f"{list(got.shape)} instead of {list(reference.shape)}"
+        reference, actual = np.asarray(reference), np.asarray(actual)
+        if reference.shape != actual.shape:
+            self.shape_mismatch = f"{list(actual.shape)} instead of {list(reference.shape)}"
             return
-        a, b = reference.reshape(-1), got.reshape(-1)
+        a, b = reference.reshape(-1), actual.reshape(-1)
         self.count += a.size
         if a.dtype.kind not in "fV":
             self.unequal += int((a != b).sum())
@@ -83,6 +97,7 @@ class Difference:
             self._add(a[start : start + _CHUNK].astype(np.float64), b[start : start + _CHUNK].astype(np.float64))
 
     def _add(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
+        """Add the sums of two flat arrays; pairs that are not finite are counted alone."""
         finite = np.isfinite(a) & np.isfinite(b)
         if not finite.all():
             self.not_finite += int((~finite & np.isfinite(a)).sum())
@@ -93,7 +108,7 @@ class Difference:
         self.error += float(delta @ delta)
         self.signed += float(delta.sum())
         self.reference += float(a @ a)
-        self.got += float(b @ b)
+        self.actual += float(b @ b)
         self.dot += float(a @ b)
         if delta.size:
             self.max_error = max(self.max_error, float(np.abs(delta).max()))
@@ -121,8 +136,8 @@ class Difference:
     @property
     def cosine(self) -> float:
         """Cosine similarity; 1 when both are zero."""
-        norm = math.sqrt(self.reference * self.got)
-        return self.dot / norm if norm else (1.0 if self.reference == self.got else 0.0)
+        norm = math.sqrt(self.reference * self.actual)
+        return self.dot / norm if norm else (1.0 if self.reference == self.actual else 0.0)
 
     def figures(self) -> ErrorFigures:
         """The figures of everything that was added so far."""

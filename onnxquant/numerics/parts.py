@@ -153,6 +153,7 @@ def named_part(text: str, outputs: Sequence[str]) -> Part:
 
 
 def _index(text: str, index: str) -> Index:
+    """The slices of an index of numpy in text; ``text`` names the whole part in errors."""
     parts = []
     for part in index.split(","):
         numbers = re.fullmatch(r"\s*(-?\d+)?\s*(:)?\s*(-?\d+)?\s*", part)

@@ -174,6 +174,7 @@ class Judge:
         return powers
 
     def _quality(self, part: Part, aligned: Sequence[Aligned]) -> PartQuality:
+        """The figures of a part: its answers, and its noise over all samples, the worst one and the worst tenth."""
         quality = PartQuality(part.title, shape=_remark(part.output, aligned))
         if answers := self._answers(part, aligned):
             quality = replace(quality, answer=answers.kind, same=answers.same, answers=answers.count)
@@ -257,8 +258,8 @@ def _has_classes(output: str, values: NDArray[Any]) -> bool:
 
 def _are_probabilities(values: NDArray[Any]) -> bool:
     """Whether each row could be the output of a Softmax."""
-    several = values.ndim > 0 and values.shape[-1] > 1 and bool((values >= 0).all())
-    return several and bool(np.allclose(values.sum(-1, dtype=np.float64), 1, atol=_ROUNDING))
+    can_be = values.ndim > 0 and values.shape[-1] > 1 and bool((values >= 0).all())
+    return can_be and bool(np.allclose(values.sum(-1, dtype=np.float64), 1, atol=_ROUNDING))
 
 
 def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

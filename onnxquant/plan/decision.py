@@ -69,6 +69,7 @@ class _WeightDecision:
         }
 
     def _to_dict(self, form: Format | None, target: str | None, nbytes: int) -> dict[str, Any]:
+        """The entries of either kind of decision, as reports hold them."""
         return {
             "name": self.name,
             "role": self.role,

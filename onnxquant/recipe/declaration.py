@@ -172,6 +172,7 @@ def format_options() -> dict[str, Option]:
 
 
 def _of_format(parameter: Parameter) -> Option:
+    """The option of a parameter of formats."""
     declaration = Declaration(
         help=parameter.help,
         scope=Scope.RULE,

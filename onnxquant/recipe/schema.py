@@ -108,6 +108,7 @@ def _message(error: ValidationError) -> str:
 
 
 def _expected(error: ValidationError) -> str:
+    """The end of an error's sentence: the values that would be right."""
     value, allowed = error.instance, error.validator_value
     if error.validator == "enum":
         return nearest(str(value), [str(choice) for choice in allowed])

@@ -112,6 +112,7 @@ def compare(reports: Mapping[str, ReportData]) -> Comparison:
 
 
 def _row(name: str, report: ReportData) -> ReportRow:
+    """The row of one report."""
     verdict = verdict_of(report)
     return ReportRow(
         report=name,

@@ -105,6 +105,7 @@ def _svg(name: str, drawing: Drawing) -> str:
 
 
 def _depth(sites: Sequence[rows.SiteRow]) -> Drawing | None:
+    """SQNR of each weight in the order of the graph, a color for each format."""
     shown = [
         (i, s.sqnr_db, s.format) for i, s in enumerate(sites) if s.sqnr_db is not None and math.isfinite(s.sqnr_db)
     ]
@@ -130,6 +131,7 @@ def _depth(sites: Sequence[rows.SiteRow]) -> Drawing | None:
 
 
 def _outputs(proof: Proof) -> Drawing | None:
+    """SQNR of each output, between each pair of runs that was compared."""
     pairs = {pair: errors for pair in _PAIRS if (errors := proof.errors(*pair))}
     names = list(dict.fromkeys(name for errors in pairs.values() for name in errors))[:_RANKED]
     if not names:
@@ -172,6 +174,7 @@ def _sensitivity(weights: Sequence[WeightCosts]) -> Drawing | None:
 
 
 def _ranking(bars: Sequence[_Bar], label: str, *, logarithmic: bool = False) -> Drawing:
+    """Horizontal bars of the highest-ranked entries."""
     top = bars[:_RANKED]
 
     def draw(axes: Axes) -> None:
@@ -187,6 +190,7 @@ def _ranking(bars: Sequence[_Bar], label: str, *, logarithmic: bool = False) -> 
 
 
 def _ranges(report: ReportData) -> Drawing | None:
+    """Values of activations beside the ranges of their codes."""
     tensors = report.activations.tensors if isinstance(report.activations, StaticRecord) else {}
     pairs = [(name, codes, report.observed[name]) for name, codes in tensors.items() if name in report.observed]
     if not pairs:
@@ -220,6 +224,7 @@ def _cut(codes: TensorCodes, values: HistogramSummary) -> float:
 
 
 def _front(search: FormatSearchResult) -> Drawing | None:
+    """Bits per weight against SQNR: the Pareto front, and the choices that were measured."""
     front = [(c.bits_per_weight, c.predicted_sqnr_db) for c in search.front if c.predicted_sqnr_db is not None]
     if not front:
         return None

@@ -108,6 +108,7 @@ def sites(report: ReportData) -> list[SiteRow]:
 
 
 def _site(site: SiteResult) -> SiteRow:
+    """The row of one weight."""
     decision = site.decision
     return SiteRow(
         name=decision.name,

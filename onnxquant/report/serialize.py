@@ -98,6 +98,7 @@ def report_from_json(kind: type[R], data: JsonValue, name: str) -> R:
 
 
 def _read(kind: type[R], data: JsonObject) -> R:
+    """The report of a class in data that fits the schema."""
     return kind(
         source=from_json(str, data["source"]),
         output=cast(str | None, data["output"]),
@@ -128,6 +129,7 @@ def _read_judgement(data: JsonObject) -> Judgement:
 
 
 def _read_site(data: JsonObject) -> SiteResult:
+    """The result of one weight; its keys tell which kind of error figures it has."""
     error, checks = data.get("error"), None
     figures: ErrorFigures | Float16Error | None = None
     if isinstance(error, dict):

@@ -91,6 +91,7 @@ def _weight_only(report: ReportData) -> list[str]:
 
 
 def _slow(activations: ActivationRecord, proof: Proof | None) -> list[str]:
+    """Warnings of activations that are no faster than float, or could be faster."""
     kind = activations.code_type
     if kind.endswith("16"):
         return [f"{kind} activations have no integer kernels on CPUs and are slower than float; uint8 is fast"]
@@ -110,6 +111,7 @@ def _slow(activations: ActivationRecord, proof: Proof | None) -> list[str]:
 
 
 def _saturation(proof: Proof) -> list[str]:
+    """Warnings of kernels that saturate on CPUs without VNNI."""
     low = {n: loss.sqnr_db for n, loss in (proof.activations.saturation or {}).items() if loss.sqnr_db < SATURATED_DB}
     if not low:
         return []
@@ -123,6 +125,7 @@ def _saturation(proof: Proof) -> list[str]:
 
 
 def _fusion(proof: Proof) -> list[str]:
+    """Warnings of outputs that ONNX Runtime's optimizations make worse."""
     out = []
     deployed = proof.errors(Run.FLOAT, Run.DEPLOYED)
     for name, plain in proof.errors(Run.FLOAT, Run.UNOPTIMIZED).items():

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.grid import Indices, LevelGrid, nearest, spread, values
+from onnxquant.formats.grid import Indices, LevelGrid, nearest_indices, steps_and_shifts, values
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
@@ -76,7 +76,7 @@ class AdaRound(Solver):
 def _learned(start: Encoded, weight: Matrix, grams: Matrix, split: RowSplit) -> Encoded:
     """The weight with learned codes on its grid."""
     grid = start.format.grid(start)
-    near = nearest(grid, weight, split)
+    near = nearest_indices(grid, weight, split)
     below = values(grid, near, split)
     other = _others(grid, near, weight > below)
     move = values(grid, other, split) - below
@@ -122,7 +122,7 @@ def _others(grid: LevelGrid, near: Indices, above: NDArray[np.bool_]) -> Indices
         near: index of the nearest level.
         above: whether the weight lies above the nearest level.
     """
-    step, _ = spread(grid, slice(None), near.shape[1])
+    step, _ = steps_and_shifts(grid, slice(None), near.shape[1])
     up = (above == (step > 0)) | (near == 0)
     up &= near != len(grid.levels) - 1
     return np.where(up, near + 1, near - (near > 0)).astype(np.uint8)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError, WeightError
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.grid import nearest
+from onnxquant.formats.grid import nearest_indices
 from onnxquant.formats.matrix import Matrix, chunks
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
@@ -153,6 +153,7 @@ class Solver(ABC):
 
 
 def _check_start(form: Format, weight: Matrix, start: Encoded) -> None:
+    """Refuse a start that is another format or shape than the weight to solve, and weights that are not finite."""
     # Some fields are set by encoding.
     alike = [
         getattr(start.format, name, None) == getattr(form, name) for name in ("name", "permuted", *form.parameters())
@@ -168,7 +169,7 @@ def _check_start(form: Format, weight: Matrix, start: Encoded) -> None:
 
 def rounded(start: Encoded, weight: Matrix, split: RowSplit | None = None) -> Encoded:
     """The weight with the codes nearest to it on the grid of ``start``."""
-    return start.format.place(start, nearest(start.format.grid(start), weight, split))
+    return start.format.place(start, nearest_indices(start.format.grid(start), weight, split))
 
 
 def losses(weight: Matrix, decoded: Matrix, inputs: Inputs | None = None, split: RowSplit | None = None) -> Doubles:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.grid import FloatArray, LevelGrid, nearest, nearest_level
+from onnxquant.formats.grid import FloatArray, LevelGrid, nearest_indices, nearest_level
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
@@ -73,7 +73,7 @@ def _descended(start: Encoded, weight: Matrix, factors: Factors, split: RowSplit
     for first in range(0, rows, step):
         part = slice(first, first + step)
         chosen = factors.descend(weight[part], _nearest(grid, part, factors.groups))
-        out[part] = nearest(grid.rows(part), chosen, split)
+        out[part] = nearest_indices(grid.rows(part), chosen, split)
     return start.format.place(start, out)
 
 

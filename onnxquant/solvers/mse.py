@@ -135,6 +135,7 @@ class _Best:
 
 
 def _proposals(form: Format, before: Encoded, sums: Sums, grid: LevelGrid) -> Iterator[tuple[Doubles, Doubles]]:
+    """Steps and shifts that lower the squared error of the current codes, one pair after the other."""
     if not grid.shifts:
         step = sums.best_step(grid.step)
         yield step, np.zeros_like(step)

@@ -68,11 +68,11 @@ def kernel_name(form: Format) -> str:
     return form.name if form.inner is form else f"{form.name}_double"
 
 
-def op_name(kind: str, form: Format, *, bias: bool = False) -> str:
+def custom_op_name(kind: str, form: Format, *, bias: bool = False) -> str:
     """Name of our op, ``MatMulQ4_0`` for ``q4_0``; the C++ library uses the same.
 
     >>> from onnxquant.formats import format_named
-    >>> op_name("MatMul", format_named("i2_s")), op_name("Gather", format_named("int4", symmetric=False))
+    >>> custom_op_name("MatMul", format_named("i2_s")), custom_op_name("Gather", format_named("int4", symmetric=False))
     ('MatMulI2_S', 'GatherInt4Zero')
     """
     suffix = kernel_name(form).upper()
@@ -102,7 +102,7 @@ def body(kind: str, form: Format, planes: tuple[str, ...], needs: Needs) -> onnx
     text = "\n".join(
         [
             f'<domain: "{DOMAIN}", opset_import: ["" : {needs.opset}, "com.microsoft" : 1]>',
-            f"{op_name(kind, form, bias=needs.bias)} <{', '.join(attributes)}> ({', '.join(inputs)}) => (Y) {{",
+            f"{custom_op_name(kind, form, bias=needs.bias)} <{', '.join(attributes)}> ({', '.join(inputs)}) => (Y) {{",
             *_Body(form, planes, needs).lines(kind),
             "}",
         ]
@@ -219,6 +219,7 @@ class _Body(NodeBuilder):
         return self.op("Pad", matrix, self.op("Concat", self.ints(0, 0), missing, self.ints(0), axis=0))
 
     def _super_blocks(self) -> tuple[str, str | None]:
+        """Scale and minimum of each sub-block: the factors of super-blocks unpacked and multiplied."""
         scales, matrix = self.reshape(self.side("scales"), self.ints(-1, 1)), self.size("matrix")
         if "minima" not in self.planes:
             factors = self.reshape(self.floats(self.transpose("factors", 0, 2, 1)), self.ints(-1, 16))
@@ -232,7 +233,7 @@ class _Body(NodeBuilder):
         sc = self.op("Concat", sc_low, self.join(last_low, sc_high, four_bits), axis=1)
         m = self.op("Concat", m_low, self.join(last_high, m_high, four_bits), axis=1)
         minima = self.op("Neg", self.reshape(self.side("minima"), self.ints(-1, 1)))
-        out = [self.op("Mul", factor, of) for factor, of in ((sc, scales), (m, minima))]
+        out = [self.op("Mul", factor, side) for factor, side in ((sc, scales), (m, minima))]
         scale, minimum = (self.cut(self.reshape(x, matrix), "blocks", 1) for x in out)
         return scale, minimum
 
@@ -286,6 +287,7 @@ class _Body(NodeBuilder):
         return self._scatter(out, "permutation", out) if self.form.permuted else out
 
     def _scaled_codes(self) -> str:
+        """The decoded weight: codes without their offset times scales, and minima added."""
         codes, (scale, second) = self.codes(), self.sides()
         if isinstance(self.form, TableCodes):
             codes = self.op("Gather", self.table(self.form.table()), self.cast(codes, I64))
@@ -315,6 +317,7 @@ class _Body(NodeBuilder):
         self.steps.append(f"Y = Add ({y}, bias)" if self.needs.bias else f"Y = Identity ({y})")
 
     def _packed_product(self, x: str) -> str:
+        """The product by MatMulNBits; zero points, minima and outliers are further products."""
         if self.form.permuted:
             x = self.op("Gather", x, "permutation", axis=-1)
         scale, shift = self.around_offset()
@@ -342,6 +345,7 @@ class _Body(NodeBuilder):
         return self.op("ReduceSum", blocked, self.ints(2), keepdims=0)
 
     def _gather(self) -> None:
+        """The steps of a lookup: GatherBlockQuantized where it can read the planes, else rows of the decoded weight."""
         direct = is_packed(self.form) and not self.form.permuted and set(self.planes) == {"codes", "scales"}
         if not direct:
             self.steps.append(f"Y = Gather <axis = 0> ({self.decoded()}, indices)")

@@ -104,7 +104,7 @@ class Custom(Target):
         for layout in layouts:
             for kind in (bodies.MATMUL, bodies.GATHER, bodies.DEQUANTIZE):
                 for bias in (False, True):
-                    if bodies.op_name(kind, layout.form, bias=bias) in called:
+                    if bodies.custom_op_name(kind, layout.form, bias=bias) in called:
                         needs = bodies.Needs(editor.opset, half, ragged, bias)
                         editor.function(bodies.body(kind, layout.form, tuple(layout.specs()), needs))
         editor.import_domain(MICROSOFT, 1)
@@ -127,13 +127,13 @@ class _CustomOps:
         """Add X @ W.T, plus a bias."""
         self.results.append(Result(UseKind.PRODUCT, x, output, bias))
         inputs = [x, *self.planes, *([bias] if bias else [])]
-        nodes.op(bodies.op_name(bodies.MATMUL, self.layout.form, bias=bool(bias)), *inputs, **self._attributes(output))
+        nodes.op(bodies.custom_op_name(bodies.MATMUL, self.layout.form, bias=bool(bias)), *inputs, **self._attributes(output))
 
     def lookup(self, nodes: GraphNodes, indices: str, output: str) -> None:
         """Add the rows of W."""
         self.results.append(Result(UseKind.LOOKUP, indices, output))
         in_half = nodes.site.tensor.data_type == F16
-        name = bodies.op_name(bodies.GATHER, self.layout.form)
+        name = bodies.custom_op_name(bodies.GATHER, self.layout.form)
         rows = nodes.op(name, *self.planes, indices, **self._attributes("" if in_half else output))
         if in_half:
             nodes.op("Cast", rows, output=output, to=F16)
@@ -141,7 +141,7 @@ class _CustomOps:
     def decode(self, nodes: GraphNodes) -> str:
         """Add W in its own shape."""
         view, elem_type = nodes.site.view, nodes.site.tensor.data_type
-        name = bodies.op_name(bodies.DEQUANTIZE, self.layout.form)
+        name = bodies.custom_op_name(bodies.DEQUANTIZE, self.layout.form)
         shape: dict[str, Any] = {"shape": view.permuted, "perm": view.inverse, "to": elem_type}
         return nodes.op(name, *self.planes, **self._attributes(""), **shape)
 

@@ -54,6 +54,7 @@ def read_decoded(editor: ModelEditor, uses: Sequence[Use], decoded: str) -> Resu
 
 
 def _decode(nodes: GraphNodes, layout: DenseLayout, form: ScaledCodes, names: Mapping[str, str]) -> str:
+    """Nodes that decode the weight in its own shape and type; the result's name."""
     codes = _unpack(nodes, layout, names["codes"]) if layout.packed else nodes.floats(names["codes"])
     if form.has_zero_points:
         codes = nodes.op("Sub", codes, _spread(nodes, layout, nodes.floats(names["zero_points"])))

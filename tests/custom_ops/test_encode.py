@@ -97,7 +97,7 @@ def check_statistics(found, weight, values):
         assert getattr(found, name) == pytest.approx(getattr(exact, name), rel=1e-12)
     scale = np.sqrt(exact.error * exact.count)
     assert found.signed == pytest.approx(exact.signed, abs=1e-13 * scale + 1e-300)
-    assert found.dot == pytest.approx(exact.dot, rel=1e-12, abs=1e-12 * (exact.got + exact.reference))
+    assert found.dot == pytest.approx(exact.dot, rel=1e-12, abs=1e-12 * (exact.actual + exact.reference))
 
 
 @pytest.mark.parametrize("isa", ISAS)

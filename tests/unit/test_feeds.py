@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from samples import read
 
-from onnxquant.calibration.feeds import Guess, Input, SampleOrigin, Split, Synthetic, open_feeds, read, split, spread
+from onnxquant.calibration.feeds import Guess, Input, SampleOrigin, Split, Synthetic, open_feeds, split, spread
 from onnxquant.errors import FeedError
 
 X = Input("x", "tensor(float)", ("batch", 3))

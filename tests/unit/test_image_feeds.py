@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
+from samples import read
 
-from onnxquant.calibration.feeds import Input, open_feeds, read
+from onnxquant.calibration.feeds import Input, open_feeds
 from onnxquant.calibration.feeds.settings import entries
 from onnxquant.cli import main
 from onnxquant.errors import FeedError

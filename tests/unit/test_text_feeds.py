@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 import pytest
 import tokenizers
+from samples import read
 
-from onnxquant.calibration.feeds import Input, open_feeds, read
+from onnxquant.calibration.feeds import Input, open_feeds
 from onnxquant.errors import FeedError
 
 WORDS = [

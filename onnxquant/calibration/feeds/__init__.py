@@ -46,7 +46,6 @@ __all__ = [
     "entries",
     "guesses",
     "open_feeds",
-    "read",
     "split",
     "spread",
     "vocabulary",
@@ -88,15 +87,6 @@ def open_feeds(
         raise FeedError(f"{name}: holds {len(feeds)} samples, expected at least {least}")
     next(iter(feeds))  # samples that do not fit at all are refused now
     return feeds
-
-
-def read(data: Data, inputs: Sequence[Input], limit: int | None, preprocess: Description | None = None) -> list[Feed]:
-    """The samples of ``open_feeds``, all in memory.
-
-    Raises:
-        FeedError: see ``open_feeds``.
-    """
-    return list(open_feeds(data, inputs, limit=limit, preprocess=preprocess))
 
 
 def _source(data: Data, inputs: Sequence[Input], limit: int | None, steps: Mapping[str, Any]) -> Source:

@@ -100,7 +100,9 @@ class NestedTable(BlockTable):
         return self.why_not_solvable or (nested if self.double_quant else "")
 
     def from_blocks(self, blocks: NDArray[Any], rows: int, cols: int, absmax: NDArray[Any]) -> Encoded:
-        """The weight of bitsandbytes' bytes, with float32 scales; ``nest`` gives 8-bit ones.
+        """The weight of bitsandbytes' packed bytes and the largest magnitude of each block, as its base class takes them.
+
+        Scales stay float32; ``nest`` turns them into 8-bit ones.
 
         Raises:
             WeightError: wrong sizes.

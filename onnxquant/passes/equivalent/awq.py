@@ -138,7 +138,7 @@ class ScaleForAwq(Pass):
 
 
 @dataclass(frozen=True)
-class _Weight:
+class _ScalableWeight:
     """A weight [rows, cols] that is to be encoded, and its type in the model."""
 
     matrix: Matrix
@@ -154,8 +154,8 @@ class _Weight:
         return float(losses(self.matrix, decoded.astype(np.float32), inputs).sum())
 
 
-def _weight(finder: ScalePathFinder, op: Linear, quantizer: Quantizer) -> _Weight:
-    return _Weight(op.blocks(finder.document)[0, :, :, 0].astype(np.float32), op.dtype, quantizer)
+def _weight(finder: ScalePathFinder, op: Linear, quantizer: Quantizer) -> _ScalableWeight:
+    return _ScalableWeight(op.blocks(finder.document)[0, :, :, 0].astype(np.float32), op.dtype, quantizer)
 
 
 def _path(finder: ScalePathFinder, name: str, readers: list[Linear]) -> ScalePath | Refusal:
@@ -167,7 +167,7 @@ def _path(finder: ScalePathFinder, name: str, readers: list[Linear]) -> ScalePat
     return no_single_matrix(readers) or shared_weight(finder.editor, ops) or path
 
 
-def _best_scale(weights: list[_Weight], magnitude: Doubles, inputs: Inputs) -> ScaleChoice:
+def _best_scale(weights: list[_ScalableWeight], magnitude: Doubles, inputs: Inputs) -> ScaleChoice:
     """The best power of the magnitudes; 0 where none is better than no scales."""
     for weight in weights:
         inputs.check(*weight.matrix.shape)

@@ -12,7 +12,7 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.names import MICROSOFT, NameAllocator
 from onnxquant.graph.node import STANDARD
 from onnxquant.graph.traverse import names_of, subgraphs
-from onnxquant.passes.float16.scope import FLOAT, HALF, Scope, hoist_constants, inferred_types
+from onnxquant.passes.float16.scope import FLOAT, HALF, GraphScope, hoist_constants, inferred_types
 from onnxquant.passes.float16.size_chains import cast_to, size_nodes
 from onnxquant.passes.float16.values import ConvertedConstant, Store, beyond, constant_tensor, store_inline, to_half
 from onnxquant.passes.prepare.initializers import free_inputs
@@ -70,7 +70,7 @@ class GraphConversion:
         return {name: FLOAT if types[name] == "tensor(float)" else _NO_FLOAT for name in outputs}
 
     def convert(
-        self, graph: onnx.GraphProto, parent: Scope | None, io: int, is_float: Sequence[bool | None]
+        self, graph: onnx.GraphProto, parent: GraphScope | None, io: int, is_float: Sequence[bool | None]
     ) -> list[bool]:
         """Convert a graph.
 
@@ -86,7 +86,7 @@ class GraphConversion:
         hoist_constants(graph)
         if freed := free_inputs(graph, {t.name for t in graph.initializer if t.data_type == FLOAT}):
             self.notes.append(f"{freed} constants no longer graph inputs")
-        scope = Scope(graph, parent)
+        scope = GraphScope(graph, parent)
         for index, value in enumerate(graph.input):
             known = is_float[index] if index < len(is_float) else None
             if known or value.type.tensor_type.elem_type == FLOAT:
@@ -107,7 +107,7 @@ class GraphConversion:
 
     # ---- nodes ----
 
-    def _node(self, node: onnx.NodeProto, scope: Scope, io: int, outputs: set[str], *, sized: bool) -> None:
+    def _node(self, node: onnx.NodeProto, scope: GraphScope, io: int, outputs: set[str], *, sized: bool) -> None:
         if node.op_type in _CONTROL and node.domain in STANDARD:
             types = self._control(node, scope)
         elif node.op_type in ("Cast", "CastLike") and node.domain in STANDARD and not sized:
@@ -129,7 +129,7 @@ class GraphConversion:
                 scope.variants[name, io] = name
                 self._insert_cast(scope, node.output[index], name, io, scope.place[name])
 
-    def _plain(self, node: onnx.NodeProto, scope: Scope, *, sized: bool) -> dict[int, int]:
+    def _plain(self, node: onnx.NodeProto, scope: GraphScope, *, sized: bool) -> dict[int, int]:
         floats = [i for i, name in enumerate(node.input) if name and scope.owner(name)]
         signature = self.signature(node)
         why = "its values are sizes" if sized else self._why_in_float32(node, signature, scope, floats)
@@ -151,7 +151,7 @@ class GraphConversion:
         return types
 
     def _why_in_float32(
-        self, node: onnx.NodeProto, signature: Signature | None, scope: Scope, floats: Sequence[int]
+        self, node: onnx.NodeProto, signature: Signature | None, scope: GraphScope, floats: Sequence[int]
     ) -> str | None:
         """Why a node has to compute in float32; None when it need not."""
         if signature is None:
@@ -206,7 +206,7 @@ class GraphConversion:
 
     # ---- operators whose types are their own matter ----
 
-    def _cast(self, node: onnx.NodeProto, scope: Scope) -> dict[int, int]:
+    def _cast(self, node: onnx.NodeProto, scope: GraphScope) -> dict[int, int]:
         owner = scope.owner(node.input[0])
         if owner:  # any type will do; a constant gives all its digits
             self._use(node, 0, scope, owner.types[node.input[0]] or FLOAT)
@@ -242,7 +242,7 @@ class GraphConversion:
         node.CopyFrom(onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=tensor))
         return {0: HALF}
 
-    def _control(self, node: onnx.NodeProto, scope: Scope) -> dict[int, int]:
+    def _control(self, node: onnx.NodeProto, scope: GraphScope) -> dict[int, int]:
         inner = list(subgraphs(node))
         floats = [bool(n) and scope.owner(n) is not None for n in node.input]
         inputs: list[bool | None] = [*floats] if node.op_type != "If" else []
@@ -258,7 +258,7 @@ class GraphConversion:
 
     # ---- values ----
 
-    def _use(self, node: onnx.NodeProto, index: int, scope: Scope, kind: int) -> None:
+    def _use(self, node: onnx.NodeProto, index: int, scope: GraphScope, kind: int) -> None:
         """Let a node read a value in a type, through a Cast or another copy of a constant where it has to be."""
         name = node.input[index]
         owner = scope.holder(name)
@@ -266,7 +266,7 @@ class GraphConversion:
         if name in owner.constants and kind == FLOAT:
             owner.uses.setdefault(name, []).append((node, index))
 
-    def _variant(self, owner: Scope, name: str, kind: int) -> str:
+    def _variant(self, owner: GraphScope, name: str, kind: int) -> str:
         if (name, kind) in owner.variants:
             return owner.variants[name, kind]
         have = owner.types[name]
@@ -281,12 +281,12 @@ class GraphConversion:
         owner.variants[name, kind] = variant
         return variant
 
-    def _insert_cast(self, scope: Scope, source: str, name: str, kind: int, place: int) -> None:
+    def _insert_cast(self, scope: GraphScope, source: str, name: str, kind: int, place: int) -> None:
         node = onnx.helper.make_node("Cast", [source], [name], name=self._name(name, "cast"), to=kind)
         scope.inserted.setdefault(place, []).append(node)
         self.casts += 1
 
-    def _output(self, value: onnx.ValueInfoProto, scope: Scope, io: int) -> bool:
+    def _output(self, value: onnx.ValueInfoProto, scope: GraphScope, io: int) -> bool:
         owner = scope.owner(value.name)
         if owner is None:
             return False
@@ -321,7 +321,7 @@ class GraphConversion:
         tensor.data_type = HALF
         (store_inline if attribute or values.nbytes <= _TWICE_BELOW else self.store)(tensor, half)
 
-    def _finish(self, scope: Scope) -> None:
+    def _finish(self, scope: GraphScope) -> None:
         """Make the copies of constants that were asked for, and put the Casts in their places."""
         added: list[onnx.TensorProto] = []
         for name, tensor in scope.constants.items():
@@ -337,7 +337,7 @@ class GraphConversion:
         scope.graph.initializer.extend(added)
         scope.rebuild()
 
-    def _both(self, scope: Scope, tensor: onnx.TensorProto, added: list[onnx.TensorProto]) -> None:
+    def _both(self, scope: GraphScope, tensor: onnx.TensorProto, added: list[onnx.TensorProto]) -> None:
         variant = scope.variants[tensor.name, FLOAT]
         values = self.document.array(tensor)
         if values.nbytes > _TWICE_BELOW:

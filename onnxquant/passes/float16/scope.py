@@ -11,7 +11,7 @@ from onnxquant.passes.float16.values import constant_tensor
 FLOAT, HALF = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.FLOAT16)
 
 
-class Scope:
+class GraphScope:
     """The values of one graph while it is converted.
 
     Attributes:
@@ -22,7 +22,7 @@ class Scope:
         inserted: Casts, by the place of the node that they follow; -1: first in the graph.
     """
 
-    def __init__(self, graph: onnx.GraphProto, parent: Scope | None) -> None:
+    def __init__(self, graph: onnx.GraphProto, parent: GraphScope | None) -> None:
         self.graph, self.parent = graph, parent
         self.own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
         self.own |= {o for n in graph.node for o in n.output if o}
@@ -37,14 +37,14 @@ class Scope:
                 self.types[sparse.values.name] = FLOAT
                 self.own.add(sparse.values.name)
 
-    def owner(self, name: str) -> Scope | None:
+    def owner(self, name: str) -> GraphScope | None:
         """The scope that a name belongs to, if it is a float32 value."""
-        scope: Scope | None = self
+        scope: GraphScope | None = self
         while scope and name not in scope.own:
             scope = scope.parent
         return scope if scope and name in scope.types else None
 
-    def holder(self, name: str) -> Scope:
+    def holder(self, name: str) -> GraphScope:
         """The scope that a float32 value belongs to.
 
         Raises:

@@ -59,7 +59,7 @@ class FoldWeights(Pass):
         known: dict[str, Known] | None = None
         folded = joined = 0
         for editor in graph_editors(document):
-            folder = _Folder(document, editor)
+            folder = _WeightFolder(document, editor)
             joined += folder.joined
             if results := folder.results():
                 known = infer(document) if known is None else known
@@ -70,7 +70,7 @@ class FoldWeights(Pass):
         return PassResult(bool(parts), tuple(parts))
 
 
-class _Folder:
+class _WeightFolder:
     """Folds the weights of one graph.
 
     Args:

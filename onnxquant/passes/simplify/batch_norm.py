@@ -72,7 +72,7 @@ class FoldBatchNorms(Pass):
         norms = others = 0
         refusals: Counter[str] = Counter()
         for editor in graph_editors(document):
-            folder = _Folder(document, editor, known)
+            folder = _AffineFolder(document, editor, known)
             for node in list(editor.graph.node):
                 op = linear(editor, node)
                 chain = folder.followers(op) if op else []
@@ -108,8 +108,8 @@ def _why_left(editor: GraphEditor, node: onnx.NodeProto) -> str:
 
 def _trains(node: onnx.NodeProto) -> bool:
     # Before opset 14 more than one output meant training; spatial=0 (opset 7) has parameters per position.
-    several = sum(bool(name) for name in node.output) > 1
-    return several or attribute(node, "training_mode", 0) == 1 or attribute(node, "spatial", 1) == 0
+    has_more_outputs = sum(bool(name) for name in node.output) > 1
+    return has_more_outputs or attribute(node, "training_mode", 0) == 1 or attribute(node, "spatial", 1) == 0
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _elementwise(
 
 
 @dataclass(frozen=True)
-class _Folder:
+class _AffineFolder:
     """Folds the affine nodes of one graph.
 
     Attributes:

@@ -7,7 +7,7 @@ import pytest
 from graphs import matmul
 
 from onnxquant.budget.candidates import candidates, parse, spec_of
-from onnxquant.budget.loss_table import spread
+from onnxquant.budget.loss_table import probe_places
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.graph.io import load
@@ -64,7 +64,7 @@ def test_a_format_that_no_target_takes_is_no_candidate() -> None:
 
 @pytest.mark.parametrize(("count", "chosen"), [(1, 1), (5, 9), (30, 9), (30, 2), (200, 60)])
 def test_measured_weights_include_the_first_and_the_last(count: int, chosen: int) -> None:
-    places = spread(count, chosen)
+    places = probe_places(count, chosen)
     assert places[0] == 0 and places[-1] == count - 1
     assert places == sorted(set(places)) and min(chosen, count) * 0.8 <= len(places) <= min(chosen, count)
     gaps = np.diff(places)

@@ -15,7 +15,7 @@ from variants import CASES, fits
 from onnxquant.errors import WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.grid import LevelGrid, nearest, values
+from onnxquant.formats.grid import LevelGrid, nearest_indices, values
 from onnxquant.formats.native_job import ZeroPoint
 from onnxquant.numerics.rows import RowSplit
 
@@ -66,7 +66,7 @@ def test_a_grid_is_what_is_decoded(name: str, parameters: dict[str, Any], shape:
     encoded, decoded = of(name, parameters, graphs.weight(*shape))
     form = encoded.format
     grid = form.grid(encoded)
-    indices = nearest(grid, decoded)
+    indices = nearest_indices(grid, decoded)
     assert indices.dtype == np.uint8 and indices.shape == shape
     assert_equal(values(grid, indices), decoded, form)
     placed = form.place(encoded, indices)
@@ -97,7 +97,7 @@ def test_nearest_is_the_nearest_of_all(name: str, parameters: dict[str, Any]) ->
     step, shift = (np.broadcast_to(np.repeat(s, grid.group, 1)[:, :128], w.shape) for s in (grid.step, grid.shift))
     every = grid.levels.astype(float) * step[..., None].astype(float) + shift[..., None]
     best = np.abs(every - w[..., None]).min(-1)
-    found = np.abs(values(grid, nearest(grid, w)).astype(float) - w)
+    found = np.abs(values(grid, nearest_indices(grid, w)).astype(float) - w)
     np.testing.assert_allclose(found, best, rtol=0, atol=1e-6 * np.abs(w).max())
 
 
@@ -165,11 +165,11 @@ def test_sides_beyond_their_type_become_its_largest() -> None:
 def test_rows_in_parts_and_threads_give_the_same(name: str) -> None:
     encoded = format_named(name).encode(graphs.weight(37, 256))
     grid, w = encoded.format.grid(encoded), graphs.weight(37, 256, seed=5)
-    whole = nearest(grid, w, RowSplit(threads=1))
+    whole = nearest_indices(grid, w, RowSplit(threads=1))
     found = values(grid, whole, RowSplit(threads=1))
     for rows, threads in ((1, 1), (5, 3), (5, None)):
         split = RowSplit(4 * 256 * rows, threads)
-        np.testing.assert_array_equal(nearest(grid, w, split), whole)
+        np.testing.assert_array_equal(nearest_indices(grid, w, split), whole)
         np.testing.assert_array_equal(values(grid, whole, split), found)
 
 
@@ -180,21 +180,21 @@ def test_levels_of_tables_are_found_between_any_two_neighbours(name: str) -> Non
     w = np.concatenate([near, [1e30, -1e30, 1e-42, -1e-42, 0, -0.0]]).astype(np.float32)[None]
     grid = LevelGrid(levels.astype(np.float32), np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), w.size)
     expected = np.abs(levels[:, None] - w.astype(float)).min(0)
-    np.testing.assert_allclose(np.abs(levels[nearest(grid, w)] - w)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(np.abs(levels[nearest_indices(grid, w)] - w)[0], expected, rtol=1e-6)
 
 
 def test_levels_that_share_a_sixteenth_bit_are_refused() -> None:
     levels = np.array([0, 1, 1.0001, 1.0002], np.float32)
     one = np.ones((1, 1), np.float32)
     with pytest.raises(WeightError, match="nearer to each other than a 128th"):
-        nearest(LevelGrid(levels, one, one * 0, 4), np.ones((1, 4), np.float32))
+        nearest_indices(LevelGrid(levels, one, one * 0, 4), np.ones((1, 4), np.float32))
 
 
 def test_a_step_of_nothing_takes_the_level_of_nothing() -> None:
     for name in ("int4", "nf4", "q4_1", "q4_k", "q6_k", "f8_e4m3"):
         encoded = format_named(name).encode(np.zeros((2, 256), np.float32))
         grid = encoded.format.grid(encoded)
-        indices = nearest(grid, graphs.weight(2, 256))
+        indices = nearest_indices(grid, graphs.weight(2, 256))
         assert not grid.levels[indices].any()
         assert not encoded.format.decode(encoded.format.place(encoded, indices)).any()
 
