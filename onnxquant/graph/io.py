@@ -197,14 +197,13 @@ def load(source: str | Path | onnx.ModelProto, external_roots: Sequence[str | Pa
     return document
 
 
-def domains(model: Path | bytes) -> set[str]:
-    """Domains of the ops in a model file or a serialized model; its external data is not looked at.
+def outlined(model: Path | bytes) -> onnx.ModelProto:
+    """The graph of a model file or of a serialized model, without the bytes of its large tensors.
 
     Raises:
         ModelError: not an ONNX model.
     """
-    proto = _parsed(_map_file(model), str(model)) if isinstance(model, Path) else _parsed(memoryview(model), "the model")
-    return {n.domain for n in nodes(proto)}
+    return _parsed(_map_file(model), str(model)) if isinstance(model, Path) else _parsed(memoryview(model), "the model")
 
 
 def _parsed(buffer: memoryview, name: str) -> onnx.ModelProto:

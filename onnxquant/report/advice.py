@@ -6,6 +6,7 @@ What was taken already, and what does not exist for such a file, is not named.
 from __future__ import annotations
 
 from onnxquant.json_data import JsonValue
+from onnxquant.numerics.align import BY_BEGINNINGS
 from onnxquant.plan.activations import ActivationRecord, DynamicRecord, StaticRecord
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.report.data import ReportData
@@ -40,6 +41,8 @@ def more_accurate(report: ReportData, proof: Proof) -> str:
     """The step that costs accuracy, and what to try."""
     if _given(report, "whole_graph"):
         return "float16 does not suit every op of this model; --format f16 without --whole-graph stores the weights alone so"
+    if _worst_is_cut(proof):
+        return "outputs of other lengths drift apart, so that the figure says little: judge them with --metric"
     twin = min((e.sqnr_db for e in proof.errors(Run.FLOAT, Run.TWIN).values()), default=0.0)
     if report.activations and twin >= _WEIGHTS_ARE_GOOD_DB:
         steps = _better_activations(report, report.activations)
@@ -47,6 +50,13 @@ def more_accurate(report: ReportData, proof: Proof) -> str:
     if not report.encoded and not proof.weights:
         return "the file loses too much; quantize the original with more bits, or with fewer ops on integers"
     return f"the format costs this model its accuracy; {_or(_better_weights(report, proof))}{_ranking(proof)}"
+
+
+def _worst_is_cut(proof: Proof) -> bool:
+    """Whether the worst part of the outputs was compared over the common beginnings of unequal lengths."""
+    parts = [part for part in proof.quality or [] if part.sqnr_db is not None]
+    worst = min(parts, key=lambda part: part.sqnr_db or 0.0, default=None)
+    return worst is not None and BY_BEGINNINGS in (worst.shape or "")
 
 
 def faster(report: ReportData, proof: Proof) -> str:

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxquant.errors import ModelError
-from onnxquant.graph.io import domains
+from onnxquant.graph.io import outlined
 from onnxquant.graph.names import DOMAIN
+from onnxquant.graph.random_draws import add_seeds, unseeded
+from onnxquant.graph.traverse import nodes
 from onnxquant.native import library as native
 from onnxquant.runtime.environment import instruction_set_cap
 
@@ -89,6 +92,7 @@ def open_session(
     *,
     library: bool = True,
     folder: Path | None = None,
+    seeded: bool = True,
 ) -> ort.InferenceSession:
     """A session on a model, with the custom-op libraries that its ops need.
 
@@ -97,11 +101,17 @@ def open_session(
         options: session options; libraries are registered on them.
         library: register the compiled library where the model has its ops; without it their bodies run.
         folder: folder with the external data of a serialized model.
+        seeded: nodes that draw random numbers get seeds, so that sessions can be compared.
 
     Raises:
         ModelError: onnxruntime refuses the model.
     """
-    used = domains(model if isinstance(model, bytes) else Path(model))
+    outline = outlined(model if isinstance(model, bytes) else Path(model))
+    used = {node.domain for node in nodes(outline)}
+    title = "the model" if isinstance(model, bytes) else str(model)
+    if seeded and unseeded(outline):
+        folder = folder if isinstance(model, bytes) else Path(model).parent
+        model = _with_seeds(model)
     if isinstance(model, bytes) and folder is not None:
         options.add_session_config_entry(_DATA_FOLDER, str(folder.resolve()))
     if not _EXTENSION_DOMAINS.isdisjoint(used):
@@ -112,12 +122,17 @@ def open_session(
         if cap := instruction_set_cap():
             native.set_isa(cap)
         options.register_custom_ops_library(str(native.library_path()))
-    title = "the model" if isinstance(model, bytes) else str(model)
     try:
         source = model if isinstance(model, bytes) else str(model)
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ModelError(f"{title}: onnxruntime {version()} cannot load it: {_first_line(error)}") from None
+
+
+def _with_seeds(model: str | Path | bytes) -> bytes:
+    proto = onnx.load_model_from_string(model if isinstance(model, bytes) else Path(model).read_bytes())
+    add_seeds(proto)
+    return proto.SerializeToString()
 
 
 def load(path: str | Path, **session_options: object) -> ort.InferenceSession:
@@ -136,7 +151,7 @@ def load(path: str | Path, **session_options: object) -> ort.InferenceSession:
         if not hasattr(options, key):
             raise TypeError(f"onnxruntime.SessionOptions has no attribute {key!r}")
         setattr(options, key, value)
-    return open_session(path, options)
+    return open_session(path, options, seeded=False)
 
 
 def run(

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxquant.graph.io import Document
+from onnxquant.graph.random_draws import unseeded
 from onnxquant.numerics.align import BY_BEGINNINGS, arrays_of
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.numerics.score import PartQuality
@@ -89,6 +91,14 @@ def notes_on_outputs(outputs: Sequence[Mapping[str, Any]], quality: Sequence[Par
     return notes + [
         f"output {part.output!r} depends on values in its shape: {part.shape}" for part in quality if part.shape
     ]
+
+
+def notes_on_random_draws(document: Document) -> list[str]:
+    """A remark on a model that draws random numbers."""
+    if not (drawing := unseeded(document.proto)):
+        return []
+    ops = ", ".join(sorted({node.op_type for node in drawing}))
+    return [f"the model draws random numbers ({len(drawing)} x {ops}): for the comparison both files draw the same ones"]
 
 
 def _miss(proof: Proof, text: str) -> None:

@@ -20,7 +20,7 @@ from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.values import Drop
-from onnxquant.validation.bounds import judge, note_unoptimized, notes_on_outputs
+from onnxquant.validation.bounds import judge, note_unoptimized, notes_on_outputs, notes_on_random_draws
 from onnxquant.validation.footprint import footprint
 from onnxquant.validation.kernels import kernels_of
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, STOCK, TimedModel, latencies
@@ -91,7 +91,7 @@ def compare(
             proof.feeds = samples.origin
             compared = compare_outputs(models, Path(folder), progress)
             proof.outputs, proof.quality = compared.errors, compared.quality
-            proof.notes += notes_on_outputs(samples.outputs, compared.quality)
+            proof.notes += notes_on_outputs(samples.outputs, compared.quality) + notes_on_random_draws(document)
             note_unoptimized(proof)
         if options.metric is not None:
             progress("metric", 0.0)

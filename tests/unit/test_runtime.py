@@ -10,6 +10,7 @@ import onnx
 import pytest
 from graphs import node
 
+import onnxquant
 from onnxquant import runtime
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import load
@@ -111,3 +112,30 @@ def test_both_domains_of_the_extensions_are_registered() -> None:
     proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft.extensions", 1))
     session = runtime.open_session(proto.SerializeToString(), runtime.session_options(threads=1))
     assert list(runtime.outputs_of(session)) == ["y"]
+
+
+def noisy(extra: int) -> onnx.ModelProto:
+    """x -> some Relus -> Add of normal noise -> MatMul -> y."""
+    nodes = [node("Relu", [f"x{i}" if i else "x"], [f"x{i + 1}"]) for i in range(extra)]
+    nodes += [node("RandomNormalLike", [f"x{extra}" if extra else "x"], ["noise"]), node("Add", ["noise", "x"], ["s"])]
+    nodes.append(node("MatMul", ["s", "w"], ["y"]))
+    return graphs.model(nodes, {"x": ("float32", ["n", 64])}, {"y": "float32"}, {"w": graphs.weight(64, 64)})
+
+
+@pytest.mark.parametrize("external", [True, False])
+def test_compared_sessions_draw_the_same_random_numbers_and_deployed_ones_do_not(tmp_path: Path, external: bool) -> None:
+    paths = [tmp_path / f"{extra}.onnx" for extra in (0, 2)]
+    for path, extra in zip(paths, (0, 2), strict=True):
+        onnx.save(noisy(extra), path, save_as_external_data=external, location=f"{path.name}.data", size_threshold=0)
+    x = np.ones((3, 64), np.float32)
+    first, second = (runtime.run(runtime.open_session(p, runtime.session_options(threads=1)), {"x": x}) for p in paths)
+    np.testing.assert_array_equal(first["y"], second["y"])
+    free = [runtime.run(runtime.load(p), {"x": x}) for p in paths]
+    assert not np.array_equal(free[0]["y"], free[1]["y"])
+
+
+def test_a_model_that_draws_random_numbers_is_judged_by_its_weights_alone(tmp_path: Path) -> None:
+    report = onnxquant.quantize(noisy(0), tmp_path / "out.onnx", format="int8")
+    assert report.proof
+    assert all(error.sqnr_db > 30 for error in report.proof.deployed.values())
+    assert any("draws random numbers (1 x RandomNormalLike)" in note for note in report.proof.notes)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from onnxquant import runtime
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import STANDARD
+from onnxquant.graph.random_draws import RANDOM_OPS
 
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 # Stored codes stay codes: decoding them here would undo a quantization.
 _CODES = {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
-NEVER_FOLDED = _RANDOM | _CODES
+NEVER_FOLDED = RANDOM_OPS | _CODES
 
 
 def computation(node: onnx.NodeProto) -> bytes:
