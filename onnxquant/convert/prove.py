@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from onnxquant import runtime
-from onnxquant.errors import FeedError
+from onnxquant.errors import FeedError, ModelError
+from onnxquant.graph.io import Document
 from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
 from onnxquant.validation.compare import compare, outputs_of_original
@@ -53,6 +54,28 @@ def prove(
         written: knowledge of the writer about the weights
     """
     return compare(context.original, path, outputs, context.options, partial(_report, context.progress), written)
+
+
+def check_loading(original: Document, path: Path) -> None:
+    """Refuse a file that onnxruntime does not load, where it loads the original.
+
+    Raises:
+        ModelError: the file does not load.
+    """
+    try:
+        runtime.open_session(path, runtime.session_options(mapped=True))
+    except ModelError:
+        if _loads(original):
+            raise
+
+
+def _loads(document: Document) -> bool:
+    """Whether onnxruntime loads a model."""
+    try:
+        with runtime.session_of(document, threads=1):
+            return True
+    except ModelError:
+        return False
 
 
 def _report(progress: Progress, stage: str, done: float) -> None:

@@ -21,6 +21,7 @@ from onnxquant.convert.encode_sites import SiteEncoder
 from onnxquant.convert.plan_model import PlannedModel, plan_model
 from onnxquant.convert.prepare_model import fit_operators, prepare_model
 from onnxquant.convert.prove import check_samples, original_outputs, prove
+from onnxquant.convert.size import refuse_larger
 from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
 from onnxquant.errors import ModelError, OnnxQuantError, OutputError, OutputExistsError, RecipeError
 from onnxquant.graph import identity
@@ -113,7 +114,9 @@ def _convert(context: Context, provenance: Provenance) -> Report:
     search = search_formats(context) if options.searches else None
     if search:
         context = context.with_rules(search.rules)
-        provenance = provenance.with_result(_output_path(context.original, provenance.output, search.rules), search.rules)
+        provenance = provenance.with_result(
+            _output_path(context.original, provenance.output, search.rules), search.rules
+        )
         provenance.check()
     model = plan_model(context, search)
     with removing_new_files(provenance):
@@ -158,7 +161,7 @@ def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Repo
     external = options.is_external(already=context.original.is_external(), nbytes=plan.nbytes)
     _refuse_unwritable(path, plan, external=external)
     size = lowering.predict(model.document, plan, path.name, external=external)
-    _refuse_larger(context.original, size)
+    refuse_larger(context.original, size)
     plan = replace(plan, predicted_bytes=size.nbytes)
     report = Report.of_plan(context.original, path, plan, [*notes, *model.notes])
     if options.dry_run:
@@ -176,22 +179,6 @@ def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Repo
     if outputs is not None:
         report.prove(prove(context, path, outputs, EncodedWeights(model.document, encoder.digests)))
     return report
-
-
-def _refuse_larger(original: Document, size: lowering.PredictedSize) -> None:
-    """Refuse a plan under which the constants, and the file with them, take more bytes than before.
-
-    Nodes and metadata come on top: a file of a few kilobytes may grow by them.
-
-    Raises:
-        ModelError: they do.
-    """
-    before = lowering.constant_bytes(original.proto)
-    if size.constants > before and size.nbytes > original.size():
-        raise ModelError(
-            f"{original.name}: the output would be larger: {size.constants} bytes of constants, {before} now; nothing was "
-            f"written; choose a smaller format, or keep weights as they are with --exclude"
-        )
 
 
 def _nothing_to_encode(model: PlannedModel) -> str:

@@ -11,12 +11,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant.convert.prove import original_outputs, prove
+from onnxquant.artifact.lowering import PredictedSize, constant_bytes
+from onnxquant.convert.prove import check_loading, original_outputs, prove
+from onnxquant.convert.size import refuse_larger
 from onnxquant.errors import RecipeError
 from onnxquant.formats.floats import F16
 from onnxquant.graph.computed import restore_computations
+from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.names import ORIGIN
 from onnxquant.graph.publish import Publisher, refuse_overwriting
+from onnxquant.graph.traverse import tensors
 from onnxquant.passes.float16.convert import ConvertToFloat16, Float16Result
 from onnxquant.passes.float16.values import ConvertedConstant
 from onnxquant.plan.context import Context
@@ -62,12 +66,15 @@ def convert(context: Context, path: Path, notes: list[str]) -> Report:
     report = Report.of_plan(original, path, Plan(()), notes)
     if options.dry_run:
         _add(report, ConvertToFloat16(options.keep_io_types)(context.document))
+        refuse_larger(original, _size(context.document))
         return report
     refuse_overwriting(original, path)
     outputs = original_outputs(context) if options.proof else None
     external = options.is_external(already=original.is_external(), nbytes=0)
     _write(context, path, report, external=external)
-    if outputs is not None:
+    if outputs is None:
+        check_loading(original, path)
+    else:
         report.prove(prove(context, path, outputs))
     return report
 
@@ -82,9 +89,16 @@ def _write(context: Context, path: Path, report: Report, *, external: bool) -> N
         outcome = ConvertToFloat16(options.keep_io_types, store)(document)
         document.proto.metadata_props.add(key=ORIGIN, value=context.origin)
         publisher.keep(document.proto, document)
+        refuse_larger(context.original, _size(document))
         publisher.publish(document.proto)
     _add(report, outcome)
     report.finish(path, {}, external=external)
+
+
+def _size(document: Document) -> PredictedSize:
+    """The size of a converted model, with the tensors whose bytes are not in it."""
+    apart = [t for t in tensors(document.proto) if t.data_location == t.EXTERNAL]
+    return PredictedSize(document.proto.ByteSize() + sum(map(nbytes, apart)), constant_bytes(document.proto))
 
 
 def _add(report: Report, outcome: Float16Result) -> None:

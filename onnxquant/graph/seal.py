@@ -21,13 +21,13 @@ def seal(proto: onnx.ModelProto, hashes: Mapping[str, str]) -> None:
         proto: the model, complete but for these entries.
         hashes: hash by name of the tensor.
     """
-    proto.metadata_props.add(key=HASHES, value=json.dumps(hashes, separators=(",", ":")))
+    proto.metadata_props.add(key=HASHES, value=json.dumps(hashes, separators=(",", ":")) if hashes else "")
     last = {entry.key: i for i, entry in enumerate(proto.metadata_props)}
     ours = (*_SEALED, SEAL)
     entries = [
         e for i, e in enumerate(proto.metadata_props) if e.key not in ours or (e.key != SEAL and last[e.key] == i)
     ]
-    replace_field(proto.metadata_props, entries)
+    replace_field(proto.metadata_props, [e for e in entries if e.key != HASHES or e.value])
     proto.metadata_props.add(key=SEAL, value=_digest(proto))
 
 

@@ -41,7 +41,8 @@ def footprint(path: Path) -> Footprint:
     command = [sys.executable, "-P", "-c", code, str(Path(__file__).parents[2]), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ModelError(f"{path}: cannot be loaded in a process of its own: {done.stderr.strip()[-300:]}")
+        last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
+        raise ModelError(f"{path}: cannot be loaded in a process of its own: {last[0].split(': ', 1)[-1]}")
     return from_json(Footprint, json.loads(done.stdout, parse_int=float))
 
 

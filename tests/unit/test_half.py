@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 import onnxquant
 from onnxquant.cli import main
 from onnxquant.errors import ModelError, RecipeError
-from onnxquant.graph.io import load
+from onnxquant.graph.io import Document, load
 from onnxquant.passes.float16.convert import ConvertToFloat16, Float16Result
 from onnxquant.passes.float16.scope import FLOAT, HALF
 from onnxquant.passes.float16.values import to_half
@@ -301,6 +301,89 @@ def test_unknown_operators_are_kept() -> None:
     assert casts(document.proto) == [("a", FLOAT), ("b", HALF)]
 
 
+def beam_search() -> tuple[onnx.ModelProto, Feed]:
+    """A search over a decoder: a graph of BeamSearch, whose weights lie inside of it and in the main graph."""
+    vocabulary, width, i32 = 50, 32, onnx.TensorProto.INT32
+    info = onnx.helper.make_tensor_value_info
+    inner = [
+        node("Gather", ["table", "input_ids"], ["e"]),
+        node("MatMul", ["e", "square"], ["h"]),
+        node("Reshape", ["h", "heads"], ["k"]),
+        node("Transpose", ["k"], ["t"], perm=[0, 2, 1, 3]),
+        node("Unsqueeze", ["t", "first"], ["u"]),
+        node("Concat", ["u", "u"], ["kv"], axis=0),
+        node("Concat", ["past_0", "kv"], ["present_0"], axis=3),
+        node("MatMul", ["h", "head"], ["logits"]),
+    ]
+    inputs = [(n, i32, ["b", "s"]) for n in ("input_ids", "position_ids")] + [("attention_mask", i32, ["b", "t"])]
+    cache = [2, "b", 2, "p", width // 2]
+    decoder = onnx.helper.make_graph(
+        inner, "decoder",
+        [*(info(*each) for each in inputs), info("past_0", FLOAT, cache)],
+        [info("logits", FLOAT, ["b", "s", vocabulary]), info("present_0", FLOAT, cache)],
+        [onnx.numpy_helper.from_array(a, n) for n, a in (
+            ("heads", np.array([0, 0, 2, width // 2])), ("first", np.array([0])), ("square", x(width, width)))],
+    )  # fmt: skip
+    names = ["ids", "longest", "shortest", "beams", "results", "penalty", "repetition"]
+    search = node(
+        "BeamSearch", names, ["found"], domain="com.microsoft", eos_token_id=1, pad_token_id=0, no_repeat_ngram_size=0,
+        early_stopping=0, model_type=0, decoder=decoder,
+    )  # fmt: skip
+    ints, floats = {n: (np.int32, [1]) for n in names[1:5]}, {n: (F32, [1]) for n in names[5:]}
+    constants = {"table": x(vocabulary, width), "head": x(width, vocabulary, seed=1)}
+    model = single([search], {"ids": (np.int32, ["b", "s"]), **ints, **floats}, {"found": np.int32}, constants, 14)
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    feed = {n: np.array([v], np.int32) for n, v in zip(names[1:5], (8, 1, 2, 1), strict=True)}
+    return model, {"ids": np.array([[5, 7, 9]], np.int32), **feed, **{n: np.ones(1, F32) for n in floats}}
+
+
+def test_graphs_of_foreign_operators_stay_float32_and_their_weights_are_cast() -> None:
+    model, feed = beam_search()
+    made, outcome = halved(model)
+    assert np.array_equal(run(model, feed)[0], run(made, feed)[0])
+    assert outcome.in_float32 == {"BeamSearch": "so do the graphs in its attributes"}
+    assert {c.name for c in outcome.constants if c.half} == {"table", "head", "square"}
+
+
+def test_sparse_constants_are_halved() -> None:
+    values = onnx.numpy_helper.from_array(x(3), "values")
+    sparse = onnx.helper.make_sparse_tensor(values, onnx.numpy_helper.from_array(np.array([0, 5, 9]), "places"), [4, 3])
+    nodes = [node("Constant", [], ["w"], sparse_value=sparse), node("MatMul", ["x", "w"], ["y"])]
+    model = single(nodes, {"x": (F32, [2, 4])}, {"y": F32}, {})
+    made, _ = halved(model)
+    assert np.allclose(run(model, {"x": x(2, 4)})[0], run(made, {"x": x(2, 4)})[0], atol=1e-2)
+
+
+def test_means_of_squares_stay_float32() -> None:
+    """Squares of numbers above 255 are infinite in float16; onnxruntime 1.23 to 1.27 loads no two such chains of float16."""
+    nodes = [
+        node("Pow", ["x", "two"], ["square"]), node("ReduceMean", ["square"], ["mean"], axes=[-1]),
+        node("Add", ["mean", "epsilon"], ["sum"]), node("Sqrt", ["sum"], ["root"]), node("Div", ["x", "root"], ["y"]),
+    ]  # fmt: skip
+    constants = {"two": np.float32(2), "epsilon": np.array([1e-5], F32)}
+    agree(single(nodes, {"x": (F32, [2, 8])}, {"y": F32}, constants), {"x": 1000 * x(2, 8)})
+
+
+def test_a_file_that_does_not_load_is_refused_without_a_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(self: ConvertToFloat16, document: Document) -> Float16Result:
+        document.proto.graph.node[0].op_type = "Nonsense"
+        del document.proto.graph.initializer[:]
+        return Float16Result(True, ())
+
+    monkeypatch.setattr(ConvertToFloat16, "__call__", spoil)
+    with pytest.raises(ModelError, match="cannot load it"):
+        onnxquant.quantize(graphs.matmul(), tmp_path / "out.onnx", format="f16", whole_graph=True, proof=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_float16_file_that_would_be_larger_is_refused(tmp_path: Path) -> None:
+    """Only inputs are float32: Casts come on top, and no constant becomes smaller."""
+    model = single([node("Floor", ["x"], ["y"])], {"x": (F32, [2])}, {"y": F32}, {})
+    with pytest.raises(ModelError, match="would be larger"):
+        onnxquant.quantize(model, tmp_path / "out.onnx", format="f16", whole_graph=True, keep_io_types=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_masks_are_clamped_and_large_numbers_kept() -> None:
     """-3.4e38 stands for minus infinity; 100000 is a number, and its node computes in float32."""
     model = single(
@@ -312,7 +395,8 @@ def test_masks_are_clamped_and_large_numbers_kept() -> None:
     made, outcome = agree(model, {"x": x(1, 4)})
     clamped = {c.name: (c.half, c.clamped) for c in outcome.constants}
     assert (
-        clamped == {"mask": (True, 1), "big": (False, 0)} and "'big' holds numbers beyond 65504" in outcome.in_float32["Div"]
+        clamped == {"mask": (True, 1), "big": (False, 0)}
+        and "'big' holds numbers beyond 65504" in outcome.in_float32["Div"]
     )
     (mask,) = (onnx.numpy_helper.to_array(t) for t in made.graph.initializer if t.name == "mask")
     assert mask.tolist() == [0, 0, -65504, 0]

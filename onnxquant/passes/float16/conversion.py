@@ -9,9 +9,11 @@ import onnx
 
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
-from onnxquant.graph.names import MICROSOFT, NameAllocator
+from onnxquant.graph.names import NameAllocator
 from onnxquant.graph.node import STANDARD
-from onnxquant.graph.traverse import names_of, subgraphs
+from onnxquant.graph.traverse import graphs, names_of, names_read, rename_reads, replace_field, subgraphs
+from onnxquant.passes.float16.mean_squares import mean_square_nodes
+from onnxquant.passes.float16.operators import reason_for_float32
 from onnxquant.passes.float16.scope import FLOAT, HALF, GraphScope, hoist_constants, inferred_types
 from onnxquant.passes.float16.size_chains import cast_to, size_nodes
 from onnxquant.passes.float16.values import ConvertedConstant, Store, beyond, constant_tensor, store_inline, to_half
@@ -25,13 +27,9 @@ _ANY_TYPE = ("Shape", "Size")
 # Stands for any other type.
 _NO_FLOAT = int(onnx.TensorProto.UNDEFINED)
 _UNKNOWN = "its types are not known"
+_SIZES = "its values are sizes"
+_MEAN_OF_SQUARES = "squares leave float16's range"
 _CONTROL = ("If", "Loop", "Scan")
-# Their float16 kernels are missing, or their types are in an attribute; scales must keep their digits.
-_IN_FLOAT32 = (
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "EyeLike",
-    "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix", "QuantizeLinear", "DequantizeLinear",
-    "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "SequenceMap",
-)  # fmt: skip
 
 
 class GraphConversion:
@@ -96,28 +94,30 @@ class GraphConversion:
         for name in outputs & scope.constants.keys():
             if io == FLOAT:  # it keeps its name and type
                 scope.types[name] = FLOAT
-        sizes = size_nodes(graph, self._is_float32_only)
+        reasons = dict.fromkeys(mean_square_nodes(graph, lambda node: self._is_square(node, scope)), _MEAN_OF_SQUARES)
+        reasons |= dict.fromkeys(size_nodes(graph, self._is_float32_only), _SIZES)
         for place, node in enumerate(graph.node):
             for name in node.output:
                 scope.place[name] = place
-            self._node(node, scope, io, outputs, sized=place in sizes)
+            self._node(node, scope, io, outputs, reasons.get(place))
         floats = [self._output(value, scope, io) for value in graph.output]
         self._finish(scope)
         return floats
 
     # ---- nodes ----
 
-    def _node(self, node: onnx.NodeProto, scope: GraphScope, io: int, outputs: set[str], *, sized: bool) -> None:
+    def _node(self, node: onnx.NodeProto, scope: GraphScope, io: int, outputs: set[str], reason: str | None) -> None:
         if node.op_type in _CONTROL and node.domain in STANDARD:
             types = self._control(node, scope)
-        elif node.op_type in ("Cast", "CastLike") and node.domain in STANDARD and not sized:
+        elif node.op_type in ("Cast", "CastLike") and node.domain in STANDARD and reason is None:
             types = self._cast(node, scope)
-        elif node.op_type == "ConstantOfShape" and node.domain in STANDARD and not sized:
+        elif node.op_type == "ConstantOfShape" and node.domain in STANDARD and reason is None:
             types = self._filled(node)
         elif node.op_type == "Constant" and node.domain in STANDARD:
             types = self._constant_node(node)
         else:
-            types = self._plain(node, scope, sized=sized)
+            self._keep_graphs(node, scope)
+            types = self._plain(node, scope, reason)
         for index, kind in types.items():
             name = node.output[index]
             if not name:
@@ -129,12 +129,12 @@ class GraphConversion:
                 scope.variants[name, io] = name
                 self._insert_cast(scope, node.output[index], name, io, scope.place[name])
 
-    def _plain(self, node: onnx.NodeProto, scope: GraphScope, *, sized: bool) -> dict[int, int]:
+    def _plain(self, node: onnx.NodeProto, scope: GraphScope, reason: str | None) -> dict[int, int]:
         floats = [i for i, name in enumerate(node.input) if name and scope.owner(name)]
         signature = self.signature(node)
-        why = "its values are sizes" if sized else self._why_in_float32(node, signature, scope, floats)
+        why = reason or self._why_in_float32(node, signature, scope, floats)
         if why or signature is None:
-            if floats and not sized:
+            if floats and why != _SIZES:
                 self.in_float32.setdefault(node.op_type, why or _UNKNOWN)
             for i in floats:
                 self._use(node, i, scope, FLOAT)
@@ -156,16 +156,8 @@ class GraphConversion:
         """Why a node has to compute in float32; None when it need not."""
         if signature is None:
             return _UNKNOWN
-        if node.op_type in _IN_FLOAT32 and node.domain in (*STANDARD, MICROSOFT):
-            return "it has no float16 form that keeps its meaning"
-        if (
-            any(a.name == "reduction" and a.s not in (b"", b"none") for a in node.attribute)
-            and "Scatter" in node.op_type
-        ):
-            return "onnxruntime adds up no float16 there"
-        slots = [*signature.inputs, *signature.outputs]
-        if any("seq(tensor(float))" in s.allowed and "tensor(float)" not in s.allowed for s in slots):
-            return "sequences cannot be cast"
+        if reason := reason_for_float32(node, signature):
+            return reason
         if floats and all(self._is_float32_only(node, i) for i in floats):
             return "its types do not include float16"
         for i in floats:
@@ -177,6 +169,14 @@ class GraphConversion:
             ):
                 return f"its constant {node.input[i]!r} holds numbers beyond 65504"
         return None
+
+    def _is_square(self, node: onnx.NodeProto, scope: GraphScope) -> bool:
+        """Whether a node squares its input."""
+        if node.op_type == "Mul":
+            return node.input[0] == node.input[1]
+        owner = scope.owner(node.input[1]) if node.op_type == "Pow" else None
+        exponent = owner.constants.get(node.input[1]) if owner else None
+        return exponent is not None and bool((self.document.array(exponent) == 2).all())
 
     def _is_float32_only(self, node: onnx.NodeProto, index: int) -> bool:
         """Whether float16 is not allowed for an input."""
@@ -234,7 +234,13 @@ class GraphConversion:
         return {0: HALF}
 
     def _constant_node(self, node: onnx.NodeProto) -> dict[int, int]:
-        """A Constant that is an output of its graph: others are initializers by now."""
+        """A Constant that is an output of its graph, or sparse: others are initializers by now."""
+        sparse = next((a.sparse_tensor for a in node.attribute if a.name == "sparse_value"), None)
+        if sparse is not None and sparse.values.data_type == FLOAT:
+            if beyond(self.document.array(sparse.values)):
+                return {0: FLOAT}
+            self._halve(sparse.values, node.output[0], attribute=True)
+            return {0: HALF}
         tensor = constant_tensor(node)
         if tensor is None or tensor.data_type != FLOAT:
             return {}
@@ -255,6 +261,34 @@ class GraphConversion:
         # The body of a Loop also gives the condition, which is no output.
         results = floats_of_graphs[0][1:] if node.op_type == "Loop" else floats_of_graphs[0]
         return {j: HALF for j, is_float in enumerate(results) if is_float and j < len(node.output)}
+
+    def _keep_graphs(self, node: onnx.NodeProto, scope: GraphScope) -> None:
+        """Leave the graphs in a node's attributes in float32 (BeamSearch, SequenceMap); their weights are cast on loading."""
+        for graph in subgraphs(node):
+            owners = {name: owner for name in names_read(graph) if (owner := scope.owner(name))}
+            for own in (*(i.name for i in graph.input), *(t.name for t in graph.initializer)):
+                owners.pop(own, None)
+            for name, owner in owners.items():
+                owner.captured.update({name} & owner.constants.keys())
+            rename_reads(graph, {name: self._variant(owner, name, FLOAT) for name, owner in owners.items()})
+            for inner in graphs(graph):
+                self._cast_on_loading(inner)
+
+    def _cast_on_loading(self, graph: onnx.GraphProto) -> None:
+        """Store the large constants of a graph in float16, each behind a Cast to float32 that is folded on loading."""
+        given = {i.name for i in graph.input} | {o.name for o in graph.output}
+        casts = []
+        for tensor in graph.initializer:
+            if tensor.data_type == FLOAT and tensor.name not in given and self._is_worth_a_cast(tensor):
+                name, tensor.name = tensor.name, self._name(tensor.name, HALF)
+                casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=FLOAT))
+                self._halve(tensor, name)
+        self.casts += len(casts)
+        replace_field(graph.node, [*casts, *graph.node])
+
+    def _is_worth_a_cast(self, tensor: onnx.TensorProto) -> bool:
+        values = self.document.array(tensor)
+        return values.nbytes > _TWICE_BELOW and not beyond(values)
 
     # ---- values ----
 
@@ -326,16 +360,24 @@ class GraphConversion:
         added: list[onnx.TensorProto] = []
         for name, tensor in scope.constants.items():
             half, single = (name, HALF) in scope.variants, (name, FLOAT) in scope.variants
+            captured = name in scope.captured and scope.types[name] != FLOAT
+            if captured and not half and self._is_worth_a_cast(tensor):
+                half = True
             if scope.types[name] == FLOAT or (single and not half):
-                for node, index in scope.uses.get(name, []):
-                    node.input[index] = name
-                self.constants.append(ConvertedConstant(name, tuple(tensor.dims), half=False))
+                self._leave(scope, tensor, scope.variants[name, FLOAT] if captured else name)
                 continue
             if single:
                 self._both(scope, tensor, added)
             self._halve(tensor, name)
         scope.graph.initializer.extend(added)
         scope.rebuild()
+
+    def _leave(self, scope: GraphScope, tensor: onnx.TensorProto, name: str) -> None:
+        """Leave a constant in float32, under the name that all its readers then use."""
+        for node, index in scope.uses.get(tensor.name, []):
+            node.input[index] = name
+        self.constants.append(ConvertedConstant(tensor.name, tuple(tensor.dims), half=False))
+        tensor.name = name
 
     def _both(self, scope: GraphScope, tensor: onnx.TensorProto, added: list[onnx.TensorProto]) -> None:
         variant = scope.variants[tensor.name, FLOAT]

@@ -73,8 +73,11 @@ class ConvertToFloat16(Pass):
             notes.append(f"model-local functions inlined ({names})")
         whole = GraphConversion(document, self.store)
         whole.convert(document.proto.graph, None, FLOAT if self.keep_io_types else HALF, [])
-        if not whole.constants and not whole.changed:
-            raise ModelError(f"{document.name}: holds no float32 to make float16 of")
+        if not whole.changed and not any(constant.half for constant in whole.constants):
+            reasons = "".join(
+                f"; {op_type} computes in float32: {why}" for op_type, why in sorted(whole.in_float32.items())
+            )
+            raise ModelError(f"{document.name}: holds no float32 to make float16 of{reasons}")
         notes += [*whole.notes, f"float16 throughout, {whole.casts} Casts added"]
         notes += [f"{op_type} computes in float32: {why}" for op_type, why in sorted(whole.in_float32.items())]
         return Float16Result(

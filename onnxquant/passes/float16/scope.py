@@ -19,6 +19,7 @@ class GraphScope:
         types: the type that each float32 value of the original has by now; None for a constant not asked for yet.
         variants: names of a value by type.
         uses: nodes and inputs that a constant's float32 variant was handed out to, by its name.
+        captured: constants that graphs read which stay float32.
         inserted: Casts, by the place of the node that they follow; -1: first in the graph.
     """
 
@@ -29,6 +30,7 @@ class GraphScope:
         self.place: dict[str, int] = {}
         self.variants: dict[tuple[str, int], str] = {}
         self.uses: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+        self.captured: set[str] = set()
         self.inserted: dict[int, list[onnx.NodeProto]] = {}
         self.constants = {t.name: t for t in graph.initializer if t.data_type == FLOAT}
         self.types: dict[str, int | None] = dict.fromkeys(self.constants)
