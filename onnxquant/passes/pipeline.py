@@ -11,6 +11,7 @@ from onnxquant.passes.prepare.functions import InlineFunctions
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.initializers import ConstantsToInitializers, DropUnread, RaiseIrVersion
 from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
+from onnxquant.passes.prepare.shared_constants import ShareConstants
 from onnxquant.passes.prepare.weights import FoldWeights
 from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
 from onnxquant.passes.simplify.biases import JoinBiases
@@ -25,6 +26,7 @@ PREPARE: tuple[Pass, ...] = (
     ConstantsToInitializers(),
     ReadThroughIdentity(),
     FoldWeights(),
+    ShareConstants(),
     DropLeadingAxes(),
     DropUnread(),
 )

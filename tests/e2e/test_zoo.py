@@ -46,7 +46,6 @@ CASES = [
 # Faults that are known: what a person would get, in a few words.
 KNOWN = {
     "bert-float16_storage": "weights behind a Cast stay as they are",
-    "vad-branch": "the filter bank and other weights of both branches are stored twice",
 }
 
 

@@ -9,7 +9,7 @@ import agreement
 import numpy as np
 import onnx
 import pytest
-from graphs import matmul, model, node, rng, save, weight
+from graphs import branches, matmul, model, node, rng, save, weight
 
 import onnxquant
 from onnxquant.artifact import lowering
@@ -20,6 +20,7 @@ from onnxquant.graph.names import MICROSOFT
 from onnxquant.inspect.info import info
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
+from onnxquant.passes.prepare.shared_constants import ShareConstants
 from onnxquant.passes.prepare.weights import FoldWeights
 
 IDS = {"ids": np.int64([[1, 5, 60]])}
@@ -103,7 +104,11 @@ def shared(readers: int, op: str) -> onnx.ModelProto:
         nodes.append(node("Tanh", [f"p{step}"], [f"a{step}"]))
         state = f"a{step}"
     nodes.append(node("Relu", [state], ["y"]))
-    constants = {"w": weight(48, 48), "scale": rng(1).uniform(0.1, 9, 48).astype(np.float32), "bias": weight(48, seed=2)}
+    constants = {
+        "w": weight(48, 48),
+        "scale": rng(1).uniform(0.1, 9, 48).astype(np.float32),
+        "bias": weight(48, seed=2),
+    }
     return model(nodes, {"x": ("float32", ["n", 48])}, {"y": "float32"}, constants)
 
 
@@ -147,7 +152,9 @@ def test_weights_that_are_graph_inputs_are_constants_where_the_hint_is_taken(
     assert info(source).notes == [
         "1 weights are graph inputs, which a caller may override: --constant-inputs takes them for constants"
     ]
-    with pytest.raises(ModelError, match=r"(weight|w:) is also a graph input.*; --constant-inputs takes it for a constant"):
+    with pytest.raises(
+        ModelError, match=r"(weight|w:) is also a graph input.*; --constant-inputs takes it for a constant"
+    ):
         onnxquant.quantize(source, out, data=data, proof=False, **options)
     cheap = {"calibration_method": "minmax", "solver": "rtn"} if options.get("activations") == "static" else {}
     report = onnxquant.quantize(source, out, data=data, constant_inputs=True, samples=1, **options, **cheap)
@@ -293,7 +300,9 @@ def test_weights_that_functions_are_called_with_are_found(tmp_path: Path, case: 
 
 
 def test_an_initializer_that_nothing_reads_is_dropped(tmp_path: Path) -> None:
-    proto = model([product("w")], {"x": ("float32", ["n", 64])}, {"y": "float32"}, {"w": HALF.astype("float32"), "u": HALF})
+    proto = model(
+        [product("w")], {"x": ("float32", ["n", 64])}, {"y": "float32"}, {"w": HALF.astype("float32"), "u": HALF}
+    )
     report = onnxquant.quantize(proto, tmp_path / "out.onnx", samples=1)
     assert report.passed and "1 initializers that nothing reads dropped" in report.notes
     assert "u" not in {t.name for t in onnx.load(tmp_path / "out.onnx").graph.initializer}
@@ -316,7 +325,9 @@ def test_leading_axes_that_count_stay(case: str) -> None:
     if case == "read by another op":
         nodes, outputs = [*nodes, node("Neg", ["w"], ["z"])], outputs | {"z": "float32"}
     inputs: dict[str, Any] = {"x": ("float32", ["n", 64] if case == "fewer axes" else ["a", "n", 64])}
-    feed: dict[str, Any] = {"x": rng(5).standard_normal((3, 64) if case == "fewer axes" else (1, 3, 64)).astype("float32")}
+    feed: dict[str, Any] = {
+        "x": rng(5).standard_normal((3, 64) if case == "fewer axes" else (1, 3, 64)).astype("float32")
+    }
     proto = model(nodes, inputs, outputs, {"w": weight(*shape)})
     _, note = agreement.check(proto, DropLeadingAxes(), feed, within=0)
     assert note is None
@@ -379,3 +390,41 @@ def test_two_tensors_of_one_name_are_refused(case: str) -> None:
         proto.graph.initializer.append(onnx.numpy_helper.from_array(weight(3, 3), "w"))
     with pytest.raises(ModelError, match="two tensors of graph 'test' have the name"):
         load(proto)
+
+
+def twins(name: str, second: int) -> onnx.ModelProto:
+    """An If whose branches hold one plain constant each, and a weight: the same where ``second`` is 7."""
+    proto = branches(other_name=name)
+    for graph, seed in zip((a.g for a in proto.graph.node[0].attribute), (7, second), strict=True):
+        graph.initializer[0].CopyFrom(
+            onnx.numpy_helper.from_array(weight(64, 32, seed=seed), graph.initializer[0].name)
+        )
+        graph.initializer.append(onnx.numpy_helper.from_array(weight(32, seed=3).repeat(4), "bias"))
+        graph.node[1].output[0], shown = "product", graph.output[0].name
+        graph.node.append(node("Slice", ["bias", "zero", "end"], ["part"]))
+        graph.node.append(node("Add", ["product", "part"], [shown]))
+        for key, value in (("zero", 0), ("end", 32)):
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), key))
+    return proto
+
+
+@pytest.mark.parametrize(("name", "second", "weights"), [("w_then", 7, 2), ("w_else", 7, 2), ("w_else", 8, 3)])
+def test_branches_share_equal_constants_encoded_or_not(tmp_path: Path, name: str, second: int, weights: int) -> None:
+    proto = twins(name, second)
+    report = onnxquant.quantize(proto, tmp_path / "q.onnx", samples=1, threads=1)
+    assert not report.problems and len(report.encoded) == weights
+    stored = [t for t in onnx.load(tmp_path / "q.onnx").graph.initializer if t.dims == [128]]
+    assert len(stored) == 1, "a bias that stays in float"
+    for branch in (True, False):
+        feed = {"x": rng().standard_normal((2, 64)).astype("float32"), "c": np.array(branch)}
+        exact, close = (agreement.outputs(p, feed)["y"] for p in (proto, onnx.load(tmp_path / "q.onnx")))
+        assert np.square(exact - close).mean() < 1e-3 * np.square(exact).mean()
+
+
+def test_layers_with_equal_weights_share_them_and_their_biases_stay(tmp_path: Path) -> None:
+    nodes = [node("Gemm", ["x", "w", "b"], ["h"]), node("Gemm", ["h", "v", "c"], ["y"])]
+    constants = {"w": weight(128, 128), "v": weight(128, 128), "b": weight(128), "c": weight(128)}
+    document = load(model(nodes, {"x": ("float32", ["b", 128])}, {"y": "float32"}, constants))
+    ShareConstants()(document)
+    assert [t.name for t in document.proto.graph.initializer] == ["w", "b", "c"]
+    assert [n.input[1] for n in document.proto.graph.node] == ["w", "w"]
