@@ -61,7 +61,7 @@ class CalibratedModel:
         for tensor in placement.tensors.values():
             source = tensor.source
             if source in self.balanced:
-                ranges[source] = (0.0, self.balanced[source])
+                ranges[source] = _clamped(-self.balanced[source], self.balanced[source], tensor)
             elif source not in ranges:
                 progress("choosing ranges", len(ranges) / len(placement.tensors))
                 ranges[source] = _clamped(*self._range(source, method, settings), tensor)

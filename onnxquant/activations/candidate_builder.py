@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -22,7 +22,7 @@ from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import EqualFunction
 from onnxquant.activations.fused import GraphRemedies
 from onnxquant.activations.insert import NodeForms
-from onnxquant.activations.placement import FOR_ACCURACY, Placement, place
+from onnxquant.activations.placement import Cause, FloatKernel, Placement, place
 from onnxquant.activations.plan import ActivationPlan, StaticActivations
 from onnxquant.activations.settings import StaticSettings
 from onnxquant.activations.time_budget import TimeBudget
@@ -123,14 +123,14 @@ class CandidateBuilder:
             )
         return self._scored(model, model.placement, method, corrections, solved)
 
-    def in_float(self, candidate: Candidate, names: Collection[str]) -> Candidate:
-        """A candidate with some of its kernels in float for accuracy.
+    def in_float(self, candidate: Candidate, kernels: Mapping[str, FloatKernel]) -> Candidate:
+        """A candidate with some of its kernels in float for accuracy, and no others.
 
         Args:
             candidate: the candidate.
-            names: first outputs of the kernels.
+            kernels: the kernels, by their names or first outputs.
         """
-        placement = self._place(candidate.model.document, names)
+        placement = self._place(candidate.model.document, kernels)
         method, corrections, solved = candidate.static.method, candidate.corrections, candidate.plan.solved
         again = self._scored(candidate.model, placement, method, corrections, solved)
         return replace(again, changes=candidate.changes, methods=candidate.methods, solver=candidate.solver)
@@ -139,7 +139,8 @@ class CandidateBuilder:
         """A candidate whose integer kernels ONNX Runtime takes, all of them; those in float for accuracy stay so."""
         while self._find_remedies(candidate.plan, candidate.placement):
             kernels = candidate.static.float_kernels.items()
-            candidate = self.in_float(candidate, [name for name, kernel in kernels if kernel is FOR_ACCURACY])
+            chosen = {name: kernel for name, kernel in kernels if kernel.cause in (Cause.ACCURACY, Cause.LOSS)}
+            candidate = self.in_float(candidate, chosen)
         return candidate
 
     def taken_model(self, model: CalibratedModel) -> CalibratedModel:
@@ -172,9 +173,9 @@ class CandidateBuilder:
         self._remedies.add(GraphEditor(plan.document.proto.graph), in_float)
         return bool(in_float)
 
-    def _place(self, document: Document, more: Collection[str] = ()) -> Placement:
-        """The placement in a model, with more kernels left in float for accuracy."""
-        excluded = {**self._excluded, **self._remedies.excluded, **dict.fromkeys(more, FOR_ACCURACY)}
+    def _place(self, document: Document, more: Mapping[str, FloatKernel] | None = None) -> Placement:
+        """The placement in a model, with more kernels left in float."""
+        excluded = {**self._excluded, **self._remedies.excluded, **(more or {})}
         # A zero point in the middle has no code to spare for what a Relu cuts off.
         return place(GraphEditor(document.proto.graph), excluded, clamps=not self._settings.codes.symmetric)
 

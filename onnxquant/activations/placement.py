@@ -29,7 +29,8 @@ class Cause(Enum):
     OPERATOR = "operator"  # ONNX Runtime has no integer kernel for the node
     WEIGHT = "weight"  # its weight cannot be int8 per channel
     SAMPLES = "samples"  # no sample has values there
-    ACCURACY = "accuracy"  # integers would cost too much accuracy there
+    ACCURACY = "accuracy"  # integers would cost more accuracy there than the user's goal allows
+    LOSS = "loss"  # with integers there the outputs would be lost
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class FloatKernel:
 
 NO_SAMPLE = FloatKernel(Cause.SAMPLES, "no sample has values there, and so it has no range: give samples that reach it")
 FOR_ACCURACY = FloatKernel(Cause.ACCURACY, "left in float for accuracy (--auto-exclude)")
+AGAINST_LOSS = FloatKernel(Cause.LOSS, "on integers too little would be left of the outputs")
 
 
 @dataclass(frozen=True)

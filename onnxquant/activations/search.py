@@ -7,6 +7,7 @@ and at the end kernels in float. All but the first candidate is only tried while
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
@@ -16,8 +17,9 @@ from onnxquant.activations.candidate_builder import CandidateBuilder
 from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import EqualFunction, change_observers, easier_to_round, rebased
 from onnxquant.activations.exclusion import exclude, goal_test
+from onnxquant.activations.placement import AGAINST_LOSS, FOR_ACCURACY, FloatKernel
 from onnxquant.activations.plan import ActivationPlan, SearchRecord
-from onnxquant.activations.settings import StaticSettings
+from onnxquant.activations.settings import AccuracyGoal, StaticSettings
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
 from onnxquant.activations.solved_weights import solved_weights
 from onnxquant.activations.time_budget import TimeBudget
@@ -26,6 +28,7 @@ from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import FeedError
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.numerics.score import GOOD_DB, LOW_DB
 from onnxquant.passes.equivalent.rebase import stream_tensors
 from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
@@ -101,15 +104,23 @@ class StaticSearch:
         model = self._without_slow_kernels(self._builder.taken_model(model))
         best = self._best_of_methods(model)
         self._scores[best.title] = best.score.criterion
-        with self._budget.limited_to(1.0 if settings.goal is None else _BEFORE_EXCLUSION):
+        with self._budget.limited_to(_BEFORE_EXCLUSION if self._goal(best) else 1.0):
             if statistics is None and not self._is_enough(best):
                 best = self._try_equal_functions(best)
             if settings.may_solve and (settings.solver != AUTO or not self._is_enough(best)):
                 best = self._try_solved_weights(best)
-        if settings.goal is not None:
-            reaches = goal_test(settings.goal, self._document, self._runner)
-            best = exclude(best, self._builder.in_float, reaches, self._budget)
+        if goal := self._goal(best):
+            reaches = goal_test(goal, self._document, self._runner)
+            reason = FOR_ACCURACY if settings.goal else AGAINST_LOSS
+            best = exclude(best, partial(self._in_float, reason), reaches, self._budget)
+        if settings.goal is None and best.score.total < LOW_DB:  # what is left then is a file with smaller weights
+            best = self._in_float(AGAINST_LOSS, best, [u.node.output[0] for u in best.model.placement.kernels])
         return self._with_record(self._builder.taken(best))
+
+    def _goal(self, best: Candidate) -> AccuracyGoal | None:
+        """The goal that kernels may be left in float for: the user's, or else that no outputs are lost."""
+        is_lost = best.score.total < LOW_DB
+        return self._settings.goal or (AccuracyGoal(min_sqnr_db=GOOD_DB) if is_lost else None)
 
     def _is_enough(self, best: Candidate) -> bool:
         """Whether what else could be tried would gain nothing that anyone notices."""
@@ -177,6 +188,10 @@ class StaticSearch:
         candidate = self._builder.candidate(best.model, best.static.method, weights)
         solver = self._settings.weight_solver
         return replace(candidate, changes=(*best.changes, f"solved by {solver}"), methods=best.methods, solver=solver)
+
+    def _in_float(self, reason: FloatKernel, candidate: Candidate, names: Collection[str]) -> Candidate:
+        """A candidate with some of its kernels in float, for one reason."""
+        return self._builder.in_float(candidate, dict.fromkeys(names, reason))
 
     def _with_record(self, best: Candidate) -> ActivationPlan:
         """The plan of the best candidate, with the scores of the search for reports."""

@@ -18,6 +18,8 @@ from onnxquant.numerics.align import BY_BEGINNINGS, BY_BOXES, Aligned, align, ar
 from onnxquant.numerics.decibels import decibels
 from onnxquant.numerics.parts import Part, named_part, parts_by_scale
 
+# Outputs that keep less are to be measured on the task before the file is used, and those that keep still less are lost.
+GOOD_DB, LOW_DB = 20.0, 10.0
 # Tolerance for the sum of a row of probabilities, float16 ones too; and the smallest probability that counts.
 _ROUNDING, _SMALLEST = 1e-2, 1e-9
 # Of fewer samples than this the worst tenth is less than one.

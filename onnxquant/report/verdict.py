@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from onnxquant.numerics.align import BY_BOXES
-from onnxquant.numerics.score import PartQuality
+from onnxquant.numerics.score import GOOD_DB, LOW_DB, PartQuality
 from onnxquant.report import advice
 from onnxquant.report.data import ReportData, Verdict
 from onnxquant.report.state import State
 from onnxquant.validation.latency import QUANTIZED, Latency
 from onnxquant.validation.proof import Proof
 
-# Outputs that keep less are to be measured on the task before the file is used, and those that keep still less are lost.
-GOOD_DB, LOW_DB = 20.0, 10.0
 # A bound of the user's may be lower than these. An output that keeps less than this is lost whatever the bound says.
 _LEAST_DB = 3.0
 # Parts of the answers that are the same: a good one, and one that is lost where there are many answers.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from onnxquant.numerics.score import LOW_DB
 from onnxquant.plan.activations import ActivationRecord, DynamicRecord
 from onnxquant.report import advice
 from onnxquant.report.data import ReportData
-from onnxquant.report.verdict import LOW_DB, NEGLIGIBLE_GAIN, ratios_of_outputs
+from onnxquant.report.verdict import NEGLIGIBLE_GAIN, ratios_of_outputs
 from onnxquant.targets.kinds import Activations
 from onnxquant.validation.leftover_conversions import DEQUANTIZE
 from onnxquant.validation.outputs import Run

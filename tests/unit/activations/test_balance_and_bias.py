@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from rounded import sqnr_db, static, values
 import onnxquant
 from onnxquant.activations import balance as balance_
 from onnxquant.activations import bias as bias_
+from onnxquant.activations.calibrated import CalibratedModel
 from onnxquant.activations.placement import place
+from onnxquant.activations.settings import StaticSettings
 from onnxquant.calibration.feeds import Input, open_feeds
+from onnxquant.calibration.statistics import Statistics
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document, load
 
@@ -41,12 +45,13 @@ def depthwise(clamp: str = "Clip", **overrides: Any) -> onnx.ModelProto:
         "Relu": [node("Relu", ["a"], ["r"])],
         "none": [node("Identity", ["a"], ["r"])],
         "low": [node("Clip", ["a", "b0", "high"], ["r"])],
+        "direct": [],
     }[clamp]
     constants["b0"] = np.float32(-1)
     nodes = [
         node("Conv", ["x", "w", "b"], ["a"], pads=[1, 1, 1, 1]),
         *after,
-        node("Conv", ["r", "d"], ["e"], group=8, pads=[1, 1, 1, 1]),
+        node("Conv", ["r" if after else "a", "d"], ["e"], group=8, pads=[1, 1, 1, 1]),
         node("Conv", ["e", "p"], ["y"]),
     ]
     used = {k: v for k, v in constants.items() if any(k in n.input for n in nodes)}
@@ -79,6 +84,17 @@ def test_balancing_widens_narrow_channels_and_does_not_change_outputs(clamp: str
     np.testing.assert_allclose(after, done["r"] * (before / done["r"]) ** 0.3, rtol=1e-5)
     for feed in SAMPLES:
         assert difference(outputs(proto, feed), outputs(complete(document), feed)) < 2e-6
+
+
+@pytest.mark.parametrize(("clamp", "name", "lowest"), [("Clip", "r", 0.0), ("Relu", "r", 0.0), ("direct", "a", -1.0)])
+def test_the_range_of_balanced_channels_has_negative_values_where_no_clamp_cuts_them(
+    clamp: str, name: str, lowest: float
+) -> None:
+    document, done = balanced(depthwise(clamp))
+    placement = place(GraphEditor(document.proto.graph))
+    model = CalibratedModel(document, document, placement, Statistics(""), done)
+    only = replace(placement, tensors={name: placement.tensors[name]})
+    assert model.ranges(only, "minmax", StaticSettings()) == {name: (lowest * done[name], done[name])}
 
 
 @pytest.mark.parametrize("case", ["no clamp", "negative bound", "output", "second reader", "not depthwise"])
