@@ -83,7 +83,8 @@ class StaticSearch:
     ) -> None:
         self._document, self._rules, self._settings, self._samples = document, rules, settings, samples
         self._streams = stream_tensors(GraphEditor(document.proto.graph)) if settings.rebase else []
-        # A goal is to be reached on this CPU; else its saturation must not decide about a file for others.
+        # A goal is to be reached on this CPU; else its saturation must not decide about a file for others, unless it would
+        # leave nothing of the outputs.
         is_free = settings.goal is None
         threads, judge = settings.threads, settings.judge
         self._budget = TimeBudget(settings.effort, progress)
@@ -104,23 +105,30 @@ class StaticSearch:
         model = self._without_slow_kernels(self._builder.taken_model(model))
         best = self._best_of_methods(model)
         self._scores[best.title] = best.score.criterion
-        with self._budget.limited_to(_BEFORE_EXCLUSION if self._goal(best) else 1.0):
+        goal = settings.goal
+        with self._budget.limited_to(_BEFORE_EXCLUSION if goal or best.score.total < LOW_DB else 1.0):
             if statistics is None and not self._is_enough(best):
                 best = self._try_equal_functions(best)
             if settings.may_solve and (settings.solver != AUTO or not self._is_enough(best)):
                 best = self._try_solved_weights(best)
-        if goal := self._goal(best):
-            reaches = goal_test(goal, self._document, self._runner)
-            reason = FOR_ACCURACY if settings.goal else AGAINST_LOSS
-            best = exclude(best, partial(self._in_float, reason), reaches, self._budget)
-        if settings.goal is None and best.score.total < LOW_DB:  # what is left then is a file with smaller weights
-            best = self._in_float(AGAINST_LOSS, best, [u.node.output[0] for u in best.model.placement.kernels])
+        best = self._for_goal(best, goal, FOR_ACCURACY) if goal else self._without_loss(best)
         return self._with_record(self._builder.taken(best))
 
-    def _goal(self, best: Candidate) -> AccuracyGoal | None:
-        """The goal that kernels may be left in float for: the user's, or else that no outputs are lost."""
-        is_lost = best.score.total < LOW_DB
-        return self._settings.goal or (AccuracyGoal(min_sqnr_db=GOOD_DB) if is_lost else None)
+    def _without_loss(self, best: Candidate) -> Candidate:
+        """A candidate that does not lose its outputs on this CPU; where there is none, weights alone become smaller."""
+        self._runner.exact = False
+        if self._runner.score(best.plan).total >= LOW_DB:
+            return best
+        best = self._in_float(AGAINST_LOSS, best, ())  # with its score on this CPU
+        best = self._for_goal(best, AccuracyGoal(min_sqnr_db=GOOD_DB), AGAINST_LOSS)
+        if best.score.total >= LOW_DB:
+            return best
+        return self._in_float(AGAINST_LOSS, best, [u.node.output[0] for u in best.model.placement.kernels])
+
+    def _for_goal(self, best: Candidate, goal: AccuracyGoal, reason: FloatKernel) -> Candidate:
+        """A candidate with as few kernels in float as a goal needs, for one reason."""
+        reaches = goal_test(goal, self._document, self._runner)
+        return exclude(best, partial(self._in_float, reason), reaches, self._budget)
 
     def _is_enough(self, best: Candidate) -> bool:
         """Whether what else could be tried would gain nothing that anyone notices."""

@@ -14,6 +14,7 @@ from graphs import node, weight
 
 import onnxquant
 from onnxquant.activations import insert
+from onnxquant.activations.placement import AGAINST_LOSS
 
 
 def network() -> onnx.ModelProto:
@@ -84,3 +85,31 @@ def test_contributions_are_those_of_the_file_as_it_runs(tmp_path: Path) -> None:
     for site in report.proof.contributions:
         # Rounding one thing less costs nothing, or little by chance.
         assert site.sqnr_db > deployed - 1 and site.share > -0.3, site
+
+
+def loud(several: bool) -> onnx.ModelProto:
+    """Two convolutions. The first does not use its loudest channel, whose size the codes of its input have to reach."""
+    quiet = 3 * weight(16, 8, 3, 3)
+    quiet[:, 0] = 0
+    constants = {"w": quiet, "v": weight(48, 16, 3, 3, seed=2)}
+    nodes = [node("Conv", ["x", "w"], ["a"]), node("Relu", ["a"], ["b"]), node("Conv", ["b", "v"], ["y"])]
+    if not several:
+        nodes, constants = nodes[:1], {"w": quiet}
+        nodes[0].output[0] = "y"
+    return graphs.model(nodes, {"x": ("float32", ["n", 8, 12, 12])}, {"y": "float32"}, constants)
+
+
+@pytest.mark.parametrize(("several", "integer_kernels"), [(True, 1), (False, 0)])
+def test_kernels_that_would_lose_the_outputs_are_left_in_float(
+    tmp_path: Path, several: bool, integer_kernels: int
+) -> None:
+    samples = graphs.rng(3).standard_normal((12, 8, 12, 12)).astype(np.float32)
+    samples[:, 0] *= 5000
+    np.savez(tmp_path / "data.npz", x=samples)
+    path = tmp_path / "out.onnx"
+    options: dict[str, Any] = {"activations": "static", "data": tmp_path / "data.npz", "threads": 1}
+    report = onnxquant.quantize(loud(several), path, **options)
+    assert report.proof.quality[0].sqnr_db > 20
+    assert report.activations.integer_kernels == integer_kernels
+    assert AGAINST_LOSS.reason in report.activations.left_in_float.values() and not report.activations.excluded
+    assert path.stat().st_size < loud(several).ByteSize()
