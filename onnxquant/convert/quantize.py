@@ -109,8 +109,6 @@ def _convert(context: Context, provenance: Provenance) -> Report:
         with removing_new_files(provenance):
             return provenance.finish(whole_graph.convert(context, provenance.place, notes))
     notes += fit_operators(context)
-    if integers := integer_weights(context.document.proto):
-        notes.append(f"parts of the model are quantized already ({integers}); they stay as they are")
     search = search_formats(context) if options.searches else None
     if search:
         context = context.with_rules(search.rules)
@@ -158,6 +156,8 @@ def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Repo
     context, plan, options = model.context, model.plan, model.context.options
     if not plan.encoded:
         raise ModelError("; ".join((_nothing_to_encode(model), *notes)))
+    if integers := integer_weights(model.document.proto):
+        notes = [*notes, f"parts of the model are quantized already ({integers}); they stay as they are"]
     external = options.is_external(already=context.original.is_external(), nbytes=plan.nbytes)
     _refuse_unwritable(path, plan, external=external)
     size = lowering.predict(model.document, plan, path.name, external=external)

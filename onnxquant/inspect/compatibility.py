@@ -15,6 +15,8 @@ from onnxquant.targets.bodies import DEQUANTIZE
 # Ops that onnxruntime computes on codes, itself or after fusing them with what follows.
 _ON_CODES = {
     "MatMulNBits", "GatherBlockQuantized", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger",
+    "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "QAttention",
+    "DynamicQuantizeLSTM", "QMoE",
 }  # fmt: skip
 _BITS: dict[int, int] = {
     TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2,

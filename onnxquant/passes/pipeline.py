@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from onnxquant.graph.io import Document
 from onnxquant.passes import pass_named
 from onnxquant.passes.base import Pass
+from onnxquant.passes.prepare.carried_constants import ReadCarriedConstants
 from onnxquant.passes.prepare.functions import InlineFunctions
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.initializers import ConstantsToInitializers, DropUnread, RaiseIrVersion
@@ -25,6 +26,7 @@ PREPARE: tuple[Pass, ...] = (
     InlineFunctions(),
     ConstantsToInitializers(),
     ReadThroughIdentity(),
+    ReadCarriedConstants(),
     FoldWeights(),
     ShareConstants(),
     DropLeadingAxes(),

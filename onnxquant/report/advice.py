@@ -63,7 +63,7 @@ def faster(report: ReportData, proof: Proof) -> str:
     """Steps to try with a file that is slower than the original."""
     steps = []
     if report.activations is None and report.encoded and not _given(report, "whole_graph"):
-        steps.append("--activations static, with samples, computes on integers")
+        steps.append(_integers(report))
         if _given(report, "compute") == "float":
             steps.append("without --compute float products run on coded weights")
         elif _target(report) != AUTO:
@@ -73,6 +73,17 @@ def faster(report: ReportData, proof: Proof) -> str:
     if report.activations and report.activations.integer_kernels == 0:
         return "No op computes on integers; -v gives the reason for each."
     return "Where speed matters, keep the original."
+
+
+def _integers(report: ReportData) -> str:
+    """The kind of integer activations that suits the ops that hold most of the encoded bytes."""
+    products, convolutions = (
+        sum(s.decision.float_bytes for s in report.encoded if s.decision.role.startswith(roles))
+        for roles in (("matmul", "gemm"), ("conv",))
+    )
+    if products > convolutions:
+        return "--activations dynamic computes products on integers"
+    return "--activations static, with samples, computes on integers"
 
 
 def smaller(report: ReportData) -> str:

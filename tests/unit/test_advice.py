@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import graphs
+import onnx
 import pytest
 from commands import run
 
@@ -34,3 +35,11 @@ def test_formats_and_targets(form: str, target: str, tmp_path: Path) -> None:
 
 def test_float_models() -> None:
     assert advice(graphs.matmul()) == "loads on onnxruntime >= 1.23, at float speed; our kernels are not needed"
+
+
+def test_products_with_dynamic_activations_are_fast(tmp_path: Path) -> None:
+    path = tmp_path / "out.onnx"
+    data = [{"x": graphs.rng(i).standard_normal((2, 3, 256)).astype("float32")} for i in range(2)]
+    onnxquant.quantize(graphs.matmul(k=256, n=256), path, activations="dynamic", data=data, proof=False)
+    assert "DynamicQuantizeMatMul" in {node.op_type for node in onnx.load(path).graph.node}
+    assert ", fast on >= 1.23;" in advice(path)

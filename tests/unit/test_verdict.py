@@ -165,7 +165,10 @@ def test_more_bits_are_advised_where_there_are_more(form: str, more: bool) -> No
 
 
 def test_advice_on_speed_fits_the_file() -> None:
-    assert "--activations static" in report(25, SLOW).verdict.next
+    assert "--activations dynamic computes products" in report(25, SLOW).verdict.next
+    convolutions = report(25, SLOW)
+    object.__setattr__(convolutions.sites[0].decision, "role", "conv")
+    assert "--activations static, with samples" in convolutions.verdict.next
     assert "--target auto" not in report(25, SLOW).verdict.next
     assert "--target auto" in report(25, SLOW, target="onnx").verdict.next
     integers = report(25, SLOW, activations="static")

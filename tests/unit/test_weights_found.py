@@ -18,6 +18,7 @@ from onnxquant.errors import ModelError
 from onnxquant.graph.io import load
 from onnxquant.graph.names import MICROSOFT
 from onnxquant.inspect.info import info
+from onnxquant.passes.prepare.carried_constants import ReadCarriedConstants
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
 from onnxquant.passes.prepare.shared_constants import ShareConstants
@@ -428,3 +429,65 @@ def test_layers_with_equal_weights_share_them_and_their_biases_stay(tmp_path: Pa
     ShareConstants()(document)
     assert [t.name for t in document.proto.graph.initializer] == ["w", "b", "c"]
     assert [n.input[1] for n in document.proto.graph.node] == ["w", "w"]
+def looped(handed_on: str, *, inside: str, read_after: bool) -> onnx.ModelProto:
+    """A Loop whose state ``w`` is a weight, called ``inside`` in its body, which hands ``handed_on`` to the next step."""
+    body = onnx.helper.make_graph(
+        [
+            node("Identity", ["go"], ["again"]),
+            node("Identity", [inside], ["same"]),
+            node("Neg", [inside], ["other"]),
+            node("MatMul", ["s", inside], ["p"]),
+            node("Tanh", ["p"], ["t"]),
+        ],
+        "body",
+        [onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, [])]
+        + [onnx.helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, [])]
+        + [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [16, 16]) for n in (inside, "s")],
+        [onnx.ValueInfoProto(name=n) for n in ("again", handed_on, "t")],
+    )
+    after = node("MatMul", ["last", "end"], ["y"]) if read_after else node("Relu", ["last"], ["y"])
+    nodes = [node("Loop", ["steps", "", "w", "x"], ["end", "last"], body=body), after]
+    constants = {"w": weight(16, 16), "steps": np.array(3)}
+    proto = model(nodes, {"x": ("float32", [16, 16])}, {"y": "float32"}, constants)
+    for size in (16, 16):  # onnx infers no shape behind a Loop
+        proto.graph.output[0].type.tensor_type.shape.dim.add(dim_value=size)
+    return proto
+
+
+@pytest.mark.parametrize("read_after", [True, False])
+@pytest.mark.parametrize("inside", ["w", "w_of_a_step"])
+@pytest.mark.parametrize("handed_on", ["same", "w", "other"])
+def test_a_loop_reads_a_weight_that_it_hands_on_unchanged_from_outside(
+    handed_on: str, inside: str, read_after: bool
+) -> None:
+    proto = looped(inside if handed_on == "w" else handed_on, inside=inside, read_after=read_after)
+    document, note = agreement.check(proto, ReadCarriedConstants(), {"x": weight(16, 16, seed=3)})
+    assert note == (None if handed_on == "other" else "1 constants carried by Loop or Scan read from outside")
+    assert len(document.proto.graph.node[0].output) == (2 if handed_on == "other" else 1)
+
+
+def test_a_scan_reads_a_weight_that_it_hands_on_unchanged_from_outside(tmp_path: Path) -> None:
+    names = {"v": [32, 32], "s": [32], "e": [32]}
+    body = onnx.helper.make_graph(
+        [
+            node("Identity", ["v"], ["v2"]),
+            node("MatMul", ["s", "v"], ["p"]),
+            node("Add", ["p", "e"], ["q"]),
+            node("Tanh", ["q"], ["s2"]),
+            node("Relu", ["s2"], ["r"]),
+        ],
+        "body",
+        [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n, shape in names.items()],
+        [onnx.ValueInfoProto(name=n) for n in ("v2", "s2", "r")],
+    )
+    proto = model(
+        [node("Scan", ["w", "x0", "xs"], ["end", "last", "y"], body=body, num_scan_inputs=1)],
+        {"x0": ("float32", [32]), "xs": ("float32", ["n", 32])},
+        {"y": "float32"},
+        {"w": weight(32, 32)},
+    )
+    feed = {"x0": weight(32), "xs": weight(5, 32, seed=3)}
+    document, note = agreement.check(proto, ReadCarriedConstants(), feed)
+    assert note and list(document.proto.graph.node[0].output) == ["last", "y"]
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", data=[feed])
+    assert report.passed and [s.decision.name for s in report.encoded] == ["w"]

@@ -1,0 +1,121 @@
+"""Constants that a Loop or Scan carries from step to step unchanged are read from outside instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+
+from onnxquant.graph.io import Document
+from onnxquant.graph.node import attribute, is_op
+from onnxquant.graph.traverse import constant_names, names_of_graph, names_read, rename_reads, subgraphs
+from onnxquant.passes.base import Pass, PassResult
+
+
+@dataclass(frozen=True)
+class ReadCarriedConstants(Pass):
+    """Lets the body of a Loop or Scan read a constant that it carries, so that a weight is seen where it is used.
+
+    1. A state that begins as a constant, and that each step hands on as it is, is no state.
+
+           Loop(w) { w' -> MatMul(x, w'), w' }   ->   Loop() { MatMul(x, w) }
+
+    2. Nodes that read the last value of such a state read the constant.
+    3. A state stays whose last value is an output of the graph, or whose names mean other tensors in nested graphs.
+    """
+
+    name = "read-carried-constants"
+    summary = "lets bodies of Loop and Scan read constants that they carry unchanged"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        dropped = _drop_states(document.proto.graph, ())
+        note = f"{dropped} constants carried by Loop or Scan read from outside"
+        return PassResult(True, (note,)) if dropped else PassResult()
+
+
+@dataclass(frozen=True)
+class _State:
+    """A state of a Loop or Scan, by the places of its names among inputs and outputs."""
+
+    node: onnx.NodeProto
+    body: onnx.GraphProto
+    node_input: int
+    node_output: int
+    body_input: int
+    body_output: int
+
+    @property
+    def begin(self) -> str:
+        return self.node.input[self.node_input]
+
+    @property
+    def end(self) -> str:
+        return self.node.output[self.node_output]
+
+    @property
+    def inside(self) -> str:
+        return self.body.input[self.body_input].name
+
+    def is_unchanged(self) -> bool:
+        """Whether a step hands the state on as it is."""
+        producers = {node.output[0]: node.input[0] for node in self.body.node if is_op(node, "Identity")}
+        name = self.body.output[self.body_output].name
+        while name in producers:
+            name = producers[name]
+        return name == self.inside
+
+    def drop(self) -> None:
+        """Let the body read the constant itself."""
+        if self.inside != self.begin:
+            rename_reads(self.body, {self.inside: self.begin})
+        del self.node.input[self.node_input], self.node.output[self.node_output]
+        del self.body.input[self.body_input], self.body.output[self.body_output]
+
+
+def _states(node: onnx.NodeProto) -> list[_State]:
+    """The states of a Loop or Scan, last first: dropping one moves none that follow."""
+    body = attribute(node, "body")
+    first = (2, 2, 1) if is_op(node, "Loop") else (0, 0, 0)
+    count = len(body.input) - (2 if is_op(node, "Loop") else attribute(node, "num_scan_inputs"))
+    whole = len(node.output) == len(body.output) - first[2]  # outputs that nobody reads may be left out
+    states = [_State(node, body, first[0] + i, i, first[1] + i, first[2] + i) for i in range(count)] if whole else []
+    return states[::-1]
+
+
+def _drop_states(graph: onnx.GraphProto, outer: Iterable[str]) -> int:
+    """Drop the states of a graph, and of those nested in it, that are constants; their number.
+
+    Args:
+        graph: the graph.
+        outer: names of the constants of the graphs around it.
+    """
+    own = {v.name for v in graph.input} | {name for node in graph.node for name in node.output}
+    constants = {*(name for name in outer if name not in own), *constant_names(graph)}
+    dropped = 0
+    for node in graph.node:
+        if is_op(node, "Loop", "Scan"):
+            for state in _states(node):
+                if state.begin in constants and state.is_unchanged() and _can_be_dropped(state, graph):
+                    for reader in graph.node:
+                        for place, name in enumerate(reader.input):
+                            if name == state.end:
+                                reader.input[place] = state.begin
+                    state.drop()
+                    dropped += 1
+        for inner in subgraphs(node):
+            dropped += _drop_states(inner, constants)
+    return dropped
+
+
+def _can_be_dropped(state: _State, graph: onnx.GraphProto) -> bool:
+    """Whether no other output is that state, and no name would mean another tensor."""
+    nested = {name for node in graph.node for inner in subgraphs(node) for name in names_read(inner)}
+    outputs = [value.name for place, value in enumerate(state.body.output) if place != state.body_output]
+    renamed = state.inside != state.begin
+    return (
+        len(state.node.output) > 1
+        and state.end not in nested | {value.name for value in graph.output}
+        and state.inside not in outputs
+        and not (renamed and state.begin in names_of_graph(state.body))
+    )
