@@ -82,7 +82,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Format(SolvableFormat, ABC):
+class Format(SolvableFormat["Encoded"], ABC):
     """A way to store a weight. Subclasses are frozen dataclasses whose fields are the format's parameters.
 
     A class with a ``name`` is a format and must state ``bits`` and ``facts``; one without a name is a base of formats. The

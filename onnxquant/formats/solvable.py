@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import Field, replace
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from onnxquant.errors import WeightError
 from onnxquant.formats.grid import FloatArray, Indices, LevelGrid
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.planes import Planes
 
-if TYPE_CHECKING:
-    from onnxquant.formats.base import Encoded
+
+class _EncodedWeight(Protocol):
+    """An encoded weight as this module sees it: a dataclass with planes. ``Encoded`` is the one there is."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def planes(self) -> Planes: ...
 
 
-class SolvableFormat:
-    """Base of ``Format``. Columns are in the order in which they are stored.
+E = TypeVar("E", bound=_EncodedWeight)
+
+
+class SolvableFormat(Generic[E]):
+    """Base of ``Format``, whose encoded weights are of type E. Columns are in the order in which they are stored.
 
     A format that solvers can choose codes in defines ``levels`` and ``grid`` and clears ``why_not_solvable``. One whose
     scales they can choose defines ``scale_planes`` too and clears ``why_scales_fixed``.
@@ -44,7 +53,7 @@ class SolvableFormat:
         """
         raise WeightError(f"{self._named()}: {self.why_not_solvable}")
 
-    def grid(self, encoded: Encoded) -> LevelGrid:
+    def grid(self, encoded: E) -> LevelGrid:
         """The grid that an encoded weight is on; its values are those of ``decode``, bit for bit.
 
         Float16 zero points are an exception: (code - zero) * scale is rounded twice in other places than code * scale -
@@ -63,7 +72,7 @@ class SolvableFormat:
         """
         raise WeightError(f"{self._named()}: {self.why_scales_fixed}")
 
-    def place(self, encoded: Encoded, indices: Indices) -> Encoded:
+    def place(self, encoded: E, indices: Indices) -> E:
         """The weight with other codes.
 
         Args:
@@ -75,7 +84,7 @@ class SolvableFormat:
         """
         return replace(encoded, planes={**encoded.planes, "codes": self.levels()[1][indices]})
 
-    def fit(self, encoded: Encoded, step: FloatArray, shift: FloatArray) -> Encoded:
+    def fit(self, encoded: E, step: FloatArray, shift: FloatArray) -> E:
         """The weight with the same codes on a grid as near to this one as the format can store.
 
         Where scales are small integers times a float16 that is subnormal, its own grid may come back slightly changed.
