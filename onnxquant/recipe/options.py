@@ -16,6 +16,7 @@ from onnxquant.recipe import schema
 from onnxquant.recipe.declaration import Scope, any_path, declared, format_options, option, options_of
 from onnxquant.recipe.rules import Recipe, RuleOptions
 from onnxquant.recipe.values import (
+    ActivationType,
     Compute,
     Drop,
     Effort,
@@ -84,8 +85,8 @@ class Options(RuleOptions):
         "whichever is more; medium: a minute or 20 passes; high: no limit.", Scope.FILE, choices=tuple(Effort),
     )  # fmt: skip
     activation_type: str = option(
-        "uint8", "Integer type of static activations. CPUs have no integer kernels for 16 bits.", Scope.FILE,
-        choices=("uint8", "int8", "uint16", "int16"),
+        ActivationType.UINT8.value, "Integer type of static activations. CPUs have no integer kernels for 16 bits.",
+        Scope.FILE, choices=tuple(ActivationType),
     )  # fmt: skip
     symmetric_activations: bool = option(
         False, "Put the zero points of activations in the middle of their type.", Scope.FILE

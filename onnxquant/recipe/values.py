@@ -28,6 +28,15 @@ class SearchCost(StrEnum):
     LATENCY = "latency"
 
 
+class ActivationType(StrEnum):
+    """The element type of the codes of static activations, by numpy's name."""
+
+    UINT8 = "uint8"
+    INT8 = "int8"
+    UINT16 = "uint16"
+    INT16 = "int16"
+
+
 class Effort(StrEnum):
     """The time that the search for static activations may take."""
 
