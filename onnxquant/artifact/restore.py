@@ -1,4 +1,4 @@
-"""Undoing what lowering did: a float model of what a quantized file stands for."""
+"""The way back from a quantized file to a float model of its decoded weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Decode = Callable[[Record], NDArray[Any]]
 
 
 def dequantize(path: str | Path, output: str | Path, *, force: bool = False) -> int:
-    """Write a plain float model that computes what a quantized file of ours stands for.
+    """Write a float model with the decoded weights of a quantized file and standard operators alone.
 
     Returns:
         the number of weights decoded.

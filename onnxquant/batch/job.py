@@ -61,7 +61,7 @@ class Row:
 
     @property
     def done(self) -> bool:
-        """Whether the model became what was asked for."""
+        """Whether the job succeeded."""
         return not self.verdict.is_failure
 
     @property
@@ -186,7 +186,7 @@ def _key(job: Job, settings: Options, made_of: Origin | None) -> str:
 
 
 def _difference(output: Path, expected: Origin) -> str:
-    """Why a file is not what the job would write; empty where it is."""
+    """The reason why a file is not the one that the job would write; empty where it is."""
     try:
         document = load(output)
         actual = Origin.read(document.proto)

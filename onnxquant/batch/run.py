@@ -78,7 +78,7 @@ class BatchReport:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a batch; ``report`` holds what was done before."""
+    """Ctrl-C during a batch; ``report`` holds the rows of the jobs that were done before."""
 
     def __init__(self, report: BatchReport) -> None:
         super().__init__()

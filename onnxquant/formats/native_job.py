@@ -1,4 +1,4 @@
-"""The declaration of a format to the compiled encoders: what they cannot read from its name, planes and granularity."""
+"""Parameters of the compiled encoders that do not follow from a format's name, planes and granularity."""
 
 from __future__ import annotations
 

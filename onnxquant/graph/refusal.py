@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why something does not apply, and what would.
+    """The reason why something does not apply, and what the user may do instead.
 
     Attributes:
         reason: the reason, in words that end a sentence.

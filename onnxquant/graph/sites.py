@@ -105,7 +105,7 @@ class Site:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the original weight, or of what the original computes it from."""
+        """Bytes of the original weight; of a computed weight, those of the constants that it is computed from."""
         return nbytes(self.tensor) if self.computed_from is None else self.computed_from
 
     @property
@@ -137,13 +137,23 @@ class Site:
 
 @dataclass(frozen=True)
 class SkippedConstant:
-    """A constant float tensor that is no site, with the reason."""
+    """A constant float tensor that is no site, with the reason.
+
+    Attributes:
+        name: name of the tensor.
+        shape: its shape.
+        dtype: its type.
+        nbytes: its bytes.
+        reason: why it is no site.
+        is_overridable: whether it is also a graph input, whose value a caller may override.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
     reason: str
+    is_overridable: bool = False
 
 
 @dataclass
@@ -157,6 +167,7 @@ class _Candidate:
         other_uses: uses that do not; they are served only beside the others.
         reasons: why it can be no site, whatever reads it.
         excuses: why the other uses do not make it one.
+        is_overridable: whether it is also a graph input, whose value a caller may override.
     """
 
     graph: onnx.GraphProto
@@ -165,6 +176,7 @@ class _Candidate:
     other_uses: list[Use] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     excuses: list[str] = field(default_factory=list)
+    is_overridable: bool = False
 
     def all_uses(self) -> list[Use]:
         """The uses of a site. A node that reads the weight at several inputs gets the decoded tensor for all of them."""
@@ -176,7 +188,7 @@ class _Candidate:
         ]
 
     def reason(self) -> str | None:
-        """Why it is no site; None when it is one."""
+        """The reason why it is no site; None when it is one."""
         elements = prod(self.tensor.dims)
         if self.reasons:
             return self.reasons[0]
@@ -209,13 +221,15 @@ def find_sites(document: Document) -> tuple[list[Site], list[SkippedConstant]]:
             stored = computation.nbytes if computation else None
             sites.append(Site(name, candidate.graph, tensor, candidate.all_uses(), stored))
         else:
-            skipped.append(SkippedConstant(name, tuple(tensor.dims), FLOATS[tensor.data_type], nbytes(tensor), reason))
+            dtype = FLOATS[tensor.data_type]
+            overridable = candidate.is_overridable
+            skipped.append(SkippedConstant(name, tuple(tensor.dims), dtype, nbytes(tensor), reason, overridable))
     return sites, skipped
 
 
 def overridable_weights(skipped: Sequence[SkippedConstant]) -> str:
     """A sentence on the weights among skipped constants that are graph inputs; empty where there are none."""
-    count = sum(c.reason == OVERRIDABLE and len(c.shape) > 1 for c in skipped)
+    count = sum(c.is_overridable and len(c.shape) > 1 for c in skipped)
     return f"{count} weights are graph inputs, which a caller may override: --constant-inputs takes them for constants" * (
         count > 0
     )
@@ -242,6 +256,7 @@ def _collect(
             continue
         candidate = _Candidate(graph, tensor)
         if tensor.name in inputs and ir_version >= 4:
+            candidate.is_overridable = True
             candidate.reasons.append(OVERRIDABLE)
         if tensor.name in outputs:
             candidate.reasons.append("is a graph output")

@@ -26,7 +26,7 @@ class RowSplit:
 
 
 def row_ranges(rows: int, cols: int, nbytes: int, multiple: int = 1) -> Iterator[slice]:
-    """Ranges of rows with so many bytes of float32 each; all but the last one are a multiple of some rows."""
+    """Ranges of rows with ``nbytes`` bytes of float32 each. All but the last one have a multiple of ``multiple`` rows."""
     step = max(1, nbytes // (4 * max(cols, 1) * multiple)) * multiple
     for first in range(0, rows, step):
         yield slice(first, min(first + step, rows))

@@ -47,7 +47,7 @@ class ChannelAccumulator(Accumulator):
 
     @abstractmethod
     def _start(self, channels: int) -> None:
-        """Set all statistics to zeros of so many channels."""
+        """Begin all statistics at zero, for ``channels`` channels."""
 
     def _fit(self, channels: int) -> None:
         """Take a number of channels, that of those before if there are any."""

@@ -55,7 +55,7 @@ class Pass(ABC):
 
 
 def refusals_in_words(refusals: Mapping[str, int], what: str = "") -> str:
-    """The second half of a sentence on what a pass did: how many places stay as they are, and why.
+    """The second half of a pass's note: the number of places that stay as they are, with the reasons.
 
     Args:
         refusals: number of places by reason.

@@ -19,7 +19,7 @@ from onnxquant.recipe.rules import Recipe
 
 @dataclass(frozen=True)
 class Context:
-    """The model of a run, what the user wants of it, and what the steps work with.
+    """The model of a run, the user's options and rules, and the samples and folder that its steps share.
 
     Attributes:
         original: the model as it was loaded

@@ -1,4 +1,4 @@
-"""Declarations of options: what the command line, files and pages derive from a field of a dataclass."""
+"""Declarations of options. The command line, files, schemas and pages are derived from these fields of dataclasses."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def any_path(value: str) -> bool:
 
 @dataclass(frozen=True)
 class Option:
-    """One option, whatever declares it: a field of a dataclass, or a parameter of formats.
+    """One option, declared by a field of a dataclass or by a parameter of formats.
 
     Attributes:
         name: keyword, key in files and, with dashes, flag on the command line

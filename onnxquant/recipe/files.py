@@ -76,10 +76,10 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that refuses what TOML does not have either.
+    """A loader of YAML that refuses what TOML has no way to write.
 
-    A key that a table holds twice: one of the two values would be lost. Aliases that repeat more than a file can hold, or
-    that are parts of themselves. Whole numbers of more digits than any option takes.
+    These are a key that a table holds twice, of which one value would be lost; aliases that repeat more than a file can
+    hold, or that are parts of themselves; and whole numbers of more digits than any option takes.
     """
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:

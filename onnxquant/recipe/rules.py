@@ -1,4 +1,4 @@
-"""Rules: which weights they match, and what becomes of those; and the ordered list of them that a recipe is."""
+"""Rules, which decide the weights that they match, and recipes, ordered lists of rules."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RuleOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule(RuleOptions):
-    """Which weights it matches, and what becomes of them. The first rule that matches a weight decides it."""
+    """The weights that a rule matches, and the options that it sets for them. The first match decides a weight."""
 
     role: str | None = key(None, "Only weights of this role: matmul, gemm, conv, gather, recurrent ...")
     op: tuple[str, ...] = key((), "Only weights that a node of this type consumes: Conv, MatMul, Gather, LSTM ...")

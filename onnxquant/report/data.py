@@ -1,4 +1,4 @@
-"""The data of a report: what was decided, written and proven."""
+"""The data of a report: decisions, the written file, and its proof."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Judgement:
 
 @dataclass
 class ReportData:
-    """Fields of a report, and what follows from them.
+    """Fields of a report, and the figures that follow from them.
 
     Attributes:
         source: name of the original model.

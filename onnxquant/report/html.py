@@ -40,7 +40,7 @@ def render_comparison(data: Comparison) -> str:
 
 
 def embedded(data: JsonObject) -> Markup:
-    """Data as JSON that ends no element of the page, whatever names are in it.
+    """Data as JSON for a script element; names with ``</script>`` in them do not end it.
 
     >>> print(embedded({"name": "</script>"}))
     {"name":"\\u003c/script\\u003e"}

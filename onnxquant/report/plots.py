@@ -254,5 +254,5 @@ def _point(choice: ChoiceFigures) -> list[tuple[float, float]]:
 
 
 def _short(name: str) -> str:
-    """The end of a long name, which is what tells it from others."""
+    """The end of a long name: names of tensors mostly begin alike."""
     return name if len(name) <= 40 else f"…{name[-39:]}"

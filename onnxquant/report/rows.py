@@ -333,7 +333,7 @@ def _leftovers(proof: Proof) -> list[tuple[str, str]]:
 
 
 def activation_details(activations: ActivationRecord | None, proof: Proof | None) -> list[tuple[str, str]]:
-    """Name of a node or weight, and what there is to know about it."""
+    """Names of nodes and weights with remarks: kernels in float, weights rounded to nearest, conversions that stay."""
     rows: list[tuple[str, str]] = []
     if isinstance(activations, StaticRecord):
         rows += [(name, f"in float: {reason}") for name, reason in activations.left_in_float.items()]

@@ -118,7 +118,7 @@ def _speed(latency: Latency | None) -> tuple[bool, bool]:
 
 
 def _quality(report: ReportData, proof: Proof) -> Quality:
-    """The level of the worst output; what meets the user's own bound is good."""
+    """The level of the worst output; an output within the user's own bound is good."""
     answers = max((_quality_of_answers(part) for part in proof.quality or []), key=_order, default=Quality.GOOD)
     return max(answers, _quality_of_ratios(report, proof), key=_order)
 

@@ -1,4 +1,4 @@
-"""Warnings of a report: what a user should know before trusting the result."""
+"""Warnings of a report: facts that a user should know before trusting the result."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def warnings(report: ReportData) -> list[str]:
 
 
 def activation_warnings(activations: ActivationRecord | None, proof: Proof | None) -> list[str]:
-    """Warnings about integer activations: what costs speed or accuracy, and where."""
+    """Warnings about integer activations that cost speed or accuracy, and where they do."""
     if activations is None:
         return []
     out = _slow(activations, proof)

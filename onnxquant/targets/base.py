@@ -1,4 +1,4 @@
-"""The base class of targets, and the records of what they add to a model."""
+"""The base class of targets, and the records of the tensors and nodes that they add to a model."""
 
 from __future__ import annotations
 

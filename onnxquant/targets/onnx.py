@@ -43,7 +43,7 @@ class Onnx(Target):
     layout_types = (ColumnsLayout, TableLayout, DenseLayout)
 
     def rank(self, form: Format, *, folded: bool) -> int | None:
-        """First for what is decoded at load, last for what has a kernel."""
+        """First for weights that are decoded at load, last for those that another target has a kernel for."""
         return 10 if folded or isinstance(form, Floats) else 30 if form.foreign else 20
 
     def holds(self, form: Format) -> bool:  # noqa: D102

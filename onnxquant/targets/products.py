@@ -68,7 +68,7 @@ class JoinedBias:
 
 
 def take_bias(editor: ModelEditor, use: Use, site: Site) -> JoinedBias | None:
-    """Take over the bias of a product: a Gemm's C, or what an Add behind a MatMul adds; that Add is removed.
+    """Take over the bias of a product: a Gemm's C, or the constant of an Add behind a MatMul; that Add is removed.
 
     None where a kernel cannot add it: it is not one constant per channel, or the product is read elsewhere.
     """

@@ -74,7 +74,7 @@ def _depends_on_values(error: ErrorFigures) -> bool:
 
 
 def notes_on_outputs(outputs: Sequence[Mapping[str, Any]], quality: Sequence[PartQuality]) -> list[str]:
-    """Remarks on what was compared.
+    """Remarks on outputs that are not finite in the original, or whose shapes depend on values.
 
     Args:
         outputs: outputs of the original, a mapping per sample.

@@ -196,5 +196,5 @@ def _norm(vector: NDArray[Any]) -> float:
 
 
 def _ratio(a: float, b: float) -> float:
-    """0 / 0 is no deviation; what cannot be compared is 1e9, since JSON has no infinity."""
+    """A deviation over its bound. 0 / 0 is 0; anything else over 0 is 1e9, since JSON has no infinity."""
     return float(f"{a / b if b else (1e9 if a else 0.0):.6g}")

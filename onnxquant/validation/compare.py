@@ -157,7 +157,7 @@ def _metric(metric: Metric, original: Path, quantized: Path, options: Options) -
 
 
 def _runnable(original: Document, folder: Path) -> Path:
-    """A file that onnxruntime opens: a copy of a model without one, or whose data it may have to follow links to."""
+    """A file of the original that onnxruntime opens: its own, or a copy where it has none or its data is linked."""
     if original.path and not original.follows_links():
         return original.path
     path = folder / "original.onnx"

@@ -117,7 +117,7 @@ def latencies(models: Mapping[str, TimedModel], feed: Feed, threads: int | None)
 
 
 def processor_clock(threads: int) -> Callable[[], float]:
-    """The clock of the processor time that a session with so many threads takes."""
+    """The clock of the processor time that a session with ``threads`` threads takes."""
     if sys.platform == "win32":  # whose processor times move in steps of 16 ms
         return time.perf_counter
     return time.thread_time if threads == 1 else time.process_time

@@ -45,7 +45,7 @@ def compare_structure(proof: Proof, original: Document, quantized: Document) -> 
 
 
 def refuse_unrelated(original: Document, quantized: Document) -> None:
-    """Refuse models that cannot be an original and what was made of it: swapped ones, and those of other inputs or outputs.
+    """Refuse models that cannot be an original and its quantized model: swapped, or with other inputs or outputs.
 
     Raises:
         ModelError: they are such models; the message says what to do, or what differs.

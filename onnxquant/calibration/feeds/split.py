@@ -62,7 +62,7 @@ def _some_of(sources: Sequence[list[int]], part: float) -> list[list[int]]:
 
 
 def spread(feeds: Feeds, count: int) -> Feeds:
-    """So many of the samples, from as many sources as possible."""
+    """``count`` of the samples, from as many sources as possible."""
     if len(feeds) <= count:
         return feeds
     sources = _sources(feeds)

@@ -40,7 +40,7 @@ def extreme(groups: Matrix) -> Matrix:
 
 
 def round_away(values: Matrix) -> Matrix:
-    """To the nearest integer, halves away from zero; x - trunc(x) is exact, so the comparison is too."""
+    """The nearest integers, halves away from zero; x - trunc(x) is exact, so the comparison is too."""
     whole = np.trunc(values)
     whole += np.copysign((np.abs(values - whole) >= np.float32(0.5)).astype(np.float32), values)
     return whole

@@ -64,7 +64,7 @@ class SuperBlocks(ggml.Blocks):
         return np.pad(side, ((0, 0), (0, -side.shape[1] % per_super))).reshape(-1, per_super)
 
     def per_super(self, name: str, rows: int, cols: int, dtype: type, count: int = 1, bits: int = 0) -> Plane:
-        """A plane with so many values per super-block."""
+        """A plane of ``count`` values per super-block."""
         return Plane.of(name, (rows, count * -(-cols // SUPER)), dtype, bits=bits)
 
     def columns(self, chunk: Matrix) -> Matrix:

@@ -128,7 +128,7 @@ class _Walk:
         return f"{others[0].op_type} reads" if others else ""
 
     def _refusal_of(self, op: Linear) -> Refusal | None:
-        """Why a linear op's outputs must stay in their order."""
+        """The reason why a linear op's outputs must stay in their order."""
         kind = op.node.op_type
         if (op.outputs, op.axis) != (self.channels, self.result.axis):
             return Refusal(f"the channels of the {kind} before it are others")

@@ -144,7 +144,7 @@ def path_to_maker(finder: ScalePathFinder, name: str, readers: list[Linear]) -> 
 
 
 def other_readers(editor: GraphEditor, name: str, readers: list[Linear]) -> Refusal | None:
-    """Why an activation's channels cannot be changed for its linear readers alone; None when they can."""
+    """The reason why an activation's channels cannot be changed for its linear readers alone; None when they can."""
     others = [n for n in editor.consumers(name) if all(n is not op.node for op in readers) and not is_op(n, "Shape")]
     if others:
         return Refusal(f"{others[0].op_type} reads it too")
@@ -159,13 +159,13 @@ def _unlike_readers(readers: list[Linear]) -> Refusal | None:
 
 
 def no_single_matrix(readers: list[Linear]) -> Refusal | None:
-    """Why the weights that read an activation are not one matrix each; None when they are."""
+    """The reason why the weights that read an activation are not one matrix each; None when they are."""
     op = next((op for op in readers if not op.is_matrix), None)
     return Refusal(f"a {op.node.op_type} with groups or windows reads it") if op else None
 
 
 def shared_weight(editor: GraphEditor, ops: list[Linear]) -> Refusal | None:
-    """Why weights would be stored twice if these ops had others; None when they would not."""
+    """The reason why these ops cannot have other weights without storing theirs twice; None when they can."""
     op = next((op for op in ops if not op.owns_weight(editor)), None)
     return Refusal(f"the weight of a {op.node.op_type} is read elsewhere too") if op else None
 

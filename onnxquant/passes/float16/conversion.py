@@ -153,7 +153,7 @@ class GraphConversion:
     def _why_in_float32(
         self, node: onnx.NodeProto, signature: Signature | None, scope: GraphScope, floats: Sequence[int]
     ) -> str | None:
-        """Why a node has to compute in float32; None when it need not."""
+        """The reason why a node has to compute in float32; None when it need not."""
         if signature is None:
             return _UNKNOWN
         if reason := reason_for_float32(node, signature):

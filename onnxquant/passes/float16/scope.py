@@ -58,7 +58,7 @@ class GraphScope:
         return owner
 
     def rebuild(self) -> None:
-        """Put the Casts in their places, and drop types that were recorded for what was float32."""
+        """Put the Casts in their places, and drop the recorded types of values that were float32."""
         graph = self.graph
         order = [*self.inserted.get(-1, [])]
         for place, node in enumerate(graph.node):

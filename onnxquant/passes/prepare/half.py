@@ -62,7 +62,7 @@ def _boundary(proto: onnx.ModelProto) -> set[str]:
 
 
 def _refusal(proto: onnx.ModelProto, nbytes: int) -> str:
-    """Why a model cannot be widened; empty where it can."""
+    """The reason why a model cannot be widened; empty where it can."""
     if nbytes > _MOST_BYTES:
         return f"{nbytes} bytes of constants"
     types = [value.type for graph in graphs(proto.graph) for value in (*graph.input, *graph.value_info, *graph.output)]

@@ -120,7 +120,7 @@ def as_stored(plane: Array) -> Array:
 
 
 def from_stored(plane: Array, dtype: np.dtype[Any]) -> Array:
-    """An array of an element type from the tensor that was written for it; a tensor of another type stays as it is."""
+    """The inverse of ``as_stored``: the array in its own element type; other tensors stay as they are."""
     return plane.view(dtype) if plane.dtype == stored_type(dtype) else plane
 
 
