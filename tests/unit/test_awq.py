@@ -169,13 +169,13 @@ def scaled(nodes: list[onnx.NodeProto], outputs: tuple[str, ...] = ("y",), **cha
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_what_cannot_be_folded_is_left_with_the_reason(
+def test_scales_that_cannot_be_folded_are_left_with_the_reason(
     nodes: list[onnx.NodeProto], outputs: tuple[str, ...], reason: str
 ) -> None:
     assert scaled(nodes, outputs).refused == {"a": reason}
 
 
-def test_what_need_not_be_scaled_is_left_with_the_reason() -> None:
+def test_activations_that_need_no_scales_are_left_with_the_reason() -> None:
     assert scaled([NORM, QK[0]], quantizer=lambda w: None).refused == {"a": "no weight that reads it is encoded"}
     assert scaled([NORM, QK[0]], magnitudes={"a": LARGE * 0}).refused == {"a": "it was always zero"}
     exact = scaled(

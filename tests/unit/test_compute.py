@@ -66,7 +66,7 @@ def test_searched_formats_too(tmp_path: Path) -> None:
     assert report.passed and all(s.decision.folded for s in report.encoded)
 
 
-def test_what_does_not_go_together(tmp_path: Path) -> None:
+def test_compute_float_beside_integer_activations_is_refused(tmp_path: Path) -> None:
     path = graphs.save(graphs.matmul(k=K, n=N), tmp_path / "model.onnx")
     refused(run("quantize", path, "--compute", "float", "--activations", "dynamic"), "compute float", "activations")
     refused(run("quantize", path, "--compute", "flaot"), "flaot")

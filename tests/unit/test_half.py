@@ -441,7 +441,7 @@ def test_optional_constants_and_overridable_inputs() -> None:
     assert [i.name for i in made.graph.input] == ["x"] and "1 constants no longer graph inputs" in outcome.notes
 
 
-def test_nothing_to_do_is_said() -> None:
+def test_a_model_without_float32_is_refused() -> None:
     with pytest.raises(ModelError, match="holds no float32"):
         halved(single([node("Neg", ["x"], ["y"])], {"x": (I64, [2])}, {"y": I64}, {}))
 

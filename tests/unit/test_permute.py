@@ -329,11 +329,11 @@ def test_orders() -> None:
         ([np.ones((2, 3))], [1, np.nan, 2], r"found shape \[3\]"),
     ],
 )
-def test_orders_of_what_does_not_fit(weights: list[Array], energy: Any, message: str) -> None:
+def test_orders_by_weights_or_energies_that_do_not_fit_are_refused(weights: list[Array], energy: Any, message: str) -> None:
     with pytest.raises(WeightError, match=message):
         order_of(weights, "activation", energy)
 
 
-def test_what_is_no_order_is_refused() -> None:
+def test_an_order_that_is_no_permutation_is_refused() -> None:
     with pytest.raises(WeightError, match=r"expected each of 0 \.\. 31 once"):
         folding(np.zeros(K, np.int32))(agreement.load(build([*MAKERS["nothing"], DOWN])))

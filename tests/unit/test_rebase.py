@@ -274,7 +274,7 @@ REFUSED: dict[str, list[onnx.NodeProto]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_linear_stream_is_left(case: str) -> None:
+def test_streams_that_are_not_linear_stay_in_their_basis(case: str) -> None:
     nodes = list(REFUSED[case])
     if case == "a sum with something else":
         nodes.insert(0, node("Conv", ["x", "first"], ["a2"], pads=[1, 1, 1, 1]))
@@ -322,7 +322,7 @@ def halves() -> onnx.ModelProto:
         ),
     ],
 )
-def test_reasons_are_told(build: Any, given: ChannelMoments | None, reason: str) -> None:
+def test_a_refused_stream_is_reported_with_its_reason(build: Any, given: ChannelMoments | None, reason: str) -> None:
     document = load(build())
     before = document.proto.SerializeToString()
     result = Rebase({} if given is None else {"a": given})(document)
@@ -416,7 +416,7 @@ def test_no_basis_has_less_noise(n: int) -> None:
     assert found < noise(np.eye(n), c, s)
 
 
-def test_what_nothing_lies_in_or_reads_is_not_blown_up() -> None:
+def test_a_basis_is_well_conditioned_for_directions_without_variance_or_reader() -> None:
     c, s = hard(8, 0)
     dead = np.diag([1.0] * 6 + [0.0] * 2)
     for covariance, sensitivity in ((dead @ c @ dead, s), (c, dead @ s @ dead), (dead @ c @ dead, dead @ s @ dead)):

@@ -52,7 +52,7 @@ def test_rules_by_operator_and_size() -> None:
         formats({"rules": [{"min_elements": "9"}]})
 
 
-def test_a_rule_that_no_operator_matches_is_told() -> None:
+def test_a_rule_that_no_operator_matches_is_reported() -> None:
     report = onnxquant.quantize(network(), "out.onnx", recipe={"rules": [{"op": "Cnov", "keep": True}]}, dry_run=True)
     assert report.unused_rules == [1]
 
@@ -159,7 +159,7 @@ def test_shipped_recipes_for_kinds_of_models(tmp_path: Path) -> None:
         onnxquant.quantize(DEFAULT_MODEL, tmp_path / "x.onnx", recipe="llm-int4")
 
 
-def test_what_a_file_says_it_was_made_of(tmp_path: Path) -> None:
+def test_a_file_records_the_rules_and_options_it_was_made_with(tmp_path: Path) -> None:
     from onnxquant.artifact.records import Origin
     from onnxquant.graph import identity
     from onnxquant.graph.io import load

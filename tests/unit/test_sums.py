@@ -59,7 +59,7 @@ def picked(proto: onnx.ModelProto, folder: Path) -> dict[str, int]:
         node("LayerNormalization", ["a", "g", "shift"], ["y"], name="norm"),
     ],
 }.values(), ids=str)  # fmt: skip
-def test_what_is_left(nodes: list[onnx.NodeProto]) -> None:
+def test_adds_that_no_layer_normalization_follows_alone_stay_adds(nodes: list[onnx.NodeProto]) -> None:
     document, note = agreement.check(build(nodes, "y", *(["z"] if len(nodes) > 3 else [])), KeepSums(), X)
     assert note is None
     assert "Sum" not in agreement.ops(document)

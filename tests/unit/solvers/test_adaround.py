@@ -128,7 +128,7 @@ def test_a_start_that_is_better_is_kept() -> None:
     np.testing.assert_array_equal(found.planes["codes"], start.planes["codes"])
 
 
-def test_rows_do_not_know_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solving_one_row_ignores_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     form = format_named("int4", block_size=32)
     weight, x = graphs.weight(50, 33), rows_of(33, 200, rank=8, noise=0.3)
     start, inputs, order = form.encode(weight), Inputs((x.T @ x)[None]), graphs.rng(5).permutation(50)

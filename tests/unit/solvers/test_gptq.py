@@ -138,7 +138,7 @@ def test_inputs_that_were_not_seen_lose_nothing(smallest: float, inputs: int, mo
     assert inputs > 64 or smallest < 1 or unshrunk > 2 * nearest  # there was something to lose
 
 
-def test_rows_do_not_know_each_other() -> None:
+def test_solving_one_row_ignores_other_rows() -> None:
     w, gram = graphs.weight(50, 33), gram_of(33)
     order = graphs.rng(5).permutation(50)
     _, plain = solved(w, gram)
@@ -174,7 +174,7 @@ def test_columns_that_are_never_used_are_rounded_to_nearest() -> None:
 
 
 @pytest.mark.parametrize("gram", [np.zeros((9, 9)), np.full((9, 9), np.nan), np.diag([np.inf] * 9)], ids=str)
-def test_what_says_nothing_changes_nothing(gram: Array) -> None:
+def test_gram_matrices_without_information_leave_codes_unchanged(gram: Array) -> None:
     before, after = solved(graphs.weight(6, 9), gram)
     assert np.array_equal(after.planes["codes"], before.planes["codes"])
 
@@ -231,7 +231,7 @@ def test_a_start_of_something_else_is_refused() -> None:
             Gptq().solve(INT8, w, inputs, start)
 
 
-def test_what_is_not_finite_is_refused_with_its_place() -> None:
+def test_weights_that_are_not_finite_are_refused_with_their_place() -> None:
     w, inputs = graphs.weight(4, 6), Inputs(np.eye(6)[None])
     start = INT8.encode(w)
     w[2, 3] = np.nan

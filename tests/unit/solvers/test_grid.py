@@ -62,7 +62,7 @@ SHAPED = [(*case.values, shape) for case in GRIDS for shape in SHAPES if fits(*c
 
 
 @pytest.mark.parametrize(("name", "parameters", "shape"), SHAPED)
-def test_a_grid_is_what_is_decoded(name: str, parameters: dict[str, Any], shape: tuple[int, int]) -> None:
+def test_values_of_a_grid_are_the_decoded_weight(name: str, parameters: dict[str, Any], shape: tuple[int, int]) -> None:
     encoded, decoded = of(name, parameters, graphs.weight(*shape))
     form = encoded.format
     grid = form.grid(encoded)
@@ -77,7 +77,7 @@ def test_a_grid_is_what_is_decoded(name: str, parameters: dict[str, Any], shape:
 
 
 @pytest.mark.parametrize(("name", "parameters"), GRIDS)
-def test_what_a_grid_says_is_what_other_codes_decode_to(name: str, parameters: dict[str, Any]) -> None:
+def test_grid_values_of_other_codes_are_what_these_decode_to(name: str, parameters: dict[str, Any]) -> None:
     encoded, _ = of(name, parameters, graphs.weight(6, 512))
     grid = encoded.format.grid(encoded)
     assert grid.step.dtype == grid.shift.dtype == grid.levels.dtype == np.float32
@@ -190,7 +190,7 @@ def test_levels_that_share_a_sixteenth_bit_are_refused() -> None:
         nearest_indices(LevelGrid(levels, one, one * 0, 4), np.ones((1, 4), np.float32))
 
 
-def test_a_step_of_nothing_takes_the_level_of_nothing() -> None:
+def test_weights_on_a_step_of_zero_take_the_level_zero() -> None:
     for name in ("int4", "nf4", "q4_1", "q4_k", "q6_k", "f8_e4m3"):
         encoded = format_named(name).encode(np.zeros((2, 256), np.float32))
         grid = encoded.format.grid(encoded)

@@ -54,7 +54,7 @@ def test_one_after_the_other_and_in_processes(tmp_path: Path, count: int) -> Non
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".npz"] * len(wanted)
 
 
-def test_what_is_filed_is_not_solved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_whose_results_are_on_disk_are_not_solved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = tasks(3)
     jobs.run(wanted[:2], jobs.Results(tmp_path))
     solved, told = [], []

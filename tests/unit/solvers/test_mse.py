@@ -113,7 +113,7 @@ GAINS_DB = {
 
 
 @pytest.mark.parametrize("name", GAINS_DB)
-def test_what_it_gains_over_nearest(name: str) -> None:
+def test_mse_loses_less_than_rounding_to_nearest(name: str) -> None:
     w = graphs.weight(64, 512)
     form = format_named(name)
     gain = 10 * np.log10(lost(w, form.encode(w)).sum() / lost(w, LeastSquares().solve(form, w)).sum())
@@ -141,7 +141,7 @@ def test_never_worse_than_nearest(name: str, seed: int, cols: int, zero: str | N
 
 
 @pytest.mark.parametrize("name", ["int4", "q4_1", "q4_k", "nf4"])
-def test_what_inputs_say_counts(name: str) -> None:
+def test_mse_weighs_columns_by_the_energy_of_their_inputs(name: str) -> None:
     w = graphs.weight(24, 256)
     energy = np.exp(2 * graphs.rng(1).standard_normal(256))
     form = format_named(name)
@@ -183,7 +183,7 @@ def test_scales_that_are_stored_together_are_kept_where_others_lose(name: str, s
 
 
 @pytest.mark.parametrize("energy", [0.0, np.nan, np.inf], ids=str)
-def test_inputs_that_say_nothing_are_none(energy: float) -> None:
+def test_inputs_without_information_leave_mse_unchanged(energy: float) -> None:
     w, form = graphs.weight(6, 40), format_named("int4")
     plain, told = LeastSquares().solve(form, w), LeastSquares().solve(form, w, Inputs(np.full((1, 40, 40), energy)))
     np.testing.assert_array_equal(form.decode(told), form.decode(plain))
