@@ -21,6 +21,7 @@ from onnxquant.graph.names import METADATA, ORIGIN
 from onnxquant.graph.publish import Publisher, SizeCounter, is_stored
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.graph.traverse import graphs, replace_field, tensors
+from onnxquant.plan.activations import StaticRecord
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.targets import layout_types, target_named
 from onnxquant.version import __version__
@@ -130,6 +131,7 @@ def _metadata(document: Document, plan: Plan, records: Sequence[Record]) -> Meta
         records=tuple(records),
         activations=plan.activation_record,
         rescaled=plan.rescaled,
+        samples=None if isinstance(plan.activation_record, StaticRecord) else plan.samples,
     )
 
 

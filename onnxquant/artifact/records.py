@@ -17,8 +17,8 @@ from onnxquant.formats.base import Format
 from onnxquant.graph.names import METADATA, ORIGIN
 from onnxquant.graph.needs import View
 from onnxquant.graph.sites import FLOATS, Site
-from onnxquant.json_data import JsonKey, JsonObject, JsonValue, from_json, to_object
-from onnxquant.plan.activations import ActivationRecord
+from onnxquant.json_data import OPTIONAL, JsonKey, JsonObject, JsonValue, from_json, to_object
+from onnxquant.plan.activations import ActivationRecord, SampleUse, StaticRecord
 from onnxquant.targets import Lowered, Result
 from onnxquant.version import __version__
 
@@ -129,6 +129,7 @@ class Metadata:
         records: the encoded weights.
         activations: record of integer activations; None: activations are floats.
         rescaled: weights that were replaced by those of an equivalent function before they were encoded.
+        samples: use of the samples that weights were solved with; None: none, or the record of activations has it.
     """
 
     SCHEMA: ClassVar[int] = 2
@@ -141,12 +142,18 @@ class Metadata:
     records: tuple[Record, ...] = field(default=(), metadata=JsonKey("sites").metadata)
     activations: ActivationRecord | None = field(default=None, metadata=JsonKey(optional=True, empty=True).metadata)
     rescaled: tuple[str, ...] = ()
+    samples: SampleUse | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         """Refuse numbers that are no sizes."""
         for name in ("source_bytes", "weights", "float_bytes"):
             if not 0 <= getattr(self, name) < _MOST_BYTES:
                 raise ValueError(f"{name} is not between 0 and 2^62")
+
+    @property
+    def sample_use(self) -> SampleUse | None:
+        """Use of the samples that the file was made with; None where it does not say."""
+        return self.activations.samples if isinstance(self.activations, StaticRecord) else self.samples
 
     @property
     def changed_weights(self) -> frozenset[str]:

@@ -47,6 +47,11 @@ class Samples:
                 self._split = feeds_.split(self._opened(session, judged + calibrated), judged, calibrated)
         return self._split
 
+    @property
+    def opened_split(self) -> feeds_.Split | None:
+        """The split of ``for_calibration``; None where no step has asked for it."""
+        return self._split
+
     def shared(self) -> feeds_.Split:
         """The split of ``for_calibration``, once something is made from the samples that judge."""
         if self._split is None:

@@ -29,6 +29,7 @@ from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weight
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import find_sites
+from onnxquant.plan.activations import SampleUse
 from onnxquant.plan.context import Context, workspace
 from onnxquant.plan.decision import Plan
 from onnxquant.recipe.files import read_recipe
@@ -160,6 +161,10 @@ def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Repo
         notes = [*notes, f"parts of the model are quantized already ({integers}); they stay as they are"]
     external = options.is_external(already=context.original.is_external(), nbytes=plan.nbytes)
     _refuse_unwritable(path, plan, external=external)
+    # Samples are opened first: data that does not fit is refused before any work.
+    unsolved = decisions_to_solve(plan, model.orders, model.solved)
+    split = context.samples.for_calibration(model.document) if context.samples and unsolved else None
+    plan = replace(plan, samples=_sample_use(context))
     size = lowering.predict(model.document, plan, path.name, external=external)
     refuse_larger(context.original, size)
     plan = replace(plan, predicted_bytes=size.nbytes)
@@ -168,17 +173,20 @@ def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Repo
         return report
     refuse_overwriting(context.original, path)
     with Publisher(path, external=external, force=options.force) as publisher:
-        # Samples are opened first: data that does not fit is refused before any work.
-        unsolved = decisions_to_solve(plan, model.orders, model.solved)
-        samples = context.samples.for_calibration(model.document) if context.samples and unsolved else None
         outputs = original_outputs(context) if options.proof else None
-        solved = solve_weights(context, unsolved, model.orders, samples.calibrating if samples else None)
+        solved = solve_weights(context, unsolved, model.orders, split.calibrating if split else None)
         encoder = SiteEncoder(context, plan, [model.solved, solved])
         lowering.write(model.document, plan, publisher, encoder)
     report.finish(path, encoder.results, external=external)
     if outputs is not None:
         report.prove(prove(context, path, outputs, EncodedWeights(model.document, encoder.digests)))
     return report
+
+
+def _sample_use(context: Context) -> SampleUse | None:
+    """The use of the samples that anything was made from."""
+    split = context.samples.opened_split if context.samples else None
+    return SampleUse(len(split.calibrating), len(split.judging), split.apart) if split else None
 
 
 def _nothing_to_encode(model: PlannedModel) -> str:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import onnx
 
-from onnxquant.artifact.records import activation_record, records
+from onnxquant.artifact.records import Metadata, records
 from onnxquant.calibration.feeds import Data
 from onnxquant.calibration.samples import Samples
 from onnxquant.graph.io import Document, load
-from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.report.data import Request
@@ -74,7 +73,7 @@ def validate(
 
 def _hold_out(samples: Samples, original: Document, file: Document) -> None:
     """Let the proof run on what calibration held out, where the samples are divided as the file says of its own."""
-    record = activation_record(file.proto)
-    use = record.samples if isinstance(record, StaticRecord) else None
+    metadata = Metadata.read(file.proto)
+    use = metadata.sample_use if metadata else None
     if use and samples.is_split_into(original, use.calibrated, use.judged) and not use.apart:
         samples.shared()

@@ -204,8 +204,10 @@ class Judge:
             return _Answers("values", sum(int(s.sum()) for s in same), sum(s.size for s in same))
         if not pairs or part.index or not all(_has_classes(name, a) for a, _ in pairs):
             return None
-        same = [np.asarray(a.argmax(-1) == b.argmax(-1)) for a, b in pairs]
-        return _Answers("top classes", sum(int(s.sum()) for s in same), sum(s.size for s in same))
+        # Rows of one number have no top class.
+        same = [np.asarray(a.argmax(-1) == b.argmax(-1))[a.max(-1) > a.min(-1)] for a, b in pairs]
+        count = sum(s.size for s in same)
+        return _Answers("top classes", sum(int(s.sum()) for s in same), count) if count else None
 
 
 def _remark(output: str, aligned: Sequence[Aligned]) -> str | None:

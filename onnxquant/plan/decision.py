@@ -12,7 +12,7 @@ import onnx
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
 from onnxquant.observers.histogram import HistogramSummary
-from onnxquant.plan.activations import ActivationRecord
+from onnxquant.plan.activations import ActivationRecord, SampleUse
 from onnxquant.solvers.rtn import Rtn
 
 
@@ -203,6 +203,7 @@ class Plan:
         activations: activations that are rounded; None where all stay floats
         rescaled: names of weights that were rescaled before they are encoded; the model's function is the same
         origin: JSON that tells what the output was made of
+        samples: use of the samples that weights are solved with; None where none are
     """
 
     decisions: tuple[Decision, ...]
@@ -211,6 +212,7 @@ class Plan:
     activations: RoundedActivations | None = None
     rescaled: tuple[str, ...] = ()
     origin: str = ""
+    samples: SampleUse | None = None
 
     @property
     def encoded(self) -> list[EncodeDecision]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxquant import runtime
 from onnxquant.calibration import feeds
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document
@@ -19,11 +20,11 @@ def check_request(options: Options, original: Document, *, has_data: bool) -> No
         has_data: whether the user gave samples.
 
     Raises:
-        RecipeError: the metric is no function, or an output that is to be judged does not exist.
+        RecipeError: the metric is no function or fails on the original, or an output that is to be judged does not exist.
         FeedError: the description of the samples is not well-formed, or there are none.
     """
     if options.metric is not None:
-        Metric(options.metric)
+        _try_metric(Metric(options.metric), original, options.threads)
     outputs = original.proto.graph.output
     if all(output.type.HasField("tensor_type") for output in outputs):
         for name in options.judge:
@@ -31,3 +32,9 @@ def check_request(options: Options, original: Document, *, has_data: bool) -> No
     feeds.entries(options.preprocess)
     if options.preprocess is not None and not has_data:
         raise FeedError("preprocess says how samples are made of --data, which is missing")
+
+
+def _try_metric(metric: Metric, original: Document, threads: int | None) -> None:
+    """Call a metric on the original, so that one which fails does so before any work."""
+    with runtime.session_of(original, threads=threads) as session:
+        metric(session)

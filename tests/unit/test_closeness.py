@@ -250,6 +250,16 @@ def test_top_classes_are_counted_where_there_are_classes(name: str, values: np.n
     assert not counted or part.same == rows - values[0, ..., 0].size
 
 
+def test_rows_of_one_number_have_no_top_class() -> None:
+    """An output that is always zero says nothing, whatever becomes of the model."""
+    (part,) = Judge(samples(np.zeros((6, 1, 10)), "logits")).quality(samples(np.zeros((6, 1, 10)), "logits"))
+    assert part.answers is None
+    values = LOGITS.copy()
+    values[2] = 7
+    (part,) = Judge(samples(values, "logits")).quality(samples(values, "logits"))
+    assert part.answers == part.same == values[..., 0].size - values[2, ..., 0].size
+
+
 def test_whole_numbers_are_counted() -> None:
     (part,) = Judge([{"y": np.int64([[1, 2, 3, 4]])}]).quality([{"y": np.int64([[1, 2, 3, 5]])}])
     assert (part.same, part.answers, part.answer, part.sqnr_db) == (3, 4, "values", None)

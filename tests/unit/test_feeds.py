@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import os
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import graphs
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from samples import read
 
+import onnxquant
+from onnxquant.artifact.records import Metadata
 from onnxquant.calibration.feeds import Guess, Input, SampleOrigin, Split, Synthetic, open_feeds, split, spread
 from onnxquant.errors import FeedError
+from onnxquant.plan.activations import SampleUse
 
 X = Input("x", "tensor(float)", ("batch", 3))
 IDS = Input("ids", "tensor(int64)", ("batch", "length"))
@@ -219,9 +226,9 @@ def broken_stream(folder: Path) -> Path:
     return folder / "f.npz"
 
 
-def short_member(folder: Path) -> Path:
+def short_member(folder: Path, ordered: Callable[[Any], Any] = np.ascontiguousarray) -> Path:
     """A member whose header promises more than there is."""
-    np.save(folder / "x.npy", values(8, 3))
+    np.save(folder / "x.npy", ordered(values(8, 3)))
     content = (folder / "x.npy").read_bytes()[:-12]
     with zipfile.ZipFile(folder / "f.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", content)
@@ -234,6 +241,27 @@ def two_kinds(folder: Path) -> Path:
     return folder
 
 
+def bomb(folder: Path) -> Path:
+    """A small archive of one gigabyte of zeros."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": True, "shape": (1 << 27, 3)})
+    with zipfile.ZipFile(folder / "f.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as member:
+        member.write(header.getvalue())
+        member.write(bytes(1 << 20))
+    content = (folder / "f.npz").read_bytes()
+    size = len(header.getvalue()) + (1 << 20)
+    swollen = content.replace(
+        size.to_bytes(4, "little"), (len(header.getvalue()) + 12 * (1 << 27)).to_bytes(4, "little")
+    )
+    (folder / "f.npz").write_bytes(swollen)
+    return folder / "f.npz"
+
+
+def fifo(folder: Path) -> Path:
+    os.mkfifo(folder / "f.npz")
+    return folder / "f.npz"
+
+
 TAKES = r"the model takes x tensor\(float\) \['batch', 3\]"
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing file": (lambda f: f / "no.npz", "no.npz: cannot be read as .npz: No such file"),
@@ -241,6 +269,14 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no archive": (file("f.npz", b"nothing"), "f.npz: cannot be read as .npz: File is not a zip file"),
     "no array": (file("f.npy", b"nothing"), "f.npy: cannot be read as .npy"),
     "damaged stream": (broken_stream, "f.npz: cannot be read as .npz"),
+    "bomb": (bomb, "f.npz: cannot be read as .npz: .* bytes that stand for 1610612"),
+    "bomb in a folder": (lambda f: bomb(f).parent, "f.npz: cannot be read as .npz: .* bytes that stand for 1610612"),
+    "FIFO": (fifo, "f.npz: is a device, a FIFO or a socket"),
+    "FIFO in a folder": (lambda f: fifo(f).parent, "no .npz files in this folder"),
+    "short member in Fortran's order": (
+        lambda f: short_member(f, np.asfortranarray),
+        "f.npz: cannot be read as .npz: x.npy ends early",
+    ),
     "short member": (short_member, "f.npz: cannot be read as .npz: x.npy ends early"),
     "name": (npz(X=values(2, 3)), "no input 'X'; known: x"),
     "near name": (npz(xx=values(2, 3)), "no input 'xx'; did you mean 'x'"),
@@ -481,3 +517,14 @@ def test_synthetic_feeds_follow_the_inputs() -> None:
     assert first[0]["sr"] == 16000 and first[0]["x"].shape == (1, 3)
     assert feeds.origin.is_synthetic and feeds.origin.shapes["ids"] == (1, 9)
     assert not same(first[0], next(iter(Synthetic(inputs, {"ids": 50}, Guess({"length": 9}, 4, 4), 3, seed=8))))
+
+
+def test_a_solved_file_says_which_samples_were_held_out(tmp_path: Path) -> None:
+    proto = graphs.matmul(64, 32)
+    data = {"x": values(16, 3, 64)}
+    report = onnxquant.quantize(proto, tmp_path / "q.onnx", bits=4, data=data, samples=4, threads=1)
+    metadata = Metadata.read(onnx.load(tmp_path / "q.onnx"))
+    assert metadata and metadata.sample_use == SampleUse(12, 4, apart=True)
+    again = onnxquant.validate(proto, tmp_path / "q.onnx", data, samples=4, threads=1)
+    assert report.proof and again.proof and report.proof.feeds and again.proof.feeds
+    assert report.proof.feeds.apart is again.proof.feeds.apart is True

@@ -114,6 +114,15 @@ def test_a_metric_decides_what_stays_in_float(tmp_path: Path) -> None:
     assert -error(onnxquant.load(tmp_path / "p.onnx")) <= allowed < -error(onnxquant.load(tmp_path / "q.onnx"))
 
 
+def test_a_metric_that_fails_does_so_before_any_work(tmp_path: Path) -> None:
+    stages: list[str] = []
+    with pytest.raises(RecipeError, match="fails with ZeroDivisionError"):
+        onnxquant.quantize(
+            classifier(), tmp_path / "q.onnx", metric=lambda session: 1 / 0, progress=lambda stage, part: stages.append(stage)
+        )
+    assert stages == [] and not list(tmp_path.iterdir())
+
+
 def test_the_command_line_takes_a_metric_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = graphs.save(classifier(), tmp_path / "m.onnx")
     (tmp_path / "judge.py").write_text("def good(session):\n    return len(session.get_inputs())\n")

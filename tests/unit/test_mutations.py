@@ -362,3 +362,16 @@ def test_a_coarse_format_is_no_defect(model: Path) -> None:
     outputs = report.proof.outputs
     assert 3 < outputs["float vs twin"]["y"].sqnr_db < 15
     assert outputs["twin vs exact"]["y"].sqnr_db > 100
+
+
+def test_last_bits_that_a_model_magnifies_are_no_defect(tmp_path: Path) -> None:
+    """Sin(1e4 h) shows roundings of h that no other output shows; the same samples with other last bits show them, too."""
+    nodes = [
+        graphs.node("MatMul", ["x", "w"], ["h"]),
+        graphs.node("Mul", ["h", "factor"], ["m"]),
+        graphs.node("Sin", ["m"], ["y"]),
+    ]
+    constants = {"w": graphs.weight(256, 64), "factor": np.float32(1e4)}
+    proto = graphs.model(nodes, {"x": ("float32", [4, 256])}, {"y": "float32"}, constants)
+    report = onnxquant.quantize(proto, tmp_path / "q.onnx", format="q4_0", target="custom", samples=1, threads=1)
+    assert report.problems == []

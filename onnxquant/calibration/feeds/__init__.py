@@ -92,6 +92,8 @@ def open_feeds(
 def _source(data: Data, inputs: Sequence[Input], limit: int | None, steps: Mapping[str, Any]) -> Source:
     if isinstance(data, (str, Path)):
         path = Path(data)
+        if path.exists() and not (path.is_dir() or path.is_file()):
+            raise FeedError(f"{path}: is a device, a FIFO or a socket; expected a file or a folder")
         if path.is_dir():
             return _folder(path, inputs, steps)
         if path.suffix.lower() in text.ENDINGS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ T = TypeVar("T")
 ENDINGS = (".npz", ".npy")
 # The length of a local file header of a zip archive before its two parts of variable length, and where they stand.
 _HEADER, _LENGTHS_AT = 30, 26
+# An archive that holds so many bytes, and so many times as many as it has, is a bomb.
+_LARGE, _LARGEST_RATIO = 256 << 20, 100
 
 
 class Stacked:
@@ -127,17 +130,30 @@ class Streamed(Column):
         """Blocks of consecutive entries, read from the archive."""
         file, shape, fortran, dtype = self._open(stack)
         if fortran or not shape:  # no entry of it lies in one piece
-            data = file.read()
+            data = self._read(file, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
             whole = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
             yield from Column(whole).blocks(length, stack)
             return
         entry = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
         for start in range(0, shape[0], length):
             count = min(length, shape[0] - start)
-            data = file.read(entry * count)
-            if len(data) < entry * count:
-                raise FeedError(f"{self._path}: cannot be read as .npz: {self._member} ends early")
+            data = self._read(file, entry * count)
             yield np.frombuffer(data, dtype).reshape((count, *shape[1:]))
+
+
+    def _read(self, file: IO[bytes], nbytes: int) -> bytes:
+        """The next bytes of the member.
+
+        Raises:
+            FeedError: there are fewer, or they are damaged.
+        """
+        try:
+            data = file.read(nbytes)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise FeedError(f"{self._path}: cannot be read as .npz: {self._member}: {error}") from None
+        if len(data) < nbytes:
+            raise FeedError(f"{self._path}: cannot be read as .npz: {self._member} ends early")
+        return data
 
 
 def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -178,11 +194,24 @@ def _readable(path: Path, read: Callable[[Path], T]) -> T:
         raise FeedError(f"{path}: cannot be read as {path.suffix}: {error}") from None
 
 
+def _members(path: Path) -> list[zipfile.ZipInfo]:
+    """The members of an archive.
+
+    Raises:
+        ValueError: it is a bomb: a small file of much data.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    size = sum(member.file_size for member in members)
+    if size > max(_LARGE, _LARGEST_RATIO * path.stat().st_size):
+        raise ValueError(f"{path.stat().st_size} bytes that stand for {size}; arrays do not compress so well")
+    return members
+
+
 def _columns(path: Path) -> dict[str, Column]:
     """The arrays of a .npz: mapped where they are stored as they are, streamed where they are compressed."""
     out: dict[str, Column] = {}
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
+    members = _members(path)
     for member in members:
         name = member.filename.removesuffix(".npy")
         is_plain = member.compress_type == zipfile.ZIP_STORED
@@ -252,6 +281,7 @@ def _whole(path: Path) -> dict[str, NDArray[Any]]:
     """All arrays of a .npz."""
 
     def read(file: Path) -> dict[str, NDArray[Any]]:
+        _members(file)
         # Opened here: numpy leaves a file open that turns out to be no archive.
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
