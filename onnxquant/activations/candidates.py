@@ -72,7 +72,7 @@ class CandidateRunner:
         exact: bool = True,
         judge: Sequence[str] = (),
     ) -> None:
-        self.document, self.exact, self._rules, self._threads = document, exact, rules, threads
+        self.document, self._exact, self._rules, self._threads = document, exact, rules, threads
         self.samples = list(spread(feeds, JUDGED))
         self._decoded: dict[str, _DecodedWeight] = {}
         self.seconds = math.inf
@@ -140,7 +140,7 @@ class CandidateRunner:
 
     def _open(self, path: Path) -> runtime.Session:
         """A session without saturation, where that is asked for: it fails where integer kernels share a weight."""
-        if self.exact:
+        if self._exact:
             with suppress(ModelError):
                 return runtime.open_session(path, runtime.session_options(threads=self._threads, exact_products=True))
         return runtime.open_session(path, runtime.session_options(threads=self._threads))

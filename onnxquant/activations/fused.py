@@ -34,13 +34,14 @@ def units_in_float(units: Iterable[Unit], records: Iterable[Record], optimized: 
         optimized: the graph that ONNX Runtime makes of the file (``runtime.optimized_graph``).
     """
     editor = GraphEditor(optimized.graph)
-    planes = {record.name: record.plane_names for record in records}
-    decoded = {node.input[0] for node in editor.nodes if is_op(node, _DECODE)}
+    # Of a weight with several readers the first decodes the plane itself, and each other one a copy that Reshape makes.
+    tensors = {record.name: {*record.plane_names, *(result.y for result in record.results)} for record in records}
+    decoded = {name for node in editor.nodes if is_op(node, _DECODE) for name in (node.input[0], node.output[0])}
     return [
         unit
         for unit in units
         if (
-            decoded & planes.get(unit.node.input[1], frozenset())
+            decoded & tensors.get(unit.node.input[1], set())
             if unit.kind is OpKind.KERNEL
             else any(_is_encoded_after(editor, name) for name in {unit.node.output[0], *unit.outputs})
         )

@@ -83,8 +83,7 @@ class StaticSearch:
     ) -> None:
         self._document, self._rules, self._settings, self._samples = document, rules, settings, samples
         self._streams = stream_tensors(GraphEditor(document.proto.graph)) if settings.rebase else []
-        # A goal is to be reached on this CPU; else its saturation must not decide about a file for others, unless it would
-        # leave nothing of the outputs.
+        # A goal is to be reached on this CPU; else its saturation must not decide about a file for others.
         is_free = settings.goal is None
         threads, judge = settings.threads, settings.judge
         self._budget = TimeBudget(settings.effort, progress)
@@ -115,11 +114,9 @@ class StaticSearch:
         return self._with_record(self._builder.taken(best))
 
     def _without_loss(self, best: Candidate) -> Candidate:
-        """A candidate that does not lose its outputs on this CPU; where there is none, weights alone become smaller."""
-        self._runner.exact = False
-        if self._runner.score(best.plan).total >= LOW_DB:
+        """A candidate that does not lose its outputs; where there is none, weights alone become smaller."""
+        if best.score.total >= LOW_DB:
             return best
-        best = self._in_float(AGAINST_LOSS, best, ())  # with its score on this CPU
         best = self._for_goal(best, AccuracyGoal(min_sqnr_db=GOOD_DB), AGAINST_LOSS)
         if best.score.total >= LOW_DB:
             return best

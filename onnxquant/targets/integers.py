@@ -74,9 +74,18 @@ class StaticIntegers(Target):
         names = add_planes(editor, site, layout, encoded)
         nodes = GraphNodes(editor, site)
         axis: dict[str, Any] = {} if isinstance(form.granularity, PerTensor) else {"axis": layout.axis}
-        decoded = nodes.op("DequantizeLinear", *[names[plane] for plane in _PLANES], **axis)
+        results, specs, read = list[Result](), layout.specs(), dict(names)
+        for i, use in enumerate(site.uses):
+            if i:
+                # With session.x64quantprecision ONNX Runtime gives codes another type under a new name, which two kernels
+                # that read one constant cannot both do. It folds a Reshape when a session is created: nothing is stored
+                # twice. Each copy is made from the one before, as equal nodes would become one.
+                for plane in ("codes", "zero_points"):
+                    read[plane] = nodes.op("Reshape", read[plane], nodes.ints(*specs[plane].shape))
+            decoded = nodes.op("DequantizeLinear", *[read[plane] for plane in _PLANES], **axis)
+            results.append(read_decoded(editor, [use], decoded))
         nodes.insert_first()
-        return Lowered({layout.name: names}, [read_decoded(editor, site.uses, decoded)])
+        return Lowered({layout.name: names}, results)
 
 
 class DynamicIntegers(Target):

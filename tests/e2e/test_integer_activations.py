@@ -375,6 +375,27 @@ def test_shared_weights_stay_shared_or_in_float(tmp_path: Path) -> None:
     assert (18 if products_saturate() else 25) < db < 50
 
 
+def test_kernels_that_share_a_weight_load_with_exact_products(tmp_path: Path) -> None:
+    made = [
+        node("Conv", ["x", "w"], ["a"]),
+        node("Conv", ["a", "v"], ["b"]),
+        node("Conv", ["b", "v"], ["c"]),
+        node("Conv", ["c", "v"], ["y"]),
+    ]
+    constants = {"w": 4 * weight(32, 3, 3, 3), "v": 4 * weight(32, 32, 1, 1)}
+    proto = graphs.model(made, {"x": ("float32", ["batch", 3, 16, 16])}, {"y": "float32"}, constants)
+    model, data = save(tmp_path, proto)
+    output, back = tmp_path / "out.onnx", tmp_path / "float.onnx"
+    plain = {"calibration_method": "minmax", "smooth": False, "equalize": False}
+    report = onnxquant.quantize(model, output, activations="static", data=str(data), proof=False, **plain)
+    assert report.activations.integer_kernels == 4
+    assert 25 < sqnr_db(run(model), run(output)) < 50
+    sizes = [t.dims for t in onnx.load(output).graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    assert sorted(map(list, sizes))[-2:] == [[32, 3, 3, 3], [32, 32, 1, 1]] and len(sizes) == 4
+    onnxquant.dequantize(output, back)
+    assert sqnr_db(run(model), run(back)) > 35
+
+
 def stored_codes(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Codes and scales of each weight."""
     proto = onnx.load(path)
