@@ -25,7 +25,7 @@ from typing import BinaryIO, Protocol, cast
 from onnxquant.batch.job import Job, Row, run_job
 from onnxquant.recipe.progress import Progress
 from onnxquant.report.state import State
-from onnxquant.runtime.environment import environment_with
+from onnxquant.system.environment import environment_with
 
 # Seconds that a terminated process has to remove its temporary files.
 _PATIENCE = 10.0

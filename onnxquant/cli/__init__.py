@@ -5,7 +5,6 @@ It may import every room; no room imports it.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +18,9 @@ from onnxquant.cli.shared import ARGUMENTS, fail
 from onnxquant.errors import OnnxQuantError
 from onnxquant.registry import broken_left_out
 from onnxquant.system import interrupts
+from onnxquant.system.environment import is_completing
 from onnxquant.version import __version__
 
-# Variable of the environment in which a shell asks for completions.
-_COMPLETION = "_ONNXQUANT_COMPLETE"
 _COMMANDS = (
     "quantize", "batch", "config", "calibrate", "validate", "report", "benchmark", "diff", "info", "list", "verify",
     "dequantize", "completion",
@@ -67,7 +65,7 @@ class _Commands(click.Group):
         tolerance: AbstractContextManager[list[str]] = broken_left_out() if _only_explains(args) else nullcontext([])
         with tolerance as broken:
             code = self._run(args, *more, **extra)
-        for reason in dict.fromkeys(broken) if _COMPLETION not in os.environ else ():
+        for reason in dict.fromkeys(broken) if not is_completing() else ():
             click.echo(f"onnxquant: warning: {' '.join(reason.splitlines())}", err=True)
         sys.exit(code)
 
@@ -92,7 +90,7 @@ class _Commands(click.Group):
 def _only_explains(args: Sequence[str] | None) -> bool:
     """Whether a run prints help, lists or completions: broken plug-ins are then left out, and named at the end."""
     typed = sys.argv[1:] if args is None else args
-    return _COMPLETION in os.environ or not typed or typed[0] == "list" or not {"-h", "--help"}.isdisjoint(typed)
+    return is_completing() or not typed or typed[0] == "list" or not {"-h", "--help"}.isdisjoint(typed)
 
 
 @click.group(cls=_Commands, commands=_Modules(), context_settings={"help_option_names": ["-h", "--help"]})

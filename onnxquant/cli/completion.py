@@ -6,6 +6,7 @@ import click
 from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
 from onnxquant.cli.shared import errors_become_exit_codes
+from onnxquant.system.environment import COMPLETION
 
 _SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
@@ -24,6 +25,6 @@ def completion(context: click.Context, shell: str) -> None:
       eval "$(onnxquant completion zsh)"         in ~/.zshrc, after compinit
       onnxquant completion fish > ~/.config/fish/completions/onnxquant.fish
     """
-    script = _SHELLS[shell](context.find_root().command, {}, "onnxquant", "_ONNXQUANT_COMPLETE")
+    script = _SHELLS[shell](context.find_root().command, {}, "onnxquant", COMPLETION)
     # Not source(), which runs the shell to look at its version.
     click.echo(script.source_template % script.source_vars())

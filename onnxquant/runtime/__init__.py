@@ -1,9 +1,8 @@
-"""Sessions of onnxruntime; no other room imports onnxruntime or reads environment variables.
+"""Sessions of onnxruntime; no other room imports onnxruntime.
 
 It may import native, graph, formats and numerics; solvers, targets and the rooms above may import it.
 """
 
-from onnxquant.runtime.environment import environment_with
 from onnxquant.runtime.extended import (
     ExtendableModel,
     extendable,
@@ -34,7 +33,6 @@ __all__ = [
     "Kernels",
     "Session",
     "Signature",
-    "environment_with",
     "extendable",
     "histogram",
     "inputs_of",

@@ -16,7 +16,7 @@ from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.random_draws import add_seeds, unseeded
 from onnxquant.graph.traverse import nodes
 from onnxquant.native import library as native
-from onnxquant.runtime.environment import instruction_set_cap
+from onnxquant.system.environment import instruction_set_cap
 
 Session: TypeAlias = ort.InferenceSession
 EXTENSIONS = "ai.onnx.contrib"

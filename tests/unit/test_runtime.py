@@ -14,6 +14,7 @@ import onnxquant
 from onnxquant import runtime
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import load
+from onnxquant.system.environment import environment_with, instruction_set_cap
 
 MICROSOFT = "com.microsoft"
 
@@ -55,8 +56,8 @@ def test_running_no_outputs_returns_none_of_them() -> None:
 
 def test_the_environment_of_a_child_has_the_given_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONNXQUANT_TEST_VARIABLE", "parent")
-    assert runtime.environment_with()["ONNXQUANT_TEST_VARIABLE"] == "parent"
-    assert runtime.environment_with(ONNXQUANT_TEST_VARIABLE="child")["ONNXQUANT_TEST_VARIABLE"] == "child"
+    assert environment_with()["ONNXQUANT_TEST_VARIABLE"] == "parent"
+    assert environment_with(ONNXQUANT_TEST_VARIABLE="child")["ONNXQUANT_TEST_VARIABLE"] == "child"
 
 
 @pytest.mark.parametrize(("value", "cap"), [("avx2", "avx2"), ("", None), (None, None)])
@@ -66,8 +67,6 @@ def test_the_cap_of_instruction_sets_is_read_from_the_environment(
     monkeypatch.delenv("ONNXQUANT_ISA", raising=False)
     if value is not None:
         monkeypatch.setenv("ONNXQUANT_ISA", value)
-    from onnxquant.runtime.environment import instruction_set_cap
-
     assert instruction_set_cap() == cap
 
 

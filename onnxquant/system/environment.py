@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import os
 
+COMPLETION = "_ONNXQUANT_COMPLETE"
+"""The variable by which a shell's script asks the command for completions."""
+
 
 def instruction_set_cap() -> str | None:
     """The value of ``ONNXQUANT_ISA``; None where it is empty or not set."""
     return os.environ.get("ONNXQUANT_ISA") or None
+
+
+def is_completing() -> bool:
+    """Whether a shell has started this process to get completions."""
+    return COMPLETION in os.environ
 
 
 def environment_with(**variables: str) -> dict[str, str]:
