@@ -33,7 +33,7 @@ STRENGTH = 0.7
 
 
 @dataclass(frozen=True)
-class _Channels:
+class _BalancedChannels:
     """A tensor whose channels can be balanced.
 
     Attributes:
@@ -58,7 +58,7 @@ def candidates(editor: GraphEditor, placement: Placement) -> list[str]:
     return list(_candidates(editor, placement))
 
 
-def _candidates(editor: GraphEditor, placement: Placement) -> dict[str, _Channels]:
+def _candidates(editor: GraphEditor, placement: Placement) -> dict[str, _BalancedChannels]:
     producers = {u.outputs[0]: u for u in placement.kernels}
     channels = {}
     for name, tensor in placement.tensors.items():
@@ -71,7 +71,7 @@ def _candidates(editor: GraphEditor, placement: Placement) -> dict[str, _Channel
         # A weight that other nodes read too would have to be stored twice.
         if all(editor.owns_constant(node, 1) for node in (conv, *(reader.node for reader in readers))):
             tops = [b[1] for c in unit.clamps if (b := clamp_bounds(c, editor)) is not None]
-            channels[name] = _Channels(conv, min(tops, default=float("inf")), readers)
+            channels[name] = _BalancedChannels(conv, min(tops, default=float("inf")), readers)
     return channels
 
 

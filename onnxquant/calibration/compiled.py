@@ -26,7 +26,9 @@ _WORDS = 35
 _INT = ctypes.c_int64
 
 
-class _Moments(ctypes.Structure):
+class _StatisticsArgument(ctypes.Structure):
+    """The struct of the same name in custom_ops/calibration/abi.cpp."""
+
     _fields_ = (
         ("count", _INT), ("zeros", _INT), ("exponent", _INT), ("low", ctypes.c_double), ("high", ctypes.c_double),
         ("total", ctypes.c_uint64 * _WORDS), ("squares", ctypes.c_uint64 * _WORDS),
@@ -64,7 +66,7 @@ class CompiledObserver:
         return onnx.helper.make_node("Observe", [tensor], [output], name=output, domain=DOMAIN, handle=self.handle)
 
     def update(self, values: NDArray[np.float32], pieces: int = 1) -> None:
-        """See a tensor, as the node does.
+        """Observe a tensor, as the node does.
 
         Args:
             values: the tensor.
@@ -75,8 +77,8 @@ class CompiledObserver:
         native.call("observer_update", _INT(self.handle), data, _INT(flat.size), _INT(pieces))
 
     def take(self) -> tuple[Moments, Histogram]:
-        """Take over the statistics since the last call."""
-        raw, histogram, moments = _Moments(), Histogram(), Moments()
+        """The statistics since the last call; the library begins anew."""
+        raw, histogram, moments = _StatisticsArgument(), Histogram(), Moments()
         counts = histogram.counts.ctypes.data_as(ctypes.POINTER(_INT)) if self._histogram else None
         native.call("observer_take", _INT(self.handle), ctypes.byref(raw), _INT(ctypes.sizeof(raw)), counts)
         moments.count, moments.low, moments.high = raw.count, raw.low, raw.high

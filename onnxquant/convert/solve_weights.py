@@ -51,13 +51,13 @@ def solve_weights(
     if not decisions:
         return results
     try:
-        _solve(context, _Weights(context, decisions, orders), feeds, results)
+        _solve(context, _WeightsToSolve(context, decisions, orders), feeds, results)
     except WeightError as error:
         raise WeightError(f"{context.document.name}: {error}; keep it in float with --exclude to go on") from None
     return results
 
 
-def _solve(context: Context, weights: _Weights, feeds: Feeds | None, results: jobs.Results) -> None:
+def _solve(context: Context, weights: _WeightsToSolve, feeds: Feeds | None, results: jobs.Results) -> None:
     options, count = context.options, weights.counter(context.progress)
     without_inputs = dict.fromkeys(weights.sites)
     if feeds is not None:
@@ -81,7 +81,7 @@ def _solve(context: Context, weights: _Weights, feeds: Feeds | None, results: jo
             jobs.run([weights.task(name)], results, 1, count)
 
 
-class _Weights:
+class _WeightsToSolve:
     """The weights to solve: their decisions and sites by name, and their tasks."""
 
     def __init__(self, context: Context, decisions: Sequence[EncodeDecision], orders: Mapping[str, Order]) -> None:

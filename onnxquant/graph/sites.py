@@ -157,7 +157,7 @@ class SkippedConstant:
 
 
 @dataclass
-class _Candidate:
+class _PossibleSite:
     """A constant float tensor on the way to a site.
 
     Attributes:
@@ -203,7 +203,7 @@ class _Candidate:
 
 def find_sites(document: Document) -> tuple[list[Site], list[SkippedConstant]]:
     """Every constant float weight of a model: as a site, or skipped with the reason."""
-    candidates: list[_Candidate] = []
+    candidates: list[_PossibleSite] = []
     _collect(document.proto.graph, {}, candidates, document.proto.ir_version)
     sites: list[Site] = []
     skipped: list[SkippedConstant] = []
@@ -236,7 +236,7 @@ def overridable_weights(skipped: Sequence[SkippedConstant]) -> str:
 
 
 def _collect(
-    graph: onnx.GraphProto, outer: dict[str, _Candidate], candidates: list[_Candidate], ir_version: int
+    graph: onnx.GraphProto, outer: dict[str, _PossibleSite], candidates: list[_PossibleSite], ir_version: int
 ) -> None:
     """Add the float constants of a graph and of those nested in it, with their uses.
 
@@ -254,7 +254,7 @@ def _collect(
         if tensor.data_type not in FLOATS:
             names.pop(tensor.name, None)
             continue
-        candidate = _Candidate(graph, tensor)
+        candidate = _PossibleSite(graph, tensor)
         if tensor.name in inputs and ir_version >= 4:
             candidate.is_overridable = True
             candidate.reasons.append(OVERRIDABLE)
@@ -263,7 +263,7 @@ def _collect(
         names[tensor.name] = candidate
         candidates.append(candidate)
     candidates += [
-        _Candidate(graph, s.values, reasons=["is stored sparse already"])
+        _PossibleSite(graph, s.values, reasons=["is stored sparse already"])
         for s in graph.sparse_initializer
         if s.values.data_type in FLOATS
     ]
@@ -271,7 +271,7 @@ def _collect(
     for index, node in enumerate(graph.node):
         for position, name in enumerate(node.input):
             if name in names:
-                _add_use(names[name], graph, _Reader(index, position), readers)
+                _add_use(names[name], graph, _InputPlace(index, position), readers)
         for inner in subgraphs(node):
             _collect(inner, names, candidates, ir_version)
             for output in inner.output:
@@ -280,22 +280,22 @@ def _collect(
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _InputPlace:
     """A node of a graph, by its place, and the index of its input; -1 and -1: a nested graph, or a caller."""
 
     index: int
     position: int
 
 
-_ELSEWHERE = _Reader(-1, -1)
+_ELSEWHERE = _InputPlace(-1, -1)
 
 
-def _readers(graph: onnx.GraphProto) -> dict[str, list[_Reader]]:
+def _readers(graph: onnx.GraphProto) -> dict[str, list[_InputPlace]]:
     """The readers of each tensor in this graph."""
-    readers: dict[str, list[_Reader]] = {}
+    readers: dict[str, list[_InputPlace]] = {}
     for index, node in enumerate(graph.node):
         for position, name in enumerate(node.input):
-            readers.setdefault(name, []).append(_Reader(index, position))
+            readers.setdefault(name, []).append(_InputPlace(index, position))
         for inner in subgraphs(node):
             for name in names_read(inner):
                 readers.setdefault(name, []).append(_ELSEWHERE)
@@ -304,7 +304,10 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[_Reader]]:
     return readers
 
 
-def _add_use(candidate: _Candidate, graph: onnx.GraphProto, reader: _Reader, readers: dict[str, list[_Reader]]) -> None:
+def _add_use(
+    candidate: _PossibleSite, graph: onnx.GraphProto, reader: _InputPlace, readers: dict[str, list[_InputPlace]]
+) -> None:
+    """Add the use of a constant by one reader to those that make it a site, or to the others."""
     node = graph.node[reader.index]
     shape = tuple(candidate.tensor.dims)
     through = _through_transpose(graph, reader, shape, readers)
@@ -322,7 +325,7 @@ def _add_use(candidate: _Candidate, graph: onnx.GraphProto, reader: _Reader, rea
 
 
 def _through_transpose(
-    graph: onnx.GraphProto, reader: _Reader, shape: tuple[int, ...], readers: dict[str, list[_Reader]]
+    graph: onnx.GraphProto, reader: _InputPlace, shape: tuple[int, ...], readers: dict[str, list[_InputPlace]]
 ) -> list[Use]:
     """MatMuls that read a 2-D weight through a Transpose of its own: exporters write [N, K] weights so."""
     node = graph.node[reader.index]
