@@ -14,6 +14,9 @@ class State(StrEnum):
     CAUTION = "CAUTION"
     """Smaller and not slower; whether it is good enough has to be measured on the task."""
 
+    NOT_JUDGED = "cannot tell"
+    """Written, and what can be proven without samples is; no made-up samples fit the model."""
+
     NOT_FASTER = "smaller, not faster"
     """Smaller and good; it takes more time than the original."""
 
@@ -65,6 +68,7 @@ class State(StrEnum):
 
 _FAILURES = (State.FAILED, State.WORSE, State.NOTHING_QUANTIZED, State.ERROR, State.NOT_DONE)
 _WORDS = {
+    State.NOT_JUDGED: "UNKNOWN",
     State.NOT_FASTER: "SLOWER",
     State.NOT_SMALLER: "LARGER",
     State.FASTER_INACCURATE: "INACCURATE",

@@ -12,7 +12,7 @@ from onnxquant.report import advice
 from onnxquant.report.data import ReportData, Verdict
 from onnxquant.report.state import State
 from onnxquant.validation.latency import QUANTIZED, Latency
-from onnxquant.validation.proof import Proof
+from onnxquant.validation.proof import ProblemKind, Proof
 
 # A bound of the user's may be lower than these. An output that keeps less than this is lost whatever the bound says.
 _LEAST_DB = 3.0
@@ -98,10 +98,18 @@ def _result(report: ReportData) -> tuple[State, str]:
     if proof is None:
         return State.WRITTEN, "Prove it with onnxquant validate before you use it."
     if proof.problems:
-        return State.FAILED, advice.repair(report, proof)
+        return (State.NOT_JUDGED if _is_not_judged(report, proof) else State.FAILED), advice.repair(report, proof)
     gains = _gains(report, proof)
     state = _state(gains)
     return state, _step(report, proof, state, gains)
+
+
+def _is_not_judged(report: ReportData, proof: Proof) -> bool:
+    """Whether made-up samples are all that is wrong: no bound needs them, and their lengths are not the user's."""
+    options = report.request.options if report.request else {}
+    return {p.kind for p in proof.problems} == {ProblemKind.NOT_COMPARED} and not any(
+        options.get(name) for name in ("min_sqnr", "max_mse", "dim")
+    )
 
 
 def _gains(report: ReportData, proof: Proof) -> _Gains:

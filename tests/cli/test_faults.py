@@ -471,6 +471,17 @@ def test_bad_dimension_for_the_model(tmp_path: Path) -> None:
     assert (tmp_path / "o.onnx").exists()
 
 
+def test_made_up_samples_that_do_not_fit_fail_no_file(tmp_path: Path) -> None:
+    """Nothing says which length the model takes: the file is as good as it was, and nobody can tell how good."""
+    nodes = [graphs.node("Pad", ["x", "pads"], ["p"]), graphs.node("MatMul", ["p", "w"], ["y"])]
+    constants = {"w": graphs.weight(K, N), "pads": np.array([0, 7])}
+    onnx.save(graphs.model(nodes, {"x": ("float32", ["k"])}, {"y": "float32"}, constants), tmp_path / "m.onnx")
+    result = run("quantize", tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", "--summary")
+    assert result.exit_code == 0 and result.output.startswith("UNKNOWN"), result.output
+    bound = run("quantize", tmp_path / "m.onnx", "-o", tmp_path / "p.onnx", "--min-sqnr", 20)
+    assert bound.exit_code == 1 and "outputs were not compared" in bound.output
+
+
 # ---- outputs ----
 
 

@@ -18,6 +18,8 @@ from onnxquant.graph.sites import Site
 
 # Lengths tried in turn for dimensions that the model leaves open, until it runs.
 _LENGTHS = (32, 64, 48, 224, 320, 512, 576, 16, 128, 256, 1)
+# Lengths of an open last axis alone: sound in samples per second.
+_LENGTHS_OF_SOUND = (1600, 4000, 16000, 32000, 64000)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def guesses(inputs: Sequence[Input], dims: Mapping[str, int]) -> list[Guess]:
     if not is_open:
         return [Guess(dims, 1, 1), Guess(dims, 1, 1, zeros=True)]
     square = [Guess(dims, n, n) for n in _LENGTHS]
-    return [*square, *(Guess(dims, n, 1) for n in _LENGTHS), *(Guess(dims, n, n, zeros=True) for n in _LENGTHS)]
+    lines = [Guess(dims, n, 1) for n in (*_LENGTHS, *_LENGTHS_OF_SOUND)]
+    return [*square, *lines, *(Guess(dims, n, n, zeros=True) for n in _LENGTHS)]
 
 
 def _open(dim: int | str | None) -> bool:
