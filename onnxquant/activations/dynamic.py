@@ -1,47 +1,79 @@
-"""Dynamic activations: rounded per call, so that no ranges are searched for; with samples, smoothed functions are tried."""
+"""Dynamic activations: rounded per call, so that no ranges are searched for.
+
+With samples, smoothed functions are tried, and products that are slower on integers get their weights by the rules.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 from onnxquant.activations.calibrated import MAGNITUDES, largest_magnitudes
 from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import smoothed_copies
 from onnxquant.activations.plan import ActivationPlan, DynamicActivations
+from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
+from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.activations.weights import dynamic_sites
 from onnxquant.calibration.collect import collect
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites
 from onnxquant.plan.context import Context
 from onnxquant.recipe.rules import Recipe
+from onnxquant.recipe.values import Effort
 
 
 def plan_dynamic(context: Context) -> ActivationPlan:
     """Plan dynamic activations for every product whose weight can be int8 per channel.
 
     Args:
-        context: context with the prepared float model; without samples no smoothed functions are tried.
+        context: context with the prepared float model; without samples nothing is tried.
 
     Raises:
         FeedError: the samples do not fit.
     """
     document, rules, options, samples = context.document, context.rules, context.options, context.samples
     best = _planned(document, rules)
-    if samples is None or not options.smooth or not best.sites.multiplied:
+    if samples is None or not best.sites.multiplied:
         return best
-    threads = options.threads
+    threads, budget = options.threads, TimeBudget(Effort(options.effort), context.progress)
     split = samples.for_calibration(document)
     runner = CandidateRunner(document, rules, split.judging, threads, judge=options.judge)
-    inputs = [u.node.input[0] for s in find_sites(document)[0] if s.name in best.sites.multiplied for u in s.uses]
-    observers = {x: [MAGNITUDES] for x in inputs}
-    statistics = collect(document, split.calibrating, observers, threads=threads, progress=context.progress)
-    score = runner.score(best).criterion
-    # A Mul of its own would cost more time in each call than its decibels are worth.
-    for copy in smoothed_copies(document, largest_magnitudes(statistics, MAGNITUDES), insert=False).values():
-        candidate = _planned(copy, rules)
-        if (smoothed := runner.score(candidate).criterion) > score:
-            best, score = candidate, smoothed
-    return best
+    if options.smooth:
+        inputs = [u.node.input[0] for s in find_sites(document)[0] if s.name in best.sites.multiplied for u in s.uses]
+        observers = {x: [MAGNITUDES] for x in inputs}
+        with budget.first_pass():
+            statistics = collect(document, split.calibrating, observers, threads=threads, progress=budget.progress)
+        score = runner.score(best).criterion
+        # A Mul of its own would cost more time in each call than its decibels are worth.
+        copies = smoothed_copies(document, largest_magnitudes(statistics, MAGNITUDES), insert=False)
+        for change, copy in copies.items():
+            candidate = _planned(copy, rules)
+            smoothed = budget.attempt(change, partial(runner.score, candidate, budget.progress))
+            if smoothed is not None and smoothed.criterion > score:
+                best, score = candidate, smoothed.criterion
+    return _without_slow_products(best, runner, budget) if runner.seconds >= LEAST_SECONDS else best
 
 
 def _planned(document: Document, rules: Recipe) -> ActivationPlan:
     sites = dynamic_sites(document, rules)
     return ActivationPlan(document, sites, DynamicActivations(integer_kernels=len(sites.multiplied)))
+
+
+def _without_slow_products(best: ActivationPlan, runner: CandidateRunner, budget: TimeBudget) -> ActivationPlan:
+    """A plan without the products that make it slower than the float model."""
+    readers = {use.node.output[0]: site.name for site in find_sites(best.document)[0] for use in site.uses}
+    nodes = best.document.proto.graph.node
+    products = [n for n in nodes if n.output and readers.get(n.output[0]) in best.sites.multiplied]
+    weights = best.document.proto.graph.initializer
+
+    def without(outputs: Sequence[str]) -> ActivationPlan:
+        names = best.sites.multiplied.difference(readers[output] for output in outputs)
+        return replace(
+            best,
+            sites=replace(best.sites, multiplied=names),
+            activations=DynamicActivations(integer_kernels=len(names)),
+        )
+
+    return without(slow_kernels(products, weights, without, runner.speedup, budget))

@@ -138,9 +138,8 @@ class StaticSearch:
             return model
         weights = model.document.proto.graph.initializer
         with_slow, speedup = self._builder.with_slow, self._runner.speedup
-        slow = slow_kernels(
-            model.placement.kernels, weights, lambda names: with_slow(model, names)[1], speedup, self._budget
-        )
+        kernels = [unit.node for unit in model.placement.kernels]
+        slow = slow_kernels(kernels, weights, lambda names: with_slow(model, names)[1], speedup, self._budget)
         return with_slow(model, slow)[0]
 
     def _best_of_methods(self, model: CalibratedModel) -> Candidate:

@@ -11,7 +11,6 @@ from functools import partial
 
 import onnx
 
-from onnxquant.activations.placement import Unit
 from onnxquant.activations.plan import ActivationPlan
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.validation.latency import Interval
@@ -25,7 +24,7 @@ _WORTHWHILE = 1.03
 
 
 def slow_kernels(
-    kernels: Sequence[Unit],
+    kernels: Sequence[onnx.NodeProto],
     weights: Iterable[onnx.TensorProto],
     in_float: Callable[[Sequence[str]], ActivationPlan],
     speedup: Callable[[ActivationPlan, ActivationPlan | None], Interval],
@@ -34,7 +33,7 @@ def slow_kernels(
     """The first outputs of the kernels that are to stay in float for speed; none where the file is not certainly slower.
 
     Args:
-        kernels: the units that compute on integers.
+        kernels: the nodes with a weight that compute on integers.
         weights: constants of the float model.
         in_float: function that returns a plan with some kernels in float.
         speedup: function that measures the file of a plan beside that of another one; None: beside the float model.
@@ -54,10 +53,10 @@ def slow_kernels(
     return slow
 
 
-def _kinds(units: Sequence[Unit], weights: Iterable[onnx.TensorProto]) -> list[list[str]]:
+def _kinds(kernels: Sequence[onnx.NodeProto], weights: Iterable[onnx.TensorProto]) -> list[list[str]]:
     """First outputs of the kernels of one op and shape of weight, the most frequent kinds first."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in weights}
     kinds: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for unit in units:
-        kinds.setdefault((unit.node.op_type, shapes.get(unit.node.input[1], ())), []).append(unit.node.output[0])
+    for node in kernels:
+        kinds.setdefault((node.op_type, shapes.get(node.input[1], ())), []).append(node.output[0])
     return sorted(kinds.values(), key=len, reverse=True)[:_MOST_KINDS]

@@ -15,7 +15,10 @@ from graphs import Encoder, node, weight
 from rounded import sqnr_db
 
 import onnxquant
+from onnxquant.activations import dynamic as dynamic_
+from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.graph.io import load
+from onnxquant.validation.latency import Interval
 from onnxquant.validation.saturation import kernels
 
 X = graphs.rng(1).standard_normal((1, Encoder.LENGTH, Encoder.WIDTH)).astype(np.float32)
@@ -94,3 +97,23 @@ def test_smoothing_adds_no_node(tmp_path: Path) -> None:
     outlying = np.concatenate([X * np.where(np.arange(g.WIDTH) == 3, 100, 1).astype(np.float32)] * 4)
     np.savez(tmp_path / "data.npz", x=outlying)
     assert ops(dynamic(proto, tmp_path, data=str(tmp_path / "data.npz")))["Mul"] == 0
+
+
+@pytest.mark.parametrize(
+    ("whole", "step", "products"),
+    [((0.5, 0.6), (1.2, 1.3), 0), ((0.5, 0.6), (0.9, 1.5), 4), ((0.9, 1.1), (1.2, 1.3), 4)],
+)
+def test_products_go_back_only_where_the_file_is_certainly_slower_and_certainly_gains(
+    whole: tuple[float, float],
+    step: tuple[float, float],
+    products: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Intervals of the file's speed beside the float model's, and of what a kind of product in float gains."""
+    monkeypatch.setattr(dynamic_, "LEAST_SECONDS", 0.0)
+    speeds = {True: Interval(*whole), False: Interval(*step)}
+    monkeypatch.setattr(CandidateRunner, "speedup", lambda self, plan, base=None: speeds[base is None])
+    samples = {"x": np.concatenate([X] * 8)[:, None]}
+    counts = ops(dynamic(attention(), tmp_path, data=samples, smooth=False))
+    assert counts["MatMulIntegerToFloat"] + counts["DynamicQuantizeMatMul"] == products

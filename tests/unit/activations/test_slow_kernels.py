@@ -9,8 +9,6 @@ from typing import Any
 import onnx
 from graphs import node
 
-from onnxquant.activations.op_kinds import OpKind
-from onnxquant.activations.placement import Unit
 from onnxquant.activations.slow_kernels import slow_kernels
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.recipe.values import Effort
@@ -43,8 +41,8 @@ def slow(counts: dict[str, int], noise: float = 1.0) -> tuple[str, ...]:
         ratio = (base.after if base else plan.before) / plan.after
         return Interval(ratio / noise, ratio * noise)
 
-    units = [Unit(node("MatMul", ["x", w], [y]), OpKind.KERNEL) for w, n in counts.items() for y in outputs(w, n)]
-    return slow_kernels(units, WEIGHTS, lambda names: planned(counts, names), speedup, TimeBudget(Effort.HIGH))
+    kernels = [node("MatMul", ["x", w], [y]) for w, n in counts.items() for y in outputs(w, n)]
+    return slow_kernels(kernels, WEIGHTS, lambda names: planned(counts, names), speedup, TimeBudget(Effort.HIGH))
 
 
 def test_steps_of_a_recurrence_go_back_to_float() -> None:
