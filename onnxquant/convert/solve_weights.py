@@ -58,6 +58,7 @@ def solve_weights(
 
 
 def _solve(context: Context, weights: _WeightsToSolve, feeds: Feeds | None, results: jobs.Results) -> None:
+    """Solve the weights one after the other as their Gram matrices come, then those whose inputs cannot be observed."""
     options, count = context.options, weights.counter(context.progress)
     without_inputs = dict.fromkeys(weights.sites)
     if feeds is not None:

@@ -80,6 +80,7 @@ def convert(context: Context, path: Path, notes: list[str]) -> Report:
 
 
 def _write(context: Context, path: Path, report: Report, *, external: bool) -> None:
+    """Convert the model, write it, and put the outcome into the report."""
     document, options = context.document, context.options
     with Publisher(path, external=external, force=options.force) as publisher:
 
@@ -126,6 +127,7 @@ def _error(constant: ConvertedConstant) -> Float16Error | None:
 
 
 def _warning(constant: ConvertedConstant) -> str | None:
+    """A warning about a constant that float16 does not hold well; None where it does."""
     elements = math.prod(constant.shape)
     if constant.clamped:
         return f"{constant.clamped} of {elements} values beyond 65504 became that"

@@ -75,6 +75,7 @@ class GraphEditor:
         self._dropped: set[str] = set()  # initializers that are to go
 
     def _enter(self, node: onnx.NodeProto) -> int:
+        """Add a node to the map of producers and consumers; its place."""
         place = len(self.nodes)
         self.nodes.append(node)
         for name in node.output:

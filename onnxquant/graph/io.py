@@ -166,14 +166,15 @@ class Document:
         return len(self._buffer) + sum(len(self._file(location)) for location in self._locations())
 
     def _file(self, location: str) -> memoryview:
+        """A mapped data file of the model, by the location that tensors name."""
         if location not in self._mapped:
             if self.path is None:
                 raise ExternalDataError(
                     f"external data {location!r} of a model given as an object: pass its path instead"
                 )
             # Beside the real model may lie what its folder has links to: a download cache keeps both in one folder.
-            beside = [self.path.resolve().parent] if self.path.is_symlink() else []
-            self._mapped[location] = external.open_mapped(self.path.parent, location, [*self._roots, *beside])
+            real_folder = [self.path.resolve().parent] if self.path.is_symlink() else []
+            self._mapped[location] = external.open_mapped(self.path.parent, location, [*self._roots, *real_folder])
         return self._mapped[location]
 
 
@@ -219,6 +220,7 @@ def _parsed(buffer: memoryview, name: str) -> onnx.ModelProto:
 
 
 def _check(document: Document) -> None:
+    """Refuse a model that later steps could not work on."""
     proto = document.proto
     # An empty file parses as a valid, empty model: say so instead of converting nothing.
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
@@ -272,6 +274,7 @@ def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
 
 
 def _map_file(path: Path) -> memoryview:
+    """The bytes of a model file, mapped."""
     try:
         if not path.exists():
             raise ModelError(f"{path}: no such file")
@@ -286,6 +289,7 @@ def _map_file(path: Path) -> memoryview:
 
 
 def _as_proto(source: object) -> onnx.ModelProto:
+    """The model of a source that is no path."""
     if isinstance(source, onnx.ModelProto):
         return source
     # Only who has imported graphsurgeon can have a Graph of it.

@@ -184,6 +184,7 @@ class Publisher:
         self._sync_folder()
 
     def _move(self, proto: onnx.ModelProto) -> None:
+        """Move the finished files to their places: data first, the graph last."""
         if self.external:
             _relocate(proto, STORED, self.data.name)
         if not self.external:
@@ -238,6 +239,7 @@ class Publisher:
         return self._write(proto)
 
     def _fill(self, proto: onnx.ModelProto) -> None:
+        """Put the stored bytes into the tensors of a model without a data file."""
         if self._position > MAX_INLINE:
             raise OutputError(
                 f"{self.output}: {self._position} bytes of tensors do not fit one protobuf file (2 GiB); "

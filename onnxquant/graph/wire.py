@@ -50,6 +50,7 @@ def outline(buffer: memoryview) -> bytes:
 
 
 def _message(buffer: memoryview, start: int, end: int, kind: str, depth: int) -> bytes:
+    """The bytes of a message without the large tensors inside it, which refer to their place in the buffer instead."""
     if depth > MAX_DEPTH:
         raise ModelError(f"graphs are nested deeper than {MAX_DEPTH} messages")
     if kind == "tensor":
@@ -71,6 +72,7 @@ def _message(buffer: memoryview, start: int, end: int, kind: str, depth: int) ->
 
 
 def _tensor(buffer: memoryview, start: int, end: int) -> bytes:
+    """The bytes of a tensor; raw data that is large becomes a reference to its place in the buffer."""
     out: list[bytes | memoryview] = []
     position = copied = start
     reference: tuple[int, int] | None = None
@@ -123,6 +125,7 @@ def _field(buffer: memoryview, position: int, end: int) -> _Field:
 
 
 def _read_varint(buffer: memoryview, position: int) -> tuple[int, int]:
+    """The integer at a position, and the position behind it."""
     value = shift = 0
     while True:
         byte = buffer[position]

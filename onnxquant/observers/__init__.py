@@ -87,6 +87,7 @@ def accumulator_key(name: str) -> str:
 
 
 def _axis(name: str) -> list[int]:
+    """The axis in an observer's name, as in ``absmean:1``; empty where it has none."""
     base, colon, axis = name.partition(":")
     if not colon:
         return []

@@ -126,6 +126,7 @@ def _decoded(quantized: Document, path: Path) -> onnx.ModelProto:
 
 
 def _changes(prepared: Document, quantized: Document, base: onnx.ModelProto) -> Iterator[_Change]:
+    """One change per encoded weight and rounded activation: the model with that one in float."""
     originals = {s.name: s for s in find_sites(prepared)[0]}
     others = rescaled_weights(quantized.proto)
     index = plane_index(quantized.proto)

@@ -73,6 +73,7 @@ def _into_codes(before: str, after: str) -> str:
 
 
 def _into_floats(before: str, readers: list[str]) -> str:
+    """The reason why a DequantizeLinear stays."""
     others = dict.fromkeys(r for r in readers if r not in (_OUTPUT, _SUBGRAPH, QUANTIZE))
     parts = []
     if before == WEIGHT:

@@ -189,6 +189,7 @@ def compare_outputs(models: ComparedModels, folder: Path, progress: Progress) ->
 
 
 def _runs(models: ComparedModels, folder: Path, progress: Progress) -> dict[Run, list[dict[str, Any]]]:
+    """Outputs of the samples by run: the float model, the dense twin, and the file in each way that it is compared."""
     runs: dict[Run, list[dict[str, Any]]] = {Run.FLOAT: models.samples.outputs}
     path, ours, mapped = models.path, has_our_ops(models.quantized), models.mapped
     if records(models.quantized.proto):

@@ -61,6 +61,7 @@ def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> S
 
 
 def _synthetic(model: Path, session: runtime.Session, inputs: list[feeds_.Input], options: Options) -> SampledOutputs:
+    """Synthetic samples that the model accepts, and its outputs on them."""
     document = load(model, options.external_root)
     prepare(document)
     tables = feeds_.vocabulary(document, find_sites(document)[0])

@@ -100,6 +100,7 @@ def _surplus(ops: dict[str, int], others: dict[str, int]) -> dict[str, int]:
 def _compare_signatures(
     proof: Proof, kind: str, sides: Iterable[Iterable[onnx.ValueInfoProto]], constants: set[str]
 ) -> None:
+    """Add problems and notes about inputs or outputs whose names, types or shapes differ."""
     original, quantized = ([v for v in side if v.name not in constants] for side in sides)
     before, after = _signature(original), _signature(quantized)
     in_float = _signature(_in_float(v) for v in quantized)

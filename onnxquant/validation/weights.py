@@ -69,6 +69,7 @@ def _compare_weight(
     quantized: Document,
     index: PlaneIndex,
 ) -> None:
+    """Add the error and checks of one weight to a proof."""
     record, view = weight.record, weight.site.view
     encoded = read_encoded(quantized, record, index)
     if record.name in written.digests and planes_digest(encoded) != written.digests[record.name]:

@@ -152,6 +152,7 @@ class ScalePathFinder:
     def _normalization(
         self, path: ScalePath, node: onnx.NodeProto, axis: int, positions: tuple[int, ...]
     ) -> bool | Refusal:
+        """Let the path go through a normalization: its scale and bias take the factors. True, or the refusal."""
         name = node.output[0]
         rank = self.known[name].rank if name in self.known else None
         if node.op_type in ("BatchNormalization", "InstanceNormalization"):
@@ -232,6 +233,7 @@ class ScalePathFinder:
         return Refusal("a Mul of two activations lies before it")
 
     def _is_zero_pad(self, node: onnx.NodeProto, axis: int) -> bool:
+        """Whether a node pads with zeros, and not along the channels."""
         if not is_op(node, "Pad") or attribute(node, "mode", "constant") != "constant":
             return False
         if len(node.input) == 1:

@@ -107,6 +107,15 @@ class GraphConversion:
     # ---- nodes ----
 
     def _node(self, node: onnx.NodeProto, scope: GraphScope, io: int, outputs: set[str], reason: str | None) -> None:
+        """Convert one node: its inputs get variants of the values, its float outputs a type.
+
+        Args:
+            node: the node.
+            scope: the graph that holds it.
+            io: type that float outputs of the graph are to have.
+            outputs: names of the graph's outputs.
+            reason: why it has to compute in float32; None: it is yet to be found out.
+        """
         if node.op_type in _CONTROL and node.domain in STANDARD:
             types = self._control(node, scope)
         elif node.op_type in ("Cast", "CastLike") and node.domain in STANDARD and reason is None:
@@ -130,6 +139,7 @@ class GraphConversion:
                 self._insert_cast(scope, node.output[index], name, io, scope.place[name])
 
     def _plain(self, node: onnx.NodeProto, scope: GraphScope, reason: str | None) -> dict[int, int]:
+        """Types of an operator's float outputs by index; its inputs get the variants that it can take."""
         floats = [i for i, name in enumerate(node.input) if name and scope.owner(name)]
         signature = self.signature(node)
         why = reason or self._why_in_float32(node, signature, scope, floats)
@@ -207,6 +217,7 @@ class GraphConversion:
     # ---- operators whose types are their own matter ----
 
     def _cast(self, node: onnx.NodeProto, scope: GraphScope) -> dict[int, int]:
+        """Types of the outputs of a Cast or CastLike, which casts to float16 where it cast to float32."""
         owner = scope.owner(node.input[0])
         if owner:  # any type will do; a constant gives all its digits
             self._use(node, 0, scope, owner.types[node.input[0]] or FLOAT)
@@ -223,6 +234,7 @@ class GraphConversion:
         return {0: HALF}
 
     def _filled(self, node: onnx.NodeProto) -> dict[int, int]:
+        """Types of the outputs of a ConstantOfShape, whose value becomes float16."""
         value = next((a for a in node.attribute if a.name == "value"), None)
         if value is None:
             value = onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(np.zeros(1, np.float32)))
@@ -249,6 +261,7 @@ class GraphConversion:
         return {0: HALF}
 
     def _control(self, node: onnx.NodeProto, scope: GraphScope) -> dict[int, int]:
+        """Types of the outputs of an If, Loop or Scan, whose graphs are converted."""
         inner = list(subgraphs(node))
         floats = [bool(n) and scope.owner(n) is not None for n in node.input]
         inputs: list[bool | None] = [*floats] if node.op_type != "If" else []
@@ -301,6 +314,7 @@ class GraphConversion:
             owner.uses.setdefault(name, []).append((node, index))
 
     def _variant(self, owner: GraphScope, name: str, kind: int) -> str:
+        """Name of a value in a type; the Cast that makes it is added where there is none yet."""
         if (name, kind) in owner.variants:
             return owner.variants[name, kind]
         have = owner.types[name]
@@ -321,6 +335,7 @@ class GraphConversion:
         self.casts += 1
 
     def _output(self, value: onnx.ValueInfoProto, scope: GraphScope, io: int) -> bool:
+        """Give an output of a graph its type; whether it is a float."""
         owner = scope.owner(value.name)
         if owner is None:
             return False
@@ -380,6 +395,7 @@ class GraphConversion:
         tensor.name = name
 
     def _both(self, scope: GraphScope, tensor: onnx.TensorProto, added: list[onnx.TensorProto]) -> None:
+        """Keep a constant in float32, too: as a copy, or where it is large by a Cast of the float16 one."""
         variant = scope.variants[tensor.name, FLOAT]
         values = self.document.array(tensor)
         if values.nbytes > _TWICE_BELOW:

@@ -143,6 +143,7 @@ def _move_constants(graph: onnx.GraphProto) -> int:
 
 
 def _large_constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor of a Constant node that is large; None for other nodes."""
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attribute) != 1:
         return None
     attribute = node.attribute[0]

@@ -92,6 +92,7 @@ def _stays(editor: GraphEditor, node: onnx.NodeProto) -> bool:
 
 
 def _why_left(editor: GraphEditor, node: onnx.NodeProto) -> str:
+    """The reason why a BatchNormalization was not folded."""
     if _trains(node):
         return "in training mode"
     if any(editor.constant(name) is None for name in node.input[1:5]):
@@ -125,6 +126,7 @@ class _Place:
 def _normalization(
     document: Document, editor: GraphEditor, place: _Place, node: onnx.NodeProto
 ) -> PerChannelAffine | None:
+    """The factors and shifts of a BatchNormalization with constant parameters; None for other nodes."""
     if not is_op(node, "BatchNormalization") or _trains(node) or place.rank is None or place.rank + place.axis != 1:
         return None
     tensors = [editor.constant(name) for name in node.input[1:5]]
@@ -139,6 +141,7 @@ def _normalization(
 def _elementwise(
     document: Document, editor: GraphEditor, place: _Place, node: onnx.NodeProto
 ) -> PerChannelAffine | None:
+    """The factors and shifts of a Mul, Add, Sub or Div by constants per channel; None for other nodes."""
     if not is_op(node, "Mul", "Add", "Sub", "Div") or len(node.input) != 2:
         return None
     position = 0 if node.input[0] == place.name else 1

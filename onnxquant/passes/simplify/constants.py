@@ -67,6 +67,7 @@ class FoldConstants(Pass):
 
 
 def _fold_graph(document: Document, editor: GraphEditor, known: dict[str, Known], counts: Counter[str]) -> None:
+    """Fold the constants of one graph, and count the nodes that go."""
     folded: dict[bytes, str] = {}  # the first result by computation: what is computed twice is stored once
     for node in list(editor.graph.node):
         if _has_no_effect(document, editor, node, known):

@@ -53,6 +53,7 @@ class FoldPads(Pass):
 
 
 def _fold(document: Document, editor: GraphEditor, node: onnx.NodeProto, rank: int | None) -> Refusal | None:
+    """Fold a Pad into the attributes of all its readers, through Transposes; the refusal where that is not possible."""
     pads = _pads(document, editor, node, rank)
     if isinstance(pads, Refusal):
         return pads
