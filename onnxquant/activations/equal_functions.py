@@ -31,11 +31,13 @@ class EqualFunction:
         change: the change in two or three words, for reports.
         document: the model.
         balance: strength of balancing its channels.
+        is_stronger: whether it goes further than the one before it; it gains nothing where that one does not.
     """
 
     change: str
     document: Document
     balance: float
+    is_stronger: bool = False
 
 
 def change_observers(placement: Placement, streams: Sequence[str], *, smooth: bool) -> list[tuple[str, str]]:
@@ -82,8 +84,8 @@ def easier_to_round(
     # Where a product only ends a convolutional network nothing is won, and smoothing inserts an op for it.
     magnitudes = model.magnitudes()
     if _KERNELS_PER_PRODUCT * len(magnitudes) >= len(model.placement.kernels):
-        for change, smoothed in smoothed_copies(base, magnitudes).items():
-            yield EqualFunction(change, smoothed, settings.balance)
+        for i, (change, smoothed) in enumerate(smoothed_copies(base, magnitudes).items()):
+            yield EqualFunction(change, smoothed, settings.balance, is_stronger=i > 0)
 
 
 def smoothed_copies(

@@ -18,6 +18,8 @@ from onnxquant.validation.metric import Metric
 _WORTHWHILE_DB = 0.1
 # The part of the time after which kernels are no longer ranked.
 _RANKING = 0.75
+# Kernels that are left in float together to see where the gains are.
+_BLOCK = 8
 _TITLE = "more kernels in float"
 
 
@@ -56,17 +58,29 @@ def exclude(
 
 
 def _ranked(start: Candidate, trial: Callable[[Collection[str]], Candidate | None], budget: TimeBudget) -> list[str]:
-    """First outputs of all kernels: those that gain most first, and at the end those that there was no time to rank."""
+    """First outputs of all kernels, those first that gain most. Blocks of kernels tell where to begin."""
     kernels = [u.node.output[0] for u in start.model.placement.kernels]
-    gains: list[tuple[float, str]] = []
+    blocks = [kernels[i : i + _BLOCK] for i in range(0, len(kernels), _BLOCK)]
     with budget.limited_to(_RANKING):
-        for name in kernels:
-            candidate = trial([name])
-            if candidate is None:
-                break
-            gains.append((candidate.score.criterion, name))
-            budget.progress("ranking kernels", len(gains) / len(kernels))
-    return [name for _, name in sorted(gains, reverse=True)] + kernels[len(gains) :]
+        if len(blocks) > 2:
+            blocks = _by_gain(blocks, trial, budget)
+        singles = _by_gain([[name] for block in blocks for name in block], trial, budget)
+    return [name for (name,) in singles]
+
+
+def _by_gain(
+    groups: list[list[str]], trial: Callable[[Collection[str]], Candidate | None], budget: TimeBudget
+) -> list[list[str]]:
+    """Groups of kernels, those first that gain most in float, and those at the end that there was no time for."""
+    gains: list[float] = []
+    for group in groups:
+        candidate = trial(group)
+        if candidate is None:
+            break
+        gains.append(candidate.score.criterion)
+        budget.progress("ranking kernels", len(gains) / len(groups))
+    order = sorted(range(len(gains)), key=lambda i: gains[i], reverse=True)
+    return [groups[i] for i in order] + groups[len(gains) :]
 
 
 def goal_test(goal: AccuracyGoal, document: Document, runner: CandidateRunner) -> Callable[[Candidate], bool]:

@@ -158,13 +158,16 @@ class StaticSearch:
         compares = bool(self._streams) or self._settings.has_alternatives
         best = start
         for functions in (rebased, partial(easier_to_round, balance_fully=compares)):
-            base = best
+            base, gains = best, True
             for function in functions(base.model.original, start.model, self._settings):
+                if function.is_stronger and not gains:
+                    continue
                 title = ", ".join((*base.changes, function.change))
                 candidate = self._budget.attempt(title, partial(self._changed, base, function))
                 if candidate is None:
                     return best
                 self._scores[title] = candidate.score.criterion
+                gains = candidate.score.criterion > base.score.criterion
                 if candidate.score.criterion > best.score.criterion:
                     best = candidate
         return best

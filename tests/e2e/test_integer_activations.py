@@ -375,6 +375,17 @@ def test_shared_weights_stay_shared_or_in_float(tmp_path: Path) -> None:
     assert (18 if products_saturate() else 25) < db < 50
 
 
+def test_stronger_smoothing_is_not_tried_where_a_weaker_one_loses(tmp_path: Path) -> None:
+    faint = 4 * weight(768, 64) * np.geomspace(1e-3, 1, 768, dtype=np.float32)[:, None]
+    made = [node("Flatten", ["x"], ["f"]), node("Relu", ["f"], ["r"]), node("MatMul", ["r", "w"], ["y"])]
+    proto = graphs.model(made, {"x": ("float32", ["batch", 3, 16, 16])}, {"y": "float32"}, {"w": faint})
+    model, data = save(tmp_path, proto)
+    plain = {"calibration_method": "minmax", "equalize": False, "solver": "rtn", "proof": False}
+    report = onnxquant.quantize(model, tmp_path / "out.onnx", activations="static", data=str(data), **plain)
+    scores = report.activations.variants
+    assert list(scores) == ["as it is", "smoothed by 0.7"] and scores["smoothed by 0.7"] < scores["as it is"] < 40
+
+
 def test_kernels_that_share_a_weight_load_with_exact_products(tmp_path: Path) -> None:
     made = [
         node("Conv", ["x", "w"], ["a"]),
