@@ -60,9 +60,9 @@ def _print(difference: Diff, *, verbose: bool) -> None:
         if len(weights) > _SHOWN and not verbose:
             out.caption = f"{len(weights) - _SHOWN} more: -v"
         screen.print(out)
-    if difference.about:
+    if difference.facts:
         out = table("What else differs", "what", "A", "B")
-        for key, values in difference.about.items():
+        for key, values in difference.facts.items():
             out.add_row(key.replace("_", " "), escape(_text(values.a, values.b)), escape(_text(values.b, values.a)))
         screen.print(out)
     click.echo(difference.summary())

@@ -18,7 +18,7 @@ from onnxquant.artifact.records import Metadata, Origin, Record
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document, load, nbytes
 from onnxquant.graph.sites import FLOATS
-from onnxquant.json_data import JsonObject, JsonValue, to_json, to_object
+from onnxquant.json_data import JsonKey, JsonObject, JsonValue, to_json, to_object
 from onnxquant.numerics.difference import Difference
 from onnxquant.plan.activations import ActivationRecord, StaticRecord
 from onnxquant.recipe import schema
@@ -101,7 +101,7 @@ class Side:
         Raises:
             ModelError: the file is neither.
         """
-        return _report(Path(path)) if Path(path).suffix == ".json" else _model(Path(path))
+        return _side_of_report(Path(path)) if Path(path).suffix == ".json" else _side_of_model(Path(path))
 
     def value(self, name: str) -> NDArray[Any] | None:
         """The floats that a weight stands for; None for a report, or where there is no such weight."""
@@ -121,19 +121,19 @@ class Diff:
         a, b: names of the files.
         weights: weights that differ, by name.
         same_weights: number of weights that do not differ.
-        about: other facts that differ, by name.
+        facts: other facts that differ, by name; ``about`` in JSON.
     """
 
     a: str
     b: str
     weights: dict[str, WeightDifference]
     same_weights: int
-    about: dict[str, BothValues]
+    facts: dict[str, BothValues] = field(metadata=JsonKey("about").metadata)
 
     @property
     def equal(self) -> bool:
         """Whether nothing differs."""
-        return not self.weights and not self.about
+        return not self.weights and not self.facts
 
     def summary(self) -> str:
         """One line."""
@@ -141,7 +141,7 @@ class Diff:
             return f"{self.a} and {self.b} do not differ: {self.same_weights} weights"
         lowest = min((w.sqnr_db for w in self.weights.values() if w.sqnr_db is not None), default=float("inf"))
         values = f", the values of one as little as {lowest:.1f} dB" if lowest < float("inf") else ""
-        other = f"; {', '.join(k.replace('_', ' ') for k in self.about)}" if self.about else ""
+        other = f"; {', '.join(k.replace('_', ' ') for k in self.facts)}" if self.facts else ""
         total = self.same_weights + len(self.weights)
         return f"{self.a} and {self.b} differ: {len(self.weights)} of {total} weights{values}{other}"
 
@@ -191,7 +191,8 @@ def _weight(name: str, one: Side, two: Side) -> WeightDifference | None:
     return WeightDifference(*forms, sqnr_db)
 
 
-def _model(path: Path) -> Side:
+def _side_of_model(path: Path) -> Side:
+    """The facts and weights of a model."""
     document = load(path)
     proto = document.proto
     metadata, origin = Metadata.read(proto), Origin.read(proto)
@@ -237,7 +238,8 @@ def _bits(size: int, shape: Iterable[int]) -> float:
     return round(8 * size / max(prod(shape), 1), 4)
 
 
-def _report(path: Path) -> Side:
+def _side_of_report(path: Path) -> Side:
+    """The facts and weights of a report of ``quantize --json``."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

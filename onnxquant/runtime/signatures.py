@@ -38,6 +38,11 @@ class Signature:
         """The formal input at a position."""
         return self.inputs[min(index, len(self.inputs) - 1)] if self.inputs else None
 
+    def parameter(self, index: int) -> str | None:
+        """The type parameter of the formal input at a position."""
+        slot = self.input(index)
+        return slot.parameter if slot else None
+
     def output(self, index: int) -> Slot | None:
         """The formal output at a position."""
         return self.outputs[min(index, len(self.outputs) - 1)] if self.outputs else None

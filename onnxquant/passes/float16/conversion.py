@@ -107,15 +107,7 @@ class GraphConversion:
     # ---- nodes ----
 
     def _node(self, node: onnx.NodeProto, scope: GraphScope, io: int, outputs: set[str], reason: str | None) -> None:
-        """Convert one node: its inputs get variants of the values, its float outputs a type.
-
-        Args:
-            node: the node.
-            scope: the graph that holds it.
-            io: type that float outputs of the graph are to have.
-            outputs: names of the graph's outputs.
-            reason: why it has to compute in float32; None: it is yet to be found out.
-        """
+        """Convert one node; float outputs of the graph become ``io``, a ``reason`` keeps the node in float32."""
         if node.op_type in _CONTROL and node.domain in STANDARD:
             types = self._control(node, scope)
         elif node.op_type in ("Cast", "CastLike") and node.domain in STANDARD and reason is None:
@@ -153,7 +145,7 @@ class GraphConversion:
         for j in range(len(node.output)):
             slot = signature.output(j)
             if slot and self._is_float(node, j, signature, floats):
-                bound = any((s := signature.input(i)) and s.parameter == slot.parameter for i in floats)
+                bound = any(signature.parameter(i) == slot.parameter for i in floats)
                 types[j] = HALF if bound and "tensor(float16)" in slot.allowed else FLOAT
         for i in floats:
             native = scope.holder(node.input[i]).types[node.input[i]] if node.op_type in _ANY_TYPE else None
@@ -204,7 +196,7 @@ class GraphConversion:
         bound = [
             i
             for i, n in enumerate(node.input)
-            if n and slot and signature and _parameter(signature, i) == slot.parameter
+            if n and slot and signature and signature.parameter(i) == slot.parameter
         ]
         if (to := cast_to(node)) is not None:
             return to == FLOAT
@@ -289,10 +281,10 @@ class GraphConversion:
 
     def _cast_on_loading(self, graph: onnx.GraphProto) -> None:
         """Store the large constants of a graph in float16, each behind a Cast to float32 that is folded on loading."""
-        given = {i.name for i in graph.input} | {o.name for o in graph.output}
+        callers_names = {i.name for i in graph.input} | {o.name for o in graph.output}
         casts = []
         for tensor in graph.initializer:
-            if tensor.data_type == FLOAT and tensor.name not in given and self._is_worth_a_cast(tensor):
+            if tensor.data_type == FLOAT and tensor.name not in callers_names and self._is_worth_a_cast(tensor):
                 name, tensor.name = tensor.name, self._name(tensor.name, HALF)
                 casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=FLOAT))
                 self._halve(tensor, name)
@@ -402,8 +394,3 @@ class GraphConversion:
             self._insert_cast(scope, tensor.name, variant, FLOAT, -1)
             return
         added.append(onnx.numpy_helper.from_array(np.array(values, np.float32), variant))
-
-
-def _parameter(signature: Signature, index: int) -> str | None:
-    slot = signature.input(index)
-    return slot.parameter if slot else None
