@@ -10,7 +10,7 @@ from onnxquant.artifact.restore import dequantize
 from onnxquant.batch.run import BatchReport, batch
 from onnxquant.calibration.calibrate import calibrate
 from onnxquant.calibration.statistics import Statistics
-from onnxquant.convert.quantize import quantize
+from onnxquant.convert.best import quantize
 from onnxquant.errors import (
     FeedError,
     ModelError,

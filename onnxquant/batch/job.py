@@ -13,8 +13,9 @@ from typing import Any, cast
 from onnxquant.artifact.hashes import check_hashes
 from onnxquant.artifact.records import Origin
 from onnxquant.calibration.feeds import Data
+from onnxquant.convert import best
 from onnxquant.convert import quantize as convert
-from onnxquant.errors import ModelError, OnnxQuantError, OutputError
+from onnxquant.errors import ModelError, OnnxQuantError, OutputError, RecipeError
 from onnxquant.graph.io import load
 from onnxquant.inspect.validate import validate
 from onnxquant.json_data import OPTIONAL, JsonObject, to_object
@@ -132,6 +133,8 @@ def _run(job: Job, progress: Progress) -> Row:
     settings, rules = job.settings()
     if settings.dry_run or not job.skip_existing or not job.output.exists():
         return _quantize(job, progress, settings)
+    if settings.goal is not None:
+        raise RecipeError("goal: what is there cannot be compared with what a goal would choose: leave out skip_existing")
     original = load(job.source, settings.external_root)
     expected = Origin.from_dict(convert.origin_of(original, settings, rules).to_dict())
     if difference := _difference(job.output, expected):
@@ -154,7 +157,7 @@ def _run(job: Job, progress: Progress) -> Row:
 def _quantize(job: Job, progress: Progress, settings: Options) -> Row:
     if not settings.dry_run:
         job.output.parent.mkdir(parents=True, exist_ok=True)
-    report = convert.quantize(
+    report = best.quantize(
         job.source, job.output, recipe=job.recipe, data=job.data, progress=progress, **job.options
     )
     if settings.dry_run:

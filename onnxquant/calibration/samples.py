@@ -52,6 +52,12 @@ class Samples:
         """The split of ``for_calibration``; None where no step has asked for it."""
         return self._split
 
+    def again(self) -> Samples:
+        """The same samples, divided alike, for another run."""
+        other = Samples(self._data, self._options)
+        other._split = self._split
+        return other
+
     def shared(self) -> feeds_.Split:
         """The split of ``for_calibration``, once something is made from the samples that judge."""
         if self._split is None:

@@ -17,7 +17,7 @@ from onnxquant.cli.shared import (
     progress_bar,
     report_options,
 )
-from onnxquant.convert.quantize import quantize as quantize_model
+from onnxquant.convert.best import quantize as quantize_model
 from onnxquant.inspect.compatibility import advice
 
 

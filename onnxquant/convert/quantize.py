@@ -48,33 +48,12 @@ def quantize(
     output: str | Path | None = None,
     *,
     recipe: str | Path | Mapping[str, Any] | None = None,
-    data: Data | None = None,
+    data: Data | Samples | None = None,
     progress: Progress = silent,
     command: str | None = None,
     **options: object,
 ) -> Report:
-    """Quantize a model's weights, write it, and prove what that cost.
-
-    Args:
-        source: path of an ONNX file, a ModelProto or an onnx_graphsurgeon Graph; it is never changed.
-        output: file to write; None: ``<name>.<format>.onnx`` beside the source.
-        recipe: a TOML or YAML file, or a mapping, of ordered rules and perhaps ``options``.
-        data: samples: a ``.npz``, a folder of arrays or images, a text, an iterable of ``{input name: array}`` ...
-            (docs/feeds.md); None: seeded synthetic ones, for the proof alone.
-        progress: callback for the name of a stage and the part of it that is done (0 to 1).
-        command: the command line, for the report.
-        options: fields of ``Options`` by name: ``format``, ``bits``, ``block_size``, ``per_channel``, ``symmetric``,
-            ``target``, ``include``, ``exclude``, ``dry_run``, ``force`` ...
-
-    Returns:
-        the report; ``passed`` says whether the proof and the asked bounds hold.
-
-    Raises:
-        ModelError: the source cannot be read, or nothing in it can be quantized.
-        RecipeError: an unknown option, format, parameter or recipe key.
-        WeightError: a weight holds NaN or infinity.
-        OutputError: the output exists, is the source, or cannot be written.
-    """
+    """Quantize a model in the one way that the options say; see ``convert.best.quantize``."""
     entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
     settings, rules = Options.of_recipe(entries, options)
     whole_graph.check(settings, entries)
@@ -92,7 +71,7 @@ def quantize(
             document=original.copy(),
             options=settings,
             rules=rules,
-            samples=None if data is None else Samples(data, settings),
+            samples=Samples(data, settings) if data is not None and not isinstance(data, Samples) else data,
             folder=folder,
             progress=progress,
             origin=entry_text(origin_of(original, settings, rules)),

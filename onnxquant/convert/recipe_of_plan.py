@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import yaml
 
 from onnxquant.errors import RecipeError
 from onnxquant.graph.sites import Site
 from onnxquant.plan.decision import EncodeDecision, KeepDecision, Plan
 from onnxquant.plan.planner import first_matching_rule
 from onnxquant.recipe.declaration import declared
+from onnxquant.recipe.files import is_yaml
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.rules import Recipe, Rule, RuleOptions
 from onnxquant.system.files import atomically
@@ -60,15 +62,17 @@ def entries_of(plan: Plan, sites: Sequence[Site], rules: Recipe, settings: Optio
 
 
 def save(plan: Plan, sites: Sequence[Site], rules: Recipe, settings: Options) -> None:
-    """Write the recipe of a plan to ``settings.save_recipe``.
+    """Write the recipe of a plan to ``settings.save_recipe``, as YAML where its ending says so, else as TOML.
 
     Raises:
         RecipeError: see ``entries_of``.
         OutputError: the file cannot be written.
     """
     floats = [f"{d.name}: {d.reason}" for d in plan.decisions if d.role and isinstance(d, KeepDecision)]
-    text = to_toml(entries_of(plan, sites, rules, settings), floats)
-    with atomically(Path(settings.save_recipe or "")) as stream:
+    place = Path(settings.save_recipe or "")
+    written = to_yaml if is_yaml(place) else to_toml
+    text = written(entries_of(plan, sites, rules, settings), floats)
+    with atomically(place) as stream:
         stream.write(text.encode(errors="backslashreplace"))
 
 
@@ -89,8 +93,16 @@ def to_toml(entries: Mapping[str, Any], floats: Sequence[str] = ()) -> str:
     ]
     bits = 4
     """
-    comments = [_HEADER, *(f"#   {' '.join(line.split())}" for line in floats)]
-    return "\n".join(comments) + "\n" + tomli_w.dumps(entries)
+    return _comments(floats) + tomli_w.dumps(entries)
+
+
+def to_yaml(entries: Mapping[str, Any], floats: Sequence[str] = ()) -> str:
+    """The same as YAML."""
+    return _comments(floats) + yaml.safe_dump(dict(entries), sort_keys=False, allow_unicode=True)
+
+
+def _comments(floats: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in (_HEADER, *(f"#   {' '.join(line.split())}" for line in floats)))
 
 
 def _group(rule: Rule, decision: EncodeDecision) -> dict[str, Any]:

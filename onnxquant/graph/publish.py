@@ -176,6 +176,19 @@ class Publisher:
     def publish(self, proto: onnx.ModelProto) -> None:
         """Write the graph and move everything to its place."""
         seal(proto, self.hashes)
+        self._publish_sealed(proto)
+
+    def publish_copy(self, model: Path) -> None:
+        """Publish the same bytes as a file that a publisher with the same settings wrote under another name."""
+        proto = onnx.load_model(model, load_external_data=False)
+        if self.external:
+            data = model.with_name(model.name + ".data")
+            with data.open("rb") as file:
+                shutil.copyfileobj(file, self._stream, _COPY)
+            _relocate(proto, data.name, STORED)
+        self._publish_sealed(proto)
+
+    def _publish_sealed(self, proto: onnx.ModelProto) -> None:
         self._stream.flush()
         os.fsync(self._stream.fileno())
         with one_process_at_a_time(self.output.parent):

@@ -47,14 +47,18 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
     return entries
 
 
+def is_yaml(path: Path) -> bool:
+    """Whether the ending of a file's name says that it is YAML; other files are TOML."""
+    return path.suffix in (".yaml", ".yml")
+
+
 def read_table(path: Path) -> dict[str, Any]:
     """The table that a TOML or YAML file holds; the ending of its name decides which.
 
     Raises:
         RecipeError: the file is missing, or not well-formed.
     """
-    is_yaml = path.suffix in (".yaml", ".yml")
-    limit = _MAX_YAML if is_yaml else _MAX_TOML
+    limit = _MAX_YAML if is_yaml(path) else _MAX_TOML
     try:
         if path.stat().st_size > limit:
             raise RecipeError(f"{path}: not a recipe: {path.stat().st_size} bytes, expected at most {limit}")
@@ -64,7 +68,7 @@ def read_table(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     try:
-        entries = yaml.load(text, _Loader) if is_yaml else _toml(text)
+        entries = yaml.load(text, _Loader) if is_yaml(path) else _toml(text)
         _check_integers(entries)
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not a recipe: {error}") from None

@@ -21,6 +21,7 @@ from onnxquant.recipe.values import (
     Drop,
     Effort,
     ExternalData,
+    Goal,
     SearchCost,
     calibration_methods,
     format_names,
@@ -114,6 +115,11 @@ class Options(RuleOptions):
     work: str | None = option(
         None, "Folder that keeps solved weights, so that an interrupted run can continue.", Scope.RUN, metavar="DIR",
         is_path=any_path,
+    )  # fmt: skip
+    goal: str | None = option(
+        None, "Try the ways that can suit the model as whole files, with the samples of --data, and write the best: fast, "
+        "small, or balanced between both. Each keeps 20 dB and 99 % of the answers, or --min-sqnr, --max-mse, --metric.",
+        Scope.SEARCH, choices=tuple(Goal),
     )  # fmt: skip
     auto_exclude: bool = option(
         False, "Leave the fewest operators in float with which held-out samples keep --min-sqnr [default: 25], or --metric "
@@ -239,6 +245,7 @@ class Options(RuleOptions):
         self._check_permutation()
         self._check_reports()
         self._check_search()
+        self._check_goal()
         Drop.parse(self.max_drop)
         self.max_bytes()
         self.dims()
@@ -289,6 +296,17 @@ class Options(RuleOptions):
             raise RecipeError("formats are chosen for weights alone: leave out activations and whole_graph")
         if not is_bounded and self.min_sqnr is None and self.metric is None:
             raise RecipeError("formats need a bound to choose by: give budget_bpw, max_size, min_sqnr or metric")
+
+    def _check_goal(self) -> None:
+        if self.goal is None:
+            return
+        ours = ("format", "bits", "activations", "whole_graph", "formats", "budget_bpw", "max_size", "auto_exclude")
+        defaults = declared(type(self))
+        for name in ours:
+            if getattr(self, name) != defaults[name].default:
+                raise RecipeError(f"{name}: goal chooses that itself; leave out one of the two")
+        if not self.proof or self.dry_run:
+            raise RecipeError("goal: files are compared by their proofs: leave out no_proof and dry_run")
 
     @property
     def searches(self) -> bool:

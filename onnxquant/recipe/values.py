@@ -37,6 +37,14 @@ class ActivationType(StrEnum):
     INT16 = "int16"
 
 
+class Goal(StrEnum):
+    """Measures by which the best file is chosen."""
+
+    FAST = "fast"
+    SMALL = "small"
+    BALANCED = "balanced"
+
+
 class Effort(StrEnum):
     """The time that the search for static activations may take."""
 

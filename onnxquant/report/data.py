@@ -14,7 +14,7 @@ import onnx
 from onnxquant import runtime
 from onnxquant.budget.result import FormatSearchResult
 from onnxquant.graph.io import Document
-from onnxquant.json_data import OPTIONAL, JsonObject
+from onnxquant.json_data import OPTIONAL, JsonObject, JsonValue
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import ActivationRecord
@@ -144,6 +144,48 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One way of quantizing a model, tried as a whole file.
+
+    Attributes:
+        way: name of the way.
+        options: options that make it.
+        seconds: time that it took, the proof included.
+        nbytes: size of the file; None where none was made.
+        verdict: verdict on the file; None where none was made.
+        objection: reason why it was not taken; empty for the file that was.
+    """
+
+    way: str
+    options: Mapping[str, JsonValue]
+    seconds: float
+    nbytes: int | None = field(default=None, metadata=OPTIONAL)
+    verdict: Verdict | None = field(default=None, metadata=OPTIONAL)
+    objection: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The choice among the ways that can suit a model.
+
+    Attributes:
+        goal: measure that decided among files.
+        bound: the quality that every file has to keep, in words.
+        keeps_bound: whether the chosen file keeps it; if none does, the one with the best outputs is taken.
+        chosen: name of the way that was taken.
+        attempts: the ways that were tried, in that order.
+        skipped: ways that there was no time for.
+    """
+
+    goal: str
+    bound: str
+    keeps_bound: bool
+    chosen: str
+    attempts: tuple[Attempt, ...]
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Judgement:
     """Verdict and warnings of a report that was saved."""
 
@@ -166,6 +208,7 @@ class ReportData:
         external_data: whether the output has a data file.
         activations: integer activations; None where activations stay floats.
         search: result of the search for formats; None where the formats were given.
+        choice: choice among whole files; None where the way was given.
         observed: histograms of static activations, by tensor.
         request: the request of the user; None where it is not known.
         command: the command line; None where there was none.
@@ -186,6 +229,7 @@ class ReportData:
     external_data: bool = False
     activations: ActivationRecord | None = None
     search: FormatSearchResult | None = None
+    choice: Choice | None = None
     observed: dict[str, HistogramSummary] = field(default_factory=dict)
     request: Request | None = None
     command: str | None = None

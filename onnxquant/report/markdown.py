@@ -27,6 +27,7 @@ def render(report: ReportData) -> str:
     parts += _table("Quality, worst first", rows.PARTS, rows.parts(report))
     parts += _table("Contribution of each site", rows.CONTRIBUTIONS, rows.contributions(report))
     parts += _table("Activations", rows.FACTS, rows.activations(report))
+    parts += _table("Ways tried", rows.ATTEMPTS, rows.attempts(report))
     parts += _table("Formats by size", rows.CHOICES, rows.choices(report))
     titles = [f"{'>' * number}{title}" for _, title, number in rows.SITES]
     parts += _table("Weights", titles, [row.cells for row in rows.sites(report)])

@@ -10,7 +10,7 @@ from onnxquant.budget.result import ChoiceFigures
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.plan.activations import ActivationRecord, StaticRecord
-from onnxquant.report.data import Float16Error, ReportData, SiteResult
+from onnxquant.report.data import Attempt, Float16Error, ReportData, SiteResult, Verdict
 from onnxquant.report.units import decibels, figure, milliseconds, size, speed
 from onnxquant.validation.checks import WeightChecks
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, STOCK, Latency
@@ -29,6 +29,7 @@ OUTPUTS = ("compared", "output", ">SQNR", ">cosine", ">MSE", ">max error", ">mea
 PARTS = ("output", ">SQNR", ">worst tenth", ">worst sample", "same answers", "compared")
 COSTS = ("", ">original", ">quantized", ">ratio")
 REFUSALS = ("reason", ">weights", ">bytes", "such as")
+ATTEMPTS = ("way", ">size", ">smaller", ">faster", ">worst output", ">same answers", ">seconds", "outcome")
 CHOICES = (">bits per weight", ">SQNR, predicted", ">SQNR, measured")
 CONTRIBUTIONS = ("site", "kind", ">SQNR", ">gain", ">share of the error")
 FACTS = ("what", "value")
@@ -248,6 +249,38 @@ def refusals(report: ReportData) -> list[list[str]]:
         ]
         for reason, members in order
     ]
+
+
+def attempts(report: ReportData) -> list[list[str]]:
+    """Ways that were tried as whole files, with the columns of ``ATTEMPTS``."""
+    if report.choice is None:
+        return []
+    lines = [_attempt(attempt, report.choice.chosen) for attempt in report.choice.attempts]
+    return lines + [[way, "", "", "", "", "", "", "no time"] for way in report.choice.skipped]
+
+
+def _attempt(attempt: Attempt, chosen: str) -> list[str]:
+    verdict = attempt.verdict
+    if verdict is None or attempt.nbytes is None:
+        return [attempt.way, "", "", "", "", "", "", f"refused: {attempt.objection}"]
+    same = f"{verdict.same} of {verdict.answers}" if verdict.answers else ""
+    return [
+        attempt.way,
+        size(attempt.nbytes),
+        f"{verdict.smaller:.2f}x" if verdict.smaller else "",
+        _faster(verdict),
+        "" if verdict.worst_sqnr_db is None else decibels(verdict.worst_sqnr_db),
+        same,
+        f"{attempt.seconds:.0f}",
+        "chosen" if attempt.way == chosen else attempt.objection,
+    ]
+
+
+def _faster(verdict: Verdict) -> str:
+    """The ratio of speeds, with its interval where that is known."""
+    if verdict.faster is None:
+        return ""
+    return speed(verdict.faster, verdict.faster_interval) if verdict.faster_interval else f"{verdict.faster:.2f}x"
 
 
 def choices(report: ReportData) -> list[list[str]]:

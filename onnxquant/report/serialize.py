@@ -15,7 +15,7 @@ from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import read_activations
 from onnxquant.plan.decision import decision_from_dict
 from onnxquant.report import schema
-from onnxquant.report.data import FileHashes, Float16Error, Judgement, ReportData, Request, SiteResult, Verdict
+from onnxquant.report.data import Choice, FileHashes, Float16Error, Judgement, ReportData, Request, SiteResult, Verdict
 from onnxquant.report.state import OLD_NAMES
 from onnxquant.report.verdict import verdict_of
 from onnxquant.report.warnings import warnings
@@ -50,6 +50,7 @@ def report_to_json(report: ReportData) -> JsonObject:
         "activations": to_object(report.activations or {}),
         "observed": to_json(report.observed),
         "search": to_object(report.search or {}),
+        **({"choice": to_object(report.choice)} if report.choice else {}),
         "sites": [_write_site(s) for s in report.sites],
         "proof": None if report.proof is None else _write_proof(report.proof),
         "asked": to_object(report.request or {}),
@@ -111,6 +112,7 @@ def _read(kind: type[R], data: JsonObject) -> R:
         external_data=from_json(bool, data["external_data"]),
         activations=read_activations(data["activations"]),
         search=from_json(FormatSearchResult, data["search"]) if data["search"] else None,
+        choice=from_json(Choice, data["choice"]) if data.get("choice") else None,
         observed=from_json(dict[str, HistogramSummary], data["observed"]),
         request=from_json(Request, data["asked"]) if data["asked"] else None,
         command=cast(str | None, data["command"]),

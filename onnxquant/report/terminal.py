@@ -54,6 +54,9 @@ def show(report: ReportData, console: Console, *, verbose: bool) -> None:
         _print(console, "Activations by name", ("node", "what"), details)
     if report.proof:
         _show_proof(report, report.proof, console, verbose=verbose)
+    if report.choice is not None:
+        title = f"Ways tried for goal {report.choice.goal}: {report.choice.bound}"
+        _print(console, title, rows.ATTEMPTS, rows.attempts(report))
     for warning in warnings(report):
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
     _show_verdict(report, console)
