@@ -54,9 +54,15 @@ def slow_kernels(
 
 
 def _kinds(kernels: Sequence[onnx.NodeProto], weights: Iterable[onnx.TensorProto]) -> list[list[str]]:
-    """First outputs of the kernels of one op and shape of weight, the most frequent kinds first."""
+    """First outputs of the kernels of one kind, the most frequent kinds first.
+
+    Products are of one kind where their weights have one shape; convolutions, where their windows have.
+    """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in weights}
     kinds: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for node in kernels:
-        kinds.setdefault((node.op_type, shapes.get(node.input[1], ())), []).append(node.output[0])
+        shape = shapes.get(node.input[1], ())
+        if node.op_type == "Conv" and len(shape) > 2:
+            shape = (min(shape[1], 2), *shape[2:])  # a depthwise one reads one channel
+        kinds.setdefault((node.op_type, shape), []).append(node.output[0])
     return sorted(kinds.values(), key=len, reverse=True)[:_MOST_KINDS]

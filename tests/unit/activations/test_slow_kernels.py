@@ -60,3 +60,17 @@ def test_kernels_that_would_not_gain_stay() -> None:
 def test_timings_that_are_not_certain_change_nothing() -> None:
     assert slow({"step": 2, "large": 1, "odd": 30}, noise=1.1) == ()
     assert slow({"step": 20, "large": 1, "odd": 2}, noise=2.0) == ()
+
+
+def test_convolutions_are_of_one_kind_where_their_windows_are_alike() -> None:
+    shapes = {"a": [8, 4, 3, 3], "b": [16, 8, 3, 3], "c": [16, 1, 3, 3], "d": [8, 16, 1, 1]}
+    weights = [onnx.TensorProto(name=name, dims=dims) for name, dims in shapes.items()]
+    kernels = [node("Conv", ["x", name], [f"y{name}"]) for name in shapes]
+    trials: list[set[str]] = []
+
+    def in_float(names: Sequence[str]) -> Any:
+        trials.append(set(names))
+        return names
+
+    slow_kernels(kernels, weights, in_float, lambda plan, base: Interval(0.5, 0.5), TimeBudget(Effort.HIGH))
+    assert trials == [set(), {"ya", "yb"}, {"yc"}, {"yd"}]
