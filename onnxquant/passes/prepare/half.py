@@ -9,6 +9,7 @@ import onnx
 
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import NameAllocator
+from onnxquant.graph.node import attribute, is_op
 from onnxquant.graph.traverse import graphs, names_of, nodes, replace_field, tensors
 from onnxquant.passes.base import Pass, PassResult
 
@@ -32,6 +33,7 @@ class WidenFloat16(Pass):
 
     3. A model with float16 in sequences, in sparse constants, in constants that are inputs or outputs too, or in more
        than 1 GiB of constants stays.
+    4. A constant that is stored in float16 and read through Casts to float32 alone stays: nothing computes in float16 there.
     """
 
     name = "widen-float16"
@@ -39,7 +41,8 @@ class WidenFloat16(Pass):
 
     def __call__(self, document: Document) -> PassResult:  # noqa: D102
         proto = document.proto
-        halves = [t for t in tensors(proto) if t.data_type == _HALF]
+        stored = _only_cast(proto)
+        halves = [t for t in tensors(proto) if t.data_type == _HALF and t.name not in stored]
         if not halves and not _boundary(proto):
             return PassResult()
         if refusal := _refusal(proto, sum(2 * int(np.prod(t.dims)) for t in halves)):
@@ -48,11 +51,21 @@ class WidenFloat16(Pass):
             values = document.array(tensor).astype(np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         for node in nodes(proto):
-            for attribute in node.attribute:
-                if attribute.name in _TYPES and attribute.type == onnx.AttributeProto.INT and attribute.i == _HALF:
-                    attribute.i = _FLOAT
+            for entry in node.attribute:
+                if entry.name in _TYPES and entry.type == onnx.AttributeProto.INT and entry.i == _HALF:
+                    entry.i = _FLOAT
         _cast_at_boundary(proto)
         return PassResult(True, ("float16 became float32; inputs and outputs keep their types",))
+
+
+def _only_cast(proto: onnx.ModelProto) -> set[str]:
+    """Names of the initializers that nothing reads but Casts to float32."""
+    names = {tensor.name for graph in graphs(proto.graph) for tensor in graph.initializer}
+    names -= {output.name for graph in graphs(proto.graph) for output in graph.output}
+    for node in nodes(proto):
+        if not (is_op(node, "Cast") and attribute(node, "to") == _FLOAT):
+            names.difference_update(node.input)
+    return names
 
 
 def _boundary(proto: onnx.ModelProto) -> set[str]:
