@@ -108,7 +108,8 @@ def _comments(floats: Sequence[str]) -> str:
 def _group(rule: Rule, decision: EncodeDecision) -> dict[str, Any]:
     """Options of the rule that a decision needs, which it may share with other weights."""
     own = {k: v for k, v in rule.to_dict().items() if k in declared(RuleOptions) and k not in _PLANNED}
-    group = {"format": rule.make_format().name, **rule.parameters, **own}
+    is_rules = decision.format.name == rule.make_format().name  # small weights may have 8 bits
+    group = {"format": decision.format.name, **(rule.parameters if is_rules else {}), **own}
     # One option chooses the solver for all weights beside integer activations, so a rule must not name one.
     is_integer = target_named(decision.target).activations is not Activations.NONE
     return group if is_integer else {**group, "solver": decision.solver}

@@ -9,6 +9,7 @@ from onnxquant.formats.base import Format
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import Site, SkippedConstant
 from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision, Plan, WeightFacts
+from onnxquant.plan.eight_bits import is_for_products, with_eight_bits
 from onnxquant.recipe.rules import Recipe, Rule
 from onnxquant.recipe.values import Compute
 from onnxquant.targets import AUTO, Activations, Refusal, Target, automatic, integer_target, target_named
@@ -58,6 +59,7 @@ def make_plan(
     """
     decisions: list[Decision] = []
     used = set()
+    by_bits: dict[str, Site] = {}
     for site in sites:
         match = first_matching_rule(site, recipe)
         if match is None:
@@ -71,12 +73,16 @@ def make_plan(
             decisions.append(_beside_integers(site, rule, integer_target(integer.kind), opset))
         else:
             decisions.append(_decide_by_rule(site, rule, opset, permuted=site.name in permuted))
+            by_bits |= {site.name: site} if is_for_products(rule) else {}
     decisions += [
         KeepDecision(
             name=c.name, role="", nodes=(), shape=c.shape, dtype=c.dtype, float_bytes=c.nbytes, reason=c.reason
         )
         for c in skipped
     ]
+    if by_bits:
+        last = recipe.rules[-1]
+        decisions = with_eight_bits(decisions, by_bits, lambda site, form: decide(site, form, last, opset))
     unused = tuple(i for i in range(len(recipe.rules) - 1) if i not in used)
     return Plan(tuple(decisions), unused)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from graphs import matmul
+from graphs import matmul, model, node, weight
 
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
@@ -43,6 +43,32 @@ def test_a_weight_kept_in_float_has_its_own_size() -> None:
     assert decision.nbytes < decision.float_bytes == site().nbytes
     assert decision.kept_in_float("").nbytes == site().nbytes
     assert decision.kept_in_float("").bits_per_weight == 32
+
+
+def patches(channels: int) -> list[Site]:
+    """Patches of an image into a product: a small convolution beside a MatMul, as vision transformers have them."""
+    nodes = [
+        node("Conv", ["x", "patch"], ["c"]), node("Flatten", ["c"], ["f"], axis=2), node("MatMul", ["f", "w"], ["y"]),
+    ]  # fmt: skip
+    constants = {"patch": weight(channels, 3, 4, 4), "w": weight(169, 1024)}
+    return find_sites(load(model(nodes, {"x": ("float32", [1, 3, 16, 16])}, {"y": "float32"}, constants)))[0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "channels", "formats"),
+    [
+        (Rule(bits=4), 64, ["int8", "int4"]),
+        (Rule(bits=2), 64, ["int8", "int2"]),
+        (Rule(bits=4), 1024, ["int4", "int4"]),
+        (Rule(format="int4"), 64, ["int4", "int4"]),
+        (Rule(bits=4, op=("Conv", "MatMul")), 64, ["int4", "int4"]),
+    ],
+)
+def test_small_weights_outside_of_products_have_eight_bits(rule: Rule, channels: int, formats: list[str]) -> None:
+    """By ``bits`` alone, and while they add at most 5 % to the file."""
+    plan = make_plan(patches(channels), [], Recipe((rule,)), 21)
+    assert [d.format.name for d in plan.encoded] == formats
+    assert all(d.reason.startswith("8 bits: ") == (d.format.name == "int8") for d in plan.encoded)
 
 
 def test_refusals_stay_with_a_weight_that_no_target_takes() -> None:
