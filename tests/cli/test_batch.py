@@ -31,6 +31,7 @@ def rows(result) -> dict[str, dict]:
     return {Path(r["model"]).name: r for r in json.loads(result.stdout)["models"]}
 
 
+@pytest.mark.usefixtures("batches_in_this_process")
 def test_two_of_twenty_are_broken_and_a_second_run_does_what_is_missing(tmp_path: Path) -> None:
     models, out = products(tmp_path / "in", 20), tmp_path / "out"
     models[3].write_text("no model")
@@ -66,6 +67,9 @@ def test_a_process_that_dies_is_one_row(tmp_path: Path, monkeypatch: pytest.Monk
     models = products(tmp_path / "in", 4)
     (tmp_path / "deadly.py").write_text(
         "import ctypes, os, signal\n"
+        "from onnxquant.validation import compare\n"
+        "from onnxquant.validation.footprint import Footprint\n"
+        "compare.footprint = lambda path: Footprint(1.0, 1.0, 1.0)\n"  # measuring it takes seconds
         "def metric(session):\n"
         "    last = session.get_outputs()[0].shape[-1]\n"
         "    if last == 41: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -89,10 +93,13 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-P", "-c", "from onnxquant.cli import main; main()", *map(str, arguments)]
 
 
-def test_an_interrupted_batch_says_what_is_done_and_is_resumed(tmp_path: Path) -> None:
-    products(tmp_path, 3)  # a proof takes a second
+def test_an_interrupted_batch_says_what_is_done_and_is_resumed(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    count = 40  # more than are done before the signal arrives
+    products(tmp_path, count)
     out = tmp_path / "out"
-    given = ("batch", tmp_path / "m*.onnx", "-o", out, "--samples", 1)
+    given = ("batch", tmp_path / "m*.onnx", "-o", out, "--no-proof")
     process = subprocess.Popen(command(*given), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (out / "onnxquant-batch.json").exists():
         assert process.poll() is None
@@ -100,13 +107,14 @@ def test_an_interrupted_batch_says_what_is_done_and_is_resumed(tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     shown, said = process.communicate(timeout=120)
     assert process.returncode == 130
-    match = re.search(r"interrupted; (\d) of 3 models are done", said)
-    assert match and 1 <= int(match[1]) < 3 and shown.count("NOT DONE") == 3 - int(match[1])
+    match = re.search(rf"interrupted; (\d+) of {count} models are done", said)
+    assert match and 1 <= int(match[1]) < count and shown.count("NOT DONE") == count - int(match[1])
     assert not [p for p in out.iterdir() if p.name.startswith(".onnxquant-")]
+    request.getfixturevalue("batches_in_this_process")
     result = run(*given, "--skip-existing", "--json")
     assert result.exit_code == 0, result.output
     results = rows(result).values()
-    assert len(results) == 3 and not any(State(r["verdict"]).is_failure for r in results)
+    assert len(results) == count and not any(State(r["verdict"]).is_failure for r in results)
     assert int(match[1]) <= sum(r["reused"] for r in results) <= int(match[1]) + 1
 
 
@@ -170,6 +178,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is(tmp_path: Path) -> No
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("batches_in_this_process")
 def test_summary_is_one_line_and_outputs_are_no_models(tmp_path: Path) -> None:
     models = products(tmp_path, 2)
     result = run("batch", tmp_path, "-o", tmp_path, "--no-proof", "--summary")
@@ -195,6 +204,7 @@ def test_quantize_and_validate_in_one_line(more: tuple[str, ...], verdicts: tupl
         assert again and again["sqnr"] == match["sqnr"]
 
 
+@pytest.mark.usefixtures("batches_in_this_process")
 @pytest.mark.parametrize(
     "journal",
     ["[" * 50_000, '{"%s": {"model": 1}}', '{"%s": {"model": "m", "output": "o", "key": "k", "original_bytes": "x"}}'],

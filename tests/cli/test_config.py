@@ -34,6 +34,7 @@ def write(folder: Path, text: str, name: str = "q.yaml") -> Path:
     return path
 
 
+@pytest.mark.usefixtures("batches_in_this_process")
 def test_the_short_form_of_quantize_rs(folder: Path) -> None:
     text = (
         "bits: 4\nper_channel: true\n\nmodels:\n"
@@ -141,6 +142,7 @@ def test_every_option_has_a_schema_of_its_kind() -> None:
     assert all(p["description"] for p in properties.values())
 
 
+@pytest.mark.usefixtures("batches_in_this_process")
 def test_the_example_runs(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     shutil.copy(DEFAULT_MODEL, tmp_path / "models" / "default.onnx")

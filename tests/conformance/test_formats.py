@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from every import every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -17,10 +18,9 @@ from variants import CASES, fits
 
 from onnxquant import decode, encode, formats
 from onnxquant.errors import OnnxQuantError, RangeError, WeightError
-from onnxquant.formats import format_named
+from onnxquant.formats import base, format_named, matrix
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import PerTensor
-from onnxquant.formats.matrix import CHUNK_BYTES
 from onnxquant.formats.parameters import parameters_of
 from onnxquant.formats.survey import Surveyed
 from onnxquant.native import dispatch
@@ -52,7 +52,7 @@ def test_error_is_the_formats_own(name: str) -> None:
     assert error == pytest.approx(format_named(name).facts.rmse, rel=0.02)
 
 
-@pytest.mark.parametrize(("name", "parameters"), CASES)
+@every(("name", "parameters"), CASES, by="name")
 def test_error_is_within_bounds_from_both_sides(name: str, parameters: dict[str, Any]) -> None:
     w = normal(1, 64, 256)
     encoded = encode(w, name, **parameters)
@@ -66,13 +66,13 @@ FITTING = [(*case.values, shape) for case in CASES for shape in SHAPES if fits(*
 UNFIT = [(*case.values, shape[1]) for case in CASES for shape in SHAPES[1:6] if not fits(*case.values, shape[1])]
 
 
-@pytest.mark.parametrize(("name", "parameters", "cols"), UNFIT)
+@every(("name", "parameters", "cols"), UNFIT, by="name")
 def test_rows_of_no_whole_blocks_are_refused(name: str, parameters: dict[str, Any], cols: int) -> None:
     with pytest.raises(WeightError, match=f"rows of {cols} weights .* blocks of"):
         encode(normal(2, 2, cols), name, **parameters)
 
 
-@pytest.mark.parametrize(("name", "parameters", "shape"), FITTING)
+@every(("name", "parameters", "shape"), FITTING, by="name")
 def test_declared_planes_are_the_planes(name: str, parameters: dict[str, Any], shape: tuple[int, int]) -> None:
     encoded = encode(normal(2, *shape), name, **parameters)
     declared = encoded.format.planes(*shape)
@@ -86,7 +86,7 @@ def test_declared_planes_are_the_planes(name: str, parameters: dict[str, Any], s
     assert format_named(name, **encoded.format.settings()) == encoded.format
 
 
-@pytest.mark.parametrize(("name", "parameters"), CASES)
+@every(("name", "parameters"), CASES, by="name")
 def test_bits_per_weight_is_what_planes_take(name: str, parameters: dict[str, Any]) -> None:
     form = format_named(name, **parameters)
     rows = cols = 4096
@@ -112,8 +112,8 @@ def test_bytes_of_wider_side_information() -> None:
     assert format_named("q4_0", permuted=True).nbytes(2, 64) == 2 * 2 * 18 + 4 * 64
 
 
-@pytest.mark.parametrize(("name", "parameters"), CASES)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@every(("name", "parameters"), CASES, by="name")
+@every("value", [np.nan, np.inf, -np.inf])
 def test_not_finite_is_refused_with_its_place(name: str, parameters: dict[str, Any], value: float) -> None:
     w = np.ones((300, 128), np.float32)
     w[257, 33] = value
@@ -150,7 +150,7 @@ def corner_weight(corner: str) -> NDArray[np.float32]:
     return np.stack([CORNERS[corner], CORNERS[corner][::-1], CORNERS["constant"]]).astype(np.float32)
 
 
-@pytest.mark.parametrize(("name", "parameters"), CASES)
+@every(("name", "parameters"), CASES, by="name")
 def test_only_values_beyond_a_type_are_refused(name: str, parameters: dict[str, Any]) -> None:
     refused = set()
     for corner in CORNERS:
@@ -162,8 +162,8 @@ def test_only_values_beyond_a_type_are_refused(name: str, parameters: dict[str, 
     assert refused <= set(OVERFLOWS)
 
 
-@pytest.mark.parametrize(("name", "parameters"), CASES)
-@pytest.mark.parametrize("corner", [c for c in CORNERS if c not in OVERFLOWS])
+@every(("name", "parameters"), CASES, by="name")
+@every("corner", [c for c in CORNERS if c not in OVERFLOWS])
 def test_corners_decode_to_finite_values(name: str, parameters: dict[str, Any], corner: str) -> None:
     check_corner(encode(corner_weight(corner), name, **parameters), corner, parameters)
 
@@ -174,8 +174,8 @@ WIDE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "parameters"), [c for c in WIDE if not c.values[1].get("double_quant")])
-@pytest.mark.parametrize("corner", OVERFLOWS[:-1])
+@every(("name", "parameters"), [c for c in WIDE if not c.values[1].get("double_quant")], by="name")
+@every("corner", OVERFLOWS[:-1])
 def test_values_beyond_a_float16_decode_to_finite_values(name: str, parameters: dict[str, Any], corner: str) -> None:
     check_corner(encode(corner_weight(corner), name, **parameters), corner, parameters)
 
@@ -211,14 +211,14 @@ def test_scales_beyond_their_type_are_refused_and_never_infinite(name: str) -> N
     assert 6.4e4 < high < 65504 * 32 * 128 * 1.2
 
 
-@pytest.mark.parametrize(("name", "parameters"), CASES)
-@pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
+@every(("name", "parameters"), CASES, by="name")
+@every("dtype", ["float16", "float64", "bfloat16"])
 def test_other_float_types_encode_as_float32(name: str, parameters: dict[str, Any], dtype: str) -> None:
     w = np.random.default_rng(3).standard_normal((8, 128)).astype(np.dtype(dtype))
     same(encode(w, name, **parameters), encode(w.astype(np.float32), name, **parameters))
 
 
-@pytest.mark.parametrize(("name", "parameters"), CASES)
+@every(("name", "parameters"), CASES, by="name")
 def test_strides_do_not_matter(name: str, parameters: dict[str, Any]) -> None:
     w = normal(8, 40, 256)
     turned = np.ascontiguousarray(w.T).T
@@ -227,12 +227,15 @@ def test_strides_do_not_matter(name: str, parameters: dict[str, Any]) -> None:
     same(encode(np.repeat(w, 2, axis=0)[::2], name, **parameters), encode(w, name, **parameters))
 
 
-@pytest.mark.parametrize(("name", "parameters"), CASES)
-def test_more_rows_than_one_chunk_are_encoded_as_by_the_library(name: str, parameters: dict[str, Any]) -> None:
-    """The library splits rows at other places than numpy, which encodes 4 MiB at a time."""
-    w = normal(9, CHUNK_BYTES // (4 * 512) + 37, 512)
+@every(("name", "parameters"), CASES, by="name")
+def test_more_rows_than_one_chunk_are_encoded_as_by_the_library(
+    name: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numpy encodes some rows at a time, the library all of these at once."""
+    for module in (base, matrix):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 1 << 16)
+    w = normal(9, (1 << 16) // (4 * 512) + 37, 512)
     form = format_named(name, **parameters)
-    assert w.nbytes > CHUNK_BYTES
     encoded = form.encode(w)
     same(dispatch.rounded_to_nearest(form, w), encoded)
     np.testing.assert_array_equal(form.decode(encoded), dispatch.decode(encoded))
@@ -247,7 +250,7 @@ BY_ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "cols"), BY_ROWS)
+@every(("name", "cols"), BY_ROWS, by="name")
 def test_a_row_is_encoded_by_itself(name: str, cols: int) -> None:
     """A short last block never takes anything from the next row."""
     w = normal(10, 6, cols) * np.float32(10) ** np.arange(-3, 3)[:, None].astype(np.float32)
@@ -278,7 +281,7 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize(("name", "shape"), FOREIGN, ids=str)
+@every(("name", "shape"), FOREIGN, by="name")
 def test_foreign_blocks_round_trip_without_loss(name: str, shape: tuple[int, int]) -> None:
     w = normal(5, *shape)
     encoded = encode(w, name)
@@ -292,7 +295,7 @@ def test_foreign_blocks_round_trip_without_loss(name: str, shape: tuple[int, int
         form.from_blocks(blocks.reshape(-1)[:-1], *shape, *(np.zeros(3, np.float32) for _ in absmax))
 
 
-@pytest.mark.parametrize(("name", "parameters"), CASES)
+@every(("name", "parameters"), CASES, by="name")
 def test_permuted_columns_come_back_in_their_order(name: str, parameters: dict[str, Any]) -> None:
     w = normal(6, 24, 256) * np.linspace(0.1, 1, 256, dtype=np.float32)
     order = np.random.default_rng(1).permutation(256)

@@ -9,6 +9,7 @@ import graphs
 import numpy as np
 import pytest
 import supported
+from every import every
 from numpy.typing import NDArray
 from variants import CASES, fits, label
 
@@ -66,7 +67,7 @@ def assert_same(a: Encoded, b: Encoded) -> None:
         np.testing.assert_array_equal(plane, b.planes[name], err_msg=name)
 
 
-@pytest.mark.parametrize(("solver", "name", "parameters"), PAIRS)
+@every(("solver", "name", "parameters"), PAIRS, by="name")
 def test_never_worse_than_nearest_on_its_own_objective(solver: Solver, name: str, parameters: dict[str, Any]) -> None:
     form = format_named(name, **parameters)
     w, inputs = graphs.weight(12, 128), inputs_of(128)
@@ -83,7 +84,7 @@ def test_never_worse_than_nearest_on_its_own_objective(solver: Solver, name: str
     assert (new <= old * (1 + 1e-9)).all()
 
 
-@pytest.mark.parametrize(("solver", "name", "parameters"), ROWS_APART)
+@every(("solver", "name", "parameters"), ROWS_APART, by="name")
 def test_solving_one_row_ignores_other_rows(solver: Solver, name: str, parameters: dict[str, Any]) -> None:
     form = format_named(name, **parameters)
     cols = width(name, parameters)
@@ -94,7 +95,7 @@ def test_solving_one_row_ignores_other_rows(solver: Solver, name: str, parameter
     np.testing.assert_allclose(moved, plain[order], rtol=1e-3 if parameters.get("per_channel") is False else 0)
 
 
-@pytest.mark.parametrize(("solver", "name", "parameters"), FEW)
+@every(("solver", "name", "parameters"), FEW, by="name")
 def test_parts_and_threads_do_not_change_the_result(solver: Solver, name: str, parameters: dict[str, Any]) -> None:
     form = format_named(name, **parameters)
     cols = width(name, parameters)
@@ -104,7 +105,7 @@ def test_parts_and_threads_do_not_change_the_result(solver: Solver, name: str, p
         assert_same(replace(solver, split=RowSplit(4 * cols * rows, threads)).solve(form, w, inputs), whole)
 
 
-@pytest.mark.parametrize(("solver", "name", "parameters", "shape"), SHAPED)
+@every(("solver", "name", "parameters", "shape"), SHAPED, by="name")
 def test_every_shape_is_solved(solver: Solver, name: str, parameters: dict[str, Any], shape: tuple[int, int]) -> None:
     form = format_named(name, **parameters)
     w = graphs.weight(*shape)
@@ -137,8 +138,8 @@ SOME = [
 ]
 
 
-@pytest.mark.parametrize(("solver", "name"), SOME)
-@pytest.mark.parametrize("case", DEGENERATE)
+@every(("solver", "name"), SOME, by="solver")
+@every("case", DEGENERATE)
 def test_degenerate_inputs_keep_the_result_near_the_weight(solver: Solver, name: str, case: str) -> None:
     w, form = graphs.weight(8, 64), format_named(name)
     decoded = form.decode(solver.solve(form, w, DEGENERATE[case](64)))
@@ -147,8 +148,8 @@ def test_degenerate_inputs_keep_the_result_near_the_weight(solver: Solver, name:
     assert np.square(decoded - w).sum() < (1.05 if case in ("zeros", "not a number", "infinite") else 12) * nearest
 
 
-@pytest.mark.parametrize(("solver", "name"), SOME)
-@pytest.mark.parametrize("exponent", [-960, 960])
+@every(("solver", "name"), SOME, by="solver")
+@every("exponent", [-960, 960])
 def test_the_unit_of_inputs_does_not_matter(solver: Solver, name: str, exponent: int) -> None:
     w, form, inputs = graphs.weight(8, 64), format_named(name), inputs_of(64)
     assert_same(solver.solve(form, w, Inputs(inputs.gram * 2.0**exponent)), solver.solve(form, w, inputs))
@@ -170,7 +171,7 @@ def test_refusals_say_why(solver: Solver) -> None:
             solver.solve(form, graphs.weight(2, 128), inputs_of(128))
 
 
-@pytest.mark.parametrize(("solver", "name", "parameters"), PAIRS)
+@every(("solver", "name", "parameters"), PAIRS, by="name")
 def test_scales_of_a_start_stay(solver: Solver, name: str, parameters: dict[str, Any]) -> None:
     form = format_named(name, **parameters)
     w, inputs = graphs.weight(7, 128), inputs_of(128)
@@ -195,7 +196,7 @@ def test_groups_of_inputs_are_each_solved_alone(solver: Solver) -> None:
 
 
 @pytest.mark.parametrize("solver", solvers(), ids=[s.name for s in solvers()])
-@pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
+@every("dtype", ["float16", "float64", "bfloat16"])
 def test_other_float_types_and_strides_do_not_matter(solver: Solver, dtype: str) -> None:
     form = format_named("q4_1")
     w, inputs = graphs.weight(6, 64).astype(np.dtype(dtype)), inputs_of(64)

@@ -8,6 +8,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
+from every import every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -100,8 +101,8 @@ def check_statistics(found, weight, values):
     assert found.dot == pytest.approx(exact.dot, rel=1e-12, abs=1e-12 * (exact.actual + exact.reference))
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("form", CASES)
+@every("isa", ISAS)
+@every("form", CASES, by="form")
 def test_shapes(form, isa):
     for rows, cols in itertools.product([1, 5, 33], [1, 15, 32, 33, 100, 256, 257, 300, 520]):
         cols = whole(form, cols)
@@ -147,8 +148,8 @@ def distributions(rows, cols):
     yield "ramp", np.tile(np.linspace(-1, 1, cols), (rows, 1))
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("form", CASES)
+@every("isa", ISAS)
+@every("form", CASES, by="form")
 def test_distributions(form, isa):
     for rows, cols in [(3, whole(form, 288)), (2, whole(form, 77))]:
         for name, weight in distributions(rows, cols):
@@ -162,8 +163,8 @@ def test_distributions(form, isa):
                 raise AssertionError(f"{name} {rows} x {cols}: {error}") from error
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("form", CASES)
+@every("isa", ISAS)
+@every("form", CASES, by="form")
 def test_zeros_of_both_signs(form, isa):
     cols = whole(form, 560)
     for share in (0.0, 0.03, 0.5, 0.97, 1.0):
@@ -192,8 +193,8 @@ def arranged(weight):
     yield "unaligned", odd
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.dtype(">f4")])
+@every("isa", ISAS)
+@every("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.dtype(">f4")])
 @pytest.mark.parametrize("name", ["int4", "q8_0", "q5_k", "f8_e4m3", "llm_int8", "bf16", "i2_s", "nf4"])
 def test_types_and_strides(name, dtype, isa):
     form = format_named(name)
@@ -212,7 +213,7 @@ def test_types_and_strides(name, dtype, isa):
                 assert found.planes[plane].tobytes() == values.tobytes(), f"{how}: {plane}"
 
 
-@pytest.mark.parametrize("form", CASES)
+@every("form", CASES, by="form")
 def test_threads_change_nothing(form):
     weight = generator(5).normal(size=(321, whole(form, 256))).astype(np.float32)
     one, expected = encoder.encode(form, weight, execution=Execution(1, part_bytes=1 << 16))
@@ -230,7 +231,7 @@ def test_instruction_sets_give_the_same_statistics():
         assert all(one == found[0] for one in found), form.name
 
 
-@pytest.mark.parametrize("form", CASES)
+@every("form", CASES, by="form")
 def test_permutation(form):
     cols = whole(form, 160)
     weight = generator(7).normal(size=(20, cols)).astype(np.float32) * np.linspace(0.5, 2, cols, dtype=np.float32)
@@ -280,8 +281,8 @@ def encoded_or_refused(encode):
         return str(error)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("form", CASES)
+@every("value", [np.nan, np.inf, -np.inf])
+@every("form", CASES, by="form")
 def test_the_first_value_that_is_not_finite_is_named(form, value):
     cols = whole(form, 300)
     weight = generator(9).normal(size=(40, cols)).astype(np.float32)
@@ -303,8 +304,8 @@ def test_a_double_beyond_float32_is_not_finite():
         encoder.encode(format_named("q4_0"), weight)
 
 
-@pytest.mark.parametrize("shape", [(0, 0), (0, 64), (3, 0)])
-@pytest.mark.parametrize("form", CASES)
+@every("shape", [(0, 0), (0, 64), (3, 0)])
+@every("form", CASES, by="form")
 def test_empty(form, shape):
     shape = shape[0], whole(form, shape[1])
     weight = np.zeros(shape, np.float32)

@@ -8,6 +8,7 @@ import itertools
 import kernels
 import numpy as np
 import pytest
+from every import every
 from kernel_oracle import (
     BLOCK,
     ROW,
@@ -46,15 +47,15 @@ def activations(rows, cols, seed=1):
     return x * np.float32(3)
 
 
-@pytest.mark.parametrize(("name", "granularity", "block"), CASES)
+@every(("name", "granularity", "block"), CASES, by="name")
 def test_decode_is_exact(name, granularity, block):
     for rows, cols in itertools.product(ROWS, COLS):
         weight = sample(name, rows, cols, block, granularity)
         np.testing.assert_array_equal(kernels.decode(weight.stored), weight.decoded)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("name", "granularity", "block"), [c for c in CASES if c.values[0] in INT8])
+@every("isa", ISAS)
+@every(("name", "granularity", "block"), [c for c in CASES if c.values[0] in INT8], by="name")
 def test_int8_is_the_defined_rounding_to_the_bit(name, granularity, block, isa):
     for rows, cols in itertools.product(ROWS, COLS):
         weight = sample(name, rows, cols, block, granularity)
@@ -63,8 +64,8 @@ def test_int8_is_the_defined_rounding_to_the_bit(name, granularity, block, isa):
             check_int8(kernels.matmul(x, weight.stored, isa=isa), x, weight, isa)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("name", "granularity", "block"), CASES)
+@every("isa", ISAS)
+@every(("name", "granularity", "block"), CASES, by="name")
 def test_float_stays_within_its_bound(name, granularity, block, isa):
     for rows, cols in itertools.product(ROWS, COLS):
         weight = sample(name, rows, cols, block, granularity)
@@ -83,8 +84,8 @@ def test_formats_without_int8_compute_in_float(name):
     np.testing.assert_array_equal(*found)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("compute", ["int8", "float32"])
+@every("isa", ISAS)
+@every("compute", ["int8", "float32"])
 @pytest.mark.parametrize("name", kernels.formats())
 def test_permuted_channels_and_a_bias(name, compute, isa):
     block, granularity = default(name)
@@ -102,8 +103,8 @@ def test_permuted_channels_and_a_bias(name, compute, isa):
             np.testing.assert_array_equal(biased, plain + bias)
 
 
-@pytest.mark.parametrize("outliers", [0, 1, 300])
-@pytest.mark.parametrize("isa", ISAS)
+@every("outliers", [0, 1, 300])
+@every("isa", ISAS)
 def test_any_number_of_outliers(isa, outliers):
     weight = sample("llm_int8", 40, 300, 64, ROW, outliers=outliers)
     for batch in (11, 40):
@@ -129,9 +130,9 @@ def test_int8_error_is_that_of_rounding(name):
 PLAIN = [n for n in kernels.formats() if set(kernels.geometry(n).planes) <= {"codes", "high", "scales"} and n in INT8]
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every("isa", ISAS)
 @pytest.mark.parametrize("name", [n for n in PLAIN if n not in ("nf4", "fp4")])
-@pytest.mark.parametrize("sign", [-1, 1])
+@every("sign", [-1, 1])
 def test_extreme_codes_do_not_overflow(name, isa, sign):
     """All codes and activations at their ends, for the longest block and many of them."""
     form = kernels.geometry(name)
@@ -155,8 +156,8 @@ def test_extreme_codes_do_not_overflow(name, isa, sign):
             np.testing.assert_array_equal(kernels.matmul(x, stored, isa=isa), expected)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("sign", [-1, 1])
+@every("isa", ISAS)
+@every("sign", [-1, 1])
 def test_the_ends_of_a_table_do_not_overflow(isa, sign):
     for name, codes in (("nf4", (0, 15)), ("fp4", (3, 11))):
         for code in codes:
@@ -178,9 +179,9 @@ def check_row(found, clean, poisoned, name):
     np.testing.assert_array_equal(found[rest], clean[rest])
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every("isa", ISAS)
 @pytest.mark.parametrize("name", kernels.formats())
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@every("bad", [np.nan, np.inf, -np.inf])
 def test_a_bad_activation_poisons_its_row_alone(name, isa, bad):
     block, granularity = default(name)
     weight = sample(name, 33, 100, block, granularity)
@@ -192,7 +193,7 @@ def test_a_bad_activation_poisons_its_row_alone(name, isa, bad):
         check_row(kernels.matmul(broken, weight.stored, isa=isa), clean, row, name)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every("isa", ISAS)
 @pytest.mark.parametrize("name", INT8)
 def test_tiny_and_huge_activations(name, isa):
     block, granularity = default(name)
@@ -210,15 +211,15 @@ def test_tiny_and_huge_activations(name, isa):
             assert (error <= magnitude * 1e-2 + 1e-37).all(), size
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every("isa", ISAS)
 def test_the_rounding_mode_of_the_caller_is_kept(isa):
     x = np.array([1e-40], np.float32)
     kernels.matmul(activations(1, 32), sample("q4_0", 16, 32, 32).stored, isa=isa)
     assert (x * np.float32(0.5))[0] != 0, "subnormals are flushed after the call"
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("compute", ["int8", "float32"])
+@every("isa", ISAS)
+@every("compute", ["int8", "float32"])
 def test_rows_do_not_depend_on_their_neighbours(isa, compute):
     weight = sample("int4", 40, 200, 64)
     x = activations(300, 200)
@@ -228,8 +229,8 @@ def test_rows_do_not_depend_on_their_neighbours(isa, compute):
         np.testing.assert_array_equal(part, whole[first:last])
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("shift", [1, 2, 4, 8, 33])
+@every("isa", ISAS)
+@every("shift", [1, 2, 4, 8, 33])
 def test_planes_at_any_address(isa, shift):
     weight = sample("q8_0", 33, 100, 32)
     x = activations(5, 100)

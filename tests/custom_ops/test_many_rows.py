@@ -8,6 +8,7 @@ from dataclasses import replace
 import kernels
 import numpy as np
 import pytest
+from every import every
 from kernel_oracle import bfloat_factors, check_int8, sample, uses_bfloat
 
 from onnxquant.native import library as native
@@ -31,7 +32,7 @@ def amx(x, weight, isa="amx", **how):
     return kernels.matmul(x, weight.stored, isa=isa, **how)
 
 
-@pytest.mark.parametrize("block", [FINE, COARSE])
+@every("block", [FINE, COARSE])
 @pytest.mark.parametrize("name", kernels.formats())
 def test_any_size(name, block):
     block, granularity = default(name, block)
@@ -66,7 +67,7 @@ def test_bfloat_error_is_that_of_rounding(name):
 
 
 @pytest.mark.parametrize("name", ["i2_s", "int4", "int3_zero", "q8_k", "q4_0", "nf4", "q4_k", "bf16"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@every("bad", [np.nan, np.inf, -np.inf])
 def test_a_bad_activation_poisons_its_row_alone(name, bad):
     block, granularity = default(name, COARSE)
     weight, x = sample(name, 33, 300, block, granularity), activations(50, 300)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from every import every
 from kernel_oracle import check_int8, float_bound, int8_matmul, sample
 from nodes import DOMAIN, Node, parsed, session
 from onnx import TensorProto, helper, numpy_helper
@@ -47,7 +48,7 @@ def activations(*shape, seed=1):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("threads", [1, 2])
+@every("threads", [1, 2])
 def test_matmul_int8(name, threads):
     weight = weight_of(name)
     opened = session(Node("MatMul", weight.stored, shape=["a", "b", 100]).model(), threads)
@@ -69,7 +70,7 @@ def test_matmul_float32(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@every("dtype", [np.float32, np.float16])
 def test_permuted_with_a_bias(name, dtype):
     form = kernels.geometry(name)
     block = min(max(32, form.min_block), form.max_block)
@@ -94,7 +95,7 @@ def test_a_bias_that_does_not_fit(bias):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("compute", ["int8", "float32"])
+@every("compute", ["int8", "float32"])
 def test_matmul_float16(name, compute):
     weight = weight_of(name)
     opened = session(Node("MatMul", weight.stored, np.float16, attributes={"compute": compute}).model())
@@ -121,8 +122,8 @@ def test_float16_overflow_and_special_values():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [np.int64, np.int32])
-@pytest.mark.parametrize("threads", [1, 2])
+@every("dtype", [np.int64, np.int32])
+@every("threads", [1, 2])
 def test_gather(name, dtype, threads):
     weight = weight_of(name)
     opened = session(Node("Gather", weight.stored, dtype, shape=["a", "b"]).model(), threads)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import kernels
 import numpy as np
 import pytest
+from every import every
 from kernel_oracle import check_int8, float_bound, pack, sample, split_bits
 
 from onnxquant.native import library as native
@@ -60,8 +61,8 @@ def special_rows():
     return x, {0: 0, 1: 0, 3: 0, 4: 0, 6: "not finite", 7: "not finite", 8: "not finite", 10: np.nan, 11: "not finite"}
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("compute", ["int8", "float32"])
+@every("isa", ISAS)
+@every("compute", ["int8", "float32"])
 @pytest.mark.parametrize("name", kernels.formats())
 def test_rows_of_special_activations(name, compute, isa):
     weight = sample_of(name)
@@ -84,7 +85,7 @@ def test_rows_of_special_activations(name, compute, isa):
             assert again.tobytes() == found.tobytes()
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every("isa", ISAS)
 @pytest.mark.parametrize("name", kernels.formats())
 def test_sizes_around_a_block(name, isa):
     """One channel and one column, a block and one less or more, two blocks less one, and primes."""
@@ -114,7 +115,7 @@ def constant_planes(name, cols, code):
 LONG = 2**24 + 256  # beyond it a float32 no longer counts by ones
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every("isa", ISAS)
 @pytest.mark.parametrize(("name", "code"), [("int8", 0), ("int8", 255), ("int6", 0), ("i2_s", 0)])
 def test_the_longest_sums_do_not_overflow(name, code, isa):
     """Integers are added up over one block alone, at most 256 * 128 * 127 < 2^22, and blocks in float32.

@@ -15,6 +15,8 @@ from onnxquant.calibration.feeds import Feed
 from onnxquant.validation import latency
 from onnxquant.validation.latency import Interval, TimedModel, interval_of_median, latencies
 
+pytestmark = pytest.mark.latency
+
 
 @pytest.mark.parametrize("count", [11, 20, 75, 400])
 def test_the_interval_holds_the_median_19_times_of_20(count: int) -> None:

@@ -9,6 +9,7 @@ import graphs
 import ml_dtypes
 import numpy as np
 import pytest
+from every import every
 from numpy.typing import NDArray
 from variants import CASES, fits
 
@@ -61,7 +62,7 @@ SHAPES = [(1, 1), (3, 31), (7, 129), (5, 512), (0, 64), (3, 0)]
 SHAPED = [(*case.values, shape) for case in GRIDS for shape in SHAPES if fits(*case.values, shape[1])]
 
 
-@pytest.mark.parametrize(("name", "parameters", "shape"), SHAPED)
+@every(("name", "parameters", "shape"), SHAPED, by="name")
 def test_values_of_a_grid_are_the_decoded_weight(name: str, parameters: dict[str, Any], shape: tuple[int, int]) -> None:
     encoded, decoded = of(name, parameters, graphs.weight(*shape))
     form = encoded.format
@@ -76,7 +77,7 @@ def test_values_of_a_grid_are_the_decoded_weight(name: str, parameters: dict[str
     np.testing.assert_array_equal(stored(placed), decoded)
 
 
-@pytest.mark.parametrize(("name", "parameters"), GRIDS)
+@every(("name", "parameters"), GRIDS, by="name")
 def test_grid_values_of_other_codes_are_what_these_decode_to(name: str, parameters: dict[str, Any]) -> None:
     encoded, _ = of(name, parameters, graphs.weight(6, 512))
     grid = encoded.format.grid(encoded)
@@ -87,7 +88,7 @@ def test_grid_values_of_other_codes_are_what_these_decode_to(name: str, paramete
     assert_equal(values(grid, indices), stored(encoded.format.place(encoded, indices)), encoded.format)
 
 
-@pytest.mark.parametrize(("name", "parameters"), GRIDS)
+@every(("name", "parameters"), GRIDS, by="name")
 def test_nearest_is_the_nearest_of_all(name: str, parameters: dict[str, Any]) -> None:
     encoded, _ = of(name, parameters, graphs.weight(6, 128))
     grid = encoded.format.grid(encoded)
@@ -101,7 +102,7 @@ def test_nearest_is_the_nearest_of_all(name: str, parameters: dict[str, Any]) ->
     np.testing.assert_allclose(found, best, rtol=0, atol=1e-6 * np.abs(w).max())
 
 
-@pytest.mark.parametrize(("name", "parameters"), FIXED)
+@every(("name", "parameters"), FIXED, by="name")
 def test_scales_that_are_fixed_refuse_a_fit(name: str, parameters: dict[str, Any]) -> None:
     encoded, _ = of(name, parameters, graphs.weight(6, 512))
     form, grid = encoded.format, encoded.format.grid(encoded)
@@ -109,8 +110,8 @@ def test_scales_that_are_fixed_refuse_a_fit(name: str, parameters: dict[str, Any
         form.fit(encoded, grid.step, grid.shift)
 
 
-@pytest.mark.parametrize(("name", "parameters"), FITTED)
-@pytest.mark.parametrize("size", [1.0, 100.0])
+@every(("name", "parameters"), FITTED, by="name")
+@every("size", [1.0, 100.0])
 def test_a_fit_of_its_own_grid_changes_nothing(name: str, parameters: dict[str, Any], size: float) -> None:
     """Of sizes whose float16 scales of scales are normal."""
     encoded, decoded = of(name, parameters, graphs.weight(6, 576 if fits(name, parameters, 576) else 512) * size)
@@ -122,7 +123,7 @@ def test_a_fit_of_its_own_grid_changes_nothing(name: str, parameters: dict[str, 
     np.testing.assert_array_equal(stored(same), decoded)
 
 
-@pytest.mark.parametrize(("name", "parameters"), FITTED)
+@every(("name", "parameters"), FITTED, by="name")
 def test_a_fit_is_as_near_as_the_format_can_store(name: str, parameters: dict[str, Any]) -> None:
     """Within half a step of what scales are stored in, on both sides."""
     encoded, _ = of(name, parameters, graphs.weight(6, 512) + (0.1 if parameters.get("symmetric") is False else 0))
