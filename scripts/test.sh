@@ -7,5 +7,6 @@ EXTRAS=test source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 .venv/bin/lint-imports
 .venv/bin/python scripts/check_layout.py --gate
 # Not `python -m pytest`: that would import the sources of this folder, which have no compiled library.
-.venv/bin/pytest -n auto "$@"
+# A worker takes tests as they stand, so that those of a module share its fixtures, and from another one what that has left.
+.venv/bin/pytest -n auto --dist worksteal "$@"
 [ $# -gt 0 ] || bash scripts/check_sanitizers.sh address

@@ -18,14 +18,20 @@ from onnxquant.validation.footprint import Footprint
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_MODEL = ROOT / "models" / "default.onnx"
+LONGEST = ("test_neon.py", "test_allocation_failures.py", "test_search.py")
 
-# Workers of a test run, and programs that they start, have a core each: threads that wait at full speed would take it from others.
+# Workers of a test run, and programs that they start, share the cores: threads that wait at full speed would take them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sessions.session_options.__kwdefaults__["spinning"] = False
 
 # A shell ignores SIGINT for what it starts in the background, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests come first: at the end they would keep one worker busy while the others have nothing to do."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ foreach(_header IN LISTS _headers)
   string(APPEND _includes "#include \"formats/${_name}.h\"\n")
   string(APPEND _families "    {std::begin(formats::${_name}), std::end(formats::${_name})},\n")
   string(APPEND _names "static_assert(same(formats::${_name}[0].name, \"${_name}\"), \"formats/${_name}.h defines another name\");\n")
-  string(APPEND _encoders "    encoder_of<encoders::${_name}, formats::${_name}>(\"${_name}\"),\n")
+  if(NOT ONNXQUANT_ENCODERS OR _name IN_LIST ONNXQUANT_ENCODERS)
+    string(APPEND _encoders "    encoder_of<encoders::${_name}, formats::${_name}>(\"${_name}\"),\n")
+  endif()
 endforeach()
 file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/generated/all_formats.h" @ONLY CONTENT
 "// Generated from formats/*.h.

@@ -312,7 +312,10 @@ Int8Tiles select_scales(const Weights& weights) {
 
 template <int kBits>
 Int8Tiles select_block(const Weights& weights) {
-  return weights.block == 32 ? select_scales<kBits, 32>(weights) : select_scales<kBits, 0>(weights);
+#ifndef ONNXQUANT_FEWER_KERNELS
+  if (weights.block == 32) return select_scales<kBits, 32>(weights);
+#endif
+  return select_scales<kBits, 0>(weights);
 }
 
 template <int kBits>

@@ -15,7 +15,9 @@ from onnxquant.native import library
 from onnxquant.native.kernels import PERMUTATION, Geometry, formats, geometry
 from onnxquant.native.library import in_order
 
-__all__ = ["FLOATS", "PERMUTATION", "Geometry", "PlaneArguments", "StoredWeight", "decode", "formats", "geometry", "matmul"]
+__all__ = [
+    "FLOATS", "PERMUTATION", "Geometry", "PlaneArguments", "StoredWeight", "decode", "formats", "geometry", "kinds", "matmul",
+]  # fmt: skip
 
 FLOATS = ctypes.POINTER(ctypes.c_float)
 _INT = ctypes.c_int64
@@ -39,6 +41,15 @@ class StoredWeight:
     rows: int
     cols: int
     block_size: int
+
+
+def kinds() -> list[str]:
+    """One format of each kind: those of a kind have the same planes, granularities and ways to compute."""
+    by_kind: dict[object, str] = {}
+    for name in formats():
+        form = geometry(name)
+        by_kind.setdefault((*form.planes.items(), form.granularities, form.has_int8), name)
+    return list(by_kind.values())
 
 
 class _Plane(ctypes.Structure):

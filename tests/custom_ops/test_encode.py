@@ -94,7 +94,7 @@ def check_statistics(found, weight, values):
     exact.add(weight, values)
     assert (found.count, found.unequal, found.not_finite) == (exact.count, exact.unequal, exact.not_finite)
     assert found.max_error == exact.max_error
-    for name in ("error", "reference", "got"):
+    for name in ("error", "reference", "actual"):
         assert getattr(found, name) == pytest.approx(getattr(exact, name), rel=1e-12)
     scale = np.sqrt(exact.error * exact.count)
     assert found.signed == pytest.approx(exact.signed, abs=1e-13 * scale + 1e-300)

@@ -183,17 +183,20 @@ def write_encoding(recorder, form, weight):
     assert decoded.tobytes() == form.decode(expected).tobytes(), form
 
 
-def encodings(every):
+def encodings(every, names):
     """A format and a weight: every format at some shapes, in all distributions, and of some types and arrangements."""
     cases = []
-    for case in CASES:
-        form = case.values[0]
+    forms = [case.values[0] for case in CASES]
+    chosen = [form for form in forms if not names or form.name in names]
+    for form in chosen:
         for rows, cols in ((1, 1), (3, 33), (5, 256), (17, 300), (2, 1037)):
             cases.append((form, generator(rows, cols).normal(scale=0.02, size=(rows, whole(form, cols)))))
         cases += [(form, weight) for _, weight in distributions(2, whole(form, 288))]
-    yield from ((form, weight.astype(np.float32)) for form, weight in cases[::every])
+    # Of fewer formats as many cases as of all.
+    step = max(1, every * len(chosen) // len(forms))
+    yield from ((form, weight.astype(np.float32)) for form, weight in cases[::step])
     for name in ("int4", "q4_k", "nf4", "llm_int8"):
-        form = next(case.values[0] for case in CASES if case.values[0].name == name)
+        form = next(form for form in forms if form.name == name)
         for dtype in ("float16", "bfloat16", "float64"):
             weight = generator(1).normal(size=(37, whole(form, 160))).astype(dtype)
             yield form, weight
@@ -211,10 +214,10 @@ def write_packing(recorder):
                 packers.pack_rows(codes >> (8 - bits), bits, width, 1, ONE_THREAD)
 
 
-def write_jobs(path, every):
+def write_jobs(path, every, names):
     with path.open("wb") as file:
         recorder = Recorder(Writer(file))
-        for form, weight in encodings(every):
+        for form, weight in encodings(every, names):
             write_encoding(recorder, form, weight)
         write_packing(recorder)
 
@@ -243,7 +246,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--every", type=int, default=1, help="take one of so many cases")
+    parser.add_argument("--encoders", nargs="*", help="formats whose encoders are asked; all of them where none is named")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_products(arguments.out / "products", arguments.every)
-    write_jobs(arguments.out / "jobs", arguments.every)
+    write_jobs(arguments.out / "jobs", arguments.every, arguments.encoders)

@@ -117,8 +117,13 @@ def test_values_beyond_the_range_of_a_format_have_no_result(tmp_path: Path) -> N
 
 
 def heavy() -> list[jobs.Task]:
-    """Of about half a second each: long enough to be interrupted."""
-    return tasks(8, cols=768, rows=512)
+    """Of about a tenth of a second each: long enough to be interrupted."""
+    return tasks(8, cols=512, rows=256)
+
+
+@pytest.fixture(scope="module", name="heavy_results")
+def results_of_heavy_tasks() -> dict[str, Encoded]:
+    return expected(heavy())
 
 
 def killer(folder: Path, pids: Callable[[], list[int]], killed: list[int]) -> threading.Thread:
@@ -136,13 +141,15 @@ def killer(folder: Path, pids: Callable[[], list[int]], killed: list[int]) -> th
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_process_that_dies_takes_only_its_own_weight_with_it(tmp_path: Path) -> None:
+def test_a_process_that_dies_takes_only_its_own_weight_with_it(
+    tmp_path: Path, heavy_results: dict[str, Encoded]
+) -> None:
     wanted, results, killed = heavy(), jobs.Results(tmp_path), list[int]()
     thread = killer(tmp_path, processes, killed)
     jobs.run(wanted, results, 2)
     thread.join()
     assert killed and killed[0] < len(wanted)
-    check(results, expected(wanted))
+    check(results, heavy_results)
 
 
 def processes() -> list[int]:
@@ -162,7 +169,7 @@ def processes() -> list[int]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_cluster_of_two_workers_loses_one(tmp_path: Path) -> None:
+def test_a_cluster_of_two_workers_loses_one(tmp_path: Path, heavy_results: dict[str, Encoded]) -> None:
     distributed = pytest.importorskip("distributed")
     wanted, results, killed = heavy(), jobs.Results(tmp_path), list[int]()
     with (
@@ -178,4 +185,4 @@ def test_a_cluster_of_two_workers_loses_one(tmp_path: Path) -> None:
             jobs.run(wanted, results, 2)
         thread.join()
     assert killed and killed[0] < len(wanted)
-    check(results, expected(wanted))
+    check(results, heavy_results)
