@@ -54,11 +54,13 @@ class ChosenFormats:
         rules: rules that give each weight its format
         result: the choices and their figures, for the report
         solved: weights that were solved on the way
+        in_float: names of the weights that the search leaves in float
     """
 
     rules: Recipe
     result: FormatSearchResult
     solved: jobs.Results
+    in_float: frozenset[str]
 
 
 def search_formats(context: Context) -> ChosenFormats:
@@ -178,7 +180,8 @@ class _FormatSearcher:
             front=tuple(c.figures() for c in table.front()),
             sensitivity=table.sensitivity(best),
         )
-        return ChosenFormats(self._recipe(best), result, self._meter.solved(best))
+        in_float = frozenset(best.picked.keys() - best.formats.keys())
+        return ChosenFormats(self._recipe(best), result, self._meter.solved(best), in_float)
 
     def _table(self) -> CandidateTable:
         """The candidates of every free site."""

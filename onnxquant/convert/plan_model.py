@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 from onnxquant.activations.dynamic import plan_dynamic
@@ -16,7 +16,7 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites
 from onnxquant.numerics.arrays import Order
 from onnxquant.plan.context import Context
-from onnxquant.plan.decision import Plan
+from onnxquant.plan.decision import Decision, KeepDecision, Plan
 from onnxquant.plan.planner import make_plan
 from onnxquant.plan.solver_choice import assign_solvers
 from onnxquant.targets import Activations
@@ -55,9 +55,18 @@ def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
     plan = make_plan(sites, skipped, context.rules, document.opset, activations.sites, equivalent.orders)
     rescaled = tuple(dict.fromkeys([*weights_changed_on_request(context), *equivalent.rescaled]))
     plan = replace(plan, activations=activations.activations, rescaled=rescaled, origin=context.origin)
+    if search:
+        plan = replace(plan, decisions=tuple(_with_reason(d, search.in_float) for d in plan.decisions))
     plan = assign_solvers(plan, document, has_samples=context.samples is not None)
     solved = search.solved.without(equivalent.rescaled) if search else activations.solved
     return PlannedModel(context.with_document(document), plan, equivalent.orders, solved, equivalent.notes)
+
+
+def _with_reason(decision: Decision, in_float: Container[str]) -> Decision:
+    """A decision; that of a weight which the search leaves in float says so: no rule of the user's does."""
+    if isinstance(decision, KeepDecision) and decision.name in in_float:
+        return replace(decision, reason="the search under the bound leaves it in float")
+    return decision
 
 
 def _activation_plan(context: Context) -> ActivationPlan:

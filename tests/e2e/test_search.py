@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from conftest import DEFAULT_MODEL
+from graphs import model, node, rng, weight
 
 from onnxquant import quantize
 from onnxquant.errors import RecipeError
@@ -109,6 +110,17 @@ def test_the_smallest_that_keeps_a_metric(tmp_path: Path) -> None:
     report, _ = made(tmp_path, formats=("int8", "int4", "int2"), metric=accuracy, max_drop="1%", proof=True)
     assert report.proof and report.proof.metric and report.proof.metric.passed
     assert report.to_dict()["bits_per_weight"] < 6
+
+
+def test_a_weight_that_the_search_leaves_in_float_says_so() -> None:
+    """No rule of the user's does: a small weight whose error is large beside the bytes that it saves."""
+    nodes = [node("MatMul", ["x", "small"], ["h"]), node("MatMul", ["h", "large"], ["y"])]
+    constants = {"small": weight(128, 4), "large": weight(4, 4096)}
+    proto = model(nodes, {"x": ("float32", ["b", 128])}, {"y": "float32"}, constants)
+    data = {"x": rng().standard_normal((8, 128)).astype(np.float32)}
+    report = quantize(proto, "no.onnx", data=data, formats=("int8", "int4"), budget_bpw=9.5, dry_run=True)
+    reasons = {site.decision.name: site.decision.reason for site in report.sites if site.decision.format is None}
+    assert reasons == {"small": "the search under the bound leaves it in float"}
 
 
 def test_rules_of_a_recipe_stay_as_they_are(tmp_path: Path) -> None:
