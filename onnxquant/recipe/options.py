@@ -82,7 +82,7 @@ class Options(RuleOptions):
         512, "Largest number of samples of --data that calibration runs.", Scope.FILE, metavar="N", minimum=1
     )
     effort: str = option(
-        Effort.MEDIUM.value, "Time for the search of static activations. low: 10 seconds or 4 passes over the samples, "
+        Effort.MEDIUM.value, "Time for the search of integer activations. low: 10 seconds or 4 passes over the samples, "
         "whichever is more; medium: a minute or 20 passes; high: no limit.", Scope.FILE, choices=tuple(Effort),
     )  # fmt: skip
     activation_type: str = option(

@@ -15,6 +15,7 @@ from graphs import node, weight
 from rounded import marked, sqnr_db
 
 import onnxquant
+from onnxquant.activations import time_budget
 from onnxquant.artifact.records import activation_record, records
 from onnxquant.calibration import gram_matrices as grams
 from onnxquant.errors import ModelError, RecipeError
@@ -23,6 +24,7 @@ from onnxquant.graph.traverse import nodes as all_nodes
 from onnxquant.inspect.info import ActivationInfo
 from onnxquant.observers import ranging
 from onnxquant.plan.activations import SampleUse
+from onnxquant.recipe.values import Effort
 from onnxquant.report import rows
 from onnxquant.report.report import Report
 
@@ -373,6 +375,19 @@ def test_shared_weights_stay_shared_or_in_float(tmp_path: Path) -> None:
     # onnxruntime cannot widen a weight that two kernels share.
     db = sqnr_db(run(model, precise=False), run(output, precise=False))
     assert (18 if products_saturate() else 25) < db < 50
+
+
+def test_without_time_the_first_candidate_is_written_and_the_report_names_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_budget, "_SECONDS", {Effort.MEDIUM: 0.0})
+    monkeypatch.setattr(time_budget, "_PASSES", {Effort.MEDIUM: 0})
+    options = {"calibration_method": "auto", "auto_exclude": True, "min_sqnr": 60.0}
+    report, model, output = static(tmp_path, activations="static", **options)
+    record = report.activations
+    assert record.integer_kernels == 5 and not record.excluded and list(record.tried) == ["minmax"]
+    assert record.skipped == ("mse", "percentile", "balanced fully", "solved weights", "more kernels in float")
+    assert sqnr_db(run(model), run(output)) > 20
 
 
 def test_stronger_smoothing_is_not_tried_where_a_weaker_one_loses(tmp_path: Path) -> None:
