@@ -24,6 +24,8 @@ from onnxquant.targets.kinds import LAST_DEQUANTIZE_OPSET
 from onnxquant.validation.reference import sampled_outputs
 
 _TOLERANCE = 1e-4
+# The first opset whose DequantizeLinear has a scale for each channel: the step between none and blocks.
+_CHANNELS_OPSET = 13
 
 
 def raise_opset(document: Document, recipe: Recipe, required: int = 0) -> list[str]:
@@ -37,14 +39,18 @@ def raise_opset(document: Document, recipe: Recipe, required: int = 0) -> list[s
     before, needed = document.opset, max(_useful_opset(document, recipe), required)
     if needed <= before:
         return []
-    converted = document.copy()
-    result = ConvertOpset(needed)(converted)
-    if not result.changed:
-        return list(result.notes)
-    if failure := _difference(document, converted):
-        return [f"opset stays {before}: the conversion to {needed} is not proven ({failure})"]
-    document.proto.CopyFrom(converted.proto)
-    return [f"{note}, outputs equal" for note in result.notes]
+    failures: list[str] = []
+    for opset in (needed, _CHANNELS_OPSET):
+        if not before < opset <= needed or (failures and opset == needed):
+            continue
+        converted = document.copy()
+        result = ConvertOpset(opset)(converted)
+        failure = _difference(document, converted) if result.changed else ""
+        if result.changed and not failure:
+            document.proto.CopyFrom(converted.proto)
+            return [*failures, *(f"{note}, outputs equal" for note in result.notes)]
+        failures += [f"no opset {opset}: the conversion is not proven ({failure})"] if failure else result.notes
+    return [f"opset stays {before}", *failures]
 
 
 def _useful_opset(document: Document, recipe: Recipe) -> int:

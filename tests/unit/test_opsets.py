@@ -28,7 +28,9 @@ def named(target: str) -> bool:
 
 @pytest.mark.parametrize("target", ["auto", "ort", "custom"])
 def test_the_newest_opset_of_the_installed_onnx_is_read(tmp_path: Path, target: str) -> None:
-    report = onnxquant.quantize(matmul(64, 64, opset=MAX_OPSET), tmp_path / "out.onnx", bits=4, target=target, samples=1)
+    report = onnxquant.quantize(
+        matmul(64, 64, opset=MAX_OPSET), tmp_path / "out.onnx", bits=4, target=target, samples=1
+    )
     assert report.passed and opset_of(tmp_path / "out.onnx") == MAX_OPSET == onnx.defs.onnx_opset_version()
 
 
@@ -88,10 +90,34 @@ def unconvertible(case: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("case", ["an operator of onnxruntime's in the default domain", "a function"])
-def test_a_model_that_the_converter_refuses_gets_the_opset_with_its_nodes_as_they_are(tmp_path: Path, case: str) -> None:
+def test_a_model_that_the_converter_refuses_gets_the_opset_with_its_nodes_as_they_are(
+    tmp_path: Path, case: str
+) -> None:
     report = onnxquant.quantize(unconvertible(case), tmp_path / "out.onnx", bits=4, target="onnx", samples=1)
     assert report.passed and len(report.encoded) == 1 and opset_of(tmp_path / "out.onnx") == 21
     assert any("with the nodes as they are: onnx's converter failed" in note for note in report.notes)
+
+
+def test_where_the_newest_opset_does_not_fit_the_first_with_channels_is_tried(tmp_path: Path) -> None:
+    """ReduceMean has its axes in an input from opset 18 on, and the converter knows no SimplifiedLayerNormalization."""
+    nodes = [
+        node("SimplifiedLayerNormalization", ["x", "g"], ["n"], axis=-1, epsilon=1e-5),
+        node("MatMul", ["n", "w"], ["h"]),
+        node("Softmax", ["h"], ["s"], axis=-1),
+        node("MatMul", ["s", "v"], ["m"]),
+        node("ReduceMean", ["m"], ["y"], axes=[-1]),
+    ]
+    constants = {"w": weight(64, 64), "v": weight(64, 64, seed=1), "g": np.ones(64, np.float32)}
+    proto = model(nodes, {"x": ("float32", ["n", 64])}, {"y": "float32"}, constants, opset=12)
+    recipe = {
+        "target": "onnx",
+        "format": "int8",
+        "per_channel": True,
+        "rules": [{"include": "^v$", "target": "onnx", "format": "int4"}],
+    }
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", recipe=recipe, samples=1, proof=False)
+    assert opset_of(tmp_path / "out.onnx") == 13 and [site.decision.name for site in report.encoded] == ["w"]
+    assert any(note.startswith("no opset 21: the conversion is not proven") for note in report.notes)
 
 
 def test_a_softmax_that_would_mean_something_else_keeps_the_opset_and_the_refusal_says_why(tmp_path: Path) -> None:

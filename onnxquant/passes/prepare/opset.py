@@ -9,7 +9,7 @@ import onnx
 import onnx.version_converter
 
 from onnxquant.graph.io import Document
-from onnxquant.graph.node import STANDARD, is_op
+from onnxquant.graph.node import STANDARD, attribute, is_op
 from onnxquant.graph.traverse import nodes
 from onnxquant.passes.base import Pass, PassResult
 
@@ -74,4 +74,5 @@ class ConvertOpset(Pass):
 
 
 def _flattens(node: onnx.NodeProto) -> bool:
-    return is_op(node, "Softmax", "LogSoftmax", "Hardmax")
+    """Whether a node made a matrix of its input in a way that may differ from its last axis alone."""
+    return is_op(node, "Softmax", "LogSoftmax", "Hardmax") and attribute(node, "axis", 1) != -1
