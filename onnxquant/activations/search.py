@@ -59,7 +59,7 @@ def plan_static(context: Context) -> ActivationPlan:
             "nothing"
         )
     document, options = context.document, context.options
-    split = context.samples.for_calibration(document)
+    split = context.samples.for_search(document)
     statistics = saved_statistics(options.calibration, context.original)
     if statistics is not None and any(origin.source == split.judging.origin.source for origin in statistics.sources):
         split = context.samples.shared()

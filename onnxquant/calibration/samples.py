@@ -31,6 +31,7 @@ class Samples:
     def __init__(self, data: feeds_.Data, options: Options) -> None:
         self._data, self._options = data, options
         self._split: feeds_.Split | None = None
+        self._proven = options.samples
 
     def for_calibration(self, model: Document) -> feeds_.Split:
         """The samples that statistics and searches run on, and those of other sources that judge them.
@@ -58,6 +59,18 @@ class Samples:
         other._split = self._split
         return other
 
+    def for_search(self, model: Document) -> feeds_.Split:
+        """The samples of ``for_calibration`` for a search that they score; the proof then runs all that judge the search.
+
+        Args:
+            model: a model that takes the inputs
+
+        Raises:
+            FeedError: they do not fit the model.
+        """
+        self._proven = max(self._options.samples, feeds_.JUDGED)
+        return self.for_calibration(model)
+
     def shared(self) -> feeds_.Split:
         """The split of ``for_calibration``, once something is made from the samples that judge."""
         if self._split is None:
@@ -66,16 +79,16 @@ class Samples:
         return self._split
 
     def is_split_into(self, model: Document, calibrated: int, judged: int) -> bool:
-        """Whether the split has these numbers of samples; if not, the proof takes samples as if there were no split.
+        """Whether the split of a search has these numbers of samples; if not, the proof takes samples without a split.
 
         Args:
             model: a model that takes the inputs
             calibrated: number of samples that calibrate
             judged: number of samples that judge
         """
-        split = self.for_calibration(model)
+        split = self.for_search(model)
         if (len(split.calibrating), len(split.judging)) != (calibrated, judged):
-            self._split = None
+            self._split, self._proven = None, self._options.samples
         return self._split is not None
 
     def for_proof(self, session: runtime.Session) -> feeds_.Feeds:
@@ -90,7 +103,7 @@ class Samples:
         if self._split is None:
             feeds, apart = self._opened(session, self._options.samples), None
         else:
-            feeds, apart = feeds_.spread(self._split.judging, self._options.samples), self._split.apart
+            feeds, apart = feeds_.spread(self._split.judging, self._proven), self._split.apart
         names = tuple(file.name for file in feeds.files)
         feeds.origin = replace(feeds.origin, apart=apart, files=names or None)
         return feeds

@@ -75,9 +75,9 @@ def _cells(results: Mapping[str, Result]) -> tuple[str, ...]:
     mean, tenth = peers[best].mean, max(q.worst_tenth for q in peers.values())
     gains = ours.quality.mean - mean, ours.quality.worst_tenth - tenth
     claim = math.nan if ours.claim is None else ours.claim
-    off = claim - ours.quality.whole
-    failed = min(gains) < LEAST_GAIN or abs(off) > MOST_MISJUDGED
+    off = claim - (ours.quality.whole if ours.whole_here is None else ours.whole_here)
+    holds = min(gains) >= LEAST_GAIN and abs(off) <= MOST_MISJUDGED
     return (
         f"{ours.quality.mean:.1f}", f"{ours.quality.worst_tenth:.1f}", f"{best[:4]} {mean:.1f}", f"{tenth:.1f}",
-        f"{gains[0]:+.1f}", f"{gains[1]:+.1f}", f"{claim:.1f}", f"{off:+.1f}", "*" if failed else "",
+        f"{gains[0]:+.1f}", f"{gains[1]:+.1f}", f"{claim:.1f}", f"{off:+.1f}", "" if holds else "*",
     )  # fmt: skip

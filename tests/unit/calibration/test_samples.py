@@ -79,3 +79,12 @@ def test_more_samples_may_be_proven_than_calibrated(tmp_path: Path) -> None:
         graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=Source(12), format="int4", samples=9, calibration_samples=2
     )
     assert report.proof.feeds.samples == 9
+
+
+def test_a_search_and_its_proof_are_judged_by_the_same_samples(tmp_path: Path) -> None:
+    model, data = graphs.save(graphs.matmul(k=K, n=N), tmp_path / "model.onnx"), list(Source(40))
+    settings = {"activations": "static", "calibration_method": "minmax", "solver": "rtn", "smooth": False}
+    report = onnxquant.quantize(model, tmp_path / "out.onnx", data=data, **settings)
+    assert report.activations.samples.judged == report.proof.feeds.samples == 10
+    again = onnxquant.validate(model, tmp_path / "out.onnx", data=data)
+    assert again.proof.feeds == report.proof.feeds
