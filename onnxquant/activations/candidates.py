@@ -73,7 +73,9 @@ class CandidateRunner:
         judge: Sequence[str] = (),
     ) -> None:
         self.document, self._exact, self._rules, self._threads = document, exact, rules, threads
-        self.samples = list(spread(feeds, JUDGED))
+        judging = spread(feeds, JUDGED)
+        self.samples = list(judging)
+        self.sources = list(judging.groups) or list(map(str, range(len(judging))))
         self._decoded: dict[str, _DecodedWeight] = {}
         self.seconds = math.inf
         with runtime.session_of(document, threads=threads) as session:

@@ -143,14 +143,20 @@ class StaticSearch:
         return with_slow(model, slow)[0]
 
     def _best_of_methods(self, model: CalibratedModel) -> Candidate:
-        """The best of the candidates with ranges by each of the methods."""
+        """The best of the candidates with ranges by each of the methods.
+
+        Of several methods the first clips nothing: another one has to win on most of the sources that judge, too. What one of
+        them gains by finer steps is no reason to clip the others.
+        """
         first, *others = self._settings.methods
         candidates = [self._builder.candidate(model, first)]
         for method in others:
             candidate = self._budget.attempt(method, partial(self._builder.candidate, model, method))
             if candidate is not None:
                 candidates.append(candidate)
-        best = max(candidates, key=lambda c: c.score.criterion)
+        whole, *clipped = candidates
+        agreed = [c for c in clipped if c.score.wins_on_most(whole.score, self._runner.sources)]
+        best = max([whole, *agreed], key=lambda c: c.score.criterion)
         return replace(best, methods={c.static.method: c.score.criterion for c in candidates})
 
     def _try_equal_functions(self, start: Candidate) -> Candidate:

@@ -41,10 +41,24 @@ class Score(NamedTuple):
             from: the error of a probability near 1/2 is many thousand times that of one near 1, so that otherwise a few
             samples would decide. With ten samples or more it is the mean of the ratio and that of the worst tenth of them.
         total: ratio of the outputs as they are.
+        samples: ratio of each sample; empty where a part is not in every sample.
     """
 
     criterion: float
     total: float
+    samples: tuple[float, ...] = ()
+
+    def wins_on_most(self, other: Score, sources: Sequence[str]) -> bool:
+        """Whether the samples of most sources are better than in another score; true where samples have no ratios.
+
+        Args:
+            other: the other score.
+            sources: source of each sample.
+        """
+        gains: dict[str, float] = {}
+        for source, ratio, ratio_of_other in zip(sources, self.samples, other.samples, strict=False):
+            gains[source] = gains.get(source, 0.0) + ratio - ratio_of_other
+        return not gains or 2 * sum(gain > 0 for gain in gains.values()) > len(gains)
 
 
 @dataclass(frozen=True)
@@ -138,7 +152,10 @@ class Judge:
         counted = [p for p in powers if p.has_signal]
         if not counted:
             return Score(math.inf, math.inf)
-        return Score(min(p.criterion_db() for p in counted), min(_ratio(p.total) for p in counted))
+        ratios = [_sample_ratios(p.criterion) for p in counted]
+        is_whole = all(len(r) == len(outputs) for r in ratios)
+        samples = tuple(min(parts) for parts in zip(*ratios, strict=True)) if is_whole else ()
+        return Score(min(p.criterion_db() for p in counted), min(_ratio(p.total) for p in counted), samples)
 
     def quality(self, outputs: Sequence[Mapping[str, Any]]) -> list[PartQuality]:
         """The quality of each part, the worst first.

@@ -32,13 +32,13 @@ def samples(values: np.ndarray, name: str = "y") -> list[dict[str, np.ndarray]]:
 
 
 def closeness(reference: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> Score:
-    """The score of some samples' outputs, where all of them matter."""
-    return Judge(reference).score(outputs)
+    """The score of some samples' outputs, where all of them matter; without the ratios of single samples."""
+    return Judge(reference).score(outputs)._replace(samples=())
 
 
 def test_plain_outputs() -> None:
     expected = decibels(LOGITS, NOISE)
-    assert closeness(samples(LOGITS), samples(LOGITS + NOISE)) == pytest.approx((expected, expected), abs=1e-3)
+    assert closeness(samples(LOGITS), samples(LOGITS + NOISE))[:2] == pytest.approx((expected, expected), abs=1e-3)
 
 
 def test_probabilities_are_judged_as_logits() -> None:
@@ -61,6 +61,26 @@ def test_one_uncertain_sample_does_not_decide() -> None:
     scores = [closeness(samples(softmax(logits)), samples(softmax(logits + n))) for n in (good, bad)]
     assert scores[0].total < scores[1].total
     assert scores[0].criterion > scores[1].criterion + 20
+
+
+def test_ratios_of_samples_are_those_of_their_worst_outputs() -> None:
+    two = [{"a": np.float32([[3.0, 4.0]]), "b": np.float32([[1.0, -1.0]])}] * 2
+    got = [{"a": np.float32([[3.0, 4.5]]), "b": two[0]["b"]}, {"a": two[0]["a"], "b": np.float32([[1.0, -1.5]])}]
+    assert Judge(two).score(got).samples == pytest.approx((20.0, 10 * math.log10(2 / 0.25)), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "wins"),
+    [
+        ((21, 21, 9, 9, 11, 11), True),  # better on two sources of three
+        ((30, 30, 9, 9, 9, 9), False),  # one source alone makes the mean
+        ((19, 23, 9, 9, 11, 11), True),  # crops of one source have one voice
+        ((20, 20, 10, 10, 10, 10), False),
+    ],
+)
+def test_most_sources_have_to_agree(ratios: tuple[float, ...], wins: bool) -> None:
+    other = Score(10.0, 10.0, (20.0, 20.0, 10.0, 10.0, 10.0, 10.0))
+    assert Score(11.0, 11.0, ratios).wins_on_most(other, ["a", "a", "b", "b", "c", "c"]) is wins
 
 
 def test_the_worst_output_counts() -> None:
