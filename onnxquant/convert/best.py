@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,13 +86,13 @@ def quantize(
     samples = Samples(data, replace(settings, samples=max(settings.samples, _JUDGED)))
     samples.for_calibration(original)
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as name:
-        race = _Race(source, original, place.name, settings, entries, options, samples, Path(name), progress)
-        report, recipe_file = race.best()
-        _publish(report, place, force=settings.force)
+        wish = _Wish(source, entries, options, samples, progress)
+        best = _Race(wish, settings, Path(name), place.name).best(ways(original, Goal(settings.goal)))
+        _publish(best.report, place, force=settings.force)
         if settings.save_recipe is not None:
             with atomically(Path(settings.save_recipe)) as stream:
-                stream.write(recipe_file.read_bytes())
-    return provenance.finish(report)
+                stream.write(best.recipe.read_bytes())
+    return provenance.finish(best.report)
 
 
 @dataclass
@@ -126,41 +126,49 @@ class _Candidate:
         return Attempt(self.way.name, self.way.options, self.seconds, self.nbytes, self.verdict, objection)
 
 
+@dataclass(frozen=True)
+class _Wish:
+    """The arguments of the user that all ways share.
+
+    Attributes:
+        source: the model.
+        entries: entries of the recipe.
+        keywords: options.
+        samples: samples, split.
+        progress: callback for the stage and the part of it that is done.
+    """
+
+    source: str | Path | onnx.ModelProto
+    entries: Mapping[str, Any] | None
+    keywords: Mapping[str, object]
+    samples: Samples
+    progress: Progress
+
+
 class _Race:
     """The ways of a model, each tried as a whole file that all samples of one split judge.
 
     Args:
-        source: the model as the user gave it.
-        original: the same, loaded.
-        name: name of the file to make; references to external data hold it.
+        wish: arguments of the user.
         settings: options of the run.
-        entries: entries of the recipe.
-        keywords: options as the user gave them.
-        samples: the user's samples, split.
         folder: folder for the files.
-        progress: callback for the stage and the part of it that is done.
+        name: name of the file to make; references to external data hold it.
     """
 
-    def __init__(
-        self, source: str | Path | onnx.ModelProto, original: Document, name: str, settings: Options,
-        entries: Mapping[str, Any] | None, keywords: Mapping[str, object], samples: Samples, folder: Path,
-        progress: Progress,
-    ) -> None:  # fmt: skip
-        self._source, self._name = source, name
-        self._original, self._settings, self._entries, self._keywords = original, settings, entries, keywords
-        self._samples, self._folder, self._progress = samples, folder, progress
+    def __init__(self, wish: _Wish, settings: Options, folder: Path, name: str) -> None:
+        self._wish, self._settings, self._folder, self._name = wish, settings, folder, name
         self._goal = Goal(settings.goal or Goal.FAST)
         self._candidates: list[_Candidate] = []
         self._refused: list[Attempt] = []
         self._skipped: list[str] = []
 
-    def best(self) -> tuple[Report, Path]:
-        """The report on the best file, with the choice, and the recipe that makes the file again.
+    def best(self, plan: Sequence[Way]) -> _Candidate:
+        """The best file of some ways; its report has the choice.
 
         Raises:
             OnnxQuantError: no way makes a file; the error of the first.
         """
-        plan, begin, failure = ways(self._original, self._goal), time.monotonic(), None
+        begin, failure = time.monotonic(), None
         for place, way in enumerate(plan):
             if way.rescues and not self._is_needed(way):
                 continue
@@ -189,17 +197,18 @@ class _Race:
         return any(c.way.name == replaced and not c.keeps for c in self._candidates)
 
     def _try(self, way: Way, place: int, count: int) -> None:
+        wish = self._wish
         folder = self._folder / str(place)
         folder.mkdir()
         begin, recipe = time.monotonic(), folder / f"recipe{Path(self._settings.save_recipe or '.toml').suffix}"
         options: dict[str, Any] = {
-            **self._keywords, **self._options(way), "goal": None, "report": (), "force": True, "save_recipe": str(recipe),
+            **wish.keywords, **self._options(way), "goal": None, "report": (), "force": True, "save_recipe": str(recipe),
             "samples": max(self._settings.samples, _JUDGED),
         }  # fmt: skip
         title = f"{way.name} ({place + 1} of {count})"
         report = quantize_one_way(
-            self._source, folder / self._name, recipe=self._entries,
-            data=self._samples.again(), progress=lambda stage, done: self._progress(f"{title}: {stage}", done), **options,
+            wish.source, folder / self._name, recipe=wish.entries, data=wish.samples.again(),
+            progress=lambda stage, done: wish.progress(f"{title}: {stage}", done), **options,
         )  # fmt: skip
         is_float = report.activations is not None and report.activations.integer_kernels == 0
         keeps = _keeps(report, self._settings) and not is_float
@@ -211,7 +220,7 @@ class _Race:
         own = {"min_sqnr": settings.min_sqnr} if settings.min_sqnr is not None or settings.metric is not None else {}
         return {**way.options, **(own if "min_sqnr" in way.options else {})}
 
-    def _chosen(self) -> tuple[Report, Path]:
+    def _chosen(self) -> _Candidate:
         keeping = [c for c in self._candidates if c.keeps]
         winner = self._first(keeping) if keeping else max(self._candidates, key=_quality)
         rows = []
@@ -224,7 +233,7 @@ class _Race:
             self._goal.value, _bound(self._settings), bool(keeping), winner.way.name, (*rows, *self._refused),
             tuple(self._skipped),
         )  # fmt: skip
-        return winner.report, winner.recipe
+        return winner
 
     def _first(self, candidates: list[_Candidate]) -> _Candidate:
         """The best candidate for the goal; among equals the best by the other measure, then the one tried first."""

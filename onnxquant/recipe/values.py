@@ -12,6 +12,8 @@ from onnxquant.targets import AUTO
 
 # Formats that have a short name by their bits; see ``bits``.
 FORMAT_OF_BITS = {8: "int8", 4: "int4", 2: "int2"}
+# Endings of report files; each has its own writer.
+REPORTS = (".html", ".md", ".json")
 
 
 class Compute(StrEnum):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onnxquant.errors import OutputError, RecipeError
 from onnxquant.json_data import to_object
-from onnxquant.recipe.options import REPORTS
+from onnxquant.recipe.values import REPORTS
 from onnxquant.report import markdown
 from onnxquant.report.comparison import Comparison
 from onnxquant.report.data import ReportData

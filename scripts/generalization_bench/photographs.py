@@ -47,10 +47,10 @@ def read(folder: Path, packages: Mapping[str, Sequence[str]]) -> list[Photograph
     """
     photographs = []
     for package, patterns in packages.items():
-        wanted = re.compile("|".join(patterns))
+        names = re.compile("|".join(patterns))
         for archive in sorted(_archives(folder, package))[:1]:
             photographs += [
-                _photograph(package, name, data) for name, data in _files(archive) if wanted.fullmatch(name)
+                _photograph(package, name, data) for name, data in _files(archive) if names.fullmatch(name)
             ]
     for path in sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in _ENDINGS):
         photographs.append(_photograph(path.parent.name, path.name, path.read_bytes()))

@@ -28,7 +28,7 @@ class Row:
 
     @property
     def key(self) -> tuple[str, int, int, str]:
-        """What the row measures."""
+        """Key of the measurement."""
         return self.network, self.photographs, self.seed, self.tool
 
     def to_json(self) -> str:

@@ -93,7 +93,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("copy")
     package = folder / "onnxquant"
     shutil.copytree(Path(onnxquant.__file__).parent, package, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, before, lines in (("rules", "    compute: str", IN_A_RULE), ("options", "    whole_graph: bool", IN_THE_FILE)):
+    for name, before, lines in (("rules", "    compute: str", IN_A_RULE), ("fields", "    whole_graph: bool", IN_THE_FILE)):
         path = package / "recipe" / f"{name}.py"
         text = path.read_text()
         assert text.count(before) == 1

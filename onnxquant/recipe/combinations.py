@@ -1,0 +1,89 @@
+"""Options that do not go together, and options without effect beside others: both are refused."""
+
+from __future__ import annotations
+
+import math
+
+from onnxquant.errors import RecipeError
+from onnxquant.recipe.declaration import declared
+from onnxquant.recipe.fields import OptionFields
+from onnxquant.recipe.values import REPORTS, Compute, SearchCost, static_solver_names
+from onnxquant.targets import AUTO, Activations
+
+
+def check(options: OptionFields) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        RecipeError: an option is refused; the message says what was expected.
+    """
+    _check_bounds_of_the_proof(options)
+    _check_activations(options)
+    _check_permutation(options)
+    _check_reports(options)
+    _check_search(options)
+    _check_goal(options)
+
+
+def _check_bounds_of_the_proof(options: OptionFields) -> None:
+    for name in ("min_sqnr", "max_mse"):
+        bound = getattr(options, name)
+        if bound is not None and math.isnan(bound):
+            raise RecipeError(f"{name} is {bound}, expected a number")
+        if bound is not None and not options.proof:
+            raise RecipeError(f"{name} is a bound on the proof, which --no-proof leaves out")
+    if options.metric is not None and not options.proof:
+        raise RecipeError("metric is measured by the proof, which --no-proof leaves out")
+
+
+def _check_activations(options: OptionFields) -> None:
+    if options.activations == Activations.STATIC and options.solver not in static_solver_names():
+        expected = ", ".join(static_solver_names())
+        raise RecipeError(f"solver {options.solver}: beside static activations expected one of {expected}")
+    defaults = {"calibration_method": AUTO, "percentile": None, "sigmas": None, "auto_exclude": False}
+    for name, default in defaults.items():
+        if getattr(options, name) != default and options.activations == Activations.NONE:
+            raise RecipeError(f"{name} is about ranges of activations: it has no effect without --activations static")
+    if options.compute == Compute.FLOAT and options.activations != Activations.NONE:
+        raise RecipeError("compute float rounds no activations: leave out activations")
+
+
+def _check_permutation(options: OptionFields) -> None:
+    if options.permutation is not None and (options.activations != Activations.NONE or options.whole_graph):
+        raise RecipeError("permutation is an order of encoded weights alone: leave out activations and whole_graph")
+
+
+def _check_reports(options: OptionFields) -> None:
+    for name in options.report:
+        if not str(name).endswith(REPORTS):  # the suffix of Path(".html") is empty
+            raise RecipeError(f"report is {str(name)!r}, expected a name that ends in {', '.join(REPORTS)}")
+
+
+def _check_search(options: OptionFields) -> None:
+    if options.budget_bpw is not None and not 0 < options.budget_bpw < 64:
+        raise RecipeError(f"budget_bpw is {options.budget_bpw}, expected bits per weight, such as 4.5")
+    is_bounded = options.budget_bpw is not None or options.max_size is not None
+    if options.cost != SearchCost.SIZE and (is_bounded or not options.searches):
+        raise RecipeError("cost says what to save under a bound on quality: name formats, and min_sqnr or metric")
+    if not options.searches:
+        return
+    if options.budget_bpw is not None and options.max_size is not None:
+        raise RecipeError("budget_bpw and max_size are two bounds on one thing: give one")
+    if options.format is not None or options.bits is not None:
+        raise RecipeError("format and bits say what weights become: name formats to choose among by formats")
+    if options.activations != Activations.NONE or options.whole_graph:
+        raise RecipeError("formats are chosen for weights alone: leave out activations and whole_graph")
+    if not is_bounded and options.min_sqnr is None and options.metric is None:
+        raise RecipeError("formats need a bound to choose by: give budget_bpw, max_size, min_sqnr or metric")
+
+
+def _check_goal(options: OptionFields) -> None:
+    if options.goal is None:
+        return
+    ours = ("format", "bits", "activations", "whole_graph", "formats", "budget_bpw", "max_size", "auto_exclude")
+    defaults = declared(type(options))
+    for name in ours:
+        if getattr(options, name) != defaults[name].default:
+            raise RecipeError(f"{name}: goal chooses that itself; leave out one of the two")
+    if not options.proof or options.dry_run:
+        raise RecipeError("goal: files are compared by their proofs: leave out no_proof and dry_run")
