@@ -13,7 +13,8 @@ from onnxquant.cli.shared import Display, errors_become_exit_codes, report_optio
 @click.command(short_help="Quantize many models.")
 @click.argument("models", nargs=-1, required=True, type=click.Path())
 @click.option(
-    "-o", "--output-dir", required=True, type=click.Path(), metavar="DIR", help="Folder to write to; it is created."
+    "-o", "--output-dir", "--output", "output_dir", required=True, type=click.Path(), metavar="DIR",
+    help="Folder to write to; it is created.",
 )
 @many_options
 @recipe_option

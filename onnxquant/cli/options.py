@@ -51,8 +51,9 @@ def _click_option(option: Option) -> Callable[[Command], Command]:
     declared, default = option.declared, option.default
     if option.is_flag:
         return click.option(option.flag, option.name, is_flag=True, default=default, help=declared.help)
+    flags = [option.flag, declared.short] if declared.short else [option.flag]
     return click.option(
-        option.flag, option.name, type=_Value(option), default=default, multiple=option.is_list,
+        *flags, option.name, type=_Value(option), default=default, multiple=option.is_list,
         metavar=declared.metavar or None, help=declared.help, show_default=default not in (None, ()),
     )  # fmt: skip
 
@@ -74,6 +75,8 @@ class _Value(_ParamType):
         """
         converted = self._type.convert(value, param, ctx)
         choices = self._option.choices()
+        if choices and converted not in choices and str(converted).lower() in choices:
+            return str(converted).lower()
         if choices and converted not in choices:
             self.fail(f"{converted!r}{nearest(str(converted), list(map(str, choices)))}", param, ctx)
         return converted

@@ -20,7 +20,7 @@ Decide = Callable[[Site, Format], Decision]
 def is_for_products(rule: Rule) -> bool:
     """Whether a rule asks for few bits in general, by ``bits`` alone: not for a format, nor for weights of its own."""
     named = (rule.format, rule.parameters, rule.include, rule.op, rule.role)
-    return rule.bits in (2, 4) and not any(named)
+    return rule.bits in (2, 3, 4) and not any(named)
 
 
 def with_eight_bits(decisions: Sequence[Decision], sites: Mapping[str, Site], decide: Decide) -> list[Decision]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from onnxquant.errors import RecipeError
-from onnxquant.recipe.declaration import declared
+from onnxquant.recipe.declaration import Needs, declared
 from onnxquant.recipe.fields import OptionFields
 from onnxquant.recipe.values import REPORTS, Compute, SearchCost, static_solver_names
-from onnxquant.targets import AUTO, Activations
+from onnxquant.targets import Activations
 
 
 def check(options: OptionFields) -> None:
@@ -17,12 +17,26 @@ def check(options: OptionFields) -> None:
     Raises:
         RecipeError: an option is refused; the message says what was expected.
     """
+    _check_needs(options)
     _check_bounds_of_the_proof(options)
     _check_activations(options)
     _check_permutation(options)
     _check_reports(options)
     _check_search(options)
     _check_goal(options)
+
+
+def _check_needs(options: OptionFields) -> None:
+    """Refuse options that have no effect without others."""
+    met = {
+        Needs.STATIC: options.activations == Activations.STATIC or options.goal is not None,
+        Needs.INTEGERS: options.activations != Activations.NONE or options.goal is not None,
+        Needs.METRIC: options.metric is not None,
+    }
+    for name, spec in declared(type(options)).items():
+        needs = spec.declared.needs
+        if needs is not None and not met[needs] and getattr(options, name) != spec.default:
+            raise RecipeError(f"{name}: has no effect without {needs.value}")
 
 
 def _check_bounds_of_the_proof(options: OptionFields) -> None:
@@ -40,10 +54,6 @@ def _check_activations(options: OptionFields) -> None:
     if options.activations == Activations.STATIC and options.solver not in static_solver_names():
         expected = ", ".join(static_solver_names())
         raise RecipeError(f"solver {options.solver}: beside static activations expected one of {expected}")
-    defaults = {"calibration_method": AUTO, "percentile": None, "sigmas": None, "auto_exclude": False}
-    for name, default in defaults.items():
-        if getattr(options, name) != default and options.activations == Activations.NONE:
-            raise RecipeError(f"{name} is about ranges of activations: it has no effect without --activations static")
     if options.compute == Compute.FLOAT and options.activations != Activations.NONE:
         raise RecipeError("compute float rounds no activations: leave out activations")
 

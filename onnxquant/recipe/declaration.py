@@ -32,6 +32,14 @@ class Scope(StrEnum):
     """The way of working, what is proven and what is reported. The file that is written is the same."""
 
 
+class Needs(StrEnum):
+    """Options without which others have no effect; the values name them on the command line."""
+
+    STATIC = "--activations static"
+    INTEGERS = "--activations"
+    METRIC = "--metric"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
     """Metadata of a field that is an option.
@@ -40,6 +48,7 @@ class Declaration:
         help: help text
         scope: part of the work that the option decides; None for keys of files that are no options
         flag: flag on the command line, where its name is not the field's
+        short: flag of one letter
         metavar: word for the value in help texts
         choices: values that are allowed, or a function that asks a registry for them; empty: no restriction
         completion: function whose words a shell offers, where the choices are not all that is allowed
@@ -49,11 +58,13 @@ class Declaration:
         is_reported: whether a report lists the option among those that were given
         names_file: whether the value names a file to write beside the output
         alias_of: another option that sets the same thing; the one of higher priority wins
+        needs: option without which it has no effect; None: it always has
     """
 
     help: str
     scope: Scope | None = None
     flag: str = ""
+    short: str = ""
     metavar: str = ""
     choices: Sequence[Word] | Callable[[], Sequence[Word]] = ()
     completion: Callable[[], Sequence[str]] | None = None
@@ -64,6 +75,7 @@ class Declaration:
     is_reported: bool = True
     names_file: bool = False
     alias_of: str = ""
+    needs: Needs | None = None
 
 
 def option(default: T, help: str, scope: Scope, **more: object) -> T:

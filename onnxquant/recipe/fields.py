@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from onnxquant.passes import passes_by_name
 from onnxquant.passes.equivalent.permute import Strategy
-from onnxquant.recipe.declaration import Scope, any_path, option
+from onnxquant.recipe.declaration import Needs, Scope, any_path, option
 from onnxquant.recipe.rules import RuleOptions
 from onnxquant.recipe.values import (
     ActivationType,
@@ -50,20 +50,21 @@ class OptionFields(RuleOptions):
     )  # fmt: skip
     calibration_method: str = option(
         AUTO, "Method that chooses the ranges of static activations; `onnxquant list` shows all. auto tries minmax, mse and "
-        "percentile and keeps the best.", Scope.FILE, metavar="METHOD", choices=calibration_methods,
+        "percentile and keeps the best.", Scope.FILE, needs=Needs.STATIC, metavar="METHOD", choices=calibration_methods,
     )  # fmt: skip
     percentile: float | None = option(
         None,
         "Percentile used by --calibration-method percentile, in percent. [default: 99.999]",
-        Scope.FILE,
+        Scope.FILE, needs=Needs.STATIC,
         metavar="P",
     )
     sigmas: float | None = option(
-        None, "Standard deviations around the mean that --calibration-method mean-std keeps.", Scope.FILE, metavar="K"
+        None, "Standard deviations around the mean that --calibration-method mean-std keeps.", Scope.FILE,
+        metavar="K", needs=Needs.STATIC,
     )
     calibration: str | None = option(
         None, "Statistics from `onnxquant calibrate`, used instead of running the samples again.", Scope.RUN,
-        metavar="FILE", is_path=any_path,
+        metavar="FILE", is_path=any_path, needs=Needs.STATIC,
     )  # fmt: skip
     calibration_samples: int = option(
         512, "Largest number of samples of --data that calibration runs.", Scope.FILE, metavar="N", minimum=1
@@ -71,20 +72,22 @@ class OptionFields(RuleOptions):
     effort: str = option(
         Effort.MEDIUM.value, "Time for the search of integer activations. low: 10 seconds or 4 passes over the samples, "
         "whichever is more; medium: a minute or 20 passes; high: no limit.", Scope.FILE, choices=tuple(Effort),
+        needs=Needs.INTEGERS,
     )  # fmt: skip
     activation_type: str = option(
         ActivationType.UINT8.value, "Integer type of static activations. CPUs have no integer kernels for 16 bits.",
-        Scope.FILE, choices=tuple(ActivationType),
+        Scope.FILE, needs=Needs.STATIC, choices=tuple(ActivationType),
     )  # fmt: skip
     symmetric_activations: bool = option(
-        False, "Put the zero points of activations in the middle of their type.", Scope.FILE
+        False, "Put the zero points of activations in the middle of their type.", Scope.FILE, needs=Needs.STATIC
     )
-    balance: bool = option(True, "Widen narrow channels before depthwise convolutions.", Scope.FILE)
-    bias_correction: bool = option(True, "Correct biases for the mean error of rounding.", Scope.FILE)
-    smooth: bool = option(True, "Try SmoothQuant before matrix products, and keep it where it helps.", Scope.FILE)
-    equalize: bool = option(True, "Try cross-layer equalization, and keep it where it helps.", Scope.FILE)
+    balance: bool = option(True, "Widen narrow channels before depthwise convolutions.", Scope.FILE, needs=Needs.STATIC)
+    bias_correction: bool = option(True, "Correct biases for the mean error of rounding.", Scope.FILE, needs=Needs.STATIC)
+    smooth: bool = option(True, "Try SmoothQuant before matrix products, and keep it where it helps.", Scope.FILE,
+        needs=Needs.INTEGERS)
+    equalize: bool = option(True, "Try cross-layer equalization, and keep it where it helps.", Scope.FILE, needs=Needs.STATIC)
     rebase: bool = option(
-        True, "Try another basis for linear streams of channels, and keep it where it helps.", Scope.FILE
+        True, "Try another basis for linear streams of channels, and keep it where it helps.", Scope.FILE, needs=Needs.STATIC
     )
     permutation: Strategy | None = option(  # noqa: RUF009 - a Literal does not change
         None, "Order of the columns of weights, so that similar ones share a block: norm, activation (by the energy of "
@@ -110,7 +113,7 @@ class OptionFields(RuleOptions):
     )  # fmt: skip
     auto_exclude: bool = option(
         False, "Leave the fewest operators in float with which held-out samples keep --min-sqnr [default: 25], or --metric "
-        "its value.", Scope.SEARCH,
+        "its value.", Scope.SEARCH, needs=Needs.STATIC,
     )  # fmt: skip
     formats: tuple[str, ...] = option(
         (), "Format to choose among, weight by weight: the best choice under --budget-bpw or --max-size, or the smallest "
@@ -163,7 +166,7 @@ class OptionFields(RuleOptions):
     )  # fmt: skip
     max_drop: str | float = option(
         "0.5%", "Exit 1 if --metric is lower than the original's by more than this: a part of its value, or a number.",
-        Scope.SEARCH, metavar="P%|X", is_proof=True,
+        Scope.SEARCH, needs=Needs.METRIC, metavar="P%|X", is_proof=True,
     )  # fmt: skip
     judge: tuple[str, ...] = option(
         (), "Output that matters, or a part of it such as 'boxes:[:, 0:4]'; searches and the proof judge no other. May be "

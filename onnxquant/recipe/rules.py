@@ -35,9 +35,9 @@ class RuleOptions:
         metavar="NAME", choices=format_names,
     )  # fmt: skip
     bits: int | None = option(
-        None, "Short form of --format: 8, 4 or 2 for int8, int4 or int2. With 4 and 2, weights outside of MatMul that add at "
+        None, "Short form of --format: 4 for int4, and so on. With 4 and fewer, weights outside of MatMul that add at "
         "most 5 % to the file have 8 bits.", Scope.RULE,
-        choices=tuple(FORMAT_OF_BITS), alias_of="format",
+        choices=tuple(FORMAT_OF_BITS), alias_of="format", short="-b",
     )  # fmt: skip
     parameters: Mapping[str, Any] = field(default_factory=dict)
     include: tuple[str, ...] = option(

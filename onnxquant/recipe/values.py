@@ -11,7 +11,7 @@ from onnxquant.errors import RecipeError
 from onnxquant.targets import AUTO
 
 # Formats that have a short name by their bits; see ``bits``.
-FORMAT_OF_BITS = {8: "int8", 4: "int4", 2: "int2"}
+FORMAT_OF_BITS = {bits: f"int{bits}" for bits in (8, 6, 5, 4, 3, 2)}
 # Endings of report files; each has its own writer.
 REPORTS = (".html", ".md", ".json")
 

@@ -161,7 +161,7 @@ def test_bad_models(kind: str, tmp_path: Path) -> None:
 
 BAD_OPTIONS = {
     "unknown format": (["--format", "int7"], "did you mean 'int"),
-    "bits": (["--bits", "3"], "3; known: 8, 4, 2"),
+    "bits": (["--bits", "7"], "7; known: 8, 6, 5, 4, 3, 2"),
     "bits against format": (["--bits", "8", "--format", "int4"], "bits 8 means format 'int8'"),
     "block too large": (["--block-size", "512"], "block_size 512"),
     "block not a power": (["--block-size", "48"], "block_size 48"),
@@ -328,3 +328,13 @@ def test_a_second_run_replaces_the_hashes_of_the_first(model: Path, tmp_path: Pa
     result = run("quantize", half, "-o", output, "--bits", 4, "--samples", 1)
     assert result.exit_code == 0, result.output
     assert run("verify", output).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [(["--bits", "3"], "int3"), (["-b", "6"], "int6"), (["--format", "Q4_0"], "q4_0")]
+)
+def test_formats_are_named_by_bits_and_in_any_case(tmp_path: Path, words: list[str], name: str) -> None:
+    source = graphs.save(graphs.matmul(k=256, n=64), tmp_path / "m.onnx")
+    result = run("quantize", source, "--no-proof", *words)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / f"m.{name}.onnx").exists()
