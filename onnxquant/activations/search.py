@@ -36,6 +36,8 @@ from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import Effort
 from onnxquant.targets import AUTO
 
+# The part of the time after which no more kernels are measured in float.
+_FOR_SPEED = 1 / 3
 # The part of the time that is kept for kernels in float, where a goal may need them.
 _BEFORE_EXCLUSION = 0.5
 # The noise is a hundredth of the outputs: to try more would take time and show nothing.
@@ -139,7 +141,8 @@ class StaticSearch:
         weights = model.document.proto.graph.initializer
         with_slow, speedup = self._builder.with_slow, self._runner.speedup
         kernels = [unit.node for unit in model.placement.kernels]
-        slow = slow_kernels(kernels, weights, lambda names: with_slow(model, names)[1], speedup, self._budget)
+        with self._budget.limited_to(_FOR_SPEED):
+            slow = slow_kernels(kernels, weights, lambda names: with_slow(model, names)[1], speedup, self._budget)
         return with_slow(model, slow)[0]
 
     def _best_of_methods(self, model: CalibratedModel) -> Candidate:
