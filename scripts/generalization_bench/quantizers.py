@@ -20,8 +20,8 @@ import onnx.version_converter
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from peer_bench.job import Reader
+from peer_bench.preprocess import preprocess
 
 import onnxquant
 from onnxquant.plan.activations import StaticRecord
@@ -126,7 +126,7 @@ def _onnxruntime(method: CalibrationMethod, model: Path, samples: Samples, outpu
     logging.disable(logging.WARNING)
     for options in ({}, {"skip_symbolic_shape": True}, {"skip_symbolic_shape": True, "skip_optimization": True}):
         try:
-            quant_pre_process(model, prepared, **options)
+            preprocess(model, prepared, **options)
             break
         except Exception as error:  # its own advice is to go without
             result.facts["preparation"] = str(error)[:100]

@@ -12,9 +12,9 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from peer_bench.job import Job, Reader, run
+from peer_bench.preprocess import preprocess
 
 
 def convert(job: Job) -> None:
@@ -22,10 +22,10 @@ def convert(job: Job) -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         try:
-            quant_pre_process(job.model, prepared)
+            preprocess(job.model, prepared)
         except Exception as error:  # "Incomplete symbolic shape inference": its own advice is to go without
             job.notes.append(f"quant_pre_process without symbolic shapes: {error}")
-            quant_pre_process(job.model, prepared, skip_symbolic_shape=True)
+            preprocess(job.model, prepared, skip_symbolic_shape=True)
         if job.options["method"] == "dynamic":
             quantize_dynamic(prepared, job.output, per_channel=True, weight_type=QuantType.QInt8)
             return

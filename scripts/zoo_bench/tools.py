@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization import matmul_nbits_quantizer as nbits
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from peer_bench.job import Reader
+from peer_bench.preprocess import preprocess
 
 from onnxquant.cli import main as onnxquant_main
 
@@ -47,10 +47,10 @@ def _prepared(files: Files, folder: str) -> Path:
     prepared = Path(folder) / "prepared.onnx"
     for options in ({}, {"skip_symbolic_shape": True}, {"skip_symbolic_shape": True, "skip_optimization": True}):
         try:
-            quant_pre_process(files.model, prepared, **options)
+            preprocess(files.model, prepared, **options)
             return prepared
         except Exception as error:  # "Incomplete symbolic shape inference": its own advice is to go without
-            print(f"quant_pre_process {options}: {error}")
+            print(f"preprocess {options}: {error}")
     return files.model
 
 

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper
 @pytest.fixture
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from peer_bench import measure, report
+    from peer_bench import measure, preprocess, report
 
-    return SimpleNamespace(measure=measure, report=report)
+    return SimpleNamespace(measure=measure, preprocess=preprocess, report=report)
 
 
 def binomial_tail(hits, count, share):
@@ -84,3 +84,20 @@ def test_only_files_with_codes_count_as_quantized(bench, tmp_path):
 
     assert not bench.measure.integers(saved([helper.make_node("Relu", ["x"], ["y"])], "float.onnx"))
     assert bench.measure.integers(saved([helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "", ""])], "int.onnx"))
+
+
+def test_preparing_for_other_tools_leaves_nothing_in_the_current_folder(bench, tmp_path, monkeypatch):
+    """onnxruntime writes what it knows of the shapes to the current folder where it does not know them all."""
+    nodes = [helper.make_node("Unknown", ["x"], ["y"], domain="elsewhere"), helper.make_node("Relu", ["y"], ["z"])]
+    x, z = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [1, 4]), ("z", None))
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("elsewhere", 1)]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [z]), opset_imports=opsets, ir_version=8)
+    current, files = tmp_path / "current", tmp_path / "files"
+    current.mkdir(), files.mkdir()
+    onnx.save(model, files / "model.onnx")
+    monkeypatch.chdir(current)
+    with pytest.raises(Exception, match="Incomplete symbolic shape inference"):
+        bench.preprocess.preprocess(files / "model.onnx", files / "prepared.onnx")
+    assert not list(current.iterdir())
