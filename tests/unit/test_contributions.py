@@ -32,8 +32,8 @@ def run(proto: onnx.ModelProto) -> np.ndarray[Any, Any]:
 
 def test_weights_are_ranked_by_the_error_without_them(tmp_path: Path) -> None:
     source = graphs.save(chain(), tmp_path / "m.onnx")
-    recipe = {"rules": [{"include": "^a$", "format": "int2", "block_size": 16}], "format": "int8"}
-    onnxquant.quantize(source, tmp_path / "q.onnx", recipe=recipe, data={"x": X}, target="onnx", solver="rtn")
+    recipe = {"rules": [{"include": "^a$", "format": "int2", "block_size": 16, "solver": "rtn"}], "format": "int8"}
+    onnxquant.quantize(source, tmp_path / "q.onnx", recipe=recipe, data={"x": X}, target="onnx")
     report = onnxquant.validate(source, tmp_path / "q.onnx", {"x": X}, samples=8, detailed=True)
     assert report.proof
     contributions = report.proof.contributions
