@@ -29,21 +29,27 @@ class Computation:
     nbytes: int
 
 
-def mark(tensor: onnx.TensorProto) -> None:
-    """Mark an initializer as computed. Whoever gives it other values drops the mark with the old ones."""
-    tensor.metadata_props.add(key=_MARK, value="1")
+def mark(tensor: onnx.TensorProto, key: str) -> None:
+    """Mark an initializer as computed. Whoever gives it other values drops the mark with the old ones.
+
+    Args:
+        tensor: the initializer.
+        key: key of its computation: graphs beside each other may use one name twice.
+    """
+    tensor.metadata_props.add(key=_MARK, value=key)
 
 
-def is_computed(tensor: onnx.TensorProto) -> bool:
-    """Whether an initializer holds what nodes computed, unchanged."""
-    return any(entry.key == _MARK for entry in tensor.metadata_props)
+def computation_key(tensor: onnx.TensorProto) -> str | None:
+    """Key of the computation of an initializer that holds what nodes computed, unchanged; None for others."""
+    return next((entry.value for entry in tensor.metadata_props if entry.key == _MARK), None)
 
 
 def restore_computations(proto: onnx.ModelProto, computations: Mapping[str, Computation]) -> None:
     """Put the computations of weights, which may take less space, back in the place of the weights that have not changed."""
     for graph in graphs(proto.graph):
-        for tensor in [t for t in graph.initializer if is_computed(t)]:
-            _restore(graph, tensor.name, computations[tensor.name])
+        keys = {t.name: key for t in graph.initializer if (key := computation_key(t)) is not None}
+        for name, key in keys.items():
+            _restore(graph, name, computations[key])
 
 
 def _restore(graph: onnx.GraphProto, name: str, computation: Computation) -> None:

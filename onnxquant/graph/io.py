@@ -42,7 +42,7 @@ class Document:
     Attributes:
         proto: the model.
         path: its file; None for a model given as an object.
-        computations: the computations of folded weights, by the name of the weight.
+        computations: the computations of folded weights, by the key that the weight is marked with.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 
 import onnx
@@ -11,6 +12,10 @@ from onnxquant.graph.traverse import nodes
 RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
+
+
+# What onnx's inliner adds to the names of a function, in each place that calls it.
+_CALL = re.compile(r"(__\d+)+$")
 
 
 def unseeded(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -23,7 +28,10 @@ def unseeded(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def add_seeds(proto: onnx.ModelProto) -> None:
-    """Give every node that draws random numbers a seed, the same one in every model that calls its output the same."""
+    """Give every node that draws random numbers a seed, the same one in every model that calls its output the same.
+
+    A node of a function has the same seed in every place into which the function is inlined.
+    """
     for node in unseeded(proto):
-        seed = float(zlib.crc32(node.output[0].encode()) % (1 << 20))  # float32 holds it exactly
+        seed = float(zlib.crc32(_CALL.sub("", node.output[0]).encode()) % (1 << 20))  # float32 holds it exactly
         node.attribute.append(onnx.helper.make_attribute("seed", seed))

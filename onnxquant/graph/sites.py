@@ -8,7 +8,7 @@ from math import prod
 
 import onnx
 
-from onnxquant.graph.computed import is_computed
+from onnxquant.graph.computed import computation_key
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.needs import TOO_SMALL, UseKind, View, classify
 from onnxquant.graph.node import attribute
@@ -217,8 +217,9 @@ def find_sites(document: Document) -> tuple[list[Site], list[SkippedConstant]]:
         names.add(name)
         reason = candidate.reason()
         if reason is None:
-            computation = document.computations.get(tensor.name) if is_computed(tensor) else None
-            stored = computation.nbytes if computation else None
+            key = computation_key(tensor)
+            computation = None if key is None else document.computations.get(key)
+            stored = None if computation is None else computation.nbytes
             sites.append(Site(name, candidate.graph, tensor, candidate.all_uses(), stored))
         else:
             dtype = FLOATS[tensor.data_type]

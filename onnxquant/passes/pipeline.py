@@ -27,6 +27,7 @@ PREPARE: tuple[Pass, ...] = (
     ConstantsToInitializers(),
     ReadThroughIdentity(),
     ReadCarriedConstants(),
+    ShareConstants(across_graphs=False),
     FoldWeights(),
     ShareConstants(),
     DropLeadingAxes(),

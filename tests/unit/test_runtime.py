@@ -138,3 +138,14 @@ def test_a_model_that_draws_random_numbers_is_judged_by_its_weights_alone(tmp_pa
     assert report.proof
     assert all(error.sqnr_db > 30 for error in report.proof.deployed.values())
     assert any("draws random numbers (1 x RandomNormalLike)" in note for note in report.proof.notes)
+
+
+def test_functions_that_draw_random_numbers_draw_the_same_where_they_are_inlined(tmp_path: Path) -> None:
+    main = noisy(0)
+    nodes = [*main.graph.node]
+    nodes.insert(0, node("Constant", [], ["w"], value=onnx.numpy_helper.from_array(graphs.weight(64, 64), "w")))
+    layer = onnx.helper.make_function("layers", "Layer", ["x"], ["y"], nodes, [onnx.helper.make_opsetid("", 17)])
+    calls = [node("Layer", ["x"], ["h"], domain="layers"), node("Layer", ["h"], ["y"], domain="layers")]
+    proto = graphs.model(calls, {"x": ("float32", ["n", 64])}, {"y": "float32"}, {}, functions=[layer])
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", format="int8")
+    assert report.proof and all(error.sqnr_db > 30 for error in report.proof.deployed.values())

@@ -226,6 +226,22 @@ def test_a_computed_weight_that_stays_in_float_is_stored_as_it_was(tmp_path: Pat
     assert constant_bytes(onnx.load(tmp_path / "half.onnx")) <= constant_bytes(proto)
 
 
+@pytest.mark.parametrize("choice", [True, False])
+def test_weights_of_one_name_in_two_branches_are_stored_each_as_it_was(tmp_path: Path, choice: bool) -> None:
+    def branch(output: str, seed: int) -> onnx.GraphProto:
+        half = onnx.numpy_helper.from_array(weight(64, 64, seed=seed, dtype="float16"), "w")
+        nodes = [cast("w", f"{output}_w"), product(f"{output}_w", output)]
+        return onnx.helper.make_graph(nodes, output, [], [onnx.ValueInfoProto(name=output)], [half])
+
+    nodes = [node("If", ["c"], ["h"], then_branch=branch("t", 1), else_branch=branch("e", 2)), product("v", x="h")]
+    inputs = {"x": ("float32", [4, 64]), "c": ("bool", [])}
+    proto = model(nodes, inputs, {"y": "float32"}, {"v": weight(64, 64)})
+    onnxquant.quantize(proto, tmp_path / "out.onnx", include=("^v$",), proof=False)
+    feed = X64 | {"c": np.array(choice)}
+    exact, close = (agreement.outputs(p, feed)["y"] for p in (proto, onnx.load(tmp_path / "out.onnx")))
+    assert np.square(exact - close).mean() < 1e-3 * np.square(exact).mean()
+
+
 def test_a_product_of_two_thin_matrices_stays_one() -> None:
     """Folded it would take more space than both of them."""
     proto = model(
@@ -429,6 +445,13 @@ def test_layers_with_equal_weights_share_them_and_their_biases_stay(tmp_path: Pa
     ShareConstants()(document)
     assert [t.name for t in document.proto.graph.initializer] == ["w", "b", "c"]
     assert [n.input[1] for n in document.proto.graph.node] == ["w", "w"]
+def test_equal_weights_behind_casts_are_stored_once(tmp_path: Path) -> None:
+    nodes = [cast("w", "f"), cast("v", "g"), product("f", "h"), product("g", x="h")]
+    proto = model(nodes, {"x": ("float32", ["n", 64])}, {"y": "float32"}, {"w": HALF, "v": HALF})
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", samples=1)
+    assert report.passed and [s.decision.name for s in report.encoded] == ["w"]
+
+
 def looped(handed_on: str, *, inside: str, read_after: bool) -> onnx.ModelProto:
     """A Loop whose state ``w`` is a weight, called ``inside`` in its body, which hands ``handed_on`` to the next step."""
     body = onnx.helper.make_graph(
@@ -491,3 +514,36 @@ def test_a_scan_reads_a_weight_that_it_hands_on_unchanged_from_outside(tmp_path:
     assert note and list(document.proto.graph.node[0].output) == ["last", "y"]
     report = onnxquant.quantize(proto, tmp_path / "out.onnx", data=[feed])
     assert report.passed and [s.decision.name for s in report.encoded] == ["w"]
+
+
+def test_a_loop_in_a_loop_reads_a_weight_that_both_hand_on_from_outside() -> None:
+    inner = looped("same", inside="v", read_after=False).graph.node[0]
+    outer = looped("same", inside="u", read_after=False)
+    body = outer.graph.node[0].attribute[0].g
+    inner.input[:] = ["steps", "", "u", "s"]
+    inner.output[:] = ["same", "p"]
+    graph = inner.attribute[0].g
+    names = {n: f"{n}_in" for n in ("again", "go", "same", "other", "p", "s", "t", "i")}
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)
+    for inside in graph.node:
+        inside.input[:] = [names.get(n, n) for n in inside.input]
+        inside.output[:] = [names.get(n, n) for n in inside.output]
+    del body.node[1], body.node[2]
+    body.node.insert(0, inner)
+    document, note = agreement.check(outer, ReadCarriedConstants(), {"x": weight(16, 16, seed=3)})
+    assert note == "2 constants carried by Loop or Scan read from outside"
+    assert list(document.proto.graph.node[0].input) == ["steps", "", "x"]
+
+
+def test_a_scan_before_opset_9_keeps_its_states() -> None:
+    infos = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [8]) for n in ("s", "c", "e")]
+    nodes = [node("Identity", ["c"], ["c2"]), node("Add", ["s", "e"], ["a"]), node("Add", ["a", "c"], ["s2"])]
+    outputs = [onnx.ValueInfoProto(name=n) for n in ("s2", "c2")]
+    scan = node(
+        "Scan", ["", "s0", "c0", "x"], ["last", "end"], num_scan_inputs=1,
+        body=onnx.helper.make_graph(nodes, "body", infos, outputs),
+    )  # fmt: skip
+    constants = {"s0": weight(1, 8), "c0": weight(1, 8, seed=2)}
+    proto = model([scan, node("Neg", ["last"], ["y"])], {"x": ("float32", [1, 5, 8])}, {"y": "float32"}, constants, 8)
+    assert not ReadCarriedConstants()(load(proto)).changed

@@ -12,6 +12,9 @@ from onnxquant.graph.node import attribute, is_op
 from onnxquant.graph.traverse import constant_names, names_of_graph, names_read, rename_reads, subgraphs
 from onnxquant.passes.base import Pass, PassResult
 
+# Until this opset Scan carried a batch of each state.
+_SCAN_OPSET = 9
+
 
 @dataclass(frozen=True)
 class ReadCarriedConstants(Pass):
@@ -22,14 +25,17 @@ class ReadCarriedConstants(Pass):
            Loop(w) { w' -> MatMul(x, w'), w' }   ->   Loop() { MatMul(x, w) }
 
     2. Nodes that read the last value of such a state read the constant.
-    3. A state stays whose last value is an output of the graph, or whose names mean other tensors in nested graphs.
+    3. A Loop in a Loop, or a Scan in a Scan, that hands on what the outer one carries is seen through.
+    4. A state stays whose last value is an output of the graph, or whose names mean other tensors in nested graphs, as do
+       those of a Scan before opset 9, which carries a batch of each.
     """
 
     name = "read-carried-constants"
     summary = "lets bodies of Loop and Scan read constants that they carry unchanged"
 
     def __call__(self, document: Document) -> PassResult:  # noqa: D102
-        dropped = _drop_states(document.proto.graph, ())
+        ops = ("Loop",) if document.opset < _SCAN_OPSET else ("Loop", "Scan")
+        dropped = _drop_states(document.proto.graph, (), ops)
         note = f"{dropped} constants carried by Loop or Scan read from outside"
         return PassResult(True, (note,)) if dropped else PassResult()
 
@@ -60,6 +66,8 @@ class _State:
     def is_unchanged(self) -> bool:
         """Whether a step hands the state on as it is."""
         producers = {node.output[0]: node.input[0] for node in self.body.node if is_op(node, "Identity")}
+        inner = [state for node in self.body.node if is_op(node, self.node.op_type) for state in _states(node)]
+        producers |= {state.end: state.begin for state in inner if state.is_unchanged()}
         name = self.body.output[self.body_output].name
         while name in producers:
             name = producers[name]
@@ -83,28 +91,29 @@ def _states(node: onnx.NodeProto) -> list[_State]:
     return states[::-1]
 
 
-def _drop_states(graph: onnx.GraphProto, outer: Iterable[str]) -> int:
+def _drop_states(graph: onnx.GraphProto, outer: Iterable[str], ops: tuple[str, ...]) -> int:
     """Drop the states of a graph, and of those nested in it, that are constants; their number.
 
     Args:
         graph: the graph.
         outer: names of the constants of the graphs around it.
+        ops: operators whose states may be dropped.
     """
     own = {v.name for v in graph.input} | {name for node in graph.node for name in node.output}
     constants = {*(name for name in outer if name not in own), *constant_names(graph)}
     dropped = 0
     for node in graph.node:
-        if is_op(node, "Loop", "Scan"):
+        if is_op(node, *ops):
             for state in _states(node):
                 if state.begin in constants and state.is_unchanged() and _can_be_dropped(state, graph):
                     for reader in graph.node:
                         for place, name in enumerate(reader.input):
-                            if name == state.end:
+                            if name and name == state.end:
                                 reader.input[place] = state.begin
                     state.drop()
                     dropped += 1
         for inner in subgraphs(node):
-            dropped += _drop_states(inner, constants)
+            dropped += _drop_states(inner, constants, ops)
     return dropped
 
 

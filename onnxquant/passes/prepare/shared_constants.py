@@ -10,7 +10,7 @@ from math import prod
 
 import onnx
 
-from onnxquant.graph.computed import is_computed
+from onnxquant.graph.computed import computation_key
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.names import NameAllocator
 from onnxquant.graph.node import is_op
@@ -41,15 +41,22 @@ class ShareConstants(Pass):
 
     2. In one graph only weights do: at least 256 elements on two or more axes.
     3. Inputs and outputs of a graph stay, and what nodes compute at load.
+
+    Attributes:
+        across_graphs: whether constants of several graphs become one. Before weights are computed, the constants that
+            they depend on stay in the graphs of their nodes.
     """
 
     name = "share-constants"
     summary = "stores equal constants of branches, loops and layers once"
 
+    across_graphs: bool = True
+
     def __call__(self, document: Document) -> PassResult:  # noqa: D102
-        groups: dict[Key, list[_Constant]] = defaultdict(list)
-        for constant in _candidates(document.proto.graph):
-            groups[_key(document, constant.tensor)].append(constant)
+        groups: dict[tuple[int, *Key], list[_Constant]] = defaultdict(list)
+        for constant in _candidates(document):
+            graph = 0 if self.across_graphs else id(constant.graph)
+            groups[graph, *_key(document, constant.tensor)].append(constant)
         sharing = _Sharing(document.proto)
         shared = sum(map(sharing.share, groups.values()))
         sharing.finish()
@@ -99,15 +106,17 @@ class _Sharing:
             replace_field(graph.value_info, [v for v in graph.value_info if v.name not in names])
 
 
-def _candidates(main: onnx.GraphProto) -> Iterator[_Constant]:
-    """Constants of a type and shape that more than one has."""
-    alike: dict[tuple[int, tuple[int, ...]], list[_Constant]] = defaultdict(list)
-    for graph in _plain_graphs(main):
+def _candidates(document: Document) -> Iterator[_Constant]:
+    """Constants of a type, shape and beginning that more than one has."""
+    alike: dict[Key, list[_Constant]] = defaultdict(list)
+    for graph in _plain_graphs(document.proto.graph):
         fixed = {value.name for values in (graph.input, graph.output) for value in values}
         for tensor in graph.initializer:
             is_text = tensor.data_type == onnx.TensorProto.STRING
-            if tensor.name not in fixed and not is_text and not is_computed(tensor) and nbytes(tensor) >= _BYTES:
-                alike[tensor.data_type, tuple(tensor.dims)].append(_Constant(graph, tensor))
+            is_plain = tensor.name not in fixed and not is_text and computation_key(tensor) is None
+            if is_plain and nbytes(tensor) >= _BYTES:
+                begin = bytes((document.raw(tensor) or b"")[:_BYTES])
+                alike[tensor.data_type, tuple(tensor.dims), begin].append(_Constant(graph, tensor))
     for several in alike.values():
         yield from several if len(several) > 1 else ()
 

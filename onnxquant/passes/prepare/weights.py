@@ -196,8 +196,9 @@ class _WeightFolder:
         if tensor is not None:
             if values.nbytes > _LARGE:
                 self._document.spill(tensor, values)
-            mark(tensor)
-            self._document.computations[name] = origin
+            key = str(len(self._document.computations))
+            mark(tensor, key)
+            self._document.computations[key] = origin
 
 
 def _copies(nodes: Sequence[onnx.NodeProto]) -> tuple[onnx.NodeProto, ...]:
