@@ -84,6 +84,8 @@ class Need:
 # Ops that only move values: a weight under them is decoded ahead and everything up to the real op folds.
 MOVES = {"Slice", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "Identity", "Gather", "Flatten"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
+# Their biases and peepholes: vectors, one for each direction.
+_RECURRENT_VECTORS = (3, 7)
 # Inputs of onnxruntime's own operators that are weights.
 _CONTRIB_WEIGHTS = {
     "FusedConv": (1,),
@@ -98,7 +100,7 @@ _CONTRIB_WEIGHTS = {
 def classify(node: onnx.NodeProto, position: int, shape: tuple[int, ...]) -> Need | Refusal:
     """The need of an input of a node for a weight of this shape; or the reason why it is no site."""
     op, rank = node.op_type, len(shape)
-    if rank < 2:
+    if rank < 2 or (op in _RECURRENT and position in _RECURRENT_VECTORS):
         return Refusal(TOO_SMALL)
     if 0 in shape:
         return Refusal("has no elements")
@@ -111,7 +113,7 @@ def classify(node: onnx.NodeProto, position: int, shape: tuple[int, ...]) -> Nee
         view = View(shape, tuple(range(rank)), rank - 1 if op == "MoE" else 1)
         need = Need(op.lower(), UseKind.DENSE, view) if is_weight else None
     domain = f"{node.domain}." if node.domain else ""
-    return need or Refusal(f"input {position} of {domain}{op}, which is not a site")
+    return need or Refusal(f"input {position} of {domain}{op}, which is not read as a weight")
 
 
 def _standard_need(node: onnx.NodeProto, position: int, shape: tuple[int, ...]) -> Need | None:

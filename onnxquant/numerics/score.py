@@ -132,6 +132,7 @@ class Judge:
         self._reference = [arrays_of(outputs) for outputs in reference]
         outputs = list(self._reference[0]) if self._reference else []
         self._parts = [named_part(name, outputs) for name in names] if names else self._parts_by_scale(outputs)
+        self._has_probabilities = any(self._holds_probabilities(part) for part in self._parts)
 
     def _parts_by_scale(self, outputs: Sequence[str]) -> list[Part]:
         parts = []
@@ -172,6 +173,12 @@ class Judge:
 
     def _is_float(self, part: Part) -> bool:
         return all(sample[part.output].dtype.kind == "f" for sample in self._reference if part.output in sample)
+
+    def _holds_probabilities(self, part: Part) -> bool:
+        """Whether a part is a whole output whose every row could be that of a Softmax, a row for each sample."""
+        arrays = [sample[part.output] for sample in self._reference if part.output in sample]
+        is_whole = bool(arrays) and not part.index and self._is_float(part)
+        return is_whole and all(a.ndim == 2 and _are_probabilities(a) for a in arrays)
 
     def _powers(self, part: Part, aligned: Sequence[Aligned]) -> _Powers:
         """Powers of a part by sample. A box that is missing on one side is noise to the criterion."""
@@ -221,6 +228,8 @@ class Judge:
             return _Answers("values", sum(int(s.sum()) for s in same), sum(s.size for s in same))
         if not pairs or part.index or not all(_has_classes(name, a) for a, _ in pairs):
             return None
+        if self._has_probabilities and not self._holds_probabilities(part):
+            return None  # such as coordinates beside the probabilities of a detector
         # Rows of one number have no top class.
         same = [np.asarray(a.argmax(-1) == b.argmax(-1))[a.max(-1) > a.min(-1)] for a, b in pairs]
         count = sum(s.size for s in same)

@@ -82,7 +82,12 @@ def verdict_of(report: ReportData) -> Verdict:
 def _fewest_answers(proof: Proof | None) -> PartQuality | None:
     """The part of the outputs of which the fewest answers are the same."""
     parts = [part for part in (proof.quality if proof else None) or [] if part.answers]
-    return min(parts, key=lambda part: (part.same or 0) / (part.answers or 1), default=None)
+    return min(parts, key=_share, default=None)
+
+
+def _share(part: PartQuality) -> float:
+    """The part of the answers that are the same."""
+    return (part.same or 0) / (part.answers or 1)
 
 
 def _result(report: ReportData) -> tuple[State, str]:
@@ -146,7 +151,7 @@ def _quality_of_answers(part: PartQuality) -> Quality:
     """The level of a part by the number of answers that are the same."""
     if not part.answers or part.same is None:
         return Quality.GOOD
-    share = part.same / part.answers
+    share = _share(part)
     if part.answers < _MANY_ANSWERS:
         return Quality.GOOD if share >= _LOST_SHARE else Quality.DOUBTFUL
     return Quality.GOOD if share >= _GOOD_SHARE else Quality.DOUBTFUL if share >= _LOST_SHARE else Quality.LOST
@@ -207,7 +212,8 @@ def _doubt(proof: Proof) -> str:
     """The reason why a file may not be good enough."""
     parts = [p for p in proof.quality or [] if _quality_of_answers(p) is not Quality.GOOD]
     if parts:
-        return f"{parts[0].same} of {parts[0].answers} {parts[0].answer} are the same, others may be wrong"
+        worst = min(parts, key=_share)
+        return f"{worst.same} of {worst.answers} {worst.answer} are the same, others may be wrong"
     return f"answers of outputs that keep less than {GOOD_DB:.0f} dB may be wrong"
 
 

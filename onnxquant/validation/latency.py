@@ -56,7 +56,7 @@ class Latency:
     """Latencies by the name of the model.
 
     Attributes:
-        seconds: median seconds per call.
+        seconds: median seconds per call: processor time with one thread, as the ratios are; else by the clock on the wall.
         ratio: processor time of the first model over that of each.
         runs: number of runs of each model.
         threads: number of threads of the sessions; None in old reports: onnxruntime's choice.
@@ -113,7 +113,8 @@ def latencies(models: Mapping[str, TimedModel], feed: Feed, threads: int | None)
         if is_certain or runs >= _MOST or any(passed > limit and runs >= fewest for limit, fewest in _ENOUGH):
             break
     middle = {name: median(values) for name, values in ratios.items()}
-    return Latency({name: median(s) for name, s in seconds.items()}, middle, runs, threads, intervals)
+    calls = processor if threads == 1 else seconds
+    return Latency({name: median(s) for name, s in calls.items()}, middle, runs, threads, intervals)
 
 
 def processor_clock(threads: int) -> Callable[[], float]:

@@ -270,6 +270,15 @@ def test_top_classes_are_counted_where_there_are_classes(name: str, values: np.n
     assert not counted or part.same == rows - values[0, ..., 0].size
 
 
+def test_beside_probabilities_other_outputs_hold_no_classes() -> None:
+    """The boxes and landmarks of a detector are no logits; named by the user, they may be."""
+    reference = [{"scores": row, "points": RNG.normal(0, 1, (1, 4))} for row in softmax(LOGITS)]
+    answers = {part.output: part.answers for part in Judge(reference).quality(reference)}
+    assert answers == {"scores": LOGITS[..., 0].size, "points": None}
+    (part,) = Judge(reference, ["points"]).quality(reference)
+    assert part.answers == len(LOGITS)
+
+
 def test_rows_of_one_number_have_no_top_class() -> None:
     """An output that is always zero says nothing, whatever becomes of the model."""
     (part,) = Judge(samples(np.zeros((6, 1, 10)), "logits")).quality(samples(np.zeros((6, 1, 10)), "logits"))

@@ -10,6 +10,7 @@ from onnxquant import Report
 from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.formats import format_named
 from onnxquant.numerics.difference import ErrorFigures
+from onnxquant.numerics.score import PartQuality
 from onnxquant.plan.activations import SampleUse, StaticRecord
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.report.data import Request, SiteResult
@@ -175,3 +176,15 @@ def test_advice_on_speed_fits_the_file() -> None:
     integers.activations = static()
     assert "--activations" not in integers.verdict.next
     assert "--" not in report(25, SLOW, whole_graph=True, format="f16").verdict.next
+
+
+def test_verdict_and_next_step_count_the_answers_of_one_output() -> None:
+    """The output with the worst ratio need not be the one with the fewest answers that are the same."""
+    judged = report(sqnr_db=15)
+    assert judged.proof
+    judged.proof.quality = [
+        PartQuality("near", sqnr_db=15.0, answer="top classes", same=90, answers=100),
+        PartQuality("far", sqnr_db=25.0, answer="top classes", same=80, answers=100),
+    ]
+    assert (judged.verdict.same, judged.verdict.answers) == (80, 100)
+    assert "80 of 100 top classes" in judged.verdict.next
