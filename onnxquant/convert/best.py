@@ -18,6 +18,7 @@ from onnxquant.convert.ways import FLOAT16, GOOD_DB, STATIC_SPARING, Way, ways
 from onnxquant.errors import OnnxQuantError, RecipeError
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
+from onnxquant.recipe.declaration import Needs, declared
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
@@ -27,6 +28,7 @@ from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
 from onnxquant.report.state import State
 from onnxquant.system.files import atomically
+from onnxquant.targets import Activations
 
 # The part of the answers that stays the same, where an output has answers.
 _SAME_ANSWERS = 0.99
@@ -202,12 +204,15 @@ class _Race:
         folder.mkdir()
         begin, recipe = time.monotonic(), folder / f"recipe{Path(self._settings.save_recipe or '.toml').suffix}"
         options: dict[str, Any] = {
-            **wish.keywords, **self._options(way), "goal": None, "report": (), "force": True, "save_recipe": str(recipe),
-            "samples": max(self._settings.samples, _JUDGED),
+            **_effective(wish.keywords, way), **self._options(way), "goal": None, "report": (), "force": True,
+            "save_recipe": str(recipe), "samples": max(self._settings.samples, _JUDGED),
         }  # fmt: skip
+        entries = dict(wish.entries or {})
+        if "options" in entries:
+            entries["options"] = _effective(entries["options"], way)
         title = f"{way.name} ({place + 1} of {count})"
         report = quantize_one_way(
-            wish.source, folder / self._name, recipe=wish.entries, data=wish.samples.again(),
+            wish.source, folder / self._name, recipe=entries, data=wish.samples.again(),
             progress=lambda stage, done: wish.progress(f"{title}: {stage}", done), **options,
         )  # fmt: skip
         is_float = report.activations is not None and report.activations.integer_kernels == 0
@@ -248,6 +253,14 @@ class _Race:
         if score(candidate) * _EQUAL < score(winner):
             return _WORSE[self._goal][0]
         return _WORSE[self._goal][1] if second(candidate) * _EQUAL < second(winner) else "equal"
+
+
+def _effective(options: Mapping[str, Any], way: Way) -> dict[str, Any]:
+    """Options that have an effect in a way; the goal is what chose the way."""
+    activations = way.options.get("activations")
+    unmet = {None: (Needs.STATIC, Needs.INTEGERS), Activations.DYNAMIC: (Needs.STATIC,)}.get(activations, ())
+    without_effect = {name for name, spec in declared(Options).items() if spec.declared.needs in unmet}
+    return {name: value for name, value in options.items() if name != "goal" and name not in without_effect}
 
 
 def _speed(candidate: _Candidate) -> float:

@@ -93,6 +93,16 @@ def test_where_nothing_keeps_the_bound_the_best_outputs_are_written_and_it_fails
     assert not report.passed
 
 
+def test_a_recipe_holds_the_goal_and_options_of_some_ways_leave_the_others(tmp_path: Path) -> None:
+    recipe = {"options": {"goal": "small", "effort": "low"}}
+    report = onnxquant.quantize(
+        convolution(), tmp_path / "out.onnx", recipe=recipe, calibration_method="minmax",
+        data=[{"x": graphs.rng(i).standard_normal((2, 16, 8, 8)).astype(np.float32)} for i in range(12)],
+    )  # fmt: skip
+    assert report.choice and report.choice.chosen == "int8 weights"
+    assert all(attempt.verdict for attempt in report.choice.attempts)
+
+
 def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = best.quantize_one_way
 
