@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from onnxquant.activations.op_kinds import OpKind, kind_of
 from onnxquant.activations.placement import Cause, FloatKernel
+from onnxquant.errors import RangeError, WeightError
 from onnxquant.formats.base import Format
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find_sites
+from onnxquant.native import dispatch
 from onnxquant.plan.planner import IntegerSites, make_plan, refusal_beside_integers
 from onnxquant.recipe.rules import Recipe
 from onnxquant.targets import Activations
@@ -36,9 +40,31 @@ def excluded_kernels(document: Document, rules: Recipe) -> dict[str, FloatKernel
         elif not readers[site.name] <= kernels:
             reason = "its weight is shared with an op that computes in float"
             reasons.update(dict.fromkeys(readers[site.name], reason))
+        elif reason := _beyond_range(document, site, static_format(site, rules)):
+            reasons.update(dict.fromkeys(readers[site.name], reason))
     without_site = kernels.difference(*readers.values())
     reasons.update(dict.fromkeys(without_site, "its weight is too small to be worth it"))
     return {name: FloatKernel(Cause.WEIGHT, reason) for name, reason in reasons.items()}
+
+
+def _beyond_range(document: Document, site: Site, form: Format) -> str:
+    """The reason why a format cannot express a weight, as the row with its largest magnitude shows; empty where it can.
+
+    Raises:
+        WeightError: the weight holds NaN or infinity.
+    """
+    weight = site.view.matrix(document.array(site.tensor))
+    largest = int(np.maximum(weight.max(axis=1), -weight.min(axis=1)).argmax())
+    try:
+        dispatch.encode(form, weight[largest : largest + 1])
+    except RangeError as error:
+        return str(error)
+    except WeightError:
+        raise WeightError(
+            f"{document.name}: weight {site.name!r} holds NaN or infinity; expected finite values; keep it in float with "
+            f"--exclude to go on"
+        ) from None
+    return ""
 
 
 def static_sites(document: Document, float_kernels: Mapping[str, FloatKernel]) -> IntegerSites:

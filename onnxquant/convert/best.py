@@ -257,10 +257,10 @@ class _Race:
 
 def _effective(options: Mapping[str, Any], way: Way) -> dict[str, Any]:
     """Options that have an effect in a way; the goal is what chose the way."""
-    activations = way.options.get("activations")
-    unmet = {None: (Needs.STATIC, Needs.INTEGERS), Activations.DYNAMIC: (Needs.STATIC,)}.get(activations, ())
-    without_effect = {name for name, spec in declared(Options).items() if spec.declared.needs in unmet}
-    return {name: value for name, value in options.items() if name != "goal" and name not in without_effect}
+    activations = Activations(str(way.options.get("activations", Activations.NONE)))
+    unmet = {Activations.NONE: (Needs.STATIC, Needs.INTEGERS), Activations.DYNAMIC: (Needs.STATIC,)}
+    without = {n for n, spec in declared(Options).items() if spec.declared.needs in unmet.get(activations, ())}
+    return {name: value for name, value in options.items() if name != "goal" and name not in without}
 
 
 def _speed(candidate: _Candidate) -> float:

@@ -15,6 +15,7 @@ from graphs import node, weight
 import onnxquant
 from onnxquant.activations import insert
 from onnxquant.activations.placement import AGAINST_LOSS
+from onnxquant.errors import WeightError
 
 
 def network() -> onnx.ModelProto:
@@ -113,3 +114,22 @@ def test_kernels_that_would_lose_the_outputs_are_left_in_float(
     assert report.activations.integer_kernels == integer_kernels
     assert AGAINST_LOSS.reason in report.activations.left_in_float.values() and not report.activations.excluded
     assert path.stat().st_size < loud(several).ByteSize()
+
+
+@pytest.mark.parametrize(("value", "exclude"), [(1e30, ()), (np.nan, ("^w$",)), (np.nan, ())])
+def test_kernels_whose_weight_no_scale_can_express_stay_in_float(
+    tmp_path: Path, value: float, exclude: tuple[str, ...]
+) -> None:
+    w = weight(32, 32)
+    w[3, 3] = value
+    nodes = [node("MatMul", ["x", "w"], ["z"]), node("MatMul", ["x", "v"], ["y"])]
+    constants = {"w": w, "v": weight(32, 32, seed=2)}
+    proto = graphs.model(nodes, {"x": ("float32", [4, 32])}, {"y": "float32", "z": "float32"}, constants)
+    options: dict[str, Any] = {"activations": "static", "effort": "low", "exclude": exclude, "judge": ("y",)}
+    samples = [{"x": graphs.rng(i).standard_normal((4, 32)).astype(np.float32)} for i in range(6)]
+    if np.isnan(value) and not exclude:
+        with pytest.raises(WeightError, match=r"weight .w. holds NaN or infinity.*--exclude"):
+            onnxquant.quantize(proto, tmp_path / "out.onnx", data=samples, **options)
+    else:
+        report = onnxquant.quantize(proto, tmp_path / "out.onnx", data=samples, **options)
+        assert [site.decision.name for site in report.encoded] == ["v"]
