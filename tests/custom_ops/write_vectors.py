@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
+
+if __name__ == "__main__":  # pytest puts these on the path by itself
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from kernel_oracle import ROW, float_bound, int8_matmul, outlier_matmul, sample, variants
