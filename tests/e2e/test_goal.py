@@ -68,7 +68,8 @@ def test_the_smallest_file_that_keeps_a_bound_is_written_and_its_recipe_makes_it
     assert choice and choice.keeps_bound and report.passed
     sizes = {a.way: a.nbytes for a in choice.attempts if a.nbytes and a.verdict and not a.verdict.state.is_failure}
     files = [path for path in (output, tmp_path / "best.onnx.data") if path.exists()]
-    assert sum(path.stat().st_size for path in files) == sizes[choice.chosen] == min(sizes.values())
+    assert sum(path.stat().st_size for path in files) == sizes[choice.chosen]
+    assert sizes[choice.chosen] <= 1.03 * min(sizes.values())  # among equals the fastest is taken
     lost = {a.way: a.objection for a in choice.attempts}
     assert lost["int4 weights"] == "loses too much" and lost[choice.chosen] == ""
     again = tmp_path / "again.onnx"
