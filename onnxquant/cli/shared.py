@@ -6,6 +6,7 @@ import json
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ Command = Callable[..., Any]
 FAILED, UNUSABLE = 1, 2
 # Characters of the longest error.
 _LONGEST = 4000
+# Seconds between lines of progress, where there is no terminal for a bar.
+_LOG_SECONDS = 10.0
 # Key of a context's metadata under which the arguments are kept as they were typed.
 ARGUMENTS = "onnxquant.arguments"
 
@@ -157,11 +160,29 @@ def console(*, quiet: bool = False) -> Console:
     return out
 
 
+class _LogLines:
+    """Progress as lines of a log, one for every ten seconds of work."""
+
+    def __init__(self) -> None:
+        self._begin = self._last = time.monotonic()
+
+    def __call__(self, stage: str, done: float, /) -> None:
+        """Take note of the progress."""
+        now = time.monotonic()
+        if now - self._last >= _LOG_SECONDS:
+            self._last = now
+            part = f", {done:.0%}" if done else ""
+            click.echo(f"{now - self._begin:.0f} s: {stage}{part}", err=True)
+
+
 @contextmanager
 def progress_bar(*, is_shown: bool) -> Iterator[Progress]:
-    """A progress bar on stderr, removed at the end."""
-    if not (is_shown and sys.stderr.isatty()):
+    """A progress bar on stderr, removed at the end; a line now and then where stderr is no terminal."""
+    if not is_shown:
         yield silent
+        return
+    if not sys.stderr.isatty():
+        yield _LogLines()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Bars(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import onnx
 import pytest
 from commands import refused, run
 
-from onnxquant.cli import main
+from onnxquant.cli import main, shared
 
 
 @pytest.fixture
@@ -338,3 +339,14 @@ def test_formats_are_named_by_bits_and_in_any_case(tmp_path: Path, words: list[s
     result = run("quantize", source, "--no-proof", *words)
     assert result.exit_code == 0, result.output
     assert (tmp_path / f"m.{name}.onnx").exists()
+
+
+def test_long_work_writes_lines_where_there_is_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = graphs.save(graphs.matmul(), tmp_path / "m.onnx")
+    silent = run("quantize", source, "-o", tmp_path / "a.onnx")
+    monkeypatch.setattr(shared, "_LOG_SECONDS", 0.0)
+    shown = run("quantize", source, "-o", tmp_path / "b.onnx")
+    lines = [line for line in shown.stderr.splitlines() if re.match(r"\d+ s: .", line)]
+    assert len(lines) > 3 and not any(re.match(r"\d+ s: .", line) for line in silent.stderr.splitlines())
+    for words in ("--json", "--quiet"):
+        assert not run("quantize", source, "-o", tmp_path / f"{words}.onnx", words).stderr

@@ -17,8 +17,6 @@ if __name__ == "__main__":  # pytest puts these on the path by itself
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # helpers that tests of all folders share
 from kernel_oracle import ROW, float_bound, int8_matmul, outlier_matmul, sample, variants
 from test_encode import CASES, arranged, distributions, generator, whole
 
