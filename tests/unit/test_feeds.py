@@ -485,6 +485,15 @@ def test_crops_of_one_photograph_are_not_held_out_from_each_other(
     assert len(calibrating) >= 3
 
 
+@pytest.mark.parametrize(("photos", "least"), [(12, 3), (8, 2), (20, 3)])
+def test_more_than_one_source_judges_where_there_are_many(photos: int, least: int, tmp_path: Path) -> None:
+    names = [f"photo{photo:02}_crop{i:02}.npy" for photo in range(photos) for i in range(10)]
+    halves = split(open_feeds(files(tmp_path, names), [X]), 4, 512)
+    sources = {n // 10 for n in numbers(halves.judging)}
+    assert len(sources) >= least
+    assert len({n // 10 for n in numbers(halves.calibrating)}) == photos - len(sources)
+
+
 def test_files_with_names_of_their_own_are_held_out_one_by_one(tmp_path: Path) -> None:
     words = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "koi", "lion")
     names = [f"{word}.npy" for word in words]

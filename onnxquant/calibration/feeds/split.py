@@ -14,6 +14,8 @@ JUDGED = 16
 _FEWEST_SAMPLES = 8
 # The part of all samples that is held out.
 _PART = 4
+# Sources that judge, at least, where there are four times as many.
+_SOURCES = 3
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ def split(feeds: Feeds, judged: int, calibrated: int) -> Split:
     """Divide samples by source; fewer than eight are not divided: both parts are all of them.
 
     A quarter of the samples is held out, at most 16; or as many as are asked for, if calibration keeps as many as it
-    takes, or half of all. These are whole sources, spread over all of them, so that no source is in both parts. Where no
-    source is known, neighbours may be crops of one thing, or lines of one document: the last samples are held out.
+    takes, or half of all. These are whole sources, spread over all of them, so that no source is in both parts: three or
+    more where there are twelve. Where no source is known, neighbours may be crops of one thing, or lines of one document:
+    the last samples are held out.
 
     Args:
         feeds: the samples.
@@ -56,8 +59,8 @@ def split(feeds: Feeds, judged: int, calibrated: int) -> Split:
 
 
 def _some_of(sources: Sequence[list[int]], part: float) -> list[list[int]]:
-    """So large a part of the sources, spread over all of them."""
-    number = max(1, min(round(len(sources) * part), len(sources) // 2))
+    """So large a part of the sources, spread over all of them; of twelve or more at least three, as sources differ."""
+    number = max(1, min(_SOURCES, len(sources) // _PART), min(round(len(sources) * part), len(sources) // 2))
     return [sources[(i + 1) * len(sources) // number - 1] for i in range(number)]
 
 
