@@ -44,11 +44,10 @@ class StoredWeight:
 
 
 def kinds() -> list[str]:
-    """One format of each kind: those of a kind have the same planes, granularities and ways to compute."""
+    """One format of each kind: those of a kind have the same planes."""
     by_kind: dict[object, str] = {}
     for name in formats():
-        form = geometry(name)
-        by_kind.setdefault((*form.planes.items(), form.granularities, form.has_int8), name)
+        by_kind.setdefault(tuple(geometry(name).planes.items()), name)
     return list(by_kind.values())
 
 

@@ -29,6 +29,12 @@ from onnxquant.native import library as native
 ROWS = [1, 16, 17, 33, 100]
 COLS = [1, 31, 32, 100, 257]
 BATCHES = [0, 1, 2, 3, 13, 33]
+# Every pair of a number of rows, of columns and of activations, but not every three of them.
+SIZES = [
+    (rows, cols, BATCHES[(r + c + turn) % len(BATCHES)])
+    for (r, rows), (c, cols) in itertools.product(enumerate(ROWS), enumerate(COLS))
+    for turn in (0, 3)
+]
 INT8 = [name for name in kernels.formats() if kernels.geometry(name).has_int8]
 
 
@@ -57,23 +63,19 @@ def test_decode_is_exact(name, granularity, block):
 @every("isa", ISAS)
 @every(("name", "granularity", "block"), [c for c in CASES if c.values[0] in INT8], by="name")
 def test_int8_is_the_defined_rounding_to_the_bit(name, granularity, block, isa):
-    for rows, cols in itertools.product(ROWS, COLS):
-        weight = sample(name, rows, cols, block, granularity)
-        for batch in BATCHES:
-            x = activations(batch, cols)
-            check_int8(kernels.matmul(x, weight.stored, isa=isa), x, weight, isa)
+    for rows, cols, batch in SIZES:
+        weight, x = sample(name, rows, cols, block, granularity), activations(batch, cols)
+        check_int8(kernels.matmul(x, weight.stored, isa=isa), x, weight, isa)
 
 
 @every("isa", ISAS)
 @every(("name", "granularity", "block"), CASES, by="name")
 def test_float_stays_within_its_bound(name, granularity, block, isa):
-    for rows, cols in itertools.product(ROWS, COLS):
-        weight = sample(name, rows, cols, block, granularity)
-        for batch in BATCHES:
-            x = activations(batch, cols)
-            found = kernels.matmul(x, weight.stored, compute="float32", isa=isa)
-            error = np.abs(found - x.astype(np.float64) @ weight.values.T)
-            assert (error <= float_bound(x, weight)).all(), f"{rows=} {cols=} {batch=}"
+    for rows, cols, batch in SIZES:
+        weight, x = sample(name, rows, cols, block, granularity), activations(batch, cols)
+        found = kernels.matmul(x, weight.stored, compute="float32", isa=isa)
+        error = np.abs(found - x.astype(np.float64) @ weight.values.T)
+        assert (error <= float_bound(x, weight)).all(), f"{rows=} {cols=} {batch=}"
 
 
 @pytest.mark.parametrize("name", [n for n in kernels.formats() if n not in INT8])
