@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxquant.native import library as native
 
-RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "4"))
+RANDOM_LIES = int(os.environ.get("ONNXQUANT_TEST_LIES", "2"))
 KINDS = kernels.kinds()
 NAMES = kernels.formats() if RANDOM_LIES >= 4 else KINDS
 # Formats to lie about by kernel and by whether columns are permuted. One format of each kind of side information is permuted:
