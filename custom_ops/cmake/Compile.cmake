@@ -19,11 +19,16 @@ function(onnxquant_compile target)
     target_compile_options(${target} PRIVATE -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
   endif()
   if(ONNXQUANT_SANITIZE)
+    if(ONNXQUANT_FEWER_KERNELS)  # to be compiled sooner
+      set(level 0)
+    else()
+      set(level 1)
+    endif()
     # Null pointers and the ends of objects are seen by their page and by AddressSanitizer; asking for them at every
     # access makes the kernels take ten times as long to compile.
     target_compile_options(${target} PRIVATE
       -fsanitize=${ONNXQUANT_SANITIZE} -fno-sanitize=null,object-size,vptr -fno-sanitize-recover=all
-      -fno-omit-frame-pointer -g1 -O1)
+      -fno-omit-frame-pointer -g1 -O${level})
     target_link_options(${target} PRIVATE -fsanitize=${ONNXQUANT_SANITIZE})
   endif()
 endfunction()
