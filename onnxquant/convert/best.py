@@ -13,11 +13,13 @@ import onnx
 
 from onnxquant.calibration.feeds import Data
 from onnxquant.calibration.samples import Samples
+from onnxquant.convert.quantize import output_path
 from onnxquant.convert.quantize import quantize as quantize_one_way
-from onnxquant.convert.ways import FLOAT16, GOOD_DB, STATIC_SPARING, Way, ways
+from onnxquant.convert.ways import FLOAT16, INT4, STATIC, STATIC_SPARING, Way, ways
 from onnxquant.errors import OnnxQuantError, RecipeError
-from onnxquant.graph.io import Document, load
+from onnxquant.graph.io import load
 from onnxquant.graph.publish import Publisher
+from onnxquant.numerics.score import GOOD_DB
 from onnxquant.recipe.declaration import Needs, declared
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
@@ -81,15 +83,17 @@ def quantize(
     if data is None:
         raise RecipeError("goal: the best file is chosen by what samples show: give them with --data (data=...)")
     original = load(source, settings.external_root)
-    place = _place(original, output, settings.goal)
+    goal = Goal(settings.goal)
+    place = output_path(original, output, lambda path: f"{path.stem}.{goal}.onnx")
     request = Request(rules.to_list(), plain_options(options))
     provenance = Provenance(settings, original, place, request, command)
     provenance.check()
-    samples = Samples(data, replace(settings, samples=max(settings.samples, _JUDGED)))
+    judged = replace(settings, samples=max(settings.samples, _JUDGED))
+    samples = Samples(data, judged)
     samples.for_calibration(original)
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as name:
         wish = _Wish(source, entries, options, samples, progress)
-        best = _Race(wish, settings, Path(name), place.name).best(ways(original, Goal(settings.goal)))
+        best = _Race(wish, judged, Path(name), place.name).best(ways(original, goal))
         _publish(best.report, place, force=settings.force)
         if settings.save_recipe is not None:
             with atomically(Path(settings.save_recipe)) as stream:
@@ -195,8 +199,8 @@ class _Race:
         """Whether a way that rescues is to be tried: what it replaces was tried and loses too much."""
         if way is FLOAT16:
             return not any(c.keeps for c in self._candidates)
-        replaced = "static int8" if way is STATIC_SPARING else "int4 weights"
-        return any(c.way.name == replaced and not c.keeps for c in self._candidates)
+        replaced = STATIC if way is STATIC_SPARING else INT4
+        return any(c.way is replaced and not c.keeps for c in self._candidates)
 
     def _try(self, way: Way, place: int, count: int) -> None:
         wish = self._wish
@@ -205,7 +209,7 @@ class _Race:
         begin, recipe = time.monotonic(), folder / f"recipe{Path(self._settings.save_recipe or '.toml').suffix}"
         options: dict[str, Any] = {
             **_effective(wish.keywords, way), **self._options(way), "goal": None, "report": (), "force": True,
-            "save_recipe": str(recipe), "samples": max(self._settings.samples, _JUDGED),
+            "save_recipe": str(recipe), "samples": self._settings.samples,
         }  # fmt: skip
         entries = dict(wish.entries or {})
         if "options" in entries:
@@ -317,14 +321,6 @@ def _bound(settings: Options) -> str:
     if settings.metric is not None:
         parts.append(f"the metric falls by at most {settings.max_drop}")
     return " and ".join(parts) or f"the worst output keeps {GOOD_DB:g} dB, and 99 % of the answers stay the same"
-
-
-def _place(original: Document, output: str | Path | None, goal: str) -> Path:
-    if output is not None:
-        return Path(output)
-    if original.path is None:
-        raise RecipeError("output is missing: a model given as an object has no name to derive one from")
-    return original.path.with_name(f"{original.path.stem}.{goal}.onnx")
 
 
 def _publish(report: Report, place: Path, *, force: bool) -> None:

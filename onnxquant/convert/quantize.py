@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +61,7 @@ def quantize(
     _refuse_quantized(original)
     # A search may name the output after the formats that it chooses.
     is_named = output is not None or not settings.searches
-    place = _output_path(original, output, rules) if is_named else None
+    place = output_path(original, output, rules.output_name) if is_named else None
     provenance = Provenance(settings, original, place, Request(rules.to_list(), plain_options(options)), command)
     provenance.check()
     check_request(settings, original, has_data=data is not None)
@@ -93,7 +93,7 @@ def _convert(context: Context, provenance: Provenance) -> Report:
     if search:
         context = context.with_rules(search.rules)
         provenance = provenance.with_result(
-            _output_path(context.original, provenance.output, search.rules), search.rules
+            output_path(context.original, provenance.output, search.rules.output_name), search.rules
         )
         provenance.check()
     model = plan_model(context, search)
@@ -186,12 +186,22 @@ def _refuse_quantized(document: Document) -> None:
         )
 
 
-def _output_path(original: Document, output: str | Path | None, rules: Recipe) -> Path:
+def output_path(original: Document, output: str | Path | None, name: Callable[[Path], str]) -> Path:
+    """The file to write: the user's, or one beside the original.
+
+    Args:
+        original: the model.
+        output: the user's file; None: there is none.
+        name: name of the file, by the path of the original.
+
+    Raises:
+        RecipeError: neither has a name.
+    """
     if output is not None:
         return Path(output)
     if original.path is None:
         raise RecipeError("output is missing: a model given as an object has no name to derive one from")
-    return original.path.with_name(rules.output_name(original.path))
+    return original.path.with_name(name(original.path))
 
 
 def _refuse_unwritable(path: Path, plan: Plan, *, external: bool) -> None:

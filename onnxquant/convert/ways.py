@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites
 from onnxquant.json_data import JsonValue
+from onnxquant.numerics.score import GOOD_DB
 from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.values import Goal
 
 # Ops of less than this part of the weights decide about no way.
 _SHARE = 0.1
-# Where every output keeps this, most answers stay the same (docs/choosing.md).
-GOOD_DB = 20.0
 
 
 @dataclass(frozen=True)

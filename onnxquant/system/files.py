@@ -81,7 +81,13 @@ def refuse_special(path: Path) -> None:
     Raises:
         OutputError: it is no file.
     """
+    if is_special(path):
+        raise OutputError(f"{path}: is a device, a FIFO or a socket; expected a file")
+
+
+def is_special(path: Path) -> bool:
+    """Whether a device, a FIFO or a socket, or a link to one, is in a place."""
     with contextlib.suppress(OSError):  # nothing is there, or a name too long to exist
         mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise OutputError(f"{path}: is a device, a FIFO or a socket; expected a file")
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False

@@ -29,6 +29,7 @@ from onnxquant.calibration.feeds.settings import Description, described, entries
 from onnxquant.calibration.feeds.split import JUDGED, Split, split, spread
 from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, vocabulary
 from onnxquant.errors import FeedError
+from onnxquant.system.files import is_special
 
 __all__ = [
     "JUDGED",
@@ -92,7 +93,7 @@ def open_feeds(
 def _source(data: Data, inputs: Sequence[Input], limit: int | None, steps: Mapping[str, Any]) -> Source:
     if isinstance(data, (str, Path)):
         path = Path(data)
-        if path.exists() and not (path.is_dir() or path.is_file()):
+        if is_special(path):
             raise FeedError(f"{path}: is a device, a FIFO or a socket; expected a file or a folder")
         if path.is_dir():
             return _folder(path, inputs, steps)

@@ -140,7 +140,6 @@ class Streamed(Column):
             data = self._read(file, entry * count)
             yield np.frombuffer(data, dtype).reshape((count, *shape[1:]))
 
-
     def _read(self, file: IO[bytes], nbytes: int) -> bytes:
         """The next bytes of the member.
 
