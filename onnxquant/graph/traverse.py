@@ -90,6 +90,12 @@ def constant_names(graph: onnx.GraphProto) -> set[str]:
     return names | {name for node in graph.node if is_op(node, "Constant") for name in node.output}
 
 
+def own_names(graph: onnx.GraphProto) -> set[str]:
+    """Names that a graph gives values itself: inside it they mean no value of the graphs around it."""
+    names = {value.name for values in (graph.input, graph.initializer) for value in values}
+    return names | {name for node in graph.node for name in node.output}
+
+
 def rename_reads(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Let the nodes of a graph, and of those nested in it, read other tensors: ``names`` has the new name of each old one."""
     for node in graph.node:
@@ -97,8 +103,7 @@ def rename_reads(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
             if name in names:
                 node.input[position] = names[name]
         for inner in subgraphs(node):
-            own = {value.name for values in (inner.input, inner.initializer) for value in values}
-            own.update(name for other in inner.node for name in other.output)
+            own = own_names(inner)
             rename_reads(inner, {old: new for old, new in names.items() if old not in own and new not in own})
 
 

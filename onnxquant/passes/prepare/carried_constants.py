@@ -9,7 +9,7 @@ import onnx
 
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
-from onnxquant.graph.traverse import constant_names, names_of_graph, names_read, rename_reads, subgraphs
+from onnxquant.graph.traverse import constant_names, names_of_graph, names_read, own_names, rename_reads, subgraphs
 from onnxquant.passes.base import Pass, PassResult
 
 # Until this opset Scan carried a batch of each state.
@@ -84,11 +84,13 @@ class _State:
 def _states(node: onnx.NodeProto) -> list[_State]:
     """The states of a Loop or Scan, last first: dropping one moves none that follow."""
     body = attribute(node, "body")
-    first = (2, 2, 1) if is_op(node, "Loop") else (0, 0, 0)
-    count = len(body.input) - (2 if is_op(node, "Loop") else attribute(node, "num_scan_inputs"))
-    whole = len(node.output) == len(body.output) - first[2]  # outputs that nobody reads may be left out
-    states = [_State(node, body, first[0] + i, i, first[1] + i, first[2] + i) for i in range(count)] if whole else []
-    return states[::-1]
+    if is_op(node, "Loop"):  # inputs begin with the number of steps and a condition, outputs of the body with a condition
+        skipped, count, conditions = 2, len(body.input) - 2, 1
+    else:
+        skipped, count, conditions = 0, len(body.input) - attribute(node, "num_scan_inputs"), 0
+    if len(node.output) != len(body.output) - conditions:  # outputs that nobody reads may be left out
+        return []
+    return [_State(node, body, skipped + i, i, skipped + i, conditions + i) for i in reversed(range(count))]
 
 
 def _drop_states(graph: onnx.GraphProto, outer: Iterable[str], ops: tuple[str, ...]) -> int:
@@ -99,7 +101,7 @@ def _drop_states(graph: onnx.GraphProto, outer: Iterable[str], ops: tuple[str, .
         outer: names of the constants of the graphs around it.
         ops: operators whose states may be dropped.
     """
-    own = {v.name for v in graph.input} | {name for node in graph.node for name in node.output}
+    own = own_names(graph)
     constants = {*(name for name in outer if name not in own), *constant_names(graph)}
     dropped = 0
     for node in graph.node:

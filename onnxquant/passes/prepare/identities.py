@@ -9,7 +9,7 @@ import onnx
 
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import is_op
-from onnxquant.graph.traverse import constant_names, names_read, rename_reads, replace_field, subgraphs
+from onnxquant.graph.traverse import constant_names, names_read, own_names, rename_reads, replace_field, subgraphs
 from onnxquant.passes.base import Pass, PassResult
 
 
@@ -39,7 +39,7 @@ def _read_through(graph: onnx.GraphProto, outer: Mapping[str, str]) -> int:
         graph: the graph.
         outer: the constants of the graphs around it, each by its own name.
     """
-    inside = {v.name for v in graph.input} | {name for node in graph.node for name in node.output}
+    inside = own_names(graph)
     constants = {name: source for name, source in outer.items() if name not in inside}
     constants.update((name, name) for name in constant_names(graph))
     aliases: dict[str, str] = {}

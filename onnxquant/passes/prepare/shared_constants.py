@@ -14,7 +14,7 @@ from onnxquant.graph.computed import computation_key
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.names import NameAllocator
 from onnxquant.graph.node import is_op
-from onnxquant.graph.traverse import graphs, names_of, rename_reads, replace_field, subgraphs
+from onnxquant.graph.traverse import graphs, names_of, own_names, rename_reads, replace_field, subgraphs
 from onnxquant.passes.base import Pass, PassResult
 
 # Smaller ones are not worth a change; in one graph, only weights are: biases and norms of layers are often all zero or one.
@@ -74,7 +74,7 @@ class _Sharing:
         self._main = proto.graph
         self._names = NameAllocator(names_of(proto))
         # A name that inner graphs use for something else means another tensor there.
-        self._graphs_with_name = Counter(name for graph in graphs(proto.graph) for name in _own_names(graph))
+        self._graphs_with_name = Counter(name for graph in graphs(proto.graph) for name in own_names(graph))
         self._dropped: dict[int, tuple[onnx.GraphProto, set[str]]] = {}
 
     def share(self, group: list[_Constant]) -> int:
@@ -130,12 +130,6 @@ def _key(document: Document, tensor: onnx.TensorProto) -> Key:
 
 def _is_weight(tensor: onnx.TensorProto) -> bool:
     return len(tensor.dims) > 1 and prod(tensor.dims) >= _ELEMENTS_OF_WEIGHT
-
-
-def _own_names(graph: onnx.GraphProto) -> set[str]:
-    """Names that a graph gives values itself."""
-    names = {value.name for values in (graph.input, graph.initializer) for value in values}
-    return names | {name for node in graph.node for name in node.output}
 
 
 def _plain_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
