@@ -155,7 +155,7 @@ class _File:
             if source.is_dir():
                 raise RecipeError(f"models[{i}]: input is {entries['input']!r}, expected a file")
             job = replace(job, source=source)
-            yield replace(job, output=Path(own.get("output", source.with_name(job.output_name()))))
+            yield replace(job, output=Path(own.get("output", source.with_name(job.output_name(source)))))
 
     def _job(self, entries: Mapping[str, Any], where: str) -> Job:
         """A job without its files.

@@ -15,7 +15,7 @@ from onnxquant.artifact.records import Origin
 from onnxquant.calibration.feeds import Data
 from onnxquant.convert import best
 from onnxquant.convert import quantize as convert
-from onnxquant.errors import ModelError, OnnxQuantError, OutputError, RecipeError
+from onnxquant.errors import ModelError, OnnxQuantError, OutputError
 from onnxquant.graph.io import load
 from onnxquant.inspect.validate import validate
 from onnxquant.json_data import OPTIONAL, JsonObject, to_object
@@ -101,11 +101,12 @@ class Job:
             RecipeError: they are wrong; no model has to be read to know that.
         """
         entries = read_recipe(self.recipe) if isinstance(self.recipe, (str, Path)) else self.recipe
-        return Options.of_recipe(entries, self.options)
+        return Options.of_recipe(entries, self.options, has_samples=self.data is not None)
 
-    def output_name(self) -> str:
-        """Name of the output where the job does not give one."""
-        return self.settings()[1].output_name(self.source)
+    def output_name(self, source: Path) -> str:
+        """Name of the output of a model where the job does not give one."""
+        settings, rules = self.settings()
+        return settings.output_name(rules, source)
 
     def row(self, verdict: State = State.NOT_DONE, reason: str = "", **figures: object) -> Row:
         """A result of this job."""
@@ -130,23 +131,22 @@ def run_job(job: Job, progress: Progress) -> Row:
 
 def _run(job: Job, progress: Progress) -> Row:
     """Quantize the model, or take over an output that is there already: its verdict is read, or its proof is made up for."""
-    settings, rules = job.settings()
+    settings, _ = job.settings()
     if settings.dry_run or not job.skip_existing or not job.output.exists():
         return _quantize(job, progress, settings)
-    if settings.goal is not None:
-        raise RecipeError("goal: what is there cannot be compared with what a goal would choose: leave out skip_existing")
-    original = load(job.source, settings.external_root)
-    expected = Origin.from_dict(convert.origin_of(original, settings, rules).to_dict())
-    if difference := _difference(job.output, expected):
+    expected = _expected(job)
+    key = _key(job, settings, expected)
+    # A chosen file says in which way it was made; only the verdict that was kept says by which goal.
+    is_chosen = settings.goal is not None and job.previous is not None and job.previous.key == key
+    if difference := _difference(job.output, expected, is_chosen=is_chosen):
         if settings.force:
             return _quantize(job, progress, settings)
         raise OutputError(f"{job.output}: exists, but {difference}; use --force to make it again")
-    key = _key(job, settings, expected)
     if job.previous and job.previous.key == key:
         return replace(job.previous, reused=True)
     if not settings.proof:
-        size = load(job.output).size()
-        return job.row(State.WRITTEN, reused=True, key=key, original_bytes=original.size(), output_bytes=size)
+        sizes = [load(path, settings.external_root).size() for path in (job.source, job.output)]
+        return job.row(State.WRITTEN, reused=True, key=key, original_bytes=sizes[0], output_bytes=sizes[1])
     # An interrupted run leaves a whole file that nobody has proven.
     known = declared(Options)
     options = {k: v for k, v in job.options.items() if k not in known or not known[k].declared.names_file}
@@ -162,7 +162,15 @@ def _quantize(job: Job, progress: Progress, settings: Options) -> Row:
     )
     if settings.dry_run:
         return replace(_row(job, report, ""), report=report)
-    return _row(job, report, _key(job, settings, Origin.read(load(job.output).proto)))
+    made_of = Origin.read(load(job.output).proto) if settings.goal is None else _expected(job)
+    return _row(job, report, _key(job, settings, made_of))
+
+
+def _expected(job: Job) -> Origin:
+    """The origin that the output of a job has to have."""
+    settings, rules = job.settings()
+    original = load(job.source, settings.external_root)
+    return Origin.from_dict(convert.origin_of(original, settings, rules).to_dict())
 
 
 def _row(job: Job, report: Report, key: str) -> Row:
@@ -188,8 +196,14 @@ def _key(job: Job, settings: Options, made_of: Origin | None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _difference(output: Path, expected: Origin) -> str:
-    """The reason why a file is not the one that the job would write; empty where it is."""
+def _difference(output: Path, expected: Origin, *, is_chosen: bool) -> str:
+    """The reason why a file is not the one that the job would write; empty where it is.
+
+    Args:
+        output: the file
+        expected: origin that it has to have
+        is_chosen: whether it was chosen by the goal of the job, whose way says other options and rules
+    """
     try:
         document = load(output)
         actual = Origin.read(document.proto)
@@ -197,9 +211,9 @@ def _difference(output: Path, expected: Origin) -> str:
             return "does not say what it was made of"
         if actual.sha256 != expected.sha256:
             return "was made of another model"
-        if actual.options != expected.options:
+        if actual.options != expected.options and not is_chosen:
             return f"was made with other options: {json.dumps(actual.options)}, not {json.dumps(expected.options)}"
-        if actual.rules != expected.rules:
+        if actual.rules != expected.rules and not is_chosen:
             return f"was made with other rules: {json.dumps(actual.rules)}, not {json.dumps(expected.rules)}"
         damaged = [name for name, is_whole in check_hashes(document).items() if not is_whole]
         return f"is damaged: tensor {damaged[0]!r}" if damaged else ""

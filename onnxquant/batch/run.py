@@ -101,7 +101,8 @@ def batch(
 
     Args:
         models: files, folders (their ``*.onnx``) and glob patterns
-        output_dir: folder for ``<name>.<format>.onnx``, which is created; ``onnxquant-batch.json`` there keeps the verdicts
+        output_dir: folder, which is created, for ``<name>.<format>.onnx``, or ``<name>.<goal>.onnx`` where samples choose;
+            ``onnxquant-batch.json`` there keeps the verdicts
         recipe: recipe, as ``quantize`` takes it
         data: samples for the proofs of all models
         skip_existing: whether outputs that were made of the same model with the same options are kept; another file in the
@@ -126,8 +127,7 @@ def batch(
 
 def jobs_of(template: Job, sources: Iterable[Path], folder: Path) -> list[Job]:
     """A job for each model, like the template, with an output in a folder."""
-    rules = template.settings()[1]
-    return [replace(template, source=source, output=folder / rules.output_name(source)) for source in sources]
+    return [replace(template, source=source, output=folder / template.output_name(source)) for source in sources]
 
 
 def run(

@@ -35,6 +35,7 @@ def batch(models: tuple[str, ...], output_dir: str, display: Display, **options:
     \b
     Examples:
       onnxquant batch models/ -o small/             every models/*.onnx, to int8
+      onnxquant batch models/ -o fast/ --data photos/  the fastest good file of each
       onnxquant batch 'models/**/*.onnx' -o small/ --bits 4 --jobs 2
       onnxquant batch models/ -o small/ --skip-existing --min-sqnr 20
       onnxquant batch a.onnx b.onnx -o small/ --recipe cnn-int8 --data photos/

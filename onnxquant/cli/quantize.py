@@ -21,24 +21,29 @@ from onnxquant.convert.best import quantize as quantize_model
 from onnxquant.inspect.compatibility import advice
 
 
-@click.command(short_help="Quantize the weights of a model.")
+@click.command(short_help="Quantize a model.")
 @click.argument("model", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="File to write. [default: MODEL.FORMAT.onnx beside MODEL]")
+@click.option("-o", "--output", type=click.Path(), help="File to write. [default: MODEL.GOAL.onnx or MODEL.FORMAT.onnx]")
 @recipe_option
-@data_option("Samples for the proof")
+@data_option("Samples that choose the way, calibrate and prove")
 @model_options()
 @report_options
 @errors_become_exit_codes
 def quantize(model: str, output: str | None, display: Display, **options: object) -> None:
-    """Quantize the weights of MODEL, write the result, and prove it.
+    """Quantize MODEL, write the result, and prove it.
+
+    With samples, and no option that names the way, the ways that suit MODEL are
+    tried and the best file is written.
 
     \b
     Examples:
-      onnxquant quantize model.onnx                        int8, the safe default
+      onnxquant quantize model.onnx --data feeds.npz       the fastest good file
+      onnxquant quantize model.onnx --data feeds.npz --goal small
+      onnxquant quantize model.onnx                        int8 weights, safe
       onnxquant quantize model.onnx -o small.onnx --bits 4
       onnxquant quantize model.onnx --format q4_0 --target custom
       onnxquant quantize model.onnx --exclude 'head|embed' keep weights in float
-      onnxquant quantize model.onnx --data feeds.npz --min-sqnr 30
+      onnxquant quantize model.onnx --format q8_0 --data feeds.npz --min-sqnr 30
       onnxquant quantize model.onnx --format int4 --data texts.npz
                                                            GPTQ on these texts
       onnxquant quantize model.onnx --budget-bpw 4.5 --data texts.npz

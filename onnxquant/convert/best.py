@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,15 @@ def quantize(
     command: str | None = None,
     **options: object,
 ) -> Report:
-    """Quantize a model's weights, write it, and prove what that cost.
+    """Quantize a model, write it, and prove what that cost: in the best way that samples show, or the one that options name.
 
     Args:
         source: path of an ONNX file, a ModelProto or an onnx_graphsurgeon Graph; it is never changed.
         output: file to write; None: ``<name>.<format>.onnx`` beside the source, or ``<name>.<goal>.onnx``.
         recipe: a TOML or YAML file, or a mapping, of ordered rules and perhaps ``options``.
         data: samples: a ``.npz``, a folder of arrays or images, a text, an iterable of ``{input name: array}`` ...
-            (docs/feeds.md); None: seeded synthetic ones, for the proof alone.
+            (docs/feeds.md). Where no option names the way, they choose it, by ``goal``. None: int8 weights, and seeded
+            synthetic samples for the proof.
         progress: callback for the name of a stage and the part of it that is done (0 to 1).
         command: the command line, for the report.
         options: fields of ``Options`` by name: ``goal``, ``format``, ``bits``, ``activations``, ``block_size``, ``target``,
@@ -75,7 +77,7 @@ def quantize(
         OutputError: the output exists, is the source, or cannot be written.
     """
     entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
-    settings, rules = Options.of_recipe(entries, options)
+    settings, rules = Options.of_recipe(entries, options, has_samples=data is not None)
     if settings.goal is None:
         return quantize_one_way(
             source, output, recipe=entries, data=data, progress=progress, command=command, **options
@@ -84,7 +86,7 @@ def quantize(
         raise RecipeError("goal: the best file is chosen by what samples show: give them with --data (data=...)")
     original = load(source, settings.external_root)
     goal = Goal(settings.goal)
-    place = output_path(original, output, lambda path: f"{path.stem}.{goal}.onnx")
+    place = output_path(original, output, partial(settings.output_name, rules))
     request = Request(rules.to_list(), plain_options(options))
     provenance = Provenance(settings, original, place, request, command)
     provenance.check()

@@ -108,7 +108,8 @@ class OptionFields(RuleOptions):
     )  # fmt: skip
     goal: str | None = option(
         None, "Try the ways that can suit the model as whole files, with the samples of --data, and write the best: fast, "
-        "small, or balanced between both. Each keeps 20 dB and 99 % of the answers, or --min-sqnr, --max-mse, --metric.",
+        "small, or balanced between both. Each keeps 20 dB and 99 % of the answers, or --min-sqnr, --max-mse, --metric. "
+        "[default: fast, where samples are given and no option names the way]",
         Scope.SEARCH, choices=tuple(Goal),
     )  # fmt: skip
     auto_exclude: bool = option(

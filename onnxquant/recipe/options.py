@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Self
 
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.recipe import combinations, schema
 from onnxquant.recipe.declaration import Scope, declared, format_options, options_of
 from onnxquant.recipe.fields import OptionFields
+from onnxquant.recipe.naming import with_goal
 from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import (
     Drop,
@@ -48,14 +50,22 @@ class Options(OptionFields):
         return options
 
     @classmethod
-    def of_recipe(cls, entries: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> tuple[Self, Recipe]:
+    def of_recipe(
+        cls, entries: Mapping[str, Any] | None, keywords: Mapping[str, Any], *, has_samples: bool = False
+    ) -> tuple[Self, Recipe]:
         """Options and rules of a recipe's entries and of keywords, which win.
 
+        Args:
+            entries: entries of the recipe
+            keywords: options of the user
+            has_samples: whether there are samples by which the way can be chosen, where none is named
+
         Raises:
-            RecipeError: an unknown key, or a value of the wrong type.
+            RecipeError: an unknown key, a value of the wrong type, or a goal where the way is named.
         """
         table = (entries or {}).get("options", {})
         schema.check(table, option_schema(), "recipe: options")
+        keywords = with_goal(entries, keywords, has_samples=has_samples)
         stronger = {k: v for k, v in keywords.items() if v is not None}
         options = cls.make({**drop_overridden_aliases(table, stronger), **stronger})
         return options, options.recipe(entries)
@@ -118,7 +128,8 @@ class Options(OptionFields):
 
     def options_that_shape_the_file(self) -> dict[str, Any]:
         """Options that differ from their defaults and change the output, other than those that its rules hold."""
-        is_searching = self.searches or self.auto_exclude  # else its bounds are only bounds of the proof
+        # Without a search its bounds are only bounds of the proof.
+        is_searching = self.searches or self.auto_exclude or self.goal is not None
         scopes = {Scope.FILE, Scope.SEARCH} if is_searching else {Scope.FILE}
         options = self._changed(scopes)
         if self.activations == Activations.STATIC and self.solver != AUTO:  # one solver for all weights
@@ -129,6 +140,10 @@ class Options(OptionFields):
         """Those that shape the file but for the ones of a search, whose result a plan is."""
         options = self.options_that_shape_the_file()
         return {k: v for k, v in options.items() if declared(type(self))[k].declared.scope is not Scope.SEARCH}
+
+    def output_name(self, rules: Recipe, model: Path) -> str:
+        """Name of the file that a model becomes: ``<name>.<goal>.onnx``, or by its format where no goal chooses."""
+        return rules.output_name(model) if self.goal is None else f"{model.stem}.{self.goal}.onnx"
 
     def _changed(self, scopes: set[Scope]) -> dict[str, Any]:
         values = {}

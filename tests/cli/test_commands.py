@@ -234,6 +234,7 @@ def test_bad_feeds(kind: str, model: Path, tmp_path: Path) -> None:
     data = tmp_path / "feeds.npz"
     np.savez(data, **arrays)
     refused(run("quantize", model, "-o", tmp_path / "out.onnx", "--data", data), words)
+    refused(run("quantize", model, "-o", tmp_path / "out.onnx", "--data", data, "--format", "int8"), words)
     assert not (tmp_path / "out.onnx").exists()
 
 

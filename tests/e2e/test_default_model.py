@@ -138,7 +138,7 @@ def test_sources_may_be_objects(default_model: Path, tmp_path: Path) -> None:
 def test_data_may_be_arrays_or_samples(default_model: Path, images: Any, tmp_path: Path) -> None:
     arrays = {"image": images[0][:3]}
     for i, data in enumerate((arrays, [{"image": images[0][:1]}])):
-        report = onnxquant.quantize(default_model, tmp_path / f"{i}.onnx", data=data)
+        report = onnxquant.quantize(default_model, tmp_path / f"{i}.onnx", data=data, format="int8")
         assert report.proof and report.proof.feeds.samples == 3 - 2 * i
     with pytest.raises(onnxquant.FeedError, match=r"expected \{input name: array\} for each sample"):
         onnxquant.quantize(default_model, tmp_path / "no.onnx", data=images[0])

@@ -144,3 +144,51 @@ def test_what_a_goal_does_not_go_with_is_refused(tmp_path: Path, options: dict[s
     with pytest.raises(RecipeError, match=words):
         onnxquant.quantize(products(), tmp_path / "out.onnx", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_samples_choose_where_nothing_names_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(best, "ways", lambda model, goal: [INT8])
+    source = graphs.save(products(), tmp_path / "m.onnx")
+    report = onnxquant.quantize(source, data=samples(), effort="low", recipe={"rules": [{"include": "v", "keep": True}]})
+    assert report.output == str(tmp_path / "m.fast.onnx") and report.choice and report.choice.goal == "fast"
+    assert [s.decision.name for s in report.encoded] == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("options", "recipe"),
+    [
+        ({"format": "int8"}, None),
+        ({"block_size": 32}, None),
+        ({"symmetric": False}, None),
+        ({"target": "onnx"}, None),
+        ({"activations": "none"}, None),
+        ({"dry_run": True}, None),
+        ({"proof": False}, None),
+        ({}, {"bits": 8}),
+        ({}, {"options": {"activations": "dynamic"}}),
+        ({}, {"rules": [{"include": "w", "format": "int8"}]}),
+    ],
+)
+def test_what_names_the_way_is_all_that_is_tried(tmp_path: Path, options: dict[str, Any], recipe: Any) -> None:
+    report = onnxquant.quantize(products(), tmp_path / "out.onnx", data=samples(2), recipe=recipe, **options)
+    assert report.choice is None
+    if "dry_run" not in options and "proof" not in options:
+        with pytest.raises(RecipeError, match="goal chooses that itself"):
+            onnxquant.quantize(products(), tmp_path / "no.onnx", data=samples(2), recipe=recipe, goal="fast", **options)
+
+
+@pytest.mark.usefixtures("batches_in_this_process")
+def test_a_batch_chooses_and_keeps_what_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(best, "ways", lambda model, goal: [INT8])
+    graphs.save(products(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=np.stack([sample["x"] for sample in samples()]))
+    again: dict[str, Any] = {"data": tmp_path / "x.npz", "effort": "low", "skip_existing": True}
+    first, second, other = (
+        onnxquant.batch([tmp_path / "m.onnx"], tmp_path / "out", **again, **more).rows[0]
+        for more in ({}, {}, {"goal": "small"})
+    )
+    assert first.output == str(tmp_path / "out" / "m.fast.onnx") and first.done and not first.reused
+    assert second.reused and second.size_ratio == first.size_ratio
+    assert other.output == str(tmp_path / "out" / "m.small.onnx") and not other.reused
+    changed = onnxquant.batch([tmp_path / "m.onnx"], tmp_path / "out", **again, min_sqnr=1.0).rows[0]
+    assert not changed.done and "was made with other options" in changed.reason

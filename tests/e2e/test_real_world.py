@@ -221,7 +221,7 @@ def test_models_with_extension_ops_load_and_quantize(tmp_path: Path) -> None:
     proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.contrib", 1))
     source = graphs.save(proto, tmp_path / "source.onnx")
     data = [{"text": np.array(["quantize", "this"])}]
-    for options in ({}, {"format": "q4_0", "target": "custom"}, {"format": "f16", "whole_graph": True}):
+    for options in ({"format": "int8"}, {"format": "q4_0", "target": "custom"}, {"format": "f16", "whole_graph": True}):
         report = onnxquant.quantize(source, tmp_path / "out.onnx", data=data, force=True, **options)
         assert report.passed, report.proof and report.proof.problems
         session = onnxquant.load(tmp_path / "out.onnx", intra_op_num_threads=1)

@@ -37,7 +37,7 @@ FOUR_BITS = [
 DYNAMIC = ["tied_lm-identity", "conformer", "unrolled_gru", "swin-float16_storage", "graph_network"]
 STATIC = ["mlp_leaky", "text_cnn-opset10", "keras-constants", "siamese-identity"]
 CASES = [
-    *((name, {}) for name in DEFAULT),
+    *((name, {"format": "int8"}) for name in DEFAULT),
     *((name, {"format": "q4_0" if i % 2 else "int4"}) for i, name in enumerate(FOUR_BITS)),
     *((name, {"activations": "dynamic"}) for name in DYNAMIC),
     *((name, {"activations": "static", "calibration_method": "minmax", "smooth": False}) for name in STATIC),

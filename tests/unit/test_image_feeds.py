@@ -272,7 +272,7 @@ def test_preprocess_on_the_command_line(default_model: Path, tmp_path: Path) -> 
     data = folder(tmp_path / "a", *(pixels(30, 40, i) for i in range(3)))
     out = tmp_path / "out.onnx"
     given = ["--data", str(data), "--preprocess", "order=GRAY,resize=stretch"]
-    done = CliRunner().invoke(main, ["quantize", str(default_model), "-o", str(out), *given, "--json"])
+    done = CliRunner().invoke(main, ["quantize", str(default_model), "-o", str(out), *given, "--format", "int8", "--json"])
     assert done.exit_code == 0, done.output
     feeds = json.loads(done.stdout)["proof"]["feeds"]
     assert feeds["source"] == str(data) and feeds["samples"] == 3 and feeds["preprocess"]["resize"] == "stretch"

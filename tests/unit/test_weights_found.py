@@ -142,7 +142,7 @@ def test_a_plan_that_would_store_more_than_the_original_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [{}, {"activations": "dynamic"}, {"activations": "static"}])
+@pytest.mark.parametrize("options", [{"bits": 8}, {"activations": "dynamic"}, {"activations": "static"}])
 def test_weights_that_are_graph_inputs_are_constants_where_the_hint_is_taken(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -512,7 +512,7 @@ def test_a_scan_reads_a_weight_that_it_hands_on_unchanged_from_outside(tmp_path:
     feed = {"x0": weight(32), "xs": weight(5, 32, seed=3)}
     document, note = agreement.check(proto, ReadCarriedConstants(), feed)
     assert note and list(document.proto.graph.node[0].output) == ["last", "y"]
-    report = onnxquant.quantize(proto, tmp_path / "out.onnx", data=[feed])
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", data=[feed], format="int8")
     assert report.passed and [s.decision.name for s in report.encoded] == ["w"]
 
 

@@ -63,7 +63,7 @@ def test_data_is_opened_once(options: dict[str, Any], tmp_path: Path, monkeypatc
 
 def test_a_run_that_only_proves_reads_no_other_samples(tmp_path: Path) -> None:
     source = Source(12)
-    onnxquant.quantize(graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=source, samples=3)
+    onnxquant.quantize(graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=source, samples=3, format="int8")
     assert all(source.read[:3]) and not any(source.read[3:])
 
 
