@@ -154,6 +154,8 @@ class Attempt:
         nbytes: size of the file; None where none was made.
         verdict: verdict on the file; None where none was made.
         objection: reason why it was not taken; empty for the file that was.
+        pareto: whether no other file that keeps the bound is both smaller and faster.
+        integer_kernels, kernels: number of ops with a weight that compute on integers, and of all; None: not known.
     """
 
     way: str
@@ -162,6 +164,9 @@ class Attempt:
     nbytes: int | None = field(default=None, metadata=OPTIONAL)
     verdict: Verdict | None = field(default=None, metadata=OPTIONAL)
     objection: str = ""
+    pareto: bool = False
+    integer_kernels: int | None = field(default=None, metadata=OPTIONAL)
+    kernels: int | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,8 @@ class Choice:
         chosen: name of the way that was taken.
         attempts: the ways that were tried, in that order.
         skipped: ways that there was no time for.
+        reason: why the chosen file is the best, in one sentence.
+        interrupted: whether Ctrl-C or a signal ended the search before its time.
     """
 
     goal: str
@@ -183,6 +190,8 @@ class Choice:
     chosen: str
     attempts: tuple[Attempt, ...]
     skipped: tuple[str, ...] = ()
+    reason: str = ""
+    interrupted: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,6 +218,7 @@ class ReportData:
         activations: integer activations; None where activations stay floats.
         search: result of the search for formats; None where the formats were given.
         choice: choice among whole files; None where the way was given.
+        prospect: what samples would bring, in one sentence; empty where there are samples, or the way was given.
         observed: histograms of static activations, by tensor.
         request: the request of the user; None where it is not known.
         command: the command line; None where there was none.
@@ -230,6 +240,7 @@ class ReportData:
     activations: ActivationRecord | None = None
     search: FormatSearchResult | None = None
     choice: Choice | None = None
+    prospect: str = ""
     observed: dict[str, HistogramSummary] = field(default_factory=dict)
     request: Request | None = None
     command: str | None = None
