@@ -162,6 +162,9 @@ def _open_feeds(
         session = model.session(runtime.output_addition(()))
         if data is not None:
             inputs = samples_.inputs_of(session)
-            return feeds_.open_feeds(data, inputs, limit=request.samples, preprocess=settings.preprocess)
+            facts = feeds_.facts_of(model.document)
+            return feeds_.open_feeds(
+                data, inputs, limit=request.samples, preprocess=settings.preprocess, facts=facts
+            )
         count = request.samples or samples_.SYNTHETIC
         return samples_.synthetic_samples(session, model.document, settings.dims(), count, settings.seed)

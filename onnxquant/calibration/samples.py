@@ -26,10 +26,11 @@ class Samples:
     Args:
         data: the samples as the user gave them; see ``open_feeds``
         options: numbers of samples, preprocessing and threads
+        facts: facts about the model, from which steps follow that the options leave open
     """
 
-    def __init__(self, data: feeds_.Data, options: Options) -> None:
-        self._data, self._options = data, options
+    def __init__(self, data: feeds_.Data, options: Options, facts: feeds_.ModelFacts = feeds_.NO_FACTS) -> None:
+        self._data, self._options, self._facts = data, options, facts
         self._split: feeds_.Split | None = None
         self._proven = options.samples
 
@@ -55,7 +56,7 @@ class Samples:
 
     def again(self) -> Samples:
         """The same samples, divided alike, for another run."""
-        other = Samples(self._data, self._options)
+        other = Samples(self._data, self._options, self._facts)
         other._split = self._split
         return other
 
@@ -109,7 +110,9 @@ class Samples:
         return feeds
 
     def _opened(self, session: runtime.Session, limit: int) -> feeds_.Feeds:
-        return feeds_.open_feeds(self._data, inputs_of(session), limit=limit, preprocess=self._options.preprocess)
+        return feeds_.open_feeds(
+            self._data, inputs_of(session), limit=limit, preprocess=self._options.preprocess, facts=self._facts
+        )
 
 
 def synthetic_samples(

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from onnxquant.calibration.feeds import Data
+from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
 from onnxquant.convert.quantize import output_path
 from onnxquant.convert.quantize import quantize as quantize_one_way
@@ -91,7 +91,7 @@ def quantize(
     provenance = Provenance(settings, original, place, request, command)
     provenance.check()
     judged = replace(settings, samples=max(settings.samples, _JUDGED))
-    samples = Samples(data, judged)
+    samples = Samples(data, judged, facts_of(original))
     samples.for_calibration(original)
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as name:
         wish = _Wish(source, entries, options, samples, progress)

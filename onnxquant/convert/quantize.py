@@ -14,7 +14,7 @@ import onnx
 from onnxquant.artifact import lowering
 from onnxquant.artifact.records import Metadata, Origin, entry_text
 from onnxquant.budget.search import search_formats
-from onnxquant.calibration.feeds import Data
+from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
 from onnxquant.convert import recipe_of_plan, whole_graph
 from onnxquant.convert.encode_sites import SiteEncoder
@@ -71,12 +71,17 @@ def quantize(
             document=original.copy(),
             options=settings,
             rules=rules,
-            samples=Samples(data, settings) if data is not None and not isinstance(data, Samples) else data,
+            samples=_samples(data, settings, original),
             folder=folder,
             progress=progress,
             origin=entry_text(origin_of(original, settings, rules)),
         )
         return _convert(context, provenance)
+
+
+def _samples(data: Data | Samples | None, options: Options, original: Document) -> Samples | None:
+    """The user's samples for a model."""
+    return data if data is None or isinstance(data, Samples) else Samples(data, options, facts_of(original))
 
 
 def _convert(context: Context, provenance: Provenance) -> Report:

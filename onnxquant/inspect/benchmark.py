@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxquant import runtime
-from onnxquant.calibration.feeds import Data
+from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import load
@@ -58,8 +58,10 @@ def benchmark(*models: str | Path, data: Data | None = None, **options: object) 
         raise RecipeError("benchmark takes at least one model")
     settings = replace(Options.make(options), samples=1)
     paths = [Path(m) for m in models]
-    sizes = [load(p, settings.external_root).size() for p in paths]
-    feed = sampled_outputs(paths[0], None if data is None else Samples(data, settings), settings).feeds[0]
+    models = [load(p, settings.external_root) for p in paths]
+    sizes = [model.size() for model in models]
+    samples = None if data is None else Samples(data, settings, facts_of(models[0]))
+    feed = sampled_outputs(paths[0], samples, settings).feeds[0]
     measured = latencies({str(i): TimedModel(p) for i, p in enumerate(paths)}, feed, settings.threads)
     return [
         BenchmarkRow(

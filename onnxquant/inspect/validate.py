@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from onnxquant.artifact.records import Metadata, records
-from onnxquant.calibration.feeds import Data
+from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
 from onnxquant.graph.io import Document, load
 from onnxquant.recipe.options import Options
@@ -58,7 +58,7 @@ def validate(
     provenance = Provenance(settings, document, path, Request([], plain_options(options)), command)
     provenance.check(file)
     progress("samples", 0.0)
-    samples = None if data is None else Samples(data, settings)
+    samples = None if data is None else Samples(data, settings, facts_of(document))
     if samples is not None:
         _hold_out(samples, document, file)
     outputs = outputs_of_original(document, samples, settings)

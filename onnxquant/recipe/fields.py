@@ -27,9 +27,9 @@ def _is_file_name(value: str) -> bool:
     return not value.startswith(".") or "/" in value
 
 
-def _is_no_pair(value: str) -> bool:
-    """Whether a value is a path, not ``key=value``."""
-    return "=" not in value
+def _is_table(value: str) -> bool:
+    """Whether a value is the path of a TOML or YAML file."""
+    return value.lower().endswith((".toml", ".yaml", ".yml"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +145,9 @@ class OptionFields(RuleOptions):
         (), "Length of a named dimension of synthetic samples.", Scope.RUN, metavar="NAME=N", is_proof=True
     )
     preprocess: str | Mapping[str, Any] | None = option(
-        None, "How images or texts of --data become inputs (docs/feeds.md).", Scope.RUN, metavar="FILE|KEY=VALUE,...",
-        is_path=_is_no_pair, is_proof=True,
+        None, "How images, texts or sounds of --data become inputs: a preset (imagenet, yolo, clip, siglip, ocr, minus1to1), "
+        "or steps, or both: imagenet,size=384 (docs/feeds.md).", Scope.RUN, metavar="PRESET|FILE|KEY=VALUE,...",
+        is_path=_is_table, is_proof=True,
     )  # fmt: skip
     samples: int = option(
         4, "Number of samples that the proof runs.", Scope.RUN, minimum=1, maximum=10_000, is_proof=True

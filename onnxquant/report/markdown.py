@@ -21,6 +21,8 @@ def render(report: ReportData) -> str:
         ", ".join(figures) + ".",
         f"**Next:** {verdict.next}",
     ]
+    if (text := rows.preparation(report)) is not None:
+        parts.append(f"**Samples:** {_text(text)}")
     parts += _list("Problems", report.problems) + _list("Warnings", warnings(report))
     parts += _table("Cost", rows.COSTS, [c.cells for c in rows.costs(report)])
     parts += _table("Outputs", rows.OUTPUTS, rows.outputs(report))

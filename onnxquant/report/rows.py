@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from onnxquant.budget.result import ChoiceFigures
+from onnxquant.calibration.feeds.prepared import preparation as prepared
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.plan.activations import ActivationRecord, StaticRecord
@@ -174,6 +175,12 @@ class Cost:
     def cells(self) -> list[str]:
         """The row as people read it."""
         return [self.name, self.before, self.after, self.ratio]
+
+
+def preparation(report: ReportData) -> str | None:
+    """How images or texts became inputs; None where samples are arrays, or nothing was proven."""
+    feeds = report.proof.feeds if report.proof else None
+    return prepared(feeds) if feeds else None
 
 
 def costs(report: ReportData) -> list[Cost]:

@@ -57,6 +57,8 @@ def show(report: ReportData, console: Console, *, verbose: bool) -> None:
     if report.choice is not None:
         title = f"Ways tried for goal {report.choice.goal}: {report.choice.bound}"
         _print(console, title, rows.ATTEMPTS, rows.attempts(report))
+    if (text := rows.preparation(report)) is not None:
+        console.print(f"[bold]samples[/bold] {escape(text)}", soft_wrap=True)
     for warning in warnings(report):
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
     _show_verdict(report, console)

@@ -25,6 +25,7 @@ from onnxquant.calibration.feeds.base import (
     expected,
 )
 from onnxquant.calibration.feeds.batches import batch_size, in_batches
+from onnxquant.calibration.feeds.facts import NO_FACTS, ModelFacts, facts_of
 from onnxquant.calibration.feeds.settings import Description, described, entries
 from onnxquant.calibration.feeds.split import JUDGED, Split, split, spread
 from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, vocabulary
@@ -33,6 +34,7 @@ from onnxquant.system.files import is_special
 
 __all__ = [
     "JUDGED",
+    "NO_FACTS",
     "Chosen",
     "Data",
     "Description",
@@ -40,11 +42,13 @@ __all__ = [
     "Feeds",
     "Guess",
     "Input",
+    "ModelFacts",
     "SampleOrigin",
     "Split",
     "Synthetic",
     "check",
     "entries",
+    "facts_of",
     "guesses",
     "open_feeds",
     "split",
@@ -63,6 +67,7 @@ def open_feeds(
     limit: int | None = None,
     preprocess: Description | None = None,
     least: int = 1,
+    facts: ModelFacts = NO_FACTS,
 ) -> Feeds:
     """Open samples for a model; they are read when they are iterated over.
 
@@ -72,15 +77,16 @@ def open_feeds(
             ``module:function``; a mapping of arrays; an iterable of ``{input name: array}``; or a function that returns one.
         inputs: inputs of the model.
         limit: largest number of samples; None: all.
-        preprocess: steps from images or texts to inputs: a mapping, a TOML or YAML file, or ``key=value,...``.
+        preprocess: steps from images or texts to inputs: a preset, a mapping, a TOML or YAML file, or ``key=value,...``.
         least: smallest number of samples; fewer are an error.
+        facts: facts about the model, from which open steps follow.
 
     Raises:
         FeedError: unreadable, empty, too few, or of other inputs than the model's, which the message lists.
     """
     name = str(data) if isinstance(data, (str, Path)) else "data"
     size = batch_size(inputs)
-    source = _source(data, inputs, None if limit is None else limit * size, entries(preprocess))
+    source = _source(data, inputs, None if limit is None else limit * size, entries(preprocess), facts)
     feeds = Checked(name, in_batches(source, inputs, size), inputs, limit)
     if not len(feeds):
         raise FeedError(f"{name}: holds no samples; {expected(inputs)}")
@@ -90,13 +96,17 @@ def open_feeds(
     return feeds
 
 
-def _source(data: Data, inputs: Sequence[Input], limit: int | None, steps: Mapping[str, Any]) -> Source:
+def _source(
+    data: Data, inputs: Sequence[Input], limit: int | None, steps: Mapping[str, Any], facts: ModelFacts
+) -> Source:
     if isinstance(data, (str, Path)):
         path = Path(data)
         if is_special(path):
             raise FeedError(f"{path}: is a device, a FIFO or a socket; expected a file or a folder")
         if path.is_dir():
-            return _folder(path, inputs, steps)
+            return _folder(path, inputs, steps, facts)
+        if path.suffix.lower() in images.endings():
+            return images.images(path, [path], inputs, steps, facts)
         if path.suffix.lower() in text.ENDINGS:
             return text.lines(path, inputs, described(text.TextSteps, steps, "texts"))
         if steps:
@@ -121,7 +131,7 @@ def _files(path: Path, *, in_turn: bool) -> list[Path]:
         path: the folder.
         in_turn: take one file of each subfolder, then the next of each, so that a few show all classes.
     """
-    endings = (*arrays.ENDINGS, *images.ENDINGS)
+    endings = (*arrays.ENDINGS, *images.endings())
     files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
     if any(f.suffix.lower() in endings for f in files):
         return files
@@ -135,17 +145,17 @@ def _files(path: Path, *, in_turn: bool) -> list[Path]:
     return [file for _, file in sorted(inner)]
 
 
-def _folder(path: Path, inputs: Sequence[Input], steps: Mapping[str, Any]) -> Source:
+def _folder(path: Path, inputs: Sequence[Input], steps: Mapping[str, Any], facts: ModelFacts) -> Source:
     """The samples of a folder of arrays or images."""
     files = _files(path, in_turn=batch_size(inputs) == 1)
     array_files = [f for f in files if f.suffix.lower() in arrays.ENDINGS]
-    image_files = [f for f in files if f.suffix.lower() in images.ENDINGS]
+    image_files = [f for f in files if f.suffix.lower() in images.endings()]
     if array_files and image_files:
         raise FeedError(
             f"{path}: holds both arrays ({array_files[0].name}) and images ({image_files[0].name}); expected one kind"
         )
     if image_files:
-        return images.images(path, image_files, inputs, described(images.ImageSteps, steps, "images"))
+        return images.images(path, image_files, inputs, steps, facts)
     if not array_files:
         raise FeedError(
             f"{path}: no .npz files in this folder or its subfolders, nor .npy files or images; {expected(inputs)}"

@@ -77,6 +77,7 @@ class SampleOrigin:
         preprocess: steps that made inputs of images.
         tokenizer: file of the tokenizer.
         assumed: settings that followed from the model or from defaults.
+        reason: the origin of steps that were not given, in words.
         seed: seed of synthetic samples; None: the samples are real ones.
         shapes: shapes of synthetic samples, by input.
         files: files of the samples, where each has one.
@@ -89,6 +90,7 @@ class SampleOrigin:
     tokenizer: str | None = field(default=None, metadata=OPTIONAL)
     preprocess: Mapping[str, JsonValue] | None = field(default=None, metadata=OPTIONAL)
     assumed: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
+    reason: str | None = field(default=None, metadata=OPTIONAL)
     seed: int | None = field(default=None, metadata=OPTIONAL)
     shapes: Mapping[str, tuple[int, ...]] | None = field(default=None, metadata=OPTIONAL)
     files: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)

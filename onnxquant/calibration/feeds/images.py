@@ -1,4 +1,4 @@
-"""Samples from a folder of images, resized and scaled by the steps of a description.
+"""Samples from images, resized and scaled by the steps of a description.
 
 Every pixel becomes ``(pixel * scale - mean) / std``, computed in float64 and rounded to the input's type.
 """
@@ -6,7 +6,7 @@ Every pixel becomes ``(pixel * scale - mean) / std``, computed in float64 and ro
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,122 +15,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, SampleOrigin, expected
-from onnxquant.calibration.feeds.settings import numbers, one_of
+from onnxquant.calibration.feeds.facts import ModelFacts
+from onnxquant.calibration.feeds.image_guess import ImageGuess, guess
+from onnxquant.calibration.feeds.image_steps import FIT, MODES, VALUES, ImageSteps, canonical, image_steps, numeric
+from onnxquant.calibration.feeds.presets import PRESETS
+from onnxquant.calibration.feeds.resize import Size, resized
+from onnxquant.calibration.feeds.settings import number, numbers
 from onnxquant.errors import FeedError, nearest
 
 if TYPE_CHECKING:
     from PIL import Image
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-# Height and width; None follows from the other by the image's proportions.
-Size = tuple[int | None, int | None]
-_RESIZE = ["crop", "stretch", "pad", "none"]
-_RESAMPLE = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-_MODES = {"RGB": "RGB", "BGR": "RGB", "GRAY": "L"}
+# Formats that Pillow names, and opens only with other programs or not at all.
+_UNREADABLE = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF")
+_USUAL = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Files of a folder that are looked at before any is read, and the mark within the last bytes of a whole JPEG.
 _CHECKED, _JPEG_TAIL, _JPEG_END = 1024, 1 << 16, b"\xff\xd9"
 # Pixels of 16 bits and floats: Pillow would clip them to 255.
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
+def endings() -> frozenset[str]:
+    """Endings of files that are read as images: all that Pillow opens, or the usual ones where it is missing."""
+    if importlib.util.find_spec("PIL") is None:
+        return frozenset(_USUAL)
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    return frozenset(e for e, form in known.items() if form in Image.OPEN and form not in _UNREADABLE)
+
+
 @dataclass(frozen=True)
-class ImageSteps:
-    """The steps from an image to an input; those that are None follow from the input.
+class Pixels:
+    """Makes the tensor of an image.
 
     Attributes:
-        input: name of the input; needed where the model has several.
-        size: height and width, or one number for both.
-        resize: ``crop`` scales the image to cover the size and crops its centre, ``stretch`` ignores the proportions,
-            ``pad`` fits the whole image in and fills the rest, ``none`` leaves it as it is.
-        shorter: length of the shorter side before ``crop`` cuts; None: the smallest that covers the size.
-        resample: ``nearest``, ``box``, ``bilinear``, ``hamming``, ``bicubic`` or ``lanczos``.
-        pad_value: pixel value of the borders that ``pad`` adds.
-        scale: factor of pixels (0 to 255).
-        mean: number that is subtracted after scaling; one, or one for each channel in the model's order.
-        std: divisor after the subtraction.
-        layout: ``NCHW`` or ``NHWC``.
-        order: ``RGB``, ``BGR`` or ``GRAY``.
-        dtype: type of the values, such as ``uint8``.
+        spec: the input.
+        steps: complete steps.
+        size: size that images are brought to; None: they keep their own.
+        origin: the steps and what they follow from, for reports.
     """
 
-    input: str | None = None
-    size: Any = None
-    resize: str | None = None
-    shorter: int | None = None
-    resample: str = "bilinear"
-    pad_value: int = 0
-    scale: float | None = None
-    mean: Any = 0.0
-    std: Any = 1.0
-    layout: str | None = None
-    order: str | None = None
-    dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values that are wrong for any model.
-
-        Raises:
-            FeedError: a value of the wrong type or out of range.
-        """
-        one_of("resample", self.resample, _RESAMPLE)
-        for key, value, choices in (
-            ("resize", self.resize, _RESIZE), ("layout", self.layout, ["NCHW", "NHWC"]),
-            ("order", self.order, list(_MODES)), ("dtype", self.dtype, [np.dtype(t).name for t in _numeric()]),
-        ):  # fmt: skip
-            if value is not None:
-                one_of(key, value, choices)
-        if self.shorter is not None and (type(self.shorter) is not int or self.shorter < 1):
-            raise FeedError(f"preprocess: shorter is {self.shorter!r}, expected a number of pixels")
-        if type(self.pad_value) is not int or not 0 <= self.pad_value <= 255:
-            raise FeedError(f"preprocess: pad_value is {self.pad_value!r}, expected 0 to 255")
-        for key in ("scale", "mean", "std"):
-            numbers(key, getattr(self, key))
-        if 0 in (numbers("std", self.std) or ()):
-            raise FeedError("preprocess: std is 0, expected a divisor")
-        self.height_width()
-
-    def height_width(self) -> tuple[int, int] | None:
-        """The size as two numbers; None where it is open."""
-        size = self.size
-        if isinstance(size, str):
-            size = [int(n) if n.isdecimal() else n for n in size.lower().split("x")]
-        pair = list(size) if isinstance(size, (list, tuple)) else [size, size]
-        if size is None:
-            return None
-        if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
-            raise FeedError(f"preprocess: size is {self.size!r}, expected height and width, such as 224x224")
-        return pair[0], pair[1]
-
-
-def _numeric() -> list[type[np.generic]]:
-    return [t for t in DTYPES.values() if t not in (np.str_, np.bool_)]
-
-
-@dataclass
-class Images:
-    """A folder of images, each a sample."""
-
-    files: Sequence[Path]
     spec: Input
     steps: ImageSteps
     size: Size | None
     origin: SampleOrigin
 
-    def __len__(self) -> int:
-        return len(self.files)
+    def __call__(self, image: Image.Image, where: str) -> NDArray[Any]:
+        """The tensor.
 
-    def __iter__(self) -> Iterator[tuple[str, Raw]]:
-        for file in self.files:
-            yield str(file), {self.spec.name: self._tensor(_opened(file, self.steps.order or "RGB"), file)}
+        Args:
+            image: the image, in any mode.
+            where: its place, for messages.
 
-    def _tensor(self, image: Image.Image, file: Path) -> NDArray[Any]:
+        Raises:
+            FeedError: it cannot be decoded, or its values do not fit the input.
+        """
         steps = self.steps
-        pixels = np.asarray(_resized(image, self.size, steps, file), np.float64)
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        upright = decoded(image, steps.order or "RGB", where)
+        pixels = resized(upright, self.size, steps, where).astype(np.float64)
         if steps.order == "BGR":
             pixels = pixels[..., ::-1]
         mean, std = np.asarray(numbers("mean", steps.mean)), np.asarray(numbers("std", steps.std))
-        values = (pixels * (1.0 if steps.scale is None else steps.scale) - mean) / std
+        values = (pixels * (1.0 if steps.scale is None else number("scale", steps.scale)) - mean) / std
         if steps.layout == "NCHW":
             values = values.transpose(2, 0, 1)
         dtype = np.dtype(steps.dtype or "float32")
@@ -139,14 +86,43 @@ class Images:
             limits = np.iinfo(dtype)
             if values.min() < limits.min or values.max() > limits.max:
                 raise FeedError(
-                    f"{file}: values {values.min():g} to {values.max():g} do not fit {dtype}; look at scale, mean, std"
+                    f"{where}: values {values.min():g} to {values.max():g} do not fit {dtype}; look at scale, mean, std"
                 )
         values = np.ascontiguousarray(values.astype(dtype))
         return values[None] if len(self.spec.shape) == 4 else values
 
 
-def images(path: Path, files: Sequence[Path], inputs: Sequence[Input], steps: ImageSteps) -> Images:
-    """The images of a folder as samples; steps that the description leaves open follow from the input.
+class Images:
+    """Files of images, each a sample.
+
+    Args:
+        files: the files.
+        pixels: maker of their tensors.
+    """
+
+    def __init__(self, files: Sequence[Path], pixels: Pixels) -> None:
+        self.files, self._pixels, self.origin = files, pixels, pixels.origin
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[tuple[str, Raw]]:
+        for file in self.files:
+            with _opened(file) as image:
+                yield str(file), {self._pixels.spec.name: self._pixels(image, str(file))}
+
+
+def images(
+    path: Path, files: Sequence[Path], inputs: Sequence[Input], values: Mapping[str, Any], facts: ModelFacts
+) -> Images:
+    """Files of images as samples; steps that the description leaves open follow from the model.
+
+    Args:
+        path: the file or the folder, for messages.
+        files: the files.
+        inputs: inputs of the model.
+        values: values of the description.
+        facts: facts about the model.
 
     Raises:
         FeedError: Pillow is missing, no input is an image, or the size stays open and the images differ.
@@ -155,26 +131,85 @@ def images(path: Path, files: Sequence[Path], inputs: Sequence[Input], steps: Im
         raise FeedError(f"{path}: reading images needs Pillow: pip install 'onnxquant[images]'")
     for file in files[:_CHECKED]:
         _check_whole(file)
-    spec = _image_input(path, inputs, steps)
+    return Images(files, pixels_of(str(path), inputs, values, facts, lambda: _sizes(files)))
+
+
+def pixels_of(
+    where: str,
+    inputs: Sequence[Input],
+    values: Mapping[str, Any],
+    facts: ModelFacts,
+    sizes: Callable[[], Iterable[tuple[str, tuple[int, int]]]],
+) -> Pixels:
+    """The steps from images to the input of a model, complete.
+
+    Args:
+        where: place of the images, for messages.
+        inputs: inputs of the model.
+        values: values of the description.
+        facts: facts about the model.
+        sizes: names of the images, with width and height.
+
+    Raises:
+        FeedError: no input is an image, or the size stays open and the images differ.
+    """
+    spec = _image_input(where, inputs, image_steps(values))
     assumed: list[str] = []
-    steps = _completed(steps, spec, assumed)
+    guessed = _guessed(spec, values, facts)
+    preset = PRESETS.get(str(values.get("preset") or (guessed.preset if guessed else "")))
+    known = canonical(values)
+    steps = _completed(image_steps({**_open_steps(known, guessed), **known}), spec, assumed)
     channels = 1 if steps.order == "GRAY" else 3
+    if channels == 1 and guessed:  # one mean for each channel is no mean of gray
+        steps = replace(steps, mean=_gray(steps.mean), std=_gray(steps.std))
     for key in ("mean", "std"):
         if len(numbers(key, getattr(steps, key)) or ()) not in (1, channels):
             raise FeedError(f"preprocess: {key} is {getattr(steps, key)!r}, expected 1 or {channels} numbers")
-    size = _size(files, spec, steps, assumed)
+    size = _size(sizes, spec, steps, (preset.size if preset else None), assumed)
     if size and None not in size and steps.resize is None:
         steps = replace(steps, resize="crop")
         assumed.append("resize=crop")
     preprocess = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(steps).items() if v is not None}
-    return Images(files, spec, steps, size, SampleOrigin(kind="images", preprocess=preprocess, assumed=tuple(assumed)))
+    if size and None not in size:
+        preprocess["size"] = list(size)
+    is_known = "preset" in values or any(k in known for k in VALUES) or np.dtype(steps.dtype).kind != "f"
+    reason = _reason(guessed, is_known=is_known)
+    origin = SampleOrigin(kind="images", preprocess=preprocess, assumed=tuple(assumed), reason=reason)
+    return Pixels(spec, steps, size, origin)
 
 
-def _image_input(path: Path, inputs: Sequence[Input], steps: ImageSteps) -> Input:
+def _reason(guessed: ImageGuess | None, *, is_known: bool) -> str | None:
+    """The origin of the values of pixels; None where they are known."""
+    if is_known:
+        return None
+    if guessed is None:
+        return f"ASSUMED, as nothing tells which values the model takes: give --preprocess {', '.join(PRESETS)} or steps"
+    preset = f" (--preprocess {guessed.preset})" if guessed.preset else ""
+    return f"guessed{preset}: {guessed.reason}; --preprocess overrides it"
+
+
+def _gray(value: Any) -> Any:  # noqa: ANN401 - a number or several, as descriptions hold them
+    return float(np.mean(value)) if isinstance(value, (list, tuple)) else value
+
+
+def _guessed(spec: Input, values: Mapping[str, Any], facts: ModelFacts) -> ImageGuess | None:
+    """The guess about an input of floats, where the description does not say which values pixels become."""
+    known = canonical(values)
+    is_float = np.dtype(DTYPES[spec.element]).kind == "f"
+    return guess(spec, facts) if is_float and "preset" not in values and not any(k in known for k in VALUES) else None
+
+
+def _open_steps(known: Mapping[str, Any], guessed: ImageGuess | None) -> dict[str, Any]:
+    """Guessed steps that the description leaves open."""
+    is_fit_known = any(key in known for key in FIT)
+    return {k: v for k, v in (guessed.steps if guessed else {}).items() if k not in FIT or not is_fit_known}
+
+
+def _image_input(where: str, inputs: Sequence[Input], steps: ImageSteps) -> Input:
     names = [i.name for i in inputs]
     if steps.input is not None and steps.input not in names:
         raise FeedError(f"preprocess: the model has no input {steps.input!r}{nearest(str(steps.input), names)}")
-    fitting = [i for i in inputs if len(i.shape) in (3, 4) and DTYPES.get(i.element) in _numeric()]
+    fitting = [i for i in inputs if len(i.shape) in (3, 4) and DTYPES.get(i.element) in numeric()]
     chosen = [i for i in fitting if steps.input in (None, i.name)]
     if len(chosen) != 1:
         which = (
@@ -182,7 +217,7 @@ def _image_input(path: Path, inputs: Sequence[Input], steps: ImageSteps) -> Inpu
             if chosen
             else "no input is an image (3 or 4 axes of numbers)"
         )
-        raise FeedError(f"{path}: {which}; {expected(inputs)}")
+        raise FeedError(f"{where}: {which}; {expected(inputs)}")
     return chosen[0]
 
 
@@ -221,45 +256,81 @@ def _layout(spec: Input, first: int | str | None, last: int | str | None) -> str
     raise FeedError(f"input {spec.name!r} does not show its layout: give layout=NCHW or layout=NHWC; {spec}")
 
 
-def _size(files: Sequence[Path], spec: Input, steps: ImageSteps, assumed: list[str]) -> Size | None:
-    """The size that images are brought to; None: they keep their own."""
+def _size(
+    sizes: Callable[[], Iterable[tuple[str, tuple[int, int]]]],
+    spec: Input,
+    steps: ImageSteps,
+    usual: int | None,
+    assumed: list[str],
+) -> Size | None:
+    """The size that images are brought to; None: they keep their own.
+
+    Args:
+        sizes: names of the images, with width and height.
+        spec: the input.
+        steps: the steps.
+        usual: height and width of the preset, where the input leaves both open.
+        assumed: list that the size is added to.
+    """
     if steps.resize == "none":
         return None
     if size := steps.height_width():
         return size
     axes = spec.shape[-2:] if steps.layout == "NCHW" else spec.shape[-3:-1]
     height, width = (d if isinstance(d, int) and d > 0 else None for d in axes)
+    if usual and not height and not width:
+        height = width = usual
     if height or width:
         open_axis = "" if height and width else ", the other side by the image's proportions"
         assumed.append(f"size={height or 'open'}x{width or 'open'}{open_axis}")
         return height, width
-    sizes: dict[tuple[int, int], Path] = {}
-    for file in files:
-        sizes.setdefault(_opened(file, None).size, file)
-        if len(sizes) > 1:
-            (a, one), (b, other) = sizes.items()
+    first: dict[tuple[int, int], str] = {}
+    for name, image_size in sizes():
+        first.setdefault(image_size, name)
+        if len(first) > 1:
+            (a, one), (b, other) = first.items()
             raise FeedError(
-                f"images differ in size ({one.name} {a[1]}x{a[0]}, {other.name} {b[1]}x{b[0]}) and input {spec} leaves it "
+                f"images differ in size ({one} {a[1]}x{a[0]}, {other} {b[1]}x{b[0]}) and input {spec} leaves it "
                 f"open: give size=HEIGHTxWIDTH, or resize=none to feed each as it is"
             )
     assumed.append("resize=none")
     return None
 
 
-def _opened(file: Path, order: str | None) -> Image.Image:
-    """An upright image; decoded into the channels of a colour order, unless that is None."""
-    from PIL import Image, ImageOps
+def _sizes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name, and width and height of each image, upright."""
+    for file in files:
+        with _opened(file) as image:
+            yield file.name, decoded(image, None, str(file)).size
+
+
+def _opened(file: Path) -> Image.Image:
+    """An image that is not decoded yet."""
+    from PIL import Image
 
     try:
-        with Image.open(file) as image:
-            if image.mode in _DEEP:
-                raise FeedError(f"{file}: has pixels of mode {image.mode}, expected 8 bits per channel")
-            upright = ImageOps.exif_transpose(image)
-            return upright.convert(_MODES[order]) if order else upright
+        return Image.open(file)
+    except Exception as error:  # UnidentifiedImageError, DecompressionBombError ...: any kind of damage
+        raise FeedError(f"{file}: cannot be read as an image: {error}") from None
+
+
+def decoded(image: Image.Image, order: str | None, where: str) -> Image.Image:
+    """An upright image; in the channels of a colour order, unless that is None.
+
+    Raises:
+        FeedError: it is damaged, or has more than 8 bits per channel.
+    """
+    from PIL import ImageOps
+
+    try:
+        if image.mode in _DEEP:
+            raise FeedError(f"{where}: has pixels of mode {image.mode}, expected 8 bits per channel")
+        upright = ImageOps.exif_transpose(image)
+        return upright.convert(MODES[order]) if order else upright
     except FeedError:
         raise
-    except Exception as error:  # UnidentifiedImageError, DecompressionBombError, struct.error ...: any kind of damage
-        raise FeedError(f"{file}: cannot be read as an image: {error}") from None
+    except Exception as error:  # struct.error, OSError ...: any kind of damage
+        raise FeedError(f"{where}: cannot be read as an image: {error}") from None
 
 
 def _check_whole(file: Path) -> None:
@@ -277,50 +348,3 @@ def _check_whole(file: Path) -> None:
             opened.seek(max(0, file.stat().st_size - _JPEG_TAIL))
             if _JPEG_END not in opened.read():
                 raise FeedError(f"{file}: cannot be read as an image: it ends early")
-
-
-def _resized(image: Image.Image, size: Size | None, steps: ImageSteps, file: Path) -> Image.Image:
-    """An image brought to a size."""
-    from PIL import Image
-
-    if size is None:
-        return image
-    height, width = size
-    if height is None or width is None:
-        factor = height / image.height if height else (width or 1) / image.width
-        return _scaled(image, factor, (width or 1, height or 1), steps)
-    resample = Image.Resampling[steps.resample.upper()]
-    if steps.resize == "stretch":
-        return image.resize((width, height), resample)
-    factors = (width / image.width, height / image.height)
-    if steps.resize == "pad":
-        part = image.resize(
-            (min(width, round(image.width * min(factors)) or 1), min(height, round(image.height * min(factors)) or 1)),
-            resample,
-        )
-        whole = Image.new(image.mode, (width, height), (steps.pad_value,) * len(image.getbands()))
-        whole.paste(part, ((width - part.width) // 2, (height - part.height) // 2))
-        return whole
-    factor = steps.shorter / min(image.size) if steps.shorter else max(factors)
-    scaled = _scaled(image, factor, (width, height) if not steps.shorter else (1, 1), steps)
-    if scaled.width < width or scaled.height < height:
-        raise FeedError(
-            f"{file}: is {scaled.height}x{scaled.width} with shorter={steps.shorter}, less than {height}x{width}"
-        )
-    left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
-    return scaled.crop((left, top, left + width, top + height))
-
-
-def _scaled(image: Image.Image, factor: float, least: tuple[int, int], steps: ImageSteps) -> Image.Image:
-    """An image scaled by a factor.
-
-    Args:
-        image: the image.
-        factor: factor of its width and height.
-        least: smallest width and height of the result.
-        steps: the steps, for the filter.
-    """
-    from PIL import Image
-
-    size = (max(least[0], round(image.width * factor)), max(least[1], round(image.height * factor)))
-    return image.resize(size, Image.Resampling[steps.resample.upper()])

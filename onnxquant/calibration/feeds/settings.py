@@ -7,17 +7,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from onnxquant.calibration.feeds.presets import PRESETS
 from onnxquant.errors import FeedError, RecipeError, nearest
 from onnxquant.recipe.files import read_table
 
 Description = str | Path | Mapping[str, Any]
+"""A preset, ``key=value,...``, a file or a mapping."""
+
 T = TypeVar("T")
 
 
 def entries(description: Description | None) -> dict[str, Any]:
-    """The keys of a description: a mapping, a TOML or YAML file, or ``key=value,...``.
+    """The keys of a description: a mapping, a TOML or YAML file, or ``key=value,...``; perhaps with a preset in front.
 
-    A part without ``=`` continues the list before it: ``size=224,224,mean=0.5,0.5,0.5``.
+    A part without ``=`` continues the list before it: ``imagenet,size=224,224,mean=0.5,0.5,0.5``.
 
     Raises:
         FeedError: the file cannot be read, or the text is not of that form.
@@ -27,9 +30,12 @@ def entries(description: Description | None) -> dict[str, Any]:
     if isinstance(description, Mapping):
         return dict(description)
     text = str(description)
+    if text in PRESETS:
+        return {"preset": text}
     if isinstance(description, Path) or "=" not in text or Path(text).exists():
         if Path(text).suffix.lower() not in (".toml", ".yaml", ".yml"):
-            raise FeedError(f"preprocess {text!r}: expected a .toml or .yaml file, or key=value,...")
+            near = nearest(text, list(PRESETS))
+            raise FeedError(f"preprocess {text!r}: expected a .toml or .yaml file, or key=value,..., or a preset{near}")
         try:
             return read_table(Path(text))
         except RecipeError as error:
@@ -49,19 +55,34 @@ def _inline(text: str) -> dict[str, Any]:
             values[key] = [_value(value)]
         elif key:
             values[key].append(_value(part))
+        elif not values and part.strip() in PRESETS:
+            values["preset"] = [part.strip()]
         else:
-            raise FeedError(f"preprocess {text!r}: expected key=value, found {part!r}")
+            near = "" if "preset" in values else nearest(part.strip(), list(PRESETS))
+            raise FeedError(f"preprocess {text!r}: expected key=value, found {part!r}, which is no preset{near}")
     return {k: v[0] if len(v) == 1 else v for k, v in values.items()}
 
 
 def _value(text: str) -> object:
     text = text.strip()
-    for kind in (int, float):
+    for kind in (int, float, _fraction):
         try:
             return kind(text)
         except ValueError:
             continue
     return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _fraction(text: str) -> float:
+    """A number such as ``1/255``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    above, is_fraction, below = text.partition("/")
+    if not is_fraction or not float(below):
+        raise ValueError(text)
+    return float(above) / float(below)
 
 
 def described(kind: type[T], values: Mapping[str, Any], what: str) -> T:
@@ -90,11 +111,23 @@ def numbers(key: str, value: object) -> tuple[float, ...] | None:
     """
     if value is None:
         return None
-    entries = value if isinstance(value, (list, tuple)) else [value]
+    entries = [_value(v) if isinstance(v, str) else v for v in (value if isinstance(value, (list, tuple)) else [value])]
     floats = tuple(float(v) for v in entries if isinstance(v, (int, float)) and not isinstance(v, bool))
     if not floats or len(floats) != len(entries):
         raise FeedError(f"preprocess: {key} is {value!r}, expected a number, or one for each channel")
     return floats
+
+
+def number(key: str, value: object) -> float:
+    """One number.
+
+    Raises:
+        FeedError: anything else.
+    """
+    floats = numbers(key, value) or ()
+    if len(floats) != 1:
+        raise FeedError(f"preprocess: {key} is {value!r}, expected one number")
+    return floats[0]
 
 
 def one_of(key: str, value: object, choices: list[str]) -> None:
