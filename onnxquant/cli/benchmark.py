@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from rich.markup import escape
 
 from onnxquant.cli.options import model_options
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
@@ -31,11 +30,11 @@ def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **option
     if as_json:
         print_json(to_json(rows))
         return
-    out = table("Benchmark", "model", ">size", ">smaller", ">latency", ">faster", ">runs", "threads", "kernels")
+    out = table("Benchmark", "model", ">size", ">smaller", ">latency", ">faster", ">runs", ">threads", "~kernels")
     for row in rows:
         kernels = ", ".join(f"{k} {v}" for k, v in list(row.kernels.items())[:6])
         out.add_row(
-            escape(row.model), size(row.bytes), times(row.size_ratio), milliseconds(row.seconds), _speed(row),
+            row.model, size(row.bytes), times(row.size_ratio), milliseconds(row.seconds), _speed(row),
             str(row.runs), str(row.threads), kernels,
         )  # fmt: skip
     console().print(out)

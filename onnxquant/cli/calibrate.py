@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
-from rich.markup import escape
 
 from onnxquant.calibration.calibrate import DEFAULT_METHODS
 from onnxquant.calibration.calibrate import calibrate as calibrate_model
@@ -19,6 +18,7 @@ from onnxquant.errors import StatisticsError
 from onnxquant.json_data import to_json
 from onnxquant.observers import ranging
 from onnxquant.observers.base import ActivationGrid
+from onnxquant.report.table import say
 from onnxquant.report.terminal import table
 
 _METHODS = (
@@ -104,16 +104,15 @@ def _show(output: str, statistics: Statistics, methods: list[str], *, verbose: b
     if verbose:
         rows = table("8-bit ranges", "tensor", *(f">{m}" for m in methods))
         for tensor, ranges in _ranges(statistics, methods).items():
-            rows.add_row(
-                escape(tensor), *("no values" if r is None else f"{r[0]:.4g} .. {r[1]:.4g}" for r in ranges.values())
-            )
+            rows.add_row(tensor, *("no values" if r is None else f"{r[0]:.4g} .. {r[1]:.4g}" for r in ranges.values()))
         screen.print(rows)
     for reason, number in Counter(statistics.skipped.values()).items():
-        tensors = [escape(tensor) for tensor, why in statistics.skipped.items() if why == reason]
+        tensors = [tensor for tensor, why in statistics.skipped.items() if why == reason]
         shown = ", ".join(tensors) if verbose or number == 1 else f"{tensors[0]} and {number - 1} more"
-        screen.print(f"not observed: {shown}: {escape(reason)}")
+        say(screen, f"not observed: {shown}: {reason}")
     if statistics.synthetic:
-        screen.print(
-            "[bold]SYNTHETIC samples[/bold]: the ranges are those of made-up inputs; calibrate again with real data"
-        )
+        say(
+            screen, "the ranges are those of made-up inputs; calibrate again with real data",
+            label="SYNTHETIC samples: ", style="bold",
+        )  # fmt: skip
     click.echo(f"{output}: {len(statistics.observers)} tensors, {statistics.samples} samples")

@@ -6,7 +6,6 @@ import json
 import sys
 
 import click
-from rich.markup import escape
 
 from onnxquant.cli.shared import FAILED, console, errors_become_exit_codes, json_option, print_json
 from onnxquant.inspect.diff import Diff, WeightForm
@@ -51,19 +50,20 @@ def diff(a: str, b: str, as_json: bool, verbose: bool, quiet: bool) -> None:
 def _print(difference: Diff, *, verbose: bool) -> None:
     screen = console()
     if difference.weights:
-        out = table("Weights that differ", "weight", "A", "B", ">bytes of A", ">of B", ">SQNR")
+        out = table("Weights that differ", "weight", ">SQNR", ">bytes of A", ">of B", "~A -> B")
         weights = list(difference.weights.items())
         for name, weight in weights if verbose else weights[:_SHOWN]:
             sizes = ["" if form is None else size(form.bytes) for form in (weight.a, weight.b)]
             sqnr = "" if weight.sqnr_db is None else decibels(weight.sqnr_db)
-            out.add_row(escape(name), escape(_shown(weight.a)), escape(_shown(weight.b)), *sizes, sqnr)
+            out.add_row(name, sqnr, *sizes, f"{_shown(weight.a)} -> {_shown(weight.b)}")
         if len(weights) > _SHOWN and not verbose:
             out.caption = f"{len(weights) - _SHOWN} more: -v"
         screen.print(out)
     if difference.facts:
-        out = table("What else differs", "what", "A", "B")
+        out = table("What else differs", "what", "file", "~value")
         for key, values in difference.facts.items():
-            out.add_row(key.replace("_", " "), escape(_text(values.a, values.b)), escape(_text(values.b, values.a)))
+            out.add_row(key.replace("_", " "), "A", _text(values.a, values.b))
+            out.add_row("", "B", _text(values.b, values.a))
         screen.print(out)
     click.echo(difference.summary())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from rich.markup import escape
 
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
 from onnxquant.inspect.compatibility import advice
@@ -28,10 +27,10 @@ def info(model: str, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    out = table(f"{escape(model)}", "what", "value")
+    out = table(model, "what", "~value")
     for key, value in facts.items():
         if key not in ("model", "tensors"):  # tensors are listed one by one in JSON alone
-            out.add_row(key.replace("_", " "), escape(_text(key, value)))
+            out.add_row(key.replace("_", " "), _text(key, value))
     console().print(out)
 
 

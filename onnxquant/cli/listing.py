@@ -7,6 +7,7 @@ import click
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
 from onnxquant.inspect.installation import Installation, SolverInfo, installation
 from onnxquant.json_data import to_object
+from onnxquant.report.table import say
 from onnxquant.report.terminal import table
 
 
@@ -31,10 +32,11 @@ def list_installation(as_json: bool) -> None:
 
 def _show(contents: Installation) -> None:
     screen = console()
-    out = table("Formats", "format", ">bits per weight", "what it is", "parameters", "targets", "kernels of ours")
+    out = table("Formats", "format", ">bits", "targets", "parameters", "~what it is")
     for form in contents.formats:
-        names = (", ".join(column) for column in (form.parameters, form.targets, form.kernels))
-        out.add_row(form.name, f"{form.bits_per_weight:.4g}", form.summary, *names)
+        out.add_row(
+            form.name, f"{form.bits_per_weight:.4g}", ", ".join(form.targets), ", ".join(form.parameters), form.summary
+        )
     screen.print(out)
     sections = {
         "target": contents.targets,
@@ -46,10 +48,15 @@ def _show(contents: Installation) -> None:
         "recipe": contents.recipes,
     }
     for kind, summaries in sections.items():
+        out = table("", kind, "~what it is")
         for name, summary in summaries.items():
-            screen.print(f"{kind} [bold]{name}[/bold]: {summary}")
+            out.add_row(name, summary)
+        screen.print()
+        screen.print(out)
+    screen.print()
     sets = contents.instruction_sets
-    screen.print(f"kernels compiled for: {', '.join(sets.compiled) or 'none'}; usable here: {', '.join(sets.usable)}")
+    compiled, usable = (", ".join(names) or "none" for names in (sets.compiled, sets.usable))
+    say(screen, f"{compiled}; usable here: {usable}", label="kernels compiled for: ", style="bold")
 
 
 def _solver(solver: SolverInfo) -> str:

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from onnxquant.batch.run import BatchProgress, BatchReport, Interrupted, silent
 from onnxquant.cli.shared import FAILED, Command, Display, console, print_json
@@ -85,19 +86,20 @@ def _print(report: BatchReport, *, verbose: bool) -> None:
     for row in report.rows:
         if row.report:
             show(row.report, screen, verbose=verbose)
+            screen.print()
     out = table(
-        "Models", "model", "verdict", ">before", ">after", ">smaller", ">bits", ">worst SQNR", ">seconds", "why"
+        "Models", "model", "verdict", ">before", ">after", ">smaller", ">worst SQNR", ">bits", ">seconds", "~why"
     )
     for row in report.rows:
         sizes = ["" if n is None else size(n) for n in (row.original_bytes, row.output_bytes)]
         why = " ".join(row.reason.split()) or ("kept from before" if row.reused else "")
         style = row.verdict.color
         out.add_row(
-            escape(row.model), f"[{style}]{row.verdict}[/{style}]", *sizes,
+            row.model, Text(str(row.verdict), style), *sizes,
             "" if row.size_ratio is None else f"{row.size_ratio:.2f}x",
-            "" if row.bits_per_weight is None else f"{row.bits_per_weight:.2f}",
             "" if row.sqnr_db is None else decibels(row.sqnr_db),
-            "" if row.seconds is None or row.reused else f"{row.seconds:.1f}", escape(why),
+            "" if row.bits_per_weight is None else f"{row.bits_per_weight:.2f}",
+            "" if row.seconds is None or row.reused else f"{row.seconds:.1f}", why,
         )  # fmt: skip
     screen.print(out)
     screen.print(f"{report.done} of {len(report.rows)} models done")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import click
-from rich.markup import escape
 
 from onnxquant.cli.options import data_option, given, model_options, recipe_option
 from onnxquant.cli.shared import (
@@ -19,6 +18,7 @@ from onnxquant.cli.shared import (
 )
 from onnxquant.convert.best import quantize as quantize_model
 from onnxquant.inspect.compatibility import advice
+from onnxquant.report.table import say
 
 
 @click.command(short_help="Quantize a model.")
@@ -58,6 +58,6 @@ def quantize(model: str, output: str | None, display: Display, **options: object
         report = quantize_model(model, output, progress=progress, command=command_line(), **given(options))
     display.report(report)
     if report.output_bytes is not None and not (display.as_json or display.one_line):
-        console(quiet=display.quiet).print(f"[dim]{escape(advice(str(report.output)))}[/dim]")
+        say(console(quiet=display.quiet), advice(str(report.output)))
     if not report.passed:
         sys.exit(FAILED)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.markup import escape
 
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
 from onnxquant.errors import OutputError, RecipeError
@@ -78,12 +77,12 @@ def _show(data: Comparison) -> None:
     screen = console()
     out = table("Reports", *comparison.COLUMNS)
     for row in data.reports:
-        out.add_row(*map(escape, row.cells))
+        out.add_row(*row.cells)
     screen.print(out)
     if not data.sites:
         screen.print("every weight has the same format in all of them")
         return
-    weights = table("Weights on which they differ", "weight", *map(escape, data.names))
+    weights = table("Weights on which they differ", "weight", *data.names)
     for site in data.sites:
-        weights.add_row(*map(escape, site.cells))
+        weights.add_row(*site.cells)
     screen.print(weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -11,24 +12,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from onnxquant.errors import OnnxQuantError
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.report.report import Report
 from onnxquant.report.summary import summary
 from onnxquant.report.terminal import show
+from onnxquant.report.write import paths_of
 
 Command = Callable[..., Any]
 FAILED, UNUSABLE = 1, 2
 # Characters of the longest error.
 _LONGEST = 4000
+# Characters of the narrowest line.
+_NARROWEST = 40
 # Seconds between lines of progress, where there is no terminal for a bar.
 _LOG_SECONDS = 10.0
 # Key of a context's metadata under which the arguments are kept as they were typed.
@@ -63,7 +70,9 @@ class Display:
         elif self.one_line:
             click.echo(summary(report))
         else:
-            show(report, console(quiet=self.quiet), verbose=self.verbose)
+            names = click.get_current_context().params.get("report") or ()
+            places = paths_of(names, Path(report.output) if report.output else None)
+            show(report, console(quiet=self.quiet), verbose=self.verbose, places=places)
 
 
 def display_options(command: Command) -> Command:
@@ -153,11 +162,8 @@ def print_json(data: object) -> None:
 
 
 def console(*, quiet: bool = False) -> Console:
-    """A console on stdout; wide enough for tables where it is no terminal."""
-    out = Console(quiet=quiet, highlight=False)
-    if not out.is_terminal:
-        out.width = max(out.width, 160)
-    return out
+    """A console on stdout, as wide as ``COLUMNS`` or else the terminal; 80 characters where there is neither."""
+    return Console(quiet=quiet, highlight=False, width=max(shutil.get_terminal_size().columns, _NARROWEST))
 
 
 class _LogLines:
@@ -184,12 +190,40 @@ def progress_bar(*, is_shown: bool) -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield _LogLines()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("loading", total=1.0)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), _SinceBegin(), TimeRemainingColumn(compact=True))
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield _Stages(bars)
 
-        def advance(stage: str, done: float) -> None:
-            # A stage of unknown length moves to and fro.
-            bar.update(task, description=stage, completed=done, total=1.0 if done else None)
 
-        yield advance
+class _SinceBegin(ProgressColumn):
+    """The time since the run began, of which a stage is a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begin = time.monotonic()
+
+    def render(self, task: Task) -> Text:
+        """The minutes and seconds."""
+        minutes, seconds = divmod(int(time.monotonic() - self._begin), 60)
+        return Text(f"{minutes}:{seconds:02}")
+
+
+class _Stages:
+    """A bar for the stage at work; each stage begins with an empty one, which moves to and fro until its length is known."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._begin("loading", 0.0)
+
+    def _begin(self, stage: str, done: float) -> None:
+        self._stage, self._is_measured = stage, done > 0
+        self._task = self._bars.add_task(escape(stage), total=1.0 if self._is_measured else None)
+        self._bars.update(self._task, completed=done)
+
+    def __call__(self, stage: str, done: float, /) -> None:
+        """Show the progress of a stage."""
+        if stage == self._stage and self._is_measured == (done > 0):
+            self._bars.update(self._task, completed=done)
+            return
+        self._bars.remove_task(self._task)
+        self._begin(stage, done)

@@ -20,7 +20,6 @@ from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import ActivationRecord
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
 from onnxquant.report.state import State
-from onnxquant.report.units import decibels, size, speed, times
 from onnxquant.validation.checks import WeightChecks
 from onnxquant.validation.latency import Interval
 from onnxquant.validation.proof import Proof, WeightProof
@@ -115,32 +114,6 @@ class Verdict:
     same: int | None = field(default=None, metadata=OPTIONAL)
     answers: int | None = field(default=None, metadata=OPTIONAL)
     answer: str | None = field(default=None, metadata=OPTIONAL)
-
-    def figures(self, before: int, after: int | None) -> list[str]:
-        """The figures, as phrases.
-
-        Args:
-            before: bytes of the original.
-            after: bytes of the output.
-        """
-        parts = []
-        if self.smaller and after:
-            parts.append(f"{size(before)} -> {size(after)} ({self.smaller:.2f}x smaller)")
-        if self.encoded:
-            parts.append(f"{self.encoded} of {self.weights} constants encoded")
-        if self.worst_sqnr_db is not None:
-            tenth = (
-                ""
-                if self.worst_tenth_db is None
-                else f" ({decibels(self.worst_tenth_db)} in the worst tenth of samples)"
-            )
-            parts.append(f"outputs keep {decibels(self.worst_sqnr_db)}{tenth}")
-        if self.answers:
-            parts.append(f"{self.same} of {self.answers} {self.answer} the same")
-        if self.faster is not None:
-            ratio = times(self.faster) if self.faster_interval is None else speed(self.faster, self.faster_interval)
-            parts.append(f"{ratio} the original's speed")
-        return parts
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from onnxquant.report import comparison, rows
+from onnxquant.report import comparison, rows, words
 from onnxquant.report.comparison import Comparison
 from onnxquant.report.data import ReportData
 from onnxquant.report.verdict import verdict_of
@@ -15,14 +15,9 @@ from onnxquant.report.warnings import warnings
 def render(report: ReportData) -> str:
     """The report as Markdown."""
     verdict = verdict_of(report)
-    figures = verdict.figures(report.original_bytes, report.final_bytes)
-    parts = [
-        f"# {verdict.state}: {_text(report.output or report.source)}",
-        ", ".join(figures) + ".",
-        f"**Next:** {verdict.next}",
-    ]
-    if (text := rows.preparation(report)) is not None:
-        parts.append(f"**Samples:** {_text(text)}")
+    parts = [f"# {verdict.state}: {_text(report.output or report.source)}"]
+    parts += ["\n".join(f"- **{subject}** {_text(text)}" for subject, text in words.lines(report, verdict))]
+    parts += [f"**Next:** {verdict.next}"]
     parts += _list("Problems", report.problems) + _list("Warnings", warnings(report))
     parts += _table("Cost", rows.COSTS, [c.cells for c in rows.costs(report)])
     parts += _table("Outputs", rows.OUTPUTS, rows.outputs(report))

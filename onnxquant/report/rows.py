@@ -11,8 +11,8 @@ from onnxquant.calibration.feeds.prepared import preparation as prepared
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.plan.activations import ActivationRecord, StaticRecord
-from onnxquant.report.data import Attempt, Float16Error, ReportData, SiteResult, Verdict
-from onnxquant.report.units import decibels, figure, milliseconds, size, speed
+from onnxquant.report.data import Attempt, Choice, Float16Error, ReportData, SiteResult, Verdict
+from onnxquant.report.units import decibels, figure, milliseconds, size, speed, times
 from onnxquant.validation.checks import WeightChecks
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, STOCK, Latency
 from onnxquant.validation.proof import Proof
@@ -21,9 +21,9 @@ from onnxquant.validation.proof import Proof
 SITES = (
     ("name", "weight", False), ("role", "role", False), ("shape", "shape", False), ("format", "format", False),
     ("solver", "solver", False), ("target", "target", False), ("kernel", "kernel", False), ("bytes", "bytes", True),
-    ("bits", "bits", True), ("ratio", "ratio", True), ("sqnr_db", "SQNR dB", True), ("max_error", "max error", True),
-    ("mean_error", "mean error", True), ("sum_test", "sum test", True), ("gradient_test", "gradient z", True),
-    ("why", "why", False),
+    ("bits", "bits", True), ("ratio", "ratio", True), ("sqnr_db", "SQNR dB", True), ("mse", "MSE", True),
+    ("max_error", "max error", True), ("mean_error", "mean error", True), ("sum_test", "sum test", True),
+    ("gradient_test", "gradient z", True), ("why", "why", False),
 )  # fmt: skip
 # Titles of columns; ">" stands before those of numbers.
 OUTPUTS = ("compared", "output", ">SQNR", ">cosine", ">MSE", ">max error", ">mean error")
@@ -31,6 +31,7 @@ PARTS = ("output", ">SQNR", ">worst tenth", ">worst sample", "same answers", "co
 COSTS = ("", ">original", ">quantized", ">ratio")
 REFUSALS = ("reason", ">weights", ">bytes", "such as")
 ATTEMPTS = ("way", ">size", ">smaller", ">faster", ">worst output", ">same answers", ">seconds", "outcome")
+WAYS = ("way", ">size", ">faster", ">worst output", ">same", "outcome", "~why")
 CHOICES = (">bits per weight", ">SQNR, predicted", ">SQNR, measured")
 CONTRIBUTIONS = ("site", "kind", ">SQNR", ">gain", ">share of the error")
 FACTS = ("what", "value")
@@ -66,6 +67,11 @@ class SiteRow:
     def sqnr_db(self) -> float | None:
         """SQNR of the decoded values."""
         return self.error.sqnr_db if self.error else None
+
+    @property
+    def mse(self) -> float | None:
+        """Mean squared error of the decoded values."""
+        return self.error.mse if self.error else None
 
     @property
     def max_error(self) -> float | None:
@@ -280,6 +286,29 @@ def _attempt(attempt: Attempt, chosen: str) -> list[str]:
         same,
         f"{attempt.seconds:.0f}",
         "chosen" if attempt.way == chosen else attempt.objection,
+    ]
+
+
+def ways(choice: Choice) -> list[list[str]]:
+    """The ways in few columns, those of ``WAYS``: the chosen one first, then those that keep the bound."""
+    order = {"chosen": 0, "refused": 2, "no time": 3}
+    lines = [_way(attempt, choice.chosen) for attempt in choice.attempts]
+    lines += [[way, "", "", "", "", "no time", ""] for way in choice.skipped]
+    return sorted(lines, key=lambda line: order.get(line[-2], 1))
+
+
+def _way(attempt: Attempt, chosen: str) -> list[str]:
+    verdict = attempt.verdict
+    if verdict is None or attempt.nbytes is None:
+        return [attempt.way, "", "", "", "", "refused", attempt.objection]
+    return [
+        attempt.way,
+        size(attempt.nbytes),
+        times(verdict.faster),
+        "" if verdict.worst_sqnr_db is None else decibels(verdict.worst_sqnr_db),
+        f"{verdict.same} of {verdict.answers}" if verdict.answers else "",
+        "chosen" if attempt.way == chosen else attempt.objection,
+        "",
     ]
 
 

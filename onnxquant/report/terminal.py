@@ -1,19 +1,18 @@
-"""The report on a terminal: tables first, and the verdict last, where the reader's eye is."""
+"""The report on a terminal: the verdict and its figures in a few lines; tables of everything else on request."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from onnxquant.calibration.feeds import SampleOrigin
-from onnxquant.plan.decision import EncodeDecision, KeepDecision
-from onnxquant.report import rows
+from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision
+from onnxquant.report import rows, words
 from onnxquant.report.data import ReportData, SiteResult
+from onnxquant.report.table import Table, say
 from onnxquant.report.units import decibels, figure, size
 from onnxquant.report.verdict import verdict_of
 from onnxquant.report.warnings import warnings
@@ -23,146 +22,194 @@ from onnxquant.validation.proof import Proof, Structure
 
 # Contributions, and parts of outputs, that are shown.
 _SHOWN = 25
-_SHOWN_FILES = 4
+# Problems and warnings, and ways that were tried, that are shown without -v.
+_SHOWN_REMARKS, _SHOWN_WAYS = 2, 8
+# Width of the subjects of the first lines.
+_SUBJECT = 10
+_FACTS = ("what", "~value")
+_NO_REPORT = "-v shows every weight, --report .html writes a page"
 
 
 def table(title: str, *columns: str) -> Table:
-    """A table in the house style: text to the left, figures to the right."""
-    out = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    for column in columns:
-        right = column.startswith(">")
-        out.add_column(column.lstrip(">"), justify="right" if right else "left", overflow="fold")
-    return out
+    """A table in the house style; see ``Table`` for the marks of columns."""
+    return Table(title, *columns)
 
 
-def show(report: ReportData, console: Console, *, verbose: bool) -> None:
-    """Print a report: a plan when nothing was written yet, else what was done and proven.
+def show(report: ReportData, console: Console, *, verbose: bool, places: Sequence[Path] = ()) -> None:
+    """Print a report: the verdict, its figures, and what to do next; with -v everything that is known.
 
     Args:
         report: the report.
         console: the terminal.
         verbose: show every weight, and the changes that passes made.
+        places: files that the report was written to.
     """
-    for note in report.notes if verbose else []:
-        console.print(f"[dim]{escape(note)}[/dim]")
+    _show_verdict(report, console, verbose=verbose, places=places)
+    _show_choice(report, console, verbose=verbose)
+    if not (verbose or report.planned):
+        return
     _show_weights(report, console, verbose=verbose)
     if report.search is not None:
         _print(console, "Best choices of formats by size", rows.CHOICES, rows.choices(report))
-    _print(console, "Activations", rows.FACTS, rows.activations(report))
-    if verbose:
-        details = rows.activation_details(report.activations, report.proof)
-        _print(console, "Activations by name", ("node", "what"), details)
+    _print(console, "Activations", _FACTS, rows.activations(report))
+    if not verbose:
+        return
+    _print(console, "Activations by name", ("node", "~what"), rows.activation_details(report.activations, report.proof))
     if report.proof:
-        _show_proof(report, report.proof, console, verbose=verbose)
-    if report.choice is not None:
-        title = f"Ways tried for goal {report.choice.goal}: {report.choice.bound}"
-        _print(console, title, rows.ATTEMPTS, rows.attempts(report))
-    if (text := rows.preparation(report)) is not None:
-        console.print(f"[bold]samples[/bold] {escape(text)}", soft_wrap=True)
-    for warning in warnings(report):
-        console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
-    _show_verdict(report, console)
+        _show_proof(report, report.proof, console)
+    if report.notes:
+        console.print()
+    for note in report.notes:
+        say(console, note, label="- ")
 
 
 def _print(console: Console, title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    """Print a table, unless it is empty."""
+    """Print a table after an empty line, unless it is empty."""
     out = table(title, *columns)
     for line in lines:
-        out.add_row(*map(escape, line))
+        out.add_row(*line)
+    _print_table(console, out)
+
+
+def _print_table(console: Console, out: Table) -> None:
     if out.row_count:
+        console.print()
         console.print(out)
+
+
+def _show_verdict(report: ReportData, console: Console, *, verbose: bool, places: Sequence[Path]) -> None:
+    """Print the verdict, its figures in words, the next step, and what speaks against the file."""
+    verdict = verdict_of(report)
+    name = f"{report.source} -> {report.output}" if report.planned else str(report.output or report.source)
+    title = Text.assemble((str(verdict.state), f"bold {verdict.state.color}"), f" {name}")
+    console.print(title.append("; nothing was written" * report.planned), soft_wrap=True)
+    for problem in _few(report.problems, verbose=verbose):
+        _say(console, "problem", problem, "red")
+    for subject, text in words.lines(report, verdict):
+        _say(console, subject, text)
+    for warning in _few(warnings(report), verbose=verbose):
+        _say(console, "warning", warning, "yellow")
+    for note in report.proof.notes if report.proof and verbose else ():
+        _say(console, "note", note)
+    _say(console, "next", verdict.next, "bold")
+    _say(console, "report", ", ".join(map(str, places)) or _NO_REPORT)
+
+
+def _few(remarks: Sequence[str], *, verbose: bool) -> list[str]:
+    """The first remarks, and how many more there are."""
+    if verbose or len(remarks) <= _SHOWN_REMARKS:
+        return list(remarks)
+    return [*remarks[:_SHOWN_REMARKS], f"{len(remarks) - _SHOWN_REMARKS} more with -v"]
+
+
+def _say(console: Console, subject: str, text: str, style: str = "dim") -> None:
+    """Print a subject, and what there is to say about it."""
+    say(console, text, label=f"  {subject:<{_SUBJECT}}", style=style)
+
+
+def _show_choice(report: ReportData, console: Console, *, verbose: bool) -> None:
+    """Print the ways that were tried; without -v the first ones."""
+    if report.choice is None:
+        return
+    out = table(f"Ways tried for goal {report.choice.goal}: {report.choice.bound}", *rows.WAYS)
+    lines = rows.ways(report.choice)
+    for line in lines if verbose else lines[:_SHOWN_WAYS]:
+        out.add_row(*line)
+    if len(lines) > _SHOWN_WAYS and not verbose:
+        out.caption = f"{len(lines) - _SHOWN_WAYS} more with -v"
+    _print_table(console, out)
 
 
 def _show_weights(report: ReportData, console: Console, *, verbose: bool) -> None:
     if verbose and report.sites:
-        console.print(_sites(report.sites))
+        _print_table(console, _sites(report.sites))
     elif report.planned:
-        console.print(_sites([s for s in report.sites if s.decision.role]))
-        if others := [s for s in report.sites if not s.decision.role]:
-            console.print(_groups(others))
-    elif report.encoded:
-        console.print(_groups(report.sites))
+        _print_table(console, _sites([s for s in report.sites if s.decision.role]))
+        _print_table(console, _groups([s for s in report.sites if not s.decision.role]))
+    if verbose and report.encoded:
+        _print_table(console, _groups(report.sites))
 
 
 def _sites(sites: list[SiteResult]) -> Table:
-    out = table("Weights", "weight", "role", "shape", "format", "target", ">bytes", ">bits", ">SQNR", "why")
+    out = table("Weights", "weight", "shape", "format", "target", ">bytes", ">bits", ">SQNR", ">MSE", "role", "~why")
     for site in sites:
-        decision = site.decision
+        decision, error = site.decision, site.error
         out.add_row(
-            escape(decision.name), decision.role, "x".join(map(str, decision.shape)),
-            f"[dim]{decision.dtype}[/dim]" if isinstance(decision, KeepDecision) else _format(decision),
-            decision.target or "", size(decision.nbytes), f"{decision.bits_per_weight:.2f}",
-            decibels(site.error.sqnr_db) if site.error else "", f"[dim]{escape(rows.why(site))}[/dim]",
+            decision.name, "x".join(map(str, decision.shape)), _format(decision), decision.target or "",
+            size(decision.nbytes), f"{decision.bits_per_weight:.2f}", decibels(error.sqnr_db) if error else "",
+            figure(error.mse) if error else "", decision.role, rows.why(site),
+            style="dim" if isinstance(decision, KeepDecision) else "",
         )  # fmt: skip
     return out
 
 
-def _format(decision: EncodeDecision) -> str:
-    """Format of an encoded weight, with its solver where that is not the usual one."""
+def _format(decision: Decision) -> str:
+    """Format of a weight, with its solver where that is not the usual one."""
+    if isinstance(decision, KeepDecision):
+        return decision.dtype
     return decision.format.name + (f" ({decision.solver})" if decision.solver != Rtn.name else "")
 
 
 def _groups(sites: list[SiteResult]) -> Table:
     """Weights of one kind in one row each."""
     groups: dict[tuple[str, str, str], list[SiteResult]] = {}
-    in_float: dict[str, list[SiteResult]] = {}
+    in_float: dict[tuple[str, str], list[SiteResult]] = {}
     for site in sites:
         decision = site.decision
         if isinstance(decision, EncodeDecision):
             target = decision.target + (", folded" if decision.folded else "")
             groups.setdefault((decision.role, _format(decision), target), []).append(site)
         else:
-            in_float.setdefault(decision.reason, []).append(site)
-    out = table("Weights", "what", "format", "target", ">weights", ">before", ">after", ">bits", ">lowest SQNR")
+            in_float.setdefault((decision.reason, decision.dtype), []).append(site)
+    out = table(
+        "Weights by kind", "what", "format", "target", ">weights", ">before", ">after", ">lowest SQNR", ">average MSE",
+        ">bits", "~why",
+    )  # fmt: skip
     for (role, form, target), members in groups.items():
         worst = min((s.error.sqnr_db for s in members if s.error), default=None)
-        out.add_row(role, form, target, *_sums(members), "" if worst is None else decibels(worst))
-    for reason, members in sorted(in_float.items(), key=lambda group: -sum(s.decision.nbytes for s in group[1])):
-        out.add_row(f"[dim]in float: {escape(reason)}[/dim]", members[0].decision.dtype, "", *_sums(members), "")
+        errors = [s.error.mse for s in members if s.error]
+        out.add_row(
+            role, form, target, *_sums(members), "" if worst is None else decibels(worst),
+            figure(words.average_mse(errors)) if errors else "", _bits(members), "",
+        )  # fmt: skip
+    for (reason, dtype), members in sorted(in_float.items(), key=lambda g: -sum(s.decision.nbytes for s in g[1])):
+        out.add_row("in float", dtype, "", *_sums(members), "", "", _bits(members), reason, style="dim")
     return out
 
 
-def _sums(members: list[SiteResult]) -> tuple[str, str, str, str]:
-    """Number, bytes before and after, and bits per weight."""
+def _sums(members: list[SiteResult]) -> tuple[str, str, str]:
+    """Number, and bytes before and after."""
     before = sum(s.decision.float_bytes for s in members)
-    after = sum(s.decision.nbytes for s in members)
+    return str(len(members)), size(before), size(sum(s.decision.nbytes for s in members))
+
+
+def _bits(members: list[SiteResult]) -> str:
+    """Bits per weight."""
     elements = sum(s.decision.elements for s in members)
-    return str(len(members)), size(before), size(after), f"{8 * after / max(elements, 1):.2f}"
+    return f"{8 * sum(s.decision.nbytes for s in members) / max(elements, 1):.2f}"
 
 
-def _show_proof(report: ReportData, proof: Proof, console: Console, *, verbose: bool) -> None:
+def _show_proof(report: ReportData, proof: Proof, console: Console) -> None:
     if not report.encoded:
-        if verbose:
-            _show_weight_errors(report, console)
-        _print(console, "Structure", rows.FACTS, _structure(proof.structure))
+        _show_weight_errors(report, console)
+        _print(console, "Structure", _FACTS, _structure(proof.structure))
     _show_contributions(report, console)
-    feeds = proof.feeds
-    title = f"Outputs on {feeds.samples} {_kind_of_samples(feeds)}samples ({_source(feeds)})" if feeds else "Outputs"
-    _print(console, title, rows.OUTPUTS, rows.outputs(report))
+    _print(console, "Outputs", rows.OUTPUTS, rows.outputs(report))
     _print(console, "Quality, worst first", rows.PARTS, rows.parts(report)[:_SHOWN])
     if proof.metric:
         _print(console, "Metric", ("function", ">original", ">quantized", ">at least"), [_metric(proof.metric)])
     _print(console, "Cost", rows.COSTS, [c.cells for c in rows.costs(report)])
-    for name, ops in (("stock", proof.kernels.stock), ("library", proof.kernels.library)):
-        if ops is not None:
-            console.print(f"[bold]kernels[/bold] ({name}): {', '.join(f'{op} {n}' for op, n in ops.items())}")
-
-
-def _source(feeds: SampleOrigin) -> str:
-    """The source of samples, with the names of a few of them."""
-    names = ", ".join((feeds.files or ())[:_SHOWN_FILES])
-    more = ", ..." if len(feeds.files or ()) > _SHOWN_FILES else ""
-    return f"{feeds.source}: {names}{more}" if names else feeds.source
-
-
-def _kind_of_samples(feeds: SampleOrigin) -> str:
-    """Whether the file was made from the samples, for a title."""
-    return "" if feeds.apart is None else "held-out " if feeds.apart else "calibration "
+    kernels = [
+        (name, ", ".join(f"{op} {n}" for op, n in ops.items()))
+        for name, ops in (("stock", proof.kernels.stock), ("library", proof.kernels.library))
+        if ops is not None
+    ]
+    _print(console, "Kernels", ("with", "~ops"), kernels)
 
 
 def _show_weight_errors(report: ReportData, console: Console) -> None:
     """Print the errors of a comparison's weights, the worst first."""
-    shown = ("name", "format", "target", "sqnr_db", "max_error", "mean_error", "sum_test", "gradient_test")
+    shown = ("name", "format", "target", "sqnr_db", "mse", "max_error", "mean_error", "sum_test", "gradient_test")
     titles = [f"{'>' * number}{title}" for field, title, number in rows.SITES if field in shown]
     weights = sorted(rows.sites(report), key=lambda row: row.sqnr_db if row.sqnr_db is not None else 0.0)
     _print(console, "Weights, worst first", titles, [[figure(row.value(f)) for f in shown] for row in weights])
@@ -170,10 +217,10 @@ def _show_weight_errors(report: ReportData, console: Console) -> None:
 
 def _show_contributions(report: ReportData, console: Console) -> None:
     lines = rows.contributions(report)
-    title = "Contribution of each site: the outputs if it alone were in float"
+    title = "Contribution of each weight or activation: the outputs if it alone were in float"
     _print(console, title, rows.CONTRIBUTIONS, lines[:_SHOWN])
     if len(lines) > _SHOWN:
-        console.print(f"[dim]{len(lines) - _SHOWN} sites that contribute less: --json[/dim]")
+        console.print(f"[dim]{len(lines) - _SHOWN} that contribute less: --json[/dim]")
 
 
 def _metric(metric: MetricResult) -> list[str]:
@@ -190,19 +237,3 @@ def _structure(structure: Structure) -> list[tuple[str, str]]:
             text = " -> ".join(map(str, value)) if isinstance(value, tuple) else str(value)
         lines.append((field.name.replace("_", " "), text))
     return lines
-
-
-def _show_verdict(report: ReportData, console: Console) -> None:
-    verdict, proof = verdict_of(report), report.proof
-    color = verdict.state.color
-    name = f"{report.source} -> {report.output}" if report.planned else str(report.output or report.source)
-    figures = ", ".join(verdict.figures(report.original_bytes, report.final_bytes))
-    console.print(
-        f"[{color}]{verdict.state}[/{color}] {escape(name)}: {figures}{'; nothing was written' * report.planned}",
-        soft_wrap=True,
-    )
-    for note in proof.notes if proof else []:
-        console.print(f"  [dim]{escape(note)}[/dim]")
-    for problem in report.problems:
-        console.print(f"  [red]-[/red] {escape(problem)}")
-    console.print(f"[bold]next[/bold] {escape(verdict.next)}", soft_wrap=True)

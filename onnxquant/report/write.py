@@ -32,16 +32,23 @@ def places(names: Sequence[str], output: Path | None, *, force: bool) -> list[Pa
     """
     if names and output is not None and not output.name:
         raise OutputError(f"{output}: is a folder; expected a file name")
-    paths: list[Path] = []
-    for name in dict.fromkeys(map(str, names)):
+    for name in map(str, names):
         if not name.endswith(REPORTS):
             raise RecipeError(f"report is {name!r}, expected a name that ends in {', '.join(REPORTS)}")
+    paths = paths_of(names, output)
+    for path in paths:
+        refuse_unusable(path, output, force=force)
+    return paths
+
+
+def paths_of(names: Sequence[str], output: Path | None) -> list[Path]:
+    """Paths of reports; bare endings are left out where the output has no name yet."""
+    paths: list[Path] = []
+    for name in dict.fromkeys(map(str, names)):
         if name not in REPORTS:
             paths.append(Path(name))
         elif output is not None:
             paths.append(output.with_suffix(name))
-    for path in paths:
-        refuse_unusable(path, output, force=force)
     return paths
 
 

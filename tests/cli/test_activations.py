@@ -50,7 +50,7 @@ def test_static_activations_through_quantize_info_validate_and_dequantize(
     output = tmp_path / "out.onnx"
     result = run("quantize", model, "-o", output, *STATIC, "--data", data, "-v")
     assert result.exit_code == 0, result.output
-    for words in ("Activations", "kernels on integers", "the model's input arrives in float", "outputs keep"):
+    for words in ("Activations", "kernels on integers", "the model's input arrives in float", "worst output y: "):
         assert words in result.output
     info = run("info", output, "--json")
     about = json.loads(info.stdout)["activations"]
@@ -67,7 +67,7 @@ def test_static_activations_through_quantize_info_validate_and_dequantize(
 
 def test_the_report_names_the_solver(model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
-    result = run("quantize", model, "-o", output, *STATIC, "--solver", "gptq", "--data", data)
+    result = run("quantize", model, "-o", output, *STATIC, "--solver", "gptq", "--data", data, "-v")
     assert result.exit_code == 0, result.output
     assert "codes of weights" in result.output and "solved by gptq" in result.output
     assert json.loads(run("info", output, "--json").stdout)["activations"]["solver"] == "gptq"

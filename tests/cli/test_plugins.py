@@ -107,7 +107,7 @@ def test_list_shows_what_other_packages_register(places: dict[str, Any]) -> None
     assert listed["solvers"]["their_solver"]["summary"].startswith("Rounding by somebody else")
     assert listed["targets"]["their_target"] == "operators of somebody else"
     assert listed["calibration_methods"]["their_method"] == "Extremes by somebody else"
-    for line in ("target their_target: ", "solver their_solver: ", "calibration method their_method: "):
+    for line in ("\ntheir_target ", "\ntheir_solver ", "\ntheir_method "):
         assert line in places["list, as shown"]
 
 
