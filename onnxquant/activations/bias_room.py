@@ -54,7 +54,7 @@ def with_room_for_biases(
             continue
         before = encoded.get(name) or dispatch.rounded_to_nearest(static_format(site, rules), weight)
         if isinstance(before.format, ScaledCodes):
-            encoded[name] = _raised(before, before.format, weight.astype(np.float64), least)
+            encoded[name] = with_least_scales(before, before.format, weight.astype(np.float64), least)
     return encoded
 
 
@@ -73,7 +73,7 @@ def _least_scales(document: Document, placement: Placement, static: StaticActiva
     return least
 
 
-def _raised(encoded: Encoded, form: ScaledCodes, weight: Doubles, least: Doubles) -> Encoded:
+def with_least_scales(encoded: Encoded, form: ScaledCodes, weight: Doubles, least: Doubles) -> Encoded:
     """An encoded weight with scales of at least these, and the codes of raised rows rounded again."""
     scales = encoded.planes["scales"]
     needed = least.reshape(scales.shape) if scales.size == least.size else np.full(scales.shape, least.max())

@@ -22,6 +22,7 @@ from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import EqualFunction
 from onnxquant.activations.fused import GraphRemedies
 from onnxquant.activations.insert import NodeForms
+from onnxquant.activations.pair_room import with_room_for_pairs
 from onnxquant.activations.placement import Cause, FloatKernel, Placement, place
 from onnxquant.activations.plan import ActivationPlan, StaticActivations
 from onnxquant.activations.settings import StaticSettings
@@ -35,6 +36,7 @@ from onnxquant.formats.base import Encoded
 from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.recipe.rules import Recipe
 
 # Biases are corrected on this many samples; more would hardly move their mean errors.
@@ -133,6 +135,22 @@ class CandidateBuilder:
         placement = self._place(candidate.model.document, kernels)
         method, corrections, solved = candidate.static.method, candidate.corrections, candidate.plan.solved
         again = self._scored(candidate.model, placement, method, corrections, solved)
+        return replace(again, changes=candidate.changes, methods=candidate.methods, solver=candidate.solver)
+
+    def with_room_for_pairs(self, candidate: Candidate, sums: Mapping[str, Doubles]) -> Candidate:
+        """A candidate with larger scales where sums of two products do not fit.
+
+        Args:
+            candidate: the candidate.
+            sums: weights by name, with the largest sum in each row, as a multiple of what fits.
+        """
+        model, rules = candidate.model, self._rules
+        encoded = with_room_for_pairs(model.document, sums, rules, candidate.plan.solved)
+        return self.recoded(candidate, encoded)
+
+    def recoded(self, candidate: Candidate, encoded: Mapping[str, Encoded]) -> Candidate:
+        """A candidate with other codes of weights."""
+        again = self.candidate(candidate.model, candidate.static.method, encoded)
         return replace(again, changes=candidate.changes, methods=candidate.methods, solver=candidate.solver)
 
     def taken(self, candidate: Candidate) -> Candidate:

@@ -35,6 +35,7 @@ from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Recipe
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, Interval, TimedModel, latencies
+from onnxquant.validation.saturation import SATURATED_DB, SATURATION_SAMPLES, LargestPairs, emulate, largest_pairs
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,23 @@ class CandidateRunner:
         with self._file(candidate) as path:
             optimized = runtime.optimized_graph(path, threads=self._threads)
             return units_in_float(units, records(load(path).proto), optimized)
+
+    def saturating(self, candidate: ActivationPlan) -> dict[str, LargestPairs]:
+        """Weights of kernels that lose much on CPUs without VNNI, in the file that a plan would become.
+
+        Returns:
+            by the name of the weight, the largest sums of two products.
+        """
+        feeds = self.samples[:SATURATION_SAMPLES]
+        with self._file(candidate) as path:
+            document = load(path)
+            losses = emulate(document, feeds, self._threads)
+            names = {name for name, loss in losses.items() if loss.sqnr_db < SATURATED_DB}
+            if not names:
+                return {}
+            largest = largest_pairs(document, feeds, self._threads, names)
+            weights = {plane: record.name for record in records(document.proto) for plane in record.plane_names}
+            return {weights[plane]: sums for plane, sums in largest.items() if plane in weights}
 
     def speedup(self, candidate: ActivationPlan, base: ActivationPlan | None = None) -> Interval:
         """The speed of the file that a plan would become.

@@ -2,12 +2,13 @@
 
 It first finds the kernels that are faster on integers. Then it tries calibration methods, functions equal to the model that
 may be easier to round (another basis, smoothed, balanced or equalized channels), codes of weights that a solver has chosen,
-and at the end kernels in float. All but the first candidate is only tried while there is time.
+larger scales where sums of products would not fit into 16 bits, and at the end kernels in float. All but the first candidate
+is only tried while there is time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -26,6 +27,7 @@ from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.calibration.feeds import Split
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import FeedError
+from onnxquant.formats.base import Encoded
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.numerics.score import GOOD_DB, LOW_DB
@@ -40,6 +42,8 @@ from onnxquant.targets import AUTO
 _FOR_SPEED = 1 / 3
 # The part of the time that is kept for kernels in float, where a goal may need them.
 _BEFORE_EXCLUSION = 0.5
+# The name of the step that gives weights room, in reports.
+_ROOM = "weights for CPUs without VNNI"
 # The noise is a hundredth of the outputs: to try more would take time and show nothing.
 _ENOUGH_DB = 40.0
 
@@ -112,6 +116,7 @@ class StaticSearch:
                 best = self._try_equal_functions(best)
             if settings.may_solve and (settings.solver != AUTO or not self._is_enough(best)):
                 best = self._try_solved_weights(best)
+        best = self._with_room_for_pairs(best)
         best = self._for_goal(best, goal, FOR_ACCURACY) if goal else self._without_loss(best)
         return self._with_record(self._builder.taken(best))
 
@@ -204,6 +209,29 @@ class StaticSearch:
         candidate = self._builder.candidate(best.model, best.static.method, weights)
         solver = self._settings.weight_solver
         return replace(candidate, changes=(*best.changes, f"solved by {solver}"), methods=best.methods, solver=solver)
+
+    def _with_room_for_pairs(self, best: Candidate) -> Candidate:
+        """A candidate that loses little on CPUs without VNNI; the same one where it does not lose much."""
+        pairs = self._runner.saturating(best.plan)
+        if not pairs:
+            return best
+        room = partial(self._builder.with_room_for_pairs, best)
+        roomy = room({name: p.observed for name, p in pairs.items()})
+        possible = self._budget.attempt(_ROOM, partial(room, {name: p.possible for name, p in pairs.items()}))
+        if possible is not None and possible.score.criterion > roomy.score.criterion:
+            roomy = possible
+        if self._settings.may_solve:
+            starts = {name: roomy.plan.solved[name] for name in pairs if name in roomy.plan.solved}
+            solved = self._budget.attempt(_ROOM, partial(self._solved_again, roomy, starts))
+            if solved is not None and solved.score.criterion > roomy.score.criterion:
+                roomy = solved
+        return roomy
+
+    def _solved_again(self, candidate: Candidate, starts: Mapping[str, Encoded]) -> Candidate:
+        """A candidate with solved codes of some weights, whose scales stay as they are."""
+        feeds, progress = self._samples.calibrating, self._budget.progress
+        weights = solved_weights(candidate.model, self._rules, self._settings, feeds, progress, starts)
+        return self._builder.recoded(candidate, {**candidate.plan.solved, **weights})
 
     def _in_float(self, reason: FloatKernel, candidate: Candidate, names: Collection[str]) -> Candidate:
         """A candidate with some of its kernels in float, for one reason."""

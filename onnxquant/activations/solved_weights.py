@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from onnxquant.activations.calibrated import CalibratedModel
 from onnxquant.activations.settings import StaticSettings
 from onnxquant.activations.weights import site_of, static_format
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import Reader, grams
 from onnxquant.formats.base import Encoded
-from onnxquant.graph.io import Document
 from onnxquant.native import dispatch
 from onnxquant.recipe.progress import Progress
 from onnxquant.recipe.rules import Recipe
-from onnxquant.solvers import Inputs, Solver, solver_named
+from onnxquant.solvers import Inputs, solver_named
 
 
 def solved_weights(
-    model: CalibratedModel, rules: Recipe, settings: StaticSettings, feeds: Feeds, progress: Progress
+    model: CalibratedModel,
+    rules: Recipe,
+    settings: StaticSettings,
+    feeds: Feeds,
+    progress: Progress,
+    starts: Mapping[str, Encoded] | None = None,
 ) -> dict[str, Encoded]:
     """Encoded weights by name; those that the solver cannot serve are left out.
 
@@ -26,6 +32,7 @@ def solved_weights(
         settings: the solver, and whether biases take up the mean error afterwards.
         feeds: calibration samples.
         progress: display of the part that is done.
+        starts: the weights to solve, encoded with the scales that they keep; None: all, with those of rounding to nearest.
     """
     document, solver = model.document, solver_named(settings.weight_solver)
     dims = {t.name: tuple(t.dims) for t in document.proto.graph.initializer}
@@ -33,23 +40,17 @@ def solved_weights(
     readers = [
         Reader(n, n.input[1], dims[n.input[1]], settings.correct_biases and n.op_type in ("Conv", "Gemm"))
         for n in (u.node for u in model.placement.kernels)
+        if starts is None or n.input[1] in starts
     ]
     weights, count = dict[str, Encoded](), len({reader.weight for reader in readers})
     for i, (name, gram, inputs) in enumerate(
         grams(document, readers, feeds, threads=settings.threads, progress=progress)
     ):
         progress("solving weights", i / count)
-        encoded = _solved(document, name, rules, solver, Inputs(gram, inputs))
-        if encoded is not None:
-            weights[name] = encoded
+        site = site_of(document, name)
+        form, weight = static_format(site, rules), site.view.matrix(document.array(site.tensor))
+        if form.permuted or solver.refusal(form):
+            continue
+        start = dispatch.rounded_to_nearest(form, weight) if starts is None else starts[name]
+        weights[name] = solver.solve(form, weight, Inputs(gram, inputs), start)
     return weights
-
-
-def _solved(document: Document, name: str, rules: Recipe, solver: Solver, inputs: Inputs) -> Encoded | None:
-    """A weight whose codes a solver has chosen; None where it cannot solve the format."""
-    site = site_of(document, name)
-    form = static_format(site, rules)
-    if form.permuted or solver.refusal(form):
-        return None
-    weight = site.view.matrix(document.array(site.tensor))
-    return solver.solve(form, weight, inputs, dispatch.rounded_to_nearest(form, weight))

@@ -13,9 +13,8 @@ from onnxquant.targets.kinds import Activations
 from onnxquant.validation.leftover_conversions import DEQUANTIZE
 from onnxquant.validation.outputs import Run
 from onnxquant.validation.proof import Proof
+from onnxquant.validation.saturation import SATURATED_DB
 
-# A kernel that loses this much to saturation loses more than 8-bit rounding costs it.
-SATURATED_DB = 35.0
 # The optimized graph may round a little differently than the plain one, but not worse by this much.
 FUSION_DB = 3.0
 _CLAMPS = ("Relu", "Clip")

@@ -29,15 +29,13 @@ from onnxquant.validation.metric import Metric, MetricResult
 from onnxquant.validation.outputs import ComparedModels, compare_outputs, has_our_ops, rounds_activations
 from onnxquant.validation.proof import Loading, Problem, ProblemKind, Proof, Sizes
 from onnxquant.validation.reference import SampledOutputs, sampled_outputs
-from onnxquant.validation.saturation import emulate
+from onnxquant.validation.saturation import SATURATION_SAMPLES, emulate
 from onnxquant.validation.structure import compare_structure
 from onnxquant.validation.weights import EncodedWeights, compare_weights
 
 # Sessions repack weights into memory of their own. Above this size the proof leaves them in the mapped file instead:
 # then products compute in float, and speed and memory are not measured.
 LARGE_BYTES = 1 << 30
-# Number of samples that saturation is emulated on at most.
-SATURATION_SAMPLES = 4
 
 
 def outputs_of_original(original: Document, samples: Samples | None, options: Options) -> SampledOutputs:

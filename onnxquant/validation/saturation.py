@@ -9,7 +9,7 @@ core/providers/cpu/quantization/qlinearconv.cc). Depthwise convolutions and sign
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,14 @@ from onnxquant.graph.node import attribute
 from onnxquant.numerics.decibels import decibels
 from onnxquant.recipe.progress import Progress, silent
 
+# A kernel that loses this much to saturation loses more than 8-bit rounding costs it.
+SATURATED_DB = 35.0
+# Number of samples that saturation is emulated on at most.
+SATURATION_SAMPLES = 4
 # Outputs that are computed again per kernel: positions in all samples together, and channels.
 _POSITIONS, _CHANNELS = 64, 64
+# The same where the largest sum of each row is looked for: all channels.
+_POSITIONS_OF_PAIRS, _MOST_CHANNELS = 256, 1 << 30
 # Elements of intermediate results at a time.
 _ELEMENTS = 1 << 21
 # Ops on activations that are rounded per call, with the place of the weight's scales among their inputs.
@@ -114,6 +120,56 @@ def emulate(
     return {name: total.loss() for name, total in sums.items()}
 
 
+@dataclass(frozen=True)
+class LargestPairs:
+    """The largest sum of two products in each row of a weight, as a multiple of what 16 bits hold.
+
+    Attributes:
+        observed: the largest on samples; 0 for a row that no activations can saturate.
+        possible: the largest with any activations.
+    """
+
+    observed: NDArray[np.float64]
+    possible: NDArray[np.float64]
+
+
+def largest_pairs(
+    document: Document, feeds: Sequence[Feed], threads: int | None, names: Collection[str]
+) -> dict[str, LargestPairs]:
+    """The largest sums of two products in kernels.
+
+    Args:
+        document: the quantized file.
+        feeds: the samples.
+        threads: number of threads of the session; None: onnxruntime's choice.
+        names: names of the kernels' nodes.
+
+    Returns:
+        by the name of the weight's tensor.
+    """
+    multiplying = [k for k in kernels(document) if k.name in names]
+    sampler = _Sampler(np.random.default_rng(0), max(1, _POSITIONS_OF_PAIRS // len(feeds)), _MOST_CHANNELS)
+    tensors = list(dict.fromkeys(k.x for k in multiplying))
+    matrices = {k.name: _rows_of(k.node, document.array(k.weight)) for k in multiplying}
+    largest = {k.weight.name: _no_pairs(matrices[k.name]) for k in multiplying}
+    with runtime.session_of(document, tensors, threads=threads) as session:
+        for feed in feeds:
+            values = runtime.run(session, feed, tensors)
+            for kernel in multiplying:
+                matrix, observed = matrices[kernel.name], largest[kernel.weight.name].observed
+                codes, zero = _codes_of(kernel, values[kernel.x])
+                for piece in _pieces(kernel, codes, zero, kernel.weight.dims, sampler):
+                    observed[piece.rows] = np.maximum(observed[piece.rows], _largest(piece.x, matrix[piece.rows]))
+    return largest
+
+
+def _no_pairs(matrix: NDArray[np.int8]) -> LargestPairs:
+    """The largest sums of two products in the rows of a weight before any sample was looked at."""
+    pairs = _in_pairs(matrix)
+    positive, negative = np.maximum(pairs, 0).sum(2).max(1), np.maximum(-pairs, 0).sum(2).max(1)
+    return LargestPairs(np.zeros(len(matrix)), 255 * np.maximum(positive / HIGH, negative / -LOW))
+
+
 def kernels(document: Document) -> list[Kernel]:
     """The ops of the top graph that vpmaddubsw would compute."""
     editor = GraphEditor(document.proto.graph)
@@ -157,21 +213,50 @@ def multiply(x: NDArray[np.uint8], w: NDArray[np.int8]) -> tuple[NDArray[np.int6
     Returns:
         exact sums [positions, channels], what saturation changes in each, and the number of pairs that saturate.
     """
-    odd = x.shape[1] % 2
-    left = np.pad(x, ((0, 0), (0, odd))).astype(np.int32).reshape(len(x), -1, 2)
-    right = np.pad(w, ((0, 0), (0, odd))).astype(np.int32).reshape(len(w), -1, 2)
     exact = x.astype(np.int64) @ w.astype(np.int64).T
     change, count = np.zeros_like(exact), 0
+    for part in _sums_of_pairs(x, w):
+        cut = np.clip(part.sums, LOW, HIGH)
+        count += int(np.count_nonzero(cut != part.sums))
+        change[:, part.rows] = (cut - part.sums).sum(2, dtype=np.int64)
+    return exact, change, count
+
+
+def _largest(x: NDArray[np.uint8], w: NDArray[np.int8]) -> NDArray[np.float64]:
+    """The largest magnitude of a sum of two products by row of w, as a multiple of what 16 bits hold; 0: no matter which."""
+    largest = np.zeros(len(w))
+    for part in _sums_of_pairs(x, w):
+        largest[part.rows] = np.maximum(part.sums.max((0, 2)) / HIGH, part.sums.min((0, 2)) / LOW)
+    return largest
+
+
+def _in_pairs(rows: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Rows of codes as [rows, pairs, 2]."""
+    return np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).astype(np.int32).reshape(len(rows), -1, 2)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Sums of two products.
+
+    Attributes:
+        rows: rows of the weight.
+        sums: sums [positions, rows, pairs].
+    """
+
+    rows: NDArray[np.intp]
+    sums: NDArray[np.int32]
+
+
+def _sums_of_pairs(x: NDArray[np.uint8], w: NDArray[np.int8]) -> Iterator[_Pairs]:
+    """Sums of two products of the rows that could saturate, a few rows at a time."""
+    left, right = _in_pairs(x), _in_pairs(w)
     # No pair of weights smaller than this saturates, whatever the activations are.
     able = np.flatnonzero((np.abs(right).sum(2) * 255 > HIGH).any(1))
     step = max(1, _ELEMENTS // max(1, len(x) * left.shape[1]))
     for start in range(0, len(able), step):
         rows = able[start : start + step]
-        sums = left[:, None, :, 0] * right[rows, :, 0] + left[:, None, :, 1] * right[rows, :, 1]
-        cut = np.clip(sums, LOW, HIGH)
-        count += int(np.count_nonzero(cut != sums))
-        change[:, rows] = (cut - sums).sum(2, dtype=np.int64)
-    return exact, change, count
+        yield _Pairs(rows, left[:, None, :, 0] * right[rows, :, 0] + left[:, None, :, 1] * right[rows, :, 1])
 
 
 @dataclass(frozen=True)
@@ -181,14 +266,16 @@ class _Sampler:
     Attributes:
         random: source of randomness.
         positions: number of positions per sample.
+        most_channels: largest number of channels.
     """
 
     random: np.random.Generator
     positions: int
+    most_channels: int = _CHANNELS
 
     def channels(self, count: int) -> NDArray[np.intp]:
         """Some of ``count`` channels, in order."""
-        return np.sort(self.random.permutation(count)[:_CHANNELS])
+        return np.sort(self.random.permutation(count)[: self.most_channels])
 
     def places(self, count: int) -> NDArray[np.intp]:
         """Some of ``count`` positions."""
@@ -197,25 +284,54 @@ class _Sampler:
 
 def _add(total: _Sum, kernel: Kernel, values: NDArray[Any], weight: NDArray[Any], sampler: _Sampler) -> None:
     """Compute some outputs of a kernel on one sample."""
-    codes, zero = (values, kernel.zero_point) if kernel.zero_point is not None else _codes(values)
+    codes, zero = _codes_of(kernel, values)
     matrix = _rows_of(kernel.node, weight)
-    chosen = sampler.channels(len(matrix))
     scales = np.broadcast_to(kernel.scales.reshape(-1).astype(np.float64), (len(matrix),))
-    if kernel.node.op_type == "Conv":
-        patches = windows(kernel.node, codes, weight.shape, sampler.places, zero)
-        channels, rows_per_group = weight.shape[1], len(matrix) // attribute(kernel.node, "group", 1)
-        parts = [(g, chosen[chosen // rows_per_group == g]) for g in np.unique(chosen // rows_per_group)]
-        pieces = [(patches[:, :, g * channels : (g + 1) * channels].reshape(len(patches), -1), r) for g, r in parts]
-    else:
-        flat = codes.reshape(-1, codes.shape[-1])
-        pieces = [(flat[sampler.places(len(flat))], chosen)]
-    for x, rows in pieces if codes.size else []:
-        exact, change, saturating = multiply(x, matrix[rows])
+    for piece in _pieces(kernel, codes, zero, weight.shape, sampler):
+        rows = piece.rows
+        exact, change, saturating = multiply(piece.x, matrix[rows])
         exact = exact - zero * matrix[rows].sum(1, dtype=np.int64)
-        total.pairs += change.size * -(-x.shape[1] // 2)
+        total.pairs += change.size * -(-piece.x.shape[1] // 2)
         total.saturating += saturating
         total.signal += float(((exact * scales[rows]) ** 2).sum())
         total.noise += float(((change * scales[rows]) ** 2).sum())
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a kernel's work.
+
+    Attributes:
+        x: codes of activations [positions, contracted].
+        rows: rows of the weight that are multiplied with them.
+    """
+
+    x: NDArray[np.uint8]
+    rows: NDArray[np.intp]
+
+
+def _pieces(
+    kernel: Kernel, codes: NDArray[np.uint8], zero: int, shape: Sequence[int], sampler: _Sampler
+) -> Iterator[_Piece]:
+    """The parts of a kernel's work at some positions: one for each group of a convolution."""
+    if not codes.size:
+        return
+    if kernel.node.op_type == "Conv":
+        chosen = sampler.channels(shape[0])
+        patches = windows(kernel.node, codes, shape, sampler.places, zero)
+        channels, rows_per_group = shape[1], shape[0] // attribute(kernel.node, "group", 1)
+        for g in np.unique(chosen // rows_per_group):
+            x = patches[:, :, g * channels : (g + 1) * channels].reshape(len(patches), -1)
+            yield _Piece(x, chosen[chosen // rows_per_group == g])
+    else:
+        is_transposed = kernel.node.op_type == "Gemm" and attribute(kernel.node, "transB", 0)
+        flat = codes.reshape(-1, codes.shape[-1])
+        yield _Piece(flat[sampler.places(len(flat))], sampler.channels(shape[0] if is_transposed else shape[-1]))
+
+
+def _codes_of(kernel: Kernel, values: NDArray[Any]) -> tuple[NDArray[np.uint8], int]:
+    """Codes of a kernel's activations, and the code of zero."""
+    return (values, kernel.zero_point) if kernel.zero_point is not None else _codes(values)
 
 
 def _codes(values: NDArray[Any]) -> tuple[NDArray[np.uint8], int]:

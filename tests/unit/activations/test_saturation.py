@@ -13,7 +13,7 @@ from graphs import node
 
 from onnxquant.graph.io import load
 from onnxquant.validation import saturation
-from onnxquant.validation.saturation import emulate, kernels, multiply
+from onnxquant.validation.saturation import emulate, kernels, largest_pairs, multiply
 
 
 def scalar(x: list[int], w: list[int]) -> tuple[int, int]:
@@ -134,6 +134,25 @@ def test_emulation_computes_every_output_of_a_product(op: str, monkeypatch: pyte
     cuts = [scalar(row, column)[1] for row in codes_of(x).tolist() for column in weight.T.tolist()]
     assert loss.saturating == sum(cuts) > 0
     assert loss.pairs == 6 * 5 * 6
+
+
+@pytest.mark.parametrize("op", ["MatMul", "Conv"])
+def test_the_largest_sum_of_each_row_is_that_of_its_pairs(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saturation, "_POSITIONS_OF_PAIRS", 10_000)
+    rng = graphs.rng(7)
+    matrix = rng.integers(-128, 128, (5, 12)).astype(np.int8)
+    matrix[0] //= 4  # no activations saturate this row
+    weight = matrix.T if op == "MatMul" else matrix.reshape(5, 12, 1, 1)
+    shape = [6, 12] if op == "MatMul" else [6, 12, 1, 1]
+    proto = quantized(node(op, ["d", "f"], ["y"]), shape, np.ascontiguousarray(weight))
+    x = rng.uniform(-1, 16, shape).astype(np.float32)
+    (pairs,) = largest_pairs(load(proto), [{"x": x}], 1, ["y"]).values()
+    for i, row in enumerate(matrix.tolist()):
+        codes = codes_of(x).reshape(6, 12).tolist()
+        sums = [c[k] * row[k] + c[k + 1] * row[k + 1] for c in codes for k in range(0, 12, 2)]
+        assert pairs.observed[i] == (pytest.approx(max(max(sums) / 32767, min(sums) / -32768)) if i else 0)
+        ends = [255 * (max(s * a, 0) + max(s * b, 0)) for s in (1, -1) for a, b in zip(row[::2], row[1::2], strict=True)]
+        assert pairs.possible[i] == pytest.approx(max(ends) / 32767, rel=1e-4)
 
 
 def test_dynamic_products_round_by_the_sample_s_own_range() -> None:

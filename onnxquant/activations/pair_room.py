@@ -1,0 +1,48 @@
+"""Scales of weights that leave room for sums of two products.
+
+x86 CPUs without VNNI add two products of 8-bit codes in 16 bits, and cut off what does not fit. Where a kernel would lose
+more than rounding costs it, the rows whose sums do not fit get larger scales: at most twice as large, most a little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxquant.activations.bias_room import with_least_scales
+from onnxquant.activations.weights import static_format
+from onnxquant.formats.base import Encoded
+from onnxquant.formats.scaled_codes import ScaledCodes
+from onnxquant.graph.io import Document
+from onnxquant.graph.sites import find_sites
+from onnxquant.native import dispatch
+from onnxquant.numerics.arrays import Doubles
+from onnxquant.recipe.rules import Recipe
+
+# Room for rounding, and for the sums of other samples.
+_MARGIN = 1.02
+
+
+def with_room_for_pairs(
+    document: Document, largest: Mapping[str, Doubles], rules: Recipe, encoded: Mapping[str, Encoded]
+) -> dict[str, Encoded]:
+    """Encoded weights by name, those that saturate with larger scales.
+
+    Args:
+        document: the float model.
+        largest: weights by name, with the largest sum of two products in each row, as a multiple of what fits.
+        rules: the rules of the recipe.
+        encoded: weights whose codes are chosen already.
+    """
+    sites = {site.name: site for site in find_sites(document)[0]}
+    roomy = dict(encoded)
+    for name, multiples in largest.items():
+        weight = sites[name].view.matrix(document.array(sites[name].tensor))
+        before = encoded.get(name) or dispatch.rounded_to_nearest(static_format(sites[name], rules), weight)
+        if isinstance(before.format, ScaledCodes):
+            scales = np.abs(before.planes["scales"].astype(np.float64)).reshape(-1)
+            roomy[name] = with_least_scales(
+                before, before.format, weight.astype(np.float64), scales * multiples * _MARGIN
+            )
+    return roomy
