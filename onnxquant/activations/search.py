@@ -67,6 +67,7 @@ def plan_static(context: Context) -> ActivationPlan:
     document, options = context.document, context.options
     split = context.samples.for_search(document)
     statistics = saved_statistics(options.calibration, context.original)
+    context.samples.compare(statistics.sources if statistics else ())
     if statistics is not None and any(origin.source == split.judging.origin.source for origin in statistics.sources):
         split = context.samples.shared()
     search = StaticSearch(document, context.rules, StaticSettings.of(options), split, context.progress)

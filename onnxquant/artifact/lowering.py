@@ -17,7 +17,7 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.computed import restore_computations
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.model_editor import ModelEditor, Sink
-from onnxquant.graph.names import METADATA, ORIGIN
+from onnxquant.graph.names import METADATA, ORIGIN, PREPARATION
 from onnxquant.graph.publish import Publisher, SizeCounter, is_stored
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.graph.traverse import graphs, replace_field, tensors
@@ -71,6 +71,8 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
     editor.annotate(METADATA, entry_text(_metadata(document, plan, records)))
     if plan.origin:
         editor.annotate(ORIGIN, plan.origin)
+    if plan.preparation:
+        editor.annotate(PREPARATION, plan.preparation)
     return proto
 
 

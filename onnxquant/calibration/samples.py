@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
@@ -13,6 +14,7 @@ from onnxquant.graph.sites import find_sites
 from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.options import Options
 
+_LARGEST_PIXEL = 255
 SYNTHETIC = 8
 """Number of synthetic samples if the user names none."""
 
@@ -32,6 +34,9 @@ class Samples:
     def __init__(self, data: feeds_.Data, options: Options, facts: feeds_.ModelFacts = feeds_.NO_FACTS) -> None:
         self._data, self._options, self._facts = data, options, facts
         self._split: feeds_.Split | None = None
+        self._feeds: feeds_.Checked | None = None
+        self._remarks: list[str] = []
+        self._preparation: feeds_.Preparation | None = None
         self._proven = options.samples
 
     def for_calibration(self, model: Document) -> feeds_.Split:
@@ -57,7 +62,7 @@ class Samples:
     def again(self) -> Samples:
         """The same samples, divided alike, for another run."""
         other = Samples(self._data, self._options, self._facts)
-        other._split = self._split
+        other._split, other._feeds, other._preparation = self._split, self._feeds, self._preparation
         return other
 
     def for_search(self, model: Document) -> feeds_.Split:
@@ -102,17 +107,53 @@ class Samples:
             FeedError: they do not fit the model.
         """
         if self._split is None:
-            feeds, apart = self._opened(session, self._options.samples), None
+            opened, apart = self._opened(session, max(self._options.samples, feeds_.JUDGED)), None
+            feeds: feeds_.Feeds = feeds_.Chosen(opened, range(self._options.samples))
         else:
             feeds, apart = feeds_.spread(self._split.judging, self._proven), self._split.apart
         names = tuple(file.name for file in feeds.files)
         feeds.origin = replace(feeds.origin, apart=apart, files=names or None)
         return feeds
 
-    def _opened(self, session: runtime.Session, limit: int) -> feeds_.Feeds:
-        return feeds_.open_feeds(
+    def preparation(self, model: Document) -> feeds_.Preparation:
+        """The way from the samples to inputs, with the ranges of the first ones.
+
+        Args:
+            model: a model that takes the inputs
+
+        Raises:
+            FeedError: they do not fit the model.
+        """
+        if self._preparation is None:
+            if self._feeds is None:
+                with runtime.session_of(model, threads=self._options.threads) as session:
+                    self.for_proof(session)
+            feeds = self._feeds or ()
+            origin = self._feeds.origin if self._feeds else feeds_.SampleOrigin()
+            ranges = feeds_.ranges_of(islice(feeds, feeds_.JUDGED))
+            self._preparation = feeds_.Preparation(kind=origin.kind, preprocess=origin.preprocess, ranges=ranges)
+        return self._preparation
+
+    def remarks(self, feeds: Sequence[feeds_.Feed], session: runtime.Session) -> list[str]:
+        """Remarks on samples whose values are not as those that the model was made with, or not as models take them."""
+        if self._facts.recorded is not None:
+            return [*self._remarks, *self._facts.recorded.strange_ranges(feeds)]
+        is_array = self._feeds is not None and self._feeds.origin.kind is None
+        inputs = [i for i in inputs_of(session) if self._facts.largest_pixel.get(i.name) != _LARGEST_PIXEL]
+        return [*self._remarks, *(feeds_.unscaled_pixels(feeds, inputs) if is_array else [])]
+
+    def compare(self, sources: Sequence[feeds_.SampleOrigin]) -> None:
+        """Note where samples of statistics were prepared otherwise than these."""
+        if self._feeds is not None:
+            for source in sources:
+                other = feeds_.Preparation(kind=source.kind, preprocess=source.preprocess)
+                self._remarks += other.differences(self._feeds.origin)
+
+    def _opened(self, session: runtime.Session, limit: int) -> feeds_.Checked:
+        self._feeds = feeds_.open_feeds(
             self._data, inputs_of(session), limit=limit, preprocess=self._options.preprocess, facts=self._facts
         )
+        return self._feeds
 
 
 def synthetic_samples(

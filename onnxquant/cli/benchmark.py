@@ -9,6 +9,7 @@ from onnxquant.cli.shared import console, errors_become_exit_codes, json_option,
 from onnxquant.inspect.benchmark import BenchmarkRow
 from onnxquant.inspect.benchmark import benchmark as benchmark_models
 from onnxquant.json_data import to_json
+from onnxquant.report.table import say
 from onnxquant.report.terminal import table
 from onnxquant.report.units import milliseconds, size, speed, times
 
@@ -38,6 +39,8 @@ def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **option
             str(row.runs), str(row.threads), kernels,
         )  # fmt: skip
     console().print(out)
+    if rows[0].samples is not None:
+        say(console(), rows[0].samples, label="prepared ", style="bold")
 
 
 def _speed(row: BenchmarkRow) -> str:

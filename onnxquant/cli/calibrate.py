@@ -11,6 +11,7 @@ import click
 
 from onnxquant.calibration.calibrate import DEFAULT_METHODS
 from onnxquant.calibration.calibrate import calibrate as calibrate_model
+from onnxquant.calibration.feeds.prepared import preparation
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.cli.options import data_option, model_options
 from onnxquant.cli.shared import Display, console, display_options, errors_become_exit_codes, print_json, progress_bar
@@ -115,4 +116,6 @@ def _show(output: str, statistics: Statistics, methods: list[str], *, verbose: b
             screen, "the ranges are those of made-up inputs; calibrate again with real data",
             label="SYNTHETIC samples: ", style="bold",
         )  # fmt: skip
+    for text in filter(None, map(preparation, statistics.sources)):
+        say(screen, text, label="prepared ", style="bold")
     click.echo(f"{output}: {len(statistics.observers)} tensors, {statistics.samples} samples")

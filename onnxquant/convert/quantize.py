@@ -64,7 +64,8 @@ def quantize(
     place = output_path(original, output, rules.output_name) if is_named else None
     provenance = Provenance(settings, original, place, Request(rules.to_list(), plain_options(options)), command)
     provenance.check()
-    check_request(settings, original, has_data=data is not None)
+    # A recipe may say how samples are prepared that a run has none of.
+    check_request(settings, original, has_data=data is not None or options.get("preprocess") is None)
     with workspace(settings) as folder:
         context = Context(
             original=original,
@@ -104,7 +105,8 @@ def _convert(context: Context, provenance: Provenance) -> Report:
     model = plan_model(context, search)
     with removing_new_files(provenance):
         if options.save_recipe is not None:
-            recipe_of_plan.save(model.plan, find_sites(model.document)[0], context.rules, options)
+            preparation = context.samples.preparation(context.original) if context.samples else None
+            recipe_of_plan.save(model.plan, find_sites(model.document)[0], context.rules, options, preparation)
         report = _encode_and_write(model, provenance.place, notes)
         report.search = search.result if search else None
         return provenance.finish(report)
@@ -148,7 +150,8 @@ def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Repo
     # Samples are opened first: data that does not fit is refused before any work.
     unsolved = decisions_to_solve(plan, model.orders, model.solved)
     split = context.samples.for_calibration(model.document) if context.samples and unsolved else None
-    plan = replace(plan, samples=_sample_use(context))
+    preparation = context.samples.preparation(context.original).text() if context.samples else ""
+    plan = replace(plan, samples=_sample_use(context), preparation=preparation)
     size = lowering.predict(model.document, plan, path.name, external=external)
     refuse_larger(context.original, size)
     plan = replace(plan, predicted_bytes=size.nbytes)

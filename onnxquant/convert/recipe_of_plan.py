@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 import yaml
 
+from onnxquant.calibration.feeds import Preparation
 from onnxquant.errors import RecipeError
 from onnxquant.graph.sites import Site
 from onnxquant.plan.decision import EncodeDecision, KeepDecision, Plan
@@ -61,8 +62,17 @@ def entries_of(plan: Plan, sites: Sequence[Site], rules: Recipe, settings: Optio
     return entries
 
 
-def save(plan: Plan, sites: Sequence[Site], rules: Recipe, settings: Options) -> None:
+def save(
+    plan: Plan, sites: Sequence[Site], rules: Recipe, settings: Options, preparation: Preparation | None = None
+) -> None:
     """Write the recipe of a plan to ``settings.save_recipe``, as YAML where its ending says so, else as TOML.
+
+    Args:
+        plan: plan whose decisions have solvers
+        sites: sites of the model
+        rules: rules that the plan was made by
+        settings: options that the plan was made with
+        preparation: way from samples to inputs; None: there were no samples
 
     Raises:
         RecipeError: see ``entries_of``.
@@ -71,7 +81,10 @@ def save(plan: Plan, sites: Sequence[Site], rules: Recipe, settings: Options) ->
     floats = [f"{d.name}: {d.reason}" for d in plan.decisions if d.role and isinstance(d, KeepDecision)]
     place = Path(settings.save_recipe or "")
     written = to_yaml if is_yaml(place) else to_toml
-    text = written(entries_of(plan, sites, rules, settings), floats)
+    entries = entries_of(plan, sites, rules, settings)
+    if preparation is not None and preparation.preprocess:
+        entries["options"] = {**entries.get("options", {}), "preprocess": dict(preparation.preprocess)}
+    text = written(entries, floats)
     with atomically(place) as stream:
         stream.write(text.encode(errors="backslashreplace"))
 

@@ -18,7 +18,7 @@ from onnxquant.errors import RecipeError
 from onnxquant.formats.floats import F16
 from onnxquant.graph.computed import restore_computations
 from onnxquant.graph.io import Document, nbytes
-from onnxquant.graph.names import ORIGIN
+from onnxquant.graph.names import ORIGIN, PREPARATION
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.traverse import tensors
 from onnxquant.passes.float16.convert import ConvertToFloat16, Float16Result
@@ -89,6 +89,9 @@ def _write(context: Context, path: Path, report: Report, *, external: bool) -> N
 
         outcome = ConvertToFloat16(options.keep_io_types, store)(document)
         document.proto.metadata_props.add(key=ORIGIN, value=context.origin)
+        if context.samples is not None:
+            preparation = context.samples.preparation(context.original).text()
+            document.proto.metadata_props.add(key=PREPARATION, value=preparation)
         publisher.keep(document.proto, document)
         refuse_larger(context.original, _size(document))
         publisher.publish(document.proto)

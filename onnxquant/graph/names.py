@@ -9,9 +9,11 @@ DOMAIN = "onnxquant"
 # The domain of onnxruntime's own operators.
 MICROSOFT = "com.microsoft"
 
-# Entries of a model: what became of its weights, what it was made of, the hashes of its tensors, and that of these entries.
+# Entries of a model: what became of its weights, what it was made of, how samples become its inputs, the hashes of its
+# tensors, and that of these entries.
 METADATA = "onnxquant"
 ORIGIN = "onnxquant.origin"
+PREPARATION = "onnxquant.samples"
 HASHES = "onnxquant.sha256"
 SEAL = "onnxquant.metadata_sha256"
 

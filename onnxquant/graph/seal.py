@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import onnx
 
-from onnxquant.graph.names import HASHES, METADATA, ORIGIN, SEAL
+from onnxquant.graph.names import HASHES, METADATA, ORIGIN, PREPARATION, SEAL
 from onnxquant.graph.traverse import replace_field
 
-_SEALED = (METADATA, ORIGIN, HASHES)
+_SEALED = (METADATA, ORIGIN, PREPARATION, HASHES)
 
 
 def seal(proto: onnx.ModelProto, hashes: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onnxquant import runtime
 from onnxquant.calibration.feeds import Data, facts_of
+from onnxquant.calibration.feeds.prepared import preparation
 from onnxquant.calibration.samples import Samples
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import load
@@ -28,6 +29,7 @@ class BenchmarkRow:
         runs: number of runs.
         threads: number of threads.
         kernels: number of nodes by op in the graph that onnxruntime runs.
+        samples: steps from images or texts to the inputs; None: the sample was an array.
         speed_interval: interval that holds ``speed_ratio`` 19 times of 20.
     """
 
@@ -40,6 +42,7 @@ class BenchmarkRow:
     threads: int | None
     kernels: dict[str, int]
     speed_interval: Interval | None = None
+    samples: str | None = None
 
 
 def benchmark(*models: str | Path, data: Data | None = None, **options: object) -> list[BenchmarkRow]:
@@ -58,10 +61,11 @@ def benchmark(*models: str | Path, data: Data | None = None, **options: object) 
         raise RecipeError("benchmark takes at least one model")
     settings = replace(Options.make(options), samples=1)
     paths = [Path(m) for m in models]
-    models = [load(p, settings.external_root) for p in paths]
-    sizes = [model.size() for model in models]
-    samples = None if data is None else Samples(data, settings, facts_of(models[0]))
-    feed = sampled_outputs(paths[0], samples, settings).feeds[0]
+    documents = [load(p, settings.external_root) for p in paths]
+    sizes = [document.size() for document in documents]
+    samples = None if data is None else Samples(data, settings, facts_of(*documents))
+    sampled = sampled_outputs(paths[0], samples, settings)
+    feed = sampled.feeds[0]
     measured = latencies({str(i): TimedModel(p) for i, p in enumerate(paths)}, feed, settings.threads)
     return [
         BenchmarkRow(
@@ -74,6 +78,7 @@ def benchmark(*models: str | Path, data: Data | None = None, **options: object) 
             threads=measured.threads,
             kernels=runtime.optimized_ops(path, threads=settings.threads),
             speed_interval=measured.certain(str(i)),
+            samples=preparation(sampled.origin),
         )
         for i, (path, size) in enumerate(zip(paths, sizes, strict=True))
     ]

@@ -58,7 +58,7 @@ def validate(
     provenance = Provenance(settings, document, path, Request([], plain_options(options)), command)
     provenance.check(file)
     progress("samples", 0.0)
-    samples = None if data is None else Samples(data, settings, facts_of(document))
+    samples = None if data is None else Samples(data, settings, facts_of(document, file))
     if samples is not None:
         _hold_out(samples, document, file)
     outputs = outputs_of_original(document, samples, settings)

@@ -203,6 +203,7 @@ class Plan:
         activations: activations that are rounded; None where all stay floats
         rescaled: names of weights that were rescaled before they are encoded; the model's function is the same
         origin: JSON that tells what the output was made of
+        preparation: JSON that tells how samples become inputs; empty: there were no samples
         samples: use of the samples that weights are solved with; None where none are
     """
 
@@ -212,6 +213,7 @@ class Plan:
     activations: RoundedActivations | None = None
     rescaled: tuple[str, ...] = ()
     origin: str = ""
+    preparation: str = ""
     samples: SampleUse | None = None
 
     @property

@@ -184,7 +184,7 @@ class Cost:
 
 
 def preparation(report: ReportData) -> str | None:
-    """How images or texts became inputs; None where samples are arrays, or nothing was proven."""
+    """The steps from images or texts to inputs; None where samples are arrays, or nothing was proven."""
     feeds = report.proof.feeds if report.proof else None
     return prepared(feeds) if feeds else None
 

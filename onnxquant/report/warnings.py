@@ -37,6 +37,7 @@ def warnings(report: ReportData) -> list[str]:
         out += _doubts(report, proof)
         if proof.feeds and proof.feeds.is_synthetic:
             out.append("outputs were compared on SYNTHETIC samples: give --data for figures that tell the accuracy")
+        out += (proof.feeds.remarks if proof.feeds else None) or ()
         if proof.feeds and proof.feeds.apart is False:
             out.append(
                 "outputs were compared on samples that the file was made from, so others will lose more: give at least 8 "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> S
     if samples is not None:
         opened = samples.for_proof(session)
         feeds = list(opened)
-        return SampledOutputs(feeds, [runtime.run(session, f) for f in feeds], opened.origin)
+        remarks = (*(opened.origin.remarks or ()), *samples.remarks(feeds, session))
+        origin = replace(opened.origin, remarks=remarks or None)
+        return SampledOutputs(feeds, [runtime.run(session, f) for f in feeds], origin)
     if options.preprocess is not None:
         raise FeedError("preprocess says how samples are made of --data, which is missing")
     inputs = inputs_of(session)

@@ -13,7 +13,7 @@ import pytest
 import tokenizers
 from samples import read
 
-from onnxquant.calibration.feeds import Input, open_feeds
+from onnxquant.calibration.feeds import Input, ModelFacts, open_feeds
 from onnxquant.errors import FeedError
 
 WORDS = [
@@ -160,5 +160,16 @@ def test_bad_texts_and_tokenizers_are_refused(word_piece: Path, tmp_path: Path) 
         with pytest.raises(FeedError, match=says):
             open_feeds(path, BERT, preprocess=preprocess)
     word_piece.unlink()
-    with pytest.raises(FeedError, match=r"text needs a tokenizer: give tokenizer=FILE .*the model takes input_ids"):
+    with pytest.raises(FeedError, match=r"give --preprocess tokenizer=FILE .*the model takes input_ids"):
         open_feeds(data, BERT)
+
+
+def test_a_tokenizer_beside_the_model_is_used(word_piece: Path, tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    (hub / "onnx").mkdir(parents=True)
+    word_piece.rename(hub / "tokenizer.json")
+    (tmp_path / "elsewhere").mkdir()
+    data = text(tmp_path / "elsewhere", *LINES)
+    feeds = open_feeds(data, BERT, facts=ModelFacts(folder=hub / "onnx"))
+    assert len(list(feeds)) == len(LINES) and feeds.origin.tokenizer == str(hub / "tokenizer.json")
+    assert feeds.origin.reason == "found beside the model; --preprocess tokenizer=FILE names another"

@@ -9,6 +9,7 @@ They may import what calibration may; calibration and the rooms above it may imp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from onnxquant.calibration.feeds.base import (
 )
 from onnxquant.calibration.feeds.batches import batch_size, in_batches
 from onnxquant.calibration.feeds.facts import NO_FACTS, ModelFacts, facts_of
-from onnxquant.calibration.feeds.settings import Description, described, entries
+from onnxquant.calibration.feeds.preparation import Preparation, ranges_of, unscaled_pixels
+from onnxquant.calibration.feeds.settings import Description, entries
 from onnxquant.calibration.feeds.split import JUDGED, Split, split, spread
 from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, vocabulary
 from onnxquant.errors import FeedError
@@ -35,6 +37,7 @@ from onnxquant.system.files import is_special
 __all__ = [
     "JUDGED",
     "NO_FACTS",
+    "Checked",
     "Chosen",
     "Data",
     "Description",
@@ -43,6 +46,7 @@ __all__ = [
     "Guess",
     "Input",
     "ModelFacts",
+    "Preparation",
     "SampleOrigin",
     "Split",
     "Synthetic",
@@ -51,8 +55,10 @@ __all__ = [
     "facts_of",
     "guesses",
     "open_feeds",
+    "ranges_of",
     "split",
     "spread",
+    "unscaled_pixels",
     "vocabulary",
 ]
 
@@ -68,7 +74,7 @@ def open_feeds(
     preprocess: Description | None = None,
     least: int = 1,
     facts: ModelFacts = NO_FACTS,
-) -> Feeds:
+) -> Checked:
     """Open samples for a model; they are read when they are iterated over.
 
     Args:
@@ -88,6 +94,8 @@ def open_feeds(
     size = batch_size(inputs)
     source = _source(data, inputs, None if limit is None else limit * size, entries(preprocess), facts)
     feeds = Checked(name, in_batches(source, inputs, size), inputs, limit)
+    if facts.recorded and (remarks := facts.recorded.differences(feeds.origin)):
+        feeds.origin = replace(feeds.origin, remarks=tuple(remarks))
     if not len(feeds):
         raise FeedError(f"{name}: holds no samples; {expected(inputs)}")
     if len(feeds) < least:
@@ -108,7 +116,7 @@ def _source(
         if path.suffix.lower() in images.endings():
             return images.images(path, [path], inputs, steps, facts)
         if path.suffix.lower() in text.ENDINGS:
-            return text.lines(path, inputs, described(text.TextSteps, steps, "texts"))
+            return text.lines(path, inputs, steps, facts)
         if steps:
             raise FeedError(f"{data}: preprocess is for folders of images and for texts; {expected(inputs)}")
         if isinstance(data, str) and python.is_reference(data):

@@ -78,6 +78,7 @@ class SampleOrigin:
         tokenizer: file of the tokenizer.
         assumed: settings that followed from the model or from defaults.
         reason: the origin of steps that were not given, in words.
+        remarks: differences from the samples that the file was made with.
         seed: seed of synthetic samples; None: the samples are real ones.
         shapes: shapes of synthetic samples, by input.
         files: files of the samples, where each has one.
@@ -91,6 +92,7 @@ class SampleOrigin:
     preprocess: Mapping[str, JsonValue] | None = field(default=None, metadata=OPTIONAL)
     assumed: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     reason: str | None = field(default=None, metadata=OPTIONAL)
+    remarks: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     seed: int | None = field(default=None, metadata=OPTIONAL)
     shapes: Mapping[str, tuple[int, ...]] | None = field(default=None, metadata=OPTIONAL)
     files: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant.calibration.feeds.preparation import Preparation
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 
@@ -32,6 +33,7 @@ class ModelFacts:
         folder: folder of its file; None where it is an object.
         metadata: entries of its metadata.
         outputs: length of the last axis of each output, where it is fixed.
+        recorded: preparation of samples that the file records.
         largest_pixel: value of the brightest pixel that the model's own first layers expect, by input, where they tell.
     """
 
@@ -39,6 +41,7 @@ class ModelFacts:
     metadata: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, int | None] = field(default_factory=dict)
     largest_pixel: Mapping[str, int] = field(default_factory=dict)
+    recorded: Preparation | None = None
 
     def file(self, *names: str) -> Path | None:
         """The first of these files in the folder of the model, or in the one around a folder called ``onnx``."""
@@ -64,8 +67,17 @@ NO_FACTS = ModelFacts()
 """Facts about a model of which nothing is known but its inputs."""
 
 
-def facts_of(document: Document) -> ModelFacts:
-    """The facts about a model."""
+def facts_of(document: Document, *others: Document) -> ModelFacts:
+    """The facts about a model.
+
+    Args:
+        document: the model.
+        others: models of the same function, whose records of samples count too.
+
+    Raises:
+        ModelError: a record is damaged.
+    """
+    records = (Preparation.read(model.proto) for model in (*others, document))
     graph = document.proto.graph
     editor = GraphEditor(graph)
     constants = {t.name for t in graph.initializer}
@@ -78,6 +90,7 @@ def facts_of(document: Document) -> ModelFacts:
         metadata={entry.key: entry.value for entry in document.proto.metadata_props},
         outputs={value.name: _last_axis(value) for value in graph.output},
         largest_pixel=pixels,
+        recorded=next((record for record in records if record), None),
     )
 
 

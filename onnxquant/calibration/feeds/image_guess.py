@@ -8,8 +8,9 @@ from typing import Any
 
 from onnxquant.calibration.feeds.base import Input
 from onnxquant.calibration.feeds.facts import ModelFacts
-from onnxquant.calibration.feeds.presets import PRESETS
+from onnxquant.calibration.feeds.presets import IMAGES, PRESETS
 
+RECORDED = "as the file records"
 # Filters of Pillow by their numbers.
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 # Classes of ImageNet, without and with one for the background.
@@ -39,7 +40,7 @@ class ImageGuess:
 
 def guess(spec: Input, facts: ModelFacts) -> ImageGuess | None:
     """The steps that an input seems to expect; None where nothing tells."""
-    for look in (_from_files, _from_metadata, _from_first_layers, _from_names):
+    for look in (_from_record, _from_files, _from_metadata, _from_first_layers, _from_names):
         if steps := look(spec, facts):
             return steps
     return None
@@ -47,6 +48,13 @@ def guess(spec: Input, facts: ModelFacts) -> ImageGuess | None:
 
 def _preset(name: str, reason: str) -> ImageGuess:
     return ImageGuess(PRESETS[name].steps, reason, name)
+
+
+def _from_record(spec: Input, facts: ModelFacts) -> ImageGuess | None:
+    record = facts.recorded
+    if record is None or record.kind != IMAGES or not record.preprocess:
+        return None
+    return ImageGuess(record.preprocess, RECORDED)
 
 
 def _from_files(spec: Input, facts: ModelFacts) -> ImageGuess | None:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, SampleOrigin, expected
 from onnxquant.calibration.feeds.facts import ModelFacts
-from onnxquant.calibration.feeds.image_guess import ImageGuess, guess
+from onnxquant.calibration.feeds.image_guess import RECORDED, ImageGuess, guess
 from onnxquant.calibration.feeds.image_steps import FIT, MODES, VALUES, ImageSteps, canonical, image_steps, numeric
-from onnxquant.calibration.feeds.presets import PRESETS
+from onnxquant.calibration.feeds.presets import IMAGES, PRESETS
 from onnxquant.calibration.feeds.resize import Size, resized
 from onnxquant.calibration.feeds.settings import number, numbers
 from onnxquant.errors import FeedError, nearest
@@ -174,12 +174,14 @@ def pixels_of(
         preprocess["size"] = list(size)
     is_known = "preset" in values or any(k in known for k in VALUES) or np.dtype(steps.dtype).kind != "f"
     reason = _reason(guessed, is_known=is_known)
-    origin = SampleOrigin(kind="images", preprocess=preprocess, assumed=tuple(assumed), reason=reason)
+    origin = SampleOrigin(kind=IMAGES, preprocess=preprocess, assumed=tuple(assumed), reason=reason)
     return Pixels(spec, steps, size, origin)
 
 
 def _reason(guessed: ImageGuess | None, *, is_known: bool) -> str | None:
     """The origin of the values of pixels; None where they are known."""
+    if guessed is not None and guessed.reason == RECORDED:
+        return RECORDED
     if is_known:
         return None
     if guessed is None:
@@ -193,10 +195,12 @@ def _gray(value: Any) -> Any:  # noqa: ANN401 - a number or several, as descript
 
 
 def _guessed(spec: Input, values: Mapping[str, Any], facts: ModelFacts) -> ImageGuess | None:
-    """The guess about an input of floats, where the description does not say which values pixels become."""
+    """The guess about an input of floats, or the record about any, where the values of pixels are not given."""
     known = canonical(values)
+    is_open = "preset" not in values and not any(key in known for key in VALUES)
+    guessed = guess(spec, facts) if is_open else None
     is_float = np.dtype(DTYPES[spec.element]).kind == "f"
-    return guess(spec, facts) if is_float and "preset" not in values and not any(k in known for k in VALUES) else None
+    return guessed if guessed is None or is_float or guessed.reason == RECORDED else None
 
 
 def _open_steps(known: Mapping[str, Any], guessed: ImageGuess | None) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds.base import Input, Raw, SampleOrigin, expected
+from onnxquant.calibration.feeds.facts import ModelFacts
+from onnxquant.calibration.feeds.settings import described
 from onnxquant.calibration.feeds.tokenizers import Tokenizer, open_tokenizer
 from onnxquant.errors import FeedError
 
@@ -72,8 +74,14 @@ class Lines:
             raise FeedError(f"{self._path}: cannot be read as text: not UTF-8 ({error.reason})") from None
 
 
-def lines(path: Path, inputs: Sequence[Input], steps: TextSteps) -> Lines:
+def lines(path: Path, inputs: Sequence[Input], values: Mapping[str, Any], facts: ModelFacts) -> Lines:
     """The lines of a file as samples.
+
+    Args:
+        path: the file.
+        inputs: inputs of the model.
+        values: values of the description.
+        facts: facts about the model.
 
     Raises:
         FeedError: no tokenizer, one that does not fit the model, or a file that cannot be read.
@@ -81,31 +89,66 @@ def lines(path: Path, inputs: Sequence[Input], steps: TextSteps) -> Lines:
     texts = [i for i in inputs if i.element == "tensor(string)"]
     if len(texts) == 1 and all(i.optional or i in texts for i in inputs):
         return Lines(path, lambda line: {texts[0].name: _string(line, texts[0])}, SampleOrigin(kind="text"))
-    tokenizer = _tokenizer_file(path, inputs, steps)
+    tokens, origin = tokens_of(path, inputs, values, facts)
+    return Lines(path, tokens, origin)
+
+
+def tokens_of(
+    where: Path, inputs: Sequence[Input], values: Mapping[str, Any], facts: ModelFacts
+) -> tuple[Tokens, SampleOrigin]:
+    """The maker of inputs from a text, and its origin.
+
+    Args:
+        where: the file of the texts.
+        inputs: inputs of the model.
+        values: values of the description; a record of the model completes them.
+        facts: facts about the model.
+
+    Raises:
+        FeedError: no tokenizer, or one that does not fit the model.
+    """
+    record = facts.recorded.preprocess if facts.recorded and facts.recorded.kind == "text" else None
+    recorded = {k: v for k, v in (record or {}).items() if k != "tokenizer" or Path(str(v)).is_file()}
+    steps = described(TextSteps, {**recorded, **values}, "texts")
+    tokenizer, reason = _tokenizer_file(where, inputs, steps, facts)
     tokens = Tokens(inputs, open_tokenizer(tokenizer), steps.max_length)
     assumed = [] if steps.tokenizer else [f"tokenizer={tokenizer}"]
     if steps.max_length == _MAX_LENGTH:
         assumed.append(f"max_length={_MAX_LENGTH}")
     assumed += tokens.assumed
-    return Lines(path, tokens, SampleOrigin(kind="text", tokenizer=str(tokenizer), assumed=tuple(assumed)))
+    origin = SampleOrigin(
+        kind="text", tokenizer=str(tokenizer), assumed=tuple(assumed),
+        preprocess={"tokenizer": str(tokenizer), "max_length": steps.max_length},
+        reason="as the file records" if "tokenizer" in recorded and "tokenizer" not in values else reason,
+    )  # fmt: skip
+    return tokens, origin
 
 
 def _string(line: str, spec: Input) -> NDArray[Any]:
     return np.full((1,) * len(spec.shape), line, object)
 
 
-def _tokenizer_file(path: Path, inputs: Sequence[Input], steps: TextSteps) -> Path:
+def _tokenizer_file(
+    where: Path, inputs: Sequence[Input], steps: TextSteps, facts: ModelFacts
+) -> tuple[Path, str | None]:
+    """The file of the tokenizer, and where it was found; None: it was given."""
     if steps.tokenizer is not None:
         file = Path(steps.tokenizer)
         if not file.is_file():
             raise FeedError(f"preprocess: tokenizer {str(file)!r} is not a file")
         if file.suffix.lower() not in (".json", ".onnx"):
             raise FeedError(f"preprocess: tokenizer {str(file)!r}, expected a tokenizer.json or an .onnx model")
-        return file
-    for file in (path.parent / name for name in ("tokenizer.onnx", "tokenizer.json")):
-        if file.is_file():
-            return file
-    raise FeedError(f"{path}: text needs a tokenizer: give tokenizer=FILE (.json or .onnx); {expected(inputs)}")
+        return file, None
+    names = ("tokenizer.onnx", "tokenizer.json")
+    near = next((file for name in names if (file := where.parent / name).is_file()), None)
+    if near is not None:
+        return near, "found beside the texts; --preprocess tokenizer=FILE names another"
+    if (beside := facts.file(*names)) is not None:
+        return beside, "found beside the model; --preprocess tokenizer=FILE names another"
+    raise FeedError(
+        f"{where}: text needs a tokenizer: give --preprocess tokenizer=FILE (a tokenizer.json, which models of the Hugging "
+        f"Face hub have beside them, or an .onnx), or put it beside the model; {expected(inputs)}"
+    )
 
 
 class Tokens:
