@@ -1,41 +1,101 @@
-"""Quantize the embedded model to several formats, prove each, and print size, accuracy, error and speed."""
+"""The best file of the embedded model for each goal, from one search, beside the float model: size, speed and answers."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 import onnxquant
+from onnxquant.report.data import Attempt
+from onnxquant.report.table import Table, say
+from onnxquant.report.units import milliseconds, size, times
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
-CHOICES: list[dict[str, Any]] = [
-    {"format": "f16"},
-    {"format": "int8"},
-    {"format": "int4"},
-    {"format": "int4", "target": "onnx"},
-    {"format": "q8_0"},
-    {"format": "q4_0"},
-    {"format": "int2"},
-    {"format": "i2_s"},
-]
+# Samples of the search, and samples that are run at once where answers are counted.
+SAMPLES, BATCH = 64, 500
 
 
-def accuracy(model: Path, images: NDArray[np.float32], labels: NDArray[np.uint8]) -> float:
-    """Share of labelled images that a model gets right."""
+@dataclass(frozen=True)
+class File:
+    """A file of the table.
+
+    Attributes:
+        goals: the goals that it is the best for.
+        way: the way in which it was made.
+        path: the file.
+    """
+
+    goals: str
+    way: str
+    path: Path
+
+
+def _smaller(attempt: Attempt) -> float:
+    return (attempt.verdict.smaller if attempt.verdict else None) or 0.0
+
+
+def _faster(attempt: Attempt) -> float:
+    return (attempt.verdict.faster if attempt.verdict else None) or 1.0
+
+
+# The measure of the goals beside the one that the search has.
+GOALS: Mapping[str, Callable[[Attempt], float]] = {
+    "small": _smaller,
+    "balanced": lambda attempt: _smaller(attempt) * _faster(attempt),
+}
+
+
+def answers(model: Path, images: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The digit that a model reads in each image."""
     session = onnxquant.load(model)
-    right = 0
-    for start in range(0, len(images), 500):
-        (logits,) = session.run(None, {"image": images[start : start + 500]})
-        right += int((logits.argmax(1) == labels[start : start + 500]).sum())
-    return right / len(images)
+    parts = [session.run(None, {"image": images[i : i + BATCH]})[0] for i in range(0, len(images), BATCH)]
+    digits: NDArray[np.int64] = np.concatenate(parts).argmax(1)
+    return digits
+
+
+def best_files(model: Path, folder: Path, data: Sequence[Mapping[str, Any]], effort: str) -> list[File]:
+    """The best file for each goal: one search chooses the fastest, and tries what is best for the others, too."""
+    path = folder / f"{model.stem}.fast.onnx"
+    report = onnxquant.quantize(model, path, data=data, goal="fast", effort=effort, force=True)
+    assert report.choice
+    chosen = next(a for a in report.choice.attempts if a.way == report.choice.chosen)
+    front = [a for a in report.choice.attempts if a.pareto] or [chosen]
+    goals = {chosen.way: ["fast"]}
+    for goal, measure in GOALS.items():
+        goals.setdefault(max(front, key=measure).way, []).append(goal)
+    files = []
+    for attempt in report.choice.attempts:
+        if attempt.way not in goals:
+            continue
+        output = folder / f"{model.stem}.{goals[attempt.way][0]}.onnx"
+        if attempt is not chosen:
+            onnxquant.quantize(model, output, data=data, samples=16, force=True, **attempt.options)
+        files.append(File(", ".join(goals[attempt.way]), attempt.way, output))
+    return sorted(files, key=lambda file: ["fast", *GOALS].index(file.goals.split(",")[0]))
+
+
+def table_of(model: Path, files: Sequence[File], images: NDArray[np.float32]) -> Table:
+    """Files beside the float model; times are medians of one run in which all files take turns."""
+    rows = onnxquant.benchmark(model, *(file.path for file in files), data={"image": images[:1]})
+    expected = answers(model, images)
+    out = Table("", "how", "best for", ">size", ">smaller", ">a call", ">faster", ">same answers")
+    out.add_row("the original", "", size(rows[0].bytes), "", milliseconds(rows[0].seconds), "", "")
+    for file, row in zip(files, rows[1:], strict=True):
+        same = int((answers(file.path, images) == expected).sum())
+        out.add_row(
+            file.way, file.goals, size(row.bytes), times(rows[0].bytes / row.bytes), milliseconds(row.seconds),
+            times(rows[0].seconds / row.seconds), f"{same} of {len(images)}",
+        )  # fmt: skip
+    return out
 
 
 def main() -> None:
@@ -43,64 +103,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=MODELS / "default.onnx")
     parser.add_argument("--out", type=Path, help="keep the quantized files in this folder")
+    parser.add_argument("--effort", default="low", choices=("low", "medium", "high"), help="time of the search")
+    parser.add_argument("--format", action="append", default=[], dest="formats", help="a row for this format, too")
     arguments = parser.parse_args()
-    console = Console()
-    if not console.is_terminal:
-        console.width = 150
+    console = Console(highlight=False, width=shutil.get_terminal_size().columns)
     with np.load(MODELS / "default_test.npz") as data:
-        images = (data["image"].astype(np.float32) / 255)[:, None]
-        labels, calibration = data["label"], data["calibration"]
-    feeds = [{"image": (c.astype(np.float32) / 255)[None, None]} for c in calibration[:8]]
-    console.print(f"{arguments.model.name}: recognises handwritten digits; {len(images)} labelled test images")
-    table = Table(box=box.SIMPLE_HEAD, title="Every row was written, opened again and proven", title_justify="left")
-    for column in (
-        "format",
-        "target",
-        "size",
-        "smaller",
-        "accuracy",
-        "output SQNR",
-        "latency",
-        "vs float",
-        "proof",
-        "kernels",
-    ):
-        table.add_column(column, justify="left" if column in ("format", "target", "kernels", "proof") else "right")
-    float_accuracy = accuracy(arguments.model, images, labels)
+        images, calibration = ((data[name].astype(np.float32) / 255)[:, None] for name in ("image", "calibration"))
+    samples = [{"image": image[None]} for image in calibration[:SAMPLES]]
+    say(console, f"{arguments.model.name} reads handwritten digits. The ways that suit it are tried on {SAMPLES} images, as")
+    say(console, f"onnxquant quantize {arguments.model.name} --data IMAGES does:")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for i, choice in enumerate(CHOICES):
-            with console.status(f"{choice['format']} ..."):
-                name = "-".join(choice.values())
-                output = folder / f"{arguments.model.stem}.{name}.onnx"
-                report = onnxquant.quantize(arguments.model, output, data=feeds, samples=8, force=True, **choice)
-                right = accuracy(output, images, labels)
-            proof = report.proof
-            assert proof and proof.latency
-            if i == 0:
-                seconds = proof.latency.seconds["original"]
-                table.add_row("float32", "", f"{report.original_bytes / 1e3:.0f} kB", "1.00x", f"{float_accuracy:.2%}", "",
-                              f"{1e6 * seconds:.0f} us", "1.00x")  # fmt: skip
-            (deployed,) = proof.outputs["float vs deployed"].values()
-            kernels = proof.kernels.library or proof.kernels.stock or {}
-            picked = [f"{k.removeprefix('com.microsoft.')} {n}" for k, n in kernels.items() if _is_quantized(k)]
-            targets = sorted({str(s.decision.target) for s in report.encoded})
-            table.add_row(
-                choice["format"], "+".join(targets), f"{(report.output_bytes or 0) / 1e3:.0f} kB",
-                f"{proof.sizes.ratio:.2f}x", f"{right:.2%}", f"{deployed.sqnr_db:.1f} dB",
-                f"{1e6 * proof.latency.seconds['quantized']:.0f} us", f"{proof.latency.ratio['quantized']:.2f}x",
-                "[green]passed[/green]" if report.passed else "[red]FAILED[/red]", ", ".join(picked) or "folded to float",
-            )  # fmt: skip
+        with console.status("searching ..."):
+            files = best_files(arguments.model, folder, samples, arguments.effort)
+            for name in arguments.formats:
+                path = folder / f"{arguments.model.stem}.{name}.onnx"
+                onnxquant.quantize(arguments.model, path, format=name, data=samples, samples=16, force=True)
+                files.append(File("", f"{name} weights", path))
+            table = table_of(arguments.model, files, images)
     console.print(table)
-    console.print(
-        "Next: [bold].venv/bin/onnxquant quantize YOUR_MODEL.onnx[/bold]   "
-        "(i2_s is for networks trained ternary; here it shows what it does to others)"
-    )
-
-
-def _is_quantized(kernel: str) -> bool:
-    return any(part in kernel for part in ("NBits", "BlockQuantized", "onnxquant."))
+    say(console, f"Every file was written, opened again and proven; answers are those on {len(images)} other images.")
+    say(console, "onnxquant quantize YOUR_MODEL.onnx --data SAMPLES", label="next ")
 
 
 if __name__ == "__main__":
