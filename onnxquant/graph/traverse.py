@@ -38,11 +38,16 @@ def nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     for graph in graphs(proto.graph):
         yield from graph.node
     for function in proto.functions:
-        for node in function.node:
-            yield node
-            for inner in subgraphs(node):
-                for graph in graphs(inner):
-                    yield from graph.node
+        yield from nodes_of_function(function)
+
+
+def nodes_of_function(function: onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a model-local function, those of nested graphs included."""
+    for node in function.node:
+        yield node
+        for inner in subgraphs(node):
+            for graph in graphs(inner):
+                yield from graph.node
 
 
 def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

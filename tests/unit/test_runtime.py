@@ -140,6 +140,28 @@ def test_a_model_that_draws_random_numbers_is_judged_by_its_weights_alone(tmp_pa
     assert any("draws random numbers (1 x RandomNormalLike)" in note for note in report.proof.notes)
 
 
+def test_a_seed_that_some_calls_of_a_function_leave_out_is_the_same_where_they_are_inlined(tmp_path: Path) -> None:
+    def with_seed(call: onnx.NodeProto, of: str) -> onnx.NodeProto:
+        call.attribute.add(name=of, type=onnx.AttributeProto.FLOAT, ref_attr_name="seed")
+        return call
+
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("layers", 1)]
+    noise = with_seed(node("RandomNormalLike", ["x"], ["noise"]), "seed")
+    inner = [noise, node("Add", ["noise", "x"], ["s"]), node("MatMul", ["s", "w"], ["y"])]
+    outer = [with_seed(node("Noisy", ["x", "w"], ["y"], domain="layers"), "seed")]
+    functions = [
+        onnx.helper.make_function("layers", name, ["x", "w"], ["y"], nodes, opsets, attributes=["seed"])
+        for name, nodes in (("Noisy", inner), ("Layer", outer))
+    ]
+    calls = [node("Layer", ["x", "w"], ["h"], domain="layers"), node("Layer", ["h", "w"], ["k"], domain="layers", seed=3.0)]
+    calls.append(node("Noisy", ["k", "w"], ["y"], domain="layers"))
+    weights = {"w": graphs.weight(64, 64)}
+    proto = graphs.model(calls, {"x": ("float32", ["n", 64])}, {"y": "float32"}, weights, functions=functions)
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", format="int8")
+    assert report.proof
+    assert report.proof.deployed["y"].sqnr_db > 30
+
+
 def test_functions_that_draw_random_numbers_draw_the_same_where_they_are_inlined(tmp_path: Path) -> None:
     main = noisy(0)
     nodes = [*main.graph.node]
