@@ -18,7 +18,8 @@ from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.activations.weights import dynamic_sites
 from onnxquant.calibration.collect import collect
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import find_sites
+from onnxquant.graph.needs import UseKind
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.plan.context import Context
 from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import Effort
@@ -41,7 +42,7 @@ def plan_dynamic(context: Context) -> ActivationPlan:
     split = samples.for_calibration(document)
     runner = CandidateRunner(document, rules, split.judging, threads, judge=options.judge)
     if options.smooth:
-        inputs = [u.node.input[0] for s in find_sites(document)[0] if s.name in best.sites.multiplied for u in s.uses]
+        inputs = [u.node.input[0] for s in _multiplied(best) for u in s.served(UseKind.PRODUCT)]
         observers = {x: [MAGNITUDES] for x in inputs}
         with budget.first_pass():
             statistics = collect(document, split.calibrating, observers, threads=threads, progress=budget.progress)
@@ -61,11 +62,14 @@ def _planned(document: Document, rules: Recipe) -> ActivationPlan:
     return ActivationPlan(document, sites, DynamicActivations(integer_kernels=len(sites.multiplied)))
 
 
+def _multiplied(plan: ActivationPlan) -> list[Site]:
+    return [site for site in find_sites(plan.document)[0] if site.name in plan.sites.multiplied]
+
+
 def _without_slow_products(best: ActivationPlan, runner: CandidateRunner, budget: TimeBudget) -> ActivationPlan:
     """A plan without the products that make it slower than the float model."""
-    readers = {use.node.output[0]: site.name for site in find_sites(best.document)[0] for use in site.uses}
-    nodes = best.document.proto.graph.node
-    products = [n for n in nodes if n.output and readers.get(n.output[0]) in best.sites.multiplied]
+    readers = {u.node.output[0]: site.name for site in _multiplied(best) for u in site.served(UseKind.PRODUCT)}
+    products = [n for n in best.document.proto.graph.node if n.output and n.output[0] in readers]
     weights = best.document.proto.graph.initializer
 
     def without(outputs: Sequence[str]) -> ActivationPlan:

@@ -159,7 +159,7 @@ def _leads_to_codes(editor: GraphEditor, node: onnx.NodeProto) -> bool:
 def _split_gemm(editor: GraphEditor, output: str) -> None:
     """Split a Gemm with C into Gemm and Add: ONNX Runtime's integer Gemm with float output takes no float C."""
     gemm = editor.producer(output)
-    if gemm is None:
+    if gemm is None or len(gemm.input) < 3 or not gemm.input[2]:
         return
     bias = gemm.input[2]
     editor.connect(gemm, 2, "")

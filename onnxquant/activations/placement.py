@@ -105,7 +105,8 @@ class Placement:
         units: nodes that compute on integers, in graph order.
         tensors: quantized tensors by name, inputs of units first.
         float_kernels: kernels that stay in float, by name.
-        split_gemms: outputs of Gemms that return floats: their C is added after the product, in float.
+        split_gemms: outputs of Gemms that return floats: their C, also one that corrects it, is added after the product, in
+            float.
     """
 
     units: tuple[Unit, ...] = ()
@@ -161,7 +162,7 @@ class _Placer:
         split = tuple(
             u.node.output[0]
             for u in units
-            if u.node.op_type == "Gemm" and len(u.node.input) > 2 and not self._gives_integers(u.node)
+            if u.node.op_type == "Gemm" and not self._gives_integers(u.node)
         )
         return Placement(units, self._quantized(units), self._float_kernels, split)
 

@@ -12,7 +12,8 @@ from onnxquant.errors import RangeError, WeightError
 from onnxquant.formats.base import Format
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import Site, find_sites
+from onnxquant.graph.needs import UseKind
+from onnxquant.graph.sites import Site, Use, find_sites
 from onnxquant.native import dispatch
 from onnxquant.plan.planner import IntegerSites, make_plan, refusal_beside_integers
 from onnxquant.recipe.rules import Recipe
@@ -27,12 +28,17 @@ def site_of(document: Document, tensor: str) -> Site:
     return next(s for s in find_sites(document)[0] if s.name == tensor)
 
 
+def _multiplying(site: Site) -> list[Use]:
+    """The uses of a weight but for lookups, which read the codes of any product."""
+    return [use for use in site.uses if use not in site.served(UseKind.LOOKUP)]
+
+
 def excluded_kernels(document: Document, rules: Recipe) -> dict[str, FloatKernel]:
     """Kernels whose weight cannot be int8 per channel under the rules, by the first output of their nodes."""
     reasons: dict[str, str] = {}
     editor, sites, opset = GraphEditor(document.proto.graph), find_sites(document)[0], max(document.opset, OPSET)
     kernels = {n.output[0] for n in editor.nodes if kind_of(n, editor) is OpKind.KERNEL}
-    readers = {s.name: {u.node.output[0] for u in s.uses} for s in sites}
+    readers = {s.name: {u.node.output[0] for u in _multiplying(s)} for s in sites}
     for site in sites:
         refusal = refusal_beside_integers(site, rules, Activations.STATIC, opset)
         if refusal is not None and str(refusal):
@@ -77,7 +83,7 @@ def static_sites(document: Document, float_kernels: Mapping[str, FloatKernel]) -
     editor = GraphEditor(document.proto.graph)
     multiplied, for_accuracy = set(), set()
     for site in find_sites(document)[0]:
-        nodes = [u.node for u in site.uses]
+        nodes = [u.node for u in _multiplying(site)]
         in_float = [k for n in nodes if (k := float_kernels.get(n.output[0], float_kernels.get(n.name)))]
         if any(kernel.cause is Cause.ACCURACY for kernel in in_float):
             for_accuracy.add(site.name)

@@ -13,12 +13,14 @@ from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.initializers import ConstantsToInitializers, DropUnread, RaiseIrVersion
 from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
 from onnxquant.passes.prepare.shared_constants import ShareConstants
+from onnxquant.passes.prepare.transposed_constants import ShareTransposes
 from onnxquant.passes.prepare.weights import FoldWeights
 from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
 from onnxquant.passes.simplify.biases import JoinBiases
 from onnxquant.passes.simplify.constants import FoldConstants
 from onnxquant.passes.simplify.leaky_relus import JoinLeakyRelus
 from onnxquant.passes.simplify.pads import FoldPads
+from onnxquant.passes.simplify.transposed_products import ReadTables
 from onnxquant.passes.simplify.transposes import SinkTransposes
 
 PREPARE: tuple[Pass, ...] = (
@@ -30,12 +32,14 @@ PREPARE: tuple[Pass, ...] = (
     ShareConstants(across_graphs=False),
     FoldWeights(),
     ShareConstants(),
+    ShareTransposes(),
     DropLeadingAxes(),
     DropUnread(),
 )
 
 # For integer activations: fewer, plainer nodes between the linear ops.
 SIMPLIFY: tuple[Pass, ...] = (
+    ReadTables(),
     FoldConstants(),
     FoldBatchNorms(),
     FoldPads(),

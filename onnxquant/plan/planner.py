@@ -6,6 +6,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from onnxquant.formats.base import Format
+from onnxquant.formats.integers import Integers
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import Site, SkippedConstant
 from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision, Plan, WeightFacts
@@ -102,7 +103,7 @@ def refusal_beside_integers(site: Site, recipe: Recipe, kind: Activations, opset
     rule = match[1]
     if rule.keep:
         return Refusal("a rule keeps its weight in float")
-    return integer_target(kind).check(site, rule.make_format().for_decoding_at_load(), opset)
+    return integer_target(kind).check(site, _integer_format(site, rule), opset)
 
 
 def first_matching_rule(site: Site, recipe: Recipe) -> tuple[int, Rule] | None:
@@ -160,8 +161,17 @@ def _decide_by_rule(site: Site, rule: Rule, opset: int, *, permuted: bool) -> De
     return decide(site, form, rule, opset)
 
 
+def _integer_format(site: Site, rule: Rule) -> Format:
+    """The format of a weight beside integers: one scale for all of it where products see it in different orders."""
+    form = rule.make_format()
+    views = {use.view for use in site.uses if use.kind is UseKind.PRODUCT}
+    if len(views) > 1 and isinstance(form, Integers) and form.block_size is None and form.per_channel is None:
+        return form.with_(per_channel=False)
+    return form.for_decoding_at_load()
+
+
 def _beside_integers(site: Site, rule: Rule, target: Target, opset: int) -> EncodeDecision:
-    form = rule.make_format().for_decoding_at_load()
+    form = _integer_format(site, rule)
     nbytes, _ = _stored_bytes(target, site, form, opset)
     return EncodeDecision(
         **_facts(site), reason=target.summary, format=form, target=target.name, nbytes=nbytes,

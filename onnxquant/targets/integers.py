@@ -7,7 +7,7 @@ DynamicQuantizeMatMul, that rounds its activations in each call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -19,7 +19,7 @@ from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
-from onnxquant.graph.sites import Site
+from onnxquant.graph.sites import Site, Use
 from onnxquant.graph.traverse import graphs
 from onnxquant.targets.base import Lowered, Result, Target, add_planes
 from onnxquant.targets.dense import read_decoded
@@ -62,8 +62,10 @@ class StaticIntegers(Target):
             return Refusal(f"DequantizeLinear has scales per channel from opset {AXIS_OPSET} on, the model has {opset}")
         if opset > LAST_DEQUANTIZE_OPSET:
             return Refusal(f"onnxruntime has no QuantizeLinear of opset {opset} yet", "dynamic activations do without")
-        if any(use.via is not None or use.view != site.view for use in site.uses) or site.view.split != 1:
+        if any(use.via is not None for use in site.uses) or site.view.split != 1:
             return Refusal("its readers see the weight in different orders")
+        if any(use.view != site.view for use in site.uses) and not isinstance(form.granularity, PerTensor):
+            return Refusal("its readers see the weight in different orders, which takes one scale for all of it")
         return None
 
     def layouts(self, site: Site, form: Format, opset: int) -> Sequence[Layout]:  # noqa: D102
@@ -75,7 +77,8 @@ class StaticIntegers(Target):
         nodes = GraphNodes(editor, site)
         axis: dict[str, Any] = {} if isinstance(form.granularity, PerTensor) else {"axis": layout.axis}
         results, specs, read = list[Result](), layout.specs(), dict(names)
-        for i, use in enumerate(site.uses):
+        lookups = site.served(UseKind.LOOKUP)
+        for i, use in enumerate(use for use in site.uses if use not in lookups):
             if i:
                 # With session.x64quantprecision ONNX Runtime gives codes another type under a new name, which two kernels
                 # that read one constant cannot both do. It folds a Reshape when a session is created: nothing is stored
@@ -85,7 +88,31 @@ class StaticIntegers(Target):
             decoded = nodes.op("DequantizeLinear", *[read[plane] for plane in _PLANES], **axis)
             results.append(read_decoded(editor, [use], decoded))
         nodes.insert_first()
+        for use in lookups:
+            rows = GraphNodes(editor, site)
+            results.append(
+                _look_up(rows, use, rows.op("Gather", names["codes"], use.node.input[1], axis=0), names, form)
+            )
+            editor.replace(use, rows.nodes)
         return Lowered({layout.name: names}, results)
+
+
+def _look_up(nodes: GraphNodes, use: Use, codes: str, names: Mapping[str, str], form: Format) -> Result:
+    """Add the decoding of rows that a Gather looks up; the table itself is never decoded.
+
+    Args:
+        nodes: builder of the nodes.
+        use: the Gather.
+        codes: codes of the rows.
+        names: planes of the table.
+        form: its format.
+    """
+    indices, output, scales = use.node.input[1], use.node.output[0], names["scales"]
+    if not isinstance(form.granularity, PerTensor):
+        shape = nodes.op("Concat", nodes.op("Shape", indices), nodes.ints(1), axis=0)
+        scales = nodes.op("Reshape", nodes.op("Gather", scales, indices, axis=0), shape)
+    nodes.op("Mul", nodes.floats(codes), scales, output=output)
+    return Result(UseKind.LOOKUP, indices, output)
 
 
 class DynamicIntegers(Target):
@@ -104,7 +131,7 @@ class DynamicIntegers(Target):
             return Refusal(f"DynamicQuantizeMatMul takes int8 with one scale per channel, not {form.name} like this")
         if site.tensor.data_type != onnx.TensorProto.FLOAT:
             return Refusal(f"DynamicQuantizeMatMul computes in float32, the weight is {site.dtype}")
-        if site.served(UseKind.DENSE) or site.served(UseKind.LOOKUP) or not site.served(UseKind.PRODUCT):
+        if site.served(UseKind.DENSE) or not site.served(UseKind.PRODUCT):
             return Refusal("ConvInteger and the like take many times the time of static activations: weight only")
         return None
 
@@ -130,6 +157,14 @@ class DynamicIntegers(Target):
                 nodes = GraphNodes(editor, site)
                 product(nodes, use.node.input[0], joined.output, joined.bias)
                 editor.replace(use, nodes.nodes)
+        for use in site.served(UseKind.LOOKUP):
+            nodes = GraphNodes(editor, site)
+            flat = nodes.op("Reshape", use.node.input[1], nodes.ints(-1))
+            columns = nodes.op("Gather", names["codes"], flat, axis=1)
+            shape = nodes.op("Concat", nodes.op("Shape", use.node.input[1]), nodes.ints(site.cols), axis=0)
+            rows = nodes.op("Reshape", nodes.op("Transpose", columns, perm=[1, 0]), shape)
+            lowered.results.append(_look_up(nodes, use, rows, names, form))
+            editor.replace(use, nodes.nodes)
         return lowered
 
     def finish(self, editor: ModelEditor, lowered: Sequence[tuple[Site, Format]]) -> None:

@@ -22,6 +22,7 @@ from onnxquant.passes.prepare.carried_constants import ReadCarriedConstants
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
 from onnxquant.passes.prepare.shared_constants import ShareConstants
+from onnxquant.passes.prepare.transposed_constants import ShareTransposes
 from onnxquant.passes.prepare.weights import FoldWeights
 
 IDS = {"ids": np.int64([[1, 5, 60]])}
@@ -50,6 +51,54 @@ def test_a_table_behind_identity_nodes_is_stored_once(tmp_path: Path, bits: int)
         sizes.append(report.output_bytes)
         assert [site.decision.name for site in report.sites] == ["w"] and not report.sites[0].decision.folded
     assert len(set(sizes)) == 1
+
+
+def tied_twice(*head: onnx.NodeProto) -> onnx.ModelProto:
+    """A table, and a head that multiplies with its transpose ``t``, which is a constant of its own."""
+    table = weight(640, 64)
+    nodes = [node("Gather", ["w", "ids"], ["e"]), node("Reshape", ["e", "rows"], ["r"]), *head]
+    constants = {"w": table, "t": np.ascontiguousarray(table.T), "rows": np.int64([-1, 64])}
+    return model(nodes, {"ids": ("int64", ["b", 3])}, {"y": "float32"}, constants)
+
+
+HEADS = {
+    "MatMul": node("MatMul", ["e", "t"], ["y"]),
+    "Gemm": node("Gemm", ["r", "t"], ["y"]),
+    "GemmOfRows": node("Gemm", ["r", "w"], ["y"], transB=1),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"target": "ort"}, {"activations": "dynamic"}, {"activations": "static"}], ids=str)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_table_and_its_transpose_are_stored_once(tmp_path: Path, head: str, options: dict[str, Any]) -> None:
+    proto, out = tied_twice(HEADS[head]), tmp_path / "out.onnx"
+    samples = [{"ids": rng(i).integers(0, 640, (4, 3))} for i in range(3)]
+    report = onnxquant.quantize(proto, out, data=samples, samples=1, threads=1, proof=False, **options)
+    encoded = [(site.decision.name, site.decision.target) for site in report.encoded]
+    beside = {"static": "qdq", "dynamic": "dynamic"}.get(options.get("activations", ""))
+    assert encoded == [("w", beside or encoded[0][1])]
+    onnxquant.dequantize(out, tmp_path / "float.onnx")
+    exact = agreement.outputs(proto, samples[2])["y"]
+    for path in (out, tmp_path / "float.onnx"):
+        (close,) = onnxquant.load(path).run(None, samples[2])
+        assert np.square(exact - close).mean() < 1e-2 * np.square(exact).mean()
+
+
+def test_a_transpose_that_something_else_reads_or_of_another_weight_stays() -> None:
+    nodes = [node("MatMul", ["e", "t"], ["p"]), node("Add", ["t", "t"], ["s"]), node("MatMul", ["e", "s"], ["y"])]
+    for proto in (tied_twice(*nodes), tied_twice(HEADS["MatMul"])):
+        proto.graph.initializer[1].raw_data = np.float32(0.5).tobytes() + proto.graph.initializer[1].raw_data[4:]
+        assert not ShareTransposes()(load(proto)).changed
+
+
+def test_a_weight_that_products_read_in_two_orders_is_multiplied_on_integers(tmp_path: Path) -> None:
+    nodes = [node("Gemm", ["x", "w"], ["g"], transB=1), node("Tanh", ["g"], ["h"]), node("MatMul", ["h", "w"], ["y"])]
+    proto = model(nodes, {"x": ("float32", ["b", 64])}, {"y": "float32"}, {"w": weight(64, 64)})
+    samples = [{"x": rng(i).standard_normal((4, 64), np.float32)} for i in range(3)]
+    report = onnxquant.quantize(
+        proto, tmp_path / "out.onnx", data=samples, threads=1, proof=False, activations="static", smooth=False
+    )
+    assert [(s.decision.target, s.decision.nbytes) for s in report.encoded] == [("qdq", 64 * 64 + 5)]
 
 
 def test_nested_graphs_read_a_weight_behind_identity_nodes_and_outputs_keep_theirs() -> None:

@@ -143,7 +143,7 @@ def test_a_relu_after_a_gemm_with_float_output_stays() -> None:
     assert found.split_gemms == ("a",)
 
 
-def test_a_gemm_with_c_is_split_only_where_its_output_is_float() -> None:
+def test_a_gemm_is_split_only_where_its_output_is_float_with_a_c_or_for_one_that_corrects_it() -> None:
     proto = graphs.model(
         [
             node("Gemm", ["x", "w", "c"], ["a"]),
@@ -156,7 +156,7 @@ def test_a_gemm_with_c_is_split_only_where_its_output_is_float() -> None:
         {"w": weight(8, 5), "c": weight(5), "v": weight(5, 3), "d": weight(3)},
     )
     found = placed(proto)
-    assert found.split_gemms == ("e",)
+    assert found.split_gemms == ("e", "f")
     assert set(found.tensors) == {"x", "b"}
 
 
