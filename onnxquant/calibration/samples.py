@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
@@ -15,6 +16,8 @@ from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.options import Options
 
 _LARGEST_PIXEL = 255
+# Number of samples that labels are compared on, where nothing was made from samples.
+_LABELLED = 500
 SYNTHETIC = 8
 """Number of synthetic samples if the user names none."""
 
@@ -36,6 +39,7 @@ class Samples:
         self._split: feeds_.Split | None = None
         self._feeds: feeds_.Checked | None = None
         self._remarks: list[str] = []
+        self._is_last = True
         self._preparation: feeds_.Preparation | None = None
         self._proven = options.samples
 
@@ -60,8 +64,9 @@ class Samples:
         return self._split
 
     def again(self) -> Samples:
-        """The same samples, divided alike, for another run."""
+        """The same samples, divided alike, for one of several runs, which does not tell accuracies."""
         other = Samples(self._data, self._options, self._facts)
+        other._is_last = False
         other._split, other._feeds, other._preparation = self._split, self._feeds, self._preparation
         return other
 
@@ -142,6 +147,28 @@ class Samples:
         inputs = [i for i in inputs_of(session) if self._facts.largest_pixel.get(i.name) != _LARGEST_PIXEL]
         return [*self._remarks, *(feeds_.unscaled_pixels(feeds, inputs) if is_array else [])]
 
+    def labelled(self, session: runtime.Session) -> feeds_.Feeds | None:
+        """The samples that labels tell the accuracy on: those that nothing was made from; None for one run of several.
+
+        Args:
+            session: session of the original model
+
+        Raises:
+            FeedError: the labels cannot be read.
+        """
+        if not self._is_last:
+            return None
+        if self._split is not None:
+            return self._split.held_out or self._split.judging
+        if isinstance(self._data, Iterator) and self._feeds is not None:
+            return self._feeds
+        return self._opened(session, _LABELLED)
+
+    @property
+    def labels_from(self) -> str:
+        """The origin of labels, in words."""
+        return self._options.labels or "the samples themselves"
+
     def compare(self, sources: Sequence[feeds_.SampleOrigin]) -> None:
         """Note where samples of statistics were prepared otherwise than these."""
         if self._feeds is not None:
@@ -153,6 +180,8 @@ class Samples:
         self._feeds = feeds_.open_feeds(
             self._data, inputs_of(session), limit=limit, preprocess=self._options.preprocess, facts=self._facts
         )
+        if self._options.labels is not None:
+            self._feeds.labels = feeds_.LabelFile.read(Path(self._options.labels), self._feeds.classes)
         return self._feeds
 
 

@@ -12,8 +12,8 @@ from onnxquant.cli.shared import FAILED, Display, command_line, errors_become_ex
 from onnxquant.inspect.validate import validate as validate_models
 
 _OPTIONS = (
-    "samples", "seed", "threads", "dim", "preprocess", "min_sqnr", "max_mse", "metric", "max_drop", "judge", "external_root",
-    "report", "force",
+    "samples", "seed", "threads", "dim", "preprocess", "labels", "min_sqnr", "max_mse", "metric", "max_drop", "judge",
+    "external_root", "report", "force",
 )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from onnxquant.report.report import Report
 from onnxquant.report.state import State
 from onnxquant.system.files import atomically
 from onnxquant.targets import Activations
+from onnxquant.validation.compare import add_accuracy
 
 # The part of the answers that stays the same, where an output has answers.
 _SAME_ANSWERS = 0.99
@@ -97,6 +98,8 @@ def quantize(
         wish = _Wish(source, entries, options, samples, progress)
         best = _Race(wish, judged, Path(name), place.name).best(ways(original, goal))
         _publish(best.report, place, force=settings.force)
+        if best.report.proof is not None and original.path is not None:
+            add_accuracy(best.report.proof, original.path, place, samples, settings)
         if settings.save_recipe is not None:
             with atomically(Path(settings.save_recipe)) as stream:
                 stream.write(best.recipe.read_bytes())

@@ -149,6 +149,11 @@ class OptionFields(RuleOptions):
         "or steps, or both: imagenet,size=384 (docs/feeds.md).", Scope.RUN, metavar="PRESET|FILE|KEY=VALUE,...",
         is_path=_is_table, is_proof=True,
     )  # fmt: skip
+    labels: str | None = option(
+        None, "Class of each sample of --data, one a line, or pairs of a file's or folder's name and a class (.txt, .csv, "
+        ".npy): the proof then tells the accuracy of both models.", Scope.RUN, metavar="FILE", is_path=any_path,
+        is_proof=True,
+    )  # fmt: skip
     samples: int = option(
         4, "Number of samples that the proof runs.", Scope.RUN, minimum=1, maximum=10_000, is_proof=True
     )

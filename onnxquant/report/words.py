@@ -28,6 +28,7 @@ def lines(report: ReportData, verdict: Verdict) -> list[tuple[str, str]]:
         ("speed", faster(report, verdict)),
         ("memory", _memory(proof)),
         ("quality", quality(verdict)),
+        ("accuracy", _accuracy(proof)),
         ("metric", _metric(proof)),
         ("samples", _samples(proof.feeds) if proof and proof.feeds else ""),
         ("prepared", rows.preparation(report) or ""),
@@ -116,6 +117,16 @@ def _memory(proof: Proof | None) -> str:
         return ""
     before, after = proof.loading.original.resident_bytes, proof.loading.quantized.resident_bytes
     return f"{size(before)} -> {size(after)} once loaded: more" if after > _MORE_MEMORY * before else ""
+
+
+def _accuracy(proof: Proof | None) -> str:
+    """The accuracy of both models; empty where samples have no labels."""
+    accuracy = proof.accuracy if proof else None
+    if accuracy is None:
+        return ""
+    names = ", ".join(f"{name} = {number}" for name, number in (accuracy.mapping or {}).items())
+    classes = f"; folders in order are classes: {names} ..." if names else ""
+    return f"{accuracy.text} on {accuracy.samples} samples ({accuracy.output}; labels of {accuracy.labels}{classes})"
 
 
 def _metric(proof: Proof | None) -> str:

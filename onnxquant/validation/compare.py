@@ -20,6 +20,7 @@ from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.values import Drop
+from onnxquant.validation.accuracy import Accuracy, measure
 from onnxquant.validation.bounds import judge, note_unoptimized, notes_on_outputs, notes_on_random_draws
 from onnxquant.validation.footprint import footprint
 from onnxquant.validation.kernels import kernels_of
@@ -91,6 +92,8 @@ def compare(
             proof.outputs, proof.quality = compared.errors, compared.quality
             proof.notes += notes_on_outputs(samples.outputs, compared.quality) + notes_on_random_draws(document)
             note_unoptimized(proof)
+        if isinstance(samples, SampledOutputs) and samples.source is not None:
+            add_accuracy(proof, source, quantized, samples.source, options)
         if options.metric is not None:
             progress("metric", 0.0)
             proof.metric = _metric(Metric(options.metric), source, quantized, options)
@@ -102,6 +105,30 @@ def compare(
         _add_kernels(proof, weights.document, document, quantized, options.threads)
     judge(proof, options)
     return proof
+
+
+def add_accuracy(proof: Proof, original: Path, quantized: Path, samples: Samples, options: Options) -> None:
+    """Add the accuracy of both models to a proof, where samples have labels.
+
+    Args:
+        proof: the proof.
+        original: the original model.
+        quantized: the quantized one.
+        samples: samples of the user.
+        options: number of threads.
+
+    Raises:
+        FeedError: the labels cannot be read.
+    """
+    session = runtime.open_session(original, runtime.session_options(threads=options.threads, mapped=True))
+    labelled = samples.labelled(session)
+    if labelled is None:
+        return
+    result = measure(original, quantized, labelled, options.threads, samples.labels_from)
+    if isinstance(result, Accuracy):
+        proof.accuracy = result
+    elif result:
+        proof.notes.append(result)
 
 
 def prepared_like(original: Document, quantized: Document) -> Document:

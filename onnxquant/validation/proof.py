@@ -11,6 +11,7 @@ from onnxquant.json_data import EMPTY, INLINE, OPTIONAL, JsonKey
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.numerics.score import PartQuality
 from onnxquant.plan.activations import ActivationRecord
+from onnxquant.validation.accuracy import Accuracy
 from onnxquant.validation.checks import WeightChecks
 from onnxquant.validation.contributions import SiteContribution
 from onnxquant.validation.distribution import Distribution
@@ -163,6 +164,7 @@ class Proof:
         sizes: sizes of the files.
         activations: results about integer activations.
         metric: the user's own metric; None where there is none.
+        accuracy: accuracy of both models; None where samples have no labels.
         contributions: contributions of single sites to the error, the largest first, where they were asked for.
         notes: remarks that do not make the proof fail.
         problems: reasons why the proof fails.
@@ -180,6 +182,7 @@ class Proof:
     sizes: Sizes = field(default_factory=Sizes)
     activations: ActivationProof = field(default_factory=ActivationProof)
     metric: MetricResult | None = field(default=None, metadata=EMPTY)
+    accuracy: Accuracy | None = field(default=None, metadata=OPTIONAL)
     contributions: list[SiteContribution] = field(default_factory=list, metadata=JsonKey("damage").metadata)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)

@@ -28,11 +28,13 @@ class SampledOutputs:
         feeds: the samples.
         outputs: outputs by name, of each sample.
         origin: origin of the samples.
+        source: samples of the user; None: these are synthetic.
     """
 
     feeds: list[feeds_.Feed]
     outputs: list[dict[str, Any]]
     origin: feeds_.SampleOrigin
+    source: Samples | None = None
 
 
 def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> SampledOutputs:
@@ -54,7 +56,8 @@ def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> S
         feeds = list(opened)
         remarks = (*(opened.origin.remarks or ()), *samples.remarks(feeds, session))
         origin = replace(opened.origin, remarks=remarks or None)
-        return SampledOutputs(feeds, [runtime.run(session, f) for f in feeds], origin)
+        outputs = [runtime.run(session, f) for f in feeds]
+        return SampledOutputs(feeds, outputs, origin, samples)
     if options.preprocess is not None:
         raise FeedError("preprocess says how samples are made of --data, which is missing")
     inputs = inputs_of(session)

@@ -120,13 +120,13 @@ def test_batch_axes_open_and_fixed(tmp_path: Path) -> None:
 PAIRS = Input("x", "tensor(float)", (2, 3))
 
 
-def test_what_fills_no_batch_is_left_out_and_said(tmp_path: Path) -> None:
+def test_what_fills_no_batch_is_kept_and_repeated_and_that_is_said(tmp_path: Path) -> None:
     x = values(7, 3)
     np.savez(tmp_path / "h.npz", x=x)
     for data in (tmp_path / "h.npz", [{"x": x[i : i + 1]} for i in range(7)], (x[i : i + 1] for i in range(7))):
         feeds = open_feeds(data, [PAIRS])
-        assert np.array_equal(np.concatenate([f["x"] for f in feeds]), x[:6]) and len(feeds) == 3
-        assert any("the last 1" in text and "left out" in text for text in feeds.origin.assumed or ())
+        assert np.array_equal(np.concatenate([f["x"] for f in feeds]), np.concatenate([x, x[6:]])) and len(feeds) == 4
+        assert "1 samples are repeated to fill a batch" in (feeds.origin.assumed or ())
 
 
 def test_fewer_samples_than_a_batch_are_repeated_and_that_is_said(tmp_path: Path) -> None:

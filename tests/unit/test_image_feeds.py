@@ -237,8 +237,11 @@ def test_a_damaged_image_is_refused_before_any_is_read(tmp_path: Path) -> None:
 def test_images_are_joined_to_batches_of_fixed_size(tmp_path: Path) -> None:
     data = folder(tmp_path / "a", *[pixels(8, 6)] * 5)
     feeds = open_feeds(data, [Input("x", "tensor(float)", (2, 3, 8, 6))])
-    assert [f["x"].shape for f in feeds] == [(2, 3, 8, 6)] * 2
-    assert "the last 1 of 5 samples are left out: they fill no batch" in (feeds.origin.assumed or ())
+    batches = [f["x"] for f in feeds]
+    assert [b.shape for b in batches] == [(2, 3, 8, 6)] * 3 and np.array_equal(batches[2][0], batches[2][1])
+    assert "1 samples are repeated to fill a batch" in (feeds.origin.assumed or ())
+    alone = read(data / "0.png", [Input("x", "tensor(float)", (2, 3, 8, 6))], None)
+    assert len(alone) == 1 and np.array_equal(alone[0]["x"][0], alone[0]["x"][1])
 
 
 def test_models_without_an_image_input_are_refused(tmp_path: Path) -> None:

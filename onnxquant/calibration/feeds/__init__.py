@@ -22,11 +22,13 @@ from onnxquant.calibration.feeds.base import (
     Input,
     SampleOrigin,
     Source,
+    batch_size,
     check,
     expected,
 )
-from onnxquant.calibration.feeds.batches import batch_size, in_batches
+from onnxquant.calibration.feeds.batches import in_batches
 from onnxquant.calibration.feeds.facts import NO_FACTS, ModelFacts, facts_of
+from onnxquant.calibration.feeds.labels import Label, LabelFile
 from onnxquant.calibration.feeds.preparation import Preparation, ranges_of, unscaled_pixels
 from onnxquant.calibration.feeds.settings import Description, entries
 from onnxquant.calibration.feeds.split import JUDGED, Split, split, spread
@@ -45,6 +47,8 @@ __all__ = [
     "Feeds",
     "Guess",
     "Input",
+    "Label",
+    "LabelFile",
     "ModelFacts",
     "Preparation",
     "SampleOrigin",

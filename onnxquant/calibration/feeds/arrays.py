@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds.base import Input, Raw, SampleOrigin, expected
+from onnxquant.calibration.feeds.labels import LABEL, is_label_name
 from onnxquant.errors import FeedError, nearest
 
 T = TypeVar("T")
@@ -28,21 +29,29 @@ class Stacked:
     """Arrays that hold samples along their first axis.
 
     A sample is one entry of that axis. The axis stays, with length 1, where the input has one for it. Where a model takes
-    a batch of fixed size, a sample is a whole batch.
+    a batch of fixed size, a sample is a whole batch; entries of the last one are repeated where they do not fill it. An array
+    of labels, which no input is called like, has an entry for each sample.
     """
 
     files: Sequence[Path] = ()
+    classes: Sequence[str] = ()
 
     def __init__(self, arrays: Mapping[str, Column], inputs: Sequence[Input], where: str) -> None:
         self._where = where
         specs = {i.name: i for i in inputs}
-        for name in arrays:
+        labels = next((n for n, c in arrays.items() if n not in specs and is_label_name(n) and c.holds_labels), None)
+        columns = {name: column for name, column in arrays.items() if name != labels}
+        for name in columns:
             if name not in specs:
                 raise FeedError(f"{where}: the model has no input {name!r}{nearest(name, list(specs))}")
-        self._takes = {name: _taking(column.shape, specs[name]) for name, column in arrays.items()}
-        self._columns = arrays
-        counts = {n: c.shape[0] // self._takes[n].entries for n, c in arrays.items() if c.shape}
-        self.origin = _origin({n: c.shape[0] % self._takes[n].entries for n, c in arrays.items() if c.shape})
+        self._takes = {name: _taking(column.shape, specs[name]) for name, column in columns.items()}
+        self._columns: dict[str, Column] = columns
+        if labels is not None:
+            largest = max((taking.entries for taking in self._takes.values()), default=1)
+            self._columns = {**columns, LABEL: arrays[labels]}
+            self._takes[LABEL] = _Taking(largest, drops_axis=False)
+        counts = {n: -(-c.shape[0] // self._takes[n].entries) for n, c in self._columns.items() if c.shape}
+        self.origin = _origin({n: -c.shape[0] % self._takes[n].entries for n, c in columns.items() if c.shape})
         if len(set(counts.values())) > 1:
             raise FeedError(
                 f"{where}: arrays differ in their number of samples: {counts}; inputs without an axis for samples need one "
@@ -57,11 +66,19 @@ class Stacked:
         with ExitStack() as stack:
             entries = {n: c.blocks(self._takes[n].entries, stack) for n, c in self._columns.items()}
             for i in range(self._count):
-                sample = {n: next(blocks) for n, blocks in entries.items()}
+                sample = {n: self._whole(n, next(blocks)) for n, blocks in entries.items()}
                 yield (
                     f"{self._where}, sample {i}",
                     {n: a[0] if self._takes[n].drops_axis and a.ndim else a for n, a in sample.items()},
                 )
+
+
+    def _whole(self, name: str, block: NDArray[Any]) -> NDArray[Any]:
+        """A block of entries, repeated where they do not fill a batch; labels are not."""
+        count = self._takes[name].entries
+        if name == LABEL or not block.ndim or len(block) == count:
+            return block
+        return block.take(range(count), axis=0, mode="wrap")
 
 
 class _Taking(NamedTuple):
@@ -76,10 +93,10 @@ class _Taking(NamedTuple):
     drops_axis: bool
 
 
-def _origin(left_out: Mapping[str, int]) -> SampleOrigin:
-    """The origin of arrays, the last entries of which fill no batch."""
-    count = max(left_out.values(), default=0)
-    return SampleOrigin(assumed=(f"the last {count} samples are left out: they fill no batch",) if count else None)
+def _origin(missing: Mapping[str, int]) -> SampleOrigin:
+    """The origin of arrays, the last entries of which may fill no batch."""
+    count = max(missing.values(), default=0)
+    return SampleOrigin(assumed=(f"{count} samples are repeated to fill a batch",) if count else None)
 
 
 def _taking(shape: tuple[int, ...], spec: Input) -> _Taking:
@@ -97,6 +114,13 @@ class Column:
     def __init__(self, array: NDArray[Any]) -> None:
         self._array = array
         self.shape: tuple[int, ...] = array.shape
+        self._dtype: np.dtype[Any] = array.dtype
+
+    @property
+    def holds_labels(self) -> bool:
+        """Whether the entries may be classes: whole numbers or words, or one of several columns for each."""
+        is_many = len(self.shape) == 2 and self.shape[1] > 1
+        return len(self.shape) in (1, 2) and self._dtype.kind in ("iubf" if is_many else "iuU")
 
     def blocks(self, length: int, stack: ExitStack) -> Iterator[NDArray[Any]]:
         """Blocks of consecutive entries; a scalar is repeated without end.
@@ -258,6 +282,7 @@ class Folder:
 
     samples: Sequence[Mapping[str, Path] | Path]
     inputs: Sequence[Input]
+    classes: Sequence[str] = ()
     origin: SampleOrigin = field(default_factory=SampleOrigin)
 
     @property
@@ -273,6 +298,8 @@ class Folder:
         for index, (files, one) in enumerate(zip(self.samples, self.files, strict=True)):
             raw = _whole(files) if isinstance(files, Path) else {n: _map_npy(f) for n, f in files.items()}
             sample = {n: a[None] if a.ndim + 1 == ranks.get(n) else a for n, a in raw.items()}
+            if isinstance(files, Path):
+                sample = {LABEL if n not in ranks and is_label_name(n) else n: a for n, a in sample.items()}
             yield f"{one}, sample {index}", sample
 
 

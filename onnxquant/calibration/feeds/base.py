@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds.groups import groups_of_files
+from onnxquant.calibration.feeds.labels import LABEL, Label, LabelFile, labels_in
 from onnxquant.errors import FeedError, nearest
 from onnxquant.json_data import OPTIONAL, JsonValue
 
@@ -123,6 +124,15 @@ class Feeds(Protocol):
         """The source of each sample, whose samples may be alike; empty where no source is known."""
         ...
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the folders of classes, sorted; empty where there are none."""
+        ...
+
+    def labelled(self) -> Iterator[tuple[Feed, list[Label] | None]]:
+        """Samples with their labels, one for each sample of a batch; None where there are none."""
+        ...
+
     def __iter__(self) -> Iterator[Feed]: ...
 
     def __len__(self) -> int: ...
@@ -131,11 +141,15 @@ class Feeds(Protocol):
 class Source(Protocol):
     """A reader of raw samples, each with its place for messages; it can be iterated over any number of times.
 
+    Labels of a sample stand among its arrays, under the key ``LABEL``.
+
     Attributes:
         origin: the origin of the samples, without ``source`` and ``samples``.
+        classes: names of the folders of classes, sorted; empty where there are none.
     """
 
     origin: SampleOrigin
+    classes: Sequence[str]
 
     @property
     def files(self) -> Sequence[PurePath]:
@@ -148,9 +162,14 @@ class Source(Protocol):
 
 
 class Checked:
-    """The samples of a source, each checked and converted to the model's types when it is read."""
+    """The samples of a source, each checked and converted to the model's types when it is read.
+
+    Attributes:
+        labels: labels from a file, which come before those of the source.
+    """
 
     def __init__(self, name: str, source: Source, inputs: Sequence[Input], limit: int | None) -> None:
+        self.labels: LabelFile | None = None
         self._source = source
         self._inputs = inputs
         self._count = len(source) if limit is None else min(limit, len(source))
@@ -166,16 +185,37 @@ class Checked:
         """The source of each sample, by the name of its file."""
         return groups_of_files(self.files)
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the folders of classes."""
+        return self._source.classes
+
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Feed]:
+        return (feed for feed, _ in self.labelled())
+
+    def labelled(self) -> Iterator[tuple[Feed, list[Label] | None]]:
+        """Samples with their labels."""
         count = 0
         for where, raw in islice(iter(self._source), self._count):
             count += 1
-            yield check(raw, self._inputs, where)
+            own = raw.get(LABEL)
+            feed = check({k: v for k, v in raw.items() if k != LABEL}, self._inputs, where)
+            yield feed, self._labels(count - 1, feed, None if own is None else labels_in(own))
         if count < self._count:
             raise FeedError(f"{self.origin.source}: gave {count} samples, expected {self._count} as the first time")
+
+    def _labels(self, place: int, feed: Feed, own: list[Label] | None) -> list[Label] | None:
+        """The labels of a sample: those of the file, or its own."""
+        if self.labels is None:
+            return own
+        size = batch_size(self._inputs)
+        lengths = {len(a) for n, a in feed.items() if np.ndim(a) > 1}
+        count = len(own or ()) or (size if size > 1 else next(iter(lengths)) if len(lengths) == 1 else 1)
+        file = self.files[place] if self.files else None
+        return self.labels.of(place, count, file, own or ())
 
 
 class Chosen:
@@ -201,17 +241,37 @@ class Chosen:
         """The source of each chosen sample."""
         return [group for i, group in enumerate(self._feeds.groups) if i in self._places]
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the folders of classes."""
+        return self._feeds.classes
+
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Feed]:
+        return (feed for feed, _ in self.labelled())
+
+    def labelled(self) -> Iterator[tuple[Feed, list[Label] | None]]:
+        """The chosen samples with their labels."""
         remaining = self._count
-        for i, feed in enumerate(self._feeds):
+        for i, sample in enumerate(self._feeds.labelled()):
             if i in self._places:
-                yield feed
+                yield sample
                 remaining -= 1
             if not remaining:
                 return
+
+
+def batch_size(inputs: Sequence[Input]) -> int:
+    """The fixed number of samples that a model takes at once; 1 where its inputs do not agree about it.
+
+    >>> batch_size([Input("x", "tensor(float)", (8, 3)), Input("rate", "tensor(int64)", ())])
+    8
+    """
+    sizes = {spec.shape[0] for spec in inputs if len(spec.shape) > 1}
+    size = next(iter(sizes)) if len(sizes) == 1 else 1
+    return size if isinstance(size, int) and size > 1 else 1
 
 
 def expected(inputs: Sequence[Input]) -> str:

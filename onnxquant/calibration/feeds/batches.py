@@ -10,17 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxquant.calibration.feeds.base import Input, Raw, Source
-
-
-def batch_size(inputs: Sequence[Input]) -> int:
-    """The fixed number of samples that a model takes at once; 1 where its inputs do not agree about it.
-
-    >>> batch_size([Input("x", "tensor(float)", (8, 3)), Input("rate", "tensor(int64)", ())])
-    8
-    """
-    sizes = {spec.shape[0] for spec in inputs if len(spec.shape) > 1}
-    size = next(iter(sizes)) if len(sizes) == 1 else 1
-    return size if isinstance(size, int) and size > 1 else 1
+from onnxquant.calibration.feeds.labels import LABEL, labels_in
 
 
 def in_batches(source: Source, inputs: Sequence[Input], size: int) -> Source:
@@ -38,7 +28,7 @@ def _is_one(value: Any, spec: Input) -> bool:  # noqa: ANN401 - an array, or wha
 
 
 class Batches:
-    """Batches of consecutive samples. The last samples are left out where they fill none; fewer than one batch are repeated.
+    """Batches of consecutive samples. Samples of the last batch are repeated where they do not fill it.
 
     Args:
         source: samples that are one entry each.
@@ -46,11 +36,9 @@ class Batches:
     """
 
     def __init__(self, source: Source, size: int) -> None:
-        self._source, self._size = source, size
-        total = len(source)
-        left_out, missing = (total % size, 0) if total >= size else (0, size - total)
+        self._source, self._size, self.classes = source, size, source.classes
+        missing = -len(source) % size
         notes = [f"batches of {size}"]
-        notes += [f"the last {left_out} of {total} samples are left out: they fill no batch"] if left_out else []
         notes += [f"{missing} samples are repeated to fill a batch"] if missing else []
         self.origin = replace(source.origin, assumed=(*(source.origin.assumed or ()), *notes))
 
@@ -60,7 +48,7 @@ class Batches:
         return ()
 
     def __len__(self) -> int:
-        return max(1, len(self._source) // self._size) if len(self._source) else 0
+        return -(-len(self._source) // self._size)
 
     def __iter__(self) -> Iterator[tuple[str, Raw]]:
         samples: list[tuple[str, Raw]] = []
@@ -69,16 +57,25 @@ class Batches:
             if len(samples) == self._size:
                 yield _joined(samples)
                 samples = []
-        if 0 < len(self._source) < self._size:
-            yield _joined([samples[i % len(samples)] for i in range(self._size)])
+        if samples:
+            yield _joined(samples + [_repeated(samples[i % len(samples)]) for i in range(self._size - len(samples))])
+
+
+def _repeated(sample: tuple[str, Raw]) -> tuple[str, Raw]:
+    """A sample that stands in a batch again; it is not judged twice."""
+    where, raw = sample
+    return where, ({**raw, LABEL: [""]} if LABEL in raw else raw)
 
 
 def _joined(samples: Sequence[tuple[str, Raw]]) -> tuple[str, Raw]:
     """One batch; what is no entry of a batch is taken from the first sample."""
     where, first = samples[0]
-    joined = {}
+    joined: dict[str, Any] = {}
     for name, value in first.items():
         array = np.asarray(value)
         is_entry = array.ndim > 1 and array.shape[0] == 1
         joined[name] = np.concatenate([np.asarray(raw[name]) for _, raw in samples]) if is_entry else value
+    if LABEL in first:
+        labels = [labels_in(raw[LABEL]) for _, raw in samples]
+        joined[LABEL] = np.array([label for own in labels for label in own or [""]], object)
     return f"{where} and {len(samples) - 1} more", joined

@@ -18,6 +18,7 @@ from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, SampleOrigin, e
 from onnxquant.calibration.feeds.facts import ModelFacts
 from onnxquant.calibration.feeds.image_guess import RECORDED, ImageGuess, guess
 from onnxquant.calibration.feeds.image_steps import FIT, MODES, VALUES, ImageSteps, canonical, image_steps, numeric
+from onnxquant.calibration.feeds.labels import LABEL
 from onnxquant.calibration.feeds.presets import IMAGES, PRESETS
 from onnxquant.calibration.feeds.resize import Size, resized
 from onnxquant.calibration.feeds.settings import number, numbers
@@ -96,12 +97,15 @@ class Images:
     """Files of images, each a sample.
 
     Args:
+        folder: folder of the files; those in its folders have the name of theirs as label.
         files: the files.
         pixels: maker of their tensors.
     """
 
-    def __init__(self, files: Sequence[Path], pixels: Pixels) -> None:
+    def __init__(self, folder: Path, files: Sequence[Path], pixels: Pixels) -> None:
         self.files, self._pixels, self.origin = files, pixels, pixels.origin
+        self._folder_names = {f: f.relative_to(folder).parts[0] for f in files if f != folder and f.parent != folder}
+        self.classes: Sequence[str] = sorted(set(self._folder_names.values()))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -109,7 +113,9 @@ class Images:
     def __iter__(self) -> Iterator[tuple[str, Raw]]:
         for file in self.files:
             with _opened(file) as image:
-                yield str(file), {self._pixels.spec.name: self._pixels(image, str(file))}
+                tensor = self._pixels(image, str(file))
+            label = {LABEL: self._folder_names[file]} if file in self._folder_names else {}
+            yield str(file), {self._pixels.spec.name: tensor, **label}
 
 
 def images(
@@ -131,7 +137,7 @@ def images(
         raise FeedError(f"{path}: reading images needs Pillow: pip install 'onnxquant[images]'")
     for file in files[:_CHECKED]:
         _check_whole(file)
-    return Images(files, pixels_of(str(path), inputs, values, facts, lambda: _sizes(files)))
+    return Images(path, files, pixels_of(str(path), inputs, values, facts, lambda: _sizes(files)))
 
 
 def pixels_of(

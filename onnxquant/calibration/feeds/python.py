@@ -25,6 +25,7 @@ class Listed:
     """
 
     files: Sequence[Path] = ()
+    classes: Sequence[str] = ()
 
     def __init__(
         self, make: Callable[[], Iterable[Any]], inputs: Sequence[Input], name: str, limit: int | None

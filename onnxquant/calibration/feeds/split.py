@@ -26,11 +26,13 @@ class Split:
         calibrating: samples that statistics and solved weights come from.
         judging: samples of other sources; all samples where there are too few to divide.
         apart: whether no source is in both.
+        held_out: all samples of the sources that judge; None: ``judging`` is all.
     """
 
     calibrating: Feeds
     judging: Feeds
     apart: bool
+    held_out: Feeds | None = None
 
 
 def split(feeds: Feeds, judged: int, calibrated: int) -> Split:
@@ -54,8 +56,9 @@ def split(feeds: Feeds, judged: int, calibrated: int) -> Split:
     taken = frozenset(place for source in held_out for place in source)
     calibrating = [place for place in range(total) if place not in taken][:calibrated]
     return Split(
-        Chosen(feeds, frozenset(calibrating)), Chosen(feeds, frozenset(_in_turn(held_out)[:count])), apart=True
-    )
+        Chosen(feeds, frozenset(calibrating)), Chosen(feeds, frozenset(_in_turn(held_out)[:count])), apart=True,
+        held_out=Chosen(feeds, taken),
+    )  # fmt: skip
 
 
 def _some_of(sources: Sequence[list[int]], part: float) -> list[list[int]]:

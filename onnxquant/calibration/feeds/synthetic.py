@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds.base import DTYPES, Feed, Input, SampleOrigin
+from onnxquant.calibration.feeds.labels import Label
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document
 from onnxquant.graph.needs import UseKind
@@ -96,6 +97,15 @@ class Synthetic:
     def files(self) -> Sequence[PurePath]:
         """None."""
         return ()
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """None."""
+        return ()
+
+    def labelled(self) -> Iterator[tuple[Feed, list[Label] | None]]:
+        """The samples, without labels."""
+        return ((feed, None) for feed in self)
 
     @property
     def groups(self) -> Sequence[str]:

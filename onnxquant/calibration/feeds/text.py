@@ -49,6 +49,7 @@ class Lines:
     """The lines of a text file that are not empty, each a sample."""
 
     files: Sequence[Path] = ()
+    classes: Sequence[str] = ()
 
     def __init__(self, path: Path, make: Callable[[str], Raw], origin: SampleOrigin) -> None:
         self.origin = origin

@@ -1,0 +1,137 @@
+"""Labels of samples, and the accuracy that they tell, against counts in numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+import onnxquant
+from onnxquant.calibration.feeds import Input, open_feeds
+from onnxquant.errors import FeedError
+from onnxquant.validation.accuracy import Accuracy
+
+CLASSES, X = 6, Input("x", "tensor(float)", ("n", 80))
+
+
+def classifier(path: Path, batch: int | str = "n", shape: tuple[int, ...] = (80,)) -> NDArray[np.float32]:
+    """A product whose largest output is the class; its weight."""
+    rows = int(np.prod(shape))
+    weight = np.random.default_rng(0).normal(0, 1, (rows, CLASSES)).astype(np.float32)
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["scores"], name="m")]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *shape])
+    y = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, CLASSES])
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return weight
+
+
+def accuracy(model: Path, output: Path, data: Any, **options: Any) -> Accuracy | None:
+    report = onnxquant.quantize(model, output, data=data, bits=2, **options)
+    assert report.proof is not None
+    return report.proof.accuracy
+
+
+def counted(path: Path, values: NDArray[Any], labels: NDArray[Any]) -> int:
+    scores = onnxquant.load(path).run(None, {"x": values})[0]
+    return int((scores.argmax(1) == labels).sum())
+
+
+def test_labels_beside_the_inputs_tell_the_accuracy(tmp_path: Path) -> None:
+    weight = classifier(tmp_path / "m.onnx")
+    values = np.random.default_rng(1).normal(0, 1, (60, 80)).astype(np.float32)
+    labels = (values @ weight).argmax(1)
+    labels[:6] = (labels[:6] + 1) % CLASSES
+    np.savez(tmp_path / "f.npz", x=values, labels=labels)
+    result = accuracy(tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "f.npz", solver="rtn")
+    assert result is not None and (result.original, result.samples, result.output) == (54, 60, "scores")
+    assert result.quantized == counted(tmp_path / "o.onnx", values, labels) < 54
+    assert result.text == f"90.0 -> {100 * result.quantized / 60:.1f} %"
+    one_hot = np.eye(CLASSES, dtype=np.float32)[labels]
+    np.savez_compressed(tmp_path / "f.npz", x=values, y=one_hot)
+    assert accuracy(tmp_path / "m.onnx", tmp_path / "h.onnx", tmp_path / "f.npz", solver="rtn") == result
+
+
+def test_accuracy_is_of_samples_that_nothing_was_made_from(tmp_path: Path) -> None:
+    weight = classifier(tmp_path / "m.onnx")
+    values = np.random.default_rng(1).normal(0, 1, (60, 80)).astype(np.float32)
+    labels = (values @ weight).argmax(1)
+    labels[-10:] = (labels[-10:] + 1) % CLASSES
+    result = accuracy(tmp_path / "m.onnx", tmp_path / "o.onnx", {"x": values, "label": labels}, solver="gptq")
+    assert result is not None and (result.original, result.samples) == (5, 15)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_files_of_labels_tell_the_accuracy(batch: int, tmp_path: Path) -> None:
+    weight = classifier(tmp_path / "m.onnx", batch)
+    values = np.random.default_rng(1).normal(0, 1, (20, 80)).astype(np.float32)
+    labels = (values @ weight).argmax(1)
+    np.savez(tmp_path / "f.npz", x=values)
+    np.save(tmp_path / "l.npy", labels)
+    (tmp_path / "l.txt").write_text("\n".join(map(str, labels)))
+    (tmp_path / "l.csv").write_text("\n".join(["label", *map(str, labels)]))
+    for name in ("l.npy", "l.txt", "l.csv"):
+        result = accuracy(
+            tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "f.npz", labels=str(tmp_path / name), force=True,
+            solver="rtn",
+        )  # fmt: skip
+        assert result is not None and (result.original, result.samples) == (20, 20), name
+    for name, content, says in (("l.json", "[]", "ends in"), ("e.txt", "", "is empty"), ("gone.txt", None, "cannot be read")):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(FeedError, match=says):
+            onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "p.onnx", data=tmp_path / "f.npz", labels=str(tmp_path / name))
+
+
+def photos(folder: Path, names: list[str], weight: NDArray[Any]) -> dict[str, int]:
+    """Two photos for each name, in folders; the class that the float model gives each."""
+    random, answers = np.random.default_rng(2), {}
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for i in range(2):
+            pixels = random.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{name}{i}.png")
+            answers[f"{name}{i}.png"] = int(((pixels / 255).transpose(2, 0, 1).reshape(-1) @ weight).argmax())
+    return answers
+
+
+def test_folders_of_classes_are_classes_in_the_order_of_their_names(tmp_path: Path) -> None:
+    weight = classifier(tmp_path / "m.onnx", shape=(3, 4, 4))
+    names = ["bee", "ant", "elk", "cat", "fox", "dog"]
+    answers = photos(tmp_path / "val", names, weight)
+    order = {name: number for number, name in enumerate(sorted(names))}
+    right = sum(order[file[:3]] == answer for file, answer in answers.items())
+    result = accuracy(tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "val", preprocess="mean=0", solver="rtn")
+    assert result is not None and (result.original, result.samples) == (right, 12)
+    assert result.mapping == {"ant": 0, "bee": 1, "cat": 2}
+
+
+def test_other_numbers_of_folders_need_a_file(tmp_path: Path) -> None:
+    weight = classifier(tmp_path / "m.onnx", shape=(3, 4, 4))
+    answers = photos(tmp_path / "val", ["bee", "ant"], weight)
+    options = {"data": tmp_path / "val", "preprocess": "mean=0", "force": True}
+    report = onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "o.onnx", **options)
+    assert report.proof and report.proof.accuracy is None
+    assert any("2 folders of classes, and output 'scores' chooses among 6" in note for note in report.proof.notes)
+    (tmp_path / "files.csv").write_text("".join(f"{file},{answer}\n" for file, answer in answers.items()))
+    (tmp_path / "folders.csv").write_text("folder,class\nant,3\nbee,1\n")
+    (tmp_path / "classes.txt").write_text("elk\nbee\ncat\nant\ndog\nfox\n")
+    right = sum({"ant": 3, "bee": 1}[file[:3]] == answer for file, answer in answers.items())
+    for name, wanted in (("files.csv", 4), ("folders.csv", right), ("classes.txt", right)):
+        report = onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "o.onnx", labels=str(tmp_path / name), **options)
+        assert report.proof and report.proof.accuracy and report.proof.accuracy.original == wanted, name
+        assert report.proof.accuracy.samples == 4
+
+
+def test_arrays_that_are_no_labels_are_still_refused(tmp_path: Path) -> None:
+    for data in ({"x": np.zeros((4, 80), np.float32), "y": np.zeros(4, np.float32)}, {"x": np.zeros((4, 80)), "z": [1] * 4}):
+        with pytest.raises(FeedError, match=r"the model has no input '[yz]'"):
+            open_feeds(data, [X])
+    with pytest.raises(FeedError, match="arrays differ in their number of samples"):
+        open_feeds({"x": np.zeros((4, 80), np.float32), "labels": np.zeros(3, np.int64)}, [X])
