@@ -16,7 +16,8 @@ other, on 256 rows at most. Columns are *misplaced* where each decoded one is cl
 with r the correlation, and those others are such columns again, as a change of places has it. Rounding does that in no
 format (two columns would have to hit each other's direction in N dimensions by chance), misplacing does it in all that keep
 more than 3 dB, for columns that matter beside their neighbours. Columns that are multiples of each other are alike, and
-columns of fewer than 16 rows are not judged; rows are, in the same way.
+columns of fewer than 16 rows are not judged; rows are, in the same way. Two columns of a filter bank may be so much alike
+that coarse codes make one of both: such columns count only where rounding is far smaller than their difference.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ _COMPARED = 256
 # Columns that are this much like their own are where they belong.
 _OWN = 1e-3
 _CLEARLY = 0.6
+# Columns whose difference, as 1 - r^2, is less than this are alike; a decoded one has to be nearer than this part of it.
+_ALIKE, _FAR_NEARER = 0.1, 1 / 8
 # Misplaced rows and columns that are listed.
 _LISTED = 8
 
@@ -163,6 +166,8 @@ def _misplaced(w: NDArray[Any], d: NDArray[Any], deviation: Matrix) -> list[tupl
     diagonal = unlike[at, at]
     nearest = unlike.argmin(axis=1)
     moved = (unlike[at, nearest] < _CLEARLY * diagonal) & (diagonal > _OWN)
+    difference = _unlike(np.einsum("ij,ij->j", w, w[:, nearest]), _squares(w), _squares(w[:, nearest]))
+    moved &= (difference > _ALIKE) | (unlike[at, nearest] < _FAR_NEARER * difference)
     while not np.array_equal(moved, confirmed := moved & moved[nearest]):
         moved = confirmed
     return [(int(suspects[j]), int(suspects[nearest[j]])) for j in np.flatnonzero(moved)]

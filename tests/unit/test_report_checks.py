@@ -65,6 +65,19 @@ def test_columns_and_rows_that_changed_places_are_found(form: Format) -> None:
     assert "misplaced: column" in str(result.complaint)
 
 
+
+@pytest.mark.parametrize(("rounding", "count"), [(0.15, 0), (0.01, 2)])
+def test_columns_that_are_alike_count_where_rounding_is_far_smaller_than_their_difference(
+    rounding: float, count: int
+) -> None:
+    """Neighbouring taps of a filter bank; coarse codes may bring each nearer to the other one than to itself."""
+    weight = plain()
+    weight[:, 26] = weight[:, 25] + 0.2 * plain(2)[:, 0]
+    swapped = weight + rounding * plain(3)
+    swapped[:, [25, 26]] = swapped[:, [26, 25]]
+    assert checked(weight, swapped).gradient_test.misplaced_count == count
+
+
 def test_figures_follow_their_formulas() -> None:
     weight = plain().astype(np.float64)
     other = weight + 0.01 * plain(9)
