@@ -263,6 +263,49 @@ def test_channels_last_behind_a_transpose() -> None:
     assert [n.op_type for n in document.proto.graph.node] == ["Conv", "Transpose"]
 
 
+@pytest.mark.parametrize(
+    ("op", "axes", "opset", "bias"),
+    [
+        ("Squeeze", [3], 17, [1, 12, 1]),
+        ("Squeeze", [-1], 12, [12, 1]),
+        ("Squeeze", [0, 3], 17, [12, 1]),
+        ("Unsqueeze", [0, 5], 17, [12, 1, 1, 1]),
+        ("Unsqueeze", [2], 12, [12, 1, 1, 1]),
+    ],
+)
+def test_a_bias_behind_a_change_of_axes(op: str, axes: list[int], opset: int, bias: list[int]) -> None:
+    """As TensorFlow's converter writes a convolution of one axis."""
+    attributes = {"axes": axes} if opset < 13 else {}
+    proto = model(
+        [
+            node("Conv", ["x", "w"], ["c"]),
+            node(op, ["c"] if attributes else ["c", "axes"], ["s"], **attributes),
+            node("Add", ["s", "b"], ["y"]),
+        ],
+        {"x": ("float32", [1, 6, 7, 3])},
+        {"y": "float32"},
+        {"w": weight(12, 6, 3, 3), "b": weight(*bias), **({} if attributes else {"axes": np.array(axes)})},
+        opset,
+    )
+    document, _ = agreement.check(proto, FoldBatchNorms(), image(1, 6, 7, 3))
+    assert [n.op_type for n in document.proto.graph.node] == ["Conv", op]
+
+
+def test_a_constant_along_another_axis_behind_a_squeeze_stays() -> None:
+    proto = model(
+        [
+            node("Conv", ["x", "w"], ["c"]),
+            node("Squeeze", ["c", "axes"], ["s"]),
+            node("Add", ["s", "b"], ["y"]),
+        ],
+        {"x": ("float32", [1, 6, 14, 3])},
+        {"y": "float32"},
+        {"w": weight(12, 6, 3, 3), "b": weight(1, 1, 12), "axes": np.array([3])},
+    )
+    document, _ = agreement.check(proto, FoldBatchNorms(), image(1, 6, 14, 3))
+    assert [n.op_type for n in document.proto.graph.node] == ["Conv", "Squeeze", "Add"]
+
+
 def test_in_a_nested_graph_with_weights_outside() -> None:
     def branch(name: str, prefix: str) -> onnx.GraphProto:
         own = "w" if name == "then" else "v"

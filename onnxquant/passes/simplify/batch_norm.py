@@ -52,7 +52,8 @@ class FoldBatchNorms(Pass):
     ``x = W v + b`` the weight becomes ``f W`` and the bias ``f b + t``, in float64, rounded once.
 
     1. BatchNormalization, and Mul, Add, Sub and Div by constants of one value per channel, become part of a Conv,
-       ConvTranspose, Gemm or MatMul with a constant weight. Transposes may lie between.
+       ConvTranspose, Gemm or MatMul with a constant weight. Transposes, Squeezes and Unsqueezes may lie between, as
+       exporters write them around convolutions of one axis.
 
            BatchNormalization(Conv(x, W, b))   ->   Conv(x, f W, f b + t)
 
@@ -123,6 +124,38 @@ class _Place:
     rank: int | None
 
 
+def _behind_move(document: Document, editor: GraphEditor, place: _Place, node: onnx.NodeProto) -> _Place | None:
+    """The place of the channels behind a Transpose, Squeeze or Unsqueeze; None for other nodes, or where it is not known."""
+    output, rank = node.output[0], place.rank
+    if is_op(node, "Transpose"):
+        perm = attribute(node, "perm")
+        return (
+            _Place(output, place.channels, perm.index(len(perm) + place.axis) - len(perm), len(perm)) if perm else None
+        )
+    if not is_op(node, "Squeeze", "Unsqueeze") or rank is None or node.input[0] != place.name:
+        return None
+    axes = _axes(document, editor, node)
+    if not axes:
+        return None
+    if is_op(node, "Squeeze"):
+        removed = {axis % rank for axis in axes}
+        axis = place.axis + sum(axis > rank + place.axis for axis in removed)
+        is_kept = rank + place.axis not in removed
+        return _Place(output, place.channels, axis, rank - len(removed)) if is_kept else None
+    more = rank + len(axes)
+    added = {axis % more for axis in axes}
+    old = [axis for axis in range(more) if axis not in added]
+    return _Place(output, place.channels, old[rank + place.axis] - more, more)
+
+
+def _axes(document: Document, editor: GraphEditor, node: onnx.NodeProto) -> list[int]:
+    """The axes of a Squeeze or Unsqueeze; empty where they are not stated, or computed."""
+    if len(node.input) < 2:
+        return list(attribute(node, "axes", []))
+    tensor = editor.constant(node.input[1])
+    return [] if tensor is None else [int(axis) for axis in document.array(tensor).reshape(-1)]
+
+
 def _normalization(
     document: Document, editor: GraphEditor, place: _Place, node: onnx.NodeProto
 ) -> PerChannelAffine | None:
@@ -183,16 +216,14 @@ class _AffineFolder:
     shared: dict[str, str] = field(default_factory=dict)
 
     def followers(self, op: Linear) -> list[PerChannelAffine]:
-        """The affine nodes after a linear op, each the only reader of the one before; Transposes may lie between."""
+        """The affine nodes after a linear op, each the only reader of the one before; moves may lie between."""
         document, editor = self.document, self.editor
         chain: list[PerChannelAffine] = []
         output = self.known.get(op.node.output[0])
         place = _Place(op.node.output[0], op.outputs, op.axis, op.rank or (output.rank if output else None))
         while (node := editor.single_consumer(place.name)) is not None:
-            perm = attribute(node, "perm") if is_op(node, "Transpose") else None
-            if perm is not None:
-                axis = perm.index(len(perm) + place.axis) - len(perm)
-                place = _Place(node.output[0], op.outputs, axis, len(perm))
+            if (behind := _behind_move(document, editor, place, node)) is not None:
+                place = behind
                 continue
             affine = _normalization(document, editor, place, node) or _elementwise(document, editor, place, node)
             if affine is None:
@@ -235,7 +266,9 @@ class _AffineFolder:
             self.editor.connect(op.node, 1, self.shared[name])
         elif op.owns_weight(self.editor):
             self.editor.set_constant(op.node, 1, weight)
-        elif self.editor.is_private(name) and all(self._has_factor(n, name, factor) for n in self.editor.consumers(name)):
+        elif self.editor.is_private(name) and all(
+            self._has_factor(n, name, factor) for n in self.editor.consumers(name)
+        ):
             self.shared[name] = self.editor.set_constant(op.node, 1, weight)
         else:
             return False
