@@ -265,7 +265,7 @@ def fifo(folder: Path) -> Path:
 TAKES = r"the model takes x tensor\(float\) \['batch', 3\]"
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing file": (lambda f: f / "no.npz", "no.npz: cannot be read as .npz: No such file"),
-    "another ending": (file("f.csv", b"1,2,3"), f"expected a .npz file, a .npy file, .*; {TAKES}"),
+    "another ending": (file("f.dat", b"1,2,3"), f"expected a .npz file, a .npy file, .*; {TAKES}"),
     "no archive": (file("f.npz", b"nothing"), "f.npz: cannot be read as .npz: File is not a zip file"),
     "no array": (file("f.npy", b"nothing"), "f.npy: cannot be read as .npy"),
     "damaged stream": (broken_stream, "f.npz: cannot be read as .npz"),

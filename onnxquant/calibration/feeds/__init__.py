@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxquant.calibration.feeds import arrays, images, python, text
+from onnxquant.calibration.feeds import arrays, images, python, tables, text
 from onnxquant.calibration.feeds.base import (
     Checked,
     Chosen,
@@ -121,19 +121,19 @@ def _source(
             return images.images(path, [path], inputs, steps, facts)
         if path.suffix.lower() in text.ENDINGS:
             return text.lines(path, inputs, steps, facts)
+        if path.suffix.lower() in tables.ENDINGS:
+            return tables.Table(path, inputs, steps, facts)
+        if isinstance(data, str) and python.is_reference(data):
+            return python.from_python(python.resolve(data), data, limit, python.Target(inputs, steps, facts))
         if steps:
             raise FeedError(f"{data}: preprocess is for folders of images and for texts; {expected(inputs)}")
-        if isinstance(data, str) and python.is_reference(data):
-            return python.from_python(python.resolve(data), inputs, data, limit)
         if path.suffix.lower() not in arrays.ENDINGS:
             raise FeedError(
-                f"{path}: expected a .npz file, a .npy file, a .txt file, a folder of arrays or images, or module:function; "
-                f"{expected(inputs)}"
+                f"{path}: expected a .npz file, a .npy file, a .txt file, a .csv or .jsonl table, an image, a folder of "
+                f"arrays or images, or module:function; {expected(inputs)}"
             )
         return arrays.stacked(path, inputs)
-    if steps:
-        raise FeedError(f"data: preprocess is for folders of images and for texts; {expected(inputs)}")
-    return python.from_python(data, inputs, "data", limit)
+    return python.from_python(data, "data", limit, python.Target(inputs, steps, facts))
 
 
 def _files(path: Path, *, in_turn: bool) -> list[Path]:

@@ -103,6 +103,11 @@ def described(kind: type[T], values: Mapping[str, Any], what: str) -> T:
     return kind(**values)
 
 
+def entries_without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The values of a description but for some keys."""
+    return {key: value for key, value in values.items() if key not in keys}
+
+
 def numbers(key: str, value: object) -> tuple[float, ...] | None:
     """One number or several, as floats.
 

@@ -87,17 +87,14 @@ def lines(path: Path, inputs: Sequence[Input], values: Mapping[str, Any], facts:
     Raises:
         FeedError: no tokenizer, one that does not fit the model, or a file that cannot be read.
     """
-    texts = [i for i in inputs if i.element == "tensor(string)"]
-    if len(texts) == 1 and all(i.optional or i in texts for i in inputs):
-        return Lines(path, lambda line: {texts[0].name: _string(line, texts[0])}, SampleOrigin(kind="text"))
-    tokens, origin = tokens_of(path, inputs, values, facts)
-    return Lines(path, tokens, origin)
+    make, origin = text_maker(path, inputs, values, facts)
+    return Lines(path, make, origin)
 
 
-def tokens_of(
+def text_maker(
     where: Path, inputs: Sequence[Input], values: Mapping[str, Any], facts: ModelFacts
-) -> tuple[Tokens, SampleOrigin]:
-    """The maker of inputs from a text, and its origin.
+) -> tuple[Callable[[str], Raw], SampleOrigin]:
+    """The maker of inputs from a text, and the origin of its samples.
 
     Args:
         where: the file of the texts.
@@ -108,6 +105,10 @@ def tokens_of(
     Raises:
         FeedError: no tokenizer, or one that does not fit the model.
     """
+    texts = [i for i in inputs if i.element == "tensor(string)"]
+    if len(texts) == 1 and all(i.optional or i in texts for i in inputs):
+        described(TextSteps, values, "texts")
+        return lambda line: {texts[0].name: _string(line, texts[0])}, SampleOrigin(kind="text")
     record = facts.recorded.preprocess if facts.recorded and facts.recorded.kind == "text" else None
     recorded = {k: v for k, v in (record or {}).items() if k != "tokenizer" or Path(str(v)).is_file()}
     steps = described(TextSteps, {**recorded, **values}, "texts")
