@@ -14,7 +14,8 @@ def _figures(side: Side | None, size: int) -> str:
         return f"{'-':>6}{'-':>6}{'-':>6}{'-':>6}"
     smaller = f"{size / side.size:.2f}x" if side.size else "-"
     faster = f"{side.speed[0]:.2f}x" if side.speed else "-"
-    quality = "-" if side.sqnr_db is None else "exact" if side.sqnr_db > 900 else f"{side.sqnr_db:.1f}"
+    decibels = side.measured_db
+    quality = "-" if decibels is None else "exact" if decibels > 900 else f"{decibels:.1f}"
     return f"{smaller:>6}{faster:>6}{quality:>6}{side.seconds:>6.1f}"
 
 

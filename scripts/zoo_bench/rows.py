@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 # Ours may be larger by this part and these bytes (metadata), slower by this part, worse by these decibels, and take so
@@ -29,7 +32,9 @@ class Side:
         size: bytes of the file; 0 where there is none.
         verdict: state and next step that a report gives, or the error's message.
         claim, claim_db: speed that the report claims, as a multiple of float's, and SQNR of its worst output.
-        sqnr_db: SQNR of the worst output; None where nothing can be compared.
+        sqnr_db: SQNR of the worst output on a CPU with VNNI; None where nothing can be compared.
+        here_db: the same on the CPU that measured; None in rows that did not measure it.
+        samples_db: the same of each test sample.
         speed: speed as a multiple of float's, with its interval.
         error: why the file could not be measured.
     """
@@ -45,9 +50,16 @@ class Side:
     claim: float | None = None
     claim_db: float | None = None
     sqnr_db: float | None = None
+    here_db: float | None = None
+    samples_db: Sequence[float] = ()
     speed: tuple[float, float, float] | None = None
     error: str = ""
     traceback: bool = False
+
+    @property
+    def measured_db(self) -> float | None:
+        """SQNR on the CPU that measured, where it is known."""
+        return self.sqnr_db if self.here_db is None else self.here_db
 
 
 @dataclass
@@ -91,13 +103,15 @@ class Row:
             "larger than float": ours.size > self.size,
             "slower than float": bool(ours.speed and ours.speed[2] < 1 / _SLOWER) and not says_slower,
             "claims more speed": bool(ours.speed and ours.claim and ours.claim > 1.1 and ours.speed[2] < 1),
-            "claims more dB": ours.sqnr_db is not None and claim_db > ours.sqnr_db + _UNSEEN,
+            "claims more dB": ours.measured_db is not None
+            and claim_db > ours.measured_db + _UNSEEN + _doubt(ours.samples_db),
         }
         if peer:
-            decibels = [min(s.sqnr_db, _ENOUGH_DB) for s in (ours, peer) if s.sqnr_db is not None]
-            loss = decibels[1] - decibels[0] if len(decibels) == 2 else 0.0
+            loss = max(_loss(ours.sqnr_db, peer.sqnr_db), _loss(ours.here_db, peer.here_db))
+            loss -= _doubt([_loss(*pair) for pair in zip(ours.samples_db, peer.samples_db, strict=False)])
+            gain = max(_loss(peer.sqnr_db, ours.sqnr_db), _loss(peer.here_db, ours.here_db))
             faults |= {
-                "larger": ours.size > peer.size * _LARGER + _METADATA and loss > -_WORSE,
+                "larger": ours.size > peer.size * _LARGER + _METADATA and gain < _WORSE,
                 "slower": bool(self.against_peer and self.against_peer[2] < 1 / _SLOWER),
                 "worse": loss > _WORSE and peer.size < ours.size * _COMPARABLE,
                 "long": ours.seconds > max(_LONGER * peer.seconds, _QUICK),
@@ -114,6 +128,16 @@ class Row:
         data: dict[str, Any] = json.loads(line)
         peer = data.pop("peer")
         return cls(**{**data, "ours": Side(**data["ours"]), "peer": Side(**peer) if peer else None})
+
+
+def _doubt(decibels: Sequence[float]) -> float:
+    """Half of the interval that holds the mean of such samples in 95 of 100 cases; 0 for one sample, or none."""
+    return 1.96 * stdev(decibels) / math.sqrt(len(decibels)) if len(decibels) > 1 else 0.0
+
+
+def _loss(ours: float | None, peer: float | None) -> float:
+    """Decibels that ours keeps less; 0 where they cannot be compared."""
+    return 0.0 if ours is None or peer is None else min(peer, _ENOUGH_DB) - min(ours, _ENOUGH_DB)
 
 
 def read(path: Path) -> dict[str, Row]:
