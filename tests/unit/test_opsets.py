@@ -13,7 +13,8 @@ from graphs import matmul, model, node, weight
 
 import onnxquant
 from onnxquant.errors import ModelError
-from onnxquant.graph.io import MAX_OPSET
+from onnxquant.graph.io import MAX_OPSET, load
+from onnxquant.passes.prepare.opset import ConvertOpset
 from onnxquant.targets import targets
 from onnxquant.targets.kinds import LAST_DEQUANTIZE_OPSET
 
@@ -134,3 +135,17 @@ def test_a_softmax_that_would_mean_something_else_keeps_the_opset_and_the_refusa
     )
     with pytest.raises(ModelError, match=r"nothing to quantize: .*opset stays 12: the conversion to 13 failed"):
         onnxquant.quantize(proto, tmp_path / "out.onnx", format="bf16")
+
+
+def test_a_converted_model_states_no_shapes_that_it_did_not_state_before() -> None:
+    proto = model(
+        [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("Neg", ["r"], ["y"])],
+        {"x": ("float32", [1, 4])},
+        {"y": "float32"},
+        {"w": weight(4, 4)},
+        13,
+    )
+    proto.graph.value_info.add().CopyFrom(onnx.helper.make_tensor_value_info("h", 1, [1, 4]))
+    document = load(proto)
+    assert ConvertOpset(21)(document).changed
+    assert [value.name for value in document.proto.graph.value_info] == ["h"]

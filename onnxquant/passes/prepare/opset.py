@@ -10,7 +10,7 @@ import onnx.version_converter
 
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import STANDARD, attribute, is_op
-from onnxquant.graph.traverse import nodes
+from onnxquant.graph.traverse import graphs, nodes, replace_field
 from onnxquant.passes.base import Pass, PassResult
 
 # Until this opset Softmax and its kin made a matrix of their input; after it they do not, without a sign in the graph.
@@ -27,7 +27,8 @@ class ConvertOpset(Pass):
 
            Squeeze(x) with axes   ->   Squeeze(x, axes)
 
-    2. Inputs and outputs keep the types and shapes that they had, where the converter writes inferred ones.
+    2. Inputs and outputs keep the types and shapes that they had, where the converter writes inferred ones. Those that it
+       adds for other tensors are dropped.
     3. A model that the converter cannot read (functions, operators that onnx does not know) gets the newer opset with its
        nodes as they are. It stays where that would silently change one (Softmax before opset 13).
     4. A model that has a newer opset already stays.
@@ -56,6 +57,9 @@ class ConvertOpset(Pass):
             originals = getattr(document.proto.graph, kind)
             for value, original in zip(getattr(converted.graph, kind), originals, strict=True):
                 value.CopyFrom(original)
+        stated = {value.name for graph in graphs(document.proto.graph) for value in graph.value_info}
+        for graph in graphs(converted.graph):
+            replace_field(graph.value_info, [value for value in graph.value_info if value.name in stated])
         document.proto.CopyFrom(converted)
         return PassResult(True, (f"opset converted from {before} to {self.version}",))
 
