@@ -99,7 +99,7 @@ def main() -> None:
                 ran = run(version, spec, Path(folder))
             results[version] = ran["cases"]
             digests.add(ran.get("operators"))
-        needs = {c.key: onnxquant.info(c.path).needs_onnxruntime for c in selected}
+        needs = {c.key: onnxquant.info(c.path).needs_onnxruntime or "none" for c in selected}
     text = tables(selected, results, needs)
     wrong = faults(selected, results, needs)
     if len(digests) > 1:

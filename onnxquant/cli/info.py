@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+
 import click
 
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
-from onnxquant.inspect.compatibility import advice
+from onnxquant.clients import Source
+from onnxquant.inspect.compatibility import ClientInfo, advice
 from onnxquant.inspect.info import info as info_of
 from onnxquant.json_data import JsonObject, JsonValue, to_object
+from onnxquant.report.table import Table
 from onnxquant.report.terminal import table
 from onnxquant.report.units import size
 
@@ -17,21 +22,42 @@ from onnxquant.report.units import size
 @json_option
 @errors_become_exit_codes
 def info(model: str, as_json: bool) -> None:
-    """Show the contents of MODEL: formats, sizes before and after, bits per weight, opset, provenance.
+    """Show the contents of MODEL: formats, sizes before and after, bits per weight, opset, provenance, and where it runs.
 
     \b
     Examples:
       onnxquant info model.int8.onnx
     """
-    facts: JsonObject = {**to_object(info_of(model)), "advice": advice(model)}
+    contents = info_of(model)
+    facts: JsonObject = {**to_object(contents), "advice": advice(model)}
     if as_json:
         print_json(facts)
         return
     out = table(model, "what", "~value")
     for key, value in facts.items():
-        if key not in ("model", "tensors"):  # tensors are listed one by one in JSON alone
+        if key not in ("model", "clients", "tensors"):  # tensors are listed one by one in JSON alone
             out.add_row(key.replace("_", " "), _text(key, value))
-    console().print(out)
+    screen = console()
+    screen.print(out)
+    screen.print()
+    screen.print(_clients(contents.clients))
+
+
+def _clients(clients: Sequence[ClientInfo]) -> Table:
+    """A row for each client; releases of onnxruntime that give the same answer share one."""
+    out = table("Where it runs", "client", "~runs")
+    for (runs, reason, source, _), group in groupby(clients, key=_alike):
+        names = [c.client for c in group]
+        name = names[0] if len(names) == 1 else f"{names[-1]} to {names[0].rpartition('-')[2]}"
+        unproven = " (by its documentation, not run)" if source == Source.DOCUMENTATION else ""
+        out.add_row(name, f"{runs}{': ' if reason else ''}{reason}{unproven}")
+    return out
+
+
+def _alike(client: ClientInfo) -> tuple[str, str, str, str]:
+    """Equal for clients that share a row."""
+    release = client.client.startswith("onnxruntime-1.")
+    return client.runs, client.reason, client.source, "" if release else client.client
 
 
 def _text(key: str, value: JsonValue) -> str:

@@ -1,15 +1,16 @@
-"""The onnxruntime that a file needs, and the one that is fast with it."""
+"""The clients that run a file, and the onnxruntime that is fast with it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
 
+from onnxquant.clients import Support, check, clients, release_clients
 from onnxquant.graph.io import load
 from onnxquant.graph.names import DOMAIN
-from onnxquant.graph.traverse import nodes, tensors
+from onnxquant.graph.traverse import nodes
 from onnxquant.targets.bodies import DEQUANTIZE
 
 # Ops that onnxruntime computes on codes, itself or after fusing them with what follows.
@@ -18,46 +19,72 @@ _ON_CODES = {
     "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "QAttention",
     "DynamicQuantizeLSTM", "QMoE",
 }  # fmt: skip
-_BITS: dict[int, int] = {
-    TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2,
-    TensorProto.UINT2: 2,
-}  # fmt: skip
 
 
-def minimum_onnxruntime(proto: onnx.ModelProto) -> str:
-    """The oldest onnxruntime, from 1.23 on, that loads a model: it depends on the opset and on the bits of codes.
+@dataclass(frozen=True)
+class ClientInfo:
+    """The answer to whether a client runs a file.
 
-    Every format and target was loaded on each release (docs/compatibility.md).
+    Attributes:
+        client: name of the client.
+        runs: yes, "yes, but slow", or no.
+        reason: the first operator or type that stops it or is slow; empty where nothing is.
+        source: origin of what is known: the client was run, or its documentation read.
+        version: version of the client that this is about.
+        date: date of that.
     """
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
-    minor = max(23, {24: 24, 25: 24, 26: 26}.get(opset, 23))
-    for node in nodes(proto):
-        two_bits = any(a.name == "bits" and a.i == 2 for a in node.attribute)
-        if two_bits and node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
-            minor = max(minor, 24 if node.op_type == "MatMulNBits" else 27)
-    return f"1.{minor}"
+
+    client: str
+    runs: str
+    reason: str
+    source: str
+    version: str
+    date: str
 
 
-def _fast_onnxruntime(proto: onnx.ModelProto) -> str | None:
-    """The oldest release that computes on the codes of a model faster than on floats; None: none does.
+@dataclass(frozen=True)
+class Releases:
+    """The releases of onnxruntime that run a file.
 
-    Measured (docs/compatibility.md): products of 2 bits since 1.28 where blocks have at most 128 weights, blocks of 8 bits
-    behind a DequantizeLinear since 1.25.
+    Attributes:
+        loads: the oldest from which on all load it; None: the newest does not.
+        fast: the oldest from which on all are fast with it; None: the newest is not.
+        reason: the reason why the release before ``loads``, or the newest one, does not load it; empty where there is none.
+        slow: the reason why the newest is slow; empty where it is not.
     """
-    minor = int(minimum_onnxruntime(proto).removeprefix("1."))
-    types = {t.name: t.data_type for t in tensors(proto)}
-    for node in nodes(proto):
-        attributes = {a.name: a.i for a in node.attribute}
-        bits = attributes.get("bits", 0)
-        if node.op_type == "DequantizeLinear" and attributes.get("block_size"):
-            bits = _BITS.get(types.get(node.input[0], 0), 0)
-            minor = max(minor, 25 if bits == 8 else 0)
-        elif node.op_type != "MatMulNBits":
-            continue
-        if bits == 2 and attributes.get("block_size", 0) > 128:
-            return None
-        minor = max(minor, 28 if bits == 2 else 0)
-    return f"1.{minor}"
+
+    loads: str | None
+    fast: str | None
+    reason: str
+    slow: str
+
+
+def where_it_runs(proto: onnx.ModelProto) -> list[ClientInfo]:
+    """The answers of all clients, in the order of lists."""
+    known = clients()
+    answers = check(proto, known.values())
+    return [
+        ClientInfo(name, answer.support, answer.reason, known[name].source, known[name].version, known[name].date)
+        for name, answer in answers.items()
+    ]
+
+
+def releases_that_run(proto: onnx.ModelProto) -> Releases:
+    """The releases of onnxruntime that run a model, and fast."""
+    known = release_clients()
+    answers = check(proto, known)
+    loads = fast = None
+    reason = ""
+    is_fast = True
+    for client in reversed(known):
+        answer, minor = answers[client.name], client.release.rpartition(".")[0]
+        if answer.support is Support.NO:
+            reason = answer.reason
+            break
+        is_fast = is_fast and answer.support is Support.YES
+        loads, fast = minor, minor if is_fast else fast
+    newest = answers[known[-1].name]
+    return Releases(loads, fast, reason, newest.reason if newest.support is Support.SLOW else "")
 
 
 def advice(model: str | Path | onnx.ModelProto) -> str:
@@ -67,16 +94,17 @@ def advice(model: str | Path | onnx.ModelProto) -> str:
         ModelError: it cannot be read.
     """
     proto = model if isinstance(model, onnx.ModelProto) else load(model).proto
+    running = releases_that_run(proto)
+    if running.loads is None:
+        return f"no release of onnxruntime loads it: {running.reason}"
     bodies = {f.name: f for f in proto.functions if f.domain == DOMAIN}
     ours = [n.op_type for n in nodes(proto) if n.domain == DOMAIN and not n.op_type.startswith(DEQUANTIZE)]
     decoded = [op for op in ours if op in bodies and not any(n.op_type in _ON_CODES for n in bodies[op].node)]
     on_codes = any(n.op_type in _ON_CODES for n in nodes(proto)) or len(decoded) < len(ours)
-    loads = f"loads on onnxruntime >= {minimum_onnxruntime(proto)}"
+    loads = f"loads on onnxruntime >= {running.loads}"
     if decoded:
         return f"{loads}, where {len(decoded)} of our {len(ours)} ops have float speed; our kernels make them fast"
-    fast = _fast_onnxruntime(proto)
     speed = "at float speed"
     if on_codes:
-        slow = "slower than float: onnxruntime's kernel for 2 bits is fast with blocks of at most 128 alone"
-        speed = f"fast on >= {fast}" if fast else slow
+        speed = f"fast on >= {running.fast}" if running.fast else f"slower than float: {running.slow}"
     return f"{loads}, {speed}; our kernels are {'optional and faster' if ours else 'not needed'}"

@@ -15,7 +15,7 @@ from onnxquant.graph.io import Document, load, nbytes
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.sites import FLOATS, find_sites, overridable_weights
 from onnxquant.graph.traverse import tensors
-from onnxquant.inspect.compatibility import minimum_onnxruntime
+from onnxquant.inspect.compatibility import ClientInfo, releases_that_run, where_it_runs
 from onnxquant.json_data import EMPTY, OPTIONAL, JsonKey
 from onnxquant.passes.pipeline import prepare
 from onnxquant.plan.activations import ActivationRecord, StaticRecord
@@ -96,8 +96,9 @@ class ModelInfo:
         producer: program that made the model.
         quantized_by: version of onnxquant that made it; None where it is not ours.
         ops: number of nodes by op.
-        needs_onnxruntime: the oldest onnxruntime, from 1.23 on, that loads it.
+        needs_onnxruntime: the oldest onnxruntime that loads it; None: none does.
         library: use of our library.
+        clients: whether each client runs it.
         tensors: each encoded weight.
         notes: remarks on what stands in the way of quantizing it; None where there are none.
     """
@@ -117,8 +118,9 @@ class ModelInfo:
     producer: str
     quantized_by: str | None
     ops: dict[str, int]
-    needs_onnxruntime: str
+    needs_onnxruntime: str | None
     library: str
+    clients: list[ClientInfo]
     tensors: list[WeightInfo]
     notes: list[str] | None = field(default=None, metadata=OPTIONAL)
 
@@ -148,7 +150,7 @@ def info(path: str | Path) -> ModelInfo:
     """
     document = load(path)
     proto = document.proto
-    metadata = Metadata.read(proto)
+    metadata, clients = Metadata.read(proto), where_it_runs(proto)
     encoded = metadata.records if metadata else ()
     prepare(document)
     weights = _weights(document, encoded)
@@ -171,8 +173,9 @@ def info(path: str | Path) -> ModelInfo:
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         quantized_by=f"onnxquant {metadata.version}" if metadata else None,
         ops=runtime.histogram(proto),
-        needs_onnxruntime=minimum_onnxruntime(proto),
+        needs_onnxruntime=releases_that_run(proto).loads,
         library="optional: our kernels, faster" if has_ops else "none",
+        clients=clients,
         tensors=[_weight(record, weights.planes) for record in encoded],
         notes=[note] if (note := overridable_weights(find_sites(document)[1])) else None,
     )

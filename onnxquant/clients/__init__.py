@@ -1,0 +1,10 @@
+"""Clients: the programs that run a file, and what each of them can run.
+
+A client is an entry of ``clients.toml``; the kernels of onnxruntime's releases are in ``onnxruntime.json``, which
+``scripts/write_client_tables.py`` writes. Rooms above ``graph`` may import this one.
+"""
+
+from onnxquant.clients.client import Client, Source, client_named, clients, release_clients
+from onnxquant.clients.suitability import Suitability, Support, check
+
+__all__ = ["Client", "Source", "Suitability", "Support", "check", "client_named", "clients", "release_clients"]

@@ -1,0 +1,129 @@
+"""Clients by name, out of ``clients.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from onnxquant.clients.releases import releases
+from onnxquant.errors import RecipeError, nearest
+
+# The prefix of clients that are releases of onnxruntime.
+_RELEASE = "onnxruntime-"
+
+
+class Source(StrEnum):
+    """The origin of an entry: the client was run, or its documentation read."""
+
+    RUN = "run"
+    DOCUMENTATION = "documentation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow:
+    """A form that a client runs slower than floats.
+
+    Attributes:
+        operator: name of the operator.
+        reason: explanation, for people.
+        bits: value of its attribute ``bits`` that is slow; 0: any.
+        from_block: blocks of this many weights and more are slow; 0: any, also where there are no blocks.
+        before: release of onnxruntime from which on it is not slow; empty: it is on each.
+        codes: bits of the codes that its first two inputs are decoded from, 0 for an input that is not; empty: any.
+        element_type: element type of an input or output; empty: any.
+    """
+
+    operator: str
+    reason: str
+    bits: int = 0
+    from_block: int = 0
+    before: str = ""
+    codes: tuple[int, ...] = ()
+    element_type: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """A program that runs files.
+
+    Attributes:
+        name: its name.
+        summary: short description.
+        release: release of onnxruntime whose kernels it has.
+        source: origin of this entry.
+        version: version that was run, or that the documentation is of.
+        date: date of that.
+        lacks: operators that the release has and this client has not: ``Op``, ``domain::Op``, or ``Op of TYPE`` where it
+            lacks those alone whose first input has that element type.
+        functions: whether it computes the bodies of model-local functions.
+        domains: domains whose operators it has; empty: all of the release.
+        types: element types that it cannot hold.
+        slow: forms that it runs slower than floats.
+        max_bytes: size of the largest file; 0: no limit.
+        data_suffix: ending of the name of data files, behind the model's.
+    """
+
+    name: str
+    summary: str
+    release: str
+    source: Source
+    version: str
+    date: str
+    lacks: tuple[str, ...] = ()
+    functions: bool = True
+    domains: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    slow: tuple[Slow, ...] = ()
+    max_bytes: int = 0
+    data_suffix: str = ""
+
+    @property
+    def place(self) -> int:
+        """Place of its release in the tables."""
+        return releases().place(self.release)
+
+
+@cache
+def clients() -> dict[str, Client]:
+    """Clients by name, in the order of lists; releases of onnxruntime are among them, newest first."""
+    entries = tomllib.loads(resources.files(__package__).joinpath("clients.toml").read_text())
+    common = tuple(map(_slow, entries.pop("slow")))
+    by_name: dict[str, Client] = {}
+    for name, entry in entries.items():
+        slow = (*common, *map(_slow, entry.pop("slow", ())))
+        lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
+        by_name[name] = Client(name=name, slow=slow, **{**entry, **lists, "source": Source(entry["source"])})
+    newest = by_name["onnxruntime"]
+    for release in reversed(releases().names):
+        minor = release.rpartition(".")[0]
+        by_name[f"{_RELEASE}{minor}"] = Client(
+            name=f"{_RELEASE}{minor}", summary=f"onnxruntime {minor} on CPUs", release=release, source=Source.RUN,
+            version=release, date=newest.date, slow=common,
+        )  # fmt: skip
+    return by_name
+
+
+def _slow(entry: dict[str, Any]) -> Slow:
+    return Slow(**{**entry, "codes": tuple(entry.get("codes", ()))})
+
+
+def release_clients() -> list[Client]:
+    """The releases of onnxruntime on CPUs, oldest first."""
+    return [clients()[f"{_RELEASE}{name.rpartition('.')[0]}"] for name in releases().names]
+
+
+def client_named(name: str) -> Client:
+    """A client by name; releases of onnxruntime may be given with their last number.
+
+    Raises:
+        RecipeError: no such client; the nearest is named.
+    """
+    known = clients()
+    minor = name.rpartition(".")[0] if name.startswith(_RELEASE) and name.count(".") == 2 else name
+    if minor not in known:
+        raise RecipeError(f"unknown client {name!r}{nearest(name, list(known))}; `onnxquant list clients` shows all")
+    return known[minor]

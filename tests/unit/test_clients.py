@@ -1,0 +1,177 @@
+"""Clients, and whether they run a file: as the releases of onnxruntime and the web builds themselves answered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import graphs
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from commands import run
+from onnx import TensorProto, helper
+
+import onnxquant
+from onnxquant.clients import Source, Support, check, client_named, clients
+from onnxquant.clients.releases import releases
+from onnxquant.errors import RecipeError
+from onnxquant.formats import format_named
+from onnxquant.targets import target_named
+
+MICROSOFT = "com.microsoft"
+
+
+def model(
+    *nodes: onnx.NodeProto, opset: int = 21, ir: int = 10, x: int = TensorProto.FLOAT, **constants: onnx.TensorProto
+) -> onnx.ModelProto:
+    """A model of one input x [1, 64] and one output y."""
+    for name, tensor in constants.items():
+        tensor.name = name
+    kinds = [helper.make_tensor_value_info(n, t, None) for n, t in (("x", x), ("y", TensorProto.FLOAT))]
+    kinds[0].CopyFrom(helper.make_tensor_value_info("x", x, [1, 64]))
+    graph = helper.make_graph(nodes, "g", kinds[:1], kinds[1:], list(constants.values()))
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=ir)
+
+
+def codes(kind: int, *dims: int) -> onnx.TensorProto:
+    bits = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.UINT8: 8}[kind]
+    return TensorProto(data_type=kind, dims=dims, raw_data=bytes(int(np.prod(dims)) * bits // 8))
+
+
+def ones(*dims: int) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(np.ones(dims, np.float32))
+
+
+def product(bits: int, operator: str = "MatMulNBits") -> onnx.ModelProto:
+    node = helper.make_node(
+        operator, ["x", "w", "s"], ["y"], domain=MICROSOFT, K=64, N=16, bits=bits, block_size=32
+    )  # fmt: skip
+    return model(node, w=codes(TensorProto.UINT8, 16, 2, 4 * bits), s=ones(32))
+
+
+def decoded(kind: int, block: int = 0) -> onnx.ModelProto:
+    settings = {"axis": 0, "block_size": block} if block else {"axis": 1}
+    return model(
+        helper.make_node("DequantizeLinear", ["w", "s"], ["d"], **settings), helper.make_node("MatMul", ["x", "d"], ["y"]),
+        w=codes(kind, 64, 16), s=ones(64 // block, 16) if block else ones(16),
+    )  # fmt: skip
+
+
+def cast(kind: int) -> onnx.ModelProto:
+    return model(
+        helper.make_node("Cast", ["w"], ["d"], to=1), helper.make_node("MatMul", ["x", "d"], ["y"]), w=codes(kind, 64, 16)
+    )
+
+
+def lookup() -> onnx.ModelProto:
+    node = helper.make_node(
+        "GatherBlockQuantized", ["w", "x", "s"], ["y"], domain=MICROSOFT, bits=8, block_size=32, quantize_axis=1
+    )
+    return model(node, x=TensorProto.INT64, w=codes(TensorProto.UINT8, 16, 64), s=ones(16, 2))
+
+
+# What the clients themselves answered (scripts/write_client_tables.py; onnxruntime-web's builds in node).
+ANSWERS = [
+    (product(4), "onnxruntime-1.18", "slow"),
+    (product(4), "onnxruntime-1.20", "yes"),
+    (product(8), "onnxruntime-1.22", "no"),
+    (product(8), "onnxruntime-1.23", "yes"),
+    (product(2), "onnxruntime-1.23", "no"),
+    (product(2), "onnxruntime-1.27", "slow"),
+    (product(2), "onnxruntime", "yes"),
+    (decoded(TensorProto.INT8), "onnxruntime-1.18", "slow"),
+    (decoded(TensorProto.INT8), "onnxruntime-1.25", "yes"),
+    (decoded(TensorProto.INT8, 32), "onnxruntime-1.18", "no"),
+    (decoded(TensorProto.INT8, 32), "onnxruntime-1.19", "slow"),
+    (decoded(TensorProto.INT4, 32), "onnxruntime-1.18", "no"),
+    (decoded(TensorProto.INT4, 32), "onnxruntime-1.20", "yes"),
+    (decoded(TensorProto.INT4, 32), "transformers.js", "yes"),
+    (cast(TensorProto.INT4), "onnxruntime-web", "yes"),
+    (cast(TensorProto.INT4), "transformers.js", "no"),
+    (cast(TensorProto.INT8), "transformers.js", "yes"),
+    (lookup(), "onnxruntime-1.18", "no"),
+    (lookup(), "onnxruntime-1.22", "no"),
+    (lookup(), "onnxruntime-1.23", "yes"),
+    (lookup(), "onnxruntime-web", "yes"),
+    (lookup(), "transformers.js", "no"),
+    (model(helper.make_node("Add", ["x", "x"], ["y"]), opset=22), "onnxruntime-1.20", "no"),
+    (model(helper.make_node("Add", ["x", "x"], ["y"]), opset=22), "onnxruntime-1.21", "yes"),
+    (model(helper.make_node("Add", ["x", "x"], ["y"]), ir=11), "onnxruntime-1.22", "no"),
+    (model(helper.make_node("Add", ["x", "x"], ["y"]), ir=11), "onnxruntime-1.23", "yes"),
+]
+
+
+@pytest.mark.parametrize(("proto", "name", "answer"), ANSWERS, ids=map(str, range(len(ANSWERS))))
+def test_clients_run_what_they_ran(proto: onnx.ModelProto, name: str, answer: str) -> None:
+    suitability = check(proto, [client_named(name)])[name]
+    assert suitability.support is Support[answer.upper()], suitability
+
+
+@pytest.mark.parametrize("form", ["int8", "int4", "int2", "nf4", "q4_k", "f16"])
+@pytest.mark.parametrize("target", ["onnx", "ort", "custom"])
+def test_the_answer_for_this_onnxruntime_is_that_of_a_session(form: str, target: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.onnx"
+    if not target_named(target).holds(format_named(form)):
+        pytest.skip(f"{target} does not hold {form}")
+    onnxquant.quantize(graphs.matmul(k=256, n=64), path, format=form, target=target, proof=False)
+    minor = ort.__version__.rpartition(".")[0]
+    ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert check(onnx.load(path), [client_named(f"onnxruntime-{minor}")])[f"onnxruntime-{minor}"].support is not Support.NO
+
+
+def test_unknown_operators_stop_every_client() -> None:
+    proto = model(helper.make_node("Nonsense", ["x"], ["y"], domain="example"))
+    proto.opset_import.append(helper.make_opsetid("example", 1))
+    for answer in check(proto, clients().values()).values():
+        assert answer.support is Support.NO and "example::Nonsense" in answer.reason
+
+
+def test_attributes_of_a_call_reach_the_body_of_a_function() -> None:
+    """The body says ``bits = @bits``: 8 in the call decide, not the default of the operator."""
+    proto = product(8)
+    inner = helper.make_node("MatMulNBits", ["a", "b", "c"], ["d"], domain=MICROSOFT, K=64, N=16, block_size=32)
+    bits = inner.attribute.add(name="bits", type=onnx.AttributeProto.INT, ref_attr_name="width")
+    assert bits.ref_attr_name == "width"
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
+    function = helper.make_function("own", "Product", ["a", "b", "c"], ["d"], [inner], imports, ["width"])
+    call = helper.make_node("Product", ["x", "w", "s"], ["y"], domain="own", width=8)
+    del proto.graph.node[:]
+    proto.graph.node.append(call)
+    proto.functions.append(function)
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    answers = check(proto, [client_named(n) for n in ("onnxruntime-1.22", "onnxruntime-1.23", "openvino")])
+    assert [a.support for a in answers.values()] == [Support.NO, Support.YES, Support.NO]
+
+
+def test_clients_without_a_run_say_so() -> None:
+    assert {c.source for c in clients().values()} == set(Source)
+    assert all(c.version and c.date for c in clients().values())
+
+
+def test_unknown_clients_are_named() -> None:
+    with pytest.raises(RecipeError, match=r"unknown client 'transformer.js'; did you mean 'transformers.js'"):
+        client_named("transformer.js")
+    with pytest.raises(RecipeError, match=r"unknown client 'onnxruntime-1.17'"):
+        client_named("onnxruntime-1.17")
+    assert client_named("onnxruntime-1.20.1").release == "1.20.1"
+
+
+def test_tables_have_every_release_in_order() -> None:
+    table = releases()
+    assert [int(n.split(".")[1]) for n in table.names] == list(range(18, 18 + len(table.names)))
+    assert list(table.opsets) == sorted(table.opsets)
+    assert list(table.ir_versions) == sorted(table.ir_versions)
+
+
+def test_info_says_where_a_file_runs(tmp_path: Path) -> None:
+    path = tmp_path / "lookup.onnx"
+    onnx.save(lookup(), path)
+    output = run("info", path).output
+    assert "Where it runs" in output and "onnxruntime-1.23 to 1.32  yes" in output
+    rows = {row["client"]: row for row in json.loads(run("info", path, "--json").output)["clients"]}
+    assert rows["transformers.js"]["runs"] == "no"
+    assert rows["transformers.js"]["reason"] == "com.microsoft::GatherBlockQuantized: no such operator"
+    assert rows["qnn"]["source"] == "documentation"
