@@ -78,7 +78,8 @@ def best_files(model: Path, folder: Path, data: Sequence[Mapping[str, Any]], eff
             continue
         output = folder / f"{model.stem}.{goals[attempt.way][0]}.onnx"
         if attempt is not chosen:
-            onnxquant.quantize(model, output, data=data, samples=16, force=True, **attempt.options)
+            options: dict[str, Any] = {**attempt.options, "samples": 16, "force": True}
+            onnxquant.quantize(model, output, data=data, **options)
         files.append(File(", ".join(goals[attempt.way]), attempt.way, output))
     return sorted(files, key=lambda file: ["fast", *GOALS].index(file.goals.split(",")[0]))
 

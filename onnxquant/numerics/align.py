@@ -107,6 +107,25 @@ def align(expected: Mapping[str, Array], outputs: Mapping[str, Array]) -> Aligne
     return _cut(aligned)
 
 
+def boxes_of(expected: Mapping[str, Array], outputs: Mapping[str, Array]) -> list[Array] | None:
+    """The corners of the boxes that count, of the reference and of the outputs [boxes, 4]; None where there are none.
+
+    Args:
+        expected: outputs of the reference.
+        outputs: outputs to compare with them.
+    """
+    names = [n for n in expected if n in outputs and expected[n].ndim == outputs[n].ndim]
+    aligned = Aligned({n: expected[n] for n in names}, {n: outputs[n] for n in names})
+    boxes = _name_of_boxes(aligned)
+    if boxes is None:
+        return None
+    sides = (aligned.expected, aligned.outputs)
+    group = _group(aligned, boxes)
+    tables = [side[boxes].reshape(-1, side[boxes].shape[-1]).astype(np.float64) for side in sides]
+    form = _form(tables[0] if len(tables[0]) else tables[1])
+    return [_detections(side, boxes, group, form).corners for side in sides]
+
+
 def _name_of_boxes(aligned: Aligned) -> str | None:
     """Name of the output that holds boxes, a row each, whose number or order depends on values; None where there is none."""
     for name, a in aligned.expected.items():
@@ -185,9 +204,7 @@ def _matched(aligned: Aligned, boxes: str) -> Aligned:
     """The rows of boxes that are on both sides, in the same order."""
     sides = (aligned.expected, aligned.outputs)
     counts = [side[boxes].shape[-2] for side in sides]
-    axis = {n: _row_axis(aligned.expected[n], aligned.outputs[n], counts) for n in aligned.expected}
-    axis[boxes] = aligned.expected[boxes].ndim - 2
-    group = {n: x for n, x in axis.items() if x is not None}
+    group = _group(aligned, boxes)
     tables = [side[boxes].reshape(-1, side[boxes].shape[-1]).astype(np.float64) for side in sides]
     form = _form(tables[0] if len(tables[0]) else tables[1])
     one, two = (_detections(side, boxes, group, form) for side in sides)
@@ -205,6 +222,14 @@ def _matched(aligned: Aligned, boxes: str) -> Aligned:
         boxes=max(len(one.rows), len(two.rows)),
         matched=frozenset(group),
     )
+
+
+def _group(aligned: Aligned, boxes: str) -> dict[str, int]:
+    """The outputs that have a row for each box, and the axis of their rows."""
+    counts = [side[boxes].shape[-2] for side in (aligned.expected, aligned.outputs)]
+    axis = {n: _row_axis(aligned.expected[n], aligned.outputs[n], counts) for n in aligned.expected}
+    axis[boxes] = aligned.expected[boxes].ndim - 2
+    return {n: x for n, x in axis.items() if x is not None}
 
 
 def _row_axis(expected: Array, outputs: Array, counts: list[int]) -> int | None:

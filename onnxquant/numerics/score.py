@@ -89,6 +89,32 @@ class PartQuality:
 
 
 @dataclass(frozen=True)
+class SampleQuality:
+    """Quality of all outputs on one sample.
+
+    Attributes:
+        sample: its place, counted from 0.
+        output: the part that keeps least.
+        sqnr_db: ratio of signal and noise of this part; None where no output is a float.
+        expected, answer: the first answer that differs, as the float model and as the other one give it; None: none does.
+        same, answers: number of answers that are the same, and of all; None where there are none.
+    """
+
+    sample: int
+    output: str = ""
+    sqnr_db: float | None = None
+    expected: str | None = field(default=None, metadata=OPTIONAL)
+    answer: str | None = field(default=None, metadata=OPTIONAL)
+    same: int | None = field(default=None, metadata=OPTIONAL)
+    answers: int | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def changed(self) -> int:
+        """Number of answers that are not the same."""
+        return (self.answers or 0) - (self.same or 0)
+
+
+@dataclass(frozen=True)
 class _Answers:
     """Kind of some answers, number of those that are the same, and of all."""
 
@@ -167,6 +193,37 @@ class Judge:
         aligned = self._aligned(outputs)
         parts = [self._quality(part, aligned) for part in self._parts]
         return sorted(parts, key=lambda p: (math.inf if p.sqnr_db is None else p.sqnr_db, p.output))
+
+    def samples(self, outputs: Sequence[Mapping[str, Any]]) -> list[SampleQuality]:
+        """The quality of each sample.
+
+        Args:
+            outputs: outputs to compare, a mapping per sample.
+        """
+        aligned = self._aligned(outputs)
+        out = [SampleQuality(place) for place in range(len(aligned))]
+        for part in self._parts:
+            ratios = _sample_ratios(self._powers(part, aligned).total) if self._is_float(part) else []
+            for place, ratio in enumerate(ratios) if len(ratios) == len(out) else ():
+                known = out[place].sqnr_db
+                if known is None or ratio < known:
+                    out[place] = replace(out[place], output=part.title, sqnr_db=ratio)
+            for place, sample in enumerate(aligned):
+                answers = self._answers(part, [sample])
+                if answers and answers.count - answers.same >= out[place].changed:
+                    expected, answer = self._first_difference(part, sample) if answers.same < answers.count else (None, None)
+                    out[place] = replace(
+                        out[place], same=answers.same, answers=answers.count, expected=expected, answer=answer
+                    )
+        return out
+
+    def _first_difference(self, part: Part, sample: Aligned) -> tuple[str | None, str | None]:
+        """The first top class that differs; None of boxes and of whole numbers."""
+        if part.output in sample.matched or not self._is_float(part):
+            return None, None
+        tops = [part.of(side[part.output]).argmax(-1).reshape(-1) for side in (sample.expected, sample.outputs)]
+        place = int((tops[0] != tops[1]).argmax())
+        return str(tops[0][place]), str(tops[1][place])
 
     def _aligned(self, outputs: Sequence[Mapping[str, Any]]) -> list[Aligned]:
         return [align(a, arrays_of(b)) for a, b in zip(self._reference, outputs, strict=True)]

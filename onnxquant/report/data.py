@@ -191,7 +191,7 @@ class ReportData:
         activations: integer activations; None where activations stay floats.
         search: result of the search for formats; None where the formats were given.
         choice: choice among whole files; None where the way was given.
-        prospect: what samples would bring, in one sentence; empty where there are samples, or the way was given.
+        prospect: gain that samples would bring, in one sentence; empty where there are samples, or the way was given.
         observed: histograms of static activations, by tensor.
         request: the request of the user; None where it is not known.
         command: the command line; None where there was none.

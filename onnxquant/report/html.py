@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from onnxquant.json_data import JsonObject, to_object
-from onnxquant.report import comparison, rows
+from onnxquant.report import comparison, glossary, rows, ways, words
 from onnxquant.report.comparison import Comparison
 from onnxquant.report.data import ReportData
 from onnxquant.report.plots import plots
@@ -25,10 +26,13 @@ def render(report: ReportData) -> str:
     return _template("page.html.j2").render(
         report=report,
         rows=rows,
+        ways=ways,
+        words=words,
+        glossary=glossary.TERMS,
         embedded=embedded(report_to_json(report)),
         verdict=verdict,
         warnings=warnings(report),
-        plots={name: Markup(svg) for name, svg in plots(report).items()},
+        plots={name: {form: Markup(svg) for form, svg in pair.items()} for name, pair in plots(report).items()},
     )
 
 
@@ -51,6 +55,12 @@ def embedded(data: JsonObject) -> Markup:
     return Markup(text)
 
 
+def _used(head: Sequence[str], table: Iterable[Sequence[str]]) -> list[int]:
+    """Places of the columns of a table that are not empty."""
+    filled = {place for row in table for place, value in enumerate(row) if value}
+    return [place for place in range(len(head)) if place in filled]
+
+
 @cache
 def _template(name: str) -> Template:
     loader = PackageLoader("onnxquant.report", "templates")
@@ -58,4 +68,5 @@ def _template(name: str) -> Template:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"figure": figure, "decibels": decibels}
+    environment.globals["used"] = _used
     return environment.get_template(name)

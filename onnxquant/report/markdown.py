@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from onnxquant.report import comparison, rows, words
+from onnxquant.report import comparison, rows, ways, words
 from onnxquant.report.comparison import Comparison
 from onnxquant.report.data import ReportData
 from onnxquant.report.verdict import verdict_of
@@ -24,7 +24,7 @@ def render(report: ReportData) -> str:
     parts += _table("Quality, worst first", rows.PARTS, rows.parts(report))
     parts += _table("Contribution of each site", rows.CONTRIBUTIONS, rows.contributions(report))
     parts += _table("Activations", rows.FACTS, rows.activations(report))
-    parts += _table("Ways tried", rows.ATTEMPTS, rows.attempts(report))
+    parts += _table("Ways tried", ways.ATTEMPTS, ways.attempts(report))
     parts += _table("Formats by size", rows.CHOICES, rows.choices(report))
     titles = [f"{'>' * number}{title}" for _, title, number in rows.SITES]
     parts += _table("Weights", titles, [row.cells for row in rows.sites(report)])

@@ -17,7 +17,7 @@ from onnxquant.budget.result import ChoiceFigures, FormatSearchResult, WeightCos
 from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import StaticRecord, TensorCodes
 from onnxquant.report import rows
-from onnxquant.report.data import ReportData
+from onnxquant.report.data import Attempt, Choice, ReportData
 from onnxquant.validation.contributions import SiteContribution
 from onnxquant.validation.outputs import Run, pair_name
 from onnxquant.validation.proof import Proof
@@ -30,8 +30,10 @@ _COLORS = {
 _TEXT, _LINE, _ONE, _TWO, _THREE, _MUTED = _COLORS
 # Number of bars of a ranking.
 _RANKED = 25
-# Width of a plot in inches.
-_WIDTH = 8.4
+# Width of a plot in inches on a wide screen, and on a narrow one, with the characters of its longest name.
+_FORMS = {"wide": (10.5, 40), "narrow": (4.4, 18)}
+# Ratios of the outputs above which a way is good, and above which it is doubtful.
+_GOOD_DB, _DOUBTFUL_DB = 30.0, 20.0
 _PAIRS = {(Run.FLOAT, Run.TWIN): _ONE, (Run.FLOAT, Run.EXACT): _TWO, (Run.FLOAT, Run.DEPLOYED): _THREE}
 
 
@@ -57,9 +59,10 @@ class _Bar:
     color: str
 
 
-def plots(report: ReportData) -> dict[str, str]:
-    """SVG by name of the plot; only those that the report has figures for."""
+def plots(report: ReportData) -> dict[str, dict[str, str]]:
+    """SVG by name of the plot and by form, for wide and narrow screens; only plots that the report has figures for."""
     drawings = {
+        "ways": _ways(report.choice) if report.choice else None,
         "depth": _depth(rows.sites(report)),
         "outputs": _outputs(report.proof) if report.proof else None,
         "contributions": _contributions(report.proof.contributions if report.proof else ()),
@@ -67,7 +70,11 @@ def plots(report: ReportData) -> dict[str, str]:
         "sensitivity": _sensitivity(report.search.sensitivity if report.search else ()),
         "front": _front(report.search) if report.search else None,
     }
-    return {name: _svg(name, drawing) for name, drawing in drawings.items() if drawing is not None}
+    return {
+        name: {form: _svg(f"{name}-{form}", drawing, *_FORMS[form]) for form in _FORMS}
+        for name, drawing in drawings.items()
+        if drawing is not None
+    }
 
 
 def _style(name: str) -> dict[Any, Any]:
@@ -81,15 +88,23 @@ def _style(name: str) -> dict[Any, Any]:
     }  # fmt: skip
 
 
-def _svg(name: str, drawing: Drawing) -> str:
-    """One plot; its name makes the ids in it differ from those of other plots on the page."""
+def _svg(name: str, drawing: Drawing, width: float, longest: int) -> str:
+    """One plot.
+
+    Args:
+        name: its name, which makes the ids in it differ from those of other plots on the page.
+        drawing: the drawing.
+        width: width in inches.
+        longest: number of characters of the longest name.
+    """
     with mpl.rc_context(_style(name)):
-        figure = Figure(figsize=(_WIDTH, drawing.height), layout="constrained")
+        figure = Figure(figsize=(width, drawing.height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         axes.set_axisbelow(True)
         drawing.draw(axes)
+        _shorten(axes, longest)
         out = io.BytesIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue().decode()
@@ -102,6 +117,52 @@ def _svg(name: str, drawing: Drawing) -> str:
     return re.sub(
         r'<svg ([^>]*?)width="[^"]*" ', r'<svg \1role="img" ', re.sub(r' height="[\d.]+pt"', "", text, count=1), count=1
     )
+
+
+def _shorten(axes: Axes, longest: int) -> None:
+    """Shorten the names at the left, and stack a legend that would be too wide."""
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    if any(len(name) > longest for name in names):
+        axes.set_yticks(axes.get_yticks(), [_short(name, longest) for name in names])
+    legend = axes.get_legend()
+    if legend is not None and sum(len(text.get_text()) + 6 for text in legend.get_texts()) > 2.2 * longest:
+        legend.set_ncols(2 if longest > _FORMS["narrow"][1] else 1)
+
+
+def _ways(choice: Choice) -> Drawing | None:
+    """Size against speed of the ways that were tried, the front, and a colour for the quality."""
+    points = [(a, a.nbytes / 1e6, a.verdict.faster) for a in choice.attempts if a.verdict and a.nbytes and a.verdict.faster]
+    if not points:
+        return None
+    front = sorted((size, speed) for a, size, speed in points if a.pareto)
+
+    def draw(axes: Axes) -> None:
+        if len(front) > 1:
+            axes.step(*zip(*front, strict=True), where="post", color=_LINE, linewidth=1.2, label="front", zorder=1)
+        qualities = {_ONE: f"{_GOOD_DB:.0f} dB or more", _TWO: f"{_DOUBTFUL_DB:.0f} dB or more", _MUTED: "less"}
+        for color, label in qualities.items():
+            some = [(size, speed) for a, size, speed in points if _color(a) == color]
+            if some:
+                sizes, speeds = zip(*some, strict=True)
+                axes.scatter(sizes, speeds, s=36, color=color, label=label, zorder=3)
+        for attempt, size, speed in points:
+            is_chosen = attempt.way == choice.chosen
+            axes.annotate(
+                _short(attempt.way + is_chosen * " (chosen)", _FORMS["wide"][1]), (size, speed), (5, 4),
+                textcoords="offset points", fontsize=8, fontweight="bold" if is_chosen else "normal",
+            )  # fmt: skip
+        axes.margins(x=0.22, y=0.2)
+        axes.set_xlabel("size in MB")
+        axes.set_ylabel("speed, original = 1")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
+
+    return Drawing(3.2, draw)
+
+
+def _color(attempt: Attempt) -> str:
+    """The colour for the quality of a way."""
+    ratio = attempt.verdict.worst_sqnr_db if attempt.verdict else None
+    return _MUTED if ratio is None or ratio < _DOUBTFUL_DB else _TWO if ratio < _GOOD_DB else _ONE
 
 
 def _depth(sites: Sequence[rows.SiteRow]) -> Drawing | None:
@@ -253,6 +314,6 @@ def _point(choice: ChoiceFigures) -> list[tuple[float, float]]:
     return [] if measured is None else [(choice.bits_per_weight, measured)]
 
 
-def _short(name: str) -> str:
+def _short(name: str, longest: int = 40) -> str:
     """The end of a long name: names of tensors mostly begin alike."""
-    return name if len(name) <= 40 else f"…{name[-39:]}"
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"

@@ -11,9 +11,10 @@ from onnxquant.calibration.feeds.prepared import preparation as prepared
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.plan.activations import ActivationRecord, StaticRecord
-from onnxquant.report.data import Attempt, Choice, Float16Error, ReportData, SiteResult, Verdict
-from onnxquant.report.units import decibels, figure, milliseconds, size, speed, times
+from onnxquant.report.data import Float16Error, ReportData, SiteResult
+from onnxquant.report.units import decibels, figure, milliseconds, size, speed
 from onnxquant.validation.checks import WeightChecks
+from onnxquant.validation.examples import Example
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, STOCK, Latency
 from onnxquant.validation.proof import Proof
 
@@ -30,8 +31,6 @@ OUTPUTS = ("compared", "output", ">SQNR", ">cosine", ">MSE", ">max error", ">mea
 PARTS = ("output", ">SQNR", ">worst tenth", ">worst sample", "same answers", "compared")
 COSTS = ("", ">original", ">quantized", ">ratio")
 REFUSALS = ("reason", ">weights", ">bytes", "such as")
-ATTEMPTS = ("way", ">size", ">smaller", ">faster", ">worst output", ">same answers", ">seconds", "outcome")
-WAYS = ("way", ">size", ">faster", ">worst output", ">same", "outcome", "~why")
 CHOICES = (">bits per weight", ">SQNR, predicted", ">SQNR, measured")
 CONTRIBUTIONS = ("site", "kind", ">SQNR", ">gain", ">share of the error")
 FACTS = ("what", "value")
@@ -113,6 +112,12 @@ def sites(report: ReportData) -> list[SiteRow]:
         SiteRow(name, format=w.format, target=w.target, kernel=w.kernel, error=w.error, checks=w.checks)
         for name, w in weights.items()
     ]
+
+
+def used_columns(sites: Iterable[SiteRow]) -> list[tuple[str, str, bool]]:
+    """The columns of ``SITES`` that are not empty."""
+    listed = list(sites)
+    return [column for column in SITES if any(site.value(column[0]) not in (None, "") for site in listed)]
 
 
 def _site(site: SiteResult) -> SiteRow:
@@ -199,7 +204,9 @@ def costs(report: ReportData) -> list[Cost]:
         seconds = proof.latency.seconds
         for name, model in (("latency", QUANTIZED), ("latency without our library", STOCK)):
             if model in seconds:
-                out.append(Cost(name, seconds[ORIGINAL], seconds[model], milliseconds, _speed(proof.latency, model)))
+                # Other work on the machine moves the ratio less than either time.
+                quantized = seconds[ORIGINAL] / proof.latency.ratio[model]
+                out.append(Cost(name, seconds[ORIGINAL], quantized, milliseconds, _speed(proof.latency, model)))
     if proof and proof.loading:
         before, now = proof.loading.original, proof.loading.quantized
         out.append(Cost("load time", before.seconds, now.seconds, milliseconds))
@@ -210,6 +217,34 @@ def costs(report: ReportData) -> list[Cost]:
 def _speed(latency: Latency, model: str) -> str:
     """The ratio of processor times as people read it; empty where it was not measured."""
     return "" if latency.interval is None else speed(latency.ratio[model], latency.interval[model])
+
+
+def spread(latency: Latency) -> str:
+    """The spread of the speed, and the way in which it was measured."""
+    interval = latency.certain(QUANTIZED)
+    disturbed = "" if interval.is_narrow else " The interval is wide: other work on the machine disturbed the measurement."
+    return (
+        f"{latency.runs} runs of each model, in turns; the ratio is {latency.ratio[QUANTIZED]:.2f}, and 19 times of 20 "
+        f"between {interval.low:.2f} and {interval.high:.2f}.{disturbed}"
+    )
+
+
+def example_lines(example: Example) -> list[str]:
+    """Lines about a sample: its name, its answers and the part that keeps least."""
+    quality = example.quality
+    lines = [example.file or f"sample {quality.sample}"]
+    if quality.expected is not None:
+        lines.append(f"answer {quality.expected} → {quality.answer}")
+    if quality.changed and quality.answers != 1:
+        lines.append(f"{quality.same} of {quality.answers} answers the same")
+    if quality.sqnr_db is not None:
+        lines.append(f"{decibels(quality.sqnr_db)} in {quality.output}")
+    return lines
+
+
+def have_boxes(examples: Iterable[Example]) -> bool:
+    """Whether there are boxes on a sample."""
+    return any(example.boxes for example in examples)
 
 
 def outputs(report: ReportData) -> list[list[str]]:
@@ -262,61 +297,6 @@ def refusals(report: ReportData) -> list[list[str]]:
         ]
         for reason, members in order
     ]
-
-
-def attempts(report: ReportData) -> list[list[str]]:
-    """Ways that were tried as whole files, with the columns of ``ATTEMPTS``."""
-    if report.choice is None:
-        return []
-    lines = [_attempt(attempt, report.choice.chosen) for attempt in report.choice.attempts]
-    return lines + [[way, "", "", "", "", "", "", "no time"] for way in report.choice.skipped]
-
-
-def _attempt(attempt: Attempt, chosen: str) -> list[str]:
-    verdict = attempt.verdict
-    if verdict is None or attempt.nbytes is None:
-        return [attempt.way, "", "", "", "", "", "", f"refused: {attempt.objection}"]
-    same = f"{verdict.same} of {verdict.answers}" if verdict.answers else ""
-    return [
-        attempt.way,
-        size(attempt.nbytes),
-        f"{verdict.smaller:.2f}x" if verdict.smaller else "",
-        _faster(verdict),
-        "" if verdict.worst_sqnr_db is None else decibels(verdict.worst_sqnr_db),
-        same,
-        f"{attempt.seconds:.0f}",
-        "chosen" if attempt.way == chosen else attempt.objection,
-    ]
-
-
-def ways(choice: Choice) -> list[list[str]]:
-    """The ways in few columns, those of ``WAYS``: the chosen one first, then those that keep the bound."""
-    order = {"chosen": 0, "refused": 2, "no time": 3}
-    lines = [_way(attempt, choice.chosen) for attempt in choice.attempts]
-    lines += [[way, "", "", "", "", "no time", ""] for way in choice.skipped]
-    return sorted(lines, key=lambda line: order.get(line[-2], 1))
-
-
-def _way(attempt: Attempt, chosen: str) -> list[str]:
-    verdict = attempt.verdict
-    if verdict is None or attempt.nbytes is None:
-        return [attempt.way, "", "", "", "", "refused", attempt.objection]
-    return [
-        attempt.way,
-        size(attempt.nbytes),
-        times(verdict.faster),
-        "" if verdict.worst_sqnr_db is None else decibels(verdict.worst_sqnr_db),
-        f"{verdict.same} of {verdict.answers}" if verdict.answers else "",
-        "chosen" if attempt.way == chosen else attempt.objection,
-        "",
-    ]
-
-
-def _faster(verdict: Verdict) -> str:
-    """The ratio of speeds, with its interval where that is known."""
-    if verdict.faster is None:
-        return ""
-    return speed(verdict.faster, verdict.faster_interval) if verdict.faster_interval else f"{verdict.faster:.2f}x"
 
 
 def choices(report: ReportData) -> list[list[str]]:

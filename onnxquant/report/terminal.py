@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision
-from onnxquant.report import rows, words
+from onnxquant.report import rows, ways, words
 from onnxquant.report.data import ReportData, SiteResult
 from onnxquant.report.table import Table, say
 from onnxquant.report.units import decibels, figure, size
@@ -111,8 +111,8 @@ def _show_choice(report: ReportData, console: Console, *, verbose: bool) -> None
     """Print the ways that were tried; without -v the first ones."""
     if report.choice is None:
         return
-    out = table(f"Ways tried for goal {report.choice.goal}: {report.choice.bound}", *rows.WAYS)
-    lines = rows.ways(report.choice)
+    out = table(f"Ways tried for goal {report.choice.goal}: {report.choice.bound}", *ways.WAYS)
+    lines = ways.shortened(report.choice)
     for line in lines if verbose else lines[:_SHOWN_WAYS]:
         out.add_row(*line)
     if len(lines) > _SHOWN_WAYS and not verbose:

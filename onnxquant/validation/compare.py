@@ -89,7 +89,7 @@ def compare(
             models = ComparedModels(prepared, document, samples, options.threads, mapped=large, judge=options.judge)
             proof.feeds = samples.origin
             compared = compare_outputs(models, Path(folder), progress)
-            proof.outputs, proof.quality = compared.errors, compared.quality
+            proof.outputs, proof.quality, proof.examples = compared.errors, compared.quality, compared.examples or None
             proof.notes += notes_on_outputs(samples.outputs, compared.quality) + notes_on_random_draws(document)
             note_unoptimized(proof)
         if isinstance(samples, SampledOutputs) and samples.source is not None:

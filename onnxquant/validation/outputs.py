@@ -25,6 +25,7 @@ from onnxquant.numerics.score import Judge, PartQuality
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.progress import Progress
 from onnxquant.targets import Activations, integer_target
+from onnxquant.validation.examples import Example, examples
 from onnxquant.validation.reference import Outputs, SampledOutputs
 from onnxquant.validation.twin import write_twin
 
@@ -163,10 +164,12 @@ class ComparedOutputs:
     Attributes:
         errors: errors by pair of runs and output.
         quality: quality of the outputs that users get, the worst part first.
+        examples: samples that show what was lost.
     """
 
     errors: dict[str, OutputErrors]
     quality: list[PartQuality]
+    examples: list[Example]
 
 
 def compare_outputs(models: ComparedModels, folder: Path, progress: Progress) -> ComparedOutputs:
@@ -185,7 +188,8 @@ def compare_outputs(models: ComparedModels, folder: Path, progress: Progress) ->
         if a in runs and b in runs
     }
     deployed = next(run for run in DEPLOYED if run in runs)
-    return ComparedOutputs(errors, Judge(runs[Run.FLOAT], models.judge).quality(runs[deployed]))
+    judge, outputs = Judge(runs[Run.FLOAT], models.judge), runs[deployed]
+    return ComparedOutputs(errors, judge.quality(outputs), examples(judge.samples(outputs), models.samples, outputs))
 
 
 def _runs(models: ComparedModels, folder: Path, progress: Progress) -> dict[Run, list[dict[str, Any]]]:

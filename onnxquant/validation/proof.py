@@ -15,6 +15,7 @@ from onnxquant.validation.accuracy import Accuracy
 from onnxquant.validation.checks import WeightChecks
 from onnxquant.validation.contributions import SiteContribution
 from onnxquant.validation.distribution import Distribution
+from onnxquant.validation.examples import Example
 from onnxquant.validation.footprint import Footprint
 from onnxquant.validation.latency import Latency
 from onnxquant.validation.leftover_conversions import LeftoverConversion
@@ -157,6 +158,7 @@ class Proof:
         distributions: histograms of each encoded weight; None where no value is finite.
         outputs: errors by pair of runs ("float vs twin") and output.
         quality: quality of the outputs that users get, the worst part first; None in old reports.
+        examples: samples that show what was lost; None where there are none.
         feeds: source of the samples; None where there are none.
         latency: seconds per call; None where they were not measured.
         loading: time and memory of loading; None where they were not measured.
@@ -175,6 +177,7 @@ class Proof:
     distributions: dict[str, Distribution | None] = field(default_factory=dict)
     outputs: dict[str, OutputErrors] = field(default_factory=dict)
     quality: list[PartQuality] | None = field(default=None, metadata=OPTIONAL)
+    examples: list[Example] | None = field(default=None, metadata=OPTIONAL)
     feeds: SampleOrigin | None = field(default=None, metadata=EMPTY)
     latency: Latency | None = field(default=None, metadata=EMPTY)
     loading: Loading | None = field(default=None, metadata=EMPTY)

@@ -76,6 +76,13 @@ def test_reports_fit_the_schema_and_round_trip(reports: dict[str, Report], kind:
     assert markdown(loaded) == markdown(reports[kind])
 
 
+def test_every_remark_on_static_activations_fits_the_schema(reports: dict[str, Report]) -> None:
+    report = Report.from_dict(reports["static"].to_dict())
+    remarks = {"skipped": ("smoothing",), "excluded": ("conv",), "not_solved": ("w",), "solver": "gptq"}
+    report.activations = replace(report.activations, **remarks)
+    assert Report.from_dict(report.to_dict()).activations == report.activations
+
+
 @pytest.mark.parametrize("path", SAVED, ids=lambda p: p.stem)
 def test_reports_of_earlier_versions_are_read_without_loss(path: Path) -> None:
     data = json.loads(path.read_text())
