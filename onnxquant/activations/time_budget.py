@@ -93,7 +93,15 @@ class TimeBudget:
     def progress(self, stage: str, done: float, /) -> None:
         """Show the progress of a step and the time that is left, and break it off where there is none."""
         self._check()
-        self._display(f"{stage}, at most {self.left:.0f} s left" if math.isfinite(self.left) else stage, done)
+        left = self._left_on_the_clock()
+        self._display(stage if left is None else f"{stage}, at most {_duration(left)} left", done)
+
+    def _left_on_the_clock(self) -> float | None:
+        """Seconds that the search may still take as the machine is used now; None: no limit, or not known before a pass."""
+        if not self._pass or math.isinf(self.seconds):
+            return None
+        spent, passed = self._spent(), time.monotonic() - self._started
+        return max(0.0, self.seconds - spent) * passed / max(spent, 1e-3)
 
     def _check(self) -> None:
         if self._can_end and not self.left:
@@ -102,3 +110,7 @@ class TimeBudget:
     def _spent(self) -> float:
         passed, worked = time.monotonic() - self._started, time.process_time() - self._started_working
         return max(min(passed, worked), passed / _BUSY)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

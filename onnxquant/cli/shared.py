@@ -27,6 +27,7 @@ from onnxquant.errors import OnnxQuantError
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.report.report import Report
 from onnxquant.report.summary import summary
+from onnxquant.report.table import with_short_words
 from onnxquant.report.terminal import show
 from onnxquant.report.write import paths_of
 
@@ -142,7 +143,7 @@ def fail(message: str) -> NoReturn:
 def _in_one_line(message: str) -> str:
     """A message whose names, which come from files, can neither fill a terminal nor command it."""
     line = " ".join(message.splitlines())
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    plain = with_short_words("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
     if len(plain) <= _LONGEST:
         return plain
     half = _LONGEST // 2

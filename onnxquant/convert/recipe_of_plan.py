@@ -22,7 +22,10 @@ from onnxquant.recipe.rules import Recipe, Rule, RuleOptions
 from onnxquant.system.files import atomically
 from onnxquant.targets import Activations, target_named
 
-_HEADER = "# A plan, as a recipe: the first rule that matches a weight decides it; what no rule names stays in float."
+_HEADER = """\
+# What was decided for each weight. `onnxquant quantize MODEL --recipe THIS_FILE` does it again.
+# The first rule with a pattern under `include` that matches a weight's name decides it. All other weights stay in float.\
+"""
 # Options of a rule that follow from the plan, not from the rule that made it.
 _PLANNED = ("format", "bits", "include", "exclude", "solver")
 
@@ -97,7 +100,8 @@ def to_toml(entries: Mapping[str, Any], floats: Sequence[str] = ()) -> str:
         floats: weights that stay in float and why, for a comment
 
     >>> print(to_toml({"keep": True, "rules": [{"include": ["^w$"], "bits": 4}]}), end="")
-    # A plan, as a recipe: the first rule that matches a weight decides it; what no rule names stays in float.
+    # What was decided for each weight. `onnxquant quantize MODEL --recipe THIS_FILE` does it again.
+    # The first rule with a pattern under `include` that matches a weight's name decides it. All other weights stay in float.
     keep = true
     <BLANKLINE>
     [[rules]]

@@ -17,7 +17,10 @@ def refuse_larger(original: Document, size: lowering.PredictedSize) -> None:
     """
     before = lowering.constant_bytes(original.proto)
     if size.constants >= before and size.nbytes > original.size():
+        comparison = f"larger: {size.constants} bytes of constants, {before} now"
+        if size.constants == before:
+            comparison = f"no smaller: {before} bytes of constants, as now"
         raise ModelError(
-            f"{original.name}: the output would be larger: {size.constants} bytes of constants, {before} now; nothing was "
-            f"written; choose a smaller format, or keep weights as they are with --exclude"
+            f"{original.name}: the output would be {comparison}; nothing was written; choose a smaller format, or keep "
+            f"weights as they are with --exclude"
         )

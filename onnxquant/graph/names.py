@@ -22,6 +22,10 @@ SITE = "onnxquant.site"
 ACTIVATION = "onnxquant.activation"
 
 
+# A name that new ones are made from may be as long as a page: they begin like it.
+_LONGEST_BASE = 200
+
+
 class NameAllocator:
     """Makes names that nothing has yet.
 
@@ -37,7 +41,8 @@ class NameAllocator:
         self._taken = set(taken)
 
     def fresh(self, base: str) -> str:
-        """A new name: ``base`` itself, or with a number behind it."""
+        """A new name: ``base`` itself, or its beginning where it is very long, with a number behind it where it is taken."""
+        base = base[:_LONGEST_BASE]
         candidate, n = base, 1
         while candidate in self._taken:
             n += 1

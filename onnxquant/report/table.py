@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from rich.text import Text
 _GAP = 2
 # A name is shortened to this many characters before a column is left out.
 _SHORTEST_NAME = 16
+# Only names of tensors are words as long as this.
+_LONG_WORD = re.compile(r"\S{400,}")
 # Prose in fewer characters than these is hard to read: it moves under the table.
 _LEAST_PROSE = 30
 
@@ -64,7 +67,9 @@ class Table:
             cells: a text for each column.
             style: style of those that have none.
         """
-        self._rows.append(tuple(c if isinstance(c, Text) else Text(" ".join(c.split()), style) for c in cells))
+        self._rows.append(
+            tuple(c if isinstance(c, Text) else Text(" ".join(with_short_words(c).split()), style) for c in cells)
+        )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The lines of the table."""
@@ -95,6 +100,13 @@ class Table:
         return columns
 
 
+def with_short_words(text: str) -> str:
+    """A text in which words that are longer than a paragraph are cut in the middle."""
+    return _LONG_WORD.sub(
+        lambda match: f"{match[0][:100]}...({len(match[0]) - 150} characters)...{match[0][-50:]}", text
+    )
+
+
 def say(console: Console, text: str, *, label: str = "", style: str = "") -> None:
     """Print a text in lines without blanks at their ends.
 
@@ -104,7 +116,7 @@ def say(console: Console, text: str, *, label: str = "", style: str = "") -> Non
         label: words before its first line; its other lines begin below the text.
         style: style of the label.
     """
-    for line in _hanging(Text(label, style), Text(text), console.width, console):
+    for line in _hanging(Text(label, style), Text(with_short_words(text)), console.width, console):
         console.print(line)
 
 

@@ -41,7 +41,8 @@ class _Gains:
 
     Attributes:
         smaller: whether it takes less space.
-        faster, slower: whether it certainly takes less, or more, time; neither where that is not known.
+        faster: whether it certainly takes less time.
+        slower: whether it certainly takes more time; beside integer activations, which are for speed, no less time suffices.
         quality: level of its outputs.
     """
 
@@ -119,6 +120,7 @@ def _is_not_judged(report: ReportData, proof: Proof) -> bool:
 
 def _gains(report: ReportData, proof: Proof) -> _Gains:
     faster, slower = _speed(proof.latency)
+    slower |= report.activations is not None and proof.latency is not None and not faster
     return _Gains(report.original_bytes > (report.final_bytes or 0), faster, slower, _quality(report, proof))
 
 
@@ -190,7 +192,7 @@ def _step(report: ReportData, proof: Proof, state: State, gains: _Gains) -> str:
         return f"Do not use it: it is not smaller, and not faster. {advice.smaller(report)}"
     if proof.feeds and proof.feeds.is_synthetic:
         trade = {
-            State.NOT_FASTER: f"It is slower. {advice.faster(report, proof)} ",
+            State.NOT_FASTER: f"It is not faster. {advice.faster(report, proof)} ",
             State.NOT_SMALLER: "It saves no space. ",
         }
         return f"{trade.get(state, '')}{_GIVE_SAMPLES}"

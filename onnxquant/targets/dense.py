@@ -77,9 +77,8 @@ def _spread(nodes: GraphNodes, layout: DenseLayout, side: str) -> str:
     if not layout.ragged or not isinstance(granularity, PerBlock):
         return side
     rows, blocks = granularity.shape(layout.rows, layout.cols)
-    wide = nodes.op("Expand", side, nodes.ints(rows, blocks, granularity.size))
-    flat = nodes.op("Reshape", wide, nodes.ints(rows, -1))
-    return nodes.op("Slice", flat, nodes.ints(0), nodes.ints(layout.cols), nodes.ints(1))
+    wide = nodes.expanded(side, (rows, blocks, 1), (rows, blocks, granularity.size))
+    return nodes.first(nodes.op("Reshape", wide, nodes.ints(rows, -1)), layout.cols, 1)
 
 
 def _unpack(nodes: GraphNodes, layout: DenseLayout, packed: str) -> str:
@@ -90,5 +89,5 @@ def _unpack(nodes: GraphNodes, layout: DenseLayout, packed: str) -> str:
     count = prod(layout.code_shape)
     if count % len(fields):
         joined = nodes.op("Reshape", joined, nodes.ints(-1))
-        joined = nodes.op("Slice", joined, nodes.ints(0), nodes.ints(count), nodes.ints(0))
+        joined = nodes.first(joined, count, 0)
     return nodes.op("Reshape", joined, nodes.ints(*layout.code_shape))

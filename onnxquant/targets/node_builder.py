@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.sites import Site
 
+# The opsets in which Slice got its bounds as inputs, and in which there is Expand.
+_SLICE_INPUTS, _EXPAND = 10, 8
 F16, F32, I64 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 
 
@@ -103,6 +106,25 @@ class GraphNodes(NodeBuilder):
     def number(self, value: float) -> str:
         """A constant float32."""
         return self.constant("constant", np.float32(value))
+
+    def first(self, x: str, count: int, axis: int, *, output: str = "") -> str:
+        """The first values of a tensor along an axis."""
+        if self.editor.opset < _SLICE_INPUTS:
+            return self.op("Slice", x, output=output, starts=[0], ends=[count], axes=[axis])
+        bounds = [self.ints(value, label=label) for label, value in (("start", 0), ("end", count), ("axis", axis))]
+        return self.op("Slice", x, *bounds, output=output)
+
+    def expanded(self, x: str, current: Sequence[int], shape: Sequence[int]) -> str:
+        """A tensor whose axes of length 1 have other lengths.
+
+        Args:
+            x: the tensor.
+            current: its shape.
+            shape: shape of the result.
+        """
+        if self.editor.opset >= _EXPAND:
+            return self.op("Expand", x, self.ints(*shape))
+        return self.op("Tile", x, self.ints(*(after // before for before, after in zip(current, shape, strict=True))))
 
     def insert_first(self) -> None:
         """Put the nodes at the start of the weight's graph."""

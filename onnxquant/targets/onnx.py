@@ -119,8 +119,7 @@ def _lower_products(editor: ModelEditor, site: Site, layout: ColumnsLayout, enco
         values = nodes.op("MatMul", nodes.op("Unsqueeze", x, axis), weight)
         values = nodes.op("Squeeze", values, axis, output="" if is_padded else output)
         if is_padded:
-            ends = [nodes.ints(v, label=label) for label, v in (("start", 0), ("end", layout.rows), ("axis", -1))]
-            nodes.op("Slice", values, *ends, output=output)
+            nodes.first(values, layout.rows, -1, output=output)
 
     for use in site.served(UseKind.PRODUCT):
         lower_product(editor, site, use, product)
@@ -174,7 +173,7 @@ class _Lookup:
         scaled = nodes.op("Mul", nodes.op("Sub", codes, zero), self._side("scales"))
         flat = nodes.op("Reshape", scaled, nodes.op("Concat", lead, nodes.ints(-1), axis=0))
         if layout.blocks * layout.block != layout.cols:
-            flat = nodes.op("Slice", flat, nodes.ints(0), nodes.ints(layout.cols), nodes.ints(-1))
+            flat = nodes.first(flat, layout.cols, -1)
         nodes.op("Cast", flat, output=output, to=nodes.site.tensor.data_type)
 
     def _codes(self) -> str:

@@ -118,8 +118,7 @@ class _Blockwise:
             gather_axis=0, quantize_axis=1,
         )  # fmt: skip
         if is_padded:
-            ends = [nodes.ints(value, label="cut") for value in (0, layout.cols, -1)]
-            values = nodes.op("Slice", values, *ends, output="" if self.in_half else output)
+            values = nodes.first(values, layout.cols, -1, output="" if self.in_half else output)
         if self.in_half:
             nodes.op("Cast", values, output=output, to=F16)
 
@@ -134,4 +133,4 @@ class _Blockwise:
 
     def _expanded(self, nodes: GraphNodes, name: str, shape: tuple[int, int], current: tuple[int, int]) -> str:
         """Scales or zero points with one value per block; the node folds when a session is created."""
-        return name if shape == current else nodes.op("Expand", name, nodes.ints(*shape))
+        return name if shape == current else nodes.expanded(name, current, shape)

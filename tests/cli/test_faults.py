@@ -179,6 +179,23 @@ def test_model_name_too_long(tmp_path: Path) -> None:
     refused(tmp_path, "quantize", "x" * 300, says="File name too long")
 
 
+def test_names_as_long_as_books_are_cut(tmp_path: Path) -> None:
+    """In a result and in an error; and new tensors are not named after them at full length."""
+    long = "n" * 20_000
+    proto = graphs.matmul(K, N)
+    proto.graph.initializer[0].name = proto.graph.node[0].input[1] = long
+    proto.graph.node[0].output[0] = proto.graph.output[0].name = f"y{long}"
+    path = graphs.save(proto, tmp_path / "model.onnx")
+    result = run("quantize", path, "-v", "-o", tmp_path / "out.onnx")
+    assert result.exit_code in (0, 1) and len(result.stdout) < 9000
+    assert (tmp_path / "out.onnx").stat().st_size < 10 * len(long)
+    proto.graph.node[0].domain = long
+    proto.opset_import.append(onnx.helper.make_opsetid(long, 1))
+    graphs.save(proto, path)
+    (tmp_path / "out.onnx").unlink()
+    refused(tmp_path, "quantize", path, says=r"nn\.\.\.\(\d+ characters\)\.\.\.nn")
+
+
 def weight_with(*values: float) -> Callable[[Path], None]:
     def make(path: Path) -> None:
         weight = graphs.weight(K, N)

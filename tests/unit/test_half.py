@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import graphs
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -376,10 +377,10 @@ def test_a_file_that_does_not_load_is_refused_without_a_proof(tmp_path: Path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_a_float16_file_that_would_be_larger_is_refused(tmp_path: Path) -> None:
+def test_a_float16_file_that_would_be_no_smaller_is_refused(tmp_path: Path) -> None:
     """Only inputs are float32: Casts come on top, and no constant becomes smaller."""
     model = single([node("Floor", ["x"], ["y"])], {"x": (F32, [2])}, {"y": F32}, {})
-    with pytest.raises(ModelError, match="would be larger"):
+    with pytest.raises(ModelError, match="would be no smaller: 0 bytes of constants, as now"):
         onnxquant.quantize(model, tmp_path / "out.onnx", format="f16", whole_graph=True, keep_io_types=True)
     assert not list(tmp_path.iterdir())
 
@@ -444,6 +445,14 @@ def test_optional_constants_and_overridable_inputs() -> None:
 def test_a_model_without_float32_is_refused() -> None:
     with pytest.raises(ModelError, match="holds no float32"):
         halved(single([node("Neg", ["x"], ["y"])], {"x": (I64, [2])}, {"y": I64}, {}))
+
+
+def test_a_model_of_bfloat16_is_refused_for_its_own_reason() -> None:
+    weights = {"w": np.ones((4, 4), ml_dtypes.bfloat16)}
+    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+    model = single([node("MatMul", ["x", "w"], ["y"])], {"x": (bfloat16, [2, 4])}, {"y": bfloat16}, weights)
+    with pytest.raises(ModelError, match="holds no float32 to make float16 of: its weights are bfloat16 already"):
+        halved(model)
 
 
 def test_twice_is_once(tmp_path: Path) -> None:

@@ -53,6 +53,26 @@ def test_old_opsets_are_converted_where_a_format_needs_it(tmp_path: Path, opset:
     assert report.passed and len(report.encoded) == 1
 
 
+BLOCKS = {"block_size": 32, "symmetric": False}
+
+
+@pytest.mark.parametrize("opset", [7, 9])
+@pytest.mark.parametrize(
+    ("target", "form", "parameters"),
+    [("auto", "q8_0", {}), ("custom", "q8_0", {}), ("auto", "int8", BLOCKS), ("ort", "int8", BLOCKS)],
+    ids=["auto-q8_0", "custom-q8_0", "auto-int8", "ort-int8"],
+)
+def test_blocks_that_do_not_fill_a_row_are_decoded_in_old_opsets(
+    tmp_path: Path, target: str, form: str, parameters: dict[str, Any], opset: int
+) -> None:
+    nodes = [node("Gather", ["t", "i"], ["g"]), node("MatMul", ["g", "w"], ["h"]), node("Conv", ["h", "k"], ["y"])]
+    weights = {"t": weight(20, 27), "w": weight(27, 17), "k": weight(33, 3, 3, 3)}
+    proto = model(nodes, {"i": ("int64", ["n", 3, 5])}, {"y": "float32"}, weights, opset)
+    out = tmp_path / "out.onnx"
+    report = onnxquant.quantize(proto, out, format=form, target=target, samples=1, threads=1, **parameters)
+    assert not report.problems and report.encoded
+
+
 @pytest.mark.parametrize("form", ["nf4", "int3", "q4_k", "f8_e4m3", "bf16"])
 def test_the_target_that_a_refusal_names_takes_the_weight(tmp_path: Path, form: str) -> None:
     proto, refused = matmul(256, 256, opset=11), 0

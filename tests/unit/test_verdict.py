@@ -11,7 +11,7 @@ from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.formats import format_named
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.numerics.score import PartQuality
-from onnxquant.plan.activations import SampleUse, StaticRecord
+from onnxquant.plan.activations import DynamicRecord, SampleUse, StaticRecord
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.report import words
 from onnxquant.report.data import Request, SiteResult
@@ -90,6 +90,17 @@ def test_size_speed_and_quality_give_the_state(
     assert ("Use it, and" in judged.next) == (state is State.PASSED)
 
 
+@pytest.mark.parametrize(
+    ("interval", "state"),
+    [(EQUAL, State.NOT_FASTER), (UNCERTAIN, State.NOT_FASTER), (FAST, State.PASSED), (None, State.PASSED)],
+)
+def test_integer_activations_pass_only_where_they_are_faster(interval: Interval | None, state: State) -> None:
+    judged = report(25, interval)
+    judged.activations = DynamicRecord(integer_kernels=2)
+    assert judged.verdict.state is state
+    assert ("Use it where size matters" in judged.verdict.next) == (state is State.NOT_FASTER)
+
+
 def test_only_files_of_no_use_fail() -> None:
     failures = {s for s in State if s.is_failure}
     assert failures == {State.WORSE, State.NOTHING_QUANTIZED, State.FAILED, State.ERROR, State.NOT_DONE}
@@ -118,7 +129,7 @@ def test_made_up_samples_do_not_say_that_a_file_is_good() -> None:
     assert judged.proof
     judged.proof.feeds = SampleOrigin(source="synthetic", samples=4, seed=0)
     assert "Use it" not in judged.verdict.next and "--data" in judged.verdict.next
-    assert "slower" in judged.verdict.next
+    assert "not faster" in judged.verdict.next
 
 
 def test_every_state_is_one_word_in_the_line_for_scripts() -> None:

@@ -565,6 +565,15 @@ def test_a_scan_reads_a_weight_that_it_hands_on_unchanged_from_outside(tmp_path:
     assert report.passed and [s.decision.name for s in report.encoded] == ["w"]
 
 
+def test_a_weight_that_a_loop_hands_on_is_encoded_where_its_last_value_is_an_output(tmp_path: Path) -> None:
+    proto = looped("same", inside="v", read_after=False)
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("end", onnx.TensorProto.FLOAT, [16, 16]))
+    feed = {"x": weight(16, 16, seed=3)}
+    agreement.check(proto, ReadCarriedConstants(), feed)
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", data=[feed], format="int8")
+    assert not report.problems and [s.decision.name for s in report.encoded] == ["w"]
+
+
 def test_a_loop_in_a_loop_reads_a_weight_that_both_hand_on_from_outside() -> None:
     inner = looped("same", inside="v", read_after=False).graph.node[0]
     outer = looped("same", inside="u", read_after=False)

@@ -12,6 +12,8 @@ import onnx.shape_inference
 
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
+from onnxquant.graph.sites import FLOATS
+from onnxquant.graph.traverse import tensors
 from onnxquant.passes.base import Pass, PassResult
 from onnxquant.passes.float16.conversion import GraphConversion
 from onnxquant.passes.float16.scope import FLOAT, HALF
@@ -77,7 +79,7 @@ class ConvertToFloat16(Pass):
             reasons = "".join(
                 f"; {op_type} computes in float32: {why}" for op_type, why in sorted(whole.in_float32.items())
             )
-            raise ModelError(f"{document.name}: holds no float32 to make float16 of{reasons}")
+            raise ModelError(f"{document.name}: holds no float32 to make float16 of{_types(document.proto)}{reasons}")
         notes += [*whole.notes, f"float16 throughout, {whole.casts} Casts added"]
         notes += [f"{op_type} computes in float32: {why}" for op_type, why in sorted(whole.in_float32.items())]
         return Float16Result(
@@ -88,3 +90,9 @@ class ConvertToFloat16(Pass):
             whole.in_float32,
             whole.casts,
         )
+
+
+def _types(proto: onnx.ModelProto) -> str:
+    """The types of a model's weights as a remark; empty where none is a float."""
+    names = sorted({FLOATS[t.data_type] for t in tensors(proto) if t.data_type in FLOATS and len(t.dims) > 1})
+    return f": its weights are {' and '.join(names)} already" if names and "float32" not in names else ""

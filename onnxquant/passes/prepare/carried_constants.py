@@ -24,10 +24,10 @@ class ReadCarriedConstants(Pass):
 
            Loop(w) { w' -> MatMul(x, w'), w' }   ->   Loop() { MatMul(x, w) }
 
-    2. Nodes that read the last value of such a state read the constant.
+    2. Nodes that read the last value of such a state read the constant; an output of the graph is a copy of it.
     3. A Loop in a Loop, or a Scan in a Scan, that hands on what the outer one carries is seen through.
-    4. A state stays whose last value is an output of the graph, or whose names mean other tensors in nested graphs, as do
-       those of a Scan before opset 9, which carries a batch of each.
+    4. A state stays whose names mean other tensors in nested graphs, and those of a Scan before opset 9, which carries a
+       batch of each.
     """
 
     name = "read-carried-constants"
@@ -103,8 +103,9 @@ def _drop_states(graph: onnx.GraphProto, outer: Iterable[str], ops: tuple[str, .
     """
     own = own_names(graph)
     constants = {*(name for name in outer if name not in own), *constant_names(graph)}
+    outputs = {value.name for value in graph.output}
     dropped = 0
-    for node in graph.node:
+    for node in list(graph.node):
         if is_op(node, *ops):
             for state in _states(node):
                 if state.begin in constants and state.is_unchanged() and _can_be_dropped(state, graph):
@@ -112,6 +113,8 @@ def _drop_states(graph: onnx.GraphProto, outer: Iterable[str], ops: tuple[str, .
                         for place, name in enumerate(reader.input):
                             if name and name == state.end:
                                 reader.input[place] = state.begin
+                    if state.end in outputs:
+                        graph.node.append(onnx.helper.make_node("Identity", [state.begin], [state.end]))
                     state.drop()
                     dropped += 1
         for inner in subgraphs(node):
@@ -126,7 +129,7 @@ def _can_be_dropped(state: _State, graph: onnx.GraphProto) -> bool:
     renamed = state.inside != state.begin
     return (
         len(state.node.output) > 1
-        and state.end not in nested | {value.name for value in graph.output}
+        and state.end not in nested
         and state.inside not in outputs
         and not (renamed and state.begin in names_of_graph(state.body))
     )

@@ -61,11 +61,25 @@ def test_a_long_step_is_broken_off_at_its_next_sample(clock: dict[str, float]) -
 def test_what_the_result_needs_is_never_broken_off(clock: dict[str, float]) -> None:
     stages: list[str] = []
     budget = TimeBudget(Effort.LOW, lambda stage, done: stages.append(stage))
-    spend(clock, 4)
-    budget.progress("calibrating", 0.5)
+    with budget.first_pass():
+        spend(clock, 1)
+        budget.progress("calibrating", 0.5)
+    spend(clock, 3)
+    budget.progress("scoring", 0.5)
     spend(clock, 40)
-    budget.progress("calibrating", 1.0)
-    assert stages == ["calibrating, at most 6 s left", "calibrating, at most 0 s left"]
+    budget.progress("scoring", 1.0)
+    assert stages == ["calibrating", "scoring, at most 6 s left", "scoring, at most 0 s left"]
+
+
+def test_the_time_left_is_that_of_passes_over_slow_samples_on_a_busy_machine(clock: dict[str, float]) -> None:
+    stages: list[str] = []
+    budget = TimeBudget(Effort.MEDIUM, lambda stage, done: stages.append(stage))
+    with budget.first_pass():
+        clock["wall"] += 40
+        clock["work"] += 20
+    with budget.limited_to(0.5):
+        budget.progress("scoring", 0.5)
+    assert stages == ["scoring, at most 13 min left"]
 
 
 def test_time_is_kept_for_later_steps(clock: dict[str, float]) -> None:
