@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxquant.system import interrupts  # noqa: F401 - first of all: it handles Ctrl-C
 
 # isort: split
+from onnxquant import formats, targets
 from onnxquant.artifact.hashes import verify
 from onnxquant.artifact.restore import dequantize
 from onnxquant.batch.run import BatchReport, batch
@@ -22,7 +23,7 @@ from onnxquant.errors import (
     StatisticsError,
     WeightError,
 )
-from onnxquant.formats import Encoded, Format, formats
+from onnxquant.formats import Encoded, Format
 from onnxquant.inspect.benchmark import benchmark
 from onnxquant.inspect.info import info
 from onnxquant.inspect.model import Model
@@ -32,7 +33,6 @@ from onnxquant.native.library import library_path
 from onnxquant.observers import ActivationGrid
 from onnxquant.report.report import Report
 from onnxquant.runtime import load
-from onnxquant.targets import targets
 from onnxquant.version import __version__
 
 __all__ = [

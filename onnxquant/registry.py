@@ -1,10 +1,11 @@
-"""Plug-ins: classes found in the modules of one of our packages, and classes that other packages register."""
+"""Plug-ins: classes of a kind in the modules of our packages, and of other packages; and packages that may be called."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
@@ -126,3 +127,16 @@ def _in_one_line(error: BaseException) -> str:
 def summary(cls: type[Any]) -> str:
     """First line of a class's docstring, without the full stop."""
     return (cls.__doc__ or cls.__name__).splitlines()[0].rstrip(".")
+
+
+class CallableModule(ModuleType):
+    """A module that its own function of the same name answers for when it is called."""
+
+    def __call__(self) -> object:
+        """The result of the function."""
+        return getattr(self, self.__name__.rpartition(".")[2])()
+
+
+def make_callable(name: str) -> None:
+    """Make a module callable; its last name is that of one of its functions."""
+    sys.modules[name].__class__ = CallableModule

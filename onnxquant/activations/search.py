@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
+from onnxquant import runtime
 from onnxquant.activations.calibrated import CalibratedModel, saved_statistics
 from onnxquant.activations.candidate import Candidate
 from onnxquant.activations.candidate_builder import CandidateBuilder
@@ -19,12 +20,13 @@ from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import EqualFunction, change_observers, easier_to_round, rebased
 from onnxquant.activations.exclusion import exclude, goal_test
 from onnxquant.activations.placement import AGAINST_LOSS, FOR_ACCURACY, FloatKernel
-from onnxquant.activations.plan import ActivationPlan, SearchRecord
+from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActivations
 from onnxquant.activations.settings import AccuracyGoal, StaticSettings
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
 from onnxquant.activations.solved_weights import solved_weights
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.calibration.feeds import Split
+from onnxquant.calibration.samples import SYNTHETIC, synthetic_samples
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import FeedError
 from onnxquant.formats.base import Encoded
@@ -59,12 +61,9 @@ def plan_static(context: Context) -> ActivationPlan:
         ModelError: nothing can compute on integers.
         StatisticsError: statistics of another model, or none that the method can read.
     """
-    if context.samples is None:
-        raise FeedError(
-            "static activations need samples that the model will see: give --data; ranges from synthetic ones would mean "
-            "nothing"
-        )
     document, options = context.document, context.options
+    if context.samples is None:
+        return _plan_from_statistics(context)
     split = context.samples.for_search(document)
     statistics = saved_statistics(options.calibration, context.original)
     context.samples.compare(statistics.sources if statistics else ())
@@ -72,6 +71,29 @@ def plan_static(context: Context) -> ActivationPlan:
         split = context.samples.shared()
     search = StaticSearch(document, context.rules, StaticSettings.of(options), split, context.progress)
     return search.run(statistics)
+
+
+def _plan_from_statistics(context: Context) -> ActivationPlan:
+    """The plan with the ranges of saved statistics alone: nothing that samples decide is tried.
+
+    Raises:
+        FeedError: there are no statistics, or an option needs samples.
+        StatisticsError: statistics of another model, or none that the method can read.
+    """
+    document, options = context.document, context.options
+    statistics = saved_statistics(options.calibration, context.original)
+    if statistics is None:
+        raise FeedError(
+            "static activations need samples that the model will see: give --data; ranges from synthetic ones would mean "
+            "nothing; --calibration FILE brings the ranges of an earlier run"
+        )
+    if options.auto_exclude or options.metric is not None:
+        raise FeedError("auto_exclude and metric judge candidates by samples: give --data beside --calibration")
+    with runtime.session_of(document, threads=options.threads) as session:
+        feeds = synthetic_samples(session, document, options.dims(), SYNTHETIC, options.seed)
+    settings = StaticSettings.of(options).without_samples()
+    search = StaticSearch(document, context.rules, settings, Split(feeds, feeds, apart=False), context.progress)
+    return search.with_ranges(statistics)
 
 
 class StaticSearch:
@@ -120,6 +142,23 @@ class StaticSearch:
         best = self._with_room_for_pairs(best)
         best = self._for_goal(best, goal, FOR_ACCURACY) if goal else self._without_loss(best)
         return self._with_record(self._builder.taken(best))
+
+    def with_ranges(self, statistics: Statistics) -> ActivationPlan:
+        """The plan with the ranges of statistics and of the first method, unjudged.
+
+        Args:
+            statistics: statistics of the model.
+        """
+        settings = self._settings
+        function = EqualFunction("", self._document, settings.balance)
+        more = partial(change_observers, streams=self._streams, smooth=settings.smooth)
+        model = self._builder.taken_model(self._builder.calibrated(function, settings.methods, statistics, more))
+        best = self._builder.candidate(model, settings.methods[0])
+        plan = self._with_record(self._builder.taken(best))
+        if not isinstance(plan.activations, StaticActivations) or plan.activations.search is None:
+            return plan
+        record = replace(plan.activations.search, methods={}, calibrated=statistics.samples, judged=0, apart=True)
+        return replace(plan, activations=replace(plan.activations, search=record))
 
     def _without_loss(self, best: Candidate) -> Candidate:
         """A candidate that does not lose its outputs; where there is none, weights alone become smaller."""

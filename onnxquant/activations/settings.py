@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from onnxquant.activations.balance import STRENGTH
@@ -98,6 +98,11 @@ class StaticSettings:
             judge=options.judge,
             effort=Effort(options.effort),
         )
+
+    def without_samples(self) -> Self:
+        """The settings of a plan that no samples judge: the first method, and nothing that samples would choose."""
+        first = replace(self, methods=self.methods[:1], solver=Rtn.name, correct_biases=False)
+        return replace(first, smooth=False, equalize=False, rebase=False)
 
     @property
     def has_alternatives(self) -> bool:

@@ -41,6 +41,7 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
     proto = onnx.ModelProto()
     proto.CopyFrom(document.proto)
     copy = Document(proto, memoryview(b""), document.path)
+    copy.least_elements = document.least_elements
     editor = ModelEditor(proto, sink)
     sites = {s.name: s for s in find_sites(copy)[0]}
     lowered_sites: dict[str, list[tuple[Site, Format]]] = {}

@@ -51,9 +51,11 @@ class ModelKeys:
 class BatchTable:
     """The table ``batch``."""
 
-    input_dir: str = key(MISSING, "A folder (its *.onnx) or a glob pattern.", is_path=any_path)
-    output_dir: str = key(MISSING, "Folder to write to; it is created.", is_path=any_path)
-    skip_existing: bool = key(False, "Keep outputs that were made of the same model with the same options.")
+    input_dir: str | None = key(None, "A folder (its *.onnx) or a glob pattern.", is_path=any_path)
+    output_dir: str | None = key(None, "Folder to write to; it is created.", is_path=any_path)
+    skip_existing: bool = key(
+        False, "Keep outputs that were made of the same model with the same options; those of `models`, too."
+    )
     continue_on_error: bool = key(False, "Go on when a model fails or misses a bound.")
     jobs: int = key(1, "Number of models at a time.", minimum=1)
 
@@ -111,7 +113,7 @@ def read(path: str | Path, *, skip_existing: bool = False, **overrides: object) 
     file = _File(path, entries, overrides)
     try:
         jobs = [*file.models(), *file.batch_jobs()]
-        if skip_existing:
+        if skip_existing or (file.batch is not None and file.batch.skip_existing):
             jobs = [replace(job, skip_existing=True) for job in jobs]
         if not jobs:
             raise RecipeError("names no models: expected models or batch")
@@ -120,7 +122,8 @@ def read(path: str | Path, *, skip_existing: bool = False, **overrides: object) 
         raise RecipeError(f"{path}: {error}") from None
     if file.batch is None:
         return Config(tuple(jobs))
-    return Config(tuple(jobs), file.batch.jobs, file.batch.continue_on_error, Path(file.batch.output_dir) / JOURNAL)
+    journal = None if file.batch.output_dir is None else Path(file.batch.output_dir) / JOURNAL
+    return Config(tuple(jobs), file.batch.jobs, file.batch.continue_on_error, journal)
 
 
 class _File:
@@ -139,9 +142,11 @@ class _File:
 
     def batch_jobs(self) -> list[Job]:
         """Jobs of the table ``batch``."""
-        if self.batch is None:
+        if self.batch is None or (self.batch.input_dir is None and self.batch.output_dir is None and self._models):
             return []
-        template = replace(self._job(self._shared, "batch"), skip_existing=self.batch.skip_existing)
+        if self.batch.input_dir is None or self.batch.output_dir is None:
+            raise RecipeError(f"batch: {'input_dir' if self.batch.input_dir is None else 'output_dir'} is missing")
+        template = self._job(self._shared, "batch")
         return without_outputs(jobs_of(template, model_files([self.batch.input_dir]), Path(self.batch.output_dir)))
 
     def models(self) -> Iterator[Job]:

@@ -58,6 +58,7 @@ def quantize(
     settings, rules = Options.of_recipe(entries, options)
     whole_graph.check(settings, entries)
     original = load(source, settings.external_root)
+    original.least_elements = rules.least_elements
     _refuse_quantized(original)
     # A search may name the output after the formats that it chooses.
     is_named = output is not None or not settings.searches

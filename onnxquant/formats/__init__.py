@@ -16,7 +16,7 @@ from onnxquant.formats.facts import Facts
 from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
 from onnxquant.formats.parameters import Parameter, parameters_of
 from onnxquant.formats.scaled_codes import ScaledCodes
-from onnxquant.registry import classes
+from onnxquant.registry import classes, make_callable
 
 __all__ = [
     "Encoded",
@@ -73,3 +73,6 @@ def format_named(name: str, **parameters: object) -> Format:
     if name not in classes:
         raise RecipeError(f"unknown format {name!r}{nearest(name, list(classes))}")
     return classes[name].make(parameters)
+
+
+make_callable(__name__)  # onnxquant.formats() and onnxquant.formats.base

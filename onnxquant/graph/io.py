@@ -42,6 +42,7 @@ class Document:
     Attributes:
         proto: the model.
         path: its file; None for a model given as an object.
+        least_elements: size of the smallest weight that may be encoded; None: the usual one.
         computations: the computations of folded weights, by the key that the weight is marked with.
     """
 
@@ -52,6 +53,7 @@ class Document:
         self.path = path
         self._buffer = buffer
         self._roots = tuple(roots)
+        self.least_elements: int | None = None
         self._mapped: dict[str, memoryview] = {}
         self.computations: dict[str, Computation] = {}
 
@@ -60,6 +62,7 @@ class Document:
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
         copy = Document(proto, self._buffer, self.path, self._roots)
+        copy.least_elements = self.least_elements
         copy._mapped.update(self._mapped)
         copy.computations.update(self.computations)
         return copy

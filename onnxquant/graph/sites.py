@@ -187,18 +187,27 @@ class _PossibleSite:
             for use, place in zip(uses, places, strict=True)
         ]
 
-    def reason(self) -> str | None:
-        """The reason why it is no site; None when it is one."""
+    def reason(self, least: int) -> str | None:
+        """The reason why it is no site; None when it is one.
+
+        Args:
+            least: number of elements of the smallest site.
+        """
         elements = prod(self.tensor.dims)
         if self.reasons:
             return self.reasons[0]
         if len(self.tensor.dims) < 2:
             return TOO_SMALL
-        if elements < MIN_ELEMENTS:
-            return f"only {elements} elements, fewer than {MIN_ELEMENTS}"
+        if elements < least:
+            return too_small(elements, least)
         if self.uses:
             return None
         return self.excuses[0] if self.excuses else "nothing consumes it"
+
+
+def too_small(elements: int, least: int = MIN_ELEMENTS) -> str:
+    """The reason why so small a weight stays in float."""
+    return f"only {elements} elements, fewer than {least}"
 
 
 def find_sites(document: Document) -> tuple[list[Site], list[SkippedConstant]]:
@@ -215,7 +224,7 @@ def find_sites(document: Document) -> tuple[list[Site], list[SkippedConstant]]:
             copies += 1
             name = f"{candidate.graph.name}/{tensor.name}" + (f"#{copies}" if copies > 2 else "")
         names.add(name)
-        reason = candidate.reason()
+        reason = candidate.reason(MIN_ELEMENTS if document.least_elements is None else document.least_elements)
         if reason is None:
             key = computation_key(tensor)
             computation = None if key is None else document.computations.get(key)

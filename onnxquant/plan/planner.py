@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from onnxquant.formats.base import Format
 from onnxquant.formats.integers import Integers
 from onnxquant.graph.needs import UseKind
-from onnxquant.graph.sites import Site, SkippedConstant
+from onnxquant.graph.sites import MIN_ELEMENTS, Site, SkippedConstant, too_small
 from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision, Plan, WeightFacts
 from onnxquant.plan.eight_bits import is_for_products, with_eight_bits
-from onnxquant.recipe.rules import Recipe, Rule
+from onnxquant.recipe.rules import Recipe, Rule, names_of
 from onnxquant.recipe.values import Compute
 from onnxquant.targets import AUTO, Activations, Refusal, Target, automatic, integer_target, target_named
 
@@ -64,7 +65,7 @@ def make_plan(
     for site in sites:
         match = first_matching_rule(site, recipe)
         if match is None:
-            decisions.append(_keep(site, "no rule matches it"))
+            decisions.append(_keep(site, _unmatched(site, recipe)))
             continue
         place, rule = match
         used.add(place)
@@ -86,6 +87,17 @@ def make_plan(
         decisions = with_eight_bits(decisions, by_bits, lambda site, form: decide(site, form, last, opset))
     unused = tuple(i for i in range(len(recipe.rules) - 1) if i not in used)
     return Plan(tuple(decisions), unused)
+
+
+def _unmatched(site: Site, recipe: Recipe) -> str:
+    """The reason why no rule matches a site: the option that leaves it out, or its size."""
+    if site.elements < MIN_ELEMENTS:
+        return too_small(site.elements)
+    last = recipe.rules[-1]
+    pattern = next((p for p in last.exclude if any(re.search(p, name) for name in names_of(site))), None)
+    if pattern is not None:
+        return f"--exclude {pattern!r} leaves it in float"
+    return "--include does not name it" if last.include else "no rule matches it"
 
 
 def refusal_beside_integers(site: Site, recipe: Recipe, kind: Activations, opset: int) -> Refusal | None:

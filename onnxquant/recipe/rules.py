@@ -12,7 +12,7 @@ from typing import Any, Self
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
-from onnxquant.graph.sites import Site
+from onnxquant.graph.sites import MIN_ELEMENTS, Site
 from onnxquant.recipe import schema
 from onnxquant.recipe.declaration import Scope, declared, format_options, key, option, options_of
 from onnxquant.recipe.values import FORMAT_OF_BITS, Compute, format_names, solver_names, target_names
@@ -71,7 +71,7 @@ class Rule(RuleOptions):
 
     role: str | None = key(None, "Only weights of this role: matmul, gemm, conv, gather, recurrent ...")
     op: tuple[str, ...] = key((), "Only weights that a node of this type consumes: Conv, MatMul, Gather, LSTM ...")
-    min_elements: int | None = key(None, "Only weights with at least this many elements.")
+    min_elements: int | None = key(None, "Only weights with at least this many elements. [default: 256]")
     max_elements: int | None = key(None, "Only weights with at most this many elements.")
     keep: bool = key(False, "Leave the weights in float.")
 
@@ -129,11 +129,11 @@ class Rule(RuleOptions):
             return False
         if self.op and not any(use.node.op_type in self.op for use in site.uses):
             return False
-        if site.elements < (self.min_elements or 0):
+        if site.elements < (MIN_ELEMENTS if self.min_elements is None else self.min_elements):
             return False
         if self.max_elements is not None and site.elements > self.max_elements:
             return False
-        names = [site.name, *(use.node.name for use in site.uses)]
+        names = names_of(site)
         if self.include and not any(re.search(p, n) for p in self.include for n in names):
             return False
         return not any(re.search(p, n) for p in self.exclude for n in names)
@@ -152,6 +152,11 @@ class Rule(RuleOptions):
         schema.check(entries, rule_schema(), where)
         own = {k: v for k, v in entries.items() if k not in format_options()}
         return cls(**own, parameters={k: v for k, v in entries.items() if k in format_options()})
+
+
+def names_of(site: Site) -> list[str]:
+    """The names that rules match: those of the weight and of the nodes that use it."""
+    return [site.name, *(use.node.name for use in site.uses)]
 
 
 @cache
@@ -187,6 +192,12 @@ class Recipe:
             entries = {k: v for k, v in values.items() if v not in (None, (), {}, False, AUTO)}
             rules.append(entries if rule.keep else {**entries, "format": rule.make_format().name})
         return rules
+
+    @property
+    def least_elements(self) -> int | None:
+        """Size of the smallest weight that a rule asks for; None: no smaller one than usual."""
+        sizes = [rule.min_elements for rule in self.rules if rule.min_elements is not None and not rule.keep]
+        return min(sizes) if sizes and min(sizes) < MIN_ELEMENTS else None
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any], where: str = "recipe") -> Self:

@@ -71,11 +71,11 @@ def measure(original: Path, quantized: Path, feeds: Feeds, threads: int | None, 
             if isinstance(choice, str):
                 return choice
             answer = choice
-        wanted = answer.numbers(own)
+        numbers = answer.numbers(own)
         for i, output in enumerate(outputs):
             best = answer.of(output)
-            right[i] += sum(n is not None and n == b for n, b in zip(wanted, best, strict=False))
-        count += sum(n is not None for n in wanted)
+            right[i] += sum(n is not None and n == b for n, b in zip(numbers, best, strict=False))
+        count += sum(n is not None for n in numbers)
     if answer is None or not count:
         return ""
     mapping = dict(list(answer.classes.items())[:_SHOWN]) or None

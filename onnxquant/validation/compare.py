@@ -12,7 +12,7 @@ from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import write_copy
-from onnxquant.graph.sites import find_sites
+from onnxquant.graph.sites import MIN_ELEMENTS, find_sites
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.passes.prepare.half import WidenFloat16
 from onnxquant.passes.prepare.initializers import FreeInitializers
@@ -137,6 +137,8 @@ def prepared_like(original: Document, quantized: Document) -> Document:
     inputs = {value.name for value in quantized.proto.graph.input}
     FreeInitializers(frozenset(t.name for t in prepared.proto.graph.initializer) - inputs)(prepared)
     prepare(prepared)
+    sizes = [weight.elements for weight in records(quantized.proto)]
+    prepared.least_elements = min(sizes) if sizes and min(sizes) < MIN_ELEMENTS else None
     record = activation_record(quantized.proto)
     if record is not None:
         WidenFloat16()(prepared)

@@ -33,6 +33,7 @@ def write_twin(original: Document, quantized: Document, path: Path) -> int:
     proto = onnx.ModelProto()
     proto.CopyFrom(original.proto)
     copy = Document(proto, memoryview(b""), original.path)
+    copy.least_elements = original.least_elements
     by_name = {s.name: s.tensor for s in find_sites(copy)[0]}
     index = plane_index(quantized.proto)
     replaced = 0

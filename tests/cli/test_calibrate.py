@@ -164,3 +164,20 @@ def test_help_has_examples() -> None:
     result = run("--help")
     assert result.exit_code == 0
     assert "onnxquant calibrate model.onnx --data feeds.npz -o stats.npz" in result.output
+
+
+def test_statistics_alone_give_static_ranges(model: Path, data: Path, tmp_path: Path) -> None:
+    assert run(model, "--data", data, "-o", tmp_path / "s.stats").exit_code == 0
+    ranges = Statistics.load(tmp_path / "s.stats")
+    options: dict[str, Any] = {"activations": "static", "calibration": str(tmp_path / "s.stats")}
+    report = onnxquant.quantize(model, tmp_path / "alone.onnx", **options)
+    assert report.proof and report.proof.feeds and report.proof.feeds.is_synthetic
+    record = report.activations
+    assert record is not None and record.kind == "static" and record.samples and record.samples.calibrated == 6
+    (name, codes), *_ = [(n, c) for n, c in record.tensors.items() if n == "x"]
+    low, high = ranges.range(name, "minmax", ActivationGrid())
+    assert codes.low == pytest.approx(min(low, 0)) and codes.high == pytest.approx(high)
+    with pytest.raises(onnxquant.FeedError, match="--calibration FILE brings the ranges of an earlier run"):
+        onnxquant.quantize(model, tmp_path / "o.onnx", activations="static")
+    with pytest.raises(onnxquant.FeedError, match="auto_exclude and metric judge candidates by samples"):
+        onnxquant.quantize(model, tmp_path / "o.onnx", auto_exclude=True, **options)

@@ -52,7 +52,7 @@ def test_the_short_form_of_quantize_rs(folder: Path) -> None:
     site = json.loads(next(e.value for e in made.metadata_props if e.key == "onnxquant"))["sites"][0]
     assert site["format"] == "int4" and site["parameters"]["per_channel"] is True
     again = json.loads(run("config", folder / "q.yaml", "--json", "--force").stdout)["models"]
-    assert [r["reused"] for r in again] == [False, False, True, True, True]
+    assert [r["reused"] for r in again] == [True] * 5
 
 
 def test_a_models_own_options_and_rules_win(folder: Path) -> None:
@@ -179,3 +179,16 @@ def test_names_that_would_do_harm(folder: Path, text: str, words: str) -> None:
     refused(run("config", write(folder, text)), "q.yaml: ", words)
     assert (folder / "models" / "b.onnx").read_bytes() == before
     assert len(list(folder.rglob("*.onnx"))) == 3
+
+
+@pytest.mark.usefixtures("batches_in_this_process")
+def test_outputs_of_models_are_kept_where_the_batch_says_so(tmp_path: Path) -> None:
+    shutil.copy(DEFAULT_MODEL, tmp_path / "m.onnx")
+    entries = "proof: false\nmodels: [{input: m.onnx, output: x.onnx}]\nbatch: {skip_existing: true}\n"
+    path = write(tmp_path, entries)
+    assert run("config", path).exit_code == 0
+    before = (tmp_path / "x.onnx").stat().st_mtime_ns
+    again = run("config", path)
+    assert again.exit_code == 0 and (tmp_path / "x.onnx").stat().st_mtime_ns == before, again.output
+    with pytest.raises(RecipeError, match="batch: output_dir is missing"):
+        read(write(tmp_path, "batch: {input_dir: m.onnx}\n"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import onnxquant
 from onnxquant import registry, solvers
 from onnxquant.errors import RecipeError
 from onnxquant.solvers import Solver
@@ -64,3 +66,10 @@ def test_a_package_whose_entry_points_cannot_be_read_is_named(tmp_path: Path, mo
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RecipeError, match="entry points of theirs cannot be read"):
         registry.classes(solvers, Solver, "onnxquant.solvers")
+
+
+def test_modules_and_functions_of_one_name_are_both_there() -> None:
+    import onnxquant.formats as module
+
+    assert module is onnxquant.formats and isinstance(module, ModuleType)
+    assert onnxquant.formats() == module.formats() and onnxquant.targets() == onnxquant.targets.targets()

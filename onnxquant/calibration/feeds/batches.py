@@ -58,13 +58,13 @@ class Batches:
                 yield _joined(samples)
                 samples = []
         if samples:
-            yield _joined(samples + [_repeated(samples[i % len(samples)]) for i in range(self._size - len(samples))])
+            again = [samples[i % len(samples)] for i in range(self._size - len(samples))]
+            yield _joined([*samples, *((where, _without_label(raw)) for where, raw in again)])
 
 
-def _repeated(sample: tuple[str, Raw]) -> tuple[str, Raw]:
+def _without_label(raw: Raw) -> Raw:
     """A sample that stands in a batch again; it is not judged twice."""
-    where, raw = sample
-    return where, ({**raw, LABEL: [""]} if LABEL in raw else raw)
+    return {**raw, LABEL: [""]} if LABEL in raw else raw
 
 
 def _joined(samples: Sequence[tuple[str, Raw]]) -> tuple[str, Raw]:

@@ -72,7 +72,8 @@ def row_maker(
         return RowMaker(lambda r, _: _inputs(r, inputs), label, SampleOrigin(assumed=assumed))
     columns = [column] if column is not None else [str(name) for name in row if name != label]
     if (image := next((name for name in columns if is_image(row[name])), None)) is not None:
-        return _of_images(image, row, where, inputs, (steps, facts), label)
+        pixels = pixels_of(where, inputs, steps, facts, lambda: [(where, row[image].size)])
+        return RowMaker(lambda r, place: {pixels.spec.name: pixels(r[image], place)}, label, pixels.origin)
     texts = [name for name in columns if isinstance(row[name], str) and not _is_number(row[name])]
     if texts and (column is not None or not _is_table(row, columns, inputs)):
         text = next((name for name in _TEXTS if name in texts), texts[0] if len(texts) == 1 else None)
@@ -90,14 +91,6 @@ def row_maker(
             SampleOrigin(assumed=(f"{spec.name} holds the columns {', '.join(numbers)}",)),
         )  # fmt: skip
     return None
-
-
-def _of_images(
-    column: str, row: Row, where: str, inputs: Sequence[Input], how: tuple[Mapping[str, Any], ModelFacts], label: str | None
-) -> RowMaker:
-    """The maker for rows with an image."""
-    pixels = pixels_of(where, inputs, how[0], how[1], lambda: [(where, row[column].size)])
-    return RowMaker(lambda r, place: {pixels.spec.name: pixels(r[column], place)}, label, pixels.origin)
 
 
 def _inputs(row: Row, inputs: Sequence[Input]) -> Raw:

@@ -12,7 +12,7 @@ from onnxquant.formats import format_named
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.plan.decision import EncodeDecision, KeepDecision, decision_from_dict
-from onnxquant.plan.planner import IntegerSites, decide, make_plan
+from onnxquant.plan.planner import IntegerSites, decide, first_matching_rule, make_plan
 from onnxquant.plan.solver_choice import assign_solvers, with_solver
 from onnxquant.recipe.rules import Recipe, Rule
 from onnxquant.targets import Activations
@@ -118,3 +118,23 @@ def test_integer_activations_take_the_weights_that_they_name() -> None:
     in_float = IntegerSites(Activations.STATIC, in_float=frozenset([name]))
     (decision,) = make_plan(*sites, recipe, 21, in_float).decisions
     assert isinstance(decision, KeepDecision) and decision.reason == "left in float for accuracy"
+
+
+def test_a_rule_may_ask_for_smaller_weights() -> None:
+    document = load(matmul(16, 8))
+    recipe = Recipe.from_dict({"format": "int8", "rules": [{"include": "w", "min_elements": 1, "format": "int8"}]})
+    assert recipe.least_elements == 1 and not find_sites(document)[0]
+    document.least_elements = recipe.least_elements
+    (site,) = find_sites(document.copy())[0]
+    assert first_matching_rule(site, recipe) is not None
+    assert first_matching_rule(site, Recipe.from_dict({"format": "int8"})) is None
+
+
+def test_options_that_leave_a_weight_in_float_are_named() -> None:
+    sites, skipped = find_sites(load(matmul(64, 64)))
+    for entries, reason in (
+        ({"exclude": ["^w$"]}, "--exclude '^w$' leaves it in float"),
+        ({"include": ["other"]}, "--include does not name it"),
+    ):
+        plan = make_plan(sites, skipped, Recipe.from_dict({"format": "int8", **entries}), 21)
+        assert [d.reason for d in plan.decisions] == [reason]
