@@ -79,10 +79,16 @@ def _show(data: Comparison) -> None:
     for row in data.reports:
         out.add_row(*row.cells)
     screen.print(out)
+    for title, subject, differing in (
+        ("Quality of each part of the outputs", "part", data.quality),
+        ("Options that differ", "option", data.options),
+        ("Weights on which they differ", "weight", data.sites),
+    ):
+        more = table(title, subject, *data.names)
+        for fact in differing:
+            more.add_row(*fact.cells)
+        if differing:
+            screen.print()
+            screen.print(more)
     if not data.sites:
         screen.print("every weight has the same format in all of them")
-        return
-    weights = table("Weights on which they differ", "weight", *data.names)
-    for site in data.sites:
-        weights.add_row(*site.cells)
-    screen.print(weights)

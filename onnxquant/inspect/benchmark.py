@@ -14,6 +14,7 @@ from onnxquant.graph.io import load
 from onnxquant.recipe.options import Options
 from onnxquant.validation.latency import Interval, TimedModel, latencies
 from onnxquant.validation.reference import sampled_outputs
+from onnxquant.validation.structure import refuse_other_inputs
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def benchmark(*models: str | Path, data: Data | None = None, **options: object) 
     settings = replace(Options.make(options), samples=1)
     paths = [Path(m) for m in models]
     documents = [load(p, settings.external_root) for p in paths]
+    for document in documents[1:]:
+        refuse_other_inputs(documents[0], document)
     sizes = [document.size() for document in documents]
     samples = None if data is None else Samples(data, settings, facts_of(*documents))
     sampled = sampled_outputs(paths[0], samples, settings)

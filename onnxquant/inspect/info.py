@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
 from onnxquant import runtime
 from onnxquant.artifact.records import Metadata, Record
+from onnxquant.calibration.feeds import Preparation, SampleOrigin
+from onnxquant.calibration.feeds.prepared import preparation
+from onnxquant.formats import registry
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.graph.io import Document, load, nbytes
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.sites import FLOATS, find_sites, overridable_weights
-from onnxquant.graph.traverse import tensors
+from onnxquant.graph.traverse import nodes, tensors
 from onnxquant.inspect.compatibility import ClientInfo, releases_that_run, where_it_runs
+from onnxquant.inspect.foreign import ForeignWeight, foreign_weights
 from onnxquant.json_data import EMPTY, OPTIONAL, JsonKey
 from onnxquant.passes.pipeline import prepare
 from onnxquant.plan.activations import ActivationRecord, StaticRecord
+
+# Ops that round values between ops.
+_ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
 
 
 @dataclass(frozen=True)
@@ -29,9 +36,9 @@ class WeightInfo:
         name: its name.
         shape, dtype: its shape and type in float.
         format: its format.
-        bits: bits of a code.
+        bits: bits of a code; None of a format that is not installed here.
         block_size: number of weights that share a scale; None where no block has one.
-        target: the target that holds it.
+        target: the target that holds it; in files by other tools the op that reads it.
         bytes: bytes of its planes.
         float_bytes: bytes that it took in float.
         ratio: bytes in float over bytes of the planes.
@@ -41,7 +48,7 @@ class WeightInfo:
     shape: list[int]
     dtype: str
     format: str
-    bits: int
+    bits: int | None
     block_size: int | None
     target: str
     bytes: int
@@ -84,7 +91,8 @@ class ModelInfo:
 
     Attributes:
         model: path of the model.
-        bytes, original_bytes: its size and the original's, data files included.
+        bytes, original_bytes: its size and the original's, data files included; of files by other tools that of the original
+            follows from the shapes of the weights.
         compression_ratio: the original's size over its own.
         bits_per_weight: bits over all constant weights; None where there are none.
         weights, weights_encoded: number of constant weights, and of those that are encoded.
@@ -100,7 +108,8 @@ class ModelInfo:
         library: use of our library.
         clients: whether each client runs it.
         tensors: each encoded weight.
-        notes: remarks on what stands in the way of quantizing it; None where there are none.
+        samples: preparation of the samples that it was made with; None where it does not say.
+        notes: remarks on what it is, and on what stands in the way of quantizing it; None where there are none.
     """
 
     model: str
@@ -122,6 +131,7 @@ class ModelInfo:
     library: str
     clients: list[ClientInfo]
     tensors: list[WeightInfo]
+    samples: str | None = field(default=None, metadata=OPTIONAL)
     notes: list[str] | None = field(default=None, metadata=OPTIONAL)
 
 
@@ -152,10 +162,14 @@ def info(path: str | Path) -> ModelInfo:
     proto = document.proto
     metadata, clients = Metadata.read(proto), where_it_runs(proto)
     encoded = metadata.records if metadata else ()
+    samples = Preparation.read(proto)
     prepare(document)
-    weights = _weights(document, encoded)
+    foreign = [] if encoded else foreign_weights(proto)
+    stored: list[Record | ForeignWeight] = [*encoded, *foreign]
+    planes = {name for weight in stored for name in weight.plane_names}
+    weights = _weights(document, planes, sum(weight.elements for weight in stored))
     size = document.size()
-    original = metadata.source_bytes if metadata else size
+    original = metadata.source_bytes if metadata else size + sum(w.float_bytes - w.bytes for w in foreign)
     has_ops = any(f.domain == DOMAIN for f in proto.functions)
     return ModelInfo(
         model=str(path),
@@ -165,8 +179,8 @@ def info(path: str | Path) -> ModelInfo:
         bits_per_weight=8 * weights.nbytes / weights.count if weights.count else None,
         weights=weights.count,
         weights_encoded=weights.encoded,
-        formats=dict(Counter(record.format for record in encoded)),
-        targets=sorted({record.target for record in encoded}),
+        formats=dict(Counter(weight.format for weight in stored)),
+        targets=sorted({*(record.target for record in encoded), *(weight.op for weight in foreign)}),
         activations=_activations(metadata.activations if metadata else None),
         opset={o.domain or "ai.onnx": o.version for o in proto.opset_import},
         ir_version=proto.ir_version,
@@ -176,19 +190,55 @@ def info(path: str | Path) -> ModelInfo:
         needs_onnxruntime=releases_that_run(proto).loads,
         library="optional: our kernels, faster" if has_ops else "none",
         clients=clients,
-        tensors=[_weight(record, weights.planes) for record in encoded],
-        notes=[note] if (note := overridable_weights(find_sites(document)[1])) else None,
+        tensors=[*(_weight(record, weights.planes) for record in encoded), *map(_foreign, foreign)],
+        samples=_samples(samples) if samples else None,
+        notes=_notes(document, encoded, foreign) or None,
     )
 
 
-def _weights(document: Document, encoded: Sequence[Record]) -> _WeightTotals:
-    """Sums over the weights of a prepared document."""
-    planes = {name for record in encoded for name in record.plane_names}
+def _samples(prepared: Preparation) -> str:
+    """Preparation of the samples that a file was made with, and the range of each input."""
+    steps = prepared.preprocess or {}
+    origin = SampleOrigin(kind=prepared.kind, preprocess=steps, tokenizer=str(steps.get("tokenizer") or "") or None)
+    ranges = [f"{name} from {low:.3g} to {high:.3g}" for name, (low, high) in prepared.ranges.items()]
+    return "; ".join([preparation(origin) or prepared.kind or "arrays", *ranges])
+
+
+def _notes(document: Document, encoded: Sequence[Record], foreign: Sequence[ForeignWeight]) -> list[str]:
+    """Remarks on what a file is, and on what stands in the way of quantizing it."""
+    notes = [overridable_weights(find_sites(document)[1])]
+    ops = Counter(node.op_type for node in nodes(document.proto))
+    rounding = [f"{ops[op]} {op}" for op in _ROUNDING if ops[op]]
+    if foreign:
+        values = f"; {', '.join(rounding)} round values between ops" if rounding else ""
+        notes.append(f"quantized by another tool{values}; sizes of the original follow from the shapes of the weights")
+    installed = registry()
+    if missing := sorted({record.format for record in encoded} - set(installed)):
+        notes.append(f"no package that is installed here has the format {', '.join(missing)}")
+    return [note for note in notes if note]
+
+
+def _foreign(weight: ForeignWeight) -> WeightInfo:
+    """One encoded weight of a file by another tool."""
+    return WeightInfo(
+        name=weight.name, shape=weight.shape, dtype=weight.dtype, format=weight.format, bits=weight.bits,
+        block_size=weight.block_size, target=weight.op, bytes=weight.bytes, float_bytes=weight.float_bytes,
+        ratio=weight.float_bytes / weight.bytes if weight.bytes else None,
+    )  # fmt: skip
+
+
+def _weights(document: Document, planes: Set[str], count: int) -> _WeightTotals:
+    """Sums over the weights of a prepared document.
+
+    Args:
+        document: the document.
+        planes: tensors of encoded weights.
+        count: number of encoded weights.
+    """
     stored = [t for t in tensors(document.proto) if t.name in planes]
     # Float planes, such as scales, are found as constants too.
     side = [t for t in stored if t.data_type in FLOATS]
     sizes = {t.name: nbytes(t) for t in stored}
-    count = sum(record.elements for record in encoded)
     sites, others = find_sites(document)
     in_float = sum(s.elements for s in sites) + sum(prod(c.shape) for c in others) - sum(prod(t.dims) for t in side)
     float_bytes = sum(s.nbytes for s in sites) + sum(c.nbytes for c in others) - sum(map(nbytes, side))
@@ -202,15 +252,16 @@ def _weight(record: Record, planes: Mapping[str, int]) -> WeightInfo:
         record: the file's record of it.
         planes: bytes by plane.
     """
-    form = record.stored_format
+    form = record.stored_format if record.format in registry() else None
+    block = form.granularity.size if form and isinstance(form.granularity, PerBlock) else None
     now, before = sum(planes.get(n, 0) for n in record.plane_names), record.elements * record.dtype.itemsize
     return WeightInfo(
         name=record.name,
         shape=list(record.shape),
         dtype=str(record.dtype),
         format=record.format,
-        bits=form.bits,
-        block_size=form.granularity.size if isinstance(form.granularity, PerBlock) else None,
+        bits=form.bits if form else None,
+        block_size=block,
         target=record.target,
         bytes=now,
         float_bytes=before,

@@ -12,7 +12,7 @@ from onnxquant.native import library as native
 from onnxquant.native.kernels import formats as kernel_formats
 from onnxquant.recipe.files import shipped
 from onnxquant.solvers import solvers
-from onnxquant.targets import targets
+from onnxquant.targets import targets, weight_targets
 from onnxquant.targets.bodies import GATHER, MATMUL, custom_op_name
 
 
@@ -108,7 +108,7 @@ def installation() -> Installation:
     methods = observers.registry()
     return Installation(
         formats=_formats(),
-        targets={target.name: target.summary for target in targets()},
+        targets={target.name: target.summary for target in targets() if target.name in weight_targets()},
         solvers={
             solver.name: SolverInfo(
                 solver.summary,

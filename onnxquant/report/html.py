@@ -39,7 +39,7 @@ def render(report: ReportData) -> str:
 def render_comparison(data: Comparison) -> str:
     """Several reports side by side, as a page."""
     return _template("comparison.html.j2").render(
-        embedded=embedded(to_object(data)), data=data, columns=comparison.COLUMNS
+        embedded=embedded(to_object(data)), data=data, columns=comparison.COLUMNS, charts=comparison.charts(data)
     )
 
 

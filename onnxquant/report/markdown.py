@@ -39,6 +39,8 @@ def render(report: ReportData) -> str:
 def render_comparison(data: Comparison) -> str:
     """Several reports side by side."""
     parts = ["# Reports", *_table("Figures", comparison.COLUMNS, [row.cells for row in data.reports])]
+    parts += _table("Quality of each part of the outputs", ["part", *data.names], [fact.cells for fact in data.quality])
+    parts += _table("Options that differ", ["option", *data.names], [fact.cells for fact in data.options])
     parts += _table("Weights on which they differ", ["weight", *data.names], [site.cells for site in data.sites])
     return "\n\n".join(parts) + "\n"
 

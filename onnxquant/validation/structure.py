@@ -54,17 +54,31 @@ def refuse_unrelated(original: Document, quantized: Document) -> None:
         raise ModelError(
             f"{original.name} is quantized and {quantized.name} is not: swap them, the original comes first"
         )
-    constants = {t.name for document in (original, quantized) for t in document.proto.graph.initializer}
-    differences = []
-    for kind in ("input", "output"):
-        one, other = (
-            {v.name: v for v in getattr(document.proto.graph, kind) if v.name not in constants}
-            for document in (original, quantized)
-        )
-        if one.keys() != other.keys() or any(_contradict(one[name], other[name]) for name in one):
-            differences.append(f"{kind}s are {_listed(other)}, expected {_listed(one)}")
-    if differences:
-        raise ModelError(f"{quantized.name} is not made of {original.name}: {'; '.join(differences)}")
+    differences = [_contradiction(original, quantized, kind) for kind in ("input", "output")]
+    if any(differences):
+        raise ModelError(f"{quantized.name} is not made of {original.name}: {'; '.join(filter(None, differences))}")
+
+
+def refuse_other_inputs(first: Document, other: Document) -> None:
+    """Refuse a model that cannot run on samples of another one.
+
+    Raises:
+        ModelError: its inputs have other names or shapes; the message lists both.
+    """
+    if difference := _contradiction(first, other, "input"):
+        raise ModelError(f"{other.name} cannot run on the samples of {first.name}: {difference}")
+
+
+def _contradiction(original: Document, other: Document, kind: str) -> str:
+    """Inputs or outputs of two models where no array can be both; empty where they fit."""
+    constants = {t.name for document in (original, other) for t in document.proto.graph.initializer}
+    one, two = (
+        {v.name: v for v in getattr(document.proto.graph, kind) if v.name not in constants}
+        for document in (original, other)
+    )
+    if one.keys() == two.keys() and not any(_contradict(one[name], two[name]) for name in one):
+        return ""
+    return f"{kind}s are {_listed(two)}, expected {_listed(one)}"
 
 
 def _is_quantized(document: Document) -> bool:

@@ -267,6 +267,7 @@ def test_help_teaches(command: str) -> None:
 def test_models_that_have_nothing_to_do_with_each_other_are_refused(model: Path, tmp_path: Path) -> None:
     other = graphs.save(graphs.conv(), tmp_path / "other.onnx")
     refused(run("validate", model, other), "is not made of", "inputs are x [batch, 8, 7, 7], expected x [batch, 3, 256]")
+    refused(run("benchmark", model, model, other), "other.onnx cannot run on the samples of", "x [batch, 8, 7, 7]")
     renamed = onnx.load(model)
     renamed.graph.output[0].name = renamed.graph.node[0].output[0] = "z"
     onnx.save(renamed, other)

@@ -102,7 +102,9 @@ def test_one_report_again_and_several_side_by_side(model: Path, tmp_path: Path) 
     assert data["sites"][0]["by_report"][str(saved[1])]["format"] == "q8_0"
     for ending in (".html", ".md"):
         assert run("report", *saved, "-o", tmp_path / f"both{ending}").exit_code == 0
-        assert "int4.json" in (tmp_path / f"both{ending}").read_text()
+        both = (tmp_path / f"both{ending}").read_text()
+        assert "int4.json" in both and "Options that differ" in both
+    assert "Options that differ" in result.output
     refused(run("report", saved[0], "-o", tmp_path / "both.md"), "both.md: exists")
     refused(run("report", model), "is not JSON")
     refused(run("report", tmp_path / "none.json"), "none.json: cannot be read")

@@ -24,6 +24,7 @@ def test_the_list_has_solvers_and_recipes() -> None:
     assert set(about["solvers"]) >= {"rtn", "mse", "hqq", "gptq", "awq", "adaround"}
     assert about["solvers"]["gptq"]["needs_data"] and "f16" in about["solvers"]["gptq"]["refuses"]
     assert set(about["recipes"]) >= {"q4-mixed", "q5-mixed", "int4-mixed"}
+    assert set(about["targets"]) == {"custom", "onnx", "ort"}
     shown = run("list").output
     assert "\ngptq " in shown and "\nq4-mixed " in shown
 

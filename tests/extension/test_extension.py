@@ -191,5 +191,10 @@ def test_without_the_extension_a_file_is_refused_in_one_sentence(results: dict[s
     report(results, "command")
     (result,) = run(command("dequantize", folder / "command.onnx", "-o", folder / "g.onnx"), extension=False)
     assert result["exit_code"] == 2 and "demo" in result["output"] and "Traceback" not in result["output"]
+    (described,) = run(command("info", folder / "command.onnx", "--json"), extension=False)
+    assert described["exit_code"] == 0, described
+    contents = json.loads(described["output"])
+    assert contents["formats"] == {"demo8": 2} and [t["bits"] for t in contents["tensors"]] == [None, None]
+    assert any("demo8" in note for note in contents["notes"])
     with pytest.raises(ModelError, match="unknown layout"):
         onnxquant.dequantize(folder / "command.onnx", folder / "h.onnx")
