@@ -38,6 +38,7 @@ from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.numerics.arrays import Doubles
 from onnxquant.recipe.rules import Recipe
+from onnxquant.validation.saturation import LargestPairs
 
 # Biases are corrected on this many samples; more would hardly move their mean errors.
 _BIAS_SAMPLES = 64
@@ -136,6 +137,10 @@ class CandidateBuilder:
         method, corrections, solved = candidate.static.method, candidate.corrections, candidate.plan.solved
         again = self._scored(candidate.model, placement, method, corrections, solved)
         return replace(again, changes=candidate.changes, methods=candidate.methods, solver=candidate.solver)
+
+    def saturating(self, candidate: Candidate) -> dict[str, LargestPairs]:
+        """Weights by name whose kernels lose much on CPUs without VNNI, with their largest sums of two products."""
+        return self._runner.saturating(candidate.plan, self._feeds)
 
     def with_room_for_pairs(self, candidate: Candidate, sums: Mapping[str, Doubles]) -> Candidate:
         """A candidate with larger scales where sums of two products do not fit.

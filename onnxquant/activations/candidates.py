@@ -35,7 +35,10 @@ from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Recipe
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, Interval, TimedModel, latencies
-from onnxquant.validation.saturation import SATURATED_DB, SATURATION_SAMPLES, LargestPairs, emulate, largest_pairs
+from onnxquant.validation.saturation import SATURATED_DB, LargestPairs, emulate, largest_pairs
+
+# Other samples may lose more to saturation than these do, by this much.
+_MARGIN_DB = 5.0
 
 
 @dataclass(frozen=True)
@@ -124,17 +127,21 @@ class CandidateRunner:
             optimized = runtime.optimized_graph(path, threads=self._threads)
             return units_in_float(units, records(load(path).proto), optimized)
 
-    def saturating(self, candidate: ActivationPlan) -> dict[str, LargestPairs]:
+    def saturating(self, candidate: ActivationPlan, more: Feeds) -> dict[str, LargestPairs]:
         """Weights of kernels that lose much on CPUs without VNNI, in the file that a plan would become.
+
+        Args:
+            candidate: the plan.
+            more: samples beside those that judge: the largest sums are rare.
 
         Returns:
             by the name of the weight, the largest sums of two products.
         """
-        feeds = self.samples[:SATURATION_SAMPLES]
+        feeds = [*self.samples, *spread(more, JUDGED)]
         with self._file(candidate) as path:
             document = load(path)
             losses = emulate(document, feeds, self._threads)
-            names = {name for name, loss in losses.items() if loss.sqnr_db < SATURATED_DB}
+            names = {name for name, loss in losses.items() if loss.sqnr_db < SATURATED_DB + _MARGIN_DB}
             if not names:
                 return {}
             largest = largest_pairs(document, feeds, self._threads, names)

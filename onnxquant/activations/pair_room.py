@@ -21,7 +21,7 @@ from onnxquant.numerics.arrays import Doubles
 from onnxquant.recipe.rules import Recipe
 
 # Room for rounding, and for the sums of other samples.
-_MARGIN = 1.02
+_MARGIN = 1.1
 
 
 def with_room_for_pairs(

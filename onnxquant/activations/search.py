@@ -46,6 +46,8 @@ _FOR_SPEED = 1 / 3
 _BEFORE_EXCLUSION = 0.5
 # The name of the step that gives weights room, in reports.
 _ROOM = "weights for CPUs without VNNI"
+# Decibels that it may cost if no sum can be cut off, not only none of those on the samples.
+_FOR_CERTAINTY_DB = 1.0
 # The noise is a hundredth of the outputs: to try more would take time and show nothing.
 _ENOUGH_DB = 40.0
 
@@ -252,13 +254,13 @@ class StaticSearch:
 
     def _with_room_for_pairs(self, best: Candidate) -> Candidate:
         """A candidate that loses little on CPUs without VNNI; the same one where it does not lose much."""
-        pairs = self._runner.saturating(best.plan)
+        pairs = self._builder.saturating(best)
         if not pairs:
             return best
         room = partial(self._builder.with_room_for_pairs, best)
         roomy = room({name: p.observed for name, p in pairs.items()})
         possible = self._budget.attempt(_ROOM, partial(room, {name: p.possible for name, p in pairs.items()}))
-        if possible is not None and possible.score.criterion > roomy.score.criterion:
+        if possible is not None and possible.score.criterion > roomy.score.criterion - _FOR_CERTAINTY_DB:
             roomy = possible
         if self._settings.may_solve:
             starts = {name: roomy.plan.solved[name] for name in pairs if name in roomy.plan.solved}
