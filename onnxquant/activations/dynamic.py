@@ -38,7 +38,7 @@ def plan_dynamic(context: Context) -> ActivationPlan:
     best = _planned(document, rules)
     if samples is None or not best.sites.multiplied:
         return best
-    threads, budget = options.threads, TimeBudget(Effort(options.effort), context.progress)
+    threads, budget = options.threads, TimeBudget(Effort(options.effort), context.progress, options.seconds())
     split = samples.for_calibration(document)
     runner = CandidateRunner(document, rules, split.judging, threads, judge=options.judge)
     if options.smooth:

@@ -117,7 +117,7 @@ class StaticSearch:
         # A goal is to be reached on this CPU; else its saturation must not decide about a file for others.
         is_free = settings.goal is None
         threads, judge = settings.threads, settings.judge
-        self._budget = TimeBudget(settings.effort, progress)
+        self._budget = TimeBudget(settings.effort, progress, settings.seconds)
         self._runner = CandidateRunner(document, rules, samples.judging, threads, exact=is_free, judge=judge)
         self._builder = CandidateBuilder(self._runner, rules, settings, samples.calibrating, self._budget)
         self._scores: dict[str, float] = {}

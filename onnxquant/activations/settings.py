@@ -61,6 +61,7 @@ class StaticSettings:
         threads: number of threads of a session; None: ONNX Runtime's choice.
         judge: outputs, or parts of them, that matter; empty: all.
         effort: time that the search may take.
+        seconds: the same as a number; None: the effort decides.
     """
 
     codes: Codes = field(default_factory=Codes)
@@ -76,6 +77,7 @@ class StaticSettings:
     threads: int | None = None
     judge: tuple[str, ...] = ()
     effort: Effort = Effort.MEDIUM
+    seconds: float | None = None
 
     @classmethod
     def of(cls, options: Options) -> Self:
@@ -97,6 +99,7 @@ class StaticSettings:
             threads=options.threads,
             judge=options.judge,
             effort=Effort(options.effort),
+            seconds=options.seconds(),
         )
 
     def without_samples(self) -> Self:

@@ -28,13 +28,14 @@ class TimeBudget:
     Args:
         effort: effort of the search; high has no limit.
         progress: display of the part that is done.
+        limit: seconds that it may take, whatever the effort; None: the effort decides.
 
     Attributes:
         skipped: titles of the steps that there was no time for.
     """
 
-    def __init__(self, effort: Effort, progress: Progress = silent) -> None:
-        self._effort, self._display = effort, progress
+    def __init__(self, effort: Effort, progress: Progress = silent, limit: float | None = None) -> None:
+        self._effort, self._display, self._limit = effort, progress, limit
         self._started, self._started_working = time.monotonic(), time.process_time()
         self._pass, self._share = 0.0, 1.0
         self._can_end = False
@@ -43,6 +44,8 @@ class TimeBudget:
     @property
     def seconds(self) -> float:
         """Seconds that the search may take; infinite where there is no limit."""
+        if self._limit is not None:
+            return self._limit
         if self._effort is Effort.HIGH:
             return math.inf
         return max(_SECONDS[self._effort], _PASSES[self._effort] * self._pass)

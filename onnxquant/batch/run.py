@@ -18,6 +18,7 @@ from onnxquant.json_data import JsonObject, from_json
 from onnxquant.recipe.declaration import declared
 from onnxquant.recipe.options import Options
 from onnxquant.report import summary
+from onnxquant.system import interrupts
 from onnxquant.system.files import atomically
 
 JOURNAL = "onnxquant-batch.json"
@@ -160,6 +161,8 @@ def run(
     results = _JobRows(jobs if workers == 1 else _sharing_cpus(jobs, workers), progress, journal)
     try:
         process.run(results.jobs, workers, results, stop_at_failure=not continue_on_error)
+    except interrupts.Terminated:
+        raise
     except KeyboardInterrupt:
         raise Interrupted(results.report()) from None
     return results.report()

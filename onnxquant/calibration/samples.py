@@ -58,6 +58,17 @@ class Samples:
                 self._split = feeds_.split(self._opened(session, judged + calibrated), judged, calibrated)
         return self._split
 
+    def limit_calibration(self, calibrated: int) -> None:
+        """Divide the opened samples again as if fewer were for calibration.
+
+        Args:
+            calibrated: largest number of samples that calibration takes.
+        """
+        if self._feeds is not None:
+            self._options = replace(self._options, calibration_samples=calibrated)
+            judged = self._options.samples
+            self._split = feeds_.split(feeds_.Chosen(self._feeds, range(judged + calibrated)), judged, calibrated)
+
     @property
     def opened_split(self) -> feeds_.Split | None:
         """The split of ``for_calibration``; None where no step has asked for it."""

@@ -22,7 +22,7 @@ from onnxquant.system.environment import is_completing
 from onnxquant.version import __version__
 
 _COMMANDS = (
-    "quantize", "batch", "config", "calibrate", "validate", "report", "benchmark", "diff", "info", "list", "verify",
+    "quantize", "plan", "batch", "config", "calibrate", "validate", "report", "benchmark", "diff", "info", "list", "verify",
     "dequantize", "completion",
 )  # fmt: skip
 
@@ -100,7 +100,9 @@ def main() -> None:
 
     \b
     Start here:
-      onnxquant quantize model.onnx                   int8, for any onnxruntime
+      onnxquant plan model.onnx                       what it is made of, what suits it
+      onnxquant quantize model.onnx --data samples/   the fastest file that keeps the answers
+      onnxquant quantize model.onnx                   int8 weights, for any onnxruntime
       onnxquant quantize model.onnx --format q4_0     4.5 bits per weight
       onnxquant validate model.onnx model.q4_0.onnx   prove any pair of files
       onnxquant list                                  formats, targets, solvers ...

@@ -30,6 +30,7 @@ from onnxquant.report.summary import summary
 from onnxquant.report.table import with_short_words
 from onnxquant.report.terminal import show
 from onnxquant.report.write import paths_of
+from onnxquant.system import interrupts
 
 Command = Callable[..., Any]
 FAILED, UNUSABLE = 1, 2
@@ -116,9 +117,10 @@ def errors_become_exit_codes(command: Command) -> Command:
             return command(*args, **kwargs)
         except OnnxQuantError as error:
             fail(str(error))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             click.echo("onnxquant: interrupted; an output that is there is whole, but not proven", err=True)
-            sys.exit(128 + signal.SIGINT)
+            is_terminated = isinstance(interrupt, interrupts.Terminated)
+            sys.exit(128 + (signal.SIGTERM if is_terminated else signal.SIGINT))
         except BrokenPipeError:
             sys.exit(FAILED)
         except MemoryError as error:
@@ -130,8 +132,8 @@ def errors_become_exit_codes(command: Command) -> Command:
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    # SystemExit unwinds the stack, so that temporary files are removed.
-    sys.exit(128 + number)
+    # An exception unwinds the stack, so that temporary files are removed.
+    raise interrupts.Terminated
 
 
 def fail(message: str) -> NoReturn:
@@ -181,6 +183,10 @@ class _LogLines:
             part = f", {done:.0%}" if done else ""
             click.echo(f"{now - self._begin:.0f} s: {stage}{part}", err=True)
 
+    def announce(self, line: str, /) -> None:
+        """Show a line."""
+        click.echo(f"{time.monotonic() - self._begin:.0f} s: {line}", err=True)
+
 
 @contextmanager
 def progress_bar(*, is_shown: bool) -> Iterator[Progress]:
@@ -228,3 +234,7 @@ class _Stages:
             return
         self._bars.remove_task(self._task)
         self._begin(stage, done)
+
+    def announce(self, line: str, /) -> None:
+        """Show a line above the bar, which stays."""
+        self._bars.console.print(line, highlight=False, markup=False)

@@ -6,29 +6,14 @@ from functools import partial
 from pathlib import Path
 
 from onnxquant import runtime
-from onnxquant.errors import FeedError, ModelError
+from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
 from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
-from onnxquant.validation.compare import compare, outputs_of_original
+from onnxquant.validation.compare import compare
 from onnxquant.validation.proof import Proof
-from onnxquant.validation.reference import SampledOutputs
+from onnxquant.validation.reference import Reference
 from onnxquant.validation.weights import EncodedWeights
-
-
-def original_outputs(context: Context) -> SampledOutputs | FeedError:
-    """Outputs of the original model on the samples of the proof; or why no synthetic samples fit.
-
-    Raises:
-        FeedError: the user's samples do not fit.
-    """
-    context.progress("proof: original", 0.0)
-    try:
-        return outputs_of_original(context.original, context.samples, context.options)
-    except FeedError as error:
-        if context.samples is not None:
-            raise
-        return error
 
 
 def check_samples(context: Context) -> None:
@@ -42,18 +27,26 @@ def check_samples(context: Context) -> None:
             context.samples.for_proof(session)
 
 
-def prove(
-    context: Context, path: Path, outputs: SampledOutputs | FeedError, written: EncodedWeights | None = None
-) -> Proof:
+def prove(context: Context, reference: Reference, path: Path, written: EncodedWeights | None = None) -> Proof:
     """The comparison of a file with the original.
 
     Args:
         context: context of the run
+        reference: the original model
         path: the file
-        outputs: outputs of the original model
         written: knowledge of the writer about the weights
     """
-    return compare(context.original, path, outputs, context.options, partial(_report, context.progress), written)
+    return compare(reference, path, context.options, partial(_report, context.progress), written)
+
+
+def open_samples(context: Context, reference: Reference) -> None:
+    """Run the original on the samples of the proof: data that does not fit is refused before any work.
+
+    Raises:
+        FeedError: the user's samples do not fit.
+    """
+    context.progress("proof: original", 0.0)
+    _ = reference.outputs
 
 
 def check_loading(original: Document, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from onnxquant.convert import recipe_of_plan, whole_graph
 from onnxquant.convert.encode_sites import SiteEncoder
 from onnxquant.convert.plan_model import PlannedModel, plan_model
 from onnxquant.convert.prepare_model import fit_operators, prepare_model
-from onnxquant.convert.prove import check_samples, original_outputs, prove
+from onnxquant.convert.prove import check_samples, open_samples, prove
 from onnxquant.convert.size import refuse_larger
 from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
 from onnxquant.errors import ModelError, OnnxQuantError, OutputError, OutputExistsError, RecipeError
@@ -39,6 +39,7 @@ from onnxquant.recipe.rules import Recipe
 from onnxquant.report.data import Request
 from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
+from onnxquant.validation.reference import Reference
 from onnxquant.validation.request import check_request
 from onnxquant.validation.weights import EncodedWeights
 
@@ -51,13 +52,25 @@ def quantize(
     data: Data | Samples | None = None,
     progress: Progress = silent,
     command: str | None = None,
+    reference: Reference | None = None,
     **options: object,
 ) -> Report:
-    """Quantize a model in the one way that the options say; see ``convert.best.quantize``."""
+    """Quantize a model in the one way that the options say; see ``convert.best.quantize``.
+
+    Args:
+        source: model, as there.
+        output: file to write, as there.
+        recipe: rules and options, as there.
+        data: samples.
+        progress: callback, as there.
+        command: command line, as there.
+        reference: the original, of which several files are made; None: this is the only one.
+        options: options by name, as there.
+    """
     entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
     settings, rules = Options.of_recipe(entries, options)
     whole_graph.check(settings, entries)
-    original = load(source, settings.external_root)
+    original = load(source, settings.external_root) if reference is None else reference.document
     original.least_elements = rules.least_elements
     _refuse_quantized(original)
     # A search may name the output after the formats that it chooses.
@@ -65,20 +78,22 @@ def quantize(
     place = output_path(original, output, rules.output_name) if is_named else None
     provenance = Provenance(settings, original, place, Request(rules.to_list(), plain_options(options)), command)
     provenance.check()
-    # A recipe may say how samples are prepared that a run has none of.
-    check_request(settings, original, has_data=data is not None or options.get("preprocess") is None)
-    with workspace(settings) as folder:
+    with workspace(settings) as folder, ExitStack() as stack:
+        samples = _samples(data, settings, original)
+        reference = reference or stack.enter_context(Reference(original, samples, settings))
+        # A recipe may say how samples are prepared that a run has none of.
+        check_request(settings, reference, has_data=data is not None or options.get("preprocess") is None)
         context = Context(
             original=original,
             document=original.copy(),
             options=settings,
             rules=rules,
-            samples=_samples(data, settings, original),
+            samples=samples,
             folder=folder,
             progress=progress,
             origin=entry_text(origin_of(original, settings, rules)),
         )
-        return _convert(context, provenance)
+        return _convert(context, provenance, reference)
 
 
 def _samples(data: Data | Samples | None, options: Options, original: Document) -> Samples | None:
@@ -86,7 +101,7 @@ def _samples(data: Data | Samples | None, options: Options, original: Document) 
     return data if data is None or isinstance(data, Samples) else Samples(data, options, facts_of(original))
 
 
-def _convert(context: Context, provenance: Provenance) -> Report:
+def _convert(context: Context, provenance: Provenance, reference: Reference) -> Report:
     """Prepare, plan, encode, write and prove the model of a run; write its reports beside it."""
     options = context.options
     notes = context.original.link_notes() + prepare_model(context)
@@ -94,7 +109,7 @@ def _convert(context: Context, provenance: Provenance) -> Report:
         check_samples(context)
     if options.whole_graph:
         with removing_new_files(provenance):
-            return provenance.finish(whole_graph.convert(context, provenance.place, notes))
+            return provenance.finish(whole_graph.convert(context, reference, provenance.place, notes))
     notes += fit_operators(context)
     search = search_formats(context) if options.searches else None
     if search:
@@ -108,7 +123,7 @@ def _convert(context: Context, provenance: Provenance) -> Report:
         if options.save_recipe is not None:
             preparation = context.samples.preparation(context.original) if context.samples else None
             recipe_of_plan.save(model.plan, find_sites(model.document)[0], context.rules, options, preparation)
-        report = _encode_and_write(model, provenance.place, notes)
+        report = _encode_and_write(model, reference, provenance.place, notes)
         report.search = search.result if search else None
         return provenance.finish(report)
 
@@ -139,7 +154,7 @@ def origin_of(original: Document, options: Options, rules: Recipe) -> Origin:
     return Origin(identity.digest(original), shaping, tuple(rule.to_dict() for rule in rules.rules))
 
 
-def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Report:
+def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, notes: list[str]) -> Report:
     """Encode, lower, write and prove a planned model."""
     context, plan, options = model.context, model.plan, model.context.options
     if not plan.encoded:
@@ -161,13 +176,14 @@ def _encode_and_write(model: PlannedModel, path: Path, notes: list[str]) -> Repo
         return report
     refuse_overwriting(context.original, path)
     with Publisher(path, external=external, force=options.force) as publisher:
-        outputs = original_outputs(context) if options.proof else None
+        if options.proof:
+            open_samples(context, reference)
         solved = solve_weights(context, unsolved, model.orders, split.calibrating if split else None)
         encoder = SiteEncoder(context, plan, [model.solved, solved])
         lowering.write(model.document, plan, publisher, encoder)
     report.finish(path, encoder.results, external=external)
-    if outputs is not None:
-        report.prove(prove(context, path, outputs, EncodedWeights(model.document, encoder.digests)))
+    if options.proof:
+        report.prove(prove(context, reference, path, EncodedWeights(model.document, encoder.digests)))
     return report
 
 

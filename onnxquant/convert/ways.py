@@ -1,20 +1,35 @@
-"""Ways of quantizing that can suit a model, by what its weights are read by, most promising first."""
+"""Ways of quantizing that can suit a model, by what reads its weights and takes its time, most promising first."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 
+from onnxquant.convert.work import Kind, Work
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import find_sites
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.score import GOOD_DB
 from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.values import Goal
 
-# Ops of less than this part of the weights decide about no way.
+# Work of less than this part of the bytes or of the time decides about no way.
 _SHARE = 0.1
+# Kernels before the outputs are a head where they are fewer than this part of all.
+_HEAD = 0.4
+
+Rules = tuple[Mapping[str, JsonValue], ...]
+
+
+class Family(Enum):
+    """Ways of which a later one is tried where no earlier one keeps the bound."""
+
+    STATIC = auto()
+    INT4 = auto()
+    ANY = auto()
 
 
 @dataclass(frozen=True)
@@ -24,64 +39,122 @@ class Way:
     Attributes:
         name: name in tables.
         options: options that make it.
-        rescues: whether it is only tried after another way whose file loses too much.
+        rules: rules for some weights, which come after the user's.
+        rescues: ways in whose place it is tried, where none of them keeps the bound; None: it is always tried.
+        family: ways that it belongs to.
     """
 
     name: str
     options: Mapping[str, JsonValue]
-    rescues: bool = False
+    rules: Rules = ()
+    rescues: Family | None = None
+    family: Family = Family.ANY
+
+    @property
+    def keywords(self) -> dict[str, JsonValue]:
+        """Keywords of ``quantize`` that make it."""
+        rules: list[JsonValue] = [dict(rule) for rule in self.rules]
+        return {**self.options, **({"recipe": {"rules": rules}} if rules else {})}
 
 
+_REST: Rules = tuple({"role": role, "format": "int8"} for role in ("conv", "recurrent", "gather"))
+_PRODUCTS = ("matmul", "gemm")
 INT8 = Way("int8 weights", {"format": "int8"})
-INT4 = Way("int4 weights", {"format": "int4"})
-MIXED = Way("int8 and int4 weights", {"formats": ["int8", "int4"], "min_sqnr": GOOD_DB}, rescues=True)
-DYNAMIC = Way("dynamic int8", {"activations": "dynamic"})
-STATIC = Way("static int8", {"activations": "static"})
-STATIC_SPARING = Way(
-    "static int8, some kernels in float",
-    {"activations": "static", "auto_exclude": True, "min_sqnr": GOOD_DB},
-    rescues=True,
+INT4 = Way("int4 products, int8 rest", {"format": "int4", "solver": "rtn"}, _REST, family=Family.INT4)
+INT4_SOLVED = Way("int4 products, solved", {"format": "int4"}, _REST, rescues=Family.INT4, family=Family.INT4)
+MIXED = Way(
+    "int8 and int4 weights", {"formats": ["int8", "int4"], "min_sqnr": GOOD_DB}, rescues=Family.INT4, family=Family.INT4
 )
-FLOAT16 = Way("float16 weights", {"format": "f16"}, rescues=True)
+DYNAMIC = Way("dynamic int8", {"activations": "dynamic"})
+STATIC = Way("static int8", {"activations": "static"}, family=Family.STATIC)
+STATIC_FLOAT_PRODUCTS = Way(
+    "static convolutions, int8 weights of products", {"activations": "static"},
+    tuple({"role": role, "float_activations": True, "format": "int8"} for role in _PRODUCTS),
+    rescues=Family.STATIC, family=Family.STATIC,
+)  # fmt: skip
+STATIC_INT4_PRODUCTS = Way(
+    "static convolutions, int4 products", {"activations": "static"},
+    tuple({"role": role, "float_activations": True, "format": "int4"} for role in _PRODUCTS),
+)  # fmt: skip
+STATIC_HEAD = Way("static int8, head in float", {"activations": "static"}, rescues=Family.STATIC, family=Family.STATIC)
+STATIC_LONG_HEAD = replace(STATIC_HEAD, name="static int8, longer head in float")
+STATIC_SPARING = Way(
+    "static int8, some kernels in float", {"activations": "static", "auto_exclude": True, "min_sqnr": GOOD_DB},
+    rescues=Family.STATIC, family=Family.STATIC,
+)  # fmt: skip
+FLOAT16 = Way("float16 weights", {"format": "f16"}, rescues=Family.ANY)
 
 
-def ways(model: Document, goal: Goal) -> list[Way]:
+def ways(model: Document, work: Work, goal: Goal) -> list[Way]:
     """The ways that can suit a model; those that rescue follow the ones that they replace.
 
     Args:
         model: the original.
+        work: its work, by bytes and time.
         goal: measure that decides among files.
     """
-    shares = _shares(model)
-    products, convolutions = shares["product"], shares["convolution"]
-    lookups = shares["lookup"]
-    integers = []
-    if convolutions >= _SHARE or products >= _SHARE:
-        integers.append(STATIC)
-    if products >= _SHARE:
-        integers.insert(0 if products > convolutions else 1, DYNAMIC)
-    weights = [INT8, *([INT4] if products + lookups >= _SHARE else [])]
-    first = weights + integers if goal is Goal.SMALL else integers + weights
-    rescues = [STATIC_SPARING] if STATIC in integers and goal is not Goal.SMALL else []
-    rescues += [MIXED] if INT4 in weights and goal is not Goal.FAST else []
+    has_products, has_convolutions = (
+        max(work.share_of_bytes(kind), work.share_of_time(kind)) >= _SHARE for kind in (Kind.PRODUCT, Kind.CONVOLUTION)
+    )
+    integers = [STATIC] if has_products or has_convolutions else []
+    if has_products:
+        is_first = work.share_of_time(Kind.PRODUCT) > work.share_of_time(Kind.CONVOLUTION)
+        integers.insert(0 if is_first else 1, DYNAMIC)
+    stored_in_four = work.share_of_bytes(Kind.PRODUCT) >= _SHARE
+    four_bits = [INT4] if stored_in_four else []
+    if stored_in_four and has_convolutions and goal is not Goal.FAST:
+        integers.append(STATIC_INT4_PRODUCTS)
+    # The cheapest way comes first: there is something to keep where the others have no time.
+    first = [INT8, *four_bits, *integers] if goal is Goal.SMALL else [INT8, *integers, *four_bits]
+    rescues = _static_rescues(model, mixed=has_products and has_convolutions) if STATIC in integers else []
+    if four_bits:
+        rescues += [INT4_SOLVED, *([MIXED] if goal is not Goal.FAST else [])]
     return [*first, *rescues, FLOAT16]
 
 
-def _shares(model: Document) -> Counter[str]:
-    """The part of the weights that products, convolutions, lookups and others read, by bytes."""
+def _static_rescues(model: Document, *, mixed: bool) -> list[Way]:
+    """Static ways with some work in float, those that lose least speed first."""
     prepared = model.copy()
     prepare(prepared)
-    nbytes: Counter[str] = Counter()
-    for site in find_sites(prepared)[0]:
-        nbytes[_kind(site.role)] += site.nbytes
-    total = sum(nbytes.values()) or 1
-    return Counter({kind: part / total for kind, part in nbytes.items()})
+    sites = find_sites(prepared)[0]
+    near = heads(prepared, sites)
+    far = heads(prepared, sites, beyond=near)
+    in_float = [
+        replace(way, rules=(_in_float(names),))
+        for way, names in ((STATIC_HEAD, near), (STATIC_LONG_HEAD, [*near, *far]))
+        if names and len(names) <= _HEAD * len(sites)
+    ]
+    return [*in_float, *([STATIC_FLOAT_PRODUCTS] if mixed else []), STATIC_SPARING]
 
 
-def _kind(role: str) -> str:
-    roles = role.split("+")
-    if any(r in ("matmul", "gemm") for r in roles):
-        return "product"
-    if any(r.startswith("conv") for r in roles):
-        return "convolution"
-    return "lookup" if "gather" in roles else "other"
+def _in_float(names: Sequence[str]) -> Mapping[str, JsonValue]:
+    """The rule that leaves some weights in float."""
+    return {"include": [f"^{re.escape(name)}$" for name in names], "keep": True}
+
+
+def heads(model: Document, sites: Sequence[Site], beyond: Sequence[str] = ()) -> list[str]:
+    """Names of the weights of the last kernels: those with a path to an output on which no other kernel stands.
+
+    Args:
+        model: a prepared model.
+        sites: its weights.
+        beyond: weights whose kernels do not count as kernels, so that the ones before them are the last.
+    """
+    editor = GraphEditor(model.proto.graph)
+    outputs = {output.name for output in model.proto.graph.output}
+    kernels = {use.node.output[0]: site.name for site in sites for use in site.uses if use.graph is model.proto.graph}
+    stops = {output for output, name in kernels.items() if name not in beyond}
+
+    def reaches_an_output(start: str) -> bool:
+        pending, known = [start], {start}
+        while pending:
+            name = pending.pop()
+            if name in outputs:
+                return True
+            for node in editor.consumers(name):
+                fresh = [] if node.output[0] in stops else [out for out in node.output if out and out not in known]
+                known.update(fresh)
+                pending += fresh
+        return False
+
+    return list(dict.fromkeys(kernels[output] for output in kernels if output in stops and reaches_an_output(output)))

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.artifact.lowering import PredictedSize, constant_bytes
-from onnxquant.convert.prove import check_loading, original_outputs, prove
+from onnxquant.convert.prove import check_loading, open_samples, prove
 from onnxquant.convert.size import refuse_larger
 from onnxquant.errors import RecipeError
 from onnxquant.formats.floats import F16
@@ -29,6 +29,7 @@ from onnxquant.recipe.options import Options
 from onnxquant.report.data import Float16Error, SiteResult
 from onnxquant.report.report import Report
 from onnxquant.targets import AUTO
+from onnxquant.validation.reference import Reference
 
 # Rounding to float16 keeps more than 70 dB of a constant, unless much of it is too small.
 LOW_DB = 50.0
@@ -53,11 +54,12 @@ def check(settings: Options, recipe: Mapping[str, Any] | None) -> None:
         )
 
 
-def convert(context: Context, path: Path, notes: list[str]) -> Report:
+def convert(context: Context, reference: Reference, path: Path, notes: list[str]) -> Report:
     """Convert a prepared model, write it and prove it; with ``dry_run`` only report.
 
     Args:
         context: context with the prepared model, which is changed
+        reference: the original model
         path: file to write
         notes: sentences on the changes that prepared the model
     """
@@ -69,13 +71,14 @@ def convert(context: Context, path: Path, notes: list[str]) -> Report:
         refuse_larger(original, _size(context.document))
         return report
     refuse_overwriting(original, path)
-    outputs = original_outputs(context) if options.proof else None
+    if options.proof:
+        open_samples(context, reference)
     external = options.is_external(already=original.is_external(), nbytes=0)
     _write(context, path, report, external=external)
-    if outputs is None:
-        check_loading(original, path)
+    if options.proof:
+        report.prove(prove(context, reference, path))
     else:
-        report.prove(prove(context, path, outputs))
+        check_loading(original, path)
     return report
 
 

@@ -9,14 +9,16 @@ import onnx
 from onnxquant.artifact.records import Metadata, records
 from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
+from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document, load
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.report.data import Request
 from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
-from onnxquant.validation.compare import compare, outputs_of_original, prepared_like
+from onnxquant.validation.compare import compare, prepared_like
 from onnxquant.validation.contributions import site_contributions
+from onnxquant.validation.reference import Reference
 from onnxquant.validation.request import check_request
 from onnxquant.validation.structure import refuse_unrelated
 
@@ -52,20 +54,22 @@ def validate(
     document = load(original, settings.external_root)
     path = Path(quantized)
     file = load(path, settings.external_root)
-    check_request(settings, document, has_data=data is not None)
-    refuse_unrelated(document, file)
-    report = Report(source=document.name, output=str(quantized), original_bytes=document.size())
-    provenance = Provenance(settings, document, path, Request([], plain_options(options)), command)
-    provenance.check(file)
-    progress("samples", 0.0)
     samples = None if data is None else Samples(data, settings, facts_of(document, file))
-    if samples is not None:
-        _hold_out(samples, document, file)
-    outputs = outputs_of_original(document, samples, settings)
-    proof = compare(document, path, outputs, settings, progress)
-    if detailed and records(file.proto):
-        prepared = prepared_like(document, file)
-        proof.contributions = site_contributions(prepared, file, outputs, settings.threads, progress)
+    with Reference(document, samples, settings) as reference:
+        check_request(settings, reference, has_data=data is not None)
+        refuse_unrelated(document, file)
+        report = Report(source=document.name, output=str(quantized), original_bytes=document.size())
+        provenance = Provenance(settings, document, path, Request([], plain_options(options)), command)
+        provenance.check(file)
+        progress("samples", 0.0)
+        if samples is not None:
+            _hold_out(samples, document, file)
+        if isinstance(reference.outputs, FeedError):
+            raise reference.outputs
+        proof = compare(reference, path, settings, progress)
+        if detailed and records(file.proto):
+            prepared = prepared_like(document, file)
+            proof.contributions = site_contributions(prepared, file, reference.outputs, settings.threads, progress)
     report.prove(proof)
     report.output_bytes = file.size()
     return provenance.finish(report, file)

@@ -115,6 +115,8 @@ def refusal_beside_integers(site: Site, recipe: Recipe, kind: Activations, opset
     rule = match[1]
     if rule.keep:
         return Refusal("a rule keeps its weight in float")
+    if rule.float_activations:
+        return Refusal("a rule leaves its activations in float")
     return integer_target(kind).check(site, _integer_format(site, rule), opset)
 
 

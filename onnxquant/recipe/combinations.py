@@ -40,13 +40,14 @@ def _check_needs(options: OptionFields) -> None:
 
 
 def _check_bounds_of_the_proof(options: OptionFields) -> None:
+    is_of_search = options.searches or options.auto_exclude
     for name in ("min_sqnr", "max_mse"):
         bound = getattr(options, name)
         if bound is not None and math.isnan(bound):
             raise RecipeError(f"{name} is {bound}, expected a number")
-        if bound is not None and not options.proof:
+        if bound is not None and not options.proof and not is_of_search:
             raise RecipeError(f"{name} is a bound on the proof, which --no-proof leaves out")
-    if options.metric is not None and not options.proof:
+    if options.metric is not None and not options.proof and not is_of_search:
         raise RecipeError("metric is measured by the proof, which --no-proof leaves out")
 
 

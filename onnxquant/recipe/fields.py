@@ -71,8 +71,13 @@ class OptionFields(RuleOptions):
     )
     effort: str = option(
         Effort.MEDIUM.value, "Time for the search of integer activations. low: 10 seconds or 4 passes over the samples, "
-        "whichever is more; medium: a minute or 20 passes; high: no limit.", Scope.FILE, choices=tuple(Effort),
+        "whichever is more; medium: a minute or 20 passes; high: no limit. Where a goal chooses, no further way is begun "
+        "after 30 seconds, two minutes, or without limit.", Scope.FILE, choices=tuple(Effort),
         needs=Needs.INTEGERS,
+    )  # fmt: skip
+    time: str | None = option(
+        None, "Time for the choice of a way, or for the search of integer activations, in place of that of --effort.",
+        Scope.FILE, metavar="90s|5min|1h", needs=Needs.INTEGERS,
     )  # fmt: skip
     activation_type: str = option(
         ActivationType.UINT8.value, "Integer type of static activations. CPUs have no integer kernels for 16 bits.",

@@ -41,6 +41,16 @@ def with_goal(entries: Mapping[str, Any] | None, keywords: Mapping[str, Any], *,
     return dict(keywords)
 
 
+def names_the_way(entries: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> bool:
+    """Whether an option or a rule names the way.
+
+    Args:
+        entries: entries of the recipe
+        keywords: options of the user
+    """
+    return bool(_named(entries or {}, keywords))
+
+
 def _named(entries: Mapping[str, Any], keywords: Mapping[str, Any]) -> str:
     """The first option that names the way; empty where none does."""
     places = (keywords, _table(entries), {k: v for k, v in entries.items() if k not in ("rules", "options")})

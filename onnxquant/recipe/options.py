@@ -18,6 +18,7 @@ from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import (
     Drop,
     ExternalData,
+    seconds_of,
 )
 from onnxquant.targets import AUTO, Activations
 
@@ -81,8 +82,8 @@ class Options(OptionFields):
         combinations.check(self)
         Drop.parse(self.max_drop)
         self.max_bytes()
+        self.seconds()
         self.dims()
-
 
     def max_bytes(self) -> int:
         """Number of bytes that ``max_size`` stands for; 0 without it.
@@ -100,6 +101,14 @@ class Options(OptionFields):
             raise RecipeError(f"max_size is {self.max_size!r}, expected a size such as 30MB, 512kB or 1.5GiB")
         base = 1024 if match[3] else 1000
         return int(float(match[1]) * base ** ("", "k", "m", "g").index((match[2] or "").lower()))
+
+    def seconds(self) -> float | None:
+        """Number of seconds that ``time`` stands for; None without it.
+
+        Raises:
+            RecipeError: it is no duration.
+        """
+        return None if self.time is None else seconds_of(self.time)
 
     def dims(self) -> dict[str, int]:
         """Lengths of named dimensions.

@@ -1,8 +1,8 @@
-"""The one protocol by which long work says how far it is."""
+"""The protocols by which long work says how far it is."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Progress(Protocol):
@@ -19,3 +19,17 @@ class Progress(Protocol):
 
 def silent(stage: str, done: float, /) -> None:
     """Ignore all progress."""
+
+
+@runtime_checkable
+class Announcing(Progress, Protocol):
+    """A display of progress that takes lines, too, which stay where the rest of it moves on."""
+
+    def announce(self, line: str, /) -> None:
+        """Show a line."""
+
+
+def announce(progress: Progress, line: str) -> None:
+    """Show a line where a display of progress takes lines."""
+    if isinstance(progress, Announcing):
+        progress.announce(line)

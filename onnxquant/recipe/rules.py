@@ -74,6 +74,9 @@ class Rule(RuleOptions):
     min_elements: int | None = key(None, "Only weights with at least this many elements. [default: 256]")
     max_elements: int | None = key(None, "Only weights with at most this many elements.")
     keep: bool = key(False, "Leave the weights in float.")
+    float_activations: bool = key(
+        False, "With integer activations: what reads the weights computes in float; they are stored as the rule says."
+    )
 
     def __post_init__(self) -> None:
         """Check values and their combinations.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -61,6 +62,21 @@ class ExternalData(StrEnum):
     AUTO = "auto"
     ALWAYS = "always"
     NEVER = "never"
+
+
+def seconds_of(text: str) -> float:
+    """Number of seconds in a duration.
+
+    Raises:
+        RecipeError: any other text.
+
+    >>> seconds_of("90s"), seconds_of("5min"), seconds_of("1.5h")
+    (90.0, 300.0, 5400.0)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h)?\s*", text)
+    if match is None or not float(match[1]):
+        raise RecipeError(f"time is {text!r}, expected a duration such as 90s, 5min or 1h")
+    return float(match[1]) * {"s": 1, "min": 60, "m": 60, "h": 3600}[match[2] or "s"]
 
 
 def format_names() -> list[str]:

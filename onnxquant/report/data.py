@@ -122,7 +122,7 @@ class Attempt:
 
     Attributes:
         way: name of the way.
-        options: options that make it.
+        options: keywords of ``quantize`` that make it.
         seconds: time that it took, the proof included.
         nbytes: size of the file; None where none was made.
         verdict: verdict on the file; None where none was made.

@@ -72,12 +72,20 @@ def verdict_of(report: ReportData) -> Verdict:
         worst_output=name,
         encoded=encoded,
         weights=len(report.sites) or encoded,
-        next=step,
+        next=_remark_on_choice(report) + step,
         worst_tenth_db=None if name is None else tenths.get(name),
         same=answers.same if answers else None,
         answers=answers.answers if answers else None,
         answer=answers.answer if answers else None,
     )
+
+
+def _remark_on_choice(report: ReportData) -> str:
+    """A remark where the search for the best file was interrupted."""
+    if report.choice is None or not report.choice.interrupted:
+        return ""
+    count = sum(attempt.nbytes is not None for attempt in report.choice.attempts)
+    return f"The search was interrupted: this is the best of the {count} files that it had made. "
 
 
 def _fewest_answers(proof: Proof | None) -> PartQuality | None:

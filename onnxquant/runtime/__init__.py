@@ -13,6 +13,7 @@ from onnxquant.runtime.extended import (
     subgraph_tensors,
 )
 from onnxquant.runtime.optimized import Kernels, histogram, optimized_graph, optimized_ops
+from onnxquant.runtime.profile import NodeTime, profile
 from onnxquant.runtime.sessions import (
     EXTENSIONS,
     Session,
@@ -31,6 +32,7 @@ __all__ = [
     "EXTENSIONS",
     "ExtendableModel",
     "Kernels",
+    "NodeTime",
     "Session",
     "Signature",
     "extendable",
@@ -43,6 +45,7 @@ __all__ = [
     "optimized_ops",
     "output_addition",
     "outputs_of",
+    "profile",
     "run",
     "session_of",
     "session_options",

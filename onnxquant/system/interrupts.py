@@ -1,4 +1,4 @@
-"""Ctrl-C while the command starts: exit code 130 at once, without a traceback."""
+"""Ctrl-C and SIGTERM. While the command starts, Ctrl-C gives exit code 130 at once, without a traceback."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+
+
+class Terminated(KeyboardInterrupt):
+    """The signal by which other programs end this one; long work keeps what it has, as at Ctrl-C."""
 
 
 def _end(number: int, frame: FrameType | None) -> None:

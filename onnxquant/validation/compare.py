@@ -9,9 +9,8 @@ from pathlib import Path
 from onnxquant import runtime
 from onnxquant.artifact.records import activation_record, records, rescaled_weights
 from onnxquant.calibration.samples import Samples
-from onnxquant.errors import FeedError
+from onnxquant.errors import FeedError, RecipeError
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.publish import write_copy
 from onnxquant.graph.sites import MIN_ELEMENTS, find_sites
 from onnxquant.passes.pipeline import prepare, simplify
 from onnxquant.passes.prepare.half import WidenFloat16
@@ -29,7 +28,7 @@ from onnxquant.validation.leftover_conversions import conversions
 from onnxquant.validation.metric import Metric, MetricResult
 from onnxquant.validation.outputs import ComparedModels, compare_outputs, has_our_ops, rounds_activations
 from onnxquant.validation.proof import Loading, Problem, ProblemKind, Proof, Sizes
-from onnxquant.validation.reference import SampledOutputs, sampled_outputs
+from onnxquant.validation.reference import Reference, SampledOutputs
 from onnxquant.validation.saturation import SATURATION_SAMPLES, emulate
 from onnxquant.validation.structure import compare_structure
 from onnxquant.validation.weights import EncodedWeights, compare_weights
@@ -39,16 +38,9 @@ from onnxquant.validation.weights import EncodedWeights, compare_weights
 LARGE_BYTES = 1 << 30
 
 
-def outputs_of_original(original: Document, samples: Samples | None, options: Options) -> SampledOutputs:
-    """Samples with the original's outputs; synthetic ones where the user gave none."""
-    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        return sampled_outputs(_runnable(original, Path(folder)), samples, options)
-
-
 def compare(
-    original: Document,
+    reference: Reference,
     quantized: Path,
-    samples: SampledOutputs | FeedError,
     options: Options,
     progress: Progress = silent,
     written: EncodedWeights | None = None,
@@ -56,9 +48,8 @@ def compare(
     """Prove a quantized file against its original.
 
     Args:
-        original: the original as loaded, not prepared.
+        reference: the original. Where no samples fit it, that is a problem of the proof.
         quantized: the file, which is read again from disk.
-        samples: samples with the original's outputs, or why there are none: that is then a problem of the proof.
         options: number of samples, seed, threads, dims and bounds.
         progress: callback for the stage and the part of it that is done.
         written: knowledge of the writer, right after writing.
@@ -66,7 +57,7 @@ def compare(
     Raises:
         ModelError: a model does not load or run.
     """
-    document = load(quantized, options.external_root)
+    document, original, samples = load(quantized, options.external_root), reference.document, reference.outputs
     before, after = original.size(), document.size()
     proof, large = Proof(sizes=Sizes(before, after, before / after)), before > LARGE_BYTES
     progress("structure", 0.0)
@@ -80,7 +71,6 @@ def compare(
     # Calibration changes weights and biases: without the writer's model, the file's own weights make the twin.
     known = written is not None or (record is None and not rescaled_weights(document.proto))
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
-        source = _runnable(original, Path(folder))
         models = None
         if isinstance(samples, FeedError):
             proof.problems.append(Problem(f"outputs were not compared: {samples}", ProblemKind.NOT_COMPARED))
@@ -93,12 +83,12 @@ def compare(
             proof.notes += notes_on_outputs(samples.outputs, compared.quality) + notes_on_random_draws(document)
             note_unoptimized(proof)
         if isinstance(samples, SampledOutputs) and samples.source is not None:
-            add_accuracy(proof, source, quantized, samples.source, options)
+            add_accuracy(proof, reference.path, quantized, samples.source, options)
         if options.metric is not None:
             progress("metric", 0.0)
-            proof.metric = _metric(Metric(options.metric), source, quantized, options)
+            proof.metric = metric_of(reference, quantized, options)
         if not large:
-            _measure(proof, source, quantized, models, progress)
+            _measure(proof, reference, quantized, models, progress)
     if large:
         proof.notes.append(f"above {LARGE_BYTES >> 30} GiB: proven with float compute; speed and memory not measured")
     else:
@@ -147,19 +137,21 @@ def prepared_like(original: Document, quantized: Document) -> Document:
     return prepared
 
 
-def _measure(proof: Proof, original: Path, quantized: Path, models: ComparedModels | None, progress: Progress) -> None:
+def _measure(
+    proof: Proof, reference: Reference, quantized: Path, models: ComparedModels | None, progress: Progress
+) -> None:
     """Add saturation and latencies where there are samples, and the footprints."""
     if models is not None:
         document, feeds, threads = models.quantized, models.samples.feeds, models.threads
         if rounds_activations(document):
             proof.activations.saturation = emulate(document, feeds[:SATURATION_SAMPLES], threads, progress)
         progress("speed", 0.0)
-        timed = {ORIGINAL: TimedModel(original), QUANTIZED: TimedModel(quantized)}
+        timed = {ORIGINAL: TimedModel(reference.path), QUANTIZED: TimedModel(quantized)}
         if has_our_ops(document):
             timed[STOCK] = TimedModel(quantized, library=False)
         proof.latency = latencies(timed, feeds[0], threads)
     progress("memory and kernels", 0.0)
-    proof.loading = Loading(footprint(original), footprint(quantized))
+    proof.loading = Loading(reference.footprint, footprint(quantized))
 
 
 def _add_kernels(proof: Proof, prepared: Document, document: Document, path: Path, threads: int | None) -> None:
@@ -176,17 +168,14 @@ def _add_kernels(proof: Proof, prepared: Document, document: Document, path: Pat
             proof.weights[name] = replace(proof.weights[name], kernel=kernel)
 
 
-def _metric(metric: Metric, original: Path, quantized: Path, options: Options) -> MetricResult:
-    """The user's metric of both models, with sessions as users open them."""
-    settings = runtime.session_options
-    before, after = (metric(runtime.open_session(p, settings(threads=options.threads))) for p in (original, quantized))
+def metric_of(reference: Reference, quantized: Path, options: Options) -> MetricResult:
+    """The user's metric of both models, with sessions as users open them.
+
+    Raises:
+        RecipeError: there is none, or it fails.
+    """
+    if options.metric is None:
+        raise RecipeError("metric is missing, expected a function of a session")
+    metric, before = Metric(options.metric), reference.metric
+    after = metric(runtime.open_session(quantized, runtime.session_options(threads=options.threads)))
     return MetricResult(metric.name, before, after, Drop.parse(options.max_drop).least(before))
-
-
-def _runnable(original: Document, folder: Path) -> Path:
-    """A file of the original that onnxruntime opens: its own, or a copy where it has none or its data is linked."""
-    if original.path and not original.follows_links():
-        return original.path
-    path = folder / "original.onnx"
-    write_copy(original, path, external=original.is_external())
-    return path

@@ -76,7 +76,9 @@ class Latency:
         return Interval(0.95 * self.ratio[model], 1.05 * self.ratio[model])
 
 
-def latencies(models: Mapping[str, TimedModel], feed: Feed, threads: int | None) -> Latency:
+def latencies(
+    models: Mapping[str, TimedModel], feed: Feed, threads: int | None, *, enough: float | None = None
+) -> Latency:
     """Latencies of models on one sample.
 
     A run of one model stands beside a run of each other one, and the ratio is the median of the pairs' ratios: what else the
@@ -86,6 +88,7 @@ def latencies(models: Mapping[str, TimedModel], feed: Feed, threads: int | None)
         models: models by name; ratios refer to the first.
         feed: the sample.
         threads: number of threads of the sessions; None: one, whose processor time is certain.
+        enough: seconds after which a few runs are enough; None: those of a proof.
     """
     threads = threads or 1
     sessions: dict[str, runtime.Session] = {
@@ -97,7 +100,7 @@ def latencies(models: Mapping[str, TimedModel], feed: Feed, threads: int | None)
     clock, first = processor_clock(threads), next(iter(models))
     seconds: dict[str, list[float]] = {name: [] for name in models}
     processor: dict[str, list[float]] = {name: [] for name in models}
-    started = time.perf_counter()
+    started, limits = time.perf_counter(), _ENOUGH if enough is None else ((enough, 5), (4 * enough, 3))
     for session in sessions.values():
         runtime.run(session, feed)
     while True:
@@ -110,7 +113,7 @@ def latencies(models: Mapping[str, TimedModel], feed: Feed, threads: int | None)
         ratios = {name: [a / b for a, b in zip(processor[first], p, strict=True)] for name, p in processor.items()}
         intervals = {name: interval_of_median(values) for name, values in ratios.items()}
         is_certain = runs >= _FEWEST and all(interval.is_narrow for interval in intervals.values())
-        if is_certain or runs >= _MOST or any(passed > limit and runs >= fewest for limit, fewest in _ENOUGH):
+        if is_certain or runs >= _MOST or any(passed > limit and runs >= fewest for limit, fewest in limits):
             break
     middle = {name: median(values) for name, values in ratios.items()}
     calls = processor if threads == 1 else seconds

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
 from onnxquant.calibration.samples import Samples, inputs_of
 from onnxquant.errors import FeedError, ModelError, RecipeError, nearest
-from onnxquant.graph.io import load
+from onnxquant.graph.io import Document, load
+from onnxquant.graph.publish import write_copy
 from onnxquant.graph.sites import find_sites
+from onnxquant.numerics.score import Judge
 from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.options import Options
+from onnxquant.validation.footprint import Footprint, footprint
+from onnxquant.validation.metric import Metric
 
 # Outputs by name: arrays, or the sequences and maps that onnxruntime returns.
 Outputs = Mapping[str, Any]
@@ -35,6 +42,79 @@ class SampledOutputs:
     outputs: list[dict[str, Any]]
     origin: feeds_.SampleOrigin
     source: Samples | None = None
+
+
+class Reference:
+    """The original model of comparisons. What is known of it is measured once, however many files are compared with it.
+
+    Args:
+        document: the original as loaded, not prepared.
+        samples: the user's samples; None: synthetic ones are made.
+        options: options of the comparison.
+    """
+
+    def __init__(self, document: Document, samples: Samples | None, options: Options) -> None:
+        self.document, self._samples, self._options = document, samples, options
+        self._folder = tempfile.TemporaryDirectory(prefix="onnxquant-")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()
+
+    @cached_property
+    def path(self) -> Path:
+        """A file of the original that onnxruntime opens: its own, or a copy where it has none or its data is linked."""
+        if self.document.path and not self.document.follows_links():
+            return self.document.path
+        path = Path(self._folder.name) / "original.onnx"
+        write_copy(self.document, path, external=self.document.is_external())
+        return path
+
+    @cached_property
+    def outputs(self) -> SampledOutputs | FeedError:
+        """Samples with the original's outputs; or why no synthetic samples fit.
+
+        Raises:
+            FeedError: the user's samples do not fit.
+        """
+        try:
+            return sampled_outputs(self.path, self._samples, self._options)
+        except FeedError as error:
+            if self._samples is not None:
+                raise
+            return error
+
+    @cached_property
+    def metric(self) -> float:
+        """The user's metric of the original, with a session as users open it.
+
+        Raises:
+            RecipeError: there is none, or it fails.
+        """
+        if self._options.metric is None:
+            raise RecipeError("metric is missing, expected a function of a session")
+        settings = runtime.session_options(threads=self._options.threads)
+        return Metric(self._options.metric)(runtime.open_session(self.path, settings))
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge of outputs by those of the original.
+
+        Raises:
+            FeedError: there are no samples.
+        """
+        if isinstance(self.outputs, FeedError):
+            raise self.outputs
+        return Judge(self.outputs.outputs, self._options.judge)
+
+    @cached_property
+    def footprint(self) -> Footprint:
+        """Time and memory that loading the original takes."""
+        return footprint(self.path)
 
 
 def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> SampledOutputs:

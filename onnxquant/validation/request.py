@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from onnxquant import runtime
 from onnxquant.calibration import feeds
 from onnxquant.errors import FeedError
-from onnxquant.graph.io import Document
 from onnxquant.numerics.parts import named_part
 from onnxquant.recipe.options import Options
-from onnxquant.validation.metric import Metric
+from onnxquant.validation.reference import Reference
 
 
-def check_request(options: Options, original: Document, *, has_data: bool) -> None:
+def check_request(options: Options, reference: Reference, *, has_data: bool) -> None:
     """Refuse a request that a proof could not fulfil.
 
     Args:
         options: options of the run.
-        original: the original model.
+        reference: the original model.
         has_data: whether the user gave samples.
 
     Raises:
@@ -24,17 +22,11 @@ def check_request(options: Options, original: Document, *, has_data: bool) -> No
         FeedError: the description of the samples is not well-formed, or there are none.
     """
     if options.metric is not None:
-        _try_metric(Metric(options.metric), original, options.threads)
-    outputs = original.proto.graph.output
+        _ = reference.metric  # one that fails does so before any work
+    outputs = reference.document.proto.graph.output
     if all(output.type.HasField("tensor_type") for output in outputs):
         for name in options.judge:
             named_part(name, [output.name for output in outputs])
     feeds.entries(options.preprocess)
     if options.preprocess is not None and not has_data:
         raise FeedError("preprocess says how samples are made of --data, which is missing")
-
-
-def _try_metric(metric: Metric, original: Document, threads: int | None) -> None:
-    """Call a metric on the original, so that one which fails does so before any work."""
-    with runtime.session_of(original, threads=threads) as session:
-        metric(session)

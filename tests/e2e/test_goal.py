@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,27 @@ from commands import run
 from graphs import node
 
 import onnxquant
-from onnxquant.convert import best
-from onnxquant.convert.ways import DYNAMIC, FLOAT16, INT4, INT8, MIXED, STATIC, STATIC_SPARING, ways
+from onnxquant.convert import best, race
+from onnxquant.convert.ways import (
+    DYNAMIC,
+    FLOAT16,
+    INT4,
+    INT4_SOLVED,
+    INT8,
+    MIXED,
+    STATIC,
+    STATIC_FLOAT_PRODUCTS,
+    STATIC_HEAD,
+    STATIC_INT4_PRODUCTS,
+    STATIC_LONG_HEAD,
+    STATIC_SPARING,
+    heads,
+    ways,
+)
+from onnxquant.convert.work import Kind, Work, work_of
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import load
+from onnxquant.graph.sites import find_sites
 from onnxquant.recipe.values import Goal
 
 
@@ -39,22 +57,59 @@ def convolution() -> onnx.ModelProto:
     )
 
 
+def detector() -> onnx.ModelProto:
+    """Six convolutions in a row, and one for each of two outputs."""
+    names = [f"w{i}" for i in range(6)]
+    inputs = ["x", *(f"h{i}" for i in range(6))]
+    nodes = [node("Conv", [inputs[i], w], [inputs[i + 1]], pads=[1, 1, 1, 1]) for i, w in enumerate(names)]
+    nodes += [node("Conv", ["h5", "boxes"], ["b"]), node("Relu", ["b"], ["y"]), node("Conv", ["h5", "scores"], ["z"])]
+    constants = {w: graphs.weight(16, 16, 3, 3, seed=i) for i, w in enumerate(names)}
+    constants |= {"boxes": graphs.weight(16, 16, 1, 1, seed=8), "scores": graphs.weight(16, 16, 1, 1, seed=9)}
+    return graphs.model(nodes, {"x": ("float32", ["n", 16, 8, 8])}, {"y": "float32", "z": "float32"}, constants)
+
+
+def both() -> onnx.ModelProto:
+    """A convolution before a product."""
+    nodes = [node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]), node("MatMul", ["a", "v"], ["y"])]
+    constants = {"w": graphs.weight(16, 16, 3, 3), "v": graphs.weight(8, 256, seed=2)}
+    return graphs.model(nodes, {"x": ("float32", ["n", 16, 8, 8])}, {"y": "float32"}, constants)
+
+
 def samples(count: int = 12) -> list[dict[str, Any]]:
     return [{"x": graphs.rng(i).standard_normal((2, 64)).astype(np.float32)} for i in range(count)]
+
+
+def images(count: int = 12) -> list[dict[str, Any]]:
+    return [{"x": graphs.rng(i).standard_normal((2, 16, 8, 8)).astype(np.float32)} for i in range(count)]
 
 
 @pytest.mark.parametrize(
     ("model", "goal", "expected"),
     [
-        (products, Goal.FAST, [DYNAMIC, STATIC, INT8, INT4, STATIC_SPARING, FLOAT16]),
-        (products, Goal.SMALL, [INT8, INT4, DYNAMIC, STATIC, MIXED, FLOAT16]),
-        (convolution, Goal.FAST, [STATIC, INT8, STATIC_SPARING, FLOAT16]),
-        (convolution, Goal.SMALL, [INT8, STATIC, FLOAT16]),
-        (convolution, Goal.BALANCED, [STATIC, INT8, STATIC_SPARING, FLOAT16]),
+        (products, Goal.FAST, [INT8, DYNAMIC, STATIC, INT4, STATIC_SPARING, INT4_SOLVED, FLOAT16]),
+        (products, Goal.SMALL, [INT8, INT4, DYNAMIC, STATIC, STATIC_SPARING, INT4_SOLVED, MIXED, FLOAT16]),
+        (convolution, Goal.FAST, [INT8, STATIC, STATIC_SPARING, FLOAT16]),
+        (convolution, Goal.SMALL, [INT8, STATIC, STATIC_SPARING, FLOAT16]),
+        (detector, Goal.FAST, [INT8, STATIC, STATIC_HEAD, STATIC_LONG_HEAD, STATIC_SPARING, FLOAT16]),
+        (
+            both,
+            Goal.BALANCED,
+            [INT8, STATIC, DYNAMIC, STATIC_INT4_PRODUCTS, INT4, STATIC_FLOAT_PRODUCTS, STATIC_SPARING, INT4_SOLVED, MIXED,
+             FLOAT16],
+        ),
     ],
 )
 def test_ways_follow_from_what_reads_the_weights(model: Any, goal: Goal, expected: list[Any]) -> None:
-    assert [way.name for way in ways(load(model()), goal)] == [way.name for way in expected]
+    document = load(model())
+    assert [way.name for way in ways(document, work_of(document), goal)] == [way.name for way in expected]
+
+
+def test_the_last_kernels_before_the_outputs_are_the_head() -> None:
+    document = load(detector())
+    sites = find_sites(document)[0]
+    near = heads(document, sites)
+    assert near == ["boxes", "scores"]
+    assert heads(document, sites, beyond=near) == ["w5"]
 
 
 @pytest.mark.parametrize("external", ["always", "never"])
@@ -71,7 +126,7 @@ def test_the_smallest_file_that_keeps_a_bound_is_written_and_its_recipe_makes_it
     assert sum(path.stat().st_size for path in files) == sizes[choice.chosen]
     assert sizes[choice.chosen] <= 1.03 * min(sizes.values())  # among equals the fastest is taken
     lost = {a.way: a.objection for a in choice.attempts}
-    assert lost["int4 weights"] == "loses too much" and lost[choice.chosen] == ""
+    assert lost[INT4.name] == "loses too much" and lost[choice.chosen] == ""
     again = tmp_path / "again.onnx"
     onnxquant.quantize(source, again, recipe=recipe, data=samples(), samples=16)
     first, second = onnx.load(output), onnx.load(again)
@@ -105,17 +160,18 @@ def test_a_recipe_holds_the_goal_and_options_of_some_ways_leave_the_others(tmp_p
 
 
 def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = best.quantize_one_way
+    whole = race.quantize
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         if options.get("format") == "int4":
             raise KeyboardInterrupt
         return whole(*arguments, **options)
 
-    monkeypatch.setattr(best, "quantize_one_way", interrupted)
+    monkeypatch.setattr(race, "quantize", interrupted)
     report = onnxquant.quantize(products(), tmp_path / "best.onnx", data=samples(), goal="small")
     assert report.choice and report.choice.chosen == "int8 weights"
-    assert report.choice.skipped == ("int4 weights", "dynamic int8", "static int8")
+    assert report.choice.interrupted and report.choice.skipped == (INT4.name, DYNAMIC.name, STATIC.name)
+    assert report.passed and report.verdict.next.startswith("The search was interrupted: this is the best of the 1 files")
 
 
 def test_a_report_with_a_choice_is_read_back(tmp_path: Path) -> None:
@@ -147,7 +203,7 @@ def test_what_a_goal_does_not_go_with_is_refused(tmp_path: Path, options: dict[s
 
 
 def test_samples_choose_where_nothing_names_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(best, "ways", lambda model, goal: [INT8])
+    monkeypatch.setattr(best, "ways", lambda *arguments: [INT8])
     source = graphs.save(products(), tmp_path / "m.onnx")
     report = onnxquant.quantize(source, data=samples(), effort="low", recipe={"rules": [{"include": "v", "keep": True}]})
     assert report.output == str(tmp_path / "m.fast.onnx") and report.choice and report.choice.goal == "fast"
@@ -179,7 +235,7 @@ def test_what_names_the_way_is_all_that_is_tried(tmp_path: Path, options: dict[s
 
 @pytest.mark.usefixtures("batches_in_this_process")
 def test_a_batch_chooses_and_keeps_what_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(best, "ways", lambda model, goal: [INT8])
+    monkeypatch.setattr(best, "ways", lambda *arguments: [INT8])
     graphs.save(products(), tmp_path / "m.onnx")
     np.savez(tmp_path / "x.npz", x=np.stack([sample["x"] for sample in samples()]))
     again: dict[str, Any] = {"data": tmp_path / "x.npz", "effort": "low", "skip_existing": True}
@@ -192,3 +248,37 @@ def test_a_batch_chooses_and_keeps_what_was_chosen(tmp_path: Path, monkeypatch: 
     assert other.output == str(tmp_path / "out" / "m.small.onnx") and not other.reused
     changed = onnxquant.batch([tmp_path / "m.onnx"], tmp_path / "out", **again, min_sqnr=1.0).rows[0]
     assert not changed.done and "was made with other options" in changed.reason
+
+
+def test_without_samples_a_line_says_what_they_would_bring(tmp_path: Path) -> None:
+    report = onnxquant.quantize(convolution(), tmp_path / "out.onnx", samples=1)
+    assert report.choice is None and "its time" in report.prospect and "--data" in report.prospect
+    named = onnxquant.quantize(convolution(), tmp_path / "named.onnx", samples=1, format="int8")
+    assert named.prospect == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "vnni", "factor"),
+    [({Kind.CONVOLUTION: 3.0}, True, 2.5), ({Kind.CONVOLUTION: 3.0}, False, 1.5), ({Kind.OTHER: 1.0}, True, 1.0)],
+)
+def test_the_gain_that_is_promised_is_that_of_the_slowest_part(
+    seconds: dict[Kind, float], vnni: bool, factor: float
+) -> None:
+    assert Work({}, seconds).speedup(vnni=vnni) == pytest.approx(factor)
+
+
+def test_the_time_of_a_choice_is_bounded(tmp_path: Path) -> None:
+    report = onnxquant.quantize(convolution(), tmp_path / "out.onnx", data=images(), time="0.001s")
+    assert report.choice and report.choice.chosen == INT8.name and report.choice.skipped == (STATIC.name,)
+    with pytest.raises(RecipeError, match="expected a duration such as 90s"):
+        onnxquant.quantize(convolution(), tmp_path / "no.onnx", data=images(), time="soon")
+
+
+def test_a_plan_says_what_a_model_is_made_of(tmp_path: Path) -> None:
+    source = graphs.save(convolution(), tmp_path / "m.onnx")
+    shown = run("plan", source)
+    assert shown.exit_code == 0, shown.output
+    assert "convolutions 100%" in shown.output and f"onnxquant quantize {source} --data SAMPLES\n" in shown.output
+    data = json.loads(run("plan", source, "--json").stdout)
+    assert data["weights"] == 1 and data["operators"][0]["name"] == "Conv" and data["is_synthetic"]
+    assert data["ways"] == [INT8.name, STATIC.name] and not (tmp_path / "m.int8.onnx").exists()

@@ -1,0 +1,404 @@
+"""The race of the ways that can suit a model: files made on the user's samples and this machine, compared by one look."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxquant.calibration.samples import Samples
+from onnxquant.convert.quantize import quantize
+from onnxquant.convert.ways import FLOAT16, INT4_SOLVED, MIXED, STATIC, Family, Way
+from onnxquant.errors import FeedError, OnnxQuantError, RecipeError
+from onnxquant.numerics.score import GOOD_DB
+from onnxquant.plan.activations import StaticRecord
+from onnxquant.recipe.declaration import Needs, declared
+from onnxquant.recipe.options import Options
+from onnxquant.recipe.progress import Progress, announce
+from onnxquant.recipe.values import Effort, Goal
+from onnxquant.report.data import Attempt, Choice, Verdict
+from onnxquant.report.report import Report
+from onnxquant.report.state import State
+from onnxquant.report.units import size
+from onnxquant.solvers.rtn import Rtn
+from onnxquant.targets import Activations
+from onnxquant.validation.latency import ORIGINAL, TimedModel, latencies
+from onnxquant.validation.reference import Reference
+from onnxquant.validation.trial import look
+
+# The part of the answers that stays the same, where an output has answers.
+SAME_ANSWERS = 0.99
+# Files are equal in what a goal asks for if they differ by less.
+_EQUAL = 1.03
+# Files that may be the fastest are measured again beside each other: those that are slower by no more than this, at most so
+# many, in so many seconds.
+_NEAR, _FINALISTS, _FINAL_SECONDS = 1.15, 3, 2.0
+# Seconds after which no further way is begun, and the effort of a way's own search.
+_SECONDS = {Effort.LOW: 30.0, Effort.MEDIUM: 120.0, Effort.HIGH: float("inf")}
+_INNER = {Effort.LOW: Effort.LOW, Effort.MEDIUM: Effort.LOW, Effort.HIGH: Effort.MEDIUM}
+# Time on a busy machine counts only beyond this multiple of the work's own.
+_BUSY = 2.0
+# Decibels that a solver may bring at most.
+_SOLVED_DB = 5.0
+# The part of the time that one way's search may take of what is left.
+_PART = 0.3
+
+
+@dataclass
+class Candidate:
+    """A file that was made in one of the ways.
+
+    Attributes:
+        way: the way.
+        report: the report on the file.
+        recipe: the recipe that makes it again.
+        seconds: time that it took.
+        keeps: whether it keeps the bound on quality.
+        speed: time of the original over its own.
+    """
+
+    way: Way
+    report: Report
+    recipe: Path
+    seconds: float
+    keeps: bool
+    speed: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the file."""
+        return self.report.verdict
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return self.report.final_bytes or 0
+
+    def attempt(self, objection: str, *, pareto: bool) -> Attempt:
+        """The row of the table of attempts."""
+        record = self.report.activations
+        kernels = sum(1 for site in self.report.sites if site.decision.role)
+        return Attempt(
+            self.way.name, self.way.keywords, self.seconds, self.nbytes, self.verdict, objection, pareto,
+            record.integer_kernels if record else 0, kernels,
+        )  # fmt: skip
+
+
+class _Clock:
+    """The time of a race. What other work on a busy machine takes does not count, but for its excess.
+
+    Args:
+        counts_all: whether it counts, because the user has named the time.
+    """
+
+    def __init__(self, *, counts_all: bool) -> None:
+        self._counts_all, self._started, self._worked = counts_all, time.monotonic(), time.process_time()
+
+    def passed(self) -> float:
+        """Seconds since the beginning."""
+        passed, worked = time.monotonic() - self._started, time.process_time() - self._worked
+        return passed if self._counts_all else max(min(passed, worked), passed / _BUSY)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The arguments of the user that all ways share.
+
+    Attributes:
+        source: the model.
+        entries: entries of the recipe.
+        keywords: options.
+        samples: samples, split.
+        progress: callback for the stage and the part of it that is done.
+    """
+
+    source: str | Path | onnx.ModelProto
+    entries: Mapping[str, Any] | None
+    keywords: Mapping[str, object]
+    samples: Samples
+    progress: Progress
+
+
+class Race:
+    """The ways of a model, each tried as a whole file that all samples of one split judge.
+
+    Args:
+        wish: arguments of the user.
+        settings: options of the run.
+        reference: the original.
+        folder: folder for the files.
+        name: name of the file to make; references to external data hold it.
+    """
+
+    def __init__(self, wish: Wish, settings: Options, reference: Reference, folder: Path, name: str) -> None:
+        self._wish, self._settings, self._reference = wish, settings, reference
+        self._folder, self._name = folder, name
+        self.goal = Goal(settings.goal or Goal.FAST)
+        self._effort, self._clock = Effort(settings.effort), _Clock(counts_all=settings.time is not None)
+        self._seconds = settings.seconds() or _SECONDS[self._effort]
+        self._candidates: list[Candidate] = []
+        self._refused: list[Attempt] = []
+        self._skipped: list[str] = []
+        self._interrupted = False
+
+    def best(self, plan: Sequence[Way]) -> Candidate:
+        """The best file of some ways; its report has the choice.
+
+        Raises:
+            OnnxQuantError: no way makes a file; the error of the first.
+        """
+        failure: OnnxQuantError | None = None
+        for place, way in enumerate(plan):
+            if way.rescues and not self._is_needed(way):
+                continue
+            if self._candidates and self._clock.passed() > self._seconds and way is not FLOAT16:
+                self._skipped.append(way.name)
+                continue
+            try:
+                self._try(way, place, len(plan))
+            except KeyboardInterrupt:
+                if not any(c.keeps for c in self._candidates):
+                    raise
+                self._interrupted = True
+                self._skipped += [w.name for w in plan[place:] if not w.rescues]
+                break
+            except FeedError:
+                raise
+            except OnnxQuantError as error:
+                failure = failure or error
+                self._refused.append(Attempt(way.name, way.keywords, 0.0, objection=str(error)))
+        if not self._candidates:
+            raise failure or RecipeError("goal: no way suits this model")
+        return self._chosen()
+
+    def _is_needed(self, way: Way) -> bool:
+        """Whether a way that rescues is to be tried: what it replaces was tried, and is not good enough."""
+        keeping = [c for c in self._candidates if c.keeps]
+        fastest = max((c.speed for c in keeping), default=0.0)
+        if way.rescues is Family.ANY:  # who wants speed does not want a file that is slower than the original
+            return not keeping or (self.goal is Goal.FAST and fastest * _EQUAL < 1)
+        family = [c for c in self._candidates if c.way.family is way.rescues]
+        if way is MIXED and family:
+            return True  # between 8 and 4 bits there is more to gain than one of them keeps
+        if not family or any(c.keeps for c in family):
+            return False
+        best = max(family, key=quality)
+        is_near = quality(best)[1] >= GOOD_DB - _SOLVED_DB or self._settings.metric is not None
+        is_no_slower = self.goal is not Goal.FAST or best.speed * _EQUAL >= fastest
+        return way is not INT4_SOLVED or (is_near and is_no_slower)
+
+    def _try(self, way: Way, place: int, count: int) -> None:
+        wish = self._wish
+        folder = self._folder / str(place)
+        folder.mkdir()
+        begin, recipe = time.monotonic(), folder / f"recipe{Path(self._settings.save_recipe or 'recipe.toml').suffix}"
+        title = f"{way.name} ({place + 1} of {count})"
+
+        def progress(stage: str, done: float) -> None:
+            wish.progress(f"{title}: {stage}", done)
+
+        report = quantize(
+            wish.source, folder / self._name, recipe=self._entries(way), data=wish.samples.again(), progress=progress,
+            reference=self._reference, command=None, **self._options(way, recipe),
+        )  # fmt: skip
+        report.prove(look(self._reference, folder / self._name, self._settings, progress))
+        is_float = report.activations is not None and report.activations.integer_kernels == 0
+        keeps = keeps_bound(report, self._settings) and not is_float
+        candidate = Candidate(way, report, recipe, time.monotonic() - begin, keeps, report.verdict.faster or 1.0)
+        self._candidates.append(candidate)
+        self._drop_files()
+        announce(wish.progress, _line(candidate))
+
+    def _options(self, way: Way, recipe: Path) -> dict[str, Any]:
+        """Options of a way, which keeps the user's bound where there is one."""
+        settings = self._settings
+        own = {"min_sqnr": settings.min_sqnr} if settings.min_sqnr is not None or settings.metric is not None else {}
+        options = {**way.options, **(own if "min_sqnr" in way.options else {})}
+        if "activations" in options:
+            left = max(5.0, _PART * (self._seconds - self._clock.passed()))
+            options = {**self._pinned(way), **options}
+            options["effort"] = _INNER[self._effort].value
+            options |= {"time": f"{left:.0f}s"} if left < float("inf") and self._is_bounded(way) else {}
+        return {
+            **effective(self._wish.keywords, way), **options, "goal": None, "report": (), "force": True, "proof": False,
+            "save_recipe": str(recipe), "samples": settings.samples, "calibration_samples": settings.calibration_samples,
+        }  # fmt: skip
+
+    def _pinned(self, way: Way) -> dict[str, Any]:
+        """Options that the first static file has shown to be best: ways with some work in float search no more."""
+        records = [c.report.activations for c in self._candidates if c.way is STATIC]
+        record = records[0] if way.rescues is Family.STATIC and records else None
+        if not isinstance(record, StaticRecord):
+            return {}
+        scores = list(record.variants.values())
+        is_as_it_was = bool(scores) and scores[0] >= max(scores)
+        changes = dict.fromkeys(("smooth", "equalize", "rebase"), False) if is_as_it_was else {}
+        return {"calibration_method": record.method, "solver": record.solver or Rtn.name, **changes}
+
+    def _is_bounded(self, way: Way) -> bool:
+        """Whether a way's own search gets a part of the time: the user has named one, or it searches kernel by kernel."""
+        return self._settings.time is not None or "auto_exclude" in way.options
+
+    def _entries(self, way: Way) -> dict[str, Any]:
+        """Entries of the recipe of a way: the user's rules first."""
+        entries = dict(self._wish.entries or {})
+        if "options" in entries:
+            entries["options"] = effective(entries["options"], way)
+        if way.rules:
+            entries["rules"] = [*entries.get("rules", ()), *map(dict, way.rules)]
+        return entries
+
+    def _drop_files(self) -> None:
+        """Remove files that cannot be chosen any more."""
+        losers = [c for c in self._candidates if not c.keeps]
+        if any(c.keeps for c in self._candidates):
+            useless = losers
+        else:
+            best = max(losers, key=quality)
+            useless = [c for c in losers if c is not best]
+        for candidate in useless:
+            shutil.rmtree(Path(str(candidate.report.output)).parent, ignore_errors=True)
+
+    def _chosen(self) -> Candidate:
+        keeping = [c for c in self._candidates if c.keeps]
+        self._measure_again(keeping)
+        winner = self._first(keeping) if keeping else max(self._candidates, key=quality)
+        rows = []
+        for candidate in self._candidates:
+            objection = ""
+            if candidate is not winner:
+                objection = "loses too much" if not candidate.keeps else self._objection(candidate, winner)
+            rows.append(candidate.attempt(objection, pareto=candidate.keeps and _is_on_front(candidate, keeping)))
+        winner.report.choice = Choice(
+            self.goal.value, bound_in_words(self._settings), bool(keeping), winner.way.name, (*rows, *self._refused),
+            tuple(self._skipped), self._reason(winner, keeping), self._interrupted,
+        )  # fmt: skip
+        return winner
+
+    def _measure_again(self, keeping: Sequence[Candidate]) -> None:
+        """Measure the files that may be the fastest beside each other: what the machine does meets all of them."""
+        samples = self._reference.outputs
+        if self.goal is Goal.SMALL or isinstance(samples, FeedError) or self._interrupted:
+            return
+        best = max((c.speed for c in keeping), default=0.0)
+        finalists = sorted((c for c in keeping if c.speed * _NEAR >= best), key=lambda c: -c.speed)[:_FINALISTS]
+        if len(finalists) < 2:
+            return
+        self._wish.progress("the fastest beside each other", 0.0)
+        models = {str(i): TimedModel(Path(str(c.report.output))) for i, c in enumerate(finalists)}
+        models = {ORIGINAL: TimedModel(self._reference.path), **models}
+        measured = latencies(models, samples.feeds[0], self._settings.threads, enough=_FINAL_SECONDS)
+        for i, candidate in enumerate(finalists):
+            candidate.speed = measured.ratio[str(i)]
+
+    def _first(self, candidates: list[Candidate]) -> Candidate:
+        """The best candidate for the goal; among equals the best by the other measure, then the one tried first."""
+        for score in _SCORES[self.goal]:
+            best = max(map(score, candidates))
+            candidates = [c for c in candidates if score(c) * _EQUAL >= best]
+        return candidates[0]
+
+    def _objection(self, candidate: Candidate, winner: Candidate) -> str:
+        """The reason why a candidate that keeps the bound is not the best."""
+        score, second = _SCORES[self.goal]
+        if score(candidate) * _EQUAL < score(winner):
+            return _WORSE[self.goal][0]
+        return _WORSE[self.goal][1] if second(candidate) * _EQUAL < second(winner) else "equal"
+
+    def _reason(self, winner: Candidate, keeping: Sequence[Candidate]) -> str:
+        """Why the winner is the best."""
+        if not keeping:
+            return "no file keeps the bound; its outputs are the best"
+        if len(keeping) == 1:
+            return "the only file that keeps the bound"
+        return f"{_BEST[self.goal]} of the {len(keeping)} files that keep the bound"
+
+
+def effective(options: Mapping[str, Any], way: Way) -> dict[str, Any]:
+    """Options that have an effect in a way; the goal is what chose the way."""
+    activations = Activations(str(way.options.get("activations", Activations.NONE)))
+    unmet = {Activations.NONE: (Needs.STATIC, Needs.INTEGERS), Activations.DYNAMIC: (Needs.STATIC,)}
+    without = {n for n, spec in declared(Options).items() if spec.declared.needs in unmet.get(activations, ())}
+    is_search = "formats" in way.options or "auto_exclude" in way.options
+    bounds = ("max_mse",) if is_search else ("min_sqnr", "max_mse", "metric", "max_drop")  # the look at the file has them
+    return {n: value for n, value in options.items() if n not in ("goal", "time", "effort", *bounds, *without)}
+
+
+def _speed(candidate: Candidate) -> float:
+    return candidate.speed
+
+
+def _smallness(candidate: Candidate) -> float:
+    return 1.0 / max(candidate.nbytes, 1)
+
+
+def _balance(candidate: Candidate) -> float:
+    return _speed(candidate) * _smallness(candidate)
+
+
+_SCORES: dict[Goal, tuple[Callable[[Candidate], float], Callable[[Candidate], float]]] = {
+    Goal.FAST: (_speed, _smallness),
+    Goal.SMALL: (_smallness, _speed),
+    Goal.BALANCED: (_balance, _speed),
+}
+# What is worse about a candidate that loses by the first measure of a goal, and by the second.
+_WORSE = {
+    Goal.FAST: ("slower", "larger"),
+    Goal.SMALL: ("larger", "slower"),
+    Goal.BALANCED: ("larger for its speed", "slower"),
+}
+_BEST = {Goal.FAST: "the fastest", Goal.SMALL: "the smallest", Goal.BALANCED: "the best in speed and size together"}
+
+
+def _is_on_front(candidate: Candidate, keeping: Sequence[Candidate]) -> bool:
+    """Whether no other file that keeps the bound is better in one measure, and no worse in the other."""
+    return not any(
+        (other.nbytes < candidate.nbytes and other.speed >= candidate.speed)
+        or (other.nbytes <= candidate.nbytes and other.speed > candidate.speed)
+        for other in keeping
+    )
+
+
+def quality(candidate: Candidate) -> tuple[bool, float]:
+    """The measure of a file where none keeps the bound."""
+    ratio = candidate.verdict.worst_sqnr_db
+    return candidate.verdict.state is not State.FAILED, -1e9 if ratio is None else ratio
+
+
+def keeps_bound(report: Report, settings: Options) -> bool:
+    """Whether a file keeps the user's bounds, or else the usual one."""
+    verdict = report.verdict
+    if verdict.state.is_failure:
+        return False
+    if settings.metric is not None or settings.min_sqnr is not None or settings.max_mse is not None:
+        return True  # nothing was missed
+    good = verdict.worst_sqnr_db is None or verdict.worst_sqnr_db >= GOOD_DB
+    same = not verdict.answers or verdict.same is None or verdict.same >= SAME_ANSWERS * verdict.answers
+    return good and same
+
+
+def bound_in_words(settings: Options) -> str:
+    """The bound in words."""
+    parts = []
+    if settings.min_sqnr is not None:
+        parts.append(f"every output keeps {settings.min_sqnr:g} dB")
+    if settings.max_mse is not None:
+        parts.append(f"no mean squared error above {settings.max_mse:g}")
+    if settings.metric is not None:
+        parts.append(f"the metric falls by at most {settings.max_drop}")
+    return " and ".join(parts) or f"the worst output keeps {GOOD_DB:g} dB, and 99 % of the answers stay the same"
+
+
+def _line(candidate: Candidate) -> str:
+    """A finished candidate in one line."""
+    verdict = candidate.verdict
+    parts = [candidate.way.name, size(candidate.nbytes)]
+    parts += [] if verdict.faster is None else [f"{verdict.faster:.2f}x as fast"]
+    parts += [] if verdict.worst_sqnr_db is None else [f"{verdict.worst_sqnr_db:.1f} dB"]
+    parts += [f"{verdict.same} of {verdict.answers} {verdict.answer} the same"] if verdict.answers else []
+    return ", ".join([*parts, f"{candidate.seconds:.0f} s", "" if candidate.keeps else "loses too much"]).removesuffix(", ")

@@ -1,0 +1,118 @@
+"""The work of a model: which kinds of operators take its time, and which its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from onnxquant.graph.io import Document
+from onnxquant.graph.sites import Site, find_sites
+from onnxquant.graph.traverse import nodes
+from onnxquant.passes.pipeline import prepare
+from onnxquant.runtime import NodeTime
+
+# Ops of onnxruntime's optimized graphs that multiply matrices, or make convolutions.
+_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention", "MultiHeadAttention")
+_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "NchwcConv")
+_RECURRENT = ("LSTM", "GRU", "RNN")
+
+
+class Kind(StrEnum):
+    """Kinds of work."""
+
+    CONVOLUTION = "convolutions"
+    PRODUCT = "matrix products"
+    LOOKUP = "lookups"
+    RECURRENT = "recurrent layers"
+    OTHER = "other operators"
+
+
+class Gain(NamedTuple):
+    """Factors by which a kind of work becomes faster on integers, with and without instructions for 8-bit products."""
+
+    vnni: float
+    plain: float
+
+
+# What integers bring at least, of a kind's own time: the lower end of what docs/benchmarks.md has for its models on a CPU
+# with VNNI, and on one with AVX2 alone. Attention's own products and recurrent layers stay in float.
+GAINS = {Kind.CONVOLUTION: Gain(2.5, 1.5), Kind.PRODUCT: Gain(2.0, 1.3)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """The makeup of a model.
+
+    Attributes:
+        nbytes: bytes of the weights by kind of what reads them.
+        seconds: time of one run by kind; empty where it was not measured.
+        nodes: number of nodes.
+        weights: number of weights.
+        slowest: the nodes that take most time.
+    """
+
+    nbytes: dict[Kind, int]
+    seconds: dict[Kind, float] = field(default_factory=dict)
+    nodes: int = 0
+    weights: int = 0
+    slowest: tuple[NodeTime, ...] = ()
+
+    def share_of_bytes(self, *kinds: Kind) -> float:
+        """The part of the weights' bytes that some kinds read."""
+        return sum(self.nbytes.get(kind, 0) for kind in kinds) / (sum(self.nbytes.values()) or 1)
+
+    def share_of_time(self, *kinds: Kind) -> float:
+        """The part of the time that some kinds take; of the bytes where no time was measured."""
+        if not self.seconds:
+            return self.share_of_bytes(*kinds)
+        return sum(self.seconds.get(kind, 0.0) for kind in kinds) / (sum(self.seconds.values()) or 1.0)
+
+    def speedup(self, *, vnni: bool) -> float:
+        """The least factor that integers are to be expected to bring for the whole model."""
+        left = 1.0
+        for kind, gain in GAINS.items():
+            left -= self.share_of_time(kind) * (1 - 1 / (gain.vnni if vnni else gain.plain))
+        return 1 / left
+
+
+def work_of(model: Document, times: Sequence[NodeTime] = ()) -> Work:
+    """The work of a model.
+
+    Args:
+        model: the original.
+        times: times of its nodes; empty: not measured.
+    """
+    prepared = model.copy()
+    prepare(prepared)
+    sites = find_sites(prepared)[0]
+    nbytes: dict[Kind, int] = {}
+    for site in sites:
+        nbytes[kind_of_site(site)] = nbytes.get(kind_of_site(site), 0) + site.nbytes
+    seconds: dict[Kind, float] = {}
+    for time in times:
+        seconds[_kind_of_op(time.op)] = seconds.get(_kind_of_op(time.op), 0.0) + time.seconds
+    return Work(nbytes, seconds, sum(1 for _ in nodes(model.proto)), len(sites), tuple(times[:3]))
+
+
+def kind_of_site(site: Site) -> Kind:
+    """The kind of work that reads a weight."""
+    roles = site.role.split("+")
+    if any(role in ("matmul", "gemm") for role in roles):
+        return Kind.PRODUCT
+    if any(role.startswith("conv") for role in roles):
+        return Kind.CONVOLUTION
+    if "recurrent" in roles:
+        return Kind.RECURRENT
+    return Kind.LOOKUP if "gather" in roles else Kind.OTHER
+
+
+def _kind_of_op(op: str) -> Kind:
+    if op in _CONVOLUTIONS:
+        return Kind.CONVOLUTION
+    if op in _PRODUCTS:
+        return Kind.PRODUCT
+    if op in _RECURRENT:
+        return Kind.RECURRENT
+    return Kind.LOOKUP if op == "Gather" else Kind.OTHER
