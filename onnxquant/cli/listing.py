@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from rich.console import Console
 
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
 from onnxquant.inspect.installation import Installation, SolverInfo, installation
@@ -10,53 +11,85 @@ from onnxquant.json_data import to_object
 from onnxquant.report.table import say
 from onnxquant.report.terminal import table
 
+# Kinds of things that are listed, by the names that the command takes; each is a field of ``Installation``.
+_KINDS = {
+    "formats": "formats",
+    "targets": "targets",
+    "solvers": "solvers",
+    "passes": "passes",
+    "methods": "calibration_methods",
+    "recipes": "recipes",
+    "clients": "clients",
+    "kernels": "instruction_sets",
+}
 
-@click.command("list", short_help="List formats, targets, solvers ...")
+
+@click.command("list", short_help="List formats, targets, clients, solvers ...")
+@click.argument("kind", type=click.Choice(list(_KINDS)), required=False)
 @json_option
 @errors_become_exit_codes
-def list_installation(as_json: bool) -> None:
-    """List formats, targets, solvers, passes, calibration methods, recipes, and the kernels for this machine.
+def list_installation(kind: str | None, as_json: bool) -> None:
+    """List formats, targets, solvers, passes, calibration methods, recipes, clients, and the kernels for this machine.
 
     Formats come with their bits per weight and the targets that hold them. Those of other packages are listed too.
+    With KIND, only that kind is listed.
 
     \b
     Examples:
+      onnxquant list clients
       onnxquant list --json
     """
     contents = installation()
+    kinds = list(_KINDS) if kind is None else [kind]
     if as_json:
-        print_json(to_object(contents))
-    else:
-        _show(contents)
-
-
-def _show(contents: Installation) -> None:
+        entries = to_object(contents)
+        print_json({_KINDS[k]: entries[_KINDS[k]] for k in kinds})
+        return
     screen = console()
+    for place, one in enumerate(kinds):
+        if place:
+            screen.print()
+        _show(screen, contents, one)
+
+
+def _show(screen: Console, contents: Installation, kind: str) -> None:
+    """Print the things of one kind."""
+    if kind == "formats":
+        _show_formats(screen, contents)
+    elif kind == "kernels":
+        sets = contents.instruction_sets
+        compiled, usable = (", ".join(names) or "none" for names in (sets.compiled, sets.usable))
+        say(screen, f"{compiled}; usable here: {usable}", label="kernels compiled for: ", style="bold")
+    else:
+        out = table("", _TITLES[kind], "~what it is")
+        for name, summary in _summaries(contents, kind).items():
+            out.add_row(name, summary)
+        screen.print(out)
+
+
+_TITLES = {
+    "targets": "target", "solvers": "solver", "passes": "pass", "methods": "calibration method", "recipes": "recipe",
+    "clients": "client",
+}  # fmt: skip
+
+
+def _summaries(contents: Installation, kind: str) -> dict[str, str]:
+    """Sentences on the things of one kind, by name."""
+    if kind == "solvers":
+        return {name: _solver(solver) for name, solver in contents.solvers.items()}
+    if kind == "passes":
+        return {n: info.summary + info.needs_settings * "; options run it" for n, info in contents.passes.items()}
+    summaries: dict[str, str] = getattr(contents, _KINDS[kind])
+    return summaries
+
+
+def _show_formats(screen: Console, contents: Installation) -> None:
     out = table("Formats", "format", ">bits", "targets", "parameters", "~what it is")
     for form in contents.formats:
         out.add_row(
             form.name, f"{form.bits_per_weight:.4g}", ", ".join(form.targets), ", ".join(form.parameters), form.summary
         )
     screen.print(out)
-    sections = {
-        "target": contents.targets,
-        "solver": {name: _solver(solver) for name, solver in contents.solvers.items()},
-        "pass": {
-            name: info.summary + info.needs_settings * "; options run it" for name, info in contents.passes.items()
-        },
-        "calibration method": contents.calibration_methods,
-        "recipe": contents.recipes,
-    }
-    for kind, summaries in sections.items():
-        out = table("", kind, "~what it is")
-        for name, summary in summaries.items():
-            out.add_row(name, summary)
-        screen.print()
-        screen.print(out)
-    screen.print()
-    sets = contents.instruction_sets
-    compiled, usable = (", ".join(names) or "none" for names in (sets.compiled, sets.usable))
-    say(screen, f"{compiled}; usable here: {usable}", label="kernels compiled for: ", style="bold")
 
 
 def _solver(solver: SolverInfo) -> str:

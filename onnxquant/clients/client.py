@@ -82,6 +82,11 @@ class Client:
     data_suffix: str = ""
 
     @property
+    def opset(self) -> int:
+        """The highest opset that it knows."""
+        return releases().opsets[self.place]
+
+    @property
     def place(self) -> int:
         """Place of its release in the tables."""
         return releases().place(self.release)

@@ -36,7 +36,8 @@ def raise_opset(document: Document, recipe: Recipe, required: int = 0) -> list[s
         recipe: rules of the plan
         required: opset that is needed besides
     """
-    before, needed = document.opset, max(_useful_opset(document, recipe), required)
+    highest = min((client.opset for client in recipe.clients), default=LAST_DEQUANTIZE_OPSET)
+    before, needed = document.opset, max(min(_useful_opset(document, recipe), highest), required)
     if needed <= before:
         return []
     failures: list[str] = []

@@ -18,6 +18,7 @@ from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
 from onnxquant.convert import recipe_of_plan, whole_graph
 from onnxquant.convert.encode_sites import SiteEncoder
+from onnxquant.convert.fit_clients import refuse_original, refuse_unfit
 from onnxquant.convert.plan_model import PlannedModel, plan_model
 from onnxquant.convert.prepare_model import fit_operators, prepare_model
 from onnxquant.convert.prove import check_samples, open_samples, prove
@@ -73,6 +74,7 @@ def quantize(
     original = load(source, settings.external_root) if reference is None else reference.document
     original.least_elements = rules.least_elements
     _refuse_quantized(original)
+    refuse_original(original, rules.clients)
     # A search may name the output after the formats that it chooses.
     is_named = output is not None or not settings.searches
     place = output_path(original, output, rules.output_name) if is_named else None
@@ -168,6 +170,7 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
     split = context.samples.for_calibration(model.document) if context.samples and unsolved else None
     preparation = context.samples.preparation(context.original).text() if context.samples else ""
     plan = replace(plan, samples=_sample_use(context), preparation=preparation)
+    notes = [*notes, *refuse_unfit(model.document, plan, context.rules.clients)]
     size = lowering.predict(model.document, plan, path.name, external=external)
     refuse_larger(context.original, size)
     plan = replace(plan, predicted_bytes=size.nbytes)

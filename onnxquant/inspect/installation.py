@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxquant import observers, passes, registry
+from onnxquant.clients import Client, Source, clients
 from onnxquant.errors import NativeLibraryError
 from onnxquant.formats import formats
 from onnxquant.native import library as native
@@ -91,6 +92,7 @@ class Installation:
         passes: passes by name
         calibration_methods: summaries of calibration methods by name
         recipes: summaries of recipes that come with the package, by name
+        clients: summaries of the programs that files can be made for, by name
         instruction_sets: instruction sets of the compiled library
     """
 
@@ -100,6 +102,7 @@ class Installation:
     passes: dict[str, PassInfo]
     calibration_methods: dict[str, str]
     recipes: dict[str, str]
+    clients: dict[str, str]
     instruction_sets: InstructionSets
 
 
@@ -120,8 +123,15 @@ def installation() -> Installation:
         passes={name: PassInfo(cls.summary, cls.needs_settings()) for name, cls in passes.registry().items()},
         calibration_methods={name: registry.summary(methods[name]) for name in observers.ranging()},
         recipes={name: _first_comment(path) for name, path in shipped().items()},
+        clients={name: _client(client) for name, client in clients().items()},
         instruction_sets=_instruction_sets(),
     )
+
+
+def _client(client: Client) -> str:
+    """The summary of a client, and the origin of what is known of it."""
+    known = "run" if client.source is Source.RUN else "by its documentation"
+    return f"{client.summary} ({known}, {client.version}, {client.date})"
 
 
 def _formats() -> list[FormatInfo]:

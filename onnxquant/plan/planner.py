@@ -10,6 +10,7 @@ from onnxquant.formats.base import Format
 from onnxquant.formats.integers import Integers
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import MIN_ELEMENTS, Site, SkippedConstant, too_small
+from onnxquant.plan.clients import refusal_of_clients
 from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision, Plan, WeightFacts
 from onnxquant.plan.eight_bits import is_for_products, with_eight_bits
 from onnxquant.recipe.rules import Recipe, Rule, names_of
@@ -137,11 +138,23 @@ def decide(site: Site, form: Format, rule: Rule, opset: int) -> Decision:
     if unfit := form.unfit(site.rows, site.cols):
         return _keep(site, f"{form.name}: {unfit}")
     folded = is_decoded_at_load(site, rule)
+    decision = _decide_placed(site, form, rule, opset, folded=folded)
+    if isinstance(decision, KeepDecision) and rule.clients and not folded:
+        # Where a client has no kernel for the codes, or a slow one, it may still decode them when it loads the file.
+        decoded = _decide_placed(site, form, rule, opset, folded=True)
+        return decoded if isinstance(decoded, EncodeDecision) else decision
+    return decision
+
+
+def _decide_placed(site: Site, form: Format, rule: Rule, opset: int, *, folded: bool) -> Decision:
+    """The decision for a site whose weight is decoded where ``folded`` says: when a session is created, or in its product."""
     lowered_site, lowered_form = (site.folded(), form.for_decoding_at_load()) if folded else (site, form)
     refusals: list[str] = []
     for name in [rule.target] if rule.target != AUTO else automatic(lowered_form, folded=folded):
         target = target_named(name)
         refusal = target.check(lowered_site, lowered_form, opset)
+        if refusal is None:
+            refusal = refusal_of_clients(lowered_site, lowered_form, target, opset, rule.clients)
         if refusal is None:
             nbytes, copies = _stored_bytes(target, lowered_site, lowered_form, opset)
             if nbytes <= WORTHWHILE * site.nbytes:

@@ -173,7 +173,10 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
     """Options of a class by name; the parameters of formats take the place of its field ``parameters``."""
     own, options = declared(cls), dict[str, Option]()
     for spec in fields(cls):
-        options |= format_options() if spec.name == "parameters" else {spec.name: own[spec.name]}
+        if spec.name == "parameters":
+            options |= format_options()
+        elif spec.name in own:
+            options[spec.name] = own[spec.name]
     return options
 
 

@@ -17,6 +17,7 @@ from onnxquant.recipe.values import (
     Goal,
     SearchCost,
     calibration_methods,
+    client_names,
     format_names,
 )
 from onnxquant.targets import AUTO, Activations
@@ -137,6 +138,12 @@ class OptionFields(RuleOptions):
         SearchCost.SIZE.value,
         "What a search under --min-sqnr or --metric makes small: the size of the file, or the latency of its "
         "products, measured on this machine.", Scope.SEARCH, choices=tuple(SearchCost),
+    )  # fmt: skip
+    clients: tuple[str, ...] = option(
+        (), "Program that is to run the file: onnxruntime-1.20, onnxruntime-web, transformers.js, openvino ... "
+        "(`onnxquant list clients`). Nothing is written that it does not run. May be given several times: the file then "
+        "suits all. [default: onnxruntime 1.23 and newer]", Scope.FILE, flag="--for", metavar="CLIENT",
+        completion=client_names,
     )  # fmt: skip
     external_data: str = option(
         ExternalData.AUTO.value,

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from onnxquant.clients import client_named
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.recipe import combinations, schema
 from onnxquant.recipe.declaration import Scope, declared, format_options, options_of
@@ -167,7 +168,8 @@ class Options(OptionFields):
         last = {**self._changed({Scope.RULE}), **self.parameters}
         if self.activations == Activations.STATIC:  # one solver for all weights, so no rule names it
             last.pop("solver", None)
-        return Recipe.from_dict({**drop_overridden_aliases(entries or {}, last), **last})
+        recipe = Recipe.from_dict({**drop_overridden_aliases(entries or {}, last), **last})
+        return recipe.for_clients([client_named(name) for name in self.clients])
 
 
 @cache

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from onnxquant.clients import Client
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
@@ -77,6 +78,8 @@ class Rule(RuleOptions):
     float_activations: bool = key(
         False, "With integer activations: what reads the weights computes in float; they are stored as the rule says."
     )
+    clients: tuple[Client, ...] = ()
+    """Clients that the file is for: an option of the whole file, which every rule keeps."""
 
     def __post_init__(self) -> None:
         """Check values and their combinations.
@@ -182,6 +185,15 @@ class Recipe:
     def last_format(self) -> Format:
         """Format of the weights that no other rule matches."""
         return self.rules[-1].make_format()
+
+    @property
+    def clients(self) -> tuple[Client, ...]:
+        """Clients that the file is for."""
+        return self.rules[-1].clients
+
+    def for_clients(self, clients: Sequence[Client]) -> Self:
+        """The recipe for a file that some clients are to run."""
+        return replace(self, rules=tuple(replace(rule, clients=tuple(clients)) for rule in self.rules))
 
     def output_name(self, model: Path) -> str:
         """Name of the file that a model becomes: ``<name>.<format>.onnx``."""

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from onnxquant import formats, observers, solvers, targets
+from onnxquant import clients, formats, observers, solvers, targets
 from onnxquant.errors import RecipeError
 from onnxquant.targets import AUTO
 
@@ -82,6 +82,11 @@ def seconds_of(text: str) -> float:
 def format_names() -> list[str]:
     """Names of all formats."""
     return list(formats.registry())
+
+
+def client_names() -> list[str]:
+    """Names of all clients."""
+    return list(clients.clients())
 
 
 def target_names() -> list[str]:

@@ -146,6 +146,55 @@ def test_attributes_of_a_call_reach_the_body_of_a_function() -> None:
     assert [a.support for a in answers.values()] == [Support.NO, Support.YES, Support.NO]
 
 
+MODEL = Path(__file__).parents[2] / "models" / "default.onnx"
+FOR = ["onnxruntime-1.18", "onnxruntime-1.20", "onnxruntime-1.23", "transformers.js", "openvino", "onnxruntime-web"]
+WAYS = [{}, {"bits": 4}, {"bits": 2}, {"activations": "dynamic"}]
+
+
+@pytest.mark.parametrize("client", FOR)
+def test_files_for_a_client_run_there(client: str, tmp_path: Path) -> None:
+    """Each was loaded and run by the client itself once; here by what is known of it, and by this onnxruntime."""
+    for number, way in enumerate(WAYS):
+        path = tmp_path / f"{number}.onnx"
+        report = onnxquant.quantize(MODEL, path, clients=[client], proof=False, **way)
+        assert check(onnx.load(path), [client_named(client)])[client].support is Support.YES
+        assert report.ratio and report.ratio > 3
+        image = np.zeros((1, 1, 28, 28), np.float32)
+        ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"image": image})
+
+
+def test_a_file_for_several_clients_suits_all(tmp_path: Path) -> None:
+    path = tmp_path / "out.onnx"
+    result = run("quantize", MODEL, "-o", path, "--for", "openvino", "--for", "onnxruntime-1.20", "--bits", "4", "--no-proof")
+    assert result.exit_code == 0, result.output
+    answers = check(onnx.load(path), [client_named("openvino"), client_named("onnxruntime-1.20")])
+    assert {a.support for a in answers.values()} == {Support.YES}
+    assert check(onnx.load(path), [client_named("onnxruntime-1.18")])["onnxruntime-1.18"].support is not Support.YES
+
+
+def test_formats_that_no_client_runs_are_refused(tmp_path: Path) -> None:
+    result = run("quantize", MODEL, "-o", tmp_path / "out.onnx", "--for", "openvino", "--format", "q4_k", "--no-proof")
+    assert result.exit_code == 2 and "openvino: onnxquant::" in " ".join(result.output.split())
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_an_original_that_a_client_does_not_run_is_told_so(tmp_path: Path) -> None:
+    proto = graphs.matmul(k=256, n=64)
+    proto.opset_import[0].version = 23
+    path = tmp_path / "new.onnx"
+    onnx.save(proto, path)
+    result = run("quantize", path, "--for", "onnxruntime-1.20", "--no-proof")
+    assert result.exit_code == 2
+    assert "onnxruntime-1.20 does not run this model as it is: opset 23; it knows 21" in " ".join(result.output.split())
+    assert [p.name for p in tmp_path.iterdir()] == ["new.onnx"]
+
+
+def test_list_shows_clients() -> None:
+    output = run("list", "clients").output
+    assert "transformers.js" in output and "by its documentation" in output and "int4" not in output
+    assert list(json.loads(run("list", "clients", "--json").output)) == ["clients"]
+
+
 def test_clients_without_a_run_say_so() -> None:
     assert {c.source for c in clients().values()} == set(Source)
     assert all(c.version and c.date for c in clients().values())
