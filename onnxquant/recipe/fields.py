@@ -157,8 +157,9 @@ class OptionFields(RuleOptions):
         (), "Length of a named dimension of synthetic samples.", Scope.RUN, metavar="NAME=N", is_proof=True
     )
     preprocess: str | Mapping[str, Any] | None = option(
-        None, "How images, texts or sounds of --data become inputs: a preset (imagenet, yolo, clip, siglip, ocr, minus1to1), "
-        "or steps, or both: imagenet,size=384 (docs/feeds.md).", Scope.RUN, metavar="PRESET|FILE|KEY=VALUE,...",
+        None, "How images, texts or sounds of --data become inputs: a preset (imagenet, yolo, clip, siglip, ocr, "
+        "minus1to1, whisper, wav2vec2), or steps, or both: imagenet,size=384 (docs/feeds.md).", Scope.RUN,
+        metavar="PRESET|FILE|KEY=VALUE,...",
         is_path=_is_table, is_proof=True,
     )  # fmt: skip
     labels: str | None = option(

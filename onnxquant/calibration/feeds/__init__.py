@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxquant.calibration.feeds import arrays, images, python, tables, text
+from onnxquant.calibration.feeds import arrays, images, python, sound, tables, text
 from onnxquant.calibration.feeds.base import (
     Checked,
     Chosen,
@@ -119,6 +119,8 @@ def _source(
             return _folder(path, inputs, steps, facts)
         if path.suffix.lower() in images.endings():
             return images.images(path, [path], inputs, steps, facts)
+        if path.suffix.lower() in sound.ENDINGS:
+            return sound.sounds(path, [path], inputs, steps, facts)
         if path.suffix.lower() in text.ENDINGS:
             return text.lines(path, inputs, steps, facts)
         if path.suffix.lower() in tables.ENDINGS:
@@ -129,8 +131,8 @@ def _source(
             raise FeedError(f"{data}: preprocess is for folders of images and for texts; {expected(inputs)}")
         if path.suffix.lower() not in arrays.ENDINGS:
             raise FeedError(
-                f"{path}: expected a .npz file, a .npy file, a .txt file, a .csv or .jsonl table, an image, a folder of "
-                f"arrays or images, or module:function; {expected(inputs)}"
+                f"{path}: expected a .npz file, a .npy file, a .txt file, a .csv or .jsonl table, an image, a sound, a "
+                f"folder of arrays, images or sounds, or module:function; {expected(inputs)}"
             )
         return arrays.stacked(path, inputs)
     return python.from_python(data, "data", limit, python.Target(inputs, steps, facts))
@@ -143,7 +145,7 @@ def _files(path: Path, *, in_turn: bool) -> list[Path]:
         path: the folder.
         in_turn: take one file of each subfolder, then the next of each, so that a few show all classes.
     """
-    endings = (*arrays.ENDINGS, *images.endings())
+    endings = (*arrays.ENDINGS, *images.endings(), *sound.ENDINGS)
     files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
     if any(f.suffix.lower() in endings for f in files):
         return files
@@ -162,10 +164,12 @@ def _folder(path: Path, inputs: Sequence[Input], steps: Mapping[str, Any], facts
     files = _files(path, in_turn=batch_size(inputs) == 1)
     array_files = [f for f in files if f.suffix.lower() in arrays.ENDINGS]
     image_files = [f for f in files if f.suffix.lower() in images.endings()]
-    if array_files and image_files:
-        raise FeedError(
-            f"{path}: holds both arrays ({array_files[0].name}) and images ({image_files[0].name}); expected one kind"
-        )
+    sound_files = [f for f in files if f.suffix.lower() in sound.ENDINGS]
+    kinds = {"arrays": array_files, "images": image_files, "sounds": sound_files}
+    if len(several := [f"{kind} ({group[0].name})" for kind, group in kinds.items() if group]) > 1:
+        raise FeedError(f"{path}: holds both {' and '.join(several)}; expected one kind")
+    if sound_files:
+        return sound.sounds(path, sound_files, inputs, steps, facts)
     if image_files:
         return images.images(path, image_files, inputs, steps, facts)
     if not array_files:

@@ -18,8 +18,8 @@ from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, SampleOrigin, e
 from onnxquant.calibration.feeds.facts import ModelFacts
 from onnxquant.calibration.feeds.image_guess import RECORDED, ImageGuess, guess
 from onnxquant.calibration.feeds.image_steps import FIT, MODES, VALUES, ImageSteps, canonical, image_steps, numeric
-from onnxquant.calibration.feeds.labels import LABEL
-from onnxquant.calibration.feeds.presets import IMAGES, PRESETS
+from onnxquant.calibration.feeds.labels import LABEL, folder_labels
+from onnxquant.calibration.feeds.presets import IMAGES, PRESETS, names
 from onnxquant.calibration.feeds.resize import Size, resized
 from onnxquant.calibration.feeds.settings import number, numbers
 from onnxquant.errors import FeedError, nearest
@@ -104,7 +104,7 @@ class Images:
 
     def __init__(self, folder: Path, files: Sequence[Path], pixels: Pixels) -> None:
         self.files, self._pixels, self.origin = files, pixels, pixels.origin
-        self._folder_names = {f: f.relative_to(folder).parts[0] for f in files if f != folder and f.parent != folder}
+        self._folder_names = folder_labels(folder, files)
         self.classes: Sequence[str] = sorted(set(self._folder_names.values()))
 
     def __len__(self) -> int:
@@ -191,7 +191,8 @@ def _reason(guessed: ImageGuess | None, *, is_known: bool) -> str | None:
     if is_known:
         return None
     if guessed is None:
-        return f"ASSUMED, as nothing tells which values the model takes: give --preprocess {', '.join(PRESETS)} or steps"
+        known = ", ".join(names(IMAGES))
+        return f"ASSUMED, as nothing tells which values the model takes: give --preprocess {known} or steps"
     preset = f" (--preprocess {guessed.preset})" if guessed.preset else ""
     return f"guessed{preset}: {guessed.reason}; --preprocess overrides it"
 

@@ -25,6 +25,11 @@ def is_label_name(name: object) -> bool:
     return isinstance(name, str) and name.lower() in NAMES
 
 
+def folder_labels(folder: Path, files: Sequence[Path]) -> dict[Path, str]:
+    """The name of its first folder below the common one, of each file that lies in one."""
+    return {f: f.relative_to(folder).parts[0] for f in files if f != folder and f.parent != folder}
+
+
 def labels_in(values: object) -> list[Label] | None:
     """The labels of a sample, or of each sample of a batch; None where the values are no classes.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxquant.calibration.feeds.base import SampleOrigin
+from onnxquant.calibration.feeds.presets import SOUND
 from onnxquant.calibration.feeds.settings import numbers
 from onnxquant.json_data import JsonValue
 
@@ -21,6 +22,8 @@ def preparation(origin: SampleOrigin) -> str | None:
     """
     if origin.kind == "images" and origin.preprocess:
         return f"{pixels(origin.preprocess)}{_reason(origin)}"
+    if origin.kind == SOUND and origin.preprocess:
+        return f"{_sound(origin.preprocess)}{_reason(origin)}"
     if origin.tokenizer:
         return f"tokens of {origin.tokenizer}{_reason(origin)}"
     return None
@@ -30,6 +33,12 @@ def _reason(origin: SampleOrigin) -> str:
     if origin.reason is None:
         return ""
     return f"; {origin.reason}"
+
+
+def _sound(steps: Mapping[str, JsonValue]) -> str:
+    length = f", {steps['length']} samples" if "length" in steps else ""
+    normal = ", mean 0 and variance 1" if steps.get("normalize") else ""
+    return f"{steps.get('features')} of mono at {steps.get('rate')} Hz{length}{normal}"
 
 
 def pixels(steps: Mapping[str, JsonValue]) -> str:

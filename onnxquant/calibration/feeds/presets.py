@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxquant.errors import FeedError, nearest
 
-IMAGES, AUDIO = "images", "sound"
+IMAGES, SOUND = "images", "sound"
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,13 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "minus1to1": Preset(
         "classifiers of TensorFlow: values from -1 to 1", {"resize": "crop", "scale": 1 / 255, **_HALF}, 224
+    ),
+    "whisper": Preset(
+        "speech models of Whisper: log-mel spectrograms of 30 seconds", {"features": "log-mel", "rate": 16000}, kind=SOUND
+    ),
+    "wav2vec2": Preset(
+        "speech models of wav2vec2: waveforms of mean 0 and variance 1",
+        {"features": "wave", "rate": 16000, "normalize": True}, kind=SOUND,
     ),
 }  # fmt: skip
 

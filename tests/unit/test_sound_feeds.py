@@ -1,0 +1,137 @@
+"""Feeds from sounds, against sines whose samples are known and a spectrogram of another implementation."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.io import wavfile
+from scipy.signal import stft
+
+from onnxquant.calibration.feeds import Input, ModelFacts, open_feeds
+from onnxquant.calibration.feeds.mel import filters, log_mel
+from onnxquant.calibration.feeds.prepared import preparation
+from onnxquant.errors import FeedError
+
+WAVE = Input("input", "tensor(float)", ("batch", "samples"))
+
+
+def sine(path: Path, seconds: float = 0.5, rate: int = 16000, hertz: float = 440.0, channels: int = 1) -> NDArray[Any]:
+    wave = 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    both = np.stack([wave, np.zeros_like(wave)], 1) if channels == 2 else wave
+    wavfile.write(path, rate, np.rint(both * 32767).astype(np.int16))
+    return wave
+
+
+def fed(data: Path, spec: Input, preprocess: Any = None, **more: Any) -> NDArray[Any]:
+    return next(iter(open_feeds(data, [spec], preprocess=preprocess, **more)))[spec.name]
+
+
+def test_waveforms_are_mono_from_minus_one_to_one(tmp_path: Path) -> None:
+    wave = sine(tmp_path / "a.wav")
+    got = fed(tmp_path / "a.wav", WAVE)
+    assert got.shape == (1, 8000) and got.dtype == np.float32 and np.abs(got[0] - wave).max() < 1e-4
+    sine(tmp_path / "b.wav", channels=2)
+    assert np.abs(fed(tmp_path / "b.wav", WAVE)[0] - wave / 2).max() < 1e-4
+    said = preparation(open_feeds(tmp_path / "a.wav", [WAVE]).origin)
+    assert said == "wave of mono at 16000 Hz; ASSUMED rate of 16000: give --preprocess rate=N where it is another"
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100])
+def test_waveforms_are_resampled(rate: int, tmp_path: Path) -> None:
+    sine(tmp_path / "a.wav", rate=rate)
+    got = fed(tmp_path / "a.wav", WAVE, "rate=16000")[0]
+    wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(got)) / 16000)
+    assert abs(len(got) - 8000) <= 1 and np.abs(got - wave)[400:-400].max() < 0.01
+
+
+def test_fixed_lengths_take_the_middle_or_are_filled(tmp_path: Path) -> None:
+    wave = sine(tmp_path / "a.wav")
+    middle = fed(tmp_path / "a.wav", Input("x", "tensor(float)", (1, 512)))[0]
+    assert np.abs(middle - wave[3744 : 3744 + 512]).max() < 1e-4
+    longer = fed(tmp_path / "a.wav", Input("x", "tensor(float)", (1, 1, 9000)))[0, 0]
+    assert np.abs(longer[:8000] - wave).max() < 1e-4 and not longer[8000:].any()
+    normal = fed(tmp_path / "a.wav", WAVE, "wav2vec2")
+    assert abs(normal.mean()) < 1e-5 and abs(normal.var() - 1) < 1e-4
+
+
+def test_inputs_beside_a_sound_are_made(tmp_path: Path) -> None:
+    sine(tmp_path / "a.wav")
+    inputs = [WAVE, Input("state", "tensor(float)", (2, "batch", 128)), Input("sr", "tensor(int64)", ())]
+    feeds = open_feeds(tmp_path / "a.wav", inputs)
+    (feed,) = feeds
+    assert feed["sr"] == 16000 and feed["state"].shape == (2, 1, 128) and not feed["state"].any()
+    assert "state, sr: rate, length, mask or zeros" in (feeds.origin.assumed or ())
+
+
+def spectrogram(wave: NDArray[Any], bands: int) -> NDArray[Any]:
+    """Whisper's, on scipy's Fourier transform and a loop over triangles."""
+    _, _, transform = stft(wave, 16000, "hann", 400, 240, padded=False, boundary="even")
+    power = np.abs(transform * 200)[:, :-1] ** 2  # scipy divides by the sum of the window
+
+    def hertz(mel: float) -> float:
+        return mel * 200 / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)
+
+    edges = [hertz(m) for m in np.linspace(0, 15 + 27 * np.log(8) / np.log(6.4), bands + 2)]
+    rows = np.zeros((bands, power.shape[1]))
+    for band in range(bands):
+        low, centre, high = edges[band : band + 3]
+        for k in range(201):
+            f = 40.0 * k
+            part = min((f - low) / (centre - low), (high - f) / (high - centre))
+            rows[band] += max(0.0, part) * 2 / (high - low) * power[k]
+    levels = np.log10(np.maximum(rows, 1e-10))
+    return (np.maximum(levels, levels.max() - 8) + 4) / 4
+
+
+def test_log_mel_is_whispers(tmp_path: Path) -> None:
+    wave = np.random.default_rng(0).normal(0, 0.1, 16000)
+    for bands in (80, 128):
+        got = log_mel(wave, 16000, bands)
+        assert got.shape == (bands, 100)
+        assert np.abs(got - spectrogram(wave, bands))[:, 2:-2].max() < 1e-9  # scipy repeats the edge, Whisper does not
+    librosa = [[0, 0.02486259, 0], [0, 0.00199082, 0.02287177]]  # the first of those that Whisper ships
+    assert np.allclose(filters(16000, 80)[:2, :3], librosa, atol=1e-7)
+
+
+def test_log_mel_is_that_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    wave = np.random.default_rng(0).normal(0, 0.1, 480000).astype(np.float32)
+    oracle = transformers.WhisperFeatureExtractor()(wave, sampling_rate=16000, return_tensors="np")["input_features"][0]
+    assert np.abs(log_mel(wave.astype(np.float64), 16000, 80) - oracle).max() < 1e-3
+
+
+def test_inputs_of_bands_take_spectrograms(tmp_path: Path) -> None:
+    sine(tmp_path / "a.wav")
+    spec = Input("input_features", "tensor(float)", ("batch", 80, 3000))
+    feeds = open_feeds(tmp_path / "a.wav", [spec])
+    (feed,) = feeds
+    assert feed["input_features"].shape == (1, 80, 3000)
+    assert "guessed (--preprocess whisper): 80 bands are Whisper's" in (preparation(feeds.origin) or "")
+    named = fed(tmp_path / "a.wav", spec, "whisper", facts=ModelFacts())
+    assert np.array_equal(named, feed["input_features"])
+
+
+def test_folders_of_sounds_have_labels_and_bad_ones_are_refused(tmp_path: Path) -> None:
+    for name in ("yes", "no"):
+        sine(tmp_path / "words" / name / "0.wav")
+    feeds = open_feeds(tmp_path / "words", [WAVE])
+    assert [label for _, label in feeds.labelled()] == [["no"], ["yes"]] and feeds.classes == ["no", "yes"]
+    (tmp_path / "words" / "no" / "0.wav").write_bytes(b"RIFF")
+    with pytest.raises(FeedError, match=r"0\.wav: cannot be read as a sound"):
+        open_feeds(tmp_path / "words", [WAVE])
+    with pytest.raises(FeedError, match="no input is a sound"):
+        open_feeds(tmp_path / "words", [Input("ids", "tensor(int64)", ("n",))])
+
+
+def test_other_sounds_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.flac").write_bytes(b"fLaC")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "soundfile" else find(name))
+    with pytest.raises(FeedError, match=r"needs soundfile: pip install 'onnxquant\[sound\]'"):
+        open_feeds(tmp_path / "a.flac", [WAVE])
