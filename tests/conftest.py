@@ -47,6 +47,7 @@ def _brief_proofs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(compare, "footprint", lambda path: Footprint(1.0, 1.0, 1.0))
     if "latency" not in request.keywords:
         monkeypatch.setattr(latency, "_MOST", 5)
+        monkeypatch.setattr(latency, "_MOST_CALLS", 1)
 
 
 @pytest.fixture
