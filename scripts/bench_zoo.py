@@ -114,6 +114,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of processor time to measure the speed of one row")
     parser.add_argument("--part", default="0/1", help="I/N: every Nth model from the Ith on, to share the work")
     parser.add_argument("--again", metavar="REGEX", help="run rows once more that have such a flag ('.': any)")
+    parser.add_argument("--best", action="store_true", help="print the best file of each model as Markdown, and stop")
     parser.add_argument("--table", action="store_true", help="print the table of the rows that are there, and stop")
     return parser.parse_args()
 
@@ -121,7 +122,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Command line; the exit code."""
     arguments = _arguments()
-    if not arguments.table:
+    if not (arguments.table or arguments.best):
         git = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=sources.ROOT, check=False
         )
@@ -134,7 +135,8 @@ def main() -> int:
         chosen = [s for s in chosen if not arguments.names or any(re.search(n, s.name) for n in arguments.names)]
         part, parts = map(int, arguments.part.split("/"))
         _run(chosen[part::parts], arguments)
-    print(league.table(list(rows.read(arguments.out).values())), end="")
+    table = league.best_table if arguments.best else league.table
+    print(table(list(rows.read(arguments.out).values())), end="")
     return 0
 
 

@@ -117,3 +117,13 @@ def test_a_process_that_does_not_end_is_ended(zoo, tmp_path):
             pass
 
     assert zoo.processes.run(work, tmp_path / "log", 1).late
+
+
+def test_the_best_file_is_the_fastest_that_keeps_enough_and_the_smallest_of_equals(zoo):
+    rows = [
+        row(zoo, "static", speed=(2.0, 1.9, 2.1), sqnr_db=12.0),
+        row(zoo, "dynamic", speed=(1.50, 1.4, 1.6), size=25_000, peer={"speed": (1.2, 1.1, 1.3)}),
+        row(zoo, "bits4", speed=(1.52, 1.4, 1.6), size=50_000),
+    ]
+    line = zoo.league.best_table(rows).splitlines()[-1]
+    assert line == "| net | 100 | dynamic | 4.00x | 1.50x | 30.0 | PASSED | dynamic | 3.33x | 1.20x | 30.0 |"
