@@ -12,11 +12,13 @@ from functools import partial
 from onnxquant.activations.calibrated import MAGNITUDES, largest_magnitudes
 from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import smoothed_copies
+from onnxquant.activations.pair_room import with_room_for_pairs
 from onnxquant.activations.plan import ActivationPlan, DynamicActivations
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.activations.weights import dynamic_sites
 from onnxquant.calibration.collect import collect
+from onnxquant.calibration.feeds import Feeds
 from onnxquant.graph.io import Document
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import Site, find_sites
@@ -54,7 +56,9 @@ def plan_dynamic(context: Context) -> ActivationPlan:
             smoothed = budget.attempt(change, partial(runner.score, candidate, budget.progress))
             if smoothed is not None and smoothed.criterion > score:
                 best, score = candidate, smoothed.criterion
-    return _without_slow_products(best, runner, budget) if runner.seconds >= LEAST_SECONDS else best
+    if runner.seconds >= LEAST_SECONDS:
+        best = _without_slow_products(best, runner, budget)
+    return _with_room_for_pairs(best, rules, runner, split.calibrating)
 
 
 def _planned(document: Document, rules: Recipe) -> ActivationPlan:
@@ -64,6 +68,13 @@ def _planned(document: Document, rules: Recipe) -> ActivationPlan:
 
 def _multiplied(plan: ActivationPlan) -> list[Site]:
     return [site for site in find_sites(plan.document)[0] if site.name in plan.sites.multiplied]
+
+
+def _with_room_for_pairs(best: ActivationPlan, rules: Recipe, runner: CandidateRunner, more: Feeds) -> ActivationPlan:
+    """A plan that loses little on CPUs without VNNI: ranges differ from call to call, so no sum may be cut off at all."""
+    pairs = runner.saturating(best, more)
+    possible = {name: sums.possible for name, sums in pairs.items()}
+    return replace(best, solved=with_room_for_pairs(best.document, possible, rules, best.solved)) if pairs else best
 
 
 def _without_slow_products(best: ActivationPlan, runner: CandidateRunner, budget: TimeBudget) -> ActivationPlan:

@@ -599,3 +599,19 @@ def test_sums_of_two_products_fit_into_16_bits(solver: str, tmp_path: Path) -> N
     losses = report.proof.activations.saturation
     assert len(losses) == 2 and all(loss.sqnr_db > SATURATED_DB for loss in losses.values())
     assert report.proof.outputs["float vs deployed"]["y"].sqnr_db > 30
+
+
+def test_sums_of_two_products_with_dynamic_activations_fit_into_16_bits(tmp_path: Path) -> None:
+    proto = graphs.model(
+        [node("MatMul", ["x", "w"], ["y"])],
+        {"x": ("float32", ["batch", 64])},
+        {"y": "float32"},
+        {"w": np.abs(weight(64, 64)) + 0.5},
+    )
+    samples = [{"x": graphs.rng(i).uniform(0, 1, (4, 64)).astype(np.float32)} for i in range(4)]
+    model, output = graphs.save(proto, tmp_path / "model.onnx"), tmp_path / "out.onnx"
+    report = onnxquant.quantize(model, output, activations="dynamic", data=samples)
+    assert report.proof
+    (loss,) = report.proof.activations.saturation.values()
+    assert loss.sqnr_db > SATURATED_DB
+    assert report.proof.outputs["float vs deployed"]["y"].sqnr_db > 35
