@@ -137,7 +137,8 @@ def _standard_need(node: onnx.NodeProto, position: int, shape: tuple[int, ...]) 
         # [in, out / groups, ...]: with one group the output channels are a clean axis.
         perm = (1, 0, *same[2:]) if attribute(node, "group", 1) == 1 else same
         return Need("conv_transpose", UseKind.DENSE, View(shape, perm))
-    if op == "Gather" and position == 0 and rank == 2 and attribute(node, "axis", 0) == 0:
+    is_table = rank == 2 or shape[0] > 1  # of more axes, the experts of a layer: [experts, inputs, outputs]
+    if op == "Gather" and position == 0 and is_table and attribute(node, "axis", 0) == 0:
         return Need("gather", UseKind.LOOKUP, View(shape, same))
     if op in _RECURRENT and position in (1, 2):
         return Need("recurrent", UseKind.DENSE, View(shape, same, 2))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from onnxquant.graph.io import Document
 from onnxquant.passes import pass_named
 from onnxquant.passes.base import Pass
+from onnxquant.passes.prepare.attention import SplitAttention
 from onnxquant.passes.prepare.carried_constants import ReadCarriedConstants
 from onnxquant.passes.prepare.functions import InlineFunctions
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
@@ -33,6 +34,7 @@ PREPARE: tuple[Pass, ...] = (
     FoldWeights(),
     ShareConstants(),
     ShareTransposes(),
+    SplitAttention(),
     DropLeadingAxes(),
     DropUnread(),
 )

@@ -24,7 +24,7 @@ from onnxquant.targets.dense import read_decoded
 from onnxquant.targets.layouts.base import Layout
 from onnxquant.targets.layouts.tiles import TilesLayout
 from onnxquant.targets.node_builder import F16, F32, GraphNodes
-from onnxquant.targets.products import constant_bias, lower_product
+from onnxquant.targets.products import constant_bias, lower_lookup, lower_product
 
 
 class Custom(Target):
@@ -84,9 +84,7 @@ class Custom(Target):
             else:
                 lower_product(editor, site, use, weight.product)
         for use in site.served(UseKind.LOOKUP):
-            lookup = GraphNodes(editor, site)
-            weight.lookup(lookup, use.node.input[1], use.node.output[0])
-            editor.replace(use, lookup.nodes)
+            lower_lookup(editor, site, use, weight.lookup)
         lowered = Lowered({layout.name: names}, weight.results)
         if dense := site.served(UseKind.DENSE):
             first = GraphNodes(editor, site)
@@ -127,7 +125,9 @@ class _CustomOps:
         """Add X @ W.T, plus a bias."""
         self.results.append(Result(UseKind.PRODUCT, x, output, bias))
         inputs = [x, *self.planes, *([bias] if bias else [])]
-        nodes.op(bodies.custom_op_name(bodies.MATMUL, self.layout.form, bias=bool(bias)), *inputs, **self._attributes(output))
+        nodes.op(
+            bodies.custom_op_name(bodies.MATMUL, self.layout.form, bias=bool(bias)), *inputs, **self._attributes(output)
+        )
 
     def lookup(self, nodes: GraphNodes, indices: str, output: str) -> None:
         """Add the rows of W."""

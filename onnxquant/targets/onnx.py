@@ -25,7 +25,7 @@ from onnxquant.targets.layouts.columns import ColumnsLayout
 from onnxquant.targets.layouts.dense import DenseLayout
 from onnxquant.targets.layouts.table import TableLayout
 from onnxquant.targets.node_builder import F16, F32, GraphNodes
-from onnxquant.targets.products import lower_product
+from onnxquant.targets.products import lower_lookup, lower_product
 
 # The opsets in which DequantizeLinear got an axis, float16 scales and blocks.
 AXIS_OPSET, HALF_OPSET, BLOCKED_OPSET = 13, 19, 21
@@ -69,7 +69,9 @@ class Onnx(Target):
             return Refusal(f"no standard operator holds {form.name}", "target custom does")
         needed = self.needs_opset(site, form)
         if opset > LAST_DEQUANTIZE_OPSET and needed and not isinstance(form, Floats):
-            return Refusal(f"onnxruntime has no DequantizeLinear of opset {opset} yet", "targets ort and custom take any")
+            return Refusal(
+                f"onnxruntime has no DequantizeLinear of opset {opset} yet", "targets ort and custom take any"
+            )
         if opset < needed and isinstance(form, Floats):
             return Refusal(f"Cast takes {form.dtype.name} from opset {needed} on, the model has {opset}")
         if opset < needed:
@@ -147,12 +149,13 @@ def _lower_lookups(editor: ModelEditor, site: Site, layout: TableLayout, encoded
     """Gather the rows' codes and scales, then decode: the table itself is never decoded."""
     names = add_planes(editor, site, layout, encoded)
     lowered = Lowered({layout.name: names})
-    for use in site.served(UseKind.LOOKUP):
-        indices, output = use.node.input[1], use.node.output[0]
+
+    def lookup(nodes: GraphNodes, indices: str, output: str) -> None:
         lowered.results.append(Result(UseKind.LOOKUP, indices, output))
-        lookup = _Lookup(GraphNodes(editor, site), layout, names, indices)
-        lookup.add_nodes(output)
-        editor.replace(use, lookup.nodes.nodes)
+        _Lookup(nodes, layout, names, indices).add_nodes(output)
+
+    for use in site.served(UseKind.LOOKUP):
+        lower_lookup(editor, site, use, lookup)
     return lowered
 
 

@@ -24,7 +24,7 @@ from onnxquant.targets.layouts.base import Layout
 from onnxquant.targets.layouts.dense import DenseLayout
 from onnxquant.targets.layouts.rows import RowsLayout
 from onnxquant.targets.node_builder import F16, F32, GraphNodes
-from onnxquant.targets.products import lower_product
+from onnxquant.targets.products import lower_lookup, lower_product
 
 # Activations of 8 bits with one scale per block: the fast path of MLAS for every code width.
 ACCURACY_LEVEL = 4
@@ -65,9 +65,7 @@ class Ort(Target):
         for use in site.served(UseKind.PRODUCT):
             lower_product(editor, site, use, weight.product)
         for use in site.served(UseKind.LOOKUP):
-            nodes = GraphNodes(editor, site)
-            weight.lookup(nodes, use.node.input[1], use.node.output[0])
-            editor.replace(use, nodes.nodes)
+            lower_lookup(editor, site, use, weight.lookup)
         lowered = Lowered({layout.name: names}, weight.results)
         if dense := site.served(UseKind.DENSE):
             lowered.add(lower_dense(editor, site, DenseLayout(form, site.view, editor.opset), encoded, dense))

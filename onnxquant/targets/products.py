@@ -1,4 +1,4 @@
-"""MatMul and Gemm around a product: transposes, alpha, beta and C stay nodes of their own."""
+"""Operators around a product or lookup: alpha, beta and C of a Gemm, and further axes of a table, are nodes of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxquant.graph.sites import Site, Use
 from onnxquant.targets.node_builder import GraphNodes
 
 Product = Callable[[GraphNodes, str, str], None]
-"""Adds the nodes that compute a product: product(nodes, x, output)."""
+"""Adds the nodes that compute a product, or look rows up: product(nodes, x, output)."""
 
 
 def lower_product(editor: ModelEditor, site: Site, use: Use, product: Product) -> None:
@@ -24,6 +24,20 @@ def lower_product(editor: ModelEditor, site: Site, use: Use, product: Product) -
     product(nodes, x, editor.name(f"{output}/product") if tail else output)
     for i, (op, operand) in enumerate(tail):
         nodes.op(op, nodes.nodes[-1].output[0], operand, output=output if i == len(tail) - 1 else "")
+    editor.replace(use, nodes.nodes)
+
+
+def lower_lookup(editor: ModelEditor, site: Site, use: Use, lookup: Product) -> None:
+    """Replace a Gather by a lookup, whose rows get the axes that the table has behind the first one."""
+    nodes = GraphNodes(editor, site)
+    indices, output = use.node.input[1], use.node.output[0]
+    if len(site.shape) == 2:
+        lookup(nodes, indices, output)
+    else:
+        rows = editor.name(f"{output}/rows")
+        lookup(nodes, indices, rows)
+        shape = nodes.op("Concat", nodes.op("Shape", indices), nodes.ints(*site.shape[1:]), axis=0)
+        nodes.op("Reshape", rows, shape, output=output)
     editor.replace(use, nodes.nodes)
 
 

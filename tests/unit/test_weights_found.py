@@ -101,6 +101,24 @@ def test_a_weight_that_products_read_in_two_orders_is_multiplied_on_integers(tmp
     assert [(s.decision.target, s.decision.nbytes) for s in report.encoded] == [("qdq", 64 * 64 + 5)]
 
 
+@pytest.mark.parametrize(
+    ("target", "form"), [("ort", "int8"), ("ort", "int4"), ("onnx", "int8"), ("custom", "q8_0"), ("custom", "int3")]
+)
+@pytest.mark.parametrize(("shape", "indices"), [((16, 40, 24), ()), ((17, 2, 40, 20), (2, 2))], ids=str)
+def test_only_the_experts_that_are_chosen_are_decoded(
+    tmp_path: Path, target: str, form: str, shape: tuple[int, ...], indices: tuple[int, ...]
+) -> None:
+    nodes = [node("Gather", ["w", "expert"], ["e"]), node("MatMul", ["x", "e"], ["y"])]
+    inputs = {"x": ("float32", ["b", 40]), "expert": ("int64", indices)}
+    proto, out = model(nodes, inputs, {"y": "float32"}, {"w": weight(*shape)}), tmp_path / "out.onnx"
+    feed = {"x": weight(3, 40, seed=5), "expert": rng().integers(0, 16, indices)}
+    report = onnxquant.quantize(proto, out, data=[feed], format=form, target=target, threads=1)
+    assert not report.problems and not report.encoded[0].decision.folded
+    onnxquant.dequantize(out, tmp_path / "float.onnx")
+    (decoded,) = onnxquant.load(tmp_path / "float.onnx").run(None, feed)
+    np.testing.assert_allclose(onnxquant.load(out).run(None, feed)[0], decoded, atol=1e-5)
+
+
 def test_nested_graphs_read_a_weight_behind_identity_nodes_and_outputs_keep_theirs() -> None:
     def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
         return onnx.helper.make_graph(list(nodes), name, [], [onnx.ValueInfoProto(name=nodes[-1].output[0])])
