@@ -41,7 +41,7 @@ class Samples:
         self._remarks: list[str] = []
         self._is_last = True
         self._preparation: feeds_.Preparation | None = None
-        self._proven = options.samples
+        self._proven, self._is_asked_for_split = options.samples, False
 
     def for_calibration(self, model: Document) -> feeds_.Split:
         """The samples that statistics and searches run on, and those of other sources that judge them.
@@ -52,6 +52,7 @@ class Samples:
         Raises:
             FeedError: they do not fit the model.
         """
+        self._is_asked_for_split = True
         if self._split is None:
             judged, calibrated = self._options.samples, self._options.calibration_samples
             with runtime.session_of(model, threads=self._options.threads) as session:
@@ -72,7 +73,7 @@ class Samples:
     @property
     def opened_split(self) -> feeds_.Split | None:
         """The split of ``for_calibration``; None where no step has asked for it."""
-        return self._split
+        return self._split if self._is_asked_for_split else None
 
     def again(self) -> Samples:
         """The same samples, divided alike, for one of several runs, which does not tell accuracies."""

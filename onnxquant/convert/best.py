@@ -18,12 +18,13 @@ from onnxquant.calibration.samples import Samples
 from onnxquant.convert.prospect import prospect
 from onnxquant.convert.quantize import output_path
 from onnxquant.convert.quantize import quantize as quantize_one_way
-from onnxquant.convert.race import Race, Wish
+from onnxquant.convert.race import Candidate, Race, Wish, effective
 from onnxquant.convert.ways import ways
 from onnxquant.convert.work import Work, work_of
 from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
+from onnxquant.recipe.declaration import Scope, declared
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.naming import names_the_way
 from onnxquant.recipe.options import Options
@@ -104,13 +105,39 @@ def quantize(
         wish = Wish(source, entries, keywords, samples, progress)
         race = Race(wish, settings, reference, Path(name), place.name)
         best = race.best(ways(original, _work(reference, settings), race.goal))
-        progress("proof", 0.0)
-        _publish(best.report, place, force=settings.force)
-        best.report.prove(compare(reference, place, settings, progress))
         if settings.save_recipe is not None:
-            with atomically(Path(settings.save_recipe)) as stream:
-                stream.write(best.recipe.read_bytes())
-    return provenance.finish(best.report)
+            report = _made_by_recipe(wish, settings, reference, best, place)
+        else:
+            progress("proof", 0.0)
+            report = best.report
+            _publish(report, place, force=settings.force)
+            report.prove(compare(reference, place, settings, progress))
+    return provenance.finish(report)
+
+
+def _made_by_recipe(wish: Wish, settings: Options, reference: Reference, best: Candidate, place: Path) -> Report:
+    """The report on the best file, made once more by its recipe: whoever quantizes by that gets the same bytes.
+
+    Args:
+        wish: arguments of the user.
+        settings: options of the run.
+        reference: the original.
+        best: the best file.
+        place: the output.
+    """
+    known = declared(Options)
+    own = {n: value for n, value in effective(wish.keywords, best.way).items() if known[n].declared.scope is Scope.RUN}
+    bounds = {name: getattr(settings, name) for name in ("min_sqnr", "max_mse", "metric")}
+    options: dict[str, Any] = {**own, **bounds, "max_drop": settings.max_drop if settings.metric is not None else None}
+    options |= {"samples": settings.samples, "save_recipe": None, "report": (), "goal": None}
+    report = quantize_one_way(
+        wish.source, place, recipe=best.recipe, data=wish.samples.again(), progress=wish.progress, reference=reference,
+        **options,
+    )  # fmt: skip
+    report.choice = best.report.choice
+    with atomically(Path(settings.save_recipe or "")) as stream:
+        stream.write(best.recipe.read_bytes())
+    return report
 
 
 def _bounded(settings: Options, original: Document, samples: Samples) -> Options:

@@ -50,13 +50,15 @@ def entries_of(plan: Plan, sites: Sequence[Site], rules: Recipe, settings: Optio
         match = first_matching_rule(by_name[decision.name], rules)
         if match is None:
             raise RecipeError(f"weight {decision.name!r}: no rule of its plan matches it")
-        group = _group(match[1], decision)
+        group = _group(match[1], decision, settings)
         if group not in groups:
             groups.append(group)
             names.append([])
         rule_of_weight[decision.name] = groups.index(group)
         names[groups.index(group)].append(f"^{re.escape(decision.name)}$")
     options = settings.options_that_shape_the_plan()
+    if settings.samples != declared(Options)["samples"].default:
+        options["samples"] = settings.samples  # they divide the samples
     entries: dict[str, Any] = {"format": rules.last_format.name, "keep": True}
     if options:
         entries["options"] = options
@@ -122,14 +124,19 @@ def _comments(floats: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in (_HEADER, *(f"#   {' '.join(line.split())}" for line in floats)))
 
 
-def _group(rule: Rule, decision: EncodeDecision) -> dict[str, Any]:
+def _group(rule: Rule, decision: EncodeDecision, settings: Options) -> dict[str, Any]:
     """Options of the rule that a decision needs, which it may share with other weights."""
     own = {k: v for k, v in rule.to_dict().items() if k in declared(RuleOptions) and k not in _PLANNED}
     is_rules = decision.format.name == rule.make_format().name  # small weights may have 8 bits
     group = {"format": decision.format.name, **(rule.parameters if is_rules else {}), **own}
     # One option chooses the solver for all weights beside integer activations, so a rule must not name one.
     is_integer = target_named(decision.target).activations is not Activations.NONE
-    return group if is_integer else {**group, "solver": decision.solver}
+    if is_integer:
+        return group
+    # Beside integer activations what reads the weight was left in float, be it for its speed.
+    in_float = {"float_activations": True} if settings.activations != Activations.NONE else {}
+    solver = {} if settings.activations == Activations.STATIC else {"solver": decision.solver}
+    return {**group, **solver, **in_float}
 
 
 def _check(recipe: Recipe, sites: Sequence[Site], rule_of_weight: Mapping[str, int]) -> None:

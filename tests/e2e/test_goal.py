@@ -123,18 +123,15 @@ def test_the_smallest_file_that_keeps_a_bound_is_written_and_its_recipe_makes_it
     assert choice and choice.keeps_bound and report.passed
     sizes = {a.way: a.nbytes for a in choice.attempts if a.nbytes and a.verdict and not a.verdict.state.is_failure}
     files = [path for path in (output, tmp_path / "best.onnx.data") if path.exists()]
-    assert sum(path.stat().st_size for path in files) == sizes[choice.chosen]
+    assert sum(path.stat().st_size for path in files) == pytest.approx(sizes[choice.chosen], rel=0.02)  # other metadata
     assert sizes[choice.chosen] <= 1.03 * min(sizes.values())  # among equals the fastest is taken
     lost = {a.way: a.objection for a in choice.attempts}
     assert lost[INT4.name] == "loses too much" and lost[choice.chosen] == ""
-    again = tmp_path / "again.onnx"
-    onnxquant.quantize(source, again, recipe=recipe, data=samples(), samples=16)
-    first, second = onnx.load(output), onnx.load(again)
-    for tensor in (*first.graph.initializer, *second.graph.initializer):
-        tensor.data_location = onnx.TensorProto.DEFAULT
-    assert [t.SerializeToString() for t in first.graph.initializer] == [
-        t.SerializeToString() for t in second.graph.initializer
-    ]
+    again = tmp_path / "again" / "best.onnx"  # references to external data hold the name
+    again.parent.mkdir()
+    onnxquant.quantize(source, again, recipe=recipe, data=samples())
+    for path in files:
+        assert path.read_bytes() == again.with_name(path.name).read_bytes()
     assert onnxquant.verify(output)
 
 

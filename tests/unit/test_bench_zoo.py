@@ -127,3 +127,20 @@ def test_the_best_file_is_the_fastest_that_keeps_enough_and_the_smallest_of_equa
     ]
     line = zoo.league.best_table(rows).splitlines()[-1]
     assert line == "| net | 100 | dynamic | 4.00x | 1.50x | 30.0 | PASSED | dynamic | 3.33x | 1.20x | 30.0 |"
+
+
+def test_the_table_of_choices_says_where_another_tool_is_better(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import bench_choice
+
+    def flags(chosen, other):
+        sides = {bench_choice.CHOICE: bench_choice.Side(1.0, *chosen), "static": bench_choice.Side(1.0, *other)}
+        return bench_choice.Row("net", 100, sides).flags()
+
+    good = (50, 25.0, 2.0)
+    assert flags(good, good) == []
+    assert flags(good, (50, 25.0, 2.1)) == ["slower than static (2.10x)"]
+    assert flags(good, (50, 19.0, 3.0)) == []  # below the bound
+    assert flags((53, 25.0, 2.0), good) == ["larger by 6%"]
+    assert flags((50, 18.0, 2.0), (50, 20.5, 2.0)) == ["worse: 18.0 of 20.5 dB"]
+    assert flags((0, None, None), good)[0].startswith("no file")

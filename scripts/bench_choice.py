@@ -1,0 +1,221 @@
+"""The one-line command beside explicit ways of ours, onnxruntime's own quantizers and NNCF, on the models of the zoo.
+
+    python scripts/fetch_models.py --catalogue models/zoo.toml
+    python scripts/bench_choice.py --out choice.jsonl
+    python scripts/bench_choice.py --out choice.jsonl --table
+
+Each row is a model: size, speed (processor time, interleaved, one thread), SQNR of the worst output on samples that no tool
+has seen, and seconds of each tool. Rows that are in the file already are not run again. The table has the choice beside
+the best of the others that keep the bound, and says where it is slower (3 %), worse (0.5 dB and below the bound) or larger
+(5 %). NNCF takes part where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+from zoo_bench import processes, sources, tools
+from zoo_bench.measure import feeds_of, measure
+from zoo_bench.sources import Files, Source
+from zoo_bench.tools import Mode
+
+from onnxquant.numerics.score import GOOD_DB
+
+CHOICE = "quantize --data"
+# Samples of each model: for the tools, and for the judgement.
+CALIBRATION, TEST = 32, 12
+OURS = (
+    Mode(CHOICE, (), True),
+    Mode("int8 weights", ("--format", "int8"), True),
+    Mode("dynamic", ("--activations", "dynamic"), True),
+    Mode("static", ("--activations", "static"), True),
+    Mode("int4", ("--bits", "4"), True),
+)
+_SLOWER, _WORSE_DB, _LARGER = 1.03, 0.5, 1.05
+
+
+@dataclass
+class Side:
+    """The result of one tool.
+
+    Attributes:
+        seconds: time on the clock.
+        size: bytes of the file; 0 where there is none.
+        sqnr_db: SQNR of the worst output on this CPU; None where nothing can be compared.
+        speed: speed as a multiple of float's; None where it was not measured.
+        way: the way that was chosen, of the choice alone.
+        error: why there is no file or no figure.
+    """
+
+    seconds: float
+    size: int = 0
+    sqnr_db: float | None = None
+    speed: float | None = None
+    way: str = ""
+    error: str = ""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the file keeps the usual bound."""
+        return self.size > 0 and self.speed is not None and (self.sqnr_db is None or self.sqnr_db >= GOOD_DB)
+
+
+@dataclass
+class Row:
+    """A model with the results of all tools."""
+
+    model: str
+    size: int
+    sides: dict[str, Side] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, line: str) -> Row:
+        """The row in a line of a file of rows."""
+        data = json.loads(line)
+        return cls(data["model"], data["size"], {name: Side(**side) for name, side in data["sides"].items()})
+
+    def flags(self) -> list[str]:
+        """The respects in which another tool's file is better."""
+        chosen = self.sides[CHOICE]
+        others = {name: side for name, side in self.sides.items() if name != CHOICE and side.keeps}
+        if chosen.speed is None:
+            return [f"no file: {chosen.error[:60]}"]
+        out = []
+        fastest = max(others, key=lambda name: others[name].speed or 0.0, default="")
+        if fastest and (others[fastest].speed or 0.0) > chosen.speed * _SLOWER:
+            out.append(f"slower than {fastest} ({others[fastest].speed:.2f}x)")
+        best = max((side.sqnr_db or 0.0 for side in others.values()), default=0.0)
+        ratio = chosen.sqnr_db
+        if ratio is not None and ratio < GOOD_DB and ratio < best - _WORSE_DB:
+            out.append(f"worse: {ratio:.1f} of {best:.1f} dB")
+        smallest = min((side.size for side in others.values()), default=chosen.size)
+        if chosen.size > smallest * _LARGER:
+            out.append(f"larger by {chosen.size / smallest - 1:.0%}")
+        return out
+
+
+def nncf(files: Files, output: Path) -> None:
+    """nncf.quantize with its defaults."""
+    import nncf  # only where it is installed
+
+    onnx.save(nncf.quantize(onnx.load(files.model), nncf.Dataset(list(feeds_of(files.calibration)))), output)
+
+
+def peers() -> dict[str, Callable[[Files, Path], None]]:
+    """Other tools by name."""
+    ort: dict[str, Callable[[Files, Path], None]] = {
+        "onnxruntime static": tools.static,
+        "onnxruntime dynamic": tools.dynamic,
+    }
+    return {**ort, **({"nncf": nncf} if importlib.util.find_spec("nncf") else {})}
+
+
+def row_of(source: Source, files: Files, arguments: argparse.Namespace) -> Row:
+    """Quantize by all tools, and measure what they wrote."""
+    row = Row(source.name, files.model.stat().st_size)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        jobs: dict[str, Callable[[], None]] = {
+            mode.name: partial(tools.ours, mode, files, _place(folder, mode.name), folder / f"{i}.json")
+            for i, mode in enumerate(OURS)
+        }
+        jobs |= {peer: partial(convert, files, _place(folder, peer)) for peer, convert in peers().items()}
+        for tool, job in jobs.items():
+            run = processes.run(job, folder / "log", arguments.limit)
+            output = _place(folder, tool)
+            row.sides[tool] = Side(run.wall, output.stat().st_size if output.exists() else 0)
+            if not output.exists():
+                row.sides[tool].error = (run.output.strip().splitlines() or [f"exit code {run.code}"])[-1][:200]
+        if (report := folder / "0.json").exists():
+            row.sides[CHOICE].way = json.loads(report.read_text())["choice"]["chosen"]
+        outputs = {tool: _place(folder, tool) for tool, side in row.sides.items() if side.size}
+        result = folder / "measured.json"
+        processes.run(partial(measure, files, outputs, arguments.seconds, result), folder / "log", arguments.limit)
+        figures = json.loads(result.read_text())["figures"] if result.exists() else {}
+    for tool, figure in figures.items():
+        side = row.sides[tool]
+        side.error, side.sqnr_db = figure["error"], figure["here_db"]
+        side.speed = figure["speed"][0] if figure["speed"] else None
+    return row
+
+
+def _place(folder: Path, tool: str) -> Path:
+    return folder / f"{tool.replace(' ', '_')}.onnx"
+
+
+def table(rows: Mapping[str, Row]) -> str:
+    """The rows as a Markdown table, and the median and largest time of the choice."""
+    lines = [
+        "| model | chosen | size | speed | worst output | seconds | best other that keeps the bound | flags |",
+        "|---|---|---:|---:|---:|---:|---|---|",
+    ]
+    for row in rows.values():
+        chosen = row.sides[CHOICE]
+        others = {name: side for name, side in row.sides.items() if name != CHOICE and side.keeps}
+        best = max(others, key=lambda name: others[name].speed or 0.0, default="")
+        other = f"{best}: {_figures(others[best])}" if best else "none"
+        size, speed, ratio = _columns(chosen)
+        flags = "; ".join(row.flags())
+        lines.append(
+            f"| {row.model} | {chosen.way or chosen.error[:40]} | {size} | {speed} | {ratio} | {chosen.seconds:.0f} | "
+            f"{other} | {flags} |"
+        )
+    seconds = [row.sides[CHOICE].seconds for row in rows.values()]
+    if seconds:
+        good = sum(not row.flags() for row in rows.values())
+        times = f"median {np.median(seconds):.0f} s, longest {max(seconds):.0f} s"
+        lines += ["", f"{good} of {len(rows)} models without a flag; {times}"]
+    return "\n".join(lines)
+
+
+def _columns(side: Side) -> tuple[str, str, str]:
+    """Size, speed and quality as texts."""
+    return (
+        f"{side.size / 1e6:.3g} MB" if side.size else "",
+        "" if side.speed is None else f"{side.speed:.2f}x",
+        "" if side.sqnr_db is None else f"{side.sqnr_db:.1f} dB",
+    )
+
+
+def _figures(side: Side) -> str:
+    return ", ".join(text for text in _columns(side) if text)
+
+
+def main() -> int:
+    """Command line; the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="REGEX", help="models whose name contains a match (default: all)")
+    parser.add_argument("--out", type=Path, default=Path("choice.jsonl"), help="file of rows")
+    parser.add_argument("--limit", type=float, default=600.0, help="processor seconds for one tool on one model")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of processor time to measure the speeds of one model")
+    parser.add_argument("--table", action="store_true", help="print the table of the rows that are there, and stop")
+    arguments = parser.parse_args()
+    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
+    rows = {row.model: row for row in map(Row.from_json, lines)}
+    sources.CALIBRATION, sources.TEST = CALIBRATION, TEST
+    chosen = [] if arguments.table else sources.real()
+    for source in chosen:
+        if source.name in rows or (arguments.names and not any(re.search(n, source.name) for n in arguments.names)):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            row = rows[source.name] = row_of(source, source.prepare(Path(folder)), arguments)
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
+        print(f"{row.model}: {row.sides[CHOICE].way} {_figures(row.sides[CHOICE])} {'; '.join(row.flags())}", flush=True)
+    print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
