@@ -207,8 +207,7 @@ class Race:
             reference=self._reference, command=None, **self._options(way, recipe),
         )  # fmt: skip
         report.prove(look(self._reference, folder / self._name, self._settings, progress))
-        is_float = report.activations is not None and report.activations.integer_kernels == 0
-        keeps = keeps_bound(report, self._settings) and not is_float
+        keeps = keeps_bound(report, self._settings) and not _is_all_in_float(report)
         candidate = Candidate(way, report, recipe, time.monotonic() - begin, keeps, report.verdict.faster or 1.0)
         self._candidates.append(candidate)
         self._drop_files()
@@ -272,7 +271,7 @@ class Race:
         for candidate in self._candidates:
             objection = ""
             if candidate is not winner:
-                objection = "loses too much" if not candidate.keeps else self._objection(candidate, winner)
+                objection = self._objection(candidate, winner) if candidate.keeps else _loss(candidate)
             rows.append(candidate.attempt(objection, pareto=candidate.keeps and _is_on_front(candidate, keeping)))
         winner.report.choice = Choice(
             self.goal.value, bound_in_words(self._settings), bool(keeping), winner.way.name, (*rows, *self._refused),
@@ -394,6 +393,16 @@ def bound_in_words(settings: Options) -> str:
     return " and ".join(parts) or f"the worst output keeps {GOOD_DB:g} dB, and 99 % of the answers stay the same"
 
 
+def _is_all_in_float(report: Report) -> bool:
+    """Whether a way with integer activations has left every kernel in float."""
+    return report.activations is not None and report.activations.integer_kernels == 0
+
+
+def _loss(candidate: Candidate) -> str:
+    """The reason why a candidate does not keep the bound."""
+    return "no kernel may compute on integers" if _is_all_in_float(candidate.report) else "loses too much"
+
+
 def _line(candidate: Candidate) -> str:
     """A finished candidate in one line."""
     verdict = candidate.verdict
@@ -401,4 +410,4 @@ def _line(candidate: Candidate) -> str:
     parts += [] if verdict.faster is None else [f"{verdict.faster:.2f}x as fast"]
     parts += [] if verdict.worst_sqnr_db is None else [f"{verdict.worst_sqnr_db:.1f} dB"]
     parts += [f"{verdict.same} of {verdict.answers} {verdict.answer} the same"] if verdict.answers else []
-    return ", ".join([*parts, f"{candidate.seconds:.0f} s", "" if candidate.keeps else "loses too much"]).removesuffix(", ")
+    return ", ".join([*parts, f"{candidate.seconds:.0f} s", "" if candidate.keeps else _loss(candidate)]).removesuffix(", ")
