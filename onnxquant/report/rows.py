@@ -16,6 +16,7 @@ from onnxquant.report.units import decibels, figure, milliseconds, size, speed
 from onnxquant.validation.checks import WeightChecks
 from onnxquant.validation.examples import Example
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, STOCK, Latency
+from onnxquant.validation.op_times import OpTime
 from onnxquant.validation.proof import Proof
 
 # Field of a row, title of its column, and whether it is a number.
@@ -219,6 +220,24 @@ def _speed(latency: Latency, model: str) -> str:
     return "" if latency.interval is None else speed(latency.ratio[model], latency.interval[model])
 
 
+def op_times(report: ReportData) -> list[Cost]:
+    """Time of a call by operator, the longest first."""
+    times = (report.proof.op_times if report.proof else None) or []
+    return [Cost(t.op, t.original, t.quantized, milliseconds, _change(t)) for t in times]
+
+
+def longest(costs: Iterable[Cost]) -> float:
+    """The largest figure, to which all bars are drawn."""
+    return max((max(cost.original, cost.quantized) for cost in costs), default=1.0)
+
+
+def _change(time: OpTime) -> str:
+    """The ratio of an operator's times; words where one model has no such operator."""
+    if not time.original or not time.quantized:
+        return "new" if time.quantized else "gone"
+    return f"{time.original / time.quantized:.2f}x"
+
+
 def spread(latency: Latency) -> str:
     """The spread of the speed, and the way in which it was measured."""
     interval = latency.certain(QUANTIZED)
@@ -237,6 +256,8 @@ def example_lines(example: Example) -> list[str]:
         lines.append(f"answer {quality.expected} → {quality.answer}")
     if quality.changed and quality.answers != 1:
         lines.append(f"{quality.same} of {quality.answers} answers the same")
+    if example.boxes:
+        lines.append(f"{len(example.boxes.original)} → {len(example.boxes.quantized)} boxes")
     if quality.sqnr_db is not None:
         lines.append(f"{decibels(quality.sqnr_db)} in {quality.output}")
     return lines

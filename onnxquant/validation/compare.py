@@ -26,6 +26,7 @@ from onnxquant.validation.kernels import kernels_of
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, STOCK, TimedModel, latencies
 from onnxquant.validation.leftover_conversions import conversions
 from onnxquant.validation.metric import Metric, MetricResult
+from onnxquant.validation.op_times import op_times
 from onnxquant.validation.outputs import ComparedModels, compare_outputs, has_our_ops, rounds_activations
 from onnxquant.validation.proof import Loading, Problem, ProblemKind, Proof, Sizes
 from onnxquant.validation.reference import Reference, SampledOutputs
@@ -36,6 +37,8 @@ from onnxquant.validation.weights import EncodedWeights, compare_weights
 # Sessions repack weights into memory of their own. Above this size the proof leaves them in the mapped file instead:
 # then products compute in float, and speed and memory are not measured.
 LARGE_BYTES = 1 << 30
+# Models that take longer for a call are not profiled: that would take as long as the rest of the proof.
+PROFILED_SECONDS = 1.0
 
 
 def compare(
@@ -150,6 +153,8 @@ def _measure(
         if has_our_ops(document):
             timed[STOCK] = TimedModel(quantized, library=False)
         proof.latency = latencies(timed, feeds[0], threads)
+        if max(proof.latency.seconds.values()) < PROFILED_SECONDS:
+            proof.op_times = op_times(original, quantized, feeds[0], threads)
     progress("memory and kernels", 0.0)
     proof.loading = Loading(reference.footprint, footprint(quantized))
 

@@ -20,6 +20,7 @@ from onnxquant.validation.footprint import Footprint
 from onnxquant.validation.latency import Latency
 from onnxquant.validation.leftover_conversions import LeftoverConversion
 from onnxquant.validation.metric import MetricResult
+from onnxquant.validation.op_times import OpTime
 from onnxquant.validation.outputs import DEPLOYED, OutputErrors, Run, pair_name
 from onnxquant.validation.saturation import SaturationLoss
 
@@ -161,6 +162,7 @@ class Proof:
         examples: samples that show what was lost; None where there are none.
         feeds: source of the samples; None where there are none.
         latency: seconds per call; None where they were not measured.
+        op_times: time of a call by operator, the longest first; None where they were not measured.
         loading: time and memory of loading; None where they were not measured.
         kernels: ops that onnxruntime runs.
         sizes: sizes of the files.
@@ -180,6 +182,7 @@ class Proof:
     examples: list[Example] | None = field(default=None, metadata=OPTIONAL)
     feeds: SampleOrigin | None = field(default=None, metadata=EMPTY)
     latency: Latency | None = field(default=None, metadata=EMPTY)
+    op_times: list[OpTime] | None = field(default=None, metadata=OPTIONAL)
     loading: Loading | None = field(default=None, metadata=EMPTY)
     kernels: RunOps = field(default_factory=RunOps)
     sizes: Sizes = field(default_factory=Sizes)

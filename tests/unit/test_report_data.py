@@ -259,3 +259,15 @@ def test_rows_hold_the_figures_of_the_data(reports: dict[str, Report]) -> None:
         assert row.sqnr_db == site.get("error", {}).get("sqnr_db")
     size = next(c for c in rows.costs(reports["quantize"]) if c.name == "size")
     assert (size.original, size.quantized) == (data["original_bytes"], data["output_bytes"])
+
+
+def test_the_time_of_a_call_is_that_of_its_operators(reports: dict[str, Report]) -> None:
+    proof = reports["quantize"].proof
+    ops = {time.op: time for time in proof.op_times}
+    assert ops["MatMul"].original > 0 == ops["MatMul"].quantized
+    assert any(time.quantized > 0 == time.original for time in ops.values())
+    assert [max(t.original, t.quantized) for t in proof.op_times] == sorted(
+        (max(t.original, t.quantized) for t in proof.op_times), reverse=True
+    )
+    shown = page(reports["quantize"])
+    assert "Time by operator" in shown and ">gone<" in shown and ">new<" in shown
