@@ -29,12 +29,12 @@ class File:
     """A file of the table.
 
     Attributes:
-        goals: the goals that it is the best for.
+        goals: the goals that it is the best for; empty: it was asked for by its format.
         way: the way in which it was made.
         path: the file.
     """
 
-    goals: str
+    goals: tuple[str, ...]
     way: str
     path: Path
 
@@ -80,22 +80,30 @@ def best_files(model: Path, folder: Path, data: Sequence[Mapping[str, Any]], eff
         if attempt is not chosen:
             options: dict[str, Any] = {**attempt.options, "samples": 16, "force": True}
             onnxquant.quantize(model, output, data=data, **options)
-        files.append(File(", ".join(goals[attempt.way]), attempt.way, output))
-    return sorted(files, key=lambda file: ["fast", *GOALS].index(file.goals.split(",")[0]))
+        files.append(File(tuple(goals[attempt.way]), attempt.way, output))
+    return files
 
 
 def table_of(model: Path, files: Sequence[File], images: NDArray[np.float32]) -> Table:
     """Files beside the float model; times are medians of one run in which all files take turns."""
     rows = onnxquant.benchmark(model, *(file.path for file in files), data={"image": images[:1]})
     expected = answers(model, images)
-    out = Table("", "how", "best for", ">size", ">smaller", ">a call", ">faster", ">same answers")
-    out.add_row("the original", "", size(rows[0].bytes), "", milliseconds(rows[0].seconds), "", "")
+    out = Table("", "goal", "best file", ">size", ">smaller", ">a call", ">faster", ">same")
+    out.add_row("", "float32", size(rows[0].bytes), "", milliseconds(rows[0].seconds), "", "")
+    cells = {}
     for file, row in zip(files, rows[1:], strict=True):
-        same = int((answers(file.path, images) == expected).sum())
-        out.add_row(
-            file.way, file.goals, size(row.bytes), times(rows[0].bytes / row.bytes), milliseconds(row.seconds),
-            times(rows[0].seconds / row.seconds), f"{same} of {len(images)}",
+        same = float((answers(file.path, images) == expected).mean())
+        cells[file] = (
+            file.way, size(row.bytes), times(rows[0].bytes / row.bytes), milliseconds(row.seconds),
+            times(rows[0].seconds / row.seconds), f"{same:.2%}",
         )  # fmt: skip
+    for goal in ("fast", *GOALS):
+        for file in files:
+            if goal in file.goals:
+                out.add_row(goal, *cells[file])
+    for file in files:
+        if not file.goals:
+            out.add_row("", *cells[file])
     return out
 
 
@@ -112,7 +120,8 @@ def main() -> None:
         images, calibration = ((data[name].astype(np.float32) / 255)[:, None] for name in ("image", "calibration"))
     samples = [{"image": image[None]} for image in calibration[:SAMPLES]]
     say(console, f"{arguments.model.name} reads handwritten digits. The ways that suit it are tried on {SAMPLES} images, as")
-    say(console, f"onnxquant quantize {arguments.model.name} --data IMAGES does:")
+    say(console, f"`onnxquant quantize {arguments.model.name} --data IMAGES` does:")
+    console.print()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,11 +130,11 @@ def main() -> None:
             for name in arguments.formats:
                 path = folder / f"{arguments.model.stem}.{name}.onnx"
                 onnxquant.quantize(arguments.model, path, format=name, data=samples, samples=16, force=True)
-                files.append(File("", f"{name} weights", path))
+                files.append(File((), f"{name} weights", path))
             table = table_of(arguments.model, files, images)
     console.print(table)
-    say(console, f"Every file was written, opened again and proven; answers are those on {len(images)} other images.")
-    say(console, "onnxquant quantize YOUR_MODEL.onnx --data SAMPLES", label="next ")
+    say(console, f"same: answers on {len(images)} other images that are those of float32. Every file is proven.")
+    say(console, "onnxquant quantize YOUR_MODEL.onnx --data SAMPLES", label="next: ")
 
 
 if __name__ == "__main__":
