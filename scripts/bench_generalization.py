@@ -7,9 +7,9 @@
 Photographs are divided by source: 26 judge, in four crops each, one in its own light and three in strongly changed light,
 contrast and scale; others calibrate, 5, 20 or 100 of them. Where there are no hundred, crops of the same ones stand for
 more. All files are judged with exact integer products by the SQNR of their worst output: mean over the crops, and over the
-worst tenth of them. *report* is our report's figure, *off* its distance from that of all crops together, both as this CPU
-computes them. A star: less than 1 dB better than onnxruntime's best, or a report more than 2 dB off. Rows that are in the
-file already are not run again.
+worst tenth of them. *report* is the mean that our report expects on samples it has not seen, with its interval, *off* its
+distance from the mean of the crops, both as this CPU computes them. A star: less than 1 dB better than onnxruntime's best,
+or a report more than 2 dB off. Rows that are in the file already are not run again.
 """
 
 from __future__ import annotations

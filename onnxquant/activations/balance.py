@@ -15,7 +15,7 @@ Correction", arXiv 1906.04721, section 4.1), with activations instead of weights
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -51,6 +51,19 @@ class _BalancedChannels:
 class _WeightReader:
     node: onnx.NodeProto
     weight: onnx.TensorProto
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The channels that were balanced.
+
+    Attributes:
+        bounds: bound that all channels of a balanced tensor have now.
+        factors: factors of the channels of a Conv, by its output.
+    """
+
+    bounds: dict[str, float] = field(default_factory=dict)
+    factors: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def candidates(editor: GraphEditor, placement: Placement) -> list[str]:
@@ -100,7 +113,7 @@ def balance(
     placement: Placement,
     largest: Mapping[str, NDArray[np.floating]],
     strength: float = STRENGTH,
-) -> dict[str, float]:
+) -> Balance:
     """Scale channels in place.
 
     Args:
@@ -108,12 +121,9 @@ def balance(
         placement: nodes and tensors that are integers.
         largest: max|x_c| per channel of the tensors of ``candidates``.
         strength: 0 leaves channels as they are, 1 makes them all equally wide.
-
-    Returns:
-        the bound that all channels of a balanced tensor have now.
     """
     editor = GraphEditor(document.proto.graph)
-    balanced: dict[str, float] = {}
+    balanced = Balance()
     for name, channels in _candidates(editor, placement).items():
         if name not in largest or not np.any(largest[name] > 0):
             continue
@@ -124,7 +134,8 @@ def balance(
         for reader in channels.readers:
             repeated = np.repeat(1 / factors, reader.weight.dims[0] // len(factors))
             _scale(document, editor, reader.node, repeated, with_bias=False)
-        balanced[name] = bound
+        balanced.bounds[name] = bound
+        balanced.factors[channels.conv.output[0]] = factors
     editor.apply()
     return balanced
 

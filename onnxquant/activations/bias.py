@@ -8,8 +8,9 @@ section 4.2, each layer by itself; there the errors of earlier layers are correc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from onnxquant import runtime
 from onnxquant.activations.codes import Codes
 from onnxquant.activations.placement import Placement, Unit
-from onnxquant.calibration.feeds import Feeds
+from onnxquant.calibration.folds import FoldedSamples
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.recipe.progress import Progress, silent
@@ -48,41 +49,70 @@ class RoundedKernels:
         return [u for u in self.placement.kernels if u.node.op_type in ("Conv", "Gemm")]
 
 
+@dataclass(frozen=True)
+class Corrections:
+    """Corrections of biases, by the first output of the kernel: one value per channel to add to its bias.
+
+    Attributes:
+        whole: those that all samples show.
+        others: those that the samples of the other folds show, of each fold.
+    """
+
+    whole: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    others: tuple[Mapping[str, NDArray[np.float64]], ...] = ()
+
+
 def corrections(
     document: Document,
     kernels: RoundedKernels,
-    feeds: Feeds,
+    samples: FoldedSamples,
     *,
     threads: int | None = None,
     progress: Progress = silent,
-) -> dict[str, NDArray[np.float64]]:
+) -> Corrections:
     """Compute corrections of biases. Each depends on its own kernel alone, not on which others compute on integers.
 
     Args:
         document: the float model.
         kernels: the rounded kernels.
-        feeds: calibration samples.
+        samples: calibration samples.
         threads: number of threads of the session.
         progress: display of the part that is done.
-
-    Returns:
-        by the first output of the kernel, one value per channel to add to its bias.
     """
     if not kernels.units:
-        return {}
+        return Corrections({}, ({},) * samples.count)
     addition = _simulation(document, kernels)
     names = [name for u in kernels.units for name in (_mean(u, "float"), _mean(u, "rounded"))]
-    sums: dict[str, NDArray[np.float64]] = {}
-    counts: Counter[str] = Counter()
+    folds = samples.folds or (0,) * len(samples.feeds)
+    means = [_Means() for _ in range(max(1, samples.count))]
     with runtime.extendable(document, threads) as source:
         session = source.session(addition)
-        for i, feed in enumerate(feeds):
-            for name, value in runtime.run(session, feed, names).items():
-                if np.isfinite(value).all():  # not where the sample has no rows for the kernel
-                    sums[name] = sums.get(name, 0.0) + value.astype(np.float64)
-                    counts[name] += 1
-            progress("correcting biases", (i + 1) / len(feeds))
-    means = {name: total / counts[name] for name, total in sums.items()}
+        for i, feed in enumerate(samples.feeds):
+            means[folds[i]].add(runtime.run(session, feed, names))
+            progress("correcting biases", (i + 1) / len(folds))
+    others = [[m for other, m in enumerate(means) if other != fold] for fold in range(samples.count)]
+    return Corrections(_differences(kernels, means), tuple(_differences(kernels, parts) for parts in others))
+
+
+class _Means:
+    """Sums of means over samples, with the number of samples that have each."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, NDArray[np.float64]] = {}
+        self.counts: Counter[str] = Counter()
+
+    def add(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Add the means of one sample, but for those of kernels that it has no rows for."""
+        for name, value in values.items():
+            if np.isfinite(value).all():
+                self.sums[name] = self.sums.get(name, 0.0) + value.astype(np.float64)
+                self.counts[name] += 1
+
+
+def _differences(kernels: RoundedKernels, parts: Sequence[_Means]) -> dict[str, NDArray[np.float64]]:
+    """Means in float less those of the rounded kernels, over all samples of some parts."""
+    counts = sum((part.counts for part in parts), Counter[str]())
+    means = {n: np.sum([part.sums[n] for part in parts if n in part.sums], 0) / count for n, count in counts.items()}
     return {
         u.node.output[0]: means[_mean(u, "float")] - means[_mean(u, "rounded")]
         for u in kernels.units

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.activations.balance import Balance
 from onnxquant.activations.placement import NO_SAMPLE, FloatKernel, Placement, QuantizedTensor
 from onnxquant.activations.settings import StaticSettings
 from onnxquant.calibration.statistics import Statistics
@@ -33,15 +34,26 @@ class CalibratedModel:
         document: the model.
         placement: nodes and tensors that are integers.
         statistics: statistics of the original's tensors.
-        balanced: bound of all channels, by tensor with balanced channels.
+        balance: the channels that were balanced.
+        folds: model of each fold of the samples, which the other folds make.
     """
 
     original: Document
     document: Document
     placement: Placement
     statistics: Statistics
-    balanced: Mapping[str, float]
+    balance: Balance = field(default_factory=Balance)
+    folds: tuple[CalibratedModel, ...] = ()
     _chosen: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def balanced(self) -> Mapping[str, float]:
+        """Bound of all channels, by tensor with balanced channels."""
+        return self.balance.bounds
+
+    def with_ranges_of(self, fold: int) -> CalibratedModel:
+        """This model, with the ranges that the samples of the other folds show."""
+        return replace(self, statistics=self.folds[fold].statistics, folds=(), _chosen={})
 
     def ranges(
         self, placement: Placement, method: str, settings: StaticSettings, progress: Progress = silent
@@ -101,6 +113,28 @@ class CalibratedModel:
                 if isinstance(accumulator, Histogram) and accumulator.count:
                     summaries[name] = accumulator.summary()
         return summaries
+
+
+def statistics_of_others(folds: Sequence[Statistics], whole: Statistics) -> list[Statistics]:
+    """For each fold the statistics of the others.
+
+    Args:
+        folds: statistics of each fold.
+        whole: statistics of all, for tensors that the others have no values of.
+    """
+    if len(folds) < 2:
+        return []
+    others = [[part for other, part in enumerate(folds) if other != fold] for fold in range(len(folds))]
+    return [completed(Statistics.merge_all(parts), whole) for parts in others]
+
+
+def completed(statistics: Statistics, whole: Statistics) -> Statistics:
+    """Statistics of some samples, with those of all for tensors that they have no values of."""
+    observers = {
+        name: own if statistics.has_range(name) or name not in whole.observers else whole.observers[name]
+        for name, own in statistics.observers.items()
+    }
+    return replace(statistics, observers=observers)
 
 
 def largest_magnitudes(statistics: Statistics, observer: str) -> dict[str, NDArray[np.float64]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,14 @@ from onnxquant.activations.weights import site_of, static_format
 from onnxquant.artifact import lowering
 from onnxquant.artifact.records import records
 from onnxquant.calibration.feeds import JUDGED, Feed, Feeds, spread
+from onnxquant.calibration.folds import FoldedSamples
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.native import dispatch
-from onnxquant.numerics.score import Judge, Score
+from onnxquant.numerics.score import Judge, Score, UnseenOutputs
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.progress import Progress, silent
@@ -39,6 +40,8 @@ from onnxquant.validation.saturation import SATURATED_DB, LargestPairs, emulate,
 
 # Other samples may lose more to saturation than these do, by this much.
 _MARGIN_DB = 5.0
+
+SessionOpener = Callable[[ActivationPlan], AbstractContextManager[runtime.Session]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class CandidateRunner:
     Args:
         document: the float model, prepared and simplified.
         rules: the rules of the recipe.
-        feeds: samples to score candidates on; of more than 16 some of each source.
+        samples: samples to score candidates on.
         threads: number of threads of a session; None: ONNX Runtime's choice.
         exact: whether products are exact on every CPU; else as this CPU computes them.
         judge: outputs, or parts of them, that matter; empty: all.
@@ -70,16 +73,14 @@ class CandidateRunner:
         self,
         document: Document,
         rules: Recipe,
-        feeds: Feeds,
+        samples: FoldedSamples,
         threads: int | None,
         *,
         exact: bool = True,
         judge: Sequence[str] = (),
     ) -> None:
         self.document, self._exact, self._rules, self._threads = document, exact, rules, threads
-        judging = spread(feeds, JUDGED)
-        self.samples = list(judging)
-        self.sources = list(judging.groups) or list(map(str, range(len(judging))))
+        self.samples, self.sources, self._folds = list(samples.feeds), samples.sources, samples
         self._decoded: dict[str, _DecodedWeight] = {}
         self.seconds = math.inf
         with runtime.session_of(document, threads=threads) as session:
@@ -100,6 +101,55 @@ class CandidateRunner:
                 progress("comparing outputs", i / len(self.samples))
                 outputs.append(runtime.run(session, sample))
         return self._judge.score(outputs)
+
+    def score_folds(self, plans: Iterable[ActivationPlan], progress: Progress = silent) -> Score:
+        """The score of what the samples of each fold get.
+
+        Args:
+            plans: plan of each fold, which the other folds make.
+            progress: display of the part that is done.
+        """
+        return self._judge.score(self._outputs_of_folds(plans, self.session, progress))
+
+    def unseen(self, plans: Iterable[ActivationPlan]) -> UnseenOutputs:
+        """The quality of what the samples of each fold get, as this CPU computes it.
+
+        Args:
+            plans: plan of each fold, which the other folds make.
+        """
+        outputs = self._outputs_of_folds(plans, self._deployed)
+        return self._judge.unseen(outputs, self.sources)
+
+    def gain(self, plan: ActivationPlan, base: ActivationPlan, fold: int) -> float:
+        """Decibels that a plan gains over another one on a fold; 0 where none of its samples judge.
+
+        Args:
+            plan: the plan.
+            base: the other one.
+            fold: the fold.
+        """
+        places = self._folds.places(fold)
+        if not places:
+            return 0.0
+        judge, scores = self._judge.of_samples(places), []
+        for either in (plan, base):
+            with self.session(either) as session:
+                scores.append(judge.score([runtime.run(session, self.samples[place]) for place in places]).typical)
+        return scores[0] - scores[1] if scores[0] != scores[1] else 0.0
+
+    def _outputs_of_folds(
+        self, plans: Iterable[ActivationPlan], opened: SessionOpener, progress: Progress = silent
+    ) -> list[Mapping[str, Any]]:
+        """Outputs of all samples, those of each fold by a plan of its own."""
+        outputs: list[Mapping[str, Any]] = [{} for _ in self.samples]
+        for fold, plan in enumerate(plans):
+            progress("comparing outputs", fold / self._folds.count)
+            places = self._folds.places(fold)
+            if places:
+                with opened(plan) as session:
+                    for place in places:
+                        outputs[place] = runtime.run(session, self.samples[place])
+        return outputs
 
     def decoded(self, document: Document, solved: Mapping[str, Encoded], name: str) -> NDArray[Any]:
         """The values that a weight has after encoding.
@@ -165,6 +215,12 @@ class CandidateRunner:
         with self._file(candidate) as path:
             yield self._open(path)
 
+    @contextmanager
+    def _deployed(self, candidate: ActivationPlan) -> Iterator[runtime.Session]:
+        """A session as users open it, on the file that a plan would become with all of its weights encoded."""
+        with self._file(candidate, whole=True) as path:
+            yield runtime.open_session(path, runtime.session_options(threads=self._threads))
+
     def _open(self, path: Path) -> runtime.Session:
         """A session without saturation, where that is asked for: it fails where integer kernels share a weight."""
         if self._exact:
@@ -173,12 +229,12 @@ class CandidateRunner:
         return runtime.open_session(path, runtime.session_options(threads=self._threads))
 
     @contextmanager
-    def _file(self, candidate: ActivationPlan) -> Iterator[Path]:
-        """The file that a plan would become; weights that its activations do not decide stay in float."""
+    def _file(self, candidate: ActivationPlan, *, whole: bool = False) -> Iterator[Path]:
+        """The file that a plan would become; weights that its activations do not decide stay in float, if not whole."""
         document = candidate.document
         sites, skipped = find_sites(document)
         plan = make_plan(sites, skipped, self._rules, document.opset, candidate.sites)
-        decisions = tuple(d for d in plan.encoded if d.name in candidate.sites.multiplied)
+        decisions = tuple(d for d in plan.encoded if whole or d.name in candidate.sites.multiplied)
         plan = replace(plan, decisions=decisions, activations=candidate.activations)
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "candidate.onnx"

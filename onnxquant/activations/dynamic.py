@@ -18,7 +18,8 @@ from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.activations.weights import dynamic_sites
 from onnxquant.calibration.collect import collect
-from onnxquant.calibration.feeds import Feeds
+from onnxquant.calibration.feeds import JUDGED, Feeds, spread
+from onnxquant.calibration.folds import undivided
 from onnxquant.graph.io import Document
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import Site, find_sites
@@ -42,7 +43,8 @@ def plan_dynamic(context: Context) -> ActivationPlan:
         return best
     threads, budget = options.threads, TimeBudget(Effort(options.effort), context.progress, options.seconds())
     split = samples.for_calibration(document)
-    runner = CandidateRunner(document, rules, split.judging, threads, judge=options.judge)
+    judging = undivided(spread(split.judging, JUDGED))
+    runner = CandidateRunner(document, rules, judging, threads, judge=options.judge)
     if options.smooth:
         inputs = [u.node.input[0] for s in _multiplied(best) for u in s.served(UseKind.PRODUCT)]
         observers = {x: [MAGNITUDES] for x in inputs}

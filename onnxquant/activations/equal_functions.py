@@ -32,12 +32,17 @@ class EqualFunction:
         document: the model.
         balance: strength of balancing its channels.
         is_stronger: whether it goes further than the one before it; it gains nothing where that one does not.
+        fitted: whether its factors come from the largest values of samples. A basis comes from their covariances, which one
+            source hardly changes.
+        folds: model of each fold of the samples, which the statistics of the other folds make; empty: the same one.
     """
 
     change: str
     document: Document
     balance: float
     is_stronger: bool = False
+    fitted: bool = False
+    folds: tuple[Document, ...] = ()
 
 
 def change_observers(placement: Placement, streams: Sequence[str], *, smooth: bool) -> list[tuple[str, str]]:
@@ -85,7 +90,7 @@ def easier_to_round(
     magnitudes = model.magnitudes()
     if _KERNELS_PER_PRODUCT * len(magnitudes) >= len(model.placement.kernels):
         for i, (change, smoothed) in enumerate(smoothed_copies(base, magnitudes).items()):
-            yield EqualFunction(change, smoothed, settings.balance, is_stronger=i > 0)
+            yield EqualFunction(change, smoothed, settings.balance, is_stronger=i > 0, fitted=True)
 
 
 def smoothed_copies(

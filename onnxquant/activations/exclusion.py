@@ -23,16 +23,27 @@ _BLOCK = 8
 _TITLE = "more kernels in float"
 
 
+LeaveOut = Callable[[Candidate, Collection[str]], Candidate]
+
+
 def exclude(
     start: Candidate,
-    leave_out: Callable[[Candidate, Collection[str]], Candidate],
+    leave_out: LeaveOut,
     is_enough: Callable[[Candidate], bool],
     budget: TimeBudget,
+    leave_out_quickly: LeaveOut | None = None,
 ) -> Candidate:
     """Leave as few kernels in float as the goal needs, as far as there is time.
 
     Each kernel is first left in float alone. Those that gain most are then tried first; each stays in float if it
     gains something in addition to those before. In the end, kernels that later ones made superfluous are taken back.
+
+    Args:
+        start: the candidate to begin with.
+        leave_out: a function that leaves kernels of a candidate in float.
+        is_enough: a function that tells whether a candidate reaches the goal.
+        budget: time budget.
+        leave_out_quickly: the same with scores that only compare with each other; None: that function.
     """
     if is_enough(start):
         return start
@@ -40,12 +51,15 @@ def exclude(
     def trial(names: Collection[str]) -> Candidate | None:
         return budget.attempt(_TITLE, partial(leave_out, start, names))
 
+    def ranking(names: Collection[str]) -> Candidate | None:
+        return budget.attempt(_TITLE, partial(leave_out_quickly or leave_out, start, names))
+
     best, excluded, enough = start, list[str](), False
-    for name in _ranked(start, trial, budget):
+    for name in _ranked(start, ranking, budget):
         candidate = trial([*excluded, name])
         if candidate is None:
             return best
-        if candidate.score.criterion >= best.score.criterion + _WORTHWHILE_DB:
+        if candidate.score.typical >= best.score.typical + _WORTHWHILE_DB:
             best, excluded = candidate, [*excluded, name]
             if enough := is_enough(best):
                 break
@@ -77,7 +91,7 @@ def _by_gain(
         candidate = trial(group)
         if candidate is None:
             break
-        gains.append(candidate.score.criterion)
+        gains.append(candidate.score.typical)
         budget.progress("ranking kernels", len(gains) / len(groups))
     order = sorted(range(len(gains)), key=lambda i: gains[i], reverse=True)
     return [groups[i] for i in order] + groups[len(gains) :]

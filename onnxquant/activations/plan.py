@@ -12,6 +12,7 @@ from onnxquant.activations.insert import NodeForms, insert_conversions
 from onnxquant.activations.placement import Cause, FloatKernel, QuantizedTensor
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
+from onnxquant.numerics.score import UnseenOutputs
 from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import DynamicRecord, SampleUse, StaticRecord, TensorCodes
 from onnxquant.plan.planner import NO_INTEGER_SITES, IntegerSites
@@ -26,7 +27,9 @@ class SearchRecord:
         functions: score of each function that was tried, in decibels: the model itself, then equal functions.
         calibrated: number of samples that ranges were found on.
         judged: number of samples that candidates were scored on.
-        apart: whether those are other samples.
+        folds: number of folds of the samples, each judged by what the others make; 0: they are not divided.
+        apart: whether nothing that is judged on a sample was made from its source.
+        unseen: quality of what samples get that have not made it; None where samples are not in folds.
         solver: solver of the weights' codes; empty: they are rounded to nearest.
         not_solved: weights that are rounded to nearest all the same.
         skipped: ways that there was no time for.
@@ -37,6 +40,8 @@ class SearchRecord:
     calibrated: int
     judged: int
     apart: bool
+    folds: int = 0
+    unseen: UnseenOutputs | None = None
     solver: str = ""
     not_solved: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
@@ -47,7 +52,7 @@ class SearchRecord:
             record,
             tried=_rounded(self.methods),
             variants=_rounded(self.functions),
-            samples=SampleUse(self.calibrated, self.judged, self.apart),
+            samples=SampleUse(self.calibrated, self.judged, self.apart, self.folds or None),
             skipped=self.skipped or None,
             solver=self.solver or None,
             not_solved=self.not_solved if self.solver else None,
@@ -95,6 +100,11 @@ class StaticActivations:
         insert_conversions(proto, self.codes, self.tensors, self.ranges, self.forms)
 
     @property
+    def unseen(self) -> UnseenOutputs | None:
+        """The quality of what samples get that have not made it; None where it was not judged."""
+        return self.search.unseen if self.search else None
+
+    @property
     def record(self) -> StaticRecord:
         """The part of the file's metadata, and of reports, that is about activations."""
         record = StaticRecord(
@@ -136,6 +146,11 @@ class DynamicActivations:
     def histograms(self) -> dict[str, HistogramSummary]:
         """Histograms of activations: none, as nothing was calibrated."""
         return {}
+
+    @property
+    def unseen(self) -> UnseenOutputs | None:
+        """None: nothing is made of samples but factors of channels."""
+        return None
 
     @property
     def record(self) -> DynamicRecord:

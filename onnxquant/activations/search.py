@@ -8,7 +8,7 @@ is only tried while there is time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -25,7 +25,8 @@ from onnxquant.activations.settings import AccuracyGoal, StaticSettings
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
 from onnxquant.activations.solved_weights import solved_weights
 from onnxquant.activations.time_budget import TimeBudget
-from onnxquant.calibration.feeds import Split
+from onnxquant.calibration.feeds import Feeds
+from onnxquant.calibration.folds import SearchSamples, undivided
 from onnxquant.calibration.samples import SYNTHETIC, synthetic_samples
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import FeedError
@@ -48,8 +49,14 @@ _BEFORE_EXCLUSION = 0.5
 _ROOM = "weights for CPUs without VNNI"
 # Decibels that it may cost if no sum can be cut off, not only none of those on the samples.
 _FOR_CERTAINTY_DB = 1.0
+# Of more samples than these the others would make nearly the same function, in a pass of their own for each fold.
+_MOST_REFITTED = 128
+# Larger models are written for one division of the samples, not for each fold of them.
+_LARGEST_IN_FOLDS = 1 << 28
 # The noise is a hundredth of the outputs: to try more would take time and show nothing.
 _ENOUGH_DB = 40.0
+
+Functions = Callable[[Document, CalibratedModel, StaticSettings], Iterator[EqualFunction]]
 
 
 def plan_static(context: Context) -> ActivationPlan:
@@ -66,12 +73,15 @@ def plan_static(context: Context) -> ActivationPlan:
     document, options = context.document, context.options
     if context.samples is None:
         return _plan_from_statistics(context)
-    split = context.samples.for_search(document)
     statistics = saved_statistics(options.calibration, context.original)
+    in_folds = statistics is None and document.size() <= _LARGEST_IN_FOLDS
+    samples = context.samples.for_search(document, in_folds=in_folds)
     context.samples.compare(statistics.sources if statistics else ())
-    if statistics is not None and any(origin.source == split.judging.origin.source for origin in statistics.sources):
-        split = context.samples.shared()
-    search = StaticSearch(document, context.rules, StaticSettings.of(options), split, context.progress)
+    source = samples.judging.feeds.origin.source
+    if statistics is not None and any(origin.source == source for origin in statistics.sources):
+        context.samples.shared()
+        samples = replace(samples, apart=False)
+    search = StaticSearch(document, context.rules, StaticSettings.of(options), samples, context.progress)
     return search.run(statistics)
 
 
@@ -94,7 +104,8 @@ def _plan_from_statistics(context: Context) -> ActivationPlan:
     with runtime.session_of(document, threads=options.threads) as session:
         feeds = synthetic_samples(session, document, options.dims(), SYNTHETIC, options.seed)
     settings = StaticSettings.of(options).without_samples()
-    search = StaticSearch(document, context.rules, settings, Split(feeds, feeds, apart=False), context.progress)
+    samples = SearchSamples(undivided(feeds), undivided(feeds), apart=False)
+    search = StaticSearch(document, context.rules, settings, samples, context.progress)
     return search.with_ranges(statistics)
 
 
@@ -105,12 +116,12 @@ class StaticSearch:
         document: the float model, prepared and simplified.
         rules: the rules of the recipe.
         settings: the ways to try.
-        samples: samples to calibrate on, and others to compare candidates on.
+        samples: samples to calibrate on, and to compare candidates on.
         progress: display of the part that is done.
     """
 
     def __init__(
-        self, document: Document, rules: Recipe, settings: StaticSettings, samples: Split, progress: Progress
+        self, document: Document, rules: Recipe, settings: StaticSettings, samples: SearchSamples, progress: Progress
     ) -> None:
         self._document, self._rules, self._settings, self._samples = document, rules, settings, samples
         self._streams = stream_tensors(GraphEditor(document.proto.graph)) if settings.rebase else []
@@ -134,9 +145,9 @@ class StaticSearch:
         model = self._builder.calibrated(function, settings.methods, statistics, more)
         model = self._without_slow_kernels(self._builder.taken_model(model))
         best = self._best_of_methods(model)
-        self._scores[best.title] = best.score.criterion
+        self._scores[best.title] = best.score.typical
         goal = settings.goal
-        with self._budget.limited_to(_BEFORE_EXCLUSION if goal or best.score.total < LOW_DB else 1.0):
+        with self._budget.limited_to(_BEFORE_EXCLUSION if goal or _is_lost(best) else 1.0):
             if statistics is None and not self._is_enough(best):
                 best = self._try_equal_functions(best)
             if settings.may_solve and (settings.solver != AUTO or not self._is_enough(best)):
@@ -164,22 +175,23 @@ class StaticSearch:
 
     def _without_loss(self, best: Candidate) -> Candidate:
         """A candidate that does not lose its outputs; where there is none, weights alone become smaller."""
-        if best.score.total >= LOW_DB:
+        if not _is_lost(best):
             return best
         best = self._for_goal(best, AccuracyGoal(min_sqnr_db=GOOD_DB), AGAINST_LOSS)
-        if best.score.total >= LOW_DB:
+        if not _is_lost(best):
             return best
         return self._in_float(AGAINST_LOSS, best, [u.node.output[0] for u in best.model.placement.kernels])
 
     def _for_goal(self, best: Candidate, goal: AccuracyGoal, reason: FloatKernel) -> Candidate:
         """A candidate with as few kernels in float as a goal needs, for one reason."""
         reaches = goal_test(goal, self._document, self._runner)
-        return exclude(best, partial(self._in_float, reason), reaches, self._budget)
+        quickly = partial(self._in_float, reason, in_folds=False)
+        return exclude(best, partial(self._in_float, reason), reaches, self._budget, quickly)
 
     def _is_enough(self, best: Candidate) -> bool:
         """Whether what else could be tried would gain nothing that anyone notices."""
         is_asked_for_more = self._settings.goal is not None or self._settings.effort is Effort.HIGH
-        return best.score.criterion >= _ENOUGH_DB and not is_asked_for_more
+        return best.score.typical >= _ENOUGH_DB and not is_asked_for_more
 
     def _without_slow_kernels(self, model: CalibratedModel) -> CalibratedModel:
         """A calibrated model without the kernels that make it slower than the float model."""
@@ -206,8 +218,8 @@ class StaticSearch:
                 candidates.append(candidate)
         whole, *clipped = candidates
         agreed = [c for c in clipped if c.score.wins_on_most(whole.score, self._runner.sources)]
-        best = max([whole, *agreed], key=lambda c: c.score.criterion)
-        return replace(best, methods={c.static.method: c.score.criterion for c in candidates})
+        best = max([whole, *agreed], key=lambda c: c.score.typical)
+        return replace(best, methods={c.static.method: c.score.typical for c in candidates})
 
     def _try_equal_functions(self, start: Candidate) -> Candidate:
         """The best of a candidate and those of equal functions."""
@@ -219,20 +231,43 @@ class StaticSearch:
                 if function.is_stronger and not gains:
                     continue
                 title = ", ".join((*base.changes, function.change))
-                candidate = self._budget.attempt(title, partial(self._changed, base, function))
+                refitted = replace(function, folds=self._refitted(functions, function, base.model, start.model))
+                candidate = self._budget.attempt(title, partial(self._changed, base, refitted))
                 if candidate is None:
                     return best
-                self._scores[title] = candidate.score.criterion
-                gains = candidate.score.criterion > base.score.criterion
-                if candidate.score.criterion > best.score.criterion:
+                self._scores[title] = candidate.score.typical
+                gains = candidate.score.typical > base.score.typical
+                if candidate.score.typical > best.score.typical:
                     best = candidate
         return best
+
+    def _refitted(
+        self, functions: Functions, function: EqualFunction, base: CalibratedModel, start: CalibratedModel
+    ) -> tuple[Document, ...]:
+        """For each fold the function that the other folds make; none where it would be the same, or takes long.
+
+        Args:
+            functions: the functions that there are.
+            function: one of them.
+            base: the model that it was made of.
+            start: the model whose statistics it was made from.
+        """
+        is_same = not function.fitted and all(fold.original is base.original for fold in base.folds)
+        if is_same or len(self._samples.calibrating.feeds) > _MOST_REFITTED:
+            return ()
+        return tuple(
+            next(
+                (f.document for f in functions(own.original, fitted, self._settings) if f.change == function.change),
+                function.document,
+            )
+            for own, fitted in zip(base.folds, start.folds, strict=True)
+        )
 
     def _changed(self, base: Candidate, function: EqualFunction) -> Candidate:
         """A candidate of an equal function, with ranges by the method of the one that it was made from."""
         method = base.static.method
         candidate = self._builder.candidate(self._builder.calibrated(function, [method]), method)
-        scores = {method: candidate.score.criterion}
+        scores = {method: candidate.score.typical}
         return replace(candidate, changes=(*base.changes, function.change), methods=scores)
 
     def _try_solved_weights(self, best: Candidate) -> Candidate:
@@ -241,16 +276,22 @@ class StaticSearch:
         solved = self._budget.attempt("solved weights", solve) if self._settings.solver == AUTO else solve()
         if solved is None:
             return best
-        self._scores[solved.title] = solved.score.criterion
-        return solved if self._settings.solver != AUTO or solved.score.criterion > best.score.criterion else best
+        self._scores[solved.title] = solved.score.typical
+        return solved if self._settings.solver != AUTO or solved.score.typical > best.score.typical else best
 
     def _with_solved_weights(self, best: Candidate) -> Candidate:
         """A candidate with codes of weights that a solver has chosen; where it cannot, they are rounded to nearest."""
-        feeds, progress = self._samples.calibrating, self._budget.progress
+        feeds, progress, solver = self._solving, self._budget.progress, self._settings.weight_solver
         weights = solved_weights(best.model, self._rules, self._settings, feeds, progress)
-        candidate = self._builder.candidate(best.model, best.static.method, weights)
-        solver = self._settings.weight_solver
-        return replace(candidate, changes=(*best.changes, f"solved by {solver}"), methods=best.methods, solver=solver)
+        return replace(
+            self._builder.solved(best, weights), changes=(*best.changes, f"solved by {solver}"), solver=solver
+        )
+
+    @property
+    def _solving(self) -> Feeds:
+        """The samples that solve weights: all but those of the fold that judges the codes."""
+        samples = self._samples.calibrating
+        return samples.others(samples.count - 1) if samples.count else samples.feeds
 
     def _with_room_for_pairs(self, best: Candidate) -> Candidate:
         """A candidate that loses little on CPUs without VNNI; the same one where it does not lose much."""
@@ -260,24 +301,26 @@ class StaticSearch:
         room = partial(self._builder.with_room_for_pairs, best)
         roomy = room({name: p.observed for name, p in pairs.items()})
         possible = self._budget.attempt(_ROOM, partial(room, {name: p.possible for name, p in pairs.items()}))
-        if possible is not None and possible.score.criterion > roomy.score.criterion - _FOR_CERTAINTY_DB:
+        if possible is not None and possible.score.typical > roomy.score.typical - _FOR_CERTAINTY_DB:
             roomy = possible
         if self._settings.may_solve:
             starts = {name: roomy.plan.solved[name] for name in pairs if name in roomy.plan.solved}
             solved = self._budget.attempt(_ROOM, partial(self._solved_again, roomy, starts))
-            if solved is not None and solved.score.criterion > roomy.score.criterion:
+            if solved is not None and solved.score.typical > roomy.score.typical:
                 roomy = solved
         return roomy
 
     def _solved_again(self, candidate: Candidate, starts: Mapping[str, Encoded]) -> Candidate:
         """A candidate with solved codes of some weights, whose scales stay as they are."""
-        feeds, progress = self._samples.calibrating, self._budget.progress
+        feeds, progress = self._solving, self._budget.progress
         weights = solved_weights(candidate.model, self._rules, self._settings, feeds, progress, starts)
-        return self._builder.recoded(candidate, {**candidate.plan.solved, **weights})
+        return self._builder.solved(candidate, {**candidate.plan.solved, **weights})
 
-    def _in_float(self, reason: FloatKernel, candidate: Candidate, names: Collection[str]) -> Candidate:
+    def _in_float(
+        self, reason: FloatKernel, candidate: Candidate, names: Collection[str], *, in_folds: bool = True
+    ) -> Candidate:
         """A candidate with some of its kernels in float, for one reason."""
-        return self._builder.in_float(candidate, dict.fromkeys(names, reason))
+        return self._builder.in_float(candidate, dict.fromkeys(names, reason), in_folds=in_folds)
 
     def _with_record(self, best: Candidate) -> ActivationPlan:
         """The plan of the best candidate, with the scores of the search for reports."""
@@ -285,12 +328,19 @@ class StaticSearch:
         record = SearchRecord(
             methods=best.methods,
             functions=self._scores,
-            calibrated=len(self._samples.calibrating),
+            calibrated=len(self._samples.calibrating.feeds),
             judged=len(self._runner.samples),
+            folds=self._samples.calibrating.count,
             apart=self._samples.apart,
+            unseen=self._builder.unseen(best),
             solver=best.solver,
             skipped=tuple(self._budget.skipped),
             not_solved=tuple(name for name in weights if name not in best.plan.solved) if best.solver else (),
         )
         activations = replace(best.static, search=record, histograms=best.model.histograms())
         return replace(best.plan, activations=activations)
+
+
+def _is_lost(candidate: Candidate) -> bool:
+    """Whether the outputs are lost; not where only some samples lose theirs, which other sources have not prepared."""
+    return max(candidate.score.total, candidate.score.typical) < LOW_DB

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -17,6 +17,7 @@ from onnxquant import runtime
 from onnxquant.calibration import compiled
 from onnxquant.calibration.checkpoint import Checkpoint, fingerprint
 from onnxquant.calibration.feeds import Feed, Feeds
+from onnxquant.calibration.folds import FoldedSamples, undivided
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.calibration.watch import Watch
 from onnxquant.errors import FeedError, StatisticsError, nearest
@@ -50,6 +51,15 @@ class CollectSettings:
     compiled: bool = True
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A run of a collection: number of threads, display of the part that is done, checkpoint and limits."""
+
+    threads: int | None
+    progress: Progress
+    settings: CollectSettings
+
+
 def collect(
     model: Path | Document,
     feeds: Feeds,
@@ -80,29 +90,62 @@ def collect(
         FeedError: there are no samples.
         ModelError: the model does not load, or does not run on a sample.
     """
-    settings = settings or CollectSettings()
-    progress("loading", 0.0)
-    with runtime.extendable(model, threads) as source:
+    run = _Run(threads, progress, settings or CollectSettings())
+    return _collected(model, undivided(feeds), observers, run)[0]
+
+
+def collect_folds(
+    model: Path | Document,
+    samples: FoldedSamples,
+    observers: Mapping[str, Iterable[str]],
+    *,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> list[Statistics]:
+    """Observe tensors of a float model, the samples of each fold apart; statistics of samples without folds are one.
+
+    Args:
+        model: a file, or a document.
+        samples: the samples.
+        observers: names of observers by tensor.
+        threads: number of threads of the session; None: ONNX Runtime's choice.
+        progress: display of the part that is done.
+
+    Raises:
+        StatisticsError: an unknown tensor or observer.
+        FeedError: there are no samples.
+        ModelError: the model does not load, or does not run on a sample.
+    """
+    return _collected(model, samples, observers, _Run(threads, progress, CollectSettings()))
+
+
+def _collected(
+    model: Path | Document, samples: FoldedSamples, observers: Mapping[str, Iterable[str]], run: _Run
+) -> list[Statistics]:
+    """Statistics of each fold."""
+    settings, feeds = run.settings, samples.feeds
+    run.progress("loading", 0.0)
+    with runtime.extendable(model, run.threads) as source:
         first = next(iter(feeds), None)
         if first is None:
             raise FeedError("there are no samples to calibrate with")
         checkpoint = Checkpoint(settings.checkpoint, fingerprint(feeds, first)) if settings.checkpoint else None
         native = settings.compiled and compiled.available()
-        collection = _Collection(source, feeds, observers, checkpoint, native=native)
+        collection = _Collection(source, samples, observers, checkpoint, native=native)
         for group in collection.groups(first, settings.memory):
-            collection.observe(group, progress)
+            collection.observe(group, run.progress)
         return collection.finished()
 
 
 class _Collection:
-    """Statistics that are being collected.
+    """Statistics that are being collected, of each fold apart.
 
     ``_counts`` holds the number of samples that each tensor has been observed in, so that a collection can go on with any
     grouping of tensors.
 
     Args:
         source: the model.
-        feeds: the samples.
+        samples: the samples.
         observers: names of observers by tensor.
         checkpoint: the file to go on with and to save to; None: none.
         native: whether observers of the compiled library are used.
@@ -111,23 +154,26 @@ class _Collection:
     def __init__(
         self,
         source: runtime.ExtendableModel,
-        feeds: Feeds,
+        samples: FoldedSamples,
         observers: Mapping[str, Iterable[str]],
         checkpoint: Checkpoint | None,
         *,
         native: bool,
     ) -> None:
-        self._source, self._feeds, self._checkpoint, self._native = source, feeds, checkpoint, native
-        self._statistics = Statistics.of(digest(source.document), observers)
-        self._counts = dict.fromkeys(self._statistics.observers, 0)
+        self._source, self._feeds, self._checkpoint, self._native = source, samples.feeds, checkpoint, native
+        model = digest(source.document)
+        self._folds = samples.folds or (0,) * len(samples.feeds)
+        self._statistics = [Statistics.of(model, observers) for _ in range(max(1, samples.count))]
+        self._counts = dict.fromkeys(self._statistics[0].observers, 0)
         self._inputs = {i.name for i in source.document.proto.graph.input}
         self._skip_unreachable()
         self._element_bytes = self._sizes_of_elements()
         self._watches: list[Watch] = []
         self._is_consistent = True  # every observed value is counted in _counts: the state may be saved
         self._saved_at = time.monotonic()
+        self._fold = 0
         if checkpoint is not None and checkpoint.exists():
-            self._statistics, self._counts = checkpoint.read(self._statistics)
+            self._statistics[0], self._counts = checkpoint.read(self._statistics[0])
 
     def _skip_unreachable(self) -> None:
         """Skip tensors that no session can show.
@@ -167,8 +213,10 @@ class _Collection:
 
     def _skip(self, tensor: str, reason: str) -> None:
         """Leave a tensor out from now on."""
-        self._statistics.skipped[tensor] = reason
-        del self._statistics.observers[tensor], self._counts[tensor]
+        for statistics in self._statistics:
+            statistics.skipped[tensor] = reason
+            del statistics.observers[tensor]
+        del self._counts[tensor]
 
     def groups(self, first: Feed, memory: int) -> list[list[str]]:
         """Tensors that are observed together: those observed in equally many samples, and no more of them than fit in memory.
@@ -203,13 +251,14 @@ class _Collection:
 
     def observe(self, group: Sequence[str], progress: Progress) -> None:
         """Run the samples that a group has not been observed in."""
-        self._watches = [self._watch(name, i) for i, name in enumerate(group)]
+        self._watches, self._fold = [self._watch(name, i) for i, name in enumerate(group)], 0
         session = self._source.observing(self._addition())
         outputs = [output for watch in self._watches for output in watch.outputs(self._inputs)]
         start = self._counts[group[0]]
         try:
             for index, feed in enumerate(islice(self._feeds, start, None), start):
                 self._is_consistent = not self._native  # the library sees tensors while the session runs
+                self._turn_to(self._folds[index])
                 values: dict[str, NDArray[Any]] = {**feed, **runtime.run(session, feed, outputs)}
                 for watch in self._watches:
                     self._see(watch, values, index)
@@ -233,7 +282,17 @@ class _Collection:
     def _watch(self, name: str, index: int) -> Watch:
         native = self._native and self._element_bytes[name] == _FLOATS["tensor(float)"]
         shown = name not in self._hidden()
-        return Watch(name, self._statistics.accumulators(name), index, compiled=native, shown=shown)
+        return Watch(name, self._statistics[0].accumulators(name), index, compiled=native, shown=shown)
+
+    def _turn_to(self, fold: int) -> None:
+        """Let the statistics of a fold see the next samples."""
+        if fold == self._fold:
+            return
+        self._drain()
+        for watch in self._watches:
+            if watch.name in self._counts:
+                watch.turn_to(self._statistics[fold].accumulators(watch.name))
+        self._fold = fold
 
     def _see(self, watch: Watch, values: Mapping[str, NDArray[Any]], index: int) -> None:
         if watch.name not in self._counts:
@@ -261,11 +320,12 @@ class _Collection:
         if self._checkpoint is None or not self._is_consistent or time.monotonic() - self._saved_at < after_seconds:
             return
         self._drain()
-        self._checkpoint.write(self._statistics, self._counts)
+        self._checkpoint.write(self._statistics[0], self._counts)
         self._saved_at = time.monotonic()
 
-    def finished(self) -> Statistics:
-        """The statistics, complete."""
-        self._statistics.samples = len(self._feeds)
-        self._statistics.sources = [self._feeds.origin]
+    def finished(self) -> list[Statistics]:
+        """The statistics of each fold, complete."""
+        for fold, statistics in enumerate(self._statistics):
+            statistics.samples = self._folds.count(fold)
+            statistics.sources = [replace(self._feeds.origin, samples=statistics.samples)]
         return self._statistics

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
+from onnxquant.calibration.folds import SearchSamples, folded, undivided
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites
@@ -20,6 +21,9 @@ _LARGEST_PIXEL = 255
 _LABELLED = 500
 SYNTHETIC = 8
 """Number of synthetic samples if the user names none."""
+
+# Largest number of samples in folds that candidates of a search are compared on.
+_JUDGED_IN_FOLDS = 24
 
 
 class Samples:
@@ -82,17 +86,29 @@ class Samples:
         other._split, other._feeds, other._preparation = self._split, self._feeds, self._preparation
         return other
 
-    def for_search(self, model: Document) -> feeds_.Split:
-        """The samples of ``for_calibration`` for a search that they score; the proof then runs all that judge the search.
+    def for_search(self, model: Document, *, in_folds: bool) -> SearchSamples:
+        """The samples of a search that they score.
+
+        In folds all of them calibrate, and what is judged on a fold is made from the others. Else, and where other runs
+        are compared on the same division, they are those of ``for_calibration``. The proof runs all that judge the search.
 
         Args:
             model: a model that takes the inputs
+            in_folds: whether they are divided into folds, where there are sources for it
 
         Raises:
             FeedError: they do not fit the model.
         """
-        self._proven = max(self._options.samples, feeds_.JUDGED)
-        return self.for_calibration(model)
+        split = self.for_calibration(model)
+        samples = folded(split.whole)
+        if not in_folds or not samples.count or not self._is_last:
+            self._proven = max(self._options.samples, feeds_.JUDGED)
+            others = feeds_.spread(split.judging, feeds_.JUDGED)
+            return SearchSamples(undivided(split.calibrating), undivided(others), split.apart)
+        judging = samples.some(max(self._options.samples, _JUDGED_IN_FOLDS))
+        self._proven = len(judging.feeds)
+        self._split = replace(split, calibrating=split.whole, judging=judging.feeds, apart=False)
+        return SearchSamples(samples, judging, apart=True)
 
     def shared(self) -> feeds_.Split:
         """The split of ``for_calibration``, once something is made from the samples that judge."""
@@ -101,16 +117,18 @@ class Samples:
         self._split = replace(self._split, apart=False)
         return self._split
 
-    def is_split_into(self, model: Document, calibrated: int, judged: int) -> bool:
-        """Whether the split of a search has these numbers of samples; if not, the proof takes samples without a split.
+    def is_split_into(self, model: Document, calibrated: int, judged: int, folds: int) -> bool:
+        """Whether the samples of a search have these numbers; if not, the proof takes samples without a split.
 
         Args:
             model: a model that takes the inputs
             calibrated: number of samples that calibrate
             judged: number of samples that judge
+            folds: number of folds that they are divided into; 0: they are not
         """
-        split = self.for_search(model)
-        if (len(split.calibrating), len(split.judging)) != (calibrated, judged):
+        search = self.for_search(model, in_folds=folds > 0)
+        sizes = [len(samples.feeds) for samples in (search.calibrating, search.judging)]
+        if [*sizes, search.calibrating.count] != [calibrated, judged, folds]:
             self._split, self._proven = None, self._options.samples
         return self._split is not None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any, Self
 
@@ -135,6 +136,11 @@ class Statistics:
             for key, accumulator in out.accumulators(tensor).items():
                 accumulator.merge(b.accumulators(tensor)[key])
         return out
+
+    @staticmethod
+    def merge_all(parts: Sequence[Statistics]) -> Statistics:
+        """The statistics of the samples of all parts."""
+        return reduce(Statistics.merge, parts)
 
     def save(self, path: str | Path) -> None:
         """Write one file, whole or not at all.

@@ -30,13 +30,17 @@ class Watch:
         self, name: str, accumulators: Mapping[str, Accumulator], index: int, *, compiled: bool, shown: bool
     ) -> None:
         self.name = name
-        fast = {k: a for k, a in accumulators.items() if compiled and (k in KINDS or isinstance(a, MovingExtremes))}
-        self._slow = [a for k, a in accumulators.items() if k not in fast]
-        self._averages = [a for a in fast.values() if isinstance(a, MovingExtremes)]
-        self._fast = {k: a for k, a in fast.items() if k in KINDS}
-        self._compiled = CompiledObserver(histogram="histogram" in fast) if fast else None
+        self._kinds = [k for k, a in accumulators.items() if compiled and (k in KINDS or isinstance(a, MovingExtremes))]
+        self.turn_to(accumulators)
+        self._compiled = CompiledObserver(histogram="histogram" in self._fast) if self._kinds else None
         self._output = f"onnxquant/observe/{index}"
         self._shown = shown
+
+    def turn_to(self, accumulators: Mapping[str, Accumulator]) -> None:
+        """Let other accumulators of the same kinds see the next samples; the library's part has been moved before."""
+        self._slow = [a for k, a in accumulators.items() if k not in self._kinds]
+        self._averages = [a for k, a in accumulators.items() if k in self._kinds and isinstance(a, MovingExtremes)]
+        self._fast = {k: a for k, a in accumulators.items() if k in self._kinds and k in KINDS}
 
     @property
     def is_fetched(self) -> bool:

@@ -15,6 +15,7 @@ from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites
 from onnxquant.numerics.arrays import Order
+from onnxquant.numerics.score import UnseenOutputs
 from onnxquant.plan.context import Context
 from onnxquant.plan.decision import Decision, KeepDecision, Plan
 from onnxquant.plan.planner import make_plan
@@ -32,6 +33,7 @@ class PlannedModel:
         orders: stored order of columns, by weight, where it is another one
         solved: weights by name whose codes are chosen already
         notes: sentences on the changes of the model
+        unseen: quality of integer activations on samples that have not made them, where that was judged
     """
 
     context: Context
@@ -39,6 +41,7 @@ class PlannedModel:
     orders: Mapping[str, Order]
     solved: Mapping[str, Encoded]
     notes: tuple[str, ...]
+    unseen: UnseenOutputs | None = None
 
     @property
     def document(self) -> Document:
@@ -59,7 +62,8 @@ def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
         plan = replace(plan, decisions=tuple(_with_reason(d, search.in_float) for d in plan.decisions))
     plan = assign_solvers(plan, document, has_samples=context.samples is not None)
     solved = search.solved.without(equivalent.rescaled) if search else activations.solved
-    return PlannedModel(context.with_document(document), plan, equivalent.orders, solved, equivalent.notes)
+    unseen = activations.activations.unseen if activations.activations else None
+    return PlannedModel(context.with_document(document), plan, equivalent.orders, solved, equivalent.notes, unseen)
 
 
 def _with_reason(decision: Decision, in_float: Container[str]) -> Decision:

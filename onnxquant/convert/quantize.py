@@ -186,7 +186,7 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
         lowering.write(model.document, plan, publisher, encoder)
     report.finish(path, encoder.results, external=external)
     if options.proof:
-        report.prove(prove(context, reference, path, EncodedWeights(model.document, encoder.digests)))
+        report.prove(prove(context, reference, path, EncodedWeights(model.document, encoder.digests, model.unseen)))
     return report
 
 

@@ -79,5 +79,5 @@ def _hold_out(samples: Samples, original: Document, file: Document) -> None:
     """Let the proof run on what calibration held out, where the samples are divided as the file says of its own."""
     metadata = Metadata.read(file.proto)
     use = metadata.sample_use if metadata else None
-    if use and samples.is_split_into(original, use.calibrated, use.judged) and not use.apart:
+    if use and samples.is_split_into(original, use.calibrated, use.judged, use.folds or 0) and not use.apart:
         samples.shared()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -15,22 +16,19 @@ from numpy.typing import NDArray
 
 from onnxquant.json_data import OPTIONAL
 from onnxquant.numerics.align import BY_BEGINNINGS, BY_BOXES, Aligned, align, arrays_of
+from onnxquant.numerics.classes import are_probabilities, has_classes, logits
 from onnxquant.numerics.decibels import decibels
 from onnxquant.numerics.parts import Part, named_part, parts_by_scale
+from onnxquant.numerics.unseen import UnseenQuality
 
 # Outputs that keep less are to be measured on the task before the file is used, and those that keep still less are lost.
 GOOD_DB, LOW_DB = 20.0, 10.0
-# Tolerance for the sum of a row of probabilities, float16 ones too; and the smallest probability that counts.
-_ROUNDING, _SMALLEST = 1e-2, 1e-9
 # Of fewer samples than this the worst tenth is less than one.
 _TENTHS = 10
+# Better samples count as exact.
+_EXACT_DB = 100.0
 # A sample's signal counts as at least this part of the mean one: silence has no signal of its own.
 _LEAST_SIGNAL = 0.01
-# Parts of names of outputs that hold a number per class, and of those that do not.
-_CLASSES = ("logit", "prob", "class", "score", "softmax", "pred", "cls")
-_FEATURES = ("embed", "feature", "hidden", "pool")
-# Classes of outputs with positions: the entries of a vocabulary.
-_VOCABULARY = 1000
 
 
 class Score(NamedTuple):
@@ -47,6 +45,22 @@ class Score(NamedTuple):
     criterion: float
     total: float
     samples: tuple[float, ...] = ()
+
+    @property
+    def typical(self) -> float:
+        """The mean of the samples and that of the worst tenth of them, together: one sample cannot decide alone.
+
+        Where a part is not in every sample, the criterion.
+        """
+        if len(self.samples) < 2:
+            return self.criterion
+        ratios = sorted(min(ratio, _EXACT_DB) for ratio in self.samples)
+        worst = ratios[: max(1, len(ratios) // _TENTHS)]
+        return (sum(ratios) / len(ratios) + sum(worst) / len(worst)) / 2
+
+    def plus(self, gain: float) -> Score:
+        """The score of outputs that are better by so many decibels; their total is not known to be."""
+        return Score(self.criterion + gain, self.total, tuple(ratio + gain for ratio in self.samples))
 
     def wins_on_most(self, other: Score, sources: Sequence[str]) -> bool:
         """Whether the samples of most sources are better than in another score; true where samples have no ratios.
@@ -115,6 +129,19 @@ class SampleQuality:
 
 
 @dataclass(frozen=True)
+class UnseenOutputs:
+    """The quality of outputs on samples that have not made the models that they come from.
+
+    Attributes:
+        parts: quality of each part of the outputs, the worst first.
+        expected: the quality to expect on samples of other sources; None where no part is in every sample.
+    """
+
+    parts: tuple[PartQuality, ...]
+    expected: UnseenQuality | None
+
+
+@dataclass(frozen=True)
 class _Answers:
     """Kind of some answers, number of those that are the same, and of all."""
 
@@ -164,7 +191,7 @@ class Judge:
         parts = []
         for name in outputs:
             arrays = [sample[name] for sample in self._reference if name in sample]
-            is_split = arrays[0].dtype.kind == "f" and not _are_probabilities(arrays[0])
+            is_split = arrays[0].dtype.kind == "f" and not are_probabilities(arrays[0])
             parts += parts_by_scale(name, arrays) if is_split else [Part(name)]
         return parts
 
@@ -225,6 +252,33 @@ class Judge:
         place = int((tops[0] != tops[1]).argmax())
         return str(tops[0][place]), str(tops[1][place])
 
+    def unseen(self, outputs: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> UnseenOutputs:
+        """The quality on samples that have not made what is judged on them.
+
+        Args:
+            outputs: outputs to compare, a mapping per sample, each of a model that was made without its source.
+            sources: source of each sample.
+        """
+        aligned = self._aligned(outputs)
+        powers = {part.title: self._powers(part, aligned) for part in self._parts if self._is_float(part)}
+        qualities = [
+            UnseenQuality.of(title, _sample_ratios(p.total), sources)
+            for title, p in powers.items()
+            if p.has_signal and len(p.total) == len(sources)
+        ]
+        expected = min(qualities, key=lambda q: q.sqnr_db, default=None)
+        return UnseenOutputs(tuple(self.quality(outputs)), expected)
+
+    def of_samples(self, places: Sequence[int]) -> Judge:
+        """The judge of some of the samples.
+
+        Args:
+            places: positions of the samples.
+        """
+        judge = copy(self)
+        judge._reference = [self._reference[place] for place in places]
+        return judge
+
     def _aligned(self, outputs: Sequence[Mapping[str, Any]]) -> list[Aligned]:
         return [align(a, arrays_of(b)) for a, b in zip(self._reference, outputs, strict=True)]
 
@@ -235,7 +289,7 @@ class Judge:
         """Whether a part is a whole output whose every row could be that of a Softmax, a row for each sample."""
         arrays = [sample[part.output] for sample in self._reference if part.output in sample]
         is_whole = bool(arrays) and not part.index and self._is_float(part)
-        return is_whole and all(a.ndim == 2 and _are_probabilities(a) for a in arrays)
+        return is_whole and all(a.ndim == 2 and are_probabilities(a) for a in arrays)
 
     def _powers(self, part: Part, aligned: Sequence[Aligned]) -> _Powers:
         """Powers of a part by sample. A box that is missing on one side is noise to the criterion."""
@@ -246,8 +300,8 @@ class Judge:
             a, b = (part.of(side[part.output]).astype(np.float64) for side in (sample.expected, sample.outputs))
             signal, noise = _signal_and_noise(a, b)
             powers.total.append((signal, noise))
-            if not part.index and _are_probabilities(a):
-                powers.criterion.append(_signal_and_noise(_logits(a), _logits(b)))
+            if not part.index and are_probabilities(a):
+                powers.criterion.append(_signal_and_noise(logits(a), logits(b)))
             elif part.output in sample.matched and sample.boxes:
                 all_boxes = _signal_and_noise(part.of(whole[part.output]).astype(np.float64), None)[0]
                 missing = 1 - len(a.reshape(-1)) / max(1, part.of(whole[part.output]).size)
@@ -283,7 +337,7 @@ class Judge:
         if not self._is_float(part):
             same = [np.asarray(a == b) for a, b in pairs]
             return _Answers("values", sum(int(s.sum()) for s in same), sum(s.size for s in same))
-        if not pairs or part.index or not all(_has_classes(name, a) for a, _ in pairs):
+        if not pairs or part.index or not all(has_classes(name, a) for a, _ in pairs):
             return None
         if self._has_probabilities and not self._holds_probabilities(part):
             return None  # such as coordinates beside the probabilities of a detector
@@ -327,30 +381,3 @@ def _signal_and_noise(expected: NDArray[np.float64], outputs: NDArray[np.float64
         finite &= np.isfinite(outputs)
     noise = 0.0 if outputs is None else float(((expected[finite] - outputs[finite]) ** 2).sum())
     return float((expected[finite] ** 2).sum()), noise
-
-
-def _has_classes(output: str, values: NDArray[Any]) -> bool:
-    """Whether an output looks like logits or probabilities, a number for each class on the last axis."""
-    if values.ndim < 2 or values.shape[-1] < 2 or not values.size or not np.isfinite(values).all():
-        return False
-    if _are_probabilities(values):
-        return True
-    name = output.lower()
-    if any(word in name for word in _FEATURES) or np.allclose(np.linalg.norm(values, axis=-1), 1, atol=_ROUNDING):
-        return False
-    return values.ndim == 2 or (
-        values.ndim == 3 and (values.shape[-1] >= _VOCABULARY or any(w in name for w in _CLASSES))
-    )
-
-
-def _are_probabilities(values: NDArray[Any]) -> bool:
-    """Whether each row could be the output of a Softmax."""
-    can_be = values.ndim > 0 and values.shape[-1] > 1 and bool((values >= 0).all())
-    return can_be and bool(np.allclose(values.sum(-1, dtype=np.float64), 1, atol=_ROUNDING))
-
-
-def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inputs of a Softmax that have these outputs, with mean zero."""
-    logs = np.log(np.maximum(probabilities, _SMALLEST))
-    centred: NDArray[np.float64] = logs - logs.mean(-1, keepdims=True)
-    return centred

@@ -35,12 +35,14 @@ class SampleUse:
     Attributes:
         calibrated: samples that ranges come from.
         judged: samples that candidates are compared on.
-        apart: whether these are different samples.
+        apart: whether nothing that is compared on a sample was made from its source.
+        folds: number of folds of the samples, each judged by what the others make; None: those that judge are others.
     """
 
     calibrated: int
     judged: int
     apart: bool
+    folds: int | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

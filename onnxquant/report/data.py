@@ -16,6 +16,7 @@ from onnxquant.budget.result import FormatSearchResult
 from onnxquant.graph.io import Document
 from onnxquant.json_data import OPTIONAL, JsonObject, JsonValue
 from onnxquant.numerics.difference import ErrorFigures
+from onnxquant.numerics.unseen import UnseenQuality
 from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import ActivationRecord
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
@@ -99,6 +100,7 @@ class Verdict:
         worst_tenth_db: SQNR of the worst output over the worst tenth of the samples; None for fewer than ten.
         same, answers: number of answers that are the same, and of all, where the fewest are; None where there are none.
         answer: kind of these answers.
+        unseen: quality to expect on samples of other sources; None where nothing tells it.
     """
 
     state: State
@@ -114,6 +116,7 @@ class Verdict:
     same: int | None = field(default=None, metadata=OPTIONAL)
     answers: int | None = field(default=None, metadata=OPTIONAL)
     answer: str | None = field(default=None, metadata=OPTIONAL)
+    unseen: UnseenQuality | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

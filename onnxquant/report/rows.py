@@ -373,6 +373,8 @@ def _ranges(record: StaticRecord) -> list[tuple[str, str]]:
     rows = []
     if use := record.samples:
         judges = f"{use.judged} others to judge by" if use.apart else f"{use.judged} of them to judge by"
+        if use.folds:
+            judges = f"{use.judged} of them to judge by, in {use.folds} parts, each by what the others make"
         rows.append(("samples", f"{use.calibrated}, {judges}"))
     if record.method:
         tried = _scores(record.tried.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from onnxquant.numerics.unseen import UnseenQuality
 from onnxquant.validation.latency import Interval
 
 
@@ -28,6 +29,25 @@ def decibels(value: float) -> str:
     if math.isfinite(value):
         return f"{value:.1f} dB"
     return "nan" if math.isnan(value) else "exact" if value > 0 else "none"
+
+
+def unseen(quality: UnseenQuality) -> str:
+    """The quality to expect on samples of other sources; an interval where the sources differ.
+
+    >>> unseen(UnseenQuality("y", 30.0, 29.0, 31.0, sources=20, samples=40, worst_tenth_db=21.0))
+    'worst output y: signal to noise 30.0 dB (21.0 dB in the worst tenth) on samples it has not seen, from 20 sources'
+    >>> unseen(UnseenQuality("y", 25.0, 19.6, 30.4, sources=5, samples=5))
+    'worst output y: signal to noise 20 to 30 dB on samples it has not seen, from 5 sources'
+    """
+    figure = decibels(quality.sqnr_db)
+    if not quality.is_precise:
+        figure = f"{quality.low_db:.0f} to {quality.high_db:.0f} dB"
+    tenth = "" if quality.worst_tenth_db is None else f" ({decibels(quality.worst_tenth_db)} in the worst tenth)"
+    kind = "slice" if "[" in quality.output else "output"
+    return (
+        f"worst {kind} {quality.output}: signal to noise {figure}{tenth} on samples it has not seen, "
+        f"from {quality.sources} sources"
+    )
 
 
 def milliseconds(seconds: float) -> str:

@@ -77,6 +77,7 @@ def verdict_of(report: ReportData) -> Verdict:
         same=answers.same if answers else None,
         answers=answers.answers if answers else None,
         answer=answers.answer if answers else None,
+        unseen=proof.unseen if proof else None,
     )
 
 
@@ -175,9 +176,11 @@ def _quality_of_ratios(report: ReportData, proof: Proof) -> Quality:
     bound = report.request.options.get("min_sqnr") if report.request else None
     good = bound if isinstance(bound, (int, float)) else _LEAST_DB if proof.metric else GOOD_DB
     if worst >= max(good, _LEAST_DB):
-        return Quality.GOOD
+        return Quality.DOUBTFUL if proof.unseen and proof.unseen.low_db < good else Quality.GOOD
     # What lies behind the place where two outputs of other lengths part says nothing about either.
     worst = min((ratio for name, ratio in ratios.items() if name not in cut), default=LOW_DB)
+    if proof.unseen:
+        worst = max(worst, proof.unseen.sqnr_db)
     return Quality.DOUBTFUL if worst >= LOW_DB else Quality.LOST
 
 
@@ -224,6 +227,8 @@ def _doubt(proof: Proof) -> str:
     if parts:
         worst = min(parts, key=_share)
         return f"{worst.same} of {worst.answers} {worst.answer} are the same, others may be wrong"
+    if proof.unseen and min(ratios_of_outputs(proof).values(), default=0.0) >= GOOD_DB:
+        return f"on samples of other sources outputs may keep no more than {proof.unseen.low_db:.0f} dB"
     return f"answers of outputs that keep less than {GOOD_DB:.0f} dB may be wrong"
 
 

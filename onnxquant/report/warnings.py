@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from onnxquant.numerics.score import LOW_DB
+from onnxquant.numerics.score import GOOD_DB, LOW_DB
 from onnxquant.plan.activations import ActivationRecord, DynamicRecord
 from onnxquant.report import advice
 from onnxquant.report.data import ReportData
@@ -38,7 +38,13 @@ def warnings(report: ReportData) -> list[str]:
         if proof.feeds and proof.feeds.is_synthetic:
             out.append("outputs were compared on SYNTHETIC samples: give --data for figures that tell the accuracy")
         out += (proof.feeds.remarks if proof.feeds else None) or ()
-        if proof.feeds and proof.feeds.apart is False:
+        if proof.unseen and not proof.unseen.is_precise and proof.unseen.low_db < GOOD_DB:
+            out.append(
+                f"samples of {proof.unseen.sources} sources differ too much for a figure of those that the file has not "
+                f"seen: it lies between {proof.unseen.low_db:.0f} and {proof.unseen.high_db:.0f} dB, 9 times of 10; samples "
+                f"of more sources make it narrower"
+            )
+        elif proof.feeds and proof.feeds.apart is False and not proof.unseen:
             out.append(
                 "outputs were compared on samples that the file was made from, so others will lose more: give at least 8 "
                 "samples of different sources, and some of them are held out"

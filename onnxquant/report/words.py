@@ -10,7 +10,7 @@ from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.report import rows
 from onnxquant.report.data import Float16Error, ReportData, Verdict
-from onnxquant.report.units import decibels, figure, milliseconds, size
+from onnxquant.report.units import decibels, figure, milliseconds, size, unseen
 from onnxquant.validation.latency import ORIGINAL
 from onnxquant.validation.proof import Proof, Structure
 
@@ -75,7 +75,9 @@ def quality(verdict: Verdict) -> str:
     parts = []
     if verdict.answers:
         parts.append(f"{verdict.same} of {verdict.answers} {verdict.answer} the same")
-    if verdict.worst_sqnr_db is not None:
+    if verdict.unseen is not None:
+        parts.append(unseen(verdict.unseen))
+    elif verdict.worst_sqnr_db is not None:
         parts.append(_worst(verdict, verdict.worst_sqnr_db))
     return "; ".join(parts)
 

@@ -83,6 +83,8 @@ def compare(
             proof.feeds = samples.origin
             compared = compare_outputs(models, Path(folder), progress)
             proof.outputs, proof.quality, proof.examples = compared.errors, compared.quality, compared.examples or None
+            if written and written.unseen:
+                proof.quality, proof.unseen = list(written.unseen.parts), written.unseen.expected
             proof.notes += notes_on_outputs(samples.outputs, compared.quality) + notes_on_random_draws(document)
             note_unoptimized(proof)
         if isinstance(samples, SampledOutputs) and samples.source is not None:

@@ -10,6 +10,7 @@ from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.json_data import EMPTY, INLINE, OPTIONAL, JsonKey
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.numerics.score import PartQuality
+from onnxquant.numerics.unseen import UnseenQuality
 from onnxquant.plan.activations import ActivationRecord
 from onnxquant.validation.accuracy import Accuracy
 from onnxquant.validation.checks import WeightChecks
@@ -160,6 +161,8 @@ class Proof:
         outputs: errors by pair of runs ("float vs twin") and output.
         quality: quality of the outputs that users get, the worst part first; None in old reports.
         examples: samples that show what was lost; None where there are none.
+        unseen: quality to expect on samples of other sources; None where nothing tells it. The figures of ``quality`` are
+            then those of samples that have not made what was judged on them.
         feeds: source of the samples; None where there are none.
         latency: seconds per call; None where they were not measured.
         op_times: time of a call by operator, the longest first; None where they were not measured.
@@ -180,6 +183,7 @@ class Proof:
     outputs: dict[str, OutputErrors] = field(default_factory=dict)
     quality: list[PartQuality] | None = field(default=None, metadata=OPTIONAL)
     examples: list[Example] | None = field(default=None, metadata=OPTIONAL)
+    unseen: UnseenQuality | None = field(default=None, metadata=OPTIONAL)
     feeds: SampleOrigin | None = field(default=None, metadata=EMPTY)
     latency: Latency | None = field(default=None, metadata=EMPTY)
     op_times: list[OpTime] | None = field(default=None, metadata=OPTIONAL)

@@ -13,6 +13,7 @@ from onnxquant.artifact.records import Record, records, rescaled_weights
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.numerics.difference import Difference, rescaled_like
+from onnxquant.numerics.score import UnseenOutputs
 from onnxquant.validation import checks
 from onnxquant.validation.distribution import distribution
 from onnxquant.validation.proof import Problem, Proof, WeightProof
@@ -20,15 +21,17 @@ from onnxquant.validation.proof import Problem, Proof, WeightProof
 
 @dataclass(frozen=True)
 class EncodedWeights:
-    """Knowledge of a file's writer about the weights, right after writing.
+    """Knowledge of a file's writer, right after writing.
 
     Attributes:
         document: the float model whose weights were encoded.
         digests: hashes of the encoded weights; the file must give them back. Empty: not known.
+        unseen: quality on samples that have not made what was judged on them; None where it was not judged.
     """
 
     document: Document
     digests: Mapping[str, str] = field(default_factory=dict)
+    unseen: UnseenOutputs | None = None
 
 
 def compare_weights(proof: Proof, written: EncodedWeights, quantized: Document) -> None:

@@ -24,6 +24,7 @@ from peer_bench.job import Reader
 from peer_bench.preprocess import preprocess
 
 import onnxquant
+from onnxquant.numerics.score import Judge
 from onnxquant.plan.activations import StaticRecord
 
 from .networks import Feed, Samples
@@ -57,17 +58,24 @@ class Result:
 
     Attributes:
         quality: quality on samples never seen, with exact integer products.
-        whole_here: decibels of all samples together as this CPU computes them, as our report has it.
-        claim: decibels that our report has over all samples; None: no report.
-        claim_tenth: those of the worst tenth.
+        whole_here: decibels of all samples together as this CPU computes them.
+        mean_here, tenth_here: mean over the samples, and over the worst tenth, as our report counts them and this CPU
+            computes them.
+        claim: mean that our report expects on samples it has not seen; None: no report.
+        claim_tenth: that of the worst tenth.
+        claim_low, claim_high: interval of the report.
         seconds: processor time of the conversion.
         error: why there is no file.
     """
 
     quality: Quality | None = None
     whole_here: float | None = None
+    mean_here: float | None = None
+    tenth_here: float | None = None
     claim: float | None = None
     claim_tenth: float | None = None
+    claim_low: float | None = None
+    claim_high: float | None = None
     seconds: float = 0.0
     error: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -97,10 +105,20 @@ def run(tool: Tool, model: Path, samples: Samples, expected: list[Outputs]) -> R
             result.seconds = time.process_time() - start
             result.quality = quality(expected, outputs(output, samples.unseen))
             if result.claim is not None:
-                result.whole_here = quality(expected, outputs(output, samples.unseen, exact=False)).whole
+                _judge_here(result, expected, outputs(output, samples.unseen, exact=False))
         except Exception as error:  # a refusal is a result
             result.error = f"{type(error).__name__}: {error}"[:200]
     return result
+
+
+def _judge_here(result: Result, expected: Sequence[Outputs], actual: Sequence[Outputs]) -> None:
+    """Add the figures as our report counts them: no sample has less signal than a hundredth of the mean, or above 100 dB."""
+    result.whole_here = quality(expected, actual).whole
+    names = [str(index) for index in range(len(expected[0]))]
+    reference, outputs_ = ([dict(zip(names, sample, strict=True)) for sample in side] for side in (expected, actual))
+    unseen = Judge(reference).unseen(outputs_, list(map(str, range(len(reference))))).expected
+    if unseen is not None:
+        result.mean_here, result.tenth_here = unseen.sqnr_db, unseen.worst_tenth_db
 
 
 def _ours(effort: str, model: Path, samples: Samples, output: Path, result: Result) -> None:
@@ -113,9 +131,9 @@ def _ours(effort: str, model: Path, samples: Samples, output: Path, result: Resu
         else:
             np.savez(folder / f"{name}.npz", **dict(feed))  # type: ignore[arg-type]
     report = onnxquant.quantize(model, output, data=folder, activations="static", threads=1, force=True, effort=effort)
-    parts = [p for p in (report.proof and report.proof.quality) or [] if p.sqnr_db is not None]
-    if parts:
-        result.claim, result.claim_tenth = parts[0].sqnr_db, parts[0].worst_tenth_db
+    if unseen := report.verdict.unseen:
+        result.claim, result.claim_tenth = unseen.sqnr_db, unseen.worst_tenth_db
+        result.claim_low, result.claim_high = unseen.low_db, unseen.high_db
     if isinstance(report.activations, StaticRecord):
         result.facts = {"method": report.activations.method, "functions": dict(report.activations.variants)}
 

@@ -49,7 +49,9 @@ def _row(entries: dict[str, Any]) -> Row:
     return Row(**entries, result=Result(quality=Quality(**quality) if quality else None, **result))
 
 
-HEAD = ("network", "photos", "seed", "ours", "tenth", "best peer", "tenth", "gain", "tenth", "report", "off", "")
+HEAD = (
+    "network", "photos", "seed", "ours", "tenth", "best peer", "tenth", "gain", "tenth", "report", "interval", "off", "",
+)  # fmt: skip
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -75,9 +77,10 @@ def _cells(results: Mapping[str, Result]) -> tuple[str, ...]:
     mean, tenth = peers[best].mean, max(q.worst_tenth for q in peers.values())
     gains = ours.quality.mean - mean, ours.quality.worst_tenth - tenth
     claim = math.nan if ours.claim is None else ours.claim
-    off = claim - (ours.quality.whole if ours.whole_here is None else ours.whole_here)
+    off = claim - (math.nan if ours.mean_here is None else ours.mean_here)
     holds = min(gains) >= LEAST_GAIN and abs(off) <= MOST_MISJUDGED
+    interval = "" if ours.claim_low is None else f"{ours.claim_low:.0f} to {ours.claim_high:.0f}"
     return (
         f"{ours.quality.mean:.1f}", f"{ours.quality.worst_tenth:.1f}", f"{best[:4]} {mean:.1f}", f"{tenth:.1f}",
-        f"{gains[0]:+.1f}", f"{gains[1]:+.1f}", f"{claim:.1f}", f"{off:+.1f}", "" if holds else "*",
+        f"{gains[0]:+.1f}", f"{gains[1]:+.1f}", f"{claim:.1f}", interval, f"{off:+.1f}", "" if holds else "*",
     )  # fmt: skip

@@ -51,7 +51,9 @@ def test_names_of_samples_tell_the_photograph(bench):
 
 
 def result(bench, mean, tenth, claim=None):
-    return bench.quantizers.Result(bench.quantizers.Quality(mean, tenth, tenth - 1, mean - 1), claim=claim)
+    return bench.quantizers.Result(
+        bench.quantizers.Quality(mean, tenth, tenth - 1, mean - 1), mean_here=mean - 1, claim=claim
+    )
 
 
 @pytest.mark.parametrize(

@@ -457,7 +457,7 @@ def test_of_samples_without_names_the_last_part_is_held_out(count: int, asked: i
 
 def test_few_samples_are_not_divided_and_that_is_known() -> None:
     feeds = open_feeds({"x": values(7, 3)}, [X])
-    assert split(feeds, 4, 512) == Split(feeds, feeds, apart=False)
+    assert split(feeds, 4, 512) == Split(feeds, feeds, apart=False, whole=feeds)
 
 
 def files(folder: Path, names: list[str]) -> Path:

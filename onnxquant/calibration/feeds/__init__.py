@@ -31,7 +31,7 @@ from onnxquant.calibration.feeds.facts import NO_FACTS, ModelFacts, facts_of
 from onnxquant.calibration.feeds.labels import Label, LabelFile
 from onnxquant.calibration.feeds.preparation import Preparation, ranges_of, unscaled_pixels
 from onnxquant.calibration.feeds.settings import Description, entries
-from onnxquant.calibration.feeds.split import JUDGED, Split, split, spread
+from onnxquant.calibration.feeds.split import JUDGED, Split, split, spread, spread_places
 from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, vocabulary
 from onnxquant.errors import FeedError
 from onnxquant.system.files import is_special
@@ -62,6 +62,7 @@ __all__ = [
     "ranges_of",
     "split",
     "spread",
+    "spread_places",
     "unscaled_pixels",
     "vocabulary",
 ]

@@ -26,12 +26,14 @@ class Split:
         calibrating: samples that statistics and solved weights come from.
         judging: samples of other sources; all samples where there are too few to divide.
         apart: whether no source is in both.
+        whole: all samples.
         held_out: all samples of the sources that judge; None: ``judging`` is all.
     """
 
     calibrating: Feeds
     judging: Feeds
     apart: bool
+    whole: Feeds
     held_out: Feeds | None = None
 
 
@@ -51,14 +53,17 @@ def split(feeds: Feeds, judged: int, calibrated: int) -> Split:
     total = len(feeds)
     count = max(min(total // _PART, JUDGED), min(judged, max(total // 2, total - calibrated)))
     if total < _FEWEST_SAMPLES or len(set(feeds.groups)) == 1:
-        return Split(feeds, feeds, apart=False)
+        return Split(feeds, feeds, apart=False, whole=feeds)
     held_out = _some_of(_sources(feeds), count / total) if feeds.groups else [list(range(total - count, total))]
     taken = frozenset(place for source in held_out for place in source)
     calibrating = [place for place in range(total) if place not in taken][:calibrated]
     return Split(
-        Chosen(feeds, frozenset(calibrating)), Chosen(feeds, frozenset(_in_turn(held_out)[:count])), apart=True,
+        Chosen(feeds, frozenset(calibrating)),
+        Chosen(feeds, frozenset(_in_turn(held_out)[:count])),
+        apart=True,
+        whole=feeds,
         held_out=Chosen(feeds, taken),
-    )  # fmt: skip
+    )
 
 
 def _some_of(sources: Sequence[list[int]], part: float) -> list[list[int]]:
@@ -69,11 +74,16 @@ def _some_of(sources: Sequence[list[int]], part: float) -> list[list[int]]:
 
 def spread(feeds: Feeds, count: int) -> Feeds:
     """``count`` of the samples, from as many sources as possible."""
+    return feeds if len(feeds) <= count else Chosen(feeds, frozenset(spread_places(feeds, count)))
+
+
+def spread_places(feeds: Feeds, count: int) -> list[int]:
+    """Positions of ``count`` of the samples, in order, from as many sources as possible."""
     if len(feeds) <= count:
-        return feeds
+        return list(range(len(feeds)))
     sources = _sources(feeds)
     chosen = _some_of(sources, count / len(sources)) if len(sources) >= 2 * count else sources
-    return Chosen(feeds, frozenset(_in_turn(chosen)[:count]))
+    return sorted(_in_turn(chosen)[:count])
 
 
 def _sources(feeds: Feeds) -> list[list[int]]:

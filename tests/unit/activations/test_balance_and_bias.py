@@ -22,6 +22,7 @@ from onnxquant.activations.calibrated import CalibratedModel
 from onnxquant.activations.placement import place
 from onnxquant.activations.settings import StaticSettings
 from onnxquant.calibration.feeds import Input, open_feeds
+from onnxquant.calibration.folds import undivided
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document, load
@@ -69,7 +70,7 @@ def balanced(proto: onnx.ModelProto) -> tuple[Document, dict[str, float]]:
     placement = place(GraphEditor(document.proto.graph))
     found = balance_.candidates(GraphEditor(document.proto.graph), placement)
     done = balance_.balance(document, placement, {n: largest(proto, n) for n in found})
-    return document, done
+    return document, done.bounds
 
 
 @pytest.mark.parametrize(("clamp", "bound"), [("Clip", 6.0), ("Relu", None)])
@@ -92,7 +93,7 @@ def test_the_range_of_balanced_channels_has_negative_values_where_no_clamp_cuts_
 ) -> None:
     document, done = balanced(depthwise(clamp))
     placement = place(GraphEditor(document.proto.graph))
-    model = CalibratedModel(document, document, placement, Statistics(""), done)
+    model = CalibratedModel(document, document, placement, Statistics(""), balance_.Balance(done))
     only = replace(placement, tensors={name: placement.tensors[name]})
     assert model.ranges(only, "minmax", StaticSettings()) == {name: (lowest * done[name], done[name])}
 
@@ -145,8 +146,10 @@ def test_corrected_biases_remove_the_mean_error() -> None:
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
     feeds = open_feeds(SAMPLES, [Input("x", "tensor(float)", ("n", 6, "h", "w"))])
     changes = bias_.corrections(
-        document, bias_.RoundedKernels(placement, made.codes, made.ranges, lambda n: rounded(weights[n])), feeds
-    )
+        document,
+        bias_.RoundedKernels(placement, made.codes, made.ranges, lambda n: rounded(weights[n])),
+        undivided(feeds),
+    ).whole
     assert list(changes) == ["a", "e", "y"]
     bias_.correct(document, changes)
     after = {n.output[0]: n for n in document.proto.graph.node if n.op_type == "Conv"}
@@ -188,8 +191,8 @@ def test_bias_correction_adds_a_bias_to_a_gemm_without_one(tmp_path: Path) -> No
     w = weight(3, 6)
     feeds = open_feeds(samples, [Input("x", "tensor(float)", ("n", 6))])
     changes = bias_.corrections(
-        document, bias_.RoundedKernels(placement, made.codes, made.ranges, lambda _: rounded(w)), feeds
-    )
+        document, bias_.RoundedKernels(placement, made.codes, made.ranges, lambda _: rounded(w)), undivided(feeds)
+    ).whole
     assert list(changes) == ["y"]
     bias_.correct(document, changes)
     bias = onnx.numpy_helper.to_array(document.proto.graph.initializer[-1])

@@ -11,6 +11,7 @@ from graphs import node
 from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.plan import ActivationPlan
 from onnxquant.calibration.feeds import Input, open_feeds
+from onnxquant.calibration.folds import undivided
 from onnxquant.graph.io import load
 from onnxquant.recipe.rules import Recipe
 
@@ -31,5 +32,5 @@ def test_scores_that_are_ten_percent_off_count_beside_exact_boxes() -> None:
     random = graphs.rng(1)
     samples = [{"x": random.standard_normal((1, 4, 50)).astype(np.float32)} for _ in range(6)]
     feeds = open_feeds(samples, [Input("x", "tensor(float)", (1, 4, 50))])
-    runner = CandidateRunner(load(detector()), Recipe.from_dict({"rules": [{"format": "int8"}]}), feeds, 1)
+    runner = CandidateRunner(load(detector()), Recipe.from_dict({"rules": [{"format": "int8"}]}), undivided(feeds), 1)
     assert runner.score(ActivationPlan(load(detector(1.1)))).criterion == pytest.approx(20, abs=0.1)

@@ -10,6 +10,7 @@ import graphs
 import pytest
 
 import onnxquant
+from onnxquant.plan.activations import SampleUse
 from onnxquant.recipe.options import Options
 
 K, N = 96, 512
@@ -58,7 +59,7 @@ def test_data_is_opened_once(options: dict[str, Any], tmp_path: Path, monkeypatc
     limits = opened(monkeypatch)
     report = onnxquant.quantize(graphs.matmul(k=K, n=N), tmp_path / "out.onnx", data=Source(12), **options)
     assert limits == [Options().calibration_samples + Options().samples]
-    assert report.proof.feeds.samples == Options().samples
+    assert report.proof.feeds.samples == (12 if options.get("activations") == "static" else Options().samples)
 
 
 def test_a_run_that_only_proves_reads_no_other_samples(tmp_path: Path) -> None:
@@ -85,6 +86,7 @@ def test_a_search_and_its_proof_are_judged_by_the_same_samples(tmp_path: Path) -
     model, data = graphs.save(graphs.matmul(k=K, n=N), tmp_path / "model.onnx"), list(Source(40))
     settings = {"activations": "static", "calibration_method": "minmax", "solver": "rtn", "smooth": False}
     report = onnxquant.quantize(model, tmp_path / "out.onnx", data=data, **settings)
-    assert report.activations.samples.judged == report.proof.feeds.samples == 10
+    assert report.activations.samples == SampleUse(40, 24, apart=True, folds=4)
+    assert report.proof.unseen.samples == report.proof.feeds.samples == 24
     again = onnxquant.validate(model, tmp_path / "out.onnx", data=data)
     assert again.proof.feeds == report.proof.feeds
