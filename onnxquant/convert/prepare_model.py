@@ -7,8 +7,7 @@ from onnxquant.convert.equivalent import rescaled_weight_names
 from onnxquant.convert.opset import raise_opset
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites, overridable_weights
-from onnxquant.passes.pipeline import prepare, requested, run, simplify
-from onnxquant.passes.prepare.half import WidenFloat16
+from onnxquant.passes.pipeline import prepare, requested, run, simplify, widen
 from onnxquant.passes.prepare.initializers import FreeInitializers
 from onnxquant.passes.simplify.sums import KeepSums
 from onnxquant.plan.context import Context
@@ -27,7 +26,7 @@ def _run_passes(context: Context, document: Document) -> list[str]:
     if overridable := overridable_weights(find_sites(document)[1]):
         notes.append(overridable)
     kind = context.options.activations
-    notes += run(document, [WidenFloat16()]) if kind != Activations.NONE else []
+    notes += widen(document) if kind != Activations.NONE else []
     return notes + (simplify(document) if kind == Activations.STATIC else [])
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from onnxquant.graph.io import Document
+from onnxquant.graph.sites import MIN_ELEMENTS
 from onnxquant.passes import pass_named
 from onnxquant.passes.base import Pass
 from onnxquant.passes.prepare.attention import SplitAttention
 from onnxquant.passes.prepare.carried_constants import ReadCarriedConstants
 from onnxquant.passes.prepare.functions import InlineFunctions
+from onnxquant.passes.prepare.half import WidenFloat16
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.initializers import ConstantsToInitializers, DropUnread, RaiseIrVersion
 from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
@@ -51,6 +53,10 @@ SIMPLIFY: tuple[Pass, ...] = (
 )
 
 
+# For integer activations of either kind: kernels compute in float32, and products of any size are worth it.
+WIDEN: tuple[Pass, ...] = (WidenFloat16(), SplitAttention(least=MIN_ELEMENTS))
+
+
 def run(document: Document, passes: Iterable[Pass]) -> list[str]:
     """Run passes one after the other; the sentences say what they changed."""
     return [note for step in passes for note in step(document).notes]
@@ -64,6 +70,11 @@ def prepare(document: Document) -> list[str]:
 def simplify(document: Document) -> list[str]:
     """Leave less to quantize in a prepared document; the sentences say what changed."""
     return run(document, SIMPLIFY)
+
+
+def widen(document: Document) -> list[str]:
+    """Make more products of a prepared document fit for integer activations; the sentences say what changed."""
+    return run(document, WIDEN)
 
 
 def requested(document: Document, names: Iterable[str]) -> list[str]:

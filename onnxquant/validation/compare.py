@@ -12,8 +12,7 @@ from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError, RecipeError
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.sites import MIN_ELEMENTS, find_sites
-from onnxquant.passes.pipeline import prepare, simplify
-from onnxquant.passes.prepare.half import WidenFloat16
+from onnxquant.passes.pipeline import prepare, simplify, widen
 from onnxquant.passes.prepare.initializers import FreeInitializers
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
@@ -136,7 +135,7 @@ def prepared_like(original: Document, quantized: Document) -> Document:
     prepared.least_elements = min(sizes) if sizes and min(sizes) < MIN_ELEMENTS else None
     record = activation_record(quantized.proto)
     if record is not None:
-        WidenFloat16()(prepared)
+        widen(prepared)
     if isinstance(record, StaticRecord):
         simplify(prepared)
     return prepared

@@ -65,9 +65,14 @@ def test_small_weights_and_attention_with_state_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "op"), [({"bits": 4}, "MatMulNBits"), ({"activations": "dynamic"}, "DynamicQuantizeMatMul")]
+    ("values", "options", "op"),
+    [
+        (256, {"bits": 4}, "MatMulNBits"),
+        (WIDTH, {"bits": 4}, "Attention"),
+        (WIDTH, {"activations": "dynamic"}, "DynamicQuantizeMatMul"),
+    ],
 )
-def test_the_product_of_attention_runs_on_codes(tmp_path: Path, options: dict[str, Any], op: str) -> None:
+def test_the_product_of_attention_runs_on_codes(tmp_path: Path, values: int, options: dict[str, Any], op: str) -> None:
     out = tmp_path / "out.onnx"
-    report = onnxquant.quantize(attention(), out, data=[{"x": X, "mask": MASK}], threads=1, **options)
+    report = onnxquant.quantize(attention(values=values), out, data=[{"x": X, "mask": MASK}], threads=1, **options)
     assert not report.problems and op in {n.op_type for n in onnx.load(out).graph.node}

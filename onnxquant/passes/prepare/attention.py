@@ -17,7 +17,7 @@ from onnxquant.graph.shapes import UNKNOWN, Known, infer
 from onnxquant.graph.traverse import graphs
 from onnxquant.passes.base import Pass, PassResult
 
-# Smaller weights gain nothing from a kernel of their own: they are decoded at load in any case.
+# Smaller weights gain nothing from a kernel of their own on floats: they are decoded at load in any case.
 _ELEMENTS = 1 << 16
 # Inputs of Attention, and the opset in which Split got its lengths as an input.
 _X, _WEIGHT, _BIAS, _MASK, _PAST, _ADDED, _PAST_LENGTH = range(7)
@@ -30,30 +30,43 @@ _SHARED = ("num_heads", "unidirectional", "scale", "mask_filter_value")
 class SplitAttention(Pass):
     """Takes the product with the weight of queries, keys and values out of Attention, so that a kernel can decode it.
 
-    1. com.microsoft.Attention with a constant float32 weight of 65,536 elements or more becomes a MatMul, a Split and
+    1. com.microsoft.Attention with a constant float32 weight that is not small becomes a MatMul, a Split and
        com.microsoft.MultiHeadAttention.
 
            Attention(x, W, b, mask)   ->   MultiHeadAttention(Split(MatMul(x, W)), b, mask)
 
     2. The mask has two axes, or gives the lengths that EmbedLayerNormalization counts.
     3. Attention with past keys and values, rotary embedding or further outputs stays.
+
+    Attributes:
+        least: elements of the smallest weight.
     """
 
     name = "split-attention"
     summary = "takes the product with the weight of queries, keys and values out of Attention"
+
+    least: int = _ELEMENTS
 
     def __call__(self, document: Document) -> PassResult:  # noqa: D102
         if not any(_is_attention(node) for graph in graphs(document.proto.graph) for node in graph.node):
             return PassResult()
         known, count = infer(document), 0
         for editor in graph_editors(document):
-            splits = [node for node in editor.nodes if _is_attention(node) and _can_be_split(editor, node, known)]
+            splits = [
+                n
+                for n in editor.nodes
+                if _is_attention(n) and self._is_large(editor, n) and _can_be_split(editor, n, known)
+            ]
             for node in splits:
                 _split(editor, node, document.opset)
             if splits:
                 editor.apply()
             count += len(splits)
         return PassResult(True, (f"{count} Attention split into a product and the rest",)) if count else PassResult()
+
+    def _is_large(self, editor: GraphEditor, node: onnx.NodeProto) -> bool:
+        weight = editor.constant(_input(node, _WEIGHT))
+        return weight is not None and weight.data_type == onnx.TensorProto.FLOAT and prod(weight.dims) >= self.least
 
 
 def _is_attention(node: onnx.NodeProto) -> bool:
@@ -65,9 +78,6 @@ def _input(node: onnx.NodeProto, position: int) -> str:
 
 
 def _can_be_split(editor: GraphEditor, node: onnx.NodeProto, known: Mapping[str, Known]) -> bool:
-    weight = editor.constant(_input(node, _WEIGHT))
-    if weight is None or weight.data_type != onnx.TensorProto.FLOAT or prod(weight.dims) < _ELEMENTS:
-        return False
     has_past = any(_input(node, position) for position in (_PAST, _PAST_LENGTH)) or any(node.output[1:])
     if has_past or any(attribute(node, name, 0) for name in ("do_rotary", "past_present_share_buffer")):
         return False
