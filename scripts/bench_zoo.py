@@ -98,6 +98,11 @@ def _run(chosen: list[Source], arguments: argparse.Namespace) -> None:
                 print(f"{row.key}: {row.ours.verdict[:60]} {', '.join(row.flags())}", flush=True)
 
 
+def _kind(row: rows.Row) -> str:
+    """The choice of ``--only`` that a row belongs to."""
+    return "real" if row.is_real else "generated"
+
+
 def _is_due(row: rows.Row | None, arguments: argparse.Namespace) -> bool:
     return row is None or (arguments.again is not None and bool(re.search(arguments.again, " ".join(row.flags()))))
 
@@ -136,7 +141,8 @@ def main() -> int:
         part, parts = map(int, arguments.part.split("/"))
         _run(chosen[part::parts], arguments)
     table = league.best_table if arguments.best else league.table
-    print(table(list(rows.read(arguments.out).values())), end="")
+    shown = [row for row in rows.read(arguments.out).values() if arguments.only in (None, _kind(row))]
+    print(table(shown), end="")
     return 0
 
 

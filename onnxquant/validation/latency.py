@@ -21,7 +21,7 @@ _FEWEST, _MOST = 11, 500
 # Seconds after which as many runs are enough.
 _ENOUGH = ((2.0, 5), (8.0, 3))
 # Seconds of a run whose calls are short, and the number of its calls at most.
-_SHORT, _MOST_CALLS = 2e-3, 40
+_SHORT, _MOST_CALLS = 1e-3, 40
 # An interval whose ends are no further apart than this factor is narrow.
 _NARROW = 1.05
 # Standard deviations to each side of an interval that holds the median 19 times of 20.
@@ -126,7 +126,7 @@ def latencies(
 
 
 def _calls_of_run(session: runtime.Session, feed: Feed) -> int:
-    """Number of calls that are timed together: so many that they take a few milliseconds. Makes the first two calls."""
+    """Number of calls that are timed together: so many that they take about a millisecond. Makes the first two calls."""
     runtime.run(session, feed)
     begin = time.perf_counter()
     runtime.run(session, feed)
