@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class OnnxQuantError(Exception):
     """Base of every error this package raises on purpose; the command line turns it into exit code 2."""
@@ -36,7 +38,16 @@ class OutputExistsError(OutputError):
 
 
 class FeedError(OnnxQuantError):
-    """The data given for a model does not fit its inputs."""
+    """The data given for a model does not fit its inputs.
+
+    Args:
+        message: the error in one line
+        table: inputs of the model beside what the data holds, in lines for a terminal
+    """
+
+    def __init__(self, message: str, table: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.table = tuple(table)
 
 
 class StatisticsError(OnnxQuantError):

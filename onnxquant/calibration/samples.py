@@ -177,6 +177,12 @@ class Samples:
         inputs = [i for i in inputs_of(session) if self._facts.largest_pixel.get(i.name) != _LARGEST_PIXEL]
         return [*self._remarks, *(feeds_.unscaled_pixels(feeds, inputs) if is_array else [])]
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether the first sample has a label, and this run tells accuracies."""
+        first = next(self._feeds.labelled(), None) if self._is_last and self._feeds is not None else None
+        return first is not None and first[1] is not None
+
     def labelled(self, session: runtime.Session) -> feeds_.Feeds | None:
         """The samples that labels tell the accuracy on: those that nothing was made from; None for one run of several.
 

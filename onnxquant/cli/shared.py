@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
@@ -23,7 +23,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemai
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from onnxquant.errors import OnnxQuantError
+from onnxquant.errors import FeedError, OnnxQuantError
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.report.report import Report
 from onnxquant.report.summary import summary
@@ -115,6 +115,8 @@ def errors_become_exit_codes(command: Command) -> Command:
             signal.signal(signal.SIGTERM, _terminated)
         try:
             return command(*args, **kwargs)
+        except FeedError as error:
+            fail(str(error), error.table)
         except OnnxQuantError as error:
             fail(str(error))
         except KeyboardInterrupt as interrupt:
@@ -136,9 +138,11 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise interrupts.Terminated
 
 
-def fail(message: str) -> NoReturn:
-    """One line on stderr, exit code 2."""
+def fail(message: str, table: Sequence[str] = ()) -> NoReturn:
+    """One line on stderr, exit code 2; on a terminal a table below it."""
     click.echo(f"onnxquant: error: {_in_one_line(message)}", err=True)
+    for line in table if sys.stderr.isatty() else ():
+        click.echo(_in_one_line(line), err=True)
     sys.exit(UNUSABLE)
 
 

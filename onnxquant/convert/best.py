@@ -34,7 +34,7 @@ from onnxquant.report.data import Request
 from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
 from onnxquant.system.files import atomically
-from onnxquant.validation.compare import LARGE_BYTES, compare
+from onnxquant.validation.compare import LARGE_BYTES, add_accuracy, compare
 from onnxquant.validation.reference import Reference
 
 # Samples that judge, at least, where there are as many.
@@ -112,6 +112,8 @@ def quantize(
             report = best.report
             _publish(report, place, force=settings.force)
             report.prove(compare(reference, place, settings, progress))
+        if report.proof is not None:
+            add_accuracy(report.proof, reference.path, place, samples, settings)
     return provenance.finish(report)
 
 

@@ -114,6 +114,8 @@ def add_accuracy(proof: Proof, original: Path, quantized: Path, samples: Samples
     Raises:
         FeedError: the labels cannot be read.
     """
+    if not samples.has_labels:
+        return
     session = runtime.open_session(original, runtime.session_options(threads=options.threads, mapped=True))
     labelled = samples.labelled(session)
     if labelled is None:

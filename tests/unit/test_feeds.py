@@ -21,7 +21,17 @@ from samples import read
 
 import onnxquant
 from onnxquant.artifact.records import Metadata
-from onnxquant.calibration.feeds import Guess, Input, SampleOrigin, Split, Synthetic, open_feeds, split, spread
+from onnxquant.calibration.feeds import (
+    Guess,
+    Input,
+    ModelFacts,
+    SampleOrigin,
+    Split,
+    Synthetic,
+    open_feeds,
+    split,
+    spread,
+)
 from onnxquant.errors import FeedError
 from onnxquant.plan.activations import SampleUse
 
@@ -537,3 +547,15 @@ def test_a_solved_file_says_which_samples_were_held_out(tmp_path: Path) -> None:
     again = onnxquant.validate(proto, tmp_path / "q.onnx", data, samples=4, threads=1)
     assert report.proof and again.proof and report.proof.feeds and again.proof.feeds
     assert report.proof.feeds.apart is again.proof.feeds.apart is True
+
+
+def test_what_does_not_fit_is_compared_with_the_inputs_in_a_table() -> None:
+    inputs = [Input("x", "tensor(float)", (1, 3, 224, 224)), Input("mask", "tensor(int64)", ("n",))]
+    with pytest.raises(FeedError, match=r"input 'mask' is missing; .*; found x float64 \[1, 3, 224, 224\]") as caught:
+        open_feeds([{"x": np.zeros((1, 3, 224, 224))}], inputs, facts=ModelFacts(outputs={"y": 1000}))
+    assert caught.value.table == (
+        "  input  the model takes                 the sample has",
+        "  x      tensor(float) [1, 3, 224, 224]  float64 [1, 3, 224, 224]",
+        "  mask   tensor(int64) ['n']             -",
+        "  A folder of images becomes such inputs with --preprocess imagenet.",
+    )

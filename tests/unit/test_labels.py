@@ -86,7 +86,7 @@ def test_files_of_labels_tell_the_accuracy(batch: int, tmp_path: Path) -> None:
         if content is not None:
             (tmp_path / name).write_text(content)
         with pytest.raises(FeedError, match=says):
-            onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "p.onnx", data=tmp_path / "f.npz", labels=str(tmp_path / name))
+            accuracy(tmp_path / "m.onnx", tmp_path / "p.onnx", tmp_path / "f.npz", labels=str(tmp_path / name))
 
 
 def photos(folder: Path, names: list[str], weight: NDArray[Any]) -> dict[str, int]:
@@ -115,7 +115,7 @@ def test_folders_of_classes_are_classes_in_the_order_of_their_names(tmp_path: Pa
 def test_other_numbers_of_folders_need_a_file(tmp_path: Path) -> None:
     weight = classifier(tmp_path / "m.onnx", shape=(3, 4, 4))
     answers = photos(tmp_path / "val", ["bee", "ant"], weight)
-    options = {"data": tmp_path / "val", "preprocess": "mean=0", "force": True}
+    options = {"data": tmp_path / "val", "preprocess": "mean=0", "force": True, "format": "int8"}
     report = onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "o.onnx", **options)
     assert report.proof and report.proof.accuracy is None
     assert any("2 folders of classes, and output 'scores' chooses among 6" in note for note in report.proof.notes)
@@ -127,6 +127,15 @@ def test_other_numbers_of_folders_need_a_file(tmp_path: Path) -> None:
         report = onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "o.onnx", labels=str(tmp_path / name), **options)
         assert report.proof and report.proof.accuracy and report.proof.accuracy.original == wanted, name
         assert report.proof.accuracy.samples == 4
+
+
+def test_the_best_file_has_its_accuracy_told(tmp_path: Path) -> None:
+    weight = classifier(tmp_path / "m.onnx")
+    values = np.random.default_rng(1).normal(0, 1, (20, 80)).astype(np.float32)
+    data = {"x": values, "labels": (values @ weight).argmax(1)}
+    report = onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "o.onnx", data=data, effort="low")
+    assert report.choice and report.proof and report.proof.accuracy
+    assert report.proof.accuracy.original == report.proof.accuracy.samples >= 10
 
 
 def test_arrays_that_are_no_labels_are_still_refused(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def recorded(path: Path) -> dict[str, Any]:
 
 
 def quantized(network: Path, output: Path, *, data: Any = None, **options: Any) -> Path:
-    report = onnxquant.quantize(network / "m.onnx", output, data=data or network / "photos", **options)
+    report = onnxquant.quantize(network / "m.onnx", output, data=data or network / "photos", **{"format": "int8", **options})
     assert report.output_bytes is not None
     return output
 
@@ -96,7 +96,7 @@ def test_bytes_into_a_model_of_unit_range_are_remarked(network: Path, tmp_path: 
     path = quantized(network, tmp_path / "o.onnx", data={"x": (pixels / 255).astype(np.float32)}, activations="static")
     report = onnxquant.validate(network / "m.onnx", path, {"x": pixels})
     assert any("holds 0 to 255, where the file was made with 0 to 1" in w for w in report.warnings)
-    first = onnxquant.quantize(network / "m.onnx", tmp_path / "p.onnx", data={"x": pixels})
+    first = onnxquant.quantize(network / "m.onnx", tmp_path / "p.onnx", data={"x": pixels}, format="int8")
     assert any("holds whole numbers from 0 to 255, as pixels do" in w for w in first.warnings)
 
 
@@ -107,7 +107,7 @@ def test_benchmark_calibrate_and_dequantized_models_use_the_record(network: Path
     onnxquant.dequantize(path, tmp_path / "float.onnx")
     statistics = onnxquant.calibrate(tmp_path / "float.onnx", network / "photos", methods=("minmax",))
     assert statistics.sources[0].preprocess and statistics.sources[0].preprocess["std"] == [0.229, 0.224, 0.225]
-    again = onnxquant.quantize(tmp_path / "float.onnx", tmp_path / "again.onnx", data=network / "photos")
+    again = onnxquant.quantize(tmp_path / "float.onnx", tmp_path / "again.onnx", data=network / "photos", format="int8")
     assert again.proof and again.proof.feeds and again.proof.feeds.reason == "as the file records"
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxquant.calibration.feeds import arrays, images, python, sound, tables, text
+from onnxquant.calibration.feeds import arrays, image_guess, images, python, sound, tables, text
 from onnxquant.calibration.feeds.base import (
     Checked,
     Chosen,
@@ -105,8 +105,18 @@ def open_feeds(
         raise FeedError(f"{name}: holds no samples; {expected(inputs)}")
     if len(feeds) < least:
         raise FeedError(f"{name}: holds {len(feeds)} samples, expected at least {least}")
-    next(iter(feeds))  # samples that do not fit at all are refused now
+    try:
+        next(iter(feeds))  # samples that do not fit at all are refused now
+    except FeedError as error:
+        raise FeedError(str(error), (*error.table, *_advice(error, inputs, facts))) from None
     return feeds
+
+
+def _advice(error: FeedError, inputs: Sequence[Input], facts: ModelFacts) -> list[str]:
+    """The preset that makes the inputs of images, where arrays do not fit and one seems to."""
+    guesses = [image_guess.guess(spec, facts) for spec in inputs if len(spec.shape) == 4]
+    preset = next((guess.preset for guess in guesses if guess and guess.preset), None)
+    return [f"  A folder of images becomes such inputs with --preprocess {preset}."] if preset and error.table else []
 
 
 def _source(

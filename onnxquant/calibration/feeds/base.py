@@ -202,7 +202,11 @@ class Checked:
         for where, raw in islice(iter(self._source), self._count):
             count += 1
             own = raw.get(LABEL)
-            feed = check({k: v for k, v in raw.items() if k != LABEL}, self._inputs, where)
+            arrays = {k: v for k, v in raw.items() if k != LABEL}
+            try:
+                feed = check(arrays, self._inputs, where)
+            except FeedError as error:
+                raise FeedError(f"{error}; found {contents(arrays)}", comparison(arrays, self._inputs)) from None
             yield feed, self._labels(count - 1, feed, None if own is None else labels_in(own))
         if count < self._count:
             raise FeedError(f"{self.origin.source}: gave {count} samples, expected {self._count} as the first time")
@@ -277,6 +281,30 @@ def batch_size(inputs: Sequence[Input]) -> int:
 def expected(inputs: Sequence[Input]) -> str:
     """The inputs of a model, for messages."""
     return "the model takes " + ", ".join(map(str, inputs))
+
+
+def contents(raw: Raw) -> str:
+    """The arrays of a sample, for messages."""
+    return ", ".join(f"{name} {_kind_of(value)}" for name, value in raw.items()) or "nothing"
+
+
+def _kind_of(value: object) -> str:
+    """Type and shape of a value."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return type(value).__name__
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def comparison(raw: Raw, inputs: Sequence[Input]) -> list[str]:
+    """A table of the inputs of a model beside the arrays of a sample."""
+    names = [*(spec.name for spec in inputs), *(name for name in raw if name not in {s.name for s in inputs})]
+    takes = {spec.name: f"{spec.type} {list(spec.shape)}" + " (optional)" * spec.optional for spec in inputs}
+    rows = [("input", "the model takes", "the sample has")]
+    rows += [(n, takes.get(n, "-"), _kind_of(raw[n]) if n in raw else "-") for n in names]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
 
 
 def check(feed: Raw, inputs: Sequence[Input], where: str) -> Feed:

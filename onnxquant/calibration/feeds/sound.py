@@ -160,8 +160,8 @@ def sounds(
     if features == LOG_MEL and not steps.length:
         length = (length or 3000) * _HOP
     steps = described(SoundSteps, {**asdict(steps), "features": features, "length": length}, presets.SOUND)
-    made = [i.name for i in inputs if i.name != spec.name]
-    assumed = [f"{', '.join(made)}: rate, length, mask or zeros"] if made else []
+    others = [i.name for i in inputs if i.name != spec.name]
+    assumed = [f"{', '.join(others)}: rate, length, mask or zeros"] if others else []
     assumed += [f"the middle {length} samples of longer sounds, zeros behind shorter ones"] if length else []
     preprocess = {k: v for k, v in asdict(steps).items() if v is not None}
     origin = SampleOrigin(kind=presets.SOUND, preprocess=preprocess, assumed=tuple(assumed) or None, reason=reason)
