@@ -74,7 +74,7 @@ class Table:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The lines of the table."""
         if self.title:
-            yield _line(Text(self.title, "bold"))
+            yield from _hanging(Text(), Text(self.title, "bold"), options.max_width, console)
         filled = self._filled()
         columns, reasons = _fitted(filled, options.max_width)
         yield _line(_joined([Text(c.title, "dim") for c in columns], columns))
