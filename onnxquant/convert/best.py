@@ -16,7 +16,7 @@ from onnxquant import runtime
 from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
 from onnxquant.convert.prospect import prospect
-from onnxquant.convert.quantize import output_path
+from onnxquant.convert.quantize import output_path, removing_new_files
 from onnxquant.convert.quantize import quantize as quantize_one_way
 from onnxquant.convert.race import Candidate, Race, Wish, effective
 from onnxquant.convert.ways import ways
@@ -110,8 +110,9 @@ def quantize(
         else:
             progress("proof", 0.0)
             report = best.report
-            _publish(report, place, force=settings.force)
-            report.prove(compare(reference, place, settings, progress))
+            with removing_new_files(provenance):
+                _publish(report, place, force=settings.force)
+                report.prove(compare(reference, place, settings, progress))
         if report.proof is not None:
             add_accuracy(report.proof, reference.path, place, samples, settings)
     return provenance.finish(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import onnx
 
 from onnxquant.calibration.samples import Samples
+from onnxquant.convert.bound import bound_in_words, keeps_bound
 from onnxquant.convert.quantize import quantize
 from onnxquant.convert.ways import FLOAT16, INT4_SOLVED, MIXED, STATIC, Family, Way
 from onnxquant.errors import FeedError, OnnxQuantError, RecipeError
@@ -31,22 +33,21 @@ from onnxquant.validation.latency import ORIGINAL, TimedModel, latencies
 from onnxquant.validation.reference import Reference
 from onnxquant.validation.trial import look
 
-# The part of the answers that stays the same, where an output has answers.
-SAME_ANSWERS = 0.99
 # Files are equal in what a goal asks for if they differ by less.
 _EQUAL = 1.03
 # Files that may be the fastest are measured again beside each other: those that are slower by no more than this, at most so
 # many, in so many seconds.
 _NEAR, _FINALISTS, _FINAL_SECONDS = 1.15, 3, 2.0
 # Seconds after which no further way is begun, and the effort of a way's own search.
-_SECONDS = {Effort.LOW: 30.0, Effort.MEDIUM: 120.0, Effort.HIGH: float("inf")}
+_SECONDS = {Effort.LOW: 30.0, Effort.MEDIUM: 120.0, Effort.HIGH: math.inf}
 _INNER = {Effort.LOW: Effort.LOW, Effort.MEDIUM: Effort.LOW, Effort.HIGH: Effort.MEDIUM}
 # Time on a busy machine counts only beyond this multiple of the work's own.
 _BUSY = 2.0
 # Decibels that a solver may bring at most.
 _SOLVED_DB = 5.0
-# The part of the time that one way's search may take of what is left.
-_PART = 0.3
+# The part of the time that one way's search may take of what is left, and seconds that it may take at most and at least.
+_PART, _LEAST_SECONDS = 0.3, 5.0
+_MOST_SECONDS = {Effort.LOW: 10.0, Effort.MEDIUM: 20.0, Effort.HIGH: math.inf}
 
 
 @dataclass
@@ -219,10 +220,7 @@ class Race:
         own = {"min_sqnr": settings.min_sqnr} if settings.min_sqnr is not None or settings.metric is not None else {}
         options = {**way.options, **(own if "min_sqnr" in way.options else {})}
         if "activations" in options:
-            left = max(5.0, _PART * (self._seconds - self._clock.passed()))
-            options = {**self._pinned(way), **options}
-            options["effort"] = _INNER[self._effort].value
-            options |= {"time": f"{left:.0f}s"} if left < float("inf") and self._is_bounded(way) else {}
+            options = {**self._pinned(way), **options, "effort": _INNER[self._effort].value, "time": self._time_of_a_way()}
         return {
             **effective(self._wish.keywords, way), **options, "goal": None, "report": (), "force": True, "proof": False,
             "save_recipe": str(recipe), "samples": settings.samples, "calibration_samples": settings.calibration_samples,
@@ -239,9 +237,13 @@ class Race:
         changes = dict.fromkeys(("smooth", "equalize", "rebase"), False) if is_as_it_was else {}
         return {"calibration_method": record.method, "solver": record.solver or Rtn.name, **changes}
 
-    def _is_bounded(self, way: Way) -> bool:
-        """Whether a way's own search gets a part of the time: the user has named one, or it searches kernel by kernel."""
-        return self._settings.time is not None or "auto_exclude" in way.options
+    def _time_of_a_way(self) -> str | None:
+        """The time that the next way's own search may take; None: its effort decides."""
+        if self._seconds == math.inf:
+            return None
+        most = math.inf if self._settings.time is not None else _MOST_SECONDS[self._effort]
+        left = _PART * (self._seconds - self._clock.passed())
+        return f"{max(_LEAST_SECONDS, min(most, left)):.0f}s"
 
     def _entries(self, way: Way) -> dict[str, Any]:
         """Entries of the recipe of a way: the user's rules first."""
@@ -367,30 +369,6 @@ def quality(candidate: Candidate) -> tuple[bool, float]:
     """The measure of a file where none keeps the bound."""
     ratio = candidate.verdict.worst_sqnr_db
     return candidate.verdict.state is not State.FAILED, -1e9 if ratio is None else ratio
-
-
-def keeps_bound(report: Report, settings: Options) -> bool:
-    """Whether a file keeps the user's bounds, or else the usual one."""
-    verdict = report.verdict
-    if verdict.state.is_failure:
-        return False
-    if settings.metric is not None or settings.min_sqnr is not None or settings.max_mse is not None:
-        return True  # nothing was missed
-    good = verdict.worst_sqnr_db is None or verdict.worst_sqnr_db >= GOOD_DB
-    same = not verdict.answers or verdict.same is None or verdict.same >= SAME_ANSWERS * verdict.answers
-    return good and same
-
-
-def bound_in_words(settings: Options) -> str:
-    """The bound in words."""
-    parts = []
-    if settings.min_sqnr is not None:
-        parts.append(f"every output keeps {settings.min_sqnr:g} dB")
-    if settings.max_mse is not None:
-        parts.append(f"no mean squared error above {settings.max_mse:g}")
-    if settings.metric is not None:
-        parts.append(f"the metric falls by at most {settings.max_drop}")
-    return " and ".join(parts) or f"the worst output keeps {GOOD_DB:g} dB, and 99 % of the answers stay the same"
 
 
 def _is_all_in_float(report: Report) -> bool:

@@ -54,8 +54,8 @@ class Overview:
         slowest: nodes that take most time.
         is_synthetic: whether the time is that of a made-up sample.
         ways: names of the ways that suit, in the order in which they are tried.
-        prospect: what integers would bring.
-        commands: what to type next.
+        prospect: gain that integers would bring, in one sentence.
+        commands: commands that come next.
     """
 
     model: str
@@ -74,7 +74,7 @@ class Overview:
 
 
 def overview(model: str | Path, data: Data | None = None, **options: object) -> Overview:
-    """What a model is made of, where its bytes and its time are, and which ways of quantizing suit it.
+    """The makeup of a model, the places of its bytes and its time, and the ways of quantizing that suit it.
 
     Args:
         model: the file.

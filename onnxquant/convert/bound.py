@@ -1,0 +1,34 @@
+"""The bound on quality that a chosen file keeps: the user's, or else the usual one."""
+
+from __future__ import annotations
+
+from onnxquant.numerics.score import GOOD_DB
+from onnxquant.recipe.options import Options
+from onnxquant.report.report import Report
+
+# The part of the answers that stays the same, where an output has answers.
+SAME_ANSWERS = 0.99
+
+
+def keeps_bound(report: Report, settings: Options) -> bool:
+    """Whether a file keeps the user's bounds, or else the usual one."""
+    verdict = report.verdict
+    if verdict.state.is_failure:
+        return False
+    if settings.metric is not None or settings.min_sqnr is not None or settings.max_mse is not None:
+        return True  # nothing was missed
+    good = verdict.worst_sqnr_db is None or verdict.worst_sqnr_db >= GOOD_DB
+    same = not verdict.answers or verdict.same is None or verdict.same >= SAME_ANSWERS * verdict.answers
+    return good and same
+
+
+def bound_in_words(settings: Options) -> str:
+    """The bound in words."""
+    parts = []
+    if settings.min_sqnr is not None:
+        parts.append(f"every output keeps {settings.min_sqnr:g} dB")
+    if settings.max_mse is not None:
+        parts.append(f"no mean squared error above {settings.max_mse:g}")
+    if settings.metric is not None:
+        parts.append(f"the metric falls by at most {settings.max_drop}")
+    return " and ".join(parts) or f"the worst output keeps {GOOD_DB:g} dB, and 99 % of the answers stay the same"
