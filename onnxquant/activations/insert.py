@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from onnxquant.activations.codes import Codes
+from onnxquant.activations.op_kinds import MOVES
 from onnxquant.activations.placement import QuantizedTensor
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.names import ACTIVATION
@@ -72,6 +73,7 @@ def insert_conversions(
             add.op_type = "Sum"
     editor.apply()
     _keep_in_float(proto)
+    _shield_nested_graphs(proto)
 
 
 def exact_name(name: str) -> str:
@@ -140,13 +142,33 @@ def _keep_in_float(proto: onnx.ModelProto) -> None:
         scale = editor.constant(source.input[1])
         if scale is None:  # a model's own conversion, whose scale is computed
             continue
-        lowest = np.finfo(onnx.helper.tensor_dtype_to_np_dtype(scale.data_type)).min
-        clipped = editor.names.fresh(f"{node.input[0]}/as_it_is")
-        least = editor.add_constant(f"{clipped}/least", np.asarray(lowest))
-        clip = _marked("Clip", [node.input[0], least], clipped, clipped)
-        editor.connect(node, 0, clipped)
-        editor.insert_after(source, [clip])
+        _clip_nothing(editor, node, onnx.helper.tensor_dtype_to_np_dtype(scale.data_type))
     editor.apply()
+
+
+def _shield_nested_graphs(proto: onnx.ModelProto) -> None:
+    """Insert a Clip that clips nothing before moves of decoded values that nested graphs read, in place.
+
+    ONNX Runtime puts the DequantizeLinear behind such a node, and breaks down where a nested graph reads it there.
+    """
+    editor = GraphEditor(proto.graph)
+    for node in list(proto.graph.node):
+        source = editor.producer(node.input[0]) if node.input else None
+        if node.op_type in MOVES and editor.captured.intersection(node.output):
+            while source is not None and source.op_type in MOVES:
+                source = editor.producer(source.input[0])
+            if source is not None and source.op_type == _DECODE:
+                _clip_nothing(editor, node, np.dtype(np.float32))
+    editor.apply()
+
+
+def _clip_nothing(editor: GraphEditor, node: onnx.NodeProto, dtype: np.dtype[np.generic]) -> None:
+    """Insert a Clip that clips nothing before a node."""
+    clipped = editor.names.fresh(f"{node.input[0]}/as_it_is")
+    least = editor.add_constant(f"{clipped}/least", np.asarray(np.finfo(dtype).min))
+    clip = _marked("Clip", [node.input[0], least], clipped, clipped)
+    editor.connect(node, 0, clipped)
+    editor.insert_before(node, [clip])
 
 
 def _leads_to_codes(editor: GraphEditor, node: onnx.NodeProto) -> bool:

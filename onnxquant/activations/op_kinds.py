@@ -29,7 +29,7 @@ class OpKind(Enum):
 FLOAT_OUTPUT = ("MatMul", "Gemm")
 _KERNELS = ("Conv", "Gemm", "MatMul")
 _VALUES = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
-_MOVES = (
+MOVES = (
     "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "Expand", "Tile", "Split",
     "Resize", "DepthToSpace",
 )  # fmt: skip
@@ -50,7 +50,7 @@ def kind_of(node: onnx.NodeProto, editor: GraphEditor) -> OpKind:
     if node.op_type in _VALUES:
         has_constant = any(editor.constant(name) is not None for name in node.input)
         return OpKind.FLOAT if has_constant else OpKind.VALUE
-    if node.op_type in _MOVES and not (node.op_type == "Resize" and attribute(node, "mode", "nearest") != "nearest"):
+    if node.op_type in MOVES and not (node.op_type == "Resize" and attribute(node, "mode", "nearest") != "nearest"):
         return OpKind.MOVE if editor.constant(node.input[0]) is None else OpKind.FLOAT
     return OpKind.FLOAT
 

@@ -87,9 +87,17 @@ def static_sites(document: Document, float_kernels: Mapping[str, FloatKernel]) -
         in_float = [k for n in nodes if (k := float_kernels.get(n.output[0], float_kernels.get(n.name)))]
         if any(kernel.cause is Cause.ACCURACY for kernel in in_float):
             for_accuracy.add(site.name)
-        elif nodes and not in_float and all(kind_of(n, editor) is OpKind.KERNEL for n in nodes):
+        elif nodes and not in_float and all(_is_kernel(use, editor) for use in _multiplying(site)):
             multiplied.add(site.name)
     return IntegerSites(Activations.STATIC, frozenset(multiplied), frozenset(for_accuracy))
+
+
+def _is_kernel(use: Use, editor: GraphEditor) -> bool:
+    """Whether a use multiplies in the main graph, where activations are quantized.
+
+    ONNX Runtime breaks down at a DequantizeLinear whose output a nested graph reads.
+    """
+    return use.graph is editor.graph and kind_of(use.node, editor) is OpKind.KERNEL
 
 
 def dynamic_sites(document: Document, rules: Recipe) -> IntegerSites:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import graphs
@@ -13,6 +14,7 @@ from agreement import outputs
 from graphs import node, weight
 from rounded import inserted, marked, optimized, sqnr_db, static, values
 
+import onnxquant
 from onnxquant.activations.codes import Codes
 
 X = ("float32", [1, 4, 8, 8])
@@ -164,3 +166,21 @@ def test_sixteen_bit_codes_have_only_float_errors() -> None:
     made = inserted(before, FEED, Codes(16))
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(made), full_check=True)
     assert 70 < sqnr_db(outputs(before, FEED)["y"], outputs(made, FEED)["y"]) < 110
+
+
+def test_a_nested_graph_reads_no_decoded_values_through_a_move(tmp_path: Path) -> None:
+    """ONNX Runtime breaks down where it puts the DequantizeLinear behind the move."""
+    then, other = graphs.captures("r", "Relu", "Neg")
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("Relu", ["a"], ["b"]), node("MatMul", ["b", "v"], ["d"])]
+    nodes += [node("Transpose", ["b"], ["t"], perm=[1, 0]), node("Transpose", ["t"], ["r"], perm=[1, 0])]
+    nodes += [node("If", ["c"], ["e"], then_branch=then, else_branch=other), node("Add", ["d", "e"], ["y"])]
+    weights = {"w": weight(64, 64), "v": weight(64, 64, seed=1), "c": np.array(True)}
+    proto = graphs.model(nodes, {"x": ("float32", ["n", 64])}, {"y": "float32"}, weights)
+    samples = [{"x": graphs.rng(i).standard_normal((4, 64), np.float32)} for i in range(3)]
+    onnxquant.quantize(
+        proto, tmp_path / "out.onnx", data=samples, activations="static", threads=1, proof=False, smooth=False
+    )
+    graph = onnx.load(tmp_path / "out.onnx").graph
+    makers = {o: n for n in graph.node for o in n.output}
+    maker = makers[makers["r"].input[0]] if "r" in makers else None
+    assert maker is None or maker.op_type == "Clip"

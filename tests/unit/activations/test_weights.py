@@ -55,6 +55,18 @@ def test_a_weight_without_a_site_excludes_its_kernel() -> None:
     assert set(excluded) == {"y"} and excluded["y"].cause is Cause.WEIGHT
 
 
+def test_a_weight_that_a_nested_graph_multiplies_with_is_not_decoded_by_a_node_around_it() -> None:
+    branch = onnx.helper.make_graph([node("MatMul", ["a", "v"], ["p"])], "branch", [], [onnx.ValueInfoProto(name="p")])
+    nodes = [NODES[0], node("If", ["c"], ["b"], then_branch=branch, else_branch=branch)]
+    proto = graphs.model(
+        nodes,
+        {"x": ("float32", ["n", 64]), "c": ("bool", [])},
+        {"b": "float32"},
+        {"w": weight(64, 64), "v": weight(64, 64, seed=1)},
+    )
+    assert static_sites(load(proto), {}).multiplied == {"w"}
+
+
 @pytest.mark.parametrize("key", ["second", "b"])
 def test_kernels_in_float_are_known_by_name_or_output(key: str) -> None:
     sites = static_sites(document(NODES, "b"), {key: FloatKernel(Cause.OPERATOR, "no kernel")})
