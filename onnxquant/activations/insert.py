@@ -162,7 +162,7 @@ def _shield_nested_graphs(proto: onnx.ModelProto) -> None:
     editor.apply()
 
 
-def _clip_nothing(editor: GraphEditor, node: onnx.NodeProto, dtype: np.dtype[np.generic]) -> None:
+def _clip_nothing(editor: GraphEditor, node: onnx.NodeProto, dtype: np.dtype[np.floating]) -> None:
     """Insert a Clip that clips nothing before a node."""
     clipped = editor.names.fresh(f"{node.input[0]}/as_it_is")
     least = editor.add_constant(f"{clipped}/least", np.asarray(np.finfo(dtype).min))
