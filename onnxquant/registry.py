@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
@@ -127,16 +126,3 @@ def _in_one_line(error: BaseException) -> str:
 def summary(cls: type[Any]) -> str:
     """First line of a class's docstring, without the full stop."""
     return (cls.__doc__ or cls.__name__).splitlines()[0].rstrip(".")
-
-
-class CallableModule(ModuleType):
-    """A module that its own function of the same name answers for when it is called."""
-
-    def __call__(self) -> object:
-        """The result of the function."""
-        return getattr(self, self.__name__.rpartition(".")[2])()
-
-
-def make_callable(name: str) -> None:
-    """Make a module callable; its last name is that of one of its functions."""
-    sys.modules[name].__class__ = CallableModule

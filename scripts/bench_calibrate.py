@@ -40,6 +40,7 @@ class Timed:
 
     def __init__(self, feeds: Feeds) -> None:
         self._feeds, self.origin, self.groups, self.files = feeds, feeds.origin, feeds.groups, feeds.files
+        self.classes, self.labelled = feeds.classes, feeds.labelled
         self.begin = self.end = 0.0
 
     def __len__(self) -> int:

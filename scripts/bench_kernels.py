@@ -40,7 +40,7 @@ def _shape(text: str) -> tuple[int, int]:
 
 def parse(words: Iterable[str] | None = None) -> argparse.Namespace:
     """Arguments."""
-    known = [f.name for f in onnxquant.formats()]
+    known = [f.name for f in onnxquant.formats.formats()]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--formats", nargs="*", default=known, choices=known, metavar="NAME", help="ours; default: all")
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from onnxquant import formats
+from onnxquant.formats import formats
 from onnxquant.targets import targets
 
 README = Path(__file__).resolve().parents[1] / "README.md"

@@ -16,7 +16,7 @@ from onnxquant.formats.facts import Facts
 from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
 from onnxquant.formats.parameters import Parameter, parameters_of
 from onnxquant.formats.scaled_codes import ScaledCodes
-from onnxquant.registry import classes, make_callable
+from onnxquant.registry import classes
 
 __all__ = [
     "Encoded",
@@ -74,5 +74,3 @@ def format_named(name: str, **parameters: object) -> Format:
         raise RecipeError(f"unknown format {name!r}{nearest(name, list(classes))}")
     return classes[name].make(parameters)
 
-
-make_callable(__name__)  # onnxquant.formats() and onnxquant.formats.base

@@ -12,7 +12,7 @@ from functools import cache
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats.base import Format
 from onnxquant.graph.refusal import Refusal
-from onnxquant.registry import classes, make_callable
+from onnxquant.registry import classes
 from onnxquant.targets.base import Lowered, Result, Target
 from onnxquant.targets.kinds import Activations
 from onnxquant.targets.layouts.base import Layout
@@ -105,5 +105,3 @@ def target_named(name: str) -> Target:
         raise RecipeError(f"unknown target {name!r}{nearest(name, [AUTO, *registry()])}")
     return registry()[name]
 
-
-make_callable(__name__)  # onnxquant.targets() and onnxquant.targets.base

@@ -209,7 +209,7 @@ def weight_with(*values: float) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    "format", [f.name for f in onnxquant.formats() if any(t.holds(f) for t in onnxquant.targets())]
+    "format", [f.name for f in onnxquant.formats.formats() if any(t.holds(f) for t in onnxquant.targets.targets())]
 )
 @pytest.mark.parametrize(
     ("values", "says"),
