@@ -89,8 +89,8 @@ def _kernels(answers: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
                 entry = json.dumps([since, None if until == OPEN else until, short])
                 places[domain, operator, entry].append(place)
     out: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
-    for (domain, operator, entry), found in sorted(places.items()):
-        for first, last in _runs(sorted(set(found))):
+    for (domain, operator, entry), present in sorted(places.items()):
+        for first, last in _runs(sorted(set(present))):
             out[domain][operator].append([first, last, *json.loads(entry)])
     return out
 

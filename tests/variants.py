@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from onnxquant import formats
 from onnxquant.errors import OnnxQuantError
-from onnxquant.formats import format_named
+from onnxquant.formats import format_named, formats
 from onnxquant.formats.base import Format
 from onnxquant.formats.parameters import parameters_of
 

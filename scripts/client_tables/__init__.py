@@ -1,1 +1,1 @@
-"""What releases of onnxruntime can run: kernels, operators, and limits of attributes, as the releases themselves say."""
+"""Runs of the releases of onnxruntime: kernels, operators, and limits of attributes, as the releases themselves say."""

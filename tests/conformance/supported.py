@@ -26,7 +26,7 @@ import onnx
 from numpy.typing import NDArray
 
 import onnxquant
-from onnxquant import formats
+from onnxquant.formats import formats
 from onnxquant.graph.traverse import graphs as graphs_of
 from onnxquant.solvers import Solver, solvers
 from onnxquant.targets import targets

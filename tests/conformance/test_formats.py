@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from variants import CASES, fits
 
-from onnxquant import decode, encode, formats
+from onnxquant import decode, encode
 from onnxquant.errors import OnnxQuantError, RangeError, WeightError
-from onnxquant.formats import base, format_named, matrix
+from onnxquant.formats import base, format_named, formats, matrix
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import PerTensor
 from onnxquant.formats.parameters import parameters_of

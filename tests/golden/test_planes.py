@@ -9,8 +9,8 @@ import golden_planes
 import numpy as np
 import pytest
 
-from onnxquant import decode, encode, formats
-from onnxquant.formats import format_named
+from onnxquant import decode, encode
+from onnxquant.formats import format_named, formats
 from onnxquant.formats.base import Encoded
 
 
