@@ -165,7 +165,9 @@ class Samples:
                     self.for_proof(session)
             feeds = self._feeds or ()
             origin = self._feeds.origin if self._feeds else feeds_.SampleOrigin()
-            ranges = feeds_.ranges_of(islice(feeds, feeds_.JUDGED))
+            # A run that only proves reads no more samples than it proves with.
+            count = feeds_.JUDGED if self.opened_split else self._options.samples
+            ranges = feeds_.ranges_of(islice(feeds, count))
             self._preparation = feeds_.Preparation(kind=origin.kind, preprocess=origin.preprocess, ranges=ranges)
         return self._preparation
 
