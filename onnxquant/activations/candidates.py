@@ -24,7 +24,7 @@ from onnxquant.artifact import lowering
 from onnxquant.artifact.records import records
 from onnxquant.calibration.feeds import JUDGED, Feed, Feeds, spread
 from onnxquant.calibration.folds import FoldedSamples
-from onnxquant.errors import ModelError
+from onnxquant.errors import ModelError, RangeError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
@@ -243,6 +243,10 @@ class CandidateRunner:
             yield path
 
 
-def _encoded(candidate: ActivationPlan, site: Site, decision: EncodeDecision) -> Encoded:
+def _encoded(candidate: ActivationPlan, site: Site, decision: EncodeDecision) -> Encoded | None:
+    """The encoded weight; None where no scale can express it: it stays in float."""
     weight = site.view.matrix(candidate.document.array(site.tensor))
-    return dispatch.encode(decision.format, weight, solved=candidate.solved.get(site.name))[0]
+    try:
+        return dispatch.encode(decision.format, weight, solved=candidate.solved.get(site.name))[0]
+    except RangeError:
+        return None

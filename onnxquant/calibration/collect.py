@@ -17,7 +17,7 @@ from onnxquant import runtime
 from onnxquant.calibration import compiled
 from onnxquant.calibration.checkpoint import Checkpoint, fingerprint
 from onnxquant.calibration.feeds import Feed, Feeds
-from onnxquant.calibration.folds import FoldedSamples, undivided
+from onnxquant.calibration.folds import FoldedSamples
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.calibration.watch import Watch
 from onnxquant.errors import FeedError, StatisticsError, nearest
@@ -91,7 +91,7 @@ def collect(
         ModelError: the model does not load, or does not run on a sample.
     """
     run = _Run(threads, progress, settings or CollectSettings())
-    return _collected(model, undivided(feeds), observers, run)[0]
+    return _collected(model, FoldedSamples(feeds, (), ()), observers, run)[0]
 
 
 def collect_folds(

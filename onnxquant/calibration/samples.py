@@ -142,7 +142,7 @@ class Samples:
             FeedError: they do not fit the model.
         """
         if self._split is None:
-            opened, apart = self._opened(session, max(self._options.samples, feeds_.JUDGED)), None
+            opened, apart = self._opened(session, self._options.samples), None
             feeds: feeds_.Feeds = feeds_.Chosen(opened, range(self._options.samples))
         else:
             feeds, apart = feeds_.spread(self._split.judging, self._proven), self._split.apart

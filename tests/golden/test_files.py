@@ -45,7 +45,10 @@ def test_every_file_has_expectations() -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_info_of_an_old_file(name: str) -> None:
     described = to_object(onnxquant.info(FOLDER / f"{name}.onnx"))
-    assert {k: v for k, v in described.items() if k != "model"} == EXPECTED[name]["info"]
+    # Clients, and the oldest onnxruntime, change with the releases that are known: tests/unit/test_clients.py.
+    changing = ("model", "clients", "needs_onnxruntime")
+    expected = {k: v for k, v in EXPECTED[name]["info"].items() if k not in changing}
+    assert {k: v for k, v in described.items() if k not in changing} == expected
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import wavfile
-from scipy.signal import resample_poly
 
 from onnxquant.calibration.feeds import presets
 from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, SampleOrigin, expected
@@ -216,8 +214,12 @@ def read(file: Path, rate: int) -> NDArray[np.float64]:
     mono = wave.mean(1) if wave.ndim == 2 else wave
     if not mono.size:
         raise FeedError(f"{file}: holds no samples of sound")
+    if own == rate:
+        return mono
+    from scipy.signal import resample_poly  # here, because loading it doubles the time a command needs to start
+
     divisor = math.gcd(rate, own)
-    return mono if own == rate else np.asarray(resample_poly(mono, rate // divisor, own // divisor), np.float64)
+    return np.asarray(resample_poly(mono, rate // divisor, own // divisor), np.float64)
 
 
 def _with_soundfile(file: Path) -> tuple[NDArray[np.float64], int]:
@@ -227,6 +229,8 @@ def _with_soundfile(file: Path) -> tuple[NDArray[np.float64], int]:
 
 
 def _with_scipy(file: Path) -> tuple[NDArray[np.float64], int]:
+    from scipy.io import wavfile  # here, because of the time a command needs to start
+
     rate, wave = wavfile.read(file)
     if wave.dtype.kind == "f":
         return wave.astype(np.float64), int(rate)
