@@ -306,7 +306,8 @@ class StaticSearch:
         if self._settings.may_solve:
             starts = {name: roomy.plan.solved[name] for name in pairs if name in roomy.plan.solved}
             solved = self._budget.attempt(_ROOM, partial(self._solved_again, roomy, starts))
-            if solved is not None and solved.score.typical > roomy.score.typical:
+            is_named = self._settings.solver != AUTO
+            if solved is not None and (is_named or solved.score.typical > roomy.score.typical):
                 roomy = solved
         return roomy
 
