@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -42,18 +42,19 @@ def check(proto: onnx.ModelProto, clients: Iterable[Client]) -> dict[str, Suitab
     >>> check(onnx.parser.parse_model(text), [client_named("onnxruntime-1.18")])["onnxruntime-1.18"].support.value
     'yes'
     """
-    expanded, plain = forms(proto), forms(proto, functions=False)
-    answers = {}
-    for client in clients:
-        if reason := _header(proto, client):
-            answers[client.name] = Suitability(Support.NO, reason)
-        else:
-            answers[client.name] = check_forms(expanded if client.functions else plain, client)
-    return answers
+    clients = list(clients)
+    refusals = {client.name: _header(proto, client) for client in clients}
+    answers = check_nodes(proto, clients)
+    return {name: Suitability(Support.NO, refusals[name]) if refusals[name] else answers[name] for name in answers}
 
 
-def check_forms(nodes: Iterable[Form], client: Client) -> Suitability:
-    """Whether a client computes forms of nodes, and fast."""
+def check_nodes(proto: onnx.ModelProto, clients: Sequence[Client]) -> dict[str, Suitability]:
+    """Whether clients compute the nodes of a model, and fast, whatever its opset and size, by the name of the client."""
+    nodes = {functions: forms(proto, functions=functions) for functions in {c.functions for c in clients}}
+    return {client.name: _check_forms(nodes[client.functions], client) for client in clients}
+
+
+def _check_forms(nodes: Iterable[Form], client: Client) -> Suitability:
     slow = ""
     for form in nodes:
         if reason := _refusal(form, client):

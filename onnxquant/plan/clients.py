@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import onnx
 
 from onnxquant.clients import Client, Support
-from onnxquant.clients.forms import forms
-from onnxquant.clients.suitability import check_forms
+from onnxquant.clients.suitability import check_nodes
 from onnxquant.formats.base import Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import ModelEditor
@@ -43,12 +42,8 @@ def refusal_of_clients(
     target.lower(editor, alone, form, None)
     editor.finish()
     target.finish(editor, [(alone, form)])
-    expanded, plain = forms(proto), forms(proto, functions=False)
-    for client in clients:
-        answer = check_forms(expanded if client.functions else plain, client)
-        if answer.support is not Support.YES:
-            return Refusal(f"{client.name}: {answer.reason}")
-    return None
+    answers = check_nodes(proto, clients).items()
+    return next((Refusal(f"{n}: {a.reason}") for n, a in answers if a.support is not Support.YES), None)
 
 
 def _alone(site: Site, opset: int) -> onnx.ModelProto:
