@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from onnxquant.clients import Support, check, clients, release_clients
+from onnxquant.clients import Suitability, Support, check, clients, release_clients
 from onnxquant.graph.io import load
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.traverse import nodes
@@ -59,20 +60,18 @@ class Releases:
     slow: str
 
 
-def where_it_runs(proto: onnx.ModelProto) -> list[ClientInfo]:
-    """The answers of all clients, in the order of lists."""
+def where_it_runs(answers: Mapping[str, Suitability]) -> list[ClientInfo]:
+    """The answers of clients, with what is known of each."""
     known = clients()
-    answers = check(proto, known.values())
     return [
         ClientInfo(name, answer.support, answer.reason, known[name].source, known[name].version, known[name].date)
         for name, answer in answers.items()
     ]
 
 
-def releases_that_run(proto: onnx.ModelProto) -> Releases:
-    """The releases of onnxruntime that run a model, and fast."""
+def releases_that_run(answers: Mapping[str, Suitability]) -> Releases:
+    """The releases of onnxruntime that run a model, and fast, by the answers of all of them."""
     known = release_clients()
-    answers = check(proto, known)
     loads = fast = None
     reason = ""
     is_fast = True
@@ -94,7 +93,7 @@ def advice(model: str | Path | onnx.ModelProto) -> str:
         ModelError: it cannot be read.
     """
     proto = model if isinstance(model, onnx.ModelProto) else load(model).proto
-    running = releases_that_run(proto)
+    running = releases_that_run(check(proto, release_clients()))
     if running.loads is None:
         return f"no release of onnxruntime loads it: {running.reason}"
     bodies = {f.name: f for f in proto.functions if f.domain == DOMAIN}

@@ -12,6 +12,7 @@ from onnxquant import runtime
 from onnxquant.artifact.records import Metadata, Record
 from onnxquant.calibration.feeds import Preparation, SampleOrigin
 from onnxquant.calibration.feeds.prepared import preparation
+from onnxquant.clients import check, clients
 from onnxquant.formats import registry
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.graph.io import Document, load, nbytes
@@ -160,7 +161,7 @@ def info(path: str | Path) -> ModelInfo:
     """
     document = load(path)
     proto = document.proto
-    metadata, clients = Metadata.read(proto), where_it_runs(proto)
+    metadata, answers = Metadata.read(proto), check(proto, clients().values())
     encoded = metadata.records if metadata else ()
     samples = Preparation.read(proto)
     prepare(document)
@@ -187,9 +188,9 @@ def info(path: str | Path) -> ModelInfo:
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         quantized_by=f"onnxquant {metadata.version}" if metadata else None,
         ops=runtime.histogram(proto),
-        needs_onnxruntime=releases_that_run(proto).loads,
+        needs_onnxruntime=releases_that_run(answers).loads,
         library="optional: our kernels, faster" if has_ops else "none",
-        clients=clients,
+        clients=where_it_runs(answers),
         tensors=[*(_weight(record, weights.planes) for record in encoded), *map(_foreign, foreign)],
         samples=_samples(samples) if samples else None,
         notes=_notes(document, encoded, foreign) or None,

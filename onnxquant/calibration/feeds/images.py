@@ -18,7 +18,7 @@ from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, SampleOrigin, e
 from onnxquant.calibration.feeds.facts import ModelFacts
 from onnxquant.calibration.feeds.image_guess import RECORDED, ImageGuess, guess
 from onnxquant.calibration.feeds.image_steps import FIT, MODES, VALUES, ImageSteps, canonical, image_steps, numeric
-from onnxquant.calibration.feeds.labels import LABEL, folder_labels
+from onnxquant.calibration.feeds.labelled_files import LabelledFiles
 from onnxquant.calibration.feeds.presets import IMAGES, PRESETS, names
 from onnxquant.calibration.feeds.resize import Size, resized
 from onnxquant.calibration.feeds.settings import number, numbers
@@ -93,34 +93,9 @@ class Pixels:
         return values[None] if len(self.spec.shape) == 4 else values
 
 
-class Images:
-    """Files of images, each a sample.
-
-    Args:
-        folder: folder of the files; those in its folders have the name of theirs as label.
-        files: the files.
-        pixels: maker of their tensors.
-    """
-
-    def __init__(self, folder: Path, files: Sequence[Path], pixels: Pixels) -> None:
-        self.files, self._pixels, self.origin = files, pixels, pixels.origin
-        self._folder_names = folder_labels(folder, files)
-        self.classes: Sequence[str] = sorted(set(self._folder_names.values()))
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __iter__(self) -> Iterator[tuple[str, Raw]]:
-        for file in self.files:
-            with _opened(file) as image:
-                tensor = self._pixels(image, str(file))
-            label = {LABEL: self._folder_names[file]} if file in self._folder_names else {}
-            yield str(file), {self._pixels.spec.name: tensor, **label}
-
-
 def images(
     path: Path, files: Sequence[Path], inputs: Sequence[Input], values: Mapping[str, Any], facts: ModelFacts
-) -> Images:
+) -> LabelledFiles:
     """Files of images as samples; steps that the description leaves open follow from the model.
 
     Args:
@@ -137,7 +112,13 @@ def images(
         raise FeedError(f"{path}: reading images needs Pillow: pip install 'onnxquant[images]'")
     for file in files[:_CHECKED]:
         _check_whole(file)
-    return Images(path, files, pixels_of(str(path), inputs, values, facts, lambda: _sizes(files)))
+    pixels = pixels_of(str(path), inputs, values, facts, lambda: _sizes(files))
+
+    def tensors(file: Path) -> Raw:
+        with _opened(file) as image:
+            return {pixels.spec.name: pixels(image, str(file))}
+
+    return LabelledFiles(path, files, pixels.origin, tensors)
 
 
 def pixels_of(

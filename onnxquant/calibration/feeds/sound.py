@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxquant.calibration.feeds import presets
 from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, SampleOrigin, expected
 from onnxquant.calibration.feeds.facts import ModelFacts
-from onnxquant.calibration.feeds.labels import LABEL, folder_labels
+from onnxquant.calibration.feeds.labelled_files import LabelledFiles
 from onnxquant.calibration.feeds.mel import log_mel
 from onnxquant.calibration.feeds.settings import described, entries_without, one_of
 from onnxquant.errors import FeedError, nearest
@@ -72,13 +72,11 @@ class SoundInputs:
         inputs: inputs of the model.
         spec: the input that is a sound.
         steps: complete steps.
-        origin: the steps, for reports.
     """
 
     inputs: Sequence[Input]
     spec: Input
     steps: SoundSteps
-    origin: SampleOrigin
 
     def __call__(self, wave: NDArray[np.float64]) -> Raw:
         """The sound, and what belongs to it."""
@@ -93,29 +91,6 @@ class SoundInputs:
         dtype = DTYPES[spec.element]
         tensors = {spec.name: values.astype(dtype).reshape((1,) * (len(spec.shape) - values.ndim) + values.shape)}
         return {**tensors, **{i.name: _beside(i, len(wave), steps.rate) for i in self.inputs if i.name != spec.name}}
-
-
-class Sounds:
-    """Sound files, each a sample.
-
-    Args:
-        folder: folder of the files; those in its folders have the name of theirs as label.
-        files: the files.
-        make: maker of the inputs.
-    """
-
-    def __init__(self, folder: Path, files: Sequence[Path], make: SoundInputs) -> None:
-        self.files, self.origin, self._make = files, make.origin, make
-        self._labels = folder_labels(folder, files)
-        self.classes: Sequence[str] = sorted(set(self._labels.values()))
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __iter__(self) -> Iterator[tuple[str, Raw]]:
-        for file in self.files:
-            label = {LABEL: self._labels[file]} if file in self._labels else {}
-            yield str(file), {**self._make(read(file, self._make.steps.rate)), **label}
 
 
 def _beside(spec: Input, length: int, rate: int) -> NDArray[Any]:
@@ -133,7 +108,7 @@ def _beside(spec: Input, length: int, rate: int) -> NDArray[Any]:
 
 def sounds(
     path: Path, files: Sequence[Path], inputs: Sequence[Input], values: Mapping[str, Any], facts: ModelFacts
-) -> Sounds:
+) -> LabelledFiles:
     """Sound files as samples; steps that the description leaves open follow from the model.
 
     Args:
@@ -163,7 +138,8 @@ def sounds(
     assumed += [f"the middle {length} samples of longer sounds, zeros behind shorter ones"] if length else []
     preprocess = {k: v for k, v in asdict(steps).items() if v is not None}
     origin = SampleOrigin(kind=presets.SOUND, preprocess=preprocess, assumed=tuple(assumed) or None, reason=reason)
-    return Sounds(path, files, SoundInputs(inputs, spec, steps, origin))
+    make = SoundInputs(inputs, spec, steps)
+    return LabelledFiles(path, files, origin, lambda file: make(read(file, steps.rate)))
 
 
 def _sound_input(path: Path, inputs: Sequence[Input], values: Mapping[str, Any]) -> Input:
