@@ -76,6 +76,18 @@ OrtCustomOpDomain* domain_of(const OrtApi& api) {
   return domains.back().handle;
 }
 
+// The entry of session options that hold the domain already: ONNX Runtime takes a domain only once in a session.
+constexpr const char* kRegistered = "onnxquant.registered";
+
+// Adds the domain to session options, unless this library or another build of it has done so.
+void register_once(const OrtApi& api, OrtSessionOptions* options) {
+  int is_registered = 0;
+  check(api, api.HasSessionConfigEntry(options, kRegistered, &is_registered), "reading session options");
+  if (is_registered != 0) return;
+  check(api, api.AddCustomOpDomain(options, domain_of(api)), "adding the domain");
+  check(api, api.AddSessionConfigEntry(options, kRegistered, "1"), "writing session options");
+}
+
 }  // namespace
 }  // namespace onnxquant
 
@@ -87,8 +99,7 @@ ONNXQUANT_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* op
     const OrtApi* old = base->GetApi(1);  // CreateStatus has been there from the start
     return old->CreateStatus(ORT_NOT_IMPLEMENTED, "onnxquant needs onnxruntime 1.17 or later");
   }
-  return guarded(*api, "RegisterCustomOps",
-                 [&] { check(*api, api->AddCustomOpDomain(options, domain_of(*api)), "adding the domain"); });
+  return guarded(*api, "RegisterCustomOps", [&] { register_once(*api, options); });
 }
 
 ONNXQUANT_EXPORT int onnxquant_abi_version() { return kAbiVersion; }

@@ -26,6 +26,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = re.compile(r"onnxquant/_lib/libonnxquant_ops\.(so|dylib|dll)")
 NAME = re.compile(r"onnxquant-[^-]+-py3-none-[a-z0-9_]+\.whl")
+# Versions of glibc's symbols that a library needs, and the glibc that a wheel's tag promises to be enough.
+GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)")
+MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_")
 METADATA = re.compile(r"onnxquant-[^-/]+\.dist-info/")
 FORMATS = ["int8", "q5_0", "nf4"]
 
@@ -50,7 +53,28 @@ def faults_of(wheel: Path, package: set[str], folders: list[Path]) -> list[str]:
         for name in names:
             data = archive.read(name)
             faults += [f"{name}: names {f}, where it was built" for f in folders if str(f).encode() in data]
+        faults += [f for name in sorted(libraries) for f in too_new(wheel.name, name, archive.read(name))]
     return faults
+
+
+def newest_glibc(library: bytes) -> tuple[int, int]:
+    """The oldest glibc that has all symbols of a library, by the versions of these symbols."""
+    return max(((int(major), int(minor)) for major, minor in GLIBC.findall(library)), default=(0, 0))
+
+
+def too_new(wheel: str, name: str, library: bytes) -> list[str]:
+    """The fault of a library that needs a newer glibc than its wheel's tag says; a plain ``linux`` tag says none.
+
+    Args:
+        wheel: name of the wheel
+        name: name of the library in it
+        library: its contents
+    """
+    promised = [(int(major), int(minor)) for major, minor in MANYLINUX.findall(wheel)]
+    needed = newest_glibc(library)
+    if not promised or needed <= min(promised):
+        return []
+    return [f"{name}: needs glibc {needed[0]}.{needed[1]}, more than {wheel} says"]
 
 
 def difference(one: Path, other: Path) -> list[str]:
@@ -131,6 +155,9 @@ def main() -> None:
         wheel, other, folders = build(folder)
         package = {n for n in files() if n.startswith("onnxquant/")}
         faults = difference(wheel, other) + faults_of(wheel, package, folders) + use(wheel, folder)
+        with zipfile.ZipFile(wheel) as archive:
+            libraries = [archive.read(n) for n in archive.namelist() if LIBRARY.fullmatch(n)]
+        print("its library needs glibc {}.{}".format(*max(map(newest_glibc, libraries), default=(0, 0))))
         print(f"{wheel.name}: {wheel.stat().st_size} bytes, sha256 {hashlib.sha256(wheel.read_bytes()).hexdigest()}")
         if arguments.out:
             arguments.out.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,8 @@ def calibrate(
         output: file to write; None: only in memory.
         progress: called with a stage's name and the part of it that is done (0 to 1).
         options: fields of ``CalibrateOptions``: ``methods``, ``tensors``, ``samples``, ``synthetic``, ``resume``,
-            ``merge``, ``force``; and ``preprocess``, ``seed``, ``threads``, ``dim``, ``external_root``.
+            ``merge``, ``force``; and ``preprocess``, ``seed``, ``threads``, ``dim``, ``external_root``,
+            ``custom_op_library``.
 
     Returns:
         the statistics, which have ranges: ``statistics.range("tensor", "mse", ActivationGrid(bits=8))``.
@@ -106,14 +107,15 @@ def calibrate(
     others = [_of_model(Statistics.load(other), document) for other in request.merge]
     source: Path | Document = document if document.follows_links() else Path(model)
     observers = dict.fromkeys(quantizable(document, request.tensors), request.methods)
-    statistics = collect(
-        source,
-        _open_feeds(source, data, request, settings),
-        observers,
-        threads=settings.threads,
-        progress=progress,
-        settings=CollectSettings(checkpoint=checkpoint),
-    )
+    with runtime.custom_op_libraries(settings.custom_op_library):
+        statistics = collect(
+            source,
+            _open_feeds(source, data, request, settings),
+            observers,
+            threads=settings.threads,
+            progress=progress,
+            settings=CollectSettings(checkpoint=checkpoint),
+        )
     for other in others:
         statistics = Statistics.merge(statistics, other)
     if path is not None and checkpoint is not None:

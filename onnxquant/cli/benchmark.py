@@ -17,7 +17,7 @@ from onnxquant.report.units import milliseconds, size, speed, times
 @click.command(short_help="Compare sizes and latencies of models.")
 @click.argument("models", nargs=-1, required=True, type=click.Path())
 @click.option("--data", type=click.Path(), metavar="FEEDS", help="Samples, of which the first is run.")
-@model_options("seed", "threads", "dim", "preprocess", "external_root")
+@model_options("seed", "threads", "dim", "preprocess", "external_root", "custom_op_library")
 @json_option
 @errors_become_exit_codes
 def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **options: object) -> None:

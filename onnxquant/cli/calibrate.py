@@ -43,7 +43,7 @@ _METHODS = (
 @click.option(
     "--merge", multiple=True, type=click.Path(), metavar="OTHER", help="Merge with statistics of other samples."
 )
-@model_options("preprocess", "seed", "threads", "dim", "external_root", "force")
+@model_options("preprocess", "seed", "threads", "dim", "external_root", "custom_op_library", "force")
 @display_options
 @errors_become_exit_codes
 def calibrate(model: str, data: str | None, output: str, display: Display, **options: object) -> None:

@@ -17,7 +17,7 @@ from onnxquant.report.units import size
 @click.command(short_help="Say what a model is made of, and how to quantize it.")
 @click.argument("model", type=click.Path())
 @data_option("Samples, the first of which is run; without them one is made up")
-@model_options("dim", "preprocess", "seed", "threads", "external_root")
+@model_options("dim", "preprocess", "seed", "threads", "external_root", "custom_op_library")
 @json_option
 @errors_become_exit_codes
 def plan(model: str, data: str | None, as_json: bool, **options: object) -> None:

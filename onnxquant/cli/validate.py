@@ -13,7 +13,7 @@ from onnxquant.inspect.validate import validate as validate_models
 
 _OPTIONS = (
     "samples", "seed", "threads", "dim", "preprocess", "labels", "min_sqnr", "max_mse", "metric", "max_drop", "judge",
-    "external_root", "report", "force",
+    "external_root", "custom_op_library", "report", "force",
 )  # fmt: skip
 
 

@@ -79,43 +79,44 @@ def quantize(
     entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
     settings, rules = Options.of_recipe(entries, options, has_samples=data is not None)
     keywords: dict[str, Any] = dict(options)
-    if settings.goal is None:
-        report = quantize_one_way(
-            source, output, recipe=entries, data=data, progress=progress, command=command, **keywords
-        )
-        if data is None and not names_the_way(entries, keywords) and not settings.dry_run:
-            report.prospect = prospect(source, settings)
-        return report
-    if data is None:
-        raise RecipeError("goal: the best file is chosen by what samples show: give them with --data (data=...)")
-    original = load(source, settings.external_root)
-    place = output_path(original, output, partial(settings.output_name, rules))
-    request = Request(rules.to_list(), plain_options(options))
-    provenance = Provenance(settings, original, place, request, command)
-    provenance.check()
-    settings = replace(settings, samples=max(settings.samples, _JUDGED))
-    samples = Samples(data, settings, facts_of(original))
-    samples.for_calibration(original)
-    settings = _bounded(settings, original, samples)
-    with (
-        tempfile.TemporaryDirectory(prefix="onnxquant-") as name,
-        Reference(original, samples.again(), settings) as reference,
-    ):
-        progress("proof: original", 0.0)
-        wish = Wish(source, entries, keywords, samples, progress)
-        race = Race(wish, settings, reference, Path(name), place.name)
-        best = race.best(ways(original, _work(reference, settings), race.goal))
-        if settings.save_recipe is not None:
-            report = _made_by_recipe(wish, settings, reference, best, place)
-        else:
-            progress("proof", 0.0)
-            report = best.report
-            with removing_new_files(provenance):
-                _publish(report, place, force=settings.force)
-                report.prove(compare(reference, place, settings, progress))
-        if report.proof is not None:
-            add_accuracy(report.proof, reference.path, place, samples, settings)
-    return provenance.finish(report)
+    with runtime.custom_op_libraries(settings.custom_op_library):
+        if settings.goal is None:
+            report = quantize_one_way(
+                source, output, recipe=entries, data=data, progress=progress, command=command, **keywords
+            )
+            if data is None and not names_the_way(entries, keywords) and not settings.dry_run:
+                report.prospect = prospect(source, settings)
+            return report
+        if data is None:
+            raise RecipeError("goal: the best file is chosen by what samples show: give them with --data (data=...)")
+        original = load(source, settings.external_root)
+        place = output_path(original, output, partial(settings.output_name, rules))
+        request = Request(rules.to_list(), plain_options(options))
+        provenance = Provenance(settings, original, place, request, command)
+        provenance.check()
+        settings = replace(settings, samples=max(settings.samples, _JUDGED))
+        samples = Samples(data, settings, facts_of(original))
+        samples.for_calibration(original)
+        settings = _bounded(settings, original, samples)
+        with (
+            tempfile.TemporaryDirectory(prefix="onnxquant-") as name,
+            Reference(original, samples.again(), settings) as reference,
+        ):
+            progress("proof: original", 0.0)
+            wish = Wish(source, entries, keywords, samples, progress)
+            race = Race(wish, settings, reference, Path(name), place.name)
+            best = race.best(ways(original, _work(reference, settings), race.goal))
+            if settings.save_recipe is not None:
+                report = _made_by_recipe(wish, settings, reference, best, place)
+            else:
+                progress("proof", 0.0)
+                report = best.report
+                with removing_new_files(provenance):
+                    _publish(report, place, force=settings.force)
+                    report.prove(compare(reference, place, settings, progress))
+            if report.proof is not None:
+                add_accuracy(report.proof, reference.path, place, samples, settings)
+        return provenance.finish(report)
 
 
 def _made_by_recipe(wish: Wish, settings: Options, reference: Reference, best: Candidate, place: Path) -> Report:

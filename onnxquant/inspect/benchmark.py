@@ -52,7 +52,7 @@ def benchmark(*models: str | Path, data: Data | None = None, **options: object) 
     Args:
         models: ONNX files; ratios refer to the first.
         data: samples, of which the first is run; None: synthetic.
-        options: ``seed``, ``threads``, ``dim``, ``external_root``.
+        options: ``seed``, ``threads``, ``dim``, ``external_root``, ``custom_op_library``.
 
     Raises:
         RecipeError: no model is given, or an option is wrong.
@@ -67,21 +67,22 @@ def benchmark(*models: str | Path, data: Data | None = None, **options: object) 
         refuse_other_inputs(documents[0], document)
     sizes = [document.size() for document in documents]
     samples = None if data is None else Samples(data, settings, facts_of(*documents))
-    sampled = sampled_outputs(paths[0], samples, settings)
-    feed = sampled.feeds[0]
-    measured = latencies({str(i): TimedModel(p) for i, p in enumerate(paths)}, feed, settings.threads)
-    return [
-        BenchmarkRow(
-            model=str(path),
-            bytes=size,
-            size_ratio=sizes[0] / size,
-            seconds=measured.seconds[str(i)],
-            speed_ratio=measured.ratio[str(i)],
-            runs=measured.runs,
-            threads=measured.threads,
-            kernels=runtime.optimized_ops(path, threads=settings.threads),
-            speed_interval=measured.certain(str(i)),
-            samples=preparation(sampled.origin),
-        )
-        for i, (path, size) in enumerate(zip(paths, sizes, strict=True))
-    ]
+    with runtime.custom_op_libraries(settings.custom_op_library):
+        sampled = sampled_outputs(paths[0], samples, settings)
+        feed = sampled.feeds[0]
+        measured = latencies({str(i): TimedModel(p) for i, p in enumerate(paths)}, feed, settings.threads)
+        return [
+            BenchmarkRow(
+                model=str(path),
+                bytes=size,
+                size_ratio=sizes[0] / size,
+                seconds=measured.seconds[str(i)],
+                speed_ratio=measured.ratio[str(i)],
+                runs=measured.runs,
+                threads=measured.threads,
+                kernels=runtime.optimized_ops(path, threads=settings.threads),
+                speed_interval=measured.certain(str(i)),
+                samples=preparation(sampled.origin),
+            )
+            for i, (path, size) in enumerate(zip(paths, sizes, strict=True))
+        ]

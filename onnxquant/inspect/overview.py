@@ -79,7 +79,7 @@ def overview(model: str | Path, data: Data | None = None, **options: object) -> 
     Args:
         model: the file.
         data: samples, the first of which is run; None: one is made up.
-        options: ``dim``, ``preprocess``, ``seed``, ``threads``, ``external_root``.
+        options: ``dim``, ``preprocess``, ``seed``, ``threads``, ``external_root``, ``custom_op_library``.
 
     Raises:
         ModelError: the model cannot be read or run.
@@ -88,7 +88,10 @@ def overview(model: str | Path, data: Data | None = None, **options: object) -> 
     settings = Options.make({**options, "samples": 1})
     document = load(model, settings.external_root)
     samples = None if data is None else Samples(data, settings, facts_of(document))
-    with Reference(document, samples, settings) as reference:
+    with (
+        runtime.custom_op_libraries(settings.custom_op_library),
+        Reference(document, samples, settings) as reference,
+    ):
         outputs = reference.outputs
         if isinstance(outputs, FeedError):
             raise outputs

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from onnxquant import runtime
 from onnxquant.artifact.records import Metadata, records
 from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
@@ -44,7 +45,7 @@ def validate(
         progress: called with the name of the stage and the part of it that is done.
         command: the command line, for the report.
         options: ``samples``, ``seed``, ``threads``, ``dim``, ``min_sqnr``, ``max_mse``, ``metric``, ``max_drop``, ``judge``,
-            ``external_root``, ``report``, ``force``.
+            ``external_root``, ``custom_op_library``, ``report``, ``force``.
 
     Raises:
         ModelError: a model cannot be read or run.
@@ -55,24 +56,25 @@ def validate(
     path = Path(quantized)
     file = load(path, settings.external_root)
     samples = None if data is None else Samples(data, settings, facts_of(document, file))
-    with Reference(document, samples, settings) as reference:
-        check_request(settings, reference, has_data=data is not None)
-        refuse_unrelated(document, file)
-        report = Report(source=document.name, output=str(quantized), original_bytes=document.size())
-        provenance = Provenance(settings, document, path, Request([], plain_options(options)), command)
-        provenance.check(file)
-        progress("samples", 0.0)
-        if samples is not None:
-            _hold_out(samples, document, file)
-        if isinstance(reference.outputs, FeedError):
-            raise reference.outputs
-        proof = compare(reference, path, settings, progress)
-        if detailed and records(file.proto):
-            prepared = prepared_like(document, file)
-            proof.contributions = site_contributions(prepared, file, reference.outputs, settings.threads, progress)
-    report.prove(proof)
-    report.output_bytes = file.size()
-    return provenance.finish(report, file)
+    with runtime.custom_op_libraries(settings.custom_op_library):
+        with Reference(document, samples, settings) as reference:
+            check_request(settings, reference, has_data=data is not None)
+            refuse_unrelated(document, file)
+            report = Report(source=document.name, output=str(quantized), original_bytes=document.size())
+            provenance = Provenance(settings, document, path, Request([], plain_options(options)), command)
+            provenance.check(file)
+            progress("samples", 0.0)
+            if samples is not None:
+                _hold_out(samples, document, file)
+            if isinstance(reference.outputs, FeedError):
+                raise reference.outputs
+            proof = compare(reference, path, settings, progress)
+            if detailed and records(file.proto):
+                prepared = prepared_like(document, file)
+                proof.contributions = site_contributions(prepared, file, reference.outputs, settings.threads, progress)
+        report.prove(proof)
+        report.output_bytes = file.size()
+        return provenance.finish(report, file)
 
 
 def _hold_out(samples: Samples, original: Document, file: Document) -> None:

@@ -153,6 +153,10 @@ class OptionFields(RuleOptions):
     external_root: tuple[str, ...] = option(
         (), "Folder into which external data of the input may link.", Scope.RUN, metavar="DIR", is_path=any_path
     )
+    custom_op_library: tuple[str, ...] = option(
+        (), "Library of operators that sessions register, for operators that onnxruntime does not have. May be given "
+        "several times.", Scope.RUN, metavar="PATH", is_path=any_path,
+    )  # fmt: skip
     dim: tuple[str, ...] = option(
         (), "Length of a named dimension of synthetic samples.", Scope.RUN, metavar="NAME=N", is_proof=True
     )

@@ -12,10 +12,10 @@ from onnxquant.runtime.extended import (
     shape_output,
     subgraph_tensors,
 )
+from onnxquant.runtime.libraries import EXTENSIONS, custom_op_libraries, named_libraries
 from onnxquant.runtime.optimized import Kernels, histogram, optimized_graph, optimized_ops
 from onnxquant.runtime.profile import NodeTime, profile
 from onnxquant.runtime.sessions import (
-    EXTENSIONS,
     Session,
     inputs_of,
     instruction_sets,
@@ -35,11 +35,13 @@ __all__ = [
     "NodeTime",
     "Session",
     "Signature",
+    "custom_op_libraries",
     "extendable",
     "histogram",
     "inputs_of",
     "instruction_sets",
     "load",
+    "named_libraries",
     "open_session",
     "optimized_graph",
     "optimized_ops",

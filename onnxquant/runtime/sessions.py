@@ -16,12 +16,9 @@ from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.random_draws import add_seeds, unseeded
 from onnxquant.graph.traverse import nodes
 from onnxquant.native import library as native
-from onnxquant.system.environment import instruction_set_cap
+from onnxquant.runtime.libraries import custom_op_libraries, libraries_for, without_library
 
 Session: TypeAlias = ort.InferenceSession
-EXTENSIONS = "ai.onnx.contrib"
-# The domains of onnxruntime-extensions.
-_EXTENSION_DOMAINS = frozenset({EXTENSIONS, "com.microsoft.extensions"})
 # Keys of ONNX Runtime's session configuration.
 _NO_PREPACKING = "session.disable_prepacking"
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -107,26 +104,32 @@ def open_session(
         ModelError: onnxruntime refuses the model.
     """
     outline = outlined(model if isinstance(model, bytes) else Path(model))
-    used = {node.domain for node in nodes(outline)}
+    used = {node.domain for node in nodes(outline)} - {f.domain for f in outline.functions if f.domain != DOMAIN}
     title = "the model" if isinstance(model, bytes) else str(model)
     if seeded and unseeded(outline):
         folder = folder if isinstance(model, bytes) else Path(model).parent
         model = _with_seeds(model)
     if isinstance(model, bytes) and folder is not None:
         options.add_session_config_entry(_DATA_FOLDER, str(folder.resolve()))
-    if not _EXTENSION_DOMAINS.isdisjoint(used):
-        import onnxruntime_extensions
-
-        options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
-    if library and DOMAIN in used:
-        if cap := instruction_set_cap():
-            native.set_isa(cap)
-        options.register_custom_ops_library(str(native.library_path()))
+    libraries = libraries_for(used, ours=library)
+    for path in libraries:
+        options.register_custom_ops_library(path)
     try:
         source = model if isinstance(model, bytes) else str(model)
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ModelError(f"{title}: onnxruntime {version()} cannot load it: {_first_line(error)}") from None
+        remedy = _remedy(without_library(used, libraries))
+        raise ModelError(f"{title}: onnxruntime {version()} cannot load it: {_first_line(error)}{remedy}") from None
+
+
+def _remedy(domains: Sequence[str]) -> str:
+    """The end of a message on a model with operators of domains that no library is known to bring."""
+    if not domains:
+        return ""
+    return (
+        f"; it has operators of {', '.join(domains)}: name the library that brings them with --custom-op-library "
+        "(custom_op_library=...); weights alone can be quantized without it, with --no-proof"
+    )
 
 
 def _with_seeds(model: str | Path | bytes) -> bytes:
@@ -135,11 +138,14 @@ def _with_seeds(model: str | Path | bytes) -> bytes:
     return proto.SerializeToString()
 
 
-def load(path: str | Path, **session_options: object) -> ort.InferenceSession:
+def load(
+    path: str | Path, *, custom_op_library: str | Path | Sequence[str | Path] = (), **session_options: object
+) -> ort.InferenceSession:
     """Open a model for inference; the custom-op libraries that it needs are registered.
 
     Args:
         path: an ONNX file; operators of onnxquant run on the compiled library.
+        custom_op_library: further libraries of operators.
         session_options: attributes of onnxruntime.SessionOptions by name, e.g. ``intra_op_num_threads=2``.
 
     Raises:
@@ -151,7 +157,9 @@ def load(path: str | Path, **session_options: object) -> ort.InferenceSession:
         if not hasattr(options, key):
             raise TypeError(f"onnxruntime.SessionOptions has no attribute {key!r}")
         setattr(options, key, value)
-    return open_session(path, options, seeded=False)
+    paths = (custom_op_library,) if isinstance(custom_op_library, (str, Path)) else custom_op_library
+    with custom_op_libraries(paths):
+        return open_session(path, options, seeded=False)
 
 
 def run(

@@ -37,8 +37,9 @@ def footprint(path: Path) -> Footprint:
     """
     # -P: a module in the current folder, which may be anybody's download, must not be imported. The package is found
     # where this process found it.
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from onnxquant.validation import footprint as f; f.main(sys.argv[2])"
-    command = [sys.executable, "-P", "-c", code, str(Path(__file__).parents[2]), str(path)]
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from onnxquant.validation.footprint import main; main(*sys.argv[2:])"
+    arguments = (str(Path(__file__).parents[2]), str(path), *runtime.named_libraries())
+    command = [sys.executable, "-P", "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
@@ -55,11 +56,17 @@ def memory() -> dict[str, int]:
     return {f[0][:-1]: int(f[1]) * 1024 for f in lines if f and f[0] in ("RssAnon:", "RssFile:")}
 
 
-def main(path: str) -> None:
-    """Load one model on stock onnxruntime and print its footprint as JSON."""
+def main(path: str, *libraries: str) -> None:
+    """Load one model on stock onnxruntime and print its footprint as JSON.
+
+    Args:
+        path: the model.
+        libraries: libraries of operators that the user names.
+    """
     before = memory()
     begin = time.perf_counter()
-    session = runtime.open_session(path, runtime.session_options(threads=1), library=False)
+    with runtime.custom_op_libraries(libraries):
+        session = runtime.open_session(path, runtime.session_options(threads=1), library=False)
     seconds = time.perf_counter() - begin
     after = memory()
     anonymous = after["RssAnon"] - before["RssAnon"]
@@ -69,4 +76,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -50,6 +50,14 @@ def test_faults_of_a_wheel(check, name, changes, fault, tmp_path):
     assert (found == []) if fault is None else (len(found) == 1 and found[0].endswith(fault))
 
 
+@pytest.mark.parametrize(("tag", "is_fault"), [("manylinux_2_34", False), ("manylinux_2_28", True), ("linux", False)])
+def test_a_library_needs_no_newer_glibc_than_its_wheel_says(check, tag, is_fault, tmp_path):
+    name = f"onnxquant-0.1.0-py3-none-{tag}_x86_64.whl"
+    wheel = made(tmp_path / name, {**GOOD, LIBRARY: b"\x7fELF\0GLIBC_2.4\0GLIBC_2.32\0GLIBC_2.14\0"})
+    found = check.faults_of(wheel, PACKAGE, [BUILT])
+    assert found == ([f"{LIBRARY}: needs glibc 2.32, more than {name} says"] if is_fault else [])
+
+
 def test_two_builds_that_differ(check, tmp_path):
     one = made(tmp_path / "a" / NAME, GOOD)
     assert check.difference(one, made(tmp_path / "b" / NAME, GOOD)) == []
