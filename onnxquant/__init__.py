@@ -24,6 +24,7 @@ from onnxquant.errors import (
     WeightError,
 )
 from onnxquant.formats import Encoded, Format
+from onnxquant.graph.move import move
 from onnxquant.inspect.benchmark import benchmark
 from onnxquant.inspect.info import info
 from onnxquant.inspect.model import Model
@@ -63,6 +64,7 @@ __all__ = [
     "info",
     "library_path",
     "load",
+    "move",
     "quantize",
     "targets",
     "validate",

@@ -15,10 +15,11 @@ from onnxquant.artifact.records import Metadata, Record, entry_text
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.computed import restore_computations
+from onnxquant.graph.data_files import DataFiles, is_stored
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.model_editor import ModelEditor, Sink
 from onnxquant.graph.names import METADATA, ORIGIN, PREPARATION
-from onnxquant.graph.publish import Publisher, SizeCounter, is_stored
+from onnxquant.graph.publish import Publisher, SizeCounter
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.graph.traverse import graphs, replace_field, tensors
 from onnxquant.plan.activations import StaticRecord
@@ -95,16 +96,15 @@ def constant_bytes(proto: onnx.ModelProto) -> int:
     return sum(nbytes(tensor) for tensor in tensors(proto))
 
 
-def predict(document: Document, plan: Plan, output: str, *, external: bool) -> PredictedSize:
+def predict(document: Document, plan: Plan, data: DataFiles | None) -> PredictedSize:
     """The size of the output.
 
     Args:
         document: the prepared model
         plan: the decisions
-        output: file name of the output; a data file is named after it
-        external: whether tensors go to the data file
+        data: names of the data files; None: tensors go into the model
     """
-    counter = SizeCounter(external=external, location=f"{output}.data")
+    counter = SizeCounter(data)
     proto = lower(document, plan, counter, None)
     for graph in graphs(proto.graph):
         for tensor in graph.initializer:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxquant.artifact.read import decode_weight, plane_index
 from onnxquant.artifact.records import Record, records
 from onnxquant.errors import ModelError
+from onnxquant.graph.data_files import DataFiles, named_like
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.names import ACTIVATION, DOMAIN, HASHES, METADATA, ORIGIN, SEAL, SITE
 from onnxquant.graph.needs import UseKind
@@ -38,12 +39,19 @@ def dequantize(path: str | Path, output: str | Path, *, force: bool = False) -> 
     document = load(path)
     if not records(document.proto):
         raise ModelError(f"{path}: holds no weights encoded by onnxquant")
-    refuse_overwriting(document, Path(output))
-    return write_float(document, Path(output), force=force)
+    data = named_like(document, Path(output))
+    refuse_overwriting(document, Path(output), data)
+    return write_float(document, Path(output), force=force, data=data)
 
 
-def write_float(document: Document, output: Path, *, force: bool = False) -> int:
+def write_float(document: Document, output: Path, *, force: bool = False, data: DataFiles | None = None) -> int:
     """Write the float model that a quantized document stands for.
+
+    Args:
+        document: the quantized document.
+        output: file to write.
+        force: whether an existing output is replaced.
+        data: names of its data files; None: ``<output>.data``.
 
     Returns:
         the number of weights decoded.
@@ -51,7 +59,8 @@ def write_float(document: Document, output: Path, *, force: bool = False) -> int
     encoded = records(document.proto)
     index = plane_index(document.proto)
     size = sum(record.elements * record.dtype.itemsize for record in encoded)
-    with Publisher(output, external=document.is_external() or size > _MOST_INLINE, force=force) as publisher:
+    external = document.is_external() or size > _MOST_INLINE
+    with Publisher(output, external=external, force=force, data=data) as publisher:
         proto = onnx.ModelProto()
         proto.CopyFrom(document.proto)
         restore(proto, publisher, lambda record: decode_weight(document, record, index))

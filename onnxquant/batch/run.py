@@ -278,6 +278,8 @@ def _refuse_one_file_for_all(settings: Options, count: int) -> None:
         for name in (value,) if isinstance(value, str) else value or ():
             if is_path(name):
                 raise RecipeError(f"{option.name} is {name!r}, one file for {count} models")
+    if settings.data_name is not None and not settings.data_name.startswith(("_", ".")):
+        raise RecipeError(f"data_name is {settings.data_name!r}, one file for {count} models; an ending such as _data is not")
 
 
 def _read(journal: Path | None) -> dict[str, Row]:

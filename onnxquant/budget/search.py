@@ -234,8 +234,8 @@ class _FormatSearcher:
         """Predicted file size of a choice."""
         plan = make_plan(self._sites, self._skipped, self._recipe(choice), self._document.opset)
         plan = replace(plan, origin=self._context.origin)
-        external = self._options.is_external(already=self._document.is_external(), nbytes=choice.nbytes)
-        return lowering.predict(self._document, plan, "model.onnx", external=external).nbytes
+        data = self._options.data_files(self._context.original, Path("model.onnx"), nbytes=choice.nbytes)
+        return lowering.predict(self._document, plan, data).nbytes
 
     def _smallest(self, table: CandidateTable, tried: list[FormatChoice]) -> FormatChoice:
         """The smallest choice that keeps the bound on quality, by bisection of the noise that is allowed."""

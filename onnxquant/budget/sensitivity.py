@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
+from onnxquant.graph.data_files import ALIGNMENT
 from onnxquant.graph.external import refer
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import with_weights
-from onnxquant.graph.publish import ALIGNMENT, write_copy
+from onnxquant.graph.publish import write_copy
 from onnxquant.graph.traverse import graphs
 from onnxquant.numerics.score import Judge, Score
 from onnxquant.recipe.options import Options

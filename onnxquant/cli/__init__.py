@@ -23,7 +23,7 @@ from onnxquant.version import __version__
 
 _COMMANDS = (
     "quantize", "plan", "batch", "config", "calibrate", "validate", "report", "benchmark", "diff", "info", "list", "verify",
-    "dequantize", "completion",
+    "dequantize", "move", "completion",
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from onnxquant.convert.race import Candidate, Race, Wish, effective
 from onnxquant.convert.ways import ways
 from onnxquant.convert.work import Work, work_of
 from onnxquant.errors import FeedError, ModelError, RecipeError
+from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
 from onnxquant.recipe.declaration import Scope, declared
@@ -112,7 +113,7 @@ def quantize(
                 progress("proof", 0.0)
                 report = best.report
                 with removing_new_files(provenance):
-                    _publish(report, place, force=settings.force)
+                    _publish(report, place, settings.data_names(original, place), force=settings.force)
                     report.prove(compare(reference, place, settings, progress))
             if report.proof is not None:
                 add_accuracy(report.proof, reference.path, place, samples, settings)
@@ -172,8 +173,8 @@ def _work(reference: Reference, settings: Options) -> Work:
         return work_of(reference.document)
 
 
-def _publish(report: Report, place: Path, *, force: bool) -> None:
+def _publish(report: Report, place: Path, data: DataFiles, *, force: bool) -> None:
     """Put the file of a report in its place."""
-    with Publisher(place, external=report.external_data, force=force) as publisher:
+    with Publisher(place, external=report.external_data, force=force, data=data) as publisher:
         publisher.publish_copy(Path(str(report.output)))
     report.output = str(place)

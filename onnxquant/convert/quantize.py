@@ -139,7 +139,8 @@ def removing_new_files(provenance: Provenance) -> Iterator[None]:
     except OutputExistsError:  # the files are those of another run
         raise
     except (OnnxQuantError, OSError, MemoryError):
-        for path in new:
+        chunks = provenance.data_written() if provenance.output in new else []
+        for path in (*chunks, *new):
             if _is_there(path) and path.is_file():
                 path.unlink(missing_ok=True)
         raise
@@ -163,28 +164,28 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
         raise ModelError("; ".join((_nothing_to_encode(model), *notes)))
     if integers := integer_weights(model.document.proto):
         notes = [*notes, f"parts of the model are quantized already ({integers}); they stay as they are"]
-    external = options.is_external(already=context.original.is_external(), nbytes=plan.nbytes)
-    _refuse_unwritable(path, plan, external=external)
+    data = options.data_files(context.original, path, nbytes=plan.nbytes)
+    _refuse_unwritable(path, plan, external=data is not None)
     # Samples are opened first: data that does not fit is refused before any work.
     unsolved = decisions_to_solve(plan, model.orders, model.solved)
     split = context.samples.for_calibration(model.document) if context.samples and unsolved else None
     preparation = context.samples.preparation(context.original).text() if context.samples else ""
     plan = replace(plan, samples=_sample_use(context), preparation=preparation)
     notes = [*notes, *refuse_unfit(model.document, plan, context.rules.clients)]
-    size = lowering.predict(model.document, plan, path.name, external=external)
+    size = lowering.predict(model.document, plan, data)
     refuse_larger(context.original, size)
     plan = replace(plan, predicted_bytes=size.nbytes)
     report = Report.of_plan(context.original, path, plan, [*notes, *model.notes])
     if options.dry_run:
         return report
-    refuse_overwriting(context.original, path)
-    with Publisher(path, external=external, force=options.force) as publisher:
+    refuse_overwriting(context.original, path, data)
+    with Publisher(path, external=data is not None, force=options.force, data=data) as publisher:
         if options.proof:
             open_samples(context, reference)
         solved = solve_weights(context, unsolved, model.orders, split.calibrating if split else None)
         encoder = SiteEncoder(context, plan, [model.solved, solved])
         lowering.write(model.document, plan, publisher, encoder)
-    report.finish(path, encoder.results, external=external)
+    report.finish(path, encoder.results)
     if options.proof:
         report.prove(prove(context, reference, path, EncodedWeights(model.document, encoder.digests, model.unseen)))
     return report

@@ -17,6 +17,7 @@ from onnxquant.convert.size import refuse_larger
 from onnxquant.errors import RecipeError
 from onnxquant.formats.floats import F16
 from onnxquant.graph.computed import restore_computations
+from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.names import ORIGIN, PREPARATION
 from onnxquant.graph.publish import Publisher, refuse_overwriting
@@ -70,11 +71,11 @@ def convert(context: Context, reference: Reference, path: Path, notes: list[str]
         _add(report, ConvertToFloat16(options.keep_io_types)(context.document))
         refuse_larger(original, _size(context.document))
         return report
-    refuse_overwriting(original, path)
+    data = options.data_files(original, path)
+    refuse_overwriting(original, path, data)
     if options.proof:
         open_samples(context, reference)
-    external = options.is_external(already=original.is_external(), nbytes=0)
-    _write(context, path, report, external=external)
+    _write(context, path, report, data)
     if options.proof:
         report.prove(prove(context, reference, path))
     else:
@@ -82,10 +83,10 @@ def convert(context: Context, reference: Reference, path: Path, notes: list[str]
     return report
 
 
-def _write(context: Context, path: Path, report: Report, *, external: bool) -> None:
+def _write(context: Context, path: Path, report: Report, data: DataFiles | None) -> None:
     """Convert the model, write it, and put the outcome into the report."""
     document, options = context.document, context.options
-    with Publisher(path, external=external, force=options.force) as publisher:
+    with Publisher(path, external=data is not None, force=options.force, data=data) as publisher:
 
         def store(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:
             publisher.append(tensor, memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data))
@@ -99,7 +100,7 @@ def _write(context: Context, path: Path, report: Report, *, external: bool) -> N
         refuse_larger(context.original, _size(document))
         publisher.publish(document.proto)
     _add(report, outcome)
-    report.finish(path, {}, external=external)
+    report.finish(path, {})
 
 
 def _size(document: Document) -> PredictedSize:

@@ -143,16 +143,17 @@ class Document:
 
     def data_files(self) -> list[Path]:
         """Files beside the model that hold its tensors."""
-        return [self.path.parent / location for location in self._locations()] if self.path else []
+        return [self.path.parent / location for location in self.locations()] if self.path else []
 
-    def _locations(self) -> list[str]:
+    def locations(self) -> list[str]:
+        """Names of the files that hold the model's tensors, as the tensors say them."""
         used = (external.reference(t)[0] for t in tensors(self.proto) if t.data_location == onnx.TensorProto.EXTERNAL)
         return [location for location in dict.fromkeys(used) if not location.startswith("\x00")]
 
     def follows_links(self) -> bool:
         """Whether the data files are reached through symbolic links, which not every onnxruntime follows."""
         base = self.path.parent.resolve() if self.path else Path()
-        return any((base / location).resolve() != base / location for location in self._locations())
+        return any((base / location).resolve() != base / location for location in self.locations())
 
     def link_notes(self) -> list[str]:
         """A sentence for each data file that is a link, or that has another name as well."""
@@ -166,7 +167,7 @@ class Document:
 
     def size(self) -> int:
         """Bytes on disk: the model file and its data files."""
-        return len(self._buffer) + sum(len(self._file(location)) for location in self._locations())
+        return len(self._buffer) + sum(len(self._file(location)) for location in self.locations())
 
     def _file(self, location: str) -> memoryview:
         """A mapped data file of the model, by the location that tensors name."""

@@ -1,8 +1,8 @@
 """Atomic writing of models: at any moment the output is the old one or the whole new one.
 
-Planes are appended to a temporary file beside the output as they are made. Publishing syncs it, then renames: data
-first, graph last. Where an old pair is replaced, the graph is first published with the temporary data file's name, so
-that no moment shows a new graph beside old data.
+Planes are appended to temporary files beside the output as they are made. Publishing syncs them, then renames: data
+first, graph last. Where an old pair is replaced, the graph is first published with the names of the temporary data files,
+so that no moment shows a new graph beside old data.
 """
 
 from __future__ import annotations
@@ -19,6 +19,17 @@ import numpy as np
 import onnx
 
 from onnxquant.errors import OutputError
+from onnxquant.graph.data_files import (
+    STORED,
+    DataFiles,
+    Places,
+    default_data,
+    is_stored,
+    locations_of,
+    other_owner,
+    relocate,
+    stored_tensors,
+)
 from onnxquant.graph.external import refer
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import Make
@@ -27,12 +38,8 @@ from onnxquant.graph.traverse import graphs, tensors
 from onnxquant.graph.wire import varint
 from onnxquant.system.files import one_process_at_a_time, refuse_taken, temporary_name
 
-# Sessions map external tensors; ONNX Runtime and some systems want page-aligned offsets for that.
-ALIGNMENT = 4096
 # protobuf refuses to serialize 2 GiB; the graph needs some room of its own.
 MAX_INLINE = (2 << 30) - (16 << 20)
-# A location no file can have: it marks tensors whose bytes a sink has taken, until the final name is known.
-STORED = "\x00stored"
 _COPY = 16 << 20
 
 
@@ -40,35 +47,32 @@ class SizeCounter:
     """A sink that counts the bytes that a Publisher would write.
 
     Args:
-        external: whether tensors go to a data file.
-        location: name of that file.
+        data: names of the data files; None: tensors go into the model.
     """
 
-    def __init__(self, *, external: bool, location: str) -> None:
-        self.external = external
-        self.location = location
-        self.nbytes = 0
+    def __init__(self, data: DataFiles | None = None) -> None:
+        self.data = data
+        self._places = Places(data)
         self.hashes: dict[str, str] = {}
 
     def store(self, tensor: onnx.TensorProto, nbytes: int, make: Make | None) -> None:
         """Count the bytes, and give the tensor a reference as long as the real one."""
         note_hash(self.hashes, tensor.name, "0" * 64)
-        self.nbytes += -self.nbytes % ALIGNMENT if self.external else 0
-        refer(tensor, STORED, self.nbytes, nbytes)
-        self.nbytes += nbytes
+        place = self._places.take(tensor.name, nbytes)
+        refer(tensor, f"{STORED}{place.file}", place.offset, nbytes)
 
     def total(self, proto: onnx.ModelProto) -> int:
-        """Bytes of the model and its data file once ``proto`` is published; ``proto``, a copy made for this, is changed."""
+        """Bytes of the model and its data files once ``proto`` is published; ``proto``, a copy made for this, is changed."""
         seal(proto, self.hashes)
-        size = self.nbytes
-        for tensor in _referring(proto, STORED):
-            if self.external:
-                tensor.external_data[0].value = self.location
-            else:
-                stored = int(tensor.external_data[2].value)
-                size += 1 + len(varint(stored))  # the field's tag and length
-                del tensor.external_data[:]
-                tensor.ClearField("data_location")
+        size = sum(self._places.ends)
+        if self.data is not None:
+            relocate(proto, {f"{STORED}{i}": self.data.name(i) for i in range(len(self._places.ends))})
+            return int(proto.ByteSize()) + size
+        for tensor in stored_tensors(proto):
+            stored = int(tensor.external_data[2].value)
+            size += 1 + len(varint(stored))  # the field's tag and length
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
         return int(proto.ByteSize()) + size
 
 
@@ -76,25 +80,27 @@ class Publisher:
     """A sink that writes planes to disk and publishes the finished model atomically.
 
     Args:
-        output: the model file to make; its data file, if it gets one, is ``<output>.data`` beside it.
-        external: tensors go to the data file rather than into the model.
+        output: the model file to make.
+        external: tensors go to data files beside it rather than into the model.
         force: an existing output may be replaced.
+        data: names of the data files; None: one file, ``<output>.data``.
 
     Raises:
         OutputError: the folder is missing or read-only, the output exists, or writing fails.
     """
 
-    def __init__(self, output: Path, *, external: bool, force: bool) -> None:
+    def __init__(self, output: Path, *, external: bool, force: bool, data: DataFiles | None = None) -> None:
         self.output = output
-        self.data = output.with_name(output.name + ".data")
-        self.external = external
+        self.data = (data or default_data(output)) if external else None
         self.force = force
         self.hashes: dict[str, str] = {}
         self._temporary: list[Path] = []
-        self._position = 0
+        self._places = Places(self.data)
+        self._files: list[Path] = []
         try:
             self._refuse_unusable()
             self._stream = self._create("data")
+            self._files.append(Path(self._stream.name))
         except BaseException as error:
             self._discard()
             if isinstance(error, OSError):
@@ -106,8 +112,17 @@ class Publisher:
             raise OutputError(f"{self.output}: is a folder; expected a file name")
         if not self.output.parent.is_dir():
             raise OutputError(f"{self.output}: the folder {self.output.parent} does not exist")
-        for path in (self.output, self.data) if self.external else (self.output,):
-            refuse_taken(path, force=self.force)
+        refuse_taken(self.output, force=self.force)
+        for place in self._data_places():
+            refuse_taken(place, force=self.force)
+            if place.exists() and (other := other_owner(place, self.output)):
+                advice = "give the data another name with --data-name (data_name=...)"
+                raise OutputError(f"{place}: holds tensors of {other}, too; {advice}")
+
+    def _data_places(self) -> list[Path]:
+        """Places of the data files so far, of one at least."""
+        count = max(1, len(self._files)) if self.data else 0
+        return [self.output.with_name(self.data.name(i)) for i in range(count)] if self.data else []
 
     def __enter__(self) -> Self:
         """The publisher itself."""
@@ -152,16 +167,30 @@ class Publisher:
 
     def append(self, tensor: onnx.TensorProto, raw: memoryview) -> None:
         """Append bytes to the data file and refer to them."""
-        if self.external:
-            self._position += self._stream.write(b"\0" * (-self._position % ALIGNMENT))
+        before = self._places.ends[-1]
+        place = self._places.take(tensor.name, len(raw))
+        if place.file == len(self._files):
+            self._begin_file()
+        elif place.offset > before:
+            self._stream.write(b"\0" * (place.offset - before))
         digest = hashlib.sha256()
         for start in range(0, len(raw), _COPY):
             part = raw[start : start + _COPY]
             digest.update(part)
             self._stream.write(part)
         note_hash(self.hashes, tensor.name, digest.hexdigest())
-        refer(tensor, STORED, self._position, len(raw))
-        self._position += len(raw)
+        refer(tensor, f"{STORED}{place.file}", place.offset, len(raw))
+
+    def _begin_file(self) -> None:
+        """End the data file at work, and begin the next one."""
+        self._sync()
+        self._stream.close()
+        self._stream = self._create("data")
+        self._files.append(Path(self._stream.name))
+
+    def _sync(self) -> None:
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
 
     def keep(self, proto: onnx.ModelProto, source: Document) -> None:
         """Store the tensors of ``source`` that nothing has replaced: referenced initializers here, the rest in the graph."""
@@ -181,16 +210,35 @@ class Publisher:
     def publish_copy(self, model: Path) -> None:
         """Publish the same bytes as a file that a publisher with the same settings wrote under another name."""
         proto = onnx.load_model(model, load_external_data=False)
-        if self.external:
-            data = model.with_name(model.name + ".data")
-            with data.open("rb") as file:
+        for number, location in enumerate(locations := locations_of(proto)):
+            if number:
+                self._begin_file()
+            with model.with_name(location).open("rb") as file:
                 shutil.copyfileobj(file, self._stream, _COPY)
-            _relocate(proto, data.name, STORED)
+        relocate(proto, {location: f"{STORED}{i}" for i, location in enumerate(locations)})
+        self._publish_sealed(proto)
+
+    def publish_moved(self, model: Path) -> None:
+        """Publish a model under another name; its data files get second names, where the file system has links."""
+        proto = onnx.load_model(model, load_external_data=False)
+        locations = locations_of(proto)
+        if self.data is None:
+            with one_process_at_a_time(self.output.parent):
+                self._refuse_unusable()
+                self._replace(self._second_name(model), self.output)
+            self._sync_folder()
+            return
+        self._files = []
+        for location in locations:
+            self._stream.close()
+            self._files.append(self._second_name(model.parent / location))
+            self._stream = self._files[-1].open("rb")
+            self._sync()
+        relocate(proto, {location: f"{STORED}{i}" for i, location in enumerate(locations)})
         self._publish_sealed(proto)
 
     def _publish_sealed(self, proto: onnx.ModelProto) -> None:
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        self._sync()
         with one_process_at_a_time(self.output.parent):
             self._refuse_unusable()  # another run may have been faster
             self._move(proto)
@@ -198,45 +246,50 @@ class Publisher:
 
     def _move(self, proto: onnx.ModelProto) -> None:
         """Move the finished files to their places: data first, the graph last."""
-        if self.external:
-            _relocate(proto, STORED, self.data.name)
-        if not self.external:
+        places = self._data_places()
+        if not places:
             self._fill(proto)
             self._replace(self._write(proto), self.output)
-        elif self.output.exists() or self.data.exists():
-            self._replace_pair(proto)
+        elif self.output.exists() or any(place.exists() for place in places):
+            self._replace_pair(proto, places)
         else:
-            self._make_pair(proto)
+            self._make_pair(proto, places)
 
-    def _make_pair(self, proto: onnx.ModelProto) -> None:
+    def _make_pair(self, proto: onnx.ModelProto, places: list[Path]) -> None:
+        relocate(proto, {f"{STORED}{i}": place.name for i, place in enumerate(places)})
         graph = self._write(proto)
         try:
-            self._replace(Path(self._stream.name), self.data)
+            for file, place in zip(self._files, places, strict=True):
+                self._replace(file, place)
             self._replace(graph, self.output)
         except BaseException:
             if not self.output.exists():  # else only the news of success was lost
-                self.data.unlink(missing_ok=True)
+                for place in places:
+                    place.unlink(missing_ok=True)
             raise
 
-    def _replace_pair(self, proto: onnx.ModelProto) -> None:
+    def _replace_pair(self, proto: onnx.ModelProto, places: list[Path]) -> None:
         """Old pair -> new graph on the temporary data -> new pair; each step is one rename, a failed one is undone."""
-        temporary = Path(self._stream.name)
-        _relocate(proto, self.data.name, temporary.name)
-        interim, final = self._write(proto), self._write_final(proto, temporary.name)
-        second = self._second_name(temporary)
-        old = [(place, self._second_name(place) if place.exists() else None) for place in (self.data, self.output)]
+        relocate(proto, {f"{STORED}{i}": file.name for i, file in enumerate(self._files)})
+        interim = self._write(proto)
+        relocate(proto, {file.name: place.name for file, place in zip(self._files, places, strict=True)})
+        final = self._write(proto)
+        seconds = [self._second_name(file) for file in self._files]
+        old = [(place, self._second_name(place) if place.exists() else None) for place in (*places, self.output)]
         # The output needs the temporary data until the last step, or until the old pair is back.
-        self._temporary.remove(temporary)
+        for file in self._files:
+            self._temporary.remove(file)
         try:
             self._replace(interim, self.output)
-            self._replace(second, self.data)
+            for second, place in zip(seconds, places, strict=True):
+                self._replace(second, place)
             self._replace(final, self.output)
         except BaseException:
             for place, copy in old:
                 self._replace(copy, place) if copy else place.unlink(missing_ok=True)
-            self._temporary.append(temporary)
+            self._temporary += self._files
             raise
-        self._temporary.append(temporary)
+        self._temporary += self._files
 
     def _second_name(self, path: Path) -> Path:
         """The same file under a temporary name; a copy where the file system has no links."""
@@ -247,19 +300,15 @@ class Publisher:
             shutil.copyfile(path, second)
         return second
 
-    def _write_final(self, proto: onnx.ModelProto, interim: str) -> Path:
-        _relocate(proto, interim, self.data.name)
-        return self._write(proto)
-
     def _fill(self, proto: onnx.ModelProto) -> None:
         """Put the stored bytes into the tensors of a model without a data file."""
-        if self._position > MAX_INLINE:
+        if self._places.ends[0] > MAX_INLINE:
             raise OutputError(
-                f"{self.output}: {self._position} bytes of tensors do not fit one protobuf file (2 GiB); "
+                f"{self.output}: {self._places.ends[0]} bytes of tensors do not fit one protobuf file (2 GiB); "
                 f"use --external-data auto or always"
             )
         with Path(self._stream.name).open("rb") as spool:
-            for tensor in _referring(proto, STORED):
+            for tensor in stored_tensors(proto):
                 entries = {e.key: e.value for e in tensor.external_data}
                 spool.seek(int(entries["offset"]))
                 raw = spool.read(int(entries["length"]))
@@ -312,8 +361,13 @@ def write_copy(document: Document, path: Path, *, external: bool = True) -> None
         publisher.publish(proto)
 
 
-def refuse_overwriting(source: Document, output: Path) -> None:
+def refuse_overwriting(source: Document, output: Path, data: DataFiles | None = None) -> None:
     """Refuse an output that is one of the source's own files.
+
+    Args:
+        source: the input.
+        output: the file to write.
+        data: names of its data files; None: it is no model, or has none.
 
     Raises:
         OutputError: inputs are never overwritten.
@@ -321,31 +375,13 @@ def refuse_overwriting(source: Document, output: Path) -> None:
     if source.path is None:
         return
     inputs = [source.path, *source.data_files()]
-    for written in (output, output.with_name(output.name + ".data")):
-        with contextlib.suppress(OSError):  # a name too long to exist
-            if written.exists() and any(written.samefile(read) for read in inputs):
+    with contextlib.suppress(OSError):  # a name too long to exist
+        places = [output] if output.exists() else []
+        for written in (*places, *(data.names_present(output.parent) if data else ())):
+            if any(written.samefile(read) for read in inputs):
                 raise OutputError(f"{written}: is an input; inputs are never overwritten, give another output")
-
-
-def _relocate(proto: onnx.ModelProto, before: str, after: str) -> None:
-    for tensor in _referring(proto, before):
-        tensor.external_data[0].value = after
-
-
-def is_stored(tensor: onnx.TensorProto) -> bool:
-    """Whether a sink has taken the tensor's bytes."""
-    external = tensor.data_location == onnx.TensorProto.EXTERNAL
-    return external and bool(tensor.external_data) and tensor.external_data[0].value == STORED
 
 
 def note_hash(hashes: dict[str, str], name: str, digest: str) -> None:
     """Record a tensor's hash; graphs beside each other may use one name twice, then hashes are joined by commas."""
     hashes[name] = f"{hashes[name]},{digest}" if name in hashes else digest
-
-
-def _referring(proto: onnx.ModelProto, location: str) -> list[onnx.TensorProto]:
-    return [
-        t
-        for t in tensors(proto)
-        if t.data_location == onnx.TensorProto.EXTERNAL and t.external_data[0].value == location
-    ]

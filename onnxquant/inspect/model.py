@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxquant.artifact import lowering
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats.base import Encoded
+from onnxquant.graph.data_files import named_like
 from onnxquant.graph.io import load
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.sites import Site, find_sites
@@ -101,7 +102,7 @@ class Model:
             if isinstance(decision, KeepDecision):
                 raise RecipeError(f"weight {name!r}: {decision.reason}")
             decisions.append(replace(decision, format=form))
-        refuse_overwriting(self._document, Path(output))
-        external = self._document.is_external()
-        with Publisher(Path(output), external=external, force=force) as publisher:
+        external, data = self._document.is_external(), named_like(self._document, Path(output))
+        refuse_overwriting(self._document, Path(output), data)
+        with Publisher(Path(output), external=external, force=force, data=data) as publisher:
             lowering.write(self._document, Plan(tuple(decisions)), publisher, lambda s, _: self._chosen[s.name].encoded)

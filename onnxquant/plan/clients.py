@@ -38,7 +38,7 @@ def refusal_of_clients(
     if alone is None:
         return None
     alone = alone if site.has_kernel else alone.folded()
-    editor = ModelEditor(proto, SizeCounter(external=False, location=""))
+    editor = ModelEditor(proto, SizeCounter())
     target.lower(editor, alone, form, None)
     editor.finish()
     target.finish(editor, [(alone, form)])

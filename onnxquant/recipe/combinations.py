@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from onnxquant.errors import RecipeError
+from onnxquant.graph.data_files import objection_to_name
 from onnxquant.recipe.declaration import Needs, declared
 from onnxquant.recipe.fields import OptionFields
-from onnxquant.recipe.values import REPORTS, Compute, SearchCost, static_solver_names
+from onnxquant.recipe.values import REPORTS, Compute, ExternalData, SearchCost, static_solver_names
 from onnxquant.targets import Activations
 
 
@@ -22,6 +23,7 @@ def check(options: OptionFields) -> None:
     _check_activations(options)
     _check_permutation(options)
     _check_reports(options)
+    _check_data_name(options)
     _check_search(options)
     _check_goal(options)
 
@@ -68,6 +70,15 @@ def _check_reports(options: OptionFields) -> None:
     for name in options.report:
         if not str(name).endswith(REPORTS):  # the suffix of Path(".html") is empty
             raise RecipeError(f"report is {str(name)!r}, expected a name that ends in {', '.join(REPORTS)}")
+
+
+def _check_data_name(options: OptionFields) -> None:
+    if options.data_name is None:
+        return
+    if options.external_data == ExternalData.NEVER:
+        raise RecipeError("data_name names a file that external_data never leaves out")
+    if objection := objection_to_name(options.data_name):
+        raise RecipeError(f"data_name is {options.data_name!r}, {objection}")
 
 
 def _check_search(options: OptionFields) -> None:

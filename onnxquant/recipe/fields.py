@@ -147,8 +147,16 @@ class OptionFields(RuleOptions):
     )  # fmt: skip
     external_data: str = option(
         ExternalData.AUTO.value,
-        "Whether tensors are kept in OUTPUT.data beside the model. auto: as in the input, or above 100 MB.",
+        "Whether tensors are kept in a data file beside the model. auto: as in the input, or above 100 MB.",
         Scope.FILE, choices=tuple(ExternalData),
+    )  # fmt: skip
+    data_name: str | None = option(
+        None, "Name of the data file, which is then written; an ending alone (_data, .bin) goes behind the model's name. "
+        "[default: as the client of --for expects, or as in the input, or OUTPUT.data]", Scope.FILE, metavar="NAME",
+    )  # fmt: skip
+    data_limit: str | None = option(
+        None, "Size of the largest data file; further ones are NAME_1, NAME_2 ... [default: as the client of --for needs]",
+        Scope.FILE, metavar="2GB",
     )  # fmt: skip
     external_root: tuple[str, ...] = option(
         (), "Folder into which external data of the input may link.", Scope.RUN, metavar="DIR", is_path=any_path

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 from onnxquant.clients import client_named
 from onnxquant.errors import RecipeError, nearest
+from onnxquant.graph.data_files import DataFiles, named_like
+from onnxquant.graph.io import Document
 from onnxquant.recipe import combinations, schema
 from onnxquant.recipe.declaration import Scope, declared, format_options, options_of
 from onnxquant.recipe.fields import OptionFields
@@ -83,6 +85,7 @@ class Options(OptionFields):
         combinations.check(self)
         Drop.parse(self.max_drop)
         self.max_bytes()
+        _bytes_of("data_limit", self.data_limit)
         self.seconds()
         self.dims()
 
@@ -95,13 +98,7 @@ class Options(OptionFields):
         >>> Options(max_size="1.5MB").max_bytes()
         1500000
         """
-        if self.max_size is None:
-            return 0
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:(?:([kKMG])(i?))?B)?\s*", self.max_size)
-        if match is None or not float(match[1]):
-            raise RecipeError(f"max_size is {self.max_size!r}, expected a size such as 30MB, 512kB or 1.5GiB")
-        base = 1024 if match[3] else 1000
-        return int(float(match[1]) * base ** ("", "k", "m", "g").index((match[2] or "").lower()))
+        return _bytes_of("max_size", self.max_size)
 
     def seconds(self) -> float | None:
         """Number of seconds that ``time`` stands for; None without it.
@@ -125,16 +122,41 @@ class Options(OptionFields):
             lengths[name] = int(value)
         return lengths
 
-    def is_external(self, *, already: bool, nbytes: int) -> bool:
-        """Whether tensors go to a file of their own.
+    def data_files(self, original: Document, output: Path, *, nbytes: int = 0) -> DataFiles | None:
+        """Data files that an output gets; None: its tensors go into the model.
 
         Args:
-            already: whether the original's tensors are in such a file
+            original: the original
+            output: the file to write
             nbytes: number of bytes of the weights
+
+        Raises:
+            RecipeError: a client looks for another name.
         """
-        if self.external_data != ExternalData.AUTO:
-            return self.external_data == ExternalData.ALWAYS
-        return already or nbytes > INLINE_BYTES
+        is_wanted = self.external_data == ExternalData.ALWAYS or self.data_name is not None
+        if self.external_data == ExternalData.AUTO:
+            is_wanted = is_wanted or original.is_external() or nbytes > INLINE_BYTES
+        return self.data_names(original, output) if is_wanted else None
+
+    def data_names(self, original: Document, output: Path) -> DataFiles:
+        """Names of an output's data files, whether or not it gets any: the user's, a client's, or as the original's.
+
+        Raises:
+            RecipeError: a client looks for another name.
+        """
+        clients = [client_named(name) for name in self.clients]
+        limits = [_bytes_of("data_limit", self.data_limit), *(client.max_bytes for client in clients)]
+        limit = min((n for n in limits if n), default=0)
+        expected = next((client for client in clients if client.data_suffix), None)
+        if self.data_name is not None:
+            name = output.name * self.data_name.startswith(("_", ".")) + self.data_name
+        elif expected is not None:
+            name = output.name + expected.data_suffix
+        else:
+            name = named_like(original, output).first
+        if expected is not None and name != (needed := output.name + expected.data_suffix):
+            raise RecipeError(f"data_name is {self.data_name!r}: {expected.name} looks for {needed}; leave it out")
+        return DataFiles(name, limit)
 
     def options_that_shape_the_file(self) -> dict[str, Any]:
         """Options that differ from their defaults and change the output, other than those that its rules hold."""
@@ -170,6 +192,21 @@ class Options(OptionFields):
             last.pop("solver", None)
         recipe = Recipe.from_dict({**drop_overridden_aliases(entries or {}, last), **last})
         return recipe.for_clients([client_named(name) for name in self.clients])
+
+
+def _bytes_of(name: str, text: str | None) -> int:
+    """Number of bytes that the size of an option stands for; 0 without it.
+
+    Raises:
+        RecipeError: it is no size.
+    """
+    if text is None:
+        return 0
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:(?:([kKMG])(i?))?B)?\s*", text)
+    if match is None or not float(match[1]):
+        raise RecipeError(f"{name} is {text!r}, expected a size such as 30MB, 512kB or 1.5GiB")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** ("", "k", "m", "g").index((match[2] or "").lower()))
 
 
 @cache

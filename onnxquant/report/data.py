@@ -13,7 +13,7 @@ import onnx
 
 from onnxquant import runtime
 from onnxquant.budget.result import FormatSearchResult
-from onnxquant.graph.io import Document
+from onnxquant.graph.io import Document, load
 from onnxquant.json_data import OPTIONAL, JsonObject, JsonValue
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.numerics.unseen import UnseenQuality
@@ -240,18 +240,17 @@ class ReportData:
             observed=plan.observed,
         )
 
-    def finish(self, path: Path, results: Mapping[str, SiteResult], *, external: bool) -> None:
+    def finish(self, path: Path, results: Mapping[str, SiteResult]) -> None:
         """Add the results of encoding and the size of the output.
 
         Args:
             path: the output.
             results: encoded weights by name.
-            external: whether the output has a data file.
         """
         self.sites = [results.get(s.decision.name, s) for s in self.sites]
-        data = path.with_name(path.name + ".data")
-        self.external_data = external
-        self.output_bytes = path.stat().st_size + (data.stat().st_size if external else 0)
+        written = load(path)
+        self.external_data = written.is_external()
+        self.output_bytes = written.size()
 
     def prove(self, proof: Proof) -> None:
         """Add the proof."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxquant.errors import OutputError
-from onnxquant.graph.io import Document
+from onnxquant.errors import ModelError, OutputError
+from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import refuse_overwriting
 from onnxquant.json_data import JsonObject, to_json
 from onnxquant.recipe.options import Options, options_to_report
@@ -78,10 +79,17 @@ class Provenance:
         """Files that the run may write; a model and its data belong together."""
         groups = []
         if self.output is not None and self.output.name:
-            groups.append([self.output, self.output.with_name(f"{self.output.name}.data")])
+            data = self.settings.data_names(self.original, self.output)
+            groups.append([self.output, self.output.with_name(data.first)])
         if self.settings.save_recipe is not None:
             groups.append([Path(self.settings.save_recipe)])
         return groups + [[path] for path in files.places(self.settings.report, self.output, force=True)]
+
+    def data_written(self) -> list[Path]:
+        """Data files of the output; none where it cannot be read."""
+        with contextlib.suppress(ModelError):
+            return load(self.place).data_files()
+        return []
 
     def finish(self, report: Report, output: Document | None = None) -> Report:
         """Add the origin to a report, and write the report's files.
@@ -96,8 +104,7 @@ class Provenance:
         if output is not None:
             outputs = files_of(output)
         elif not report.planned:
-            data = self.place.with_name(f"{self.place.name}.data")
-            outputs = [self.place, *([data] if report.external_data else [])]
+            outputs = files_of(load(self.place))
         report.hashes = FileHashes(*(None if paths is None else hashes(paths) for paths in (originals, outputs)))
         files.write(report, files.places(self.settings.report, self.place, force=True))
         return report

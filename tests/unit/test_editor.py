@@ -188,7 +188,7 @@ def test_a_models_editor_replaces_the_consumer_of_a_weight_and_drops_nothing_els
         {"w": np.ones((20, 20), np.float32), "unread": np.ones(2, np.float32)},
     )
     document = agreement.load(proto)
-    editor = ModelEditor(document.proto, SizeCounter(external=False, location=""))
+    editor = ModelEditor(document.proto, SizeCounter())
     site = find_sites(document)[0][0]
     product = editor.node(site, "Product", ["x"], domain="com.example", output="y")
     editor.replace(site.uses[0], [product])

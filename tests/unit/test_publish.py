@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 import onnxquant
 from onnxquant.errors import OutputError
+from onnxquant.graph.data_files import ALIGNMENT
 from onnxquant.graph.names import HASHES
-from onnxquant.graph.publish import ALIGNMENT, Publisher
+from onnxquant.graph.publish import Publisher
 from onnxquant.system.files import atomically
 
 ROOT = Path(onnxquant.__file__).parents[1]
@@ -413,7 +414,9 @@ class Stream:
 
 
 # What was there before, and what is made.
-SCENARIOS = {
+SCENARIOS: dict[str, tuple[str | None, str]] = {
+    "nothing, then several files": (None, "several"),
+    "several files, then others": ("several", "several"),
     "nothing, then one file": (None, "never"),
     "nothing, then a pair": (None, "always"),
     "one file, then one file": ("never", "never"),
@@ -424,10 +427,15 @@ SCENARIOS = {
 }
 
 
+def external_options(case: str) -> dict[str, Any]:
+    """Options for one file, a pair, or a model with a data file for each tensor."""
+    return {"external_data": "always", "data_limit": "4kB"} if case == "several" else {"external_data": case}
+
+
 def prepare(folder: Path, before: str | None, source: Path) -> None:
     folder.mkdir()
     if before:
-        convert(source, folder / "out.onnx", "int4", external_data="never" if before == "never" else "always")
+        convert(source, folder / "out.onnx", "int4", **external_options("always" if before == "data alone" else before))
     if before == "data alone":
         (folder / "out.onnx").unlink()
 
@@ -441,7 +449,7 @@ def test_any_failing_call_leaves_the_old_output_or_the_new(
     before, external = SCENARIOS[scenario]
     prepare(tmp_path / "before", before, source)
     shutil.copytree(tmp_path / "before", tmp_path / "new")
-    convert(source, tmp_path / "new" / "out.onnx", external_data=external, force=True)
+    convert(source, tmp_path / "new" / "out.onnx", **external_options(external), force=True)
     complete, survived = snapshot(tmp_path / "new"), set()
     for k in range(1 + part, 200, 2):
         folder = tmp_path / str(k)
@@ -452,7 +460,7 @@ def test_any_failing_call_leaves_the_old_output_or_the_new(
             faults = Faults(patch)
             faults.failing, faults.mode = k, mode
             try:
-                convert(source, folder / "out.onnx", external_data=external, force=True)
+                convert(source, folder / "out.onnx", **external_options(external), force=True)
             except (OutputError, Stop) as caught:
                 error = caught
         now = snapshot(folder)
@@ -476,7 +484,8 @@ def test_any_failing_call_leaves_the_old_output_or_the_new(
     assert error is None and now == complete
     kinds = set(faults.calls)
     assert {"create", "write", "flush", "fsync", "replace", "fsync folder", "close"} <= kinds
-    assert ("link" in kinds) == (external == "always" and before is not None)
+    assert ("link" in kinds) == (external != "never" and before is not None)
+    assert len(complete) == {"never": 1, "always": 2, "several": 3}[external] + (scenario == "a pair, then one file")
     # Nothing but these may fail without being reported: there is another way, or all is done already.
     assert survived <= {"link", "fsync folder", "close"}
 
