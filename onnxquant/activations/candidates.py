@@ -180,6 +180,8 @@ class CandidateRunner:
     def saturating(self, candidate: ActivationPlan, more: Feeds) -> dict[str, LargestPairs]:
         """Weights of kernels that lose much on CPUs without VNNI, in the file that a plan would become.
 
+        Those of all integer kernels where the file is for a client that saturates.
+
         Args:
             candidate: the plan.
             more: samples beside those that judge: the largest sums are rare.
@@ -191,10 +193,13 @@ class CandidateRunner:
         with self._file(candidate) as path:
             document = load(path)
             losses = emulate(document, feeds, self._threads)
-            names = {name for name, loss in losses.items() if loss.sqnr_db < SATURATED_DB + _MARGIN_DB}
+            is_exact = any(client.saturates for client in self._rules.clients)
+            names = {n for n, loss in losses.items() if is_exact or loss.sqnr_db < SATURATED_DB + _MARGIN_DB}
             if not names:
                 return {}
             largest = largest_pairs(document, feeds, self._threads, names)
+            if is_exact:  # no sum may be cut off there, whatever the activations are
+                largest = {n: replace(pairs, observed=pairs.possible) for n, pairs in largest.items()}
             weights = {plane: record.name for record in records(document.proto) for plane in record.plane_names}
             return {weights[plane]: sums for plane, sums in largest.items() if plane in weights}
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from onnxquant import runtime
 from onnxquant.activations.calibrated import MAGNITUDES, largest_magnitudes
 from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import smoothed_copies
@@ -20,6 +21,7 @@ from onnxquant.activations.weights import dynamic_sites
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import JUDGED, Feeds, spread
 from onnxquant.calibration.folds import undivided
+from onnxquant.calibration.samples import SYNTHETIC, synthetic_samples
 from onnxquant.graph.io import Document
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import Site, find_sites
@@ -39,8 +41,10 @@ def plan_dynamic(context: Context) -> ActivationPlan:
     """
     document, rules, options, samples = context.document, context.rules, context.options, context.samples
     best = _planned(document, rules)
-    if samples is None or not best.sites.multiplied:
+    if not best.sites.multiplied:
         return best
+    if samples is None:
+        return _with_room_for_any_pairs(best, context)
     threads, budget = options.threads, TimeBudget(Effort(options.effort), context.progress, options.seconds())
     split = samples.for_calibration(document)
     judging = undivided(spread(split.judging, JUDGED))
@@ -77,6 +81,17 @@ def _with_room_for_pairs(best: ActivationPlan, rules: Recipe, runner: CandidateR
     pairs = runner.saturating(best, more)
     possible = {name: sums.possible for name, sums in pairs.items()}
     return replace(best, solved=with_room_for_pairs(best.document, possible, rules, best.solved)) if pairs else best
+
+
+def _with_room_for_any_pairs(best: ActivationPlan, context: Context) -> ActivationPlan:
+    """A plan no sum of which is cut off, where the file is for a client that cuts off; made-up samples run it."""
+    document, rules, options = context.document, context.rules, context.options
+    if not any(client.saturates for client in rules.clients):
+        return best
+    with runtime.session_of(document, threads=options.threads) as session:
+        feeds = synthetic_samples(session, document, options.dims(), SYNTHETIC, options.seed)
+    runner = CandidateRunner(document, rules, undivided(feeds), options.threads)
+    return _with_room_for_pairs(best, rules, runner, feeds)
 
 
 def _without_slow_products(best: ActivationPlan, runner: CandidateRunner, budget: TimeBudget) -> ActivationPlan:

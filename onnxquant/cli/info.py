@@ -16,6 +16,9 @@ from onnxquant.report.table import Table
 from onnxquant.report.terminal import table
 from onnxquant.report.units import size
 
+# The origin of what is known of a client, by its name in data.
+_ORIGINS = {Source.RUN: "run:", Source.DOCUMENTATION: "not run; documentation of"}
+
 
 @click.command(short_help="Show the contents of a model.")
 @click.argument("model", type=click.Path())
@@ -46,11 +49,13 @@ def info(model: str, as_json: bool) -> None:
 def _clients(clients: Sequence[ClientInfo]) -> Table:
     """A row for each client; releases of onnxruntime that give the same answer share one."""
     out = table("Where it runs", "client", "~runs")
-    for (runs, reason, source, _), group in groupby(clients, key=_alike):
-        names = [c.client for c in group]
-        name = names[0] if len(names) == 1 else f"{names[-1]} to {names[0].rpartition('-')[2]}"
-        unproven = " (by its documentation, not run)" if source == Source.DOCUMENTATION else ""
-        out.add_row(name, f"{runs}{': ' if reason else ''}{reason}{unproven}")
+    for (runs, reason, _, _), rows in groupby(clients, key=_alike):
+        group = list(rows)
+        first, last = group[-1], group[0]
+        name = last.client if first is last else f"{first.client} to {last.client.rpartition('-')[2]}"
+        versions = " to ".join(dict.fromkeys((first.version, last.version)))
+        known = f"{_ORIGINS[last.source]} {versions}, {last.date}"
+        out.add_row(name, f"{runs}{': ' if reason else ''}{reason} ({known})")
     return out
 
 

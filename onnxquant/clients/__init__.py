@@ -5,6 +5,18 @@ A client is an entry of ``clients.toml``; the kernels of onnxruntime's releases 
 """
 
 from onnxquant.clients.client import Client, Source, client_named, clients, release_clients
-from onnxquant.clients.suitability import Suitability, Support, check
+from onnxquant.clients.forms import Form
+from onnxquant.clients.suitability import Suitability, Support, check, slow_reason
 
-__all__ = ["Client", "Source", "Suitability", "Support", "check", "client_named", "clients", "release_clients"]
+__all__ = [
+    "Client",
+    "Form",
+    "Source",
+    "Suitability",
+    "Support",
+    "check",
+    "client_named",
+    "clients",
+    "release_clients",
+    "slow_reason",
+]

@@ -65,6 +65,8 @@ class Client:
         slow: forms that it runs slower than floats.
         max_bytes: size of the largest file; 0: no limit.
         data_suffix: ending of the name of data files, behind the model's.
+        saturates: whether it may cut off sums of two products of 8-bit codes at 16 bits.
+        options: options of ``quantize`` that suit it, where nothing else is named and they have an effect.
     """
 
     name: str
@@ -80,6 +82,13 @@ class Client:
     slow: tuple[Slow, ...] = ()
     max_bytes: int = 0
     data_suffix: str = ""
+    saturates: bool = False
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """The origin of what is known of it, in words: ``run, 1.32.0, 2026-11-29``."""
+        return f"{self.source}, {self.version}, {self.date}"
 
     @property
     def opset(self) -> int:
@@ -100,8 +109,10 @@ def clients() -> dict[str, Client]:
     by_name: dict[str, Client] = {}
     for name, entry in entries.items():
         slow = (*common, *map(_slow, entry.pop("slow", ())))
+        options = tuple(entry.pop("options", {}).items())
         lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
-        by_name[name] = Client(name=name, slow=slow, **{**entry, **lists, "source": Source(entry["source"])})
+        fields = {**entry, **lists, "source": Source(entry["source"])}
+        by_name[name] = Client(name=name, slow=slow, options=options, **fields)
     newest = by_name["onnxruntime"]
     for release in reversed(releases().names):
         minor = release.rpartition(".")[0]

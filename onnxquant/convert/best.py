@@ -106,7 +106,7 @@ def quantize(
             progress("proof: original", 0.0)
             wish = Wish(source, entries, keywords, samples, progress)
             race = Race(wish, settings, reference, Path(name), place.name)
-            best = race.best(ways(original, _work(reference, settings), race.goal))
+            best = race.best(ways(original, _work(reference, settings), race.goal, rules.clients))
             if settings.save_recipe is not None:
                 report = _made_by_recipe(wish, settings, reference, best, place)
             else:

@@ -44,5 +44,6 @@ def refuse_unfit(document: Document, plan: Plan, clients: Sequence[Client]) -> l
             remedy = "leave out --activations, or name another format"
             raise ModelError(f"{document.name}: {name} would not run the file: {answer.reason}; {remedy}")
         if answer.support is Support.SLOW and before[name].support is Support.YES:
-            slow.append(f"slow on {name}: {answer.reason}")
+            slow.append(f"slower than float on {name}: {answer.reason}")
     return slow
+

@@ -35,7 +35,7 @@ from onnxquant.plan.context import Context, workspace
 from onnxquant.plan.decision import Plan
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
-from onnxquant.recipe.progress import Progress, silent
+from onnxquant.recipe.progress import Progress, announce, silent
 from onnxquant.recipe.rules import Recipe
 from onnxquant.report.data import Request
 from onnxquant.report.provenance import Provenance, plain_options
@@ -171,7 +171,10 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
     split = context.samples.for_calibration(model.document) if context.samples and unsolved else None
     preparation = context.samples.preparation(context.original).text() if context.samples else ""
     plan = replace(plan, samples=_sample_use(context), preparation=preparation)
-    notes = [*notes, *refuse_unfit(model.document, plan, context.rules.clients)]
+    slow = refuse_unfit(model.document, plan, context.rules.clients)
+    for sentence in slow:
+        announce(context.progress, f"warning: {sentence}")
+    notes = [*notes, *slow]
     size = lowering.predict(model.document, plan, data)
     refuse_larger(context.original, size)
     plan = replace(plan, predicted_bytes=size.nbytes)

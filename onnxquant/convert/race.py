@@ -155,6 +155,10 @@ class Race:
         """
         failure: OnnxQuantError | None = None
         for place, way in enumerate(plan):
+            if way.objection and not way.rescues:
+                self._refused.append(Attempt(way.name, way.keywords, 0.0, objection=way.objection))
+            if way.objection:
+                continue
             if way.rescues and not self._is_needed(way):
                 continue
             if self._candidates and self._clock.passed() > self._seconds and way is not FLOAT16:

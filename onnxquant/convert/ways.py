@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from onnxquant.clients import Client, Form, slow_reason
 from onnxquant.convert.work import Kind, Work
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.score import GOOD_DB
 from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.values import Goal
+from onnxquant.targets import Activations
 
 # Work of less than this part of the bytes or of the time decides about no way.
 _SHARE = 0.1
@@ -42,6 +45,7 @@ class Way:
         rules: rules for some weights, which come after the user's.
         rescues: ways in whose place it is tried, where none of them keeps the bound; None: it is always tried.
         family: ways that it belongs to.
+        objection: reason why it is not tried; empty where it is.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Way:
     rules: Rules = ()
     rescues: Family | None = None
     family: Family = Family.ANY
+    objection: str = ""
 
     @property
     def keywords(self) -> dict[str, JsonValue]:
@@ -85,17 +90,45 @@ STATIC_SPARING = Way(
 FLOAT16 = Way("float16 weights", {"format": "f16"}, rescues=Family.ANY)
 
 
-def ways(model: Document, work: Work, goal: Goal) -> list[Way]:
+# Nodes that ways with integer activations make of each kind of work.
+_ROUNDING = Form("", "QuantizeLinear", 13)
+_KERNELS = {
+    (Activations.STATIC, Kind.CONVOLUTION): (_ROUNDING, Form("", "Conv", 11, codes=(8, 8))),
+    (Activations.STATIC, Kind.PRODUCT): (_ROUNDING, Form("", "MatMul", 13, codes=(8, 8))),
+    (Activations.DYNAMIC, Kind.PRODUCT): (Form(MICROSOFT, "DynamicQuantizeMatMul", 1),),
+}
+
+
+def ways(model: Document, work: Work, goal: Goal, clients: Sequence[Client] = ()) -> list[Way]:
     """The ways that can suit a model; those that rescue follow the ones that they replace.
 
     Args:
         model: the original.
         work: its work, by bytes and time.
         goal: measure that decides among files.
+        clients: clients that the file is for; ways that one of them runs slower than floats have an objection.
     """
-    has_products, has_convolutions = (
-        max(work.share_of_bytes(kind), work.share_of_time(kind)) >= _SHARE for kind in (Kind.PRODUCT, Kind.CONVOLUTION)
-    )
+    suited = _ways(model, work, goal)
+    return [replace(way, objection=reason) if (reason := _slow(way, work, clients)) else way for way in suited]
+
+
+def _slow(way: Way, work: Work, clients: Sequence[Client]) -> str:
+    """The reason why a client runs integer kernels of a way slower than floats; empty where no client does."""
+    kind = Activations(str(way.options.get("activations", Activations.NONE)))
+    parts = [forms for (activations, part), forms in _KERNELS.items() if activations == kind and _has(work, part)]
+    nodes = [form for forms in parts for form in forms]
+    slow = ((client.name, reason) for client in clients for form in nodes if (reason := slow_reason(form, client)))
+    return next((f"slower than float on {name}: {reason}" for name, reason in slow), "")
+
+
+def _has(work: Work, kind: Kind) -> bool:
+    """Whether a kind of work decides about ways."""
+    return max(work.share_of_bytes(kind), work.share_of_time(kind)) >= _SHARE
+
+
+def _ways(model: Document, work: Work, goal: Goal) -> list[Way]:
+    """The ways, whatever clients do with them."""
+    has_products, has_convolutions = _has(work, Kind.PRODUCT), _has(work, Kind.CONVOLUTION)
     integers = [STATIC] if has_products or has_convolutions else []
     if has_products:
         is_first = work.share_of_time(Kind.PRODUCT) > work.share_of_time(Kind.CONVOLUTION)

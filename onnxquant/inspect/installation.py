@@ -130,8 +130,8 @@ def installation() -> Installation:
 
 def _client(client: Client) -> str:
     """The summary of a client, and the origin of what is known of it."""
-    known = "run" if client.source is Source.RUN else "by its documentation"
-    return f"{client.summary} ({known}, {client.version}, {client.date})"
+    known = client.origin.replace(Source.DOCUMENTATION, "by its documentation")
+    return f"{client.summary} ({known})"
 
 
 def _formats() -> list[FormatInfo]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from onnxquant.errors import RecipeError
 from onnxquant.graph.data_files import objection_to_name
@@ -28,13 +30,25 @@ def check(options: OptionFields) -> None:
     _check_goal(options)
 
 
+def has_effect(name: str, named: Mapping[str, Any]) -> bool:
+    """Whether an option has an effect beside those that the user names."""
+    needs = declared(OptionFields)[name].declared.needs
+    activations = named.get("activations", Activations.NONE)
+    return needs is None or _met(activations, named.get("goal"), named.get("metric"))[needs]
+
+
+def _met(activations: str, goal: object, metric: object) -> dict[Needs, bool]:
+    """Whether each need of options is met."""
+    return {
+        Needs.STATIC: activations == Activations.STATIC or goal is not None,
+        Needs.INTEGERS: activations != Activations.NONE or goal is not None,
+        Needs.METRIC: metric is not None,
+    }
+
+
 def _check_needs(options: OptionFields) -> None:
     """Refuse options that have no effect without others."""
-    met = {
-        Needs.STATIC: options.activations == Activations.STATIC or options.goal is not None,
-        Needs.INTEGERS: options.activations != Activations.NONE or options.goal is not None,
-        Needs.METRIC: options.metric is not None,
-    }
+    met = _met(options.activations, options.goal, options.metric)
     for name, spec in declared(type(options)).items():
         needs = spec.declared.needs
         if needs is not None and not met[needs] and getattr(options, name) != spec.default:

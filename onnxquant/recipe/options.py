@@ -71,7 +71,8 @@ class Options(OptionFields):
         schema.check(table, option_schema(), "recipe: options")
         keywords = with_goal(entries, keywords, has_samples=has_samples)
         stronger = {k: v for k, v in keywords.items() if v is not None}
-        options = cls.make({**drop_overridden_aliases(table, stronger), **stronger})
+        named = {**drop_overridden_aliases(table, stronger), **stronger}
+        options = cls.make({**options_of_clients(named), **named})
         return options, options.recipe(entries)
 
     def check(self) -> None:
@@ -207,6 +208,19 @@ def _bytes_of(name: str, text: str | None) -> int:
         raise RecipeError(f"{name} is {text!r}, expected a size such as 30MB, 512kB or 1.5GiB")
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** ("", "k", "m", "g").index((match[2] or "").lower()))
+
+
+def options_of_clients(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that suit the clients of a file, those of the first winning, as far as they have an effect.
+
+    Args:
+        named: options that the user names.
+    """
+    clients = named.get("clients") or ()
+    options: dict[str, Any] = {}
+    for name in (clients,) if isinstance(clients, str) else clients:
+        options = {**dict(client_named(name).options), **options}
+    return {name: value for name, value in options.items() if combinations.has_effect(name, named)}
 
 
 @cache

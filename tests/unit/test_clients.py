@@ -16,9 +16,15 @@ from onnx import TensorProto, helper
 import onnxquant
 from onnxquant.clients import Source, Support, check, client_named, clients
 from onnxquant.clients.releases import releases
+from onnxquant.convert.ways import ways
+from onnxquant.convert.work import work_of
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
+from onnxquant.graph.io import load
+from onnxquant.recipe.options import Options
+from onnxquant.recipe.values import Goal
 from onnxquant.targets import target_named
+from onnxquant.validation.saturation import kernels
 
 MICROSOFT = "com.microsoft"
 
@@ -62,7 +68,9 @@ def decoded(kind: int, block: int = 0) -> onnx.ModelProto:
 
 def cast(kind: int) -> onnx.ModelProto:
     return model(
-        helper.make_node("Cast", ["w"], ["d"], to=1), helper.make_node("MatMul", ["x", "d"], ["y"]), w=codes(kind, 64, 16)
+        helper.make_node("Cast", ["w"], ["d"], to=1),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+        w=codes(kind, 64, 16),
     )
 
 
@@ -96,6 +104,10 @@ ANSWERS = [
     (lookup(), "onnxruntime-1.22", "no"),
     (lookup(), "onnxruntime-1.23", "yes"),
     (lookup(), "onnxruntime-web", "yes"),
+    (product(4), "onnxruntime-web", "slow"),
+    (decoded(TensorProto.INT8), "onnxruntime-web", "slow"),
+    (product(4), "webgpu", "yes"),
+    (product(4), "tensorrt", "slow"),
     (lookup(), "transformers.js", "no"),
     (model(helper.make_node("Add", ["x", "x"], ["y"]), opset=22), "onnxruntime-1.20", "no"),
     (model(helper.make_node("Add", ["x", "x"], ["y"]), opset=22), "onnxruntime-1.21", "yes"),
@@ -119,7 +131,9 @@ def test_the_answer_for_this_onnxruntime_is_that_of_a_session(form: str, target:
     onnxquant.quantize(graphs.matmul(k=256, n=64), path, format=form, target=target, proof=False)
     minor = ort.__version__.rpartition(".")[0]
     ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    assert check(onnx.load(path), [client_named(f"onnxruntime-{minor}")])[f"onnxruntime-{minor}"].support is not Support.NO
+    assert (
+        check(onnx.load(path), [client_named(f"onnxruntime-{minor}")])[f"onnxruntime-{minor}"].support is not Support.NO
+    )
 
 
 def test_unknown_operators_stop_every_client() -> None:
@@ -165,7 +179,9 @@ def test_files_for_a_client_run_there(client: str, tmp_path: Path) -> None:
 
 def test_a_file_for_several_clients_suits_all(tmp_path: Path) -> None:
     path = tmp_path / "out.onnx"
-    result = run("quantize", MODEL, "-o", path, "--for", "openvino", "--for", "onnxruntime-1.20", "--bits", "4", "--no-proof")
+    result = run(
+        "quantize", MODEL, "-o", path, "--for", "openvino", "--for", "onnxruntime-1.20", "--bits", "4", "--no-proof"
+    )
     assert result.exit_code == 0, result.output
     answers = check(onnx.load(path), [client_named("openvino"), client_named("onnxruntime-1.20")])
     assert {a.support for a in answers.values()} == {Support.YES}
@@ -224,3 +240,88 @@ def test_info_says_where_a_file_runs(tmp_path: Path) -> None:
     assert rows["transformers.js"]["runs"] == "no"
     assert rows["transformers.js"]["reason"] == "com.microsoft::GatherBlockQuantized: no such operator"
     assert rows["qnn"]["source"] == "documentation"
+    assert "(run: 1.23.2 to 1.32.0, 2026-11-29)" in " ".join(output.split())
+    assert "not run; documentation of 1.32, 2026-11-29" in " ".join(output.split())
+
+
+def digits(count: int = 8) -> list[dict[str, np.ndarray]]:
+    with np.load(MODEL.with_name("default_test.npz")) as archive:
+        return [{"image": image[None, None] / np.float32(255)} for image in archive["calibration"][:count]]
+
+
+def test_a_client_with_signed_symmetric_activations_gets_them(tmp_path: Path) -> None:
+    path = tmp_path / "out.onnx"
+    onnxquant.quantize(
+        MODEL, path, clients=["tensorrt"], activations="static", effort="low", data=digits(), proof=False
+    )
+    proto = onnx.load(path)
+    points = {i.name: onnx.numpy_helper.to_array(i) for i in proto.graph.initializer}
+    rounded = [points[n.input[2]] for n in proto.graph.node if n.op_type == "QuantizeLinear"]
+    assert rounded and all(point.dtype == np.int8 and not point.any() for point in rounded)
+    assert check(proto, [client_named("tensorrt")])["tensorrt"].support is Support.YES
+
+
+def test_options_of_a_client_have_no_effect_without_integer_activations_and_give_way_to_named_ones() -> None:
+    assert Options.of_recipe({}, {"clients": ["tensorrt"]})[0].activation_type == "uint8"
+    static = {"clients": ["tensorrt"], "activations": "static"}
+    assert Options.of_recipe({}, static)[0].activation_type == "int8"
+    assert Options.of_recipe({}, {**static, "activation_type": "uint8"})[0].activation_type == "uint8"
+
+
+def test_qnn_takes_16_bit_activations_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "out.onnx"
+    settings = {"activations": "static", "activation_type": "uint16", "effort": "low", "data": digits()}
+    report = onnxquant.quantize(MODEL, path, clients=["qnn"], proof=False, **settings)
+    kinds = {i.data_type for i in onnx.load(path).graph.initializer}
+    assert {TensorProto.UINT16, TensorProto.INT8} <= kinds
+    assert not any("slower" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    "way", [{"activations": "static"}, {"activations": "dynamic"}, {"activations": "dynamic", "data": None}]
+)
+def test_no_product_is_cut_off_on_a_client_without_vnni(way: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "out.onnx"
+    settings = {"clients": ["x86-no-vnni"], "effort": "low", "data": digits(), "proof": False, **way}
+    onnxquant.quantize(MODEL, path, **settings)
+    document = load(path)
+    weights = [document.array(kernel.weight) for kernel in kernels(document)]
+    assert len(weights) >= 8
+    for kernel, weight in zip(kernels(document), weights, strict=True):
+        axis = 0 if kernel.node.op_type == "Conv" or kernel.node.op_type == "Gemm" else -1
+        rows = np.moveaxis(weight.astype(np.int64), axis, 0).reshape(weight.shape[axis], -1)
+        pairs = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).reshape(len(rows), -1, 2)
+        assert 255 * np.maximum(pairs, 0).sum(2).max() <= 32767
+        assert 255 * np.minimum(pairs, 0).sum(2).min() >= -32768
+
+
+def test_slow_forms_are_told_before_the_file_is_written(tmp_path: Path) -> None:
+    path, lines = tmp_path / "out.onnx", list[tuple[str, bool]]()
+
+    class Display:
+        def __call__(self, stage: str, done: float, /) -> None:
+            pass
+
+        def announce(self, line: str, /) -> None:
+            lines.append((line, path.exists()))
+
+    settings = {"activations": "static", "effort": "low", "data": digits(), "proof": False}
+    onnxquant.quantize(MODEL, path, clients=["onnxruntime-web"], progress=Display(), **settings)
+    assert [("slower than float on onnxruntime-web: Conv" in line, there) for line, there in lines] == [(True, False)]
+
+
+@pytest.mark.parametrize(
+    ("client", "model", "slow"),
+    [
+        ("onnxruntime", "convolution", []),
+        ("onnxruntime-web", "convolution", ["static int8", "static int8, some kernels in float"]),
+        ("onnxruntime-web", "product", []),
+        ("tensorrt", "product", ["dynamic int8"]),
+        ("cuda", "product", ["dynamic int8", "static int8", "static int8, some kernels in float"]),
+    ],
+)
+def test_a_choice_takes_no_way_that_is_slow_on_the_client(client: str, model: str, slow: list[str]) -> None:
+    document = load(graphs.conv() if model == "convolution" else graphs.matmul(k=256, n=512))
+    found = ways(document, work_of(document), Goal.FAST, [client_named(client)])
+    assert [way.name for way in found if way.objection] == slow
+    assert all(f"slower than float on {client}" in way.objection for way in found if way.objection)
