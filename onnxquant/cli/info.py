@@ -54,7 +54,7 @@ def _clients(clients: Sequence[ClientInfo]) -> Table:
         first, last = group[-1], group[0]
         name = last.client if first is last else f"{first.client} to {last.client.rpartition('-')[2]}"
         versions = " to ".join(dict.fromkeys((first.version, last.version)))
-        known = f"{_ORIGINS[last.source]} {versions}, {last.date}"
+        known = f"{_ORIGINS[Source(last.source)]} {versions}, {last.date}"
         out.add_row(name, f"{runs}{': ' if reason else ''}{reason} ({known})")
     return out
 
