@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from onnxquant.artifact.float16 import convert_to_float16, converted_record
 from onnxquant.artifact.records import Metadata, Record, entry_text
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded, Format
@@ -22,6 +23,7 @@ from onnxquant.graph.names import METADATA, ORIGIN, PREPARATION
 from onnxquant.graph.publish import Publisher, SizeCounter
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.graph.traverse import graphs, replace_field, tensors
+from onnxquant.passes.float16.convert import Float16Result
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.targets import layout_types, target_named
@@ -30,7 +32,20 @@ from onnxquant.version import __version__
 Encode = Callable[[Site, EncodeDecision], Encoded | None]
 
 
-def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class LoweredModel:
+    """A copy of a model in which every decision is carried out.
+
+    Attributes:
+        proto: the model
+        float16: outcome of the conversion of all that stays in float; None where it keeps its types
+    """
+
+    proto: onnx.ModelProto
+    float16: Float16Result | None
+
+
+def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> LoweredModel:
     """A copy of the model in which every decision is carried out.
 
     Args:
@@ -70,12 +85,14 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
         plan.activations.insert(proto)
     restore_computations(proto, document.computations)
     _drop_stale_shapes(proto)
+    outcome = convert_to_float16(document, proto, plan.float16, records, sink) if plan.float16 else None
+    records = [converted_record(record, outcome) for record in records] if outcome else records
     editor.annotate(METADATA, entry_text(_metadata(document, plan, records)))
     if plan.origin:
         editor.annotate(ORIGIN, plan.origin)
     if plan.preparation:
         editor.annotate(PREPARATION, plan.preparation)
-    return proto
+    return LoweredModel(proto, outcome)
 
 
 @dataclass(frozen=True)
@@ -85,10 +102,12 @@ class PredictedSize:
     Attributes:
         nbytes: bytes of the model and its data file together
         constants: bytes of its tensors alone: without nodes and metadata
+        float16: outcome of the conversion of all that stays in float; None where it keeps its types
     """
 
     nbytes: int
     constants: int
+    float16: Float16Result | None = None
 
 
 def constant_bytes(proto: onnx.ModelProto) -> int:
@@ -105,7 +124,8 @@ def predict(document: Document, plan: Plan, data: DataFiles | None) -> Predicted
         data: names of the data files; None: tensors go into the model
     """
     counter = SizeCounter(data)
-    proto = lower(document, plan, counter, None)
+    lowered = lower(document, plan, counter, None)
+    proto = lowered.proto
     for graph in graphs(proto.graph):
         for tensor in graph.initializer:
             if not is_stored(tensor) and (raw := document.referenced(tensor)) is not None:
@@ -114,12 +134,12 @@ def predict(document: Document, plan: Plan, data: DataFiles | None) -> Predicted
         if not is_stored(tensor):
             document.inline(tensor)
     constants = constant_bytes(proto)
-    return PredictedSize(counter.total(proto), constants)
+    return PredictedSize(counter.total(proto), constants, lowered.float16)
 
 
 def write(document: Document, plan: Plan, publisher: Publisher, encode: Encode) -> None:
     """Carry the plan out and publish the result."""
-    proto = lower(document, plan, publisher, encode)
+    proto = lower(document, plan, publisher, encode).proto
     publisher.keep(proto, document)
     publisher.publish(proto)
 
@@ -135,6 +155,7 @@ def _metadata(document: Document, plan: Plan, records: Sequence[Record]) -> Meta
         activations=plan.activation_record,
         rescaled=plan.rescaled,
         samples=None if isinstance(plan.activation_record, StaticRecord) else plan.samples,
+        float16=True if plan.float16 else None,
     )
 
 

@@ -130,6 +130,7 @@ class Metadata:
         activations: record of integer activations; None: activations are floats.
         rescaled: weights that were replaced by those of an equivalent function before they were encoded.
         samples: use of the samples that weights were solved with; None: none, or the record of activations has it.
+        float16: True where all that stays in float computes in float16; None: in the types of the original.
     """
 
     SCHEMA: ClassVar[int] = 2
@@ -143,6 +144,7 @@ class Metadata:
     activations: ActivationRecord | None = field(default=None, metadata=JsonKey(optional=True, empty=True).metadata)
     rescaled: tuple[str, ...] = ()
     samples: SampleUse | None = field(default=None, metadata=OPTIONAL)
+    float16: bool | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         """Refuse numbers that are no sizes."""
@@ -256,6 +258,16 @@ def activation_record(proto: onnx.ModelProto) -> ActivationRecord | None:
     """
     metadata = Metadata.read(proto)
     return metadata.activations if metadata else None
+
+
+def computes_in_float16(proto: onnx.ModelProto) -> bool:
+    """Whether all that stays in float was made float16 beside the encoded weights of a model.
+
+    Raises:
+        ModelError: the metadata is damaged, or was written by a newer version.
+    """
+    metadata = Metadata.read(proto)
+    return metadata is not None and bool(metadata.float16)
 
 
 def rescaled_weights(proto: onnx.ModelProto) -> frozenset[str]:

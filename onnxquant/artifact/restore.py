@@ -140,15 +140,18 @@ def _replace_producer(proto: onnx.ModelProto, record: Record, result: Result) ->
 
 def _standard_nodes(record: Record, result: Result) -> list[onnx.NodeProto]:
     """Nodes of standard operators that compute a result from the float weight."""
-    make = onnx.helper.make_node
+    make, nodes, weight = onnx.helper.make_node, list[onnx.NodeProto](), record.name
+    if result.half:
+        weight = f"{result.y}/float16"
+        nodes.append(make("Cast", [record.name], [weight], to=onnx.TensorProto.FLOAT16))
     if result.kind is UseKind.DENSE:
-        return [make("Identity", [record.name], [result.y])]
+        return [*nodes, make("Identity", [weight], [result.y])]
     if result.kind is UseKind.LOOKUP:
-        return [make("Gather", [record.name, result.x], [result.y], axis=0)]
-    nodes, weight = [], record.name
+        return [*nodes, make("Gather", [weight, result.x], [result.y], axis=0)]
     if record.perm != (1, 0):
-        weight = f"{result.y}/weight"
-        nodes.append(make("Transpose", [record.name], [weight], perm=[1, 0]))
+        transposed = f"{result.y}/weight"
+        nodes.append(make("Transpose", [weight], [transposed], perm=[1, 0]))
+        weight = transposed
     product = f"{result.y}/product" if result.bias else result.y
     nodes.append(make("MatMul", [result.x, weight], [product]))
     if result.bias:

@@ -36,7 +36,7 @@ def refuse_unfit(document: Document, plan: Plan, clients: Sequence[Client]) -> l
     """
     if not clients:
         return []
-    proto = lowering.lower(document, plan, SizeCounter(), None)
+    proto = lowering.lower(document, plan, SizeCounter(), None).proto
     answers, before = check(proto, clients), check(document.proto, clients)
     slow = []
     for name, answer in answers.items():

@@ -11,6 +11,7 @@ from onnxquant.activations.search import plan_static
 from onnxquant.budget.search import ChosenFormats
 from onnxquant.convert.equivalent import equivalent_model, rescaled_weight_names
 from onnxquant.convert.prepare_model import weights_changed_on_request
+from onnxquant.convert.whole_graph import with_float16
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites
@@ -61,6 +62,8 @@ def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
     if search:
         plan = replace(plan, decisions=tuple(_with_reason(d, search.in_float) for d in plan.decisions))
     plan = assign_solvers(plan, document, has_samples=context.samples is not None)
+    if context.options.in_float16:
+        plan = with_float16(plan, document, context.options)
     solved = search.solved.without(equivalent.rescaled) if search else activations.solved
     unseen = activations.activations.unseen if activations.activations else None
     return PlannedModel(context.with_document(document), plan, equivalent.orders, solved, equivalent.notes, unseen)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def quantize(
     refuse_original(original, rules.clients)
     # A search may name the output after the formats that it chooses.
     is_named = output is not None or not settings.searches
-    place = output_path(original, output, rules.output_name) if is_named else None
+    place = output_path(original, output, partial(settings.output_name, rules)) if is_named else None
     provenance = Provenance(settings, original, place, Request(rules.to_list(), plain_options(options)), command)
     provenance.check()
     with workspace(settings) as folder, ExitStack() as stack:
@@ -109,7 +110,7 @@ def _convert(context: Context, provenance: Provenance, reference: Reference) -> 
     notes = context.original.link_notes() + prepare_model(context)
     if options.dry_run and context.samples is not None:
         check_samples(context)
-    if options.whole_graph:
+    if whole_graph.is_alone(options, context.rules):
         with removing_new_files(provenance):
             return provenance.finish(whole_graph.convert(context, reference, provenance.place, notes))
     notes += fit_operators(context)
@@ -179,6 +180,8 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
     refuse_larger(context.original, size)
     plan = replace(plan, predicted_bytes=size.nbytes)
     report = Report.of_plan(context.original, path, plan, [*notes, *model.notes])
+    if size.float16:
+        whole_graph.add_float16(report, size.float16)
     if options.dry_run:
         return report
     refuse_overwriting(context.original, path, data)

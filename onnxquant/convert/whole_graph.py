@@ -1,9 +1,10 @@
-"""Conversion of a whole graph to float16, with a report on each constant."""
+"""Conversion of a whole graph to float16, alone or beside encoded weights, with a report on each constant."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,17 @@ from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.names import ORIGIN, PREPARATION
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.traverse import tensors
+from onnxquant.graph.sites import find_sites
 from onnxquant.passes.float16.convert import ConvertToFloat16, Float16Result
-from onnxquant.passes.float16.values import ConvertedConstant
+from onnxquant.passes.float16.element_types import element_types
+from onnxquant.passes.float16.values import ConvertedConstant, beyond
 from onnxquant.plan.context import Context
-from onnxquant.plan.decision import Decision, EncodeDecision, Plan
+from onnxquant.plan.decision import Decision, EncodeDecision, Float16Plan, KeepDecision, Plan
 from onnxquant.recipe.options import Options
+from onnxquant.recipe.rules import Recipe
 from onnxquant.report.data import Float16Error, SiteResult
 from onnxquant.report.report import Report
-from onnxquant.targets import AUTO
+from onnxquant.targets import AUTO, Activations
 from onnxquant.validation.reference import Reference
 
 # Rounding to float16 keeps more than 70 dB of a constant, unless much of it is too small.
@@ -42,17 +46,55 @@ def check(settings: Options, recipe: Mapping[str, Any] | None) -> None:
     Raises:
         RecipeError: a format that is not f16, or rules.
     """
-    if settings.keep_io_types and not settings.whole_graph:
-        raise RecipeError("keep_io_types is an option of whole_graph")
+    if settings.keep_io_types and not settings.in_float16:
+        raise RecipeError("keep_io_types is an option of float16")
     if not settings.whole_graph:
         return
-    if settings.format != "f16":
-        raise RecipeError(f"whole_graph is for format f16, not {settings.format or 'the default'}")
+    if settings.format != F16.name:
+        raise RecipeError(
+            f"whole_graph is for format f16, not {settings.format or 'the default'}; float16 goes with every format"
+        )
     useless = [k for k in ("bits", "parameters", "include", "exclude", "save_recipe") if getattr(settings, k)]
     if recipe is not None or useless or settings.target != AUTO:
         raise RecipeError(
             f"whole_graph takes no {useless[0] if useless else 'recipe or target'}: it converts every tensor"
         )
+
+
+def is_alone(settings: Options, rules: Recipe) -> bool:
+    """Whether a model becomes float16 and nothing of it is encoded."""
+    has_integers = settings.activations != Activations.NONE
+    return settings.in_float16 and not has_integers and all(r.keep or r.make_format() == F16() for r in rules.rules)
+
+
+def with_float16(plan: Plan, document: Document, options: Options) -> Plan:
+    """A plan whose file computes in float16 what is not on integers.
+
+    Args:
+        plan: the plan
+        document: the model that it is of
+        options: options of the run
+    """
+    decisions = tuple(
+        d.kept_in_float("float16, as all that is not encoded") if isinstance(d, EncodeDecision) and d.format == F16() else d
+        for d in plan.decisions
+    )
+    plan = replace(plan, decisions=decisions)
+    encoded = {d.name for d in plan.encoded}
+    sites = [s for s in find_sites(document)[0] if s.name in encoded]
+    large = frozenset(s.name for s in sites if beyond(np.asarray(document.array(s.tensor), np.float32)))
+    return replace(plan, float16=Float16Plan(options.keep_io_types, element_types(document), large))
+
+
+def add_float16(report: Report, outcome: Float16Result) -> None:
+    """Add what became float16 beside encoded weights to a report."""
+    report.notes += outcome.notes
+    constants = {c.name: c for c in outcome.constants if c.half}
+    for place, site in enumerate(report.sites):
+        constant = constants.get(site.decision.name)
+        if constant is not None and isinstance(site.decision, KeepDecision):
+            decision = replace(_decision(constant), role=site.decision.role, nodes=site.decision.nodes)
+            report.sites[place] = SiteResult(decision, _error(constant), warning=_warning(constant))
 
 
 def convert(context: Context, reference: Reference, path: Path, notes: list[str]) -> Report:

@@ -193,6 +193,21 @@ class RoundedActivations(Protocol):
 
 
 @dataclass(frozen=True)
+class Float16Plan:
+    """The conversion of all that stays in float to float16.
+
+    Attributes:
+        keep_io_types: whether inputs and outputs stay float32
+        types: element types of the float model, by name
+        large: names of weights that hold numbers which float16 has not
+    """
+
+    keep_io_types: bool
+    types: Mapping[str, int]
+    large: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Plan:
     """A decision for every constant weight of a model.
 
@@ -205,6 +220,7 @@ class Plan:
         origin: JSON that tells what the output was made of
         preparation: JSON that tells how samples become inputs; empty: there were no samples
         samples: use of the samples that weights are solved with; None where none are
+        float16: conversion of all that stays in float; None where it keeps its types
     """
 
     decisions: tuple[Decision, ...]
@@ -215,6 +231,7 @@ class Plan:
     origin: str = ""
     preparation: str = ""
     samples: SampleUse | None = None
+    float16: Float16Plan | None = None
 
     @property
     def encoded(self) -> list[EncodeDecision]:

@@ -150,7 +150,10 @@ def _decide_placed(site: Site, form: Format, rule: Rule, opset: int, *, folded: 
     """The decision for a site whose weight is decoded where ``folded`` says: when a session is created, or in its product."""
     lowered_site, lowered_form = (site.folded(), form.for_decoding_at_load()) if folded else (site, form)
     refusals: list[str] = []
-    for name in [rule.target] if rule.target != AUTO else automatic(lowered_form, folded=folded):
+    automatically = automatic(lowered_form, folded=folded)
+    if rule.float16:  # these products take float16 themselves
+        automatically.sort(key=lambda name: not target_named(name).takes_float16)
+    for name in [rule.target] if rule.target != AUTO else automatically:
         target = target_named(name)
         refusal = target.check(lowered_site, lowered_form, opset)
         if refusal is None:

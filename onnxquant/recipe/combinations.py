@@ -76,8 +76,8 @@ def _check_activations(options: OptionFields) -> None:
 
 
 def _check_permutation(options: OptionFields) -> None:
-    if options.permutation is not None and (options.activations != Activations.NONE or options.whole_graph):
-        raise RecipeError("permutation is an order of encoded weights alone: leave out activations and whole_graph")
+    if options.permutation is not None and (options.activations != Activations.NONE or options.in_float16):
+        raise RecipeError("permutation is an order of encoded weights alone: leave out activations and float16")
 
 
 def _check_reports(options: OptionFields) -> None:
@@ -107,8 +107,8 @@ def _check_search(options: OptionFields) -> None:
         raise RecipeError("budget_bpw and max_size are two bounds on one thing: give one")
     if options.format is not None or options.bits is not None:
         raise RecipeError("format and bits say what weights become: name formats to choose among by formats")
-    if options.activations != Activations.NONE or options.whole_graph:
-        raise RecipeError("formats are chosen for weights alone: leave out activations and whole_graph")
+    if options.activations != Activations.NONE or options.in_float16:
+        raise RecipeError("formats are chosen for weights alone: leave out activations and float16")
     if not is_bounded and options.min_sqnr is None and options.metric is None:
         raise RecipeError("formats need a bound to choose by: give budget_bpw, max_size, min_sqnr or metric")
 

@@ -37,10 +37,12 @@ def _is_table(value: str) -> bool:
 class OptionFields(RuleOptions):
     """Options of ``quantize``. Those of ``RuleOptions`` make the last rule, for the weights that no other rule matches."""
 
-    whole_graph: bool = option(
-        False, "With --format f16: convert every float32 tensor of the graph to float16, activations too.", Scope.FILE
-    )
-    keep_io_types: bool = option(False, "With --whole-graph: inputs and outputs stay float32.", Scope.FILE)
+    float16: bool = option(
+        False, "Compute in float16 whatever is not on integers: activations, inputs, outputs and constants. Goes with every "
+        "format and with --activations; without them the weights are float16 too.", Scope.FILE,
+    )  # fmt: skip
+    whole_graph: bool = option(False, "With --format f16: what --float16 does.", Scope.FILE)
+    keep_io_types: bool = option(False, "With --float16: inputs and outputs stay float32.", Scope.FILE)
     constant_inputs: bool = option(
         False, "Take graph inputs that have a default value for constants: initializers that old exporters list as inputs. "
         "Callers can no longer override them.", Scope.FILE,
@@ -220,6 +222,11 @@ class OptionFields(RuleOptions):
         is_reported=False,
     )  # fmt: skip
     force: bool = option(False, "Replace an existing output, and existing reports.", Scope.RUN, is_reported=False)
+
+    @property
+    def in_float16(self) -> bool:
+        """Whether what is not on integers computes in float16."""
+        return self.float16 or self.whole_graph
 
     @property
     def searches(self) -> bool:

@@ -12,8 +12,8 @@ from onnxquant.targets import AUTO
 
 # The parameters of formats name the way, too.
 _NAMING = (
-    "format", "bits", "formats", "budget_bpw", "max_size", "activations", "auto_exclude", "whole_graph", "solver",
-    "target", "compute", "permutation", "keep_io_types", "cost",
+    "format", "bits", "formats", "budget_bpw", "max_size", "activations", "auto_exclude", "float16", "whole_graph",
+    "solver", "target", "compute", "permutation", "keep_io_types", "cost",
 )  # fmt: skip
 # A rule that names these has weights of a known format.
 _NAMING_RULE = ("format", "bits", "solver", "target", "compute")

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from onnxquant.clients import client_named
 from onnxquant.errors import RecipeError, nearest
+from onnxquant.formats.floats import F16
 from onnxquant.graph.data_files import DataFiles, named_like
 from onnxquant.graph.io import Document
 from onnxquant.recipe import combinations, schema
@@ -176,7 +177,9 @@ class Options(OptionFields):
 
     def output_name(self, rules: Recipe, model: Path) -> str:
         """Name of the file that a model becomes: ``<name>.<goal>.onnx``, or by its format where no goal chooses."""
-        return rules.output_name(model) if self.goal is None else f"{model.stem}.{self.goal}.onnx"
+        name = rules.output_name(model) if self.goal is None else f"{model.stem}.{self.goal}.onnx"
+        in_float16 = self.float16 and rules.last_format.name != F16.name
+        return f"{name.removesuffix('.onnx')}.f16.onnx" if in_float16 else name
 
     def _changed(self, scopes: set[Scope]) -> dict[str, Any]:
         values = {}
@@ -191,8 +194,12 @@ class Options(OptionFields):
         last = {**self._changed({Scope.RULE}), **self.parameters}
         if self.activations == Activations.STATIC:  # one solver for all weights, so no rule names it
             last.pop("solver", None)
-        recipe = Recipe.from_dict({**drop_overridden_aliases(entries or {}, last), **last})
-        return recipe.for_clients([client_named(name) for name in self.clients])
+        table = {**drop_overridden_aliases(entries or {}, last), **last}
+        if self.float16 and self.activations == Activations.NONE and not {"format", "bits", *self.parameters} & table.keys():
+            table["format"] = F16.name
+        recipe = Recipe.from_dict(table)
+        recipe = recipe.for_clients([client_named(name) for name in self.clients])
+        return recipe.in_float16() if self.in_float16 else recipe
 
 
 def _bytes_of(name: str, text: str | None) -> int:

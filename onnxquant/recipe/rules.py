@@ -80,6 +80,8 @@ class Rule(RuleOptions):
     )
     clients: tuple[Client, ...] = ()
     """Clients that the file is for: an option of the whole file, which every rule keeps."""
+    float16: bool = False
+    """Whether the file computes in float16: another such option."""
 
     def __post_init__(self) -> None:
         """Check values and their combinations.
@@ -194,6 +196,10 @@ class Recipe:
     def for_clients(self, clients: Sequence[Client]) -> Self:
         """The recipe for a file that some clients are to run."""
         return replace(self, rules=tuple(replace(rule, clients=tuple(clients)) for rule in self.rules))
+
+    def in_float16(self) -> Self:
+        """The recipe for a file that computes in float16 what is not on integers."""
+        return replace(self, rules=tuple(replace(rule, float16=True) for rule in self.rules))
 
     def output_name(self, model: Path) -> str:
         """Name of the file that a model becomes: ``<name>.<format>.onnx``."""

@@ -15,6 +15,7 @@ from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import Site
+from onnxquant.json_data import OPTIONAL
 from onnxquant.targets.kinds import Activations
 from onnxquant.targets.layouts.base import Layout
 
@@ -30,6 +31,8 @@ class Result:
     x: str
     y: str
     bias: str = ""
+    half: bool | None = field(default=None, metadata=OPTIONAL)
+    """True where it is computed in float16 though the weight is float32."""
 
 
 @dataclass
@@ -59,6 +62,8 @@ class Target(ABC):
     """The layouts that it stores planes in: readers of files find them here."""
     activations: ClassVar[Activations] = Activations.NONE
     """The activations that its products take. A rule can only name targets whose products take floats."""
+    takes_float16: ClassVar[bool] = False
+    """Whether its products take float16 activations without a Cast."""
 
     def rank(self, form: Format, *, folded: bool) -> int | None:
         """Place in the order in which target ``auto`` tries targets, lowest first; None: it never tries this one.

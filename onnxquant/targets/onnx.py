@@ -40,6 +40,7 @@ class Onnx(Target):
 
     name = "onnx"
     summary = "standard operators: DequantizeLinear fused by onnxruntime >= 1.25, Cast and Mul folded at load"
+    takes_float16 = True
     layout_types = (ColumnsLayout, TableLayout, DenseLayout)
 
     def rank(self, form: Format, *, folded: bool) -> int | None:

@@ -35,6 +35,7 @@ class Ort(Target):
 
     name = "ort"
     summary = "MatMulNBits and GatherBlockQuantized of onnxruntime >= 1.23; loads fastest"
+    takes_float16 = True
     layout_types = (RowsLayout, DenseLayout)
 
     def rank(self, form: Format, *, folded: bool) -> int | None:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from onnxquant import runtime
-from onnxquant.artifact.records import activation_record, records
+from onnxquant.artifact.records import activation_record, computes_in_float16, records
 from onnxquant.artifact.restore import write_float
 from onnxquant.calibration.feeds import Feed
 from onnxquant.errors import ModelError
@@ -68,6 +68,8 @@ class Run(StrEnum):
 EXACT_DB = 100.0
 # The unit in the last place of float32 numbers near 1.
 _ULP = 2.0**-23
+# That of float16 numbers.
+_HALF_ULP = 2.0**-10
 # Runs that users get: as deployed, or with float compute where the model is too large.
 DEPLOYED = (Run.DEPLOYED, Run.EXACT, Run.LIBRARY)
 # Pairs of runs that are compared, where both were made.
@@ -153,7 +155,8 @@ class ComparedModels:
             optimize=optimize,
         )
         session = runtime.open_session(model, settings, library=library, folder=self.path.parent)
-        feeds = map(_nudged, self.samples.feeds) if nudged else self.samples.feeds
+        step = _HALF_ULP if computes_in_float16(self.quantized.proto) else _ULP
+        feeds = (_nudged(feed, step) for feed in self.samples.feeds) if nudged else self.samples.feeds
         return [runtime.run(session, feed) for feed in feeds]
 
 
@@ -235,11 +238,11 @@ def _differs(reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> bool:
     return any(d.figures().sqnr_db < EXACT_DB for d in differences(reference, outputs).values())
 
 
-def _nudged(feed: Feed) -> Feed:
-    """A sample whose floats are changed by one unit in the last place of float32, up or down."""
+def _nudged(feed: Feed, step: float) -> Feed:
+    """A sample whose floats are changed by a part of their size, up or down."""
     random = np.random.default_rng(0)
     return {
-        name: (array * (1 + random.choice((-_ULP, _ULP), array.shape))).astype(array.dtype)
+        name: (array * (1 + random.choice((-step, step), array.shape))).astype(array.dtype)
         if isinstance(array, np.ndarray) and array.dtype.kind == "f" else array
         for name, array in feed.items()
     }  # fmt: skip

@@ -91,7 +91,7 @@ class WeightProof:
 
     Attributes:
         format, target: form in which the file holds it.
-        dtype: its type in the original.
+        dtype: the type that products with it have.
         error: error of the decoded values.
         checks: quick checks; None where values are not finite.
         kernel: ops that onnxruntime runs on it; None where they are not known.

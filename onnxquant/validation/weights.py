@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxquant.artifact.hashes import planes_digest
 from onnxquant.artifact.read import PlaneIndex, decode_weight, plane_index, read_encoded
-from onnxquant.artifact.records import Record, records, rescaled_weights
+from onnxquant.artifact.records import Record, computes_in_float16, records, rescaled_weights
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.numerics.difference import Difference, rescaled_like
@@ -90,5 +90,6 @@ def _compare_weight(
     if checked and checked.complaint:
         proof.problems.append(Problem(f"weight {record.name!r}: {checked.complaint}"))
     figures = difference.figures()
-    proof.weights[record.name] = WeightProof(record.format, record.target, str(record.dtype), figures, checked)
+    dtype = "float16" if computes_in_float16(quantized.proto) else str(record.dtype)
+    proof.weights[record.name] = WeightProof(record.format, record.target, dtype, figures, checked)
     proof.distributions[record.name] = distribution(before, decoded, encoded)

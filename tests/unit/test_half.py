@@ -496,9 +496,9 @@ def test_on_the_command_line(default_model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"keep_io_types": True}, "keep_io_types is an option of whole_graph"),
+        ({"keep_io_types": True}, "keep_io_types is an option of float16"),
         ({"whole_graph": True}, "whole_graph is for format f16, not the default"),
-        ({"whole_graph": True, "format": "int8"}, "whole_graph is for format f16, not int8"),
+        ({"whole_graph": True, "format": "int8"}, "whole_graph is for format f16, not int8; float16 goes with every format"),
         ({"whole_graph": True, "format": "f16", "exclude": "head"}, "whole_graph takes no exclude"),
         ({"whole_graph": True, "format": "f16", "target": "onnx"}, "whole_graph takes no recipe or target"),
         ({"whole_graph": True, "format": "f16", "recipe": {"rules": []}}, "whole_graph takes no recipe or target"),

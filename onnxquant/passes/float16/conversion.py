@@ -2,70 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
-from onnxquant.graph.names import NameAllocator
+from onnxquant.graph.names import DOMAIN, SITE
 from onnxquant.graph.node import STANDARD
-from onnxquant.graph.traverse import graphs, names_of, names_read, rename_reads, replace_field, subgraphs
+from onnxquant.graph.traverse import graphs, names_read, rename_reads, replace_field, subgraphs
+from onnxquant.passes.float16.element_types import NO_FLOAT, element_types, read_as_integers
+from onnxquant.passes.float16.islands import folded_nodes, half_dequantizers, integer_neighbours
 from onnxquant.passes.float16.mean_squares import mean_square_nodes
 from onnxquant.passes.float16.operators import reason_for_float32
-from onnxquant.passes.float16.scope import FLOAT, HALF, GraphScope, hoist_constants, inferred_types
+from onnxquant.passes.float16.scope import FLOAT, HALF, GraphScope, hoist_constants
 from onnxquant.passes.float16.size_chains import cast_to, size_nodes
-from onnxquant.passes.float16.values import ConvertedConstant, Store, beyond, constant_tensor, store_inline, to_half
+from onnxquant.passes.float16.values import Store, beyond, constant_tensor
+from onnxquant.passes.float16.variants import Variants
 from onnxquant.passes.prepare.initializers import free_inputs
-from onnxquant.runtime import outputs_of, session_of
 from onnxquant.runtime.signatures import Signature, signatures
 
-# A constant that is read in both types is stored twice up to this size, and cast above it.
-_TWICE_BELOW = 1024
 _ANY_TYPE = ("Shape", "Size")
-# Stands for any other type.
-_NO_FLOAT = int(onnx.TensorProto.UNDEFINED)
 _UNKNOWN = "its types are not known"
+_OURS = "our operators compute in float32"
+_TOO_LARGE = "its weight holds numbers beyond 65504"
+_INTEGERS = "it is part of a kernel on integers"
+_FOLDED = "it is computed when a session is created"
 _SIZES = "its values are sizes"
 _MEAN_OF_SQUARES = "squares leave float16's range"
 _CONTROL = ("If", "Loop", "Scan")
 
 
-class GraphConversion:
-    """The conversion of one model.
+@dataclass(frozen=True)
+class Lowered:
+    """Knowledge of a model whose weights are encoded already.
 
     Attributes:
-        constants: every float32 constant.
-        in_float32: reason by operator for nodes that compute in float32.
-        casts: number of Casts added.
-        notes: sentences for a report.
-        changed: whether anything is float16 now.
+        planes: names of constants that stay as they are.
+        large: names of weights that hold numbers which float16 has not.
+        types: element types by name, of the model before its weights were encoded; None: this is that model.
     """
 
-    def __init__(self, document: Document, store: Store) -> None:
-        self.document, self.store = document, store
-        self.constants: list[ConvertedConstant] = []
+    planes: frozenset[str] = frozenset()
+    large: frozenset[str] = frozenset()
+    types: Mapping[str, int] | None = None
+
+
+class GraphConversion(Variants):
+    """The conversion of one model.
+
+    Args:
+        document: the model.
+        store: receiver of the values of large constants.
+        lowered: knowledge of encoded weights.
+
+    Attributes:
+        in_float32: reason by operator for nodes that compute in float32.
+        notes: sentences for a report.
+        changed: whether anything is float16 now.
+        scopes: scopes of the graphs that were converted.
+    """
+
+    def __init__(self, document: Document, store: Store, lowered: Lowered) -> None:
+        super().__init__(document, store)
+        self.lowered = lowered
         self.in_float32: dict[str, str] = {}
-        self.casts = 0
         self.notes: list[str] = []
         self.signature = signatures(document.proto)
-        self.names = NameAllocator(names_of(document.proto))
-        self.inferred = inferred_types(document.proto) | self._foreign_types()
+        self.inferred = element_types(document) if lowered.types is None else dict(lowered.types)
         self.changed = False
-
-    def _foreign_types(self) -> dict[str, int]:
-        """Types of what operators of unknown signatures give, where onnxruntime knows the operators."""
-        foreign = [n for n in self.document.proto.graph.node if self.signature(n) is None]
-        outputs = [name for node in foreign for name in node.output if name]
-        if not outputs:
-            return {}
-        try:
-            with session_of(self.document, outputs, threads=1) as session:
-                types = outputs_of(session)
-        except ModelError:  # it cannot run the model: operators that were not registered
-            return {}
-        return {name: FLOAT if types[name] == "tensor(float)" else _NO_FLOAT for name in outputs}
+        self.scopes: list[GraphScope] = []
 
     def convert(
         self, graph: onnx.GraphProto, parent: GraphScope | None, io: int, is_float: Sequence[bool | None]
@@ -84,25 +91,39 @@ class GraphConversion:
         hoist_constants(graph)
         if freed := free_inputs(graph, {t.name for t in graph.initializer if t.data_type == FLOAT}):
             self.notes.append(f"{freed} constants no longer graph inputs")
-        scope = GraphScope(graph, parent)
+        scope = GraphScope(graph, parent, self.lowered.planes)
+        self.scopes.append(scope)
+        self.halves |= {t.name for t in graph.initializer if t.data_type == HALF}
+        self.halves |= {v.name for v in graph.input if v.type.tensor_type.elem_type == HALF}
         for index, value in enumerate(graph.input):
             known = is_float[index] if index < len(is_float) else None
             if known or value.type.tensor_type.elem_type == FLOAT:
                 scope.types[value.name] = io
-                self._retype(value, io)
+                self.retype(value, io)
         outputs = {o.name for o in graph.output}
         for name in outputs & scope.constants.keys():
             if io == FLOAT:  # it keeps its name and type
                 scope.types[name] = FLOAT
-        reasons = dict.fromkeys(mean_square_nodes(graph, lambda node: self._is_square(node, scope)), _MEAN_OF_SQUARES)
-        reasons |= dict.fromkeys(size_nodes(graph, self._is_float32_only), _SIZES)
+        scope.half_dequantizers = half_dequantizers(graph, self.document.opset)
+        reasons = self._reasons(graph, scope)
         for place, node in enumerate(graph.node):
             for name in node.output:
                 scope.place[name] = place
             self._node(node, scope, io, outputs, reasons.get(place))
-        floats = [self._output(value, scope, io) for value in graph.output]
-        self._finish(scope)
+        floats = [self.give_output(value, scope, io) for value in graph.output]
+        self.finish(scope)
         return floats
+
+    def _reasons(self, graph: onnx.GraphProto, scope: GraphScope) -> dict[int, str]:
+        """Reasons why nodes compute in float32 that follow from their neighbours, by place."""
+        reasons = dict.fromkeys(mean_square_nodes(graph, lambda node: self._is_square(node, scope)), _MEAN_OF_SQUARES)
+        reasons |= dict.fromkeys(size_nodes(graph, self._is_float32_only), _SIZES)
+        reasons |= dict.fromkeys(integer_neighbours(graph, scope.half_dequantizers), _INTEGERS)
+        reasons |= dict.fromkeys(folded_nodes(graph, self.lowered.planes), _FOLDED)
+        for place, node in enumerate(graph.node if self.lowered.large else ()):
+            if any(entry.key == SITE and entry.value in self.lowered.large for entry in node.metadata_props):
+                reasons[place] = _TOO_LARGE
+        return reasons
 
     # ---- nodes ----
 
@@ -111,7 +132,7 @@ class GraphConversion:
         if node.op_type in _CONTROL and node.domain in STANDARD:
             types = self._control(node, scope)
         elif node.op_type in ("Cast", "CastLike") and node.domain in STANDARD and reason is None:
-            types = self._cast(node, scope)
+            types = self._cast(node, scope, is_output=not outputs.isdisjoint(node.output))
         elif node.op_type == "ConstantOfShape" and node.domain in STANDARD and reason is None:
             types = self._filled(node)
         elif node.op_type == "Constant" and node.domain in STANDARD:
@@ -119,6 +140,7 @@ class GraphConversion:
         else:
             self._keep_graphs(node, scope)
             types = self._plain(node, scope, reason)
+            self._note_halves(node)
         for index, kind in types.items():
             name = node.output[index]
             if not name:
@@ -126,20 +148,23 @@ class GraphConversion:
             scope.types[name] = kind
             self.changed |= kind == HALF
             if name in outputs and kind != io:  # the output keeps its name, behind a Cast
-                node.output[index] = scope.variants[name, kind] = self._name(name, kind)
+                node.output[index] = scope.variants[name, kind] = self.fresh_name(name, kind)
                 scope.variants[name, io] = name
-                self._insert_cast(scope, node.output[index], name, io, scope.place[name])
+                self.insert_cast(scope, node.output[index], name, io, scope.place[name])
 
     def _plain(self, node: onnx.NodeProto, scope: GraphScope, reason: str | None) -> dict[int, int]:
         """Types of an operator's float outputs by index; its inputs get the variants that it can take."""
         floats = [i for i, name in enumerate(node.input) if name and scope.owner(name)]
         signature = self.signature(node)
+        if not reason and any(scope.place[name] in scope.half_dequantizers for name in node.output if name):
+            self.use(node, 1, scope, HALF)
+            return {0: HALF}
         why = reason or self._why_in_float32(node, signature, scope, floats)
         if why or signature is None:
-            if floats and why != _SIZES:
+            if floats and why not in (_SIZES, _FOLDED):
                 self.in_float32.setdefault(node.op_type, why or _UNKNOWN)
             for i in floats:
-                self._use(node, i, scope, FLOAT)
+                self.use(node, i, scope, FLOAT)
             return {j: int(FLOAT) for j in range(len(node.output)) if self._is_float(node, j, signature, floats)}
         types: dict[int, int] = {}
         for j in range(len(node.output)):
@@ -149,7 +174,7 @@ class GraphConversion:
                 types[j] = HALF if bound and "tensor(float16)" in slot.allowed else FLOAT
         for i in floats:
             native = scope.holder(node.input[i]).types[node.input[i]] if node.op_type in _ANY_TYPE else None
-            self._use(node, i, scope, native or (FLOAT if self._is_float32_only(node, i) else HALF))
+            self.use(node, i, scope, native or (FLOAT if self._is_float32_only(node, i) else HALF))
         return types
 
     def _why_in_float32(
@@ -157,7 +182,7 @@ class GraphConversion:
     ) -> str | None:
         """The reason why a node has to compute in float32; None when it need not."""
         if signature is None:
-            return _UNKNOWN
+            return _OURS if node.domain == DOMAIN else _UNKNOWN
         if reason := reason_for_float32(node, signature):
             return reason
         if floats and all(self._is_float32_only(node, i) for i in floats):
@@ -204,26 +229,48 @@ class GraphConversion:
             return any(i in floats for i in bound)
         if name in self.inferred:
             return self.inferred[name] == FLOAT
-        return slot is None or ("tensor(float)" in slot.allowed and bool(floats))
+        if slot is None:
+            return not read_as_integers(self.document.proto.graph, name, self.signature)
+        return "tensor(float)" in slot.allowed and bool(floats)
+
+    def _note_halves(self, node: onnx.NodeProto) -> None:
+        """Note outputs that the original has in float16."""
+        signature = self.signature(node)
+        bound = {signature.parameter(i) for i, n in enumerate(node.input) if n in self.halves} if signature else set()
+        for j, name in enumerate(node.output):
+            slot = signature.output(j) if signature else None
+            if self.inferred.get(name, HALF if slot and slot.parameter in bound else NO_FLOAT) == HALF:
+                self.halves.add(name)
 
     # ---- operators whose types are their own matter ----
 
-    def _cast(self, node: onnx.NodeProto, scope: GraphScope) -> dict[int, int]:
+    def _cast(self, node: onnx.NodeProto, scope: GraphScope, *, is_output: bool) -> dict[int, int]:
         """Types of the outputs of a Cast or CastLike, which casts to float16 where it cast to float32."""
         owner = scope.owner(node.input[0])
+        if cast_to(node) == FLOAT and (source := self._half_source(node.input[0], owner)) and not is_output:
+            # Whoever reads the result in float16 reads what was cast.
+            scope.variants[node.output[0], HALF] = source
+            scope.removed.add(scope.place[node.output[0]])
+            return {0: HALF}
         if owner:  # any type will do; a constant gives all its digits
-            self._use(node, 0, scope, owner.types[node.input[0]] or FLOAT)
+            self.use(node, 0, scope, owner.types[node.input[0]] or FLOAT)
         if node.op_type == "CastLike":
             like = scope.owner(node.input[1])
             if like is None:
                 return {}
-            self._use(node, 1, scope, HALF)
+            self.use(node, 1, scope, HALF)
             return {0: HALF}
         to = next((a for a in node.attribute if a.name == "to"), None)
         if to is None or to.i != FLOAT:
             return {}
         to.i = HALF
         return {0: HALF}
+
+    def _half_source(self, name: str, owner: GraphScope | None) -> str:
+        """Name of the float16 tensor that a value is; empty where it is none."""
+        if owner is None:
+            return name if name in self.halves else ""
+        return owner.variants.get((name, HALF), name) if owner.types[name] == HALF else ""
 
     def _filled(self, node: onnx.NodeProto) -> dict[int, int]:
         """Types of the outputs of a ConstantOfShape, whose value becomes float16."""
@@ -234,7 +281,7 @@ class GraphConversion:
             value = node.attribute[-1]
         if value.t.data_type != FLOAT:
             return {}
-        self._halve(value.t, node.output[0], attribute=True)
+        self.halve(value.t, node.output[0], attribute=True)
         return {0: HALF}
 
     def _constant_node(self, node: onnx.NodeProto) -> dict[int, int]:
@@ -243,12 +290,12 @@ class GraphConversion:
         if sparse is not None and sparse.values.data_type == FLOAT:
             if beyond(self.document.array(sparse.values)):
                 return {0: FLOAT}
-            self._halve(sparse.values, node.output[0], attribute=True)
+            self.halve(sparse.values, node.output[0], attribute=True)
             return {0: HALF}
         tensor = constant_tensor(node)
         if tensor is None or tensor.data_type != FLOAT:
             return {}
-        self._halve(tensor, node.output[0], attribute=True)
+        self.halve(tensor, node.output[0], attribute=True)
         node.CopyFrom(onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=tensor))
         return {0: HALF}
 
@@ -261,7 +308,7 @@ class GraphConversion:
             inputs = inputs[1:]
         for i, is_float in enumerate(floats):
             if is_float:
-                self._use(node, i, scope, HALF)
+                self.use(node, i, scope, HALF)
         floats_of_graphs = [self.convert(graph, scope, HALF, inputs) for graph in inner]
         # The body of a Loop also gives the condition, which is no output.
         results = floats_of_graphs[0][1:] if node.op_type == "Loop" else floats_of_graphs[0]
@@ -275,7 +322,7 @@ class GraphConversion:
                 owners.pop(own, None)
             for name, owner in owners.items():
                 owner.captured.update({name} & owner.constants.keys())
-            rename_reads(graph, {name: self._variant(owner, name, FLOAT) for name, owner in owners.items()})
+            rename_reads(graph, {name: self.variant(owner, name, FLOAT) for name, owner in owners.items()})
             for inner in graphs(graph):
                 self._cast_on_loading(inner)
 
@@ -284,113 +331,9 @@ class GraphConversion:
         callers_names = {i.name for i in graph.input} | {o.name for o in graph.output}
         casts = []
         for tensor in graph.initializer:
-            if tensor.data_type == FLOAT and tensor.name not in callers_names and self._is_worth_a_cast(tensor):
-                name, tensor.name = tensor.name, self._name(tensor.name, HALF)
+            if tensor.data_type == FLOAT and tensor.name not in callers_names and self.is_worth_a_cast(tensor):
+                name, tensor.name = tensor.name, self.fresh_name(tensor.name, HALF)
                 casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=FLOAT))
-                self._halve(tensor, name)
+                self.halve(tensor, name)
         self.casts += len(casts)
         replace_field(graph.node, [*casts, *graph.node])
-
-    def _is_worth_a_cast(self, tensor: onnx.TensorProto) -> bool:
-        values = self.document.array(tensor)
-        return values.nbytes > _TWICE_BELOW and not beyond(values)
-
-    # ---- values ----
-
-    def _use(self, node: onnx.NodeProto, index: int, scope: GraphScope, kind: int) -> None:
-        """Let a node read a value in a type, through a Cast or another copy of a constant where it has to be."""
-        name = node.input[index]
-        owner = scope.holder(name)
-        node.input[index] = self._variant(owner, name, kind)
-        if name in owner.constants and kind == FLOAT:
-            owner.uses.setdefault(name, []).append((node, index))
-
-    def _variant(self, owner: GraphScope, name: str, kind: int) -> str:
-        """Name of a value in a type; the Cast that makes it is added where there is none yet."""
-        if (name, kind) in owner.variants:
-            return owner.variants[name, kind]
-        have = owner.types[name]
-        if have == kind:
-            return owner.variants.setdefault((name, kind), name)
-        if have is None:  # a constant: float16 takes its name, float32 gets another one
-            variant = name if kind == HALF else self._name(name, kind)
-        else:
-            variant = self._name(name, kind)
-            source = owner.variants.get((name, have), name)
-            self._insert_cast(owner, source, variant, kind, owner.place.get(name, -1))
-        owner.variants[name, kind] = variant
-        return variant
-
-    def _insert_cast(self, scope: GraphScope, source: str, name: str, kind: int, place: int) -> None:
-        node = onnx.helper.make_node("Cast", [source], [name], name=self._name(name, "cast"), to=kind)
-        scope.inserted.setdefault(place, []).append(node)
-        self.casts += 1
-
-    def _output(self, value: onnx.ValueInfoProto, scope: GraphScope, io: int) -> bool:
-        """Give an output of a graph its type; whether it is a float."""
-        owner = scope.owner(value.name)
-        if owner is None:
-            return False
-        self._retype(value, io)
-        if owner is not scope or (owner.types[value.name] not in (None, io) and (value.name, io) not in owner.variants):
-            # A value of an outer graph, or an input: it becomes an output of its own.
-            have = owner.types[value.name] or HALF
-            variant = self._name(value.name, io)
-            self._insert_cast(scope, self._variant(owner, value.name, have), variant, io, len(scope.graph.node))
-            value.name = variant
-        else:
-            self._variant(owner, value.name, io)
-        return True
-
-    def _retype(self, value: onnx.ValueInfoProto, kind: int) -> None:
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.elem_type = kind
-
-    def _name(self, base: str, kind: int | str) -> str:
-        suffix = kind if isinstance(kind, str) else {FLOAT: "float32", HALF: "float16"}[kind]
-        return self.names.fresh(f"{base}_{suffix}")
-
-    # ---- constants ----
-
-    def _halve(self, tensor: onnx.TensorProto, name: str, *, attribute: bool = False) -> None:
-        """Make a float32 tensor float16, and note what that did to its values."""
-        values = np.asarray(self.document.array(tensor))
-        half, constant = to_half(values, name)
-        self.constants.append(constant)
-        for kind in ("float_data", "raw_data"):
-            tensor.ClearField(kind)
-        tensor.data_type = HALF
-        (store_inline if attribute or values.nbytes <= _TWICE_BELOW else self.store)(tensor, half)
-
-    def _finish(self, scope: GraphScope) -> None:
-        """Make the copies of constants that were asked for, and put the Casts in their places."""
-        added: list[onnx.TensorProto] = []
-        for name, tensor in scope.constants.items():
-            half, single = (name, HALF) in scope.variants, (name, FLOAT) in scope.variants
-            captured = name in scope.captured and scope.types[name] != FLOAT
-            if captured and not half and self._is_worth_a_cast(tensor):
-                half = True
-            if scope.types[name] == FLOAT or (single and not half):
-                self._leave(scope, tensor, scope.variants[name, FLOAT] if captured else name)
-                continue
-            if single:
-                self._both(scope, tensor, added)
-            self._halve(tensor, name)
-        scope.graph.initializer.extend(added)
-        scope.rebuild()
-
-    def _leave(self, scope: GraphScope, tensor: onnx.TensorProto, name: str) -> None:
-        """Leave a constant in float32, under the name that all its readers then use."""
-        for node, index in scope.uses.get(tensor.name, []):
-            node.input[index] = name
-        self.constants.append(ConvertedConstant(tensor.name, tuple(tensor.dims), half=False))
-        tensor.name = name
-
-    def _both(self, scope: GraphScope, tensor: onnx.TensorProto, added: list[onnx.TensorProto]) -> None:
-        """Keep a constant in float32, too: as a copy, or where it is large by a Cast of the float16 one."""
-        variant = scope.variants[tensor.name, FLOAT]
-        values = self.document.array(tensor)
-        if values.nbytes > _TWICE_BELOW:
-            self._insert_cast(scope, tensor.name, variant, FLOAT, -1)
-            return
-        added.append(onnx.numpy_helper.from_array(np.array(values, np.float32), variant))

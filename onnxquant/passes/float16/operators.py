@@ -13,7 +13,8 @@ from onnxquant.runtime.signatures import Signature
 _IN_FLOAT32 = (
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "EyeLike",
     "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix", "QuantizeLinear", "DequantizeLinear",
-    "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "SequenceMap",
+    "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLSTM", "QLinearConv",
+    "QLinearMatMul", "SequenceMap",
 )  # fmt: skip
 
 

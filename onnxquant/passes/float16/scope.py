@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import onnx
-import onnx.shape_inference
+from collections.abc import Container
 
-from onnxquant.graph.traverse import graphs, replace_field
+import onnx
+
+from onnxquant.graph.traverse import replace_field
 from onnxquant.passes.float16.values import constant_tensor
 
 FLOAT, HALF = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.FLOAT16)
@@ -21,9 +22,18 @@ class GraphScope:
         uses: nodes and inputs that a constant's float32 variant was handed out to, by its name.
         captured: constants that graphs read which stay float32.
         inserted: Casts, by the place of the node that they follow; -1: first in the graph.
+        removed: places of Casts whose result is what they cast.
+        half_dequantizers: places of DequantizeLinear nodes that compute in float16.
+
+    Args:
+        graph: the graph.
+        parent: scope of the graph around it.
+        planes: names of constants that stay as they are.
     """
 
-    def __init__(self, graph: onnx.GraphProto, parent: GraphScope | None) -> None:
+    def __init__(
+        self, graph: onnx.GraphProto, parent: GraphScope | None = None, planes: Container[str] = frozenset()
+    ) -> None:
         self.graph, self.parent = graph, parent
         self.own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
         self.own |= {o for n in graph.node for o in n.output if o}
@@ -32,8 +42,11 @@ class GraphScope:
         self.uses: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         self.captured: set[str] = set()
         self.inserted: dict[int, list[onnx.NodeProto]] = {}
-        self.constants = {t.name: t for t in graph.initializer if t.data_type == FLOAT}
-        self.types: dict[str, int | None] = dict.fromkeys(self.constants)
+        self.removed: set[int] = set()
+        self.half_dequantizers: set[int] = set()
+        floats = {t.name: t for t in graph.initializer if t.data_type == FLOAT}
+        self.constants = {name: t for name, t in floats.items() if name not in planes}
+        self.types: dict[str, int | None] = {name: None if name in self.constants else FLOAT for name in floats}
         for sparse in graph.sparse_initializer:
             if sparse.values.data_type == FLOAT:  # it stays as it is
                 self.types[sparse.values.name] = FLOAT
@@ -62,10 +75,20 @@ class GraphScope:
         graph = self.graph
         order = [*self.inserted.get(-1, [])]
         for place, node in enumerate(graph.node):
-            order += [node, *self.inserted.get(place, [])]
+            order += [*([] if place in self.removed else [node]), *self.inserted.get(place, [])]
         order += self.inserted.get(len(graph.node), [])
         replace_field(graph.node, order)
-        replace_field(graph.value_info, [v for v in graph.value_info if v.type.tensor_type.elem_type != FLOAT])
+        # Outputs of our operators are declared, as nobody infers their types.
+        declared = [v for v in graph.value_info if v.type.tensor_type.elem_type != FLOAT or self._stays(v.name)]
+        replace_field(graph.value_info, declared)
+
+    def _stays(self, name: str) -> bool:
+        """Whether a name still stands for a float32 value."""
+        return self.types.get(name) == FLOAT and self.variants.get((name, FLOAT), name) == name
+
+    def named(self, name: str, kind: int) -> str | None:
+        """Name of a value in a type; None where nothing reads it in that type."""
+        return name if self.types.get(name) == kind and (name, kind) not in self.variants else self.variants.get((name, kind))
 
 
 def hoist_constants(graph: onnx.GraphProto) -> None:
@@ -81,17 +104,3 @@ def hoist_constants(graph: onnx.GraphProto) -> None:
         graph.initializer.append(tensor)
     if len(others) != len(graph.node):
         replace_field(graph.node, others)
-
-
-def inferred_types(proto: onnx.ModelProto) -> dict[str, int]:
-    """Element types by name, as far as onnx infers them."""
-    try:
-        model = onnx.shape_inference.infer_shapes(proto)
-    except Exception:  # a model that onnx cannot infer is converted by what its operators say
-        model = proto
-    return {
-        v.name: v.type.tensor_type.elem_type
-        for graph in graphs(model.graph)
-        for v in graph.value_info
-        if v.type.HasField("tensor_type")
-    }
