@@ -22,8 +22,8 @@ from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.names import ORIGIN, PREPARATION
 from onnxquant.graph.publish import Publisher, refuse_overwriting
-from onnxquant.graph.traverse import tensors
 from onnxquant.graph.sites import find_sites
+from onnxquant.graph.traverse import tensors
 from onnxquant.passes.float16.convert import ConvertToFloat16, Float16Result
 from onnxquant.passes.float16.element_types import element_types
 from onnxquant.passes.float16.values import ConvertedConstant, beyond

@@ -152,7 +152,7 @@ def _decide_placed(site: Site, form: Format, rule: Rule, opset: int, *, folded: 
     refusals: list[str] = []
     automatically = automatic(lowered_form, folded=folded)
     if rule.float16:  # these products take float16 themselves
-        automatically.sort(key=lambda name: not target_named(name).takes_float16)
+        automatically.sort(key=lambda name: not target_named(name).takes_float16(lowered_form))
     for name in [rule.target] if rule.target != AUTO else automatically:
         target = target_named(name)
         refusal = target.check(lowered_site, lowered_form, opset)

@@ -62,8 +62,6 @@ class Target(ABC):
     """The layouts that it stores planes in: readers of files find them here."""
     activations: ClassVar[Activations] = Activations.NONE
     """The activations that its products take. A rule can only name targets whose products take floats."""
-    takes_float16: ClassVar[bool] = False
-    """Whether its products take float16 activations without a Cast."""
 
     def rank(self, form: Format, *, folded: bool) -> int | None:
         """Place in the order in which target ``auto`` tries targets, lowest first; None: it never tries this one.
@@ -75,6 +73,10 @@ class Target(ABC):
             folded: whether the weight is decoded when a session is created.
         """
         return None
+
+    def takes_float16(self, form: Format) -> bool:
+        """Whether its kernels take float16 activations beside codes of a format; target ``auto`` prefers it for float16."""
+        return False
 
     def wanted_opset(self, site: Site, form: Format) -> int:
         """The opset from which this target holds the site best, to which older models are converted; 0: any."""

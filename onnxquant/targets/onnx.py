@@ -40,7 +40,6 @@ class Onnx(Target):
 
     name = "onnx"
     summary = "standard operators: DequantizeLinear fused by onnxruntime >= 1.25, Cast and Mul folded at load"
-    takes_float16 = True
     layout_types = (ColumnsLayout, TableLayout, DenseLayout)
 
     def rank(self, form: Format, *, folded: bool) -> int | None:
@@ -49,6 +48,10 @@ class Onnx(Target):
 
     def holds(self, form: Format) -> bool:  # noqa: D102
         return holds_codes(form) or (isinstance(form, Floats) and not form.permuted)
+
+    def takes_float16(self, form: Format) -> bool:
+        """Whether DequantizeLinear makes float16 weights, of which onnxruntime's kernel takes the codes."""
+        return holds_codes(form)
 
     def needs_opset(self, site: Site, form: Format) -> int:
         """The opset that a product of this site, or the type of the format's values, takes (0: any)."""

@@ -2,7 +2,8 @@
 
 MatMulNBits with an explicit accuracy_level (unset, 8 and 2 bits run fifty times slower) and GatherBlockQuantized with
 explicit zero points. Both take the weight as it lies on disk; loading is fastest of all targets. Weights that neither can
-consume are decoded ahead in standard operators, as on target onnx.
+consume are decoded ahead in standard operators, as on target onnx. Products with nf4 and fp4 are MatMulBnb4, which decodes
+the weight in each call.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from onnxquant.graph.sites import Site
 from onnxquant.targets.base import Lowered, Result, Target, add_planes, holds_codes
 from onnxquant.targets.dense import lower_dense
 from onnxquant.targets.layouts.base import Layout
+from onnxquant.targets.layouts.bnb4 import Bnb4Layout, holds_bnb4
 from onnxquant.targets.layouts.dense import DenseLayout
 from onnxquant.targets.layouts.rows import RowsLayout
 from onnxquant.targets.node_builder import F16, F32, GraphNodes
@@ -28,15 +30,16 @@ from onnxquant.targets.products import lower_lookup, lower_product
 
 # Activations of 8 bits with one scale per block: the fast path of MLAS for every code width.
 ACCURACY_LEVEL = 4
+# MatMulBnb4's numbers for bitsandbytes' tables.
+_QUANT_TYPES = {"fp4": 0, "nf4": 1}
 
 
 class Ort(Target):
     """ONNX Runtime's contributed operators."""
 
     name = "ort"
-    summary = "MatMulNBits and GatherBlockQuantized of onnxruntime >= 1.23; loads fastest"
-    takes_float16 = True
-    layout_types = (RowsLayout, DenseLayout)
+    summary = "MatMulNBits, GatherBlockQuantized and MatMulBnb4 of onnxruntime >= 1.23; loads fastest"
+    layout_types = (RowsLayout, DenseLayout, Bnb4Layout)
 
     def rank(self, form: Format, *, folded: bool) -> int | None:
         """First where ONNX Runtime's own ops hold a format exactly."""
@@ -45,21 +48,35 @@ class Ort(Target):
         return 20 if form.foreign else 10
 
     def holds(self, form: Format) -> bool:  # noqa: D102
+        return holds_codes(form) or holds_bnb4(form)
+
+    def takes_float16(self, form: Format) -> bool:
+        """Whether its kernel computes on the codes with float16 activations; MatMulBnb4 decodes them in float32."""
         return holds_codes(form)
 
     def check(self, site: Site, form: Format, opset: int) -> Refusal | None:  # noqa: D102
         if not self.holds(form):
             other = "onnx" if isinstance(form, Floats) and not form.permuted else "custom"
-            return Refusal(f"onnxruntime has no op that takes {form.name} weights", f"target {other} holds them")
+            return Refusal(
+                f"onnxruntime has no op that takes {form.name} weights like these", f"target {other} holds them"
+            )
+        if holds_bnb4(form) and len(site.served(UseKind.PRODUCT)) < len(site.uses):
+            return Refusal(
+                f"MatMulBnb4 multiplies {form.name} weights, and this one is read otherwise", "target custom holds it"
+            )
         if not site.has_kernel:
             return Refusal(f"com.microsoft has no weight-only op for {site.role}", "target onnx decodes it at load")
         return None
 
     def layouts(self, site: Site, form: Format, opset: int) -> Sequence[Layout]:  # noqa: D102
+        if holds_bnb4(form):
+            return [Bnb4Layout(form, site.view, opset)]
         rows = RowsLayout(form, site.view, opset)
         return [rows, DenseLayout(form, site.view, opset)] if site.served(UseKind.DENSE) else [rows]
 
     def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
+        if holds_bnb4(form):
+            return _lower_bnb4(editor, site, Bnb4Layout(form, site.view, editor.opset), encoded)
         layout = RowsLayout(form, site.view, editor.opset)
         names = add_planes(editor, site, layout, encoded)
         weight = _Blockwise(editor, site, layout, names)
@@ -73,33 +90,57 @@ class Ort(Target):
         return lowered
 
 
+def _lower_bnb4(editor: ModelEditor, site: Site, layout: Bnb4Layout, encoded: Encoded | None) -> Lowered:
+    """Multiply by MatMulBnb4, between casts when the model computes in float16."""
+    names = add_planes(editor, site, layout, encoded)
+    lowered = Lowered({layout.name: names})
+    in_half = site.tensor.data_type == F16
+
+    def product(nodes: GraphNodes, x: str, output: str) -> None:
+        lowered.results.append(Result(UseKind.PRODUCT, x, output))
+        product = nodes.op(
+            "MatMulBnb4", nodes.floats(x) if in_half else x, names["codes"], names["scales"], domain=MICROSOFT,
+            output="" if in_half else output, K=layout.cols, N=layout.rows, block_size=layout.form.block_size,
+            quant_type=_QUANT_TYPES[layout.form.name],
+        )  # fmt: skip
+        if in_half:
+            nodes.op("Cast", product, output=output, to=F16)
+
+    for use in site.served(UseKind.PRODUCT):
+        lower_product(editor, site, use, product)
+    return lowered
+
+
 class _Blockwise:
     """The block-wise operators on one weight."""
 
     def __init__(self, editor: ModelEditor, site: Site, layout: RowsLayout, names: Mapping[str, str]) -> None:
         self.editor, self.site, self.layout, self.names = editor, site, layout, names
         self.results: list[Result] = []
-        self.in_half = site.tensor.data_type == F16
+        # onnxruntime has kernels for float16 beside codes of 4 and 8 bits; of 2 bits from 1.28 on.
+        is_half = site.tensor.data_type == F16
+        self.in_half = is_half and layout.form.bits != 2
+        self.has_casts = is_half and not self.in_half
         nodes = GraphNodes(editor, site)
-        scales = names["scales"]
-        if layout.specs()["scales"].elem_type != F32:
+        scales, elem_type = names["scales"], F16 if self.in_half else F32
+        if layout.specs()["scales"].elem_type != elem_type:
             # It folds when a session is created, so that scales are stored in 16 bits.
-            scales = nodes.floats(scales)
+            scales = nodes.cast(scales, elem_type)
         self.scales = self._expanded(nodes, scales, (layout.rows, layout.blocks), layout.groups)
         nodes.insert_first()
 
     def product(self, nodes: GraphNodes, x: str, output: str) -> None:
-        """Add MatMulNBits, between casts when the model computes in float16."""
+        """Add MatMulNBits, between casts where it has no kernel for the float16 of the model."""
         self.results.append(Result(UseKind.PRODUCT, x, output))
         layout = self.layout
-        inputs = [nodes.floats(x) if self.in_half else x, self.names["codes"], self.scales]
+        inputs = [nodes.floats(x) if self.has_casts else x, self.names["codes"], self.scales]
         if "zero_points" in self.names:
             inputs.append(self.names["zero_points"])
         product = nodes.op(
-            "MatMulNBits", *inputs, domain=MICROSOFT, output="" if self.in_half else output, K=layout.cols,
+            "MatMulNBits", *inputs, domain=MICROSOFT, output="" if self.has_casts else output, K=layout.cols,
             N=layout.rows, bits=layout.form.bits, block_size=layout.block, accuracy_level=ACCURACY_LEVEL,
         )  # fmt: skip
-        if self.in_half:
+        if self.has_casts:
             nodes.op("Cast", product, output=output, to=F16)
 
     def lookup(self, nodes: GraphNodes, indices: str, output: str) -> None:
@@ -113,12 +154,12 @@ class _Blockwise:
         is_padded = layout.blocks * layout.block != layout.cols
         values = nodes.op(
             "GatherBlockQuantized", table, indices, self.scales, zero_points, domain=MICROSOFT,
-            output="" if is_padded or self.in_half else output, bits=layout.form.bits, block_size=layout.block,
+            output="" if is_padded or self.has_casts else output, bits=layout.form.bits, block_size=layout.block,
             gather_axis=0, quantize_axis=1,
         )  # fmt: skip
         if is_padded:
-            values = nodes.first(values, layout.cols, -1, output="" if self.in_half else output)
-        if self.in_half:
+            values = nodes.first(values, layout.cols, -1, output="" if self.has_casts else output)
+        if self.has_casts:
             nodes.op("Cast", values, output=output, to=F16)
 
     def _zero_points(self, nodes: GraphNodes) -> str:

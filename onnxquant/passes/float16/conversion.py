@@ -252,6 +252,9 @@ class GraphConversion(Variants):
             scope.variants[node.output[0], HALF] = source
             scope.removed.add(scope.place[node.output[0]])
             return {0: HALF}
+        if cast_to(node) == HALF and self._half_source(node.input[0], owner):
+            node.op_type = "Identity"
+            del node.attribute[:]
         if owner:  # any type will do; a constant gives all its digits
             self.use(node, 0, scope, owner.types[node.input[0]] or FLOAT)
         if node.op_type == "CastLike":
@@ -262,6 +265,7 @@ class GraphConversion(Variants):
             return {0: HALF}
         to = next((a for a in node.attribute if a.name == "to"), None)
         if to is None or to.i != FLOAT:
+            self.halves.update(node.output if node.op_type == "Identity" or cast_to(node) == HALF else ())
             return {}
         to.i = HALF
         return {0: HALF}

@@ -20,6 +20,8 @@ from onnxquant.passes.float16.conversion import GraphConversion, Lowered
 from onnxquant.passes.float16.scope import FLOAT, HALF, GraphScope
 from onnxquant.passes.float16.values import ConvertedConstant, Store, store_inline
 
+_NOTHING_ENCODED = Lowered()
+
 
 @dataclass(frozen=True)
 class Float16Result(PassResult):
@@ -78,7 +80,7 @@ class ConvertToFloat16(Pass):
 
     keep_io_types: bool
     store: Store = store_inline
-    lowered: Lowered = Lowered()
+    lowered: Lowered = _NOTHING_ENCODED
 
     def __call__(self, document: Document) -> Float16Result:
         """Convert the model.
