@@ -25,6 +25,8 @@ from onnxquant.errors import (
 )
 from onnxquant.formats import Encoded, Format
 from onnxquant.graph.move import move
+from onnxquant.hub.report import HubReport
+from onnxquant.hub.run import hub
 from onnxquant.inspect.benchmark import benchmark
 from onnxquant.inspect.info import info
 from onnxquant.inspect.model import Model
@@ -42,6 +44,7 @@ __all__ = [
     "Encoded",
     "FeedError",
     "Format",
+    "HubReport",
     "Model",
     "ModelError",
     "NativeLibraryError",
@@ -61,6 +64,7 @@ __all__ = [
     "dequantize",
     "encode",
     "formats",
+    "hub",
     "info",
     "library_path",
     "load",

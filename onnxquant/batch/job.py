@@ -43,7 +43,8 @@ class Row:
         speed_ratio: speed as a multiple of the original's
         seconds: duration of the job
         key: hash of the request (options, rules, samples); a stored verdict with another key does not apply to this request
-        report: report of the plan, with ``dry_run`` alone, so that the command line can print it
+        report: report of the plan with ``dry_run``, so that the command line can print it; that of the file where the job
+            keeps it
     """
 
     model: str
@@ -84,6 +85,7 @@ class Job:
         recipe, data, options: arguments of ``quantize``
         skip_existing: whether an output that was made of this model with the same options is kept
         previous: result of an earlier run
+        keeps_report: whether the row has the whole report
     """
 
     source: Path
@@ -93,6 +95,7 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     skip_existing: bool = False
     previous: Row | None = None
+    keeps_report: bool = False
 
     def settings(self) -> tuple[Options, Recipe]:
         """Options and rules.
@@ -151,7 +154,7 @@ def _run(job: Job, progress: Progress) -> Row:
     known = declared(Options)
     options = {k: v for k, v in job.options.items() if k not in known or not known[k].declared.names_file}
     report = validate(job.source, job.output, job.data, progress=progress, **options)
-    return replace(_row(job, report, key), reused=True)
+    return _with_report(job, replace(_row(job, report, key), reused=True), report)
 
 
 def _quantize(job: Job, progress: Progress, settings: Options) -> Row:
@@ -163,7 +166,11 @@ def _quantize(job: Job, progress: Progress, settings: Options) -> Row:
     if settings.dry_run:
         return replace(_row(job, report, ""), report=report)
     made_of = Origin.read(load(job.output).proto) if settings.goal is None else _expected(job)
-    return _row(job, report, _key(job, settings, made_of))
+    return _with_report(job, _row(job, report, _key(job, settings, made_of)), report)
+
+
+def _with_report(job: Job, row: Row, report: Report) -> Row:
+    return replace(row, report=report) if job.keeps_report else row
 
 
 def _expected(job: Job) -> Origin:

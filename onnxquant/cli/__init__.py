@@ -22,8 +22,8 @@ from onnxquant.system.environment import is_completing
 from onnxquant.version import __version__
 
 _COMMANDS = (
-    "quantize", "plan", "batch", "config", "calibrate", "validate", "report", "benchmark", "diff", "info", "list", "verify",
-    "dequantize", "move", "completion",
+    "quantize", "plan", "batch", "config", "hub", "calibrate", "validate", "report", "benchmark", "diff", "info", "list",
+    "verify", "dequantize", "move", "completion",
 )  # fmt: skip
 
 

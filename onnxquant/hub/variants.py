@@ -1,0 +1,86 @@
+"""Variants: the files that a client asks for by dtype, the ways of making each, and the closeness that each has to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from onnxquant.errors import RecipeError, nearest
+
+Way = Mapping[str, object]
+"""Options of ``quantize``, and the entry ``rules`` of a recipe."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kind of file.
+
+    Attributes:
+        dtype: name by which a client asks for it.
+        suffix: ending of the file's name, before ``.onnx``.
+        least_cosine: lowest cosine of an output to the float model's.
+        ways: options of the ways to make it; the next one is tried where a file is not close enough.
+        with_samples: options of the first way where there are samples.
+    """
+
+    dtype: str
+    suffix: str
+    least_cosine: float
+    ways: tuple[Way, ...]
+    with_samples: Way = field(default_factory=dict)
+
+    def file_name(self, model: str) -> str:
+        """Name of the file that a model becomes.
+
+        >>> variants()["q8"].file_name("encoder_model")
+        'encoder_model_quantized.onnx'
+        """
+        return f"{model}{self.suffix}.onnx"
+
+    def options(self, way: int, *, has_samples: bool) -> dict[str, object]:
+        """Options of a way."""
+        return {**self.ways[way], **(self.with_samples if has_samples else {})}
+
+
+_INT8: Way = {"format": "int8"}
+# Zero points, and shifts that need no samples; with samples the solver is the format's own.
+_INT4: Way = {"format": "int4", "symmetric": False, "solver": "hqq"}
+_INT2: Way = {"format": "int2", "symmetric": False, "solver": "hqq"}
+_NF4: Way = {"format": "nf4", "block_size": 32}
+# Embeddings with 8 bits, and smaller blocks.
+_FINER: Way = {"block_size": 16, "rules": ({"role": "gather", "format": "int8"},)}
+_FINER_NF4: Way = {"rules": ({"role": "gather", "format": "int8"},)}
+_SOLVED: Way = {"solver": "auto"}
+# Names and endings are those of transformers.js 4 (DEFAULT_DTYPE_SUFFIX_MAPPING).
+_VARIANTS = (
+    Variant("fp16", "_fp16", 0.995, ({"format": "f16", "whole_graph": True, "keep_io_types": True},)),
+    Variant("q8", "_quantized", 0.995, ({"activations": "dynamic"}, _INT8)),
+    Variant("int8", "_int8", 0.995, (_INT8,)),
+    Variant("uint8", "_uint8", 0.995, ({"format": "int8", "symmetric": False},)),
+    Variant("q4", "_q4", 0.97, (_INT4, {**_INT4, **_FINER}), _SOLVED),
+    Variant("bnb4", "_bnb4", 0.97, (_NF4, {**_NF4, **_FINER_NF4})),
+    Variant("q2", "_q2", 0.9, (_INT2,), _SOLVED),
+)
+# Endings of variants that others make.
+OTHER_SUFFIXES = ("_q1", "_q1f16", "_q2f16", "_q4f16", "_O1", "_O2", "_O3", "_O4")
+# The dtypes that a page should get where it asks for none, the best first.
+PREFERRED = ("q8", "int8", "uint8", "fp16", "q4", "bnb4")
+
+
+def variants() -> dict[str, Variant]:
+    """Variants by dtype."""
+    return {variant.dtype: variant for variant in _VARIANTS}
+
+
+def variants_named(names: Iterable[str]) -> list[Variant]:
+    """Variants by dtype, in the order of lists; all where no name is given.
+
+    Raises:
+        RecipeError: no such variant; the nearest is named.
+    """
+    known = variants()
+    chosen = [name.strip() for text in names for name in text.split(",") if name.strip()]
+    for name in chosen:
+        if name not in known:
+            raise RecipeError(f"unknown variant {name!r}{nearest(name, list(known))}; expected some of {', '.join(known)}")
+    return [variant for name, variant in known.items() if name in chosen or not chosen]

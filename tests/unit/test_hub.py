@@ -1,0 +1,225 @@
+"""The folder that model hubs expect: names of variants, bounds, config.json and the table for the card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+import onnxquant
+from onnxquant.batch.job import Job, run_job
+from onnxquant.batch.run import BatchReport
+from onnxquant.cli import main
+from onnxquant.errors import ModelError, OutputError, RecipeError
+from onnxquant.hub.config_json import with_value
+from onnxquant.recipe.progress import silent
+
+CONFIG = b'{\r\n\t"model_type": "bert",\r\n\t"labels": {"0": "caf\xc3\xa9"},  \r\n\t"sizes": [1,2 , 3]\r\n}'
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of a batch without processes of their own."""
+
+    def run(jobs: Sequence[Job], *_: Any, **__: Any) -> BatchReport:
+        return BatchReport(tuple(run_job(job, silent) for job in jobs))
+
+    monkeypatch.setattr(sys.modules["onnxquant.hub.run"], "run", run)  # its package is a function, too
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "onnx").mkdir()
+    graphs.save(graphs.matmul(64, 96), tmp_path / "onnx" / "model.onnx")
+    (tmp_path / "config.json").write_bytes(CONFIG)
+    return tmp_path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in (folder / "onnx").iterdir())
+
+
+def save(folder: Path, weight: Any, x: Any) -> dict[str, Any]:
+    """Save Y = X W as the folder's model; its samples."""
+    proto = graphs.matmul(*weight.shape)
+    tensor = proto.graph.initializer[0]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weight.astype(np.float32), tensor.name))
+    graphs.save(proto, folder / "onnx" / "model.onnx")
+    return {proto.graph.input[0].name: x.astype(np.float32)}
+
+
+def config(folder: Path) -> Any:
+    return json.loads((folder / "config.json").read_bytes())["transformers.js_config"]
+
+
+def test_variants_have_the_names_and_the_entries_that_the_client_looks_for(folder: Path) -> None:
+    shutil.copy(folder / "onnx" / "model.onnx", folder / "onnx" / "decoder_model_merged.onnx")
+    report = onnxquant.hub(folder, only=["q8,q4"], external_data="always")
+    files = ["decoder_model_merged_q4.onnx", "decoder_model_merged_quantized.onnx", "model_q4.onnx", "model_quantized.onnx"]
+    data = [f"{name}_data" for name in files]
+    own = ["decoder_model_merged.onnx", "model.onnx", "variants.json", "variants.md"]
+    assert names(folder) == sorted([*files, *data, *own])
+    assert config(folder) == {"dtype": "q8", "use_external_data_format": dict.fromkeys(files, 1)}
+    assert report.passed and {row.file for row in report.rows} == set(files)
+    assert all(row.cosine and row.cosine > row.least_cosine for row in report.rows)
+    card = (folder / "onnx" / "variants.md").read_text()
+    assert all(f"| {row.file} | {row.dtype} | {row.figures[0]} |" in card for row in report.rows)
+    proofs = json.loads((folder / "onnx" / "variants.json").read_text())["variants"]
+    assert [entry["report"]["passed"] for entry in proofs] == [True] * 4
+
+
+def test_all_other_bytes_of_the_configuration_stay(folder: Path) -> None:
+    onnxquant.hub(folder, only=["int8"])
+    text = (folder / "config.json").read_bytes()
+    assert text.startswith(CONFIG[:-3]) and text.endswith(b"\r\n}")
+    assert text[len(CONFIG) - 3 :] == b',\r\n\t"transformers.js_config": {\r\n\t\t"dtype": "int8"\r\n\t}\r\n}'
+
+
+def test_a_variant_that_is_not_close_enough_is_not_kept_and_the_others_are(folder: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 96))
+    weight[::32], weight[1::32] = 6, -6  # the others of their blocks are lost in 2 bits
+    save(folder, weight, np.zeros(0))
+    report = onnxquant.hub(folder, only=["int8", "q2"], external_data="always")
+    states = {row.dtype: row.state for row in report.rows}
+    assert not report.passed and states["int8"] != "FAILED" and states["q2"] == "FAILED"
+    assert names(folder) == ["model.onnx", "model_int8.onnx", "model_int8.onnx_data", "variants.json", "variants.md"]
+    assert "q2 of model (cosine" in (folder / "onnx" / "variants.md").read_text()
+    assert config(folder)["use_external_data_format"] == {"model_int8.onnx": 1}
+
+
+def test_a_variant_is_made_in_its_next_way_where_the_first_is_not_close_enough(folder: Path) -> None:
+    """A sum over inputs of very different size: 8 bits for all of them together are too few, blocks of weights are not."""
+    weight, x = (np.random.default_rng(i).standard_normal(shape) for i, shape in enumerate([(512, 96), (2, 3, 512)]))
+    weight[0], x[..., 0] = 0, 120
+    report = onnxquant.hub(folder, only=["q8"], data=save(folder, weight, x))
+    operators = {node.op_type for node in onnx.load(folder / "onnx" / "model_quantized.onnx").graph.node}
+    assert report.passed and report.rows[0].cosine > 0.999
+    assert not operators & {"DynamicQuantizeMatMul", "DynamicQuantizeLinear"}
+
+
+def test_a_dry_run_writes_nothing(folder: Path) -> None:
+    before = names(folder)
+    report = onnxquant.hub(folder, only=["fp16", "q4"], dry_run=True)
+    assert report.passed and all(row.output_bytes for row in report.rows if row.dtype == "q4")
+    assert names(folder) == before and (folder / "config.json").read_bytes() == CONFIG
+
+
+def test_a_later_run_keeps_what_is_there(folder: Path) -> None:
+    onnxquant.hub(folder, only=["int8"])
+    made = (folder / "onnx" / "model_int8.onnx").stat().st_mtime_ns
+    report = onnxquant.hub(folder, only=["q4"])
+    assert [row.dtype for row in report.rows] == ["int8", "q4"]
+    refused = onnxquant.hub(folder, only=["int8"])
+    assert not refused.passed and "exists already" in refused.rows[0].reason
+    kept = onnxquant.hub(folder, skip_existing=True, only=["int8", "q4"])
+    assert kept.passed and kept.rows[0].cosine
+    assert (folder / "onnx" / "model_int8.onnx").stat().st_mtime_ns == made
+    # A file that is gone has no row any more.
+    (folder / "onnx" / "model_q4.onnx").unlink()
+    assert [row.dtype for row in onnxquant.hub(folder, only=["int8"], force=True).rows] == ["int8"]
+
+
+def test_files_that_are_no_float_models_are_left_out(folder: Path) -> None:
+    onnxquant.quantize(folder / "onnx" / "model.onnx", folder / "onnx" / "other.onnx", proof=False)
+    shutil.copy(folder / "onnx" / "model.onnx", folder / "onnx" / "model_O2.onnx")
+    onnxquant.quantize(
+        folder / "onnx" / "model.onnx", folder / "onnx" / "half.onnx", format="f16", whole_graph=True, proof=False
+    )
+    report = onnxquant.hub(folder, only=["int8"], dry_run=True)
+    assert [row.file for row in report.rows] == ["model_int8.onnx"]
+    assert any(note.startswith("other.onnx: is quantized already") for note in report.notes)
+    assert any(note.startswith("half.onnx: holds no float32 weights") for note in report.notes)
+
+
+def test_entries_of_the_user_stay_or_are_named(folder: Path) -> None:
+    table = '{"transformers.js_config": {"dtype": "fp32", "use_external_data_format": true, "kv": [1]}}'
+    (folder / "config.json").write_text(table)
+    report = onnxquant.hub(folder, only=["int8"])
+    assert config(folder) == {"dtype": "fp32", "use_external_data_format": False, "kv": [1]}
+    assert any("dtype stays 'fp32'" in note for note in report.notes)
+    assert any("use_external_data_format was True" in note for note in report.notes)
+
+
+def test_a_folder_without_a_configuration_gets_none(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    report = onnxquant.hub(folder, only=["int8"])
+    assert report.passed and not (folder / "config.json").exists()
+    assert any("config.json is missing" in note for note in report.notes)
+
+
+def test_data_of_the_float_model_under_another_name_is_said(folder: Path) -> None:
+    graphs.save(graphs.matmul(64, 96), folder / "onnx" / "model.onnx", external=True)
+    report = onnxquant.hub(folder, only=["int8"])
+    assert any("model.onnx: keeps its data in model.bin" in note and "onnxquant move" in note for note in report.notes)
+    assert {"model.bin", "model_int8.onnx", "model_int8.onnx_data"} <= set(names(folder))
+
+
+def test_each_model_may_have_samples_of_its_own(folder: Path) -> None:
+    shutil.copy(folder / "onnx" / "model.onnx", folder / "onnx" / "encoder_model.onnx")
+    x = onnx.load(folder / "onnx" / "model.onnx").graph.input[0].name
+    (folder / "feeds").mkdir()
+    for count, name in ((3, "model"), (5, "encoder_model")):
+        np.savez(folder / "feeds" / f"{name}.npz", **{x: np.ones((count, 3, 64), np.float32)})
+    report = onnxquant.hub(folder, only=["int8"], data=str(folder / "feeds"))
+    feeds = [row.report["proof"]["feeds"]["source"] for row in report.rows if row.report]
+    assert [Path(source).name for source in feeds] == ["encoder_model.npz", "model.npz"]
+
+
+def test_what_cannot_be_done_is_refused_before_any_work(folder: Path) -> None:
+    for text, says in ((b"[1]", "expected an object"), (b"{", "is no JSON"), (b'{"transformers.js_config": 3}', "is 3")):
+        (folder / "config.json").write_bytes(text)
+        with pytest.raises(RecipeError, match=says):
+            onnxquant.hub(folder)
+    (folder / "config.json").write_bytes(CONFIG)
+    with pytest.raises(RecipeError, match="unknown variant 'q5'"):
+        onnxquant.hub(folder, only=["q8,q5"])
+    (folder / "onnx" / "variants.md").write_text("mine")
+    with pytest.raises(OutputError, match=r"variants\.md: exists already"):
+        onnxquant.hub(folder)
+    with pytest.raises(ModelError, match="has no folder 'onnx'"):
+        onnxquant.hub(folder / "onnx")
+    (folder / "onnx" / "model.onnx").unlink()
+    with pytest.raises(ModelError, match="holds no model with float32 weights"):
+        onnxquant.hub(folder)
+    assert names(folder) == ["variants.md"]
+
+
+def test_the_command_prints_a_narrow_table_and_says_what_is_missing(folder: Path) -> None:
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["hub", str(folder), "--only", "int8"])
+    assert result.exit_code == 0, result.output
+    assert "model_int8.onnx" in result.output and 'dtype: "int8"' in result.output
+    assert max(map(len, result.output.splitlines()[:3])) <= 80
+    again = CliRunner().invoke(main, ["hub", str(folder), "--only", "int8", "--json"])
+    assert again.exit_code == 1
+    assert "exists already" in json.loads(again.output)["variants"][0]["reason"]
+    assert CliRunner().invoke(main, ["hub", str(folder / "none")]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{}', '{\n  "t": {\n    "d": 1\n  }\n}'),
+        ('{ }', '{\n  "t": {\n    "d": 1\n  }\n}'),
+        ('{"a":1}', '{"a":1, "t": {"d": 1}}'),
+        ('\ufeff{ "a" : "}" , "b":[ ] }\n', '\ufeff{ "a" : "}" , "b":[ ], "t": {"d": 1} }\n'),
+        ('{\n    "a": {"t": {"d": 0}}\n}\n', '{\n    "a": {"t": {"d": 0}},\n    "t": {\n        "d": 1\n    }\n}\n'),
+        ('{"t": {"d": [0, 2], "e" :3}, "a": 1e5}', '{"t": {"d": 1, "e" :3}, "a": 1e5}'),
+        ('{"t": {}, "a": "\\"{"}', '{"t": {\n    "d": 1\n  }, "a": "\\"{"}'),
+        ('{"t": {"e": 3}, "a": 0.10}', '{"t": {"e": 3, "d": 1}, "a": 0.10}'),
+    ],
+)  # fmt: skip
+def test_one_entry_changes_and_nothing_else(text: str, expected: str) -> None:
+    changed = with_value(text, ["t", "d"], 1)
+    assert json.loads(changed.removeprefix("\ufeff")) == json.loads(expected.removeprefix("\ufeff"))
+    if text not in ('{"t": {}, "a": "\\"{"}',):  # an empty object has no style
+        assert changed == expected
+    assert changed.startswith(text[: text.index("{") + 1])
