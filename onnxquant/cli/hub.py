@@ -57,7 +57,7 @@ def hub(folder: str, as_json: bool, quiet: bool, **options: object) -> None:
     """
     try:
         with progress_bars(is_shown=not (as_json or quiet)) as progress:
-            report = hub_folder(folder, progress=progress, **given(options))  # type: ignore[arg-type]
+            report = hub_folder(folder, progress=progress, **given(options))
     except Interrupted as error:
         rows = error.report
         click.echo(f"onnxquant: interrupted; {rows.done} of {len(rows.rows)} files are done", err=True)

@@ -49,16 +49,19 @@ def with_value(text: str, path: Sequence[str], value: JsonValue) -> str:
     >>> with_value('{"a": 1, "b": {"c": 2}}', ["b", "d"], True)
     '{"a": 1, "b": {"c": 2, "d": true}}'
     """
-    at = text.index("{")
-    for depth, name in enumerate(path):
-        entry = {entry.name: entry for entry in _entries(text, at)}.get(name)
-        if entry is None:
-            for outer in reversed(path[depth + 1 :]):
-                value = {outer: value}
-            return _inserted(text, at, name, value, depth)
-        at = entry.value
-        if depth == len(path) - 1 or text[at] != "{":
-            break
+    return _changed(text, text.index("{"), path, value)
+
+
+def _changed(text: str, at: int, path: Sequence[str], value: JsonValue, depth: int = 0) -> str:
+    """The text with an entry changed in the object that begins at a place; ``depth`` objects are around that."""
+    name, *inner = path
+    entry = {entry.name: entry for entry in _entries(text, at)}.get(name)
+    if entry is not None and inner and text[entry.value] == "{":
+        return _changed(text, entry.value, inner, value, depth + 1)
+    for outer in reversed(inner):
+        value = {outer: value}
+    if entry is None:
+        return _inserted(text, at, name, value, depth)
     return text[: entry.value] + _dumped(value, text, _space_before(text, entry.begin)) + text[entry.end :]
 
 

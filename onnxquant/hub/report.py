@@ -139,7 +139,7 @@ class HubReport:
         return "\n".join([*lines, "", self._remark(), *([f"Not made: {'; '.join(missing)}."] if missing else []), ""])
 
     def _remark(self) -> str:
-        """What the figures are."""
+        """A sentence on the figures."""
         environments = [row.report.get("environment") for row in self.rows if row.report]
         words = next((e for e in environments if isinstance(e, dict)), {})
         names = ("onnxruntime", "machine", "instruction_sets")
