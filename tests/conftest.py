@@ -13,7 +13,7 @@ import pytest
 from onnxquant.batch import process
 from onnxquant.batch.job import Job, run_job
 from onnxquant.runtime import sessions
-from onnxquant.validation import compare, latency
+from onnxquant.validation import compare, latency, reference
 from onnxquant.validation.footprint import Footprint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,8 @@ def default_model() -> Path:
 def _brief_proofs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proof measures load time and memory in two processes and runs the models for seconds: where a test is about that."""
     if "footprint" not in request.keywords:
-        monkeypatch.setattr(compare, "footprint", lambda path: Footprint(1.0, 1.0, 1.0))
+        for module in (compare, reference):
+            monkeypatch.setattr(module, "footprint", lambda path: Footprint(1.0, 1.0, 1.0))
     if "latency" not in request.keywords:
         monkeypatch.setattr(latency, "_MOST", 5)
         monkeypatch.setattr(latency, "_MOST_CALLS", 1)
