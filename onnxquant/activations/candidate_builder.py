@@ -107,7 +107,7 @@ class CandidateBuilder:
         Raises:
             ModelError: nothing can compute on integers.
         """
-        original, strength = function.document, function.balance
+        original, strength = function.document, function.balance or 0.0
         document = original.copy()
         placement = self._placed(document)
         folds: list[Statistics] = []
@@ -137,7 +137,7 @@ class CandidateBuilder:
         statistics = collect(original, self._samples.others(fold), observers, threads=threads, progress=progress)
         document = original.copy()
         calibrated = CalibratedModel(original, document, self._place(document), completed(statistics, model.statistics))
-        return self._balanced(calibrated, function.balance)
+        return self._balanced(calibrated, function.balance or 0.0)
 
     def _balanced(self, model: CalibratedModel, strength: float) -> CalibratedModel:
         """A model whose channels are balanced, in place."""

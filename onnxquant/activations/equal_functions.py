@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.activations.balance import candidates
 from onnxquant.activations.calibrated import MAGNITUDES, MOMENTS, CalibratedModel
 from onnxquant.activations.placement import Placement
 from onnxquant.activations.settings import StaticSettings
+from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.passes.equivalent.equalize import Equalize
 from onnxquant.passes.equivalent.rebase import Rebase
@@ -30,16 +32,15 @@ class EqualFunction:
     Attributes:
         change: the change in two or three words, for reports.
         document: the model.
-        balance: strength of balancing its channels.
+        balance: strength of balancing its channels; None: that of the model which it is made from.
         is_stronger: whether it goes further than the one before it; it gains nothing where that one does not.
-        fitted: whether its factors come from the largest values of samples. A basis comes from their covariances, which one
-            source hardly changes.
+        fitted: whether the function itself comes from what samples show.
         folds: model of each fold of the samples, which the statistics of the other folds make; empty: the same one.
     """
 
     change: str
     document: Document
-    balance: float
+    balance: float | None = None
     is_stronger: bool = False
     fitted: bool = False
     folds: tuple[Document, ...] = ()
@@ -63,34 +64,42 @@ def rebased(base: Document, model: CalibratedModel, settings: StaticSettings) ->
     Args:
         base: the model to change.
         model: the calibrated original, for the moments of channels.
-        settings: strength of balancing.
+        settings: the changes to try; that moments are there says that this is one of them.
     """
     document, moments = base.copy(), model.moments()
     if moments and Rebase(moments)(document).changed:
-        yield EqualFunction("rebased", document, settings.balance)
+        yield EqualFunction("rebased", document, fitted=True)
 
 
-def easier_to_round(
-    base: Document, model: CalibratedModel, settings: StaticSettings, *, balance_fully: bool
-) -> Iterator[EqualFunction]:
-    """Models with channels balanced fully, equalized, or smoothed.
+def balanced(base: Document, model: CalibratedModel, settings: StaticSettings) -> Iterator[EqualFunction]:
+    """A model with channels balanced, and one with channels balanced fully.
+
+    Args:
+        base: the model to change.
+        model: the calibrated original, for its placement.
+        settings: the strength of balancing.
+    """
+    if settings.balance and candidates(GraphEditor(model.document.proto.graph), model.placement):
+        yield EqualFunction("balanced", base, settings.balance)
+        yield EqualFunction("balanced fully", base, 1.0, is_stronger=True)
+
+
+def easier_to_round(base: Document, model: CalibratedModel, settings: StaticSettings) -> Iterator[EqualFunction]:
+    """Models with channels equalized, or smoothed.
 
     Args:
         base: the model to change.
         model: the calibrated original, for the magnitudes of channels.
-        settings: the changes to try, and the strength of balancing.
-        balance_fully: whether full balancing is tried where channels can be balanced.
+        settings: the changes to try.
     """
-    if model.balanced and balance_fully:
-        yield EqualFunction("balanced fully", base, 1.0)
     document = base.copy()
     if settings.equalize and Equalize()(document).changed:
-        yield EqualFunction("equalized", document, settings.balance)
+        yield EqualFunction("equalized", document)
     # Where a product only ends a convolutional network nothing is won, and smoothing inserts an op for it.
     magnitudes = model.magnitudes()
     if _KERNELS_PER_PRODUCT * len(magnitudes) >= len(model.placement.kernels):
         for i, (change, smoothed) in enumerate(smoothed_copies(base, magnitudes).items()):
-            yield EqualFunction(change, smoothed, settings.balance, is_stronger=i > 0, fitted=True)
+            yield EqualFunction(change, smoothed, is_stronger=i > 0, fitted=True)
 
 
 def smoothed_copies(

@@ -17,7 +17,7 @@ from onnxquant.activations.calibrated import CalibratedModel, saved_statistics
 from onnxquant.activations.candidate import Candidate
 from onnxquant.activations.candidate_builder import CandidateBuilder
 from onnxquant.activations.candidates import CandidateRunner
-from onnxquant.activations.equal_functions import EqualFunction, change_observers, easier_to_round, rebased
+from onnxquant.activations.equal_functions import EqualFunction, balanced, change_observers, easier_to_round, rebased
 from onnxquant.activations.exclusion import exclude, goal_test
 from onnxquant.activations.placement import AGAINST_LOSS, FOR_ACCURACY, FloatKernel
 from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActivations
@@ -141,7 +141,7 @@ class StaticSearch:
         """
         settings = self._settings
         more = partial(change_observers, streams=self._streams, smooth=settings.smooth)
-        function = EqualFunction("", self._document, settings.balance)
+        function = EqualFunction("", self._document)
         model = self._builder.calibrated(function, settings.methods, statistics, more)
         model = self._without_slow_kernels(self._builder.taken_model(model))
         best = self._best_of_methods(model)
@@ -163,7 +163,7 @@ class StaticSearch:
             statistics: statistics of the model.
         """
         settings = self._settings
-        function = EqualFunction("", self._document, settings.balance)
+        function = EqualFunction("", self._document)
         more = partial(change_observers, streams=self._streams, smooth=settings.smooth)
         model = self._builder.taken_model(self._builder.calibrated(function, settings.methods, statistics, more))
         best = self._builder.candidate(model, settings.methods[0])
@@ -223,14 +223,15 @@ class StaticSearch:
 
     def _try_equal_functions(self, start: Candidate) -> Candidate:
         """The best of a candidate and those of equal functions."""
-        compares = bool(self._streams) or self._settings.has_alternatives
         best = start
-        for functions in (rebased, partial(easier_to_round, balance_fully=compares)):
+        for functions in (balanced, rebased, easier_to_round):
             base, gains = best, True
             for function in functions(base.model.original, start.model, self._settings):
                 if function.is_stronger and not gains:
                     continue
                 title = ", ".join((*base.changes, function.change))
+                if function.balance is None:
+                    function = replace(function, balance=base.model.balance.strength)
                 refitted = replace(function, folds=self._refitted(functions, function, base.model, start.model))
                 candidate = self._budget.attempt(title, partial(self._changed, base, refitted))
                 if candidate is None:

@@ -108,12 +108,6 @@ class StaticSettings:
         return replace(first, smooth=False, equalize=False, rebase=False)
 
     @property
-    def has_alternatives(self) -> bool:
-        """Whether something is chosen by its score."""
-        choices = len(self.methods) > 1 or self.solver == AUTO or self.goal is not None
-        return choices or self.smooth or self.equalize
-
-    @property
     def may_solve(self) -> bool:
         """Whether codes of weights may be chosen by ``weight_solver``."""
         return self.weight_solver != Rtn.name

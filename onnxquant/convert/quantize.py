@@ -35,7 +35,7 @@ from onnxquant.plan.activations import SampleUse
 from onnxquant.plan.context import Context, workspace
 from onnxquant.plan.decision import Plan
 from onnxquant.recipe.files import read_recipe
-from onnxquant.recipe.options import Options
+from onnxquant.recipe.options import Options, options_to_report
 from onnxquant.recipe.progress import Progress, announce, silent
 from onnxquant.recipe.rules import Recipe
 from onnxquant.report.data import Request
@@ -85,7 +85,7 @@ def quantize(
         samples = _samples(data, settings, original)
         reference = reference or stack.enter_context(Reference(original, samples, settings))
         # A recipe may say how samples are prepared that a run has none of.
-        check_request(settings, reference, has_data=data is not None or options.get("preprocess") is None)
+        check_request(settings, reference, () if data is not None else options_to_report(options))
         context = Context(
             original=original,
             document=original.copy(),

@@ -12,7 +12,7 @@ from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document, load
-from onnxquant.recipe.options import Options
+from onnxquant.recipe.options import Options, options_to_report
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.report.data import Request
 from onnxquant.report.provenance import Provenance, plain_options
@@ -58,7 +58,7 @@ def validate(
     samples = None if data is None else Samples(data, settings, facts_of(document, file))
     with runtime.custom_op_libraries(settings.custom_op_library):
         with Reference(document, samples, settings) as reference:
-            check_request(settings, reference, has_data=data is not None)
+            check_request(settings, reference, () if data is not None else options_to_report(options))
             refuse_unrelated(document, file)
             report = Report(source=document.name, output=str(quantized), original_bytes=document.size())
             provenance = Provenance(settings, document, path, Request([], plain_options(options)), command)

@@ -11,7 +11,7 @@ from onnxquant.graph.data_files import objection_to_name
 from onnxquant.recipe.declaration import Needs, declared
 from onnxquant.recipe.fields import OptionFields
 from onnxquant.recipe.values import REPORTS, Compute, ExternalData, SearchCost, static_solver_names
-from onnxquant.targets import Activations
+from onnxquant.targets import AUTO, Activations
 
 
 def check(options: OptionFields) -> None:
@@ -23,6 +23,7 @@ def check(options: OptionFields) -> None:
     _check_needs(options)
     _check_bounds_of_the_proof(options)
     _check_activations(options)
+    _check_calibration_method(options)
     _check_permutation(options)
     _check_reports(options)
     _check_data_name(options)
@@ -34,7 +35,7 @@ def has_effect(name: str, named: Mapping[str, Any]) -> bool:
     """Whether an option has an effect beside those that the user names."""
     needs = declared(OptionFields)[name].declared.needs
     activations = named.get("activations", Activations.NONE)
-    return needs is None or _met(activations, named.get("goal"), named.get("metric"))[needs]
+    return _met(activations, named.get("goal"), named.get("metric")).get(needs, True) if needs else True
 
 
 def _met(activations: str, goal: object, metric: object) -> dict[Needs, bool]:
@@ -51,7 +52,7 @@ def _check_needs(options: OptionFields) -> None:
     met = _met(options.activations, options.goal, options.metric)
     for name, spec in declared(type(options)).items():
         needs = spec.declared.needs
-        if needs is not None and not met[needs] and getattr(options, name) != spec.default:
+        if needs in met and not met[needs] and getattr(options, name) != spec.default:
             raise RecipeError(f"{name}: has no effect without {needs.value}")
 
 
@@ -73,6 +74,15 @@ def _check_activations(options: OptionFields) -> None:
         raise RecipeError(f"solver {options.solver}: beside static activations expected one of {expected}")
     if options.compute == Compute.FLOAT and options.activations != Activations.NONE:
         raise RecipeError("compute float rounds no activations: leave out activations")
+
+
+def _check_calibration_method(options: OptionFields) -> None:
+    """Refuse parameters of calibration methods that are not used."""
+    for name, methods in (("percentile", ("percentile", AUTO)), ("sigmas", ("mean-std",))):
+        if getattr(options, name) is not None and options.calibration_method not in methods:
+            raise RecipeError(
+                f"{name}: has no effect with calibration_method {options.calibration_method}, expected {methods[0]}"
+            )
 
 
 def _check_permutation(options: OptionFields) -> None:

@@ -38,6 +38,8 @@ class Needs(StrEnum):
     STATIC = "--activations static"
     INTEGERS = "--activations"
     METRIC = "--metric"
+    DATA = "--data"
+    """Samples are no option: what needs them is refused where it is known whether there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)

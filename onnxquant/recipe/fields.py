@@ -70,7 +70,8 @@ class OptionFields(RuleOptions):
         metavar="FILE", is_path=any_path, needs=Needs.STATIC,
     )  # fmt: skip
     calibration_samples: int = option(
-        512, "Largest number of samples of --data that calibration runs.", Scope.FILE, metavar="N", minimum=1
+        512, "Largest number of samples of --data that calibration runs.", Scope.FILE, metavar="N", minimum=1,
+        needs=Needs.DATA,
     )
     effort: str = option(
         Effort.MEDIUM.value, "Time for the search of integer activations. low: 10 seconds or 4 passes over the samples, "
@@ -89,7 +90,10 @@ class OptionFields(RuleOptions):
     symmetric_activations: bool = option(
         False, "Put the zero points of activations in the middle of their type.", Scope.FILE, needs=Needs.STATIC
     )
-    balance: bool = option(True, "Widen narrow channels before depthwise convolutions.", Scope.FILE, needs=Needs.STATIC)
+    balance: bool = option(
+        True, "Try wider narrow channels before depthwise convolutions, and keep them where it helps.", Scope.FILE,
+        needs=Needs.STATIC,
+    )  # fmt: skip
     bias_correction: bool = option(True, "Correct biases for the mean error of rounding.", Scope.FILE, needs=Needs.STATIC)
     smooth: bool = option(True, "Try SmoothQuant before matrix products, and keep it where it helps.", Scope.FILE,
         needs=Needs.INTEGERS)
@@ -174,12 +178,12 @@ class OptionFields(RuleOptions):
         None, "How images, texts or sounds of --data become inputs: a preset (imagenet, yolo, clip, siglip, ocr, "
         "minus1to1, whisper, wav2vec2), or steps, or both: imagenet,size=384 (docs/feeds.md).", Scope.RUN,
         metavar="PRESET|FILE|KEY=VALUE,...",
-        is_path=_is_table, is_proof=True,
+        is_path=_is_table, is_proof=True, needs=Needs.DATA,
     )  # fmt: skip
     labels: str | None = option(
         None, "Class of each sample of --data, one a line, or pairs of a file's or folder's name and a class (.txt, .csv, "
         ".npy): the proof then tells the accuracy of both models.", Scope.RUN, metavar="FILE", is_path=any_path,
-        is_proof=True,
+        is_proof=True, needs=Needs.DATA,
     )  # fmt: skip
     samples: int = option(
         4, "Number of samples that the proof runs.", Scope.RUN, minimum=1, maximum=10_000, is_proof=True

@@ -15,7 +15,7 @@ from graphs import node, weight
 from rounded import marked, sqnr_db
 
 import onnxquant
-from onnxquant.activations import time_budget
+from onnxquant.activations import search, time_budget
 from onnxquant.artifact.records import activation_record, records
 from onnxquant.calibration import gram_matrices as grams
 from onnxquant.errors import ModelError, RecipeError
@@ -297,7 +297,7 @@ def inverted_residuals() -> onnx.ModelProto:
 
 def test_rebased_functions_are_reported_validated_and_changed_further(tmp_path: Path) -> None:
     model, data = save(tmp_path, inverted_residuals())
-    given = {"activations": "static", "calibration_method": "minmax", "data": str(data), "solver": "rtn"}
+    given = {"activations": "static", "calibration_method": "minmax", "data": str(data), "solver": "rtn", "balance": False}
     output, plain = tmp_path / "out.onnx", tmp_path / "plain.onnx"
     without = onnxquant.quantize(model, plain, rebase=False, **given)
     labels = list(without.activations.variants)
@@ -313,8 +313,25 @@ def test_rebased_functions_are_reported_validated_and_changed_further(tmp_path: 
     assert {"stem", "up", "down", "top"} <= set(report.activations.rescaled)
     again = onnxquant.validate(model, output, str(data))
     assert again.proof and again.proof.problems == []
-    only = onnxquant.quantize(model, output, force=True, smooth=False, equalize=False, proof=False, **given)
-    assert list(only.activations.variants) == ["as it is", "rebased", "rebased, balanced fully"]
+    few = {**given, "balance": True, "smooth": False, "equalize": False}
+    wider = onnxquant.quantize(model, output, force=True, proof=False, **few)
+    assert list(wider.activations.variants)[:2] == ["as it is", "balanced"]
+    assert list(wider.activations.variants)[-1].endswith("rebased")
+
+
+def test_a_basis_is_judged_by_samples_that_have_not_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = save(tmp_path, inverted_residuals())
+    (tmp_path / "samples").mkdir()
+    for index, texture in enumerate(graphs.rng(8).standard_normal((5, 3, 4, 4)).astype(np.float32)):
+        np.savez(tmp_path / "samples" / f"{index}.npz", x=np.tile(texture, (1, 1, 4, 4)) * 2)
+    samples = str(tmp_path / "samples")
+    given = {"activations": "static", "calibration_method": "minmax", "data": samples, "solver": "rtn"}
+    given |= {"balance": False, "smooth": False, "equalize": False, "proof": False, "force": True}
+    honest = onnxquant.quantize(model, tmp_path / "a.onnx", **given).activations.variants
+    monkeypatch.setattr(search.StaticSearch, "_refitted", lambda *_: ())
+    shared = onnxquant.quantize(model, tmp_path / "b.onnx", **given).activations.variants
+    assert honest["as it is"] == shared["as it is"]
+    assert honest["rebased"] < shared["rebased"] - 0.2
 
 
 def test_static_activations_with_external_data(tmp_path: Path) -> None:
@@ -389,7 +406,7 @@ def test_without_time_the_first_candidate_is_written_and_the_report_names_the_re
     record = report.activations
     assert record.integer_kernels == 5 and not record.excluded and list(record.tried) == ["minmax"]
     *skipped, room, exclusion = record.skipped
-    assert skipped == ["mse", "percentile", "balanced fully", "solved weights"]
+    assert skipped == ["mse", "percentile", "balanced", "solved weights"]
     assert (room, exclusion) == ("weights for CPUs without VNNI", "more kernels in float")
     assert sqnr_db(run(model), run(output)) > 20
 
@@ -443,7 +460,7 @@ def test_solved_weights_lose_less_than_rounded_ones(tmp_path: Path) -> None:
     made = {}
     for solver in ("rtn", "gptq"):  # neither is chosen by its score: ranges are of the same samples
         (tmp_path / solver).mkdir()
-        made[solver] = static(tmp_path / solver, solver=solver, **kind)
+        made[solver] = static(tmp_path / solver, solver=solver, balance=False, **kind)
     (plain, model, nearest), (report, _, output) = made["rtn"], made["gptq"]
     assert report.passed, report.proof and report.proof.problems
     assert (
@@ -495,9 +512,10 @@ def test_solver_auto_takes_solved_weights_that_score_better(tmp_path: Path) -> N
     report, _, _ = static(tmp_path, activations="static", solver="auto")
     assert report.passed, report.proof and report.proof.problems
     scores = report.activations.variants
-    kept = max(["as it is", "balanced fully"], key=lambda label: scores[label])
-    solved = "solved by gptq" if kept == "as it is" else f"{kept}, solved by gptq"
-    assert list(scores) == ["as it is", "balanced fully", solved]
+    *functions, solved = scores
+    assert functions == ["as it is", "balanced", "balanced fully"][: len(functions)] and len(functions) > 1
+    kept = max(functions, key=lambda label: scores[label])
+    assert solved == ("solved by gptq" if kept == "as it is" else f"{kept}, solved by gptq")
     assert (report.activations.solver is not None) == (scores[solved] > scores[kept])
     assert report.activations.samples == SampleUse(calibrated=24, judged=24, apart=True, folds=4)
     assert set(report.activations.tried) == {"minmax"}

@@ -283,4 +283,4 @@ def test_preprocess_on_the_command_line(default_model: Path, tmp_path: Path) -> 
     wrong = CliRunner().invoke(main, [*asked, "--data", str(data), "--preprocess", "sise=3"])
     assert wrong.exit_code == 2 and "did you mean 'size'" in wrong.stderr
     alone = CliRunner().invoke(main, [*asked, "--preprocess", "size=3"])
-    assert alone.exit_code == 2 and "--data, which is missing" in alone.stderr
+    assert alone.exit_code == 2 and "preprocess: has no effect without samples: give --data" in alone.stderr

@@ -46,22 +46,9 @@ def test_method_auto_stands_for_several_methods() -> None:
 
 def test_parameters_of_methods_are_those_that_were_set() -> None:
     assert StaticSettings.of(options()).parameters == {"percentile": {}, "mean-std": {}}
-    given = StaticSettings.of(options(percentile=99.0, sigmas=3.0)).parameters
-    assert given == {"percentile": {"percentile": 99.0}, "mean-std": {"k": 3.0}}
-
-
-SINGLE = {"calibration_method": "minmax", "solver": "rtn", "smooth": False, "equalize": False}
-
-
-@pytest.mark.parametrize(
-    "alternative",
-    [{"calibration_method": "auto"}, {"solver": "auto"}, {"smooth": True}, {"equalize": True}, {"auto_exclude": True}],
-    ids=str,
-)
-def test_samples_are_needed_for_scoring_only_where_there_are_alternatives(alternative: dict[str, Any]) -> None:
-    assert not StaticSettings.of(options(**SINGLE)).has_alternatives
-    assert StaticSettings.of(options(**SINGLE, **{})).goal is None
-    assert StaticSettings.of(options(**{**SINGLE, **alternative})).has_alternatives
+    assert StaticSettings.of(options(percentile=99.0)).parameters == {"percentile": {"percentile": 99.0}, "mean-std": {}}
+    given = StaticSettings.of(options(calibration_method="mean-std", sigmas=3.0)).parameters
+    assert given == {"percentile": {}, "mean-std": {"k": 3.0}}
 
 
 @pytest.mark.parametrize(
