@@ -4,9 +4,9 @@ There is a body for each kind of operator. Where codes have 2, 4 or 8 bits, the 
 the form of MatMulNBits and call operators of com.microsoft. They reorder by Transpose and Reshape, which fold when a session
 is created. A minimum per block m is added as ``blocksum(X) @ m``. They never unpack bits there: ONNX Runtime keeps every
 folded intermediate, and unpacking takes ten times longer to load. Formats that no stock kernel holds (odd widths, tables,
-floats) are decoded in float arithmetic; they fold to a float weight and run at float speed. ``Dequantize`` has no kernel on
-purpose: it always decodes in this way, for operators that read dense weights. Sizes come as attributes, because the
-constants of a function cannot be computed from K and N.
+floats) are decoded, all codes of a byte by one lookup; they fold to a float weight and run at float speed.
+``Dequantize`` has no kernel on purpose: it always decodes in this way, for operators that read dense weights. Sizes come as
+attributes, because the constants of a function cannot be computed from K and N.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.parser
+from numpy.typing import NDArray
 
 from onnxquant.formats.base import Format
 from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
@@ -28,7 +29,7 @@ from onnxquant.formats.table import TableCodes
 from onnxquant.graph.names import DOMAIN
 from onnxquant.numerics.packing import low_bits
 from onnxquant.targets.layouts.base import POWERS_OF_TWO
-from onnxquant.targets.node_builder import I64, NodeBuilder
+from onnxquant.targets.node_builder import I32, I64, NodeBuilder
 
 MATMUL, GATHER, DEQUANTIZE = "MatMul", "Gather", "Dequantize"
 # Attributes that only bodies read; the kernels compute them from K, N and block_size.
@@ -257,23 +258,35 @@ class _Body(NodeBuilder):
 
     # ---- decoding ----
 
-    def _unpacked(self, flat: str, bits: int) -> str:
-        """Bytes [n, 1] as the codes in each: [n, 8 / bits]."""
-        fields = self.fields(self.floats(flat), bits)
-        return self.op("Concat", *fields, axis=1) if len(fields) > 1 else fields[0]
+    def _values(self, plane: str, bits: int, levels: NDArray[np.float32], *perm: int) -> str:
+        """The value of each code in the bytes of a plane, [bytes, codes of a byte]: all codes of a byte by one lookup.
 
-    def codes(self) -> str:
-        """Codes as float [N', K']."""
-        low, matrix, column = low_bits(self.form.bits), self.size("matrix"), self.ints(-1, 1)
-        flat = self._unpacked(self.reshape(self.transpose("codes", 0, 2, 1, 3), column), low)
-        out = self.reshape(flat, matrix)
+        Args:
+            plane: plane of bytes.
+            bits: bits of a code; the first is the lowest.
+            levels: value of each code.
+            perm: order of the plane's axes.
+        """
+        flat = self.reshape(self.transpose(plane, *perm), self.ints(-1))
+        codes = np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
+        table = self.reshape(self.table(levels[codes].reshape(-1)), self.ints(256, 8 // bits))
+        return self.op("Gather", table, self.cast(flat, I32))
+
+    def codes(self, levels: NDArray[np.float32]) -> str:
+        """The values of codes as float [N', K'].
+
+        Args:
+            levels: value of each code of the lower bits; each higher bit adds its own.
+        """
+        low, matrix = low_bits(self.form.bits), self.size("matrix")
+        out = self.reshape(self._values("codes", low, levels, 0, 2, 1, 3), matrix)
         if "high" not in self.planes:
             return out
         bits, fields = self.form.bits - low, 8 // low
-        flat = self._unpacked(self.reshape(self.transpose("high", 0, 2, 1, 3), column), bits)
+        steps = np.arange(1 << bits, dtype=np.float32) * (1 << low)
+        flat = self._values("high", bits, steps, 0, 2, 1, 3)
         parts = self.reshape(flat, self.ints(-1, 4, 8 // bits // fields, fields))
-        high = self.reshape(self.transpose(parts, 0, 2, 1, 3), matrix)
-        return self.join(out, high, self.number(1 << low))
+        return self.op("Add", out, self.reshape(self.transpose(parts, 0, 2, 1, 3), matrix))
 
     def decoded(self) -> str:
         """The weight as float [N, K], channels in the order of X."""
@@ -281,18 +294,15 @@ class _Body(NodeBuilder):
             wide = self.floats(self.reshape(self.transpose("codes", 0, 2, 1), self.size("matrix")))
         else:
             wide = self._scaled_codes()
-        out = self.cut(self.cut(wide, "rows", 0), "cols", 1)
+        out = self.cut(self.cut(wide, "rows", 0), "cols", 1) if self.needs.ragged else wide
         if "outliers" in self.planes:
             out = self._scatter(out, "outlier_columns", self.cut(self.side("outliers"), "rows", 0))
         return self._scatter(out, "permutation", out) if self.form.permuted else out
 
     def _scaled_codes(self) -> str:
         """The decoded weight: codes without their offset times scales, and minima added."""
-        codes, (scale, second) = self.codes(), self.sides()
-        if isinstance(self.form, TableCodes):
-            codes = self.op("Gather", self.table(self.form.table()), self.cast(codes, I64))
-        elif second is None:
-            codes = self.op("Sub", codes, self.number(1 << (self.form.bits - 1)))
+        scale, second = self.sides()
+        codes = self.codes(self._levels(has_offset=second is None))
         shape = self.op("Concat", self.size("side_shape"), self.ints(-1), axis=0)
         codes, scale = self.reshape(codes, shape), self.unsqueeze(scale)
         if second and "zero_points" in self.planes:
@@ -301,6 +311,13 @@ class _Body(NodeBuilder):
         if second and "minima" in self.planes:
             scaled = self.op("Add", scaled, self.unsqueeze(second))
         return self.reshape(scaled, self.size("matrix"))
+
+    def _levels(self, *, has_offset: bool) -> NDArray[np.float32]:
+        """The value of each code of the lower bits."""
+        if isinstance(self.form, TableCodes):
+            return self.form.table().astype(np.float32)
+        levels = np.arange(1 << low_bits(self.form.bits), dtype=np.float32)
+        return levels - (1 << (self.form.bits - 1)) if has_offset else levels
 
     def _scatter(self, matrix: str, columns: str, values: str) -> str:
         """``matrix`` with columns set: out[:, columns[j]] = values[:, j]."""

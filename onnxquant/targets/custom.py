@@ -26,6 +26,10 @@ from onnxquant.targets.layouts.tiles import TilesLayout
 from onnxquant.targets.node_builder import F16, F32, GraphNodes
 from onnxquant.targets.products import constant_bias, lower_lookup, lower_product
 
+# The use of a weight that each kind of operator serves.
+_USES = {bodies.MATMUL: UseKind.PRODUCT, bodies.GATHER: UseKind.LOOKUP, bodies.DEQUANTIZE: UseKind.DENSE}
+
+
 
 class Custom(Target):
     """The ops of this package's library, with bodies."""
@@ -96,14 +100,20 @@ class Custom(Target):
     def finish(self, editor: ModelEditor, lowered: Sequence[tuple[Site, Format]]) -> None:
         """Add the body of every op of ours that the model calls."""
         layouts = [TilesLayout(form, site.view, editor.opset) for site, form in lowered]
-        ragged = any(x.rows != x.padded_rows or x.cols != x.padded_cols for x in layouts)
+        ragged = {
+            bodies.custom_op_name(kind, layout.form)
+            for layout, (site, _) in zip(layouts, lowered, strict=True)
+            for kind, use in _USES.items()
+            if site.served(use) and (layout.rows, layout.cols) != (layout.padded_rows, layout.padded_cols)
+        }
         half = any(s.tensor.data_type == F16 for s, _ in lowered)
         called = {n.op_type for n in nodes(editor.proto) if n.domain == DOMAIN}
         for layout in layouts:
-            for kind in (bodies.MATMUL, bodies.GATHER, bodies.DEQUANTIZE):
+            for kind in _USES:
+                has_padding = bodies.custom_op_name(kind, layout.form) in ragged
                 for bias in (False, True):
                     if bodies.custom_op_name(kind, layout.form, bias=bias) in called:
-                        needs = bodies.Needs(editor.opset, half, ragged, bias)
+                        needs = bodies.Needs(editor.opset, half, has_padding, bias)
                         editor.function(bodies.body(kind, layout.form, tuple(layout.specs()), needs))
         editor.import_domain(MICROSOFT, 1)
         types = {s.name: s.tensor.data_type for s, _ in lowered}

@@ -15,7 +15,8 @@ from onnxquant.graph.sites import Site
 
 # The opsets in which Slice got its bounds as inputs, and in which there is Expand.
 _SLICE_INPUTS, _EXPAND = 10, 8
-F16, F32, I64 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+F16, F32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+I32, I64 = onnx.TensorProto.INT32, onnx.TensorProto.INT64
 
 
 class NodeBuilder(ABC):

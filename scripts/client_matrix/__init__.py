@@ -1,0 +1,1 @@
+"""Files, runners and tables of scripts/bench_clients.py."""

@@ -1,0 +1,176 @@
+"""The real clients that files are given to."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import venv
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+HOME = Path(__file__).parent
+# Seconds that a browser has for all files.
+_PATIENCE = 600
+# Releases before this one were built for numpy 1.
+_NUMPY_2 = (1, 19)
+_PAGE = """<!doctype html><script type="module">
+import * as ort from '/bundle.mjs';
+import { run } from '/runner.mjs';
+ort.env.wasm.numThreads = 1;
+ort.env.wasm.wasmPaths = new URL('/', location.href).href;
+ort.env.logLevel = 'fatal';
+const open = async (path) => ort.InferenceSession.create(
+  new Uint8Array(await (await fetch('/file' + path)).arrayBuffer()), { executionProviders: ['wasm'] });
+const results = await run(ort, open, await (await fetch('/spec.json')).json());
+await fetch('/results', { method: 'POST', body: JSON.stringify({ version: ort.env.versions.web, results }) });
+</script>"""
+
+
+@dataclass(frozen=True)
+class RealClient:
+    """A client that is installed here.
+
+    Attributes:
+        name: heading of its column.
+        entry: name of the client that ``info`` knows; empty where it knows none.
+        run: function that gives the answers, of the file that lists the files to run.
+    """
+
+    name: str
+    entry: str
+    run: Callable[[Path], dict[str, Any]]
+
+
+def releases(folder: Path | None, versions: list[str]) -> list[RealClient]:
+    """Releases of onnxruntime, from folders of unpacked wheels, or installed into environments of their own."""
+    run = partial(_in_folder, folder) if folder else _in_environment
+    return [RealClient(f"onnxruntime {v}", f"onnxruntime-{v.rpartition('.')[0]}", partial(run, v)) for v in versions]
+
+
+def packages(folder: Path, entry: str, provider: str, name: str) -> RealClient:
+    """A package in a folder: OpenVINO, or onnxruntime with a provider."""
+    return RealClient(name, entry, lambda spec: _python([sys.executable], spec, provider, PYTHONPATH=str(folder)))
+
+
+def reference() -> RealClient:
+    """Onnx's reference evaluator, of this environment."""
+    return RealClient("onnx reference", "", lambda spec: _python([sys.executable], spec, "reference"))
+
+
+def node(folder: Path) -> list[RealClient]:
+    """onnxruntime-node and two builds of onnxruntime-web, of the packages that are installed in a folder."""
+    dist = folder / "node_modules" / "onnxruntime-web" / "dist"
+    builds = {"onnxruntime-web": "ort.wasm.min.mjs", "transformers.js": "ort.webgpu.min.mjs"}
+    web = [
+        RealClient(f"{bundle.removesuffix('.min.mjs')} in Node", entry, partial(_node, (str(dist / bundle),)))
+        for entry, bundle in builds.items()
+    ]
+    return [RealClient("onnxruntime-node", "onnxruntime-node", partial(_node, ("node", str(folder)))), *web]
+
+
+def chromium(folder: Path, program: str) -> list[RealClient]:
+    """The same two builds in headless Chromium."""
+    dist = folder / "node_modules" / "onnxruntime-web" / "dist"
+    builds = {"onnxruntime-web": "ort.wasm.min.mjs", "transformers.js": "ort.webgpu.min.mjs"}
+    return [
+        RealClient(f"{bundle.removesuffix('.min.mjs')} in Chromium", entry, partial(_browser, program, dist, bundle))
+        for entry, bundle in builds.items()
+    ]
+
+
+def _in_folder(folder: Path, version: str, spec: Path) -> dict[str, Any]:
+    return _python([sys.executable], spec, "CPUExecutionProvider", PYTHONPATH=str(folder / version))
+
+
+def _in_environment(version: str, spec: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        venv.create(Path(name) / "venv", with_pip=True)
+        python = str(Path(name) / "venv" / "bin" / "python")
+        is_old = tuple(int(n) for n in version.split(".")[:2]) < _NUMPY_2
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*install, f"onnxruntime=={version}", "numpy<2" if is_old else "numpy"], check=True)
+        return _python([python], spec, "CPUExecutionProvider")
+
+
+def _python(command: list[str], spec: Path, kind: str, **variables: str) -> dict[str, Any]:
+    """The answers of a client in Python; a file at which it crashes is an error, and the rest is run again."""
+    version, results, waiting = "", dict[str, Any](), json.loads(spec.read_text())
+    while waiting:
+        spec.write_text(json.dumps(waiting))
+        done = subprocess.run(
+            [*command, str(HOME / "runner.py"), str(spec), kind], cwd=spec.parent, capture_output=True, text=True,
+            check=False, env={**os.environ, "PYTHONPATH": "", **variables},
+        )  # fmt: skip
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        if not lines:
+            sys.exit(f"{' '.join(map(str, done.args))}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+        version = lines[0]["version"]
+        results |= {line["key"]: line["result"] for line in lines[1:]}
+        waiting = [file for file in waiting if file["key"] not in results]
+        if waiting:
+            crashed = waiting.pop(0)
+            results[crashed["key"]] = {"error": f"it crashes: {done.returncode}"}
+    return {"version": version, "results": results}
+
+
+def _node(arguments: tuple[str, ...], spec: Path) -> dict[str, Any]:
+    command = ["node", str(HOME / "runner.mjs"), str(spec), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    answers: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answers
+
+
+def _browser(program: str, dist: Path, bundle: str, spec: Path) -> dict[str, Any]:
+    ended = threading.Event()
+    answers: dict[str, Any] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = {
+                "/": _PAGE.encode(),
+                "/runner.mjs": (HOME / "runner.mjs").read_bytes(),
+                "/spec.json": spec.read_bytes(),
+            }
+            path = dist / (bundle if self.path == "/bundle.mjs" else self.path.lstrip("/"))
+            if self.path.startswith("/file"):
+                path = Path(self.path.removeprefix("/file").replace("%20", " "))
+            body = known[self.path] if self.path in known else path.read_bytes() if path.is_file() else None
+            self.send_response(200 if body is not None else 404)
+            kinds = {".mjs": "text/javascript", ".wasm": "application/wasm"}
+            self.send_header(
+                "Content-Type", "text/html" if self.path == "/" else kinds.get(path.suffix, "text/javascript")
+            )
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def do_POST(self) -> None:
+            answers.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+            ended.set()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, tempfile.TemporaryDirectory() as profile:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+        command = [program, *flags, f"http://127.0.0.1:{server.server_port}/"]
+        browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        ended.wait(_PATIENCE)
+        browser.terminate()
+        browser.wait()
+        server.shutdown()
+    if not answers:
+        sys.exit(f"{bundle}: the browser gave no answer in {_PATIENCE} seconds")
+    return answers

@@ -1,0 +1,64 @@
+// runner.py for onnxruntime-web's builds and onnxruntime-node: node runner.mjs SPEC.json BUNDLE.mjs, or ... SPEC.json node FOLDER
+// A page may import run() too; it fetches the files.
+const least = 7, most = 41, limit = 5000;
+
+function values({ type, shape }) {
+  const count = shape.reduce((a, b) => a * b, 1);
+  if (type === 'float32') return Float32Array.from({ length: count }, (_, i) => Math.sin(i));
+  if (type === 'int64') return BigInt64Array.from({ length: count }, (_, i) => BigInt((i % 9) + 1));
+  return (type === 'bool' ? Uint8Array : Int32Array).from({ length: count }, (_, i) => (type === 'bool' ? 1 : (i % 9) + 1));
+}
+
+async function milliseconds(session, feeds) {
+  const start = performance.now();
+  await session.run(feeds);
+  return performance.now() - start;
+}
+
+export async function run(ort, open, files) {
+  const results = {};
+  for (const { key, path, inputs, original } of files) {
+    const sessions = [];
+    try {
+      const feeds = Object.fromEntries(inputs.map((i) => [i.name, new ort.Tensor(i.type, values(i), i.shape)]));
+      sessions.push(await open(path));
+      await sessions[0].run(feeds);
+      results[key] = { speed: null };
+      if (original) {
+        sessions.push(await open(original));
+        await sessions[1].run(feeds);
+        const ratios = [], start = performance.now();
+        while (ratios.length < least || (ratios.length < most && performance.now() - start < limit)) {
+          const float = await milliseconds(sessions[1], feeds);
+          ratios.push(float / (await milliseconds(sessions[0], feeds)));
+        }
+        results[key] = { speed: ratios.sort((a, b) => a - b)[ratios.length >> 1] };
+      }
+    } catch (error) {
+      results[key] = { error: String(error.message ?? error).split('\n')[0].slice(0, 300) };
+    } finally {
+      for (const session of sessions) await session.release();
+    }
+  }
+  return results;
+}
+
+if (typeof process !== 'undefined' && process.argv[2]) {
+  const { readFileSync } = await import('node:fs');
+  const { pathToFileURL } = await import('node:url');
+  const { createRequire } = await import('node:module');
+  const [spec, bundle, folder] = process.argv.slice(2);
+  const isNode = bundle === 'node';
+  const ort = isNode ? createRequire(`${folder}/`)('onnxruntime-node') : await import(pathToFileURL(bundle));
+  ort.env.logLevel = 'fatal';
+  if (!isNode) {
+    ort.env.wasm.numThreads = 1;
+    ort.env.wasm.wasmPaths = new URL('.', pathToFileURL(bundle)).href;
+  }
+  const open = isNode
+    ? (path) => ort.InferenceSession.create(path, { intraOpNumThreads: 1 })
+    : (path) => ort.InferenceSession.create(new Uint8Array(readFileSync(path)), { executionProviders: ['wasm'] });
+  const results = await run(ort, open, JSON.parse(readFileSync(spec)));
+  console.log(JSON.stringify({ version: ort.env.versions.node ?? ort.env.versions.web ?? ort.env.versions.common, results }));
+  process.exit(0);
+}

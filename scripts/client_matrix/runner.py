@@ -1,0 +1,95 @@
+"""Runs files on one client: python runner.py SPEC.json [PROVIDER|openvino|reference]; needs nothing but the client and numpy.
+
+SPEC is a list of files, each with key, path, inputs and, where its speed is asked for, original. Prints lines of JSON: the
+version of the client, then for each file its key and the error, or the speed as a multiple of the original's (null where it
+is not asked for). A client that crashes leaves out the rest.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SECONDS, LEAST, MOST = 5.0, 7, 41
+Model = Callable[[dict[str, Any]], object]
+
+
+def with_onnxruntime(provider: str) -> tuple[str, Callable[[str], Model]]:
+    import onnxruntime as ort
+
+    def load(path: str) -> Model:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = ort.InferenceSession(path, options, providers=[provider])
+        return lambda feed: session.run(None, feed)
+
+    return str(ort.__version__), load
+
+
+def with_openvino() -> tuple[str, Callable[[str], Model]]:
+    import openvino  # type: ignore[import-not-found]
+
+    core = openvino.Core()
+
+    def load(path: str) -> Model:
+        model = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": 1})
+        return lambda feed: model(feed)
+
+    return str(openvino.__version__).partition("-")[0], load
+
+
+def with_reference() -> tuple[str, Callable[[str], Model]]:
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    def load(path: str) -> Model:
+        evaluator = ReferenceEvaluator(onnx.load(path))
+        return lambda feed: evaluator.run(None, feed)
+
+    return str(onnx.__version__), load
+
+
+def values(entry: dict[str, Any]) -> Any:  # noqa: ANN401 - an array; runner.mjs makes the same values
+    places = np.arange(int(np.prod(entry["shape"])))
+    numbers = np.sin(places) if entry["type"] == "float32" else places % 9 + 1
+    return numbers.astype(entry["type"]).reshape(entry["shape"])
+
+
+def seconds(model: Model, feed: dict[str, Any]) -> float:
+    begin = time.perf_counter()
+    model(feed)
+    return time.perf_counter() - begin
+
+
+def speed(model: Model, original: Model, feed: dict[str, Any]) -> float:
+    ratios: list[float] = []
+    begin = time.perf_counter()
+    while len(ratios) < LEAST or (len(ratios) < MOST and time.perf_counter() - begin < SECONDS):
+        ratios.append(seconds(original, feed) / seconds(model, feed))
+    return statistics.median(ratios)
+
+
+def main() -> None:
+    kind = sys.argv[2] if len(sys.argv) > 2 else "CPUExecutionProvider"
+    openers = {"openvino": with_openvino, "reference": with_reference}
+    version, load = openers[kind]() if kind in openers else with_onnxruntime(kind)
+    print(json.dumps({"version": version}), flush=True)
+    for file in json.loads(Path(sys.argv[1]).read_text()):
+        feed = {entry["name"]: values(entry) for entry in file["inputs"]}
+        try:
+            model = load(file["path"])
+            model(feed)
+            result: dict[str, Any] = {"speed": speed(model, load(file["original"]), feed) if file["original"] else None}
+        except Exception as error:  # clients' exceptions share no base class
+            result = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}
+        print(json.dumps({"key": file["key"], "result": result}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
