@@ -47,24 +47,28 @@ _INT8: Way = {"format": "int8"}
 _INT4: Way = {"format": "int4", "symmetric": False, "solver": "hqq"}
 _INT2: Way = {"format": "int2", "symmetric": False, "solver": "hqq"}
 _NF4: Way = {"format": "nf4", "block_size": 32}
-# Embeddings with 8 bits, and smaller blocks.
-_FINER: Way = {"block_size": 16, "rules": ({"role": "gather", "format": "int8"},)}
-_FINER_NF4: Way = {"rules": ({"role": "gather", "format": "int8"},)}
+# Smaller blocks, and 8 bits for embeddings and convolutions, whose kernels compute in float all the same.
+_EIGHT_BITS = ({"role": "gather", "format": "int8"}, {"op": ["Conv", "ConvTranspose"], "format": "int8"})
+_FINER: Way = {"block_size": 16, "rules": _EIGHT_BITS}
+_FINER_NF4: Way = {"rules": _EIGHT_BITS}
+# float16 for whatever is not on codes; callers see float32.
+_HALF: Way = {"float16": True, "keep_io_types": True}
 _SOLVED: Way = {"solver": "auto"}
 # Names and endings are those of transformers.js 4 (DEFAULT_DTYPE_SUFFIX_MAPPING).
 _VARIANTS = (
-    Variant("fp16", "_fp16", 0.995, ({"format": "f16", "whole_graph": True, "keep_io_types": True},)),
+    Variant("fp16", "_fp16", 0.995, ({"format": "f16", **_HALF},)),
     Variant("q8", "_quantized", 0.995, ({"activations": "dynamic"}, _INT8)),
     Variant("int8", "_int8", 0.995, (_INT8,)),
-    Variant("uint8", "_uint8", 0.995, ({"format": "int8", "symmetric": False},)),
+    Variant("uint8", "_uint8", 0.995, ({"format": "int8", "symmetric": False}, _INT8)),
     Variant("q4", "_q4", 0.97, (_INT4, {**_INT4, **_FINER}), _SOLVED),
+    Variant("q4f16", "_q4f16", 0.97, ({**_INT4, **_HALF}, {**_INT4, **_HALF, **_FINER}), _SOLVED),
     Variant("bnb4", "_bnb4", 0.97, (_NF4, {**_NF4, **_FINER_NF4})),
     Variant("q2", "_q2", 0.9, (_INT2,), _SOLVED),
 )
 # Endings of variants that others make.
-OTHER_SUFFIXES = ("_q1", "_q1f16", "_q2f16", "_q4f16", "_O1", "_O2", "_O3", "_O4")
+OTHER_SUFFIXES = ("_q1", "_q1f16", "_q2f16", "_O1", "_O2", "_O3", "_O4")
 # The dtypes that a page should get where it asks for none, the best first.
-PREFERRED = ("q8", "int8", "uint8", "fp16", "q4", "bnb4")
+PREFERRED = ("q8", "int8", "uint8", "fp16", "q4", "bnb4", "q4f16")
 
 
 def variants() -> dict[str, Variant]:

@@ -108,8 +108,8 @@ def test_a_variant_is_made_in_its_next_way_where_the_first_is_not_close_enough(f
 
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
     before = names(folder)
-    report = onnxquant.hub(folder, only=["fp16", "q4"], dry_run=True)
-    assert report.passed and all(row.output_bytes for row in report.rows if row.dtype == "q4")
+    report = onnxquant.hub(folder, only=["fp16", "q4f16", "bnb4"], dry_run=True)
+    assert report.passed and all(row.output_bytes for row in report.rows if row.dtype != "fp16")
     assert names(folder) == before and (folder / "config.json").read_bytes() == CONFIG
 
 
