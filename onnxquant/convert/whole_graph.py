@@ -38,6 +38,7 @@ from onnxquant.validation.reference import Reference
 
 # Rounding to float16 keeps more than 70 dB of a constant, unless much of it is too small.
 LOW_DB = 50.0
+_ON_CPUS = "on CPUs onnxruntime computes most of float16 in float32, with Casts of its own: this is for size, and for GPUs"
 
 
 def check(settings: Options, recipe: Mapping[str, Any] | None) -> None:
@@ -88,7 +89,7 @@ def with_float16(plan: Plan, document: Document, options: Options) -> Plan:
 
 def add_float16(report: Report, outcome: Float16Result) -> None:
     """Add what became float16 beside encoded weights to a report."""
-    report.notes += outcome.notes
+    report.notes += [*outcome.notes, _ON_CPUS]
     constants = {c.name: c for c in outcome.constants if c.half}
     for place, site in enumerate(report.sites):
         constant = constants.get(site.decision.name)
@@ -153,7 +154,7 @@ def _size(document: Document) -> PredictedSize:
 
 def _add(report: Report, outcome: Float16Result) -> None:
     """Add the conversion's notes and constants to a report."""
-    report.notes += outcome.notes
+    report.notes += [*outcome.notes, _ON_CPUS]
     report.sites = [SiteResult(_decision(c), _error(c), warning=_warning(c)) for c in outcome.constants]
 
 

@@ -22,6 +22,7 @@ _WEIGHTS_ARE_GOOD_DB = 20.0
 _MOST_BITS = 8.0
 # More samples may help calibration with fewer than these.
 _FEW_SAMPLES = 100
+_ON_CPUS = "On CPUs most of float16 is computed in float32"
 _EXCLUDE = "keep the weights that cost most in float with --exclude"
 
 
@@ -39,8 +40,8 @@ def repair(report: ReportData, proof: Proof) -> str:
 
 def more_accurate(report: ReportData, proof: Proof) -> str:
     """The step that costs accuracy, and what to try."""
-    if _given(report, "whole_graph"):
-        return "float16 does not suit every op of this model; --format f16 without --whole-graph stores the weights alone so"
+    if _is_float16_alone(report):
+        return "float16 does not suit every op of this model; --format f16 alone stores no more than the weights so"
     if _worst_is_cut(proof):
         return "outputs of other lengths drift apart, so that the figure says little: judge them with --metric"
     twin = min((e.sqnr_db for e in proof.errors(Run.FLOAT, Run.TWIN).values()), default=0.0)
@@ -62,7 +63,11 @@ def _worst_is_cut(proof: Proof) -> bool:
 def faster(report: ReportData, proof: Proof) -> str:
     """Steps to try with a file that is slower than the original."""
     steps = []
-    if report.activations is None and report.encoded and not _given(report, "whole_graph"):
+    if _is_float16_alone(report):
+        return f"{_ON_CPUS}: where speed matters here, keep the original."
+    if _given(report, "float16"):
+        return f"{_ON_CPUS}: where speed matters here, leave out --float16."
+    if report.activations is None and report.encoded:
         steps.append(_integers(report))
         if _given(report, "compute") == "float":
             steps.append("without --compute float products run on coded weights")
@@ -128,6 +133,12 @@ def _ranking(proof: Proof) -> str:
 
 def _target(report: ReportData) -> JsonValue:
     return _given(report, "target") or AUTO
+
+
+def _is_float16_alone(report: ReportData) -> bool:
+    """Whether all weights are float16, as what computes with them."""
+    formats = {s.decision.format.name for s in report.sites if s.decision.format is not None}
+    return bool(_given(report, "whole_graph") or (_given(report, "float16") and formats <= {"f16"}))
 
 
 def _given(report: ReportData, option: str) -> JsonValue:

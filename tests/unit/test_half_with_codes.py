@@ -13,6 +13,7 @@ from commands import run
 from numpy.typing import NDArray
 
 import onnxquant
+from onnxquant.clients import Support, check, client_named
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import load
 from onnxquant.passes.float16.convert import ConvertToFloat16
@@ -95,6 +96,20 @@ def test_inputs_and_outputs_stay_float32_where_asked(tmp_path: Path) -> None:
     model = quantized(two_products(), tmp_path / "y.onnx", bits=4, target="ort", keep_io_types=True)
     assert [v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)] == [FLOAT, FLOAT]
     assert casts(model) == ["x", "y_float16"]
+
+
+def test_two_bits_stay_float32_for_releases_without_that_kernel(tmp_path: Path) -> None:
+    onnxquant.quantize(two_products(), tmp_path / "y.onnx", bits=2, target="ort", proof=False, float16=True)
+    assert set(casts(onnx.load(tmp_path / "y.onnx"))) == {"x", "w/scales", "v/scales", "p", "r", "y_float32"}
+    assert np.isfinite(outputs(tmp_path / "y.onnx")).all()
+
+
+def test_a_client_without_an_operator_gets_another_in_float16(tmp_path: Path) -> None:
+    """transformers.js has no kernel for GatherBlockQuantized."""
+    source = graphs.tied(1024, 128)
+    model = quantized(source, tmp_path / "y.onnx", bits=4, clients=("transformers.js",))
+    assert "GatherBlockQuantized" not in {n.op_type for n in model.graph.node}
+    assert check(model, [client_named("transformers.js")])["transformers.js"].support is Support.YES
 
 
 def test_auto_prefers_products_that_take_float16(tmp_path: Path) -> None:

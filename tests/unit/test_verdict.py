@@ -189,6 +189,7 @@ def test_advice_on_speed_fits_the_file() -> None:
     integers.activations = static()
     assert "--activations" not in integers.verdict.next
     assert "--" not in report(25, SLOW, whole_graph=True, format="f16").verdict.next
+    assert "leave out --float16" in report(25, SLOW, float16=True).verdict.next
 
 
 def test_verdict_and_next_step_count_the_answers_of_one_output() -> None:
