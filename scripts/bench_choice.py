@@ -7,7 +7,8 @@
 Each row is a model: size, speed (processor time, interleaved, one thread), SQNR of the worst output on samples that no tool
 has seen, and seconds of each tool. Rows that are in the file already are not run again. The table has the choice beside
 the best of the others that keep the bound, and says where it is slower (3 %), worse (0.5 dB and below the bound) or larger
-(5 %). NNCF takes part where it is installed.
+(5 %). NNCF takes part where it is installed. With ``--files`` the files of the other tools are made once and kept: a
+further run makes that of the choice alone, and measures all of them again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import importlib.util
 import json
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -131,12 +133,9 @@ def row_of(source: Source, files: Files, arguments: argparse.Namespace) -> Row:
             for i, mode in enumerate(OURS)
         }
         jobs |= {peer: partial(convert, files, _place(folder, peer)) for peer, convert in peers().items()}
+        kept = arguments.files / source.name if arguments.files else folder / "kept"
         for tool, job in jobs.items():
-            run = processes.run(job, folder / "log", arguments.limit)
-            output = _place(folder, tool)
-            row.sides[tool] = Side(run.wall, output.stat().st_size if output.exists() else 0)
-            if not output.exists():
-                row.sides[tool].error = (run.output.strip().splitlines() or [f"exit code {run.code}"])[-1][:200]
+            row.sides[tool] = side_of(tool, job, folder, kept, arguments.limit)
         if (report := folder / "0.json").exists():
             row.sides[CHOICE].way = json.loads(report.read_text())["choice"]["chosen"]
         outputs = {tool: _place(folder, tool) for tool, side in row.sides.items() if side.size}
@@ -148,6 +147,25 @@ def row_of(source: Source, files: Files, arguments: argparse.Namespace) -> Row:
         side.error, side.sqnr_db = figure["error"], figure["here_db"]
         side.speed = figure["speed"][0] if figure["speed"] else None
     return row
+
+
+def side_of(tool: str, job: Callable[[], None], folder: Path, kept: Path, limit: float) -> Side:
+    """The file of one tool in a folder: made, or, but for the choice, the one that was kept."""
+    output, record = _place(folder, tool), _place(kept, tool).with_suffix(".json")
+    if tool != CHOICE and record.exists():
+        side = Side(**json.loads(record.read_text()))
+        if side.size:
+            shutil.copy(_place(kept, tool), output)
+        return side
+    run = processes.run(job, folder / "log", limit)
+    side = Side(run.wall, output.stat().st_size if output.exists() else 0)
+    if not side.size:
+        side.error = (run.output.strip().splitlines() or [f"exit code {run.code}"])[-1][:200]
+    kept.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(asdict(side)))
+    if side.size:
+        shutil.copy(output, _place(kept, tool))
+    return side
 
 
 def _place(folder: Path, tool: str) -> Path:
@@ -197,6 +215,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="REGEX", help="models whose name contains a match (default: all)")
     parser.add_argument("--out", type=Path, default=Path("choice.jsonl"), help="file of rows")
+    parser.add_argument("--files", type=Path, help="folder that keeps the files of the other tools (default: none)")
     parser.add_argument("--limit", type=float, default=600.0, help="processor seconds for one tool on one model")
     parser.add_argument("--seconds", type=float, default=4.0, help="of processor time to measure the speeds of one model")
     parser.add_argument("--table", action="store_true", help="print the table of the rows that are there, and stop")

@@ -74,6 +74,9 @@ class CandidateBuilder:
         settings: type of the codes, and whether channels are balanced and biases corrected.
         samples: samples to calibrate on.
         budget: time budget, which shows the progress.
+
+    Attributes:
+        remedies: what is known of kernels that are no good on integers.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class CandidateBuilder:
         self._runner, self._rules, self._settings = runner, rules, settings
         self._samples, self._budget = samples, budget
         self._excluded = excluded_kernels(runner.document, rules)
-        self._remedies = GraphRemedies()
+        self.remedies = GraphRemedies()
 
     def calibrated(
         self,
@@ -121,7 +124,7 @@ class CandidateBuilder:
                 folds = collect_folds(document, self._samples, observers, threads=threads, progress=progress)
             statistics = Statistics.merge_all(folds)
         while unreached := unreached_kernels(placement, statistics):
-            self._excluded = {**self._excluded, **unreached}  # from now on, in every function that is tried
+            self.remedies.in_float.update(unreached)  # from now on, in every function that is tried
             placement = self._placed(document)
         model = self._balanced(CalibratedModel(original, document, placement, statistics), strength)
         if function.folds:
@@ -260,7 +263,7 @@ class CandidateBuilder:
             model: the model.
             slow: first outputs of the kernels.
         """
-        self._remedies.slow = tuple(slow)
+        self.remedies.slow = tuple(slow)
         model = self.taken_model(replace(model, placement=self._place(model.document)))
         return model, self._plan(model)
 
@@ -274,12 +277,12 @@ class CandidateBuilder:
         if self._settings.codes.bits > 8:
             return False  # for other providers: it has no such kernels
         in_float = self._runner.units_in_float(plan, placement.units)
-        self._remedies.add(GraphEditor(plan.document.proto.graph), in_float)
+        self.remedies.add(GraphEditor(plan.document.proto.graph), in_float)
         return bool(in_float)
 
     def _place(self, document: Document, more: Mapping[str, FloatKernel] | None = None) -> Placement:
         """The placement in a model, with more kernels left in float."""
-        excluded = {**self._excluded, **self._remedies.excluded, **(more or {})}
+        excluded = {**self._excluded, **self.remedies.excluded, **(more or {})}
         # A zero point in the middle has no code to spare for what a Relu cuts off.
         return place(GraphEditor(document.proto.graph), excluded, clamps=not self._settings.codes.symmetric)
 
@@ -290,15 +293,12 @@ class CandidateBuilder:
             ModelError: nothing can compute on integers.
         """
         placement = self._place(document)
-        if not placement.units and not self._remedies.slow:
+        if not placement.units and not self.remedies.slow:
             if integers := integer_weights(document.proto):
                 raise ModelError(f"{document.name}: {ALREADY_QUANTIZED.format(integers)}")
             reasons = "; ".join(f"{n}: {k.reason}" for n, k in list(placement.float_kernels.items())[:3])
             raise ModelError(f"{document.name}: no op can compute on integers: {reasons or 'no such op'}")
         return placement
-
-    def _ranges(self, model: CalibratedModel, placement: Placement, method: str) -> dict[str, tuple[float, float]]:
-        return model.ranges(placement, method, self._settings, self._budget.progress)
 
     def _corrections(self, model: CalibratedModel, method: str, solved: Mapping[str, Encoded]) -> Corrections:
         """Corrections of the biases of a model, and of those that the other folds make."""
@@ -319,10 +319,10 @@ class CandidateBuilder:
         self, samples: FoldedSamples, model: CalibratedModel, method: str, solved: Mapping[str, Encoded]
     ) -> Corrections:
         """Corrections of the biases of a model that samples show."""
-        ranges, decoded = self._ranges(model, model.placement, method), partial(self._runner.decoded, model.document, solved)
+        decoded, progress = partial(self._runner.decoded, model.document, solved), self._budget.progress
+        ranges = model.ranges(model.placement, method, self._settings, progress)
         kernels = bias.RoundedKernels(model.placement, self._settings.codes, ranges, decoded)
-        threads, progress = self._settings.threads, self._budget.progress
-        return bias.corrections(model.document, kernels, samples, threads=threads, progress=progress)
+        return bias.corrections(model.document, kernels, samples, threads=self._settings.threads, progress=progress)
 
     def _scored(
         self,
@@ -390,9 +390,9 @@ class CandidateBuilder:
         return StaticActivations(
             codes=self._settings.codes,
             tensors=tuple(placement.tensors.values()),
-            ranges=self._ranges(model, placement, method),
+            ranges=model.ranges(placement, method, self._settings, self._budget.progress),
             method=method,
-            forms=NodeForms(placement.split_gemms, tuple(sorted(self._remedies.sums))),
+            forms=NodeForms(placement.split_gemms, tuple(sorted(self.remedies.sums))),
             integer_kernels=len(placement.kernels),
             float_kernels=placement.float_kernels,
             balanced=len(model.balanced),

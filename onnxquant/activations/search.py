@@ -9,11 +9,11 @@ is only tried while there is time.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
-from onnxquant import runtime
-from onnxquant.activations.calibrated import CalibratedModel, saved_statistics
+from onnxquant.activations.calibrated import CalibratedModel
 from onnxquant.activations.candidate import Candidate
 from onnxquant.activations.candidate_builder import CandidateBuilder
 from onnxquant.activations.candidates import CandidateRunner
@@ -24,18 +24,16 @@ from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActiv
 from onnxquant.activations.settings import AccuracyGoal, StaticSettings
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
 from onnxquant.activations.solved_weights import solved_weights
+from onnxquant.activations.start import SearchStart
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.calibration.feeds import Feeds
-from onnxquant.calibration.folds import SearchSamples, undivided
-from onnxquant.calibration.samples import SYNTHETIC, synthetic_samples
+from onnxquant.calibration.folds import SearchSamples
 from onnxquant.calibration.statistics import Statistics
-from onnxquant.errors import FeedError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.numerics.score import GOOD_DB, LOW_DB
 from onnxquant.passes.equivalent.rebase import stream_tensors
-from onnxquant.plan.context import Context
 from onnxquant.recipe.progress import Progress
 from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import Effort
@@ -51,62 +49,10 @@ _ROOM = "weights for CPUs without VNNI"
 _FOR_CERTAINTY_DB = 1.0
 # Of more samples than these the others would make nearly the same function, in a pass of their own for each fold.
 _MOST_REFITTED = 128
-# Larger models are written for one division of the samples, not for each fold of them.
-_LARGEST_IN_FOLDS = 1 << 28
 # The noise is a hundredth of the outputs: to try more would take time and show nothing.
 _ENOUGH_DB = 40.0
 
 Functions = Callable[[Document, CalibratedModel, StaticSettings], Iterator[EqualFunction]]
-
-
-def plan_static(context: Context) -> ActivationPlan:
-    """Calibrate a prepared, simplified model, score ways to quantize its activations, and return the best.
-
-    Args:
-        context: context with the float model.
-
-    Raises:
-        FeedError: there are no samples, or they do not fit.
-        ModelError: nothing can compute on integers.
-        StatisticsError: statistics of another model, or none that the method can read.
-    """
-    document, options = context.document, context.options
-    if context.samples is None:
-        return _plan_from_statistics(context)
-    statistics = saved_statistics(options.calibration, context.original)
-    in_folds = statistics is None and document.size() <= _LARGEST_IN_FOLDS
-    samples = context.samples.for_search(document, in_folds=in_folds)
-    context.samples.compare(statistics.sources if statistics else ())
-    source = samples.judging.feeds.origin.source
-    if statistics is not None and any(origin.source == source for origin in statistics.sources):
-        context.samples.shared()
-        samples = replace(samples, apart=False)
-    search = StaticSearch(document, context.rules, StaticSettings.of(options), samples, context.progress)
-    return search.run(statistics)
-
-
-def _plan_from_statistics(context: Context) -> ActivationPlan:
-    """The plan with the ranges of saved statistics alone: nothing that samples decide is tried.
-
-    Raises:
-        FeedError: there are no statistics, or an option needs samples.
-        StatisticsError: statistics of another model, or none that the method can read.
-    """
-    document, options = context.document, context.options
-    statistics = saved_statistics(options.calibration, context.original)
-    if statistics is None:
-        raise FeedError(
-            "static activations need samples that the model will see: give --data; ranges from synthetic ones would mean "
-            "nothing; --calibration FILE brings the ranges of an earlier run"
-        )
-    if options.auto_exclude or options.metric is not None:
-        raise FeedError("auto_exclude and metric judge candidates by samples: give --data beside --calibration")
-    with runtime.session_of(document, threads=options.threads) as session:
-        feeds = synthetic_samples(session, document, options.dims(), SYNTHETIC, options.seed)
-    settings = StaticSettings.of(options).without_samples()
-    samples = SearchSamples(undivided(feeds), undivided(feeds), apart=False)
-    search = StaticSearch(document, context.rules, settings, samples, context.progress)
-    return search.with_ranges(statistics)
 
 
 class StaticSearch:
@@ -118,6 +64,10 @@ class StaticSearch:
         settings: the ways to try.
         samples: samples to calibrate on, and to compare candidates on.
         progress: display of the part that is done.
+
+    Attributes:
+        start: start of later searches; None before this one has run.
+        is_alone: whether no later search goes on from this one; else no kernel is ranked where outputs are lost.
     """
 
     def __init__(
@@ -132,6 +82,8 @@ class StaticSearch:
         self._runner = CandidateRunner(document, rules, samples.judging, threads, exact=is_free, judge=judge)
         self._builder = CandidateBuilder(self._runner, rules, settings, samples.calibrating, self._budget)
         self._scores: dict[str, float] = {}
+        self.start: SearchStart | None = None
+        self.is_alone = True
 
     def run(self, statistics: Statistics | None = None) -> ActivationPlan:
         """Find the best plan.
@@ -152,7 +104,21 @@ class StaticSearch:
                 best = self._try_equal_functions(best)
             if settings.may_solve and (settings.solver != AUTO or not self._is_enough(best)):
                 best = self._try_solved_weights(best)
-        best = self._with_room_for_pairs(best)
+        return self._good_enough(self._with_room_for_pairs(best))
+
+    def run_from(self, start: SearchStart) -> ActivationPlan:
+        """Find the best plan without what an earlier search has tried: only what is in float is another.
+
+        Args:
+            start: the end of the earlier search.
+        """
+        self._builder.remedies = deepcopy(start.remedies)
+        best = self._builder.in_float(start.under(self._rules), {}, in_folds=False)
+        return self._good_enough(self._builder.taken(best))
+
+    def _good_enough(self, best: Candidate) -> ActivationPlan:
+        """The plan of a candidate, with the kernels in float that a goal needs, or without loss of the outputs."""
+        self.start, goal = SearchStart(self._document, best, self._builder.remedies), self._settings.goal
         best = self._for_goal(best, goal, FOR_ACCURACY) if goal else self._without_loss(best)
         return self._with_record(self._builder.taken(best))
 
@@ -177,7 +143,8 @@ class StaticSearch:
         """A candidate that does not lose its outputs; where there is none, weights alone become smaller."""
         if not _is_lost(best):
             return best
-        best = self._for_goal(best, AccuracyGoal(min_sqnr_db=GOOD_DB), AGAINST_LOSS)
+        if self.is_alone:
+            best = self._for_goal(best, AccuracyGoal(min_sqnr_db=GOOD_DB), AGAINST_LOSS)
         if not _is_lost(best):
             return best
         return self._in_float(AGAINST_LOSS, best, [u.node.output[0] for u in best.model.placement.kernels])

@@ -15,21 +15,24 @@ import onnx
 from onnxquant import runtime
 from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
+from onnxquant.convert.candidate import Candidate
 from onnxquant.convert.prospect import prospect
 from onnxquant.convert.quantize import output_path, removing_new_files
 from onnxquant.convert.quantize import quantize as quantize_one_way
-from onnxquant.convert.race import Candidate, Race, Wish, effective
+from onnxquant.convert.race import Race, Wish, effective
 from onnxquant.convert.ways import ways
-from onnxquant.convert.work import Work, work_of
+from onnxquant.convert.work import PreparedModel, Work, work_of
 from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
+from onnxquant.plan.context import Shared
 from onnxquant.recipe.declaration import Scope, declared
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.naming import names_the_way
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
+from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import Effort
 from onnxquant.report.data import Request
 from onnxquant.report.provenance import Provenance, plain_options
@@ -85,8 +88,8 @@ def quantize(
             report = quantize_one_way(
                 source, output, recipe=entries, data=data, progress=progress, command=command, **keywords
             )
-            if data is None and not names_the_way(entries, keywords) and not settings.dry_run:
-                report.prospect = prospect(source, settings)
+            if data is None and not names_the_way(entries, keywords):
+                report.prospect = prospect(report)
             return report
         if data is None:
             raise RecipeError("goal: the best file is chosen by what samples show: give them with --data (data=...)")
@@ -99,25 +102,38 @@ def quantize(
         samples = Samples(data, settings, facts_of(original))
         samples.for_calibration(original)
         settings = _bounded(settings, original, samples)
-        with (
-            tempfile.TemporaryDirectory(prefix="onnxquant-") as name,
-            Reference(original, samples.again(), settings) as reference,
-        ):
-            progress("proof: original", 0.0)
-            wish = Wish(source, entries, keywords, samples, progress)
-            race = Race(wish, settings, reference, Path(name), place.name)
-            best = race.best(ways(original, _work(reference, settings), race.goal, rules.clients))
-            if settings.save_recipe is not None:
-                report = _made_by_recipe(wish, settings, reference, best, place)
-            else:
-                progress("proof", 0.0)
-                report = best.report
-                with removing_new_files(provenance):
-                    _publish(report, place, settings.data_names(original, place), force=settings.force)
-                    report.prove(compare(reference, place, settings, progress))
-            if report.proof is not None:
-                add_accuracy(report.proof, reference.path, place, samples, settings)
-        return provenance.finish(report)
+        return _chosen(Wish(source, entries, keywords, samples, progress), settings, rules, provenance)
+
+
+def _chosen(wish: Wish, settings: Options, rules: Recipe, provenance: Provenance) -> Report:
+    """The report on the best file for the goal, in its place and proven.
+
+    Args:
+        wish: arguments of the user.
+        settings: options of the run.
+        rules: rules of the user.
+        provenance: origin of the report, with the original and the place of the file.
+    """
+    samples, original, place = wish.samples, provenance.original, provenance.place
+    with (
+        tempfile.TemporaryDirectory(prefix="onnxquant-") as name,
+        Reference(original, samples.again(), settings, Shared()) as reference,
+    ):
+        wish.progress("proof: original", 0.0)
+        model, race = PreparedModel.of(original), Race(wish, settings, reference, Path(name), place.name)
+        best = race.best(ways(model, _work(model, reference, settings), race.goal, rules.clients))
+        if settings.save_recipe is not None:
+            report = _made_by_recipe(wish, settings, reference, best, place)
+        else:
+            wish.progress("proof", 0.0)
+            report = best.report
+            with removing_new_files(provenance):
+                _publish(report, place, settings.data_names(original, place), force=settings.force)
+                report.prove(compare(reference, place, settings, wish.progress))
+        if report.proof is not None:
+            add_accuracy(report.proof, reference.path, place, samples, settings)
+    report.choice = race.choice(best, report.verdict)
+    return provenance.finish(report)
 
 
 def _made_by_recipe(wish: Wish, settings: Options, reference: Reference, best: Candidate, place: Path) -> Report:
@@ -135,11 +151,11 @@ def _made_by_recipe(wish: Wish, settings: Options, reference: Reference, best: C
     bounds = {name: getattr(settings, name) for name in ("min_sqnr", "max_mse", "metric")}
     options: dict[str, Any] = {**own, **bounds, "max_drop": settings.max_drop if settings.metric is not None else None}
     options |= {"samples": settings.samples, "save_recipe": None, "report": (), "goal": None}
+    reference.shared = None  # as for whoever has the recipe alone
     report = quantize_one_way(
         wish.source, place, recipe=best.recipe, data=wish.samples.again(), progress=wish.progress, reference=reference,
         **options,
     )  # fmt: skip
-    report.choice = best.report.choice
     with atomically(Path(settings.save_recipe or "")) as stream:
         stream.write(best.recipe.read_bytes())
     return report
@@ -162,15 +178,15 @@ def _bounded(settings: Options, original: Document, samples: Samples) -> Options
     return replace(settings, calibration_samples=most)
 
 
-def _work(reference: Reference, settings: Options) -> Work:
-    """The work of the original, measured on the first sample."""
+def _work(model: PreparedModel, reference: Reference, settings: Options) -> Work:
+    """The work of a model, measured on the first sample."""
     samples = reference.outputs
     if isinstance(samples, FeedError) or reference.document.size() > LARGE_BYTES:
-        return work_of(reference.document)
+        return work_of(model)
     try:
-        return work_of(reference.document, runtime.profile(reference.path, samples.feeds[0], settings.threads))
+        return work_of(model, runtime.profile(reference.path, samples.feeds[0], settings.threads))
     except ModelError:
-        return work_of(reference.document)
+        return work_of(model)
 
 
 def _publish(report: Report, place: Path, data: DataFiles, *, force: bool) -> None:

@@ -8,6 +8,8 @@ from onnxquant.report.report import Report
 
 # The part of the answers that stays the same, where an output has answers.
 SAME_ANSWERS = 0.99
+# Fewer sources tell nothing of others.
+_FEWEST_SOURCES = 4
 
 
 def keeps_bound(report: Report, settings: Options) -> bool:
@@ -20,6 +22,15 @@ def keeps_bound(report: Report, settings: Options) -> bool:
     good = verdict.worst_sqnr_db is None or verdict.worst_sqnr_db >= GOOD_DB
     same = not verdict.answers or verdict.same is None or verdict.same >= SAME_ANSWERS * verdict.answers
     return good and same
+
+
+def is_near_bound(report: Report, settings: Options) -> bool:
+    """Whether other samples may miss the bound that these keep: the interval of what they keep holds it."""
+    unseen = report.verdict.unseen
+    is_ratio = settings.min_sqnr is not None or (settings.metric is None and settings.max_mse is None)
+    if unseen is None or unseen.sources < _FEWEST_SOURCES or not is_ratio:
+        return False
+    return unseen.low_db < (GOOD_DB if settings.min_sqnr is None else settings.min_sqnr)
 
 
 def bound_in_words(settings: Options) -> str:

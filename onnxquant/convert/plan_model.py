@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnxquant.activations.dynamic import plan_dynamic
 from onnxquant.activations.plan import ActivationPlan
-from onnxquant.activations.search import plan_static
+from onnxquant.activations.static import plan_static
 from onnxquant.budget.search import ChosenFormats
 from onnxquant.convert.equivalent import equivalent_model, rescaled_weight_names
 from onnxquant.convert.prepare_model import weights_changed_on_request

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import onnx
-
 from onnxquant import runtime
-from onnxquant.convert.work import Kind, Work, work_of
-from onnxquant.errors import OnnxQuantError
-from onnxquant.graph.io import Document, load
-from onnxquant.recipe.options import Options
-from onnxquant.validation.compare import LARGE_BYTES
-from onnxquant.validation.reference import Reference
+from onnxquant.convert.work import Kind, Work, kind_of_op, sums_by_kind
+from onnxquant.report.report import Report
 
 # A model that gets faster by less is not said to.
 _WORTHWHILE = 1.2
@@ -20,33 +12,14 @@ _WORTHWHILE = 1.2
 _INTEGERS = (Kind.CONVOLUTION, Kind.PRODUCT)
 
 
-def prospect(source: str | Path | onnx.ModelProto, options: Options) -> str:
-    """The gain that samples would bring, in one sentence; empty where the time of the model cannot be measured.
+def prospect(report: Report) -> str:
+    """The gain that samples would bring a model, in one sentence; empty where its proof has not measured its time.
 
     Args:
-        source: the model.
-        options: options of the run.
+        report: report on a file of the model that was made without samples.
     """
-    original = load(source, options.external_root)
-    if original.size() > LARGE_BYTES or not options.proof:
-        return ""
-    try:
-        return in_words(measured_work(original, options))
-    except OnnxQuantError:  # no made-up sample fits the model
-        return ""
-
-
-def measured_work(original: Document, options: Options) -> Work:
-    """The work of a model, measured on a made-up sample.
-
-    Raises:
-        OnnxQuantError: no made-up sample fits the model.
-    """
-    with Reference(original, None, options) as reference:
-        samples = reference.outputs
-        if isinstance(samples, OnnxQuantError):
-            raise samples
-        return work_of(original, runtime.profile(reference.path, samples.feeds[0], options.threads))
+    times = report.proof.op_times if report.proof else None
+    return in_words(Work({}, sums_by_kind((kind_of_op(time.op), time.original) for time in times))) if times else ""
 
 
 def in_words(work: Work) -> str:

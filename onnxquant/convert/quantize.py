@@ -95,6 +95,7 @@ def quantize(
             folder=folder,
             progress=progress,
             origin=entry_text(origin_of(original, settings, rules)),
+            shared=reference.shared,
         )
         return _convert(context, provenance, reference)
 

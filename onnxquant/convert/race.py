@@ -5,15 +5,27 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from onnxquant.calibration.samples import Samples
-from onnxquant.convert.bound import bound_in_words, keeps_bound
+from onnxquant.convert.bound import bound_in_words, is_near_bound, keeps_bound
+from onnxquant.convert.candidate import (
+    BEST,
+    EQUAL,
+    SCORES,
+    WORSE,
+    Candidate,
+    is_all_in_float,
+    is_on_front,
+    line,
+    loss,
+    quality,
+)
 from onnxquant.convert.quantize import quantize
 from onnxquant.convert.ways import FLOAT16, INT4_SOLVED, MIXED, STATIC, Family, Way
 from onnxquant.errors import FeedError, OnnxQuantError, RecipeError
@@ -24,22 +36,17 @@ from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, announce
 from onnxquant.recipe.values import Effort, Goal
 from onnxquant.report.data import Attempt, Choice, Verdict
-from onnxquant.report.report import Report
-from onnxquant.report.state import State
-from onnxquant.report.units import size
 from onnxquant.solvers.rtn import Rtn
 from onnxquant.targets import Activations
-from onnxquant.validation.latency import ORIGINAL, TimedModel, latencies
+from onnxquant.validation.latency import ORIGINAL, QUANTIZED, TimedModel, latencies
 from onnxquant.validation.reference import Reference
 from onnxquant.validation.trial import look
 
-# Files are equal in what a goal asks for if they differ by less.
-_EQUAL = 1.03
 # Files that may be the fastest are measured again beside each other: those that are slower by no more than this, at most so
 # many, in so many seconds.
 _NEAR, _FINALISTS, _FINAL_SECONDS = 1.15, 3, 2.0
 # Seconds after which no further way is begun, and the effort of a way's own search.
-_SECONDS = {Effort.LOW: 30.0, Effort.MEDIUM: 120.0, Effort.HIGH: math.inf}
+_SECONDS = {Effort.LOW: 20.0, Effort.MEDIUM: 60.0, Effort.HIGH: math.inf}
 _INNER = {Effort.LOW: Effort.LOW, Effort.MEDIUM: Effort.LOW, Effort.HIGH: Effort.MEDIUM}
 # Time on a busy machine counts only beyond this multiple of the work's own.
 _BUSY = 2.0
@@ -47,47 +54,7 @@ _BUSY = 2.0
 _SOLVED_DB = 5.0
 # The part of the time that one way's search may take of what is left, and seconds that it may take at most and at least.
 _PART, _LEAST_SECONDS = 0.3, 5.0
-_MOST_SECONDS = {Effort.LOW: 10.0, Effort.MEDIUM: 20.0, Effort.HIGH: math.inf}
-
-
-@dataclass
-class Candidate:
-    """A file that was made in one of the ways.
-
-    Attributes:
-        way: the way.
-        report: the report on the file.
-        recipe: the recipe that makes it again.
-        seconds: time that it took.
-        keeps: whether it keeps the bound on quality.
-        speed: time of the original over its own.
-    """
-
-    way: Way
-    report: Report
-    recipe: Path
-    seconds: float
-    keeps: bool
-    speed: float
-
-    @property
-    def verdict(self) -> Verdict:
-        """The verdict on the file."""
-        return self.report.verdict
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the file."""
-        return self.report.final_bytes or 0
-
-    def attempt(self, objection: str, *, pareto: bool) -> Attempt:
-        """The row of the table of attempts."""
-        record = self.report.activations
-        kernels = sum(1 for site in self.report.sites if site.decision.role)
-        return Attempt(
-            self.way.name, self.way.keywords, self.seconds, self.nbytes, self.verdict, objection, pareto,
-            record.integer_kernels if record else 0, kernels,
-        )  # fmt: skip
+_MOST_SECONDS = {Effort.LOW: 8.0, Effort.MEDIUM: 15.0, Effort.HIGH: math.inf}
 
 
 class _Clock:
@@ -167,7 +134,7 @@ class Race:
             try:
                 self._try(way, place, len(plan))
             except KeyboardInterrupt:
-                if not any(c.keeps for c in self._candidates):
+                if not self._keeping:
                     raise
                 self._interrupted = True
                 self._skipped += [w.name for w in plan[place:] if not w.rescues]
@@ -183,10 +150,10 @@ class Race:
 
     def _is_needed(self, way: Way) -> bool:
         """Whether a way that rescues is to be tried: what it replaces was tried, and is not good enough."""
-        keeping = [c for c in self._candidates if c.keeps]
+        keeping = self._keeping
         fastest = max((c.speed for c in keeping), default=0.0)
         if way.rescues is Family.ANY:  # who wants speed does not want a file that is slower than the original
-            return not keeping or (self.goal is Goal.FAST and fastest * _EQUAL < 1)
+            return not keeping or (self.goal is Goal.FAST and fastest * EQUAL < 1)
         family = [c for c in self._candidates if c.way.family is way.rescues]
         if way is MIXED and family:
             return True  # between 8 and 4 bits there is more to gain than one of them keeps
@@ -194,7 +161,7 @@ class Race:
             return False
         best = max(family, key=quality)
         is_near = quality(best)[1] >= GOOD_DB - _SOLVED_DB or self._settings.metric is not None
-        is_no_slower = self.goal is not Goal.FAST or best.speed * _EQUAL >= fastest
+        is_no_slower = self.goal is not Goal.FAST or best.speed * EQUAL >= fastest
         return way is not INT4_SOLVED or (is_near and is_no_slower)
 
     def _try(self, way: Way, place: int, count: int) -> None:
@@ -212,11 +179,12 @@ class Race:
             reference=self._reference, command=None, **self._options(way, recipe),
         )  # fmt: skip
         report.prove(look(self._reference, folder / self._name, self._settings, progress))
-        keeps = keeps_bound(report, self._settings) and not _is_all_in_float(report)
-        candidate = Candidate(way, report, recipe, time.monotonic() - begin, keeps, report.verdict.faster or 1.0)
+        keeps = keeps_bound(report, self._settings) and not is_all_in_float(report)
+        is_near = keeps and is_near_bound(report, self._settings)
+        candidate = Candidate(way, report, recipe, time.monotonic() - begin, keeps and not is_near, is_near)
         self._candidates.append(candidate)
         self._drop_files()
-        announce(wish.progress, _line(candidate))
+        announce(wish.progress, line(candidate))
 
     def _options(self, way: Way, recipe: Path) -> dict[str, Any]:
         """Options of a way, which keeps the user's bound where there is one."""
@@ -261,7 +229,7 @@ class Race:
     def _drop_files(self) -> None:
         """Remove files that cannot be chosen any more."""
         losers = [c for c in self._candidates if not c.keeps]
-        if any(c.keeps for c in self._candidates):
+        if self._keeping:
             useless = losers
         else:
             best = max(losers, key=quality)
@@ -270,20 +238,33 @@ class Race:
             shutil.rmtree(Path(str(candidate.report.output)).parent, ignore_errors=True)
 
     def _chosen(self) -> Candidate:
-        keeping = [c for c in self._candidates if c.keeps]
+        keeping = self._keeping
         self._measure_again(keeping)
-        winner = self._first(keeping) if keeping else max(self._candidates, key=quality)
-        rows = []
+        return self._first(keeping) if keeping else max(self._candidates, key=quality)
+
+    @property
+    def _keeping(self) -> list[Candidate]:
+        """The candidates that keep the bound."""
+        return [candidate for candidate in self._candidates if candidate.keeps]
+
+    def choice(self, winner: Candidate, proven: Verdict) -> Choice:
+        """The choice, for the report.
+
+        Args:
+            winner: the best candidate.
+            proven: verdict of its proof, which is shown in place of that of its look.
+        """
+        keeping, rows = self._keeping, []
         for candidate in self._candidates:
             objection = ""
             if candidate is not winner:
-                objection = self._objection(candidate, winner) if candidate.keeps else _loss(candidate)
-            rows.append(candidate.attempt(objection, pareto=candidate.keeps and _is_on_front(candidate, keeping)))
-        winner.report.choice = Choice(
+                objection = self._objection(candidate, winner) if candidate.keeps else loss(candidate)
+            row = candidate.attempt(objection, pareto=candidate.keeps and is_on_front(candidate, keeping))
+            rows.append(replace(row, verdict=proven) if candidate is winner else row)
+        return Choice(
             self.goal.value, bound_in_words(self._settings), bool(keeping), winner.way.name, (*rows, *self._refused),
             tuple(self._skipped), self._reason(winner, keeping), self._interrupted,
         )  # fmt: skip
-        return winner
 
     def _measure_again(self, keeping: Sequence[Candidate]) -> None:
         """Measure the files that may be the fastest beside each other: what the machine does meets all of them."""
@@ -299,21 +280,22 @@ class Race:
         models = {ORIGINAL: TimedModel(self._reference.path), **models}
         measured = latencies(models, samples.feeds[0], self._settings.threads, enough=_FINAL_SECONDS)
         for i, candidate in enumerate(finalists):
-            candidate.speed = measured.ratio[str(i)]
+            if candidate.report.proof is not None:
+                candidate.report.proof.latency = measured.of({ORIGINAL: ORIGINAL, QUANTIZED: str(i)})
 
     def _first(self, candidates: list[Candidate]) -> Candidate:
         """The best candidate for the goal; among equals the best by the other measure, then the one tried first."""
-        for score in _SCORES[self.goal]:
+        for score in SCORES[self.goal]:
             best = max(map(score, candidates))
-            candidates = [c for c in candidates if score(c) * _EQUAL >= best]
+            candidates = [c for c in candidates if score(c) * EQUAL >= best]
         return candidates[0]
 
     def _objection(self, candidate: Candidate, winner: Candidate) -> str:
         """The reason why a candidate that keeps the bound is not the best."""
-        score, second = _SCORES[self.goal]
-        if score(candidate) * _EQUAL < score(winner):
-            return _WORSE[self.goal][0]
-        return _WORSE[self.goal][1] if second(candidate) * _EQUAL < second(winner) else "equal"
+        score, second = SCORES[self.goal]
+        if score(candidate) * EQUAL < score(winner):
+            return WORSE[self.goal][0]
+        return WORSE[self.goal][1] if second(candidate) * EQUAL < second(winner) else "equal"
 
     def _reason(self, winner: Candidate, keeping: Sequence[Candidate]) -> str:
         """Why the winner is the best."""
@@ -321,7 +303,7 @@ class Race:
             return "no file keeps the bound; its outputs are the best"
         if len(keeping) == 1:
             return "the only file that keeps the bound"
-        return f"{_BEST[self.goal]} of the {len(keeping)} files that keep the bound"
+        return f"{BEST[self.goal]} of the {len(keeping)} files that keep the bound"
 
 
 def effective(options: Mapping[str, Any], way: Way) -> dict[str, Any]:
@@ -332,64 +314,3 @@ def effective(options: Mapping[str, Any], way: Way) -> dict[str, Any]:
     is_search = "formats" in way.options or "auto_exclude" in way.options
     bounds = ("max_mse",) if is_search else ("min_sqnr", "max_mse", "metric", "max_drop")  # the look at the file has them
     return {n: value for n, value in options.items() if n not in ("goal", "time", "effort", *bounds, *without)}
-
-
-def _speed(candidate: Candidate) -> float:
-    return candidate.speed
-
-
-def _smallness(candidate: Candidate) -> float:
-    return 1.0 / max(candidate.nbytes, 1)
-
-
-def _balance(candidate: Candidate) -> float:
-    return _speed(candidate) * _smallness(candidate)
-
-
-_SCORES: dict[Goal, tuple[Callable[[Candidate], float], Callable[[Candidate], float]]] = {
-    Goal.FAST: (_speed, _smallness),
-    Goal.SMALL: (_smallness, _speed),
-    Goal.BALANCED: (_balance, _speed),
-}
-# What is worse about a candidate that loses by the first measure of a goal, and by the second.
-_WORSE = {
-    Goal.FAST: ("slower", "larger"),
-    Goal.SMALL: ("larger", "slower"),
-    Goal.BALANCED: ("larger for its speed", "slower"),
-}
-_BEST = {Goal.FAST: "the fastest", Goal.SMALL: "the smallest", Goal.BALANCED: "the best in speed and size together"}
-
-
-def _is_on_front(candidate: Candidate, keeping: Sequence[Candidate]) -> bool:
-    """Whether no other file that keeps the bound is better in one measure, and no worse in the other."""
-    return not any(
-        (other.nbytes < candidate.nbytes and other.speed >= candidate.speed)
-        or (other.nbytes <= candidate.nbytes and other.speed > candidate.speed)
-        for other in keeping
-    )
-
-
-def quality(candidate: Candidate) -> tuple[bool, float]:
-    """The measure of a file where none keeps the bound."""
-    ratio = candidate.verdict.worst_sqnr_db
-    return candidate.verdict.state is not State.FAILED, -1e9 if ratio is None else ratio
-
-
-def _is_all_in_float(report: Report) -> bool:
-    """Whether a way with integer activations has left every kernel in float."""
-    return report.activations is not None and report.activations.integer_kernels == 0
-
-
-def _loss(candidate: Candidate) -> str:
-    """The reason why a candidate does not keep the bound."""
-    return "no kernel may compute on integers" if _is_all_in_float(candidate.report) else "loses too much"
-
-
-def _line(candidate: Candidate) -> str:
-    """A finished candidate in one line."""
-    verdict = candidate.verdict
-    parts = [candidate.way.name, size(candidate.nbytes)]
-    parts += [] if verdict.faster is None else [f"{verdict.faster:.2f}x as fast"]
-    parts += [] if verdict.worst_sqnr_db is None else [f"{verdict.worst_sqnr_db:.1f} dB"]
-    parts += [f"{verdict.same} of {verdict.answers} {verdict.answer} the same"] if verdict.answers else []
-    return ", ".join([*parts, f"{candidate.seconds:.0f} s", "" if candidate.keeps else _loss(candidate)]).removesuffix(", ")

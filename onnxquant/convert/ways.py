@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from onnxquant.clients import Client, Form, slow_reason
-from onnxquant.convert.work import Kind, Work
+from onnxquant.convert.work import Kind, PreparedModel, Work
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import MICROSOFT
-from onnxquant.graph.sites import Site, find_sites
+from onnxquant.graph.sites import Site
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.score import GOOD_DB
-from onnxquant.passes.pipeline import prepare
 from onnxquant.recipe.values import Goal
 from onnxquant.targets import Activations
 
@@ -99,11 +98,11 @@ _KERNELS = {
 }
 
 
-def ways(model: Document, work: Work, goal: Goal, clients: Sequence[Client] = ()) -> list[Way]:
+def ways(model: PreparedModel, work: Work, goal: Goal, clients: Sequence[Client] = ()) -> list[Way]:
     """The ways that can suit a model; those that rescue follow the ones that they replace.
 
     Args:
-        model: the original.
+        model: the model.
         work: its work, by bytes and time.
         goal: measure that decides among files.
         clients: clients that the file is for; ways that one of them runs slower than floats have an objection.
@@ -126,7 +125,7 @@ def _has(work: Work, kind: Kind) -> bool:
     return max(work.share_of_bytes(kind), work.share_of_time(kind)) >= _SHARE
 
 
-def _ways(model: Document, work: Work, goal: Goal) -> list[Way]:
+def _ways(model: PreparedModel, work: Work, goal: Goal) -> list[Way]:
     """The ways, whatever clients do with them."""
     has_products, has_convolutions = _has(work, Kind.PRODUCT), _has(work, Kind.CONVOLUTION)
     integers = [STATIC] if has_products or has_convolutions else []
@@ -145,17 +144,14 @@ def _ways(model: Document, work: Work, goal: Goal) -> list[Way]:
     return [*first, *rescues, FLOAT16]
 
 
-def _static_rescues(model: Document, *, mixed: bool) -> list[Way]:
+def _static_rescues(model: PreparedModel, *, mixed: bool) -> list[Way]:
     """Static ways with some work in float, those that lose least speed first."""
-    prepared = model.copy()
-    prepare(prepared)
-    sites = find_sites(prepared)[0]
-    near = heads(prepared, sites)
-    far = heads(prepared, sites, beyond=near)
+    near = heads(model.document, model.sites)
+    far = heads(model.document, model.sites, beyond=near)
     in_float = [
         replace(way, rules=(_in_float(names),))
         for way, names in ((STATIC_HEAD, near), (STATIC_LONG_HEAD, [*near, *far]))
-        if names and len(names) <= _HEAD * len(sites)
+        if names and len(names) <= _HEAD * len(model.sites)
     ]
     return [*in_float, *([STATIC_FLOAT_PRODUCTS] if mixed else []), STATIC_SPARING]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find_sites
@@ -17,6 +17,8 @@ from onnxquant.runtime import NodeTime
 _PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention", "MultiHeadAttention")
 _CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "NchwcConv")
 _RECURRENT = ("LSTM", "GRU", "RNN")
+
+_Amount = TypeVar("_Amount", int, float)
 
 
 class Kind(StrEnum):
@@ -77,28 +79,52 @@ class Work:
         return 1 / left
 
 
-def work_of(model: Document, times: Sequence[NodeTime] = ()) -> Work:
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model after the passes that every way begins with.
+
+    Attributes:
+        original: the model as it was loaded.
+        document: the same, prepared.
+        sites: its weights.
+    """
+
+    original: Document
+    document: Document
+    sites: Sequence[Site]
+
+    @classmethod
+    def of(cls, original: Document) -> PreparedModel:
+        """The prepared model of an original, which is not changed."""
+        document = original.copy()
+        prepare(document)
+        return cls(original, document, find_sites(document)[0])
+
+
+def work_of(model: PreparedModel, times: Sequence[NodeTime] = ()) -> Work:
     """The work of a model.
 
     Args:
-        model: the original.
-        times: times of its nodes; empty: not measured.
+        model: the model.
+        times: times of the original's nodes; empty: not measured.
     """
-    prepared = model.copy()
-    prepare(prepared)
-    sites = find_sites(prepared)[0]
-    nbytes: dict[Kind, int] = {}
-    for site in sites:
-        nbytes[kind_of_site(site)] = nbytes.get(kind_of_site(site), 0) + site.nbytes
-    seconds: dict[Kind, float] = {}
-    for time in times:
-        seconds[_kind_of_op(time.op)] = seconds.get(_kind_of_op(time.op), 0.0) + time.seconds
-    return Work(nbytes, seconds, sum(1 for _ in nodes(model.proto)), len(sites), tuple(times[:3]))
+    nbytes = sums_by_kind((kind_of_role(site.role), site.nbytes) for site in model.sites)
+    seconds = sums_by_kind((kind_of_op(time.op), time.seconds) for time in times)
+    number = sum(1 for _ in nodes(model.original.proto))
+    return Work(nbytes, seconds, number, len(model.sites), tuple(times[:3]))
 
 
-def kind_of_site(site: Site) -> Kind:
-    """The kind of work that reads a weight."""
-    roles = site.role.split("+")
+def sums_by_kind(amounts: Iterable[tuple[Kind, _Amount]]) -> dict[Kind, _Amount]:
+    """The sum of the amounts of each kind."""
+    sums: dict[Kind, _Amount] = {}
+    for kind, amount in amounts:
+        sums[kind] = sums[kind] + amount if kind in sums else amount
+    return sums
+
+
+def kind_of_role(role: str) -> Kind:
+    """The kind of work that reads a weight of such a role."""
+    roles = role.split("+")
     if any(role in ("matmul", "gemm") for role in roles):
         return Kind.PRODUCT
     if any(role.startswith("conv") for role in roles):
@@ -108,7 +134,8 @@ def kind_of_site(site: Site) -> Kind:
     return Kind.LOOKUP if "gather" in roles else Kind.OTHER
 
 
-def _kind_of_op(op: str) -> Kind:
+def kind_of_op(op: str) -> Kind:
+    """The kind of work of an operator."""
     if op in _CONVOLUTIONS:
         return Kind.CONVOLUTION
     if op in _PRODUCTS:

@@ -11,7 +11,7 @@ from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
 from onnxquant.convert.prospect import in_words
 from onnxquant.convert.ways import ways
-from onnxquant.convert.work import Work, work_of
+from onnxquant.convert.work import PreparedModel, Work, work_of
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import load
 from onnxquant.recipe.options import Options
@@ -96,7 +96,8 @@ def overview(model: str | Path, data: Data | None = None, **options: object) -> 
         if isinstance(outputs, FeedError):
             raise outputs
         times = runtime.profile(reference.path, outputs.feeds[0], settings.threads)
-    work = work_of(document, times)
+    prepared = PreparedModel.of(document)
+    work = work_of(prepared, times)
     seconds = sum(time.seconds for time in times)
     return Overview(
         model=str(model),
@@ -109,7 +110,7 @@ def overview(model: str | Path, data: Data | None = None, **options: object) -> 
         operators=_operators(times, seconds),
         slowest=tuple(Part(f"{t.op} {t.name}", t.seconds, t.seconds / (seconds or 1.0)) for t in work.slowest),
         is_synthetic=outputs.origin.is_synthetic,
-        ways=tuple(way.name for way in ways(document, work, Goal.FAST) if way.rescues is None),
+        ways=tuple(way.name for way in ways(prepared, work, Goal.FAST) if way.rescues is None),
         prospect=in_words(work),
         commands=_commands(str(model), data),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from onnxquant.calibration.samples import Samples
 from onnxquant.errors import OutputError
@@ -15,6 +15,24 @@ from onnxquant.graph.io import Document
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Recipe
+
+_Result = TypeVar("_Result")
+
+
+class Shared:
+    """Results of a step that later runs on the same model begin with: one of each class."""
+
+    def __init__(self) -> None:
+        self._results: dict[type[object], object] = {}
+
+    def get(self, kind: type[_Result]) -> _Result | None:
+        """The result of a class; None where no run has left one."""
+        result = self._results.get(kind)
+        return result if isinstance(result, kind) else None
+
+    def put(self, result: object) -> None:
+        """Leave a result for later runs."""
+        self._results[type(result)] = result
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,7 @@ class Context:
         folder: folder for solved weights
         progress: callback for the stage and the part of it that is done
         origin: JSON that tells what the output is made of
+        shared: results of other runs on the same model and samples; None: this is the only run
     """
 
     original: Document
@@ -40,6 +59,7 @@ class Context:
     folder: Path
     progress: Progress = silent
     origin: str = ""
+    shared: Shared | None = None
 
     def with_document(self, document: Document) -> Self:
         """The context of the steps that go on with another float model."""

@@ -77,6 +77,16 @@ class Latency:
             return self.interval[model]
         return Interval(0.95 * self.ratio[model], 1.05 * self.ratio[model])
 
+    def of(self, names: Mapping[str, str]) -> Latency:
+        """The latencies of some of the models.
+
+        Args:
+            names: names of the models by the names that they get.
+        """
+        interval = None if self.interval is None else {new: self.interval[old] for new, old in names.items()}
+        seconds, ratio = ({new: figures[old] for new, old in names.items()} for figures in (self.seconds, self.ratio))
+        return Latency(seconds, ratio, self.runs, self.threads, interval)
+
 
 def latencies(
     models: Mapping[str, TimedModel], feed: Feed, threads: int | None, *, enough: float | None = None

@@ -19,6 +19,7 @@ from onnxquant.graph.publish import write_copy
 from onnxquant.graph.sites import find_sites
 from onnxquant.numerics.score import Judge
 from onnxquant.passes.pipeline import prepare
+from onnxquant.plan.context import Shared
 from onnxquant.recipe.options import Options
 from onnxquant.validation.footprint import Footprint, footprint
 from onnxquant.validation.metric import Metric
@@ -51,10 +52,13 @@ class Reference:
         document: the original as loaded, not prepared.
         samples: the user's samples; None: synthetic ones are made.
         options: options of the comparison.
+        shared: results that the runs share which make files of it; None: there is one run.
     """
 
-    def __init__(self, document: Document, samples: Samples | None, options: Options) -> None:
-        self.document, self._samples, self._options = document, samples, options
+    def __init__(
+        self, document: Document, samples: Samples | None, options: Options, shared: Shared | None = None
+    ) -> None:
+        self.document, self._samples, self._options, self.shared = document, samples, options, shared
         self._folder = tempfile.TemporaryDirectory(prefix="onnxquant-")
 
     def __enter__(self) -> Self:

@@ -57,7 +57,8 @@ def look(reference: Reference, quantized: Path, options: Options, progress: Prog
     if len(samples.feeds) > _LOOK:
         rest = replace(samples, feeds=samples.feeds[_LOOK:], outputs=samples.outputs[_LOOK:])
         outputs += replace(models, samples=rest).run(quantized, library=True)
-    proof.quality = reference.judge.quality(outputs)
+    judged = reference.judge.unseen(outputs, [str(i) for i in range(len(outputs))])
+    proof.quality, proof.unseen = list(judged.parts), judged.expected
     figures = {name: d.figures() for name, d in differences(samples.outputs, outputs).items()}
     proof.outputs = {pair_name(Run.FLOAT, Run.DEPLOYED): figures}
     if options.metric is not None:

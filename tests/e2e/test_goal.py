@@ -31,7 +31,7 @@ from onnxquant.convert.ways import (
     heads,
     ways,
 )
-from onnxquant.convert.work import Kind, Work, work_of
+from onnxquant.convert.work import Kind, PreparedModel, Work, work_of
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find_sites
@@ -84,7 +84,7 @@ def images(count: int = 12) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("model", "goal", "expected"),
+    ("graph", "goal", "expected"),
     [
         (products, Goal.FAST, [INT8, DYNAMIC, STATIC, INT4, STATIC_SPARING, INT4_SOLVED, FLOAT16]),
         (products, Goal.SMALL, [INT8, INT4, DYNAMIC, STATIC, STATIC_SPARING, INT4_SOLVED, MIXED, FLOAT16]),
@@ -99,9 +99,9 @@ def images(count: int = 12) -> list[dict[str, Any]]:
         ),
     ],
 )
-def test_ways_follow_from_what_reads_the_weights(model: Any, goal: Goal, expected: list[Any]) -> None:
-    document = load(model())
-    assert [way.name for way in ways(document, work_of(document), goal)] == [way.name for way in expected]
+def test_ways_follow_from_what_reads_the_weights(graph: Any, goal: Goal, expected: list[Any]) -> None:
+    model = PreparedModel.of(load(graph()))
+    assert [way.name for way in ways(model, work_of(model), goal)] == [way.name for way in expected]
 
 
 def test_the_last_kernels_before_the_outputs_are_the_head() -> None:

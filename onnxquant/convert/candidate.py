@@ -1,0 +1,125 @@
+"""Files that were made in one of the ways, and the measures that decide among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxquant.convert.ways import Way
+from onnxquant.recipe.values import Goal
+from onnxquant.report.data import Attempt, Verdict
+from onnxquant.report.report import Report
+from onnxquant.report.state import State
+from onnxquant.report.units import size
+
+# Files are equal in what a goal asks for if they differ by less.
+EQUAL = 1.03
+
+
+@dataclass
+class Candidate:
+    """A file that was made in one of the ways.
+
+    Attributes:
+        way: the way.
+        report: the report on the file.
+        recipe: the recipe that makes it again.
+        seconds: time that it took.
+        keeps: whether it keeps the bound on quality, on other samples, too.
+        is_near: whether it keeps it on these samples alone.
+    """
+
+    way: Way
+    report: Report
+    recipe: Path
+    seconds: float
+    keeps: bool
+    is_near: bool = False
+
+    @property
+    def speed(self) -> float:
+        """Time of the original over its own."""
+        return self.verdict.faster or 1.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the file."""
+        return self.report.verdict
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return self.report.final_bytes or 0
+
+    def attempt(self, objection: str, *, pareto: bool) -> Attempt:
+        """The row of the table of attempts."""
+        record = self.report.activations
+        kernels = sum(1 for site in self.report.sites if site.decision.role)
+        return Attempt(
+            self.way.name, self.way.keywords, self.seconds, self.nbytes, self.verdict, objection, pareto,
+            record.integer_kernels if record else 0, kernels,
+        )  # fmt: skip
+
+
+def _speed(candidate: Candidate) -> float:
+    return candidate.speed
+
+
+def _smallness(candidate: Candidate) -> float:
+    return 1.0 / max(candidate.nbytes, 1)
+
+
+def _balance(candidate: Candidate) -> float:
+    return _speed(candidate) * _smallness(candidate)
+
+
+SCORES: dict[Goal, tuple[Callable[[Candidate], float], Callable[[Candidate], float]]] = {
+    Goal.FAST: (_speed, _smallness),
+    Goal.SMALL: (_smallness, _speed),
+    Goal.BALANCED: (_balance, _speed),
+}
+# What is worse about a candidate that loses by the first measure of a goal, and by the second.
+WORSE = {
+    Goal.FAST: ("slower", "larger"),
+    Goal.SMALL: ("larger", "slower"),
+    Goal.BALANCED: ("larger for its speed", "slower"),
+}
+BEST = {Goal.FAST: "the fastest", Goal.SMALL: "the smallest", Goal.BALANCED: "the best in speed and size together"}
+
+
+def is_on_front(candidate: Candidate, keeping: Sequence[Candidate]) -> bool:
+    """Whether no other file that keeps the bound is better in one measure, and no worse in the other."""
+    return not any(
+        (other.nbytes < candidate.nbytes and other.speed >= candidate.speed)
+        or (other.nbytes <= candidate.nbytes and other.speed > candidate.speed)
+        for other in keeping
+    )
+
+
+def quality(candidate: Candidate) -> tuple[bool, float]:
+    """The measure of a file where none keeps the bound."""
+    ratio = candidate.verdict.worst_sqnr_db
+    return candidate.verdict.state is not State.FAILED, -1e9 if ratio is None else ratio
+
+
+def is_all_in_float(report: Report) -> bool:
+    """Whether a way with integer activations has left every kernel in float."""
+    return report.activations is not None and report.activations.integer_kernels == 0
+
+
+def loss(candidate: Candidate) -> str:
+    """The reason why a candidate does not keep the bound."""
+    if is_all_in_float(candidate.report):
+        return "no kernel may compute on integers"
+    return "other samples may miss the bound" if candidate.is_near else "loses too much"
+
+
+def line(candidate: Candidate) -> str:
+    """A finished candidate in one line."""
+    verdict = candidate.verdict
+    parts = [candidate.way.name, size(candidate.nbytes)]
+    parts += [] if verdict.faster is None else [f"{verdict.faster:.2f}x as fast"]
+    parts += [] if verdict.worst_sqnr_db is None else [f"{verdict.worst_sqnr_db:.1f} dB"]
+    parts += [f"{verdict.same} of {verdict.answers} {verdict.answer} the same"] if verdict.answers else []
+    return ", ".join([*parts, f"{candidate.seconds:.0f} s", "" if candidate.keeps else loss(candidate)]).removesuffix(", ")
