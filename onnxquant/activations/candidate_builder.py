@@ -76,7 +76,7 @@ class CandidateBuilder:
         budget: time budget, which shows the progress.
 
     Attributes:
-        remedies: what is known of kernels that are no good on integers.
+        remedies: remedies for kernels that are no good on integers.
     """
 
     def __init__(

@@ -35,11 +35,16 @@ from onnxquant.plan.decision import EncodeDecision
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Recipe
+from onnxquant.targets import Activations, integer_target
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, Interval, TimedModel, latencies
 from onnxquant.validation.saturation import SATURATED_DB, LargestPairs, emulate, largest_pairs
 
 # Other samples may lose more to saturation than these do, by this much.
 _MARGIN_DB = 5.0
+# Samples on which losses to saturation are emulated: so many positions of so many tell as much as those of more.
+_EMULATED = 8
+# Kinds of activations that are integers.
+_INTEGERS = (Activations.STATIC, Activations.DYNAMIC)
 
 SessionOpener = Callable[[ActivationPlan], AbstractContextManager[runtime.Session]]
 
@@ -192,7 +197,7 @@ class CandidateRunner:
         feeds = [*self.samples, *spread(more, JUDGED)]
         with self._file(candidate) as path:
             document = load(path)
-            losses = emulate(document, feeds, self._threads)
+            losses = emulate(document, feeds[:: max(1, len(feeds) // _EMULATED)], self._threads)
             is_exact = any(client.saturates for client in self._rules.clients)
             names = {n for n, loss in losses.items() if is_exact or loss.sqnr_db < SATURATED_DB + _MARGIN_DB}
             if not names:
@@ -235,11 +240,11 @@ class CandidateRunner:
 
     @contextmanager
     def _file(self, candidate: ActivationPlan, *, whole: bool = False) -> Iterator[Path]:
-        """The file that a plan would become; weights that its activations do not decide stay in float, if not whole."""
-        document = candidate.document
+        """The file that a plan would become; weights without integer activations stay in float, if not whole."""
+        document, integers = candidate.document, [integer_target(kind).name for kind in _INTEGERS]
         sites, skipped = find_sites(document)
         plan = make_plan(sites, skipped, self._rules, document.opset, candidate.sites)
-        decisions = tuple(d for d in plan.encoded if whole or d.name in candidate.sites.multiplied)
+        decisions = tuple(d for d in plan.encoded if whole or d.target in integers)
         plan = replace(plan, decisions=decisions, activations=candidate.activations)
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "candidate.onnx"

@@ -30,6 +30,7 @@ class Cause(Enum):
     WEIGHT = "weight"  # its weight cannot be int8 per channel
     SAMPLES = "samples"  # no sample has values there
     ACCURACY = "accuracy"  # integers would cost more accuracy there than the user's goal allows
+    DYNAMIC = "dynamic"  # its activations are rounded on every call, by the operator itself
     LOSS = "loss"  # with integers there the outputs would be lost
 
 
@@ -47,6 +48,7 @@ class FloatKernel:
 
 
 NO_SAMPLE = FloatKernel(Cause.SAMPLES, "no sample has values there, and so it has no range: give samples that reach it")
+ON_EVERY_CALL = FloatKernel(Cause.DYNAMIC, "its activations are rounded on every call")
 FOR_ACCURACY = FloatKernel(Cause.ACCURACY, "left in float for accuracy (--auto-exclude)")
 AGAINST_LOSS = FloatKernel(Cause.LOSS, "on integers too little would be left of the outputs")
 

@@ -107,13 +107,14 @@ class StaticActivations:
     @property
     def record(self) -> StaticRecord:
         """The part of the file's metadata, and of reports, that is about activations."""
+        in_float = {n: kernel.reason for n, kernel in self.float_kernels.items() if kernel.cause is not Cause.DYNAMIC}
         record = StaticRecord(
             code_type=str(self.codes.dtype),
             symmetric=self.codes.symmetric,
             method=self.method,
             tensors={t.name: self._tensor(t) for t in self.tensors},
-            integer_kernels=self.integer_kernels,
-            left_in_float={name: kernel.reason for name, kernel in self.float_kernels.items()},
+            integer_kernels=self.integer_kernels + len(self.float_kernels) - len(in_float),
+            left_in_float=in_float,
             excluded=tuple(n for n, kernel in self.float_kernels.items() if kernel.cause is Cause.ACCURACY) or None,
             balanced=self.balanced,
             biases_corrected=self.corrected_biases,

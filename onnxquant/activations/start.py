@@ -9,7 +9,7 @@ from onnxquant.activations.fused import GraphRemedies
 from onnxquant.activations.weights import OPSET
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites
-from onnxquant.plan.planner import refusal_beside_integers
+from onnxquant.plan.planner import DYNAMIC_BY_RULE, refusal_beside_integers
 from onnxquant.recipe.rules import Recipe
 from onnxquant.targets import Activations
 
@@ -21,7 +21,7 @@ class SearchStart:
     Attributes:
         document: the float model, prepared and simplified.
         best: the candidate with as many kernels on integers as possible; its samples are not in folds.
-        remedies: what is known of kernels that are no good on integers.
+        remedies: remedies for kernels that are no good on integers.
     """
 
     document: Document
@@ -34,7 +34,7 @@ class SearchStart:
         weights = {
             site.name
             for site in find_sites(self.best.model.document)[0]
-            if refusal_beside_integers(site, rules, Activations.STATIC, opset) is None
+            if refusal_beside_integers(site, rules, Activations.STATIC, opset) in (None, DYNAMIC_BY_RULE)
         }
         solved = {name: encoded for name, encoded in self.best.plan.solved.items() if name in weights}
         sums = {name: multiples for name, multiples in self.best.sums.items() if name in weights}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxquant.activations.op_kinds import OpKind, kind_of
-from onnxquant.activations.placement import Cause, FloatKernel
+from onnxquant.activations.placement import ON_EVERY_CALL, Cause, FloatKernel
 from onnxquant.errors import RangeError, WeightError
 from onnxquant.formats.base import Format
 from onnxquant.graph.editor import GraphEditor
@@ -15,7 +15,7 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import Site, Use, find_sites
 from onnxquant.native import dispatch
-from onnxquant.plan.planner import IntegerSites, make_plan, refusal_beside_integers
+from onnxquant.plan.planner import DYNAMIC_BY_RULE, IntegerSites, make_plan, refusal_beside_integers
 from onnxquant.recipe.rules import Recipe
 from onnxquant.targets import Activations
 
@@ -35,13 +35,15 @@ def _multiplying(site: Site) -> list[Use]:
 
 def excluded_kernels(document: Document, rules: Recipe) -> dict[str, FloatKernel]:
     """Kernels whose weight cannot be int8 per channel under the rules, by the first output of their nodes."""
-    reasons: dict[str, str] = {}
+    reasons, dynamic = dict[str, str](), set[str]()
     editor, sites, opset = GraphEditor(document.proto.graph), find_sites(document)[0], max(document.opset, OPSET)
     kernels = {n.output[0] for n in editor.nodes if kind_of(n, editor) is OpKind.KERNEL}
     readers = {s.name: {u.node.output[0] for u in _multiplying(s)} for s in sites}
     for site in sites:
         refusal = refusal_beside_integers(site, rules, Activations.STATIC, opset)
-        if refusal is not None and str(refusal):
+        if refusal is DYNAMIC_BY_RULE:
+            dynamic |= readers[site.name]
+        elif refusal is not None and str(refusal):
             reasons.update(dict.fromkeys(readers[site.name], str(refusal)))
         elif not readers[site.name] <= kernels:
             reason = "its weight is shared with an op that computes in float"
@@ -50,7 +52,8 @@ def excluded_kernels(document: Document, rules: Recipe) -> dict[str, FloatKernel
             reasons.update(dict.fromkeys(readers[site.name], reason))
     without_site = kernels.difference(*readers.values())
     reasons.update(dict.fromkeys(without_site, "its weight is too small to be worth it"))
-    return {name: FloatKernel(Cause.WEIGHT, reason) for name, reason in reasons.items()}
+    in_float = {name: FloatKernel(Cause.WEIGHT, reason) for name, reason in reasons.items()}
+    return {**in_float, **dict.fromkeys(dynamic, ON_EVERY_CALL)}
 
 
 def _beyond_range(document: Document, site: Site, form: Format) -> str:

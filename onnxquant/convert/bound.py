@@ -26,11 +26,16 @@ def keeps_bound(report: Report, settings: Options) -> bool:
 
 def is_near_bound(report: Report, settings: Options) -> bool:
     """Whether other samples may miss the bound that these keep: the interval of what they keep holds it."""
-    unseen = report.verdict.unseen
-    is_ratio = settings.min_sqnr is not None or (settings.metric is None and settings.max_mse is None)
-    if unseen is None or unseen.sources < _FEWEST_SOURCES or not is_ratio:
+    ratio, is_ratio = report.verdict.worst_sqnr_db, settings.min_sqnr is not None or settings.max_mse is None
+    if ratio is None or settings.metric is not None or not is_ratio:
         return False
-    return unseen.low_db < (GOOD_DB if settings.min_sqnr is None else settings.min_sqnr)
+    return ratio - margin_db(report) < (GOOD_DB if settings.min_sqnr is None else settings.min_sqnr)
+
+
+def margin_db(report: Report) -> float:
+    """Decibels by which other samples may keep less than these; 0 where these are too few to tell."""
+    unseen = report.verdict.unseen
+    return 0.0 if unseen is None or unseen.sources < _FEWEST_SOURCES else (unseen.high_db - unseen.low_db) / 2
 
 
 def bound_in_words(settings: Options) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from onnxquant.calibration.samples import Samples
-from onnxquant.convert.bound import bound_in_words, is_near_bound, keeps_bound
+from onnxquant.convert.bound import bound_in_words, is_near_bound, keeps_bound, margin_db
 from onnxquant.convert.candidate import (
     BEST,
     EQUAL,
@@ -42,14 +42,15 @@ from onnxquant.validation.latency import ORIGINAL, QUANTIZED, TimedModel, latenc
 from onnxquant.validation.reference import Reference
 from onnxquant.validation.trial import look
 
-# Files that may be the fastest are measured again beside each other: those that are slower by no more than this, at most so
-# many, in so many seconds.
-_NEAR, _FINALISTS, _FINAL_SECONDS = 1.15, 3, 2.0
+# Files that may be the fastest are measured again beside each other: so many, in so many seconds.
+_FINALISTS, _FINAL_SECONDS = 3, 2.0
 # Seconds after which no further way is begun, and the effort of a way's own search.
 _SECONDS = {Effort.LOW: 20.0, Effort.MEDIUM: 60.0, Effort.HIGH: math.inf}
 _INNER = {Effort.LOW: Effort.LOW, Effort.MEDIUM: Effort.LOW, Effort.HIGH: Effort.MEDIUM}
+# The same where a way may rescue others, as a multiple.
+_RESCUE = 1.5
 # Time on a busy machine counts only beyond this multiple of the work's own.
-_BUSY = 2.0
+_BUSY = 3.0
 # Decibels that a solver may bring at most.
 _SOLVED_DB = 5.0
 # The part of the time that one way's search may take of what is left, and seconds that it may take at most and at least.
@@ -128,7 +129,7 @@ class Race:
                 continue
             if way.rescues and not self._is_needed(way):
                 continue
-            if self._candidates and self._clock.passed() > self._seconds and way is not FLOAT16:
+            if self._candidates and self._clock.passed() > self._limit(way):
                 self._skipped.append(way.name)
                 continue
             try:
@@ -147,6 +148,13 @@ class Race:
         if not self._candidates:
             raise failure or RecipeError("goal: no way suits this model")
         return self._chosen()
+
+    def _limit(self, way: Way) -> float:
+        """Seconds after which a way is not begun: what rescues others goes on from them, and takes little time."""
+        if way is FLOAT16:
+            return math.inf
+        is_rescue = way.rescues is not None and self._settings.time is None
+        return self._seconds * (_RESCUE if is_rescue else 1.0)
 
     def _is_needed(self, way: Way) -> bool:
         """Whether a way that rescues is to be tried: what it replaces was tried, and is not good enough."""
@@ -189,14 +197,21 @@ class Race:
     def _options(self, way: Way, recipe: Path) -> dict[str, Any]:
         """Options of a way, which keeps the user's bound where there is one."""
         settings = self._settings
-        own = {"min_sqnr": settings.min_sqnr} if settings.min_sqnr is not None or settings.metric is not None else {}
-        options = {**way.options, **(own if "min_sqnr" in way.options else {})}
+        options = {**way.options, **({"min_sqnr": self._least_db(way)} if "min_sqnr" in way.options else {})}
         if "activations" in options:
             options = {**self._pinned(way), **options, "effort": _INNER[self._effort].value, "time": self._time_of_a_way()}
         return {
             **effective(self._wish.keywords, way), **options, "goal": None, "report": (), "force": True, "proof": False,
             "save_recipe": str(recipe), "samples": settings.samples, "calibration_samples": settings.calibration_samples,
         }  # fmt: skip
+
+    def _least_db(self, way: Way) -> float | None:
+        """Decibels that a way's own search is to keep: the bound, and more where others in its place were near it."""
+        settings = self._settings
+        if settings.metric is not None:
+            return settings.min_sqnr
+        near = [margin_db(c.report) for c in self._candidates if c.is_near and c.way.family is way.rescues]
+        return (GOOD_DB if settings.min_sqnr is None else settings.min_sqnr) + max(near, default=0.0)
 
     def _pinned(self, way: Way) -> dict[str, Any]:
         """Options that the first static file has shown to be best: ways with some work in float search no more."""
@@ -271,8 +286,7 @@ class Race:
         samples = self._reference.outputs
         if self.goal is Goal.SMALL or isinstance(samples, FeedError) or self._interrupted:
             return
-        best = max((c.speed for c in keeping), default=0.0)
-        finalists = sorted((c for c in keeping if c.speed * _NEAR >= best), key=lambda c: -c.speed)[:_FINALISTS]
+        finalists = sorted(keeping, key=lambda c: -c.speed)[:_FINALISTS]
         if len(finalists) < 2:
             return
         self._wish.progress("the fastest beside each other", 0.0)

@@ -76,6 +76,11 @@ STATIC_FLOAT_PRODUCTS = Way(
     tuple({"role": role, "float_activations": True, "format": "int8"} for role in _PRODUCTS),
     rescues=Family.STATIC, family=Family.STATIC,
 )  # fmt: skip
+STATIC_DYNAMIC_PRODUCTS = Way(
+    "static convolutions, dynamic products", {"activations": "static"},
+    tuple({"role": role, "dynamic_activations": True, "format": "int8"} for role in _PRODUCTS),
+    rescues=Family.STATIC, family=Family.STATIC,
+)  # fmt: skip
 STATIC_INT4_PRODUCTS = Way(
     "static convolutions, int4 products", {"activations": "static"},
     tuple({"role": role, "float_activations": True, "format": "int4"} for role in _PRODUCTS),
@@ -153,7 +158,7 @@ def _static_rescues(model: PreparedModel, *, mixed: bool) -> list[Way]:
         for way, names in ((STATIC_HEAD, near), (STATIC_LONG_HEAD, [*near, *far]))
         if names and len(names) <= _HEAD * len(model.sites)
     ]
-    return [*in_float, *([STATIC_FLOAT_PRODUCTS] if mixed else []), STATIC_SPARING]
+    return [*in_float, *([STATIC_DYNAMIC_PRODUCTS, STATIC_FLOAT_PRODUCTS] if mixed else []), STATIC_SPARING]
 
 
 def _in_float(names: Sequence[str]) -> Mapping[str, JsonValue]:

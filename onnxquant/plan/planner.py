@@ -40,6 +40,8 @@ class IntegerSites:
 
 
 NO_INTEGER_SITES = IntegerSites()
+# The reason why a site is not multiplied with static activations, where it is with dynamic ones.
+DYNAMIC_BY_RULE = Refusal("a rule has its activations rounded on every call")
 
 
 def make_plan(
@@ -74,6 +76,8 @@ def make_plan(
             decisions.append(_keep(site, "left in float for accuracy"))
         elif site.name in integer.multiplied:
             decisions.append(_beside_integers(site, rule, integer_target(integer.kind), opset))
+        elif integer.kind is Activations.STATIC and _is_dynamic(site, rule, opset):
+            decisions.append(_beside_integers(site, rule, integer_target(Activations.DYNAMIC), opset))
         else:
             decisions.append(_decide_by_rule(site, rule, opset, permuted=site.name in permuted))
             by_bits |= {site.name: site} if is_for_products(rule) else {}
@@ -118,7 +122,15 @@ def refusal_beside_integers(site: Site, recipe: Recipe, kind: Activations, opset
         return Refusal("a rule keeps its weight in float")
     if rule.float_activations:
         return Refusal("a rule leaves its activations in float")
+    if kind is Activations.STATIC and _is_dynamic(site, rule, opset):
+        return DYNAMIC_BY_RULE
     return integer_target(kind).check(site, _integer_format(site, rule), opset)
+
+
+def _is_dynamic(site: Site, rule: Rule, opset: int) -> bool:
+    """Whether activations of a site are rounded on every call: its rule asks for it, and there is an operator for it."""
+    dynamic = integer_target(Activations.DYNAMIC)
+    return rule.dynamic_activations and dynamic.check(site, _integer_format(site, rule), opset) is None
 
 
 def first_matching_rule(site: Site, recipe: Recipe) -> tuple[int, Rule] | None:

@@ -76,7 +76,7 @@ class OptionFields(RuleOptions):
     effort: str = option(
         Effort.MEDIUM.value, "Time for the search of integer activations. low: 10 seconds or 4 passes over the samples, "
         "whichever is more; medium: a minute or 20 passes; high: no limit. Where a goal chooses, no further way is begun "
-        "after 30 seconds, two minutes, or without limit.", Scope.FILE, choices=tuple(Effort),
+        "after 20 seconds, a minute, or without limit.", Scope.FILE, choices=tuple(Effort),
         needs=Needs.INTEGERS,
     )  # fmt: skip
     time: str | None = option(

@@ -78,6 +78,9 @@ class Rule(RuleOptions):
     float_activations: bool = key(
         False, "With integer activations: what reads the weights computes in float; they are stored as the rule says."
     )
+    dynamic_activations: bool = key(
+        False, "Beside static activations: products with the weights round their activations on every call."
+    )
     clients: tuple[Client, ...] = ()
     """Clients that the file is for: an option of the whole file, which every rule keeps."""
     float16: bool = False
@@ -96,6 +99,8 @@ class Rule(RuleOptions):
             spec.check(value)
         self._check_expressions()
         self._check_bits()
+        if self.float_activations and self.dynamic_activations:
+            raise RecipeError("float_activations and dynamic_activations exclude each other")
         if self.solver != AUTO and (refusal := solver_named(self.solver).refusal(self.make_format())):
             raise RecipeError(f"solver {self.solver}: {refusal}")
         self.make_format()

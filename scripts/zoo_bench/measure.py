@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxquant.errors import ModelError
+from onnxquant.numerics.score import Judge
 from onnxquant.runtime.sessions import open_session
 
 from .sources import Files
@@ -34,6 +35,7 @@ class Figures:
         error: why there are none.
         sqnr_db: SQNR of the worst output over the test samples, on a CPU with VNNI; None where shapes differ, 999 for exact.
         here_db: the same on this CPU.
+        part_db: that of the worst part of an output, by the tool's own judge: boxes and scores are parts of one output.
         samples_db: the same of each test sample.
         speed: speed as a multiple of float's: median over rounds, and the ends of its 95 % interval.
     """
@@ -41,6 +43,7 @@ class Figures:
     error: str = ""
     sqnr_db: float | None = None
     here_db: float | None = None
+    part_db: float | None = None
     samples_db: tuple[float, ...] = ()
     speed: tuple[float, float, float] | None = None
 
@@ -89,6 +92,14 @@ def quality(original: list[Arrays], session: Any, test: Path) -> Quality:  # noq
         return Quality()
     worst = min(comparable, key=lambda pairs: _level(*map(sum, zip(*pairs, strict=True))))
     return Quality(_level(*map(sum, zip(*worst, strict=True))), tuple(_level(*pair) for pair in worst))
+
+
+def worst_part(original: list[Arrays], session: Any, test: Path) -> float | None:  # noqa: ANN401 - an InferenceSession
+    """The ratio of the worst part of the outputs; None where nothing can be compared."""
+    names = [o.name for o in session.get_outputs()]
+    outputs = [dict(zip(names, session.run(None, feed), strict=True)) for feed in feeds_of(test)]
+    ratios = [part.sqnr_db for part in Judge(original, ()).quality(outputs) if part.sqnr_db is not None]
+    return None if not ratios else float(np.clip(min(ratios), -999.0, 999.0))
 
 
 def _level(power: float, noise: float) -> float:
@@ -143,7 +154,8 @@ def measure(files: Files, outputs: dict[str, Path], seconds: float, result: Path
         try:
             here = quality(exact, _session(path), files.test)
             with_vnni = _with_vnni(exact, path, files.test, here)
-            figures[name] = Figures("", with_vnni.sqnr_db, here.sqnr_db, here.samples_db)
+            part_db = worst_part(exact, _session(path), files.test)
+            figures[name] = Figures("", with_vnni.sqnr_db, here.sqnr_db, part_db, here.samples_db)
         except Exception as error:  # whatever onnxruntime says of a file that does not load
             figures[name] = Figures(error=f"{type(error).__name__}: {error}"[:300])
     good = {name: outputs[name] for name, f in figures.items() if not f.error}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import graphs
@@ -14,7 +16,10 @@ from commands import run
 from graphs import node
 
 import onnxquant
+from onnxquant import runtime
+from onnxquant.activations import candidate_builder
 from onnxquant.convert import best, race
+from onnxquant.convert.bound import is_near_bound
 from onnxquant.convert.ways import (
     DYNAMIC,
     FLOAT16,
@@ -23,6 +28,7 @@ from onnxquant.convert.ways import (
     INT8,
     MIXED,
     STATIC,
+    STATIC_DYNAMIC_PRODUCTS,
     STATIC_FLOAT_PRODUCTS,
     STATIC_HEAD,
     STATIC_INT4_PRODUCTS,
@@ -35,7 +41,10 @@ from onnxquant.convert.work import Kind, PreparedModel, Work, work_of
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find_sites
+from onnxquant.plan.activations import StaticRecord
+from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Goal
+from onnxquant.validation.latency import Interval, Latency
 
 
 def products() -> onnx.ModelProto:
@@ -94,8 +103,8 @@ def images(count: int = 12) -> list[dict[str, Any]]:
         (
             both,
             Goal.BALANCED,
-            [INT8, STATIC, DYNAMIC, STATIC_INT4_PRODUCTS, INT4, STATIC_FLOAT_PRODUCTS, STATIC_SPARING, INT4_SOLVED, MIXED,
-             FLOAT16],
+            [INT8, STATIC, DYNAMIC, STATIC_INT4_PRODUCTS, INT4, STATIC_DYNAMIC_PRODUCTS, STATIC_FLOAT_PRODUCTS,
+             STATIC_SPARING, INT4_SOLVED, MIXED, FLOAT16],
         ),
     ],
 )
@@ -133,6 +142,68 @@ def test_the_smallest_file_that_keeps_a_bound_is_written_and_its_recipe_makes_it
     for path in files:
         assert path.read_bytes() == again.with_name(path.name).read_bytes()
     assert onnxquant.verify(output)
+
+
+def test_static_ways_with_something_in_float_go_on_from_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[Any] = []
+    whole = candidate_builder.collect_folds
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        passes.append(arguments)
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(candidate_builder, "collect_folds", counted)
+    head = replace(STATIC_HEAD, rules=({"include": "scores", "keep": True},))
+    monkeypatch.setattr(best, "ways", lambda *arguments: [STATIC, head])
+    options: dict[str, Any] = {"smooth": False, "equalize": False, "rebase": False, "min_sqnr": 90.0}
+    report = onnxquant.quantize(detector(), tmp_path / "best.onnx", data=images(), effort="low", **options)
+    kernels = [attempt.integer_kernels for attempt in report.choice.attempts] if report.choice else []
+    assert kernels == [8, 7] and len(passes) == 1
+
+
+def test_a_static_file_may_have_dynamic_products_and_its_recipe_makes_it_again(tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    output, again, recipe = tmp_path / "m.onnx", tmp_path / "again" / "m.onnx", tmp_path / "r.toml"
+    data: dict[str, Any] = {"data": images(), "effort": "low"}
+    rules = {"rules": [dict(rule) for rule in STATIC_DYNAMIC_PRODUCTS.rules]}
+    report = onnxquant.quantize(both(), output, activations="static", recipe=rules, save_recipe=str(recipe), **data)
+    record = report.activations
+    assert isinstance(record, StaticRecord) and record.integer_kernels == 2 and not record.left_in_float
+    graph = onnx.load(output).graph
+    assert [n.op_type for n in graph.node].count("DynamicQuantizeMatMul") == 1
+    assert onnxquant.verify(output) and report.passed
+    onnxquant.quantize(both(), again, recipe=recipe, **data)
+    nodes, same = graph.node, onnx.load(again).graph
+    assert list(nodes) == list(same.node) and list(graph.initializer) == list(same.initializer)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "bound", "is_near"), [(20.1, None, True), (20.4, None, False), (24.1, 24.0, True), (24.4, 24.0, False)]
+)
+def test_a_figure_whose_interval_holds_the_bound_is_near_it(ratio: float, bound: float | None, is_near: bool) -> None:
+    unseen = SimpleNamespace(low_db=ratio - 0.3, high_db=ratio + 0.3, sources=16)
+    report: Any = SimpleNamespace(verdict=SimpleNamespace(unseen=unseen, worst_sqnr_db=ratio))
+    assert is_near_bound(report, Options(min_sqnr=bound)) is is_near
+
+
+@pytest.mark.parametrize("fastest", ["0", "1"])
+def test_the_last_comparison_decides_which_file_is_the_fastest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fastest: str
+) -> None:
+    def measured(models: Any, *arguments: Any, **options: Any) -> Latency:
+        ratio = {name: 9.0 if model.path.parent.name == fastest else 1.0 for name, model in models.items()}
+        return Latency(dict.fromkeys(models, 0.001), ratio, 20, 1, {n: Interval(r, r) for n, r in ratio.items()})
+
+    monkeypatch.setattr(race, "latencies", measured)
+    monkeypatch.setattr(best, "ways", lambda *arguments: [INT8, replace(FLOAT16, rescues=None)])
+    report = onnxquant.quantize(products(), tmp_path / "best.onnx", data=samples(), effort="low")
+    choice = report.choice
+    assert choice and choice.chosen == (INT8, FLOAT16)[int(fastest)].name
+    shown = {attempt.way: attempt.verdict for attempt in choice.attempts}
+    assert shown.pop(choice.chosen) == report.verdict
+    assert [verdict.faster for verdict in shown.values() if verdict] == [1.0]
 
 
 def test_where_no_integers_keep_the_bound_float16_does(tmp_path: Path) -> None:
@@ -247,9 +318,17 @@ def test_a_batch_chooses_and_keeps_what_was_chosen(tmp_path: Path, monkeypatch: 
     assert not changed.done and "was made with other options" in changed.reason
 
 
-def test_without_samples_a_line_says_what_they_would_bring(tmp_path: Path) -> None:
+def test_without_samples_a_line_says_what_they_would_bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profiles, whole = list[Any](), runtime.profile
+
+    def profile(*arguments: Any) -> Any:
+        profiles.append(arguments)
+        return whole(*arguments)
+
+    monkeypatch.setattr(runtime, "profile", profile)
     report = onnxquant.quantize(convolution(), tmp_path / "out.onnx", samples=1)
     assert report.choice is None and "its time" in report.prospect and "--data" in report.prospect
+    assert len(profiles) == 2  # both models once, for the proof
     named = onnxquant.quantize(convolution(), tmp_path / "named.onnx", samples=1, format="int8")
     assert named.prospect == ""
 
