@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from onnxquant.numerics.score import GOOD_DB
 from onnxquant.recipe.options import Options
 from onnxquant.report.report import Report
@@ -20,7 +22,8 @@ def keeps_bound(report: Report, settings: Options) -> bool:
     if settings.metric is not None or settings.min_sqnr is not None or settings.max_mse is not None:
         return True  # nothing was missed
     good = verdict.worst_sqnr_db is None or verdict.worst_sqnr_db >= GOOD_DB
-    same = not verdict.answers or verdict.same is None or verdict.same >= SAME_ANSWERS * verdict.answers
+    # Of fewer than a hundred answers one may differ: it tells nothing of a part of a hundred.
+    same = not verdict.answers or verdict.same is None or verdict.same >= math.floor(SAME_ANSWERS * verdict.answers)
     return good and same
 
 
