@@ -53,21 +53,21 @@ class Side:
 
     Attributes:
         seconds: time on the clock.
-        processor: seconds of a processor, which do not count what else the machine does.
         size: bytes of the file; 0 where there is none.
         sqnr_db: SQNR of the worst part of an output on this CPU; None where nothing can be compared.
         speed: speed as a multiple of float's; None where it was not measured.
         way: the way that was chosen, of the choice alone.
         error: why there is no file or no figure.
+        processor: seconds of a processor, which do not count what else the machine does.
     """
 
     seconds: float
-    processor: float = 0.0
     size: int = 0
     sqnr_db: float | None = None
     speed: float | None = None
     way: str = ""
     error: str = ""
+    processor: float = 0.0
 
     @property
     def keeps(self) -> bool:
@@ -160,7 +160,7 @@ def side_of(tool: str, job: Callable[[], None], folder: Path, kept: Path, limit:
             shutil.copy(_place(kept, tool), output)
         return side
     run = processes.run(job, folder / "log", limit)
-    side = Side(run.wall, run.seconds, output.stat().st_size if output.exists() else 0)
+    side = Side(run.wall, output.stat().st_size if output.exists() else 0, processor=run.seconds)
     if not side.size:
         side.error = (run.output.strip().splitlines() or [f"exit code {run.code}"])[-1][:200]
     kept.mkdir(parents=True, exist_ok=True)
