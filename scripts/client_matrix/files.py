@@ -93,11 +93,16 @@ def models(folder: Path) -> dict[str, Path]:
         node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]), node("MatMul", ["q", "kt"], ["s"]),
         node("Softmax", ["s"], ["p"], axis=-1), node("MatMul", ["p", "v"], ["a"]),
         node("MatMul", ["a", "w_o"], ["o"]), node("Add", ["x", "o"], ["r"]),
-        node("LayerNormalization", ["r", "g"], ["l"]), node("MatMul", ["l", "w_u"], ["u"]), node("Relu", ["u"], ["ur"]),
+        node("LayerNormalization", ["r", "g", "b"], ["l"]), node("MatMul", ["l", "w_u"], ["u"]), node("Relu", ["u"], ["ur"]),
         node("MatMul", ["ur", "w_d"], ["d"]), node("Add", ["l", "d"], ["y"]),
     ]  # fmt: skip
     square = {f"w_{n}": weight(WIDTH, WIDTH) for n in "qkvo"}
-    wide = {"w_u": weight(WIDTH, 2 * WIDTH), "w_d": weight(2 * WIDTH, WIDTH), "g": np.ones(WIDTH, np.float32)}
+    wide = {
+        "w_u": weight(WIDTH, 2 * WIDTH),
+        "w_d": weight(2 * WIDTH, WIDTH),
+        "g": np.ones(WIDTH, np.float32),
+        "b": np.zeros(WIDTH, np.float32),
+    }
     table = {"table": weight(4 * WIDTH, WIDTH)}
     floats, ids = [1, TOKENS, WIDTH], [1, TOKENS]
     graphs: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], int, list[int]]] = {
