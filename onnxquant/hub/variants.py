@@ -50,7 +50,7 @@ _NF4: Way = {"format": "nf4", "block_size": 32}
 # Smaller blocks, and 8 bits for embeddings and convolutions, whose kernels compute in float all the same.
 _EIGHT_BITS = ({"role": "gather", "format": "int8"}, {"op": ["Conv", "ConvTranspose"], "format": "int8"})
 _FINER: Way = {"block_size": 16, "rules": _EIGHT_BITS}
-_FINER_NF4: Way = {"rules": _EIGHT_BITS}
+_FINER_NF4: Way = {"solver": "mse", "rules": _EIGHT_BITS}
 # float16 for whatever is not on codes; callers see float32.
 _HALF: Way = {"float16": True, "keep_io_types": True}
 _SOLVED: Way = {"solver": "auto"}
