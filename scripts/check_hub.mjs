@@ -133,10 +133,12 @@ if (globalThis.window) {
             response.end();
             const result = JSON.parse(body);
             result.lines.forEach((line) => console.log(line));
+            browser.once('exit', () => {
+              server.close();
+              try { rmSync(profile, { recursive: true, force: true, maxRetries: 5 }); } catch { /* a process of the browser still writes */ }
+              done(result.bad);
+            });
             browser.kill();
-            server.close();
-            rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
-            done(result.bad);
           });
           return undefined;
         }
