@@ -17,7 +17,7 @@ import onnxquant
 from onnxquant.clients import Source, Support, check, client_named, clients
 from onnxquant.clients.releases import releases
 from onnxquant.convert.ways import ways
-from onnxquant.convert.work import work_of
+from onnxquant.convert.work import PreparedModel, work_of
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.graph.io import load
@@ -322,7 +322,7 @@ def test_slow_forms_are_told_before_the_file_is_written(tmp_path: Path) -> None:
     ],
 )
 def test_a_choice_takes_no_way_that_is_slow_on_the_client(client: str, model: str, slow: list[str]) -> None:
-    document = load(graphs.conv() if model == "convolution" else graphs.matmul(k=256, n=512))
+    document = PreparedModel.of(load(graphs.conv() if model == "convolution" else graphs.matmul(k=256, n=512)))
     found = ways(document, work_of(document), Goal.FAST, [client_named(client)])
     assert [way.name for way in found if way.objection] == slow
     assert all(f"slower than float on {client}" in way.objection for way in found if way.objection)
