@@ -27,7 +27,7 @@ from zoo_bench.measure import measure
 from zoo_bench.sources import Files, Source
 from zoo_bench.tools import Mode
 
-from onnxquant.validation import compare
+from onnxquant.validation import compare, reference
 from onnxquant.validation.footprint import Footprint
 
 
@@ -133,7 +133,8 @@ def main() -> int:
         )
         arguments.commit = git.stdout.strip()
         if arguments.structure:  # load time and memory take seconds in each proof
-            compare.footprint = lambda path: Footprint(1.0, 1.0, 1.0)  # type: ignore[attr-defined]
+            for module in (compare, reference):
+                module.footprint = lambda path: Footprint(1.0, 1.0, 1.0)  # type: ignore[attr-defined]
         chosen = [] if arguments.only == "generated" else sources.real()
         if arguments.only != "real":
             chosen += sources.generated(arguments.width or (32 if arguments.structure else 160))
