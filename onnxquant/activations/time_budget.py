@@ -97,7 +97,8 @@ class TimeBudget:
         """Show the progress of a step and the time that is left, and break it off where there is none."""
         self._check()
         left = self._left_on_the_clock()
-        self._display(stage if left is None else f"{stage}, at most {_duration(left)} left", done)
+        # The first candidate is finished in any case.
+        self._display(f"{stage}, at most {_duration(left)} left" if left else stage, done)
 
     def _left_on_the_clock(self) -> float | None:
         """Seconds that the search may still take as the machine is used now; None: no limit, or not known before a pass."""
