@@ -21,6 +21,7 @@ from selenium.webdriver.common.by import By
 
 import onnxquant
 from onnxquant.calibration.feeds.presets import PRESETS
+from onnxquant.hub.variants import variants
 
 
 def _digits(folder: Path) -> None:
@@ -127,7 +128,7 @@ def test_figures_of_other_pages_are_those_that_were_measured() -> None:
     }
     known = {found for page in measured for found in figure.findall(page.read_text(encoding="utf-8"))}
     known |= {f"{form.bits_per_weight:.4g}" for form in onnxquant.formats.formats()}
-    known |= set(figure.findall(str(PRESETS)))
+    known |= set(figure.findall(str(PRESETS))) | {str(variant.least_cosine) for variant in variants().values()}
     for page in set(PAGES) - measured - {ROOT / "docs" / "reference.md"}:  # it is made of the options' defaults
         rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
         assert [found for row in rows for found in figure.findall(row) if found not in known] == [], page
