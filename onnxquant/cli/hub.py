@@ -30,7 +30,7 @@ _OPTIONS = (
 @click.command(short_help="Write the variants that a model hub expects.")
 @click.argument("folder", type=click.Path())
 @click.option(
-    "--only", multiple=True, metavar="DTYPE,...", help=f"Variants to write: {', '.join(variants())}. [default: all]"
+    "--only", multiple=True, metavar="DTYPE,...", help=f"Variants to write: {', '.join(variants())}. [default: all but q2]"
 )
 @data_option("Samples of every model, or a folder with NAME.npz for single ones")
 @click.option("--skip-existing", is_flag=True, help="Keep files that were made of the same model in the same way.")

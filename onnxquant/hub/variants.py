@@ -21,6 +21,7 @@ class Variant:
         least_cosine: lowest cosine of an output to the float model's.
         ways: options of the ways to make it; the next one is tried where a file is not close enough.
         with_samples: options of the first way where there are samples.
+        only_named: whether it is made only where it is named: few models come close enough.
     """
 
     dtype: str
@@ -28,6 +29,7 @@ class Variant:
     least_cosine: float
     ways: tuple[Way, ...]
     with_samples: Way = field(default_factory=dict)
+    only_named: bool = False
 
     def file_name(self, model: str) -> str:
         """Name of the file that a model becomes.
@@ -63,7 +65,7 @@ _VARIANTS = (
     Variant("q4", "_q4", 0.97, (_INT4, {**_INT4, **_FINER}), _SOLVED),
     Variant("q4f16", "_q4f16", 0.97, ({**_INT4, **_HALF}, {**_INT4, **_HALF, **_FINER}), _SOLVED),
     Variant("bnb4", "_bnb4", 0.97, (_NF4, {**_NF4, **_FINER_NF4})),
-    Variant("q2", "_q2", 0.9, (_INT2,), _SOLVED),
+    Variant("q2", "_q2", 0.9, (_INT2,), _SOLVED, only_named=True),
 )
 # Endings of variants that others make.
 OTHER_SUFFIXES = ("_q1", "_q1f16", "_q2f16", "_O1", "_O2", "_O3", "_O4")
@@ -77,7 +79,7 @@ def variants() -> dict[str, Variant]:
 
 
 def variants_named(names: Iterable[str]) -> list[Variant]:
-    """Variants by dtype, in the order of lists; all where no name is given.
+    """Variants by dtype, in the order of lists; where no name is given, all that most models come close enough in.
 
     Raises:
         RecipeError: no such variant; the nearest is named.
@@ -87,4 +89,4 @@ def variants_named(names: Iterable[str]) -> list[Variant]:
     for name in chosen:
         if name not in known:
             raise RecipeError(f"unknown variant {name!r}{nearest(name, list(known))}; expected some of {', '.join(known)}")
-    return [variant for name, variant in known.items() if name in chosen or not chosen]
+    return [v for name, v in known.items() if name in chosen or (not chosen and not v.only_named)]

@@ -21,6 +21,7 @@ from onnxquant.batch.run import BatchReport
 from onnxquant.cli import main
 from onnxquant.errors import ModelError, OutputError, RecipeError
 from onnxquant.hub.config_json import with_value
+from onnxquant.hub.variants import variants, variants_named
 from onnxquant.recipe.progress import silent
 
 CONFIG = b'{\r\n\t"model_type": "bert",\r\n\t"labels": {"0": "caf\xc3\xa9"},  \r\n\t"sizes": [1,2 , 3]\r\n}'
@@ -224,3 +225,8 @@ def test_one_entry_changes_and_nothing_else(text: str, expected: str) -> None:
     if text not in ('{"t": {}, "a": "\\"{"}',):  # an empty object has no style
         assert changed == expected
     assert changed.startswith(text[: text.index("{") + 1])
+
+
+def test_a_variant_that_few_models_come_close_in_is_made_only_where_it_is_named() -> None:
+    assert "q2" in variants() and [v.dtype for v in variants_named([])] == [name for name in variants() if name != "q2"]
+    assert [v.dtype for v in variants_named(["q2,q4"])] == ["q4", "q2"]
