@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from onnxquant.numerics.score import GOOD_DB
 from onnxquant.recipe.options import Options
 from onnxquant.report.report import Report
@@ -12,8 +10,8 @@ from onnxquant.report.report import Report
 SAME_ANSWERS = 0.99
 # Fewer sources tell nothing of others.
 _FEWEST_SOURCES = 4
-# The part of an interval that holds a figure 9 times of 10 by which the figure is to lie above a bound: it then keeps the
-# bound 4 times of 5.
+# A figure lies far enough above a bound where the distance is this part of its interval. The interval holds the figure of all
+# samples 9 times of 10; that figure then keeps the bound 4 times of 5.
 _MARGIN = 0.25
 
 
@@ -26,12 +24,13 @@ def keeps_bound(report: Report, settings: Options) -> bool:
         return True  # nothing was missed
     good = verdict.worst_sqnr_db is None or verdict.worst_sqnr_db >= GOOD_DB
     # Of fewer than a hundred answers one may differ: it tells nothing of a part of a hundred.
-    same = not verdict.answers or verdict.same is None or verdict.same >= math.floor(SAME_ANSWERS * verdict.answers)
+    least = min(SAME_ANSWERS * verdict.answers, verdict.answers - 1) if verdict.answers else 0
+    same = verdict.same is None or verdict.same >= least
     return good and same
 
 
 def is_near_bound(report: Report, settings: Options) -> bool:
-    """Whether other samples may miss the bound that these keep: the interval of what they keep holds it."""
+    """Whether other samples may miss the bound that these keep: their figure lies too close above it."""
     ratio, is_ratio = report.verdict.worst_sqnr_db, settings.min_sqnr is not None or settings.max_mse is None
     if ratio is None or settings.metric is not None or not is_ratio:
         return False

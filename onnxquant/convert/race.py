@@ -47,7 +47,7 @@ _FINALISTS, _FINAL_SECONDS = 3, 2.0
 # Seconds after which no further way is begun, and the effort of a way's own search.
 _SECONDS = {Effort.LOW: 20.0, Effort.MEDIUM: 60.0, Effort.HIGH: math.inf}
 _INNER = {Effort.LOW: Effort.LOW, Effort.MEDIUM: Effort.LOW, Effort.HIGH: Effort.MEDIUM}
-# The same where a way may rescue others, as a multiple.
+# Multiple of that time until which a way that rescues others may begin.
 _RESCUE = 1.5
 # Time on a busy machine counts only beyond this multiple of the work's own.
 _BUSY = 3.0
@@ -221,7 +221,7 @@ class Race:
             return {}
         scores = list(record.variants.values())
         is_as_it_was = bool(scores) and scores[0] >= max(scores)
-        changes = dict.fromkeys(("smooth", "equalize", "rebase"), False) if is_as_it_was else {}
+        changes = dict.fromkeys(("balance", "smooth", "equalize", "rebase"), False) if is_as_it_was else {}
         return {"calibration_method": record.method, "solver": record.solver or Rtn.name, **changes}
 
     def _time_of_a_way(self) -> str | None:

@@ -118,8 +118,10 @@ def ways(model: PreparedModel, work: Work, goal: Goal, clients: Sequence[Client]
 
 def _slow(way: Way, work: Work, clients: Sequence[Client]) -> str:
     """The reason why a client runs integer kernels of a way slower than floats; empty where no client does."""
-    kind = Activations(str(way.options.get("activations", Activations.NONE)))
-    parts = [forms for (activations, part), forms in _KERNELS.items() if activations == kind and _has(work, part)]
+    kinds = {Activations(str(way.options.get("activations", Activations.NONE)))}
+    if any(rule.get("dynamic_activations") for rule in way.rules):
+        kinds.add(Activations.DYNAMIC)
+    parts = [forms for (activations, part), forms in _KERNELS.items() if activations in kinds and _has(work, part)]
     nodes = [form for forms in parts for form in forms]
     slow = ((client.name, reason) for client in clients for form in nodes if (reason := slow_reason(form, client)))
     return next((f"slower than float on {name}: {reason}" for name, reason in slow), "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import graphs
@@ -27,6 +28,17 @@ from onnxquant.targets import target_named
 from onnxquant.validation.saturation import kernels
 
 MICROSOFT = "com.microsoft"
+
+
+def both() -> onnx.ModelProto:
+    """A convolution, and a product of what it gives."""
+    nodes = [
+        graphs.node("Conv", ["x", "w"], ["a"]),
+        graphs.node("Flatten", ["a"], ["b"]),
+        graphs.node("MatMul", ["b", "v"], ["y"]),
+    ]
+    constants = {"w": graphs.weight(48, 8, 3, 3), "v": graphs.weight(48 * 25, 16)}
+    return graphs.model(nodes, {"x": ("float32", ["batch", 8, 7, 7])}, {"y": "float32"}, constants)
 
 
 def model(
@@ -318,11 +330,13 @@ def test_slow_forms_are_told_before_the_file_is_written(tmp_path: Path) -> None:
         ("onnxruntime-web", "convolution", ["static int8", "static int8, some kernels in float"]),
         ("onnxruntime-web", "product", []),
         ("tensorrt", "product", ["dynamic int8"]),
+        ("tensorrt", "both", ["dynamic int8", "static convolutions, dynamic products"]),
         ("cuda", "product", ["dynamic int8", "static int8", "static int8, some kernels in float"]),
     ],
 )
 def test_a_choice_takes_no_way_that_is_slow_on_the_client(client: str, model: str, slow: list[str]) -> None:
-    document = PreparedModel.of(load(graphs.conv() if model == "convolution" else graphs.matmul(k=256, n=512)))
+    models = {"convolution": graphs.conv, "product": partial(graphs.matmul, k=256, n=512), "both": both}
+    document = PreparedModel.of(load(models[model]()))
     found = ways(document, work_of(document), Goal.FAST, [client_named(client)])
     assert [way.name for way in found if way.objection] == slow
     assert all(f"slower than float on {client}" in way.objection for way in found if way.objection)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -290,6 +292,22 @@ def test_operators_of_onnxruntime_follow_its_schemas() -> None:
     twice = 2 * x(1, 2, 8)
     wanted = (twice - twice.mean(-1, keepdims=True)) / twice.std(-1, keepdims=True)
     assert np.allclose(run(document.proto, {"x": x(1, 2, 8)})[0], wanted, atol=1e-2)
+
+
+@pytest.mark.parametrize("order", [[1, 0, 2], [1, 2, 0]], ids=str)
+@pytest.mark.parametrize("between", ["", "Identity"])
+def test_a_moved_batch_before_a_product_stays_float32(order: list[int], between: str, tmp_path: Path) -> None:
+    width = 8 if order[-1] == 2 else 3  # of float16, onnxruntime's own fusion of both ends the process
+    nodes = [node("Relu", ["x"], ["r"]), node("Transpose", ["r"], ["t"], perm=order)]
+    nodes += [node(between, ["t"], ["i"])] if between else []
+    nodes += [node("MatMul", ["i" if between else "t", "w"], ["y"])]
+    model = single(nodes, {"x": (F32, [3, 2, 8])}, {"y": F32}, {"w": x(width, 4)})
+    made, outcome = halved(model, keep=False)
+    assert outcome.in_float32.keys() >= {"Transpose", "MatMul"} and types(made)["w"] == FLOAT
+    code = "import onnxruntime, sys; onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
+    onnx.save(made, tmp_path / "half.onnx")
+    subprocess.run([sys.executable, "-c", code, tmp_path / "half.onnx"], check=True)
+    agree(model, {"x": x(3, 2, 8)})
 
 
 def test_unknown_operators_are_kept() -> None:

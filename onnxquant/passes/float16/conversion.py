@@ -13,7 +13,7 @@ from onnxquant.graph.names import DOMAIN, SITE
 from onnxquant.graph.node import STANDARD
 from onnxquant.graph.traverse import graphs, names_read, rename_reads, replace_field, subgraphs
 from onnxquant.passes.float16.element_types import NO_FLOAT, element_types, read_as_integers
-from onnxquant.passes.float16.islands import folded_nodes, half_dequantizers, integer_neighbours
+from onnxquant.passes.float16.islands import batch_transposes, folded_nodes, half_dequantizers, integer_neighbours
 from onnxquant.passes.float16.mean_squares import mean_square_nodes
 from onnxquant.passes.float16.operators import reason_for_float32
 from onnxquant.passes.float16.scope import FLOAT, HALF, GraphScope, hoist_constants
@@ -30,6 +30,7 @@ _TOO_LARGE = "its weight holds numbers beyond 65504"
 _INTEGERS = "it is part of a kernel on integers"
 _FOLDED = "it is computed when a session is created"
 _SIZES = "its values are sizes"
+_FUSED = "onnxruntime fuses Transpose and MatMul to one that float16 breaks"
 _MEAN_OF_SQUARES = "squares leave float16's range"
 _CONTROL = ("If", "Loop", "Scan")
 
@@ -120,6 +121,7 @@ class GraphConversion(Variants):
         reasons |= dict.fromkeys(size_nodes(graph, self._is_float32_only), _SIZES)
         reasons |= dict.fromkeys(integer_neighbours(graph, scope.half_dequantizers), _INTEGERS)
         reasons |= dict.fromkeys(folded_nodes(graph, self.lowered.planes), _FOLDED)
+        reasons |= dict.fromkeys(batch_transposes(graph), _FUSED)
         for place, node in enumerate(graph.node if self.lowered.large else ()):
             if any(entry.key == SITE and entry.value in self.lowered.large for entry in node.metadata_props):
                 reasons[place] = _TOO_LARGE

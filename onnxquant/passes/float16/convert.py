@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import onnx
 import onnx.inliner
-import onnx.shape_inference
 
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document

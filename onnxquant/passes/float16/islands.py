@@ -8,7 +8,7 @@ from math import prod
 import onnx
 
 from onnxquant.graph.names import SITE
-from onnxquant.graph.node import STANDARD, is_op
+from onnxquant.graph.node import STANDARD, attribute, is_op
 from onnxquant.passes.float16.scope import FLOAT, HALF
 from onnxquant.passes.float16.size_chains import cast_to
 
@@ -82,3 +82,31 @@ def folded_nodes(graph: onnx.GraphProto, planes: Container[str]) -> set[int]:
         elif node.op_type in _ARITHMETIC and constants.issuperset(node.input) and halves.isdisjoint(node.input[:1]):
             places.update([place] if is_ours or small.issuperset(node.input) else ())
     return places
+
+
+def batch_transposes(graph: onnx.GraphProto) -> set[int]:
+    """Places of the Transposes that move the batch beside the columns of a MatMul, and of these MatMuls.
+
+    onnxruntime 1.32 makes one FusedMatMul of the two, and ends with a segmentation fault where the tensor between them is
+    float16 and the other factor a constant, also with a Cast between them.
+
+    Args:
+        graph: looked at without its nested graphs.
+    """
+    moved: dict[str, set[int]] = {}
+    places: set[int] = set()
+    for place, node in enumerate(graph.node):
+        if is_op(node, "Transpose") and _moves_batch(attribute(node, "perm", [])):
+            moved[node.output[0]] = {place}
+        elif (is_op(node, "Identity") or is_op(node, "Cast")) and node.input[0] in moved:
+            moved[node.output[0]] = {*moved[node.input[0]], place}
+        elif is_op(node, "MatMul"):
+            behind = [moved[name] for name in node.input if name in moved]
+            places.update([place] if behind else (), *behind)
+    return places
+
+
+def _moves_batch(order: list[int]) -> bool:
+    """Whether an order of axes takes the first one to the end or before the last one."""
+    last = len(order) - 1
+    return last >= 2 and order in ([*range(1, last), 0, last], [*range(1, last + 1), 0])
