@@ -52,7 +52,7 @@ def _lines(result: Overview) -> list[tuple[str, str]]:
         ("time", f"{1e3 * result.seconds:.3g} ms for {sample}"),
         ("", _shares(result.operators, _milliseconds)),
         ("slowest", _shares(result.slowest, _milliseconds)),
-        ("ways", "; ".join(result.ways)),
+        ("ways", "; ".join(result.ways) or "none"),
         ("gain", result.prospect),
     ]
 

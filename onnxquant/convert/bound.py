@@ -52,4 +52,6 @@ def bound_in_words(settings: Options) -> str:
         parts.append(f"no mean squared error above {settings.max_mse:g}")
     if settings.metric is not None:
         parts.append(f"the metric falls by at most {settings.max_drop}")
-    return " and ".join(parts) or f"the worst output keeps {GOOD_DB:g} dB, and 99 % of the answers stay the same"
+    return " and ".join(parts) or (
+        f"the worst output keeps {GOOD_DB:g} dB, and 99 % of the answers stay the same (of fewer than 100 all but one)"
+    )

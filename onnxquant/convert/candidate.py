@@ -85,6 +85,8 @@ WORSE = {
     Goal.SMALL: ("larger", "slower"),
     Goal.BALANCED: ("larger for its speed", "slower"),
 }
+# Which of two that are equal by the first measure wins.
+SECOND = {Goal.FAST: "the smaller", Goal.SMALL: "the faster", Goal.BALANCED: "the faster"}
 BEST = {Goal.FAST: "the fastest", Goal.SMALL: "the smallest", Goal.BALANCED: "the best in speed and size together"}
 
 

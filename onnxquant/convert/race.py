@@ -18,6 +18,7 @@ from onnxquant.convert.candidate import (
     BEST,
     EQUAL,
     SCORES,
+    SECOND,
     WORSE,
     Candidate,
     is_all_in_float,
@@ -38,7 +39,7 @@ from onnxquant.recipe.values import Effort, Goal
 from onnxquant.report.data import Attempt, Choice, Verdict
 from onnxquant.solvers.rtn import Rtn
 from onnxquant.targets import Activations
-from onnxquant.validation.latency import ORIGINAL, QUANTIZED, TimedModel, latencies
+from onnxquant.validation.latency import ORIGINAL, QUANTIZED, Latency, TimedModel, latencies
 from onnxquant.validation.reference import Reference
 from onnxquant.validation.trial import look
 
@@ -111,6 +112,7 @@ class Race:
         self._effort, self._clock = Effort(settings.effort), _Clock(counts_all=settings.time is not None)
         self._seconds = settings.seconds() or _SECONDS[self._effort]
         self._candidates: list[Candidate] = []
+        self._beside: dict[str, Latency] = {}
         self._refused: list[Attempt] = []
         self._skipped: list[str] = []
         self._interrupted = False
@@ -296,6 +298,11 @@ class Race:
         for i, candidate in enumerate(finalists):
             if candidate.report.proof is not None:
                 candidate.report.proof.latency = measured.of({ORIGINAL: ORIGINAL, QUANTIZED: str(i)})
+                self._beside[candidate.way.name] = candidate.report.proof.latency
+
+    def latency_of(self, winner: Candidate) -> Latency | None:
+        """The latency of the winner as measured beside the others that may be the fastest; None where there were none."""
+        return self._beside.get(winner.way.name)
 
     def _first(self, candidates: list[Candidate]) -> Candidate:
         """The best candidate for the goal; among equals the best by the other measure, then the one tried first."""
@@ -317,7 +324,10 @@ class Race:
             return "no file keeps the bound; its outputs are the best"
         if len(keeping) == 1:
             return "the only file that keeps the bound"
-        return f"{BEST[self.goal]} of the {len(keeping)} files that keep the bound"
+        first = SCORES[self.goal][0]
+        is_first = first(winner) >= max(map(first, keeping))
+        others = "" if is_first else f"; what differs by less than {EQUAL - 1:.0%} is equal, and {SECOND[self.goal]} wins"
+        return f"{BEST[self.goal]} of the {len(keeping)} files that keep the bound{others}"
 
 
 def effective(options: Mapping[str, Any], way: Way) -> dict[str, Any]:

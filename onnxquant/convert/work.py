@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
+from onnxquant.errors import ModelError
+from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.graph.traverse import nodes
@@ -99,6 +101,16 @@ class PreparedModel:
         document = original.copy()
         prepare(document)
         return cls(original, document, find_sites(document)[0])
+
+    def refuse_integers(self) -> None:
+        """Refuse a model whose weights are integers already.
+
+        Raises:
+            ModelError: they are.
+        """
+        integers = "" if self.sites else integer_weights(self.document.proto)
+        if integers:
+            raise ModelError(f"{self.document.name}: {ALREADY_QUANTIZED.format(integers)}")
 
 
 def work_of(model: PreparedModel, times: Sequence[NodeTime] = ()) -> Work:

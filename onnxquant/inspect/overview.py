@@ -13,6 +13,7 @@ from onnxquant.convert.prospect import in_words
 from onnxquant.convert.ways import ways
 from onnxquant.convert.work import PreparedModel, Work, work_of
 from onnxquant.errors import FeedError
+from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
 from onnxquant.graph.io import load
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Goal
@@ -98,6 +99,7 @@ def overview(model: str | Path, data: Data | None = None, **options: object) -> 
         times = runtime.profile(reference.path, outputs.feeds[0], settings.threads)
     prepared = PreparedModel.of(document)
     work = work_of(prepared, times)
+    integers = "" if prepared.sites else integer_weights(document.proto)
     seconds = sum(time.seconds for time in times)
     return Overview(
         model=str(model),
@@ -110,8 +112,8 @@ def overview(model: str | Path, data: Data | None = None, **options: object) -> 
         operators=_operators(times, seconds),
         slowest=tuple(Part(f"{t.op} {t.name}", t.seconds, t.seconds / (seconds or 1.0)) for t in work.slowest),
         is_synthetic=outputs.origin.is_synthetic,
-        ways=tuple(way.name for way in ways(prepared, work, Goal.FAST) if way.rescues is None),
-        prospect=in_words(work),
+        ways=() if integers else tuple(w.name for w in ways(prepared, work, Goal.FAST) if w.rescues is None),
+        prospect=f"none: the model {ALREADY_QUANTIZED.format(integers)}" if integers else in_words(work),
         commands=_commands(str(model), data),
     )
 

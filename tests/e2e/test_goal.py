@@ -14,6 +14,7 @@ import onnx
 import pytest
 from commands import run
 from graphs import node
+from onnxruntime.quantization import quantize_dynamic
 
 import onnxquant
 from onnxquant import runtime
@@ -38,7 +39,7 @@ from onnxquant.convert.ways import (
     ways,
 )
 from onnxquant.convert.work import Kind, PreparedModel, Work, work_of
-from onnxquant.errors import RecipeError
+from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find_sites
 from onnxquant.plan.activations import StaticRecord
@@ -358,5 +359,19 @@ def test_a_plan_says_what_a_model_is_made_of(tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "convolutions 100%" in shown.output and f"onnxquant quantize {source} --data SAMPLES\n" in shown.output
     data = json.loads(run("plan", source, "--json").stdout)
-    assert data["weights"] == 1 and data["operators"][0]["name"] == "Conv" and data["is_synthetic"]
+    assert data["weights"] == 1 and "Conv" in [part["name"] for part in data["operators"]] and data["is_synthetic"]
     assert data["ways"] == [INT8.name, STATIC.name] and not (tmp_path / "m.int8.onnx").exists()
+
+
+def test_a_model_of_integers_is_refused_before_it_is_run(tmp_path: Path) -> None:
+    path = tmp_path / "integers.onnx"
+    quantize_dynamic(graphs.save(graphs.matmul(k=64, n=512), tmp_path / "float.onnx"), path)
+    plan = json.loads(run("plan", path, "--json").stdout)
+    assert plan["ways"] == [] and "is quantized already" in plan["prospect"]
+    with pytest.raises(ModelError, match="is quantized already"):
+        onnxquant.quantize(path, tmp_path / "out.onnx", data={"x": graphs.rng(1).standard_normal((8, 3, 64)).astype("f4")})
+
+
+def test_a_folder_of_samples_that_is_not_there_is_called_missing(default_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(FeedError, match="no such file or folder"):
+        onnxquant.quantize(default_model, tmp_path / "out.onnx", data=str(tmp_path / "nothere"))

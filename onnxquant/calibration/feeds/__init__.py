@@ -140,6 +140,8 @@ def _source(
             return python.from_python(python.resolve(data), data, limit, python.Target(inputs, steps, facts))
         if steps:
             raise FeedError(f"{data}: preprocess is for folders of images and for texts; {expected(inputs)}")
+        if not path.exists() and not path.suffix:
+            raise FeedError(f"{data}: no such file or folder; {expected(inputs)}")
         if path.suffix.lower() not in arrays.ENDINGS:
             raise FeedError(
                 f"{path}: expected a .npz file, a .npy file, a .txt file, a .csv or .jsonl table, an image, a sound, a "
