@@ -63,6 +63,8 @@ def _worst_is_cut(proof: Proof) -> bool:
 def faster(report: ReportData, proof: Proof) -> str:
     """Steps to try with a file that is slower than the original."""
     steps = []
+    if report.choice is not None:
+        return "No way that keeps the bound is faster here; --min-sqnr, --metric or --max-drop set another bound."
     if _is_float16_alone(report):
         return f"{_ON_CPUS}: where speed matters here, keep the original."
     if _given(report, "float16"):

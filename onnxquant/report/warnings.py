@@ -85,7 +85,7 @@ def _doubts(report: ReportData, proof: Proof) -> list[str]:
 
 def _weight_only(report: ReportData) -> list[str]:
     """A warning about weights that dynamic activations pass by."""
-    if not isinstance(report.activations, DynamicRecord):
+    if not isinstance(report.activations, DynamicRecord) or report.choice is not None:  # static ones were tried
         return []
     sites = (s.decision for s in report.encoded)
     convs = [d for d in sites if d.role == "conv" and d.target != Activations.DYNAMIC]

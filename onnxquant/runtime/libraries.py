@@ -34,13 +34,17 @@ def custom_op_libraries(paths: Iterable[str | Path]) -> Iterator[None]:
         paths: files of the libraries.
 
     Raises:
-        RecipeError: a file does not exist.
+        RecipeError: a file does not exist, or onnxruntime cannot load it.
     """
     libraries = []
     for path in map(Path, paths):
         if not path.is_file():
             raise RecipeError(f"custom_op_library: {path} is no file")
         libraries.append(str(path.resolve()))
+        try:
+            _clash((libraries[-1],))
+        except ModelError as error:
+            raise RecipeError(f"custom_op_library: {error}; expected a library that exports RegisterCustomOps") from None
     token = _named.set(tuple(dict.fromkeys((*_named.get(), *libraries))))
     try:
         yield
