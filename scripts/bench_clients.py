@@ -65,7 +65,7 @@ def matrix(selected: Sequence[File], answers: Answers, says: dict[str, dict[str,
             cells.append(("yes" if loads else "no") if word is None or not loads else _CELLS[word])
             if word is not None and loads != (word is not Support.NO):
                 faults.append(f"{file.key} on {name}: info says {word}; {result}")
-                cells[-1] += " (!)"
+                cells[-1] = "runs (!)" if loads else "fails (!)"
         rows.setdefault((file.model, *cells), []).append(file.way)
     heads = ["model", "format and target", *(f"{name}" for name in answers)]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
