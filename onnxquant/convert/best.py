@@ -136,8 +136,9 @@ def _chosen(wish: Wish, settings: Options, rules: Recipe, provenance: Provenance
                 if beside is not None and proof.latency is not None and proof.latency.seconds.keys() == beside.seconds.keys():
                     proof.latency = beside  # comparable with those of the others
                 report.prove(proof)
-        if report.proof is not None:
-            add_accuracy(report.proof, reference.path, place, samples, settings)
+        with removing_new_files(provenance):
+            if report.proof is not None:
+                add_accuracy(report.proof, reference.path, place, samples, settings)
     report.choice = race.choice(best, report.verdict)
     return provenance.finish(report)
 

@@ -114,7 +114,7 @@ def add_accuracy(proof: Proof, original: Path, quantized: Path, samples: Samples
         options: number of threads.
 
     Raises:
-        FeedError: the labels cannot be read.
+        FeedError: the labels cannot be read, or those of ``labels`` tell no accuracy.
     """
     if not samples.has_labels:
         return
@@ -125,6 +125,8 @@ def add_accuracy(proof: Proof, original: Path, quantized: Path, samples: Samples
     result = measure(original, quantized, labelled, options.threads, samples.labels_from)
     if isinstance(result, Accuracy):
         proof.accuracy = result
+    elif options.labels is not None:
+        raise FeedError(f"labels: {options.labels}: {result or 'no accuracy: none is the class of a sample'}")
     elif result:
         proof.notes.append(result)
 

@@ -89,6 +89,16 @@ def test_files_of_labels_tell_the_accuracy(batch: int, tmp_path: Path) -> None:
             accuracy(tmp_path / "m.onnx", tmp_path / "p.onnx", tmp_path / "f.npz", labels=str(tmp_path / name))
 
 
+@pytest.mark.parametrize(("label", "says"), [("999", "among 1000 classes"), ("-1", "no accuracy"), ("cat", "no accuracy")])
+def test_labels_that_tell_no_accuracy_are_refused(label: str, says: str, tmp_path: Path) -> None:
+    classifier(tmp_path / "m.onnx", 1)
+    np.savez(tmp_path / "f.npz", x=np.random.default_rng(1).normal(0, 1, (20, 80)).astype(np.float32))
+    (tmp_path / "l.txt").write_text(f"{label}\n" * 20)
+    with pytest.raises(FeedError, match=says):
+        accuracy(tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "f.npz", labels=str(tmp_path / "l.txt"), solver="rtn")
+    assert not (tmp_path / "o.onnx").exists()
+
+
 def photos(folder: Path, names: list[str], weight: NDArray[Any]) -> dict[str, int]:
     """Two photos for each name, in folders; the class that the float model gives each."""
     random, answers = np.random.default_rng(2), {}
