@@ -191,9 +191,9 @@ def table(rows: Mapping[str, Row]) -> str:
             f"| {row.model} | {chosen.way or chosen.error[:40]} | {size} | {speed} | {ratio} | {chosen.seconds:.0f} | "
             f"{chosen.processor:.0f} | {other} | {flags} |"
         )
-    if chosen := [row.sides[CHOICE] for row in rows.values()]:
+    if sides := [row.sides[CHOICE] for row in rows.values()]:
         good = sum(not row.flags() for row in rows.values())
-        clock, processor = [side.seconds for side in chosen], [side.processor for side in chosen]
+        clock, processor = [side.seconds for side in sides], [side.processor for side in sides]
         times = f"{np.median(clock):.0f} s on the clock, {np.median(processor):.0f} s of a processor"
         longest = f"{max(clock):.0f} s and {max(processor):.0f} s"
         lines += ["", f"{good} of {len(rows)} models without a flag; median {times}, longest {longest}"]
