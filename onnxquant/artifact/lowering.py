@@ -16,7 +16,7 @@ from onnxquant.artifact.records import Metadata, Record, entry_text
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.computed import restore_computations
-from onnxquant.graph.data_files import DataFiles, is_stored
+from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.model_editor import ModelEditor, Sink
 from onnxquant.graph.names import METADATA, ORIGIN, PREPARATION
@@ -126,13 +126,7 @@ def predict(document: Document, plan: Plan, data: DataFiles | None) -> Predicted
     counter = SizeCounter(data)
     lowered = lower(document, plan, counter, None)
     proto = lowered.proto
-    for graph in graphs(proto.graph):
-        for tensor in graph.initializer:
-            if not is_stored(tensor) and (raw := document.referenced(tensor)) is not None:
-                counter.store(tensor, len(raw), None)
-    for tensor in tensors(proto):
-        if not is_stored(tensor):
-            document.inline(tensor)
+    counter.keep(proto, document)
     constants = constant_bytes(proto)
     return PredictedSize(counter.total(proto), constants, lowered.float16)
 

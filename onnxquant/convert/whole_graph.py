@@ -21,7 +21,7 @@ from onnxquant.graph.computed import restore_computations
 from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.names import ORIGIN, PREPARATION
-from onnxquant.graph.publish import Publisher, refuse_overwriting
+from onnxquant.graph.publish import Publisher, SizeCounter, refuse_overwriting
 from onnxquant.graph.sites import find_sites
 from onnxquant.graph.traverse import tensors
 from onnxquant.passes.float16.convert import ConvertToFloat16, Float16Result
@@ -111,8 +111,7 @@ def convert(context: Context, reference: Reference, path: Path, notes: list[str]
     restore_computations(context.document.proto, context.document.computations)
     report = Report.of_plan(original, path, Plan(()), notes)
     if options.dry_run:
-        _add(report, ConvertToFloat16(options.keep_io_types)(context.document))
-        refuse_larger(original, _size(context.document))
+        _predict(context, path, report)
         return report
     data = options.data_files(original, path)
     refuse_overwriting(original, path, data)
@@ -135,15 +134,36 @@ def _write(context: Context, path: Path, report: Report, data: DataFiles | None)
             publisher.append(tensor, memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data))
 
         outcome = ConvertToFloat16(options.keep_io_types, store)(document)
-        document.proto.metadata_props.add(key=ORIGIN, value=context.origin)
-        if context.samples is not None:
-            preparation = context.samples.preparation(context.original).text()
-            document.proto.metadata_props.add(key=PREPARATION, value=preparation)
+        _add_origin(context)
         publisher.keep(document.proto, document)
         refuse_larger(context.original, _size(document))
         publisher.publish(document.proto)
     _add(report, outcome)
     report.finish(path, {})
+
+
+def _predict(context: Context, path: Path, report: Report) -> None:
+    """Convert the model, count the bytes of its file, and put the outcome into the report."""
+    document, options = context.document, context.options
+    counter = SizeCounter(options.data_files(context.original, path))
+
+    def store(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:
+        counter.store(tensor, values.nbytes, None)
+
+    outcome = ConvertToFloat16(options.keep_io_types, store)(document)
+    _add_origin(context)
+    counter.keep(document.proto, document)
+    refuse_larger(context.original, _size(document))
+    _add(report, outcome)
+    report.predicted_bytes = counter.total(document.proto)
+
+
+def _add_origin(context: Context) -> None:
+    """Add to a converted model what it was made of."""
+    entries = context.document.proto.metadata_props
+    entries.add(key=ORIGIN, value=context.origin)
+    if context.samples is not None:
+        entries.add(key=PREPARATION, value=context.samples.preparation(context.original).text())
 
 
 def _size(document: Document) -> PredictedSize:

@@ -61,6 +61,16 @@ class SizeCounter:
         place = self._places.take(tensor.name, nbytes)
         refer(tensor, f"{STORED}{place.file}", place.offset, nbytes)
 
+    def keep(self, proto: onnx.ModelProto, source: Document) -> None:
+        """Count the tensors of ``source`` that nothing has replaced, as ``Publisher.keep`` stores them."""
+        for graph in graphs(proto.graph):
+            for tensor in graph.initializer:
+                if not is_stored(tensor) and (raw := source.referenced(tensor)) is not None:
+                    self.store(tensor, len(raw), None)
+        for tensor in tensors(proto):
+            if not is_stored(tensor):
+                source.inline(tensor)
+
     def total(self, proto: onnx.ModelProto) -> int:
         """Bytes of the model and its data files once ``proto`` is published; ``proto``, a copy made for this, is changed."""
         seal(proto, self.hashes)

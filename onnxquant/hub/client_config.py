@@ -49,7 +49,7 @@ class ClientConfig:
         entries: JsonObject = {}
         counts, notes = data_counts(folder, self._client)
         if self._text is None:
-            notes.append(f"{self.path} is missing: transformers.js does not load a folder without it")
+            notes.append(f"{self.path.name} is missing: transformers.js does not load a folder without it")
         default = _default(dtypes)
         if default and _DTYPE not in self._table:
             entries[_DTYPE] = default

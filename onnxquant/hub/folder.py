@@ -68,7 +68,11 @@ def read_folder(folder: Path) -> ModelFolder:
     for path in files:
         if any(path.stem.endswith(ending) and path.stem.removesuffix(ending) in names for ending in endings):
             continue
-        document = load(path)
+        try:
+            document = load(path)
+        except ModelError as error:
+            notes.append(f"{path.name}: cannot be read ({_without_name(error, path)}); no variants are made of it")
+            continue
         if reason := _objection(document):
             notes.append(f"{path.name}: {reason}; no variants are made of it")
         else:
@@ -76,6 +80,11 @@ def read_folder(folder: Path) -> ModelFolder:
     if not models:
         raise ModelError("; ".join((f"{place}: holds no model with float32 weights", *notes)))
     return ModelFolder(tuple(models), tuple(notes))
+
+
+def _without_name(error: ModelError, path: Path) -> str:
+    """The text of an error without the name of its file in front."""
+    return str(error).removeprefix(f"{path}: ")
 
 
 def _objection(document: Document) -> str:
@@ -105,7 +114,7 @@ def samples_of(model: FloatModel, data: Data | None) -> Data | None:
 
 
 def data_counts(folder: Path, client: Client) -> tuple[dict[str, int], list[str]]:
-    """Numbers of data files by name of the model's file, and sentences on data files that a client does not find.
+    """Numbers of data files by name of the model's file, and sentences on models that have no such number.
 
     Args:
         folder: the folder of models.
@@ -113,7 +122,11 @@ def data_counts(folder: Path, client: Client) -> tuple[dict[str, int], list[str]
     """
     counts, notes = {}, []
     for path in sorted(folder.glob("*.onnx")):
-        locations = set(load(path).locations())
+        try:
+            locations = set(load(path).locations())
+        except ModelError as error:
+            notes.append(f"{path.name}: cannot be read ({_without_name(error, path)}); no entry is made for it")
+            continue
         names = DataFiles(path.name + client.data_suffix)
         if locations and locations != {names.name(i) for i in range(len(locations))}:
             other = min(locations)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onnxquant.batch.job import Row
 from onnxquant.hub.folder import FloatModel
+from onnxquant.hub.names import Names
 from onnxquant.hub.variants import Variant
 from onnxquant.json_data import OPTIONAL, JsonObject, to_object
 from onnxquant.report.report import Report
@@ -51,16 +52,24 @@ class VariantRow:
     report: JsonObject | None = field(default=None, repr=False, compare=False, metadata=OPTIONAL)
 
     @classmethod
-    def of(cls, row: Row, model: FloatModel, variant: Variant) -> VariantRow:
-        """The result of a job; a file that is not close enough, or whose proof failed, is FAILED."""
-        state, reason, cosine = row.verdict, " ".join(row.reason.split()), _lowest_cosine(row.report)
+    def of(cls, row: Row, model: FloatModel, variant: Variant, names: Names) -> VariantRow:
+        """The result of a job; a file that is not close enough, or whose proof failed, is FAILED.
+
+        Args:
+            row: result of the job.
+            model: the float model.
+            variant: the variant.
+            names: names that files have for readers of the folder.
+        """
+        state, reason, cosine = row.verdict, names.text(" ".join(row.reason.split())), _lowest_cosine(row.report)
+        end = "it stays as it was" if row.reused else "not kept"
         if row.report is not None and row.report.problems:
-            state, reason = State.FAILED, f"{reason}: not kept"
+            state, reason = State.FAILED, f"{reason}: {end}"
         elif cosine is not None and not cosine >= variant.least_cosine:
-            state, reason = State.FAILED, f"cosine {cosine:.4f} is below {variant.least_cosine}: not kept"
+            state, reason = State.FAILED, f"cosine {cosine:.4f} is below {variant.least_cosine}: {end}"
         elif cosine is not None and state in _INACCURATE:
             state, reason = State.CAUTION, ""
-        report = None if row.report is None else row.report.to_dict()
+        report = None if row.report is None else names.table(row.report.to_dict())
         return cls(
             variant.file_name(model.name), variant.dtype, model.name, state, reason, model.nbytes, row.output_bytes, cosine,
             variant.least_cosine, row.speed_ratio, row.seconds, report,
@@ -117,15 +126,15 @@ class HubReport:
         return not any(row.state.is_failure for row in self.rows)
 
     def to_dict(self) -> JsonObject:
-        """JSON data."""
+        """JSON data, which people publish with the folder: files have their names in it."""
         return {
-            "hub": str(self.folder),
+            "hub": self.folder.resolve().name,
             "passed": self.passed,
             "models": [{"file": model.path.name, "bytes": model.nbytes} for model in self.models],
             "variants": [to_object(row) for row in self.rows],
             "config": self.config,
             "notes": list(self.notes),
-            "files": [str(path) for path in self.files],
+            "files": [path.relative_to(self.folder).as_posix() for path in self.files],
         }
 
     def card(self) -> str:
@@ -149,4 +158,3 @@ class HubReport:
 
 def _line(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
-

@@ -2,65 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
-from onnxquant.batch.job import Job
-from onnxquant.batch.run import BatchProgress, run, silent
+from onnxquant.batch.run import BatchProgress, silent
 from onnxquant.calibration.feeds import Data
 from onnxquant.clients import client_named
 from onnxquant.errors import ModelError, OutputExistsError
 from onnxquant.graph.io import load
 from onnxquant.hub.client_config import ClientConfig
-from onnxquant.hub.folder import SUBFOLDER, FloatModel, ModelFolder, read_folder, samples_of
+from onnxquant.hub.folder import SUBFOLDER, ModelFolder, read_folder
+from onnxquant.hub.make import Task, Wish, make
 from onnxquant.hub.report import MARK, HubReport, VariantRow
-from onnxquant.hub.variants import Variant, variants, variants_named
-from onnxquant.json_data import JsonObject, from_json
+from onnxquant.hub.variants import variants, variants_named
+from onnxquant.json_data import JsonObject, JsonValue, from_json
+from onnxquant.report.provenance import hashes
 from onnxquant.system.files import atomically
 
 CLIENT = "transformers.js"
 CARD, REPORT = "variants.md", "variants.json"
+_STAYS = "is there already; --force makes it again"
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """Arguments of the user that all jobs share."""
+class _State:
+    """Size and hashes of a model with its data files."""
 
-    data: Data | None
-    options: Mapping[str, object]
-    skip_existing: bool
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One variant of one model, and the way at which its making is."""
-
-    model: FloatModel
-    variant: Variant
-    way: int = 0
-
-    def job(self, wish: _Wish) -> Job:
-        """The job of a batch that makes the file."""
-        data = samples_of(self.model, wish.data)
-        way = self.variant.options(self.way, has_samples=data is not None)
-        rules = way.pop("rules", None)
-        recipe = None if rules is None else {"rules": list(cast(tuple[object, ...], rules))}
-        output = self.model.path.with_name(self.variant.file_name(self.model.name))
-        return Job(
-            self.model.path, output, recipe, data, {**way, **wish.options}, wish.skip_existing, keeps_report=True
-        )  # fmt: skip
+    nbytes: int
+    hashes: dict[str, str]
 
 
 def hub(
     folder: str | Path,
     *,
-    only: Iterable[str] = (),
+    only: str | Iterable[str] = (),
     data: Data | None = None,
-    clients: Iterable[str] = (CLIENT,),
+    clients: str | Iterable[str] = (CLIENT,),
     skip_existing: bool = False,
     jobs: int = 1,
     progress: BatchProgress = silent,
@@ -72,7 +51,7 @@ def hub(
         folder: the folder; its models are ``onnx/model.onnx``, ``onnx/encoder_model.onnx`` and the like.
         only: dtypes of the variants; empty: all.
         data: samples of every model, or a folder with ``NAME.npz`` for single models; None: synthetic ones.
-        clients: programs that run the files; the first has its data files named and its entries written.
+        clients: programs that run the files; transformers.js gets its entries in config.json.
         skip_existing: whether files that were made of the same model in the same way are kept.
         jobs: number of files at a time.
         progress: function that is called with a model's name, the stage, and the part of it that is done.
@@ -87,71 +66,90 @@ def hub(
         OutputExistsError: the table or the report would replace a file of somebody else.
     """
     folder, chosen = Path(folder), variants_named(only)
-    names = [client_named(name).name for name in clients] or [CLIENT]
-    contents, config = read_folder(folder), ClientConfig(folder / "config.json", client_named(names[0]))
+    wanted_by = (clients,) if isinstance(clients, str) else clients
+    names = [client_named(name).name for name in wanted_by] or [CLIENT]
+    contents = read_folder(folder)
+    config = ClientConfig(folder / "config.json", client_named(CLIENT)) if CLIENT in names else None
     places = [folder / SUBFOLDER / name for name in (CARD, REPORT)]
     for place in places:
         _refuse_foreign(place, force=bool(options.get("force")))
-    wish = _Wish(data, {"external_data": "auto", **options, "clients": tuple(names)}, skip_existing)
-    tasks = [_Task(model, variant) for model in contents.models for variant in chosen]
-    rows = _with_earlier(_made(tasks, wish, progress, jobs), places[1], contents)
-    report = _with_config(HubReport(folder, contents.models, tuple(rows), {}, contents.notes), config, contents)
+    wish = Wish(data, {"external_data": "auto", **options, "clients": tuple(names)}, skip_existing)
+    tasks = [Task(model, variant) for model in contents.models for variant in chosen]
+    earlier = {row.file: row for row in _earlier(places[1], contents)}
+    if not (wish.options.get("force") or skip_existing):
+        for name in earlier.keys() & {task.place.name for task in tasks}:
+            earlier[name] = replace(earlier[name], reason=_STAYS)
+        tasks = [task for task in tasks if task.place.name not in earlier]
+    new = make(tasks, wish, progress, jobs)
+    # What was there stays where its replacement failed.
+    replaced = {row.file for row in new if not row.state.is_failure}
+    rows = [*(row for name, row in earlier.items() if name not in replaced), *new]
+    report = HubReport(folder, contents.models, _sorted(rows, contents), {}, contents.notes)
+    report = _with_config(report, config, contents)
     if options.get("dry_run"):
         return report
-    if report.config:
+    if config and report.config:
         config.write(report.config)
-    report = replace(report, files=(*([config.path] if report.config else []), *places))
+    report = replace(report, files=(*([config.path] if config and report.config else []), *places))
     for place, text in zip(places, (report.card(), json.dumps(report.to_dict(), indent=1)), strict=True):
         with atomically(place) as stream:
             stream.write(text.encode())
     return report
 
 
-def _made(tasks: Sequence[_Task], wish: _Wish, progress: BatchProgress, jobs: int) -> list[VariantRow]:
-    """Rows of all variants; one that is not close enough is made in its next way."""
-    rows: dict[tuple[Path, str], VariantRow] = {}
-    while tasks:
-        report = run([task.job(wish) for task in tasks], progress, workers=jobs, continue_on_error=True)
-        again = []
-        for task, row in zip(tasks, report.rows, strict=True):
-            result = VariantRow.of(row, task.model, task.variant)
-            rows[task.model.path, task.variant.dtype] = result
-            is_other = wish.skip_existing and row.report is None and Path(row.output).exists()  # made in another way, perhaps
-            if result.state.is_failure and row.report is not None:
-                _remove(Path(row.output))
-            if result.state.is_failure and (is_other or row.report is not None):
-                again += [replace(task, way=task.way + 1)] * (task.way + 1 < len(task.variant.ways))
-        tasks = again
-    return list(rows.values())
-
-
-def _with_earlier(rows: list[VariantRow], journal: Path, contents: ModelFolder) -> list[VariantRow]:
-    """Rows of a run, and those of an earlier one whose files are still there, in the order of lists."""
+def _earlier(journal: Path, contents: ModelFolder) -> list[VariantRow]:
+    """Rows of an earlier run whose files are still there as they were."""
     try:
-        earlier = from_json(list[VariantRow], json.loads(journal.read_bytes())["variants"])
+        rows = from_json(list[VariantRow], json.loads(journal.read_bytes())["variants"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        earlier = []
-    new, sizes = {row.file for row in rows}, {model.name: model.nbytes for model in contents.models}
-    for row in earlier:
-        place = journal.with_name(row.file)
-        is_same = row.file not in new and row.original_bytes == sizes.get(row.model) and row.is_there and place.exists()
-        if is_same and load(place).size() == row.output_bytes:
-            rows.append(row)
-    order = list(variants())
-    return sorted(rows, key=lambda row: (list(sizes).index(row.model), order.index(row.dtype)))
+        return []
+    models, known = {model.name: model.path for model in contents.models}, variants()
+    originals = {name: _taken(path) for name, path in models.items()} if rows else {}
+    return [
+        row
+        for row in rows
+        if row.is_there
+        and row.dtype in known
+        and row.model in models
+        and row.file == known[row.dtype].file_name(row.model)
+        and _is_same(row.original_bytes, _hashes(row, "original"), originals[row.model])
+        and _is_same(row.output_bytes, _hashes(row, "output"), _taken(journal.with_name(row.file)))
+    ]
 
 
-def _remove(model: Path) -> None:
-    """Remove a file of ours that is not good enough, and its data."""
-    with contextlib.suppress(ModelError):
-        data = load(model).data_files()
-        for path in (model, *data):
-            path.unlink(missing_ok=True)
+def _hashes(row: VariantRow, name: str) -> JsonValue:
+    """Hashes of the files of a model in the report of a row; None where there are none."""
+    taken = (row.report or {}).get("sha256")
+    return taken.get(name) if isinstance(taken, dict) else None
 
 
-def _with_config(report: HubReport, config: ClientConfig, contents: ModelFolder) -> HubReport:
-    """The report with the entries that config.json is to have."""
-    dtypes = {model.name: [r.dtype for r in report.rows if r.model == model.name and r.is_there] for model in contents.models}
+def _taken(place: Path) -> _State | None:
+    """The state of a model that is there; None where it cannot be read."""
+    try:
+        document = load(place)
+        return _State(document.size(), hashes((place, *document.data_files())))
+    except (ModelError, OSError):
+        return None
+
+
+def _is_same(nbytes: int | None, expected: JsonValue, state: _State | None) -> bool:
+    """Whether a model is there as it was; by its size alone where its hashes were not taken."""
+    return state is not None and state.nbytes == nbytes and (expected is None or expected == state.hashes)
+
+
+def _sorted(rows: Iterable[VariantRow], contents: ModelFolder) -> tuple[VariantRow, ...]:
+    """Rows in the order of lists."""
+    models, dtypes = [model.name for model in contents.models], list(variants())
+    return tuple(sorted(rows, key=lambda row: (models.index(row.model), dtypes.index(row.dtype))))
+
+
+def _with_config(report: HubReport, config: ClientConfig | None, contents: ModelFolder) -> HubReport:
+    """The report with the entries that config.json is to have; none where no client reads it."""
+    if config is None:
+        return report
+    dtypes = {
+        model.name: [r.dtype for r in report.rows if r.model == model.name and r.is_there] for model in contents.models
+    }
     entries, notes = config.entries(dtypes, report.folder / SUBFOLDER)
     return replace(report, config=entries, notes=(*report.notes, *notes))
 
@@ -171,5 +169,7 @@ def _refuse_foreign(place: Path, *, force: bool) -> None:
 
 def entries_text(config: JsonObject) -> str:
     """Entries of config.json in one line."""
-    words = {name: f"{len(value)} files" if isinstance(value, dict) else json.dumps(value) for name, value in config.items()}
+    words = {
+        name: f"{len(value)} files" if isinstance(value, dict) else json.dumps(value) for name, value in config.items()
+    }
     return ", ".join(f"{name}: {word}" for name, word in words.items())

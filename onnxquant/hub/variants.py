@@ -78,15 +78,17 @@ def variants() -> dict[str, Variant]:
     return {variant.dtype: variant for variant in _VARIANTS}
 
 
-def variants_named(names: Iterable[str]) -> list[Variant]:
+def variants_named(names: str | Iterable[str]) -> list[Variant]:
     """Variants by dtype, in the order of lists; where no name is given, all that most models come close enough in.
 
     Raises:
         RecipeError: no such variant; the nearest is named.
     """
-    known = variants()
-    chosen = [name.strip() for text in names for name in text.split(",") if name.strip()]
+    known, texts = variants(), (names,) if isinstance(names, str) else names
+    chosen = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     for name in chosen:
         if name not in known:
-            raise RecipeError(f"unknown variant {name!r}{nearest(name, list(known))}; expected some of {', '.join(known)}")
+            raise RecipeError(
+                f"unknown variant {name!r}{nearest(name, list(known))}; expected some of {', '.join(known)}"
+            )
     return [v for name, v in known.items() if name in chosen or (not chosen and not v.only_named)]

@@ -34,7 +34,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(jobs: Sequence[Job], *_: Any, **__: Any) -> BatchReport:
         return BatchReport(tuple(run_job(job, silent) for job in jobs))
 
-    monkeypatch.setattr(sys.modules["onnxquant.hub.run"], "run", run)  # its package is a function, too
+    monkeypatch.setattr(sys.modules["onnxquant.hub.make"], "run", run)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_variant_is_made_in_its_next_way_where_the_first_is_not_close_enough(f
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
     before = names(folder)
     report = onnxquant.hub(folder, only=["fp16", "q4f16", "bnb4"], dry_run=True)
-    assert report.passed and all(row.output_bytes for row in report.rows if row.dtype != "fp16")
+    assert report.passed and all(row.output_bytes for row in report.rows)
     assert names(folder) == before and (folder / "config.json").read_bytes() == CONFIG
 
 
@@ -119,14 +119,90 @@ def test_a_later_run_keeps_what_is_there(folder: Path) -> None:
     made = (folder / "onnx" / "model_int8.onnx").stat().st_mtime_ns
     report = onnxquant.hub(folder, only=["q4"])
     assert [row.dtype for row in report.rows] == ["int8", "q4"]
-    refused = onnxquant.hub(folder, only=["int8"])
-    assert not refused.passed and "exists already" in refused.rows[0].reason
+    again = onnxquant.hub(folder, only=["int8"])
+    assert again.passed and again.rows[0].cosine == report.rows[0].cosine and "--force" in again.rows[0].reason
+    assert "| model_int8.onnx |" in (folder / "onnx" / "variants.md").read_text()
     kept = onnxquant.hub(folder, skip_existing=True, only=["int8", "q4"])
     assert kept.passed and kept.rows[0].cosine
     assert (folder / "onnx" / "model_int8.onnx").stat().st_mtime_ns == made
     # A file that is gone has no row any more.
     (folder / "onnx" / "model_q4.onnx").unlink()
     assert [row.dtype for row in onnxquant.hub(folder, only=["int8"], force=True).rows] == ["int8"]
+
+
+@pytest.mark.parametrize("changed", ["model.onnx", "model_int8.onnx"])
+def test_a_file_that_is_not_as_an_earlier_run_left_it_is_refused(folder: Path, changed: str) -> None:
+    onnxquant.hub(folder, only=["int8"])
+    proto = onnx.load(folder / "onnx" / changed)
+    tensor = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]  # of the same size
+    onnx.save(proto, folder / "onnx" / changed)
+    (row,) = onnxquant.hub(folder, only=["int8"]).rows
+    assert row.state == "ERROR" and row.reason.startswith("onnx/model_int8.onnx: exists already")
+
+
+@pytest.mark.parametrize("skip_existing", [False, True])
+def test_a_file_stays_where_the_one_that_would_replace_it_is_not_close_enough(folder: Path, skip_existing: bool) -> None:
+    onnxquant.hub(folder, only=["int8"], external_data="always")
+    onnx_folder = folder / "onnx"
+    for ending in ("", "_data"):
+        shutil.copy(onnx_folder / f"model_int8.onnx{ending}", onnx_folder / f"model_q2.onnx{ending}")
+    proto = onnx.load(onnx_folder / "model_q2.onnx", load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = entry.value.replace("model_int8", "model_q2")
+    onnx.save(proto, onnx_folder / "model_q2.onnx")
+    before = {path.name: path.read_bytes() for path in onnx_folder.glob("model_q2*")}
+    weight = np.random.default_rng(0).standard_normal((64, 96))
+    weight[::32], weight[1::32] = 6, -6  # the others of their blocks are lost in 2 bits
+    save(folder, weight, np.zeros(0))
+    report = onnxquant.hub(folder, only=["q2"], force=True, skip_existing=skip_existing, external_data="always")
+    assert [row.state for row in report.rows] == ["FAILED"]
+    assert {path.name: path.read_bytes() for path in onnx_folder.glob("model_q2*")} == before
+    assert not [name for name in names(folder) if name.startswith(".")]
+
+
+def test_a_file_that_is_close_enough_replaces_the_one_that_was_there(folder: Path) -> None:
+    (folder / "onnx" / "model_int8.onnx").write_bytes(b"old")
+    report = onnxquant.hub(folder, only=["int8"], force=True, external_data="always")
+    assert report.passed and report.rows[0].report and report.rows[0].report["output"] == "onnx/model_int8.onnx"
+    assert names(folder) == ["model.onnx", "model_int8.onnx", "model_int8.onnx_data", "variants.json", "variants.md"]
+    assert config(folder)["use_external_data_format"] == {"model_int8.onnx": 1}
+
+
+def test_a_file_that_cannot_be_read_is_named_and_harms_no_other(folder: Path) -> None:
+    for name in ("model_q2f16.onnx", "model_q4.onnx", "encoder_model.onnx"):
+        (folder / "onnx" / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    report = onnxquant.hub(folder, only=["int8"])
+    assert [row.file for row in report.rows] == ["model_int8.onnx"] and report.passed
+    assert config(folder)["dtype"] == "int8" and "variants.md" in names(folder)
+    for name, end in (("model_q2f16", "no entry is made for it"), ("encoder_model", "no variants are made of it")):
+        (note,) = [n for n in report.notes if n.startswith(f"{name}.onnx: cannot be read (") and n.endswith(f"); {end}")]
+        assert str(folder) not in note
+
+
+def test_another_client_gets_no_entries_of_transformers_js(folder: Path) -> None:
+    graphs.save(graphs.matmul(64, 96), folder / "onnx" / "model.onnx", external=True)
+    report = onnxquant.hub(folder, only="int8", clients="openvino")
+    assert report.passed and report.config == {} and (folder / "config.json").read_bytes() == CONFIG
+    assert not any("rename" in note for note in report.notes)
+
+
+def test_one_client_may_be_given_as_a_text(folder: Path) -> None:
+    assert [row.dtype for row in onnxquant.hub(folder, only="q8", clients="transformers.js", dry_run=True).rows] == ["q8"]
+
+
+def test_what_is_published_names_no_folder_of_this_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "feeds").mkdir()
+    np.savez(folder / "feeds" / "x.npz", x=np.ones((2, 3, 64), np.float32))
+    (folder / "onnx" / "model_q4.onnx").write_bytes(b"mine")
+    for place in (folder, Path(folder.name)):
+        monkeypatch.chdir(folder.parent)
+        onnxquant.hub(place, only=["int8", "q4"], data=str(folder / "feeds" / "x.npz"))
+        text = "".join((folder / "onnx" / name).read_text() for name in ("variants.md", "variants.json"))
+        assert str(folder.parent) not in text and f"{folder.name}/" not in text
+        assert "q4 of model (onnx/model_q4.onnx: exists already" in text
+        (folder / "onnx" / "model_int8.onnx").unlink()
 
 
 def test_files_that_are_no_float_models_are_left_out(folder: Path) -> None:
@@ -201,8 +277,8 @@ def test_the_command_prints_a_narrow_table_and_says_what_is_missing(folder: Path
     assert "model_int8.onnx" in result.output and 'dtype: "int8"' in result.output
     assert max(map(len, result.output.splitlines()[:3])) <= 80
     again = CliRunner().invoke(main, ["hub", str(folder), "--only", "int8", "--json"])
-    assert again.exit_code == 1
-    assert "exists already" in json.loads(again.output)["variants"][0]["reason"]
+    assert again.exit_code == 0
+    assert "there already" in json.loads(again.output)["variants"][0]["reason"]
     assert CliRunner().invoke(main, ["hub", str(folder / "none")]).exit_code == 2
 
 
