@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,15 +75,11 @@ def hub(
         _refuse_foreign(place, force=bool(options.get("force")))
     wish = Wish(data, {"external_data": "auto", **options, "clients": tuple(names)}, skip_existing)
     tasks = [Task(model, variant) for model in contents.models for variant in chosen]
-    earlier = {row.file: row for row in _earlier(places[1], contents)}
-    if not (wish.options.get("force") or skip_existing):
-        for name in earlier.keys() & {task.place.name for task in tasks}:
-            earlier[name] = replace(earlier[name], reason=_STAYS)
-        tasks = [task for task in tasks if task.place.name not in earlier]
-    new = make(tasks, wish, progress, jobs)
-    # What was there stays where its replacement failed.
-    replaced = {row.file for row in new if not row.state.is_failure}
-    rows = [*(row for name, row in earlier.items() if name not in replaced), *new]
+    earlier = _earlier(places[1], contents)
+    stays = not (options.get("force") or skip_existing)
+    asked = {task.place.name for task in tasks} & {row.file for row in earlier} if stays else set()
+    new = make([task for task in tasks if task.place.name not in asked], wish, progress, jobs)
+    rows = _merged([replace(row, reason=_STAYS) if row.file in asked else row for row in earlier], new)
     report = HubReport(folder, contents.models, _sorted(rows, contents), {}, contents.notes)
     report = _with_config(report, config, contents)
     if options.get("dry_run"):
@@ -135,6 +131,12 @@ def _taken(place: Path) -> _State | None:
 def _is_same(nbytes: int | None, expected: JsonValue, state: _State | None) -> bool:
     """Whether a model is there as it was; by its size alone where its hashes were not taken."""
     return state is not None and state.nbytes == nbytes and (expected is None or expected == state.hashes)
+
+
+def _merged(earlier: Iterable[VariantRow], new: Sequence[VariantRow]) -> list[VariantRow]:
+    """Rows of this run, and those of an earlier one whose files it has not replaced."""
+    replaced = {row.file for row in new if not row.state.is_failure}
+    return [*(row for row in earlier if row.file not in replaced), *new]
 
 
 def _sorted(rows: Iterable[VariantRow], contents: ModelFolder) -> tuple[VariantRow, ...]:
