@@ -20,8 +20,9 @@ from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.model_editor import ModelEditor, Sink
 from onnxquant.graph.names import METADATA, ORIGIN, PREPARATION
-from onnxquant.graph.publish import Publisher, SizeCounter
+from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find_sites
+from onnxquant.graph.size_counter import SizeCounter
 from onnxquant.graph.traverse import graphs, replace_field, tensors
 from onnxquant.passes.float16.convert import Float16Result
 from onnxquant.plan.activations import StaticRecord

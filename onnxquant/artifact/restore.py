@@ -60,7 +60,7 @@ def write_float(document: Document, output: Path, *, force: bool = False, data: 
     index = plane_index(document.proto)
     size = sum(record.elements * record.dtype.itemsize for record in encoded)
     external = document.is_external() or size > _MOST_INLINE
-    with Publisher(output, external=external, force=force, data=data) as publisher:
+    with Publisher(output, external=external, force=force, data=data, source=document) as publisher:
         proto = onnx.ModelProto()
         proto.CopyFrom(document.proto)
         restore(proto, publisher, lambda record: decode_weight(document, record, index))

@@ -14,6 +14,7 @@ from onnxquant.batch import process
 from onnxquant.batch.job import Job, Row
 from onnxquant.calibration.feeds import Data
 from onnxquant.errors import OutputError, RecipeError
+from onnxquant.graph.data_files import is_ending
 from onnxquant.json_data import JsonObject, from_json
 from onnxquant.recipe.declaration import declared
 from onnxquant.recipe.options import Options
@@ -278,7 +279,7 @@ def _refuse_one_file_for_all(settings: Options, count: int) -> None:
         for name in (value,) if isinstance(value, str) else value or ():
             if is_path(name):
                 raise RecipeError(f"{option.name} is {name!r}, one file for {count} models")
-    if settings.data_name is not None and not settings.data_name.startswith(("_", ".")):
+    if settings.data_name is not None and not is_ending(settings.data_name):
         raise RecipeError(f"data_name is {settings.data_name!r}, one file for {count} models; an ending such as _data is not")
 
 

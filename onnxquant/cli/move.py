@@ -27,5 +27,8 @@ def move(model: str, target: str, data_name: str | None, force: bool) -> None:
       onnxquant move model.int8.onnx model_quantized.onnx
       onnxquant move a.onnx b.onnx --data-name _data     b.onnx and b.onnx_data
     """
-    for path in move_model(model, target, data_name=data_name, force=force):
+    notes: list[str] = []
+    for path in move_model(model, target, data_name=data_name, force=force, notes=notes):
         click.echo(path)
+    for sentence in notes:
+        click.echo(sentence, err=True)

@@ -23,7 +23,6 @@ from onnxquant.convert.race import Race, Wish, effective
 from onnxquant.convert.ways import ways
 from onnxquant.convert.work import PreparedModel, Work, work_of
 from onnxquant.errors import FeedError, ModelError, RecipeError
-from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
 from onnxquant.plan.context import Shared
@@ -130,7 +129,7 @@ def _chosen(wish: Wish, settings: Options, rules: Recipe, provenance: Provenance
             wish.progress("proof", 0.0)
             report = best.report
             with removing_new_files(provenance):
-                _publish(report, place, settings.data_names(original, place), force=settings.force)
+                _publish(report, provenance)
                 proof = compare(reference, place, settings, wish.progress)
                 beside = race.latency_of(best)
                 if beside is not None and proof.latency is not None and proof.latency.seconds.keys() == beside.seconds.keys():
@@ -196,8 +195,11 @@ def _work(model: PreparedModel, reference: Reference, settings: Options) -> Work
         return work_of(model)
 
 
-def _publish(report: Report, place: Path, data: DataFiles, *, force: bool) -> None:
+def _publish(report: Report, provenance: Provenance) -> None:
     """Put the file of a report in its place."""
-    with Publisher(place, external=report.external_data, force=force, data=data) as publisher:
+    settings, original, place = provenance.settings, provenance.original, provenance.place
+    data = settings.data_names(original, place)
+    with Publisher(place, external=report.external_data, force=settings.force, data=data, source=original) as publisher:
         publisher.publish_copy(Path(str(report.output)))
+    report.notes += publisher.notes
     report.output = str(place)

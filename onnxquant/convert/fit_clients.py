@@ -8,7 +8,7 @@ from onnxquant.artifact import lowering
 from onnxquant.clients import Client, Support, check
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
-from onnxquant.graph.publish import SizeCounter
+from onnxquant.graph.size_counter import SizeCounter
 from onnxquant.plan.decision import Plan
 
 

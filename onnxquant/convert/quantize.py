@@ -186,12 +186,13 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
     if options.dry_run:
         return report
     refuse_overwriting(context.original, path, data)
-    with Publisher(path, external=data is not None, force=options.force, data=data) as publisher:
+    with Publisher(path, external=data is not None, force=options.force, data=data, source=context.original) as publisher:
         if options.proof:
             open_samples(context, reference)
         solved = solve_weights(context, unsolved, model.orders, split.calibrating if split else None)
         encoder = SiteEncoder(context, plan, [model.solved, solved])
         lowering.write(model.document, plan, publisher, encoder)
+    report.notes += publisher.notes
     report.finish(path, encoder.results)
     if options.proof:
         report.prove(prove(context, reference, path, EncodedWeights(model.document, encoder.digests, model.unseen)))

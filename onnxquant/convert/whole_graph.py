@@ -21,8 +21,9 @@ from onnxquant.graph.computed import restore_computations
 from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.names import ORIGIN, PREPARATION
-from onnxquant.graph.publish import Publisher, SizeCounter, refuse_overwriting
+from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.sites import find_sites
+from onnxquant.graph.size_counter import SizeCounter
 from onnxquant.graph.traverse import tensors
 from onnxquant.passes.float16.convert import ConvertToFloat16, Float16Result
 from onnxquant.passes.float16.element_types import element_types
@@ -128,7 +129,7 @@ def convert(context: Context, reference: Reference, path: Path, notes: list[str]
 def _write(context: Context, path: Path, report: Report, data: DataFiles | None) -> None:
     """Convert the model, write it, and put the outcome into the report."""
     document, options = context.document, context.options
-    with Publisher(path, external=data is not None, force=options.force, data=data) as publisher:
+    with Publisher(path, external=data is not None, force=options.force, data=data, source=context.original) as publisher:
 
         def store(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:
             publisher.append(tensor, memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data))
@@ -138,6 +139,7 @@ def _write(context: Context, path: Path, report: Report, data: DataFiles | None)
         publisher.keep(document.proto, document)
         refuse_larger(context.original, _size(document))
         publisher.publish(document.proto)
+    report.notes += publisher.notes
     _add(report, outcome)
     report.finish(path, {})
 

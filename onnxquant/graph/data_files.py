@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import onnx
 
-from onnxquant.errors import ModelError, OutputError
+from onnxquant.errors import ModelError, OutputError, RecipeError
 from onnxquant.graph.external import reference
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.traverse import tensors
@@ -38,6 +38,33 @@ class DataFiles:
 
     first: str
     limit: int = 0
+
+    @classmethod
+    def named(cls, output: Path, text: str, limit: int = 0) -> Self:
+        """Data files of a name that the user gives; an ending alone goes behind the output's name.
+
+        Args:
+            output: the model.
+            text: the name, or the ending.
+            limit: size of the largest file in bytes; 0: no limit.
+
+        Raises:
+            RecipeError: no data file of this model can have the name.
+
+        >>> DataFiles.named(Path("model.onnx"), "_data").first
+        'model.onnx_data'
+        """
+        data = cls(output.name * is_ending(text) + text, limit)
+        objection = objection_to_name(text)
+        if not objection and data.has_name(output.name):
+            objection = "the name of the model itself; expected another, or an ending such as _data"
+        if objection:
+            raise RecipeError(f"data_name is {text!r}, {objection}")
+        return data
+
+    def has_name(self, name: str) -> bool:
+        """Whether one of the files has a name."""
+        return self.first in (name, _NUMBER.sub("", name))
 
     def name(self, number: int) -> str:
         """Name of a file.
@@ -104,8 +131,8 @@ def name_like(model: Path, locations: Sequence[str], output: Path) -> str:
     first = _first(locations)
     for own, new in ((model.name, output.name), (model.stem, output.stem)):
         ending = first.removeprefix(own)
-        is_ending = ending != first and re.match(r"[._-][^/\\]*$", ending) and ".onnx" not in ending
-        if own and is_ending and not objection_to_name(ending):
+        is_usable = is_ending(ending) and ".onnx" not in ending and not objection_to_name(ending)
+        if own and ending != first and is_usable and not DataFiles(new + ending).has_name(output.name):
             return new + ending
     return output.name + USUAL
 
@@ -122,6 +149,11 @@ def _first(locations: Sequence[str]) -> str:
     if len(locations) == 1:
         return locations[0]
     return firsts.pop() if len(firsts) == 1 and firsts <= set(locations) else ""
+
+
+def is_ending(text: str) -> bool:
+    """Whether a text is an ending of names, which goes behind the name of a model, rather than a whole name."""
+    return text.startswith((".", "_", "-"))
 
 
 def objection_to_name(name: str) -> str:
@@ -161,6 +193,16 @@ def locations_of(proto: onnx.ModelProto) -> list[str]:
     """Names of the files that tensors refer to, in the order of their numbers where they have some."""
     names = {reference(tensor).location for tensor in _external(proto)}
     return sorted(names, key=lambda name: (len(name), name))
+
+
+def ends_of(proto: onnx.ModelProto) -> dict[str, int | None]:
+    """Ends of the tensors in each file that they refer to; None where a tensor does not say its length."""
+    ends: dict[str, int | None] = {}
+    for tensor in _external(proto):
+        location, offset, length = reference(tensor)
+        end = ends.setdefault(location, 0)
+        ends[location] = None if end is None or length is None else max(end, offset + length)
+    return ends
 
 
 def relocate(proto: onnx.ModelProto, names: Mapping[str, str]) -> None:

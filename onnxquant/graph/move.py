@@ -6,12 +6,19 @@ import os
 from pathlib import Path
 
 from onnxquant.errors import OutputError, RecipeError
-from onnxquant.graph.data_files import DataFiles, is_named_after, name_like, objection_to_name, other_owner
+from onnxquant.graph.data_files import DataFiles, default_data, is_named_after, name_like, other_owner
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
 
 
-def move(source: str | Path, target: str | Path, *, data_name: str | None = None, force: bool = False) -> list[Path]:
+def move(
+    source: str | Path,
+    target: str | Path,
+    *,
+    data_name: str | None = None,
+    force: bool = False,
+    notes: list[str] | None = None,
+) -> list[Path]:
     """Give a model another name, or another folder, with its data files; at every moment one of both names is a whole model.
 
     Args:
@@ -19,6 +26,7 @@ def move(source: str | Path, target: str | Path, *, data_name: str | None = None
         target: its new name.
         data_name: name of its data file, or the ending of that behind the model's name (``_data``); None: as before.
         force: whether an existing target may be replaced.
+        notes: list that gets a sentence for each data file of a replaced target that stays.
 
     Returns:
         the files under their new names, the model first.
@@ -31,7 +39,7 @@ def move(source: str | Path, target: str | Path, *, data_name: str | None = None
     source, target = Path(source), Path(target)
     document = load(source)
     locations = sorted(document.locations(), key=lambda name: (len(name), name))
-    _refuse_same(source, target)
+    _refuse_own_file(document, source, target)
     data = _new_data(document, target, data_name)
     if data and _same_folder(source, target) and [data.name(i) for i in range(len(locations))] == locations:
         data = None
@@ -42,8 +50,10 @@ def move(source: str | Path, target: str | Path, *, data_name: str | None = None
     for file in old[1:]:
         if other := other_owner(file, source):
             raise OutputError(f"{file}: holds tensors of {other}, too, which would not load any more")
-    with Publisher(target, external=data is not None, force=force, data=data) as publisher:
+    with Publisher(target, external=data is not None, force=force, data=data, source=document) as publisher:
         publisher.publish_moved(source)
+    if notes is not None:
+        notes += publisher.notes
     new = [target, *load(target).data_files()]
     for file in old:
         if not any(file.absolute() == other.absolute() for other in new):
@@ -51,10 +61,12 @@ def move(source: str | Path, target: str | Path, *, data_name: str | None = None
     return new
 
 
-def _refuse_same(source: Path, target: Path) -> None:
-    """Refuse a target that is the source itself; one that is a second name of the same file may take its place."""
+def _refuse_own_file(document: Document, source: Path, target: Path) -> None:
+    """Refuse a target that is the source itself, or its data; a second name of the source may take its place."""
     if source.parent.resolve() / source.name == target.parent.resolve() / target.name:
         raise OutputError(f"{target}: is the model itself; give it another name")
+    if any(file.exists() and target.exists() and file.samefile(target) for file in document.data_files()):
+        raise OutputError(f"{target}: is data of the model; give the model another name")
 
 
 def _new_data(document: Document, target: Path, data_name: str | None) -> DataFiles | None:
@@ -64,19 +76,19 @@ def _new_data(document: Document, target: Path, data_name: str | None) -> DataFi
         RecipeError: the name is none, or there is no data file that it could be given to.
     """
     source, locations = document.path, document.locations()
-    if data_name is not None and (objection := objection_to_name(data_name)):
-        raise RecipeError(f"data_name is {data_name!r}, {objection}")
-    if data_name is not None and not locations:
+    named = DataFiles.named(target, data_name) if data_name is not None else None
+    if named and not locations:
         raise RecipeError(f"data_name is {data_name!r}, but {document.name} has no data file")
     if source is None or not locations:
         return None
-    if data_name is not None:
-        return DataFiles(target.name * data_name.startswith(("_", ".")) + data_name)
+    if named:
+        return named
     if is_named_after(source, locations):
         return DataFiles(name_like(source, locations, target))
     if _same_folder(source, target):
         return None
-    return DataFiles(Path(locations[0]).name) if len(locations) == 1 else DataFiles(name_like(source, [], target))
+    unchanged = DataFiles(Path(locations[0]).name)
+    return unchanged if len(locations) == 1 and unchanged.first != target.name else default_data(target)
 
 
 def _same_folder(source: Path, target: Path) -> bool:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -33,57 +34,14 @@ from onnxquant.graph.data_files import (
 from onnxquant.graph.external import refer
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import Make
-from onnxquant.graph.seal import seal
+from onnxquant.graph.replaced import ReplacedModel
+from onnxquant.graph.seal import note_hash, seal
 from onnxquant.graph.traverse import graphs, tensors
-from onnxquant.graph.wire import varint
 from onnxquant.system.files import one_process_at_a_time, refuse_taken, temporary_name
 
 # protobuf refuses to serialize 2 GiB; the graph needs some room of its own.
 MAX_INLINE = (2 << 30) - (16 << 20)
 _COPY = 16 << 20
-
-
-class SizeCounter:
-    """A sink that counts the bytes that a Publisher would write.
-
-    Args:
-        data: names of the data files; None: tensors go into the model.
-    """
-
-    def __init__(self, data: DataFiles | None = None) -> None:
-        self.data = data
-        self._places = Places(data)
-        self.hashes: dict[str, str] = {}
-
-    def store(self, tensor: onnx.TensorProto, nbytes: int, make: Make | None) -> None:
-        """Count the bytes, and give the tensor a reference as long as the real one."""
-        note_hash(self.hashes, tensor.name, "0" * 64)
-        place = self._places.take(tensor.name, nbytes)
-        refer(tensor, f"{STORED}{place.file}", place.offset, nbytes)
-
-    def keep(self, proto: onnx.ModelProto, source: Document) -> None:
-        """Count the tensors of ``source`` that nothing has replaced, as ``Publisher.keep`` stores them."""
-        for graph in graphs(proto.graph):
-            for tensor in graph.initializer:
-                if not is_stored(tensor) and (raw := source.referenced(tensor)) is not None:
-                    self.store(tensor, len(raw), None)
-        for tensor in tensors(proto):
-            if not is_stored(tensor):
-                source.inline(tensor)
-
-    def total(self, proto: onnx.ModelProto) -> int:
-        """Bytes of the model and its data files once ``proto`` is published; ``proto``, a copy made for this, is changed."""
-        seal(proto, self.hashes)
-        size = sum(self._places.ends)
-        if self.data is not None:
-            relocate(proto, {f"{STORED}{i}": self.data.name(i) for i in range(len(self._places.ends))})
-            return int(proto.ByteSize()) + size
-        for tensor in stored_tensors(proto):
-            stored = int(tensor.external_data[2].value)
-            size += 1 + len(varint(stored))  # the field's tag and length
-            del tensor.external_data[:]
-            tensor.ClearField("data_location")
-        return int(proto.ByteSize()) + size
 
 
 class Publisher:
@@ -94,13 +52,27 @@ class Publisher:
         external: tensors go to data files beside it rather than into the model.
         force: an existing output may be replaced.
         data: names of the data files; None: one file, ``<output>.data``.
+        source: the model that the output is made of, whose files are never removed; None: there is none.
+
+    Attributes:
+        notes: sentences on data files of a replaced model that stay.
 
     Raises:
         OutputError: the folder is missing or read-only, the output exists, or writing fails.
     """
 
-    def __init__(self, output: Path, *, external: bool, force: bool, data: DataFiles | None = None) -> None:
+    def __init__(
+        self,
+        output: Path,
+        *,
+        external: bool,
+        force: bool,
+        data: DataFiles | None = None,
+        source: Document | None = None,
+    ) -> None:
         self.output = output
+        self.source = source
+        self.notes: list[str] = []
         self.data = (data or default_data(output)) if external else None
         self.force = force
         self.hashes: dict[str, str] = {}
@@ -233,10 +205,8 @@ class Publisher:
         proto = onnx.load_model(model, load_external_data=False)
         locations = locations_of(proto)
         if self.data is None:
-            with one_process_at_a_time(self.output.parent):
-                self._refuse_unusable()
+            with self._replacing():
                 self._replace(self._second_name(model), self.output)
-            self._sync_folder()
             return
         self._files = []
         for location in locations:
@@ -249,10 +219,21 @@ class Publisher:
 
     def _publish_sealed(self, proto: onnx.ModelProto) -> None:
         self._sync()
+        with self._replacing():
+            self._move(proto)
+
+    @contextlib.contextmanager
+    def _replacing(self) -> Iterator[None]:
+        """A block that puts the new files in place, alone in the folder; then unused data of the old model is removed."""
         with one_process_at_a_time(self.output.parent):
             self._refuse_unusable()  # another run may have been faster
-            self._move(proto)
-        self._sync_folder()
+            replaced = ReplacedModel(self.output)
+            try:
+                yield
+                self._sync_folder()
+            finally:
+                replaced.remove_unused(self.source)
+                self.notes += replaced.notes
 
     def _move(self, proto: onnx.ModelProto) -> None:
         """Move the finished files to their places: data first, the graph last."""
@@ -390,8 +371,3 @@ def refuse_overwriting(source: Document, output: Path, data: DataFiles | None = 
         for written in (*places, *(data.names_present(output.parent) if data else ())):
             if any(written.samefile(read) for read in inputs):
                 raise OutputError(f"{written}: is an input; inputs are never overwritten, give another output")
-
-
-def note_hash(hashes: dict[str, str], name: str, digest: str) -> None:
-    """Record a tensor's hash; graphs beside each other may use one name twice, then hashes are joined by commas."""
-    hashes[name] = f"{hashes[name]},{digest}" if name in hashes else digest

@@ -41,3 +41,8 @@ def _digest(proto: onnx.ModelProto) -> str:
     """Hash of the entries that describe a file of ours."""
     entries = sorted((entry.key, entry.value) for entry in proto.metadata_props if entry.key in _SEALED)
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def note_hash(hashes: dict[str, str], name: str, digest: str) -> None:
+    """Record a tensor's hash; graphs beside each other may use one name twice, then hashes are joined by commas."""
+    hashes[name] = f"{hashes[name]},{digest}" if name in hashes else digest

@@ -104,5 +104,7 @@ class Model:
             decisions.append(replace(decision, format=form))
         external, data = self._document.is_external(), named_like(self._document, Path(output))
         refuse_overwriting(self._document, Path(output), data)
-        with Publisher(Path(output), external=external, force=force, data=data) as publisher:
+        with Publisher(
+            Path(output), external=external, force=force, data=data, source=self._document
+        ) as publisher:
             lowering.write(self._document, Plan(tuple(decisions)), publisher, lambda s, _: self._chosen[s.name].encoded)

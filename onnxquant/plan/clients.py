@@ -12,10 +12,10 @@ from onnxquant.formats.base import Format
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.names import MICROSOFT
-from onnxquant.graph.publish import SizeCounter
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.shapes import outlined
 from onnxquant.graph.sites import Site, find_sites
+from onnxquant.graph.size_counter import SizeCounter
 from onnxquant.targets import Target
 
 

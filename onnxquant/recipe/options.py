@@ -144,14 +144,14 @@ class Options(OptionFields):
         """Names of an output's data files, whether or not it gets any: the user's, a client's, or as the original's.
 
         Raises:
-            RecipeError: a client looks for another name.
+            RecipeError: the user's name is the model's, or a client looks for another.
         """
         clients = [client_named(name) for name in self.clients]
         limits = [_bytes_of("data_limit", self.data_limit), *(client.max_bytes for client in clients)]
         limit = min((n for n in limits if n), default=0)
         expected = next((client for client in clients if client.data_suffix), None)
         if self.data_name is not None:
-            name = output.name * self.data_name.startswith(("_", ".")) + self.data_name
+            name = DataFiles.named(output, self.data_name).first
         elif expected is not None:
             name = output.name + expected.data_suffix
         else:

@@ -55,15 +55,17 @@ class Provenance:
         return replace(self, output=output, request=replace(self.request, recipe=rules.to_list()))
 
     def check(self, *others: Document) -> None:
-        """Refuse reports and a recipe that could not be written, before any work.
+        """Refuse names of data files, and reports and a recipe that could not be written, before any work.
 
         Args:
             others: models beside the original that must not be overwritten.
 
         Raises:
-            RecipeError: an unknown ending.
+            RecipeError: an unknown ending, or a name that no data file of the output can have.
             OutputError: a file cannot be written, or is one of the models.
         """
+        if self.output is not None and self.output.name:
+            self.settings.data_names(self.original, self.output)
         places = files.places(self.settings.report, self.output, force=self.settings.force)
         if self.settings.save_recipe is not None:
             recipe = Path(self.settings.save_recipe)

@@ -100,7 +100,10 @@ def test_every_way_of_writing_keeps_the_ending(how: str, tmp_path: Path) -> None
     assert outputs(output).shape == (3, 48)
 
 
-@pytest.mark.parametrize(("name", "file"), [("w.bin", "w.bin"), ("_data", "out.onnx_data"), (".bin", "out.onnx.bin")])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("w.bin", "w.bin"), ("_data", "out.onnx_data"), (".bin", "out.onnx.bin"), ("-w.bin", "out.onnx-w.bin")],
+)
 def test_a_data_file_has_the_name_that_is_asked_for(name: str, file: str, tmp_path: Path) -> None:
     report = quantize(model(tmp_path / "m.onnx"), tmp_path / "out.onnx", data_name=name)
     assert names(tmp_path) == sorted(["m.onnx", "out.onnx", file])
@@ -123,6 +126,38 @@ def test_names_of_other_files_are_refused(name: str, tmp_path: Path) -> None:
         quantize(model(tmp_path / "m.onnx"), tmp_path / "out.onnx", data_name=name)
     with pytest.raises(RecipeError, match="data_name is"):
         onnxquant.move(model(tmp_path / "n.onnx", "n.bin"), tmp_path / "out.onnx", data_name=name)
+
+
+@pytest.mark.parametrize("name", ["qq.bin", "qq"])
+def test_the_name_of_the_model_itself_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("work has begun")
+
+    output = tmp_path / ("qq.bin" if name == "qq.bin" else "qq_1")
+    source = model(tmp_path / "m.onnx", "m.weights")
+    with pytest.raises(RecipeError, match="the name of the model itself"):
+        quantize(source, output, data_name=name, progress=fail)
+    with pytest.raises(RecipeError, match="the name of the model itself"):
+        onnxquant.move(source, output, data_name=name)
+    assert names(tmp_path) == ["m.onnx", "m.weights"]
+
+
+def test_a_derived_name_is_never_that_of_the_model_itself(tmp_path: Path) -> None:
+    source = model(tmp_path / "m.onnx", "m.bin")
+    (tmp_path / "other").mkdir()
+    quantize(source, tmp_path / "q.bin")
+    onnxquant.move(source, tmp_path / "other" / "b.bin")
+    assert names(tmp_path) == ["other", "q.bin", "q.bin.data"] and names(tmp_path / "other") == ["b.bin", "b.bin.data"]
+    source = model(tmp_path / "m.onnx", "weights")
+    onnxquant.move(source, tmp_path / "other" / "weights")
+    assert names(tmp_path / "other") == ["b.bin", "b.bin.data", "weights", "weights.data"]
+
+
+def test_a_model_does_not_take_the_place_of_its_data(tmp_path: Path) -> None:
+    source = model(tmp_path / "m.onnx", "weights")
+    with pytest.raises(OutputError, match="weights: is data of the model"):
+        onnxquant.move(source, tmp_path / "weights", force=True)
+    assert outputs(source).shape == (3, 48)
 
 
 def test_a_data_file_of_another_model_is_not_replaced(tmp_path: Path) -> None:
@@ -160,6 +195,57 @@ def test_no_data_file_is_larger_than_asked(limit: str, tmp_path: Path) -> None:
     assert sum(p.stat().st_size for p in made[1].iterdir()) == planned.predicted_bytes
     assert np.array_equal(outputs(made[0] / "out.onnx"), outputs(made[1] / "out.onnx"))
     assert all(onnxquant.verify(made[1] / "out.onnx").values())
+
+
+def replace_by(how: str, source: Path, target: Path) -> list[str]:
+    """Replace a model by one with a single data file; the sentences on files that stay."""
+    notes: list[str] = []
+    if how == "move":
+        other = model(target.parent / "other.onnx", "other.onnx.data")
+        onnxquant.move(other, target, force=True, notes=notes)
+        return notes
+    options: dict[str, Any] = {"external_data": "always", "force": True}
+    if how == "goal":
+        report = onnxquant.quantize(source, target, data={"x": X}, goal="small", effort="low", **options)
+    elif how == "whole graph":
+        report = onnxquant.quantize(source, target, format="f16", whole_graph=True, proof=False, **options)
+    else:
+        report = quantize(source, target, **options)
+    return [note for note in report.notes if "stays" in note]
+
+
+@pytest.mark.parametrize("how", ["quantize", "move", "goal", "whole graph"])
+def test_data_files_that_only_the_replaced_model_used_are_removed(how: str, tmp_path: Path) -> None:
+    source, target = model(tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    quantize(source, target, external_data="always", data_limit="3100B")
+    (tmp_path / "out.onnx.data_2").write_bytes(b"precious")
+    assert (tmp_path / "out.onnx.data_1").exists()
+    assert replace_by(how, source, target) == []
+    assert names(tmp_path) == ["m.onnx", "out.onnx", "out.onnx.data", "out.onnx.data_2"]
+
+
+@pytest.mark.parametrize("user", ["another model", "the source", "a file that cannot be read", "more bytes", "a link"])
+def test_data_files_that_may_be_of_use_stay(user: str, tmp_path: Path) -> None:
+    source, target, data = model(tmp_path / "m.onnx"), tmp_path / "out.onnx", tmp_path / "w.bin"
+    quantize(source, target, data_name="w.bin")
+    if user == "another model":
+        (tmp_path / "other.onnx").write_bytes(target.read_bytes())
+    elif user == "the source":  # whose name is none that other models have
+        source = model(tmp_path / "float", "f.bin")
+        target.unlink()
+        target.write_bytes(source.read_bytes())
+        data = tmp_path / "f.bin"
+    elif user == "a file that cannot be read":
+        (tmp_path / "other.onnx").write_bytes(b"text")
+    elif user == "more bytes":
+        data.write_bytes(data.read_bytes() + b"precious")
+    else:
+        data.rename(tmp_path / "real")
+        data.symlink_to(tmp_path / "real")
+    before = data.read_bytes()
+    notes = replace_by("quantize", source, target)
+    assert data.read_bytes() == before
+    assert [note.split()[0] for note in notes] == ["w.bin"] * (user not in ("another model", "the source"))
 
 
 def test_a_tensor_larger_than_a_file_may_be_is_refused(tmp_path: Path) -> None:
@@ -299,7 +385,7 @@ def test_a_killed_move_leaves_a_whole_model(replaces: bool, links: bool, tmp_pat
         if code == 0:
             break
     assert code == 0 and step > 5
-    assert names(folder) == sorted(["b.onnx", "b.bin", "b.bin_1"] + ["b.onnx.bin"] * replaces)
+    assert names(folder) == ["b.bin", "b.bin_1", "b.onnx"]
 
 
 def _move_until(source: Path, target: Path, step: int, *, links: bool) -> None:

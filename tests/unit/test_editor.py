@@ -12,8 +12,8 @@ from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.names import SITE, NameAllocator
 from onnxquant.graph.node import attribute, is_op, set_attribute
-from onnxquant.graph.publish import SizeCounter
 from onnxquant.graph.sites import find_sites
+from onnxquant.graph.size_counter import SizeCounter
 
 
 def small() -> onnx.ModelProto:
