@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,15 +167,17 @@ def objection_to_name(name: str) -> str:
 
 
 def other_owner(data: Path, model: Path) -> Path | None:
-    """Another model of a model's folder whose tensors a data file holds; None where there is none."""
-    others = (path for path in sorted(model.parent.glob("*.onnx")) if path.name != model.name)
-    return next((path for path in others if data.absolute() in _data_of(path)), None)
+    """Another model, in the folder of a model or of its data file, whose tensors the data file holds; None without one."""
+    folders = {os.path.realpath(folder): folder for folder in (model.parent, data.parent)}.values()
+    models = (path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() == ".onnx")
+    others = (path for path in models if os.path.realpath(path) != os.path.realpath(model))
+    return next((path for path in others if os.path.realpath(data) in _data_of(path)), None)
 
 
-def _data_of(model: Path) -> list[Path]:
-    """Data files of a model; none of a file that is no model."""
+def _data_of(model: Path) -> list[str]:
+    """Data files of a model, links resolved; none of a file that is no model."""
     try:
-        return [path.absolute() for path in load(model).data_files()]
+        return [os.path.realpath(path) for path in load(model).data_files()]
     except ModelError:
         return []
 

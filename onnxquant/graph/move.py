@@ -56,7 +56,7 @@ def move(
         notes += publisher.notes
     new = [target, *load(target).data_files()]
     for file in old:
-        if not any(file.absolute() == other.absolute() for other in new):
+        if not any(os.path.realpath(file) == os.path.realpath(other) for other in new):
             file.unlink()
     return new
 

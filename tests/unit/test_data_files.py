@@ -413,3 +413,27 @@ def _move_until(source: Path, target: Path, step: int, *, links: bool) -> None:
     except BaseException:
         os._exit(1)
     os._exit(0)
+
+
+def test_a_move_through_a_link_to_the_folder_keeps_what_it_has_written(tmp_path: Path) -> None:
+    source = model(tmp_path / "a.pb", "w", "w_2")
+    before = outputs(source)
+    (tmp_path / "link").symlink_to(tmp_path)
+    onnxquant.move(source, tmp_path / "link" / "b.onnx", data_name="w", force=True)
+    assert np.array_equal(outputs(tmp_path / "b.onnx"), before)
+    assert names(tmp_path) == ["b.onnx", "link", "w", "w_1"]
+
+
+@pytest.mark.parametrize("other", ["c.ONNX", "sub/c.onnx"])
+def test_data_that_another_model_uses_is_not_moved(other: str, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    location = "sub/w" if "/" in other else "w"
+    source = model(tmp_path / "a.onnx", location)
+    proto = onnx.load(source, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "w" if entry.key == "location" else entry.value
+    (tmp_path / other).write_bytes(proto.SerializeToString())
+    with pytest.raises(OutputError, match=r"c\.(onnx|ONNX), too"):
+        onnxquant.move(source, tmp_path / "b.onnx", data_name="_data")
+    outputs(source)
