@@ -135,9 +135,9 @@ def row_of(source: Source, files: Files, arguments: argparse.Namespace) -> Row:
             for i, mode in enumerate(OURS)
         }
         jobs |= {peer: partial(convert, files, _place(folder, peer)) for peer, convert in peers().items()}
-        kept = arguments.files / source.name if arguments.files else folder / "kept"
+        archive = arguments.files / source.name if arguments.files else folder / "kept"
         for tool, job in jobs.items():
-            row.sides[tool] = side_of(tool, job, folder, kept, arguments.limit)
+            row.sides[tool] = side_of(tool, job, folder, archive, arguments.limit)
         if (report := folder / "0.json").exists():
             row.sides[CHOICE].way = json.loads(report.read_text())["choice"]["chosen"]
         outputs = {tool: _place(folder, tool) for tool, side in row.sides.items() if side.size}
@@ -151,22 +151,22 @@ def row_of(source: Source, files: Files, arguments: argparse.Namespace) -> Row:
     return row
 
 
-def side_of(tool: str, job: Callable[[], None], folder: Path, kept: Path, limit: float) -> Side:
+def side_of(tool: str, job: Callable[[], None], folder: Path, archive: Path, limit: float) -> Side:
     """The file of one tool in a folder: made, or, but for the choice, the one that was kept."""
-    output, record = _place(folder, tool), _place(kept, tool).with_suffix(".json")
+    output, record = _place(folder, tool), _place(archive, tool).with_suffix(".json")
     if tool != CHOICE and record.exists():
         side = Side(**json.loads(record.read_text()))
         if side.size:
-            shutil.copy(_place(kept, tool), output)
+            shutil.copy(_place(archive, tool), output)
         return side
     run = processes.run(job, folder / "log", limit)
     side = Side(run.wall, output.stat().st_size if output.exists() else 0, processor=run.seconds)
     if not side.size:
         side.error = (run.output.strip().splitlines() or [f"exit code {run.code}"])[-1][:200]
-    kept.mkdir(parents=True, exist_ok=True)
+    archive.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(asdict(side)))
     if side.size:
-        shutil.copy(output, _place(kept, tool))
+        shutil.copy(output, _place(archive, tool))
     return side
 
 

@@ -1,4 +1,4 @@
-"""Where files run: formats, targets and activations in four models, on the real clients, beside what ``info`` says.
+"""Files of formats, targets and activations in four models on the real clients that run them, beside what ``info`` says.
 
 Files are loaded and run by each client that is named; with --speed, networks are made for each client and run there, too,
 interleaved with the float model. Exit code 1 where a client runs what ``info`` says it does not, or the other way round.
@@ -44,7 +44,7 @@ def ran(client: RealClient, selected: Sequence[File], folder: Path) -> dict[str,
 
 
 def expected(selected: Sequence[File], clients: Sequence[RealClient]) -> dict[str, dict[str, Support]]:
-    """What ``info`` says, by file and client."""
+    """The answers of ``info``, by file and client."""
     known = {client.name: client.entry for client in clients if client.entry}
     entries = [client_named(entry) for entry in dict.fromkeys(known.values())]
     answers = {file.key: check(onnx.load(file.path), entries) for file in selected}
@@ -73,30 +73,30 @@ def matrix(selected: Sequence[File], answers: Answers, says: dict[str, dict[str,
     return "\n".join(lines), faults
 
 
-def speeds(results: dict[str, dict[str, Any]], made: dict[str, list[File]], says: dict[str, dict[str, Support]]) -> str:
+def speeds(results: dict[str, dict[str, Any]], files: dict[str, list[File]], says: dict[str, dict[str, Support]]) -> str:
     """The table of speeds, as multiples of float's."""
-    networks = list(dict.fromkeys(file.key for selected in made.values() for file in selected))
+    networks = list(dict.fromkeys(file.key for selected in files.values() for file in selected))
     lines = ["| client | " + " | ".join(networks) + " |", "|---" * (len(networks) + 1) + "|"]
     for client, by_file in results.items():
         cells = []
         for key in networks:
             result = by_file.get(key)
-            told = " (said)" if says[client].get(key) is Support.SLOW else ""
-            cells.append("refused" if result is None else result.get("error") or f"{result['speed']:.2f}{told}")
+            remark = " (said)" if says[client].get(key) is Support.SLOW else ""
+            cells.append("refused" if result is None else result.get("error") or f"{result['speed']:.2f}{remark}")
         lines.append(f"| {client} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def measured(clients: Sequence[RealClient], sources: Sequence[Path], folder: Path) -> str:
     """The table of speeds of networks made for each client, in that client."""
-    results, made, says = {}, {}, {}
+    results, files, says = {}, {}, {}
     for client in clients:
         if client.entry:
-            made[client.name] = list(files_for(client.entry, sources, folder))
-            results[client.name] = ran(client, made[client.name], folder)["results"]
-            answers = expected(made[client.name], [client])
+            files[client.name] = list(files_for(client.entry, sources, folder))
+            results[client.name] = ran(client, files[client.name], folder)["results"]
+            answers = expected(files[client.name], [client])
             says[client.name] = {key: answer[client.name] for key, answer in answers.items()}
-    return speeds(results, made, says)
+    return speeds(results, files, says)
 
 
 def write(text: str) -> None:

@@ -72,12 +72,12 @@ def inputs_of(path: Path) -> tuple[Input, ...]:
     """The inputs of a model; lengths that it leaves open are 1 for the first axis, and a few for others."""
     graph = onnx.load(str(path), load_external_data=False).graph
     constants = {tensor.name for tensor in graph.initializer}
-    found = []
+    inputs = []
     for value in graph.input:
         kind = value.type.tensor_type
         shape = [axis.dim_value or (1 if i == 0 else 4 * TOKENS) for i, axis in enumerate(kind.shape.dim)]
-        found += [] if value.name in constants else [Input(value.name, _TYPES[kind.elem_type], shape)]
-    return tuple(found)
+        inputs += [] if value.name in constants else [Input(value.name, _TYPES[kind.elem_type], shape)]
+    return tuple(inputs)
 
 
 def models(folder: Path) -> dict[str, Path]:
