@@ -268,9 +268,18 @@ class _Body(NodeBuilder):
             perm: order of the plane's axes.
         """
         flat = self.reshape(self.transpose(plane, *perm), self.ints(-1))
-        codes = np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
-        table = self.reshape(self.table(levels[codes].reshape(-1)), self.ints(256, 8 // bits))
-        return self.op("Gather", table, self.cast(flat, I32))
+        numbers = self.op("Range", self.number(0), self.number(256), self.number(1))
+        fields = self.fields(self.reshape(numbers, self.ints(-1, 1)), bits)
+        codes = self.op("Concat", *fields, axis=1) if len(fields) > 1 else fields[0]
+        return self.op("Gather", self._leveled(codes, levels), self.cast(flat, I32))
+
+    def _leveled(self, codes: str, levels: NDArray[np.float32]) -> str:
+        """The values of some codes, computed where levels are evenly spaced: a table of them would be stored in the file."""
+        first, step = levels[0], levels[1] - levels[0]
+        if not np.array_equal(levels, first + step * np.arange(len(levels), dtype=np.float32)):
+            return self.op("Gather", self.table(levels), self.cast(codes, I32))
+        wide = self.op("Mul", codes, self.number(step)) if step != 1 else codes
+        return self.op("Add", wide, self.number(first)) if first else wide
 
     def codes(self, levels: NDArray[np.float32]) -> str:
         """The values of codes as float [N', K'].
