@@ -340,7 +340,7 @@ def test_static_activations_with_external_data(tmp_path: Path) -> None:
     plain = {"calibration_method": "minmax", "smooth": False, "equalize": False, "proof": False}
     report = onnxquant.quantize(model, output, activations="static", data=str(data), **plain)
     assert report.external_data
-    assert (tmp_path / "out.onnx.data").exists()
+    assert (tmp_path / "out.bin").exists()
     assert 30 < sqnr_db(run(model), run(output)) < 46
     onnxquant.dequantize(output, tmp_path / "float.onnx")
     assert sqnr_db(run(model), run(tmp_path / "float.onnx")) > 33

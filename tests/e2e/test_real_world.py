@@ -23,7 +23,7 @@ def test_nested_graphs_keep_their_planes(target: str, external: bool, tmp_path: 
     where = "always" if external else "never"
     report = onnxquant.quantize(source, output, target=target, format="q4_0", external_data=where)
     assert report.passed, report.proof and report.proof.problems
-    assert (tmp_path / "out.onnx.data").exists() == external
+    assert (tmp_path / "out.bin").exists() == external
     assert len(report.encoded) == 3
     x = graphs.rng().standard_normal((2, 256)).astype(np.float32)
     for condition in (True, False):
