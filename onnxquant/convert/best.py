@@ -123,19 +123,18 @@ def _chosen(wish: Wish, settings: Options, rules: Recipe, provenance: Provenance
         model.refuse_integers()
         race = Race(wish, settings, reference, Path(name), place.name)
         best = race.best(ways(model, _work(model, reference, settings), race.goal, rules.clients))
-        if settings.save_recipe is not None:
-            report = _made_by_recipe(wish, settings, reference, best, place)
-        else:
-            wish.progress("proof", 0.0)
-            report = best.report
-            with removing_new_files(provenance):
+        with removing_new_files(provenance):
+            if settings.save_recipe is not None:
+                report = _made_by_recipe(wish, settings, reference, best, place)
+            else:
+                wish.progress("proof", 0.0)
+                report = best.report
                 _publish(report, provenance)
                 proof = compare(reference, place, settings, wish.progress)
                 beside = race.latency_of(best)
                 if beside is not None and proof.latency is not None and proof.latency.seconds.keys() == beside.seconds.keys():
                     proof.latency = beside  # comparable with those of the others
                 report.prove(proof)
-        with removing_new_files(provenance):
             if report.proof is not None:
                 add_accuracy(report.proof, reference.path, place, samples, settings)
     report.choice = race.choice(best, report.verdict)

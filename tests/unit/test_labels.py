@@ -99,6 +99,16 @@ def test_labels_that_tell_no_accuracy_are_refused(label: str, says: str, tmp_pat
     assert not (tmp_path / "o.onnx").exists()
 
 
+def test_labels_that_tell_no_accuracy_leave_no_chosen_file(tmp_path: Path) -> None:
+    classifier(tmp_path / "m.onnx", 1)
+    np.savez(tmp_path / "f.npz", x=np.random.default_rng(1).normal(0, 1, (20, 80)).astype(np.float32))
+    (tmp_path / "l.txt").write_text("999\n" * 20)
+    given = {"data": tmp_path / "f.npz", "labels": str(tmp_path / "l.txt")}
+    with pytest.raises(FeedError, match="among 1000 classes"):
+        onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "o.onnx", **given)
+    assert not (tmp_path / "o.onnx").exists()
+
+
 def photos(folder: Path, names: list[str], weight: NDArray[Any]) -> dict[str, int]:
     """Two photos for each name, in folders; the class that the float model gives each."""
     random, answers = np.random.default_rng(2), {}
