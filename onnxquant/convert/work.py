@@ -102,15 +102,19 @@ class PreparedModel:
         prepare(document)
         return cls(original, document, find_sites(document)[0])
 
+    @property
+    def integers(self) -> str:
+        """The operators that read integer weights, where there are no others; empty where there are."""
+        return "" if self.sites else integer_weights(self.document.proto)
+
     def refuse_integers(self) -> None:
         """Refuse a model whose weights are integers already.
 
         Raises:
             ModelError: they are.
         """
-        integers = "" if self.sites else integer_weights(self.document.proto)
-        if integers:
-            raise ModelError(f"{self.document.name}: {ALREADY_QUANTIZED.format(integers)}")
+        if self.integers:
+            raise ModelError(f"{self.document.name}: {ALREADY_QUANTIZED.format(self.integers)}")
 
 
 def work_of(model: PreparedModel, times: Sequence[NodeTime] = ()) -> Work:

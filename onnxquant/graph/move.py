@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from onnxquant.errors import OutputError, RecipeError
-from onnxquant.graph.data_files import DataFiles, default_data, is_named_after, name_like, other_owner
+from onnxquant.graph.data_files import DataFiles, default_data, is_named_after, locations_of, name_like, other_owner
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher
 
@@ -38,7 +38,7 @@ def move(
     """
     source, target = Path(source), Path(target)
     document = load(source)
-    locations = sorted(document.locations(), key=lambda name: (len(name), name))
+    locations = locations_of(document.proto)
     _refuse_own_file(document, source, target)
     data = _new_data(document, target, data_name)
     if data and _same_folder(source, target) and [data.name(i) for i in range(len(locations))] == locations:

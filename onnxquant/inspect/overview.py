@@ -13,7 +13,7 @@ from onnxquant.convert.prospect import in_words
 from onnxquant.convert.ways import ways
 from onnxquant.convert.work import PreparedModel, Work, work_of
 from onnxquant.errors import FeedError
-from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
+from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED
 from onnxquant.graph.io import load
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Goal
@@ -99,7 +99,7 @@ def overview(model: str | Path, data: Data | None = None, **options: object) -> 
         times = runtime.profile(reference.path, outputs.feeds[0], settings.threads)
     prepared = PreparedModel.of(document)
     work = work_of(prepared, times)
-    integers = "" if prepared.sites else integer_weights(document.proto)
+    integers = prepared.integers
     seconds = sum(time.seconds for time in times)
     return Overview(
         model=str(model),
