@@ -117,6 +117,71 @@ def test_inputs_of_bands_take_spectrograms(tmp_path: Path) -> None:
     assert np.array_equal(named, feed["input_features"])
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("x", (1, "frames", 80)), ("x", (1, "frames", 400)), ("x", (1, 40, "frames")), ("x", (1, 100, 400)),
+        ("x", ("batch", 40)), ("x", ("frames", 257)), ("log_mels", (1, "frames", "bands")), ("x", (1, 1, "frames", 64)),
+    ],
+)  # fmt: skip
+def test_a_wave_is_no_frame_of_features(name: str, shape: tuple[Any, ...], tmp_path: Path) -> None:
+    sine(tmp_path / "a.wav")
+    spec = Input(name, "tensor(float)", shape)
+    with pytest.raises(FeedError, match=r"a\.wav: input .* takes features of sounds, no waveform: give .*\.npy"):
+        fed(tmp_path / "a.wav", spec)
+    config = {"preprocessor_config.json": '{"sampling_rate": 16000, "feature_extractor_type": "ASTFeatureExtractor"}'}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / next(iter(config))).write_text(config["preprocessor_config.json"])
+    with pytest.raises(FeedError, match="no waveform"):  # a configuration of the rate alone
+        fed(tmp_path / "a.wav", spec, facts=ModelFacts(folder=tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "fed_shape"),
+    [
+        (("n",), (8000,)), ((1, 512), (1, 512)), (("batch", 1, "n"), (1, 1, 8000)), ((1, "n", 1), (1, 8000, 1)),
+        (("batch", 4800, 1), (1, 4800, 1)), (("b", "c", "n"), (1, 1, 8000)),
+    ],
+)  # fmt: skip
+def test_waves_stand_along_the_axis_of_samples(
+    shape: tuple[Any, ...], fed_shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    wave = sine(tmp_path / "a.wav")
+    got = fed(tmp_path / "a.wav", Input("x", "tensor(float)", shape))
+    start = (8000 - got.size) // 2
+    assert got.shape == fed_shape and np.abs(got.reshape(-1) - wave[start : start + got.size]).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("shape", "fed_shape"),
+    [
+        ((1, "n", 40), (1, 50, 40)), ((1, 1, "n", 64), (1, 1, 50, 64)), ((1, 1024, 128), (1, 1024, 128)),
+        ((1, 64, 96), (1, 64, 96)),
+    ],
+)  # fmt: skip
+def test_named_spectrograms_stand_as_the_input_has_its_bands(
+    shape: tuple[Any, ...], fed_shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    wave = sine(tmp_path / "a.wav")
+    inputs = [Input("x", "tensor(float)", shape), Input("x_lengths", "tensor(int64)", (1,))]
+    (feed,) = open_feeds(tmp_path / "a.wav", inputs, preprocess="features=log-mel")
+    assert feed["x"].shape == fed_shape
+    has_bands_last = fed_shape[-1] in (40, 64, 128)
+    frames, bands = fed_shape[-2:] if has_bands_last else fed_shape[:-3:-1]
+    assert feed["x_lengths"] == [frames]
+    got = feed["x"].reshape(fed_shape[-2:])
+    filled = np.pad(wave, (0, max(0, 160 * frames - 8000)))
+    start = (len(filled) - 160 * frames) // 2
+    if frames <= 50:
+        mel = log_mel(filled[start:][: 160 * frames], 16000, bands)
+        assert np.abs((got.T if has_bands_last else got) - mel).max() < 1e-2
+
+
+def test_a_named_wave_is_fed_as_it_is_named(tmp_path: Path) -> None:
+    sine(tmp_path / "a.wav")
+    assert fed(tmp_path / "a.wav", Input("x", "tensor(float)", (1, "n", 400)), "features=wave").shape == (1, 1, 400)
+
+
 def test_folders_of_sounds_have_labels_and_bad_ones_are_refused(tmp_path: Path) -> None:
     for name in ("yes", "no"):
         sine(tmp_path / "words" / name / "0.wav")

@@ -24,12 +24,18 @@ from onnxquant.errors import FeedError, nearest
 _WAV = (".wav",)
 ENDINGS = (*_WAV, ".flac", ".ogg", ".mp3")
 WAVE, LOG_MEL = "wave", "log-mel"
+_RECORDED = "as the file records"
 _RATES = ("sr", "sample_rate", "sampling_rate")
-# Numbers of bands of Whisper, and the samples between two frames.
-_BANDS, _HOP = (80, 128), 160
+# Numbers of bands of Whisper, the samples between two frames, and its number of frames.
+_BANDS, _HOP, _FRAMES = (80, 128), 160, 3000
 _EPSILON = 1e-7
-# Words in the names of inputs that are sounds.
+# Words in the names of inputs that are sounds, and of those that are no waveforms.
 _NAMES = ("audio", "wav", "speech", "signal", "input", "feature", "mel")
+_FEATURES = ("mel", "fbank", "mfcc", "spec", "feat")
+# Samples of the shortest waveform (10 ms), and of the longest that may be the bins of a spectrum: those are odd in number.
+_SHORTEST, _LONGEST_SPECTRUM = 160, 2049
+# Axes of an input that is a sound, at most: two of a spectrogram, a channel and a batch.
+_MOST_AXES = 4
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class SoundSteps:
 
 @dataclass(frozen=True)
 class SoundInputs:
-    """Makes the inputs of a model of a waveform.
+    """Makes the inputs of a model of sounds.
 
     Attributes:
         inputs: inputs of the model.
@@ -85,12 +91,48 @@ class SoundInputs:
             wave = fitted(wave, steps.length)
         if steps.normalize:
             wave = (wave - wave.mean()) / np.sqrt(wave.var() + _EPSILON)
-        values = wave
+        values, length = wave, len(wave)
         if steps.features == LOG_MEL:
-            values = log_mel(wave, steps.rate, int(spec.shape[-2] or _BANDS[0]))
+            axis = _band_axis(spec)
+            values = log_mel(wave, steps.rate, _fixed(spec, axis) or _BANDS[0])
+            values, length = (values.T if axis == -1 else values), values.shape[-1]
+        elif _is_last_a_channel(spec):
+            values = wave[:, None]
         dtype = DTYPES[spec.element]
         tensors = {spec.name: values.astype(dtype).reshape((1,) * (len(spec.shape) - values.ndim) + values.shape)}
-        return {**tensors, **{i.name: _beside(i, len(wave), steps.rate) for i in self.inputs if i.name != spec.name}}
+        return {**tensors, **{i.name: _beside(i, length, steps.rate) for i in self.inputs if i.name != spec.name}}
+
+
+def _fixed(spec: Input, axis: int) -> int | None:
+    """The length of an axis, counted from the end; None where it is open, or there is none."""
+    length = spec.shape[axis] if len(spec.shape) >= -axis else None
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def _is_last_a_channel(spec: Input) -> bool:
+    """Whether the samples of a waveform stand before an axis of one channel."""
+    return len(spec.shape) == 3 and _fixed(spec, -1) == 1 and _fixed(spec, -2) != 1
+
+
+def _band_axis(spec: Input) -> int:
+    """The axis of the bands of a spectrogram, counted from the end."""
+    before, last = _fixed(spec, -2), _fixed(spec, -1)
+    if last is None or before in _BANDS:
+        return -2
+    return -1 if before is None or last in _BANDS or last < before else -2
+
+
+def _takes_waves(spec: Input) -> bool:
+    """Whether an input may be a waveform, by its name and its shape: one long or open axis, beside a batch and a channel."""
+    if not 1 <= len(spec.shape) <= 3 or any(word in spec.name.lower() for word in _FEATURES):
+        return False
+    axis = -2 if _is_last_a_channel(spec) else -1
+    length = _fixed(spec, axis)
+    if length is not None and (length < _SHORTEST or (length % 2 and length <= _LONGEST_SPECTRUM)):
+        return False
+    if len(spec.shape) < 3 or axis == -2 or _fixed(spec, -2) == 1:
+        return True
+    return length is None and _fixed(spec, -2) is None
 
 
 def _beside(spec: Input, length: int, rate: int) -> NDArray[Any]:
@@ -119,7 +161,8 @@ def sounds(
         facts: facts about the model.
 
     Raises:
-        FeedError: no input is a sound, or a package is missing that reads the files.
+        FeedError: no input is a sound, the only one is features that nobody named, or a package is missing that reads the
+            files.
     """
     if any(file.suffix.lower() not in _WAV for file in files) and importlib.util.find_spec("soundfile") is None:
         raise FeedError(f"{path}: reading sounds other than .wav needs soundfile: pip install 'onnxquant[sound]'")
@@ -128,10 +171,10 @@ def sounds(
     preset = presets.preset_named(values["preset"], presets.SOUND).steps if "preset" in values else {}
     steps = described(SoundSteps, {**guessed, **preset, **entries_without(values, "preset")}, presets.SOUND)
     features = steps.features or WAVE
-    last = spec.shape[-1] if spec.shape else None
-    length = steps.length or (last if isinstance(last, int) and last > 0 else None)
-    if features == LOG_MEL and not steps.length:
-        length = (length or 3000) * _HOP
+    is_named = reason == _RECORDED or bool({"features", "preset"} & values.keys())
+    if features == WAVE and not is_named and not _takes_waves(spec):
+        raise FeedError(_no_wave(path, spec))
+    length = steps.length or _length(spec, features)
     steps = described(SoundSteps, {**asdict(steps), "features": features, "length": length}, presets.SOUND)
     others = [i.name for i in inputs if i.name != spec.name]
     assumed = [f"{', '.join(others)}: rate, length, mask or zeros"] if others else []
@@ -142,15 +185,37 @@ def sounds(
     return LabelledFiles(path, files, origin, lambda file: make(read(file, steps.rate)))
 
 
+def _length(spec: Input, features: str) -> int | None:
+    """Samples that an input takes; None: as many as a sound has."""
+    if features == WAVE:
+        return _fixed(spec, -2 if _is_last_a_channel(spec) else -1)
+    axis = _band_axis(spec)
+    frames = _fixed(spec, -1 if axis == -2 else -2)
+    if frames is None and axis == -2:
+        frames = _FRAMES
+    return None if frames is None else frames * _HOP
+
+
+def _no_wave(path: Path, spec: Input) -> str:
+    """The error of sounds for an input that is no waveform, with what to do."""
+    frames = ", ".join("frames" if n is None or isinstance(n, str) else str(n) for n in spec.shape[-2:])
+    return (
+        f"{path}: input {spec} takes features of sounds, no waveform: give them as a folder of .npy files, a sound in each "
+        f"([{frames}]); or --preprocess features=log-mel, if the model takes Whisper's spectrograms; "
+        f"features=wave feeds the waveform all the same"
+    )
+
+
 def _sound_input(path: Path, inputs: Sequence[Input], values: Mapping[str, Any]) -> Input:
     name, names = values.get("input"), [i.name for i in inputs]
     if name is not None and name not in names:
         raise FeedError(f"preprocess: the model has no input {name!r}{nearest(str(name), names)}")
-    fitting = [i for i in inputs if 1 <= len(i.shape) <= 3 and np.dtype(DTYPES.get(i.element, np.str_)).kind == "f"]
+    fitting = [i for i in inputs if 1 <= len(i.shape) <= _MOST_AXES and np.dtype(DTYPES.get(i.element, np.str_)).kind == "f"]
     chosen = [i for i in fitting if (i.name == name if name is not None else not _is_state(i))]
     chosen = [i for i in chosen if any(word in i.name.lower() for word in _NAMES)] if len(chosen) > 1 else chosen
     if len(chosen) != 1:
-        which = "several inputs may be sounds: give input=NAME" if chosen else "no input is a sound (1 to 3 axes of floats)"
+        none = f"no input is a sound (1 to {_MOST_AXES} axes of floats)"
+        which = "several inputs may be sounds: give input=NAME" if chosen else none
         raise FeedError(f"{path}: {which}; {expected(inputs)}")
     return chosen[0]
 
@@ -165,7 +230,7 @@ def _guessed(spec: Input, facts: ModelFacts) -> tuple[dict[str, Any], str | None
     """Steps that the record, a configuration or the shape tell, and which of them did."""
     record = facts.recorded
     if record is not None and record.kind == presets.SOUND and record.preprocess:
-        return dict(record.preprocess), "as the file records"
+        return dict(record.preprocess), _RECORDED
     table = facts.table("preprocessor_config.json")
     steps: dict[str, Any] = {}
     if table and isinstance(table[0].get("sampling_rate"), int):
