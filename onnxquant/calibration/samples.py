@@ -168,7 +168,9 @@ class Samples:
             # A run that only proves reads no more samples than it proves with.
             count = feeds_.JUDGED if self.opened_split else self._options.samples
             ranges = feeds_.ranges_of(islice(feeds, count))
-            self._preparation = feeds_.Preparation(kind=origin.kind, preprocess=origin.preprocess, ranges=ranges)
+            self._preparation = feeds_.Preparation(
+                kind=origin.kind, preprocess=origin.preprocess, assumption=origin.assumption, ranges=ranges
+            )
         return self._preparation
 
     def remarks(self, feeds: Sequence[feeds_.Feed], session: runtime.Session) -> list[str]:

@@ -13,6 +13,7 @@ import onnx
 
 from onnxquant import runtime
 from onnxquant.budget.result import FormatSearchResult
+from onnxquant.calibration.feeds import Assumption
 from onnxquant.graph.io import Document, load
 from onnxquant.json_data import OPTIONAL, JsonObject, JsonValue
 from onnxquant.numerics.difference import ErrorFigures
@@ -101,6 +102,7 @@ class Verdict:
         same, answers: number of answers that are the same, and of all, where the fewest are; None where there are none.
         answer: kind of these answers.
         unseen: quality to expect on samples of other sources; None where nothing tells it.
+        assumption: part of the samples' preparation that the user has to confirm; None: there is none.
     """
 
     state: State
@@ -117,6 +119,7 @@ class Verdict:
     answers: int | None = field(default=None, metadata=OPTIONAL)
     answer: str | None = field(default=None, metadata=OPTIONAL)
     unseen: UnseenQuality | None = field(default=None, metadata=OPTIONAL)
+    assumption: Assumption | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,8 @@ def _show_verdict(report: ReportData, console: Console, *, verbose: bool, places
     verdict = verdict_of(report)
     name = f"{report.source} -> {report.output}" if report.planned else str(report.output or report.source)
     title = Text.assemble((str(verdict.state), f"bold {verdict.state.color}"), f" {name}")
+    if verdict.assumption is not None and not verdict.state.is_failure:
+        title.append(f", if the model takes {verdict.assumption.what}")
     console.print(title.append("; nothing was written" * report.planned), soft_wrap=True)
     for problem in _few(report.problems, verbose=verbose):
         _say(console, "problem", problem, "red")

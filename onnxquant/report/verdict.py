@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from onnxquant.calibration.feeds import Assumption
 from onnxquant.numerics.align import BY_BOXES
 from onnxquant.numerics.score import GOOD_DB, LOW_DB, PartQuality
 from onnxquant.report import advice
@@ -62,6 +63,7 @@ def verdict_of(report: ReportData) -> Verdict:
     encoded = len(report.encoded) or (len(proof.weights) if proof else 0)
     state, step = _result(report)
     answers = _fewest_answers(proof)
+    assumption = proof.feeds.assumption if proof and proof.feeds else None
     tenths = {part.output: part.worst_tenth_db for part in (proof.quality if proof else None) or []}
     return Verdict(
         state=state,
@@ -72,12 +74,13 @@ def verdict_of(report: ReportData) -> Verdict:
         worst_output=name,
         encoded=encoded,
         weights=len(report.sites) or encoded,
-        next=_remark_on_choice(report) + step,
+        next=_remark_on_choice(report) + _remark_on_samples(assumption) + step,
         worst_tenth_db=None if name is None else tenths.get(name),
         same=answers.same if answers else None,
         answers=answers.answers if answers else None,
         answer=answers.answer if answers else None,
         unseen=proof.unseen if proof else None,
+        assumption=assumption,
     )
 
 
@@ -87,6 +90,14 @@ def _remark_on_choice(report: ReportData) -> str:
         return ""
     count = sum(attempt.nbytes is not None for attempt in report.choice.attempts)
     return f"The search was interrupted: this is the best of the {count} files that it had made. "
+
+
+def _remark_on_samples(assumption: Assumption | None) -> str:
+    """A remark where samples were prepared as nothing tells for certain: every figure of quality rests on it."""
+    if assumption is None:
+        return ""
+    source = "guessed" if assumption.is_guess else "ASSUMED"
+    return f"Confirm first that the model takes {assumption.what}, which was {source}: {assumption.option} says so. "
 
 
 def _fewest_answers(proof: Proof | None) -> PartQuality | None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from onnxquant.calibration.feeds import Input, ModelFacts, facts_of, open_feeds
+import onnxquant
+from onnxquant.calibration.feeds import Assumption, Input, ModelFacts, facts_of, open_feeds
 from onnxquant.calibration.feeds.prepared import preparation
 from onnxquant.cli import main
 from onnxquant.errors import FeedError
@@ -216,3 +217,47 @@ def test_the_guess_is_said_in_full(tmp_path: Path) -> None:
     said = "ASSUMED, as nothing tells which values the model takes: give --preprocess imagenet, yolo"
     assert done.exit_code == 0 and said in " ".join(done.stdout.split()), done.output
     assert said in (tmp_path / "r.md").read_text() and said in (tmp_path / "r.html").read_text()
+
+
+def test_a_verdict_names_what_was_assumed_until_it_is_confirmed(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    picture(tmp_path / "photos" / "a.png", 64, 64)
+    path = model(tmp_path / "m.onnx", [node("Conv", "x", "w")], {"w": np.ones((4096, 3, 1, 1))}, {})
+    arguments = ["--data", str(tmp_path / "photos"), "--force"]
+
+    def run(*options: str) -> str:
+        done = CliRunner().invoke(main, [*options, *arguments[: 2 if options[0] == "validate" else 3]])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    make = ["quantize", str(path), "-o", str(tmp_path / "o.onnx"), "--preprocess", "order=BGR"]
+    lines = run(*make).splitlines()
+    assert lines[0].endswith("o.onnx, if the model takes pixels from 0 to 1")
+    option = "--preprocess order=BGR,scale=1/255"
+    said = f"Confirm first that the model takes pixels from 0 to 1, which was ASSUMED: {option} says so."
+    check = ["validate", str(path), str(tmp_path / "o.onnx")]
+    for command in (make, check):
+        data = json.loads(run(*command, "--json"))
+        assumed = {"what": "pixels from 0 to 1", "option": option, "is_guess": False}
+        assert data["verdict"]["assumption"] == assumed, "a file records that nobody has confirmed it"
+        assert data["verdict"]["next"].startswith(said)
+        (tmp_path / "r.json").write_text(json.dumps(data))
+        assert onnxquant.Report.load(tmp_path / "r.json").verdict.next == data["verdict"]["next"]
+    for command in (check, make):
+        confirmed = json.loads(run(*command, *option.split(), "--json"))
+        assert "assumption" not in confirmed["verdict"] and "Confirm" not in confirmed["verdict"]["next"]
+
+
+def test_guesses_are_confirmed_by_their_option_and_facts_need_none(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 64, 64)
+    spec = Input("x", "tensor(float)", (1, 3, 224, 224))
+
+    def assumption(facts: ModelFacts, preprocess: str | None = None) -> Assumption | None:
+        return open_feeds(tmp_path / "a.png", [spec], preprocess=preprocess, facts=facts).origin.assumption
+
+    classes = ModelFacts(outputs={"logits": 1000})
+    guess = assumption(classes, "resize=stretch")
+    what, option = "images as preset imagenet prepares them", "--preprocess imagenet,resize=stretch"
+    assert guess == Assumption(what, option, is_guess=True) and assumption(classes, option.split()[1]) is None
+    assert assumption(ModelFacts(metadata={"author": "Ultralytics"})) is None
+    assert assumption(ModelFacts(largest_pixel={"x": 255})) is None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.io import wavfile
 from scipy.signal import stft
 
-from onnxquant.calibration.feeds import Input, ModelFacts, open_feeds
+from onnxquant.calibration.feeds import Assumption, Input, ModelFacts, open_feeds
 from onnxquant.calibration.feeds.mel import filters, log_mel
 from onnxquant.calibration.feeds.prepared import preparation
 from onnxquant.errors import FeedError
@@ -38,7 +38,11 @@ def test_waveforms_are_mono_from_minus_one_to_one(tmp_path: Path) -> None:
     assert got.shape == (1, 8000) and got.dtype == np.float32 and np.abs(got[0] - wave).max() < 1e-4
     sine(tmp_path / "b.wav", channels=2)
     assert np.abs(fed(tmp_path / "b.wav", WAVE)[0] - wave / 2).max() < 1e-4
-    said = preparation(open_feeds(tmp_path / "a.wav", [WAVE]).origin)
+    origin = open_feeds(tmp_path / "a.wav", [WAVE]).origin
+    assert origin.assumption == Assumption("sounds of 16000 Hz", "--preprocess rate=16000")
+    named = open_feeds(tmp_path / "a.wav", [WAVE], preprocess="rate=16000").origin
+    assert named.assumption is None and preparation(named) == "wave of mono at 16000 Hz"
+    said = preparation(origin)
     assert said == "wave of mono at 16000 Hz; ASSUMED rate of 16000: give --preprocess rate=N where it is another"
 
 
@@ -113,6 +117,8 @@ def test_inputs_of_bands_take_spectrograms(tmp_path: Path) -> None:
     (feed,) = feeds
     assert feed["input_features"].shape == (1, 80, 3000)
     assert "guessed (--preprocess whisper): 80 bands are Whisper's" in (preparation(feeds.origin) or "")
+    assert feeds.origin.assumption == Assumption("Whisper's spectrograms", "--preprocess whisper", is_guess=True)
+    assert open_feeds(tmp_path / "a.wav", [spec], preprocess="whisper").origin.assumption is None
     named = fed(tmp_path / "a.wav", spec, "whisper", facts=ModelFacts())
     assert np.array_equal(named, feed["input_features"])
 

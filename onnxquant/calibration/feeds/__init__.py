@@ -15,6 +15,7 @@ from typing import Any
 
 from onnxquant.calibration.feeds import arrays, image_guess, images, python, sound, tables, text
 from onnxquant.calibration.feeds.base import (
+    Assumption,
     Checked,
     Chosen,
     Feed,
@@ -39,6 +40,7 @@ from onnxquant.system.files import is_special
 __all__ = [
     "JUDGED",
     "NO_FACTS",
+    "Assumption",
     "Checked",
     "Chosen",
     "Data",

@@ -67,6 +67,21 @@ class Input:
         return self.type[len("optional(") : -1] if self.type.startswith("optional(") else self.type
 
 
+@dataclass(frozen=True)
+class Assumption:
+    """The part of a preparation that nothing tells for certain.
+
+    Attributes:
+        what: inputs that the model is taken to expect.
+        option: the option that confirms it.
+        is_guess: whether some fact speaks for it.
+    """
+
+    what: str
+    option: str
+    is_guess: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleOrigin:
     """The origin of samples, for reports and files of statistics.
@@ -79,6 +94,7 @@ class SampleOrigin:
         tokenizer: file of the tokenizer.
         assumed: settings that followed from the model or from defaults.
         reason: the origin of steps that were not given, in words.
+        assumption: part of the preparation that the user has to confirm; None: there is none.
         remarks: differences from the samples that the file was made with.
         seed: seed of synthetic samples; None: the samples are real ones.
         shapes: shapes of synthetic samples, by input.
@@ -93,6 +109,7 @@ class SampleOrigin:
     preprocess: Mapping[str, JsonValue] | None = field(default=None, metadata=OPTIONAL)
     assumed: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     reason: str | None = field(default=None, metadata=OPTIONAL)
+    assumption: Assumption | None = field(default=None, metadata=OPTIONAL)
     remarks: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     seed: int | None = field(default=None, metadata=OPTIONAL)
     shapes: Mapping[str, tuple[int, ...]] | None = field(default=None, metadata=OPTIONAL)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxquant.calibration.feeds.base import Input
+from onnxquant.calibration.feeds.base import Assumption, Input
 from onnxquant.calibration.feeds.facts import ModelFacts
 from onnxquant.calibration.feeds.presets import IMAGES, PRESETS
 
@@ -31,11 +31,15 @@ class ImageGuess:
         steps: values by key.
         reason: the facts that they follow from.
         preset: name of the preset that they are; empty: they are none.
+        is_certain: whether the facts leave no doubt.
+        assumption: part of recorded steps that nobody has confirmed.
     """
 
     steps: Mapping[str, Any]
     reason: str
     preset: str = ""
+    is_certain: bool = True
+    assumption: Assumption | None = None
 
 
 def guess(spec: Input, facts: ModelFacts) -> ImageGuess | None:
@@ -46,15 +50,15 @@ def guess(spec: Input, facts: ModelFacts) -> ImageGuess | None:
     return None
 
 
-def _preset(name: str, reason: str) -> ImageGuess:
-    return ImageGuess(PRESETS[name].steps, reason, name)
+def _preset(name: str, reason: str, *, is_certain: bool = False) -> ImageGuess:
+    return ImageGuess(PRESETS[name].steps, reason, name, is_certain)
 
 
 def _from_record(spec: Input, facts: ModelFacts) -> ImageGuess | None:
     record = facts.recorded
     if record is None or record.kind != IMAGES or not record.preprocess:
         return None
-    return ImageGuess(record.preprocess, RECORDED)
+    return ImageGuess(record.preprocess, RECORDED, assumption=record.assumption)
 
 
 def _from_files(spec: Input, facts: ModelFacts) -> ImageGuess | None:
@@ -115,7 +119,7 @@ def _from_metadata(spec: Input, facts: ModelFacts) -> ImageGuess | None:
             return ImageGuess(
                 {"resize": "crop", "scale": 1 / 255, "mean": 0.0, "std": 1.0}, "its metadata are of an ultralytics classifier"
             )
-        return _preset("yolo", "its metadata are of ultralytics")
+        return _preset("yolo", "its metadata are of ultralytics", is_certain=True)
     if pixels := _RANGES.get(entries.get("Image.NominalPixelRange", "")):
         order = {"order": "BGR"} if entries.get("Image.BitmapPixelFormat", "").startswith("Bgr") else {}
         return ImageGuess({**dict(zip(("scale", "mean", "std"), pixels, strict=True)), **order}, "its metadata say so")

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, SampleOrigin, expected
+from onnxquant.calibration.feeds.base import DTYPES, Assumption, Input, Raw, SampleOrigin, expected
 from onnxquant.calibration.feeds.facts import ModelFacts
 from onnxquant.calibration.feeds.image_guess import RECORDED, ImageGuess, guess
 from onnxquant.calibration.feeds.image_steps import FIT, MODES, VALUES, ImageSteps, canonical, image_steps, numeric
 from onnxquant.calibration.feeds.labelled_files import LabelledFiles
 from onnxquant.calibration.feeds.presets import IMAGES, PRESETS, names
 from onnxquant.calibration.feeds.resize import Size, resized
-from onnxquant.calibration.feeds.settings import number, numbers
+from onnxquant.calibration.feeds.settings import number, numbers, option_of
 from onnxquant.errors import FeedError, nearest
 
 if TYPE_CHECKING:
@@ -161,7 +161,10 @@ def pixels_of(
         preprocess["size"] = list(size)
     is_known = "preset" in values or any(k in known for k in VALUES) or np.dtype(steps.dtype).kind != "f"
     reason = _reason(guessed, is_known=is_known)
-    origin = SampleOrigin(kind=IMAGES, preprocess=preprocess, assumed=tuple(assumed), reason=reason)
+    origin = SampleOrigin(
+        kind=IMAGES, preprocess=preprocess, assumed=tuple(assumed), reason=reason,
+        assumption=_assumption(guessed, values, is_known=is_known),
+    )  # fmt: skip
     return Pixels(spec, steps, size, origin)
 
 
@@ -176,6 +179,18 @@ def _reason(guessed: ImageGuess | None, *, is_known: bool) -> str | None:
         return f"ASSUMED, as nothing tells which values the model takes: give --preprocess {known} or steps"
     preset = f" (--preprocess {guessed.preset})" if guessed.preset else ""
     return f"guessed{preset}: {guessed.reason}; --preprocess overrides it"
+
+
+def _assumption(guessed: ImageGuess | None, values: Mapping[str, Any], *, is_known: bool) -> Assumption | None:
+    """The values of pixels that nothing tells for certain; None where they are known."""
+    if guessed is not None and guessed.reason == RECORDED:
+        return guessed.assumption
+    if is_known or (guessed is not None and guessed.is_certain):
+        return None
+    if guessed is None:
+        return Assumption("pixels from 0 to 1", option_of({**values, "scale": "1/255"}))
+    what = f"images as preset {guessed.preset} prepares them"
+    return Assumption(what, option_of({"preset": guessed.preset, **values}), is_guess=True)
 
 
 def _gray(value: Any) -> Any:  # noqa: ANN401 - a number or several, as descriptions hold them

@@ -10,7 +10,7 @@ from pathlib import PurePath
 import numpy as np
 import onnx
 
-from onnxquant.calibration.feeds.base import Feed, Input, SampleOrigin
+from onnxquant.calibration.feeds.base import Assumption, Feed, Input, SampleOrigin
 from onnxquant.errors import ModelError
 from onnxquant.graph.names import PREPARATION
 from onnxquant.json_data import OPTIONAL, JsonValue, from_json, to_object
@@ -29,11 +29,13 @@ class Preparation:
     Attributes:
         kind: kind of the samples; None: arrays.
         preprocess: steps, as a description of them.
+        assumption: part of the steps that nobody has confirmed; None: there is none.
         ranges: lowest and highest value of each input of floats or bytes.
     """
 
     kind: str | None = field(default=None, metadata=OPTIONAL)
     preprocess: Mapping[str, JsonValue] | None = field(default=None, metadata=OPTIONAL)
+    assumption: Assumption | None = field(default=None, metadata=OPTIONAL)
     ranges: Mapping[str, Range] = field(default_factory=dict)
 
     @classmethod

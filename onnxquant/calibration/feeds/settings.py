@@ -43,6 +43,24 @@ def entries(description: Description | None) -> dict[str, Any]:
     return _inline(text)
 
 
+def option_of(values: Mapping[str, Any]) -> str:
+    """The option that gives a description.
+
+    >>> option_of({"preset": "yolo", "size": [320, 320], "order": "BGR"})
+    '--preprocess yolo,size=320,320,order=BGR'
+    """
+    preset = [str(values["preset"])] if "preset" in values else []
+    pairs = [f"{key}={_text(value)}" for key, value in entries_without(values, "preset").items()]
+    return f"--preprocess {','.join(preset + pairs)}"
+
+
+def _text(value: object) -> str:
+    """A value as an option has it."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _inline(text: str) -> dict[str, Any]:
     values: dict[str, list[Any]] = {}
     key = ""

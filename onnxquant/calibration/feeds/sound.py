@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds import presets
-from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, SampleOrigin, expected
+from onnxquant.calibration.feeds.base import DTYPES, Assumption, Input, Raw, SampleOrigin, expected
 from onnxquant.calibration.feeds.facts import ModelFacts
 from onnxquant.calibration.feeds.labelled_files import LabelledFiles
 from onnxquant.calibration.feeds.mel import log_mel
-from onnxquant.calibration.feeds.settings import described, entries_without, one_of
+from onnxquant.calibration.feeds.settings import described, entries_without, one_of, option_of
 from onnxquant.errors import FeedError, nearest
 
 _WAV = (".wav",)
@@ -68,6 +68,15 @@ class SoundSteps:
                 raise FeedError(f"preprocess: {key} is {value!r}, expected a number of samples")
         if self.features is not None:
             one_of("features", self.features, [WAVE, LOG_MEL])
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """Steps that a model seems to expect, the facts that they follow from, and what the user has to confirm of them."""
+
+    steps: Mapping[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    assumption: Assumption | None = None
 
 
 @dataclass(frozen=True)
@@ -167,11 +176,11 @@ def sounds(
     if any(file.suffix.lower() not in _WAV for file in files) and importlib.util.find_spec("soundfile") is None:
         raise FeedError(f"{path}: reading sounds other than .wav needs soundfile: pip install 'onnxquant[sound]'")
     spec = _sound_input(path, inputs, values)
-    guessed, reason = _guessed(spec, facts) if "preset" not in values else ({}, None)
+    guessed = _guess(spec, inputs, values, facts)
     preset = presets.preset_named(values["preset"], presets.SOUND).steps if "preset" in values else {}
-    steps = described(SoundSteps, {**guessed, **preset, **entries_without(values, "preset")}, presets.SOUND)
+    steps = described(SoundSteps, {**guessed.steps, **preset, **entries_without(values, "preset")}, presets.SOUND)
     features = steps.features or WAVE
-    is_named = reason == _RECORDED or bool({"features", "preset"} & values.keys())
+    is_named = guessed.reason == _RECORDED or bool({"features", "preset"} & values.keys())
     if features == WAVE and not is_named and not _takes_waves(spec):
         raise FeedError(_no_wave(path, spec))
     length = steps.length or _length(spec, features)
@@ -180,7 +189,10 @@ def sounds(
     assumed = [f"{', '.join(others)}: rate, length, mask or zeros"] if others else []
     assumed += [f"the middle {length} samples of longer sounds, zeros behind shorter ones"] if length else []
     preprocess = {k: v for k, v in asdict(steps).items() if v is not None}
-    origin = SampleOrigin(kind=presets.SOUND, preprocess=preprocess, assumed=tuple(assumed) or None, reason=reason)
+    origin = SampleOrigin(
+        kind=presets.SOUND, preprocess=preprocess, assumed=tuple(assumed) or None, reason=guessed.reason,
+        assumption=guessed.assumption,
+    )  # fmt: skip
     make = SoundInputs(inputs, spec, steps)
     return LabelledFiles(path, files, origin, lambda file: make(read(file, steps.rate)))
 
@@ -226,20 +238,28 @@ def _is_state(spec: Input) -> bool:
     return name in ("h", "c", "h0", "c0", "hn", "cn", "context") or "state" in name or "cache" in name
 
 
-def _guessed(spec: Input, facts: ModelFacts) -> tuple[dict[str, Any], str | None]:
-    """Steps that the record, a configuration or the shape tell, and which of them did."""
+def _guess(spec: Input, inputs: Sequence[Input], values: Mapping[str, Any], facts: ModelFacts) -> _Guess:
+    """The steps that the record, a configuration or the shape tell, where the description leaves them open."""
     record = facts.recorded
+    if "preset" in values:
+        return _Guess()
     if record is not None and record.kind == presets.SOUND and record.preprocess:
-        return dict(record.preprocess), _RECORDED
+        return _Guess(record.preprocess, _RECORDED, record.assumption)
     table = facts.table("preprocessor_config.json")
-    steps: dict[str, Any] = {}
     if table and isinstance(table[0].get("sampling_rate"), int):
         is_mel = "Whisper" in str(table[0].get("feature_extractor_type", ""))
         steps = {"rate": table[0]["sampling_rate"], "features": LOG_MEL if is_mel else WAVE}
-        return {**steps, "normalize": bool(table[0].get("do_normalize")) and not is_mel}, f"{table[1]} says so"
-    if len(spec.shape) == 3 and spec.shape[-2] in _BANDS:
-        return {"features": LOG_MEL}, f"guessed (--preprocess whisper): {spec.shape[-2]} bands are Whisper's"
-    return {}, "ASSUMED rate of 16000: give --preprocess rate=N where it is another"
+        steps["normalize"] = bool(table[0].get("do_normalize")) and not is_mel
+        return _Guess(steps, f"{table[1]} says so")
+    if len(spec.shape) == 3 and spec.shape[-2] in _BANDS and "features" not in values:
+        assumption = Assumption("Whisper's spectrograms", option_of({"preset": "whisper", **values}), is_guess=True)
+        reason = f"guessed (--preprocess whisper): {spec.shape[-2]} bands are Whisper's"
+        return _Guess({"features": LOG_MEL}, reason, assumption)
+    if "rate" in values or any(i.name.lower() in _RATES for i in inputs):
+        return _Guess()
+    rate = SoundSteps.rate
+    assumption = Assumption(f"sounds of {rate} Hz", option_of({**values, "rate": rate}))
+    return _Guess({}, f"ASSUMED rate of {rate}: give --preprocess rate=N where it is another", assumption)
 
 
 def read(file: Path, rate: int) -> NDArray[np.float64]:
