@@ -24,6 +24,8 @@ from onnxquant.errors import (
     WeightError,
 )
 from onnxquant.formats import Encoded, Format
+from onnxquant.formats.i2_s import decode_trit, encode_trit
+from onnxquant.formats.tensor_statistics import TensorStatistics
 from onnxquant.graph.move import move
 from onnxquant.hub.report import HubReport
 from onnxquant.hub.run import hub
@@ -31,7 +33,7 @@ from onnxquant.inspect.benchmark import benchmark
 from onnxquant.inspect.info import info
 from onnxquant.inspect.model import Model
 from onnxquant.inspect.validate import validate
-from onnxquant.native.arrays import decode, encode
+from onnxquant.native.arrays import decode, encode, snr
 from onnxquant.native.library import library_path
 from onnxquant.observers import ActivationGrid
 from onnxquant.report.report import Report
@@ -55,14 +57,17 @@ __all__ = [
     "ReportError",
     "Statistics",
     "StatisticsError",
+    "TensorStatistics",
     "WeightError",
     "__version__",
     "batch",
     "benchmark",
     "calibrate",
     "decode",
+    "decode_trit",
     "dequantize",
     "encode",
+    "encode_trit",
     "formats",
     "hub",
     "info",
@@ -70,6 +75,7 @@ __all__ = [
     "load",
     "move",
     "quantize",
+    "snr",
     "targets",
     "validate",
     "verify",

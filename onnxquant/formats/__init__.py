@@ -7,16 +7,14 @@ rooms above it may import them.
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 
-from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.facts import Facts
 from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
+from onnxquant.formats.named import make_format, registry_of
 from onnxquant.formats.parameters import Parameter, parameters_of
 from onnxquant.formats.scaled_codes import ScaledCodes
-from onnxquant.registry import classes
 
 __all__ = [
     "Encoded",
@@ -32,16 +30,9 @@ __all__ = [
 ]
 
 
-@cache
 def registry() -> dict[str, type[Format]]:
     """Format classes by name, in the order of their bits."""
-    by_name = classes(sys.modules[__name__], Format, "onnxquant.formats", trial=_use)
-    return dict(sorted(by_name.items(), key=lambda entry: -entry[1].bits))
-
-
-def _use(form: type[Format]) -> tuple[object, ...]:
-    example = form()
-    return parameters_of(form), example.bits, example.bits_per_weight, example.source, form.summary()
+    return registry_of(Format)
 
 
 @cache
@@ -69,8 +60,4 @@ def format_named(name: str, **parameters: object) -> Format:
     Raises:
         RecipeError: no such format or parameter; the message names the nearest.
     """
-    classes = registry()
-    if name not in classes:
-        raise RecipeError(f"unknown format {name!r}{nearest(name, list(classes))}")
-    return classes[name].make(parameters)
-
+    return make_format(Format, name, parameters)  # type: ignore[type-abstract]

@@ -11,16 +11,18 @@ one is. All arithmetic is float32, one rounding per operation.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Self, cast
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnxquant.errors import RecipeError, WeightError, nearest
-from onnxquant.formats.facts import Facts
+from onnxquant.errors import OnnxQuantError, WeightError
+from onnxquant.formats import tensor_file
 from onnxquant.formats.granularity import Granularity
+from onnxquant.formats.grid import is_even
 from onnxquant.formats.matrix import (
     CHUNK_BYTES,
     Matrix,
@@ -29,11 +31,13 @@ from onnxquant.formats.matrix import (
     chunks,
     columns_by_norm,
 )
+from onnxquant.formats.named import NamedFormat, make_format
 from onnxquant.formats.native_job import NativeJob
-from onnxquant.formats.parameters import INTERNAL, parameters_of
+from onnxquant.formats.parameters import INTERNAL
 from onnxquant.formats.planes import Extent, Plane, Planes
 from onnxquant.formats.solvable import SolvableFormat
 from onnxquant.formats.survey import Survey, Surveyed, survey
+from onnxquant.formats.tensor_statistics import TensorStatistics, statistics_of
 from onnxquant.numerics.rows import row_ranges
 
 
@@ -41,13 +45,16 @@ from onnxquant.numerics.rows import row_ranges
 class Encoded:
     """An encoded weight: its format, its planes, and how to get its original shape back.
 
+    Values are ``(codes - zero_points) * scales`` or ``codes * scales + minima`` or ``table[codes] * scales``, each scale for
+    the weights of one row, block or sub-block.
+
     Attributes:
         format: the format with its parameters.
         rows: output channels N.
         cols: contracted channels K.
         planes: arrays by name, as ``format.planes(rows, cols)`` declares them; ``codes`` is uint8 [N, K], one code per
             byte whatever its width.
-        shape: shape of the original array.
+        shape: shape of the original array; it may hold fewer values than the matrix, whose last row is then filled up.
     """
 
     format: Format
@@ -64,6 +71,64 @@ class Encoded:
         """The weight with its columns stored in an order: column j is column ``order[j]`` of the original."""
         form = self.format.with_(permuted=True)
         return replace(self, format=form, planes={**self.planes, "permutation": order})
+
+    @property
+    def scales(self) -> Matrix | None:
+        """Scales as they are used, float32 [rows, groups] or [1, 1]; None: the format has none."""
+        return self.format.scales(self)
+
+    @property
+    def zero_points(self) -> NDArray[Any] | None:
+        """The code of zero in the shape of ``scales``; None: the format has none."""
+        return self.format.zero_points(self)
+
+    @property
+    def minima(self) -> Matrix | None:
+        """Minima that are added to scaled codes, float32 in the shape of ``scales``; None: the format has none."""
+        return self.format.minima(self)
+
+    def in_shape(self, values: Matrix) -> Matrix:
+        """Values of the matrix in the shape of the original array."""
+        shape = self.shape or (self.rows, self.cols)
+        return values.reshape(-1)[: prod(shape)].reshape(shape)
+
+    def statistics(self, array: NDArray[Any]) -> TensorStatistics:
+        """Errors against a float array of the original shape, and the compression ratio.
+
+        Raises:
+            WeightError: the array has another shape.
+        """
+        decoded = self.in_shape(self.format.decode(self))
+        return statistics_of(np.asarray(array), decoded, self.nbytes())
+
+    def save(self, path: str | Path) -> None:
+        """Write the weight to one file, whole or not at all: safetensors, with codes packed and a checksum.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        header = tensor_file.TensorHeader(
+            self.format.name, self.format.settings(), (self.rows, self.cols), self.shape or (self.rows, self.cols)
+        )
+        tensor_file.write(Path(path), header, self.format.planes(self.rows, self.cols), self.planes)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The weight in a file that ``save`` wrote.
+
+        Raises:
+            WeightError: missing, damaged, something else, or of a format that is not here.
+        """
+        header, raw = tensor_file.read_header(Path(path))
+        (rows, cols), shape = header.matrix, header.shape
+        try:
+            form = make_format(Format, header.format, header.parameters)  # type: ignore[type-abstract]
+        except OnnxQuantError as error:
+            raise WeightError(f"{path}: {error}") from None
+        if not rows * cols - max(cols, 1) < prod(shape) <= rows * cols:
+            raise WeightError(f"{path}: a matrix of [{rows}, {cols}] holds no array of {list(shape)}")
+        planes = tensor_file.read_planes(Path(path), raw, header, form.planes(rows, cols))
+        return cls(form, rows, cols, planes, shape)
 
 
 @dataclass(frozen=True)
@@ -82,19 +147,13 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Format(SolvableFormat["Encoded"], ABC):
+class Format(SolvableFormat["Encoded"], NamedFormat, ABC):
     """A way to store a weight. Subclasses are frozen dataclasses whose fields are the format's parameters.
-
-    A class with a ``name`` is a format and must state ``bits`` and ``facts``; one without a name is a base of formats. The
-    first line of its docstring is its summary for ``onnxquant list``.
 
     Attributes:
         permuted: columns are stored in the order of the plane ``permutation``.
     """
 
-    name: ClassVar[str]
-    bits: ClassVar[int]
-    facts: ClassVar[Facts]
     # The paper or project that defines the format.
     source: ClassVar[str] = "this package"
     # Its bytes are defined by another project; planes convert to and from them without loss (``to_blocks``).
@@ -102,21 +161,10 @@ class Format(SolvableFormat["Encoded"], ABC):
     # Bytes of the other project exist for multiples of so many columns.
     foreign_cols: ClassVar[int] = 1
 
+    # Its values are the weights themselves: there is nothing to encode in a model.
+    changes_nothing: ClassVar[bool] = False
+
     permuted: bool = field(default=False, kw_only=True, metadata=INTERNAL)
-
-    def __init_subclass__(cls, **arguments: object) -> None:
-        """Refuse a format that leaves something out.
-
-        Raises:
-            TypeError: the class and the attributes or methods that it lacks.
-        """
-        super().__init_subclass__(**arguments)
-        if "name" not in vars(cls):
-            return
-        missing = [name for name in ("bits", "facts") if not hasattr(cls, name)]
-        missing += [name for name in dir(cls) if getattr(getattr(cls, name, None), "__isabstractmethod__", False)]
-        if missing:
-            raise TypeError(f"format {cls.name!r}: class {cls.__qualname__} does not define {', '.join(missing)}")
 
     # ---- what a subclass states ----
 
@@ -178,6 +226,21 @@ class Format(SolvableFormat["Encoded"], ABC):
     def native_job(self) -> NativeJob:
         """Parameters of the compiled encoder, if the library has one of this name."""
         return NativeJob()
+
+    def scales(self, encoded: Encoded) -> Matrix | None:
+        """Scales as they are used, float32 [rows, groups] or [1, 1]; None: there are none."""
+        return None if self.why_not_solvable else self.grid(encoded).step
+
+    def zero_points(self, encoded: Encoded) -> NDArray[Any] | None:
+        """The code of zero in the shape of the scales; None: there is none."""
+        if self.why_not_solvable or self.shifts or not is_even(self.levels()[0]):
+            return None
+        levels, codes = self.levels()
+        return np.full(self.grid(encoded).step.shape, codes[0] - levels[0], np.uint8)
+
+    def minima(self, encoded: Encoded) -> Matrix | None:
+        """Minima that are added to scaled codes, float32 in the shape of the scales; None: there are none."""
+        return self.grid(encoded).shift if self.shifts else None
 
     def unfit(self, rows: int, cols: int) -> str | None:
         """The reason why weights of this shape cannot be stored; None when they can."""
@@ -294,43 +357,3 @@ class Format(SolvableFormat["Encoded"], ABC):
     def nbytes(self, rows: int, cols: int) -> int:
         """Bytes of a ``[rows, cols]`` weight with codes packed to their width, without padding."""
         return sum(plane.packed_nbytes for plane in self.planes(rows, cols).values())
-
-    # ---- names and parameters ----
-
-    @classmethod
-    def summary(cls) -> str:
-        """The format in one line."""
-        return (cls.__doc__ or cls.name).splitlines()[0].rstrip(".")
-
-    @classmethod
-    def parameters(cls) -> list[str]:
-        """Names of the parameters a user may set."""
-        return list(parameters_of(cls))
-
-    def settings(self) -> dict[str, Any]:
-        """Every field that is not at its default, internal ones included: ``make(settings())`` gives the format back."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-
-    @classmethod
-    def make(cls, parameters: Mapping[str, Any]) -> Self:
-        """The format with these parameters.
-
-        Raises:
-            RecipeError: the format has no such parameter, or the value is of the wrong type or out of its range.
-        """
-        return cls().with_(**parameters)
-
-    def with_(self, **parameters: object) -> Self:
-        """A copy with other parameters.
-
-        Raises:
-            RecipeError: the format has no such parameter, or the value is of the wrong type or out of its range.
-        """
-        known = parameters_of(type(self))
-        for key, value in parameters.items():
-            if key not in [f.name for f in fields(self)]:
-                hint = nearest(key, list(known)) if known else f"; {self.name} is one fixed point without parameters"
-                raise RecipeError(f"format {self.name!r} has no parameter {key!r}{hint}")
-            if key in known and value is not None and (mistake := known[key].mistake(value)):
-                raise RecipeError(f"format {self.name!r}: {mistake}")
-        return replace(self, **cast(dict[str, Any], parameters))

@@ -1,4 +1,4 @@
-"""f16 and bf16: the 16-bit floats, rounded to nearest even."""
+"""f32, which changes nothing, and the 16-bit floats f16 and bf16, rounded to nearest even."""
 
 from __future__ import annotations
 
@@ -50,6 +50,19 @@ class Floats(Format):
 
     def decode_rows(self, planes: Planes, cols: int) -> Matrix:  # noqa: D102
         return planes["values"].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class F32(Floats):
+    """Single precision: the weights as they are."""
+
+    name = "f32"
+    bits = 32
+    facts = Facts(rmse=0.0)
+    source = "IEEE 754 binary32"
+    dtype = np.dtype(np.float32)
+    largest = "3.403e38"
+    changes_nothing = True
 
 
 @dataclass(frozen=True)

@@ -107,3 +107,33 @@ class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
     def _check_cols(self, cols: int) -> None:
         if cols % _BLOCK:
             raise WeightError(f"format i2_s: {cols} columns, expected a multiple of {_BLOCK} for the raw layout")
+
+
+def encode_trit(trits: NDArray[Any]) -> NDArray[np.uint8]:
+    """BitNet's 2-bit codes of ternary numbers: 0, 1, 2 for -1, 0, +1.
+
+    Raises:
+        WeightError: a number is none of these.
+
+    >>> encode_trit(np.array([-1, 0, 1])).tolist()
+    [0, 1, 2]
+    """
+    numbers = np.asarray(trits)
+    if not np.isin(numbers, (-1, 0, 1)).all():
+        raise WeightError("trits: expected -1, 0 and +1 alone")
+    return (numbers + 1).astype(np.uint8)
+
+
+def decode_trit(codes: NDArray[Any]) -> NDArray[np.int8]:
+    """The ternary numbers of BitNet's 2-bit codes.
+
+    Raises:
+        WeightError: a code is none of 0, 1, 2.
+
+    >>> decode_trit(np.array([0, 1, 2])).tolist()
+    [-1, 0, 1]
+    """
+    numbers = np.asarray(codes)
+    if not np.isin(numbers, (0, 1, 2)).all():
+        raise WeightError("codes of trits: expected 0, 1 and 2; code 3 has no meaning")
+    return (numbers.astype(np.int8) - np.int8(1)).astype(np.int8)

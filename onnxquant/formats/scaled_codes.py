@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded, Format, Prepared
 from onnxquant.formats.granularity import Granularity, PerBlock
@@ -77,6 +78,12 @@ class ScaledCodes(Format):
     @property
     def native_job(self) -> NativeJob:  # noqa: D102
         return NativeJob(self.zero_type)
+
+    def zero_points(self, encoded: Encoded) -> NDArray[Any] | None:  # noqa: D102
+        return encoded.planes["zero_points"] if self.has_zero_points else super().zero_points(encoded)
+
+    def minima(self, encoded: Encoded) -> Matrix | None:  # noqa: D102
+        return None
 
     # ---- the grid that solvers see ----
 

@@ -1,25 +1,31 @@
-"""Arrays of any shape, encoded and decoded: the public ``onnxquant.encode`` and ``onnxquant.decode``."""
+"""Arrays of any shape, encoded, decoded and compared: the public ``onnxquant.encode``, ``decode`` and ``snr``."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxquant.errors import RecipeError
+from onnxquant.errors import RecipeError, WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.native import dispatch
+from onnxquant.numerics.difference import Difference
 
 
-def encode(array: NDArray[Any], format: str | Format, **parameters: object) -> Encoded:
-    """Encode an array; its last axis is the contracted one.
+def encode(
+    array: NDArray[Any], format: str | Format, *, contracted: int | None = None, **parameters: object
+) -> Encoded:
+    """Encode an array. Its first axis are output channels; all inputs of one, such as those of a kernel, are one row.
 
     Args:
-        array: floats of any shape [..., K].
+        array: floats of any shape; a vector is one row.
         format: a format or its name.
+        contracted: number of axes at the end that are one row, where the first axis is not the only other one: 1 for a
+            stack of matrices.
         parameters: parameters of the format by name: ``block_size``, ``per_channel``, ``symmetric`` ...; and ``permuted``.
 
     Raises:
@@ -35,11 +41,30 @@ def encode(array: NDArray[Any], format: str | Format, **parameters: object) -> E
     array = np.asarray(array)
     if array.ndim == 0 or array.dtype.kind not in "fV":
         raise RecipeError(f"encode takes floats of rank >= 1, not {array.dtype} of shape {array.shape}")
-    matrix = array.reshape(prod(array.shape[:-1]), array.shape[-1])
-    encoded = dispatch.rounded_to_nearest(chosen, matrix)
-    return Encoded(encoded.format, encoded.rows, encoded.cols, encoded.planes, array.shape)
+    if contracted is not None and not 0 < contracted <= array.ndim:
+        raise RecipeError(f"contracted is {contracted}, expected 1 to {array.ndim} axes of the shape {list(array.shape)}")
+    first = max(array.ndim - 1, 1) if contracted is None else contracted
+    shape = array.shape[: array.ndim - first], array.shape[array.ndim - first :]
+    encoded = dispatch.rounded_to_nearest(chosen, array.reshape(*map(prod, shape)))
+    return replace(encoded, shape=array.shape)
 
 
 def decode(encoded: Encoded) -> NDArray[np.float32]:
     """The float32 array, in its original shape, that an encoded weight stands for."""
-    return dispatch.decode(encoded).reshape(encoded.shape or (encoded.rows, encoded.cols))
+    return encoded.in_shape(dispatch.decode(encoded))
+
+
+def snr(original: NDArray[Any], other: NDArray[Any]) -> float:
+    """Signal to noise ratio of an array against the original in decibels; infinite where they are equal.
+
+    Raises:
+        WeightError: the shapes differ.
+
+    >>> round(snr(np.float32([3, 4]), np.float32([3, 4.5])), 2)
+    20.0
+    """
+    difference = Difference()
+    difference.add(original, other)
+    if difference.shape_mismatch:
+        raise WeightError(f"arrays to compare: {difference.shape_mismatch}")
+    return difference.sqnr_db

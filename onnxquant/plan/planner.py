@@ -147,6 +147,8 @@ def decide(site: Site, form: Format, rule: Rule, opset: int) -> Decision:
         rule: the rule that names target, solver and arithmetic
         opset: opset of the model
     """
+    if form.changes_nothing:
+        return _keep(site, f"{form.name} leaves it as it is")
     if unfit := form.unfit(site.rows, site.cols):
         return _keep(site, f"{form.name}: {unfit}")
     folded = is_decoded_at_load(site, rule)

@@ -47,7 +47,7 @@ class Onnx(Target):
         return 10 if folded or isinstance(form, Floats) else 30 if form.foreign else 20
 
     def holds(self, form: Format) -> bool:  # noqa: D102
-        return holds_codes(form) or (isinstance(form, Floats) and not form.permuted)
+        return holds_codes(form) or (isinstance(form, Floats) and not form.permuted and not form.changes_nothing)
 
     def takes_float16(self, form: Format) -> bool:
         """Whether DequantizeLinear makes float16 weights, of which onnxruntime's kernel takes the codes."""

@@ -77,8 +77,9 @@ def label(options: Options) -> str:
     return "-".join(str(v) if k == "format" else f"{k}={str(v).lower()}" for k, v in options.items())
 
 
-# Every format of the registry by itself, and integers with other parameters.
-VARIANTS: dict[str, Options] = {label(o): o for o in [*({"format": f.name} for f in formats()), *_OTHERS]}
+# Every format of the registry that changes weights, and integers with other parameters.
+_FORMATS: list[Options] = [{"format": f.name} for f in formats() if not f.changes_nothing]
+VARIANTS: dict[str, Options] = {label(o): o for o in [*_FORMATS, *_OTHERS]}
 ACTIVATIONS = (Activations.DYNAMIC, Activations.STATIC)
 
 

@@ -29,6 +29,7 @@ from onnxquant.numerics.packing import pack, unpack
 NAMES = [f.name for f in formats()]
 # With other parameters: what any sensible grid of so many bits makes of it.
 LOOSE = {
+    32: (-1.0, 1e-9),
     16: (1e-4, 3e-3), 8: (2e-3, 0.08), 6: (0.01, 0.08), 5: (0.02, 0.15), 4: (0.04, 0.35), 3: (0.1, 0.55),
     2: (0.25, 0.95),
 }  # fmt: skip

@@ -121,6 +121,13 @@ class LlmInt8(Format):
         values[:, planes["outlier_columns"]] = planes["outliers"]
         return values
 
+    def scales(self, encoded: Encoded) -> Matrix:
+        """Scales of the columns that are codes, float32 [rows, 1]."""
+        return encoded.planes["scales"]
+
+    def zero_points(self, encoded: Encoded) -> NDArray[np.uint8]:  # noqa: D102
+        return np.full((encoded.rows, 1), _OFFSET, np.uint8)
+
     def absmax(self, encoded: Encoded) -> Matrix:
         """Largest magnitude of each row, as bitsandbytes keeps it: a float16 value, so rounding to it is exact."""
         return (encoded.planes["scales"][:, 0] * _TOP).astype(np.float16).astype(np.float32)
