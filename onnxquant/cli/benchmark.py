@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import click
 
 from onnxquant.cli.options import model_options
@@ -12,6 +15,9 @@ from onnxquant.json_data import to_json
 from onnxquant.report.table import say
 from onnxquant.report.terminal import table
 from onnxquant.report.units import milliseconds, size, speed, times
+
+# Operators that are named for each model.
+_KERNELS = 6
 
 
 @click.command(short_help="Compare sizes and latencies of models.")
@@ -31,16 +37,26 @@ def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **option
     if as_json:
         print_json(to_json(rows))
         return
-    out = table("Benchmark", "model", ">size", ">smaller", ">latency", ">faster", ">runs", ">threads", "~kernels")
-    for row in rows:
-        kernels = ", ".join(f"{k} {v}" for k, v in list(row.kernels.items())[:6])
+    out = table("Benchmark", "model", "+>faster", "+>latency", ">size", ">smaller", ">runs", ">threads", "~kernels")
+    for row, name in zip(rows, _names([row.model for row in rows]), strict=True):
+        kernels = ", ".join(f"{k} {v}" for k, v in list(row.kernels.items())[:_KERNELS])
         out.add_row(
-            row.model, size(row.bytes), times(row.size_ratio), milliseconds(row.seconds), _speed(row),
-            str(row.runs), str(row.threads), kernels,
+            name, _speed(row), milliseconds(row.seconds), size(row.bytes), times(row.size_ratio), str(row.runs),
+            str(row.threads), kernels,
         )  # fmt: skip
     console().print(out)
     if rows[0].samples is not None:
         say(console(), rows[0].samples, label="prepared ", style="bold")
+
+
+def _names(models: Sequence[str]) -> list[str]:
+    """Names of the models in a table: those of the files, where they differ.
+
+    >>> _names(["out/a.onnx", "b.onnx"]), _names(["a/model.onnx", "b/model.onnx"])
+    (['a.onnx', 'b.onnx'], ['a/model.onnx', 'b/model.onnx'])
+    """
+    names = [Path(model).name for model in models]
+    return names if len(set(names)) == len(set(models)) else list(models)
 
 
 def _speed(row: BenchmarkRow) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from onnxquant.numerics.score import GOOD_DB
+import math
+
+from onnxquant.numerics.score import GOOD_DB, LOW_DB
 from onnxquant.recipe.options import Options
 from onnxquant.report.report import Report
+from onnxquant.validation.proof import ProblemKind
 
 # The part of the answers that stays the same, where an output has answers.
 SAME_ANSWERS = 0.99
@@ -13,6 +16,8 @@ _FEWEST_SOURCES = 4
 # A figure lies far enough above a bound where the distance is this part of its interval. The interval holds the figure of all
 # samples 9 times of 10; that figure then keeps the bound 4 times of 5.
 _MARGIN = 0.25
+# Decibels by which a file that is made again may lose more.
+_SLACK = 0.2
 
 
 def keeps_bound(report: Report, settings: Options) -> bool:
@@ -41,6 +46,26 @@ def margin_db(report: Report) -> float:
     """Decibels by which other samples may keep less than these; 0 where these are too few to tell."""
     unseen = report.verdict.unseen
     return 0.0 if unseen is None or unseen.sources < _FEWEST_SOURCES else _MARGIN * (unseen.high_db - unseen.low_db)
+
+
+def option_that_takes(report: Report, settings: Options) -> str:
+    """The option that makes the bound one which a file keeps; empty where no sensible bound does.
+
+    Args:
+        report: report on a file that misses the bound.
+        settings: options of the run.
+    """
+    proof = report.proof
+    if proof is None or any(problem.kind is not ProblemKind.MISSED_BOUND for problem in proof.problems):
+        return ""
+    if settings.metric is not None:
+        metric = proof.metric if settings.min_sqnr is None else None
+        return f"--max-drop {math.ceil(1e3 * (metric.original - metric.quantized)) / 1e3:g}" if metric else ""
+    ratio = report.verdict.worst_sqnr_db
+    if ratio is None or not math.isfinite(ratio) or settings.max_mse is not None:
+        return ""
+    least = math.floor(ratio - margin_db(report) - _SLACK)
+    return f"--min-sqnr {least}" if least >= LOW_DB else ""
 
 
 def bound_in_words(settings: Options) -> str:

@@ -83,7 +83,7 @@ SCORES: dict[Goal, tuple[Callable[[Candidate], float], Callable[[Candidate], flo
 WORSE = {
     Goal.FAST: ("slower", "larger"),
     Goal.SMALL: ("larger", "slower"),
-    Goal.BALANCED: ("larger for its speed", "slower"),
+    Goal.BALANCED: ("gains less", "slower"),
 }
 # Which of two that are equal by the first measure wins.
 SECOND = {Goal.FAST: "the smaller", Goal.SMALL: "the faster", Goal.BALANCED: "the faster"}
@@ -113,8 +113,18 @@ def is_all_in_float(report: Report) -> bool:
 def loss(candidate: Candidate) -> str:
     """The reason why a candidate does not keep the bound."""
     if is_all_in_float(candidate.report):
-        return "no kernel may compute on integers"
-    return "other samples may miss the bound" if candidate.is_near else "loses too much"
+        return "all in float"
+    return "near the bound" if candidate.is_near else "loses too much"
+
+
+def prospect(candidate: Candidate, goal: Goal) -> str:
+    """The figures that a file would have, in words."""
+    verdict = candidate.verdict
+    parts = [f"{candidate.speed:.2f}x as fast"] if goal is not Goal.SMALL else []
+    parts += [f"{verdict.smaller:.2f}x smaller"] if goal is not Goal.FAST and verdict.smaller else []
+    figures = [] if verdict.worst_sqnr_db is None else [f"{verdict.worst_sqnr_db:.1f} dB"]
+    figures += [verdict.answers_in_words] if verdict.answers else []
+    return f"{candidate.way.name} would be {' and '.join(parts)} with {', '.join(figures) or 'a lower metric'}"
 
 
 def line(candidate: Candidate) -> str:
@@ -123,5 +133,5 @@ def line(candidate: Candidate) -> str:
     parts = [candidate.way.name, size(candidate.nbytes)]
     parts += [] if verdict.faster is None else [f"{verdict.faster:.2f}x as fast"]
     parts += [] if verdict.worst_sqnr_db is None else [f"{verdict.worst_sqnr_db:.1f} dB"]
-    parts += [f"{verdict.same} of {verdict.answers} {verdict.answer} the same"] if verdict.answers else []
+    parts += [verdict.answers_in_words] if verdict.answers else []
     return ", ".join([*parts, f"{candidate.seconds:.0f} s", "" if candidate.keeps else loss(candidate)]).removesuffix(", ")

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from onnxquant.calibration.samples import Samples
-from onnxquant.convert.bound import bound_in_words, is_near_bound, keeps_bound, margin_db
+from onnxquant.convert.bound import bound_in_words, is_near_bound, keeps_bound, margin_db, option_that_takes
 from onnxquant.convert.candidate import (
     BEST,
     EQUAL,
@@ -25,6 +25,7 @@ from onnxquant.convert.candidate import (
     is_on_front,
     line,
     loss,
+    prospect,
     quality,
 )
 from onnxquant.convert.quantize import quantize
@@ -52,6 +53,8 @@ _INNER = {Effort.LOW: Effort.LOW, Effort.MEDIUM: Effort.LOW, Effort.HIGH: Effort
 _RESCUE = 1.5
 # Time on a busy machine counts only beyond this multiple of the work's own.
 _BUSY = 3.0
+# A file that misses the bound is worth a word where it is better by this factor.
+_CLEARLY = 1.1
 # Decibels that a solver may bring at most.
 _SOLVED_DB = 5.0
 # The part of the time that one way's search may take of what is left, and seconds that it may take at most and at least.
@@ -280,8 +283,16 @@ class Race:
             rows.append(replace(row, verdict=proven) if candidate is winner else row)
         return Choice(
             self.goal.value, bound_in_words(self._settings), bool(keeping), winner.way.name, (*rows, *self._refused),
-            tuple(self._skipped), self._reason(winner, keeping), self._interrupted,
+            tuple(self._skipped), self._reason(winner, keeping), self._interrupted, self._alternative(winner),
         )  # fmt: skip
+
+    def _alternative(self, winner: Candidate) -> str:
+        """The best file that the goal would prefer and the bound forbids, with the option that takes it; empty: none is."""
+        score = SCORES[self.goal][0]
+        better = [c for c in self._candidates if not c.keeps and score(c) >= _CLEARLY * score(winner)]
+        offers = [(c, option_that_takes(c.report, self._settings)) for c in better if not is_all_in_float(c.report)]
+        offers = sorted((offer for offer in offers if offer[1]), key=lambda offer: quality(offer[0]), reverse=True)
+        return next((f"{prospect(candidate, self.goal)}: {option} takes it" for candidate, option in offers), "")
 
     def _measure_again(self, keeping: Sequence[Candidate]) -> None:
         """Measure the files that may be the fastest beside each other: what the machine does meets all of them."""

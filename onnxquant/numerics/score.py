@@ -186,6 +186,7 @@ class Judge:
         outputs = list(self._reference[0]) if self._reference else []
         self._parts = [named_part(name, outputs) for name in names] if names else self._parts_by_scale(outputs)
         self._has_probabilities = any(self._holds_probabilities(part) for part in self._parts)
+        self._with_classes = {part.output for part in self._parts if self._holds_classes(part, is_chosen=bool(names))}
 
     def _parts_by_scale(self, outputs: Sequence[str]) -> list[Part]:
         parts = []
@@ -291,6 +292,13 @@ class Judge:
         is_whole = bool(arrays) and not part.index and self._is_float(part)
         return is_whole and all(a.ndim == 2 and are_probabilities(a) for a in arrays)
 
+    def _holds_classes(self, part: Part, *, is_chosen: bool) -> bool:
+        """Whether a part has a number for each class; beside probabilities others are none, such as a detector's boxes."""
+        if part.index or not self._is_float(part) or (self._has_probabilities and not self._holds_probabilities(part)):
+            return False
+        arrays = [sample[part.output] for sample in self._reference if part.output in sample]
+        return has_classes(part.output, arrays, is_chosen=is_chosen)
+
     def _powers(self, part: Part, aligned: Sequence[Aligned]) -> _Powers:
         """Powers of a part by sample. A box that is missing on one side is noise to the criterion."""
         powers = _Powers()
@@ -337,10 +345,8 @@ class Judge:
         if not self._is_float(part):
             same = [np.asarray(a == b) for a, b in pairs]
             return _Answers("values", sum(int(s.sum()) for s in same), sum(s.size for s in same))
-        if not pairs or part.index or not all(has_classes(name, a) for a, _ in pairs):
+        if not pairs or part.index or name not in self._with_classes:
             return None
-        if self._has_probabilities and not self._holds_probabilities(part):
-            return None  # such as coordinates beside the probabilities of a detector
         # Rows of one number have no top class.
         same = [np.asarray(a.argmax(-1) == b.argmax(-1))[a.max(-1) > a.min(-1)] for a, b in pairs]
         count = sum(s.size for s in same)

@@ -101,6 +101,7 @@ class Verdict:
         worst_tenth_db: SQNR of the worst output over the worst tenth of the samples; None for fewer than ten.
         same, answers: number of answers that are the same, and of all, where the fewest are; None where there are none.
         answer: kind of these answers.
+        answers_of: the output that they are of, where there are several.
         unseen: quality to expect on samples of other sources; None where nothing tells it.
         assumption: part of the samples' preparation that the user has to confirm; None: there is none.
     """
@@ -118,8 +119,17 @@ class Verdict:
     same: int | None = field(default=None, metadata=OPTIONAL)
     answers: int | None = field(default=None, metadata=OPTIONAL)
     answer: str | None = field(default=None, metadata=OPTIONAL)
+    answers_of: str | None = field(default=None, metadata=OPTIONAL)
     unseen: UnseenQuality | None = field(default=None, metadata=OPTIONAL)
     assumption: Assumption | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def answers_in_words(self) -> str:
+        """The number of answers that are the same; empty where there are none."""
+        if not self.answers:
+            return ""
+        output = f" of {self.answers_of}" if self.answers_of else ""
+        return f"{self.same} of {self.answers} {self.answer}{output} the same"
 
 
 @dataclass(frozen=True)
@@ -161,6 +171,7 @@ class Choice:
         skipped: ways that there was no time for.
         reason: why the chosen file is the best, in one sentence.
         interrupted: whether Ctrl-C or a signal ended the search before its time.
+        alternative: better file for the goal that misses the bound, and the option that takes it; empty: there is none.
     """
 
     goal: str
@@ -171,6 +182,7 @@ class Choice:
     skipped: tuple[str, ...] = ()
     reason: str = ""
     interrupted: bool = False
+    alternative: str = ""
 
 
 @dataclass(frozen=True)

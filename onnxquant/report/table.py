@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 _GAP = 2
-# A name is shortened to this many characters before a column is left out.
-_SHORTEST_NAME = 16
+# Marks before titles: figures, sentences, and columns that stay.
+_MARKS = ">~+"
+# A name is shortened to this many characters before a column is left out: one of tensors or files, and one of several words.
+_SHORTEST_NAME, _SHORTEST_WORDS = 16, 30
+# Characters of a first column beside which every column stays that is never left out.
+_NARROWEST = 8
 # Only names of tensors are words as long as this.
 _LONG_WORD = re.compile(r"\S{400,}")
-# Prose in fewer characters than these is hard to read: it moves under the table.
-_LEAST_PROSE = 30
+# Prose in fewer characters than these is hard to read: it moves under the table, where rows are few or say the same.
+_LEAST_PROSE, _FEW_ROWS = 30, 12
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class _Column:
         title: its title.
         is_figure: whether it holds figures, which stand at the right.
         is_prose: whether it holds sentences, which may take several lines.
+        stays: whether it is never left out.
         cells: its cells.
         width: number of characters.
     """
@@ -34,20 +39,28 @@ class _Column:
     title: str
     is_figure: bool
     is_prose: bool
+    stays: bool
     cells: tuple[Text, ...]
     width: int
 
     def resized(self, width: int) -> _Column:
         """The column in another width."""
-        return _Column(self.title, self.is_figure, self.is_prose, self.cells, width)
+        return replace(self, width=width)
+
+    @property
+    def shortest(self) -> int:
+        """Number of characters that its names are shortened to, at most."""
+        has_words = any(" " in cell.plain for cell in self.cells)
+        return min(self.width, _SHORTEST_WORDS if has_words else _SHORTEST_NAME)
 
 
 class Table:
-    """A table; columns stand in the order of their importance, and the last ones are left out where they do not fit.
+    """A table; where its columns do not fit, the last ones are left out, but for the first and those that stay.
 
     Args:
         title: title of the table.
-        columns: titles of the columns; ">" stands before those of figures, "~" before that of sentences, which is the last.
+        columns: titles of the columns; ">" stands before those of figures, "+" before those that stay, "~" before that of
+            sentences, which is the last.
     """
 
     def __init__(self, title: str, *columns: str) -> None:
@@ -93,10 +106,11 @@ class Table:
         columns = []
         for place, title in enumerate(self._columns):
             cells = tuple(row[place] for row in self._rows)
-            name = title.lstrip(">~")
+            name = title.lstrip(_MARKS)
+            marks = title.removesuffix(name)
             if place == 0 or any(cells):
                 width = max([cell_len(name), *(c.cell_len for c in cells)])
-                columns.append(_Column(name, title.startswith(">"), title.startswith("~"), cells, width))
+                columns.append(_Column(name, ">" in marks, "~" in marks, "+" in marks, cells, width))
         return columns
 
 
@@ -129,15 +143,15 @@ def _fitted(columns: list[_Column], width: int) -> tuple[list[_Column], list[str
     room = width - _width(others) - _GAP
     if prose.width <= room or room >= _LEAST_PROSE:
         return [*others, prose.resized(min(prose.width, room))], []
-    if _width(others) - others[0].width + _SHORTEST_NAME + _GAP + _LEAST_PROSE <= width:
+    if _width(others) - others[0].width + others[0].shortest + _GAP + _LEAST_PROSE <= width:
         others = _narrowed(others, width - _GAP - _LEAST_PROSE)
         return [*others, prose.resized(_LEAST_PROSE)], []
     reasons = list(dict.fromkeys(cell.plain for cell in prose.cells if cell))
-    if 2 * len(reasons) > len(prose.cells):
+    if 2 * len(reasons) > len(prose.cells) > _FEW_ROWS:
         others = _narrowed(others, width - _GAP - _LEAST_PROSE)
         return [*others, prose.resized(width - _width(others) - _GAP)], []
     marks = tuple(Text(str(reasons.index(c.plain) + 1), c.style) if c else Text() for c in prose.cells)
-    numbers = _Column(prose.title, True, False, marks, max(cell_len(prose.title), len(str(len(reasons)))))
+    numbers = _Column(prose.title, True, False, True, marks, max(cell_len(prose.title), len(str(len(reasons)))))
     return [*_narrowed(others, width - _GAP - numbers.width), numbers], reasons
 
 
@@ -146,17 +160,17 @@ def _width(columns: Sequence[_Column]) -> int:
 
 
 def _narrowed(columns: list[_Column], width: int) -> list[_Column]:
-    """Columns in a width: a shorter first one, and without the last ones that do not fit even then."""
+    """Columns in a width: a shorter first one, and without the last ones that do not fit even then and need not stay."""
     columns = list(columns)
     while True:
         excess = _width(columns) - width
         if excess <= 0:
             return columns
-        first = columns[0].width
-        shortest = min(first, _SHORTEST_NAME) if len(columns) > 1 else 1
-        if first - excess >= shortest or len(columns) == 1:
-            return [columns[0].resized(max(first - excess, 1)), *columns[1:]]
-        columns.pop()
+        first, removable = columns[0], [c for c in columns[1:] if not c.stays]
+        if first.width - excess >= first.shortest or not removable:
+            least = min(first.width, _NARROWEST) if len(columns) > 1 else 1
+            return [first.resized(max(first.width - excess, least)), *columns[1:]]
+        columns.remove(removable[-1])
 
 
 def _row(cells: Sequence[Text], columns: Sequence[_Column], console: Console) -> Iterator[Text]:
@@ -180,10 +194,14 @@ def _joined(cells: Sequence[Text], columns: Sequence[_Column]) -> Text:
 
 
 def _short(text: Text, width: int) -> Text:
-    """A text whose middle is left out where it is too long: names mostly differ at their end."""
-    excess = text.cell_len - width
-    if excess <= 0:
+    """A text in a width: without its last words, or without its middle where it is one word, as names of tensors are."""
+    if text.cell_len <= width:
         return text
+    words = text.plain.split(" ")
+    while len(words) > 1:
+        words.pop()
+        if cell_len(shorter := " ".join(words).rstrip(",;:")) < width:
+            return Text(f"{shorter}…", text.style)
     head = (width - 1) // 3
     tail = text.plain
     while cell_len(tail) > width - 1 - head:

@@ -79,6 +79,7 @@ def verdict_of(report: ReportData) -> Verdict:
         same=answers.same if answers else None,
         answers=answers.answers if answers else None,
         answer=answers.answer if answers else None,
+        answers_of=answers.output if answers and proof and len(proof.quality or ()) > 1 else None,
         unseen=proof.unseen if proof else None,
         assumption=assumption,
     )
@@ -237,7 +238,8 @@ def _doubt(proof: Proof) -> str:
     parts = [p for p in proof.quality or [] if _quality_of_answers(p) is not Quality.GOOD]
     if parts:
         worst = min(parts, key=_share)
-        return f"{worst.same} of {worst.answers} {worst.answer} are the same, others may be wrong"
+        output = f" of {worst.output}" if len(proof.quality or ()) > 1 else ""
+        return f"{worst.same} of {worst.answers} {worst.answer}{output} are the same, others may be wrong"
     if proof.unseen and min(ratios_of_outputs(proof).values(), default=0.0) >= GOOD_DB:
         return f"on samples of other sources outputs may keep no more than {proof.unseen.low_db:.0f} dB"
     return f"answers of outputs that keep less than {GOOD_DB:.0f} dB may be wrong"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from onnxquant.report.data import Attempt, Choice, ReportData, Verdict
 from onnxquant.report.units import decibels, size, speed, times
 
-# Titles of columns; ">" stands before those of numbers, "~" before those of sentences.
+# Titles of columns; ">" stands before those of numbers, "~" before those of sentences, "+" before those that stay.
 ATTEMPTS = ("way", ">size", ">smaller", ">faster", ">worst output", ">same answers", ">seconds", "outcome")
-WAYS = ("way", ">size", ">faster", ">worst output", ">same", "outcome", "~why")
+WAYS = ("way", "+>faster", ">quality", ">size", ">same", "+outcome", "~why")
 
 
 def attempts(report: ReportData) -> list[list[str]]:
@@ -49,9 +49,9 @@ def _way(attempt: Attempt, chosen: str) -> list[str]:
         return [attempt.way, "", "", "", "", "refused", attempt.objection]
     return [
         attempt.way,
-        size(attempt.nbytes),
         times(verdict.faster),
         "" if verdict.worst_sqnr_db is None else decibels(verdict.worst_sqnr_db),
+        size(attempt.nbytes),
         f"{verdict.same} of {verdict.answers}" if verdict.answers else "",
         "chosen" if attempt.way == chosen else attempt.objection,
         "",

@@ -35,6 +35,7 @@ def lines(report: ReportData, verdict: Verdict) -> list[tuple[str, str]]:
         ("weights", weights(report)),
         ("integers", _integers(report)),
         ("chosen", report.choice.reason if report.choice else ""),
+        ("instead", report.choice.alternative if report.choice else ""),
         ("outlook", report.prospect),
         ("nodes", _nodes(proof.structure) if proof and not report.sites else ""),
     ]
@@ -74,7 +75,7 @@ def quality(verdict: Verdict) -> str:
     """The answers that stay the same, and the signal to noise ratio of the worst output."""
     parts = []
     if verdict.answers:
-        parts.append(f"{verdict.same} of {verdict.answers} {verdict.answer} the same")
+        parts.append(verdict.answers_in_words)
     if verdict.unseen is not None:
         parts.append(unseen(verdict.unseen))
     elif verdict.worst_sqnr_db is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,6 +144,11 @@ def test_the_smallest_file_that_keeps_a_bound_is_written_and_its_recipe_makes_it
     for path in files:
         assert path.read_bytes() == again.with_name(path.name).read_bytes()
     assert onnxquant.verify(output)
+    way, option = choice.alternative.split(" would be ")[0], re.search(r": --min-sqnr (\d+) takes it$", choice.alternative)
+    assert option and lost[way] == "loses too much"
+    taken = onnxquant.quantize(source, tmp_path / "t.onnx", data=samples(), **{**options, "min_sqnr": float(option[1])})
+    assert taken.passed and taken.choice and not taken.choice.alternative
+    assert taken.output_bytes and report.output_bytes and taken.output_bytes < report.output_bytes / 1.1
 
 
 def test_static_ways_with_something_in_float_go_on_from_the_first(

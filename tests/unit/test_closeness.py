@@ -258,6 +258,18 @@ def test_silence_is_not_the_worst_sample() -> None:
         ("embedding", LOGITS, False),
         ("y", LOGITS / np.linalg.norm(LOGITS, axis=-1, keepdims=True), False),
         ("y", RNG.normal(0, 1, (6, 1, 3, 8, 8)), False),
+        ("y", RNG.normal(0, 1, (6, 1, 40, 59)), True),
+        ("y", np.log(softmax(RNG.normal(0, 1, (6, 1, 4, 10)))), True),
+        ("y", RNG.normal(0, 1, (6, 1, 40, 64)), False),
+        ("y", RNG.random((6, 1, 40, 59)), False),
+        ("y", RNG.normal(0, 1, (6, 1, 384)), False),
+        ("logits", RNG.normal(0, 1, (6, 1, 384)), True),
+        ("y", RNG.normal(0, 1, (6, 3, 4)).cumsum(-1) ** 2, True),
+        ("y", np.sort(RNG.random((6, 3, 4))), False),
+        ("pred_boxes", RNG.normal(0, 1, (6, 3, 4)), False),
+        ("hn", RNG.normal(0, 1, (6, 1, 40, 59)), False),
+        ("y", RNG.normal(0, 3, (12, 1, 10)) + 16 * np.eye(10)[3], False),
+        ("logits", RNG.normal(0, 3, (12, 1, 10)) + 16 * np.eye(10)[3], True),
         ("y", RNG.normal(0, 1, (6, 1, 1)), False),
     ],
 )
@@ -277,6 +289,16 @@ def test_beside_probabilities_other_outputs_hold_no_classes() -> None:
     assert answers == {"scores": LOGITS[..., 0].size, "points": None}
     (part,) = Judge(reference, ["points"]).quality(reference)
     assert part.answers == len(LOGITS)
+
+
+def test_positions_of_other_numbers_have_top_classes_and_widths_that_vary_have_none() -> None:
+    """A tagger's output has a row for each word; scores of words are no classes, unless called so."""
+    tags = [{"y": RNG.normal(0, 1, (1, n, 5))} for n in (3, 7, 4)]
+    assert [part.answers for part in Judge(tags).quality(tags)] == [14]
+    starts = [{"y": RNG.normal(0, 1, (1, n))} for n in (3, 7, 4)]
+    assert [part.answers for part in Judge(starts).quality(starts)] == [None]
+    logits = [{"start_logits": row["y"]} for row in starts]
+    assert [part.answers for part in Judge(logits).quality(logits)] == [3]
 
 
 def test_rows_of_one_number_have_no_top_class() -> None:

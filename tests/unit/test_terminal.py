@@ -62,6 +62,18 @@ def test_columns_that_do_not_fit_are_named() -> None:
     assert "more columns on a wider terminal" in text and "role" in text
 
 
+def test_columns_that_stay_are_shown_in_any_width() -> None:
+    out = Table("", "way", ">size", "+>faster", ">quality", ">same", "+outcome")
+    names = ["static convolutions, dynamic products", "static convolutions, int8 weights of products"]
+    for name in names:
+        out.add_row(name, "343.5 kB", "1.65x", "38.9 dB", "12345 of 12500", "loses too much")
+    lines = {width: printed(out, width) for width in (40, 80, 120)}
+    assert all("1.65x" in row and row.endswith("loses too much") for rows in lines.values() for row in rows[1:3])
+    shortened = ["static…", "static convolutions, int8 weights of…", names[1]]
+    assert [rows[2].split("  ")[0] for rows in lines.values()] == shortened
+    assert "quality" in lines[80][0] and "same" in lines[80][-1], "the last columns are left out first"
+
+
 def test_columns_without_a_value_are_not_shown_and_names_are_no_markup() -> None:
     out = Table("", "name", "empty", ">value")
     out.add_row("[red]x[/red]", "", Text("1", "red"))

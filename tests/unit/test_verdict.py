@@ -201,4 +201,4 @@ def test_verdict_and_next_step_count_the_answers_of_one_output() -> None:
         PartQuality("far", sqnr_db=25.0, answer="top classes", same=80, answers=100),
     ]
     assert (judged.verdict.same, judged.verdict.answers) == (80, 100)
-    assert "80 of 100 top classes" in judged.verdict.next
+    assert "80 of 100 top classes of far are the same" in judged.verdict.next
