@@ -9,6 +9,7 @@ from onnxquant import formats, targets
 from onnxquant.artifact.hashes import verify
 from onnxquant.artifact.restore import dequantize
 from onnxquant.batch.run import BatchReport, batch
+from onnxquant.calibration.arrays import calibrate_arrays
 from onnxquant.calibration.calibrate import calibrate
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.convert.best import quantize
@@ -33,9 +34,11 @@ from onnxquant.inspect.benchmark import benchmark
 from onnxquant.inspect.info import info
 from onnxquant.inspect.model import Model
 from onnxquant.inspect.validate import validate
+from onnxquant.layers.linear import QuantizedLinear
+from onnxquant.layers.ternary import Int8Rows, matmul_i2s, matmul_i2s_i8, quantize_row_to_int8
 from onnxquant.native.arrays import decode, encode, snr
 from onnxquant.native.library import library_path
-from onnxquant.observers import ActivationGrid
+from onnxquant.observers import ActivationGrid, QuantizationParameters, ranging_observer
 from onnxquant.report.report import Report
 from onnxquant.runtime import load
 from onnxquant.version import __version__
@@ -47,11 +50,14 @@ __all__ = [
     "FeedError",
     "Format",
     "HubReport",
+    "Int8Rows",
     "Model",
     "ModelError",
     "NativeLibraryError",
     "OnnxQuantError",
     "OutputError",
+    "QuantizationParameters",
+    "QuantizedLinear",
     "RecipeError",
     "Report",
     "ReportError",
@@ -63,6 +69,7 @@ __all__ = [
     "batch",
     "benchmark",
     "calibrate",
+    "calibrate_arrays",
     "decode",
     "decode_trit",
     "dequantize",
@@ -73,8 +80,12 @@ __all__ = [
     "info",
     "library_path",
     "load",
+    "matmul_i2s",
+    "matmul_i2s_i8",
     "move",
     "quantize",
+    "quantize_row_to_int8",
+    "ranging_observer",
     "snr",
     "targets",
     "validate",

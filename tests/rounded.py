@@ -11,12 +11,12 @@ import onnxruntime as ort
 from agreement import outputs
 from numpy.typing import NDArray
 
-from onnxquant.activations.codes import Codes
 from onnxquant.activations.insert import NodeForms
 from onnxquant.activations.placement import Cause, FloatKernel, place
 from onnxquant.activations.plan import StaticActivations
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.names import ACTIVATION
+from onnxquant.observers.codes import Codes
 
 Feed = Mapping[str, NDArray[Any]]
 

@@ -17,11 +17,11 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant import runtime
-from onnxquant.activations.codes import Codes
 from onnxquant.activations.placement import Placement, Unit
 from onnxquant.calibration.folds import FoldedSamples
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.observers.codes import Codes
 from onnxquant.recipe.progress import Progress, silent
 
 _AXES_AS_INPUT = 18  # opset in which the axes of ReduceMean became an input

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxquant.activations.codes import Codes
 from onnxquant.activations.op_kinds import MOVES
 from onnxquant.activations.placement import QuantizedTensor
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.names import ACTIVATION
+from onnxquant.observers.codes import Codes
 
 _DECODE = "DequantizeLinear"
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from onnxquant.activations.codes import Codes
 from onnxquant.activations.insert import NodeForms, insert_conversions
 from onnxquant.activations.placement import Cause, FloatKernel, QuantizedTensor
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
 from onnxquant.numerics.score import UnseenOutputs
+from onnxquant.observers.codes import Codes
 from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import DynamicRecord, SampleUse, StaticRecord, TensorCodes
 from onnxquant.plan.planner import NO_INTEGER_SITES, IntegerSites

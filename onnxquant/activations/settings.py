@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from onnxquant.activations.balance import STRENGTH
-from onnxquant.activations.codes import Codes
 from onnxquant.activations.weights import OPSET, WIDE_OPSET
+from onnxquant.observers.codes import Codes
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Drop, Effort
 from onnxquant.solvers.gptq import Gptq

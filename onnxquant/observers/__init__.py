@@ -14,17 +14,22 @@ from typing import Any
 
 from onnxquant.errors import StatisticsError, nearest
 from onnxquant.observers.base import Accumulator, ActivationGrid, Observer, RangeObserver
+from onnxquant.observers.codes import Codes, QuantizationParameters
 from onnxquant.registry import classes
 
 __all__ = [
     "Accumulator",
     "ActivationGrid",
+    "Codes",
     "Observer",
+    "QuantizationParameters",
     "RangeObserver",
     "make",
     "observer_named",
     "ranging",
+    "ranging_observer",
     "registry",
+    "settings_of",
 ]
 
 
@@ -48,6 +53,39 @@ def observer_named(name: str) -> type[Observer[Any]]:
     if name not in registry():
         raise StatisticsError(f"unknown observer {name!r}{nearest(name, list(registry()))}")
     return registry()[name]
+
+
+def ranging_observer(method: str, **settings: float) -> RangeObserver[Any]:
+    """A new observer of a tensor, which chooses its range: ``update`` it with arrays, ``merge`` it with others.
+
+    Args:
+        method: a calibration method: minmax, percentile, entropy, mse, mean-std, moving-average ...
+        settings: settings of the method: ``percentile`` (in percent) of percentile, ``k`` of mean-std.
+
+    Raises:
+        StatisticsError: no such method, or it has no such setting.
+
+    >>> import numpy as np
+    >>> observer = ranging_observer("percentile", percentile=99.9)
+    >>> observer.update(np.linspace(-1, 1, 1001, dtype=np.float32))
+    >>> observer.parameters(bits=8, symmetric=True).zero_point
+    0
+    """
+    if method not in ranging():
+        raise StatisticsError(f"unknown calibration method {method!r}{nearest(method, ranging())}")
+    cls = registry()[method]
+    known = settings_of(method)
+    if unknown := [name for name in settings if name not in known]:
+        hint = nearest(unknown[0], known) if known else "; it has no settings"
+        raise StatisticsError(f"{method}: unknown setting {unknown[0]!r}{hint}")
+    observer: RangeObserver[Any] = cls(None, **settings)  # type: ignore[assignment]
+    return observer
+
+
+def settings_of(method: str) -> list[str]:
+    """Names of the settings of a calibration method: the keywords of its class."""
+    parameters = inspect.signature(observer_named(method)).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def make(names: Iterable[str]) -> dict[str, Observer[Any]]:

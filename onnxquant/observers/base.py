@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.errors import StatisticsError
+from onnxquant.observers.codes import Codes, QuantizationParameters
 
 ObserverState = dict[str, NDArray[Any]]
 
@@ -174,6 +175,23 @@ class RangeObserver(Observer[A]):
             bound = max(-low, high, 0.0)
             return -bound, bound
         return min(low, 0.0), max(high, 0.0)
+
+    def parameters(
+        self, bits: int = 8, *, symmetric: bool = False, signed: bool | None = None
+    ) -> QuantizationParameters:
+        """The scale and the zero point of the range.
+
+        Args:
+            bits: bits of a code, 2 to 16.
+            symmetric: put the zero point in the middle of the codes.
+            signed: codes around zero, not from zero on; None: where they are symmetric.
+
+        Raises:
+            StatisticsError: no values were seen, or other bits.
+        """
+        codes = Codes(bits, symmetric if signed is None else signed, symmetric)
+        low, high = self.range(ActivationGrid(bits, symmetric))
+        return QuantizationParameters.of(low, high, codes)
 
     @abstractmethod
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from onnxquant.activations.codes import Codes
+from onnxquant.observers.codes import Codes
 
 KINDS = [Codes(bits, signed, symmetric) for bits in (8, 16) for signed in (False, True) for symmetric in (False, True)]
 RANGES = [

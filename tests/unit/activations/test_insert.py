@@ -15,7 +15,7 @@ from graphs import node, weight
 from rounded import inserted, marked, optimized, sqnr_db, static, values
 
 import onnxquant
-from onnxquant.activations.codes import Codes
+from onnxquant.observers.codes import Codes
 
 X = ("float32", [1, 4, 8, 8])
 FEED = {"x": graphs.rng(3).standard_normal((1, 4, 8, 8)).astype(np.float32)}

@@ -15,12 +15,12 @@ from graphs import node
 import onnxquant
 from onnxquant.activations import search
 from onnxquant.activations.bias import RoundedKernels, corrections
-from onnxquant.activations.codes import Codes
 from onnxquant.activations.placement import place
 from onnxquant.calibration.feeds import Input, open_feeds
 from onnxquant.calibration.folds import folded, undivided
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import load
+from onnxquant.observers.codes import Codes
 from onnxquant.report.report import Report
 from onnxquant.report.words import quality
 

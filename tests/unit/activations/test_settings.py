@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from onnxquant.activations.codes import Codes
 from onnxquant.activations.settings import AUTO_METHODS, DEFAULT_GOAL_DB, AccuracyGoal, StaticSettings, required_opset
+from onnxquant.observers.codes import Codes
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Drop
 

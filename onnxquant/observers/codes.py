@@ -1,4 +1,4 @@
-"""Codes of activations: their integer type, and the scale and zero point of a range."""
+"""Integer codes of a tensor: their type, and the scale and zero point of a range."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 import onnx
+from numpy.typing import ArrayLike, NDArray
+
+from onnxquant.errors import StatisticsError
 
 # The least distance between codes: below it 1 / scale is no float32 number any more.
 _LEAST_SCALE = float(np.finfo(np.float32).tiny) * 4
@@ -14,12 +17,12 @@ _LEAST_SCALE = float(np.finfo(np.float32).tiny) * 4
 
 @dataclass(frozen=True)
 class Codes:
-    """An integer type for activations.
+    """Integers of some bits, for activations.
 
     Attributes:
-        bits: 8 or 16.
+        bits: 2 to 16; 8 and 16 are types of ONNX.
         signed: int8, int16; else uint8, uint16.
-        symmetric: whether the zero point is the middle of the type.
+        symmetric: whether the zero point is the middle of the codes.
 
     >>> Codes().parameters(-1.0, 3.0)
     (np.float32(0.015686275), np.uint8(64))
@@ -28,6 +31,11 @@ class Codes:
     bits: int = 8
     signed: bool = False
     symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the width."""
+        if not 2 <= self.bits <= 16:
+            raise StatisticsError(f"bits is {self.bits}, expected 2 to 16")
 
     @classmethod
     def named(cls, name: str, *, symmetric: bool) -> Self:
@@ -42,7 +50,7 @@ class Codes:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The numpy type."""
-        return np.dtype(f"{'' if self.signed else 'u'}int{self.bits}")
+        return np.dtype(f"{'' if self.signed else 'u'}int{8 if self.bits <= 8 else 16}")
 
     @property
     def elem_type(self) -> int:
@@ -52,12 +60,12 @@ class Codes:
     @property
     def lowest(self) -> int:
         """The smallest code."""
-        return int(np.iinfo(self.dtype).min)
+        return -(1 << (self.bits - 1)) if self.signed else 0
 
     @property
     def highest(self) -> int:
         """The largest code."""
-        return int(np.iinfo(self.dtype).max)
+        return self.lowest + (1 << self.bits) - 1
 
     def bounds(self, low: float, high: float) -> tuple[float, float]:
         """The values of the outermost codes for a range: half a step off it, as zero points are whole numbers.
@@ -87,3 +95,42 @@ class Codes:
         if not self.symmetric:
             zero = int(np.clip(np.rint(self.lowest - low / float(scale)), self.lowest, self.highest))
         return scale, self.dtype.type(zero)
+
+
+@dataclass(frozen=True)
+class QuantizationParameters:
+    """The scale and the zero point of a tensor: value = (code - zero_point) * scale.
+
+    Attributes:
+        scale: the step between codes.
+        zero_point: the code of zero.
+        low: lowest value of the range that they were chosen for; values below it are clipped.
+        high: highest value of that range.
+        codes: the integers.
+    """
+
+    scale: float
+    zero_point: int
+    low: float
+    high: float
+    codes: Codes
+
+    @classmethod
+    def of(cls, low: float, high: float, codes: Codes) -> Self:
+        """The parameters of a range.
+
+        >>> QuantizationParameters.of(-1.0, 3.0, Codes()).zero_point
+        64
+        """
+        scale, zero = codes.parameters(low, high)
+        return cls(float(scale), int(zero), low, high, codes)
+
+    def quantize(self, array: ArrayLike) -> NDArray[Any]:
+        """Codes of values, rounded to nearest even and clipped, as ONNX's QuantizeLinear does."""
+        codes = np.rint(np.asarray(array, np.float32) / np.float32(self.scale)) + np.float32(self.zero_point)
+        clipped: NDArray[Any] = np.clip(codes, self.codes.lowest, self.codes.highest).astype(self.codes.dtype)
+        return clipped
+
+    def dequantize(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        """Values of codes, as ONNX's DequantizeLinear gives them."""
+        return (codes.astype(np.int32) - np.int32(self.zero_point)).astype(np.float32) * np.float32(self.scale)
