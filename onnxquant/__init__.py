@@ -14,6 +14,7 @@ from onnxquant.calibration.calibrate import calibrate
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.convert.best import quantize
 from onnxquant.errors import (
+    CheckpointError,
     FeedError,
     ModelError,
     NativeLibraryError,
@@ -46,6 +47,7 @@ from onnxquant.version import __version__
 __all__ = [
     "ActivationGrid",
     "BatchReport",
+    "CheckpointError",
     "Encoded",
     "FeedError",
     "Format",

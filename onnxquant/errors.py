@@ -17,6 +17,10 @@ class ExternalDataError(ModelError):
     """A tensor's external data reference is missing, escapes its folder or does not fit the tensor."""
 
 
+class CheckpointError(OnnxQuantError):
+    """A file of tensors cannot be read, is damaged, or holds something that cannot be moved to where it was asked for."""
+
+
 class RecipeError(OnnxQuantError):
     """An option, a format's parameter or a recipe key is unknown or contradicts another."""
 

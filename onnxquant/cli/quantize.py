@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
+from onnxquant.cli.convert import quantize_checkpoint
 from onnxquant.cli.options import data_option, given, model_options, recipe_option
 from onnxquant.cli.shared import (
     FAILED,
@@ -18,12 +20,15 @@ from onnxquant.cli.shared import (
 )
 from onnxquant.convert.best import quantize as quantize_model
 from onnxquant.inspect.compatibility import advice
+from onnxquant.interchange.files import is_checkpoint
 from onnxquant.report.table import say
 
 
 @click.command(short_help="Quantize a model.")
 @click.argument("model", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="File to write. [default: MODEL.GOAL.onnx or MODEL.FORMAT.onnx]")
+@click.option(
+    "-o", "--output", type=click.Path(), help="File to write. [default: MODEL.GOAL.onnx or MODEL.FORMAT.onnx]"
+)
 @recipe_option
 @data_option("Samples that choose the way, calibrate and prove")
 @model_options()
@@ -50,10 +55,15 @@ def quantize(model: str, output: str | None, display: Display, **options: object
                                                            the best formats of
                                                            that size
       onnxquant quantize model.onnx --recipe q4-mixed      a recipe of the package
+      onnxquant quantize model.safetensors -o model.gguf --format q4_0
+                                                           tensors without a graph
       onnxquant quantize model.onnx --dry-run              the plan alone
       onnxquant quantize model.onnx --dry-run --save-recipe plan.toml
                                                            the plan as a recipe
     """
+    if is_checkpoint(Path(model)):
+        quantize_checkpoint(model, output, display, given(options))
+        return
     with progress_bar(is_shown=display.shows_progress) as progress:
         report = quantize_model(model, output, progress=progress, command=command_line(), **given(options))
     display.report(report)

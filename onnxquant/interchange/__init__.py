@@ -1,0 +1,15 @@
+"""Files of tensors without a graph: GGUF, safetensors, ``.q8k`` folders, AXQT; read, written, and turned into each other.
+
+A container is one module of ``containers``; other packages register theirs through the entry point group
+``onnxquant.containers``. The command line may import this room.
+"""
+
+from __future__ import annotations
+
+from onnxquant.interchange.convert import Conversion, convert
+from onnxquant.interchange.files import open_checkpoint
+from onnxquant.interchange.quantize import CheckpointReport, quantize
+from onnxquant.interchange.save import save
+from onnxquant.interchange.tensor import Checkpoint, Tensor
+
+__all__ = ["Checkpoint", "CheckpointReport", "Conversion", "Tensor", "convert", "open_checkpoint", "quantize", "save"]

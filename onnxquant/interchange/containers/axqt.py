@@ -1,0 +1,326 @@
+"""AXQT: version 1 of the axonml-quant project, and version 2, which is ours.
+
+Version 1: "AXQT", uint8 version, uint8 type (0 Q8_0, 1 Q4_0, 2 Q4_1, 3 Q5_0, 4 Q5_1, 5 F16, 6 F32), uint32 number of
+tensors, uint64 number of weights; then for each tensor uint32 axes, uint32 sizes, uint32 number of blocks, and its blocks
+over the flattened tensor. They are as large as ggml's, but codes 2i and 2i + 1 share a byte. There are no names and no
+checksum, and its own writer loses Q5_0, Q5_1, F16 and F32; these are refused.
+
+Version 2: "AXQT", uint8 2, three zeros, uint32 CRC-32 of the header, uint64 offset and uint64 length of the header; then
+data, each part at a multiple of 64; the header, in JSON, is last. It has ``metadata`` and ``tensors``: name, shape,
+``dtype`` or ``format`` with its ``parameters``, and ``parts``, each with name, offset, bytes and CRC-32. Formats of other
+projects are stored as their bytes, others as planes whose codes are packed, the first code in the lowest bits (3, 5 and 6
+bits: low part, then high part).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import ml_dtypes
+import numpy as np
+
+from onnxquant.errors import CheckpointError, OutputError, RecipeError
+from onnxquant.formats import format_named
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.ggml.blocks import Blocks, from_nibbles, nibbles
+from onnxquant.formats.planes import Plane, Planes
+from onnxquant.interchange.blocks import blocks_of, from_blocks, has_blocks
+from onnxquant.interchange.container import Container
+from onnxquant.interchange.cursor import Cursor, mapped
+from onnxquant.interchange.ggml_types import Opaque
+from onnxquant.interchange.tensor import Checkpoint, Tensor, is_float
+from onnxquant.json_data import JsonObject, JsonValue, to_object
+from onnxquant.numerics.arrays import Array, Bytes
+from onnxquant.numerics.packing import low_bits, pack, unpack
+from onnxquant.system.files import atomically
+
+_MAGIC = b"AXQT"
+_FIRST_TYPES = {0: "q8_0", 1: "q4_0", 2: "q4_1"}
+_LOST_TYPES = {3: "Q5_0", 4: "Q5_1", 5: "F16", 6: "F32"}
+_ALIGNMENT = 64
+# A longer header is read if the file pays for it: parsed it takes twenty times as much.
+_SHORT_HEADER, _LONG_PART = 1 << 20, 4
+_MOST_AXES = 32
+
+
+class Axqt(Container):
+    """axonml-quant's file, in its version 1 and in one of ours that holds every format."""
+
+    name = "axqt"
+    suffixes = (".axqt",)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether a file begins with its four letters."""
+        return path.is_file() and mapped(path)[:4].tobytes() == _MAGIC
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """The tensors of a file of either version."""
+        cursor = Cursor(path, mapped(path))
+        cursor.take(4, "the header")
+        version = cursor.number("B", "the version")
+        if version not in (1, 2):
+            raise CheckpointError(f"{path}: is version {version} of AXQT; expected 1 or 2")
+        return _first(cursor) if version == 1 else _second(cursor)
+
+    @classmethod
+    def why_not(cls, tensor: Tensor) -> str | None:
+        """A reason where its codes cannot be read."""
+        if isinstance(tensor.kind, Opaque):
+            return f"onnxquant does not know the codes of {tensor.label}"
+        return None
+
+    @classmethod
+    def write(cls, path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
+        """Write version 2; the header goes in front when all checksums are known."""
+        with atomically(path) as file:
+            file.write(bytes(_ALIGNMENT))
+            entries: list[JsonValue] = [_write(file, tensor) for tensor in tensors]
+            start = file.tell()
+            header = json.dumps({"tensors": entries, "metadata": dict(metadata)}).encode()
+            file.write(header)
+            file.seek(0)
+            file.write(_MAGIC + struct.pack("<B3xIQQ", 2, zlib.crc32(header), start, len(header)))
+
+
+class AxqtV1(Axqt):
+    """axonml-quant's version 1: q8_0, q4_0 or q4_1, without names."""
+
+    name = "axqt-v1"
+    suffixes = (".axqt1",)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Never: ``Axqt`` reads both versions."""
+        return False
+
+    @classmethod
+    def why_not(cls, tensor: Tensor) -> str | None:
+        """A reason unless the tensor is in q8_0, q4_0 or q4_1, in its original order."""
+        if not isinstance(tensor.kind, Format) or tensor.kind.name not in _FIRST_TYPES.values() or tensor.kind.permuted:
+            return f"version 1 of AXQT holds {', '.join(_FIRST_TYPES.values())}, and no {tensor.label}"
+        if tensor.matrix_shape[1] % 32 or max(tensor.shape) >= 1 << 32:
+            return f"its shape is {list(tensor.shape)}; expected rows of whole blocks of 32"
+        return None
+
+    @classmethod
+    def write(cls, path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
+        """Write tensors of one format; their names are lost."""
+        kinds = {tensor.label for tensor in tensors}
+        if len(kinds) != 1:
+            names = ", ".join(sorted(kinds))
+            raise OutputError(f"{path}: version 1 of AXQT has one format for all tensors, and these have {names}")
+        number = next(n for n, name in _FIRST_TYPES.items() if name in kinds)
+        with atomically(path) as file:
+            total = sum(tensor.size for tensor in tensors)
+            file.write(_MAGIC + struct.pack("<BBIQ", 1, number, len(tensors), total))
+            for tensor in tensors:
+                form = cast(Blocks, tensor.kind)
+                file.write(struct.pack(f"<{len(tensor.shape) + 1}I", len(tensor.shape), *tensor.shape))
+                file.write(struct.pack("<I", tensor.size // form.block))
+                file.write(_in_pairs(form, blocks_of(tensor)).data)
+
+
+def _in_pairs(form: Blocks, raw: Bytes) -> Bytes:
+    """Ggml's blocks with codes 2i and 2i + 1 in a byte."""
+    if form.bits != 4:
+        return raw
+    blocks = raw.reshape(-1, form.block_bytes).copy()
+    codes = from_nibbles(blocks[:, -16:])
+    blocks[:, -16:] = codes[:, 0::2] | codes[:, 1::2] << np.uint8(4)
+    return blocks.reshape(-1)
+
+
+def _from_pairs(form: Blocks, raw: Bytes) -> Bytes:
+    if form.bits != 4:
+        return raw
+    blocks = raw.reshape(-1, form.block_bytes).copy()
+    pairs = blocks[:, -16:]
+    blocks[:, -16:] = nibbles(np.stack([pairs & np.uint8(15), pairs >> np.uint8(4)], axis=-1).reshape(-1, 32))
+    return blocks.reshape(-1)
+
+
+def _first(cursor: Cursor) -> Checkpoint:
+    number = cursor.number("B", "the type")
+    if number not in _FIRST_TYPES:
+        name = _LOST_TYPES.get(number, str(number))
+        raise CheckpointError(f"{cursor.path}: its type is {name}, which version 1 of AXQT does not store whole")
+    count, _ = cursor.number("I", "the number of tensors"), cursor.number("Q", "the number of weights")
+    if count > cursor.left // 8:
+        raise cursor.error(f"the file says that it has {count} tensors, more than its {cursor.left} bytes can hold")
+    form = cast(Blocks, format_named(_FIRST_TYPES[number]))
+    tensors: dict[str, Tensor] = {}
+    for place in range(count):
+        name = f"tensor_{place}"
+        axes = cursor.number("I", f"the axes of {name}")
+        if axes > _MOST_AXES:
+            raise cursor.error(f"{name} has {axes} axes; expected {_MOST_AXES} at most")
+        shape = tuple(cursor.number("I", f"the shape of {name}") for _ in range(axes))
+        blocks = cursor.number("I", f"the number of blocks of {name}")
+        if blocks != -(-prod(shape) // form.block):
+            raise cursor.error(f"{name} has {blocks} blocks for shape {list(shape)}")
+        raw = cursor.take(blocks * form.block_bytes, f"the blocks of {name}")
+        tensors[name] = Tensor(name, shape, form, partial(_load_first, name, form, raw, shape))
+    notes = ("version 1 of AXQT has no names: tensors are called by their places",)
+    return Checkpoint(cursor.path, Axqt.name, tensors, notes=notes)
+
+
+def _load_first(name: str, form: Blocks, raw: Bytes, shape: tuple[int, ...]) -> Encoded:
+    if shape and shape[-1] % form.block == 0:
+        return from_blocks(name, form, _from_pairs(form, raw), shape)
+    encoded = from_blocks(name, form, _from_pairs(form, raw), (1, prod(shape)))  # blocks cross rows
+    return Encoded(encoded.format, 1, prod(shape), encoded.planes, shape)
+
+
+def _write(file: BinaryIO, tensor: Tensor) -> JsonObject:
+    """Write the data of a tensor; its entry in the header."""
+    entry: JsonObject = {"name": tensor.name, "shape": list(tensor.shape)}
+    if not isinstance(tensor.kind, Format):
+        return entry | {"dtype": tensor.label, "parts": [_part(file, "values", blocks_of(tensor))]}
+    if has_blocks(tensor.kind) and not tensor.kind.permuted and tensor.matrix_shape[1] % tensor.kind.foreign_cols == 0:
+        value: Encoded | None = None
+        form, parts = tensor.kind, [_part(file, "blocks", blocks_of(tensor))]
+    else:
+        value = tensor.encoded()
+        form = value.format
+        parts = [_part(file, name, raw) for name, raw in _packed(value).items()]
+    rows, cols = tensor.matrix_shape if value is None else (value.rows, value.cols)
+    parameters = to_object(form.settings())
+    return entry | {"format": form.name, "parameters": parameters, "rows": rows, "cols": cols, "parts": list(parts)}
+
+
+def _part(file: BinaryIO, name: str, raw: Bytes) -> JsonObject:
+    file.write(bytes(-file.tell() % _ALIGNMENT))
+    offset = file.tell()
+    file.write(raw.data)
+    return {"name": name, "offset": offset, "nbytes": raw.size, "crc32": zlib.crc32(raw.data)}
+
+
+def _packed(encoded: Encoded) -> dict[str, Bytes]:
+    """The planes of a weight as bytes, elements packed to their bits."""
+    planes = encoded.format.planes(encoded.rows, encoded.cols)
+    return {name: _packed_plane(planes[name], encoded.planes[name]) for name in planes}
+
+
+def _packed_plane(plane: Plane, values: Array) -> Bytes:
+    if plane.bits == 8 * plane.dtype.itemsize:
+        return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    flat, low = values.reshape(-1), low_bits(plane.bits)
+    if low == plane.bits:
+        return pack(flat, low)
+    return np.concatenate([pack(flat & np.uint8((1 << low) - 1), low), pack(flat >> np.uint8(low), plane.bits - low)])
+
+
+def _unpacked_plane(plane: Plane, raw: Bytes) -> Array:
+    if plane.bits == 8 * plane.dtype.itemsize:
+        return raw.view(plane.dtype).reshape(plane.shape)
+    low = low_bits(plane.bits)
+    middle = -(-plane.size * low // 8)
+    codes = unpack(raw[:middle], low, plane.size)
+    if low != plane.bits:
+        codes = codes | unpack(raw[middle:], plane.bits - low, plane.size) << np.uint8(low)
+    return codes.reshape(plane.shape)
+
+
+def _packed_size(plane: Plane) -> int:
+    if plane.bits == 8 * plane.dtype.itemsize:
+        return plane.nbytes
+    low = low_bits(plane.bits)
+    return -(-plane.size * low // 8) + -(-plane.size * (plane.bits - low) // 8)
+
+
+def _second(cursor: Cursor) -> Checkpoint:
+    cursor.take(3, "the header")
+    crc = cursor.number("I", "the header")
+    start, length = cursor.number("Q", "the header"), cursor.number("Q", "the header")
+    if length > min(len(cursor.data), _SHORT_HEADER + len(cursor.data) // _LONG_PART):
+        raise cursor.error(f"the header is said to be {length} bytes long, in a file of {len(cursor.data)}")
+    cursor.at = min(start, len(cursor.data))
+    raw = cursor.take(length, "the header").tobytes()
+    if zlib.crc32(raw) != crc or cursor.left:
+        raise CheckpointError(f"{cursor.path}: the header is damaged")
+    try:
+        header = json.loads(raw)
+        tensors = [_read(cursor, entry) for entry in header["tensors"]]
+        return Checkpoint(cursor.path, Axqt.name, {t.name: t for t in tensors}, dict(header["metadata"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, RecipeError) as error:
+        raise CheckpointError(f"{cursor.path}: the header is damaged: {error}") from None
+
+
+def _read(cursor: Cursor, entry: Any) -> Tensor:  # noqa: ANN401 - JSON
+    """A tensor by its entry in the header."""
+    name, shape = str(entry["name"]), tuple(int(n) for n in entry["shape"])
+    parts = {str(part["name"]): _Part.read(cursor, name, part) for part in entry["parts"]}
+    if "dtype" in entry:
+        dtype = _dtype(entry["dtype"])
+        _expect(parts["values"].raw.size == prod(shape) * dtype.itemsize, cursor, name)
+        return Tensor(name, shape, dtype, partial(_load_plain, parts["values"], dtype, shape))
+    form = format_named(str(entry["format"])).with_(**entry["parameters"])
+    rows, cols = int(entry["rows"]), int(entry["cols"])
+    _expect(rows * cols == prod(shape) and min(rows, cols) >= 0 and form.unfit(rows, cols) is None, cursor, name)
+    if "blocks" in parts:
+        part = parts["blocks"]
+        return Tensor(name, shape, form, partial(_load_blocks, name, form, part, shape), part.checked)
+    planes = form.planes(rows, cols)
+    for plane in planes.values():
+        _expect(plane.name in parts and parts[plane.name].raw.size == _packed_size(plane), cursor, name)
+    return Tensor(name, shape, form, partial(_load_planes, form, (rows, cols), parts, shape))
+
+
+class _Part:
+    """Bytes of a tensor, whose checksum is compared when they are read."""
+
+    def __init__(self, where: str, raw: Bytes, crc: int) -> None:
+        self._where, self.raw, self._crc = where, raw, crc
+
+    @classmethod
+    def read(cls, cursor: Cursor, name: str, entry: Any) -> _Part:  # noqa: ANN401 - JSON
+        """The part of an entry in the header."""
+        begin, size = int(entry["offset"]), int(entry["nbytes"])
+        _expect(0 <= begin <= len(cursor.data) and 0 <= size <= len(cursor.data) - begin, cursor, name)
+        return cls(f"{cursor.path}: tensor {name!r}", cursor.data[begin : begin + size], int(entry["crc32"]))
+
+    def checked(self) -> Bytes:
+        """The bytes.
+
+        Raises:
+            CheckpointError: they are damaged.
+        """
+        if zlib.crc32(self.raw.data) != self._crc:
+            raise CheckpointError(f"{self._where} is damaged; its checksum is another")
+        return self.raw
+
+
+def _expect(right: bool, cursor: Cursor, name: str) -> None:
+    if not right:
+        raise CheckpointError(f"{cursor.path}: tensor {name!r}: its parts do not fit its shape")
+
+
+def _dtype(name: object) -> np.dtype[Any]:
+    text = str(name)
+    dtype = np.dtype(getattr(ml_dtypes, text)) if hasattr(ml_dtypes, text) else np.dtype(text)
+    if not (is_float(dtype) or dtype.kind in "iub"):
+        raise ValueError(f"{text!r} is no type of numbers")
+    return dtype
+
+
+def _load_plain(part: _Part, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    return part.checked().view(dtype).reshape(shape)
+
+
+def _load_blocks(name: str, form: Format, part: _Part, shape: tuple[int, ...]) -> Encoded:
+    return from_blocks(name, form, part.checked(), shape)
+
+
+def _load_planes(form: Format, sizes: tuple[int, int], parts: Mapping[str, _Part], shape: tuple[int, ...]) -> Encoded:
+    declared = form.planes(*sizes)
+    planes: Planes = {name: _unpacked_plane(plane, parts[name].checked()) for name, plane in declared.items()}
+    return Encoded(form, *sizes, planes, shape)

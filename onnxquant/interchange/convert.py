@@ -1,0 +1,141 @@
+"""One checkpoint as another: ``onnxquant convert`` and ``onnxquant.interchange.convert``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnxquant.errors import CheckpointError, OutputError
+from onnxquant.interchange.container import Container
+from onnxquant.interchange.files import container_for, open_checkpoint
+from onnxquant.interchange.same_codes import as_held
+from onnxquant.interchange.tensor import Checkpoint, Tensor, Value
+from onnxquant.recipe.progress import Progress, silent
+from onnxquant.system.files import refuse_taken
+
+# Tensors that an error names.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A tensor that the output does not have, and the reason."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A file of tensors that was written.
+
+    Attributes:
+        source: the checkpoint that it is of.
+        output: the file or folder.
+        container: name of its container.
+        tensors: number of its tensors.
+        encoded: number of those that hold codes of a format.
+        nbytes: bytes of the output.
+        left_out: tensors of the source that it does not have.
+        notes: sentences about what a reader should know.
+    """
+
+    source: str
+    output: str
+    container: str
+    tensors: int
+    encoded: int
+    nbytes: int
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def convert(
+    source: str | Path | Checkpoint,
+    output: str | Path,
+    *,
+    to: str | None = None,
+    leave_out: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Conversion:
+    """Write the tensors of a checkpoint in another container; codes move as they are.
+
+    Args:
+        source: a GGUF or safetensors file, a folder of safetensors or ``.q8k`` files, an AXQT file.
+        output: file or folder to write.
+        to: name of the container; None: the end of the output's name says it.
+        leave_out: leave tensors out that the container cannot hold, instead of refusing.
+        force: replace an existing output.
+        progress: called with the part that is done.
+
+    Raises:
+        CheckpointError: the source is damaged, or holds tensors that the container cannot.
+        OutputError: the output is there already, or cannot be written.
+
+    >>> import onnxquant, tempfile
+    >>> from onnxquant.interchange import convert, save
+    >>> folder = tempfile.mkdtemp()
+    >>> weight = np.random.default_rng(0).standard_normal((64, 64), np.float32)
+    >>> save(f"{folder}/a.gguf", {"w.weight": onnxquant.encode(weight, "q4_0")})
+    >>> convert(f"{folder}/a.gguf", f"{folder}/a.safetensors").tensors
+    1
+    """
+    output = Path(output)
+    container = container_for(output, to)
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    _refuse_output(checkpoint, output, force=force)
+    held, left_out = _held(container, list(checkpoint.tensors.values()))
+    if left_out and not leave_out:
+        names = "; ".join(f"{entry.name}: {entry.reason}" for entry in left_out[:_NAMED])
+        raise CheckpointError(
+            f"{checkpoint.path}: {len(left_out)} of {len(checkpoint.tensors)} tensors do not fit into {container.name} "
+            f"({names}); --leave-out (leave_out=True) writes the others"
+        )
+    if not held:
+        raise CheckpointError(f"{checkpoint.path}: has no tensor that {container.name} holds")
+    container.write(output, _counted(held, progress), checkpoint.metadata)
+    return Conversion(
+        str(checkpoint.path), str(output), container.name, len(held), sum(tensor.is_encoded for tensor in held),
+        size_of(output), tuple(left_out), checkpoint.notes,
+    )  # fmt: skip
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
+
+
+def _refuse_output(checkpoint: Checkpoint, output: Path, *, force: bool) -> None:
+    refuse_taken(output, force=force)
+    if output.exists() and output.resolve() in (checkpoint.path.resolve(), checkpoint.path.resolve().parent):
+        raise OutputError(f"{output}: is the source itself, or its folder; expected another output")
+    if output.parent.exists() is False:
+        raise OutputError(f"{output}: its folder is not there")
+
+
+def _held(container: type[Container], tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[LeftOut]]:
+    """Tensors in forms that a container holds, and those that it cannot."""
+    held, left_out = [], []
+    for tensor in tensors:
+        form = as_held(container, tensor)
+        reason = container.why_not(form)
+        if reason is None:
+            held.append(form)
+        else:
+            left_out.append(LeftOut(tensor.name, reason))
+    return held, left_out
+
+
+def _counted(tensors: Sequence[Tensor], progress: Progress) -> list[Tensor]:
+    """Tensors that tell how many have been read."""
+    return [_counting(tensor, progress, number / len(tensors)) for number, tensor in enumerate(tensors)]
+
+
+def _counting(tensor: Tensor, progress: Progress, done: float) -> Tensor:
+    def load() -> Value:
+        progress("writing tensors", done)
+        return tensor.load()
+
+    return replace(tensor, load=load)

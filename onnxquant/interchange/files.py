@@ -1,0 +1,63 @@
+"""The containers, and the choice among them: by the content of a file, or by the name of an output."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from onnxquant.errors import CheckpointError, RecipeError, nearest
+from onnxquant.interchange import containers as package
+from onnxquant.interchange.container import Container
+from onnxquant.interchange.tensor import Checkpoint
+from onnxquant.registry import classes
+
+
+@cache
+def containers() -> dict[str, type[Container]]:
+    """Containers by name."""
+    return classes(package, Container, "onnxquant.containers")
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """The tensors of a GGUF or safetensors file, of a folder of ``.q8k`` files, or of an AXQT file.
+
+    Args:
+        path: the file; or a folder with one index of safetensors, one ``model.safetensors``, or ``.q8k`` files.
+
+    Raises:
+        CheckpointError: it is none of these, or it is damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such file")
+    for container in containers().values():
+        if container.recognises(path):
+            return container.open(path)
+    raise CheckpointError(f"{path}: is no file of tensors; expected one of {', '.join(containers())}")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path holds tensors without a graph."""
+    return path.exists() and any(container.recognises(path) for container in containers().values())
+
+
+def container_for(output: Path, name: str | None = None) -> type[Container]:
+    """The container of an output.
+
+    Args:
+        output: file or folder to write.
+        name: name of the container; None: the end of the output's name says it.
+
+    Raises:
+        RecipeError: there is no such container, or the name of the output says none.
+    """
+    known = containers()
+    if name is not None:
+        if name not in known:
+            raise RecipeError(f"unknown container {name!r}{nearest(name, list(known))}")
+        return known[name]
+    for container in known.values():
+        if output.name.lower().endswith(container.suffixes):
+            return container
+    ends = ", ".join(suffix for container in known.values() for suffix in container.suffixes)
+    raise RecipeError(f"{output}: its name says no container; expected one that ends in {ends}, or --to")

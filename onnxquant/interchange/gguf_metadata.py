@@ -1,0 +1,184 @@
+"""Metadata of GGUF files: keys with typed values, kept as the bytes that they are in the file.
+
+A value of a file is decoded when it is asked for, so that a vocabulary of a million words takes no memory before.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from onnxquant.interchange.cursor import Cursor
+from onnxquant.json_data import JsonValue
+from onnxquant.numerics.arrays import Bytes
+
+_BOOL, _STRING, _ARRAY = 7, 8, 9
+_DTYPES = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1", 10: "<u8", 11: "<i8", 12: "<f8"}
+_UINT32, _INT32, _FLOAT32, _UINT64, _INT64 = 4, 5, 6, 10, 11
+_LONGEST_KEY, _LONGEST_STRING = 1 << 16, 1 << 30
+# Texts in one file; vocabularies have a quarter of a million.
+_MOST_STRINGS = 1 << 22
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A value: its type, and where it lies."""
+
+    type: int
+    raw: Bytes
+
+
+class GgufMetadata(Mapping[str, JsonValue]):
+    """Values by key; each has the type that the file gives it.
+
+    Args:
+        entries: type and bytes of each value.
+        path: the file that they are of, for errors.
+    """
+
+    def __init__(self, entries: Mapping[str, _Entry], path: Path) -> None:
+        self._entries, self._path = dict(entries), path
+
+    def __getitem__(self, key: str) -> JsonValue:
+        """The value of a key."""
+        entry = self._entries[key]
+        return _value(Cursor(self._path, entry.raw), entry.type)
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._entries)
+
+    def raw(self, key: str) -> bytes:
+        """The bytes of an entry: key, type and value."""
+        entry = self._entries[key]
+        return _text(key) + struct.pack("<I", entry.type) + entry.raw.tobytes()
+
+    def without(self, prefix: str) -> GgufMetadata:
+        """The same without keys that begin so."""
+        return GgufMetadata({k: v for k, v in self._entries.items() if not k.startswith(prefix)}, self._path)
+
+
+def read_metadata(cursor: Cursor, count: int) -> GgufMetadata:
+    """The metadata of a file, whose entries begin at the cursor.
+
+    Raises:
+        CheckpointError: an entry is damaged, or a key is there twice.
+    """
+    entries: dict[str, _Entry] = {}
+    strings = 0
+    for number in range(count):
+        key = cursor.text(f"the key of metadata entry {number}", _LONGEST_KEY)
+        if key in entries:
+            raise cursor.error(f"metadata has the key {key!r} twice")
+        kind = cursor.number("I", f"the type of {key}")
+        start = cursor.at
+        strings += _skip(cursor, kind, key, _MOST_STRINGS - strings)
+        entries[key] = _Entry(kind, cursor.data[start : cursor.at])
+    return GgufMetadata(entries, cursor.path)
+
+
+def _skip(cursor: Cursor, kind: int, key: str, most: int) -> int:
+    """Go past a value; the number of texts in it."""
+    if kind in _DTYPES:
+        cursor.take(np.dtype(_DTYPES[kind]).itemsize, f"metadata {key}")
+        return 0
+    if kind == _STRING:
+        cursor.take(_length(cursor, key), f"metadata {key}")
+        return 1
+    if kind != _ARRAY:
+        raise cursor.error(f"metadata {key} is of type {kind}; expected 0 to 12")
+    element, count = cursor.number("I", f"the type of {key}"), cursor.number("Q", f"the length of {key}")
+    if element in _DTYPES:
+        cursor.take(count * np.dtype(_DTYPES[element]).itemsize, f"metadata {key}")
+        return 0
+    if element != _STRING:
+        raise cursor.error(f"metadata {key} is an array of type {element}; expected numbers or texts")
+    if count > min(most, cursor.left // 8):
+        raise cursor.error(
+            f"metadata {key} says that it has {count} texts; expected {min(most, cursor.left // 8)} at most"
+        )
+    for _ in range(count):
+        cursor.take(_length(cursor, key), f"metadata {key}")
+    return count
+
+
+def _length(cursor: Cursor, key: str) -> int:
+    length = cursor.number("Q", f"the length of {key}")
+    if length > _LONGEST_STRING:
+        raise cursor.error(f"metadata {key} is {length} bytes long; expected {_LONGEST_STRING} at most")
+    return length
+
+
+def _value(cursor: Cursor, kind: int) -> JsonValue:
+    """The value at a cursor; bytes of a text that are no UTF-8 are shown as signs of replacement."""
+    if kind == _STRING:
+        return cursor.take(cursor.number("Q", "a length"), "a text").tobytes().decode(errors="replace")
+    if kind != _ARRAY:
+        return _numbers(cursor, kind, 1)[0]
+    element, count = cursor.number("I", "a type"), cursor.number("Q", "a length")
+    if element == _STRING:
+        return [_value(cursor, _STRING) for _ in range(count)]
+    return _numbers(cursor, element, count)
+
+
+def _numbers(cursor: Cursor, kind: int, count: int) -> list[JsonValue]:
+    dtype = np.dtype(_DTYPES[kind])
+    numbers = cursor.take(count * dtype.itemsize, "numbers").view(dtype)
+    return cast(list[JsonValue], (numbers != 0 if kind == _BOOL else numbers).tolist())
+
+
+def entries_of(metadata: Mapping[str, JsonValue]) -> list[bytes]:
+    """The entries of a file, as bytes: those of a GGUF file as they were, others by the types of JSON.
+
+    Raises:
+        ValueError: a value has no form in GGUF: an object, or an array of several types.
+    """
+    if isinstance(metadata, GgufMetadata):
+        return [metadata.raw(key) for key in metadata]
+    return [_text(key) + struct.pack("<I", _type(value)) + _encoded(value) for key, value in metadata.items()]
+
+
+def _type(value: JsonValue) -> int:
+    """The type that a value of JSON takes in a file."""
+    if isinstance(value, bool):
+        return _BOOL
+    if isinstance(value, int):
+        return _INT32 if -(1 << 31) <= value < 1 << 31 else _INT64 if value < 1 << 63 else _UINT64
+    if isinstance(value, float):
+        return _FLOAT32 if float(np.float32(value)) == value else 12
+    if isinstance(value, str):
+        return _STRING
+    if isinstance(value, list):
+        return _ARRAY
+    raise ValueError(f"{str(value)[:60]!r} has no form in GGUF's metadata")
+
+
+def _encoded(value: JsonValue) -> bytes:
+    """The bytes of a value."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, list):
+        kinds = {_type(entry) for entry in value} or {_INT32}
+        if len(kinds) > 1 or kinds == {_ARRAY}:
+            raise ValueError(f"{str(value)[:60]!r} has no form in GGUF's metadata: its entries are of several types")
+        return struct.pack("<IQ", *kinds, len(value)) + b"".join(map(_encoded, value))
+    return np.array(value, _DTYPES[_type(value)]).tobytes()
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def alignment_of(metadata: Mapping[str, JsonValue]) -> JsonValue:
+    """Bytes that tensors begin at multiples of, as metadata says it."""
+    return metadata.get("general.alignment", 32)

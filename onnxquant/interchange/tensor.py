@@ -1,0 +1,129 @@
+"""A tensor of a checkpoint, and a checkpoint: what every container reads into and writes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxquant.errors import CheckpointError
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.interchange.ggml_types import Kind
+from onnxquant.json_data import JsonValue
+from onnxquant.native import dispatch
+from onnxquant.numerics.arrays import Array, Bytes
+
+Value = Encoded | Array
+"""A tensor in memory: an encoded weight, or an array of plain numbers."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a checkpoint; its numbers are read when they are asked for.
+
+    Attributes:
+        name: name in the checkpoint.
+        shape: shape as numpy has it, the last axis contiguous.
+        kind: format of its codes, or type of its plain numbers.
+        load: function that returns its value, a new one with each call.
+        blocks: function that returns its bytes as the format's own project defines them, where the file holds them so.
+        names: names of the arrays that it is stored in, where they are several.
+        matrix: rows and columns of its codes, where rows do not lie along the last axis.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    load: Callable[[], Value] = field(repr=False)
+    blocks: Callable[[], Bytes] | None = field(default=None, repr=False)
+    names: tuple[str, ...] = ()
+    matrix: tuple[int, int] | None = None
+
+    @property
+    def label(self) -> str:
+        """Name of its format or type, for people."""
+        return self.kind.name
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether it holds codes of a format."""
+        return isinstance(self.kind, Format)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds plain floats, which can be quantized."""
+        return isinstance(self.kind, np.dtype) and is_float(self.kind)
+
+    @property
+    def size(self) -> int:
+        """Number of its elements."""
+        return prod(self.shape)
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Rows and columns of its codes: of a matrix whose rows lie along the last axis, or others."""
+        return self.matrix or (prod(self.shape[:-1]), self.shape[-1] if self.shape else 1)
+
+    def array(self) -> Array:
+        """Its numbers, decoded where they are codes, in its shape."""
+        value = self.load()
+        return dispatch.decode(value).reshape(self.shape) if isinstance(value, Encoded) else value
+
+    def encoded(self) -> Encoded:
+        """Its codes.
+
+        Raises:
+            CheckpointError: it holds plain numbers.
+        """
+        value = self.load()
+        if not isinstance(value, Encoded):
+            raise CheckpointError(f"{self.name}: holds plain numbers ({self.label}), and no codes")
+        return value
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether numbers of a type are floats; bfloat16 and the 8-bit floats are no types of numpy's own."""
+    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
+
+
+def plain(name: str, array: Array) -> Tensor:
+    """The tensor of an array."""
+    return Tensor(name, array.shape, array.dtype, lambda: array)
+
+
+def encoded_tensor(name: str, encoded: Encoded, shape: tuple[int, ...] | None = None) -> Tensor:
+    """The tensor of an encoded weight."""
+    return Tensor(name, shape or encoded.shape, encoded.format, lambda: encoded)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a file or a folder.
+
+    Attributes:
+        path: the file or folder.
+        container: name of the container that it is.
+        tensors: the tensors by name, in their order.
+        metadata: entries of the file beside its tensors, as JSON has them.
+        notes: sentences about what a reader should know.
+    """
+
+    path: Path
+    container: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The tensor of a name.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.path}: has no tensor {name!r}")
+        return self.tensors[name]

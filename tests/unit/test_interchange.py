@@ -1,0 +1,498 @@
+"""Files of tensors: read and written as their own projects do, and turned into each other."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+import onnxquant
+from onnxquant import interchange
+from onnxquant.errors import CheckpointError, OnnxQuantError, RecipeError
+from onnxquant.interchange.schemes.base import codes_to_words, words_to_codes
+
+_GGML = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ2_0", "MXFP4"]
+_DECODED_ONLY = ["Q4_K", "Q5_K", "Q6_K", "IQ4_NL"]
+
+
+def _each(cases: Iterable, check: Callable) -> None:
+    """Check every case, of which there is one at least."""
+    listed = list(cases)
+    assert listed
+    for case in listed:
+        check(case)
+
+
+def _normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def _gguf(path: Path, alignment: int = 32) -> Path:
+    """A GGUF file by gguf's own writer, with a tensor of every type that it can quantize."""
+    writer = gguf.GGUFWriter(path, "llama")
+    if alignment != 32:
+        writer.add_custom_alignment(alignment)
+    writer.add_string("a.text", "wörds")
+    writer.add_array("a.texts", ["a", "", "ccc"])
+    writer.add_array("a.numbers", [1, -2, 3])
+    writer.add_float64("a.number", 1.5)
+    writer.add_bool("a.flag", True)
+    for name in _GGML:
+        kind = gguf.GGMLQuantizationType[name]
+        writer.add_tensor(name, gguf.quants.quantize(_normal(6, 512), kind), raw_dtype=kind)
+    rng = np.random.default_rng(1)
+    for name in _DECODED_ONLY:  # bytes at random, but for the float16 scales, of which some would be NaN
+        kind = gguf.GGMLQuantizationType[name]
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        raw = rng.integers(0, 60, (6, 512 // block * size), np.uint8)
+        writer.add_tensor(name, raw, raw_dtype=kind)
+    writer.add_tensor("F32", _normal(3, 5, 7))
+    writer.add_tensor("F16", _normal(4).astype(np.float16))
+    writer.add_tensor("I32", np.arange(6, dtype=np.int32).reshape(2, 3))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_gguf_is_decoded_as_ggufs_own_reader_does(tmp_path: Path) -> None:
+    path = _gguf(tmp_path / "m.gguf")
+    checkpoint = interchange.open_checkpoint(path)
+    tensors = gguf.GGUFReader(path).tensors
+    assert list(checkpoint.tensors) == [tensor.name for tensor in tensors]
+
+    def same(tensor: gguf.ReaderTensor) -> None:
+        exact = tensor.data
+        if tensor.name not in ("F32", "F16", "I32"):
+            exact = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        np.testing.assert_array_equal(checkpoint[tensor.name].array(), exact)
+
+    _each(tensors, same)
+
+
+def test_metadata_of_gguf_has_the_values_that_were_written(tmp_path: Path) -> None:
+    metadata = interchange.open_checkpoint(_gguf(tmp_path / "m.gguf")).metadata
+    assert dict(metadata) == {
+        "general.architecture": "llama", "a.text": "wörds", "a.texts": ["a", "", "ccc"], "a.numbers": [1, -2, 3],
+        "a.number": 1.5, "a.flag": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("alignment", [32, 128])
+def test_gguf_is_written_byte_by_byte_as_ggufs_own_writer_does(tmp_path: Path, alignment: int) -> None:
+    path = _gguf(tmp_path / "m.gguf", alignment)
+    interchange.convert(path, tmp_path / "n.gguf")
+    assert (tmp_path / "n.gguf").read_bytes() == path.read_bytes()
+
+
+def test_version_two_of_gguf_is_read_alike(tmp_path: Path) -> None:
+    raw = bytearray(_gguf(tmp_path / "m.gguf").read_bytes())
+    raw[4] = 2
+    (tmp_path / "v2.gguf").write_bytes(raw)
+    np.testing.assert_array_equal(
+        interchange.open_checkpoint(tmp_path / "v2.gguf")["Q4_0"].array(),
+        interchange.open_checkpoint(tmp_path / "m.gguf")["Q4_0"].array(),
+    )
+
+
+def test_parts_of_a_split_gguf_are_one_checkpoint(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=2)
+    for i in range(5):
+        writer.add_tensor(f"t{i}", _normal(4, seed=i))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    parts = sorted(tmp_path.glob("m-*.gguf"))
+    assert len(parts) == 3
+    checkpoint = interchange.open_checkpoint(parts[1])
+    assert sorted(checkpoint.tensors) == [f"t{i}" for i in range(5)]
+    np.testing.assert_array_equal(checkpoint["t4"].array(), _normal(4, seed=4))
+    assert not [key for key in checkpoint.metadata if key.startswith("split.")]
+    parts[2].unlink()
+    with pytest.raises(CheckpointError, match=r"m-00003-of-00003\.gguf is not beside it"):
+        interchange.open_checkpoint(parts[0])
+
+
+def _encoded() -> dict[str, onnxquant.Encoded | np.ndarray]:
+    weights: dict[str, onnxquant.Encoded | np.ndarray] = {}
+    for form in onnxquant.formats.formats():
+        for permuted in (False, True):
+            weight = onnxquant.encode(_normal(8, 512, seed=form.bits), form.name, permuted=permuted)
+            weights[f"{form.name}.{permuted}"] = weight
+    return weights | {"integers": np.arange(5), "float": _normal(2, 3), "scalar": np.array(2.5)}
+
+
+def test_axqt_keeps_every_format_in_every_order(tmp_path: Path) -> None:
+    weights = _encoded()
+    interchange.save(tmp_path / "w.axqt", weights, metadata={"a": [1, "b", {"c": None}]})
+    checkpoint = interchange.open_checkpoint(tmp_path / "w.axqt")
+    assert checkpoint.metadata == {"a": [1, "b", {"c": None}]}
+    assert list(checkpoint.tensors) == list(weights)
+
+    def same(name: str) -> None:
+        value, weight = checkpoint[name].load(), weights[name]
+        if isinstance(weight, np.ndarray):
+            np.testing.assert_array_equal(value, weight)
+            return
+        assert value.format == weight.format
+        assert {k: (p.dtype, p.tobytes()) for k, p in value.planes.items()} == {
+            k: (p.dtype, p.tobytes()) for k, p in weight.planes.items()
+        }
+
+    _each(list(weights), same)
+
+
+@pytest.mark.parametrize("name", ["w", "v"])
+def test_a_changed_bit_of_axqt_is_an_error_of_its_tensor(tmp_path: Path, name: str) -> None:
+    values = {"w": onnxquant.encode(_normal(8, 64), "int4"), "v": _normal(3)}
+    interchange.save(tmp_path / "w.axqt", values)
+    raw = bytearray((tmp_path / "w.axqt").read_bytes())
+    part = values["v"].tobytes() if name == "v" else values["w"].planes["scales"].tobytes()
+    raw[raw.index(part)] ^= 1
+    (tmp_path / "w.axqt").write_bytes(raw)
+    tensors = interchange.open_checkpoint(tmp_path / "w.axqt").tensors
+    with pytest.raises(CheckpointError, match=f"'{name}' is damaged"):
+        tensors.pop(name).load()
+    next(iter(tensors.values())).load()
+
+
+def test_version_one_of_axqt_has_codes_two_by_two(tmp_path: Path) -> None:
+    """Element 2i is the low half of a byte, and element 2i + 1 the high half."""
+    weight = onnxquant.encode(_normal(2, 64), "q4_0")
+    interchange.save(tmp_path / "w.axqt1", {"w": weight})
+    raw = (tmp_path / "w.axqt1").read_bytes()
+    assert raw[:18] == b"AXQT\x01\x01" + (1).to_bytes(4, "little") + (128).to_bytes(8, "little")
+    block = raw[18 + 16 :][:18]
+    np.testing.assert_array_equal(np.frombuffer(block[:2], np.float16), weight.planes["scales"][0, :1])
+    codes = np.frombuffer(block[2:], np.uint8)
+    np.testing.assert_array_equal(codes & 15, weight.planes["codes"][0, 0:32:2])
+    np.testing.assert_array_equal(codes >> 4, weight.planes["codes"][0, 1:32:2])
+    (tensor,) = interchange.open_checkpoint(tmp_path / "w.axqt1").tensors.values()
+    np.testing.assert_array_equal(tensor.array(), onnxquant.decode(weight))
+
+
+def test_types_that_version_one_of_axqt_loses_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.axqt").write_bytes(b"AXQT\x01\x03" + bytes(12))
+    with pytest.raises(CheckpointError, match="Q5_0"):
+        interchange.open_checkpoint(tmp_path / "w.axqt")
+
+
+def test_q8k_files_have_the_bytes_of_their_definition(tmp_path: Path) -> None:
+    weight = onnxquant.encode(_normal(4, 512), "q8_k", permuted=True)
+    interchange.save(tmp_path / "w_q8k", {"a/b.weight": weight})
+    raw = (tmp_path / "w_q8k" / "a%2Fb.weight.q8k").read_bytes()
+    assert np.frombuffer(raw[:24], "<u4").tolist() == [0x4B513838, 1, 4, 512, 2, 0x18]
+    scales = np.frombuffer(raw[24:], np.uint8).reshape(8, 292)[:, :4].copy().view("<f4")
+    np.testing.assert_array_equal(scales.reshape(4, 2), weight.planes["scales"])
+    order = np.frombuffer((tmp_path / "w_q8k" / "a%2Fb.weight.perm").read_bytes(), "<u4")
+    assert order[:2].tolist() == [0x4D524550, 512]
+    np.testing.assert_array_equal(order[2:], weight.planes["permutation"])
+    tensor = interchange.open_checkpoint(tmp_path / "w_q8k")["a/b.weight"]
+    np.testing.assert_array_equal(tensor.array(), onnxquant.decode(weight))
+
+
+@pytest.mark.parametrize("end", [".q8k", ".perm"])
+def test_a_damaged_or_missing_file_of_a_q8k_folder_is_an_error(tmp_path: Path, end: str) -> None:
+    interchange.save(tmp_path / "w_q8k", {"w": onnxquant.encode(_normal(4, 256), "q8_k", permuted=True)})
+    path = tmp_path / "w_q8k" / f"w{end}"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(CheckpointError, match=path.name):
+        interchange.open_checkpoint(tmp_path / "w_q8k")["w"].load()
+    path.unlink()
+    if end == ".perm":
+        with pytest.raises(CheckpointError, match=path.name):
+            interchange.open_checkpoint(tmp_path / "w_q8k")
+
+
+def test_q8k_folders_without_an_index_are_read(tmp_path: Path) -> None:
+    weights = {
+        "a": onnxquant.encode(_normal(4, 256), "q8_k", permuted=True),
+        "b": onnxquant.encode(_normal(2, 512), "q8_k"),
+    }
+    interchange.save(tmp_path / "w_q8k", weights)
+    (tmp_path / "w_q8k" / "index.json").unlink()
+    checkpoint = interchange.open_checkpoint(tmp_path / "w_q8k")
+    _each(
+        list(weights),
+        lambda name: np.testing.assert_array_equal(checkpoint[name].array(), onnxquant.decode(weights[name])),
+    )
+
+
+# ---- safetensors ----
+
+
+def _safetensors(path: Path, arrays: dict[str, np.ndarray], config: dict | None = None) -> Path:
+    """A file by plain writing of the format, with a config.json beside."""
+    header, at = {}, 0
+    names = {"float16": "F16", "float32": "F32", "int32": "I32", "uint8": "U8", "int64": "I64", "int8": "I8"}
+    for name, array in arrays.items():
+        header[name] = {
+            "dtype": names[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+    raw = json.dumps(header).encode()
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw + b"".join(a.tobytes() for a in arrays.values()))
+    if config is not None:
+        (path.parent / "config.json").write_text(json.dumps({"quantization_config": config}))
+    return path
+
+
+def test_floats_are_read_and_written_as_safetensors_defines_them(tmp_path: Path) -> None:
+    arrays = {
+        "a": _normal(3, 5),
+        "b": _normal(4).astype(np.float16),
+        "c": np.arange(3, dtype=np.int64),
+        "d": np.zeros((0, 4), np.int8),
+    }
+    path = _safetensors(tmp_path / "a.safetensors", arrays)
+    interchange.convert(path, tmp_path / "b.safetensors")
+    for file in (path, tmp_path / "b.safetensors"):
+        checkpoint = interchange.open_checkpoint(file)
+        _each(list(arrays), lambda n, c=checkpoint: np.testing.assert_array_equal(c[n].array(), arrays[n]))
+
+
+def test_an_index_names_the_files_of_one_checkpoint(tmp_path: Path) -> None:
+    for i in range(2):
+        _safetensors(tmp_path / f"model-{i}.safetensors", {f"t{i}": _normal(3, seed=i)})
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {f"t{i}": f"model-{i}.safetensors" for i in range(2)}}))
+    assert list(interchange.open_checkpoint(tmp_path).tensors) == ["t0", "t1"]
+    index.write_text(json.dumps({"weight_map": {"t0": "../model-0.safetensors"}}))
+    with pytest.raises(CheckpointError, match="not beside it"):
+        interchange.open_checkpoint(tmp_path)
+
+
+def _gptq_words(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes packed along the first axis by plain arithmetic: bit b of code k is bit (k * bits + b) of a stream."""
+    length, width = codes.shape
+    words = [[0] * width for _ in range(length * bits // 32)]
+    for k in range(length):
+        for n in range(width):
+            for b in range(bits):
+                place = k * bits + b
+                words[place // 32][n] |= (int(codes[k, n]) >> b & 1) << place % 32
+    return np.array(words, np.uint32).view(np.int32)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
+def test_gptq_is_decoded_by_its_formula(tmp_path: Path, bits: int, version: str) -> None:
+    rng = np.random.default_rng(bits)
+    size, group, width = 128, 32, 32
+    codes = rng.integers(0, 1 << bits, (size, width))
+    zeros = rng.integers(0, 1 << bits, (size // group, width))
+    scales = rng.uniform(0.01, 0.1, zeros.shape).astype(np.float16)
+    group_of = rng.permutation(np.arange(size) // group).astype(np.int32)
+    stored = zeros if version == "gptq_v2" else (zeros - 1) % (1 << bits)
+    arrays = {
+        "l.qweight": _gptq_words(codes, bits), "l.qzeros": np.ascontiguousarray(_gptq_words(stored.T, bits).T),
+        "l.scales": scales, "l.g_idx": group_of,
+    }  # fmt: skip
+    config = {"quant_method": "gptq", "bits": bits, "checkpoint_format": version}
+    checkpoint = interchange.open_checkpoint(_safetensors(tmp_path / "m.safetensors", arrays, config))
+    exact = (codes - zeros[group_of]).astype(np.float32) * scales[group_of].astype(np.float32)
+    np.testing.assert_array_equal(checkpoint["l.weight"].array(), exact.T)
+    if bits < 8 or version == "gptq_v2":
+        interchange.convert(checkpoint, tmp_path / "n.safetensors")
+        (tmp_path / "config.json").unlink()
+        np.testing.assert_array_equal(
+            interchange.open_checkpoint(tmp_path / "n.safetensors")["l.weight"].array(), exact.T
+        )
+
+
+def test_golden_words_of_gptq_and_awq(tmp_path: Path) -> None:
+    assert codes_to_words(np.arange(8, dtype=np.uint8)[None], 4).view(np.uint32).tolist() == [[0x76543210]]
+    arrays = {
+        "l.qweight": np.full((32, 1), 0x75316420, np.uint32).view(np.int32), "l.qzeros": np.zeros((1, 1), np.int32),
+        "l.scales": np.ones((1, 8), np.float16),
+    }  # fmt: skip
+    values = interchange.open_checkpoint(_safetensors(tmp_path / "m.safetensors", arrays))["l.weight"].array()
+    np.testing.assert_array_equal(values, np.repeat(np.arange(8, dtype=np.float32)[:, None], 32, axis=1))
+
+
+def test_symmetric_zero_points_tell_the_version_of_gptq(tmp_path: Path) -> None:
+    arrays = {"l.qweight": np.zeros((8, 32), np.int32), "l.scales": np.ones((2, 32), np.float16)}
+    for word, value in ((0x77777777, -8.0), (0x88888888, -8.0)):
+        zeros = np.full((2, 4), word, np.uint32).view(np.int32)
+        checkpoint = interchange.open_checkpoint(
+            _safetensors(tmp_path / "m.safetensors", {**arrays, "l.qzeros": zeros})
+        )
+        assert np.unique(checkpoint["l.weight"].array()).tolist() == [value]
+    zeros = np.full((2, 4), 0x12345678, np.uint32).view(np.int32)
+    with pytest.raises(CheckpointError, match="which version of GPTQ"):
+        interchange.open_checkpoint(_safetensors(tmp_path / "m.safetensors", {**arrays, "l.qzeros": zeros}))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_compressed_tensors_are_decoded_by_their_formula(tmp_path: Path, bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    codes, zeros = rng.integers(0, 1 << bits, (32, 96)), rng.integers(0, 1 << bits, (32, 3))
+    scales = rng.uniform(0.01, 0.1, (32, 3)).astype(np.float16)
+    arrays = {
+        "l.weight_packed": np.ascontiguousarray(_gptq_words(codes.T, bits).T), "l.weight_scale": scales,
+        "l.weight_zero_point": _gptq_words(zeros, bits), "l.weight_shape": np.array([32, 96]),
+    }  # fmt: skip
+    values = interchange.open_checkpoint(_safetensors(tmp_path / "m.safetensors", arrays))["l.weight"].array()
+    exact = (codes - zeros.repeat(32, axis=1)).astype(np.float32) * scales.astype(np.float32).repeat(32, axis=1)
+    np.testing.assert_array_equal(values, exact)
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"), [({"linear_class": "autobitlinear"}, 0.5), ({"linear_class": "bitlinear"}, 2.0)]
+)
+def test_bitnet_multiplies_or_divides_by_its_scale(tmp_path: Path, config: dict, scale: float) -> None:
+    trits = np.random.default_rng(0).integers(-1, 2, (8, 16))
+    packed = sum((trits[2 * i : 2 * i + 2] + 1) << 2 * i for i in range(4)).astype(np.uint8)
+    arrays = {"l.weight": packed, "l.weight_scale": np.array([0.5], np.float32)}
+    values = interchange.open_checkpoint(_safetensors(tmp_path / "m.safetensors", arrays, config))["l.weight"].array()
+    np.testing.assert_array_equal(values, trits.astype(np.float32) * np.float32(scale))
+
+
+def test_words_of_three_bits_cross_their_ends() -> None:
+    codes = np.random.default_rng(0).integers(0, 8, (5, 64), np.uint8)
+    np.testing.assert_array_equal(words_to_codes(codes_to_words(codes, 3), 3, 64), codes)
+
+
+@pytest.mark.parametrize(("form", "other"), [("q4_0", "int4"), ("q8_0", "int8")])
+def test_codes_survive_the_way_through_gptq(tmp_path: Path, form: str, other: str) -> None:
+    weight = onnxquant.encode(_normal(32, 64), form)
+    interchange.save(tmp_path / "a.gguf", {"l.weight": weight})
+    interchange.convert(tmp_path / "a.gguf", tmp_path / "b.safetensors")
+    assert interchange.open_checkpoint(tmp_path / "b.safetensors")["l.weight"].label == other
+    interchange.convert(tmp_path / "b.safetensors", tmp_path / "c.gguf")
+    assert (tmp_path / "c.gguf").read_bytes()[-1024:] == (tmp_path / "a.gguf").read_bytes()[-1024:]
+    np.testing.assert_array_equal(
+        interchange.open_checkpoint(tmp_path / "c.gguf")["l.weight"].array(), onnxquant.decode(weight)
+    )
+
+
+# ---- refusals ----
+
+
+def test_tensors_that_do_not_fit_are_named_with_the_reason(tmp_path: Path) -> None:
+    interchange.save(tmp_path / "a.axqt", {"w": onnxquant.encode(_normal(4, 256), "q8_k"), "bias": _normal(4)})
+    with pytest.raises(
+        CheckpointError, match=r"1 of 2 tensors .* \(bias: .q8k files hold q8_k, and no float32\); --leave-out"
+    ):
+        interchange.convert(tmp_path / "a.axqt", tmp_path / "b_q8k")
+    result = interchange.convert(tmp_path / "a.axqt", tmp_path / "b_q8k", leave_out=True)
+    assert [entry.name for entry in result.left_out] == ["bias"]
+
+
+def test_a_name_of_an_output_that_says_no_container_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"\.gguf, \.q8k.*--to"):
+        interchange.save(tmp_path / "a.bin", {"w": _normal(3)})
+
+
+@pytest.mark.parametrize("container", ["gguf", "safetensors", "axqt"])
+def test_every_truncation_is_one_clear_error(tmp_path: Path, container: str) -> None:
+    weights = {"w.weight": onnxquant.encode(_normal(32, 64), "q4_0"), "v": _normal(3)}
+    interchange.save(tmp_path / f"a.{container}", weights, metadata={"k": "v", "l": "w"})
+    raw = (tmp_path / f"a.{container}").read_bytes()
+
+    def fails(length: int) -> None:
+        path = tmp_path / f"{length}.{container}"
+        path.write_bytes(raw[:length])
+        with pytest.raises(CheckpointError, match=str(path)):
+            interchange.open_checkpoint(path)
+        path.unlink()
+
+    _each([*range(0, len(raw) - 32, 7), len(raw) - 33], fails)
+
+
+@pytest.mark.parametrize("container", ["gguf", "safetensors", "axqt"])
+def test_damaged_files_are_errors_of_ours_or_read(tmp_path: Path, container: str) -> None:
+    weights = {"w.weight": onnxquant.encode(_normal(32, 64), "q4_0"), "v": _normal(3)}
+    interchange.save(tmp_path / f"a.{container}", weights, metadata={"k": "v", "l": "w"})
+    raw = (tmp_path / f"a.{container}").read_bytes()
+    rng = np.random.default_rng(0)
+    outcomes = []
+
+    def survives(number: int) -> None:
+        damaged = bytearray(raw)
+        for place in rng.integers(0, min(len(raw), 400), 1 + number % 4):
+            damaged[place] = rng.integers(0, 256)
+        path = tmp_path / f"d.{container}"
+        path.write_bytes(damaged)
+        try:
+            for tensor in interchange.open_checkpoint(path).tensors.values():
+                tensor.load()
+            outcomes.append(True)
+        except OnnxQuantError:
+            outcomes.append(False)
+
+    _each(range(300), survives)
+    assert False in outcomes
+
+
+# ---- quantization without a graph ----
+
+
+def _floats(path: Path) -> dict[str, np.ndarray]:
+    weights = {
+        f"l.self_attn.{part}_proj.weight": _normal(64, 256, seed=ord(part)) * np.linspace(0.1, 1, 256, dtype=np.float32)
+        for part in "qkvo"
+    }
+    arrays = {**weights, "conv.weight": _normal(64, 16, 4, 4), "norm.weight": _normal(64)}
+    _safetensors(path, arrays)
+    return arrays
+
+
+def test_weights_are_quantized_and_the_rest_is_kept(tmp_path: Path) -> None:
+    arrays = _floats(tmp_path / "a.safetensors")
+    report = interchange.quantize(tmp_path / "a.safetensors", tmp_path / "b.axqt", "int4")
+    assert report.passed
+    assert sorted(t.name for t in report.quantized) == sorted(name for name in arrays if name != "norm.weight")
+    checkpoint = interchange.open_checkpoint(tmp_path / "b.axqt")
+    np.testing.assert_array_equal(checkpoint["norm.weight"].array(), arrays["norm.weight"])
+    matrix = arrays["conv.weight"].reshape(64, 256)
+    np.testing.assert_array_equal(
+        checkpoint["conv.weight"].array().reshape(64, 256), onnxquant.decode(onnxquant.encode(matrix, "int4"))
+    )
+    exact = [np.square(checkpoint[t.name].array() - arrays[t.name], dtype=np.float64).mean() for t in report.quantized]
+    np.testing.assert_allclose([t.mse for t in report.quantized], exact, rtol=1e-5)
+    np.testing.assert_allclose(report.mean_mse, np.mean(exact), rtol=1e-5)
+
+
+def test_queries_keys_and_values_share_one_order(tmp_path: Path) -> None:
+    arrays = _floats(tmp_path / "a.safetensors")
+    interchange.quantize(
+        tmp_path / "a.safetensors", tmp_path / "b_q8k", "q8_k", permutation="attention", leave_out=True
+    )
+    checkpoint = interchange.open_checkpoint(tmp_path / "b_q8k")
+    orders = {part: checkpoint[f"l.self_attn.{part}_proj.weight"].encoded().planes["permutation"] for part in "qkvo"}
+    stacked = np.concatenate([arrays[f"l.self_attn.{part}_proj.weight"] for part in "qkv"]).astype(np.float64)
+    shared = np.argsort(-np.square(stacked).sum(axis=0), kind="stable")
+    _each("qkv", lambda part: np.testing.assert_array_equal(orders[part], shared))
+    own = np.argsort(-np.square(arrays["l.self_attn.o_proj.weight"].astype(np.float64)).sum(axis=0), kind="stable")
+    np.testing.assert_array_equal(orders["o"], own)
+
+
+def test_sizes_of_activations_order_columns(tmp_path: Path) -> None:
+    arrays = _floats(tmp_path / "a.safetensors")
+    rng = np.random.default_rng(0)
+    sizes = {name: rng.uniform(size=array.size // len(array)) for name, array in arrays.items() if array.ndim > 1}
+    interchange.quantize(
+        tmp_path / "a.safetensors", tmp_path / "b.axqt", "int4", permutation="activation", activations=sizes
+    )
+    checkpoint = interchange.open_checkpoint(tmp_path / "b.axqt")
+    _each(
+        list(sizes),
+        lambda n: np.testing.assert_array_equal(
+            checkpoint[n].encoded().planes["permutation"], np.argsort(-sizes[n], kind="stable")
+        ),
+    )
+
+
+def test_nothing_to_quantize_says_why(tmp_path: Path) -> None:
+    _safetensors(tmp_path / "a.safetensors", {"w": _normal(64, 100)})
+    with pytest.raises(CheckpointError, match=r"none of 1 tensors can be q4_0 in gguf \(w: .*blocks of 32"):
+        interchange.quantize(tmp_path / "a.safetensors", tmp_path / "b.gguf", "q4_0")
