@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from onnxquant.errors import CheckpointError
 from onnxquant.formats import formats
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.floats import Floats
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.native_job import ZeroPoint
 from onnxquant.formats.parameters import parameters_of
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.interchange.container import Container
 from onnxquant.interchange.tensor import Tensor
+from onnxquant.numerics.arrays import Array
 
 
 def as_held(container: type[Container], tensor: Tensor) -> Tensor:
     """The tensor in a form that a container holds, itself where there is none.
 
-    ``int4`` in blocks of 32 has the codes and scales of ``q4_0``, ``int8`` those of ``q8_0``.
+    A weight in a float format is an array of floats; ``int4`` in blocks of 32 has the codes and scales of ``q4_0``, ``int8``
+    those of ``q8_0``.
     """
-    if container.why_not(tensor) is None or not isinstance(tensor.kind, ScaledCodes):
+    if container.why_not(tensor) is None:
+        return tensor
+    if isinstance(tensor.kind, Floats) and not tensor.kind.permuted:
+        return replace(tensor, kind=tensor.kind.dtype, load=partial(_values, tensor), matrix=None)
+    if not isinstance(tensor.kind, ScaledCodes):
         return tensor
     for form in _alike(tensor.kind):
         other = replace(tensor, kind=form, load=_Recoded(tensor, form), blocks=None)
         if container.why_not(other) is None:
             return other
     return tensor
+
+
+def _values(tensor: Tensor) -> Array:
+    """The floats of a weight in a float format."""
+    return tensor.encoded().planes["values"].reshape(tensor.shape)
 
 
 class _Recoded:

@@ -374,6 +374,18 @@ def test_codes_survive_the_way_through_gptq(tmp_path: Path, form: str, other: st
     )
 
 
+@pytest.mark.parametrize("container", ["gguf", "safetensors"])
+def test_weights_in_float_formats_are_arrays_of_floats(tmp_path: Path, container: str) -> None:
+    weights = {form: onnxquant.encode(_normal(8, 32), form) for form in ("f16", "bf16")}
+    interchange.save(tmp_path / f"a.{container}", weights)
+    checkpoint = interchange.open_checkpoint(tmp_path / f"a.{container}")
+    assert [tensor.label for tensor in checkpoint.tensors.values()] == ["float16", "bfloat16"]
+    _each(
+        weights,
+        lambda f: np.testing.assert_array_equal(checkpoint[f].array().astype(np.float32), onnxquant.decode(weights[f])),
+    )
+
+
 # ---- refusals ----
 
 
