@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -33,12 +33,12 @@ from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import find_sites
 from onnxquant.plan.activations import SampleUse
 from onnxquant.plan.context import Context, workspace
-from onnxquant.plan.decision import Plan
+from onnxquant.plan.decision import Decision, EncodeDecision, Plan
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options, options_to_report
 from onnxquant.recipe.progress import Progress, announce, silent
 from onnxquant.recipe.rules import Recipe
-from onnxquant.report.data import Request
+from onnxquant.report.data import Request, SiteResult
 from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
 from onnxquant.validation.reference import Reference
@@ -186,12 +186,17 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
     if options.dry_run:
         return report
     refuse_overwriting(context.original, path, data)
-    with Publisher(path, external=data is not None, force=options.force, data=data, source=context.original) as publisher:
+    with Publisher(
+        path, external=data is not None, force=options.force, data=data, source=context.original
+    ) as publisher:
         if options.proof:
             open_samples(context, reference)
         solved = solve_weights(context, unsolved, model.orders, split.calibrating if split else None)
         encoder = SiteEncoder(context, plan, [model.solved, solved])
-        lowering.write(model.document, plan, publisher, encoder)
+        lowered = lowering.lower(model.document, plan, publisher, encoder)
+        _refuse_unencoded(context.original, encoder.results.values())
+        publisher.keep(lowered.proto, model.document)
+        publisher.publish(lowered.proto)
     report.notes += publisher.notes
     report.finish(path, encoder.results)
     if options.proof:
@@ -209,9 +214,21 @@ def _nothing_to_encode(model: PlannedModel) -> str:
     """The message for a model of which no weight is encoded."""
     if integers := integer_weights(model.document.proto):
         return f"{model.document.name}: {ALREADY_QUANTIZED.format(integers)}"
-    reasons = [f"{d.name}: {d.reason}" for d in model.plan.decisions if d.elements > 1][:5]
+    return _nothing_because(model.document, model.plan.decisions)
+
+
+def _nothing_because(document: Document, decisions: Iterable[Decision]) -> str:
+    """The message for a model whose weights all stay in float, with the first reasons."""
+    reasons = [f"{d.name}: {d.reason}" for d in decisions if d.elements > 1][:5]
     explanation = "; ".join(reasons) if reasons else "it has no constant float weights"
-    return f"{model.document.name}: nothing to quantize: {explanation}"
+    return f"{document.name}: nothing to quantize: {explanation}"
+
+
+def _refuse_unencoded(original: Document, results: Iterable[SiteResult]) -> None:
+    """Refuse an output of which every weight was to be encoded, and holds numbers that its format does not."""
+    decisions = [result.decision for result in results]
+    if not any(isinstance(decision, EncodeDecision) for decision in decisions):
+        raise ModelError(_nothing_because(original, decisions))
 
 
 def _refuse_quantized(document: Document) -> None:

@@ -82,10 +82,17 @@ class ModelEditor:
             self.import_domain(domain, 1)
         return node
 
-    def declare(self, graph: onnx.GraphProto, name: str, elem_type: int) -> None:
-        """State the element type of a tensor: tools that infer shapes know nothing of ops in other domains."""
+    def declare(self, graph: onnx.GraphProto, name: str, elem_type: int, shape: Sequence[int] | None = None) -> None:
+        """State the element type of a tensor, and its shape: tools that infer them know nothing of ops in other domains.
+
+        Args:
+            graph: the graph that computes it.
+            name: its name.
+            elem_type: its element type.
+            shape: its shape; None: any.
+        """
         if all(v.name != name for values in (graph.value_info, graph.output) for v in values):
-            graph.value_info.append(onnx.helper.make_tensor_value_info(name, elem_type, None))
+            graph.value_info.append(onnx.helper.make_tensor_value_info(name, elem_type, shape))
 
     def first(self, graph: onnx.GraphProto, new: Sequence[onnx.NodeProto]) -> None:
         """Put nodes at the start of a graph."""

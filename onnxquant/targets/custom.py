@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import onnx
+
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.floats import Floats
 from onnxquant.graph.model_editor import ModelEditor
@@ -28,7 +30,6 @@ from onnxquant.targets.products import constant_bias, lower_lookup, lower_produc
 
 # The use of a weight that each kind of operator serves.
 _USES = {bodies.MATMUL: UseKind.PRODUCT, bodies.GATHER: UseKind.LOOKUP, bodies.DEQUANTIZE: UseKind.DENSE}
-
 
 
 class Custom(Target):
@@ -116,12 +117,21 @@ class Custom(Target):
                         needs = bodies.Needs(editor.opset, half, has_padding, bias)
                         editor.function(bodies.body(kind, layout.form, tuple(layout.specs()), needs))
         editor.import_domain(MICROSOFT, 1)
-        types = {s.name: s.tensor.data_type for s, _ in lowered}
+        sites = {site.name: site for site, _ in lowered}
         for graph in graphs(editor.proto.graph):
             for node in graph.node:
                 if node.domain == DOMAIN:
-                    gathered = node.op_type.startswith(bodies.GATHER)
-                    editor.declare(graph, node.output[0], F32 if gathered else types[node.metadata_props[0].value])
+                    _declare_output(editor, graph, node, sites[node.metadata_props[0].value])
+
+
+def _declare_output(editor: ModelEditor, graph: onnx.GraphProto, node: onnx.NodeProto, site: Site) -> None:
+    """State the type of what an operator of ours computes, and the shape of a decoded weight.
+
+    Some operators of onnxruntime refuse a weight whose shape is not known before functions are inlined.
+    """
+    elem_type = F32 if node.op_type.startswith(bodies.GATHER) else site.tensor.data_type
+    is_decoded = node.op_type.startswith(bodies.DEQUANTIZE)
+    editor.declare(graph, node.output[0], elem_type, site.shape if is_decoded else None)
 
 
 class _CustomOps:

@@ -1,9 +1,9 @@
 """Target ``ort``: ONNX Runtime's own block-wise operators (domain com.microsoft).
 
 MatMulNBits with an explicit accuracy_level (unset, 8 and 2 bits run fifty times slower) and GatherBlockQuantized with
-explicit zero points. Both take the weight as it lies on disk; loading is fastest of all targets. Weights that neither can
-consume are decoded ahead in standard operators, as on target onnx. Products with nf4 and fp4 are MatMulBnb4, which decodes
-the weight in each call.
+explicit zero points. Both take the weight as it lies on disk; loading is fastest of all targets. Nodes that neither can
+serve read the same codes, decoded when a session is created. Products with nf4 and fp4 are MatMulBnb4, which decodes the
+weight in each call.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
 from onnxquant.graph.sites import Site
 from onnxquant.targets.base import Lowered, Result, Target, add_planes, holds_codes
-from onnxquant.targets.dense import lower_dense
+from onnxquant.targets.dense import read_decoded
 from onnxquant.targets.layouts.base import Layout
 from onnxquant.targets.layouts.bnb4 import Bnb4Layout, holds_bnb4
-from onnxquant.targets.layouts.dense import DenseLayout
 from onnxquant.targets.layouts.rows import RowsLayout
 from onnxquant.targets.node_builder import F16, F32, GraphNodes
 from onnxquant.targets.products import lower_lookup, lower_product
@@ -39,7 +38,7 @@ class Ort(Target):
 
     name = "ort"
     summary = "MatMulNBits, GatherBlockQuantized and MatMulBnb4 of onnxruntime >= 1.23; loads fastest"
-    layout_types = (RowsLayout, DenseLayout, Bnb4Layout)
+    layout_types = (RowsLayout, Bnb4Layout)
 
     def rank(self, form: Format, *, folded: bool) -> int | None:
         """First where ONNX Runtime's own ops hold a format exactly."""
@@ -71,8 +70,7 @@ class Ort(Target):
     def layouts(self, site: Site, form: Format, opset: int) -> Sequence[Layout]:  # noqa: D102
         if holds_bnb4(form):
             return [Bnb4Layout(form, site.view, opset)]
-        rows = RowsLayout(form, site.view, opset)
-        return [rows, DenseLayout(form, site.view, opset)] if site.served(UseKind.DENSE) else [rows]
+        return [RowsLayout(form, site.view, opset)]
 
     def lower(self, editor: ModelEditor, site: Site, form: Format, encoded: Encoded | None) -> Lowered:  # noqa: D102
         if holds_bnb4(form):
@@ -84,10 +82,9 @@ class Ort(Target):
             lower_product(editor, site, use, weight.product)
         for use in site.served(UseKind.LOOKUP):
             lower_lookup(editor, site, use, weight.lookup)
-        lowered = Lowered({layout.name: names}, weight.results)
         if dense := site.served(UseKind.DENSE):
-            lowered.add(lower_dense(editor, site, DenseLayout(form, site.view, editor.opset), encoded, dense))
-        return lowered
+            weight.results.append(read_decoded(editor, dense, weight.decoded()))
+        return Lowered({layout.name: names}, weight.results)
 
 
 def _lower_bnb4(editor: ModelEditor, site: Site, layout: Bnb4Layout, encoded: Encoded | None) -> Lowered:
@@ -161,6 +158,36 @@ class _Blockwise:
             values = nodes.first(values, layout.cols, -1, output="" if self.has_casts else output)
         if self.has_casts:
             nodes.op("Cast", values, output=output, to=F16)
+
+    def decoded(self) -> str:
+        """Add the weight in its own shape and type, in nodes that fold when a session is created."""
+        nodes, layout, view = GraphNodes(self.editor, self.site), self.layout, self.site.view
+        codes = self._unpacked(nodes, "codes", (layout.rows, layout.blocks, layout.block))
+        if "zero_points" in self.names:
+            zero = nodes.first(self._unpacked(nodes, "zero_points", (layout.rows, -1, 1)), layout.blocks, 1)
+        else:
+            zero = nodes.number(layout.form.offset)
+        scales = nodes.op("Reshape", nodes.floats(self.names["scales"]), nodes.ints(*layout.groups, 1))
+        values = nodes.op("Mul", nodes.op("Sub", codes, zero), scales)
+        values = nodes.op("Reshape", values, nodes.ints(layout.rows, -1))
+        if layout.blocks * layout.block != layout.cols:
+            values = nodes.first(values, layout.cols, 1)
+        if view.permuted != (layout.rows, layout.cols):
+            values = nodes.op("Reshape", values, nodes.ints(*view.permuted))
+        if view.perm != tuple(range(len(view.perm))):
+            values = nodes.op("Transpose", values, perm=list(view.inverse))
+        values = values if self.site.tensor.data_type == F32 else nodes.cast(values, self.site.tensor.data_type)
+        nodes.insert_first()
+        return values
+
+    def _unpacked(self, nodes: GraphNodes, plane: str, shape: tuple[int, ...]) -> str:
+        """The codes or zero points of a plane as floats, in a shape."""
+        fields = nodes.fields(nodes.floats(self.names[plane]), self.layout.form.bits)
+        if len(fields) == 1:
+            return nodes.op("Reshape", fields[0], nodes.ints(*shape))
+        column = nodes.ints(-1, 1)
+        joined = nodes.op("Concat", *[nodes.op("Reshape", field, column) for field in fields], axis=1)
+        return nodes.op("Reshape", joined, nodes.ints(*shape))
 
     def _zero_points(self, nodes: GraphNodes) -> str:
         """Explicit zero points: GatherBlockQuantized's default depends on the element type."""

@@ -169,6 +169,19 @@ def test_numbers_that_float16_has_not_stay_float32(tmp_path: Path) -> None:
     assert set(casts(result)) == {"x", "w/scales", "y_float32"}
 
 
+def test_a_model_whose_only_weight_float16_does_not_hold_is_refused(tmp_path: Path) -> None:
+    """It was written, larger than before, with nothing encoded."""
+    large = graphs.model(
+        [node("MatMul", ["x", "w"], ["y"])],
+        {"x": (F32, ["n", 64])},
+        {"y": F32},
+        {"w": graphs.weight(64, 128) * F32(1e6)},
+    )
+    with pytest.raises(ModelError, match=r"nothing to quantize: w: format f16: holds .*, the largest float16 is 65504"):
+        onnxquant.quantize(large, tmp_path / "y.onnx", format="f16", proof=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_float16_file_of_ours_may_be_encoded(tmp_path: Path) -> None:
     """Hashes of the first run stood for tensors of the same names: the proof failed."""
     onnxquant.quantize(two_products(), tmp_path / "f16.onnx", float16=True, proof=False)

@@ -14,6 +14,7 @@ from graphs import branches, matmul, model, node, rng, save, weight
 import onnxquant
 from onnxquant.artifact import lowering
 from onnxquant.artifact.lowering import PredictedSize, constant_bytes
+from onnxquant.artifact.records import records
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import load
 from onnxquant.graph.names import MICROSOFT
@@ -68,7 +69,9 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"target": "ort"}, {"activations": "dynamic"}, {"activations": "static"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"target": "ort"}, {"activations": "dynamic"}, {"activations": "static"}], ids=str
+)
 @pytest.mark.parametrize("head", HEADS)
 def test_a_table_and_its_transpose_are_stored_once(tmp_path: Path, head: str, options: dict[str, Any]) -> None:
     proto, out = tied_twice(HEADS[head]), tmp_path / "out.onnx"
@@ -462,6 +465,38 @@ def test_weights_of_operators_of_onnxruntimes_optimizer_are_encoded(tmp_path: Pa
     assert report.passed and {site.decision.name for site in report.encoded} == names
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "int8", "target": "ort"},
+        {"format": "int4", "symmetric": False, "block_size": 16, "target": "ort"},
+        {"format": "int4", "per_channel": True, "target": "ort"},
+        {"format": "q4_0", "target": "custom"},
+    ],
+    ids=str,
+)
+def test_a_table_that_a_head_and_onnxruntimes_embedding_read_is_stored_once(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    nodes = [
+        node("EmbedLayerNormalization", ["x", "", "words", "places", "", "g", "b"], ["e", "mask"], domain=MICROSOFT),
+        node("Transpose", ["words"], ["head"], perm=[1, 0]),
+        node("MatMul", ["e", "head"], ["y"]),
+    ]
+    constants = {"words": weight(400, 72), "places": weight(3, 72), "g": np.ones(72, np.float32), "b": weight(72)}
+    proto = model(nodes, {"x": ("int32", ["n", 3])}, {"y": "float32"}, constants)
+    proto.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", proof=False, **options)
+    assert [site.decision.name for site in report.encoded] == ["words"]
+    (record,) = records(onnx.load(tmp_path / "out.onnx"))
+    assert len(record.plane_names) == len(record.stored_format.declared_planes(400, 72))
+    onnxquant.dequantize(tmp_path / "out.onnx", tmp_path / "float.onnx")
+    feed = {"x": np.int32([[1, 5, 399]])}
+    (decoded,) = onnxquant.load(tmp_path / "float.onnx").run(None, feed)
+    (close,) = onnxquant.load(tmp_path / "out.onnx").run(None, feed)
+    assert np.square(decoded - close).mean() < 1e-3 * np.square(decoded).mean()
+
+
 @pytest.mark.parametrize("case", ["initializers", "nodes", "both"])
 def test_two_tensors_of_one_name_are_refused(case: str) -> None:
     proto = model(
@@ -512,6 +547,20 @@ def test_layers_with_equal_weights_share_them_and_their_biases_stay(tmp_path: Pa
     ShareConstants()(document)
     assert [t.name for t in document.proto.graph.initializer] == ["w", "b", "c"]
     assert [n.input[1] for n in document.proto.graph.node] == ["w", "w"]
+
+
+def test_equal_long_vectors_are_stored_once_unless_all_numbers_are_the_same() -> None:
+    window, ones = weight(4096), np.ones(4096, np.float32)
+    constants = {"a": window, "b": window, "c": ones, "d": ones, "e": window[:512], "f": window[:512]}
+    nodes = [node("Mul", ["x", name], [f"{name}_x"]) for name in "abcd"]
+    nodes += [node("Mul", ["z", name], [f"{name}_x"]) for name in "ef"]
+    inputs = {"x": ("float32", ["n", 4096]), "z": ("float32", ["n", 512])}
+    document = load(model(nodes, inputs, {f"{name}_x": "float32" for name in constants}, constants))
+    assert ShareConstants()(document).changed
+    assert [t.name for t in document.proto.graph.initializer] == ["a", "c", "d", "e", "f"]
+    assert document.proto.graph.node[1].input[1] == "a"
+
+
 def test_equal_weights_behind_casts_are_stored_once(tmp_path: Path) -> None:
     nodes = [cast("w", "f"), cast("v", "g"), product("f", "h"), product("g", x="h")]
     proto = model(nodes, {"x": ("float32", ["n", 64])}, {"y": "float32"}, {"w": HALF, "v": HALF})

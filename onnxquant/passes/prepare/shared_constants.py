@@ -19,6 +19,8 @@ from onnxquant.passes.base import Pass, PassResult
 
 # Smaller ones are not worth a change; in one graph, only weights are: biases and norms of layers are often all zero or one.
 _BYTES, _ELEMENTS_OF_WEIGHT = 256, 256
+# A vector of so many different numbers is no bias of a layer: a table of positions, a window, a filter.
+_ELEMENTS_OF_VECTOR = 4096
 Key = tuple[int, tuple[int, ...], bytes]
 
 
@@ -39,7 +41,8 @@ class ShareConstants(Pass):
 
            If(then: MatMul(x, w), else: MatMul(x, w'))   ->   w; If(then: MatMul(x, w), else: MatMul(x, w))
 
-    2. In one graph only weights do: at least 256 elements on two or more axes.
+    2. In one graph only weights do: at least 256 elements on two or more axes, or vectors of at least 4096 that are not all
+       the same.
     3. Inputs and outputs of a graph stay, and what nodes compute at load.
 
     Attributes:
@@ -57,7 +60,7 @@ class ShareConstants(Pass):
         for constant in _candidates(document):
             graph = 0 if self.across_graphs else id(constant.graph)
             groups[graph, *_key(document, constant.tensor)].append(constant)
-        sharing = _Sharing(document.proto)
+        sharing = _Sharing(document)
         shared = sum(map(sharing.share, groups.values()))
         sharing.finish()
         return PassResult(True, (f"{shared} constants that equal others are stored once",)) if shared else PassResult()
@@ -67,10 +70,12 @@ class _Sharing:
     """Puts one constant in the place of several.
 
     Args:
-        proto: the model.
+        document: the model.
     """
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
+    def __init__(self, document: Document) -> None:
+        proto = document.proto
+        self._document = document
         self._main = proto.graph
         self._names = NameAllocator(names_of(proto))
         # A name that inner graphs use for something else means another tensor there.
@@ -83,7 +88,7 @@ class _Sharing:
         first = next((c for c in group if c.graph is self._main), group[0])
         home = self._main if apart else first.graph
         stays = first.graph is home
-        if len(group) < 2 or not (apart or _is_weight(first.tensor)):
+        if len(group) < 2 or not (apart or _is_weight(self._document, first.tensor)):
             return 0
         if stays and self._graphs_with_name[first.tensor.name] > 1:
             return 0
@@ -128,8 +133,15 @@ def _key(document: Document, tensor: onnx.TensorProto) -> Key:
     return tensor.data_type, tuple(tensor.dims), hashlib.sha256(content).digest()
 
 
-def _is_weight(tensor: onnx.TensorProto) -> bool:
-    return len(tensor.dims) > 1 and prod(tensor.dims) >= _ELEMENTS_OF_WEIGHT
+def _is_weight(document: Document, tensor: onnx.TensorProto) -> bool:
+    """Whether one copy is enough for all layers of a graph: nothing changes it for one layer alone."""
+    elements = prod(tensor.dims)
+    if len(tensor.dims) > 1:
+        return elements >= _ELEMENTS_OF_WEIGHT
+    if elements < _ELEMENTS_OF_VECTOR:
+        return False
+    values = document.array(tensor)
+    return bool((values != values[0]).any())
 
 
 def _plain_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
