@@ -11,7 +11,11 @@ from onnxquant.cli.options import data_option, given, model_options
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
 from onnxquant.inspect.overview import Overview, Part, overview
 from onnxquant.json_data import to_object
+from onnxquant.report.table import say
 from onnxquant.report.units import size
+
+# Characters of the labels of lines.
+_LABEL = 10
 
 
 @click.command(short_help="Say what a model is made of, and how to quantize it.")
@@ -38,9 +42,9 @@ def plan(model: str, data: str | None, as_json: bool, **options: object) -> None
         return
     screen = console()
     for label, text in _lines(result):
-        screen.print(f"[bold]{label:<10}[/bold]{escape(text)}")
+        say(screen, text, label=f"{label:<{_LABEL}}", style="bold")
     for label, command in zip(("next", ""), result.commands, strict=True):  # to be copied: never broken into lines
-        screen.print(f"[bold]{label:<10}[/bold]{escape(command)}", soft_wrap=True)
+        screen.print(f"[bold]{label:<{_LABEL}}[/bold]{escape(command)}", soft_wrap=True)
 
 
 def _lines(result: Overview) -> list[tuple[str, str]]:

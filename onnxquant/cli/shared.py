@@ -120,7 +120,8 @@ def errors_become_exit_codes(command: Command) -> Command:
         except OnnxQuantError as error:
             fail(str(error))
         except KeyboardInterrupt as interrupt:
-            click.echo("onnxquant: interrupted; an output that is there is whole, but not proven", err=True)
+            said = str(interrupt) or "an output that is there is whole, but not proven"
+            click.echo(f"onnxquant: interrupted; {said}", err=True)
             is_terminated = isinstance(interrupt, interrupts.Terminated)
             sys.exit(128 + (signal.SIGTERM if is_terminated else signal.SIGINT))
         except BrokenPipeError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -78,11 +79,12 @@ def quantize(
         RecipeError: an unknown option, format, parameter or recipe key.
         WeightError: a weight holds NaN or infinity.
         OutputError: the output exists, is the source, or cannot be written.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM in a command, before a file was chosen; it says whether anything was written.
     """
     entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
     settings, rules = Options.of_recipe(entries, options, has_samples=data is not None)
     keywords: dict[str, Any] = dict(options)
-    with runtime.custom_op_libraries(settings.custom_op_library):
+    with _saying_that_nothing_is_written(), runtime.custom_op_libraries(settings.custom_op_library):
         if settings.goal is None:
             report = quantize_one_way(
                 source, output, recipe=entries, data=data, progress=progress, command=command, **keywords
@@ -102,6 +104,16 @@ def quantize(
         samples.for_calibration(original)
         settings = _bounded(settings, original, samples)
         return _chosen(Wish(source, entries, keywords, samples, progress), settings, rules, provenance)
+
+
+@contextmanager
+def _saying_that_nothing_is_written() -> Iterator[None]:
+    """Say so upon Ctrl-C, unless what ran has said that something is."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = interrupt.args or ("nothing was written",)
+        raise
 
 
 def _chosen(wish: Wish, settings: Options, rules: Recipe, provenance: Provenance) -> Report:

@@ -134,10 +134,21 @@ def _convert(context: Context, provenance: Provenance, reference: Reference) -> 
 
 @contextmanager
 def removing_new_files(provenance: Provenance) -> Iterator[None]:
-    """Remove the files that a run has written where an error ends it; what replaced a file with --force stays."""
+    """Remove the files that a run has written where an error ends it; what replaced a file with --force stays.
+
+    Ctrl-C removes nothing: ``KeyboardInterrupt`` says what was written.
+    """
+    before = {path: _stamp(path) for files in provenance.files() for path in files}
     new = [path for files in provenance.files() if not any(map(_is_there, files)) for path in files]
     try:
         yield
+    except KeyboardInterrupt as interrupt:
+        written = [path for path, stamp in before.items() if _stamp(path) != stamp]
+        if written:
+            is_model = provenance.output in written
+            what = "is whole, but not proven" if is_model else "was written, the model was not"
+            interrupt.args = (f"{provenance.output if is_model else written[0]} {what}",)
+        raise
     except OutputExistsError:  # the files are those of another run
         raise
     except (OnnxQuantError, OSError, MemoryError):
@@ -146,6 +157,14 @@ def removing_new_files(provenance: Provenance) -> Iterator[None]:
             if _is_there(path) and path.is_file():
                 path.unlink(missing_ok=True)
         raise
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What tells whether a file was replaced; None where there is none."""
+    if not _is_there(path):
+        return None
+    status = path.lstat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _is_there(path: Path) -> bool:

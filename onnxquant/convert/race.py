@@ -139,8 +139,11 @@ class Race:
                 continue
             try:
                 self._try(way, place, len(plan))
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as interrupt:
                 if not self._keeping:
+                    made = len(self._candidates)
+                    none = f"nothing was written: none of the files that were made ({made}) keeps the bound"
+                    interrupt.args = (none,) if made else ()  # what it says is of a temporary file
                     raise
                 self._interrupted = True
                 self._skipped += [w.name for w in plan[place:] if not w.rescues]

@@ -15,6 +15,7 @@ from onnxquant.convert.work import PreparedModel, Work, work_of
 from onnxquant.errors import FeedError
 from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED
 from onnxquant.graph.io import load
+from onnxquant.inspect.node_labels import NodeLabels
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Goal
 from onnxquant.runtime import NodeTime
@@ -52,7 +53,7 @@ class Overview:
         stored: bytes of the weights by kind of what reads them, the largest first.
         seconds: time of one run on one thread.
         operators: operators that take most time.
-        slowest: nodes that take most time.
+        slowest: nodes that take most time, as the model calls them.
         is_synthetic: whether the time is that of a made-up sample.
         ways: names of the ways that suit, in the order in which they are tried.
         prospect: gain that integers would bring, in one sentence.
@@ -100,7 +101,7 @@ def overview(model: str | Path, data: Data | None = None, **options: object) -> 
     prepared = PreparedModel.of(document)
     work = work_of(prepared, times)
     integers = prepared.integers
-    seconds = sum(time.seconds for time in times)
+    seconds, labels = sum(time.seconds for time in times), NodeLabels(document.proto)
     return Overview(
         model=str(model),
         nbytes=document.size(),
@@ -110,7 +111,7 @@ def overview(model: str | Path, data: Data | None = None, **options: object) -> 
         stored=_stored(work),
         seconds=seconds,
         operators=_operators(times, seconds),
-        slowest=tuple(Part(f"{t.op} {t.name}", t.seconds, t.seconds / (seconds or 1.0)) for t in work.slowest),
+        slowest=tuple(Part(labels.label(t), t.seconds, t.seconds / (seconds or 1.0)) for t in work.slowest),
         is_synthetic=outputs.origin.is_synthetic,
         ways=() if integers else tuple(w.name for w in ways(prepared, work, Goal.FAST) if w.rescues is None),
         prospect=f"none: the model {ALREADY_QUANTIZED.format(integers)}" if integers else in_words(work),

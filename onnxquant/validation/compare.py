@@ -161,7 +161,7 @@ def _measure(
             timed[STOCK] = TimedModel(quantized, library=False)
         proof.latency = latencies(timed, feeds[0], threads)
         if max(proof.latency.seconds.values()) < PROFILED_SECONDS:
-            proof.op_times = op_times(reference.path, quantized, feeds[0], threads)
+            proof.op_times = op_times(reference.path, quantized, feeds[0], proof.latency, threads)
     progress("memory and kernels", 0.0)
     proof.loading = Loading(reference.footprint, footprint(quantized))
 

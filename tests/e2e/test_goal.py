@@ -43,6 +43,7 @@ from onnxquant.convert.work import Kind, PreparedModel, Work, work_of
 from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find_sites
+from onnxquant.inspect.node_labels import NodeLabels
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Goal
@@ -251,6 +252,46 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path, monkeypatch: pytest.Monkey
     assert report.passed and report.verdict.next.startswith("The search was interrupted: this is the best of the 1 files")
 
 
+@pytest.mark.parametrize(
+    ("stops", "made", "says"),
+    [
+        (race, "quantize", "nothing was written"),
+        (best, "compare", "best.onnx is whole, but not proven"),
+        (best, "_publish", "nothing was written"),
+        (race, "look", "nothing was written"),
+    ],
+)
+def test_ctrl_c_says_whether_anything_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: Any, made: str, says: str
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(best, "ways", lambda *arguments: [INT8])
+    monkeypatch.setattr(stops, made, interrupted)
+    source, output = graphs.save(products(), tmp_path / "m.onnx"), tmp_path / "best.onnx"
+    with pytest.raises(KeyboardInterrupt, match=f"{says}$"):
+        onnxquant.quantize(source, output, data=samples())
+    assert output.exists() == ("whole" in says)
+
+
+def test_ctrl_c_says_that_no_file_keeps_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = race.quantize
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if options.get("format") != "int8":
+            raise KeyboardInterrupt
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(race, "quantize", interrupted)
+    np.savez(tmp_path / "x.npz", x=np.concatenate([s["x"] for s in samples()]))
+    graphs.save(products(), tmp_path / "m.onnx")
+    arguments = ["quantize", tmp_path / "m.onnx", "-o", tmp_path / "best.onnx", "--data", tmp_path / "x.npz"]
+    result = run(*arguments, "--goal", "small", "--min-sqnr", 90)
+    says = "interrupted; nothing was written: none of the files that were made (1) keeps the bound"
+    assert result.exit_code == 130 and result.stderr.splitlines()[-1] == f"onnxquant: {says}"
+
+
 def test_a_report_with_a_choice_is_read_back(tmp_path: Path) -> None:
     source = graphs.save(convolution(), tmp_path / "m.onnx")
     data = tmp_path / "x.npz"
@@ -325,6 +366,23 @@ def test_a_batch_chooses_and_keeps_what_was_chosen(tmp_path: Path, monkeypatch: 
     assert other.output == str(tmp_path / "out" / "m.small.onnx") and not other.reused
     changed = onnxquant.batch([tmp_path / "m.onnx"], tmp_path / "out", **again, min_sqnr=1.0).rows[0]
     assert not changed.done and "was made with other options" in changed.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "label"),
+    [
+        ("mine", "Conv", "Conv mine"), ("fused mine", "FusedConv", "FusedConv mine"),
+        ("mine/MatMulAddFusion", "Gemm", "Gemm mine"), ("c_nchwc", "Conv", "Conv that gives a"),
+        ("MatMul_3", "MatMul", "MatMul that gives y"), ("MatMul_2", "MatMul", "MatMul"),
+        ("ReorderInput", "ReorderInput", "ReorderInput"), ("", "Conv", "Conv"), ("minefield", "Conv", "Conv"),
+    ],
+)  # fmt: skip
+def test_nodes_are_called_as_in_the_model(name: str, op: str, label: str) -> None:
+    nodes = [node("Conv", ["x", "w"], ["a"]), node("Relu", ["a"], ["b"]), node("Clip", ["b"], ["c"])]
+    nodes += [node("MatMul", ["c", "v"], ["y"]), node("Conv", ["y", "w"], ["z"], name="mine")]
+    constants = {"w": graphs.weight(16, 16, 3, 3), "v": graphs.weight(8, 8)}
+    model = graphs.model(nodes, {"x": ("float32", ["n", 16, 8, 8])}, {"z": "float32"}, constants)
+    assert NodeLabels(model).label(runtime.NodeTime(name, op, 1.0)) == label
 
 
 def test_without_samples_a_line_says_what_they_would_bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

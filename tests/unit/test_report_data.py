@@ -269,5 +269,9 @@ def test_the_time_of_a_call_is_that_of_its_operators(reports: dict[str, Report])
     assert [max(t.original, t.quantized) for t in proof.op_times] == sorted(
         (max(t.original, t.quantized) for t in proof.op_times), reverse=True
     )
+    latency = proof.latency
+    before = latency.seconds["original"]
+    for seconds, part in ((before, "original"), (before / latency.ratio["quantized"], "quantized")):
+        assert sum(getattr(time, part) for time in proof.op_times) == pytest.approx(seconds)
     shown = page(reports["quantize"])
     assert "Time by operator" in shown and ">gone<" in shown and ">new<" in shown

@@ -14,6 +14,7 @@ import onnxquant
 from onnxquant import runtime
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import load
+from onnxquant.runtime.profile import node_times
 from onnxquant.system.environment import environment_with, instruction_set_cap
 
 MICROSOFT = "com.microsoft"
@@ -52,6 +53,18 @@ def test_an_unknown_tensor_cannot_be_shown() -> None:
 def test_running_no_outputs_returns_none_of_them() -> None:
     with runtime.session_of(load(chain())) as session:
         assert runtime.run(session, {"x": np.zeros((1, 6), np.float32)}, []) == {}
+
+
+def test_one_disturbed_run_of_a_profile_changes_no_time() -> None:
+    """A node that runs once in each run, one that runs twice, as in a Loop, and one that not all runs reach."""
+
+    def event(name: str, microseconds: int) -> dict[str, object]:
+        return {"cat": "Node", "name": f"{name}_kernel_time", "args": {"op_name": "Conv"}, "dur": microseconds}
+
+    once, twice, some = [900, 10, 11, 5000, 12, 10], [900, 1, 20, 22, 21, 23, 7000, 25, 21, 22, 20, 21], [5, 5, 5, 5]
+    events = [event(n, d) for n, durations in (("once", once), ("twice", twice), ("some", some)) for d in durations]
+    times = {time.name: round(1e6 * time.seconds, 6) for time in node_times(events, 5)}
+    assert times == {"once": 11.0, "twice": 43.0, "some": 4.0}
 
 
 def test_the_environment_of_a_child_has_the_given_values(monkeypatch: pytest.MonkeyPatch) -> None:
