@@ -17,6 +17,7 @@ from onnxquant import runtime
 from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
 from onnxquant.convert.candidate import Candidate
+from onnxquant.convert.forecast import Forecast
 from onnxquant.convert.prospect import prospect
 from onnxquant.convert.quantize import output_path, removing_new_files
 from onnxquant.convert.quantize import quantize as quantize_one_way
@@ -31,7 +32,7 @@ from onnxquant.recipe.declaration import Scope, declared
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.naming import names_the_way
 from onnxquant.recipe.options import Options
-from onnxquant.recipe.progress import Progress, silent
+from onnxquant.recipe.progress import Progress, announce, silent
 from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import Effort
 from onnxquant.report.data import Request
@@ -45,6 +46,8 @@ from onnxquant.validation.reference import Reference
 _JUDGED = 16
 # Seconds that one pass of the float model over the samples for calibration may take, and the fewest samples of it.
 _PASS_SECONDS, _FEWEST_SAMPLES = 6.0, 16
+# Seconds of a call in which that of loading weights into the processor's cache is a small part.
+_LONG_CALL = 1.0
 
 
 def quantize(
@@ -102,8 +105,10 @@ def quantize(
         settings = replace(settings, samples=max(settings.samples, _JUDGED))
         samples = Samples(data, settings, facts_of(original))
         samples.for_calibration(original)
-        settings = _bounded(settings, original, samples)
-        return _chosen(Wish(source, entries, keywords, samples, progress), settings, rules, provenance)
+        progress("one call of the model", 0.0)
+        call = _seconds_of_a_call(settings, original, samples)
+        wish = Wish(source, entries, keywords, samples, progress, call)
+        return _chosen(wish, _bounded(settings, samples, call), rules, provenance)
 
 
 @contextmanager
@@ -130,11 +135,16 @@ def _chosen(wish: Wish, settings: Options, rules: Recipe, provenance: Provenance
         tempfile.TemporaryDirectory(prefix="onnxquant-") as name,
         Reference(original, samples.again(), settings, Shared()) as reference,
     ):
-        wish.progress("proof: original", 0.0)
         model = PreparedModel.of(original)
         model.refuse_integers()
         race = Race(wish, settings, reference, Path(name), place.name)
-        best = race.best(ways(model, _work(model, reference, settings), race.goal, rules.clients))
+        split = samples.for_calibration(original)
+        forecast = Forecast(wish.call, len(split.judging), len(split.calibrating), race.seconds)
+        announce(wish.progress, forecast.first_line())
+        wish.progress("proof: original", 0.0)
+        plan = ways(model, _work(model, reference, settings), race.goal, rules.clients)
+        announce(wish.progress, forecast.left_out(plan))
+        best = race.best(plan)
         with removing_new_files(provenance):
             if settings.save_recipe is not None:
                 report = _made_by_recipe(wish, settings, reference, best, place)
@@ -178,18 +188,29 @@ def _made_by_recipe(wish: Wish, settings: Options, reference: Reference, best: C
     return report
 
 
-def _bounded(settings: Options, original: Document, samples: Samples) -> Options:
-    """Options with as many samples for calibration as a slow model has time for."""
-    if settings.effort == Effort.HIGH:
-        return settings
+def _seconds_of_a_call(settings: Options, original: Document, samples: Samples) -> float:
+    """Seconds of one call of the model, after a first one unless that takes long already."""
     feed = next(iter(samples.for_calibration(original).judging))
     with runtime.session_of(original, threads=settings.threads) as session:
-        runtime.run(session, feed)
-        begin = time.perf_counter()
-        runtime.run(session, feed)
-        seconds = time.perf_counter() - begin
-    most = max(_FEWEST_SAMPLES, int(_PASS_SECONDS / max(seconds, 1e-6)))
-    if most >= settings.calibration_samples:
+        for _ in range(2):
+            begin = time.perf_counter()
+            runtime.run(session, feed)
+            seconds = time.perf_counter() - begin
+            if seconds > _LONG_CALL:
+                break
+    return seconds
+
+
+def _bounded(settings: Options, samples: Samples, call: float) -> Options:
+    """Options with as many samples for calibration as a slow model has time for.
+
+    Args:
+        settings: options of the run.
+        samples: samples, split.
+        call: seconds of one call.
+    """
+    most = max(_FEWEST_SAMPLES, int(_PASS_SECONDS / max(call, 1e-6)))
+    if settings.effort == Effort.HIGH or most >= settings.calibration_samples:
         return settings
     samples.limit_calibration(most)
     return replace(settings, calibration_samples=most)

@@ -160,7 +160,7 @@ def removing_new_files(provenance: Provenance) -> Iterator[None]:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """What tells whether a file was replaced; None where there is none."""
+    """The number of a file and the time of its last change; None where there is none."""
     if not _is_there(path):
         return None
     status = path.lstat()

@@ -72,6 +72,11 @@ class _Clock:
     def __init__(self, *, counts_all: bool) -> None:
         self._counts_all, self._started, self._worked = counts_all, time.monotonic(), time.process_time()
 
+    def begin(self) -> None:
+        """Begin the time of ways: what came before counts where the user has named the time."""
+        if not self._counts_all:
+            self._started, self._worked = time.monotonic(), time.process_time()
+
     def passed(self) -> float:
         """Seconds since the beginning."""
         passed, worked = time.monotonic() - self._started, time.process_time() - self._worked
@@ -88,6 +93,7 @@ class Wish:
         keywords: options.
         samples: samples, split.
         progress: callback for the stage and the part of it that is done.
+        call: seconds of one call of the model.
     """
 
     source: str | Path | onnx.ModelProto
@@ -95,6 +101,7 @@ class Wish:
     keywords: Mapping[str, object]
     samples: Samples
     progress: Progress
+    call: float = 0.0
 
 
 class Race:
@@ -120,6 +127,11 @@ class Race:
         self._skipped: list[str] = []
         self._interrupted = False
 
+    @property
+    def seconds(self) -> float:
+        """Seconds after which no further way is begun."""
+        return self._seconds
+
     def best(self, plan: Sequence[Way]) -> Candidate:
         """The best file of some ways; its report has the choice.
 
@@ -127,6 +139,7 @@ class Race:
             OnnxQuantError: no way makes a file; the error of the first.
         """
         failure: OnnxQuantError | None = None
+        self._clock.begin()
         for place, way in enumerate(plan):
             if way.objection and not way.rescues:
                 self._refused.append(Attempt(way.name, way.keywords, 0.0, objection=way.objection))
@@ -141,9 +154,9 @@ class Race:
                 self._try(way, place, len(plan))
             except KeyboardInterrupt as interrupt:
                 if not self._keeping:
-                    made = len(self._candidates)
-                    none = f"nothing was written: none of the files that were made ({made}) keeps the bound"
-                    interrupt.args = (none,) if made else ()  # what it says is of a temporary file
+                    count = len(self._candidates)
+                    none = f"nothing was written: none of the files that were made ({count}) keeps the bound"
+                    interrupt.args = (none,) if count else ()  # what it says is of a temporary file
                     raise
                 self._interrupted = True
                 self._skipped += [w.name for w in plan[place:] if not w.rescues]

@@ -30,6 +30,6 @@ class Announcing(Progress, Protocol):
 
 
 def announce(progress: Progress, line: str) -> None:
-    """Show a line where a display of progress takes lines."""
-    if isinstance(progress, Announcing):
+    """Show a line that is not empty where a display of progress takes lines."""
+    if line and isinstance(progress, Announcing):
         progress.announce(line)

@@ -9,7 +9,7 @@ from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.report import rows
-from onnxquant.report.data import Float16Error, ReportData, Verdict
+from onnxquant.report.data import Choice, Float16Error, ReportData, Verdict
 from onnxquant.report.units import decibels, figure, milliseconds, size, unseen
 from onnxquant.validation.latency import ORIGINAL
 from onnxquant.validation.proof import Proof, Structure
@@ -36,6 +36,7 @@ def lines(report: ReportData, verdict: Verdict) -> list[tuple[str, str]]:
         ("integers", _integers(report)),
         ("chosen", report.choice.reason if report.choice else ""),
         ("instead", report.choice.alternative if report.choice else ""),
+        ("untried", _untried(report.choice) if report.choice else ""),
         ("outlook", report.prospect),
         ("nodes", _nodes(proof.structure) if proof and not report.sites else ""),
     ]
@@ -107,6 +108,13 @@ def weights(report: ReportData) -> str:
     if finite := [e.mse for e in errors if math.isfinite(e.mse)]:
         text += f"; average MSE {figure(average_mse(finite))}"
     return text
+
+
+def _untried(choice: Choice) -> str:
+    """The ways that there was no time for, and what gives it; empty after Ctrl-C, which the next step tells."""
+    if choice.interrupted or not choice.skipped:
+        return ""
+    return f"{'; '.join(choice.skipped)}: no time; --effort high or a longer --time tries them"
 
 
 def average_mse(errors: list[float]) -> float:

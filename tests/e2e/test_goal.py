@@ -22,6 +22,7 @@ from onnxquant import runtime
 from onnxquant.activations import candidate_builder
 from onnxquant.convert import best, race
 from onnxquant.convert.bound import is_near_bound
+from onnxquant.convert.forecast import Forecast
 from onnxquant.convert.ways import (
     DYNAMIC,
     FLOAT16,
@@ -196,6 +197,31 @@ def test_a_figure_whose_interval_holds_the_bound_is_near_it(ratio: float, bound:
     unseen = SimpleNamespace(low_db=ratio - 0.3, high_db=ratio + 0.3, sources=16)
     report: Any = SimpleNamespace(verdict=SimpleNamespace(unseen=unseen, worst_sqnr_db=ratio))
     assert is_near_bound(report, Options(min_sqnr=bound)) is is_near
+
+
+def test_a_slow_model_says_how_long_the_choice_takes_and_what_is_left_out() -> None:
+    plan = [INT8, replace(DYNAMIC, objection="slow there"), STATIC, INT4, STATIC_SPARING, FLOAT16]
+    slow, fast = Forecast(2.0, 16, 20, 60.0), Forecast(0.002, 16, 20, 60.0)
+    assert slow.first_line() == (
+        "a call takes 2 s: about 44 s for the outputs of the original, then as long for each way, and about 3 min for each "
+        "with static activations"
+    )
+    late = f"no way begins after 60 s, so that there will be no time for {INT4.name}: --time 5min tries them"
+    assert slow.left_out(plan) == late
+    assert slow.left_out(plan[:3]) == fast.left_out(plan) == fast.first_line() == ""
+
+
+def test_ways_without_time_are_named_with_what_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(best, "_seconds_of_a_call", lambda *arguments: 60.0)
+    source = graphs.save(products(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=np.concatenate([s["x"] for s in samples()]))
+    result = run("quantize", source, "-o", tmp_path / "o.onnx", "--data", tmp_path / "x.npz", "--time", "0.001s")
+    assert result.exit_code in (0, 1), result.output
+    said = " ".join(result.stdout.split())
+    skipped = "; ".join([DYNAMIC.name, STATIC.name, INT4.name])
+    assert f"untried {skipped}: no time; --effort high or a longer --time tries them" in said
+    lines = result.stderr.splitlines()
+    assert "a call takes 60 s: about" in lines[0] and "--time 108min tries them" in lines[1]
 
 
 @pytest.mark.parametrize("fastest", ["0", "1"])
