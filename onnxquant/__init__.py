@@ -26,6 +26,13 @@ from onnxquant.errors import (
     WeightError,
 )
 from onnxquant.formats import Encoded, Format
+from onnxquant.formats.bitsandbytes.state import (
+    BitsAndBytesTensor,
+    Int8State,
+    QuantState,
+    from_bitsandbytes,
+    to_bitsandbytes,
+)
 from onnxquant.formats.i2_s import decode_trit, encode_trit
 from onnxquant.formats.tensor_statistics import TensorStatistics
 from onnxquant.graph.move import move
@@ -47,17 +54,20 @@ from onnxquant.version import __version__
 __all__ = [
     "ActivationGrid",
     "BatchReport",
+    "BitsAndBytesTensor",
     "CheckpointError",
     "Encoded",
     "FeedError",
     "Format",
     "HubReport",
     "Int8Rows",
+    "Int8State",
     "Model",
     "ModelError",
     "NativeLibraryError",
     "OnnxQuantError",
     "OutputError",
+    "QuantState",
     "QuantizationParameters",
     "QuantizedLinear",
     "RecipeError",
@@ -78,6 +88,7 @@ __all__ = [
     "encode",
     "encode_trit",
     "formats",
+    "from_bitsandbytes",
     "hub",
     "info",
     "library_path",
@@ -90,6 +101,7 @@ __all__ = [
     "ranging_observer",
     "snr",
     "targets",
+    "to_bitsandbytes",
     "validate",
     "verify",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxquant import decode, encode
+from onnxquant import QuantState, decode, encode, from_bitsandbytes, to_bitsandbytes
 from onnxquant.formats import format_named
 from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
 from onnxquant.formats.bitsandbytes.nf4_fp4 import unnest
@@ -113,6 +113,103 @@ def test_llm_int8_is_bitsandbytes(label: str) -> None:
     read = decode(form.from_blocks(codes.numpy()[live], int(live.sum()), 1024, scb.numpy()[live]))
     np.testing.assert_allclose(read, back[live], rtol=2e-5)
     np.testing.assert_array_equal(read[~tie], decode(encoded)[live][~tie])
+
+
+def _same_state(ours: Any, theirs: Any) -> None:
+    np.testing.assert_array_equal(ours.absmax, theirs.absmax.numpy())
+    assert ours.absmax.dtype == theirs.absmax.numpy().dtype
+    np.testing.assert_array_equal(ours.code, theirs.code.numpy())
+    assert (ours.blocksize, ours.quant_type, ours.nested) == (theirs.blocksize, theirs.quant_type, theirs.nested)
+    assert ours.shape == (None if theirs.shape is None else tuple(theirs.shape))
+    assert f"torch.{ours.dtype}" == str(theirs.dtype)
+    if ours.nested:
+        assert float(ours.offset) == theirs.offset.item()
+        _same_state(ours.state2, theirs.state2)
+
+
+ARRAYS = [(64, 128), (33, 77), (3, 5), (1000,), (16, 8, 3, 3), (5, 96), (64, 512), (1, 1)]
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("name", ["nf4", "fp4"])
+def test_a_float_array_becomes_their_4_bit_tensor_to_the_byte(name: str, nested: bool, label: str) -> None:
+    torch.set_num_threads(1)
+    for shape in ARRAYS:
+        weight = weights(shape[0], int(np.prod(shape[1:])), label).reshape(shape)
+        for block in (32, 4096):
+            ours = to_bitsandbytes(weight, name, block_size=block, double_quant=nested)
+            data, state = functional.quantize_4bit(
+                torch.from_numpy(weight), blocksize=block, quant_type=name, compress_statistics=nested
+            )
+            np.testing.assert_array_equal(ours.data, data.numpy())
+            _same_state(ours.state, state)
+            # And back: their own tensors, and the entries of a checkpoint.
+            for other in (state, state.as_dict(), state.as_dict(packed=True), ours.state):
+                encoded = from_bitsandbytes(data, other)
+                again = to_bitsandbytes(encoded)
+                np.testing.assert_array_equal(again.data, data.numpy())
+                _same_state(again.state, state)
+            flat = torch.from_numpy(weight).reshape(1, -1)
+            plain = functional.quantize_4bit(flat, blocksize=block, quant_type=name, compress_statistics=nested)[1]
+            plain.shape = torch.Size([1, weight.size])
+            from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
+
+            absmax = plain.absmax
+            if nested:
+                absmax = functional.dequantize_blockwise(plain.absmax, plain.state2) + plain.offset
+            back = _dequantize_4bit_compute(
+                data.reshape(-1), absmax.float(), plain.code, block, plain.shape, torch.float32
+            )
+            np.testing.assert_array_equal(decode(encoded), back.numpy().reshape(shape))
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_float_array_becomes_their_8_bit_tensor_to_the_byte(label: str) -> None:
+    for shape in ARRAYS:
+        weight = weights(shape[0], int(np.prod(shape[1:])), label).reshape(shape)
+        for block in (64, 4096):
+            ours = to_bitsandbytes(weight, "dynamic8", block_size=block)
+            data, state = functional.quantize_blockwise(torch.from_numpy(weight), blocksize=block)
+            np.testing.assert_array_equal(ours.data, data.numpy())
+            _same_state(ours.state, state)
+            encoded = from_bitsandbytes(data, state)
+            np.testing.assert_array_equal(to_bitsandbytes(encoded).data, data.numpy())
+            np.testing.assert_array_equal(decode(encoded), functional.dequantize_blockwise(data, state).numpy())
+    data, state = functional.quantize_blockwise(torch.from_numpy(weights(64, 640, label)), blocksize=64, nested=True)
+    np.testing.assert_allclose(
+        decode(from_bitsandbytes(data, state)), functional.dequantize_blockwise(data, state).numpy(), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("threshold", [0.0, 2.5])
+@pytest.mark.parametrize("label", [x for x in LABELS if x != "every magnitude"])
+def test_a_float_matrix_becomes_their_int8_matrix_to_the_byte(label: str, threshold: float) -> None:
+    for rows, cols in ((64, 300), (1, 300), (512, 1024)):
+        weight = weights(rows, cols, label)
+        half = torch.from_numpy(weight.astype(np.float16))
+        codes, scb, columns = functional.int8_vectorwise_quant(half.clone(), threshold=threshold)
+        ours = to_bitsandbytes(weight, "llm_int8", threshold=threshold)
+        state: Any = ours.state
+        np.testing.assert_array_equal(ours.data, codes.numpy())
+        np.testing.assert_array_equal(state.scb, scb.numpy())
+        assert (columns is None) == (state.outlier_columns is None)
+        np.testing.assert_array_equal([] if columns is None else columns, [] if columns is None else state.outlier_columns)
+        back = functional.int8_vectorwise_dequant(codes, scb).numpy()
+        np.testing.assert_allclose(decode(from_bitsandbytes(codes, scb)), back, rtol=1e-6)
+        again: Any = to_bitsandbytes(from_bitsandbytes(codes, state))
+        np.testing.assert_array_equal(again.data, codes.numpy() if threshold == 0 or rows > 1 else again.data)
+        np.testing.assert_array_equal(again.state.scb, scb.numpy())
+
+
+def test_our_state_makes_theirs() -> None:
+    weight = weights(64, 128, "normal")
+    ours = to_bitsandbytes(encode(weight, "nf4", double_quant=True))
+    assert isinstance(ours.state, QuantState)
+    entries = {k: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for k, v in ours.state.as_dict().items()}
+    theirs = functional.QuantState.from_dict(entries, torch.device("cpu"))
+    back = functional.dequantize_4bit(torch.from_numpy(ours.data), theirs).numpy()
+    np.testing.assert_allclose(decode(from_bitsandbytes(ours.data, theirs)), back, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("f8_e4m3", "float8_e4m3fn"), ("f8_e5m2", "float8_e5m2")])
