@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# Characters of a value in a message.
+_LONGEST = 80
+
 
 class OnnxQuantError(Exception):
     """Base of every error this package raises on purpose; the command line turns it into exit code 2."""
@@ -64,6 +67,16 @@ class ReportError(OnnxQuantError):
 
 class NativeLibraryError(OnnxQuantError):
     """The compiled library is missing, too old, or refused a call."""
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: in one line, and not much longer than that.
+
+    >>> shown([1, 2])
+    '[1, 2]'
+    """
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def nearest(word: object, known: list[str]) -> str:

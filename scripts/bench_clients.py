@@ -1,10 +1,12 @@
 """Files of formats, targets and activations in four models on the real clients that run them, beside what ``info`` says.
 
-Files are loaded and run by each client that is named; with --speed, networks are made for each client and run there, too,
-interleaved with the float model. Exit code 1 where a client runs what ``info`` says it does not, or the other way round.
+Files are loaded and run by each client that is named. With --speed, networks are made for each client and run there
+instead, interleaved with the float model. Exit code 1 where a client runs what ``info`` says it does not, or the other way
+round. Each of the two tables has a place of its own on the page.
 
     python scripts/bench_clients.py --npm FOLDER --chromium chromium --write
-    python scripts/bench_clients.py --releases FOLDER_OF_UNPACKED_WHEELS --openvino FOLDER --speed mobilenet_v2.onnx --write
+    python scripts/bench_clients.py --releases FOLDER_OF_UNPACKED_WHEELS --openvino FOLDER --write
+    python scripts/bench_clients.py --npm FOLDER --speed mobilenet_v2/model.onnx --speed-on "ort.wasm in Node" --write
 
 FOLDER of --npm has ``onnxruntime-node`` and ``onnxruntime-web`` in ``node_modules``; those of --openvino and
 --onnxruntime-openvino are what ``pip install --target`` makes. Without --releases, pip installs each release.
@@ -24,13 +26,13 @@ from typing import Any
 
 import onnx
 from client_matrix.clients import RealClient, chromium, node, packages, reference, releases
-from client_matrix.files import FORMATS, File, files, files_for
+from client_matrix.files import FORMATS, File, files, files_for, in_one_file
 
 from onnxquant.clients import Support, check, client_named
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
 VERSIONS = ("1.18.1", "1.20.1", "1.22.1", "1.23.2", "1.27.0", "1.32.0")
-BEGIN, END = "<!-- clients: written by scripts/bench_clients.py -->", "<!-- end of clients -->"
+CLIENTS, SPEEDS = "clients", "speeds"
 Answers = dict[str, dict[str, Any]]  # by client: version, results by file
 _CELLS = {Support.YES: "yes", Support.SLOW: "slow", Support.NO: "no"}
 
@@ -73,36 +75,40 @@ def matrix(selected: Sequence[File], answers: Answers, says: dict[str, dict[str,
     return "\n".join(lines), faults
 
 
-def speeds(results: dict[str, dict[str, Any]], files: dict[str, list[File]], says: dict[str, dict[str, Support]]) -> str:
-    """The table of speeds, as multiples of float's."""
-    networks = list(dict.fromkeys(file.key for selected in files.values() for file in selected))
-    lines = ["| client | " + " | ".join(networks) + " |", "|---" * (len(networks) + 1) + "|"]
+def speeds(
+    results: dict[str, dict[str, Any]], files: dict[str, list[File]], says: dict[str, dict[str, Support]]
+) -> str:
+    """The table of speeds, as multiples of float's: a row for each network in each client."""
+    ways = list(dict.fromkeys(file.way for selected in files.values() for file in selected))
+    lines = ["| client | network | " + " | ".join(ways) + " |", "|---" * (len(ways) + 2) + "|"]
     for client, by_file in results.items():
-        cells = []
-        for key in networks:
-            result = by_file.get(key)
-            remark = " (said)" if says[client].get(key) is Support.SLOW else ""
-            cells.append("refused" if result is None else result.get("error") or f"{result['speed']:.2f}{remark}")
-        lines.append(f"| {client} | {' | '.join(cells)} |")
+        for network in dict.fromkeys(file.model for file in files[client]):
+            cells = []
+            for way in ways:
+                result = by_file.get(key := f"{network}: {way}")
+                remark = " (said)" if says[client].get(key) is Support.SLOW else ""
+                cells.append("refused" if result is None else result.get("error") or f"{result['speed']:.2f}{remark}")
+            lines.append(f"| {client} | {network} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def measured(clients: Sequence[RealClient], sources: Sequence[Path], folder: Path) -> str:
     """The table of speeds of networks made for each client, in that client."""
     results, files, says = {}, {}, {}
+    networks = {path.parent.name: in_one_file(path, folder) for path in sources}
     for client in clients:
-        if client.entry:
-            files[client.name] = list(files_for(client.entry, sources, folder))
-            results[client.name] = ran(client, files[client.name], folder)["results"]
-            answers = expected(files[client.name], [client])
-            says[client.name] = {key: answer[client.name] for key, answer in answers.items()}
+        files[client.name] = list(files_for(client.entry, networks, folder))
+        results[client.name] = ran(client, files[client.name], folder)["results"]
+        answers = expected(files[client.name], [client])
+        says[client.name] = {key: answer[client.name] for key, answer in answers.items()}
     return speeds(results, files, says)
 
 
-def write(text: str) -> None:
-    """Put the tables between their markers."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+def write(part: str, text: str) -> None:
+    """Put a table between its markers."""
+    begin, end = f"<!-- {part}: written by scripts/bench_clients.py -->", f"<!-- end of {part} -->"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def named_clients(arguments: argparse.Namespace) -> list[RealClient]:
@@ -134,36 +140,48 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--format", dest="formats", action="append", help=f"format; several times [{', '.join(FORMATS)}]"
     )
-    parser.add_argument("--speed", type=Path, action="append", default=[], help="float model whose speed is measured")
+    parser.add_argument(
+        "--speed", type=Path, action="append", default=[],
+        help="float model whose speed is measured in place of the other table; its folder is its name",
+    )  # fmt: skip
+    parser.add_argument("--speed-on", action="append", default=[], help="client whose speed is measured [all]")
     parser.add_argument("--write", action="store_true", help="into docs/compatibility.md")
     return parser.parse_args()
+
+
+def compared(clients: Sequence[RealClient], selected: Sequence[File], folder: Path) -> tuple[str, list[str]]:
+    """The table of clients with a sentence in front, and the answers that ``info`` contradicts."""
+    answers = {client.name: ran(client, selected, folder) for client in clients}
+    table, faults = matrix(selected, answers, expected(selected, clients))
+    versions = ", ".join(f"{n} {a['version']}" if a["version"] not in n else n for n, a in answers.items())
+    day = datetime.datetime.now(tz=datetime.UTC).date()
+    return (
+        f"{len(selected)} files, {len(faults)} answers that `info` contradicts; {day}: {versions}.\n\n{table}",
+        faults,
+    )
 
 
 def main() -> None:
     """Print the tables, or write them into docs/compatibility.md."""
     arguments = parsed()
-    clients = named_clients(arguments)
+    clients, faults = named_clients(arguments), list[str]()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        selected = list(files(folder, arguments.formats or FORMATS))
-        answers = {client.name: ran(client, selected, folder) for client in clients}
-        table, faults = matrix(selected, answers, expected(selected, clients))
-        versions = ", ".join(f"{n} {a['version']}" if a["version"] not in n else n for n, a in answers.items())
-        day = datetime.datetime.now(tz=datetime.UTC).date()
-        text = f"{len(selected)} files, {len(faults)} answers that `info` contradicts; {day}: {versions}.\n\n{table}"
+        folder, parts = Path(name), dict[str, str]()
         if arguments.speed:
-            text += f"\n\n{SPEEDS.format(cpus=os.cpu_count())}\n\n{measured(clients, arguments.speed, folder)}"
-    if arguments.write:
-        write(text)
-    else:
-        print(text)
+            fast = [c for c in clients if c.name in arguments.speed_on or (not arguments.speed_on and c.entry)]
+            parts[SPEEDS] = f"{REMARK.format(cpus=os.cpu_count())}\n\n{measured(fast, arguments.speed, folder)}"
+        else:
+            parts[CLIENTS], faults = compared(clients, list(files(folder, arguments.formats or FORMATS)), folder)
+    for part, text in parts.items():
+        write(part, text) if arguments.write else print(text)
     if faults:
         sys.exit("\n".join(faults))
 
 
-SPEEDS = (
+REMARK = (
     "Speed of files made with `--for` that client, as a multiple of float's in that client (one thread, interleaved runs, on "
-    "a busy machine with {cpus} CPUs); (said): told before the file is written that it is slower."
+    "a busy machine with {cpus} CPUs; dynamic and static activations after one quick try); (said): told before the file is "
+    "written that it is slower."
 )
 
 if __name__ == "__main__":

@@ -60,7 +60,9 @@ def table(answers: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _highest(probes: dict[str, str | None], kind: str) -> int:
-    return max(int(name.split("+")[1]) for name, error in probes.items() if name.startswith(f"{kind}+") and error is None)
+    return max(
+        int(name.split("+")[1]) for name, error in probes.items() if name.startswith(f"{kind}+") and error is None
+    )
 
 
 def _limits(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -73,9 +75,11 @@ def _limits(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
             firsts[key] = max(len(takes) - takes[::-1].index(False) if False in takes else 0, firsts.get(key, 0))
     limits = []
     for (domain, operator, setting, kind), first in firsts.items():
-        attribute, _, value = setting.partition("=")
-        entry = {"domain": domain, "operator": operator, "attribute": attribute, "value": int(value)}
-        limits += [{**entry, "element_type": kind, "first": first}] if first else []
+        pairs = [pair.partition("=") for pair in setting.split(",")]
+        values = {attribute: int(value) for attribute, _, value in pairs}
+        general = firsts.get((domain, operator, setting.split(",")[0], kind))
+        entry = {"domain": domain, "operator": operator, "attributes": values, "element_type": kind, "first": first}
+        limits += [entry] if first != (general if len(pairs) > 1 else 0) else []
     return limits
 
 

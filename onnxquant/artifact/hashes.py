@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxquant.arguments import checked
 from onnxquant.artifact.records import Metadata
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded
@@ -21,6 +22,7 @@ from onnxquant.graph.traverse import tensors
 METADATA_ENTRY = "metadata"
 
 
+@checked
 def verify(path: str | Path) -> dict[str, bool]:
     """Check the stored hash of every tensor of a file of ours, and that of its metadata; True where it holds.
 

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from onnxquant.arguments import checked
 from onnxquant.artifact.read import decode_weight, plane_index
 from onnxquant.artifact.records import Record, records
 from onnxquant.errors import ModelError
@@ -26,6 +27,7 @@ _MOST_INLINE = 1 << 30
 Decode = Callable[[Record], NDArray[Any]]
 
 
+@checked
 def dequantize(path: str | Path, output: str | Path, *, force: bool = False) -> int:
     """Write a float model with the decoded weights of a quantized file and standard operators alone.
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from onnxquant.arguments import checked
 from onnxquant.batch import process
 from onnxquant.batch.job import Job, Row
-from onnxquant.calibration.feeds import Data
+from onnxquant.calibration.feeds import Data, refuse_missing
 from onnxquant.errors import OutputError, RecipeError
 from onnxquant.graph.data_files import is_ending
 from onnxquant.json_data import JsonObject, from_json
@@ -87,6 +88,7 @@ class Interrupted(KeyboardInterrupt):
         self.report = report
 
 
+@checked
 def batch(
     models: Iterable[str | Path],
     output_dir: str | Path,
@@ -118,9 +120,11 @@ def batch(
         a row for each model; ``passed`` says whether all are done and keep their bounds.
 
     Raises:
+        FeedError: there is no such file or folder of samples.
         RecipeError: an option is wrong, nothing matches a pattern, or two models would have one output.
         Interrupted: Ctrl-C; its ``report`` holds what was done before.
     """
+    refuse_missing(data)
     folder, sources = Path(output_dir), model_files(models)
     template = Job(Path(), Path(), recipe, data, dict(options), skip_existing)
     todo = without_outputs(jobs_of(template, sources, folder))

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.arguments import checked
 from onnxquant.observers import QuantizationParameters, ranging_observer
 
 
+@checked
 def calibrate_arrays(
     arrays: NDArray[Any] | Iterable[NDArray[Any]], method: str = "minmax", *, bits: int = 8, symmetric: bool = False,
     signed: bool | None = None, **settings: float,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from onnxquant import runtime
+from onnxquant.arguments import checked
 from onnxquant.calibration import feeds as feeds_
 from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.collect import CollectSettings, collect
@@ -70,6 +71,7 @@ class CalibrateOptions:
         return cls(**{**entries, **tuples})
 
 
+@checked
 def calibrate(
     model: str | Path,
     data: feeds_.Data | None = None,

@@ -76,8 +76,9 @@ def _print(report: HubReport) -> None:
     for model in report.models:
         out.add_row(model.path.name, size(model.nbytes), "1.00x", "1", "1.00x", "float", "")
         for row in (row for row in report.rows if row.model == model.name):
-            out.add_row(row.file, *row.figures, Text(str(row.state), row.state.color), row.reason)
-    screen.print(out)
+            out.add_row(row.file, *row.figures, Text(str(row.state), row.state.color), row.reason or row.way)
+    if report.models:
+        screen.print(out)
     for note in report.notes:
         say(screen, note)
     if report.config:

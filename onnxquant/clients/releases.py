@@ -43,20 +43,18 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Limit:
-    """A value of an attribute that releases take only from one on.
+    """Values of attributes that releases take only from one on; of two that concern a form, the one with more of them holds.
 
     Attributes:
         domain, operator: the operator.
-        attribute: the attribute.
-        value: its value; 0: any but zero.
+        attributes: values by attribute; 0: any but zero.
         element_type: element type of what the operator computes.
         first: place of the first release that takes it.
     """
 
     domain: str
     operator: str
-    attribute: str
-    value: int
+    attributes: Mapping[str, int]
     element_type: str
     first: int
 
@@ -66,8 +64,8 @@ class Limit:
             return False
         if self.element_type == _FLOAT16 and _FLOAT16 not in dict(form.types).values():
             return False
-        value = form.attribute(self.attribute)
-        return value == self.value if self.value else bool(value)
+        values = [(form.attribute(name), value) for name, value in self.attributes.items()]
+        return all(own == value if value else bool(own) for own, value in values)
 
 
 @dataclass(frozen=True)
@@ -124,12 +122,20 @@ class Releases:
         wider = {name: _FLOAT if kind == _FLOAT16 else kind for name, kind in types.items()}
         if not any(k.takes(types) or k.takes(wider) for k in kernels):
             return f"no kernel for {', '.join(sorted(set(types.values())))}"
-        limit = next((limit for limit in self.limits if place < limit.first and limit.concerns(form)), None)
-        if limit is None:
+        return self._beyond_limit(place, form)
+
+    def _beyond_limit(self, place: int, form: Form) -> str | None:
+        """The reason why a release does not take a form's attributes; None where it does."""
+        limits: dict[str, Limit] = {}  # by element type, those with more attributes winning
+        for limit in sorted(self.limits, key=lambda limit: len(limit.attributes)):
+            limits |= {limit.element_type: limit} if limit.concerns(form) else {}
+        beyond = next((limit for limit in limits.values() if place < limit.first), None)
+        if beyond is None:
             return None
-        in_half = " in float16" * (limit.element_type == _FLOAT16)
-        needed = self.names[limit.first].rpartition(".")[0]
-        return f"{limit.attribute} {form.attribute(limit.attribute)}{in_half} needs onnxruntime {needed}"
+        in_half = " in float16" * (beyond.element_type == _FLOAT16)
+        needed = self.names[beyond.first].rpartition(".")[0]
+        values = " with ".join(f"{name} {form.attribute(name)}" for name in beyond.attributes)
+        return f"{values}{in_half} needs onnxruntime {needed}"
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 
 from onnxquant import runtime
+from onnxquant.arguments import checked
 from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
 from onnxquant.convert.candidate import Candidate
@@ -50,6 +51,7 @@ _PASS_SECONDS, _FEWEST_SAMPLES = 6.0, 16
 _LONG_CALL = 1.0
 
 
+@checked
 def quantize(
     source: str | Path | onnx.ModelProto,
     output: str | Path | None = None,

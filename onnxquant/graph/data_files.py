@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import NamedTuple, Self
 
 import onnx
 
-from onnxquant.errors import ModelError, OutputError, RecipeError
+from onnxquant.errors import OutputError, RecipeError
 from onnxquant.graph.external import reference
-from onnxquant.graph.io import Document, load
+from onnxquant.graph.io import Document
 from onnxquant.graph.traverse import tensors
 
 # ONNX Runtime and some systems want page-aligned offsets for mapped tensors.
@@ -113,7 +112,9 @@ class Places:
         limit = self._data.limit if self._data else 0
         start = self.ends[-1] + (-self.ends[-1] % ALIGNMENT if self._data else 0)
         if limit and nbytes > limit:
-            raise OutputError(f"tensor {name!r} has {nbytes} bytes; a data file may have {limit}: choose a smaller format")
+            raise OutputError(
+                f"tensor {name!r} has {nbytes} bytes; a data file may have {limit}: choose a smaller format"
+            )
         if limit and start + nbytes > limit:
             self.ends.append(0)
             start = 0
@@ -164,22 +165,6 @@ def objection_to_name(name: str) -> str:
     if name.lower().endswith(TAKEN_ENDINGS):
         return f"an ending of other files; expected none of {', '.join(TAKEN_ENDINGS)}"
     return ""
-
-
-def other_owner(data: Path, model: Path) -> Path | None:
-    """Another model, in the folder of a model or of its data file, whose tensors the data file holds; None without one."""
-    folders = {os.path.realpath(folder): folder for folder in (model.parent, data.parent)}.values()
-    models = (path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() == ".onnx")
-    others = (path for path in models if os.path.realpath(path) != os.path.realpath(model))
-    return next((path for path in others if os.path.realpath(data) in _data_of(path)), None)
-
-
-def _data_of(model: Path) -> list[str]:
-    """Data files of a model, links resolved; none of a file that is no model."""
-    try:
-        return [os.path.realpath(path) for path in load(model).data_files()]
-    except ModelError:
-        return []
 
 
 def default_data(path: Path) -> DataFiles:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from onnxquant.arguments import checked
 from onnxquant.errors import OutputError, RecipeError
-from onnxquant.graph.data_files import DataFiles, default_data, is_named_after, locations_of, name_like, other_owner
+from onnxquant.graph.data_files import DataFiles, default_data, is_named_after, locations_of, name_like
 from onnxquant.graph.io import Document, load
+from onnxquant.graph.neighbours import other_owner
 from onnxquant.graph.publish import Publisher
 
 
+@checked
 def move(
     source: str | Path,
     target: str | Path,

@@ -27,13 +27,13 @@ from onnxquant.graph.data_files import (
     default_data,
     is_stored,
     locations_of,
-    other_owner,
     relocate,
     stored_tensors,
 )
 from onnxquant.graph.external import refer
 from onnxquant.graph.io import Document
 from onnxquant.graph.model_editor import Make
+from onnxquant.graph.neighbours import other_owner
 from onnxquant.graph.replaced import ReplacedModel
 from onnxquant.graph.seal import note_hash, seal
 from onnxquant.graph.traverse import graphs, tensors

@@ -9,6 +9,7 @@ from pathlib import Path
 from onnxquant.errors import OnnxQuantError
 from onnxquant.graph.data_files import ends_of, locations_of, objection_to_name
 from onnxquant.graph.io import Document, outlined
+from onnxquant.graph.neighbours import models_in
 
 
 class ReplacedModel:
@@ -58,17 +59,16 @@ class ReplacedModel:
             except OSError as error:
                 reason = f"it cannot be removed ({error.strerror})"
             if reason:
-                self.notes.append(f"{file.name} held data of the model that {self._path.name} replaces, and stays: {reason}")
+                self.notes.append(
+                    f"{file.name} held data of the model that {self._path.name} replaces, and stays: {reason}"
+                )
 
     def _others(self) -> tuple[list[Path], str]:
         """Data files of other models of the folder, and the reason why there may be further ones."""
-        used: list[Path] = []
-        for path in sorted(self._path.parent.iterdir()):
-            if path.suffix.lower() == ".onnx" and path.name != self._path.name:
-                try:
-                    used += _data_of(path)
-                except (OnnxQuantError, OSError):
-                    return used, f"{path.name}, which cannot be read, may use it"
+        others = [other for other in models_in(self._path.parent) if other.path.name != self._path.name]
+        used = [file for other in others for file in other.data]
+        if unread := next((other.path.name for other in others if other.error), ""):
+            return used, f"{unread}, which cannot be read, may use it"
         return used, "the replaced model has another name, too" if self._has_other_names else ""
 
     def _objection(self, file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from onnxquant.clients import Client
 from onnxquant.errors import ModelError
 from onnxquant.graph.analysis.quantized import integer_weights
 from onnxquant.graph.data_files import DataFiles
-from onnxquant.graph.io import Document, load
+from onnxquant.graph.io import Document
 from onnxquant.graph.names import METADATA
+from onnxquant.graph.neighbours import models_in
+from onnxquant.graph.sites import MIN_ELEMENTS
 from onnxquant.graph.traverse import tensors
 from onnxquant.hub.variants import OTHER_SUFFIXES, variants
 
@@ -56,35 +59,31 @@ def read_folder(folder: Path) -> ModelFolder:
     """The models of a folder: those in ``onnx`` that hold float32 weights and are no variants of others.
 
     Raises:
-        ModelError: there is no folder, or no such model in it.
+        ModelError: there is no folder, or no such model in it, nor one without any weights.
     """
     place = folder / SUBFOLDER
     if not place.is_dir():
         raise ModelError(f"{folder}: has no folder {SUBFOLDER!r}; expected {SUBFOLDER}/model.onnx or the like in it")
-    files = sorted(place.glob("*.onnx"))
+    files = list(models_in(place))
     endings = (*OTHER_SUFFIXES, *(variant.suffix for variant in variants().values()))
-    names = {path.stem for path in files}
-    models, notes = [], []
-    for path in files:
+    names = {file.path.stem for file in files}
+    models, notes, is_idle = [], [], False
+    for file in files:
+        path, document = file.path, file.document
         if any(path.stem.endswith(ending) and path.stem.removesuffix(ending) in names for ending in endings):
             continue
-        try:
-            document = load(path)
-        except ModelError as error:
-            notes.append(f"{path.name}: cannot be read ({_without_name(error, path)}); no variants are made of it")
-            continue
-        if reason := _objection(document):
+        if document is None:
+            notes.append(f"{path.name}: cannot be read ({file.error}); no variants are made of it")
+        elif reason := _objection(document):
             notes.append(f"{path.name}: {reason}; no variants are made of it")
+        elif not any(math.prod(tensor.dims) >= MIN_ELEMENTS for tensor in tensors(document.proto)):
+            is_idle = True
+            notes.append(f"{path.name}: nothing to do: none of its constants has {MIN_ELEMENTS} elements")
         else:
             models.append(FloatModel(path, document.size()))
-    if not models:
+    if not models and not is_idle:
         raise ModelError("; ".join((f"{place}: holds no model with float32 weights", *notes)))
     return ModelFolder(tuple(models), tuple(notes))
-
-
-def _without_name(error: ModelError, path: Path) -> str:
-    """The text of an error without the name of its file in front."""
-    return str(error).removeprefix(f"{path}: ")
 
 
 def _objection(document: Document) -> str:
@@ -95,10 +94,7 @@ def _objection(document: Document) -> str:
         return f"is quantized already ({integers})"
     sizes = Counter[int]()
     for tensor in tensors(document.proto):
-        count = 1
-        for length in tensor.dims:
-            count *= length
-        sizes[tensor.data_type] += count
+        sizes[tensor.data_type] += math.prod(tensor.dims)
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     if sizes[onnx.TensorProto.FLOAT] == max(sizes[kind] for kind in floats):
         return ""
@@ -121,12 +117,12 @@ def data_counts(folder: Path, client: Client) -> tuple[dict[str, int], list[str]
         client: the client, which looks for data files by its own names.
     """
     counts, notes = {}, []
-    for path in sorted(folder.glob("*.onnx")):
-        try:
-            locations = set(load(path).locations())
-        except ModelError as error:
-            notes.append(f"{path.name}: cannot be read ({_without_name(error, path)}); no entry is made for it")
+    for file in models_in(folder):
+        path, document = file.path, file.document
+        if document is None:
+            notes.append(f"{path.name}: cannot be read ({file.error}); no entry is made for it")
             continue
+        locations = set(document.locations())
         names = DataFiles(path.name + client.data_suffix)
         if locations and locations != {names.name(i) for i in range(len(locations))}:
             other = min(locations)

@@ -51,12 +51,14 @@ class Task:
         model: the float model.
         variant: the variant.
         way: number of the way.
+        before: words on the ways before this one, which were not close enough.
         folder: folder in which the file is made before it replaces one; None: it is made in its place.
     """
 
     model: FloatModel
     variant: Variant
     way: int = 0
+    before: str = ""
     folder: Path | None = None
 
     @property
@@ -94,9 +96,18 @@ class Task:
                 os.link(self.place, own / self.place.name)
         return replace(self, folder=own)
 
-    def next(self) -> list[Task]:
-        """The task with its next way; none where there is no other."""
-        return [replace(self, way=self.way + 1)] if self.way + 1 < len(self.variant.ways) else []
+    @property
+    def words(self) -> str:
+        """Words on the way, and on those before it; empty in the first way."""
+        return f"{self.variant.ways[self.way].words}; {self.before}" if self.before else ""
+
+    def next(self, row: VariantRow) -> list[Task]:
+        """The task with its next way, after a result that is not good enough; none where there is no other way."""
+        if self.way + 1 == len(self.variant.ways):
+            return []
+        cosine = "" if row.cosine is None else f": {row.cosine:.4f}"
+        before = f"{self.variant.ways[self.way].words} not close enough{cosine}"
+        return [replace(self, way=self.way + 1, before=before)]
 
     def publish(self) -> None:
         """Put a file that was made apart into its place, with all that lies beside it.
@@ -139,7 +150,7 @@ def make(tasks: Sequence[Task], wish: Wish, progress: BatchProgress, jobs: int) 
             for task, row in zip(tasks, report.rows, strict=True):
                 rows[task.place] = _judged(task, row, wish)
                 if rows[task.place].state.is_failure and _has_other_way(task, row, wish):
-                    again += task.next()
+                    again += task.next(rows[task.place])
             tasks = again
     return list(rows.values())
 
@@ -148,7 +159,7 @@ def _judged(task: Task, row: Row, wish: Wish) -> VariantRow:
     """The result of a task, whose file is in its place if it is good enough, and else is removed."""
     folders = [task.model.path.parent, *([task.folder] if task.folder else [])]
     names = Names.of(folders, task.model.path.parent.name, (wish.data, *wish.options.values()))
-    result = VariantRow.of(row, task.model, task.variant, names)
+    result = replace(VariantRow.of(row, task.model, task.variant, names), way=task.words)
     if row.report is None or result.state is State.PLANNED:
         return result
     if result.state.is_failure:

@@ -30,6 +30,7 @@ class VariantRow:
         model: name of the float model.
         state: verdict on the file; FAILED where it is not close enough.
         reason: why there is no file, or a remark.
+        way: words on the way in which the file was made, where the usual one was not close enough; else empty.
         original_bytes, output_bytes: sizes, data files included.
         cosine: lowest cosine of an output to the float model's; None: not compared.
         least_cosine: the lowest that was allowed.
@@ -43,6 +44,7 @@ class VariantRow:
     model: str
     state: State
     reason: str = ""
+    way: str = ""
     original_bytes: int | None = None
     output_bytes: int | None = None
     cosine: float | None = None
@@ -71,8 +73,8 @@ class VariantRow:
             state, reason = State.CAUTION, ""
         report = None if row.report is None else names.table(row.report.to_dict())
         return cls(
-            variant.file_name(model.name), variant.dtype, model.name, state, reason, model.nbytes, row.output_bytes, cosine,
-            variant.least_cosine, row.speed_ratio, row.seconds, report,
+            variant.file_name(model.name), variant.dtype, model.name, state, reason, "", model.nbytes, row.output_bytes,
+            cosine, variant.least_cosine, row.speed_ratio, row.seconds, report,
         )  # fmt: skip
 
     @property
@@ -144,8 +146,11 @@ class HubReport:
             lines.append(_line(model.path.name, "fp32", size(model.nbytes), "1.00x", "1", "1.00x"))
             rows = [row for row in self.rows if row.model == model.name and row.is_there]
             lines += [_line(row.file, row.dtype, *row.figures) for row in rows]
+        others = [f"{row.dtype} of {row.model} ({row.way})" for row in self.rows if row.way and row.is_there]
         missing = [f"{row.dtype} of {row.model} ({row.reason})" for row in self.rows if row.state.is_failure]
-        return "\n".join([*lines, "", self._remark(), *([f"Not made: {'; '.join(missing)}."] if missing else []), ""])
+        ends = {"Made otherwise than usual": others, "Not made": missing}
+        sentences = [f"{words}: {'; '.join(entries)}." for words, entries in ends.items() if entries]
+        return "\n".join([*lines, "", self._remark(), *sentences, ""])
 
     def _remark(self) -> str:
         """A sentence on the figures."""

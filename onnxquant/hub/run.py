@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnxquant.arguments import checked
 from onnxquant.batch.run import BatchProgress, silent
-from onnxquant.calibration.feeds import Data
+from onnxquant.calibration.feeds import Data, refuse_missing
 from onnxquant.clients import client_named
 from onnxquant.errors import ModelError, OutputExistsError
 from onnxquant.graph.io import load
@@ -34,6 +35,7 @@ class _State:
     hashes: dict[str, str]
 
 
+@checked
 def hub(
     folder: str | Path,
     *,
@@ -63,12 +65,16 @@ def hub(
     Raises:
         ModelError: the folder holds no models.
         RecipeError: an unknown variant or option, or config.json is no JSON object.
+        FeedError: there is no such file or folder of samples.
         OutputExistsError: the table or the report would replace a file of somebody else.
     """
     folder, chosen = Path(folder), variants_named(only)
     wanted_by = (clients,) if isinstance(clients, str) else clients
     names = [client_named(name).name for name in wanted_by] or [CLIENT]
     contents = read_folder(folder)
+    if not contents.models:
+        return HubReport(folder, (), (), {}, contents.notes)
+    refuse_missing(data)
     config = ClientConfig(folder / "config.json", client_named(CLIENT)) if CLIENT in names else None
     places = [folder / SUBFOLDER / name for name in (CARD, REPORT)]
     for place in places:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxquant import runtime
+from onnxquant.arguments import checked
 from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.feeds.prepared import preparation
 from onnxquant.calibration.samples import Samples
@@ -46,6 +47,7 @@ class BenchmarkRow:
     samples: str | None = None
 
 
+@checked
 def benchmark(*models: str | Path, data: Data | None = None, **options: object) -> list[BenchmarkRow]:
     """Sizes and latencies of models with the same inputs, their runs interleaved; one row each.
 

@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 
 from onnxquant import runtime
+from onnxquant.arguments import checked
 from onnxquant.artifact.records import Metadata, Record
 from onnxquant.calibration.feeds import Preparation, SampleOrigin
 from onnxquant.calibration.feeds.prepared import preparation
@@ -27,6 +28,8 @@ from onnxquant.plan.activations import ActivationRecord, StaticRecord
 
 # Ops that round values between ops.
 _ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
+# Processor time to decode one weight by the body of one of our operators (x86 with AVX2), and the fewest that are told of.
+_SECONDS_PER_WEIGHT, _MANY_WEIGHTS = 25e-9, 2_000_000
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class _WeightTotals:
     planes: dict[str, int]
 
 
+@checked
 def info(path: str | Path) -> ModelInfo:
     """The contents of a model.
 
@@ -216,7 +220,26 @@ def _notes(document: Document, encoded: Sequence[Record], foreign: Sequence[Fore
     installed = registry()
     if missing := sorted({record.format for record in encoded} - set(installed)):
         notes.append(f"no package that is installed here has the format {', '.join(missing)}")
+    if weights := _decoded_on_loading(document, encoded):
+        seconds = weights * _SECONDS_PER_WEIGHT
+        notes.append(
+            f"without our library, {weights:,} weights are decoded whenever a session is created: {seconds:.2g} s of "
+            "processor time, and the memory of floats; formats of MatMulNBits (int4, int8) load as fast as floats"
+        )
     return [note for note in notes if note]
+
+
+def _decoded_on_loading(document: Document, encoded: Sequence[Record]) -> int:
+    """Number of weights that bodies look up by their codes when a session is created; 0 where there are few."""
+    bodies = {
+        f.name
+        for f in document.proto.functions
+        if f.domain == DOMAIN and not f.name.startswith("Gather") and {n.op_type for n in f.node} >= {"Gather"}
+    }
+    calls = (n for n in nodes(document.proto) if n.domain == DOMAIN and n.op_type in bodies)
+    read = {name for node in calls for name in node.input}
+    count = sum(record.elements for record in encoded if not read.isdisjoint(record.plane_names))
+    return count if count >= _MANY_WEIGHTS else 0
 
 
 def _foreign(weight: ForeignWeight) -> WeightInfo:

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from onnxquant import runtime
+from onnxquant.arguments import checked
 from onnxquant.artifact.records import Metadata, records
 from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
@@ -24,6 +25,7 @@ from onnxquant.validation.request import check_request
 from onnxquant.validation.structure import refuse_unrelated
 
 
+@checked
 def validate(
     original: str | Path | onnx.ModelProto,
     quantized: str | Path,

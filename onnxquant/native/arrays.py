@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxquant.arguments import checked
 from onnxquant.errors import RecipeError, WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
@@ -16,6 +17,7 @@ from onnxquant.native import dispatch
 from onnxquant.numerics.difference import Difference
 
 
+@checked
 def encode(
     array: NDArray[Any], format: str | Format, *, contracted: int | None = None, **parameters: object
 ) -> Encoded:
@@ -49,11 +51,13 @@ def encode(
     return replace(encoded, shape=array.shape)
 
 
+@checked
 def decode(encoded: Encoded) -> NDArray[np.float32]:
     """The float32 array, in its original shape, that an encoded weight stands for."""
     return encoded.in_shape(dispatch.decode(encoded))
 
 
+@checked
 def snr(original: NDArray[Any], other: NDArray[Any]) -> float:
     """Signal to noise ratio of an array against the original in decibels; infinite where they are equal.
 

@@ -10,9 +10,10 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from onnxquant.errors import RecipeError, nearest
+from onnxquant.errors import RecipeError, nearest, shown
 from onnxquant.formats import format_parameters
 from onnxquant.formats.parameters import Parameter
+from onnxquant.recipe.kinds import expected, holds, plain, plain_list
 
 T = TypeVar("T")
 
@@ -113,12 +114,14 @@ class Option:
         kinds: names that JSON Schema gives the types of the value
         default: default value; ``MISSING``: a required key
         declared: the declaration
+        takes_functions: whether callers in Python may give a function
     """
 
     name: str
     kinds: tuple[str, ...]
     default: Any
     declared: Declaration
+    takes_functions: bool = False
 
     @property
     def is_list(self) -> bool:
@@ -141,14 +144,34 @@ class Option:
         choices = self.declared.choices
         return list(choices() if callable(choices) else choices)
 
-    def check(self, value: object) -> None:
-        """Refuse a value that is no choice, or out of bounds.
+    def plain(self, value: object) -> object:
+        """A value as files hold it: several as a tuple, numbers of numpy as Python's, and paths as texts."""
+        return plain_list(value) if self.is_list else plain(value)
+
+    def check_type(self, value: object) -> None:
+        """Refuse a value of the wrong type; None stands for the default.
 
         Raises:
-            RecipeError: the value is refused; the message has the nearest choice, or the bound.
+            RecipeError: the value is refused; the message says what was expected.
+        """
+        allowed = (*self.kinds, *(["function"] if self.takes_functions else []))
+        if value is None:
+            return
+        if not holds(value, allowed):
+            raise RecipeError(f"{self.name} is {shown(value)}, {expected(value, allowed)}")
+        for i, entry in enumerate(value if self.is_list and isinstance(value, (list, tuple)) else ()):
+            if not holds(entry, ["string"]):
+                raise RecipeError(f"{self.name}[{i}] is {shown(entry)}, {expected(entry, 'string')}")
+
+    def check(self, value: object) -> None:
+        """Refuse a value of the wrong type, that is no choice, or out of bounds.
+
+        Raises:
+            RecipeError: the value is refused; the message has the type, the nearest choice, or the bound.
         """
         if value is None:
             return
+        self.check_type(value)
         choices = self.choices()
         for entry in value if self.is_list and isinstance(value, Sequence) else [value]:
             if choices and entry not in choices:
@@ -166,7 +189,8 @@ def declared(cls: type[Any]) -> dict[str, Option]:
         hints = get_type_hints(cls)
         specs = [spec for spec in fields(cls) if "declared" in spec.metadata]
         _DECLARED[cls] = {
-            s.name: Option(s.name, kinds(hints[s.name]), s.default, s.metadata["declared"]) for s in specs
+            s.name: Option(s.name, kinds(hints[s.name]), s.default, s.metadata["declared"], _is_function(hints[s.name]))
+            for s in specs
         }
     return _DECLARED[cls]
 
@@ -213,6 +237,11 @@ def kinds(hint: object) -> tuple[str, ...]:
     if origin not in _KINDS:
         raise TypeError(f"no JSON Schema for a field of type {hint}")
     return _KINDS[origin]
+
+
+def _is_function(hint: object) -> bool:
+    """Whether an annotation allows functions."""
+    return any(get_origin(part) is Callable for part in get_args(hint))
 
 
 _PARAMETER_TYPES = {"bool": bool, "int": int, "float": float, "str": str}

@@ -39,17 +39,11 @@ class Options(OptionFields):
         """Options from keywords; None stands for the default.
 
         Raises:
-            RecipeError: an unknown keyword (the nearest is named), or values that do not go together.
+            RecipeError: an unknown keyword (the nearest is named), a value of the wrong type, or values that do not go
+                together.
         """
-        known = options_of(cls)
-        for name in keywords:
-            if name not in known:
-                raise RecipeError(f"unknown option {name!r}{nearest(name, list(known))}")
-        values = {k: v for k, v in keywords.items() if v is not None}
+        values = plain_keywords(keywords)
         parameters = {k: values.pop(k) for k in format_options() if k in values}
-        for name, value in values.items():
-            if known[name].is_list:
-                values[name] = (value,) if isinstance(value, str) else tuple(value)
         options = cls(**values, parameters=parameters)
         options.check()
         return options
@@ -70,8 +64,7 @@ class Options(OptionFields):
         """
         table = (entries or {}).get("options", {})
         schema.check(table, option_schema(), "recipe: options")
-        keywords = with_goal(entries, keywords, has_samples=has_samples)
-        stronger = {k: v for k, v in keywords.items() if v is not None}
+        stronger = with_goal(entries, plain_keywords(keywords), has_samples=has_samples)
         named = {**drop_overridden_aliases(table, stronger), **stronger}
         options = cls.make({**options_of_clients(named), **named})
         return options, options.recipe(entries)
@@ -195,11 +188,32 @@ class Options(OptionFields):
         if self.activations == Activations.STATIC:  # one solver for all weights, so no rule names it
             last.pop("solver", None)
         table = {**drop_overridden_aliases(entries or {}, last), **last}
-        if self.float16 and self.activations == Activations.NONE and not {"format", "bits", *self.parameters} & table.keys():
+        if (
+            self.float16
+            and self.activations == Activations.NONE
+            and not {"format", "bits", *self.parameters} & table.keys()
+        ):
             table["format"] = F16.name
         recipe = Recipe.from_dict(table)
         recipe = recipe.for_clients([client_named(name) for name in self.clients])
         return recipe.in_float16() if self.in_float16 else recipe
+
+
+def plain_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of options but for None, each as a file would hold its value.
+
+    Raises:
+        RecipeError: an unknown keyword (the nearest is named), or a value of the wrong type.
+    """
+    known = options_of(Options)
+    values = {}
+    for name, value in keywords.items():
+        if name not in known:
+            raise RecipeError(f"unknown option {name!r}{nearest(name, list(known))}")
+        if value is not None:
+            values[name] = known[name].plain(value)
+            known[name].check_type(values[name])
+    return values
 
 
 def _bytes_of(name: str, text: str | None) -> int:
@@ -241,8 +255,8 @@ def options_to_report(keywords: Mapping[str, Any]) -> dict[str, Any]:
     known = options_of(Options)
     return {
         name: value
-        for name, value in keywords.items()
-        if value is not None and value != known[name].default and known[name].declared.is_reported
+        for name, value in plain_keywords(keywords).items()
+        if value != known[name].default and known[name].declared.is_reported
     }
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING
+from functools import partial
 from typing import Any
 
 from jsonschema import Draft202012Validator, TypeChecker, ValidationError
 from jsonschema.validators import extend
 
-from onnxquant.errors import RecipeError, nearest
+from onnxquant.errors import RecipeError, nearest, shown
+from onnxquant.recipe import kinds
 from onnxquant.recipe.declaration import Option
 
 Schema = dict[str, Any]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-# What messages call the types of JSON Schema.
-_TYPES = {"string": "str", "boolean": "bool", "integer": "int", "number": "float", "array": "list", "object": "table"}
 
 
 def of_option(option: Option) -> Schema:
@@ -73,26 +73,14 @@ def check(value: object, schema: Schema, where: str) -> None:
         raise RecipeError(f"{where}: {_message(error)}")
 
 
-def _is_integer(checker: TypeChecker, value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)  # 4.0 is an integer of JSON, but no number of bits
-
-
-def _is_text(checker: TypeChecker, value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
-
-
-def _is_list(checker: TypeChecker, value: object) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _is_table(checker: TypeChecker, value: object) -> bool:
-    return isinstance(value, Mapping)
+def _is_of_kind(holds: Callable[[object], bool], checker: TypeChecker, value: object) -> bool:
+    return holds(value)
 
 
 _Validator = extend(
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {"integer": _is_integer, "string": _is_text, "array": _is_list, "object": _is_table}
+        {kind: partial(_is_of_kind, holds) for kind, holds in kinds.HOLDS.items()}
     ),
 )
 
@@ -103,8 +91,8 @@ def _message(error: ValidationError) -> str:
     if error.validator in ("additionalProperties", "required"):
         return ": ".join([*tables, *([key] if key else []), _wrong_keys(error)])
     if not key:
-        return f"is no {_names(error.validator_value)}"
-    return ": ".join([*tables, f"{key} is {error.instance!r}{_expected(error)}"])
+        return f"is no {kinds.words(error.validator_value)}"
+    return ": ".join([*tables, f"{key} is {shown(error.instance)}{_expected(error)}"])
 
 
 def _expected(error: ValidationError) -> str:
@@ -116,9 +104,7 @@ def _expected(error: ValidationError) -> str:
         return f", expected at least {allowed}"
     if error.validator == "maximum":
         return f", expected at most {allowed}"
-    return (
-        ", expected text without NUL" if isinstance(value, str) and "\0" in value else f", expected {_names(allowed)}"
-    )
+    return f", {kinds.expected(value, allowed)}"
 
 
 def _wrong_keys(error: ValidationError) -> str:
@@ -139,7 +125,3 @@ def _place(path: Iterable[str | int]) -> tuple[list[str], str]:
         else:
             keys.append(str(part))
     return (keys[:-1], keys[-1]) if keys else ([], "")
-
-
-def _names(kinds: str | list[str]) -> str:
-    return " or ".join(_TYPES[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from onnxquant.arguments import checked
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import outlined
 from onnxquant.graph.names import DOMAIN
@@ -138,6 +139,7 @@ def _with_seeds(model: str | Path | bytes) -> bytes:
     return proto.SerializeToString()
 
 
+@checked
 def load(
     path: str | Path, *, custom_op_library: str | Path | Sequence[str | Path] = (), **session_options: object
 ) -> ort.InferenceSession:

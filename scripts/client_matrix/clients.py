@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.parse
 import venv
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ HOME = Path(__file__).parent
 _PATIENCE = 600
 # Releases before this one were built for numpy 1.
 _NUMPY_2 = (1, 19)
+# Flags for WebGPU computed by software: a CPU takes the place of the graphics card.
+_SOFTWARE_GPU = (
+    "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader",
+)  # fmt: skip
+_TYPES = {".mjs": "text/javascript", ".wasm": "application/wasm"}
 _PAGE = """<!doctype html><script type="module">
 import * as ort from '/bundle.mjs';
 import { run } from '/runner.mjs';
@@ -28,7 +34,7 @@ ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmPaths = new URL('/', location.href).href;
 ort.env.logLevel = 'fatal';
 const open = async (path) => ort.InferenceSession.create(
-  new Uint8Array(await (await fetch('/file' + path)).arrayBuffer()), { executionProviders: ['wasm'] });
+  new Uint8Array(await (await fetch('/file' + path)).arrayBuffer()), { executionProviders: ['PROVIDER'] });
 const results = await run(ort, open, await (await fetch('/spec.json')).json());
 await fetch('/results', { method: 'POST', body: JSON.stringify({ version: ort.env.versions.web, results }) });
 </script>"""
@@ -77,12 +83,13 @@ def node(folder: Path) -> list[RealClient]:
 
 
 def chromium(folder: Path, program: str) -> list[RealClient]:
-    """The same two builds in headless Chromium."""
+    """The same two builds in headless Chromium, and the second with its provider for WebGPU, which software computes."""
     dist = folder / "node_modules" / "onnxruntime-web" / "dist"
-    builds = {"onnxruntime-web": "ort.wasm.min.mjs", "transformers.js": "ort.webgpu.min.mjs"}
+    wasm, webgpu = dist / "ort.wasm.min.mjs", dist / "ort.webgpu.min.mjs"
     return [
-        RealClient(f"{bundle.removesuffix('.min.mjs')} in Chromium", entry, partial(_browser, program, dist, bundle))
-        for entry, bundle in builds.items()
+        RealClient("ort.wasm in Chromium", "onnxruntime-web", partial(_browser, program, Page(wasm, "wasm"))),
+        RealClient("ort.webgpu in Chromium", "transformers.js", partial(_browser, program, Page(webgpu, "wasm"))),
+        RealClient("WebGPU in Chromium", "webgpu", partial(_browser, program, Page(webgpu, "webgpu", _SOFTWARE_GPU))),
     ]
 
 
@@ -130,28 +137,47 @@ def _node(arguments: tuple[str, ...], spec: Path) -> dict[str, Any]:
     return answers
 
 
-def _browser(program: str, dist: Path, bundle: str, spec: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Page:
+    """A page that runs files in a browser.
+
+    Attributes:
+        bundle: file of the build of onnxruntime-web.
+        provider: execution provider.
+        flags: flags of the browser.
+    """
+
+    bundle: Path
+    provider: str
+    flags: tuple[str, ...] = ()
+
+    def files(self, spec: Path) -> dict[str, bytes | Path]:
+        """What a server gives the page, by its path: files of the build, the runner, and the files to run; nothing else."""
+        listed = json.loads(spec.read_text())
+        models = {file[key] for file in listed for key in ("path", "original") if file[key]}
+        return {
+            **{f"/{path.name}": path for path in self.bundle.parent.iterdir()},
+            **{f"/file{path}": Path(path) for path in models},
+            "/": _PAGE.replace("PROVIDER", self.provider).encode(),
+            "/bundle.mjs": self.bundle,
+            "/runner.mjs": HOME / "runner.mjs",
+            "/spec.json": spec,
+        }
+
+
+def _browser(program: str, page: Page, spec: Path) -> dict[str, Any]:
     ended = threading.Event()
     answers: dict[str, Any] = {}
+    files = page.files(spec)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            known = {
-                "/": _PAGE.encode(),
-                "/runner.mjs": (HOME / "runner.mjs").read_bytes(),
-                "/spec.json": spec.read_bytes(),
-            }
-            path = dist / (bundle if self.path == "/bundle.mjs" else self.path.lstrip("/"))
-            if self.path.startswith("/file"):
-                path = Path(self.path.removeprefix("/file").replace("%20", " "))
-            body = known[self.path] if self.path in known else path.read_bytes() if path.is_file() else None
-            self.send_response(200 if body is not None else 404)
-            kinds = {".mjs": "text/javascript", ".wasm": "application/wasm"}
-            self.send_header(
-                "Content-Type", "text/html" if self.path == "/" else kinds.get(path.suffix, "text/javascript")
-            )
+            body = files.get(urllib.parse.unquote(self.path))
+            self.send_response(404 if body is None else 200)
+            kind = _TYPES.get(Path(self.path).suffix, "text/html" if self.path == "/" else "application/octet-stream")
+            self.send_header("Content-Type", kind)
             self.end_headers()
-            self.wfile.write(body or b"")
+            self.wfile.write(body.read_bytes() if isinstance(body, Path) else body or b"")
 
         def do_POST(self) -> None:
             answers.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -164,7 +190,7 @@ def _browser(program: str, dist: Path, bundle: str, spec: Path) -> dict[str, Any
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, tempfile.TemporaryDirectory() as profile:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+        flags = ["--headless", "--no-sandbox", *(page.flags or ["--disable-gpu"]), f"--user-data-dir={profile}"]
         command = [program, *flags, f"http://127.0.0.1:{server.server_port}/"]
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ended.wait(_PATIENCE)
@@ -172,5 +198,5 @@ def _browser(program: str, dist: Path, bundle: str, spec: Path) -> dict[str, Any
         browser.wait()
         server.shutdown()
     if not answers:
-        sys.exit(f"{bundle}: the browser gave no answer in {_PATIENCE} seconds")
+        sys.exit(f"{page.bundle.name}: the browser gave no answer in {_PATIENCE} seconds")
     return answers

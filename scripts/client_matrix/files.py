@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,19 +146,31 @@ def files(folder: Path, formats: Sequence[str]) -> Iterator[File]:
             yield File(model, way, str(path), inputs)
 
 
-def files_for(client: str, sources: Sequence[Path], folder: Path) -> Iterator[File]:
-    """Files of networks made for a client, whose speed is asked for."""
-    for source in sources:
+def in_one_file(source: Path, folder: Path) -> Path:
+    """A model without data files, which pages cannot open: itself, or a copy in a folder."""
+    proto = onnx.load(str(source))
+    whole = folder / f"{source.parent.name}.{source.name}"
+    if source.stat().st_size >= proto.ByteSize():
+        return source
+    onnx.save(proto, str(whole))
+    return whole
+
+
+def files_for(client: str, sources: Mapping[str, Path], folder: Path) -> Iterator[File]:
+    """Files of networks made for a client, whose speed is asked for; sources by the name of the network."""
+    for name, source in sources.items():
         inputs = inputs_of(source)
         data = [{i.name: i.array() for i in inputs}]
+        quick = {"smooth": False, "effort": "low", "time": "5s", "data": data}
         ways: dict[str, dict[str, Any]] = {
             "int8": {"format": "int8"},
-            "dynamic": {"activations": "dynamic", "smooth": False, "data": data},
+            "dynamic": {"activations": "dynamic", **quick},
+            "static": {"activations": "static", **quick},
         }
         for way, options in ways.items():
-            path = folder / f"{source.stem}.{client}.{way}.onnx"
+            path = folder / f"{name}.{client}.{way}.onnx"
             try:
                 onnxquant.quantize(source, path, proof=False, clients=[client], external_data="never", **options)
             except onnxquant.OnnxQuantError:
                 continue
-            yield File(source.stem, way, str(path), inputs, str(source))
+            yield File(name, way, str(path), inputs, str(source))

@@ -1,6 +1,6 @@
 """Small models, each with one thing that a release of onnxruntime may not take.
 
-Names of those that are about an attribute are ``DOMAIN+OPERATOR+ATTRIBUTE=VALUE+TYPE+...``; value 0 stands for any.
+Names of those that are about attributes are ``DOMAIN+OPERATOR+ATTRIBUTE=VALUE,...+TYPE+...``; value 0 stands for any.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from onnx import TensorProto, helper
 ROWS, COLS = 64, 256
 OPSETS, IR_VERSIONS = range(13, 29), range(8, 15)
 BITS, BLOCKS = (2, 4, 8), (16, 32, 64, 128, 256)
+# Products with activations of 8 bits.
+INT8_LEVEL = 4
 
 
 def write(folder: Path) -> None:
@@ -34,8 +36,13 @@ def probes() -> Iterator[tuple[str, onnx.ModelProto]]:
         yield f"ir+{version}", model
     for bits in BITS:
         for block in BLOCKS:
-            yield f"com.microsoft+MatMulNBits+bits={bits}+float+{block}", _product(bits, block, np.float32)
-        yield f"com.microsoft+MatMulNBits+bits={bits}+float16", _product(bits, 32, np.float16)
+            for kind in (np.float32, np.float16) if block == 32 else (np.float32,):
+                name = "float16" if kind is np.float16 else "float"
+                for level, setting in ((0, ""), (INT8_LEVEL, f",accuracy_level={INT8_LEVEL}")):
+                    yield (
+                        f"com.microsoft+MatMulNBits+bits={bits}{setting}+{name}+{block}",
+                        _product(bits, block, kind, level),
+                    )
         yield f"com.microsoft+GatherBlockQuantized+bits={bits}+float", _lookup(bits)
     yield "+DequantizeLinear+block_size=0+float", _decoded_blocks()
 
@@ -57,10 +64,12 @@ def _codes(bits: int, block: int) -> np.ndarray:
     return np.zeros((ROWS, COLS // block, block * bits // 8), np.uint8)
 
 
-def _product(bits: int, block: int, kind: type[np.floating]) -> onnx.ModelProto:
+def _product(bits: int, block: int, kind: type[np.floating], level: int) -> onnx.ModelProto:
     node = helper.make_node(
         "MatMulNBits", ["x", "codes", "scales"], ["y"], domain="com.microsoft", K=COLS, N=ROWS, bits=bits, block_size=block
     )
+    if level:
+        node.attribute.append(helper.make_attribute("accuracy_level", level))
     constants = {"codes": _codes(bits, block), "scales": np.ones(ROWS * (COLS // block), kind)}
     return _model([node], constants, kind=TensorProto.FLOAT if kind is np.float32 else TensorProto.FLOAT16)
 

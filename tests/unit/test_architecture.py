@@ -52,4 +52,4 @@ def test_a_room_says_what_is_in_it_and_who_imports_what(room: Path) -> None:
 
 
 def test_few_modules_lie_loose() -> None:
-    assert len(list(PACKAGE.glob("*.py"))) <= 6
+    assert len(list(PACKAGE.glob("*.py"))) <= 7

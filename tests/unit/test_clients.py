@@ -63,9 +63,9 @@ def ones(*dims: int) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(np.ones(dims, np.float32))
 
 
-def product(bits: int, operator: str = "MatMulNBits") -> onnx.ModelProto:
+def product(bits: int, operator: str = "MatMulNBits", **more: int) -> onnx.ModelProto:
     node = helper.make_node(
-        operator, ["x", "w", "s"], ["y"], domain=MICROSOFT, K=64, N=16, bits=bits, block_size=32
+        operator, ["x", "w", "s"], ["y"], domain=MICROSOFT, K=64, N=16, bits=bits, block_size=32, **more
     )  # fmt: skip
     return model(node, w=codes(TensorProto.UINT8, 16, 2, 4 * bits), s=ones(32))
 
@@ -99,6 +99,8 @@ ANSWERS = [
     (product(4), "onnxruntime-1.20", "yes"),
     (product(8), "onnxruntime-1.22", "no"),
     (product(8), "onnxruntime-1.23", "yes"),
+    (product(8, accuracy_level=4), "onnxruntime-1.22", "yes"),
+    (product(8, accuracy_level=4), "onnxruntime-1.21", "no"),
     (product(2), "onnxruntime-1.23", "no"),
     (product(2), "onnxruntime-1.27", "slow"),
     (product(2), "onnxruntime", "yes"),

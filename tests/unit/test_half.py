@@ -105,6 +105,13 @@ def single(
     return graphs.model(nodes, inputs, outputs, constants, opset)
 
 
+def test_what_is_cast_from_float64_is_no_size() -> None:
+    nodes = [node("Cast", ["x"], ["f"], to=1), node("MatMul", ["f", "w"], ["p"]), node("Cast", ["p"], ["y"], to=11)]
+    model = single(nodes, {"x": ("float64", [2, 8])}, {"y": "float64"}, {"w": x(8, 8)})
+    halves, _ = agree(model, {"x": x(2, 8, seed=1).astype(np.float64)}, 1e-2)
+    assert types(halves) == {"w": HALF}
+
+
 def test_a_cast_to_float32_is_rewritten() -> None:
     """A Cast whose ``to`` stays float32 while its output is called float16: the model does not load."""
     model = single(

@@ -19,7 +19,7 @@ import onnxquant
 from onnxquant.batch.job import Job, run_job
 from onnxquant.batch.run import BatchReport
 from onnxquant.cli import main
-from onnxquant.errors import ModelError, OutputError, RecipeError
+from onnxquant.errors import FeedError, ModelError, OutputError, RecipeError
 from onnxquant.hub.config_json import with_value
 from onnxquant.hub.variants import variants, variants_named
 from onnxquant.recipe.progress import silent
@@ -104,6 +104,8 @@ def test_a_variant_is_made_in_its_next_way_where_the_first_is_not_close_enough(f
     report = onnxquant.hub(folder, only=["q8"], data=save(folder, weight, x))
     operators = {node.op_type for node in onnx.load(folder / "onnx" / "model_quantized.onnx").graph.node}
     assert report.passed and (report.rows[0].cosine or 0) > 0.999
+    assert report.rows[0].way.startswith("8-bit weights; dynamic activations not close enough: 0.")
+    assert "Made otherwise than usual: q8 of model (8-bit weights; " in (folder / "onnx" / "variants.md").read_text()
     assert not operators & {"DynamicQuantizeMatMul", "DynamicQuantizeLinear"}
 
 
@@ -263,12 +265,24 @@ def test_what_cannot_be_done_is_refused_before_any_work(folder: Path) -> None:
     (folder / "onnx" / "variants.md").write_text("mine")
     with pytest.raises(OutputError, match=r"variants\.md: exists already"):
         onnxquant.hub(folder)
+    (folder / "onnx" / "variants.md").unlink()
+    for data in ("none.npz", folder / "none"):
+        with pytest.raises(FeedError, match="no such file or folder"):
+            onnxquant.hub(folder, data=data)
+        assert CliRunner().invoke(main, ["hub", str(folder), "--data", str(data)]).exit_code == 2
     with pytest.raises(ModelError, match="has no folder 'onnx'"):
         onnxquant.hub(folder / "onnx")
     (folder / "onnx" / "model.onnx").unlink()
     with pytest.raises(ModelError, match="holds no model with float32 weights"):
         onnxquant.hub(folder)
-    assert names(folder) == ["variants.md"]
+    assert names(folder) == []
+
+
+def test_a_model_without_weights_is_nothing_to_do(folder: Path) -> None:
+    save(folder, np.ones((4, 4)), np.ones((1, 4)))
+    result = CliRunner().invoke(main, ["hub", str(folder)])
+    assert result.exit_code == 0 and "model.onnx: nothing to do" in result.output
+    assert names(folder) == ["model.onnx"]
 
 
 def test_the_command_prints_a_narrow_table_and_says_what_is_missing(folder: Path) -> None:

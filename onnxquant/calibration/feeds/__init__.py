@@ -62,6 +62,7 @@ __all__ = [
     "guesses",
     "open_feeds",
     "ranges_of",
+    "refuse_missing",
     "split",
     "spread",
     "spread_places",
@@ -119,6 +120,17 @@ def _advice(error: FeedError, inputs: Sequence[Input], facts: ModelFacts) -> lis
     guesses = [image_guess.guess(spec, facts) for spec in inputs if len(spec.shape) == 4]
     preset = next((guess.preset for guess in guesses if guess and guess.preset), None)
     return [f"  A folder of images becomes such inputs with --preprocess {preset}."] if preset and error.table else []
+
+
+def refuse_missing(data: Data | None) -> None:
+    """Refuse the name of a file or folder that is not there, before any work is done.
+
+    Raises:
+        FeedError: it is not there.
+    """
+    is_name = isinstance(data, (str, Path)) and not (isinstance(data, str) and python.is_reference(data))
+    if is_name and not Path(str(data)).exists():
+        raise FeedError(f"{data}: no such file or folder")
 
 
 def _source(

@@ -118,7 +118,7 @@ class GraphConversion(Variants):
     def _reasons(self, graph: onnx.GraphProto, scope: GraphScope) -> dict[int, str]:
         """Reasons why nodes compute in float32 that follow from their neighbours, by place."""
         reasons = dict.fromkeys(mean_square_nodes(graph, lambda node: self._is_square(node, scope)), _MEAN_OF_SQUARES)
-        reasons |= dict.fromkeys(size_nodes(graph, self._is_float32_only), _SIZES)
+        reasons |= dict.fromkeys(size_nodes(graph, self._is_float32_only, self._doubles(graph)), _SIZES)
         reasons |= dict.fromkeys(integer_neighbours(graph, scope.half_dequantizers), _INTEGERS)
         reasons |= dict.fromkeys(folded_nodes(graph, self.lowered.planes), _FOLDED)
         reasons |= dict.fromkeys(batch_transposes(graph), _FUSED)
@@ -126,6 +126,12 @@ class GraphConversion(Variants):
             if any(entry.key == SITE and entry.value in self.lowered.large for entry in node.metadata_props):
                 reasons[place] = _TOO_LARGE
         return reasons
+
+    def _doubles(self, graph: onnx.GraphProto) -> set[str]:
+        """Names of values that are float64."""
+        names = {name for name, kind in self.inferred.items() if kind == onnx.TensorProto.DOUBLE}
+        names |= {v.name for v in graph.input if v.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE}
+        return names | {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.DOUBLE}
 
     # ---- nodes ----
 

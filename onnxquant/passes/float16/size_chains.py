@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import onnx
 
@@ -13,7 +13,7 @@ FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 InputTest = Callable[[onnx.NodeProto, int], bool]
 
 
-def size_nodes(graph: onnx.GraphProto, is_float32_only: InputTest) -> set[int]:
+def size_nodes(graph: onnx.GraphProto, is_float32_only: InputTest, doubles: Container[str] = ()) -> set[int]:
     """Places of nodes that compute from integers and constants, for inputs that must be float32 or to become integers again.
 
     float16 has every integer only up to 2048, and a scale that is a little off makes another shape.
@@ -21,8 +21,9 @@ def size_nodes(graph: onnx.GraphProto, is_float32_only: InputTest) -> set[int]:
     Args:
         graph: looked at without its nested graphs.
         is_float32_only: whether float16 is not allowed for an input of a node.
+        doubles: names of float64 values: what is cast from them is no size.
     """
-    candidates = _from_integers(graph)
+    candidates = _from_integers(graph, doubles)
     escaping = captured_names(graph) | {o.name for o in graph.output}
     users: dict[str, list[tuple[int, int]]] = {}
     for place, node in enumerate(graph.node):
@@ -41,14 +42,15 @@ def size_nodes(graph: onnx.GraphProto, is_float32_only: InputTest) -> set[int]:
     return places
 
 
-def _from_integers(graph: onnx.GraphProto) -> set[int]:
+def _from_integers(graph: onnx.GraphProto, doubles: Container[str]) -> set[int]:
     """Places of nodes whose floats come from integers that were cast, and constants."""
     constants = {"", *(t.name for t in graph.initializer)}
     known: set[str] = set()
     places: set[int] = set()
     for place, node in enumerate(graph.node):
         follows = any(n in known for n in node.input) and all(n in known or n in constants for n in node.input)
-        if cast_to(node) == onnx.TensorProto.FLOAT or (follows and not list(subgraphs(node))):
+        is_cast = cast_to(node) == onnx.TensorProto.FLOAT and node.input[0] not in doubles
+        if is_cast or (follows and not list(subgraphs(node))):
             places.add(place)
             known.update(node.output)
     return places
