@@ -23,7 +23,8 @@ from onnxquant.version import __version__
 
 _COMMANDS = (
     "quantize", "plan", "batch", "config", "hub", "calibrate", "validate", "report", "benchmark", "diff", "info", "list",
-    "verify", "dequantize", "move", "convert", "completion",
+    "verify", "dequantize", "move", "convert", "transplant",
+    "completion",
 )  # fmt: skip
 
 

@@ -87,6 +87,27 @@ class Model:
             )
         self._chosen[name] = _TargetedWeight(encoded, target)
 
+    def unset(self, name: str) -> None:
+        """Let a weight stay in float, which ``set`` gave codes."""
+        self._chosen.pop(name, None)
+
+    def check(self, name: str) -> None:
+        """Refuse a weight that its target cannot hold.
+
+        Raises:
+            RecipeError: the reason.
+        """
+        self._decision(name)
+
+    def _decision(self, name: str) -> EncodeDecision:
+        choice = self._chosen[name]
+        form = choice.encoded.format
+        rule = Rule(format=form.name, target=choice.target)
+        decision = decide(self._site(name), form, rule, self._document.opset)
+        if isinstance(decision, KeepDecision):
+            raise RecipeError(f"weight {name!r}: {decision.reason}")
+        return replace(decision, format=form)
+
     def save(self, output: str | Path, *, force: bool = False) -> None:
         """Write the model with the encoded weights set so far.
 
@@ -94,17 +115,8 @@ class Model:
             RecipeError: a target refuses a weight.
             OutputError: the output cannot be written.
         """
-        decisions: list[EncodeDecision] = []
-        for name, choice in self._chosen.items():
-            form = choice.encoded.format
-            rule = Rule(format=form.name, target=choice.target)
-            decision = decide(self._site(name), form, rule, self._document.opset)
-            if isinstance(decision, KeepDecision):
-                raise RecipeError(f"weight {name!r}: {decision.reason}")
-            decisions.append(replace(decision, format=form))
+        decisions = [self._decision(name) for name in self._chosen]
         external, data = self._document.is_external(), named_like(self._document, Path(output))
         refuse_overwriting(self._document, Path(output), data)
-        with Publisher(
-            Path(output), external=external, force=force, data=data, source=self._document
-        ) as publisher:
+        with Publisher(Path(output), external=external, force=force, data=data, source=self._document) as publisher:
             lowering.write(self._document, Plan(tuple(decisions)), publisher, lambda s, _: self._chosen[s.name].encoded)

@@ -11,5 +11,17 @@ from onnxquant.interchange.files import open_checkpoint
 from onnxquant.interchange.quantize import CheckpointReport, quantize
 from onnxquant.interchange.save import save
 from onnxquant.interchange.tensor import Checkpoint, Tensor
+from onnxquant.interchange.transplant import TransplantReport, transplant
 
-__all__ = ["Checkpoint", "CheckpointReport", "Conversion", "Tensor", "convert", "open_checkpoint", "quantize", "save"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointReport",
+    "Conversion",
+    "Tensor",
+    "TransplantReport",
+    "convert",
+    "open_checkpoint",
+    "quantize",
+    "save",
+    "transplant",
+]
