@@ -37,12 +37,19 @@ Answers = dict[str, dict[str, Any]]  # by client: version, results by file
 _CELLS = {Support.YES: "yes", Support.SLOW: "slow", Support.NO: "no"}
 
 
-def ran(client: RealClient, selected: Sequence[File], folder: Path) -> dict[str, Any]:
-    """The answers of a client."""
+def ran(client: RealClient, selected: Sequence[File], folder: Path, saved: Path | None = None) -> dict[str, Any]:
+    """The answers of a client; those that a folder has are of an earlier run, which this one continues."""
+    place = saved / f"{client.name}.json" if saved else None
+    if place is not None and place.exists():
+        answers: dict[str, Any] = json.loads(place.read_text())
+        return answers
     print(f"{client.name}: {len(selected)} files ...", file=sys.stderr)
     spec = folder / "spec.json"
     spec.write_text(json.dumps([file.spec() for file in selected]))
-    return client.run(spec)
+    answers = client.run(spec)
+    if place is not None:
+        place.write_text(json.dumps(answers))
+    return answers
 
 
 def expected(selected: Sequence[File], clients: Sequence[RealClient]) -> dict[str, dict[str, Support]]:
@@ -145,13 +152,16 @@ def parsed() -> argparse.Namespace:
         help="float model whose speed is measured in place of the other table; its folder is its name",
     )  # fmt: skip
     parser.add_argument("--speed-on", action="append", default=[], help="client whose speed is measured [all]")
+    parser.add_argument("--answers", type=Path, help="folder that keeps the answers of clients asked before")
     parser.add_argument("--write", action="store_true", help="into docs/compatibility.md")
     return parser.parse_args()
 
 
-def compared(clients: Sequence[RealClient], selected: Sequence[File], folder: Path) -> tuple[str, list[str]]:
+def compared(
+    clients: Sequence[RealClient], selected: Sequence[File], folder: Path, saved: Path | None
+) -> tuple[str, list[str]]:
     """The table of clients with a sentence in front, and the answers that ``info`` contradicts."""
-    answers = {client.name: ran(client, selected, folder) for client in clients}
+    answers = {client.name: ran(client, selected, folder, saved) for client in clients}
     table, faults = matrix(selected, answers, expected(selected, clients))
     versions = ", ".join(f"{n} {a['version']}" if a["version"] not in n else n for n, a in answers.items())
     day = datetime.datetime.now(tz=datetime.UTC).date()
@@ -171,7 +181,8 @@ def main() -> None:
             fast = [c for c in clients if c.name in arguments.speed_on or (not arguments.speed_on and c.entry)]
             parts[SPEEDS] = f"{REMARK.format(cpus=os.cpu_count())}\n\n{measured(fast, arguments.speed, folder)}"
         else:
-            parts[CLIENTS], faults = compared(clients, list(files(folder, arguments.formats or FORMATS)), folder)
+            selected = list(files(folder, arguments.formats or FORMATS))
+            parts[CLIENTS], faults = compared(clients, selected, folder, arguments.answers)
     for part, text in parts.items():
         write(part, text) if arguments.write else print(text)
     if faults:

@@ -13,7 +13,7 @@ from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.collect import CollectSettings, collect
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.calibration.tensors import quantizable
-from onnxquant.errors import FeedError, OutputError, StatisticsError, nearest
+from onnxquant.errors import FeedError, StatisticsError, nearest
 from onnxquant.graph.identity import digest
 from onnxquant.graph.io import Document, load
 from onnxquant.observers import ranging
@@ -132,10 +132,6 @@ def _checkpoint_of(output: Path | None, request: CalibrateOptions) -> Path | Non
         if request.resume:
             raise StatisticsError("resume: an output is needed, whose checkpoint is beside it")
         return None
-    if not output.name or output.is_dir():
-        raise OutputError(f"{output}: is a folder; expected a file name")
-    if not output.parent.is_dir():
-        raise OutputError(f"{output}: the folder {output.parent} does not exist")
     refuse_taken(output, force=request.force)
     checkpoint = output.with_name(output.name + ".partial")
     if not request.resume:

@@ -41,6 +41,7 @@ from onnxquant.recipe.rules import Recipe
 from onnxquant.report.data import Request, SiteResult
 from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
+from onnxquant.system.files import refuse_folder
 from onnxquant.validation.reference import Reference
 from onnxquant.validation.request import check_request
 from onnxquant.validation.weights import EncodedWeights
@@ -74,7 +75,7 @@ def quantize(
     whole_graph.check(settings, entries)
     original = load(source, settings.external_root) if reference is None else reference.document
     original.least_elements = rules.least_elements
-    _refuse_quantized(original)
+    _refuse_quantized(original, settings)
     refuse_original(original, rules.clients)
     # A search may name the output after the formats that it chooses.
     is_named = output is not None or not settings.searches
@@ -250,12 +251,13 @@ def _refuse_unencoded(original: Document, results: Iterable[SiteResult]) -> None
         raise ModelError(_nothing_because(original, decisions))
 
 
-def _refuse_quantized(document: Document) -> None:
+def _refuse_quantized(document: Document, options: Options) -> None:
     if metadata := Metadata.read(document.proto):
         formats = sorted({record.format for record in metadata.records})
+        both = f" with --format {formats[0]} --float16" if options.in_float16 and len(formats) == 1 else ""
         raise ModelError(
-            f"{document.name}: is already quantized by onnxquant ({', '.join(formats)}); quantize the original, or make "
-            f"a float model of this one with `onnxquant dequantize`"
+            f"{document.name}: is already quantized by onnxquant ({', '.join(formats)}); quantize the original{both}, or "
+            f"make a float model of this one with `onnxquant dequantize`"
         )
 
 
@@ -278,8 +280,7 @@ def output_path(original: Document, output: str | Path | None, name: Callable[[P
 
 
 def _refuse_unwritable(path: Path, plan: Plan, *, external: bool) -> None:
-    if not path.name:
-        raise OutputError(f"{path}: is a folder; expected a file name")
+    refuse_folder(path)
     if not external and plan.nbytes > MAX_INLINE:
         raise OutputError(
             f"{path}: {plan.nbytes} bytes of weights do not fit one protobuf file (2 GiB); use --external-data auto or always"

@@ -90,10 +90,6 @@ class Publisher:
             raise
 
     def _refuse_unusable(self) -> None:
-        if self.output.is_dir():
-            raise OutputError(f"{self.output}: is a folder; expected a file name")
-        if not self.output.parent.is_dir():
-            raise OutputError(f"{self.output}: the folder {self.output.parent} does not exist")
         refuse_taken(self.output, force=self.force)
         for place in self._data_places():
             refuse_taken(place, force=self.force)

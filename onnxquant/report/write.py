@@ -12,7 +12,7 @@ from onnxquant.report import markdown
 from onnxquant.report.comparison import Comparison
 from onnxquant.report.data import ReportData
 from onnxquant.report.serialize import as_text, report_to_json
-from onnxquant.system.files import atomically, refuse_taken
+from onnxquant.system.files import atomically, refuse_folder, refuse_taken
 
 
 def places(names: Sequence[str], output: Path | None, *, force: bool) -> list[Path]:
@@ -30,8 +30,8 @@ def places(names: Sequence[str], output: Path | None, *, force: bool) -> list[Pa
     >>> places([".html"], Path("model.int8.onnx"), force=False)
     [PosixPath('model.int8.html')]
     """
-    if names and output is not None and not output.name:
-        raise OutputError(f"{output}: is a folder; expected a file name")
+    if names and output is not None:
+        refuse_folder(output)
     for name in map(str, names):
         if not name.endswith(REPORTS):
             raise RecipeError(f"report is {name!r}, expected a name that ends in {', '.join(REPORTS)}")
@@ -61,10 +61,6 @@ def refuse_unusable(path: Path, output: Path | None, *, force: bool, what: str =
     own = [] if output is None else [output, output.with_name(f"{output.name}.data")]
     if path.resolve() in [p.resolve() for p in own]:
         raise OutputError(f"{path}: is the model's own file; give the {what} another name")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; expected a file name")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist")
     refuse_taken(path, force=force)
 
 

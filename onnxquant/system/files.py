@@ -61,7 +61,7 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def refuse_taken(path: Path, *, force: bool) -> None:
-    """Refuse an output that exists already, or that is no file.
+    """Refuse an output that exists already, that is no file, or whose folder is missing.
 
     Args:
         path: the output
@@ -70,9 +70,22 @@ def refuse_taken(path: Path, *, force: bool) -> None:
     Raises:
         OutputError: it is refused.
     """
+    refuse_folder(path)
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist")
     refuse_special(path)
     if (path.exists() or path.is_symlink()) and not force:
         raise OutputExistsError(f"{path}: exists already; pass --force (force=True) to replace it")
+
+
+def refuse_folder(path: Path) -> None:
+    """Refuse an output that is a folder.
+
+    Raises:
+        OutputError: it is one.
+    """
+    if not path.name or path.is_dir():
+        raise OutputError(f"{path}: is a folder; expected a file name")
 
 
 def refuse_special(path: Path) -> None:

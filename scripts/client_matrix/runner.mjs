@@ -15,7 +15,8 @@ async function milliseconds(session, feeds) {
   return performance.now() - start;
 }
 
-export async function run(ort, open, files) {
+// Results by file; each is told as soon as it is there.
+export async function run(ort, open, files, tell = () => {}) {
   const results = {};
   for (const { key, path, inputs, original } of files) {
     const sessions = [];
@@ -39,6 +40,7 @@ export async function run(ort, open, files) {
     } finally {
       for (const session of sessions) await session.release();
     }
+    await tell(results);
   }
   return results;
 }

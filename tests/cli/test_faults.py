@@ -253,6 +253,8 @@ def test_already_quantized(model: Path, tmp_path: Path) -> None:
     for arguments in ((), ("--force",), ("--format", "q4_0"), ("--dry-run",)):
         says = r"once\.onnx: is already quantized by onnxquant \(int8\).*onnxquant dequantize"
         refused(tmp_path, "quantize", once, "-o", tmp_path / "twice.onnx", *arguments, says=says)
+    says = "quantize the original with --format int8 --float16, or make"
+    refused(tmp_path, "quantize", once, "-o", tmp_path / "twice.onnx", "--float16", says=says)
 
 
 def test_not_ours(model: Path, tmp_path: Path) -> None:
