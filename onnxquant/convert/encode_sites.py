@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from onnxquant.artifact.hashes import planes_digest
 from onnxquant.errors import RangeError, WeightError
 from onnxquant.formats.base import Encoded
@@ -14,6 +16,11 @@ from onnxquant.plan.context import Context
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.report.data import SiteResult
 from onnxquant.solvers.rtn import Rtn
+
+# A weight of which codes keep no more than this is lost.
+_NOTHING_DB = 1.0
+# Scales are float16: they lose digits where weights are smaller than this, and become zero.
+_SMALL = 2.0**-14
 
 
 class SiteEncoder:
@@ -57,6 +64,12 @@ class SiteEncoder:
             raise WeightError(
                 f"{document.name}: weight {site.name!r} {error}; keep it in float with --exclude to go on"
             ) from None
+        if difference.sqnr_db < _NOTHING_DB and (largest := float(np.abs(weight).max())) < _SMALL:
+            reason = (
+                f"{decision.format.name}: its numbers, at most {largest:.2g}, are too small for the format's scales"
+            )
+            self.results[site.name] = SiteResult(decision.kept_in_float(reason))
+            return None
         if self._context.options.proof:
             self.digests[site.name] = planes_digest(encoded)
         warning = decision.format.warning(difference.sqnr_db)

@@ -131,7 +131,7 @@ def _standard_need(node: onnx.NodeProto, position: int, shape: tuple[int, ...]) 
         view = View(shape, (0, 1) if rows_first else (1, 0))
         is_product = position == 1 and not attribute(node, "transA", 0)
         return Need("gemm", UseKind.PRODUCT if is_product else UseKind.DENSE, view)
-    if op == "Conv" and position == 1:
+    if op in ("Conv", "DeformConv") and position == 1:
         return Need("conv", UseKind.DENSE, View(shape, same))
     if op == "ConvTranspose" and position == 1:
         # [in, out / groups, ...]: with one group the output channels are a clean axis.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -240,8 +240,9 @@ def find_sites(document: Document) -> tuple[list[Site], list[SkippedConstant]]:
 def overridable_weights(skipped: Sequence[SkippedConstant]) -> str:
     """A sentence on the weights among skipped constants that are graph inputs; empty where there are none."""
     count = sum(c.is_overridable and len(c.shape) > 1 for c in skipped)
-    return f"{count} weights are graph inputs, which a caller may override: --constant-inputs takes them for constants" * (
-        count > 0
+    return (
+        f"{count} weights are graph inputs, which a caller may override: --constant-inputs takes them for constants"
+        * (count > 0)
     )
 
 
@@ -281,7 +282,7 @@ def _collect(
     for index, node in enumerate(graph.node):
         for position, name in enumerate(node.input):
             if name in names:
-                _add_use(names[name], graph, _InputPlace(index, position), readers)
+                _add_use(names[name], _GraphReads(graph, readers, names), _InputPlace(index, position))
         for inner in subgraphs(node):
             _collect(inner, names, candidates, ir_version)
             for output in inner.output:
@@ -314,13 +315,31 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[_InputPlace]]:
     return readers
 
 
-def _add_use(
-    candidate: _PossibleSite, graph: onnx.GraphProto, reader: _InputPlace, readers: dict[str, list[_InputPlace]]
-) -> None:
+@dataclass(frozen=True)
+class _GraphReads:
+    """Readers and constants of a graph.
+
+    Attributes:
+        graph: the graph.
+        readers: readers of each tensor in it.
+        constants: names of the float constants that its nodes see.
+    """
+
+    graph: onnx.GraphProto
+    readers: Mapping[str, Sequence[_InputPlace]]
+    constants: Collection[str]
+
+    def kind_of(self, kind: UseKind, node: onnx.NodeProto) -> UseKind:
+        """The part of a weight that a node needs: all of it for a product with a constant, which is computed at load."""
+        return UseKind.DENSE if kind is UseKind.PRODUCT and node.input[0] in self.constants else kind
+
+
+def _add_use(candidate: _PossibleSite, reads: _GraphReads, reader: _InputPlace) -> None:
     """Add the use of a constant by one reader to those that make it a site, or to the others."""
+    graph = reads.graph
     node = graph.node[reader.index]
     shape = tuple(candidate.tensor.dims)
-    through = _through_transpose(graph, reader, shape, readers)
+    through = _through_transpose(reads, reader, shape)
     if through:
         candidate.uses += through
         return
@@ -331,25 +350,25 @@ def _add_use(
         candidate.excuses.append(need.reason)
         candidate.other_uses.append(Use(graph, reader.index, reader.position, role, UseKind.DENSE, same))
     else:
-        candidate.uses.append(Use(graph, reader.index, reader.position, need.role, need.kind, need.view))
+        kind = reads.kind_of(need.kind, node)
+        candidate.uses.append(Use(graph, reader.index, reader.position, need.role, kind, need.view))
 
 
-def _through_transpose(
-    graph: onnx.GraphProto, reader: _InputPlace, shape: tuple[int, ...], readers: dict[str, list[_InputPlace]]
-) -> list[Use]:
+def _through_transpose(reads: _GraphReads, reader: _InputPlace, shape: tuple[int, ...]) -> list[Use]:
     """MatMuls that read a 2-D weight through a Transpose of its own: exporters write [N, K] weights so."""
+    graph = reads.graph
     node = graph.node[reader.index]
     if node.op_type != "Transpose" or reader.position != 0 or len(shape) != 2:
         return []
     if attribute(node, "perm", [1, 0]) != [1, 0]:
         return []
     uses = []
-    for after in readers.get(node.output[0], []):
+    for after in reads.readers.get(node.output[0], []):
         if after is _ELSEWHERE or after.position != 1:
             return []
         product = graph.node[after.index]
         if product.op_type != "MatMul" or not product.output:
             return []
-        view = View(shape, (0, 1))
-        uses.append(Use(graph, after.index, 1, "matmul", UseKind.PRODUCT, view, via=reader.index))
+        kind = reads.kind_of(UseKind.PRODUCT, product)
+        uses.append(Use(graph, after.index, 1, "matmul", kind, View(shape, (0, 1)), via=reader.index))
     return uses

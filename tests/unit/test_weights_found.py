@@ -386,6 +386,58 @@ def test_weights_that_functions_are_called_with_are_found(tmp_path: Path, case: 
     assert {f.name for f in onnx.load(tmp_path / "out.onnx").functions} & {"Linear", "Layer", "Act"} == {"Act"}
 
 
+PRODUCTS_OF_CONSTANTS = {
+    "MatMul": [node("MatMul", ["b", "a"], ["k"])],
+    "Gemm": [node("Gemm", ["b", "a"], ["k"])],
+    "Transpose": [node("Transpose", ["at"], ["t"], perm=[1, 0]), node("MatMul", ["b", "t"], ["k"])],
+}
+
+
+@pytest.mark.parametrize("options", [{"activations": "dynamic"}, {"bits": 4, "target": "onnx"}], ids=str)
+@pytest.mark.parametrize("case", PRODUCTS_OF_CONSTANTS)
+def test_a_product_of_two_constants_is_computed_at_load(tmp_path: Path, case: str, options: dict[str, Any]) -> None:
+    """A kernel read one of them by its name, which was no more."""
+    second = {"at": weight(900, 16)} if case == "Transpose" else {"a": weight(16, 900)}
+    constants = {"b": weight(80, 16), **second}
+    nodes = [*PRODUCTS_OF_CONSTANTS[case], node("MatMul", ["x", "k"], ["h"]), node("MatMul", ["x", "b"], ["z"])]
+    outputs = {"h": "float32", "z": "float32"}
+    report = onnxquant.quantize(
+        model(nodes, {"x": ("float32", ["n", 80])}, outputs, constants), tmp_path / "out.onnx", proof=False, **options
+    )
+    assert {site.decision.name for site in report.encoded} == constants.keys()
+    feed = {"x": weight(3, 80, seed=4)}
+    onnxquant.dequantize(tmp_path / "out.onnx", tmp_path / "float.onnx")
+    for close, exact in zip(
+        onnxquant.load(tmp_path / "out.onnx").run(["h"], feed),
+        onnxquant.load(tmp_path / "float.onnx").run(["h"], feed),
+        strict=True,
+    ):
+        np.testing.assert_allclose(close, exact, atol=1e-4)
+
+
+def test_the_kernel_of_a_deformable_convolution_is_encoded(tmp_path: Path) -> None:
+    proto = model(
+        [node("DeformConv", ["x", "w", "o"], ["y"], pads=[1] * 4)],
+        {"x": ("float32", [1, 8, 6, 6]), "o": ("float32", [1, 18, 6, 6])}, {"y": "float32"}, {"w": weight(64, 8, 3, 3)},
+    )  # fmt: skip
+    proto.opset_import[0].version, proto.ir_version = 19, 9
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", samples=1, min_sqnr=30)
+    assert report.passed and [site.decision.name for site in report.encoded] == ["w"]
+
+
+@pytest.mark.parametrize("form", ["int8", "q4_0"])
+def test_a_weight_too_small_for_scales_stays_in_float(tmp_path: Path, form: str) -> None:
+    """Scales are float16: they became zero, and with them the weight."""
+    nodes = [node("MatMul", ["x", "tiny"], ["h"]), node("MatMul", ["h", "w"], ["y"])]
+    constants = {"tiny": weight(64, 64) * np.float32(1e-9), "w": weight(64, 64)}
+    proto = model(nodes, {"x": ("float32", ["n", 64])}, {"y": "float32"}, constants)
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", format=form, proof=False)
+    assert [site.decision.name for site in report.encoded] == ["w"]
+    assert "too small for the format's scales" in next(
+        s.decision.reason for s in report.sites if s.decision.name == "tiny"
+    )
+
+
 def test_an_initializer_that_nothing_reads_is_dropped(tmp_path: Path) -> None:
     proto = model(
         [product("w")], {"x": ("float32", ["n", 64])}, {"y": "float32"}, {"w": HALF.astype("float32"), "u": HALF}
