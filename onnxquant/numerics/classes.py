@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 # Tolerance for the sum of a row of probabilities, float16 ones too; and the smallest probability that counts.
 _ROUNDING, _SMALLEST = 1e-2, 1e-9
 # Parts of names of outputs that hold a number per class, of features, of others without classes; and whole words of the last.
-_CLASSES = ("logit", "prob", "class", "score", "softmax", "pred", "cls")
+_CLASSES, _PREDICTIONS = ("logit", "prob", "class", "score", "softmax"), ("pred", "cls")
 _FEATURES = ("embed", "feature", "hidden", "pool")
 _OTHERS = (
     "fingerprint", "latent", "memory", "state", "box", "coord", "landmark", "keypoint", "point", "pose", "offset", "regress",
@@ -44,7 +44,8 @@ def has_classes(output: str, samples: Sequence[NDArray[Any]], *, is_chosen: bool
     if are_units or any(word in name for word in _FEATURES):
         return False
     axes = {a.ndim for a in samples}
-    is_named = any(word in name for word in _CLASSES) and not any(word in name for word in _OTHERS)
+    is_predicted = any(word in name for word in _PREDICTIONS) and not any(word in name for word in _OTHERS)
+    is_named = is_predicted or any(word in name for word in _CLASSES)
     if axes == {2}:
         return is_chosen or is_named or (not _is_other(name, samples) and not _is_width_of_features(samples[0].shape[-1]))
     return axes == {3} and (is_named or (not _is_other(name, samples) and _are_positions(samples)))

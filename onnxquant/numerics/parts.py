@@ -47,8 +47,11 @@ class Part:
         return self.output + self.text
 
     def of(self, values: NDArray[Any]) -> NDArray[Any]:
-        """The part of an array; all of it where the array has too few axes."""
-        return values[self.index] if len(self.index) <= values.ndim else values
+        """The part of an array, as far as its axes go; all of it where it has too few of them."""
+        if len(self.index) > values.ndim:
+            return values
+        pairs = zip(self.index, values.shape, strict=False)
+        return values[tuple(part if isinstance(part, slice) else part[part < length] for part, length in pairs)]
 
 
 def parts_by_scale(output: str, arrays: Sequence[NDArray[Any]]) -> list[Part]:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 from onnxquant.calibration.feeds import SampleOrigin
+from onnxquant.calibration.feeds.presets import IMAGES, SOUND
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.report import rows
@@ -16,6 +17,8 @@ from onnxquant.validation.proof import Proof, Structure
 
 # Samples and ops that are named.
 _NAMED = 3
+# One sample of a kind.
+_UNITS = {IMAGES: "image", SOUND: "sound", "text": "text"}
 # More memory by this factor is worth a line.
 _MORE_MEMORY = 1.1
 
@@ -152,7 +155,8 @@ def _samples(feeds: SampleOrigin) -> str:
     kind = "SYNTHETIC" if feeds.is_synthetic else ""
     if feeds.apart is not None:
         kind = "held-out" if feeds.apart else "calibration's own"
-    text = " ".join(filter(None, (str(feeds.samples), kind, feeds.kind or f"sample{'s' * (feeds.samples != 1)}")))
+    unit = f"{_UNITS.get(feeds.kind or '', 'sample')}{'s' * (feeds.samples != 1)}"
+    text = " ".join(filter(None, (str(feeds.samples), kind, unit)))
     if not feeds.is_synthetic:
         names = ", ".join((feeds.files or ())[:_NAMED])
         more = ", ..." if len(feeds.files or ()) > _NAMED else ""

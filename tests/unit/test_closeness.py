@@ -15,6 +15,7 @@ from onnxquant.numerics.score import Judge, Score
 
 RNG = np.random.default_rng(3)
 LOGITS = RNG.normal(0, 3, (6, 1, 10))
+OWN = np.random.default_rng(4)
 NOISE = RNG.normal(0, 0.1, LOGITS.shape)
 
 
@@ -220,6 +221,13 @@ def test_other_lengths_are_compared_where_both_have_values() -> None:
     assert part.shape == "not compared: [1, 100] instead of [1, 1, 100]"
 
 
+def test_parts_of_a_shorter_output_are_those_that_it_has() -> None:
+    wave = np.ones((1, 1, 100), np.float32)
+    wave[..., 25] = 1e-3
+    parts = Judge([{"y": wave}]).quality([{"y": wave[..., :20]}])
+    assert len(parts) == 2 and {part.sqnr_db for part in parts} == {math.inf}
+
+
 def test_indices_of_boxes_are_compared_as_a_set() -> None:
     rows = np.int64([[0, 0, 5], [0, 1, 9], [0, 1, 3]])
     (part,) = Judge([{"y": rows}]).quality([{"y": rows[[2, 0]]}])
@@ -258,18 +266,19 @@ def test_silence_is_not_the_worst_sample() -> None:
         ("embedding", LOGITS, False),
         ("y", LOGITS / np.linalg.norm(LOGITS, axis=-1, keepdims=True), False),
         ("y", RNG.normal(0, 1, (6, 1, 3, 8, 8)), False),
-        ("y", RNG.normal(0, 1, (6, 1, 40, 59)), True),
-        ("y", np.log(softmax(RNG.normal(0, 1, (6, 1, 4, 10)))), True),
-        ("y", RNG.normal(0, 1, (6, 1, 40, 64)), False),
-        ("y", RNG.random((6, 1, 40, 59)), False),
-        ("y", RNG.normal(0, 1, (6, 1, 384)), False),
-        ("logits", RNG.normal(0, 1, (6, 1, 384)), True),
-        ("y", RNG.normal(0, 1, (6, 3, 4)).cumsum(-1) ** 2, True),
-        ("y", np.sort(RNG.random((6, 3, 4))), False),
-        ("pred_boxes", RNG.normal(0, 1, (6, 3, 4)), False),
-        ("hn", RNG.normal(0, 1, (6, 1, 40, 59)), False),
-        ("y", RNG.normal(0, 3, (12, 1, 10)) + 16 * np.eye(10)[3], False),
-        ("logits", RNG.normal(0, 3, (12, 1, 10)) + 16 * np.eye(10)[3], True),
+        ("y", OWN.normal(0, 1, (6, 1, 40, 59)), True),
+        ("y", np.log(softmax(OWN.normal(0, 1, (6, 1, 4, 10)))), True),
+        ("y", OWN.normal(0, 1, (6, 1, 40, 64)), False),
+        ("y", OWN.random((6, 1, 40, 59)), False),
+        ("y", OWN.normal(0, 1, (6, 1, 384)), False),
+        ("logits", OWN.normal(0, 1, (6, 1, 384)), True),
+        ("y", OWN.normal(0, 1, (6, 3, 4)).cumsum(-1) ** 2, True),
+        ("y", np.sort(OWN.random((6, 3, 4))), False),
+        ("masked_lm_logits", OWN.normal(0, 1, (6, 1, 384)), True),
+        ("pred_boxes", OWN.normal(0, 1, (6, 3, 4)), False),
+        ("hn", OWN.normal(0, 1, (6, 1, 40, 59)), False),
+        ("y", OWN.normal(0, 3, (12, 1, 10)) + 16 * np.eye(10)[3], False),
+        ("logits", OWN.normal(0, 3, (12, 1, 10)) + 16 * np.eye(10)[3], True),
         ("y", RNG.normal(0, 1, (6, 1, 1)), False),
     ],
 )
@@ -293,9 +302,9 @@ def test_beside_probabilities_other_outputs_hold_no_classes() -> None:
 
 def test_positions_of_other_numbers_have_top_classes_and_widths_that_vary_have_none() -> None:
     """A tagger's output has a row for each word; scores of words are no classes, unless called so."""
-    tags = [{"y": RNG.normal(0, 1, (1, n, 5))} for n in (3, 7, 4)]
+    tags = [{"y": OWN.normal(0, 1, (1, n, 5))} for n in (3, 7, 4)]
     assert [part.answers for part in Judge(tags).quality(tags)] == [14]
-    starts = [{"y": RNG.normal(0, 1, (1, n))} for n in (3, 7, 4)]
+    starts = [{"y": OWN.normal(0, 1, (1, n))} for n in (3, 7, 4)]
     assert [part.answers for part in Judge(starts).quality(starts)] == [None]
     logits = [{"start_logits": row["y"]} for row in starts]
     assert [part.answers for part in Judge(logits).quality(logits)] == [3]

@@ -211,9 +211,10 @@ def _length(spec: Input, features: str) -> int | None:
 def _no_wave(path: Path, spec: Input) -> str:
     """The error of sounds for an input that is no waveform, with what to do."""
     frames = ", ".join("frames" if n is None or isinstance(n, str) else str(n) for n in spec.shape[-2:])
+    named = "whisper" if set(spec.shape[-2:]) & set(_BANDS) else f"features={LOG_MEL}"
     return (
         f"{path}: input {spec} takes features of sounds, no waveform: give them as a folder of .npy files, a sound in each "
-        f"([{frames}]); or --preprocess features=log-mel, if the model takes Whisper's spectrograms; "
+        f"([{frames}]); or --preprocess {named}, if the model takes Whisper's log-mel spectrograms; --preprocess "
         f"features=wave feeds the waveform all the same"
     )
 
