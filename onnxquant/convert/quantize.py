@@ -182,9 +182,11 @@ def origin_of(original: Document, options: Options, rules: Recipe) -> Origin:
 def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, notes: list[str]) -> Report:
     """Encode, lower, write and prove a planned model."""
     context, plan, options = model.context, model.plan, model.context.options
-    if not plan.encoded:
+    integers = integer_weights(model.document.proto)
+    is_packed = integers != integer_weights(context.original.proto)
+    if not plan.encoded and not is_packed:
         raise ModelError("; ".join((_nothing_to_encode(model), *notes)))
-    if integers := integer_weights(model.document.proto):
+    if integers and not is_packed:
         notes = [*notes, f"parts of the model are quantized already ({integers}); they stay as they are"]
     data = options.data_files(context.original, path, nbytes=plan.nbytes)
     _refuse_unwritable(path, plan, external=data is not None)
@@ -214,7 +216,8 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
         solved = solve_weights(context, unsolved, model.orders, split.calibrating if split else None)
         encoder = SiteEncoder(context, plan, [model.solved, solved])
         lowered = lowering.lower(model.document, plan, publisher, encoder)
-        _refuse_unencoded(context.original, encoder.results.values())
+        if plan.encoded:
+            _refuse_unencoded(context.original, encoder.results.values())
         publisher.keep(lowered.proto, model.document)
         publisher.publish(lowered.proto)
     report.notes += publisher.notes

@@ -117,7 +117,8 @@ def _result(report: ReportData) -> tuple[State, str]:
     proof = report.proof
     if proof is None and report.planned:
         return State.PLANNED, "Run it without --dry-run to write and prove the file."
-    if report.sites and not report.encoded:
+    is_smaller = report.final_bytes is not None and report.final_bytes * NEGLIGIBLE_GAIN < report.original_bytes
+    if report.sites and not report.encoded and not is_smaller:  # smaller: codes that the graph computed itself are stored
         return (
             State.NOTHING_QUANTIZED,
             "Do not use it: every weight stays in float. The reasons stand beside the weights.",
