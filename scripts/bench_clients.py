@@ -69,7 +69,10 @@ def matrix(selected: Sequence[File], answers: Answers, says: dict[str, dict[str,
     for file in selected:
         cells = []
         for name, answer in answers.items():
-            result, word = answer["results"][file.key], says[file.key].get(name)
+            result, word = answer["results"].get(file.key), says[file.key].get(name)
+            if result is None:
+                cells.append("not run")
+                continue
             loads = "error" not in result
             cells.append(("yes" if loads else "no") if word is None or not loads else _CELLS[word])
             if word is not None and loads != (word is not Support.NO):

@@ -26,7 +26,7 @@ function made(transformers, session) {
   for (const { name, type, shape } of session.inputMetadata) {
     const dims = shape.map((d, i) => (typeof d === 'number' && d > 0 ? d : i === 0 ? 1 : name === 'pixel_values' ? 224 : 16));
     const count = dims.reduce((a, b) => a * b, 1);
-    const data = type === 'int64' ? BigInt64Array.from({ length: count }, () => (name.includes('mask') ? 1n : BigInt(Math.floor(random() * 100))))
+    const data = type === 'bool' ? new Uint8Array(count).fill(1) : type === 'int64' ? BigInt64Array.from({ length: count }, () => (name.includes('mask') ? 1n : BigInt(Math.floor(random() * 100))))
       : Float32Array.from({ length: count }, () => random() + random() + random() - 1.5);
     inputs[name] = new transformers.Tensor(type, data, dims);
   }
