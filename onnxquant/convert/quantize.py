@@ -200,7 +200,7 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
         announce(context.progress, f"warning: {sentence}")
     notes = [*notes, *slow]
     size = lowering.predict(model.document, plan, data)
-    refuse_larger(context.original, size)
+    refuse_larger(context.original, size, has_integers=plan.activations is not None)
     plan = replace(plan, predicted_bytes=size.nbytes)
     report = Report.of_plan(context.original, path, plan, [*notes, *model.notes])
     if size.float16:

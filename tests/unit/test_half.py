@@ -402,6 +402,15 @@ def test_a_file_that_does_not_load_is_refused_without_a_proof(tmp_path: Path, mo
     assert not list(tmp_path.iterdir())
 
 
+def test_a_float16_file_whose_casts_take_more_than_it_saves_is_refused(tmp_path: Path) -> None:
+    nodes = [node("Gather", ["table", "i"], ["z"]), node("Mul", ["x", "c"], ["y"])]
+    constants = {"table": np.arange(10_000), "c": np.array([2, 3], F32)}
+    model = single(nodes, {"x": (F32, [2]), "i": (I64, [1])}, {"y": F32, "z": I64}, constants)
+    with pytest.raises(ModelError, match=r"would be larger: \d+ bytes, \d+ now"):
+        onnxquant.quantize(model, tmp_path / "out.onnx", format="f16", whole_graph=True, keep_io_types=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_float16_file_that_would_be_no_smaller_is_refused(tmp_path: Path) -> None:
     """Only inputs are float32: Casts come on top, and no constant becomes smaller."""
     model = single([node("Floor", ["x"], ["y"])], {"x": (F32, [2])}, {"y": F32}, {})
