@@ -28,7 +28,8 @@ from onnxquant.native import library as native
 from onnxquant.native.jobs import Execution
 
 GGUF = {
-    name: getattr(gguf.GGMLQuantizationType, name.upper()) for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0")
+    name: getattr(gguf.GGMLQuantizationType, name.upper())
+    for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq1_0", "tq2_0")
 }
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("int8", {"per_channel": True}),

@@ -95,12 +95,12 @@ Action action_of(const char* name) {
 }
 
 void check_planes(const EncodeJob& job, const EncoderTraits& traits) {
-  const bool six_bits = traits.side == Side::kSixBits, factors = six_bits || traits.side == Side::kSignedFactors;
+  const bool minima = has_minimum_factors(traits.side);
   need(job.codes, true, "codes are", job.format);
   need(job.scales, traits.scale_type != ScaleType::kNone, "scales are", job.format);
-  need(job.seconds, six_bits || traits.side == Side::kMinima || job.zero_point != 0, "minima or zero points are", job.format);
-  need(job.subscales, factors, "subscales are", job.format);
-  need(job.subminima, six_bits, "subminima are", job.format);
+  need(job.seconds, minima || traits.side == Side::kMinima || job.zero_point != 0, "minima or zero points are", job.format);
+  need(job.subscales, has_factors(traits.side), "subscales are", job.format);
+  need(job.subminima, minima, "subminima are", job.format);
 }
 
 void check_inputs(const EncodeJob& job, const EncoderTraits& traits, bool encode) {

@@ -42,7 +42,7 @@ constexpr Encoder encoder_of(const char* name) {
   } else {
     constexpr const Format& kFormat = kFamily[0];
     constexpr EncoderTraits kTraits = AnyEncoder::kTraits;
-    constexpr bool kFactors = kFormat.side == Side::kSixBits || kFormat.side == Side::kSignedFactors;
+    constexpr bool kFactors = has_factors(kFormat.side);
     constexpr bool kWholes = kFormat.values == Values::kHalf || kFormat.values == Values::kBfloat;
     static_assert(kTraits.bits == kFormat.bits, "the encoder writes codes of another width");
     static_assert(kTraits.scale_type == kFormat.scale_type, "the encoder writes scales of another type");

@@ -1,4 +1,4 @@
-// ggml's q4_k and q5_k: super-blocks of 256 weights, with scales and minima of 6 bits per 32.
+// ggml's K-quants: super-blocks of 256 weights, whose sub-blocks have scales of a few bits, and perhaps minima.
 #pragma once
 
 #include "encode/form.h"
@@ -6,38 +6,64 @@
 namespace onnxquant::ONNXQUANT_ISA {
 namespace {
 
-template <int kBits>
+// q2_k, q4_k, q5_k: scales and minima. The encoder tries scales that are 1 / kFineness of a code apart.
+template <int kBits, int kSubBlock, int kFactorBits, int kFineness>
 struct MinimumSuperBlock : Form {
   using Form::Form;
   using Code = std::uint8_t;
-  static constexpr int kUnit = 256;
-  static constexpr EncoderTraits kTraits{kBits, kUnit, ScaleType::kHalf, Side::kSixBits};
-  static constexpr float kTop = (1 << kBits) - 1, kMost = 63;
+  static_assert(kSubBlock == 16 || kSubBlock == 32, "one vector or two");
+  static constexpr int kUnit = 256, kSubBlocks = kUnit / kSubBlock;
+  static constexpr EncoderTraits kTraits{kBits, kUnit, ScaleType::kHalf, kFactorBits == 6 ? Side::kSixBits : Side::kFourBits};
+  static constexpr float kTop = (1 << kBits) - 1, kMost = (1 << kFactorBits) - 1, kCount = kSubBlock;
 
   struct Line {
     float scale, minimum, sum;
   };
 
-  // Scale and minimum of 32 weights by least squares, the best of 13 grids.
-  static ONNXQUANT_INLINE Line search(const float* x) {
-    const Sixteen x0 = load_16(x), x1 = load_16(x + 16);
-    const float low = least(smallest(smaller(x0, x1)), 0.0f), span = largest(larger(x0, x1)) - low;
-    const float sx = sum(add(x0, x1));
+  // The vectors of a sub-block, and the sum of all their elements, in halves.
+  struct Vectors {
+    Sixteen at[kSubBlock / 16];
+    ONNXQUANT_INLINE float total() const {
+      if constexpr (kSubBlock == 32) return sum(add(at[0], at[1]));
+      return sum(at[0]);
+    }
+  };
+  template <class Function>
+  static ONNXQUANT_INLINE Vectors vectors(const Function& function) {
+    Vectors out;
+    for (int v = 0; v < kSubBlock / 16; ++v) out.at[v] = function(v);
+    return out;
+  }
+
+  // Scale and minimum of a sub-block by least squares, the best of 13 grids.
+  static ONNXQUANT_INLINE Line search(const float* from) {
+    const Vectors x = vectors([&](int v) { return load_16(from + 16 * v); });
+    Sixteen lows = x.at[0], highs = x.at[0];
+    if constexpr (kSubBlock == 32) {
+      lows = smaller(lows, x.at[1]);
+      highs = larger(highs, x.at[1]);
+    }
+    const float low = least(smallest(lows), 0.0f), span = largest(highs) - low, sx = x.total();
     float scale = span / kTop, minimum = low, error = float_of(0x7f800000u);
-    const Sixteen lows = splat_16(low), from0 = subtract(x0, lows), from1 = subtract(x1, lows);
+    const Sixteen base = splat_16(low);
+    const Vectors above = vectors([&](int v) { return subtract(x.at[v], base); });
     for (int t = -6; t <= 6; ++t) {
-      const Sixteen inverse = splat_16(quotient(kTop + static_cast<float>(t) / 4.0f, span));
-      const Sixteen q0 = clip(round_even(multiply(from0, inverse)), 0.0f, kTop), q1 = clip(round_even(multiply(from1, inverse)), 0.0f, kTop);
-      const float n = sum(add(q0, q1)), nn = sum(add(multiply(q0, q0), multiply(q1, q1))), sqx = sum(add(multiply(x0, q0), multiply(x1, q1)));
-      const float det = 32.0f * nn - n * n;
+      const Sixteen inverse = splat_16(quotient(kTop + static_cast<float>(t) / kFineness, span));
+      const Vectors q = vectors([&](int v) { return clip(round_even(multiply(above.at[v], inverse)), 0.0f, kTop); });
+      const float sq = q.total(), qq = vectors([&](int v) { return multiply(q.at[v], q.at[v]); }).total();
+      const float sqx = vectors([&](int v) { return multiply(x.at[v], q.at[v]); }).total();
+      const float det = kCount * qq - sq * sq;
       if (!(det > 0)) continue;
-      float a = (32.0f * sqx - sx * n) / det, b = (nn * sx - n * sqx) / det;
+      float a = (kCount * sqx - sx * sq) / det, b = (qq * sx - sq * sqx) / det;
       if (b > 0) {
-        a = sqx / nn;
+        a = sqx / qq;
         b = 0.0f;
       }
-      const Sixteen d0 = subtract(add(multiply(splat_16(a), q0), splat_16(b)), x0), d1 = subtract(add(multiply(splat_16(a), q1), splat_16(b)), x1);
-      const float e = sum(add(multiply(d0, d0), multiply(d1, d1)));
+      const Sixteen slope = splat_16(a), start = splat_16(b);
+      const float e = vectors([&](int v) {
+                        const Sixteen d = subtract(add(multiply(slope, q.at[v]), start), x.at[v]);
+                        return multiply(d, d);
+                      }).total();
       if (e < error) {
         scale = a;
         minimum = b;
@@ -48,24 +74,24 @@ struct MinimumSuperBlock : Form {
   }
 
   ONNXQUANT_INLINE void quantize(const float* x, const Group& at, Code* codes) const {
-    Line lines[8];
+    Line lines[kSubBlocks];
     float scale = 0, depth = 0;
-    for (int s = 0; s < 8; ++s) {
-      lines[s] = search(x + 32 * s);
+    for (int s = 0; s < kSubBlocks; ++s) {
+      lines[s] = search(x + kSubBlock * s);
       scale = most(lines[s].scale, scale);
       depth = most(-lines[s].minimum, depth);
     }
     const std::uint16_t half = lasting_half(scale / kMost), half_minimum = lasting_half(depth / kMost);
     const float d = from_half(half), dmin = from_half(half_minimum);
-    for (int s = 0; s < 8; ++s) {
+    for (int s = 0; s < kSubBlocks; ++s) {
       const float sc = small(lines[s].scale, d);
-      const float m = small(-(sc > 0 ? lines[s].minimum : least(lines[s].sum / 32.0f, 0.0f)), dmin);
+      const float m = small(-(sc > 0 ? lines[s].minimum : least(lines[s].sum / kCount, 0.0f)), dmin);
       const Sixteen shift = splat_16(dmin * m), inverse = splat_16(quotient(1.0f, d * sc));
-      for (int i = 32 * s; i < 32 * s + 32; i += 16) {
+      for (int i = kSubBlock * s; i < kSubBlock * (s + 1); i += 16) {
         store_codes(codes + i, clip(round_even(multiply(add(load_16(x + i), shift), inverse)), 0.0f, kTop));
       }
-      plane<std::uint8_t>(job.subscales)[8 * at.number + s] = static_cast<std::uint8_t>(sc);
-      plane<std::uint8_t>(job.subminima)[8 * at.number + s] = static_cast<std::uint8_t>(m);
+      plane<std::uint8_t>(job.subscales)[kSubBlocks * at.number + s] = static_cast<std::uint8_t>(sc);
+      plane<std::uint8_t>(job.subminima)[kSubBlocks * at.number + s] = static_cast<std::uint8_t>(m);
     }
     plane<std::uint16_t>(job.scales)[at.number] = half;
     plane<std::uint16_t>(job.seconds)[at.number] = half_minimum;
@@ -76,10 +102,62 @@ struct MinimumSuperBlock : Form {
     const float d = from_half(plane<const std::uint16_t>(job.scales)[at.number]);
     const float dmin = from_half(plane<const std::uint16_t>(job.seconds)[at.number]);
     for (int i = 0; i < count; i += 16) {
-      const std::int64_t sub_block = 8 * at.number + (from + i) / 32;
+      const std::int64_t sub_block = kSubBlocks * at.number + (from + i) / kSubBlock;
       const Sixteen step = splat_16(d * plane<const std::uint8_t>(job.subscales)[sub_block]);
       const Sixteen shift = splat_16(dmin * plane<const std::uint8_t>(job.subminima)[sub_block]);
       store(y + i, subtract(multiply(load_bytes_16(codes + i), step), shift));
+    }
+  }
+};
+
+// q3_k, q6_k: signed scales per 16 weights.
+template <int kBits, int kFactorBits, int kFineness>
+struct SignedSuperBlock : Form {
+  using Form::Form;
+  using Code = std::uint8_t;
+  static constexpr int kUnit = 256;
+  static constexpr EncoderTraits kTraits{kBits, kUnit, ScaleType::kHalf,
+                                         kFactorBits == 8 ? Side::kSignedFactors : Side::kSignedSixBits};
+  static constexpr float kMiddle = 1 << (kBits - 1), kLeast = 1 << (kFactorBits - 1);
+
+  // Scale of 16 weights by least squares, the best of 17 grids.
+  static ONNXQUANT_INLINE float search(const float* from) {
+    const Sixteen x = load_16(from);
+    const float top = extreme(from, 16);
+    float scale = top / -kMiddle, gain = -1.0f;
+    for (int t = -8; t <= 8; ++t) {
+      const Sixteen q = code(x, quotient(-(kMiddle + static_cast<float>(t) / kFineness), top));
+      const float qq = sum(multiply(q, q)), sqx = sum(multiply(x, q));
+      if (!(qq > 0)) continue;
+      const float g = (sqx * sqx) / qq;
+      if (g > gain) {
+        scale = sqx / qq;
+        gain = g;
+      }
+    }
+    return scale;
+  }
+  static ONNXQUANT_INLINE Sixteen code(Sixteen x, float inverse) {
+    return clip(round_even(multiply(x, splat_16(inverse))), -kMiddle, kMiddle - 1.0f);
+  }
+
+  ONNXQUANT_INLINE void quantize(const float* x, const Group& at, Code* codes) const {
+    float scales[16];
+    for (int s = 0; s < 16; ++s) scales[s] = search(x + 16 * s);
+    const std::uint16_t half = lasting_half(extreme(scales, 16) / -kLeast);
+    const float d = from_half(half);
+    for (int s = 0; s < 16; ++s) {
+      const float sc = clipped(rounded(quotient(scales[s], d)), -kLeast, kLeast - 1.0f);
+      store_codes(codes + 16 * s, add(code(load_16(x + 16 * s), quotient(1.0f, d * sc)), splat_16(kMiddle)));
+      plane<std::int8_t>(job.subscales)[16 * at.number + s] = static_cast<std::int8_t>(sc);
+    }
+    plane<std::uint16_t>(job.scales)[at.number] = half;
+  }
+  ONNXQUANT_INLINE void dequantize(const Code* codes, const Group& at, std::int64_t from, int count, float* y) const {
+    const float d = from_half(plane<const std::uint16_t>(job.scales)[at.number]);
+    for (int i = 0; i < count; i += 16) {
+      const std::int8_t sc = plane<const std::int8_t>(job.subscales)[16 * at.number + (from + i) / 16];
+      store(y + i, multiply(subtract(load_bytes_16(codes + i), splat_16(kMiddle)), splat_16(d * sc)));
     }
   }
 };

@@ -14,6 +14,6 @@ inline constexpr Format q4_k[] = {
 
 namespace onnxquant::ONNXQUANT_ISA::encoders {
 
-using q4_k = MinimumSuperBlock<4>;
+using q4_k = MinimumSuperBlock<4, 32, 6, 4>;
 
 }  // namespace onnxquant::ONNXQUANT_ISA::encoders

@@ -14,6 +14,6 @@ inline constexpr Format q5_k[] = {
 
 namespace onnxquant::ONNXQUANT_ISA::encoders {
 
-using q5_k = MinimumSuperBlock<5>;
+using q5_k = MinimumSuperBlock<5, 32, 6, 4>;
 
 }  // namespace onnxquant::ONNXQUANT_ISA::encoders

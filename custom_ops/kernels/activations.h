@@ -64,7 +64,7 @@ void quantize_row(const Weights& weights, const float* x, const QuantizedRows& r
   const std::int32_t offset = start_offset(*weights.format);
   for (std::int64_t b = 0; b < weights.blocks; ++b) {
     const std::int64_t first = b * weights.block;
-    const std::int64_t rest = weights.K - first;
+    const std::int64_t rest = weights.K > first ? weights.K - first : 0;  // none: a block that only fills a word of high bits
     const std::int64_t at = row * rows.block_stride + b;
     std::int32_t sum;
     quantize_block<kBits>(x + first, rest < weights.block ? rest : weights.block, weights.block,

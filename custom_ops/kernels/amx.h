@@ -381,6 +381,8 @@ inline ManyRows select_many_rows(const Weights& weights) {
   if (values != Values::kOffset && values != Values::kUnsigned) {
     return {32, round_row, multiply_rows<BfloatPanel<kDecoded>>};
   }
+  // Two blocks share a word of high bits.
+  if (weights.format->step(weights.block) != weights.block) return {32, round_row, multiply_rows<BfloatPanel<kDecoded>>};
   const bool coarse = weights.block >= kLeastBlock;
   switch (weights.format->bits) {
     case 8: return many_rows_of<8>(coarse);

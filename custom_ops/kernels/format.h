@@ -29,9 +29,17 @@ enum class Side {
   kZeroCodes,      // uint8 per group, subtracted from the code
   kZeroHalves,     // float16 per group, subtracted from the code
   kSixBits,        // ggml's q4_k, q5_k: scales and minima per 256 weights, times 6-bit factors per 32
+  kFourBits,       // ggml's q2_k: the same with 4-bit factors per 16
   kSignedFactors,  // ggml's q6_k: scales per 256 weights, times an int8 per 16
+  kSignedSixBits,  // ggml's q3_k: the same with 6 bits per 16
   kOutliers,       // some columns in float16
 };
+// Scales of super-blocks, times factors of their blocks.
+constexpr bool has_factors(Side side) {
+  return side == Side::kSixBits || side == Side::kFourBits || side == Side::kSignedFactors || side == Side::kSignedSixBits;
+}
+// Minima of super-blocks, times factors of their blocks.
+constexpr bool has_minimum_factors(Side side) { return side == Side::kSixBits || side == Side::kFourBits; }
 
 // Bits of Format::granularities: how many weights may share one scale.
 enum Granularity : unsigned { kPerBlock = 1, kPerRow = 2, kPerTensor = 4 };
@@ -61,12 +69,16 @@ struct Format {
   // Odd widths are stored as two planes: the low bits of each code, and its high ones.
   constexpr int low_bits() const { return bits == 5 || bits == 6 ? 4 : bits == 3 ? 2 : bits; }
   constexpr int high_bits() const { return bits - low_bits(); }
+  // K is padded to a multiple of this: whole blocks, and whole words of high bits.
+  constexpr std::int64_t step(std::int64_t block) const {
+    return high_bits() > 0 && block * high_bits() < 32 ? 32 / high_bits() : block;
+  }
   // Activations can be rounded to int8: the codes, or the entries of their table, are integers that a byte or two hold.
   constexpr bool has_int8() const {
     return values == Values::kTable ? table->fine != nullptr : values == Values::kOffset || values == Values::kUnsigned;
   }
   constexpr bool has_minimum() const {
-    return side == Side::kMinima || side == Side::kZeroCodes || side == Side::kZeroHalves || side == Side::kSixBits;
+    return side == Side::kMinima || side == Side::kZeroCodes || side == Side::kZeroHalves || has_minimum_factors(side);
   }
 };
 

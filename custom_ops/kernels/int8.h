@@ -50,16 +50,16 @@ struct Sums {
   }
 
   // Step kGroup of a chunk, then the next; partial sums are widened before they could overflow.
-  template <int kGroup, int kEnd>
+  template <int kGroup, int kEnd, int kFirst = kGroup>
   ONNXQUANT_INLINE void add_groups(const CodePointers (&codes)[kVectors], const std::int8_t* const (&x)[kRows],
                                    std::int64_t k) {
     if constexpr (kGroup < kEnd) {
       if constexpr (kInPlace) {
         add_in_place<kGroup>(codes, x[0] + k);
       } else {
-        add_group<kGroup, kEnd>(codes, x, k);
+        add_group<kGroup, kEnd, kFirst>(codes, x, k);
       }
-      add_groups<kGroup + 1, kEnd>(codes, x, k);
+      add_groups<kGroup + 1, kEnd, kFirst>(codes, x, k);
     }
   }
 
@@ -82,10 +82,10 @@ struct Sums {
     }
   }
 
-  template <int kGroup, int kEnd>
+  template <int kGroup, int kEnd, int kFirst>
   ONNXQUANT_INLINE void add_group(const CodePointers (&codes)[kVectors], const std::int8_t* const (&x)[kRows],
                                   std::int64_t k) {
-    if constexpr (kGroup % D::kGroups == 0) {
+    if constexpr (kGroup == kFirst || kGroup % D::kGroups == 0) {
       for (int v = 0; v < kVectors; ++v) {
         for (int r = 0; r < kRows; ++r) partial[v][r] = D::begin(sum[v][r][0]);
       }
@@ -244,8 +244,15 @@ ONNXQUANT_NOINLINE void int8_rows(const Int8Call& call, int first) {
       if (kRows > 1 && call.fetch) {
         for (int v = 0; v < kVectors; v += kVectorsPerTile) fetch_next<kChunk, kWidth>(weights, codes[v]);
       }
-      sums.template add_groups<0, kChunk / 4>(codes, x, k);
-      for (CodePointers& pointers : codes) advance<kWidth>(pointers, kChunk);
+      if constexpr (kChunk * high_bits(kWidth) % 32 == 0) {
+        sums.template add_groups<0, kChunk / 4>(codes, x, k);
+        for (CodePointers& pointers : codes) advance<kWidth>(pointers, kChunk);
+      } else if (b % 2 == 0) {  // two blocks share a word of high bits
+        sums.template add_groups<0, kChunk / 4>(codes, x, k);
+      } else {
+        sums.template add_groups<kChunk / 4, kChunk / 2>(codes, x, k - kChunk);
+        for (CodePointers& pointers : codes) advance<kWidth>(pointers, 2 * kChunk);
+      }
       k += kChunk;
     } while (kBlock != kChunk && k < end);
     for (int v = 0; v < kVectors; ++v) {
@@ -330,7 +337,7 @@ inline Int8Tiles select_int8_tiles(const Weights& weights) {
     case 6: return select_any_block<6>(weights);
     case 5: return select_block<5>(weights);
     case 4: return select_any_block<4>(weights);
-    case 3: return select_block<3>(weights);
+    case 3: return select_any_block<3>(weights);
     default: return select_any_block<2>(weights);
   }
 }

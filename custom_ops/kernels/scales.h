@@ -97,6 +97,40 @@ struct SixBits {
   }
 };
 
+// The same of sixteen signed 6-bit scales in 12 bytes: 32 higher, the low four bits of number j and j + 8 in byte j, the high two
+// of j, j + 4, j + 8 and j + 12 in byte j + 8.
+struct SignedSixBits {
+  std::uint8_t scales[16][kTileChannels];
+  explicit SignedSixBits(const std::uint8_t* packed) {
+    constexpr std::uint64_t kLow4 = 0x0f0f0f0f0f0f0f0f, kTop2 = 0x3030303030303030, kMiddle = 0x2020202020202020;
+    for (int j = 0; j < 16; ++j) {
+      for (int half = 0; half < kTileChannels; half += 8) {
+        std::uint64_t low, high;
+        std::memcpy(&low, packed + j % 8 * kTileChannels + half, 8);
+        std::memcpy(&high, packed + (8 + j % 4) * kTileChannels + half, 8);
+        if (j >= 8) low >>= 4;
+        high = j < 8 ? high << (4 - j / 4 * 2) : high >> (j / 4 * 2 - 4);
+        std::uint64_t value = ((low & kLow4) | (high & kTop2)) ^ kMiddle;  // 6 bits with a sign
+        value |= (value & kMiddle) * 6;                                    // and 8
+        std::memcpy(scales[j] + half, &value, 8);
+      }
+    }
+  }
+};
+
+// And of a byte for each block: a 4-bit scale, and a minimum above it.
+struct FourBits {
+  std::uint8_t scales[16][kTileChannels], minima[16][kTileChannels];
+  FourBits(const std::uint8_t* packed, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) {
+      for (int i = 0; i < kTileChannels; ++i) {
+        scales[j][i] = packed[j * kTileChannels + i] & 15;
+        minima[j][i] = packed[j * kTileChannels + i] >> 4;
+      }
+    }
+  }
+};
+
 // Scales and minima of some blocks of a tile as floats: those of one super-block, or of as many blocks.
 struct SideSpan {
   static constexpr std::int64_t kBlocks = 16;
@@ -107,31 +141,8 @@ struct SideSpan {
 
   // Blocks [b, b + count), b a multiple of length().
   void fill(const Weights& weights, std::int64_t tile, std::int64_t b, std::int64_t count) {
-    const Side side = weights.format->side;
-    if (side == Side::kSixBits) {
-      const std::int64_t super = b / 8;
-      const SixBits factors(weights.factors + (tile * weights.groups + super) * kSixBitBytes * kTileChannels);
-      const std::int64_t at = side_at(weights, tile, super, 0);
-      for (int lane = 0; lane < kTileChannels; lane += kLanes) {
-        const Floats scale = load_half(static_cast<const std::uint16_t*>(weights.scales) + at + lane);
-        const Floats minimum = negate(load_half(weights.minima + at + lane));
-        for (int j = 0; j < count; ++j) {
-          store(scales[j] + lane, multiply(scale, load_bytes(factors.scales[j] + lane)));
-          store(minima[j] + lane, multiply(minimum, load_bytes(factors.minima[j] + lane)));
-        }
-      }
-      return;
-    }
+    if (has_factors(weights.format->side)) return fill_super(weights, tile, b / length(weights), count);
     for (int lane = 0; lane < kTileChannels; lane += kLanes) {
-      if (side == Side::kSignedFactors) {
-        const std::int64_t at = side_at(weights, tile, b / 16, lane);
-        const Floats scale = load_half(static_cast<const std::uint16_t*>(weights.scales) + at);
-        const std::uint8_t* factors = weights.factors + (tile * weights.groups * 16 + b) * kTileChannels + lane;
-        for (int j = 0; j < count; ++j) {
-          store(scales[j] + lane, multiply(scale, load_signed_bytes(factors + j * kTileChannels)));
-        }
-        continue;
-      }
       for (int j = 0; j < count; ++j) {
         const std::int64_t group = weights.granularity == kPerBlock ? (b + j) >> weights.group_shift : 0;
         const Floats scale = load_scales(weights, tile, group, lane);
@@ -139,6 +150,43 @@ struct SideSpan {
           store(minima[j] + lane, load_minima(weights, tile, group, lane, scale));
         }
         store(scales[j] + lane, scale);
+      }
+    }
+  }
+
+ private:
+  // The first blocks of a super-block.
+  void fill_super(const Weights& weights, std::int64_t tile, std::int64_t super, std::int64_t count) {
+    const Side side = weights.format->side;
+    const bool six_bits = side == Side::kSixBits || side == Side::kSignedSixBits;
+    const std::uint8_t* packed =
+        weights.factors + (tile * weights.groups + super) * (six_bits ? kSixBitBytes : 16) * kTileChannels;
+    if (side == Side::kSixBits) return fill_both(weights, tile, super, count, SixBits(packed));
+    if (side == Side::kFourBits) return fill_both(weights, tile, super, count, FourBits(packed, count));
+    fill_signed(weights, tile, super, count, six_bits ? SignedSixBits(packed).scales[0] : packed);
+  }
+
+  template <class Factors>
+  void fill_both(const Weights& weights, std::int64_t tile, std::int64_t super, std::int64_t count, const Factors& factors) {
+    const std::int64_t at = side_at(weights, tile, super, 0);
+    for (int lane = 0; lane < kTileChannels; lane += kLanes) {
+      const Floats scale = load_half(static_cast<const std::uint16_t*>(weights.scales) + at + lane);
+      const Floats minimum = negate(load_half(weights.minima + at + lane));
+      for (int j = 0; j < count; ++j) {
+        store(scales[j] + lane, multiply(scale, load_bytes(factors.scales[j] + lane)));
+        store(minima[j] + lane, multiply(minimum, load_bytes(factors.minima[j] + lane)));
+      }
+    }
+  }
+
+  // Factors are signed bytes, 16 of each block.
+  void fill_signed(const Weights& weights, std::int64_t tile, std::int64_t super, std::int64_t count,
+                   const std::uint8_t* factors) {
+    for (int lane = 0; lane < kTileChannels; lane += kLanes) {
+      const std::int64_t at = side_at(weights, tile, super, lane);
+      const Floats scale = load_half(static_cast<const std::uint16_t*>(weights.scales) + at);
+      for (int j = 0; j < count; ++j) {
+        store(scales[j] + lane, multiply(scale, load_signed_bytes(factors + j * kTileChannels + lane)));
       }
     }
   }

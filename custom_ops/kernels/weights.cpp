@@ -86,7 +86,7 @@ void set_granularity(Weights& weights, Granularity granularity) {
 void bind_scales(Weights& weights, const Dims& dims) {
   const unsigned allowed = weights.format->granularities;
   const bool is_plane = dims.rank == 3 && dims.at[0] == weights.tiles && dims.at[2] == kTileChannels;
-  if (weights.format->side == Side::kSixBits || weights.format->side == Side::kSignedFactors) {
+  if (has_factors(weights.format->side)) {
     const std::int64_t per_super = kSuperBlock / weights.block;
     const std::int64_t supers = (weights.blocks + per_super - 1) / per_super;
     expect_shape(weights, Plane::kScales, dims, {weights.tiles, supers, kTileChannels});
@@ -151,32 +151,47 @@ float scale_at(const Weights& weights, std::int64_t n, std::int64_t group) noexc
   }
 }
 
-// Byte `index` of the 6-bit scales of a super-block.
+// Byte `index` of the 6-bit factors of a super-block.
 int six_bit_byte(const Weights& weights, std::int64_t n, std::int64_t super, int index) noexcept {
   const std::int64_t row = (n / kTileChannels * weights.groups + super) * kSixBitBytes + index;
   return weights.factors[row * kTileChannels + n % kTileChannels];
 }
 
+struct FactorsOf {
+  int scale, minimum;
+};
+
+FactorsOf six_bits_of(const Weights& weights, std::int64_t n, std::int64_t super, int j) noexcept {
+  const int low = six_bit_byte(weights, n, super, j < 4 ? j : j + 4);
+  const int top_scale = six_bit_byte(weights, n, super, j < 4 ? j : j - 4);
+  const int top_minimum = six_bit_byte(weights, n, super, j < 4 ? j + 4 : j);
+  if (j < 4) return {low & 63, top_minimum & 63};
+  return {(low & 15) | (top_scale >> 6) << 4, low >> 4 | (top_minimum >> 6) << 4};
+}
+
+// The factors of block j of a super-block.
+FactorsOf factors_of(const Weights& weights, std::int64_t n, std::int64_t super, int j) noexcept {
+  const Side side = weights.format->side;
+  if (side == Side::kSixBits) return six_bits_of(weights, n, super, j);
+  if (side == Side::kSignedSixBits) {
+    const int low = six_bit_byte(weights, n, super, j % 8) >> (j < 8 ? 0 : 4) & 15;
+    const int high = six_bit_byte(weights, n, super, 8 + j % 4) >> (j / 4 * 2) & 3;
+    return {(low | high << 4) - 32, 0};
+  }
+  const std::int64_t row = (n / kTileChannels * weights.groups + super) * 16 + j;
+  const std::uint8_t byte = weights.factors[row * kTileChannels + n % kTileChannels];
+  if (side == Side::kFourBits) return {byte & 15, byte >> 4};
+  return {static_cast<std::int8_t>(byte), 0};
+}
+
 SideOf side_of(const Weights& weights, std::int64_t n, std::int64_t b) noexcept {
   SideOf out;
   const Side side = weights.format->side;
-  if (side == Side::kSixBits) {
-    const std::int64_t super = b / 8;
-    const int j = static_cast<int>(b % 8);
-    const int low = six_bit_byte(weights, n, super, j < 4 ? j : j + 4);
-    const int top_scale = six_bit_byte(weights, n, super, j < 4 ? j : j - 4);
-    const int top_minimum = six_bit_byte(weights, n, super, j < 4 ? j + 4 : j);
-    const int factor = j < 4 ? low & 63 : (low & 15) | (top_scale >> 6) << 4;
-    const int minimum = j < 4 ? top_minimum & 63 : low >> 4 | (top_minimum >> 6) << 4;
-    const std::int64_t at = side_index(weights, n, super);
-    out.scale = read_half(weights.scales, at) * static_cast<float>(factor);
-    out.minimum = -(read_half(weights.minima, at) * static_cast<float>(minimum));
-    return out;
-  }
-  if (side == Side::kSignedFactors) {
-    const std::int64_t at = (n / kTileChannels * weights.groups * 16 + b) * kTileChannels + n % kTileChannels;
-    out.scale = read_half(weights.scales, side_index(weights, n, b / 16)) *
-                static_cast<float>(static_cast<std::int8_t>(weights.factors[at]));
+  if (has_factors(side)) {
+    const std::int64_t per_super = kSuperBlock / weights.block, super = b / per_super, at = side_index(weights, n, super);
+    const FactorsOf factors = factors_of(weights, n, super, static_cast<int>(b % per_super));
+    out.scale = read_half(weights.scales, at) * static_cast<float>(factors.scale);
+    if (has_minimum_factors(side)) out.minimum = -(read_half(weights.minima, at) * static_cast<float>(factors.minimum));
     return out;
   }
   const std::int64_t group = weights.granularity == kPerBlock ? b >> weights.group_shift : 0;
@@ -256,10 +271,12 @@ PlaneTypes planes_of(const Format& format, bool permuted) {
     case Side::kZeroCodes: add(Plane::kZeroPoints, Type::kU8); break;
     case Side::kZeroHalves: add(Plane::kZeroPoints, Type::kHalf); break;
     case Side::kSixBits:
+    case Side::kFourBits:
       add(Plane::kMinima, Type::kHalf);
       add(Plane::kFactors, Type::kU8);
       break;
     case Side::kSignedFactors: add(Plane::kFactors, Type::kI8); break;
+    case Side::kSignedSixBits: add(Plane::kFactors, Type::kU8); break;
     case Side::kOutliers:
       add(Plane::kOutlierColumns, Type::kI32);
       add(Plane::kOutliers, Type::kHalf);
@@ -283,7 +300,7 @@ Weights weights_of(const Format& format, std::int64_t N, std::int64_t K, std::in
     throw Error("block_size is %" PRId64 ", expected a power of two from %" PRId64 " to %" PRId64 " for %s", block,
                 format.min_block, format.max_block, format.name);
   }
-  const std::int64_t k_padded = round_up(K, block);
+  const std::int64_t k_padded = round_up(K, format.step(block));
   const std::int64_t n_padded = round_up(N, kTileChannels);
   if (n_padded > kLargest / k_padded) throw Error("N %" PRId64 " times K %" PRId64 " overflows", N, K);
   Weights weights{};
@@ -321,7 +338,7 @@ void bind(Weights& weights, Plane plane, const void* data, const Dims& dims) {
       return bind_like_scales(weights, plane, dims);
     case Plane::kFactors:
       weights.factors = static_cast<const std::uint8_t*>(data);
-      if (weights.format->side == Side::kSixBits) {
+      if (weights.format->side == Side::kSixBits || weights.format->side == Side::kSignedSixBits) {
         return expect_shape(weights, plane, dims, {weights.tiles, weights.groups, kSixBitBytes, kTileChannels});
       }
       return expect_shape(weights, plane, dims, {weights.tiles, weights.groups * 16, kTileChannels});

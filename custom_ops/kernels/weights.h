@@ -11,7 +11,7 @@ namespace onnxquant {
 // Channels interleaved in one tile, and the bytes of one vector of a tile (4 bytes per channel).
 constexpr std::int64_t kTileChannels = 16;
 constexpr std::int64_t kVectorBytes = 64;
-// Weights per super-block of ggml's K-quants, and bytes of its 6-bit scales and minima.
+// Weights per super-block of ggml's K-quants, and bytes of its factors of 6 bits: eight scales and minima, or sixteen scales.
 constexpr std::int64_t kSuperBlock = 256, kSixBitBytes = 12;
 // Scales per nested scale, in the order of the rows.
 constexpr std::int64_t kNested = 256;
@@ -72,7 +72,7 @@ struct Weights {
   const void* scales;                // [tiles, groups, 16], or [1]
   const std::uint16_t* minima;       // as scales
   const void* zero_points;           // as scales
-  const std::uint8_t* factors;       // [tiles, groups, 12, 16] or int8 [tiles, 16 groups, 16]
+  const std::uint8_t* factors;       // [tiles, groups, 12, 16] or [tiles, 16 groups, 16]
   const float* nested_scales;        // [ceil(N groups / 256)], then
   const float* nested_offset;        // [1]
   const std::int32_t* outlier_columns;  // [outlier_count]

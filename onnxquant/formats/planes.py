@@ -87,3 +87,11 @@ class Plane:
     def packed_nbytes(self) -> int:
         """Bytes of the array with its elements packed to their bits, without padding."""
         return (self.size * self.bits + 7) // 8
+
+    def from_bits(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
+        """Elements from bytes that hold their packed bits alone: the sign of a signed one fills the rest."""
+        if self.dtype != np.int8:
+            return codes
+        unused = 8 - self.bits
+        signed: NDArray[np.int8] = (codes << np.uint8(unused)).view(np.int8) >> np.int8(unused)
+        return signed

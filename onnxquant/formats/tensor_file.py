@@ -165,7 +165,7 @@ def _packed(plane: NDArray[Any], bits: int) -> NDArray[Any]:
     """Elements packed to some bits, the first in the lowest."""
     if bits == 8 * plane.dtype.itemsize:
         return plane
-    flat = plane.reshape(-1, 1)
+    flat = plane.reshape(-1, 1).view(np.uint8)
     parts = [flat[i : i + _CHUNK] for i in range(0, len(flat), _CHUNK)]
     each = [np.packbits(np.unpackbits(part, axis=1, count=bits, bitorder="little"), bitorder="little") for part in parts]
     return np.concatenate([np.zeros(0, np.uint8), *each])
@@ -181,4 +181,4 @@ def _unpacked(packed: Bytes, plane: Plane) -> NDArray[Any]:
         part = codes[at : at + _CHUNK]
         bits = np.unpackbits(packed[start : start + step], count=part.size * plane.bits, bitorder="little")
         part[...] = np.packbits(bits.reshape(-1, plane.bits), axis=1, bitorder="little")[:, 0]
-    return codes.reshape(plane.shape)
+    return plane.from_bits(codes).reshape(plane.shape)

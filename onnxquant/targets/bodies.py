@@ -28,6 +28,7 @@ from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.formats.table import TableCodes
 from onnxquant.graph.names import DOMAIN
 from onnxquant.numerics.packing import low_bits
+from onnxquant.targets.factors import unpacked_factors
 from onnxquant.targets.layouts.base import POWERS_OF_TWO
 from onnxquant.targets.node_builder import I32, I64, NodeBuilder
 
@@ -221,22 +222,14 @@ class _Body(NodeBuilder):
 
     def _super_blocks(self) -> tuple[str, str | None]:
         """Scale and minimum of each sub-block: the factors of super-blocks unpacked and multiplied."""
-        scales, matrix = self.reshape(self.side("scales"), self.ints(-1, 1)), self.size("matrix")
-        if "minima" not in self.planes:
-            factors = self.reshape(self.floats(self.transpose("factors", 0, 2, 1)), self.ints(-1, 16))
-            return self.cut(self.reshape(self.op("Mul", factors, scales), matrix), "blocks", 1), None
-        packed = self.reshape(self.floats(self.transpose("factors", 0, 3, 1, 2)), self.ints(-1, 12))
-        first, second, last = (self.slice(packed, at, self.ints(at + 4), 1) for at in (0, 4, 8))
-        six_bits = self.number(64)
-        (sc_low, sc_high), (m_low, m_high) = self.split(first, six_bits), self.split(second, six_bits)
-        four_bits = self.number(16)
-        last_low, last_high = self.split(last, four_bits)
-        sc = self.op("Concat", sc_low, self.join(last_low, sc_high, four_bits), axis=1)
-        m = self.op("Concat", m_low, self.join(last_high, m_high, four_bits), axis=1)
-        minima = self.op("Neg", self.reshape(self.side("minima"), self.ints(-1, 1)))
-        out = [self.op("Mul", factor, side) for factor, side in ((sc, scales), (m, minima))]
-        scale, minimum = (self.cut(self.reshape(x, matrix), "blocks", 1) for x in out)
-        return scale, minimum
+        factors = unpacked_factors(self, self.form, "factors")
+        sides = [self.reshape(self.side("scales"), self.ints(-1, 1))]
+        if "minima" in self.planes:
+            sides.append(self.op("Neg", self.reshape(self.side("minima"), self.ints(-1, 1))))
+        matrix = self.size("matrix")
+        out = [self.op("Mul", factor, side) for factor, side in zip(factors, sides, strict=True)]
+        scale, *minimum = (self.cut(self.reshape(x, matrix), "blocks", 1) for x in out)
+        return scale, minimum[0] if minimum else None
 
     # ---- MatMulNBits' form ----
 

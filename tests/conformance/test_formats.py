@@ -97,8 +97,9 @@ def test_bits_per_weight_is_what_planes_take(name: str, parameters: dict[str, An
 @pytest.mark.parametrize(
     ("name", "expected"),
     {
-        "q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34, "q4_k": 18, "q5_k": 22, "q6_k": 26.25,
-        "tq2_0": 8.25, "q8_k": 32.5, "i2_s": 8, "nf4": 18, "fp4": 18, "dynamic8": 34, "int3": 14, "int5": 22, "int6": 26,
+        "q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34, "q2_k": 10.5, "q3_k": 13.75, "q4_k": 18, "q5_k": 22,
+        "q6_k": 26.25, "tq1_0": 8.25, "tq2_0": 8.25, "q8_k": 32.5, "i2_s": 8, "nf4": 18, "fp4": 18, "dynamic8": 34,
+        "int3": 14, "int5": 22, "int6": 26,
     }.items(),
 )  # fmt: skip
 def test_bytes_of_32_weights(name: str, expected: float) -> None:

@@ -166,9 +166,25 @@ def pack_six_bits(scales, minima):
         out[..., j] = sc[..., j] | (sc[..., j + 4] >> 4) << 6
         out[..., j + 4] = m[..., j] | (m[..., j + 4] >> 4) << 6
         out[..., j + 8] = (sc[..., j + 4] & 15) | (m[..., j + 4] & 15) << 4
-    padded = np.zeros((-(-rows // 16) * 16, *out.shape[1:]), np.uint8)
-    padded[:rows] = out
-    return np.ascontiguousarray(padded.reshape(-1, 16, *out.shape[1:]).transpose(0, 2, 3, 1))
+    return interleave_bytes(out)
+
+
+def pack_signed_six_bits(scales):
+    """ggml's 12 bytes per super-block, from signed 6-bit scales [N, 16 S]: [tiles, S, 12, 16]."""
+    rows = scales.shape[0]
+    sc = (scales.reshape(rows, -1, 16) + 32).astype(np.uint8)
+    out = np.zeros((rows, sc.shape[1], 12), np.uint8)
+    for j in range(16):
+        out[..., j % 8] |= (sc[..., j] & 15) << (4 * (j // 8))
+        out[..., 8 + j % 4] |= (sc[..., j] >> 4) << (2 * (j // 4))
+    return interleave_bytes(out)
+
+
+def interleave_bytes(values):
+    """[N, S, bytes] as [tiles, S, bytes, 16]."""
+    padded = np.zeros((-(-values.shape[0] // 16) * 16, *values.shape[1:]), np.uint8)
+    padded[: len(values)] = values
+    return np.ascontiguousarray(padded.reshape(-1, 16, *values.shape[1:]).transpose(0, 2, 3, 1))
 
 
 class _Random:
@@ -235,13 +251,15 @@ class _Random:
         self.planes["scales"] = interleave(d, self.random)
         wide = np.repeat(d.astype(np.float32), per, axis=1)[:, : self.blocks]
         if "minima" not in self.form.planes:
-            factors = self.random.integers(-128, 128, (self.rows, 16 * supers)).astype(np.int8)
-            self.planes["factors"] = interleave(factors)
+            bound = 128 if self.form.planes["factors"] == np.int8 else 32
+            factors = self.random.integers(-bound, bound, (self.rows, per * supers)).astype(np.int8)
+            self.planes["factors"] = interleave(factors) if bound == 128 else pack_signed_six_bits(factors)
             return wide * factors[:, : self.blocks].astype(np.float32), None
         low = (self.random.normal(size=d.shape) * 0.02).astype(np.float16)
         self.planes["minima"] = interleave(low, self.random)
-        sc, m = (self.random.integers(0, 64, (self.rows, 8 * supers)) for _ in range(2))
-        self.planes["factors"] = pack_six_bits(sc, m)
+        bits = 6 if per == 8 else 4
+        sc, m = (self.random.integers(0, 1 << bits, (self.rows, per * supers)) for _ in range(2))
+        self.planes["factors"] = pack_six_bits(sc, m) if bits == 6 else interleave((sc | m << 4).astype(np.uint8))
         wide_low = np.repeat(low.astype(np.float32), per, axis=1)[:, : self.blocks]
         return wide * sc[:, : self.blocks].astype(np.float32), -(wide_low * m[:, : self.blocks].astype(np.float32))
 
@@ -276,9 +294,11 @@ def _codes(name, form, rows, cols, block, granularity, random):
     # The code 0 of i2_s has no meaning: adding and subtracting alone cannot make -2 of it.
     codes = random.integers(1 if name == "i2_s" else 0, 1 << form.bits, (rows, cols)).astype(np.uint8)
     low, high = split_bits(form.bits)
-    planes = {"codes": pack(codes & ((1 << low) - 1), low, block, random)}
+    # K is padded to whole blocks, and to whole words of high bits.
+    step = max(block, 32 // high) if high else block
+    planes = {"codes": pack(codes & ((1 << low) - 1), low, step, random)}
     if high:
-        planes["high"] = pack_high(codes >> low, low, high, block, random)
+        planes["high"] = pack_high(codes >> low, low, high, step, random)
     side = _Random(form, rows, cols, block, granularity, random)
     scales, minima = side.side()
     planes.update(side.planes)

@@ -54,7 +54,7 @@ def test_columns_and_rows_that_changed_places_are_found(form: Format) -> None:
     swapped = honest.copy()
     swapped[:, [5, 77]] = honest[:, [77, 5]]
     assert checked(weight, swapped).gradient_test.misplaced == (("column", 5, 77), ("column", 77, 5))
-    if form.name != "tq2_0":  # rows of ternary blocks of 256 keep less than 3 dB of a normal weight
+    if form.name not in ("tq1_0", "tq2_0"):  # rows of ternary blocks of 256 keep less than 3 dB of a normal weight
         swapped = honest.copy()
         swapped[[3, 9]] = honest[[9, 3]]
         assert checked(weight, swapped).gradient_test.misplaced == (("row", 3, 9), ("row", 9, 3))

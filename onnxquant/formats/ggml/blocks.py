@@ -20,6 +20,8 @@ from onnxquant.formats.planes import Plane, Planes
 from onnxquant.numerics.arrays import Bytes
 from onnxquant.numerics.casts import narrowed
 
+_FIELDS = np.array([0, 2, 4, 6], np.uint8)[:, None]
+
 
 def reciprocal(scale: Matrix) -> Matrix:
     """1 / scale in float32; 0 where the scale is 0 or so small that its reciprocal overflows (ggml leaves that open)."""
@@ -153,3 +155,26 @@ def fifth_bits(codes: Bytes) -> Bytes:
 def from_fifth_bits(raw: Bytes) -> Bytes:
     """Bit 4 in its place, [.., 32], of a word of 4 bytes."""
     return np.unpackbits(raw, axis=-1, bitorder="little") << np.uint8(4)
+
+
+def pairs(codes: Bytes) -> Bytes:
+    """Codes of two bits [.., 256] as 64 bytes: per 128 codes byte l holds l, l + 32, l + 64, l + 96, the first one lowest."""
+    quarters = codes.reshape(*codes.shape[:-1], 2, 4, 32) << _FIELDS
+    packed: Bytes = np.bitwise_or.reduce(quarters, axis=-2)
+    return packed.reshape(*codes.shape[:-1], 64)
+
+
+def from_pairs(raw: Bytes) -> Bytes:
+    """Codes [.., 256] of 64 bytes."""
+    quarters = raw.reshape(*raw.shape[:-1], 2, 1, 32) >> _FIELDS & np.uint8(3)
+    return quarters.reshape(*raw.shape[:-1], 256)
+
+
+def bits_of_eighths(bits: Bytes) -> Bytes:
+    """Bits [.., 256] as 32 bytes: bit s of byte l belongs to element l + 32 s."""
+    return np.packbits(bits.reshape(*bits.shape[:-1], 8, 32), axis=-2, bitorder="little")[..., 0, :]
+
+
+def from_bits_of_eighths(raw: Bytes) -> Bytes:
+    """Bits [.., 256] of 32 bytes."""
+    return np.unpackbits(raw[..., None, :], axis=-2, bitorder="little").reshape(*raw.shape[:-1], 256)

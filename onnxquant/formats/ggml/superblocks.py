@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.ggml import blocks as ggml
+from onnxquant.formats.ggml.factors import Factors
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.grid import FloatArray, LevelGrid
 from onnxquant.formats.matrix import Matrix, split
@@ -39,6 +40,7 @@ class SuperBlocks(ggml.Blocks):
     why_scales_fixed = ""
     # Weights of a sub-block.
     sub_block: ClassVar[int]
+    factors: ClassVar[Factors]
 
     @property
     def granularity(self) -> PerBlock:  # noqa: D102

@@ -213,7 +213,8 @@ def _packed(encoded: Encoded) -> dict[str, Bytes]:
 def _packed_plane(plane: Plane, values: Array) -> Bytes:
     if plane.bits == 8 * plane.dtype.itemsize:
         return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    flat, low = values.reshape(-1), low_bits(plane.bits)
+    low = low_bits(plane.bits)
+    flat = values.reshape(-1).view(np.uint8) & np.uint8((1 << plane.bits) - 1)
     if low == plane.bits:
         return pack(flat, low)
     return np.concatenate([pack(flat & np.uint8((1 << low) - 1), low), pack(flat >> np.uint8(low), plane.bits - low)])
@@ -227,7 +228,7 @@ def _unpacked_plane(plane: Plane, raw: Bytes) -> Array:
     codes = unpack(raw[:middle], low, plane.size)
     if low != plane.bits:
         codes = codes | unpack(raw[middle:], plane.bits - low, plane.size) << np.uint8(low)
-    return codes.reshape(plane.shape)
+    return plane.from_bits(codes).reshape(plane.shape)
 
 
 def _packed_size(plane: Plane) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.ggml.six_bits import SIX_BIT_BYTES, from_six_bits, six_bits
+from onnxquant.formats.ggml.superblocks import SuperBlocks
 from onnxquant.formats.granularity import PerBlock
 from onnxquant.formats.planes import Extent, Plane
 from onnxquant.graph.model_editor import TensorSpec
@@ -41,7 +41,9 @@ class TilesLayout(Layout):
         self.source = form.planes(self.rows, self.cols)
         self.block = self._block()
         self.padded_rows = -(-self.rows // TILE) * TILE
-        self.padded_cols = -(-self.cols // self.block) * self.block
+        # Whole blocks, and whole words of high bits.
+        step = max(self.block, 32 // self.high) if self.high else self.block
+        self.padded_cols = -(-self.cols // step) * step
         self.tiles = self.padded_rows // TILE
 
     def _block(self) -> int:
@@ -86,12 +88,10 @@ class TilesLayout(Layout):
             return {name: tensor_spec((self.tiles, count, TILE, 4), np.uint8) for name, count in vectors.items()}
         if plane.name == "values":
             return {"codes": tensor_spec((self.tiles, self.padded_cols, TILE), plane.dtype)}
-        if plane.name == "subminima":
-            return {"factors": tensor_spec((self.tiles, self.groups_in_row, SIX_BIT_BYTES, TILE), np.uint8)}
-        if plane.name == "subscales":
-            # Scales and minima of six bits share the bytes that the minima stand for.
-            factors = tensor_spec((self.tiles, plane.shape[1], TILE), plane.dtype)
-            return {} if "subminima" in self.source else {"factors": factors}
+        if plane.extent is Extent.SUB_BLOCK:
+            # Factors of scales and of minima share bytes.
+            factors = self._super_blocks.factors.plane(self.rows, self.groups_in_row)
+            return {"factors": tensor_spec((self.tiles, *factors.shape[1:], TILE), factors.dtype)}
         if plane.extent is Extent.TENSOR:
             return {plane.name: tensor_spec((plane.size,), plane.dtype)}
         return {plane.name: tensor_spec((self.tiles, plane.shape[1], TILE), plane.dtype)}
@@ -112,15 +112,38 @@ class TilesLayout(Layout):
             padded = np.zeros((self.padded_rows, self.padded_cols), values.dtype)
             padded[: self.rows, : self.cols] = values
             return {"codes": self._interleave(padded)}
-        if plane.name == "subscales" and "subminima" in self.source:
-            return {}
         if plane.extent is Extent.SUB_BLOCK:
-            factors = six_bits(planes["subscales"], values) if plane.name == "subminima" else values
-            return {"factors": self._interleave(padded_rows(factors, self.padded_rows, 0))}
+            return {"factors": self._interleave(padded_rows(self._packed_factors(planes), self.padded_rows, 0))}
         if plane.extent is Extent.TENSOR:
             return {plane.name: np.ascontiguousarray(values.reshape(-1))}
         spread = np.broadcast_to(values, (self.rows, values.shape[1]))
         return {plane.name: self._interleave(padded_rows(spread, self.padded_rows, 0))}
+
+    @property
+    def _super_blocks(self) -> SuperBlocks:
+        """The format, one with factors.
+
+        Raises:
+            ValueError: the format has sub-blocks, but is no format of super-blocks.
+        """
+        if isinstance(self.form, SuperBlocks):
+            return self.form
+        raise ValueError(f"layout tiles: format {self.form.name} has planes of sub-blocks, but is none of super-blocks")
+
+    def _packed_factors(self, planes: Mapping[str, Array]) -> Array:
+        """The factors of all sub-blocks as bytes, in the shape of ``Factors.plane`` [rows, ...]."""
+        factors = self._super_blocks.factors
+        by_super = {
+            p.name: planes[p.name].reshape(self.rows, self.groups_in_row, -1)
+            for p in self.source.values()
+            if p.extent is Extent.SUB_BLOCK
+        }
+        return factors.pack(by_super).reshape(factors.plane(self.rows, self.groups_in_row).shape)
+
+    def _unpacked_factors(self, packed: Array) -> Mapping[str, Array]:
+        """Planes of sub-blocks [rows, super-blocks, sub-blocks of one]."""
+        factors = self._super_blocks.factors
+        return factors.unpack(packed.reshape(self.rows, self.groups_in_row, factors.count))
 
     def _interleave(self, matrix: Array) -> Array:
         """[rows, n, ...] as [tiles, n, ..., 16]."""
@@ -141,10 +164,7 @@ class TilesLayout(Layout):
         if plane.name == "values":
             return self._rows(planes["codes"])[:, : self.cols]
         if plane.extent is Extent.SUB_BLOCK:
-            factors = self._rows(planes["factors"])
-            if "subminima" not in self.source:
-                return factors
-            return from_six_bits(factors)[0 if plane.name == "subscales" else 1]
+            return self._unpacked_factors(self._rows(planes["factors"]))[plane.name].reshape(plane.shape)
         values = from_stored(planes[plane.name], plane.dtype)
         if plane.extent is Extent.TENSOR:
             return values.reshape(plane.shape)

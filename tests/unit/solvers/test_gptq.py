@@ -247,8 +247,8 @@ def test_it_needs_inputs() -> None:
 
 GRIDS: dict[str, dict[str, Any]] = {
     "int4": {}, "int3": {"symmetric": False}, "int2": {"symmetric": False, "zero_point": "float"}, "q4_0": {}, "q4_1": {},
-    "q8_0": {}, "q4_k": {}, "q6_k": {}, "nf4": {"block_size": 32, "double_quant": True}, "fp4": {"block_size": 32},
-    "f8_e4m3": {}, "tq2_0": {}, "i2_s": {},
+    "q8_0": {}, "q2_k": {}, "q3_k": {}, "q4_k": {}, "q6_k": {}, "nf4": {"block_size": 32, "double_quant": True},
+    "fp4": {"block_size": 32}, "f8_e4m3": {}, "tq2_0": {}, "i2_s": {},
 }  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def test_a_fit_is_as_near_as_the_format_can_store(name: str, parameters: dict[st
     shift = grid.shift * (1 + graphs.rng(1).uniform(-0.2, 0.2, grid.step.shape))
     after = form.grid(form.fit(encoded, step, shift))
     # Scales that are stored together are whole multiples of one float16.
-    parts = {"q4_k": 63, "q5_k": 63, "q6_k": 127}.get(name, 0)
+    parts = {"q2_k": 15, "q3_k": 31, "q4_k": 63, "q5_k": 63, "q6_k": 127}.get(name, 0)
     units = step.shape[1] // grid.groups_sharing_a_scale
     largest = np.repeat(np.abs(step).reshape(6, units, -1).max(-1), grid.groups_sharing_a_scale, 1) if parts else 0
     bound = 0.51 * largest / parts + 1e-3 * np.abs(step) if parts else relative * np.abs(step)

@@ -92,7 +92,7 @@ def test_a_short_last_block_does_not_count_what_fills_it(name: str) -> None:
     assert (last.shift[:, 1] != grid.shift[:, 1]).mean() > 0.2
 
 
-@pytest.mark.parametrize("name", [*FORMS, "q4_k", "q5_k", "int4 int", "int4 row", "int4 tensor"])
+@pytest.mark.parametrize("name", [*FORMS, "q2_k", "q4_k", "q5_k", "int4 int", "int4 row", "int4 tensor"])
 @pytest.mark.parametrize("cols", [1, 45, 256])
 def test_never_worse_than_nearest(name: str, cols: int) -> None:
     kinds: dict[str, dict[str, Any]] = {

@@ -107,8 +107,9 @@ def test_clipping_pays_for_heavy_tails_only() -> None:
 
 
 GAINS_DB = {
-    "int4": 0.3, "int3": 0.5, "int2": 0.7, "q4_0": 0.3, "q4_1": 0.6, "q5_1": 0.4, "q4_k": 0.03, "q5_k": 0.02, "q6_k": 0.02,
-    "nf4": 0.4, "fp4": 0.4, "dynamic8": 0.5, "f8_e4m3": 0.3, "tq2_0": 2.0, "i2_s": 0.3,
+    "int4": 0.3, "int3": 0.5, "int2": 0.7, "q4_0": 0.3, "q4_1": 0.6, "q5_1": 0.4, "q2_k": 0.03,
+    "q4_k": 0.03, "q5_k": 0.02, "q6_k": 0.02, "nf4": 0.4, "fp4": 0.4, "dynamic8": 0.5, "f8_e4m3": 0.3,
+    "tq2_0": 2.0, "i2_s": 0.3,
 }  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def test_mse_loses_less_than_rounding_to_nearest(name: str) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.sampled_from(["int8", "int4", "int3", "q4_1", "q4_k", "q6_k", "q8_k", "f8_e4m3", "tq2_0", "i2_s"]),
+    st.sampled_from(["int8", "int4", "int3", "q4_1", "q2_k", "q3_k", "q4_k", "q6_k", "q8_k", "f8_e4m3", "tq2_0", "i2_s"]),
     st.integers(0, 999),
     st.integers(1, 70),
     st.sampled_from([None, "float", "int"]),
@@ -171,7 +172,7 @@ def test_a_group_that_is_never_used_counts_evenly() -> None:
     assert (plain.planes["scales"] != form.encode(w).planes["scales"]).mean() > 0.9
 
 
-@pytest.mark.parametrize("name", ["q4_k", "q5_k", "q6_k"])
+@pytest.mark.parametrize("name", ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"])
 @pytest.mark.parametrize("size", [1.0, 0.05])
 def test_scales_that_are_stored_together_are_kept_where_others_lose(name: str, size: float) -> None:
     """Also where the float16 of a super-block is subnormal."""
@@ -179,7 +180,8 @@ def test_scales_that_are_stored_together_are_kept_where_others_lose(name: str, s
     old, new = ((w - form.decode(e)).astype(float) ** 2 for e in (form.encode(w), LeastSquares().solve(form, w)))
     old, new = (e.reshape(60, 4, 256).sum(2) for e in (old, new))
     assert (new <= old * (1 + 1e-6)).all()
-    assert (new < old).mean() > 0.5
+    # The encoder of q3_k leaves little to find.
+    assert (new < old).mean() > (0.25 if name == "q3_k" else 0.5)
 
 
 @pytest.mark.parametrize("energy", [0.0, np.nan, np.inf], ids=str)
