@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -45,6 +46,8 @@ def from_blocks(name: str, form: Format, raw: Bytes, shape: tuple[int, ...]) -> 
     rows, cols = prod(shape[:-1]), shape[-1] if shape else 1
     if not isinstance(form, Blocks | I2_S):
         raise CheckpointError(f"tensor {name}: format {form.name} has no blocks")
+    if not rows * cols:
+        return replace(form.empty(rows, cols), shape=shape)
     try:
         encoded = form.from_blocks(raw, rows, cols)
     except WeightError as error:

@@ -108,11 +108,21 @@ def size_of(path: Path) -> int:
 
 
 def _refuse_output(checkpoint: Checkpoint, output: Path, *, force: bool) -> None:
+    """Refuse an output that is there, or that would change the source.
+
+    Raises:
+        OutputError: it is refused.
+    """
     refuse_taken(output, force=force)
-    if output.exists() and output.resolve() in (checkpoint.path.resolve(), checkpoint.path.resolve().parent):
-        raise OutputError(f"{output}: is the source itself, or its folder; expected another output")
-    if output.parent.exists() is False:
+    if not output.parent.is_dir():
         raise OutputError(f"{output}: its folder is not there")
+    place, source = output.resolve(), checkpoint.path.resolve()
+    if place == source or place in source.parents:
+        raise OutputError(f"{output}: is the source itself, or its folder; expected another output")
+    if source in place.parents:
+        raise OutputError(f"{output}: is in the folder of the source; expected another output")
+    if output.exists() and any(output.samefile(file.path) for file in checkpoint.files if file.path.exists()):
+        raise OutputError(f"{output}: is a part of the source; expected another output")
 
 
 def _held(container: type[Container], tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[LeftOut]]:

@@ -1,37 +1,131 @@
-"""A file of tensors as bytes in memory, read from front to back with every bound checked."""
+"""Files of tensors as bytes in memory, read from front to back with every bound checked."""
 
 from __future__ import annotations
 
+import json
 import mmap
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from onnxquant.errors import CheckpointError
+from onnxquant.json_data import JsonObject, JsonValue
 from onnxquant.numerics.arrays import Bytes
 from onnxquant.system.files import is_special
 
-# Bytes of the longest name.
-_LONGEST_NAME = 1 << 16
+# Bytes of the longest text that is a name or a key.
+_LONGEST_NAME = 1 << 12
+# JSON takes 25 times as much memory when it is parsed: so much of it is read always, more where the file pays for it.
+_SHORT_JSON, _BYTES_PER_JSON = 1 << 21, 32
 
 
-def mapped(path: Path) -> Bytes:
-    """The bytes of a file, read from disk when they are used.
+@dataclass(frozen=True)
+class MappedFile:
+    """A file in memory, read from disk when its bytes are used.
+
+    Attributes:
+        path: the file.
+        data: its bytes.
+    """
+
+    path: Path
+    data: Bytes
+    _map: mmap.mmap | None = field(default=None, repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> MappedFile:
+        """The file of a path.
+
+        Raises:
+            CheckpointError: there is no such file, or it cannot be read.
+        """
+        if is_special(path):
+            raise CheckpointError(f"{path}: is a device, a FIFO or a socket; expected a file")
+        try:
+            with path.open("rb") as file:
+                if not path.stat().st_size:  # an empty file cannot be mapped
+                    return cls(path, np.zeros(0, np.uint8))
+                whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        return cls(path, np.frombuffer(whole, np.uint8), whole)
+
+    def forget(self) -> None:
+        """Free the memory of bytes that were read; they are read from disk again when they are used."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """The first bytes of a file, which may be fewer; none where it is no file, or cannot be read."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(count)
+    except (OSError, ValueError):
+        return b""
+
+
+def is_file_name(name: object) -> bool:
+    """Whether something is the name of a file in a folder, and no way out of the folder."""
+    return isinstance(name, str) and 0 < len(name) < 256 and name.isprintable() and Path(name).name == name != ".."
+
+
+def parsed_json(where: str, raw: bytes, file_bytes: int) -> JsonObject:
+    """The object in a text of JSON.
+
+    Args:
+        where: the file, for errors.
+        raw: the text.
+        file_bytes: bytes of the file that it is of or speaks of, which say how long it may be.
 
     Raises:
-        CheckpointError: there is no such file, or it cannot be read.
+        CheckpointError: it is too long, no JSON, no object, has a key twice, or a text that is not Unicode.
     """
-    if is_special(path):
-        raise CheckpointError(f"{path}: is a device, a FIFO or a socket; expected a file")
+    most = longest_json(file_bytes)
+    if len(raw) > most:
+        raise CheckpointError(f"{where}: has {len(raw)} bytes of JSON; expected {most} at most")
     try:
-        with path.open("rb") as file:
-            if not path.stat().st_size:  # an empty file cannot be mapped
-                return np.zeros(0, np.uint8)
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        data = json.loads(raw, object_pairs_hook=_without_doubles)
+        if b"\\ud" in raw.lower():  # half of a pair of UTF-16, which no text can have alone
+            json.dumps(data, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where}: is no JSON: {str(error)[:100]}") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{where}: is no JSON object")
+    return data
+
+
+def longest_json(file_bytes: int) -> int:
+    """Bytes of the longest JSON that is read for a file of so many bytes."""
+    return _SHORT_JSON + file_bytes // _BYTES_PER_JSON
+
+
+def json_file(path: Path, file_bytes: int) -> JsonObject:
+    """The object in a file of JSON; see ``parsed_json``.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no such text.
+    """
+    try:
+        size = path.stat().st_size
+        if is_special(path) or size > longest_json(file_bytes):
+            raise CheckpointError(f"{path}: is {size} bytes long, or no file; expected {longest_json(file_bytes)} at most")
+        raw = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return parsed_json(str(path), raw, file_bytes)
+
+
+def _without_doubles(pairs: Sequence[tuple[str, JsonValue]]) -> JsonObject:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise ValueError("a name is there twice")
+    return entries
 
 
 @dataclass

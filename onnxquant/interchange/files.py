@@ -28,17 +28,23 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: it is none of these, or it is damaged.
     """
     path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path}: there is no such file")
-    for container in containers().values():
-        if container.recognises(path):
-            return container.open(path)
+    try:
+        if not path.exists():
+            raise CheckpointError(f"{path}: there is no such file")
+        for container in containers().values():
+            if container.recognises(path):
+                return container.open(path)
+    except OSError as error:  # a name longer than names can be, a folder that may not be listed
+        raise CheckpointError(f"{str(path)[:200]}: cannot be read: {error.strerror or error}") from None
     raise CheckpointError(f"{path}: is no file of tensors; expected one of {', '.join(containers())}")
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a path holds tensors without a graph."""
-    return path.exists() and any(container.recognises(path) for container in containers().values())
+    try:
+        return path.exists() and any(container.recognises(path) for container in containers().values())
+    except OSError:  # a name longer than names can be, a folder that may not be listed
+        return False
 
 
 def container_for(output: Path, name: str | None = None) -> type[Container]:

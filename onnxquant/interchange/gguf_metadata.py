@@ -5,6 +5,7 @@ A value of a file is decoded when it is asked for, so that a vocabulary of a mil
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from onnxquant.interchange.cursor import Cursor
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.arrays import Bytes
 
+ALIGNMENT, DEFAULT_ALIGNMENT = "general.alignment", 32
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _DTYPES = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1", 10: "<u8", 11: "<i8", 12: "<f8"}
-_UINT32, _INT32, _FLOAT32, _UINT64, _INT64 = 4, 5, 6, 10, 11
+_UINT32, _INT32, _FLOAT32, _UINT64, _INT64, _FLOAT64 = 4, 5, 6, 10, 11, 12
 _LONGEST_KEY, _LONGEST_STRING = 1 << 16, 1 << 30
-# Texts in one file; vocabularies have a quarter of a million.
+# Texts in one file.
 _MOST_STRINGS = 1 << 22
 
 
@@ -106,9 +108,19 @@ def _skip(cursor: Cursor, kind: int, key: str, most: int) -> int:
         raise cursor.error(
             f"metadata {key} says that it has {count} texts; expected {min(most, cursor.left // 8)} at most"
         )
-    for _ in range(count):
-        cursor.take(_length(cursor, key), f"metadata {key}")
+    _skip_texts(cursor, count, key)
     return count
+
+
+def _skip_texts(cursor: Cursor, count: int, key: str) -> None:
+    """Go past many texts, as fast as Python can: vocabularies have a quarter of a million."""
+    length_of, data, at = struct.Struct("<Q").unpack_from, memoryview(cursor.data), cursor.at
+    try:
+        for _ in range(count):
+            at += 8 + length_of(data, at)[0]
+    except (struct.error, OverflowError):
+        at = len(data) + 1
+    cursor.take(at - cursor.at, f"metadata {key}")
 
 
 def _length(cursor: Cursor, key: str) -> int:
@@ -136,49 +148,76 @@ def _numbers(cursor: Cursor, kind: int, count: int) -> list[JsonValue]:
     return cast(list[JsonValue], (numbers != 0 if kind == _BOOL else numbers).tolist())
 
 
-def entries_of(metadata: Mapping[str, JsonValue]) -> list[bytes]:
+def entries_of(metadata: Mapping[str, JsonValue], alignment: int) -> list[bytes]:
     """The entries of a file, as bytes: those of a GGUF file as they were, others by the types of JSON.
 
-    Raises:
-        ValueError: a value has no form in GGUF: an object, or an array of several types.
+    Args:
+        metadata: values by key.
+        alignment: bytes that tensors begin at multiples of; said where it is not the usual number.
     """
     if isinstance(metadata, GgufMetadata):
         return [metadata.raw(key) for key in metadata]
-    return [_text(key) + struct.pack("<I", _type(value)) + _encoded(value) for key, value in metadata.items()]
+    values = {key: value for key, value in metadata.items() if key != ALIGNMENT}
+    if alignment != DEFAULT_ALIGNMENT:
+        values[ALIGNMENT] = alignment
+    return [_entry(key, value) for key, value in values.items()]
 
 
-def _type(value: JsonValue) -> int:
-    """The type that a value of JSON takes in a file."""
+def _entry(key: str, value: JsonValue) -> bytes:
+    """The bytes of an entry; what GGUF has no type for is a text of JSON."""
+    kind = _type(value)
+    if kind is None:
+        kind, value = _STRING, json.dumps(value)
+    return _text(key) + struct.pack("<I", kind) + _encoded(kind, value)
+
+
+def _type(value: JsonValue) -> int | None:
+    """The type that a value of JSON takes in a file, and llama.cpp expects for its keys; None: it has none."""
     if isinstance(value, bool):
         return _BOOL
     if isinstance(value, int):
-        return _INT32 if -(1 << 31) <= value < 1 << 31 else _INT64 if value < 1 << 63 else _UINT64
+        return next((kind for kind in (_UINT32, _INT32, _UINT64, _INT64) if _fits(value, kind)), None)
     if isinstance(value, float):
-        return _FLOAT32 if float(np.float32(value)) == value else 12
+        return _FLOAT32 if struct.unpack("<f", _single(value))[0] == value or value != value else _FLOAT64
     if isinstance(value, str):
         return _STRING
-    if isinstance(value, list):
-        return _ARRAY
-    raise ValueError(f"{str(value)[:60]!r} has no form in GGUF's metadata")
+    return _ARRAY if isinstance(value, list) and _element_type(value) is not None else None
 
 
-def _encoded(value: JsonValue) -> bytes:
-    """The bytes of a value."""
+def _fits(value: int, kind: int) -> bool:
+    limits = np.iinfo(_DTYPES[kind])
+    return int(limits.min) <= value <= int(limits.max)
+
+
+def _single(value: float) -> bytes:
+    try:
+        return struct.pack("<f", value)
+    except OverflowError:
+        return struct.pack("<f", float("inf"))
+
+
+def _element_type(values: list[JsonValue]) -> int | None:
+    """The type that all entries of an array take; None: there is none. llama.cpp's arrays of integers are signed."""
+    whole = [value for value in values if type(value) is int]
+    if len(whole) == len(values):
+        return next((k for k in (_INT32, _UINT32, _INT64, _UINT64) if all(_fits(v, k) for v in whole)), None)
+    kinds = {_type(value) for value in values}
+    if kinds == {_FLOAT32, _FLOAT64}:
+        return _FLOAT64
+    (kind, *others) = kinds
+    return None if others or kind == _ARRAY else kind
+
+
+def _encoded(kind: int, value: JsonValue) -> bytes:
+    """The bytes of a value of a type."""
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, list):
-        kinds = {_type(entry) for entry in value} or {_INT32}
-        if len(kinds) > 1 or kinds == {_ARRAY}:
-            raise ValueError(f"{str(value)[:60]!r} has no form in GGUF's metadata: its entries are of several types")
-        return struct.pack("<IQ", *kinds, len(value)) + b"".join(map(_encoded, value))
-    return np.array(value, _DTYPES[_type(value)]).tobytes()
+        element = cast(int, _element_type(value))
+        return struct.pack("<IQ", element, len(value)) + b"".join(_encoded(element, entry) for entry in value)
+    return np.array(value, _DTYPES[kind]).tobytes()
 
 
 def _text(text: str) -> bytes:
     raw = text.encode()
     return struct.pack("<Q", len(raw)) + raw
-
-
-def alignment_of(metadata: Mapping[str, JsonValue]) -> JsonValue:
-    """Bytes that tensors begin at multiples of, as metadata says it."""
-    return metadata.get("general.alignment", 32)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,7 +17,8 @@ import ml_dtypes
 import numpy as np
 
 from onnxquant.errors import CheckpointError
-from onnxquant.interchange.cursor import Cursor, mapped
+from onnxquant.interchange.cursor import Cursor, MappedFile, longest_json, parsed_json
+from onnxquant.interchange.tensor import are_counts, is_shape
 from onnxquant.json_data import JsonObject, JsonValue
 from onnxquant.numerics.arrays import Array
 
@@ -32,14 +33,13 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }  # fmt: skip
 NAMES: Mapping[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
 _METADATA = "__metadata__"
-# A header of this many bytes is read always, a longer one if the file pays for it: parsed it takes twenty times as much.
-_SHORT, _LONG_PART = 1 << 20, 4
 
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """Arrays of a file by name, mapped, and what it says beside them."""
+    """Arrays of a file by name, mapped, and texts beside them."""
 
+    file: MappedFile
     arrays: Mapping[str, Array]
     metadata: Mapping[str, str]
 
@@ -50,11 +50,12 @@ def read_file(path: Path) -> SafetensorsFile:
     Raises:
         CheckpointError: the file is damaged.
     """
-    cursor = Cursor(path, mapped(path))
+    file = MappedFile.open(path)
+    cursor = Cursor(path, file.data)
     length = cursor.number("Q", "the length of the header")
-    if length > min(cursor.left, _SHORT + len(cursor.data) // _LONG_PART):
+    if length > min(cursor.left, longest_json(len(cursor.data))):
         raise cursor.error(f"the header is said to be {length} bytes long, in a file of {len(cursor.data)}")
-    header = _parsed(cursor, cursor.take(length, "the header").tobytes())
+    header = parsed_json(f"{path}: its header", cursor.take(length, "the header").tobytes(), len(cursor.data))
     metadata = header.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{path}: {_METADATA} holds something else than texts")
@@ -71,9 +72,8 @@ def read_file(path: Path) -> SafetensorsFile:
     data = cursor.take(end, "the data")
     at = {place.name: place for place in places}
     arrays = {name: data[at[name].start : at[name].end].view(at[name].dtype) for name in header}
-    return SafetensorsFile(
-        {name: array.reshape(at[name].shape) for name, array in arrays.items()}, cast(dict[str, str], metadata)
-    )
+    shaped = {name: array.reshape(at[name].shape) for name, array in arrays.items()}
+    return SafetensorsFile(file, shaped, cast(dict[str, str], metadata))
 
 
 @dataclass(frozen=True)
@@ -85,38 +85,15 @@ class _Place:
     end: int
 
 
-def _parsed(cursor: Cursor, raw: bytes) -> JsonObject:
-    try:
-        header = json.loads(raw, object_pairs_hook=_without_doubles)
-    except (ValueError, RecursionError) as error:
-        raise cursor.error(f"the header is no JSON: {str(error)[:100]}") from None
-    if not isinstance(header, dict):
-        raise cursor.error("the header is no JSON object")
-    return header
-
-
-def _without_doubles(pairs: Sequence[tuple[str, JsonValue]]) -> JsonObject:
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        raise ValueError("a name is there twice")
-    return entries
-
-
 def _place(path: Path, name: str, entry: JsonValue) -> _Place:
     """The place of a tensor, checked by itself."""
-    if isinstance(entry, dict) and entry.get("dtype") in DTYPES:
+    if isinstance(entry, dict) and str(entry.get("dtype")) in DTYPES:
         dtype, shape, ends = DTYPES[str(entry["dtype"])], entry.get("shape"), entry.get("data_offsets")
-        if _are_counts(shape) and _are_counts(ends):
-            sizes, (start, *rest) = cast(list[int], shape), cast(list[int], ends) or [0]
-            if len(rest) == 1 and rest[0] - start == prod(sizes) * dtype.itemsize:
-                return _Place(name, dtype, tuple(sizes), start, rest[0])
+        if is_shape(shape) and are_counts(ends) and len(ends) == 2 and ends[1] - ends[0] == prod(shape) * dtype.itemsize:
+            return _Place(name, dtype, tuple(shape), *ends)
     raise CheckpointError(
-        f"{path}: tensor {name!r}: {str(entry)[:120]} is no type, shape and place that fit each other"
+        f"{path}: tensor {name[:60]!r}: {str(entry)[:120]} is no type, shape and place that fit each other"
     )
-
-
-def _are_counts(value: JsonValue) -> bool:
-    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 62 for v in value) and len(value) <= 32
 
 
 def header_of(shapes: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from onnxquant.errors import CheckpointError
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.interchange.cursor import MappedFile
 from onnxquant.interchange.ggml_types import Kind
 from onnxquant.json_data import JsonValue
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Array, Bytes
 
+# Sizes beyond these are damage; numpy has no arrays of them.
+_MOST_AXES, _MOST_ELEMENTS = 32, 1 << 59
+# Characters of the longest name.
+_LONGEST_NAME = 1 << 12
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 Value = Encoded | Array
 """A tensor in memory: an encoded weight, or an array of plain numbers."""
 
@@ -33,6 +40,10 @@ class Tensor:
         blocks: function that returns its bytes as the format's own project defines them, where the file holds them so.
         names: names of the arrays that it is stored in, where they are several.
         matrix: rows and columns of its codes, where rows do not lie along the last axis.
+        original_dtype: type of the floats that its codes are of, where a file says so.
+
+    Raises:
+        CheckpointError: its name is too long or has control characters, or its shape is no shape.
     """
 
     name: str
@@ -42,6 +53,16 @@ class Tensor:
     blocks: Callable[[], Bytes] | None = field(default=None, repr=False)
     names: tuple[str, ...] = ()
     matrix: tuple[int, int] | None = None
+    original_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the name and the shape, which come from files."""
+        if len(self.name) > _LONGEST_NAME:
+            raise CheckpointError(f"tensor {self.name[:60]!r}...: its name has {len(self.name)} characters")
+        if _CONTROLS.search(self.name):
+            raise CheckpointError(f"tensor {self.name!r}: its name has control characters")
+        if not is_shape(self.shape):
+            raise CheckpointError(f"tensor {self.name}: {str(list(self.shape))[:100]} is no shape")
 
     @property
     def label(self) -> str:
@@ -85,6 +106,17 @@ class Tensor:
         return value
 
 
+def is_shape(shape: object) -> TypeGuard[Sequence[int]]:
+    """Whether something is a sequence of sizes that an array may have."""
+    # Where one size is 0 the others must fit numpy's numbers all the same.
+    return are_counts(shape) and len(shape) <= _MOST_AXES and prod(max(size, 1) for size in shape) < _MOST_ELEMENTS
+
+
+def are_counts(values: object) -> TypeGuard[Sequence[int]]:
+    """Whether something is a sequence of numbers of bytes or elements."""
+    return isinstance(values, list | tuple) and all(type(value) is int and 0 <= value < 1 << 62 for value in values)
+
+
 def is_float(dtype: np.dtype[Any]) -> bool:
     """Whether numbers of a type are floats; bfloat16 and the 8-bit floats are no types of numpy's own."""
     return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
@@ -110,6 +142,7 @@ class Checkpoint:
         tensors: the tensors by name, in their order.
         metadata: entries of the file beside its tensors, as JSON has them.
         notes: sentences about what a reader should know.
+        files: the files that it is read from; an output may take the place of none of them.
     """
 
     path: Path
@@ -117,6 +150,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    files: tuple[MappedFile, ...] = field(default=(), repr=False)
 
     def __getitem__(self, name: str) -> Tensor:
         """The tensor of a name.

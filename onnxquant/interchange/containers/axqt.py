@@ -18,6 +18,7 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -26,16 +27,17 @@ from typing import Any, BinaryIO, cast
 import ml_dtypes
 import numpy as np
 
-from onnxquant.errors import CheckpointError, OutputError, RecipeError
+from onnxquant.errors import CheckpointError, OnnxQuantError, OutputError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.ggml.blocks import Blocks, from_nibbles, nibbles
+from onnxquant.formats.matrix import check_permutation
 from onnxquant.formats.planes import Plane, Planes
 from onnxquant.interchange.blocks import blocks_of, from_blocks, has_blocks
 from onnxquant.interchange.container import Container
-from onnxquant.interchange.cursor import Cursor, mapped
+from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes, longest_json, parsed_json
 from onnxquant.interchange.ggml_types import Opaque
-from onnxquant.interchange.tensor import Checkpoint, Tensor, is_float
+from onnxquant.interchange.tensor import Checkpoint, Tensor, are_counts, is_float, is_shape
 from onnxquant.json_data import JsonObject, JsonValue, to_object
 from onnxquant.numerics.arrays import Array, Bytes
 from onnxquant.numerics.packing import low_bits, pack, unpack
@@ -45,9 +47,9 @@ _MAGIC = b"AXQT"
 _FIRST_TYPES = {0: "q8_0", 1: "q4_0", 2: "q4_1"}
 _LOST_TYPES = {3: "Q5_0", 4: "Q5_1", 5: "F16", 6: "F32"}
 _ALIGNMENT = 64
-# A longer header is read if the file pays for it: parsed it takes twenty times as much.
-_SHORT_HEADER, _LONG_PART = 1 << 20, 4
 _MOST_AXES = 32
+# Tensors of a small file of version 1; each takes a thousand bytes of memory, so a larger one may have more.
+_MOST_TENSORS, _BYTES_PER_TENSOR = 1 << 14, 1024
 
 
 class Axqt(Container):
@@ -59,17 +61,18 @@ class Axqt(Container):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """Whether a file begins with its four letters."""
-        return path.is_file() and mapped(path)[:4].tobytes() == _MAGIC
+        return first_bytes(path, 4) == _MAGIC
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
         """The tensors of a file of either version."""
-        cursor = Cursor(path, mapped(path))
+        file = MappedFile.open(path)
+        cursor = Cursor(path, file.data)
         cursor.take(4, "the header")
         version = cursor.number("B", "the version")
         if version not in (1, 2):
             raise CheckpointError(f"{path}: is version {version} of AXQT; expected 1 or 2")
-        return _first(cursor) if version == 1 else _second(cursor)
+        return replace(_first(cursor) if version == 1 else _second(cursor), files=(file,))
 
     @classmethod
     def why_not(cls, tensor: Tensor) -> str | None:
@@ -154,8 +157,9 @@ def _first(cursor: Cursor) -> Checkpoint:
         name = _LOST_TYPES.get(number, str(number))
         raise CheckpointError(f"{cursor.path}: its type is {name}, which version 1 of AXQT does not store whole")
     count, _ = cursor.number("I", "the number of tensors"), cursor.number("Q", "the number of weights")
-    if count > cursor.left // 8:
-        raise cursor.error(f"the file says that it has {count} tensors, more than its {cursor.left} bytes can hold")
+    most = min(cursor.left // 8, _MOST_TENSORS + cursor.left // _BYTES_PER_TENSOR)
+    if count > most:
+        raise cursor.error(f"the file says that it has {count} tensors; expected {most} at most")
     form = cast(Blocks, format_named(_FIRST_TYPES[number]))
     tensors: dict[str, Tensor] = {}
     for place in range(count):
@@ -242,32 +246,53 @@ def _second(cursor: Cursor) -> Checkpoint:
     cursor.take(3, "the header")
     crc = cursor.number("I", "the header")
     start, length = cursor.number("Q", "the header"), cursor.number("Q", "the header")
-    if length > min(len(cursor.data), _SHORT_HEADER + len(cursor.data) // _LONG_PART):
+    if length > min(len(cursor.data), longest_json(len(cursor.data))):
         raise cursor.error(f"the header is said to be {length} bytes long, in a file of {len(cursor.data)}")
     cursor.at = min(start, len(cursor.data))
     raw = cursor.take(length, "the header").tobytes()
     if zlib.crc32(raw) != crc or cursor.left:
         raise CheckpointError(f"{cursor.path}: the header is damaged")
+    header = parsed_json(f"{cursor.path}: its header", raw, len(cursor.data))
+    tensors: dict[str, Tensor] = {}
     try:
-        header = json.loads(raw)
-        tensors = [_read(cursor, entry) for entry in header["tensors"]]
-        return Checkpoint(cursor.path, Axqt.name, {t.name: t for t in tensors}, dict(header["metadata"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, RecipeError) as error:
-        raise CheckpointError(f"{cursor.path}: the header is damaged: {error}") from None
+        for entry in cast(list[Any], header["tensors"]):
+            tensor = _read(cursor, entry)
+            if tensor.name in tensors:
+                raise ValueError(f"tensor {tensor.name!r} is there twice")
+            tensors[tensor.name] = tensor
+        _refuse_shared_bytes(cast(list[Any], header["tensors"]))
+        metadata = dict(cast(JsonObject, header["metadata"]))
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OnnxQuantError) as error:
+        raise CheckpointError(f"{cursor.path}: the header is damaged: {str(error)[:200]}") from None
+    return Checkpoint(cursor.path, Axqt.name, tensors, metadata)
+
+
+def _refuse_shared_bytes(entries: Sequence[Any]) -> None:
+    end = 0
+    for start, size in sorted((part["offset"], part["nbytes"]) for entry in entries for part in entry["parts"]):
+        if start < end:
+            raise ValueError(f"two parts share byte {start}")
+        end = start + size
 
 
 def _read(cursor: Cursor, entry: Any) -> Tensor:  # noqa: ANN401 - JSON
     """A tensor by its entry in the header."""
-    name, shape = str(entry["name"]), tuple(int(n) for n in entry["shape"])
+    name, shape = entry["name"], tuple(entry["shape"])
+    if not isinstance(name, str) or not is_shape(shape):
+        raise ValueError(f"{str(name)[:60]!r}, {str(list(shape))[:60]} are no name and no shape")
     parts = {str(part["name"]): _Part.read(cursor, name, part) for part in entry["parts"]}
     if "dtype" in entry:
         dtype = _dtype(entry["dtype"])
         _expect(parts["values"].raw.size == prod(shape) * dtype.itemsize, cursor, name)
         return Tensor(name, shape, dtype, partial(_load_plain, parts["values"], dtype, shape))
     form = format_named(str(entry["format"])).with_(**entry["parameters"])
-    rows, cols = int(entry["rows"]), int(entry["cols"])
-    _expect(rows * cols == prod(shape) and min(rows, cols) >= 0 and form.unfit(rows, cols) is None, cursor, name)
+    rows, cols = entry["rows"], entry["cols"]
+    fits = is_shape((rows, cols)) and rows * cols == prod(shape) and form.unfit(rows, cols) is None
+    _expect(fits, cursor, name)
     if "blocks" in parts:
+        _expect(has_blocks(form) and not form.permuted, cursor, name)
         part = parts["blocks"]
         return Tensor(name, shape, form, partial(_load_blocks, name, form, part, shape), part.checked)
     planes = form.planes(rows, cols)
@@ -285,9 +310,10 @@ class _Part:
     @classmethod
     def read(cls, cursor: Cursor, name: str, entry: Any) -> _Part:  # noqa: ANN401 - JSON
         """The part of an entry in the header."""
-        begin, size = int(entry["offset"]), int(entry["nbytes"])
-        _expect(0 <= begin <= len(cursor.data) and 0 <= size <= len(cursor.data) - begin, cursor, name)
-        return cls(f"{cursor.path}: tensor {name!r}", cursor.data[begin : begin + size], int(entry["crc32"]))
+        begin, size, crc = entry["offset"], entry["nbytes"], entry["crc32"]
+        is_place = are_counts((begin, size)) and type(crc) is int and begin + size <= len(cursor.data)
+        _expect(is_place, cursor, name)
+        return cls(f"{cursor.path}: tensor {name!r}", cursor.data[begin : begin + size], crc)
 
     def checked(self) -> Bytes:
         """The bytes.
@@ -324,4 +350,9 @@ def _load_blocks(name: str, form: Format, part: _Part, shape: tuple[int, ...]) -
 def _load_planes(form: Format, sizes: tuple[int, int], parts: Mapping[str, _Part], shape: tuple[int, ...]) -> Encoded:
     declared = form.planes(*sizes)
     planes: Planes = {name: _unpacked_plane(plane, parts[name].checked()) for name, plane in declared.items()}
+    if "permutation" in planes:
+        check_permutation(planes["permutation"], sizes[1])
+    columns = planes.get("outlier_columns", np.zeros(0, np.int32))
+    if len(np.unique(columns)) != len(columns) or ((columns < 0) | (columns >= sizes[1])).any():
+        raise CheckpointError(f"columns of outliers are not among {sizes[1]}, or there twice")
     return Encoded(form, *sizes, planes, shape)

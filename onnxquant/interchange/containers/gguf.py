@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -21,10 +22,10 @@ from onnxquant.errors import CheckpointError, OutputError
 from onnxquant.formats.base import Format
 from onnxquant.interchange.blocks import blocks_of, from_blocks
 from onnxquant.interchange.container import Container
-from onnxquant.interchange.cursor import Cursor, mapped
+from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes
 from onnxquant.interchange.ggml_types import BY_NUMBER, GgmlType, Opaque, type_of
-from onnxquant.interchange.gguf_metadata import GgufMetadata, alignment_of, entries_of, read_metadata
-from onnxquant.interchange.tensor import Checkpoint, Tensor, Value
+from onnxquant.interchange.gguf_metadata import ALIGNMENT, DEFAULT_ALIGNMENT, GgufMetadata, entries_of, read_metadata
+from onnxquant.interchange.tensor import Checkpoint, Tensor, Value, is_shape
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.arrays import Bytes
 from onnxquant.system.files import atomically
@@ -33,9 +34,9 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MOST_AXES = 4
 _LONGEST_NAME = 63
-# Entries of metadata, and tensors, of a small file; each takes some hundred bytes of memory, so a larger one may have as
+# Entries of metadata, and tensors, of a small file; each takes a thousand bytes of memory, so a larger one may have as
 # many more as its size pays for.
-_MOST_ENTRIES, _BYTES_PER_ENTRY = 1 << 16, 256
+_MOST_ENTRIES, _BYTES_PER_ENTRY = 1 << 14, 1024
 _ALIGNMENTS = [1 << n for n in range(21)]
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)$")
 
@@ -49,7 +50,7 @@ class Gguf(Container):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """Whether a file begins with GGUF's four letters."""
-        return path.is_file() and mapped(path)[:4].tobytes() == _MAGIC
+        return first_bytes(path, 4) == _MAGIC
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
@@ -66,7 +67,10 @@ class Gguf(Container):
         expected = metadata.get("split.tensors.count") if len(shards) > 1 else len(tensors)
         if isinstance(expected, int) and expected != len(tensors):
             raise CheckpointError(f"{path}: its parts hold {len(tensors)} tensors; split.tensors.count says {expected}")
-        return Checkpoint(path, cls.name, tensors, metadata.without("split.") if len(shards) > 1 else metadata)
+        files = tuple(file for checkpoint in checkpoints for file in checkpoint.files)
+        return Checkpoint(
+            path, cls.name, tensors, metadata.without("split.") if len(shards) > 1 else metadata, files=files
+        )
 
     @classmethod
     def why_not(cls, tensor: Tensor) -> str | None:
@@ -90,14 +94,9 @@ class Gguf(Container):
     @classmethod
     def write(cls, path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
         """Write version 3."""
-        alignment = alignment_of(metadata)
-        if not isinstance(alignment, int):
-            raise OutputError(f"{path}: general.alignment is {alignment!r}; expected a number")
+        alignment = _alignment(metadata) or DEFAULT_ALIGNMENT
         types = [cast(GgmlType, type_of(tensor.kind)) for tensor in tensors]
-        try:
-            entries = entries_of(metadata)
-        except ValueError as error:
-            raise OutputError(f"{path}: {error}") from None
+        entries = entries_of(metadata, alignment)
         header = bytearray(_MAGIC + struct.pack("<IQQ", 3, len(tensors), len(entries)))
         header += b"".join(entries)
         offset = 0
@@ -137,7 +136,8 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Checkpoint:
-    cursor = Cursor(path, mapped(path))
+    file = MappedFile.open(path)
+    cursor = Cursor(path, file.data)
     cursor.take(4, "the header")
     version = cursor.number("I", "the version")
     if version not in _VERSIONS:
@@ -150,31 +150,73 @@ def _read(path: Path) -> Checkpoint:
             f"the file says that it has {counts[0]} tensors and {counts[1]} entries; expected {most} at most"
         )
     metadata = read_metadata(cursor, counts[1])
-    alignment = alignment_of(metadata)
-    if not isinstance(alignment, int) or alignment not in _ALIGNMENTS:
-        raise CheckpointError(f"{path}: general.alignment is {alignment!r}; expected a power of two")
+    alignment = _alignment(metadata)
+    if alignment is None:
+        raise CheckpointError(
+            f"{path}: general.alignment is {str(metadata.get(ALIGNMENT))[:60]!r}; expected a power of two"
+        )
     described = [_description(cursor) for _ in range(counts[0])]
     start = _rounded_up(cursor.at, alignment)
     tensors: dict[str, Tensor] = {}
-    for name, shape, kind, offset in described:
-        if name in tensors:
-            raise CheckpointError(f"{path}: has the tensor {name!r} twice")
-        if offset % alignment:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} begins at byte {offset}, which is no multiple of {alignment}"
-            )
-        size = kind.nbytes(prod(shape))
-        if offset + size > len(cursor.data) - start:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} takes bytes {start + offset} to {start + offset + size} of a file of "
-                f"{len(cursor.data)}; is it cut off?"
-            )
-        tensors[name] = _tensor(name, shape, kind, cursor.data[start + offset : start + offset + size])
-    return Checkpoint(path, Gguf.name, tensors, metadata)
+    for entry in described:
+        if entry.name in tensors:
+            raise CheckpointError(f"{path}: has the tensor {entry.name!r} twice")
+        tensors[entry.name] = entry.tensor(path, cursor.data[start:], alignment)
+    end = 0
+    for entry in sorted(described, key=lambda entry: (entry.offset, entry.nbytes)):
+        if entry.offset < end:
+            raise CheckpointError(f"{path}: tensor {entry.name!r} shares bytes with another")
+        end = entry.offset + entry.nbytes
+    return Checkpoint(path, Gguf.name, tensors, metadata, files=(file,))
 
 
-def _description(cursor: Cursor) -> tuple[str, tuple[int, ...], GgmlType, int]:
-    """Name, shape, type and offset of the next tensor."""
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor as the header describes it."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GgmlType
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return self.type.nbytes(prod(self.shape))
+
+    def tensor(self, path: Path, data: Bytes, alignment: int) -> Tensor:
+        """The tensor in the data of the file.
+
+        Raises:
+            CheckpointError: the file ends before, or its place is none where tensors begin.
+        """
+        begin, end = self.offset, self.offset + self.nbytes
+        if begin % alignment:
+            raise CheckpointError(
+                f"{path}: tensor {self.name!r} begins at byte {begin}, which is no multiple of {alignment}"
+            )
+        if end > len(data):
+            raise CheckpointError(
+                f"{path}: tensor {self.name!r} takes bytes {begin} to {end} of {len(data)} bytes of data; is it cut off?"
+            )
+        raw = data[begin:end]
+        load = partial(_load, self.name, self.shape, self.type, raw)
+        return Tensor(self.name, self.shape, self.type.kind, load, lambda: raw)
+
+
+def _alignment(metadata: Mapping[str, JsonValue]) -> int | None:
+    """Bytes that tensors begin at multiples of; None where metadata say no power of two.
+
+    Metadata that were texts meanwhile, in a safetensors file, say it as one.
+    """
+    said = metadata.get(ALIGNMENT, DEFAULT_ALIGNMENT)
+    if isinstance(said, str) and not isinstance(metadata, GgufMetadata):
+        said = next((number for number in _ALIGNMENTS if str(number) == said), None)
+    return said if type(said) is int and said in _ALIGNMENTS else None
+
+
+def _description(cursor: Cursor) -> _Entry:
+    """The next tensor in the header."""
     name = cursor.text("the name of a tensor")
     axes = cursor.number("I", f"the number of axes of {name}")
     if axes > _MOST_AXES:
@@ -185,15 +227,11 @@ def _description(cursor: Cursor) -> tuple[str, tuple[int, ...], GgmlType, int]:
     if number not in BY_NUMBER:
         raise cursor.error(f"tensor {name!r} is of type {number}, which onnxquant does not know")
     kind = BY_NUMBER[number]
-    if prod(shape) >= 1 << 63:
+    if not is_shape(shape):
         raise cursor.error(f"tensor {name!r} has the shape {list(shape)}, which is too large")
     if (shape[-1] if shape else 1) % kind.block:
         raise cursor.error(f"tensor {name!r}: shape {list(shape)} does not fit {kind.name}'s blocks of {kind.block}")
-    return name, shape, kind, offset
-
-
-def _tensor(name: str, shape: tuple[int, ...], kind: GgmlType, raw: Bytes) -> Tensor:
-    return Tensor(name, shape, kind.kind, partial(_load, name, shape, kind, raw), lambda: raw)
+    return _Entry(name, shape, kind, offset)
 
 
 def _load(name: str, shape: tuple[int, ...], kind: GgmlType, raw: Bytes) -> Value:

@@ -28,7 +28,7 @@ from onnxquant.formats.ggml.q8_k import Q8_K
 from onnxquant.formats.matrix import check_permutation
 from onnxquant.interchange.blocks import blocks_of
 from onnxquant.interchange.container import Container
-from onnxquant.interchange.cursor import Cursor, mapped
+from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes, is_file_name, json_file
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.json_data import JsonObject, JsonValue
 from onnxquant.numerics.arrays import Bytes, Order
@@ -36,7 +36,7 @@ from onnxquant.system.files import temporary_name
 
 _MAGIC, _PERMUTATION, _VERSION, _TYPE = 0x4B513838, 0x4D524550, 1, 0x18
 _INDEX, _CODES, _ORDER = "index.json", ".q8k", ".perm"
-_LONGEST_INDEX = 1 << 26
+_HEADER = 24
 
 
 class Q8k(Container):
@@ -48,16 +48,16 @@ class Q8k(Container):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """Whether a folder holds such files."""
-        return path.is_dir() and any(file.suffix == _CODES for file in path.iterdir())
+        return path.is_dir() and any(file.name.endswith(_CODES) for file in path.iterdir())
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
-        """The tensors of a folder."""
-        index = _index(path)
-        if index is None:
-            files = sorted(file for file in path.iterdir() if file.suffix == _CODES)
-            index = {file.stem: {"file": file.name} for file in files}
-        return Checkpoint(path, cls.name, {name: _tensor(path, name, entry) for name, entry in index.items()})
+        """The tensors of a folder; its files are opened one by one, when they are read."""
+        entries = _index(path)
+        if entries is None:
+            files = sorted(file.name for file in path.iterdir() if file.name.endswith(_CODES))
+            entries = {name.removesuffix(_CODES): {"file": name} for name in files}
+        return Checkpoint(path, cls.name, {name: _tensor(path, name, entry) for name, entry in entries.items()})
 
     @classmethod
     def why_not(cls, tensor: Tensor) -> str | None:
@@ -73,6 +73,8 @@ class Q8k(Container):
     @classmethod
     def write(cls, path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
         """Write a folder, which appears whole or not at all."""
+        if path.exists() and (reason := _why_not_replaced(path)):
+            raise OutputError(f"{path}: {reason}; expected another output")
         temporary = temporary_name(path.parent, "folder")
         try:
             temporary.mkdir()
@@ -81,17 +83,34 @@ class Q8k(Container):
                 index[tensor.name] = _write(temporary, tensor)
             contents = {"version": _VERSION, "tensors": index, "metadata": dict(metadata)}
             (temporary / _INDEX).write_text(json.dumps(contents, indent=1))
-            if path.exists():
-                replaced = temporary_name(path.parent, "replaced")
-                path.rename(replaced)
-                temporary.rename(path)
-                shutil.rmtree(replaced)
-            else:
-                temporary.rename(path)
+            _replace(path, temporary)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _why_not_replaced(path: Path) -> str | None:
+    """The reason why a folder may not be replaced: it holds other things than such a folder does."""
+    if path.is_symlink() or not path.is_dir():
+        return "is no folder"
+    others = [f.name for f in path.iterdir() if not f.name.endswith((_CODES, _ORDER)) and f.name != _INDEX]
+    return f"holds other files, such as {others[0][:60]!r}" if others else None
+
+
+def _replace(path: Path, folder: Path) -> None:
+    """Put a folder in the place of another, which stays where it is if that fails."""
+    replaced = temporary_name(path.parent, "replaced")
+    try:
+        if path.exists():
+            path.rename(replaced)
+        folder.rename(path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        raise
+    finally:
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _write(folder: Path, tensor: Tensor) -> JsonObject:
@@ -122,45 +141,51 @@ def _index(folder: Path) -> dict[str, JsonObject] | None:
     path = folder / _INDEX
     if not path.is_file():
         return None
-    try:
-        if path.stat().st_size > _LONGEST_INDEX:
-            raise CheckpointError(f"{path}: is {path.stat().st_size} bytes long; expected {_LONGEST_INDEX} at most")
-        tensors = json.loads(path.read_bytes())["tensors"]
-        right = all(isinstance(entry["file"], str) and "/" not in entry["file"] for entry in tensors.values())
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError, OSError):
-        right = False
-    if not right:
-        raise CheckpointError(f"{path}: is no index of .q8k files")
+    size = sum(file.stat().st_size for file in folder.glob(f"*{_CODES}") if file.is_file())
+    tensors = json_file(path, size).get("tensors")
+    if not isinstance(tensors, dict) or not all(_is_entry(entry) for entry in tensors.values()):
+        raise CheckpointError(f"{path}: is no index of .q8k files that are beside it")
     return cast(dict[str, JsonObject], tensors)
+
+
+def _is_entry(entry: JsonValue) -> bool:
+    """Whether an entry of an index names files, and no way out of the folder."""
+    if not isinstance(entry, dict):
+        return False
+    names = [entry.get("file"), *([entry["permutation"]] if "permutation" in entry else [])]
+    return all(map(is_file_name, names))
 
 
 def _tensor(folder: Path, name: str, entry: JsonObject) -> Tensor:
     path = folder / str(entry["file"])
-    cursor = Cursor(path, mapped(path))
-    fields = [cursor.number("I", "the header") for _ in range(6)]
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is no file")
+    cursor = Cursor(path, np.frombuffer(first_bytes(path, _HEADER), np.uint8))
+    fields = [cursor.number("I", "the header") for _ in range(_HEADER // 4)]
     rows, cols = fields[2:4]
     expected = [_MAGIC, _VERSION, rows, cols, cols // Q8_K.block, _TYPE]
-    if fields != expected or cols % Q8_K.block:
+    if fields != expected or cols % Q8_K.block or not rows * cols:
         raise CheckpointError(f"{path}: the header is {fields}; expected {expected}")
     if entry.get("shape", [rows, cols]) != [rows, cols]:
-        raise CheckpointError(f"{path}: holds [{rows}, {cols}]; expected {entry['shape']}, as {_INDEX} says")
-    size = rows * cols // Q8_K.block * Q8_K.block_bytes
-    if size != cursor.left:
-        raise CheckpointError(f"{path}: holds {cursor.left} bytes of blocks; expected {size} for [{rows}, {cols}]")
-    raw = cursor.take(size, "the blocks")
+        raise CheckpointError(
+            f"{path}: holds [{rows}, {cols}]; expected {str(entry['shape'])[:60]}, as {_INDEX} says"
+        )
+    size, there = rows * cols // Q8_K.block * Q8_K.block_bytes, path.stat().st_size - _HEADER
+    if size != there:
+        raise CheckpointError(f"{path}: holds {there} bytes of blocks; expected {size} for [{rows}, {cols}]")
     order = _order(folder, path, cols, entry)
     form = format_named("q8_k").with_(permuted=order is not None)
-    load = partial(_load, path, raw, (rows, cols), order, entry)
-    return Tensor(name, (rows, cols), form, load, partial(_checked, path, raw, entry))
+    load = partial(_load, path, (rows, cols), order, entry)
+    return Tensor(name, (rows, cols), form, load, partial(_blocks, path, size, entry))
 
 
 def _order(folder: Path, codes: Path, cols: int, entry: JsonObject) -> Order | None:
     """The order of the stored columns; None: the original one."""
     named = entry.get("permutation")
-    path = folder / str(named) if named else codes.with_suffix(_ORDER)
-    if not path.exists() and not named:
+    path = folder / str(named or f"{codes.name.removesuffix(_CODES)}{_ORDER}")
+    if not named and not path.exists():
         return None
-    cursor = Cursor(path, mapped(path))
+    cursor = Cursor(path, MappedFile.open(path).data)
     if [cursor.number("I", "the header") for _ in range(2)] != [_PERMUTATION, cols] or cursor.left != 4 * cols:
         raise CheckpointError(f"{path}: is no order of {cols} columns")
     raw = cursor.take(4 * cols, "the order")
@@ -176,11 +201,15 @@ def _check(path: Path, raw: Bytes, crc: JsonValue) -> None:
         raise CheckpointError(f"{path}: is damaged; its checksum is not what {_INDEX} says")
 
 
-def _checked(path: Path, raw: Bytes, entry: JsonObject) -> Bytes:
-    _check(path, raw, entry.get("crc32"))
-    return raw
+def _blocks(path: Path, size: int, entry: JsonObject) -> Bytes:
+    data = MappedFile.open(path).data
+    if len(data) != _HEADER + size:
+        raise CheckpointError(f"{path}: has another size than before")
+    _check(path, data[_HEADER:], entry.get("crc32"))
+    return data[_HEADER:]
 
 
-def _load(path: Path, raw: Bytes, shape: tuple[int, int], order: Order | None, entry: JsonObject) -> Encoded:
-    encoded = Q8_K().from_blocks(_checked(path, raw, entry), *shape)
+def _load(path: Path, shape: tuple[int, int], order: Order | None, entry: JsonObject) -> Encoded:
+    rows, cols = shape
+    encoded = Q8_K().from_blocks(_blocks(path, rows * cols // Q8_K.block * Q8_K.block_bytes, entry), *shape)
     return encoded if order is None else encoded.with_order(order)

@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from onnxquant.errors import CheckpointError, OutputError
+from onnxquant.errors import CheckpointError, OnnxQuantError, OutputError
 from onnxquant.interchange import schemes
 from onnxquant.interchange.container import Container
-from onnxquant.interchange.cursor import mapped
+from onnxquant.interchange.cursor import MappedFile, first_bytes, is_file_name, json_file
 from onnxquant.interchange.safetensors_header import NAMES, header_of, read_file
 from onnxquant.interchange.schemes.base import ArrayType, Scheme
 from onnxquant.interchange.schemes.bitsandbytes import BitsAndBytes
@@ -28,8 +28,6 @@ from onnxquant.registry import classes
 from onnxquant.system.files import atomically
 
 _INDEX, _SINGLE, _CONFIG = ".safetensors.index.json", "model.safetensors", "config.json"
-# Bytes of the longest JSON file that is read.
-_LONGEST_JSON = 1 << 26
 # Schemes that are written.
 _WRITTEN: tuple[type[Scheme], ...] = (BitsAndBytes, Gptq)
 
@@ -45,20 +43,23 @@ class Safetensors(Container):
         """Whether a file has a header of JSON behind eight bytes, or a folder has such a file."""
         if path.is_dir():
             return _index(path) is not None or (path / _SINGLE).is_file()
-        return path.name.endswith(_INDEX) or (path.is_file() and mapped(path)[8:9].tobytes() == b"{")
+        return path.name.endswith(_INDEX) or first_bytes(path, 9)[8:] == b"{"
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
         """The tensors of a file, or of all files that an index names."""
         arrays: dict[str, Array] = {}
         metadata: dict[str, JsonValue] = {}
+        files: list[MappedFile] = []
         for file in _files(path):
             content = read_file(file)
             if doubles := arrays.keys() & content.arrays.keys():
                 raise CheckpointError(f"{file}: tensor {min(doubles)!r} is in another file of the model, too")
             arrays |= content.arrays
             metadata |= content.metadata
-        return Checkpoint(path, cls.name, _tensors(path, arrays, _quantization(path, metadata)), metadata)
+            files.append(content.file)
+        tensors = _tensors(path, arrays, _quantization(path, metadata))
+        return Checkpoint(path, cls.name, tensors, metadata, files=tuple(files))
 
     @classmethod
     def why_not(cls, tensor: Tensor) -> str | None:
@@ -126,11 +127,16 @@ def _tensors(path: Path, arrays: dict[str, Array], config: JsonObject) -> dict[s
     for scheme in classes(schemes, Scheme, "onnxquant.schemes").values():
         try:
             taken = scheme.read(left, config)
-        except CheckpointError as error:
+        except OnnxQuantError as error:
             raise CheckpointError(f"{path}: {error}") from None
-        weights |= {weight.name: weight for weight in taken}
+        for weight in taken:
+            if weight.name in weights:
+                raise CheckpointError(f"{path}: tensor {weight.name!r} is there twice, in arrays of two kinds")
+            weights[weight.name] = weight
         parts = {name for weight in taken for name in weight.names}
         left = {name: array for name, array in left.items() if name not in parts}
+    if doubles := weights.keys() & left.keys():
+        raise CheckpointError(f"{path}: tensor {min(doubles)!r} is there both plain and quantized")
     firsts = {tensor.names[0]: tensor for tensor in weights.values()}
     tensors: dict[str, Tensor] = {}
     for name, array in arrays.items():
@@ -154,35 +160,25 @@ def _files(path: Path) -> list[Path]:
     index = _index(path) if path.is_dir() else path if path.name.endswith(_INDEX) else None
     if index is None:
         return [path / _SINGLE if path.is_dir() else path]
-    names = _json(index).get("weight_map")
+    names = json_file(index, _bytes_beside(index)).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{index}: has no weight_map of file names")
-    files = [index.parent / str(name) for name in dict.fromkeys(names.values())]
-    for file in files:
-        if file.parent != index.parent or file.name in ("", "..") or not file.is_file():
-            raise CheckpointError(f"{index}: names the file {file.name!r}, which is not beside it")
-    return files
+    listed = [str(name) for name in dict.fromkeys(names.values())]
+    if missing := [name for name in listed if not (is_file_name(name) and (index.parent / name).is_file())]:
+        raise CheckpointError(f"{index}: names the file {missing[0][:120]!r}, which is not beside it")
+    return [index.parent / name for name in listed]
 
 
-def _json(path: Path) -> JsonObject:
-    try:
-        if path.stat().st_size > _LONGEST_JSON:
-            raise CheckpointError(f"{path}: is {path.stat().st_size} bytes long; expected {_LONGEST_JSON} at most")
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: is no JSON") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: is no JSON object")
-    return data
+def _bytes_beside(index: Path) -> int:
+    """Bytes of the files of tensors beside an index."""
+    return sum(file.stat().st_size for file in index.parent.glob("*.safetensors") if file.is_file())
 
 
 def _quantization(path: Path, metadata: Mapping[str, JsonValue]) -> JsonObject:
     """Entries on quantization in config.json beside a model, or in the file itself."""
     config = (path if path.is_dir() else path.parent) / _CONFIG
     if config.is_file():
-        said = _json(config).get("quantization_config")
+        said = json_file(config, 0).get("quantization_config")
         if isinstance(said, dict):
             return said
     try:

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxquant.errors import CheckpointError
 from onnxquant.formats.base import Encoded
-from onnxquant.interchange.schemes.base import Arrays, Groups, Scheme, expect, words_to_codes
+from onnxquant.interchange.schemes.base import Arrays, Groups, Scheme, expect_words, words_to_codes
 from onnxquant.interchange.tensor import Tensor
 from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array, Bytes
@@ -47,9 +47,10 @@ def _is_awq(stem: str, arrays: Arrays) -> bool:
 def _tensor(stem: str, arrays: Arrays) -> Tensor:
     words, scales = arrays[f"{stem}.qweight"], arrays[f"{stem}.scales"]
     zeros = arrays.get(f"{stem}.qzeros")
-    expect(words.dtype in (np.int32, np.uint32), stem, f"qweight is {words.dtype}; expected int32")
+    expect_words(words, f"{stem}.qweight")
     if zeros is None or zeros.shape != (len(scales), words.shape[1]):
         raise CheckpointError(f"{stem}: qzeros is missing or of another shape")
+    expect_words(zeros, f"{stem}.qzeros")
     name = f"{stem}.weight"
     sides = Groups(name, scales.T, np.ascontiguousarray(_codes(zeros).T), _BITS, len(words))
     names = tuple(f"{stem}.{key}" for key in ("qweight", "qzeros", "scales"))

@@ -14,7 +14,7 @@ from onnxquant.errors import CheckpointError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.planes import Planes
-from onnxquant.interchange.tensor import Tensor
+from onnxquant.interchange.tensor import Tensor, is_float
 from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array, Bytes, Order
 from onnxquant.numerics.packing import unpack
@@ -89,6 +89,21 @@ class Groups:
     cols: int
     group_of: Array | None = None
     has_lowest: bool = True
+
+    def __post_init__(self) -> None:
+        """Check what comes from a file.
+
+        Raises:
+            CheckpointError: scales are no finite floats of groups, or a column is of no group.
+        """
+        rows, groups = self.scales.shape
+        expect(is_float(self.scales.dtype) and rows > 0 < groups, self.name, "has no floats as scales")
+        expect(bool(np.isfinite(self.scales).all()), self.name, "has scales that are not finite")
+        expect(self.zero_points.shape == self.scales.shape, self.name, "has other zero points than scales")
+        if self.group_of is not None:
+            fits = self.group_of.shape == (self.cols,) and self.group_of.dtype.kind in "iu"
+            names_groups = fits and bool(((self.group_of >= 0) & (self.group_of < groups)).all())
+            expect(names_groups, self.name, f"g_idx does not name one of {groups} groups for each column")
 
     @cached_property
     def form(self) -> Format:
@@ -176,6 +191,16 @@ def codes_to_words(codes: Bytes, bits: int) -> Array:
     stream = stream.reshape(len(codes), -1)
     stream = np.pad(stream, ((0, 0), (0, -stream.shape[1] % 32)))
     return np.packbits(stream, axis=-1, bitorder="little").view(np.int32)
+
+
+def expect_words(words: Array, name: str) -> None:
+    """Refuse an array that is no matrix of 32-bit words.
+
+    Raises:
+        CheckpointError: it is of another type or shape.
+    """
+    is_matrix = words.dtype in (np.int32, np.uint32) and words.ndim == 2 and words.size > 0
+    expect(is_matrix, name, f"is {words.dtype} {list(words.shape)}; expected a matrix of int32")
 
 
 def expect(right: bool, name: str, sentence: str) -> None:

@@ -41,6 +41,7 @@ class BitNet(Scheme):
 
 def _tensor(name: str, arrays: Arrays, *, multiplies: bool) -> Tensor:
     packed = arrays[name]
+    expect(packed.size > 0, name, "is empty")
     scale = np.float32(arrays[f"{name}_scale"].astype(np.float32).reshape(-1)[0])
     expect(bool(np.isfinite(scale) and scale > 0), name, f"weight_scale is {scale}; expected a number above 0")
     load = partial(_load, name, packed, scale if multiplies else np.float32(1) / scale)

@@ -21,6 +21,7 @@ from onnxquant.formats.base import Encoded
 from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
 from onnxquant.formats.bitsandbytes.llm_int8 import LlmInt8
 from onnxquant.formats.bitsandbytes.nf4_fp4 import NestedTable
+from onnxquant.interchange.cursor import parsed_json
 from onnxquant.interchange.schemes.base import Arrays, ArrayType, Scheme, expect
 from onnxquant.interchange.tensor import Tensor
 from onnxquant.json_data import JsonObject
@@ -163,12 +164,8 @@ def _four_bits(key: str, arrays: Arrays) -> Tensor:
 
 
 def _state(key: str, raw: Array) -> JsonObject:
-    try:
-        state = json.loads(raw.astype(np.uint8).tobytes())
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{key}: is no JSON") from None
-    expect(isinstance(state, dict), key, "is no JSON object")
-    return cast(JsonObject, state)
+    expect(raw.dtype == np.uint8, key, f"is {raw.dtype}; expected uint8")
+    return parsed_json(key, raw.tobytes(), 0)
 
 
 def _load(name: str, arrays: Arrays, form: NestedTable, shape: tuple[int, ...], state: JsonObject) -> Encoded:
@@ -186,7 +183,8 @@ def _load(name: str, arrays: Arrays, form: NestedTable, shape: tuple[int, ...], 
         return Encoded(encoded.format, rows, cols, encoded.planes, shape)
     nested = arrays[f"{name}.nested_absmax"].reshape(-1)
     offset = state.get("nested_offset")
-    expect(isinstance(offset, int | float), name, f"nested_offset is {str(offset)[:20]}; expected a number")
+    is_number = isinstance(offset, int | float) and abs(offset) < float(np.finfo(np.float32).max)
+    expect(is_number, name, f"nested_offset is {str(offset)[:20]}; expected a number")
     expect(
         scales.dtype == np.uint8 and len(nested) == -(-len(scales) // _NESTED_BLOCK), name, "nested scales do not fit"
     )
@@ -205,8 +203,8 @@ def _eight_bits(key: str, arrays: Arrays) -> Tensor:
     is_matrix = name in arrays and arrays[name].dtype == np.int8 and arrays[name].ndim == 2
     expect(is_matrix, key, f"there is no int8 matrix {name}")
     form_key = f"{stem}weight_format"
-    layout = int(arrays[form_key].reshape(-1)[0]) if form_key in arrays and arrays[form_key].size else 0
-    expect(layout == 0, name, f"weight_format is {layout}; expected 0, rows in their order")
+    layout = arrays[form_key].reshape(-1) if form_key in arrays else np.zeros(0, np.uint8)
+    expect(not layout.any(), name, f"weight_format is {layout[:9].tolist()}; expected 0, rows in their order")
     parts = tuple(part for part in (name, key, form_key) if part in arrays)
     form = LlmInt8(outliers=0)
     return Tensor(

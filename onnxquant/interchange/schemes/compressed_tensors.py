@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from onnxquant.formats.base import Encoded
-from onnxquant.interchange.schemes.base import Arrays, Groups, Scheme, expect, words_to_codes
+from onnxquant.interchange.schemes.base import Arrays, Groups, Scheme, expect, expect_words, words_to_codes
 from onnxquant.interchange.tensor import Tensor
 from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array
@@ -37,13 +37,12 @@ class CompressedTensors(Scheme):
 def _tensor(stem: str, arrays: Arrays) -> Tensor:
     parts = {key: arrays[f"{stem}.weight_{key}"] for key in _KEYS if f"{stem}.weight_{key}" in arrays}
     expect("scale" in parts and "shape" in parts, stem, "has weight_packed, and no weight_scale or weight_shape")
-    shape = tuple(int(n) for n in np.asarray(parts["shape"]).reshape(-1))
-    words, scales = parts["packed"], parts["scale"].reshape(len(parts["scale"]), -1)
-    fits = len(shape) == 2 and shape[0] == len(words) == len(scales)
+    words, sizes, scales = parts["packed"], parts["shape"], parts["scale"]
+    expect_words(words, f"{stem}.weight_packed")
+    expect(sizes.size == 2 and sizes.dtype.kind in "iu", stem, f"weight_shape is {sizes.dtype} {list(sizes.shape)}")
+    shape = tuple(int(n) for n in sizes.reshape(-1))
+    fits = scales.size > 0 and shape[0] == len(words) == (len(scales) if scales.ndim else 0) and 0 < shape[1] < 1 << 31
     expect(fits, stem, f"weight_shape {list(shape)} does not fit its codes")
-    expect(
-        words.dtype == np.int32 and words.ndim == 2, stem, f"weight_packed is {words.dtype}; expected an int32 matrix"
-    )
     bits = next((b for b in (4, 8, 2) if -(-shape[1] * b // 32) == words.shape[1]), 0)
     expect(bits > 0, stem, f"{words.shape[1]} words for {shape[1]} columns; expected 2, 4 or 8 bits")
     names = tuple(f"{stem}.weight_{key}" for key in parts)
@@ -56,13 +55,14 @@ def _sides(stem: str, parts: dict[str, Array], shape: tuple[int, int], bits: int
     scales = parts["scale"].reshape(rows, -1)
     zero = np.full(scales.shape, 1 << (bits - 1), np.uint8)
     if "zero_point" in parts:
-        words = parts["zero_point"].reshape(-(-rows * bits // 32), -1)
-        expect(words.shape[1] == scales.shape[1], stem, f"weight_zero_point has the shape {list(words.shape)}")
+        words = parts["zero_point"]
+        expect_words(words, f"{stem}.weight_zero_point")
+        fits = words.shape == (-(-rows * bits // 32), scales.shape[1])
+        expect(fits, stem, f"weight_zero_point has the shape {list(words.shape)}")
         zero = np.ascontiguousarray(words_to_codes(np.ascontiguousarray(words.T), bits, rows).T)
     group_of = parts.get("g_idx")
-    if group_of is not None and (group_of < 0).any():  # written where no order was computed
+    if group_of is not None and (group_of == -1).any():  # written where no order was computed
         group_of = None
-    expect(group_of is None or group_of.shape == (cols,), stem, "weight_g_idx does not name a group per column")
     has_lowest = bits == 8 and not parts["packed"].view(np.uint8).all()
     return Groups(f"{stem}.weight", scales, zero, bits, cols, group_of, has_lowest)
 

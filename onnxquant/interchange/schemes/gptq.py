@@ -17,7 +17,16 @@ from onnxquant.formats.base import Encoded
 from onnxquant.formats.granularity import PerBlock, PerRow
 from onnxquant.formats.native_job import ZeroPoint
 from onnxquant.formats.scaled_codes import ScaledCodes
-from onnxquant.interchange.schemes.base import Arrays, ArrayType, Groups, Scheme, codes_to_words, expect, words_to_codes
+from onnxquant.interchange.schemes.base import (
+    Arrays,
+    ArrayType,
+    Groups,
+    Scheme,
+    codes_to_words,
+    expect,
+    expect_words,
+    words_to_codes,
+)
 from onnxquant.interchange.tensor import Tensor
 from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array, Bytes
@@ -113,26 +122,21 @@ def _tensor(stem: str, arrays: Arrays, config: JsonObject) -> Tensor:
     keys = [key for key in ("qweight", "qzeros", "scales", "g_idx") if f"{stem}.{key}" in arrays]
     words, scales = arrays[f"{stem}.qweight"], arrays[f"{stem}.scales"]
     groups, rows = scales.shape
-    expect(words.dtype in (np.int32, np.uint32), stem, f"qweight is {words.dtype}; expected int32")
+    expect_words(words, f"{stem}.qweight")
     expect("qzeros" in keys, stem, "has qweight and scales, and no qzeros")
     zeros = arrays[f"{stem}.qzeros"]
-    bits = zeros.shape[-1] * 32 // rows if zeros.ndim == 2 and rows else 0
+    expect_words(zeros, f"{stem}.qzeros")
+    bits = zeros.shape[-1] * 32 // rows if rows else 0
     expect(
         bits in _BITS and zeros.shape == (groups, rows * bits // 32), stem, f"qzeros has the shape {list(zeros.shape)}"
     )
     cols = len(words) * 32 // bits
-    group_of = arrays.get(f"{stem}.g_idx")
-    if group_of is not None:
-        fits = group_of.shape == (cols,) and group_of.dtype.kind in "iu"
-        expect(
-            fits and bool(((group_of >= 0) & (group_of < groups)).all()), stem, "g_idx does not name a group per column"
-        )
     zero = words_to_codes(zeros, bits, rows)
     if _version(stem, zero, bits, config) == _FIRST:
         zero = (zero + np.uint8(1)) & np.uint8((1 << bits) - 1)
     has_lowest = bits == 8 and not words.view(np.uint8).all()
     name = f"{stem}.weight"
-    sides = Groups(name, scales.T, np.ascontiguousarray(zero.T), bits, cols, group_of, has_lowest)
+    sides = Groups(name, scales.T, np.ascontiguousarray(zero.T), bits, cols, arrays.get(f"{stem}.g_idx"), has_lowest)
     names = tuple(f"{stem}.{key}" for key in keys)
     return Tensor(name, (rows, cols), sides.form, partial(_load, sides, words), names=names)
 
