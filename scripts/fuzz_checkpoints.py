@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,17 +31,19 @@ from onnxquant import interchange
 from onnxquant.errors import OnnxQuantError
 from onnxquant.formats.ggml.blocks import Blocks
 from onnxquant.interchange.ggml_types import Opaque
+from onnxquant.json_data import JsonObject
+from onnxquant.numerics.arrays import Array
 
 _SECONDS, _SLACK = 5.0, 64 << 20
 _NUMBERS = (0, 1, 2, 3, 31, 255, 256, 1 << 15, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 63) - 1, (1 << 64) - 1)
-_LEAVES = (
+_LEAVES: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2, 1 << 31, 1 << 63, 1 << 64, 10**30, 1e308, float("inf"), float("nan"), "", "a", "\x1b[2J", "..",
     "../a", "/etc/passwd", "\ud800", "F16", "I32", "U8", "BF16", "nf4", "int4", "x" * 70000, [], [0], [-1, -4], [1 << 40, 0],
     [[]], {}, {"a": {}},
 )  # fmt: skip
 
 
-def _normal(*shape: int, seed: int = 0) -> np.ndarray:
+def _normal(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
@@ -50,15 +53,15 @@ def _normal(*shape: int, seed: int = 0) -> np.ndarray:
 def _gguf(folder: Path) -> Path:
     forms = [form for form in onnxquant.formats.formats() if isinstance(form, Blocks) or form.name == "i2_s"]
     weights = {form.name: onnxquant.encode(_normal(2, 256), form) for form in forms}
-    metadata = {"general.architecture": "llama", "a": [1, 2], "b": ["x", "yy", ""], "c": 1.5, "d": True}
-    interchange.save(folder / "m.gguf", {**weights, "v": _normal(3), "s": np.float32(2)}, metadata=metadata)
+    metadata: JsonObject = {"general.architecture": "llama", "a": [1, 2], "b": ["x", "yy", ""], "c": 1.5, "d": True}
+    interchange.save(folder / "m.gguf", {**weights, "v": _normal(3), "s": np.array(2.5)}, metadata=metadata)
     return folder / "m.gguf"
 
 
 def _axqt(folder: Path) -> Path:
     forms = [(form.name, permuted) for form in onnxquant.formats.formats() for permuted in (False, True)]
     weights = {f"{name}.{p}": onnxquant.encode(_normal(2, 256), name, permuted=p) for name, p in forms}
-    interchange.save(folder / "m.axqt", {**weights, "v": np.arange(3), "s": np.float32(2)}, metadata={"a": [1, {"b": None}]})
+    interchange.save(folder / "m.axqt", {**weights, "v": np.arange(3), "s": np.array(2.5)}, metadata={"a": [1, {"b": None}]})
     return folder / "m.axqt"
 
 
@@ -75,7 +78,7 @@ def _q8k(folder: Path) -> Path:
 
 def _floats(folder: Path) -> Path:
     arrays = {"a": _normal(2, 3), "b": _normal(4).astype(np.float16), "c": np.arange(3), "d": np.zeros((0, 2), np.int8)}
-    interchange.save(folder / "m.safetensors", {**arrays, "e": np.float32(1)}, metadata={"k": "v"})
+    interchange.save(folder / "m.safetensors", {**arrays, "e": np.array(2.5)}, metadata={"k": "v"})
     return folder / "m.safetensors"
 
 
@@ -189,11 +192,11 @@ def _in_json(text: bytes, rng: random.Random) -> bytes:
     return json.dumps(data).encode()
 
 
-def _keys(holder: dict | list) -> list:
+def _keys(holder: Any) -> list[Any]:  # noqa: ANN401 - JSON
     return list(holder) if isinstance(holder, dict) else list(range(len(holder)))
 
 
-def _places(data: object) -> Iterator[tuple[dict | list, object]]:
+def _places(data: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - JSON
     if isinstance(data, dict | list):
         for key in _keys(data):
             yield data, key
@@ -243,7 +246,7 @@ class Tally:
 
     kind: str
     keep: Path
-    counts: collections.Counter = field(default_factory=collections.Counter)
+    counts: collections.Counter[str] = field(default_factory=collections.Counter)
     slowest: float = 0
 
     def add(self, source: Path, *, converts: bool) -> None:

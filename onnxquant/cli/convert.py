@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import click
+from rich.console import Console
 
 from onnxquant import interchange
 from onnxquant.cli.shared import (
@@ -28,7 +31,9 @@ from onnxquant.report.terminal import table
 from onnxquant.report.units import size
 
 # Options of quantize that hold for files without a graph, beside the parameters of formats.
-_OPTIONS = ("format", "bits", "include", "exclude", "permutation", "force")
+# Entries of metadata that are printed.
+_METADATA = 12
+_OPTIONS = ("format", "bits", "include", "exclude", "permutation", "force", "to", "leave_out")
 
 
 @click.command(short_help="Move quantized weights between files.")
@@ -38,11 +43,14 @@ _OPTIONS = ("format", "bits", "include", "exclude", "permutation", "force")
     "--to", type=click.Choice(list(containers())), help="Container. [default: by the end of the output's name]"
 )
 @click.option("--leave-out", is_flag=True, help="Leave tensors out that the container cannot hold.")
+@click.option(
+    "--shard-size", metavar="SIZE", help="Largest file of a folder of safetensors, such as 500MB. [default: 5GB]"
+)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @errors_become_exit_codes
-def convert(source: str, output: str, to: str | None, leave_out: bool, force: bool, as_json: bool, quiet: bool) -> None:
+def convert(source: str, output: str, as_json: bool, quiet: bool, shard_size: str | None, **options: Any) -> None:  # noqa: ANN401 - click
     """Write the tensors of SOURCE as another kind of file; codes move as they are, and nothing is rounded again.
 
     SOURCE is a GGUF file (split ones too), a safetensors file or folder (floats, bitsandbytes, GPTQ, AWQ,
@@ -52,15 +60,58 @@ def convert(source: str, output: str, to: str | None, leave_out: bool, force: bo
     Examples:
       onnxquant convert model.gguf -o model.safetensors
       onnxquant convert gptq/ -o model.axqt
+      onnxquant convert model.gguf -o folder --to safetensors --shard-size 2GB
       onnxquant convert model_q8k -o model.gguf
       onnxquant convert mixed.gguf -o codes_q8k --leave-out
     """
     with progress_bar(is_shown=not (as_json or quiet)) as progress:
-        result = interchange.convert(source, output, to=to, leave_out=leave_out, force=force, progress=progress)
+        result = interchange.convert(source, output, shard_bytes=_bytes(shard_size), progress=progress, **options)
     if as_json:
         print_json(to_object(result))
     elif not quiet:
         _print(result)
+
+
+def _bytes(text: str | None) -> int | None:
+    """The bytes of a size such as 500MB; units are powers of 1000, and of 1024 with an i."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?", text.strip())
+    if match is None:
+        raise RecipeError(f"--shard-size {text!r}: expected a size such as 500MB or 5GB")
+    unit: int = (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " ")
+    return round(float(match[1]) * unit)
+
+
+def show_checkpoint(file: str, *, as_json: bool) -> None:
+    """Print the contents of a file of tensors."""
+    contents = interchange.contents(file)
+    if as_json:
+        print_json(to_object(contents))
+        return
+    screen = console()
+    out = table(file, "type", ">tensors", ">elements", ">size", ">bits")
+    for entry in contents.types:
+        out.add_row(
+            entry.type, str(entry.tensors), f"{entry.elements:,}", size(entry.nbytes), f"{entry.bits_per_weight:.4g}"
+        )
+    screen.print(out)
+    say(
+        screen,
+        f"{contents.container}, {size(contents.nbytes)}, {len(contents.tensors)} tensors, "
+        f"{contents.bits_per_weight:.4g} bits per weight",
+    )
+    for key, value in list(contents.metadata.items())[:_METADATA]:
+        say(screen, _printable(f"{key}: {value}"))
+    if len(contents.metadata) > _METADATA:
+        say(screen, f"and {len(contents.metadata) - _METADATA} more entries of metadata (--json shows them)")
+    for note in contents.notes:
+        say(screen, note)
+
+
+def _printable(text: str) -> str:
+    """A text of a file, in which signs that control a terminal are written out."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def quantize_checkpoint(source: str, output: str | None, display: Display, options: Mapping[str, object]) -> None:
@@ -102,6 +153,7 @@ def _show(report: CheckpointReport, display: Display) -> None:
         for tensor in report.quantized:
             out.add_row(tensor.name, tensor.format, f"{tensor.sqnr_db:.1f}", f"{tensor.mse:.3g}")
         screen.print(out)
+    _name_left_out(screen, report.file)
     for tensor in report.quantized:
         if sentence := tensor.complaint or tensor.doubt:
             say(screen, f"{tensor.name}: {sentence}", style="red" if tensor.complaint else "yellow")
@@ -119,10 +171,14 @@ def _show(report: CheckpointReport, display: Display) -> None:
     )
 
 
+def _name_left_out(screen: Console, result: Conversion) -> None:
+    for entry in result.left_out:
+        say(screen, f"left out: {entry.name}: {entry.reason}", style="yellow")
+
+
 def _print(result: Conversion) -> None:
     screen = console()
-    for entry in result.left_out:
-        say(screen, f"left out: {entry.name}: {entry.reason}")
+    _name_left_out(screen, result)
     for note in result.notes:
         say(screen, note)
     codes = f"{result.encoded} of them with codes" if result.encoded else "plain numbers"

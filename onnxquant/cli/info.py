@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
 import click
 
+from onnxquant.cli.convert import show_checkpoint
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
 from onnxquant.clients import Source
 from onnxquant.inspect.compatibility import ClientInfo, advice
 from onnxquant.inspect.info import info as info_of
+from onnxquant.interchange.files import is_checkpoint
 from onnxquant.json_data import JsonObject, JsonValue, to_object
 from onnxquant.report.table import Table
 from onnxquant.report.terminal import table
@@ -27,10 +30,16 @@ _ORIGINS = {Source.RUN: "run:", Source.DOCUMENTATION: "not run; documentation of
 def info(model: str, as_json: bool) -> None:
     """Show the contents of MODEL: formats, sizes before and after, bits per weight, opset, provenance, and where it runs.
 
+    MODEL may be a file of tensors without a graph: GGUF, safetensors, a folder of .q8k files, AXQT.
+
     \b
     Examples:
       onnxquant info model.int8.onnx
+      onnxquant info model.gguf
     """
+    if is_checkpoint(Path(model)):
+        show_checkpoint(model, as_json=as_json)
+        return
     contents = info_of(model)
     facts: JsonObject = {**to_object(contents), "advice": advice(model)}
     if as_json:

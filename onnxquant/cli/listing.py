@@ -20,6 +20,7 @@ _KINDS = {
     "methods": "calibration_methods",
     "recipes": "recipes",
     "clients": "clients",
+    "containers": "containers",
     "kernels": "instruction_sets",
 }
 
@@ -29,7 +30,7 @@ _KINDS = {
 @json_option
 @errors_become_exit_codes
 def list_installation(kind: str | None, as_json: bool) -> None:
-    """List formats, targets, solvers, passes, calibration methods, recipes, clients, and the kernels for this machine.
+    """List formats, targets, solvers, passes, calibration methods, recipes, clients, containers, and kernels.
 
     Formats come with their bits per weight and the targets that hold them. Those of other packages are listed too.
     With KIND, only that kind is listed.
@@ -69,7 +70,7 @@ def _show(screen: Console, contents: Installation, kind: str) -> None:
 
 _TITLES = {
     "targets": "target", "solvers": "solver", "passes": "pass", "methods": "calibration method", "recipes": "recipe",
-    "clients": "client",
+    "clients": "client", "containers": "container",
 }  # fmt: skip
 
 
@@ -77,6 +78,8 @@ def _summaries(contents: Installation, kind: str) -> dict[str, str]:
     """Sentences on the things of one kind, by name."""
     if kind == "solvers":
         return {name: _solver(solver) for name, solver in contents.solvers.items()}
+    if kind == "containers":
+        return {name: f"{info.summary} ({', '.join(info.endings)})" for name, info in contents.containers.items()}
     if kind == "passes":
         return {n: info.summary + info.needs_settings * "; options run it" for n, info in contents.passes.items()}
     summaries: dict[str, str] = getattr(contents, _KINDS[kind])

@@ -19,8 +19,9 @@ from onnxquant.cli.shared import (
     report_options,
 )
 from onnxquant.convert.best import quantize as quantize_model
+from onnxquant.errors import RecipeError
 from onnxquant.inspect.compatibility import advice
-from onnxquant.interchange.files import is_checkpoint
+from onnxquant.interchange.files import containers, is_checkpoint
 from onnxquant.report.table import say
 
 
@@ -28,6 +29,14 @@ from onnxquant.report.table import say
 @click.argument("model", type=click.Path())
 @click.option(
     "-o", "--output", type=click.Path(), help="File to write. [default: MODEL.GOAL.onnx or MODEL.FORMAT.onnx]"
+)
+@click.option(
+    "--to",
+    type=click.Choice(list(containers())),
+    help="Container, for tensors without a graph. [default: by the output's name]",
+)
+@click.option(
+    "--leave-out", is_flag=True, help="Leave tensors out that the container cannot hold, for tensors without a graph."
 )
 @recipe_option
 @data_option("Samples that choose the way, calibrate and prove")
@@ -64,6 +73,8 @@ def quantize(model: str, output: str | None, display: Display, **options: object
     if is_checkpoint(Path(model)):
         quantize_checkpoint(model, output, display, given(options))
         return
+    if useless := [flag for flag in ("--to", "--leave-out") if options.pop(flag[2:].replace("-", "_"), None)]:
+        raise RecipeError(f"{model}: is no file of tensors without a graph, for which alone there is {useless[0]}")
     with progress_bar(is_shown=display.shows_progress) as progress:
         report = quantize_model(model, output, progress=progress, command=command_line(), **given(options))
     display.report(report)

@@ -6,6 +6,7 @@ A container is one module of ``containers``; other packages register theirs thro
 
 from __future__ import annotations
 
+from onnxquant.interchange.contents import CheckpointInfo, contents
 from onnxquant.interchange.convert import Conversion, convert
 from onnxquant.interchange.files import open_checkpoint
 from onnxquant.interchange.quantize import CheckpointReport, quantize
@@ -15,10 +16,12 @@ from onnxquant.interchange.transplant import TransplantReport, transplant
 
 __all__ = [
     "Checkpoint",
+    "CheckpointInfo",
     "CheckpointReport",
     "Conversion",
     "Tensor",
     "TransplantReport",
+    "contents",
     "convert",
     "open_checkpoint",
     "quantize",

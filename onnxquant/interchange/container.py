@@ -4,11 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from onnxquant.interchange.tensor import Checkpoint, Tensor
-from onnxquant.json_data import JsonValue
+from onnxquant.json_data import JsonObject, JsonValue
+
+# Bytes of the largest file of a folder, as Hugging Face has them.
+SHARD_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True)
+class Output:
+    """The place where a checkpoint is written.
+
+    Attributes:
+        path: file or folder.
+        shard_bytes: bytes of the largest file of a folder whose container cuts a checkpoint into files.
+        config: config.json beside the source; None: there is none.
+    """
+
+    path: Path
+    shard_bytes: int = SHARD_BYTES
+    config: JsonObject | None = None
 
 
 class Container(ABC):
@@ -42,8 +61,13 @@ class Container(ABC):
         """The reason why the container cannot hold a tensor; None where it can."""
 
     @classmethod
+    def cuts(cls, path: Path) -> bool:
+        """Whether an output of this name is cut into several files where it is large."""
+        return False
+
+    @classmethod
     @abstractmethod
-    def write(cls, path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
+    def write(cls, output: Output, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
         """Write tensors that the container can hold, one in memory at a time; the file appears whole or not at all.
 
         Raises:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from onnxquant.errors import CheckpointError, OutputError
-from onnxquant.interchange.container import Container
+from onnxquant.errors import CheckpointError, OutputError, RecipeError
+from onnxquant.interchange.container import SHARD_BYTES, Container, Output
+from onnxquant.interchange.containers.safetensors import Safetensors, config_beside
+from onnxquant.interchange.cursor import MappedFile
 from onnxquant.interchange.files import container_for, open_checkpoint
 from onnxquant.interchange.same_codes import as_held
-from onnxquant.interchange.tensor import Checkpoint, Tensor, Value
+from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.system.files import refuse_taken
 
+T = TypeVar("T")
 # Tensors that an error names.
 _NAMED = 3
+# Weights that are read before memory of the source is freed.
+_FREED = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ def convert(
     to: str | None = None,
     leave_out: bool = False,
     force: bool = False,
+    shard_bytes: int | None = None,
     progress: Progress = silent,
 ) -> Conversion:
     """Write the tensors of a checkpoint in another container; codes move as they are.
@@ -68,9 +76,11 @@ def convert(
         to: name of the container; None: the end of the output's name says it.
         leave_out: leave tensors out that the container cannot hold, instead of refusing.
         force: replace an existing output.
+        shard_bytes: bytes of the largest file of a folder of safetensors; None: 5 GB.
         progress: called with the part that is done.
 
     Raises:
+        RecipeError: the output's name says no container, or ``shard_bytes`` has no effect.
         CheckpointError: the source is damaged, or holds tensors that the container cannot.
         OutputError: the output is there already, or cannot be written.
 
@@ -86,6 +96,8 @@ def convert(
     container = container_for(output, to)
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     _refuse_output(checkpoint, output, force=force)
+    if shard_bytes is not None and (shard_bytes < 1 or not container.cuts(output)):
+        raise RecipeError(f"{output}: a size of shards is a number above 0, for a folder of safetensors alone")
     held, left_out = _held(container, list(checkpoint.tensors.values()))
     if left_out and not leave_out:
         names = "; ".join(f"{entry.name}: {entry.reason}" for entry in left_out[:_NAMED])
@@ -95,11 +107,17 @@ def convert(
         )
     if not held:
         raise CheckpointError(f"{checkpoint.path}: has no tensor that {container.name} holds")
-    container.write(output, _counted(held, progress), checkpoint.metadata)
+    config = config_beside(checkpoint.path) if container.cuts(output) and _is_safetensors(checkpoint) else None
+    place = Output(output, shard_bytes or SHARD_BYTES, config)
+    container.write(place, _counted(held, checkpoint.files, progress), checkpoint.metadata)
     return Conversion(
         str(checkpoint.path), str(output), container.name, len(held), sum(tensor.is_encoded for tensor in held),
         size_of(output), tuple(left_out), checkpoint.notes,
     )  # fmt: skip
+
+
+def _is_safetensors(checkpoint: Checkpoint) -> bool:
+    return checkpoint.container == Safetensors.name
 
 
 def size_of(path: Path) -> int:
@@ -138,14 +156,43 @@ def _held(container: type[Container], tensors: Sequence[Tensor]) -> tuple[list[T
     return held, left_out
 
 
-def _counted(tensors: Sequence[Tensor], progress: Progress) -> list[Tensor]:
-    """Tensors that tell how many have been read."""
-    return [_counting(tensor, progress, number / len(tensors)) for number, tensor in enumerate(tensors)]
+def _counted(tensors: Sequence[Tensor], files: Sequence[MappedFile], progress: Progress) -> list[Tensor]:
+    """Tensors that tell how many have been read, and free what was read before."""
+    reading = _Reading(files, progress, sum(tensor.size for tensor in tensors))
+    return [
+        replace(
+            tensor,
+            load=partial(reading.next, tensor.size, tensor.load),
+            blocks=None if tensor.blocks is None else partial(reading.next, tensor.size, tensor.blocks),
+        )
+        for tensor in tensors
+    ]
 
 
-def _counting(tensor: Tensor, progress: Progress, done: float) -> Tensor:
-    def load() -> Value:
-        progress("writing tensors", done)
-        return tensor.load()
+@dataclass
+class _Reading:
+    """The reading of a checkpoint from front to back.
 
-    return replace(tensor, load=load)
+    Attributes:
+        files: its files.
+        progress: called with the part that is done.
+        total: number of weights.
+        done: number of those that have been read.
+        since: number of those since memory was freed.
+    """
+
+    files: Sequence[MappedFile]
+    progress: Progress
+    total: int
+    done: int = 0
+    since: int = 0
+
+    def next(self, size: int, read: Callable[[], T]) -> T:
+        """The result of a function that reads, after memory of earlier reads is freed."""
+        self.progress("writing tensors", self.done / max(self.total, 1))
+        if self.since >= _FREED:
+            self.since = 0
+            for file in self.files:
+                file.forget()
+        self.done, self.since = self.done + size, self.since + size
+        return read()

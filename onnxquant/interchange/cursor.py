@@ -114,7 +114,9 @@ def json_file(path: Path, file_bytes: int) -> JsonObject:
     try:
         size = path.stat().st_size
         if is_special(path) or size > longest_json(file_bytes):
-            raise CheckpointError(f"{path}: is {size} bytes long, or no file; expected {longest_json(file_bytes)} at most")
+            raise CheckpointError(
+                f"{path}: is {size} bytes long, or no file; expected {longest_json(file_bytes)} at most"
+            )
         raw = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None

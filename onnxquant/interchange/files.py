@@ -66,4 +66,6 @@ def container_for(output: Path, name: str | None = None) -> type[Container]:
         if output.name.lower().endswith(container.suffixes):
             return container
     ends = ", ".join(suffix for container in known.values() for suffix in container.suffixes)
-    raise RecipeError(f"{output}: its name says no container; expected one that ends in {ends}, or --to")
+    raise RecipeError(
+        f"{output}: its name says no container; expected one that ends in {ends}, or --to (--to safetensors: a folder)"
+    )

@@ -88,6 +88,11 @@ BY_NUMBER = {kind.number: kind for kind in _types()}
 _BY_NAME = {kind.kind.name: kind for kind in BY_NUMBER.values()}
 
 
+def type_named(kind: Opaque) -> GgmlType:
+    """The type whose codes are moved, and not decoded."""
+    return _BY_NAME[kind.name]
+
+
 def type_of(kind: Kind) -> GgmlType | None:
     """The type of a format with its default parameters or of a type of numbers; None where GGUF has none."""
     known = _BY_NAME.get(kind.name)

@@ -114,7 +114,7 @@ def _skip(cursor: Cursor, kind: int, key: str, most: int) -> int:
 
 def _skip_texts(cursor: Cursor, count: int, key: str) -> None:
     """Go past many texts, as fast as Python can: vocabularies have a quarter of a million."""
-    length_of, data, at = struct.Struct("<Q").unpack_from, memoryview(cursor.data), cursor.at
+    length_of, data, at = struct.Struct("<Q").unpack_from, cursor.data.data, cursor.at
     try:
         for _ in range(count):
             at += 8 + length_of(data, at)[0]

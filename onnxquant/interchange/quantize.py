@@ -140,6 +140,7 @@ def quantize(
     activations: Mapping[str, Array] | str | Path | None = None,
     leave_out: bool = False,
     force: bool = False,
+    shard_bytes: int | None = None,
     progress: Progress = silent,
     **parameters: object,
 ) -> CheckpointReport:
@@ -161,6 +162,7 @@ def quantize(
         activations: size of what each column is multiplied with, [columns] by the name of the weight, or a ``.npz`` of that.
         leave_out: leave tensors out that the container cannot hold.
         force: replace an existing output.
+        shard_bytes: bytes of the largest file of a folder of safetensors; None: 5 GB.
         progress: called with the part that is done.
         parameters: parameters of the format by name.
 
@@ -179,8 +181,9 @@ def quantize(
     if not work.weights:
         raise CheckpointError(f"{source}: {work.why_nothing(len(tensors))}")
     file = convert(
-        replace(checkpoint, tensors=tensors), output, to=to, leave_out=leave_out, force=force, progress=progress
-    )
+        replace(checkpoint, tensors=tensors), output, to=to, leave_out=leave_out, force=force, shard_bytes=shard_bytes,
+        progress=progress,
+    )  # fmt: skip
     size = round(sum(tensor.size * _itemsize(tensor) for tensor in checkpoint.tensors.values()))
     return CheckpointReport(file, size, tuple(work.results), time.perf_counter() - begin)
 
@@ -202,7 +205,10 @@ class _Work:
             return tensor
         form = self.choice.format.with_(permuted=self.choice.permutation is not None)
         for shape in dict.fromkeys([_by_channel(tensor.shape), tensor.matrix_shape]):
-            coded = replace(tensor, kind=form, load=_Encoder(self, tensor, shape), blocks=None, matrix=shape)
+            coded = replace(
+                tensor, kind=form, load=_Encoder(self, tensor, shape), blocks=None, matrix=shape,
+                original_dtype=tensor.label,
+            )  # fmt: skip
             reason = form.unfit(*shape) or self.container.why_not(as_held(self.container, coded))
             if reason is None:
                 self.weights += 1

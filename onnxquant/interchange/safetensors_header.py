@@ -32,7 +32,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     }.items()
 }  # fmt: skip
 NAMES: Mapping[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
-_METADATA = "__metadata__"
+METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def read_file(path: Path) -> SafetensorsFile:
     if length > min(cursor.left, longest_json(len(cursor.data))):
         raise cursor.error(f"the header is said to be {length} bytes long, in a file of {len(cursor.data)}")
     header = parsed_json(f"{path}: its header", cursor.take(length, "the header").tobytes(), len(cursor.data))
-    metadata = header.pop(_METADATA, {})
+    metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError(f"{path}: {_METADATA} holds something else than texts")
+        raise CheckpointError(f"{path}: {METADATA} holds something else than texts")
     places = sorted((_place(path, name, entry) for name, entry in header.items()), key=lambda p: (p.start, p.end))
     end = 0
     for place in places:
@@ -89,7 +89,12 @@ def _place(path: Path, name: str, entry: JsonValue) -> _Place:
     """The place of a tensor, checked by itself."""
     if isinstance(entry, dict) and str(entry.get("dtype")) in DTYPES:
         dtype, shape, ends = DTYPES[str(entry["dtype"])], entry.get("shape"), entry.get("data_offsets")
-        if is_shape(shape) and are_counts(ends) and len(ends) == 2 and ends[1] - ends[0] == prod(shape) * dtype.itemsize:
+        if (
+            is_shape(shape)
+            and are_counts(ends)
+            and len(ends) == 2
+            and ends[1] - ends[0] == prod(shape) * dtype.itemsize
+        ):
             return _Place(name, dtype, tuple(shape), *ends)
     raise CheckpointError(
         f"{path}: tensor {name[:60]!r}: {str(entry)[:120]} is no type, shape and place that fit each other"
@@ -98,7 +103,7 @@ def _place(path: Path, name: str, entry: JsonValue) -> _Place:
 
 def header_of(shapes: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
     """The bytes in front of the data of a file whose arrays have these types and shapes."""
-    header: JsonObject = {_METADATA: dict(metadata)} if metadata else {}
+    header: JsonObject = {METADATA: dict(metadata)} if metadata else {}
     at = 0
     for name, (dtype, shape) in shapes.items():
         size = prod(shape) * dtype.itemsize

@@ -14,7 +14,7 @@ import numpy as np
 from onnxquant.errors import CheckpointError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.interchange.cursor import MappedFile
-from onnxquant.interchange.ggml_types import Kind
+from onnxquant.interchange.ggml_types import Kind, type_named
 from onnxquant.json_data import JsonValue
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Array, Bytes
@@ -85,6 +85,15 @@ class Tensor:
         return prod(self.shape)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes that its format or type takes for it."""
+        if isinstance(self.kind, Format):
+            return self.kind.nbytes(*self.matrix_shape)
+        if isinstance(self.kind, np.dtype):
+            return self.size * self.kind.itemsize
+        return type_named(self.kind).nbytes(self.size)
+
+    @property
     def matrix_shape(self) -> tuple[int, int]:
         """Rows and columns of its codes: of a matrix whose rows lie along the last axis, or others."""
         return self.matrix or (prod(self.shape[:-1]), self.shape[-1] if self.shape else 1)
@@ -104,6 +113,11 @@ class Tensor:
         if not isinstance(value, Encoded):
             raise CheckpointError(f"{self.name}: holds plain numbers ({self.label}), and no codes")
         return value
+
+
+def original_dtype(name: object) -> str | None:
+    """The name of a type of floats that a file says; None where it is none."""
+    return str(name) if name in ("float16", "bfloat16", "float32", "float64") else None
 
 
 def is_shape(shape: object) -> TypeGuard[Sequence[int]]:

@@ -1,16 +1,19 @@
 """Files of tensors: read and written as their own projects do, and turned into each other."""
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import gguf
+import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import onnxquant
 from onnxquant import interchange
-from onnxquant.errors import CheckpointError, OnnxQuantError, RecipeError
+from onnxquant.errors import CheckpointError, OnnxQuantError, OutputError, RecipeError
 from onnxquant.interchange.schemes.base import codes_to_words, words_to_codes
 
 _GGML = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ2_0", "MXFP4"]
@@ -508,3 +511,269 @@ def test_nothing_to_quantize_says_why(tmp_path: Path) -> None:
     _safetensors(tmp_path / "a.safetensors", {"w": _normal(64, 100)})
     with pytest.raises(CheckpointError, match=r"none of 1 tensors can be q4_0 in gguf \(w: .*blocks of 32"):
         interchange.quantize(tmp_path / "a.safetensors", tmp_path / "b.gguf", "q4_0")
+
+
+# ---- hostile files, and outputs that would do harm ----
+
+
+def _raw_safetensors(path: Path, header: object, data: bytes = b"") -> Path:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw + data)
+    return path
+
+
+def _floats_at(begin: int, end: int, shape: list[int]) -> dict:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": ["F32"], "shape": [], "data_offsets": [0, 4]}},
+        {"a": _floats_at(0, 8, [2]), "b": _floats_at(4, 12, [2])},
+        {"a": _floats_at(0, 0, [0, 1 << 62, 1 << 62])},
+        {"a\x1b[2J": _floats_at(0, 4, [1])},
+        {"a" * 5000: _floats_at(0, 4, [1])},
+        b'{"\\ud800": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
+        b'{"a": 1, "a": 2}',
+        b"[" * 5000,
+    ],
+)
+def test_headers_that_lie_are_one_clear_error(tmp_path: Path, header: object) -> None:
+    path = _raw_safetensors(tmp_path / "a.safetensors", header, bytes(12))
+    with pytest.raises(CheckpointError, match=str(path)):
+        interchange.open_checkpoint(path)
+
+
+def test_groups_that_are_not_there_take_no_memory(tmp_path: Path) -> None:
+    arrays = {
+        "l.weight_packed": np.zeros((8, 4), np.int32), "l.weight_scale": np.ones((8, 2), np.float16),
+        "l.weight_shape": np.array([8, 32]), "l.weight_g_idx": np.full(32, 2**31 - 1, np.int32),
+    }  # fmt: skip
+    with pytest.raises(CheckpointError, match="one of 2 groups"):
+        interchange.open_checkpoint(_safetensors(tmp_path / "m.safetensors", arrays))
+
+
+def test_a_name_that_a_plain_and_a_quantized_tensor_have_is_refused(tmp_path: Path) -> None:
+    packed = {"l.weight_packed": np.zeros((8, 4), np.int32), "l.weight_scale": np.ones((8, 1), np.float16)}
+    arrays = {**packed, "l.weight_shape": np.array([8, 32]), "l.weight": _normal(8, 32)}
+    with pytest.raises(CheckpointError, match=r"'l\.weight' is there both plain and quantized"):
+        interchange.open_checkpoint(_safetensors(tmp_path / "m.safetensors", arrays))
+
+
+def test_tensors_of_gguf_that_share_bytes_are_refused(tmp_path: Path) -> None:
+    interchange.save(tmp_path / "a.gguf", {"a": _normal(8), "b": _normal(8, seed=1)})
+    raw = (tmp_path / "a.gguf").read_bytes()
+    place = raw.index((32).to_bytes(8, "little"), 40)
+    (tmp_path / "a.gguf").write_bytes(raw[:place] + bytes(8) + raw[place + 8 :])
+    with pytest.raises(CheckpointError, match="shares bytes"):
+        interchange.open_checkpoint(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize("entry", [{"file": "../w.q8k"}, {"file": "w.q8k", "permutation": "../../w.perm"}])
+def test_an_index_does_not_lead_out_of_its_folder(tmp_path: Path, entry: dict) -> None:
+    interchange.save(tmp_path / "w_q8k", {"w": onnxquant.encode(_normal(4, 256), "q8_k")})
+    (tmp_path / "w_q8k" / "index.json").write_text(json.dumps({"tensors": {"w": entry}}))
+    with pytest.raises(CheckpointError, match=r"index\.json"):
+        interchange.open_checkpoint(tmp_path / "w_q8k")
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.gguf")
+    (tmp_path / "folder.gguf").mkdir()
+    (tmp_path / "empty.gguf").touch()
+
+    def refused(name: str) -> None:
+        with pytest.raises(CheckpointError):
+            interchange.open_checkpoint(tmp_path / name)
+
+    _each(["fifo.gguf", "folder.gguf", "empty.gguf", "none.gguf", "x" * 300, "x" * 70000], refused)
+
+
+def test_zeros_of_size_and_of_axes_survive_every_container(tmp_path: Path) -> None:
+    arrays = {"none": np.zeros((0, 64), np.float32), "scalar": np.array(2.5, np.float32), "more": _normal(2, 3, 4)}
+    for end in ("gguf", "safetensors", "axqt"):
+        interchange.save(tmp_path / f"a.{end}", arrays)
+        checkpoint = interchange.open_checkpoint(tmp_path / f"a.{end}")
+        _each(
+            arrays, lambda name, c=checkpoint: np.testing.assert_array_equal(c[name].array(), arrays[name], strict=True)
+        )
+
+
+def test_an_output_is_no_part_of_its_source(tmp_path: Path) -> None:
+    for number in (1, 2):
+        file = tmp_path / f"m-0000{number}-of-00002.gguf"
+        interchange.save(file, {f"t{number}": _normal(4)}, metadata={"split.tensors.count": 2})
+    before = (tmp_path / "m-00002-of-00002.gguf").read_bytes()
+    with pytest.raises(OutputError, match="is a part of the source"):
+        interchange.convert(tmp_path / "m-00001-of-00002.gguf", tmp_path / "m-00002-of-00002.gguf", force=True)
+    assert (tmp_path / "m-00002-of-00002.gguf").read_bytes() == before
+
+
+@pytest.mark.parametrize("container", ["q8k", "safetensors"])
+def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path, container: str) -> None:
+    interchange.save(
+        tmp_path / "a.axqt", {"w": onnxquant.encode(_normal(4, 256), "q8_k" if container == "q8k" else "nf4")}
+    )
+    output = tmp_path / "out"
+    interchange.convert(tmp_path / "a.axqt", output, to=container)
+    interchange.convert(tmp_path / "a.axqt", output, to=container, force=True)
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes\.txt"):
+        interchange.convert(tmp_path / "a.axqt", output, to=container, force=True)
+    assert (output / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("container", ["q8k", "safetensors", "gguf"])
+def test_an_interruption_leaves_what_was_there(tmp_path: Path, container: str) -> None:
+    weights = {name: onnxquant.encode(_normal(4, 256), "q8_k") for name in "ab"}
+    folder = tmp_path / "out_q8k" if container == "q8k" else tmp_path / f"out.{container}"
+    if container == "safetensors":
+        weights = {name: onnxquant.encode(_normal(4, 256), "nf4") for name in "ab"}
+        folder = tmp_path / "out"
+    interchange.save(tmp_path / "a.axqt", weights)
+    interchange.convert(tmp_path / "a.axqt", folder, to=container)
+
+    def contents() -> dict[str, bytes]:
+        return {str(file): file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file()}
+
+    def interrupt(stage: str, done: float) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    before = contents()
+    with pytest.raises(KeyboardInterrupt):
+        interchange.convert(tmp_path / "a.axqt", folder, to=container, force=True, progress=interrupt)
+    assert contents() == before
+
+
+# ---- metadata on their way through other containers ----
+
+
+def test_alignment_and_numbers_of_gguf_come_back_through_axqt(tmp_path: Path) -> None:
+    interchange.convert(_gguf(tmp_path / "m.gguf", 64), tmp_path / "m.axqt")
+    interchange.convert(tmp_path / "m.axqt", tmp_path / "n.gguf")
+    first, second = (interchange.open_checkpoint(tmp_path / f"{n}.gguf") for n in "mn")
+    assert dict(second.metadata) == dict(first.metadata)
+    assert [tensor.data_offset % 64 for tensor in gguf.GGUFReader(tmp_path / "n.gguf").tensors] == [0] * len(
+        second.tensors
+    )
+
+
+@pytest.mark.parametrize("alignment", [0, 7, "many", True, 1 << 40])
+def test_metadata_that_say_no_alignment_do_no_harm(tmp_path: Path, alignment: object) -> None:
+    interchange.save(tmp_path / "a.gguf", {"a": _normal(3), "b": _normal(3)}, metadata={"general.alignment": alignment})
+    assert "general.alignment" not in interchange.open_checkpoint(tmp_path / "a.gguf").metadata
+    assert len(gguf.GGUFReader(tmp_path / "a.gguf").tensors) == 2
+
+
+def test_numbers_of_metadata_have_the_types_that_llama_cpp_reads(tmp_path: Path) -> None:
+    metadata = {
+        "a.block_count": 22,
+        "a.negative": -3,
+        "a.types": [1, 2],
+        "a.eps": 1e-5,
+        "a.object": {"b": [1, None]},
+        "a.huge": 10**30,
+    }
+    interchange.save(tmp_path / "a.gguf", {"a": _normal(3)}, metadata=metadata)
+    fields = gguf.GGUFReader(tmp_path / "a.gguf").fields
+    kinds = {key: [kind.name for kind in fields[key].types] for key in metadata}
+    assert kinds == {
+        "a.block_count": ["UINT32"], "a.negative": ["INT32"], "a.types": ["ARRAY", "INT32"], "a.eps": ["FLOAT64"],
+        "a.object": ["STRING"], "a.huge": ["STRING"],
+    }  # fmt: skip
+
+
+# ---- folders of safetensors ----
+
+
+def test_a_folder_is_cut_into_files_with_an_index(tmp_path: Path) -> None:
+    arrays = {f"l{i}.weight": _normal(16, 64, seed=i) for i in range(4)}
+    source = tmp_path / "source"
+    source.mkdir()
+    _safetensors(source / "model.safetensors", arrays)
+    (source / "config.json").write_text(json.dumps({"model_type": "a", "quantization_config": {"old": 1}}))
+    interchange.quantize(
+        source, tmp_path / "out", "nf4", to="safetensors", exclude="l3", double_quant=True, shard_bytes=4500
+    )
+    files = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert files == [
+        "config.json",
+        *(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)),
+        "model.safetensors.index.json",
+    ]
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    names = {name: file for file in files[1:4] for name in load_file(tmp_path / "out" / file)}
+    assert index["weight_map"] == names
+    assert index["metadata"]["total_size"] == sum(
+        a.nbytes for f in files[1:4] for a in load_file(tmp_path / "out" / f).values()
+    )
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == "a"
+    assert (
+        config["quantization_config"] | {"bnb_4bit_quant_type": "nf4", "llm_int8_skip_modules": ["l3"]}
+        == config["quantization_config"]
+    )
+    assert [t.label for t in interchange.open_checkpoint(tmp_path / "out").tensors.values()] == ["nf4"] * 3 + [
+        "float32"
+    ]
+    assert json.loads((source / "config.json").read_text())["quantization_config"] == {"old": 1}
+
+
+def test_the_configuration_of_gptq_says_its_version_bits_and_groups(tmp_path: Path) -> None:
+    weight = onnxquant.encode(_normal(32, 256), "int4", block_size=128, symmetric=False)
+    interchange.save(tmp_path / "out", {"l.weight": weight}, to="safetensors")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    said = {"quant_method": "gptq", "checkpoint_format": "gptq_v2", "bits": 4, "group_size": 128, "sym": False}
+    assert config | said == config
+    np.testing.assert_array_equal(
+        interchange.open_checkpoint(tmp_path / "out")["l.weight"].array(), onnxquant.decode(weight)
+    )
+
+
+def test_a_size_of_shards_that_has_no_effect_is_refused(tmp_path: Path) -> None:
+    interchange.save(tmp_path / "a.axqt", {"w": _normal(3)})
+    with pytest.raises(RecipeError, match="folder of safetensors alone"):
+        interchange.convert(tmp_path / "a.axqt", tmp_path / "a.gguf", shard_bytes=10)
+
+
+def test_the_safetensors_package_reads_what_is_written_and_the_other_way(tmp_path: Path) -> None:
+    arrays = {
+        "a": _normal(3, 5), "b": _normal(4).astype(np.float16), "c": np.arange(3), "d": np.zeros((0, 4), np.int8),
+        "e": np.array(2.5), "f": np.array([True, False]), "g": np.arange(6, dtype=np.uint16).reshape(2, 3),
+    }  # fmt: skip
+    interchange.save(tmp_path / "ours.safetensors", arrays, metadata={"k": "ä"})
+    save_file(arrays, tmp_path / "theirs.safetensors", metadata={"k": "ä"})
+    theirs, ours = (
+        load_file(tmp_path / "ours.safetensors"),
+        interchange.open_checkpoint(tmp_path / "theirs.safetensors"),
+    )
+    assert ours.metadata == {"k": "ä"}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(theirs[name], array, strict=True)
+        np.testing.assert_array_equal(ours[name].array(), array, strict=True)
+
+
+def test_the_type_of_the_original_floats_is_kept(tmp_path: Path) -> None:
+    interchange.save(tmp_path / "a.safetensors", {"w": _normal(4, 64).astype(ml_dtypes.bfloat16)})
+    interchange.quantize(tmp_path / "a.safetensors", tmp_path / "b.axqt", "nf4", min_elements=1)
+    interchange.convert(tmp_path / "b.axqt", tmp_path / "c.safetensors")
+    interchange.convert(tmp_path / "c.safetensors", tmp_path / "d.safetensors")
+    state = load_file(tmp_path / "d.safetensors")["w.quant_state.bitsandbytes__nf4"]
+    assert json.loads(state.tobytes())["dtype"] == "bfloat16"
+
+
+def test_contents_count_tensors_by_type(tmp_path: Path) -> None:
+    weights = {
+        "w": onnxquant.encode(_normal(4, 256), "q4_0"),
+        "v": onnxquant.encode(_normal(2, 256), "q4_0"),
+        "b": _normal(4),
+    }
+    interchange.save(tmp_path / "a.gguf", weights, metadata={"t": ["a"] * 100})
+    contents = interchange.contents(tmp_path / "a.gguf")
+    assert [(t.type, t.tensors, t.elements, t.nbytes, t.bits_per_weight) for t in contents.types] == [
+        ("q4_0", 2, 1536, 864, 4.5), ("float32", 1, 4, 16, 32.0),
+    ]  # fmt: skip
+    assert contents.nbytes == (tmp_path / "a.gguf").stat().st_size
+    assert contents.metadata == {"t": ["a"] * 8 + ["... 100 entries"]}

@@ -7,9 +7,9 @@ checksum, and its own writer loses Q5_0, Q5_1, F16 and F32; these are refused.
 
 Version 2: "AXQT", uint8 2, three zeros, uint32 CRC-32 of the header, uint64 offset and uint64 length of the header; then
 data, each part at a multiple of 64; the header, in JSON, is last. It has ``metadata`` and ``tensors``: name, shape,
-``dtype`` or ``format`` with its ``parameters``, and ``parts``, each with name, offset, bytes and CRC-32. Formats of other
-projects are stored as their bytes, others as planes whose codes are packed, the first code in the lowest bits (3, 5 and 6
-bits: low part, then high part).
+``dtype`` or ``format`` with its ``parameters``, ``original_dtype`` where it is known, and ``parts``, each with name, offset,
+bytes and CRC-32. Formats of other projects are stored as their bytes, others as planes whose codes are packed, the first
+code in the lowest bits (3, 5 and 6 bits: low part, then high part).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from onnxquant.formats.ggml.blocks import Blocks, from_nibbles, nibbles
 from onnxquant.formats.matrix import check_permutation
 from onnxquant.formats.planes import Plane, Planes
 from onnxquant.interchange.blocks import blocks_of, from_blocks, has_blocks
-from onnxquant.interchange.container import Container
+from onnxquant.interchange.container import Container, Output
 from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes, longest_json, parsed_json
 from onnxquant.interchange.ggml_types import Opaque
-from onnxquant.interchange.tensor import Checkpoint, Tensor, are_counts, is_float, is_shape
+from onnxquant.interchange.tensor import Checkpoint, Tensor, are_counts, is_float, is_shape, original_dtype
 from onnxquant.json_data import JsonObject, JsonValue, to_object
 from onnxquant.numerics.arrays import Array, Bytes
 from onnxquant.numerics.packing import low_bits, pack, unpack
@@ -82,9 +82,9 @@ class Axqt(Container):
         return None
 
     @classmethod
-    def write(cls, path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
+    def write(cls, output: Output, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
         """Write version 2; the header goes in front when all checksums are known."""
-        with atomically(path) as file:
+        with atomically(output.path) as file:
             file.write(bytes(_ALIGNMENT))
             entries: list[JsonValue] = [_write(file, tensor) for tensor in tensors]
             start = file.tell()
@@ -115,14 +115,16 @@ class AxqtV1(Axqt):
         return None
 
     @classmethod
-    def write(cls, path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
+    def write(cls, output: Output, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
         """Write tensors of one format; their names are lost."""
         kinds = {tensor.label for tensor in tensors}
         if len(kinds) != 1:
             names = ", ".join(sorted(kinds))
-            raise OutputError(f"{path}: version 1 of AXQT has one format for all tensors, and these have {names}")
+            raise OutputError(
+                f"{output.path}: version 1 of AXQT has one format for all tensors, and these have {names}"
+            )
         number = next(n for n, name in _FIRST_TYPES.items() if name in kinds)
-        with atomically(path) as file:
+        with atomically(output.path) as file:
             total = sum(tensor.size for tensor in tensors)
             file.write(_MAGIC + struct.pack("<BBIQ", 1, number, len(tensors), total))
             for tensor in tensors:
@@ -187,6 +189,8 @@ def _load_first(name: str, form: Blocks, raw: Bytes, shape: tuple[int, ...]) -> 
 def _write(file: BinaryIO, tensor: Tensor) -> JsonObject:
     """Write the data of a tensor; its entry in the header."""
     entry: JsonObject = {"name": tensor.name, "shape": list(tensor.shape)}
+    if tensor.original_dtype is not None:
+        entry["original_dtype"] = tensor.original_dtype
     if not isinstance(tensor.kind, Format):
         return entry | {"dtype": tensor.label, "parts": [_part(file, "values", blocks_of(tensor))]}
     if has_blocks(tensor.kind) and not tensor.kind.permuted and tensor.matrix_shape[1] % tensor.kind.foreign_cols == 0:
@@ -279,26 +283,31 @@ def _refuse_shared_bytes(entries: Sequence[Any]) -> None:
 
 def _read(cursor: Cursor, entry: Any) -> Tensor:  # noqa: ANN401 - JSON
     """A tensor by its entry in the header."""
-    name, shape = entry["name"], tuple(entry["shape"])
-    if not isinstance(name, str) or not is_shape(shape):
-        raise ValueError(f"{str(name)[:60]!r}, {str(list(shape))[:60]} are no name and no shape")
+    name, sizes = entry["name"], entry["shape"]
+    if not isinstance(name, str) or not is_shape(sizes):
+        raise ValueError(f"{str(name)[:60]!r}, {str(sizes)[:60]} are no name and no shape")
+    shape = tuple(sizes)
     parts = {str(part["name"]): _Part.read(cursor, name, part) for part in entry["parts"]}
     if "dtype" in entry:
         dtype = _dtype(entry["dtype"])
         _expect(parts["values"].raw.size == prod(shape) * dtype.itemsize, cursor, name)
         return Tensor(name, shape, dtype, partial(_load_plain, parts["values"], dtype, shape))
     form = format_named(str(entry["format"])).with_(**entry["parameters"])
+    dtype_before = original_dtype(entry.get("original_dtype"))
     rows, cols = entry["rows"], entry["cols"]
     fits = is_shape((rows, cols)) and rows * cols == prod(shape) and form.unfit(rows, cols) is None
     _expect(fits, cursor, name)
     if "blocks" in parts:
         _expect(has_blocks(form) and not form.permuted, cursor, name)
         part = parts["blocks"]
-        return Tensor(name, shape, form, partial(_load_blocks, name, form, part, shape), part.checked)
+        return Tensor(
+            name, shape, form, partial(_load_blocks, name, form, part, shape), part.checked, original_dtype=dtype_before
+        )
     planes = form.planes(rows, cols)
     for plane in planes.values():
         _expect(plane.name in parts and parts[plane.name].raw.size == _packed_size(plane), cursor, name)
-    return Tensor(name, shape, form, partial(_load_planes, form, (rows, cols), parts, shape))
+    load = partial(_load_planes, form, (rows, cols), parts, shape)
+    return Tensor(name, shape, form, load, original_dtype=dtype_before)
 
 
 class _Part:

@@ -21,7 +21,7 @@ import numpy as np
 from onnxquant.errors import CheckpointError, OutputError
 from onnxquant.formats.base import Format
 from onnxquant.interchange.blocks import blocks_of, from_blocks
-from onnxquant.interchange.container import Container
+from onnxquant.interchange.container import Container, Output
 from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes
 from onnxquant.interchange.ggml_types import BY_NUMBER, GgmlType, Opaque, type_of
 from onnxquant.interchange.gguf_metadata import ALIGNMENT, DEFAULT_ALIGNMENT, GgufMetadata, entries_of, read_metadata
@@ -92,7 +92,7 @@ class Gguf(Container):
         return None
 
     @classmethod
-    def write(cls, path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
+    def write(cls, output: Output, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
         """Write version 3."""
         alignment = _alignment(metadata) or DEFAULT_ALIGNMENT
         types = [cast(GgmlType, type_of(tensor.kind)) for tensor in tensors]
@@ -107,13 +107,13 @@ class Gguf(Container):
             header += struct.pack("<IQ", kind.number, offset)
             offset += _rounded_up(kind.nbytes(tensor.size), alignment)
         header += bytes(-len(header) % alignment)
-        with atomically(path) as file:
+        with atomically(output.path) as file:
             file.write(header)
             for tensor, kind in zip(tensors, types, strict=True):
                 raw = blocks_of(tensor)
                 if raw.size != kind.nbytes(tensor.size):
                     raise OutputError(
-                        f"{path}: tensor {tensor.name} takes {raw.size} bytes, not {kind.nbytes(tensor.size)}"
+                        f"{output.path}: tensor {tensor.name} takes {raw.size} bytes, not {kind.nbytes(tensor.size)}"
                     )
                 file.write(raw.data)
                 file.write(bytes(-raw.size % alignment))

@@ -9,8 +9,6 @@ file formats of the quantize-strategy project.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,18 +19,18 @@ from urllib.parse import quote
 
 import numpy as np
 
-from onnxquant.errors import CheckpointError, OutputError
+from onnxquant.errors import CheckpointError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.ggml.q8_k import Q8_K
 from onnxquant.formats.matrix import check_permutation
 from onnxquant.interchange.blocks import blocks_of
-from onnxquant.interchange.container import Container
+from onnxquant.interchange.container import Container, Output
 from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes, is_file_name, json_file
+from onnxquant.interchange.folders import whole_folder
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.json_data import JsonObject, JsonValue
 from onnxquant.numerics.arrays import Bytes, Order
-from onnxquant.system.files import temporary_name
 
 _MAGIC, _PERMUTATION, _VERSION, _TYPE = 0x4B513838, 0x4D524550, 1, 0x18
 _INDEX, _CODES, _ORDER = "index.json", ".q8k", ".perm"
@@ -71,46 +69,16 @@ class Q8k(Container):
         return None
 
     @classmethod
-    def write(cls, path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
+    def write(cls, output: Output, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
         """Write a folder, which appears whole or not at all."""
-        if path.exists() and (reason := _why_not_replaced(path)):
-            raise OutputError(f"{path}: {reason}; expected another output")
-        temporary = temporary_name(path.parent, "folder")
-        try:
-            temporary.mkdir()
-            index: JsonObject = {}
-            for tensor in tensors:
-                index[tensor.name] = _write(temporary, tensor)
+        with whole_folder(output.path, _is_ours) as folder:
+            index: JsonObject = {tensor.name: _write(folder, tensor) for tensor in tensors}
             contents = {"version": _VERSION, "tensors": index, "metadata": dict(metadata)}
-            (temporary / _INDEX).write_text(json.dumps(contents, indent=1))
-            _replace(path, temporary)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            (folder / _INDEX).write_text(json.dumps(contents, indent=1))
 
 
-def _why_not_replaced(path: Path) -> str | None:
-    """The reason why a folder may not be replaced: it holds other things than such a folder does."""
-    if path.is_symlink() or not path.is_dir():
-        return "is no folder"
-    others = [f.name for f in path.iterdir() if not f.name.endswith((_CODES, _ORDER)) and f.name != _INDEX]
-    return f"holds other files, such as {others[0][:60]!r}" if others else None
-
-
-def _replace(path: Path, folder: Path) -> None:
-    """Put a folder in the place of another, which stays where it is if that fails."""
-    replaced = temporary_name(path.parent, "replaced")
-    try:
-        if path.exists():
-            path.rename(replaced)
-        folder.rename(path)
-    except BaseException:
-        if replaced.exists() and not path.exists():
-            replaced.rename(path)
-        raise
-    finally:
-        shutil.rmtree(replaced, ignore_errors=True)
+def _is_ours(name: str) -> bool:
+    return name.endswith((_CODES, _ORDER)) or name == _INDEX
 
 
 def _write(folder: Path, tensor: Tensor) -> JsonObject:
@@ -127,8 +95,6 @@ def _write(folder: Path, tensor: Tensor) -> JsonObject:
     with (folder / f"{stem}{_CODES}").open("xb") as file:
         file.write(header)
         file.write(raw.data)
-        file.flush()
-        os.fsync(file.fileno())
     entry: JsonObject = {"file": f"{stem}{_CODES}", "shape": [rows, cols], "crc32": zlib.crc32(raw.data)}
     if order is not None:
         words = order.astype("<u4").tobytes()
@@ -167,9 +133,7 @@ def _tensor(folder: Path, name: str, entry: JsonObject) -> Tensor:
     if fields != expected or cols % Q8_K.block or not rows * cols:
         raise CheckpointError(f"{path}: the header is {fields}; expected {expected}")
     if entry.get("shape", [rows, cols]) != [rows, cols]:
-        raise CheckpointError(
-            f"{path}: holds [{rows}, {cols}]; expected {str(entry['shape'])[:60]}, as {_INDEX} says"
-        )
+        raise CheckpointError(f"{path}: holds [{rows}, {cols}]; expected {str(entry['shape'])[:60]}, as {_INDEX} says")
     size, there = rows * cols // Q8_K.block * Q8_K.block_bytes, path.stat().st_size - _HEADER
     if size != there:
         raise CheckpointError(f"{path}: holds {there} bytes of blocks; expected {size} for [{rows}, {cols}]")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +16,10 @@ import numpy as np
 
 from onnxquant.errors import CheckpointError, OnnxQuantError, OutputError
 from onnxquant.interchange import schemes
-from onnxquant.interchange.container import Container
+from onnxquant.interchange.container import Container, Output
 from onnxquant.interchange.cursor import MappedFile, first_bytes, is_file_name, json_file
-from onnxquant.interchange.safetensors_header import NAMES, header_of, read_file
+from onnxquant.interchange.folders import whole_folder
+from onnxquant.interchange.safetensors_header import METADATA, NAMES, header_of, read_file
 from onnxquant.interchange.schemes.base import ArrayType, Scheme
 from onnxquant.interchange.schemes.bitsandbytes import BitsAndBytes
 from onnxquant.interchange.schemes.gptq import Gptq
@@ -29,7 +31,7 @@ from onnxquant.system.files import atomically
 
 _INDEX, _SINGLE, _CONFIG = ".safetensors.index.json", "model.safetensors", "config.json"
 # Schemes that are written.
-_WRITTEN: tuple[type[Scheme], ...] = (BitsAndBytes, Gptq)
+_WRITTEN: tuple[type[Scheme], ...] = (Gptq, BitsAndBytes)
 
 
 class Safetensors(Container):
@@ -65,30 +67,86 @@ class Safetensors(Container):
     def why_not(cls, tensor: Tensor) -> str | None:
         """The reason why no scheme that is written holds a tensor."""
         if isinstance(tensor.kind, np.dtype):
+            if tensor.name == METADATA:
+                return "its name is that of safetensors' metadata"
             return None if tensor.kind in NAMES else f"safetensors has no type for {tensor.label}"
         reasons = [scheme.why_not(tensor) for scheme in _WRITTEN]
         return None if None in reasons else "; ".join(reason for reason in reasons if reason)
 
     @classmethod
-    def write(cls, path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
-        """Write one file."""
-        types: dict[str, ArrayType] = {}
-        for tensor in tensors:
-            own = _types(tensor)
-            if doubles := types.keys() & own.keys():
-                raise OutputError(f"{path}: two tensors would have the name {min(doubles)!r}")
-            types |= own
+    def cuts(cls, path: Path) -> bool:
+        """Whether the output is a folder."""
+        return not path.name.endswith(cls.suffixes)
+
+    @classmethod
+    def write(cls, output: Output, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
+        """Write one file; a folder, with an index and config.json, where the name is not that of a file."""
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-        if said := _said(tensors):
-            texts["quantization_config"] = json.dumps(said)
-        with atomically(path) as file:
-            file.write(header_of(types, texts))
-            for name, array in _arrays(tensors):
-                if (array.dtype, array.shape) != types[name]:
-                    raise OutputError(
-                        f"{path}: {name} became {array.dtype} {list(array.shape)}, not what its header says"
-                    )
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        texts.setdefault("format", "pt")  # transformers opens no file without it
+        quantization = quantization_of(tensors)
+        if not cls.cuts(output.path):
+            if quantization:
+                texts["quantization_config"] = json.dumps(quantization)
+            _write(output.path, tensors, texts)
+            return
+        texts.pop("quantization_config", None)
+        with whole_folder(output.path, _is_ours) as folder:
+            _write_shards(folder, tensors, texts, output.shard_bytes)
+            config = {key: value for key, value in (output.config or {}).items() if key != "quantization_config"}
+            if quantization:
+                config["quantization_config"] = quantization
+            if config:
+                (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def config_beside(path: Path) -> JsonObject | None:
+    """The config.json of a model; None: there is none."""
+    config = (path if path.is_dir() else path.parent) / _CONFIG
+    return json_file(config, 0) if config.is_file() else None
+
+
+def _is_ours(name: str) -> bool:
+    return name.endswith((".safetensors", _INDEX)) or name == _CONFIG
+
+
+def _write_shards(folder: Path, tensors: Sequence[Tensor], texts: Mapping[str, str], shard_bytes: int) -> None:
+    """Write files of up to so many bytes, and an index if they are several; the arrays of a tensor stay together."""
+    shards: list[list[Tensor]] = [[]]
+    total = filled = 0
+    for tensor in tensors:
+        nbytes = sum(prod(shape) * dtype.itemsize for dtype, shape in _types(tensor).values())
+        if shards[-1] and filled + nbytes > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled, total = filled + nbytes, total + nbytes
+    places: JsonObject = {}
+    for number, shard in enumerate(shards, 1):
+        name = _SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write(folder / name, shard, texts)
+        for array in (array for tensor in shard for array in _types(tensor)):
+            if array in places:
+                raise OutputError(f"{folder.parent}: two tensors would have the name {array!r}")
+            places[array] = name
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / f"model{_INDEX}").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write(path: Path, tensors: Sequence[Tensor], texts: Mapping[str, str]) -> None:
+    """Write one file."""
+    types: dict[str, ArrayType] = {}
+    for tensor in tensors:
+        own = _types(tensor)
+        if doubles := types.keys() & own.keys():
+            raise OutputError(f"{path}: two tensors would have the name {min(doubles)!r}")
+        types |= own
+    with atomically(path) as file:
+        file.write(header_of(types, texts))
+        for name, array in _arrays(tensors):
+            if (array.dtype, array.shape) != types[name]:
+                raise OutputError(f"{path}: {name} became {array.dtype} {list(array.shape)}, not what its header says")
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def scheme_of(tensor: Tensor) -> type[Scheme] | None:
@@ -115,10 +173,18 @@ def _arrays(tensors: Sequence[Tensor]) -> Iterator[tuple[str, Array]]:
             yield tensor.name, cast(Array, tensor.load())
 
 
-def _said(tensors: Sequence[Tensor]) -> JsonObject:
-    """Entries that config.json needs for transformers to read the quantized tensors."""
-    kinds = {scheme.name for tensor in tensors if (scheme := scheme_of(tensor))}
-    return {"quant_method": "gptq", "checkpoint_format": "gptq_v2"} if Gptq.name in kinds else {}
+def quantization_of(tensors: Sequence[Tensor]) -> JsonObject:
+    """``quantization_config`` of config.json, by which transformers and this module read the quantized tensors.
+
+    It speaks of one scheme; where there are weights of two, it is that of the first which needs it.
+    """
+    schemes_of = [(tensor, scheme_of(tensor)) for tensor in tensors]
+    for scheme in _WRITTEN:
+        weights = [tensor for tensor, own in schemes_of if own is scheme]
+        if weights:
+            plain_ones = [t.name.removesuffix(".weight") for t, own in schemes_of if own is None and len(t.shape) == 2]
+            return scheme.config(weights, plain_ones)
+    return {}
 
 
 def _tensors(path: Path, arrays: dict[str, Array], config: JsonObject) -> dict[str, Tensor]:
@@ -176,11 +242,9 @@ def _bytes_beside(index: Path) -> int:
 
 def _quantization(path: Path, metadata: Mapping[str, JsonValue]) -> JsonObject:
     """Entries on quantization in config.json beside a model, or in the file itself."""
-    config = (path if path.is_dir() else path.parent) / _CONFIG
-    if config.is_file():
-        said = json_file(config, 0).get("quantization_config")
-        if isinstance(said, dict):
-            return said
+    said = (config_beside(path) or {}).get("quantization_config")
+    if isinstance(said, dict):
+        return said
     try:
         said = json.loads(str(metadata.get("quantization_config", "{}")))
     except (ValueError, RecursionError):

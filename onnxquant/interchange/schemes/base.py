@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -64,6 +64,16 @@ class Scheme(ABC):
 
         Raises:
             WeightError: its values do not fit the scheme.
+        """
+        raise NotImplementedError(cls.name)
+
+    @classmethod
+    def config(cls, weights: Sequence[Tensor], plain: Sequence[str]) -> JsonObject:
+        """``quantization_config`` of a config.json, for weights of the scheme.
+
+        Args:
+            weights: the weights.
+            plain: modules of the model whose matrices are plain numbers.
         """
         raise NotImplementedError(cls.name)
 

@@ -9,6 +9,8 @@ memory. Source: bitsandbytes, ``functional.QuantState`` and ``nn.modules``.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from typing import cast
@@ -23,7 +25,7 @@ from onnxquant.formats.bitsandbytes.llm_int8 import LlmInt8
 from onnxquant.formats.bitsandbytes.nf4_fp4 import NestedTable
 from onnxquant.interchange.cursor import parsed_json
 from onnxquant.interchange.schemes.base import Arrays, ArrayType, Scheme, expect
-from onnxquant.interchange.tensor import Tensor
+from onnxquant.interchange.tensor import Tensor, original_dtype
 from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array
 
@@ -78,7 +80,7 @@ class BitsAndBytes(Scheme):
         if table.double_quant:
             types[f"{name}.nested_absmax"] = (single, (-(-scales // _NESTED_BLOCK),))
             types[f"{name}.nested_quant_map"] = (single, (256,))
-        types[f"{name}{_STATE}{table.name}"] = (byte, (len(_state_of(table, tensor.shape, 0.0)),))
+        types[f"{name}{_STATE}{table.name}"] = (byte, (len(_state_of(tensor, table, 0.0)),))
         return types
 
     @classmethod
@@ -95,10 +97,23 @@ class BitsAndBytes(Scheme):
                 f"{stem}SCB": form.absmax(encoded),
                 f"{stem}weight_format": np.array(0, np.uint8),
             }
-        return _four_bit_arrays(name, tensor.shape, cast(NestedTable, form), encoded)
+        return _four_bit_arrays(tensor, cast(NestedTable, form), encoded)
+
+    @classmethod
+    def config(cls, weights: Sequence[Tensor], plain: Sequence[str]) -> JsonObject:
+        """The kind that most weights are; modules of plain numbers are named, or transformers would quantize them."""
+        kind, _ = Counter(cast(NestedTable | LlmInt8, weight.kind) for weight in weights).most_common(1)[0]
+        config: JsonObject = {"quant_method": cls.name, "llm_int8_skip_modules": list(plain)}
+        if isinstance(kind, LlmInt8):
+            return config | {"load_in_8bit": True, "llm_int8_threshold": 6.0}
+        return config | {
+            "load_in_4bit": True, "bnb_4bit_quant_type": kind.name, "bnb_4bit_use_double_quant": kind.double_quant,
+            "bnb_4bit_quant_storage": "uint8", "bnb_4bit_compute_dtype": weights[0].original_dtype or "float32",
+        }  # fmt: skip
 
 
-def _four_bit_arrays(name: str, shape: tuple[int, ...], form: NestedTable, encoded: Encoded) -> dict[str, Array]:
+def _four_bit_arrays(tensor: Tensor, form: NestedTable, encoded: Encoded) -> dict[str, Array]:
+    name = tensor.name
     offset = float(encoded.planes["nested_offset"][0]) if form.double_quant else 0.0
     arrays: dict[str, Array] = {
         name: form.to_blocks(encoded).reshape(-1, 1),
@@ -108,17 +123,17 @@ def _four_bit_arrays(name: str, shape: tuple[int, ...], form: NestedTable, encod
     if form.double_quant:
         arrays[f"{name}.nested_absmax"] = encoded.planes["nested_scales"]
         arrays[f"{name}.nested_quant_map"] = signed_map()
-    arrays[f"{name}{_STATE}{form.name}"] = np.frombuffer(_state_of(form, shape, offset), np.uint8)
+    arrays[f"{name}{_STATE}{form.name}"] = np.frombuffer(_state_of(tensor, form, offset), np.uint8)
     return arrays
 
 
-def _state_of(form: NestedTable, shape: tuple[int, ...], offset: float) -> bytes:
+def _state_of(tensor: Tensor, form: NestedTable, offset: float) -> bytes:
     """The state of a weight, filled up with blanks, so that its length does not depend on the offset."""
     state: JsonObject = {
         "quant_type": form.name,
         "blocksize": form.block_size,
-        "dtype": "float32",
-        "shape": list(shape),
+        "dtype": tensor.original_dtype or "float32",
+        "shape": list(tensor.shape),
     }
     length = len(json.dumps(state))
     if form.double_quant:
@@ -160,7 +175,8 @@ def _four_bits(key: str, arrays: Arrays) -> Tensor:
         expect(is_known, name, "nested_quant_map is another")
     sizes = tuple(cast(list[int], shape))
     load = partial(_load, name, arrays, form, sizes, state)
-    return Tensor(name, sizes, form, load, names=tuple(parts))
+    dtype = original_dtype(state.get("dtype"))
+    return Tensor(name, sizes, form, load, names=tuple(parts), original_dtype=dtype)
 
 
 def _state(key: str, raw: Array) -> JsonObject:

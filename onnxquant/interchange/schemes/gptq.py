@@ -7,6 +7,8 @@ version 2 ("gptq_v2") zero. Source: AutoGPTQ and GPTQModel.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
@@ -105,6 +107,16 @@ class Gptq(Scheme):
             f"{stem}.qzeros": codes_to_words(np.ascontiguousarray(zero.T), form.bits),
             f"{stem}.scales": np.ascontiguousarray(scales.T).reshape(-1, rows),
         }
+
+    @classmethod
+    def config(cls, weights: Sequence[Tensor], plain: Sequence[str]) -> JsonObject:
+        """Bits and groups as the most of the weights have them: the configuration speaks of one kind."""
+        kind, _ = Counter(cast(ScaledCodes, weight.kind) for weight in weights).most_common(1)[0]
+        return {
+            "quant_method": _FIRST, "checkpoint_format": _SECOND, "bits": kind.bits,
+            "group_size": kind.granularity.size if isinstance(kind.granularity, PerBlock) else -1,
+            "desc_act": kind.permuted, "sym": kind.zero_type is ZeroPoint.NONE, "dataset": None,
+        }  # fmt: skip
 
 
 def _in_original_order(codes: Array, order: Array) -> Array:
