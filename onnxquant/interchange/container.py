@@ -66,6 +66,11 @@ class Container(ABC):
         return False
 
     @classmethod
+    def is_folder(cls, path: Path) -> bool:
+        """Whether an output of this name becomes a folder."""
+        return cls.cuts(path)
+
+    @classmethod
     @abstractmethod
     def write(cls, output: Output, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
         """Write tensors that the container can hold, one in memory at a time; the file appears whole or not at all.

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from onnxquant.errors import CheckpointError, OutputError, RecipeError
+from onnxquant.errors import CheckpointError, OutputError, OutputExistsError, RecipeError
 from onnxquant.interchange.container import SHARD_BYTES, Container, Output
 from onnxquant.interchange.containers.safetensors import Safetensors, config_beside
 from onnxquant.interchange.cursor import MappedFile
@@ -95,7 +95,7 @@ def convert(
     output = Path(output)
     container = container_for(output, to)
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    _refuse_output(checkpoint, output, force=force)
+    _refuse_output(checkpoint, output, is_folder=container.is_folder(output), force=force)
     if shard_bytes is not None and (shard_bytes < 1 or not container.cuts(output)):
         raise RecipeError(f"{output}: a size of shards is a number above 0, for a folder of safetensors alone")
     held, left_out = _held(container, list(checkpoint.tensors.values()))
@@ -125,15 +125,18 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
 
 
-def _refuse_output(checkpoint: Checkpoint, output: Path, *, force: bool) -> None:
+def _refuse_output(checkpoint: Checkpoint, output: Path, *, is_folder: bool, force: bool) -> None:
     """Refuse an output that is there, or that would change the source.
 
     Raises:
         OutputError: it is refused.
     """
-    refuse_taken(output, force=force)
-    if not output.parent.is_dir():
-        raise OutputError(f"{output}: its folder is not there")
+    if not is_folder:
+        refuse_taken(output, force=force)
+    elif not output.parent.is_dir():
+        raise OutputError(f"{output}: the folder {output.parent} does not exist")
+    elif (output.exists() or output.is_symlink()) and not force:
+        raise OutputExistsError(f"{output}: exists already; pass --force (force=True) to replace it")
     place, source = output.resolve(), checkpoint.path.resolve()
     if place == source or place in source.parents:
         raise OutputError(f"{output}: is the source itself, or its folder; expected another output")

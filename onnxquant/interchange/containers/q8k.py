@@ -69,6 +69,11 @@ class Q8k(Container):
         return None
 
     @classmethod
+    def is_folder(cls, path: Path) -> bool:
+        """Always."""
+        return True
+
+    @classmethod
     def write(cls, output: Output, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
         """Write a folder, which appears whole or not at all."""
         with whole_folder(output.path, _is_ours) as folder:
