@@ -7,11 +7,12 @@ from rich.console import Console
 
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
 from onnxquant.inspect.installation import Installation, SolverInfo, installation
-from onnxquant.json_data import to_object
+from onnxquant.interchange.files import descriptions
+from onnxquant.json_data import to_json, to_object
 from onnxquant.report.table import say
 from onnxquant.report.terminal import table
 
-# Kinds of things that are listed, by the names that the command takes; each is a field of ``Installation``.
+# Kinds of things that are listed, by the names that the command takes; each but containers is a field of ``Installation``.
 _KINDS = {
     "formats": "formats",
     "targets": "targets",
@@ -43,7 +44,7 @@ def list_installation(kind: str | None, as_json: bool) -> None:
     contents = installation()
     kinds = list(_KINDS) if kind is None else [kind]
     if as_json:
-        entries = to_object(contents)
+        entries = to_object(contents) | {"containers": to_json(descriptions())}
         print_json({_KINDS[k]: entries[_KINDS[k]] for k in kinds})
         return
     screen = console()
@@ -79,7 +80,7 @@ def _summaries(contents: Installation, kind: str) -> dict[str, str]:
     if kind == "solvers":
         return {name: _solver(solver) for name, solver in contents.solvers.items()}
     if kind == "containers":
-        return {name: f"{info.summary} ({', '.join(info.endings)})" for name, info in contents.containers.items()}
+        return {name: f"{info.summary} ({', '.join(info.endings)})" for name, info in descriptions().items()}
     if kind == "passes":
         return {n: info.summary + info.needs_settings * "; options run it" for n, info in contents.passes.items()}
     summaries: dict[str, str] = getattr(contents, _KINDS[kind])

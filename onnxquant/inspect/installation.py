@@ -9,7 +9,6 @@ from onnxquant import observers, passes, registry
 from onnxquant.clients import Client, Source, clients
 from onnxquant.errors import NativeLibraryError
 from onnxquant.formats import formats
-from onnxquant.interchange.files import containers
 from onnxquant.native import library as native
 from onnxquant.native.kernels import formats as kernel_formats
 from onnxquant.recipe.files import shipped
@@ -70,19 +69,6 @@ class PassInfo:
 
 
 @dataclass(frozen=True)
-class ContainerInfo:
-    """One kind of file that holds tensors without a graph.
-
-    Attributes:
-        summary: description in one line
-        endings: ends of the names of its files
-    """
-
-    summary: str
-    endings: list[str]
-
-
-@dataclass(frozen=True)
 class InstructionSets:
     """Instruction sets of the compiled library.
 
@@ -107,7 +93,6 @@ class Installation:
         calibration_methods: summaries of calibration methods by name
         recipes: summaries of recipes that come with the package, by name
         clients: summaries of the programs that files can be made for, by name
-        containers: kinds of files of tensors without a graph, by name
         instruction_sets: instruction sets of the compiled library
     """
 
@@ -118,7 +103,6 @@ class Installation:
     calibration_methods: dict[str, str]
     recipes: dict[str, str]
     clients: dict[str, str]
-    containers: dict[str, ContainerInfo]
     instruction_sets: InstructionSets
 
 
@@ -140,7 +124,6 @@ def installation() -> Installation:
         calibration_methods={name: registry.summary(methods[name]) for name in observers.ranging()},
         recipes={name: _first_comment(path) for name, path in shipped().items()},
         clients={name: _client(client) for name, client in clients().items()},
-        containers={n: ContainerInfo(registry.summary(c), list(c.suffixes)) for n, c in containers().items()},
         instruction_sets=_instruction_sets(),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -9,13 +10,31 @@ from onnxquant.errors import CheckpointError, RecipeError, nearest
 from onnxquant.interchange import containers as package
 from onnxquant.interchange.container import Container
 from onnxquant.interchange.tensor import Checkpoint
-from onnxquant.registry import classes
+from onnxquant.registry import classes, summary
 
 
 @cache
 def containers() -> dict[str, type[Container]]:
     """Containers by name."""
     return classes(package, Container, "onnxquant.containers")
+
+
+@dataclass(frozen=True)
+class ContainerInfo:
+    """A kind of file that holds tensors without a graph.
+
+    Attributes:
+        summary: description in one line.
+        endings: ends of the names of its files.
+    """
+
+    summary: str
+    endings: tuple[str, ...]
+
+
+def descriptions() -> dict[str, ContainerInfo]:
+    """Descriptions of the containers by name."""
+    return {name: ContainerInfo(summary(container), container.suffixes) for name, container in containers().items()}
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
