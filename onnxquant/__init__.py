@@ -47,6 +47,7 @@ from onnxquant.layers.ternary import Int8Rows, matmul_i2s, matmul_i2s_i8, quanti
 from onnxquant.native.arrays import decode, encode, snr
 from onnxquant.native.library import library_path
 from onnxquant.observers import ActivationGrid, QuantizationParameters, ranging_observer
+from onnxquant.observers.clip import clip_weight
 from onnxquant.report.report import Report
 from onnxquant.runtime import load
 from onnxquant.version import __version__
@@ -82,6 +83,7 @@ __all__ = [
     "benchmark",
     "calibrate",
     "calibrate_arrays",
+    "clip_weight",
     "decode",
     "decode_trit",
     "dequantize",

@@ -56,7 +56,9 @@ class SiteEncoder:
             decision = replace(decision, solver=Rtn.name, reason=reason)
         try:
             weight = site.view.matrix(document.array(site.tensor))
-            encoded, difference = dispatch.encode(decision.format, weight, solved=solved)
+            encoded, difference = dispatch.encode(decision.format, decision.clipped(weight), solved=solved)
+            if decision.clip is not None:
+                difference = dispatch.measure(encoded, weight)
         except RangeError as error:
             self.results[site.name] = SiteResult(decision.kept_in_float(str(error)))
             return None

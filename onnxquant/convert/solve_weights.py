@@ -93,7 +93,7 @@ class _WeightsToSolve:
     def task(self, name: str) -> jobs.Task:
         """The task of a weight whose inputs are not known."""
         site, decision = self.sites[name], self.decisions[name]
-        matrix = site.view.matrix(self._document.array(site.tensor))
+        matrix = decision.clipped(site.view.matrix(self._document.array(site.tensor)))
         order = self._orders.get(name) if decision.format.permuted else None
         if order is not None:
             matrix = matrix[:, order]

@@ -36,6 +36,11 @@ class SolvableFormat(Generic[E]):
         return "its values are no codes on a grid"
 
     @property
+    def has_grid(self) -> bool:
+        """Whether its values are codes on a grid, whichever way the codes are chosen."""
+        return not self.why_not_solvable
+
+    @property
     def why_scales_fixed(self) -> str:
         """The reason why scales cannot be chosen; "" where they can."""
         return self.why_not_solvable or "its scales are what they are"

@@ -163,6 +163,9 @@ class Observer(ABC, Generic[A]):
 class RangeObserver(Observer[A]):
     """A method that chooses a clipping range."""
 
+    # Whether the range of a single tensor may leave values out.
+    clips: ClassVar[bool] = True
+
     def range(self, grid: ActivationGrid) -> tuple[float, float]:
         """The range [low, high] to quantize; it holds 0, and is symmetric around it where the grid is.
 

@@ -17,6 +17,7 @@ class MinMax(RangeObserver[Moments]):
     """
 
     name = "minmax"
+    clips = False
     accumulator = Moments
 
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:

@@ -77,6 +77,7 @@ class MovingAverage(RangeObserver[MovingExtremes]):
     """Averaged extremes: one wild sample moves the range by one part in a hundred."""
 
     name = "moving-average"
+    clips = False
     accumulator = MovingExtremes
 
     def _range(self, grid: ActivationGrid) -> tuple[float, float]:

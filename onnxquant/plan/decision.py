@@ -8,9 +8,11 @@ from math import prod
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict
 
 import onnx
+from numpy.typing import NDArray
 
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
+from onnxquant.observers.clip import Clip
 from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import ActivationRecord, SampleUse
 from onnxquant.solvers.rtn import Rtn
@@ -122,6 +124,7 @@ class EncodeDecision(_WeightDecision):
         nbytes: size of the planes
         folded: whether the weight is decoded to a float tensor when a session is created
         solver: name of the solver that chooses the codes; ``auto`` until one is assigned
+        clip: clipping of the weight before its codes are chosen, as ``Clip.parse`` reads it
     """
 
     format: Format
@@ -129,6 +132,11 @@ class EncodeDecision(_WeightDecision):
     nbytes: int
     folded: bool = False
     solver: str = Rtn.name
+    clip: str | None = None
+
+    def clipped(self, weight: NDArray[Any]) -> NDArray[Any]:
+        """The weight whose codes are chosen: the float weight itself, or clipped."""
+        return weight if self.clip is None else Clip.parse(self.clip)(weight, self.format)
 
     @property
     def bits_per_weight(self) -> float:
@@ -142,7 +150,7 @@ class EncodeDecision(_WeightDecision):
     def to_dict(self) -> dict[str, Any]:
         """Plain data for reports."""
         entries = self._to_dict(self.format, self.target, self.nbytes)
-        return entries | {"folded": self.folded, "solver": self.solver}
+        return entries | {"folded": self.folded, "solver": self.solver} | ({"clip": self.clip} if self.clip else {})
 
 
 Decision: TypeAlias = EncodeDecision | KeepDecision
@@ -174,6 +182,7 @@ def decision_from_dict(entries: Mapping[str, Any]) -> Decision:
         nbytes=entries["bytes"],
         folded=entries["folded"],
         solver=entries["solver"],
+        clip=entries.get("clip"),
     )
 
 

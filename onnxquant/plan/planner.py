@@ -6,6 +6,7 @@ import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
+from onnxquant.errors import RecipeError
 from onnxquant.formats.base import Format
 from onnxquant.formats.integers import Integers
 from onnxquant.graph.needs import UseKind
@@ -176,11 +177,13 @@ def _decide_placed(site: Site, form: Format, rule: Rule, opset: int, *, folded: 
             nbytes, copies = _stored_bytes(target, lowered_site, lowered_form, opset)
             if nbytes <= WORTHWHILE * site.nbytes:
                 reason = "decoded at load, runs at float speed" if folded else target.summary
+                if rule.clip is not None:
+                    reason += f"; clipped by {rule.clip}"
                 if copies > 1:
                     reason += "; stored once per kind of consumer, which want different orders"
                 return EncodeDecision(
                     **_facts(site), reason=reason, refusals=tuple(refusals), format=lowered_form, target=name,
-                    nbytes=nbytes, folded=folded, solver=rule.solver,
+                    nbytes=nbytes, folded=folded, solver=rule.solver, clip=rule.clip,
                 )  # fmt: skip
             refusal = Refusal(f"{nbytes} bytes would not be worth it against {site.nbytes} in {site.dtype}")
         refusals.append(f"{name}: {refusal}")
@@ -215,6 +218,8 @@ def _integer_format(site: Site, rule: Rule) -> Format:
 
 
 def _beside_integers(site: Site, rule: Rule, target: Target, opset: int) -> EncodeDecision:
+    if rule.clip is not None:
+        raise RecipeError(f"clip: has no effect on {site.name!r}, which is multiplied with integer activations")
     form = _integer_format(site, rule)
     nbytes, _ = _stored_bytes(target, site, form, opset)
     return EncodeDecision(

@@ -24,6 +24,7 @@ def check(options: OptionFields) -> None:
     _check_bounds_of_the_proof(options)
     _check_activations(options)
     _check_calibration_method(options)
+    _check_clip(options)
     _check_permutation(options)
     _check_reports(options)
     _check_data_name(options)
@@ -53,7 +54,8 @@ def _check_needs(options: OptionFields) -> None:
     for name, spec in declared(type(options)).items():
         needs = spec.declared.needs
         if needs in met and not met[needs] and getattr(options, name) != spec.default:
-            raise RecipeError(f"{name}: has no effect without {needs.value}")
+            remedy = "; clip (--clip) clips weights" if name in ("percentile", "sigmas", "calibration_method") else ""
+            raise RecipeError(f"{name}: has no effect without {needs.value}{remedy}")
 
 
 def _check_bounds_of_the_proof(options: OptionFields) -> None:
@@ -83,6 +85,16 @@ def _check_calibration_method(options: OptionFields) -> None:
             raise RecipeError(
                 f"{name}: has no effect with calibration_method {options.calibration_method}, expected {methods[0]}"
             )
+
+
+def _check_clip(options: OptionFields) -> None:
+    if options.clip is None:
+        return
+    for name, others in (
+        ("activations", options.activations != Activations.NONE), ("formats", options.searches), ("goal", options.goal)
+    ):  # fmt: skip
+        if others:
+            raise RecipeError(f"clip: has no effect beside {name}, which chooses ranges by itself: leave out one of them")
 
 
 def _check_permutation(options: OptionFields) -> None:

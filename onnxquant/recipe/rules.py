@@ -14,6 +14,7 @@ from onnxquant.errors import RecipeError, nearest
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
 from onnxquant.graph.sites import MIN_ELEMENTS, Site
+from onnxquant.observers.clip import Clip, clipping_methods
 from onnxquant.recipe import schema
 from onnxquant.recipe.declaration import Scope, declared, format_options, key, option, options_of
 from onnxquant.recipe.values import FORMAT_OF_BITS, Compute, format_names, solver_names, target_names
@@ -57,6 +58,10 @@ class RuleOptions:
         AUTO, "Method that chooses the codes of a weight; `onnxquant list` shows all. auto: gptq where --data shows the "
         "inputs of a weight and its codes have fewer than 8 bits, or where it is better beside static activations; "
         "otherwise rtn.", Scope.RULE, choices=solver_names,
+    )  # fmt: skip
+    clip: str | None = option(
+        None, "Clip weights before they are rounded, to the range that a calibration method chooses from their values: "
+        "percentile=99.9, mean-std=3, entropy, mse.", Scope.RULE, metavar="METHOD[=X]", completion=clipping_methods,
     )  # fmt: skip
     compute: str = option(
         Compute.AUTO.value,
@@ -103,7 +108,15 @@ class Rule(RuleOptions):
             raise RecipeError("float_activations and dynamic_activations exclude each other")
         if self.solver != AUTO and (refusal := solver_named(self.solver).refusal(self.make_format())):
             raise RecipeError(f"solver {self.solver}: {refusal}")
-        self.make_format()
+        self._check_clip(self.make_format())
+
+    def _check_clip(self, form: Format) -> None:
+        if self.clip is None:
+            return
+        if self.keep:
+            raise RecipeError("clip: has no effect on weights that keep leaves in float")
+        if refusal := Clip.parse(self.clip).refusal(form):
+            raise RecipeError(f"clip {self.clip!r}: {refusal}")
 
     def _check_expressions(self) -> None:
         for name in ("include", "exclude"):

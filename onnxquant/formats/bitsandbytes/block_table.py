@@ -68,6 +68,8 @@ class BlockTable(TableCodes):
         """Stochastic rounding leaves no choice of codes."""
         return "" if self.stochastic is None else "its codes are drawn at random"
 
+    has_grid = True
+
     def unfit(self, rows: int, cols: int) -> str | None:  # noqa: D102
         if cols % self.block_size == 0:
             return None
