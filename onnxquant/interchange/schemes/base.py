@@ -17,7 +17,7 @@ from onnxquant.formats.planes import Planes
 from onnxquant.interchange.tensor import Tensor, is_float
 from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array, Bytes, Order
-from onnxquant.numerics.packing import unpack
+from onnxquant.numerics.packing import pack, unpack
 
 Arrays = Mapping[str, Array]
 ArrayType = tuple[np.dtype[Any], tuple[int, ...]]
@@ -197,6 +197,10 @@ def words_to_codes(words: Array, bits: int, count: int) -> Bytes:
 
 def codes_to_words(codes: Bytes, bits: int) -> Array:
     """32-bit words [rows, ceil(n * bits / 32)] of codes [rows, n]."""
+    if bits in (2, 4, 8):
+        missing = -codes.shape[1] % (32 // bits)
+        whole = np.pad(codes, ((0, 0), (0, missing))) if missing else np.ascontiguousarray(codes)
+        return pack(whole.reshape(-1), bits).view(np.int32).reshape(len(codes), -1)
     stream = np.unpackbits(np.ascontiguousarray(codes)[..., None], axis=-1, count=bits, bitorder="little")
     stream = stream.reshape(len(codes), -1)
     stream = np.pad(stream, ((0, 0), (0, -stream.shape[1] % 32)))
