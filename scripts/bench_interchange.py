@@ -1,7 +1,7 @@
 """Measure how fast checkpoints move between containers, and how fast their weights are quantized.
 
-Files of one GB lie in the page cache. Seconds are of processor time and of the wall, memory is what the process has of its own
-beside the pages of mapped files, and with them. The last row quantizes 1024 x 1024 weights with both checks.
+Files of one GB lie in the page cache. Seconds are of processor time and of the wall; memory is the most that the process
+takes, with the pages of mapped files. The last rows quantize 1024 x 1024 weights with both checks.
 
     python scripts/bench_interchange.py --gigabytes 1
 """
@@ -29,7 +29,7 @@ _SIDE = 4096
 
 @dataclass(frozen=True)
 class Speed:
-    """The figures of one conversion: gigabytes of the source a second, and the most memory over the source's bytes."""
+    """Figures of one conversion: gigabytes of the source a second, and the most memory over its bytes."""
 
     name: str
     per_processor_second: float

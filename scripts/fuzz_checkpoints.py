@@ -35,7 +35,22 @@ from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array
 
 _SECONDS, _SLACK = 5.0, 64 << 20
-_NUMBERS = (0, 1, 2, 3, 31, 255, 256, 1 << 15, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 63) - 1, (1 << 64) - 1)
+_NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    31,
+    255,
+    256,
+    1 << 15,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 62,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+)
 _LEAVES: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2, 1 << 31, 1 << 63, 1 << 64, 10**30, 1e308, float("inf"), float("nan"), "", "a", "\x1b[2J", "..",
     "../a", "/etc/passwd", "\ud800", "F16", "I32", "U8", "BF16", "nf4", "int4", "x" * 70000, [], [0], [-1, -4], [1 << 40, 0],
@@ -61,7 +76,9 @@ def _gguf(folder: Path) -> Path:
 def _axqt(folder: Path) -> Path:
     forms = [(form.name, permuted) for form in onnxquant.formats.formats() for permuted in (False, True)]
     weights = {f"{name}.{p}": onnxquant.encode(_normal(2, 256), name, permuted=p) for name, p in forms}
-    interchange.save(folder / "m.axqt", {**weights, "v": np.arange(3), "s": np.array(2.5)}, metadata={"a": [1, {"b": None}]})
+    interchange.save(
+        folder / "m.axqt", {**weights, "v": np.arange(3), "s": np.array(2.5)}, metadata={"a": [1, {"b": None}]}
+    )
     return folder / "m.axqt"
 
 
