@@ -15,6 +15,7 @@ import onnx
 import pytest
 from commands import refused, run
 
+from onnxquant import interchange
 from onnxquant.cli import main, shared
 
 
@@ -266,7 +267,9 @@ def test_help_teaches(command: str) -> None:
 
 def test_models_that_have_nothing_to_do_with_each_other_are_refused(model: Path, tmp_path: Path) -> None:
     other = graphs.save(graphs.conv(), tmp_path / "other.onnx")
-    refused(run("validate", model, other), "is not made of", "inputs are x [batch, 8, 7, 7], expected x [batch, 3, 256]")
+    refused(
+        run("validate", model, other), "is not made of", "inputs are x [batch, 8, 7, 7], expected x [batch, 3, 256]"
+    )
     refused(run("benchmark", model, model, other), "other.onnx cannot run on the samples of", "x [batch, 8, 7, 7]")
     renamed = onnx.load(model)
     renamed.graph.output[0].name = renamed.graph.node[0].output[0] = "z"
@@ -355,3 +358,31 @@ def test_long_work_writes_lines_where_there_is_no_terminal(tmp_path: Path, monke
     assert len(lines) > 3 and not any(re.match(r"\d+ s: .", line) for line in silent.stderr.splitlines())
     for words in ("--json", "--quiet"):
         assert not run("quantize", source, "-o", tmp_path / f"{words}.onnx", words).stderr
+
+
+def test_files_of_tensors_are_quantized_shown_and_cut(tmp_path: Path, model: Path) -> None:
+    weights = {
+        "a.weight": np.random.default_rng(0).standard_normal((8, 256), np.float32),
+        "a.bias": np.ones(8, np.float32),
+    }
+    interchange.save(tmp_path / "a.safetensors", weights, metadata={"note": "\x1b[2J"})
+    refused(
+        run("quantize", tmp_path / "a.safetensors", "-o", tmp_path / "a_q8k", "--format", "q8_k"),
+        "a.bias",
+        "--leave-out",
+    )
+    result = run("quantize", tmp_path / "a.safetensors", "-o", tmp_path / "a_q8k", "--format", "q8_k", "--leave-out")
+    assert result.exit_code == 0, result.output
+    assert "left out: a.bias" in result.output
+    assert "1 of 1 tensors quantized" in result.output
+    refused(run("quantize", model, "-o", tmp_path / "q.onnx", "--leave-out"), "--leave-out")
+    output = tmp_path / "cut"
+    result = run("convert", tmp_path / "a.safetensors", "-o", output, "--to", "safetensors", "--shard-size", "1kB")
+    assert result.exit_code == 0, result.output
+    assert len(list(output.glob("model-0000?-of-00002.safetensors"))) == 2
+    refused(
+        run("convert", tmp_path / "a.safetensors", "-o", output, "--to", "safetensors", "--shard-size", "5XB"), "5XB"
+    )
+    result = run("info", tmp_path / "a.safetensors")
+    assert "float32" in result.output
+    assert "\x1b[2J" not in result.output
