@@ -19,7 +19,7 @@ SAID = {
     ("tq2_0", "custom"): ">= 1.24, fast on >= 1.29; our kernels are optional and faster",
     ("tq2_0", "ort"): ">= 1.24, slower than float: ",
     ("int8", "onnx"): ">= 1.19, fast on >= 1.25; our kernels are not needed",
-    ("int8", "ort"): ">= 1.23, fast on >= 1.23; our kernels are not needed",
+    ("int8", "ort"): ">= 1.22, fast on >= 1.22; our kernels are not needed",
     ("int4", "onnx"): ">= 1.19, fast on >= 1.19; our kernels are not needed",
     ("q5_0", "custom"): ">= 1.18, where 1 of our 1 ops have float speed; our kernels make them fast",
 }
