@@ -24,7 +24,7 @@ _SHOWN = 10
 @click.argument("checkpoint", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, help="File to write.")
 @click.option("--target", default=AUTO, show_default=True, help="Target that holds the codes.")
-@click.option("--data", type=click.Path(), help="Samples for the proof. [default: made-up ones]")
+@click.option("--data", type=click.Path(exists=True), help="Samples for the proof. [default: made-up ones]")
 @click.option("--no-proof", is_flag=True, help="Do not run the file against MODEL.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @json_option
@@ -52,7 +52,7 @@ def transplant(
       onnxquant transplant model.onnx model.gguf -o model.q4.onnx
       onnxquant transplant model.onnx gptq/ -o model.int4.onnx --data texts.npz
 
-    Exit codes: 0 done, 1 the proof failed, 2 nothing was written.
+    Exit codes: 0 done, 1 the proof failed, 2 an error.
     """
     if no_proof and data is not None:
         raise click.UsageError("--data has no effect with --no-proof")

@@ -37,13 +37,22 @@ def blocks_of(tensor: Tensor) -> Bytes:
     return form.to_blocks(value).reshape(-1)
 
 
-def from_blocks(name: str, form: Format, raw: Bytes, shape: tuple[int, ...]) -> Encoded:
+def from_blocks(
+    name: str, form: Format, raw: Bytes, shape: tuple[int, ...], matrix: tuple[int, int] | None = None
+) -> Encoded:
     """The weight of a tensor's bytes.
+
+    Args:
+        name: name of the tensor, for errors.
+        form: its format.
+        raw: its bytes.
+        shape: its shape.
+        matrix: rows and columns of its codes; None: rows lie along its last axis.
 
     Raises:
         CheckpointError: a code has no meaning, or the format has no such bytes.
     """
-    rows, cols = prod(shape[:-1]), shape[-1] if shape else 1
+    rows, cols = matrix or (prod(shape[:-1]), shape[-1] if shape else 1)
     if not isinstance(form, Blocks | I2_S):
         raise CheckpointError(f"tensor {name}: format {form.name} has no blocks")
     if not rows * cols:

@@ -95,7 +95,7 @@ def convert(
     output = Path(output)
     container = container_for(output, to)
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    _refuse_output(checkpoint, output, is_folder=container.is_folder(output), force=force)
+    refuse_output(checkpoint, output, is_folder=container.is_folder(output), force=force)
     if shard_bytes is not None and (shard_bytes < 1 or not container.cuts(output)):
         raise RecipeError(f"{output}: a size of shards is a number above 0, for a folder of safetensors alone")
     held, left_out = _held(container, list(checkpoint.tensors.values()))
@@ -125,7 +125,7 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
 
 
-def _refuse_output(checkpoint: Checkpoint, output: Path, *, is_folder: bool, force: bool) -> None:
+def refuse_output(checkpoint: Checkpoint, output: Path, *, is_folder: bool, force: bool) -> None:
     """Refuse an output that is there, or that would change the source.
 
     Raises:

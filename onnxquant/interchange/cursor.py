@@ -18,8 +18,8 @@ from onnxquant.system.files import is_special
 
 # Bytes of the longest text that is a name or a key.
 _LONGEST_NAME = 1 << 12
-# JSON takes 25 times as much memory when it is parsed: so much of it is read always, more where the file pays for it.
-_SHORT_JSON, _BYTES_PER_JSON = 1 << 21, 32
+# Memory that JSON may take when it is parsed, beside twice the file's: four bytes for one, and a hundred for each value.
+_MEMORY, _PER_BYTE, _PER_VALUE = 1 << 26, 4, 100
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def parsed_json(where: str, raw: bytes, file_bytes: int) -> JsonObject:
     most = longest_json(file_bytes)
     if len(raw) > most:
         raise CheckpointError(f"{where}: has {len(raw)} bytes of JSON; expected {most} at most")
+    refuse_costly_json(where, raw, file_bytes)
     try:
         data = json.loads(raw, object_pairs_hook=_without_doubles)
         if b"\\ud" in raw.lower():  # half of a pair of UTF-16, which no text can have alone
@@ -102,7 +103,20 @@ def parsed_json(where: str, raw: bytes, file_bytes: int) -> JsonObject:
 
 def longest_json(file_bytes: int) -> int:
     """Bytes of the longest JSON that is read for a file of so many bytes."""
-    return _SHORT_JSON + file_bytes // _BYTES_PER_JSON
+    return (_MEMORY + 2 * file_bytes) // _PER_BYTE
+
+
+def refuse_costly_json(where: str, raw: bytes, file_bytes: int) -> None:
+    """Refuse JSON that would take more memory than its file pays for; see ``parsed_json``.
+
+    Raises:
+        CheckpointError: it would.
+    """
+    cost = _PER_BYTE * len(raw) + _PER_VALUE * sum(raw.count(mark) for mark in (b"[", b"{", b",", b":"))
+    if cost > _MEMORY + 2 * file_bytes:
+        raise CheckpointError(
+            f"{where}: its JSON of {len(raw)} bytes takes more memory than a file of {file_bytes} bytes is given"
+        )
 
 
 def json_file(path: Path, file_bytes: int) -> JsonObject:

@@ -137,13 +137,20 @@ def is_float(dtype: np.dtype[Any]) -> bool:
 
 
 def plain(name: str, array: Array) -> Tensor:
-    """The tensor of an array."""
+    """The tensor of an array; numbers of the other byte order are turned round."""
+    array = np.asarray(array, array.dtype.newbyteorder("<"))
     return Tensor(name, array.shape, array.dtype, lambda: array)
 
 
 def encoded_tensor(name: str, encoded: Encoded, shape: tuple[int, ...] | None = None) -> Tensor:
     """The tensor of an encoded weight."""
-    return Tensor(name, shape or encoded.shape, encoded.format, lambda: encoded)
+    shape = shape or encoded.shape
+    return Tensor(name, shape, encoded.format, lambda: encoded, matrix=rows_of(shape, encoded.rows, encoded.cols))
+
+
+def rows_of(shape: tuple[int, ...], rows: int, cols: int) -> tuple[int, int] | None:
+    """Rows and columns of codes; None where rows lie along the last axis of a shape."""
+    return None if (rows, cols) == (prod(shape[:-1]), shape[-1] if shape else 1) else (rows, cols)
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,13 @@ from onnxquant.formats.bitsandbytes.block_table import BlockTable
 from onnxquant.formats.planes import Planes
 from onnxquant.graph.sites import Site
 from onnxquant.inspect.model import Model
+from onnxquant.interchange.convert import refuse_output
 from onnxquant.interchange.files import open_checkpoint
 from onnxquant.interchange.row_match import LOST, Nearest, RowIndex, Rows, lost_between, values_of
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.numerics.arrays import Array
 from onnxquant.recipe.progress import Progress, silent
-from onnxquant.targets import AUTO
+from onnxquant.targets import AUTO, target_named
 
 # Parts of names that say nothing about which weight it is.
 _EMPTY_WORDS = re.compile(r"^(model|transformer|weight|module|onnx|base_model|encoder|decoder|bert|roberta)$")
@@ -111,7 +112,10 @@ def transplant(
         RecipeError: there is no such target.
         OutputError: the output is there already, or cannot be written.
     """
+    if target != AUTO:
+        target_named(target)
     graph, source = Model(model), open_checkpoint(checkpoint)
+    refuse_output(source, Path(output), is_folder=False, force=force)
     search = _Search(source)
     weights: list[Transplanted] = []
     unmatched: list[Unmatched] = []
@@ -220,6 +224,10 @@ class _Search:
 
     def match(self, site: Site, weight: Array) -> _Match | str:
         """The rows of a weight, or the reason why there are none."""
+        if not np.isfinite(weight).all():
+            return "it holds NaN or infinity"
+        if not weight.any():
+            return "it holds zeros alone"
         if named := self._by_name(site, weight):
             return named
         same = [tensor for tensor in self.tensors if tensor.matrix_shape[1] == site.cols]

@@ -777,3 +777,39 @@ def test_contents_count_tensors_by_type(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert contents.nbytes == (tmp_path / "a.gguf").stat().st_size
     assert contents.metadata == {"t": ["a"] * 8 + ["... 100 entries"]}
+
+
+@pytest.mark.parametrize("form", ["q4_0", "q4_k", "i2_s", "int4"])
+def test_kernels_and_stacks_go_through_axqt(tmp_path: Path, form: str) -> None:
+    """Blocks run along all inputs of an output channel, and not along the last axis."""
+    kernel, stack = _normal(8, 32, 8, 4), _normal(2, 4, 256)
+    weights = {"kernel": onnxquant.encode(kernel, form), "stack": onnxquant.encode(stack, form, contracted=1)}
+    interchange.save(tmp_path / "a.axqt", weights)
+    interchange.convert(tmp_path / "a.axqt", tmp_path / "b.axqt")
+    checkpoint = interchange.open_checkpoint(tmp_path / "b.axqt")
+    _each(
+        weights, lambda name: np.testing.assert_array_equal(checkpoint[name].array(), onnxquant.decode(weights[name]))
+    )
+    assert checkpoint["kernel"].matrix_shape == (8, 1024)
+
+
+def test_what_a_file_says_of_its_version_goes_before_what_lies_beside(tmp_path: Path) -> None:
+    weight = onnxquant.encode(_normal(32, 64), "int4", symmetric=False)
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq", "bits": 4}}))
+    interchange.save(tmp_path / "a.safetensors", {"l.weight": weight})
+    values = interchange.open_checkpoint(tmp_path / "a.safetensors")["l.weight"].array()
+    np.testing.assert_array_equal(values, onnxquant.decode(weight))
+
+
+@pytest.mark.parametrize("container", ["gguf", "safetensors", "axqt"])
+def test_numbers_of_the_other_byte_order_are_turned_round(tmp_path: Path, container: str) -> None:
+    interchange.save(tmp_path / f"a.{container}", {"w": _normal(3, 4).astype(">f4")})
+    np.testing.assert_array_equal(interchange.open_checkpoint(tmp_path / f"a.{container}")["w"].array(), _normal(3, 4))
+
+
+def test_a_vocabulary_of_a_quarter_of_a_million_words_goes_through_json(tmp_path: Path) -> None:
+    words = [f"<word{i}>" for i in range(250_000)]
+    interchange.save(tmp_path / "a.gguf", {"w": _normal(1024, 1024)}, metadata={"tokens": words})
+    interchange.convert(tmp_path / "a.gguf", tmp_path / "b.safetensors")
+    interchange.convert(tmp_path / "b.safetensors", tmp_path / "c.axqt")
+    assert json.loads(str(interchange.open_checkpoint(tmp_path / "c.axqt").metadata["tokens"])) == words

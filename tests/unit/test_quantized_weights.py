@@ -82,3 +82,23 @@ def test_a_file_that_holds_codes_alone_is_refused_as_before(tmp_path: Path) -> N
     onnxquant.quantize(_model(tmp_path / "m.onnx"), tmp_path / "o.onnx")
     with pytest.raises(onnxquant.ModelError, match="already quantized"):
         onnxquant.quantize(tmp_path / "o.onnx", tmp_path / "p.onnx")
+
+
+def test_codes_that_are_floats_of_8_bits_stay_computed(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["w", "s", "z"], ["wq"]),
+            helper.make_node("DequantizeLinear", ["wq", "s", "z"], ["wd"]), helper.make_node("MatMul", ["x", "wd"], ["h"]),
+            helper.make_node("MatMul", ["h", "v"], ["y"]),
+        ],
+        "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 128])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
+        [
+            numpy_helper.from_array(_WEIGHT, "w"), numpy_helper.from_array(np.float32(0.01), "s"),
+            helper.make_tensor("z", TensorProto.FLOAT8E4M3FN, [], [0]), numpy_helper.from_array(_WEIGHT[:64].copy(), "v"),
+        ],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "o.onnx", format="int8").passed
+    np.testing.assert_allclose(_run(tmp_path / "o.onnx"), _run(tmp_path / "m.onnx"), atol=0.05)

@@ -160,3 +160,23 @@ def test_a_checkpoint_without_codes_is_refused(tmp_path: Path) -> None:
     model = _graph(tmp_path / "m.onnx", _weights(_Q, _K, _V, _O, _TABLE, _DOWN))
     with pytest.raises(CheckpointError, match="plain numbers alone"):
         interchange.transplant(model, tmp_path / "c.gguf", tmp_path / "out.onnx")
+
+
+def test_an_output_that_is_the_checkpoint_and_an_unknown_target_are_refused_first(tmp_path: Path) -> None:
+    interchange.save(tmp_path / "c.gguf", {"w": onnxquant.encode(_Q, "q4_0")})
+    before = (tmp_path / "c.gguf").read_bytes()
+    model = _graph(tmp_path / "m.onnx", _weights(_Q, _K, _V, _O, _TABLE, _DOWN))
+    with pytest.raises(onnxquant.OutputError, match="is the source itself"):
+        interchange.transplant(model, tmp_path / "c.gguf", tmp_path / "c.gguf", force=True)
+    assert (tmp_path / "c.gguf").read_bytes() == before
+    with pytest.raises(onnxquant.RecipeError, match="zzz"):
+        interchange.transplant(model, tmp_path / "c.gguf", tmp_path / "o.onnx", target="zzz")
+
+
+@pytest.mark.parametrize(("value", "reason"), [(np.nan, "it holds NaN or infinity"), (0.0, "it holds zeros alone")])
+def test_weights_without_a_direction_stay_in_float(tmp_path: Path, value: float, reason: str) -> None:
+    interchange.save(tmp_path / "c.gguf", {"o": onnxquant.encode(_O, "q4_0"), "t": onnxquant.encode(_TABLE, "q4_0")})
+    weights = _weights(_Q, _K, _V, _O, _TABLE, _DOWN)
+    weights["onnx::MatMul_1"] = np.full_like(weights["onnx::MatMul_1"], value)
+    report = interchange.transplant(_graph(tmp_path / "m.onnx", weights), tmp_path / "c.gguf", tmp_path / "o.onnx")
+    assert {entry.name: entry.reason for entry in report.unmatched}["onnx::MatMul_1"] == reason

@@ -16,7 +16,7 @@ _INTEGER_OPS = frozenset({
     "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
     "QGemm", "QAttention", "MatMulNBits", "GatherBlockQuantized", "DynamicQuantizeLSTM", "QMoE", "QEmbedLayerNormalization",
 })  # fmt: skip
-_INTEGERS = frozenset({
+INTEGERS = frozenset({
     onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4,
     onnx.TensorProto.INT16, onnx.TensorProto.UINT16,
 })  # fmt: skip
@@ -30,7 +30,7 @@ def integer_weights(proto: onnx.ModelProto) -> str:
     """
     counts: Counter[str] = Counter()
     for graph in graphs(proto.graph):
-        weights = {t.name for t in graph.initializer if t.data_type in _INTEGERS and prod(t.dims) >= MIN_ELEMENTS}
+        weights = {t.name for t in graph.initializer if t.data_type in INTEGERS and prod(t.dims) >= MIN_ELEMENTS}
         for node in graph.node:
             if node.op_type in _INTEGER_OPS:
                 counts[node.op_type] += 1

@@ -35,9 +35,9 @@ from onnxquant.formats.matrix import check_permutation
 from onnxquant.formats.planes import Plane, Planes
 from onnxquant.interchange.blocks import blocks_of, from_blocks, has_blocks
 from onnxquant.interchange.container import Container, Output
-from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes, longest_json, parsed_json
+from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes, longest_json, parsed_json, refuse_costly_json
 from onnxquant.interchange.ggml_types import Opaque
-from onnxquant.interchange.tensor import Checkpoint, Tensor, are_counts, is_float, is_shape, original_dtype
+from onnxquant.interchange.tensor import Checkpoint, Tensor, are_counts, is_float, is_shape, original_dtype, rows_of
 from onnxquant.json_data import JsonObject, JsonValue, to_object
 from onnxquant.numerics.arrays import Array, Bytes
 from onnxquant.numerics.packing import low_bits, pack, unpack
@@ -76,7 +76,9 @@ class Axqt(Container):
 
     @classmethod
     def why_not(cls, tensor: Tensor) -> str | None:
-        """A reason where its codes cannot be read."""
+        """A reason where its codes or numbers cannot be read."""
+        if isinstance(tensor.kind, np.dtype) and not (is_float(tensor.kind) or tensor.kind.kind in "iub"):
+            return f"AXQT holds numbers, and no {tensor.label}"
         if isinstance(tensor.kind, Opaque):
             return f"onnxquant does not know the codes of {tensor.label}"
         return None
@@ -89,6 +91,7 @@ class Axqt(Container):
             entries: list[JsonValue] = [_write(file, tensor) for tensor in tensors]
             start = file.tell()
             header = json.dumps({"tensors": entries, "metadata": dict(metadata)}).encode()
+            refuse_costly_json(str(output.path), header, start + len(header))
             file.write(header)
             file.seek(0)
             file.write(_MAGIC + struct.pack("<B3xIQQ", 2, zlib.crc32(header), start, len(header)))
@@ -174,16 +177,15 @@ def _first(cursor: Cursor) -> Checkpoint:
         if blocks != -(-prod(shape) // form.block):
             raise cursor.error(f"{name} has {blocks} blocks for shape {list(shape)}")
         raw = cursor.take(blocks * form.block_bytes, f"the blocks of {name}")
-        tensors[name] = Tensor(name, shape, form, partial(_load_first, name, form, raw, shape))
+        in_rows = bool(shape) and shape[-1] % form.block == 0
+        matrix = None if in_rows else (1, prod(shape))  # blocks cross rows
+        tensors[name] = Tensor(name, shape, form, partial(_load_first, name, form, raw, shape, matrix), matrix=matrix)
     notes = ("version 1 of AXQT has no names: tensors are called by their places",)
     return Checkpoint(cursor.path, Axqt.name, tensors, notes=notes)
 
 
-def _load_first(name: str, form: Blocks, raw: Bytes, shape: tuple[int, ...]) -> Encoded:
-    if shape and shape[-1] % form.block == 0:
-        return from_blocks(name, form, _from_pairs(form, raw), shape)
-    encoded = from_blocks(name, form, _from_pairs(form, raw), (1, prod(shape)))  # blocks cross rows
-    return Encoded(encoded.format, 1, prod(shape), encoded.planes, shape)
+def _load_first(name: str, form: Blocks, raw: Bytes, shape: tuple[int, ...], matrix: tuple[int, int] | None) -> Encoded:
+    return from_blocks(name, form, _from_pairs(form, raw), shape, matrix)
 
 
 def _write(file: BinaryIO, tensor: Tensor) -> JsonObject:
@@ -297,17 +299,17 @@ def _read(cursor: Cursor, entry: Any) -> Tensor:  # noqa: ANN401 - JSON
     rows, cols = entry["rows"], entry["cols"]
     fits = is_shape((rows, cols)) and rows * cols == prod(shape) and form.unfit(rows, cols) is None
     _expect(fits, cursor, name)
+    matrix = rows_of(shape, rows, cols)
     if "blocks" in parts:
         _expect(has_blocks(form) and not form.permuted, cursor, name)
         part = parts["blocks"]
-        return Tensor(
-            name, shape, form, partial(_load_blocks, name, form, part, shape), part.checked, original_dtype=dtype_before
-        )
+        load_blocks = partial(_load_blocks, name, form, part, (shape, matrix))
+        return Tensor(name, shape, form, load_blocks, part.checked, matrix=matrix, original_dtype=dtype_before)
     planes = form.planes(rows, cols)
     for plane in planes.values():
         _expect(plane.name in parts and parts[plane.name].raw.size == _packed_size(plane), cursor, name)
     load = partial(_load_planes, form, (rows, cols), parts, shape)
-    return Tensor(name, shape, form, load, original_dtype=dtype_before)
+    return Tensor(name, shape, form, load, matrix=matrix, original_dtype=dtype_before)
 
 
 class _Part:
@@ -352,8 +354,10 @@ def _load_plain(part: _Part, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Ar
     return part.checked().view(dtype).reshape(shape)
 
 
-def _load_blocks(name: str, form: Format, part: _Part, shape: tuple[int, ...]) -> Encoded:
-    return from_blocks(name, form, part.checked(), shape)
+def _load_blocks(
+    name: str, form: Format, part: _Part, sizes: tuple[tuple[int, ...], tuple[int, int] | None]
+) -> Encoded:
+    return from_blocks(name, form, part.checked(), *sizes)
 
 
 def _load_planes(form: Format, sizes: tuple[int, int], parts: Mapping[str, _Part], shape: tuple[int, ...]) -> Encoded:

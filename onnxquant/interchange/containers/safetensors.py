@@ -17,7 +17,7 @@ import numpy as np
 from onnxquant.errors import CheckpointError, OnnxQuantError, OutputError
 from onnxquant.interchange import schemes
 from onnxquant.interchange.container import Container, Output
-from onnxquant.interchange.cursor import MappedFile, first_bytes, is_file_name, json_file
+from onnxquant.interchange.cursor import MappedFile, first_bytes, is_file_name, json_file, refuse_costly_json
 from onnxquant.interchange.folders import whole_folder
 from onnxquant.interchange.safetensors_header import METADATA, NAMES, header_of, read_file
 from onnxquant.interchange.schemes.base import ArrayType, Scheme
@@ -141,8 +141,12 @@ def _write(path: Path, tensors: Sequence[Tensor], texts: Mapping[str, str]) -> N
         if doubles := types.keys() & own.keys():
             raise OutputError(f"{path}: two tensors would have the name {min(doubles)!r}")
         types |= own
+    header = header_of(types, texts)
+    refuse_costly_json(
+        str(path), header, len(header) + sum(dtype.itemsize * prod(shape) for dtype, shape in types.values())
+    )
     with atomically(path) as file:
-        file.write(header_of(types, texts))
+        file.write(header)
         for name, array in _arrays(tensors):
             if (array.dtype, array.shape) != types[name]:
                 raise OutputError(f"{path}: {name} became {array.dtype} {list(array.shape)}, not what its header says")
@@ -241,12 +245,10 @@ def _bytes_beside(index: Path) -> int:
 
 
 def _quantization(path: Path, metadata: Mapping[str, JsonValue]) -> JsonObject:
-    """Entries on quantization in config.json beside a model, or in the file itself."""
-    said = (config_beside(path) or {}).get("quantization_config")
-    if isinstance(said, dict):
-        return said
+    """Entries on quantization in the file itself, or else in config.json beside a model."""
     try:
-        said = json.loads(str(metadata.get("quantization_config", "{}")))
+        own = json.loads(str(metadata.get("quantization_config", "null")))
     except (ValueError, RecursionError):
-        return {}
+        own = None
+    said = own if isinstance(own, dict) else (config_beside(path) or {}).get("quantization_config")
     return said if isinstance(said, dict) else {}

@@ -84,7 +84,9 @@ class _State:
 def _states(node: onnx.NodeProto) -> list[_State]:
     """The states of a Loop or Scan, last first: dropping one moves none that follow."""
     body = attribute(node, "body")
-    if is_op(node, "Loop"):  # inputs begin with the number of steps and a condition, outputs of the body with a condition
+    if is_op(
+        node, "Loop"
+    ):  # inputs begin with the number of steps and a condition, outputs of the body with a condition
         skipped, count, conditions = 2, len(body.input) - 2, 1
     else:
         skipped, count, conditions = 0, len(body.input) - attribute(node, "num_scan_inputs"), 0

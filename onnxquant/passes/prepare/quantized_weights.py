@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 
+from onnxquant.graph.analysis.quantized import INTEGERS
 from onnxquant.graph.editor import GraphEditor, graph_editors
 from onnxquant.graph.io import Document
-from onnxquant.graph.node import is_op
+from onnxquant.graph.node import attribute, is_op
 from onnxquant.passes.base import Pass, PassResult
 from onnxquant.passes.prepare.evaluation import evaluate, renamed
 
@@ -24,7 +26,8 @@ class FoldQuantizedWeights(Pass):
 
            DequantizeLinear(QuantizeLinear(w, s, z), s, z)   ->   DequantizeLinear(codes, s, z)
 
-    2. It stays where other nodes read the float weight too: codes would be stored beside it.
+    2. It stays where other nodes read the float weight too: codes would be stored beside it. It stays where codes are
+       floats of 8 bits.
     """
 
     name = "fold-quantized-weights"
@@ -43,6 +46,13 @@ class FoldQuantizedWeights(Pass):
         return PassResult(bool(folded), notes)
 
 
+def _code_type(node: onnx.NodeProto, sources: Mapping[str, onnx.TensorProto]) -> int:
+    """The element type of the codes of a QuantizeLinear."""
+    if len(node.input) > 2 and node.input[2]:
+        return sources[node.input[2]].data_type
+    return int(attribute(node, "output_dtype", 0)) or onnx.TensorProto.UINT8
+
+
 def _fold(document: Document, editor: GraphEditor, node: onnx.NodeProto) -> bool:
     """Put codes in the place of a node; False where it stays."""
     tensors = {name: editor.own_constant(name) for name in node.input if name}
@@ -51,6 +61,8 @@ def _fold(document: Document, editor: GraphEditor, node: onnx.NodeProto) -> bool
     if len(sources) < len(tensors) or codes in editor.outputs:
         return False
     if not editor.is_private(weight) or len(editor.consumers(weight)) > 1:
+        return False
+    if _code_type(node, sources) not in INTEGERS:
         return False
     values = evaluate(document, [node], {name: renamed(tensor, name) for name, tensor in sources.items()})
     if values is None:

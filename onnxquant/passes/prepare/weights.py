@@ -147,7 +147,9 @@ class _WeightFolder:
         """Whether an operator that encoded weights serve reads a tensor of this shape."""
         if name in self._editor.captured:
             return True
-        readers = [(n, position) for n in self._editor.consumers(name) for position, i in enumerate(n.input) if i == name]
+        readers = [
+            (n, position) for n in self._editor.consumers(name) for position, i in enumerate(n.input) if i == name
+        ]
         return any(not isinstance(classify(node, position, shape), Refusal) for node, position in readers)
 
     def _nodes_of(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -170,7 +172,9 @@ class _WeightFolder:
     def _are_private(self, nodes: Sequence[onnx.NodeProto], sources: Sequence[onnx.TensorProto]) -> bool:
         """Whether no other node reads the large constants of a computation, or what is computed of them."""
         private = {t.name for t in sources if nbytes(t) > _SMALL}
-        private |= {n.output[0] for n in nodes[:-1] if any(t.name in private for t in self._sources_of(self._nodes_of(n)))}
+        private |= {
+            n.output[0] for n in nodes[:-1] if any(t.name in private for t in self._sources_of(self._nodes_of(n)))
+        }
         readers = [n for name in private for n in self._editor.consumers(name)]
         inside = {n.output[0] for n in nodes}
         return all(map(self._editor.is_private, private)) and all(n.output[0] in inside for n in readers)
