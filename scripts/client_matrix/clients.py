@@ -151,7 +151,7 @@ class Page:
     flags: tuple[str, ...] = ()
 
     def files(self, spec: Path) -> dict[str, bytes | Path]:
-        """What a server gives the page, by its path: files of the build, the runner, and the files to run; nothing else."""
+        """Files that a server gives the page, by their paths: those of the build, the runner, and the files to run."""
         listed = json.loads(spec.read_text())
         models = {file[key] for file in listed for key in ("path", "original") if file[key]}
         return {

@@ -303,7 +303,7 @@ def _read(cursor: Cursor, entry: Any) -> Tensor:  # noqa: ANN401 - JSON
     if "blocks" in parts:
         _expect(has_blocks(form) and not form.permuted, cursor, name)
         part = parts["blocks"]
-        load_blocks = partial(_load_blocks, name, form, part, (shape, matrix))
+        load_blocks = partial(_load_blocks, name, form, part, shape, matrix)
         return Tensor(name, shape, form, load_blocks, part.checked, matrix=matrix, original_dtype=dtype_before)
     planes = form.planes(rows, cols)
     for plane in planes.values():
@@ -355,9 +355,9 @@ def _load_plain(part: _Part, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Ar
 
 
 def _load_blocks(
-    name: str, form: Format, part: _Part, sizes: tuple[tuple[int, ...], tuple[int, int] | None]
+    name: str, form: Format, part: _Part, shape: tuple[int, ...], matrix: tuple[int, int] | None
 ) -> Encoded:
-    return from_blocks(name, form, part.checked(), *sizes)
+    return from_blocks(name, form, part.checked(), shape, matrix)
 
 
 def _load_planes(form: Format, sizes: tuple[int, int], parts: Mapping[str, _Part], shape: tuple[int, ...]) -> Encoded:
