@@ -30,6 +30,8 @@ from onnxquant.report.table import say
 from onnxquant.report.terminal import table
 from onnxquant.report.units import size
 
+# Tensors of one reason that are named.
+_NAMED = 5
 # Options of quantize that hold for files without a graph, beside the parameters of formats.
 # Entries of metadata that are printed.
 _METADATA = 12
@@ -58,7 +60,7 @@ def convert(source: str, output: str, as_json: bool, quiet: bool, shard_size: st
 
     \b
     Examples:
-      onnxquant convert model.gguf -o model.safetensors
+      onnxquant convert model.gguf -o model.axqt
       onnxquant convert gptq/ -o model.axqt
       onnxquant convert model.gguf -o folder --to safetensors --shard-size 2GB
       onnxquant convert model_q8k -o model.gguf
@@ -172,8 +174,16 @@ def _show(report: CheckpointReport, display: Display) -> None:
 
 
 def _name_left_out(screen: Console, result: Conversion) -> None:
+    """Name the tensors that an output does not have, by their reasons."""
+    reasons: dict[str, list[str]] = {}
     for entry in result.left_out:
-        say(screen, f"left out: {entry.name}: {entry.reason}", style="yellow")
+        reasons.setdefault(entry.reason, []).append(_printable(entry.name))
+    for reason, names in reasons.items():
+        others = f" and {len(names) - _NAMED} others" if len(names) > _NAMED else ""
+        say(screen, f"left out: {', '.join(names[:_NAMED])}{others}: {_printable(reason)}")
+    if result.left_out:
+        count = len(result.left_out)
+        say(screen, f"{count} of {count + result.tensors} tensors are left out", style="yellow")
 
 
 def _print(result: Conversion) -> None:

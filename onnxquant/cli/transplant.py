@@ -81,7 +81,7 @@ def _print(result: TransplantReport, *, is_verbose: bool) -> None:
     if len(result.unmatched) > _SHOWN and not is_verbose:
         say(screen, f"and {len(result.unmatched) - _SHOWN} others; -v lists them")
     if result.unused:
-        names = ", ".join(result.unused[:3])
+        names = ", ".join(result.unused[:3]) + (" and others" if len(result.unused) > 3 else "")
         say(screen, f"{len(result.unused)} weights of the checkpoint are not in the graph: {names}")
     reordered = sum(weight.is_reordered for weight in result.weights)
     say(

@@ -12,7 +12,7 @@ from onnxquant.errors import CheckpointError, OutputError, OutputExistsError, Re
 from onnxquant.interchange.container import SHARD_BYTES, Container, Output
 from onnxquant.interchange.containers.safetensors import Safetensors, config_beside
 from onnxquant.interchange.cursor import MappedFile
-from onnxquant.interchange.files import container_for, open_checkpoint
+from onnxquant.interchange.files import container_for, containers, open_checkpoint
 from onnxquant.interchange.same_codes import as_held
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.recipe.progress import Progress, silent
@@ -103,7 +103,7 @@ def convert(
         names = "; ".join(f"{entry.name}: {entry.reason}" for entry in left_out[:_NAMED])
         raise CheckpointError(
             f"{checkpoint.path}: {len(left_out)} of {len(checkpoint.tensors)} tensors do not fit into {container.name} "
-            f"({names}); --leave-out (leave_out=True) writes the others"
+            f"({names}); {_remedy(checkpoint, held)}"
         )
     if not held:
         raise CheckpointError(f"{checkpoint.path}: has no tensor that {container.name} holds")
@@ -123,6 +123,18 @@ def _is_safetensors(checkpoint: Checkpoint) -> bool:
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
     return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
+
+
+def _remedy(checkpoint: Checkpoint, held: Sequence[Tensor]) -> str:
+    """The ways out for a checkpoint that a container does not hold whole."""
+    whole = [
+        name
+        for name, container in containers().items()
+        if all(container.why_not(as_held(container, tensor)) is None for tensor in checkpoint.tensors.values())
+    ]
+    ways = ["--leave-out (leave_out=True) writes the others"] * bool(held)
+    ways += [f"{' and '.join(whole)} can hold all of them"] * bool(whole)
+    return "; ".join(ways) or "no container holds all of them"
 
 
 def refuse_output(checkpoint: Checkpoint, output: Path, *, is_folder: bool, force: bool) -> None:

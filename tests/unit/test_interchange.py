@@ -812,4 +812,13 @@ def test_a_vocabulary_of_a_quarter_of_a_million_words_goes_through_json(tmp_path
     interchange.save(tmp_path / "a.gguf", {"w": _normal(1024, 1024)}, metadata={"tokens": words})
     interchange.convert(tmp_path / "a.gguf", tmp_path / "b.safetensors")
     interchange.convert(tmp_path / "b.safetensors", tmp_path / "c.axqt")
-    assert json.loads(str(interchange.open_checkpoint(tmp_path / "c.axqt").metadata["tokens"])) == words
+    assert interchange.open_checkpoint(tmp_path / "c.axqt").metadata["tokens"] == words
+
+
+def test_metadata_keep_their_types_through_safetensors(tmp_path: Path) -> None:
+    path = _gguf(tmp_path / "m.gguf")
+    checkpoint = interchange.open_checkpoint(path)
+    interchange.convert(path, tmp_path / "a.safetensors", leave_out=True)
+    interchange.convert(tmp_path / "a.safetensors", tmp_path / "b.gguf")
+    again = interchange.open_checkpoint(tmp_path / "b.gguf").metadata
+    assert {key: again[key] for key in checkpoint.metadata} == dict(checkpoint.metadata)

@@ -101,9 +101,7 @@ class Gguf(Container):
             _MOST_ENTRIES + sum(kind.nbytes(t.size) for t, kind in zip(tensors, types, strict=True)) // _BYTES_PER_ENTRY
         )
         if max(len(tensors), len(entries)) > most:
-            raise OutputError(
-                f"{output.path}: {len(tensors)} tensors and {len(entries)} entries; readers take {most}"
-            )
+            raise OutputError(f"{output.path}: {len(tensors)} tensors and {len(entries)} entries; readers take {most}")
         header = bytearray(_MAGIC + struct.pack("<IQQ", 3, len(tensors), len(entries)))
         header += b"".join(entries)
         offset = 0

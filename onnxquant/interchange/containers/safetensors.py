@@ -30,6 +30,8 @@ from onnxquant.registry import classes
 from onnxquant.system.files import atomically
 
 _INDEX, _SINGLE, _CONFIG = ".safetensors.index.json", "model.safetensors", "config.json"
+# Key of the list of metadata that are JSON and no texts.
+_TYPED = "onnxquant.json"
 # Schemes that are written.
 _WRITTEN: tuple[type[Scheme], ...] = (Gptq, BitsAndBytes)
 
@@ -61,6 +63,7 @@ class Safetensors(Container):
             metadata |= content.metadata
             files.append(content.file)
         tensors = _tensors(path, arrays, _quantization(path, metadata))
+        metadata = _typed(metadata)
         return Checkpoint(path, cls.name, tensors, metadata, files=tuple(files))
 
     @classmethod
@@ -82,6 +85,8 @@ class Safetensors(Container):
     def write(cls, output: Output, tensors: Sequence[Tensor], metadata: Mapping[str, JsonValue]) -> None:
         """Write one file; a folder, with an index and config.json, where the name is not that of a file."""
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+        if typed := [key for key, value in metadata.items() if not isinstance(value, str)]:
+            texts[_TYPED] = json.dumps(typed)
         texts.setdefault("format", "pt")  # transformers opens no file without it
         quantization = quantization_of(tensors)
         if not cls.cuts(output.path):
@@ -242,6 +247,16 @@ def _files(path: Path) -> list[Path]:
 def _bytes_beside(index: Path) -> int:
     """Bytes of the files of tensors beside an index."""
     return sum(file.stat().st_size for file in index.parent.glob("*.safetensors") if file.is_file())
+
+
+def _typed(metadata: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Metadata with the values that were written as JSON; a file of another tool has texts alone."""
+    values = dict(metadata)
+    try:
+        typed = {key: json.loads(str(values[key])) for key in json.loads(str(values.pop(_TYPED, "[]")))}
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return values
+    return values | typed
 
 
 def _quantization(path: Path, metadata: Mapping[str, JsonValue]) -> JsonObject:
