@@ -29,6 +29,7 @@ import numpy as np
 import onnx
 from zoo_bench import processes, sources, tools
 from zoo_bench.measure import feeds_of, measure
+from zoo_bench.sizes import size_of
 from zoo_bench.sources import Files, Source
 from zoo_bench.tools import Mode
 
@@ -127,7 +128,7 @@ def peers() -> dict[str, Callable[[Files, Path], None]]:
 
 def row_of(source: Source, files: Files, arguments: argparse.Namespace) -> Row:
     """Quantize by all tools, and measure what they wrote."""
-    row = Row(source.name, files.model.stat().st_size)
+    row = Row(source.name, size_of(files.model))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         jobs: dict[str, Callable[[], None]] = {
@@ -160,7 +161,7 @@ def side_of(tool: str, job: Callable[[], None], folder: Path, archive: Path, lim
             shutil.copy(_place(archive, tool), output)
         return side
     run = processes.run(job, folder / "log", limit)
-    side = Side(run.wall, output.stat().st_size if output.exists() else 0, processor=run.seconds)
+    side = Side(run.wall, size_of(output) if output.exists() else 0, processor=run.seconds)
     if not side.size:
         side.error = (run.output.strip().splitlines() or [f"exit code {run.code}"])[-1][:200]
     archive.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from zoo_bench import league, processes, rows, sources, tools
 from zoo_bench.measure import measure
+from zoo_bench.sizes import size_of
 from zoo_bench.sources import Files, Source
 from zoo_bench.tools import Mode
 
@@ -31,17 +32,11 @@ from onnxquant.validation import compare, reference
 from onnxquant.validation.footprint import Footprint
 
 
-def _size(path: Path) -> int:
-    """Bytes of a model and of its external data."""
-    data = [path.with_name(path.name + end) for end in (".data", "_data")]
-    return sum(p.stat().st_size for p in (path, *data) if p.exists())
-
-
 def _side(run: processes.Run, output: Path) -> rows.Side:
     lines = [line for line in run.output.splitlines() if line.strip()]
     raised = "Traceback (most recent call last)" in run.output
     return rows.Side(
-        run.code, run.late, run.seconds, run.wall, run.peak, _size(output) if output.exists() else 0,
+        run.code, run.late, run.seconds, run.wall, run.peak, size_of(output) if output.exists() else 0,
         verdict=lines[-1].strip()[-300:] if lines and run.code else "", traceback=raised,
     )  # fmt: skip
 
@@ -62,7 +57,7 @@ def _row(source: Source, mode: Mode, files: Files, arguments: argparse.Namespace
     """Quantize by both tools and measure what they wrote."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        row = rows.Row(source.name, mode.name, source.is_real, _size(files.model), arguments.commit)
+        row = rows.Row(source.name, mode.name, source.is_real, size_of(files.model), arguments.commit)
         row.ours = _ours(mode, files, folder, arguments.limit)
         if mode.peer:
             convert = partial(mode.peer, files, folder / "peer.onnx")
