@@ -822,3 +822,16 @@ def test_metadata_keep_their_types_through_safetensors(tmp_path: Path) -> None:
     interchange.convert(tmp_path / "a.safetensors", tmp_path / "b.gguf")
     again = interchange.open_checkpoint(tmp_path / "b.gguf").metadata
     assert {key: again[key] for key in checkpoint.metadata} == dict(checkpoint.metadata)
+
+
+def test_arrays_that_merely_have_a_schemes_name_stay_plain(tmp_path: Path) -> None:
+    values = {"fooSCB": _normal(3), "b.SCB": _normal(3), "a.weight_packed": np.zeros((4, 4), np.int32)}
+    interchange.save(tmp_path / "a.safetensors", values)
+    checkpoint = interchange.open_checkpoint(tmp_path / "a.safetensors")
+    _each(values, lambda name: np.testing.assert_array_equal(checkpoint[name].array(), values[name]))
+
+
+def test_bytes_of_another_tool_are_no_trits(tmp_path: Path) -> None:
+    arrays = {"l.weight": np.full((8, 16), 255, np.uint8), "l.weight_scale": np.array([0.5], np.float32)}
+    path = _safetensors(tmp_path / "m.safetensors", arrays, {"quant_method": "fbgemm_fp8"})
+    np.testing.assert_array_equal(interchange.open_checkpoint(path)["l.weight"].array(), arrays["l.weight"])

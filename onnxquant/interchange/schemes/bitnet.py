@@ -28,7 +28,9 @@ class BitNet(Scheme):
 
     @classmethod
     def read(cls, arrays: Arrays, config: JsonObject) -> list[Tensor]:
-        """Weights of bytes that have one scale."""
+        """Weights of bytes that have one scale, unless config.json names another tool."""
+        if config.get("quant_method", "bitnet") not in ("bitnet", "bitlinear"):
+            return []
         multiplies = config.get("linear_class") == "autobitlinear"
         return [
             _tensor(stem, arrays, multiplies=multiplies)

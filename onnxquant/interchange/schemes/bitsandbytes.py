@@ -44,7 +44,7 @@ class BitsAndBytes(Scheme):
     def read(cls, arrays: Arrays, config: JsonObject) -> list[Tensor]:
         """Weights that have a state, and int8 weights that have an ``SCB``."""
         four = [_four_bits(name, arrays) for name in arrays if _STATE in name]
-        eight = [_eight_bits(name, arrays) for name in arrays if name.endswith("SCB")]
+        eight = [_eight_bits(name, arrays) for name in arrays if _is_of_rows(name, arrays)]
         return [*four, *eight]
 
     @classmethod
@@ -55,6 +55,8 @@ class BitsAndBytes(Scheme):
             return f"bitsandbytes stores nf4, fp4 and llm_int8, and no {tensor.label}"
         if form.permuted:
             return "its columns are stored in another order"
+        if isinstance(form, NestedTable) and tensor.size % form.block_size:
+            return f"its {tensor.size} weights are no whole number of blocks of {form.block_size}"
         if isinstance(form, LlmInt8) and (
             form.outliers or len(tensor.shape) != 2 or not tensor.name.endswith(".weight")
         ):
@@ -211,6 +213,14 @@ def _load(name: str, arrays: Arrays, form: NestedTable, shape: tuple[int, ...], 
         "nested_offset": np.array([offset], np.float32),
     }
     return Encoded(form, rows, cols, planes, shape)
+
+
+def _is_of_rows(key: str, arrays: Arrays) -> bool:
+    """Whether an array has the largest magnitudes of the rows of an int8 weight."""
+    if key != "SCB" and not key.endswith(".SCB"):
+        return False
+    weight = arrays.get(f"{key.removesuffix('SCB')}weight")
+    return weight is not None and weight.dtype == np.int8
 
 
 def _eight_bits(key: str, arrays: Arrays) -> Tensor:

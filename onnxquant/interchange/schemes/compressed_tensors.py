@@ -30,8 +30,13 @@ class CompressedTensors(Scheme):
 
     @classmethod
     def read(cls, arrays: Arrays, config: JsonObject) -> list[Tensor]:
-        """Weights that have a ``weight_packed``."""
-        return [_tensor(name.removesuffix(_END), arrays) for name in arrays if name.endswith(_END)]
+        """Weights that have a ``weight_packed`` and a ``weight_scale`` or ``weight_shape``."""
+        stems = [name.removesuffix(_END) for name in arrays if name.endswith(_END)]
+        return [
+            _tensor(stem, arrays)
+            for stem in stems
+            if any(f"{stem}.weight_{key}" in arrays for key in ("scale", "shape"))
+        ]
 
 
 def _tensor(stem: str, arrays: Arrays) -> Tensor:
