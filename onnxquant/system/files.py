@@ -71,10 +71,10 @@ def refuse_taken(path: Path, *, force: bool) -> None:
         OutputError: it is refused.
     """
     refuse_folder(path)
-    if not path.parent.is_dir():
+    if not _is_folder(path.parent):
         raise OutputError(f"{path}: the folder {path.parent} does not exist")
     refuse_special(path)
-    if (path.exists() or path.is_symlink()) and not force:
+    if os.path.lexists(path) and not force:
         raise OutputExistsError(f"{path}: exists already; pass --force (force=True) to replace it")
 
 
@@ -84,8 +84,15 @@ def refuse_folder(path: Path) -> None:
     Raises:
         OutputError: it is one.
     """
-    if not path.name or path.is_dir():
+    if not path.name or _is_folder(path):
         raise OutputError(f"{path}: is a folder; expected a file name")
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a folder is in a place; no where its name is one that no file can have."""
+    with contextlib.suppress(OSError):
+        return path.is_dir()
+    return False
 
 
 def refuse_special(path: Path) -> None:

@@ -182,7 +182,7 @@ def test_model_name_too_long(tmp_path: Path) -> None:
 def test_names_as_long_as_books_are_cut(tmp_path: Path) -> None:
     """In a result and in an error; and new tensors are not named after them at full length."""
     long = "n" * 20_000
-    proto = graphs.matmul(K, N)
+    proto = graphs.matmul(256, 256)
     proto.graph.initializer[0].name = proto.graph.node[0].input[1] = long
     proto.graph.node[0].output[0] = proto.graph.output[0].name = f"y{long}"
     path = graphs.save(proto, tmp_path / "model.onnx")

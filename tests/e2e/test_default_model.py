@@ -147,7 +147,7 @@ def test_data_may_be_arrays_or_samples(default_model: Path, images: Any, tmp_pat
 def test_doubts_are_warnings(default_model: Path, tmp_path: Path) -> None:
     report = onnxquant.quantize(default_model, tmp_path / "low.onnx", format="int2")
     assert any("costs this model its accuracy" in w for w in report.warnings)
-    report = onnxquant.quantize(default_model, tmp_path / "one.onnx", include="logits")
+    report = onnxquant.quantize(default_model, tmp_path / "one.onnx", include="mlp.up")
     assert any("hardly smaller" in w for w in report.warnings)
 
 

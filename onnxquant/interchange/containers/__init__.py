@@ -1,1 +1,4 @@
-"""Containers: the kinds of file that hold tensors; one module each, and the registry finds them."""
+"""Containers: the kinds of file that hold tensors, one module each; the registry finds them.
+
+They may import the base of containers and the schemes; ``files`` alone imports them.
+"""

@@ -23,7 +23,7 @@ from onnxquant.numerics.rows import RowSplit
 Array = NDArray[Any]
 
 
-WITHOUT = ("f16", "bf16", "llm_int8")
+WITHOUT = ("f32", "f16", "bf16", "llm_int8")
 GRIDS = [case for case in CASES if case.values[0] not in WITHOUT]
 FITTED = [case for case in GRIDS if not format_named(case.values[0], **case.values[1]).why_scales_fixed]
 FIXED = [case for case in GRIDS if format_named(case.values[0], **case.values[1]).why_scales_fixed]
