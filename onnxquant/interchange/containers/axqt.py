@@ -8,7 +8,7 @@ checksum, and its own writer loses Q5_0, Q5_1, F16 and F32; these are refused.
 Version 2: "AXQT", uint8 2, three zeros, uint32 CRC-32 of the header, uint64 offset and uint64 length of the header; then
 data, each part at a multiple of 64; the header, in JSON, is last. It has ``metadata`` and ``tensors``: name, shape,
 ``dtype`` or ``format`` with its ``parameters``, ``original_dtype`` where it is known, and ``parts``, each with name, offset,
-bytes and CRC-32. Formats of other projects are stored as their bytes, others as planes whose codes are packed, the first
+bytes and CRC-32. Formats of ggml and BitNet are stored as their bytes, others as planes whose codes are packed, the first
 code in the lowest bits (3, 5 and 6 bits: low part, then high part).
 """
 
