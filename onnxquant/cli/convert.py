@@ -23,7 +23,7 @@ from onnxquant.cli.shared import (
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_parameters
 from onnxquant.interchange.convert import Conversion
-from onnxquant.interchange.files import containers
+from onnxquant.interchange.files import containers, endings
 from onnxquant.interchange.quantize import CheckpointReport
 from onnxquant.json_data import to_object
 from onnxquant.report.table import say
@@ -32,9 +32,9 @@ from onnxquant.report.units import size
 
 # Tensors of one reason that are named.
 _NAMED = 5
-# Options of quantize that hold for files without a graph, beside the parameters of formats.
 # Entries of metadata that are printed.
 _METADATA = 12
+# Options of quantize that hold for files without a graph, beside the parameters of formats.
 _OPTIONS = ("format", "bits", "include", "exclude", "permutation", "force", "to", "leave_out")
 
 
@@ -127,8 +127,9 @@ def quantize_checkpoint(source: str, output: str | None, display: Display, optio
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
         raise RecipeError(f"{source}: is a file of tensors without a graph, where {flags} has no effect")
     if output is None:
-        ends = ", ".join(suffix for container in containers().values() for suffix in container.suffixes)
-        raise RecipeError(f"{source}: is a file of tensors without a graph; name the output with -o, ending in {ends}")
+        raise RecipeError(
+            f"{source}: is a file of tensors without a graph; name the output with -o, ending in {endings()}"
+        )
     arguments = dict(options)
     bits = arguments.pop("bits", None)
     if bits is not None:

@@ -66,6 +66,11 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
+def endings() -> str:
+    """Ends of the names of all containers' files, for people."""
+    return ", ".join(suffix for container in containers().values() for suffix in container.suffixes)
+
+
 def container_for(output: Path, name: str | None = None) -> type[Container]:
     """The container of an output.
 
@@ -84,7 +89,6 @@ def container_for(output: Path, name: str | None = None) -> type[Container]:
     for container in known.values():
         if output.name.lower().endswith(container.suffixes):
             return container
-    ends = ", ".join(suffix for container in known.values() for suffix in container.suffixes)
     raise RecipeError(
-        f"{output}: its name says no container; expected one that ends in {ends}, or --to (--to safetensors: a folder)"
+        f"{output}: its name says no container; expected one that ends in {endings()}, or --to (--to safetensors: a folder)"
     )

@@ -184,7 +184,7 @@ def quantize(
         replace(checkpoint, tensors=tensors), output, to=to, leave_out=leave_out, force=force, shard_bytes=shard_bytes,
         progress=progress,
     )  # fmt: skip
-    size = round(sum(tensor.size * _itemsize(tensor) for tensor in checkpoint.tensors.values()))
+    size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     return CheckpointReport(file, size, tuple(work.results), time.perf_counter() - begin)
 
 
@@ -265,9 +265,3 @@ def _sizes(source: Mapping[str, Array] | str | Path | None) -> Mapping[str, Arra
             return {name: data[name] for name in data.files}
     except (OSError, ValueError) as error:
         raise FeedError(f"{source}: cannot be read as a .npz of arrays: {error}") from None
-
-
-def _itemsize(tensor: Tensor) -> float:
-    if isinstance(tensor.kind, Format):
-        return tensor.kind.bits_per_weight / 8
-    return tensor.kind.itemsize if isinstance(tensor.kind, np.dtype) else 1

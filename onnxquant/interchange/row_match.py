@@ -76,8 +76,8 @@ class RowIndex:
         self._firsts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._products = np.concatenate([self._signature(values_of(tensor)) for tensor in self.sources])
 
-    def find(self, weight: Array) -> Rows | Nearest | None:
-        """The rows of a graph's weight; else the most similar weight of the checkpoint; None where nothing is like it."""
+    def find(self, weight: Array) -> Rows | Nearest:
+        """The rows of a graph's weight; else the most similar weight of the checkpoint."""
         signature = self._signature(weight)
         sampled = np.linspace(0, len(weight) - 1, min(_SAMPLED, len(weight))).astype(int)
         hits = np.searchsorted(self._firsts, self._most_alike(signature[sampled], self._products), side="right") - 1
@@ -87,9 +87,9 @@ class RowIndex:
         lost = self._lost(weight, chosen, places)
         if lost > LOST:
             return Nearest(self.sources[int(np.bincount(hits).argmax())].name, lost)
-        sources = np.unique(np.searchsorted(self._firsts, chosen, side="right") - 1)
-        offsets = {int(p): int(n) for p, n in zip(sources, np.cumsum([0, *self._counts(sources)[:-1]]), strict=True)}
         owner = np.searchsorted(self._firsts, chosen, side="right") - 1
+        sources = np.unique(owner)
+        offsets = {int(p): int(n) for p, n in zip(sources, np.cumsum([0, *self._counts(sources)[:-1]]), strict=True)}
         within = chosen - self._firsts[owner] + np.array([offsets[int(p)] for p in owner])
         return Rows(tuple(self.sources[int(p)] for p in sources), within, lost)
 
@@ -123,6 +123,11 @@ class RowIndex:
 def values_of(tensor: Tensor) -> Array:
     """The decoded matrix of a weight."""
     return tensor.array().reshape(tensor.matrix_shape)
+
+
+def decibels_of(lost: float) -> float:
+    """Decibels that a weight keeps which loses a part of its power."""
+    return -10 * float(np.log10(max(lost, 1e-30)))
 
 
 def lost_between(weight: Array, values: Array) -> float:

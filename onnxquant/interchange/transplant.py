@@ -23,7 +23,7 @@ from onnxquant.graph.sites import Site
 from onnxquant.inspect.model import Model
 from onnxquant.interchange.convert import refuse_output
 from onnxquant.interchange.files import open_checkpoint
-from onnxquant.interchange.row_match import LOST, Nearest, RowIndex, Rows, lost_between, values_of
+from onnxquant.interchange.row_match import LOST, Nearest, RowIndex, Rows, decibels_of, lost_between, values_of
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.numerics.arrays import Array
 from onnxquant.recipe.progress import Progress, silent
@@ -165,8 +165,9 @@ class _Match:
     def result(self, name: str) -> Transplanted:
         """The report of a weight."""
         sources = tuple(tensor.name for tensor in self.rows.sources)
-        decibels = -10 * float(np.log10(max(self.rows.lost, 1e-30)))
-        return Transplanted(name, sources, self.rows.sources[0].label, self.how, self.rows.rows is not None, decibels)
+        is_reordered = self.rows.rows is not None
+        label, level = self.rows.sources[0].label, decibels_of(self.rows.lost)
+        return Transplanted(name, sources, label, self.how, is_reordered, level)
 
 
 def _independent(encoded: Encoded) -> Encoded:
@@ -236,11 +237,9 @@ class _Search:
         if site.cols not in self._indices:
             self._indices[site.cols] = RowIndex(same, site.cols)
         rows = self._indices[site.cols].find(weight)
-        if rows is None or isinstance(rows, Nearest):
-            if rows is None:
-                return "no rows of the checkpoint are like it"
-            decibels = -10 * float(np.log10(max(rows.lost, 1e-30)))
-            return f"no rows of the checkpoint are like it; the nearest weight is {rows.name}, at {decibels:.1f} dB"
+        if isinstance(rows, Nearest):
+            level = f"{decibels_of(rows.lost):.1f} dB"
+            return f"no rows of the checkpoint are like it; the nearest weight is {rows.name}, at {level}"
         (*_, last) = rows.sources
         in_order = np.array_equal(np.asarray(rows.rows), np.arange(last.matrix_shape[0]))
         is_whole = len(rows.sources) == 1 and in_order
