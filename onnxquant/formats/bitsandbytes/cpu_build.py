@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from onnxquant.errors import RangeError
 from onnxquant.formats.bitsandbytes.block_table import BlockTable
 from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
+from onnxquant.formats.bitsandbytes.nf4_fp4 import NESTED_BLOCK
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.table import levels_of, midpoints_of
 from onnxquant.numerics.arrays import Bytes
 
-NESTED_BLOCK = 256
 _SMALLEST = np.float32(1e-38)
 _BINS = 65536
 _LANES, _ROWS_AT_A_TIME, _LEVELS = 8, 4, 4

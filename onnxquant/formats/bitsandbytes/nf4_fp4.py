@@ -38,7 +38,7 @@ _NF4 = np.array(
     np.float32,
 )  # fmt: skip
 # Scales to one float32 of double quantization.
-_NESTED = 256
+NESTED_BLOCK = 256
 _MAGNITUDES = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3], np.float32) / np.float32(12)
 _FP4 = np.concatenate([_MAGNITUDES, -_MAGNITUDES])
 
@@ -57,7 +57,7 @@ class NestedTable(BlockTable):
 
     @property
     def bits_per_weight(self) -> float:  # noqa: D102
-        side = 8 + 32 / _NESTED if self.double_quant else 32
+        side = 8 + 32 / NESTED_BLOCK if self.double_quant else 32
         return self.bits + side / self.block_size
 
     @property
@@ -72,7 +72,7 @@ class NestedTable(BlockTable):
         return [
             codes,
             Plane.of("scales", scales.shape, np.uint8),
-            Plane.of("nested_scales", (-(-scales.size // _NESTED),), np.float32),
+            Plane.of("nested_scales", (-(-scales.size // NESTED_BLOCK),), np.float32),
             Plane.of("nested_offset", (1,), np.float32),
         ]
 
@@ -114,9 +114,9 @@ def nest(scales: Matrix) -> Planes:
     """Scales in 8 bits: the planes ``scales``, ``nested_scales`` and ``nested_offset``."""
     flat = scales.reshape(-1)
     offset = np.float32(flat.sum(dtype=np.float64) / max(flat.size, 1))
-    missing = -flat.size % _NESTED
+    missing = -flat.size % NESTED_BLOCK
     differences = np.concatenate([flat - offset, np.zeros(missing, np.float32)])
-    coded = Dynamic8(block_size=_NESTED).coded(differences.reshape(1, -1))
+    coded = Dynamic8(block_size=NESTED_BLOCK).coded(differences.reshape(1, -1))
     return {
         "scales": coded["codes"].reshape(-1)[: flat.size].reshape(scales.shape),
         "nested_scales": coded["scales"].reshape(-1),
@@ -127,7 +127,7 @@ def nest(scales: Matrix) -> Planes:
 def unnest(planes: Planes) -> Matrix:
     """Float32 scales of those planes, in the shape of ``scales``."""
     codes = planes["scales"]
-    wide = np.repeat(planes["nested_scales"], _NESTED)[: codes.size].reshape(codes.shape)
+    wide = np.repeat(planes["nested_scales"], NESTED_BLOCK)[: codes.size].reshape(codes.shape)
     values: Matrix = signed_map()[codes] * wide
     values += planes["nested_offset"]
     return values

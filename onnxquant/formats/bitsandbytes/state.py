@@ -17,7 +17,7 @@ from onnxquant.formats.bitsandbytes import cpu_build
 from onnxquant.formats.bitsandbytes.block_table import BlockTable
 from onnxquant.formats.bitsandbytes.dynamic8 import Dynamic8, signed_map
 from onnxquant.formats.bitsandbytes.llm_int8 import LlmInt8
-from onnxquant.formats.bitsandbytes.nf4_fp4 import FP4, NF4, NestedTable
+from onnxquant.formats.bitsandbytes.nf4_fp4 import FP4, NESTED_BLOCK, NF4, NestedTable
 from onnxquant.formats.matrix import Matrix, chunks
 from onnxquant.formats.named import make_format
 from onnxquant.formats.planes import Planes
@@ -223,7 +223,7 @@ def _format_of(state: QuantState) -> BlockTable:
     Raises:
         WeightError: its values are not those of one.
     """
-    nested = state.state2 is not None and state.state2.blocksize == cpu_build.NESTED_BLOCK
+    nested = state.state2 is not None and state.state2.blocksize == NESTED_BLOCK
     if state.quant_type is None:
         form: BlockTable = Dynamic8(block_size=state.blocksize)
     elif state.quant_type in _TYPES:
@@ -288,7 +288,7 @@ def _tensor(
     offset, nested = None, None
     if isinstance(scales, cpu_build.NestedScales):
         absmax, offset = scales.codes, scales.offset
-        nested = QuantState(scales.absmax, None, signed_map(), cpu_build.NESTED_BLOCK)
+        nested = QuantState(scales.absmax, None, signed_map(), NESTED_BLOCK)
     else:
         absmax = scales
     quant_type = form.name if form.bits == 4 else None

@@ -22,7 +22,7 @@ from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
 from onnxquant.formats.bitsandbytes.llm_int8 import LlmInt8
-from onnxquant.formats.bitsandbytes.nf4_fp4 import NestedTable
+from onnxquant.formats.bitsandbytes.nf4_fp4 import NESTED_BLOCK, NestedTable
 from onnxquant.interchange.cursor import parsed_json
 from onnxquant.interchange.schemes.base import Arrays, ArrayType, Scheme, expect
 from onnxquant.interchange.tensor import Tensor, original_dtype
@@ -30,7 +30,6 @@ from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array
 
 _STATE = ".quant_state.bitsandbytes__"
-_NESTED_BLOCK = 256
 # Most characters that double quantization adds to a state.
 _NESTED_STATE = 100
 
@@ -80,7 +79,7 @@ class BitsAndBytes(Scheme):
             f"{name}.quant_map": (single, (16,)),
         }
         if table.double_quant:
-            types[f"{name}.nested_absmax"] = (single, (-(-scales // _NESTED_BLOCK),))
+            types[f"{name}.nested_absmax"] = (single, (-(-scales // NESTED_BLOCK),))
             types[f"{name}.nested_quant_map"] = (single, (256,))
         types[f"{name}{_STATE}{table.name}"] = (byte, (len(_state_of(tensor, table, 0.0)),))
         return types
@@ -139,7 +138,7 @@ def _state_of(tensor: Tensor, form: NestedTable, offset: float) -> bytes:
     }
     length = len(json.dumps(state))
     if form.double_quant:
-        state |= {"nested_blocksize": _NESTED_BLOCK, "nested_dtype": "float32", "nested_offset": offset}
+        state |= {"nested_blocksize": NESTED_BLOCK, "nested_dtype": "float32", "nested_offset": offset}
         length += _NESTED_STATE
     return json.dumps(state).ljust(length).encode()
 
@@ -170,7 +169,7 @@ def _four_bits(key: str, arrays: Arrays) -> Tensor:
     if is_nested:
         parts += [f"{name}.nested_absmax", f"{name}.nested_quant_map"]
         expect(
-            state.get("nested_blocksize") == _NESTED_BLOCK, name, f"nested_blocksize is {state.get('nested_blocksize')}"
+            state.get("nested_blocksize") == NESTED_BLOCK, name, f"nested_blocksize is {state.get('nested_blocksize')}"
         )
         known = arrays.get(f"{name}.nested_quant_map")
         is_known = known is not None and np.array_equal(known.astype(np.float32), signed_map())
@@ -204,7 +203,7 @@ def _load(name: str, arrays: Arrays, form: NestedTable, shape: tuple[int, ...], 
     is_number = isinstance(offset, int | float) and abs(offset) < float(np.finfo(np.float32).max)
     expect(is_number, name, f"nested_offset is {str(offset)[:20]}; expected a number")
     expect(
-        scales.dtype == np.uint8 and len(nested) == -(-len(scales) // _NESTED_BLOCK), name, "nested scales do not fit"
+        scales.dtype == np.uint8 and len(nested) == -(-len(scales) // NESTED_BLOCK), name, "nested scales do not fit"
     )
     planes = {
         "codes": encoded.planes["codes"],
