@@ -35,16 +35,14 @@ from onnxquant.plan.decision import EncodeDecision
 from onnxquant.plan.planner import make_plan
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Recipe
-from onnxquant.targets import Activations, integer_target
+from onnxquant.targets import Activations, target_named
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, Interval, TimedModel, latencies
 from onnxquant.validation.saturation import SATURATED_DB, LargestPairs, emulate, largest_pairs
 
 # Other samples may lose more to saturation than these do, by this much.
-_MARGIN_DB = 5.0
+MARGIN_DB = 5.0
 # Samples on which losses to saturation are emulated: so many positions of so many tell as much as those of more.
 _EMULATED = 8
-# Kinds of activations that are integers.
-_INTEGERS = (Activations.STATIC, Activations.DYNAMIC)
 
 SessionOpener = Callable[[ActivationPlan], AbstractContextManager[runtime.Session]]
 
@@ -199,7 +197,7 @@ class CandidateRunner:
             document = load(path)
             losses = emulate(document, feeds[:: max(1, len(feeds) // _EMULATED)], self._threads)
             is_exact = any(client.saturates for client in self._rules.clients)
-            names = {n for n, loss in losses.items() if is_exact or loss.sqnr_db < SATURATED_DB + _MARGIN_DB}
+            names = {n for n, loss in losses.items() if is_exact or loss.sqnr_db < SATURATED_DB + MARGIN_DB}
             if not names:
                 return {}
             largest = largest_pairs(document, feeds, self._threads, names)
@@ -241,10 +239,10 @@ class CandidateRunner:
     @contextmanager
     def _file(self, candidate: ActivationPlan, *, whole: bool = False) -> Iterator[Path]:
         """The file that a plan would become; weights without integer activations stay in float, if not whole."""
-        document, integers = candidate.document, [integer_target(kind).name for kind in _INTEGERS]
+        document = candidate.document
         sites, skipped = find_sites(document)
         plan = make_plan(sites, skipped, self._rules, document.opset, candidate.sites)
-        decisions = tuple(d for d in plan.encoded if whole or d.target in integers)
+        decisions = tuple(d for d in plan.encoded if whole or target_named(d.target).activations is not Activations.NONE)
         plan = replace(plan, decisions=decisions, activations=candidate.activations)
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "candidate.onnx"

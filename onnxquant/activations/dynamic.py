@@ -1,6 +1,7 @@
 """Dynamic activations: rounded per call, so that no ranges are searched for.
 
-With samples, smoothed functions are tried, and products that are slower on integers get their weights by the rules.
+With samples, smoothed functions are tried, products that are slower on integers get their weights by the rules, and LSTMs
+are tried on integers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import smoothed_copies
 from onnxquant.activations.pair_room import with_room_for_pairs
 from onnxquant.activations.plan import ActivationPlan, DynamicActivations
+from onnxquant.activations.recurrent import layers, with_fast_layers, with_layers
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.activations.weights import dynamic_sites
@@ -31,7 +33,7 @@ from onnxquant.recipe.values import Effort
 
 
 def plan_dynamic(context: Context) -> ActivationPlan:
-    """Plan dynamic activations for every product whose weight can be int8 per channel.
+    """Plan dynamic activations for every product whose weight can be int8 per channel, and for LSTMs that gain by it.
 
     Args:
         context: context with the prepared float model; without samples nothing is tried.
@@ -40,16 +42,17 @@ def plan_dynamic(context: Context) -> ActivationPlan:
         FeedError: the samples do not fit.
     """
     document, rules, options, samples = context.document, context.rules, context.options, context.samples
+    possible = layers(document, rules)
+    chosen = [layer for layer in possible if layer.is_chosen]
     best = _planned(document, rules)
-    if not best.sites.multiplied:
-        return best
-    if samples is None:
-        return _with_room_for_any_pairs(best, context)
+    if samples is None or not (best.sites.multiplied or possible):
+        best = with_layers(best, chosen, rules) if chosen else best
+        return _with_room_for_any_pairs(best, context) if best.sites.multiplied else best
     threads, budget = options.threads, TimeBudget(Effort(options.effort), context.progress, options.seconds())
     split = samples.for_calibration(document)
     judging = undivided(spread(split.judging, JUDGED))
     runner = CandidateRunner(document, rules, judging, threads, judge=options.judge)
-    if options.smooth:
+    if options.smooth and best.sites.multiplied:
         inputs = [u.node.input[0] for s in _multiplied(best) for u in s.served(UseKind.PRODUCT)]
         observers = {x: [MAGNITUDES] for x in inputs}
         with budget.first_pass():
@@ -62,8 +65,12 @@ def plan_dynamic(context: Context) -> ActivationPlan:
             smoothed = budget.attempt(change, partial(runner.score, candidate, budget.progress))
             if smoothed is not None and smoothed.criterion > score:
                 best, score = candidate, smoothed.criterion
-    if runner.seconds >= LEAST_SECONDS:
+    is_measured = runner.seconds >= LEAST_SECONDS
+    if is_measured and best.sites.multiplied:
         best = _without_slow_products(best, runner, budget)
+    best = with_layers(best, chosen, rules) if chosen else best
+    if is_measured:
+        best = with_fast_layers(best, [layer for layer in possible if not layer.is_chosen], context, runner, budget)
     return _with_room_for_pairs(best, rules, runner, split.calibrating)
 
 

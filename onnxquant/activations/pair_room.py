@@ -6,9 +6,11 @@ more than rounding costs it, the rows whose sums do not fit get larger scales: a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxquant.activations.bias_room import with_least_scales
 from onnxquant.activations.weights import static_format
@@ -19,6 +21,7 @@ from onnxquant.graph.sites import find_sites
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
 from onnxquant.recipe.rules import Recipe
+from onnxquant.validation.saturation import possible_pairs
 
 # Room for rounding, and for the sums of other samples.
 _MARGIN = 1.1
@@ -41,8 +44,33 @@ def with_room_for_pairs(
         weight = sites[name].view.matrix(document.array(sites[name].tensor))
         before = encoded.get(name) or dispatch.rounded_to_nearest(static_format(sites[name], rules), weight)
         if isinstance(before.format, ScaledCodes):
-            scales = np.abs(before.planes["scales"].astype(np.float64)).reshape(-1)
-            roomy[name] = with_least_scales(
-                before, before.format, weight.astype(np.float64), scales * multiples * _MARGIN
-            )
+            roomy[name] = _with_room(before, before.format, weight, multiples)
     return roomy
+
+
+def with_room_for_any_pairs(
+    document: Document, names: Iterable[str], rules: Recipe, encoded: Mapping[str, Encoded]
+) -> dict[str, Encoded]:
+    """Encoded weights by name, some with scales so large that nothing is cut off, whatever the activations are.
+
+    Args:
+        document: the float model.
+        names: names of these weights.
+        rules: the rules of the recipe.
+        encoded: weights whose codes are chosen already.
+    """
+    sites = {site.name: site for site in find_sites(document)[0]}
+    roomy = dict(encoded)
+    for name in names:
+        weight = sites[name].view.matrix(document.array(sites[name].tensor))
+        before = encoded.get(name) or dispatch.rounded_to_nearest(static_format(sites[name], rules), weight)
+        if isinstance(before.format, ScaledCodes):
+            codes = before.planes["codes"].astype(np.int16) - before.format.offset
+            roomy[name] = _with_room(before, before.format, weight, possible_pairs(codes))
+    return roomy
+
+
+def _with_room(encoded: Encoded, form: ScaledCodes, weight: NDArray[Any], multiples: Doubles) -> Encoded:
+    """An encoded weight with scales that are larger where a multiple of what fits is more than one."""
+    scales = np.abs(encoded.planes["scales"].astype(np.float64)).reshape(-1)
+    return with_least_scales(encoded, form, weight.astype(np.float64), scales * multiples * _MARGIN)

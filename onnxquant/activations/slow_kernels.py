@@ -20,7 +20,7 @@ LEAST_SECONDS = 5e-4
 # Kinds of kernels that are tried in float one after the other, the most frequent first.
 _MOST_KINDS = 6
 # The factor by which a kind of kernel in float must certainly speed up the file.
-_WORTHWHILE = 1.03
+WORTHWHILE = 1.03
 
 
 def slow_kernels(
@@ -45,7 +45,7 @@ def slow_kernels(
 
     def faster(names: Sequence[str]) -> ActivationPlan | None:
         plan = in_float(names)
-        return plan if speedup(plan, best).low > _WORTHWHILE else None
+        return plan if speedup(plan, best).low > WORTHWHILE else None
 
     for names in _kinds(kernels, weights):
         if plan := budget.attempt("kernels in float for speed", partial(faster, (*slow, *names))):

@@ -48,7 +48,7 @@ def excluded_kernels(document: Document, rules: Recipe) -> dict[str, FloatKernel
         elif not readers[site.name] <= kernels:
             reason = "its weight is shared with an op that computes in float"
             reasons.update(dict.fromkeys(readers[site.name], reason))
-        elif reason := _beyond_range(document, site, static_format(site, rules)):
+        elif reason := beyond_range(document, site, static_format(site, rules)):
             reasons.update(dict.fromkeys(readers[site.name], reason))
     without_site = kernels.difference(*readers.values())
     reasons.update(dict.fromkeys(without_site, "its weight is too small to be worth it"))
@@ -56,7 +56,7 @@ def excluded_kernels(document: Document, rules: Recipe) -> dict[str, FloatKernel
     return {**in_float, **dict.fromkeys(dynamic, ON_EVERY_CALL)}
 
 
-def _beyond_range(document: Document, site: Site, form: Format) -> str:
+def beyond_range(document: Document, site: Site, form: Format) -> str:
     """The reason why a format cannot express a weight, as the row with its largest magnitude shows; empty where it can.
 
     Raises:
@@ -105,7 +105,7 @@ def _is_kernel(use: Use, editor: GraphEditor) -> bool:
 
 def dynamic_sites(document: Document, rules: Recipe) -> IntegerSites:
     """The sites that dynamic activations decide: every product whose weight can be int8 per channel."""
-    kind, sites = Activations.DYNAMIC, find_sites(document)[0]
+    kind, sites = Activations.DYNAMIC, [s for s in find_sites(document)[0] if s.served(UseKind.PRODUCT)]
     names = (s.name for s in sites if refusal_beside_integers(s, rules, kind, document.opset) is None)
     return IntegerSites(kind, frozenset(names))
 

@@ -17,9 +17,11 @@ from onnxquant.graph.data_files import DataFiles, named_like
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.names import ACTIVATION, DOMAIN, HASHES, METADATA, ORIGIN, SEAL, SITE
 from onnxquant.graph.needs import UseKind
+from onnxquant.graph.node import is_op
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.traverse import graphs, names_read, replace_field, subgraphs
 from onnxquant.targets import Result
+from onnxquant.targets.kinds import LSTM_ON_INTEGERS
 
 # Larger models do not fit one protobuf file with room to spare.
 _MOST_INLINE = 1 << 30
@@ -134,10 +136,21 @@ def _replace_producer(proto: onnx.ModelProto, record: Record, result: Result) ->
     for graph in graphs(proto.graph):
         for index, node in enumerate(graph.node):
             if result.y in node.output:
+                if node.op_type == LSTM_ON_INTEGERS or is_op(node, "LSTM"):
+                    _restore_layer(node, record)
+                    return
                 nodes = list(graph.node)
                 replace_field(graph.node, [*nodes[:index], *_standard_nodes(record, result), *nodes[index + 1 :]])
                 return
     raise ModelError(f"no node makes {result.y!r}, which {record.name!r} was lowered to")
+
+
+def _restore_layer(node: onnx.NodeProto, record: Record) -> None:
+    """Let a recurrent layer read a float weight, in place; it is a standard one once both of its weights are restored."""
+    place = next(i for i, name in enumerate(node.input) if name in record.plane_names)
+    node.input[place] = record.name
+    node.op_type, node.domain = "LSTM", ""
+    del node.input[8:]
 
 
 def _standard_nodes(record: Record, result: Result) -> list[onnx.NodeProto]:

@@ -130,9 +130,11 @@ def _group(rule: Rule, decision: EncodeDecision, settings: Options) -> dict[str,
     is_rules = decision.format.name == rule.make_format().name  # small weights may have 8 bits
     group = {"format": decision.format.name, **(rule.parameters if is_rules else {}), **own}
     # One option chooses the solver for all weights beside integer activations, so a rule must not name one.
-    kind = target_named(decision.target).activations
-    if kind is not Activations.NONE:
-        return group if kind == settings.activations else {**group, "dynamic_activations": True}
+    target = target_named(decision.target)
+    if target.activations is not Activations.NONE:
+        # A layer that was tried is taken without being measured again.
+        follows = target.activations == settings.activations and not target.role
+        return group if follows else {**group, "dynamic_activations": True}
     # Beside integer activations what reads the weight was left in float, be it for its speed.
     in_float = {"float_activations": True} if settings.activations != Activations.NONE else {}
     solver = {} if settings.activations == Activations.STATIC else {"solver": decision.solver}

@@ -12,6 +12,7 @@ from onnxquant.convert.work import Kind, PreparedModel, Work
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import MICROSOFT
+from onnxquant.graph.node import is_op
 from onnxquant.graph.sites import Site
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.score import GOOD_DB
@@ -132,12 +133,18 @@ def _has(work: Work, kind: Kind) -> bool:
     return max(work.share_of_bytes(kind), work.share_of_time(kind)) >= _SHARE
 
 
+def _has_lstm(model: PreparedModel, work: Work) -> bool:
+    """Whether LSTMs decide about ways: other recurrent layers have no operator on integers."""
+    nodes = (use.node for site in model.sites for use in site.uses)
+    return _has(work, Kind.RECURRENT) and any(is_op(node, "LSTM") for node in nodes)
+
+
 def _ways(model: PreparedModel, work: Work, goal: Goal) -> list[Way]:
     """The ways, whatever clients do with them."""
     has_products, has_convolutions = _has(work, Kind.PRODUCT), _has(work, Kind.CONVOLUTION)
     integers = [STATIC] if has_products or has_convolutions else []
-    if has_products:
-        is_first = work.share_of_time(Kind.PRODUCT) > work.share_of_time(Kind.CONVOLUTION)
+    if has_products or _has_lstm(model, work):
+        is_first = work.share_of_time(Kind.PRODUCT, Kind.RECURRENT) > work.share_of_time(Kind.CONVOLUTION)
         integers.insert(0 if is_first else 1, DYNAMIC)
     stored_in_four = work.share_of_bytes(Kind.PRODUCT) >= _SHARE
     four_bits = [INT4] if stored_in_four else []

@@ -41,7 +41,7 @@ class Gain(NamedTuple):
 
 
 # What integers bring at least, of a kind's own time: the lower end of what docs/benchmarks.md has for its models on a CPU
-# with VNNI, and on one with AVX2 alone. Attention's own products and recurrent layers stay in float.
+# with VNNI, and on one with AVX2 alone. Attention's own products stay in float, and so may recurrent layers.
 GAINS = {Kind.CONVOLUTION: Gain(2.5, 1.5), Kind.PRODUCT: Gain(2.0, 1.3)}
 
 

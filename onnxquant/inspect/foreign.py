@@ -13,6 +13,8 @@ from onnxquant.graph.io import nbytes
 from onnxquant.graph.sites import FLOATS
 from onnxquant.graph.traverse import nodes, tensors
 
+# Inputs of the planes of one weight; None: the op has no such input.
+_Places = tuple[int | None, ...]
 # Names of the types of codes, with their bits.
 _CODES: dict[int, tuple[str, int]] = {
     TensorProto.INT8: ("int8", 8), TensorProto.UINT8: ("uint8", 8), TensorProto.INT4: ("int4", 4),
@@ -23,11 +25,12 @@ _CODES: dict[int, tuple[str, int]] = {
 # Ops whose codes are several to a byte: the inputs of the codes, of the scales and of the zero points, and the block where
 # the node does not say it.
 _PACKED = {"MatMulNBits": (1, 2, 3, 32), "GatherBlockQuantized": (0, 2, 3, 128), "MatMulBnb4": (1, 2, None, 64)}
-# Ops with a weight of one code to an element: the inputs of the codes, of their scale and of their zero point.
-_WHOLE = {
-    "DequantizeLinear": (0, 1, 2), "MatMulInteger": (1, None, 3), "ConvInteger": (1, None, 3), "QLinearMatMul": (3, 4, 5),
-    "QLinearConv": (3, 4, 5), "DynamicQuantizeMatMul": (1, 2, 3), "MatMulIntegerToFloat": (1, 3, 5), "QGemm": (3, 4, 5),
-    "QAttention": (1, 4, 7),
+# Ops with weights of one code to an element: for each the inputs of the codes, of their scale and of their zero point.
+_WHOLE: dict[str, list[_Places]] = {
+    "DequantizeLinear": [(0, 1, 2)], "MatMulInteger": [(1, None, 3)], "ConvInteger": [(1, None, 3)],
+    "QLinearMatMul": [(3, 4, 5)], "QLinearConv": [(3, 4, 5)], "DynamicQuantizeMatMul": [(1, 2, 3)],
+    "MatMulIntegerToFloat": [(1, 3, 5)], "QGemm": [(3, 4, 5)], "QAttention": [(1, 4, 7)],
+    "DynamicQuantizeLSTM": [(1, 8, 9), (2, 10, 11)],
 }  # fmt: skip
 
 
@@ -80,13 +83,10 @@ def foreign_weights(proto: onnx.ModelProto) -> list[ForeignWeight]:
 
 def _weights(proto: onnx.ModelProto, constants: Mapping[str, TensorProto]) -> Iterator[ForeignWeight]:
     for node in nodes(proto):
-        weight = None
+        weights = [_whole(node, places, constants) for places in _WHOLE.get(node.op_type, ())]
         if node.op_type in _PACKED:
-            weight = _packed(node, constants)
-        elif node.op_type in _WHOLE:
-            weight = _whole(node, constants)
-        if weight is not None:
-            yield weight
+            weights.append(_packed(node, constants))
+        yield from (weight for weight in weights if weight is not None)
 
 
 def _packed(node: NodeProto, constants: Mapping[str, TensorProto]) -> ForeignWeight | None:
@@ -106,9 +106,9 @@ def _packed(node: NodeProto, constants: Mapping[str, TensorProto]) -> ForeignWei
     return _weight(node, planes, kind or f"int{bits}", bits, attributes.get("block_size", block), shape)
 
 
-def _whole(node: NodeProto, constants: Mapping[str, TensorProto]) -> ForeignWeight | None:
-    """The weight of an op that takes a code for each element; None where they are no constant."""
-    planes = _planes(node, _WHOLE[node.op_type], constants)
+def _whole(node: NodeProto, places: _Places, constants: Mapping[str, TensorProto]) -> ForeignWeight | None:
+    """A weight of an op that takes a code for each element; None where they are no constant."""
+    planes = _planes(node, places, constants)
     if planes is None or planes[0].data_type not in _CODES:
         return None
     name, bits = _CODES[planes[0].data_type]
@@ -117,7 +117,7 @@ def _whole(node: NodeProto, constants: Mapping[str, TensorProto]) -> ForeignWeig
 
 
 def _planes(
-    node: NodeProto, places: tuple[int | None, ...], constants: Mapping[str, TensorProto]
+    node: NodeProto, places: _Places, constants: Mapping[str, TensorProto]
 ) -> list[TensorProto] | None:
     """The constants among inputs of a node, that of the codes first; None where the codes are none."""
     inputs = [node.input[p] for p in places if p is not None and p < len(node.input)]

@@ -76,7 +76,7 @@ def make_plan(
         if site.name in integer.in_float:
             decisions.append(_keep(site, "left in float for accuracy"))
         elif site.name in integer.multiplied:
-            decisions.append(_beside_integers(site, rule, integer_target(integer.kind), opset))
+            decisions.append(_beside_integers(site, rule, integer_target(integer.kind, site.role), opset))
         elif integer.kind is Activations.STATIC and _is_dynamic(site, rule, opset):
             decisions.append(_beside_integers(site, rule, integer_target(Activations.DYNAMIC), opset))
         else:
@@ -125,7 +125,7 @@ def refusal_beside_integers(site: Site, recipe: Recipe, kind: Activations, opset
         return Refusal("a rule leaves its activations in float")
     if kind is Activations.STATIC and _is_dynamic(site, rule, opset):
         return DYNAMIC_BY_RULE
-    return integer_target(kind).check(site, _integer_format(site, rule), opset)
+    return integer_target(kind, site.role).check(site, _integer_format(site, rule), opset)
 
 
 def _is_dynamic(site: Site, rule: Rule, opset: int) -> bool:

@@ -84,7 +84,8 @@ class Rule(RuleOptions):
         False, "With integer activations: what reads the weights computes in float; they are stored as the rule says."
     )
     dynamic_activations: bool = key(
-        False, "Beside static activations: products with the weights round their activations on every call."
+        False, "Beside static activations: products with the weights round their activations on every call. Beside dynamic "
+        "ones: LSTMs with the weights do, whether they are faster so or not.",
     )
     clients: tuple[Client, ...] = ()
     """Clients that the file is for: an option of the whole file, which every rule keeps."""

@@ -57,15 +57,15 @@ def weight_targets() -> list[str]:
     return [t.name for t in targets() if t.activations is Activations.NONE]
 
 
-def integer_target(kind: Activations) -> Target:
-    """The target that holds weights beside integer activations of a kind.
+def integer_target(kind: Activations, role: str = "") -> Target:
+    """The target that holds weights of a role beside integer activations of a kind.
 
     Raises:
         RecipeError: no target does.
     """
-    for target in targets():
-        if target.activations is kind and kind is not Activations.NONE:
-            return target
+    of_kind = {t.role: t for t in targets() if t.activations is kind and kind is not Activations.NONE}
+    if target := of_kind.get(role) or of_kind.get(""):
+        return target
     raise RecipeError(f"no target multiplies weights with {kind} activations")
 
 

@@ -62,6 +62,8 @@ class Target(ABC):
     """The layouts that it stores planes in: readers of files find them here."""
     activations: ClassVar[Activations] = Activations.NONE
     """The activations that its products take. A rule can only name targets whose products take floats."""
+    role: ClassVar[str] = ""
+    """The role of the weights that it is for, among targets of integer activations; empty: all others."""
 
     def rank(self, form: Format, *, folded: bool) -> int | None:
         """Place in the order in which target ``auto`` tries targets, lowest first; None: it never tries this one.

@@ -17,5 +17,7 @@ class Activations(StrEnum):
     DYNAMIC = "dynamic"
     """Integers, by the range that they have in each call."""
 
+# The operator of com.microsoft that is an LSTM on integer weights.
+LSTM_ON_INTEGERS = "DynamicQuantizeLSTM"
 # The last opset whose QuantizeLinear and DequantizeLinear onnxruntime 1.32 has.
 LAST_DEQUANTIZE_OPSET = 27

@@ -24,7 +24,7 @@ from onnxquant.numerics.difference import Difference, ErrorFigures
 from onnxquant.numerics.score import Judge, PartQuality
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.progress import Progress
-from onnxquant.targets import Activations, integer_target
+from onnxquant.targets import Activations, targets
 from onnxquant.validation.examples import Example, examples
 from onnxquant.validation.reference import Outputs, SampledOutputs
 from onnxquant.validation.twin import write_twin
@@ -251,7 +251,8 @@ def _nudged(feed: Feed, step: float) -> Feed:
 def rounds_activations(document: Document) -> bool:
     """Whether activations are integers whatever is asked of the session: there is no float compute to compare with."""
     static = isinstance(activation_record(document.proto), StaticRecord)
-    return static or any(r.target == integer_target(Activations.DYNAMIC).name for r in records(document.proto))
+    dynamic = {target.name for target in targets() if target.activations is Activations.DYNAMIC}
+    return static or any(record.target in dynamic for record in records(document.proto))
 
 
 def has_our_ops(document: Document) -> bool:

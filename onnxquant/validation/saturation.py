@@ -165,9 +165,15 @@ def largest_pairs(
 
 def _no_pairs(matrix: NDArray[np.int8]) -> LargestPairs:
     """The largest sums of two products in the rows of a weight before any sample was looked at."""
+    return LargestPairs(np.zeros(len(matrix)), possible_pairs(matrix))
+
+
+def possible_pairs(matrix: NDArray[np.integer]) -> NDArray[np.float64]:
+    """The largest sum of two products in each row of a weight with any activations, as a multiple of what 16 bits hold."""
     pairs = _in_pairs(matrix)
     positive, negative = np.maximum(pairs, 0).sum(2).max(1), np.maximum(-pairs, 0).sum(2).max(1)
-    return LargestPairs(np.zeros(len(matrix)), 255 * np.maximum(positive / HIGH, negative / -LOW))
+    largest: NDArray[np.float64] = 255 * np.maximum(positive / HIGH, negative / -LOW)
+    return largest
 
 
 def kernels(document: Document) -> list[Kernel]:

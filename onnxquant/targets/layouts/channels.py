@@ -1,4 +1,4 @@
-"""Layouts ``channels`` and ``transposed``: the planes of int8 weights beside integer activations."""
+"""Layouts ``channels``, ``transposed`` and ``recurrent``: the planes of int8 weights beside integer activations."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ class ChannelsLayout(CodesLayout):
         """The axis of output channels."""
         return self.view.perm[0]
 
+    @property
+    def scale_shape(self) -> tuple[int, ...]:
+        """Shape of the scales."""
+        return () if isinstance(self.form.granularity, PerTensor) else (self.rows,)
+
     def specs(self) -> dict[str, TensorSpec]:  # noqa: D102
-        shape = () if isinstance(self.form.granularity, PerTensor) else (self.rows,)
+        shape = self.scale_shape
         codes = tensor_spec(self.view.shape, np.int8)
         return {"codes": codes, "scales": tensor_spec(shape, np.float32), "zero_points": tensor_spec(shape, np.int8)}
 
     def pack(self, encoded: Encoded) -> dict[str, Array]:  # noqa: D102
         codes = self.view.restore(encoded.planes["codes"]) ^ np.uint8(self.form.offset)
-        shape = self.specs()["scales"].shape
+        shape = self.scale_shape
         return {
             "codes": np.ascontiguousarray(codes).view(np.int8),
             "scales": encoded.planes["scales"].astype(np.float32).reshape(shape),
@@ -51,3 +56,18 @@ class TransposedLayout(ChannelsLayout):
 
     def __init__(self, form: Format, view: View, opset: int) -> None:
         super().__init__(form, View((view.cols, view.rows), (1, 0), 1), opset)
+
+
+class RecurrentLayout(ChannelsLayout):
+    """Signed codes [directions, K, N] of a recurrent layer, one float32 scale per direction and column."""
+
+    name = "recurrent"
+
+    def __init__(self, form: Format, view: View, opset: int) -> None:
+        directions, columns, contracted = view.permuted
+        super().__init__(form, View((directions, contracted, columns), (0, 2, 1), 2), opset)
+
+    @property
+    def scale_shape(self) -> tuple[int, ...]:
+        """Shape of the scales."""
+        return self.view.permuted[:2]
