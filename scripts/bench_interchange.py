@@ -23,6 +23,7 @@ import numpy as np
 
 import onnxquant
 from onnxquant import interchange
+from onnxquant.interchange.tensor import Value
 
 _SIDE = 4096
 
@@ -40,10 +41,12 @@ class Speed:
 def _source(folder: Path, name: str, gigabytes: float) -> Path:
     """A checkpoint of equal weights of some bytes."""
     weight = np.random.default_rng(0).standard_normal((_SIDE, _SIDE), np.float32)
-    value = weight.astype(np.float16) if name.startswith("safetensors") else onnxquant.encode(weight, name.split()[1])
+    value: Value = (
+        weight.astype(np.float16) if name.startswith("safetensors") else onnxquant.encode(weight, name.split()[1])
+    )
     nbytes = value.nbytes if isinstance(value, np.ndarray) else value.nbytes()
-    container, end = name.split()[0], {"gguf": ".gguf", "safetensors": ".safetensors", "q8k": "_q8k"}
-    path = folder / f"source{end[container]}"
+    container, end = name.split()[0], {"safetensors": ".safetensors", "gptq": ".safetensors", "q8k": "_q8k"}
+    path = folder / f"source{end.get(container, f'.{container}')}"
     count = max(1, round(gigabytes * 1e9 / nbytes))
     interchange.save(path, {f"model.layers.{i}.weight": value for i in range(count)}, metadata={"a": "b"})
     return path
@@ -107,7 +110,7 @@ def main() -> None:
     options = parser.parse_args()
     pairs = [
         ("gguf q4_0", ".gguf"), ("safetensors float16", ".gguf"), ("q8k q8_k", ".gguf"), ("gguf q4_0", ".axqt"),
-        ("gguf q8_0", ".safetensors"),
+        ("axqt q4_0", ".gguf"), ("gguf q8_0", ".safetensors"), ("gguf q4_0", ".safetensors"), ("gptq int4", ".gguf"),
     ]  # fmt: skip
     for source, end in pairs:
         with tempfile.TemporaryDirectory() as folder:

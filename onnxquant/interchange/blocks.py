@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-import numpy as np
-
 from onnxquant.errors import CheckpointError, WeightError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.ggml.blocks import Blocks
 from onnxquant.formats.i2_s import I2_S
+from onnxquant.interchange.stored import StoredBytes, bytes_of
 from onnxquant.interchange.tensor import Tensor
 from onnxquant.numerics.arrays import Bytes
 
@@ -20,7 +19,7 @@ def has_blocks(form: object) -> bool:
     return isinstance(form, Blocks | I2_S)
 
 
-def blocks_of(tensor: Tensor) -> Bytes:
+def blocks_of(tensor: Tensor) -> StoredBytes:
     """The bytes of a tensor as its format's own project defines them; plain numbers as they are.
 
     Raises:
@@ -30,11 +29,11 @@ def blocks_of(tensor: Tensor) -> Bytes:
         return tensor.blocks()
     value = tensor.load()
     if not isinstance(value, Encoded):
-        return np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        return StoredBytes(bytes_of(value))
     form = value.format
     if not isinstance(form, Blocks | I2_S):
         raise WeightError(f"{tensor.name}: format {form.name} has no blocks")
-    return form.to_blocks(value).reshape(-1)
+    return StoredBytes(form.to_blocks(value).reshape(-1))
 
 
 def from_blocks(

@@ -15,9 +15,10 @@ from onnxquant.errors import CheckpointError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.interchange.cursor import MappedFile
 from onnxquant.interchange.ggml_types import Kind, type_named
+from onnxquant.interchange.stored import StoredBytes
 from onnxquant.json_data import JsonValue
 from onnxquant.native import dispatch
-from onnxquant.numerics.arrays import Array, Bytes
+from onnxquant.numerics.arrays import Array
 
 # Sizes beyond these are damage; numpy has no arrays of them.
 _MOST_AXES, _MOST_ELEMENTS = 32, 1 << 59
@@ -50,7 +51,7 @@ class Tensor:
     shape: tuple[int, ...]
     kind: Kind
     load: Callable[[], Value] = field(repr=False)
-    blocks: Callable[[], Bytes] | None = field(default=None, repr=False)
+    blocks: Callable[[], StoredBytes] | None = field(default=None, repr=False)
     names: tuple[str, ...] = ()
     matrix: tuple[int, int] | None = None
     original_dtype: str | None = None

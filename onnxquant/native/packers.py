@@ -77,7 +77,7 @@ def _pack(layout: str, codes: Bytes, job: PackJob, planes: list[Bytes], executio
 
     def work(part: slice) -> None:
         own = PackJob(isa=execution.isa.encode(), layout=layout.encode(), source=address(codes[part]))
-        own.rows, own.cols, own.stride = part.stop - part.start, codes.shape[1], codes.strides[0]
+        own.rows, own.cols, own.stride = part.stop - part.start, codes.shape[1], codes.shape[1]
         own.padded, own.bits, own.pad = job.padded, job.bits, job.pad
         for field, plane in zip(("low", "high"), planes, strict=False):
             setattr(own, field, address(plane[part.start // rows_per_step :]) if plane.size else None)

@@ -41,8 +41,9 @@ def unpack(packed: Bytes, bits: int, count: int) -> Bytes:
     """
     if bits == 8:
         return packed[..., :count]
-    per_byte = 8 // bits
-    out = np.empty((*packed.shape[:-1], packed.shape[-1] * per_byte), np.uint8)
-    for i in range(per_byte):
-        out[..., i::per_byte] = packed >> np.uint8(i * bits) & np.uint8((1 << bits) - 1)
-    return out[..., :count]
+    wide = packed.astype(f"<u{8 // bits}", order="C")  # as many bytes as there are codes in one
+    codes = wide.copy()
+    for i in range(1, 8 // bits):  # code i goes from bit i * bits to byte i; what lands between is masked
+        codes |= wide << wide.dtype.type(i * (8 - bits))
+    codes &= wide.dtype.type(int.from_bytes([(1 << bits) - 1] * (8 // bits), "little"))
+    return codes.view(np.uint8)[..., :count]

@@ -198,6 +198,23 @@ def test_q8k_files_have_the_bytes_of_their_definition(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tensor.array(), onnxquant.decode(weight))
 
 
+@pytest.mark.parametrize("source", ["w.axqt", "w_q8k"])
+def test_bytes_that_move_are_compared_with_their_checksum(tmp_path: Path, source: str) -> None:
+    weight = onnxquant.encode(_normal(1024, 1024), "q8_k")  # more than is written at a time
+    interchange.save(tmp_path / source, {"w": weight})
+    interchange.convert(tmp_path / source, tmp_path / "w.gguf")
+    np.testing.assert_array_equal(interchange.open_checkpoint(tmp_path / "w.gguf")["w"].array(), onnxquant.decode(weight))
+    (tmp_path / "w.gguf").unlink()
+    path = tmp_path / source / "w.q8k" if source == "w_q8k" else tmp_path / source
+    raw = bytearray(path.read_bytes())
+    raw[600_000] ^= 1
+    path.write_bytes(raw)
+    for output in ("w.gguf", "again.axqt"):
+        with pytest.raises(CheckpointError, match="is damaged"):
+            interchange.convert(tmp_path / source, tmp_path / output)
+        assert not (tmp_path / output).exists()
+
+
 @pytest.mark.parametrize("end", [".q8k", ".perm"])
 def test_a_damaged_or_missing_file_of_a_q8k_folder_is_an_error(tmp_path: Path, end: str) -> None:
     interchange.save(tmp_path / "w_q8k", {"w": onnxquant.encode(_normal(4, 256), "q8_k", permuted=True)})

@@ -15,10 +15,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.matrix import CHUNK_BYTES, Matrix
 from onnxquant.formats.planes import Plane, Planes
 from onnxquant.numerics.arrays import Bytes
 from onnxquant.numerics.casts import narrowed
+from onnxquant.numerics.rows import row_ranges
 
 _FIELDS = np.array([0, 2, 4, 6], np.uint8)[:, None]
 
@@ -76,7 +77,11 @@ class Blocks(Format):
         if cols % self.block:
             codes = np.concatenate([codes, np.full((rows, -cols % self.block), self.filler, np.uint8)], axis=1)
         planes["codes"] = codes.reshape(rows, count, self.block)
-        return np.concatenate(self.block_parts(planes), axis=-1)
+        blocks = np.empty((rows, count, self.block_bytes), np.uint8)
+        for part in row_ranges(rows, cols, CHUNK_BYTES):
+            own = {name: plane[part] for name, plane in planes.items()}
+            np.concatenate(self.block_parts(own), axis=-1, out=blocks[part])
+        return blocks
 
     def from_blocks(self, blocks: NDArray[Any], rows: int, cols: int) -> Encoded:
         """The weight that ggml blocks stand for; ``blocks``: rows * ceil(cols / block) * block_bytes bytes.
@@ -91,10 +96,10 @@ class Blocks(Format):
                 f"format {self.name}: {raw.size} bytes, expected {rows * count * size} for shape [{rows}, {cols}]"
             )
         form = self.with_(permuted=False)
-        planes = {
-            name: np.ascontiguousarray(plane.reshape(rows, -1)[:, : form.planes(rows, cols)[name].shape[1]])
-            for name, plane in self.block_planes(raw.reshape(rows, count, size)).items()
-        }
+        planes = form.allocate(rows, cols)
+        for part in row_ranges(rows, cols, CHUNK_BYTES):
+            for name, plane in self.block_planes(raw.reshape(rows, count, size)[part]).items():
+                planes[name][part] = plane.reshape(part.stop - part.start, -1)[:, : planes[name].shape[1]]
         return Encoded(form, rows, cols, planes, (rows, cols))
 
 
@@ -139,12 +144,19 @@ def as_type(raw: Bytes, dtype: DTypeLike) -> NDArray[Any]:
 
 def nibbles(codes: Bytes) -> Bytes:
     """The low four bits of codes [.., 32] as 16 bytes: element j low, element j + 16 high."""
-    return codes[..., :16] & np.uint8(15) | codes[..., 16:] << np.uint8(4)
+    halves = np.ascontiguousarray(codes).view(np.complex128)  # as in from_nibbles
+    low, high = (np.ascontiguousarray(half).view(np.uint8) for half in (halves[..., :1], halves[..., 1:]))
+    return low & np.uint8(15) | high << np.uint8(4)
 
 
 def from_nibbles(raw: Bytes) -> Bytes:
     """Codes [.., 32] of 16 bytes."""
-    return np.concatenate([raw & np.uint8(15), raw >> np.uint8(4)], axis=-1)
+    packed = np.ascontiguousarray(raw)
+    codes = np.empty((*raw.shape[:-1], 32), np.uint8)
+    halves = codes.view(np.complex128)  # 16 bytes at a time: numpy copies short rows slowly
+    halves[..., :1] = (packed & np.uint8(15)).view(np.complex128)
+    halves[..., 1:] = (packed >> np.uint8(4)).view(np.complex128)
+    return codes
 
 
 def fifth_bits(codes: Bytes) -> Bytes:

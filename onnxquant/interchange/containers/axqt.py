@@ -37,6 +37,7 @@ from onnxquant.interchange.blocks import blocks_of, from_blocks, has_blocks
 from onnxquant.interchange.container import Container, Output
 from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes, longest_json, parsed_json, refuse_costly_json
 from onnxquant.interchange.ggml_types import Opaque
+from onnxquant.interchange.stored import StoredBytes, bytes_of
 from onnxquant.interchange.tensor import Checkpoint, Tensor, are_counts, is_float, is_shape, original_dtype, rows_of
 from onnxquant.json_data import JsonObject, JsonValue, to_object
 from onnxquant.numerics.arrays import Array, Bytes
@@ -134,7 +135,7 @@ class AxqtV1(Axqt):
                 form = cast(Blocks, tensor.kind)
                 file.write(struct.pack(f"<{len(tensor.shape) + 1}I", len(tensor.shape), *tensor.shape))
                 file.write(struct.pack("<I", tensor.size // form.block))
-                file.write(_in_pairs(form, blocks_of(tensor)).data)
+                file.write(_in_pairs(form, blocks_of(tensor).checked()).data)
 
 
 def _in_pairs(form: Blocks, raw: Bytes) -> Bytes:
@@ -201,17 +202,17 @@ def _write(file: BinaryIO, tensor: Tensor) -> JsonObject:
     else:
         value = tensor.encoded()
         form = value.format
-        parts = [_part(file, name, raw) for name, raw in _packed(value).items()]
+        parts = [_part(file, name, StoredBytes(raw)) for name, raw in _packed(value).items()]
     rows, cols = tensor.matrix_shape if value is None else (value.rows, value.cols)
     parameters = to_object(form.settings())
     return entry | {"format": form.name, "parameters": parameters, "rows": rows, "cols": cols, "parts": list(parts)}
 
 
-def _part(file: BinaryIO, name: str, raw: Bytes) -> JsonObject:
+def _part(file: BinaryIO, name: str, stored: StoredBytes) -> JsonObject:
     file.write(bytes(-file.tell() % _ALIGNMENT))
     offset = file.tell()
-    file.write(raw.data)
-    return {"name": name, "offset": offset, "nbytes": raw.size, "crc32": zlib.crc32(raw.data)}
+    crc = stored.write_summed(file)
+    return {"name": name, "offset": offset, "nbytes": stored.raw.size, "crc32": crc}
 
 
 def _packed(encoded: Encoded) -> dict[str, Bytes]:
@@ -222,7 +223,7 @@ def _packed(encoded: Encoded) -> dict[str, Bytes]:
 
 def _packed_plane(plane: Plane, values: Array) -> Bytes:
     if plane.bits == 8 * plane.dtype.itemsize:
-        return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        return bytes_of(values)
     low = low_bits(plane.bits)
     flat = values.reshape(-1).view(np.uint8) & np.uint8((1 << plane.bits) - 1)
     if low == plane.bits:
@@ -289,7 +290,7 @@ def _read(cursor: Cursor, entry: Any) -> Tensor:  # noqa: ANN401 - JSON
     if not isinstance(name, str) or not is_shape(sizes):
         raise ValueError(f"{str(name)[:60]!r}, {str(sizes)[:60]} are no name and no shape")
     shape = tuple(sizes)
-    parts = {str(part["name"]): _Part.read(cursor, name, part) for part in entry["parts"]}
+    parts = {str(part["name"]): _stored(cursor, name, part) for part in entry["parts"]}
     if "dtype" in entry:
         dtype = _dtype(entry["dtype"])
         _expect(parts["values"].raw.size == prod(shape) * dtype.itemsize, cursor, name)
@@ -304,7 +305,7 @@ def _read(cursor: Cursor, entry: Any) -> Tensor:  # noqa: ANN401 - JSON
         _expect(has_blocks(form) and not form.permuted, cursor, name)
         part = parts["blocks"]
         load_blocks = partial(_load_blocks, name, form, part, shape, matrix)
-        return Tensor(name, shape, form, load_blocks, part.checked, matrix=matrix, original_dtype=dtype_before)
+        return Tensor(name, shape, form, load_blocks, lambda: part, matrix=matrix, original_dtype=dtype_before)
     planes = form.planes(rows, cols)
     for plane in planes.values():
         _expect(plane.name in parts and parts[plane.name].raw.size == _packed_size(plane), cursor, name)
@@ -312,29 +313,12 @@ def _read(cursor: Cursor, entry: Any) -> Tensor:  # noqa: ANN401 - JSON
     return Tensor(name, shape, form, load, matrix=matrix, original_dtype=dtype_before)
 
 
-class _Part:
-    """Bytes of a tensor, whose checksum is compared when they are read."""
-
-    def __init__(self, where: str, raw: Bytes, crc: int) -> None:
-        self._where, self.raw, self._crc = where, raw, crc
-
-    @classmethod
-    def read(cls, cursor: Cursor, name: str, entry: Any) -> _Part:  # noqa: ANN401 - JSON
-        """The part of an entry in the header."""
-        begin, size, crc = entry["offset"], entry["nbytes"], entry["crc32"]
-        is_place = are_counts((begin, size)) and type(crc) is int and begin + size <= len(cursor.data)
-        _expect(is_place, cursor, name)
-        return cls(f"{cursor.path}: tensor {name!r}", cursor.data[begin : begin + size], crc)
-
-    def checked(self) -> Bytes:
-        """The bytes.
-
-        Raises:
-            CheckpointError: they are damaged.
-        """
-        if zlib.crc32(self.raw.data) != self._crc:
-            raise CheckpointError(f"{self._where} is damaged; its checksum is another")
-        return self.raw
+def _stored(cursor: Cursor, name: str, entry: Any) -> StoredBytes:  # noqa: ANN401 - JSON
+    """The part of an entry in the header."""
+    begin, size, crc = entry["offset"], entry["nbytes"], entry["crc32"]
+    is_place = are_counts((begin, size)) and type(crc) is int and begin + size <= len(cursor.data)
+    _expect(is_place, cursor, name)
+    return StoredBytes(cursor.data[begin : begin + size], crc, f"{cursor.path}: tensor {name!r}")
 
 
 def _expect(right: bool, cursor: Cursor, name: str) -> None:
@@ -350,17 +334,17 @@ def _dtype(name: object) -> np.dtype[Any]:
     return dtype
 
 
-def _load_plain(part: _Part, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+def _load_plain(part: StoredBytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     return part.checked().view(dtype).reshape(shape)
 
 
 def _load_blocks(
-    name: str, form: Format, part: _Part, shape: tuple[int, ...], matrix: tuple[int, int] | None
+    name: str, form: Format, part: StoredBytes, shape: tuple[int, ...], matrix: tuple[int, int] | None
 ) -> Encoded:
     return from_blocks(name, form, part.checked(), shape, matrix)
 
 
-def _load_planes(form: Format, sizes: tuple[int, int], parts: Mapping[str, _Part], shape: tuple[int, ...]) -> Encoded:
+def _load_planes(form: Format, sizes: tuple[int, int], parts: Mapping[str, StoredBytes], shape: tuple[int, ...]) -> Encoded:
     declared = form.planes(*sizes)
     planes: Planes = {name: _unpacked_plane(plane, parts[name].checked()) for name, plane in declared.items()}
     if "permutation" in planes:

@@ -25,6 +25,7 @@ from onnxquant.interchange.container import Container, Output
 from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes
 from onnxquant.interchange.ggml_types import BY_NUMBER, GgmlType, Opaque, type_of
 from onnxquant.interchange.gguf_metadata import ALIGNMENT, DEFAULT_ALIGNMENT, GgufMetadata, entries_of, read_metadata
+from onnxquant.interchange.stored import StoredBytes
 from onnxquant.interchange.tensor import Checkpoint, Tensor, Value, is_shape
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.arrays import Bytes
@@ -115,13 +116,14 @@ class Gguf(Container):
         with atomically(output.path) as file:
             file.write(header)
             for tensor, kind in zip(tensors, types, strict=True):
-                raw = blocks_of(tensor)
-                if raw.size != kind.nbytes(tensor.size):
+                stored = blocks_of(tensor)
+                size = stored.raw.size
+                if size != kind.nbytes(tensor.size):
                     raise OutputError(
-                        f"{output.path}: tensor {tensor.name} takes {raw.size} bytes, not {kind.nbytes(tensor.size)}"
+                        f"{output.path}: tensor {tensor.name} takes {size} bytes, not {kind.nbytes(tensor.size)}"
                     )
-                file.write(raw.data)
-                file.write(bytes(-raw.size % alignment))
+                stored.write(file)
+                file.write(bytes(-size % alignment))
 
 
 def _rounded_up(size: int, alignment: int) -> int:
@@ -206,7 +208,7 @@ class _Entry:
             )
         raw = data[begin:end]
         load = partial(_load, self.name, self.shape, self.type, raw)
-        return Tensor(self.name, self.shape, self.type.kind, load, lambda: raw)
+        return Tensor(self.name, self.shape, self.type.kind, load, lambda: StoredBytes(raw))
 
 
 def _alignment(metadata: Mapping[str, JsonValue]) -> int | None:

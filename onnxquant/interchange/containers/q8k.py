@@ -28,6 +28,7 @@ from onnxquant.interchange.blocks import blocks_of
 from onnxquant.interchange.container import Container, Output
 from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes, is_file_name, json_file
 from onnxquant.interchange.folders import whole_folder
+from onnxquant.interchange.stored import StoredBytes
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.json_data import JsonObject, JsonValue
 from onnxquant.numerics.arrays import Bytes, Order
@@ -93,14 +94,15 @@ def _write(folder: Path, tensor: Tensor) -> JsonObject:
     header = struct.pack("<6I", _MAGIC, _VERSION, rows, cols, cols // Q8_K.block, _TYPE)
     order = None
     if tensor.kind == Q8_K():
-        raw = blocks_of(tensor)
+        stored = blocks_of(tensor)
     else:
         encoded = tensor.encoded()
-        raw, order = Q8_K().to_blocks(encoded).reshape(-1), encoded.planes["permutation"]
+        stored = StoredBytes(Q8_K().to_blocks(encoded).reshape(-1))
+        order = encoded.planes["permutation"]
     with (folder / f"{stem}{_CODES}").open("xb") as file:
         file.write(header)
-        file.write(raw.data)
-    entry: JsonObject = {"file": f"{stem}{_CODES}", "shape": [rows, cols], "crc32": zlib.crc32(raw.data)}
+        crc = stored.write_summed(file)
+    entry: JsonObject = {"file": f"{stem}{_CODES}", "shape": [rows, cols], "crc32": crc}
     if order is not None:
         words = order.astype("<u4").tobytes()
         (folder / f"{stem}{_ORDER}").write_bytes(struct.pack("<2I", _PERMUTATION, cols) + words)
@@ -158,27 +160,28 @@ def _order(folder: Path, codes: Path, cols: int, entry: JsonObject) -> Order | N
     if [cursor.number("I", "the header") for _ in range(2)] != [_PERMUTATION, cols] or cursor.left != 4 * cols:
         raise CheckpointError(f"{path}: is no order of {cols} columns")
     raw = cursor.take(4 * cols, "the order")
-    _check(path, raw, entry.get("permutation_crc32"))
-    order = raw.view("<u4")
+    order = _stored(path, raw, entry.get("permutation_crc32")).checked().view("<u4")
     if (np.sort(order) != np.arange(cols)).any():
         raise CheckpointError(f"{path}: is no permutation of {cols} columns")
     return check_permutation(order.astype(np.int32), cols)
 
 
-def _check(path: Path, raw: Bytes, crc: JsonValue) -> None:
-    if crc is not None and zlib.crc32(raw.data) != crc:
-        raise CheckpointError(f"{path}: is damaged; its checksum is not what {_INDEX} says")
+def _stored(path: Path, raw: Bytes, crc: JsonValue) -> StoredBytes:
+    """Bytes of a file, with the checksum that the index says."""
+    if crc is not None and type(crc) is not int:
+        raise CheckpointError(f"{path}: {_INDEX} says the checksum {str(crc)[:60]}; expected a number")
+    return StoredBytes(raw, crc, str(path))
 
 
-def _blocks(path: Path, size: int, entry: JsonObject) -> Bytes:
+def _blocks(path: Path, size: int, entry: JsonObject) -> StoredBytes:
     data = MappedFile.open(path).data
     if len(data) != _HEADER + size:
         raise CheckpointError(f"{path}: has another size than before")
-    _check(path, data[_HEADER:], entry.get("crc32"))
-    return data[_HEADER:]
+    return _stored(path, data[_HEADER:], entry.get("crc32"))
 
 
 def _load(path: Path, shape: tuple[int, int], order: Order | None, entry: JsonObject) -> Encoded:
     rows, cols = shape
-    encoded = Q8_K().from_blocks(_blocks(path, rows * cols // Q8_K.block * Q8_K.block_bytes, entry), *shape)
+    stored = _blocks(path, rows * cols // Q8_K.block * Q8_K.block_bytes, entry)
+    encoded = Q8_K().from_blocks(stored.checked(), *shape)
     return encoded if order is None else encoded.with_order(order)

@@ -23,6 +23,7 @@ from onnxquant.interchange.safetensors_header import METADATA, NAMES, header_of,
 from onnxquant.interchange.schemes.base import ArrayType, Scheme
 from onnxquant.interchange.schemes.bitsandbytes import BitsAndBytes
 from onnxquant.interchange.schemes.gptq import Gptq
+from onnxquant.interchange.stored import StoredBytes, bytes_of
 from onnxquant.interchange.tensor import Checkpoint, Tensor, plain
 from onnxquant.json_data import JsonObject, JsonValue
 from onnxquant.numerics.arrays import Array
@@ -155,7 +156,7 @@ def _write(path: Path, tensors: Sequence[Tensor], texts: Mapping[str, str]) -> N
         for name, array in _arrays(tensors):
             if (array.dtype, array.shape) != types[name]:
                 raise OutputError(f"{path}: {name} became {array.dtype} {list(array.shape)}, not what its header says")
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            StoredBytes(bytes_of(array)).write(file)
 
 
 def scheme_of(tensor: Tensor) -> type[Scheme] | None:

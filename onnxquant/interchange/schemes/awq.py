@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxquant.errors import CheckpointError
 from onnxquant.formats.base import Encoded
-from onnxquant.interchange.schemes.base import Arrays, Groups, Scheme, expect_words, words_to_codes
+from onnxquant.interchange.schemes.base import Arrays, Groups, Scheme, expect_words, transposed, words_to_codes
 from onnxquant.interchange.tensor import Tensor
 from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array, Bytes
@@ -52,13 +52,13 @@ def _tensor(stem: str, arrays: Arrays) -> Tensor:
         raise CheckpointError(f"{stem}: qzeros is missing or of another shape")
     expect_words(zeros, f"{stem}.qzeros")
     name = f"{stem}.weight"
-    sides = Groups(name, scales.T, np.ascontiguousarray(_codes(zeros).T), _BITS, len(words))
+    sides = Groups(name, scales.T, transposed(_codes(zeros)), _BITS, len(words))
     names = tuple(f"{stem}.{key}" for key in ("qweight", "qzeros", "scales"))
     return Tensor(name, (scales.shape[1], len(words)), sides.form, partial(_load, sides, words), names=names)
 
 
 def _load(sides: Groups, words: Array) -> Encoded:
-    return sides.encoded(np.ascontiguousarray(_codes(words).T))
+    return sides.encoded(transposed(_codes(words)))
 
 
 def _codes(words: Array) -> Bytes:

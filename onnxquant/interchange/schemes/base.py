@@ -16,14 +16,18 @@ from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.planes import Planes
 from onnxquant.interchange.tensor import Tensor, is_float
 from onnxquant.json_data import JsonObject
+from onnxquant.native.jobs import Execution
+from onnxquant.native.packers import pack_rows
 from onnxquant.numerics.arrays import Array, Bytes, Order
-from onnxquant.numerics.packing import pack, unpack
+from onnxquant.numerics.packing import unpack
 
 Arrays = Mapping[str, Array]
 ArrayType = tuple[np.dtype[Any], tuple[int, ...]]
 """Type and shape of an array."""
 # Weights of a group that our integers may have.
 _SHORTEST_GROUP, _LONGEST_GROUP = 16, 256
+# Rows and columns that are transposed at a time.
+_TILE = 64
 
 
 class Scheme(ABC):
@@ -184,6 +188,16 @@ class Groups:
         return int(size)
 
 
+def transposed(matrix: Array) -> Array:
+    """A matrix with rows for columns, copied tile by tile: whole columns would miss the cache with every element."""
+    out = np.empty(matrix.shape[::-1], matrix.dtype)
+    for first in range(0, len(matrix), _TILE):
+        for column in range(0, matrix.shape[1], _TILE):
+            tile = matrix[first : first + _TILE, column : column + _TILE]
+            out[column : column + _TILE, first : first + _TILE] = tile.T
+    return out
+
+
 def words_to_codes(words: Array, bits: int, count: int) -> Bytes:
     """Codes [rows, count] of 32-bit words [rows, n], the first code in the lowest bits; 3 bits may cross words."""
     raw = np.ascontiguousarray(words).view(np.uint8)
@@ -200,7 +214,7 @@ def codes_to_words(codes: Bytes, bits: int) -> Array:
     if bits in (2, 4, 8):
         missing = -codes.shape[1] % (32 // bits)
         whole = np.pad(codes, ((0, 0), (0, missing))) if missing else np.ascontiguousarray(codes)
-        return pack(whole.reshape(-1), bits).view(np.int32).reshape(len(codes), -1)
+        return pack_rows(whole, bits, whole.shape[1], 0, Execution(threads=1)).view(np.int32)
     stream = np.unpackbits(np.ascontiguousarray(codes)[..., None], axis=-1, count=bits, bitorder="little")
     stream = stream.reshape(len(codes), -1)
     stream = np.pad(stream, ((0, 0), (0, -stream.shape[1] % 32)))

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from onnxquant.formats.base import Encoded
-from onnxquant.interchange.schemes.base import Arrays, Groups, Scheme, expect, expect_words, words_to_codes
+from onnxquant.interchange.schemes.base import Arrays, Groups, Scheme, expect, expect_words, transposed, words_to_codes
 from onnxquant.interchange.tensor import Tensor
 from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array
@@ -64,7 +64,7 @@ def _sides(stem: str, parts: dict[str, Array], shape: tuple[int, int], bits: int
         expect_words(words, f"{stem}.weight_zero_point")
         fits = words.shape == (-(-rows * bits // 32), scales.shape[1])
         expect(fits, stem, f"weight_zero_point has the shape {list(words.shape)}")
-        zero = np.ascontiguousarray(words_to_codes(np.ascontiguousarray(words.T), bits, rows).T)
+        zero = transposed(words_to_codes(transposed(words), bits, rows))
     group_of = parts.get("g_idx")
     if group_of is not None and (group_of == -1).any():  # written where no order was computed
         group_of = None

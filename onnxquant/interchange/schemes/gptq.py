@@ -27,6 +27,7 @@ from onnxquant.interchange.schemes.base import (
     codes_to_words,
     expect,
     expect_words,
+    transposed,
     words_to_codes,
 )
 from onnxquant.interchange.tensor import Tensor
@@ -89,7 +90,7 @@ class Gptq(Scheme):
         form, stem = encoded.format, tensor.name.removesuffix(".weight")
         if not isinstance(form, ScaledCodes):
             raise WeightError(f"{tensor.name}: format {form.name} has no codes with scales")
-        rows, cols = encoded.rows, encoded.cols
+        cols = encoded.cols
         scales = encoded.planes["scales"]
         zero = encoded.planes.get("zero_points")
         if zero is None:
@@ -103,9 +104,9 @@ class Gptq(Scheme):
             group_of[order] = ordered
         return {
             f"{stem}.g_idx": group_of,
-            f"{stem}.qweight": np.ascontiguousarray(codes_to_words(codes, form.bits).T),
-            f"{stem}.qzeros": codes_to_words(np.ascontiguousarray(zero.T), form.bits),
-            f"{stem}.scales": np.ascontiguousarray(scales.T).reshape(-1, rows),
+            f"{stem}.qweight": transposed(codes_to_words(codes, form.bits)),
+            f"{stem}.qzeros": codes_to_words(transposed(zero), form.bits),
+            f"{stem}.scales": transposed(scales),
         }
 
     @classmethod
@@ -148,13 +149,13 @@ def _tensor(stem: str, arrays: Arrays, config: JsonObject) -> Tensor:
         zero = (zero + np.uint8(1)) & np.uint8((1 << bits) - 1)
     has_lowest = bits == 8 and not words.view(np.uint8).all()
     name = f"{stem}.weight"
-    sides = Groups(name, scales.T, np.ascontiguousarray(zero.T), bits, cols, arrays.get(f"{stem}.g_idx"), has_lowest)
+    sides = Groups(name, scales.T, transposed(zero), bits, cols, arrays.get(f"{stem}.g_idx"), has_lowest)
     names = tuple(f"{stem}.{key}" for key in keys)
     return Tensor(name, (rows, cols), sides.form, partial(_load, sides, words), names=names)
 
 
 def _load(sides: Groups, words: Array) -> Encoded:
-    return sides.encoded(words_to_codes(np.ascontiguousarray(words.T), sides.bits, sides.cols))
+    return sides.encoded(words_to_codes(transposed(words), sides.bits, sides.cols))
 
 
 def _version(stem: str, stored: Bytes, bits: int, config: JsonObject) -> str:
