@@ -2,7 +2,8 @@
 
 scale = mean |w| and trit = clip(round-half-even(w / scale), -1, 1) (absmean, Ma et al. 2024, "The Era of 1-bit LLMs").
 A weight that is ternary already (at most one magnitude besides zero) is recognised and kept exactly. A plane's code is
-trit + 2, so that zero has the code every 2-bit format gives it; BitNet's raw layout stores trit + 1.
+trit + 2, so that zero has the code every 2-bit format gives it, and kernels read it as one; BitNet's raw layout stores
+trit + 1, the code of ``encode_trit``.
 
 Raw layout (I2_S/128): 128 consecutive weights of a row in 32 bytes; byte p holds weight p in bits 7-6, p + 32 in 5-4,
 p + 64 in 3-2, p + 96 in 1-0. After the codes of the tensor one float32 scale, then 28 zero bytes.
@@ -27,6 +28,8 @@ from onnxquant.formats.survey import Survey, Surveyed
 
 _BLOCK, _TRAILER = 128, 32
 _SHIFTS = np.array([6, 4, 2, 0], np.uint8)
+# A plane's code is so much more than BitNet's.
+_ABOVE_BITNET = np.uint8(1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
             WeightError: the row length is not a multiple of 128 (BitNet itself drops the rest silently).
         """
         self._check_cols(encoded.cols)
-        codes = (encoded.planes["codes"] - 1).reshape(-1, 4, _TRAILER)
+        codes = (encoded.planes["codes"] - _ABOVE_BITNET).reshape(-1, 4, _TRAILER)
         packed = np.bitwise_or.reduce(codes << _SHIFTS[None, :, None], axis=1).astype(np.uint8)
         tail = np.zeros(_TRAILER, np.uint8)
         tail[:4] = encoded.planes["scales"].reshape(-1).view(np.uint8)
@@ -99,7 +102,7 @@ class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
         if (codes == 3).any():
             raise WeightError("format i2_s: holds the code 3, which has no meaning")
         planes: Planes = {
-            "codes": (codes + 1).astype(np.uint8).reshape(rows, cols),
+            "codes": (codes + _ABOVE_BITNET).astype(np.uint8).reshape(rows, cols),
             "scales": raw[size : size + 4].copy().view(np.float32).reshape(1, 1),
         }
         return Encoded(self, rows, cols, planes, (rows, cols))
@@ -110,7 +113,9 @@ class I2_S(ScaledCodes):  # noqa: N801  the field writes it so
 
 
 def encode_trit(trits: NDArray[Any]) -> NDArray[np.uint8]:
-    """BitNet's 2-bit codes of ternary numbers: 0, 1, 2 for -1, 0, +1.
+    """BitNet's 2-bit codes of ternary numbers: 0, 1, 2 for -1, 0, +1, as they lie in its files (``I2_S.to_blocks``).
+
+    The plane ``codes`` of a weight of format i2_s has one more: 1, 2, 3.
 
     Raises:
         WeightError: a number is none of these.

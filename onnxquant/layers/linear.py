@@ -65,11 +65,13 @@ class QuantizedLinear:
         """Check the arguments.
 
         Raises:
-            RecipeError: no such arithmetic.
+            RecipeError: no such arithmetic, or it has no effect on the weight.
             WeightError: the bias has another length than the outputs.
         """
         if self.compute not in tuple(LayerCompute):
             raise RecipeError(f"compute is {self.compute!r}, expected {' or '.join(LayerCompute)}")
+        if self.compute == LayerCompute.INT8 and (reason := self._why_not_int8()):
+            raise RecipeError(f"compute 'int8' has no effect: {reason}; expected 'float'")
         if self.bias is not None and self.bias.shape != (self.out_features,):
             raise WeightError(f"bias of shape {list(self.bias.shape)}, expected [{self.out_features}]")
 
@@ -83,17 +85,19 @@ class QuantizedLinear:
         Args:
             linear: a layer with ``weight`` and ``bias``, such as torch.nn.Linear, or the weight alone.
             format: a format or its name.
-            bias: bias, where ``linear`` is a weight alone.
+            bias: bias, where ``linear`` has none.
             compute: "float" or "int8".
             parameters: parameters of the format.
 
         Raises:
-            RecipeError: unknown format or parameter.
+            RecipeError: unknown format or parameter, or two biases.
             WeightError: NaN, infinity, or a value out of the format's range.
         """
         values: object = linear
         if isinstance(linear, Linear):
-            values, bias = linear.weight, linear.bias
+            if bias is not None and linear.bias is not None:
+                raise RecipeError("bias: the layer has one already; expected a layer without a bias, or none here")
+            values, bias = linear.weight, bias if linear.bias is None else linear.bias
         weight = _as_float(values)
         if weight.ndim < 2:
             raise WeightError(f"weight of shape {list(weight.shape)}, expected [outputs, inputs]")
@@ -143,6 +147,15 @@ class QuantizedLinear:
         compute = "float32" if self.compute == LayerCompute.FLOAT else self.compute
         padded = np.pad(rows, ((0, 0), (0, stored.cols - rows.shape[1]))) if rows.shape[1] < stored.cols else rows
         return matmul(padded, stored, compute=compute, bias=self.bias)
+
+    def _why_not_int8(self) -> str | None:
+        """The reason why activations cannot be rounded to 8 bits."""
+        form = self.weight.format
+        if self.weight.rows != self.out_features:
+            return "blocks of the weight cross its rows, and no kernel reads it"
+        if not has_kernel(form) or not kernels.geometry(kernel_name(form)).has_int8:
+            return f"format {form.name} has no kernel for activations of 8 bits"
+        return None
 
     @cached_property
     def _stored(self) -> StoredWeight | None:

@@ -83,6 +83,9 @@ def test_layers_of_a_framework_are_read_by_their_attributes() -> None:
     np.testing.assert_array_equal(QuantizedLinear.from_linear(torch_like, "q8_0")(Tensor(x)), expected)  # type: ignore[arg-type]
     without: Any = SimpleNamespace(weight=w, bias=None)
     np.testing.assert_allclose(QuantizedLinear.from_linear(without, "q8_0")(x) + bias, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(QuantizedLinear.from_linear(without, "q8_0", bias=bias)(x), expected)
+    with pytest.raises(OnnxQuantError, match="bias: the layer has one already"):
+        QuantizedLinear.from_linear(torch_like, "q8_0", bias=bias)
 
 
 def test_a_kernel_is_a_layer_over_all_inputs_of_a_channel() -> None:
@@ -118,6 +121,12 @@ def test_layers_refuse_what_does_not_fit() -> None:
         QuantizedLinear.from_linear(normal(64), "int8")
     with pytest.raises(OnnxQuantError, match="compute is 'int4', expected float or int8"):
         QuantizedLinear.from_linear(normal(8, 64), "int8", compute="int4")
+    for name in ("f16", "bf16", "f8_e4m3", "f8_e5m2", "dynamic8", "f32"):
+        with pytest.raises(OnnxQuantError, match=f"'int8' has no effect: format {name} has no kernel for activations of 8"):
+            QuantizedLinear.from_linear(normal(8, 64), name, compute="int8")
+    folded = encode(normal(8, 64), "nf4")
+    with pytest.raises(OnnxQuantError, match="'int8' has no effect: blocks of the weight cross its rows"):
+        QuantizedLinear(Encoded(folded.format, 8, 64, folded.planes, (6, 80)), compute="int8")
 
 
 def ternary(rows: int, cols: int, scale: float) -> NDArray[np.float32]:

@@ -200,6 +200,7 @@ def test_trits_have_bitnets_codes_and_nothing_else_has() -> None:
     packed = form.to_blocks(form.encode(trits.astype(np.float32)))
     weights = [packed[32 * (i // 128) + i % 32] >> (6 - 2 * (i % 128 // 32)) & 3 for i in range(3 * 128)]
     assert codes.reshape(-1).tolist() == weights
+    np.testing.assert_array_equal(encode(trits.astype(np.float32), "i2_s").planes["codes"], codes + 1)
     for numbers in ([2], [-2], [0.5], [np.nan]):
         with pytest.raises(WeightError, match=r"expected -1, 0 and \+1 alone"):
             encode_trit(np.array(numbers))
