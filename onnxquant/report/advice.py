@@ -75,6 +75,8 @@ def faster(report: ReportData, proof: Proof) -> str:
             steps.append("without --compute float products run on coded weights")
         elif _target(report) != AUTO:
             steps.append("--target auto chooses the operators that are fastest here")
+        elif any(isinstance(s.decision, EncodeDecision) and not s.decision.folded for s in report.encoded):
+            steps.append("--compute float has products run at the speed of float")
     if steps:
         return f"Where speed matters: {_or(steps)}."
     if report.activations and report.activations.integer_kernels == 0:

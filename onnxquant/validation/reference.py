@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,8 @@ from onnxquant.recipe.options import Options
 from onnxquant.validation.footprint import Footprint, footprint
 from onnxquant.validation.metric import Metric
 
+# Made-up lengths up to this one are short; a longer sample has one of these times its lengths, and may take so long.
+_SHORT_LENGTH, _FACTORS, _MOST_SECONDS = 64, (8, 4, 2), 1.0
 # Outputs by name: arrays, or the sequences and maps that onnxruntime returns.
 Outputs = Mapping[str, Any]
 
@@ -37,12 +40,14 @@ class SampledOutputs:
         outputs: outputs by name, of each sample.
         origin: origin of the samples.
         source: samples of the user; None: these are synthetic.
+        longer: a synthetic sample of other lengths, for speed alone; None: no length is made up, or there is none.
     """
 
     feeds: list[feeds_.Feed]
     outputs: list[dict[str, Any]]
     origin: feeds_.SampleOrigin
     source: Samples | None = None
+    longer: feeds_.Feed | None = None
 
 
 class Reference:
@@ -163,11 +168,39 @@ def _synthetic(model: Path, session: runtime.Session, inputs: list[feeds_.Input]
         except ModelError as error:
             failure = failure or str(error)
             continue
-        return SampledOutputs(feeds, outputs, synthetic.origin)
+        return SampledOutputs(feeds, outputs, synthetic.origin, longer=_longer(session, synthetic, feeds[0]))
     takes = ", ".join(map(str, inputs))
     raise FeedError(
         f"{model}: no synthetic feed fits ({failure}); give --data, or lengths with --dim NAME=N; it takes {takes}"
     )
+
+
+def _longer(session: runtime.Session, synthetic: feeds_.Synthetic, feed: feeds_.Feed) -> feeds_.Feed | None:
+    """A sample whose open lengths are several times as long, for speed alone.
+
+    Args:
+        session: the original model.
+        synthetic: the samples.
+        feed: one of them.
+
+    Returns:
+        None where no length is open, or none that is longer suits.
+    """
+    if synthetic.guess.length > _SHORT_LENGTH:
+        return None
+    begin = time.perf_counter()
+    runtime.run(session, feed)
+    seconds = time.perf_counter() - begin
+    for factor in _FACTORS:
+        longer = next(iter(replace(synthetic, guess=synthetic.guess.times(factor))))
+        growth = sum(array.size for array in longer.values()) / sum(array.size for array in feed.values())
+        if growth > 1 and growth * seconds < _MOST_SECONDS:
+            try:
+                runtime.run(session, longer)
+            except ModelError:
+                continue
+            return longer
+    return None
 
 
 def _check_dims(options: Options, inputs: list[feeds_.Input]) -> None:

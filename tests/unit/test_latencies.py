@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import time
 from math import comb
+from pathlib import Path
 from typing import Any
 
 import graphs
 import numpy as np
 import pytest
 
+import onnxquant
 from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
-from onnxquant.validation import latency
-from onnxquant.validation.latency import Interval, TimedModel, interval_of_median, latencies
+from onnxquant.recipe.options import Options
+from onnxquant.validation import compare, latency
+from onnxquant.validation.latency import (
+    ORIGINAL,
+    QUANTIZED,
+    Interval,
+    Latency,
+    TimedModel,
+    interval_of_median,
+    latencies,
+)
+from onnxquant.validation.reference import sampled_outputs
 
 pytestmark = pytest.mark.latency
 
@@ -89,3 +101,28 @@ def test_calls_of_a_short_model_are_timed_together_after_one_that_does_not_count
 
     monkeypatch.setattr(latency.runtime, "run", slow_at_first)
     assert latencies(pair, {"x": FEED["x"][:1]}, threads=1).seconds["small"] < 0.005
+
+
+@pytest.mark.parametrize(("by_length", "is_longer"), [((1.2, 0.9), True), ((0.9, 1.2), False), ((1.0, 1.0), False)])
+def test_speed_on_made_up_lengths_is_that_of_the_slower_one(
+    by_length: tuple[float, float], is_longer: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(models: Any, feed: Feed, threads: int | None) -> Latency:
+        ratio = by_length[feed["x"].shape[1] > 64]
+        return Latency(dict.fromkeys(models, 1.0), {m: 1.0 if m == ORIGINAL else ratio for m in models}, 5, 1)
+
+    monkeypatch.setattr(compare, "latencies", measured)
+    proto = graphs.model(
+        [graphs.node("MatMul", ["x", "w"], ["y"])],
+        {"x": ("float32", ["batch", "length", 48])}, {"y": "float32"}, {"w": graphs.weight(48, 40)},
+    )  # fmt: skip
+    proof = onnxquant.quantize(proto, tmp_path / "out.onnx").proof
+    assert proof is not None and proof.latency is not None and proof.latency.ratio[QUANTIZED] == min(by_length)
+    notes = [note for note in proof.notes if "lengths" in note]
+    assert [("[1, 256, 48], and 1.20x with [1, 32, 48]" in note) for note in notes] == [True] * is_longer
+
+
+def test_samples_are_no_longer_where_every_length_is_stated(tmp_path: Path) -> None:
+    path = graphs.save(graphs.matmul(), tmp_path / "m.onnx")
+    samples = sampled_outputs(path, None, Options())
+    assert samples.longer is None

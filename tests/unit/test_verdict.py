@@ -180,6 +180,10 @@ def test_more_bits_are_advised_where_there_are_more(form: str, more: bool) -> No
 
 def test_advice_on_speed_fits_the_file() -> None:
     assert "--activations dynamic computes products" in report(25, SLOW).verdict.next
+    assert "--compute float" in report(25, SLOW).verdict.next
+    folded = report(25, SLOW)
+    object.__setattr__(folded.sites[0].decision, "folded", True)
+    assert "--compute float" not in folded.verdict.next
     convolutions = report(25, SLOW)
     object.__setattr__(convolutions.sites[0].decision, "role", "conv")
     assert "--activations static, with samples" in convolutions.verdict.next

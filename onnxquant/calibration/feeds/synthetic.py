@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -38,6 +38,10 @@ class Guess:
     length: int
     inner: int
     zeros: bool = False
+
+    def times(self, factor: int) -> Guess:
+        """The guess with open lengths that are so many times as long."""
+        return replace(self, length=self.length * factor, inner=self.inner * factor if self.inner > 1 else 1)
 
     def shape(self, spec: Input) -> list[int]:
         """A shape for an input."""
