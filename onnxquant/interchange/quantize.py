@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from statistics import fmean
 
@@ -14,6 +15,7 @@ import numpy as np
 from onnxquant.errors import CheckpointError, FeedError, RecipeError, WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.bitsandbytes.block_table import BlockTable
 from onnxquant.interchange.container import Container
 from onnxquant.interchange.convert import Conversion, convert
 from onnxquant.interchange.files import container_for, open_checkpoint
@@ -204,7 +206,7 @@ class _Work:
         if not self.choice.takes(tensor):
             return tensor
         form = self.choice.format.with_(permuted=self.choice.permutation is not None)
-        for shape in dict.fromkeys([_by_channel(tensor.shape), tensor.matrix_shape]):
+        for shape in dict.fromkeys([_by_channel(tensor.shape), tensor.matrix_shape, *_by_block(form, tensor.size)]):
             coded = replace(
                 tensor, kind=form, load=_Encoder(self, tensor, shape), blocks=None, matrix=shape,
                 original_dtype=tensor.label,
@@ -234,7 +236,9 @@ class _Encoder:
 
     def __call__(self) -> Encoded:
         name = self.tensor.name
-        weight = self.tensor.array().reshape(self.shape)
+        flat = self.tensor.array().reshape(-1)
+        filler = prod(self.shape) - flat.size
+        weight = (np.pad(flat, (0, filler)) if filler else flat).reshape(self.shape)
         try:
             encoded, difference = dispatch.encode(self.work.choice.format, weight, self.work.orders.of(name, weight))
         except WeightError as error:
@@ -250,6 +254,13 @@ class _Encoder:
 def _by_channel(shape: tuple[int, ...]) -> tuple[int, int]:
     """A weight as a matrix of one row for each output channel."""
     return shape[0], int(np.prod(shape[1:]))
+
+
+def _by_block(form: Format, size: int) -> list[tuple[int, int]]:
+    """A weight as a matrix of one row for each block, where blocks may cross the weight's own rows."""
+    if not isinstance(form, BlockTable) or form.permuted:
+        return []
+    return [(-(-size // form.block_size), form.block_size)]
 
 
 def _patterns(patterns: str | Sequence[str]) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -102,7 +102,9 @@ class Tensor:
     def array(self) -> Array:
         """Its numbers, decoded where they are codes, in its shape."""
         value = self.load()
-        return dispatch.decode(value).reshape(self.shape) if isinstance(value, Encoded) else value
+        return (
+            replace(value, shape=self.shape).in_shape(dispatch.decode(value)) if isinstance(value, Encoded) else value
+        )
 
     def encoded(self) -> Encoded:
         """Its codes.

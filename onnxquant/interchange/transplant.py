@@ -284,6 +284,7 @@ def _cut(tensor: Tensor, rows: int, cols: int) -> Encoded:
         smaller = form.with_(block_size=size)
     except RecipeError as error:
         raise CheckpointError(f"{tensor.name}: blocks of {form.block_size} cross its rows of {cols}: {error}") from None
-    scales = np.repeat(encoded.planes["scales"].reshape(-1), form.block_size // size)
-    planes: Planes = {"codes": encoded.planes["codes"].reshape(rows, cols), "scales": scales.reshape(rows, -1)}
+    scales = np.repeat(encoded.planes["scales"].reshape(-1), form.block_size // size)[: rows * cols // size]
+    codes = encoded.planes["codes"].reshape(-1)[: rows * cols]
+    planes: Planes = {"codes": codes.reshape(rows, cols), "scales": scales.reshape(rows, -1)}
     return Encoded(smaller, rows, cols, planes, (rows, cols))

@@ -203,7 +203,9 @@ def test_bytes_that_move_are_compared_with_their_checksum(tmp_path: Path, source
     weight = onnxquant.encode(_normal(1024, 1024), "q8_k")  # more than is written at a time
     interchange.save(tmp_path / source, {"w": weight})
     interchange.convert(tmp_path / source, tmp_path / "w.gguf")
-    np.testing.assert_array_equal(interchange.open_checkpoint(tmp_path / "w.gguf")["w"].array(), onnxquant.decode(weight))
+    np.testing.assert_array_equal(
+        interchange.open_checkpoint(tmp_path / "w.gguf")["w"].array(), onnxquant.decode(weight)
+    )
     (tmp_path / "w.gguf").unlink()
     path = tmp_path / source / "w.q8k" if source == "w_q8k" else tmp_path / source
     raw = bytearray(path.read_bytes())
@@ -852,3 +854,47 @@ def test_bytes_of_another_tool_are_no_trits(tmp_path: Path) -> None:
     arrays = {"l.weight": np.full((8, 16), 255, np.uint8), "l.weight_scale": np.array([0.5], np.float32)}
     path = _safetensors(tmp_path / "m.safetensors", arrays, {"quant_method": "fbgemm_fp8"})
     np.testing.assert_array_equal(interchange.open_checkpoint(path)["l.weight"].array(), arrays["l.weight"])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_blocks_of_bitsandbytes_cross_rows_and_the_last_may_be_short(tmp_path: Path, nested: bool) -> None:
+    weight = _normal(33, 77)
+    save_file({"w.weight": weight}, tmp_path / "w.safetensors")
+    interchange.quantize(tmp_path / "w.safetensors", tmp_path / "q.safetensors", "nf4", double_quant=nested)
+    stored = load_file(tmp_path / "q.safetensors")
+    state = json.loads(stored["w.weight.quant_state.bitsandbytes__nf4"].tobytes())
+    packed, absmax = stored["w.weight"][:, 0], stored["w.weight.absmax"]
+    assert (state["shape"], len(packed), len(absmax)) == ([33, 77], 1271, 40)
+    if nested:
+        scales = stored["w.weight.nested_quant_map"][absmax] * stored["w.weight.nested_absmax"][0]
+        absmax = (scales + np.float32(state["nested_offset"])).astype(np.float32)
+    codes = np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)[: weight.size]
+    values = stored["w.weight.quant_map"][codes] * np.repeat(absmax, 64)[: weight.size]
+    interchange.convert(tmp_path / "q.safetensors", tmp_path / "a.axqt")
+    interchange.convert(tmp_path / "a.axqt", tmp_path / "again.safetensors")
+    for name in ("q.safetensors", "a.axqt", "again.safetensors"):
+        tensor = interchange.open_checkpoint(tmp_path / name)["w.weight"]
+        np.testing.assert_allclose(tensor.array(), values.reshape(33, 77), rtol=1e-6)
+    assert np.abs(values.reshape(33, 77) - weight).max() < 0.6
+    for name, array in load_file(tmp_path / "again.safetensors").items():
+        np.testing.assert_array_equal(array, stored[name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nested_offset": "x"}, {"nested_offset": 1e300}, {"nested_blocksize": 0}, {"nested_blocksize": 128},
+        {"blocksize": 64.0}, {"blocksize": 63}, {"quant_type": "fp4"}, {"shape": [4, 96]}, {"shape": [2, 1 << 40]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_of_bitsandbytes_that_contradicts_its_arrays_is_refused(tmp_path: Path, change: dict) -> None:
+    interchange.save(
+        tmp_path / "w.safetensors", {"w.weight": onnxquant.encode(_normal(300, 64), "nf4", double_quant=True)}
+    )
+    stored = load_file(tmp_path / "w.safetensors")
+    key = "w.weight.quant_state.bitsandbytes__nf4"
+    stored[key] = np.frombuffer(json.dumps(json.loads(stored[key].tobytes()) | change).encode(), np.uint8)
+    save_file(stored, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"w\.weight"):
+        interchange.open_checkpoint(tmp_path / "w.safetensors")["w.weight"].load()

@@ -51,6 +51,30 @@ class QuantState:
     state2: QuantState | None = None
 
     @property
+    def format(self) -> BlockTable:
+        """The format whose codes have these values.
+
+        Raises:
+            RecipeError: no format has such blocks.
+            WeightError: no format has such values, or nested scales do not fit.
+        """
+        if self.quant_type is None:
+            form: BlockTable = Dynamic8(block_size=self.blocksize)
+        elif self.quant_type in _TYPES:
+            nested = self.state2 is not None and self.state2.blocksize == NESTED_BLOCK
+            form = _TYPES[self.quant_type](block_size=self.blocksize, double_quant=nested)
+        else:
+            raise WeightError(f"quant_type {str(self.quant_type)[:60]!r}, expected nf4 or fp4")
+        maps = [(self.code, form.table())]
+        if self.state2 is not None:
+            maps.append((self.state2.code, signed_map()))
+            if not _nests(self.absmax, self.state2, self.offset):
+                raise WeightError("the nested scales do not fit the scales, or their offset is no number")
+        if not all(np.array_equal(np.asarray(code, np.float32), table) for code, table in maps):
+            raise WeightError(f"the values of the codes are not those of {form.name}")
+        return form
+
+    @property
     def nested(self) -> bool:
         """Whether the scales are codes themselves."""
         return self.state2 is not None
@@ -80,7 +104,7 @@ class QuantState:
             return state
         try:
             return cls._of_dict(state) if isinstance(state, Mapping) else cls._of_object(state)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise WeightError(f"no state of bitsandbytes: {type(error).__name__}: {error}") from None
 
     @classmethod
@@ -93,7 +117,8 @@ class QuantState:
             nested = cls(
                 _array(entries["nested_absmax"]), None, _array(entries["nested_quant_map"]), entries["nested_blocksize"]
             )
-        offset = np.float32(entries["nested_offset"]) if nested else None
+        with np.errstate(over="ignore"):
+            offset = np.float32(entries["nested_offset"]) if nested else None
         shape = None if entries["shape"] is None else tuple(entries["shape"])
         return cls(
             _array(entries["absmax"]), shape, _array(entries["quant_map"]), entries["blocksize"], entries["quant_type"],
@@ -138,9 +163,7 @@ class BitsAndBytesTensor:
     state: QuantState | Int8State
 
 
-def to_bitsandbytes(
-    source: Encoded | ArrayLike, format: str | None = None, **parameters: object
-) -> BitsAndBytesTensor:
+def to_bitsandbytes(source: Encoded | ArrayLike, format: str | None = None, **parameters: object) -> BitsAndBytesTensor:
     """The tensor that bitsandbytes has for an encoded weight, or makes of a float array.
 
     Args:
@@ -193,7 +216,7 @@ def from_bitsandbytes(data: ArrayLike, state: object) -> Encoded:
         codes = np.ascontiguousarray(codes).view(np.uint8)
     known = QuantState.of(state)
     shape = codes.shape if known.shape is None else known.shape
-    form = _format_of(known)
+    form = known.format
     size = prod(shape)
     expected = -(-size // 2) if form.bits == 4 else size
     blocks = -(-size // known.blocksize)
@@ -217,23 +240,11 @@ def _matrix(shape: tuple[int, ...], block: int) -> tuple[int, int]:
     return (first, rest) if rest % block == 0 else (-(-first * rest // block), block)
 
 
-def _format_of(state: QuantState) -> BlockTable:
-    """The format of a state.
-
-    Raises:
-        WeightError: its values are not those of one.
-    """
-    nested = state.state2 is not None and state.state2.blocksize == NESTED_BLOCK
-    if state.quant_type is None:
-        form: BlockTable = Dynamic8(block_size=state.blocksize)
-    elif state.quant_type in _TYPES:
-        form = _TYPES[state.quant_type](block_size=state.blocksize, double_quant=nested)
-    else:
-        raise WeightError(f"quant_type {state.quant_type!r}, expected nf4 or fp4")
-    maps = [(state.code, form.table())] + ([(state.state2.code, signed_map())] if state.state2 is not None else [])
-    if not all(np.array_equal(np.asarray(code, np.float32), table) for code, table in maps):
-        raise WeightError(f"the values of the codes are not those of {form.name}")
-    return form
+def _nests(absmax: NDArray[Any], nested: QuantState, offset: np.float32 | None) -> bool:
+    """Whether scales are codes that have a scale for each block of them."""
+    is_size = isinstance(nested.blocksize, int) and nested.blocksize > 0
+    fits = is_size and nested.absmax.size == -(-absmax.size // nested.blocksize)
+    return fits and absmax.dtype == np.uint8 and offset is not None and bool(np.isfinite(offset))
 
 
 def _scale_planes(state: QuantState, form: BlockTable, shape: tuple[int, int]) -> Planes:
@@ -243,7 +254,7 @@ def _scale_planes(state: QuantState, form: BlockTable, shape: tuple[int, int]) -
     if isinstance(form, NestedTable) and form.double_quant:
         return {
             "scales": state.absmax.astype(np.uint8).reshape(shape),
-            "nested_scales": state.state2.absmax.astype(np.float32),
+            "nested_scales": state.state2.absmax.reshape(-1).astype(np.float32),
             "nested_offset": np.array([state.offset], np.float32),
         }
     wide = np.repeat(state.state2.absmax.astype(np.float32), state.state2.blocksize)[: state.absmax.size]
@@ -303,7 +314,9 @@ def _tensor(
 
 def _int8(values: Matrix, threshold: float = 0.0, **others: object) -> BitsAndBytesTensor:
     if others or not threshold >= 0:
-        raise RecipeError(f"llm_int8: threshold {threshold}, {', '.join(others)}: expected a threshold of 0 or more alone")
+        raise RecipeError(
+            f"llm_int8: threshold {threshold}, {', '.join(others)}: expected a threshold of 0 or more alone"
+        )
     if values.ndim != 2:
         raise WeightError(f"llm_int8: array of shape {list(values.shape)}, expected a matrix")
     matrix = cpu_build.int8_vectorwise_quant(values, threshold)
@@ -326,7 +339,11 @@ def _from_int8(codes: NDArray[np.int8], state: Int8State) -> Encoded:
             f"{columns.size} columns of outliers with values of shape {list(state.outliers.shape)}: expected columns of "
             f"{cols} in ascending order, and [{rows}, {columns.size}]"
         )
-    planes = {**plain.planes, "outlier_columns": columns.astype(np.int32), "outliers": state.outliers.astype(np.float16)}
+    planes = {
+        **plain.planes,
+        "outlier_columns": columns.astype(np.int32),
+        "outliers": state.outliers.astype(np.float16),
+    }
     planes["codes"] = planes["codes"].copy()
     planes["codes"][:, columns] = 128
     return Encoded(LlmInt8(outliers=columns.size), rows, cols, planes, (rows, cols))

@@ -298,7 +298,7 @@ def _read(cursor: Cursor, entry: Any) -> Tensor:  # noqa: ANN401 - JSON
     form = format_named(str(entry["format"])).with_(**entry["parameters"])
     dtype_before = original_dtype(entry.get("original_dtype"))
     rows, cols = entry["rows"], entry["cols"]
-    fits = is_shape((rows, cols)) and rows * cols == prod(shape) and form.unfit(rows, cols) is None
+    fits = is_shape((rows, cols)) and 0 <= rows * cols - prod(shape) < max(cols, 1) and form.unfit(rows, cols) is None
     _expect(fits, cursor, name)
     matrix = rows_of(shape, rows, cols)
     if "blocks" in parts:
@@ -344,7 +344,9 @@ def _load_blocks(
     return from_blocks(name, form, part.checked(), shape, matrix)
 
 
-def _load_planes(form: Format, sizes: tuple[int, int], parts: Mapping[str, StoredBytes], shape: tuple[int, ...]) -> Encoded:
+def _load_planes(
+    form: Format, sizes: tuple[int, int], parts: Mapping[str, StoredBytes], shape: tuple[int, ...]
+) -> Encoded:
     declared = form.planes(*sizes)
     planes: Planes = {name: _unpacked_plane(plane, parts[name].checked()) for name, plane in declared.items()}
     if "permutation" in planes:

@@ -3,7 +3,8 @@
 4 bits: ``weight``, ``weight.absmax``, ``weight.quant_map`` and ``weight.quant_state.bitsandbytes__nf4``; where scales are
 quantized too, ``weight.nested_absmax`` and ``weight.nested_quant_map``. The state is JSON in an array of bytes: quant_type,
 blocksize, dtype, shape, and nested_blocksize, nested_dtype and nested_offset. Blocks run over the weight as it lies in
-memory. Source: bitsandbytes, ``functional.QuantState`` and ``nn.modules``.
+memory, across its rows; the last may be short. ``formats.bitsandbytes.state`` knows what arrays and states mean. Source:
+bitsandbytes, ``functional.QuantState`` and ``nn.modules``.
 """
 
 from __future__ import annotations
@@ -11,18 +12,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from math import prod
 from typing import cast
 
 import numpy as np
 
 from onnxquant.errors import CheckpointError, RecipeError, WeightError
-from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded
-from onnxquant.formats.bitsandbytes.dynamic8 import signed_map
 from onnxquant.formats.bitsandbytes.llm_int8 import LlmInt8
 from onnxquant.formats.bitsandbytes.nf4_fp4 import NESTED_BLOCK, NestedTable
+from onnxquant.formats.bitsandbytes.state import Int8State, QuantState, from_bitsandbytes, to_bitsandbytes
 from onnxquant.interchange.cursor import parsed_json
 from onnxquant.interchange.schemes.base import Arrays, ArrayType, Scheme, expect
 from onnxquant.interchange.tensor import Tensor, original_dtype
@@ -30,6 +30,10 @@ from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array
 
 _STATE = ".quant_state.bitsandbytes__"
+# Arrays beside the codes of a weight of 4 bits.
+_SIDES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+# Entries of a state of 4 bits.
+_ENTRIES = ("quant_type", "blocksize", "dtype", "shape", "nested_blocksize", "nested_offset")
 # Most characters that double quantization adds to a state.
 _NESTED_STATE = 100
 
@@ -54,8 +58,6 @@ class BitsAndBytes(Scheme):
             return f"bitsandbytes stores nf4, fp4 and llm_int8, and no {tensor.label}"
         if form.permuted:
             return "its columns are stored in another order"
-        if isinstance(form, NestedTable) and tensor.size % form.block_size:
-            return f"its {tensor.size} weights are no whole number of blocks of {form.block_size}"
         if isinstance(form, LlmInt8) and (
             form.outliers or len(tensor.shape) != 2 or not tensor.name.endswith(".weight")
         ):
@@ -72,9 +74,9 @@ class BitsAndBytes(Scheme):
             rows = (single, (tensor.shape[0],))
             return {name: (np.dtype(np.int8), tensor.shape), f"{stem}SCB": rows, f"{stem}weight_format": (byte, ())}
         table = cast(NestedTable, form)
-        scales = tensor.size // table.block_size
+        scales = -(-tensor.size // table.block_size)
         types: dict[str, ArrayType] = {
-            name: (byte, (tensor.size // 2, 1)),
+            name: (byte, (-(-tensor.size // 2), 1)),
             f"{name}.absmax": (byte if table.double_quant else single, (scales,)),
             f"{name}.quant_map": (single, (16,)),
         }
@@ -92,13 +94,10 @@ class BitsAndBytes(Scheme):
         if isinstance(form, LlmInt8):
             if encoded.planes["outlier_columns"].size:
                 raise WeightError(f"{name}: holds columns of outliers, which bitsandbytes does not store")
-            stem = name.removesuffix("weight")
-            return {
-                name: form.to_blocks(encoded).reshape(tensor.shape),
-                f"{stem}SCB": form.absmax(encoded),
-                f"{stem}weight_format": np.array(0, np.uint8),
-            }
-        return _four_bit_arrays(tensor, cast(NestedTable, form), encoded)
+            stem, weight = name.removesuffix("weight"), to_bitsandbytes(encoded)
+            scb = cast(Int8State, weight.state).scb
+            return {name: weight.data, f"{stem}SCB": scb, f"{stem}weight_format": np.array(0, np.uint8)}
+        return _four_bit_arrays(tensor, encoded)
 
     @classmethod
     def config(cls, weights: Sequence[Tensor], plain: Sequence[str]) -> JsonObject:
@@ -113,19 +112,13 @@ class BitsAndBytes(Scheme):
         }  # fmt: skip
 
 
-def _four_bit_arrays(tensor: Tensor, form: NestedTable, encoded: Encoded) -> dict[str, Array]:
-    name = tensor.name
-    offset = float(encoded.planes["nested_offset"][0]) if form.double_quant else 0.0
-    arrays: dict[str, Array] = {
-        name: form.to_blocks(encoded).reshape(-1, 1),
-        f"{name}.absmax": encoded.planes["scales"].reshape(-1),
-        f"{name}.quant_map": type(form).table(),
-    }
-    if form.double_quant:
-        arrays[f"{name}.nested_absmax"] = encoded.planes["nested_scales"]
-        arrays[f"{name}.nested_quant_map"] = signed_map()
-    arrays[f"{name}{_STATE}{form.name}"] = np.frombuffer(_state_of(tensor, form, offset), np.uint8)
-    return arrays
+def _four_bit_arrays(tensor: Tensor, encoded: Encoded) -> dict[str, Array]:
+    name, weight = tensor.name, to_bitsandbytes(replace(encoded, shape=tensor.shape))
+    entries = cast(QuantState, weight.state).as_dict()
+    sides = {f"{name}.{key}": value for key, value in entries.items() if isinstance(value, np.ndarray)}
+    offset = entries.get("nested_offset", 0.0)
+    state = _state_of(tensor, cast(NestedTable, encoded.format), offset)
+    return {name: weight.data, **sides, f"{name}{_STATE}{encoded.format.name}": np.frombuffer(state, np.uint8)}
 
 
 def _state_of(tensor: Tensor, form: NestedTable, offset: float) -> bytes:
@@ -145,39 +138,27 @@ def _state_of(tensor: Tensor, form: NestedTable, offset: float) -> bytes:
 
 def _four_bits(key: str, arrays: Arrays) -> Tensor:
     name, _, kind = key.partition(_STATE)
-    state = _state(key, arrays[key])
-    shape, block = state.get("shape"), state.get("blocksize")
-    expect(kind in ("nf4", "fp4") and state.get("quant_type") == kind, name, f"quant_state says {str(state)[:120]}")
+    entries = _state(key, arrays[key])
+    shape = entries.get("shape")
+    expect(kind in ("nf4", "fp4") and entries.get("quant_type") == kind, name, f"quant_state says {str(entries)[:120]}")
     is_shape = (
         isinstance(shape, list) and all(isinstance(n, int) and 0 < n < 1 << 31 for n in shape) and 0 < len(shape) < 9
     )
-    expect(
-        is_shape and isinstance(block, int),
-        name,
-        f"quant_state has shape {str(shape)[:60]}, block size {str(block)[:20]}",
-    )
-    for part in ("", ".absmax", ".quant_map"):
-        expect(f"{name}{part}" in arrays, name, f"has a quant_state, and no {name}{part}")
-    is_nested = f"{name}.nested_absmax" in arrays
+    is_block = type(entries.get("blocksize")) is int
+    expect(is_shape and is_block, name, f"quant_state has shape {str(shape)[:60]}, or no whole number as its blocksize")
+    parts = [side for side in _SIDES if f"{name}.{side}" in arrays]
+    for side in ("absmax", "quant_map"):
+        expect(name in arrays and side in parts, name, f"has a quant_state, and no {name}.{side} or no data")
     try:
-        form = cast(NestedTable, format_named(kind, block_size=block, double_quant=is_nested))
-    except RecipeError as error:
+        said = {key: entries[key] for key in _ENTRIES if key in entries}
+        state = QuantState.of({"dtype": "float32", **said, **{side: arrays[f"{name}.{side}"] for side in parts}})
+        form = state.format
+    except (RecipeError, WeightError) as error:
         raise CheckpointError(f"{name}: {error}") from None
-    same = arrays[f"{name}.quant_map"].astype(np.float32)
-    expect(np.array_equal(same, type(form).table()), name, f"quant_map is not {kind}'s")
-    parts = [name, f"{name}.absmax", f"{name}.quant_map", key]
-    if is_nested:
-        parts += [f"{name}.nested_absmax", f"{name}.nested_quant_map"]
-        expect(
-            state.get("nested_blocksize") == NESTED_BLOCK, name, f"nested_blocksize is {state.get('nested_blocksize')}"
-        )
-        known = arrays.get(f"{name}.nested_quant_map")
-        is_known = known is not None and np.array_equal(known.astype(np.float32), signed_map())
-        expect(is_known, name, "nested_quant_map is another")
-    sizes = tuple(cast(list[int], shape))
-    load = partial(_load, name, arrays, form, sizes, state)
-    dtype = original_dtype(state.get("dtype"))
-    return Tensor(name, sizes, form, load, names=tuple(parts), original_dtype=dtype)
+    names = (name, *(f"{name}.{side}" for side in parts), key)
+    dtype = original_dtype(entries.get("dtype"))
+    load = partial(_load, name, arrays[name].reshape(-1).view(np.uint8), state)
+    return Tensor(name, tuple(cast(list[int], shape)), form, load, names=names, original_dtype=dtype)
 
 
 def _state(key: str, raw: Array) -> JsonObject:
@@ -185,33 +166,11 @@ def _state(key: str, raw: Array) -> JsonObject:
     return parsed_json(key, raw.tobytes(), 0)
 
 
-def _load(name: str, arrays: Arrays, form: NestedTable, shape: tuple[int, ...], state: JsonObject) -> Encoded:
-    size, block = prod(shape), form.block_size
-    rows, cols = prod(shape[:-1]), shape[-1]
-    if cols % block:  # blocks cross rows: each is a row of a matrix of its own
-        expect(size % block == 0, name, f"{size} weights are no whole number of blocks of {block}")
-        rows, cols = size // block, block
-    scales = arrays[f"{name}.absmax"].reshape(-1)
+def _load(name: str, data: Array, state: QuantState | Int8State) -> Encoded:
     try:
-        encoded = form.from_blocks(arrays[name], rows, cols, np.zeros(len(scales)) if form.double_quant else scales)
+        return from_bitsandbytes(data, state)
     except WeightError as error:
         raise CheckpointError(f"{name}: {error}") from None
-    if not form.double_quant:
-        return Encoded(encoded.format, rows, cols, encoded.planes, shape)
-    nested = arrays[f"{name}.nested_absmax"].reshape(-1)
-    offset = state.get("nested_offset")
-    is_number = isinstance(offset, int | float) and abs(offset) < float(np.finfo(np.float32).max)
-    expect(is_number, name, f"nested_offset is {str(offset)[:20]}; expected a number")
-    expect(
-        scales.dtype == np.uint8 and len(nested) == -(-len(scales) // NESTED_BLOCK), name, "nested scales do not fit"
-    )
-    planes = {
-        "codes": encoded.planes["codes"],
-        "scales": scales.reshape(encoded.planes["scales"].shape),
-        "nested_scales": nested.astype(np.float32),
-        "nested_offset": np.array([offset], np.float32),
-    }
-    return Encoded(form, rows, cols, planes, shape)
 
 
 def _is_of_rows(key: str, arrays: Arrays) -> bool:
@@ -231,15 +190,5 @@ def _eight_bits(key: str, arrays: Arrays) -> Tensor:
     layout = arrays[form_key].reshape(-1) if form_key in arrays else np.zeros(0, np.uint8)
     expect(not layout.any(), name, f"weight_format is {layout[:9].tolist()}; expected 0, rows in their order")
     parts = tuple(part for part in (name, key, form_key) if part in arrays)
-    form = LlmInt8(outliers=0)
-    return Tensor(
-        name, arrays[name].shape, form, partial(_load_rows, name, form, arrays[name], arrays[key]), names=parts
-    )
-
-
-def _load_rows(name: str, form: LlmInt8, codes: Array, absmax: Array) -> Encoded:
-    try:
-        rows, cols = codes.shape
-        return form.from_blocks(codes, rows, cols, absmax)
-    except WeightError as error:
-        raise CheckpointError(f"{name}: {error}") from None
+    load = partial(_load, name, arrays[name], Int8State(arrays[key].astype(np.float32)))
+    return Tensor(name, arrays[name].shape, LlmInt8(outliers=0), load, names=parts)
