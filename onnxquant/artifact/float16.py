@@ -37,7 +37,7 @@ def convert_to_float16(
         sink.store(tensor, values.nbytes, lambda: np.ascontiguousarray(values))
 
     planes = frozenset(name for record in records for name in record.plane_names)
-    lowered = Lowered(planes, plan.large, plan.types)
+    lowered = Lowered(planes, plan.unfit, plan.types)
     converted = document.copy()
     converted.proto.CopyFrom(proto)
     outcome = ConvertToFloat16(plan.keep_io_types, store, lowered)(converted)

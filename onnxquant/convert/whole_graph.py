@@ -27,7 +27,7 @@ from onnxquant.graph.size_counter import SizeCounter
 from onnxquant.graph.traverse import tensors
 from onnxquant.passes.float16.convert import ConvertToFloat16, Float16Result
 from onnxquant.passes.float16.element_types import element_types
-from onnxquant.passes.float16.values import ConvertedConstant, beyond
+from onnxquant.passes.float16.values import ConvertedConstant, unfit
 from onnxquant.plan.context import Context
 from onnxquant.plan.decision import Decision, EncodeDecision, Float16Plan, KeepDecision, Plan
 from onnxquant.recipe.options import Options
@@ -84,8 +84,8 @@ def with_float16(plan: Plan, document: Document, options: Options) -> Plan:
     plan = replace(plan, decisions=decisions)
     encoded = {d.name for d in plan.encoded}
     sites = [s for s in find_sites(document)[0] if s.name in encoded]
-    large = frozenset(s.name for s in sites if beyond(np.asarray(document.array(s.tensor), np.float32)))
-    return replace(plan, float16=Float16Plan(options.keep_io_types, element_types(document), large))
+    lost = frozenset(s.name for s in sites if unfit(np.asarray(document.array(s.tensor), np.float32)))
+    return replace(plan, float16=Float16Plan(options.keep_io_types, element_types(document), lost))
 
 
 def add_float16(report: Report, outcome: Float16Result) -> None:

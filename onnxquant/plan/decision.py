@@ -208,12 +208,12 @@ class Float16Plan:
     Attributes:
         keep_io_types: whether inputs and outputs stay float32
         types: element types of the float model, by name
-        large: names of weights that hold numbers which float16 has not
+        unfit: names of weights that hold numbers which float16 has not
     """
 
     keep_io_types: bool
     types: Mapping[str, int]
-    large: frozenset[str] = frozenset()
+    unfit: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

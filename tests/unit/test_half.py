@@ -541,3 +541,22 @@ def test_on_the_command_line(default_model: Path, tmp_path: Path) -> None:
 def test_options_that_contradict(options: Any, says: str, default_model: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=says):
         onnxquant.quantize(default_model, tmp_path / "out.onnx", **options)
+
+
+@pytest.mark.parametrize(("op", "shape"), [("MatMul", (4, 4)), ("Mul", (4,)), ("Div", ())])
+def test_factors_too_small_for_float16_stay_float32_with_their_node(op: str, shape: tuple[int, ...]) -> None:
+    small = (graphs.weight(*shape) * 1e-8 if shape else np.float32(1e-9)).astype(F32)
+    back = np.float32(1e8) if op != "Div" else np.float32(1e-9)
+    nodes = [node(op, ["x", "small"], ["a"]), node("Mul", ["a", "back"], ["b"]), node("Relu", ["b"], ["y"])]
+    model = single(nodes, {"x": (F32, [1, 4])}, {"y": F32}, {"small": small, "back": back})
+    _, outcome = agree(model, {"x": x(1, 4)})
+    assert "'small' holds numbers too small for float16" in outcome.in_float32[op]
+    assert {c.name: c.half for c in outcome.constants} == {"small": False, "back": False}
+
+
+def test_small_numbers_that_are_added_become_float16() -> None:
+    nodes = [node("Conv", ["x", "w", "b"], ["c"]), node("Add", ["c", "b"], ["d"]), node("Max", ["d", "eps"], ["y"])]
+    constants = {"w": graphs.weight(1, 1, 3), "b": np.full(1, 1e-9, F32), "eps": np.array(1e-12, F32)}
+    model = single(nodes, {"x": (F32, [1, 1, 8])}, {"y": F32}, constants)
+    _, outcome = agree(model, {"x": x(1, 1, 8)})
+    assert all(c.half for c in outcome.constants) and not outcome.in_float32

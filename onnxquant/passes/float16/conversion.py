@@ -18,7 +18,7 @@ from onnxquant.passes.float16.mean_squares import mean_square_nodes
 from onnxquant.passes.float16.operators import reason_for_float32
 from onnxquant.passes.float16.scope import FLOAT, HALF, GraphScope, hoist_constants
 from onnxquant.passes.float16.size_chains import cast_to, size_nodes
-from onnxquant.passes.float16.values import Store, beyond, constant_tensor
+from onnxquant.passes.float16.values import Store, beyond, constant_tensor, unfit
 from onnxquant.passes.float16.variants import Variants
 from onnxquant.passes.prepare.initializers import free_inputs
 from onnxquant.runtime.signatures import Signature, signatures
@@ -26,7 +26,11 @@ from onnxquant.runtime.signatures import Signature, signatures
 _ANY_TYPE = ("Shape", "Size")
 _UNKNOWN = "its types are not known"
 _OURS = "our operators compute in float32"
-_TOO_LARGE = "its weight holds numbers beyond 65504"
+_UNFIT = "its weight holds numbers beyond 65504, or too small for float16"
+# Ops that multiply their first two inputs, or divide them.
+_PRODUCTS = frozenset(
+    {"Mul", "Div", "MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "FusedMatMul", "FusedGemm", "FusedConv"}
+)
 _INTEGERS = "it is part of a kernel on integers"
 _FOLDED = "it is computed when a session is created"
 _SIZES = "its values are sizes"
@@ -41,12 +45,12 @@ class Lowered:
 
     Attributes:
         planes: names of constants that stay as they are.
-        large: names of weights that hold numbers which float16 has not.
+        unfit: names of weights that hold numbers which float16 has not.
         types: element types by name, of the model before its weights were encoded; None: this is that model.
     """
 
     planes: frozenset[str] = frozenset()
-    large: frozenset[str] = frozenset()
+    unfit: frozenset[str] = frozenset()
     types: Mapping[str, int] | None = None
 
 
@@ -122,9 +126,9 @@ class GraphConversion(Variants):
         reasons |= dict.fromkeys(integer_neighbours(graph, scope.half_dequantizers), _INTEGERS)
         reasons |= dict.fromkeys(folded_nodes(graph, self.lowered.planes), _FOLDED)
         reasons |= dict.fromkeys(batch_transposes(graph), _FUSED)
-        for place, node in enumerate(graph.node if self.lowered.large else ()):
-            if any(entry.key == SITE and entry.value in self.lowered.large for entry in node.metadata_props):
-                reasons[place] = _TOO_LARGE
+        for place, node in enumerate(graph.node if self.lowered.unfit else ()):
+            if any(entry.key == SITE and entry.value in self.lowered.unfit for entry in node.metadata_props):
+                reasons[place] = _UNFIT
         return reasons
 
     def _doubles(self, graph: onnx.GraphProto) -> set[str]:
@@ -197,12 +201,14 @@ class GraphConversion(Variants):
             return "its types do not include float16"
         for i in floats:
             owner = scope.owner(node.input[i])
-            if (
-                owner
-                and node.input[i] in owner.constants
-                and beyond(self.document.array(owner.constants[node.input[i]]))
-            ):
-                return f"its constant {node.input[i]!r} holds numbers beyond 65504"
+            constant = owner.constants.get(node.input[i]) if owner else None
+            if constant is None:
+                continue
+            array = self.document.array(constant)
+            why = unfit(array)
+            # Small numbers that are added may be zero, and guards against zero stay so.
+            if why and (beyond(array) or (i < 2 and node.op_type in _PRODUCTS)):
+                return f"its constant {node.input[i]!r} {why}"
         return None
 
     def _is_square(self, node: onnx.NodeProto, scope: GraphScope) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxquant.graph.node import STANDARD
 from onnxquant.numerics.decibels import decibels
+from onnxquant.numerics.score import GOOD_DB
 
 LARGEST, SMALLEST, SMALLEST_NORMAL = 65504.0, 2.0**-24, 2.0**-14
 # From here on rounding to nearest gives infinity.
@@ -81,6 +82,18 @@ def beyond(values: NDArray[Any]) -> bool:
     """Whether an array holds numbers that float16 has not, and that do not stand for infinity."""
     size = np.abs(values)
     return bool(((size >= OVERFLOW) & (size < STANDS_FOR_INFINITY)).any())
+
+
+def too_small(values: NDArray[Any]) -> bool:
+    """Whether most of the signal of an array lies below what float16 holds."""
+    return bool(np.abs(values).max(initial=0) < SMALLEST_NORMAL) and to_half(values, "")[1].sqnr_db < GOOD_DB
+
+
+def unfit(values: NDArray[Any]) -> str:
+    """The reason why float16 cannot stand for an array, as the end of a sentence; empty where it can."""
+    if beyond(values):
+        return "holds numbers beyond 65504"
+    return "holds numbers too small for float16" if too_small(values) else ""
 
 
 def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:

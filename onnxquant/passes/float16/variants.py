@@ -9,7 +9,7 @@ from onnxquant.graph.io import Document
 from onnxquant.graph.names import NameAllocator
 from onnxquant.graph.traverse import names_of
 from onnxquant.passes.float16.scope import FLOAT, HALF, GraphScope
-from onnxquant.passes.float16.values import ConvertedConstant, Store, beyond, store_inline, to_half
+from onnxquant.passes.float16.values import ConvertedConstant, Store, store_inline, to_half, unfit
 
 # A constant that is read in both types is stored twice up to this size, and cast above it.
 _TWICE_BELOW = 1024
@@ -38,7 +38,7 @@ class Variants:
     def is_worth_a_cast(self, tensor: onnx.TensorProto) -> bool:
         """Whether a constant that is read in float32 alone is stored in float16, behind a Cast."""
         values = self.document.array(tensor)
-        return values.nbytes > _TWICE_BELOW and not beyond(values)
+        return values.nbytes > _TWICE_BELOW and not unfit(values)
 
     def use(self, node: onnx.NodeProto, index: int, scope: GraphScope, kind: int) -> None:
         """Let a node read a value in a type, through a Cast or another copy of a constant where it has to be."""
