@@ -156,7 +156,8 @@ class Format(SolvableFormat["Encoded"], NamedFormat, ABC):
 
     # The paper or project that defines the format.
     source: ClassVar[str] = "this package"
-    # Its bytes are defined by another project; planes convert to and from them without loss (``to_blocks``).
+    # Its bytes are defined by another project; planes convert to and from them without loss (``to_blocks``). They are one
+    # array, or, in bitsandbytes' formats, an array of codes and others beside it.
     foreign: ClassVar[bool] = False
     # Bytes of the other project exist for multiples of so many columns.
     foreign_cols: ClassVar[int] = 1

@@ -10,6 +10,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from onnxquant.numerics.arrays import Bytes
+from onnxquant.numerics.packing import low_bits, pack, unpack
+
 Planes = dict[str, NDArray[Any]]
 
 
@@ -87,6 +90,41 @@ class Plane:
     def packed_nbytes(self) -> int:
         """Bytes of the array with its elements packed to their bits, without padding."""
         return (self.size * self.bits + 7) // 8
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Bytes of ``packed``, whose low and high parts are whole bytes each."""
+        low = low_bits(self.bits)
+        return (self.size * low + 7) // 8 + (self.size * (self.bits - low) + 7) // 8
+
+    def packed(self, values: NDArray[Any]) -> Bytes:
+        """The bytes of an array in files: elements packed to their bits, the first in the lowest.
+
+        Elements of 3, 5 and 6 bits are two parts, the low bits of all and then the high ones.
+        """
+        if not self._is_packed:
+            return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        low = low_bits(self.bits)
+        flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8) & np.uint8((1 << self.bits) - 1)
+        if low == self.bits:
+            return pack(flat, low)
+        parts = [pack(flat & np.uint8((1 << low) - 1), low), pack(flat >> np.uint8(low), self.bits - low)]
+        return np.concatenate(parts)
+
+    def unpacked(self, raw: Bytes) -> NDArray[Any]:
+        """The array of bytes that ``packed`` gives, without a copy where nothing is packed."""
+        if not self._is_packed:
+            return raw.view(self.dtype).reshape(self.shape)
+        low = low_bits(self.bits)
+        middle = -(-self.size * low // 8)
+        codes = unpack(raw[:middle], low, self.size)
+        if low != self.bits:
+            codes = codes | unpack(raw[middle:], self.bits - low, self.size) << np.uint8(low)
+        return self.from_bits(codes).reshape(self.shape)
+
+    @property
+    def _is_packed(self) -> bool:
+        return self.bits < 8 * self.dtype.itemsize
 
     def from_bits(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
         """Elements from bytes that hold their packed bits alone: the sign of a signed one fills the rest."""

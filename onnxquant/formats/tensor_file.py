@@ -1,6 +1,6 @@
 """Files of one encoded tensor: its planes in a safetensors file, with the format in the metadata and a checksum.
 
-Codes are packed to their width, the first in the lowest bits. The last tensor, ``sha256``, is the hash of all bytes before
+Codes are packed to their width (``Plane.packed``). The last tensor, ``sha256``, is the hash of all bytes before
 it. Every reader of safetensors opens the file; ``read`` accepts what ``write`` writes and nothing else.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxquant.errors import WeightError
 from onnxquant.formats.planes import Plane, Planes
@@ -31,8 +30,6 @@ _TYPES = {
     "uint8": "U8", "int8": "I8", "int16": "I16", "int32": "I32", "float16": "F16", "bfloat16": "BF16", "float32": "F32",
     "float8_e8m0fnu": "F8_E8M0",
 }  # fmt: skip
-# Codes that are packed at a time: a bit takes a byte on the way.
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def write(path: Path, header: TensorHeader, declared: Mapping[str, Plane], plane
     with atomically(path) as file:
         file.write(head)
         for name, plane in declared.items():
-            packed = _packed(np.ascontiguousarray(planes[name]), plane.bits).tobytes()
+            packed = plane.packed(planes[name]).data
             digest.update(packed)
             file.write(packed)
         file.write(digest.digest())
@@ -130,8 +127,8 @@ def read_planes(path: Path, raw: Bytes, header: TensorHeader, declared: Mapping[
     planes: Planes = {}
     start = len(head)
     for name, plane in declared.items():
-        end = start + plane.packed_nbytes
-        planes[name] = _unpacked(raw[start:end], plane)
+        end = start + plane.stored_nbytes
+        planes[name] = plane.unpacked(raw[start:end]).copy()
         start = end
     return planes
 
@@ -146,9 +143,9 @@ def _head(header: TensorHeader, declared: Mapping[str, Plane]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": header.metadata()}
     start = 0
     for name, plane in declared.items():
-        end = start + plane.packed_nbytes
+        end = start + plane.stored_nbytes
         is_packed = plane.bits < 8 * plane.dtype.itemsize
-        shape = [plane.packed_nbytes] if is_packed else list(plane.shape)
+        shape = [plane.stored_nbytes] if is_packed else list(plane.shape)
         entries[name] = {"dtype": _TYPES[plane.dtype.name], "shape": shape, "data_offsets": [start, end]}
         start = end
     entries[_CHECKSUM] = {"dtype": "U8", "shape": [_CHECKSUM_BYTES], "data_offsets": [start, start + _CHECKSUM_BYTES]}
@@ -158,27 +155,4 @@ def _head(header: TensorHeader, declared: Mapping[str, Plane]) -> bytes:
 
 
 def _nbytes(declared: Mapping[str, Plane]) -> int:
-    return sum(plane.packed_nbytes for plane in declared.values())
-
-
-def _packed(plane: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Elements packed to some bits, the first in the lowest."""
-    if bits == 8 * plane.dtype.itemsize:
-        return plane
-    flat = plane.reshape(-1, 1).view(np.uint8)
-    parts = [flat[i : i + _CHUNK] for i in range(0, len(flat), _CHUNK)]
-    each = [np.packbits(np.unpackbits(part, axis=1, count=bits, bitorder="little"), bitorder="little") for part in parts]
-    return np.concatenate([np.zeros(0, np.uint8), *each])
-
-
-def _unpacked(packed: Bytes, plane: Plane) -> NDArray[Any]:
-    """A plane from its bytes."""
-    if plane.bits == 8 * plane.dtype.itemsize:
-        return packed.view(plane.dtype).reshape(plane.shape).copy()
-    codes = np.empty(plane.size, np.uint8)
-    step = _CHUNK * plane.bits // 8
-    for at, start in zip(range(0, plane.size, _CHUNK), range(0, packed.size, step), strict=True):
-        part = codes[at : at + _CHUNK]
-        bits = np.unpackbits(packed[start : start + step], count=part.size * plane.bits, bitorder="little")
-        part[...] = np.packbits(bits.reshape(-1, plane.bits), axis=1, bitorder="little")[:, 0]
-    return plane.from_bits(codes).reshape(plane.shape)
+    return sum(plane.stored_nbytes for plane in declared.values())

@@ -15,7 +15,7 @@ from onnxquant.numerics.arrays import Bytes
 
 
 def has_blocks(form: object) -> bool:
-    """Whether a format's bytes are one array, defined by another project."""
+    """Whether the bytes that another project defines for a format (``Format.foreign``) are one array."""
     return isinstance(form, Blocks | I2_S)
 
 

@@ -48,7 +48,8 @@ def test_a_saved_tensor_is_a_safetensors_file_with_packed_codes(tmp_path: Path) 
     assert [start for start, _ in spans] == [0, *(end for _, end in spans[:-1])]
     assert spans[-1][1] == len(data)
     bits = "".join(f"{byte:08b}"[::-1] for byte in data[slice(*header["codes"]["data_offsets"])])
-    codes = [int(bits[i : i + 3][::-1], 2) for i in range(0, 3 * 4 * 96, 3)]
+    low, high = bits[: 2 * 4 * 96], bits[2 * 4 * 96 :]
+    codes = [int(high[i] + low[2 * i : 2 * i + 2][::-1], 2) for i in range(4 * 96)]
     assert codes == encoded.planes["codes"].reshape(-1).tolist()
     scales = np.frombuffer(data[slice(*header["scales"]["data_offsets"])], "<f2").reshape(header["scales"]["shape"])
     np.testing.assert_array_equal(scales, encoded.planes["scales"])

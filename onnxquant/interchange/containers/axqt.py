@@ -32,16 +32,15 @@ from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.ggml.blocks import Blocks, from_nibbles, nibbles
 from onnxquant.formats.matrix import check_permutation
-from onnxquant.formats.planes import Plane, Planes
+from onnxquant.formats.planes import Planes
 from onnxquant.interchange.blocks import blocks_of, from_blocks, has_blocks
 from onnxquant.interchange.container import Container, Output
 from onnxquant.interchange.cursor import Cursor, MappedFile, first_bytes, longest_json, parsed_json, refuse_costly_json
 from onnxquant.interchange.ggml_types import Opaque
-from onnxquant.interchange.stored import StoredBytes, bytes_of
+from onnxquant.interchange.stored import StoredBytes
 from onnxquant.interchange.tensor import Checkpoint, Tensor, are_counts, is_float, is_shape, original_dtype, rows_of
 from onnxquant.json_data import JsonObject, JsonValue, to_object
 from onnxquant.numerics.arrays import Array, Bytes
-from onnxquant.numerics.packing import low_bits, pack, unpack
 from onnxquant.system.files import atomically
 
 _MAGIC = b"AXQT"
@@ -218,35 +217,7 @@ def _part(file: BinaryIO, name: str, stored: StoredBytes) -> JsonObject:
 def _packed(encoded: Encoded) -> dict[str, Bytes]:
     """The planes of a weight as bytes, elements packed to their bits."""
     planes = encoded.format.planes(encoded.rows, encoded.cols)
-    return {name: _packed_plane(planes[name], encoded.planes[name]) for name in planes}
-
-
-def _packed_plane(plane: Plane, values: Array) -> Bytes:
-    if plane.bits == 8 * plane.dtype.itemsize:
-        return bytes_of(values)
-    low = low_bits(plane.bits)
-    flat = values.reshape(-1).view(np.uint8) & np.uint8((1 << plane.bits) - 1)
-    if low == plane.bits:
-        return pack(flat, low)
-    return np.concatenate([pack(flat & np.uint8((1 << low) - 1), low), pack(flat >> np.uint8(low), plane.bits - low)])
-
-
-def _unpacked_plane(plane: Plane, raw: Bytes) -> Array:
-    if plane.bits == 8 * plane.dtype.itemsize:
-        return raw.view(plane.dtype).reshape(plane.shape)
-    low = low_bits(plane.bits)
-    middle = -(-plane.size * low // 8)
-    codes = unpack(raw[:middle], low, plane.size)
-    if low != plane.bits:
-        codes = codes | unpack(raw[middle:], plane.bits - low, plane.size) << np.uint8(low)
-    return plane.from_bits(codes).reshape(plane.shape)
-
-
-def _packed_size(plane: Plane) -> int:
-    if plane.bits == 8 * plane.dtype.itemsize:
-        return plane.nbytes
-    low = low_bits(plane.bits)
-    return -(-plane.size * low // 8) + -(-plane.size * (plane.bits - low) // 8)
+    return {name: planes[name].packed(encoded.planes[name]) for name in planes}
 
 
 def _second(cursor: Cursor) -> Checkpoint:
@@ -308,7 +279,7 @@ def _read(cursor: Cursor, entry: Any) -> Tensor:  # noqa: ANN401 - JSON
         return Tensor(name, shape, form, load_blocks, lambda: part, matrix=matrix, original_dtype=dtype_before)
     planes = form.planes(rows, cols)
     for plane in planes.values():
-        _expect(plane.name in parts and parts[plane.name].raw.size == _packed_size(plane), cursor, name)
+        _expect(plane.name in parts and parts[plane.name].raw.size == plane.stored_nbytes, cursor, name)
     load = partial(_load_planes, form, (rows, cols), parts, shape)
     return Tensor(name, shape, form, load, matrix=matrix, original_dtype=dtype_before)
 
@@ -348,7 +319,7 @@ def _load_planes(
     form: Format, sizes: tuple[int, int], parts: Mapping[str, StoredBytes], shape: tuple[int, ...]
 ) -> Encoded:
     declared = form.planes(*sizes)
-    planes: Planes = {name: _unpacked_plane(plane, parts[name].checked()) for name, plane in declared.items()}
+    planes: Planes = {name: plane.unpacked(parts[name].checked()) for name, plane in declared.items()}
     if "permutation" in planes:
         check_permutation(planes["permutation"], sizes[1])
     columns = planes.get("outlier_columns", np.zeros(0, np.int32))
