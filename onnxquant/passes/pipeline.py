@@ -11,7 +11,7 @@ from onnxquant.passes.base import Pass
 from onnxquant.passes.prepare.attention import SplitAttention
 from onnxquant.passes.prepare.carried_constants import ReadCarriedConstants
 from onnxquant.passes.prepare.functions import InlineFunctions
-from onnxquant.passes.prepare.half import WidenFloat16
+from onnxquant.passes.prepare.half import NarrowFloat64, WidenFloat16
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.initializers import ConstantsToInitializers, DropUnread, RaiseIrVersion
 from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
@@ -56,7 +56,7 @@ SIMPLIFY: tuple[Pass, ...] = (
 
 
 # For integer activations of either kind: kernels compute in float32, and products of any size are worth it.
-WIDEN: tuple[Pass, ...] = (WidenFloat16(), SplitAttention(least=MIN_ELEMENTS))
+WIDEN: tuple[Pass, ...] = (WidenFloat16(), NarrowFloat64(), SplitAttention(least=MIN_ELEMENTS))
 
 
 def run(document: Document, passes: Iterable[Pass]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Models whose weights are not float32: of float16, which compute in float32, and those that are quantized already."""
+"""Models whose weights are not float32: float16 and float64, which compute in float32, and integers of other tools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rounded import sqnr_db
 
 import onnxquant
 from onnxquant.graph.io import Document
-from onnxquant.passes.prepare.half import WidenFloat16
+from onnxquant.passes.prepare.half import NarrowFloat64, WidenFloat16
 
 HALF = onnx.TensorProto.FLOAT16
 X = graphs.rng(1).standard_normal((8, 3, 12, 12)).astype(np.float16)
@@ -67,13 +67,22 @@ def test_a_constant_output_keeps_the_model_as_it_is() -> None:
     assert not result.changed and "inputs or outputs, too" in result.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("values", "changed"), [(np.ones((16, 16)), True), (np.ones(16), False), (np.full((16, 16), 1e39), False)]
+)
+def test_weights_of_float64_decide_whether_a_model_becomes_float32(values: graphs.Array, changed: bool) -> None:
+    proto = graphs.model([node("MatMul", ["x", "w"], ["y"])], {"x": ("float64", [2, 16])}, {"y": "float64"}, {"w": values})
+    assert NarrowFloat64()(Document(proto, memoryview(b""), None)).changed == changed
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
-def test_integer_activations_of_a_float16_model(kind: str, tmp_path: Path) -> None:
+def test_integer_activations_of_a_model_that_is_not_float32(kind: str, dtype: str, tmp_path: Path) -> None:
     nodes = [node("MatMul", ["x", "w"], ["a"]), node("Relu", ["a"], ["b"]), node("MatMul", ["b", "v"], ["y"])]
-    constants = {"w": weight(24, 32).astype(np.float16), "v": weight(32, 16).astype(np.float16)}
-    proto = graphs.model(nodes, {"x": ("float16", [1, 6, 24])}, {"y": "float16"}, constants)
+    constants = {"w": weight(24, 32).astype(dtype), "v": weight(32, 16).astype(dtype)}
+    proto = graphs.model(nodes, {"x": (dtype, [1, 6, 24])}, {"y": dtype}, constants)
     model, output = graphs.save(proto, tmp_path / "model.onnx"), tmp_path / "out.onnx"
-    x = graphs.rng(2).standard_normal((8, 6, 24)).astype(np.float16)
+    x = graphs.rng(2).standard_normal((8, 6, 24)).astype(dtype)
     np.savez(tmp_path / "data.npz", x=x)
     plain = {"calibration_method": "minmax", "smooth": False} if kind == "static" else {"smooth": False}
     report = onnxquant.quantize(model, output, activations=kind, data=str(tmp_path / "data.npz"), **plain)
@@ -83,7 +92,7 @@ def test_integer_activations_of_a_float16_model(kind: str, tmp_path: Path) -> No
     options = ort.SessionOptions()
     options.add_session_config_entry("session.x64quantprecision", "1")
     expected, got = (ort.InferenceSession(p, options).run(None, {"x": x[:1]})[0] for p in (model, output))
-    assert got.dtype == np.float16 and sqnr_db(expected.astype(np.float32), got.astype(np.float32)) > 30
+    assert got.dtype == dtype and sqnr_db(expected.astype(np.float32), got.astype(np.float32)) > 30
 
 
 @pytest.mark.parametrize("options", [{}, {"activations": "static"}, {"activations": "dynamic"}], ids=str)
