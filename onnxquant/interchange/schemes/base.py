@@ -13,6 +13,7 @@ import numpy as np
 from onnxquant.errors import CheckpointError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.matrix import CHUNK_BYTES
 from onnxquant.formats.planes import Planes
 from onnxquant.interchange.tensor import Tensor, is_float
 from onnxquant.json_data import JsonObject
@@ -20,6 +21,7 @@ from onnxquant.native.jobs import Execution
 from onnxquant.native.packers import pack_rows
 from onnxquant.numerics.arrays import Array, Bytes, Order
 from onnxquant.numerics.packing import unpack
+from onnxquant.numerics.rows import row_ranges
 
 Arrays = Mapping[str, Array]
 ArrayType = tuple[np.dtype[Any], tuple[int, ...]]
@@ -202,7 +204,10 @@ def words_to_codes(words: Array, bits: int, count: int) -> Bytes:
     """Codes [rows, count] of 32-bit words [rows, n], the first code in the lowest bits; 3 bits may cross words."""
     raw = np.ascontiguousarray(words).view(np.uint8)
     if bits in (2, 4, 8):
-        return np.ascontiguousarray(unpack(raw, bits, count))
+        unpacked = np.empty((len(raw), count), np.uint8)
+        for part in row_ranges(len(raw), count, CHUNK_BYTES):
+            unpacked[part] = unpack(raw[part], bits, count)
+        return unpacked
     stream = np.unpackbits(raw, axis=-1, bitorder="little")[:, : count * bits]
     weights = (1 << np.arange(bits)).astype(np.uint8)
     codes: Bytes = (stream.reshape(len(stream), count, bits) * weights).sum(axis=-1, dtype=np.uint8)
