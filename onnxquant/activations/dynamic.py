@@ -14,7 +14,7 @@ from onnxquant import runtime
 from onnxquant.activations.calibrated import MAGNITUDES, largest_magnitudes
 from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import smoothed_copies
-from onnxquant.activations.pair_room import with_room_for_pairs
+from onnxquant.activations.pair_room import with_room_for_any_pairs, with_room_for_pairs
 from onnxquant.activations.plan import ActivationPlan, DynamicActivations
 from onnxquant.activations.recurrent import layers, with_fast_layers, with_layers
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
@@ -53,8 +53,9 @@ def plan_dynamic(context: Context) -> ActivationPlan:
     judging = undivided(spread(split.judging, JUDGED))
     runner = CandidateRunner(document, rules, judging, threads, judge=options.judge)
     if options.smooth and best.sites.multiplied:
+        visible = _outputs(document).union(entry.name for entry in document.proto.graph.input)
         inputs = [u.node.input[0] for s in _multiplied(best) for u in s.served(UseKind.PRODUCT)]
-        observers = {x: [MAGNITUDES] for x in inputs}
+        observers = {x: [MAGNITUDES] for x in inputs if x in visible}
         with budget.first_pass():
             statistics = collect(document, split.calibrating, observers, threads=threads, progress=budget.progress)
         score = runner.score(best).criterion
@@ -87,7 +88,20 @@ def _with_room_for_pairs(best: ActivationPlan, rules: Recipe, runner: CandidateR
     """A plan that loses little on CPUs without VNNI: ranges differ from call to call, so no sum may be cut off at all."""
     pairs = runner.saturating(best, more)
     possible = {name: sums.possible for name, sums in pairs.items()}
-    return replace(best, solved=with_room_for_pairs(best.document, possible, rules, best.solved)) if pairs else best
+    solved = with_room_for_pairs(best.document, possible, rules, best.solved)
+    return replace(best, solved=with_room_for_any_pairs(best.document, _hidden(best), rules, solved))
+
+
+def _hidden(plan: ActivationPlan) -> list[str]:
+    """Multiplied weights whose products lie inside of If, Loop or Scan, where no sum can be observed."""
+    outputs = _outputs(plan.document)
+    products = {site.name: [u.node.output[0] for u in site.served(UseKind.PRODUCT)] for site in _multiplied(plan)}
+    return [name for name, results in products.items() if not outputs.issuperset(results)]
+
+
+def _outputs(document: Document) -> set[str]:
+    """Tensors that the nodes of the main graph compute."""
+    return {output for node in document.proto.graph.node for output in node.output}
 
 
 def _with_room_for_any_pairs(best: ActivationPlan, context: Context) -> ActivationPlan:

@@ -117,3 +117,25 @@ def test_products_go_back_only_where_the_file_is_certainly_slower_and_certainly_
     samples = {"x": np.concatenate([X] * 8)[:, None]}
     counts = ops(dynamic(attention(), tmp_path, data=samples, smooth=False))
     assert counts["MatMulIntegerToFloat"] + counts["DynamicQuantizeMatMul"] == products
+
+
+def test_sums_fit_in_a_loop_where_none_can_be_observed(tmp_path: Path) -> None:
+    signs = np.sign(graphs.rng(2).standard_normal((Encoder.WIDTH, Encoder.WIDTH))).astype(np.float32)
+    tensor, info = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_graph(
+        [node("MatMul", ["state", "w"], ["sums"]), node("Tanh", ["sums"], ["next"]), node("Identity", ["on"], ["go"])],
+        "body",
+        [info("i", onnx.TensorProto.INT64, []), info("on", onnx.TensorProto.BOOL, []), info("state", tensor, X.shape)],
+        [info("go", onnx.TensorProto.BOOL, []), info("next", tensor, X.shape)],
+        [onnx.numpy_helper.from_array(signs, "w")],
+    )
+    g = Encoder()
+    count, start = g.constant(np.array(2)), g.constant(np.array(True))
+    proto = g.model(g.op("Loop", count, start, g.linear("x", g.WIDTH, g.WIDTH), body=body))
+    np.savez(tmp_path / "data.npz", x=np.concatenate([X] * 4))
+    path = dynamic(proto, tmp_path, data=str(tmp_path / "data.npz"))
+    inner = next(a.g for n in onnx.load(path).graph.node if n.op_type == "Loop" for a in n.attribute if a.name == "body")
+    assert any(n.op_type == "DynamicQuantizeMatMul" for n in inner.node)
+    codes = next(onnx.numpy_helper.to_array(i) for i in inner.initializer if i.name.endswith("codes")).astype(np.int16)
+    sizes = np.abs(codes - (128 if codes.min() >= 0 else 0))
+    assert 100 < (sizes[0::2] + sizes[1::2]).max() <= 128
