@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar, cast
 
-from onnxquant.errors import RecipeError, nearest
+from onnxquant.errors import RecipeError, nearest, shown
 from onnxquant.formats.facts import Facts
-from onnxquant.formats.parameters import parameters_of
+from onnxquant.formats.parameters import Parameter, parameters_of
 from onnxquant.registry import classes
 
 
@@ -70,12 +70,13 @@ class NamedFormat(ABC):
         Raises:
             RecipeError: the format has no such parameter, or the value is of the wrong type or out of its range.
         """
-        known = parameters_of(type(self))
+        declared = {f.name: f for f in fields(self)}
         for key, value in parameters.items():
-            if key not in [f.name for f in fields(self)]:
-                hint = nearest(key, list(known)) if known else f"; {self.name} is one fixed point without parameters"
-                raise RecipeError(f"format {self.name!r} has no parameter {key!r}{hint}")
-            if key in known and value is not None and (mistake := known[key].mistake(value)):
+            if key not in declared:
+                known = self.parameters()
+                hint = nearest(key, known) if known else f"; {self.name} is one fixed point without parameters"
+                raise RecipeError(f"format {self.name!r} has no parameter {shown(key)}{hint}")
+            if value is not None and (mistake := Parameter.of(declared[key]).mistake(value)):
                 raise RecipeError(f"format {self.name!r}: {mistake}")
         return replace(self, **cast(dict[str, Any], parameters))
 
@@ -103,6 +104,6 @@ def make_format(base: type[F], name: str, parameters: Mapping[str, object]) -> F
     """
     known = registry_of(base)
     if name not in known:
-        raise RecipeError(f"unknown format {name!r}{nearest(name, list(known))}")
+        raise RecipeError(f"unknown format {shown(name)}{nearest(name, list(known))}")
     form: F = known[name].make(parameters)
     return form

@@ -6,6 +6,8 @@ from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+from onnxquant.errors import shown
+
 T = TypeVar("T")
 
 # A field with this metadata is set by encoding, not by a user.
@@ -76,8 +78,8 @@ class Parameter:
         if isinstance(value, expected) and (not isinstance(value, bool) or expected is bool):
             if not self.choices or value in self.choices:
                 return None
-            return f"{self.name} is {value!r}, expected {' or '.join(self.choices)}"
-        return f"{self.name} is {value!r}, expected {_KINDS[self.kind][1]}"
+            return f"{self.name} is {shown(value)}, expected {' or '.join(self.choices)}"
+        return f"{self.name} is {shown(value)}, expected {_KINDS[self.kind][1]}"
 
 
 def parameters_of(form: type[Any]) -> dict[str, Parameter]:

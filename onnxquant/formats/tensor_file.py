@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxquant.errors import WeightError
+from onnxquant.errors import WeightError, shown
 from onnxquant.formats.planes import Plane, Planes
 from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Bytes
@@ -66,7 +66,9 @@ class TensorHeader:
         shape = tuple(values["shape"])
         sizes = (rows, cols, *shape)
         if not isinstance(values["parameters"], dict) or not all(type(n) is int and 0 <= n < _MOST_ROWS for n in sizes):
-            raise ValueError(f"parameters {values['parameters']}, sizes {sizes}")
+            raise ValueError(f"parameters {shown(values['parameters'])}, sizes {shown(sizes)}")
+        if not isinstance(metadata["format"], str):
+            raise TypeError(f"format {shown(metadata['format'])}")
         return cls(metadata["format"], values["parameters"], (rows, cols), shape)
 
 
@@ -106,13 +108,13 @@ def read_header(path: Path) -> tuple[TensorHeader, Bytes]:
     except (KeyError, ValueError, TypeError, RecursionError):
         raise WeightError(f"{path}: damaged, or no tensor that onnxquant saved") from None
     if version != str(VERSION):
-        raise WeightError(f"{path}: has version {version} of the file format, expected {VERSION}")
+        raise WeightError(f"{path}: has version {str(version)[:60]} of the file format, expected {VERSION}")
     if hashlib.sha256(memoryview(data)[:-_CHECKSUM_BYTES]).digest() != data[-_CHECKSUM_BYTES:]:
         raise WeightError(f"{path}: damaged: its bytes do not match its checksum")
     try:
         return TensorHeader.of(metadata), np.frombuffer(data, np.uint8)
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightError(f"{path}: its metadata are none of onnxquant: {error}") from None
+        raise WeightError(f"{path}: its metadata are none of onnxquant: {str(error)[:200]}") from None
 
 
 def read_planes(path: Path, raw: Bytes, header: TensorHeader, declared: Mapping[str, Plane]) -> Planes:

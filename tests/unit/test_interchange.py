@@ -1,19 +1,22 @@
 """Files of tensors: read and written as their own projects do, and turned into each other."""
 
+import importlib
 import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 
 import gguf
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import ROOT
 from safetensors.numpy import load_file, save_file
 
 import onnxquant
 from onnxquant import interchange
-from onnxquant.errors import CheckpointError, OnnxQuantError, OutputError, RecipeError
+from onnxquant.errors import CheckpointError, OutputError, RecipeError
 from onnxquant.interchange.schemes.base import codes_to_words, words_to_codes
 
 _GGML = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ2_0", "MXFP4"]
@@ -442,29 +445,26 @@ def test_every_truncation_is_one_clear_error(tmp_path: Path, container: str) -> 
     _each([*range(0, len(raw) - 32, 7), len(raw) - 33], fails)
 
 
-@pytest.mark.parametrize("container", ["gguf", "safetensors", "axqt"])
-def test_damaged_files_are_errors_of_ours_or_read(tmp_path: Path, container: str) -> None:
-    weights = {"w.weight": onnxquant.encode(_normal(32, 64), "q4_0"), "v": _normal(3)}
-    interchange.save(tmp_path / f"a.{container}", weights, metadata={"k": "v", "l": "w"})
-    raw = (tmp_path / f"a.{container}").read_bytes()
-    rng = np.random.default_rng(0)
-    outcomes = []
+@pytest.fixture
+def fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module("fuzz_checkpoints")
 
-    def survives(number: int) -> None:
-        damaged = bytearray(raw)
-        for place in rng.integers(0, min(len(raw), 400), 1 + number % 4):
-            damaged[place] = rng.integers(0, 256)
-        path = tmp_path / f"d.{container}"
-        path.write_bytes(damaged)
-        try:
-            for tensor in interchange.open_checkpoint(path).tensors.values():
-                tensor.load()
-            outcomes.append(True)
-        except OnnxQuantError:
-            outcomes.append(False)
 
-    _each(range(300), survives)
-    assert False in outcomes
+_KINDS = (
+    "gguf", "gguf-v2", "gguf-split", "safetensors", "sharded", "bitsandbytes", "gptq", "gptq-v1", "awq",
+    "compressed-tensors", "bitnet", "q8k", "q8k-without-index", "axqt-v1", "axqt", "tensor",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_damaged_files_of_every_kind_are_errors_of_ours_or_read(tmp_path: Path, fuzz: ModuleType, kind: str) -> None:
+    (tmp_path / "files").mkdir()
+    run = fuzz.Run(kind, tmp_path / "files", tmp_path, mutations=60, seed=0)
+    outcomes = [outcome for _, outcome in run.outcomes()]
+    assert len(outcomes) == 60
+    assert "refused" in outcomes
+    assert set(outcomes) <= {"read", "refused"}
 
 
 # ---- quantization without a graph ----

@@ -67,7 +67,7 @@ def test_every_damage_of_a_saved_tensor_is_one_error(tmp_path: Path) -> None:
             Encoded.load(path)
 
 
-def _forged(path: Path, **metadata: str) -> None:
+def _forged(path: Path, **metadata: object) -> None:
     """A file with other metadata, and the checksum to them."""
     encode(normal(2, 32), "q4_1").save(path)
     raw = path.read_bytes()
@@ -84,6 +84,8 @@ def _forged(path: Path, **metadata: str) -> None:
     [
         ({"onnxquant_tensor": "2"}, "version 2 of the file format, expected 1"),
         ({"format": "q9_9"}, "unknown format 'q9_9'"),
+        ({"format": ["q4_1"]}, "metadata"),
+        ({"format": "q" * 9999}, r"unknown format 'q{10,200}\.\.\."),
         ({"format": "q5_1"}, "planes are not those of format q5_1"),
         ({"parameters": '{"block_size": 64}'}, "one fixed point"),
         ({"parameters": "[]"}, "metadata"),
@@ -94,7 +96,7 @@ def _forged(path: Path, **metadata: str) -> None:
     ],
     ids=str,
 )
-def test_a_file_that_contradicts_itself_is_refused(metadata: dict[str, str], says: str, tmp_path: Path) -> None:
+def test_a_file_that_contradicts_itself_is_refused(metadata: dict[str, object], says: str, tmp_path: Path) -> None:
     _forged(tmp_path / "w", **metadata)
     with pytest.raises(WeightError, match=says):
         Encoded.load(tmp_path / "w")

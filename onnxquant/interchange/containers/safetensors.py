@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -197,10 +198,16 @@ def quantization_of(tensors: Sequence[Tensor]) -> JsonObject:
     return {}
 
 
+@cache
+def _schemes() -> Mapping[str, type[Scheme]]:
+    """Schemes by name."""
+    return classes(schemes, Scheme, "onnxquant.schemes")
+
+
 def _tensors(path: Path, arrays: dict[str, Array], config: JsonObject) -> dict[str, Tensor]:
     left: Mapping[str, Array] = arrays
     weights: dict[str, Tensor] = {}
-    for scheme in classes(schemes, Scheme, "onnxquant.schemes").values():
+    for scheme in _schemes().values():
         try:
             taken = scheme.read(left, config)
         except OnnxQuantError as error:
