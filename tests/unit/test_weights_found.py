@@ -94,6 +94,22 @@ def test_a_transpose_that_something_else_reads_or_of_another_weight_stays() -> N
         assert not ShareTransposes()(load(proto)).changed
 
 
+def test_a_transpose_inside_a_branch_is_stored_once() -> None:
+    table, shown = weight(64, 32), onnx.helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, None)
+    stored = onnx.numpy_helper.from_array(np.ascontiguousarray(table.T), "other")
+    then = onnx.helper.make_graph([node("MatMul", ["e", "other"], ["t"])], "then", [], [shown], [stored])
+    other = onnx.helper.make_graph([node("Relu", ["e"], ["t"])], "else", [], [shown])
+    nodes = [node("Gather", ["w", "ids"], ["e"]), node("If", ["c"], ["y"], then_branch=then, else_branch=other)]
+    inputs = {"ids": ("int64", ["b", 3]), "c": ("bool", [])}
+    for value, is_shared in ((table, True), (table + 1, False)):
+        document = load(model(nodes, inputs, {"y": "float32"}, {"w": value}))
+        assert ShareTransposes()(document).changed == is_shared
+        branch = document.proto.graph.node[1].attribute[1].g
+        branch = branch if branch.name == "then" else document.proto.graph.node[1].attribute[0].g
+        assert [t.name for t in branch.initializer] == ["other"] * (not is_shared)
+        assert [n.op_type for n in branch.node] == ["Transpose"] * is_shared + ["MatMul"]
+
+
 def test_a_weight_that_products_read_in_two_orders_is_multiplied_on_integers(tmp_path: Path) -> None:
     nodes = [node("Gemm", ["x", "w"], ["g"], transB=1), node("Tanh", ["g"], ["h"]), node("MatMul", ["h", "w"], ["y"])]
     proto = model(nodes, {"x": ("float32", ["b", 64])}, {"y": "float32"}, {"w": weight(64, 64)})

@@ -28,7 +28,8 @@ class ShareTransposes(Pass):
 
            Gather(E), MatMul(x, E')   ->   Gather(E), MatMul(x, Transpose(E))   with E' = Transpose(E)
 
-    2. Inputs, outputs, and what nested graphs read stay, and what nodes compute at load.
+    2. So is the transpose that a nested graph holds of a weight of the graphs around it.
+    3. Inputs, outputs, and what nested graphs read stay, and what nodes compute at load.
     """
 
     name = "share-transposes"
@@ -54,16 +55,25 @@ def _pairs(document: Document, editor: GraphEditor) -> Iterator[tuple[onnx.Tenso
             _reads_columns(node, tensor.name) for node in editor.consumers(tensor.name)
         ):
             alike[tensor.data_type, tensor.dims[1], tensor.dims[0]].append(tensor)
-    for tensor in editor.graph.initializer:
+    for tensor in _rows_first(editor) if alike else ():
         dims = tuple(tensor.dims)
-        if len(dims) != 2 or tensor.name in editor.inputs or not alike.get((tensor.data_type, *dims)):
-            continue
-        if not all(_reads_rows(node, tensor.name) for node in editor.consumers(tensor.name)):
+        if len(dims) != 2 or not alike.get((tensor.data_type, *dims)):
             continue
         others = alike[tensor.data_type, dims[0], dims[1]]
         for other in [o for o in others if _is_transpose(document, tensor, o)]:
             others.remove(other)
             yield tensor, other
+
+
+def _rows_first(editor: GraphEditor) -> Iterator[onnx.TensorProto]:
+    """Constants of a graph, and those that it sees of the graphs around it, which their own graph reads row by row."""
+    holder: GraphEditor | None = editor
+    while holder is not None:
+        for tensor in holder.graph.initializer:
+            readers = holder.consumers(tensor.name)
+            if editor.constant(tensor.name) is tensor and all(_reads_rows(node, tensor.name) for node in readers):
+                yield tensor
+        holder = holder.outer
 
 
 def _is_plain(editor: GraphEditor, tensor: onnx.TensorProto) -> bool:
