@@ -11,6 +11,8 @@ from onnxquant.targets import Activations
 
 # Calls that measure the speed of a file, and passes over the samples for calibration that make a static one.
 _TIMED_CALLS, _PASSES = 6, 3
+# Passes over the samples that judge which the proof of the chosen file makes.
+_PROOF_PASSES = 5
 # A choice is forecast where its first way takes longer.
 _LONG_SECONDS = 15.0
 
@@ -35,6 +37,17 @@ class Forecast:
         """Seconds that a way takes."""
         is_static = way.options.get("activations") == Activations.STATIC
         return self.call * (self.judged + _TIMED_CALLS + is_static * _PASSES * self.calibrated)
+
+    def expected(self, way: Way, earlier: Sequence[tuple[Way, float]]) -> float:
+        """Seconds that a way and the proof of its file take, after what earlier ways took beyond their calls.
+
+        Args:
+            way: the way.
+            earlier: earlier ways with their seconds; those that treat activations alike tell, where there are any.
+        """
+        alike = [pair for pair in earlier if pair[0].options.get("activations") == way.options.get("activations")]
+        more = max((seconds - self.seconds_of(other) for other, seconds in alike or earlier), default=0.0)
+        return self.seconds_of(way) + max(more, 0.0) + self.call * _PROOF_PASSES * self.judged
 
     def first_line(self) -> str:
         """The time before the first way, and that of each way; empty where it is short."""

@@ -28,6 +28,7 @@ from onnxquant.convert.candidate import (
     prospect,
     quality,
 )
+from onnxquant.convert.forecast import Forecast
 from onnxquant.convert.quantize import quantize
 from onnxquant.convert.ways import FLOAT16, INT4_SOLVED, MIXED, STATIC, Family, Way
 from onnxquant.errors import FeedError, OnnxQuantError, RecipeError
@@ -51,6 +52,8 @@ _SECONDS = {Effort.LOW: 20.0, Effort.MEDIUM: 60.0, Effort.HIGH: math.inf}
 _INNER = {Effort.LOW: Effort.LOW, Effort.MEDIUM: Effort.LOW, Effort.HIGH: Effort.MEDIUM}
 # Multiple of that time until which a way that rescues others may begin.
 _RESCUE = 1.5
+# Multiple of that time until which the last way and the proof are to end; the first file is always made.
+_END = 3.0
 # Time on a busy machine counts only beyond this multiple of the work's own.
 _BUSY = 3.0
 # A file that misses the bound is worth a word where it is better by this factor.
@@ -71,11 +74,16 @@ class _Clock:
 
     def __init__(self, *, counts_all: bool) -> None:
         self._counts_all, self._started, self._worked = counts_all, time.monotonic(), time.process_time()
+        self._entered = self._started
 
     def begin(self) -> None:
         """Begin the time of ways: what came before counts where the user has named the time."""
         if not self._counts_all:
             self._started, self._worked = time.monotonic(), time.process_time()
+
+    def on_the_wall(self) -> float:
+        """Seconds since the run was entered, whatever took them."""
+        return time.monotonic() - self._entered
 
     def passed(self) -> float:
         """Seconds since the beginning."""
@@ -147,7 +155,7 @@ class Race:
                 continue
             if way.rescues and not self._is_needed(way):
                 continue
-            if self._candidates and self._clock.passed() > self._limit(way):
+            if self._candidates and (self._clock.passed() > self._limit(way) or self._would_end_late(way)):
                 self._skipped.append(way.name)
                 continue
             try:
@@ -176,6 +184,15 @@ class Race:
             return math.inf
         is_rescue = way.rescues is not None and self._settings.time is None
         return self._seconds * (_RESCUE if is_rescue else 1.0)
+
+    def _would_end_late(self, way: Way) -> bool:
+        """Whether a way and a proof would end too late, by the time of one call and of earlier ways."""
+        if way is FLOAT16:  # what is left where nothing keeps the bound
+            return False
+        samples = self._wish.samples.for_calibration(self._reference.document)
+        forecast = Forecast(self._wish.call, len(samples.judging), len(samples.calibrating), self._seconds)
+        expected = forecast.expected(way, [(c.way, c.seconds) for c in self._candidates])
+        return self._clock.on_the_wall() + expected > _END * self._seconds
 
     def _is_needed(self, way: Way) -> bool:
         """Whether a way that rescues is to be tried: what it replaces was tried, and is not good enough."""

@@ -199,6 +199,22 @@ def test_a_figure_whose_interval_holds_the_bound_is_near_it(ratio: float, bound:
     assert is_near_bound(report, Options(min_sqnr=bound)) is is_near
 
 
+def test_a_way_is_expected_to_take_what_those_like_it_took_beyond_their_calls() -> None:
+    forecast = Forecast(0.1, 16, 20, 60.0)  # 2.2 s for each way, 8.2 s with static activations, and 8 s for the proof
+    assert forecast.expected(STATIC, []) == pytest.approx(16.2)
+    assert forecast.expected(STATIC, [(INT8, 12.2)]) == pytest.approx(26.2)
+    assert forecast.expected(STATIC_HEAD, [(INT8, 12.2), (STATIC, 58.2)]) == pytest.approx(66.2)
+    assert forecast.expected(INT4, [(INT8, 12.2), (STATIC, 58.2)]) == pytest.approx(20.2)
+
+
+def test_a_way_that_would_end_too_late_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(best, "_seconds_of_a_call", lambda *arguments: 1.0)
+    monkeypatch.setattr(best, "ways", lambda *arguments: [INT8, STATIC, DYNAMIC])
+    report = onnxquant.quantize(products(), tmp_path / "best.onnx", data=samples(), time="17s")
+    assert report.choice and report.choice.skipped == (STATIC.name,)
+    assert [attempt.way for attempt in report.choice.attempts] == [INT8.name, DYNAMIC.name]
+
+
 def test_a_slow_model_says_how_long_the_choice_takes_and_what_is_left_out() -> None:
     plan = [INT8, replace(DYNAMIC, objection="slow there"), STATIC, INT4, STATIC_SPARING, FLOAT16]
     slow, fast = Forecast(2.0, 16, 20, 60.0), Forecast(0.002, 16, 20, 60.0)
