@@ -115,7 +115,7 @@ def test_python_api_answers_for_machines(default_model: Path, tmp_path: Path) ->
     rows = onnxquant.benchmark(default_model, output, threads=1)
     assert [r.size_ratio > 1 for r in rows] == [False, True]
     assert all(onnxquant.verify(output).values())
-    assert [t.name for t in onnxquant.targets.targets()] == ["custom", "dynamic", "onnx", "ort", "qdq"]
+    assert [t.name for t in onnxquant.targets.targets()] == ["custom", "dynamic", "dynamic_lstm", "onnx", "ort", "qdq"]
     assert onnxquant.library_path().exists()
 
 

@@ -24,7 +24,8 @@ def fresh_registry() -> Iterator[None]:
 
 
 def test_the_names_of_layouts_in_files_never_change() -> None:
-    assert set(layout_types()) == {"rows", "columns", "table", "tiles", "channels", "transposed", "dense", "bnb4"}
+    names = {"rows", "columns", "table", "tiles", "channels", "transposed", "dense", "bnb4", "recurrent"}
+    assert set(layout_types()) == names
 
 
 def test_nothing_is_written_in_a_layout_that_no_target_declares(
