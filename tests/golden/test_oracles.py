@@ -780,3 +780,10 @@ def test_double_quantized_scales_are_near(name: str) -> None:
     off = np.pad(np.abs(form.absmax(nested) - scales.reshape(-1)), (0, -scales.size % 256)).reshape(-1, 256)
     gap = np.diff(signed_map()).max()
     assert (off <= (gap / 2 + 0.0001) * nested.planes["nested_scales"][:, None]).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 64)])
+def test_a_weight_without_elements_has_no_blocks(shape: tuple[int, int]) -> None:
+    form: Any = format_named("q4_1")
+    encoded = form.from_blocks(np.empty(0, np.uint8), *shape)
+    assert form.to_blocks(encoded).shape == (shape[0], shape[1] // 32, 20)

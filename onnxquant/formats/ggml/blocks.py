@@ -72,6 +72,8 @@ class Blocks(Format):
         """The weight as ggml blocks: uint8 [rows, blocks, bytes of a block], columns in the order they are stored."""
         rows, cols = encoded.rows, encoded.cols
         count = -(-cols // self.block)
+        if not rows * count:
+            return np.empty((rows, count, self.block_bytes), np.uint8)
         planes = {name: p.reshape(rows, count, -1) for name, p in encoded.planes.items() if _per_block(name)}
         codes = encoded.planes["codes"]
         if cols % self.block:

@@ -294,7 +294,7 @@ def _stored(cursor: Cursor, name: str, entry: Any) -> StoredBytes:  # noqa: ANN4
 
 def _expect(right: bool, cursor: Cursor, name: str) -> None:
     if not right:
-        raise CheckpointError(f"{cursor.path}: tensor {name!r}: its parts do not fit its shape")
+        raise CheckpointError(f"{cursor.path}: tensor {name[:200]!r}: its parts do not fit its shape")
 
 
 def _dtype(name: object) -> np.dtype[Any]:
