@@ -1,4 +1,4 @@
-"""What reading a file gives, under limits of time and memory."""
+"""Outcomes of reading a file under limits of time and memory."""
 
 from __future__ import annotations
 
