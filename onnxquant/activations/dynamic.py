@@ -47,7 +47,7 @@ def plan_dynamic(context: Context) -> ActivationPlan:
     best = _planned(document, rules)
     if samples is None or not (best.sites.multiplied or possible):
         best = with_layers(best, chosen, rules) if chosen else best
-        return _with_room_for_any_pairs(best, context) if best.sites.multiplied else best
+        return _with_room_for_clients(best, context) if best.sites.multiplied else best
     threads, budget = options.threads, TimeBudget(Effort(options.effort), context.progress, options.seconds())
     split = samples.for_calibration(document)
     judging = undivided(spread(split.judging, JUDGED))
@@ -104,7 +104,7 @@ def _outputs(document: Document) -> set[str]:
     return {output for node in document.proto.graph.node for output in node.output}
 
 
-def _with_room_for_any_pairs(best: ActivationPlan, context: Context) -> ActivationPlan:
+def _with_room_for_clients(best: ActivationPlan, context: Context) -> ActivationPlan:
     """A plan no sum of which is cut off, where the file is for a client that cuts off; made-up samples run it."""
     document, rules, options = context.document, context.rules, context.options
     if not any(client.saturates for client in rules.clients):
