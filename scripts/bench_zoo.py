@@ -48,7 +48,8 @@ def _ours(mode: Mode, files: Files, folder: Path, limit: float) -> rows.Side:
     if report.exists():
         verdict = json.loads(report.read_text())["verdict"]
         side = replace(side, verdict=verdict["state"], next=verdict["next"], claim=verdict.get("faster"))
-        decibels = verdict.get("worst_sqnr_db")  # infinity is the text "inf"
+        unseen = verdict.get("unseen")  # what a person is shown instead, where it is known
+        decibels = unseen["low_db"] if unseen else verdict.get("worst_sqnr_db")  # infinity is the text "inf"
         side.claim_db = None if decibels is None else float(decibels)
     return side
 

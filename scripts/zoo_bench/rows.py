@@ -31,7 +31,8 @@ class Side:
         code: exit code.
         size: bytes of the file; 0 where there is none.
         verdict: state and next step that a report gives, or the error's message.
-        claim, claim_db: speed that the report claims, as a multiple of float's, and SQNR of its worst output.
+        claim, claim_db: speed that the report claims, as a multiple of float's, and SQNR of its worst output: the low end of
+            the interval for samples that the file has not seen, where the report gives one.
         sqnr_db: SQNR of the worst output on a CPU with VNNI; None where nothing can be compared.
         here_db: the same on the CPU that measured; None in rows that did not measure it.
         samples_db: the same of each test sample.
