@@ -113,8 +113,14 @@ def ways(model: PreparedModel, work: Work, goal: Goal, clients: Sequence[Client]
         goal: measure that decides among files.
         clients: clients that the file is for; ways that one of them runs slower than floats have an objection.
     """
-    suited = _ways(model, work, goal)
+    suited = [_with_rules_that_match(way, model.sites) for way in _ways(model, work, goal)]
     return [replace(way, objection=reason) if (reason := _slow(way, work, clients)) else way for way in suited]
+
+
+def _with_rules_that_match(way: Way, sites: Sequence[Site]) -> Way:
+    """The way without rules for roles that no weight has, which a report and a saved recipe would list."""
+    roles = {role for site in sites for role in site.role.split("+")}
+    return replace(way, rules=tuple(rule for rule in way.rules if "role" not in rule or rule["role"] in roles))
 
 
 def _slow(way: Way, work: Work, clients: Sequence[Client]) -> str:
