@@ -50,7 +50,7 @@ def _ours(mode: Mode, files: Files, folder: Path, limit: float) -> rows.Side:
         side = replace(side, verdict=verdict["state"], next=verdict["next"], claim=verdict.get("faster"))
         unseen = verdict.get("unseen")  # what a person is shown instead, where it is known
         decibels = unseen["low_db"] if unseen else verdict.get("worst_sqnr_db")  # infinity is the text "inf"
-        side.claim_db = None if decibels is None else float(decibels)
+        side.claim_db, side.claims_mean = None if decibels is None else float(decibels), bool(unseen)
     return side
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any
 
 # Ours may be larger by this part and these bytes (metadata), slower by this part, worse by these decibels, and take so
@@ -33,6 +33,7 @@ class Side:
         verdict: state and next step that a report gives, or the error's message.
         claim, claim_db: speed that the report claims, as a multiple of float's, and SQNR of its worst output: the low end of
             the interval for samples that the file has not seen, where the report gives one.
+        claims_mean: whether that interval is claimed, which holds the mean of the samples' ratios.
         sqnr_db: SQNR of the worst output on a CPU with VNNI; None where nothing can be compared.
         here_db: the same on the CPU that measured; None in rows that did not measure it.
         samples_db: the same of each test sample.
@@ -50,6 +51,7 @@ class Side:
     next: str = ""
     claim: float | None = None
     claim_db: float | None = None
+    claims_mean: bool = False
     sqnr_db: float | None = None
     here_db: float | None = None
     samples_db: Sequence[float] = ()
@@ -61,6 +63,11 @@ class Side:
     def measured_db(self) -> float | None:
         """SQNR on the CPU that measured, where it is known."""
         return self.sqnr_db if self.here_db is None else self.here_db
+
+    @property
+    def claimed_db(self) -> float | None:
+        """What was measured of that which the report claims."""
+        return fmean(self.samples_db) if self.claims_mean and self.samples_db else self.measured_db
 
 
 @dataclass
@@ -104,8 +111,8 @@ class Row:
             "larger than float": ours.size > self.size,
             "slower than float": bool(ours.speed and ours.speed[2] < 1 / _SLOWER) and not says_slower,
             "claims more speed": bool(ours.speed and ours.claim and ours.claim > 1.1 and ours.speed[2] < 1),
-            "claims more dB": ours.measured_db is not None
-            and claim_db > ours.measured_db + _UNSEEN + _doubt(ours.samples_db),
+            "claims more dB": ours.claimed_db is not None
+            and claim_db > ours.claimed_db + _UNSEEN + _doubt(ours.samples_db),
         }
         if peer:
             loss = max(_loss(ours.sqnr_db, peer.sqnr_db), _loss(ours.here_db, peer.here_db))
