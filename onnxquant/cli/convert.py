@@ -22,11 +22,12 @@ from onnxquant.cli.shared import (
 )
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_parameters
+from onnxquant.interchange.contents import CheckpointInfo
 from onnxquant.interchange.convert import Conversion
 from onnxquant.interchange.files import containers, endings
 from onnxquant.interchange.quantize import CheckpointReport
 from onnxquant.json_data import to_object
-from onnxquant.report.table import say
+from onnxquant.report.table import Table, say
 from onnxquant.report.terminal import table
 from onnxquant.report.units import size
 
@@ -85,8 +86,8 @@ def _bytes(text: str | None) -> int | None:
     return round(float(match[1]) * unit)
 
 
-def show_checkpoint(file: str, *, as_json: bool) -> None:
-    """Print the contents of a file of tensors."""
+def show_checkpoint(file: str, *, as_json: bool, verbose: bool) -> None:
+    """Print the contents of a file of tensors; each of them where asked to."""
     contents = interchange.contents(file)
     if as_json:
         print_json(to_object(contents))
@@ -98,6 +99,10 @@ def show_checkpoint(file: str, *, as_json: bool) -> None:
             entry.type, str(entry.tensors), f"{entry.elements:,}", size(entry.nbytes), f"{entry.bits_per_weight:.4g}"
         )
     screen.print(out)
+    if verbose:
+        screen.print()
+        screen.print(_tensors(contents))
+        screen.print()
     say(
         screen,
         f"{contents.container}, {size(contents.nbytes)}, {len(contents.tensors)} tensors, "
@@ -109,6 +114,36 @@ def show_checkpoint(file: str, *, as_json: bool) -> None:
         say(screen, f"and {len(contents.metadata) - _METADATA} more entries of metadata (--json shows them)")
     for note in contents.notes:
         say(screen, note)
+
+
+def _tensors(contents: CheckpointInfo) -> Table:
+    """A row for each tensor."""
+    out = table("", "tensor", "type", ">shape", ">size", ">bits")
+    for tensor in contents.tensors:
+        out.add_row(
+            tensor.name, tensor.type + ", permuted" * tensor.permuted, "x".join(map(str, tensor.shape)) or "scalar",
+            size(tensor.nbytes), f"{tensor.bits_per_weight:.4g}",
+        )  # fmt: skip
+    return out
+
+
+def verify_checkpoint(file: str, *, as_json: bool) -> None:
+    """Print which tensors of a file are damaged; exit 1 where one is."""
+    with progress_bar(is_shown=not as_json) as progress:
+        result = interchange.verify(file, progress=progress)
+    if as_json:
+        print_json({**to_object(result), "passed": result.passed})
+    else:
+        screen = console()
+        for tensor in result.damaged:
+            say(screen, _printable(f"{tensor.name}: {tensor.reason}"), label="damaged: ", style="red")
+        if result.not_decoded:
+            say(screen, f"{len(result.not_decoded)} tensors are of types that onnxquant moves and does not decode")
+        whole = result.tensors - len(result.damaged)
+        sums = "checksums" if result.has_checksums else f"there are no checksums in {result.container}"
+        say(screen, f"{file}: {whole} of {result.tensors} tensors whole: sizes, codes, finite scales; {sums}")
+    if not result.passed:
+        sys.exit(FAILED)
 
 
 def _printable(text: str) -> str:

@@ -12,6 +12,7 @@ from onnxquant.cli.convert import show_checkpoint
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
 from onnxquant.clients import Source
 from onnxquant.inspect.compatibility import ClientInfo, advice
+from onnxquant.inspect.info import WeightInfo
 from onnxquant.inspect.info import info as info_of
 from onnxquant.interchange.files import is_checkpoint
 from onnxquant.json_data import JsonObject, JsonValue, to_object
@@ -25,9 +26,10 @@ _ORIGINS = {Source.RUN: "run:", Source.DOCUMENTATION: "not run; documentation of
 
 @click.command(short_help="Show the contents of a model.")
 @click.argument("model", type=click.Path())
+@click.option("-v", "--verbose", is_flag=True, help="Print every tensor.")
 @json_option
 @errors_become_exit_codes
-def info(model: str, as_json: bool) -> None:
+def info(model: str, as_json: bool, verbose: bool) -> None:
     """Show the contents of MODEL: formats, sizes before and after, bits per weight, opset, provenance, and where it runs.
 
     MODEL may be a file of tensors without a graph: GGUF, safetensors, a folder of .q8k files, AXQT.
@@ -35,10 +37,10 @@ def info(model: str, as_json: bool) -> None:
     \b
     Examples:
       onnxquant info model.int8.onnx
-      onnxquant info model.gguf
+      onnxquant info model.gguf -v
     """
     if is_checkpoint(Path(model)):
-        show_checkpoint(model, as_json=as_json)
+        show_checkpoint(model, as_json=as_json, verbose=verbose)
         return
     contents = info_of(model)
     facts: JsonObject = {**to_object(contents), "advice": advice(model)}
@@ -47,12 +49,25 @@ def info(model: str, as_json: bool) -> None:
         return
     out = table(model, "what", "~value")
     for key, value in facts.items():
-        if key not in ("model", "clients", "tensors"):  # tensors are listed one by one in JSON alone
+        if key not in ("model", "clients", "tensors"):  # they have tables of their own
             out.add_row(key.replace("_", " "), _text(key, value))
     screen = console()
     screen.print(out)
     screen.print()
     screen.print(_clients(contents.clients))
+    if verbose and contents.tensors:
+        screen.print()
+        screen.print(_weights(contents.tensors))
+
+
+def _weights(weights: Sequence[WeightInfo]) -> Table:
+    """A row for each encoded weight."""
+    out = table("Encoded weights", "weight", "format", ">shape", ">size", ">ratio")
+    for weight in weights:
+        shape = "x".join(map(str, weight.shape)) or "scalar"
+        ratio = "" if weight.ratio is None else f"{weight.ratio:.2f}x"
+        out.add_row(weight.name, weight.format, shape, size(weight.bytes), ratio)
+    return out
 
 
 def _clients(clients: Sequence[ClientInfo]) -> Table:

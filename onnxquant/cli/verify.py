@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
 from onnxquant.artifact.hashes import METADATA_ENTRY
 from onnxquant.artifact.hashes import verify as verify_file
+from onnxquant.cli.convert import verify_checkpoint
 from onnxquant.cli.shared import FAILED, errors_become_exit_codes, json_option, print_json
+from onnxquant.interchange.files import is_checkpoint
 
 
-@click.command(short_help="Check the hashes of a model.")
+@click.command(short_help="Check that a file is whole.")
 @click.argument("model", type=click.Path())
 @json_option
 @errors_become_exit_codes
 def verify(model: str, as_json: bool) -> None:
     """Check the stored hashes of MODEL, of every tensor and of its metadata; exit 1 where one does not hold.
 
+    MODEL may be a file of tensors without a graph: GGUF, safetensors, a folder of .q8k files, AXQT. Every tensor is read:
+    its checksum where there is one, that its codes have a meaning, that scales are finite, and that no float is NaN.
+
     \b
     Examples:
       onnxquant verify model.int8.onnx
+      onnxquant verify model.gguf
     """
+    if is_checkpoint(Path(model)):
+        verify_checkpoint(model, as_json=as_json)
+        return
     results = verify_file(model)
     damaged = [name for name, is_whole in results.items() if not is_whole]
     if as_json:

@@ -13,6 +13,7 @@ from onnxquant.interchange.quantize import CheckpointReport, quantize
 from onnxquant.interchange.save import save
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.interchange.transplant import TransplantReport, transplant
+from onnxquant.interchange.verify import Verification, verify
 
 __all__ = [
     "Checkpoint",
@@ -21,10 +22,12 @@ __all__ = [
     "Conversion",
     "Tensor",
     "TransplantReport",
+    "Verification",
     "contents",
     "convert",
     "open_checkpoint",
     "quantize",
     "save",
     "transplant",
+    "verify",
 ]

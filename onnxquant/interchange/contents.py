@@ -25,6 +25,7 @@ class TensorInfo:
         type: format of its codes, or type of its numbers.
         shape: its shape.
         nbytes: bytes that its format takes for it.
+        bits_per_weight: bits of an element, scales included.
         permuted: whether its columns are stored in another order.
     """
 
@@ -32,6 +33,7 @@ class TensorInfo:
     type: str
     shape: tuple[int, ...]
     nbytes: int
+    bits_per_weight: float
     permuted: bool = False
 
 
@@ -115,7 +117,8 @@ def contents(path: str | Path) -> CheckpointInfo:
 
 def _info(tensor: Tensor) -> TensorInfo:
     permuted = isinstance(tensor.kind, Format) and tensor.kind.permuted
-    return TensorInfo(tensor.name, tensor.label, tensor.shape, tensor.nbytes, permuted)
+    bits = _bits(tensor.nbytes, tensor.size)
+    return TensorInfo(tensor.name, tensor.label, tensor.shape, tensor.nbytes, bits, permuted)
 
 
 def _type_info(label: str, tensors: Sequence[TensorInfo], elements: int) -> TypeInfo:

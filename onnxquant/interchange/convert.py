@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from onnxquant.errors import CheckpointError, OutputError, OutputExistsError, RecipeError
 from onnxquant.interchange.container import SHARD_BYTES, Container, Output
 from onnxquant.interchange.containers.safetensors import Safetensors, config_beside
-from onnxquant.interchange.cursor import MappedFile
 from onnxquant.interchange.files import container_for, containers, open_checkpoint
+from onnxquant.interchange.reading import in_turn
 from onnxquant.interchange.same_codes import as_held
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.system.files import refuse_taken
 
-T = TypeVar("T")
 # Tensors that an error names.
 _NAMED = 3
-# Weights that are read before memory of the source is freed.
-_FREED = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ def convert(
         raise CheckpointError(f"{checkpoint.path}: has no tensor that {container.name} holds")
     config = config_beside(checkpoint.path) if container.cuts(output) and _is_safetensors(checkpoint) else None
     place = Output(output, shard_bytes or SHARD_BYTES, config)
-    container.write(place, _counted(held, checkpoint.files, progress), checkpoint.metadata)
+    container.write(place, in_turn(held, checkpoint.files, "writing tensors", progress), checkpoint.metadata)
     return Conversion(
         str(checkpoint.path), str(output), container.name, len(held), sum(tensor.is_encoded for tensor in held),
         size_of(output), tuple(left_out), checkpoint.notes,
@@ -169,45 +164,3 @@ def _held(container: type[Container], tensors: Sequence[Tensor]) -> tuple[list[T
         else:
             left_out.append(LeftOut(tensor.name, reason))
     return held, left_out
-
-
-def _counted(tensors: Sequence[Tensor], files: Sequence[MappedFile], progress: Progress) -> list[Tensor]:
-    """Tensors that tell how many have been read, and free what was read before."""
-    reading = _Reading(files, progress, sum(tensor.size for tensor in tensors))
-    return [
-        replace(
-            tensor,
-            load=partial(reading.next, tensor.size, tensor.load),
-            blocks=None if tensor.blocks is None else partial(reading.next, tensor.size, tensor.blocks),
-        )
-        for tensor in tensors
-    ]
-
-
-@dataclass
-class _Reading:
-    """The reading of a checkpoint from front to back.
-
-    Attributes:
-        files: its files.
-        progress: called with the part that is done.
-        total: number of weights.
-        done: number of those that have been read.
-        since: number of those since memory was freed.
-    """
-
-    files: Sequence[MappedFile]
-    progress: Progress
-    total: int
-    done: int = 0
-    since: int = 0
-
-    def next(self, size: int, read: Callable[[], T]) -> T:
-        """The result of a function that reads, after memory of earlier reads is freed."""
-        self.progress("writing tensors", self.done / max(self.total, 1))
-        if self.since >= _FREED:
-            self.since = 0
-            for file in self.files:
-                file.forget()
-        self.done, self.since = self.done + size, self.since + size
-        return read()

@@ -167,6 +167,7 @@ class Checkpoint:
         metadata: entries of the file beside its tensors, as JSON has them.
         notes: sentences about what a reader should know.
         files: the files that it is read from; an output may take the place of none of them.
+        has_checksums: whether every tensor is compared with a checksum when it is read.
     """
 
     path: Path
@@ -175,6 +176,7 @@ class Checkpoint:
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[MappedFile, ...] = field(default=(), repr=False)
+    has_checksums: bool = False
 
     def __getitem__(self, name: str) -> Tensor:
         """The tensor of a name.

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from commands import refused, run
 
+import onnxquant
 from onnxquant import interchange
 from onnxquant.cli import main, shared
 
@@ -92,6 +93,44 @@ def test_verify_finds_a_flipped_bit(model: Path, tmp_path: Path) -> None:
     result = run("verify", output)
     assert result.exit_code == 1
     assert "damaged: w/codes" in result.output
+
+
+@pytest.fixture
+def tensors(tmp_path: Path) -> Path:
+    """A file of tensors without a graph, with names that are long."""
+    weight = np.random.default_rng(0).standard_normal((64, 512), np.float32)
+    stem = "model.language_model.layers.0.self_attention"
+    weights = {f"{stem}.{name}_projection.weight": onnxquant.encode(weight, "q4_0") for name in "qkv"}
+    interchange.save(tmp_path / "m.axqt", {**weights, "scalar": np.float32(1)})
+    return tmp_path / "m.axqt"
+
+
+def test_info_lists_tensors_one_by_one_in_80_columns(tensors: Path, model: Path, tmp_path: Path) -> None:
+    assert "q_projection" not in run("info", tensors).stdout
+    lines = run("info", tensors, "-v").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines if "_projection.weight" in line]
+    assert [row[1:] for row in rows] == [["q4_0", "64x512", "18.43", "kB", "4.5"]] * 3
+    listed = json.loads(run("info", tensors, "--json").stdout)["tensors"]
+    assert listed[0] | {"type": "q4_0", "shape": [64, 512], "nbytes": 18432, "bits_per_weight": 4.5} == listed[0]
+    run("quantize", model, "-o", tmp_path / "q.onnx", "--no-proof")
+    assert "Encoded weights" not in run("info", tmp_path / "q.onnx").stdout
+    assert "Encoded weights" in run("info", tmp_path / "q.onnx", "-v").stdout
+
+
+def test_verify_of_a_file_of_tensors_names_those_that_are_damaged(tensors: Path) -> None:
+    whole = run("verify", tensors)
+    assert whole.exit_code == 0 and "4 of 4 tensors whole" in " ".join(whole.stdout.split())
+    raw = bytearray(tensors.read_bytes())
+    raw[100] ^= 1
+    tensors.write_bytes(raw)
+    result = run("verify", tensors)
+    assert result.exit_code == 1 and "damaged: model.language_model" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    data = json.loads(run("verify", tensors, "--json").stdout)
+    assert [tensor["name"].split(".")[-2] for tensor in data["damaged"]] == ["q_projection"] and not data["passed"]
+    tensors.write_bytes(raw[:1000])
+    refused(run("verify", tensors), str(tensors))
 
 
 def test_validate_sees_damage_and_swapped_arguments(model: Path, tmp_path: Path) -> None:

@@ -293,6 +293,9 @@ def test_an_index_names_the_files_of_one_checkpoint(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"t0": "../model-0.safetensors"}}))
     with pytest.raises(CheckpointError, match="not beside it"):
         interchange.open_checkpoint(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"t0": "model-0.safetensors", "t7": "model-1.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"model-1\.safetensors: has no tensor 't7', which the index says"):
+        interchange.open_checkpoint(tmp_path)
 
 
 def _gptq_words(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -731,7 +734,8 @@ def test_a_folder_is_cut_into_files_with_an_index(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["model_type"] == "a"
     assert (
-        config["quantization_config"] | {"bnb_4bit_quant_type": "nf4", "llm_int8_skip_modules": ["l3"]}
+        config["quantization_config"]
+        | {"bnb_4bit_quant_type": "nf4", "llm_int8_skip_modules": ["l3", "lm_head", "embed_out"]}
         == config["quantization_config"]
     )
     assert [t.label for t in interchange.open_checkpoint(tmp_path / "out").tensors.values()] == ["nf4"] * 3 + [
@@ -749,6 +753,96 @@ def test_the_configuration_of_gptq_says_its_version_bits_and_groups(tmp_path: Pa
     np.testing.assert_array_equal(
         interchange.open_checkpoint(tmp_path / "out")["l.weight"].array(), onnxquant.decode(weight)
     )
+
+
+def test_the_configuration_of_gptq_names_weights_of_other_kinds_and_plain_matrices(tmp_path: Path) -> None:
+    weights = {f"model.layers.{i}.q.weight": onnxquant.encode(_normal(32, 64), "int4", block_size=32) for i in range(3)}
+    weights["model.layers.2.q.weight"] = onnxquant.encode(_normal(32, 64), "int8", block_size=64, symmetric=False)
+    rest = {"lm_head.weight": weights["model.layers.0.q.weight"], "model.layers.0.gate.weight": _normal(4, 64)}
+    interchange.save(tmp_path / "out", {**weights, **rest, "model.norm.weight": _normal(64)}, to="safetensors")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    other = {"bits": 8, "group_size": -1, "desc_act": False, "sym": False}
+    assert config["dynamic"] == {
+        r"+:^model\.layers\.2\.q$": other | {"group_size": 64},
+        r"-:^model\.layers\.0\.gate$": {},
+    }
+    assert config["bits"] == 4 and config["lm_head"]
+    names = [f"model.layers.{i}.q" for i in range(3)]
+    assert config["modules_in_block_to_quantize"] == [[*names, "lm_head"]]
+    read = interchange.open_checkpoint(tmp_path / "out")
+    for name, weight in weights.items():
+        np.testing.assert_array_equal(read[name].array(), onnxquant.decode(weight))
+
+
+@pytest.mark.parametrize("key", ["checkpoint_format", "format"])
+def test_a_packing_of_gptq_that_is_not_known_is_refused_by_its_name(tmp_path: Path, key: str) -> None:
+    weight = onnxquant.encode(_normal(32, 64), "int4", block_size=32, symmetric=False)
+    path = tmp_path / "out" / "config.json"
+    interchange.save(tmp_path / "out", {"l.weight": weight}, to="safetensors")
+    path.write_text(json.dumps({"quantization_config": {"quant_method": "gptq", key: "gptq_v2", "bits": 4}}))
+    read = interchange.open_checkpoint(tmp_path / "out")["l.weight"]
+    np.testing.assert_array_equal(read.array(), onnxquant.decode(weight))
+    path.write_text(json.dumps({"quantization_config": {"quant_method": "gptq", key: "marlin", "bits": 4}}))
+    with pytest.raises(CheckpointError, match="its format is 'marlin'; expected 'gptq' or 'gptq_v2'"):
+        interchange.open_checkpoint(tmp_path / "out")
+
+
+@pytest.mark.parametrize("module", ["lm_head", "model.gate"])
+def test_bitsandbytes_is_told_of_a_head_only_where_the_file_does_not_have_it(tmp_path: Path, module: str) -> None:
+    interchange.save(tmp_path / "out", {f"{module}.weight": onnxquant.encode(_normal(8, 64), "nf4")}, to="safetensors")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert ("lm_head" in config["llm_int8_skip_modules"]) is (module != "lm_head")
+
+
+def _file_of(folder: Path, container: str) -> Path:
+    """A file with a weight in q8_k and a norm, where the container holds one."""
+    weight = onnxquant.encode(_normal(4, 256), "q4_0" if container == "safetensors" else "q8_k")
+    norm = {} if container == "q8k" else {"norm": _normal(8)}
+    path = folder / f"a.{container}"
+    interchange.save(path, {"w.weight": weight, **norm})
+    return path
+
+
+@pytest.mark.parametrize(("container", "checksums"), [("gguf", False), ("axqt", True), ("q8k", True)])
+def test_a_file_that_was_written_is_whole(tmp_path: Path, container: str, checksums: bool) -> None:
+    result = interchange.verify(_file_of(tmp_path, container))
+    assert result.passed and result.tensors == (1 if container == "q8k" else 2)
+    assert result.has_checksums is checksums
+    for file in tmp_path.glob("*/index.json"):
+        file.unlink()
+        assert not interchange.verify(file.parent).has_checksums
+
+
+@pytest.mark.parametrize("container", ["axqt", "q8k"])
+def test_damage_is_found_in_the_tensor_that_has_it(tmp_path: Path, container: str) -> None:
+    path = _file_of(tmp_path, container)
+    file = next(path.glob("*.q8k")) if path.is_dir() else path
+    raw = bytearray(file.read_bytes())
+    raw[200] ^= 1
+    file.write_bytes(raw)
+    assert [(t.name, "checksum" in t.reason) for t in interchange.verify(path).damaged] == [("w.weight", True)]
+
+
+def test_numbers_that_are_not_finite_are_damage(tmp_path: Path) -> None:
+    mask, nan, scales = _normal(2, 3), _normal(2, 3), _normal(4, 64)
+    mask[1, 1], nan[1, 2] = -np.inf, np.nan
+    raw = gguf.quants.quantize(scales, gguf.GGMLQuantizationType.Q4_0)
+    raw[2, 18:20] = np.frombuffer(np.float16(np.inf).tobytes(), np.uint8)  # the scale of its second block
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    for name, array in {"mask": mask, "nan": nan}.items():
+        writer.add_tensor(name, array)
+    writer.add_tensor("scale", raw, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+    writer.add_tensor("moved", np.zeros((2, 74), np.uint8), raw_dtype=gguf.GGMLQuantizationType.IQ2_XS)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    result = interchange.verify(tmp_path / "a.gguf")
+    assert {t.name: t.reason for t in result.damaged} == {
+        "nan": "element [1, 2] is NaN; expected a number",
+        "scale": "element [2, 1] of its scales is inf; expected a finite number",
+    }
+    assert result.not_decoded == ("moved",)
 
 
 def test_a_size_of_shards_that_has_no_effect_is_refused(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def _second(cursor: Cursor) -> Checkpoint:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OnnxQuantError) as error:
         raise CheckpointError(f"{cursor.path}: the header is damaged: {str(error)[:200]}") from None
-    return Checkpoint(cursor.path, Axqt.name, tensors, metadata)
+    return Checkpoint(cursor.path, Axqt.name, tensors, metadata, has_checksums=True)
 
 
 def _refuse_shared_bytes(entries: Sequence[Any]) -> None:

@@ -36,6 +36,8 @@ from onnxquant.numerics.arrays import Bytes, Order
 _MAGIC, _PERMUTATION, _VERSION, _TYPE = 0x4B513838, 0x4D524550, 1, 0x18
 _INDEX, _CODES, _ORDER = "index.json", ".q8k", ".perm"
 _HEADER = 24
+# Key of a checksum in an entry of the index.
+_CHECKSUM = "crc32"
 
 
 class Q8k(Container):
@@ -56,7 +58,9 @@ class Q8k(Container):
         if entries is None:
             files = sorted(file.name for file in path.iterdir() if file.name.endswith(_CODES))
             entries = {name.removesuffix(_CODES): {"file": name} for name in files}
-        return Checkpoint(path, cls.name, {name: _tensor(path, name, entry) for name, entry in entries.items()})
+        tensors = {name: _tensor(path, name, entry) for name, entry in entries.items()}
+        has_checksums = all(_CHECKSUM in entry for entry in entries.values())
+        return Checkpoint(path, cls.name, tensors, has_checksums=has_checksums)
 
     @classmethod
     def why_not(cls, tensor: Tensor) -> str | None:
@@ -102,7 +106,7 @@ def _write(folder: Path, tensor: Tensor) -> JsonObject:
     with (folder / f"{stem}{_CODES}").open("xb") as file:
         file.write(header)
         crc = stored.write_summed(file)
-    entry: JsonObject = {"file": f"{stem}{_CODES}", "shape": [rows, cols], "crc32": crc}
+    entry: JsonObject = {"file": f"{stem}{_CODES}", "shape": [rows, cols], _CHECKSUM: crc}
     if order is not None:
         words = order.astype("<u4").tobytes()
         (folder / f"{stem}{_ORDER}").write_bytes(struct.pack("<2I", _PERMUTATION, cols) + words)
@@ -177,7 +181,7 @@ def _blocks(path: Path, size: int, entry: JsonObject) -> StoredBytes:
     data = MappedFile.open(path).data
     if len(data) != _HEADER + size:
         raise CheckpointError(f"{path}: has another size than before")
-    return _stored(path, data[_HEADER:], entry.get("crc32"))
+    return _stored(path, data[_HEADER:], entry.get(_CHECKSUM))
 
 
 def _load(path: Path, shape: tuple[int, int], order: Order | None, entry: JsonObject) -> Encoded:

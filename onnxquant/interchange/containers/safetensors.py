@@ -57,8 +57,12 @@ class Safetensors(Container):
         arrays: dict[str, Array] = {}
         metadata: dict[str, JsonValue] = {}
         files: list[MappedFile] = []
-        for file in _files(path):
+        for file, names in _files(path).items():
             content = read_file(file)
+            if missing := names - content.arrays.keys():
+                raise CheckpointError(
+                    f"{file}: has no tensor {min(missing)!r}, which the index says is in it; fetch both again"
+                )
             if doubles := arrays.keys() & content.arrays.keys():
                 raise CheckpointError(f"{file}: tensor {min(doubles)!r} is in another file of the model, too")
             arrays |= content.arrays
@@ -238,18 +242,21 @@ def _index(folder: Path) -> Path | None:
     return indices[0] if indices else None
 
 
-def _files(path: Path) -> list[Path]:
-    """The files of a model."""
+def _files(path: Path) -> dict[Path, set[str]]:
+    """The files of a model, and the tensors that its index says are in each."""
     index = _index(path) if path.is_dir() else path if path.name.endswith(_INDEX) else None
     if index is None:
-        return [path / _SINGLE if path.is_dir() else path]
+        return {path / _SINGLE if path.is_dir() else path: set()}
     names = json_file(index, _bytes_beside(index)).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{index}: has no weight_map of file names")
     listed = [str(name) for name in dict.fromkeys(names.values())]
     if missing := [name for name in listed if not (is_file_name(name) and (index.parent / name).is_file())]:
         raise CheckpointError(f"{index}: names the file {missing[0][:120]!r}, which is not beside it")
-    return [index.parent / name for name in listed]
+    files: dict[Path, set[str]] = {index.parent / name: set() for name in listed}
+    for tensor, name in names.items():
+        files[index.parent / str(name)].add(tensor)
+    return files
 
 
 def _bytes_beside(index: Path) -> int:

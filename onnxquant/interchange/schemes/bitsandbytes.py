@@ -34,6 +34,8 @@ _STATE = ".quant_state.bitsandbytes__"
 _SIDES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 # Entries of a state of 4 bits.
 _ENTRIES = ("quant_type", "blocksize", "dtype", "shape", "nested_blocksize", "nested_offset")
+# Modules of language models that give the logits.
+_HEADS = ("lm_head", "embed_out")
 # Most characters that double quantization adds to a state.
 _NESTED_STATE = 100
 
@@ -101,9 +103,14 @@ class BitsAndBytes(Scheme):
 
     @classmethod
     def config(cls, weights: Sequence[Tensor], plain: Sequence[str]) -> JsonObject:
-        """The kind that most weights are; modules of plain numbers are named, or transformers would quantize them."""
+        """The kind that most weights are; modules of plain numbers are named, or transformers would quantize them.
+
+        So are modules that give the logits by the table of embeddings: files do not have their weights.
+        """
         kind, _ = Counter(cast(NestedTable | LlmInt8, weight.kind) for weight in weights).most_common(1)[0]
-        config: JsonObject = {"quant_method": cls.name, "llm_int8_skip_modules": list(plain)}
+        names = {*plain, *(weight.name.removesuffix(".weight") for weight in weights)}
+        tied = [head for head in _HEADS if not any(name.endswith(head) for name in names)]
+        config: JsonObject = {"quant_method": cls.name, "llm_int8_skip_modules": [*plain, *tied]}
         if isinstance(kind, LlmInt8):
             return config | {"load_in_8bit": True, "llm_int8_threshold": 6.0}
         return config | {

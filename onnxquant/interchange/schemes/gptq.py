@@ -7,6 +7,7 @@ version 2 ("gptq_v2") zero. Source: AutoGPTQ and GPTQModel.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -31,11 +32,15 @@ from onnxquant.interchange.schemes.base import (
     words_to_codes,
 )
 from onnxquant.interchange.tensor import Tensor
-from onnxquant.json_data import JsonObject
+from onnxquant.json_data import JsonObject, JsonValue
 from onnxquant.numerics.arrays import Array, Bytes
 
 _BITS = (2, 3, 4, 8)
 _FIRST, _SECOND = "gptq", "gptq_v2"
+# The module that gives the logits, which a configuration has an entry of its own for.
+_HEAD = "lm_head"
+# The list of layers in the name of a module: all before the first number.
+_LAYERS = re.compile(r"^.*?\.(?=\d+\.)")
 
 
 class Gptq(Scheme):
@@ -111,13 +116,42 @@ class Gptq(Scheme):
 
     @classmethod
     def config(cls, weights: Sequence[Tensor], plain: Sequence[str]) -> JsonObject:
-        """Bits and groups as the most of the weights have them: the configuration speaks of one kind."""
-        kind, _ = Counter(cast(ScaledCodes, weight.kind) for weight in weights).most_common(1)[0]
-        return {
-            "quant_method": _FIRST, "checkpoint_format": _SECOND, "bits": kind.bits,
-            "group_size": kind.granularity.size if isinstance(kind.granularity, PerBlock) else -1,
-            "desc_act": kind.permuted, "sym": kind.zero_type is ZeroPoint.NONE, "dataset": None,
-        }  # fmt: skip
+        """Bits and groups as the most of the weights have them; ``dynamic`` names other weights and the plain matrices.
+
+        transformers does not read ``dynamic``: it has a list of all quantized modules where plain ones are among the layers.
+        """
+        kinds = {weight.name.removesuffix(".weight"): _kind_of(cast(ScaledCodes, weight.kind)) for weight in weights}
+        (common, _), *_ = Counter(map(_items_of, kinds.values())).most_common(1)
+        config = {"quant_method": _FIRST, "checkpoint_format": _SECOND, **dict(common), "dataset": None}
+        dynamic: JsonObject = {f"+:{_exactly(name)}": kind for name, kind in kinds.items() if _items_of(kind) != common}
+        dynamic |= {f"-:{_exactly(name)}": {} for name in plain}
+        if dynamic:
+            config["dynamic"] = dynamic
+        if _HEAD in kinds:
+            config[_HEAD] = True
+        layers = {match[0] for name in kinds if (match := _LAYERS.match(name))}
+        if any(name.startswith(tuple(layers)) for name in plain):
+            config["modules_in_block_to_quantize"] = [list(kinds)]
+        return config
+
+
+def _kind_of(form: ScaledCodes) -> JsonObject:
+    """The entries of a configuration on weights of a format."""
+    return {
+        "bits": form.bits,
+        "group_size": form.granularity.size if isinstance(form.granularity, PerBlock) else -1,
+        "desc_act": form.permuted,
+        "sym": form.zero_type is ZeroPoint.NONE,
+    }
+
+
+def _items_of(kind: JsonObject) -> tuple[tuple[str, JsonValue], ...]:
+    return tuple(kind.items())
+
+
+def _exactly(name: str) -> str:
+    """A pattern of one name."""
+    return f"^{re.escape(name)}$"
 
 
 def _in_original_order(codes: Array, order: Array) -> Array:
@@ -160,11 +194,17 @@ def _load(sides: Groups, words: Array) -> Encoded:
 
 def _version(stem: str, stored: Bytes, bits: int, config: JsonObject) -> str:
     """The version that the configuration says; without one, symmetric zero points tell it."""
-    said = config.get("checkpoint_format")
+    is_gptq = config.get("quant_method") == "gptq"
+    said = config.get("checkpoint_format") or (config.get("format") if is_gptq else None)
     if said in (_FIRST, _SECOND):
         return str(said)
-    if said is None and config.get("quant_method") == "gptq":
+    if said is None and is_gptq:
         return _FIRST  # its tools did not say so before there were two
+    if said is not None:
+        raise CheckpointError(
+            f"{stem}: quantization_config says that its format is {str(said)[:60]!r}; expected {_FIRST!r} or {_SECOND!r}, "
+            "the packings that all tools read: save the model in one of them"
+        )
     for version, middle in ((_FIRST, (1 << (bits - 1)) - 1), (_SECOND, 1 << (bits - 1))):
         if (stored == middle).all():
             return version
