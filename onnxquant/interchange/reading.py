@@ -22,7 +22,7 @@ def in_turn(tensors: Sequence[Tensor], files: Sequence[MappedFile], stage: str, 
     Args:
         tensors: tensors of a checkpoint, which are read in their order.
         files: the files of the checkpoint.
-        stage: what is done with the tensors, for people.
+        stage: name of the work, for people.
         progress: called with the part that is done.
     """
     reading = _Reading(files, stage, progress, sum(tensor.size for tensor in tensors))
@@ -42,7 +42,7 @@ class _Reading:
 
     Attributes:
         files: its files.
-        stage: what is done with its tensors, for people.
+        stage: name of the work, for people.
         progress: called with the part that is done.
         total: number of weights.
         done: number of those that have been read.

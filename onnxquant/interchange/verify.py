@@ -27,7 +27,7 @@ class DamagedTensor:
 
     Attributes:
         name: its name.
-        reason: what is wrong with it.
+        reason: its fault, in a sentence.
     """
 
     name: str
@@ -92,7 +92,7 @@ def verify(path: str | Path, *, progress: Progress = silent) -> Verification:
 
 
 def _fault(tensor: Tensor) -> str | None:
-    """What is wrong with a tensor; None: nothing."""
+    """The fault of a tensor; None: it has none."""
     try:
         if isinstance(tensor.kind, Opaque):
             if tensor.blocks is not None:

@@ -66,7 +66,7 @@ class Side:
 
     @property
     def claimed_db(self) -> float | None:
-        """What was measured of that which the report claims."""
+        """SQNR that was measured, of that which the report claims."""
         return fmean(self.samples_db) if self.claims_mean and self.samples_db else self.measured_db
 
 
