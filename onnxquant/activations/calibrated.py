@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.activations.balance import Balance
-from onnxquant.activations.placement import NO_SAMPLE, FloatKernel, Placement, QuantizedTensor
+from onnxquant.activations.placement import NO_SAMPLE, Cause, FloatKernel, Placement, QuantizedTensor
 from onnxquant.activations.settings import StaticSettings
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import RecipeError, StatisticsError
@@ -146,14 +146,28 @@ def largest_magnitudes(statistics: Statistics, observer: str) -> dict[str, NDArr
     }
 
 
-def unreached_kernels(placement: Placement, statistics: Statistics) -> dict[str, FloatKernel]:
-    """Kernels with a quantized tensor of which no sample has values, by their first output."""
-    unreached = {name for name, tensor in placement.tensors.items() if not statistics.has_range(tensor.source)}
-    return {
-        unit.node.output[0]: NO_SAMPLE
-        for unit in placement.kernels
-        if not unreached.isdisjoint([*unit.node.input, *unit.outputs])
-    }
+def units_without_range(placement: Placement, statistics: Statistics) -> dict[str, FloatKernel]:
+    """Units with a quantized tensor whose range the statistics do not tell, by their first output."""
+    unknown = {name for name, tensor in placement.tensors.items() if not statistics.has_range(tensor.source)}
+    units = {}
+    for unit in placement.units:
+        name = next((name for name in (*unit.node.input, *unit.outputs) if name in unknown), None)
+        if name is not None:
+            source = placement.tensors[name].source
+            units[unit.node.output[0]] = _without_range(source, statistics.skipped.get(source, ""))
+    return units
+
+
+def _without_range(tensor: str, reason: str) -> FloatKernel:
+    """The cause that a tensor has no range.
+
+    Args:
+        tensor: name of the tensor.
+        reason: why the samples show none; empty: none of them has values there.
+    """
+    if not reason:
+        return NO_SAMPLE
+    return FloatKernel(Cause.SAMPLES, f"{tensor!r} has no range, because it {reason}")
 
 
 def saved_statistics(path: str | None, original: Document) -> Statistics | None:

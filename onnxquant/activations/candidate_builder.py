@@ -19,7 +19,7 @@ from onnxquant.activations.calibrated import (
     completed,
     largest_magnitudes,
     statistics_of_others,
-    unreached_kernels,
+    units_without_range,
 )
 from onnxquant.activations.candidate import Candidate
 from onnxquant.activations.candidates import CandidateRunner
@@ -123,8 +123,8 @@ class CandidateBuilder:
             with self._budget.first_pass():
                 folds = collect_folds(document, self._samples, observers, threads=threads, progress=progress)
             statistics = Statistics.merge_all(folds)
-        while unreached := unreached_kernels(placement, statistics):
-            self.remedies.in_float.update(unreached)  # from now on, in every function that is tried
+        while unknown := units_without_range(placement, statistics):
+            self.remedies.in_float.update(unknown)  # from now on, in every function that is tried
             placement = self._placed(document)
         model = self._balanced(CalibratedModel(original, document, placement, statistics), strength)
         if function.folds:

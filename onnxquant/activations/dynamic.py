@@ -14,7 +14,7 @@ from onnxquant import runtime
 from onnxquant.activations.calibrated import MAGNITUDES, largest_magnitudes
 from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import smoothed_copies
-from onnxquant.activations.pair_room import with_room_for_any_pairs, with_room_for_pairs
+from onnxquant.activations.pair_room import with_room_for_pairs
 from onnxquant.activations.plan import ActivationPlan, DynamicActivations
 from onnxquant.activations.recurrent import layers, with_fast_layers, with_layers
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
@@ -27,6 +27,7 @@ from onnxquant.calibration.samples import SYNTHETIC, synthetic_samples
 from onnxquant.graph.io import Document
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import Site, find_sites
+from onnxquant.numerics.arrays import Doubles
 from onnxquant.plan.context import Context
 from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import Effort
@@ -86,17 +87,13 @@ def _multiplied(plan: ActivationPlan) -> list[Site]:
 
 def _with_room_for_pairs(best: ActivationPlan, rules: Recipe, runner: CandidateRunner, more: Feeds) -> ActivationPlan:
     """A plan that loses little on CPUs without VNNI: ranges differ from call to call, so no sum may be cut off at all."""
-    pairs = runner.saturating(best, more)
-    possible = {name: sums.possible for name, sums in pairs.items()}
-    solved = with_room_for_pairs(best.document, possible, rules, best.solved)
-    return replace(best, solved=with_room_for_any_pairs(best.document, _hidden(best), rules, solved))
-
-
-def _hidden(plan: ActivationPlan) -> list[str]:
-    """Multiplied weights whose products lie inside of If, Loop or Scan, where no sum can be observed."""
-    outputs = _outputs(plan.document)
-    products = {site.name: [u.node.output[0] for u in site.served(UseKind.PRODUCT)] for site in _multiplied(plan)}
-    return [name for name, results in products.items() if not outputs.issuperset(results)]
+    sites, outputs = find_sites(best.document)[0], _outputs(best.document)
+    largest: dict[str, Doubles | None] = {n: sums.possible for n, sums in runner.saturating(best, more).items()}
+    for site in sites:
+        is_hidden = not outputs.issuperset(use.node.output[0] for use in site.served(UseKind.PRODUCT))
+        if is_hidden and site.name in best.sites.multiplied:  # in If, Loop or Scan no sum can be observed
+            largest[site.name] = None
+    return replace(best, solved=with_room_for_pairs(best.document, largest, rules, best.solved, sites))
 
 
 def _outputs(document: Document) -> set[str]:

@@ -95,15 +95,27 @@ def easier_to_round(base: Document, model: CalibratedModel, settings: StaticSett
     document = base.copy()
     if settings.equalize and Equalize()(document).changed:
         yield EqualFunction("equalized", document)
-    # Where a product only ends a convolutional network nothing is won, and smoothing inserts an op for it.
+    yield from smoothed(base, model, settings)
+
+
+def smoothed(base: Document, model: CalibratedModel, settings: StaticSettings) -> Iterator[EqualFunction]:
+    """Models with channels smoothed.
+
+    Args:
+        base: the model to change.
+        model: the calibrated original, for the magnitudes of channels.
+        settings: whether a Mul may be inserted.
+    """
+    # Where a product only ends a convolutional network nothing is won, and smoothing may insert an op for it.
     magnitudes = model.magnitudes()
     if _KERNELS_PER_PRODUCT * len(magnitudes) >= len(model.placement.kernels):
-        for i, (change, smoothed) in enumerate(smoothed_copies(base, magnitudes).items()):
-            yield EqualFunction(change, smoothed, is_stronger=i > 0, fitted=True)
+        copies = smoothed_copies(base, magnitudes, insert=settings.smoothing_muls)
+        for i, (change, copy) in enumerate(copies.items()):
+            yield EqualFunction(change, copy, is_stronger=i > 0, fitted=True)
 
 
 def smoothed_copies(
-    document: Document, magnitudes: Mapping[str, NDArray[np.float64]], *, insert: bool = True
+    document: Document, magnitudes: Mapping[str, NDArray[np.float64]], *, insert: bool
 ) -> dict[str, Document]:
     """Smoothed copies of a model, by the change in words.
 

@@ -17,7 +17,7 @@ from onnxquant.activations.weights import static_format
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.io import Document
-from onnxquant.graph.sites import find_sites
+from onnxquant.graph.sites import Site, find_sites
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
 from onnxquant.recipe.rules import Recipe
@@ -28,46 +28,37 @@ _MARGIN = 1.1
 
 
 def with_room_for_pairs(
-    document: Document, largest: Mapping[str, Doubles], rules: Recipe, encoded: Mapping[str, Encoded]
+    document: Document,
+    largest: Mapping[str, Doubles | None],
+    rules: Recipe,
+    encoded: Mapping[str, Encoded],
+    sites: Iterable[Site] | None = None,
 ) -> dict[str, Encoded]:
     """Encoded weights by name, those that saturate with larger scales.
 
     Args:
         document: the float model.
-        largest: weights by name, with the largest sum of two products in each row, as a multiple of what fits.
+        largest: weights by name, with the largest sum of two products in each row, as a multiple of what fits; None: that
+            of the codes, whatever the activations are.
         rules: the rules of the recipe.
         encoded: weights whose codes are chosen already.
+        sites: weights of the model; None: they are looked for.
     """
-    sites = {site.name: site for site in find_sites(document)[0]}
+    by_name = {site.name: site for site in (find_sites(document)[0] if sites is None else sites)}
     roomy = dict(encoded)
     for name, multiples in largest.items():
-        weight = sites[name].view.matrix(document.array(sites[name].tensor))
-        before = encoded.get(name) or dispatch.rounded_to_nearest(static_format(sites[name], rules), weight)
-        if isinstance(before.format, ScaledCodes):
-            roomy[name] = _with_room(before, before.format, weight, multiples)
+        site = by_name[name]
+        weight = site.view.matrix(document.array(site.tensor))
+        before = encoded.get(name) or dispatch.rounded_to_nearest(static_format(site, rules), weight)
+        form = before.format
+        if isinstance(form, ScaledCodes):
+            roomy[name] = _with_room(before, form, weight, _possible(before, form) if multiples is None else multiples)
     return roomy
 
 
-def with_room_for_any_pairs(
-    document: Document, names: Iterable[str], rules: Recipe, encoded: Mapping[str, Encoded]
-) -> dict[str, Encoded]:
-    """Encoded weights by name, some with scales so large that nothing is cut off, whatever the activations are.
-
-    Args:
-        document: the float model.
-        names: names of these weights.
-        rules: the rules of the recipe.
-        encoded: weights whose codes are chosen already.
-    """
-    sites = {site.name: site for site in find_sites(document)[0]}
-    roomy = dict(encoded)
-    for name in names:
-        weight = sites[name].view.matrix(document.array(sites[name].tensor))
-        before = encoded.get(name) or dispatch.rounded_to_nearest(static_format(sites[name], rules), weight)
-        if isinstance(before.format, ScaledCodes):
-            codes = before.planes["codes"].astype(np.int16) - before.format.offset
-            roomy[name] = _with_room(before, before.format, weight, possible_pairs(codes))
-    return roomy
+def _possible(encoded: Encoded, form: ScaledCodes) -> Doubles:
+    """The largest sum of two products in each row for any activations, as a multiple of what fits."""
+    return possible_pairs(encoded.planes["codes"].astype(np.int16) - form.offset)
 
 
 def _with_room(encoded: Encoded, form: ScaledCodes, weight: NDArray[Any], multiples: Doubles) -> Encoded:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from onnxquant.activations.candidates import MARGIN_DB, CandidateRunner
-from onnxquant.activations.pair_room import with_room_for_any_pairs
+from onnxquant.activations.pair_room import with_room_for_pairs
 from onnxquant.activations.plan import ActivationPlan, DynamicActivations
 from onnxquant.activations.settings import DEFAULT_GOAL_DB
 from onnxquant.activations.slow_kernels import WORTHWHILE
@@ -84,7 +84,7 @@ def with_layers(best: ActivationPlan, chosen: Sequence[Layer], rules: Recipe) ->
         best,
         sites=replace(best.sites, multiplied=best.sites.multiplied | weights),
         activations=DynamicActivations(integer_kernels=count + len(chosen)),
-        solved=with_room_for_any_pairs(best.document, weights, rules, best.solved),
+        solved=with_room_for_pairs(best.document, dict.fromkeys(weights), rules, best.solved),
     )
 
 

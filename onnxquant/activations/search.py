@@ -9,6 +9,7 @@ is only tried while there is time.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -17,14 +18,21 @@ from onnxquant.activations.calibrated import CalibratedModel
 from onnxquant.activations.candidate import Candidate
 from onnxquant.activations.candidate_builder import CandidateBuilder
 from onnxquant.activations.candidates import CandidateRunner
-from onnxquant.activations.equal_functions import EqualFunction, balanced, change_observers, easier_to_round, rebased
+from onnxquant.activations.equal_functions import (
+    EqualFunction,
+    balanced,
+    change_observers,
+    easier_to_round,
+    rebased,
+    smoothed,
+)
 from onnxquant.activations.exclusion import exclude, goal_test
 from onnxquant.activations.placement import AGAINST_LOSS, FOR_ACCURACY, FloatKernel
 from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActivations
 from onnxquant.activations.settings import AccuracyGoal, StaticSettings
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
 from onnxquant.activations.solved_weights import solved_weights
-from onnxquant.activations.start import SearchStart
+from onnxquant.activations.start import SearchStart, UnsmoothedFunctions
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.folds import SearchSamples
@@ -82,6 +90,7 @@ class StaticSearch:
         self._runner = CandidateRunner(document, rules, samples.judging, threads, exact=is_free, judge=judge)
         self._builder = CandidateBuilder(self._runner, rules, settings, samples.calibrating, self._budget)
         self._scores: dict[str, float] = {}
+        self._unsmoothed: UnsmoothedFunctions | None = None
         self.start: SearchStart | None = None
         self.is_alone = True
 
@@ -98,27 +107,49 @@ class StaticSearch:
         model = self._without_slow_kernels(self._builder.taken_model(model))
         best = self._best_of_methods(model)
         self._scores[best.title] = best.score.typical
-        goal = settings.goal
-        with self._budget.limited_to(_BEFORE_EXCLUSION if goal or _is_lost(best) else 1.0):
+        with self._before_exclusion(best):
             if statistics is None and not self._is_enough(best):
                 best = self._try_equal_functions(best)
-            if settings.may_solve and (settings.solver != AUTO or not self._is_enough(best)):
-                best = self._try_solved_weights(best)
+            best = self._with_better_codes(best)
         return self._good_enough(self._with_room_for_pairs(best))
 
     def run_from(self, start: SearchStart) -> ActivationPlan:
         """Find the best plan without what an earlier search has tried: only what is in float is another.
 
+        Products are smoothed by Muls where that search was not to have any, and this one is.
+
         Args:
             start: the end of the earlier search.
         """
         self._builder.remedies = deepcopy(start.remedies)
+        if start.unsmoothed is not None and self._settings.smoothing_muls:
+            return self._run_with_muls(start, start.unsmoothed)
         best = self._builder.in_float(start.under(self._rules), {}, in_folds=False)
         return self._good_enough(self._builder.taken(best))
 
+    def _run_with_muls(self, start: SearchStart, before: UnsmoothedFunctions) -> ActivationPlan:
+        """Find the best plan with products smoothed by Muls, or that of the earlier search."""
+        self._scores.update(before.scores)
+        with self._before_exclusion(before.best):
+            best = self._best_of(smoothed, before.base, before.best, before.first)
+            if best is before.best:
+                return self._good_enough(start.best)
+            best = self._with_better_codes(best)
+        return self._good_enough(self._with_room_for_pairs(best))
+
+    def _before_exclusion(self, best: Candidate) -> AbstractContextManager[None]:
+        """Keep time for kernels in float, where a goal or the outputs of a candidate may need them."""
+        return self._budget.limited_to(_BEFORE_EXCLUSION if self._settings.goal or _is_lost(best) else 1.0)
+
+    def _with_better_codes(self, best: Candidate) -> Candidate:
+        """A candidate with solved weights, where that gains something or the user named the solver."""
+        is_tried = self._settings.solver != AUTO or not self._is_enough(best)
+        return self._try_solved_weights(best) if self._settings.may_solve and is_tried else best
+
     def _good_enough(self, best: Candidate) -> ActivationPlan:
         """The plan of a candidate, with the kernels in float that a goal needs, or without loss of the outputs."""
-        self.start, goal = SearchStart(self._document, best, self._builder.remedies), self._settings.goal
+        self.start = SearchStart(self._document, best, self._builder.remedies, self._unsmoothed)
+        goal = self._settings.goal
         best = self._for_goal(best, goal, FOR_ACCURACY) if goal else self._without_loss(best)
         return self._with_record(self._builder.taken(best))
 
@@ -191,22 +222,38 @@ class StaticSearch:
     def _try_equal_functions(self, start: Candidate) -> Candidate:
         """The best of a candidate and those of equal functions."""
         best = start
-        for functions in (balanced, rebased, easier_to_round):
-            base, gains = best, True
-            for function in functions(base.model.original, start.model, self._settings):
-                if function.is_stronger and not gains:
-                    continue
-                title = ", ".join((*base.changes, function.change))
-                if function.balance is None:
-                    function = replace(function, balance=base.model.balance.strength)
-                refitted = replace(function, folds=self._refitted(functions, function, base.model, start.model))
-                candidate = self._budget.attempt(title, partial(self._changed, base, refitted))
-                if candidate is None:
-                    return best
-                self._scores[title] = candidate.score.typical
-                gains = candidate.score.typical > base.score.typical
-                if candidate.score.typical > best.score.typical:
-                    best = candidate
+        for functions in (balanced, rebased):
+            best = self._best_of(functions, best, best, start)
+        base = best
+        best = self._best_of(easier_to_round, base, base, start)
+        if not self._settings.smoothing_muls:
+            self._unsmoothed = UnsmoothedFunctions(start, base, best, dict(self._scores))
+        return best
+
+    def _best_of(self, functions: Functions, base: Candidate, best: Candidate, start: Candidate) -> Candidate:
+        """The best of a candidate and those of some functions, as far as there is time.
+
+        Args:
+            functions: the functions.
+            base: candidate of the function that they are made of.
+            best: the candidate.
+            start: candidate of the model itself, whose statistics they are made from.
+        """
+        gains = True
+        for function in functions(base.model.original, start.model, self._settings):
+            if function.is_stronger and not gains:
+                continue
+            title = ", ".join((*base.changes, function.change))
+            if function.balance is None:
+                function = replace(function, balance=base.model.balance.strength)
+            refitted = replace(function, folds=self._refitted(functions, function, base.model, start.model))
+            candidate = self._budget.attempt(title, partial(self._changed, base, refitted))
+            if candidate is None:
+                return best
+            self._scores[title] = candidate.score.typical
+            gains = candidate.score.typical > base.score.typical
+            if candidate.score.typical > best.score.typical:
+                best = candidate
         return best
 
     def _refitted(

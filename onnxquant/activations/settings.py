@@ -54,6 +54,7 @@ class StaticSettings:
         balance: strength of balancing channels before depthwise convolutions; 0: none.
         correct_biases: whether biases are corrected.
         smooth: whether smoothed functions are tried.
+        smoothing_muls: whether these may have nodes of their own.
         equalize: whether an equalized function is tried.
         rebase: whether linear streams in another basis are tried.
         solver: solver of the weights' codes; ``auto``: gptq where it scores better.
@@ -70,6 +71,7 @@ class StaticSettings:
     balance: float = STRENGTH
     correct_biases: bool = True
     smooth: bool = True
+    smoothing_muls: bool = True
     equalize: bool = True
     rebase: bool = True
     solver: str = AUTO
@@ -92,6 +94,7 @@ class StaticSettings:
             balance=STRENGTH if options.balance else 0.0,
             correct_biases=options.bias_correction,
             smooth=options.smooth,
+            smoothing_muls=options.smoothing_muls,
             equalize=options.equalize,
             rebase=options.rebase,
             solver=options.solver,

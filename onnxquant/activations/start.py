@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from onnxquant.activations.candidate import Candidate
@@ -15,6 +16,23 @@ from onnxquant.targets import Activations
 
 
 @dataclass(frozen=True)
+class UnsmoothedFunctions:
+    """What a search has found before it smooths products, for one that smooths them otherwise.
+
+    Attributes:
+        first: the model itself, with the magnitudes of channels.
+        base: the function that is smoothed.
+        best: the best function, whose weights are rounded to nearest.
+        scores: score of each function that was tried, in decibels.
+    """
+
+    first: Candidate
+    base: Candidate
+    best: Candidate
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class SearchStart:
     """The start of a search: nothing that the earlier one has tried is tried again, only what is in float is another.
 
@@ -22,11 +40,13 @@ class SearchStart:
         document: the float model, prepared and simplified.
         best: the candidate with as many kernels on integers as possible; its samples are not in folds.
         remedies: remedies for kernels that are no good on integers.
+        unsmoothed: the functions without Muls that smooth products; None: such Muls were tried, or there is no such function.
     """
 
     document: Document
     best: Candidate
     remedies: GraphRemedies
+    unsmoothed: UnsmoothedFunctions | None = None
 
     def under(self, rules: Recipe) -> Candidate:
         """The candidate without codes of weights that rules leave to others."""

@@ -57,13 +57,17 @@ class Statistics:
         """The accumulators of a tensor, by kind.
 
         Raises:
-            StatisticsError: the tensor was not observed.
+            StatisticsError: there are none.
         """
         if tensor not in self.observers:
-            reason = self.skipped.get(tensor)
-            text = f": {reason}" if reason else nearest(tensor, list(self.observers))
-            raise StatisticsError(f"tensor {tensor!r} was not observed{text}")
+            raise StatisticsError(f"no range is known of tensor {tensor!r}: {self._reason_for_no_range(tensor)}")
         return {accumulator_key(name): o.accumulated for name, o in self.observers[tensor].items()}
+
+    def _reason_for_no_range(self, tensor: str) -> str:
+        """The reason why a tensor has no statistics, and what to do about it."""
+        if reason := self.skipped.get(tensor):
+            return f"it {reason}; leave what reads it in float (exclude)"
+        return f"its values were not collected{nearest(tensor, list(self.observers))}"
 
     def has_range(self, tensor: str) -> bool:
         """Whether the tensor was observed, and a sample had values of it."""

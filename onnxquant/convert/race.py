@@ -30,7 +30,7 @@ from onnxquant.convert.candidate import (
 )
 from onnxquant.convert.forecast import Forecast
 from onnxquant.convert.quantize import quantize
-from onnxquant.convert.ways import FLOAT16, INT4_SOLVED, MIXED, STATIC, Family, Way
+from onnxquant.convert.ways import FLOAT16, INT4_SOLVED, MIXED, STATIC, STATIC_MULS, Family, Way
 from onnxquant.errors import FeedError, OnnxQuantError, RecipeError
 from onnxquant.numerics.score import GOOD_DB
 from onnxquant.plan.activations import StaticRecord
@@ -200,6 +200,8 @@ class Race:
         fastest = max((c.speed for c in keeping), default=0.0)
         if way.rescues is Family.ANY:  # who wants speed does not want a file that is slower than the original
             return not keeping or (self.goal is Goal.FAST and fastest * EQUAL < 1)
+        if way is STATIC_MULS and not (self._settings.smooth and self._settings.smoothing_muls):
+            return False
         family = [c for c in self._candidates if c.way.family is way.rescues]
         if way is MIXED and family:
             return True  # between 8 and 4 bits there is more to gain than one of them keeps
@@ -252,14 +254,17 @@ class Race:
         return (GOOD_DB if settings.min_sqnr is None else settings.min_sqnr) + max(near, default=0.0)
 
     def _pinned(self, way: Way) -> dict[str, Any]:
-        """Options that the first static file has shown to be best: ways with some work in float search no more."""
-        records = [c.report.activations for c in self._candidates if c.way is STATIC]
-        record = records[0] if way.rescues is Family.STATIC and records else None
+        """Options that static files have shown to be best: ways with some work in float search no more."""
+        whole = [c for c in self._candidates if c.way in (STATIC, STATIC_MULS)]
+        if not whole or way.rescues is not Family.STATIC or way is STATIC_MULS:
+            return {}
+        record = whole[-1].report.activations  # its search went on from the others'
         if not isinstance(record, StaticRecord):
             return {}
         scores = list(record.variants.values())
         is_as_it_was = bool(scores) and scores[0] >= max(scores)
         changes = dict.fromkeys(("balance", "smooth", "equalize", "rebase"), False) if is_as_it_was else {}
+        changes["smoothing_muls"] = whole[-1].way is STATIC_MULS
         return {"calibration_method": record.method, "solver": record.solver or Rtn.name, **changes}
 
     def _time_of_a_way(self) -> str | None:

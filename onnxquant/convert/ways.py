@@ -16,6 +16,7 @@ from onnxquant.graph.node import is_op
 from onnxquant.graph.sites import Site
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.score import GOOD_DB
+from onnxquant.passes.equivalent.smooth import products_without_maker
 from onnxquant.recipe.values import Goal
 from onnxquant.targets import Activations
 
@@ -71,7 +72,9 @@ MIXED = Way(
     "int8 and int4 weights", {"formats": ["int8", "int4"], "min_sqnr": GOOD_DB}, rescues=Family.INT4, family=Family.INT4
 )
 DYNAMIC = Way("dynamic int8", {"activations": "dynamic"})
-STATIC = Way("static int8", {"activations": "static"}, family=Family.STATIC)
+STATIC = Way("static int8", {"activations": "static", "smoothing_muls": False}, family=Family.STATIC)
+# A Mul costs time in every call, and so it has to be needed.
+STATIC_MULS = Way("static int8, smoothed by Muls", {"activations": "static"}, rescues=Family.STATIC, family=Family.STATIC)
 STATIC_FLOAT_PRODUCTS = Way(
     "static convolutions, int8 weights of products", {"activations": "static"},
     tuple({"role": role, "float_activations": True, "format": "int8"} for role in _PRODUCTS),
@@ -158,7 +161,10 @@ def _ways(model: PreparedModel, work: Work, goal: Goal) -> list[Way]:
         integers.append(STATIC_INT4_PRODUCTS)
     # The cheapest way comes first: there is something to keep where the others have no time.
     first = [INT8, *four_bits, *integers] if goal is Goal.SMALL else [INT8, *integers, *four_bits]
-    rescues = _static_rescues(model, mixed=has_products and has_convolutions) if STATIC in integers else []
+    rescues: list[Way] = []
+    if STATIC in integers:
+        rescues += [STATIC_MULS] if has_products and products_without_maker(model.document) else []
+        rescues += _static_rescues(model, mixed=has_products and has_convolutions)
     if four_bits:
         rescues += [INT4_SOLVED, *([MIXED] if goal is not Goal.FAST else [])]
     return [*first, *rescues, FLOAT16]

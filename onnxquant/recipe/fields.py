@@ -97,6 +97,10 @@ class OptionFields(RuleOptions):
     bias_correction: bool = option(True, "Correct biases for the mean error of rounding.", Scope.FILE, needs=Needs.STATIC)
     smooth: bool = option(True, "Try SmoothQuant before matrix products, and keep it where it helps.", Scope.FILE,
         needs=Needs.INTEGERS)
+    smoothing_muls: bool = option(
+        True, "Let SmoothQuant put a Mul before products whose division no operator before them can take: it costs time in "
+        "every call. Where a goal chooses, only if the outputs lose too much without.", Scope.FILE, needs=Needs.STATIC,
+    )  # fmt: skip
     equalize: bool = option(True, "Try cross-layer equalization, and keep it where it helps.", Scope.FILE, needs=Needs.STATIC)
     rebase: bool = option(
         True, "Try another basis for linear streams of channels, and keep it where it helps.", Scope.FILE, needs=Needs.STATIC

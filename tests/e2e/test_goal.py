@@ -36,6 +36,7 @@ from onnxquant.convert.ways import (
     STATIC_HEAD,
     STATIC_INT4_PRODUCTS,
     STATIC_LONG_HEAD,
+    STATIC_MULS,
     STATIC_SPARING,
     heads,
     ways,
@@ -99,16 +100,19 @@ def images(count: int = 12) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("graph", "goal", "expected"),
     [
-        (products, Goal.FAST, [INT8, DYNAMIC, STATIC, INT4, STATIC_SPARING, INT4_SOLVED, FLOAT16]),
-        (products, Goal.SMALL, [INT8, INT4, DYNAMIC, STATIC, STATIC_SPARING, INT4_SOLVED, MIXED, FLOAT16]),
+        (products, Goal.FAST, [INT8, DYNAMIC, STATIC, INT4, STATIC_MULS, STATIC_SPARING, INT4_SOLVED, FLOAT16]),
+        (
+            products, Goal.SMALL,
+            [INT8, INT4, DYNAMIC, STATIC, STATIC_MULS, STATIC_SPARING, INT4_SOLVED, MIXED, FLOAT16],
+        ),
         (convolution, Goal.FAST, [INT8, STATIC, STATIC_SPARING, FLOAT16]),
         (convolution, Goal.SMALL, [INT8, STATIC, STATIC_SPARING, FLOAT16]),
         (detector, Goal.FAST, [INT8, STATIC, STATIC_HEAD, STATIC_LONG_HEAD, STATIC_SPARING, FLOAT16]),
         (
             both,
             Goal.BALANCED,
-            [INT8, STATIC, DYNAMIC, STATIC_INT4_PRODUCTS, INT4, STATIC_DYNAMIC_PRODUCTS, STATIC_FLOAT_PRODUCTS,
-             STATIC_SPARING, INT4_SOLVED, MIXED, FLOAT16],
+            [INT8, STATIC, DYNAMIC, STATIC_INT4_PRODUCTS, INT4, STATIC_MULS, STATIC_DYNAMIC_PRODUCTS,
+             STATIC_FLOAT_PRODUCTS, STATIC_SPARING, INT4_SOLVED, MIXED, FLOAT16],
         ),
     ],
 )
@@ -180,6 +184,33 @@ def test_static_ways_with_something_in_float_go_on_from_the_first(
     report = onnxquant.quantize(detector(), tmp_path / "best.onnx", data=images(), effort="low", **options)
     kernels = [attempt.integer_kernels for attempt in report.choice.attempts] if report.choice else []
     assert kernels == [8, 7] and len(passes) == 1
+
+
+@pytest.mark.parametrize("is_needed", [False, True])
+def test_products_are_smoothed_by_muls_only_where_the_bound_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_needed: bool
+) -> None:
+    """Channels of very unequal size, which no operator makes: what smooths them is a Mul, which costs time."""
+    functions: list[Any] = []
+    whole = candidate_builder.collect_folds
+
+    def counted(document: Any, *arguments: Any, **options: Any) -> Any:
+        functions.append([n.op_type for n in document.proto.graph.node])
+        return whole(document, *arguments, **options)
+
+    monkeypatch.setattr(candidate_builder, "collect_folds", counted)
+    monkeypatch.setattr(best, "ways", lambda *arguments: [STATIC, STATIC_MULS])
+    sizes = np.geomspace(0.1, 8, 64).astype(np.float32)
+    constants = {"w": (graphs.weight(64, 96) / sizes[:, None]).astype(np.float32)}
+    proto = graphs.model([node("MatMul", ["x", "w"], ["y"])], {"x": ("float32", ["n", 64])}, {"y": "float32"}, constants)
+    data = [{"x": sample["x"] * sizes} for sample in samples()]
+    options: dict[str, Any] = {"min_sqnr": 21.0 if is_needed else 12.0, "effort": "low"}
+    report = onnxquant.quantize(proto, tmp_path / "best.onnx", data=data, **options)
+    assert report.choice and report.passed and report.choice.chosen == (STATIC_MULS if is_needed else STATIC).name
+    made = [n.op_type for n in onnx.load(tmp_path / "best.onnx").graph.node]
+    assert made.count("Mul") == is_needed
+    # The second search goes on from the first: the model itself is not run again.
+    assert [nodes.count("Mul") for nodes in functions] == ([0, 1, 1] if is_needed else [0])
 
 
 def test_a_static_file_may_have_dynamic_products_and_its_recipe_makes_it_again(tmp_path: Path) -> None:

@@ -11,11 +11,22 @@ from numpy.typing import NDArray
 
 from onnxquant.errors import RecipeError
 from onnxquant.graph.analysis.linear import Linear
+from onnxquant.graph.analysis.scale_paths import ScalePathFinder
 from onnxquant.graph.editor import graph_editors
 from onnxquant.graph.io import Document
+from onnxquant.graph.node import is_op
+from onnxquant.graph.refusal import Refusal
+from onnxquant.graph.shapes import infer
 from onnxquant.numerics.arrays import Doubles
 from onnxquant.passes.base import Pass
-from onnxquant.passes.equivalent.rescale import ChannelResult, DivideChannels, linear_readers, per_channel_values
+from onnxquant.passes.equivalent.rescale import (
+    ChannelResult,
+    DivideChannels,
+    linear_readers,
+    path_to_maker,
+    per_channel_values,
+    shared_weight,
+)
 
 # As in the paper's code: a channel that is almost zero would be blown up without limit.
 SMALLEST = 1e-5
@@ -54,6 +65,21 @@ class Smooth(Pass):
                 readers.setdefault(name, []).extend(ops)
         scales = {n: _scale(document, n, ops, self.absmax[n], self.strength) for n, ops in readers.items()}
         return DivideChannels(scales, insert=self.insert, verb="smoothed")(document)
+
+
+def products_without_maker(document: Document) -> list[str]:
+    """Activations of matrix products that no operator before them can divide: only a Mul of its own smooths each."""
+    known = infer(document)
+    found: list[str] = []
+    for editor in graph_editors(document):
+        finder = ScalePathFinder(document, editor, known)
+        inputs = [node.input[0] for node in editor.nodes if is_op(node, "MatMul", "Gemm")]
+        for name, readers in linear_readers(editor, inputs).items():
+            path = path_to_maker(finder, name, readers)
+            makers = [] if isinstance(path, Refusal) or path.end is None else [path.end]
+            if isinstance(path, Refusal) or shared_weight(editor, [*readers, *makers]):
+                found.append(name)
+    return found
 
 
 def _scale(document: Document, name: str, readers: list[Linear], absmax: NDArray[Any], strength: float) -> Doubles:

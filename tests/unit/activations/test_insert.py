@@ -16,6 +16,7 @@ from rounded import inserted, marked, optimized, sqnr_db, static, values
 
 import onnxquant
 from onnxquant.observers.codes import Codes
+from onnxquant.plan.activations import StaticRecord
 
 X = ("float32", [1, 4, 8, 8])
 FEED = {"x": graphs.rng(3).standard_normal((1, 4, 8, 8)).astype(np.float32)}
@@ -184,3 +185,31 @@ def test_a_nested_graph_reads_no_decoded_values_through_a_move(tmp_path: Path) -
     makers = {o: n for n in graph.node for o in n.output}
     maker = makers[makers["r"].input[0]] if "r" in makers else None
     assert maker is None or maker.op_type == "Clip"
+
+
+def test_what_reads_infinity_stays_in_float(tmp_path: Path) -> None:
+    """A mask of minus infinity before a Relu: the sum with it has no range, the convolutions around it have."""
+    nodes = [node("Conv", ["x", "w"], ["a"]), node("Log", ["z"], ["mask"]), node("Add", ["a", "mask"], ["b"])]
+    nodes += [node("Relu", ["b"], ["c"]), node("Conv", ["c", "v"], ["y"])]
+    activations = _static(nodes, tmp_path)
+    assert activations.integer_kernels == 2 and {"x", "c"} <= activations.tensors.keys()
+    assert "mask" not in activations.tensors
+
+
+def test_a_kernel_that_reads_infinity_says_so(tmp_path: Path) -> None:
+    nodes = [node("Conv", ["x", "w"], ["a"]), node("Log", ["z"], ["mask"]), node("Conv", ["mask", "v"], ["b"])]
+    nodes += [node("Relu", ["b"], ["c"]), node("Concat", ["a", "c"], ["y"], axis=1)]
+    reason = "'mask' has no range, because it holds infinity in sample 0"
+    assert _static(nodes, tmp_path).left_in_float == {"b": reason}
+
+
+def _static(nodes: list[onnx.NodeProto], folder: Path) -> StaticRecord:
+    """Static activations of two convolutions, whose second input has zeros."""
+    shape = ("float32", ["n", 16, 8, 8])
+    weights = {"w": weight(16, 16, 1, 1), "v": weight(16, 16, 1, 1, seed=1)}
+    proto = graphs.model(nodes, {"x": shape, "z": shape}, {"y": "float32"}, weights)
+    x = [graphs.rng(i).standard_normal((2, 16, 8, 8), np.float32) for i in range(4)]
+    samples = [{"x": values, "z": (values > 0).astype(np.float32)} for values in x]
+    report = onnxquant.quantize(proto, folder / "out.onnx", data=samples, activations="static", threads=1, proof=False)
+    assert isinstance(report.activations, StaticRecord)
+    return report.activations
