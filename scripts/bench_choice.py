@@ -7,7 +7,8 @@
 Each row is a model: size, speed (processor time, interleaved, one thread), SQNR of the worst part of an output (boxes and
 scores are parts of one) on samples that no tool has seen, and seconds of each tool. Rows that are in the file already are
 not run again. The table has the choice beside the best of the others that keep the bound, and says where it is slower
-(3 %), worse (0.5 dB and below the bound) or larger (5 %). NNCF takes part where it is installed. With ``--files`` the
+(certainly by 3 %: the interval of the ratio of runs that stand beside each other lies above), worse (0.5 dB and below the
+bound) or larger (5 %). NNCF takes part where it is installed. With ``--files`` the
 files of the other tools are made once and kept: a further run makes that of the choice alone, and measures all again.
 """
 
@@ -57,6 +58,7 @@ class Side:
         size: bytes of the file; 0 where there is none.
         sqnr_db: SQNR of the worst part of an output on this CPU; None where nothing can be compared.
         speed: speed as a multiple of float's; None where it was not measured.
+        beside: speed as a multiple of the choice's: median over rounds, and the ends of its 95 % interval.
         way: the way that was chosen, of the choice alone.
         error: why there is no file or no figure.
         processor: seconds of a processor, which do not count what else the machine does.
@@ -69,6 +71,7 @@ class Side:
     way: str = ""
     error: str = ""
     processor: float = 0.0
+    beside: tuple[float, float, float] | None = None
 
     @property
     def keeps(self) -> bool:
@@ -97,13 +100,15 @@ class Row:
         if chosen.speed is None:
             return [f"no file: {chosen.error[:60]}"]
         out = []
-        fastest = max(others, key=lambda name: others[name].speed or 0.0, default="")
-        if fastest and (others[fastest].speed or 0.0) > chosen.speed * _SLOWER:
-            out.append(f"slower than {fastest} ({others[fastest].speed:.2f}x)")
+        faster = {name: side.beside for name, side in others.items() if side.beside and side.beside[1] > _SLOWER}
+        if faster:
+            fastest = max(faster, key=faster.__getitem__)
+            ratio, low, high = faster[fastest]
+            out.append(f"slower than {fastest}, which is {ratio:.2f}x as fast ({low:.2f} to {high:.2f})")
         best = max((side.sqnr_db or 0.0 for side in others.values()), default=0.0)
-        ratio = chosen.sqnr_db
-        if ratio is not None and ratio < GOOD_DB and ratio < best - _WORSE_DB:
-            out.append(f"worse: {ratio:.1f} of {best:.1f} dB")
+        kept = chosen.sqnr_db
+        if kept is not None and kept < GOOD_DB and kept < best - _WORSE_DB:
+            out.append(f"worse: {kept:.1f} of {best:.1f} dB")
         smallest = min((side.size for side in others.values()), default=chosen.size)
         if chosen.size > smallest * _LARGER:
             out.append(f"larger by {chosen.size / smallest - 1:.0%}")
@@ -143,12 +148,12 @@ def row_of(source: Source, files: Files, arguments: argparse.Namespace) -> Row:
             row.sides[CHOICE].way = json.loads(report.read_text())["choice"]["chosen"]
         outputs = {tool: _place(folder, tool) for tool, side in row.sides.items() if side.size}
         result = folder / "measured.json"
-        processes.run(partial(measure, files, outputs, arguments.seconds, result), folder / "log", arguments.limit)
-        figures = json.loads(result.read_text())["figures"] if result.exists() else {}
+        processes.run(partial(measure, files, outputs, arguments.seconds, result, CHOICE), folder / "log", arguments.limit)
+        figures = json.loads(result.read_text()) if result.exists() else {}
     for tool, figure in figures.items():
         side = row.sides[tool]
         side.error, side.sqnr_db = figure["error"], figure["part_db"]
-        side.speed = figure["speed"][0] if figure["speed"] else None
+        side.speed, side.beside = figure["speed"][0] if figure["speed"] else None, figure["beside"]
     return row
 
 

@@ -68,12 +68,13 @@ def _row(source: Source, mode: Mode, files: Files, arguments: argparse.Namespace
         outputs = {n: folder / f"{n}.onnx" for n, s in sides.items() if s and s.size}
         result = folder / "measured.json"
         seconds = 0.0 if arguments.structure else arguments.seconds
-        run = processes.run(partial(measure, files, outputs, seconds, result), folder / "measure.log", arguments.limit)
-        measured = json.loads(result.read_text()) if result.exists() else {"figures": {}, "against_peer": None}
+        job = partial(measure, files, outputs, seconds, result, "peer")
+        run = processes.run(job, folder / "measure.log", arguments.limit)
+        measured = json.loads(result.read_text()) if result.exists() else {}
         for side_name in outputs:
-            figures = measured["figures"].get(side_name, {"error": f"exit code {run.code}: {run.output[-200:]}"})
+            figures = measured.get(side_name, {"error": f"exit code {run.code}: {run.output[-200:]}"})
             sides[side_name].__dict__.update(figures)
-        row.against_peer = measured["against_peer"]
+        row.against_peer = measured.get("ours", {}).get("beside")
     return row
 
 

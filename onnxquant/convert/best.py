@@ -42,6 +42,7 @@ from onnxquant.report.report import Report
 from onnxquant.system.files import atomically
 from onnxquant.validation.compare import LARGE_BYTES, add_accuracy, compare
 from onnxquant.validation.reference import Reference
+from onnxquant.validation.trial import prove_rest_quickly
 
 # Samples that judge, at least, where there are as many.
 _JUDGED = 16
@@ -148,18 +149,21 @@ def _chosen(wish: Wish, settings: Options, rules: Recipe, provenance: Provenance
         announce(wish.progress, forecast.left_out(plan))
         best = race.best(plan)
         with removing_new_files(provenance):
-            if settings.save_recipe is not None:
+            if settings.save_recipe is not None and not race.is_interrupted:
                 report = _made_by_recipe(wish, settings, reference, best, place)
             else:
                 wish.progress("proof", 0.0)
                 report = best.report
                 _publish(report, provenance)
-                proof = compare(reference, place, settings, wish.progress)
-                beside = race.latency_of(best)
-                if beside is not None and proof.latency is not None and proof.latency.seconds.keys() == beside.seconds.keys():
-                    proof.latency = beside  # comparable with those of the others
-                report.prove(proof)
-            if report.proof is not None:
+                if race.is_interrupted:
+                    _end_soon(report, best, settings, reference)
+                else:
+                    proof = compare(reference, place, settings, wish.progress)
+                    beside = race.latency_of(best)
+                    if beside and proof.latency and proof.latency.seconds.keys() == beside.seconds.keys():
+                        proof.latency = beside  # comparable with those of the others
+                    report.prove(proof)
+            if report.proof is not None and not race.is_interrupted:
                 add_accuracy(report.proof, reference.path, place, samples, settings)
     report.choice = race.choice(best, report.verdict)
     return provenance.finish(report)
@@ -185,9 +189,30 @@ def _made_by_recipe(wish: Wish, settings: Options, reference: Reference, best: C
         wish.source, place, recipe=best.recipe, data=wish.samples.again(), progress=wish.progress, reference=reference,
         **options,
     )  # fmt: skip
-    with atomically(Path(settings.save_recipe or "")) as stream:
-        stream.write(best.recipe.read_bytes())
+    _save_recipe(best, settings)
     return report
+
+
+def _end_soon(report: Report, best: Candidate, settings: Options, reference: Reference) -> None:
+    """What is left to do for a file in its place where the user has ended the search: only what takes seconds.
+
+    Args:
+        report: the report on the file.
+        best: the file that it was.
+        settings: options of the run.
+        reference: the original.
+    """
+    _save_recipe(best, settings)
+    if report.proof is not None:
+        prove_rest_quickly(report.proof, reference, Path(str(report.output)), settings)
+        report.prove(report.proof)
+
+
+def _save_recipe(best: Candidate, settings: Options) -> None:
+    """Write the recipe of the best file, where the user wants it."""
+    if settings.save_recipe is not None:
+        with atomically(Path(settings.save_recipe)) as stream:
+            stream.write(best.recipe.read_bytes())
 
 
 def _seconds_of_a_call(settings: Options, original: Document, samples: Samples) -> float:

@@ -121,6 +121,9 @@ class Race:
         reference: the original.
         folder: folder for the files.
         name: name of the file to make; references to external data hold it.
+
+    Attributes:
+        is_interrupted: whether Ctrl-C or a signal has ended it: what follows is to take little time.
     """
 
     def __init__(self, wish: Wish, settings: Options, reference: Reference, folder: Path, name: str) -> None:
@@ -133,7 +136,7 @@ class Race:
         self._beside: dict[str, Latency] = {}
         self._refused: list[Attempt] = []
         self._skipped: list[str] = []
-        self._interrupted = False
+        self.is_interrupted = False
 
     @property
     def seconds(self) -> float:
@@ -166,7 +169,7 @@ class Race:
                     none = f"nothing was written: none of the files that were made ({count}) keeps the bound"
                     interrupt.args = (none,) if count else ()  # what it says is of a temporary file
                     raise
-                self._interrupted = True
+                self.is_interrupted = True
                 self._skipped += [w.name for w in plan[place:] if not w.rescues]
                 break
             except FeedError:
@@ -297,7 +300,10 @@ class Race:
 
     def _chosen(self) -> Candidate:
         keeping = self._keeping
-        self._measure_again(keeping)
+        try:
+            self._measure_again(keeping)
+        except KeyboardInterrupt:  # the figures of each alone decide
+            self.is_interrupted = True
         return self._first(keeping) if keeping else max(self._candidates, key=quality)
 
     @property
@@ -321,7 +327,7 @@ class Race:
             rows.append(replace(row, verdict=proven) if candidate is winner else row)
         return Choice(
             self.goal.value, bound_in_words(self._settings), bool(keeping), winner.way.name, (*rows, *self._refused),
-            tuple(self._skipped), self._reason(winner, keeping), self._interrupted, self._alternative(winner),
+            tuple(self._skipped), self._reason(winner, keeping), self.is_interrupted, self._alternative(winner),
         )  # fmt: skip
 
     def _alternative(self, winner: Candidate) -> str:
@@ -335,7 +341,7 @@ class Race:
     def _measure_again(self, keeping: Sequence[Candidate]) -> None:
         """Measure the files that may be the fastest beside each other: what the machine does meets all of them."""
         samples = self._reference.outputs
-        if self.goal is Goal.SMALL or isinstance(samples, FeedError) or self._interrupted:
+        if self.goal is Goal.SMALL or isinstance(samples, FeedError) or self.is_interrupted:
             return
         finalists = sorted(keeping, key=lambda c: -c.speed)[:_FINALISTS]
         if len(finalists) < 2:

@@ -12,11 +12,13 @@ from onnxquant.numerics.score import LOW_DB, Judge
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress
 from onnxquant.validation.bounds import judge
-from onnxquant.validation.compare import LARGE_BYTES, metric_of
+from onnxquant.validation.compare import LARGE_BYTES, metric_of, prepared_like
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, TimedModel, latencies
 from onnxquant.validation.outputs import ComparedModels, Run, differences, pair_name, rounds_activations
 from onnxquant.validation.proof import Problem, ProblemKind, Proof, Sizes
 from onnxquant.validation.reference import Reference
+from onnxquant.validation.structure import compare_structure
+from onnxquant.validation.weights import EncodedWeights, compare_weights
 
 # Samples of the first look, and seconds for the speed.
 _LOOK, _SECONDS = 4, 0.8
@@ -70,3 +72,21 @@ def look(reference: Reference, quantized: Path, options: Options, progress: Prog
         proof.latency = latencies(timed, samples.feeds[0], options.threads, enough=_SECONDS)
     judge(proof, options)
     return proof
+
+
+def prove_rest_quickly(proof: Proof, reference: Reference, quantized: Path, options: Options) -> None:
+    """Add to what a look has shown what a proof has besides and takes little time: the structure, and each weight.
+
+    Args:
+        proof: the proof of ``look``.
+        reference: the original.
+        quantized: the file.
+        options: folders of external data.
+    """
+    document = load(quantized, options.external_root)
+    compare_structure(proof, reference.document, document)
+    compare_weights(proof, EncodedWeights(prepared_like(reference.document, document)), document)
+    proof.notes.append(
+        "the search was ended: beside the structure and the weights only outputs and speed were compared; "
+        "`onnxquant validate` proves the rest"
+    )

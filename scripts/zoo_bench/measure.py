@@ -38,6 +38,7 @@ class Figures:
         part_db: that of the worst part of an output, by the tool's own judge: boxes and scores are parts of one output.
         samples_db: the same of each test sample.
         speed: speed as a multiple of float's: median over rounds, and the ends of its 95 % interval.
+        beside: the same as a multiple of the speed of one of the files.
     """
 
     error: str = ""
@@ -46,6 +47,7 @@ class Figures:
     part_db: float | None = None
     samples_db: tuple[float, ...] = ()
     speed: tuple[float, float, float] | None = None
+    beside: tuple[float, float, float] | None = None
 
 
 def feeds_of(path: Path) -> Iterator[Arrays]:
@@ -144,8 +146,16 @@ def ratio(numerator: list[float], denominator: list[float]) -> tuple[float, floa
     return median(ratios), ratios[rank], ratios[-1 - rank]
 
 
-def measure(files: Files, outputs: dict[str, Path], seconds: float, result: Path) -> None:
-    """Write the figures of all outputs, and the speed of each against each, as JSON."""
+def measure(files: Files, outputs: dict[str, Path], seconds: float, result: Path, beside: str) -> None:
+    """Write the figures of all outputs as JSON, by name.
+
+    Args:
+        files: the model and its samples.
+        outputs: files of the tools, by name.
+        seconds: processor time for the speeds; 0: they are not measured.
+        result: the file to write.
+        beside: name of the output that the speed of each is compared with.
+    """
     session = _session(files.model)
     names = [o.name for o in session.get_outputs()]
     exact = [dict(zip(names, map(np.asarray, session.run(None, f)), strict=True)) for f in feeds_of(files.test)]
@@ -159,11 +169,10 @@ def measure(files: Files, outputs: dict[str, Path], seconds: float, result: Path
         except Exception as error:  # whatever onnxruntime says of a file that does not load
             figures[name] = Figures(error=f"{type(error).__name__}: {error}"[:300])
     good = {name: outputs[name] for name, f in figures.items() if not f.error}
-    against_peer = None
     if good and seconds:
         rounds = speeds({"float": files.model, **good}, files.test, seconds)
         for name in good:
             figures[name].speed = ratio(rounds["float"], rounds[name])
-        if {"ours", "peer"} <= set(good):
-            against_peer = ratio(rounds["peer"], rounds["ours"])
-    result.write_text(json.dumps({"figures": {n: asdict(f) for n, f in figures.items()}, "against_peer": against_peer}))
+            if beside in good:
+                figures[name].beside = ratio(rounds[beside], rounds[name])
+    result.write_text(json.dumps({n: asdict(f) for n, f in figures.items()}))

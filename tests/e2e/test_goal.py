@@ -329,10 +329,30 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path, monkeypatch: pytest.Monkey
         return whole(*arguments, **options)
 
     monkeypatch.setattr(race, "quantize", interrupted)
-    report = onnxquant.quantize(products(), tmp_path / "best.onnx", data=samples(), goal="small")
+    monkeypatch.setattr(best, "compare", None)  # whoever ends the search does not wait for a whole proof
+    recipe = tmp_path / "r.toml"
+    report = onnxquant.quantize(
+        products(), tmp_path / "best.onnx", data=samples(), goal="small", save_recipe=str(recipe)
+    )
     assert report.choice and report.choice.chosen == "int8 weights"
     assert report.choice.interrupted and report.choice.skipped == (INT4.name, DYNAMIC.name, STATIC.name)
     assert report.passed and report.verdict.next.startswith("The search was interrupted: this is the best of the 1 files")
+    assert report.proof and report.proof.latency and report.proof.structure.weights_encoded == 2
+    assert report.proof.weights.keys() == {"w", "v"} and all(w.error.sqnr_db > 30 for w in report.proof.weights.values())
+    again = onnxquant.validate(products(), tmp_path / "best.onnx", samples())
+    shown = [verdict.worst_sqnr_db for verdict in (again.verdict, report.verdict)]
+    assert shown[0] == pytest.approx(shown[1], abs=3) and recipe.exists()
+
+
+def test_ctrl_c_in_the_last_comparison_keeps_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(race, "latencies", interrupted)
+    monkeypatch.setattr(best, "ways", lambda *arguments: [INT8, replace(FLOAT16, rescues=None)])
+    report = onnxquant.quantize(products(), tmp_path / "best.onnx", data=samples(), effort="low")
+    assert report.choice and report.choice.interrupted and not report.choice.skipped and report.passed
+    assert onnxquant.verify(tmp_path / "best.onnx")
 
 
 @pytest.mark.parametrize(

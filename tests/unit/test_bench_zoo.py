@@ -135,14 +135,16 @@ def test_the_table_of_choices_says_where_another_tool_is_better(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import bench_choice
 
-    def flags(chosen, other):
-        sides = {bench_choice.CHOICE: bench_choice.Side(1.0, *chosen), "static": bench_choice.Side(1.0, *other)}
-        return bench_choice.Row("net", 100, sides).flags()
+    def flags(chosen, other, beside=None):
+        other = bench_choice.Side(1.0, *other, beside=beside)
+        return bench_choice.Row("net", 100, {bench_choice.CHOICE: bench_choice.Side(1.0, *chosen), "static": other}).flags()
 
     good = (50, 25.0, 2.0)
     assert flags(good, good) == []
-    assert flags(good, (50, 25.0, 2.1)) == ["slower than static (2.10x)"]
-    assert flags(good, (50, 19.0, 3.0)) == []  # below the bound
+    assert flags(good, (50, 25.0, 2.1), (1.05, 1.02, 1.08)) == []  # which may be less than 3 %
+    says = "slower than static, which is 1.05x as fast (1.04 to 1.08)"
+    assert flags(good, (50, 25.0, 2.1), (1.05, 1.04, 1.08)) == [says]
+    assert flags(good, (50, 19.0, 3.0), (1.5, 1.4, 1.6)) == []  # below the bound
     assert flags((53, 25.0, 2.0), good) == ["larger by 6%"]
     assert flags((50, 18.0, 2.0), (50, 20.5, 2.0)) == ["worse: 18.0 of 20.5 dB"]
     assert flags((0, None, None), good)[0].startswith("no file")

@@ -224,7 +224,7 @@ def test_tensors_that_cannot_be_observed_are_skipped_with_a_reason(tmp_path: Pat
     assert "subgraph of If" in statistics.skipped["b"]
     assert "tensor(bool)" in statistics.skipped["c"]
     assert "constant" in statistics.skipped["w_outer"]
-    with pytest.raises(StatisticsError, match="of tensor 'a': it is computed in a subgraph of If.*; leave what reads it in float"):
+    with pytest.raises(StatisticsError, match=r"'a': it is computed in a subgraph of If.*; leave what reads it"):
         statistics.range("a", "minmax", ActivationGrid())
     with pytest.raises(StatisticsError, match=r"no tensor 'xx'.*did you mean 'x'"):
         collect(path, Conditions(2), {"xx": ["minmax"]})
