@@ -11,11 +11,6 @@ from onnxquant.validation.proof import ProblemKind
 
 # The part of the answers that stays the same, where an output has answers.
 SAME_ANSWERS = 0.99
-# Fewer sources tell nothing of others.
-_FEWEST_SOURCES = 4
-# A figure lies far enough above a bound where the distance is this part of its interval. The interval holds the figure of all
-# samples 9 times of 10; that figure then keeps the bound 4 times of 5.
-_MARGIN = 0.25
 # Decibels by which a file that is made again may lose more.
 _SLACK = 0.2
 
@@ -44,8 +39,10 @@ def is_near_bound(report: Report, settings: Options) -> bool:
 
 def margin_db(report: Report) -> float:
     """Decibels by which other samples may keep less than these; 0 where these are too few to tell."""
-    unseen = report.verdict.unseen
-    return 0.0 if unseen is None or unseen.sources < _FEWEST_SOURCES else _MARGIN * (unseen.high_db - unseen.low_db)
+    unseen, ratio = report.verdict.unseen, report.verdict.worst_sqnr_db
+    if unseen is None or unseen.kept_db is None or ratio is None:
+        return 0.0
+    return max(0.0, ratio - unseen.kept_db)
 
 
 def option_that_takes(report: Report, settings: Options) -> str:

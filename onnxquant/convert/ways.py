@@ -74,7 +74,9 @@ MIXED = Way(
 DYNAMIC = Way("dynamic int8", {"activations": "dynamic"})
 STATIC = Way("static int8", {"activations": "static", "smoothing_muls": False}, family=Family.STATIC)
 # A Mul costs time in every call, and so it has to be needed.
-STATIC_MULS = Way("static int8, smoothed by Muls", {"activations": "static"}, rescues=Family.STATIC, family=Family.STATIC)
+STATIC_MULS = Way(
+    "static int8, smoothed by Muls", {"activations": "static"}, rescues=Family.STATIC, family=Family.STATIC
+)
 STATIC_FLOAT_PRODUCTS = Way(
     "static convolutions, int8 weights of products", {"activations": "static"},
     tuple({"role": role, "float_activations": True, "format": "int8"} for role in _PRODUCTS),

@@ -19,7 +19,7 @@ from onnxquant.numerics.align import BY_BEGINNINGS, BY_BOXES, Aligned, align, ar
 from onnxquant.numerics.classes import are_probabilities, has_classes, logits
 from onnxquant.numerics.decibels import decibels
 from onnxquant.numerics.parts import Part, named_part, parts_by_scale
-from onnxquant.numerics.unseen import UnseenQuality
+from onnxquant.numerics.unseen import UnseenQuality, kept_ratio
 
 # Outputs that keep less are to be measured on the task before the file is used, and those that keep still less are lost.
 GOOD_DB, LOW_DB = 20.0, 10.0
@@ -268,6 +268,9 @@ class Judge:
             if p.has_signal and len(p.total) == len(sources)
         ]
         expected = min(qualities, key=lambda q: q.sqnr_db, default=None)
+        whole = [p.total for p in powers.values() if p.has_signal and len(p.total) == len(sources)]
+        kept = [ratio for own in whole if (ratio := kept_ratio(own, sources)) is not None]
+        expected = expected and replace(expected, kept_db=min(kept, default=None))
         return UnseenOutputs(tuple(self.quality(outputs)), expected)
 
     def of_samples(self, places: Sequence[int]) -> Judge:

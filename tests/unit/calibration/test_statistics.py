@@ -103,7 +103,10 @@ def test_tensors_that_one_shard_skipped_are_skipped() -> None:
 def test_unknown_tensors_methods_and_parameters_are_refused() -> None:
     statistics = shard(0)
     for call, words in (
-        (lambda: statistics.range("tt", "mse", ActivationGrid()), "'tt': its values were not collected; did you mean 't'"),
+        (
+            lambda: statistics.range("tt", "mse", ActivationGrid()),
+            "'tt': its values were not collected; did you mean 't'",
+        ),
         (lambda: statistics.range("t", "mean_std", ActivationGrid()), "did you mean 'mean-std'"),
         (lambda: statistics.range("t", "moving-average", ActivationGrid()), "collected for entropy, mean-std, minmax"),
         (lambda: statistics.range("t", "gram", ActivationGrid()), "gram gives no range"),
