@@ -106,9 +106,9 @@ class Row:
             ratio, low, high = faster[fastest]
             out.append(f"slower than {fastest}, which is {ratio:.2f}x as fast ({low:.2f} to {high:.2f})")
         best = max((side.sqnr_db or 0.0 for side in others.values()), default=0.0)
-        kept = chosen.sqnr_db
-        if kept is not None and kept < GOOD_DB and kept < best - _WORSE_DB:
-            out.append(f"worse: {kept:.1f} of {best:.1f} dB")
+        own = chosen.sqnr_db
+        if own is not None and own < GOOD_DB and own < best - _WORSE_DB:
+            out.append(f"worse: {own:.1f} of {best:.1f} dB")
         smallest = min((side.size for side in others.values()), default=chosen.size)
         if chosen.size > smallest * _LARGER:
             out.append(f"larger by {chosen.size / smallest - 1:.0%}")

@@ -17,7 +17,7 @@ from onnxquant.targets import Activations
 
 @dataclass(frozen=True)
 class UnsmoothedFunctions:
-    """What a search has found before it smooths products, for one that smooths them otherwise.
+    """Functions that a search has tried before it smooths products, for one that smooths them otherwise.
 
     Attributes:
         first: the model itself, with the magnitudes of channels.

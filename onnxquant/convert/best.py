@@ -194,7 +194,7 @@ def _made_by_recipe(wish: Wish, settings: Options, reference: Reference, best: C
 
 
 def _end_soon(report: Report, best: Candidate, settings: Options, reference: Reference) -> None:
-    """What is left to do for a file in its place where the user has ended the search: only what takes seconds.
+    """Finish a file in its place where the user has ended the search, by what takes seconds.
 
     Args:
         report: the report on the file.

@@ -269,8 +269,8 @@ class Judge:
         ]
         expected = min(qualities, key=lambda q: q.sqnr_db, default=None)
         whole = [p.total for p in powers.values() if p.has_signal and len(p.total) == len(sources)]
-        kept = [ratio for own in whole if (ratio := kept_ratio(own, sources)) is not None]
-        expected = expected and replace(expected, kept_db=min(kept, default=None))
+        ratios = [ratio for own in whole if (ratio := kept_ratio(own, sources)) is not None]
+        expected = expected and replace(expected, kept_db=min(ratios, default=None))
         return UnseenOutputs(tuple(self.quality(outputs)), expected)
 
     def of_samples(self, places: Sequence[int]) -> Judge:

@@ -70,7 +70,7 @@ class Smooth(Pass):
 def products_without_maker(document: Document) -> list[str]:
     """Activations of matrix products that no operator before them can divide: only a Mul of its own smooths each."""
     known = infer(document)
-    found: list[str] = []
+    inserted: list[str] = []
     for editor in graph_editors(document):
         finder = ScalePathFinder(document, editor, known)
         inputs = [node.input[0] for node in editor.nodes if is_op(node, "MatMul", "Gemm")]
@@ -78,8 +78,8 @@ def products_without_maker(document: Document) -> list[str]:
             path = path_to_maker(finder, name, readers)
             makers = [] if isinstance(path, Refusal) or path.end is None else [path.end]
             if isinstance(path, Refusal) or shared_weight(editor, [*readers, *makers]):
-                found.append(name)
-    return found
+                inserted.append(name)
+    return inserted
 
 
 def _scale(document: Document, name: str, readers: list[Linear], absmax: NDArray[Any], strength: float) -> Doubles:
