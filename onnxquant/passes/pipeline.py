@@ -15,6 +15,7 @@ from onnxquant.passes.prepare.half import NarrowFloat64, WidenFloat16
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.initializers import ConstantsToInitializers, DropUnread, RaiseIrVersion
 from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
+from onnxquant.passes.prepare.matrices import MultiplyMatrices
 from onnxquant.passes.prepare.quantized_weights import FoldQuantizedWeights
 from onnxquant.passes.prepare.shared_constants import ShareConstants
 from onnxquant.passes.prepare.transposed_constants import ShareTransposes
@@ -40,6 +41,7 @@ PREPARE: tuple[Pass, ...] = (
     ShareTransposes(),
     SplitAttention(),
     DropLeadingAxes(),
+    MultiplyMatrices(),
     DropUnread(),
 )
 
