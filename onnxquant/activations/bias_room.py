@@ -13,12 +13,11 @@ import numpy as np
 
 from onnxquant.activations.placement import Placement
 from onnxquant.activations.plan import StaticActivations
-from onnxquant.activations.weights import static_format
+from onnxquant.activations.weights import nearest
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites
-from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
 from onnxquant.recipe.rules import Recipe
 
@@ -52,7 +51,7 @@ def with_room_for_biases(
         weight = site.view.matrix(document.array(site.tensor))
         if not (np.abs(weight).max(1).astype(np.float64) < 127 * least).any():
             continue
-        before = encoded.get(name) or dispatch.rounded_to_nearest(static_format(site, rules), weight)
+        before = encoded.get(name) or nearest(document, site, rules)
         if isinstance(before.format, ScaledCodes):
             encoded[name] = with_least_scales(before, before.format, weight.astype(np.float64), least)
     return encoded

@@ -19,7 +19,7 @@ from onnxquant import runtime
 from onnxquant.activations.fused import units_in_float
 from onnxquant.activations.placement import Unit
 from onnxquant.activations.plan import ActivationPlan
-from onnxquant.activations.weights import site_of, static_format
+from onnxquant.activations.weights import nearest, site_of
 from onnxquant.artifact import lowering
 from onnxquant.artifact.records import records
 from onnxquant.calibration.feeds import JUDGED, Feed, Feeds, spread
@@ -169,7 +169,7 @@ class CandidateRunner:
         cached = self._decoded.get(name)
         if cached is None or (cached.values is not values and not np.array_equal(cached.values, values)):
             site = site_of(document, name)
-            encoded = dispatch.rounded_to_nearest(static_format(site, self._rules), site.view.matrix(values))
+            encoded = nearest(document, site, self._rules)
             cached = _DecodedWeight(values, site.view.restore(dispatch.decode(encoded)))
             self._decoded[name] = cached
         return cached.decoded
@@ -247,14 +247,15 @@ class CandidateRunner:
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "candidate.onnx"
             with Publisher(path, external=document.is_external(), force=True) as publisher:
-                lowering.write(document, plan, publisher, partial(_encoded, candidate))
+                lowering.write(document, plan, publisher, partial(self._encoded, candidate))
             yield path
 
-
-def _encoded(candidate: ActivationPlan, site: Site, decision: EncodeDecision) -> Encoded | None:
-    """The encoded weight; None where no scale can express it: it stays in float."""
-    weight = site.view.matrix(candidate.document.array(site.tensor))
-    try:
-        return dispatch.encode(decision.format, weight, solved=candidate.solved.get(site.name))[0]
-    except RangeError:
-        return None
+    def _encoded(self, candidate: ActivationPlan, site: Site, decision: EncodeDecision) -> Encoded | None:
+        """The encoded weight; None where no scale can express it: it stays in float."""
+        document = candidate.document
+        try:
+            if target_named(decision.target).activations is Activations.NONE:
+                return dispatch.rounded_to_nearest(decision.format, site.view.matrix(document.array(site.tensor)))
+            return candidate.solved.get(site.name) or nearest(document, site, self._rules)
+        except RangeError:
+            return None

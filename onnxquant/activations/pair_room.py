@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.activations.bias_room import with_least_scales
-from onnxquant.activations.weights import static_format
+from onnxquant.activations.weights import nearest
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find_sites
-from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
 from onnxquant.recipe.rules import Recipe
 from onnxquant.validation.saturation import possible_pairs
@@ -49,7 +48,7 @@ def with_room_for_pairs(
     for name, multiples in largest.items():
         site = by_name[name]
         weight = site.view.matrix(document.array(site.tensor))
-        before = encoded.get(name) or dispatch.rounded_to_nearest(static_format(site, rules), weight)
+        before = encoded.get(name) or nearest(document, site, rules)
         form = before.format
         if isinstance(form, ScaledCodes):
             roomy[name] = _with_room(before, form, weight, _possible(before, form) if multiples is None else multiples)

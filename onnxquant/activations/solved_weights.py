@@ -10,10 +10,12 @@ from onnxquant.activations.weights import site_of, static_format
 from onnxquant.calibration.feeds import Feeds
 from onnxquant.calibration.gram_matrices import Reader, grams
 from onnxquant.formats.base import Encoded
+from onnxquant.formats.integers import Integers
 from onnxquant.native import dispatch
 from onnxquant.recipe.progress import Progress
 from onnxquant.recipe.rules import Recipe
 from onnxquant.solvers import Inputs, solver_named
+from onnxquant.solvers.own_grid import own_grid
 
 
 def solved_weights(
@@ -51,6 +53,8 @@ def solved_weights(
         form, weight = static_format(site, rules), site.view.matrix(document.array(site.tensor))
         if form.permuted or solver.refusal(form):
             continue
+        if starts is None and isinstance(form, Integers) and own_grid(form, weight):
+            continue  # nothing is lost that a solver could win back
         start = dispatch.rounded_to_nearest(form, weight) if starts is None else starts[name]
         weights[name] = solver.solve(form, weight, Inputs(gram, inputs), start)
     return weights

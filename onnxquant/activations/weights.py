@@ -9,7 +9,8 @@ import numpy as np
 from onnxquant.activations.op_kinds import OpKind, kind_of
 from onnxquant.activations.placement import ON_EVERY_CALL, Cause, FloatKernel
 from onnxquant.errors import RangeError, WeightError
-from onnxquant.formats.base import Format
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.integers import Integers
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.needs import UseKind
@@ -17,6 +18,7 @@ from onnxquant.graph.sites import Site, Use, find_sites
 from onnxquant.native import dispatch
 from onnxquant.plan.planner import DYNAMIC_BY_RULE, IntegerSites, make_plan, refusal_beside_integers
 from onnxquant.recipe.rules import Recipe
+from onnxquant.solvers.own_grid import own_grid
 from onnxquant.targets import Activations
 
 # Opsets of DequantizeLinear per channel, and of 16-bit codes.
@@ -108,6 +110,17 @@ def dynamic_sites(document: Document, rules: Recipe) -> IntegerSites:
     kind, sites = Activations.DYNAMIC, [s for s in find_sites(document)[0] if s.served(UseKind.PRODUCT)]
     names = (s.name for s in sites if refusal_beside_integers(s, rules, kind, document.opset) is None)
     return IntegerSites(kind, frozenset(names))
+
+
+def nearest(document: Document, site: Site, rules: Recipe) -> Encoded:
+    """A weight that is multiplied with integer activations: kept on the grid that it lies on, or rounded to nearest.
+
+    Raises:
+        WeightError: it holds NaN or infinity, or its scales do not fit their type.
+    """
+    form, weight = static_format(site, rules), site.view.matrix(document.array(site.tensor))
+    grid = own_grid(form, weight) if isinstance(form, Integers) else None
+    return dispatch.rounded_to_nearest(form, weight) if grid is None else grid.encoded(weight)
 
 
 def static_format(site: Site, rules: Recipe) -> Format:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from onnxquant.activations.dynamic import plan_dynamic
 from onnxquant.activations.plan import ActivationPlan
 from onnxquant.activations.static import plan_static
 from onnxquant.budget.search import ChosenFormats
 from onnxquant.convert.equivalent import equivalent_model, rescaled_weight_names
+from onnxquant.convert.own_grids import keep_own_grids
 from onnxquant.convert.prepare_model import weights_changed_on_request
 from onnxquant.convert.whole_graph import with_float16
 from onnxquant.formats.base import Encoded
@@ -35,6 +36,7 @@ class PlannedModel:
         solved: weights by name whose codes are chosen already
         notes: sentences on the changes of the model
         unseen: quality of integer activations on samples that have not made them, where that was judged
+        on_grids: weights by name that lie on a grid already
     """
 
     context: Context
@@ -43,6 +45,7 @@ class PlannedModel:
     solved: Mapping[str, Encoded]
     notes: tuple[str, ...]
     unseen: UnseenOutputs | None = None
+    on_grids: Mapping[str, Encoded] = field(default_factory=dict)
 
     @property
     def document(self) -> Document:
@@ -65,8 +68,12 @@ def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
     if context.options.in_float16:
         plan = with_float16(plan, document, context.options)
     solved = search.solved.without(equivalent.rescaled) if search else activations.solved
+    context = context.with_document(document)
+    gridded = keep_own_grids(context, plan, activations.solved, equivalent.orders)
     unseen = activations.activations.unseen if activations.activations else None
-    return PlannedModel(context.with_document(document), plan, equivalent.orders, solved, equivalent.notes, unseen)
+    return PlannedModel(
+        context, gridded.plan, equivalent.orders, solved, (*equivalent.notes, *gridded.notes), unseen, gridded.weights
+    )
 
 
 def _with_reason(decision: Decision, in_float: Container[str]) -> Decision:

@@ -214,7 +214,7 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
         if options.proof:
             open_samples(context, reference)
         solved = solve_weights(context, unsolved, model.orders, split.calibrating if split else None)
-        encoder = SiteEncoder(context, plan, [model.solved, solved])
+        encoder = SiteEncoder(context, plan, [model.on_grids, model.solved, solved])
         lowered = lowering.lower(model.document, plan, publisher, encoder)
         if plan.encoded:
             _refuse_unencoded(context.original, encoder.results.values())

@@ -224,6 +224,11 @@ class Format(SolvableFormat["Encoded"], NamedFormat, ABC):
         return planes
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether codes with these settings are those that the compiled library means by the format's name."""
+        return True
+
+    @property
     def native_job(self) -> NativeJob:
         """Parameters of the compiled encoder, if the library has one of this name."""
         return NativeJob()

@@ -1,5 +1,7 @@
 """int8 .. int2: integer codes on an even grid, the scale rounded to float16 before the codes are chosen.
 
+A weight that lies on such a grid already keeps its codes and its scales, which are float32 then.
+
 Symmetric grids store no zero point: value = (code - 2^(bits-1)) * scale. At 8 bits the lowest code is not used, as ONNX
 Runtime's kernels expect. Below 8 bits it is worth having, so the extreme of largest magnitude maps to it: scale = extreme /
 -2^(bits-1). Asymmetric grids widen the range to
@@ -15,7 +17,7 @@ codes where the float16 rounding of the scale does not interfere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -27,7 +29,7 @@ from onnxquant.formats.facts import Facts
 from onnxquant.formats.granularity import Granularity, PerBlock, PerRow, PerTensor
 from onnxquant.formats.matrix import Matrix
 from onnxquant.formats.native_job import ZeroPoint
-from onnxquant.formats.parameters import parameter
+from onnxquant.formats.parameters import INTERNAL, parameter
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.formats.survey import Survey, Surveyed
@@ -46,6 +48,7 @@ class Integers(ScaledCodes):
         per_channel: True: one scale per row; False: one scale for the tensor; None: block-wise.
         symmetric: no zero points.
         zero_point: type of the zero points of an asymmetric grid: "int", a code, or "float", a float16.
+        wide_scales: scales are float32: those of a weight that lay on a grid before it was encoded.
     """
 
     source = "round to nearest of ONNX Runtime's MatMulNBits quantizers"
@@ -62,6 +65,8 @@ class Integers(ScaledCodes):
     zero_point: str = parameter(
         "int", "Type of zero points: a code, or a float16.", choices=("int", "float"), samples=("float",)
     )
+
+    wide_scales: bool = field(default=False, kw_only=True, metadata=INTERNAL)
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -86,6 +91,14 @@ class Integers(ScaledCodes):
         if self.per_channel is None:
             return PerBlock(self.block_size or DEFAULT_BLOCK)
         return PerRow() if self.per_channel else PerTensor()
+
+    @property
+    def scale_dtype(self) -> type[np.floating[Any]]:  # noqa: D102
+        return np.float32 if self.wide_scales else np.float16
+
+    @property
+    def is_compiled(self) -> bool:  # noqa: D102
+        return not self.wide_scales
 
     @property
     def zero_type(self) -> ZeroPoint:
@@ -138,19 +151,23 @@ class Integers(ScaledCodes):
         """The smallest code that is written."""
         return 1 if self.symmetric and self.bits == 8 else 0
 
-    def _grid(self, low: Matrix, high: Matrix) -> tuple[NDArray[np.float16], Any]:
+    def _stored(self, scale: Matrix) -> NDArray[Any]:
+        """Scales as they are stored; those that would underflow stay above zero: no weight becomes zero or infinite."""
+        return narrowed(scale, self.scale_dtype, overflow="infinity", underflow="smallest")
+
+    def _grid(self, low: Matrix, high: Matrix) -> tuple[NDArray[Any], Any]:
         """Scale and zero point (float32) of groups between these values."""
         if self.symmetric:
-            return _half(self._symmetric_scale(low, high)), np.float32(self.offset)
+            return self._stored(self._symmetric_scale(low, high)), np.float32(self.offset)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             if self.zero_type is ZeroPoint.FLOAT16:
                 step = (high - low) / np.float32(self.top)
                 least = np.maximum(np.abs(low), np.abs(high)) * np.float32(2**-10)
-                scale = _half(np.maximum(step, least))
+                scale = self._stored(np.maximum(step, least))
                 exact = -low / scale.astype(np.float32)
                 return scale, np.where(scale != 0, exact, self.offset).astype(np.float16).astype(np.float32)
             low, high = np.minimum(low, 0), np.maximum(high, 0)
-            scale = _half((high - low) / np.float32(self.top))
+            scale = self._stored((high - low) / np.float32(self.top))
             zero = np.where(scale != 0, np.rint(-low / scale.astype(np.float32)), self.offset)
         return scale, np.clip(zero, 0, self.top).astype(np.float32)
 
@@ -166,11 +183,6 @@ class Integers(ScaledCodes):
             # The negative extreme wins a tie, as in ONNX Runtime.
             scale = np.where(-low >= high, low, high) / np.float32(-self.offset)
         return scale.astype(np.float32, copy=False)
-
-
-def _half(scale: Matrix) -> NDArray[np.float16]:
-    """The scale in float16; one that would underflow stays above zero, so that no weight becomes zero or infinite."""
-    return narrowed(scale, overflow="infinity", underflow="smallest")
 
 
 class Int8(Integers):

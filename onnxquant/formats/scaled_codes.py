@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,10 @@ from onnxquant.numerics.casts import narrowed
 class ScaledCodes(Format):
     """Base of the formats whose weights are ``(code - zero) * scale``."""
 
-    scale_dtype: ClassVar[type[np.floating[Any]]] = np.float16
+    @property
+    def scale_dtype(self) -> type[np.floating[Any]]:
+        """Type that scales are stored in."""
+        return np.float16
 
     @property
     @abstractmethod

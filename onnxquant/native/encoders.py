@@ -30,7 +30,7 @@ def supports(form: Format) -> bool:
     True
     """
     # A class that derives from a format of ours and keeps its name may encode in another way.
-    return "name" in vars(type(form)) and form.name in names()
+    return "name" in vars(type(form)) and form.name in names() and form.is_compiled
 
 
 @cache

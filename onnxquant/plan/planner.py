@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxquant.errors import RecipeError
 from onnxquant.formats.base import Format
@@ -188,6 +188,15 @@ def _decide_placed(site: Site, form: Format, rule: Rule, opset: int, *, folded: 
             refusal = Refusal(f"{nbytes} bytes would not be worth it against {site.nbytes} in {site.dtype}")
         refusals.append(f"{name}: {refusal}")
     return _keep(site, refusals[-1], tuple(refusals))
+
+
+def in_other_format(decision: EncodeDecision, site: Site, form: Format, opset: int) -> EncodeDecision | None:
+    """A decision with another format, by the same target; None where that cannot hold it."""
+    target = target_named(decision.target)
+    lowered_site = site.folded() if decision.folded else site
+    if not target.holds(form) or target.check(lowered_site, form, opset) is not None:
+        return None
+    return replace(decision, format=form, nbytes=_stored_bytes(target, lowered_site, form, opset)[0])
 
 
 def is_decoded_at_load(site: Site, rule: Rule) -> bool:

@@ -46,7 +46,7 @@ class Custom(Target):
         return 10 if form.foreign else 30
 
     def holds(self, form: Format) -> bool:  # noqa: D102
-        return not form.changes_nothing
+        return form.is_compiled and not form.changes_nothing
 
     def wanted_opset(self, site: Site, form: Format) -> int:
         """The opset that bodies are written for."""
