@@ -17,6 +17,7 @@ from onnxquant.passes.prepare.initializers import ConstantsToInitializers, DropU
 from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
 from onnxquant.passes.prepare.matrices import MultiplyMatrices
 from onnxquant.passes.prepare.quantized_weights import FoldQuantizedWeights
+from onnxquant.passes.prepare.rows import GatherRows
 from onnxquant.passes.prepare.shared_constants import ShareConstants
 from onnxquant.passes.prepare.transposed_constants import ShareTransposes
 from onnxquant.passes.prepare.weights import FoldWeights
@@ -42,6 +43,7 @@ PREPARE: tuple[Pass, ...] = (
     SplitAttention(),
     DropLeadingAxes(),
     MultiplyMatrices(),
+    GatherRows(),
     DropUnread(),
 )
 
