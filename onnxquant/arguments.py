@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
@@ -26,7 +26,7 @@ _CLASSES: Mapping[object, tuple[type, ...]] = {
     Path: (os.PathLike,),
 }
 _TEXTS = (str, Path)
-_WORDS: Mapping[object, str] = {Mapping: "mapping", Iterable: "iterable"}
+_WORDS: Mapping[object, str] = {Mapping: "mapping", Iterable: "iterable", Sequence: "sequence"}
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
@@ -44,7 +44,7 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
     def with_checks(*values: P.args, **keywords: P.kwargs) -> T:
         for name, value in _own(signature.bind(*values, **keywords)):
-            types = _types(function)[name]
+            types = _types(function).get(name, _OPEN)  # cls has none
             if not any(_fits(value, kind) for kind in types):
                 is_text = isinstance(value, str) and any(kind in _TEXTS for kind in types)
                 expected = "text without NUL" if is_text else _words(types)
@@ -78,7 +78,7 @@ def _parts(hint: object) -> tuple[object, ...]:
 def _fits(value: object, kind: object) -> bool:
     """Whether a value is of a type."""
     base: Any = get_origin(kind) or kind
-    if base in _OPEN:
+    if base in _OPEN or str(getattr(base, "__module__", "")).startswith("numpy._typing"):  # part of ArrayLike
         return True
     if isinstance(value, str):
         return base in _TEXTS and "\0" not in value

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from onnxquant.arguments import checked
 from onnxquant.formats.base import Format
 from onnxquant.interchange.convert import size_of
 from onnxquant.interchange.files import open_checkpoint
@@ -83,6 +84,7 @@ class CheckpointInfo:
     tensors: tuple[TensorInfo, ...] = ()
 
 
+@checked
 def contents(path: str | Path) -> CheckpointInfo:
     """The contents of a file of tensors, without reading their numbers.
 

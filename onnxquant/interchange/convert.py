@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxquant.arguments import checked
 from onnxquant.errors import CheckpointError, OutputError, OutputExistsError, RecipeError
 from onnxquant.interchange.container import SHARD_BYTES, Container, Output
 from onnxquant.interchange.containers.safetensors import Safetensors, config_beside
@@ -53,6 +54,7 @@ class Conversion:
     notes: tuple[str, ...] = ()
 
 
+@checked
 def convert(
     source: str | Path | Checkpoint,
     output: str | Path,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from onnxquant.arguments import checked
 from onnxquant.errors import CheckpointError, RecipeError, nearest
 from onnxquant.interchange import containers as package
 from onnxquant.interchange.container import Container
@@ -37,6 +38,7 @@ def descriptions() -> dict[str, ContainerInfo]:
     return {name: ContainerInfo(summary(container), container.suffixes) for name, container in containers().items()}
 
 
+@checked
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """The tensors of a GGUF or safetensors file, of a folder of ``.q8k`` files, or of an AXQT file.
 

@@ -12,6 +12,7 @@ from statistics import fmean
 
 import numpy as np
 
+from onnxquant.arguments import checked
 from onnxquant.errors import CheckpointError, FeedError, RecipeError, WeightError
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
@@ -129,6 +130,7 @@ class Choice:
         return not any(re.search(pattern, tensor.name) for pattern in self.exclude)
 
 
+@checked
 def quantize(
     source: str | Path,
     output: str | Path,

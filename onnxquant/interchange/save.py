@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from onnxquant.arguments import checked
+from onnxquant.errors import RecipeError, shown
 from onnxquant.formats.base import Encoded
 from onnxquant.interchange.convert import Conversion, convert
 from onnxquant.interchange.tensor import Checkpoint, Tensor, Value, encoded_tensor, plain
 from onnxquant.json_data import JsonValue
 
 
+@checked
 def save(
     output: str | Path,
     tensors: Mapping[str, Value],
@@ -31,9 +35,17 @@ def save(
         force: replace an existing output.
 
     Raises:
+        RecipeError: a name is no text, or the metadata is more than JSON.
         CheckpointError: the container cannot hold a tensor.
         OutputError: the output is there already, or cannot be written.
     """
+    for name in (*tensors, *(metadata or {})):
+        if not isinstance(name, str):
+            raise RecipeError(f"name {shown(name)}: expected text")
+    try:
+        json.dumps(metadata)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"metadata is no JSON: {error}; expected texts, numbers, lists and mappings of them") from None
     values = {name: _tensor(name, value) for name, value in tensors.items()}
     source = Checkpoint(Path("arrays in memory"), "memory", values, metadata or {})
     return convert(source, output, to=to, force=force)

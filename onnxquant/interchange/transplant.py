@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxquant.arguments import checked
 from onnxquant.errors import CheckpointError, RecipeError
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.bitsandbytes.block_table import BlockTable
@@ -88,6 +89,7 @@ class TransplantReport:
     unused: tuple[str, ...]
 
 
+@checked
 def transplant(
     model: str | Path,
     checkpoint: str | Path,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxquant.arguments import checked
 from onnxquant.errors import OnnxQuantError
 from onnxquant.formats.base import Encoded
 from onnxquant.interchange.files import open_checkpoint
@@ -60,6 +61,7 @@ class Verification:
         return not self.damaged
 
 
+@checked
 def verify(path: str | Path, *, progress: Progress = silent) -> Verification:
     """Read every tensor of a file: its checksum, that its codes have a meaning, and that its scales are finite.
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnxquant.errors import RecipeError, WeightError
+from onnxquant.arguments import checked
+from onnxquant.errors import RecipeError, WeightError, shown
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import PerBlock
@@ -65,17 +66,24 @@ class QuantizedLinear:
         """Check the arguments.
 
         Raises:
-            RecipeError: no such arithmetic, or it has no effect on the weight.
+            RecipeError: no such arithmetic, or it has no effect on the weight; an argument of another type.
             WeightError: the bias has another length than the outputs.
         """
-        if self.compute not in tuple(LayerCompute):
-            raise RecipeError(f"compute is {self.compute!r}, expected {' or '.join(LayerCompute)}")
+        if not isinstance(self.weight, Encoded):
+            raise RecipeError(f"weight is {shown(self.weight)}, expected Encoded")
+        if self.bias is not None:
+            object.__setattr__(self, "bias", as_float(self.bias, "bias"))
+        if self.inputs is not None and (isinstance(self.inputs, bool) or not isinstance(self.inputs, int | np.integer)):
+            raise RecipeError(f"inputs is {shown(self.inputs)}, expected int")
+        if not isinstance(self.compute, str) or self.compute not in tuple(LayerCompute):
+            raise RecipeError(f"compute is {shown(self.compute)}, expected {' or '.join(LayerCompute)}")
         if self.compute == LayerCompute.INT8 and (reason := self._why_not_int8()):
             raise RecipeError(f"compute 'int8' has no effect: {reason}; expected 'float'")
         if self.bias is not None and self.bias.shape != (self.out_features,):
             raise WeightError(f"bias of shape {list(self.bias.shape)}, expected [{self.out_features}]")
 
     @classmethod
+    @checked
     def from_linear(
         cls, linear: Linear | ArrayLike, format: str | Format = "int8", *, bias: ArrayLike | None = None,
         compute: str = LayerCompute.FLOAT, **parameters: object,
@@ -98,7 +106,7 @@ class QuantizedLinear:
             if bias is not None and linear.bias is not None:
                 raise RecipeError("bias: the layer has one already; expected a layer without a bias, or none here")
             values, bias = linear.weight, bias if linear.bias is None else linear.bias
-        weight = _as_float(values)
+        weight = as_float(values, "weight")
         if weight.ndim < 2:
             raise WeightError(f"weight of shape {list(weight.shape)}, expected [outputs, inputs]")
         form = format_named(format, **parameters) if isinstance(format, str) else format.with_(**parameters)
@@ -106,7 +114,7 @@ class QuantizedLinear:
         outputs, inputs = matrix.shape
         if form.unfit(outputs, inputs) and isinstance(form.granularity, PerBlock):
             matrix = np.pad(matrix, ((0, 0), (0, -inputs % form.granularity.size)))
-        return cls(arrays.encode(matrix, form), None if bias is None else _as_float(bias), compute, inputs)
+        return cls(arrays.encode(matrix, form), None if bias is None else as_float(bias, "bias"), compute, inputs)
 
     @property
     def out_features(self) -> int:
@@ -127,7 +135,7 @@ class QuantizedLinear:
         Raises:
             WeightError: the rows have another length.
         """
-        values = _as_float(x)
+        values = as_float(x, "x")
         if not values.ndim or values.shape[-1] != self.in_features:
             raise WeightError(f"x of shape {list(values.shape)}, expected rows of {self.in_features}")
         rows = values.reshape(-1, self.in_features)
@@ -181,9 +189,19 @@ def stored_weight(weight: Encoded) -> StoredWeight:
     return StoredWeight(kernel_name(weight.format), layout.pack(weight), weight.rows, weight.cols, layout.block)
 
 
-def _as_float(values: object) -> Matrix:
-    """An array, or a tensor of torch, as float32."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().float().numpy()
-    array: NDArray[Any] = np.asarray(values)
-    return array.astype(np.float32, copy=False)
+def as_float(values: object, name: str) -> Matrix:
+    """An array, or a tensor of torch, as float32.
+
+    Raises:
+        RecipeError: it holds no real numbers; the message has its name.
+    """
+    whole = values
+    try:
+        if hasattr(values, "detach"):
+            values = values.detach().cpu().float().numpy()
+        array: NDArray[Any] = np.asarray(values)
+        if array.dtype.kind not in "cOSUMm":
+            return array.astype(np.float32, copy=False)
+    except (TypeError, ValueError):
+        pass
+    raise RecipeError(f"{name} is {shown(whole)}, expected an array of numbers")

@@ -13,6 +13,7 @@ from conftest import DEFAULT_MODEL
 from every import every
 
 import onnxquant
+from onnxquant import interchange
 from onnxquant.arguments import checked
 from onnxquant.errors import RecipeError
 from onnxquant.recipe.declaration import options_of
@@ -58,6 +59,42 @@ def test_options_refuse_values_of_other_types_by_name(name: str) -> None:
 def test_public_functions_refuse_arguments_of_other_types(name: str, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=f"^{words}$"):
         getattr(onnxquant, name)(**arguments)
+
+
+_WEIGHT = np.ones((4, 128), np.float32)
+_TERNARY = onnxquant.encode(_WEIGHT, "i2_s")
+
+
+@every(
+    ("function", "arguments", "words"),
+    [
+        (interchange.contents, {"path": 3}, "path is 3, expected str or Path"),
+        (interchange.convert, {"source": 3, "output": "x"}, "source is 3, expected str, Path or Checkpoint"),
+        (interchange.convert, {"source": "x", "output": "y", "shard_bytes": "2GB"}, "shard_bytes is '2GB', expected int"),
+        (interchange.open_checkpoint, {"path": b"x"}, "path is b'x', expected str or Path"),
+        (interchange.quantize, {"source": "x", "output": "y", "include": 3}, "include is 3, expected str or sequence of str"),
+        (interchange.quantize, {"source": "x", "output": "y", "format": None}, "format is None, expected str or Format"),
+        (interchange.save, {"output": "x", "tensors": [_WEIGHT]}, r"tensors is .*, expected mapping"),
+        (interchange.save, {"output": "x", "tensors": {3: _WEIGHT}}, "name 3: expected text"),
+        (interchange.save, {"output": "x", "tensors": {}, "metadata": {"a": {1}}}, "metadata is no JSON: .*"),
+        (interchange.transplant, {"model": 3, "checkpoint": "x", "output": "y"}, "model is 3, expected str or Path"),
+        (interchange.verify, {"path": None}, "path is None, expected str or Path"),
+        (onnxquant.QuantizedLinear, {"weight": _WEIGHT}, r"weight is .*, expected Encoded"),
+        (onnxquant.QuantizedLinear.from_linear, {"linear": "w"}, "weight is 'w', expected an array of numbers"),
+        (onnxquant.QuantizedLinear.from_linear, {"linear": _WEIGHT, "format": 4}, "format is 4, expected str or Format"),
+        (onnxquant.QuantizedLinear.from_linear, {"linear": _WEIGHT, "bias": "b"}, "bias is 'b', expected an array of .*"),
+        (onnxquant.QuantizedLinear.from_linear(_WEIGHT), {"x": [None]}, r"x is \[None\], expected an array of numbers"),
+        (onnxquant.quantize_row_to_int8, {"x": {"a": 1}}, "x is .*, expected an array of numbers"),
+        (onnxquant.matmul_i2s, {"x": _WEIGHT, "weight": _WEIGHT}, r"weight is .*, expected Encoded"),
+        (onnxquant.matmul_i2s_i8, {"rows": _WEIGHT, "weight": _TERNARY}, "rows is .*, expected Int8Rows"),
+        (onnxquant.Int8Rows, {"codes": _WEIGHT, "scales": _WEIGHT[0]}, "codes is float32 of rank 2, expected int8 of rank 2"),
+    ],
+)  # fmt: skip
+def test_functions_on_files_of_tensors_and_layers_refuse_arguments_of_other_types(
+    function: Callable[..., object], arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RecipeError, match=f"^{words}$"):
+        function(**arguments)
 
 
 @every(
