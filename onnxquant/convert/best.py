@@ -41,6 +41,7 @@ from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
 from onnxquant.system.files import atomically
 from onnxquant.validation.compare import LARGE_BYTES, add_accuracy, compare
+from onnxquant.validation.proof import Proof
 from onnxquant.validation.reference import Reference
 from onnxquant.validation.trial import prove_rest_quickly
 
@@ -155,16 +156,14 @@ def _chosen(wish: Wish, settings: Options, rules: Recipe, provenance: Provenance
                 wish.progress("proof", 0.0)
                 report = best.report
                 _publish(report, provenance)
-                if race.is_interrupted:
+                proof = None if race.is_interrupted else _whole_proof(wish, settings, reference, place)
+                if proof is None:
                     _end_soon(report, best, settings, reference)
                 else:
-                    proof = compare(reference, place, settings, wish.progress)
                     beside = race.latency_of(best)
                     if beside and proof.latency and proof.latency.seconds.keys() == beside.seconds.keys():
                         proof.latency = beside  # comparable with those of the others
                     report.prove(proof)
-            if report.proof is not None and not race.is_interrupted:
-                add_accuracy(report.proof, reference.path, place, samples, settings)
     report.choice = race.choice(best, report.verdict)
     return provenance.finish(report)
 
@@ -189,12 +188,24 @@ def _made_by_recipe(wish: Wish, settings: Options, reference: Reference, best: C
         wish.source, place, recipe=best.recipe, data=wish.samples.again(), progress=wish.progress, reference=reference,
         **options,
     )  # fmt: skip
+    if report.proof is not None:
+        add_accuracy(report.proof, reference.path, place, wish.samples, settings)
     _save_recipe(best, settings)
     return report
 
 
+def _whole_proof(wish: Wish, settings: Options, reference: Reference, place: Path) -> Proof | None:
+    """The proof of the file in its place; None where the user does not wait for its end."""
+    try:
+        proof = compare(reference, place, settings, wish.progress)
+        add_accuracy(proof, reference.path, place, wish.samples, settings)
+    except KeyboardInterrupt:
+        return None
+    return proof
+
+
 def _end_soon(report: Report, best: Candidate, settings: Options, reference: Reference) -> None:
-    """Finish a file in its place where the user has ended the search, by what takes seconds.
+    """Finish a file in its place where the user has ended the search or the proof, by what takes seconds.
 
     Args:
         report: the report on the file.

@@ -87,6 +87,6 @@ def prove_rest_quickly(proof: Proof, reference: Reference, quantized: Path, opti
     compare_structure(proof, reference.document, document)
     compare_weights(proof, EncodedWeights(prepared_like(reference.document, document)), document)
     proof.notes.append(
-        "the search was ended: beside the structure and the weights only outputs and speed were compared; "
+        "ended before its time: beside the structure and the weights only outputs and speed were compared; "
         "`onnxquant validate` proves the rest"
     )

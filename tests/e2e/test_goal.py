@@ -346,6 +346,18 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path, monkeypatch: pytest.Monkey
     assert shown[0] == pytest.approx(shown[1], abs=3) and recipe.exists()
 
 
+def test_ctrl_c_in_the_proof_ends_with_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(best, "compare", interrupted)
+    monkeypatch.setattr(best, "ways", lambda *arguments: [INT8])
+    report = onnxquant.quantize(products(), tmp_path / "best.onnx", data=samples(), effort="low")
+    assert report.passed and report.choice and not report.choice.interrupted
+    assert report.proof and report.proof.weights.keys() == {"w", "v"} and report.proof.kernels.stock is None
+    assert any("`onnxquant validate` proves the rest" in note for note in report.proof.notes)
+
+
 def test_ctrl_c_in_the_last_comparison_keeps_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
@@ -361,7 +373,7 @@ def test_ctrl_c_in_the_last_comparison_keeps_the_best(tmp_path: Path, monkeypatc
     ("stops", "made", "says"),
     [
         (race, "quantize", "nothing was written"),
-        (best, "compare", "best.onnx is whole, but not proven"),
+        (best, "prove_rest_quickly", "best.onnx is whole, but not proven"),
         (best, "_publish", "nothing was written"),
         (race, "look", "nothing was written"),
     ],
@@ -373,6 +385,7 @@ def test_ctrl_c_says_whether_anything_was_written(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(best, "ways", lambda *arguments: [INT8])
+    monkeypatch.setattr(best, "compare", interrupted)
     monkeypatch.setattr(stops, made, interrupted)
     source, output = graphs.save(products(), tmp_path / "m.onnx"), tmp_path / "best.onnx"
     with pytest.raises(KeyboardInterrupt, match=f"{says}$"):
