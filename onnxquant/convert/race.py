@@ -183,14 +183,14 @@ class Race:
 
     def _limit(self, way: Way) -> float:
         """Seconds after which a way is not begun: what rescues others goes on from them, and takes little time."""
-        if way is FLOAT16:
+        if way.comes_of(FLOAT16):
             return math.inf
         is_rescue = way.rescues is not None and self._settings.time is None
         return self._seconds * (_RESCUE if is_rescue else 1.0)
 
     def _would_end_late(self, way: Way) -> bool:
         """Whether a way and a proof would end too late, by the time of one call and of earlier ways."""
-        if way is FLOAT16:  # what is left where nothing keeps the bound
+        if way.comes_of(FLOAT16):  # what is left where nothing keeps the bound
             return False
         samples = self._wish.samples.for_calibration(self._reference.document)
         forecast = Forecast(self._wish.call, len(samples.judging), len(samples.calibrating), self._seconds)
@@ -203,17 +203,17 @@ class Race:
         fastest = max((c.speed for c in keeping), default=0.0)
         if way.rescues is Family.ANY:  # who wants speed does not want a file that is slower than the original
             return not keeping or (self.goal is Goal.FAST and fastest * EQUAL < 1)
-        if way is STATIC_MULS and not (self._settings.smooth and self._settings.smoothing_muls):
+        if way.comes_of(STATIC_MULS) and not (self._settings.smooth and self._settings.smoothing_muls):
             return False
         family = [c for c in self._candidates if c.way.family is way.rescues]
-        if way is MIXED and family:
+        if way.comes_of(MIXED) and family:
             return True  # between 8 and 4 bits there is more to gain than one of them keeps
         if not family or any(c.keeps for c in family):
             return False
         best = max(family, key=quality)
         is_near = quality(best)[1] >= GOOD_DB - _SOLVED_DB or self._settings.metric is not None
         is_no_slower = self.goal is not Goal.FAST or best.speed * EQUAL >= fastest
-        return way is not INT4_SOLVED or (is_near and is_no_slower)
+        return not way.comes_of(INT4_SOLVED) or (is_near and is_no_slower)
 
     def _try(self, way: Way, place: int, count: int) -> None:
         wish = self._wish
@@ -258,8 +258,8 @@ class Race:
 
     def _pinned(self, way: Way) -> dict[str, Any]:
         """Options that static files have shown to be best: ways with some work in float search no more."""
-        whole = [c for c in self._candidates if c.way in (STATIC, STATIC_MULS)]
-        if not whole or way.rescues is not Family.STATIC or way is STATIC_MULS:
+        whole = [c for c in self._candidates if c.way.comes_of(STATIC) or c.way.comes_of(STATIC_MULS)]
+        if not whole or way.rescues is not Family.STATIC or way.comes_of(STATIC_MULS):
             return {}
         record = whole[-1].report.activations  # its search went on from the others'
         if not isinstance(record, StaticRecord):
@@ -267,7 +267,7 @@ class Race:
         scores = list(record.variants.values())
         is_as_it_was = bool(scores) and scores[0] >= max(scores)
         changes = dict.fromkeys(("balance", "smooth", "equalize", "rebase"), False) if is_as_it_was else {}
-        changes["smoothing_muls"] = whole[-1].way is STATIC_MULS
+        changes["smoothing_muls"] = whole[-1].way.comes_of(STATIC_MULS)
         return {"calibration_method": record.method, "solver": record.solver or Rtn.name, **changes}
 
     def _time_of_a_way(self) -> str | None:

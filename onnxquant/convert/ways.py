@@ -56,6 +56,10 @@ class Way:
     family: Family = Family.ANY
     objection: str = ""
 
+    def comes_of(self, other: Way) -> bool:
+        """Whether it is another way, perhaps without rules that match nothing in a model."""
+        return self.name == other.name
+
     @property
     def keywords(self) -> dict[str, JsonValue]:
         """Keywords of ``quantize`` that make it."""

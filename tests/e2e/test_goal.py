@@ -306,6 +306,11 @@ def test_where_no_integers_keep_the_bound_float16_does(tmp_path: Path) -> None:
     assert report.choice and report.choice.chosen == "float16 weights" and report.choice.keeps_bound
 
 
+def test_float16_weights_are_tried_at_any_time(tmp_path: Path) -> None:
+    report = onnxquant.quantize(products(), tmp_path / "best.onnx", data=samples(), min_sqnr=60.0, time="0.001s")
+    assert report.choice and report.choice.chosen == FLOAT16.name and FLOAT16.name not in report.choice.skipped
+
+
 def test_where_nothing_keeps_the_bound_the_best_outputs_are_written_and_it_fails(tmp_path: Path) -> None:
     report = onnxquant.quantize(products(), tmp_path / "best.onnx", data=samples(), goal="fast", min_sqnr=300.0)
     assert report.choice and not report.choice.keeps_bound and report.choice.chosen == "float16 weights"
