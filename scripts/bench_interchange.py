@@ -1,9 +1,12 @@
 """Measure how fast checkpoints move between containers, and how fast their weights are quantized.
 
-Files of one GB lie in the page cache. Seconds are of processor time and of the wall; memory is the most that the process
-takes, with the pages of mapped files. The last rows quantize 1024 x 1024 weights with both checks.
+Files of one GB lie in the page cache. Seconds are of processor time and of the wall, medians over rounds in which every row
+runs once; memory is the most that the process takes, with the pages of mapped files, and without (anonymous memory). The
+last rows quantize 1024 x 1024 weights with both checks. ``--large`` has one row instead: a file of float16 weights that may
+be larger than memory becomes GGUF, an eighth of it in q4_0, in a process that may have 1 GiB of anonymous memory.
 
-    python scripts/bench_interchange.py --gigabytes 1
+    python scripts/bench_interchange.py --gigabytes 1 --rounds 3
+    TMPDIR=/a/disk python scripts/bench_interchange.py --large 30
 """
 
 from __future__ import annotations
@@ -14,28 +17,46 @@ import multiprocessing
 import resource
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
 import onnxquant
 from onnxquant import interchange
+from onnxquant.interchange.safetensors_header import header_of
 from onnxquant.interchange.tensor import Value
 
 _SIDE = 4096
+# Anonymous memory that a process with a large file may have.
+_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Figures of one conversion: gigabytes of the source a second, and the most memory over its bytes."""
+    """Figures of one conversion: gigabytes of the source a second, the most memory over its bytes, anonymous megabytes."""
 
     name: str
     per_processor_second: float
     per_second: float
     memory: float
+    anonymous: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Use of the machine by some work: seconds of processor and wall, bytes of memory with mapped files and without."""
+
+    processor: float
+    wall: float
+    memory: int
+    anonymous: int
 
 
 def _source(folder: Path, name: str, gigabytes: float) -> Path:
@@ -62,32 +83,60 @@ def _touched(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _measured(work: Callable[[], object]) -> tuple[float, float, int]:
-    """Seconds of processor and wall of some work in a process of its own, and the most memory that it took."""
+def _bytes(entry: str) -> int:
+    """An entry of this process's status that counts memory, such as RssAnon."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{entry}:")[2].split()[0]) << 10
+
+
+def _measure(work: Callable[[], object], limit: int | None, sender: Connection) -> None:
+    """Send the use of this process by some work, which may have so many bytes of anonymous memory."""
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    before, base = _bytes("VmRSS"), _bytes("RssAnon")
+    most = [base]
+    is_done = threading.Event()
+
+    def watch() -> None:
+        while not is_done.wait(0.02):
+            most.append(max(most.pop(), _bytes("RssAnon")))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    seconds = time.process_time() - processor, time.perf_counter() - wall
+    is_done.set()
+    watcher.join()
+    sender.send(Usage(*seconds, _bytes("VmHWM") - before, most[0] - base))
+
+
+def _measured(work: Callable[[], object], limit: int | None = None) -> Usage:
+    """The use of the machine by some work, in a new process."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
-
-    def run() -> None:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        wall, processor = time.perf_counter(), time.process_time()
-        work()
-        seconds = time.process_time() - processor, time.perf_counter() - wall
-        sender.send((*seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10))
-
-    process = multiprocessing.get_context("fork").Process(target=run)
+    process = multiprocessing.get_context("spawn").Process(target=_measure, args=(work, limit, sender))
     process.start()
-    figures: tuple[float, float, int] = receiver.recv()
+    sender.close()
+    usage: Usage = receiver.recv()
     process.join()
-    return figures
+    return usage
+
+
+def _speed(name: str, amount: float, size: int, usage: Usage) -> Speed:
+    """The figures of some work on a number of GB, or of tensors, from a file of so many bytes."""
+    return Speed(
+        name, amount / usage.processor, amount / usage.wall, usage.memory / size, usage.anonymous / 1e6
+    )  # fmt: skip
 
 
 def _conversion(folder: Path, source: str, end: str, gigabytes: float) -> Speed:
     path = _source(folder, source, gigabytes)
     size = _touched(path)
     output = folder / f"output{end}"
-    processor, wall, memory = _measured(lambda: interchange.convert(path, output))
+    usage = _measured(partial(interchange.convert, path, output))
     for place in (path, output):
         shutil.rmtree(place) if place.is_dir() else place.unlink()
-    return Speed(f"{source} to {end}", size / 1e9 / processor, size / 1e9 / wall, memory / size)
+    return _speed(f"{source} to {end}", size / 1e9, size, usage)
 
 
 def _quantization(folder: Path, form: str, end: str) -> Speed:
@@ -96,28 +145,64 @@ def _quantization(folder: Path, form: str, end: str) -> Speed:
     weights = {f"l{i}.weight": rng.standard_normal((1024, 1024), np.float32) for i in range(count)}
     interchange.save(folder / "floats.safetensors", weights)
     size = _touched(folder / "floats.safetensors")
-    processor, wall, memory = _measured(
-        lambda: interchange.quantize(folder / "floats.safetensors", folder / f"quantized{end}", form)
-    )
-    return Speed(f"quantize 1024x1024 to {form}: tensors", count / processor, count / wall, memory / size)
+    usage = _measured(partial(interchange.quantize, folder / "floats.safetensors", folder / f"quantized{end}", form))
+    return _speed(f"quantize 1024x1024 to {form}: tensors", count, size, usage)
+
+
+def _large(folder: Path, gigabytes: float) -> Speed:
+    """The quantization of every eighth weight of a large file; its other weights, holes of the disk, move as they are."""
+    weight = np.random.default_rng(0).standard_normal((_SIDE, _SIDE), np.float32).astype(np.float16)
+    count = max(1, round(gigabytes * 1e9 / weight.nbytes))
+    path = folder / "source.safetensors"
+    names = [f"model.layers.{place}.{'weight' if place % 8 else 'mlp'}.weight" for place in range(count)]
+    header = header_of(dict.fromkeys(names, (weight.dtype, weight.shape)), {})
+    with path.open("wb") as file:
+        file.write(header)
+        for place in range(0, count, 8):
+            file.seek(len(header) + place * weight.nbytes)
+            file.write(weight.data)
+        file.truncate(len(header) + count * weight.nbytes)
+    size = path.stat().st_size
+    work = partial(interchange.quantize, path, folder / "output.gguf", "q4_0", include="mlp")
+    name = f"{size / 1e9:.1f} GB of float16, an eighth to q4_0"
+    return _speed(name, size / 1e9, size, _measured(work, _LIMIT))
+
+
+def _median(speeds: Sequence[Speed]) -> Speed:
+    """The median of each figure."""
+    names = [entry.name for entry in fields(Speed)[1:]]
+    return Speed(speeds[0].name, *(median(getattr(speed, name) for speed in speeds) for name in names))
 
 
 def main() -> None:
     """Print a row for each conversion."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--large", type=float, metavar="GIGABYTES", help="quantize one file of this size instead")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.large:
+        with tempfile.TemporaryDirectory() as folder:
+            _show(_large(Path(folder), options.large), as_json=options.json)
+        return
     pairs = [
         ("gguf q4_0", ".gguf"), ("safetensors float16", ".gguf"), ("q8k q8_k", ".gguf"), ("gguf q4_0", ".axqt"),
         ("axqt q4_0", ".gguf"), ("gguf q8_0", ".safetensors"), ("gguf q4_0", ".safetensors"), ("gptq int4", ".gguf"),
     ]  # fmt: skip
-    for source, end in pairs:
-        with tempfile.TemporaryDirectory() as folder:
-            _show(_conversion(Path(folder), source, end, options.gigabytes), as_json=options.json)
-    for form, end in (("q8_k", "_q8k"), ("q4_0", ".gguf"), ("nf4", ".safetensors")):
-        with tempfile.TemporaryDirectory() as folder:
-            _show(_quantization(Path(folder), form, end), as_json=options.json)
+    formats = [("q8_k", "_q8k"), ("q4_0", ".gguf"), ("nf4", ".safetensors")]
+    rows: list[Callable[[Path], Speed]] = [
+        *(partial(_conversion, source=source, end=end, gigabytes=options.gigabytes) for source, end in pairs),
+        *(partial(_quantization, form=form, end=end) for form, end in formats),
+    ]
+    rounds: list[list[Speed]] = []
+    for _ in range(options.rounds):
+        rounds.append([])
+        for row in rows:
+            with tempfile.TemporaryDirectory() as folder:
+                rounds[-1].append(row(Path(folder)))
+    for speeds in zip(*rounds, strict=True):
+        _show(_median(speeds), as_json=options.json)
 
 
 def _show(speed: Speed, *, as_json: bool) -> None:
@@ -126,7 +211,7 @@ def _show(speed: Speed, *, as_json: bool) -> None:
         return
     print(
         f"{speed.name:45} {speed.per_processor_second:7.2f} a processor second {speed.per_second:7.2f} a second, "
-        f"{speed.memory:.2f}x memory",
+        f"{speed.memory:.2f}x memory, {speed.anonymous:.0f} MB anonymous",
         flush=True,
     )
 

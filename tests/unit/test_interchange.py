@@ -359,7 +359,7 @@ def test_symmetric_zero_points_tell_the_version_of_gptq(tmp_path: Path) -> None:
         interchange.open_checkpoint(_safetensors(tmp_path / "m.safetensors", {**arrays, "l.qzeros": zeros}))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_compressed_tensors_are_decoded_by_their_formula(tmp_path: Path, bits: int) -> None:
     rng = np.random.default_rng(bits)
     codes, zeros = rng.integers(0, 1 << bits, (32, 96)), rng.integers(0, 1 << bits, (32, 3))

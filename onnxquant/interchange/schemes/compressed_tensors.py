@@ -2,9 +2,9 @@
 
 ``weight_zero_point`` is there where codes are asymmetric, ``weight_g_idx`` where columns are grouped in another order.
 
-weight_packed int32 [out, ceil(in / n)] with n = 32 / bits codes in a word, the first in the lowest bits; a code is the
-signed value plus 2^(bits - 1). weight_scale [out, groups] in the model's float type. weight_zero_point int32
-[ceil(out / n), groups], packed down the outputs. Source: compressed-tensors, ``pack_quantized``.
+weight_packed int32 [out, ceil(in * bits / 32)], the first code in the lowest bits; codes of 3, 5 and 6 bits cross words. A
+code is the signed value plus 2^(bits - 1). weight_scale [out, groups] in the model's float type. weight_zero_point int32
+[ceil(out * bits / 32), groups], packed down the outputs. Source: compressed-tensors, ``pack_quantized``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from onnxquant.json_data import JsonObject
 from onnxquant.numerics.arrays import Array
 
 _END = ".weight_packed"
+# Bits of a code, the commonest first: short rows may have as many words of two widths.
+_BITS = (4, 8, 2, 3, 6, 5)
 _KEYS = ("packed", "scale", "shape", "zero_point", "g_idx")
 
 
@@ -48,8 +50,8 @@ def _tensor(stem: str, arrays: Arrays) -> Tensor:
     shape = tuple(int(n) for n in sizes.reshape(-1))
     fits = scales.size > 0 and shape[0] == len(words) == (len(scales) if scales.ndim else 0) and 0 < shape[1] < 1 << 31
     expect(fits, stem, f"weight_shape {list(shape)} does not fit its codes")
-    bits = next((b for b in (4, 8, 2) if -(-shape[1] * b // 32) == words.shape[1]), 0)
-    expect(bits > 0, stem, f"{words.shape[1]} words for {shape[1]} columns; expected 2, 4 or 8 bits")
+    bits = next((b for b in _BITS if -(-shape[1] * b // 32) == words.shape[1]), 0)
+    expect(bits > 0, stem, f"{words.shape[1]} words for {shape[1]} columns; expected 2, 3, 4, 5, 6 or 8 bits")
     names = tuple(f"{stem}.weight_{key}" for key in parts)
     sides = _sides(stem, parts, (shape[0], shape[1]), bits)
     return Tensor(f"{stem}.weight", shape, sides.form, partial(_load, sides, words), names=names)
