@@ -20,16 +20,19 @@ from onnxquant.graph.sites import Site, find_sites
 from onnxquant.passes.pipeline import prepare
 from onnxquant.plan.decision import EncodeDecision, KeepDecision, Plan
 from onnxquant.plan.planner import decide
-from onnxquant.recipe.rules import Rule
+from onnxquant.recipe.declaration import options_of
+from onnxquant.recipe.rules import Rule, RuleOptions
+from onnxquant.recipe.values import Compute
 from onnxquant.targets import AUTO
 
 
 @dataclass(frozen=True)
 class _TargetedWeight:
-    """An encoded weight, and the target that is to hold it."""
+    """An encoded weight, the target that is to hold it, and the arithmetic of its products."""
 
     encoded: Encoded
     target: str
+    compute: str
 
 
 class Model:
@@ -69,23 +72,26 @@ class Model:
         site = self._site(name)
         return site.view.matrix(self._document.array(site.tensor))
 
-    def set(self, name: str, encoded: Encoded, target: str = AUTO) -> None:
+    def set(self, name: str, encoded: Encoded, target: str = AUTO, *, compute: str = Compute.AUTO) -> None:
         """Use an encoded weight for a site.
 
         Args:
             name: name of the weight.
             encoded: the encoded weight.
             target: name of a target, or ``auto``.
+            compute: "auto", or "float": the weight is decoded when the model is loaded.
 
         Raises:
-            RecipeError: no such site, or another shape.
+            RecipeError: no such site, target or arithmetic, or another shape.
         """
         site = self._site(name)
+        for option, value in (("target", target), ("compute", compute)):
+            options_of(RuleOptions)[option].check(value)
         if (encoded.rows, encoded.cols) != (site.rows, site.cols):
             raise RecipeError(
                 f"weight {name!r}: encoded as [{encoded.rows}, {encoded.cols}], expected [{site.rows}, {site.cols}]"
             )
-        self._chosen[name] = _TargetedWeight(encoded, target)
+        self._chosen[name] = _TargetedWeight(encoded, target, compute)
 
     def unset(self, name: str) -> None:
         """Let a weight stay in float, which ``set`` gave codes."""
@@ -102,7 +108,7 @@ class Model:
     def _decision(self, name: str) -> EncodeDecision:
         choice = self._chosen[name]
         form = choice.encoded.format
-        rule = Rule(format=form.name, target=choice.target)
+        rule = Rule(format=form.name, target=choice.target, compute=choice.compute)
         decision = decide(self._site(name), form, rule, self._document.opset)
         if isinstance(decision, KeepDecision):
             raise RecipeError(f"weight {name!r}: {decision.reason}")

@@ -27,8 +27,11 @@ from onnxquant.interchange.files import open_checkpoint
 from onnxquant.interchange.row_match import LOST, Nearest, RowIndex, Rows, decibels_of, lost_between, values_of
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.numerics.arrays import Array
+from onnxquant.recipe.declaration import options_of
 from onnxquant.recipe.progress import Progress, silent
-from onnxquant.targets import AUTO, target_named
+from onnxquant.recipe.rules import RuleOptions
+from onnxquant.recipe.values import Compute
+from onnxquant.targets import AUTO
 
 # Parts of names that say nothing about which weight it is.
 _EMPTY_WORDS = re.compile(r"^(model|transformer|weight|module|onnx|base_model|encoder|decoder|bert|roberta)$")
@@ -96,6 +99,7 @@ def transplant(
     output: str | Path,
     *,
     target: str = AUTO,
+    compute: str = Compute.AUTO,
     force: bool = False,
     progress: Progress = silent,
 ) -> TransplantReport:
@@ -106,16 +110,17 @@ def transplant(
         checkpoint: a file of tensors with codes, of the same model.
         output: file to write.
         target: name of a target, or ``auto``.
+        compute: "auto", or "float": weights are decoded when the file is loaded, so that products lose nothing more.
         force: replace an existing output.
         progress: called with the part that is done.
 
     Raises:
         CheckpointError: the checkpoint has no codes, or none of its weights is in the graph.
-        RecipeError: there is no such target.
+        RecipeError: there is no such target or arithmetic.
         OutputError: the output is there already, or cannot be written.
     """
-    if target != AUTO:
-        target_named(target)
+    for option, value in (("target", target), ("compute", compute)):
+        options_of(RuleOptions)[option].check(value)
     graph, source = Model(model), open_checkpoint(checkpoint)
     refuse_output(source, Path(output), is_folder=False, force=force)
     search = _Search(source)
@@ -129,7 +134,7 @@ def transplant(
             unmatched.append(Unmatched(site.name, match))
             continue
         try:
-            graph.set(site.name, match.encoded(), target)
+            graph.set(site.name, match.encoded(), target, compute=compute)
             graph.check(site.name)
         except (RecipeError, CheckpointError) as error:
             graph.unset(site.name)

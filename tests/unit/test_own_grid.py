@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from every import every
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxquant
 from onnxquant.formats import format_named
 from onnxquant.formats.integers import Integers
 from onnxquant.solvers.own_grid import own_grid
-from tests.every import every
 
 Array = np.ndarray
 

@@ -1,11 +1,13 @@
 """Codes of a checkpoint in a float graph: which rows they are, and what the graph then computes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from commands import refused, run
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxquant
@@ -180,3 +182,47 @@ def test_weights_without_a_direction_stay_in_float(tmp_path: Path, value: float,
     weights["onnx::MatMul_1"] = np.full_like(weights["onnx::MatMul_1"], value)
     report = interchange.transplant(_graph(tmp_path / "m.onnx", weights), tmp_path / "c.gguf", tmp_path / "o.onnx")
     assert {entry.name: entry.reason for entry in report.unmatched}["onnx::MatMul_1"] == reason
+
+
+def _one_product(folder: Path) -> Path:
+    """A product whose weight is large enough for a kernel, with the checkpoint c.gguf beside it."""
+    weight = _normal(320, 256, seed=13)
+    interchange.save(folder / "c.gguf", {"w": onnxquant.encode(weight, "q4_0")})
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 256])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 320])], [numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+def test_the_command_says_how_near_the_file_is_to_the_decoded_checkpoint(tmp_path: Path) -> None:
+    """In float it is as near as the order of additions allows; with activations of 8 bits some 40 dB."""
+    model, source = _one_product(tmp_path), tmp_path / "c.gguf"
+    result = run("transplant", model, source, "-o", tmp_path / "f.onnx", "--compute", "float", "--report", ".json")
+    assert result.exit_code == 0, result.output
+    last = " ".join(result.stdout.splitlines()[-4:])
+    assert "1 weights have the checkpoint's codes, 0 stay in float against the decoded checkpoint: worst output y:" in last
+    proof = json.loads((tmp_path / "f.json").read_text())["proof"]
+    assert proof["outputs"]["twin vs deployed"]["y"]["sqnr_db"] in ("inf", pytest.approx(130, abs=30))
+    x = _normal(5, 256, seed=14)
+    (actual,) = ort.InferenceSession(tmp_path / "f.onnx").run(None, {"x": x})
+    decoded = interchange.open_checkpoint(source)["w"].array()
+    np.testing.assert_allclose(actual, x @ decoded.T, atol=1e-5)
+    result = run("transplant", model, source, "-o", tmp_path / "q.onnx", "-q")
+    assert (result.exit_code, result.output) == (0, "")
+    report = json.loads(run("transplant", model, source, "-o", tmp_path / "j.onnx", "--json").stdout)
+    assert 20 < report["proof"]["proof"]["outputs"]["twin vs deployed"]["y"]["sqnr_db"] < 60
+
+
+def test_options_of_the_command_that_cannot_be_met_are_refused_before_any_work(tmp_path: Path) -> None:
+    place, taken = tmp_path / "o.onnx", tmp_path / "r.json"
+    taken.write_text("{}")
+    command = ("transplant", _one_product(tmp_path), tmp_path / "c.gguf", "-o", place)
+    refused(run(*command, "--report", taken), "r.json: exists already")
+    refused(run(*command, "--report", ".html", "--no-proof"), "--report has no effect")
+    refused(run(*command, "--compute", "int8"), "int8")
+    assert not place.exists()
+    with pytest.raises(onnxquant.RecipeError, match=r"^compute is 'int8'"):
+        interchange.transplant(tmp_path / "m.onnx", tmp_path / "c.gguf", place, compute="int8")
