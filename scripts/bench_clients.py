@@ -26,11 +26,12 @@ from typing import Any
 
 import onnx
 from client_matrix.clients import RealClient, chromium, node, packages, reference, releases
-from client_matrix.files import FORMATS, File, files, files_for, in_one_file
+from client_matrix.files import FORMATS, File, files, files_for, in_one_file, narrow_networks
 
 from onnxquant.clients import Support, check, client_named
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
+HOME = Path(__file__).resolve().parents[1]
+PAGE = HOME / "docs" / "compatibility.md"
 VERSIONS = ("1.18.1", "1.20.1", "1.22.1", "1.23.2", "1.27.0", "1.32.0")
 CLIENTS, SPEEDS = "clients", "speeds"
 Answers = dict[str, dict[str, Any]]  # by client: version, results by file
@@ -85,33 +86,41 @@ def matrix(selected: Sequence[File], answers: Answers, says: dict[str, dict[str,
     return "\n".join(lines), faults
 
 
-def speeds(
-    results: dict[str, dict[str, Any]], files: dict[str, list[File]], says: dict[str, dict[str, Support]]
-) -> str:
+def speeds(answers: Answers, files: dict[str, list[File]]) -> str:
     """The table of speeds, as multiples of float's: a row for each network in each client."""
     ways = list(dict.fromkeys(file.way for selected in files.values() for file in selected))
     lines = ["| client | network | " + " | ".join(ways) + " |", "|---" * (len(ways) + 2) + "|"]
-    for client, by_file in results.items():
+    for client, answer in answers.items():
+        by_way = {(file.model, file.way): file for file in files[client]}
         for network in dict.fromkeys(file.model for file in files[client]):
-            cells = []
-            for way in ways:
-                result = by_file.get(key := f"{network}: {way}")
-                remark = " (said)" if says[client].get(key) is Support.SLOW else ""
-                cells.append("refused" if result is None else result.get("error") or f"{result['speed']:.2f}{remark}")
+            cells = [_speed(by_way.get((network, way)), answer["results"]) for way in ways]
             lines.append(f"| {client} | {network} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def measured(clients: Sequence[RealClient], sources: Sequence[Path], folder: Path) -> str:
-    """The table of speeds of networks made for each client, in that client."""
-    results, files, says = {}, {}, {}
-    networks = {path.parent.name: in_one_file(path, folder) for path in sources}
+def _speed(file: File | None, results: dict[str, Any]) -> str:
+    """A cell of the table of speeds."""
+    if file is None:
+        return "refused"
+    result = results[file.key]
+    return str(result.get("error") or f"{result['speed']:.2f}{' (said)' * file.told}")
+
+
+def measured(clients: Sequence[RealClient], sources: Sequence[Path], folder: Path, saved: Path | None) -> str:
+    """The table of speeds of networks made for each client, in that client, with a sentence in front."""
+    networks = {"digits": HOME / "models" / "default.onnx", **narrow_networks(folder)}
+    networks |= {path.parent.name: in_one_file(path, folder) for path in sources}
+    answers, selected = Answers(), dict[str, list[File]]()
     for client in clients:
-        files[client.name] = list(files_for(client.entry, networks, folder))
-        results[client.name] = ran(client, files[client.name], folder)["results"]
-        answers = expected(files[client.name], [client])
-        says[client.name] = {key: answer[client.name] for key, answer in answers.items()}
-    return speeds(results, files, says)
+        selected[client.name] = list(files_for(client.entry, networks, folder))
+        answers[client.name] = ran(client, selected[client.name], folder, saved)
+    return f"{REMARK.format(cpus=os.cpu_count())}\n{versions_of(answers)}.\n\n{speeds(answers, selected)}"
+
+
+def versions_of(answers: Answers) -> str:
+    """The clients with their versions, and the day."""
+    versions = ", ".join(f"{n} {a['version']}" if a["version"] not in n else n for n, a in answers.items())
+    return f"{datetime.datetime.now(tz=datetime.UTC).date()}: {versions}"
 
 
 def write(part: str, text: str) -> None:
@@ -152,7 +161,8 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument(
         "--speed", type=Path, action="append", default=[],
-        help="float model whose speed is measured in place of the other table; its folder is its name",
+        help="float model whose speed is measured in place of the other table, beside the digit model and narrow networks; "
+        "its folder is its name",
     )  # fmt: skip
     parser.add_argument("--speed-on", action="append", default=[], help="client whose speed is measured [all]")
     parser.add_argument("--answers", type=Path, help="folder that keeps the answers of clients asked before")
@@ -166,12 +176,8 @@ def compared(
     """The table of clients with a sentence in front, and the answers that ``info`` contradicts."""
     answers = {client.name: ran(client, selected, folder, saved) for client in clients}
     table, faults = matrix(selected, answers, expected(selected, clients))
-    versions = ", ".join(f"{n} {a['version']}" if a["version"] not in n else n for n, a in answers.items())
-    day = datetime.datetime.now(tz=datetime.UTC).date()
-    return (
-        f"{len(selected)} files, {len(faults)} answers that `info` contradicts; {day}: {versions}.\n\n{table}",
-        faults,
-    )
+    counts = f"{len(selected)} files, {len(faults)} answers that `info` contradicts"
+    return f"{counts}; {versions_of(answers)}.\n\n{table}", faults
 
 
 def main() -> None:
@@ -182,7 +188,7 @@ def main() -> None:
         folder, parts = Path(name), dict[str, str]()
         if arguments.speed:
             fast = [c for c in clients if c.name in arguments.speed_on or (not arguments.speed_on and c.entry)]
-            parts[SPEEDS] = f"{REMARK.format(cpus=os.cpu_count())}\n\n{measured(fast, arguments.speed, folder)}"
+            parts[SPEEDS] = measured(fast, arguments.speed, folder, arguments.answers)
         else:
             selected = list(files(folder, arguments.formats or FORMATS))
             parts[CLIENTS], faults = compared(clients, selected, folder, arguments.answers)
@@ -193,9 +199,9 @@ def main() -> None:
 
 
 REMARK = (
-    "Speed of files made with `--for` that client, as a multiple of float's in that client (one thread, interleaved runs, on "
-    "a busy machine with {cpus} CPUs; dynamic and static activations after one quick try); (said): told before the file is "
-    "written that it is slower."
+    "Speed of files made `--for` that client, as a multiple of float's in that client (one thread, processor time of runs\n"
+    "that alternate, on a shared machine with {cpus} CPUs; dynamic and static activations after one quick try); (said):\n"
+    "told before the file is written that it is or may be slower than float."
 )
 
 if __name__ == "__main__":

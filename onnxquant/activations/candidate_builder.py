@@ -30,11 +30,13 @@ from onnxquant.activations.pair_room import with_room_for_pairs
 from onnxquant.activations.placement import FloatKernel, Placement, place
 from onnxquant.activations.plan import ActivationPlan, StaticActivations
 from onnxquant.activations.settings import StaticSettings
+from onnxquant.activations.slow_on_clients import depends_on_size, slow_on_clients
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.activations.weights import excluded_kernels, static_sites
 from onnxquant.calibration.collect import collect, collect_folds
 from onnxquant.calibration.feeds import spread
 from onnxquant.calibration.folds import FoldedSamples, undivided
+from onnxquant.calibration.shapes import shapes_of
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded
@@ -44,6 +46,7 @@ from onnxquant.graph.io import Document
 from onnxquant.numerics.arrays import Doubles
 from onnxquant.numerics.score import Score, UnseenOutputs
 from onnxquant.recipe.rules import Recipe
+from onnxquant.targets import Activations
 from onnxquant.validation.saturation import LargestPairs
 
 # Biases are corrected on this many samples; more would hardly move their mean errors.
@@ -89,8 +92,17 @@ class CandidateBuilder:
     ) -> None:
         self._runner, self._rules, self._settings = runner, rules, settings
         self._samples, self._budget = samples, budget
-        self._excluded = excluded_kernels(runner.document, rules)
+        self._slow = self._slow_on_clients()
+        self._excluded = {**excluded_kernels(runner.document, rules), **self._slow}
         self.remedies = GraphRemedies()
+
+    def _slow_on_clients(self) -> dict[str, FloatKernel]:
+        """Kernels that are slower on integers on a client that the file is for."""
+        document, clients = self._runner.document, self._rules.clients
+        if not depends_on_size(clients):
+            return {}
+        shapes = shapes_of(document, {}, self._runner.samples[0], self._settings.threads)
+        return slow_on_clients(document, clients, Activations.STATIC, shapes)
 
     def calibrated(
         self,
@@ -293,7 +305,7 @@ class CandidateBuilder:
             ModelError: nothing can compute on integers.
         """
         placement = self._place(document)
-        if not placement.units and not self.remedies.slow:
+        if not placement.units and not self.remedies.slow and not self._slow:
             if integers := integer_weights(document.proto):
                 raise ModelError(f"{document.name}: {ALREADY_QUANTIZED.format(integers)}")
             reasons = "; ".join(f"{n}: {k.reason}" for n, k in list(placement.float_kernels.items())[:3])

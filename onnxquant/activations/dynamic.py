@@ -6,7 +6,7 @@ are tried on integers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,12 +18,14 @@ from onnxquant.activations.pair_room import with_room_for_pairs
 from onnxquant.activations.plan import ActivationPlan, DynamicActivations
 from onnxquant.activations.recurrent import layers, with_fast_layers, with_layers
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
+from onnxquant.activations.slow_on_clients import depends_on_size, slow_on_clients
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.activations.weights import dynamic_sites
 from onnxquant.calibration.collect import collect
 from onnxquant.calibration.feeds import JUDGED, Feeds, spread
 from onnxquant.calibration.folds import undivided
 from onnxquant.calibration.samples import SYNTHETIC, synthetic_samples
+from onnxquant.calibration.shapes import shapes_of
 from onnxquant.graph.io import Document
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import Site, find_sites
@@ -31,6 +33,7 @@ from onnxquant.numerics.arrays import Doubles
 from onnxquant.plan.context import Context
 from onnxquant.recipe.rules import Recipe
 from onnxquant.recipe.values import Effort
+from onnxquant.targets import Activations
 
 
 def plan_dynamic(context: Context) -> ActivationPlan:
@@ -45,7 +48,8 @@ def plan_dynamic(context: Context) -> ActivationPlan:
     document, rules, options, samples = context.document, context.rules, context.options, context.samples
     possible = layers(document, rules)
     chosen = [layer for layer in possible if layer.is_chosen]
-    best = _planned(document, rules)
+    left_out = _slow_on_clients(context)
+    best = _planned(document, rules, left_out)
     if samples is None or not (best.sites.multiplied or possible):
         best = with_layers(best, chosen, rules) if chosen else best
         return _with_room_for_clients(best, context) if best.sites.multiplied else best
@@ -63,7 +67,7 @@ def plan_dynamic(context: Context) -> ActivationPlan:
         # A Mul of its own would cost more time in each call than its decibels are worth.
         copies = smoothed_copies(document, largest_magnitudes(statistics, MAGNITUDES), insert=False)
         for change, copy in copies.items():
-            candidate = _planned(copy, rules)
+            candidate = _planned(copy, rules, left_out)
             smoothed = budget.attempt(change, partial(runner.score, candidate, budget.progress))
             if smoothed is not None and smoothed.criterion > score:
                 best, score = candidate, smoothed.criterion
@@ -76,9 +80,30 @@ def plan_dynamic(context: Context) -> ActivationPlan:
     return _with_room_for_pairs(best, rules, runner, split.calibrating)
 
 
-def _planned(document: Document, rules: Recipe) -> ActivationPlan:
+def _planned(document: Document, rules: Recipe, left_out: Mapping[str, str]) -> ActivationPlan:
+    """A plan of all products.
+
+    Args:
+        document: the float model.
+        rules: the rules of the recipe.
+        left_out: weights whose products stay in float for clients, with the reason.
+    """
     sites = dynamic_sites(document, rules)
-    return ActivationPlan(document, sites, DynamicActivations(integer_kernels=len(sites.multiplied)))
+    sites = replace(sites, multiplied=sites.multiplied.difference(left_out))
+    activations = DynamicActivations(integer_kernels=len(sites.multiplied), slow_on_clients=left_out)
+    return ActivationPlan(document, sites, activations)
+
+
+def _slow_on_clients(context: Context) -> dict[str, str]:
+    """Weights whose products are slower on integers on a client that the file is for, with the reason."""
+    document, clients, samples, threads = context.document, context.rules.clients, context.samples, context.options.threads
+    if not depends_on_size(clients):
+        return {}
+    feed = next(iter(samples.for_calibration(document).judging)) if samples is not None else None
+    shapes = shapes_of(document, context.options.dims(), feed, threads)
+    slow = slow_on_clients(document, clients, Activations.DYNAMIC, shapes)
+    sites, kind = find_sites(document)[0], UseKind.PRODUCT
+    return {s.name: kernel.reason for s in sites for use in s.served(kind) if (kernel := slow.get(use.node.output[0]))}
 
 
 def _multiplied(plan: ActivationPlan) -> list[Site]:
@@ -120,10 +145,7 @@ def _without_slow_products(best: ActivationPlan, runner: CandidateRunner, budget
 
     def without(outputs: Sequence[str]) -> ActivationPlan:
         names = best.sites.multiplied.difference(readers[output] for output in outputs)
-        return replace(
-            best,
-            sites=replace(best.sites, multiplied=names),
-            activations=DynamicActivations(integer_kernels=len(names)),
-        )
+        activations = replace(best.activations, integer_kernels=len(names)) if best.activations else None
+        return replace(best, sites=replace(best.sites, multiplied=names), activations=activations)
 
     return without(slow_kernels(products, weights, without, runner.speedup, budget))

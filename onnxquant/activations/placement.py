@@ -31,6 +31,7 @@ class Cause(Enum):
     SAMPLES = "samples"  # no sample has values there
     ACCURACY = "accuracy"  # integers would cost more accuracy there than the user's goal allows
     DYNAMIC = "dynamic"  # its activations are rounded on every call, by the operator itself
+    CLIENT = "client"  # a client that the file is for is slower there on integers
     LOSS = "loss"  # with integers there the outputs would be lost
 
 

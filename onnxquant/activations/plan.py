@@ -105,6 +105,11 @@ class StaticActivations:
         return self.search.unseen if self.search else None
 
     @property
+    def slow_on_clients(self) -> Mapping[str, str]:
+        """Kernels that stay in float for clients of the file, with the reason."""
+        return {name: kernel.reason for name, kernel in self.float_kernels.items() if kernel.cause is Cause.CLIENT}
+
+    @property
     def record(self) -> StaticRecord:
         """The part of the file's metadata, and of reports, that is about activations."""
         in_float = {n: kernel.reason for n, kernel in self.float_kernels.items() if kernel.cause is not Cause.DYNAMIC}
@@ -135,10 +140,12 @@ class DynamicActivations:
     Attributes:
         integer_kernels: number of kernels that compute on integers.
         rescaled: weights that differ from the original's, those of an equal function.
+        slow_on_clients: weights whose products stay in float for clients of the file, with the reason.
     """
 
     integer_kernels: int
     rescaled: tuple[str, ...] = ()
+    slow_on_clients: Mapping[str, str] = field(default_factory=dict)
 
     def insert(self, proto: onnx.ModelProto) -> None:
         """Insert nothing: DynamicQuantizeMatMul quantizes activations itself."""

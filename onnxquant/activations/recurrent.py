@@ -79,11 +79,12 @@ def with_layers(best: ActivationPlan, chosen: Sequence[Layer], rules: Recipe) ->
     stays in the state for all that follow.
     """
     weights = frozenset[str]().union(*(layer.weights for layer in chosen))
-    count = best.activations.record.integer_kernels if best.activations else 0
+    before = best.activations
+    count, slow = (before.record.integer_kernels, before.slow_on_clients) if before else (0, {})
     return replace(
         best,
         sites=replace(best.sites, multiplied=best.sites.multiplied | weights),
-        activations=DynamicActivations(integer_kernels=count + len(chosen)),
+        activations=DynamicActivations(integer_kernels=count + len(chosen), slow_on_clients=slow),
         solved=with_room_for_pairs(best.document, dict.fromkeys(weights), rules, best.solved),
     )
 

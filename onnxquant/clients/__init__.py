@@ -6,11 +6,14 @@ A client is an entry of ``clients.toml``; the kernels of onnxruntime's releases 
 
 from onnxquant.clients.client import Client, Source, client_named, clients, release_clients
 from onnxquant.clients.forms import Form
+from onnxquant.clients.sizes import Shapes, Size, size_of
 from onnxquant.clients.suitability import Suitability, Support, check, slow_reason
 
 __all__ = [
     "Client",
     "Form",
+    "Shapes",
+    "Size",
     "Source",
     "Suitability",
     "Support",
@@ -18,5 +21,6 @@ __all__ = [
     "client_named",
     "clients",
     "release_clients",
+    "size_of",
     "slow_reason",
 ]

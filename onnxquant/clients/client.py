@@ -28,22 +28,33 @@ class Slow:
     """A form that a client runs slower than floats.
 
     Attributes:
-        operator: name of the operator.
+        operators: names of the operators.
         reason: explanation, for people.
         bits: value of its attribute ``bits`` that is slow; 0: any.
         from_block: blocks of this many weights and more are slow; 0: any, also where there are no blocks.
         before: release of onnxruntime from which on it is not slow; empty: it is on each.
         codes: bits of the codes that its first two inputs are decoded from, 0 for an input that is not; empty: any.
         element_type: element type of an input or output; empty: any.
+        below_rows: products of fewer rows are slow; 0: any.
+        below_inputs: products and convolutions of which each output is the sum of fewer are slow; 0: any.
+        below_work: products of fewer multiplications are slow; 0: any.
     """
 
-    operator: str
+    operators: tuple[str, ...]
     reason: str
     bits: int = 0
     from_block: int = 0
     before: str = ""
     codes: tuple[int, ...] = ()
     element_type: str = ""
+    below_rows: int = 0
+    below_inputs: int = 0
+    below_work: int = 0
+
+    @property
+    def depends_on_size(self) -> bool:
+        """Whether nodes of some sizes alone are slow."""
+        return bool(self.below_rows or self.below_inputs or self.below_work)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +129,13 @@ def clients() -> dict[str, Client]:
         minor = release.rpartition(".")[0]
         by_name[f"{_RELEASE}{minor}"] = Client(
             name=f"{_RELEASE}{minor}", summary=f"onnxruntime {minor} on CPUs", release=release, source=Source.RUN,
-            version=release, date=newest.date, slow=common,
+            version=release, date=newest.date, slow=newest.slow,
         )  # fmt: skip
     return by_name
 
 
 def _slow(entry: dict[str, Any]) -> Slow:
-    return Slow(**{**entry, "codes": tuple(entry.get("codes", ()))})
+    return Slow(**{**entry, "operators": tuple(entry["operators"]), "codes": tuple(entry.get("codes", ()))})
 
 
 def release_clients() -> list[Client]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
 from onnxquant.clients.operators import STANDARD
+from onnxquant.clients.sizes import Shapes, Size, size_of
 from onnxquant.clients.types import add_outputs, constraint_types, graph_types
 from onnxquant.graph.traverse import subgraphs
 
@@ -26,6 +27,7 @@ class Form:
         first_type: element type of the first input; empty where it is not known.
         attributes: integer attributes.
         codes: bits of the codes that the first and the second input are decoded from by a DequantizeLinear; 0: not so.
+        size: size of a product or a convolution in the main graph, as far as it is known.
     """
 
     domain: str
@@ -35,6 +37,7 @@ class Form:
     first_type: str = ""
     attributes: tuple[tuple[str, int], ...] = ()
     codes: tuple[int, int] = (0, 0)
+    size: Size | None = None
 
     def __str__(self) -> str:
         return f"{self.domain}::{self.operator}" if self.domain else self.operator
@@ -44,14 +47,15 @@ class Form:
         return dict(self.attributes).get(name, 0)
 
 
-def forms(proto: onnx.ModelProto, *, functions: bool = True) -> list[Form]:
+def forms(proto: onnx.ModelProto, *, functions: bool = True, shapes: Shapes | None = None) -> list[Form]:
     """The forms of all nodes that a client computes, in the order of the graph.
 
     Args:
         proto: the model.
         functions: whether the client computes the bodies of model-local functions; else their calls are operators.
+        shapes: shapes of tensors of the main graph, as far as they are known.
     """
-    walk = _Walk({(f.domain, f.name): f for f in proto.functions} if functions else {})
+    walk = _Walk({(f.domain, f.name): f for f in proto.functions} if functions else {}, shapes or {})
     return list(dict.fromkeys(walk.graph(proto.graph, {}, versions_of(proto.opset_import))))
 
 
@@ -68,11 +72,14 @@ class _Scope:
         types: element types by tensor.
         versions: version by domain.
         decoded: the code that a DequantizeLinear decodes, by the tensor that it makes.
+        activations, weights: shapes of tensors, as far as they are known.
     """
 
     types: Mapping[str, str]
     versions: Mapping[str, int]
     decoded: Mapping[str, str]
+    activations: Shapes = field(default_factory=dict)
+    weights: Shapes = field(default_factory=dict)
 
     def form(self, node: onnx.NodeProto) -> Form:
         domain = "" if node.domain in STANDARD else node.domain
@@ -81,7 +88,7 @@ class _Scope:
         types = tuple(sorted(constraint_types(node, self.types, self.versions).items()))
         return Form(
             domain, node.op_type, self.versions.get(domain, 1), types, self.types.get(first, ""), integers,
-            (self._bits(node, 0), self._bits(node, 1)),
+            (self._bits(node, 0), self._bits(node, 1)), size_of(node, self.activations, self.weights),
         )  # fmt: skip
 
     def _bits(self, node: onnx.NodeProto, place: int) -> int:
@@ -93,17 +100,29 @@ class _Scope:
 class _Walk:
     """Nodes of nested graphs, and of the bodies of functions in the place of their calls."""
 
-    def __init__(self, functions: Mapping[tuple[str, str], onnx.FunctionProto]) -> None:
-        self._functions = functions
+    def __init__(self, functions: Mapping[tuple[str, str], onnx.FunctionProto], shapes: Shapes) -> None:
+        self._functions, self._shapes = functions, shapes
         self._open: list[tuple[str, str]] = []
 
     def graph(self, graph: onnx.GraphProto, outer: Mapping[str, str], versions: Mapping[str, int]) -> Iterator[Form]:
         types = graph_types(graph, outer, versions)
-        scope = _Scope(types, versions, _decoded(graph.node))
+        decoded = _decoded(graph.node)
+        weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        weights |= {name: weights[code] for name, code in decoded.items() if code in weights}
+        shapes = self._shapes_in_codes(graph) if not outer else {}
+        scope = _Scope(types, versions, decoded, shapes, weights)
         for node in graph.node:
             yield from self._node(node, scope)
             for inner in subgraphs(node):
                 yield from self.graph(inner, types, versions)
+
+    def _shapes_in_codes(self, graph: onnx.GraphProto) -> Shapes:
+        """Shapes of tensors, of rounded and decoded ones too."""
+        shapes = dict(self._shapes)
+        for node in graph.node:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.output[0] not in shapes:
+                shapes[node.output[0]] = shapes.get(node.input[0])
+        return shapes
 
     def _node(self, node: onnx.NodeProto, scope: _Scope) -> Iterator[Form]:
         key = (node.domain, node.op_type)

@@ -11,6 +11,7 @@ import onnx
 from onnxquant.clients.client import Client, Slow
 from onnxquant.clients.forms import Form, forms, versions_of
 from onnxquant.clients.releases import releases
+from onnxquant.clients.sizes import Shapes, Size
 
 
 class Support(StrEnum):
@@ -27,15 +28,23 @@ class Suitability:
 
     Attributes:
         support: whether it runs the file.
-        reason: the first operator or type that stops it or makes it slow; empty where nothing does.
+        reason: the first operator or type that stops it or makes it slow, or that is slow in some sizes; empty where there
+            is none.
     """
 
     support: Support
     reason: str = ""
 
 
-def check(proto: onnx.ModelProto, clients: Iterable[Client]) -> dict[str, Suitability]:
+def check(
+    proto: onnx.ModelProto, clients: Iterable[Client], shapes: Shapes | None = None
+) -> dict[str, Suitability]:
     """Whether clients run a model, and fast, by the name of the client.
+
+    Args:
+        proto: the model.
+        clients: the clients.
+        shapes: shapes of its tensors, as far as they are known.
 
     >>> text = '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) { y = Add(x, x) }'
     >>> from onnxquant.clients import client_named
@@ -44,28 +53,58 @@ def check(proto: onnx.ModelProto, clients: Iterable[Client]) -> dict[str, Suitab
     """
     clients = list(clients)
     refusals = {client.name: _header(proto, client) for client in clients}
-    answers = check_nodes(proto, clients)
+    answers = check_nodes(proto, clients, shapes)
     return {name: Suitability(Support.NO, refusals[name]) if refusals[name] else answers[name] for name in answers}
 
 
-def check_nodes(proto: onnx.ModelProto, clients: Sequence[Client]) -> dict[str, Suitability]:
+def check_nodes(
+    proto: onnx.ModelProto, clients: Sequence[Client], shapes: Shapes | None = None
+) -> dict[str, Suitability]:
     """Whether clients compute the nodes of a model, and fast, whatever its opset and size, by the name of the client."""
-    nodes = {functions: forms(proto, functions=functions) for functions in {c.functions for c in clients}}
+    nodes = {f: forms(proto, functions=f, shapes=shapes) for f in {client.functions for client in clients}}
     return {client.name: _check_forms(nodes[client.functions], client) for client in clients}
 
 
 def _check_forms(nodes: Iterable[Form], client: Client) -> Suitability:
-    slow = ""
+    always = [entry for entry in client.slow if not entry.depends_on_size]
+    in_some_sizes = [entry for entry in client.slow if entry.depends_on_size]
+    slow = remark = ""
     for form in nodes:
         if reason := _refusal(form, client):
             return Suitability(Support.NO, f"{form}: {reason}")
-        slow = slow or slow_reason(form, client)
-    return Suitability(Support.SLOW, slow) if slow else Suitability(Support.YES)
+        slow = slow or _reason(form, client, always)
+        remark = remark or _reason(form, client, in_some_sizes, least_rows=1)
+    return Suitability(Support.SLOW, slow) if slow else Suitability(Support.YES, remark)
 
 
 def slow_reason(form: Form, client: Client) -> str:
-    """The reason why a client runs a form of nodes slower than floats; empty where it does not."""
-    return next((f"{form}: {s.reason}" for s in client.slow if _is_slow(form, s, client)), "")
+    """The reason why a client certainly runs a form of nodes slower than floats; empty where it does not."""
+    return _reason(form, client, client.slow)
+
+
+def _reason(form: Form, client: Client, entries: Iterable[Slow], least_rows: int | None = None) -> str:
+    """The reason of the first entry that a form of nodes fits; empty where it fits none.
+
+    Args:
+        form: the form.
+        client: the client.
+        entries: entries of the client.
+        least_rows: number of rows where it is not known; None: it is large.
+    """
+    fitting = (e for e in entries if _is_slow(form, e, client) and _is_small(form.size, e, least_rows))
+    return next((f"{form}: {entry.reason}" for entry in fitting), "")
+
+
+def _is_small(size: Size | None, slow: Slow, least_rows: int | None) -> bool:
+    """Whether a node of some size is slow."""
+    if not slow.depends_on_size:
+        return True
+    rows = least_rows if size is None or size.rows is None else size.rows
+    if size is None or (slow.below_inputs and size.inputs >= slow.below_inputs):
+        return False
+    if slow.below_rows and (rows is None or rows >= slow.below_rows):
+        return False
+    return not slow.below_work or (rows is not None and rows * size.inputs * size.outputs < slow.below_work)
 
 
 def _header(proto: onnx.ModelProto, client: Client) -> str:
@@ -94,7 +133,7 @@ def _refusal(form: Form, client: Client) -> str | None:
 
 
 def _is_slow(form: Form, slow: Slow, client: Client) -> bool:
-    if slow.operator != form.operator or (slow.before and releases().place(slow.before) <= client.place):
+    if form.operator not in slow.operators or (slow.before and releases().place(slow.before) <= client.place):
         return False
     if slow.codes and form.codes != slow.codes:
         return False

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxquant.artifact import lowering
-from onnxquant.clients import Client, Support, check
+from onnxquant.clients import Client, Shapes, Support, check
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
 from onnxquant.graph.size_counter import SizeCounter
 from onnxquant.plan.decision import Plan
+
+# The way to let kernels of unknown sizes be judged.
+_ROWS = "how many rows it has is not known: samples (--data) show it"
 
 
 def refuse_original(original: Document, clients: Sequence[Client]) -> None:
@@ -23,13 +26,23 @@ def refuse_original(original: Document, clients: Sequence[Client]) -> None:
             raise ModelError(f"{original.name}: {name} does not run this model as it is: {answer.reason}")
 
 
-def refuse_unfit(document: Document, plan: Plan, clients: Sequence[Client]) -> list[str]:
+def in_float_for_clients(plan: Plan) -> list[str]:
+    """A sentence on the kernels that stay in float, since a client computes them slower on integers, if there are any."""
+    slow = dict(plan.activations.slow_on_clients) if plan.activations else {}
+    if not slow:
+        return []
+    kernels = "1 kernel stays" if len(slow) == 1 else f"{len(slow)} kernels stay"
+    return [f"{kernels} in float, where on integers it would be {'; or '.join(dict.fromkeys(slow.values()))}"]
+
+
+def refuse_unfit(document: Document, plan: Plan, clients: Sequence[Client], shapes: Shapes) -> list[str]:
     """Refuse a plan whose file a client would not run; sentences on clients that would run it slowly.
 
     Args:
         document: the model that the plan is of
         plan: the plan
         clients: clients that the file is for
+        shapes: shapes of the tensors of the model, as far as they are known
 
     Raises:
         ModelError: a client would not run it.
@@ -37,7 +50,7 @@ def refuse_unfit(document: Document, plan: Plan, clients: Sequence[Client]) -> l
     if not clients:
         return []
     proto = lowering.lower(document, plan, SizeCounter(), None).proto
-    answers, before = check(proto, clients), check(document.proto, clients)
+    answers, before = check(proto, clients, shapes), check(document.proto, clients)
     slow = []
     for name, answer in answers.items():
         if answer.support is Support.NO:
@@ -45,5 +58,7 @@ def refuse_unfit(document: Document, plan: Plan, clients: Sequence[Client]) -> l
             raise ModelError(f"{document.name}: {name} would not run the file: {answer.reason}; {remedy}")
         if answer.support is Support.SLOW and before[name].support is Support.YES:
             slow.append(f"slower than float on {name}: {answer.reason}")
+        elif answer.support is Support.YES and answer.reason and not before[name].reason:
+            slow.append(f"may be slower than float on {name}: {answer.reason}; {_ROWS}")
     return slow
 

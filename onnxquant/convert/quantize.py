@@ -17,9 +17,11 @@ from onnxquant.artifact.records import Metadata, Origin, entry_text
 from onnxquant.budget.search import search_formats
 from onnxquant.calibration.feeds import Data, facts_of
 from onnxquant.calibration.samples import Samples
+from onnxquant.calibration.shapes import shapes_of
+from onnxquant.clients import Shapes
 from onnxquant.convert import recipe_of_plan, whole_graph
 from onnxquant.convert.encode_sites import SiteEncoder
-from onnxquant.convert.fit_clients import refuse_original, refuse_unfit
+from onnxquant.convert.fit_clients import in_float_for_clients, refuse_original, refuse_unfit
 from onnxquant.convert.plan_model import PlannedModel, plan_model
 from onnxquant.convert.prepare_model import fit_operators, prepare_model
 from onnxquant.convert.prove import check_samples, open_samples, prove
@@ -195,10 +197,13 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
     split = context.samples.for_calibration(model.document) if context.samples and unsolved else None
     preparation = context.samples.preparation(context.original).text() if context.samples else ""
     plan = replace(plan, samples=_sample_use(context), preparation=preparation)
-    slow = refuse_unfit(model.document, plan, context.rules.clients)
+    slow = refuse_unfit(model.document, plan, context.rules.clients, _shapes(model))
     for sentence in slow:
         announce(context.progress, f"warning: {sentence}")
-    notes = [*notes, *slow]
+    in_float = in_float_for_clients(plan)
+    for sentence in in_float:
+        announce(context.progress, sentence)
+    notes = [*notes, *slow, *in_float]
     size = lowering.predict(model.document, plan, data)
     refuse_larger(context.original, size, has_integers=plan.activations is not None)
     plan = replace(plan, predicted_bytes=size.nbytes)
@@ -225,6 +230,16 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
     if options.proof:
         report.prove(prove(context, reference, path, EncodedWeights(model.document, encoder.digests, model.unseen)))
     return report
+
+
+def _shapes(model: PlannedModel) -> Shapes:
+    """Shapes of the tensors that integer kernels read, as far as they are known; none where nothing depends on them."""
+    context = model.context
+    if model.plan.activations is None or not context.rules.clients:
+        return {}
+    split = context.samples.opened_split if context.samples else None
+    feed = next(iter(split.judging)) if split else None
+    return shapes_of(model.document, context.options.dims(), feed, context.options.threads)
 
 
 def _sample_use(context: Context) -> SampleUse | None:

@@ -197,6 +197,10 @@ class RoundedActivations(Protocol):
     def record(self) -> ActivationRecord:
         """The part of the file's metadata, and of reports, that is about activations."""
 
+    @property
+    def slow_on_clients(self) -> Mapping[str, str]:
+        """Kernels, or their weights, that stay in float for clients of the file, with the reason."""
+
     def insert(self, proto: onnx.ModelProto) -> None:
         """Add the nodes that round them to a model whose weights are lowered."""
 

@@ -17,6 +17,8 @@ import onnxquant
 FORMATS = ("f16", "int8", "q8_0", "int4", "q4_0", "q4_k", "nf4", "q5_0", "int2")
 TARGETS = ("onnx", "ort", "custom")
 WIDTH, TOKENS = 256, 8
+# The beginnings of what is told before a file is written that a client runs slower than float.
+TOLD = ("slower than float", "may be slower than float")
 _TYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.INT64: "int64",
@@ -36,7 +38,7 @@ class Input:
     def array(self) -> NDArray[Any]:
         """The values that every client is given; runners of other languages make the same ones."""
         places = np.arange(int(np.prod(self.shape)))
-        values = np.sin(places) if self.type == "float32" else places % 9 + 1
+        values = np.sin(places) if self.type == "float32" else places % 2
         return values.astype(self.type).reshape(self.shape)
 
 
@@ -50,6 +52,7 @@ class File:
         path: the file.
         inputs: inputs of the model.
         original: the float model, where the file's speed is asked for; None: it is not.
+        told: whether it was told before the file was written that the client runs it slower than float.
     """
 
     model: str
@@ -57,6 +60,7 @@ class File:
     path: str
     inputs: tuple[Input, ...]
     original: str | None = None
+    told: bool = False
 
     @property
     def key(self) -> str:
@@ -129,6 +133,26 @@ def models(folder: Path) -> dict[str, Path]:
     return paths
 
 
+def narrow_networks(folder: Path) -> dict[str, Path]:
+    """Networks of small products, whose activations take as long to round as the products: four layers of one width each."""
+    random, paths = np.random.default_rng(0), {}
+    for rows, width in ((1, 256), (8, 64)):
+        nodes, constants, name = list[onnx.NodeProto](), list[onnx.TensorProto](), "x"
+        for layer in range(4):
+            weight = np.asarray(random.standard_normal((width, width)) / np.sqrt(width), np.float32)
+            constants.append(numpy_helper.from_array(weight, f"w{layer}"))
+            nodes += [helper.make_node("MatMul", [name, f"w{layer}"], [f"p{layer}"])]
+            nodes += [helper.make_node("Relu", [f"p{layer}"], [name := f"r{layer}"])]
+        graph = helper.make_graph(
+            nodes, "narrow", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, width])],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)], constants,
+        )  # fmt: skip
+        path = folder / f"narrow.{width}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+        paths[f"four products, {rows} x {width} x {width}"] = path
+    return paths
+
+
 def files(folder: Path, formats: Sequence[str]) -> Iterator[File]:
     """Every file that no target refuses."""
     for model, source in models(folder).items():
@@ -170,7 +194,10 @@ def files_for(client: str, sources: Mapping[str, Path], folder: Path) -> Iterato
         for way, options in ways.items():
             path = folder / f"{name}.{client}.{way}.onnx"
             try:
-                onnxquant.quantize(source, path, proof=False, clients=[client], external_data="never", **options)
+                report = onnxquant.quantize(
+                    source, path, proof=False, clients=[client], external_data="never", **options
+                )
             except onnxquant.OnnxQuantError:
                 continue
-            yield File(name, way, str(path), inputs, str(source))
+            told = any(note.startswith(TOLD) for note in report.notes)
+            yield File(name, way, str(path), inputs, str(source), told)
