@@ -281,7 +281,8 @@ def _map_file(path: Path) -> memoryview:
     """The bytes of a model file, mapped."""
     try:
         if not path.exists():
-            raise ModelError(f"{path}: no such file")
+            lost = f"is a link to {path.readlink()}, which is not there" if path.is_symlink() else "no such file"
+            raise ModelError(f"{path}: {lost}")
         if not path.is_file():
             raise ModelError(f"{path}: not a file")
         with path.open("rb") as file:

@@ -39,20 +39,31 @@ def move(
         OutputError: the target exists or cannot be written, or a file is a link or belongs to another model, too.
         RecipeError: ``data_name`` is no name of a data file.
     """
+    if str(target).endswith(os.sep) and not Path(target).is_dir():
+        raise OutputError(f"{target}: the folder does not exist; make it first, and name the file in it")
     source, target = Path(source), Path(target)
-    document = load(source)
+    document = load(source, [source.absolute().anchor])  # links are refused below, in words that help here
     locations = locations_of(document.proto)
     _refuse_own_file(document, source, target)
     data = _new_data(document, target, data_name)
     if data and _same_folder(source, target) and [data.name(i) for i in range(len(locations))] == locations:
         data = None
     old = [source, *(document.data_files() if data else [])]
-    for file in old:
-        if file.is_symlink():
-            raise OutputError(f"{file}: is a link to {file.resolve()}; move that")
+    if source.is_symlink():
+        raise OutputError(f"{source}: is a link to {source.resolve()}; move that")
+    folder = source.parent.resolve()
+    for location in document.locations():
+        if (real := (folder / location).resolve()) != folder / location:
+            raise OutputError(
+                f"{source.parent / location}: is reached through a link to {real}, which would stay behind; put the file "
+                f"itself there first"
+            )
     for file in old[1:]:
         if other := other_owner(file, source):
-            raise OutputError(f"{file}: holds tensors of {other}, too, which would not load any more")
+            raise OutputError(
+                f"{file}: holds tensors of {other}, too, which would not load any more; copy both files into another "
+                f"folder instead, or remove {other} first"
+            )
     with Publisher(target, external=data is not None, force=force, data=data, source=document) as publisher:
         publisher.publish_moved(source)
     if notes is not None:

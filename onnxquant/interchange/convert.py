@@ -143,7 +143,7 @@ def refuse_output(checkpoint: Checkpoint, output: Path, *, is_folder: bool, forc
     if not is_folder:
         refuse_taken(output, force=force)
     elif not output.parent.is_dir():
-        raise OutputError(f"{output}: the folder {output.parent} does not exist")
+        raise OutputError(f"{output}: the folder {output.parent} does not exist; make it first")
     elif (output.exists() or output.is_symlink()) and not force:
         raise OutputExistsError(f"{output}: exists already; pass --force (force=True) to replace it")
     place, source = output.resolve(), checkpoint.path.resolve()

@@ -71,11 +71,21 @@ def refuse_taken(path: Path, *, force: bool) -> None:
         OutputError: it is refused.
     """
     refuse_folder(path)
-    if not _is_folder(path.parent):
-        raise OutputError(f"{path}: the folder {path.parent} does not exist")
+    refuse_missing_folder(path)
     refuse_special(path)
     if os.path.lexists(path) and not force:
         raise OutputExistsError(f"{path}: exists already; pass --force (force=True) to replace it")
+
+
+def refuse_missing_folder(path: Path) -> None:
+    """Refuse an output in a folder that does not exist.
+
+    Raises:
+        OutputError: it does not, or is no folder.
+    """
+    if not _is_folder(path.parent):
+        remedy = "it is a file" if path.parent.is_file() else "make it first"
+        raise OutputError(f"{path}: the folder {path.parent} does not exist; {remedy}")
 
 
 def refuse_folder(path: Path) -> None:
@@ -85,7 +95,7 @@ def refuse_folder(path: Path) -> None:
         OutputError: it is one.
     """
     if not path.name or _is_folder(path):
-        raise OutputError(f"{path}: is a folder; expected a file name")
+        raise OutputError(f"{path}: is a folder; expected a file name; add one to it")
 
 
 def _is_folder(path: Path) -> bool:

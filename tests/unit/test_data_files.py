@@ -316,7 +316,7 @@ def test_a_move_replaces_a_pair_with_force_alone(tmp_path: Path) -> None:
     assert np.array_equal(outputs(target), expected)
 
 
-def refused_moves(folder: Path, case: str) -> tuple[Path, Path, dict[str, Any]]:
+def refused_moves(folder: Path, case: str) -> tuple[Path, Path | str, dict[str, Any]]:
     source, target, options = model(folder / "a.onnx", "a.bin"), folder / "b.onnx", dict[str, Any]()
     if case == "the same":
         target = folder / "x" / ".." / "a.onnx"
@@ -328,8 +328,18 @@ def refused_moves(folder: Path, case: str) -> tuple[Path, Path, dict[str, Any]]:
     elif case == "a link":
         source.rename(folder / "real.onnx")
         source.symlink_to(folder / "real.onnx")
+    elif case == "a linked model that is gone":
+        source.unlink()
+        source.symlink_to(folder / "gone.onnx")
+    elif case == "linked data":
+        (folder / "a.bin").rename(folder / "real.bin")
+        (folder / "a.bin").symlink_to("real.bin")
+    elif case == "a second name":
+        (folder / "c.onnx").hardlink_to(source)
     elif case == "no folder":
         target = folder / "none" / "b.onnx"
+    elif case == "a folder to come":
+        return source, f"{folder}/none/", options
     elif case == "a folder":
         target.mkdir()
     elif case == "no data":
@@ -348,8 +358,12 @@ def refused_moves(folder: Path, case: str) -> tuple[Path, Path, dict[str, Any]]:
         ("data exists", r"b\.bin: exists already"),
         ("shared data", r"a\.bin: holds tensors of .*c\.onnx, too"),
         ("a link", r"is a link to .*real\.onnx; move that"),
-        ("no folder", "does not exist"),
-        ("a folder", "is a folder"),
+        ("a linked model that is gone", r"a\.onnx: is a link to .*gone\.onnx, which is not there"),
+        ("linked data", r"a\.bin: is reached through a link to .*real\.bin, .* put the file itself there first"),
+        ("a second name", r"a\.bin: holds tensors of .*c\.onnx, too, .* copy both files into another folder"),
+        ("no folder", "does not exist; make it first"),
+        ("a folder to come", "none/: the folder does not exist; make it first, and name the file in it"),
+        ("a folder", "is a folder; .* add one"),
         ("no data", "has no data file"),
         ("no model", "not an ONNX model"),
         ("data gone", "No such file"),
