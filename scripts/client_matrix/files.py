@@ -17,6 +17,8 @@ import onnxquant
 FORMATS = ("f16", "int8", "q8_0", "int4", "q4_0", "q4_k", "nf4", "q5_0", "int2")
 TARGETS = ("onnx", "ort", "custom")
 WIDTH, TOKENS = 256, 8
+# Axes of images.
+IMAGE = 4
 # The beginnings of what is told before a file is written that a client runs slower than float.
 TOLD = ("slower than float", "may be slower than float")
 _TYPES: dict[int, str] = {
@@ -79,7 +81,8 @@ def inputs_of(path: Path) -> tuple[Input, ...]:
     inputs = []
     for value in graph.input:
         kind = value.type.tensor_type
-        shape = [axis.dim_value or (1 if i == 0 else 4 * TOKENS) for i, axis in enumerate(kind.shape.dim)]
+        length = (8 if len(kind.shape.dim) == IMAGE else 4) * TOKENS
+        shape = [axis.dim_value or (1 if i == 0 else length) for i, axis in enumerate(kind.shape.dim)]
         inputs += [] if value.name in constants else [Input(value.name, _TYPES[kind.elem_type], shape)]
     return tuple(inputs)
 
@@ -175,7 +178,7 @@ def in_one_file(source: Path, folder: Path) -> Path:
     proto = onnx.load(str(source))
     whole = folder / f"{source.parent.name}.{source.name}"
     if source.stat().st_size >= proto.ByteSize():
-        return source
+        return source.resolve()
     onnx.save(proto, str(whole))
     return whole
 

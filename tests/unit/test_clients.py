@@ -411,9 +411,12 @@ def test_a_sample_shows_shapes_behind_operators_that_onnx_does_not_know() -> Non
         ("onnxruntime-web", "product", []),
         ("tensorrt", "product", ["dynamic int8"]),
         ("tensorrt", "both", ["dynamic int8", "static convolutions, dynamic products"]),
-        ("cuda", "product", ["dynamic int8", "static int8", "static int8, some kernels in float"]),
+        (
+            "cuda", "product",
+            ["dynamic int8", "static int8", "static int8, smoothed by Muls", "static int8, some kernels in float"],
+        ),
     ],
-)
+)  # fmt: skip
 def test_a_choice_takes_no_way_that_is_slow_on_the_client(client: str, model: str, slow: list[str]) -> None:
     models = {"convolution": graphs.conv, "product": partial(graphs.matmul, k=256, n=512), "both": both}
     document = PreparedModel.of(load(models[model]()))
