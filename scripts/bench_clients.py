@@ -20,7 +20,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,35 +86,38 @@ def matrix(selected: Sequence[File], answers: Answers, says: dict[str, dict[str,
     return "\n".join(lines), faults
 
 
-def speeds(answers: Answers, files: dict[str, list[File]]) -> str:
+def speeds(answers: Answers) -> str:
     """The table of speeds, as multiples of float's: a row for each network in each client."""
-    ways = list(dict.fromkeys(file.way for selected in files.values() for file in selected))
+    ways = list(dict.fromkeys(way for answer in answers.values() for by_way in answer["speeds"].values() for way in by_way))
     lines = ["| client | network | " + " | ".join(ways) + " |", "|---" * (len(ways) + 2) + "|"]
     for client, answer in answers.items():
-        by_way = {(file.model, file.way): file for file in files[client]}
-        for network in dict.fromkeys(file.model for file in files[client]):
-            cells = [_speed(by_way.get((network, way)), answer["results"]) for way in ways]
-            lines.append(f"| {client} | {network} | {' | '.join(cells)} |")
+        for network, cells in answer["speeds"].items():
+            lines.append(f"| {client} | {network} | {' | '.join(cells.get(way, 'refused') for way in ways)} |")
     return "\n".join(lines)
 
 
-def _speed(file: File | None, results: dict[str, Any]) -> str:
+def measured(client: RealClient, networks: Mapping[str, Path], folder: Path, saved: Path | None) -> dict[str, Any]:
+    """The version of a client, and the cells of the table by network and way."""
+    place = saved / f"{client.name}.speeds.json" if saved else None
+    if place is not None and place.exists():
+        earlier: dict[str, Any] = json.loads(place.read_text())
+        return earlier
+    selected = list(files_for(client.entry, networks, folder))
+    answer = ran(client, selected, folder)
+    cells: dict[str, dict[str, str]] = {network: {} for network in networks}
+    for file in selected:
+        cells[file.model][file.way] = _cell(file, answer["results"][file.key])
+    out = {"version": answer["version"], "speeds": cells}
+    if place is not None:
+        place.write_text(json.dumps(out))
+    return out
+
+
+def _cell(file: File, result: dict[str, Any]) -> str:
     """A cell of the table of speeds."""
-    if file is None:
-        return "refused"
-    result = results[file.key]
-    return str(result.get("error") or f"{result['speed']:.2f}{' (said)' * file.told}")
-
-
-def measured(clients: Sequence[RealClient], sources: Sequence[Path], folder: Path, saved: Path | None) -> str:
-    """The table of speeds of networks made for each client, in that client, with a sentence in front."""
-    networks = {"digits": HOME / "models" / "default.onnx", **narrow_networks(folder)}
-    networks |= {path.parent.name: in_one_file(path, folder) for path in sources}
-    answers, selected = Answers(), dict[str, list[File]]()
-    for client in clients:
-        selected[client.name] = list(files_for(client.entry, networks, folder))
-        answers[client.name] = ran(client, selected[client.name], folder, saved)
-    return f"{REMARK.format(cpus=os.cpu_count())}\n{versions_of(answers)}.\n\n{speeds(answers, selected)}"
+    if "error" in result:
+        return f"fails: {result['error'][:60]}"
+    return f"{result['speed']:.2f}{' (said)' * file.is_said_slow}"
 
 
 def versions_of(answers: Answers) -> str:
@@ -188,7 +191,10 @@ def main() -> None:
         folder, parts = Path(name), dict[str, str]()
         if arguments.speed:
             fast = [c for c in clients if c.name in arguments.speed_on or (not arguments.speed_on and c.entry)]
-            parts[SPEEDS] = measured(fast, arguments.speed, folder, arguments.answers)
+            networks = {"digits": HOME / "models" / "default.onnx", **narrow_networks(folder)}
+            networks |= {path.parent.name: in_one_file(path, folder) for path in arguments.speed}
+            answers = {client.name: measured(client, networks, folder, arguments.answers) for client in fast}
+            parts[SPEEDS] = f"{REMARK.format(cpus=os.cpu_count())}\n{versions_of(answers)}.\n\n{speeds(answers)}"
         else:
             selected = list(files(folder, arguments.formats or FORMATS))
             parts[CLIENTS], faults = compared(clients, selected, folder, arguments.answers)
@@ -200,8 +206,8 @@ def main() -> None:
 
 REMARK = (
     "Speed of files made `--for` that client, as a multiple of float's in that client (one thread, processor time of runs\n"
-    "that alternate, on a shared machine with {cpus} CPUs; dynamic and static activations after one quick try); (said):\n"
-    "told before the file is written that it is or may be slower than float."
+    "that alternate, on a shared machine with {cpus} CPUs; dynamic and static activations after one quick try); (said): a\n"
+    "line before the file is written says that it is or may be slower than float."
 )
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def shapes_of(document: Document, dims: Mapping[str, int], feed: Feed | None, th
     with runtime.extendable(document, threads) as source:
         session = source.session(runtime.shape_addition(names))
         shapes = runtime.run(session, feed, [runtime.shape_output(i) for i in range(len(names))])
-    given = {name: tuple(array.shape) for name, array in feed.items()}
-    return {**given, **{n: tuple(map(int, shape)) for n, shape in zip(names, shapes.values(), strict=True)}}
+    inputs = {name: tuple(array.shape) for name, array in feed.items()}
+    return {**inputs, **{n: tuple(map(int, shape)) for n, shape in zip(names, shapes.values(), strict=True)}}
 
 
 def _read_by_kernels(document: Document) -> list[str]:

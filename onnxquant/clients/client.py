@@ -36,6 +36,7 @@ class Slow:
         codes: bits of the codes that its first two inputs are decoded from, 0 for an input that is not; empty: any.
         element_type: element type of an input or output; empty: any.
         below_rows: products of fewer rows are slow; 0: any.
+        from_rows: products of this many rows and more are slow; 0: any.
         below_inputs: products and convolutions of which each output is the sum of fewer are slow; 0: any.
         below_work: products of fewer multiplications are slow; 0: any.
     """
@@ -48,13 +49,14 @@ class Slow:
     codes: tuple[int, ...] = ()
     element_type: str = ""
     below_rows: int = 0
+    from_rows: int = 0
     below_inputs: int = 0
     below_work: int = 0
 
     @property
     def depends_on_size(self) -> bool:
         """Whether nodes of some sizes alone are slow."""
-        return bool(self.below_rows or self.below_inputs or self.below_work)
+        return bool(self.below_rows or self.from_rows or self.below_inputs or self.below_work)
 
 
 @dataclass(frozen=True, kw_only=True)

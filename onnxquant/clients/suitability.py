@@ -89,7 +89,7 @@ def _reason(form: Form, client: Client, entries: Iterable[Slow], least_rows: int
         form: the form.
         client: the client.
         entries: entries of the client.
-        least_rows: number of rows where it is not known; None: it is large.
+        least_rows: number of rows that there may be where it is not known; None: nothing is assumed.
     """
     fitting = (e for e in entries if _is_slow(form, e, client) and _is_small(form.size, e, least_rows))
     return next((f"{form}: {entry.reason}" for entry in fitting), "")
@@ -102,6 +102,8 @@ def _is_small(size: Size | None, slow: Slow, least_rows: int | None) -> bool:
     rows = least_rows if size is None or size.rows is None else size.rows
     if size is None or (slow.below_inputs and size.inputs >= slow.below_inputs):
         return False
+    if slow.from_rows:
+        return size.rows >= slow.from_rows if size.rows is not None else least_rows is not None
     if slow.below_rows and (rows is None or rows >= slow.below_rows):
         return False
     return not slow.below_work or (rows is not None and rows * size.inputs * size.outputs < slow.below_work)

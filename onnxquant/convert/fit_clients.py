@@ -59,6 +59,6 @@ def refuse_unfit(document: Document, plan: Plan, clients: Sequence[Client], shap
         if answer.support is Support.SLOW and before[name].support is Support.YES:
             slow.append(f"slower than float on {name}: {answer.reason}")
         elif answer.support is Support.YES and answer.reason and not before[name].reason:
-            slow.append(f"may be slower than float on {name}: {answer.reason}; {_ROWS}")
+            slow.append(f"may be slower than float on {name}: {answer.reason}{f'; {_ROWS}' * (plan.activations is not None)}")
     return slow
 

@@ -19,8 +19,8 @@ TARGETS = ("onnx", "ort", "custom")
 WIDTH, TOKENS = 256, 8
 # Axes of images.
 IMAGE = 4
-# The beginnings of what is told before a file is written that a client runs slower than float.
-TOLD = ("slower than float", "may be slower than float")
+# The beginnings of what is said before a file is written that a client runs slower than float.
+SAID = ("slower than float", "may be slower than float")
 _TYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.INT64: "int64",
@@ -54,7 +54,7 @@ class File:
         path: the file.
         inputs: inputs of the model.
         original: the float model, where the file's speed is asked for; None: it is not.
-        told: whether it was told before the file was written that the client runs it slower than float.
+        is_said_slow: whether it was said before the file was written that the client runs it slower than float.
     """
 
     model: str
@@ -62,7 +62,7 @@ class File:
     path: str
     inputs: tuple[Input, ...]
     original: str | None = None
-    told: bool = False
+    is_said_slow: bool = False
 
     @property
     def key(self) -> str:
@@ -202,5 +202,5 @@ def files_for(client: str, sources: Mapping[str, Path], folder: Path) -> Iterato
                 )
             except onnxquant.OnnxQuantError:
                 continue
-            told = any(note.startswith(TOLD) for note in report.notes)
-            yield File(name, way, str(path), inputs, str(source), told)
+            is_said_slow = any(note.startswith(SAID) for note in report.notes)
+            yield File(name, way, str(path), inputs, str(source), is_said_slow)

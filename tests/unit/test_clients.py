@@ -23,6 +23,7 @@ from onnxquant.convert.work import PreparedModel, work_of
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_named
 from onnxquant.graph.io import load
+from onnxquant.graph.shapes import infer
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Goal
 from onnxquant.targets import target_named
@@ -365,6 +366,16 @@ def test_where_rows_are_not_known_it_is_told_that_few_are_slow(tmp_path: Path) -
     assert ["1 kernel stays in float" in line for line, _ in few.lines] == [True]
     answer = check(onnx.load(display.path), [client_named("onnxruntime-web")])["onnxruntime-web"]
     assert answer.support is Support.YES and "fewer than 4 rows" in answer.reason
+
+
+@pytest.mark.parametrize(("shape", "is_slow"), [([1, 64], False), ([32, 64], True), (["rows", 64], True)])
+def test_decoded_weights_are_said_to_be_slow_with_many_rows(shape: list[int | str], is_slow: bool) -> None:
+    """OpenVINO computed 32 rows by 1024 x 1024 at 0.65 of float's speed, one row at 1.4."""
+    proto = decoded(TensorProto.INT8)
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, shape))
+    shapes = {name: known.shape for name, known in infer(load(proto)).items()}
+    answer = check(proto, [client_named("openvino")], shapes)["openvino"]
+    assert answer.support is Support.YES and ("decoded on every call" in answer.reason) is is_slow
 
 
 def test_convolutions_of_few_inputs_stay_in_float_where_integers_are_slow_with_them(tmp_path: Path) -> None:
