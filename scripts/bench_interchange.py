@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import re
 import resource
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -40,13 +41,17 @@ _LIMIT = 1 << 30
 
 @dataclass(frozen=True)
 class Speed:
-    """Figures of one conversion: gigabytes of the source a second, the most memory over its bytes, anonymous megabytes."""
+    """Figures of one conversion: gigabytes of the source a second, the most memory over its bytes, anonymous megabytes.
+
+    The ratio is that of the processor's speed over the first row's in the same round, 0 in rows of tensors.
+    """
 
     name: str
     per_processor_second: float
     per_second: float
     memory: float
     anonymous: float
+    ratio: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,14 @@ def _large(folder: Path, gigabytes: float) -> Speed:
     return _speed(name, size / 1e9, size, _measured(work, _LIMIT))
 
 
+def _over_first(speed: Speed, before: Sequence[Speed]) -> Speed:
+    """The speed of a conversion with its ratio to the first of its round."""
+    if "tensors" in speed.name:
+        return speed
+    first = before[0] if before else speed
+    return replace(speed, ratio=speed.per_processor_second / first.per_processor_second)
+
+
 def _median(speeds: Sequence[Speed]) -> Speed:
     """The median of each figure."""
     names = [entry.name for entry in fields(Speed)[1:]]
@@ -179,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", default="", metavar="PATTERN", help='rows such as "gguf q4_0 .axqt"')
     parser.add_argument("--large", type=float, metavar="GIGABYTES", help="quantize one file of this size instead")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -191,16 +205,18 @@ def main() -> None:
         ("axqt q4_0", ".gguf"), ("gguf q8_0", ".safetensors"), ("gguf q4_0", ".safetensors"), ("gptq int4", ".gguf"),
     ]  # fmt: skip
     formats = [("q8_k", "_q8k"), ("q4_0", ".gguf"), ("nf4", ".safetensors")]
-    rows: list[Callable[[Path], Speed]] = [
+    rows: list[partial[Speed]] = [
         *(partial(_conversion, source=source, end=end, gigabytes=options.gigabytes) for source, end in pairs),
         *(partial(_quantization, form=form, end=end) for form, end in formats),
     ]
+    pattern = re.compile(options.only)
+    rows = [row for row in rows if pattern.search(" ".join(map(str, row.keywords.values())))]
     rounds: list[list[Speed]] = []
     for _ in range(options.rounds):
         rounds.append([])
         for row in rows:
             with tempfile.TemporaryDirectory() as folder:
-                rounds[-1].append(row(Path(folder)))
+                rounds[-1].append(_over_first(row(Path(folder)), rounds[-1]))
     for speeds in zip(*rounds, strict=True):
         _show(_median(speeds), as_json=options.json)
 
@@ -211,7 +227,7 @@ def _show(speed: Speed, *, as_json: bool) -> None:
         return
     print(
         f"{speed.name:45} {speed.per_processor_second:7.2f} a processor second {speed.per_second:7.2f} a second, "
-        f"{speed.memory:.2f}x memory, {speed.anonymous:.0f} MB anonymous",
+        f"{speed.memory:.2f}x memory, {speed.anonymous:.0f} MB anonymous, {speed.ratio:.2f} of the first row",
         flush=True,
     )
 

@@ -19,6 +19,13 @@ from onnxquant.json_data import JsonValue
 from onnxquant.numerics.arrays import Bytes
 
 ALIGNMENT, DEFAULT_ALIGNMENT = "general.alignment", 32
+# What most weights of a model are, as llama.cpp counts its types of files; it guesses where a file does not say so.
+_FILE_TYPE = "general.file_type"
+_FILE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
+    "q5_k": 16, "q6_k": 18, "iq4_nl": 25, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "mxfp4": 38,
+}  # fmt: skip
+_VERSION_KEY, _VERSION = "general.quantization_version", 2
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _DTYPES = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1", 10: "<u8", 11: "<i8", 12: "<f8"}
 _UINT32, _INT32, _FLOAT32, _UINT64, _INT64, _FLOAT64 = 4, 5, 6, 10, 11, 12
@@ -67,6 +74,16 @@ class GgufMetadata(Mapping[str, JsonValue]):
     def without(self, prefix: str) -> GgufMetadata:
         """The same without keys that begin so."""
         return GgufMetadata({k: v for k, v in self._entries.items() if not k.startswith(prefix)}, self._path)
+
+    def of_format(self, name: str) -> GgufMetadata:
+        """The same for a model whose weights became a format: its type of file, and the version of ggml's formats."""
+        numbers = {_VERSION_KEY: _VERSION}
+        if name in _FILE_TYPES:
+            numbers[_FILE_TYPE] = _FILE_TYPES[name]
+        entries = {
+            key: _Entry(_UINT32, np.frombuffer(struct.pack("<I", value), np.uint8)) for key, value in numbers.items()
+        }
+        return GgufMetadata({**self.without(_FILE_TYPE)._entries, **entries}, self._path)
 
 
 def read_metadata(cursor: Cursor, count: int) -> GgufMetadata:

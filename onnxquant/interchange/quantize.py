@@ -20,6 +20,7 @@ from onnxquant.formats.bitsandbytes.block_table import BlockTable
 from onnxquant.interchange.container import Container
 from onnxquant.interchange.convert import Conversion, convert
 from onnxquant.interchange.files import container_for, open_checkpoint
+from onnxquant.interchange.gguf_metadata import GgufMetadata
 from onnxquant.interchange.orders import STRATEGIES, Orders
 from onnxquant.interchange.same_codes import as_held
 from onnxquant.interchange.tensor import Tensor
@@ -184,9 +185,12 @@ def quantize(
     tensors = {name: work.quantized(tensor) for name, tensor in checkpoint.tensors.items()}
     if not work.weights:
         raise CheckpointError(f"{source}: {work.why_nothing(len(tensors))}")
+    metadata = checkpoint.metadata
+    if isinstance(metadata, GgufMetadata):
+        metadata = metadata.of_format(form.name)
     file = convert(
-        replace(checkpoint, tensors=tensors), output, to=to, leave_out=leave_out, force=force, shard_bytes=shard_bytes,
-        progress=progress,
+        replace(checkpoint, tensors=tensors, metadata=metadata), output, to=to, leave_out=leave_out, force=force,
+        shard_bytes=shard_bytes, progress=progress,
     )  # fmt: skip
     size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     return CheckpointReport(file, size, tuple(work.results), time.perf_counter() - begin)

@@ -499,6 +499,28 @@ def test_weights_are_quantized_and_the_rest_is_kept(tmp_path: Path) -> None:
     np.testing.assert_allclose(report.mean_mse, np.mean(exact), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("form", "file_type"), [("q4_0", "MOSTLY_Q4_0"), ("q4_k", "MOSTLY_Q4_K_S"), ("bf16", "MOSTLY_BF16"), ("q8_k", None)]
+)
+def test_gguf_says_which_format_its_weights_became(tmp_path: Path, form: str, file_type: str | None) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_uint64("a.count", 5)
+    writer.add_tensor("w", _normal(8, 256))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    interchange.quantize(tmp_path / "a.gguf", tmp_path / "b.gguf", form)
+    fields = gguf.GGUFReader(tmp_path / "b.gguf").fields
+    assert fields["a.count"].contents() == 5
+    assert fields["general.quantization_version"].contents() == gguf.GGML_QUANT_VERSION
+    if file_type is None:  # llama.cpp has no type of file for it
+        assert "general.file_type" not in fields
+    else:
+        assert fields["general.file_type"].contents() == gguf.LlamaFileType[file_type]
+
+
 def test_queries_keys_and_values_share_one_order(tmp_path: Path) -> None:
     arrays = _floats(tmp_path / "a.safetensors")
     interchange.quantize(
