@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -31,6 +31,8 @@ from onnxquant.validation.checks import check
 
 # Elements of the smallest weight that is quantized.
 _LEAST_ELEMENTS = 1024
+# Ends of the names of tensors that 8-bit floats of another tensor are to be multiplied by.
+_SCALES = ("_scale", "_scale_inv")
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,9 @@ def quantize(
     choice = Choice(form, _patterns(include), _patterns(exclude), min_elements, permutation, activations)
     container = container_for(Path(output), to)
     checkpoint = open_checkpoint(source)
-    work = _Work(choice, container, Orders(permutation, checkpoint.tensors, _sizes(activations)))
+    work = _Work(
+        choice, container, Orders(permutation, checkpoint.tensors, _sizes(activations)), checkpoint.tensors.keys()
+    )
     tensors = {name: work.quantized(tensor) for name, tensor in checkpoint.tensors.items()}
     if not work.weights:
         raise CheckpointError(f"{source}: {work.why_nothing(len(tensors))}")
@@ -203,6 +207,7 @@ class _Work:
     choice: Choice
     container: type[Container]
     orders: Orders
+    names: Set[str]
     weights: int = 0
     results: list[QuantizedTensor] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -211,6 +216,11 @@ class _Work:
         """The tensor with codes, made when they are asked for; itself where it stays as it is."""
         if not self.choice.takes(tensor):
             return tensor
+        if scale := next((name for end in _SCALES if (name := tensor.name + end) in self.names), None):
+            raise CheckpointError(
+                f"tensor {tensor.name}: its numbers are to be multiplied by {scale}; quantize the original model, "
+                f"or leave it as it is (--exclude)"
+            )
         form = self.choice.format.with_(permuted=self.choice.permutation is not None)
         for shape in dict.fromkeys([_by_channel(tensor.shape), tensor.matrix_shape, *_by_block(form, tensor.size)]):
             coded = replace(

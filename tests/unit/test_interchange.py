@@ -521,6 +521,18 @@ def test_gguf_says_which_format_its_weights_became(tmp_path: Path, form: str, fi
         assert fields["general.file_type"].contents() == gguf.LlamaFileType[file_type]
 
 
+@pytest.mark.parametrize("end", ["_scale", "_scale_inv"])
+def test_floats_that_a_scale_belongs_to_are_not_quantized_without_it(tmp_path: Path, end: str) -> None:
+    weight = _normal(32, 64).astype(ml_dtypes.float8_e4m3fn)
+    interchange.save(
+        tmp_path / "a.safetensors", {"l.weight": weight, f"l.weight{end}": _normal(1), "m.weight": _normal(32, 64)}
+    )
+    with pytest.raises(CheckpointError, match=rf"tensor l\.weight: .*multiplied by l\.weight{end}; .*--exclude"):
+        interchange.quantize(tmp_path / "a.safetensors", tmp_path / "b.axqt", "q4_0")
+    report = interchange.quantize(tmp_path / "a.safetensors", tmp_path / "b.axqt", "q4_0", exclude="^l")
+    assert [tensor.name for tensor in report.quantized] == ["m.weight"]
+
+
 def test_queries_keys_and_values_share_one_order(tmp_path: Path) -> None:
     arrays = _floats(tmp_path / "a.safetensors")
     interchange.quantize(
