@@ -39,6 +39,7 @@ class Slow:
         from_rows: products of this many rows and more are slow; 0: any.
         below_inputs: products and convolutions of which each output is the sum of fewer are slow; 0: any.
         below_work: products of fewer multiplications are slow; 0: any.
+        is_only_said: whether it decides nothing: a network of which some kernels are slow may be faster as a whole.
     """
 
     operators: tuple[str, ...]
@@ -52,6 +53,7 @@ class Slow:
     from_rows: int = 0
     below_inputs: int = 0
     below_work: int = 0
+    is_only_said: bool = False
 
     @property
     def depends_on_size(self) -> bool:

@@ -79,7 +79,7 @@ def _check_forms(nodes: Iterable[Form], client: Client) -> Suitability:
 
 def slow_reason(form: Form, client: Client) -> str:
     """The reason why a client certainly runs a form of nodes slower than floats; empty where it does not."""
-    return _reason(form, client, client.slow)
+    return _reason(form, client, (entry for entry in client.slow if not entry.is_only_said))
 
 
 def _reason(form: Form, client: Client, entries: Iterable[Slow], least_rows: int | None = None) -> str:

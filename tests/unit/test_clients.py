@@ -389,6 +389,10 @@ def test_convolutions_of_few_inputs_stay_in_float_where_integers_are_slow_with_t
     report = onnxquant.quantize(proto, tmp_path / "out.onnx", **settings)
     assert list(report.activations.left_in_float) == ["depthwise", "narrow"]
     assert all("fewer than 96 inputs" in reason for reason in report.activations.left_in_float.values())
+    settings["clients"] = ["onnxruntime-1.23"]  # says it alone: larger networks of such kernels are faster there
+    report = onnxquant.quantize(proto, tmp_path / "here.onnx", **settings)
+    assert "depthwise" not in report.activations.left_in_float
+    assert any("may be slower than float on onnxruntime-1.23: Conv: small networks" in note for note in report.notes)
 
 
 def test_sizes_count_what_meets_the_weight() -> None:
