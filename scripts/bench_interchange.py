@@ -175,7 +175,7 @@ def _large(folder: Path, gigabytes: float) -> Speed:
 
 def _over_first(speed: Speed, before: Sequence[Speed]) -> Speed:
     """The speed of a conversion with its ratio to the first of its round."""
-    if "tensors" in speed.name:
+    if speed.name.endswith(": tensors"):
         return speed
     first = before[0] if before else speed
     return replace(speed, ratio=speed.per_processor_second / first.per_processor_second)
