@@ -31,8 +31,10 @@ from onnxquant.errors import ModelError, OnnxQuantError, OutputError, OutputExis
 from onnxquant.graph import identity
 from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
 from onnxquant.graph.io import Document, load
+from onnxquant.graph.names import CLASSICAL
 from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import find_sites
+from onnxquant.graph.traverse import nodes
 from onnxquant.plan.activations import SampleUse
 from onnxquant.plan.context import Context, workspace
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
@@ -258,8 +260,14 @@ def _nothing_to_encode(model: PlannedModel) -> str:
 def _nothing_because(document: Document, decisions: Iterable[Decision]) -> str:
     """The message for a model whose weights all stay in float, with the first reasons."""
     reasons = [f"{d.name}: {d.reason}" for d in decisions if d.elements > 1][:5]
-    explanation = "; ".join(reasons) if reasons else "it has no constant float weights"
-    return f"{document.name}: nothing to quantize: {explanation}"
+    return f"{document.name}: nothing to quantize: {'; '.join(reasons) or _without_weights(document)}"
+
+
+def _without_weights(document: Document) -> str:
+    """The reason why a model has no weights; those of classical models are attributes, which no format holds."""
+    classical = sorted({node.op_type for node in nodes(document.proto) if node.domain == CLASSICAL})
+    held = f": the numbers of {', '.join(classical)} ({CLASSICAL}) are attributes, which stay as they are" if classical else ""
+    return f"it has no constant float weights{held}"
 
 
 def _refuse_unencoded(original: Document, results: Iterable[SiteResult]) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 DOMAIN = "onnxquant"
 # The domain of onnxruntime's own operators.
 MICROSOFT = "com.microsoft"
+# The domain of ONNX's operators of classical machine learning.
+CLASSICAL = "ai.onnx.ml"
 
 # Entries of a model: what became of its weights, what it was made of, how samples become its inputs, the hashes of its
 # tensors, and that of these entries.

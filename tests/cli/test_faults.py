@@ -227,6 +227,14 @@ def without_weights(path: Path) -> None:
     onnx.save(graphs.model([graphs.node("Relu", ["x"], ["y"])], {"x": ("float32", [1])}, {"y": "float32"}, {}), path)
 
 
+def classifier(path: Path) -> None:
+    attributes = {"coefficients": [0.5] * 64, "intercepts": [0.0] * 2, "classlabels_ints": [0, 1]}
+    node = graphs.node("LinearClassifier", ["x"], ["y", "scores"], domain="ai.onnx.ml", **attributes)
+    proto = graphs.model([node], {"x": ("float32", [1, 32])}, {"y": "int64"}, {})
+    proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 1))
+    onnx.save(proto, path)
+
+
 def small_weights(path: Path) -> None:
     onnx.save(graphs.matmul(4, 4), path)
 
@@ -235,6 +243,7 @@ def small_weights(path: Path) -> None:
     ("make", "says"),
     [
         (without_weights, "nothing to quantize: it has no constant float weights"),
+        (classifier, "weights: the numbers of LinearClassifier (ai.onnx.ml) are attributes, which stay as they are"),
         (small_weights, "nothing to quantize: w: only 16 elements"),
     ],
 )
