@@ -266,7 +266,7 @@ def _nothing_because(document: Document, decisions: Iterable[Decision]) -> str:
 def _without_weights(document: Document) -> str:
     """The reason why a model has no weights; those of classical models are attributes, which no format holds."""
     classical = sorted({node.op_type for node in nodes(document.proto) if node.domain == CLASSICAL})
-    held = f": the numbers of {', '.join(classical)} ({CLASSICAL}) are attributes, which stay as they are" if classical else ""
+    held = f": the numbers of {', '.join(classical)} ({CLASSICAL}) are attributes, which stay" if classical else ""
     return f"it has no constant float weights{held}"
 
 

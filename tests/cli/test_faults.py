@@ -243,7 +243,7 @@ def small_weights(path: Path) -> None:
     ("make", "says"),
     [
         (without_weights, "nothing to quantize: it has no constant float weights"),
-        (classifier, "weights: the numbers of LinearClassifier (ai.onnx.ml) are attributes, which stay as they are"),
+        (classifier, r"weights: the numbers of LinearClassifier \(ai.onnx.ml\) are attributes, which stay"),
         (small_weights, "nothing to quantize: w: only 16 elements"),
     ],
 )
