@@ -16,7 +16,8 @@ from onnxquant.numerics.arrays import Array, Doubles
 
 # The largest multiple: codes of 8 bits with zero at either end.
 MOST = 255
-# Units in the last place by which a float may miss its multiple: the product was rounded, and perhaps its step before.
+# Units in the last place by which a float may miss its multiple: the product was rounded, and perhaps its step before. Of
+# float32 they are those of the largest float of a group: some exporters add a product to a minimum, which is as large.
 _ULPS = 2
 
 
@@ -27,7 +28,7 @@ class GroupSteps:
     Attributes:
         low: lower bound of each step, float64. Multiples of steps between the bounds round to the floats; both bounds of a
             group of zeros are zero.
-        high: upper bound of each step, float64; below the other one where no step gives every float exactly.
+        high: upper bound of each step, float64; that of both where no step gives every float exactly.
         least: smallest multiple in each group, float64; at most zero.
         most: largest multiple in each group, float64; at least zero.
     """
@@ -65,7 +66,8 @@ def group_steps(groups: Array, most: int = MOST) -> GroupSteps | None:
     if not np.isfinite(peak).all():
         return None
     tolerance = _ULPS * float(np.finfo(groups.dtype).eps)
-    count = _counts(size, peak, most, tolerance)
+    slack = tolerance if groups.dtype == np.float32 else 0.0
+    count = _counts(size, peak, most, tolerance, slack)
     if count is None:
         return None
     whole = np.rint(size * np.divide(count, peak, out=np.zeros_like(peak), where=peak > 0)[:, None])
@@ -73,6 +75,8 @@ def group_steps(groups: Array, most: int = MOST) -> GroupSteps | None:
     below, above = (_rounding_to(groups, end) / divisor for end in (0, np.inf))
     low, high = np.fmax.reduce(below, axis=1, initial=0), np.fmin.reduce(above, axis=1, initial=np.inf)
     high[count == 0] = 0
+    uneven = low > high
+    low[uneven] = high[uneven] = peak[uneven] / count[uneven]
     multiples = np.copysign(whole, groups)
     steps = GroupSteps(low, high, multiples.min(axis=1, initial=0), multiples.max(axis=1, initial=0))
     return _in_float32(steps, groups, multiples, most)
@@ -85,7 +89,7 @@ def _rounding_to(groups: Array, end: float) -> Doubles:
     return middle
 
 
-def _counts(size: Doubles, peak: Doubles, most: int, tolerance: float) -> Doubles | None:
+def _counts(size: Doubles, peak: Doubles, most: int, tolerance: float, slack: float) -> Doubles | None:
     """Steps in the largest magnitude of each group, 0 in one of zeros; None where they are too many.
 
     Args:
@@ -93,10 +97,12 @@ def _counts(size: Doubles, peak: Doubles, most: int, tolerance: float) -> Double
         peak: the largest of each group.
         most: largest number of steps.
         tolerance: error of a magnitude, as a share of it.
+        slack: further error, as a share of the peak of its group.
     """
     counts = np.zeros_like(peak)
     left = np.flatnonzero(peak > 0)
-    quotient = peak[left] / np.where(size[left] > 0, size[left], np.inf).min(axis=1, initial=np.inf)
+    is_zero = size <= slack * peak[:, None]
+    quotient = peak[left] / np.where(is_zero, np.inf, size)[left].min(axis=1, initial=np.inf)
     for divisor in range(1, most + 1):
         if not len(left):
             break
@@ -104,10 +110,11 @@ def _counts(size: Doubles, peak: Doubles, most: int, tolerance: float) -> Double
         count = np.rint(ratio)
         if (count > most).any():
             return None
-        possible = np.flatnonzero(np.abs(ratio - count) <= tolerance * ratio)
+        possible = np.flatnonzero(np.abs(ratio - count) <= (tolerance + slack * quotient) * ratio)
         own = left[possible]
         multiples = size[own] * (count[possible] / peak[own])[:, None]
-        is_whole = (np.abs(multiples - np.rint(multiples)) <= tolerance * multiples).all(axis=1)
+        allowed = tolerance * multiples + slack * count[possible, None]
+        is_whole = (np.abs(multiples - np.rint(multiples)) <= allowed).all(axis=1)
         counts[own[is_whole]] = count[possible[is_whole]]
         left, quotient = (np.delete(side, possible[is_whole]) for side in (left, quotient))
     return None if len(left) else counts

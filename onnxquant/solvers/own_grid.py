@@ -1,7 +1,8 @@
 """Weights that lie on a grid already: floats of a constant that an exporter has folded fake quantization into.
 
 They keep their codes, whichever scale rounding to nearest would choose. Decoded they are the same floats, bit for bit where
-the exporter multiplied codes with float32 scales, else within two units in the last place; of zeros alone the sign is lost.
+the exporter multiplied codes with float32 scales, else within two units in the last place of the largest weight that shares
+the scale; of zeros alone the sign is lost.
 """
 
 from __future__ import annotations

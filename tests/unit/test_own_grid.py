@@ -74,6 +74,21 @@ def test_scales_that_float16_holds_stay_in_float16() -> None:
         assert grid.encoded(weight).planes["scales"].dtype == scale
 
 
+def test_sums_of_a_minimum_and_a_product_are_near_their_grid() -> None:
+    """Fake quantization may be codes times a step plus a minimum: what is near zero has the error of the minimum."""
+    step = _scales(40, 1, seed=1)
+    codes = _codes(0, 255, 40, 96)
+    weight = codes.astype(np.float32) * step + np.float32(-131) * step
+    assert not np.array_equal(weight, _on_grid(codes - 131, step))
+    for seen in (weight, np.where(codes == 131, np.float32(1e-9) * step, weight)):
+        grid = own_grid(_form("int8", per_channel=True, symmetric=False), seen)
+        assert grid is not None
+        encoded = grid.encoded(seen)
+        np.testing.assert_array_equal(encoded.planes["codes"].astype(int) - encoded.planes["zero_points"], codes - 131)
+        error = np.abs(onnxquant.decode(encoded) - seen).max(axis=1)
+        assert (error <= 1e-6 * np.abs(seen).max(axis=1)).all()
+
+
 _RANDOM = np.random.default_rng(3)
 _NORMAL = _RANDOM.standard_normal((40, 96)).astype(np.float32)
 _OTHERS = {
