@@ -71,12 +71,10 @@ def plan_dynamic(context: Context) -> ActivationPlan:
             smoothed = budget.attempt(change, partial(runner.score, candidate, budget.progress))
             if smoothed is not None and smoothed.criterion > score:
                 best, score = candidate, smoothed.criterion
-    is_measured = runner.seconds >= LEAST_SECONDS
-    if is_measured and best.sites.multiplied:
+    if best.sites.multiplied and runner.seconds >= LEAST_SECONDS:
         best = _without_slow_products(best, runner, budget)
     best = with_layers(best, chosen, rules) if chosen else best
-    if is_measured:
-        best = with_fast_layers(best, [layer for layer in possible if not layer.is_chosen], context, runner, budget)
+    best = with_fast_layers(best, [layer for layer in possible if not layer.is_chosen], context, runner, budget)
     return _with_room_for_pairs(best, rules, runner, split.calibrating)
 
 

@@ -23,6 +23,9 @@ from onnxquant.targets import Activations, integer_target
 
 # Number of layers that are tried, the largest first.
 _MOST_LAYERS = 6
+# A float model that takes less time per call is not measured: LSTMs repeat their products in each step, and gain in shorter
+# calls than others.
+_LEAST_SECONDS = 1e-4
 # Outputs may lose so many decibels to a layer whatever they keep.
 _LITTLE_DB = 1.0
 
@@ -101,6 +104,8 @@ def with_fast_layers(
         runner: runner of candidates.
         budget: time budget.
     """
+    if runner.seconds < _LEAST_SECONDS:
+        return best
     bound = context.options.min_sqnr
     least = DEFAULT_GOAL_DB if bound is None else bound + MARGIN_DB
 

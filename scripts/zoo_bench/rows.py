@@ -15,6 +15,7 @@ from typing import Any
 _LARGER, _METADATA, _SLOWER, _WORSE, _LONGER, _QUICK = 1.01, 8192, 1.03, 0.5, 10, 10.0
 _ENOUGH_DB = 60.0
 # Files that are larger by more than this part may be better, and are not compared by quality; nor are better ones by size.
+# Where ours says that it is slower, it is not compared by speed with one that is larger so much, and hardly quantized.
 _COMPARABLE = 1.1
 # The report's decibels may be above those of unseen samples by this much.
 _UNSEEN = 2.0
@@ -120,7 +121,8 @@ class Row:
             gain = max(_loss(peer.sqnr_db, ours.sqnr_db), _loss(peer.here_db, ours.here_db))
             faults |= {
                 "larger": ours.size > peer.size * _LARGER + _METADATA and gain < _WORSE,
-                "slower": bool(self.against_peer and self.against_peer[2] < 1 / _SLOWER),
+                "slower": bool(self.against_peer and self.against_peer[2] < 1 / _SLOWER)
+                and not (says_slower and peer.size > ours.size * _COMPARABLE),
                 "worse": loss > _WORSE and peer.size < ours.size * _COMPARABLE,
                 "long": ours.seconds > max(_LONGER * peer.seconds, _QUICK),
             }

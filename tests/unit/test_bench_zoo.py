@@ -69,6 +69,7 @@ def test_each_fault_has_its_flag_and_no_other(zoo, flag, figures):
     [
         {},
         {"against_peer": (0.97, 0.93, 1.01)},
+        {"against_peer": (0.8, 0.7, 0.9), "verdict": "smaller, not faster", "claim": 0.8, "peer": {"size": 99_000}},
         {"speed": (0.9, 0.88, 0.95), "verdict": "smaller, not faster", "claim": 0.9},
         {"sqnr_db": 25.0, "claim_db": 25.0, "peer": {"size": 90_000}},
         {"claim_db": 33.0, "samples_db": [20.0, 40.0, 30.0]},

@@ -16,7 +16,7 @@ from onnxruntime.quantization import quantize_dynamic
 from rounded import sqnr_db
 
 import onnxquant
-from onnxquant.activations import dynamic as dynamic_
+from onnxquant.activations import recurrent
 from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.convert.ways import ways
 from onnxquant.convert.work import PreparedModel, work_of
@@ -107,7 +107,7 @@ def test_a_layer_is_taken_where_it_is_faster_and_loses_little(
         value = scores[not plan.sites.multiplied]
         return Score(value, value)
 
-    monkeypatch.setattr(dynamic_, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(recurrent, "_LEAST_SECONDS", 0.0)
     monkeypatch.setattr(CandidateRunner, "speedup", lambda *_: Interval(gain, gain))
     monkeypatch.setattr(CandidateRunner, "score", score)
     path = quantized(layer(), tmp_path, data={"x": X})
