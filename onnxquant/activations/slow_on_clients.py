@@ -48,4 +48,5 @@ def _form(use: Use, document: Document, kind: Activations, shapes: Shapes) -> Fo
     size = size_of(node, shapes, weights)
     if kind is Activations.DYNAMIC:
         return Form(MICROSOFT, "DynamicQuantizeMatMul", 1, size=size)
-    return Form("", node.op_type, 13, codes=(8, 8), size=size)
+    # Biases stay floats, and one may be added for what rounding shifts.
+    return Form("", node.op_type, 13, codes=(8, 8), size=size, has_float_bias=node.op_type == "Conv")

@@ -35,6 +35,7 @@ class Slow:
         before: release of onnxruntime from which on it is not slow; empty: it is on each.
         codes: bits of the codes that its first two inputs are decoded from, 0 for an input that is not; empty: any.
         element_type: element type of an input or output; empty: any.
+        with_float_bias: whether nodes with a bias that is not decoded from codes alone are slow.
         below_rows: products of fewer rows are slow; 0: any.
         from_rows: products of this many rows and more are slow; 0: any.
         below_inputs: products and convolutions of which each output is the sum of fewer are slow; 0: any.
@@ -49,6 +50,7 @@ class Slow:
     before: str = ""
     codes: tuple[int, ...] = ()
     element_type: str = ""
+    with_float_bias: bool = False
     below_rows: int = 0
     from_rows: int = 0
     below_inputs: int = 0

@@ -27,6 +27,7 @@ class Form:
         first_type: element type of the first input; empty where it is not known.
         attributes: integer attributes.
         codes: bits of the codes that the first and the second input are decoded from by a DequantizeLinear; 0: not so.
+        has_float_bias: whether it is a Conv with a bias that no DequantizeLinear makes.
         size: size of a product or a convolution in the main graph, as far as it is known.
     """
 
@@ -38,6 +39,7 @@ class Form:
     attributes: tuple[tuple[str, int], ...] = ()
     codes: tuple[int, int] = (0, 0)
     size: Size | None = None
+    has_float_bias: bool = False
 
     def __str__(self) -> str:
         return f"{self.domain}::{self.operator}" if self.domain else self.operator
@@ -89,6 +91,7 @@ class _Scope:
         return Form(
             domain, node.op_type, self.versions.get(domain, 1), types, self.types.get(first, ""), integers,
             (self._bits(node, 0), self._bits(node, 1)), size_of(node, self.activations, self.weights),
+            node.op_type == "Conv" and len(node.input) > 2 and bool(node.input[2]) and node.input[2] not in self.decoded,
         )  # fmt: skip
 
     def _bits(self, node: onnx.NodeProto, place: int) -> int:
