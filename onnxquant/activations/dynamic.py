@@ -14,7 +14,7 @@ from onnxquant import runtime
 from onnxquant.activations.calibrated import MAGNITUDES, largest_magnitudes
 from onnxquant.activations.candidates import CandidateRunner
 from onnxquant.activations.equal_functions import smoothed_copies
-from onnxquant.activations.pair_room import with_room_for_pairs
+from onnxquant.activations.pair_room import FOR_CERTAINTY_DB, with_room_for_pairs
 from onnxquant.activations.plan import ActivationPlan, DynamicActivations
 from onnxquant.activations.recurrent import layers, with_fast_layers, with_layers
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
@@ -109,14 +109,25 @@ def _multiplied(plan: ActivationPlan) -> list[Site]:
 
 
 def _with_room_for_pairs(best: ActivationPlan, rules: Recipe, runner: CandidateRunner, more: Feeds) -> ActivationPlan:
-    """A plan that loses little on CPUs without VNNI: ranges differ from call to call, so no sum may be cut off at all."""
+    """A plan that loses little on CPUs without VNNI: no sum may be cut off at all where that costs other CPUs little."""
     sites, outputs = find_sites(best.document)[0], _outputs(best.document)
-    largest: dict[str, Doubles | None] = {n: sums.possible for n, sums in runner.saturating(best, more).items()}
-    for site in sites:
-        is_hidden = not outputs.issuperset(use.node.output[0] for use in site.served(UseKind.PRODUCT))
-        if is_hidden and site.name in best.sites.multiplied:  # in If, Loop or Scan no sum can be observed
-            largest[site.name] = None
-    return replace(best, solved=with_room_for_pairs(best.document, largest, rules, best.solved, sites))
+    hidden = {  # in If, Loop or Scan no sum can be observed
+        site.name: None
+        for site in sites
+        if site.name in best.sites.multiplied
+        and not outputs.issuperset(use.node.output[0] for use in site.served(UseKind.PRODUCT))
+    }
+
+    def room(largest: Mapping[str, Doubles | None]) -> ActivationPlan:
+        return replace(best, solved=with_room_for_pairs(best.document, largest, rules, best.solved, sites))
+
+    sums = runner.saturating(best, more)
+    certain = room({**{name: pairs.possible for name, pairs in sums.items()}, **hidden})
+    if not sums:
+        return certain
+    observed = room({**{name: pairs.observed for name, pairs in sums.items()}, **hidden})
+    costs_little = runner.score(certain).typical > runner.score(observed).typical - FOR_CERTAINTY_DB
+    return certain if costs_little else observed
 
 
 def _outputs(document: Document) -> set[str]:

@@ -22,6 +22,8 @@ from onnxquant.numerics.arrays import Doubles
 from onnxquant.recipe.rules import Recipe
 from onnxquant.validation.saturation import possible_pairs
 
+# Decibels that it may cost if no sum can be cut off, not only none of those on the samples.
+FOR_CERTAINTY_DB = 1.0
 # Room for rounding, and for the sums of other samples.
 _MARGIN = 1.1
 

@@ -27,6 +27,7 @@ from onnxquant.activations.equal_functions import (
     smoothed,
 )
 from onnxquant.activations.exclusion import exclude, goal_test
+from onnxquant.activations.pair_room import FOR_CERTAINTY_DB
 from onnxquant.activations.placement import AGAINST_LOSS, FOR_ACCURACY, FloatKernel
 from onnxquant.activations.plan import ActivationPlan, SearchRecord, StaticActivations
 from onnxquant.activations.settings import AccuracyGoal, StaticSettings
@@ -53,8 +54,6 @@ _FOR_SPEED = 1 / 3
 _BEFORE_EXCLUSION = 0.5
 # The name of the step that gives weights room, in reports.
 _ROOM = "weights for CPUs without VNNI"
-# Decibels that it may cost if no sum can be cut off, not only none of those on the samples.
-_FOR_CERTAINTY_DB = 1.0
 # Of more samples than these the others would make nearly the same function, in a pass of their own for each fold.
 _MOST_REFITTED = 128
 # The noise is a hundredth of the outputs: to try more would take time and show nothing.
@@ -316,7 +315,7 @@ class StaticSearch:
         room = partial(self._builder.with_room_for_pairs, best)
         roomy = room({name: p.observed for name, p in pairs.items()})
         possible = self._budget.attempt(_ROOM, partial(room, {name: p.possible for name, p in pairs.items()}))
-        if possible is not None and possible.score.typical > roomy.score.typical - _FOR_CERTAINTY_DB:
+        if possible is not None and possible.score.typical > roomy.score.typical - FOR_CERTAINTY_DB:
             roomy = possible
         if self._settings.may_solve:
             starts = {name: roomy.plan.solved[name] for name in pairs if name in roomy.plan.solved}

@@ -122,7 +122,9 @@ def test_products_go_back_only_where_the_file_is_certainly_slower_and_certainly_
 def test_sums_fit_in_a_loop_where_none_can_be_observed(tmp_path: Path) -> None:
     random = graphs.rng(2)
     # Signs alone would lie on a grid of one step, and keep it.
-    signs = np.sign(random.standard_normal((Encoder.WIDTH, Encoder.WIDTH))) * random.uniform(0.99, 1, (Encoder.WIDTH, 1))
+    signs = np.sign(random.standard_normal((Encoder.WIDTH, Encoder.WIDTH))) * random.uniform(
+        0.99, 1, (Encoder.WIDTH, 1)
+    )
     tensor, info = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
     body = onnx.helper.make_graph(
         [node("MatMul", ["state", "w"], ["sums"]), node("Tanh", ["sums"], ["next"]), node("Identity", ["on"], ["go"])],
@@ -136,8 +138,32 @@ def test_sums_fit_in_a_loop_where_none_can_be_observed(tmp_path: Path) -> None:
     proto = g.model(g.op("Loop", count, start, g.linear("x", g.WIDTH, g.WIDTH), body=body))
     np.savez(tmp_path / "data.npz", x=np.concatenate([X] * 4))
     path = dynamic(proto, tmp_path, data=str(tmp_path / "data.npz"))
-    inner = next(a.g for n in onnx.load(path).graph.node if n.op_type == "Loop" for a in n.attribute if a.name == "body")
+    inner = next(
+        a.g for n in onnx.load(path).graph.node if n.op_type == "Loop" for a in n.attribute if a.name == "body"
+    )
     assert any(n.op_type == "DynamicQuantizeMatMul" for n in inner.node)
     codes = next(onnx.numpy_helper.to_array(i) for i in inner.initializer if i.name.endswith("codes")).astype(np.int16)
     sizes = np.abs(codes - (128 if codes.min() >= 0 else 0))
     assert 100 < (sizes[0::2] + sizes[1::2]).max() <= 128
+
+
+@pytest.mark.parametrize(("decibels", "is_certain"), [(100.0, True), (-100.0, False)])
+def test_sums_get_room_on_samples_where_room_for_any_costs_too_much(
+    decibels: float, is_certain: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a sum of any activations has room, a weight has the scales that its largest codes need."""
+    random = np.random.default_rng(6)
+    weight = random.uniform(0.5, 1.0, (64, 32)).astype(np.float32)  # of one sign: neighbours add up
+    rows = random.uniform(0.15, 0.2, (8, 64)).astype(np.float32)
+    rows[:, :2] = 1, -1  # the codes of the others lie in the middle
+    data = [{"x": row[None]} for row in rows]
+    proto = graphs.model(
+        [graphs.node("MatMul", ["x", "w"], ["y"])], {"x": ("float32", ["n", 64])}, {"y": "float32"}, {"w": weight}
+    )
+    monkeypatch.setattr(dynamic_, "FOR_CERTAINTY_DB", decibels)
+    onnxquant.quantize(proto, tmp_path / "q.onnx", activations="dynamic", smooth=False, data=data)
+    codes = next(
+        onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "q.onnx").graph.initializer if "codes" in t.name
+    )
+    largest = (codes.astype(np.int32)[0::2] + codes.astype(np.int32)[1::2]).max() * 255
+    assert (largest <= 32767) == is_certain
