@@ -19,7 +19,7 @@ from onnxquant.passes.prepare.matrices import MultiplyMatrices
 from onnxquant.passes.prepare.quantized_weights import FoldQuantizedWeights
 from onnxquant.passes.prepare.rows import GatherRows
 from onnxquant.passes.prepare.shared_constants import ShareConstants
-from onnxquant.passes.prepare.transposed_constants import ShareTransposes
+from onnxquant.passes.prepare.transposed_constants import ReadTransposes, ShareTransposes
 from onnxquant.passes.prepare.weights import FoldWeights
 from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
 from onnxquant.passes.simplify.biases import JoinBiases
@@ -40,6 +40,7 @@ PREPARE: tuple[Pass, ...] = (
     FoldWeights(),
     ShareConstants(),
     ShareTransposes(),
+    ReadTransposes(),
     SplitAttention(),
     DropLeadingAxes(),
     MultiplyMatrices(),

@@ -23,7 +23,7 @@ from onnxquant.passes.prepare.carried_constants import ReadCarriedConstants
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
 from onnxquant.passes.prepare.leading_axes import DropLeadingAxes
 from onnxquant.passes.prepare.shared_constants import ShareConstants
-from onnxquant.passes.prepare.transposed_constants import ShareTransposes
+from onnxquant.passes.prepare.transposed_constants import ReadTransposes, ShareTransposes
 from onnxquant.passes.prepare.weights import FoldWeights
 
 IDS = {"ids": np.int64([[1, 5, 60]])}
@@ -740,3 +740,24 @@ def test_a_scan_before_opset_9_keeps_its_states() -> None:
     constants = {"s0": weight(1, 8), "c0": weight(1, 8, seed=2)}
     proto = model([scan, node("Neg", ["last"], ["y"])], {"x": ("float32", [1, 5, 8])}, {"y": "float32"}, constants, 8)
     assert not ReadCarriedConstants()(load(proto)).changed
+
+
+@pytest.mark.parametrize("trans", [0, 1])
+def test_a_gemm_reads_a_weight_in_the_place_of_its_transpose(trans: int, tmp_path: Path) -> None:
+    shape = (48, 64) if not trans else (64, 48)
+    nodes = [node("Transpose", ["w"], ["t"]), node("Gemm", ["x", "t", "b"], ["y"], transB=trans)]
+    constants = {"w": weight(*shape), "b": weight(48)}
+    proto = model(nodes, {"x": ("float32", ["n", 64])}, {"y": "float32"}, constants)
+    x = {"x": rng(5).standard_normal((3, 64)).astype(np.float32)}
+    document, note = agreement.check(proto, ReadTransposes(), x)
+    assert note == "1 Gemms read a weight as it is stored" and agreement.ops(document) == {"Gemm": 1}
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", activations="dynamic", data=[x] * 4)
+    assert report.passed and "DynamicQuantizeMatMul" in {n.op_type for n in onnx.load(tmp_path / "out.onnx").graph.node}
+
+
+def test_a_transpose_that_something_else_reads_stays_beside_a_gemm() -> None:
+    nodes = [node("Transpose", ["w"], ["t"]), node("Gemm", ["x", "t"], ["y"]), node("Neg", ["t"], ["z"])]
+    proto = model(nodes, {"x": ("float32", ["n", 64])}, {"y": "float32", "z": "float32"}, {"w": weight(48, 64)})
+    x = {"x": rng(5).standard_normal((3, 64)).astype(np.float32)}
+    document, note = agreement.check(proto, ReadTransposes(), x)
+    assert note and agreement.ops(document) == {"Transpose": 1, "Gemm": 1, "Neg": 1}

@@ -47,6 +47,46 @@ class ShareTransposes(Pass):
         return PassResult(True, (f"{shared} transposes of weights are stored once",)) if shared else PassResult()
 
 
+@dataclass(frozen=True)
+class ReadTransposes(Pass):
+    """Lets a Gemm read a constant matrix itself in the place of its transpose.
+
+    1. The attribute transB says then what the Transpose did.
+
+           Gemm(x, Transpose(W))   ->   Gemm(x, W, transB=1)
+
+    2. A MatMul has no such attribute: its Transpose goes with the weight when that is encoded.
+    """
+
+    name = "read-transposes"
+    summary = "lets Gemms read a constant matrix in the place of its transpose"
+
+    def __call__(self, document: Document) -> PassResult:  # noqa: D102
+        count = 0
+        for editor in graph_editors(document):
+            for node in [node for node in editor.nodes if is_op(node, "Gemm")]:
+                maker = editor.producer(node.input[1])
+                if maker is not None and _transposes_constant(editor, maker):
+                    editor.connect(node, 1, maker.input[0])
+                    _set_transb(node, 1 - attribute(node, "transB", 0))
+                    count += 1
+                    if not editor.is_read(maker.output[0]):
+                        editor.remove(maker)
+            editor.apply()
+        return PassResult(True, (f"{count} Gemms read a weight as it is stored",)) if count else PassResult()
+
+
+def _transposes_constant(editor: GraphEditor, node: onnx.NodeProto) -> bool:
+    """Whether a node transposes a constant matrix."""
+    tensor = editor.constant(node.input[0]) if is_op(node, "Transpose") else None
+    return tensor is not None and len(tensor.dims) == 2 and list(attribute(node, "perm", [1, 0])) == [1, 0]
+
+
+def _set_transb(node: onnx.NodeProto, value: int) -> None:
+    others = [a for a in node.attribute if a.name != "transB"]
+    replace_field(node.attribute, [*others, onnx.helper.make_attribute("transB", value)])
+
+
 def _pairs(document: Document, editor: GraphEditor) -> Iterator[tuple[onnx.TensorProto, onnx.TensorProto]]:
     """Weights that are read row by row, each with its transpose, which only products read."""
     alike: dict[tuple[int, int, int], list[onnx.TensorProto]] = defaultdict(list)
@@ -112,8 +152,7 @@ def _read_transposed(editor: GraphEditor, name: str, other: str) -> None:
     for gemm in editor.consumers(other):
         if is_op(gemm, "Gemm"):
             editor.connect(gemm, 1, name)
-            others = [a for a in gemm.attribute if a.name != "transB"]
-            replace_field(gemm.attribute, [*others, onnx.helper.make_attribute("transB", 1)])
+            _set_transb(gemm, 1)
     if not products:
         return
     transposed = editor.names.fresh(f"{name}/transposed")
