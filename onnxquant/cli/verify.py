@@ -9,9 +9,7 @@ import click
 
 from onnxquant.artifact.hashes import METADATA_ENTRY
 from onnxquant.artifact.hashes import verify as verify_file
-from onnxquant.cli.convert import verify_checkpoint
 from onnxquant.cli.shared import FAILED, errors_become_exit_codes, json_option, print_json
-from onnxquant.interchange.files import is_checkpoint
 
 
 @click.command(short_help="Check that a file is whole.")
@@ -29,9 +27,14 @@ def verify(model: str, as_json: bool) -> None:
       onnxquant verify model.int8.onnx
       onnxquant verify model.gguf
     """
-    if is_checkpoint(Path(model)):
-        verify_checkpoint(model, as_json=as_json)
-        return
+    if Path(model).suffix.lower() != ".onnx":
+        # Files of tensors need formats, and with them plug-ins: a broken one must not keep a model from being checked.
+        from onnxquant.cli.convert import verify_checkpoint
+        from onnxquant.interchange.files import is_checkpoint
+
+        if is_checkpoint(Path(model)):
+            verify_checkpoint(model, as_json=as_json)
+            return
     results = verify_file(model)
     damaged = [name for name, is_whole in results.items() if not is_whole]
     if as_json:

@@ -140,7 +140,7 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (missing, r"bad\.onnx: no such file"),
     "folder": (Path.mkdir, r"bad\.onnx: not a file"),
     "fifo": (fifo, r"bad\.onnx: not a file"),
-    "dangling link": (dangling, r"bad\.onnx: no such file"),
+    "dangling link": (dangling, r"bad\.onnx: is a link to .*gone, which is not there"),
     "looped link": (looped, r"bad\.onnx: "),
     "empty": (Path.touch, r"bad\.onnx: the file is empty"),
     "text": (text, r"bad\.onnx: .*not an ONNX model"),

@@ -52,6 +52,7 @@ def names(folder: Path) -> list[str]:
 def save(folder: Path, weight: Any, x: Any) -> dict[str, Any]:
     """Save Y = X W as the folder's model; its samples."""
     proto = graphs.matmul(*weight.shape)
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "rows"
     tensor = proto.graph.initializer[0]
     tensor.CopyFrom(onnx.numpy_helper.from_array(weight.astype(np.float32), tensor.name))
     graphs.save(proto, folder / "onnx" / "model.onnx")
@@ -99,7 +100,7 @@ def test_a_variant_that_is_not_close_enough_is_not_kept_and_the_others_are(folde
 
 def test_a_variant_is_made_in_its_next_way_where_the_first_is_not_close_enough(folder: Path) -> None:
     """A sum over inputs of very different size: 8 bits for all of them together are too few, blocks of weights are not."""
-    weight, x = (np.random.default_rng(i).standard_normal(shape) for i, shape in enumerate([(512, 96), (2, 3, 512)]))
+    weight, x = (np.random.default_rng(i).standard_normal(shape) for i, shape in enumerate([(512, 96), (2, 16, 512)]))
     weight[0], x[..., 0] = 0, 120
     report = onnxquant.hub(folder, only=["q8"], data=save(folder, weight, x))
     operators = {node.op_type for node in onnx.load(folder / "onnx" / "model_quantized.onnx").graph.node}
