@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -17,8 +17,8 @@ from onnxquant.graph.node import attribute, is_op
 from onnxquant.graph.shapes import UNKNOWN, Known, infer
 from onnxquant.graph.sites import FLOATS, MIN_ELEMENTS
 from onnxquant.passes.base import Pass, PassResult
+from onnxquant.passes.prepare.squeeze import squeeze
 
-_AXES_AS_INPUT = 13  # opset in which the axes of Squeeze became an input
 _ELLIPSIS = "..."
 
 
@@ -93,7 +93,7 @@ class _Product:
     summed: int
     lengths: tuple[int, ...]
     result: tuple[int, ...]
-    dropped: tuple[int, ...] = field(default=())
+    dropped: tuple[int, ...] = ()
 
     @property
     def free(self) -> int:
@@ -222,10 +222,9 @@ def _replace(editor: GraphEditor, node: onnx.NodeProto, weight: str, product: _P
         return editor.add_constant(f"{output}/{label}", np.array(values, np.int64))
 
     value = node.input[product.operand]
-    if product.dropped and opset < _AXES_AS_INPUT:
-        value = add("Squeeze", [value], "squeezed", axes=product.dropped)
-    elif product.dropped:
-        value = add("Squeeze", [value, ints("axes", product.dropped)], "squeezed")
+    if product.dropped:
+        nodes.append(squeeze(editor, value, product.dropped, output, opset))
+        value = nodes[-1].output[0]
     if product.order != tuple(range(len(product.order))):
         value = add("Transpose", [value], "ordered", perm=product.order)
     if product.summed > 1:

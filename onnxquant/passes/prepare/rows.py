@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
 import onnx
 
 from onnxquant.graph.editor import GraphEditor, graph_editors
@@ -15,8 +14,7 @@ from onnxquant.graph.node import attribute, is_op
 from onnxquant.graph.shapes import UNKNOWN, Known, infer
 from onnxquant.graph.sites import FLOATS, MIN_ELEMENTS
 from onnxquant.passes.base import Pass, PassResult
-
-_AXES_AS_INPUT = 13  # opset in which the axes of Squeeze became an input
+from onnxquant.passes.prepare.squeeze import squeeze
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,7 @@ def _gather(editor: GraphEditor, node: onnx.NodeProto, opset: int, known: Mappin
     """Put a Squeeze and a Gather in the place of a node."""
     weight, indices, output = *node.input, node.output[0]
     axis = (known[indices].rank or 1) - 1
-    rows = editor.names.fresh(f"{output}/rows")
-    squeeze = onnx.helper.make_node("Squeeze", [indices], [rows], name=editor.names.fresh(f"{output}/Squeeze"))
-    if opset < _AXES_AS_INPUT:
-        squeeze.attribute.append(onnx.helper.make_attribute("axes", [axis]))
-    else:
-        squeeze.input.append(editor.add_constant(f"{output}/axes", np.array([axis], np.int64)))
-    gather = onnx.helper.make_node("Gather", [weight, rows], [output], name=node.name, axis=0)
+    rows = squeeze(editor, indices, [axis], output, opset)
+    gather = onnx.helper.make_node("Gather", [weight, rows.output[0]], [output], name=node.name, axis=0)
     editor.remove(node)
-    editor.insert_before(node, [squeeze, gather])
+    editor.insert_before(node, [rows, gather])
