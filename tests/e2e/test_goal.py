@@ -121,13 +121,13 @@ def test_ways_follow_from_what_reads_the_weights(graph: Any, goal: Goal, expecte
     assert [way.name for way in ways(model, work_of(model), goal)] == [way.name for way in expected]
 
 
-def test_a_way_has_rules_for_the_roles_that_the_weights_have_and_for_no_others() -> None:
+def test_ways_have_no_rules_for_roles_without_weights() -> None:
     for graph in (products(), convolution(), both()):
         model = PreparedModel.of(load(graph))
         roles = {role for site in model.sites for role in site.role.split("+")}
-        found = ways(model, work_of(model), Goal.SMALL)
-        assert {rule["role"] for way in found for rule in way.rules if "role" in rule} <= roles
-    rest = next(way for way in found if way.name == "int4 products, int8 rest")  # of a model of both
+        candidates = ways(model, work_of(model), Goal.SMALL)
+        assert {rule["role"] for way in candidates for rule in way.rules if "role" in rule} <= roles
+    rest = next(way for way in candidates if way.name == "int4 products, int8 rest")  # of a model of both
     assert [rule["role"] for rule in rest.rules] == ["conv"]
 
 

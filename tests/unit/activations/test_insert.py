@@ -187,7 +187,7 @@ def test_a_nested_graph_reads_no_decoded_values_through_a_move(tmp_path: Path) -
     assert maker is None or maker.op_type == "Clip"
 
 
-def test_what_reads_infinity_stays_in_float(tmp_path: Path) -> None:
+def test_operators_that_read_infinity_stay_in_float(tmp_path: Path) -> None:
     """A mask of minus infinity before a Relu: the sum with it has no range, the convolutions around it have."""
     nodes = [node("Conv", ["x", "w"], ["a"]), node("Log", ["z"], ["mask"]), node("Add", ["a", "mask"], ["b"])]
     nodes += [node("Relu", ["b"], ["c"]), node("Conv", ["c", "v"], ["y"])]
