@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from onnxquant import interchange
+from onnxquant import interchange, language
+from onnxquant.cli.options import given, model_options
 from onnxquant.cli.shared import (
     FAILED,
     Display,
@@ -24,9 +26,10 @@ from onnxquant.errors import RecipeError
 from onnxquant.formats import format_parameters
 from onnxquant.interchange.contents import CheckpointInfo
 from onnxquant.interchange.convert import Conversion
-from onnxquant.interchange.files import containers, endings
+from onnxquant.interchange.files import containers, endings, has_ending
 from onnxquant.interchange.quantize import CheckpointReport
 from onnxquant.json_data import to_object
+from onnxquant.language import DecoderReport
 from onnxquant.report.table import Table, say
 from onnxquant.report.terminal import table
 from onnxquant.report.units import size
@@ -35,44 +38,94 @@ from onnxquant.report.units import size
 _NAMED = 5
 # Entries of metadata that are printed.
 _METADATA = 12
+# Name of the output that is no container: the ONNX model of a decoder.
+_ONNX = "onnx"
+# Options of convert that hold for containers alone, and for decoders alone.
+_OF_CONTAINERS = ("leave_out", "shard_size")
+_OF_DECODERS = ("context", "format", "bits", "include", "exclude", "target", "compute", *format_parameters())
 # Options of quantize that hold for files without a graph, beside the parameters of formats.
 _OPTIONS = ("format", "bits", "include", "exclude", "permutation", "force", "to", "leave_out")
 
 
-@click.command(short_help="Move quantized weights between files.")
+@click.command(short_help="Move quantized weights between files, or into an ONNX decoder.")
 @click.argument("source", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, help="File or folder to write.")
 @click.option(
-    "--to", type=click.Choice(list(containers())), help="Container. [default: by the end of the output's name]"
-)
+    "--to", type=click.Choice([*containers(), _ONNX]),
+    help="Container, or onnx: a decoder that runs. [default: by the end of the output's name; a folder: onnx]",
+)  # fmt: skip
 @click.option("--leave-out", is_flag=True, help="Leave tensors out that the container cannot hold.")
 @click.option(
     "--shard-size", metavar="SIZE", help="Largest file of a folder of safetensors, such as 500MB. [default: 5GB]"
 )
+@click.option("--context", type=int, help="Positions that a decoder holds. [default: those it was trained for]")
+@model_options("format", "bits", "include", "exclude", "target", "compute", *format_parameters())
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @errors_become_exit_codes
-def convert(source: str, output: str, as_json: bool, quiet: bool, shard_size: str | None, **options: Any) -> None:  # noqa: ANN401 - click
+def convert(source: str, output: str, to: str | None, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401 - click
     """Write the tensors of SOURCE as another kind of file; codes move as they are, and nothing is rounded again.
 
     SOURCE is a GGUF file (split ones too), a safetensors file or folder (floats, bitsandbytes, GPTQ, AWQ,
     compressed-tensors, BitNet), a folder of .q8k files, or an AXQT file.
 
+    An output without such an ending is a folder that onnxruntime and onnxruntime-genai run: the decoder of SOURCE as
+    model.onnx, genai_config.json, and the tokenizer. Floats are rounded there where --format or --bits asks for it.
+
     \b
     Examples:
+      onnxquant convert model.gguf -o decoder
+      onnxquant convert hugging_face_folder -o decoder --bits 4
       onnxquant convert model.gguf -o model.axqt
       onnxquant convert gptq/ -o model.axqt
       onnxquant convert model.gguf -o folder --to safetensors --shard-size 2GB
-      onnxquant convert model_q8k -o model.gguf
       onnxquant convert mixed.gguf -o codes_q8k --leave-out
     """
+    chosen = given(options)
+    is_decoder = to == _ONNX or (to is None and not has_ending(Path(output)))
+    useless = [name for name in chosen if name in (_OF_CONTAINERS if is_decoder else _OF_DECODERS)]
+    if useless:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
+        place = (
+            "a decoder" if is_decoder else "a file of tensors, where codes move as they are (quantize rounds floats)"
+        )
+        raise RecipeError(f"{output}: is {place}; {flags} has no effect")
     with progress_bar(is_shown=not (as_json or quiet)) as progress:
-        result = interchange.convert(source, output, shard_bytes=_bytes(shard_size), progress=progress, **options)
+        if is_decoder:
+            decoder = language.convert(source, output, progress=progress, **chosen)
+        else:
+            shard_bytes = _bytes(chosen.pop("shard_size", None))
+            result = interchange.convert(source, output, to=to, shard_bytes=shard_bytes, progress=progress, **chosen)
     if as_json:
-        print_json(to_object(result))
+        print_json(to_object(decoder if is_decoder else result))
+    elif not quiet and is_decoder:
+        _print_decoder(decoder)
     elif not quiet:
         _print(result)
+
+
+def _print_decoder(report: DecoderReport) -> None:
+    screen = console()
+    out = table("", "format", ">weights", ">elements", ">size", ">bits", ">least dB")
+    for group in report.groups:
+        level = "" if group.sqnr_db is None else f"{group.sqnr_db:.1f}"
+        out.add_row(
+            group.format, str(group.weights), f"{group.elements:,}", size(group.nbytes),
+            f"{8 * group.nbytes / group.elements:.4g}", level,
+        )  # fmt: skip
+    screen.print(out)
+    for note in report.notes:
+        say(screen, note)
+    if report.unused:
+        names = ", ".join(_printable(name) for name in report.unused[:_NAMED])
+        say(screen, f"{len(report.unused)} tensors are no part of the decoder: {names}", style="yellow")
+    say(
+        screen,
+        f"{report.output}: {report.family} of {report.parameters:,} weights, {report.bits_per_weight:.4g} bits each, "
+        f"{size(report.nbytes)}, {report.context} positions",
+    )
+    say(screen, f'next: onnxquant generate {report.output} "Once upon a time"')
 
 
 def _bytes(text: str | None) -> int | None:

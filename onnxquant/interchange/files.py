@@ -73,6 +73,11 @@ def endings() -> str:
     return ", ".join(suffix for container in containers().values() for suffix in container.suffixes)
 
 
+def has_ending(output: Path) -> bool:
+    """Whether the end of an output's name says a container."""
+    return any(output.name.lower().endswith(container.suffixes) for container in containers().values())
+
+
 def container_for(output: Path, name: str | None = None) -> type[Container]:
     """The container of an output.
 

@@ -8,9 +8,7 @@ codes and scales of the rows move as they are; nothing is rounded.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import gcd, prod
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +16,11 @@ import numpy as np
 from onnxquant.arguments import checked
 from onnxquant.errors import CheckpointError, RecipeError
 from onnxquant.formats.base import Encoded
-from onnxquant.formats.bitsandbytes.block_table import BlockTable
-from onnxquant.formats.planes import Planes
 from onnxquant.graph.sites import Site
 from onnxquant.inspect.model import Model
 from onnxquant.interchange.convert import refuse_output
 from onnxquant.interchange.files import open_checkpoint
+from onnxquant.interchange.joined_rows import by_rows, independent, joined
 from onnxquant.interchange.row_match import LOST, Nearest, RowIndex, Rows, decibels_of, lost_between, values_of
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.numerics.arrays import Array
@@ -167,7 +164,7 @@ class _Match:
         parts = [tensor.encoded() for tensor in self.rows.sources]
         if self.rows.rows is None:
             return parts[0]
-        return _gathered([_independent(part) for part in parts], self.rows.rows)
+        return joined([independent(part) for part in parts], self.rows.rows)
 
     def result(self, name: str) -> Transplanted:
         """The report of a weight."""
@@ -175,33 +172,6 @@ class _Match:
         is_reordered = self.rows.rows is not None
         label, level = self.rows.sources[0].label, decibels_of(self.rows.lost)
         return Transplanted(name, sources, label, self.how, is_reordered, level)
-
-
-def _independent(encoded: Encoded) -> Encoded:
-    """The same weight with scales of its rows' own, where they were stored by means of all."""
-    form = encoded.format
-    if form.inner is form or form.permuted:
-        return encoded
-    return replace(encoded, format=form.inner, planes=form.unnest(encoded.planes))
-
-
-def _gathered(parts: Sequence[Encoded], rows: Array) -> Encoded:
-    """A weight of some rows of others."""
-    first = parts[0]
-    names = sorted({part.format.name for part in parts})
-    if any(part.format != first.format for part in parts):
-        raise CheckpointError(f"its rows are of different formats in the checkpoint: {', '.join(names)}")
-    cols = first.cols
-    divided = first.format.planes_by_row(first.rows, cols)
-    planes: Planes = {}
-    for name, plane in first.planes.items():
-        if name in divided:
-            planes[name] = np.concatenate([part.planes[name] for part in parts])[rows]
-        elif all(np.array_equal(part.planes[name], plane) for part in parts):
-            planes[name] = plane
-        else:
-            raise CheckpointError(f"its rows are of weights with different {name}")
-    return Encoded(first.format, len(rows), cols, planes, (len(rows), cols))
 
 
 @dataclass
@@ -226,7 +196,7 @@ class _Search:
             CheckpointError: there are none.
         """
         coded = [tensor for tensor in self.checkpoint.tensors.values() if tensor.is_encoded]
-        self.tensors = [_by_rows(tensor) for tensor in coded]
+        self.tensors = [by_rows(tensor) for tensor in coded]
         if not coded:
             raise CheckpointError(f"{self.checkpoint.path}: has plain numbers alone, and no codes to move")
 
@@ -267,31 +237,3 @@ def _words(name: str) -> tuple[str, ...]:
     """The parts of a name that tell which weight it is."""
     parts = re.split(r"[./_:]+", name.lower())
     return tuple(part for part in parts if part and not _EMPTY_WORDS.match(part))
-
-
-def _by_rows(tensor: Tensor) -> Tensor:
-    """The tensor with a row for each output channel: blocks of bitsandbytes run over the whole tensor, across its rows."""
-    if not isinstance(tensor.kind, BlockTable):
-        return tensor
-    rows, cols = tensor.shape[0], prod(tensor.shape[1:])
-    return replace(tensor, load=lambda: _cut(tensor, rows, cols), matrix=(rows, cols))
-
-
-def _cut(tensor: Tensor, rows: int, cols: int) -> Encoded:
-    """A weight whose blocks cross rows, in smaller blocks of the same scales that do not."""
-    encoded = tensor.encoded()
-    if encoded.cols == cols:
-        return encoded
-    encoded = _independent(encoded)
-    form = encoded.format
-    if not isinstance(form, BlockTable):
-        raise CheckpointError(f"{tensor.name}: its blocks do not run along its rows")
-    size = gcd(cols, form.block_size)
-    try:
-        smaller = form.with_(block_size=size)
-    except RecipeError as error:
-        raise CheckpointError(f"{tensor.name}: blocks of {form.block_size} cross its rows of {cols}: {error}") from None
-    scales = np.repeat(encoded.planes["scales"].reshape(-1), form.block_size // size)[: rows * cols // size]
-    codes = encoded.planes["codes"].reshape(-1)[: rows * cols]
-    planes: Planes = {"codes": codes.reshape(rows, cols), "scales": scales.reshape(rows, -1)}
-    return Encoded(smaller, rows, cols, planes, (rows, cols))

@@ -1,4 +1,10 @@
-"""Language models: a decoder's graph around the weights of a checkpoint, its tokenizer, and what it does: tokens, perplexity.
+"""Language models: a decoder's graph from a checkpoint, its tokenizer, and what it does: tokens, perplexity, speed.
 
 It may import interchange and every room below; the command line, hub and batch are above it.
 """
+
+from __future__ import annotations
+
+from onnxquant.language.convert import DecoderReport, convert
+
+__all__ = ["DecoderReport", "convert"]

@@ -1,0 +1,325 @@
+"""A decoder folder from a checkpoint: its graph, with the checkpoint's codes in it, and what runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onnxquant.arguments import checked
+from onnxquant.artifact import lowering
+from onnxquant.errors import CheckpointError, RecipeError, WeightError
+from onnxquant.formats import format_named
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.graph.data_files import DataFiles
+from onnxquant.graph.publish import Publisher
+from onnxquant.graph.sites import Site, find_sites
+from onnxquant.interchange.convert import refuse_output, size_of
+from onnxquant.interchange.files import open_checkpoint
+from onnxquant.interchange.folders import whole_folder
+from onnxquant.interchange.tensor import Checkpoint
+from onnxquant.json_data import JsonValue
+from onnxquant.language.architecture import Architecture
+from onnxquant.language.document import DecoderDocument
+from onnxquant.language.genai_config import FILE, SpecialTokens, genai_config
+from onnxquant.language.gguf_config import architecture_of_gguf
+from onnxquant.language.graph import DecoderGraph, decoder_graph
+from onnxquant.language.hf_config import architecture_of_config
+from onnxquant.language.names import Names
+from onnxquant.language.weights import Matrix, Weights
+from onnxquant.native import dispatch
+from onnxquant.numerics.difference import Difference
+from onnxquant.plan.decision import Decision, EncodeDecision, Plan
+from onnxquant.plan.planner import decide
+from onnxquant.recipe.progress import Progress, silent
+from onnxquant.recipe.rules import Rule
+from onnxquant.targets import AUTO
+
+MODEL, DATA = "model.onnx", "model.onnx.data"
+_CONFIG = "config.json"
+# Formats that hold 16-bit floats as they are.
+_HALVES = {"float16": "f16", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True)
+class WeightGroup:
+    """Weights of one format in a decoder.
+
+    Attributes:
+        format: name of the format; float32 where they stay in float.
+        weights: number of them.
+        elements: number of their elements.
+        nbytes: bytes of their codes and scales.
+        sqnr_db: signal over error of the worst of those that were rounded, in decibels; None where none was.
+    """
+
+    format: str
+    weights: int
+    elements: int
+    nbytes: int
+    sqnr_db: float | None = None
+
+
+@dataclass(frozen=True)
+class DecoderReport:
+    """A decoder folder that was written.
+
+    Attributes:
+        source: the checkpoint.
+        output: the folder.
+        family: family of its architecture.
+        parameters: number of its weights.
+        context: positions that it holds.
+        groups: its weights by format.
+        nbytes: bytes of the folder.
+        source_bytes: bytes of the checkpoint's tensors.
+        unused: tensors of the checkpoint that the graph does not read.
+        notes: sentences about what a reader should know.
+    """
+
+    source: str
+    output: str
+    family: str
+    parameters: int
+    context: int
+    groups: tuple[WeightGroup, ...]
+    nbytes: int
+    source_bytes: int
+    unused: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per weight, scales and what stays in float included."""
+        return 8 * sum(group.nbytes for group in self.groups) / max(self.parameters, 1)
+
+
+@checked
+def convert(
+    source: str | Path,
+    output: str | Path,
+    *,
+    context: int | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+    **options: object,
+) -> DecoderReport:
+    """Write the decoder of a checkpoint as an ONNX model in a folder that onnxruntime-genai opens.
+
+    Codes of the checkpoint move as they are; floats of 16 bits stay what they are. With a format, floats are rounded to it.
+
+    Args:
+        source: a GGUF file, or a folder of a Hugging Face checkpoint.
+        output: folder to write.
+        context: number of positions that it holds; None: those that it was trained for.
+        force: replace an existing folder of this kind.
+        progress: called with the part that is done.
+        options: options of a rule for weights that are floats: ``format``, ``bits``, ``include``, ``exclude``, ``target``
+            and ``compute``, and parameters of the format. ``target`` and ``compute`` hold for codes as well.
+
+    Raises:
+        CheckpointError: the source is damaged, or of an architecture that is not known.
+        RecipeError: an option is wrong, or has no effect.
+        OutputError: the output is there already, or cannot be written.
+    """
+    output = Path(output)
+    checkpoint = open_checkpoint(source)
+    refuse_output(checkpoint, output, is_folder=True, force=force)
+    architecture = architecture_of(checkpoint)
+    positions = architecture.context if context is None else context
+    if not 0 < positions <= architecture.context:
+        raise RecipeError(f"context {positions}: expected 1 to {architecture.context}, the positions of {source}")
+    weights = Weights(checkpoint, architecture, _names(checkpoint, architecture))
+    graph = decoder_graph(weights, positions)
+    work = _Work(graph, DecoderDocument(graph, checkpoint.path), _rule(options), checkpoint, progress)
+    work.plan()
+    with whole_folder(output, is_file_of_decoder) as folder:
+        work.write(folder / MODEL)
+        tokens = _tokens(checkpoint)
+        config = genai_config(architecture, positions, tokens, MODEL)
+        (folder / FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _copy_config(checkpoint, folder)
+    parameters = sum(matrix.rows * matrix.cols for matrix in graph.matrices.values())
+    return DecoderReport(
+        str(source), str(output), architecture.family, parameters, positions, tuple(work.groups()), size_of(output),
+        sum(tensor.nbytes for tensor in checkpoint.tensors.values()), tuple(weights.unused()), checkpoint.notes,
+    )  # fmt: skip
+
+
+def is_file_of_decoder(name: str) -> bool:
+    """Whether a name is one of the files of a decoder folder."""
+    return name.startswith(MODEL) or name.endswith((".json", ".jinja", ".model", ".txt"))
+
+
+def architecture_of(checkpoint: Checkpoint) -> Architecture:
+    """The architecture of a checkpoint.
+
+    Raises:
+        CheckpointError: it says none, or one that is not known.
+    """
+    if checkpoint.container == "gguf":
+        return architecture_of_gguf(checkpoint)
+    place = _folder(checkpoint) / _CONFIG
+    return architecture_of_config(str(place), _json(place, checkpoint))
+
+
+def _names(checkpoint: Checkpoint, architecture: Architecture) -> Names:
+    return Names.of(checkpoint.tensors.keys(), architecture, is_gguf=checkpoint.container == "gguf")
+
+
+def _folder(checkpoint: Checkpoint) -> Path:
+    """The folder that holds the files beside a checkpoint's tensors."""
+    return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+
+
+def _json(place: Path, checkpoint: Checkpoint) -> Mapping[str, JsonValue]:
+    """The entries of a JSON file beside the tensors."""
+    try:
+        entries = json.loads(place.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{checkpoint.path}: has no {place.name} beside it, which says what architecture it is of"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{place}: cannot be read as JSON: {error}") from None
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{place}: found {type(entries).__name__}, expected entries by name")
+    return entries
+
+
+def _copy_config(checkpoint: Checkpoint, folder: Path) -> None:
+    """Copy the checkpoint's own configuration, by which people tell what a folder holds."""
+    place = _folder(checkpoint) / _CONFIG
+    if checkpoint.container != "gguf":
+        shutil.copyfile(place, folder / _CONFIG)
+
+
+def _tokens(checkpoint: Checkpoint) -> SpecialTokens:
+    if checkpoint.container == "gguf":
+        get = checkpoint.metadata.get
+        names = ("bos_token_id", "eos_token_id", "padding_token_id")
+        bos, eos, pad = (get(f"tokenizer.ggml.{name}") for name in names)
+    else:
+        entries = _json(_folder(checkpoint) / _CONFIG, checkpoint)
+        bos, eos, pad = (entries.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id"))
+    ends = [e for e in (eos if isinstance(eos, list) else [eos]) if isinstance(e, int)]
+    return SpecialTokens(
+        bos if isinstance(bos, int) else None, tuple(dict.fromkeys(ends)), pad if isinstance(pad, int) else None
+    )
+
+
+def _rule(options: Mapping[str, Any]) -> Rule:
+    """The rule for floats."""
+    known = {"format", "bits", "include", "exclude", "target", "compute", "parameters"}
+    chosen = {name: value for name, value in options.items() if value is not None}
+    parameters = {name: chosen.pop(name) for name in list(chosen) if name not in known}
+    return Rule(**chosen, parameters=parameters)
+
+
+@dataclass
+class _Work:
+    """The writing of one decoder.
+
+    Attributes:
+        graph: its graph.
+        document: the graph as a model.
+        rule: options for floats.
+        checkpoint: the checkpoint.
+        progress: called with the part that is done.
+        decisions: decision about each weight.
+        rounded: errors of weights that were rounded.
+    """
+
+    graph: DecoderGraph
+    document: DecoderDocument
+    rule: Rule
+    checkpoint: Checkpoint
+    progress: Progress
+    decisions: list[Decision] = field(default_factory=list)
+    rounded: dict[str, Difference] = field(default_factory=dict)
+    _done: int = 0
+
+    def plan(self) -> None:
+        """Decide what becomes of each weight.
+
+        Raises:
+            RecipeError: a target cannot hold codes of the checkpoint, or a format has no effect.
+        """
+        floats = 0
+        for site in find_sites(self.document)[0]:
+            matrix = self.graph.matrices.get(site.name)
+            if matrix is None:
+                continue
+            form = matrix.format
+            if form is None:
+                floats += 1
+                decision = self._decide_floats(site, matrix)
+            else:
+                decision = self._decide_codes(site, form)
+            if decision is not None:
+                self.decisions.append(decision)
+        if not floats and self.rule.format is not None:
+            raise RecipeError(
+                f"{self.checkpoint.path}: every weight has codes already, where a format has no effect; they move as they are"
+            )
+
+    def _decide_codes(self, site: Site, form: Format) -> Decision:
+        rule = Rule(format=form.name, target=self.rule.target, compute=self.rule.compute)
+        decision = decide(site, form, rule, self.document.opset)
+        if not isinstance(decision, EncodeDecision):
+            raise RecipeError(
+                f"{self.checkpoint.path}: weight {site.name}: target {self.rule.target} cannot hold its {form.name}: "
+                f"{decision.reason}; leave the choice to --target {AUTO}"
+            )
+        return replace(decision, format=form)
+
+    def _decide_floats(self, site: Site, matrix: Matrix) -> Decision | None:
+        form: Format | None = None
+        if self.rule.format is not None or self.rule.bits is not None:
+            form = self.rule.make_format() if self.rule.matches(site) else None
+        kinds = {str(tensor.kind) for tensor in matrix.tensors}
+        if form is None and len(kinds) == 1 and (name := _HALVES.get(kinds.pop())):
+            form = format_named(name)
+        return None if form is None else decide(site, form, self.rule, self.document.opset)
+
+    def write(self, place: Path) -> None:
+        """Write the model and its data file."""
+        with Publisher(place, external=True, force=False, data=DataFiles(DATA), source=None) as publisher:
+            lowering.write(self.document, Plan(tuple(self.decisions)), publisher, self._encoded)
+
+    def _encoded(self, site: Site, decision: EncodeDecision) -> Encoded:
+        """The codes of a weight: the checkpoint's, or new ones."""
+        total = sum(matrix.rows * matrix.cols for matrix in self.graph.matrices.values())
+        self.progress("writing weights", self._done / total)
+        self._done += site.elements
+        for file in self.checkpoint.files:
+            file.forget()
+        matrix = self.graph.matrices[site.name]
+        if matrix.format is not None:
+            return matrix.encoded()
+        try:
+            encoded, difference = dispatch.encode(decision.format, matrix.array())
+        except WeightError as error:
+            raise WeightError(f"{self.checkpoint.path}: weight {site.name}: {error}") from None
+        if decision.format.name not in _HALVES.values():
+            self.rounded[site.name] = difference
+        return encoded
+
+    def groups(self) -> list[WeightGroup]:
+        """The weights by format, largest group first."""
+        decided = {decision.name: decision for decision in self.decisions if isinstance(decision, EncodeDecision)}
+        groups: dict[str, WeightGroup] = {}
+        for name, matrix in self.graph.matrices.items():
+            decision = decided.get(name)
+            elements = matrix.rows * matrix.cols
+            form, size = (decision.format.name, decision.nbytes) if decision else ("f32", 4 * elements)
+            old = groups.get(form, WeightGroup(form, 0, 0, 0))
+            levels = [level for level in (old.sqnr_db,) if level is not None]
+            levels += [self.rounded[name].sqnr_db] if name in self.rounded else []
+            groups[form] = WeightGroup(
+                form, old.weights + 1, old.elements + elements, old.nbytes + size, min(levels, default=None)
+            )
+        return sorted(groups.values(), key=lambda group: -group.elements)

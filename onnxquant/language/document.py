@@ -1,0 +1,51 @@
+"""A decoder's graph as a model in memory, whose weights are read from the checkpoint when they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxquant.graph.external import refer, reference
+from onnxquant.graph.io import Document, nbytes
+from onnxquant.language.graph import DecoderGraph
+from onnxquant.numerics.arrays import Array
+
+# Location of tensors that lie in the checkpoint; no file has such a name.
+_CHECKPOINT = "\x00checkpoint"
+
+
+class DecoderDocument(Document):
+    """A decoder's graph; ``array`` decodes a weight of the checkpoint.
+
+    Args:
+        graph: the graph.
+        path: the checkpoint, for messages.
+    """
+
+    def __init__(self, graph: DecoderGraph, path: Path) -> None:
+        super().__init__(graph.proto, memoryview(b""), path)
+        self._graph = graph
+        for tensor in graph.proto.graph.initializer:
+            if tensor.name in graph.matrices:
+                refer(tensor, _CHECKPOINT, 0, nbytes(tensor))
+
+    def array(self, tensor: onnx.TensorProto) -> Array:
+        """Values of a tensor."""
+        if not self._is_of_checkpoint(tensor):
+            return super().array(tensor)
+        array = self._graph.matrices[tensor.name].array()
+        return array.T if tensor.name in self._graph.transposed else array
+
+    def raw(self, tensor: onnx.TensorProto) -> memoryview | None:
+        """Bytes of a tensor."""
+        if not self._is_of_checkpoint(tensor):
+            return super().raw(tensor)
+        array: Any = np.ascontiguousarray(self.array(tensor)).reshape(-1).view(np.uint8)
+        return memoryview(array)
+
+    def _is_of_checkpoint(self, tensor: onnx.TensorProto) -> bool:
+        is_external = tensor.data_location == onnx.TensorProto.EXTERNAL
+        return is_external and reference(tensor).location == _CHECKPOINT

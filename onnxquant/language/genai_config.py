@@ -1,0 +1,83 @@
+"""``genai_config.json``: what onnxruntime-genai and our own runner know of a decoder folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxquant.json_data import JsonValue
+from onnxquant.language.architecture import Architecture
+from onnxquant.language.graph import ATTENTION_MASK, INPUT_IDS, LOGITS, PAST, PRESENT
+
+FILE = "genai_config.json"
+# Names of families in onnxruntime-genai, where they are not ours.
+_TYPES = {"gemma3": "gemma3_text"}
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Tokens that a runner must know.
+
+    Attributes:
+        bos: the token that begins a text; None: there is none.
+        eos: tokens that end one.
+        pad: the token that fills rows of a batch.
+    """
+
+    bos: int | None
+    eos: tuple[int, ...]
+    pad: int | None
+
+
+def genai_config(
+    architecture: Architecture, context: int, tokens: SpecialTokens, model: str, shares_buffer: bool = True
+) -> dict[str, JsonValue]:
+    """The entries of ``genai_config.json``.
+
+    Args:
+        architecture: architecture of the decoder.
+        context: positions that it holds.
+        tokens: its special tokens.
+        model: name of the model file.
+        shares_buffer: whether keys and values of a call may take the place of those before.
+    """
+    eos: JsonValue = list(tokens.eos) if len(tokens.eos) != 1 else tokens.eos[0]
+    pad = tokens.pad if tokens.pad is not None else next(iter(tokens.eos), 0)
+    decoder: dict[str, JsonValue] = {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": model,
+        "head_size": architecture.head,
+        "hidden_size": architecture.width,
+        "inputs": {
+            "input_ids": INPUT_IDS,
+            "attention_mask": ATTENTION_MASK,
+            "past_key_names": PAST["key"],
+            "past_value_names": PAST["value"],
+        },
+        "outputs": {"logits": LOGITS, "present_key_names": PRESENT["key"], "present_value_names": PRESENT["value"]},
+        "num_attention_heads": architecture.heads,
+        "num_hidden_layers": len(architecture.layers),
+        "num_key_value_heads": architecture.kv_heads,
+    }
+    return {
+        "model": {
+            "bos_token_id": tokens.bos if tokens.bos is not None else pad,
+            "context_length": context,
+            "decoder": decoder,
+            "eos_token_id": eos,
+            "pad_token_id": pad,
+            "type": _TYPES.get(architecture.family, architecture.family),
+            "vocab_size": architecture.vocabulary,
+        },
+        "search": {
+            "diversity_penalty": 0.0, "do_sample": False, "early_stopping": True, "length_penalty": 1.0,
+            "max_length": context, "min_length": 0, "no_repeat_ngram_size": 0, "num_beams": 1, "num_return_sequences": 1,
+            "past_present_share_buffer": shares_buffer, "repetition_penalty": 1.0, "temperature": 1.0, "top_k": 1,
+            "top_p": 1.0,
+        },
+    }  # fmt: skip
+
+
+def special_tokens(bos: int | None, eos: Sequence[int], pad: int | None) -> SpecialTokens:
+    """Special tokens, each once."""
+    return SpecialTokens(bos, tuple(dict.fromkeys(eos)), pad)

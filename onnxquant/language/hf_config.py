@@ -1,0 +1,237 @@
+"""The architecture of a Hugging Face checkpoint, from its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+from onnxquant.errors import CheckpointError
+from onnxquant.json_data import JsonValue
+from onnxquant.language.architecture import (
+    Activation,
+    Architecture,
+    Layer,
+    Llama3Scaling,
+    Rotation,
+    frequencies,
+    long_magnitude,
+)
+from onnxquant.language.fields import Fields
+from onnxquant.numerics.arrays import Array
+
+# Names of activation functions in configurations.
+_ACTIVATIONS = {"silu": Activation.SILU, "swish": Activation.SILU, "gelu_pytorch_tanh": Activation.GELU_TANH}
+_LOCAL = "sliding_attention"
+_LAYER_TYPES = (_LOCAL, "full_attention")
+# Layers of gemma2 and gemma3 of which the last one sees all positions.
+_GEMMA_PERIODS = {"gemma2": 2, "gemma3": 6}
+
+
+def architecture_of_config(place: str, config: Mapping[str, JsonValue]) -> Architecture:
+    """The architecture that a config.json describes.
+
+    Args:
+        place: the file, for messages.
+        config: its entries.
+
+    Raises:
+        CheckpointError: it is of no family that is known, or an entry is missing, wrong, or of an unknown kind.
+    """
+    fields = Fields(place, config)
+    kind = fields.text("model_type", "")
+    if kind == "gemma3":  # with a tower for images, whose text model is a decoder like others
+        fields, kind = fields.inner("text_config"), "gemma3_text"
+    family = kind.removesuffix("_text")
+    if family not in _FAMILIES:
+        named = fields.entries.get("architectures")
+        raise CheckpointError(
+            f"{place}: model_type {kind or 'missing'} (architectures {named}) is not known; expected one of "
+            f"{', '.join(_FAMILIES)}"
+        )
+    return _FAMILIES[family](_Reader(fields, family))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The entries that families have in common."""
+
+    fields: Fields
+    family: str
+
+    @property
+    def width(self) -> int:
+        return self.fields.count("hidden_size")
+
+    @property
+    def heads(self) -> int:
+        return self.fields.count("num_attention_heads")
+
+    @property
+    def head(self) -> int:
+        return self.fields.count("head_dim", self.width // self.heads)
+
+    @property
+    def depth(self) -> int:
+        return self.fields.count("num_hidden_layers")
+
+    @property
+    def context(self) -> int:
+        return self.fields.count("max_position_embeddings")
+
+    def activation(self, name: str = "hidden_act") -> Activation:
+        text = self.fields.text(name, "silu" if name == "hidden_act" else "gelu_pytorch_tanh")
+        if text not in _ACTIVATIONS:
+            raise self.fields.error(name, text, f"one of {', '.join(_ACTIVATIONS)}")
+        return _ACTIVATIONS[text]
+
+    def window(self) -> int | None:
+        return self.fields.count("sliding_window") if self.fields.has("sliding_window") else None
+
+    def architecture(
+        self, layers: tuple[Layer, ...], rotations: tuple[Rotation, ...], **others: object
+    ) -> Architecture:
+        """The architecture with entries that all families have; the others are the family's own."""
+        heads = self.heads
+        fields = self.fields
+        common: dict[str, object] = {
+            "family": self.family, "width": self.width, "hidden": fields.count("intermediate_size"), "heads": heads,
+            "kv_heads": fields.count("num_key_value_heads", heads), "head": self.head,
+            "vocabulary": fields.count("vocab_size"), "context": self.context, "epsilon": fields.positive("rms_norm_eps"),
+            "activation": Activation.SILU, "scale": 1 / sqrt(self.head),
+        }  # fmt: skip
+        return Architecture(layers=layers, rotations=rotations, **(common | others))  # type: ignore[arg-type]
+
+    def alike(self, window: int | None) -> tuple[Layer, ...]:
+        """Layers that are all alike."""
+        return (Layer(window),) * self.depth
+
+    def by_type(
+        self, default: Callable[[int], bool], rotation: Callable[[bool], int] = lambda _: 0
+    ) -> tuple[Layer, ...]:
+        """Layers of two types: some see a window, the others all positions.
+
+        Args:
+            default: function that says whether a layer sees a window where the configuration has no types.
+            rotation: function that gives the place of the rotation of a layer, by whether it sees a window.
+        """
+        local = [default(i) for i in range(self.depth)]
+        if self.fields.has("layer_types"):
+            types = self.fields.texts("layer_types")
+            if len(types) != self.depth or any(kind not in _LAYER_TYPES for kind in types):
+                raise self.fields.error("layer_types", types, f"{self.depth} of {', '.join(_LAYER_TYPES)}")
+            local = [kind == _LOCAL for kind in types]
+        window = self.window()
+        if window is None and any(local):
+            raise self.fields.error("sliding_window", None, "a number of positions, as some layers see a window")
+        return tuple(Layer(window if is_local else None, rotation(is_local)) for is_local in local)
+
+    def rotation(self) -> Rotation:
+        """The rotation that one entry describes: of transformers 5, or the two of versions before."""
+        if self.fields.has("rope_parameters"):
+            parameters = self.fields.inner("rope_parameters")
+            return self.scaled(parameters, parameters.positive("rope_theta", 10_000.0))
+        return self.scaled(self.fields.inner("rope_scaling"), self.fields.positive("rope_theta", 10_000.0))
+
+    def scaled(self, scaling: Fields, base: float) -> Rotation:
+        """The rotation of a base and a scaling."""
+        share = scaling.positive("partial_rotary_factor", self.fields.positive("partial_rotary_factor", 1.0))
+        channels = round(self.head * share)
+        if channels % 2 or channels > self.head:
+            raise self.fields.error("partial_rotary_factor", share, f"a share of {self.head} channels that pairs them")
+        plain = frequencies(base, channels)
+        kind = scaling.text("rope_type", scaling.text("type", "default"))
+        if kind == "default":
+            return Rotation(plain)
+        if kind == "linear":
+            return Rotation(plain / scaling.positive("factor"))
+        if kind == "llama3":
+            return Rotation(
+                Llama3Scaling(
+                    scaling.positive("factor"), scaling.positive("low_freq_factor"), scaling.positive("high_freq_factor"),
+                    scaling.count("original_max_position_embeddings"),
+                ).scaled(plain)
+            )  # fmt: skip
+        if kind in ("longrope", "su"):
+            return self._long(scaling, plain)
+        raise CheckpointError(
+            f"{scaling.place}: the scaling of positions {kind!r} is not known; expected default, linear, llama3 or longrope"
+        )
+
+    def _long(self, scaling: Fields, plain: Array) -> Rotation:
+        original = self.fields.count(
+            "original_max_position_embeddings", scaling.count("original_max_position_embeddings", self.context)
+        )
+        magnitude = scaling.positive("attention_factor", long_magnitude(self.context, original))
+        factors = {name: scaling.numbers(name) for name in ("short_factor", "long_factor")}
+        for name, values in factors.items():
+            if len(values) != len(plain):
+                raise scaling.error(name, f"{len(values)} numbers", f"{len(plain)}")
+        short, long = (Rotation(plain / values, magnitude) for values in factors.values())
+        return Rotation(short.frequencies, magnitude, long if self.context > original else None, original)
+
+
+def _llama(reader: _Reader) -> Architecture:
+    return reader.architecture(reader.alike(None), (reader.rotation(),), activation=reader.activation())
+
+
+def _mistral(reader: _Reader) -> Architecture:
+    return reader.architecture(reader.alike(reader.window()), (reader.rotation(),), activation=reader.activation())
+
+
+def _qwen(reader: _Reader) -> Architecture:
+    fields = reader.fields
+    layers = reader.alike(None)
+    if fields.flag("use_sliding_window", default=False):
+        first = fields.count("max_window_layers", reader.depth)
+        layers = reader.by_type(lambda layer: layer >= first)
+    return reader.architecture(
+        layers, (reader.rotation(),), activation=reader.activation(), has_qk_norms=reader.family == "qwen3"
+    )
+
+
+def _gemma(reader: _Reader) -> Architecture:
+    fields, is_third = reader.fields, reader.family == "gemma3"
+    period = fields.count("sliding_window_pattern", _GEMMA_PERIODS[reader.family])
+    rotations: tuple[Rotation, ...]
+    if is_third:
+        rotations = _gemma3_rotations(reader)
+        layers = reader.by_type(lambda layer: (layer + 1) % period != 0, lambda is_local: int(is_local))
+    else:
+        rotations = (reader.rotation(),)
+        layers = reader.by_type(lambda layer: (layer + 1) % period != 0)
+    caps = {
+        key: fields.positive(name)
+        for key, name in (("softcap", "attn_logit_softcapping"), ("logit_softcap", "final_logit_softcapping"))
+        if fields.has(name)
+    }
+    return reader.architecture(
+        layers, rotations, activation=reader.activation("hidden_activation"),
+        scale=fields.positive("query_pre_attn_scalar") ** -0.5, embedding_scale=sqrt(reader.width), norm_offset=1.0,
+        has_post_norms=True, has_qk_norms=is_third, **caps,
+    )  # fmt: skip
+
+
+def _gemma3_rotations(reader: _Reader) -> tuple[Rotation, Rotation]:
+    """The rotations of layers that see all positions, and of those that see a window."""
+    fields = reader.fields
+    parameters = fields.inner("rope_parameters")
+    if parameters.has("full_attention"):
+        full, local = parameters.inner("full_attention"), parameters.inner(_LOCAL)
+        return (
+            reader.scaled(full, full.positive("rope_theta", 1e6)),
+            reader.scaled(local, local.positive("rope_theta", 1e4)),
+        )
+    base, local_base = fields.positive("rope_theta", 1e6), fields.positive("rope_local_base_freq", 1e4)
+    return reader.scaled(fields.inner("rope_scaling"), base), Rotation(frequencies(local_base, reader.head))
+
+
+_FAMILIES: dict[str, Callable[[_Reader], Architecture]] = {
+    "llama": _llama,
+    "mistral": _mistral,
+    "qwen2": _qwen,
+    "qwen3": _qwen,
+    "gemma2": _gemma,
+    "gemma3": _gemma,
+    "phi3": _mistral,
+}

@@ -1,0 +1,185 @@
+"""The weights of a decoder's graph: rows of a checkpoint's tensors, in the order in which the graph multiplies by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxquant.errors import CheckpointError
+from onnxquant.formats.base import Encoded, Format
+from onnxquant.interchange.joined_rows import by_rows, has_independent_rows, independent, joined
+from onnxquant.interchange.tensor import Checkpoint, Tensor
+from onnxquant.language.architecture import Architecture
+from onnxquant.language.names import Names
+from onnxquant.numerics.arrays import Array
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of the checkpoint, or its rows in another order.
+
+    Attributes:
+        tensor: the tensor.
+        order: places of its rows; None: as they are.
+    """
+
+    tensor: Tensor
+    order: Array | None = None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight of the graph [rows, cols], of one tensor or of several below each other.
+
+    Attributes:
+        name: name in the graph.
+        parts: its tensors.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        """Outputs."""
+        return sum(part.tensor.shape[0] for part in self.parts)
+
+    @property
+    def cols(self) -> int:
+        """Inputs."""
+        return self.parts[0].tensor.shape[1]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Tensors of the checkpoint."""
+        return [part.tensor for part in self.parts]
+
+    @property
+    def format(self) -> Format | None:
+        """The format that its rows have as codes; None where they are plain numbers."""
+        kind = by_rows(self.parts[0].tensor).kind
+        return kind if isinstance(kind, Format) else None
+
+    def encoded(self) -> Encoded:
+        """Its codes as they are in the checkpoint.
+
+        Raises:
+            CheckpointError: its parts have codes that cannot stand below each other.
+        """
+        parts = [by_rows(part.tensor).encoded() for part in self.parts]
+        if len(parts) == 1 and self.parts[0].order is None:
+            return parts[0]
+        return joined([independent(part) for part in parts], self._order())
+
+    def array(self) -> Array:
+        """Its numbers, float32 [rows, cols]."""
+        arrays = [np.asarray(part.tensor.array(), np.float32) for part in self.parts]
+        ordered = [
+            array if part.order is None else array[part.order] for array, part in zip(arrays, self.parts, strict=True)
+        ]
+        return ordered[0] if len(ordered) == 1 else np.concatenate(ordered)
+
+    def _order(self) -> Array:
+        """Places of its rows among the rows of all parts."""
+        before, orders = 0, []
+        for part in self.parts:
+            count = part.tensor.shape[0]
+            orders.append(before + (np.arange(count) if part.order is None else part.order))
+            before += count
+        return np.concatenate(orders)
+
+
+@dataclass
+class Weights:
+    """The tensors of a checkpoint by the parts of a decoder.
+
+    Attributes:
+        checkpoint: the checkpoint.
+        architecture: its architecture.
+        names: its names.
+        used: names of tensors that the graph reads.
+    """
+
+    checkpoint: Checkpoint
+    architecture: Architecture
+    names: Names
+    used: set[str] = field(default_factory=set)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the head is the embedding."""
+        return self.names.weight("head") not in self.checkpoint.tensors
+
+    def unused(self) -> list[str]:
+        """Names of tensors that the graph does not read."""
+        return [name for name in self.checkpoint.tensors if name not in self.used]
+
+    def matrix(self, part: str, rows: int, cols: int, layer: int | None = None) -> Matrix:
+        """A weight of one tensor.
+
+        Raises:
+            CheckpointError: there is none, or its shape is another.
+        """
+        tensor = self._tensor(self.names.weight(part, layer), (rows, cols))
+        return Matrix(tensor.name, (Part(tensor, self._order(part, rows)),))
+
+    def joined(self, parts: Sequence[Matrix], name: str) -> Matrix | None:
+        """Weights below each other as one; None where their codes are of several formats."""
+        whole = Matrix(name, tuple(part for matrix in parts for part in matrix.parts))
+        kinds = {by_rows(tensor).kind for tensor in whole.tensors}
+        form = whole.format
+        if len(kinds) > 1 or (form is not None and not has_independent_rows(form, whole.cols)):
+            return None
+        return whole
+
+    def vector(self, part: str, size: int, layer: int | None = None) -> Array:
+        """The weight of a normalization, float32 [size].
+
+        Raises:
+            CheckpointError: there is none, or its shape is another.
+        """
+        values = np.asarray(self._tensor(self.names.weight(part, layer), (size,)).array(), np.float32)
+        return np.asarray(values + np.float32(self.architecture.norm_offset), np.float32)
+
+    def bias(self, part: str, size: int, layer: int) -> Array | None:
+        """The bias of a product, float32 [size]; None where there is none.
+
+        Raises:
+            CheckpointError: its shape is another.
+        """
+        name = self.names.bias(part, layer)
+        if name not in self.checkpoint.tensors:
+            return None
+        values = np.asarray(self._tensor(name, (size,)).array(), np.float32)
+        order = self._order(part, size)
+        return values if order is None else values[order]
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        if name not in self.checkpoint.tensors:
+            raise CheckpointError(
+                f"{self.checkpoint.path}: has no tensor {name!r}, which a decoder of the family "
+                f"{self.architecture.family} has, of shape {list(shape)}"
+            )
+        tensor = self.checkpoint[name]
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{self.checkpoint.path}: tensor {name}: found shape {list(tensor.shape)}, expected {list(shape)} by the "
+                f"configuration"
+            )
+        if not (tensor.is_encoded or tensor.is_float):
+            raise CheckpointError(
+                f"{self.checkpoint.path}: tensor {name}: found {tensor.label}, expected floats or codes"
+            )
+        self.used.add(name)
+        return tensor
+
+    def _order(self, part: str, rows: int) -> Array | None:
+        """Places of the rows of queries and keys: GGUF files of llamas have both channels of a pair beside each other."""
+        if not (self.names.is_gguf and self.architecture.family == "llama" and part in ("q", "k")):
+            return None
+        head = self.architecture.head
+        if rows % head:
+            raise CheckpointError(f"{self.checkpoint.path}: {rows} outputs of {part} are no heads of {head} channels")
+        return np.arange(rows).reshape(-1, head // 2, 2).swapaxes(1, 2).reshape(-1)

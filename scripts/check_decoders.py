@@ -1,0 +1,107 @@
+"""Decoders of tiny checkpoints beside transformers: the same logits, cached and not, in batches with padding.
+
+    python scripts/check_decoders.py                  # needs transformers and torch
+    python scripts/check_decoders.py --write          # writes the logits that tests compare with
+
+Each checkpoint has the configuration of a family and random weights, drawn by numpy from a fixed seed. transformers computes
+its logits in float32. The decoder is the conversion of the same files, run by plain onnxruntime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from decoder_check.checkpoints import CONFIGS, FIXTURE, TOKENS, lengths_of, save_checkpoint
+from transformers import AutoModelForCausalLM
+
+from onnxquant.language.convert import convert
+from onnxquant.numerics.arrays import Array
+from onnxquant.runtime import open_session, session_options
+
+
+def expected_logits(folder: Path, tokens: Array, mask: Array) -> Array:
+    """Logits of transformers, [batch, length, vocabulary]; rows begin with padding where the mask is 0."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    with torch.no_grad():
+        out = model(
+            torch.tensor(tokens),
+            attention_mask=torch.tensor(mask),
+            position_ids=torch.tensor(positions),
+            use_cache=False,
+        )
+    return np.asarray(out.logits)
+
+
+def decoder_logits(path: Path, tokens: Array, mask: Array, cuts: list[int]) -> Array:
+    """Logits of a decoder that reads its tokens in calls that end at the cuts."""
+    session = open_session(path, session_options(threads=1))
+    inputs = {i.name: i for i in session.get_inputs()}
+    names = [o.name for o in session.get_outputs()]
+    past = {
+        name: np.zeros((len(tokens), i.shape[1], 0, i.shape[3]), np.float32)
+        for name, i in inputs.items()
+        if name.startswith("past")
+    }
+    parts, begin = [], 0
+    for end in [*cuts, tokens.shape[1]]:
+        feed = {
+            "input_ids": tokens[:, begin:end],
+            "attention_mask": mask[:, :end],
+            "logits_count": np.array(end - begin),
+        }
+        outputs = dict(zip(names, session.run(None, feed | past), strict=True))
+        parts.append(outputs["logits"])
+        past = {name: outputs[name.replace("past_key_values", "present")] for name in past}
+        begin = end
+    return np.concatenate(parts, 1)
+
+
+def main() -> int:
+    """Command line; the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", help="configurations (default: all)")
+    parser.add_argument("--write", action="store_true", help="write the logits that tests compare with")
+    arguments = parser.parse_args()
+    failed, stored = [], {}
+    for name in arguments.names or CONFIGS:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "checkpoint"
+            save_checkpoint(name, folder)
+            rows = lengths_of(name)
+            longest = max(rows)
+            tokens = np.random.default_rng(1).integers(0, TOKENS, (len(rows), longest))
+            mask = (np.arange(longest) >= longest - np.array(rows)[:, None]).astype(np.int64)
+            expected = expected_logits(folder, tokens, mask)
+            convert(folder, Path(place) / "decoder")
+            real, worst = mask.astype(bool), {}
+            # The second rotation of long texts holds for all keys: those of calls before were turned by the first one.
+            begin = 18 if name == "phi3_long" else longest // 2
+            for how, cuts in (("whole", []), ("cached", list(range(begin, longest)))):
+                logits = decoder_logits(Path(place) / "decoder" / "model.onnx", tokens, mask, cuts)
+                worst[how] = float(np.abs(logits - expected)[real].max())
+            single = decoder_logits(
+                Path(place) / "decoder" / "model.onnx", tokens[:1], mask[:1], [] if name == "phi3_long" else [3, 11]
+            )
+            worst["alone"] = float(np.abs(single - expected[:1])[real[:1]].max())
+        print(
+            f"{name:14} largest logit {np.abs(expected).max():.2f}, differs by",
+            {k: f"{v:.1e}" for k, v in worst.items()},
+            flush=True,
+        )
+        stored[name] = expected[0].astype(np.float32)
+        if max(worst.values()) > 1e-4:
+            failed.append(name)
+    if arguments.write:
+        np.savez_compressed(FIXTURE, **stored)
+    print("FAILED: " + ", ".join(failed) if failed else "all equal within 1e-4")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

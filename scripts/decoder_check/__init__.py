@@ -1,0 +1,1 @@
+"""Checkpoints for scripts/check_decoders.py and the tests."""
