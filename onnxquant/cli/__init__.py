@@ -23,7 +23,7 @@ from onnxquant.version import __version__
 
 _COMMANDS = (
     "quantize", "plan", "batch", "config", "hub", "calibrate", "validate", "report", "benchmark", "diff", "info", "list",
-    "verify", "dequantize", "move", "convert", "transplant",
+    "verify", "dequantize", "move", "convert", "transplant", "generate",
     "completion",
 )  # fmt: skip
 

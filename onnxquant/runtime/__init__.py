@@ -3,6 +3,7 @@
 It may import native, graph, formats and numerics; solvers, targets and the rooms above may import it.
 """
 
+from onnxquant.runtime.buffers import Buffer, run_on_buffers, zeros
 from onnxquant.runtime.extended import (
     ExtendableModel,
     extendable,
@@ -30,6 +31,7 @@ from onnxquant.runtime.signatures import Signature, signatures
 
 __all__ = [
     "EXTENSIONS",
+    "Buffer",
     "ExtendableModel",
     "Kernels",
     "NodeTime",
@@ -49,6 +51,7 @@ __all__ = [
     "outputs_of",
     "profile",
     "run",
+    "run_on_buffers",
     "session_of",
     "session_options",
     "shape_addition",
@@ -56,4 +59,5 @@ __all__ = [
     "signatures",
     "subgraph_tensors",
     "version",
+    "zeros",
 ]

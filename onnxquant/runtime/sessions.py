@@ -120,7 +120,7 @@ def open_session(
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
         remedy = _remedy(without_library(used, libraries))
-        raise ModelError(f"{title}: onnxruntime {version()} cannot load it: {_first_line(error)}{remedy}") from None
+        raise ModelError(f"{title}: onnxruntime {version()} cannot load it: {first_line(error)}{remedy}") from None
 
 
 def _remedy(domains: Sequence[str]) -> str:
@@ -188,7 +188,7 @@ def run(
         arrays = {n: a.astype("float16") if n in halves and a.dtype == "float32" else a for n, a in feed.items()}
         return dict(zip(names, session.run(names, arrays), strict=True))
     except Exception as error:
-        raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from None
+        raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from None
 
 
 def inputs_of(session: ort.InferenceSession) -> list[tuple[str, str, list[Any]]]:
@@ -209,6 +209,7 @@ def schema(op_type: str, domain: str, version: int) -> object | None:
     return max((s for s in schemas if s.since_version <= version), key=lambda s: s.since_version, default=None)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an exception's words."""
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from browsers import chromium, complaints, served
+from decoders import Weights, save_genai, shared_cache
 from documentation import PAGES, ROOT, blocks, execute, marks
 from graphs import model, node, rng, weight
 from PIL import Image
@@ -79,6 +80,14 @@ def _words(folder: Path) -> None:
     np.savez(folder / "texts.npz", input_ids=rng(5).integers(0, 300, (16, 12)))
 
 
+def _decoders(folder: Path) -> None:
+    """Two decoder folders of the same function, but for noise on the second, and a text."""
+    weights = Weights.draw()
+    save_genai(folder / "decoder", shared_cache(weights))
+    save_genai(folder / "coded", shared_cache(weights.noisy(0.02)))
+    (folder / "corpus.txt").write_text("The quick brown fox jumps over the lazy dog. " * 8)
+
+
 @pytest.fixture(scope="module")
 def presumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that pages presume a reader to have."""
@@ -86,6 +95,7 @@ def presumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _digits(folder)
     _images(folder)
     _words(folder)
+    _decoders(folder)
     return folder
 
 

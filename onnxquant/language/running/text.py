@@ -1,0 +1,89 @@
+"""Texts to tokens and back, through the package ``tokenizers``."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnxquant.errors import FeedError, ModelError
+from onnxquant.language.running.folder import TOKENIZER
+
+# The character that stands for bytes which are no character, or not yet.
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+class TextTokenizer:
+    """The tokenizer of a decoder folder.
+
+    Args:
+        folder: a folder with a ``tokenizer.json``.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+        FeedError: the package is not installed.
+
+    Attributes:
+        prefix: tokens that it puts before a text by itself.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / TOKENIZER
+        if not self.path.is_file():
+            raise ModelError(f"{self.path}: is missing; texts need the tokenizer of the model")
+        if importlib.util.find_spec("tokenizers") is None:
+            raise FeedError(f"{self.path}: needs the package tokenizers: pip install 'onnxquant[text]'")
+        import tokenizers
+
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(self.path))
+        except Exception as error:  # the package raises Exception itself
+            raise ModelError(f"{self.path}: tokenizers cannot read it: {error}") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        plain, special = self.encode("a", special=False), self.encode("a")
+        self.prefix = special[: special.index(plain[0])] if plain and plain[0] in special else []
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Tokens of a text.
+
+        Args:
+            text: the text.
+            special: the tokenizer adds the tokens that begin and end a text.
+        """
+        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, without those that are no text."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+class TextStream:
+    """The text of tokens that come one by one: a character that several tokens make up comes with the last of them."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        # Tokens before the first place are of no more use; those before the second are shown. Tokens are decoded together
+        # with those before them, because the blank that begins a word depends on them.
+        self._begin = self._shown = 0
+
+    def add(self, token: int) -> str:
+        """The text that a token completes; empty where it completes none."""
+        self._tokens.append(token)
+        text, before = self._texts()
+        if len(text) <= len(before) or text.endswith(_INCOMPLETE):
+            return ""
+        self._begin, self._shown = self._shown, len(self._tokens)
+        return text[len(before) :]
+
+    def end(self) -> str:
+        """The rest: bytes that never became a character."""
+        text, before = self._texts()
+        self._begin = self._shown = len(self._tokens)
+        return text[len(before) :]
+
+    def _texts(self) -> tuple[str, str]:
+        """The text from the first place on, and the part of it that is shown."""
+        decode = self._tokenizer.decode
+        return decode(self._tokens[self._begin :]), decode(self._tokens[self._begin : self._shown])
