@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from onnxquant.cli.options import model_options
+from onnxquant.cli.options import model_options, refuse_flags, split_options
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
 from onnxquant.inspect.benchmark import BenchmarkRow
 from onnxquant.inspect.benchmark import benchmark as benchmark_models
@@ -18,11 +19,19 @@ from onnxquant.report.units import milliseconds, size, speed, times
 
 # Operators that are named for each model.
 _KERNELS = 6
+# Options of decoder folders alone, and those that they have no use for.
+_OF_DECODERS = ("prompt", "generate", "rounds")
+_OF_FILES = ("data", "seed", "dim", "preprocess", "external_root", "custom_op_library")
 
 
 @click.command(short_help="Compare sizes and latencies of models.")
 @click.argument("models", nargs=-1, required=True, type=click.Path())
 @click.option("--data", type=click.Path(), metavar="FEEDS", help="Samples, of which the first is run.")
+@click.option("--prompt", type=int, help="For decoder folders: tokens of the prompt.  [default: 128]")
+@click.option("--generate", type=int, help="For decoder folders: tokens of the text after it.  [default: 64]")
+@click.option(
+    "--rounds", type=int, help="For decoder folders: number of rounds.  [default: until the ratios are certain]"
+)
 @model_options("seed", "threads", "dim", "preprocess", "external_root", "custom_op_library")
 @json_option
 @errors_become_exit_codes
@@ -32,7 +41,19 @@ def benchmark(models: tuple[str, ...], data: str | None, as_json: bool, **option
     \b
     Examples:
       onnxquant benchmark model.onnx model.int8.onnx model.q4_0.onnx --threads 1
+      onnxquant benchmark decoder decoder.q4 --prompt 128 --generate 64
+
+    \b
+    MODELS may be decoder folders: tokens a second of a prompt and of the text
+    after it, time to load, memory.
     """
+    if any(Path(model).is_dir() for model in models):
+        refuse_flags(_OF_FILES, "has no effect on decoder folders")
+        own, _ = split_options(options, (*_OF_DECODERS, "threads"))
+        _benchmark_decoders(models, own, as_json=as_json)
+        return
+    refuse_flags(_OF_DECODERS, "has no effect on files: give decoder folders")
+    _, options = split_options(options, _OF_DECODERS)
     rows = benchmark_models(*models, data=data, **options)
     if as_json:
         print_json(to_json(rows))
@@ -61,3 +82,15 @@ def _names(models: Sequence[str]) -> list[str]:
 
 def _speed(row: BenchmarkRow) -> str:
     return times(row.speed_ratio) if row.speed_interval is None else speed(row.speed_ratio, row.speed_interval)
+
+
+def _benchmark_decoders(folders: Sequence[str], options: Mapping[str, Any], *, as_json: bool) -> None:
+    """Measure decoder folders."""
+    from onnxquant.cli.decoders import show_speeds
+    from onnxquant.language.running.speed import benchmark as benchmark_decoders
+
+    rows = benchmark_decoders(*folders, **{name: value for name, value in options.items() if value is not None})
+    if as_json:
+        print_json(to_json(rows))
+    else:
+        show_speeds(rows, _names(folders))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
@@ -45,6 +45,30 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options that the command line holds, so that a recipe or a file decides the others."""
     source = click.get_current_context().get_parameter_source
     return {k: v for k, v in options.items() if source(k) is not ParameterSource.DEFAULT}
+
+
+def refuse_flags(names: Collection[str], problem: str) -> None:
+    """Refuse options that the command line holds though they do nothing there.
+
+    Args:
+        names: names of the options.
+        problem: the end of a sentence that begins with the flag.
+
+    Raises:
+        UsageError: one of them is there.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{parameter.opts[0]} {problem}")
+
+
+def split_options(options: Mapping[str, Any], names: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of some names, and the others."""
+    return (
+        {name: value for name, value in options.items() if name in names},
+        {name: value for name, value in options.items() if name not in names},
+    )
 
 
 def _click_option(option: Option) -> Callable[[Command], Command]:

@@ -23,7 +23,7 @@ from onnxquant.report.warnings import warnings
 def render(report: ReportData) -> str:
     """The report as a page."""
     verdict = verdict_of(report)
-    return _template("page.html.j2").render(
+    return page_template("page.html.j2").render(
         report=report,
         rows=rows,
         ways=ways,
@@ -38,7 +38,7 @@ def render(report: ReportData) -> str:
 
 def render_comparison(data: Comparison) -> str:
     """Several reports side by side, as a page."""
-    return _template("comparison.html.j2").render(
+    return page_template("comparison.html.j2").render(
         embedded=embedded(to_object(data)), data=data, columns=comparison.COLUMNS, charts=comparison.charts(data)
     )
 
@@ -62,7 +62,8 @@ def _used(head: Sequence[str], table: Iterable[Sequence[str]]) -> list[int]:
 
 
 @cache
-def _template(name: str) -> Template:
+def page_template(name: str) -> Template:
+    """A template of a page, by the name of its file."""
     loader = PackageLoader("onnxquant.report", "templates")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -35,16 +35,31 @@ def footprint(path: Path) -> Footprint:
     Raises:
         ModelError: the model does not load.
     """
+    printed = in_own_process(__name__, path, *runtime.named_libraries())
+    return from_json(Footprint, json.loads(printed, parse_int=float))
+
+
+def in_own_process(module: str, path: Path, *arguments: str) -> str:
+    """The output of a module's function ``main`` in a process of its own.
+
+    Args:
+        module: name of the module.
+        path: the model, which is the first argument.
+        arguments: the further ones.
+
+    Raises:
+        ModelError: it fails.
+    """
     # -P: a module in the current folder, which may be anybody's download, must not be imported. The package is found
     # where this process found it.
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from onnxquant.validation.footprint import main; main(*sys.argv[2:])"
-    arguments = (str(Path(__file__).parents[2]), str(path), *runtime.named_libraries())
-    command = [sys.executable, "-P", "-c", code, *arguments]
+    code = "import sys, importlib; sys.path.insert(0, sys.argv[1]); importlib.import_module(sys.argv[2]).main(*sys.argv[3:])"
+    package = str(Path(__file__).parents[2])
+    command = [sys.executable, "-P", "-c", code, package, module, str(path), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
         raise ModelError(f"{path}: cannot be loaded in a process of its own: {last[0].split(': ', 1)[-1]}")
-    return from_json(Footprint, json.loads(done.stdout, parse_int=float))
+    return done.stdout
 
 
 def memory() -> dict[str, int]:

@@ -1,0 +1,167 @@
+"""Forms of the results on decoder folders: lines and tables on a terminal, JSON, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from onnxquant.cli.shared import Display, console, print_json
+from onnxquant.errors import RecipeError
+from onnxquant.json_data import JsonObject, to_object
+from onnxquant.language.running.divergence import Estimate
+from onnxquant.language.running.proof import LanguageProof
+from onnxquant.language.running.speed import DecoderSpeed
+from onnxquant.report.pages import PageTable, render_page
+from onnxquant.report.serialize import as_text
+from onnxquant.report.terminal import table
+from onnxquant.report.units import milliseconds, size, speed, times
+from onnxquant.system.files import atomically, refuse_taken
+
+_ENDINGS = (".html", ".json")
+_POSITIONS = ("positions", ">tokens", ">original", ">perplexity", ">KL divergence", ">same top token")
+
+
+def proof_data(proof: LanguageProof) -> JsonObject:
+    """The data of a proof."""
+    return {**to_object(proof), "passed": proof.passed}
+
+
+def show_proof(proof: LanguageProof, display: Display, places: Sequence[Path] = ()) -> None:
+    """Print a proof; with -v the figures of each range of positions, too."""
+    if display.as_json:
+        print_json(proof_data(proof))
+        return
+    if display.quiet:
+        return
+    facts = proof_facts(proof)
+    if display.one_line:
+        click.echo(f"{facts[0][1]} {proof.decoder} {_smaller(proof)} smaller KL {proof.divergence.kl.value:.4g} "
+                   f"perplexity x{proof.divergence.perplexity_ratio.value:.4f}")  # fmt: skip
+        return
+    width = max(len(subject) for subject, _ in facts)
+    for subject, text in facts:
+        click.echo(f"{subject:<{width}}  {text}")
+    for place in places:
+        click.echo(f"{'report':<{width}}  {place}")
+    if display.verbose:
+        out = table("By the number of tokens before the one that is predicted", *_POSITIONS)
+        for row in _position_rows(proof):
+            out.add_row(*row)
+        console().print(out)
+
+
+def report_places(names: Sequence[str], *, force: bool) -> list[Path]:
+    """Places of the reports of a proof.
+
+    Raises:
+        RecipeError: a name with another ending, or no name.
+        OutputError: a report cannot be written there, or exists already.
+    """
+    places = [Path(name) for name in dict.fromkeys(names)]
+    for place in places:
+        if place.suffix not in _ENDINGS:
+            raise RecipeError(f"report is {str(place)!r}, expected a name that ends in {' or '.join(_ENDINGS)}")
+        refuse_taken(place, force=force)
+    return places
+
+
+def write_reports(proof: LanguageProof, places: Sequence[Path]) -> None:
+    """Write a proof to files.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    for place in places:
+        data = proof_data(proof)
+        positions = PageTable(
+            "By the number of tokens before the one that is predicted", _POSITIONS, _position_rows(proof)
+        )
+        title = f"{proof.decoder} against {proof.original}"
+        page = render_page(title, proof_facts(proof), [positions], data) if place.suffix == ".html" else as_text(data)
+        with atomically(place) as stream:
+            stream.write(page.encode(errors="backslashreplace"))
+
+
+def proof_facts(proof: LanguageProof) -> list[tuple[str, str]]:
+    """A proof as subjects and sentences."""
+    figures = proof.divergence
+    part = "every token after the first" if proof.first == 1 else "the second half of each"
+    return [
+        ("verdict", "FAILED" if proof.missed else "PASSED"),
+        *(("missed", sentence) for sentence in proof.missed),
+        ("folder", f"{proof.decoder} against {proof.original}"),
+        ("size", f"{size(proof.bytes)}, {_smaller(proof)} smaller than {size(proof.original_bytes)}"),
+        ("perplexity", f"{_estimate(figures.perplexity)}; original {_estimate(figures.original_perplexity)}"),
+        ("perplexity ratio", _estimate(figures.perplexity_ratio)),
+        (
+            "KL divergence",
+            f"{_estimate(figures.kl)} nats; {figures.kl_quantile:.3g} at 99 % of the tokens, {figures.kl_largest:.3g} at most",
+        ),
+        ("same top token", f"{figures.same_top.value:.2%} ± {figures.same_top.error:.2%}"),
+        ("probabilities", f"of the text's tokens differ by {figures.probability_rms:.2%} (root mean square)"),
+        ("text", f"{proof.text}: {figures.tokens} tokens in {proof.windows} windows of {proof.window}, {part}"),
+    ]
+
+
+def _position_rows(proof: LanguageProof) -> list[list[str]]:
+    return [
+        [
+            f"{part.first} to {part.last}",
+            str(part.tokens),
+            f"{part.original_perplexity:.5g}",
+            f"{part.perplexity:.5g}",
+            _estimate(part.kl),
+            f"{part.same_top:.2%}",
+        ]
+        for part in proof.divergence.positions
+    ]
+
+
+def _estimate(estimate: Estimate) -> str:
+    """A figure and its error, to the second digit of the error.
+
+    >>> _estimate(Estimate(12.34567, 0.0123))
+    '12.346 ± 0.012'
+    """
+    value, error = estimate
+    if not 0 < error < float("inf"):
+        return f"{value:.5g}"
+    digits = max(0, 1 - int(f"{error:e}".partition("e")[2]))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _smaller(proof: LanguageProof) -> str:
+    return f"{proof.original_bytes / proof.bytes:.2f}x"
+
+
+def show_speeds(rows: Sequence[DecoderSpeed], names: Sequence[str]) -> None:
+    """Print speeds of decoder folders.
+
+    Args:
+        rows: the figures.
+        names: names of the folders.
+    """
+    first = rows[0]
+    titles = (
+        "decoder",
+        "+>faster",
+        "+>tokens/s",
+        ">prompt faster",
+        ">prompt tokens/s",
+        ">first token",
+        ">size",
+        ">memory",
+        ">load",
+    )
+    out = table(f"Benchmark: a prompt of {first.prompt_tokens} tokens, and {first.tokens} tokens after it", *titles)
+    for row, name in zip(rows, names, strict=True):
+        out.add_row(
+            name, speed(row.ratio, row.interval), f"{row.speed:.4g}", speed(row.prompt_ratio, row.prompt_interval),
+            f"{row.prompt_speed:.4g}", milliseconds(row.first_token_seconds), f"{size(row.bytes)} ({times(row.size_ratio)})",
+            size(row.resident_bytes), milliseconds(row.load_seconds),
+        )  # fmt: skip
+    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
+    out.caption = f"{threads}, {first.clock} time, medians of {first.rounds} interleaved rounds"
+    console().print(out)

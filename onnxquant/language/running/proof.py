@@ -1,0 +1,235 @@
+"""The proof of a decoder folder on a text: perplexity, and the distance from the predictions of the original."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from onnxquant.arguments import checked
+from onnxquant.errors import FeedError, ModelError, RecipeError
+from onnxquant.graph.io import load
+from onnxquant.json_data import INLINE
+from onnxquant.language.running.decoder import Decoder, Tokens
+from onnxquant.language.running.divergence import Comparison, Divergence
+from onnxquant.language.running.folder import TOKENIZER
+from onnxquant.language.running.text import TextTokenizer
+from onnxquant.recipe.progress import Progress, silent
+
+# Tokens of a window, where the contexts hold as many.
+WINDOW = 512
+_SMALLEST_WINDOW = 4
+_STAGE = "reading windows"
+
+
+@dataclass(frozen=True)
+class LanguageProof:
+    """A decoder folder against its original on a text.
+
+    Attributes:
+        original: the original.
+        decoder: the folder.
+        text: file of the text.
+        window: tokens of a window.
+        windows: number of windows, which follow each other without overlap; the rest of the text is left out.
+        first: place in each window of the first token that is predicted; each one is predicted from all before it.
+        original_bytes: size of the original's graph and data.
+        bytes: that of the folder's.
+        seconds: time of the proof.
+        divergence: figures of all positions.
+        missed: sentences on bounds that are not met.
+    """
+
+    original: str
+    decoder: str
+    text: str
+    window: int
+    windows: int
+    first: int
+    original_bytes: int
+    bytes: int
+    seconds: float
+    divergence: Divergence = field(metadata=INLINE)
+    missed: list[str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every bound is met."""
+        return not self.missed
+
+
+@dataclass(frozen=True)
+class LanguageBounds:
+    """Bounds of a proof; None: none.
+
+    Attributes:
+        kl: largest mean KL divergence in nats.
+        perplexity_ratio: largest perplexity over that of the original.
+    """
+
+    kl: float | None = None
+    perplexity_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            RecipeError: one is below what it can be.
+        """
+        for name, bound in (("max_kl", self.kl), ("max_perplexity_ratio", self.perplexity_ratio)):
+            if bound is not None and not bound >= 0:
+                raise RecipeError(f"{name} is {bound}, expected 0 or more")
+
+    def missed(self, figures: Divergence) -> list[str]:
+        """Sentences on bounds that are not met; NaN meets none."""
+        return [
+            f"{name} is {value:.4g}, the bound {bound:g}"
+            for name, value, bound in (
+                ("mean KL divergence", figures.kl.value, self.kl),
+                ("perplexity ratio", figures.perplexity_ratio.value, self.perplexity_ratio),
+            )
+            if bound is not None and not value <= bound
+        ]
+
+
+@checked
+def validate(
+    original: str | Path,
+    folder: str | Path,
+    text: str | Path,
+    *,
+    window: int | None = None,
+    tokens: int | None = None,
+    all_positions: bool = False,
+    max_kl: float | None = None,
+    max_perplexity_ratio: float | None = None,
+    threads: int | None = None,
+    library: bool = True,
+    progress: Progress = silent,
+) -> LanguageProof:
+    """Prove a decoder folder against its original on a text.
+
+    The text is cut into windows that do not overlap, each read from an empty context. As in llama.cpp's perplexity tool the tokens
+    of the second half of each are predicted, from all before them, and the first token of each becomes the one that begins a
+    text where the tokenizer has one.
+
+    Args:
+        original: a decoder folder.
+        folder: the decoder folder to prove.
+        text: a file of UTF-8 text.
+        window: tokens of a window; None: 512, or the smaller context.
+        tokens: tokens of the text that are read at most; None: all.
+        all_positions: all tokens of a window but its first are predicted.
+        max_kl: largest mean KL divergence in nats.
+        max_perplexity_ratio: largest perplexity over that of the original.
+        threads: number of threads; None: onnxruntime's choice.
+        library: operators of onnxquant run on its compiled library.
+        progress: called with the name of the stage and the part of it that is done.
+
+    Raises:
+        ModelError: a folder is damaged, or the two are not of the same vocabulary.
+        FeedError: the text cannot be read, or is shorter than a window.
+        RecipeError: an argument is out of range.
+    """
+    begin = time.monotonic()
+    bounds = LanguageBounds(max_kl, max_perplexity_ratio)
+    for name, count, least in (("window", window, _SMALLEST_WINDOW), ("tokens", tokens, 1), ("threads", threads, 1)):
+        if count is not None and count < least:
+            raise RecipeError(f"{name} is {count}, expected at least {least}")
+    read = _text(Path(text))
+    progress("loading", 0.0)
+    reference = opened(original, threads=threads, library=library)
+    decoder = Decoder(folder, threads=threads, library=library)
+    if reference.vocabulary != decoder.vocabulary:
+        raise ModelError(
+            f"{decoder.config.model} has {decoder.vocabulary} tokens, {reference.config.model} {reference.vocabulary}: "
+            "expected decoders of the same vocabulary"
+        )
+    size = window or min([WINDOW, *(d.config.context for d in (reference, decoder) if d.config.context)])
+    ids, prefix = _tokens(reference, decoder, read)
+    rows = _windows(ids[:tokens], prefix, size, str(text))
+    first = 1 if all_positions else size // 2 + 1
+    comparison = Comparison()
+    for place, row in enumerate(rows):
+        progress(_STAGE, place / len(rows))
+        _compare(comparison, reference, decoder, row, first)
+    return LanguageProof(
+        original=str(original),
+        decoder=str(folder),
+        text=str(text),
+        window=size,
+        windows=len(rows),
+        first=first,
+        original_bytes=load(reference.config.model).size(),
+        bytes=load(decoder.config.model).size(),
+        seconds=time.monotonic() - begin,
+        divergence=(figures := comparison.result()),
+        missed=bounds.missed(figures),
+    )
+
+
+def opened(original: str | Path, *, threads: int | None, library: bool) -> Decoder:
+    """The decoder that a proof compares with.
+
+    Args:
+        original: a decoder folder.
+        threads: number of threads; None: onnxruntime's choice.
+        library: operators of onnxquant run on its compiled library.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
+    return Decoder(original, threads=threads, library=library)
+
+
+def _text(path: Path) -> str:
+    """The text of a file, without the line break at its end."""
+    try:
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n")
+    except OSError as error:
+        raise FeedError(f"{path}: cannot be read as text: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise FeedError(f"{path}: cannot be read as text: not UTF-8 ({error.reason})") from None
+
+
+def _tokens(reference: Decoder, decoder: Decoder, text: str) -> tuple[list[int], list[int]]:
+    """Tokens of a text, and those that begin one; both folders must agree where both have a tokenizer."""
+    tokenizer = TextTokenizer(decoder.folder)
+    ids = tokenizer.encode(text, special=False)
+    if (reference.folder / TOKENIZER).is_file():
+        other = TextTokenizer(reference.folder)
+        if other.prefix != tokenizer.prefix or other.encode(text, special=False) != ids:
+            raise ModelError(
+                f"{tokenizer.path} and {other.path} give other tokens for the text: expected the same tokenizer"
+            )
+    return ids, tokenizer.prefix
+
+
+def _windows(ids: Sequence[int], prefix: Sequence[int], size: int, name: str) -> Tokens:
+    """Windows of tokens [count, size]; the token that begins a text takes the place of their first."""
+    begun = [*prefix, *ids]
+    count = len(begun) // size
+    if not count:
+        raise FeedError(
+            f"{name}: has {len(begun)} tokens, fewer than a window of {size}: give a longer text, or --window"
+        )
+    rows = np.array(begun[: count * size], np.int64).reshape(count, size)
+    rows[:, : len(prefix)] = prefix
+    return rows
+
+
+def _compare(comparison: Comparison, reference: Decoder, decoder: Decoder, row: Tokens, first: int) -> None:
+    """Compare the predictions of a window's tokens from the place ``first`` on."""
+    length = len(row)
+    parts = zip(*(d.start(capacity=length).logits(row[None]) for d in (reference, decoder)), strict=True)
+    end = 0
+    for original, other in parts:
+        begin, end = end, end + original.shape[1]
+        # Logits at place i predict the token at i + 1.
+        places = range(max(begin + 1, first), min(end + 1, length))
+        if places:
+            rows = slice(places.start - begin - 1, places.stop - begin - 1)
+            comparison.add(original[0, rows], other[0, rows], row[places.start : places.stop], places.start)

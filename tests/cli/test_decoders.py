@@ -1,0 +1,105 @@
+"""``onnxquant validate`` and ``benchmark`` on decoder folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import refused, run
+from decoders import Weights, save_genai, shared_cache
+
+from onnxquant.language.running.proof import validate
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli")
+    weights = Weights.draw()
+    save_genai(root / "original", shared_cache(weights))
+    save_genai(root / "other", shared_cache(weights.noisy(0.1)))
+    (root / "corpus.txt").write_text("The quick brown fox jumps over the lazy dog. " * 3)
+    return root
+
+
+def _validate(folder: Path, *options: object):
+    return run("validate", folder / "original", folder / "other", "--text", folder / "corpus.txt", *options)
+
+
+def test_a_proof_is_a_dozen_lines(folder: Path) -> None:
+    result = _validate(folder)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["verdict", "PASSED"]
+    assert 8 <= len(lines) <= 12
+    assert all(len(line) < 126 for line in lines if str(folder) not in line)
+    assert "positions" in _validate(folder, "-v").stdout
+
+
+def test_a_bound_that_is_missed_is_exit_code_1(folder: Path, tmp_path: Path) -> None:
+    reports = [tmp_path / "proof.html", tmp_path / "proof.json"]
+    options = [option for report in reports for option in ("--report", report)]
+    result = _validate(folder, "--max-kl", 1e-9, "--json", *options)
+    assert result.exit_code == 1
+    printed = json.loads(result.stdout)
+    assert printed["passed"] is False
+    assert "mean KL divergence" in printed["missed"][0]
+    assert json.loads(reports[1].read_text()) == printed
+    page = reports[0].read_text()
+    assert "FAILED" in page
+    assert "<h2>By the number of tokens" in page
+    refused(_validate(folder, "--report", reports[0]), "exists already")
+
+
+def test_options_of_a_proof_reach_it(folder: Path) -> None:
+    options = ("--window", 20, "--tokens", 45, "--all-positions", "--threads", 1, "--max-perplexity-ratio", 9)
+    printed = json.loads(_validate(folder, *options, "--json").stdout)
+    places = (folder / "original", folder / "other", folder / "corpus.txt")
+    figures = validate(*places, window=20, tokens=45, all_positions=True, threads=1).divergence
+    assert (printed["windows"], printed["tokens"], printed["first"]) == (2, 38, 1)
+    assert printed["kl"] == list(figures.kl)
+    assert printed["perplexity"] == list(figures.perplexity)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--min-sqnr", 30), "--min-sqnr has no effect with --text"),
+        (("--seed", 3), "--seed has no effect with --text"),
+        (("--data", "x.npz"), "--data has no effect with --text"),
+        (("--detailed",), "--detailed has no effect with --text"),
+        (("--report", "x.md"), "expected a name that ends in .html or .json"),
+    ],
+)
+def test_options_of_other_models_are_refused_on_texts(folder: Path, options: tuple[object, ...], words: str) -> None:
+    refused(_validate(folder, *options), words)
+
+
+@pytest.mark.parametrize("options", [("--window", 20), ("--max-kl", 1), ("--all-positions",)])
+def test_options_of_texts_are_refused_without_one(folder: Path, options: tuple[object, ...]) -> None:
+    model = folder / "original" / "model.onnx"
+    refused(run("validate", model, model, *options), f"{options[0]} has no effect without --text")
+
+
+@pytest.mark.footprint
+@pytest.mark.latency
+def test_speeds_of_folders_side_by_side(folder: Path) -> None:
+    arguments = (folder / "original", folder / "other", "--prompt", 8, "--generate", 4, "--rounds", 3)
+    rows = json.loads(run("benchmark", *arguments, "--json").stdout)
+    assert [row["folder"] for row in rows] == [str(folder / "original"), str(folder / "other")]
+    for row in rows:
+        low, high = row["interval"]
+        assert low <= row["ratio"] <= high
+        assert row["first_token_seconds"] * row["prompt_speed"] == pytest.approx(8)
+        assert min(row["speed"], row["load_seconds"], row["resident_bytes"]) > 0
+        assert (row["threads"], row["clock"], row["prompt_tokens"], row["tokens"]) == (1, "processor", 8, 4)
+        assert row["rounds"] == 3
+    assert rows[0]["ratio"] == rows[0]["prompt_ratio"] == 1
+
+
+def test_options_of_other_models_are_refused_on_folders(folder: Path) -> None:
+    model = folder / "original" / "model.onnx"
+    refused(run("benchmark", folder / "original", "--seed", 3), "--seed has no effect on decoder folders")
+    refused(run("benchmark", model, "--prompt", 3), "--prompt has no effect on files")
+    refused(run("benchmark", folder / "original", "--generate", 1), "generate is 1, expected at least 2")
+    refused(run("benchmark", folder / "original", model), "is no folder")

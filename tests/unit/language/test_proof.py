@@ -1,0 +1,194 @@
+"""Perplexity and KL divergence are those of float64 numpy on whole windows, by the definitions of llama.cpp's tool."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from decoders import BEGIN, CONTEXT, Weights, plain_cache, save_genai, save_optimum, shared_cache
+
+from onnxquant.errors import FeedError, ModelError, RecipeError
+from onnxquant.language.running import decoder as decoder_module
+from onnxquant.language.running.divergence import Comparison
+from onnxquant.language.running.proof import LanguageBounds, LanguageProof, validate
+from onnxquant.language.running.text import TextTokenizer
+
+ORIGINAL, WINDOW = Weights.draw(), 16
+OTHER = ORIGINAL.noisy(0.1)
+TEXT = "The quick brown fox jumps over the lazy dog, and Grüße."
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_genai(tmp_path_factory.mktemp("proof") / "original", shared_cache(ORIGINAL))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_optimum(tmp_path_factory.mktemp("proof") / "other", plain_cache(OTHER))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "corpus.txt"
+    path.write_text(TEXT + "\n", encoding="utf-8")
+    return path
+
+
+class Expected:
+    """Figures of each predicted token."""
+
+    def __init__(self, tokens: list[int], first: int) -> None:
+        self.before, self.after, self.kl, self.same, self.difference, self.places = [], [], [], [], [], []
+        for begin in range(0, len(tokens) - WINDOW + 1, WINDOW):
+            window = [BEGIN, *tokens[begin + 1 : begin + WINDOW]]
+            p, q = (_softmax(weights.logits(window)) for weights in (ORIGINAL, OTHER))
+            for place in range(first, WINDOW):  # predicted from all tokens before it
+                a, b, token = p[place - 1], q[place - 1], window[place]
+                self.before.append(-np.log(a[token]))
+                self.after.append(-np.log(b[token]))
+                self.kl.append(sum(x * np.log(x / y) for x, y in zip(a, b, strict=True)))
+                self.same.append(a.argmax() == b.argmax())
+                self.difference.append(b[token] - a[token])
+                self.places.append(place)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _perplexity(losses: list[float]) -> tuple[float, float]:
+    """Perplexity and error as llama.cpp's tool computes them from two sums."""
+    count = len(losses)
+    middle, square = sum(losses) / count, sum(x * x for x in losses) / count
+    figure = np.exp(middle)
+    return figure, figure * np.sqrt((square - middle**2) / (count - 1))
+
+
+def _agrees(proof: LanguageProof, expected: Expected) -> None:
+    figures = proof.divergence
+    assert figures.tokens == len(expected.kl)
+    assert np.allclose(figures.original_perplexity, _perplexity(expected.before), rtol=1e-5)
+    assert np.allclose(figures.perplexity, _perplexity(expected.after), rtol=1e-5)
+    differences = [b - a for a, b in zip(expected.before, expected.after, strict=True)]
+    assert np.allclose(figures.perplexity_ratio, _perplexity(differences), rtol=1e-5)
+    kl = np.array(expected.kl)
+    assert np.allclose(figures.kl, (kl.mean(), kl.std(ddof=1) / np.sqrt(len(kl))), rtol=1e-4)
+    assert np.isclose(figures.kl_quantile, np.sort(kl)[-2:].min(), rtol=0.5)
+    assert np.isclose(figures.kl_largest, kl.max(), rtol=1e-4)
+    share = np.mean(expected.same)
+    assert np.allclose(figures.same_top, (share, np.sqrt(share * (1 - share) / (len(kl) - 1))), rtol=1e-6)
+    assert np.isclose(figures.probability_rms, np.sqrt(np.mean(np.square(expected.difference))), rtol=1e-4)
+
+
+@pytest.mark.parametrize("all_positions", [False, True])
+def test_figures_are_those_of_the_definitions(original: Path, other: Path, text: Path, all_positions: bool) -> None:
+    tokens = TextTokenizer(original).encode(TEXT)
+    proof = validate(original, other, text, window=WINDOW, all_positions=all_positions)
+    first = 1 if all_positions else WINDOW // 2 + 1
+    assert (proof.windows, proof.first, proof.window) == (len(tokens) // WINDOW, first, WINDOW)
+    _agrees(proof, Expected(tokens, first))
+
+
+def test_figures_are_the_same_where_windows_run_in_parts(
+    original: Path, other: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = TextTokenizer(original).encode(TEXT)
+    monkeypatch.setattr(decoder_module, "_LOGITS_BYTES", 5 * 4 * 258)
+    for all_positions, first in ((False, WINDOW // 2 + 1), (True, 1)):
+        proof = validate(original, other, text, window=WINDOW, all_positions=all_positions)
+        _agrees(proof, Expected(tokens, first))
+
+
+def test_figures_by_position_are_those_of_their_tokens(original: Path, other: Path, text: Path) -> None:
+    expected = Expected(TextTokenizer(original).encode(TEXT), 1)
+    proof = validate(original, other, text, window=WINDOW, all_positions=True)
+    places = np.array(expected.places)
+    assert [place for part in proof.divergence.positions for place in range(part.first, part.last + 1)] == [
+        *range(1, WINDOW)
+    ]
+    for part in proof.divergence.positions:
+        chosen = (places >= part.first) & (places <= part.last)
+        assert part.tokens == chosen.sum()
+        assert np.isclose(part.kl.value, np.array(expected.kl)[chosen].mean(), rtol=1e-4)
+        assert np.isclose(part.perplexity, np.exp(np.array(expected.after)[chosen].mean()), rtol=1e-5)
+        assert np.isclose(part.same_top, np.array(expected.same)[chosen].mean())
+
+
+def test_a_folder_is_as_good_as_itself(original: Path, text: Path) -> None:
+    figures = validate(original, original, text, window=WINDOW).divergence
+    assert figures.kl_largest < 1e-12
+    assert figures.same_top.value == 1
+    assert figures.perplexity_ratio == (1, 0)
+
+
+def test_bounds_that_are_missed_are_named(original: Path, other: Path, text: Path) -> None:
+    proof = validate(original, other, text, window=WINDOW, max_kl=1e-6, max_perplexity_ratio=100)
+    assert not proof.passed
+    assert len(proof.missed) == 1
+    assert "mean KL divergence" in proof.missed[0]
+    assert validate(original, other, text, window=WINDOW, max_kl=10, max_perplexity_ratio=100).passed
+
+
+def test_logits_of_nan_meet_no_bound() -> None:
+    comparison = Comparison()
+    comparison.add(np.zeros((2, 4), np.float32), np.full((2, 4), np.nan, np.float32), np.zeros(2, np.int64), 1)
+    figures = comparison.result()
+    assert len(LanguageBounds(kl=1e9, perplexity_ratio=1e9).missed(figures)) == 2
+
+
+def test_tokens_that_the_original_excludes_do_not_count() -> None:
+    comparison = Comparison()
+    logits = np.array([[0.0, 0.0, -np.inf]], np.float32)
+    comparison.add(logits, np.array([[0.0, 0.0, 0.0]], np.float32), np.array([1]), 1)
+    assert np.isclose(comparison.result().kl.value, np.log(1.5))
+
+
+def test_no_more_tokens_are_read_than_asked_for(original: Path, other: Path, text: Path) -> None:
+    assert validate(original, other, text, window=WINDOW, tokens=WINDOW).windows == 1
+
+
+def test_a_window_is_no_longer_than_the_context(original: Path, other: Path, text: Path) -> None:
+    assert validate(original, other, text).window == CONTEXT
+    with pytest.raises(FeedError, match=f"{CONTEXT + 1} tokens are more than its context"):
+        validate(original, other, text, window=CONTEXT + 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"window": 3}, "window is 3, expected at least 4"),
+        ({"tokens": 0}, "tokens is 0"),
+        ({"max_kl": -1.0}, "max_kl is -1"),
+        ({"max_perplexity_ratio": float("nan")}, "max_perplexity_ratio is nan"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(original: Path, text: Path, options: dict, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        validate(original, original, text, **options)
+
+
+def test_texts_that_cannot_be_read_are_refused(original: Path, tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    with pytest.raises(FeedError, match="cannot be read as text"):
+        validate(original, original, path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(FeedError, match="not UTF-8"):
+        validate(original, original, path)
+    path.write_text("short")
+    with pytest.raises(FeedError, match="has 6 tokens, fewer than a window of 16"):
+        validate(original, original, path, window=16)
+
+
+def test_folders_of_other_tokenizers_are_refused(original: Path, text: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(original, tmp_path / "changed")
+    description = json.loads((changed / "tokenizer.json").read_text())
+    vocabulary = description["model"]["vocab"]
+    vocabulary["T"], vocabulary["h"] = vocabulary["h"], vocabulary["T"]
+    (changed / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(ModelError, match="expected the same tokenizer"):
+        validate(original, changed, text, window=WINDOW)
