@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnxruntime_genai
 
-from onnxquant.language.running import Decoder
+from onnxquant.language import Decoder
 
 PROMPTS = ("The capital of France is", "def fibonacci(n):", "Die Katze sitzt auf")
 

@@ -97,7 +97,7 @@ def proof_facts(proof: LanguageProof) -> list[tuple[str, str]]:
         ("perplexity ratio", _estimate(figures.perplexity_ratio)),
         (
             "KL divergence",
-            f"{_estimate(figures.kl)} nats; {figures.kl_quantile:.3g} at 99 % of the tokens, {figures.kl_largest:.3g} at most",
+            f"{_estimate(figures.kl)} nats; 99 % below {figures.kl_quantile:.3g}, largest {figures.kl_largest:.3g}",
         ),
         ("same top token", f"{figures.same_top.value:.2%} ± {figures.same_top.error:.2%}"),
         ("probabilities", f"of the text's tokens differ by {figures.probability_rms:.2%} (root mean square)"),

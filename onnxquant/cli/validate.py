@@ -39,7 +39,7 @@ _SHARED = ("threads", "report", "force")
 )
 @click.option("--max-kl", type=float, metavar="NATS", help="Exit 1 if the mean KL divergence is above this.")
 @click.option(
-    "--max-perplexity-ratio", type=float, metavar="X", help="Exit 1 if perplexity over the original's is above this."
+    "--max-perplexity-ratio", type=float, metavar="X", help="Exit 1 if perplexity over the original is above this."
 )
 @model_options(*_OPTIONS)
 @report_options

@@ -6,5 +6,28 @@ It may import interchange and every room below; the command line, hub and batch 
 from __future__ import annotations
 
 from onnxquant.language.convert import DecoderReport, convert
+from onnxquant.language.running import (
+    Context,
+    Decoder,
+    DecoderSpeed,
+    Generation,
+    GenerationSummary,
+    LanguageProof,
+    benchmark,
+    generate,
+    validate,
+)
 
-__all__ = ["DecoderReport", "convert"]
+__all__ = [
+    "Context",
+    "Decoder",
+    "DecoderReport",
+    "DecoderSpeed",
+    "Generation",
+    "GenerationSummary",
+    "LanguageProof",
+    "benchmark",
+    "convert",
+    "generate",
+    "validate",
+]

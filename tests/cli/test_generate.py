@@ -9,7 +9,7 @@ import pytest
 from commands import refused, run
 from decoders import Weights, save_genai, shared_cache
 
-from onnxquant.language import running as language
+from onnxquant import language
 from onnxquant.language.running.generate import Generation
 
 

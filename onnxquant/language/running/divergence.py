@@ -1,4 +1,4 @@
-"""How far the predictions of one decoder are from those of another, and from the text: sums of float64 over positions."""
+"""The distance of one decoder's predictions from those of another, and from the text: float64 sums over positions."""
 
 from __future__ import annotations
 

@@ -112,9 +112,9 @@ def validate(
 ) -> LanguageProof:
     """Prove a decoder folder against its original on a text.
 
-    The text is cut into windows that do not overlap, each read from an empty context. As in llama.cpp's perplexity tool the tokens
-    of the second half of each are predicted, from all before them, and the first token of each becomes the one that begins a
-    text where the tokenizer has one.
+    The text is cut into windows that do not overlap, each read from an empty context. As in llama.cpp's perplexity tool the
+    tokens of the second half of each are predicted, from all before them, and the first token of each becomes the one that
+    begins a text where the tokenizer has one.
 
     Args:
         original: a decoder folder.

@@ -11,8 +11,8 @@ import pytest
 from decoders import CONTEXT, Weights, plain_cache, save_genai, shared_cache
 from graphs import rng
 
+from onnxquant import language
 from onnxquant.errors import FeedError, ModelError, RecipeError
-from onnxquant.language import running as language
 from onnxquant.language.running.chat import chat_prompt
 from onnxquant.language.running.sampling import Sampler, Sampling, distribution
 from onnxquant.language.running.text import TextStream, TextTokenizer
