@@ -30,7 +30,7 @@ from onnxquant.activations.pair_room import with_room_for_pairs
 from onnxquant.activations.placement import FloatKernel, Placement, place
 from onnxquant.activations.plan import ActivationPlan, StaticActivations
 from onnxquant.activations.settings import StaticSettings
-from onnxquant.activations.slow_on_clients import depends_on_size, slow_on_clients
+from onnxquant.activations.slow_on_clients import measured, slow_on_clients
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.activations.weights import excluded_kernels, static_sites
 from onnxquant.calibration.collect import collect, collect_folds
@@ -99,7 +99,7 @@ class CandidateBuilder:
     def _slow_on_clients(self) -> dict[str, FloatKernel]:
         """Kernels that are slower on integers on a client that the file is for."""
         document, clients = self._runner.document, self._rules.clients
-        if not depends_on_size(clients):
+        if not measured(clients):
             return {}
         shapes = shapes_of(document, {}, self._runner.samples[0], self._settings.threads)
         return slow_on_clients(document, clients, Activations.STATIC, shapes)

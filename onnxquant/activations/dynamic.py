@@ -18,7 +18,7 @@ from onnxquant.activations.pair_room import FOR_CERTAINTY_DB, with_room_for_pair
 from onnxquant.activations.plan import ActivationPlan, DynamicActivations
 from onnxquant.activations.recurrent import layers, with_fast_layers, with_layers
 from onnxquant.activations.slow_kernels import LEAST_SECONDS, slow_kernels
-from onnxquant.activations.slow_on_clients import depends_on_size, slow_on_clients
+from onnxquant.activations.slow_on_clients import measured, slow_on_clients
 from onnxquant.activations.time_budget import TimeBudget
 from onnxquant.activations.weights import dynamic_sites
 from onnxquant.calibration.collect import collect
@@ -95,7 +95,7 @@ def _planned(document: Document, rules: Recipe, left_out: Mapping[str, str]) -> 
 def _slow_on_clients(context: Context) -> dict[str, str]:
     """Weights whose products are slower on integers on a client that the file is for, with the reason."""
     document, clients, samples, threads = context.document, context.rules.clients, context.samples, context.options.threads
-    if not depends_on_size(clients):
+    if not measured(clients):
         return {}
     feed = next(iter(samples.for_calibration(document).judging)) if samples is not None else None
     shapes = shapes_of(document, context.options.dims(), feed, threads)

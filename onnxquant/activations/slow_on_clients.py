@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from onnxquant.activations.placement import Cause, FloatKernel
-from onnxquant.clients import Client, Form, Shapes, size_of, slow_reason
+from onnxquant.clients import Client, Form, Shapes, Source, size_of, slow_reason
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.node import is_op
@@ -13,9 +13,9 @@ from onnxquant.graph.sites import Use, find_sites
 from onnxquant.targets import Activations
 
 
-def depends_on_size(clients: Iterable[Client]) -> bool:
-    """Whether any client is slow with kernels of some sizes."""
-    return any(entry.depends_on_size for client in clients for entry in client.slow)
+def measured(clients: Iterable[Client]) -> list[Client]:
+    """The clients of which it was measured what they run slower: what documentation says of others is only told."""
+    return [client for client in clients if client.source is Source.RUN and client.slow]
 
 
 def slow_on_clients(
@@ -30,7 +30,8 @@ def slow_on_clients(
         shapes: shapes of the tensors that kernels read, as far as they are known.
     """
     slow = {}
-    for use in (use for site in find_sites(document)[0] for use in site.uses if depends_on_size(clients)):
+    clients = measured(clients)
+    for use in (use for site in find_sites(document)[0] for use in site.uses if clients):
         form = _form(use, document, kind, shapes)
         reasons = ((client.name, slow_reason(form, client)) for client in clients) if form is not None else ()
         reason = next((f"slower than float on {name}: {reason}" for name, reason in reasons if reason), "")

@@ -37,7 +37,6 @@ class Slow:
         element_type: element type of an input or output; empty: any.
         with_float_bias: whether nodes with a bias that is not decoded from codes alone are slow.
         below_rows: products of fewer rows are slow; 0: any.
-        from_rows: products of this many rows and more are slow; 0: any.
         below_inputs: products and convolutions of which each output is the sum of fewer are slow; 0: any.
         below_work: products of fewer multiplications are slow; 0: any.
         is_only_said: whether it decides nothing: a network of which some kernels are slow may be faster as a whole.
@@ -52,7 +51,6 @@ class Slow:
     element_type: str = ""
     with_float_bias: bool = False
     below_rows: int = 0
-    from_rows: int = 0
     below_inputs: int = 0
     below_work: int = 0
     is_only_said: bool = False
@@ -60,7 +58,7 @@ class Slow:
     @property
     def depends_on_size(self) -> bool:
         """Whether nodes of some sizes alone are slow."""
-        return bool(self.below_rows or self.from_rows or self.below_inputs or self.below_work)
+        return bool(self.below_rows or self.below_inputs or self.below_work)
 
 
 @dataclass(frozen=True, kw_only=True)

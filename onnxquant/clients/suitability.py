@@ -102,8 +102,6 @@ def _is_small(size: Size | None, slow: Slow, least_rows: int | None) -> bool:
     rows = least_rows if size is None or size.rows is None else size.rows
     if size is None or (slow.below_inputs and size.inputs >= slow.below_inputs):
         return False
-    if slow.from_rows:
-        return size.rows >= slow.from_rows if size.rows is not None else least_rows is not None
     if slow.below_rows and (rows is None or rows >= slow.below_rows):
         return False
     return not slow.below_work or (rows is not None and rows * size.inputs * size.outputs < slow.below_work)

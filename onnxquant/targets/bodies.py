@@ -34,7 +34,7 @@ from onnxquant.targets.node_builder import I32, I64, NodeBuilder
 
 MATMUL, GATHER, DEQUANTIZE = "MatMul", "Gather", "Dequantize"
 # Attributes that only bodies read; the kernels compute them from K, N and block_size.
-BODY_ATTRIBUTES = ("code_shape", "side_shape", "matrix", "side_rows", "spread", "rows", "cols", "blocks", "zero_shape")
+BODY_ATTRIBUTES = ("code_shape", "matrix", "side_rows", "spread", "rows", "cols", "blocks", "zero_shape")
 DENSE_ATTRIBUTES = ("shape", "perm", "to")
 MIN_OPSET, MIN_OPSET_HALF = 13, 15
 # The value of each byte of a scale that is an exponent.
@@ -48,13 +48,16 @@ class Needs:
     Attributes:
         opset: opset of the model; a function must import exactly that.
         half: some X is float16, so that bodies cast.
-        ragged: some N is no multiple of 16 or some K none of its block, so that bodies cut the padding off.
+        ragged_rows, ragged_cols: some N is no multiple of 16, some K none of its block, so that bodies cut the padding off.
+        spread: whether in some weight a scale serves several blocks, or all.
         bias: the op has a bias as its last input.
     """
 
     opset: int
     half: bool
-    ragged: bool
+    ragged_rows: bool
+    ragged_cols: bool
+    spread: bool
     bias: bool = False
 
 
@@ -162,8 +165,8 @@ class _Body(NodeBuilder):
     def transpose(self, x: str, *perm: int) -> str:
         return self.op("Transpose", x, perm=list(perm))
 
-    def unsqueeze(self, x: str) -> str:
-        return self.op("Unsqueeze", x, self.ints(2))
+    def unsqueeze(self, x: str, *axes: int) -> str:
+        return self.op("Unsqueeze", x, self.ints(*axes))
 
     def slice(self, x: str, first: int, last: str, axis: int) -> str:
         return self.op("Slice", x, self.ints(first), last, self.ints(axis))
@@ -173,7 +176,10 @@ class _Body(NodeBuilder):
         return self.slice(x, 0, self.size(end), axis)
 
     def cut_rows(self, x: str) -> str:
-        return self.cut(x, "rows", 0) if self.needs.ragged else x
+        return self.cut(x, "rows", 0) if self.needs.ragged_rows else x
+
+    def cut_cols(self, x: str, axis: int) -> str:
+        return self.cut(x, "cols", axis) if self.needs.ragged_cols else x
 
     def linear(self, x: str, weight: str) -> str:
         """X @ weight.T."""
@@ -182,18 +188,21 @@ class _Body(NodeBuilder):
     # ---- planes ----
 
     def side(self, plane: str) -> str:
-        """A plane of one value per row and group as float [N', groups], or [1, 1]."""
+        """A plane of one value per row and group as float [N, groups], or [1, 1]."""
         declared = self.form.planes(1, 1)[plane]
         rows = plane if declared.extent is Extent.TENSOR else self.transpose(plane, 0, 2, 1)
         matrix = self.reshape(rows, self.size("side_rows"))
+        matrix = matrix if declared.extent is Extent.TENSOR else self.cut_rows(matrix)
         if declared.dtype == POWERS_OF_TWO:
             return self.op("Gather", self.table(_POWERS), self.cast(matrix, I64))
         return self.floats(matrix)
 
     def per_block(self, groups: str) -> str:
-        """[N', groups] as [N', blocks]: a group serves one block, or several, or all of a row."""
-        wide = self.op("Expand", self.unsqueeze(groups), self.size("spread"))
-        return self.cut(self.reshape(wide, self.size("matrix")), "blocks", 1)
+        """[N, groups] as [N, blocks]: a group serves one block, or several, or all of a row."""
+        if not self.needs.spread:
+            return groups
+        wide = self.op("Expand", self.unsqueeze(groups, 2), self.size("spread"))
+        return self.cut(self.reshape(wide, self.ints(0, -1)), "blocks", 1)
 
     def sides(self) -> tuple[str, str | None]:
         """Scale of each block, and its minimum or zero point where there is one."""
@@ -205,31 +214,28 @@ class _Body(NodeBuilder):
 
     def _nested(self) -> str:
         rows = self.reshape(self.transpose("scales", 0, 2, 1), self.size("side_rows"))
-        codes = self.cut(self.cast(rows, I64), "rows", 0)
+        codes = self.cut_rows(self.cast(rows, I64))
         own = self.op("Gather", self.table(signed_map()), codes)
         wide = self.op("Expand", self.reshape("nested_scales", self.ints(-1, 1)), self.ints(1, 256))
         count = self.reshape(self.op("Size", codes), self.ints(1))
         used = self.slice(self.reshape(wide, self.ints(-1)), 0, count, 0)
         outer = self.reshape(used, self.op("Shape", codes))
-        return self._with_padding_rows(self.op("Add", self.op("Mul", own, outer), "nested_offset"))
-
-    def _with_padding_rows(self, matrix: str) -> str:
-        if not self.needs.ragged:
-            return matrix
-        rows = self.slice(self.size("code_shape"), 0, self.ints(1), 0)
-        missing = self.op("Sub", rows, self.size("rows"))
-        return self.op("Pad", matrix, self.op("Concat", self.ints(0, 0), missing, self.ints(0), axis=0))
+        return self.op("Add", self.op("Mul", own, outer), "nested_offset")
 
     def _super_blocks(self) -> tuple[str, str | None]:
         """Scale and minimum of each sub-block: the factors of super-blocks unpacked and multiplied."""
         factors = unpacked_factors(self, self.form, "factors")
-        sides = [self.reshape(self.side("scales"), self.ints(-1, 1))]
+        sides = [self.unsqueeze(self.side("scales"), 2)]
         if "minima" in self.planes:
-            sides.append(self.op("Neg", self.reshape(self.side("minima"), self.ints(-1, 1))))
-        matrix = self.size("matrix")
-        out = [self.op("Mul", factor, side) for factor, side in zip(factors, sides, strict=True)]
-        scale, *minimum = (self.cut(self.reshape(x, matrix), "blocks", 1) for x in out)
+            sides.append(self.op("Neg", self.unsqueeze(self.side("minima"), 2)))
+        out = [self.op("Mul", self._by_row(f), side) for f, side in zip(factors, sides, strict=True)]
+        scale, *minimum = (self.cut(self.reshape(x, self.ints(0, -1)), "blocks", 1) for x in out)
         return scale, minimum[0] if minimum else None
+
+    def _by_row(self, factors: str) -> str:
+        """Factors [super-blocks, sub-blocks of one] as [N, super-blocks of a row, sub-blocks of one]."""
+        count = self.slice(self.op("Shape", factors), 1, self.ints(2), 0)
+        return self.cut_rows(self.reshape(factors, self.op("Concat", self.size("matrix"), count, axis=0)))
 
     # ---- MatMulNBits' form ----
 
@@ -241,78 +247,90 @@ class _Body(NodeBuilder):
         """Scale [N, blocks], and the number to add where codes are read as code - 2^(bits-1)."""
         scale, second = self.sides()
         if second is None:
-            return self.cut_rows(scale), None
+            return scale, None
         offset = self.number(1 << (self.form.bits - 1))
         if "zero_points" in self.planes:
             shift = self.op("Mul", self.op("Sub", offset, second), scale)
         else:
             shift = self.op("Add", second, self.op("Mul", scale, offset))
-        return self.cut_rows(scale), self.cut_rows(shift)
+        return scale, shift
 
     # ---- decoding ----
 
-    def _values(self, plane: str, bits: int, levels: NDArray[np.float32], *perm: int) -> str:
-        """The value of each code in the bytes of a plane, [bytes, codes of a byte]: all codes of a byte by one lookup.
+    def _values(self, plane: str, bits: int, levels: NDArray[np.float32], *axes: int) -> str:
+        """The value of each code in bytes, with more axes for the codes of a byte: all of a byte by one lookup.
 
         Args:
-            plane: plane of bytes.
+            plane: the bytes.
             bits: bits of a code; the first is the lowest.
             levels: value of each code.
-            perm: order of the plane's axes.
+            axes: lengths of the added axes; none: one axis.
         """
-        flat = self.reshape(self.transpose(plane, *perm), self.ints(-1))
-        numbers = self.op("Range", self.number(0), self.number(256), self.number(1))
-        fields = self.fields(self.reshape(numbers, self.ints(-1, 1)), bits)
-        codes = self.op("Concat", *fields, axis=1) if len(fields) > 1 else fields[0]
-        return self.op("Gather", self._leveled(codes, levels), self.cast(flat, I32))
+        table = self._bytes(bits, levels)
+        table = self.reshape(table, self.ints(256, *axes)) if axes else table
+        return self.op("Gather", table, self.cast(plane, I32))
 
-    def _leveled(self, codes: str, levels: NDArray[np.float32]) -> str:
-        """The values of some codes, computed where levels are evenly spaced: a table of them would be stored in the file."""
+    def _bytes(self, bits: int, levels: NDArray[np.float32]) -> str:
+        """The values of the codes in each of the 256 bytes, [256, codes of a byte]."""
+        column, count, fields = self.ints(-1, 1), len(levels), 8 // bits
+        if fields == 1:
+            return self.reshape(self._leveled(levels), column)
+        values = self.reshape(self.table(levels), column)
+        repeated = [(count ** (fields - 1 - place), count, count**place) for place in range(fields)]
+        return self.op(
+            "Concat", *(self.reshape(self.op("Expand", values, self.ints(*s)), column) for s in repeated), axis=1
+        )
+
+    def _leveled(self, levels: NDArray[np.float32]) -> str:
+        """Many levels, computed where they are evenly spaced: a table of them would be stored in the file."""
         first, step = levels[0], levels[1] - levels[0]
         if not np.array_equal(levels, first + step * np.arange(len(levels), dtype=np.float32)):
-            return self.op("Gather", self.table(levels), self.cast(codes, I32))
-        wide = self.op("Mul", codes, self.number(step)) if step != 1 else codes
-        return self.op("Add", wide, self.number(first)) if first else wide
+            return self.table(levels)
+        return self.op("Range", *(self.number(n) for n in (first, first + step * len(levels), step)))
 
     def codes(self, levels: NDArray[np.float32]) -> str:
-        """The values of codes as float [N', K'].
+        """The values of codes as float [N, blocks, ...].
+
+        Axes are split and joined while codes are bytes: a float tensor is several times as large, and every node that
+        folds leaves one in memory.
 
         Args:
             levels: value of each code of the lower bits; each higher bit adds its own.
         """
-        low, matrix = low_bits(self.form.bits), self.size("matrix")
-        out = self.reshape(self._values("codes", low, levels, 0, 2, 1, 3), matrix)
+        low, packed = low_bits(self.form.bits), self.packed_codes()
         if "high" not in self.planes:
-            return out
+            return self._values(packed, low, levels)
         bits, fields = self.form.bits - low, 8 // low
         steps = np.arange(1 << bits, dtype=np.float32) * (1 << low)
-        flat = self._values("high", bits, steps, 0, 2, 1, 3)
-        parts = self.reshape(flat, self.ints(-1, 4, 8 // bits // fields, fields))
-        return self.op("Add", out, self.reshape(self.transpose(parts, 0, 2, 1, 3), matrix))
+        # Four bytes have the higher bits of several words of four bytes each, by turns.
+        words = 8 // bits // fields
+        shape = self.op("Concat", self.size("matrix"), self.ints(4), axis=0)
+        high = self.cut_rows(self.reshape(self.transpose("high", 0, 2, 1, 3), shape))
+        higher = self.transpose(self._values(high, bits, steps, words, fields), 0, 1, 3, 2, 4)
+        out = self.op("Add", self._values(self.reshape(packed, self.ints(0, -1, words, 4)), low, levels), higher)
+        return self.reshape(out, self.op("Concat", self.ints(0), self.size("blocks"), self.ints(-1, 1), axis=0))
 
     def decoded(self) -> str:
         """The weight as float [N, K], channels in the order of X."""
         if self.form.bits == 16:
-            wide = self.floats(self.reshape(self.transpose("codes", 0, 2, 1), self.size("matrix")))
+            wide = self.floats(self.cut_rows(self.reshape(self.transpose("codes", 0, 2, 1), self.size("matrix"))))
         else:
             wide = self._scaled_codes()
-        out = self.cut(self.cut(wide, "rows", 0), "cols", 1) if self.needs.ragged else wide
+        out = self.cut_cols(wide, 1)
         if "outliers" in self.planes:
-            out = self._scatter(out, "outlier_columns", self.cut(self.side("outliers"), "rows", 0))
+            out = self._scatter(out, "outlier_columns", self.side("outliers"))
         return self._scatter(out, "permutation", out) if self.form.permuted else out
 
     def _scaled_codes(self) -> str:
         """The decoded weight: codes without their offset times scales, and minima added."""
         scale, second = self.sides()
         codes = self.codes(self._levels(has_offset=second is None))
-        shape = self.op("Concat", self.size("side_shape"), self.ints(-1), axis=0)
-        codes, scale = self.reshape(codes, shape), self.unsqueeze(scale)
         if second and "zero_points" in self.planes:
-            codes = self.op("Sub", codes, self.unsqueeze(second))
-        scaled = self.op("Mul", codes, scale)
+            codes = self.op("Sub", codes, self.unsqueeze(second, 2, 3))
+        scaled = self.op("Mul", codes, self.unsqueeze(scale, 2, 3))
         if second and "minima" in self.planes:
-            scaled = self.op("Add", scaled, self.unsqueeze(second))
-        return self.reshape(scaled, self.size("matrix"))
+            scaled = self.op("Add", scaled, self.unsqueeze(second, 2, 3))
+        return self.reshape(scaled, self.ints(0, -1))
 
     def _levels(self, *, has_offset: bool) -> NDArray[np.float32]:
         """The value of each code of the lower bits."""
@@ -349,7 +367,7 @@ class _Body(NodeBuilder):
             y = self.op("Add", y, self.reshape(added, self.op("Shape", y)))
         if "outliers" in self.planes:
             columns = self.op("Gather", x, "outlier_columns", axis=-1)
-            y = self.op("Add", y, self.linear(columns, self.cut_rows(self.side("outliers"))))
+            y = self.op("Add", y, self.linear(columns, self.side("outliers")))
         return y
 
     def _block_sums(self, x: str) -> str:
@@ -357,7 +375,7 @@ class _Body(NodeBuilder):
         blocks, cols = self.size("blocks"), self.size("cols")
         size = self.reshape(self.op("Constant", value_int=("@block_size", "int ")), self.ints(1))
         flat = self.reshape(x, self.op("Concat", self.ints(-1), cols, axis=0))
-        if self.needs.ragged:
+        if self.needs.ragged_cols:
             missing = self.op("Sub", self.op("Mul", blocks, size), cols)
             flat = self.op("Pad", flat, self.op("Concat", self.ints(0, 0, 0), missing, axis=0))
         blocked = self.reshape(flat, self.op("Concat", self.ints(-1), blocks, size, axis=0))
@@ -376,7 +394,7 @@ class _Body(NodeBuilder):
             "com.microsoft.GatherBlockQuantized", table, "indices", self.around_offset()[0], zeros,
             bits=self.form.bits, block_size=("@block_size", "int "), gather_axis=0, quantize_axis=1,
         )  # fmt: skip
-        self.steps.append(f"Y = Identity ({self.cut(y, 'cols', -1) if self.needs.ragged else y})")
+        self.steps.append(f"Y = Identity ({self.cut_cols(y, -1)})")
 
     def _dequantize(self) -> None:
         permuted = self.reshape(self.decoded(), self.size("shape"))

@@ -101,20 +101,22 @@ class Custom(Target):
     def finish(self, editor: ModelEditor, lowered: Sequence[tuple[Site, Format]]) -> None:
         """Add the body of every op of ours that the model calls."""
         layouts = [TilesLayout(form, site.view, editor.opset) for site, form in lowered]
-        ragged = {
-            bodies.custom_op_name(kind, layout.form)
-            for layout, (site, _) in zip(layouts, lowered, strict=True)
-            for kind, use in _USES.items()
-            if site.served(use) and (layout.rows, layout.cols) != (layout.padded_rows, layout.padded_cols)
-        }
+        ragged_rows, ragged_cols, spread = set[str](), set[str](), set[str]()
+        for layout, (site, _) in zip(layouts, lowered, strict=True):
+            names = {bodies.custom_op_name(kind, layout.form) for kind, use in _USES.items() if site.served(use)}
+            ragged_rows |= names if layout.rows != layout.padded_rows else set()
+            ragged_cols |= names if layout.cols != layout.padded_cols else set()
+            spread |= names if layout.one_scale or layout.groups_in_row != layout.blocks else set()
         half = any(s.tensor.data_type == F16 for s, _ in lowered)
         called = {n.op_type for n in nodes(editor.proto) if n.domain == DOMAIN}
         for layout in layouts:
             for kind in _USES:
-                has_padding = bodies.custom_op_name(kind, layout.form) in ragged
+                name = bodies.custom_op_name(kind, layout.form)
                 for bias in (False, True):
                     if bodies.custom_op_name(kind, layout.form, bias=bias) in called:
-                        needs = bodies.Needs(editor.opset, half, has_padding, bias)
+                        needs = bodies.Needs(
+                            editor.opset, half, name in ragged_rows, name in ragged_cols, name in spread, bias
+                        )
                         editor.function(bodies.body(kind, layout.form, tuple(layout.specs()), needs))
         editor.import_domain(MICROSOFT, 1)
         sites = {site.name: site for site, _ in lowered}
@@ -176,10 +178,9 @@ class _CustomOps:
             "N": layout.rows,
             "block_size": layout.block,
             "code_shape": [layout.padded_rows, blocks, layout.block * low // 8],
-            "side_shape": [layout.padded_rows, blocks],
             "matrix": [layout.padded_rows, -1],
             "side_rows": [1, 1] if layout.one_scale else [layout.padded_rows, -1],
-            "spread": [layout.padded_rows, groups, -(-blocks // groups)],
+            "spread": [layout.rows, groups, -(-blocks // groups)],
             "rows": [layout.rows],
             "cols": [layout.cols],
             "blocks": [blocks],
