@@ -83,6 +83,15 @@ class DecoderSpeed:
     clock: str
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A measurement: tokens of the prompt and of the text, threads."""
+
+    prompt: int
+    generate: int
+    threads: int
+
+
 @dataclass
 class _Rounds:
     """Seconds of the rounds of one folder: of the prompt, and of each later token."""
@@ -129,28 +138,46 @@ def benchmark(
     timed = _interleaved(decoders, ids, generate, clock, rounds)
     costs = [_own_memory(path, prompt, generate, threads, library=library) for path in paths]
     sizes = [load(decoder.config.model).size() for decoder in decoders]
+    run = _Run(prompt, generate, threads)
     return [
-        DecoderSpeed(
-            folder=str(path),
-            bytes=size,
-            size_ratio=sizes[0] / size,
-            prompt_speed=prompt / median(measured.prompt),
-            prompt_ratio=median(by_prompt := _ratios(timed[0].prompt, measured.prompt)),
-            prompt_interval=interval_of_median(by_prompt),
-            speed=1 / median(measured.token),
-            ratio=median(by_token := _ratios(timed[0].token, measured.token)),
-            interval=interval_of_median(by_token),
-            first_token_seconds=median(measured.prompt),
-            load_seconds=cost.load_seconds,
-            resident_bytes=cost.resident_bytes,
-            prompt_tokens=prompt,
-            tokens=generate,
-            rounds=len(measured.token),
-            threads=threads,
-            clock="processor" if threads == 1 else "wall",
-        )
+        _row(run, str(path), (sizes[0], size), (timed[0], measured), cost)
         for path, size, measured, cost in zip(paths, sizes, timed, costs, strict=True)
     ]
+
+
+def _row(
+    run: _Run, folder: str, sizes: tuple[int, int], rounds: tuple[_Rounds, _Rounds], cost: DecoderMemory
+) -> DecoderSpeed:
+    """The figures of a folder.
+
+    Args:
+        run: the measurement.
+        folder: the folder.
+        sizes: bytes of the first folder and of this one.
+        rounds: rounds of the first folder and of this one.
+        cost: load time and memory of this one.
+    """
+    (first_size, size), (first, measured) = sizes, rounds
+    by_prompt, by_token = _ratios(first.prompt, measured.prompt), _ratios(first.token, measured.token)
+    return DecoderSpeed(
+        folder=folder,
+        bytes=size,
+        size_ratio=first_size / size,
+        prompt_speed=run.prompt / median(measured.prompt),
+        prompt_ratio=median(by_prompt),
+        prompt_interval=interval_of_median(by_prompt),
+        speed=1 / median(measured.token),
+        ratio=median(by_token),
+        interval=interval_of_median(by_token),
+        first_token_seconds=median(measured.prompt),
+        load_seconds=cost.load_seconds,
+        resident_bytes=cost.resident_bytes,
+        prompt_tokens=run.prompt,
+        tokens=run.generate,
+        rounds=len(measured.token),
+        threads=run.threads,
+        clock="processor" if run.threads == 1 else "wall",
+    )
 
 
 def _interleaved(
