@@ -42,6 +42,11 @@ def write_files(tokenizer: Tokenizer, folder: Path) -> TokenizerFacts:
     notes = []
     if isinstance(splitting, Words) and not splitting.portable:
         notes.append(_NOT_PORTABLE)
+    if isinstance(splitting, Words) and (missing := tokenizer.vocabulary.missing_bytes):
+        notes.append(
+            f"the vocabulary has no token for the bytes {' '.join(f'{value:02X}' for value in missing)}: they are lost in a "
+            "text, and onnxruntime-genai gives the id -1 for them"
+        )
     if _has_prefix(tokenizer):
         notes.append(WHOLE_TEXT_NOTE)
     return TokenizerFacts(

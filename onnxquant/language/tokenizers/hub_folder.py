@@ -118,8 +118,8 @@ class _Source:
         for file in (CONFIG, _OLD_TEMPLATE):
             value = self.entries(file).get("chat_template")
             if isinstance(value, list):
-                named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
-                value = named.get("default")
+                named = [entry for entry in value if isinstance(entry, dict) and entry.get("name") == "default"]
+                value = named[0].get("template") if named else None
             if isinstance(value, str):
                 return value
         return None

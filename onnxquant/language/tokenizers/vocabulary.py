@@ -13,6 +13,10 @@ from onnxquant.errors import CheckpointError, shown
 # Tokens of the largest vocabulary that is read, and characters of the longest token.
 MOST_TOKENS, _LONGEST_TOKEN = 1 << 22, 1 << 16
 _BYTES = 256
+# Bytes that byte pair encoding writes as themselves; the others are written as characters from 256 on, in their order.
+_PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+# Bytes that no text in UTF-8 has.
+_NEVER = {0xC0, 0xC1, *range(0xF5, 0x100)}
 T = TypeVar("T")
 
 
@@ -81,6 +85,15 @@ class Vocabulary:
     def has_bytes(self) -> bool:
         """Whether there is a token for every byte, which stands for what no other token has."""
         return all(byte_text(value) in self.ids for value in range(_BYTES))
+
+    @property
+    def missing_bytes(self) -> list[int]:
+        """Bytes that texts may have and that have no token of their own, where words are taken as bytes."""
+        others = [value for value in range(_BYTES) if value not in _PRINTABLE]
+        signs = {value: chr(256 + number) for number, value in enumerate(others)}
+        return [
+            value for value in range(_BYTES) if value not in _NEVER and signs.get(value, chr(value)) not in self.ids
+        ]
 
     def checked_id(self, value: object, what: str) -> int:
         """An id that a file says.

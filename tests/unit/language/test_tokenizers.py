@@ -141,6 +141,18 @@ def test_ids_are_those_of_the_tokenizer_that_a_gguf_was_made_of(name, tmp_path):
     _each([*_TEXTS, "zz zz z"], check)
 
 
+def test_bytes_without_a_token_are_noted(tmp_path):
+    entries = _entries_of(_trained("gpt-2"), "gpt-2")
+    assert not _written(_gguf(tmp_path / "m.gguf", entries), tmp_path / "a").notes
+    lost = {"Ć", "Ġ", "ÿ"}  # of 0x06, the space, and a byte that no text has
+    kept = [place for place, token in enumerate(entries["tokens"]) if not lost & {*token}]
+    entries |= {name: [entries[name][place] for place in kept] for name in ("tokens", "token_type")}
+    entries |= {"merges": [m for m in entries["merges"] if not lost & {*m}], "bos_token_id": 0, "eos_token_id": 0}
+    (note,) = _written(_gguf(tmp_path / "m.gguf", entries), tmp_path / "b").notes
+    assert "no token for the bytes 06 20: " in note
+    assert _opened(tmp_path / "b").encode("a\x06a").ids == _opened(tmp_path / "b").encode("a").ids * 2
+
+
 def test_a_file_without_a_pattern_is_cut_by_llama_cpps_default(tmp_path):
     entries = _entries_of(_trained("gpt-2"), "gpt-2")
     del entries["pre"]
@@ -435,7 +447,7 @@ def test_a_tokenizer_is_copied_with_what_stands_beside(tmp_path):
 def test_a_copied_tokenizer_is_what_onnxruntime_reads(tmp_path):
     own = _trained("smollm")
     own.add_tokens(["'s 1"])
-    templates = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    templates = [{"name": ["odd"]}, {"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
     config = {"tokenizer_class": "CohereTokenizerFast", "chat_template": templates}
     folder = _hub_folder(
         tmp_path / "hf", rows=500, tokenizer__json=own.to_str().encode(), tokenizer_config__json=config
