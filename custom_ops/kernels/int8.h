@@ -177,8 +177,8 @@ struct Int8Call {
   bool fetch;  // the weights of the tiles that come next
 };
 
-// Asks for the same blocks of the tiles that come next. With several rows, products take long enough to hide that, and the
-// CPU's own prefetching begins anew with every tile of a small K.
+// Asks for the same blocks of the tiles that come next: the CPU's own prefetching begins anew with every tile of a small K,
+// and at every page of a large one.
 template <int kWeights, int kBits>
 ONNXQUANT_INLINE void fetch_next(const Weights& weights, const CodePointers& at) {
   constexpr int kLow = kWeights * low_bits(kBits) / 32, kHigh = kWeights * high_bits(kBits) / 32;
@@ -241,7 +241,7 @@ ONNXQUANT_NOINLINE void int8_rows(const Int8Call& call, int first) {
     sums.start(rows.starts + at + b, rows.block_stride);
     const std::int64_t end = k + (kBlock > 0 ? kBlock : weights.block);
     do {
-      if (kRows > 1 && call.fetch) {
+      if (call.fetch) {
         for (int v = 0; v < kVectors; v += kVectorsPerTile) fetch_next<kChunk, kWidth>(weights, codes[v]);
       }
       if constexpr (kChunk * high_bits(kWidth) % 32 == 0) {

@@ -11,7 +11,7 @@ namespace onnxquant::ONNXQUANT_ISA {
 namespace {
 
 constexpr int kRowsAtOnce = 4, kFloatRowsAtOnce = 8;
-constexpr int vectors_at_once(int rows, int) { return rows > 1 ? 2 : 1; }
+constexpr int vectors_at_once(int, int) { return 2; }
 
 template <int kBits>
 struct Dot {
