@@ -43,7 +43,7 @@ def save(
         if not isinstance(name, str):
             raise RecipeError(f"name {shown(name)}: expected text")
     try:
-        json.dumps(metadata)
+        json.dumps(dict(metadata or {}))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"metadata is no JSON: {error}; expected texts, numbers, lists and mappings of them") from None
     values = {name: _tensor(name, value) for name, value in tensors.items()}

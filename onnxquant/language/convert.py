@@ -29,6 +29,7 @@ from onnxquant.language.gguf_config import architecture_of_gguf
 from onnxquant.language.graph import DecoderGraph, decoder_graph
 from onnxquant.language.hf_config import architecture_of_config
 from onnxquant.language.names import Names
+from onnxquant.language.tokenizers import has_tokenizer, write_tokenizer
 from onnxquant.language.weights import Matrix, Weights
 from onnxquant.native import dispatch
 from onnxquant.numerics.difference import Difference
@@ -138,14 +139,15 @@ def convert(
     work.plan()
     with whole_folder(output, is_file_of_decoder) as folder:
         work.write(folder / MODEL)
-        tokens = _tokens(checkpoint)
+        tokens, notes = _tokenizer(checkpoint, folder)
         config = genai_config(architecture, positions, tokens, MODEL)
         (folder / FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _copy_config(checkpoint, folder)
     parameters = sum(matrix.rows * matrix.cols for matrix in graph.matrices.values())
     return DecoderReport(
         str(source), str(output), architecture.family, parameters, positions, tuple(work.groups()), size_of(output),
-        sum(tensor.nbytes for tensor in checkpoint.tensors.values()), tuple(weights.unused()), checkpoint.notes,
+        sum(tensor.nbytes for tensor in checkpoint.tensors.values()), tuple(weights.unused()),
+        (*checkpoint.notes, *notes),
     )  # fmt: skip
 
 
@@ -197,15 +199,26 @@ def _copy_config(checkpoint: Checkpoint, folder: Path) -> None:
         shutil.copyfile(place, folder / _CONFIG)
 
 
-def _tokens(checkpoint: Checkpoint) -> SpecialTokens:
+def _tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[SpecialTokens, tuple[str, ...]]:
+    """Write the tokenizer of a checkpoint; its special tokens, and sentences about it."""
+    declared = _declared_tokens(checkpoint)
+    if not has_tokenizer(checkpoint):
+        return declared, (f"{checkpoint.path} has no tokenizer: put tokenizer.json beside model.onnx to work with texts",)
+    facts = write_tokenizer(checkpoint, folder)
+    bos = declared.bos if facts.bos is None else facts.bos
+    pad = declared.pad if facts.pad is None else facts.pad
+    return SpecialTokens(bos, facts.eos or declared.eos, pad), facts.notes
+
+
+def _declared_tokens(checkpoint: Checkpoint) -> SpecialTokens:
+    """The special tokens that a configuration names."""
     if checkpoint.container == "gguf":
-        get = checkpoint.metadata.get
-        names = ("bos_token_id", "eos_token_id", "padding_token_id")
-        bos, eos, pad = (get(f"tokenizer.ggml.{name}") for name in names)
+        entries, names = checkpoint.metadata, [f"tokenizer.ggml.{n}_token_id" for n in ("bos", "eos", "padding")]
     else:
         entries = _json(_folder(checkpoint) / _CONFIG, checkpoint)
-        bos, eos, pad = (entries.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id"))
-    ends = [e for e in (eos if isinstance(eos, list) else [eos]) if isinstance(e, int)]
+        names = ["bos_token_id", "eos_token_id", "pad_token_id"]
+    bos, eos, pad = (entries.get(name) for name in names)
+    ends = [end for end in (eos if isinstance(eos, list) else [eos]) if isinstance(end, int)]
     return SpecialTokens(
         bos if isinstance(bos, int) else None, tuple(dict.fromkeys(ends)), pad if isinstance(pad, int) else None
     )
@@ -300,13 +313,18 @@ class _Work:
         matrix = self.graph.matrices[site.name]
         if matrix.format is not None:
             return matrix.encoded()
+        if self._is_half(matrix, decision.format):
+            return matrix.halves(decision.format)
         try:
             encoded, difference = dispatch.encode(decision.format, matrix.array())
         except WeightError as error:
             raise WeightError(f"{self.checkpoint.path}: weight {site.name}: {error}") from None
-        if decision.format.name not in _HALVES.values():
-            self.rounded[site.name] = difference
+        self.rounded[site.name] = difference
         return encoded
+
+    def _is_half(self, matrix: Matrix, form: Format) -> bool:
+        """Whether the checkpoint has the numbers of a weight in a format of 16-bit floats."""
+        return all(_HALVES.get(str(tensor.kind)) == form.name for tensor in matrix.tensors)
 
     def groups(self) -> list[WeightGroup]:
         """The weights by format, largest group first."""

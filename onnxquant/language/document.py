@@ -11,7 +11,7 @@ import onnx
 from onnxquant.graph.external import refer, reference
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.language.graph import DecoderGraph
-from onnxquant.numerics.arrays import Array
+from onnxquant.numerics.arrays import Array, in_c_order
 
 # Location of tensors that lie in the checkpoint; no file has such a name.
 _CHECKPOINT = "\x00checkpoint"
@@ -43,7 +43,7 @@ class DecoderDocument(Document):
         """Bytes of a tensor."""
         if not self._is_of_checkpoint(tensor):
             return super().raw(tensor)
-        array: Any = np.ascontiguousarray(self.array(tensor)).reshape(-1).view(np.uint8)
+        array: Any = in_c_order(self.array(tensor)).reshape(-1).view(np.uint8)
         return memoryview(array)
 
     def _is_of_checkpoint(self, tensor: onnx.TensorProto) -> bool:

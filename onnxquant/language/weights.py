@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxquant.errors import CheckpointError
+from onnxquant.errors import CheckpointError, WeightError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.interchange.joined_rows import by_rows, has_independent_rows, independent, joined
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.language.architecture import Architecture
 from onnxquant.language.names import Names
 from onnxquant.numerics.arrays import Array
+
+# Bits of the exponent of formats of 16-bit floats.
+_EXPONENTS = {"f16": 0x7C00, "bf16": 0x7F80}
+# Rows that are looked at together, while they are in the cache.
+_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,23 @@ class Matrix:
 
     def array(self) -> Array:
         """Its numbers, float32 [rows, cols]."""
-        arrays = [np.asarray(part.tensor.array(), np.float32) for part in self.parts]
-        ordered = [
-            array if part.order is None else array[part.order] for array, part in zip(arrays, self.parts, strict=True)
-        ]
-        return ordered[0] if len(ordered) == 1 else np.concatenate(ordered)
+        arrays = [_ordered(np.asarray(part.tensor.array(), np.float32), part.order) for part in self.parts]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    def halves(self, form: Format) -> Encoded:
+        """Its 16-bit floats as they are in the checkpoint, in the format of these floats.
+
+        Raises:
+            WeightError: it holds NaN or infinity.
+        """
+        arrays = [_ordered(part.tensor.array(), part.order) for part in self.parts]
+        values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        exponent = np.uint16(_EXPONENTS[form.name])
+        for begin in range(0, self.rows, _ROWS):
+            bits = values[begin : begin + _ROWS].view(np.uint16)
+            if (bits & exponent == exponent).any():  # all bits of the exponent are set
+                raise WeightError(f"weight {self.name} holds NaN or infinity")
+        return Encoded(form, self.rows, self.cols, {"values": values}, (self.rows, self.cols))
 
     def _order(self) -> Array:
         """Places of its rows among the rows of all parts."""
@@ -89,6 +106,10 @@ class Matrix:
             orders.append(before + (np.arange(count) if part.order is None else part.order))
             before += count
         return np.concatenate(orders)
+
+
+def _ordered(array: Array, order: Array | None) -> Array:
+    return array if order is None else array[order]
 
 
 @dataclass

@@ -7,6 +7,6 @@ read. Writing needs neither.
 from __future__ import annotations
 
 from onnxquant.language.tokenizers.tokenizer import TokenizerFacts
-from onnxquant.language.tokenizers.write import write_tokenizer
+from onnxquant.language.tokenizers.write import has_tokenizer, write_tokenizer
 
-__all__ = ["TokenizerFacts", "write_tokenizer"]
+__all__ = ["TokenizerFacts", "has_tokenizer", "write_tokenizer"]

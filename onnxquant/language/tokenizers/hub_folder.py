@@ -45,6 +45,11 @@ _KNOWN_CLASSES = (
 _SPACE_SIGN = "\u2581"
 
 
+def has_hub_tokenizer(folder: Path) -> bool:
+    """Whether a checkpoint's folder has files of a tokenizer, of any kind."""
+    return any((folder / name).exists() for name in (TOKENIZER, piece_model.FILE, *_OTHERS))
+
+
 def write_hub_tokenizer(folder: Path, output: Path, rows: int | None) -> TokenizerFacts:
     """Write the tokenizer of a checkpoint's folder into another.
 

@@ -8,7 +8,7 @@ from onnxquant.errors import CheckpointError
 from onnxquant.interchange.tensor import Checkpoint
 from onnxquant.language.tokenizers.files import write_files
 from onnxquant.language.tokenizers.gguf import tokenizer_of_gguf
-from onnxquant.language.tokenizers.hub_folder import write_hub_tokenizer
+from onnxquant.language.tokenizers.hub_folder import has_hub_tokenizer, write_hub_tokenizer
 from onnxquant.language.tokenizers.tokenizer import TokenizerFacts
 
 _GGUF = "gguf"
@@ -17,6 +17,14 @@ _EMBEDDINGS = (
     "token_embd.weight", "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight",
     "tok_embeddings.weight",
 )  # fmt: skip
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint has a tokenizer, of any kind."""
+    if checkpoint.container == _GGUF:
+        return "tokenizer.ggml.model" in checkpoint.metadata
+    path = checkpoint.path
+    return has_hub_tokenizer(path if path.is_dir() else path.parent)
 
 
 def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> TokenizerFacts:

@@ -13,7 +13,7 @@ from onnxquant.formats.granularity import PerBlock, PerRow, PerTensor
 from onnxquant.formats.scaled_codes import ScaledCodes
 from onnxquant.graph.model_editor import TensorSpec
 from onnxquant.graph.needs import View
-from onnxquant.numerics.arrays import Array
+from onnxquant.numerics.arrays import Array, in_c_order
 from onnxquant.numerics.packing import pack, unpack
 from onnxquant.targets.layouts.base import OPSET_OF_BITS, SIGNED, UNSIGNED, Layout, T, tensor_spec
 
@@ -79,7 +79,7 @@ class DenseLayout(Layout):
     def pack(self, encoded: Encoded) -> dict[str, Array]:  # noqa: D102
         form, planes = self.form, encoded.planes
         if isinstance(form, Floats):
-            return {"values": np.ascontiguousarray(self.view.restore(planes["values"]))}
+            return {"values": in_c_order(self.view.restore(planes["values"]))}
         codes = planes["codes"]
         codes = codes if isinstance(form.granularity, PerBlock) else self.view.restore(codes)
         out = {

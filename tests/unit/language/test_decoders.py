@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from decoder_check.checkpoints import CONFIGS, FIXTURE, TOKENS, lengths_of, save_checkpoint
 
 import onnxquant
 from onnxquant import interchange, runtime
-from onnxquant.errors import CheckpointError, OutputError, RecipeError
+from onnxquant.errors import CheckpointError, OutputError, RecipeError, WeightError
 from onnxquant.language.convert import convert
 
 Array = np.ndarray[Any, Any]
@@ -162,6 +163,17 @@ def test_codes_of_gguf_move_as_they_are(tmp_path: Path) -> None:
     np.testing.assert_allclose(stock[mask > 0], values[1][mask > 0], atol=1e-5)
     config = json.loads((tmp_path / "codes" / "genai_config.json").read_text())
     assert config["model"]["eos_token_id"] == 2 and config["model"]["decoder"]["num_key_value_heads"] == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_halves_with_nan_are_refused(dtype: type, tmp_path: Path) -> None:
+    source = save_checkpoint("llama", tmp_path / "checkpoint")
+    arrays = {name: tensor.array().astype(dtype) for name, tensor in interchange.open_checkpoint(source).tensors.items()}
+    arrays["model.layers.1.mlp.down_proj.weight"][63, 95] = np.inf
+    interchange.save(source / "model.safetensors", arrays, force=True)
+    with pytest.raises(WeightError, match=r"layers\.1\.mlp\.down_proj\.weight holds NaN or infinity"):
+        convert(source, tmp_path / "decoder")
+    assert not (tmp_path / "decoder").exists()
 
 
 def test_floats_are_rounded_where_a_format_is_asked_for(tmp_path: Path) -> None:
