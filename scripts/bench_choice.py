@@ -34,6 +34,7 @@ from zoo_bench.sizes import size_of
 from zoo_bench.sources import Files, Source
 from zoo_bench.tools import Mode
 
+from onnxquant.errors import ModelError
 from onnxquant.numerics.score import GOOD_DB
 
 CHOICE = "quantize --data"
@@ -166,8 +167,13 @@ def side_of(tool: str, job: Callable[[], None], folder: Path, archive: Path, lim
             shutil.copy(_place(archive, tool), output)
         return side
     run = processes.run(job, folder / "log", limit)
-    side = Side(run.wall, size_of(output) if output.exists() else 0, processor=run.seconds)
-    if not side.size:
+    side = Side(run.wall, processor=run.seconds)
+    try:
+        side.size = size_of(output) if output.exists() else 0
+    except ModelError as error:  # what a tool wrote is no model
+        output.unlink()
+        side.error = str(error)[:200]
+    if not side.size and not side.error:
         side.error = (run.output.strip().splitlines() or [f"exit code {run.code}"])[-1][:200]
     archive.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(asdict(side)))
