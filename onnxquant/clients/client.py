@@ -74,6 +74,7 @@ class Client:
         date: date of that.
         lacks: operators that the release has and this client has not: ``Op``, ``domain::Op``, or ``Op of TYPE`` where it
             lacks those alone whose first input has that element type.
+        once: operators, in the words of ``lacks``, of which it takes a single node in a file.
         functions: whether it computes the bodies of model-local functions.
         domains: domains whose operators it has; empty: all of the release.
         types: element types that it cannot hold.
@@ -91,6 +92,7 @@ class Client:
     version: str
     date: str
     lacks: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
     functions: bool = True
     domains: tuple[str, ...] = ()
     types: tuple[str, ...] = ()

@@ -115,6 +115,10 @@ def _header(proto: onnx.ModelProto, client: Client) -> str:
         return f"opset {opset}; it knows {highest}"
     if proto.ir_version > table.ir_versions[client.place]:
         return f"version {proto.ir_version} of the file format; it knows {table.ir_versions[client.place]}"
+    for name in client.once:
+        domain, _, operator = name.rpartition("::")
+        if (count := sum((n.domain, n.op_type) == (domain, operator) for n in proto.graph.node)) > 1:
+            return f"{name}: {count} nodes; it takes one in a file"
     size = proto.ByteSize()
     return f"{size} bytes; it takes {client.max_bytes}" if client.max_bytes and size > client.max_bytes else ""
 

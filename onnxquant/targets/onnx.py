@@ -176,8 +176,8 @@ class _Lookup:
         lead = nodes.op("Shape", self.indices)
         shape = nodes.op("Concat", lead, nodes.ints(layout.groups[1], -1), axis=0)
         codes = nodes.op("Reshape", codes, shape)
-        zero = self._side("zero_points") if form.has_zero_points else nodes.number(form.offset)
-        scaled = nodes.op("Mul", nodes.op("Sub", codes, zero), self._side("scales"))
+        zero = nodes.floats(self._side(self.names["zero_points"])) if form.has_zero_points else nodes.number(form.offset)
+        scaled = nodes.op("Mul", nodes.op("Sub", codes, zero), self._side(self._scales()))
         flat = nodes.op("Reshape", scaled, nodes.op("Concat", lead, nodes.ints(-1), axis=0))
         if layout.blocks * layout.block != layout.cols:
             flat = nodes.first(flat, layout.cols, -1)
@@ -190,12 +190,16 @@ class _Lookup:
         fields = nodes.fields(packed, self.layout.form.bits)
         return nodes.op("Concat", *map(self._last_axis, fields), axis=-1) if len(fields) > 1 else packed
 
-    def _side(self, plane: str) -> str:
+    def _scales(self) -> str:
+        """The scales of all rows in float32: the Cast folds, and graphics cards without float16 look up what it makes."""
+        name = self.names["scales"]
+        return name if self.layout.specs()["scales"].elem_type == F32 else self.nodes.floats(name)
+
+    def _side(self, values: str) -> str:
         """Scales or zero points of the rows."""
-        name = self.names[plane]
-        if not isinstance(self.layout.form.granularity, PerTensor):
-            name = self._last_axis(self.nodes.op("Gather", name, self.indices, axis=0))
-        return self.nodes.floats(name)
+        if isinstance(self.layout.form.granularity, PerTensor):
+            return values
+        return self._last_axis(self.nodes.op("Gather", values, self.indices, axis=0))
 
     def _last_axis(self, name: str) -> str:
         if self.nodes.editor.opset >= _AXES_INPUT_OPSET:

@@ -387,6 +387,29 @@ def test_openvino_finds_no_codes_that_it_would_decode_on_every_call(bits: int, t
     assert codes == [TensorProto.INT16]
 
 
+def test_an_operator_that_is_taken_once_stops_files_with_several(tmp_path: Path) -> None:
+    """onnxruntime's OpenVINO provider ran one product by MatMulBnb4, and did not load an encoder: no acyclic graph."""
+    supports = []
+    for count in (1, 2):
+        names = ["x", *(f"y{i}" for i in range(1, count)), "y"]
+        nodes = [graphs.node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(count)]
+        weights = {f"w{i}": graphs.weight(256, 256, seed=i) for i in range(count)}
+        proto = graphs.model(nodes, {"x": ("float32", ["batch", 256])}, {"y": "float32"}, weights)
+        onnxquant.quantize(proto, tmp_path / f"{count}.onnx", format="nf4", target="ort", proof=False)
+        (answer,) = check(onnx.load(tmp_path / f"{count}.onnx"), [client_named("onnxruntime-openvino")]).values()
+        supports.append(answer.support)
+    assert supports == [Support.SLOW, Support.NO]
+
+
+def test_lookups_gather_scales_in_float32(tmp_path: Path) -> None:
+    """Graphics cards without float16 have no Gather of float16; the Cast of the table folds."""
+    onnxquant.quantize(graphs.gather(64, 64), tmp_path / "out.onnx", format="q4_0", target="onnx", proof=False)
+    proto = onnx.load(tmp_path / "out.onnx")
+    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    gathered = {kinds.get(n.input[0]) for n in proto.graph.node if n.op_type == "Gather"}
+    assert TensorProto.FLOAT16 in kinds.values() and TensorProto.FLOAT16 not in gathered
+
+
 def test_convolutions_of_few_inputs_stay_in_float_where_integers_are_slow_with_them(tmp_path: Path) -> None:
     nodes = [
         graphs.node("Conv", ["x", "w"], ["a"], "wide"), graphs.node("Conv", ["a", "d"], ["b"], "depthwise", group=16),
