@@ -183,8 +183,8 @@ def _copy(source: _Source, output: Path, rows: int | None) -> TokenizerFacts:
     _refuse_larger(source, TOKENIZER, size, rows)
     known = _Known(source, ids, max(size, rows or 0))
     special, template = known.special(SpecialIds()), source.template()
-    if data.get("pre_tokenizer") != (splitting := portable(data.get("pre_tokenizer"))):
-        write_json(output / TOKENIZER, {**data, "pre_tokenizer": splitting})
+    if data != (changed := portable(data)):
+        write_json(output / TOKENIZER, changed)
     else:
         _copy_file(source.folder / TOKENIZER, output)
     is_whole = _is_whole_text(data)

@@ -1,8 +1,8 @@
-"""Steps that cut a text, in the form that onnxruntime-genai knows, too: it reads patterns, and passes over other steps."""
+"""A tokenizer in the form that onnxruntime-genai knows, too: it cuts a text by patterns, and passes over other steps."""
 
 from __future__ import annotations
 
-from onnxquant.json_data import JsonValue
+from onnxquant.json_data import JsonObject, JsonValue
 from onnxquant.language.tokenizers.patterns import DIGIT, GPT2
 
 
@@ -16,7 +16,23 @@ def byte_level() -> JsonValue:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 
 
-def portable(step: JsonValue) -> JsonValue:
+def portable(data: JsonObject) -> JsonObject:
+    """The entries of a tokenizer.json, with steps and merges in the form that both readers know."""
+    model = data.get("model")
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if isinstance(model, dict) and isinstance(merges, list):
+        model = {**model, "merges": _merges(merges)}
+    return {**data, "pre_tokenizer": _steps(data.get("pre_tokenizer")), "model": model}
+
+
+def _merges(merges: list[JsonValue]) -> list[JsonValue]:
+    """Merges as pairs where one has a carriage return, which onnxruntime-genai would take out of a line."""
+    if not any(isinstance(merge, str) and "\r" in merge for merge in merges):
+        return merges
+    return [[*merge.split(" ")] if isinstance(merge, str) and merge.count(" ") == 1 else merge for merge in merges]
+
+
+def _steps(step: JsonValue) -> JsonValue:
     """The same steps, with a pattern for each that has one: single digits, and the words of GPT-2.
 
     Steps of other kinds stay; a step alone stays, too, because GPT-2's words are what is cut without a pattern.

@@ -460,6 +460,20 @@ def test_a_copied_tokenizer_is_what_onnxruntime_reads(tmp_path):
         assert _extension_ids(tmp_path / "out", text) == own.encode(text).ids
 
 
+def test_a_copied_merge_may_have_a_carriage_return(tmp_path):
+    entries = _pieces(is_trained=True)
+    entries |= {"tokens": [*entries["tokens"], "\r", "c\r"], "token_type": [*entries["token_type"], 1, 1]}
+    entries["scores"] = [*entries["scores"], -2000.0, -2001.0]
+    _written(_gguf(tmp_path / "m.gguf", entries), tmp_path / "a")
+    data = json.loads((tmp_path / "a" / "tokenizer.json").read_text(encoding="utf-8"))
+    data["model"]["merges"] = [" ".join(merge) for merge in data["model"]["merges"]]
+    folder = _hub_folder(tmp_path / "hf", tokenizer__json=data, tokenizer_config__json=_config(tmp_path / "a"))
+    _written(folder, tmp_path / "b")
+    for text in ("c\r", "ab c\rc"):
+        ids = _opened(folder).encode(text).ids
+        assert _extension_ids(tmp_path / "b", text) == _opened(tmp_path / "b").encode(text).ids == ids
+
+
 def test_a_copied_tokenizer_of_pieces_is_read_as_a_whole(tmp_path):
     _written(_gguf(tmp_path / "m.gguf", _pieces(is_trained=True)), tmp_path / "a")
     config = _config(tmp_path / "a") | {"tokenizer_class": "LlamaTokenizer"}
