@@ -10,6 +10,7 @@ from onnxquant.passes import pass_named
 from onnxquant.passes.base import Pass
 from onnxquant.passes.prepare.attention import SplitAttention
 from onnxquant.passes.prepare.carried_constants import ReadCarriedConstants
+from onnxquant.passes.prepare.embeddings import SplitEmbeddings
 from onnxquant.passes.prepare.functions import InlineFunctions
 from onnxquant.passes.prepare.half import NarrowFloat64, WidenFloat16
 from onnxquant.passes.prepare.identities import ReadThroughIdentity
@@ -42,6 +43,7 @@ PREPARE: tuple[Pass, ...] = (
     ShareTransposes(),
     ReadTransposes(),
     SplitAttention(),
+    SplitEmbeddings(),
     DropLeadingAxes(),
     MultiplyMatrices(),
     GatherRows(),

@@ -28,6 +28,7 @@ from onnxquant.calibration.feeds.base import (
     expected,
 )
 from onnxquant.calibration.feeds.batches import in_batches
+from onnxquant.calibration.feeds.empty_caches import WithCache, empty_cache
 from onnxquant.calibration.feeds.facts import NO_FACTS, ModelFacts, facts_of
 from onnxquant.calibration.feeds.labels import Label, LabelFile
 from onnxquant.calibration.feeds.preparation import Preparation, ranges_of, unscaled_pixels
@@ -100,7 +101,10 @@ def open_feeds(
     """
     name = str(data) if isinstance(data, (str, Path)) else "data"
     size = batch_size(inputs)
-    source = _source(data, inputs, None if limit is None else limit * size, entries(preprocess), facts)
+    cache = empty_cache(inputs, facts)
+    needed = [replace(i, default=True) if cache and i.name in cache.names else i for i in inputs]
+    source = _source(data, needed, None if limit is None else limit * size, entries(preprocess), facts)
+    source = WithCache(source, cache) if cache else source
     feeds = Checked(name, in_batches(source, inputs, size), inputs, limit)
     if facts.recorded and (remarks := facts.recorded.differences(feeds.origin)):
         feeds.origin = replace(feeds.origin, remarks=tuple(remarks))

@@ -50,8 +50,9 @@ class Stacked:
             largest = max((taking.entries for taking in self._takes.values()), default=1)
             self._columns = {**columns, LABEL: arrays[labels]}
             self._takes[LABEL] = _Taking(largest, drops_axis=False)
-        counts = {n: -(-c.shape[0] // self._takes[n].entries) for n, c in self._columns.items() if c.shape}
-        self.origin = _origin({n: -c.shape[0] % self._takes[n].entries for n, c in columns.items() if c.shape})
+        counted = {n: c for n, c in self._columns.items() if not c.is_shared}
+        counts = {n: -(-c.shape[0] // self._takes[n].entries) for n, c in counted.items()}
+        self.origin = _origin({n: -c.shape[0] % self._takes[n].entries for n, c in counted.items() if n != LABEL})
         if len(set(counts.values())) > 1:
             raise FeedError(
                 f"{where}: arrays differ in their number of samples: {counts}; inputs without an axis for samples need one "
@@ -117,19 +118,24 @@ class Column:
         self._dtype: np.dtype[Any] = array.dtype
 
     @property
+    def is_shared(self) -> bool:
+        """Whether all samples have the array as it is: a scalar, or the empty cache of a decoder."""
+        return not self.shape or (self.shape[0] == 1 and 0 in self.shape)
+
+    @property
     def holds_labels(self) -> bool:
         """Whether the entries may be classes: whole numbers or words, or one of several columns for each."""
         is_many = len(self.shape) == 2 and self.shape[1] > 1
         return len(self.shape) in (1, 2) and self._dtype.kind in ("iubf" if is_many else "iuU")
 
     def blocks(self, length: int, stack: ExitStack) -> Iterator[NDArray[Any]]:
-        """Blocks of consecutive entries; a scalar is repeated without end.
+        """Blocks of consecutive entries; what all samples share is repeated without end.
 
         Args:
             length: number of entries of a block.
             stack: files that the blocks are read from are closed with it.
         """
-        while not self.shape:
+        while self.is_shared:
             yield self._array
         for start in range(0, self.shape[0], length):
             yield np.asarray(self._array[start : start + length])
@@ -153,9 +159,10 @@ class Streamed(Column):
     def blocks(self, length: int, stack: ExitStack) -> Iterator[NDArray[Any]]:
         """Blocks of consecutive entries, read from the archive."""
         file, shape, fortran, dtype = self._open(stack)
-        if fortran or not shape:  # no entry of it lies in one piece
+        if fortran or not shape or 0 in shape:  # no entry of it lies in one piece
             data = self._read(file, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
-            whole = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+            flat = np.frombuffer(data, dtype) if data else np.empty(0, dtype)
+            whole = flat.reshape(shape, order="F" if fortran else "C")
             yield from Column(whole).blocks(length, stack)
             return
         entry = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds.base import DTYPES, Feed, Input, SampleOrigin
+from onnxquant.calibration.feeds.caches import Cache, caches, holds_positions
 from onnxquant.calibration.feeds.labels import Label
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document
@@ -32,12 +33,14 @@ class Guess:
         length: length of an open last axis.
         inner: length of other open axes that are not the first.
         zeros: whether integers are all 0, an index that every table has.
+        cache: the cache of a decoder; None: the model has none.
     """
 
     dims: Mapping[str, int]
     length: int
     inner: int
     zeros: bool = False
+    cache: Cache | None = None
 
     def times(self, factor: int) -> Guess:
         """The guess with open lengths that are so many times as long."""
@@ -45,14 +48,17 @@ class Guess:
 
     def shape(self, spec: Input) -> list[int]:
         """A shape for an input."""
-        last = len(spec.shape) - 1
-        return [self._length(dim, axis, last) for axis, dim in enumerate(spec.shape)]
+        return [self._length(spec, axis) for axis in range(len(spec.shape))]
 
-    def _length(self, dim: int | str | None, axis: int, last: int) -> int:
+    def _length(self, spec: Input, axis: int) -> int:
+        dim, last = spec.shape[axis], len(spec.shape) - 1
         if isinstance(dim, int) and dim > 0:
             return dim
         if isinstance(dim, str) and dim in self.dims:
             return self.dims[dim]
+        cached = self.cache.length(spec.name, axis, self.length) if self.cache else None
+        if cached is not None:
+            return cached
         named_batch = isinstance(dim, str) and (dim.lower() in ("n", "b") or "batch" in dim.lower())
         if named_batch or (axis == 0 and last > 0):
             return 1
@@ -62,11 +68,13 @@ class Guess:
 def guesses(inputs: Sequence[Input], dims: Mapping[str, int]) -> list[Guess]:
     """Guesses to try in turn: one with values and one with zeros where nothing is open."""
     is_open = any(_open(d) and d not in dims for i in inputs for d in i.shape[1:])
+    cached = caches(inputs, dims)
     if not is_open:
-        return [Guess(dims, 1, 1), Guess(dims, 1, 1, zeros=True)]
+        return [Guess(dims, 1, 1, cache=c) for c in (*cached, None)] + [Guess(dims, 1, 1, zeros=True)]
+    decoders = [Guess(dims, n, n, cache=c) for n in _LENGTHS for c in cached]
     square = [Guess(dims, n, n) for n in _LENGTHS]
     lines = [Guess(dims, n, 1) for n in (*_LENGTHS, *_LENGTHS_OF_SOUND)]
-    return [*square, *lines, *(Guess(dims, n, n, zeros=True) for n in _LENGTHS)]
+    return [*decoders, *square, *lines, *(Guess(dims, n, n, zeros=True) for n in _LENGTHS)]
 
 
 def _open(dim: int | str | None) -> bool:
@@ -123,7 +131,20 @@ class Synthetic:
         generator = np.random.default_rng(self.seed)
         tables = dict.fromkeys((i.name for i in self.inputs), 1) if self.guess.zeros else self.vocabulary
         for _ in range(self.count):
-            yield {i.name: _values(i, self.guess.shape(i), tables, generator) for i in self.inputs}
+            yield {i.name: self._values(i, tables, generator) for i in self.inputs}
+
+    def _values(self, spec: Input, tables: Mapping[str, int], generator: np.random.Generator) -> NDArray[Any]:
+        """Values of an input: numbers of tokens and positions as the cache has them, others at random."""
+        shape, cache, dtype = self.guess.shape(spec), self.guess.cache, DTYPES.get(spec.type)
+        is_integer = dtype is not None and np.dtype(dtype).kind in "iu"
+        if is_integer and holds_positions(spec) and not self.guess.zeros:
+            first = cache.past if cache else 0
+            positions = np.arange(first, first + shape[-1]) % tables.get(spec.name, np.iinfo(np.int32).max)
+            return np.broadcast_to(positions.astype(dtype), shape).copy()
+        count = cache.count(spec, self.guess.length) if cache and is_integer else None
+        if count is not None:
+            return np.full(shape, count, dtype)
+        return _values(spec, shape, tables, generator)
 
 
 def _values(

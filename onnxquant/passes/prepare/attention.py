@@ -83,8 +83,10 @@ def _can_be_split(editor: GraphEditor, node: onnx.NodeProto, known: Mapping[str,
         return False
     mask = _input(node, _MASK)
     maker = editor.producer(mask) if mask else None
-    counted = maker is not None and maker.op_type == "EmbedLayerNormalization" and maker.output[1] == mask
-    return not mask or counted or known.get(mask, UNKNOWN).rank == 2
+    # The number of tokens in each row, as the fused embeddings count it and as they do once they are taken apart.
+    counted = maker is not None and maker.op_type in ("EmbedLayerNormalization", "ReduceSum")
+    rank = known.get(mask, UNKNOWN).rank
+    return not mask or (counted and rank in (1, None)) or rank == 2
 
 
 def _split(editor: GraphEditor, node: onnx.NodeProto, opset: int) -> None:
