@@ -53,7 +53,7 @@ def benchmark(*models: str | Path, data: Data | None = None, **options: object) 
 
     Args:
         models: ONNX files; ratios refer to the first.
-        data: samples, of which the first is run; None: synthetic.
+        data: samples, of which the first is run; None: synthetic, for a decoder with a cache one token after others.
         options: ``seed``, ``threads``, ``dim``, ``external_root``, ``custom_op_library``.
 
     Raises:
@@ -71,7 +71,7 @@ def benchmark(*models: str | Path, data: Data | None = None, **options: object) 
     samples = None if data is None else Samples(data, settings, facts_of(*documents))
     with runtime.custom_op_libraries(settings.custom_op_library):
         sampled = sampled_outputs(paths[0], samples, settings)
-        feed = sampled.feeds[0]
+        feed = sampled.step or sampled.feeds[0]
         measured = latencies({str(i): TimedModel(p) for i, p in enumerate(paths)}, feed, settings.threads)
         return [
             BenchmarkRow(

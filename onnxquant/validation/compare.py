@@ -6,6 +6,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from onnxquant import runtime
 from onnxquant.artifact.records import activation_record, computes_in_float16, records, rescaled_weights
 from onnxquant.calibration.feeds import Feed
@@ -163,6 +165,11 @@ def _measure(
         if has_our_ops(document):
             timed[STOCK] = TimedModel(quantized, library=False)
         feed, proof.latency = feeds[0], latencies(timed, feeds[0], threads)
+        step = models.samples.step
+        if step is not None:
+            at_step = latencies(timed, step, threads)
+            proof.notes.append(_of_decoder(proof.latency, feed))
+            feed, proof.latency = step, at_step
         longer = models.samples.longer
         if longer is not None:
             at_length = latencies(timed, longer, threads)
@@ -173,6 +180,20 @@ def _measure(
             proof.op_times = op_times(reference.path, quantized, feed, proof.latency, threads)
     progress("memory and kernels", 0.0)
     proof.loading = Loading(reference.footprint, footprint(quantized))
+
+
+def _of_decoder(latency: Latency, many: Feed) -> str:
+    """A sentence on the speed of a decoder with many tokens in one call.
+
+    Args:
+        latency: latencies with the sample of many tokens.
+        many: that sample.
+    """
+    name = next(name for name, array in many.items() if np.ndim(array) > 1)
+    return (
+        f"the speed is that of one token after others; a call with {name} {list(many[name].shape)} runs at "
+        f"{latency.ratio[QUANTIZED]:.2f}x"
+    )
 
 
 def _on_lengths(latency: Latency, short: Feed, longer: Feed) -> str:

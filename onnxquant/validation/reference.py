@@ -41,6 +41,7 @@ class SampledOutputs:
         origin: origin of the samples.
         source: samples of the user; None: these are synthetic.
         longer: a synthetic sample of other lengths, for speed alone; None: no length is made up, or there is none.
+        step: one token beside the cache of a decoder, for speed alone; None: the model has none, or takes no such sample.
     """
 
     feeds: list[feeds_.Feed]
@@ -48,6 +49,7 @@ class SampledOutputs:
     origin: feeds_.SampleOrigin
     source: Samples | None = None
     longer: feeds_.Feed | None = None
+    step: feeds_.Feed | None = None
 
 
 class Reference:
@@ -168,11 +170,26 @@ def _synthetic(model: Path, session: runtime.Session, inputs: list[feeds_.Input]
         except ModelError as error:
             failure = failure or str(error)
             continue
-        return SampledOutputs(feeds, outputs, synthetic.origin, longer=_longer(session, synthetic, feeds[0]))
+        step = _step(session, synthetic)
+        longer = None if step else _longer(session, synthetic, feeds[0])
+        return SampledOutputs(feeds, outputs, synthetic.origin, longer=longer, step=step)
     takes = ", ".join(map(str, inputs))
     raise FeedError(
         f"{model}: no synthetic feed fits ({failure}); give --data, or lengths with --dim NAME=N; it takes {takes}"
     )
+
+
+def _step(session: runtime.Session, synthetic: feeds_.Synthetic) -> feeds_.Feed | None:
+    """A sample of one token beside a cache, as decoders run for each token that they write; None where none suits."""
+    guess = synthetic.guess.step()
+    if guess is None:
+        return None
+    feed = next(iter(replace(synthetic, guess=guess)))
+    try:
+        runtime.run(session, feed)
+    except ModelError:
+        return None
+    return feed
 
 
 def _longer(session: runtime.Session, synthetic: feeds_.Synthetic, feed: feeds_.Feed) -> feeds_.Feed | None:

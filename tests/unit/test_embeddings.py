@@ -9,7 +9,7 @@ import agreement
 import numpy as np
 import onnx
 import pytest
-from graphs import model, node, rng, weight
+from graphs import model, node, weight
 
 import onnxquant
 from onnxquant.graph.io import load

@@ -73,7 +73,6 @@ class Stacked:
                     {n: a[0] if self._takes[n].drops_axis and a.ndim else a for n, a in sample.items()},
                 )
 
-
     def _whole(self, name: str, block: NDArray[Any]) -> NDArray[Any]:
         """A block of entries, repeated where they do not fill a batch; labels are not."""
         count = self._takes[name].entries

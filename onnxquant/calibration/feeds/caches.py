@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from onnxquant.calibration.feeds.base import Input
@@ -70,6 +70,10 @@ class Cache:
         tokens = self.axes.get((name, axis))
         return None if tokens is None else lengths[tokens]
 
+    def filled(self) -> Cache | None:
+        """The cache after some tokens; None where the model says how many tokens a call has."""
+        return None if self.new is not None else replace(self, past=self.past or _TOKENS)
+
     def count(self, spec: Input, open_length: int) -> int | None:
         """The number of tokens that an integer input of a decoder holds; None where it holds something else."""
         name, new = spec.name.lower(), open_length if self.new is None else self.new
@@ -90,7 +94,7 @@ def caches(inputs: Sequence[Input], dims: Mapping[str, int]) -> list[Cache]:
     past = {spec.name: axis for spec in inputs if (axis := past_axis(spec)) is not None and not is_source(spec)}
     if not past:
         return []
-    axes: dict[tuple[str, int], Tokens] = {(name, axis): Tokens.PAST for name, axis in past.items()}
+    axes: dict[tuple[str, int], Tokens] = dict.fromkeys(past.items(), Tokens.PAST)
     axes |= {
         (spec.name, axis): Tokens.SOURCE
         for spec in inputs

@@ -117,7 +117,8 @@ def _positions(
 ) -> NDArray[np.int64]:
     """Positions of the tokens of a call: those before it that are masked do not count."""
     mask = np.asarray(sample[masks[0].name]) if masks else np.ones((shape[0], cached + shape[1]), np.int64)
-    return np.maximum(np.cumsum(mask, -1) - 1, 0)[:, -shape[1] :].astype(np.int64)
+    positions: NDArray[np.int64] = np.maximum(np.cumsum(mask, -1) - 1, 0)[:, -shape[1] :].astype(np.int64)
+    return positions
 
 
 class WithCache:

@@ -46,6 +46,11 @@ class Guess:
         """The guess with open lengths that are so many times as long."""
         return replace(self, length=self.length * factor, inner=self.inner * factor if self.inner > 1 else 1)
 
+    def step(self) -> Guess | None:
+        """The guess for one token after others; None where the model has no cache, or its lengths are not open."""
+        cache = self.cache.filled() if self.cache else None
+        return None if cache is None or self.length == 1 else replace(self, length=1, inner=1, cache=cache)
+
     def shape(self, spec: Input) -> list[int]:
         """A shape for an input."""
         return [self._length(spec, axis) for axis in range(len(spec.shape))]

@@ -85,10 +85,10 @@ def _can_be_split(editor: GraphEditor, node: onnx.NodeProto) -> bool:
 def _split(editor: GraphEditor, node: onnx.NodeProto, opset: int) -> None:
     output, nodes = node.output[_OUTPUT], list[onnx.NodeProto]()
 
-    def add(op: str, inputs: list[str], label: str, **attributes: int) -> str:
+    def add(op: str, inputs: list[str], label: str) -> str:
         result = editor.names.fresh(f"{output}/{label}")
         name = editor.names.fresh(f"{output}/{label}/{op}")
-        nodes.append(onnx.helper.make_node(op, inputs, [result], name=name, **attributes))
+        nodes.append(onnx.helper.make_node(op, inputs, [result], name=name))
         return result
 
     def integers(label: str, values: int | list[int]) -> str:
@@ -109,18 +109,19 @@ def _split(editor: GraphEditor, node: onnx.NodeProto, opset: int) -> None:
         summands = [add("Add", summands, "sum"), segments]
     rest = [*summands, _input(node, _GAMMA), _input(node, _BETA)]
     outputs = [output]
-    if total := _output(editor, node, _SUM):
-        outputs += ["", "", total]
+    if summed := _output(editor, node, _SUM):
+        outputs += ["", "", summed]
     norm = onnx.helper.make_node("SkipLayerNormalization", rest, outputs, name=node.name, domain=MICROSOFT)
     norm.attribute.append(onnx.helper.make_attribute("epsilon", float(attribute(node, "epsilon", _EPSILON))))
     nodes.append(norm)
     if counts := _output(editor, node, _COUNTS):
         one = editor.add_constant(f"{output}/one", np.array(1, np.int32))
-        shown = add("Equal", [_input(node, _MASK), one], "shown")
-        numbers = [add("Cast", [shown], "numbers", to=onnx.TensorProto.INT32)]
-        axes = {} if opset >= _AXES_AS_INPUT else {"axes": [1]}
+        numbers = [add("Cast", [add("Equal", [_input(node, _MASK), one], "shown")], "numbers")]
+        nodes[-1].attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.INT32))
         numbers += [integers("axes", [1])] if opset >= _AXES_AS_INPUT else []
         name = editor.names.fresh(f"{output}/ReduceSum")
-        nodes.append(onnx.helper.make_node("ReduceSum", numbers, [counts], name=name, keepdims=0, **axes))
+        total = onnx.helper.make_node("ReduceSum", numbers, [counts], name=name, keepdims=0)
+        total.attribute.extend([] if opset >= _AXES_AS_INPUT else [onnx.helper.make_attribute("axes", [1])])
+        nodes.append(total)
     editor.remove(node)
     editor.insert_before(node, nodes)
