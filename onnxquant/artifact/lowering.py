@@ -6,7 +6,7 @@ Publisher it writes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -20,6 +20,7 @@ from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.model_editor import ModelEditor, Sink
 from onnxquant.graph.names import METADATA, ORIGIN, PREPARATION
+from onnxquant.graph.needs import UseKind
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.graph.size_counter import SizeCounter
@@ -28,6 +29,7 @@ from onnxquant.passes.float16.convert import Float16Result
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.targets import layout_types, target_named
+from onnxquant.targets.experts import whole_layers
 from onnxquant.version import __version__
 
 Encode = Callable[[Site, EncodeDecision], Encoded | None]
@@ -63,11 +65,15 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
     sites = {s.name: s for s in find_sites(copy)[0]}
     lowered_sites: dict[str, list[tuple[Site, Format]]] = {}
     records = []
+    in_layers = _in_layers(plan, sites, editor.opset)
     for decision in plan.encoded:
         site = sites[decision.name]
-        site = site.folded() if decision.folded else site
+        has_experts = bool(site.served(UseKind.EXPERTS))
+        site = site.folded() if decision.folded or (has_experts and site.name not in in_layers) else site
         encoded = encode(site, decision) if encode else None
         if encode and encoded is None:
+            if site.name in in_layers:
+                raise ModelError(f"{site.name}: cannot be encoded, so its layer of experts cannot; --exclude both weights")
             continue
         form = encoded.format if encoded else decision.format
         lowered = target_named(decision.target).lower(editor, site, form, encoded)
@@ -94,6 +100,12 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
     if plan.preparation:
         editor.annotate(PREPARATION, plan.preparation)
     return LoweredModel(proto, outcome)
+
+
+def _in_layers(plan: Plan, sites: Mapping[str, Site], opset: int) -> set[str]:
+    """Names of the weights that their layers of experts read as codes: all of them do, in one way, or none."""
+    chosen = [(sites[d.name], d.format) for d in plan.encoded if not d.folded and target_named(d.target).takes_experts]
+    return whole_layers([(site, form) for site, form in chosen if site.served(UseKind.EXPERTS)], opset)
 
 
 @dataclass(frozen=True)

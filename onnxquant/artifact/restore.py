@@ -21,6 +21,7 @@ from onnxquant.graph.node import is_op
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.traverse import graphs, names_read, replace_field, subgraphs
 from onnxquant.targets import Result
+from onnxquant.targets.experts import take_floats
 from onnxquant.targets.kinds import LSTM_ON_INTEGERS
 
 # Larger models do not fit one protobuf file with room to spare.
@@ -138,6 +139,9 @@ def _replace_producer(proto: onnx.ModelProto, record: Record, result: Result) ->
             if result.y in node.output:
                 if node.op_type == LSTM_ON_INTEGERS or is_op(node, "LSTM"):
                     _restore_layer(node, record)
+                    return
+                if result.kind is UseKind.EXPERTS:
+                    take_floats(node, result.x, record.name)
                     return
                 nodes = list(graph.node)
                 replace_field(graph.node, [*nodes[:index], *_standard_nodes(record, result), *nodes[index + 1 :]])

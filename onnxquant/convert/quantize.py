@@ -191,7 +191,9 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
     if not plan.encoded and not is_packed:
         raise ModelError("; ".join((_nothing_to_encode(model), *notes)))
     if integers and not is_packed:
-        notes = [*notes, f"parts of the model are quantized already ({integers}); they stay as they are"]
+        note = f"parts of the model are quantized already ({integers}); they stay as they are"
+        announce(context.progress, note)
+        notes = [*notes, note]
     data = options.data_files(context.original, path, nbytes=plan.nbytes)
     _refuse_unwritable(path, plan, external=data is not None)
     # Samples are opened first: data that does not fit is refused before any work.

@@ -23,6 +23,7 @@ class UseKind(Enum):
 
     PRODUCT = "product"  # X @ W: a kernel may decode it block by block
     LOOKUP = "lookup"  # rows of W by index
+    EXPERTS = "experts"  # rows of several matrices, of which each token meets a few
     DENSE = "dense"  # the whole tensor, decoded ahead of the op and folded when a session is created
 
 
@@ -111,7 +112,8 @@ def classify(node: onnx.NodeProto, position: int, shape: tuple[int, ...]) -> Nee
     else:
         is_weight = node.domain == MICROSOFT and position in _CONTRIB_WEIGHTS.get(op, ())
         view = View(shape, tuple(range(rank)), rank - 1 if op == "MoE" else 1)
-        need = Need(op.lower(), UseKind.DENSE, view) if is_weight else None
+        kind = UseKind.EXPERTS if op == "MoE" and rank == 3 else UseKind.DENSE
+        need = Need(op.lower(), kind, view) if is_weight else None
     domain = f"{node.domain}." if node.domain else ""
     return need or Refusal(f"input {position} of {domain}{op}, which is not read as a weight")
 

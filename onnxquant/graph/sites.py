@@ -124,9 +124,12 @@ class Site:
         return bool(self.served(UseKind.PRODUCT) or self.served(UseKind.LOOKUP))
 
     def served(self, kind: UseKind) -> list[Use]:
-        """Uses that can be served as ``kind`` from the canonical view; DENSE takes all the others."""
+        """Uses that can be served as ``kind`` from the canonical view; DENSE takes all the others.
+
+        A target that has an operator for EXPERTS leaves them out of the others.
+        """
         if kind is UseKind.DENSE:
-            return [u for u in self.uses if not self._direct(u)]
+            return [u for u in self.uses if u.kind is UseKind.EXPERTS or not self._direct(u)]
         return [u for u in self.uses if u.kind is kind and self._direct(u)]
 
     def _direct(self, use: Use) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
+from onnxquant.graph.needs import UseKind
 from onnxquant.graph.sites import Site
 from onnxquant.plan.decision import Decision, EncodeDecision
 from onnxquant.recipe.rules import DEFAULT_FORMAT, Rule
@@ -52,5 +53,5 @@ def with_eight_bits(decisions: Sequence[Decision], sites: Mapping[str, Site], de
 
 
 def _is_multiplied(site: Site) -> bool:
-    """Whether a MatMul reads a weight."""
-    return any(use.node.op_type == _PRODUCT for use in site.uses)
+    """Whether a MatMul reads a weight, or a layer of experts."""
+    return any(use.node.op_type == _PRODUCT or use.kind is UseKind.EXPERTS for use in site.uses)

@@ -16,7 +16,7 @@ from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision, Plan
 from onnxquant.plan.eight_bits import is_for_products, with_eight_bits
 from onnxquant.recipe.rules import Recipe, Rule, names_of
 from onnxquant.recipe.values import Compute
-from onnxquant.targets import AUTO, Activations, Refusal, Target, automatic, integer_target, target_named
+from onnxquant.targets import AUTO, Activations, Refusal, Target, automatic, integer_target, target_named, targets
 
 # A weight must come out at least this much smaller, or it is not worth its error.
 WORTHWHILE = 0.85
@@ -152,6 +152,8 @@ def decide(site: Site, form: Format, rule: Rule, opset: int) -> Decision:
         return _keep(site, f"{form.name} leaves it as it is")
     if unfit := form.unfit(site.rows, site.cols):
         return _keep(site, f"{form.name}: {unfit}")
+    if (as_codes := _in_layer_of_experts(site, form, rule, opset)) is not None:
+        return as_codes
     folded = is_decoded_at_load(site, rule)
     decision = _decide_placed(site, form, rule, opset, folded=folded)
     if isinstance(decision, KeepDecision) and rule.clients and not folded:
@@ -197,6 +199,16 @@ def in_other_format(decision: EncodeDecision, site: Site, form: Format, opset: i
     if not target.holds(form) or target.check(lowered_site, form, opset) is not None:
         return None
     return replace(decision, format=form, nbytes=_stored_bytes(target, lowered_site, form, opset)[0])
+
+
+def _in_layer_of_experts(site: Site, form: Format, rule: Rule, opset: int) -> EncodeDecision | None:
+    """The decision for a weight of experts whose codes an operator reads; None where none does."""
+    is_small = rule.target == AUTO and site.elements < FOLD_BELOW
+    if not site.served(UseKind.EXPERTS) or is_small or rule.compute == Compute.FLOAT or rule.clients:
+        return None
+    names = [t.name for t in targets() if t.takes_experts and rule.target in (AUTO, t.name)]
+    decisions = (_decide_placed(site, form, replace(rule, target=name), opset, folded=False) for name in names)
+    return next((d for d in decisions if isinstance(d, EncodeDecision)), None)
 
 
 def is_decoded_at_load(site: Site, rule: Rule) -> bool:

@@ -72,7 +72,8 @@ def faster(report: ReportData, verdict: Verdict) -> str:
         return text
     before = latency.seconds[ORIGINAL]
     threads = "" if latency.threads is None else f" on {latency.threads} thread{'s' * (latency.threads > 1)}"
-    return f"{text}: {milliseconds(before)} -> {milliseconds(before / verdict.faster)}{threads}"
+    call = "" if latency.call is None else f", {latency.call}"
+    return f"{text}: {milliseconds(before)} -> {milliseconds(before / verdict.faster)}{threads}{call}"
 
 
 def quality(verdict: Verdict) -> str:

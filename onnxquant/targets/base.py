@@ -62,6 +62,8 @@ class Target(ABC):
     """The layouts that it stores planes in: readers of files find them here."""
     activations: ClassVar[Activations] = Activations.NONE
     """The activations that its products take. A rule can only name targets whose products take floats."""
+    takes_experts: ClassVar[bool] = False
+    """Whether it has an operator that reads the codes of layers of experts; other targets decode them at load."""
     role: ClassVar[str] = ""
     """The role of the weights that it is for, among targets of integer activations; empty: all others."""
 

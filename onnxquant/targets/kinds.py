@@ -19,5 +19,7 @@ class Activations(StrEnum):
 
 # The operator of com.microsoft that is an LSTM on integer weights.
 LSTM_ON_INTEGERS = "DynamicQuantizeLSTM"
+# The operator of com.microsoft that is a layer of experts whose weights are codes.
+EXPERTS_ON_CODES = "QMoE"
 # The last opset whose QuantizeLinear and DequantizeLinear onnxruntime 1.32 has.
 LAST_DEQUANTIZE_OPSET = 27

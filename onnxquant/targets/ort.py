@@ -18,7 +18,8 @@ from onnxquant.graph.model_editor import ModelEditor
 from onnxquant.graph.names import MICROSOFT
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.refusal import Refusal
-from onnxquant.graph.sites import Site
+from onnxquant.graph.sites import Site, Use
+from onnxquant.targets import experts
 from onnxquant.targets.base import Lowered, Result, Target, add_planes, holds_codes
 from onnxquant.targets.dense import read_decoded
 from onnxquant.targets.layouts.base import Layout
@@ -39,6 +40,7 @@ class Ort(Target):
     name = "ort"
     summary = "MatMulNBits, GatherBlockQuantized and MatMulBnb4 of onnxruntime >= 1.23; loads fastest"
     layout_types = (RowsLayout, Bnb4Layout)
+    takes_experts = True
 
     def rank(self, form: Format, *, folded: bool) -> int | None:
         """First where ONNX Runtime's own ops hold a format exactly."""
@@ -63,6 +65,9 @@ class Ort(Target):
             return Refusal(
                 f"MatMulBnb4 multiplies {form.name} weights, and this one is read otherwise", "target custom holds it"
             )
+        if layers := site.served(UseKind.EXPERTS):
+            refusals = [experts.refusal(use.node) for use in layers]
+            return next(filter(None, refusals), None) or experts.refusal_of_form(site, form, opset)
         if not site.has_kernel:
             return Refusal(f"com.microsoft has no weight-only op for {site.role}", "target onnx decodes it at load")
         return None
@@ -82,7 +87,10 @@ class Ort(Target):
             lower_product(editor, site, use, weight.product)
         for use in site.served(UseKind.LOOKUP):
             lower_lookup(editor, site, use, weight.lookup)
-        if dense := site.served(UseKind.DENSE):
+        layers = site.served(UseKind.EXPERTS)
+        for use in layers:
+            weight.experts(use)
+        if dense := [use for use in site.served(UseKind.DENSE) if use not in layers]:
             weight.results.append(read_decoded(editor, dense, weight.decoded()))
         return Lowered({layout.name: names}, weight.results)
 
@@ -158,6 +166,18 @@ class _Blockwise:
             values = nodes.first(values, layout.cols, -1, output="" if self.has_casts else output)
         if self.has_casts:
             nodes.op("Cast", values, output=output, to=F16)
+
+    def experts(self, use: Use) -> None:
+        """Let a layer of experts read the codes and scales, seen as three axes."""
+        layout, nodes = self.layout, GraphNodes(self.editor, self.site)
+        count, outputs = self.site.shape[:2]
+        planes = {
+            "codes": nodes.op("Reshape", self.names["codes"], nodes.ints(count, outputs, -1)),
+            "scales": nodes.op("Reshape", self.scales, nodes.ints(count, outputs, -1)),
+        }
+        nodes.insert_first()
+        experts.take_codes(use.node, use.input, planes, experts.attributes_of(layout))
+        self.results.append(Result(UseKind.EXPERTS, planes["codes"], use.node.output[0]))
 
     def decoded(self) -> str:
         """Add the weight in its own shape and type, in nodes that fold when a session is created."""

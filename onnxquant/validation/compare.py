@@ -167,9 +167,8 @@ def _measure(
         feed, proof.latency = feeds[0], latencies(timed, feeds[0], threads)
         step = models.samples.step
         if step is not None:
-            at_step = latencies(timed, step, threads)
-            proof.notes.append(_of_decoder(proof.latency, feed))
-            feed, proof.latency = step, at_step
+            call = _of_decoder(proof.latency, feed)
+            feed, proof.latency = step, replace(latencies(timed, step, threads), call=call)
         longer = models.samples.longer
         if longer is not None:
             at_length = latencies(timed, longer, threads)
@@ -183,17 +182,14 @@ def _measure(
 
 
 def _of_decoder(latency: Latency, many: Feed) -> str:
-    """A sentence on the speed of a decoder with many tokens in one call.
+    """The work of one call of a decoder that takes one token, beside its speed with many.
 
     Args:
         latency: latencies with the sample of many tokens.
         many: that sample.
     """
-    name = next(name for name, array in many.items() if np.ndim(array) > 1)
-    return (
-        f"the speed is that of one token after others; a call with {name} {list(many[name].shape)} runs at "
-        f"{latency.ratio[QUANTIZED]:.2f}x"
-    )
+    tokens = next(array.shape[1] for array in many.values() if np.ndim(array) == 2)
+    return f"one token after others ({tokens} at once: {latency.ratio[QUANTIZED]:.2f}x)"
 
 
 def _on_lengths(latency: Latency, short: Feed, longer: Feed) -> str:

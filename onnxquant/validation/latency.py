@@ -63,6 +63,7 @@ class Latency:
         runs: number of runs of each model.
         threads: number of threads of the sessions; None in old reports: onnxruntime's choice.
         interval: interval of each ratio; None: not known.
+        call: work of one call, where it is not that of a sample: one token of a decoder.
     """
 
     seconds: dict[str, float]
@@ -70,6 +71,7 @@ class Latency:
     runs: int
     threads: int | None
     interval: dict[str, Interval] | None = field(default=None, metadata=OPTIONAL)
+    call: str | None = field(default=None, metadata=OPTIONAL)
 
     def certain(self, model: str) -> Interval:
         """Interval of a model's ratio; of reports without one it is the ratio and what timings scatter by."""
@@ -85,7 +87,7 @@ class Latency:
         """
         interval = None if self.interval is None else {new: self.interval[old] for new, old in names.items()}
         seconds, ratio = ({new: figures[old] for new, old in names.items()} for figures in (self.seconds, self.ratio))
-        return Latency(seconds, ratio, self.runs, self.threads, interval)
+        return Latency(seconds, ratio, self.runs, self.threads, interval, self.call)
 
 
 def latencies(

@@ -18,6 +18,7 @@ from onnxquant.calibration.feeds import Feed
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import DOMAIN
+from onnxquant.graph.node import attribute
 from onnxquant.graph.traverse import nodes
 from onnxquant.numerics.align import align, arrays_of
 from onnxquant.numerics.difference import Difference, ErrorFigures
@@ -25,6 +26,7 @@ from onnxquant.numerics.score import Judge, PartQuality
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.progress import Progress
 from onnxquant.targets import Activations, targets
+from onnxquant.targets.kinds import EXPERTS_ON_CODES
 from onnxquant.validation.examples import Example, examples
 from onnxquant.validation.reference import Outputs, SampledOutputs
 from onnxquant.validation.twin import write_twin
@@ -212,7 +214,7 @@ def _runs(models: ComparedModels, folder: Path, progress: Progress) -> dict[Run,
         if not mapped:
             progress("quantized, unoptimized", 0.0)
             runs[Run.UNOPTIMIZED] = models.run(path, optimize=False)
-        if not rounds_activations(models.quantized):
+        if not (rounds_activations(models.quantized) or _rounds_in_experts(models.quantized)):
             progress("quantized, float compute", 0.0)
             exact = _exact_copy(models, folder)
             # Bodies reorder planes when a session is created: copies that a large model must not make.
@@ -255,19 +257,27 @@ def rounds_activations(document: Document) -> bool:
     return static or any(record.target in dynamic for record in records(document.proto))
 
 
+def _rounds_in_experts(document: Document) -> bool:
+    """Whether a layer of experts has 8-bit codes, for which onnxruntime has no kernel on floats."""
+    layers = (node for node in nodes(document.proto) if node.op_type == EXPERTS_ON_CODES)
+    return any(attribute(node, "expert_weight_bits", 4) == 8 for node in layers)
+
+
 def has_our_ops(document: Document) -> bool:
     """Whether a model has ops of our domain, which our library serves."""
     return any(n.domain == DOMAIN for n in nodes(document.proto))
 
 
 def _exact_copy(models: ComparedModels, folder: Path) -> Path | bytes:
-    """The model computing in float32: accuracy level 1 for our MatMulNBits, ``compute=float32`` for our ops.
+    """The model computing in float32: accuracy level 1 for MatMulNBits, ``compute=float32`` for our ops.
+
+    Those of the original, too: the twin, whose weights are not packed, computes them in float.
 
     With external data it is bytes that share the data file; else a file of its own in ``folder``.
     """
     proto = onnx.load(str(models.path), load_external_data=False)
     for node in nodes(proto):
-        if node.op_type == "MatMulNBits" and (node.metadata_props or _in_body(proto, node)):
+        if node.op_type == "MatMulNBits":
             for attribute in node.attribute:
                 if attribute.name == "accuracy_level":
                     attribute.i = 1
@@ -278,10 +288,6 @@ def _exact_copy(models: ComparedModels, folder: Path) -> Path | bytes:
     path = folder / "exact.onnx"
     path.write_bytes(proto.SerializeToString())
     return path
-
-
-def _in_body(proto: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    return any(node is n for f in proto.functions if f.domain == DOMAIN for n in f.node)
 
 
 def differences(reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> dict[str, Difference]:

@@ -761,3 +761,20 @@ def test_a_transpose_that_something_else_reads_stays_beside_a_gemm() -> None:
     x = {"x": rng(5).standard_normal((3, 64)).astype(np.float32)}
     document, note = agreement.check(proto, ReadTransposes(), x)
     assert note and agreement.ops(document) == {"Transpose": 1, "Gemm": 1, "Neg": 1}
+
+
+def test_a_table_beside_products_of_another_tool_is_encoded_and_proven(tmp_path: Path) -> None:
+    """int4 of onnxruntime-genai's builder: products on 8-bit activations, a float table of embeddings."""
+    codes = rng(1).integers(0, 256, (96, 2, 16), np.uint8)
+    scales = (rng(2).random((96, 2)) * 0.01 + 0.01).astype(np.float32)
+    product = node(
+        "MatMulNBits", ["e", "codes", "scales"], ["y"], domain=MICROSOFT, K=64, N=96, bits=4, block_size=32,
+        accuracy_level=4,
+    )  # fmt: skip
+    constants = {"table": weight(1100, 64), "codes": codes, "scales": scales}
+    shapes = {"ids": ("int64", ["b", "n"])}
+    proto = model([node("Gather", ["table", "ids"], ["e"]), product], shapes, {"y": "float32"}, constants)
+    proto.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    report = onnxquant.quantize(proto, tmp_path / "q.onnx", samples=1, threads=1)
+    assert report.passed and [site.decision.name for site in report.encoded] == ["table"]
+    assert any("quantized already (1 MatMulNBits)" in note for note in report.notes)

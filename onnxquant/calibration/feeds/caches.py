@@ -37,7 +37,7 @@ class Cache:
     """The cache of a decoder, by the axes of its inputs.
 
     Attributes:
-        axes: what open axes count, by name of the input and axis.
+        axes: meaning of open axes, by name of the input and axis.
         past: tokens in the cache.
         new: tokens of the call; None: the model leaves it open.
         head: numbers of one head of attention, where the model leaves that open.

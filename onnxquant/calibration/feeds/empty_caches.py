@@ -100,8 +100,8 @@ def empty_cache(inputs: Sequence[Input], facts: ModelFacts) -> EmptyCache | None
 
 def _head(facts: ModelFacts) -> int | None:
     """Numbers of one head of attention, by the configuration beside the model."""
-    found = facts.table("genai_config.json", "config.json")
-    entries: Mapping[str, Any] = found[0] if found else {}
+    configuration = facts.table("genai_config.json", "config.json")
+    entries: Mapping[str, Any] = configuration[0] if configuration else {}
     model = entries.get("model")
     decoder = model.get("decoder") if isinstance(model, dict) else None
     entries = decoder if isinstance(decoder, dict) else entries

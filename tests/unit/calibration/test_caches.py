@@ -152,7 +152,8 @@ def test_a_decoder_is_proven_on_made_up_samples_and_on_tokens_alone(tmp_path: Pa
     report = onnxquant.quantize(tmp_path / "model.onnx", tmp_path / "made_up.onnx", threads=1)
     shapes = report.proof.feeds.shapes if report.proof and report.proof.feeds else None
     assert shapes and shapes["attention_mask"][1] == shapes["input_ids"][1] + shapes["past.0.key"][2]
-    assert report.proof and any("speed is that of one token" in note for note in report.proof.notes)
+    assert report.proof and report.proof.latency
+    assert (report.proof.latency.call or "").startswith("one token after others (32 at once: ")
     data = {"input_ids": graphs.rng().integers(0, 64, (6, 12))}
     solved = onnxquant.quantize(tmp_path / "model.onnx", tmp_path / "q.onnx", bits=4, data=data, samples=2, threads=1)
     assert solved.passed and solved.proof and solved.proof.feeds
