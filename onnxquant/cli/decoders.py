@@ -20,6 +20,8 @@ from onnxquant.report.units import milliseconds, size, speed, times
 from onnxquant.system.files import atomically, refuse_taken
 
 _ENDINGS = (".html", ".json")
+# Figures below this have exponents; others have no more digits after the point than so many.
+_SMALL, _MOST_DIGITS = 1e-4, 6
 _POSITIONS = ("positions", ">tokens", ">original", ">perplexity", ">KL divergence", ">same top token")
 
 
@@ -124,11 +126,15 @@ def _estimate(estimate: Estimate) -> str:
 
     >>> _estimate(Estimate(12.34567, 0.0123))
     '12.346 ± 0.012'
+    >>> _estimate(Estimate(1.205e-11, 5.9e-13))
+    '1.2e-11 ± 6e-13'
     """
     value, error = estimate
     if not 0 < error < float("inf"):
         return f"{value:.5g}"
-    digits = max(0, 1 - int(f"{error:e}".partition("e")[2]))
+    if abs(value) < _SMALL:
+        return f"{value:.2g} ± {error:.1g}"
+    digits = min(max(0, 1 - int(f"{error:e}".partition("e")[2])), _MOST_DIGITS)
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -62,13 +63,16 @@ def validate(
       onnxquant validate decoder decoder.q4 --text corpus.txt --max-kl 0.05
 
     \b
-    ORIGINAL and QUANTIZED may be decoder folders: with --text they read it in
-    windows, and perplexity and KL divergence are those of llama.cpp's tool.
+    They may be decoder folders, and ORIGINAL a GGUF file or a folder of Hugging
+    Face. They then read a --text in windows; perplexity and KL divergence are
+    those of llama.cpp's tool.
     """
     if options["text"] is not None:
         _validate_decoders(original, quantized, display, options)
         return
     refuse_flags(_OF_TEXTS, "has no effect without --text")
+    if Path(quantized).is_dir():
+        raise click.UsageError(f"{quantized} is a folder: decoder folders are proven on a text, give --text")
     _, options = split_options(options, _OF_TEXTS)
     with progress_bar(is_shown=display.shows_progress) as progress:
         report = validate_models(

@@ -44,7 +44,8 @@ def run_on_buffers(
     try:
         binding = session.io_binding()
         for name, array in feed.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            # Arrays bound as such may be no inputs with a default.
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
         for name, buffer in inputs.items():
             binding.bind_ortvalue_input(name, buffer)
         for name, place in outputs.items():

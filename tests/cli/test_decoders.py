@@ -81,6 +81,10 @@ def test_options_of_texts_are_refused_without_one(folder: Path, options: tuple[o
     refused(run("validate", model, model, *options), f"{options[0]} has no effect without --text")
 
 
+def test_folders_need_a_text(folder: Path) -> None:
+    refused(run("validate", folder / "original", folder / "other"), "is a folder", "give --text")
+
+
 @pytest.mark.footprint
 @pytest.mark.latency
 def test_speeds_of_a_folder(folder: Path) -> None:

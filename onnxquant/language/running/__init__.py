@@ -1,6 +1,6 @@
 """Decoder folders at work: text, perplexity against an original, speed.
 
-It may import interchange and every room below, no other module of language; the command line is above it.
+It may import interchange, every room below, and what makes decoder folders; the command line is above it.
 """
 
 from onnxquant.language.running.decoder import Context, Decoder

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnxquant import runtime
 from onnxquant.errors import FeedError, ModelError, nearest
 from onnxquant.graph.io import outlined
+from onnxquant.language.graph import LOGITS_COUNT
 from onnxquant.language.running.folder import CachePart, DecoderConfig, read_config
 
 Tokens: TypeAlias = NDArray[np.int64]
@@ -66,6 +67,8 @@ class Decoder:
         self.shares_buffers = _shares_buffers(outline, config)
         # GroupQueryAttention takes a mask for the number of tokens alone, so that those of a text come first.
         self.pads_right = any(node.op_type == _SHARING for node in outline.graph.node)
+        # Graphs of ours compute the logits of the last positions alone, so many as they are asked for.
+        self._takes_count = any(value.name == LOGITS_COUNT for value in outline.graph.input)
         self.vocabulary = _vocabulary(outline, config)
 
     def start(self, batch: int = 1, capacity: int | None = None) -> Context:
@@ -125,8 +128,8 @@ class Context:
                 f"{len(texts)} texts of {lengths.tolist()} tokens, expected {len(self.lengths)}, none empty"
             )
         if (lengths == lengths[0]).all():
-            for logits in self.logits(np.array(texts, np.int64)):
-                last = logits[:, -1]
+            for piece in self._parts(np.array(texts, np.int64)):
+                last = self._run(piece, 1)[:, -1]
             return last
         return self._read_padded(texts, lengths)
 
@@ -143,6 +146,11 @@ class Context:
             FeedError: a token outside the vocabulary, or too many tokens.
             ModelError: onnxruntime fails.
         """
+        for piece in self._parts(tokens):
+            yield self._run(piece, piece.shape[1])
+
+    def _parts(self, tokens: Tokens) -> Iterator[Tokens]:
+        """Parts of the tokens, each to be run next."""
         self._check(tokens)
         batch, length = tokens.shape
         part = max(1, _LOGITS_BYTES // (4 * batch * (self.decoder.vocabulary or 1)))
@@ -150,7 +158,7 @@ class Context:
             piece = tokens[:, begin : begin + part]
             self.lengths += piece.shape[1]
             self._slots += piece.shape[1]
-            yield self._run(piece)
+            yield piece
 
     def _read_padded(self, texts: Sequence[Sequence[int]], lengths: Tokens) -> Logits:
         """Read texts of several lengths into an empty context: in one run, padded."""
@@ -167,8 +175,9 @@ class Context:
         self._check(padded)
         self.lengths += lengths
         self._slots = longest
-        logits = self._run(padded)
-        return logits[np.arange(len(texts)), lengths - 1] if decoder.pads_right else logits[:, -1]
+        logits = self._run(padded, 1)
+        is_padded = decoder.pads_right and logits.shape[1] == longest
+        return logits[np.arange(len(texts)), lengths - 1] if is_padded else logits[:, -1]
 
     def _check(self, tokens: Tokens) -> None:
         """Refuse tokens that the decoder does not know or has no room for."""
@@ -187,8 +196,13 @@ class Context:
                 f"{total} tokens are more than the context of {self.capacity}: give a shorter text, or ask for fewer tokens"
             )
 
-    def _run(self, tokens: Tokens) -> Logits:
-        """Run the graph on tokens that ``lengths`` counts already."""
+    def _run(self, tokens: Tokens, count: int) -> Logits:
+        """Run the graph on tokens that ``lengths`` counts already.
+
+        Args:
+            tokens: the tokens [batch, length].
+            count: number of last tokens of each text whose logits are needed; some graphs give those of all.
+        """
         decoder, names = self.decoder, self.decoder.config.names
         length = tokens.shape[1]
         slots = np.arange(self._slots)
@@ -203,6 +217,8 @@ class Context:
             feed[names["position_ids"]] = np.broadcast_to(feed[names["position_ids"]], tokens.shape)
         past = {part.past: buffer for part, buffer in self._cache.items()}
         present = {part.present: buffer if self._shares else None for part, buffer in self._cache.items()}
+        if decoder._takes_count:
+            feed[LOGITS_COUNT] = np.array(count)
         outputs = runtime.run_on_buffers(decoder._session, feed, past, {names["logits"]: None, **present})
         logits = outputs[names["logits"]].numpy()
         if not self._shares:

@@ -28,6 +28,7 @@ _INPUTS = {
     "past_value_names": "past_key_values.%d.value",
 }
 _OUTPUTS = {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"}
+_REMEDY = " (onnxquant convert makes one from a GGUF file or a folder of Hugging Face)"
 _PAST = re.compile(r"past_key_values\.(\d+)\.key")
 
 
@@ -81,7 +82,7 @@ def read_config(folder: Path) -> DecoderConfig:
         ModelError: a file is missing, or a field is missing or wrong.
     """
     if not folder.is_dir():
-        raise ModelError(f"{folder}: is no folder; expected a decoder folder, with {GENAI} or {MODEL}")
+        raise ModelError(f"{folder}: is no folder; expected a decoder folder, with {GENAI} or {MODEL}{_REMEDY}")
     if (folder / GENAI).is_file():
         return _genai(folder)
     return _plain(folder)
@@ -190,7 +191,7 @@ def _plain(folder: Path) -> DecoderConfig:
     """The facts that the graph's names and the files of transformers beside it give."""
     file = folder / MODEL
     if not file.is_file():
-        raise ModelError(f"{folder}: has neither {GENAI} nor {MODEL}; expected a decoder folder")
+        raise ModelError(f"{folder}: has neither {GENAI} nor {MODEL}; expected a decoder folder{_REMEDY}")
     inputs = [i.name for i in outlined(file).graph.input]
     layers = sorted(int(match[1]) for match in map(_PAST.fullmatch, inputs) if match)
     if not layers:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from onnxquant.arguments import checked
 from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.graph.io import load
 from onnxquant.json_data import INLINE
+from onnxquant.language.convert import convert
 from onnxquant.language.running.decoder import Decoder, Tokens
 from onnxquant.language.running.divergence import Comparison, Divergence
-from onnxquant.language.running.folder import TOKENIZER
+from onnxquant.language.running.folder import TOKENIZER, is_decoder_folder
 from onnxquant.language.running.text import TextTokenizer
 from onnxquant.recipe.progress import Progress, silent
 
@@ -117,7 +120,7 @@ def validate(
     begins a text where the tokenizer has one.
 
     Args:
-        original: a decoder folder.
+        original: a decoder folder, a GGUF file, or a folder of a Hugging Face checkpoint.
         folder: the decoder folder to prove.
         text: a file of UTF-8 text.
         window: tokens of a window; None: 512, or the smaller context.
@@ -131,6 +134,7 @@ def validate(
 
     Raises:
         ModelError: a folder is damaged, or the two are not of the same vocabulary.
+        CheckpointError: the original is a checkpoint that cannot be read, or of an architecture that is not known.
         FeedError: the text cannot be read, or is shorter than a window.
         RecipeError: an argument is out of range.
     """
@@ -141,21 +145,21 @@ def validate(
             raise RecipeError(f"{name} is {count}, expected at least {least}")
     read = _text(Path(text))
     progress("loading", 0.0)
-    reference = opened(original, threads=threads, library=library)
-    decoder = Decoder(folder, threads=threads, library=library)
-    if reference.vocabulary != decoder.vocabulary:
-        raise ModelError(
-            f"{decoder.config.model} has {decoder.vocabulary} tokens, {reference.config.model} {reference.vocabulary}: "
-            "expected decoders of the same vocabulary"
-        )
-    size = window or min([WINDOW, *(d.config.context for d in (reference, decoder) if d.config.context)])
-    ids, prefix = _tokens(reference, decoder, read)
-    rows = _windows(ids[:tokens], prefix, size, str(text))
-    first = 1 if all_positions else size // 2 + 1
-    comparison = Comparison()
-    for place, row in enumerate(rows):
-        progress(_STAGE, place / len(rows))
-        _compare(comparison, reference, decoder, row, first)
+    with opened(original, threads=threads, library=library, progress=progress) as source:
+        reference, decoder = source.decoder, Decoder(folder, threads=threads, library=library)
+        if reference.vocabulary != decoder.vocabulary:
+            raise ModelError(
+                f"{decoder.config.model} has {decoder.vocabulary} tokens, {original} {reference.vocabulary}: "
+                "expected decoders of the same vocabulary"
+            )
+        size = window or min([WINDOW, *(d.config.context for d in (reference, decoder) if d.config.context)])
+        ids, prefix = _tokens(reference, decoder, read)
+        rows = _windows(ids[:tokens], prefix, size, str(text))
+        first = 1 if all_positions else size // 2 + 1
+        comparison = Comparison()
+        for place, row in enumerate(rows):
+            progress(_STAGE, place / len(rows))
+            _compare(comparison, reference, decoder, row, first)
     return LanguageProof(
         original=str(original),
         decoder=str(folder),
@@ -163,7 +167,7 @@ def validate(
         window=size,
         windows=len(rows),
         first=first,
-        original_bytes=load(reference.config.model).size(),
+        original_bytes=source.nbytes,
         bytes=load(decoder.config.model).size(),
         seconds=time.monotonic() - begin,
         divergence=(figures := comparison.result()),
@@ -171,18 +175,40 @@ def validate(
     )
 
 
-def opened(original: str | Path, *, threads: int | None, library: bool) -> Decoder:
+@dataclass(frozen=True)
+class _Original:
+    """The decoder that a proof compares with, and the bytes of its weights."""
+
+    decoder: Decoder
+    nbytes: int
+
+
+@contextmanager
+def opened(original: str | Path, *, threads: int | None, library: bool, progress: Progress) -> Iterator[_Original]:
     """The decoder that a proof compares with.
 
     Args:
-        original: a decoder folder.
+        original: a decoder folder; or a checkpoint, which becomes a temporary one that computes in float.
         threads: number of threads; None: onnxruntime's choice.
         library: operators of onnxquant run on its compiled library.
+        progress: called with the name of the stage and the part of it that is done.
 
     Raises:
         ModelError: it cannot be opened.
+        CheckpointError: it is a checkpoint that cannot be read, or of an architecture that is not known.
     """
-    return Decoder(original, threads=threads, library=library)
+    if not _is_checkpoint(Path(original)):
+        decoder = Decoder(original, threads=threads, library=library)
+        yield _Original(decoder, load(decoder.config.model).size())
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxquant-") as place:
+        report = convert(original, Path(place) / "original", progress=progress, compute="float")
+        yield _Original(Decoder(report.output, threads=threads, library=library), report.source_bytes)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a path is a file of tensors, or a folder of them without a graph."""
+    return path.is_file() or (path.is_dir() and not is_decoder_folder(path) and any(path.glob("*.safetensors")))
 
 
 def _text(path: Path) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from decoder_check.checkpoints import save_checkpoint
 from decoders import CONTEXT, END, VOCABULARY, Weights, plain_cache, save_genai, save_optimum, shared_cache
 
 import onnxquant
 from onnxquant.errors import FeedError, ModelError
+from onnxquant.language.convert import convert
 from onnxquant.language.running import decoder as module
 from onnxquant.language.running.decoder import Decoder
 
@@ -168,3 +170,18 @@ def test_a_decoder_with_operators_of_ours_runs_with_and_without_the_library(tmp_
     assert np.allclose(last[True], last[False], atol=0.05)
     assert not np.array_equal(last[True], last[False])
     assert np.allclose(last[True], WEIGHTS.logits(TEXT)[-1], atol=0.2)
+
+
+def test_graphs_that_give_the_last_logits_alone_give_as_many_as_are_read(tmp_path: Path) -> None:
+    convert(save_checkpoint("llama", tmp_path / "checkpoint"), tmp_path / "decoder")
+    decoder = Decoder(tmp_path / "decoder", threads=1)
+    texts = [[5, 17, 9, 30, 2, 11], [8, 3, 21]]
+    whole = [next(decoder.start().logits(np.array([text])))[0] for text in texts]
+    assert [len(logits) for logits in whole] == [6, 3]
+    context = decoder.start(2, 16)
+    assert decoder.shares_buffers
+    for last, logits in zip(context.read(texts), whole, strict=True):
+        assert np.allclose(last, logits[-1], atol=1e-5)
+    begun = decoder.start()
+    for place, token in enumerate(texts[0]):
+        assert np.allclose(begun.read([[token]])[0], whole[0][place], atol=1e-5)

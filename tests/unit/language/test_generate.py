@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from decoders import CONTEXT, Weights, plain_cache, save_genai, shared_cache
 from graphs import rng
 
@@ -181,3 +182,15 @@ def test_a_template_that_fails_or_breaks_out_is_refused(tmp_path: Path, template
 def test_a_folder_without_a_template_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="has no chat template"):
         chat_prompt(tmp_path, "Hi")
+
+
+def test_blanks_between_words_are_those_of_the_whole_text(tmp_path: Path) -> None:
+    """Some tokenizers put the blank into the word, and leave it out at the beginning of what they decode."""
+    words = ["<unk>", "▁a", "▁b", "c", "▁d"]
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.Unigram([(word, 0.0) for word in words], unk_id=0, byte_fallback=False)
+    )
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    stream = TextStream(TextTokenizer(tmp_path))
+    assert [stream.add(token) for token in (1, 2, 3, 4)] == ["a", " b", "c", " d"]

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
+from decoder_check.checkpoints import save_checkpoint
 from decoders import BEGIN, CONTEXT, Weights, plain_cache, save_genai, save_optimum, shared_cache
 
 from onnxquant.errors import FeedError, ModelError, RecipeError
+from onnxquant.language.convert import convert
 from onnxquant.language.running import decoder as decoder_module
 from onnxquant.language.running.divergence import Comparison
 from onnxquant.language.running.proof import LanguageBounds, LanguageProof, validate
@@ -192,3 +195,22 @@ def test_folders_of_other_tokenizers_are_refused(original: Path, text: Path, tmp
     (changed / "tokenizer.json").write_text(json.dumps(description))
     with pytest.raises(ModelError, match="expected the same tokenizer"):
         validate(original, changed, text, window=WINDOW)
+
+
+def test_an_original_may_be_a_checkpoint(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint("llama", tmp_path / "checkpoint")
+    convert(checkpoint, tmp_path / "float")
+    convert(checkpoint, tmp_path / "coded", format="q4_0")
+    vocabulary = {letter: place for place, letter in enumerate("abcdefghij")}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    for folder in ("float", "coded"):
+        tokenizer.save(str(tmp_path / folder / "tokenizer.json"))
+    (tmp_path / "text.txt").write_text("abcdefghijjihgfedcba" * 4)
+    proofs = [
+        validate(original, tmp_path / "coded", tmp_path / "text.txt", window=WINDOW)
+        for original in (checkpoint, tmp_path / "float")
+    ]
+    assert proofs[0].divergence == proofs[1].divergence
+    assert proofs[0].divergence.kl.value > 1e-5
+    assert proofs[0].original_bytes > 2 * proofs[0].bytes
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "coded", "float", "text.txt"]
