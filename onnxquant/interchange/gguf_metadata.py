@@ -9,6 +9,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import cast
 
@@ -195,7 +196,8 @@ def _type(value: JsonValue) -> int | None:
     if isinstance(value, int):
         return next((kind for kind in (_UINT32, _INT32, _UINT64, _INT64) if _fits(value, kind)), None)
     if isinstance(value, float):
-        return _FLOAT32 if struct.unpack("<f", _single(value))[0] == value or value != value else _FLOAT64
+        # llama.cpp refuses doubles for its keys, such as the epsilon 1e-5, which no float32 is.
+        return _FLOAT64 if isfinite(value) and not isfinite(struct.unpack("<f", _single(value))[0]) else _FLOAT32
     if isinstance(value, str):
         return _STRING
     return _ARRAY if isinstance(value, list) and _element_type(value) is not None else None

@@ -731,13 +731,15 @@ def test_numbers_of_metadata_have_the_types_that_llama_cpp_reads(tmp_path: Path)
         "a.eps": 1e-5,
         "a.object": {"b": [1, None]},
         "a.huge": 10**30,
+        "a.beyond": 1e300,
+        "a.scores": [0.1, -1.0],
     }
     interchange.save(tmp_path / "a.gguf", {"a": _normal(3)}, metadata=metadata)
     fields = gguf.GGUFReader(tmp_path / "a.gguf").fields
     kinds = {key: [kind.name for kind in fields[key].types] for key in metadata}
     assert kinds == {
-        "a.block_count": ["UINT32"], "a.negative": ["INT32"], "a.types": ["ARRAY", "INT32"], "a.eps": ["FLOAT64"],
-        "a.object": ["STRING"], "a.huge": ["STRING"],
+        "a.block_count": ["UINT32"], "a.negative": ["INT32"], "a.types": ["ARRAY", "INT32"], "a.eps": ["FLOAT32"],
+        "a.object": ["STRING"], "a.huge": ["STRING"], "a.beyond": ["FLOAT64"], "a.scores": ["ARRAY", "FLOAT32"],
     }  # fmt: skip
 
 
