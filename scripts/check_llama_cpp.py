@@ -23,7 +23,8 @@ from onnxquant import language
 
 PROMPTS = (
     "The capital of France is", "Once upon a time", "def fibonacci(n):", "Water boils at",
-    "The three laws of motion are", "In 1969,", "To bake bread you need", "Dear Sir or Madam,", "The largest planet of the solar system", "import numpy as np\n",
+    "The three laws of motion are", "In 1969,", "To bake bread you need", "Dear Sir or Madam,",
+    "The largest planet of the solar system", "import numpy as np\n",
 )  # fmt: skip
 Array = np.ndarray[Any, Any]
 
