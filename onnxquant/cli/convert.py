@@ -125,7 +125,8 @@ def _print_decoder(report: DecoderReport) -> None:
         f"{report.output}: {report.family} of {report.parameters:,} weights, {report.bits_per_weight:.4g} bits each, "
         f"{size(report.nbytes)}, {report.context} positions",
     )
-    say(screen, f'next: onnxquant generate {report.output} "Once upon a time"')
+    if (Path(report.output) / "tokenizer.json").exists():
+        say(screen, f'next: onnxquant generate {report.output} "Once upon a time"')
 
 
 def _bytes(text: str | None) -> int | None:

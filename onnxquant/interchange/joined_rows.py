@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import gcd, prod
 
@@ -62,7 +63,11 @@ def by_rows(tensor: Tensor) -> Tensor:
     if not isinstance(tensor.kind, BlockTable):
         return tensor
     rows, cols = tensor.shape[0], prod(tensor.shape[1:])
-    return replace(tensor, load=lambda: _cut(tensor, rows, cols), matrix=(rows, cols))
+    form: Format = tensor.kind
+    if tensor.matrix_shape != (rows, cols) or cols % tensor.kind.block_size:
+        with suppress(RecipeError):  # blocks so small that the format has none: reading says it
+            form = form.inner.with_(block_size=gcd(cols, tensor.kind.block_size))
+    return replace(tensor, kind=form, load=lambda: _cut(tensor, rows, cols), matrix=(rows, cols))
 
 
 def _cut(tensor: Tensor, rows: int, cols: int) -> Encoded:

@@ -8,10 +8,13 @@ from math import log, sqrt
 
 import numpy as np
 
+from onnxquant.errors import CheckpointError, RecipeError
 from onnxquant.numerics.arrays import Array
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
-"""Families of decoders that a graph can be built for; SmolLM is a llama."""
+# Layers of which the last one sees all positions.
+PERIODS = {"gemma2": 2, "gemma3": 6}
+# Positions times pairs of the largest table of rotations: a quarter of a gigabyte.
+_MOST_ANGLES = 1 << 26
 
 
 class Activation(StrEnum):
@@ -37,17 +40,24 @@ class Rotation:
     long: Rotation | None = None
     switch: int = 0
 
-    def __eq__(self, other: object) -> bool:
-        """Whether two rotations turn alike."""
-        if not isinstance(other, Rotation):
-            return NotImplemented
-        same = np.array_equal(self.frequencies, other.frequencies) and self.magnitude == other.magnitude
-        return same and self.long == other.long and self.switch == other.switch
+    def __post_init__(self) -> None:
+        """Check the numbers, which come from files.
 
-    __hash__ = None  # type: ignore[assignment]
+        Raises:
+            CheckpointError: a frequency is no number above 0.
+        """
+        if not (np.isfinite(self.frequencies).all() and (self.frequencies > 0).all()):
+            raise CheckpointError("the rotation of positions has a frequency that is no number above 0")
 
     def angles(self, positions: int) -> Array:
-        """Angles of the first positions, float64 [positions, pairs]."""
+        """Angles of the first positions, float64 [positions, pairs].
+
+        Raises:
+            RecipeError: there are too many.
+        """
+        if positions * len(self.frequencies) > _MOST_ANGLES:
+            most = _MOST_ANGLES // len(self.frequencies)
+            raise RecipeError(f"{positions} positions: rotations of at most {most} are stored; give fewer with --context")
         return np.outer(np.arange(positions), self.frequencies)
 
 
@@ -108,7 +118,7 @@ class Architecture:
     """The architecture of a decoder.
 
     Attributes:
-        family: one of ``FAMILIES``.
+        family: name of the family, such as llama.
         width: channels of the residual stream.
         hidden: channels inside the feed-forward network.
         heads: queries per position.
@@ -127,6 +137,7 @@ class Architecture:
         norm_offset: addend of the stored weights of normalizations.
         has_post_norms: whether outputs of attention and feed-forward network are normalized before they are added.
         has_qk_norms: whether queries and keys of a head are normalized.
+        is_tied: whether the embedding is the head.
     """
 
     family: str
@@ -148,3 +159,16 @@ class Architecture:
     norm_offset: float = 0.0
     has_post_norms: bool = False
     has_qk_norms: bool = False
+    is_tied: bool = False
+
+    def check(self, place: str) -> None:
+        """Refuse sizes that no decoder has.
+
+        Args:
+            place: the file that says them, for messages.
+
+        Raises:
+            CheckpointError: they do not suit each other.
+        """
+        if self.heads % self.kv_heads:
+            raise CheckpointError(f"{place}: {self.heads} heads share {self.kv_heads} keys; expected a divisor of the heads")

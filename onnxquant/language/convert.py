@@ -11,8 +11,8 @@ from typing import Any
 
 from onnxquant.arguments import checked
 from onnxquant.artifact import lowering
-from onnxquant.errors import CheckpointError, RecipeError, WeightError
-from onnxquant.formats import format_named
+from onnxquant.errors import CheckpointError, RecipeError, WeightError, nearest
+from onnxquant.formats import format_named, format_parameters
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.publish import Publisher
@@ -29,7 +29,7 @@ from onnxquant.language.gguf_config import architecture_of_gguf
 from onnxquant.language.graph import DecoderGraph, decoder_graph
 from onnxquant.language.hf_config import architecture_of_config
 from onnxquant.language.names import Names
-from onnxquant.language.tokenizers import has_tokenizer, write_tokenizer
+from onnxquant.language.tokenizers import TOKENIZER_FILES, has_tokenizer, write_tokenizer
 from onnxquant.language.weights import Matrix, Weights
 from onnxquant.native import dispatch
 from onnxquant.numerics.difference import Difference
@@ -41,6 +41,8 @@ from onnxquant.targets import AUTO
 
 MODEL, DATA = "model.onnx", "model.onnx.data"
 _CONFIG = "config.json"
+# Options of a rule that hold here, beside the parameters of formats.
+_RULE_OPTIONS = ("format", "bits", "include", "exclude", "target", "compute")
 # Formats that hold 16-bit floats as they are.
 _HALVES = {"float16": "f16", "bfloat16": "bf16"}
 
@@ -50,7 +52,7 @@ class WeightGroup:
     """Weights of one format in a decoder.
 
     Attributes:
-        format: name of the format; float32 where they stay in float.
+        format: name of the format; f32 where they stay in float.
         weights: number of them.
         elements: number of their elements.
         nbytes: bytes of their codes and scales.
@@ -139,7 +141,7 @@ def convert(
     work.plan()
     with whole_folder(output, is_file_of_decoder) as folder:
         work.write(folder / MODEL)
-        tokens, notes = _tokenizer(checkpoint, folder)
+        tokens, notes = _tokenizer(checkpoint, folder, architecture.vocabulary)
         config = genai_config(architecture, positions, tokens, MODEL)
         (folder / FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _copy_config(checkpoint, folder)
@@ -153,7 +155,7 @@ def convert(
 
 def is_file_of_decoder(name: str) -> bool:
     """Whether a name is one of the files of a decoder folder."""
-    return name.startswith(MODEL) or name.endswith((".json", ".jinja", ".model", ".txt"))
+    return name in (MODEL, DATA, FILE, _CONFIG, *TOKENIZER_FILES)
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
@@ -199,9 +201,9 @@ def _copy_config(checkpoint: Checkpoint, folder: Path) -> None:
         shutil.copyfile(place, folder / _CONFIG)
 
 
-def _tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[SpecialTokens, tuple[str, ...]]:
+def _tokenizer(checkpoint: Checkpoint, folder: Path, vocabulary: int) -> tuple[SpecialTokens, tuple[str, ...]]:
     """Write the tokenizer of a checkpoint; its special tokens, and sentences about it."""
-    declared = _declared_tokens(checkpoint)
+    declared = _declared_tokens(checkpoint, vocabulary)
     if not has_tokenizer(checkpoint):
         return declared, (f"{checkpoint.path} has no tokenizer: put tokenizer.json beside model.onnx to work with texts",)
     facts = write_tokenizer(checkpoint, folder)
@@ -210,25 +212,37 @@ def _tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[SpecialTokens, tup
     return SpecialTokens(bos, facts.eos or declared.eos, pad), facts.notes
 
 
-def _declared_tokens(checkpoint: Checkpoint) -> SpecialTokens:
-    """The special tokens that a configuration names."""
+def _declared_tokens(checkpoint: Checkpoint, vocabulary: int) -> SpecialTokens:
+    """The special tokens that a configuration names, of those that there are."""
     if checkpoint.container == "gguf":
         entries, names = checkpoint.metadata, [f"tokenizer.ggml.{n}_token_id" for n in ("bos", "eos", "padding")]
     else:
         entries = _json(_folder(checkpoint) / _CONFIG, checkpoint)
         names = ["bos_token_id", "eos_token_id", "pad_token_id"]
     bos, eos, pad = (entries.get(name) for name in names)
-    ends = [end for end in (eos if isinstance(eos, list) else [eos]) if isinstance(end, int)]
-    return SpecialTokens(
-        bos if isinstance(bos, int) else None, tuple(dict.fromkeys(ends)), pad if isinstance(pad, int) else None
-    )
+    begins, ends, pads = (_tokens_among(value, vocabulary) for value in (bos, eos, pad))
+    return SpecialTokens(next(iter(begins), None), tuple(dict.fromkeys(ends)), next(iter(pads), None))
+
+
+def _tokens_among(value: JsonValue, vocabulary: int) -> list[int]:
+    """The tokens of an entry that are in the vocabulary."""
+    values = value if isinstance(value, list) else [value]
+    return [token for token in values if type(token) is int and 0 <= token < vocabulary]
 
 
 def _rule(options: Mapping[str, Any]) -> Rule:
-    """The rule for floats."""
-    known = {"format", "bits", "include", "exclude", "target", "compute", "parameters"}
-    chosen = {name: value for name, value in options.items() if value is not None}
-    parameters = {name: chosen.pop(name) for name in list(chosen) if name not in known}
+    """The rule for floats.
+
+    Raises:
+        RecipeError: there is no such option, or it has no effect without a format.
+    """
+    chosen = {name: value for name, value in options.items() if value not in (None, ())}
+    parameters = {name: chosen.pop(name) for name in list(chosen) if name in format_parameters()}
+    if unknown := [name for name in chosen if name not in _RULE_OPTIONS]:
+        raise RecipeError(f"unknown option {unknown[0]!r}{nearest(unknown[0], [*_RULE_OPTIONS, *format_parameters()])}")
+    of_format = [*parameters, *(name for name in ("include", "exclude") if name in chosen)]
+    if of_format and not {"format", "bits"} & chosen.keys():
+        raise RecipeError(f"{of_format[0]} has no effect without a format that floats are rounded to (--format or --bits)")
     return Rule(**chosen, parameters=parameters)
 
 
@@ -268,16 +282,22 @@ class _Work:
                 continue
             form = matrix.format
             if form is None:
-                floats += 1
+                floats += self.rule.matches(site)
                 decision = self._decide_floats(site, matrix)
             else:
                 decision = self._decide_codes(site, form)
             if decision is not None:
                 self.decisions.append(decision)
-        if not floats and self.rule.format is not None:
+        if not floats and self._has_format:
             raise RecipeError(
-                f"{self.checkpoint.path}: every weight has codes already, where a format has no effect; they move as they are"
+                f"{self.checkpoint.path}: no weight of floats is left for a format: others have codes, which move as they "
+                f"are, or --include and --exclude leave them out"
             )
+
+    @property
+    def _has_format(self) -> bool:
+        """Whether floats are to be rounded."""
+        return self.rule.format is not None or self.rule.bits is not None
 
     def _decide_codes(self, site: Site, form: Format) -> Decision:
         rule = Rule(format=form.name, target=self.rule.target, compute=self.rule.compute)
@@ -285,13 +305,13 @@ class _Work:
         if not isinstance(decision, EncodeDecision):
             raise RecipeError(
                 f"{self.checkpoint.path}: weight {site.name}: target {self.rule.target} cannot hold its {form.name}: "
-                f"{decision.reason}; leave the choice to --target {AUTO}"
+                f"{decision.reason}" + f"; leave the choice to --target {AUTO}" * (self.rule.target != AUTO)
             )
         return replace(decision, format=form)
 
     def _decide_floats(self, site: Site, matrix: Matrix) -> Decision | None:
         form: Format | None = None
-        if self.rule.format is not None or self.rule.bits is not None:
+        if self._has_format:
             form = self.rule.make_format() if self.rule.matches(site) else None
         kinds = {str(tensor.kind) for tensor in matrix.tensors}
         if form is None and len(kinds) == 1 and (name := _HALVES.get(kinds.pop())):

@@ -9,8 +9,8 @@ from math import isfinite
 from onnxquant.errors import CheckpointError
 from onnxquant.json_data import JsonValue
 
-# Sizes beyond this are damage.
-_LARGEST = 1 << 31
+# Sizes beyond these are damage.
+_LARGEST, _DEEPEST = 1 << 31, 1 << 12
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,17 @@ class Fields:
             raise self.error(name, value, "a number of things above 0")
         return value
 
+    def depth(self, name: str) -> int:
+        """A number of layers.
+
+        Raises:
+            CheckpointError: it is missing, none, or beyond any network.
+        """
+        value = self.count(name)
+        if value > _DEEPEST:
+            raise self.error(name, value, f"at most {_DEEPEST} layers")
+        return value
+
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number.
 
@@ -51,9 +62,9 @@ class Fields:
             CheckpointError: it is missing, or none.
         """
         value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        if not _is_number(value):
             raise self.error(name, value, "a number")
-        return float(value)
+        return float(str(value))
 
     def positive(self, name: str, default: float | None = None) -> float:
         """A number above 0.
@@ -95,7 +106,7 @@ class Fields:
             CheckpointError: it is missing, or none.
         """
         values = self._list(name, "a list of numbers above 0")
-        if not all(type(v) in (int, float) and isfinite(float(str(v))) and float(str(v)) > 0 for v in values):
+        if not all(_is_number(value) and float(str(value)) > 0 for value in values):
             raise self.error(name, values, "a list of numbers above 0")
         return [float(str(v)) for v in values]
 
@@ -137,3 +148,8 @@ class Fields:
         if not isinstance(value, list):
             raise self.error(name, value, expected)
         return value
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number that a float holds; an integer may be beyond all of them."""
+    return type(value) in (int, float) and isfinite(float(str(value)))

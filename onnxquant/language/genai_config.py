@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxquant.json_data import JsonValue
@@ -30,7 +29,7 @@ class SpecialTokens:
 
 
 def genai_config(
-    architecture: Architecture, context: int, tokens: SpecialTokens, model: str, shares_buffer: bool = True
+    architecture: Architecture, context: int, tokens: SpecialTokens, model: str
 ) -> dict[str, JsonValue]:
     """The entries of ``genai_config.json``.
 
@@ -39,7 +38,6 @@ def genai_config(
         context: positions that it holds.
         tokens: its special tokens.
         model: name of the model file.
-        shares_buffer: whether keys and values of a call may take the place of those before.
     """
     eos: JsonValue = list(tokens.eos) if len(tokens.eos) != 1 else tokens.eos[0]
     pad = tokens.pad if tokens.pad is not None else next(iter(tokens.eos), 0)
@@ -72,12 +70,7 @@ def genai_config(
         "search": {
             "diversity_penalty": 0.0, "do_sample": False, "early_stopping": True, "length_penalty": 1.0,
             "max_length": context, "min_length": 0, "no_repeat_ngram_size": 0, "num_beams": 1, "num_return_sequences": 1,
-            "past_present_share_buffer": shares_buffer, "repetition_penalty": 1.0, "temperature": 1.0, "top_k": 1,
+            "past_present_share_buffer": True, "repetition_penalty": 1.0, "temperature": 1.0, "top_k": 1,
             "top_p": 1.0,
         },
     }  # fmt: skip
-
-
-def special_tokens(bos: int | None, eos: Sequence[int], pad: int | None) -> SpecialTokens:
-    """Special tokens, each once."""
-    return SpecialTokens(bos, tuple(dict.fromkeys(eos)), pad)

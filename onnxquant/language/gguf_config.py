@@ -10,12 +10,20 @@ import numpy as np
 
 from onnxquant.errors import CheckpointError
 from onnxquant.interchange.tensor import Checkpoint
-from onnxquant.language.architecture import Activation, Architecture, Layer, Rotation, frequencies, long_magnitude
+from onnxquant.language.architecture import (
+    PERIODS,
+    Activation,
+    Architecture,
+    Layer,
+    Rotation,
+    frequencies,
+    long_magnitude,
+)
 from onnxquant.language.fields import Fields
 from onnxquant.numerics.arrays import Array
 
-# Layers of which the last one sees all positions; files do not say it.
-_PERIODS = {"gemma2": 2, "gemma3": 6}
+# Windows of files that do not say one; llama.cpp has the first.
+_WINDOWS = {"gemma2": 4096, "gemma3": None}
 # Gemma models of 27 B parameters scale queries by the width over the heads; files tell them by their depth alone.
 _LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
 
@@ -35,7 +43,9 @@ def architecture_of_gguf(checkpoint: Checkpoint) -> Architecture:
     fields = Fields(place, checkpoint.metadata, f"{family}.")
     if fields.has("expert_count") and fields.number("expert_count") > 0:
         raise CheckpointError(f"{place}: {family}.expert_count: a mixture of experts; expected a dense network")
-    return _FAMILIES[family](_Reader(checkpoint, fields, family))
+    architecture = _FAMILIES[family](_Reader(checkpoint, fields, family))
+    architecture.check(place)
+    return architecture
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ class _Reader:
 
     @property
     def depth(self) -> int:
-        return self.fields.count("block_count")
+        return self.fields.depth("block_count")
 
     def window(self) -> int | None:
         name = "attention.sliding_window"
@@ -81,6 +91,7 @@ class _Reader:
             "kv_heads": fields.count("attention.head_count_kv", heads), "head": self.head, "vocabulary": vocabulary,
             "context": fields.count("context_length"), "epsilon": fields.positive("attention.layer_norm_rms_epsilon"),
             "activation": Activation.SILU, "scale": 1 / sqrt(self.head),
+            "is_tied": "output.weight" not in self.checkpoint.tensors,
         }  # fmt: skip
         return Architecture(layers=layers, rotations=rotations, **(common | others))  # type: ignore[arg-type]
 
@@ -91,7 +102,9 @@ class _Reader:
         if channels % 2 or channels > self.head or (self.family == "llama" and channels != self.head):
             raise fields.error("rope.dimension_count", channels, f"{self.head}, the channels of a head")
         plain = frequencies(fields.positive("rope.freq_base", 10_000.0), channels)
-        kind = fields.text("rope.scaling.type", "none")
+        if fields.has("rope.scale_linear"):
+            raise fields.error("rope.scale_linear", fields.number("rope.scale_linear"), "rope.scaling.factor, its newer name")
+        kind = fields.text("rope.scaling.type", "linear" if fields.has("rope.scaling.factor") else "none")
         if "rope_factors_short.weight" in self.checkpoint.tensors:
             return self._long(plain)
         if "rope_freqs.weight" in self.checkpoint.tensors:
@@ -105,6 +118,8 @@ class _Reader:
     def _long(self, plain: Array) -> Rotation:
         context = self.fields.count("context_length")
         original = self.fields.count("rope.scaling.original_context_length", context)
+        if original < 2:
+            raise self.fields.error("rope.scaling.original_context_length", original, "2 or more positions")
         magnitude = self.fields.positive("rope.scaling.attn_factor", long_magnitude(context, original))
         short, long = (
             Rotation(plain / self._divisors(f"rope_factors_{name}.weight", len(plain)), magnitude)
@@ -131,7 +146,7 @@ def _plain(reader: _Reader) -> Architecture:
 
 def _gemma(reader: _Reader) -> Architecture:
     fields, is_third, depth = reader.fields, reader.family == "gemma3", reader.depth
-    window, period = reader.window(), _PERIODS[reader.family]
+    window, period = reader.window() or _WINDOWS[reader.family], PERIODS[reader.family]
     layers = [Layer(window, int(is_third)) if window and (layer + 1) % period else Layer() for layer in range(depth)]
     rotations = [reader.rotation()]
     if is_third:

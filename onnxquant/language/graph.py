@@ -147,6 +147,11 @@ class _Builder:
         shape, prefix = self.architecture, f"layers.{number}/attention"
         sizes = {"q": shape.heads * shape.head, "k": shape.kv_heads * shape.head, "v": shape.kv_heads * shape.head}
         if self.weights.names.weight("qkv", number) in self.weights.checkpoint.tensors:
+            if self.weights.names.is_gguf and shape.family == "llama":
+                raise CheckpointError(
+                    f"{self.weights.checkpoint.path}: queries, keys and values of layer {number} are one tensor; "
+                    f"expected three, whose rows can be put in order"
+                )
             whole = self.weights.matrix("qkv", sum(sizes.values()), shape.width, number)
             packed = self._product(x, whole, "qkv", number)
         else:
@@ -208,7 +213,7 @@ class _Builder:
         indices = self._op("Unsqueeze", [places, self._integers("last axis", [-1])], "head/indices")
         last = self._op("GatherND", [hidden, indices], "head/positions", batch_dims=1)
         normed = self._norm(last, "norm", None)
-        matrix = embedding if self.weights.is_tied else self.weights.matrix("head", shape.vocabulary, shape.width)
+        matrix = embedding if shape.is_tied else self.weights.matrix("head", shape.vocabulary, shape.width)
         logits = self._product(normed, matrix, (), None)
         if shape.logit_softcap:
             cap = self._constant("head/cap", shape.logit_softcap)
@@ -218,6 +223,7 @@ class _Builder:
                 "head/capped",
             )
         self.nodes[-1].output[0] = LOGITS
+        # One position, though callers may ask for more: onnxruntime-genai tells by it that prompts give one alone.
         self._output(LOGITS, TensorProto.FLOAT, ["batch_size", 1, shape.vocabulary])
 
     def _product(self, x: str, matrix: Matrix, parts: str | Sequence[str], number: int | None) -> str:

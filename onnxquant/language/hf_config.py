@@ -9,6 +9,7 @@ from math import sqrt
 from onnxquant.errors import CheckpointError
 from onnxquant.json_data import JsonValue
 from onnxquant.language.architecture import (
+    PERIODS,
     Activation,
     Architecture,
     Layer,
@@ -24,8 +25,29 @@ from onnxquant.numerics.arrays import Array
 _ACTIVATIONS = {"silu": Activation.SILU, "swish": Activation.SILU, "gelu_pytorch_tanh": Activation.GELU_TANH}
 _LOCAL = "sliding_attention"
 _LAYER_TYPES = (_LOCAL, "full_attention")
-# Layers of gemma2 and gemma3 of which the last one sees all positions.
-_GEMMA_PERIODS = {"gemma2": 2, "gemma3": 6}
+# What transformers takes where a configuration does not have an entry at all; null is an entry.
+_GEMMA: Mapping[str, JsonValue] = {
+    "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "head_dim": 256, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256, "sliding_window": 4096,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+_DEFAULTS: Mapping[str, Mapping[str, JsonValue]] = {
+    "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
+    "mistral": {
+        "rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096,
+    },
+    "qwen2": {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "num_key_value_heads": 32, "max_window_layers": 28},
+    "qwen3": {
+        "rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "num_key_value_heads": 32, "max_window_layers": 28,
+        "head_dim": 128,
+    },
+    "gemma2": {
+        **_GEMMA, "vocab_size": 256000, "max_position_embeddings": 8192, "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    "gemma3": {**_GEMMA, "vocab_size": 262208, "max_position_embeddings": 131072},
+    "phi3": {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
+}  # fmt: skip
 
 
 def architecture_of_config(place: str, config: Mapping[str, JsonValue]) -> Architecture:
@@ -49,7 +71,10 @@ def architecture_of_config(place: str, config: Mapping[str, JsonValue]) -> Archi
             f"{place}: model_type {kind or 'missing'} (architectures {named}) is not known; expected one of "
             f"{', '.join(_FAMILIES)}"
         )
-    return _FAMILIES[family](_Reader(fields, family))
+    reader = _Reader(Fields(fields.place, {**_DEFAULTS[family], **fields.entries}), family)
+    architecture = _FAMILIES[family](reader)
+    architecture.check(place)
+    return architecture
 
 
 @dataclass(frozen=True)
@@ -73,7 +98,7 @@ class _Reader:
 
     @property
     def depth(self) -> int:
-        return self.fields.count("num_hidden_layers")
+        return self.fields.depth("num_hidden_layers")
 
     @property
     def context(self) -> int:
@@ -99,6 +124,7 @@ class _Reader:
             "kv_heads": fields.count("num_key_value_heads", heads), "head": self.head,
             "vocabulary": fields.count("vocab_size"), "context": self.context, "epsilon": fields.positive("rms_norm_eps"),
             "activation": Activation.SILU, "scale": 1 / sqrt(self.head),
+            "is_tied": fields.flag("tie_word_embeddings", default=False),
         }  # fmt: skip
         return Architecture(layers=layers, rotations=rotations, **(common | others))  # type: ignore[arg-type]
 
@@ -146,12 +172,11 @@ class _Reader:
         if kind == "linear":
             return Rotation(plain / scaling.positive("factor"))
         if kind == "llama3":
-            return Rotation(
-                Llama3Scaling(
-                    scaling.positive("factor"), scaling.positive("low_freq_factor"), scaling.positive("high_freq_factor"),
-                    scaling.count("original_max_position_embeddings"),
-                ).scaled(plain)
-            )  # fmt: skip
+            low, high = scaling.positive("low_freq_factor"), scaling.positive("high_freq_factor")
+            if low >= high:
+                raise scaling.error("low_freq_factor", low, f"less than high_freq_factor, {high}")
+            context = scaling.count("original_max_position_embeddings")
+            return Rotation(Llama3Scaling(scaling.positive("factor"), low, high, context).scaled(plain))
         if kind in ("longrope", "su"):
             return self._long(scaling, plain)
         raise CheckpointError(
@@ -162,6 +187,8 @@ class _Reader:
         original = self.fields.count(
             "original_max_position_embeddings", scaling.count("original_max_position_embeddings", self.context)
         )
+        if original < 2:
+            raise self.fields.error("original_max_position_embeddings", original, "2 or more positions")
         magnitude = scaling.positive("attention_factor", long_magnitude(self.context, original))
         factors = {name: scaling.numbers(name) for name in ("short_factor", "long_factor")}
         for name, values in factors.items():
@@ -183,7 +210,7 @@ def _qwen(reader: _Reader) -> Architecture:
     fields = reader.fields
     layers = reader.alike(None)
     if fields.flag("use_sliding_window", default=False):
-        first = fields.count("max_window_layers", reader.depth)
+        first = int(fields.number("max_window_layers"))
         layers = reader.by_type(lambda layer: layer >= first)
     return reader.architecture(
         layers, (reader.rotation(),), activation=reader.activation(), has_qk_norms=reader.family == "qwen3"
@@ -192,7 +219,9 @@ def _qwen(reader: _Reader) -> Architecture:
 
 def _gemma(reader: _Reader) -> Architecture:
     fields, is_third = reader.fields, reader.family == "gemma3"
-    period = fields.count("sliding_window_pattern", _GEMMA_PERIODS[reader.family])
+    period = fields.count("sliding_window_pattern", PERIODS[reader.family])
+    if fields.flag("use_bidirectional_attention", default=False):
+        raise fields.error("use_bidirectional_attention", True, "false: a decoder sees what is before a token")
     rotations: tuple[Rotation, ...]
     if is_third:
         rotations = _gemma3_rotations(reader)
@@ -203,7 +232,7 @@ def _gemma(reader: _Reader) -> Architecture:
     caps = {
         key: fields.positive(name)
         for key, name in (("softcap", "attn_logit_softcapping"), ("logit_softcap", "final_logit_softcapping"))
-        if fields.has(name)
+        if fields.has(name) and not (is_third and key == "softcap")  # which transformers' attention does not read
     }
     return reader.architecture(
         layers, rotations, activation=reader.activation("hidden_activation"),

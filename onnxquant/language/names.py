@@ -55,7 +55,9 @@ class Names:
             return cls(True, "", "", architecture.has_post_norms)
         end = "embed_tokens.weight"
         prefix = min((name.removesuffix(end) for name in tensors if name.endswith(end)), key=len, default="model.")
-        return cls(False, prefix, prefix.removesuffix("model."), architecture.has_post_norms)
+        heads = (prefix, prefix.removesuffix("model."), "")
+        head = next((place for place in heads if f"{place}lm_head.weight" in tensors), "")
+        return cls(False, prefix, head, architecture.has_post_norms)
 
     def weight(self, part: str, layer: int | None = None) -> str:
         """Name of the weight of a part."""

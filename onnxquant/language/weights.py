@@ -17,6 +17,8 @@ from onnxquant.numerics.arrays import Array
 
 # Bits of the exponent of formats of 16-bit floats.
 _EXPONENTS = {"f16": 0x7C00, "bf16": 0x7F80}
+# Tensors that the architecture was read from.
+_OF_ROTATIONS = {"rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"}
 # Rows that are looked at together, while they are in the cache.
 _ROWS = 64
 
@@ -128,10 +130,11 @@ class Weights:
     names: Names
     used: set[str] = field(default_factory=set)
 
-    @property
-    def is_tied(self) -> bool:
-        """Whether the head is the embedding."""
-        return self.names.weight("head") not in self.checkpoint.tensors
+    def __post_init__(self) -> None:
+        """Count tensors that no node reads, and that are part of the decoder all the same."""
+        self.used |= _OF_ROTATIONS & self.checkpoint.tensors.keys()
+        if self.architecture.is_tied:  # some checkpoints have the embedding a second time, as the head
+            self.used |= {self.names.weight("head")} & self.checkpoint.tensors.keys()
 
     def unused(self) -> list[str]:
         """Names of tensors that the graph does not read."""
@@ -160,8 +163,9 @@ class Weights:
 
         Raises:
             CheckpointError: there is none, or its shape is another.
+            WeightError: it holds NaN or infinity.
         """
-        values = np.asarray(self._tensor(self.names.weight(part, layer), (size,)).array(), np.float32)
+        values = self._finite(self.names.weight(part, layer), size)
         return np.asarray(values + np.float32(self.architecture.norm_offset), np.float32)
 
     def bias(self, part: str, size: int, layer: int) -> Array | None:
@@ -173,9 +177,15 @@ class Weights:
         name = self.names.bias(part, layer)
         if name not in self.checkpoint.tensors:
             return None
-        values = np.asarray(self._tensor(name, (size,)).array(), np.float32)
+        values = self._finite(name, size)
         order = self._order(part, size)
         return values if order is None else values[order]
+
+    def _finite(self, name: str, size: int) -> Array:
+        values = np.asarray(self._tensor(name, (size,)).array(), np.float32)
+        if not np.isfinite(values).all():
+            raise WeightError(f"{self.checkpoint.path}: weight {name} holds NaN or infinity")
+        return values
 
     def _tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         if name not in self.checkpoint.tensors:

@@ -273,7 +273,7 @@ def change_body(patch: pytest.MonkeyPatch, before: str, after: str) -> None:
 
 
 def body_with_a_wrong_offset(patch: pytest.MonkeyPatch) -> onnx.ModelProto:
-    change_body(patch, "value_float = -8.0", "value_float = -7.0")
+    change_body(patch, "-1.0, 0.0, 1.0,", "-1.0, 1.0, 1.0,")
     return graphs.conv(32, 64)
 
 

@@ -32,6 +32,8 @@ _MAP, _ADDED, _MODEL_CONFIG, _GENERATION = (
 _TEMPLATE, _OLD_TEMPLATE = "chat_template.jinja", "chat_template.json"
 # Files that stand beside tokenizer.json and are copied as they are; the configuration of generation names ends of texts.
 _COPIED = (_MAP, _ADDED, _TEMPLATE, _OLD_TEMPLATE, _GENERATION, piece_model.FILE)
+FILES = (TOKENIZER, CONFIG, *_COPIED)
+"""Files of a tokenizer in a decoder folder."""
 # Other tokenizers' files, which messages name.
 _OTHERS = ("vocab.json", "merges.txt", "tekken.json", "tokenizer.tiktoken", "qwen.tiktoken", "spiece.model")
 _LONGEST_TEMPLATE = 1 << 22

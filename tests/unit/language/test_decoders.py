@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from decoder_check.checkpoints import CONFIGS, FIXTURE, TOKENS, lengths_of, save_checkpoint
 
 import onnxquant
 from onnxquant import interchange, runtime
+from onnxquant.cli import main
 from onnxquant.errors import CheckpointError, OutputError, RecipeError, WeightError
 from onnxquant.language.convert import convert
+from onnxquant.language.hf_config import architecture_of_config
 
 Array = np.ndarray[Any, Any]
 
@@ -111,41 +115,81 @@ def test_a_tied_head_is_stored_once_and_floats_of_16_bits_stay(tmp_path: Path) -
 _GGUF_NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "mlp.up_proj": "ffn_up",
     "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up", "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+}  # fmt: skip
+_GGUF_GEMMA = {
+    "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
 }  # fmt: skip
 _GGUF_WHOLE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
-def gguf_of(checkpoint: Path, output: Path, form: str) -> dict[str, Array]:
-    """Write a llama as GGUF, with llama.cpp's names and order of rows; the decoded weights by their own names."""
+def gguf_of(checkpoint: Path, output: Path, form: str | None, **entries: Any) -> dict[str, Array]:
+    """Write a checkpoint as GGUF, with llama.cpp's names, order of rows and norms; the decoded weights by their own names."""
     config = json.loads((checkpoint / "config.json").read_text())
+    family = config["model_type"].removesuffix("_text")
+    is_gemma, is_llama = family.startswith("gemma"), family == "llama"
     heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]}
+    names = _GGUF_NAMES | (_GGUF_GEMMA if is_gemma else {})
     tensors: dict[str, Any] = {}
     decoded: dict[str, Array] = {}
     for key, tensor in interchange.open_checkpoint(checkpoint).tensors.items():
-        base, array = key.removesuffix(".weight"), tensor.array()
+        (base, _, end), array = key.rpartition("."), tensor.array()
         layer, _, part = base.removeprefix("model.layers.").partition(".")
-        name = _GGUF_WHOLE[base] if base in _GGUF_WHOLE else f"blk.{layer}.{_GGUF_NAMES[part]}"
+        name = f"{_GGUF_WHOLE[base]}.{end}" if base in _GGUF_WHOLE else f"blk.{layer}.{names[part]}.{end}"
         shape = array.shape
-        count = heads.get(part[10:11]) if part.startswith("self_attn") else None
+        count = heads.get(part[10:11]) if is_llama and part.startswith("self_attn") else None
         rows = array if count is None else array.reshape(count, 2, -1, shape[1]).swapaxes(1, 2).reshape(shape)
-        if array.ndim == 2:
-            tensors[f"{name}.weight"] = encoded = onnxquant.encode(rows, form)
+        if array.ndim == 2 and form is not None:
+            tensors[name] = encoded = onnxquant.encode(rows, form)
             values = onnxquant.decode(encoded)
-            decoded[key] = (
-                values if count is None else values.reshape(count, -1, 2, shape[1]).swapaxes(1, 2).reshape(shape)
-            )
+            decoded[key] = values if count is None else values.reshape(count, -1, 2, shape[1]).swapaxes(1, 2).reshape(shape)
         else:
-            tensors[f"{name}.weight"] = decoded[key] = array
+            decoded[key] = array
+            tensors[name] = rows + np.float32(is_gemma) if array.ndim == 1 else rows
+    head = config.get("head_dim", config["hidden_size"] // heads["q"])
+    own = {
+        "block_count": config["num_hidden_layers"], "context_length": 64, "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"], "attention.head_count": heads["q"],
+        "attention.head_count_kv": heads["k"], "attention.layer_norm_rms_epsilon": 1e-5, "attention.key_length": head,
+        "attention.value_length": head, "rope.freq_base": config["rope_theta"], "vocab_size": TOKENS,
+        **({"attention.sliding_window": config["sliding_window"]} if config.get("sliding_window") else {}), **entries,
+    }  # fmt: skip
     metadata = {
-        "general.architecture": "llama", "llama.block_count": config["num_hidden_layers"], "llama.context_length": 64,
-        "llama.embedding_length": config["hidden_size"], "llama.feed_forward_length": config["intermediate_size"],
-        "llama.attention.head_count": heads["q"], "llama.attention.head_count_kv": heads["k"],
-        "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.freq_base": config["rope_theta"],
+        "general.architecture": family, **{f"{family}.{name}": value for name, value in own.items() if value is not None},
         "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
     }  # fmt: skip
+    for name in ("short", "long") if "rope.scaling.original_context_length" in entries else ():
+        tensors[f"rope_factors_{name}.weight"] = np.array(config["rope_scaling"][f"{name}_factor"], np.float32)
     interchange.save(output, tensors, metadata=metadata)
     return decoded
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [
+        ("llama_linear", {"rope.scaling.factor": 4.0}),
+        ("qwen2", {}),
+        ("qwen3", {}),
+        ("gemma2", {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}),
+        ("gemma3", {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}),
+        ("phi3", {}),
+        ("phi3_long", {"rope.dimension_count": 16, "rope.scaling.original_context_length": 16}),
+    ],
+)  # fmt: skip
+def test_gguf_of_every_family_is_the_same_network(name: str, entries: dict[str, Any], tmp_path: Path) -> None:
+    source = save_checkpoint(name, tmp_path / "checkpoint")
+    if name.startswith("gemma"):  # llama.cpp has no other scale of queries for small ones
+        _changed(source, query_pre_attn_scalar=16)
+    gguf_of(source, tmp_path / "model.gguf", None, **entries)
+    report = convert(tmp_path / "model.gguf", tmp_path / "gguf")
+    assert report.family == json.loads((source / "config.json").read_text())["model_type"].removesuffix("_text")
+    assert not report.unused
+    convert(source, tmp_path / "folder")
+    tokens, mask = batch(name)
+    own, expected = (logits(tmp_path / folder, tokens[:1], mask[:1]) for folder in ("gguf", "folder"))
+    np.testing.assert_allclose(own, expected, atol=1e-5)
 
 
 def test_codes_of_gguf_move_as_they_are(tmp_path: Path) -> None:
@@ -205,6 +249,9 @@ def _changed(checkpoint: Path, **entries: object) -> None:
         ({"num_hidden_layers": 3}, "has no tensor 'model.layers.2.input_layernorm.weight'"),
         ({"vocab_size": 100}, r"embed_tokens.weight: found shape \[96, 64\], expected \[100, 64\]"),
         ({"hidden_act": "relu"}, "hidden_act: found relu, expected one of silu"),
+        ({"num_attention_heads": 6, "num_key_value_heads": 4, "head_dim": 16}, "6 heads share 4 keys; expected a divisor"),
+        ({"num_hidden_layers": 2**30}, "num_hidden_layers: found 1073741824, expected at most 4096 layers"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps: found 1000.*, expected a number"),
         ({"head_dim": 8, "num_attention_heads": 8}, "rotations of 8 channels of a head; expected a multiple of 16"),
     ],
 )  # fmt: skip
@@ -216,14 +263,85 @@ def test_what_is_not_known_is_refused_by_name(entries: dict[str, Any], message: 
     assert not (tmp_path / "decoder").exists()
 
 
+def test_an_untied_head_must_be_there(tmp_path: Path) -> None:
+    source = save_checkpoint("smollm", tmp_path / "checkpoint")
+    _changed(source, tie_word_embeddings=False)
+    with pytest.raises(CheckpointError, match=r"has no tensor 'lm_head\.weight'"):
+        convert(source, tmp_path / "decoder")
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.0.self_attn.k_proj.bias"])
+def test_vectors_with_nan_are_refused(name: str, tmp_path: Path) -> None:
+    source = save_checkpoint("llama_biases", tmp_path / "checkpoint")
+    arrays = {key: tensor.array().copy() for key, tensor in interchange.open_checkpoint(source).tensors.items()}
+    arrays[name][3] = np.nan
+    interchange.save(source / "model.safetensors", arrays, force=True)
+    with pytest.raises(WeightError, match=f"{re.escape(name)} holds NaN"):
+        convert(source, tmp_path / "decoder")
+
+
+def test_entries_that_are_absent_are_what_transformers_takes(tmp_path: Path) -> None:
+    """A window of 4096 for mistral, caps of 50 and 30 for gemma2; null is an entry."""
+    config = {"model_type": "mistral", **_SIZES}
+    assert architecture_of_config("", config).layers[0].window == 4096
+    assert architecture_of_config("", config | {"sliding_window": None}).layers[0].window is None
+    gemma = architecture_of_config("", {"model_type": "gemma2", **_SIZES})
+    assert (gemma.softcap, gemma.logit_softcap, gemma.is_tied, gemma.head) == (50, 30, True, 256)
+    pictures = architecture_of_config("", {"model_type": "gemma3", "text_config": {"num_hidden_layers": 3}})
+    assert (pictures.heads, pictures.kv_heads, pictures.softcap, pictures.vocabulary) == (8, 4, 0, 262208)
+
+
+_SIZES: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8, "vocab_size": 96,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "parameters"), [("nf4", {"block_size": 128}), ("nf4", {"double_quant": True})])
+def test_blocks_of_bitsandbytes_that_cross_rows_move(form: str, parameters: dict[str, Any], tmp_path: Path) -> None:
+    source = save_checkpoint("llama", tmp_path / "checkpoint")
+    interchange.quantize(source, tmp_path / "coded", form, to="safetensors", exclude="embed|lm_head", **parameters)
+    convert(tmp_path / "coded", tmp_path / "codes", compute="float")
+    tensors = interchange.open_checkpoint(tmp_path / "coded").tensors
+    interchange.save(
+        source / "model.safetensors", {name: t.array().astype(np.float32) for name, t in tensors.items()}, force=True
+    )
+    convert(source, tmp_path / "float")
+    tokens, mask = batch("llama")
+    own, expected = (logits(tmp_path / folder, tokens[:1], mask[:1]) for folder in ("codes", "float"))
+    np.testing.assert_allclose(own, expected, atol=1e-5)
+
+
+def test_the_command_makes_a_folder_of_an_output_without_an_ending(tmp_path: Path) -> None:
+    gguf_of(save_checkpoint("llama", tmp_path / "checkpoint"), tmp_path / "model.gguf", "q4_0")
+    source, output = str(tmp_path / "model.gguf"), str(tmp_path / "decoder")
+    result = CliRunner().invoke(main, ["convert", source, "-o", output])
+    assert result.exit_code == 0 and "q4_0" in result.output and "4.5 bits each" in result.output
+    assert (tmp_path / "decoder" / "genai_config.json").exists() and "generate" not in result.output  # it has no tokenizer
+    result = CliRunner().invoke(main, ["convert", source, "-o", output, "--force", "--json", "--context", "32"])
+    assert json.loads(result.output)["context"] == 32
+    for arguments, message in (
+        (["-o", output, "--force", "--leave-out"], "is a decoder; --leave-out has no effect"),
+        (["-o", str(tmp_path / "b.gguf"), "--bits", "4"], "where codes move as they are"),
+        (["-o", output, "--force", "--bits", "4"], "no weight of floats is left"),
+        (["-o", output, "--force", "--block-size", "32"], "block_size has no effect without a format"),
+        (["-o", output], "exists already"),
+    ):
+        result = CliRunner().invoke(main, ["convert", source, *arguments])
+        assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output
+
+
 def test_options_without_effect_are_refused(tmp_path: Path) -> None:
     source = save_checkpoint("llama", tmp_path / "checkpoint")
+    with pytest.raises(RecipeError, match="unknown option 'fromat'"):
+        convert(source, tmp_path / "decoder", fromat="int8")
+    with pytest.raises(RecipeError, match="no weight of floats is left"):
+        convert(source, tmp_path / "decoder", format="int8", include="zzz")
     with pytest.raises(RecipeError, match="context 65: expected 1 to 64"):
         convert(source, tmp_path / "decoder", context=65)
     gguf_of(source, tmp_path / "model.gguf", "q4_0")
-    with pytest.raises(RecipeError, match="every weight has codes already"):
+    with pytest.raises(RecipeError, match="no weight of floats is left"):
         convert(tmp_path / "model.gguf", tmp_path / "decoder", format="int8")
     (tmp_path / "decoder").mkdir()
-    (tmp_path / "decoder" / "mine.bin").touch()
+    (tmp_path / "decoder" / "mine.json").touch()
     with pytest.raises(OutputError, match="holds other files"):
         convert(source, tmp_path / "decoder", force=True)
