@@ -48,7 +48,10 @@ def _template(folder: Path, config: JsonObject) -> tuple[str, Path]:
     """The template and its file."""
     file = folder / _FILE
     if file.is_file():
-        return file.read_text(encoding="utf-8"), file
+        try:
+            return file.read_text(encoding="utf-8"), file
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{file}: cannot be read as text: {error}") from None
     value = config.get(_KEY)
     if isinstance(value, list):  # several of them, by name
         templates = {str(e.get("name")): e.get("template") for e in value if isinstance(e, dict)}

@@ -104,10 +104,15 @@ class Context:
         self._slots = 0
         self._shares = decoder.shares_buffers and capacity is not None
         room = capacity if capacity is not None and decoder.shares_buffers else 0
-        self._cache = {
-            part: runtime.zeros((batch, heads, room, head), decoder._dtype)
-            for part, (heads, head) in decoder._shapes.items()
-        }
+        try:
+            self._cache = {
+                part: runtime.zeros((batch, heads, room, head), decoder._dtype)
+                for part, (heads, head) in decoder._shapes.items()
+            }
+        except (MemoryError, ValueError):  # numpy has no arrays of such a size
+            raise FeedError(
+                f"{decoder.folder}: keys and values of {room} tokens do not fit into memory: ask for fewer (capacity)"
+            ) from None
 
     def read(self, texts: Sequence[Sequence[int]]) -> Logits:
         """Read more tokens of each text.

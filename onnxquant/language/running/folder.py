@@ -30,6 +30,8 @@ _INPUTS = {
 _OUTPUTS = {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"}
 _REMEDY = " (onnxquant convert makes one from a GGUF file or a folder of Hugging Face)"
 _PAST = re.compile(r"past_key_values\.(\d+)\.key")
+# Layers beyond this are damage.
+_DEEPEST = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _genai(folder: Path) -> DecoderConfig:
         source=path,
         names={use: name for use, name in names.items() if use not in patterns},
         named=frozenset(use for use, name in names.items() if fields[use].has(use)),
-        cache=_cache(patterns, range(decoder.needed("num_hidden_layers"))),
+        cache=_cache(patterns, range(_depth(path, decoder.needed("num_hidden_layers")))),
         kv_heads=decoder.count("num_key_value_heads"),
         head=decoder.count("head_size"),
         vocabulary=model.count("vocab_size"),
@@ -220,6 +222,13 @@ def _plain(folder: Path) -> DecoderConfig:
     )
 
 
+def _depth(path: Path, layers: int) -> int:
+    """A number of layers, as a file says it."""
+    if layers > _DEEPEST:
+        raise ModelError(f"{path}: num_hidden_layers is {layers}, expected at most {_DEEPEST}")
+    return layers
+
+
 def _cache(patterns: Mapping[str, str], layers: Iterable[int]) -> tuple[CachePart, ...]:
     """Names of the cache of each layer."""
     return tuple(
@@ -239,5 +248,5 @@ def read_json(path: Path) -> JsonValue:
         return cast(JsonValue, json.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: is no JSON: {error}") from None

@@ -153,6 +153,8 @@ def validate(
                 "expected decoders of the same vocabulary"
             )
         size = window or min([WINDOW, *(d.config.context for d in (reference, decoder) if d.config.context)])
+        if size < _SMALLEST_WINDOW:
+            raise ModelError(f"a context of {size} tokens is too short for a proof; expected {_SMALLEST_WINDOW} or more")
         ids, prefix = _tokens(reference, decoder, read)
         rows = _windows(ids[:tokens], prefix, size, str(text))
         first = 1 if all_positions else size // 2 + 1

@@ -83,6 +83,14 @@ def test_texts_of_several_lengths_side_by_side(decoder: Decoder) -> None:
     assert context.lengths.tolist() == [len(TEXT) + 2, len(OTHER) + 2]
 
 
+@pytest.mark.parametrize("length", [10**12, 10**30])
+def test_a_cache_larger_than_memory_is_refused(length: int, folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["genai"], tmp_path / "long")
+    _change(folder, "model", context_length=length)
+    with pytest.raises(FeedError, match="do not fit into memory: ask for fewer"):
+        Decoder(folder).start(batch=64)
+
+
 def test_contexts_of_one_decoder_are_apart(decoder: Decoder) -> None:
     first, second = decoder.start(), decoder.start()
     first.read([TEXT])
@@ -135,6 +143,7 @@ def _change(folder: Path, *keys: str, **values: object) -> None:
         (("model", "decoder", "inputs"), {"position_ids": "position"}, "no input 'position'.*did you mean 'position_ids'"),
         (("model", "decoder", "outputs"), {"logits": "scores"}, "no output 'scores'"),
         (("model", "decoder"), {"num_hidden_layers": 2}, "no input 'past_key_values.1.key'"),
+        (("model", "decoder"), {"num_hidden_layers": 3_000_000}, "is 3000000, expected at most 4096"),
         (("model", "decoder"), {"num_hidden_layers": None}, "model.decoder.num_hidden_layers is None"),
         (("model", "decoder"), {"filename": "other.onnx"}, "other.onnx: is missing"),
         (("model", "decoder"), {"inputs": []}, "model.decoder.inputs is \\[\\], expected an object"),
@@ -156,6 +165,9 @@ def test_a_folder_that_is_none_is_named(folders: dict[str, Path], tmp_path: Path
         Decoder(tmp_path)
     with pytest.raises(ModelError, match="is no folder"):
         Decoder(folders["genai"] / "model.onnx")
+    (tmp_path / "genai_config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match="is no JSON"):
+        Decoder(tmp_path)
     (tmp_path / "genai_config.json").write_text("{")
     with pytest.raises(ModelError, match="is no JSON"):
         Decoder(tmp_path)
