@@ -23,6 +23,7 @@ _ENDINGS = (".html", ".json")
 # Figures below this have exponents; others have no more digits after the point than so many.
 _SMALL, _MOST_DIGITS = 1e-4, 6
 _POSITIONS = ("positions", ">tokens", ">original", ">perplexity", ">KL divergence", ">same top token")
+_UNBOUNDED = "measured: no bound was asked for (--max-kl, --max-perplexity-ratio)"
 
 
 def proof_data(proof: LanguageProof) -> JsonObject:
@@ -91,7 +92,7 @@ def proof_facts(proof: LanguageProof) -> list[tuple[str, str]]:
     figures = proof.divergence
     part = "every token after the first" if proof.first == 1 else "the second half of each"
     return [
-        ("verdict", "FAILED" if proof.missed else "PASSED"),
+        ("verdict", "FAILED" if proof.missed else "PASSED" if proof.is_bounded else _UNBOUNDED),
         *(("missed", sentence) for sentence in proof.missed),
         ("folder", f"{proof.decoder} against {proof.original}"),
         ("size", f"{size(proof.bytes)}, {_smaller(proof)} smaller than {size(proof.original_bytes)}"),

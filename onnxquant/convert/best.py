@@ -27,7 +27,7 @@ from onnxquant.convert.ways import ways
 from onnxquant.convert.work import PreparedModel, Work, work_of
 from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.graph.io import Document, load
-from onnxquant.graph.publish import Publisher
+from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.plan.context import Shared
 from onnxquant.recipe.declaration import Scope, declared
 from onnxquant.recipe.files import read_recipe
@@ -39,7 +39,7 @@ from onnxquant.recipe.values import Effort
 from onnxquant.report.data import Request
 from onnxquant.report.provenance import Provenance, plain_options
 from onnxquant.report.report import Report
-from onnxquant.system.files import atomically
+from onnxquant.system.files import atomically, refuse_taken
 from onnxquant.validation.compare import LARGE_BYTES, add_accuracy, compare
 from onnxquant.validation.proof import Proof
 from onnxquant.validation.reference import Reference
@@ -106,6 +106,9 @@ def quantize(
         request = Request(rules.to_list(), plain_options(options))
         provenance = Provenance(settings, original, place, request, command)
         provenance.check()
+        if not settings.dry_run:  # what cannot be written is refused before the search
+            refuse_taken(place, force=settings.force)
+            refuse_overwriting(original, place)
         settings = replace(settings, samples=max(settings.samples, _JUDGED))
         samples = Samples(data, settings, facts_of(original))
         samples.for_calibration(original)

@@ -280,7 +280,7 @@ def _refuse_unencoded(original: Document, results: Iterable[SiteResult]) -> None
 
 
 def _refuse_quantized(document: Document, options: Options) -> None:
-    if metadata := Metadata.read(document.proto):
+    if (metadata := Metadata.read(document.proto)) and metadata.records:
         formats = sorted({record.format for record in metadata.records})
         both = f" with --format {formats[0]} --float16" if options.in_float16 and len(formats) == 1 else ""
         raise ModelError(

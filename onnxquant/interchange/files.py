@@ -13,6 +13,9 @@ from onnxquant.interchange.container import Container
 from onnxquant.interchange.tensor import Checkpoint
 from onnxquant.registry import classes, summary
 
+# Files of a folder that a message names.
+_NAMED = 4
+
 
 @cache
 def containers() -> dict[str, type[Container]]:
@@ -57,6 +60,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
                 return container.open(path)
     except OSError as error:  # a name longer than names can be, a folder that may not be listed
         raise CheckpointError(f"{str(path)[:200]}: cannot be read: {error.strerror or error}") from None
+    if path.is_dir():
+        names = ", ".join(sorted(file.name for file in path.iterdir())[:_NAMED]) or "nothing"
+        raise CheckpointError(f"{path}: has no *.safetensors or .q8k files; found {names}")
     raise CheckpointError(f"{path}: is no file of tensors; expected one of {', '.join(containers())}")
 
 

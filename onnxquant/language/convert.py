@@ -33,7 +33,7 @@ from onnxquant.language.tokenizers import TOKENIZER_FILES, has_tokenizer, write_
 from onnxquant.language.weights import Matrix, Weights
 from onnxquant.native import dispatch
 from onnxquant.numerics.difference import Difference
-from onnxquant.plan.decision import Decision, EncodeDecision, Plan
+from onnxquant.plan.decision import Decision, EncodeDecision, KeepDecision, Plan
 from onnxquant.plan.planner import decide
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Rule
@@ -129,6 +129,8 @@ def convert(
         OutputError: the output is there already, or cannot be written.
     """
     output = Path(output)
+    if output.suffix == ".onnx":
+        raise RecipeError(f"{output}: a decoder is a folder with {MODEL} in it; expected a name without .onnx")
     checkpoint = open_checkpoint(source)
     refuse_output(checkpoint, output, is_folder=True, force=force)
     architecture = architecture_of(checkpoint)
@@ -139,6 +141,7 @@ def convert(
     graph = decoder_graph(weights, positions)
     work = _Work(graph, DecoderDocument(graph, checkpoint.path), _rule(options), checkpoint, progress)
     work.plan()
+    in_float = work.notes()
     with whole_folder(output, is_file_of_decoder) as folder:
         work.write(folder / MODEL)
         tokens, notes = _tokenizer(checkpoint, folder, architecture.vocabulary)
@@ -149,7 +152,7 @@ def convert(
     return DecoderReport(
         str(source), str(output), architecture.family, parameters, positions, tuple(work.groups()), size_of(output),
         sum(tensor.nbytes for tensor in checkpoint.tensors.values()), tuple(weights.unused()),
-        (*checkpoint.notes, *notes),
+        (*checkpoint.notes, *in_float, *notes),
     )  # fmt: skip
 
 
@@ -258,6 +261,7 @@ class _Work:
         progress: called with the part that is done.
         decisions: decision about each weight.
         rounded: errors of weights that were rounded.
+        refused: reasons why weights stay in float that a format was asked for, by name.
     """
 
     graph: DecoderGraph
@@ -267,6 +271,7 @@ class _Work:
     progress: Progress
     decisions: list[Decision] = field(default_factory=list)
     rounded: dict[str, Difference] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     _done: int = 0
 
     def plan(self) -> None:
@@ -284,6 +289,8 @@ class _Work:
             if form is None:
                 floats += self.rule.matches(site)
                 decision = self._decide_floats(site, matrix)
+                if self._has_format and isinstance(decision, KeepDecision):
+                    self.refused[site.name] = decision.reason
             else:
                 decision = self._decide_codes(site, form)
             if decision is not None:
@@ -298,6 +305,19 @@ class _Work:
     def _has_format(self) -> bool:
         """Whether floats are to be rounded."""
         return self.rule.format is not None or self.rule.bits is not None
+
+    def notes(self) -> list[str]:
+        """Sentences on weights that stay in float, though a format was asked for.
+
+        Raises:
+            RecipeError: all of them do.
+        """
+        if not self.refused:
+            return []
+        name, reason = next(iter(self.refused.items()))
+        if not any(isinstance(decision, EncodeDecision) for decision in self.decisions):
+            raise RecipeError(f"{self.checkpoint.path}: no weight can be rounded: {name}: {reason}")
+        return [f"{len(self.refused)} weights stay in float; {name}: {reason}"]
 
     def _decide_codes(self, site: Site, form: Format) -> Decision:
         rule = Rule(format=form.name, target=self.rule.target, compute=self.rule.compute)

@@ -30,10 +30,18 @@ def test_a_proof_is_a_dozen_lines(folder: Path) -> None:
     result = _validate(folder)
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["verdict", "PASSED"]
+    assert lines[0].split()[:3] == ["verdict", "measured:", "no"]
+    assert _validate(folder, "--max-kl", 10).stdout.splitlines()[0].split() == ["verdict", "PASSED"]
     assert 8 <= len(lines) <= 12
     assert all(len(line) < 126 for line in lines if str(folder) not in line)
     assert "positions" in _validate(folder, "-v").stdout
+
+
+def test_logits_that_are_no_numbers_pass_nothing(folder: Path, tmp_path: Path) -> None:
+    bad = save_genai(tmp_path / "bad", shared_cache(Weights.draw(0).noisy(float("nan"))))
+    for pair, words in (((folder / "original", bad), "verify"), ((bad, folder / "original"), "of the original are no")):
+        result = run("validate", *pair, "--text", folder / "corpus.txt")
+        assert result.exit_code == 1 and "FAILED" in result.stdout and words in result.stdout
 
 
 def test_a_bound_that_is_missed_is_exit_code_1(folder: Path, tmp_path: Path) -> None:

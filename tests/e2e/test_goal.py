@@ -42,7 +42,7 @@ from onnxquant.convert.ways import (
     ways,
 )
 from onnxquant.convert.work import Kind, PreparedModel, Work, work_of
-from onnxquant.errors import FeedError, ModelError, RecipeError
+from onnxquant.errors import FeedError, ModelError, OutputError, RecipeError
 from onnxquant.graph.io import load
 from onnxquant.graph.sites import find_sites
 from onnxquant.inspect.node_labels import NodeLabels
@@ -562,3 +562,28 @@ def test_a_model_of_integers_is_refused_before_it_is_run(tmp_path: Path) -> None
 def test_a_folder_of_samples_that_is_not_there_is_called_missing(default_model: Path, tmp_path: Path) -> None:
     with pytest.raises(FeedError, match="no such file or folder"):
         onnxquant.quantize(default_model, tmp_path / "out.onnx", data=str(tmp_path / "nothere"))
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = graphs.save(graphs.matmul(64, 64), tmp_path / "model.onnx")
+    before = model.read_bytes()
+    data = {"x": np.random.default_rng(0).standard_normal((8, 1, 3, 64)).astype(np.float32)[:, 0]}
+
+    def searched(*_: object) -> None:
+        raise AssertionError("the search began")
+
+    monkeypatch.setattr(best, "_chosen", searched)
+    (tmp_path / "there.onnx").touch()
+    for output, message in (
+        (model, "exists already|is an input"),
+        (tmp_path / "none" / "out.onnx", "does not exist; make it first"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "there.onnx", "exists already"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            onnxquant.quantize(model, output, data=data)
+    with pytest.raises(OutputError, match="is an input; inputs are never overwritten"):
+        onnxquant.quantize(model, model, data=data, force=True)
+    assert model.read_bytes() == before

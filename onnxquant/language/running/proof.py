@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ class LanguageProof:
         seconds: time of the proof.
         divergence: figures of all positions.
         missed: sentences on bounds that are not met.
+        is_bounded: whether any bound was asked for; without one the figures are for the reader to judge.
     """
 
     original: str
@@ -57,6 +59,7 @@ class LanguageProof:
     seconds: float
     divergence: Divergence = field(metadata=INLINE)
     missed: list[str]
+    is_bounded: bool = False
 
     @property
     def passed(self) -> bool:
@@ -87,7 +90,11 @@ class LanguageBounds:
                 raise RecipeError(f"{name} is {bound}, expected 0 or more")
 
     def missed(self, figures: Divergence) -> list[str]:
-        """Sentences on bounds that are not met; NaN meets none."""
+        """Sentences on bounds that are not met; numbers that are none meet nothing, asked for or not."""
+        if not isfinite(figures.original_perplexity.value):
+            return ["logits of the original are no finite numbers"]
+        if not (isfinite(figures.perplexity.value) and isfinite(figures.kl.value)):
+            return ["logits are no finite numbers: `onnxquant verify` of its model.onnx names tensors that are damaged"]
         return [
             f"{name} is {value:.4g}, the bound {bound:g}"
             for name, value, bound in (
@@ -155,6 +162,8 @@ def validate(
         size = window or min([WINDOW, *(d.config.context for d in (reference, decoder) if d.config.context)])
         if size < _SMALLEST_WINDOW:
             raise ModelError(f"a context of {size} tokens is too short for a proof; expected {_SMALLEST_WINDOW} or more")
+        if tokens is not None and tokens < size:
+            raise RecipeError(f"tokens is {tokens}, fewer than a window of {size}: give more, or a smaller window")
         ids, prefix = _tokens(reference, decoder, read)
         rows = _windows(ids[:tokens], prefix, size, str(text))
         first = 1 if all_positions else size // 2 + 1
@@ -174,6 +183,7 @@ def validate(
         seconds=time.monotonic() - begin,
         divergence=(figures := comparison.result()),
         missed=bounds.missed(figures),
+        is_bounded=(max_kl, max_perplexity_ratio) != (None, None),
     )
 
 

@@ -330,6 +330,30 @@ def test_the_command_makes_a_folder_of_an_output_without_an_ending(tmp_path: Pat
         assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output
 
 
+def test_a_format_that_no_weight_can_have_is_refused(tmp_path: Path) -> None:
+    source = save_checkpoint("llama", tmp_path / "checkpoint")
+    with pytest.raises(RecipeError, match=r"no weight can be rounded: .*q4_k"):
+        convert(source, tmp_path / "decoder", format="q4_k", target="onnx")
+    with pytest.raises(RecipeError, match=r"a decoder is a folder with model\.onnx in it"):
+        convert(source, tmp_path / "decoder.onnx")
+    # Blocks of 64 do not divide rows of 96.
+    report = convert(source, tmp_path / "decoder", format="nf4", block_size=64)
+    assert {group.format: group.weights for group in report.groups} == {"f32": 2, "nf4": 8}
+    assert any("2 weights stay in float" in note and "down_proj" in note for note in report.notes)
+
+
+def test_a_folder_without_weights_says_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(CheckpointError, match=r"has no \*\.safetensors or \.q8k files; found pytorch_model\.bin"):
+        convert(tmp_path, tmp_path.parent / "decoder")
+
+
+def test_a_float_decoder_is_quantized_like_any_model(tmp_path: Path) -> None:
+    convert(save_checkpoint("llama", tmp_path / "checkpoint"), tmp_path / "decoder")
+    report = onnxquant.quantize(tmp_path / "decoder" / "model.onnx", tmp_path / "int4.onnx", bits=4)
+    assert report.proof is not None and any(site.decision.format is not None for site in report.sites)
+
+
 def test_options_without_effect_are_refused(tmp_path: Path) -> None:
     source = save_checkpoint("llama", tmp_path / "checkpoint")
     with pytest.raises(RecipeError, match="unknown option 'fromat'"):
