@@ -280,7 +280,9 @@ def _refuse_unencoded(original: Document, results: Iterable[SiteResult]) -> None
 
 
 def _refuse_quantized(document: Document, options: Options) -> None:
-    if (metadata := Metadata.read(document.proto)) and metadata.records:
+    metadata = Metadata.read(document.proto)
+    # A decoder of floats has metadata, and nothing that is quantized.
+    if metadata and (metadata.records or integer_weights(document.proto)):
         formats = sorted({record.format for record in metadata.records})
         both = f" with --format {formats[0]} --float16" if options.in_float16 and len(formats) == 1 else ""
         raise ModelError(
