@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from decoder_check.checkpoints import CONFIGS, FIXTURE, TOKENS, lengths_of, save_checkpoint
+from decoder_check.checkpoints import CONFIGS, FIXTURE, save_checkpoint
+from decoder_check.logits import batch, decoder_logits
 from transformers import AutoModelForCausalLM
 
 from onnxquant.language.convert import convert
 from onnxquant.numerics.arrays import Array
-from onnxquant.runtime import open_session, session_options
 
 
 def expected_logits(folder: Path, tokens: Array, mask: Array) -> Array:
@@ -38,30 +38,6 @@ def expected_logits(folder: Path, tokens: Array, mask: Array) -> Array:
     return np.asarray(out.logits)
 
 
-def decoder_logits(path: Path, tokens: Array, mask: Array, cuts: list[int]) -> Array:
-    """Logits of a decoder that reads its tokens in calls that end at the cuts."""
-    session = open_session(path, session_options(threads=1))
-    inputs = {i.name: i for i in session.get_inputs()}
-    names = [o.name for o in session.get_outputs()]
-    past = {
-        name: np.zeros((len(tokens), i.shape[1], 0, i.shape[3]), np.float32)
-        for name, i in inputs.items()
-        if name.startswith("past")
-    }
-    parts, begin = [], 0
-    for end in [*cuts, tokens.shape[1]]:
-        feed = {
-            "input_ids": tokens[:, begin:end],
-            "attention_mask": mask[:, :end],
-            "logits_count": np.array(end - begin),
-        }
-        outputs = dict(zip(names, session.run(None, feed | past), strict=True))
-        parts.append(outputs["logits"])
-        past = {name: outputs[name.replace("past_key_values", "present")] for name in past}
-        begin = end
-    return np.concatenate(parts, 1)
-
-
 def main() -> int:
     """Command line; the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -75,20 +51,18 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "checkpoint"
             save_checkpoint(name, folder)
-            rows = lengths_of(name)
-            longest = max(rows)
-            tokens = np.random.default_rng(1).integers(0, TOKENS, (len(rows), longest))
-            mask = (np.arange(longest) >= longest - np.array(rows)[:, None]).astype(np.int64)
+            tokens, mask = batch(name)
+            longest = tokens.shape[1]
             expected = expected_logits(folder, tokens, mask)
             convert(folder, Path(place) / "decoder")
             real, worst = mask.astype(bool), {}
             # The second rotation of long texts holds for all keys: those of calls before were turned by the first one.
             begin = 18 if name == "phi3_long" else longest // 2
             for how, cuts in (("whole", []), ("cached", list(range(begin, longest)))):
-                logits = decoder_logits(Path(place) / "decoder" / "model.onnx", tokens, mask, cuts)
+                logits = decoder_logits(Path(place) / "decoder", tokens, mask, cuts)
                 worst[how] = float(np.abs(logits - expected)[real].max())
             single = decoder_logits(
-                Path(place) / "decoder" / "model.onnx", tokens[:1], mask[:1], [] if name == "phi3_long" else [3, 11]
+                Path(place) / "decoder", tokens[:1], mask[:1], [] if name == "phi3_long" else [3, 11]
             )
             worst["alone"] = float(np.abs(single - expected[:1])[real[:1]].max())
         print(

@@ -178,6 +178,11 @@ class Checkpoint:
     files: tuple[MappedFile, ...] = field(default=(), repr=False)
     has_checksums: bool = False
 
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the files beside its tensors."""
+        return self.path if self.path.is_dir() else self.path.parent
+
     def __getitem__(self, name: str) -> Tensor:
         """The tensor of a name.
 

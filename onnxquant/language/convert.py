@@ -24,7 +24,7 @@ from onnxquant.interchange.tensor import Checkpoint
 from onnxquant.json_data import JsonValue
 from onnxquant.language.architecture import Architecture
 from onnxquant.language.document import DecoderDocument
-from onnxquant.language.genai_config import FILE, SpecialTokens, genai_config
+from onnxquant.language.genai_config import GENAI, MODEL, SpecialTokens, genai_config
 from onnxquant.language.gguf_config import architecture_of_gguf
 from onnxquant.language.graph import DecoderGraph, decoder_graph
 from onnxquant.language.hf_config import architecture_of_config
@@ -39,7 +39,7 @@ from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Rule
 from onnxquant.targets import AUTO
 
-MODEL, DATA = "model.onnx", "model.onnx.data"
+DATA = f"{MODEL}.data"
 _CONFIG = "config.json"
 # Options of a rule that hold here, beside the parameters of formats.
 _RULE_OPTIONS = ("format", "bits", "include", "exclude", "target", "compute")
@@ -145,8 +145,8 @@ def convert(
     with whole_folder(output, is_file_of_decoder) as folder:
         work.write(folder / MODEL)
         tokens, notes = _tokenizer(checkpoint, folder, architecture.vocabulary)
-        config = genai_config(architecture, positions, tokens, MODEL)
-        (folder / FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        config = genai_config(architecture, positions, tokens)
+        (folder / GENAI).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _copy_config(checkpoint, folder)
     parameters = sum(matrix.rows * matrix.cols for matrix in graph.matrices.values())
     return DecoderReport(
@@ -158,7 +158,7 @@ def convert(
 
 def is_file_of_decoder(name: str) -> bool:
     """Whether a name is one of the files of a decoder folder."""
-    return name in (MODEL, DATA, FILE, _CONFIG, *TOKENIZER_FILES)
+    return name in (MODEL, DATA, GENAI, _CONFIG, *TOKENIZER_FILES)
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
@@ -169,17 +169,12 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """
     if checkpoint.container == "gguf":
         return architecture_of_gguf(checkpoint)
-    place = _folder(checkpoint) / _CONFIG
+    place = checkpoint.folder / _CONFIG
     return architecture_of_config(str(place), _json(place, checkpoint))
 
 
 def _names(checkpoint: Checkpoint, architecture: Architecture) -> Names:
     return Names.of(checkpoint.tensors.keys(), architecture, is_gguf=checkpoint.container == "gguf")
-
-
-def _folder(checkpoint: Checkpoint) -> Path:
-    """The folder that holds the files beside a checkpoint's tensors."""
-    return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
 
 
 def _json(place: Path, checkpoint: Checkpoint) -> Mapping[str, JsonValue]:
@@ -199,7 +194,7 @@ def _json(place: Path, checkpoint: Checkpoint) -> Mapping[str, JsonValue]:
 
 def _copy_config(checkpoint: Checkpoint, folder: Path) -> None:
     """Copy the checkpoint's own configuration, by which people tell what a folder holds."""
-    place = _folder(checkpoint) / _CONFIG
+    place = checkpoint.folder / _CONFIG
     if checkpoint.container != "gguf":
         shutil.copyfile(place, folder / _CONFIG)
 
@@ -220,7 +215,7 @@ def _declared_tokens(checkpoint: Checkpoint, vocabulary: int) -> SpecialTokens:
     if checkpoint.container == "gguf":
         entries, names = checkpoint.metadata, [f"tokenizer.ggml.{n}_token_id" for n in ("bos", "eos", "padding")]
     else:
-        entries = _json(_folder(checkpoint) / _CONFIG, checkpoint)
+        entries = _json(checkpoint.folder / _CONFIG, checkpoint)
         names = ["bos_token_id", "eos_token_id", "pad_token_id"]
     bos, eos, pad = (entries.get(name) for name in names)
     begins, ends, pads = (_tokens_among(value, vocabulary) for value in (bos, eos, pad))

@@ -8,7 +8,8 @@ from onnxquant.json_data import JsonValue
 from onnxquant.language.architecture import Architecture
 from onnxquant.language.graph import ATTENTION_MASK, INPUT_IDS, LOGITS, PAST, PRESENT
 
-FILE = "genai_config.json"
+GENAI, MODEL = "genai_config.json", "model.onnx"
+"""Files of a decoder folder: its configuration and its graph."""
 # Names of families in onnxruntime-genai, where they are not ours.
 _TYPES = {"gemma3": "gemma3_text"}
 
@@ -29,21 +30,19 @@ class SpecialTokens:
 
 
 def genai_config(
-    architecture: Architecture, context: int, tokens: SpecialTokens, model: str
-) -> dict[str, JsonValue]:
+    architecture: Architecture, context: int, tokens: SpecialTokens) -> dict[str, JsonValue]:
     """The entries of ``genai_config.json``.
 
     Args:
         architecture: architecture of the decoder.
         context: positions that it holds.
         tokens: its special tokens.
-        model: name of the model file.
     """
     eos: JsonValue = list(tokens.eos) if len(tokens.eos) != 1 else tokens.eos[0]
     pad = tokens.pad if tokens.pad is not None else next(iter(tokens.eos), 0)
     decoder: dict[str, JsonValue] = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-        "filename": model,
+        "filename": MODEL,
         "head_size": architecture.head,
         "hidden_size": architecture.width,
         "inputs": {

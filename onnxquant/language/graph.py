@@ -73,6 +73,12 @@ class _Builder:
     def architecture(self) -> Architecture:
         return self.weights.architecture
 
+    @property
+    def _projected(self) -> dict[str, int]:
+        """Channels of queries, keys and values."""
+        shape = self.architecture
+        return {"q": shape.heads * shape.head, "k": shape.kv_heads * shape.head, "v": shape.kv_heads * shape.head}
+
     def build(self) -> DecoderGraph:
         shape = self.architecture
         self._input(INPUT_IDS, TensorProto.INT64, ["batch_size", "sequence_length"])
@@ -145,7 +151,7 @@ class _Builder:
     def _projections(self, number: int, x: str) -> tuple[str, str, str]:
         """Queries, keys and values: as one tensor where their weights are joined and nothing stands between."""
         shape, prefix = self.architecture, f"layers.{number}/attention"
-        sizes = {"q": shape.heads * shape.head, "k": shape.kv_heads * shape.head, "v": shape.kv_heads * shape.head}
+        sizes = self._projected
         if self.weights.names.weight("qkv", number) in self.weights.checkpoint.tensors:
             if self.weights.names.is_gguf and shape.family == "llama":
                 raise CheckpointError(
@@ -235,11 +241,9 @@ class _Builder:
         else:
             weight = self._matrix(matrix, is_transposed=True)
         out = self._op("MatMul", [x, weight], f"{name}/product")
-        shape = self.architecture
-        sizes = {"q": shape.heads * shape.head, "k": shape.kv_heads * shape.head, "v": shape.kv_heads * shape.head}
-        sizes |= {"gate": shape.hidden, "up": shape.hidden}
         if number is None:
             return out
+        sizes = {**self._projected, "gate": self.architecture.hidden, "up": self.architecture.hidden}
         biases = [self.weights.bias(part, sizes.get(part, matrix.rows), number) for part in parts]
         if all(bias is None for bias in biases):
             return out

@@ -16,8 +16,8 @@ from typing import cast
 from onnxquant.errors import ModelError, shown
 from onnxquant.graph.io import outlined
 from onnxquant.json_data import JsonValue
+from onnxquant.language.genai_config import GENAI, MODEL
 
-GENAI, MODEL = "genai_config.json", "model.onnx"
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
 # Where the fields of names are, the names that inputs and outputs have without them, and those that Optimum gives.
 _INPUTS = {

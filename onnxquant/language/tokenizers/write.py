@@ -23,8 +23,7 @@ def has_tokenizer(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint has a tokenizer, of any kind."""
     if checkpoint.container == _GGUF:
         return "tokenizer.ggml.model" in checkpoint.metadata
-    path = checkpoint.path
-    return has_hub_tokenizer(path if path.is_dir() else path.parent)
+    return has_hub_tokenizer(checkpoint.folder)
 
 
 def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> TokenizerFacts:
@@ -45,8 +44,7 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> TokenizerFacts:
     """
     rows = embedding_rows(checkpoint)
     if checkpoint.container != _GGUF:
-        path = checkpoint.path
-        return write_hub_tokenizer(path if path.is_dir() else path.parent, folder, rows)
+        return write_hub_tokenizer(checkpoint.folder, folder, rows)
     tokenizer = tokenizer_of_gguf(checkpoint.path, checkpoint.metadata)
     if rows is not None and rows != tokenizer.vocabulary.size:
         raise CheckpointError(

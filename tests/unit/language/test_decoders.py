@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from decoder_check.checkpoints import CONFIGS, FIXTURE, TOKENS, lengths_of, save_checkpoint
+from decoder_check.logits import batch
+from decoder_check.logits import decoder_logits as logits
 
 import onnxquant
 from onnxquant import interchange, runtime
@@ -22,37 +23,6 @@ from onnxquant.language.convert import convert
 from onnxquant.language.hf_config import architecture_of_config
 
 Array = np.ndarray[Any, Any]
-
-
-def logits(folder: Path, tokens: Array, mask: Array, ends: Sequence[int] = (), library: bool = True) -> Array:
-    """Logits [batch, length, vocabulary] of a decoder that reads its tokens in calls that end at these places."""
-    options = runtime.session_options(threads=1)
-    session = runtime.open_session(folder / "model.onnx", options, library=library)
-    past = {
-        i.name: np.zeros((len(tokens), i.shape[1], 0, i.shape[3]), np.float32)
-        for i in session.get_inputs()
-        if i.name.startswith("past")
-    }
-    names, parts, begin = [o.name for o in session.get_outputs()], [], 0
-    for end in (*ends, tokens.shape[1]):
-        feed = {
-            "input_ids": tokens[:, begin:end],
-            "attention_mask": mask[:, :end],
-            "logits_count": np.array(end - begin),
-        }
-        outputs = dict(zip(names, session.run(None, feed | past), strict=True))
-        past = {name: outputs[name.replace("past_key_values", "present")] for name in past}
-        parts.append(outputs["logits"])
-        begin = end
-    return np.concatenate(parts, 1)
-
-
-def batch(name: str) -> tuple[Array, Array]:
-    """The tokens and the mask that the stored logits are of: rows that end together."""
-    rows = lengths_of(name)
-    longest = max(rows)
-    tokens = np.random.default_rng(1).integers(0, TOKENS, (len(rows), longest))
-    return tokens, (np.arange(longest) >= longest - np.array(rows)[:, None]).astype(np.int64)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
