@@ -57,7 +57,9 @@ class Rotation:
         """
         if positions * len(self.frequencies) > _MOST_ANGLES:
             most = _MOST_ANGLES // len(self.frequencies)
-            raise RecipeError(f"{positions} positions: rotations of at most {most} are stored; give fewer with --context")
+            raise RecipeError(
+                f"{positions} positions: rotations of at most {most} are stored; give fewer with --context"
+            )
         return np.outer(np.arange(positions), self.frequencies)
 
 
@@ -80,24 +82,26 @@ class Llama3Scaling:
         factor: divisor of low frequencies.
         low: turns in the original context below which a frequency is low.
         high: turns in it above which a frequency is high.
-        context: positions of the original context.
+        original_length: positions of the context before it was made longer.
     """
 
     factor: float
     low: float
     high: float
-    context: int
+    original_length: int
 
     def scaled(self, original: Array) -> Array:
         """The scaled frequencies. Source: ``rope_type`` llama3 of Meta's llama-models."""
-        turns = self.context * original / (2 * np.pi)
+        turns = self.original_length * original / (2 * np.pi)
         share = np.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
         return np.asarray(share * original + (1 - share) * original / self.factor)
 
 
-def long_magnitude(context: int, original: int) -> float:
+def long_magnitude(length: int, original_length: int) -> float:
     """The factor of cosine and sine of a context that was made longer. Source: Ding et al., LongRoPE (2024)."""
-    return sqrt(1 + log(context / original) / log(original)) if context > original else 1.0
+    if length <= original_length:
+        return 1.0
+    return sqrt(1 + log(length / original_length) / log(original_length))
 
 
 @dataclass(frozen=True)
@@ -105,27 +109,27 @@ class Layer:
     """One layer of a decoder: that which differs between layers.
 
     Attributes:
-        window: number of positions that a query sees, itself among them; None: all before it.
+        sliding_window: number of positions that a query sees, itself among them; None: all before it.
         rotation: place of its rotation among those of the decoder.
     """
 
-    window: int | None = None
+    sliding_window: int | None = None
     rotation: int = 0
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The architecture of a decoder.
+    """The architecture of a decoder; sizes have transformers' names.
 
     Attributes:
         family: name of the family, such as llama.
-        width: channels of the residual stream.
-        hidden: channels inside the feed-forward network.
+        hidden_size: channels of the residual stream.
+        intermediate_size: channels inside the feed-forward network.
         heads: queries per position.
         kv_heads: keys and values per position.
-        head: channels of one head.
+        head_dim: channels of one head.
         vocabulary: number of tokens.
-        context: positions that it was trained for.
+        context_length: positions that it was trained for.
         epsilon: addend of the mean square in normalizations.
         activation: function of the gate.
         rotations: rotations that layers have.
@@ -137,17 +141,17 @@ class Architecture:
         norm_offset: addend of the stored weights of normalizations.
         has_post_norms: whether outputs of attention and feed-forward network are normalized before they are added.
         has_qk_norms: whether queries and keys of a head are normalized.
-        is_tied: whether the embedding is the head.
+        is_tied: whether the embedding is the matrix that gives the logits, too.
     """
 
     family: str
-    width: int
-    hidden: int
+    hidden_size: int
+    intermediate_size: int
     heads: int
     kv_heads: int
-    head: int
+    head_dim: int
     vocabulary: int
-    context: int
+    context_length: int
     epsilon: float
     activation: Activation
     rotations: tuple[Rotation, ...]
@@ -171,4 +175,6 @@ class Architecture:
             CheckpointError: they do not suit each other.
         """
         if self.heads % self.kv_heads:
-            raise CheckpointError(f"{place}: {self.heads} heads share {self.kv_heads} keys; expected a divisor of the heads")
+            raise CheckpointError(
+                f"{place}: {self.heads} heads share {self.kv_heads} keys; expected a divisor of the heads"
+            )

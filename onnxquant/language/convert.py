@@ -24,12 +24,13 @@ from onnxquant.interchange.tensor import Checkpoint
 from onnxquant.json_data import JsonValue
 from onnxquant.language.architecture import Architecture
 from onnxquant.language.document import DecoderDocument
-from onnxquant.language.genai_config import GENAI, MODEL, SpecialTokens, genai_config
+from onnxquant.language.folder_names import CONFIG, DATA, GENAI, MODEL, TOKENIZER, is_file_of_decoder
+from onnxquant.language.genai_config import SpecialTokens, genai_config
 from onnxquant.language.gguf_config import architecture_of_gguf
 from onnxquant.language.graph import DecoderGraph, decoder_graph
 from onnxquant.language.hf_config import architecture_of_config
 from onnxquant.language.names import Names
-from onnxquant.language.tokenizers import TOKENIZER_FILES, has_tokenizer, write_tokenizer
+from onnxquant.language.tokenizers import has_tokenizer, write_tokenizer
 from onnxquant.language.weights import Matrix, Weights
 from onnxquant.native import dispatch
 from onnxquant.numerics.difference import Difference
@@ -39,8 +40,6 @@ from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Rule
 from onnxquant.targets import AUTO
 
-DATA = f"{MODEL}.data"
-_CONFIG = "config.json"
 # Options of a rule that hold here, beside the parameters of formats.
 _RULE_OPTIONS = ("format", "bits", "include", "exclude", "target", "compute")
 # Formats that hold 16-bit floats as they are.
@@ -134,9 +133,11 @@ def convert(
     checkpoint = open_checkpoint(source)
     refuse_output(checkpoint, output, is_folder=True, force=force)
     architecture = architecture_of(checkpoint)
-    positions = architecture.context if context is None else context
-    if not 0 < positions <= architecture.context:
-        raise RecipeError(f"context {positions}: expected 1 to {architecture.context}, the positions of {source}")
+    positions = architecture.context_length if context is None else context
+    if not 0 < positions <= architecture.context_length:
+        raise RecipeError(
+            f"context {positions}: expected 1 to {architecture.context_length}, the positions of {source}"
+        )
     weights = Weights(checkpoint, architecture, _names(checkpoint, architecture))
     graph = decoder_graph(weights, positions)
     work = _Work(graph, DecoderDocument(graph, checkpoint.path), _rule(options), checkpoint, progress)
@@ -156,11 +157,6 @@ def convert(
     )  # fmt: skip
 
 
-def is_file_of_decoder(name: str) -> bool:
-    """Whether a name is one of the files of a decoder folder."""
-    return name in (MODEL, DATA, GENAI, _CONFIG, *TOKENIZER_FILES)
-
-
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """The architecture of a checkpoint.
 
@@ -169,7 +165,7 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """
     if checkpoint.container == "gguf":
         return architecture_of_gguf(checkpoint)
-    place = checkpoint.folder / _CONFIG
+    place = checkpoint.folder / CONFIG
     return architecture_of_config(str(place), _json(place, checkpoint))
 
 
@@ -194,16 +190,16 @@ def _json(place: Path, checkpoint: Checkpoint) -> Mapping[str, JsonValue]:
 
 def _copy_config(checkpoint: Checkpoint, folder: Path) -> None:
     """Copy the checkpoint's own configuration, by which people tell what a folder holds."""
-    place = checkpoint.folder / _CONFIG
+    place = checkpoint.folder / CONFIG
     if checkpoint.container != "gguf":
-        shutil.copyfile(place, folder / _CONFIG)
+        shutil.copyfile(place, folder / CONFIG)
 
 
 def _tokenizer(checkpoint: Checkpoint, folder: Path, vocabulary: int) -> tuple[SpecialTokens, tuple[str, ...]]:
     """Write the tokenizer of a checkpoint; its special tokens, and sentences about it."""
     declared = _declared_tokens(checkpoint, vocabulary)
     if not has_tokenizer(checkpoint):
-        return declared, (f"{checkpoint.path} has no tokenizer: put tokenizer.json beside model.onnx to work with texts",)
+        return declared, (f"{checkpoint.path} has no tokenizer: put {TOKENIZER} beside {MODEL} to work with texts",)
     facts = write_tokenizer(checkpoint, folder)
     bos = declared.bos if facts.bos is None else facts.bos
     pad = declared.pad if facts.pad is None else facts.pad
@@ -215,7 +211,7 @@ def _declared_tokens(checkpoint: Checkpoint, vocabulary: int) -> SpecialTokens:
     if checkpoint.container == "gguf":
         entries, names = checkpoint.metadata, [f"tokenizer.ggml.{n}_token_id" for n in ("bos", "eos", "padding")]
     else:
-        entries = _json(checkpoint.folder / _CONFIG, checkpoint)
+        entries = _json(checkpoint.folder / CONFIG, checkpoint)
         names = ["bos_token_id", "eos_token_id", "pad_token_id"]
     bos, eos, pad = (entries.get(name) for name in names)
     begins, ends, pads = (_tokens_among(value, vocabulary) for value in (bos, eos, pad))
@@ -240,7 +236,9 @@ def _rule(options: Mapping[str, Any]) -> Rule:
         raise RecipeError(f"unknown option {unknown[0]!r}{nearest(unknown[0], [*_RULE_OPTIONS, *format_parameters()])}")
     of_format = [*parameters, *(name for name in ("include", "exclude") if name in chosen)]
     if of_format and not {"format", "bits"} & chosen.keys():
-        raise RecipeError(f"{of_format[0]} has no effect without a format that floats are rounded to (--format or --bits)")
+        raise RecipeError(
+            f"{of_format[0]} has no effect without a format that floats are rounded to (--format or --bits)"
+        )
     return Rule(**chosen, parameters=parameters)
 
 

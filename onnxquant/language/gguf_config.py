@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
@@ -24,7 +24,7 @@ from onnxquant.numerics.arrays import Array
 
 # Windows of files that do not say one; llama.cpp has the first.
 _WINDOWS = {"gemma2": 4096, "gemma3": None}
-# Gemma models of 27 B parameters scale queries by the width over the heads; files tell them by their depth alone.
+# Gemma models of 27 B parameters scale queries by the hidden size over the heads; files tell them by their depth alone.
 _LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
 
 
@@ -57,7 +57,7 @@ class _Reader:
     family: str
 
     @property
-    def width(self) -> int:
+    def hidden_size(self) -> int:
         return self.fields.count("embedding_length")
 
     @property
@@ -65,8 +65,8 @@ class _Reader:
         return self.fields.count("attention.head_count")
 
     @property
-    def head(self) -> int:
-        size = self.fields.count("attention.key_length", self.width // self.heads)
+    def head_dim(self) -> int:
+        size = self.fields.count("attention.key_length", self.hidden_size // self.heads)
         if (value := self.fields.count("attention.value_length", size)) != size:
             raise self.fields.error("attention.value_length", value, f"{size}, as keys have")
         return size
@@ -75,35 +75,42 @@ class _Reader:
     def depth(self) -> int:
         return self.fields.depth("block_count")
 
-    def window(self) -> int | None:
+    def sliding_window(self) -> int | None:
         name = "attention.sliding_window"
         return self.fields.count(name) if self.fields.has(name) and self.fields.number(name) > 0 else None
 
-    def architecture(
-        self, layers: tuple[Layer, ...], rotations: tuple[Rotation, ...], **others: object
-    ) -> Architecture:
-        """The architecture with entries that all families have; the others are the family's own."""
+    def architecture(self, layers: tuple[Layer, ...], rotations: tuple[Rotation, ...]) -> Architecture:
+        """The architecture with entries that all families have."""
         fields, heads = self.fields, self.heads
         embedding = self.checkpoint["token_embd.weight"]
-        vocabulary = fields.count("vocab_size", embedding.shape[0])
-        common: dict[str, object] = {
-            "family": self.family, "width": self.width, "hidden": fields.count("feed_forward_length"), "heads": heads,
-            "kv_heads": fields.count("attention.head_count_kv", heads), "head": self.head, "vocabulary": vocabulary,
-            "context": fields.count("context_length"), "epsilon": fields.positive("attention.layer_norm_rms_epsilon"),
-            "activation": Activation.SILU, "scale": 1 / sqrt(self.head),
-            "is_tied": "output.weight" not in self.checkpoint.tensors,
-        }  # fmt: skip
-        return Architecture(layers=layers, rotations=rotations, **(common | others))  # type: ignore[arg-type]
+        return Architecture(
+            family=self.family,
+            hidden_size=self.hidden_size,
+            intermediate_size=fields.count("feed_forward_length"),
+            heads=heads,
+            kv_heads=fields.count("attention.head_count_kv", heads),
+            head_dim=self.head_dim,
+            vocabulary=fields.count("vocab_size", embedding.shape[0]),
+            context_length=fields.count("context_length"),
+            epsilon=fields.positive("attention.layer_norm_rms_epsilon"),
+            activation=Activation.SILU,
+            rotations=rotations,
+            layers=layers,
+            scale=1 / sqrt(self.head_dim),
+            is_tied="output.weight" not in self.checkpoint.tensors,
+        )
 
     def rotation(self) -> Rotation:
         """The rotation by base, scaling, and the tensors that hold a divisor for each frequency."""
         fields = self.fields
-        channels = fields.count("rope.dimension_count", self.head)
-        if channels % 2 or channels > self.head or (self.family == "llama" and channels != self.head):
-            raise fields.error("rope.dimension_count", channels, f"{self.head}, the channels of a head")
+        channels = fields.count("rope.dimension_count", self.head_dim)
+        if channels % 2 or channels > self.head_dim or (self.family == "llama" and channels != self.head_dim):
+            raise fields.error("rope.dimension_count", channels, f"{self.head_dim}, the channels of a head")
         plain = frequencies(fields.positive("rope.freq_base", 10_000.0), channels)
         if fields.has("rope.scale_linear"):
-            raise fields.error("rope.scale_linear", fields.number("rope.scale_linear"), "rope.scaling.factor, its newer name")
+            raise fields.error(
+                "rope.scale_linear", fields.number("rope.scale_linear"), "rope.scaling.factor, its newer name"
+            )
         kind = fields.text("rope.scaling.type", "linear" if fields.has("rope.scaling.factor") else "none")
         if "rope_factors_short.weight" in self.checkpoint.tensors:
             return self._long(plain)
@@ -138,31 +145,30 @@ class _Reader:
 
 
 def _plain(reader: _Reader) -> Architecture:
-    window = None if reader.family == "qwen2" or reader.family == "qwen3" else reader.window()
-    return reader.architecture(
-        (Layer(window),) * reader.depth, (reader.rotation(),), has_qk_norms=reader.family == "qwen3"
-    )
+    is_qwen = reader.family in ("qwen2", "qwen3")
+    layers = (Layer(None if is_qwen else reader.sliding_window()),) * reader.depth
+    return replace(reader.architecture(layers, (reader.rotation(),)), has_qk_norms=reader.family == "qwen3")
 
 
 def _gemma(reader: _Reader) -> Architecture:
     fields, is_third, depth = reader.fields, reader.family == "gemma3", reader.depth
-    window, period = reader.window() or _WINDOWS[reader.family], PERIODS[reader.family]
+    window, period = reader.sliding_window() or _WINDOWS[reader.family], PERIODS[reader.family]
     layers = [Layer(window, int(is_third)) if window and (layer + 1) % period else Layer() for layer in range(depth)]
     rotations = [reader.rotation()]
     if is_third:
         base = fields.positive("rope.freq_base_swa", 10_000.0)
-        rotations.append(Rotation(frequencies(base, reader.head)))
-    per_head = reader.width / reader.heads if depth == _LARGEST_GEMMA[reader.family] else reader.head
-    caps = {}
-    if not is_third:
-        caps = {
-            "softcap": fields.positive("attn_logit_softcapping", 50.0),
-            "logit_softcap": fields.positive("final_logit_softcapping", 30.0),
-        }
-    return reader.architecture(
-        tuple(layers), tuple(rotations), activation=Activation.GELU_TANH, scale=per_head**-0.5,
-        embedding_scale=sqrt(reader.width), has_post_norms=True, has_qk_norms=is_third, **caps,
-    )  # fmt: skip
+        rotations.append(Rotation(frequencies(base, reader.head_dim)))
+    per_head = reader.hidden_size / reader.heads if depth == _LARGEST_GEMMA[reader.family] else reader.head_dim
+    return replace(
+        reader.architecture(tuple(layers), tuple(rotations)),
+        activation=Activation.GELU_TANH,
+        scale=per_head**-0.5,
+        softcap=0.0 if is_third else fields.positive("attn_logit_softcapping", 50.0),
+        logit_softcap=0.0 if is_third else fields.positive("final_logit_softcapping", 30.0),
+        embedding_scale=sqrt(reader.hidden_size),
+        has_post_norms=True,
+        has_qk_norms=is_third,
+    )
 
 
 _FAMILIES: dict[str, Callable[[_Reader], Architecture]] = {

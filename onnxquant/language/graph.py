@@ -12,17 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxquant.errors import CheckpointError
 from onnxquant.graph.names import MICROSOFT
 from onnxquant.language.architecture import Activation, Architecture, Layer, Rotation
+from onnxquant.language.folder_names import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_COUNT, PAST, PRESENT
 from onnxquant.language.weights import Matrix, Weights
 from onnxquant.numerics.arrays import Array
 from onnxquant.version import __version__
 
 OPSET, IR_VERSION = 21, 10
-# Inputs and outputs by the names that onnxruntime-genai and transformers.js expect; %d is the layer.
-INPUT_IDS, ATTENTION_MASK, LOGITS = "input_ids", "attention_mask", "logits"
-PAST = {"key": "past_key_values.%d.key", "value": "past_key_values.%d.value"}
-PRESENT = {"key": "present.%d.key", "value": "present.%d.value"}
-LOGITS_COUNT = "logits_count"
-"""Optional input, int64 scalar: the number of last positions that logits are computed for; 1 where it is absent."""
 # Rotations turn whole groups of so many pairs.
 _PAIRS = 8
 _LOWEST = float(np.finfo(np.float32).min)
@@ -43,17 +38,17 @@ class DecoderGraph:
     transposed: frozenset[str]
 
 
-def decoder_graph(weights: Weights, context: int) -> DecoderGraph:
+def decoder_graph(weights: Weights, context_length: int) -> DecoderGraph:
     """The graph of a decoder around its weights.
 
     Args:
         weights: the weights by the parts of the network.
-        context: number of positions that rotations are stored for.
+        context_length: number of positions that rotations are stored for.
 
     Raises:
         CheckpointError: a weight is missing, or has another shape than the architecture.
     """
-    return _Builder(weights, context).build()
+    return _Builder(weights, context_length).build()
 
 
 @dataclass
@@ -61,7 +56,7 @@ class _Builder:
     """The nodes and constants of a graph, while it is built."""
 
     weights: Weights
-    context: int
+    context_length: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
     matrices: dict[str, Matrix] = field(default_factory=dict)
@@ -77,13 +72,17 @@ class _Builder:
     def _projected(self) -> dict[str, int]:
         """Channels of queries, keys and values."""
         shape = self.architecture
-        return {"q": shape.heads * shape.head, "k": shape.kv_heads * shape.head, "v": shape.kv_heads * shape.head}
+        return {
+            "q": shape.heads * shape.head_dim,
+            "k": shape.kv_heads * shape.head_dim,
+            "v": shape.kv_heads * shape.head_dim,
+        }
 
     def build(self) -> DecoderGraph:
         shape = self.architecture
         self._input(INPUT_IDS, TensorProto.INT64, ["batch_size", "sequence_length"])
         self._input(ATTENTION_MASK, TensorProto.INT64, ["batch_size", "total_sequence_length"])
-        embedding = self.weights.matrix("embedding", shape.vocabulary, shape.width)
+        embedding = self.weights.matrix("embedding", shape.vocabulary, shape.hidden_size)
         hidden = self._op("Gather", [self._matrix(embedding), INPUT_IDS], "embedding")
         if shape.embedding_scale != 1:
             hidden = self._op(
@@ -93,7 +92,7 @@ class _Builder:
         tables = [self._tables(rotation, f"rotation.{i}", positions) for i, rotation in enumerate(shape.rotations)]
         for number, layer in enumerate(shape.layers):
             hidden = self._layer(number, layer, hidden, positions, tables[layer.rotation])
-        self._head(hidden, embedding, positions)
+        self._lm_head(hidden, embedding, positions)
         graph = helper.make_graph(self.nodes, shape.family, self.inputs, self.outputs, self.initializers)
         proto = helper.make_model(
             graph, ir_version=IR_VERSION, producer_name="onnxquant", producer_version=__version__,
@@ -106,13 +105,13 @@ class _Builder:
         normed = self._norm(hidden, "attention_norm", number)
         attended = self._attention(number, layer, normed, positions, tables)
         out = self._product(
-            attended, self.weights.matrix("o", shape.width, shape.heads * shape.head, number), "o", number
+            attended, self.weights.matrix("o", shape.hidden_size, shape.heads * shape.head_dim, number), "o", number
         )
         if shape.has_post_norms:
             out = self._norm(out, "attention_post_norm", number)
         hidden = self._op("Add", [hidden, out], f"{prefix}/attention/sum")
         normed = self._norm(hidden, "mlp_norm", number)
-        down = self.weights.matrix("down", shape.width, shape.hidden, number)
+        down = self.weights.matrix("down", shape.hidden_size, shape.intermediate_size, number)
         out = self._product(self._gated(normed, number), down, "down", number)
         if shape.has_post_norms:
             out = self._norm(out, "mlp_post_norm", number)
@@ -128,9 +127,9 @@ class _Builder:
             "num_heads": shape.heads, "kv_num_heads": shape.kv_heads, "scale": shape.scale, "do_rotary": 1,
         }  # fmt: skip
         bias = positions.bias
-        if layer.window is not None:
-            attributes["local_window_size"] = layer.window
-            bias = self._window_bias(layer.window, positions)
+        if layer.sliding_window is not None:
+            attributes["local_window_size"] = layer.sliding_window
+            bias = self._window_bias(layer.sliding_window, positions)
         if shape.softcap:
             attributes["softcap"] = shape.softcap
         output = f"{prefix}/output"
@@ -158,10 +157,10 @@ class _Builder:
                     f"{self.weights.checkpoint.path}: queries, keys and values of layer {number} are one tensor; "
                     f"expected three, whose rows can be put in order"
                 )
-            whole = self.weights.matrix("qkv", sum(sizes.values()), shape.width, number)
+            whole = self.weights.matrix("qkv", sum(sizes.values()), shape.hidden_size, number)
             packed = self._product(x, whole, "qkv", number)
         else:
-            matrices = [self.weights.matrix(part, size, shape.width, number) for part, size in sizes.items()]
+            matrices = [self.weights.matrix(part, size, shape.hidden_size, number) for part, size in sizes.items()]
             whole_or_none = self.weights.joined(matrices, self.weights.names.weight("qkv", number))
             if whole_or_none is None:
                 parts = [self._product(x, matrix, part, number) for part, matrix in zip(sizes, matrices, strict=True)]
@@ -179,27 +178,31 @@ class _Builder:
         return self._head_norm(query, "q_norm", number), self._head_norm(key, "k_norm", number), value
 
     def _head_norm(self, x: str, part: str, number: int) -> str:
-        head, prefix = self.architecture.head, f"layers.{number}/{part}"
-        heads = self._op("Reshape", [x, self._integers(f"heads of {head}", [0, 0, -1, head])], f"{prefix}/heads")
-        normed = self._norm(heads, part, number, head)
+        size, prefix = self.architecture.head_dim, f"layers.{number}/{part}"
+        heads = self._op("Reshape", [x, self._integers(f"heads of {size}", [0, 0, -1, size])], f"{prefix}/heads")
+        normed = self._norm(heads, part, number, size)
         return self._op("Reshape", [normed, self._integers("joined heads", [0, 0, -1])], f"{prefix}/joined")
 
     def _gated(self, x: str, number: int) -> str:
         """The inside of the feed-forward network: a function of the gate times what is gated."""
         shape, prefix = self.architecture, f"layers.{number}/mlp"
         if self.weights.names.weight("gate", number) in self.weights.checkpoint.tensors:
-            matrices = [self.weights.matrix(part, shape.hidden, shape.width, number) for part in ("gate", "up")]
+            matrices = [
+                self.weights.matrix(part, shape.intermediate_size, shape.hidden_size, number) for part in ("gate", "up")
+            ]
             whole = self.weights.joined(
                 matrices, self.weights.names.weight("gate_up", number).replace("ffn_up", "ffn_gate_up")
             )
             parts = ["gate", "up"]
         else:
             matrices, parts = [], ["gate_up"]
-            whole = self.weights.matrix("gate_up", 2 * shape.hidden, shape.width, number)
+            whole = self.weights.matrix("gate_up", 2 * shape.intermediate_size, shape.hidden_size, number)
         if whole is None:
             gate, up = (self._product(x, m, part, number) for part, m in zip(parts, matrices, strict=True))
         else:
-            gate, up = self._split(self._product(x, whole, parts, number), [shape.hidden] * 2, f"{prefix}/split")
+            gate, up = self._split(
+                self._product(x, whole, parts, number), [shape.intermediate_size] * 2, f"{prefix}/split"
+            )
         if shape.activation is Activation.SILU:
             share = self._op("Sigmoid", [gate], f"{prefix}/sigmoid")
             active = self._op("Mul", [gate, share], f"{prefix}/active")
@@ -207,7 +210,7 @@ class _Builder:
             active = self._op("Gelu", [gate], f"{prefix}/active", approximate="tanh")
         return self._op("Mul", [active, up], f"{prefix}/gated")
 
-    def _head(self, hidden: str, embedding: Matrix, positions: _Positions) -> None:
+    def _lm_head(self, hidden: str, embedding: Matrix, positions: _Positions) -> None:
         """Logits of the last position of each row, or of several."""
         shape = self.architecture
         one = self._whole("one", 1)
@@ -219,7 +222,7 @@ class _Builder:
         indices = self._op("Unsqueeze", [places, self._integers("last axis", [-1])], "head/indices")
         last = self._op("GatherND", [hidden, indices], "head/positions", batch_dims=1)
         normed = self._norm(last, "norm", None)
-        matrix = embedding if shape.is_tied else self.weights.matrix("head", shape.vocabulary, shape.width)
+        matrix = embedding if shape.is_tied else self.weights.matrix("lm_head", shape.vocabulary, shape.hidden_size)
         logits = self._product(normed, matrix, (), None)
         if shape.logit_softcap:
             cap = self._constant("head/cap", shape.logit_softcap)
@@ -243,7 +246,11 @@ class _Builder:
         out = self._op("MatMul", [x, weight], f"{name}/product")
         if number is None:
             return out
-        sizes = {**self._projected, "gate": self.architecture.hidden, "up": self.architecture.hidden}
+        sizes = {
+            **self._projected,
+            "gate": self.architecture.intermediate_size,
+            "up": self.architecture.intermediate_size,
+        }
         biases = [self.weights.bias(part, sizes.get(part, matrix.rows), number) for part in parts]
         if all(bias is None for bias in biases):
             return out
@@ -255,7 +262,7 @@ class _Builder:
 
     def _norm(self, x: str, part: str, number: int | None, size: int | None = None) -> str:
         """A tensor over its root mean square, times a weight. In standard nodes, which onnxruntime makes one of."""
-        weight = self.weights.vector(part, size or self.architecture.width, number)
+        weight = self.weights.vector(part, size or self.architecture.hidden_size, number)
         prefix = part if number is None else f"layers.{number}/{part}"
         square = self._op("Pow", [x, self._constant("two", 2.0)], f"{prefix}/square")
         mean = self._op("ReduceMean", [square, self._integers("last axis", [-1])], f"{prefix}/mean", keepdims=1)
@@ -282,7 +289,9 @@ class _Builder:
         is_long = self._op("Greater", [positions.total1, switch], f"{name}/is long")
         # The rows that a call needs: a whole table would be copied with each token.
         begin = self._op(
-            "Where", [is_long, self._integers("context", [self.context]), self._integers("start", [0])], f"{name}/begin"
+            "Where",
+            [is_long, self._integers("context", [self.context_length]), self._integers("start", [0])],
+            f"{name}/begin",
         )
         end, axis = self._op("Add", [begin, positions.total1], f"{name}/end"), self._integers("axis 0", [0])
         return [
@@ -293,11 +302,11 @@ class _Builder:
     def _table(self, rotation: Rotation, function: Callable[[Array], Array], name: str) -> str:
         """One function of all angles; those of long texts follow the others."""
         parts = [rotation, rotation.long] if rotation.long else [rotation]
-        values = [part.magnitude * function(part.angles(self.context)) for part in parts]
+        values = [part.magnitude * function(part.angles(self.context_length)) for part in parts]
         return self._constant(f"{name}.{function.__name__}", np.concatenate(values).astype(np.float32))
 
     def _cache(self, length: str) -> list[str | int]:
-        return ["batch_size", self.architecture.kv_heads, f"{length}_sequence_length", self.architecture.head]
+        return ["batch_size", self.architecture.kv_heads, f"{length}_sequence_length", self.architecture.head_dim]
 
     def _input(self, name: str, kind: int, shape: Sequence[str | int]) -> str:
         self.inputs.append(helper.make_tensor_value_info(name, kind, shape))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from onnxquant.errors import CheckpointError
@@ -85,7 +85,7 @@ class _Reader:
     family: str
 
     @property
-    def width(self) -> int:
+    def hidden_size(self) -> int:
         return self.fields.count("hidden_size")
 
     @property
@@ -93,15 +93,15 @@ class _Reader:
         return self.fields.count("num_attention_heads")
 
     @property
-    def head(self) -> int:
-        return self.fields.count("head_dim", self.width // self.heads)
+    def head_dim(self) -> int:
+        return self.fields.count("head_dim", self.hidden_size // self.heads)
 
     @property
     def depth(self) -> int:
         return self.fields.depth("num_hidden_layers")
 
     @property
-    def context(self) -> int:
+    def context_length(self) -> int:
         return self.fields.count("max_position_embeddings")
 
     def activation(self, name: str = "hidden_act") -> Activation:
@@ -110,23 +110,30 @@ class _Reader:
             raise self.fields.error(name, text, f"one of {', '.join(_ACTIVATIONS)}")
         return _ACTIVATIONS[text]
 
-    def window(self) -> int | None:
+    def sliding_window(self) -> int | None:
         return self.fields.count("sliding_window") if self.fields.has("sliding_window") else None
 
     def architecture(
-        self, layers: tuple[Layer, ...], rotations: tuple[Rotation, ...], **others: object
+        self, layers: tuple[Layer, ...], rotations: tuple[Rotation, ...], activation: Activation
     ) -> Architecture:
-        """The architecture with entries that all families have; the others are the family's own."""
-        heads = self.heads
-        fields = self.fields
-        common: dict[str, object] = {
-            "family": self.family, "width": self.width, "hidden": fields.count("intermediate_size"), "heads": heads,
-            "kv_heads": fields.count("num_key_value_heads", heads), "head": self.head,
-            "vocabulary": fields.count("vocab_size"), "context": self.context, "epsilon": fields.positive("rms_norm_eps"),
-            "activation": Activation.SILU, "scale": 1 / sqrt(self.head),
-            "is_tied": fields.flag("tie_word_embeddings", default=False),
-        }  # fmt: skip
-        return Architecture(layers=layers, rotations=rotations, **(common | others))  # type: ignore[arg-type]
+        """The architecture with entries that all families have."""
+        fields, heads = self.fields, self.heads
+        return Architecture(
+            family=self.family,
+            hidden_size=self.hidden_size,
+            intermediate_size=fields.count("intermediate_size"),
+            heads=heads,
+            kv_heads=fields.count("num_key_value_heads", heads),
+            head_dim=self.head_dim,
+            vocabulary=fields.count("vocab_size"),
+            context_length=self.context_length,
+            epsilon=fields.positive("rms_norm_eps"),
+            activation=activation,
+            rotations=rotations,
+            layers=layers,
+            scale=1 / sqrt(self.head_dim),
+            is_tied=fields.flag("tie_word_embeddings", default=False),
+        )
 
     def alike(self, window: int | None) -> tuple[Layer, ...]:
         """Layers that are all alike."""
@@ -147,7 +154,7 @@ class _Reader:
             if len(types) != self.depth or any(kind not in _LAYER_TYPES for kind in types):
                 raise self.fields.error("layer_types", types, f"{self.depth} of {', '.join(_LAYER_TYPES)}")
             local = [kind == _LOCAL for kind in types]
-        window = self.window()
+        window = self.sliding_window()
         if window is None and any(local):
             raise self.fields.error("sliding_window", None, "a number of positions, as some layers see a window")
         return tuple(Layer(window if is_local else None, rotation(is_local)) for is_local in local)
@@ -162,9 +169,11 @@ class _Reader:
     def scaled(self, scaling: Fields, base: float) -> Rotation:
         """The rotation of a base and a scaling."""
         share = scaling.positive("partial_rotary_factor", self.fields.positive("partial_rotary_factor", 1.0))
-        channels = round(self.head * share)
-        if channels % 2 or channels > self.head:
-            raise self.fields.error("partial_rotary_factor", share, f"a share of {self.head} channels that pairs them")
+        channels = round(self.head_dim * share)
+        if channels % 2 or channels > self.head_dim:
+            raise self.fields.error(
+                "partial_rotary_factor", share, f"a share of {self.head_dim} channels that pairs them"
+            )
         plain = frequencies(base, channels)
         kind = scaling.text("rope_type", scaling.text("type", "default"))
         if kind == "default":
@@ -175,8 +184,8 @@ class _Reader:
             low, high = scaling.positive("low_freq_factor"), scaling.positive("high_freq_factor")
             if low >= high:
                 raise scaling.error("low_freq_factor", low, f"less than high_freq_factor, {high}")
-            context = scaling.count("original_max_position_embeddings")
-            return Rotation(Llama3Scaling(scaling.positive("factor"), low, high, context).scaled(plain))
+            original = scaling.count("original_max_position_embeddings")
+            return Rotation(Llama3Scaling(scaling.positive("factor"), low, high, original).scaled(plain))
         if kind in ("longrope", "su"):
             return self._long(scaling, plain)
         raise CheckpointError(
@@ -185,25 +194,25 @@ class _Reader:
 
     def _long(self, scaling: Fields, plain: Array) -> Rotation:
         original = self.fields.count(
-            "original_max_position_embeddings", scaling.count("original_max_position_embeddings", self.context)
+            "original_max_position_embeddings", scaling.count("original_max_position_embeddings", self.context_length)
         )
         if original < 2:
             raise self.fields.error("original_max_position_embeddings", original, "2 or more positions")
-        magnitude = scaling.positive("attention_factor", long_magnitude(self.context, original))
+        magnitude = scaling.positive("attention_factor", long_magnitude(self.context_length, original))
         factors = {name: scaling.numbers(name) for name in ("short_factor", "long_factor")}
         for name, values in factors.items():
             if len(values) != len(plain):
                 raise scaling.error(name, f"{len(values)} numbers", f"{len(plain)}")
         short, long = (Rotation(plain / values, magnitude) for values in factors.values())
-        return Rotation(short.frequencies, magnitude, long if self.context > original else None, original)
+        return Rotation(short.frequencies, magnitude, long if self.context_length > original else None, original)
 
 
 def _llama(reader: _Reader) -> Architecture:
-    return reader.architecture(reader.alike(None), (reader.rotation(),), activation=reader.activation())
+    return reader.architecture(reader.alike(None), (reader.rotation(),), reader.activation())
 
 
 def _mistral(reader: _Reader) -> Architecture:
-    return reader.architecture(reader.alike(reader.window()), (reader.rotation(),), activation=reader.activation())
+    return reader.architecture(reader.alike(reader.sliding_window()), (reader.rotation(),), reader.activation())
 
 
 def _qwen(reader: _Reader) -> Architecture:
@@ -212,9 +221,8 @@ def _qwen(reader: _Reader) -> Architecture:
     if fields.flag("use_sliding_window", default=False):
         first = int(fields.number("max_window_layers"))
         layers = reader.by_type(lambda layer: layer >= first)
-    return reader.architecture(
-        layers, (reader.rotation(),), activation=reader.activation(), has_qk_norms=reader.family == "qwen3"
-    )
+    plain = reader.architecture(layers, (reader.rotation(),), reader.activation())
+    return replace(plain, has_qk_norms=reader.family == "qwen3")
 
 
 def _gemma(reader: _Reader) -> Architecture:
@@ -229,16 +237,23 @@ def _gemma(reader: _Reader) -> Architecture:
     else:
         rotations = (reader.rotation(),)
         layers = reader.by_type(lambda layer: (layer + 1) % period != 0)
-    caps = {
-        key: fields.positive(name)
-        for key, name in (("softcap", "attn_logit_softcapping"), ("logit_softcap", "final_logit_softcapping"))
-        if fields.has(name) and not (is_third and key == "softcap")  # which transformers' attention does not read
-    }
-    return reader.architecture(
-        layers, rotations, activation=reader.activation("hidden_activation"),
-        scale=fields.positive("query_pre_attn_scalar") ** -0.5, embedding_scale=sqrt(reader.width), norm_offset=1.0,
-        has_post_norms=True, has_qk_norms=is_third, **caps,
-    )  # fmt: skip
+    # transformers' attention of the third does not read its own.
+    softcap = 0.0 if is_third else _cap(fields, "attn_logit_softcapping")
+    return replace(
+        reader.architecture(layers, rotations, reader.activation("hidden_activation")),
+        scale=fields.positive("query_pre_attn_scalar") ** -0.5,
+        softcap=softcap,
+        logit_softcap=_cap(fields, "final_logit_softcapping"),
+        embedding_scale=sqrt(reader.hidden_size),
+        norm_offset=1.0,
+        has_post_norms=True,
+        has_qk_norms=is_third,
+    )
+
+
+def _cap(fields: Fields, name: str) -> float:
+    """The bound of an entry; 0: there is none."""
+    return fields.positive(name) if fields.has(name) else 0.0
 
 
 def _gemma3_rotations(reader: _Reader) -> tuple[Rotation, Rotation]:
@@ -252,7 +267,7 @@ def _gemma3_rotations(reader: _Reader) -> tuple[Rotation, Rotation]:
             reader.scaled(local, local.positive("rope_theta", 1e4)),
         )
     base, local_base = fields.positive("rope_theta", 1e6), fields.positive("rope_local_base_freq", 1e4)
-    return reader.scaled(fields.inner("rope_scaling"), base), Rotation(frequencies(local_base, reader.head))
+    return reader.scaled(fields.inner("rope_scaling"), base), Rotation(frequencies(local_base, reader.head_dim))
 
 
 _FAMILIES: dict[str, Callable[[_Reader], Architecture]] = {

@@ -11,7 +11,7 @@ from onnxquant.language.architecture import Architecture
 _WHOLE = {
     "embedding": ("token_embd", "embed_tokens"),
     "norm": ("output_norm", "norm"),
-    "head": ("output", "lm_head"),
+    "lm_head": ("output", "lm_head"),
 }
 _LAYER = {
     "attention_norm": ("attn_norm", "input_layernorm"),
@@ -38,14 +38,14 @@ class Names:
 
     Attributes:
         is_gguf: whether they are those of GGUF.
-        prefix: beginning of all names but the head's.
-        head_prefix: beginning of the head's name.
+        prefix: beginning of all names but that of ``lm_head``, which gives the logits.
+        lm_head_prefix: beginning of the name of ``lm_head``.
         has_post_norms: whether the architecture normalizes outputs, and calls the norm before the network another name.
     """
 
     is_gguf: bool
     prefix: str
-    head_prefix: str
+    lm_head_prefix: str
     has_post_norms: bool
 
     @classmethod
@@ -55,9 +55,9 @@ class Names:
             return cls(True, "", "", architecture.has_post_norms)
         end = "embed_tokens.weight"
         prefix = min((name.removesuffix(end) for name in tensors if name.endswith(end)), key=len, default="model.")
-        heads = (prefix, prefix.removesuffix("model."), "")
-        head = next((place for place in heads if f"{place}lm_head.weight" in tensors), "")
-        return cls(False, prefix, head, architecture.has_post_norms)
+        places = (prefix, prefix.removesuffix("model."), "")
+        of_lm_head = next((place for place in places if f"{place}lm_head.weight" in tensors), "")
+        return cls(False, prefix, of_lm_head, architecture.has_post_norms)
 
     def weight(self, part: str, layer: int | None = None) -> str:
         """Name of the weight of a part."""
@@ -74,5 +74,5 @@ class Names:
             return gguf if layer is None else f"blk.{layer}.{gguf}"
         if part == "mlp_norm" and not self.has_post_norms:
             other = "post_attention_layernorm"
-        before = self.head_prefix if part == "head" else self.prefix
+        before = self.lm_head_prefix if part == "lm_head" else self.prefix
         return before + (other if layer is None else f"layers.{layer}.{other}")

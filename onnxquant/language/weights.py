@@ -133,8 +133,8 @@ class Weights:
     def __post_init__(self) -> None:
         """Count tensors that no node reads, and that are part of the decoder all the same."""
         self.used |= _OF_ROTATIONS & self.checkpoint.tensors.keys()
-        if self.architecture.is_tied:  # some checkpoints have the embedding a second time, as the head
-            self.used |= {self.names.weight("head")} & self.checkpoint.tensors.keys()
+        if self.architecture.is_tied:  # some checkpoints have the embedding a second time, under the name of the other
+            self.used |= {self.names.weight("lm_head")} & self.checkpoint.tensors.keys()
 
     def unused(self) -> list[str]:
         """Names of tensors that the graph does not read."""
@@ -210,7 +210,7 @@ class Weights:
         """Places of the rows of queries and keys: GGUF files of llamas have both channels of a pair beside each other."""
         if not (self.names.is_gguf and self.architecture.family == "llama" and part in ("q", "k")):
             return None
-        head = self.architecture.head
-        if rows % head:
-            raise CheckpointError(f"{self.checkpoint.path}: {rows} outputs of {part} are no heads of {head} channels")
-        return np.arange(rows).reshape(-1, head // 2, 2).swapaxes(1, 2).reshape(-1)
+        size = self.architecture.head_dim
+        if rows % size:
+            raise CheckpointError(f"{self.checkpoint.path}: {rows} outputs of {part} are no heads of {size} channels")
+        return np.arange(rows).reshape(-1, size // 2, 2).swapaxes(1, 2).reshape(-1)

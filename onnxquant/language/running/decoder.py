@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxquant import runtime
 from onnxquant.errors import FeedError, ModelError, nearest
 from onnxquant.graph.io import outlined
-from onnxquant.language.graph import LOGITS_COUNT
+from onnxquant.language.folder_names import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_COUNT, POSITION_IDS
 from onnxquant.language.running.folder import CachePart, DecoderConfig, read_config
 
 Tokens: TypeAlias = NDArray[np.int64]
@@ -60,8 +60,8 @@ class Decoder:
         inputs = {name: (kind, shape) for name, kind, shape in runtime.inputs_of(self._session)}
         outputs = runtime.outputs_of(self._session)
         _check_names(config, list(inputs), list(outputs))
-        self._has_mask = config.names["attention_mask"] in inputs
-        self._has_positions = config.names["position_ids"] in inputs
+        self._has_mask = config.names[ATTENTION_MASK] in inputs
+        self._has_positions = config.names[POSITION_IDS] in inputs
         self._dtype = _cache_dtype(config, {part.past: inputs[part.past][0] for part in config.cache})
         self._shapes = {part: _heads(config, part, inputs[part.past][1]) for part in config.cache}
         self.shares_buffers = _shares_buffers(outline, config)
@@ -81,7 +81,7 @@ class Decoder:
         Raises:
             FeedError: the decoder holds fewer tokens.
         """
-        limit = self.config.context
+        limit = self.config.context_length
         if capacity is not None and limit is not None and capacity > limit:
             raise FeedError(
                 f"{self.folder}: {capacity} tokens are more than its context of {limit}: give a shorter text or ask for fewer"
@@ -211,21 +211,21 @@ class Context:
         decoder, names = self.decoder, self.decoder.config.names
         length = tokens.shape[1]
         slots = np.arange(self._slots)
-        feed: dict[str, NDArray[Any]] = {names["input_ids"]: tokens}
+        feed: dict[str, NDArray[Any]] = {names[INPUT_IDS]: tokens}
         padding = self._slots - self.lengths[:, None]
         if decoder._has_mask:
             is_token = slots < self.lengths[:, None] if decoder.pads_right else slots >= padding
-            feed[names["attention_mask"]] = is_token.astype(np.int64)
+            feed[names[ATTENTION_MASK]] = is_token.astype(np.int64)
         if decoder._has_positions:
             shift = 0 if decoder.pads_right and self._slots == length else padding
-            feed[names["position_ids"]] = np.maximum(slots[-length:] - shift, 0).astype(np.int64)
-            feed[names["position_ids"]] = np.broadcast_to(feed[names["position_ids"]], tokens.shape)
+            feed[names[POSITION_IDS]] = np.maximum(slots[-length:] - shift, 0).astype(np.int64)
+            feed[names[POSITION_IDS]] = np.broadcast_to(feed[names[POSITION_IDS]], tokens.shape)
         past = {part.past: buffer for part, buffer in self._cache.items()}
         present = {part.present: buffer if self._shares else None for part, buffer in self._cache.items()}
         if decoder._takes_count:
             feed[LOGITS_COUNT] = np.array(count)
-        outputs = runtime.run_on_buffers(decoder._session, feed, past, {names["logits"]: None, **present})
-        logits = outputs[names["logits"]].numpy()
+        outputs = runtime.run_on_buffers(decoder._session, feed, past, {names[LOGITS]: None, **present})
+        logits = outputs[names[LOGITS]].numpy()
         if not self._shares:
             self._cache = {part: outputs[part.present] for part in self._cache}
         return np.asarray(logits, np.float32)
@@ -234,14 +234,14 @@ class Context:
 def _check_names(config: DecoderConfig, inputs: list[str], outputs: list[str]) -> None:
     """Refuse a graph that lacks an input or output of the configuration, or has inputs of which that says nothing."""
     names = config.names
-    needed = {"input_ids", *config.named} & (names.keys() - {"logits"})
+    needed = {INPUT_IDS, *config.named} & (names.keys() - {LOGITS})
     expected = [*(names[use] for use in sorted(needed)), *(part.past for part in config.cache)]
     for name in expected:
         if name not in inputs:
             raise ModelError(
                 f"{config.model}: has no input {name!r}, which {config.source} makes it have{nearest(name, inputs)}"
             )
-    for name in (names["logits"], *(part.present for part in config.cache)):
+    for name in (names[LOGITS], *(part.present for part in config.cache)):
         if name not in outputs:
             raise ModelError(
                 f"{config.model}: has no output {name!r}, which {config.source} makes it have{nearest(name, outputs)}"
@@ -267,7 +267,7 @@ def _heads(config: DecoderConfig, part: CachePart, shape: Sequence[int | str | N
     if len(shape) != 4:
         raise ModelError(f"{config.model}: {part.past} has the shape {shape}, expected [batch, heads, length, width]")
     sizes = []
-    for place, said, name in ((1, config.kv_heads, "num_key_value_heads"), (3, config.head, "head_size")):
+    for place, said, name in ((1, config.kv_heads, "num_key_value_heads"), (3, config.head_dim, "head_size")):
         stated = shape[place]
         size = stated if isinstance(stated, int) else said
         if size is None:
@@ -297,6 +297,6 @@ def _shares_buffers(outline: onnx.ModelProto, config: DecoderConfig) -> bool:
 
 def _vocabulary(outline: onnx.ModelProto, config: DecoderConfig) -> int | None:
     """Number of tokens: the last size of the logits, else that of the configuration."""
-    logits = next(output for output in outline.graph.output if output.name == config.names["logits"])
+    logits = next(output for output in outline.graph.output if output.name == config.names[LOGITS])
     sizes = logits.type.tensor_type.shape.dim
     return (sizes[-1].dim_value if sizes else 0) or config.vocabulary

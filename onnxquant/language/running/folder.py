@@ -9,27 +9,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from onnxquant.errors import ModelError, shown
 from onnxquant.graph.io import outlined
 from onnxquant.json_data import JsonValue
-from onnxquant.language.genai_config import GENAI, MODEL
+from onnxquant.language.folder_names import (
+    CONFIG,
+    GENAI,
+    GENERATION,
+    INPUTS,
+    MODEL,
+    OUTPUTS,
+    PAST,
+)
 
-CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
-# Where the fields of names are, the names that inputs and outputs have without them, and those that Optimum gives.
-_INPUTS = {
-    "input_ids": "input_ids",
-    "attention_mask": "attention_mask",
-    "position_ids": "position_ids",
-    "past_key_names": "past_key_values.%d.key",
-    "past_value_names": "past_key_values.%d.value",
-}
-_OUTPUTS = {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"}
 _REMEDY = " (onnxquant convert makes one from a GGUF file or a folder of Hugging Face)"
-_PAST = re.compile(r"past_key_values\.(\d+)\.key")
+_PAST_KEY = re.compile(re.escape(PAST["key"]).replace("%d", r"(\d+)"))
 # Layers beyond this are damage.
 _DEEPEST = 1 << 12
 
@@ -53,10 +51,10 @@ class DecoderConfig:
         named: uses whose names the configuration itself gives, so that the graph must have them.
         cache: keys and values of each layer.
         kv_heads: number of heads of keys and values; None: the graph says it.
-        head: width of a head; None: the graph says it.
+        head_dim: channels of a head; None: the graph says it.
         vocabulary: number of tokens; None: the graph says it.
-        context: largest number of tokens of a text and its prompt; None: not known.
-        end: tokens that end a text.
+        context_length: largest number of tokens of a text and its prompt; None: not known.
+        eos: tokens that end a text.
     """
 
     model: Path
@@ -65,10 +63,10 @@ class DecoderConfig:
     named: frozenset[str]
     cache: tuple[CachePart, ...]
     kv_heads: int | None = None
-    head: int | None = None
+    head_dim: int | None = None
     vocabulary: int | None = None
-    context: int | None = None
-    end: tuple[int, ...] = field(default=())
+    context_length: int | None = None
+    eos: tuple[int, ...] = ()
 
 
 def is_decoder_folder(path: str | Path) -> bool:
@@ -165,8 +163,8 @@ def _genai(folder: Path) -> DecoderConfig:
     path = folder / GENAI
     model = _Fields(path, read_json(path)).part("model")
     decoder = model.part("decoder")
-    fields = {**dict.fromkeys(_INPUTS, decoder.part("inputs")), **dict.fromkeys(_OUTPUTS, decoder.part("outputs"))}
-    names = {use: fields[use].text(use, usual) for use, usual in {**_INPUTS, **_OUTPUTS}.items()}
+    fields = {**dict.fromkeys(INPUTS, decoder.part("inputs")), **dict.fromkeys(OUTPUTS, decoder.part("outputs"))}
+    names = {use: fields[use].text(use, usual) for use, usual in {**INPUTS, **OUTPUTS}.items()}
     patterns = {use: name for use, name in names.items() if use.endswith("_names")}
     if wrong := next((use for use, name in patterns.items() if name.count("%d") != 1), None):
         raise ModelError(
@@ -182,10 +180,10 @@ def _genai(folder: Path) -> DecoderConfig:
         named=frozenset(use for use, name in names.items() if fields[use].has(use)),
         cache=_cache(patterns, range(_depth(path, decoder.needed("num_hidden_layers")))),
         kv_heads=decoder.count("num_key_value_heads"),
-        head=decoder.count("head_size"),
+        head_dim=decoder.count("head_size"),
         vocabulary=model.count("vocab_size"),
-        context=model.count("context_length"),
-        end=model.tokens("eos_token_id"),
+        context_length=model.count("context_length"),
+        eos=model.tokens("eos_token_id"),
     )
 
 
@@ -195,19 +193,19 @@ def _plain(folder: Path) -> DecoderConfig:
     if not file.is_file():
         raise ModelError(f"{folder}: has neither {GENAI} nor {MODEL}; expected a decoder folder{_REMEDY}")
     inputs = [i.name for i in outlined(file).graph.input]
-    layers = sorted(int(match[1]) for match in map(_PAST.fullmatch, inputs) if match)
+    layers = sorted(int(match[1]) for match in map(_PAST_KEY.fullmatch, inputs) if match)
     if not layers:
         raise ModelError(
-            f"{file}: has no inputs past_key_values.N.key, but {shown(inputs)}; expected a decoder with a key/value "
-            f"cache, or a {GENAI} that names its inputs"
+            f"{file}: has no inputs {PAST['key'].replace('%d', 'N')}, but {shown(inputs)}; expected a decoder with a "
+            f"key/value cache, or a {GENAI} that names its inputs"
         )
-    usual = {**_INPUTS, **_OUTPUTS}
+    usual = {**INPUTS, **OUTPUTS}
     patterns = {use: name for use, name in usual.items() if use.endswith("_names")}
     path = folder / CONFIG
     config = _Fields(path, read_json(path) if path.is_file() else {})
     generation = folder / GENERATION
     settings = _Fields(generation, read_json(generation) if generation.is_file() else {})
-    heads, width = config.count("num_attention_heads"), config.count("hidden_size")
+    heads, hidden_size = config.count("num_attention_heads"), config.count("hidden_size")
     return DecoderConfig(
         model=file,
         source=path if path.is_file() else file,
@@ -215,10 +213,10 @@ def _plain(folder: Path) -> DecoderConfig:
         named=frozenset(),
         cache=_cache(patterns, layers),
         kv_heads=config.count("num_key_value_heads") or heads,
-        head=config.count("head_dim") or (width // heads if width and heads else None),
+        head_dim=config.count("head_dim") or (hidden_size // heads if hidden_size and heads else None),
         vocabulary=config.count("vocab_size"),
-        context=config.count("max_position_embeddings"),
-        end=settings.tokens("eos_token_id") or config.tokens("eos_token_id"),
+        context_length=config.count("max_position_embeddings"),
+        eos=settings.tokens("eos_token_id") or config.tokens("eos_token_id"),
     )
 
 

@@ -59,7 +59,7 @@ class Generation(Iterator[str]):
     ) -> None:
         self._context, self._prompt, self._sampler = context, prompt, sampler
         self._stream = TextStream(tokenizer)
-        self._end = frozenset(context.decoder.config.end)
+        self._eos = frozenset(context.decoder.config.eos)
         self._max_tokens = max_tokens
         self._pieces: list[str] = []
         self._tokens: list[int] = []
@@ -85,7 +85,7 @@ class Generation(Iterator[str]):
         self._last = time.perf_counter()
         if not self._tokens:
             self._first = self._last
-        if token in self._end:
+        if token in self._eos:
             self._stopped_by = END
             return self._stream.end()
         self._tokens.append(token)
@@ -157,7 +157,7 @@ def generate(
     tokens = tokenizer.encode(chat_prompt(place, prompt), special=False) if chat else tokenizer.encode(prompt)
     if not tokens:
         raise FeedError("prompt is empty, and the tokenizer begins a text with no token: expected a text")
-    limit = decoder.config.context
+    limit = decoder.config.context_length
     if limit is not None and len(tokens) >= limit:
         raise FeedError(
             f"prompt has {len(tokens)} tokens, and the context of {decoder.config.source} {limit}: expected a shorter one"

@@ -17,9 +17,10 @@ from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.graph.io import load
 from onnxquant.json_data import INLINE
 from onnxquant.language.convert import convert
+from onnxquant.language.folder_names import MODEL, TOKENIZER
 from onnxquant.language.running.decoder import Decoder, Tokens
 from onnxquant.language.running.divergence import Comparison, Divergence
-from onnxquant.language.running.folder import TOKENIZER, is_decoder_folder
+from onnxquant.language.running.folder import is_decoder_folder
 from onnxquant.language.running.text import TextTokenizer
 from onnxquant.recipe.progress import Progress, silent
 
@@ -94,7 +95,7 @@ class LanguageBounds:
         if not isfinite(figures.original_perplexity.value):
             return ["logits of the original are no finite numbers"]
         if not (isfinite(figures.perplexity.value) and isfinite(figures.kl.value)):
-            return ["logits are no finite numbers: `onnxquant verify` of its model.onnx names tensors that are damaged"]
+            return [f"logits are no finite numbers: `onnxquant verify` of its {MODEL} names tensors that are damaged"]
         return [
             f"{name} is {value:.4g}, the bound {bound:g}"
             for name, value, bound in (
@@ -159,9 +160,13 @@ def validate(
                 f"{decoder.config.model} has {decoder.vocabulary} tokens, {original} {reference.vocabulary}: "
                 "expected decoders of the same vocabulary"
             )
-        size = window or min([WINDOW, *(d.config.context for d in (reference, decoder) if d.config.context)])
+        size = window or min(
+            [WINDOW, *(d.config.context_length for d in (reference, decoder) if d.config.context_length)]
+        )
         if size < _SMALLEST_WINDOW:
-            raise ModelError(f"a context of {size} tokens is too short for a proof; expected {_SMALLEST_WINDOW} or more")
+            raise ModelError(
+                f"a context of {size} tokens is too short for a proof; expected {_SMALLEST_WINDOW} or more"
+            )
         if tokens is not None and tokens < size:
             raise RecipeError(f"tokens is {tokens}, fewer than a window of {size}: give more, or a smaller window")
         ids, prefix = _tokens(reference, decoder, read)

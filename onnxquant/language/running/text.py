@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxquant.errors import FeedError, ModelError
-from onnxquant.language.running.folder import TOKENIZER
+from onnxquant.language.folder_names import TOKENIZER
 
 # The character that stands for bytes which are no character, or not yet.
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"

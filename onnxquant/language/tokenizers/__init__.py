@@ -6,8 +6,7 @@ read. Writing needs neither. It may import interchange and every room below; wha
 
 from __future__ import annotations
 
-from onnxquant.language.tokenizers.hub_folder import FILES as TOKENIZER_FILES
 from onnxquant.language.tokenizers.tokenizer import TokenizerFacts
 from onnxquant.language.tokenizers.write import has_tokenizer, write_tokenizer
 
-__all__ = ["TOKENIZER_FILES", "TokenizerFacts", "has_tokenizer", "write_tokenizer"]
+__all__ = ["TokenizerFacts", "has_tokenizer", "write_tokenizer"]

@@ -6,20 +6,20 @@ import json
 from pathlib import Path
 
 from onnxquant.json_data import JsonObject, JsonValue
+from onnxquant.language.folder_names import TOKENIZER, TOKENIZER_CONFIG
 from onnxquant.language.tokenizers.patterns import Words
 from onnxquant.language.tokenizers.portable import byte_level, split
 from onnxquant.language.tokenizers.tokenizer import Pieces, Tokenizer, TokenizerFacts
 from onnxquant.language.tokenizers.vocabulary import CUT_OUT, SPECIAL
 from onnxquant.system.files import atomically
 
-TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 # The class that every reader takes for what tokenizer.json says; others rebuild the tokenizer by rules of their own.
 GENERIC_CLASS = "PreTrainedTokenizerFast"
 # Where a space is put before a text, onnxruntime-genai cuts words by a pattern that is not the tokenizer's for any class but
 # this one.
 WHOLE_TEXT_CLASS = "GemmaTokenizer"
 WHOLE_TEXT_NOTE = (
-    f"tokenizer_config.json names the class {WHOLE_TEXT_CLASS}, by which onnxruntime-genai takes a text as a whole; in "
+    f"{TOKENIZER_CONFIG} names the class {WHOLE_TEXT_CLASS}, by which onnxruntime-genai takes a text as a whole; in "
     f"transformers open the folder with {GENERIC_CLASS}, since AutoTokenizer goes by that class and leaves out the space "
     "before a text"
 )
@@ -37,7 +37,7 @@ def write_files(tokenizer: Tokenizer, folder: Path) -> TokenizerFacts:
         OutputError: they cannot be written.
     """
     write_json(folder / TOKENIZER, _tokenizer(tokenizer))
-    write_json(folder / CONFIG, _config(tokenizer))
+    write_json(folder / TOKENIZER_CONFIG, _config(tokenizer))
     special, splitting = tokenizer.special, tokenizer.splitting
     notes = []
     if isinstance(splitting, Words) and not splitting.portable:

@@ -10,11 +10,20 @@ from pathlib import Path
 from onnxquant.errors import CheckpointError, OutputError, shown
 from onnxquant.interchange.cursor import json_file
 from onnxquant.json_data import JsonObject, JsonValue
-from onnxquant.language.tokenizers import piece_model
-from onnxquant.language.tokenizers.files import (
+from onnxquant.language.folder_names import (
+    ADDED_TOKENS,
+    BESIDE_TOKENIZER,
+    CHAT_TEMPLATE,
     CONFIG,
-    GENERIC_CLASS,
+    GENERATION,
+    OLD_CHAT_TEMPLATE,
+    PIECES,
+    SPECIAL_TOKENS,
     TOKENIZER,
+    TOKENIZER_CONFIG,
+)
+from onnxquant.language.tokenizers.files import (
+    GENERIC_CLASS,
     WHOLE_TEXT_CLASS,
     WHOLE_TEXT_NOTE,
     write_files,
@@ -26,14 +35,6 @@ from onnxquant.language.tokenizers.portable import portable
 from onnxquant.language.tokenizers.tokenizer import Pieces, SpecialIds, Tokenizer, TokenizerFacts
 from onnxquant.language.tokenizers.vocabulary import MOST_TOKENS, TokenKind, Vocabulary
 
-_MAP, _ADDED, _MODEL_CONFIG, _GENERATION = (
-    "special_tokens_map.json", "added_tokens.json", "config.json", "generation_config.json",
-)  # fmt: skip
-_TEMPLATE, _OLD_TEMPLATE = "chat_template.jinja", "chat_template.json"
-# Files that stand beside tokenizer.json and are copied as they are; the configuration of generation names ends of texts.
-_COPIED = (_MAP, _ADDED, _TEMPLATE, _OLD_TEMPLATE, _GENERATION, piece_model.FILE)
-FILES = (TOKENIZER, CONFIG, *_COPIED)
-"""Files of a tokenizer in a decoder folder."""
 # Other tokenizers' files, which messages name.
 _OTHERS = ("vocab.json", "merges.txt", "tekken.json", "tokenizer.tiktoken", "qwen.tiktoken", "spiece.model")
 _LONGEST_TEMPLATE = 1 << 22
@@ -49,7 +50,7 @@ _SPACE_SIGN = "\u2581"
 
 def has_hub_tokenizer(folder: Path) -> bool:
     """Whether a checkpoint's folder has files of a tokenizer, of any kind."""
-    return any((folder / name).exists() for name in (TOKENIZER, piece_model.FILE, *_OTHERS))
+    return any((folder / name).exists() for name in (TOKENIZER, PIECES, *_OTHERS))
 
 
 def write_hub_tokenizer(folder: Path, output: Path, rows: int | None) -> TokenizerFacts:
@@ -67,11 +68,11 @@ def write_hub_tokenizer(folder: Path, output: Path, rows: int | None) -> Tokeniz
     source = _Source(folder)
     if source.has(TOKENIZER):
         return _copy(source, output, rows)
-    if source.has(piece_model.FILE):
+    if source.has(PIECES):
         return _build(source, output, rows)
     others = [name for name in _OTHERS if source.has(name)]
     raise CheckpointError(
-        f"{folder}: has no {TOKENIZER} and no {piece_model.FILE}{' but ' if others else ''}{', '.join(others)}; save the "
+        f"{folder}: has no {TOKENIZER} and no {PIECES}{' but ' if others else ''}{', '.join(others)}; save the "
         "tokenizer with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
     )
 
@@ -92,7 +93,7 @@ class _Source:
 
     def token(self, name: str) -> str | None:
         """The text of a special token; None where no file names one."""
-        for file in (CONFIG, _MAP):
+        for file in (TOKENIZER_CONFIG, SPECIAL_TOKENS):
             value = self.entries(file).get(name)
             if isinstance(value, dict):
                 value = value.get("content")
@@ -103,7 +104,7 @@ class _Source:
     def ids(self, name: str) -> list[int]:
         """The ids that the configurations of generation and of the model have under a name; none is below 0."""
         ids: list[int] = []
-        for file in (_GENERATION, _MODEL_CONFIG):
+        for file in (GENERATION, CONFIG):
             entries = self.entries(file)
             inner = entries.get("text_config")
             values = [entries.get(name), inner.get(name) if isinstance(inner, dict) else None]
@@ -114,15 +115,15 @@ class _Source:
 
     def template(self) -> str | None:
         """The template of a conversation: in a file of its own, or of several in a list the default one."""
-        if self.has(_TEMPLATE):
-            path = self.folder / _TEMPLATE
+        if self.has(CHAT_TEMPLATE):
+            path = self.folder / CHAT_TEMPLATE
             if path.stat().st_size > _LONGEST_TEMPLATE:
                 raise CheckpointError(f"{path}: has more than {_LONGEST_TEMPLATE} bytes")
             try:
                 return path.read_text(encoding="utf-8")
             except UnicodeDecodeError:
                 raise CheckpointError(f"{path}: is not UTF-8") from None
-        for file in (CONFIG, _OLD_TEMPLATE):
+        for file in (TOKENIZER_CONFIG, OLD_CHAT_TEMPLATE):
             value = self.entries(file).get("chat_template")
             if isinstance(value, list):
                 named = [entry for entry in value if isinstance(entry, dict) and entry.get("name") == "default"]
@@ -166,13 +167,13 @@ class _Known:
         if text is None:
             return []
         if text not in self.ids:
-            raise self.source.error(CONFIG, f"{name} is {shown(text)}, which is not in the vocabulary")
+            raise self.source.error(TOKENIZER_CONFIG, f"{name} is {shown(text)}, which is not in the vocabulary")
         return [self.ids[text]]
 
     def _checked(self, number: int, name: str) -> int:
         if number >= self.size:
             raise self.source.error(
-                _MODEL_CONFIG, f"{name} is {number} here or in {_GENERATION}; expected an id below {self.size}"
+                CONFIG, f"{name} is {number} here or in {GENERATION}; expected an id below {self.size}"
             )
         return number
 
@@ -190,8 +191,8 @@ def _copy(source: _Source, output: Path, rows: int | None) -> TokenizerFacts:
     else:
         _copy_file(source.folder / TOKENIZER, output)
     is_whole = _is_whole_text(data)
-    write_json(output / CONFIG, _config(source.entries(CONFIG), template, is_whole))
-    for name in _COPIED:
+    write_json(output / TOKENIZER_CONFIG, _config(source.entries(TOKENIZER_CONFIG), template, is_whole))
+    for name in BESIDE_TOKENIZER:
         if source.has(name):
             _copy_file(source.folder / name, output)
     bos = [text for text, number in ids.items() if number == special.bos]
@@ -273,12 +274,12 @@ def _template_tokens(step: JsonValue) -> Iterator[str]:
 
 def _build(source: _Source, output: Path, rows: int | None) -> TokenizerFacts:
     """Build tokenizer.json of the pieces of a tokenizer.model and the tokens that other files add."""
-    pieces = read_pieces(source.folder / piece_model.FILE)
+    pieces = read_pieces(source.folder / PIECES)
     added = _added(source, len(pieces.texts))
     vocabulary = _with_added(source, pieces, added)
-    _refuse_larger(source, piece_model.FILE, vocabulary.size, rows)
+    _refuse_larger(source, PIECES, vocabulary.size, rows)
     scores = (*pieces.scores, *[0.0] * (vocabulary.size - len(pieces.scores)))
-    config = source.entries(CONFIG)
+    config = source.entries(TOKENIZER_CONFIG)
     special = _Known(source, vocabulary.ids, max(vocabulary.size, rows or 0)).special(pieces.special)
     special = replace(
         special,
@@ -289,8 +290,8 @@ def _build(source: _Source, output: Path, rows: int | None) -> TokenizerFacts:
     strips = frozenset(number for number, token in added.items() if token.strips_right)
     tokenizer = Tokenizer(vocabulary, scored_merges(vocabulary, scores), splitting, special, strips, source.template())
     facts = write_files(tokenizer, output)
-    if source.has(_GENERATION):
-        _copy_file(source.folder / _GENERATION, output)
+    if source.has(GENERATION):
+        _copy_file(source.folder / GENERATION, output)
     return facts
 
 
@@ -306,14 +307,16 @@ class _AddedToken:
 def _added(source: _Source, count: int) -> dict[int, _AddedToken]:
     """Tokens by id that files beside the pieces add."""
     tokens: dict[int, _AddedToken] = {}
-    for text, number in source.entries(_ADDED).items():
-        tokens[_added_id(source, _ADDED, number, count)] = _AddedToken(text, True)
-    described = source.entries(CONFIG).get("added_tokens_decoder")
+    for text, number in source.entries(ADDED_TOKENS).items():
+        tokens[_added_id(source, ADDED_TOKENS, number, count)] = _AddedToken(text, True)
+    described = source.entries(TOKENIZER_CONFIG).get("added_tokens_decoder")
     for key, entry in (described if isinstance(described, dict) else {}).items():
         content = entry.get("content") if isinstance(entry, dict) else None
         if not isinstance(entry, dict) or not isinstance(content, str) or not key.isdecimal():
-            raise source.error(CONFIG, f"added_tokens_decoder has {shown(entry)} under {shown(key)}; expected a token")
-        number = _added_id(source, CONFIG, int(key[:20]), count)
+            raise source.error(
+                TOKENIZER_CONFIG, f"added_tokens_decoder has {shown(entry)} under {shown(key)}; expected a token"
+            )
+        number = _added_id(source, TOKENIZER_CONFIG, int(key[:20]), count)
         tokens[number] = _AddedToken(content, entry.get("special") is True, entry.get("rstrip") is True)
     return tokens
 
@@ -338,4 +341,4 @@ def _with_added(source: _Source, pieces: PieceModel, added: Mapping[int, _AddedT
     for number, kind in enumerate(kinds):
         if kind == TokenKind.USER_DEFINED:  # they are found in a text before signs stand for its spaces
             texts[number] = texts[number].replace(_SPACE_SIGN, " ")
-    return Vocabulary(str(source.folder / piece_model.FILE), tuple(texts), tuple(kinds))
+    return Vocabulary(str(source.folder / PIECES), tuple(texts), tuple(kinds))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from onnxquant.errors import CheckpointError
 from onnxquant.interchange.cursor import MappedFile
+from onnxquant.language.folder_names import TOKENIZER
 from onnxquant.language.tokenizers.tokenizer import SpecialIds
 from onnxquant.language.tokenizers.vocabulary import TokenKind
 
-FILE = "tokenizer.model"
 # Numbers of the fields that are read: of the file, of a piece, of its trainer, of its normalizer.
 _PIECE, _TRAINER, _NORMALIZER = 1, 2, 3
 _TEXT, _SCORE, _KIND = 1, 2, 3
@@ -72,7 +72,7 @@ def read_pieces(path: Path) -> PieceModel:
     if normalizer.raw(_CHARACTER_MAP):
         raise CheckpointError(
             f"{path}: normalizes texts by a table of characters, which onnxquant does not write; save the tokenizer with "
-            "transformers, as tokenizer.json"
+            f"transformers, as {TOKENIZER}"
         )
     special = SpecialIds(
         unknown=_id(trainer.integer(_UNKNOWN, 0)), bos=_id(trainer.integer(_BOS, 1)),

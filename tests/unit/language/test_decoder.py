@@ -42,7 +42,7 @@ def test_the_cache_is_shared_where_the_graph_allows_it(folders: dict[str, Path])
 
 
 def test_facts_come_from_the_configuration(decoder: Decoder) -> None:
-    assert (decoder.vocabulary, decoder.config.context, decoder.config.end) == (VOCABULARY, CONTEXT, (END,))
+    assert (decoder.vocabulary, decoder.config.context_length, decoder.config.eos) == (VOCABULARY, CONTEXT, (END,))
 
 
 @pytest.mark.parametrize("sizes", [(8,), (1,) * 8, (3, 4, 1)], ids=str)

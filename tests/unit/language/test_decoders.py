@@ -114,7 +114,9 @@ def gguf_of(checkpoint: Path, output: Path, form: str | None, **entries: Any) ->
         if array.ndim == 2 and form is not None:
             tensors[name] = encoded = onnxquant.encode(rows, form)
             values = onnxquant.decode(encoded)
-            decoded[key] = values if count is None else values.reshape(count, -1, 2, shape[1]).swapaxes(1, 2).reshape(shape)
+            decoded[key] = (
+                values if count is None else values.reshape(count, -1, 2, shape[1]).swapaxes(1, 2).reshape(shape)
+            )
         else:
             decoded[key] = array
             tensors[name] = rows + np.float32(is_gemma) if array.ndim == 1 else rows
@@ -182,7 +184,9 @@ def test_codes_of_gguf_move_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_halves_with_nan_are_refused(dtype: type, tmp_path: Path) -> None:
     source = save_checkpoint("llama", tmp_path / "checkpoint")
-    arrays = {name: tensor.array().astype(dtype) for name, tensor in interchange.open_checkpoint(source).tensors.items()}
+    arrays = {
+        name: tensor.array().astype(dtype) for name, tensor in interchange.open_checkpoint(source).tensors.items()
+    }
     arrays["model.layers.1.mlp.down_proj.weight"][63, 95] = np.inf
     interchange.save(source / "model.safetensors", arrays, force=True)
     with pytest.raises(WeightError, match=r"layers\.1\.mlp\.down_proj\.weight holds NaN or infinity"):
@@ -253,10 +257,10 @@ def test_vectors_with_nan_are_refused(name: str, tmp_path: Path) -> None:
 def test_entries_that_are_absent_are_what_transformers_takes(tmp_path: Path) -> None:
     """A window of 4096 for mistral, caps of 50 and 30 for gemma2; null is an entry."""
     config = {"model_type": "mistral", **_SIZES}
-    assert architecture_of_config("", config).layers[0].window == 4096
-    assert architecture_of_config("", config | {"sliding_window": None}).layers[0].window is None
+    assert architecture_of_config("", config).layers[0].sliding_window == 4096
+    assert architecture_of_config("", config | {"sliding_window": None}).layers[0].sliding_window is None
     gemma = architecture_of_config("", {"model_type": "gemma2", **_SIZES})
-    assert (gemma.softcap, gemma.logit_softcap, gemma.is_tied, gemma.head) == (50, 30, True, 256)
+    assert (gemma.softcap, gemma.logit_softcap, gemma.is_tied, gemma.head_dim) == (50, 30, True, 256)
     pictures = architecture_of_config("", {"model_type": "gemma3", "text_config": {"num_hidden_layers": 3}})
     assert (pictures.heads, pictures.kv_heads, pictures.softcap, pictures.vocabulary) == (8, 4, 0, 262208)
 
@@ -286,7 +290,9 @@ def test_the_command_makes_a_folder_of_an_output_without_an_ending(tmp_path: Pat
     source, output = str(tmp_path / "model.gguf"), str(tmp_path / "decoder")
     result = CliRunner().invoke(main, ["convert", source, "-o", output])
     assert result.exit_code == 0 and "q4_0" in result.output and "4.5 bits each" in result.output
-    assert (tmp_path / "decoder" / "genai_config.json").exists() and "generate" not in result.output  # it has no tokenizer
+    assert (
+        tmp_path / "decoder" / "genai_config.json"
+    ).exists() and "generate" not in result.output  # it has no tokenizer
     result = CliRunner().invoke(main, ["convert", source, "-o", output, "--force", "--json", "--context", "32"])
     assert json.loads(result.output)["context"] == 32
     for arguments, message in (
