@@ -78,7 +78,7 @@ def _source(folder: Path, name: str, gigabytes: float) -> Path:
     return path
 
 
-def _touched(path: Path) -> int:
+def touched(path: Path) -> int:
     """Bytes of a checkpoint, all read once."""
     files = [path] if path.is_file() else list(path.iterdir())
     for file in files:
@@ -116,7 +116,7 @@ def _measure(work: Callable[[], object], limit: int | None, sender: Connection) 
     sender.send(Usage(*seconds, _bytes("VmHWM") - before, most[0] - base))
 
 
-def _measured(work: Callable[[], object], limit: int | None = None) -> Usage:
+def measured(work: Callable[[], object], limit: int | None = None) -> Usage:
     """The use of the machine by some work, in a new process."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(target=_measure, args=(work, limit, sender))
@@ -136,9 +136,9 @@ def _speed(name: str, amount: float, size: int, usage: Usage) -> Speed:
 
 def _conversion(folder: Path, source: str, end: str, gigabytes: float) -> Speed:
     path = _source(folder, source, gigabytes)
-    size = _touched(path)
+    size = touched(path)
     output = folder / f"output{end}"
-    usage = _measured(partial(interchange.convert, path, output))
+    usage = measured(partial(interchange.convert, path, output))
     for place in (path, output):
         shutil.rmtree(place) if place.is_dir() else place.unlink()
     return _speed(f"{source} to {end}", size / 1e9, size, usage)
@@ -149,8 +149,8 @@ def _quantization(folder: Path, form: str, end: str) -> Speed:
     count = 40
     weights = {f"l{i}.weight": rng.standard_normal((1024, 1024), np.float32) for i in range(count)}
     interchange.save(folder / "floats.safetensors", weights)
-    size = _touched(folder / "floats.safetensors")
-    usage = _measured(partial(interchange.quantize, folder / "floats.safetensors", folder / f"quantized{end}", form))
+    size = touched(folder / "floats.safetensors")
+    usage = measured(partial(interchange.quantize, folder / "floats.safetensors", folder / f"quantized{end}", form))
     return _speed(f"quantize 1024x1024 to {form}: tensors", count, size, usage)
 
 
@@ -170,7 +170,7 @@ def _large(folder: Path, gigabytes: float) -> Speed:
     size = path.stat().st_size
     work = partial(interchange.quantize, path, folder / "output.gguf", "q4_0", include="mlp")
     name = f"{size / 1e9:.1f} GB of float16, an eighth to q4_0"
-    return _speed(name, size / 1e9, size, _measured(work, _LIMIT))
+    return _speed(name, size / 1e9, size, measured(work, _LIMIT))
 
 
 def _over_first(speed: Speed, before: Sequence[Speed]) -> Speed:

@@ -36,7 +36,7 @@ class DecoderDocument(Document):
         """Values of a tensor."""
         if not self._is_of_checkpoint(tensor):
             return super().array(tensor)
-        array = self._graph.matrices[tensor.name].array()
+        array = np.asarray(self._graph.matrices[tensor.name].array(), np.float32)
         return array.T if tensor.name in self._graph.transposed else array
 
     def raw(self, tensor: onnx.TensorProto) -> memoryview | None:

@@ -81,8 +81,8 @@ class Matrix:
         return joined([independent(part) for part in parts], self._order())
 
     def array(self) -> Array:
-        """Its numbers, float32 [rows, cols]."""
-        arrays = [_ordered(np.asarray(part.tensor.array(), np.float32), part.order) for part in self.parts]
+        """Its numbers [rows, cols] in the type that the checkpoint has them in; codes are decoded to float32."""
+        arrays = [_ordered(part.tensor.array(), part.order) for part in self.parts]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def halves(self, form: Format) -> Encoded:
@@ -91,8 +91,7 @@ class Matrix:
         Raises:
             WeightError: it holds NaN or infinity.
         """
-        arrays = [_ordered(part.tensor.array(), part.order) for part in self.parts]
-        values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        values = self.array()
         exponent = np.uint16(_EXPONENTS[form.name])
         for begin in range(0, self.rows, _ROWS):
             bits = values[begin : begin + _ROWS].view(np.uint16)

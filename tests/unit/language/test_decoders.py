@@ -182,6 +182,21 @@ def test_codes_of_gguf_move_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_16_bit_floats_get_the_codes_of_their_numbers(dtype: type, tmp_path: Path) -> None:
+    source = save_checkpoint("llama", tmp_path / "checkpoint")
+    halves = {name: t.array().astype(dtype) for name, t in interchange.open_checkpoint(source).tensors.items()}
+    files: dict[str, list[bytes]] = {"int4": [], "q4_0": []}
+    for values in (halves, {name: array.astype(np.float32) for name, array in halves.items()}):
+        interchange.save(source / "model.safetensors", values, force=True)
+        for form, stored in files.items():
+            output = tmp_path / f"{form}-{len(stored)}"
+            convert(source, output, format=form)
+            stored.append((output / "model.onnx.data").read_bytes())
+    for form, (of_halves, of_floats) in files.items():
+        assert of_halves == of_floats, form
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_halves_with_nan_are_refused(dtype: type, tmp_path: Path) -> None:
     source = save_checkpoint("llama", tmp_path / "checkpoint")
     arrays = {
