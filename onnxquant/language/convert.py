@@ -24,12 +24,14 @@ from onnxquant.interchange.tensor import Checkpoint
 from onnxquant.json_data import JsonValue
 from onnxquant.language.architecture import Architecture
 from onnxquant.language.document import DecoderDocument
+from onnxquant.language.fields import Fields, JsonFiles
 from onnxquant.language.folder_names import CONFIG, DATA, GENAI, MODEL, TOKENIZER, is_file_of_decoder
-from onnxquant.language.genai_config import SpecialTokens, genai_config
+from onnxquant.language.genai_config import genai_config
 from onnxquant.language.gguf_config import architecture_of_gguf
 from onnxquant.language.graph import DecoderGraph, decoder_graph
 from onnxquant.language.hf_config import architecture_of_config
 from onnxquant.language.names import Names
+from onnxquant.language.special_tokens import SpecialTokens
 from onnxquant.language.tokenizers import has_tokenizer, write_tokenizer
 from onnxquant.language.weights import Matrix, Weights
 from onnxquant.native import dispatch
@@ -40,6 +42,7 @@ from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Rule
 from onnxquant.targets import AUTO
 
+_GGUF = "gguf"
 # Options of a rule that hold here, beside the parameters of formats.
 _RULE_OPTIONS = ("format", "bits", "include", "exclude", "target", "compute")
 # Formats that hold 16-bit floats as they are.
@@ -132,7 +135,8 @@ def convert(
         raise RecipeError(f"{output}: a decoder is a folder with {MODEL} in it; expected a name without .onnx")
     checkpoint = open_checkpoint(source)
     refuse_output(checkpoint, output, is_folder=True, force=force)
-    architecture = architecture_of(checkpoint)
+    files = JsonFiles(checkpoint.folder)
+    architecture = architecture_of(checkpoint, files)
     positions = architecture.context_length if context is None else context
     if not 0 < positions <= architecture.context_length:
         raise RecipeError(
@@ -145,7 +149,7 @@ def convert(
     in_float = work.notes()
     with whole_folder(output, is_file_of_decoder) as folder:
         work.write(folder / MODEL)
-        tokens, notes = _tokenizer(checkpoint, folder, architecture.vocabulary)
+        tokens, notes = _tokenizer(checkpoint, files, folder, architecture.vocabulary)
         config = genai_config(architecture, positions, tokens)
         (folder / GENAI).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _copy_config(checkpoint, folder)
@@ -157,64 +161,59 @@ def convert(
     )  # fmt: skip
 
 
-def architecture_of(checkpoint: Checkpoint) -> Architecture:
+def architecture_of(checkpoint: Checkpoint, files: JsonFiles) -> Architecture:
     """The architecture of a checkpoint.
+
+    Args:
+        checkpoint: the checkpoint.
+        files: files beside it.
 
     Raises:
         CheckpointError: it says none, or one that is not known.
     """
-    if checkpoint.container == "gguf":
+    if checkpoint.container == _GGUF:
         return architecture_of_gguf(checkpoint)
-    place = checkpoint.folder / CONFIG
-    return architecture_of_config(str(place), _json(place, checkpoint))
+    if not files.has(CONFIG):
+        raise CheckpointError(f"{checkpoint.path}: has no {CONFIG} beside it, which says what architecture it is of")
+    return architecture_of_config(files.fields(CONFIG))
 
 
 def _names(checkpoint: Checkpoint, architecture: Architecture) -> Names:
-    return Names.of(checkpoint.tensors.keys(), architecture, is_gguf=checkpoint.container == "gguf")
-
-
-def _json(place: Path, checkpoint: Checkpoint) -> Mapping[str, JsonValue]:
-    """The entries of a JSON file beside the tensors."""
-    try:
-        entries = json.loads(place.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{checkpoint.path}: has no {place.name} beside it, which says what architecture it is of"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{place}: cannot be read as JSON: {error}") from None
-    if not isinstance(entries, dict):
-        raise CheckpointError(f"{place}: found {type(entries).__name__}, expected entries by name")
-    return entries
+    return Names.of(checkpoint.tensors.keys(), architecture, is_gguf=checkpoint.container == _GGUF)
 
 
 def _copy_config(checkpoint: Checkpoint, folder: Path) -> None:
     """Copy the checkpoint's own configuration, by which people tell what a folder holds."""
     place = checkpoint.folder / CONFIG
-    if checkpoint.container != "gguf":
+    if checkpoint.container != _GGUF:
         shutil.copyfile(place, folder / CONFIG)
 
 
-def _tokenizer(checkpoint: Checkpoint, folder: Path, vocabulary: int) -> tuple[SpecialTokens, tuple[str, ...]]:
+def _tokenizer(
+    checkpoint: Checkpoint, files: JsonFiles, folder: Path, vocabulary: int
+) -> tuple[SpecialTokens, tuple[str, ...]]:
     """Write the tokenizer of a checkpoint; its special tokens, and sentences about it."""
-    declared = _declared_tokens(checkpoint, vocabulary)
+    declared = _declared_tokens(checkpoint, files, vocabulary)
     if not has_tokenizer(checkpoint):
         return declared, (f"{checkpoint.path} has no tokenizer: put {TOKENIZER} beside {MODEL} to work with texts",)
-    facts = write_tokenizer(checkpoint, folder)
-    bos = declared.bos if facts.bos is None else facts.bos
-    pad = declared.pad if facts.pad is None else facts.pad
-    return SpecialTokens(bos, facts.eos or declared.eos, pad), facts.notes
+    facts = write_tokenizer(checkpoint, folder, files)
+    special = replace(
+        facts.special,
+        bos=declared.bos if facts.special.bos is None else facts.special.bos,
+        eos=facts.special.eos or declared.eos,
+        pad=declared.pad if facts.special.pad is None else facts.special.pad,
+    )
+    return special, facts.notes
 
 
-def _declared_tokens(checkpoint: Checkpoint, vocabulary: int) -> SpecialTokens:
+def _declared_tokens(checkpoint: Checkpoint, files: JsonFiles, vocabulary: int) -> SpecialTokens:
     """The special tokens that a configuration names, of those that there are."""
-    if checkpoint.container == "gguf":
-        entries, names = checkpoint.metadata, [f"tokenizer.ggml.{n}_token_id" for n in ("bos", "eos", "padding")]
+    if checkpoint.container == _GGUF:
+        fields = Fields(str(checkpoint.path), checkpoint.metadata, "tokenizer.ggml.")
+        names = ("bos_token_id", "eos_token_id", "padding_token_id")
     else:
-        entries = _json(checkpoint.folder / CONFIG, checkpoint)
-        names = ["bos_token_id", "eos_token_id", "pad_token_id"]
-    bos, eos, pad = (entries.get(name) for name in names)
-    begins, ends, pads = (_tokens_among(value, vocabulary) for value in (bos, eos, pad))
+        fields, names = files.fields(CONFIG), ("bos_token_id", "eos_token_id", "pad_token_id")
+    begins, ends, pads = (_tokens_among(fields.get(name), vocabulary) for name in names)
     return SpecialTokens(next(iter(begins), None), tuple(dict.fromkeys(ends)), next(iter(pads), None))
 
 

@@ -1,54 +1,74 @@
-"""Typed reading of a checkpoint's configuration, which comes from a file and may hold anything."""
+"""Typed reading of configurations, JSON files and the metadata of GGUF files, which may hold anything."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
+from pathlib import Path
 
-from onnxquant.errors import CheckpointError
+from onnxquant.errors import CheckpointError, OnnxQuantError, shown
+from onnxquant.interchange.cursor import json_file
 from onnxquant.json_data import JsonValue
 
 # Sizes beyond these are damage.
 _LARGEST, _DEEPEST = 1 << 31, 1 << 12
+# Bytes of a file of tensors that would pay for the largest tokenizer.json; see ``json_file``.
+_ALLOWANCE = 1 << 28
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Entries of a configuration.
+    """Entries of a configuration; null is an entry that says nothing.
 
     Attributes:
         place: the file, for messages.
         entries: entries by name.
         prefix: beginning of all names.
+        outer: name of the entry that holds these, for messages.
+        problem: class of the errors about them.
     """
 
     place: str
     entries: Mapping[str, JsonValue]
     prefix: str = ""
+    outer: str = ""
+    problem: type[OnnxQuantError] = CheckpointError
 
     def has(self, name: str) -> bool:
         """Whether there is an entry that says something."""
-        return self.entries.get(self.prefix + name) is not None
+        return self.get(name) is not None
+
+    def get(self, name: str) -> JsonValue:
+        """An entry of any type; None where there is none."""
+        return self.entries.get(self.prefix + name)
 
     def count(self, name: str, default: int | None = None) -> int:
         """A number of things, above 0.
 
         Raises:
-            CheckpointError: it is missing, or none.
+            OnnxQuantError: it is missing, or none.
         """
         value = self._value(name, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if type(value) is not int or not 0 < value < _LARGEST:
-            raise self.error(name, value, "a number of things above 0")
+            raise self.error(name, value, f"a number of things above 0 and below {_LARGEST}")
         return value
+
+    def count_or_none(self, name: str) -> int | None:
+        """A number of things, above 0; None where the entry is missing.
+
+        Raises:
+            OnnxQuantError: it is something else.
+        """
+        return self.count(name) if self.has(name) else None
 
     def depth(self, name: str) -> int:
         """A number of layers.
 
         Raises:
-            CheckpointError: it is missing, none, or beyond any network.
+            OnnxQuantError: it is missing, none, or beyond any network.
         """
         value = self.count(name)
         if value > _DEEPEST:
@@ -59,7 +79,7 @@ class Fields:
         """A finite number.
 
         Raises:
-            CheckpointError: it is missing, or none.
+            OnnxQuantError: it is missing, or none.
         """
         value = self._value(name, default)
         if not _is_number(value):
@@ -70,7 +90,7 @@ class Fields:
         """A number above 0.
 
         Raises:
-            CheckpointError: it is missing, or none.
+            OnnxQuantError: it is missing, or none.
         """
         value = self.number(name, default)
         if value <= 0:
@@ -81,7 +101,7 @@ class Fields:
         """A text.
 
         Raises:
-            CheckpointError: it is missing, or none.
+            OnnxQuantError: it is missing, or none.
         """
         value = self._value(name, default)
         if not isinstance(value, str):
@@ -92,62 +112,120 @@ class Fields:
         """True or false.
 
         Raises:
-            CheckpointError: it is neither.
+            OnnxQuantError: it is neither.
         """
         value = self._value(name, default)
         if not isinstance(value, bool):
             raise self.error(name, value, "true or false")
         return value
 
+    def array(self, name: str, expected: str = "an array") -> Sequence[JsonValue]:
+        """An array of anything.
+
+        Raises:
+            OnnxQuantError: it is missing, or none.
+        """
+        value = self.get(name)
+        if not isinstance(value, list):
+            raise self.error(name, value, expected)
+        return value
+
     def numbers(self, name: str) -> list[float]:
         """A list of numbers above 0.
 
         Raises:
-            CheckpointError: it is missing, or none.
+            OnnxQuantError: it is missing, or none.
         """
-        values = self._list(name, "a list of numbers above 0")
+        expected = "a list of numbers above 0"
+        values = self.array(name, expected)
         if not all(_is_number(value) and float(str(value)) > 0 for value in values):
-            raise self.error(name, values, "a list of numbers above 0")
+            raise self.error(name, values, expected)
         return [float(str(v)) for v in values]
 
     def texts(self, name: str) -> list[str]:
         """A list of texts.
 
         Raises:
-            CheckpointError: it is missing, or none.
+            OnnxQuantError: it is missing, or none.
         """
-        values = self._list(name, "a list of texts")
+        expected = "a list of texts"
+        values = self.array(name, expected)
         if not all(isinstance(value, str) for value in values):
-            raise self.error(name, values, "a list of texts")
+            raise self.error(name, values, expected)
         return [str(value) for value in values]
+
+    def tokens(self, name: str) -> tuple[int, ...]:
+        """The id of a token, or those of several; none where the entry is missing.
+
+        Raises:
+            OnnxQuantError: it is something else.
+        """
+        value = self.get(name)
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        tokens = tuple(token for token in values if type(token) is int and token >= 0)
+        if len(tokens) < len(values):
+            raise self.error(name, value, "the id of a token, or a list of ids")
+        return tokens
 
     def inner(self, name: str) -> Fields:
         """The entries of an entry; none where it is absent.
 
         Raises:
-            CheckpointError: it holds something else.
+            OnnxQuantError: it holds something else.
         """
-        value = self.entries.get(self.prefix + name)
+        value = self.get(name)
         if value is None:
             value = {}
         if not isinstance(value, Mapping):
-            raise self.error(name, value, "entries by name")
-        return Fields(f"{self.place}: {self.prefix}{name}", value)
+            raise self.error(name, value, "an object")
+        return Fields(self.place, value, outer=f"{self.outer}{self.prefix}{name}.", problem=self.problem)
 
-    def error(self, name: str, value: object, expected: str) -> CheckpointError:
+    def error(self, name: str, value: object, expected: str) -> OnnxQuantError:
         """The error for an entry."""
-        shown = "nothing" if value is None else str(value)[:100]
-        return CheckpointError(f"{self.place}: {self.prefix}{name}: found {shown}, expected {expected}")
+        is_missing = value is None and self.prefix + name not in self.entries
+        what = "is missing" if is_missing else f"is {shown(value)}"
+        return self.problem(f"{self.place}: {self.outer}{self.prefix}{name} {what}; expected {expected}")
 
     def _value(self, name: str, default: object) -> object:
-        value = self.entries.get(self.prefix + name)
+        value = self.get(name)
         return default if value is None else value
 
-    def _list(self, name: str, expected: str) -> Sequence[JsonValue]:
-        value = self.entries.get(self.prefix + name)
-        if not isinstance(value, list):
-            raise self.error(name, value, expected)
-        return value
+
+@dataclass(frozen=True)
+class JsonFiles:
+    """The files of JSON in a folder; each is read once.
+
+    Attributes:
+        folder: the folder.
+        problem: class of the errors about them.
+    """
+
+    folder: Path
+    problem: type[OnnxQuantError] = CheckpointError
+    _read: dict[str, Fields] = field(default_factory=dict, repr=False, compare=False)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file."""
+        return (self.folder / name).is_file()
+
+    def fields(self, name: str) -> Fields:
+        """The entries of a file; none where it is missing.
+
+        Raises:
+            OnnxQuantError: it cannot be read, or is no JSON object.
+        """
+        if name not in self._read:
+            path = self.folder / name
+            try:
+                entries = json_file(path, _ALLOWANCE) if self.has(name) else {}
+            except CheckpointError as error:
+                raise self.problem(str(error)) from None
+            self._read[name] = Fields(str(path), entries, problem=self.problem)
+        return self._read[name]
+
+    def error(self, name: str, sentence: str) -> OnnxQuantError:
+        """The error of a file."""
+        return self.problem(f"{self.folder / name}: {sentence}")
 
 
 def _is_number(value: object) -> bool:

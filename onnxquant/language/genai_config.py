@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from onnxquant.json_data import JsonValue
 from onnxquant.language.architecture import Architecture
 from onnxquant.language.folder_names import INPUTS, MODEL, OUTPUTS, POSITION_IDS
+from onnxquant.language.special_tokens import SpecialTokens
 
 # Names of families in onnxruntime-genai, where they are not ours.
 _TYPES = {"gemma3": "gemma3_text"}
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """Tokens that a runner must know.
-
-    Attributes:
-        bos: the token that begins a text; None: there is none.
-        eos: tokens that end one.
-        pad: the token that fills rows of a batch.
-    """
-
-    bos: int | None
-    eos: tuple[int, ...]
-    pad: int | None
 
 
 def genai_config(architecture: Architecture, context_length: int, tokens: SpecialTokens) -> dict[str, JsonValue]:

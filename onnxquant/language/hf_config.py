@@ -50,18 +50,16 @@ _DEFAULTS: Mapping[str, Mapping[str, JsonValue]] = {
 }  # fmt: skip
 
 
-def architecture_of_config(place: str, config: Mapping[str, JsonValue]) -> Architecture:
+def architecture_of_config(fields: Fields) -> Architecture:
     """The architecture that a config.json describes.
 
     Args:
-        place: the file, for messages.
-        config: its entries.
+        fields: its entries.
 
     Raises:
         CheckpointError: it is of no family that is known, or an entry is missing, wrong, or of an unknown kind.
     """
-    fields = Fields(place, config)
-    kind = fields.text("model_type", "")
+    place, kind = fields.place, fields.text("model_type", "")
     if kind == "gemma3":  # with a tower for images, whose text model is a decoder like others
         fields, kind = fields.inner("text_config"), "gemma3_text"
     family = kind.removesuffix("_text")
@@ -71,7 +69,7 @@ def architecture_of_config(place: str, config: Mapping[str, JsonValue]) -> Archi
             f"{place}: model_type {kind or 'missing'} (architectures {named}) is not known; expected one of "
             f"{', '.join(_FAMILIES)}"
         )
-    reader = _Reader(Fields(fields.place, {**_DEFAULTS[family], **fields.entries}), family)
+    reader = _Reader(replace(fields, entries={**_DEFAULTS[family], **fields.entries}), family)
     architecture = _FAMILIES[family](reader)
     architecture.check(place)
     return architecture
@@ -188,9 +186,7 @@ class _Reader:
             return Rotation(Llama3Scaling(scaling.positive("factor"), low, high, original).scaled(plain))
         if kind in ("longrope", "su"):
             return self._long(scaling, plain)
-        raise CheckpointError(
-            f"{scaling.place}: the scaling of positions {kind!r} is not known; expected default, linear, llama3 or longrope"
-        )
+        raise scaling.error("rope_type", kind, "default, linear, llama3 or longrope, which are known")
 
     def _long(self, scaling: Fields, plain: Array) -> Rotation:
         original = self.fields.count(

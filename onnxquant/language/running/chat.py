@@ -1,21 +1,20 @@
-"""The chat template of a model: a jinja2 template from its folder, which runs in a sandbox."""
+"""The prompt of a conversation: the chat template of a folder is a jinja2 template, which runs in a sandbox."""
 
 from __future__ import annotations
 
 import datetime
 import json
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from onnxquant.errors import ModelError
-from onnxquant.json_data import JsonObject
-from onnxquant.language.running.folder import read_json
-
-_CONFIG, _FILE, _KEY, _DEFAULT = "tokenizer_config.json", "chat_template.jinja", "chat_template", "default"
+from onnxquant.language.chat_template import KEY, chat_template
+from onnxquant.language.fields import JsonFiles
+from onnxquant.language.folder_names import CHAT_TEMPLATE, TOKENIZER_CONFIG
 
 
 def chat_prompt(folder: Path, message: str) -> str:
@@ -28,39 +27,23 @@ def chat_prompt(folder: Path, message: str) -> str:
     Raises:
         ModelError: there is no template, or it fails.
     """
-    path = folder / _CONFIG
-    config = cast(JsonObject, read_json(path)) if path.is_file() else {}
-    if not isinstance(config, dict):
-        raise ModelError(f"{path}: expected an object")
-    source, place = _template(folder, config)
+    files = JsonFiles(folder, ModelError)
+    template = chat_template(files)
+    if template is None:
+        raise ModelError(
+            f"{folder}: has no chat template, in {CHAT_TEMPLATE} or as {KEY} of {TOKENIZER_CONFIG}: leave out --chat "
+            "(chat=True)"
+        )
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals.update(raise_exception=_refuse, strftime_now=_now)
-    tokens = {name: _word(config[name]) for name in config if name.endswith("_token")}
+    config = files.fields(TOKENIZER_CONFIG)
+    tokens = {name: _word(config.get(name)) for name in config.entries if name.endswith("_token")}
     messages = [{"role": "user", "content": message}]
     try:
-        return environment.from_string(source).render(messages=messages, add_generation_prompt=True, **tokens)
+        return environment.from_string(template.text).render(messages=messages, add_generation_prompt=True, **tokens)
     except Exception as error:  # a template may fail in any way
-        raise ModelError(f"{place}: the chat template fails: {error}") from None
-
-
-def _template(folder: Path, config: JsonObject) -> tuple[str, Path]:
-    """The template and its file."""
-    file = folder / _FILE
-    if file.is_file():
-        try:
-            return file.read_text(encoding="utf-8"), file
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"{file}: cannot be read as text: {error}") from None
-    value = config.get(_KEY)
-    if isinstance(value, list):  # several of them, by name
-        templates = {str(e.get("name")): e.get("template") for e in value if isinstance(e, dict)}
-        value = templates.get(_DEFAULT, next(iter(templates.values()), None))
-    if not isinstance(value, str):
-        raise ModelError(
-            f"{folder}: has no chat template, in {_FILE} or as {_KEY} of {_CONFIG}: leave out --chat (chat=True)"
-        )
-    return value, folder / _CONFIG
+        raise ModelError(f"{template.place}: the chat template fails: {error}") from None
 
 
 def _word(value: object) -> str:

@@ -100,11 +100,11 @@ class Context:
 
     def __init__(self, decoder: Decoder, batch: int, capacity: int | None) -> None:
         self.decoder, self.capacity = decoder, capacity
-        self.lengths = np.zeros(batch, np.int64)
         self._slots = 0
         self._shares = decoder.shares_buffers and capacity is not None
         room = capacity if capacity is not None and decoder.shares_buffers else 0
         try:
+            self.lengths = np.zeros(batch, np.int64)
             self._cache = {
                 part: runtime.zeros((batch, heads, room, head), decoder._dtype)
                 for part, (heads, head) in decoder._shapes.items()
@@ -134,7 +134,7 @@ class Context:
             )
         if (lengths == lengths[0]).all():
             for piece in self._parts(np.array(texts, np.int64)):
-                last = self._run(piece, 1)[:, -1]
+                last = self._run(piece, 1, piece.shape[1])[:, -1]
             return last
         return self._read_padded(texts, lengths)
 
@@ -152,7 +152,7 @@ class Context:
             ModelError: onnxruntime fails.
         """
         for piece in self._parts(tokens):
-            yield self._run(piece, piece.shape[1])
+            yield self._run(piece, piece.shape[1], piece.shape[1])
 
     def _parts(self, tokens: Tokens) -> Iterator[Tokens]:
         """Parts of the tokens, each to be run next."""
@@ -160,10 +160,7 @@ class Context:
         batch, length = tokens.shape
         part = max(1, _LOGITS_BYTES // (4 * batch * (self.decoder.vocabulary or 1)))
         for begin in range(0, length, part):
-            piece = tokens[:, begin : begin + part]
-            self.lengths += piece.shape[1]
-            self._slots += piece.shape[1]
-            yield piece
+            yield tokens[:, begin : begin + part]
 
     def _read_padded(self, texts: Sequence[Sequence[int]], lengths: Tokens) -> Logits:
         """Read texts of several lengths into an empty context: in one run, padded."""
@@ -178,9 +175,7 @@ class Context:
             if not decoder.pads_right:
                 row[:] = np.roll(row, longest - len(text))
         self._check(padded)
-        self.lengths += lengths
-        self._slots = longest
-        logits = self._run(padded, 1)
+        logits = self._run(padded, 1, lengths)
         is_padded = decoder.pads_right and logits.shape[1] == longest
         return logits[np.arange(len(texts)), lengths - 1] if is_padded else logits[:, -1]
 
@@ -201,23 +196,25 @@ class Context:
                 f"{total} tokens are more than the context of {self.capacity}: give a shorter text, or ask for fewer tokens"
             )
 
-    def _run(self, tokens: Tokens, count: int) -> Logits:
-        """Run the graph on tokens that ``lengths`` counts already.
+    def _run(self, tokens: Tokens, count: int, added: int | Tokens) -> Logits:
+        """Run the graph on more tokens; where it fails the texts are as they were.
 
         Args:
             tokens: the tokens [batch, length].
             count: number of last tokens of each text whose logits are needed; some graphs give those of all.
+            added: number of the tokens of each text that are no padding.
         """
         decoder, names = self.decoder, self.decoder.config.names
         length = tokens.shape[1]
-        slots = np.arange(self._slots)
+        lengths, total = self.lengths + added, self._slots + length
+        slots = np.arange(total)
         feed: dict[str, NDArray[Any]] = {names[INPUT_IDS]: tokens}
-        padding = self._slots - self.lengths[:, None]
+        padding = total - lengths[:, None]
         if decoder._has_mask:
-            is_token = slots < self.lengths[:, None] if decoder.pads_right else slots >= padding
+            is_token = slots < lengths[:, None] if decoder.pads_right else slots >= padding
             feed[names[ATTENTION_MASK]] = is_token.astype(np.int64)
         if decoder._has_positions:
-            shift = 0 if decoder.pads_right and self._slots == length else padding
+            shift = 0 if decoder.pads_right and total == length else padding
             feed[names[POSITION_IDS]] = np.maximum(slots[-length:] - shift, 0).astype(np.int64)
             feed[names[POSITION_IDS]] = np.broadcast_to(feed[names[POSITION_IDS]], tokens.shape)
         past = {part.past: buffer for part, buffer in self._cache.items()}
@@ -226,6 +223,7 @@ class Context:
             feed[LOGITS_COUNT] = np.array(count)
         outputs = runtime.run_on_buffers(decoder._session, feed, past, {names[LOGITS]: None, **present})
         logits = outputs[names[LOGITS]].numpy()
+        self.lengths, self._slots = lengths, total
         if not self._shares:
             self._cache = {part: outputs[part.present] for part in self._cache}
         return np.asarray(logits, np.float32)

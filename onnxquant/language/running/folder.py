@@ -6,16 +6,14 @@ the names that Optimum gives, and ``config.json`` beside it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from onnxquant.errors import ModelError, shown
 from onnxquant.graph.io import outlined
-from onnxquant.json_data import JsonValue
+from onnxquant.language.fields import Fields, JsonFiles
 from onnxquant.language.folder_names import (
     CONFIG,
     GENAI,
@@ -28,8 +26,6 @@ from onnxquant.language.folder_names import (
 
 _REMEDY = " (onnxquant convert makes one from a GGUF file or a folder of Hugging Face)"
 _PAST_KEY = re.compile(re.escape(PAST["key"]).replace("%d", r"(\d+)"))
-# Layers beyond this are damage.
-_DEEPEST = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -88,89 +84,19 @@ def read_config(folder: Path) -> DecoderConfig:
     return _plain(folder)
 
 
-class _Fields:
-    """A JSON object in a file, whose fields are read by their types."""
-
-    def __init__(self, path: Path, data: JsonValue, prefix: str = "") -> None:
-        if not isinstance(data, dict):
-            raise ModelError(f"{path}: {prefix.rstrip('.') or 'the file'} is {shown(data)}, expected an object")
-        self._path, self._data, self._prefix = path, data, prefix
-
-    def part(self, key: str) -> _Fields:
-        """An object in the object; an empty one where it is missing."""
-        return _Fields(self._path, self._data.get(key, {}), f"{self._prefix}{key}.")
-
-    def has(self, key: str) -> bool:
-        """Whether there is a field."""
-        return self._data.get(key) is not None
-
-    def text(self, key: str, default: str) -> str:
-        """A text that is not empty.
-
-        Raises:
-            ModelError: it is something else.
-        """
-        value = self._data.get(key, default)
-        if not isinstance(value, str) or not value:
-            raise self._wrong(key, "a name")
-        return value
-
-    def count(self, key: str) -> int | None:
-        """A positive number; None where it is missing.
-
-        Raises:
-            ModelError: it is something else.
-        """
-        value = self._data.get(key)
-        if value is not None and (type(value) is not int or value < 1):
-            raise self._wrong(key, "a positive number")
-        return value
-
-    def needed(self, key: str) -> int:
-        """A positive number.
-
-        Raises:
-            ModelError: it is missing, or something else.
-        """
-        value = self.count(key)
-        if value is None:
-            raise self._wrong(key, "a positive number")
-        return value
-
-    def tokens(self, key: str) -> tuple[int, ...]:
-        """A token or several ones; none where the field is missing.
-
-        Raises:
-            ModelError: it is something else.
-        """
-        value = self._data.get(key)
-        values = value if isinstance(value, list) else [] if value is None else [value]
-        if any(type(token) is not int or token < 0 for token in values):
-            raise self._wrong(key, "a token or a list of tokens")
-        return tuple(cast(list[int], values))
-
-    def _wrong(self, key: str, expected: str) -> ModelError:
-        place = f"{self._path}: {self._prefix}{key}"
-        return ModelError(
-            f"{place} is {shown(self._data[key])}, expected {expected}"
-            if key in self._data
-            else f"{place} is missing, expected {expected}"
-        )
-
-
 def _genai(folder: Path) -> DecoderConfig:
     """The facts that genai_config.json gives."""
     path = folder / GENAI
-    model = _Fields(path, read_json(path)).part("model")
-    decoder = model.part("decoder")
-    fields = {**dict.fromkeys(INPUTS, decoder.part("inputs")), **dict.fromkeys(OUTPUTS, decoder.part("outputs"))}
-    names = {use: fields[use].text(use, usual) for use, usual in {**INPUTS, **OUTPUTS}.items()}
+    model = JsonFiles(folder, ModelError).fields(GENAI).inner("model")
+    decoder = model.inner("decoder")
+    fields = {**dict.fromkeys(INPUTS, decoder.inner("inputs")), **dict.fromkeys(OUTPUTS, decoder.inner("outputs"))}
+    names = {use: _name(fields[use], use, usual) for use, usual in {**INPUTS, **OUTPUTS}.items()}
     patterns = {use: name for use, name in names.items() if use.endswith("_names")}
     if wrong := next((use for use, name in patterns.items() if name.count("%d") != 1), None):
         raise ModelError(
             f"{path}: {wrong} is {names[wrong]!r}, expected a name with one %d for the number of the layer"
         )
-    file = folder / decoder.text("filename", MODEL)
+    file = folder / _name(decoder, "filename", MODEL)
     if not file.is_file():
         raise ModelError(f"{file}: is missing, though {path} names it: model.decoder.filename")
     return DecoderConfig(
@@ -178,11 +104,11 @@ def _genai(folder: Path) -> DecoderConfig:
         source=path,
         names={use: name for use, name in names.items() if use not in patterns},
         named=frozenset(use for use, name in names.items() if fields[use].has(use)),
-        cache=_cache(patterns, range(_depth(path, decoder.needed("num_hidden_layers")))),
-        kv_heads=decoder.count("num_key_value_heads"),
-        head_dim=decoder.count("head_size"),
-        vocabulary=model.count("vocab_size"),
-        context_length=model.count("context_length"),
+        cache=_cache(patterns, range(decoder.depth("num_hidden_layers"))),
+        kv_heads=decoder.count_or_none("num_key_value_heads"),
+        head_dim=decoder.count_or_none("head_size"),
+        vocabulary=model.count_or_none("vocab_size"),
+        context_length=model.count_or_none("context_length"),
         eos=model.tokens("eos_token_id"),
     )
 
@@ -201,30 +127,29 @@ def _plain(folder: Path) -> DecoderConfig:
         )
     usual = {**INPUTS, **OUTPUTS}
     patterns = {use: name for use, name in usual.items() if use.endswith("_names")}
-    path = folder / CONFIG
-    config = _Fields(path, read_json(path) if path.is_file() else {})
-    generation = folder / GENERATION
-    settings = _Fields(generation, read_json(generation) if generation.is_file() else {})
-    heads, hidden_size = config.count("num_attention_heads"), config.count("hidden_size")
+    path, files = folder / CONFIG, JsonFiles(folder, ModelError)
+    config, generation = files.fields(CONFIG), files.fields(GENERATION)
+    heads, hidden_size = config.count_or_none("num_attention_heads"), config.count_or_none("hidden_size")
     return DecoderConfig(
         model=file,
         source=path if path.is_file() else file,
         names={use: name for use, name in usual.items() if use not in patterns},
         named=frozenset(),
         cache=_cache(patterns, layers),
-        kv_heads=config.count("num_key_value_heads") or heads,
-        head_dim=config.count("head_dim") or (hidden_size // heads if hidden_size and heads else None),
-        vocabulary=config.count("vocab_size"),
-        context_length=config.count("max_position_embeddings"),
-        eos=settings.tokens("eos_token_id") or config.tokens("eos_token_id"),
+        kv_heads=config.count_or_none("num_key_value_heads") or heads,
+        head_dim=config.count_or_none("head_dim") or (hidden_size // heads if hidden_size and heads else None),
+        vocabulary=config.count_or_none("vocab_size"),
+        context_length=config.count_or_none("max_position_embeddings"),
+        eos=generation.tokens("eos_token_id") or config.tokens("eos_token_id"),
     )
 
 
-def _depth(path: Path, layers: int) -> int:
-    """A number of layers, as a file says it."""
-    if layers > _DEEPEST:
-        raise ModelError(f"{path}: num_hidden_layers is {layers}, expected at most {_DEEPEST}")
-    return layers
+def _name(fields: Fields, key: str, default: str) -> str:
+    """A name that a configuration gives."""
+    name = fields.text(key, default)
+    if not name:
+        raise fields.error(key, name, "a name")
+    return name
 
 
 def _cache(patterns: Mapping[str, str], layers: Iterable[int]) -> tuple[CachePart, ...]:
@@ -234,17 +159,3 @@ def _cache(patterns: Mapping[str, str], layers: Iterable[int]) -> tuple[CachePar
         for layer in layers
         for kind in ("key", "value")
     )
-
-
-def read_json(path: Path) -> JsonValue:
-    """The data in a JSON file.
-
-    Raises:
-        ModelError: it cannot be read, or is no JSON.
-    """
-    try:
-        return cast(JsonValue, json.loads(path.read_text(encoding="utf-8-sig")))
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: is no JSON: {error}") from None

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from onnxquant.json_data import JsonObject, JsonValue
+from onnxquant.language.chat_template import KEY
 from onnxquant.language.folder_names import TOKENIZER, TOKENIZER_CONFIG
 from onnxquant.language.tokenizers.patterns import Words
 from onnxquant.language.tokenizers.portable import byte_level, split
@@ -38,7 +39,7 @@ def write_files(tokenizer: Tokenizer, folder: Path) -> TokenizerFacts:
     """
     write_json(folder / TOKENIZER, _tokenizer(tokenizer))
     write_json(folder / TOKENIZER_CONFIG, _config(tokenizer))
-    special, splitting = tokenizer.special, tokenizer.splitting
+    splitting = tokenizer.splitting
     notes = []
     if isinstance(splitting, Words) and not splitting.portable:
         notes.append(_NOT_PORTABLE)
@@ -49,10 +50,7 @@ def write_files(tokenizer: Tokenizer, folder: Path) -> TokenizerFacts:
         )
     if _has_prefix(tokenizer):
         notes.append(WHOLE_TEXT_NOTE)
-    return TokenizerFacts(
-        tokenizer.vocabulary.size, special.bos, special.eos, special.pad, special.adds_bos, tokenizer.chat_template,
-        tuple(notes),
-    )  # fmt: skip
+    return TokenizerFacts(tokenizer.vocabulary.size, tokenizer.special, tokenizer.chat_template, tuple(notes))
 
 
 def write_json(path: Path, data: JsonObject) -> None:
@@ -190,7 +188,7 @@ def _config(tokenizer: Tokenizer) -> JsonObject:
              "unk_token": special.unknown}  # fmt: skip
     data |= {name: text for name, number in names.items() if (text := _text(tokenizer, number))}
     if tokenizer.chat_template is not None:
-        data["chat_template"] = tokenizer.chat_template
+        data[KEY] = tokenizer.chat_template
     return data
 
 

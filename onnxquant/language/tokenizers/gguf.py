@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxquant.errors import CheckpointError, shown
+from onnxquant.errors import CheckpointError
 from onnxquant.json_data import JsonValue
+from onnxquant.language.fields import Fields
+from onnxquant.language.special_tokens import SpecialTokens
 from onnxquant.language.tokenizers.merges import listed_merges, scored_merges
 from onnxquant.language.tokenizers.patterns import WORDS, unknown_words
-from onnxquant.language.tokenizers.tokenizer import Pieces, SpecialIds, Tokenizer
+from onnxquant.language.tokenizers.tokenizer import Pieces, Tokenizer
 from onnxquant.language.tokenizers.vocabulary import SPECIAL, TokenKind, Vocabulary, of_length
 
 _PREFIX, _MODEL, _PRE = "tokenizer.ggml.", "model", "pre"
@@ -40,101 +42,61 @@ def tokenizer_of_gguf(path: Path, metadata: Mapping[str, JsonValue]) -> Tokenize
     Raises:
         CheckpointError: it is of a kind that is not known, or its metadata contradict each other.
     """
-    entries = _Entries(path, metadata)
-    if not entries.has(_MODEL):
-        raise CheckpointError(f"{path}: has no {_PREFIX}{_MODEL}; expected a file with a tokenizer")
+    entries = Fields(str(path), metadata, _PREFIX)
     model = entries.text(_MODEL)
     if model not in (_WORD_MODEL, _PIECE_MODEL):
-        raise CheckpointError(
-            f"{path}: {_PREFIX}{_MODEL} is {shown(model)}; expected {_WORD_MODEL} or {_PIECE_MODEL}, the kinds of "
-            "tokenizers that onnxquant knows"
+        raise entries.error(
+            _MODEL, model, f"{_WORD_MODEL} or {_PIECE_MODEL}, the kinds of tokenizers that onnxquant knows"
         )
     return _of_words(entries) if model == _WORD_MODEL else _of_pieces(entries)
 
 
-@dataclass(frozen=True)
-class _Entries:
-    """The entries of a tokenizer, checked as they are read."""
-
-    path: Path
-    metadata: Mapping[str, JsonValue]
-
-    def has(self, name: str) -> bool:
-        """Whether there is an entry."""
-        return _PREFIX + name in self.metadata
-
-    def text(self, name: str) -> str:
-        """An entry that is a text."""
-        value = self.metadata.get(_PREFIX + name)
-        if not isinstance(value, str):
-            raise self.error(name, value, "a text")
-        return value
-
-    def flag(self, name: str, default: bool) -> bool:
-        """An entry that says yes or no."""
-        value = self.metadata.get(_PREFIX + name, default)
-        if not isinstance(value, bool):
-            raise self.error(name, value, "true or false")
-        return value
-
-    def array(self, name: str) -> list[JsonValue]:
-        """An entry that is an array."""
-        value = self.metadata.get(_PREFIX + name)
-        if not isinstance(value, list):
-            raise self.error(name, value, "an array")
-        return value
-
-    def token(self, vocabulary: Vocabulary, name: str, default: int | None = None) -> int | None:
-        """An entry that is the id of a token; a default that the vocabulary does not have is none."""
-        if self.has(name):
-            return vocabulary.checked_id(self.metadata[_PREFIX + name], _PREFIX + name)
-        return default if default is not None and default < vocabulary.size else None
-
-    def error(self, name: str, value: object, expected: str) -> CheckpointError:
-        """The error of an entry that is something else."""
-        what = "is missing" if value is None else f"is {shown(value)}"
-        return CheckpointError(f"{self.path}: {_PREFIX}{name} {what}; expected {expected}")
+def _token(entries: Fields, vocabulary: Vocabulary, name: str, default: int | None) -> int | None:
+    """An entry that is the id of a token; a default that the vocabulary does not have is none."""
+    if entries.has(name):
+        return vocabulary.checked_id(entries.get(name), _PREFIX + name)
+    return default if default is not None and default < vocabulary.size else None
 
 
-def _of_words(entries: _Entries) -> Tokenizer:
+def _of_words(entries: Fields) -> Tokenizer:
     """The tokenizer of a file with merges of bytes."""
-    name = entries.text(_PRE) if entries.has(_PRE) else "default"
+    name = entries.text(_PRE, "default")
     if name not in WORDS:
-        raise CheckpointError(f"{entries.path}: {_PREFIX}{_PRE}: {unknown_words(name)}")
+        raise CheckpointError(f"{entries.place}: {_PREFIX}{_PRE}: {unknown_words(name)}")
     words, vocabulary = WORDS[name], _vocabulary(entries)
     merges = listed_merges(vocabulary, entries.array(_MERGES))
     special = _special(entries, vocabulary, {}, words.adds_bos)
     return Tokenizer(vocabulary, merges, words, special, _stripping(entries, vocabulary), _chat_template(entries))
 
 
-def _of_pieces(entries: _Entries) -> Tokenizer:
+def _of_pieces(entries: Fields) -> Tokenizer:
     """The tokenizer of a file with scores of pieces."""
     vocabulary = _vocabulary(entries)
     scores = [
         _score(entries, value)
-        for value in of_length(str(entries.path), _PREFIX + _SCORES, entries.array(_SCORES), vocabulary.size)
+        for value in of_length(entries.place, _PREFIX + _SCORES, entries.array(_SCORES), vocabulary.size)
     ]
-    merges, pieces = scored_merges(vocabulary, scores), Pieces(entries.flag("add_space_prefix", True))
+    merges, pieces = scored_merges(vocabulary, scores), Pieces(entries.flag("add_space_prefix", default=True))
     special = _special(entries, vocabulary, _PIECE_DEFAULTS, True)
     return Tokenizer(vocabulary, merges, pieces, special, _stripping(entries, vocabulary), _chat_template(entries))
 
 
-def _score(entries: _Entries, value: JsonValue) -> float:
+def _score(entries: Fields, value: JsonValue) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise entries.error(_SCORES, value, "numbers")
     return float(value)
 
 
-def _vocabulary(entries: _Entries) -> Vocabulary:
+def _vocabulary(entries: Fields) -> Vocabulary:
     """The tokens of a file; one that looks like the end of what a model says is a control token, whatever the file says."""
-    place, texts = str(entries.path), entries.array(_TOKENS)
+    place, texts = entries.place, entries.array(_TOKENS)
     kinds = entries.array(_KINDS) if entries.has(_KINDS) else [int(TokenKind.NORMAL)] * len(texts)
     of_length(place, _PREFIX + _KINDS, kinds, len(texts))
     tokens = [_token_text(entries, number, text) for number, text in enumerate(texts)]
     return Vocabulary(place, tuple(tokens), tuple(map(_Kinds(entries).kind, tokens, kinds)))
 
 
-def _token_text(entries: _Entries, number: int, text: JsonValue) -> str:
+def _token_text(entries: Fields, number: int, text: JsonValue) -> str:
     if not isinstance(text, str):
         raise entries.error(_TOKENS, text, "texts")
     return text or f"[EMPTY_{number}]"
@@ -144,7 +106,7 @@ def _token_text(entries: _Entries, number: int, text: JsonValue) -> str:
 class _Kinds:
     """Kinds of tokens from the numbers of a file."""
 
-    entries: _Entries
+    entries: Fields
 
     def kind(self, text: str, value: JsonValue) -> TokenKind:
         """The kind of a token."""
@@ -155,29 +117,29 @@ class _Kinds:
         return TokenKind(value) if value else TokenKind.UNUSED
 
 
-def _special(entries: _Entries, vocabulary: Vocabulary, defaults: Mapping[str, int], adds_bos: bool) -> SpecialIds:
+def _special(entries: Fields, vocabulary: Vocabulary, defaults: Mapping[str, int], adds_bos: bool) -> SpecialTokens:
     """The tokens that begin, end and fill texts."""
 
     def token(name: str) -> int | None:
-        return entries.token(vocabulary, name, defaults.get(name))
+        return _token(entries, vocabulary, name, defaults.get(name))
 
     stated = [token("eos_token_id"), token("eot_token_id"), token("eom_token_id")]
     known = [vocabulary.ids.get(text) for text in _ENDINGS]
     endings = [number for number in known if number is not None and vocabulary.kinds[number] in SPECIAL]
     bos, eos = token("bos_token_id"), [number for number in stated if number is not None]
-    return SpecialIds(
+    return SpecialTokens(
         bos=bos,
         eos=tuple(dict.fromkeys([*eos, *endings])),
         pad=token("padding_token_id"),
         unknown=token("unknown_token_id"),
-        adds_bos=entries.flag("add_bos_token", adds_bos) and bos is not None,
-        adds_eos=entries.flag("add_eos_token", False) and bool(eos),
+        adds_bos=entries.flag("add_bos_token", default=adds_bos) and bos is not None,
+        adds_eos=entries.flag("add_eos_token", default=False) and bool(eos),
     )
 
 
-def _stripping(entries: _Entries, vocabulary: Vocabulary) -> frozenset[int]:
+def _stripping(entries: Fields, vocabulary: Vocabulary) -> frozenset[int]:
     """The tokens that take the white space behind them; no entry says so, but the name of the model."""
-    name = entries.metadata.get("general.name")
+    name = entries.entries.get("general.name")
     if not isinstance(name, str) or not any(part in name.lower() for part in _STRIPPING_NAMES):
         return frozenset()
     return frozenset(
@@ -187,8 +149,6 @@ def _stripping(entries: _Entries, vocabulary: Vocabulary) -> frozenset[int]:
     )
 
 
-def _chat_template(entries: _Entries) -> str | None:
-    template = entries.metadata.get(_TEMPLATE)
-    if template is not None and not isinstance(template, str):
-        raise CheckpointError(f"{entries.path}: {_TEMPLATE} is {shown(template)}; expected a text")
-    return template
+def _chat_template(entries: Fields) -> str | None:
+    whole = Fields(entries.place, entries.entries)
+    return whole.text(_TEMPLATE) if whole.has(_TEMPLATE) else None

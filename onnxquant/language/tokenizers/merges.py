@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
 from typing import NamedTuple
 
 from onnxquant.errors import CheckpointError, shown
+from onnxquant.language.folder_names import TOKENIZER
 from onnxquant.language.tokenizers.vocabulary import TokenKind, Vocabulary
 
 # A text of so many characters has as many places to cut it, and no vocabulary has longer pieces.
 _LONGEST_PIECE = 1 << 10
+# Characters that all merges of a vocabulary may have for each character of its pieces, and beside these; the merges of
+# vocabularies of SentencePiece have two or three.
+_MOST_PER_CHARACTER, _MOST_BESIDE = 1 << 6, 1 << 22
 
 
 class Merge(NamedTuple):
@@ -55,7 +59,7 @@ def scored_merges(vocabulary: Vocabulary, scores: Sequence[float]) -> list[Merge
         scores: score of each.
 
     Raises:
-        CheckpointError: a score is not a number, or a piece is too long.
+        CheckpointError: a score is not a number, a piece is too long, or too many are long.
     """
     for number, score in enumerate(scores):
         if not isfinite(score):
@@ -65,14 +69,33 @@ def scored_merges(vocabulary: Vocabulary, scores: Sequence[float]) -> list[Merge
         for text, score, kind in zip(vocabulary.texts, scores, vocabulary.kinds, strict=True)
         if kind in (TokenKind.NORMAL, TokenKind.UNUSED)
     }
+    _refuse_costly(vocabulary.place, mergeable)
     merges: list[Merge] = []
     for piece in sorted(mergeable, key=lambda text: -mergeable[text]):  # sorted keeps the order of ids among equals
-        if len(piece) > _LONGEST_PIECE:
-            raise CheckpointError(
-                f"{vocabulary.place}: piece {shown(piece)} has {len(piece)} characters; expected {_LONGEST_PIECE} at most"
-            )
         merges.extend(_cuts(piece, mergeable))
     return merges
+
+
+def _refuse_costly(place: str, pieces: Iterable[str]) -> None:
+    """Refuse pieces whose merges might be much larger than they are: each may be cut at every character.
+
+    Raises:
+        CheckpointError: a piece is too long, or too many are long.
+    """
+    characters = cuts = 0
+    for piece in pieces:
+        if len(piece) > _LONGEST_PIECE:
+            raise CheckpointError(
+                f"{place}: piece {shown(piece)} has {len(piece)} characters; expected {_LONGEST_PIECE} at most"
+            )
+        characters += len(piece)
+        cuts += len(piece) * (len(piece) - 1)
+    most = _MOST_PER_CHARACTER * characters + _MOST_BESIDE
+    if cuts > most:
+        raise CheckpointError(
+            f"{place}: merges of its pieces may have {cuts} characters; expected {most} at most for pieces of {characters}: "
+            f"give a folder with the model's {TOKENIZER}, which lists its merges"
+        )
 
 
 def _cuts(piece: str, mergeable: dict[str, float]) -> Iterator[Merge]:

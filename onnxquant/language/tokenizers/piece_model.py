@@ -10,7 +10,7 @@ from pathlib import Path
 from onnxquant.errors import CheckpointError
 from onnxquant.interchange.cursor import MappedFile
 from onnxquant.language.folder_names import TOKENIZER
-from onnxquant.language.tokenizers.tokenizer import SpecialIds
+from onnxquant.language.special_tokens import SpecialTokens
 from onnxquant.language.tokenizers.vocabulary import TokenKind
 
 # Numbers of the fields that are read: of the file, of a piece, of its trainer, of its normalizer.
@@ -42,7 +42,7 @@ class PieceModel:
     scores: tuple[float, ...]
     kinds: tuple[TokenKind, ...]
     has_prefix: bool
-    special: SpecialIds
+    special: SpecialTokens
 
 
 def read_pieces(path: Path) -> PieceModel:
@@ -74,7 +74,7 @@ def read_pieces(path: Path) -> PieceModel:
             f"{path}: normalizes texts by a table of characters, which onnxquant does not write; save the tokenizer with "
             f"transformers, as {TOKENIZER}"
         )
-    special = SpecialIds(
+    special = SpecialTokens(
         unknown=_id(trainer.integer(_UNKNOWN, 0)), bos=_id(trainer.integer(_BOS, 1)),
         eos=tuple(number for number in [_id(trainer.integer(_EOS, 2))] if number is not None),
         pad=_id(trainer.integer(_PAD, -1)),

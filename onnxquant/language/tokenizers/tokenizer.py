@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from onnxquant.language.special_tokens import SpecialTokens
 from onnxquant.language.tokenizers.merges import Merge
 from onnxquant.language.tokenizers.patterns import Words
 from onnxquant.language.tokenizers.vocabulary import Vocabulary
@@ -19,27 +20,6 @@ class Pieces:
     """
 
     has_prefix: bool
-
-
-@dataclass(frozen=True)
-class SpecialIds:
-    """The tokens that begin, end and fill texts.
-
-    Attributes:
-        bos: the token that begins a text; None: there is none.
-        eos: tokens that end one, first the one that a file names.
-        pad: the token that fills rows of a batch; None: there is none.
-        unknown: the token of what no other has; None: there is none.
-        adds_bos: whether encoding a text adds the first of them.
-        adds_eos: whether encoding a text adds the token that ends it.
-    """
-
-    bos: int | None = None
-    eos: tuple[int, ...] = ()
-    pad: int | None = None
-    unknown: int | None = None
-    adds_bos: bool = False
-    adds_eos: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +38,7 @@ class Tokenizer:
     vocabulary: Vocabulary
     merges: Sequence[Merge]
     splitting: Words | Pieces
-    special: SpecialIds
+    special: SpecialTokens
     strips_right: frozenset[int] = frozenset()
     chat_template: str | None = None
 
@@ -69,18 +49,12 @@ class TokenizerFacts:
 
     Attributes:
         vocabulary: number of its ids: one more than the largest.
-        bos: the token that begins a text; None: there is none.
-        eos: tokens that end one; none where no file names any.
-        pad: the token that fills rows of a batch; None: there is none.
-        adds_bos: whether encoding a text adds the first of them.
+        special: tokens that begin, end and fill texts.
         chat_template: template of a conversation; None: there is none.
         notes: sentences about what a reader should know.
     """
 
     vocabulary: int
-    bos: int | None = None
-    eos: tuple[int, ...] = ()
-    pad: int | None = None
-    adds_bos: bool = False
+    special: SpecialTokens
     chat_template: str | None = None
     notes: tuple[str, ...] = ()

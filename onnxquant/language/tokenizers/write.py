@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onnxquant.errors import CheckpointError
 from onnxquant.interchange.tensor import Checkpoint
+from onnxquant.language.fields import JsonFiles
 from onnxquant.language.tokenizers.files import write_files
 from onnxquant.language.tokenizers.gguf import tokenizer_of_gguf
 from onnxquant.language.tokenizers.hub_folder import has_hub_tokenizer, write_hub_tokenizer
@@ -26,7 +27,7 @@ def has_tokenizer(checkpoint: Checkpoint) -> bool:
     return has_hub_tokenizer(checkpoint.folder)
 
 
-def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> TokenizerFacts:
+def write_tokenizer(checkpoint: Checkpoint, folder: Path, files: JsonFiles | None = None) -> TokenizerFacts:
     """Write the tokenizer of a checkpoint into a folder: tokenizer.json, tokenizer_config.json, and what stands beside.
 
     It is that of the metadata of a GGUF file, or of the files beside other checkpoints.
@@ -34,6 +35,7 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> TokenizerFacts:
     Args:
         checkpoint: the checkpoint.
         folder: folder to write into.
+        files: files beside the checkpoint; None: those of its folder, which are read again.
 
     Returns:
         What a runner must know of it.
@@ -44,7 +46,7 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> TokenizerFacts:
     """
     rows = embedding_rows(checkpoint)
     if checkpoint.container != _GGUF:
-        return write_hub_tokenizer(checkpoint.folder, folder, rows)
+        return write_hub_tokenizer(files or JsonFiles(checkpoint.folder), folder, rows)
     tokenizer = tokenizer_of_gguf(checkpoint.path, checkpoint.metadata)
     if rows is not None and rows != tokenizer.vocabulary.size:
         raise CheckpointError(

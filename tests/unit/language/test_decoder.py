@@ -83,12 +83,12 @@ def test_texts_of_several_lengths_side_by_side(decoder: Decoder) -> None:
     assert context.lengths.tolist() == [len(TEXT) + 2, len(OTHER) + 2]
 
 
-@pytest.mark.parametrize("length", [10**12, 10**30])
-def test_a_cache_larger_than_memory_is_refused(length: int, folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [10**7, 10**30])
+def test_a_cache_larger_than_memory_is_refused(batch: int, folders: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(folders["genai"], tmp_path / "long")
-    _change(folder, "model", context_length=length)
+    _change(folder, "model", context_length=2**31 - 1)
     with pytest.raises(FeedError, match="do not fit into memory: ask for fewer"):
-        Decoder(folder).start(batch=64)
+        Decoder(folder).start(batch)
 
 
 def test_contexts_of_one_decoder_are_apart(decoder: Decoder) -> None:
@@ -110,6 +110,17 @@ def test_contexts_of_one_decoder_are_apart(decoder: Decoder) -> None:
 def test_tokens_that_do_not_fit_are_refused(decoder: Decoder, texts: list[list[int]], words: str) -> None:
     with pytest.raises(FeedError, match=words):
         decoder.start(capacity=8).read(texts)
+
+
+def test_a_run_that_fails_leaves_the_texts_as_they_were(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = decoder.start(capacity=20)
+    context.read([TEXT[:3]])
+    with monkeypatch.context() as patch:
+        patch.setitem(decoder.config.names, "input_ids", "no such input")
+        with pytest.raises(ModelError):
+            context.read([TEXT[3:]])
+    assert context.lengths.tolist() == [3]
+    assert np.allclose(context.read([TEXT[3:]])[0], WEIGHTS.logits(TEXT)[-1], atol=1e-4)
 
 
 def test_a_capacity_beyond_the_context_is_refused(decoder: Decoder) -> None:
@@ -143,12 +154,13 @@ def _change(folder: Path, *keys: str, **values: object) -> None:
         (("model", "decoder", "inputs"), {"position_ids": "position"}, "no input 'position'.*did you mean 'position_ids'"),
         (("model", "decoder", "outputs"), {"logits": "scores"}, "no output 'scores'"),
         (("model", "decoder"), {"num_hidden_layers": 2}, "no input 'past_key_values.1.key'"),
-        (("model", "decoder"), {"num_hidden_layers": 3_000_000}, "is 3000000, expected at most 4096"),
+        (("model", "decoder"), {"num_hidden_layers": 3_000_000}, "is 3000000; expected at most 4096"),
         (("model", "decoder"), {"num_hidden_layers": None}, "model.decoder.num_hidden_layers is None"),
         (("model", "decoder"), {"filename": "other.onnx"}, "other.onnx: is missing"),
-        (("model", "decoder"), {"inputs": []}, "model.decoder.inputs is \\[\\], expected an object"),
+        (("model", "decoder"), {"inputs": []}, "model.decoder.inputs is \\[\\]; expected an object"),
         (("model",), {"eos_token_id": "x"}, "model.eos_token_id is 'x'"),
         (("model",), {"context_length": 0}, "model.context_length is 0"),
+        (("model",), {"context_length": 10**30}, "model.context_length is 10{30}; expected a number of things"),
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_is_named(

@@ -20,6 +20,7 @@ from onnxquant import interchange, runtime
 from onnxquant.cli import main
 from onnxquant.errors import CheckpointError, OutputError, RecipeError, WeightError
 from onnxquant.language.convert import convert
+from onnxquant.language.fields import Fields
 from onnxquant.language.hf_config import architecture_of_config
 
 Array = np.ndarray[Any, Any]
@@ -232,15 +233,15 @@ def _changed(checkpoint: Path, **entries: object) -> None:
     [
         ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "mamba .*Mamba.* not known; expected one of ll"),
         ({"model_type": None}, "model_type missing"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "scaling of positions 'yarn' is not known"),
-        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: factor: found nothing, expected a number"),
-        ({"hidden_size": "64"}, "hidden_size: found 64, expected a number of things"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling.rope_type is 'yarn'; expected default"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor is missing; expected a number"),
+        ({"hidden_size": "64"}, "hidden_size is '64'; expected a number of things"),
         ({"num_hidden_layers": 3}, "has no tensor 'model.layers.2.input_layernorm.weight'"),
         ({"vocab_size": 100}, r"embed_tokens.weight: found shape \[96, 64\], expected \[100, 64\]"),
-        ({"hidden_act": "relu"}, "hidden_act: found relu, expected one of silu"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'; expected one of silu"),
         ({"num_attention_heads": 6, "num_key_value_heads": 4, "head_dim": 16}, "6 heads share 4 keys; expected a divisor"),
-        ({"num_hidden_layers": 2**30}, "num_hidden_layers: found 1073741824, expected at most 4096 layers"),
-        ({"rms_norm_eps": 10**400}, "rms_norm_eps: found 1000.*, expected a number"),
+        ({"num_hidden_layers": 2**30}, "num_hidden_layers is 1073741824; expected at most 4096 layers"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps is 1000.*; expected a number"),
         ({"head_dim": 8, "num_attention_heads": 8}, "rotations of 8 channels of a head; expected a multiple of 16"),
     ],
 )  # fmt: skip
@@ -272,11 +273,15 @@ def test_vectors_with_nan_are_refused(name: str, tmp_path: Path) -> None:
 def test_entries_that_are_absent_are_what_transformers_takes(tmp_path: Path) -> None:
     """A window of 4096 for mistral, caps of 50 and 30 for gemma2; null is an entry."""
     config = {"model_type": "mistral", **_SIZES}
-    assert architecture_of_config("", config).layers[0].sliding_window == 4096
-    assert architecture_of_config("", config | {"sliding_window": None}).layers[0].sliding_window is None
-    gemma = architecture_of_config("", {"model_type": "gemma2", **_SIZES})
+    assert architecture_of_config(Fields("config.json", config)).layers[0].sliding_window == 4096
+    assert (
+        architecture_of_config(Fields("config.json", config | {"sliding_window": None})).layers[0].sliding_window
+        is None
+    )
+    gemma = architecture_of_config(Fields("config.json", {"model_type": "gemma2", **_SIZES}))
     assert (gemma.softcap, gemma.logit_softcap, gemma.is_tied, gemma.head_dim) == (50, 30, True, 256)
-    pictures = architecture_of_config("", {"model_type": "gemma3", "text_config": {"num_hidden_layers": 3}})
+    of_text: dict[str, Any] = {"num_hidden_layers": 3}
+    pictures = architecture_of_config(Fields("config.json", {"model_type": "gemma3", "text_config": of_text}))
     assert (pictures.heads, pictures.kv_heads, pictures.softcap, pictures.vocabulary) == (8, 4, 0, 262208)
 
 

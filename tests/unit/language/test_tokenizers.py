@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from onnxquant.errors import CheckpointError
 from onnxquant.interchange import open_checkpoint
+from onnxquant.language.special_tokens import SpecialTokens
 from onnxquant.language.tokenizers import TokenizerFacts, write_tokenizer
 
 _CORPUS = [
@@ -169,7 +170,7 @@ def _extension_ids(folder: Path, text: str) -> list[int]:
 @pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2", "gpt-4o"])
 def test_onnxruntime_extensions_reads_the_same_ids(name, tmp_path):
     entries = _entries_of(_trained(name), name) | {"add_bos_token": True}
-    assert _written(_gguf(tmp_path / "m.gguf", entries), tmp_path).adds_bos
+    assert _written(_gguf(tmp_path / "m.gguf", entries), tmp_path).special.adds_bos
     texts = [text for text in _TEXTS if text != "  \n  x"]  # its pattern for lines of white space stops too early
     _each(texts, lambda text: _same(_extension_ids(tmp_path, text), _opened(tmp_path).encode(text).ids))
 
@@ -247,7 +248,7 @@ def test_tokens_are_cut_out_of_a_text_of_pieces(tmp_path):
     assert ours.encode_special_tokens is False
     ours.encode_special_tokens = True
     assert ours.encode("</s>", add_special_tokens=False).ids == _merged(entries, " </s>")
-    assert (facts.bos, facts.eos, facts.pad, facts.vocabulary, facts.adds_bos) == (1, (2,), None, defined + 1, True)
+    assert (facts.vocabulary, facts.special) == (defined + 1, SpecialTokens(1, (2,), unknown=0, adds_bos=True))
 
 
 @pytest.mark.parametrize("prefix", [True, False])
@@ -281,7 +282,7 @@ def test_the_configuration_names_special_tokens_and_the_template(tmp_path):
     assert config["added_tokens_decoder"]["330"] == {
         "content": tokens[330], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True,
     }  # fmt: skip
-    assert (facts.eos, facts.pad, facts.chat_template) == ((2, 330), 0, template)
+    assert (facts.special.eos, facts.special.pad, facts.chat_template) == ((2, 330), 0, template)
     assert _opened(tmp_path).encode("a").ids == [1, *_merged(entries, " a"), 2]
 
 
@@ -290,11 +291,21 @@ def test_ends_that_no_entry_names_are_known_by_their_texts(tmp_path):
     entries["tokens"] = [*entries["tokens"], "<|im_end|>", "<end_of_turn>"]
     entries["token_type"], entries["scores"] = [*entries["token_type"], 3, 1], [*entries["scores"], 0.0, 0.0]
     facts = _written(_gguf(tmp_path / "m.gguf", entries), tmp_path)
-    assert facts.eos == (2, 332, 333)
+    assert facts.special.eos == (2, 332, 333)
+
+
+def _runs(entries: dict, longest: int) -> dict:
+    """Entries with pieces of one letter, each a letter longer, which can be cut everywhere."""
+    runs = ["z" * length for length in range(1, longest + 1)]
+    return {
+        "tokens": [*entries["tokens"], *runs],
+        "token_type": [*entries["token_type"], *[1] * longest],
+        "scores": [*entries["scores"], *[-1.0] * longest],
+    }
 
 
 _BROKEN: list[tuple[str, Callable[[dict], dict]]] = [
-    (r"has no tokenizer.ggml.model", lambda e: {k: v for k, v in e.items() if k != "model"}),
+    (r"tokenizer.ggml.model is missing; expected a text", lambda e: {k: v for k, v in e.items() if k != "model"}),
     (r"model is 'bert'; expected gpt2 or llama", lambda e: e | {"model": "bert"}),
     (r"'qwen3', which onnxquant does not know; did you mean 'qwen35'", lambda e: e | {"model": "gpt2", "pre": "qwen3"}),
     (r"tokenizer.ggml.merges is missing; expected an array", lambda e: e | {"model": "gpt2", "pre": "gpt-2"}),
@@ -307,6 +318,7 @@ _BROKEN: list[tuple[str, Callable[[dict], dict]]] = [
     (r"add_bos_token is 1; expected true or false", lambda e: e | {"add_bos_token": 1}),
     (r"tokenizer.chat_template is 3; expected a text", lambda e: e | {"tokenizer.chat_template": 3}),
     (r"merge 0 is 'ab'; expected two tokens", lambda e: e | {"model": "gpt2", "pre": "gpt-2", "merges": ["ab"]}),
+    ("merges of its pieces may have 21\\d{6} characters; expected 9\\d{6} at most", lambda e: e | _runs(e, 400)),
     (r"merge 0, 'a x', needs the token 'x'", lambda e: e | {"model": "gpt2", "pre": "gpt-2", "merges": ["a x"]}),
 ]  # fmt: skip
 
@@ -386,7 +398,7 @@ def test_tokens_beside_a_file_of_sentencepiece_are_added(tmp_path):
     )  # fmt: skip
     facts = _written(folder, tmp_path / "out")
     ours = _opened(tmp_path / "out")
-    assert facts == TokenizerFacts(335, 1, (334, 2), 333, False, "{{ x }}", facts.notes)
+    assert facts == TokenizerFacts(335, SpecialTokens(1, (334, 2), 333, unknown=0), "{{ x }}", facts.notes)
     assert ours.encode("a ba<|end|>  b").ids == [331, *_merged(entries, " a"), 334, *_merged(entries, " b")]
     assert (ours.token_to_id("<extra>"), ours.id_to_token(332)) == (333, "[PAD332]")
 
@@ -434,7 +446,8 @@ def test_a_tokenizer_is_copied_with_what_stands_beside(tmp_path):
     folder = _hub_folder(tmp_path / "hf", rows=500, **files)
     facts = _written(folder, tmp_path / "out")
     bos, end = own.token_to_id("<s>"), own.token_to_id("<|end|>")
-    assert facts == TokenizerFacts(own.get_vocab_size(), bos, (3, 5, 6, end), 4, True, "{{ messages }}")
+    special = SpecialTokens(bos, (3, 5, 6, end), 4, adds_bos=True)
+    assert facts == TokenizerFacts(own.get_vocab_size(), special, "{{ messages }}")
     for name in ("tokenizer.json", "chat_template.jinja", "special_tokens_map.json", "generation_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
     assert _config(tmp_path / "out") == {
