@@ -7,6 +7,8 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
 from onnxquant.calibration.folds import SearchSamples, folded, undivided
@@ -22,6 +24,9 @@ _LABELLED = 500
 SYNTHETIC = 8
 """Number of synthetic samples if the user names none."""
 
+# Elements of a sample, and bytes of a model, with which a call takes next to no time.
+_SMALL_SAMPLE, _SMALL_MODEL = 4096, 4 << 20
+
 # Largest number of samples in folds that candidates of a search are compared on.
 _JUDGED_IN_FOLDS = 24
 
@@ -36,9 +41,18 @@ class Samples:
         data: the samples as the user gave them; see ``open_feeds``
         options: numbers of samples, preprocessing and threads
         facts: facts about the model, from which steps follow that the options leave open
+        are_compared_on: whether whole files are compared on them: then more of them judge where that takes next to no time
     """
 
-    def __init__(self, data: feeds_.Data, options: Options, facts: feeds_.ModelFacts = feeds_.NO_FACTS) -> None:
+    def __init__(
+        self,
+        data: feeds_.Data,
+        options: Options,
+        facts: feeds_.ModelFacts = feeds_.NO_FACTS,
+        *,
+        are_compared_on: bool = False,
+    ) -> None:
+        self._are_compared_on, self._most, self._is_made_from = are_compared_on, feeds_.JUDGED, True
         self._data, self._options, self._facts = data, options, facts
         self._split: feeds_.Split | None = None
         self._feeds: feeds_.Checked | None = None
@@ -60,8 +74,19 @@ class Samples:
         if self._split is None:
             judged, calibrated = self._options.samples, self._options.calibration_samples
             with runtime.session_of(model, threads=self._options.threads) as session:
-                self._split = feeds_.split(self._opened(session, judged + calibrated), judged, calibrated)
+                opened = self._opened(session, judged + calibrated)
+            self._most = self._most_judged(model, opened)
+            self._split = feeds_.split(opened, judged, calibrated, self._most)
+            if self._are_compared_on:
+                self._proven = max(self._proven, len(self._split.judging))
         return self._split
+
+    def _most_judged(self, model: Document, opened: feeds_.Feeds) -> int:
+        """The largest number of samples that judge, where no more are asked for."""
+        if not self._are_compared_on or model.size() > _SMALL_MODEL or not len(opened):
+            return feeds_.JUDGED
+        elements = sum(np.size(array) for array in next(iter(opened)).values())
+        return feeds_.MANY_JUDGED if elements <= _SMALL_SAMPLE else feeds_.JUDGED
 
     def limit_calibration(self, calibrated: int) -> None:
         """Divide the opened samples again as if fewer were for calibration.
@@ -72,7 +97,8 @@ class Samples:
         if self._feeds is not None:
             self._options = replace(self._options, calibration_samples=calibrated)
             judged = self._options.samples
-            self._split = feeds_.split(feeds_.Chosen(self._feeds, range(judged + calibrated)), judged, calibrated)
+            opened = feeds_.Chosen(self._feeds, range(judged + calibrated))
+            self._split = feeds_.split(opened, judged, calibrated, self._most)
 
     @property
     def opened_split(self) -> feeds_.Split | None:
@@ -81,8 +107,8 @@ class Samples:
 
     def again(self) -> Samples:
         """The same samples, divided alike, for one of several runs, which does not tell accuracies."""
-        other = Samples(self._data, self._options, self._facts)
-        other._is_last = False
+        other = Samples(self._data, self._options, self._facts, are_compared_on=self._are_compared_on)
+        other._is_last, other._most, other._proven = False, self._most, self._proven
         other._split, other._feeds, other._preparation = self._split, self._feeds, self._preparation
         return other
 
@@ -102,7 +128,7 @@ class Samples:
         split = self.for_calibration(model)
         samples = folded(split.whole)
         if not in_folds or not samples.count or not self._is_last:
-            self._proven = max(self._options.samples, feeds_.JUDGED)
+            self._proven = max(self._options.samples, feeds_.JUDGED, self._most)
             others = feeds_.spread(split.judging, feeds_.JUDGED)
             return SearchSamples(undivided(split.calibrating), undivided(others), split.apart)
         judging = samples.some(max(self._options.samples, _JUDGED_IN_FOLDS))
@@ -126,11 +152,27 @@ class Samples:
             judged: number of samples that judge
             folds: number of folds that they are divided into; 0: they are not
         """
-        search = self.for_search(model, in_folds=folds > 0)
-        sizes = [len(samples.feeds) for samples in (search.calibrating, search.judging)]
-        if [*sizes, search.calibrating.count] != [calibrated, judged, folds]:
-            self._split, self._proven = None, self._options.samples
-        return self._split is not None
+        for are_compared_on in dict.fromkeys((self._are_compared_on, False)):  # by a search, or by one way
+            self._are_compared_on, self._split, self._proven = are_compared_on, None, self._options.samples
+            held_out = len(self.for_calibration(model).judging)
+            search = self.for_search(model, in_folds=folds > 0)
+            made = (len(search.calibrating.feeds), search.calibrating.count)
+            if made == (calibrated, folds) and judged in (held_out, len(search.judging.feeds)):
+                return True
+        self._split, self._proven = None, self._options.samples
+        return False
+
+    def prove_as_a_search(self, model: Document) -> None:
+        """Let the proof of a file that was not made from samples run on those that judge in a search.
+
+        Args:
+            model: a model that takes the inputs
+
+        Raises:
+            FeedError: they do not fit the model.
+        """
+        self._is_made_from = False
+        self.for_calibration(model)
 
     def for_proof(self, session: runtime.Session) -> feeds_.Feeds:
         """The samples that the proof compares outputs on; their origin says whether something was made from their sources.
@@ -145,7 +187,8 @@ class Samples:
             opened, apart = self._opened(session, self._options.samples), None
             feeds: feeds_.Feeds = feeds_.Chosen(opened, range(self._options.samples))
         else:
-            feeds, apart = feeds_.spread(self._split.judging, self._proven), self._split.apart
+            feeds = feeds_.spread(self._split.judging, self._proven)
+            apart = self._split.apart if self._is_made_from else None
         names = tuple(file.name for file in feeds.files)
         feeds.origin = replace(feeds.origin, apart=apart, files=names or None)
         return feeds
@@ -184,7 +227,12 @@ class Samples:
     @property
     def has_labels(self) -> bool:
         """Whether the first sample has a label, and this run tells accuracies."""
-        first = next(self._feeds.labelled(), None) if self._is_last and self._feeds is not None else None
+        return self._is_last and self.are_labelled
+
+    @property
+    def are_labelled(self) -> bool:
+        """Whether the first sample has a label."""
+        first = next(self._feeds.labelled(), None) if self._feeds is not None else None
         return first is not None and first[1] is not None
 
     def labelled(self, session: runtime.Session) -> feeds_.Feeds | None:

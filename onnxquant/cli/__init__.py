@@ -28,6 +28,10 @@ _COMMANDS = (
 )  # fmt: skip
 
 
+# First words of click's messages.
+_FIRST_WORDS = ("Missing", "Got", "No", "Invalid", "Option", "Could", "Value", "Argument")
+
+
 class _Modules(Mapping[str, click.Command]):
     """Commands by name. Each is imported when it is asked for: a broken plug-in stops only the commands that use it."""
 
@@ -79,13 +83,32 @@ class _Commands(click.Group):
             if message.startswith("Usage:"):  # the whole help, where no command is given
                 error.show()
                 return error.exit_code
-            where = getattr(error, "ctx", None)
-            fail(message + (f" See {where.command_path} --help." if where else ""))
+            fail(_in_our_form(message, getattr(error, "ctx", None)))
         except OnnxQuantError as error:  # a plug-in that a command needs is broken
             fail(str(error))
         except (click.Abort, KeyboardInterrupt):
             return 128 + signal.SIGINT
         return code if isinstance(code, int) else 0
+
+
+def _in_our_form(message: str, context: click.Context | None) -> str:
+    """A message of click as ours are: what is wrong, then what to do, without a full stop.
+
+    Args:
+        message: the message.
+        context: context of the command that was used wrongly; None where click does not say.
+    """
+    text, _, hint = message.strip().partition(" (Did you mean ")
+    text = text.rstrip(".")
+    if text.split(" ", 1)[0] in _FIRST_WORDS:
+        text = text[0].lower() + text[1:]
+    if hint:
+        text += f"; did you mean {hint.removeprefix('one of: ').rstrip('.)?')}?"
+    names: list[str] = []
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name or "")
+        context = context.parent
+    return f"{text}; see `{' '.join(['onnxquant', *names, '--help'])}`"
 
 
 def _only_explains(args: Sequence[str] | None) -> bool:

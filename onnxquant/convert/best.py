@@ -110,7 +110,7 @@ def quantize(
             refuse_taken(place, force=settings.force)
             refuse_overwriting(original, place)
         settings = replace(settings, samples=max(settings.samples, _JUDGED))
-        samples = Samples(data, settings, facts_of(original))
+        samples = Samples(data, settings, facts_of(original), are_compared_on=True)
         samples.for_calibration(original)
         progress("one call of the model", 0.0)
         call = _seconds_of_a_call(settings, original, samples)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
-from onnxquant.numerics.score import GOOD_DB, LOW_DB
+from onnxquant.numerics.score import GOOD_DB, GOOD_TENTH_DB, LOW_DB
 from onnxquant.recipe.options import Options
 from onnxquant.report.report import Report
+from onnxquant.report.state import State
+from onnxquant.report.verdict import counts_answers, has_poor_tenth
 from onnxquant.validation.proof import ProblemKind
 
 # The part of the answers that stays the same, where an output has answers.
@@ -15,18 +17,33 @@ SAME_ANSWERS = 0.99
 _SLACK = 0.2
 
 
-def keeps_bound(report: Report, settings: Options) -> bool:
-    """Whether a file keeps the user's bounds, or else the usual one."""
-    verdict = report.verdict
+def missed_bound(report: Report, settings: Options) -> str:
+    """What a file misses of the user's bounds, or else of the usual one, in few words; empty where it keeps them."""
+    verdict, proof, ratio = report.verdict, report.proof, report.verdict.worst_sqnr_db
     if verdict.state.is_failure:
-        return False
+        return _missed_by_failure(report, settings)
     if settings.metric is not None or settings.min_sqnr is not None or settings.max_mse is not None:
-        return True  # nothing was missed
-    good = verdict.worst_sqnr_db is None or verdict.worst_sqnr_db >= GOOD_DB
+        return ""  # nothing was missed
+    if ratio is not None and ratio < GOOD_DB:
+        return f"below {GOOD_DB:g} dB"
     # Of fewer than a hundred answers one may differ: it tells nothing of a part of a hundred.
     least = min(SAME_ANSWERS * verdict.answers, verdict.answers - 1) if verdict.answers else 0
-    same = verdict.same is None or verdict.same >= least
-    return good and same
+    if proof is not None and not counts_answers(proof):
+        return f"below {GOOD_TENTH_DB:g} dB in the worst tenth" if has_poor_tenth(proof) else ""
+    return "" if verdict.same is None or verdict.same >= least else "answers change"
+
+
+def _missed_by_failure(report: Report, settings: Options) -> str:
+    """What a file misses whose state is a failure."""
+    proof, state = report.proof, report.verdict.state
+    if state is not State.FAILED or proof is None:
+        return str(state)
+    if any(problem.kind is not ProblemKind.MISSED_BOUND for problem in proof.problems):
+        return "its proof failed"
+    if proof.metric is not None and not proof.metric.passed:
+        return f"{proof.metric.name} falls too far"
+    ratio, least = report.verdict.worst_sqnr_db, LOW_DB if settings.min_sqnr is None else settings.min_sqnr
+    return f"below {least:g} dB" if ratio is not None and ratio < least else "mean squared error above the bound"
 
 
 def is_near_bound(report: Report, settings: Options) -> bool:
@@ -65,8 +82,13 @@ def option_that_takes(report: Report, settings: Options) -> str:
     return f"--min-sqnr {least}" if least >= LOW_DB else ""
 
 
-def bound_in_words(settings: Options) -> str:
-    """The bound in words."""
+def bound_in_words(settings: Options, *, has_answers: bool) -> str:
+    """The bound in words.
+
+    Args:
+        settings: options of the run.
+        has_answers: whether outputs have answers that are counted.
+    """
     parts = []
     if settings.min_sqnr is not None:
         parts.append(f"every output keeps {settings.min_sqnr:g} dB")
@@ -74,6 +96,6 @@ def bound_in_words(settings: Options) -> str:
         parts.append(f"no mean squared error above {settings.max_mse:g}")
     if settings.metric is not None:
         parts.append(f"the metric falls by at most {settings.max_drop}")
-    return " and ".join(parts) or (
-        f"the worst output keeps {GOOD_DB:g} dB, and 99 % of the answers stay the same (of fewer than 100 all but one)"
-    )
+    answers = "99 % of the answers stay the same (of fewer than 100 all but one)"
+    tenth = f"{GOOD_TENTH_DB:g} dB in the worst tenth of samples; the model gives no answers that could be counted"
+    return " and ".join(parts) or f"the worst output keeps {GOOD_DB:g} dB, and {answers if has_answers else tenth}"

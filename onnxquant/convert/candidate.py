@@ -28,6 +28,7 @@ class Candidate:
         seconds: time that it took.
         keeps: whether it keeps the bound on quality, on other samples, too.
         is_near: whether it keeps it on these samples alone.
+        missed: what it misses of the bound, in few words; empty where it keeps it on these samples.
     """
 
     way: Way
@@ -36,6 +37,7 @@ class Candidate:
     seconds: float
     keeps: bool
     is_near: bool = False
+    missed: str = ""
 
     @property
     def speed(self) -> float:
@@ -81,10 +83,11 @@ SCORES: dict[Goal, tuple[Callable[[Candidate], float], Callable[[Candidate], flo
 }
 # What is worse about a candidate that loses by the first measure of a goal, and by the second.
 WORSE = {
-    Goal.FAST: ("slower", "larger"),
-    Goal.SMALL: ("larger", "slower"),
-    Goal.BALANCED: ("gains less", "slower"),
+    Goal.FAST: ("slower", "as fast, but larger"),
+    Goal.SMALL: ("larger", "as small, but slower"),
+    Goal.BALANCED: ("gains less in speed and size together", "gains as much, but is slower"),
 }
+NO_BETTER = "no better than the chosen one"
 # Which of two that are equal by the first measure wins.
 SECOND = {Goal.FAST: "the smaller", Goal.SMALL: "the faster", Goal.BALANCED: "the faster"}
 BEST = {Goal.FAST: "the fastest", Goal.SMALL: "the smallest", Goal.BALANCED: "the best in speed and size together"}
@@ -113,8 +116,8 @@ def is_all_in_float(report: Report) -> bool:
 def loss(candidate: Candidate) -> str:
     """The reason why a candidate does not keep the bound."""
     if is_all_in_float(candidate.report):
-        return "all in float"
-    return "near the bound" if candidate.is_near else "loses too much"
+        return "no kernel computes on integers"
+    return "too near the bound" if candidate.is_near else candidate.missed or "loses too much"
 
 
 def prospect(candidate: Candidate, goal: Goal) -> str:
@@ -123,7 +126,7 @@ def prospect(candidate: Candidate, goal: Goal) -> str:
     parts = [f"{candidate.speed:.2f}x as fast"] if goal is not Goal.SMALL else []
     parts += [f"{verdict.smaller:.2f}x smaller"] if goal is not Goal.FAST and verdict.smaller else []
     figures = [] if verdict.worst_sqnr_db is None else [f"{verdict.worst_sqnr_db:.1f} dB"]
-    figures += [verdict.answers_in_words] if verdict.answers else []
+    figures += [verdict.answers_in_words] if verdict.judged_answers else []
     return f"{candidate.way.name} would be {' and '.join(parts)} with {', '.join(figures) or 'a lower metric'}"
 
 
@@ -133,5 +136,5 @@ def line(candidate: Candidate) -> str:
     parts = [candidate.way.name, size(candidate.nbytes)]
     parts += [] if verdict.faster is None else [f"{verdict.faster:.2f}x as fast"]
     parts += [] if verdict.worst_sqnr_db is None else [f"{verdict.worst_sqnr_db:.1f} dB"]
-    parts += [verdict.answers_in_words] if verdict.answers else []
+    parts += [verdict.answers_in_words] if verdict.judged_answers else []
     return ", ".join([*parts, f"{candidate.seconds:.0f} s", "" if candidate.keeps else loss(candidate)]).removesuffix(", ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxquant import runtime
-from onnxquant.convert.work import Kind, Work, kind_of_op, sums_by_kind
+from onnxquant.convert.work import Kind, Work, kind_of_op, kind_of_role, sums_by_kind
 from onnxquant.report.report import Report
 
 # A model that gets faster by less is not said to.
@@ -19,7 +19,11 @@ def prospect(report: Report) -> str:
         report: report on a file of the model that was made without samples.
     """
     times = report.proof.op_times if report.proof else None
-    return in_words(Work({}, sums_by_kind((kind_of_op(time.op), time.original) for time in times))) if times else ""
+    if not times:
+        return ""
+    seconds = sums_by_kind((kind_of_op(time.op), time.original) for time in times)
+    ops = sums_by_kind((kind_of_role(site.decision.role), 1) for site in report.sites if site.decision.role)
+    return in_words(Work({}, seconds, ops=ops))
 
 
 def in_words(work: Work) -> str:
@@ -33,7 +37,10 @@ def in_words(work: Work) -> str:
             f"hardly make it faster."
         )
     part = "Most" if work.share_of_time(most) > 1 / 2 else f"{work.share_of_time(most):.0%}"
-    return f"{part} of its time is {most}: with --data it would run about {_rounded(faster)} times as fast."
+    return (
+        f"{part} of its time is {most}: on integers, which --data tries, it would run about {_rounded(faster)} times as "
+        f"fast, where these keep its answers."
+    )
 
 
 def has_vnni() -> bool:
@@ -42,5 +49,5 @@ def has_vnni() -> bool:
 
 
 def _rounded(factor: float) -> str:
-    """A factor in steps that an estimate can tell apart, rounded down."""
-    return f"{int(factor * 2) / 2:g}" if factor >= 1.5 else f"{int(factor * 10) / 10:g}"
+    """A factor in steps that an estimate can tell apart."""
+    return f"{round(factor * 2) / 2:g}" if factor >= 1.75 else f"{round(factor * 10) / 10:g}"

@@ -13,10 +13,11 @@ from typing import Any
 import onnx
 
 from onnxquant.calibration.samples import Samples
-from onnxquant.convert.bound import bound_in_words, is_near_bound, keeps_bound, margin_db, option_that_takes
+from onnxquant.convert.bound import bound_in_words, is_near_bound, margin_db, missed_bound, option_that_takes
 from onnxquant.convert.candidate import (
     BEST,
     EQUAL,
+    NO_BETTER,
     SCORES,
     SECOND,
     WORSE,
@@ -30,7 +31,7 @@ from onnxquant.convert.candidate import (
 )
 from onnxquant.convert.forecast import Forecast
 from onnxquant.convert.quantize import quantize
-from onnxquant.convert.ways import FLOAT16, INT4_SOLVED, MIXED, STATIC, STATIC_MULS, Family, Way
+from onnxquant.convert.ways import FLOAT16, INT4_SOLVED, INT4_WHOLE_SOLVED, MIXED, STATIC, STATIC_MULS, Family, Way
 from onnxquant.errors import FeedError, OnnxQuantError, RecipeError
 from onnxquant.numerics.score import GOOD_DB
 from onnxquant.plan.activations import StaticRecord
@@ -39,6 +40,7 @@ from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, announce
 from onnxquant.recipe.values import Effort, Goal
 from onnxquant.report.data import Attempt, Choice, Verdict
+from onnxquant.report.verdict import counts_answers
 from onnxquant.solvers.rtn import Rtn
 from onnxquant.targets import Activations
 from onnxquant.validation.latency import ORIGINAL, QUANTIZED, Latency, TimedModel, latencies
@@ -213,7 +215,8 @@ class Race:
         best = max(family, key=quality)
         is_near = quality(best)[1] >= GOOD_DB - _SOLVED_DB or self._settings.metric is not None
         is_no_slower = self.goal is not Goal.FAST or best.speed * EQUAL >= fastest
-        return not way.comes_of(INT4_SOLVED) or (is_near and is_no_slower)
+        is_solved = way.comes_of(INT4_SOLVED) or way.comes_of(INT4_WHOLE_SOLVED)
+        return not is_solved or (is_near and is_no_slower)
 
     def _try(self, way: Way, place: int, count: int) -> None:
         wish = self._wish
@@ -230,9 +233,10 @@ class Race:
             reference=self._reference, command=None, **self._options(way, recipe),
         )  # fmt: skip
         report.prove(look(self._reference, folder / self._name, self._settings, progress))
-        keeps = keeps_bound(report, self._settings) and not is_all_in_float(report)
+        missed = missed_bound(report, self._settings)
+        keeps = not missed and not is_all_in_float(report)
         is_near = keeps and is_near_bound(report, self._settings)
-        candidate = Candidate(way, report, recipe, time.monotonic() - begin, keeps and not is_near, is_near)
+        candidate = Candidate(way, report, recipe, time.monotonic() - begin, keeps and not is_near, is_near, missed)
         self._candidates.append(candidate)
         self._drop_files()
         announce(wish.progress, line(candidate))
@@ -319,15 +323,17 @@ class Race:
             proven: verdict of its proof, which is shown in place of that of its look.
         """
         keeping, rows = self._keeping, []
+        has_answers = winner.report.proof is not None and counts_answers(winner.report.proof)
         for candidate in self._candidates:
             objection = ""
             if candidate is not winner:
                 objection = self._objection(candidate, winner) if candidate.keeps else loss(candidate)
             row = candidate.attempt(objection, pareto=candidate.keeps and is_on_front(candidate, keeping))
             rows.append(replace(row, verdict=proven) if candidate is winner else row)
+        bound = bound_in_words(self._settings, has_answers=has_answers)
         return Choice(
-            self.goal.value, bound_in_words(self._settings), bool(keeping), winner.way.name, (*rows, *self._refused),
-            tuple(self._skipped), self._reason(winner, keeping), self.is_interrupted, self._alternative(winner),
+            self.goal.value, bound, bool(keeping), winner.way.name, (*rows, *self._refused), tuple(self._skipped),
+            self._reason(winner, keeping), self.is_interrupted, self._alternative(winner),
         )  # fmt: skip
 
     def _alternative(self, winner: Candidate) -> str:
@@ -369,16 +375,21 @@ class Race:
     def _objection(self, candidate: Candidate, winner: Candidate) -> str:
         """The reason why a candidate that keeps the bound is not the best."""
         score, second = SCORES[self.goal]
-        if score(candidate) * EQUAL < score(winner):
+        if score(candidate) * EQUAL < max(map(score, self._keeping)):
             return WORSE[self.goal][0]
-        return WORSE[self.goal][1] if second(candidate) * EQUAL < second(winner) else "equal"
+        return WORSE[self.goal][1] if second(candidate) < second(winner) else NO_BETTER
 
     def _reason(self, winner: Candidate, keeping: Sequence[Candidate]) -> str:
         """Why the winner is the best."""
+        made = len(self._candidates)
+        if made == 1:
+            refused = f"; {len(self._refused)} others were refused" if self._refused else ""
+            untried = "; there was no time for others" if self._skipped and not self.is_interrupted else ""
+            return f"the only file that was made{'' if keeping else ', which does not keep the bound'}{refused}{untried}"
         if not keeping:
-            return "no file keeps the bound; its outputs are the best"
+            return f"none of the {made} files keeps the bound; its outputs are the best"
         if len(keeping) == 1:
-            return "the only file that keeps the bound"
+            return f"the only one of {made} files that keeps the bound"
         first = SCORES[self.goal][0]
         is_first = first(winner) >= max(map(first, keeping))
         others = "" if is_first else f"; what differs by less than {EQUAL - 1:.0%} is equal, and {SECOND[self.goal]} wins"

@@ -25,6 +25,9 @@ _SHARE = 0.1
 # Kernels before the outputs are a head where they are fewer than this part of all.
 _HEAD = 0.4
 
+# Kinds of work whose weights save no time in 4 bits.
+_SMALLER_ALONE = (Kind.CONVOLUTION, Kind.RECURRENT, Kind.LOOKUP)
+
 Rules = tuple[Mapping[str, JsonValue], ...]
 
 
@@ -72,6 +75,9 @@ _PRODUCTS = ("matmul", "gemm")
 INT8 = Way("int8 weights", {"format": "int8"})
 INT4 = Way("int4 products, int8 rest", {"format": "int4", "solver": "rtn"}, _REST, family=Family.INT4)
 INT4_SOLVED = Way("int4 products, solved", {"format": "int4"}, _REST, rescues=Family.INT4, family=Family.INT4)
+# Convolutions, recurrent layers and tables in 4 bits, too: they are decoded when a file is loaded, and save its size alone.
+INT4_WHOLE = Way("int4 weights", {"format": "int4", "solver": "rtn"}, family=Family.INT4)
+INT4_WHOLE_SOLVED = Way("int4 weights, solved", {"format": "int4"}, rescues=Family.INT4, family=Family.INT4)
 MIXED = Way(
     "int8 and int4 weights", {"formats": ["int8", "int4"], "min_sqnr": GOOD_DB}, rescues=Family.INT4, family=Family.INT4
 )
@@ -162,7 +168,8 @@ def _ways(model: PreparedModel, work: Work, goal: Goal) -> list[Way]:
         is_first = work.share_of_time(Kind.PRODUCT, Kind.RECURRENT) > work.share_of_time(Kind.CONVOLUTION)
         integers.insert(0 if is_first else 1, DYNAMIC)
     stored_in_four = work.share_of_bytes(Kind.PRODUCT) >= _SHARE
-    four_bits = [INT4] if stored_in_four else []
+    has_rest = work.share_of_bytes(*_SMALLER_ALONE) >= _SHARE and goal is not Goal.FAST
+    four_bits = [INT4] * stored_in_four + [INT4_WHOLE] * has_rest
     if stored_in_four and has_convolutions and goal is not Goal.FAST:
         integers.append(STATIC_INT4_PRODUCTS)
     # The cheapest way comes first: there is something to keep where the others have no time.
@@ -172,7 +179,7 @@ def _ways(model: PreparedModel, work: Work, goal: Goal) -> list[Way]:
         rescues += [STATIC_MULS] if has_products and products_without_maker(model.document) else []
         rescues += _static_rescues(model, mixed=has_products and has_convolutions)
     if four_bits:
-        rescues += [INT4_SOLVED, *([MIXED] if goal is not Goal.FAST else [])]
+        rescues += [INT4_SOLVED] * stored_in_four + [INT4_WHOLE_SOLVED] * has_rest + [MIXED] * (goal is not Goal.FAST)
     return [*first, *rescues, FLOAT16]
 
 

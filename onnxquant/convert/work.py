@@ -42,6 +42,8 @@ class Gain(NamedTuple):
 
 # What integers bring at least, of a kind's own time: the lower end of what docs/benchmarks.md has for its models on a CPU
 # with VNNI, and on one with AVX2 alone. Attention's own products stay in float, and so may recurrent layers.
+# Beside them each op takes seconds to round its inputs and outputs, on one core: small ones gain nothing.
+_ROUNDING_SECONDS = 4e-6
 GAINS = {Kind.CONVOLUTION: Gain(2.5, 1.5), Kind.PRODUCT: Gain(2.0, 1.3)}
 
 
@@ -55,6 +57,7 @@ class Work:
         nodes: number of nodes.
         weights: number of weights.
         slowest: the nodes that take most time.
+        ops: number of ops with a weight by kind; empty where they are not known.
     """
 
     nbytes: dict[Kind, int]
@@ -62,6 +65,7 @@ class Work:
     nodes: int = 0
     weights: int = 0
     slowest: tuple[NodeTime, ...] = ()
+    ops: dict[Kind, int] = field(default_factory=dict)
 
     def share_of_bytes(self, *kinds: Kind) -> float:
         """The part of the weights' bytes that some kinds read."""
@@ -75,9 +79,11 @@ class Work:
 
     def speedup(self, *, vnni: bool) -> float:
         """The least factor that integers are to be expected to bring for the whole model."""
-        left = 1.0
+        left, whole = 1.0, sum(self.seconds.values())
         for kind, gain in GAINS.items():
-            left -= self.share_of_time(kind) * (1 - 1 / (gain.vnni if vnni else gain.plain))
+            saved = self.share_of_time(kind) * (1 - 1 / (gain.vnni if vnni else gain.plain))
+            rounding = self.ops.get(kind, 0) * _ROUNDING_SECONDS / whole if whole else 0.0
+            left -= max(0.0, saved - rounding)
         return 1 / left
 
 
@@ -127,7 +133,12 @@ def work_of(model: PreparedModel, times: Sequence[NodeTime] = ()) -> Work:
     nbytes = sums_by_kind((kind_of_role(site.role), site.nbytes) for site in model.sites)
     seconds = sums_by_kind((kind_of_op(time.op), time.seconds) for time in times)
     number = sum(1 for _ in nodes(model.original.proto))
-    return Work(nbytes, seconds, number, len(model.sites), tuple(times[:3]))
+    return Work(nbytes, seconds, number, len(model.sites), tuple(times[:3]), ops_by_kind(model.sites))
+
+
+def ops_by_kind(sites: Iterable[Site]) -> dict[Kind, int]:
+    """Number of ops that read weights, by kind."""
+    return sums_by_kind((kind_of_role(site.role), len(site.uses)) for site in sites)
 
 
 def sums_by_kind(amounts: Iterable[tuple[Kind, _Amount]]) -> dict[Kind, _Amount]:

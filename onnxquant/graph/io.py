@@ -95,6 +95,8 @@ class Document:
             expected = nbytes(tensor)
             end = len(data) if length is None else offset + length
             inexact = location == wire.INLINE and length != expected  # raw data has the tensor's length, no more
+            if location != wire.INLINE and offset + expected > len(data):
+                raise ExternalDataError(self._cut_short(tensor, location, len(data)))
             if end > len(data) or offset > end or end - offset < expected or inexact:
                 raise ExternalDataError(
                     f"tensor {tensor.name!r}: external data {_shown(location)} holds {len(data)} bytes; offset {offset}, "
@@ -102,6 +104,23 @@ class Document:
                 )
             return data[offset : offset + expected]
         return memoryview(tensor.raw_data) if tensor.raw_data else None
+
+    def _cut_short(self, tensor: onnx.TensorProto, location: str, found: int) -> str:
+        """The message on a data file that is shorter than its tensors need.
+
+        Args:
+            tensor: the first tensor that does not lie in it.
+            location: its name.
+            found: its size in bytes.
+        """
+        external_ones = (t for t in tensors(self.proto) if t.data_location == onnx.TensorProto.EXTERNAL)
+        places = ((external.reference(t), t) for t in external_ones)
+        needed = max(place.offset + nbytes(t) for place, t in places if place.location == location)
+        where = self.path.parent / location if self.path else Path(location)
+        return (
+            f"{where}: holds {found} bytes, expected {needed} or more for the tensors of {self.name}, such as "
+            f"{tensor.name!r}: the file was cut short, or is another model's; copy or download it again"
+        )
 
     def array(self, tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
         """Values of a tensor; a read-only view of the mapped file where the type allows it.

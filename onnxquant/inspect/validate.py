@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -9,7 +10,7 @@ import onnx
 from onnxquant import runtime
 from onnxquant.arguments import checked
 from onnxquant.artifact.records import Metadata, records
-from onnxquant.calibration.feeds import Data, facts_of
+from onnxquant.calibration.feeds import JUDGED, Data, facts_of
 from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError
 from onnxquant.graph.io import Document, load
@@ -54,10 +55,15 @@ def validate(
         FeedError: the data does not fit.
     """
     settings = Options.make(options)
+    is_counted = options.get("samples") is not None
+    if data is not None and not is_counted:
+        settings = replace(settings, samples=max(settings.samples, JUDGED))
     document = load(original, settings.external_root)
     path = Path(quantized)
     file = load(path, settings.external_root)
-    samples = None if data is None else Samples(data, settings, facts_of(document, file))
+    samples = None if data is None else Samples(
+        data, settings, facts_of(document, file), are_compared_on=not is_counted
+    )
     with runtime.custom_op_libraries(settings.custom_op_library):
         with Reference(document, samples, settings) as reference:
             check_request(settings, reference, () if data is not None else options_to_report(options))
@@ -67,7 +73,7 @@ def validate(
             provenance.check(file)
             progress("samples", 0.0)
             if samples is not None:
-                _hold_out(samples, document, file)
+                _hold_out(samples, document, file, is_counted=is_counted)
             if isinstance(reference.outputs, FeedError):
                 raise reference.outputs
             proof = compare(reference, path, settings, progress)
@@ -79,9 +85,18 @@ def validate(
         return provenance.finish(report, file)
 
 
-def _hold_out(samples: Samples, original: Document, file: Document) -> None:
-    """Let the proof run on what calibration held out, where the samples are divided as the file says of its own."""
+def _hold_out(samples: Samples, original: Document, file: Document, *, is_counted: bool) -> None:
+    """Let the proof run on what calibration held out, where the samples are divided as the file says of its own.
+
+    Args:
+        samples: samples of the user.
+        original: the original.
+        file: the file.
+        is_counted: whether the user says how many the proof runs on: a file that was made from none is proven on the first.
+    """
     metadata = Metadata.read(file.proto)
     use = metadata.sample_use if metadata else None
-    if use and samples.is_split_into(original, use.calibrated, use.judged, use.folds or 0) and not use.apart:
+    if use is None and not is_counted:
+        samples.prove_as_a_search(original)
+    elif use and samples.is_split_into(original, use.calibrated, use.judged, use.folds or 0) and not use.apart:
         samples.shared()

@@ -16,19 +16,23 @@ from numpy.typing import NDArray
 
 from onnxquant.json_data import OPTIONAL
 from onnxquant.numerics.align import BY_BEGINNINGS, BY_BOXES, Aligned, align, arrays_of
-from onnxquant.numerics.classes import are_probabilities, has_classes, logits
+from onnxquant.numerics.classes import NO_FACTS, Answering, AnswerKind, Heads, answering, are_probabilities, logits
 from onnxquant.numerics.decibels import decibels
 from onnxquant.numerics.parts import Part, named_part, parts_by_scale
 from onnxquant.numerics.unseen import UnseenQuality, kept_ratio
 
 # Outputs that keep less are to be measured on the task before the file is used, and those that keep still less are lost.
 GOOD_DB, LOW_DB = 20.0, 10.0
+# The same of the worst tenth of samples, where no answers are counted: with twice the noise of the others they are no worse.
+GOOD_TENTH_DB = GOOD_DB - 3.0
 # Of fewer samples than this the worst tenth is less than one.
 _TENTHS = 10
 # Better samples count as exact.
 _EXACT_DB = 100.0
 # A sample's signal counts as at least this part of the mean one: silence has no signal of its own.
 _LEAST_SIGNAL = 0.01
+# Answers that tell whether numbers are above a threshold.
+_THRESHOLDS = (AnswerKind.YES_OR_NO, AnswerKind.LABELS)
 
 
 class Score(NamedTuple):
@@ -82,12 +86,12 @@ class PartQuality:
     Attributes:
         output: name of the output, with the index of the part.
         sqnr_db: ratio of signal and noise over all samples; None for values that are no floats.
-        worst_tenth_db: the same over the worst tenth of the samples; None for fewer than ten.
+        worst_tenth_db: the same over the worst tenth of the samples; None for fewer than ten, and where a sample has one
+            number alone: the ratio of a small one says that it is small, not that it is wrong.
         worst_sample_db: that of the worst sample.
         worst_sample: its place, counted from 0.
-        same, answers: number of answers that are the same, and of all: top classes, boxes, or integers; None where there are
-            none.
-        answer: kind of the answers.
+        same, answers: number of answers that are the same, and of all; None where there are none.
+        answer: kind of the answers, a value of ``AnswerKind``.
         shape: the remark that the shape of the output depends on values, and how it was compared.
     """
 
@@ -100,6 +104,11 @@ class PartQuality:
     answers: int | None = field(default=None, metadata=OPTIONAL)
     answer: str | None = field(default=None, metadata=OPTIONAL)
     shape: str | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def judges(self) -> bool:
+        """Whether there are answers that judge a file, which places of largest values do not."""
+        return bool(self.answers) and self.answer != AnswerKind.LARGEST
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ class UnseenOutputs:
 class _Answers:
     """Kind of some answers, number of those that are the same, and of all."""
 
-    kind: str
+    kind: AnswerKind
     same: int
     count: int
 
@@ -176,17 +185,21 @@ class Judge:
     Args:
         reference: outputs of the float model by name, a mapping per sample.
         names: outputs, or parts of them, that matter (``--judge``); empty: all.
+        heads: facts about the outputs that say which hold answers.
 
     Raises:
         RecipeError: no such output.
     """
 
-    def __init__(self, reference: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, reference: Sequence[Mapping[str, Any]], names: Sequence[str] = (), heads: Heads = NO_FACTS
+    ) -> None:
         self._reference = [arrays_of(outputs) for outputs in reference]
         outputs = list(self._reference[0]) if self._reference else []
         self._parts = [named_part(name, outputs) for name in names] if names else self._parts_by_scale(outputs)
         self._has_probabilities = any(self._holds_probabilities(part) for part in self._parts)
-        self._with_classes = {part.output for part in self._parts if self._holds_classes(part, is_chosen=bool(names))}
+        found = {part.output: self._answering(part, heads, is_chosen=bool(names)) for part in self._parts}
+        self._answering_of = {output: way for output, way in found.items() if way is not None}
 
     def _parts_by_scale(self, outputs: Sequence[str]) -> list[Part]:
         parts = []
@@ -238,7 +251,8 @@ class Judge:
                     out[place] = replace(out[place], output=part.title, sqnr_db=ratio)
             for place, sample in enumerate(aligned):
                 answers = self._answers(part, [sample])
-                if answers and answers.count - answers.same >= out[place].changed:
+                is_judged = answers is not None and answers.kind is not AnswerKind.LARGEST
+                if answers and is_judged and answers.count - answers.same >= out[place].changed:
                     expected, answer = self._first_difference(part, sample) if answers.same < answers.count else (None, None)
                     out[place] = replace(
                         out[place], same=answers.same, answers=answers.count, expected=expected, answer=answer
@@ -246,10 +260,17 @@ class Judge:
         return out
 
     def _first_difference(self, part: Part, sample: Aligned) -> tuple[str | None, str | None]:
-        """The first top class that differs; None of boxes and of whole numbers."""
-        if part.output in sample.matched or not self._is_float(part):
+        """The first top class, or number of a yes or no, that differs; None of boxes and of whole numbers."""
+        way = self._answering_of.get(part.output)
+        if part.output in sample.matched or not self._is_float(part) or way is None:
             return None, None
-        tops = [part.of(side[part.output]).argmax(-1).reshape(-1) for side in (sample.expected, sample.outputs)]
+        sides = [part.of(side[part.output]) for side in (sample.expected, sample.outputs)]
+        if way.kind in _THRESHOLDS:
+            values = [side.reshape(-1) for side in sides]
+            place = int(((values[0] > way.threshold) != (values[1] > way.threshold)).argmax())
+            label = f"label {place}: " if way.kind is AnswerKind.LABELS else ""
+            return f"{label}{values[0][place]:.3g}", f"{values[1][place]:.3g}"
+        tops = [side.argmax(-1).reshape(-1) for side in sides]
         place = int((tops[0] != tops[1]).argmax())
         return str(tops[0][place]), str(tops[1][place])
 
@@ -263,7 +284,7 @@ class Judge:
         aligned = self._aligned(outputs)
         powers = {part.title: self._powers(part, aligned) for part in self._parts if self._is_float(part)}
         qualities = [
-            UnseenQuality.of(title, _sample_ratios(p.total), sources)
+            self._unseen_of(title, p, sources)
             for title, p in powers.items()
             if p.has_signal and len(p.total) == len(sources)
         ]
@@ -272,6 +293,16 @@ class Judge:
         ratios = [ratio for own in whole if (ratio := kept_ratio(own, sources)) is not None]
         expected = expected and replace(expected, kept_db=min(ratios, default=None))
         return UnseenOutputs(tuple(self.quality(outputs)), expected)
+
+    def _unseen_of(self, title: str, powers: _Powers, sources: Sequence[str]) -> UnseenQuality:
+        """The quality of a part on samples of other sources."""
+        quality = UnseenQuality.of(title, _sample_ratios(powers.total), sources)
+        return quality if self._has_tenths(title) else replace(quality, worst_tenth_db=None)
+
+    def _has_tenths(self, title: str) -> bool:
+        """Whether samples of a part can be worse than others: one number alone is only smaller."""
+        parts = [part for part in self._parts if part.title == title]
+        return any(np.size(part.of(s[part.output])) > 1 for part in parts for s in self._reference if part.output in s)
 
     def of_samples(self, places: Sequence[int]) -> Judge:
         """The judge of some of the samples.
@@ -295,12 +326,12 @@ class Judge:
         is_whole = bool(arrays) and not part.index and self._is_float(part)
         return is_whole and all(a.ndim == 2 and are_probabilities(a) for a in arrays)
 
-    def _holds_classes(self, part: Part, *, is_chosen: bool) -> bool:
-        """Whether a part has a number for each class; beside probabilities others are none, such as a detector's boxes."""
+    def _answering(self, part: Part, heads: Heads, *, is_chosen: bool) -> Answering | None:
+        """The way in which a part of floats holds answers; beside probabilities others hold none, such as boxes."""
         if part.index or not self._is_float(part) or (self._has_probabilities and not self._holds_probabilities(part)):
-            return False
+            return None
         arrays = [sample[part.output] for sample in self._reference if part.output in sample]
-        return has_classes(part.output, arrays, is_chosen=is_chosen)
+        return answering(part.output, arrays, heads, is_chosen=is_chosen)
 
     def _powers(self, part: Part, aligned: Sequence[Aligned]) -> _Powers:
         """Powers of a part by sample. A box that is missing on one side is noise to the criterion."""
@@ -335,7 +366,7 @@ class Judge:
         if len(ratios) > 1:
             worst = min(range(len(ratios)), key=lambda i: ratios[i])
             quality = replace(quality, worst_sample_db=ratios[worst], worst_sample=worst)
-        tenth = _worst_tenth(powers) if len(powers) >= _TENTHS else None
+        tenth = _worst_tenth(powers) if len(powers) >= _TENTHS and self._has_tenths(part.title) else None
         return replace(quality, sqnr_db=_ratio(powers), worst_tenth_db=tenth)
 
     def _answers(self, part: Part, aligned: Sequence[Aligned]) -> _Answers | None:
@@ -343,17 +374,29 @@ class Judge:
         name = part.output
         boxes = [s for s in aligned if name in s.matched and s.boxes]
         if boxes:
-            return _Answers("boxes", sum(s.same or 0 for s in boxes), sum(s.boxes or 0 for s in boxes))
+            return _Answers(AnswerKind.BOXES, sum(s.same or 0 for s in boxes), sum(s.boxes or 0 for s in boxes))
         pairs = [(part.of(s.expected[name]), part.of(s.outputs[name])) for s in aligned if name in s.expected]
         if not self._is_float(part):
             same = [np.asarray(a == b) for a, b in pairs]
-            return _Answers("values", sum(int(s.sum()) for s in same), sum(s.size for s in same))
-        if not pairs or part.index or name not in self._with_classes:
+            return _Answers(AnswerKind.VALUES, sum(int(s.sum()) for s in same), sum(s.size for s in same))
+        way = self._answering_of.get(name)
+        if not pairs or part.index or way is None:
             return None
+        if way.kind in _THRESHOLDS:
+            return _above(way, pairs)
         # Rows of one number have no top class.
         same = [np.asarray(a.argmax(-1) == b.argmax(-1))[a.max(-1) > a.min(-1)] for a, b in pairs]
         count = sum(s.size for s in same)
-        return _Answers("top classes", sum(int(s.sum()) for s in same), count) if count else None
+        return _Answers(way.kind, sum(int(s.sum()) for s in same), count) if count else None
+
+
+def _above(way: Answering, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> _Answers | None:
+    """The answers yes or no; of labels those that either side gives, since most are given to no sample."""
+    sides = [(a > way.threshold, b > way.threshold) for a, b in pairs]
+    counted = [(a | b) if way.kind is AnswerKind.LABELS else np.ones_like(a) for a, b in sides]
+    count = sum(int(c.sum()) for c in counted)
+    same = sum(int(((a == b) & c).sum()) for (a, b), c in zip(sides, counted, strict=True))
+    return _Answers(way.kind, same, count) if count else None
 
 
 def _remark(output: str, aligned: Sequence[Aligned]) -> str | None:

@@ -16,6 +16,7 @@ from onnxquant.budget.result import FormatSearchResult
 from onnxquant.calibration.feeds import Assumption
 from onnxquant.graph.io import Document, load
 from onnxquant.json_data import OPTIONAL, JsonObject, JsonValue
+from onnxquant.numerics.classes import AnswerKind
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.numerics.unseen import UnseenQuality
 from onnxquant.observers.histogram import HistogramSummary
@@ -100,7 +101,7 @@ class Verdict:
         faster_interval: interval that holds ``faster`` 19 times of 20; None where it is not known.
         worst_tenth_db: SQNR of the worst output over the worst tenth of the samples; None for fewer than ten.
         same, answers: number of answers that are the same, and of all, where the fewest are; None where there are none.
-        answer: kind of these answers.
+        answer: kind of these answers, a value of ``AnswerKind``.
         answers_of: the output that they are of, where there are several.
         unseen: quality to expect on samples of other sources; None where nothing tells it.
         assumption: part of the samples' preparation that the user has to confirm; None: there is none.
@@ -124,11 +125,18 @@ class Verdict:
     assumption: Assumption | None = field(default=None, metadata=OPTIONAL)
 
     @property
+    def judged_answers(self) -> str:
+        """The number of answers that are the same, of all, in figures; empty where no answers judge the file."""
+        return f"{self.same} of {self.answers}" if self.answers and self.answer != AnswerKind.LARGEST else ""
+
+    @property
     def answers_in_words(self) -> str:
         """The number of answers that are the same; empty where there are none."""
         if not self.answers:
             return ""
         output = f" of {self.answers_of}" if self.answers_of else ""
+        if self.answer == AnswerKind.LARGEST:
+            return f"the largest value{output} in the same place in {self.same} of {self.answers} rows"
         return f"{self.same} of {self.answers} {self.answer}{output} the same"
 
 

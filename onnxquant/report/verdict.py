@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from onnxquant.calibration.feeds import Assumption
 from onnxquant.numerics.align import BY_BOXES
-from onnxquant.numerics.score import GOOD_DB, LOW_DB, PartQuality
+from onnxquant.numerics.score import GOOD_DB, GOOD_TENTH_DB, LOW_DB, PartQuality
 from onnxquant.report import advice
 from onnxquant.report.data import ReportData, Verdict
 from onnxquant.report.state import State
@@ -104,7 +104,7 @@ def _remark_on_samples(assumption: Assumption | None) -> str:
 def _fewest_answers(proof: Proof | None) -> PartQuality | None:
     """The part of the outputs of which the fewest answers are the same."""
     parts = [part for part in (proof.quality if proof else None) or [] if part.answers]
-    return min(parts, key=_share, default=None)
+    return min(parts, key=lambda part: (not part.judges, _share(part)), default=None)
 
 
 def _share(part: PartQuality) -> float:
@@ -171,9 +171,20 @@ def ratios_of_outputs(proof: Proof) -> dict[str, float]:
     return {part.output: part.sqnr_db for part in proof.quality if part.sqnr_db is not None}
 
 
+def counts_answers(proof: Proof) -> bool:
+    """Whether there are answers that judge a file."""
+    return any(part.judges for part in proof.quality or ())
+
+
+def has_poor_tenth(proof: Proof) -> bool:
+    """Whether the worst samples lose too much, where no answers say that they are as good as the others."""
+    tenths = [p.worst_tenth_db for p in proof.quality or () if p.worst_tenth_db is not None and not p.shape]
+    return not counts_answers(proof) and min(tenths, default=math.inf) < GOOD_TENTH_DB
+
+
 def _quality_of_answers(part: PartQuality) -> Quality:
     """The level of a part by the number of answers that are the same."""
-    if not part.answers or part.same is None:
+    if not part.judges or not part.answers or part.same is None:
         return Quality.GOOD
     share = _share(part)
     if part.answers < _MANY_ANSWERS:
@@ -189,6 +200,8 @@ def _quality_of_ratios(report: ReportData, proof: Proof) -> Quality:
     bound = report.request.options.get("min_sqnr") if report.request else None
     good = bound if isinstance(bound, (int, float)) else _LEAST_DB if proof.metric else GOOD_DB
     if worst >= max(good, _LEAST_DB):
+        if not isinstance(bound, (int, float)) and not proof.metric and has_poor_tenth(proof):
+            return Quality.DOUBTFUL
         return Quality.DOUBTFUL if proof.unseen and proof.unseen.low_db < good else Quality.GOOD
     # What lies behind the place where two outputs of other lengths part says nothing about either.
     worst = min((ratio for name, ratio in ratios.items() if name not in cut), default=LOW_DB)
@@ -241,7 +254,11 @@ def _doubt(proof: Proof) -> str:
         worst = min(parts, key=_share)
         output = f" of {worst.output}" if len(proof.quality or ()) > 1 else ""
         return f"{worst.same} of {worst.answers} {worst.answer}{output} are the same, others may be wrong"
-    if proof.unseen and min(ratios_of_outputs(proof).values(), default=0.0) >= GOOD_DB:
+    ratio = min(ratios_of_outputs(proof).values(), default=0.0)
+    if ratio >= GOOD_DB and has_poor_tenth(proof):
+        tenth = min(p.worst_tenth_db for p in proof.quality or () if p.worst_tenth_db is not None)
+        return f"outputs of the worst tenth of samples keep {tenth:.0f} dB, and no answers say whether that is enough"
+    if proof.unseen and ratio >= GOOD_DB:
         return f"on samples of other sources outputs may keep no more than {proof.unseen.low_db:.0f} dB"
     return f"answers of outputs that keep less than {GOOD_DB:.0f} dB may be wrong"
 

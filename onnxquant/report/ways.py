@@ -22,14 +22,13 @@ def _attempt(attempt: Attempt, chosen: str) -> list[str]:
     verdict = attempt.verdict
     if verdict is None or attempt.nbytes is None:
         return [attempt.way, "", "", "", "", "", "", f"refused: {attempt.objection}"]
-    same = f"{verdict.same} of {verdict.answers}" if verdict.answers else ""
     return [
         attempt.way,
         size(attempt.nbytes),
         f"{verdict.smaller:.2f}x" if verdict.smaller else "",
         _faster(verdict),
         "" if verdict.worst_sqnr_db is None else decibels(verdict.worst_sqnr_db),
-        same,
+        verdict.judged_answers,
         f"{attempt.seconds:.0f}",
         "chosen" if attempt.way == chosen else attempt.objection,
     ]
@@ -52,7 +51,7 @@ def _way(attempt: Attempt, chosen: str) -> list[str]:
         times(verdict.faster),
         "" if verdict.worst_sqnr_db is None else decibels(verdict.worst_sqnr_db),
         size(attempt.nbytes),
-        f"{verdict.same} of {verdict.answers}" if verdict.answers else "",
+        verdict.judged_answers,
         "chosen" if attempt.way == chosen else attempt.objection,
         "",
     ]

@@ -12,6 +12,7 @@ from onnxquant.plan.activations import StaticRecord
 from onnxquant.report import rows
 from onnxquant.report.data import Choice, Float16Error, ReportData, Verdict
 from onnxquant.report.units import decibels, figure, milliseconds, size, unseen
+from onnxquant.report.verdict import counts_answers
 from onnxquant.validation.latency import ORIGINAL
 from onnxquant.validation.proof import Proof, Structure
 
@@ -21,6 +22,8 @@ _NAMED = 3
 _UNITS = {IMAGES: "image", SOUND: "sound", "text": "text"}
 # More memory by this factor is worth a line.
 _MORE_MEMORY = 1.1
+# Constants that are a smaller part of the bytes are hardly any.
+_SMALL_SHARE = 0.005
 
 
 def lines(report: ReportData, verdict: Verdict) -> list[tuple[str, str]]:
@@ -31,6 +34,7 @@ def lines(report: ReportData, verdict: Verdict) -> list[tuple[str, str]]:
         ("speed", faster(report, verdict)),
         ("memory", _memory(proof)),
         ("quality", quality(verdict)),
+        ("answers", _uncounted(proof)),
         ("accuracy", _accuracy(proof)),
         ("metric", _metric(proof)),
         ("samples", _samples(proof.feeds) if proof and proof.feeds else ""),
@@ -88,6 +92,21 @@ def quality(verdict: Verdict) -> str:
     return "; ".join(parts)
 
 
+def _uncounted(proof: Proof | None) -> str:
+    """The reason why no answers were counted, and the options that judge a file by others; empty where some were counted."""
+    if proof is None or proof.feeds is None or proof.feeds.is_synthetic or not proof.quality:
+        return ""
+    if counts_answers(proof) or proof.metric is not None or proof.accuracy is not None:
+        return ""
+    unsure = next((part.output for part in proof.quality if part.answers), None)
+    if unsure is None:
+        return "not counted: no output shows classes, or yes and no; --metric judges by a measure of yours"
+    return (
+        f"not counted: nothing says that columns of {unsure} are classes; --judge {unsure} counts them as such, --metric "
+        f"judges by a measure of yours"
+    )
+
+
 def _worst(verdict: Verdict, sqnr_db: float) -> str:
     if sqnr_db == math.inf:
         return "outputs are exactly the same"
@@ -107,11 +126,23 @@ def weights(report: ReportData) -> str:
         errors = [w.error for w in report.proof.weights.values()]
     if not formats:
         return ""
-    text = f"{formats.total()} of {len(report.sites) or formats.total()} encoded: "
-    text += ", ".join(name if len(formats) == 1 else f"{name} {count}" for name, count in formats.most_common())
+    count = formats.total()
+    text = f"{count} weight{'s' * (count > 1)} encoded: "
+    text += ", ".join(name if len(formats) == 1 else f"{name} {number}" for name, number in formats.most_common())
     if finite := [e.mse for e in errors if math.isfinite(e.mse)]:
         text += f"; average MSE {figure(average_mse(finite))}"
-    return text
+    return text + _in_float(report)
+
+
+def _in_float(report: ReportData) -> str:
+    """The constants that stay in float, the part of the bytes that they are, and why most of them do."""
+    kept = [site.decision for site in report.sites if site.decision.format is None]
+    if not kept:
+        return ""
+    share = sum(d.float_bytes for d in kept) / max(1, sum(s.decision.float_bytes for s in report.sites))
+    reason = max(Counter(d.reason for d in kept).items(), key=lambda pair: pair[1])[0]
+    part = f"{share:.0%} of their bytes" if share >= _SMALL_SHARE else "hardly any bytes"
+    return f"; {len(kept)} constant{'s' * (len(kept) > 1)} in float ({part}): {reason}"
 
 
 def _untried(choice: Choice) -> str:

@@ -11,7 +11,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxquant.arguments import checked
-from onnxquant.errors import ModelError
+from onnxquant.errors import ExternalDataError, ModelError
+from onnxquant.graph.io import load as load_document
 from onnxquant.graph.io import outlined
 from onnxquant.graph.names import DOMAIN
 from onnxquant.graph.random_draws import add_seeds, unseeded
@@ -119,8 +120,24 @@ def open_session(
         source = model if isinstance(model, bytes) else str(model)
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
+        if not isinstance(model, bytes):
+            _refuse_damaged_data(Path(model))
         remedy = _remedy(without_library(used, libraries))
         raise ModelError(f"{title}: onnxruntime {version()} cannot load it: {first_line(error)}{remedy}") from None
+
+
+def _refuse_damaged_data(path: Path) -> None:
+    """Refuse a model whose data files are missing, too short, or not where they may be.
+
+    Raises:
+        ExternalDataError: one is.
+    """
+    try:
+        load_document(path)
+    except ExternalDataError:
+        raise
+    except ModelError:  # onnxruntime's words say what else is wrong
+        return
 
 
 def _remedy(domains: Sequence[str]) -> str:

@@ -193,7 +193,7 @@ def compare_outputs(models: ComparedModels, folder: Path, progress: Progress) ->
         if a in runs and b in runs
     }
     deployed = next(run for run in DEPLOYED if run in runs)
-    judge, outputs = Judge(runs[Run.FLOAT], models.judge), runs[deployed]
+    judge, outputs = Judge(runs[Run.FLOAT], models.judge, models.samples.heads), runs[deployed]
     return ComparedOutputs(errors, judge.quality(outputs), examples(judge.samples(outputs), models.samples, outputs))
 
 

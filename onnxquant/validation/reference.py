@@ -15,9 +15,11 @@ from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
 from onnxquant.calibration.samples import Samples, inputs_of
 from onnxquant.errors import FeedError, ModelError, RecipeError, nearest
+from onnxquant.graph.analysis.heads import heads_of
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import write_copy
 from onnxquant.graph.sites import find_sites
+from onnxquant.numerics.classes import NO_FACTS, Heads
 from onnxquant.numerics.score import Judge
 from onnxquant.passes.pipeline import prepare
 from onnxquant.plan.context import Shared
@@ -42,6 +44,7 @@ class SampledOutputs:
         source: samples of the user; None: these are synthetic.
         longer: a synthetic sample of other lengths, for speed alone; None: no length is made up, or there is none.
         step: one token beside the cache of a decoder, for speed alone; None: the model has none, or takes no such sample.
+        heads: facts about the outputs.
     """
 
     feeds: list[feeds_.Feed]
@@ -50,6 +53,7 @@ class SampledOutputs:
     source: Samples | None = None
     longer: feeds_.Feed | None = None
     step: feeds_.Feed | None = None
+    heads: Heads = NO_FACTS
 
 
 class Reference:
@@ -93,11 +97,13 @@ class Reference:
             FeedError: the user's samples do not fit.
         """
         try:
-            return sampled_outputs(self.path, self._samples, self._options)
+            sampled = sampled_outputs(self.path, self._samples, self._options)
         except FeedError as error:
             if self._samples is not None:
                 raise
             return error
+        has_labels = self._samples is not None and self._samples.are_labelled
+        return replace(sampled, heads=replace(heads_of(self.document.proto), has_labels=has_labels))
 
     @cached_property
     def metric(self) -> float:
@@ -120,7 +126,7 @@ class Reference:
         """
         if isinstance(self.outputs, FeedError):
             raise self.outputs
-        return Judge(self.outputs.outputs, self._options.judge)
+        return Judge(self.outputs.outputs, self._options.judge, self.outputs.heads)
 
     @cached_property
     def footprint(self) -> Footprint:

@@ -50,7 +50,8 @@ def look(reference: Reference, quantized: Path, options: Options, progress: Prog
     models = ComparedModels(None, document, first, options.threads, large, options.judge)
     progress("outputs of the first samples", 0.0)
     outputs = models.run(quantized, library=True)
-    proof.feeds, proof.quality = samples.origin, Judge(first.outputs, options.judge).quality(outputs)
+    proof.feeds = samples.origin
+    proof.quality = Judge(first.outputs, options.judge, samples.heads).quality(outputs)
     ratios = [part.sqnr_db for part in proof.quality if part.sqnr_db is not None]
     if min(ratios, default=LOW_DB) < LOW_DB and options.metric is None:
         proof.problems.append(Problem("the first samples lose their outputs", ProblemKind.MISSED_BOUND))

@@ -218,7 +218,7 @@ BAD_OPTIONS = {
     "no such dimension": (["--dim", "bach=3"], "did you mean 'batch'"),
     "data missing": (["--data", "nowhere.npz"], "nowhere.npz"),
     "recipe missing": (["--recipe", "nowhere.toml"], "nowhere.toml"),
-    "unknown flag": (["--bit", "4"], "No such option"),
+    "unknown flag": (["--bit", "4"], "no such option"),
 }
 
 
@@ -261,6 +261,15 @@ def test_yaml_and_toml_recipes_say_the_same(model: Path, tmp_path: Path) -> None
 
 BAD_FEEDS = {
     "wrong name": ({"X": np.zeros((2, 3, 256), np.float32)}, "the model has no input 'X'"),
+    "more arrays": (
+        {"x": np.zeros((2, 3, 256), np.float32), "speaker": np.zeros((2, 3))},
+        "has no input 'speaker'; found x float32 [2, 3, 256], speaker float64 [2, 3]; the model takes x",
+    ),
+    "one sample": (
+        {"x": np.zeros((3, 256), np.float32)},
+        "array 'x' has shape [3, 256], expected [samples, 3, 256]; it is one sample: give it an axis",
+    ),
+    "flat": ({"x": np.zeros(768, np.float32)}, "array 'x' has shape [768], expected [samples, 3, 256]; the first axis"),
     "wrong shape": ({"x": np.zeros((2, 3, 255), np.float32)}, "shape [1, 3, 255], expected ['batch', 3, 256]"),
     "wrong type": ({"x": np.zeros((2, 3, 256), np.int64)[..., :0]}, "expected"),
     "nan": ({"x": np.full((2, 3, 256), np.nan, np.float32)}, "NaN"),

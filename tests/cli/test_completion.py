@@ -97,4 +97,4 @@ def test_the_reference_is_current_and_complete() -> None:
 
 
 def test_without_a_shell() -> None:
-    refused(run("completion"), "onnxquant: error: Missing argument", "bash")
+    refused(run("completion"), "onnxquant: error: missing argument", "bash")

@@ -136,6 +136,12 @@ def external_gone(path: Path) -> None:
     path.with_suffix(".bin").unlink()
 
 
+def external_cut(path: Path) -> None:
+    graphs.save(graphs.matmul(K, N), path, external=True)
+    with path.with_suffix(".bin").open("r+b") as file:
+        file.truncate(100)
+
+
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (missing, r"bad\.onnx: no such file"),
     "folder": (Path.mkdir, r"bad\.onnx(: not a file|: has neither genai_config\.json nor model\.onnx| is a folder)"),
@@ -153,6 +159,7 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no opset": (opset(None), r"opset missing is not supported"),
     "IR 99": (ir(99), rf"IR version 99 is not supported; expected at most {MAX_IR}"),
     "external data gone": (external_gone, r"external data 'bad\.bin': No such file"),
+    "external data cut": (external_cut, rf"bad\.bin: holds 100 bytes, expected {4 * K * N} or more.*copy or download it"),
 }
 COMMANDS: dict[str, Callable[[Path, Path, Path], list[object]]] = {
     "quantize": lambda bad, good, out: ["quantize", bad, "-o", out],
@@ -321,7 +328,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "threads": (["--threads", "0"], "threads is 0, expected at least 1"),
     "seed": (["--seed", "-1"], "seed is -1, expected at least 0"),
     "sqnr": (["--min-sqnr", "high"], "--min-sqnr.*'high' is not a valid float"),
-    "option": (["--fromat", "int4"], "No such option '--fromat'.*--format"),
+    "option": (["--fromat", "int4"], "no such option '--fromat'.*--format"),
     "argument": (["second.onnx"], "unexpected extra argument.*second.onnx"),
     "value missing": (["--format"], "--format.*requires an argument"),
 }
@@ -334,10 +341,12 @@ def test_bad_option(kind: str, model: Path, tmp_path: Path) -> None:
 
 
 def test_usage(tmp_path: Path) -> None:
-    refused(tmp_path, "quantize", says="Missing argument 'MODEL'.*onnxquant quantize --help")
-    refused(tmp_path, "qantize", "x.onnx", says="No such command 'qantize'")
-    refused(tmp_path, "benchmark", says="Missing argument 'MODELS...'")
-    refused(tmp_path, "dequantize", "x.onnx", says="Missing option '-o' / '--output'")
+    refused(tmp_path, "quantize", says="missing argument 'MODEL'.*onnxquant quantize --help")
+    refused(tmp_path, "qantize", "x.onnx", says="no such command 'qantize'; did you mean .*; see `onnxquant --help`$")
+    refused(tmp_path, "quantize", "x", "--bits", "q", says="'q' is not a valid integer; see `onnxquant quantize --help`$")
+    refused(tmp_path, "quantize", "a", "b", says=r"error: got unexpected extra argument \(b\); see `onnxquant quantize")
+    refused(tmp_path, "benchmark", says="missing argument 'MODELS...'")
+    refused(tmp_path, "dequantize", "x.onnx", says="missing option '-o' / '--output'")
     # Called with nothing it explains itself.
     assert "Start here" in run().output
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from onnxquant.errors import RecipeError
+from onnxquant.numerics.classes import Heads
 from onnxquant.numerics.difference import Difference
 from onnxquant.numerics.score import Judge, Score
 
@@ -259,20 +260,24 @@ def test_silence_is_not_the_worst_sample() -> None:
 @pytest.mark.parametrize(
     ("name", "values", "counted"),
     [
-        ("y", LOGITS, True),
+        ("y", LOGITS, "largest values"),
         ("y", softmax(LOGITS), True),
         ("logits", RNG.normal(0, 1, (6, 1, 4, 10)), True),
+        ("y", OWN.normal(0, 1, (6, 1, 1000)), True),
+        ("forecast", LOGITS, False),
+        ("predictions", LOGITS, "largest values"),
         ("y", RNG.normal(0, 1, (6, 1, 4, 10)), False),
         ("embedding", LOGITS, False),
         ("y", LOGITS / np.linalg.norm(LOGITS, axis=-1, keepdims=True), False),
         ("y", RNG.normal(0, 1, (6, 1, 3, 8, 8)), False),
-        ("y", OWN.normal(0, 1, (6, 1, 40, 59)), True),
+        ("y", OWN.normal(0, 1, (6, 1, 40, 59)), "largest values"),
+        ("y", OWN.normal(0, 1, (6, 1, 4, 1003)), True),
         ("y", np.log(softmax(OWN.normal(0, 1, (6, 1, 4, 10)))), True),
         ("y", OWN.normal(0, 1, (6, 1, 40, 64)), False),
         ("y", OWN.random((6, 1, 40, 59)), False),
         ("y", OWN.normal(0, 1, (6, 1, 384)), False),
         ("logits", OWN.normal(0, 1, (6, 1, 384)), True),
-        ("y", OWN.normal(0, 1, (6, 3, 4)).cumsum(-1) ** 2, True),
+        ("y", OWN.normal(0, 1, (6, 3, 4)).cumsum(-1) ** 2, "largest values"),
         ("y", np.sort(OWN.random((6, 3, 4))), False),
         ("masked_lm_logits", OWN.normal(0, 1, (6, 1, 384)), True),
         ("pred_boxes", OWN.normal(0, 1, (6, 3, 4)), False),
@@ -282,13 +287,69 @@ def test_silence_is_not_the_worst_sample() -> None:
         ("y", RNG.normal(0, 1, (6, 1, 1)), False),
     ],
 )
-def test_top_classes_are_counted_where_there_are_classes(name: str, values: np.ndarray, counted: bool) -> None:
+def test_top_classes_are_counted_where_there_are_classes(name: str, values: np.ndarray, counted: str | bool) -> None:
+    """Where nothing says that columns are classes, the places of the largest values are counted, which judge nothing."""
     moved = values.copy()
     moved[0] = -values[0]
     (part,) = Judge(samples(values, name)).quality(samples(moved, name))
     rows = values[..., 0].size
     assert part.answers == (rows if counted else None)
     assert not counted or part.same == rows - values[0, ..., 0].size
+    assert part.judges is (counted is True) and part.answer == (
+        counted if isinstance(counted, str) else "top classes" if counted else None
+    )
+
+
+def test_facts_of_the_graph_make_classes_of_columns() -> None:
+    """An ArgMax behind an output, labels beside the samples, or the user say that columns are classes."""
+    reference = samples(LOGITS)
+    kinds = [
+        Judge(reference, names, heads).quality(reference)[0].answer
+        for names, heads in (((), Heads(classes=frozenset({"y"}))), ((), Heads(has_labels=True)), (("y",), Heads()))
+    ]
+    assert kinds == ["top classes"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "low", "high"),
+    [
+        ("p", Heads(), 0.0, 1.0),
+        ("logits", Heads(sigmoids=frozenset({"logits"})), 0.0, 1.0),
+        ("logit", Heads(), -1.0, 1.0),
+        ("y", Heads(logits=frozenset({"y"})), -1.0, 1.0),
+    ],
+)
+def test_one_number_for_each_row_is_a_yes_or_no(name: str, heads: Heads, low: float, high: float) -> None:
+    """Two of twenty rows cross the middle."""
+    values = np.linspace(low, high, 20).reshape(20, 1, 1)
+    moved = values.copy()
+    moved[[9, 10]] = moved[[10, 9]]
+    (part,) = Judge(samples(values, name), (), heads).quality(samples(moved, name))
+    assert (part.answer, part.same, part.answers, part.judges) == ("yes/no answers", 18, 20, True)
+    assert part.worst_tenth_db is None  # the ratio of a small number says that it is small
+    changed = [q for q in Judge(samples(values, name), (), heads).samples(samples(moved, name)) if q.changed]
+    assert [q.sample for q in changed] == [9, 10] and changed[0].expected == f"{values[9, 0, 0]:.3g}"
+
+
+@pytest.mark.parametrize(("name", "factor"), [("y", 3.0), ("depth", 1.0)])
+def test_other_numbers_are_no_yes_or_no(name: str, factor: float) -> None:
+    values = factor * np.linspace(0, 1, 20).reshape(20, 1, 1)
+    (part,) = Judge(samples(values, name)).quality(samples(values, name))
+    assert part.answers is None and not part.judges
+
+
+def test_labels_are_counted_where_either_side_gives_them() -> None:
+    """Of four labels the first sample has two, the second one; the file takes one away and gives another."""
+    reference = np.float32([[[0.9, 0.8, 0.1, 0.2]], [[0.1, 0.2, 0.3, 0.7]], [[0.1, 0.1, 0.1, 0.1]]])
+    moved = np.float32([[[0.9, 0.4, 0.1, 0.2]], [[0.1, 0.2, 0.6, 0.7]], [[0.2, 0.1, 0.1, 0.1]]])
+    (part,) = Judge(samples(reference), (), Heads(sigmoids=frozenset({"y"}))).quality(samples(moved))
+    assert (part.answer, part.same, part.answers) == ("labels", 2, 4)
+
+
+def test_a_row_without_answers_beside_answers_does_not_hide_them() -> None:
+    reference = [{"pose": row, "scores": row} for row in LOGITS]
+    parts = {part.output: part.judges for part in Judge(reference).quality(reference)}
+    assert parts == {"pose": False, "scores": True}
 
 
 def test_beside_probabilities_other_outputs_hold_no_classes() -> None:

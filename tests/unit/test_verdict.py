@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -206,3 +207,31 @@ def test_verdict_and_next_step_count_the_answers_of_one_output() -> None:
     ]
     assert (judged.verdict.same, judged.verdict.answers) == (80, 100)
     assert "80 of 100 top classes of far are the same" in judged.verdict.next
+
+
+def test_without_answers_the_worst_tenth_decides_too() -> None:
+    """The places of largest values are no answers: they neither pass a file nor fail it."""
+    judged = report()
+    assert judged.proof
+    unsure = PartQuality("y", 40.0, 14.0, answer="largest values", same=1, answers=100)
+    judged.proof.quality = [unsure]
+    assert judged.verdict.state is State.CAUTION and "14 dB" in judged.verdict.next
+    lines = dict(words.lines(judged, judged.verdict))
+    assert "in the same place in 1 of 100 rows" in lines["quality"]
+    assert "--judge y" in lines["answers"] and "--metric" in lines["answers"]
+    judged.proof.quality = [replace(unsure, worst_tenth_db=18.0)]
+    assert judged.verdict.state is State.PASSED
+    judged.proof.quality = [unsure, PartQuality("c", 40.0, 14.0, answer="yes/no answers", same=99, answers=100)]
+    assert judged.verdict.state is State.PASSED and judged.verdict.same == 99
+    assert "answers" not in dict(words.lines(judged, judged.verdict))
+
+
+def test_uncounted_answers_are_said_beside_samples_of_the_user_alone() -> None:
+    judged = report()
+    assert judged.proof
+    judged.proof.quality = [PartQuality("y", 40.0)]
+    assert "--metric" in dict(words.lines(judged, judged.verdict))["answers"]
+    judged.proof.metric = MetricResult("f1", 0.9, 0.9, 0.89)
+    assert "answers" not in dict(words.lines(judged, judged.verdict))
+    judged.proof.metric, judged.proof.feeds = None, SampleOrigin(samples=4, seed=0)
+    assert "answers" not in dict(words.lines(judged, judged.verdict))

@@ -33,13 +33,14 @@ from onnxquant.calibration.feeds.facts import NO_FACTS, ModelFacts, facts_of
 from onnxquant.calibration.feeds.labels import Label, LabelFile
 from onnxquant.calibration.feeds.preparation import Preparation, ranges_of, unscaled_pixels
 from onnxquant.calibration.feeds.settings import Description, entries
-from onnxquant.calibration.feeds.split import JUDGED, Split, split, spread, spread_places
+from onnxquant.calibration.feeds.split import JUDGED, MANY_JUDGED, Split, split, spread, spread_places
 from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, vocabulary
 from onnxquant.errors import FeedError
 from onnxquant.system.files import is_special
 
 __all__ = [
     "JUDGED",
+    "MANY_JUDGED",
     "NO_FACTS",
     "Assumption",
     "Checked",

@@ -41,9 +41,9 @@ class Stacked:
         specs = {i.name: i for i in inputs}
         labels = next((n for n, c in arrays.items() if n not in specs and is_label_name(n) and c.holds_labels), None)
         columns = {name: column for name, column in arrays.items() if name != labels}
-        for name in columns:
-            if name not in specs:
-                raise FeedError(f"{where}: the model has no input {name!r}{nearest(name, list(specs))}")
+        _refuse_strangers(columns, inputs, where)
+        for name, column in columns.items():
+            _refuse_other_axes(name, column, specs[name], where)
         self._takes = {name: _taking(column.shape, specs[name]) for name, column in columns.items()}
         self._columns: dict[str, Column] = columns
         if labels is not None:
@@ -81,6 +81,47 @@ class Stacked:
         return block.take(range(count), axis=0, mode="wrap")
 
 
+def _refuse_strangers(columns: Mapping[str, Column], inputs: Sequence[Input], where: str) -> None:
+    """Refuse arrays that the model has no input for.
+
+    Raises:
+        FeedError: there are some.
+    """
+    known = [spec.name for spec in inputs]
+    strangers = [name for name in columns if name not in known]
+    if not strangers:
+        return
+    them = "it" if len(strangers) == 1 else "them"
+    near = nearest(strangers[0], known) if len(strangers) == 1 else ""
+    near = near if near.startswith("; did you mean") else ""
+    raise FeedError(
+        f"{where}: the model has no input {', '.join(map(repr, strangers))}{near}; found "
+        f"{', '.join(f'{name} {column}' for name, column in columns.items())}; {expected(inputs)}: leave {them} out, or "
+        f"name {them} after the input; classes of the samples are an array 'labels'"
+    )
+
+
+def _refuse_other_axes(name: str, column: Column, spec: Input, where: str) -> None:
+    """Refuse an array that is no row of samples of its input, whatever lengths its axes have.
+
+    Raises:
+        FeedError: it has another number of axes.
+    """
+    rank = len(spec.shape)
+    if len(column.shape) in (rank, rank + 1) or (column.is_shared and not rank) or spec.element.startswith("seq("):
+        return
+    own = spec.shape[1:]
+    is_one = len(column.shape) == rank - 1 and all(
+        not isinstance(length, int) or length < 1 or length == have
+        for length, have in zip(own, column.shape, strict=True)
+    )
+    remedy = "the first axis is that of samples"
+    if is_one:
+        remedy = "it is one sample: give it an axis for samples in front (array[None])"
+    samples = ", ".join(map(str, ("samples", *own)))
+    raise FeedError(f"{where}: array {name!r} has shape {list(column.shape)}, expected [{samples}]; {remedy}")
+
+
 class _Taking(NamedTuple):
     """The part of an array that one sample takes.
 
@@ -115,6 +156,10 @@ class Column:
         self._array = array
         self.shape: tuple[int, ...] = array.shape
         self._dtype: np.dtype[Any] = array.dtype
+
+    def __str__(self) -> str:
+        """Type and shape, as messages show them."""
+        return f"{self._dtype} {list(self.shape)}"
 
     @property
     def is_shared(self) -> bool:

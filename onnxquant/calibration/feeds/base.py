@@ -338,7 +338,10 @@ def check(feed: Raw, inputs: Sequence[Input], where: str) -> Feed:
     known = [i.name for i in inputs]
     for name in feed:
         if name not in known:
-            raise FeedError(f"{where}: the model has no input {name!r}{nearest(str(name), known)}")
+            raise FeedError(
+                f"{where}: the model has no input {name!r}{nearest(str(name), known)}; leave it out, or name it after the "
+                f"input"
+            )
     out: Feed = {}
     for spec in inputs:
         if spec.name in feed:

@@ -10,6 +10,9 @@ from onnxquant.calibration.feeds.base import Chosen, Feeds
 JUDGED = 16
 """Largest number of samples that judge, where no more are asked for."""
 
+MANY_JUDGED = 100
+"""The same of small samples that whole files are compared on: a part of a hundred of their answers shows only there."""
+
 # Fewer samples than these are not divided.
 _FEWEST_SAMPLES = 8
 # The part of all samples that is held out.
@@ -37,21 +40,22 @@ class Split:
     held_out: Feeds | None = None
 
 
-def split(feeds: Feeds, judged: int, calibrated: int) -> Split:
+def split(feeds: Feeds, judged: int, calibrated: int, most: int = JUDGED) -> Split:
     """Divide samples by source; fewer than eight are not divided: both parts are all of them.
 
-    A quarter of the samples is held out, at most 16; or as many as are asked for, if calibration keeps as many as it
-    takes, or half of all. These are whole sources, spread over all of them, so that no source is in both parts: three or
-    more where there are twelve. Where no source is known, neighbours may be crops of one thing, or lines of one document:
-    the last samples are held out.
+    A quarter of the samples is held out, at most 16 of them or ``most``; or as many as are asked for, if calibration
+    keeps as many as it takes, or half of all. These are whole sources, spread over all of them, so that no source is in
+    both parts: three or more where there are twelve. Where no source is known, neighbours may be crops of one thing, or
+    lines of one document: the last samples are held out.
 
     Args:
         feeds: the samples.
         judged: number of samples that are to judge.
         calibrated: largest number of samples that calibration takes.
+        most: largest number of samples that judge, where no more are to.
     """
     total = len(feeds)
-    count = max(min(total // _PART, JUDGED), min(judged, max(total // 2, total - calibrated)))
+    count = max(min(total // _PART, most), min(judged, max(total // 2, total - calibrated)))
     if total < _FEWEST_SAMPLES or len(set(feeds.groups)) == 1:
         return Split(feeds, feeds, apart=False, whole=feeds)
     held_out = _some_of(_sources(feeds), count / total) if feeds.groups else [list(range(total - count, total))]
