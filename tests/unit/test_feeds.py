@@ -288,7 +288,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         "f.npz: cannot be read as .npz: x.npy ends early",
     ),
     "short member": (short_member, "f.npz: cannot be read as .npz: x.npy ends early"),
-    "name": (npz(X=values(2, 3)), "no input 'X'; known: x"),
+    "name": (npz(X=values(2, 3)), "no input 'X'; found X float32 .*the model takes x"),
     "near name": (npz(xx=values(2, 3)), "no input 'xx'; did you mean 'x'"),
     "nan": (npz(x=np.full((2, 3), np.nan, np.float32)), "sample 0: input 'x' holds NaN or infinity"),
     "empty": (npz(x=np.zeros((0, 3), np.float32)), f"holds no samples; {TAKES}"),
