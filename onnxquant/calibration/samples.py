@@ -156,8 +156,8 @@ class Samples:
             self._are_compared_on, self._split, self._proven = are_compared_on, None, self._options.samples
             held_out = len(self.for_calibration(model).judging)
             search = self.for_search(model, in_folds=folds > 0)
-            made = (len(search.calibrating.feeds), search.calibrating.count)
-            if made == (calibrated, folds) and judged in (held_out, len(search.judging.feeds)):
+            sizes = (len(search.calibrating.feeds), search.calibrating.count)
+            if sizes == (calibrated, folds) and judged in (held_out, len(search.judging.feeds)):
                 return True
         self._split, self._proven = None, self._options.samples
         return False

@@ -18,7 +18,7 @@ _SLACK = 0.2
 
 
 def missed_bound(report: Report, settings: Options) -> str:
-    """What a file misses of the user's bounds, or else of the usual one, in few words; empty where it keeps them."""
+    """The bound that a file misses, of the user's or else of the usual one, in few words; empty where it keeps them."""
     verdict, proof, ratio = report.verdict, report.proof, report.verdict.worst_sqnr_db
     if verdict.state.is_failure:
         return _missed_by_failure(report, settings)
@@ -34,7 +34,7 @@ def missed_bound(report: Report, settings: Options) -> str:
 
 
 def _missed_by_failure(report: Report, settings: Options) -> str:
-    """What a file misses whose state is a failure."""
+    """The bound that a file misses whose state is a failure."""
     proof, state = report.proof, report.verdict.state
     if state is not State.FAILED or proof is None:
         return str(state)

@@ -28,7 +28,7 @@ class Candidate:
         seconds: time that it took.
         keeps: whether it keeps the bound on quality, on other samples, too.
         is_near: whether it keeps it on these samples alone.
-        missed: what it misses of the bound, in few words; empty where it keeps it on these samples.
+        missed: the part of the bound that it misses, in few words; empty where it keeps it on these samples.
     """
 
     way: Way

@@ -381,15 +381,15 @@ class Race:
 
     def _reason(self, winner: Candidate, keeping: Sequence[Candidate]) -> str:
         """Why the winner is the best."""
-        made = len(self._candidates)
-        if made == 1:
+        count = len(self._candidates)
+        if count == 1:
             refused = f"; {len(self._refused)} others were refused" if self._refused else ""
             untried = "; there was no time for others" if self._skipped and not self.is_interrupted else ""
             return f"the only file that was made{'' if keeping else ', which does not keep the bound'}{refused}{untried}"
         if not keeping:
-            return f"none of the {made} files keeps the bound; its outputs are the best"
+            return f"none of the {count} files keeps the bound; its outputs are the best"
         if len(keeping) == 1:
-            return f"the only one of {made} files that keeps the bound"
+            return f"the only one of {count} files that keeps the bound"
         first = SCORES[self.goal][0]
         is_first = first(winner) >= max(map(first, keeping))
         others = "" if is_first else f"; what differs by less than {EQUAL - 1:.0%} is equal, and {SECOND[self.goal]} wins"

@@ -105,20 +105,20 @@ class Document:
             return data[offset : offset + expected]
         return memoryview(tensor.raw_data) if tensor.raw_data else None
 
-    def _cut_short(self, tensor: onnx.TensorProto, location: str, found: int) -> str:
+    def _cut_short(self, tensor: onnx.TensorProto, location: str, size: int) -> str:
         """The message on a data file that is shorter than its tensors need.
 
         Args:
             tensor: the first tensor that does not lie in it.
             location: its name.
-            found: its size in bytes.
+            size: its bytes.
         """
         external_ones = (t for t in tensors(self.proto) if t.data_location == onnx.TensorProto.EXTERNAL)
         places = ((external.reference(t), t) for t in external_ones)
         needed = max(place.offset + nbytes(t) for place, t in places if place.location == location)
         where = self.path.parent / location if self.path else Path(location)
         return (
-            f"{where}: holds {found} bytes, expected {needed} or more for the tensors of {self.name}, such as "
+            f"{where}: holds {size} bytes, expected {needed} or more for the tensors of {self.name}, such as "
             f"{tensor.name!r}: the file was cut short, or is another model's; copy or download it again"
         )
 

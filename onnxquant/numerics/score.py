@@ -198,8 +198,8 @@ class Judge:
         outputs = list(self._reference[0]) if self._reference else []
         self._parts = [named_part(name, outputs) for name in names] if names else self._parts_by_scale(outputs)
         self._has_probabilities = any(self._holds_probabilities(part) for part in self._parts)
-        found = {part.output: self._answering(part, heads, is_chosen=bool(names)) for part in self._parts}
-        self._answering_of = {output: way for output, way in found.items() if way is not None}
+        ways = {part.output: self._answering(part, heads, is_chosen=bool(names)) for part in self._parts}
+        self._answering_of = {output: way for output, way in ways.items() if way is not None}
 
     def _parts_by_scale(self, outputs: Sequence[str]) -> list[Part]:
         parts = []

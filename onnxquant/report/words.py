@@ -136,13 +136,13 @@ def weights(report: ReportData) -> str:
 
 def _in_float(report: ReportData) -> str:
     """The constants that stay in float, the part of the bytes that they are, and why most of them do."""
-    kept = [site.decision for site in report.sites if site.decision.format is None]
-    if not kept:
+    floats = [site.decision for site in report.sites if site.decision.format is None]
+    if not floats:
         return ""
-    share = sum(d.float_bytes for d in kept) / max(1, sum(s.decision.float_bytes for s in report.sites))
-    reason = max(Counter(d.reason for d in kept).items(), key=lambda pair: pair[1])[0]
+    share = sum(d.float_bytes for d in floats) / max(1, sum(s.decision.float_bytes for s in report.sites))
+    reason = max(Counter(d.reason for d in floats).items(), key=lambda pair: pair[1])[0]
     part = f"{share:.0%} of their bytes" if share >= _SMALL_SHARE else "hardly any bytes"
-    return f"; {len(kept)} constant{'s' * (len(kept) > 1)} in float ({part}): {reason}"
+    return f"; {len(floats)} constant{'s' * (len(floats) > 1)} in float ({part}): {reason}"
 
 
 def _untried(choice: Choice) -> str:

@@ -26,14 +26,14 @@ def heads_of(proto: onnx.ModelProto) -> Heads:
     graph = proto.graph
     makers = {name: node for node in graph.node for name in node.output if name}
     outputs = [output.name for output in graph.output]
-    made = {name: _maker(name, makers) for name in outputs}
+    sources = {name: _maker(name, makers) for name in outputs}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*graph.output, *graph.value_info)}
     return Heads(
-        sigmoids=frozenset(name for name in outputs if is_op(made[name], "Sigmoid", "HardSigmoid")),
+        sigmoids=frozenset(name for name in outputs if is_op(sources[name], "Sigmoid", "HardSigmoid")),
         logits=frozenset(name for name in outputs if any(is_op(node, "Sigmoid") for node in readers.get(name, ()))),
         classes=frozenset(
             name for name in outputs if any(_chooses(node, ranks.get(name, 0)) for node in readers.get(name, ()))
