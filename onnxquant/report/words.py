@@ -127,7 +127,7 @@ def weights(report: ReportData) -> str:
     if not formats:
         return ""
     count = formats.total()
-    text = f"{count} weight{'s' * (count > 1)} encoded: "
+    text = f"{count} encoded: "
     text += ", ".join(name if len(formats) == 1 else f"{name} {number}" for name, number in formats.most_common())
     if finite := [e.mse for e in errors if math.isfinite(e.mse)]:
         text += f"; average MSE {figure(average_mse(finite))}"
@@ -140,9 +140,9 @@ def _in_float(report: ReportData) -> str:
     if not floats:
         return ""
     share = sum(d.float_bytes for d in floats) / max(1, sum(s.decision.float_bytes for s in report.sites))
-    reason = max(Counter(d.reason for d in floats).items(), key=lambda pair: pair[1])[0]
+    reason = Counter(d.reason.partition(": ")[0] for d in floats).most_common(1)[0][0]
     part = f"{share:.0%} of their bytes" if share >= _SMALL_SHARE else "hardly any bytes"
-    return f"; {len(floats)} constant{'s' * (len(floats) > 1)} in float ({part}): {reason}"
+    return f"; {len(floats)} other constant{'s' * (len(floats) > 1)} in float ({part}): {reason}"
 
 
 def _untried(choice: Choice) -> str:

@@ -127,13 +127,13 @@ def open_session(
 
 
 def _refuse_damaged_data(path: Path) -> None:
-    """Refuse a model whose data files are missing, too short, or not where they may be.
+    """Refuse a model whose data files are missing or too short; links are onnxruntime's to follow.
 
     Raises:
         ExternalDataError: one is.
     """
     try:
-        load_document(path)
+        load_document(path, [path.resolve().anchor])
     except ExternalDataError:
         raise
     except ModelError:  # onnxruntime's words say what else is wrong

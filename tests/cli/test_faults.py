@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import onnxquant
 from onnxquant.cli import main
+from onnxquant.errors import ExternalDataError, ModelError
 from onnxquant.graph.io import MAX_IR, MAX_OPSET
 
 K, N = 64, 48
@@ -338,6 +339,17 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
 def test_bad_option(kind: str, model: Path, tmp_path: Path) -> None:
     options, says = BAD_OPTIONS[kind]
     refused(tmp_path, "quantize", model, "-o", tmp_path / "out.onnx", *options, says=says)
+
+
+def test_a_session_names_the_data_file_that_was_cut(tmp_path: Path) -> None:
+    """onnxruntime names neither the file nor the bytes; a model that it refuses for another reason keeps its words."""
+    external_cut(tmp_path / "bad.onnx")
+    with pytest.raises(ExternalDataError, match=r"bad\.bin: holds 100 bytes, expected"):
+        onnxquant.load(tmp_path / "bad.onnx")
+    proto = graphs.matmul(K, N)
+    proto.graph.node[0].op_type = "NoSuchOp"
+    with pytest.raises(ModelError, match="onnxruntime .* cannot load it"):
+        onnxquant.load(graphs.save(proto, tmp_path / "op.onnx"))
 
 
 def test_usage(tmp_path: Path) -> None:

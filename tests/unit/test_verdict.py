@@ -235,3 +235,12 @@ def test_uncounted_answers_are_said_beside_samples_of_the_user_alone() -> None:
     assert "answers" not in dict(words.lines(judged, judged.verdict))
     judged.proof.metric, judged.proof.feeds = None, SampleOrigin(samples=4, seed=0)
     assert "answers" not in dict(words.lines(judged, judged.verdict))
+
+
+def test_constants_in_float_are_counted_beside_the_encoded_weights() -> None:
+    bias = site(encoded=False)
+    judged = report(sites=[site(), bias, bias])
+    assert dict(words.lines(judged, judged.verdict))["weights"] == (
+        "1 encoded: int4; 2 other constants in float (67% of their bytes): too small"
+    )
+    assert dict(words.lines(alone := report(sites=[site()]), alone.verdict))["weights"] == "1 encoded: int4"
