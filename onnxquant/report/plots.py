@@ -34,6 +34,11 @@ _RANKED = 25
 _FORMS = {"wide": (10.5, 40), "narrow": (4.4, 18)}
 # Ratios of the outputs above which a way is good, and above which it is doubtful.
 _GOOD_DB, _DOUBTFUL_DB = 30.0, 20.0
+# One way alone is no plot.
+_FEWEST_WAYS = 2
+# Labels of points, in typographic points: their height above a point, and that of a line; the height that the points take;
+# and the part of the width within which two labels may meet.
+_LABEL_RISE, _LINE_HEIGHT, _LABELLED_HEIGHT, _LABEL_REACH = 4.0, 10.0, 110.0, 0.5
 _PAIRS = {(Run.FLOAT, Run.TWIN): _ONE, (Run.FLOAT, Run.EXACT): _TWO, (Run.FLOAT, Run.DEPLOYED): _THREE}
 
 
@@ -132,8 +137,9 @@ def _shorten(axes: Axes, longest: int) -> None:
 def _ways(choice: Choice) -> Drawing | None:
     """Size against speed of the ways that were tried, the front, and a colour for the quality."""
     points = [(a, a.nbytes / 1e6, a.verdict.faster) for a in choice.attempts if a.verdict and a.nbytes and a.verdict.faster]
-    if not points:
+    if len(points) < _FEWEST_WAYS:
         return None
+    offsets = label_offsets([(size, speed) for _, size, speed in points])
     front = sorted((size, speed) for a, size, speed in points if a.pareto)
 
     def draw(axes: Axes) -> None:
@@ -145,10 +151,10 @@ def _ways(choice: Choice) -> Drawing | None:
             if some:
                 sizes, speeds = zip(*some, strict=True)
                 axes.scatter(sizes, speeds, s=36, color=color, label=label, zorder=3)
-        for attempt, size, speed in points:
+        for (attempt, size, speed), offset in zip(points, offsets, strict=True):
             is_chosen = attempt.way == choice.chosen
             axes.annotate(
-                _short(attempt.way + is_chosen * " (chosen)", _FORMS["wide"][1]), (size, speed), (5, 4),
+                _short(attempt.way + is_chosen * " (chosen)", _FORMS["wide"][1]), (size, speed), (5, offset),
                 textcoords="offset points", fontsize=8, fontweight="bold" if is_chosen else "normal",
             )  # fmt: skip
         axes.margins(x=0.22, y=0.2)
@@ -157,6 +163,26 @@ def _ways(choice: Choice) -> Drawing | None:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
 
     return Drawing(3.2, draw)
+
+
+def label_offsets(points: Sequence[tuple[float, float]]) -> list[float]:
+    """Heights of labels above their points, in typographic points, negative below them: no label lies on another.
+
+    Args:
+        points: places of the points; labels stand to the right of them.
+    """
+    sizes, speeds = ([point[axis] for point in points] for axis in range(2))
+    scale = _LABELLED_HEIGHT / ((max(speeds) - min(speeds)) or 1.0)
+    reach = _LABEL_REACH * ((max(sizes) - min(sizes)) or 1.0)
+    offsets, placed = [_LABEL_RISE] * len(points), list[tuple[float, float]]()
+    for i in sorted(range(len(points)), key=lambda i: -speeds[i]):
+        height = speeds[i] * scale + _LABEL_RISE
+        lowest = min((y for x, y in placed if abs(x - sizes[i]) < reach and y - _LINE_HEIGHT < height), default=None)
+        if lowest is not None:
+            height = lowest - _LINE_HEIGHT
+        placed.append((sizes[i], height))
+        offsets[i] = height - speeds[i] * scale
+    return offsets
 
 
 def _color(attempt: Attempt) -> str:

@@ -263,6 +263,11 @@ def example_lines(example: Example) -> list[str]:
     return lines
 
 
+def have_pictures(examples: Iterable[Example]) -> bool:
+    """Whether samples are images."""
+    return any(example.picture for example in examples)
+
+
 def have_boxes(examples: Iterable[Example]) -> bool:
     """Whether there are boxes on a sample."""
     return any(example.boxes for example in examples)

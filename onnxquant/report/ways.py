@@ -6,7 +6,7 @@ from onnxquant.report.data import Attempt, Choice, ReportData, Verdict
 from onnxquant.report.units import decibels, size, speed, times
 
 # Titles of columns; ">" stands before those of numbers, "~" before those of sentences, "+" before those that stay.
-ATTEMPTS = ("way", ">size", ">smaller", ">faster", ">worst output", ">same answers", ">seconds", "outcome")
+ATTEMPTS = ("way", "outcome", ">size", ">smaller", ">faster", ">worst output", ">same answers", ">seconds")
 WAYS = ("way", "+>faster", ">quality", ">size", ">same", "+outcome", "~why")
 
 
@@ -15,22 +15,22 @@ def attempts(report: ReportData) -> list[list[str]]:
     if report.choice is None:
         return []
     lines = [_attempt(attempt, report.choice.chosen) for attempt in report.choice.attempts]
-    return lines + [[way, "", "", "", "", "", "", "no time"] for way in report.choice.skipped]
+    return lines + [[way, "no time", "", "", "", "", "", ""] for way in report.choice.skipped]
 
 
 def _attempt(attempt: Attempt, chosen: str) -> list[str]:
     verdict = attempt.verdict
     if verdict is None or attempt.nbytes is None:
-        return [attempt.way, "", "", "", "", "", "", f"refused: {attempt.objection}"]
+        return [attempt.way, f"refused: {attempt.objection}", "", "", "", "", "", ""]
     return [
         attempt.way,
+        "chosen" if attempt.way == chosen else attempt.objection,
         size(attempt.nbytes),
         f"{verdict.smaller:.2f}x" if verdict.smaller else "",
         _faster(verdict),
         "" if verdict.worst_sqnr_db is None else decibels(verdict.worst_sqnr_db),
         verdict.judged_answers,
         f"{attempt.seconds:.0f}",
-        "chosen" if attempt.way == chosen else attempt.objection,
     ]
 
 

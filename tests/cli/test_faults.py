@@ -348,7 +348,7 @@ def test_a_session_names_the_data_file_that_was_cut(tmp_path: Path) -> None:
         onnxquant.load(tmp_path / "bad.onnx")
     proto = graphs.matmul(K, N)
     proto.graph.node[0].op_type = "NoSuchOp"
-    with pytest.raises(ModelError, match="onnxruntime .* cannot load it"):
+    with pytest.raises(ModelError, match=r"onnxruntime .* cannot load it"):
         onnxquant.load(graphs.save(proto, tmp_path / "op.onnx"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from onnxquant.report import words
 from onnxquant.report.data import Request, SiteResult
 from onnxquant.report.state import State
 from onnxquant.report.summary import summary
+from onnxquant.validation.accuracy import Accuracy
 from onnxquant.validation.contributions import SiteContribution
 from onnxquant.validation.latency import QUANTIZED, Interval, Latency
 from onnxquant.validation.metric import MetricResult
@@ -244,3 +246,14 @@ def test_constants_in_float_are_counted_beside_the_encoded_weights() -> None:
         "1 encoded: int4; 2 other constants in float (67% of their bytes): too small"
     )
     assert dict(words.lines(alone := report(sites=[site()]), alone.verdict))["weights"] == "1 encoded: int4"
+
+
+def test_every_field_of_a_proof_is_in_the_schema(tmp_path: Path) -> None:
+    """A saved report is read back, with the accuracy of labelled samples and the work of a decoder's call."""
+    judged = report()
+    assert judged.proof and judged.proof.latency
+    judged.proof.accuracy = Accuracy(9, 8, 10, "logits", "labels.npy", {"cat": 0})
+    judged.proof.latency = replace(judged.proof.latency, call="one token after others")
+    judged.save(tmp_path / "r.json")
+    proof = Report.load(tmp_path / "r.json").proof
+    assert proof and proof.accuracy == judged.proof.accuracy and proof.latency == judged.proof.latency
