@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,12 @@ from onnxquant.cli.shared import (
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_parameters
 from onnxquant.interchange.contents import CheckpointInfo
-from onnxquant.interchange.convert import Conversion
+from onnxquant.interchange.convert import Conversion, refuse_output
 from onnxquant.interchange.files import containers, endings, has_ending
 from onnxquant.interchange.quantize import CheckpointReport
 from onnxquant.json_data import to_object
 from onnxquant.language import DecoderReport
+from onnxquant.recipe.progress import Progress
 from onnxquant.report.table import Table, say
 from onnxquant.report.terminal import table
 from onnxquant.report.units import size
@@ -40,9 +43,21 @@ _NAMED = 5
 _METADATA = 12
 # Name of the output that is no container: the ONNX model of a decoder.
 _ONNX = "onnx"
+_INT8 = "int8"
 # Options of convert that hold for containers alone, and for decoders alone.
 _OF_CONTAINERS = ("leave_out", "shard_size")
-_OF_DECODERS = ("context", "format", "bits", "include", "exclude", "target", "compute", *format_parameters())
+_OF_DECODERS = (
+    "context",
+    "cache",
+    "text",
+    "format",
+    "bits",
+    "include",
+    "exclude",
+    "target",
+    "compute",
+    *format_parameters(),
+)
 # Options of quantize that hold for files without a graph, beside the parameters of formats.
 _OPTIONS = ("format", "bits", "include", "exclude", "permutation", "force", "to", "leave_out")
 
@@ -59,6 +74,14 @@ _OPTIONS = ("format", "bits", "include", "exclude", "permutation", "force", "to"
     "--shard-size", metavar="SIZE", help="Largest file of a folder of safetensors, such as 500MB. [default: 5GB]"
 )
 @click.option("--context", type=int, help="Positions that a decoder holds. [default: those it was trained for]")
+@click.option(
+    "--cache", type=click.Choice(["float32", _INT8]),
+    help="How a decoder keeps keys and values. int8 takes a quarter of the memory, and onnxruntime 1.27. [default: float32]",
+)  # fmt: skip
+@click.option(
+    "--text", type=click.Path(), metavar="FILE",
+    help="Text on which the ranges of an int8 cache are measured. [default: one that the model writes]",
+)  # fmt: skip
 @model_options("format", "bits", "include", "exclude", "target", "compute", *format_parameters())
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @json_option
@@ -77,6 +100,7 @@ def convert(source: str, output: str, to: str | None, as_json: bool, quiet: bool
     Examples:
       onnxquant convert model.gguf -o decoder
       onnxquant convert hugging_face_folder -o decoder --bits 4
+      onnxquant convert model.gguf -o decoder --cache int8
       onnxquant convert model.gguf -o model.axqt
       onnxquant convert gptq/ -o model.axqt
       onnxquant convert model.gguf -o folder --to safetensors --shard-size 2GB
@@ -93,7 +117,7 @@ def convert(source: str, output: str, to: str | None, as_json: bool, quiet: bool
         raise RecipeError(f"{output}: is {place}; {flags} has no effect")
     with progress_bar(is_shown=not (as_json or quiet)) as progress:
         if is_decoder:
-            decoder = language.convert(source, output, progress=progress, **chosen)
+            decoder = _decoder(source, Path(output), progress, chosen)
         else:
             shard_bytes = _bytes(chosen.pop("shard_size", None))
             result = interchange.convert(source, output, to=to, shard_bytes=shard_bytes, progress=progress, **chosen)
@@ -103,6 +127,25 @@ def convert(source: str, output: str, to: str | None, as_json: bool, quiet: bool
         _print_decoder(decoder)
     elif not quiet:
         _print(result)
+
+
+def _decoder(source: str, output: Path, progress: Progress, options: dict[str, Any]) -> DecoderReport:
+    """Write a decoder folder, and make its cache int8 where that is asked for."""
+    cache, text = options.pop("cache", None), options.pop("text", None)
+    if cache != _INT8:
+        if text is not None:
+            raise RecipeError("--text has no effect without --cache int8")
+        return language.convert(source, output, progress=progress, **options)
+    force = bool(options.pop("force", False))
+    refuse_output(interchange.open_checkpoint(source), output, is_folder=True, force=force)
+    with tempfile.TemporaryDirectory(prefix=".onnxquant-", dir=output.parent) as place:
+        report = language.convert(source, Path(place) / "decoder", progress=progress, **options)
+        rounded = language.quantize_cache(report.output, output, text=text, force=force, progress=progress)
+    note = (
+        f"keys and values of a token take {rounded.token_bytes:,} bytes instead of {rounded.source_token_bytes:,}; their "
+        f"ranges are those of {rounded.tokens:,} tokens" + " that the model wrote" * (text is None)
+    )
+    return replace(report, output=str(output), notes=(*report.notes, note))
 
 
 def _print_decoder(report: DecoderReport) -> None:

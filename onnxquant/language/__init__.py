@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from onnxquant.language.convert import DecoderReport, convert
 from onnxquant.language.running import (
+    CacheReport,
     Context,
     Decoder,
     DecoderSpeed,
@@ -15,10 +16,12 @@ from onnxquant.language.running import (
     LanguageProof,
     benchmark,
     generate,
+    quantize_cache,
     validate,
 )
 
 __all__ = [
+    "CacheReport",
     "Context",
     "Decoder",
     "DecoderReport",
@@ -29,5 +32,6 @@ __all__ = [
     "benchmark",
     "convert",
     "generate",
+    "quantize_cache",
     "validate",
 ]

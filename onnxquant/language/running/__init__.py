@@ -5,10 +5,12 @@ It may import interchange, every room below, and what makes decoder folders; the
 
 from onnxquant.language.running.decoder import Context, Decoder
 from onnxquant.language.running.generate import Generation, GenerationSummary, generate
+from onnxquant.language.running.int8_cache import CacheReport, quantize_cache
 from onnxquant.language.running.proof import LanguageProof, validate
 from onnxquant.language.running.speed import DecoderSpeed, benchmark
 
 __all__ = [
+    "CacheReport",
     "Context",
     "Decoder",
     "DecoderSpeed",
@@ -17,5 +19,6 @@ __all__ = [
     "LanguageProof",
     "benchmark",
     "generate",
+    "quantize_cache",
     "validate",
 ]

@@ -24,7 +24,7 @@ Tokens: TypeAlias = NDArray[np.int64]
 Logits: TypeAlias = NDArray[np.float32]
 # Bytes of the logits of one run, at most: longer texts are read in parts.
 _LOGITS_BYTES = 1 << 28
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 _SHARING = "GroupQueryAttention"
 # Places of past key and value among its inputs, of present key and value among its outputs.
 _PAST_INPUTS, _PRESENT_OUTPUTS = (3, 4), (1, 2)
@@ -153,6 +153,10 @@ class Context:
         """
         for piece in self._parts(tokens):
             yield self._run(piece, piece.shape[1], piece.shape[1])
+
+    def cache(self) -> Iterator[tuple[CachePart, NDArray[Any]]]:
+        """Keys and values [batch, heads, length, width] of all layers; behind those of the tokens there may be room."""
+        return ((part, buffer.numpy()) for part, buffer in self._cache.items())
 
     def _parts(self, tokens: Tokens) -> Iterator[Tokens]:
         """Parts of the tokens, each to be run next."""

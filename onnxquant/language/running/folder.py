@@ -51,6 +51,7 @@ class DecoderConfig:
         vocabulary: number of tokens; None: the graph says it.
         context_length: largest number of tokens of a text and its prompt; None: not known.
         eos: tokens that end a text.
+        bos: the token that begins one; None: not known.
     """
 
     model: Path
@@ -63,6 +64,7 @@ class DecoderConfig:
     vocabulary: int | None = None
     context_length: int | None = None
     eos: tuple[int, ...] = ()
+    bos: int | None = None
 
 
 def is_decoder_folder(path: str | Path) -> bool:
@@ -110,6 +112,7 @@ def _genai(folder: Path) -> DecoderConfig:
         vocabulary=model.count_or_none("vocab_size"),
         context_length=model.count_or_none("context_length"),
         eos=model.tokens("eos_token_id"),
+        bos=next(iter(model.tokens("bos_token_id")), None),
     )
 
 
@@ -141,6 +144,7 @@ def _plain(folder: Path) -> DecoderConfig:
         vocabulary=config.count_or_none("vocab_size"),
         context_length=config.count_or_none("max_position_embeddings"),
         eos=generation.tokens("eos_token_id") or config.tokens("eos_token_id"),
+        bos=next(iter(config.tokens("bos_token_id")), None),
     )
 
 

@@ -21,7 +21,7 @@ from onnxquant.language.folder_names import MODEL, TOKENIZER
 from onnxquant.language.running.decoder import Decoder, Tokens
 from onnxquant.language.running.divergence import Comparison, Divergence
 from onnxquant.language.running.folder import is_decoder_folder
-from onnxquant.language.running.text import TextTokenizer
+from onnxquant.language.running.text import TextTokenizer, read_text
 from onnxquant.recipe.progress import Progress, silent
 
 # Tokens of a window, where the contexts hold as many.
@@ -151,7 +151,7 @@ def validate(
     for name, count, least in (("window", window, _SMALLEST_WINDOW), ("tokens", tokens, 1), ("threads", threads, 1)):
         if count is not None and count < least:
             raise RecipeError(f"{name} is {count}, expected at least {least}")
-    read = _text(Path(text))
+    read = read_text(Path(text))
     progress("loading", 0.0)
     with opened(original, threads=threads, library=library, progress=progress) as source:
         reference, decoder = source.decoder, Decoder(folder, threads=threads, library=library)
@@ -226,16 +226,6 @@ def opened(original: str | Path, *, threads: int | None, library: bool, progress
 def _is_checkpoint(path: Path) -> bool:
     """Whether a path is a file of tensors, or a folder of them without a graph."""
     return path.is_file() or (path.is_dir() and not is_decoder_folder(path) and any(path.glob("*.safetensors")))
-
-
-def _text(path: Path) -> str:
-    """The text of a file, without the line break at its end."""
-    try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n")
-    except OSError as error:
-        raise FeedError(f"{path}: cannot be read as text: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise FeedError(f"{path}: cannot be read as text: not UTF-8 ({error.reason})") from None
 
 
 def _tokens(reference: Decoder, decoder: Decoder, text: str) -> tuple[list[int], list[int]]:

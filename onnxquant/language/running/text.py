@@ -13,6 +13,20 @@ from onnxquant.language.folder_names import TOKENIZER
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
+def read_text(path: Path) -> str:
+    """The text of a file, without the line break at its end.
+
+    Raises:
+        FeedError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n")
+    except OSError as error:
+        raise FeedError(f"{path}: cannot be read as text: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise FeedError(f"{path}: cannot be read as text: not UTF-8 ({error.reason})") from None
+
+
 class TextTokenizer:
     """The tokenizer of a decoder folder.
 
