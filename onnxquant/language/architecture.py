@@ -13,6 +13,9 @@ from onnxquant.numerics.arrays import Array
 
 # Layers of which the last one sees all positions.
 PERIODS = {"gemma2": 2, "gemma3": 6}
+# Channels of the largest head, and the largest frequency and magnitude of a rotation: beyond these numbers are damage.
+MOST_CHANNELS = 1 << 14
+_LARGEST_FREQUENCY, _LARGEST_MAGNITUDE = 1e6, 1e3
 # Positions times pairs of the largest table of rotations: a quarter of a gigabyte.
 _MOST_ANGLES = 1 << 26
 
@@ -44,10 +47,19 @@ class Rotation:
         """Check the numbers, which come from files.
 
         Raises:
-            CheckpointError: a frequency is no number above 0.
+            CheckpointError: a frequency or the magnitude is no number above 0, or beyond any rotation.
         """
-        if not (np.isfinite(self.frequencies).all() and (self.frequencies > 0).all()):
-            raise CheckpointError("the rotation of positions has a frequency that is no number above 0")
+        wrong = ~((self.frequencies > 0) & (self.frequencies <= _LARGEST_FREQUENCY))
+        if wrong.any():
+            raise CheckpointError(
+                f"the rotation of positions has the frequency {self.frequencies[wrong][0]:.4g}; expected a number above 0, "
+                f"{_LARGEST_FREQUENCY:g} at most: are its base and its scaling (rope) right?"
+            )
+        if not 0 < self.magnitude <= _LARGEST_MAGNITUDE:
+            raise CheckpointError(
+                f"the rotation of positions has the magnitude {self.magnitude:.4g}; expected a number above 0, "
+                f"{_LARGEST_MAGNITUDE:g} at most: is its factor of attention right?"
+            )
 
     def angles(self, positions: int) -> Array:
         """Angles of the first positions, float64 [positions, pairs].

@@ -346,7 +346,10 @@ class _Work:
         if matrix.format is not None:
             return matrix.encoded()
         if self._is_half(matrix, decision.format):
-            return matrix.halves(decision.format)
+            try:
+                return matrix.halves(decision.format)
+            except WeightError as error:
+                raise WeightError(f"{self.checkpoint.path}: {error}") from None
         try:
             encoded, difference = dispatch.encode(decision.format, matrix.array())
         except WeightError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxquant.errors import WeightError
 from onnxquant.graph.external import refer, reference
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.language.graph import DecoderGraph
@@ -33,10 +34,17 @@ class DecoderDocument(Document):
                 refer(tensor, _CHECKPOINT, 0, nbytes(tensor))
 
     def array(self, tensor: onnx.TensorProto) -> Array:
-        """Values of a tensor."""
+        """Values of a tensor.
+
+        Raises:
+            WeightError: a weight of the checkpoint holds NaN or infinity, or a number that float32 does not.
+        """
         if not self._is_of_checkpoint(tensor):
             return super().array(tensor)
-        array = np.asarray(self._graph.matrices[tensor.name].array(), np.float32)
+        try:
+            array = self._graph.matrices[tensor.name].floats()
+        except WeightError as error:
+            raise WeightError(f"{self.path}: {error}") from None
         return array.T if tensor.name in self._graph.transposed else array
 
     def raw(self, tensor: onnx.TensorProto) -> memoryview | None:

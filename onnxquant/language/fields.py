@@ -12,7 +12,9 @@ from onnxquant.interchange.cursor import json_file
 from onnxquant.json_data import JsonValue
 
 # Sizes beyond these are damage.
-_LARGEST, _DEEPEST = 1 << 31, 1 << 12
+_LARGEST, _DEEPEST = (1 << 31) - 1, 1 << 12
+# Positive numbers that float32, in which decoders compute, holds.
+_SMALLEST_FLOAT, _LARGEST_FLOAT = 2.0**-126, 2.0**127
 # Bytes of a file of tensors that would pay for the largest tokenizer.json; see ``json_file``.
 _ALLOWANCE = 1 << 28
 
@@ -43,8 +45,13 @@ class Fields:
         """An entry of any type; None where there is none."""
         return self.entries.get(self.prefix + name)
 
-    def count(self, name: str, default: int | None = None) -> int:
+    def count(self, name: str, default: int | None = None, most: int = _LARGEST) -> int:
         """A number of things, above 0.
+
+        Args:
+            name: name of the entry.
+            default: number where it is missing; None: there must be one.
+            most: largest number; others are damage.
 
         Raises:
             OnnxQuantError: it is missing, or none.
@@ -52,8 +59,8 @@ class Fields:
         value = self._value(name, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if type(value) is not int or not 0 < value < _LARGEST:
-            raise self.error(name, value, f"a number of things above 0 and below {_LARGEST}")
+        if type(value) is not int or not 0 < value <= most:
+            raise self.error(name, value, f"a whole number from 1 to {most}")
         return value
 
     def count_or_none(self, name: str) -> int | None:
@@ -70,10 +77,7 @@ class Fields:
         Raises:
             OnnxQuantError: it is missing, none, or beyond any network.
         """
-        value = self.count(name)
-        if value > _DEEPEST:
-            raise self.error(name, value, f"at most {_DEEPEST} layers")
-        return value
+        return self.count(name, most=_DEEPEST)
 
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number.
@@ -87,14 +91,14 @@ class Fields:
         return float(str(value))
 
     def positive(self, name: str, default: float | None = None) -> float:
-        """A number above 0.
+        """A number above 0 that float32 holds.
 
         Raises:
             OnnxQuantError: it is missing, or none.
         """
         value = self.number(name, default)
-        if value <= 0:
-            raise self.error(name, value, "a number above 0")
+        if not _SMALLEST_FLOAT <= value <= _LARGEST_FLOAT:
+            raise self.error(name, value, "a number above 0 that float32 holds")
         return value
 
     def text(self, name: str, default: str | None = None) -> str:

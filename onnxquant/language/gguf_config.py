@@ -8,9 +8,10 @@ from math import sqrt
 
 import numpy as np
 
-from onnxquant.errors import CheckpointError
+from onnxquant.errors import CheckpointError, shown
 from onnxquant.interchange.tensor import Checkpoint
 from onnxquant.language.architecture import (
+    MOST_CHANNELS,
     PERIODS,
     Activation,
     Architecture,
@@ -38,7 +39,8 @@ def architecture_of_gguf(checkpoint: Checkpoint) -> Architecture:
     family = Fields(place, checkpoint.metadata).text("general.architecture", "")
     if family not in _FAMILIES:
         raise CheckpointError(
-            f"{place}: general.architecture {family or 'missing'} is not known; expected one of {', '.join(_FAMILIES)}"
+            f"{place}: general.architecture {shown(family) if family else 'missing'} is not known; "
+            f"expected one of {', '.join(_FAMILIES)}"
         )
     fields = Fields(place, checkpoint.metadata, f"{family}.")
     if fields.has("expert_count") and fields.number("expert_count") > 0:
@@ -66,7 +68,7 @@ class _Reader:
 
     @property
     def head_dim(self) -> int:
-        size = self.fields.count("attention.key_length", self.hidden_size // self.heads)
+        size = self.fields.count("attention.key_length", self.hidden_size // self.heads, MOST_CHANNELS)
         if (value := self.fields.count("attention.value_length", size)) != size:
             raise self.fields.error("attention.value_length", value, f"{size}, as keys have")
         return size
@@ -77,7 +79,7 @@ class _Reader:
 
     def sliding_window(self) -> int | None:
         name = "attention.sliding_window"
-        return self.fields.count(name) if self.fields.has(name) and self.fields.number(name) > 0 else None
+        return self.fields.count(name) if self.fields.has(name) and self.fields.number(name) != 0 else None
 
     def architecture(self, layers: tuple[Layer, ...], rotations: tuple[Rotation, ...]) -> Architecture:
         """The architecture with entries that all families have."""
@@ -90,7 +92,7 @@ class _Reader:
             heads=heads,
             kv_heads=fields.count("attention.head_count_kv", heads),
             head_dim=self.head_dim,
-            vocabulary=fields.count("vocab_size", embedding.shape[0]),
+            vocabulary=fields.count("vocab_size", embedding.shape[0] if embedding.shape else None),
             context_length=fields.count("context_length"),
             epsilon=fields.positive("attention.layer_norm_rms_epsilon"),
             activation=Activation.SILU,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 
-from onnxquant.errors import CheckpointError
+from onnxquant.errors import CheckpointError, shown
 from onnxquant.json_data import JsonValue
 from onnxquant.language.architecture import (
+    MOST_CHANNELS,
     PERIODS,
     Activation,
     Architecture,
@@ -66,8 +67,8 @@ def architecture_of_config(fields: Fields) -> Architecture:
     if family not in _FAMILIES:
         named = fields.entries.get("architectures")
         raise CheckpointError(
-            f"{place}: model_type {kind or 'missing'} (architectures {named}) is not known; expected one of "
-            f"{', '.join(_FAMILIES)}"
+            f"{place}: model_type {shown(kind) if kind else 'missing'} (architectures {shown(named)}) is not known; "
+            f"expected one of {', '.join(_FAMILIES)}"
         )
     reader = _Reader(replace(fields, entries={**_DEFAULTS[family], **fields.entries}), family)
     architecture = _FAMILIES[family](reader)
@@ -92,7 +93,7 @@ class _Reader:
 
     @property
     def head_dim(self) -> int:
-        return self.fields.count("head_dim", self.hidden_size // self.heads)
+        return self.fields.count("head_dim", self.hidden_size // self.heads, MOST_CHANNELS)
 
     @property
     def depth(self) -> int:
@@ -167,8 +168,8 @@ class _Reader:
     def scaled(self, scaling: Fields, base: float) -> Rotation:
         """The rotation of a base and a scaling."""
         share = scaling.positive("partial_rotary_factor", self.fields.positive("partial_rotary_factor", 1.0))
-        channels = round(self.head_dim * share)
-        if channels % 2 or channels > self.head_dim:
+        channels = round(self.head_dim * min(share, 2.0))
+        if channels % 2 or not 0 < channels <= self.head_dim:
             raise self.fields.error(
                 "partial_rotary_factor", share, f"a share of {self.head_dim} channels that pairs them"
             )

@@ -85,6 +85,21 @@ class Matrix:
         arrays = [_ordered(part.tensor.array(), part.order) for part in self.parts]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
+    def floats(self) -> Array:
+        """Its numbers, float32 [rows, cols].
+
+        Raises:
+            WeightError: a tensor holds NaN or infinity, or a number that float32 does not.
+        """
+        arrays = []
+        for part in self.parts:
+            with np.errstate(over="ignore"):
+                array = np.asarray(_ordered(part.tensor.array(), part.order), np.float32)
+            if not np.isfinite([array.min(initial=0), array.max(initial=0)]).all():  # NaN passes through both
+                raise WeightError(f"weight {part.tensor.name} holds NaN or infinity")
+            arrays.append(array)
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
     def halves(self, form: Format) -> Encoded:
         """Its 16-bit floats as they are in the checkpoint, in the format of these floats.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from onnxquant.errors import ModelError, shown
 from onnxquant.graph.io import outlined
@@ -25,6 +25,7 @@ from onnxquant.language.folder_names import (
 )
 
 _REMEDY = " (onnxquant convert makes one from a GGUF file or a folder of Hugging Face)"
+_LONGEST_NAME = 200
 _PAST_KEY = re.compile(re.escape(PAST["key"]).replace("%d", r"(\d+)"))
 
 
@@ -98,7 +99,7 @@ def _genai(folder: Path) -> DecoderConfig:
         raise ModelError(
             f"{path}: {wrong} is {names[wrong]!r}, expected a name with one %d for the number of the layer"
         )
-    file = folder / _name(decoder, "filename", MODEL)
+    file = folder / _file_name(decoder, "filename", MODEL)
     if not file.is_file():
         raise ModelError(f"{file}: is missing, though {path} names it: model.decoder.filename")
     return DecoderConfig(
@@ -151,8 +152,16 @@ def _plain(folder: Path) -> DecoderConfig:
 def _name(fields: Fields, key: str, default: str) -> str:
     """A name that a configuration gives."""
     name = fields.text(key, default)
-    if not name:
-        raise fields.error(key, name, "a name")
+    if not (0 < len(name) <= _LONGEST_NAME and name.isprintable()):
+        raise fields.error(key, name, f"a name of 1 to {_LONGEST_NAME} characters")
+    return name
+
+
+def _file_name(fields: Fields, key: str, default: str) -> str:
+    """The name of a file in the folder, or in a folder of it."""
+    name = _name(fields, key, default)
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise fields.error(key, name, "the name of a file in the folder")
     return name
 
 

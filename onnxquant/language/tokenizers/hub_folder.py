@@ -10,7 +10,7 @@ from pathlib import Path
 from onnxquant.errors import CheckpointError, OutputError, shown
 from onnxquant.json_data import JsonObject, JsonValue
 from onnxquant.language.chat_template import KEY, chat_template
-from onnxquant.language.fields import JsonFiles
+from onnxquant.language.fields import Fields, JsonFiles
 from onnxquant.language.folder_names import (
     ADDED_TOKENS,
     BESIDE_TOKENIZER,
@@ -43,6 +43,8 @@ _KNOWN_CLASSES = (
     "InternLM2Tokenizer", "LlamaTokenizer", "Phi3Tokenizer", "PreTrainedTokenizer", "Qwen2Tokenizer", "TokenizersBackend",
 )  # fmt: skip
 _SPACE_SIGN = "\u2581"
+# Steps of a tokenizer around its model.
+_STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
 def has_hub_tokenizer(folder: Path) -> bool:
@@ -141,6 +143,7 @@ class _Known:
 def _copy(files: JsonFiles, output: Path, rows: int | None) -> TokenizerFacts:
     """Copy tokenizer.json and what stands beside it."""
     data = dict(files.fields(TOKENIZER).entries)
+    _refuse_other_types(files.fields(TOKENIZER))
     ids = _ids(files, data)
     size = max(ids.values()) + 1
     _refuse_larger(files, TOKENIZER, size, rows)
@@ -159,6 +162,21 @@ def _copy(files: JsonFiles, output: Path, rows: int | None) -> TokenizerFacts:
     adds_bos = bool(bos) and any(text in bos for text in _template_tokens(data.get("post_processor")))
     notes = (WHOLE_TEXT_NOTE,) if is_whole else ()
     return TokenizerFacts(size, replace(special, adds_bos=adds_bos), template, notes)
+
+
+def _refuse_other_types(tokenizer: Fields) -> None:
+    """Refuse entries of a tokenizer.json that no reader takes for what they should be."""
+    model = tokenizer.inner("model")
+    if model.has("merges"):
+        model.array("merges")
+    for fields, name in ((tokenizer, "version"), (model, "type"), (model, "unk_token")):
+        if fields.has(name):
+            fields.text(name)
+    for name in _STEPS:
+        if tokenizer.has(name):
+            tokenizer.inner(name).text("type")
+    for name in ("truncation", "padding"):
+        tokenizer.inner(name)
 
 
 def _template(files: JsonFiles) -> str | None:
@@ -203,6 +221,8 @@ def _ids(files: JsonFiles, data: JsonObject) -> dict[str, int]:
         vocabulary = {text: number for number, text in enumerate(pieces) if isinstance(text, str)}
     if not isinstance(vocabulary, dict) or not isinstance(added, list):
         raise files.error(TOKENIZER, "has no vocabulary; expected a model with a vocab")
+    if wrong := [entry for entry in added if not isinstance(entry, dict)]:
+        raise files.error(TOKENIZER, f"added_tokens has {shown(wrong[0])}; expected objects")
     named = [(entry.get("content"), entry.get("id")) for entry in added if isinstance(entry, dict)]
     ids: dict[str, int] = {}
     for text, number in [*vocabulary.items(), *named]:

@@ -74,11 +74,11 @@ def read_pieces(path: Path) -> PieceModel:
             f"{path}: normalizes texts by a table of characters, which onnxquant does not write; save the tokenizer with "
             f"transformers, as {TOKENIZER}"
         )
-    special = SpecialTokens(
-        unknown=_id(trainer.integer(_UNKNOWN, 0)), bos=_id(trainer.integer(_BOS, 1)),
-        eos=tuple(number for number in [_id(trainer.integer(_EOS, 2))] if number is not None),
-        pad=_id(trainer.integer(_PAD, -1)),
-    )  # fmt: skip
+    unknown, bos, eos, pad = (
+        _id(path, trainer.integer(field, default), len(texts))
+        for field, default in ((_UNKNOWN, 0), (_BOS, 1), (_EOS, 2), (_PAD, -1))
+    )
+    special = SpecialTokens(bos, () if eos is None else (eos,), pad, unknown)
     return PieceModel(tuple(texts), tuple(scores), tuple(kinds), bool(normalizer.integer(_ADDS_PREFIX, 1)), special)
 
 
@@ -91,8 +91,12 @@ def _kind(path: Path, number: int, value: int) -> TokenKind:
         ) from None
 
 
-def _id(number: int) -> int | None:
-    """An id, which is below 0 where there is no such piece."""
+def _id(path: Path, number: int, count: int) -> int | None:
+    """The id of a special piece, which is below 0 where there is none."""
+    if number >= count:
+        raise CheckpointError(
+            f"{path}: piece {number} begins, ends or fills texts, and there are {count}; is it whole?"
+        )
     return number if number >= 0 else None
 
 

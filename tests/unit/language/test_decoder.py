@@ -41,12 +41,12 @@ def test_the_cache_is_shared_where_the_graph_allows_it(folders: dict[str, Path])
     assert shares == {"genai": True, "optimum": False}
 
 
-def test_facts_come_from_the_configuration(decoder: Decoder) -> None:
+def test_config_gives_vocabulary_context_length_and_eos(decoder: Decoder) -> None:
     assert (decoder.vocabulary, decoder.config.context_length, decoder.config.eos) == (VOCABULARY, CONTEXT, (END,))
 
 
 @pytest.mark.parametrize("sizes", [(8,), (1,) * 8, (3, 4, 1)], ids=str)
-def test_logits_are_those_of_the_whole_text_whatever_the_parts(decoder: Decoder, sizes: tuple[int, ...]) -> None:
+def test_logits_do_not_depend_on_how_a_text_is_cut(decoder: Decoder, sizes: tuple[int, ...]) -> None:
     context, begin, rows = decoder.start(capacity=20), 0, []
     for size in sizes:
         rows += [logits[0] for logits in context.logits(np.array([TEXT[begin : begin + size]]))]
@@ -55,7 +55,7 @@ def test_logits_are_those_of_the_whole_text_whatever_the_parts(decoder: Decoder,
     assert context.lengths.tolist() == [8]
 
 
-def test_long_texts_run_in_parts_whose_logits_fit_the_memory(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_texts_are_read_in_parts(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOGITS_BYTES", 3 * 4 * VOCABULARY)
     parts = [logits[0] for logits in decoder.start().logits(np.array([TEXT]))]
     assert [len(part) for part in parts] == [3, 3, 2]
@@ -128,7 +128,7 @@ def test_a_capacity_beyond_the_context_is_refused(decoder: Decoder) -> None:
         decoder.start(capacity=CONTEXT + 1)
 
 
-def test_lengths_may_differ_only_at_the_beginning(decoder: Decoder) -> None:
+def test_texts_of_several_lengths_need_an_empty_context(decoder: Decoder) -> None:
     context = decoder.start(2)
     context.read([TEXT, OTHER])
     with pytest.raises(FeedError, match="the context is not empty"):
@@ -154,16 +154,20 @@ def _change(folder: Path, *keys: str, **values: object) -> None:
         (("model", "decoder", "inputs"), {"position_ids": "position"}, "no input 'position'.*did you mean 'position_ids'"),
         (("model", "decoder", "outputs"), {"logits": "scores"}, "no output 'scores'"),
         (("model", "decoder"), {"num_hidden_layers": 2}, "no input 'past_key_values.1.key'"),
-        (("model", "decoder"), {"num_hidden_layers": 3_000_000}, "is 3000000; expected at most 4096"),
+        (("model", "decoder"), {"num_hidden_layers": 3_000_000}, "is 3000000; expected a whole number from 1 to 4096"),
         (("model", "decoder"), {"num_hidden_layers": None}, "model.decoder.num_hidden_layers is None"),
         (("model", "decoder"), {"filename": "other.onnx"}, "other.onnx: is missing"),
+        (("model", "decoder"), {"filename": "/etc/passwd"}, "filename is '/etc/passwd'; expected the name of a file in the"),
+        (("model", "decoder"), {"filename": "../model.onnx"}, "expected the name of a file in the folder"),
+        (("model", "decoder"), {"filename": "x" * 5000}, "filename is 'x{79}.*; expected a name of 1 to 200 characters"),
+        (("model", "decoder", "inputs"), {"input_ids": "a\nb"}, r"input_ids is 'a\\nb'; expected a name"),
         (("model", "decoder"), {"inputs": []}, "model.decoder.inputs is \\[\\]; expected an object"),
         (("model",), {"eos_token_id": "x"}, "model.eos_token_id is 'x'"),
         (("model",), {"context_length": 0}, "model.context_length is 0"),
-        (("model",), {"context_length": 10**30}, "model.context_length is 10{30}; expected a number of things"),
+        (("model",), {"context_length": 10**30}, "model.context_length is 10{30}; expected a whole number"),
     ],
 )  # fmt: skip
-def test_a_wrong_configuration_is_named(
+def test_wrong_genai_config_fields_are_refused(
     folders: dict[str, Path], tmp_path: Path, keys: tuple[str, ...], values: dict[str, object], words: str
 ) -> None:
     folder = shutil.copytree(folders["genai"], tmp_path / "changed")
@@ -172,7 +176,7 @@ def test_a_wrong_configuration_is_named(
         Decoder(folder)
 
 
-def test_a_folder_that_is_none_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_paths_without_a_decoder_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has neither genai_config\.json nor model\.onnx"):
         Decoder(tmp_path)
     with pytest.raises(ModelError, match="is no folder"):

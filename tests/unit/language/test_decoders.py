@@ -45,7 +45,7 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(alone[0], whole[row, -length:], atol=1e-4)
 
 
-def test_padding_may_stand_behind_a_prompt(tmp_path: Path) -> None:
+def test_right_padding_gives_the_logits_of_the_last_real_token(tmp_path: Path) -> None:
     """As onnxruntime-genai has it: logits are those of the last token that is none, and the next one follows it."""
     convert(save_checkpoint("mistral", tmp_path / "checkpoint"), tmp_path / "decoder")
     tokens = np.random.default_rng(2).integers(0, TOKENS, (2, 12))
@@ -66,7 +66,7 @@ def test_padding_may_stand_behind_a_prompt(tmp_path: Path) -> None:
     np.testing.assert_allclose(outputs["logits"][1, 0], expected[9], atol=1e-5)
 
 
-def test_a_tied_head_is_stored_once_and_floats_of_16_bits_stay(tmp_path: Path) -> None:
+def test_tied_lm_head_is_stored_once_and_16_bit_floats_are_kept(tmp_path: Path) -> None:
     source = save_checkpoint("smollm", tmp_path / "checkpoint")
     whole = convert(source, tmp_path / "float")
     checkpoint = interchange.open_checkpoint(source)
@@ -165,7 +165,30 @@ def test_gguf_of_every_family_is_the_same_network(name: str, entries: dict[str, 
     np.testing.assert_allclose(own, expected, atol=1e-5)
 
 
-def test_codes_of_gguf_move_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"attention.head_count": 0}, r"llama\.attention\.head_count is 0; expected a whole number from 1"),
+        ({"attention.key_length": 10**9}, r"llama\.attention\.key_length is 1000000000; expected a whole number"),
+        ({"attention.layer_norm_rms_epsilon": float("nan")}, "layer_norm_rms_epsilon is nan; expected a number"),
+        ({"attention.sliding_window": -3}, r"llama\.attention\.sliding_window is -3; expected a whole number"),
+        ({"rope.scaling.type": "yarn"}, r"llama\.rope\.scaling\.type is 'yarn'; expected none, linear"),
+        ({"vocab_size": None}, r"llama\.vocab_size is missing; expected a whole number"),
+    ],
+)  # fmt: skip
+def test_wrong_gguf_metadata_is_refused(entries: dict[str, Any], message: str, tmp_path: Path) -> None:
+    gguf_of(save_checkpoint("llama", tmp_path / "checkpoint"), tmp_path / "model.gguf", None, **entries)
+    if entries.get("vocab_size", 0) is None:  # the table of embeddings does not say it either
+        checkpoint = interchange.open_checkpoint(tmp_path / "model.gguf")
+        tensors = {name: tensor.array().copy() for name, tensor in checkpoint.tensors.items()}
+        tensors["token_embd.weight"] = np.array(1, np.float32)
+        interchange.save(tmp_path / "model.gguf", tensors, metadata=checkpoint.metadata, force=True)
+    with pytest.raises(CheckpointError, match=message):
+        convert(tmp_path / "model.gguf", tmp_path / "decoder")
+    assert not (tmp_path / "decoder").exists()
+
+
+def test_gguf_codes_are_copied_unchanged(tmp_path: Path) -> None:
     source = save_checkpoint("llama", tmp_path / "checkpoint")
     decoded = gguf_of(source, tmp_path / "model.gguf", "q4_0")
     report = convert(tmp_path / "model.gguf", tmp_path / "codes", compute="float")
@@ -198,7 +221,7 @@ def test_16_bit_floats_get_the_codes_of_their_numbers(dtype: type, tmp_path: Pat
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_halves_with_nan_are_refused(dtype: type, tmp_path: Path) -> None:
+def test_16_bit_floats_with_nan_are_refused(dtype: type, tmp_path: Path) -> None:
     source = save_checkpoint("llama", tmp_path / "checkpoint")
     arrays = {
         name: tensor.array().astype(dtype) for name, tensor in interchange.open_checkpoint(source).tensors.items()
@@ -210,7 +233,7 @@ def test_halves_with_nan_are_refused(dtype: type, tmp_path: Path) -> None:
     assert not (tmp_path / "decoder").exists()
 
 
-def test_floats_are_rounded_where_a_format_is_asked_for(tmp_path: Path) -> None:
+def test_format_option_quantizes_float_weights(tmp_path: Path) -> None:
     source = save_checkpoint("llama", tmp_path / "checkpoint")
     report = convert(source, tmp_path / "decoder", format="q8_0", exclude="embed")
     groups = {group.format: group for group in report.groups}
@@ -223,6 +246,9 @@ def test_floats_are_rounded_where_a_format_is_asked_for(tmp_path: Path) -> None:
     assert 1e-4 < error < 0.1
 
 
+_LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.0] * 8}
+
+
 def _changed(checkpoint: Path, **entries: object) -> None:
     place = checkpoint / "config.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | entries))
@@ -231,21 +257,31 @@ def _changed(checkpoint: Path, **entries: object) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "mamba .*Mamba.* not known; expected one of ll"),
+        ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "'mamba' .*Mamba.* not known; expected one of ll"),
         ({"model_type": None}, "model_type missing"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling.rope_type is 'yarn'; expected default"),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor is missing; expected a number"),
-        ({"hidden_size": "64"}, "hidden_size is '64'; expected a number of things"),
+        ({"hidden_size": "64"}, "hidden_size is '64'; expected a whole number"),
         ({"num_hidden_layers": 3}, "has no tensor 'model.layers.2.input_layernorm.weight'"),
         ({"vocab_size": 100}, r"embed_tokens.weight: found shape \[96, 64\], expected \[100, 64\]"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'; expected one of silu"),
         ({"num_attention_heads": 6, "num_key_value_heads": 4, "head_dim": 16}, "6 heads share 4 keys; expected a divisor"),
-        ({"num_hidden_layers": 2**30}, "num_hidden_layers is 1073741824; expected at most 4096 layers"),
+        ({"num_hidden_layers": 2**30}, "num_hidden_layers is 1073741824; expected a whole number from 1 to 4096"),
         ({"rms_norm_eps": 10**400}, "rms_norm_eps is 1000.*; expected a number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan; expected a number"),
+        ({"rms_norm_eps": 1e-320}, "rms_norm_eps is 1e-320; expected a number above 0 that float32 holds"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; expected a whole number from 1"),
+        ({"hidden_size": -64}, "hidden_size is -64; expected a whole number from 1"),
+        ({"hidden_size": 10**9}, "head_dim is 250000000; expected a whole number from 1 to 16384"),
+        ({"partial_rotary_factor": 1e38}, "partial_rotary_factor is 1e.38; expected a share of 16 channels"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 1e-30}}, "has the frequency 1e.30; expected a number above 0"),
+        ({"rope_scaling": _LONG | {"attention_factor": 1e30}}, "has the magnitude 1e.30; expected a number above 0"),
+        ({"model_type": "a\nb" * 100}, r"model_type 'a\\nba.{80,120} is not known; expected one of llama"),
+        ({"rope_scaling": "linear"}, "rope_scaling is 'linear'; expected an object"),
         ({"head_dim": 8, "num_attention_heads": 8}, "rotations of 8 channels of a head; expected a multiple of 16"),
     ],
 )  # fmt: skip
-def test_what_is_not_known_is_refused_by_name(entries: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_wrong_config_json_entries_are_refused(entries: dict[str, Any], message: str, tmp_path: Path) -> None:
     source = save_checkpoint("llama", tmp_path / "checkpoint")
     _changed(source, **entries)
     with pytest.raises(CheckpointError, match=message):
@@ -253,15 +289,17 @@ def test_what_is_not_known_is_refused_by_name(entries: dict[str, Any], message: 
     assert not (tmp_path / "decoder").exists()
 
 
-def test_an_untied_head_must_be_there(tmp_path: Path) -> None:
+def test_missing_lm_head_is_refused(tmp_path: Path) -> None:
     source = save_checkpoint("smollm", tmp_path / "checkpoint")
     _changed(source, tie_word_embeddings=False)
     with pytest.raises(CheckpointError, match=r"has no tensor 'lm_head\.weight'"):
         convert(source, tmp_path / "decoder")
 
 
-@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.0.self_attn.k_proj.bias"])
-def test_vectors_with_nan_are_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["model.norm.weight", "model.layers.0.self_attn.k_proj.bias", "model.layers.1.mlp.up_proj.weight"]
+)
+def test_weights_with_nan_are_refused(name: str, tmp_path: Path) -> None:
     source = save_checkpoint("llama_biases", tmp_path / "checkpoint")
     arrays = {key: tensor.array().copy() for key, tensor in interchange.open_checkpoint(source).tensors.items()}
     arrays[name][3] = np.nan
@@ -270,7 +308,7 @@ def test_vectors_with_nan_are_refused(name: str, tmp_path: Path) -> None:
         convert(source, tmp_path / "decoder")
 
 
-def test_entries_that_are_absent_are_what_transformers_takes(tmp_path: Path) -> None:
+def test_missing_config_json_entries_have_the_defaults_of_transformers(tmp_path: Path) -> None:
     """A window of 4096 for mistral, caps of 50 and 30 for gemma2; null is an entry."""
     config = {"model_type": "mistral", **_SIZES}
     assert architecture_of_config(Fields("config.json", config)).layers[0].sliding_window == 4096
@@ -291,7 +329,9 @@ _SIZES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("form", "parameters"), [("nf4", {"block_size": 128}), ("nf4", {"double_quant": True})])
-def test_blocks_of_bitsandbytes_that_cross_rows_move(form: str, parameters: dict[str, Any], tmp_path: Path) -> None:
+def test_bitsandbytes_blocks_that_cross_rows_are_converted(
+    form: str, parameters: dict[str, Any], tmp_path: Path
+) -> None:
     source = save_checkpoint("llama", tmp_path / "checkpoint")
     interchange.quantize(source, tmp_path / "coded", form, to="safetensors", exclude="embed|lm_head", **parameters)
     convert(tmp_path / "coded", tmp_path / "codes", compute="float")

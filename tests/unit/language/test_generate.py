@@ -39,7 +39,7 @@ def test_greedy_tokens_are_the_most_probable_ones(graph, tmp_path: Path) -> None
     assert generation.summary.stopped_by == "max_tokens"
 
 
-def test_it_stops_at_a_token_that_ends_a_text(tmp_path: Path) -> None:
+def test_generation_stops_at_an_end_token(tmp_path: Path) -> None:
     tokens = WEIGHTS.greedy([256, *b""], 8)
     end = tokens[5]
     folder = save_genai(tmp_path / "decoder", shared_cache(WEIGHTS), end=end)
@@ -49,14 +49,14 @@ def test_it_stops_at_a_token_that_ends_a_text(tmp_path: Path) -> None:
     assert generation.summary.stopped_by == "end"
 
 
-def test_it_stops_where_the_context_ends(folder: Path) -> None:
+def test_generation_stops_when_the_context_is_full(folder: Path) -> None:
     generation = language.generate(folder, "a" * (CONTEXT - 4))
     list(generation)
     assert len(generation.summary.tokens) == 3
     assert generation.summary.stopped_by == "context"
 
 
-def test_characters_come_when_they_are_complete(folder: Path) -> None:
+def test_stream_holds_back_incomplete_utf8(folder: Path) -> None:
     tokenizer = TextTokenizer(folder)
     stream = TextStream(tokenizer)
     text = "né 😀!"
@@ -65,7 +65,7 @@ def test_characters_come_when_they_are_complete(folder: Path) -> None:
     assert stream.end() == ""
 
 
-def test_bytes_that_are_no_character_come_at_the_latest_at_the_end(folder: Path) -> None:
+def test_stream_shows_broken_utf8_as_replacement_characters(folder: Path) -> None:
     tokenizer = TextTokenizer(folder)
     first, *_ = tokenizer.encode("😀", special=False)
     stream = TextStream(tokenizer)
@@ -75,7 +75,7 @@ def test_bytes_that_are_no_character_come_at_the_latest_at_the_end(folder: Path)
     assert stream.end() == "\N{REPLACEMENT CHARACTER}"
 
 
-def test_draws_are_seeded(folder: Path) -> None:
+def test_sampling_repeats_with_the_same_seed(folder: Path) -> None:
     texts = ["".join(language.generate(folder, "ab", max_tokens=16, temperature=2.0, seed=seed)) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
 
@@ -97,7 +97,7 @@ def _nucleus(logits: list[float], temperature: float, top_k: int, top_p: float) 
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 0, 0.8), (1.5, 5, 1.0), (1.0, 12, 0.5), (1.0, 0, 1e-9)]
 )
-def test_tokens_that_may_be_drawn_and_their_probabilities(temperature: float, top_k: int, top_p: float) -> None:
+def test_top_k_and_top_p_match_a_float64_reference(temperature: float, top_k: int, top_p: float) -> None:
     logits = (rng(3).standard_normal(50) * 2).astype(np.float32)
     tokens, probabilities = distribution(logits, Sampling(temperature, top_k, top_p))
     expected = _nucleus(logits.tolist(), temperature, top_k, top_p)
@@ -105,7 +105,7 @@ def test_tokens_that_may_be_drawn_and_their_probabilities(temperature: float, to
     assert np.allclose(probabilities, list(expected.values()), rtol=1e-12)
 
 
-def test_draws_have_those_probabilities() -> None:
+def test_sampled_shares_match_the_probabilities() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05])).astype(np.float32)
     sampler, count = Sampler(Sampling(1.0, top_p=0.9, seed=5)), 4000
     shares = np.bincount([sampler.choose(logits) for _ in range(count)], minlength=4) / count
@@ -184,7 +184,7 @@ def test_a_folder_without_a_template_is_refused(tmp_path: Path) -> None:
         chat_prompt(tmp_path, "Hi")
 
 
-def test_blanks_between_words_are_those_of_the_whole_text(tmp_path: Path) -> None:
+def test_stream_keeps_spaces_between_words(tmp_path: Path) -> None:
     """Some tokenizers put the blank into the word, and leave it out at the beginning of what they decode."""
     words = ["<unk>", "▁a", "▁b", "c", "▁d"]
     tokenizer = tokenizers.Tokenizer(

@@ -89,7 +89,9 @@ def _agrees(proof: LanguageProof, expected: Expected) -> None:
 
 
 @pytest.mark.parametrize("all_positions", [False, True])
-def test_figures_are_those_of_the_definitions(original: Path, other: Path, text: Path, all_positions: bool) -> None:
+def test_perplexity_and_kl_match_a_float64_reference(
+    original: Path, other: Path, text: Path, all_positions: bool
+) -> None:
     tokens = TextTokenizer(original).encode(TEXT)
     proof = validate(original, other, text, window=WINDOW, all_positions=all_positions)
     first = 1 if all_positions else WINDOW // 2 + 1
@@ -107,7 +109,7 @@ def test_figures_are_the_same_where_windows_run_in_parts(
         _agrees(proof, Expected(tokens, first))
 
 
-def test_figures_by_position_are_those_of_their_tokens(original: Path, other: Path, text: Path) -> None:
+def test_figures_by_position_match_a_float64_reference(original: Path, other: Path, text: Path) -> None:
     expected = Expected(TextTokenizer(original).encode(TEXT), 1)
     proof = validate(original, other, text, window=WINDOW, all_positions=True)
     places = np.array(expected.places)
@@ -122,7 +124,7 @@ def test_figures_by_position_are_those_of_their_tokens(original: Path, other: Pa
         assert np.isclose(part.same_top, np.array(expected.same)[chosen].mean())
 
 
-def test_a_folder_is_as_good_as_itself(original: Path, text: Path) -> None:
+def test_a_decoder_against_itself_has_no_divergence(original: Path, text: Path) -> None:
     figures = validate(original, original, text, window=WINDOW).divergence
     assert figures.kl_largest < 1e-12
     assert figures.same_top.value == 1
@@ -137,7 +139,7 @@ def test_bounds_that_are_missed_are_named(original: Path, other: Path, text: Pat
     assert validate(original, other, text, window=WINDOW, max_kl=10, max_perplexity_ratio=100).passed
 
 
-def test_logits_of_nan_meet_no_bound() -> None:
+def test_nan_logits_fail_the_proof() -> None:
     comparison = Comparison()
     comparison.add(np.zeros((2, 4), np.float32), np.full((2, 4), np.nan, np.float32), np.zeros(2, np.int64), 1)
     figures = comparison.result()
@@ -146,14 +148,14 @@ def test_logits_of_nan_meet_no_bound() -> None:
         assert "no finite numbers" in sentence
 
 
-def test_tokens_that_the_original_excludes_do_not_count() -> None:
+def test_kl_ignores_tokens_of_probability_zero() -> None:
     comparison = Comparison()
     logits = np.array([[0.0, 0.0, -np.inf]], np.float32)
     comparison.add(logits, np.array([[0.0, 0.0, 0.0]], np.float32), np.array([1]), 1)
     assert np.isclose(comparison.result().kl.value, np.log(1.5))
 
 
-def test_no_more_tokens_are_read_than_asked_for(original: Path, other: Path, text: Path) -> None:
+def test_tokens_option_limits_the_windows(original: Path, other: Path, text: Path) -> None:
     assert validate(original, other, text, window=WINDOW, tokens=WINDOW).windows == 1
 
 

@@ -14,7 +14,7 @@ from onnxquant.language.running.decoder import Decoder
 from onnxquant.validation.latency import Interval
 
 
-def test_ratios_are_those_of_rounds_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+def test_speed_ratios_are_medians_of_paired_rounds(capsys: pytest.CaptureFixture[str]) -> None:
     first = speed._Rounds([2.0, 4.0, 8.0], [0.2, 0.2, 0.2])
     other = speed._Rounds([1.0, 2.0, 4.0], [0.4, 0.5, 0.2])
     run, cost = speed._Run(prompt=10, generate=6, threads=2), speed.DecoderMemory(0.5, 1_500_000)

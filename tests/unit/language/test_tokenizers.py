@@ -129,7 +129,7 @@ def _config(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "qwen2", "qwen35", "tekken", "gpt-4o", "falcon"])
-def test_ids_are_those_of_the_tokenizer_that_a_gguf_was_made_of(name, tmp_path):
+def test_gguf_bpe_tokenizer_gives_the_ids_of_the_original(name, tmp_path):
     own = _trained(name)
     _written(_gguf(tmp_path / "m.gguf", _entries_of(own, name)), tmp_path / "out")
     ours = _opened(tmp_path / "out")
@@ -223,7 +223,7 @@ def _merged(entries: dict, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("prefix", [True, False])
-def test_pieces_are_joined_by_their_scores(prefix, tmp_path):
+def test_sentencepiece_scores_give_the_ids_of_a_reference(prefix, tmp_path):
     entries = _pieces() | {"add_space_prefix": prefix}
     _written(_gguf(tmp_path / "m.gguf", entries), tmp_path)
     ours, chance = _opened(tmp_path), random.Random(1)
@@ -239,7 +239,7 @@ def test_pieces_are_joined_by_their_scores(prefix, tmp_path):
     )
 
 
-def test_tokens_are_cut_out_of_a_text_of_pieces(tmp_path):
+def test_special_tokens_are_split_out_of_a_text(tmp_path):
     entries = _pieces()
     facts = _written(_gguf(tmp_path / "m.gguf", entries), tmp_path)
     ours, user, defined = _opened(tmp_path), len(entries["tokens"]) - 2, len(entries["tokens"]) - 1
@@ -286,7 +286,7 @@ def test_the_configuration_names_special_tokens_and_the_template(tmp_path):
     assert _opened(tmp_path).encode("a").ids == [1, *_merged(entries, " a"), 2]
 
 
-def test_ends_that_no_entry_names_are_known_by_their_texts(tmp_path):
+def test_end_tokens_are_recognised_by_their_text(tmp_path):
     entries = _pieces()
     entries["tokens"] = [*entries["tokens"], "<|im_end|>", "<end_of_turn>"]
     entries["token_type"], entries["scores"] = [*entries["token_type"], 3, 1], [*entries["scores"], 0.0, 0.0]
@@ -323,7 +323,7 @@ _BROKEN: list[tuple[str, Callable[[dict], dict]]] = [
 ]  # fmt: skip
 
 
-def test_contradictions_in_metadata_are_refused_by_name(tmp_path):
+def test_wrong_gguf_tokenizer_metadata_is_refused(tmp_path):
     def check(case: tuple[str, Callable[[dict], dict]]) -> None:
         message, change = case
         path = _gguf(tmp_path / "m.gguf", change(_pieces()))
@@ -334,7 +334,7 @@ def test_contradictions_in_metadata_are_refused_by_name(tmp_path):
     _each(_BROKEN, check)
 
 
-def test_a_table_of_embeddings_has_a_row_for_each_token(tmp_path):
+def test_vocabulary_of_another_size_than_the_embeddings_is_refused(tmp_path):
     path = _gguf(tmp_path / "m.gguf", _pieces(), rows=331)
     with pytest.raises(CheckpointError, match="332 tokens, and the table of embeddings has 331 rows"):
         _written(path, tmp_path)
@@ -377,7 +377,7 @@ def _hub_folder(path: Path, rows: int = 400, **files: object) -> Path:
 
 
 @pytest.mark.parametrize("prefix", [True, False])
-def test_a_file_of_sentencepiece_becomes_what_a_gguf_of_it_does(prefix, tmp_path):
+def test_tokenizer_model_and_gguf_give_the_same_files(prefix, tmp_path):
     entries = _pieces() | {"add_space_prefix": prefix}
     folder = _hub_folder(tmp_path / "hf", tokenizer__model=_piece_model(entries))
     assert _written(folder, tmp_path / "a") == _written(_gguf(tmp_path / "m.gguf", entries), tmp_path / "b")
@@ -403,6 +403,7 @@ def test_tokens_beside_a_file_of_sentencepiece_are_added(tmp_path):
     assert (ours.token_to_id("<extra>"), ours.id_to_token(332)) == (333, "[PAD332]")
 
 
+_LEAST: dict = {"model": {"vocab": {"a": 0}}}
 _BROKEN_PIECES: list[tuple[str, Callable[[dict], dict]]] = [
     ("of the method unigram; expected byte pairs", lambda e: {"tokenizer__model": _piece_model(e, method=1)}),
     ("by a table of characters", lambda e: {"tokenizer__model": _piece_model(e, charsmap=b"\1")}),
@@ -418,10 +419,16 @@ _BROKEN_PIECES: list[tuple[str, Callable[[dict], dict]]] = [
     ("token 'a' has the id -1", lambda _: {"tokenizer__json": {"model": {"vocab": {"a": -1}}}}),
     ("table of embeddings has 300", lambda _: {"tokenizer__json": {"model": {"vocab": {"a": 300}}}, "rows": 300}),
     ("is no JSON", lambda _: {"tokenizer__json": b"{"}),
+    ("piece 5000 begins, ends or fills texts", lambda e: {
+        "tokenizer__model": _piece_model(e) + _field(2, _field(3, 2) + _field(42, 5000))}),
+    ("tokenizer.json: decoder is 3; expected an object", lambda _: {"tokenizer__json": _LEAST | {"decoder": 3}}),
+    ("decoder.type is 3; expected a text", lambda _: {"tokenizer__json": _LEAST | {"decoder": {"type": 3}}}),
+    ("model.merges is 3; expected an array", lambda _: {"tokenizer__json": {"model": {"vocab": {"a": 0}, "merges": 3}}}),
+    ("added_tokens has 3; expected objects", lambda _: {"tokenizer__json": _LEAST | {"added_tokens": [3]}}),
 ]  # fmt: skip
 
 
-def test_broken_folders_are_refused_by_name(tmp_path):
+def test_wrong_tokenizer_files_are_refused(tmp_path):
     def check(case: tuple[str, Callable[[dict], dict]]) -> None:
         message, files = case
         folder = _hub_folder(tmp_path / f"hf{_BROKEN_PIECES.index(case)}", **files(_pieces()))
