@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from onnxquant.json_data import JsonObject, to_object
 from onnxquant.report import comparison, glossary, rows, ways, words
@@ -18,6 +19,8 @@ from onnxquant.report.serialize import report_to_json
 from onnxquant.report.units import decibels, figure
 from onnxquant.report.verdict import verdict_of
 from onnxquant.report.warnings import warnings
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 def render(report: ReportData) -> str:
@@ -55,6 +58,15 @@ def embedded(data: JsonObject) -> Markup:
     return Markup(text)
 
 
+def unbroken(text: str) -> Markup:
+    """A sentence in which lines end before an option, not inside it.
+
+    >>> print(unbroken("a < b: --time 2min"))
+    a &lt; b: <span class="option">--time</span> 2min
+    """
+    return Markup(_OPTION.sub(r'<span class="option">\g<0></span>', str(escape(text))))
+
+
 def _used(head: Sequence[str], table: Iterable[Sequence[str]]) -> list[int]:
     """Places of the columns of a table that are not empty."""
     filled = {place for row in table for place, value in enumerate(row) if value}
@@ -68,6 +80,6 @@ def page_template(name: str) -> Template:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"figure": figure, "decibels": decibels}
+    environment.filters |= {"figure": figure, "decibels": decibels, "unbroken": unbroken}
     environment.globals["used"] = _used
     return environment.get_template(name)

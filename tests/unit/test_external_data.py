@@ -148,6 +148,7 @@ PLAIN = [
     pytest.param(at(OK, offset="0", length=str(NBYTES)), id="whole file stated"),
     pytest.param(at(OK, checksum="00"), id="checksum given"),
 ]
+CUT = r"ok\.bin: holds \d+ bytes, expected \d+ or more"
 HOSTILE = [
     pytest.param(at("../outside/secret.bin"), "leaves the model's folder", id="parent"),
     pytest.param(at("sub/../../outside/secret.bin"), "leaves the model's folder", id="parent of a subfolder"),
@@ -179,10 +180,10 @@ HOSTILE = [
     pytest.param(at(OK, length="9" * 30), "expected bytes", id="length of 30 digits"),
     pytest.param(at(OK, length="-1"), "expected bytes", id="negative length"),
     pytest.param(at(OK, offset="-4"), "expected bytes", id="negative offset"),
-    pytest.param(at(OK, offset=str(NBYTES)), "do not give", id="offset at the end"),
-    pytest.param(at(OK, offset=str(NBYTES + 4096)), "do not give", id="offset past the end"),
-    pytest.param(at(OK, offset="4", length=str(NBYTES)), "do not give", id="offset and length past the end"),
-    pytest.param(at(OK, offset=str((1 << 63) - 1), length="1"), "do not give", id="sum beyond 63 bits"),
+    pytest.param(at(OK, offset=str(NBYTES)), CUT, id="offset at the end"),
+    pytest.param(at(OK, offset=str(NBYTES + 4096)), CUT, id="offset past the end"),
+    pytest.param(at(OK, offset="4", length=str(NBYTES)), CUT, id="offset and length past the end"),
+    pytest.param(at(OK, offset=str((1 << 63) - 1), length="1"), CUT, id="sum beyond 63 bits"),
     pytest.param(at(OK, offset="four"), "expected bytes", id="offset not a number"),
     pytest.param(at(OK, offset="0x10"), "expected bytes", id="hexadecimal offset"),
     pytest.param(at(OK, length="1e3"), "expected bytes", id="float length"),
