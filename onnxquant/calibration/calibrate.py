@@ -161,7 +161,7 @@ def _open_feeds(
     with runtime.extendable(source, settings.threads) as model:
         session = model.session(runtime.output_addition(()))
         if data is not None:
-            inputs = samples_.inputs_of(session)
+            inputs = samples_.sampled_inputs_of(session)
             facts = feeds_.facts_of(model.document)
             return feeds_.open_feeds(
                 data, inputs, limit=request.samples, preprocess=settings.preprocess, facts=facts

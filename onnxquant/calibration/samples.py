@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
+from onnxquant.calibration.feeds.caches import LOGITS_COUNT
 from onnxquant.calibration.folds import SearchSamples, folded, undivided
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import Document
@@ -266,7 +267,7 @@ class Samples:
 
     def _opened(self, session: runtime.Session, limit: int) -> feeds_.Checked:
         self._feeds = feeds_.open_feeds(
-            self._data, inputs_of(session), limit=limit, preprocess=self._options.preprocess, facts=self._facts
+            self._data, sampled_inputs_of(session), limit=limit, preprocess=self._options.preprocess, facts=self._facts
         )
         if self._options.labels is not None:
             self._feeds.labels = feeds_.LabelFile.read(Path(self._options.labels), self._feeds.classes)
@@ -304,3 +305,12 @@ def synthetic_samples(
 def inputs_of(session: runtime.Session) -> list[feeds_.Input]:
     """The inputs of a session."""
     return [feeds_.Input(name, kind, tuple(shape)) for name, kind, shape in runtime.inputs_of(session)]
+
+
+def sampled_inputs_of(session: runtime.Session) -> list[feeds_.Input]:
+    """The inputs of a session that samples have: the count of logits too, though the model has a value for it."""
+    counts = [i for i in runtime.defaulted_inputs_of(session) if i[0] == LOGITS_COUNT]
+    return [
+        *inputs_of(session),
+        *(feeds_.Input(name, kind, tuple(shape), default=True) for name, kind, shape in counts),
+    ]

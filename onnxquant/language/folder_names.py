@@ -22,8 +22,6 @@ INPUT_IDS, ATTENTION_MASK, POSITION_IDS, LOGITS = "input_ids", "attention_mask",
 PAST = {"key": "past_key_values.%d.key", "value": "past_key_values.%d.value"}
 PRESENT = {"key": "present.%d.key", "value": "present.%d.value"}
 """Keys and values of earlier tokens, and those of all; %d is the layer."""
-LOGITS_COUNT = "logits_count"
-"""Optional input, int64 scalar: the number of last positions that logits are computed for; 1 where it is absent."""
 INPUTS = {
     INPUT_IDS: INPUT_IDS, ATTENTION_MASK: ATTENTION_MASK, POSITION_IDS: POSITION_IDS,
     "past_key_names": PAST["key"], "past_value_names": PAST["value"],

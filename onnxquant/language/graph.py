@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxquant.calibration.feeds.caches import LOGITS_COUNT
 from onnxquant.errors import CheckpointError
 from onnxquant.graph.names import MICROSOFT
 from onnxquant.language.architecture import Activation, Architecture, Layer, Rotation
-from onnxquant.language.folder_names import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_COUNT, PAST, PRESENT
+from onnxquant.language.folder_names import ATTENTION_MASK, INPUT_IDS, LOGITS, PAST, PRESENT
 from onnxquant.language.weights import Matrix, Weights
 from onnxquant.numerics.arrays import Array
 from onnxquant.version import __version__

@@ -9,6 +9,9 @@ from enum import Enum
 
 from onnxquant.calibration.feeds.base import Input
 
+LOGITS_COUNT = "logits_count"
+"""Input of this package's decoders, int64 scalar: the number of last tokens with logits; 1 where it is absent."""
+
 # Words of names of cached keys and values, and of those that come from an encoder.
 _PAST, _SOURCE = ("past", "cache", "cached"), ("encoder", "cross")
 # Words of names of inputs that hold the positions of tokens.

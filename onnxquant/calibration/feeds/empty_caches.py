@@ -1,4 +1,4 @@
-"""Samples of decoders without a cache: they get an empty one, a mask of their tokens and positions."""
+"""Samples of decoders without a cache: they get an empty one, a mask of their tokens, positions, and more logits than one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds.base import DTYPES, Input, Raw, SampleOrigin, Source
-from onnxquant.calibration.feeds.caches import holds_positions, is_mask, is_open, is_source, is_token_ids, past_axis
+from onnxquant.calibration.feeds.caches import (
+    LOGITS_COUNT,
+    holds_positions,
+    is_mask,
+    is_open,
+    is_source,
+    is_token_ids,
+    past_axis,
+)
 from onnxquant.calibration.feeds.facts import ModelFacts
 
 # Inputs that choose the branch of a merged decoder.
 _BRANCHES = ("use_cache_branch", "use_cache")
+# Tokens of a sample whose logits are asked for: what the head reads of one token alone says little about it, and logits of
+# all tokens would be hundreds of megabytes.
+_LOGITS = 32
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,7 @@ class EmptyCache:
         past: inputs of cached keys and values.
         masks: integer inputs that mask tokens.
         positions: integer inputs that hold positions.
+        counts: inputs that ask for logits of more tokens than the last one.
         branch: the input that chooses the branch of a merged decoder; None: there is none.
         head: numbers of one head of attention.
     """
@@ -35,6 +47,7 @@ class EmptyCache:
     past: tuple[Input, ...]
     masks: tuple[Input, ...]
     positions: tuple[Input, ...]
+    counts: tuple[Input, ...]
     branch: Input | None
     head: int | None
 
@@ -42,11 +55,16 @@ class EmptyCache:
     def names(self) -> set[str]:
         """Names of the inputs that a sample may leave out."""
         branch = [] if self.branch is None else [self.branch]
-        return {spec.name for spec in (*self.past, *self.masks, *self.positions, *branch)}
+        return {spec.name for spec in (*self._plain, *branch)}
+
+    @property
+    def _plain(self) -> tuple[Input, ...]:
+        """The inputs but for the branch."""
+        return (*self.past, *self.masks, *self.positions, *self.counts)
 
     def fill(self, sample: Raw) -> Raw:
         """A sample with all inputs; itself where it has them, or tells no tokens."""
-        missing = [spec for spec in (*self.past, *self.masks, *self.positions) if spec.name not in sample]
+        missing = [spec for spec in self._plain if spec.name not in sample]
         without_branch = self.branch is not None and self.branch.name not in sample
         if self.ids.name not in sample or not (missing or without_branch):
             return sample
@@ -61,6 +79,8 @@ class EmptyCache:
             filled.setdefault(spec.name, np.ones((len(ids), cached + ids.shape[1]), np.int64))
         for spec in self.positions:
             filled.setdefault(spec.name, _positions(filled, self.masks, ids.shape, cached))
+        for spec in self.counts:
+            filled.setdefault(spec.name, np.array(min(ids.shape[1], _LOGITS), np.int64))
         if self.branch is not None:
             filled.setdefault(self.branch.name, np.full([1] * len(self.branch.shape), cached > 0))
         return filled
@@ -95,7 +115,8 @@ def empty_cache(inputs: Sequence[Input], facts: ModelFacts) -> EmptyCache | None
     plain = [spec for spec in inputs if spec.type in ("tensor(int64)", "tensor(int32)") and len(spec.shape) == 2]
     masks = tuple(spec for spec in plain if is_mask(spec))
     positions = tuple(spec for spec in plain if holds_positions(spec))
-    return EmptyCache(ids, past, masks, positions, branch, head)
+    counts = tuple(spec for spec in inputs if spec.name == LOGITS_COUNT and spec.shape == ())
+    return EmptyCache(ids, past, masks, positions, counts, branch, head)
 
 
 def _head(facts: ModelFacts) -> int | None:

@@ -15,9 +15,10 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant import runtime
+from onnxquant.calibration.feeds.caches import LOGITS_COUNT
 from onnxquant.errors import FeedError, ModelError, nearest
 from onnxquant.graph.io import outlined
-from onnxquant.language.folder_names import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_COUNT, POSITION_IDS
+from onnxquant.language.folder_names import ATTENTION_MASK, INPUT_IDS, LOGITS, POSITION_IDS
 from onnxquant.language.running.folder import CachePart, DecoderConfig, read_config
 
 Tokens: TypeAlias = NDArray[np.int64]

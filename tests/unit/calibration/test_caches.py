@@ -12,7 +12,7 @@ import pytest
 
 import onnxquant
 from onnxquant.calibration.feeds import Feed, Input, ModelFacts, Synthetic, guesses, open_feeds
-from onnxquant.calibration.feeds.caches import caches, holds_positions
+from onnxquant.calibration.feeds.caches import LOGITS_COUNT, caches, holds_positions
 from onnxquant.errors import FeedError
 
 INTEGERS, FLOATS = "tensor(int64)", "tensor(float)"
@@ -84,6 +84,15 @@ def test_samples_may_leave_out_cache_mask_and_positions() -> None:
     cached = {"input_ids": np.zeros((1, 1), int), PAST.name: np.zeros((1, 2, 5, 8), np.float32)}
     (feed,) = open_feeds([cached], DECODER)
     assert feed["attention_mask"].shape == (1, 6) and feed["position_ids"].tolist() == [[5]]
+
+
+def test_a_decoder_of_this_package_is_asked_for_more_logits_than_one() -> None:
+    inputs = [*DECODER, Input(LOGITS_COUNT, INTEGERS, (), default=True)]
+    for length, count in ((4, 4), (100, 32)):
+        (feed,) = open_feeds([{"input_ids": np.zeros((1, length), int)}], inputs)
+        assert feed[LOGITS_COUNT].tolist() == count
+    (feed,) = open_feeds([{"input_ids": np.zeros((1, 9), int), LOGITS_COUNT: np.array(2)}], inputs)
+    assert feed[LOGITS_COUNT].tolist() == 2
 
 
 def test_the_branch_of_a_merged_decoder_follows_the_cache() -> None:
