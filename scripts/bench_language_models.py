@@ -179,7 +179,7 @@ class Variant(ABC):
         return 8 * own / bench.weights
 
     def source(self, bench: Bench) -> Path:
-        """What a reader of this tool opens."""
+        """The file or folder that a reader of this tool opens."""
         return self.make(bench)
 
 
