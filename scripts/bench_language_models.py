@@ -95,6 +95,11 @@ class Bench:
         return folder
 
     @cached_property
+    def float_decoder(self) -> language.Decoder:
+        """The decoder, opened."""
+        return language.Decoder(self.float_folder, threads=1)
+
+    @cached_property
     def weights(self) -> int:
         """The number of its weights."""
         reader = gguf.GGUFReader(self.float_gguf)
@@ -300,23 +305,23 @@ def integers(bits: int, block: int) -> Rule:
     return {"format": f"int{bits}", "block_size": block, "symmetric": False}
 
 
-IQ4, NF4 = {"format": "iq4_nl"}, {"format": "nf4", "double_quant": True}
-KINDS = {"Q4_0": 2, "Q4_1": 3, "Q4_K_S": 14, "Q4_K_M": 15, "IQ4_NL": 25, "Q5_K_S": 16}
+def table(bits: int, block: int) -> Rule:
+    """The same for a table, rounded to nearest: GPTQ knows the inputs of the head alone, and the table is looked up, too."""
+    return {**integers(bits, block), "solver": "rtn"}
+
+
+IQ4 = {"format": "iq4_nl"}
+KINDS = {"Q4_0": 2, "Q4_K_S": 14, "Q4_K_M": 15, "IQ4_NL": 25}
 VARIANTS: tuple[Variant, ...] = (
     Float("float"),
     Ours("q4_0, rounded", {"format": "q4_0", "solver": "rtn"}),
-    Ours("q4_0", {"format": "q4_0"}),
-    Ours("int4 32", integers(4, 32)),
-    Ours("iq4_nl", IQ4),
-    Ours("iq4_nl, embedding int5 128", IQ4, integers(5, 128)),
-    Ours("nf4, embedding int6 64", NF4, integers(6, 64)),
-    Ours("int5 64, embedding int6 64", integers(5, 64), integers(6, 64)),
-    *(LlamaCpp(f"llama.cpp {kind}", KINDS[kind]) for kind in ("Q4_0", "Q4_1", "IQ4_NL", "Q4_K_S", "Q4_K_M")),
-    *(LlamaCpp(f"llama.cpp {kind} pure", KINDS[kind], is_pure=True) for kind in ("Q4_0", "IQ4_NL")),
-    *(
-        LlamaCpp(f"llama.cpp {kind} imatrix", KINDS[kind], has_matrix=True)
-        for kind in ("Q4_0", "IQ4_NL", "Q4_K_S", "Q4_K_M")
-    ),
+    Ours("iq4_nl, embedding rounded", IQ4, {**IQ4, "solver": "rtn"}),
+    Ours("iq4_nl, embedding int5 64", IQ4, table(5, 64)),
+    Ours("iq4_nl, embedding int6 64", IQ4, table(6, 64)),
+    Ours("int5 64, embedding int6 64", integers(5, 64), table(6, 64)),
+    *(LlamaCpp(f"llama.cpp {kind}", KINDS[kind]) for kind in ("Q4_0", "Q4_K_S", "Q4_K_M")),
+    *(LlamaCpp(f"llama.cpp {kind} pure", KINDS[kind], is_pure=True) for kind in ("Q4_0",)),
+    *(LlamaCpp(f"llama.cpp {kind} imatrix", KINDS[kind], has_matrix=True) for kind in ("Q4_0", "Q4_K_S", "Q4_K_M")),
     *(
         LlamaCpp(f"llama.cpp {kind} pure imatrix", KINDS[kind], is_pure=True, has_matrix=True)
         for kind in ("Q4_0", "IQ4_NL")
@@ -374,7 +379,7 @@ def _reference(bench: Bench, place: int, window: Array) -> Array:
     path = bench.work / "reference" / f"{place}.npy"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        np.save(path, _logits(language.Decoder(bench.float_folder, threads=1), window))
+        np.save(path, _logits(bench.float_decoder, window))
     return np.asarray(np.load(path))
 
 
