@@ -35,7 +35,7 @@ from onnxquant.language import DecoderReport
 from onnxquant.recipe.progress import Progress
 from onnxquant.report.table import Table, say
 from onnxquant.report.terminal import table
-from onnxquant.report.units import size
+from onnxquant.report.units import size, smaller
 
 # Tensors of one reason that are named.
 _NAMED = 5
@@ -61,6 +61,13 @@ _OF_DECODERS = (
 # Options of quantize that hold for files without a graph, beside the parameters of formats.
 _OPTIONS = ("format", "bits", "include", "exclude", "permutation", "force", "to", "leave_out")
 
+# Help of options that mean something else of a decoder than of a model.
+_TEXTS = {
+    "format": "Format that a decoder's floats are rounded to; `onnxquant list` shows all. Codes of the checkpoint stay what "
+    "they are. [default: none; floats stay floats]",
+    "bits": "Short form of --format: 4 for int4, and so on. [default: none; floats stay floats]",
+}
+
 
 @click.command(short_help="Move quantized weights between files, or into an ONNX decoder.")
 @click.argument("source", type=click.Path())
@@ -82,7 +89,7 @@ _OPTIONS = ("format", "bits", "include", "exclude", "permutation", "force", "to"
     "--text", type=click.Path(), metavar="FILE",
     help="Text on which the ranges of an int8 cache are measured. [default: one that the model writes]",
 )  # fmt: skip
-@model_options("format", "bits", "include", "exclude", "target", "compute", *format_parameters())
+@model_options("format", "bits", "include", "exclude", "target", "compute", *format_parameters(), texts=_TEXTS)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -293,11 +300,8 @@ def _show(report: CheckpointReport, display: Display) -> None:
         if sentence := tensor.complaint or tensor.doubt:
             say(screen, f"{tensor.name}: {sentence}", style="red" if tensor.complaint else "yellow")
     file = report.file
-    smaller = report.source_bytes / max(file.nbytes, 1)
-    say(
-        screen,
-        f"{file.output}: {size(file.nbytes)}, {smaller:.2f}x smaller than {size(report.source_bytes)} of tensors",
-    )
+    ratio = smaller(report.source_bytes / max(file.nbytes, 1))
+    say(screen, f"{file.output}: {size(file.nbytes)}, {ratio} than {size(report.source_bytes)} of tensors")
     say(
         screen,
         f"{len(report.quantized)} of {file.tensors} tensors quantized, mean MSE {report.mean_mse:.3g}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,14 +13,16 @@ from onnxquant.errors import RecipeError
 from onnxquant.json_data import JsonObject, to_object
 from onnxquant.language.running.divergence import Estimate
 from onnxquant.language.running.proof import LanguageProof
-from onnxquant.language.running.speed import DecoderSpeed
-from onnxquant.report.pages import PageTable, render_page
+from onnxquant.language.running.speed import FEWEST_ROUNDS, DecoderSpeed
+from onnxquant.report.markdown import render_facts
+from onnxquant.report.pages import Page, PageTable, render_page
 from onnxquant.report.serialize import as_text
+from onnxquant.report.table import say
 from onnxquant.report.terminal import table
-from onnxquant.report.units import milliseconds, size, speed, times
+from onnxquant.report.units import milliseconds, size, smaller, speed, times
 from onnxquant.system.files import atomically, refuse_taken
 
-_ENDINGS = (".html", ".json")
+_ENDINGS = (".html", ".md", ".json")
 # Figures below this have exponents; others have no more digits after the point than so many.
 _SMALL, _MOST_DIGITS = 1e-4, 6
 _POSITIONS = ("positions", ">tokens", ">original", ">perplexity", ">KL divergence", ">same top token")
@@ -40,7 +43,7 @@ def show_proof(proof: LanguageProof, display: Display, places: Sequence[Path] = 
         return
     facts = proof_facts(proof)
     if display.one_line:
-        click.echo(f"{facts[0][1]} {proof.decoder} {_smaller(proof)} smaller KL {proof.divergence.kl.value:.4g} "
+        click.echo(f"{facts[0][1]} {proof.decoder} {times(_ratio(proof))} smaller KL {proof.divergence.kl.value:.4g} "
                    f"perplexity x{proof.divergence.perplexity_ratio.value:.4f}")  # fmt: skip
         return
     width = max(len(subject) for subject, _ in facts)
@@ -81,10 +84,14 @@ def write_reports(proof: LanguageProof, places: Sequence[Path]) -> None:
         positions = PageTable(
             "By the number of tokens before the one that is predicted", _POSITIONS, _position_rows(proof)
         )
-        title = f"{proof.decoder} against {proof.original}"
-        page = render_page(title, proof_facts(proof), [positions], data) if place.suffix == ".html" else as_text(data)
+        page = Page(f"{proof.decoder} against {proof.original}", proof_facts(proof), [positions])
+        forms = {
+            ".html": partial(render_page, page, data),
+            ".md": partial(render_facts, page),
+            ".json": partial(as_text, data),
+        }
         with atomically(place) as stream:
-            stream.write(page.encode(errors="backslashreplace"))
+            stream.write(forms[place.suffix]().encode(errors="backslashreplace"))
 
 
 def proof_facts(proof: LanguageProof) -> list[tuple[str, str]]:
@@ -95,7 +102,7 @@ def proof_facts(proof: LanguageProof) -> list[tuple[str, str]]:
         ("verdict", "FAILED" if proof.missed else "PASSED" if proof.is_bounded else _UNBOUNDED),
         *(("missed", sentence) for sentence in proof.missed),
         ("folder", f"{proof.decoder} against {proof.original}"),
-        ("size", f"{size(proof.bytes)}, {_smaller(proof)} smaller than {size(proof.original_bytes)}"),
+        ("size", f"{size(proof.bytes)}, {smaller(_ratio(proof))} than {size(proof.original_bytes)}"),
         ("perplexity", f"{_estimate(figures.perplexity)}; original {_estimate(figures.original_perplexity)}"),
         ("perplexity ratio", _estimate(figures.perplexity_ratio)),
         (
@@ -139,8 +146,8 @@ def _estimate(estimate: Estimate) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def _smaller(proof: LanguageProof) -> str:
-    return f"{proof.original_bytes / proof.bytes:.2f}x"
+def _ratio(proof: LanguageProof) -> float:
+    return proof.original_bytes / proof.bytes
 
 
 def show_speeds(rows: Sequence[DecoderSpeed], names: Sequence[str]) -> None:
@@ -166,9 +173,29 @@ def show_speeds(rows: Sequence[DecoderSpeed], names: Sequence[str]) -> None:
     for row, name in zip(rows, names, strict=True):
         out.add_row(
             name, speed(row.ratio, row.interval), f"{row.speed:.4g}", speed(row.prompt_ratio, row.prompt_interval),
-            f"{row.prompt_speed:.4g}", milliseconds(row.first_token_seconds), f"{size(row.bytes)} ({times(row.size_ratio)})",
+            f"{row.prompt_speed:.4g}", milliseconds(row.first_token_seconds), f"{size(row.bytes)}{_as_large(row, first)}",
             size(row.resident_bytes), milliseconds(row.load_seconds),
         )  # fmt: skip
     threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     out.caption = f"{threads}, {first.clock} time, medians of {first.rounds} interleaved rounds"
-    console().print(out)
+    screen = console()
+    screen.print(out)
+    if first.interval is None:
+        say(
+            screen,
+            f"?: fewer than {FEWEST_ROUNDS} rounds show no interval in which a ratio lies; leave out --rounds",
+            style="yellow",
+        )
+    for row, name in zip(rows, names, strict=True):
+        if row.differs:
+            say(
+                screen,
+                f"{name} {row.differs}: tokens of both are not the same piece of text",
+                label="warning: ",
+                style="yellow",
+            )
+
+
+def _as_large(row: DecoderSpeed, first: DecoderSpeed) -> str:
+    """The ratio of sizes to the first folder."""
+    return "" if row is first else f" ({smaller(row.size_ratio)})"

@@ -6,19 +6,23 @@ import click
 
 from onnxquant.artifact.restore import dequantize as dequantize_file
 from onnxquant.cli.shared import errors_become_exit_codes
+from onnxquant.language.quantize import dequantize as dequantize_folder
+from onnxquant.language.running.folder import is_decoder_folder
 
 
 @click.command(short_help="Write the float model of a quantized one.")
 @click.argument("model", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="File to write.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="File to write; of a decoder folder, the folder.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @errors_become_exit_codes
 def dequantize(model: str, output: str, force: bool) -> None:
-    """Write the plain float model that a quantized MODEL stands for.
+    """Write the plain float model that a quantized MODEL stands for. MODEL may be a decoder folder, and becomes one.
 
     \b
     Examples:
       onnxquant dequantize model.int8.onnx -o model.float.onnx
+      onnxquant dequantize decoder -o decoder.float
     """
-    count = dequantize_file(model, output, force=force)
+    write = dequantize_folder if is_decoder_folder(model) else dequantize_file
+    count = write(model, output, force=force)
     click.echo(f"{output}: {count} weights decoded")

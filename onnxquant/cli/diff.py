@@ -11,6 +11,7 @@ from onnxquant.cli.shared import FAILED, console, errors_become_exit_codes, json
 from onnxquant.inspect.diff import Diff, WeightForm
 from onnxquant.inspect.diff import diff as diff_models
 from onnxquant.json_data import JsonValue
+from onnxquant.language.quantize import graph_of
 from onnxquant.report.terminal import table
 from onnxquant.report.units import decibels, size
 
@@ -26,7 +27,9 @@ _SHOWN = 25
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code tells whether they differ.")
 @errors_become_exit_codes
 def diff(a: str, b: str, as_json: bool, verbose: bool, quiet: bool) -> None:
-    """Show what differs between A and B: weights, operators, sizes, options; any .onnx files, or reports of quantize --json.
+    """Show what differs between A and B: weights, operators, sizes, options.
+
+    They are any .onnx files, decoder folders, or reports of quantize --json.
 
     \b
     The SQNR is that of B's values against A's.
@@ -38,7 +41,7 @@ def diff(a: str, b: str, as_json: bool, verbose: bool, quiet: bool) -> None:
       onnxquant diff model.onnx model.int8.onnx --json
       onnxquant diff yesterday.json today.json -q && echo the same plan
     """
-    difference = diff_models(a, b)
+    difference = diff_models(graph_of(a), graph_of(b))
     if as_json:
         print_json(difference.to_dict())
     elif not quiet:

@@ -9,9 +9,15 @@ import click
 
 from onnxquant.cli.shared import errors_become_exit_codes, json_option, print_json
 from onnxquant.json_data import to_object
-from onnxquant.language.running.generate import MAX_TOKENS, Generation, GenerationSummary
+from onnxquant.language.running.generate import CONTEXT, LENGTH, MAX_TOKENS, Generation, GenerationSummary
 from onnxquant.language.running.generate import generate as generate_text
 from onnxquant.system.interrupts import Terminated
+
+# What to know of a text that the model did not end, by what did.
+_STOPPED = {
+    CONTEXT: "stopped: the context of {} tokens is full, prompt and text together",
+    LENGTH: "stopped: as many tokens as --max-tokens allows",
+}
 
 
 @click.command(short_help="Continue a text with a decoder folder.")
@@ -76,6 +82,8 @@ def _end(generation: Generation, *, as_json: bool) -> None:
         )
         return
     click.echo()
+    if summary.stopped_by in _STOPPED:
+        click.echo(_STOPPED[summary.stopped_by].format(generation.capacity), err=True)
     click.echo(_speeds(summary), err=True)
 
 

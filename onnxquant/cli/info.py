@@ -16,6 +16,7 @@ from onnxquant.inspect.info import WeightInfo
 from onnxquant.inspect.info import info as info_of
 from onnxquant.interchange.files import is_checkpoint
 from onnxquant.json_data import JsonObject, JsonValue, to_object
+from onnxquant.language.quantize import graph_of
 from onnxquant.report.table import Table
 from onnxquant.report.terminal import table
 from onnxquant.report.units import size
@@ -32,7 +33,7 @@ _ORIGINS = {Source.RUN: "run:", Source.DOCUMENTATION: "not run; documentation of
 def info(model: str, as_json: bool, verbose: bool) -> None:
     """Show the contents of MODEL: formats, sizes before and after, bits per weight, opset, provenance, and where it runs.
 
-    MODEL may be a file of tensors without a graph: GGUF, safetensors, a folder of .q8k files, AXQT.
+    MODEL may be a decoder folder, or a file of tensors without a graph: GGUF, safetensors, a folder of .q8k files, AXQT.
 
     \b
     Examples:
@@ -42,12 +43,13 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
     if is_checkpoint(Path(model)):
         show_checkpoint(model, as_json=as_json, verbose=verbose)
         return
-    contents = info_of(model)
-    facts: JsonObject = {**to_object(contents), "advice": advice(model)}
+    graph = graph_of(model)
+    contents = info_of(graph)
+    facts: JsonObject = {**to_object(contents), "advice": advice(str(graph))}
     if as_json:
         print_json(facts)
         return
-    out = table(model, "what", "~value")
+    out = table(str(graph), "what", "~value")
     for key, value in facts.items():
         if key not in ("model", "clients", "tensors"):  # they have tables of their own
             out.add_row(key.replace("_", " "), _text(key, value))

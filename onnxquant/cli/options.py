@@ -21,12 +21,15 @@ else:
     _ParamType = click.ParamType  # it is not generic in older releases of click
 
 
-def model_options(*names: str, without: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+def model_options(
+    *names: str, without: tuple[str, ...] = (), texts: Mapping[str, str] | None = None
+) -> Callable[[Command], Command]:
     """Click options for the fields of ``Options`` and the parameters of formats.
 
     Args:
         names: names of the options to add; none: all
         without: names of options to leave out
+        texts: help of options that mean something else here, by name.
     """
     known = options_of(Options)
     chosen = [known[name] for name in known if name not in without and (not names or name in names)]
@@ -35,7 +38,7 @@ def model_options(*names: str, without: tuple[str, ...] = ()) -> Callable[[Comma
 
     def decorate(command: Command) -> Command:
         for option in reversed(chosen):
-            command = _click_option(option)(command)
+            command = _click_option(option, (texts or {}).get(option.name, option.declared.help))(command)
         return command
 
     return decorate
@@ -71,14 +74,14 @@ def split_options(options: Mapping[str, Any], names: Collection[str]) -> tuple[d
     )
 
 
-def _click_option(option: Option) -> Callable[[Command], Command]:
+def _click_option(option: Option, text: str) -> Callable[[Command], Command]:
     declared, default = option.declared, option.default
     if option.is_flag:
-        return click.option(option.flag, option.name, is_flag=True, default=default, help=declared.help)
+        return click.option(option.flag, option.name, is_flag=True, default=default, help=text)
     flags = [option.flag, declared.short] if declared.short else [option.flag]
     return click.option(
         *flags, option.name, type=_Value(option), default=default, multiple=option.is_list,
-        metavar=declared.metavar or None, help=declared.help, show_default=default not in (None, ()),
+        metavar=declared.metavar or None, help=text, show_default=default not in (None, ()),
     )  # fmt: skip
 
 

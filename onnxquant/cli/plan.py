@@ -11,6 +11,7 @@ from onnxquant.cli.options import data_option, given, model_options
 from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
 from onnxquant.inspect.overview import Overview, Part, overview
 from onnxquant.json_data import to_object
+from onnxquant.language.quantize import graph_of
 from onnxquant.report.table import say
 from onnxquant.report.units import size
 
@@ -28,7 +29,7 @@ def plan(model: str, data: str | None, as_json: bool, **options: object) -> None
     """Say in ten lines what MODEL is made of, where its bytes and its time are, and which ways of quantizing suit it.
 
     Nothing is written. The time of each operator is measured with onnxruntime's profiler, on one thread unless --threads says
-    otherwise. `onnxquant quantize --dry-run` prints the decision about every weight.
+    otherwise. MODEL may be a decoder folder. `onnxquant quantize --dry-run` prints the decision about every weight.
 
     \b
     Examples:
@@ -36,7 +37,7 @@ def plan(model: str, data: str | None, as_json: bool, **options: object) -> None
       onnxquant plan model.onnx --data photos/ --json
     """
     chosen = {name: value for name, value in given(options).items() if name != "data"}
-    result = overview(model, data, **chosen)
+    result = overview(graph_of(model), data, **chosen)
     if as_json:
         print_json(to_object(result))
         return

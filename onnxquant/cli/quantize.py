@@ -22,13 +22,18 @@ from onnxquant.convert.best import quantize as quantize_model
 from onnxquant.errors import RecipeError
 from onnxquant.inspect.compatibility import advice
 from onnxquant.interchange.files import containers, is_checkpoint
+from onnxquant.language.quantize import quantize as quantize_decoder
+from onnxquant.language.running.folder import is_decoder_folder
 from onnxquant.report.table import say
 
 
 @click.command(short_help="Quantize a model.")
 @click.argument("model", type=click.Path())
 @click.option(
-    "-o", "--output", type=click.Path(), help="File to write. [default: MODEL.GOAL.onnx or MODEL.FORMAT.onnx]"
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="File to write; of a decoder folder, the folder. [default: MODEL.GOAL.onnx or MODEL.FORMAT.onnx]",
 )
 @click.option(
     "--to",
@@ -47,7 +52,8 @@ def quantize(model: str, output: str | None, display: Display, **options: object
     """Quantize MODEL, write the result, and prove it.
 
     With samples, and no option that names the way, the ways that suit MODEL are
-    tried and the best file is written.
+    tried and the best file is written. Of a decoder folder a whole folder is
+    written, with tokenizer and configurations.
 
     \b
     Examples:
@@ -66,6 +72,7 @@ def quantize(model: str, output: str | None, display: Display, **options: object
       onnxquant quantize model.onnx --recipe q4-mixed      a recipe of the package
       onnxquant quantize model.safetensors -o model.gguf --format q4_0
                                                            tensors without a graph
+      onnxquant quantize decoder -o decoder4 --bits 4      a language model's folder
       onnxquant quantize model.onnx --dry-run              the plan alone
       onnxquant quantize model.onnx --dry-run --save-recipe plan.toml
                                                            the plan as a recipe
@@ -75,10 +82,14 @@ def quantize(model: str, output: str | None, display: Display, **options: object
         return
     if useless := [flag for flag in ("--to", "--leave-out") if options.pop(flag[2:].replace("-", "_"), None)]:
         raise RecipeError(f"{model}: is no file of tensors without a graph, for which alone there is {useless[0]}")
+    write = quantize_decoder if is_decoder_folder(model) else quantize_model
     with progress_bar(is_shown=display.shows_progress) as progress:
-        report = quantize_model(model, output, progress=progress, command=command_line(), **given(options))
+        report = write(model, output, progress=progress, command=command_line(), **given(options))
     display.report(report)
     if report.output_bytes is not None and not (display.as_json or display.one_line):
         say(console(quiet=display.quiet), advice(str(report.output)))
+        if write is quantize_decoder:
+            judge = f"onnxquant validate {model} {output} --text corpus.txt"
+            say(console(quiet=display.quiet), f"on a text of yours: {judge}")
     if not report.passed:
         sys.exit(FAILED)

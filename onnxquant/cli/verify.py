@@ -19,22 +19,26 @@ from onnxquant.cli.shared import FAILED, errors_become_exit_codes, json_option, 
 def verify(model: str, as_json: bool) -> None:
     """Check the stored hashes of MODEL, of every tensor and of its metadata; exit 1 where one does not hold.
 
-    MODEL may be a file of tensors without a graph: GGUF, safetensors, a folder of .q8k files, AXQT. Every tensor is read:
-    its checksum where there is one, that its codes have a meaning, that scales are finite, and that no float is NaN.
+    MODEL may be a decoder folder, or a file of tensors without a graph: GGUF, safetensors, a folder of .q8k files, AXQT.
+    Every tensor of these is read: its checksum where there is one, that its codes have a meaning, that scales are finite,
+    and that no float is NaN.
 
     \b
     Examples:
       onnxquant verify model.int8.onnx
       onnxquant verify model.gguf
+      onnxquant verify decoder
     """
     if Path(model).suffix.lower() != ".onnx":
         # Files of tensors need formats, and with them plug-ins: a broken one must not keep a model from being checked.
         from onnxquant.cli.convert import verify_checkpoint
         from onnxquant.interchange.files import is_checkpoint
+        from onnxquant.language.quantize import graph_of
 
         if is_checkpoint(Path(model)):
             verify_checkpoint(model, as_json=as_json)
             return
+        model = str(graph_of(model))
     results = verify_file(model)
     damaged = [name for name, is_whole in results.items() if not is_whole]
     if as_json:

@@ -11,7 +11,7 @@ from onnxquant.recipe.values import Goal
 from onnxquant.report.data import Attempt, Verdict
 from onnxquant.report.report import Report
 from onnxquant.report.state import State
-from onnxquant.report.units import size
+from onnxquant.report.units import size, smaller
 
 # Files are equal in what a goal asks for if they differ by less.
 EQUAL = 1.03
@@ -124,7 +124,7 @@ def prospect(candidate: Candidate, goal: Goal) -> str:
     """The figures that a file would have, in words."""
     verdict = candidate.verdict
     parts = [f"{candidate.speed:.2f}x as fast"] if goal is not Goal.SMALL else []
-    parts += [f"{verdict.smaller:.2f}x smaller"] if goal is not Goal.FAST and verdict.smaller else []
+    parts += [smaller(verdict.smaller)] if goal is not Goal.FAST and verdict.smaller else []
     figures = [] if verdict.worst_sqnr_db is None else [f"{verdict.worst_sqnr_db:.1f} dB"]
     figures += [verdict.answers_in_words] if verdict.judged_answers else []
     return f"{candidate.way.name} would be {' and '.join(parts)} with {', '.join(figures) or 'a lower metric'}"

@@ -302,6 +302,9 @@ def _map_file(path: Path) -> memoryview:
         if not path.exists():
             lost = f"is a link to {path.readlink()}, which is not there" if path.is_symlink() else "no such file"
             raise ModelError(f"{path}: {lost}")
+        if path.is_dir():
+            inside = min(path.glob("*.onnx"), default=None)
+            raise ModelError(f"{path}: is a folder; expected a file" + (f", such as {inside}" if inside else ""))
         if not path.is_file():
             raise ModelError(f"{path}: not a file")
         with path.open("rb") as file:

@@ -11,6 +11,7 @@ from onnxquant.errors import CheckpointError, OutputError, OutputExistsError, Re
 from onnxquant.interchange.container import SHARD_BYTES, Container, Output
 from onnxquant.interchange.containers.safetensors import Safetensors, config_beside
 from onnxquant.interchange.files import container_for, containers, open_checkpoint
+from onnxquant.interchange.folders import is_empty_folder
 from onnxquant.interchange.reading import in_turn
 from onnxquant.interchange.same_codes import as_held
 from onnxquant.interchange.tensor import Checkpoint, Tensor
@@ -144,7 +145,7 @@ def refuse_output(checkpoint: Checkpoint, output: Path, *, is_folder: bool, forc
         refuse_taken(output, force=force)
     elif not output.parent.is_dir():
         raise OutputError(f"{output}: the folder {output.parent} does not exist; make it first")
-    elif (output.exists() or output.is_symlink()) and not force:
+    elif (output.exists() or output.is_symlink()) and not (force or is_empty_folder(output)):
         raise OutputExistsError(f"{output}: exists already; pass --force (force=True) to replace it")
     place, source = output.resolve(), checkpoint.path.resolve()
     if place == source or place in source.parents:

@@ -38,6 +38,11 @@ def whole_folder(path: Path, is_ours: Callable[[str], bool]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_empty_folder(path: Path) -> bool:
+    """Whether a path is a folder with nothing in it, which an output may take the place of."""
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
 def _why_not_replaced(path: Path, is_ours: Callable[[str], bool]) -> str | None:
     """The reason why a folder may not be replaced."""
     if path.is_symlink() or not path.is_dir():

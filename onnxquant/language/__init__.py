@@ -6,6 +6,7 @@ It may import interchange and every room below; the command line, hub and batch 
 from __future__ import annotations
 
 from onnxquant.language.convert import DecoderReport, convert
+from onnxquant.language.quantize import dequantize, quantize
 from onnxquant.language.running import (
     CacheReport,
     Context,
@@ -31,7 +32,9 @@ __all__ = [
     "LanguageProof",
     "benchmark",
     "convert",
+    "dequantize",
     "generate",
+    "quantize",
     "quantize_cache",
     "validate",
 ]

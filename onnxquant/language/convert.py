@@ -144,7 +144,7 @@ def convert(
         )
     weights = Weights(checkpoint, architecture, _names(checkpoint, architecture))
     graph = decoder_graph(weights, positions)
-    work = _Work(graph, DecoderDocument(graph, checkpoint.path), _rule(options), checkpoint, progress)
+    work = _Work(graph, DecoderDocument(graph, checkpoint), _rule(options), checkpoint, progress)
     work.plan()
     in_float = work.notes()
     with whole_folder(output, is_file_of_decoder) as folder:

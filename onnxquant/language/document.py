@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnx
 from onnxquant.errors import WeightError
 from onnxquant.graph.external import refer, reference
 from onnxquant.graph.io import Document, nbytes
+from onnxquant.interchange.tensor import Checkpoint
 from onnxquant.language.graph import DecoderGraph
 from onnxquant.numerics.arrays import Array, in_c_order
 
@@ -23,15 +23,19 @@ class DecoderDocument(Document):
 
     Args:
         graph: the graph.
-        path: the checkpoint, for messages.
+        checkpoint: the checkpoint.
     """
 
-    def __init__(self, graph: DecoderGraph, path: Path) -> None:
-        super().__init__(graph.proto, memoryview(b""), path)
-        self._graph = graph
+    def __init__(self, graph: DecoderGraph, checkpoint: Checkpoint) -> None:
+        super().__init__(graph.proto, memoryview(b""), checkpoint.path)
+        self._graph, self._checkpoint = graph, checkpoint
         for tensor in graph.proto.graph.initializer:
             if tensor.name in graph.matrices:
                 refer(tensor, _CHECKPOINT, 0, nbytes(tensor))
+
+    def size(self) -> int:
+        """Bytes of the checkpoint's tensors, which the model is made of."""
+        return sum(tensor.nbytes for tensor in self._checkpoint.tensors.values())
 
     def array(self, tensor: onnx.TensorProto) -> Array:
         """Values of a tensor.

@@ -213,9 +213,14 @@ def _in_layer_of_experts(site: Site, form: Format, rule: Rule, opset: int) -> En
 
 def is_decoded_at_load(site: Site, rule: Rule) -> bool:
     """Whether a rule has a weight decoded to a float tensor when a session is created, in every format."""
-    if (rule.target == AUTO and site.elements < FOLD_BELOW) or not site.has_kernel:
+    if not site.has_kernel or (rule.target == AUTO and (site.elements < FOLD_BELOW or _is_gathered_matrices(site))):
         return True
     return rule.compute == Compute.FLOAT and bool(site.served(UseKind.PRODUCT))
+
+
+def _is_gathered_matrices(site: Site) -> bool:
+    """Whether a Gather chooses matrices of a weight, as of experts: decoding takes longer than the product with one."""
+    return len(site.shape) > 2 and bool(site.served(UseKind.LOOKUP))
 
 
 def _decide_by_rule(site: Site, rule: Rule, opset: int, *, permuted: bool) -> Decision:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from onnxquant.report import comparison, rows, ways, words
 from onnxquant.report.comparison import Comparison
 from onnxquant.report.data import ReportData
+from onnxquant.report.pages import Page
 from onnxquant.report.verdict import verdict_of
 from onnxquant.report.warnings import warnings
 
@@ -42,6 +43,14 @@ def render_comparison(data: Comparison) -> str:
     parts += _table("Quality of each part of the outputs", ["part", *data.names], [fact.cells for fact in data.quality])
     parts += _table("Options that differ", ["option", *data.names], [fact.cells for fact in data.options])
     parts += _table("Weights on which they differ", ["weight", *data.names], [site.cells for site in data.sites])
+    return "\n\n".join(parts) + "\n"
+
+
+def render_facts(page: Page) -> str:
+    """A page of facts and tables."""
+    parts = [f"# {_text(page.title)}", "\n".join(f"- **{subject}** {_text(text)}" for subject, text in page.facts)]
+    for part in page.tables:
+        parts += _table(part.title, part.head, part.rows)
     return "\n\n".join(parts) + "\n"
 
 

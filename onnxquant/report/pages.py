@@ -24,13 +24,22 @@ class PageTable:
     rows: Sequence[Sequence[str]]
 
 
-def render_page(title: str, facts: Sequence[tuple[str, str]], tables: Sequence[PageTable], data: JsonObject) -> str:
-    """A page.
+@dataclass(frozen=True)
+class Page:
+    """Facts and tables.
 
-    Args:
-        title: its title.
+    Attributes:
+        title: title of the page.
         facts: subjects, and what there is to say about each.
         tables: tables below the facts.
-        data: data that the page carries for programs.
     """
-    return page_template("facts.html.j2").render(title=title, facts=facts, tables=tables, embedded=embedded(data))
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    tables: Sequence[PageTable]
+
+
+def render_page(page: Page, data: JsonObject) -> str:
+    """A page as HTML, with data for programs in it."""
+    template = page_template("facts.html.j2")
+    return template.render(title=page.title, facts=page.facts, tables=page.tables, embedded=embedded(data))

@@ -68,12 +68,23 @@ def times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}x"
 
 
-def speed(ratio: float, interval: Interval) -> str:
-    """A ratio of speeds; with the interval that it lies in where that is not narrow.
+def smaller(ratio: float) -> str:
+    """A ratio of sizes in words, the original's over that of another file.
 
-    >>> speed(1.2, Interval(1.19, 1.21)), speed(1.2, Interval(0.9, 1.5))
-    ('1.20x', '1.20x (0.90 to 1.50)')
+    >>> smaller(3.741), smaller(0.5)
+    ('3.74x smaller', '2.00x larger')
     """
+    return f"{ratio:.2f}x smaller" if ratio >= 1 or not ratio else f"{1 / ratio:.2f}x larger"
+
+
+def speed(ratio: float, interval: Interval | None) -> str:
+    """A ratio of speeds; with the interval that it lies in where that is not narrow, and a mark where it is not known.
+
+    >>> speed(1.2, Interval(1.19, 1.21)), speed(1.2, Interval(0.9, 1.5)), speed(1.2, None)
+    ('1.20x', '1.20x (0.90 to 1.50)', '1.20x ?')
+    """
+    if interval is None:
+        return f"{ratio:.2f}x ?"
     return f"{ratio:.2f}x" + ("" if interval.is_narrow else f" ({interval.low:.2f} to {interval.high:.2f})")
 
 

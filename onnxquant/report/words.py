@@ -9,7 +9,7 @@ from onnxquant.calibration.feeds import SampleOrigin
 from onnxquant.calibration.feeds.presets import IMAGES, SOUND
 from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.plan.activations import StaticRecord
-from onnxquant.report import rows
+from onnxquant.report import rows, units
 from onnxquant.report.data import Choice, Float16Error, ReportData, Verdict
 from onnxquant.report.units import decibels, figure, milliseconds, size, unseen
 from onnxquant.report.verdict import counts_answers
@@ -56,7 +56,7 @@ def smaller(report: ReportData, verdict: Verdict) -> str:
     if not verdict.smaller or not after:
         return ""
     predicted = "" if report.output_bytes else ", predicted"
-    return f"{size(report.original_bytes)} -> {size(after)}: {verdict.smaller:.2f}x smaller{predicted}"
+    return f"{size(report.original_bytes)} -> {size(after)}: {units.smaller(verdict.smaller)}{predicted}"
 
 
 def faster(report: ReportData, verdict: Verdict) -> str:

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
 
 from onnxquant.errors import ModelError
-from onnxquant.runtime.sessions import Session, first_line
+from onnxquant.runtime.sessions import Session, first_line, is_out_of_memory
 
 Buffer: TypeAlias = ort.OrtValue
 
@@ -40,6 +40,7 @@ def run_on_buffers(
 
     Raises:
         ModelError: onnxruntime fails on them.
+        MemoryError: they, or what the graph computes from them, do not fit into memory.
     """
     try:
         binding = session.io_binding()
@@ -56,4 +57,6 @@ def run_on_buffers(
         session.run_with_iobinding(binding)
         return dict(zip(outputs, binding.get_outputs(), strict=True))
     except Exception as error:  # onnxruntime's exceptions share no base class
+        if is_out_of_memory(error):
+            raise MemoryError(first_line(error)) from None
         raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from None

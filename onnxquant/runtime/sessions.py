@@ -25,6 +25,8 @@ Session: TypeAlias = ort.InferenceSession
 _NO_PREPACKING = "session.disable_prepacking"
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 _FUSED_ACCURACY = "session.qdq_matmulnbits_accuracy_level"
+# Words of onnxruntime about memory that there is not.
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 _SPINNING = "session.intra_op.allow_spinning"
 _OPTIMIZED_DATA = "session.optimized_model_external_initializers_file_name"
 _EXACT_PRODUCTS = "session.x64quantprecision"
@@ -122,6 +124,8 @@ def open_session(
     except Exception as error:  # onnxruntime's exceptions share no base class
         if not isinstance(model, bytes):
             _refuse_damaged_data(Path(model))
+        if is_out_of_memory(error):
+            raise ModelError(f"{title}: does not fit into memory: {first_line(error)}") from None
         remedy = _remedy(without_library(used, libraries))
         raise ModelError(f"{title}: onnxruntime {version()} cannot load it: {first_line(error)}{remedy}") from None
 
@@ -229,6 +233,11 @@ def schema(op_type: str, domain: str, version: int) -> object | None:
 
     schemas = [s for s in state.get_all_operator_schema() if (s.name, s.domain) == (op_type, domain)]
     return max((s for s in schemas if s.since_version <= version), key=lambda s: s.since_version, default=None)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception of onnxruntime says that an allocation failed."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def first_line(error: Exception) -> str:

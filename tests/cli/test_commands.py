@@ -179,7 +179,7 @@ def _without_weights(path: Path) -> None:
 
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "no such file"),
-    "folder": (lambda path: path.mkdir(), "not a file"),
+    "folder": (lambda path: path.mkdir(), "is a folder"),
     "empty": (lambda path: path.touch(), "the file is empty"),
     "text": (_text, "not an ONNX model"),
     "truncated": (_truncated, "truncated"),

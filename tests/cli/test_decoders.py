@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import refused, run
-from decoders import Weights, save_genai, shared_cache
+from decoders import Weights, plain_cache, save_genai, shared_cache
 
 from onnxquant.language.running.proof import validate
 
@@ -45,7 +47,7 @@ def test_logits_that_are_no_numbers_pass_nothing(folder: Path, tmp_path: Path) -
 
 
 def test_a_bound_that_is_missed_is_exit_code_1(folder: Path, tmp_path: Path) -> None:
-    reports = [tmp_path / "proof.html", tmp_path / "proof.json"]
+    reports = [tmp_path / "proof.html", tmp_path / "proof.json", tmp_path / "proof.md"]
     options = [option for report in reports for option in ("--report", report)]
     result = _validate(folder, "--max-kl", 1e-9, "--json", *options)
     assert result.exit_code == 1
@@ -56,6 +58,10 @@ def test_a_bound_that_is_missed_is_exit_code_1(folder: Path, tmp_path: Path) -> 
     page = reports[0].read_text()
     assert "FAILED" in page
     assert "<h2>By the number of tokens" in page
+    markdown = reports[2].read_text().splitlines()
+    assert markdown[0].startswith("# ") and "- **verdict** FAILED" in markdown
+    assert "| ---: | ---:" in "\n".join(markdown).replace("|---:|---:", "| ---: | ---:")
+    assert sum(line.startswith("| ") for line in markdown) == 1 + len(printed["positions"])
     refused(_validate(folder, "--report", reports[0]), "exists already")
 
 
@@ -76,7 +82,7 @@ def test_options_of_a_proof_reach_it(folder: Path) -> None:
         (("--seed", 3), "--seed has no effect with --text"),
         (("--data", "x.npz"), "--data has no effect with --text"),
         (("--detailed",), "--detailed has no effect with --text"),
-        (("--report", "x.md"), "expected a name that ends in .html or .json"),
+        (("--report", "x.pdf"), "expected a name that ends in .html or .md or .json"),
     ],
 )
 def test_options_of_other_models_are_refused_on_texts(folder: Path, options: tuple[object, ...], words: str) -> None:
@@ -102,7 +108,7 @@ def test_speeds_of_a_folder(folder: Path) -> None:
     assert row["first_token_seconds"] * row["prompt_speed"] == pytest.approx(8)
     assert min(row["speed"], row["load_seconds"], row["resident_bytes"]) > 0
     assert (row["threads"], row["clock"], row["prompt_tokens"], row["tokens"]) == (1, "processor", 8, 4)
-    assert (row["rounds"], row["ratio"], row["prompt_interval"]) == (3, 1, [1, 1])
+    assert (row["rounds"], row["ratio"], row["prompt_interval"]) == (3, 1, None)
 
 
 def test_options_of_other_models_are_refused_on_folders(folder: Path) -> None:
@@ -110,4 +116,65 @@ def test_options_of_other_models_are_refused_on_folders(folder: Path) -> None:
     refused(run("benchmark", folder / "original", "--seed", 3), "--seed has no effect on decoder folders")
     refused(run("benchmark", model, "--prompt", 3), "--prompt has no effect on files")
     refused(run("benchmark", folder / "original", "--generate", 1), "generate is 1, expected at least 2")
-    refused(run("benchmark", folder / "original", model), "is no folder")
+    refused(run("benchmark", folder / "original", model), "is a file; expected its folder")
+
+
+def test_folders_are_quantized_whole(folder: Path, tmp_path: Path) -> None:
+    source, output = folder / "original", tmp_path / "out"
+    output.mkdir()
+    arguments = ("quantize", source, "-o", output, "--bits", 8, "--no-proof")
+    result = run(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert f"validate {source} {output} --text" in " ".join(result.stdout.split())
+    assert {file.name for file in source.iterdir()} <= {file.name for file in output.iterdir()}
+    assert run("generate", output, "Hi", "--max-tokens", 3).exit_code == 0
+    refused(run(*arguments), "exists already")
+    assert run(*arguments, "--force").exit_code == 0
+    (output / "mine.doc").write_text("mine")
+    refused(run(*arguments, "--force"), "holds other files, such as 'mine.doc'")
+    refused(run("quantize", source), "name the folder to write with -o")
+    refused(run("quantize", source, "-o", source, "--force"), "is the source")
+    assert run("quantize", source, "--dry-run").exit_code == 0
+
+
+def test_nothing_is_left_of_a_folder_that_cannot_be_quantized(folder: Path, tmp_path: Path) -> None:
+    refused(run("quantize", folder / "original", "-o", tmp_path / "out", "--exclude", "."), "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_commands_read_the_graph_of_a_folder(folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "coded"
+    assert run("quantize", folder / "original", "-o", source, "--no-proof").exit_code == 0
+    for command in ("info", "verify", "plan"):
+        result = run(command, source)
+        assert result.exit_code == 0, result.stderr
+        assert str(source / "model.onnx") in result.stdout.replace("\n", "")
+    assert run("diff", source, source).exit_code == 0
+    refused(run("calibrate", source, "-o", tmp_path / "s.npz", "--data", "x.npz"), "is a folder", "model.onnx")
+
+
+def test_quantized_folders_become_float_again(folder: Path, tmp_path: Path) -> None:
+    source, coded, back = folder / "original", tmp_path / "coded", tmp_path / "back"
+    assert run("quantize", source, "-o", coded, "--format", "bf16", "--no-proof").exit_code == 0
+    result = run("dequantize", coded, "-o", back)
+    assert result.exit_code == 0, result.stderr
+    assert run("generate", back, "Hi", "--max-tokens", 3).stdout == run("generate", coded, "Hi", "--max-tokens", 3).stdout
+    proof = json.loads(run("validate", coded, back, "--text", folder / "corpus.txt", "--json").stdout)
+    assert proof["bytes"] > proof["original_bytes"]
+    assert "x larger than" in run("validate", coded, back, "--text", folder / "corpus.txt").stdout
+
+
+@pytest.mark.footprint
+@pytest.mark.latency
+def test_few_rounds_and_other_tokens_are_told(folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(folder / "original", tmp_path / "other")
+    tokens = json.loads((other / "tokenizer.json").read_text())
+    tokens["model"]["vocab"]["!"], tokens["model"]["vocab"]['"'] = 1, 0
+    (other / "tokenizer.json").write_text(json.dumps(tokens))
+    proto = plain_cache(Weights({**Weights.draw().arrays, "head": np.ones((64, 300), np.float32)}))
+    proto.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 300
+    wide = save_genai(tmp_path / "wide", proto)
+    numbers = ("--prompt", 4, "--generate", 3, "--rounds", 2)
+    shown = " ".join(run("benchmark", folder / "original", other, wide, *numbers).stdout.split())
+    assert "1.00x ?" in shown and "fewer than 6 rounds" in shown
+    assert "other has another tokenizer" in shown and "wide has 300 tokens in its vocabulary" in shown

@@ -138,6 +138,18 @@ def test_only_the_experts_that_are_chosen_are_decoded(
     np.testing.assert_allclose(onnxquant.load(out).run(None, feed)[0], decoded, atol=1e-5)
 
 
+def test_experts_are_decoded_at_load_unless_a_target_is_named(tmp_path: Path) -> None:
+    nodes = [node("Gather", ["w", "expert"], ["e"]), node("MatMul", ["x", "e"], ["y"])]
+    inputs = {"x": ("float32", ["b", 128]), "expert": ("int64", [])}
+    proto = model(nodes, inputs, {"y": "float32"}, {"w": weight(8, 128, 96)})
+    for target, ops in (("auto", ["Gather", "MatMul"]), ("ort", ["GatherBlockQuantized", "MatMul"])):
+        out = tmp_path / f"{target}.onnx"
+        onnxquant.quantize(proto, out, bits=4, target=target, proof=False)
+        computed = onnxquant.runtime.optimized_ops(out)
+        assert sorted(op for op in computed if op != "Reshape") == sorted(ops)
+        assert out.stat().st_size < 0.2 * 4 * 8 * 128 * 96
+
+
 def test_nested_graphs_read_a_weight_behind_identity_nodes_and_outputs_keep_theirs() -> None:
     def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
         return onnx.helper.make_graph(list(nodes), name, [], [onnx.ValueInfoProto(name=nodes[-1].output[0])])

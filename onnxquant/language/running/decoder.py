@@ -6,7 +6,7 @@ else the present of one run is the past of the next one, without a copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ Logits: TypeAlias = NDArray[np.float32]
 # Bytes of the logits of one run, at most: longer texts are read in parts.
 _LOGITS_BYTES = 1 << 28
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+_INTEGERS = {"tensor(int64)": np.dtype(np.int64), "tensor(int32)": np.dtype(np.int32)}
 _SHARING = "GroupQueryAttention"
 # Places of past key and value among its inputs, of present key and value among its outputs.
 _PAST_INPUTS, _PRESENT_OUTPUTS = (3, 4), (1, 2)
@@ -63,6 +64,7 @@ class Decoder:
         _check_names(config, list(inputs), list(outputs))
         self._has_mask = config.names[ATTENTION_MASK] in inputs
         self._has_positions = config.names[POSITION_IDS] in inputs
+        self._integers = _integers(config, {name: kind for name, (kind, _) in inputs.items()})
         self._dtype = _cache_dtype(config, {part.past: inputs[part.past][0] for part in config.cache})
         self._shapes = {part: _heads(config, part, inputs[part.past][1]) for part in config.cache}
         self.shares_buffers = _shares_buffers(outline, config)
@@ -88,6 +90,32 @@ class Decoder:
                 f"{self.folder}: {capacity} tokens are more than its context of {limit}: give a shorter text or ask for fewer"
             )
         return Context(self, batch, limit if capacity is None else capacity)
+
+    def _run(
+        self,
+        feed: Mapping[str, NDArray[Any]],
+        past: Mapping[str, runtime.Buffer],
+        outputs: Mapping[str, runtime.Buffer | None],
+    ) -> dict[str, runtime.Buffer]:
+        """Run the graph; see ``run_on_buffers``.
+
+        Raises:
+            FeedError: it does not fit into memory.
+            ModelError: onnxruntime fails.
+        """
+        try:
+            return runtime.run_on_buffers(self._session, feed, past, outputs)
+        except MemoryError:
+            batch, length = feed[self.config.names[INPUT_IDS]].shape
+            raise FeedError(
+                f"{self.config.model}: {batch} x {length} tokens at once do not fit into memory: give shorter texts or fewer"
+            ) from None
+        except ModelError as error:
+            heads, width = next(iter(self._shapes.values()))
+            raise ModelError(
+                f"{self.config.model}: does not run on the inputs that {self.config.source} says, with a cache of {heads} "
+                f"heads of {width} channels: {error}"
+            ) from None
 
 
 class Context:
@@ -226,7 +254,8 @@ class Context:
         present = {part.present: buffer if self._shares else None for part, buffer in self._cache.items()}
         if decoder._takes_count:
             feed[LOGITS_COUNT] = np.array(count)
-        outputs = runtime.run_on_buffers(decoder._session, feed, past, {names[LOGITS]: None, **present})
+        feed = {name: array.astype(decoder._integers.get(name, np.int64), copy=False) for name, array in feed.items()}
+        outputs = decoder._run(feed, past, {names[LOGITS]: None, **present})
         logits = outputs[names[LOGITS]].numpy()
         self.lengths, self._slots = lengths, total
         if not self._shares:
@@ -255,6 +284,15 @@ def _check_names(config: DecoderConfig, inputs: list[str], outputs: list[str]) -
             f"{config.model}: takes {', '.join(other)}, of which {config.source} says nothing; expected tokens, their mask, "
             "their positions and a key/value cache"
         )
+
+
+def _integers(config: DecoderConfig, types: Mapping[str, str]) -> dict[str, np.dtype[Any]]:
+    """The types of tokens, mask and positions, by the names of inputs that the graph has."""
+    present = [config.names[use] for use in (INPUT_IDS, ATTENTION_MASK, POSITION_IDS) if config.names[use] in types]
+    for name in present:
+        if types[name] not in _INTEGERS:
+            raise ModelError(f"{config.model}: {name} is {types[name]}, expected {' or '.join(_INTEGERS)}")
+    return {name: _INTEGERS[types[name]] for name in present}
 
 
 def _cache_dtype(config: DecoderConfig, types: dict[str, str]) -> np.dtype[Any]:

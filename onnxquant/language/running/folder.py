@@ -74,12 +74,30 @@ def is_decoder_folder(path: str | Path) -> bool:
     return (folder / GENAI).is_file() or (folder / MODEL).is_file()
 
 
+def model_file(folder: Path) -> Path:
+    """The file of the graph of a decoder folder.
+
+    Raises:
+        ModelError: the configuration is damaged, or the file is missing.
+    """
+    path = folder / GENAI
+    if not path.is_file():
+        return folder / MODEL
+    decoder = JsonFiles(folder, ModelError).fields(GENAI).inner("model").inner("decoder")
+    file = folder / _file_name(decoder, "filename", MODEL)
+    if not file.is_file():
+        raise ModelError(f"{file}: is missing, though {path} names it: model.decoder.filename")
+    return file
+
+
 def read_config(folder: Path) -> DecoderConfig:
     """The facts of a decoder folder.
 
     Raises:
         ModelError: a file is missing, or a field is missing or wrong.
     """
+    if folder.is_file() and is_decoder_folder(folder.parent):
+        raise ModelError(f"{folder}: is a file; expected its folder: {folder.parent}")
     if not folder.is_dir():
         raise ModelError(f"{folder}: is no folder; expected a decoder folder, with {GENAI} or {MODEL}{_REMEDY}")
     if (folder / GENAI).is_file():
@@ -99,11 +117,8 @@ def _genai(folder: Path) -> DecoderConfig:
         raise ModelError(
             f"{path}: {wrong} is {names[wrong]!r}, expected a name with one %d for the number of the layer"
         )
-    file = folder / _file_name(decoder, "filename", MODEL)
-    if not file.is_file():
-        raise ModelError(f"{file}: is missing, though {path} names it: model.decoder.filename")
     return DecoderConfig(
-        model=file,
+        model=model_file(folder),
         source=path,
         names={use: name for use, name in names.items() if use not in patterns},
         named=frozenset(use for use, name in names.items() if fields[use].has(use)),

@@ -97,6 +97,11 @@ class Generation(Iterator[str]):
         return piece + (self._stream.end() if self._stopped_by else "")
 
     @property
+    def capacity(self) -> int | None:
+        """Largest number of tokens of prompt and text together; None: not known."""
+        return self._context.capacity
+
+    @property
     def summary(self) -> GenerationSummary:
         """Text and times so far."""
         return GenerationSummary(

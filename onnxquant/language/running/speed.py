@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -15,13 +15,17 @@ from onnxquant.arguments import checked
 from onnxquant.errors import RecipeError
 from onnxquant.graph.io import load
 from onnxquant.json_data import from_json, to_object
+from onnxquant.language.folder_names import TOKENIZER
 from onnxquant.language.running.decoder import Decoder
+from onnxquant.language.running.text import TextTokenizer
 from onnxquant.validation.footprint import in_own_process, memory
 from onnxquant.validation.latency import Interval, interval_of_median, processor_clock
 
 PROMPT, GENERATE = 128, 64
-# Rounds before an interval counts, and at most.
+# Rounds before an interval is sure enough to stop, and at most.
 _FEWEST, _MOST = 7, 100
+# The median of fewer values lies outside all of them more often than once in 20 times.
+FEWEST_ROUNDS = 6
 # Seconds after which as many rounds are enough.
 _ENOUGH = ((60.0, 5), (240.0, 3))
 _WARM_UP = 2
@@ -50,7 +54,7 @@ class DecoderSpeed:
         size_ratio: bytes of the first folder over those of this one.
         prompt_speed: tokens of the prompt a second.
         prompt_ratio: that over the first folder's, the median of the rounds' ratios.
-        prompt_interval: interval that holds ``prompt_ratio`` 19 times of 20.
+        prompt_interval: interval that holds ``prompt_ratio`` 19 times of 20; None: there were too few rounds to say.
         speed: tokens of the text a second, after the first one.
         ratio: that over the first folder's.
         interval: interval that holds ``ratio`` 19 times of 20.
@@ -62,6 +66,7 @@ class DecoderSpeed:
         rounds: number of rounds.
         threads: number of threads.
         clock: ``processor`` time where there is one thread, which other processes do not add to; else ``wall``.
+        differs: the words in which its tokens differ from those of the first folder; None where they are the same.
     """
 
     folder: str
@@ -69,10 +74,10 @@ class DecoderSpeed:
     size_ratio: float
     prompt_speed: float
     prompt_ratio: float
-    prompt_interval: Interval
+    prompt_interval: Interval | None
     speed: float
     ratio: float
-    interval: Interval
+    interval: Interval | None
     first_token_seconds: float
     load_seconds: float
     resident_bytes: int
@@ -81,6 +86,7 @@ class DecoderSpeed:
     rounds: int
     threads: int
     clock: str
+    differs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,9 +145,12 @@ def benchmark(
     costs = [_own_memory(path, prompt, generate, threads, library=library) for path in paths]
     sizes = [load(decoder.config.model).size() for decoder in decoders]
     run = _Run(prompt, generate, threads)
-    return [
+    rows = [
         _row(run, str(path), (sizes[0], size), (timed[0], measured), cost)
         for path, size, measured, cost in zip(paths, sizes, timed, costs, strict=True)
+    ]
+    return [
+        replace(row, differs=_difference(decoders[0], decoder)) for row, decoder in zip(rows, decoders, strict=True)
     ]
 
 
@@ -165,10 +174,10 @@ def _row(
         size_ratio=first_size / size,
         prompt_speed=run.prompt / median(measured.prompt),
         prompt_ratio=median(by_prompt),
-        prompt_interval=interval_of_median(by_prompt),
+        prompt_interval=_interval(by_prompt),
         speed=1 / median(measured.token),
         ratio=median(by_token),
-        interval=interval_of_median(by_token),
+        interval=_interval(by_token),
         first_token_seconds=median(measured.prompt),
         load_seconds=cost.load_seconds,
         resident_bytes=cost.resident_bytes,
@@ -215,6 +224,22 @@ def _round(decoder: Decoder, ids: Sequence[int], count: int, clock: Callable[[],
     for _ in range(count - 1):
         token = int(context.read([[token]]).argmax())
     return max(first - begin, 1e-9), max(clock() - first, 1e-9) / (count - 1)
+
+
+def _interval(ratios: Sequence[float]) -> Interval | None:
+    """The interval of a median, where there are values enough for one."""
+    return interval_of_median(ratios) if len(ratios) >= FEWEST_ROUNDS else None
+
+
+def _difference(first: Decoder, other: Decoder) -> str | None:
+    """The words in which tokens of two decoders differ."""
+    if first.vocabulary != other.vocabulary:
+        return f"has {other.vocabulary} tokens in its vocabulary, {first.folder} has {first.vocabulary}"
+    files = [decoder.folder / TOKENIZER for decoder in (first, other)]
+    if not all(file.is_file() for file in files) or files[0].read_bytes() == files[1].read_bytes():
+        return None
+    tokens = [TextTokenizer(file.parent).tokens() for file in files]
+    return None if tokens[0] == tokens[1] else f"has another tokenizer than {first.folder}"
 
 
 def _ratios(first: Sequence[float], other: Sequence[float]) -> list[float]:

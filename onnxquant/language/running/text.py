@@ -58,6 +58,10 @@ class TextTokenizer:
         plain, special = self.encode("a", special=False), self.encode("a")
         self.prefix = special[: special.index(plain[0])] if plain and plain[0] in special else []
 
+    def tokens(self) -> dict[str, int]:
+        """Ids of all tokens, those that were added included."""
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Tokens of a text.
 

@@ -179,7 +179,7 @@ def test_wrong_genai_config_fields_are_refused(
 def test_paths_without_a_decoder_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has neither genai_config\.json nor model\.onnx"):
         Decoder(tmp_path)
-    with pytest.raises(ModelError, match="is no folder"):
+    with pytest.raises(ModelError, match="is a file; expected its folder"):
         Decoder(folders["genai"] / "model.onnx")
     (tmp_path / "genai_config.json").write_text("[" * 100_000)
     with pytest.raises(ModelError, match="is no JSON"):
