@@ -26,7 +26,7 @@ Logits: TypeAlias = NDArray[np.float32]
 # Bytes of the logits of one run, at most: longer texts are read in parts.
 _LOGITS_BYTES = 1 << 28
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
-_INTEGERS = {"tensor(int64)": np.dtype(np.int64), "tensor(int32)": np.dtype(np.int32)}
+_INTEGERS: dict[str, np.dtype[Any]] = {"tensor(int64)": np.dtype(np.int64), "tensor(int32)": np.dtype(np.int32)}
 _SHARING = "GroupQueryAttention"
 # Places of past key and value among its inputs, of present key and value among its outputs.
 _PAST_INPUTS, _PRESENT_OUTPUTS = (3, 4), (1, 2)
