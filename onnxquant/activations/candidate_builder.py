@@ -43,6 +43,7 @@ from onnxquant.formats.base import Encoded
 from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
 from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
+from onnxquant.graph.traverse import graphs
 from onnxquant.numerics.arrays import Doubles
 from onnxquant.numerics.score import Score, UnseenOutputs
 from onnxquant.recipe.rules import Recipe
@@ -309,7 +310,7 @@ class CandidateBuilder:
             if integers := integer_weights(document.proto):
                 raise ModelError(f"{document.name}: {ALREADY_QUANTIZED.format(integers)}")
             reasons = "; ".join(f"{n}: {k.reason}" for n, k in list(placement.float_kernels.items())[:3])
-            raise ModelError(f"{document.name}: no op can compute on integers: {reasons or 'no such op'}")
+            raise ModelError(f"{document.name}: no op can compute on integers: {reasons or _no_such_op(document)}")
         return placement
 
     def _corrections(self, model: CalibratedModel, method: str, solved: Mapping[str, Encoded]) -> Corrections:
@@ -409,3 +410,10 @@ class CandidateBuilder:
             float_kernels=placement.float_kernels,
             balanced=len(model.balanced),
         )
+
+
+def _no_such_op(document: Document) -> str:
+    """The reason why there is none, and what may be done."""
+    if len(list(graphs(document.proto.graph))) == 1:
+        return "no such op"
+    return "those inside of If, Loop and Scan have no static ranges; `--activations dynamic` computes them on integers"

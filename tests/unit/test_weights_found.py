@@ -138,11 +138,51 @@ def test_only_the_experts_that_are_chosen_are_decoded(
     np.testing.assert_allclose(onnxquant.load(out).run(None, feed)[0], decoded, atol=1e-5)
 
 
+def merged() -> onnx.ModelProto:
+    """A decoder merged of two: a branch with a cache and one without, which read the same weights of the outer graph."""
+
+    def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
+        shown = onnx.helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, None)
+        return onnx.helper.make_graph(list(nodes), name, [], [shown])
+
+    first = branch(
+        "first", node("MatMul", ["x", "w"], ["a"]), node("Relu", ["a"], ["b"]), node("MatMul", ["b", "v"], ["c"])
+    )
+    later = branch(
+        "later", node("MatMul", ["x", "w"], ["d"]), node("Add", ["d", "past"], ["e"]), node("MatMul", ["e", "v"], ["f"])
+    )
+    choice = node("If", ["use_cache_branch"], ["y"], then_branch=later, else_branch=first)
+    inputs = {"x": ("float32", ["n", 256]), "past": ("float32", ["n", 288]), "use_cache_branch": ("bool", [1])}
+    return model([choice], inputs, {"y": "float32"}, {"w": weight(256, 288), "v": weight(288, 256, seed=1)})
+
+
+def test_weights_of_both_branches_of_a_merged_decoder_are_stored_once(tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    draws = rng(4).standard_normal
+    feeds = [
+        {"x": draws((3, 256), np.float32), "past": draws((3, 288), np.float32), "use_cache_branch": np.array([choice])}
+        for choice in (True, False)
+    ]
+    report = onnxquant.quantize(merged(), out, bits=4, data=feeds, threads=1)
+    assert not report.problems and len(report.encoded) == 2
+    assert out.stat().st_size < 1.25 * 0.5625 * 2 * 256 * 288
+    onnxquant.dequantize(out, tmp_path / "float.onnx")
+    for feed in feeds:
+        (decoded,) = onnxquant.load(tmp_path / "float.onnx").run(None, feed)
+        np.testing.assert_allclose(
+            onnxquant.load(out).run(None, feed)[0], decoded, rtol=0, atol=0.02 * np.abs(decoded).max()
+        )
+    with pytest.raises(ModelError, match="no static ranges; `--activations dynamic`"):
+        onnxquant.quantize(merged(), tmp_path / "static.onnx", activations="static", data=feeds, threads=1)
+    dynamic = onnxquant.quantize(merged(), tmp_path / "dynamic.onnx", activations="dynamic", data=feeds, threads=1)
+    assert dynamic.activations is not None and dynamic.activations.integer_kernels >= 2
+
+
 def test_experts_are_decoded_at_load_unless_a_target_is_named(tmp_path: Path) -> None:
     nodes = [node("Gather", ["w", "expert"], ["e"]), node("MatMul", ["x", "e"], ["y"])]
     inputs = {"x": ("float32", ["b", 128]), "expert": ("int64", [])}
     proto = model(nodes, inputs, {"y": "float32"}, {"w": weight(8, 128, 96)})
-    for target, ops in (("auto", ["Gather", "MatMul"]), ("ort", ["GatherBlockQuantized", "MatMul"])):
+    for target, ops in (("auto", ["Gather", "MatMul"]), ("ort", ["com.microsoft.GatherBlockQuantized", "MatMul"])):
         out = tmp_path / f"{target}.onnx"
         onnxquant.quantize(proto, out, bits=4, target=target, proof=False)
         computed = onnxquant.runtime.optimized_ops(out)
