@@ -30,10 +30,12 @@ class Suitability:
         support: whether it runs the file.
         reason: the first operator or type that stops it or makes it slow, or that is slow in some sizes; empty where there
             is none.
+        depends_on_rows: whether it is slow in products of few rows alone, and how many it has is not known.
     """
 
     support: Support
     reason: str = ""
+    depends_on_rows: bool = False
 
 
 def check(
@@ -68,13 +70,16 @@ def check_nodes(
 def _check_forms(nodes: Iterable[Form], client: Client) -> Suitability:
     always = [entry for entry in client.slow if not entry.depends_on_size]
     in_some_sizes = [entry for entry in client.slow if entry.depends_on_size]
-    slow = remark = ""
+    slow = small = of_few_rows = ""
     for form in nodes:
         if reason := _refusal(form, client):
             return Suitability(Support.NO, f"{form}: {reason}")
         slow = slow or _reason(form, client, always)
-        remark = remark or _reason(form, client, in_some_sizes, least_rows=1)
-    return Suitability(Support.SLOW, slow) if slow else Suitability(Support.YES, remark)
+        small = small or _reason(form, client, in_some_sizes)
+        of_few_rows = of_few_rows or _reason(form, client, in_some_sizes, least_rows=1)
+    if slow:
+        return Suitability(Support.SLOW, slow)
+    return Suitability(Support.YES, small or of_few_rows, depends_on_rows=bool(of_few_rows) and not small)
 
 
 def slow_reason(form: Form, client: Client) -> str:

@@ -59,6 +59,7 @@ def refuse_unfit(document: Document, plan: Plan, clients: Sequence[Client], shap
         if answer.support is Support.SLOW and before[name].support is Support.YES:
             slow.append(f"slower than float on {name}: {answer.reason}")
         elif answer.support is Support.YES and answer.reason and not before[name].reason:
-            slow.append(f"may be slower than float on {name}: {answer.reason}{f'; {_ROWS}' * (plan.activations is not None)}")
+            is_open = plan.activations is not None and answer.depends_on_rows
+            slow.append(f"may be slower than float on {name}: {answer.reason}{f'; {_ROWS}' * is_open}")
     return slow
 

@@ -172,9 +172,12 @@ def _decide_placed(site: Site, form: Format, rule: Rule, opset: int, *, folded: 
         automatically.sort(key=lambda name: not target_named(name).takes_float16(lowered_form))
     for name in [rule.target] if rule.target != AUTO else automatically:
         target = target_named(name)
-        refusal = target.check(lowered_site, lowered_form, opset)
-        if refusal is None:
-            refusal = refusal_of_clients(lowered_site, lowered_form, target, opset, rule.clients)
+        refusal, usable = target.check(lowered_site, lowered_form, opset), opset
+        if refusal is not None:  # a client may refuse it at every opset: then a newer one is no remedy
+            usable = max(opset, target.wanted_opset(lowered_site, lowered_form))
+        if refusal is None or (usable > opset and target.check(lowered_site, lowered_form, usable) is None):
+            of_client = refusal_of_clients(lowered_site, lowered_form, target, usable, rule.clients)
+            refusal = of_client or refusal
         if refusal is None:
             nbytes, copies = _stored_bytes(target, lowered_site, lowered_form, opset)
             if nbytes <= WORTHWHILE * site.nbytes:

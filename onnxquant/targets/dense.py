@@ -73,14 +73,19 @@ def _decode(nodes: GraphNodes, layout: DenseLayout, form: ScaledCodes, names: Ma
     return decoded if elem_type == F32 else nodes.cast(decoded, elem_type)
 
 
+# Operators whose codes OpenVINO would keep.
+_KEPT = ("MatMul", "Gemm", "Gather", "GRU", "LSTM", "RNN")
+
+
 def _whole(nodes: GraphNodes, codes: str) -> str:
     """Whole codes as floats.
 
-    OpenVINO decodes codes that a product reads through Cast and Mul on every call, at half of float's speed. With a wider
-    integer in between it decodes them when it loads the file.
+    OpenVINO decodes codes that a product or a lookup reads through Cast and Mul on every call, at half of float's speed; in
+    a file with integer activations it keeps those of recurrent layers, too, and then refuses them, as no constants. With a
+    wider integer in between it decodes them when it loads the file.
     """
-    is_read_by_product = any(use.node.op_type in ("MatMul", "Gemm") for use in nodes.site.uses)
-    return nodes.floats(nodes.cast(codes, onnx.TensorProto.INT16) if is_read_by_product else codes)
+    is_kept = any(use.node.op_type in _KEPT for use in nodes.site.uses)
+    return nodes.floats(nodes.cast(codes, onnx.TensorProto.INT16) if is_kept else codes)
 
 
 def _spread(nodes: GraphNodes, layout: DenseLayout, side: str) -> str:

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 HOME = Path(__file__).parent
-# Seconds that a browser has for all files; those that it has no answer of by then were not run.
-_PATIENCE = 300
 # Releases before this one were built for numpy 1.
 _NUMPY_2 = (1, 19)
 # Flags for WebGPU computed by software: a CPU takes the place of the graphics card.
@@ -81,14 +79,21 @@ def node(folder: Path) -> list[RealClient]:
     ]
 
 
-def chromium(folder: Path, program: str) -> list[RealClient]:
-    """Two builds of onnxruntime-web in headless Chromium, and the second with its provider for WebGPU by software."""
+def chromium(folder: Path, program: str, patience: float) -> list[RealClient]:
+    """Two builds of onnxruntime-web in headless Chromium, and the second with its provider for WebGPU by software.
+
+    Args:
+        folder: folder with node_modules.
+        program: the browser.
+        patience: seconds that it has for all files; those that it has no answer of by then were not run.
+    """
     dist = folder / "node_modules" / "onnxruntime-web" / "dist"
     wasm, webgpu = dist / "ort.wasm.min.mjs", dist / "ort.webgpu.min.mjs"
+    run = partial(_browser, program, patience)
     return [
-        RealClient("ort.wasm in Chromium", "onnxruntime-web", partial(_browser, program, Page(wasm, "wasm"))),
-        RealClient("ort.webgpu in Chromium", "transformers.js", partial(_browser, program, Page(webgpu, "wasm"))),
-        RealClient("WebGPU in Chromium", "webgpu", partial(_browser, program, Page(webgpu, "webgpu", _SOFTWARE_GPU))),
+        RealClient("ort.wasm in Chromium", "onnxruntime-web", partial(run, Page(wasm, "wasm"))),
+        RealClient("ort.webgpu in Chromium", "transformers.js", partial(run, Page(webgpu, "wasm"))),
+        RealClient("WebGPU in Chromium", "webgpu", partial(run, Page(webgpu, "webgpu", _SOFTWARE_GPU))),
     ]
 
 
@@ -164,7 +169,7 @@ class Page:
         }
 
 
-def _browser(program: str, page: Page, spec: Path) -> dict[str, Any]:
+def _browser(program: str, patience: float, page: Page, spec: Path) -> dict[str, Any]:
     ended = threading.Event()
     answers: dict[str, Any] = {}
     files, keys = page.files(spec), {file["key"] for file in json.loads(spec.read_text())}
@@ -193,10 +198,10 @@ def _browser(program: str, page: Page, spec: Path) -> dict[str, Any]:
         flags = ["--headless", "--no-sandbox", *(page.flags or ["--disable-gpu"]), f"--user-data-dir={profile}"]
         command = [program, *flags, f"http://127.0.0.1:{server.server_port}/"]
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        ended.wait(_PATIENCE)
+        ended.wait(patience)
         browser.terminate()
         browser.wait()
         server.shutdown()
     if not answers:
-        sys.exit(f"{page.bundle.name}: the browser gave no answer in {_PATIENCE} seconds")
+        sys.exit(f"{page.bundle.name}: the browser gave no answer in {patience:g} seconds")
     return answers

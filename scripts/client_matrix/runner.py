@@ -1,8 +1,8 @@
 """Runs files on one client: python runner.py SPEC.json [PROVIDER|openvino|reference]; needs nothing but the client and numpy.
 
 SPEC is a list of files, each with key, path, inputs and, where its speed is asked for, original. Prints lines of JSON: the
-version of the client, then for each file its key and the error, or the speed as a multiple of the original's (null where it
-is not asked for). A client that crashes leaves out the rest.
+version of the client, then for each file its key and the error, or the speed as a multiple of the original's with the bounds
+of its 95% interval (null where it is not asked for). A client that crashes leaves out the rest.
 """
 
 import json
@@ -15,7 +15,10 @@ from typing import Any
 
 import numpy as np
 
-SECONDS, LEAST, MOST = 8.0, 7, 401
+# Of a pair of sessions: seconds, and the least and largest number of ratios.
+SECONDS, LEAST, MOST = 1.0, 4, 101
+# Pairs of sessions, at least; more are made until the interval is on one side of this speed, or these seconds are over.
+ROUNDS, ENOUGH, LONGEST = 3, 0.97, 15.0
 # Processor seconds that one measurement takes, at least.
 LONG_ENOUGH = 0.005
 Model = Callable[[dict[str, Any]], object]
@@ -71,8 +74,24 @@ def seconds(model: Model, feed: dict[str, Any], calls: int) -> float:
     return time.process_time() - begin
 
 
-def speed(model: Model, original: Model, feed: dict[str, Any]) -> float:
-    """The speed as a multiple of the original's, the median of runs that alternate."""
+def speed(load: Callable[[str], Model], path: str, original: str, feed: dict[str, Any]) -> list[float]:
+    """The speed as a multiple of the original's, with the bounds of its 95% interval: medians of runs that alternate.
+
+    Sessions are made anew for each part of the runs, as where their memory lies decides a few percent.
+    """
+    ratios: list[float] = []
+    begin, rounds = time.perf_counter(), 0
+    while True:
+        models = [load(p) for p in (path, original)[:: 1 - 2 * (rounds % 2)]][:: 1 - 2 * (rounds % 2)]
+        ratios += part(*models, feed)
+        rounds += 1
+        low, middle, high = interval(ratios)
+        if rounds >= ROUNDS and (not low <= ENOUGH <= high or time.perf_counter() - begin > LONGEST):
+            return [middle, low, high]
+
+
+def part(model: Model, original: Model, feed: dict[str, Any]) -> list[float]:
+    """Ratios of one pair of sessions; who runs first alternates."""
     ratios: list[float] = []
     calls = 1
     while seconds(original, feed, calls) < LONG_ENOUGH:
@@ -80,8 +99,18 @@ def speed(model: Model, original: Model, feed: dict[str, Any]) -> float:
     seconds(model, feed, calls)
     begin = time.perf_counter()
     while len(ratios) < LEAST or (len(ratios) < MOST and time.perf_counter() - begin < SECONDS):
-        ratios.append(seconds(original, feed, calls) / seconds(model, feed, calls))
-    return statistics.median(ratios)
+        first = seconds(original, feed, calls)
+        ours = seconds(model, feed, calls) + seconds(model, feed, calls)
+        ratios.append((first + seconds(original, feed, calls)) / ours)
+    return ratios
+
+
+def interval(ratios: list[float]) -> tuple[float, float, float]:
+    """The 95% interval of a median, and the median between its bounds."""
+    ordered, half = sorted(ratios), 0.98 * len(ratios) ** 0.5
+    middle = len(ordered) / 2
+    bounds = ordered[max(0, int(middle - half))], ordered[min(len(ordered) - 1, int(middle + half))]
+    return bounds[0], statistics.median(ordered), bounds[1]
 
 
 def main() -> None:
@@ -94,7 +123,8 @@ def main() -> None:
         try:
             model = load(file["path"])
             model(feed)
-            result: dict[str, Any] = {"speed": speed(model, load(file["original"]), feed) if file["original"] else None}
+            original = file["original"]
+            result: dict[str, Any] = {"speed": speed(load, file["path"], original, feed) if original else None}
         except Exception as error:  # clients' exceptions share no base class
             result = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}
         print(json.dumps({"key": file["key"], "result": result}), flush=True)
