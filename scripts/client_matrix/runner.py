@@ -82,8 +82,8 @@ def speed(load: Callable[[str], Model], path: str, original: str, feed: dict[str
     ratios: list[float] = []
     begin, rounds = time.perf_counter(), 0
     while True:
-        models = [load(p) for p in (path, original)[:: 1 - 2 * (rounds % 2)]][:: 1 - 2 * (rounds % 2)]
-        ratios += part(*models, feed)
+        models = {name: load(name) for name in ((path, original) if rounds % 2 else (original, path))}
+        ratios += part(models[path], models[original], feed)
         rounds += 1
         low, middle, high = interval(ratios)
         if rounds >= ROUNDS and (not low <= ENOUGH <= high or time.perf_counter() - begin > LONGEST):
