@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,26 @@ Matrix = NDArray[np.float32]
 # Bytes of float32 that are encoded or decoded at a time: temporaries stay in cache and never grow with the weight.
 CHUNK_BYTES = 4 << 20
 _SIDES = {"scales": "scale", "minima": "minimum"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Matrices of as many columns, below each other, as one weight that is nowhere copied together.
+
+    Attributes:
+        parts: the matrices, of any float types.
+    """
+
+    parts: Sequence[NDArray[Any]]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows of all, and columns."""
+        return sum(len(part) for part in self.parts), self.parts[0].shape[1]
+
+    def whole(self) -> NDArray[Any]:
+        """One matrix; a copy where there are several."""
+        return self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
 
 
 def chunks(weight: NDArray[Any]) -> Iterator[tuple[int, Matrix]]:

@@ -351,7 +351,7 @@ class _Work:
             except WeightError as error:
                 raise WeightError(f"{self.checkpoint.path}: {error}") from None
         try:
-            encoded, difference = dispatch.encode(decision.format, matrix.array())
+            encoded, difference = dispatch.encode(decision.format, matrix.stack())
         except WeightError as error:
             raise WeightError(f"{self.checkpoint.path}: weight {site.name}: {error}") from None
         self.rounded[site.name] = difference

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxquant.errors import CheckpointError, WeightError
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.matrix import Stack
 from onnxquant.interchange.joined_rows import by_rows, has_independent_rows, independent, joined
 from onnxquant.interchange.tensor import Checkpoint, Tensor
 from onnxquant.language.architecture import Architecture
@@ -80,10 +81,9 @@ class Matrix:
             return parts[0]
         return joined([independent(part) for part in parts], self._order())
 
-    def array(self) -> Array:
-        """Its numbers [rows, cols] in the type that the checkpoint has them in; codes are decoded to float32."""
-        arrays = [_ordered(part.tensor.array(), part.order) for part in self.parts]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    def stack(self) -> Stack:
+        """Its numbers in the types that the checkpoint has them in; codes are decoded to float32."""
+        return Stack([_ordered(part.tensor.array(), part.order) for part in self.parts])
 
     def floats(self) -> Array:
         """Its numbers, float32 [rows, cols].
@@ -106,7 +106,7 @@ class Matrix:
         Raises:
             WeightError: it holds NaN or infinity.
         """
-        values = self.array()
+        values = self.stack().whole()
         exponent = np.uint16(_EXPONENTS[form.name])
         for begin in range(0, self.rows, _ROWS):
             bits = values[begin : begin + _ROWS].view(np.uint16)

@@ -8,29 +8,30 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxquant.formats.base import Encoded, Format
+from onnxquant.formats.matrix import Stack
 from onnxquant.native import encoders
 from onnxquant.numerics.difference import Difference
 
 
 def encode(
-    form: Format, weight: NDArray[Any], permutation: ArrayLike | None = None, solved: Encoded | None = None
+    form: Format, weight: NDArray[Any] | Stack, permutation: ArrayLike | None = None, solved: Encoded | None = None
 ) -> tuple[Encoded, Difference]:
     """An encoded weight and its error, both in one pass of the compiled library where it knows the format.
 
     Args:
         form: the format.
-        weight: matrix [rows, cols]; any float type, any strides.
+        weight: matrix [rows, cols], or a stack; any float type, any strides.
         permutation: the original column of each stored one; None: see ``Format.encode``.
         solved: the weight with codes that a solver chose; taken if it has this format.
 
     Raises:
         WeightError: a value is NaN or infinite, a scale does not fit its type, or the permutation is not one.
     """
-    if solved is not None and solved.format == form:
-        return solved, measure(solved, weight)
-    if encoders.supports(form):
+    is_solved = solved is not None and solved.format == form
+    if not is_solved and encoders.supports(form):
         return encoders.encode(form, weight, permutation)
-    encoded = form.encode(weight, permutation)
+    weight = weight.whole() if isinstance(weight, Stack) else weight
+    encoded = solved if solved is not None and is_solved else form.encode(weight, permutation)
     return encoded, measure(encoded, weight)
 
 

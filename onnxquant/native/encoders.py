@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded, Format
-from onnxquant.formats.matrix import check_permutation, columns_by_norm
+from onnxquant.formats.matrix import Stack, check_permutation, columns_by_norm
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.survey import Surveyed
 from onnxquant.native import library
@@ -45,13 +45,13 @@ def can_decode(encoded: Encoded) -> bool:
 
 
 def encode(
-    form: Format, weight: NDArray[Any], permutation: ArrayLike | None = None, execution: Execution | None = None
+    form: Format, weight: NDArray[Any] | Stack, permutation: ArrayLike | None = None, execution: Execution | None = None
 ) -> tuple[Encoded, Difference]:
     """The planes that ``Format.encode`` gives, and the difference between the decoded weight and the weight in float32.
 
     Args:
         form: a format that ``supports`` knows.
-        weight: matrix [rows, cols]; any float type, any strides.
+        weight: matrix [rows, cols], or a stack; any float type, any strides.
         permutation: the original column of each stored one; None: see ``Format.encode``.
         execution: threads and instruction set.
 
@@ -64,8 +64,8 @@ def encode(
     if permutation is not None:
         order = check_permutation(permutation, cols)
     elif form.permuted:
-        order = columns_by_norm(weight)
-    if weight.size:
+        order = columns_by_norm(weight.whole() if isinstance(weight, Stack) else weight)
+    if rows and cols:
         encoded, difference = _encode(form, WeightJob(rows, cols, weight, order, execution or Execution()))
     else:
         encoded, difference = form.empty(rows, cols), Difference()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded, Format
 from onnxquant.formats.granularity import Granularity, PerBlock, PerRow, PerTensor
-from onnxquant.formats.matrix import Matrix
+from onnxquant.formats.matrix import Matrix, Stack
 from onnxquant.formats.native_job import NativeJob
 from onnxquant.formats.planes import Planes
 from onnxquant.formats.survey import Survey, Surveyed
@@ -19,6 +20,7 @@ from onnxquant.native.jobs import (
     EncodeJob,
     ErrorSums,
     Execution,
+    SourceStructure,
     SurveyJob,
     SurveyStructure,
     address,
@@ -64,7 +66,7 @@ class WeightJob:
     Args:
         rows: number of rows.
         cols: number of columns.
-        weight: the matrix; None: there is only an encoded weight.
+        weight: the matrix, or a stack; None: there is only an encoded weight.
         order: the original column of each stored one; None: the original order.
         execution: threads and instruction set.
     """
@@ -73,14 +75,30 @@ class WeightJob:
         self,
         rows: int,
         cols: int,
-        weight: NDArray[Any] | None,
+        weight: NDArray[Any] | Stack | None,
         order: NDArray[np.int32] | None,
         execution: Execution,
     ) -> None:
         self.rows, self.cols, self.execution = rows, cols, execution
-        self.weight = None if weight is None else readable(weight)
         self.order = None if order is None else in_order(order)
-        self._isa, self._parts = execution.isa.encode(), execution.parts(rows, cols)
+        self._isa = execution.isa.encode()
+        self._matrices: list[NDArray[Any]] = []
+        self._firsts, self._parts = [0], list[slice]()  # first row of each matrix; parts of rows, each of one matrix
+        if weight is None:
+            self._parts = execution.parts(rows, cols)
+            return
+        for matrix in weight.parts if isinstance(weight, Stack) else [weight]:
+            first = self._firsts[-1]
+            self._parts += [slice(first + p.start, first + p.stop) for p in execution.parts(len(matrix), cols)]
+            self._matrices.append(readable(matrix))
+            self._firsts.append(first + len(matrix))
+
+    def _source(self, part: slice) -> SourceStructure:
+        """A part of the weight, or the order of its columns alone."""
+        if not self._matrices:
+            return source(None, self.order, part.start)
+        place = bisect_right(self._firsts, part.start) - 1
+        return source(self._matrices[place], self.order, part.start - self._firsts[place])
 
     def survey(self, surveyed: Surveyed) -> Survey:
         """Numbers of the whole weight.
@@ -92,9 +110,7 @@ class WeightJob:
 
         def work(part: slice) -> tuple[SurveyStructure, Matrix]:
             numbers, own = SurveyStructure(), np.zeros_like(peaks)
-            job = SurveyJob(
-                0, self._isa, source(self.weight, self.order, part.start), part.stop - part.start, self.cols
-            )
+            job = SurveyJob(0, self._isa, self._source(part), part.stop - part.start, self.cols)
             job.survey = ctypes.addressof(numbers)
             job.column_peaks = address(own) if own.size else None
             run("survey", job)
@@ -143,9 +159,7 @@ class WeightJob:
 
         def work(part: slice) -> ErrorSums:
             sums = ErrorSums()
-            job = EncodeJob(
-                0, self._isa, form.name.encode(), action.encode(), source(self.weight, self.order, part.start)
-            )
+            job = EncodeJob(0, self._isa, form.name.encode(), action.encode(), self._source(part))
             job.rows, job.cols, job.first_row = part.stop - part.start, self.cols, part.start
             job.group = group
             _set_parameters(job, native)
@@ -179,8 +193,8 @@ class WeightJob:
         error, bias, reference, actual = (
             sum(getattr(p, name) for p in parts) for name in ("error", "bias", "reference", "actual")
         )
-        if not np.isfinite(actual) and self.weight is not None:
-            return self._out_of_range(encoded, self.weight)
+        if not np.isfinite(actual) and self._matrices:
+            return self._out_of_range(encoded, Stack(self._matrices).whole())
         worst, unequal = max(p.worst for p in parts), sum(p.unequal for p in parts)
         dot = (actual + reference - error) / 2
         return Difference(self.rows * self.cols, error, bias, reference, actual, dot, worst, unequal)
@@ -197,9 +211,10 @@ class WeightJob:
         return difference
 
     def _check_finite(self, part: slice, numbers: SurveyStructure | ErrorSums) -> None:
-        if numbers.bad_row < 0 or self.weight is None:
+        if numbers.bad_row < 0 or not self._matrices:
             return
         row, col = part.start + numbers.bad_row, numbers.bad_col
+        place = bisect_right(self._firsts, row) - 1
         with np.errstate(over="ignore"):
-            value = np.float32(self.weight[row, col])
+            value = np.float32(self._matrices[place][row - self._firsts[place], col])
         raise WeightError(f"holds {value} at row {row}, column {col}; expected finite values")

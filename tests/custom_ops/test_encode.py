@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from onnxquant.errors import NativeLibraryError, RangeError, WeightError
 from onnxquant.formats import format_named, formats
+from onnxquant.formats.matrix import Stack
 from onnxquant.native import dispatch
 from onnxquant.native import encoders as encoder
 from onnxquant.native import library as native
@@ -223,6 +224,20 @@ def test_threads_change_nothing(form):
         assert difference == expected
         assert all(found.planes[name].tobytes() == plane.tobytes() for name, plane in one.planes.items())
     agree(form, weight)
+
+
+@every("form", CASES, by="form")
+def test_a_stack_is_its_parts_below_each_other(form):
+    weight = generator(10).normal(size=(70, whole(form, 256))).astype(np.float16)
+    stack = Stack([weight[:33], weight[33:49].astype(np.float32), np.asfortranarray(weight[49:])])
+    expected, _ = dispatch.encode(form, weight)
+    found, difference = dispatch.encode(form, stack)
+    assert found.format == expected.format
+    assert all(found.planes[name].tobytes() == plane.tobytes() for name, plane in expected.planes.items())
+    check_statistics(difference, weight.astype(np.float32), form.decode(expected))
+    stack.parts[1][4, 5] = np.nan
+    with pytest.raises(WeightError, match="^holds nan at row 37, column 5"):
+        dispatch.encode(form, stack)
 
 
 def test_instruction_sets_give_the_same_statistics():
