@@ -6,7 +6,10 @@ have to get the deviations right. A MatMul has no bias; there the mean counts. Z
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -16,8 +19,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxquant import runtime
 from onnxquant.calibration.feeds import Feeds
+from onnxquant.calibration.stages import StagedModel
 from onnxquant.graph.analysis.conv_windows import windows
 from onnxquant.graph.io import Document
 from onnxquant.graph.node import attribute, is_op
@@ -92,6 +95,19 @@ def is_reader(node: onnx.NodeProto, position: int) -> bool:
     return is_op(node, "Conv", "Gemm", "MatMul") and position == 1 and not attribute(node, "transA", 0)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What earlier runs left, so that stages whose weights are solved do not run again.
+
+    Attributes:
+        folder: folder for tensors between stages.
+        is_solved: whether a weight needs no Gram matrix any more, by its name.
+    """
+
+    folder: Path
+    is_solved: Callable[[str], bool]
+
+
 def grams(
     document: Document,
     readers: Iterable[Reader],
@@ -100,20 +116,22 @@ def grams(
     memory: int = MEMORY,
     threads: int | None = None,
     progress: Progress = silent,
+    kept: Kept | None = None,
 ) -> Iterator[GramMatrix]:
     """Compute the Gram matrix of the inputs of each weight.
 
     Columns are in the order of the weight's own: a Conv's [channels of the group, kernel positions]. Weights whose matrices
     would be larger than ``LARGEST`` are left out, those whose readers see them in different shapes, and those that no
-    sample has inputs for.
+    sample has inputs for. The model runs in stages, as many weights at a time as their matrices fit in memory.
 
     Args:
         document: the float model.
         readers: nodes that multiply with the weights.
         feeds: calibration samples; ``SAMPLES`` of them are run, and seeded ``POSITIONS`` of each are used.
-        memory: bytes that the matrices of one run may take.
+        memory: bytes that the matrices of one stage may take.
         threads: number of threads of the session.
         progress: display of the part that is done.
+        kept: what earlier runs left; None: nothing, and nothing is left for later ones.
 
     Raises:
         ModelError: the model does not run on a sample.
@@ -121,15 +139,39 @@ def grams(
     sums_by_weight: dict[str, list[_GramSum]] = {}
     for reader in readers:
         sums_by_weight.setdefault(reader.weight, []).append(_GramSum(reader))
-    with runtime.extendable(document, threads) as source:
-        for run in _runs([sums for sums in sums_by_weight.values() if _have_one_shape(sums)], memory):
-            _observe(source, [part for sums in run for part in sums], feeds, progress)
+    makers = {name: place for place, node in enumerate(document.proto.graph.node) for name in node.output}
+    inputs = {i.name for i in document.proto.graph.input}
+    weights = sorted(
+        (sums for sums in sums_by_weight.values() if _have_one_shape(sums)),
+        key=lambda sums: max(makers.get(part.x, -1) for part in sums),
+    )
+    runs = list(_runs(weights, memory))
+    shown = [list(dict.fromkeys(p.x for sums in run for p in sums if p.x not in inputs)) for run in runs]
+    with ExitStack() as stack:
+        folder = kept.folder if kept else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxquant-")))
+        model = StagedModel(document, shown, feeds, count=min(SAMPLES, len(feeds)), folder=folder, threads=threads)
+        for number, run in enumerate(runs):
+            if kept and all(kept.is_solved(sums[0].weight) for sums in run):
+                continue
+            _observe(model, number, [part for sums in run for part in sums], min(SAMPLES, len(feeds)), progress)
             for sums in run:
                 total = reduce(np.add, [part.result() for part in sums])
                 if count := sum(part.count for part in sums):
                     yield GramMatrix(sums[0].weight, total, count)
                 for part in sums:
                     part.forget()
+        model.remove()
+
+
+def samples_digest(feeds: Feeds) -> str:
+    """Digest of the samples that matrices are made from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for _, feed in zip(range(SAMPLES), feeds, strict=False):
+        for name, value in sorted(feed.items()):
+            array = np.asarray(value)
+            digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+            digest.update(str(array.tolist()).encode() if array.dtype == object else array.tobytes())
+    return digest.hexdigest()
 
 
 def _have_one_shape(sums: list[_GramSum]) -> bool:
@@ -149,17 +191,15 @@ def _runs(weights: Iterable[list[_GramSum]], memory: int) -> Iterator[list[list[
         yield run
 
 
-def _observe(source: runtime.ExtendableModel, sums: list[_GramSum], feeds: Feeds, progress: Progress) -> None:
-    graph = source.document.proto.graph
-    inputs, shown = {i.name for i in graph.input}, {o.name for o in graph.output}
-    names = list(dict.fromkeys(part.x for part in sums if part.x not in inputs))  # onnxruntime returns no inputs
-    session = source.session(runtime.output_addition(n for n in names if n not in shown))
-    count = min(SAMPLES, len(feeds))
-    for i, feed in zip(range(count), feeds, strict=False):
-        values: Mapping[str, Any] = {**feed, **runtime.run(session, feed, names)}
+def _observe(model: StagedModel, number: int, sums: list[_GramSum], count: int, progress: Progress) -> None:
+    """Let the sums see the inputs of one stage."""
+
+    def see(sample: int, values: Mapping[str, Any]) -> None:
         for part in sums:
             part.add(values[part.x])
-        progress("weighing inputs", (i + 1) / count)
+        progress("weighing inputs", (sample + 1) / count)
+
+    model.run(number, see)
 
 
 class _GramSum:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 
@@ -9,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds import Feeds
-from onnxquant.calibration.gram_matrices import grams
+from onnxquant.calibration.gram_matrices import Kept, grams, samples_digest
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded
+from onnxquant.graph import identity
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.numerics.arrays import Order
 from onnxquant.plan.context import Context
@@ -66,20 +68,33 @@ def _solve(context: Context, weights: _WeightsToSolve, feeds: Feeds | None, resu
         readers = {name: r for name, site in weights.sites.items() if (r := nodes_showing_the_input(site, main))}
         names = {weights.sites[name].tensor.name: name for name in readers}
         nodes = [node for of_weight in readers.values() for node in of_weight]
+        # Without a folder of the user's nothing outlives the run: a digest of the model would be for nothing.
+        origin = _origin(context, feeds) if options.work else ""
+
+        def is_solved(tensor: str) -> bool:
+            return results.take(weights.task(names[tensor], origin))
+
+        kept = Kept(context.folder / f"stages-{origin}", is_solved) if origin else None
         batch: list[jobs.Task] = []
         for tensor, gram, inputs in grams(
-            context.document, nodes, feeds, threads=options.threads, progress=context.progress
+            context.document, nodes, feeds, threads=options.threads, progress=context.progress, kept=kept
         ):
             del without_inputs[names[tensor]]
-            batch.append(weights.task_with_inputs(names[tensor], gram, inputs))
+            batch.append(weights.task_with_inputs(names[tensor], gram, inputs, origin))
             if len(batch) >= options.jobs:
                 jobs.run(batch, results, options.jobs, count)
                 batch = []
         jobs.run(batch, results, options.jobs, count)
     for name in without_inputs:
         # A Gram matrix may be too large. A weight whose solver needs one is then rounded to nearest.
-        if not solver_named(weights.decisions[name].solver).needs_inputs:
+        if name not in results and not solver_named(weights.decisions[name].solver).needs_inputs:
             jobs.run([weights.task(name)], results, 1, count)
+
+
+def _origin(context: Context, feeds: Feeds) -> str:
+    """Digest of what Gram matrices are made of: the float model, and the samples."""
+    parts = f"{identity.digest(context.document)} {samples_digest(feeds)}"
+    return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
 class _WeightsToSolve:
@@ -90,18 +105,18 @@ class _WeightsToSolve:
         self.sites: dict[str, Site] = {s.name: s for s in find_sites(context.document)[0] if s.name in self.decisions}
         self._document, self._orders = context.document, orders
 
-    def task(self, name: str) -> jobs.Task:
-        """The task of a weight whose inputs are not known."""
+    def task(self, name: str, origin: str = "") -> jobs.Task:
+        """The task of a weight whose inputs are not known, or are those of an origin."""
         site, decision = self.sites[name], self.decisions[name]
         matrix = decision.clipped(site.view.matrix(self._document.array(site.tensor)))
         order = self._orders.get(name) if decision.format.permuted else None
         if order is not None:
             matrix = matrix[:, order]
-        return jobs.Task(name, decision.format.with_(permuted=False), decision.solver, matrix, order=order)
+        return jobs.Task(name, decision.format.with_(permuted=False), decision.solver, matrix, order=order, origin=origin)
 
-    def task_with_inputs(self, name: str, gram: NDArray[np.float64], count: int) -> jobs.Task:
+    def task_with_inputs(self, name: str, gram: NDArray[np.float64], count: int, origin: str) -> jobs.Task:
         """The task of a weight with the Gram matrices of its inputs, and the number of inputs."""
-        task = self.task(name)
+        task = self.task(name, origin)
         ordered = gram.copy() if task.order is None else gram[:, task.order][:, :, task.order]
         return replace(task, gram=ordered, count=count)
 

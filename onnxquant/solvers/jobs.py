@@ -13,6 +13,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Task:
         gram: Gram matrices [groups, cols, cols], or their file; None: its inputs are not known.
         count: number of inputs in the Gram matrices.
         order: the original column of each stored one; None: columns keep their order.
+        origin: digest of what the Gram matrices are made of; empty: the result is known by the matrices themselves.
     """
 
     name: str
@@ -52,13 +54,15 @@ class Task:
     gram: NDArray[np.float64] | Path | None = None
     count: int | None = None
     order: NDArray[np.int32] | None = None
+    origin: str = ""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Digest of everything that the result depends on."""
-        settings = [__version__, self.name, self.format.name, self.format.settings(), self.solver, self.count]
+        count = None if self.origin else self.count
+        settings = [__version__, self.name, self.format.name, self.format.settings(), self.solver, count, self.origin]
         digest = hashlib.blake2b(json.dumps(settings, default=str).encode(), digest_size=16)
-        for array in (self.weight, self.gram, self.order):
+        for array in (self.weight, None if self.origin else self.gram, self.order):
             if array is not None:
                 digest.update(np.ascontiguousarray(_array(array)).view(np.uint8).reshape(-1).data)
         return digest.hexdigest()

@@ -139,7 +139,7 @@ def test_kernels_that_share_a_weight_are_summed() -> None:
 def test_less_memory_takes_more_runs_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     observe = grams_._observe
-    monkeypatch.setattr(grams_, "_observe", lambda s, sums, *rest: runs.append(len(sums)) or observe(s, sums, *rest))
+    monkeypatch.setattr(grams_, "_observe", lambda m, n, sums, *rest: runs.append(len(sums)) or observe(m, n, sums, *rest))
     whole, parts = found(shared(), SAMPLES), found(shared(), SAMPLES, memory=24 * 24 * 8 * 2)
     assert runs == [3, 2, 1]
     for name, gram in whole.items():
