@@ -236,7 +236,7 @@ def test_a_stack_is_its_parts_below_each_other(form):
     assert all(found.planes[name].tobytes() == plane.tobytes() for name, plane in expected.planes.items())
     check_statistics(difference, weight.astype(np.float32), form.decode(expected))
     stack.parts[1][4, 5] = np.nan
-    with pytest.raises(WeightError, match="^holds nan at row 37, column 5"):
+    with pytest.raises(WeightError, match=r"^holds nan at row 37, column 5"):
         dispatch.encode(form, stack)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
+import tokenizers
 from click.testing import CliRunner
 from decoder_check.checkpoints import CONFIGS, FIXTURE, TOKENS, lengths_of, save_checkpoint
 from decoder_check.logits import batch
@@ -400,6 +402,30 @@ def test_a_float_decoder_is_quantized_like_any_model(tmp_path: Path) -> None:
     convert(save_checkpoint("llama", tmp_path / "checkpoint"), tmp_path / "decoder")
     report = onnxquant.quantize(tmp_path / "decoder" / "model.onnx", tmp_path / "int4.onnx", bits=4)
     assert report.proof is not None and any(site.decision.format is not None for site in report.sites)
+
+
+def test_texts_in_any_file_are_samples_for_gptq(tmp_path: Path) -> None:
+    """With the folder's own tokenizer: the file is that of the tokens."""
+    convert(save_checkpoint("llama", tmp_path / "checkpoint"), tmp_path / "decoder")
+    words = tokenizers.models.WordLevel({f"w{token}": token for token in range(TOKENS)}, "w0")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "decoder" / "tokenizer.json"))
+    tokens = np.random.default_rng(0).integers(0, TOKENS, (12, 20))
+    lines = [" ".join(f"w{token}" for token in row) for row in tokens]
+    (tmp_path / "texts.txt").write_text("\n".join(lines))
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    (tmp_path / "texts.csv").write_text("\n".join(["number,prompt", *(f"1,{line}" for line in lines)]))
+    np.savez(tmp_path / "tokens.npz", input_ids=tokens)
+    files = []
+    for name in ("tokens.npz", "texts.txt", "texts.jsonl", "texts.csv"):
+        onnxquant.quantize(
+            tmp_path / "decoder" / "model.onnx", tmp_path / f"{name}.onnx", bits=4, solver="gptq", data=tmp_path / name,
+            preprocess="column=prompt" if name == "texts.csv" else None, proof=False,
+        )  # fmt: skip
+        proto = onnx.load(tmp_path / f"{name}.onnx")
+        files.append({tensor.name: tensor.raw_data for tensor in proto.graph.initializer})
+    assert len(files[0]) > 10 and all(file == files[0] for file in files)
 
 
 def test_options_without_effect_are_refused(tmp_path: Path) -> None:
