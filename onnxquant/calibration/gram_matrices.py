@@ -96,8 +96,8 @@ def is_reader(node: onnx.NodeProto, position: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What earlier runs left, so that stages whose weights are solved do not run again.
+class EarlierRun:
+    """Files of earlier runs, by which stages whose weights are solved do not run again.
 
     Attributes:
         folder: folder for tensors between stages.
@@ -116,7 +116,7 @@ def grams(
     memory: int = MEMORY,
     threads: int | None = None,
     progress: Progress = silent,
-    kept: Kept | None = None,
+    earlier_run: EarlierRun | None = None,
 ) -> Iterator[GramMatrix]:
     """Compute the Gram matrix of the inputs of each weight.
 
@@ -131,7 +131,7 @@ def grams(
         memory: bytes that the matrices of one stage may take.
         threads: number of threads of the session.
         progress: display of the part that is done.
-        kept: what earlier runs left; None: nothing, and nothing is left for later ones.
+        earlier_run: files of earlier runs; None: there are none, and none are left for later ones.
 
     Raises:
         ModelError: the model does not run on a sample.
@@ -148,10 +148,13 @@ def grams(
     runs = list(_runs(weights, memory))
     shown = [list(dict.fromkeys(p.x for sums in run for p in sums if p.x not in inputs)) for run in runs]
     with ExitStack() as stack:
-        folder = kept.folder if kept else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxquant-")))
+        if earlier_run is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxquant-")))
+        else:
+            folder = earlier_run.folder
         model = StagedModel(document, shown, feeds, count=min(SAMPLES, len(feeds)), folder=folder, threads=threads)
         for number, run in enumerate(runs):
-            if kept and all(kept.is_solved(sums[0].weight) for sums in run):
+            if earlier_run and all(earlier_run.is_solved(sums[0].weight) for sums in run):
                 continue
             _observe(model, number, [part for sums in run for part in sums], min(SAMPLES, len(feeds)), progress)
             for sums in run:

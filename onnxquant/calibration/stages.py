@@ -1,7 +1,7 @@
 """A model cut into stages, which run over all samples one after the other; what lies between two of them is in files.
 
-A stage computes some tensors that are wanted of the model, and those that later stages begin with. Only its own nodes and
-weights are in memory while it runs, and no node runs twice, however many stages there are. Nodes that nothing wanted depends
+A stage computes some tensors that are asked of the model, and those that later stages begin with. Only its own nodes and
+weights are in memory while it runs, and no node runs twice, however many stages there are. Nodes that no goal depends
 on, such as the head of a language model, never run.
 """
 
@@ -35,25 +35,25 @@ class Stage:
     """A part of a model.
 
     Attributes:
-        wanted: the tensors that it is to show.
+        goals: the tensors that it is to show.
         end: tensors of this stage and those before it that later ones begin with.
     """
 
-    wanted: Sequence[str]
+    goals: Sequence[str]
     end: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Closure:
-    """What some tensors are computed from.
+    """The nodes and tensors that some tensors are computed from.
 
     Attributes:
         nodes: places of nodes in the main graph, in their order.
-        found: tensors that are there already, in the order of their names.
+        sources: tensors that are there already, in the order of their names.
     """
 
     nodes: list[int]
-    found: list[str]
+    sources: list[str]
 
 
 class StagedModel:
@@ -61,7 +61,7 @@ class StagedModel:
 
     Args:
         document: the model.
-        wanted: the tensors that each stage is to show; none of them is an input.
+        goals: the tensors that each stage is to show; none of them is an input.
         feeds: samples.
         count: number of samples that run.
         folder: folder for what lies between stages; what an earlier run left there is taken.
@@ -71,7 +71,7 @@ class StagedModel:
     def __init__(
         self,
         document: Document,
-        wanted: Sequence[Sequence[str]],
+        goals: Sequence[Sequence[str]],
         feeds: Feeds,
         *,
         count: int,
@@ -82,7 +82,7 @@ class StagedModel:
         self._threads, self._folder = threads, folder
         self._nodes = document.proto.graph.node
         self._makers = {name: place for place, node in enumerate(self._nodes) for name in node.output if name}
-        self._stages = list(self._planned(wanted))
+        self._stages = list(self._planned(goals))
         self._handovers: dict[int, Handover] = {}  # of stages that ran, here or in an earlier run
         self._unstored = set[int]()  # stages that ran, and whose tensors no file holds
 
@@ -91,13 +91,13 @@ class StagedModel:
 
         Args:
             number: number of the stage.
-            see: function of the number of a sample, and of its inputs and the wanted tensors by name.
+            see: function of the number of a sample, and of its inputs and the goals by name.
 
         Raises:
             ModelError: onnxruntime does not run it.
         """
-        found = next((n for n in range(number - 1, -1, -1) if n in self._handovers or self._find(n)), -1)
-        for earlier in sorted({*range(found + 1, number)} - self._unstored):
+        last = next((n for n in range(number - 1, -1, -1) if n in self._handovers or self._find(n)), -1)
+        for earlier in sorted({*range(last + 1, number)} - self._unstored):
             self._run(earlier, lambda sample, values: None)
         self._run(number, see)
 
@@ -106,25 +106,25 @@ class StagedModel:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._handovers.clear()
 
-    def _planned(self, wanted: Sequence[Sequence[str]]) -> Iterator[Stage]:
+    def _planned(self, goals: Sequence[Sequence[str]]) -> Iterator[Stage]:
         done: set[str] = set()
-        for number, names in enumerate(wanted):
+        for number, names in enumerate(goals):
             done.update(o for place in self._closure(names, done).nodes for o in self._nodes[place].output if o)
-            later = [name for others in wanted[number + 1 :] for name in others]
-            yield Stage(names, self._closure(later, done).found)
+            later = [name for others in goals[number + 1 :] for name in others]
+            yield Stage(names, self._closure(later, done).sources)
 
-    def _closure(self, wanted: Iterable[str], there: Container[str]) -> Closure:
+    def _closure(self, goals: Iterable[str], there: Container[str]) -> Closure:
         """The nodes that tensors are computed by, as far back as tensors are there."""
-        places, found = set[int](), set[str]()
-        left = list(wanted)
+        places, sources = set[int](), set[str]()
+        left = list(goals)
         while left:
             name = left.pop()
             if name in there:
-                found.add(name)
+                sources.add(name)
             elif (place := self._makers.get(name)) is not None and place not in places:
                 places.add(place)
                 left += self._read(place)
-        return Closure(sorted(places), sorted(found))
+        return Closure(sorted(places), sorted(sources))
 
     def _read(self, place: int) -> Iterator[str]:
         """Names that a node reads, those of graphs inside it included."""
@@ -148,9 +148,9 @@ class StagedModel:
         stage, end = self._stages[number], self._handover(number)
         begin = next((self._handovers[n] for n in range(number - 1, -1, -1) if n in self._handovers), None)
         end.remove()
-        closure = self._closure([*stage.wanted, *stage.end], begin.names if begin else ())
-        made = {name for place in closure.nodes for name in self._nodes[place].output}
-        outputs = [name for name in dict.fromkeys([*stage.wanted, *stage.end]) if name in made]
+        closure = self._closure([*stage.goals, *stage.end], begin.names if begin else ())
+        results = {name for place in closure.nodes for name in self._nodes[place].output}
+        outputs = [name for name in dict.fromkeys([*stage.goals, *stage.end]) if name in results]
         with self._running(closure, begin, outputs) as computed:
             for sample, feed in zip(range(self._count), self._feeds, strict=False):
                 there = {**feed, **(begin.read(sample) if begin else {})}
@@ -187,13 +187,13 @@ class StagedModel:
         graph = part.proto.graph
         nodes = [self._nodes[place] for place in closure.nodes]
         read = {name for place in closure.nodes for name in self._read(place)}
-        made = {name for node in nodes for name in node.output}
+        results = {name for node in nodes for name in node.output}
         inputs = [value for value in graph.input if value.name in read]
         replace_field(graph.node, nodes)
         replace_field(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
         replace_field(graph.sparse_initializer, [t for t in graph.sparse_initializer if t.values.name in read])
-        replace_field(graph.value_info, [value for value in graph.value_info if value.name in made])
-        replace_field(graph.input, [*inputs, *(begin.declared(closure.found) if begin else [])])
+        replace_field(graph.value_info, [value for value in graph.value_info if value.name in results])
+        replace_field(graph.input, [*inputs, *(begin.declared(closure.sources) if begin else [])])
         del graph.output[:]
         return part
 

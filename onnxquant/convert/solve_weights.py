@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds import Feeds
-from onnxquant.calibration.gram_matrices import Kept, grams, samples_digest
+from onnxquant.calibration.gram_matrices import EarlierRun, grams, samples_digest
 from onnxquant.calibration.weight_inputs import nodes_showing_the_input
 from onnxquant.errors import WeightError
 from onnxquant.formats.base import Encoded
@@ -74,10 +74,10 @@ def _solve(context: Context, weights: _WeightsToSolve, feeds: Feeds | None, resu
         def is_solved(tensor: str) -> bool:
             return results.take(weights.task(names[tensor], origin))
 
-        kept = Kept(context.folder / f"stages-{origin}", is_solved) if origin else None
+        earlier_run = EarlierRun(context.folder / f"stages-{origin}", is_solved) if origin else None
         batch: list[jobs.Task] = []
         for tensor, gram, inputs in grams(
-            context.document, nodes, feeds, threads=options.threads, progress=context.progress, kept=kept
+            context.document, nodes, feeds, threads=options.threads, progress=context.progress, earlier_run=earlier_run
         ):
             del without_inputs[names[tensor]]
             batch.append(weights.task_with_inputs(names[tensor], gram, inputs, origin))
