@@ -107,7 +107,7 @@ check_address() {
         # Lies about a format of each kind take minutes; products with a permutation go through the same checks. Every array
         # has its own memory here, so that sizes around a block say what unmapped pages say elsewhere.
         ONNXQUANT_TEST_LIES=1 run -n auto -k "not (lying and (plain or Gather))" \
-            "$tests/test_ops.py" "$tests/test_special_values.py::test_sizes_around_a_block" "$OBSERVER"
+            "$tests/test_ops.py" "$tests/test_special_values.py::test_sizes_around_a_block" "$tests/test_map_codes.py" "$OBSERVER"
     fi
 }
 
@@ -120,9 +120,9 @@ check_thread() {
     fi
     build thread
     if $FULL; then
-        ONNXQUANT_TEST_RUNS=1000 ONNXQUANT_TEST_LIES=0 run "$tests/test_threads.py" "$tests/test_ops.py" "$OBSERVER"
+        ONNXQUANT_TEST_RUNS=1000 ONNXQUANT_TEST_LIES=0 run "$tests/test_threads.py" "$tests/test_map_codes.py" "$tests/test_ops.py" "$OBSERVER"
     else
-        ONNXQUANT_TEST_RUNS=20 run "$tests/test_threads.py" "$OBSERVER"
+        ONNXQUANT_TEST_RUNS=20 run "$tests/test_threads.py" "$tests/test_map_codes.py" "$OBSERVER"
     fi
 }
 

@@ -88,6 +88,12 @@ bool cpu_has_avx512vnni() {
   return avx2_with(kZmm) && has_all(leaf.ebx, kF | kDq | kBw | kVl) && has_all(leaf.ecx, kVnni);
 }
 
+bool cpu_has_avx512vbmi() {
+  // Asked once: this is no set of its own, of which dispatch.cpp keeps the answer.
+  static const bool answer = cpu_has_avx512vnni() && has_all(cpuid(7, 0).ecx, bit(1));
+  return answer;
+}
+
 #ifdef ONNXQUANT_HAS_AMX
 namespace {
 

@@ -8,6 +8,7 @@ bool cpu_has_scalar();
 bool cpu_has_avx2();
 bool cpu_has_avxvnni();
 bool cpu_has_avx512vnni();
+bool cpu_has_avx512vbmi();
 #ifdef ONNXQUANT_HAS_AMX
 bool cpu_has_amx();
 #endif

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "calibration/observer_table.h"
+#include "codes/code_map.h"
 #include "encode/encoder_table.h"
 #include "kernels/kernel_table.h"
 
@@ -17,6 +18,7 @@ struct InstructionSet {
   ManyRows (*many_rows)(const Weights&);  // null: many rows are as few
   const EncoderTable* encoders;
   const ObserverTable* observers;
+  CodeMapTable maps;
 };
 
 // The instruction set that the ops use now: the best one that runs here, or the cap below it.

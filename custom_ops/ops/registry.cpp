@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cinttypes>
 #include <limits>
+#include <utility>
 
 #include "all_formats.h"
 
@@ -51,6 +52,15 @@ Op declared(const OrtApi& api, const Format& format, const char* kernel, bool pe
   return op;
 }
 
+Op without_format(const OrtApi& api, std::string name, ONNXTensorElementDataType type) {
+  Op op{};
+  fill_common(op);
+  op.type = type;
+  op.api = &api;
+  op.name = std::move(name);
+  return op;
+}
+
 // Names of open dimensions that have none. ONNX Runtime takes a dimension without a name for its value, and equal names
 // for equal sizes: no name comes twice, not even in a file that an earlier process saved.
 class OpenNames {
@@ -83,7 +93,7 @@ void state_shape(const Op& op, OrtShapeInferContext* context, const OutputShape&
   // ONNX Runtime gives rank 0 for an unknown rank too.
   if (shape.rank == 0 || shape.rank < rule.dropped) return;
   shape.rank -= rule.dropped;
-  shape.push(read_int(api, context, rule.last));
+  if (rule.last != nullptr) shape.push(read_int(api, context, rule.last));
   OpenNames names;
   names.give(shape);
 
@@ -185,13 +195,14 @@ std::vector<Op> all_ops(const OrtApi& api) {
       }
     }
   }
-  Op observe{};
-  fill_common(observe);
-  observe.type = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  observe.api = &api;
-  observe.name = "Observe";
-  make_observe(observe);
-  ops.push_back(std::move(observe));
+  for (int number = 1; number <= kMapCodesNames; ++number) {
+    for (const auto type : {ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8}) {
+      ops.push_back(without_format(api, "MapCodes" + std::to_string(number), type));
+      make_map_codes(ops.back());
+    }
+  }
+  ops.push_back(without_format(api, "Observe", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
+  make_observe(ops.back());
   return ops;
 }
 

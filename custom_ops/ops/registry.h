@@ -30,7 +30,7 @@ ONNXTensorElementDataType onnx_type(Type type);
 // The callbacks that are the same for all ops.
 void fill_common(Op& op);
 
-// The output's shape: that of an input without its last `dropped` dimensions, then the value of an attribute.
+// The output's shape: that of an input without its last `dropped` dimensions, then the value of an attribute, if there is one.
 struct OutputShape {
   std::size_t input;
   std::size_t dropped;
@@ -51,8 +51,12 @@ std::int64_t element_count(const Shape& shape, std::size_t without = 0);
 void make_matmul(Op& op);
 void make_gather(Op& op);
 void make_observe(Op& op);
+void make_map_codes(Op& op);
 
-// Every format times every kernel, option and type it is declared for; and Observe.
+// Names that MapCodes has, MapCodes1 and so on: a body for each function of a model's codes.
+constexpr int kMapCodesNames = 16;
+
+// Every format times every kernel, option and type it is declared for; MapCodes by each of its names; and Observe.
 std::vector<Op> all_ops(const OrtApi& api);
 
 }  // namespace onnxquant

@@ -1,5 +1,5 @@
-// Checks kernels, encoders, packers and observers of every usable instruction set, for CPUs on which no Python runs, e.g. emulated
-// ones. CASES is a folder that tests/custom_ops/write_vectors.py wrote.
+// Checks kernels, encoders, packers, observers and maps of codes of every usable instruction set, for CPUs on which no Python
+// runs, e.g. emulated ones. CASES is a folder that tests/custom_ops/write_vectors.py wrote.
 //
 //     kernels_test CASES [NAMES]     NAMES: the instruction sets that must be usable, e.g. scalar,neon_dot
 #include <algorithm>
@@ -21,6 +21,7 @@
 #include "kernels/weights.h"
 #include "tests/cases.h"
 #include "tests/jobs.h"
+#include "tests/maps.h"
 #include "tests/observers.h"
 
 using namespace onnxquant;
@@ -206,6 +207,7 @@ int run(const std::string& folder, const char* expected) {
   for (const InstructionSet* set : sets) {
     check_halves(*set);
     check_observers(*set->observers, set->name);
+    check_maps(*set);
   }
   const int products = check_products(folder + "/products", sets), jobs = check_jobs(folder + "/jobs", sets);
   std::printf("%s: %d products, %d jobs, %d failures\n", names.c_str(), products, jobs, failures);

@@ -29,6 +29,7 @@ from onnxquant.passes.float16.convert import Float16Result
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.targets import layout_types, target_named
+from onnxquant.targets.code_maps import add_code_maps
 from onnxquant.targets.experts import whole_layers
 from onnxquant.version import __version__
 
@@ -90,6 +91,8 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
         target_named(target).finish(editor, pairs)
     if plan.activations:
         plan.activations.insert(proto)
+    if plan.code_maps:
+        add_code_maps(proto)
     restore_computations(proto, document.computations)
     _drop_stale_shapes(proto)
     outcome = convert_to_float16(document, proto, plan.float16, records, sink) if plan.float16 else None

@@ -21,6 +21,7 @@ from onnxquant.graph.node import is_op
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.traverse import graphs, names_read, replace_field, subgraphs
 from onnxquant.targets import Result
+from onnxquant.targets.code_maps import expand_code_maps
 from onnxquant.targets.experts import take_floats
 from onnxquant.targets.kinds import LSTM_ON_INTEGERS
 
@@ -83,6 +84,7 @@ def restore(proto: onnx.ModelProto, publisher: Publisher, decode: Decode, *, kee
         decode: gives the float weight of a record.
         keep_activations: whether activations that are rounded to codes of fixed ranges still are.
     """
+    expand_code_maps(proto)
     for record in records(proto):
         _restore_weight(proto, record, publisher, decode)
     if not keep_activations:

@@ -22,7 +22,8 @@ from onnxquant.plan.context import Context
 from onnxquant.plan.decision import Decision, KeepDecision, Plan
 from onnxquant.plan.planner import make_plan
 from onnxquant.plan.solver_choice import assign_solvers
-from onnxquant.targets import Activations
+from onnxquant.targets import AUTO, Activations
+from onnxquant.targets.custom import Custom
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
     sites, skipped = find_sites(document)
     plan = make_plan(sites, skipped, context.rules, document.opset, activations.sites, equivalent.orders)
     rescaled = tuple(dict.fromkeys([*weights_changed_on_request(context), *equivalent.rescaled]))
-    plan = replace(plan, activations=activations.activations, rescaled=rescaled, origin=context.origin)
+    plan = replace(
+        plan, activations=activations.activations, code_maps=_takes_code_maps(context), rescaled=rescaled,
+        origin=context.origin,
+    )  # fmt: skip
     if search:
         plan = replace(plan, decisions=tuple(_with_reason(d, search.in_float) for d in plan.decisions))
     plan = assign_solvers(plan, document, has_samples=context.samples is not None)
@@ -74,6 +78,13 @@ def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
     return PlannedModel(
         context, gridded.plan, equivalent.orders, solved, (*equivalent.notes, *gridded.notes), unseen, gridded.weights
     )
+
+
+def _takes_code_maps(context: Context) -> bool:
+    """Whether operators of ours may stand between integer kernels: no other target is named, and no client."""
+    rules, options = context.rules, context.options
+    is_free = not rules.clients and all(rule.keep or rule.target in (AUTO, Custom.name) for rule in rules.rules)
+    return options.activations == Activations.STATIC and is_free and not options.in_float16
 
 
 def _with_reason(decision: Decision, in_float: Container[str]) -> Decision:
