@@ -64,6 +64,7 @@ class Site:
         tensor: the tensor.
         uses: its consumers.
         computed_from: bytes of the constants that it was computed from; None for a weight that the model holds.
+        is_folded: whether it is decoded when a session is created, though a kernel could read its codes.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Site:
     tensor: onnx.TensorProto
     uses: list[Use] = field(default_factory=list)
     computed_from: int | None = None
+    is_folded: bool = False
 
     @property
     def view(self) -> View:
@@ -116,7 +118,8 @@ class Site:
 
     def folded(self) -> Site:
         """The same site with every use served by the decoded tensor."""
-        return replace(self, uses=[replace(u, kind=UseKind.DENSE) for u in self.uses])
+        uses = [replace(u, kind=UseKind.DENSE) for u in self.uses]
+        return replace(self, uses=uses, is_folded=self.is_folded or self.has_kernel)
 
     @property
     def has_kernel(self) -> bool:

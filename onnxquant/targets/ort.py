@@ -68,7 +68,7 @@ class Ort(Target):
         if layers := site.served(UseKind.EXPERTS):
             refusals = [experts.refusal(use.node) for use in layers]
             return next(filter(None, refusals), None) or experts.refusal_of_form(site, form, opset)
-        if not site.has_kernel:
+        if not (site.has_kernel or site.is_folded):
             return Refusal(f"com.microsoft has no weight-only op for {site.role}", "target onnx decodes it at load")
         return None
 

@@ -219,6 +219,23 @@ def test_gguf_codes_are_copied_unchanged(tmp_path: Path) -> None:
     assert config["model"]["eos_token_id"] == 2 and config["model"]["decoder"]["num_key_value_heads"] == 2
 
 
+@pytest.mark.parametrize("target", ["auto", "custom", "ort", "onnx"])
+@pytest.mark.parametrize("form", ["q4_0", "q8_0"])
+def test_every_target_and_arithmetic_holds_the_codes_of_a_tied_table(form: str, target: str, tmp_path: Path) -> None:
+    source = save_checkpoint("smollm", tmp_path / "checkpoint")
+    decoded = gguf_of(source, tmp_path / "model.gguf", form)
+    interchange.save(source / "model.safetensors", decoded, force=True)
+    convert(source, tmp_path / "expected")
+    tokens, mask = batch("smollm")
+    expected = logits(tmp_path / "expected", tokens, mask)[mask > 0]
+    # Products on codes round their inputs to 8 bits.
+    for compute, bound in (("float", 1e-5), ("auto", 0.2)):
+        report = convert(tmp_path / "model.gguf", tmp_path / compute, target=target, compute=compute)
+        assert [group.format for group in report.groups] == [form]
+        own = logits(tmp_path / compute, tokens, mask)[mask > 0]
+        np.testing.assert_allclose(own, expected, atol=bound, err_msg=compute)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_16_bit_floats_get_the_codes_of_their_numbers(dtype: type, tmp_path: Path) -> None:
     source = save_checkpoint("llama", tmp_path / "checkpoint")
