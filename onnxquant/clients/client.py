@@ -36,6 +36,7 @@ class Slow:
         codes: bits of the codes that its first two inputs are decoded from, 0 for an input that is not; empty: any.
         element_type: element type of an input or output; empty: any.
         with_float_bias: whether nodes with a bias that is not decoded from codes alone are slow.
+        with_unpacking: whether nodes whose bytes are taken apart into codes are slow.
         below_rows: products of fewer rows are slow; 0: any.
         below_inputs: products and convolutions of which each output is the sum of fewer are slow; 0: any.
         below_work: products of fewer multiplications are slow; 0: any.
@@ -50,6 +51,7 @@ class Slow:
     codes: tuple[int, ...] = ()
     element_type: str = ""
     with_float_bias: bool = False
+    with_unpacking: bool = False
     below_rows: int = 0
     below_inputs: int = 0
     below_work: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 import onnx
@@ -28,6 +28,7 @@ class Form:
         attributes: integer attributes.
         codes: bits of the codes that the first and the second input are decoded from by a DequantizeLinear; 0: not so.
         has_float_bias: whether it is a Conv with a bias that no DequantizeLinear makes.
+        is_unpacked: whether the bytes that it makes are taken apart into codes.
         size: size of a product or a convolution in the main graph, as far as it is known.
     """
 
@@ -40,6 +41,7 @@ class Form:
     codes: tuple[int, int] = (0, 0)
     size: Size | None = None
     has_float_bias: bool = False
+    is_unpacked: bool = False
 
     def __str__(self) -> str:
         return f"{self.domain}::{self.operator}" if self.domain else self.operator
@@ -74,12 +76,14 @@ class _Scope:
         types: element types by tensor.
         versions: version by domain.
         decoded: the code that a DequantizeLinear decodes, by the tensor that it makes.
+        unpacked: tensors of bytes that are taken apart into codes.
         activations, weights: shapes of tensors, as far as they are known.
     """
 
     types: Mapping[str, str]
     versions: Mapping[str, int]
     decoded: Mapping[str, str]
+    unpacked: Set[str]
     activations: Shapes = field(default_factory=dict)
     weights: Shapes = field(default_factory=dict)
 
@@ -92,6 +96,7 @@ class _Scope:
             domain, node.op_type, self.versions.get(domain, 1), types, self.types.get(first, ""), integers,
             (self._bits(node, 0), self._bits(node, 1)), size_of(node, self.activations, self.weights),
             node.op_type == "Conv" and len(node.input) > 2 and bool(node.input[2]) and node.input[2] not in self.decoded,
+            bool(node.output) and node.output[0] in self.unpacked,
         )  # fmt: skip
 
     def _bits(self, node: onnx.NodeProto, place: int) -> int:
@@ -113,7 +118,7 @@ class _Walk:
         weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         weights |= {name: weights[code] for name, code in decoded.items() if code in weights}
         shapes = self._shapes_in_codes(graph) if not outer else {}
-        scope = _Scope(types, versions, decoded, shapes, weights)
+        scope = _Scope(types, versions, decoded, _unpacked(graph.node), shapes, weights)
         for node in graph.node:
             yield from self._node(node, scope)
             for inner in subgraphs(node):
@@ -135,7 +140,8 @@ class _Walk:
             return
         self._open.append(key)
         types = {inner: scope.types.get(outer, "") for inner, outer in zip(function.input, node.input, strict=False)}
-        body = _Scope(types, versions_of(function.opset_import) or scope.versions, _decoded(function.node))
+        own, inside = versions_of(function.opset_import) or scope.versions, function.node
+        body = _Scope(types, own, _decoded(inside), _unpacked(inside))
         for inner_node in (_with_attributes(n, function, node) for n in function.node):
             yield from self._node(inner_node, body)
             add_outputs(inner_node, types, body.versions)
@@ -144,6 +150,14 @@ class _Walk:
 
 def _decoded(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
     return {n.output[0]: n.input[0] for n in nodes if n.op_type == "DequantizeLinear"}
+
+
+def _unpacked(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Tensors that become floats, and then the whole parts of quotients: the higher codes of bytes."""
+    nodes = list(nodes)
+    rounded = {n.input[0] for n in nodes if n.op_type == "Floor"}
+    divided = {n.input[0] for n in nodes if n.op_type == "Div" and n.output[0] in rounded}
+    return {n.input[0] for n in nodes if n.op_type == "Cast" and n.output[0] in divided}
 
 
 def _with_attributes(node: onnx.NodeProto, function: onnx.FunctionProto, call: onnx.NodeProto) -> onnx.NodeProto:

@@ -144,7 +144,7 @@ def _refusal(form: Form, client: Client) -> str | None:
 def _is_slow(form: Form, slow: Slow, client: Client) -> bool:
     if form.operator not in slow.operators or (slow.before and releases().place(slow.before) <= client.place):
         return False
-    if slow.with_float_bias and not form.has_float_bias:
+    if (slow.with_float_bias and not form.has_float_bias) or (slow.with_unpacking and not form.is_unpacked):
         return False
     if slow.codes and form.codes != slow.codes:
         return False

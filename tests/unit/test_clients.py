@@ -406,12 +406,24 @@ def test_openvino_gets_recurrent_weights_that_it_decodes_when_it_loads_a_file(tm
     assert types_that_codes_become(onnx.load(tmp_path / "out.onnx")) == [TensorProto.INT16] * 2
 
 
-def test_openvino_looks_up_no_4_bit_codes(tmp_path: Path) -> None:
-    """It ran an encoder of 32 tokens at 0.9 of float's speed with them."""
-    onnxquant.quantize(graphs.gather(256, 64), tmp_path / "out.onnx", format="int4", clients=["openvino"], proof=False)
+@pytest.mark.parametrize("opset", [17, 21])
+def test_openvino_looks_up_no_4_bit_codes(opset: int, tmp_path: Path) -> None:
+    """It ran an encoder of 32 tokens at 0.9 of float's speed with them, in bytes too."""
+    original = graphs.gather(2048, 64)
+    original.opset_import[0].version = opset
+    onnxquant.quantize(original, tmp_path / "out.onnx", format="int4", clients=["openvino"], proof=False)
     proto = onnx.load(tmp_path / "out.onnx")
     (answer,) = check(proto, [client_named("openvino")]).values()
     assert answer.support is Support.YES and types_that_codes_become(proto) == [TensorProto.INT16]
+
+
+def test_lookups_of_bytes_that_hold_several_codes_are_said_to_be_slow_in_openvino(tmp_path: Path) -> None:
+    supports = []
+    for form in ("int4", "int8"):
+        onnxquant.quantize(graphs.gather(2048, 64), tmp_path / f"{form}.onnx", format=form, target="onnx", proof=False)
+        (answer,) = check(onnx.load(tmp_path / f"{form}.onnx"), [client_named("openvino")]).values()
+        supports.append(answer.support)
+    assert supports == [Support.SLOW, Support.YES]
 
 
 def test_an_operator_that_is_taken_once_stops_files_with_several(tmp_path: Path) -> None:
