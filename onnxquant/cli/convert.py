@@ -173,7 +173,7 @@ def _print_decoder(report: DecoderReport) -> None:
     say(
         screen,
         f"{report.output}: {report.family} of {report.parameters:,} weights, {report.bits_per_weight:.4g} bits each, "
-        f"{size(report.nbytes)}, {report.context} positions",
+        f"{size(report.nbytes)} with all files, {report.context} positions",
     )
     if (Path(report.output) / "tokenizer.json").exists():
         say(screen, f'next: onnxquant generate {report.output} "Once upon a time"')

@@ -27,6 +27,9 @@ _ENDINGS = (".html", ".md", ".json")
 _SMALL, _MOST_DIGITS = 1e-4, 6
 _POSITIONS = ("positions", ">tokens", ">original", ">perplexity", ">KL divergence", ">same top token")
 _UNBOUNDED = "measured: no bound was asked for (--max-kl, --max-perplexity-ratio)"
+# Codes of three bits and more keep more of the most probable tokens: below, the two are hardly one model.
+_FEWEST_SAME = 0.5
+_STRANGERS = "fewer than half of the most probable tokens are the same: are the two made from one checkpoint?"
 
 
 def proof_data(proof: LanguageProof) -> JsonObject:
@@ -101,6 +104,7 @@ def proof_facts(proof: LanguageProof) -> list[tuple[str, str]]:
     return [
         ("verdict", "FAILED" if proof.missed else "PASSED" if proof.is_bounded else _UNBOUNDED),
         *(("missed", sentence) for sentence in proof.missed),
+        *([("caution", _STRANGERS)] if figures.same_top.value < _FEWEST_SAME else []),
         ("folder", f"{proof.decoder} against {proof.original}"),
         ("size", f"{size(proof.bytes)}, {smaller(_ratio(proof))} than {size(proof.original_bytes)}"),
         ("perplexity", f"{_estimate(figures.perplexity)}; original {_estimate(figures.original_perplexity)}"),

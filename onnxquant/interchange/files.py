@@ -62,7 +62,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{str(path)[:200]}: cannot be read: {error.strerror or error}") from None
     if path.is_dir():
         names = ", ".join(sorted(file.name for file in path.iterdir())[:_NAMED]) or "nothing"
-        raise CheckpointError(f"{path}: has no *.safetensors or .q8k files; found {names}")
+        raise CheckpointError(
+            f"{path}: has no *.safetensors or .q8k files; found {names}; a GGUF checkpoint is named by its file"
+        )
     raise CheckpointError(f"{path}: is no file of tensors; expected one of {', '.join(containers())}")
 
 

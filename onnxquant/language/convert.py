@@ -195,7 +195,7 @@ def _tokenizer(
     """Write the tokenizer of a checkpoint; its special tokens, and sentences about it."""
     declared = _declared_tokens(checkpoint, files, vocabulary)
     if not has_tokenizer(checkpoint):
-        return declared, (f"{checkpoint.path} has no tokenizer: put {TOKENIZER} beside {MODEL} to work with texts",)
+        return declared, (f"{checkpoint.path} has no tokenizer: put {TOKENIZER} into the written folder to work with texts",)
     facts = write_tokenizer(checkpoint, folder, files)
     special = replace(
         facts.special,

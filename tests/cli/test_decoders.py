@@ -46,6 +46,13 @@ def test_logits_that_are_no_numbers_pass_nothing(folder: Path, tmp_path: Path) -
         assert result.exit_code == 1 and "FAILED" in result.stdout and words in result.stdout
 
 
+def test_unrelated_models_are_told(folder: Path, tmp_path: Path) -> None:
+    stranger = save_genai(tmp_path / "stranger", shared_cache(Weights.draw(7)))
+    words = "made from one checkpoint"
+    assert words in run("validate", folder / "original", stranger, "--text", folder / "corpus.txt").stdout
+    assert words not in _validate(folder).stdout
+
+
 def test_a_bound_that_is_missed_is_exit_code_1(folder: Path, tmp_path: Path) -> None:
     reports = [tmp_path / "proof.html", tmp_path / "proof.json", tmp_path / "proof.md"]
     options = [option for report in reports for option in ("--report", report)]
