@@ -12,6 +12,7 @@ import yaml
 from onnxquant.errors import RecipeError, nearest
 from onnxquant.recipe.declaration import Option, declared
 from onnxquant.recipe.options import Options
+from onnxquant.recipe.rules import rule_schema
 
 # Far more than any recipe holds; a YAML file of this size takes seconds to read.
 _MAX_TOML, _MAX_YAML = 16 << 20, 1 << 20
@@ -31,7 +32,7 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
         name: TOML or YAML file, or the name of a recipe that comes with the package
 
     Raises:
-        RecipeError: the file is missing, or not well-formed.
+        RecipeError: the file is missing, not well-formed, or has an option of the file among the keys of rules.
 
     >>> read_recipe("q4-mixed")["format"]
     'q4_0'
@@ -42,6 +43,9 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
         hint = nearest(str(path), list(presets))
         raise RecipeError(f"{path}: cannot be read: there is no such file, nor a recipe of that name{hint}")
     entries = read_table(path)
+    options = declared(Options).keys() - rule_schema()["properties"].keys() - {"options", "rules"}
+    if misplaced := next((name for name in entries if name in options), None):
+        raise RecipeError(f"{path}: {misplaced!r} is an option of the whole file, no part of a rule; put it under 'options'")
     if isinstance(entries.get("options"), dict):
         entries["options"] = with_absolute_paths(entries["options"], path.parent, declared(Options))
     return entries

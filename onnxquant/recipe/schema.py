@@ -113,6 +113,8 @@ def _wrong_keys(error: ValidationError) -> str:
         return f"{missing[0]} is missing"
     known = list(error.schema["properties"])
     unknown = [name for name in error.instance if name not in known]
+    if unknown[0] == "for" and "clients" in known:  # the command line's name; it is a keyword of Python
+        return "unknown key 'for'; did you mean 'clients'?"
     return f"unknown key {unknown[0]!r}{nearest(str(unknown[0]), known)}"
 
 

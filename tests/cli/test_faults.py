@@ -372,6 +372,8 @@ BAD_RECIPES: dict[str, tuple[str, str, str]] = {
     "empty yaml": ("r.yaml", "", r"r\.yaml: holds NoneType, expected a table"),
     "key": ("r.toml", 'fromat = "int4"', "recipe: unknown key 'fromat'; did you mean 'format'"),
     "key in a rule": ("r.toml", '[[rules]]\nexlude = "x"', "rule 1: unknown key 'exlude'; did you mean 'exclude'"),
+    "option of the file": ("r.toml", 'clients = "openvino"', "is an option of the whole file, .* put it under 'options'"),
+    "name of the command line": ("r.toml", '[options]\nfor = "openvino"', "unknown key 'for'; did you mean 'clients'"),
     "rules": ("r.toml", 'rule = "x"', "unknown key 'rule'; did you mean 'rules'"),
     "rules no list": ("r.toml", "[rules]\nformat = 'int4'", "rules is .* expected a list of tables"),
     "rules of strings": ("r.yaml", "rules: [int4]", "rules is .* expected a list of tables"),
