@@ -192,7 +192,7 @@ def _made_by_recipe(wish: Wish, settings: Options, reference: Reference, best: C
         **options,
     )  # fmt: skip
     if report.proof is not None:
-        add_accuracy(report.proof, reference.path, place, wish.samples, settings)
+        add_accuracy(report.proof, reference, place, wish.samples, settings)
     _save_recipe(best, settings)
     return report
 
@@ -201,7 +201,7 @@ def _whole_proof(wish: Wish, settings: Options, reference: Reference, place: Pat
     """The proof of the file in its place; None where the user does not wait for its end."""
     try:
         proof = compare(reference, place, settings, wish.progress)
-        add_accuracy(proof, reference.path, place, wish.samples, settings)
+        add_accuracy(proof, reference, place, wish.samples, settings)
     except KeyboardInterrupt:
         return None
     return proof

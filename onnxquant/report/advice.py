@@ -38,6 +38,18 @@ def repair(report: ReportData, proof: Proof) -> str:
     )
 
 
+def other_samples(proof: Proof) -> str:
+    """The next step where the original has no more answers right than chance."""
+    accuracy = proof.accuracy
+    right = f"{accuracy.original} of {accuracy.samples}" if accuracy else "none"
+    classes = f" of {accuracy.classes} classes" if accuracy else ""
+    return (
+        f"Check the samples first: the original itself has {right} right, no more than chance{classes}, so the samples, "
+        f"their preparation (--preprocess) or the labels (--labels) are not what it was trained for, and they say nothing "
+        f"about the file."
+    )
+
+
 def more_accurate(report: ReportData, proof: Proof) -> str:
     """The step that costs accuracy, and what to try."""
     if _is_float16_alone(report):

@@ -118,7 +118,9 @@ def _result(report: ReportData) -> tuple[State, str]:
     if proof is None and report.planned:
         return State.PLANNED, "Run it without --dry-run to write and prove the file."
     is_smaller = report.final_bytes is not None and report.final_bytes * NEGLIGIBLE_GAIN < report.original_bytes
-    if report.sites and not report.encoded and not is_smaller:  # smaller: codes that the graph computed itself are stored
+    if (
+        report.sites and not report.encoded and not is_smaller
+    ):  # smaller: codes that the graph computed itself are stored
         return (
             State.NOTHING_QUANTIZED,
             "Do not use it: every weight stays in float. The reasons stand beside the weights.",
@@ -129,6 +131,8 @@ def _result(report: ReportData) -> tuple[State, str]:
         return (State.NOT_JUDGED if _is_not_judged(report, proof) else State.FAILED), advice.repair(report, proof)
     gains = _gains(report, proof)
     state = _state(gains)
+    if state is State.PASSED and _is_at_chance(proof):
+        state = State.CAUTION
     return state, _step(report, proof, state, gains)
 
 
@@ -235,6 +239,8 @@ def _step(report: ReportData, proof: Proof, state: State, gains: _Gains) -> str:
         return f"{trade.get(state, '')}{_GIVE_SAMPLES}"
     if gains.quality is Quality.LOST:
         return f"Do not use it yet: {advice.more_accurate(report, proof)}."
+    if _is_at_chance(proof):
+        return advice.other_samples(proof)
     check = "Measure it on the task it is for before you use it"
     if gains.quality is Quality.DOUBTFUL:
         return f"{check}: {_doubt(proof)}. If they are: {advice.more_accurate(report, proof)}."
@@ -245,6 +251,11 @@ def _step(report: ReportData, proof: Proof, state: State, gains: _Gains) -> str:
     if _is_hardly_smaller(report):
         return f"It is hardly smaller. {advice.smaller(report)}"
     return "Use it, and measure it on the task it is for."
+
+
+def _is_at_chance(proof: Proof) -> bool:
+    """Whether the original itself fails on the samples, so that they say nothing about the file."""
+    return proof.accuracy is not None and proof.accuracy.is_at_chance
 
 
 def _doubt(proof: Proof) -> str:

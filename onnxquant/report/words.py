@@ -166,10 +166,10 @@ def _memory(proof: Proof | None) -> str:
 
 
 def _accuracy(proof: Proof | None) -> str:
-    """The accuracy of both models; empty where samples have no labels."""
+    """The accuracy of both models, or why it is not known; empty where samples have no labels."""
     accuracy = proof.accuracy if proof else None
     if accuracy is None:
-        return ""
+        return f"not known: {proof.no_accuracy}" if proof and proof.no_accuracy else ""
     names = ", ".join(f"{name} = {number}" for name, number in (accuracy.mapping or {}).items())
     classes = f"; folders in order are classes: {names} ..." if names else ""
     return f"{accuracy.text} on {accuracy.samples} samples ({accuracy.output}; labels of {accuracy.labels}{classes})"

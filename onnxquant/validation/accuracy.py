@@ -18,6 +18,12 @@ from onnxquant.json_data import OPTIONAL
 _MOST_SAMPLES, _SECONDS = 500, 30.0
 # Classes whose names are shown.
 _SHOWN = 3
+# Samples of which a good model gets more right than chance does, nearly always.
+_ENOUGH = 5
+# Number of classes of outputs that are the number of the class, which may be any.
+_ANY = 1 << 31
+# Words for the two labels of outputs that say yes or no.
+_NO_AND_YES = {"no": 0, "false": 0, "n": 0, "f": 0, "yes": 1, "true": 1, "y": 1, "t": 1}
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Accuracy:
         output: output whose largest value is the answer.
         labels: origin of the labels.
         mapping: names of the first classes with their numbers, where labels are names.
+        classes: number of classes that it chooses among, two of yes and no; None: not known.
     """
 
     original: int
@@ -38,6 +45,12 @@ class Accuracy:
     output: str
     labels: str
     mapping: Mapping[str, int] | None = field(default=None, metadata=OPTIONAL)
+    classes: int | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def is_at_chance(self) -> bool:
+        """Whether the original has no more right than who guesses: what it is fed, or the labels, cannot be its own."""
+        return self.classes is not None and self.samples >= _ENOUGH and self.original * self.classes <= self.samples
 
     @property
     def text(self) -> str:
@@ -46,7 +59,14 @@ class Accuracy:
         return f"{before:.1f} -> {after:.1f} %"
 
 
-def measure(original: Path, quantized: Path, feeds: Feeds, threads: int | None, labels: str) -> Accuracy | str:
+def measure(
+    original: Path,
+    quantized: Path,
+    feeds: Feeds,
+    threads: int | None,
+    labels: str,
+    thresholds: Mapping[str, float] | None = None,
+) -> Accuracy | str:
     """The accuracy of two models, or the reason why it is not known; empty where samples have no labels.
 
     Args:
@@ -55,6 +75,7 @@ def measure(original: Path, quantized: Path, feeds: Feeds, threads: int | None, 
         feeds: samples, perhaps with labels.
         threads: number of threads of the sessions.
         labels: origin of the labels.
+        thresholds: number above which an answer is yes, of each output that says yes or no; None: there are none.
 
     Raises:
         ModelError: a model does not load or run.
@@ -67,7 +88,7 @@ def measure(original: Path, quantized: Path, feeds: Feeds, threads: int | None, 
             break
         outputs = [runtime.run(session, feed) for session in sessions]
         if answer is None:
-            choice = _answer(outputs[0], own, feeds.classes)
+            choice = _answer(outputs[0], own, feeds.classes, thresholds or {})
             if isinstance(choice, str):
                 return choice
             answer = choice
@@ -78,8 +99,9 @@ def measure(original: Path, quantized: Path, feeds: Feeds, threads: int | None, 
         count += sum(n is not None for n in numbers)
     if answer is None or not count:
         return ""
-    mapping = dict(list(answer.classes.items())[:_SHOWN]) or None
-    return Accuracy(right[0], right[1], count, answer.output, labels, mapping)
+    mapping = dict(list(answer.classes.items())[:_SHOWN]) if feeds.classes and answer.classes else None
+    number = answer.number if answer.number is not None and answer.number < _ANY else None
+    return Accuracy(right[0], right[1], count, answer.output, labels, mapping, number)
 
 
 @dataclass(frozen=True)
@@ -89,45 +111,64 @@ class _Answer:
     Attributes:
         output: its name.
         classes: number of each class by name.
+        number: number of classes.
+        threshold: number above which the answer is yes, which is class 1; None: the largest value is the answer.
     """
 
     output: str
     classes: Mapping[str, int]
+    number: int | None
+    threshold: float | None = None
 
     def of(self, outputs: Mapping[str, NDArray[np.generic]]) -> list[int]:
         """The class that a model chooses for each sample."""
         scores = np.asarray(outputs[self.output])
-        flat = scores.reshape(len(scores), -1)
+        flat = scores.reshape(len(scores), -1) if scores.ndim else scores.reshape(1, 1)
+        if self.threshold is not None:
+            return [int(n > self.threshold) for n in flat[:, 0]]
         return [int(n) for n in (flat[:, 0] if scores.dtype.kind in "iu" else flat.argmax(1))]
 
     def numbers(self, labels: Sequence[Label]) -> list[int | None]:
         """The number of each label; None where it has none."""
-        return [label if isinstance(label, int) else self.classes.get(label) for label in labels]
+        return [self._number(label) for label in labels]
+
+    def _number(self, label: Label) -> int | None:
+        if isinstance(label, int):
+            return label if self.threshold is None or label in (0, 1) else None
+        return self.classes.get(label if self.threshold is None or label in self.classes else label.lower())
 
 
 def _answer(
-    outputs: Mapping[str, NDArray[np.generic]], labels: Sequence[Label], classes: Sequence[str]
+    outputs: Mapping[str, NDArray[np.generic]],
+    labels: Sequence[Label],
+    classes: Sequence[str],
+    thresholds: Mapping[str, float],
 ) -> _Answer | str:
-    """The output that chooses among classes; or the reason why there is none."""
+    """The output that chooses among classes, or says yes or no; or the reason why there is none."""
     sizes = {name: _classes(np.asarray(o)) for name, o in outputs.items()}
+    sizes = {name: size or (2 if name in thresholds else None) for name, size in sizes.items()}
     largest = max((label for label in labels if isinstance(label, int)), default=0)
     name = next((n for n, size in sizes.items() if size and size > largest), None)
     if name is None:
-        return f"no accuracy: no output chooses among {largest + 1} classes or more"
+        yes_or_no = ", or says yes or no" if largest <= 1 else ""
+        return f"no output chooses among {max(largest + 1, 2)} classes or more{yes_or_no}"
+    number, threshold = sizes[name], thresholds.get(name)
     names = [label for label in labels if isinstance(label, str) and label]
     if not names:
-        return _Answer(name, {})
-    if len(classes) != sizes[name]:
-        return (
-            f"no accuracy: {len(classes) or 'no'} folders of classes, and output {name!r} chooses among {sizes[name]}: "
-            f"--labels FILE says which class each is"
-        )
-    return _Answer(name, {folder: number for number, folder in enumerate(classes)})
+        return _Answer(name, {}, number, threshold)
+    if threshold is not None and not classes and all(label.lower() in _NO_AND_YES for label in names):
+        return _Answer(name, _NO_AND_YES, number, threshold)
+    if len(classes) != number:
+        what = f"{len(classes)} folders of classes" if classes else f"labels are names, such as {names[0]!r}"
+        remedy = "says which class each is" if classes else "has the number of each sample's class"
+        among = "says yes or no" if threshold is not None else f"chooses among {number}"
+        return f"{what}, and output {name!r} {among}: --labels FILE {remedy}"
+    return _Answer(name, {folder: place for place, folder in enumerate(classes)}, number, threshold)
 
 
 def _classes(output: NDArray[np.generic]) -> int | None:
     """The number of classes among which an output chooses; None where it chooses none."""
     if output.dtype.kind in "iu":
-        return 1 << 31 if output.ndim == 1 or output.shape[1:] == (1,) else None
+        return _ANY if output.ndim == 1 or output.shape[1:] == (1,) else None
     is_vector = output.ndim >= 2 and output.size == output.shape[0] * max(output.shape[1:])
     return output[0].size if output.dtype.kind == "f" and is_vector and output[0].size > 1 else None

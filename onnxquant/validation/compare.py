@@ -15,6 +15,7 @@ from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError, RecipeError
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.sites import MIN_ELEMENTS, find_sites
+from onnxquant.numerics.classes import AnswerKind, answering
 from onnxquant.passes.pipeline import prepare, simplify, widen
 from onnxquant.passes.prepare.initializers import FreeInitializers
 from onnxquant.plan.activations import StaticRecord
@@ -94,7 +95,7 @@ def compare(
             proof.notes += notes_on_outputs(samples.outputs, compared.quality) + notes_on_random_draws(document)
             note_unoptimized(proof)
         if isinstance(samples, SampledOutputs) and samples.source is not None:
-            add_accuracy(proof, reference.path, quantized, samples.source, options)
+            add_accuracy(proof, reference, quantized, samples.source, options)
         if options.metric is not None:
             progress("metric", 0.0)
             proof.metric = metric_of(reference, quantized, options)
@@ -108,12 +109,12 @@ def compare(
     return proof
 
 
-def add_accuracy(proof: Proof, original: Path, quantized: Path, samples: Samples, options: Options) -> None:
+def add_accuracy(proof: Proof, reference: Reference, quantized: Path, samples: Samples, options: Options) -> None:
     """Add the accuracy of both models to a proof, where samples have labels.
 
     Args:
         proof: the proof.
-        original: the original model.
+        reference: the original model.
         quantized: the quantized one.
         samples: samples of the user.
         options: number of threads.
@@ -123,17 +124,27 @@ def add_accuracy(proof: Proof, original: Path, quantized: Path, samples: Samples
     """
     if not samples.has_labels:
         return
+    original = reference.path
     session = runtime.open_session(original, runtime.session_options(threads=options.threads, mapped=True))
     labelled = samples.labelled(session)
     if labelled is None:
         return
-    result = measure(original, quantized, labelled, options.threads, samples.labels_from)
+    thresholds = {} if isinstance(reference.outputs, FeedError) else _thresholds(reference.outputs)
+    result = measure(original, quantized, labelled, options.threads, samples.labels_from, thresholds)
     if isinstance(result, Accuracy):
         proof.accuracy = result
     elif options.labels is not None:
-        raise FeedError(f"labels: {options.labels}: {result or 'no accuracy: none is the class of a sample'}")
+        raise FeedError(f"labels: {options.labels}: no accuracy: {result or 'none is the class of a sample'}")
     elif result:
-        proof.notes.append(result)
+        proof.no_accuracy = result
+
+
+def _thresholds(samples: SampledOutputs) -> dict[str, float]:
+    """The number above which an answer is yes, of each output of the original that says yes or no."""
+    names = list(samples.outputs[0]) if samples.outputs else []
+    values = {name: [np.asarray(outputs[name]) for outputs in samples.outputs] for name in names}
+    answers = {name: answering(name, arrays, samples.heads) for name, arrays in values.items()}
+    return {name: a.threshold for name, a in answers.items() if a is not None and a.kind is AnswerKind.YES_OR_NO}
 
 
 def prepared_like(original: Document, quantized: Document) -> Document:

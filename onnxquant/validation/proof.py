@@ -171,7 +171,8 @@ class Proof:
         sizes: sizes of the files.
         activations: results about integer activations.
         metric: the user's own metric; None where there is none.
-        accuracy: accuracy of both models; None where samples have no labels.
+        accuracy: accuracy of both models; None where samples have no labels, or it is not known.
+        no_accuracy: reason why it is not known, where samples have labels.
         contributions: contributions of single sites to the error, the largest first, where they were asked for.
         notes: remarks that do not make the proof fail.
         problems: reasons why the proof fails.
@@ -193,6 +194,7 @@ class Proof:
     activations: ActivationProof = field(default_factory=ActivationProof)
     metric: MetricResult | None = field(default=None, metadata=EMPTY)
     accuracy: Accuracy | None = field(default=None, metadata=OPTIONAL)
+    no_accuracy: str | None = field(default=None, metadata=OPTIONAL)
     contributions: list[SiteContribution] = field(default_factory=list, metadata=JsonKey("damage").metadata)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)

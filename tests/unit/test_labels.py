@@ -15,6 +15,8 @@ from PIL import Image
 import onnxquant
 from onnxquant.calibration.feeds import Input, open_feeds
 from onnxquant.errors import FeedError
+from onnxquant.report import words
+from onnxquant.report.state import State
 from onnxquant.validation.accuracy import Accuracy
 
 CLASSES, X = 6, Input("x", "tensor(float)", ("n", 80))
@@ -82,20 +84,28 @@ def test_files_of_labels_tell_the_accuracy(batch: int, tmp_path: Path) -> None:
             solver="rtn",
         )  # fmt: skip
         assert result is not None and (result.original, result.samples) == (20, 20), name
-    for name, content, says in (("l.json", "[]", "ends in"), ("e.txt", "", "is empty"), ("gone.txt", None, "cannot be read")):
+    for name, content, says in (
+        ("l.json", "[]", "ends in"),
+        ("e.txt", "", "is empty"),
+        ("gone.txt", None, "cannot be read"),
+    ):
         if content is not None:
             (tmp_path / name).write_text(content)
         with pytest.raises(FeedError, match=says):
             accuracy(tmp_path / "m.onnx", tmp_path / "p.onnx", tmp_path / "f.npz", labels=str(tmp_path / name))
 
 
-@pytest.mark.parametrize(("label", "says"), [("999", "among 1000 classes"), ("-1", "no accuracy"), ("cat", "no accuracy")])
+@pytest.mark.parametrize(
+    ("label", "says"), [("999", "among 1000 classes"), ("-1", "no accuracy"), ("cat", "no accuracy")]
+)
 def test_labels_that_tell_no_accuracy_are_refused(label: str, says: str, tmp_path: Path) -> None:
     classifier(tmp_path / "m.onnx", 1)
     np.savez(tmp_path / "f.npz", x=np.random.default_rng(1).normal(0, 1, (20, 80)).astype(np.float32))
     (tmp_path / "l.txt").write_text(f"{label}\n" * 20)
     with pytest.raises(FeedError, match=says):
-        accuracy(tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "f.npz", labels=str(tmp_path / "l.txt"), solver="rtn")
+        accuracy(
+            tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "f.npz", labels=str(tmp_path / "l.txt"), solver="rtn"
+        )
     assert not (tmp_path / "o.onnx").exists()
 
 
@@ -138,7 +148,7 @@ def test_other_numbers_of_folders_need_a_file(tmp_path: Path) -> None:
     options = {"data": tmp_path / "val", "preprocess": "mean=0", "force": True, "format": "int8"}
     report = onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "o.onnx", **options)
     assert report.proof and report.proof.accuracy is None
-    assert any("2 folders of classes, and output 'scores' chooses among 6" in note for note in report.proof.notes)
+    assert "2 folders of classes, and output 'scores' chooses among 6" in str(report.proof.no_accuracy)
     (tmp_path / "files.csv").write_text("".join(f"{file},{answer}\n" for file, answer in answers.items()))
     (tmp_path / "folders.csv").write_text("folder,class\nant,3\nbee,1\n")
     (tmp_path / "classes.txt").write_text("elk\nbee\ncat\nant\ndog\nfox\n")
@@ -159,8 +169,62 @@ def test_the_best_file_has_its_accuracy_told(tmp_path: Path) -> None:
 
 
 def test_arrays_that_are_no_labels_are_still_refused(tmp_path: Path) -> None:
-    for data in ({"x": np.zeros((4, 80), np.float32), "y": np.zeros(4, np.float32)}, {"x": np.zeros((4, 80)), "z": [1] * 4}):
+    for data in (
+        {"x": np.zeros((4, 80), np.float32), "y": np.zeros(4, np.float32)},
+        {"x": np.zeros((4, 80)), "z": [1] * 4},
+    ):
         with pytest.raises(FeedError, match=r"the model has no input '[yz]'"):
             open_feeds(data, [X])
     with pytest.raises(FeedError, match="arrays differ in their number of samples"):
         open_feeds({"x": np.zeros((4, 80), np.float32), "labels": np.zeros(3, np.int64)}, [X])
+
+
+def yes_or_no(path: Path) -> NDArray[np.float32]:
+    """A product of features whose Sigmoid is the probability of yes; its weight."""
+    weight = np.random.default_rng(0).normal(0, 1, (80, 1)).astype(np.float32)
+    wide = np.tile(weight, 16) + np.random.default_rng(1).normal(0, 0.01, (80, 16)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["many"]),
+        helper.make_node("ReduceMean", ["many"], ["one"], axes=[1], keepdims=1),
+        helper.make_node("Sigmoid", ["one"], ["churn"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", size]) for n, size in (("x", 80), ("churn", 1)))
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(wide, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return wide
+
+
+@pytest.mark.parametrize("no_and_yes", [("0", "1"), ("0.0", "1.0"), ("No", "yes")])
+def test_a_column_of_labels_tells_the_accuracy_of_yes_and_no(no_and_yes: tuple[str, str], tmp_path: Path) -> None:
+    weight = yes_or_no(tmp_path / "m.onnx")
+    values = np.random.default_rng(1).normal(0, 1, (20, 80)).astype(np.float32).round(3)
+    labels = (values @ weight).mean(1) > 0
+    labels[:4] = ~labels[:4]
+    heading = ",".join([*(f"f{i}" for i in range(80)), "label"])
+    rows = [",".join([*map(str, row), no_and_yes[int(label)]]) for row, label in zip(values, labels, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join([heading, *rows]))
+    result = accuracy(tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "t.csv", solver="rtn", samples=20)
+    assert result is not None and (result.original, result.samples, result.classes) == (16, 20, 2)
+    assert not result.is_at_chance and result.mapping is None
+
+
+def test_labels_that_tell_no_accuracy_are_said(tmp_path: Path) -> None:
+    classifier(tmp_path / "m.onnx")
+    values = np.random.default_rng(1).normal(0, 1, (20, 80)).astype(np.float32)
+    data = {"x": values, "labels": np.full(20, 9)}
+    report = onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "o.onnx", data=data)
+    said = dict(words.lines(report, report.verdict))["accuracy"]
+    assert said == "not known: no output chooses among 10 classes or more"
+
+
+def test_an_original_at_chance_says_that_the_samples_are_wrong(tmp_path: Path) -> None:
+    weight = classifier(tmp_path / "m.onnx")
+    values = np.random.default_rng(1).normal(0, 1, (24, 80)).astype(np.float32)
+    labels = (values @ weight).argmax(1)
+    for turned, right, is_wrong in ((20, 4, True), (12, 12, False)):
+        given = np.where(np.arange(24) < turned, (labels + 1) % CLASSES, labels)
+        data = {"x": values, "labels": given}
+        report = onnxquant.quantize(tmp_path / "m.onnx", tmp_path / "o.onnx", data=data, bits=8, samples=24, force=True)
+        assert report.proof and report.proof.accuracy and report.proof.accuracy.original == right
+        assert report.verdict.state is not State.PASSED or not is_wrong
+        assert (f"{right} of 24 right, no more than chance of 6 classes" in report.verdict.next) is is_wrong

@@ -54,6 +54,37 @@ def test_waveforms_are_resampled(rate: int, tmp_path: Path) -> None:
     assert abs(len(got) - 8000) <= 1 and np.abs(got - wave)[400:-400].max() < 0.01
 
 
+@pytest.mark.parametrize(
+    ("shape", "rates", "rate", "confirmed"),
+    [
+        (("batch", 1, 4000), (8000, 8000), 8000, True),  # as long as the input: nothing to guess
+        (("batch", "samples"), (8000, 8000), 8000, False),
+        (("batch", 3000), (8000, 8000), 8000, False),
+        (("batch", 8000), (8000, 8000), 16000, False),  # as long as the input at the usual rate
+        (("batch", "samples"), (8000, 11025), 16000, False),  # files that do not agree
+    ],
+)
+def test_the_rate_is_that_of_the_files_unless_something_says_otherwise(
+    shape: tuple[int | str, ...], rates: tuple[int, int], rate: int, *, confirmed: bool, tmp_path: Path
+) -> None:
+    for i, own in enumerate(rates):
+        wave = sine(tmp_path / f"word{i}" / f"{i}.wav", rate=own)
+    spec = Input("audio", "tensor(float)", shape)
+    origin = open_feeds(tmp_path, [spec]).origin
+    assert (origin.preprocess or {})["rate"] == rate and (origin.assumption is None) == confirmed
+    if origin.assumption is not None:
+        assert origin.assumption.option == f"--preprocess rate={rate}" and f"rate of {rate}" in str(origin.reason)
+    else:
+        assert str(origin.reason).startswith("the files' own rate of 8000: their 4000 samples")
+        assert np.abs(fed(tmp_path, spec)[0, 0] - wave).max() < 1e-4
+    told = open_feeds(tmp_path, [spec], preprocess="rate=22050").origin
+    assert (told.preprocess or {})["rate"] == 22050 and told.assumption is None
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "preprocessor_config.json").write_text('{"sampling_rate": 44100}')
+    configured = ModelFacts(folder=tmp_path / "config")
+    assert (open_feeds(tmp_path, [spec], facts=configured).origin.preprocess or {})["rate"] == 44100
+
+
 def test_fixed_lengths_take_the_middle_or_are_filled(tmp_path: Path) -> None:
     wave = sine(tmp_path / "a.wav")
     middle = fed(tmp_path / "a.wav", Input("x", "tensor(float)", (1, 512)))[0]

@@ -252,8 +252,10 @@ def test_every_field_of_a_proof_is_in_the_schema(tmp_path: Path) -> None:
     """A saved report is read back, with the accuracy of labelled samples and the work of a decoder's call."""
     judged = report()
     assert judged.proof and judged.proof.latency
-    judged.proof.accuracy = Accuracy(9, 8, 10, "logits", "labels.npy", {"cat": 0})
+    judged.proof.accuracy = Accuracy(9, 8, 10, "logits", "labels.npy", {"cat": 0}, 2)
+    judged.proof.no_accuracy = "no output chooses among 3 classes or more"
     judged.proof.latency = replace(judged.proof.latency, call="one token after others")
     judged.save(tmp_path / "r.json")
     proof = Report.load(tmp_path / "r.json").proof
     assert proof and proof.accuracy == judged.proof.accuracy and proof.latency == judged.proof.latency
+    assert proof.no_accuracy == judged.proof.no_accuracy

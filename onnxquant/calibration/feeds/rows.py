@@ -42,7 +42,13 @@ class RowMaker:
     def __call__(self, row: Row, where: str) -> Raw:
         """The inputs of a row, and its label."""
         raw = self.make(row, where)
-        return raw if self.label is None else {**raw, LABEL: array_of(row[self.label])}
+        return raw if self.label is None else {**raw, LABEL: _label(row[self.label])}
+
+
+def _label(value: Any) -> Any:  # noqa: ANN401 - what a column holds
+    """The label in a column; text that is a whole number is the number of a class."""
+    is_whole = isinstance(value, str) and _is_number(value) and float(value).is_integer()
+    return np.array(int(float(value))) if is_whole else array_of(value)
 
 
 def row_maker(
@@ -148,13 +154,15 @@ def _is_table(row: Row, columns: Sequence[str], inputs: Sequence[Input]) -> bool
     """Whether the only input takes the columns of numbers as its features."""
     needed = [i for i in inputs if not i.optional]
     count = sum(_is_number(row[name]) for name in columns)
-    return len(needed) == 1 and len(needed[0].shape) == 2 and count > 0 and needed[0].shape[1] in (count, None) and (
-        "float" in needed[0].element or "double" in needed[0].element
+    return (
+        len(needed) == 1
+        and len(needed[0].shape) == 2
+        and count > 0
+        and needed[0].shape[1] in (count, None)
+        and ("float" in needed[0].element or "double" in needed[0].element)
     )
 
 
 def no_maker(row: Row, where: str, inputs: Sequence[Input]) -> FeedError:
     """The error for rows that no inputs can be made of."""
     return FeedError(f"{where}: has the columns {', '.join(map(str, row))}; {expected(inputs)}")
-
-

@@ -36,6 +36,8 @@ _FEATURES = ("mel", "fbank", "mfcc", "spec", "feat")
 _SHORTEST, _LONGEST_SPECTRUM = 160, 2049
 # Axes of an input that is a sound, at most: two of a spectrogram, a channel and a batch.
 _MOST_AXES = 4
+# Files whose headings tell the rate, and rates that are named where they differ.
+_HEADINGS, _NAMED = 50, 3
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,19 @@ class SoundSteps:
 
 @dataclass(frozen=True)
 class _Guess:
-    """Steps that a model seems to expect, the facts that they follow from, and what the user has to confirm of them."""
+    """Steps that a model seems to expect.
+
+    Attributes:
+        steps: the steps.
+        reason: facts that they follow from.
+        assumption: what the user has to confirm of them.
+        is_rate_open: whether nothing says which rate the model takes.
+    """
 
     steps: Mapping[str, Any] = field(default_factory=dict)
     reason: str | None = None
     assumption: Assumption | None = None
+    is_rate_open: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,8 @@ def sounds(
         raise FeedError(f"{path}: reading sounds other than .wav needs soundfile: pip install 'onnxquant[sound]'")
     spec = _sound_input(path, inputs, values)
     guessed = _guess(spec, inputs, values, facts)
+    if guessed.is_rate_open:
+        guessed = _rate_of_files(files, spec, values)
     preset = presets.preset_named(values["preset"], presets.SOUND).steps if "preset" in values else {}
     steps = described(SoundSteps, {**guessed.steps, **preset, **entries_without(values, "preset")}, presets.SOUND)
     features = steps.features or WAVE
@@ -223,7 +235,9 @@ def _sound_input(path: Path, inputs: Sequence[Input], values: Mapping[str, Any])
     name, names = values.get("input"), [i.name for i in inputs]
     if name is not None and name not in names:
         raise FeedError(f"preprocess: the model has no input {name!r}{nearest(str(name), names)}")
-    fitting = [i for i in inputs if 1 <= len(i.shape) <= _MOST_AXES and np.dtype(DTYPES.get(i.element, np.str_)).kind == "f"]
+    fitting = [
+        i for i in inputs if 1 <= len(i.shape) <= _MOST_AXES and np.dtype(DTYPES.get(i.element, np.str_)).kind == "f"
+    ]
     chosen = [i for i in fitting if (i.name == name if name is not None else not _is_state(i))]
     chosen = [i for i in chosen if any(word in i.name.lower() for word in _NAMES)] if len(chosen) > 1 else chosen
     if len(chosen) != 1:
@@ -258,9 +272,55 @@ def _guess(spec: Input, inputs: Sequence[Input], values: Mapping[str, Any], fact
         return _Guess({"features": LOG_MEL}, reason, assumption)
     if "rate" in values or any(i.name.lower() in _RATES for i in inputs):
         return _Guess()
-    rate = SoundSteps.rate
-    assumption = Assumption(f"sounds of {rate} Hz", option_of({**values, "rate": rate}))
-    return _Guess({}, f"ASSUMED rate of {rate}: give --preprocess rate=N where it is another", assumption)
+    return _Guess(is_rate_open=True)
+
+
+@dataclass(frozen=True)
+class _Heading:
+    """What a file says of its sound: samples per second, and samples of each channel."""
+
+    rate: int
+    length: int
+
+
+def _rate_of_files(files: Sequence[Path], spec: Input, values: Mapping[str, Any]) -> _Guess:
+    """The rate that files have in common, unless their lengths show that the model takes the usual one.
+
+    Args:
+        files: the files.
+        spec: the input that is a sound.
+        values: values of the description.
+    """
+    usual = SoundSteps.rate
+    headings = [heading for file in files[:_HEADINGS] if (heading := _heading(file)) is not None]
+    rates = sorted({heading.rate for heading in headings})
+    features = values.get("features", WAVE)
+    length = values.get("length") or _length(spec, features)
+    if len(rates) == 1 and features == WAVE:
+        own, lengths = rates[0], {heading.length for heading in headings}
+        if lengths == {length}:  # whatever the rate is called, the model gets the sounds as they are
+            return _Guess(
+                {"rate": own}, f"the files' own rate of {own}: their {length} samples are what the input takes"
+            )
+        if own != usual and {n * usual // own for n in lengths} != {length}:
+            assumption = Assumption(f"sounds of {own} Hz", option_of({**values, "rate": own}), is_guess=True)
+            reason = f"the files' own rate of {own}, guessed: give --preprocess rate=N where the model takes another"
+            return _Guess({"rate": own}, reason, assumption)
+    several = f", as the files have {' and '.join(map(str, rates[:_NAMED]))}" if len(rates) > 1 else ""
+    assumption = Assumption(f"sounds of {usual} Hz", option_of({**values, "rate": usual}))
+    return _Guess({}, f"ASSUMED rate of {usual}{several}: give --preprocess rate=N where it is another", assumption)
+
+
+def _heading(file: Path) -> _Heading | None:
+    """The heading of a file; None where it cannot be read, which is an error when its sound is."""
+    try:
+        if importlib.util.find_spec("soundfile"):
+            info = importlib.import_module("soundfile").info(str(file))
+            return _Heading(int(info.samplerate), int(info.frames))
+        wave, rate = _with_scipy(file)
+    except Exception:  # any kind of damage
+        return None
+    return _Heading(rate, len(wave))
 
 
 def read(file: Path, rate: int) -> NDArray[np.float64]:
