@@ -79,7 +79,7 @@ class _Guess:
     Attributes:
         steps: the steps.
         reason: facts that they follow from.
-        assumption: what the user has to confirm of them.
+        assumption: part of them that the user has to confirm.
         is_rate_open: whether nothing says which rate the model takes.
     """
 
@@ -277,7 +277,7 @@ def _guess(spec: Input, inputs: Sequence[Input], values: Mapping[str, Any], fact
 
 @dataclass(frozen=True)
 class _Heading:
-    """What a file says of its sound: samples per second, and samples of each channel."""
+    """The heading of a file of sound: samples per second, and samples of each channel."""
 
     rate: int
     length: int
