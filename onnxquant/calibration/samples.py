@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ class Samples:
         self._remarks: list[str] = []
         self._is_last = True
         self._preparation: feeds_.Preparation | None = None
-        self._proven, self._is_asked_for_split = options.samples, False
+        self._proven, self._is_asked_for_split, self._is_made_from_none = options.samples, False, False
 
     def for_calibration(self, model: Document) -> feeds_.Split:
         """The samples that statistics and searches run on, and those of other sources that judge them.
@@ -90,16 +90,14 @@ class Samples:
         return feeds_.MANY_JUDGED if elements <= _SMALL_SAMPLE else feeds_.JUDGED
 
     def limit_calibration(self, calibrated: int) -> None:
-        """Divide the opened samples again as if fewer were for calibration.
+        """Let calibration take fewer of the opened samples. Those that judge stay: a later proof finds them again.
 
         Args:
             calibrated: largest number of samples that calibration takes.
         """
         if self._feeds is not None:
-            self._options = replace(self._options, calibration_samples=calibrated)
-            judged = self._options.samples
-            opened = feeds_.Chosen(self._feeds, range(judged + calibrated))
-            self._split = feeds_.split(opened, judged, calibrated, self._most)
+            judged, most = self._options.samples, self._options.calibration_samples
+            self._split = feeds_.split(self._feeds, judged, most, self._most, fewer=min(calibrated, most))
 
     @property
     def opened_split(self) -> feeds_.Split | None:
@@ -153,8 +151,13 @@ class Samples:
             judged: number of samples that judge
             folds: number of folds that they are divided into; 0: they are not
         """
-        for are_compared_on in dict.fromkeys((self._are_compared_on, False)):  # by a search, or by one way
+        choices = dict.fromkeys((self._are_compared_on, False))  # by a search, or by one way
+        for are_compared_on, is_limited in product(choices, (False, True)):
             self._are_compared_on, self._split, self._proven = are_compared_on, None, self._options.samples
+            self.for_calibration(model)
+            if is_limited:  # as for a slow model
+                fewer = calibrated if not folds else calibrated - len(self.for_calibration(model).judging)
+                self.limit_calibration(max(fewer, 0))
             held_out = len(self.for_calibration(model).judging)
             search = self.for_search(model, in_folds=folds > 0)
             sizes = (len(search.calibrating.feeds), search.calibrating.count)
@@ -163,16 +166,17 @@ class Samples:
         self._split, self._proven = None, self._options.samples
         return False
 
-    def prove_as_a_search(self, model: Document) -> None:
-        """Let the proof of a file that was not made from samples run on those that judge in a search.
+    def prove_as_a_search(self, model: Document, *, is_made_from_none: bool) -> None:
+        """Let the proof of a file that names no samples that made it run on those that judge in a search.
 
         Args:
             model: a model that takes the inputs
+            is_made_from_none: whether it certainly was made from none, so that these are held out
 
         Raises:
             FeedError: they do not fit the model.
         """
-        self._is_made_from = False
+        self._is_made_from, self._is_made_from_none = False, is_made_from_none
         self.for_calibration(model)
 
     def for_proof(self, session: runtime.Session) -> feeds_.Feeds:
@@ -189,7 +193,7 @@ class Samples:
             feeds: feeds_.Feeds = feeds_.Chosen(opened, range(self._options.samples))
         else:
             feeds = feeds_.spread(self._split.judging, self._proven)
-            apart = self._split.apart if self._is_made_from else None
+            apart = self._split.apart if self._is_made_from else (self._is_made_from_none and self._split.apart) or None
         names = tuple(file.name for file in feeds.files)
         feeds.origin = replace(feeds.origin, apart=apart, files=names or None)
         return feeds

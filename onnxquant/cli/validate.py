@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from onnxquant.cli.options import data_option, model_options, refuse_flags, split_options
+from onnxquant.cli.options import data_option, given, model_options, refuse_flags, split_options
 from onnxquant.cli.shared import FAILED, Display, command_line, errors_become_exit_codes, progress_bar, report_options
 from onnxquant.inspect.validate import validate as validate_models
 
@@ -73,7 +73,7 @@ def validate(
     refuse_flags(_OF_TEXTS, "has no effect without --text")
     if Path(quantized).is_dir():
         raise click.UsageError(f"{quantized} is a folder: decoder folders are proven on a text, give --text")
-    _, options = split_options(options, _OF_TEXTS)
+    _, options = split_options(given(options), _OF_TEXTS)
     with progress_bar(is_shown=display.shows_progress) as progress:
         report = validate_models(
             original, quantized, data, detailed=detailed, progress=progress, command=command_line(), **options

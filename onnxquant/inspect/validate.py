@@ -97,6 +97,6 @@ def _hold_out(samples: Samples, original: Document, file: Document, *, is_counte
     metadata = Metadata.read(file.proto)
     use = metadata.sample_use if metadata else None
     if use is None and not is_counted:
-        samples.prove_as_a_search(original)
+        samples.prove_as_a_search(original, is_made_from_none=metadata is not None)
     elif use and samples.is_split_into(original, use.calibrated, use.judged, use.folds or 0) and not use.apart:
         samples.shared()

@@ -651,5 +651,9 @@ def test_validate_runs_on_the_samples_that_judged_the_search(tmp_path: Path, cou
     assert report.proof and report.proof.feeds and again.proof and again.proof.feeds
     assert report.proof.feeds.samples == again.proof.feeds.samples == (16 if count == 40 else 100)
     assert again.verdict.worst_sqnr_db == pytest.approx(report.verdict.worst_sqnr_db, abs=0.01)
+    np.savez(tmp_path / "f.npz", **feeds)
+    told = json.loads(run("validate", source, tmp_path / "s.onnx", "--data", tmp_path / "f.npz", "--json").stdout)
+    told = told["proof"]["feeds"]
+    assert (told["samples"], told["apart"]) == (report.proof.feeds.samples, True)
     few = onnxquant.validate(source, tmp_path / "s.onnx", feeds, samples=3)
     assert few.proof and few.proof.feeds and few.proof.feeds.samples == 3

@@ -40,7 +40,7 @@ class Split:
     held_out: Feeds | None = None
 
 
-def split(feeds: Feeds, judged: int, calibrated: int, most: int = JUDGED) -> Split:
+def split(feeds: Feeds, judged: int, calibrated: int, most: int = JUDGED, fewer: int | None = None) -> Split:
     """Divide samples by source; fewer than eight are not divided: both parts are all of them.
 
     A quarter of the samples is held out, at most 16 of them or ``most``; or as many as are asked for, if calibration
@@ -53,19 +53,25 @@ def split(feeds: Feeds, judged: int, calibrated: int, most: int = JUDGED) -> Spl
         judged: number of samples that are to judge.
         calibrated: largest number of samples that calibration takes.
         most: largest number of samples that judge, where no more are to.
+        fewer: number of samples that calibration of a slow model takes, which changes nothing in those that judge; None:
+            as many as ``calibrated``.
     """
     total = len(feeds)
     count = max(min(total // _PART, most), min(judged, max(total // 2, total - calibrated)))
     if total < _FEWEST_SAMPLES or len(set(feeds.groups)) == 1:
+        feeds = feeds if fewer is None else Chosen(feeds, range(judged + fewer))
         return Split(feeds, feeds, apart=False, whole=feeds)
     held_out = _some_of(_sources(feeds), count / total) if feeds.groups else [list(range(total - count, total))]
     taken = frozenset(place for source in held_out for place in source)
-    calibrating = [place for place in range(total) if place not in taken][:calibrated]
+    calibrating = [place for place in range(total) if place not in taken][
+        : calibrated if fewer is None else fewer
+    ]
+    judging = _in_turn(held_out)[:count]
     return Split(
         Chosen(feeds, frozenset(calibrating)),
-        Chosen(feeds, frozenset(_in_turn(held_out)[:count])),
+        Chosen(feeds, frozenset(judging)),
         apart=True,
-        whole=feeds,
+        whole=feeds if fewer is None else Chosen(feeds, frozenset((*calibrating, *judging))),
         held_out=Chosen(feeds, taken),
     )
 

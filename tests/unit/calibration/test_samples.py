@@ -10,8 +10,11 @@ import graphs
 import pytest
 
 import onnxquant
+from onnxquant.calibration.samples import Samples
+from onnxquant.graph.io import load
 from onnxquant.plan.activations import SampleUse
 from onnxquant.recipe.options import Options
+from onnxquant.runtime import session_of
 
 K, N = 96, 512
 
@@ -90,3 +93,24 @@ def test_a_search_and_its_proof_are_judged_by_the_same_samples(tmp_path: Path) -
     assert report.proof.unseen.samples == report.proof.feeds.samples == 24
     again = onnxquant.validate(model, tmp_path / "out.onnx", data=data)
     assert again.proof.feeds == report.proof.feeds
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_a_slow_model_calibrates_on_fewer_and_is_judged_by_the_same(*, folds: bool) -> None:
+    """What a call takes on a busy machine does not decide which samples judge, and a later proof finds them."""
+    model = load(graphs.matmul(k=K, n=N))
+    options = Options(samples=16)
+    whole, limited = (Samples(list(Source(400)), options, are_compared_on=True) for _ in range(2))
+    expected = [feed["x"].tobytes() for feed in whole.for_calibration(model).judging]
+    limited.for_calibration(model)
+    limited.limit_calibration(16)
+    split = limited.for_calibration(model)
+    assert [feed["x"].tobytes() for feed in split.judging] == expected and len(expected) == 100
+    assert len(split.calibrating) == 16 and len(split.whole) == 116
+    search = limited.for_search(model, in_folds=folds)
+    judged, count = len(search.judging.feeds), search.calibrating.count
+    later = Samples(list(Source(400)), options, are_compared_on=True)
+    assert later.is_split_into(model, len(search.calibrating.feeds), judged, count)
+    with session_of(model) as session:
+        both = [[feed["x"].tobytes() for feed in samples.for_proof(session)] for samples in (limited, later)]
+    assert both[0] == both[1] and len(both[0]) == (24 if folds else 100)
