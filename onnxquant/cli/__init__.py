@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from difflib import SequenceMatcher
 from importlib import import_module
 from typing import Any
 
@@ -30,6 +31,10 @@ _COMMANDS = (
 
 # First words of click's messages.
 _FIRST_WORDS = ("Missing", "Got", "No", "Invalid", "Option", "Could", "Value", "Argument")
+
+
+# Names are about as likely as the likeliest one if their likeness to what was typed is less by no more than this.
+_AS_LIKELY = 0.1
 
 
 class _Modules(Mapping[str, click.Command]):
@@ -103,12 +108,26 @@ def _in_our_form(message: str, context: click.Context | None) -> str:
     if text.split(" ", 1)[0] in _FIRST_WORDS:
         text = text[0].lower() + text[1:]
     if hint:
-        text += f"; did you mean {hint.removeprefix('one of: ').rstrip('.)?')}?"
-    names: list[str] = []
+        names = hint.removeprefix("one of: ").rstrip(".)?").split(", ")
+        text += f"; did you mean {', '.join(_nearest_first(text, names))}?"
+    path: list[str] = []
     while context is not None and context.parent is not None:
-        names.insert(0, context.info_name or "")
+        path.insert(0, context.info_name or "")
         context = context.parent
-    return f"{text}; see `{' '.join(['onnxquant', *names, '--help'])}`"
+    return f"{text}; see `{' '.join(['onnxquant', *path, '--help'])}`"
+
+
+def _nearest_first(text: str, names: Sequence[str]) -> list[str]:
+    """The names that a message offers, the likeliest first, without those that are far less likely.
+
+    Args:
+        text: the message, which ends with what was typed.
+        names: the names.
+    """
+    typed = text.rpartition(" ")[2].strip("'")
+    likeness = {name: SequenceMatcher(None, typed, name.strip("'")).ratio() for name in names}
+    near = [name for name in names if likeness[name] >= max(likeness.values()) - _AS_LIKELY]
+    return sorted(near, key=lambda name: -likeness[name])
 
 
 def _only_explains(args: Sequence[str] | None) -> bool:

@@ -75,6 +75,9 @@ def _worst_is_cut(proof: Proof) -> bool:
 def faster(report: ReportData, proof: Proof) -> str:
     """Steps to try with a file that is slower than the original."""
     steps = []
+    if report.choice is not None and report.choice.skipped:
+        finish = "let the search finish" if report.choice.interrupted else "give it more --time"
+        return f"The faster ways were not tried ({', '.join(report.choice.skipped)}): where speed matters, {finish}."
     if report.choice is not None:
         return "No way that keeps the bound is faster here; --min-sqnr, --metric or --max-drop set another bound."
     if _is_float16_alone(report):

@@ -15,7 +15,12 @@ def attempts(report: ReportData) -> list[list[str]]:
     if report.choice is None:
         return []
     lines = [_attempt(attempt, report.choice.chosen) for attempt in report.choice.attempts]
-    return lines + [[way, "no time", "", "", "", "", "", ""] for way in report.choice.skipped]
+    return lines + [[way, _untried(report.choice), "", "", "", "", "", ""] for way in report.choice.skipped]
+
+
+def _untried(choice: Choice) -> str:
+    """The outcome of ways that were skipped."""
+    return "not tried" if choice.interrupted else "no time"
 
 
 def _attempt(attempt: Attempt, chosen: str) -> list[str]:
@@ -36,9 +41,9 @@ def _attempt(attempt: Attempt, chosen: str) -> list[str]:
 
 def shortened(choice: Choice) -> list[list[str]]:
     """The ways in few columns, those of ``WAYS``: the chosen one first, then those that keep the bound."""
-    order = {"chosen": 0, "refused": 2, "no time": 3}
+    order = {"chosen": 0, "refused": 2, "no time": 3, "not tried": 3}
     lines = [_way(attempt, choice.chosen) for attempt in choice.attempts]
-    lines += [[way, "", "", "", "", "no time", ""] for way in choice.skipped]
+    lines += [[way, "", "", "", "", _untried(choice), ""] for way in choice.skipped]
     return sorted(lines, key=lambda line: order.get(line[-2], 1))
 
 

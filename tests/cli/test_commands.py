@@ -262,8 +262,8 @@ def test_yaml_and_toml_recipes_say_the_same(model: Path, tmp_path: Path) -> None
 BAD_FEEDS = {
     "wrong name": ({"X": np.zeros((2, 3, 256), np.float32)}, "the model has no input 'X'"),
     "more arrays": (
-        {"x": np.zeros((2, 3, 256), np.float32), "speaker": np.zeros((2, 3))},
-        "has no input 'speaker'; found x float32 [2, 3, 256], speaker float64 [2, 3]; the model takes x",
+        {"z": np.zeros((2, 3, 256), np.float32), "speaker": np.zeros((2, 3))},
+        "has no input 'z', 'speaker'; found z float32 [2, 3, 256], speaker float64 [2, 3]; the model takes x",
     ),
     "one sample": (
         {"x": np.zeros((3, 256), np.float32)},
@@ -434,3 +434,11 @@ def test_files_of_tensors_are_quantized_shown_and_cut(tmp_path: Path, model: Pat
     result = run("info", tmp_path / "a.safetensors")
     assert "float32" in result.output
     assert "\x1b[2J" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["quantise", "m.onnx"], "did you mean 'quantize'"), (["quantize", "m.onnx", "--dat", "x"], "mean '--data'?")],
+)
+def test_the_likeliest_name_is_offered_first(arguments: list[str], says: str) -> None:
+    refused(run(*arguments), says)

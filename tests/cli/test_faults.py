@@ -464,7 +464,6 @@ BAD_DATA: dict[str, tuple[Callable[[Path], Path], str]] = {
     "objects": (pickled, r"feeds\.npz: cannot be read as \.npz"),
     "no arrays": (archive({}), "input 'x' is missing|holds no samples"),
     "name": (archive({"X": good()}), "no input 'X'; did you mean 'x'|no input 'X'; known: x"),
-    "one name too many": (archive({"x": good(), "mask": good()}), "no input 'mask'"),
     "last axis": (archive({"x": good(2, 3, 63)}), r"shape \[1, 3, 63\], expected \['batch', 3, 64\]"),
     "rank": (archive({"x": good(2, 64)}), r"shape \[1, 64\], expected \['batch', 3, 64\]"),
     "scalar": (archive({"x": np.float32(1)}), r"shape \[\], expected"),

@@ -52,6 +52,8 @@ from onnxquant.inspect.node_labels import NodeLabels
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Goal
+from onnxquant.report import advice
+from onnxquant.report.ways import shortened
 from onnxquant.validation.latency import Interval, Latency
 
 
@@ -347,6 +349,9 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path, monkeypatch: pytest.Monkey
     assert report.choice and report.choice.chosen == "int8 weights"
     assert report.choice.interrupted and report.choice.skipped == (INT4.name, DYNAMIC.name, STATIC.name)
     assert report.passed and report.verdict.next.startswith("The search was interrupted: this is the best of the 1 files")
+    said = advice.faster(report, report.proof)
+    assert said.startswith(f"The faster ways were not tried ({INT4.name}, {DYNAMIC.name}, {STATIC.name}): where speed")
+    assert [line[-2] for line in shortened(report.choice)] == ["chosen", *["not tried"] * 3]
     assert report.proof and report.proof.latency and report.proof.structure.weights_encoded == 2
     assert report.proof.weights.keys() == {"w", "v"} and all(w.error.sqnr_db > 30 for w in report.proof.weights.values())
     again = onnxquant.validate(products(), tmp_path / "best.onnx", samples())

@@ -168,13 +168,21 @@ def test_the_best_file_has_its_accuracy_told(tmp_path: Path) -> None:
     assert report.proof.accuracy.original == report.proof.accuracy.samples >= 10
 
 
-def test_arrays_that_are_no_labels_are_still_refused(tmp_path: Path) -> None:
-    for data in (
-        {"x": np.zeros((4, 80), np.float32), "y": np.zeros(4, np.float32)},
-        {"x": np.zeros((4, 80)), "z": [1] * 4},
-    ):
-        with pytest.raises(FeedError, match=r"the model has no input '[yz]'"):
-            open_feeds(data, [X])
+def test_arrays_beside_the_inputs_are_left_out_and_named(tmp_path: Path) -> None:
+    rows = np.zeros((4, 80), np.float32)
+    for data in ({"x": rows, "y": np.zeros(4, np.float32)}, {"x": rows, "rating": np.zeros(7)}):
+        np.savez(tmp_path / "f.npz", **data)
+        feeds = open_feeds(tmp_path / "f.npz", [X])
+        other = next(name for name in data if name != "x")
+        assert [list(feed) for feed in feeds] == [["x"]] * 4
+        assert feeds.origin.remarks == (f"{other}: the array is left out, as the model has no input of that name",)
+    (tmp_path / "each").mkdir()
+    np.savez(tmp_path / "each" / "0.npz", x=rows, rating=np.zeros(7))
+    assert [list(feed) for feed in open_feeds(tmp_path / "each", [X])] == [["x"]]
+    mask = Input("mask", "tensor(float)", ("n", 80), default=True)
+    for data in ({"xs": rows}, {"x": rows, "masks": rows}):  # misspelt: an input is missing
+        with pytest.raises(FeedError, match=r"the model has no input '(xs|masks)'"):
+            open_feeds(data, [X, mask])
     with pytest.raises(FeedError, match="arrays differ in their number of samples"):
         open_feeds({"x": np.zeros((4, 80), np.float32), "labels": np.zeros(3, np.int64)}, [X])
 

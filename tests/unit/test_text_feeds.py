@@ -173,3 +173,23 @@ def test_a_tokenizer_beside_the_model_is_used(word_piece: Path, tmp_path: Path) 
     feeds = open_feeds(data, BERT, facts=ModelFacts(folder=hub / "onnx"))
     assert len(list(feeds)) == len(LINES) and feeds.origin.tokenizer == str(hub / "tokenizer.json")
     assert feeds.origin.reason == "found beside the model; --preprocess tokenizer=FILE names another"
+
+
+FEATURES = Input("features", "tensor(float)", ("n", 3))
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("a,b\n1,2\n", r"'features' takes 3 features, found 2 columns of numbers: a, b; the model takes"),
+        ("a,b,c,d\n1,2,3,4\n", "found 4 columns of numbers: a, b, c, d"),
+        ("a,b,c\n1,2,x\n", "found 2 columns of numbers: a, b .and c, which hold none"),
+        ("a,b,c\n1,,3\n", "row 1: column 'b' is empty, expected a number"),
+        ("a,b,c\n1,2,3\n4,5,\n", "row 2: column 'c' is empty, expected a number"),
+        ("a,b,c\n1,2,3\n4,n/a,5\n", "row 2: column 'b' holds 'n/a', expected a number"),
+    ],
+)
+def test_features_that_are_missing_are_named(rows: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(rows)
+    with pytest.raises(FeedError, match=says):
+        list(open_feeds(tmp_path / "t.csv", [FEATURES]))

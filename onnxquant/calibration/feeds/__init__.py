@@ -108,7 +108,7 @@ def open_feeds(
     source = WithCache(source, cache) if cache else source
     feeds = Checked(name, in_batches(source, inputs, size), inputs, limit)
     if facts.recorded and (remarks := facts.recorded.differences(feeds.origin)):
-        feeds.origin = replace(feeds.origin, remarks=tuple(remarks))
+        feeds.origin = replace(feeds.origin, remarks=(*(feeds.origin.remarks or ()), *remarks))
     if not len(feeds):
         raise FeedError(f"{name}: holds no samples; {expected(inputs)}")
     if len(feeds) < least:

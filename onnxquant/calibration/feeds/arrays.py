@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -41,7 +41,8 @@ class Stacked:
         specs = {i.name: i for i in inputs}
         labels = next((n for n, c in arrays.items() if n not in specs and is_label_name(n) and c.holds_labels), None)
         columns = {name: column for name, column in arrays.items() if name != labels}
-        _refuse_strangers(columns, inputs, where)
+        strangers = _strangers(columns, inputs, where)
+        columns = {name: column for name, column in columns.items() if name not in strangers}
         for name, column in columns.items():
             _refuse_other_axes(name, column, specs[name], where)
         self._takes = {name: _taking(column.shape, specs[name]) for name, column in columns.items()}
@@ -52,7 +53,8 @@ class Stacked:
             self._takes[LABEL] = _Taking(largest, drops_axis=False)
         counted = {n: c for n, c in self._columns.items() if not c.is_shared}
         counts = {n: -(-c.shape[0] // self._takes[n].entries) for n, c in counted.items()}
-        self.origin = _origin({n: -c.shape[0] % self._takes[n].entries for n, c in counted.items() if n != LABEL})
+        missing = {n: -c.shape[0] % self._takes[n].entries for n, c in counted.items() if n != LABEL}
+        self.origin = replace(_origin(missing), remarks=left_out(strangers))
         if len(set(counts.values())) > 1:
             raise FeedError(
                 f"{where}: arrays differ in their number of samples: {counts}; inputs without an axis for samples need one "
@@ -81,16 +83,42 @@ class Stacked:
         return block.take(range(count), axis=0, mode="wrap")
 
 
-def _refuse_strangers(columns: Mapping[str, Column], inputs: Sequence[Input], where: str) -> None:
-    """Refuse arrays that the model has no input for.
+def strangers_beside(names: Collection[str], inputs: Sequence[Input]) -> list[str] | None:
+    """The names that no input has; None where one of them may be meant for an input that is not there.
+
+    Args:
+        names: names of arrays.
+        inputs: inputs of the model.
+    """
+    known = [spec.name for spec in inputs]
+    strangers = [name for name in names if name not in known]
+    absent = [spec for spec in inputs if spec.name not in names]
+    optional = [spec.name for spec in absent if spec.optional]
+    is_misspelt = any(nearest(name, optional).startswith("; did you mean") for name in strangers)
+    return None if is_misspelt or len(optional) < len(absent) else strangers
+
+
+def left_out(strangers: Sequence[str]) -> tuple[str, ...] | None:
+    """The remark on arrays that no input takes; None where there are none."""
+    if not strangers:
+        return None
+    are = "array is" if len(strangers) == 1 else "arrays are"
+    return (f"{', '.join(strangers)}: the {are} left out, as the model has no input of that name",)
+
+
+def _strangers(columns: Mapping[str, Column], inputs: Sequence[Input], where: str) -> list[str]:
+    """The arrays that the model has no input for, and that are left out as all of its inputs are there.
 
     Raises:
-        FeedError: there are some.
+        FeedError: an input is missing.
     """
+    beside = strangers_beside(columns, inputs)
+    if beside is not None:
+        return beside
     known = [spec.name for spec in inputs]
     strangers = [name for name in columns if name not in known]
     if not strangers:
-        return
+        return []
     them = "it" if len(strangers) == 1 else "them"
     near = nearest(strangers[0], known) if len(strangers) == 1 else ""
     near = near if near.startswith("; did you mean") else ""
@@ -351,6 +379,8 @@ class Folder:
             sample = {n: a[None] if a.ndim + 1 == ranks.get(n) else a for n, a in raw.items()}
             if isinstance(files, Path):
                 sample = {LABEL if n not in ranks and is_label_name(n) else n: a for n, a in sample.items()}
+                strangers = strangers_beside([n for n in sample if n != LABEL], self.inputs) or ()
+                sample = {n: a for n, a in sample.items() if n not in strangers}
             yield f"{one}, sample {index}", sample
 
 

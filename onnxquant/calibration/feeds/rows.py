@@ -80,6 +80,8 @@ def row_maker(
     if (image := next((name for name in columns if is_image(row[name])), None)) is not None:
         pixels = pixels_of(where, inputs, steps, facts, lambda: [(where, row[image].size)])
         return RowMaker(lambda r, place: {pixels.spec.name: pixels(r[image], place)}, label, pixels.origin)
+    if column is None:
+        _refuse_other_numbers(row, where, columns, inputs)
     texts = [name for name in columns if isinstance(row[name], str) and not _is_number(row[name])]
     if texts and (column is not None or not _is_table(row, columns, inputs)):
         text = next((name for name in _TEXTS if name in texts), texts[0] if len(texts) == 1 else None)
@@ -93,7 +95,7 @@ def row_maker(
         numbers = [name for name in columns if _is_number(row[name])]
         spec = next(i for i in inputs if not i.optional)
         return RowMaker(
-            lambda r, _: {spec.name: np.array([[float(r[name]) for name in numbers]], np.float32)}, label,
+            lambda r, _: {spec.name: np.array([[_number(r, name) for name in numbers]], np.float32)}, label,
             SampleOrigin(assumed=(f"{spec.name} holds the columns {', '.join(numbers)}",)),
         )  # fmt: skip
     return None
@@ -161,6 +163,43 @@ def _is_table(row: Row, columns: Sequence[str], inputs: Sequence[Input]) -> bool
         and needed[0].shape[1] in (count, None)
         and ("float" in needed[0].element or "double" in needed[0].element)
     )
+
+
+def _refuse_other_numbers(row: Row, where: str, columns: Sequence[str], inputs: Sequence[Input]) -> None:
+    """Refuse rows of another number of features than the only input takes.
+
+    Raises:
+        FeedError: a column is empty, or there are more or fewer.
+    """
+    needed = [i for i in inputs if not i.optional]
+    if len(needed) != 1 or len(needed[0].shape) != 2 or np.dtype(DTYPES.get(needed[0].element, np.str_)).kind != "f":
+        return
+    spec, width = needed[0], needed[0].shape[1]
+    numbers = [name for name in columns if _is_number(row[name])]
+    if not isinstance(width, int) or width < 1 or len(numbers) == width:
+        return
+    empty = [name for name in columns if isinstance(row[name], str) and not row[name].strip()]
+    if empty and len(numbers) + len(empty) == width:
+        raise FeedError(f"{where}, row 1: column {empty[0]!r} is empty, expected a number")
+    others = [name for name in columns if name not in numbers]
+    texts = f" (and {', '.join(others)}, which hold none)" if others else ""
+    raise FeedError(
+        f"{where}: input {spec.name!r} takes {width} features, found {len(numbers)} columns of numbers: "
+        f"{', '.join(numbers) or 'none'}{texts}; {expected(inputs)}"
+    )
+
+
+def _number(row: Row, name: str) -> float:
+    """The number in a column.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    value = row[name]
+    if not _is_number(value):
+        problem = "is empty" if isinstance(value, str) and not value.strip() else f"holds {value!r}"
+        raise ValueError(f"column {name!r} {problem}, expected a number")
+    return float(value)
 
 
 def no_maker(row: Row, where: str, inputs: Sequence[Input]) -> FeedError:
