@@ -168,6 +168,7 @@ def _chosen(wish: Wish, settings: Options, rules: Recipe, provenance: Provenance
                         proof.latency = beside  # comparable with those of the others
                     report.prove(proof)
     report.choice = race.choice(best, report.verdict)
+    report.choice = race.choice(best, report.verdict)  # the verdict depends on the goal of the choice
     return provenance.finish(report)
 
 

@@ -58,6 +58,8 @@ _RESCUE = 1.5
 _END = 3.0
 # Time on a busy machine counts only beyond this multiple of the work's own.
 _BUSY = 3.0
+# Speeds of a file alone and beside others differ by this factor only where something else takes the processor.
+_MOVED = 1.5
 # A file that misses the bound is worth a word where it is better by this factor.
 _CLEARLY = 1.1
 # Decibels that a solver may bring at most.
@@ -138,6 +140,7 @@ class Race:
         self._beside: dict[str, Latency] = {}
         self._refused: list[Attempt] = []
         self._skipped: list[str] = []
+        self._moved: list[str] = []
         self.is_interrupted = False
 
     @property
@@ -358,8 +361,12 @@ class Race:
         measured = latencies(models, samples.feeds[0], self._settings.threads, enough=_FINAL_SECONDS)
         for i, candidate in enumerate(finalists):
             if candidate.report.proof is not None:
+                alone = candidate.speed
                 candidate.report.proof.latency = measured.of({ORIGINAL: ORIGINAL, QUANTIZED: str(i)})
                 self._beside[candidate.way.name] = candidate.report.proof.latency
+                beside = candidate.speed
+                if max(alone, beside) > _MOVED * min(alone, beside):
+                    self._moved.append(f"{candidate.way.name} {alone:.2f}x alone and {beside:.2f}x beside the others")
 
     def latency_of(self, winner: Candidate) -> Latency | None:
         """The latency of the winner as measured beside the others that may be the fastest; None where there were none."""
@@ -393,7 +400,8 @@ class Race:
         first = SCORES[self.goal][0]
         is_first = first(winner) >= max(map(first, keeping))
         others = "" if is_first else f"; what differs by less than {EQUAL - 1:.0%} is equal, and {SECOND[self.goal]} wins"
-        return f"{BEST[self.goal]} of the {len(keeping)} files that keep the bound{others}"
+        moved = f"; measured on a busy machine: {', '.join(self._moved)}" if self._moved else ""
+        return f"{BEST[self.goal]} of the {len(keeping)} files that keep the bound{others}{moved}"
 
 
 def effective(options: Mapping[str, Any], way: Way) -> dict[str, Any]:

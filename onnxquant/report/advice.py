@@ -5,6 +5,8 @@ What was taken already, and what does not exist for such a file, is not named.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from onnxquant.json_data import JsonValue
 from onnxquant.numerics.align import BY_BEGINNINGS
 from onnxquant.plan.activations import ActivationRecord, DynamicRecord, StaticRecord
@@ -78,6 +80,8 @@ def faster(report: ReportData, proof: Proof) -> str:
     if report.choice is not None and report.choice.skipped:
         finish = "let the search finish" if report.choice.interrupted else "give it more --time"
         return f"The faster ways were not tried ({', '.join(report.choice.skipped)}): where speed matters, {finish}."
+    if report.choice is not None and len(report.choice.attempts) == 1:
+        return f"No other way suits it{_why_alone(report)}."
     if report.choice is not None:
         return "No way that keeps the bound is faster here; --min-sqnr, --metric or --max-drop set another bound."
     if _is_float16_alone(report):
@@ -97,6 +101,19 @@ def faster(report: ReportData, proof: Proof) -> str:
     if report.activations and report.activations.integer_kernels == 0:
         return "No op computes on integers; -v gives the reason for each."
     return "Where speed matters, keep the original."
+
+
+def _why_alone(report: ReportData) -> str:
+    """The reason why there is one way for a model; empty where its weights do not tell."""
+    sizes = Counter[str]()
+    for site in report.encoded:
+        sizes[site.decision.role.partition("+")[0]] += site.decision.float_bytes
+    reasons = {
+        "recurrent": "recurrent layers other than LSTMs have no operator that computes on integers",
+        "gather": "lookups take hardly any time",
+    }
+    reason = next((reasons.get(role) for role, _ in sizes.most_common(1)), None)
+    return f": {reason}" if reason else ""
 
 
 def _integers(report: ReportData) -> str:

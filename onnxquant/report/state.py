@@ -18,7 +18,7 @@ class State(StrEnum):
     """Written, and what can be proven without samples is; no made-up samples fit the model."""
 
     NOT_FASTER = "smaller, not faster"
-    """Smaller and good; it takes more time than the original, or with integer activations no less."""
+    """Smaller and good; it takes more time than the original, or no less where speed was the aim."""
 
     NOT_SMALLER = "faster, not smaller"
     """Faster and good; it takes at least as much space as the original."""

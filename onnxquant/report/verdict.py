@@ -9,6 +9,7 @@ from enum import Enum, auto
 from onnxquant.calibration.feeds import Assumption
 from onnxquant.numerics.align import BY_BOXES
 from onnxquant.numerics.score import GOOD_DB, GOOD_TENTH_DB, LOW_DB, PartQuality
+from onnxquant.recipe.values import Goal
 from onnxquant.report import advice
 from onnxquant.report.data import ReportData, Verdict
 from onnxquant.report.state import State
@@ -43,7 +44,7 @@ class _Gains:
     Attributes:
         smaller: whether it takes less space.
         faster: whether it certainly takes less time.
-        slower: whether it certainly takes more time; beside integer activations, which are for speed, no less time suffices.
+        slower: whether it certainly takes more time; no less suffices of integer activations and in a search for speed.
         quality: level of its outputs.
     """
 
@@ -146,7 +147,8 @@ def _is_not_judged(report: ReportData, proof: Proof) -> bool:
 
 def _gains(report: ReportData, proof: Proof) -> _Gains:
     faster, slower = _speed(proof.latency)
-    slower |= report.activations is not None and proof.latency is not None and not faster
+    is_for_speed = report.activations is not None or (report.choice is not None and report.choice.goal == Goal.FAST)
+    slower |= is_for_speed and proof.latency is not None and not faster
     return _Gains(report.original_bytes > (report.final_bytes or 0), faster, slower, _quality(report, proof))
 
 

@@ -22,6 +22,8 @@ _NAMED = 3
 _UNITS = {IMAGES: "image", SOUND: "sound", "text": "text"}
 # More memory by this factor is worth a line.
 _MORE_MEMORY = 1.1
+# An interval of a ratio whose ends are further apart than this factor: something else takes the processor.
+_SCATTER = 1.3
 # Constants that are a smaller part of the bytes are hardly any.
 _SMALL_SHARE = 0.005
 
@@ -70,7 +72,8 @@ def faster(report: ReportData, verdict: Verdict) -> str:
     is_certain = interval is None or not interval.low <= 1 <= interval.high
     text = f"{verdict.faster:.2f}x as fast" if is_certain else f"about the same: {verdict.faster:.2f}x as fast"
     if interval is not None:
-        text += f" ({interval.low:.2f} to {interval.high:.2f})"
+        text += f" ({interval.low:.2f} to {interval.high:.2f}"
+        text += "; rounds differ, the machine is busy)" if interval.high > _SCATTER * interval.low else ")"
     latency = report.proof.latency if report.proof else None
     if latency is None or ORIGINAL not in latency.seconds:
         return text

@@ -54,6 +54,7 @@ from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Goal
 from onnxquant.report import advice
 from onnxquant.report.ways import shortened
+from onnxquant.validation import trial
 from onnxquant.validation.latency import Interval, Latency
 
 
@@ -296,11 +297,17 @@ def test_the_last_comparison_decides_which_file_is_the_fastest(
         ratio = {name: 9.0 if model.path.parent.name == fastest else 1.0 for name, model in models.items()}
         return Latency(dict.fromkeys(models, 0.001), ratio, 20, 1, {n: Interval(r, r) for n, r in ratio.items()})
 
+    def alone(models: Any, *arguments: Any, **options: Any) -> Latency:
+        even = dict.fromkeys(models, 1.0)
+        return Latency(dict.fromkeys(models, 0.001), even, 20, 1, dict.fromkeys(models, Interval(1.0, 1.0)))
+
+    monkeypatch.setattr(trial, "latencies", alone)
     monkeypatch.setattr(race, "latencies", measured)
     monkeypatch.setattr(best, "ways", lambda *arguments: [INT8, replace(FLOAT16, rescues=None)])
     report = onnxquant.quantize(products(), tmp_path / "best.onnx", data=samples(), effort="low")
     choice = report.choice
     assert choice and choice.chosen == (INT8, FLOAT16)[int(fastest)].name
+    assert f"measured on a busy machine: {choice.chosen} 1.00x alone and 9.00x beside the others" in choice.reason
     shown = {attempt.way: attempt.verdict for attempt in choice.attempts}
     assert shown.pop(choice.chosen) == report.verdict
     assert [verdict.faster for verdict in shown.values() if verdict] == [1.0]
@@ -579,7 +586,7 @@ def test_reasons_are_true(speeds: tuple[float, ...], sizes: tuple[int, ...], exp
     contest.goal, contest._candidates = Goal.FAST, made
     winner = contest._first(made)
     assert ["" if c is winner else contest._objection(c, winner) for c in made] == expected
-    contest._refused, contest._skipped, contest.is_interrupted = [], [], False
+    contest._refused, contest._skipped, contest._moved, contest.is_interrupted = [], [], [], False
     assert contest._reason(winner, made).startswith("the fastest of the 2 files")
     assert contest._reason(winner, [winner]) == "the only one of 2 files that keeps the bound"
     contest._candidates = [winner]

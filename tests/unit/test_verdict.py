@@ -16,7 +16,7 @@ from onnxquant.numerics.score import PartQuality
 from onnxquant.plan.activations import DynamicRecord, SampleUse, StaticRecord
 from onnxquant.plan.decision import EncodeDecision
 from onnxquant.report import words
-from onnxquant.report.data import Request, SiteResult
+from onnxquant.report.data import Attempt, Choice, Request, SiteResult
 from onnxquant.report.state import State
 from onnxquant.report.summary import summary
 from onnxquant.validation.accuracy import Accuracy
@@ -104,6 +104,20 @@ def test_integer_activations_pass_only_where_they_are_faster(interval: Interval 
     assert ("Use it where size matters" in judged.verdict.next) == (state is State.NOT_FASTER)
 
 
+@pytest.mark.parametrize(
+    ("goal", "interval", "state"),
+    [("fast", EQUAL, State.NOT_FASTER), ("fast", FAST, State.PASSED), ("small", EQUAL, State.PASSED)],
+)
+def test_a_search_for_speed_passes_only_where_it_finds_some(goal: str, interval: Interval, state: State) -> None:
+    judged = report(25, interval)
+    judged.choice = Choice(goal, "20 dB", True, "int8 weights", (Attempt("int8 weights", {}, 1.0, 25),))
+    assert judged.verdict.state is state
+    recurrent = replace(judged.sites[0].decision, role="recurrent")
+    judged.sites = [SiteResult(recurrent)]
+    says = "No other way suits it: recurrent layers other than LSTMs have no operator that computes on integers."
+    assert (says in judged.verdict.next) is (state is State.NOT_FASTER)
+
+
 def test_only_files_of_no_use_fail() -> None:
     failures = {s for s in State if s.is_failure}
     assert failures == {State.WORSE, State.NOTHING_QUANTIZED, State.FAILED, State.ERROR, State.NOT_DONE}
@@ -143,7 +157,9 @@ def test_every_state_is_one_word_in_the_line_for_scripts() -> None:
 
 def test_an_uncertain_speed_is_shown_with_its_interval() -> None:
     uncertain, fast = report(25, UNCERTAIN), report(25, FAST)
-    assert words.faster(uncertain, uncertain.verdict).startswith("about the same: 0.92x as fast (0.60 to 1.40)")
+    assert words.faster(uncertain, uncertain.verdict).startswith(
+        "about the same: 0.92x as fast (0.60 to 1.40; rounds differ, the machine is busy)"
+    )
     assert words.faster(fast, fast.verdict).startswith("1.95x as fast (")
 
 
