@@ -145,7 +145,7 @@ def external_cut(path: Path) -> None:
 
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (missing, r"bad\.onnx: no such file"),
-    "folder": (Path.mkdir, r"bad\.onnx(: not a file|: has neither genai_config\.json nor model\.onnx| is a folder)"),
+    "folder": (Path.mkdir, r"bad\.onnx(: not a file|: has neither genai_config\.json nor model\.onnx|:? is a folder)"),
     "fifo": (fifo, r"bad\.onnx: not a file"),
     "dangling link": (dangling, r"bad\.onnx: is a link to .*gone, which is not there"),
     "looped link": (looped, r"bad\.onnx: "),
