@@ -304,7 +304,8 @@ def _map_file(path: Path) -> memoryview:
             raise ModelError(f"{path}: {lost}")
         if path.is_dir():
             inside = min(path.glob("*.onnx"), default=None)
-            raise ModelError(f"{path}: is a folder; expected a file" + (f", such as {inside}" if inside else ""))
+            advice = f", such as {inside}" if inside else ", and it has no *.onnx file"
+            raise ModelError(f"{path}: is a folder; expected a file{advice}")
         if not path.is_file():
             raise ModelError(f"{path}: not a file")
         with path.open("rb") as file:

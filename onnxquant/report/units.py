@@ -55,8 +55,10 @@ def milliseconds(seconds: float) -> str:
 
     >>> milliseconds(0.00125)
     '1.25 ms'
+    >>> milliseconds(1.25)
+    '1.25 s'
     """
-    return f"{1e3 * seconds:.3g} ms"
+    return f"{seconds:.3g} s" if round(1e3 * seconds) >= 1000 else f"{1e3 * seconds:.3g} ms"
 
 
 def times(ratio: float | None) -> str:

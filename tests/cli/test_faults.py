@@ -145,7 +145,10 @@ def external_cut(path: Path) -> None:
 
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (missing, r"bad\.onnx: no such file"),
-    "folder": (Path.mkdir, r"bad\.onnx(: not a file|: has neither genai_config\.json nor model\.onnx|:? is a folder)"),
+    "folder": (
+        Path.mkdir,
+        r"bad\.onnx(: is a folder; expected a file, and it has no \*\.onnx|: has neither genai_config\.json| is a folder)",
+    ),
     "fifo": (fifo, r"bad\.onnx: not a file"),
     "dangling link": (dangling, r"bad\.onnx: is a link to .*gone, which is not there"),
     "looped link": (looped, r"bad\.onnx: "),
@@ -463,9 +466,9 @@ BAD_DATA: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cut archive": (cut, r"feeds\.npz: cannot be read as \.npz"),
     "objects": (pickled, r"feeds\.npz: cannot be read as \.npz"),
     "no arrays": (archive({}), "input 'x' is missing|holds no samples"),
-    "name": (archive({"X": good()}), "no input 'X'; did you mean 'x'|no input 'X'; known: x"),
+    "name": (archive({"X": good()}), rf"no input 'X'; found X float32 \[2, 3, 64\]; {TAKES}: name it after the input"),
     "last axis": (archive({"x": good(2, 3, 63)}), r"shape \[1, 3, 63\], expected \['batch', 3, 64\]"),
-    "rank": (archive({"x": good(2, 64)}), r"shape \[1, 64\], expected \['batch', 3, 64\]"),
+    "rank": (archive({"x": good(2, 64)}), r"shape \[2, 64\], expected \[samples, 3, 64\]; the first axis is"),
     "scalar": (archive({"x": np.float32(1)}), r"shape \[\], expected"),
     "text": (archive({"x": np.full((2, 3, K), "a")}), r"is <U1, expected tensor\(float\)"),
     "complex": (archive({"x": good(dtype="complex64")}), r"is complex64, expected tensor\(float\)"),

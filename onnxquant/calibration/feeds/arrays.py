@@ -124,8 +124,8 @@ def _strangers(columns: Mapping[str, Column], inputs: Sequence[Input], where: st
     near = near if near.startswith("; did you mean") else ""
     raise FeedError(
         f"{where}: the model has no input {', '.join(map(repr, strangers))}{near}; found "
-        f"{', '.join(f'{name} {column}' for name, column in columns.items())}; {expected(inputs)}: leave {them} out, or "
-        f"name {them} after the input; classes of the samples are an array 'labels'"
+        f"{', '.join(f'{name} {column}' for name, column in columns.items())}; {expected(inputs)}: name {them} after "
+        f"the input; classes of the samples are an array 'labels'"
     )
 
 
