@@ -167,8 +167,9 @@ def _chosen(wish: Wish, settings: Options, rules: Recipe, provenance: Provenance
                     if beside and proof.latency and proof.latency.seconds.keys() == beside.seconds.keys():
                         proof.latency = beside  # comparable with those of the others
                     report.prove(proof)
+    # The verdict asks the choice for its goal, and the choice holds the verdict: the second one knows the goal.
     report.choice = race.choice(best, report.verdict)
-    report.choice = race.choice(best, report.verdict)  # the verdict depends on the goal of the choice
+    report.choice = race.choice(best, report.verdict)
     return provenance.finish(report)
 
 
