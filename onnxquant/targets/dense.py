@@ -82,10 +82,11 @@ def _whole(nodes: GraphNodes, codes: str) -> str:
 
     OpenVINO decodes codes that a product or a lookup reads through Cast and Mul on every call, at half of float's speed; in
     a file with integer activations it keeps those of recurrent layers, too, and then refuses them, as no constants. With a
-    wider integer in between it decodes them when it loads the file.
+    wider integer in between it decodes them when it loads the file: int32, as onnxruntime-web's build for WebGPU
+    casts no int16.
     """
     is_kept = any(use.node.op_type in _KEPT for use in nodes.site.uses)
-    return nodes.floats(nodes.cast(codes, onnx.TensorProto.INT16) if is_kept else codes)
+    return nodes.floats(nodes.cast(codes, onnx.TensorProto.INT32) if is_kept else codes)
 
 
 def _spread(nodes: GraphNodes, layout: DenseLayout, side: str) -> str:

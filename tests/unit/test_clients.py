@@ -382,10 +382,10 @@ def test_weights_that_are_decoded_on_every_call_are_said_to_be_slow(kind: int) -
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_openvino_finds_no_codes_that_it_would_decode_on_every_call(bits: int, tmp_path: Path) -> None:
-    """It knows them by a Cast to float of codes of 4 or 8 bits; Casts by way of 16 bits it computes when it loads a file."""
+    """It knows them by a Cast to float of codes of 4 or 8 bits; Casts by way of int32 it computes when it loads a file."""
     path = tmp_path / "out.onnx"
     onnxquant.quantize(graphs.matmul(k=256, n=512), path, bits=bits, clients=["openvino"], proof=False)
-    assert types_that_codes_become(onnx.load(path)) == [TensorProto.INT16]
+    assert types_that_codes_become(onnx.load(path)) == [TensorProto.INT32]
 
 
 def types_that_codes_become(proto: onnx.ModelProto) -> list[int]:
@@ -403,7 +403,7 @@ def test_openvino_gets_recurrent_weights_that_it_decodes_when_it_loads_a_file(tm
     weights = {"w": graphs.weight(1, 96, 64), "r": graphs.weight(1, 96, 32)}
     proto = graphs.model(nodes, {"x": ("float32", [5, 1, 64])}, {"y": "float32"}, weights)
     onnxquant.quantize(proto, tmp_path / "out.onnx", format="int8", clients=["openvino"], proof=False)
-    assert types_that_codes_become(onnx.load(tmp_path / "out.onnx")) == [TensorProto.INT16] * 2
+    assert types_that_codes_become(onnx.load(tmp_path / "out.onnx")) == [TensorProto.INT32] * 2
 
 
 @pytest.mark.parametrize("opset", [17, 21])
@@ -414,7 +414,7 @@ def test_openvino_looks_up_no_4_bit_codes(opset: int, tmp_path: Path) -> None:
     onnxquant.quantize(original, tmp_path / "out.onnx", format="int4", clients=["openvino"], proof=False)
     proto = onnx.load(tmp_path / "out.onnx")
     (answer,) = check(proto, [client_named("openvino")]).values()
-    assert answer.support is Support.YES and types_that_codes_become(proto) == [TensorProto.INT16]
+    assert answer.support is Support.YES and types_that_codes_become(proto) == [TensorProto.INT32]
 
 
 def test_lookups_of_bytes_that_hold_several_codes_are_said_to_be_slow_in_openvino(tmp_path: Path) -> None:
