@@ -85,7 +85,16 @@ def nearest(word: object, known: list[str]) -> str:
     >>> nearest("int5", ["int4", "q8_0"])
     "; did you mean 'int4'?"
     """
+    near = likeliest(word, known)
+    return f"; known: {', '.join(known)}" if near is None else f"; did you mean {near!r}?"
+
+
+def likeliest(word: object, known: list[str]) -> str | None:
+    """The known word that another one is probably meant for; None where none is near.
+
+    >>> likeliest("int5", ["int4", "q8_0"])
+    'int4'
+    """
     import difflib
 
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    return next(iter(difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)), None)

@@ -42,9 +42,9 @@ class Gain(NamedTuple):
 
 # What integers bring at least, of a kind's own time: the lower end of what docs/benchmarks.md has for its models on a CPU
 # with VNNI, and on one with AVX2 alone. Attention's own products stay in float, and so may recurrent layers.
-# Beside them each op takes seconds to round its inputs and outputs, on one core: small ones gain nothing.
-_ROUNDING_SECONDS = 4e-6
 GAINS = {Kind.CONVOLUTION: Gain(2.5, 1.5), Kind.PRODUCT: Gain(2.0, 1.3)}
+# Seconds that an op takes to round its inputs and outputs, on one core: small ones gain nothing.
+_ROUNDING_SECONDS = 4e-6
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxquant.calibration.feeds.base import Input, Raw, SampleOrigin, expected
 from onnxquant.calibration.feeds.labels import LABEL, is_label_name
-from onnxquant.errors import FeedError, nearest
+from onnxquant.errors import FeedError, likeliest, nearest
 
 T = TypeVar("T")
 ENDINGS = (".npz", ".npy")
@@ -94,7 +94,7 @@ def strangers_beside(names: Collection[str], inputs: Sequence[Input]) -> list[st
     strangers = [name for name in names if name not in known]
     absent = [spec for spec in inputs if spec.name not in names]
     optional = [spec.name for spec in absent if spec.optional]
-    is_misspelt = any(nearest(name, optional).startswith("; did you mean") for name in strangers)
+    is_misspelt = any(likeliest(name, optional) for name in strangers)
     return None if is_misspelt or len(optional) < len(absent) else strangers
 
 
@@ -120,8 +120,7 @@ def _strangers(columns: Mapping[str, Column], inputs: Sequence[Input], where: st
     if not strangers:
         return []
     them = "it" if len(strangers) == 1 else "them"
-    near = nearest(strangers[0], known) if len(strangers) == 1 else ""
-    near = near if near.startswith("; did you mean") else ""
+    near = nearest(strangers[0], known) if len(strangers) == 1 and likeliest(strangers[0], known) else ""
     raise FeedError(
         f"{where}: the model has no input {', '.join(map(repr, strangers))}{near}; found "
         f"{', '.join(f'{name} {column}' for name, column in columns.items())}; {expected(inputs)}: name {them} after "

@@ -154,15 +154,16 @@ def _is_number(value: object) -> bool:
 
 def _is_table(row: Row, columns: Sequence[str], inputs: Sequence[Input]) -> bool:
     """Whether the only input takes the columns of numbers as its features."""
+    spec, count = _features(inputs), sum(_is_number(row[name]) for name in columns)
+    return spec is not None and count > 0 and spec.shape[1] in (count, None)
+
+
+def _features(inputs: Sequence[Input]) -> Input | None:
+    """The only input that a sample needs, where it is a row of floats; None where it is none."""
     needed = [i for i in inputs if not i.optional]
-    count = sum(_is_number(row[name]) for name in columns)
-    return (
-        len(needed) == 1
-        and len(needed[0].shape) == 2
-        and count > 0
-        and needed[0].shape[1] in (count, None)
-        and ("float" in needed[0].element or "double" in needed[0].element)
-    )
+    if len(needed) != 1 or len(needed[0].shape) != 2 or np.dtype(DTYPES.get(needed[0].element, np.str_)).kind != "f":
+        return None
+    return needed[0]
 
 
 def _refuse_other_numbers(row: Row, where: str, columns: Sequence[str], inputs: Sequence[Input]) -> None:
@@ -171,10 +172,10 @@ def _refuse_other_numbers(row: Row, where: str, columns: Sequence[str], inputs: 
     Raises:
         FeedError: a column is empty, or there are more or fewer.
     """
-    needed = [i for i in inputs if not i.optional]
-    if len(needed) != 1 or len(needed[0].shape) != 2 or np.dtype(DTYPES.get(needed[0].element, np.str_)).kind != "f":
+    spec = _features(inputs)
+    if spec is None:
         return
-    spec, width = needed[0], needed[0].shape[1]
+    width = spec.shape[1]
     numbers = [name for name in columns if _is_number(row[name])]
     if not isinstance(width, int) or width < 1 or len(numbers) == width:
         return
