@@ -106,9 +106,9 @@ def write_floats(source: Path, folder: Path) -> None:
     for layer, part in itertools.product(range(len(shape.layers)), ("attention_norm", "mlp_norm")):
         tensors[names[1].weight(part, layer)] = weights.vector(part, shape.hidden_size, layer).astype(np.float16)
     tensors[names[1].weight("norm")] = weights.vector("norm", shape.hidden_size).astype(np.float16)
-    for part in ("embedding", "head")[: 1 if shape.is_tied else 2]:
+    for part in ("embedding", "lm_head")[: 1 if shape.is_tied else 2]:
         values = weights.matrix(part, shape.vocabulary, shape.hidden_size).floats().astype(np.float16)
-        tensors["lm_head.weight" if part == "head" else names[1].weight(part)] = values
+        tensors[names[1].weight(part)] = values
     folder.mkdir()
     write_tokenizer(checkpoint, folder)
     interchange.save(folder / "model.safetensors", tensors)
