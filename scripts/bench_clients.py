@@ -50,6 +50,8 @@ def ran(client: RealClient, selected: Sequence[File], folder: Path, saved: Path 
     spec = folder / "spec.json"
     spec.write_text(json.dumps([file.spec() for file in selected]))
     answers = client.run(spec)
+    if not answers["results"]:
+        sys.exit(f"{client.name}: no answer of any file in time; --patience S gives it more")
     if place is not None:
         place.write_text(json.dumps(answers))
     return answers
@@ -161,7 +163,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--releases", type=Path, help="folder of unpacked wheels, each named by its version")
     parser.add_argument("--npm", type=Path, help="folder with node_modules")
     parser.add_argument("--chromium", help="program")
-    parser.add_argument("--patience", type=float, default=300.0, help="seconds that a browser has for all files [300]")
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds that a browser has for its files [300]")
     parser.add_argument("--openvino", type=Path, help="folder of the package")
     parser.add_argument("--onnxruntime-openvino", type=Path, help="folder of the package")
     parser.add_argument(
