@@ -27,7 +27,7 @@ from compatibility.tables import Results, faults, kernels, tables
 import onnxquant
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
-VERSIONS = ["1.23.2", "1.24.4", "1.27.0", "1.31.1"]
+VERSIONS = ["1.23.2", "1.24.4", "1.27.0", "1.32.0"]
 WEB_VERSIONS = ["1.23.2", "1.27.0", "1.30.0"]
 RUNNERS = Path(__file__).parent / "compatibility"
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxquant.artifact.float16 import convert_to_float16, converted_record
+from onnxquant.artifact.loading import loading_notes
 from onnxquant.artifact.records import Metadata, Record, entry_text
 from onnxquant.errors import ModelError
 from onnxquant.formats.base import Encoded, Format
@@ -42,10 +43,12 @@ class LoweredModel:
 
     Attributes:
         proto: the model
+        records: its encoded weights
         float16: outcome of the conversion of all that stays in float; None where it keeps its types
     """
 
     proto: onnx.ModelProto
+    records: Sequence[Record]
     float16: Float16Result | None
 
 
@@ -102,7 +105,7 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
         editor.annotate(ORIGIN, plan.origin)
     if plan.preparation:
         editor.annotate(PREPARATION, plan.preparation)
-    return LoweredModel(proto, outcome)
+    return LoweredModel(proto, records, outcome)
 
 
 def _in_layers(plan: Plan, sites: Mapping[str, Site], opset: int) -> set[str]:
@@ -119,11 +122,13 @@ class PredictedSize:
         nbytes: bytes of the model and its data file together
         constants: bytes of its tensors alone: without nodes and metadata
         float16: outcome of the conversion of all that stays in float; None where it keeps its types
+        loading: sentences on weights that are decoded when a session is created, where they are many
     """
 
     nbytes: int
     constants: int
     float16: Float16Result | None = None
+    loading: tuple[str, ...] = ()
 
 
 def constant_bytes(proto: onnx.ModelProto) -> int:
@@ -144,7 +149,8 @@ def predict(document: Document, plan: Plan, data: DataFiles | None) -> Predicted
     proto = lowered.proto
     counter.keep(proto, document)
     constants = constant_bytes(proto)
-    return PredictedSize(counter.total(proto), constants, lowered.float16)
+    loading = tuple(loading_notes(proto, lowered.records))
+    return PredictedSize(counter.total(proto), constants, lowered.float16, loading)
 
 
 def write(document: Document, plan: Plan, publisher: Publisher, encode: Encode) -> None:

@@ -207,8 +207,10 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
     in_float = in_float_for_clients(plan)
     for sentence in in_float:
         announce(context.progress, sentence)
-    notes = [*notes, *slow, *in_float]
     size = lowering.predict(model.document, plan, data)
+    for sentence in size.loading:
+        announce(context.progress, sentence)
+    notes = [*notes, *slow, *in_float, *size.loading]
     refuse_larger(context.original, size, has_integers=plan.activations is not None)
     plan = replace(plan, predicted_bytes=size.nbytes)
     report = Report.of_plan(context.original, path, plan, [*notes, *model.notes])

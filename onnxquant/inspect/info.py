@@ -10,6 +10,7 @@ from pathlib import Path
 
 from onnxquant import runtime
 from onnxquant.arguments import checked
+from onnxquant.artifact.loading import loading_notes
 from onnxquant.artifact.records import Metadata, Record
 from onnxquant.calibration.feeds import Preparation, SampleOrigin
 from onnxquant.calibration.feeds.prepared import preparation
@@ -28,8 +29,6 @@ from onnxquant.plan.activations import ActivationRecord, StaticRecord
 
 # Ops that round values between ops.
 _ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
-# Processor time to decode one weight by the body of one of our operators (x86 with AVX2), and the fewest that are told of.
-_SECONDS_PER_WEIGHT, _MANY_WEIGHTS = 25e-9, 2_000_000
 
 
 @dataclass(frozen=True)
@@ -220,26 +219,8 @@ def _notes(document: Document, encoded: Sequence[Record], foreign: Sequence[Fore
     installed = registry()
     if missing := sorted({record.format for record in encoded} - set(installed)):
         notes.append(f"no package that is installed here has the format {', '.join(missing)}")
-    if weights := _decoded_on_loading(document, encoded):
-        seconds = weights * _SECONDS_PER_WEIGHT
-        notes.append(
-            f"without our library, {weights:,} weights are decoded whenever a session is created: {seconds:.2g} s of "
-            "processor time, and the memory of floats; formats of MatMulNBits (int4, int8) load as fast as floats"
-        )
+    notes += loading_notes(document.proto, encoded)
     return [note for note in notes if note]
-
-
-def _decoded_on_loading(document: Document, encoded: Sequence[Record]) -> int:
-    """Number of weights that bodies look up by their codes when a session is created; 0 where there are few."""
-    bodies = {
-        f.name
-        for f in document.proto.functions
-        if f.domain == DOMAIN and not f.name.startswith("Gather") and {n.op_type for n in f.node} >= {"Gather"}
-    }
-    calls = (n for n in nodes(document.proto) if n.domain == DOMAIN and n.op_type in bodies)
-    read = {name for node in calls for name in node.input}
-    count = sum(record.elements for record in encoded if not read.isdisjoint(record.plane_names))
-    return count if count >= _MANY_WEIGHTS else 0
 
 
 def _foreign(weight: ForeignWeight) -> WeightInfo:

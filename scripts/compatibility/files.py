@@ -58,7 +58,7 @@ class _Source:
     name: str
     path: Path
     feed: NDArray[Any]
-    targets: list[str] = field(default_factory=lambda: [t.name for t in onnxquant.targets.targets()])
+    targets: list[str] = field(default_factory=onnxquant.targets.weight_targets)
 
 
 def _one_op(path: Path, node: onnx.NodeProto, weight: NDArray[Any], feed: NDArray[Any]) -> None:
@@ -72,7 +72,7 @@ def sources(folder: Path) -> list[_Source]:
     """The embedded model, a product of one row, a lookup and a convolution."""
     random = np.random.default_rng(0)
     images = random.random((16, 1, 28, 28), dtype=np.float32)
-    sources = [_Source(DIGITS, EMBEDDED, images, [AUTO, *(t.name for t in onnxquant.targets.targets())])]
+    sources = [_Source(DIGITS, EMBEDDED, images, [AUTO, *onnxquant.targets.weight_targets()])]
     rows = random.integers(0, 1024, (1, 512))
     for name, op, inputs, shape, feed in (
         ("product", "MatMul", ["x", "w"], (1024, 1024), random.standard_normal((1, 1, 1024), dtype=np.float32)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,6 +48,11 @@ def test_releases_that_contradict_info_or_the_newest(compatibility, old, needs, 
     results = {"1.23.2": {one.key: old}, "1.31.1": {one.key: ran()}}
     found = compatibility.tables.faults([one], results, {one.key: needs})
     assert (found == []) if fault is None else (len(found) == 1 and fault in found[0])
+
+
+def test_cases_name_targets_of_weights_alone(compatibility, tmp_path):
+    first = [case.name for case in islice(compatibility.files.cases(tmp_path), 3)]
+    assert first == ["bf16 auto", "bf16 custom", "bf16 onnx"]
 
 
 def test_a_table_has_a_row_per_case_and_the_reasons_below(compatibility):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import graphs
@@ -14,7 +13,7 @@ from graphs import node
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-from onnxquant import info, quantize
+from onnxquant import info
 
 ROWS, COLS = 64, 96
 
@@ -87,14 +86,3 @@ def test_conversions_around_every_op(model: Path, tmp_path: Path) -> None:
 def test_a_float_model_has_no_encoded_weights(model: Path) -> None:
     contents = info(model)
     assert contents.tensors == [] and contents.notes is None and contents.compression_ratio == 1
-
-
-def test_weights_that_bodies_decode_on_loading_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["onnxquant.inspect.info"], "_MANY_WEIGHTS", ROWS * COLS)
-    source = graphs.save(graphs.matmul(ROWS, COLS), tmp_path / "float.onnx")
-    notes = {}
-    for form in ("nf4", "int4", "f16"):
-        quantize(source, tmp_path / f"{form}.onnx", format=form, target="custom", proof=False)
-        notes[form] = info(tmp_path / f"{form}.onnx").notes
-    assert notes["nf4"] and f"{ROWS * COLS:,} weights are decoded whenever a session is created" in notes["nf4"][0]
-    assert notes["int4"] is None and notes["f16"] is None
