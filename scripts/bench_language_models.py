@@ -1,14 +1,15 @@
 """A language model at few bits per weight: our formats and solvers beside llama.cpp's and onnxruntime's quantizers.
 
-    python scripts/bench_language_models.py model.gguf work                        # needs llama-cpp-python and gguf
+    python scripts/bench_language_models.py model.gguf work  # needs llama-cpp-python, gguf, onnxruntime-genai, transformers
     python scripts/bench_language_models.py model.gguf work --only float iq4_nl --speed "iq4_nl" "llama.cpp Q4_0"
     python scripts/bench_language_models.py model.gguf work --markdown table.md --svg front.svg
 
 The GGUF file is decoded to float32, and its channels are permuted in a way that keeps the function (build_language_model.py):
 no format finds its own grid there. All files are made of that one: llama.cpp's by its own quantizer, with an importance
-matrix too; onnxruntime's by MatMulNBitsQuantizer; ours by ``quantize``. Whoever made it, each runs in onnxruntime then, on
-the kernels of its format, most of which round activations to int8, and is compared with the float model on news that no
-quantizer has seen: windows of 512 tokens, of which the second half is predicted.
+matrix too; onnxruntime's by MatMulNBitsQuantizer and by the builder of onnxruntime-genai, which shares the embedding's codes
+with the head; ours by ``quantize``, by rules or under a bound. Whoever made it, each runs in onnxruntime then, on the kernels
+of its format, most of which round activations to int8, and is compared with the float model on news that no quantizer has
+seen: windows of 512 tokens, of which the second half is predicted.
 
 Bits per weight are those of matrices, norms and scales; tables of rotations and the tokenizer are left out for all. What
 is in the work folder already is not made or scored again.
@@ -20,6 +21,7 @@ import argparse
 import ctypes
 import json
 import shutil
+import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -61,7 +63,8 @@ CALIBRATED, CALIBRATION_WINDOW, LEARNED = 80, 128, 64
 FOLDER_FILES = ("genai_config.json", "tokenizer.json", "tokenizer_config.json")
 # Joined weights of a decoder, and the parts of them that GGUF files have.
 PARTS = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "ffn_gate_up": ("ffn_gate", "ffn_up")}
-ROTATION = "rotation."
+# Names of tables of rotations begin so, in graphs of ours and of onnxruntime-genai.
+ROTATIONS = ("rotation.", "cos_cache", "sin_cache")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,24 @@ class Bench:
         folder = self.work / "float"
         if not folder.exists():
             language.convert(self.float_gguf, folder)
+        return folder
+
+    @cached_property
+    def float_checkpoint(self) -> Path:
+        """A folder of Hugging Face with the same weights, for the builder of onnxruntime-genai."""
+        folder = self.work / "checkpoint"
+        if not folder.exists():
+            # Here, because nothing else needs torch.
+            from transformers import AutoModelForCausalLM
+
+            model = AutoModelForCausalLM.from_pretrained(self.work, gguf_file=self.float_gguf.name, dtype="float32")
+            config = type(model.config).from_dict(model.config.to_dict() | {"quantization_config": None})
+            del config.quantization_config  # floats of a GGUF file count as quantized, which cannot be saved
+            plain = type(model)(config)
+            plain.load_state_dict(model.state_dict())
+            plain.save_pretrained(folder)
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(self.float_folder / name, folder)
         return folder
 
     @cached_property
@@ -182,7 +203,7 @@ class Variant(ABC):
     def bits(self, bench: Bench) -> float:
         """Bits per weight."""
         model = onnx.load(self.make(bench) / "model.onnx", load_external_data=False)
-        own = sum(nbytes(t) for t in tensors(model) if not t.name.startswith(ROTATION))
+        own = sum(nbytes(t) for t in tensors(model) if not t.name.startswith(ROTATIONS))
         return 8 * own / bench.weights
 
     def source(self, bench: Bench) -> Path:
@@ -223,6 +244,28 @@ class Ours(Variant):
                 data=bench.calibration, threads=1, work=bench.work / "solved",
             )  # fmt: skip
             copy_configuration(bench, folder)
+        return folder
+
+
+@dataclass(frozen=True)
+class Budget(Variant):
+    """Formats that a search chooses under a bound.
+
+    Attributes:
+        bound: bits per weight.
+    """
+
+    bound: float
+
+    def make(self, bench: Bench) -> Path:
+        """Search and quantize; figures of single weights are kept for other bounds."""
+        folder = bench.work / "ours" / self.file
+        if not folder.exists():
+            folder.parent.mkdir(exist_ok=True)
+            language.quantize(
+                bench.float_folder, folder, budget_bpw=self.bound, data=bench.calibration, proof=False, threads=1,
+                work=bench.work / "solved",
+            )  # fmt: skip
         return folder
 
 
@@ -296,6 +339,32 @@ class Onnxruntime(Variant):
         return folder
 
 
+@dataclass(frozen=True)
+class Builder(Variant):
+    """The builder of onnxruntime-genai; the embedding shares the codes of the head.
+
+    Attributes:
+        algorithm: its algorithm.
+        block: weights of a block.
+    """
+
+    algorithm: str
+    block: int = 32
+
+    def make(self, bench: Bench) -> Path:
+        """Build the decoder of the checkpoint at 4 bits."""
+        folder = bench.work / "onnxruntime" / self.file
+        if not (folder / "model.onnx").exists():
+            options = [f"algo_config={self.algorithm}", f"block_size={self.block}", "shared_embeddings=true"]
+            subprocess.run(
+                [
+                    sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", bench.float_checkpoint, "-o", folder,
+                    "-p", "int4", "-e", "cpu", "-c", bench.work / "cache", "--extra_options", *options,
+                ], check=True, capture_output=True,
+            )  # fmt: skip
+        return folder
+
+
 def copy_configuration(bench: Bench, folder: Path) -> None:
     """Copy what makes a decoder folder of a model."""
     for name in FOLDER_FILES:
@@ -321,6 +390,7 @@ VARIANTS: tuple[Variant, ...] = (
     Ours("iq4_nl, embedding int5 64", IQ4, table(5, 64)),
     Ours("iq4_nl, embedding int6 64", IQ4, table(6, 64)),
     Ours("int5 64, embedding int6 64", integers(5, 64), table(6, 64)),
+    *(Budget(f"budget {bound:g}", bound) for bound in (4.6, 5.0, 5.4, 6.0)),
     *(LlamaCpp(f"llama.cpp {kind}", KINDS[kind]) for kind in ("Q4_0", "Q4_K_S", "Q4_K_M")),
     *(LlamaCpp(f"llama.cpp {kind} pure", KINDS[kind], is_pure=True) for kind in ("Q4_0",)),
     *(LlamaCpp(f"llama.cpp {kind} imatrix", KINDS[kind], has_matrix=True) for kind in ("Q4_0", "Q4_K_S", "Q4_K_M")),
@@ -331,6 +401,11 @@ VARIANTS: tuple[Variant, ...] = (
     Onnxruntime("onnxruntime rtn"),
     Onnxruntime("onnxruntime hqq", nbits.HQQWeightOnlyQuantConfig(block_size=32)),
     Onnxruntime("onnxruntime k_quant", nbits.KQuantWeightOnlyQuantConfig()),
+    *(
+        Builder(f"onnxruntime-genai {name}", name)
+        for name in ("rtn", "rtn_last", "k_quant", "k_quant_last", "k_quant_mixed")
+    ),
+    Builder("onnxruntime-genai k_quant 64", "k_quant", 64),
 )
 
 

@@ -100,7 +100,8 @@ class _QualityBound:
             session = model.session(proto)
             if self._metric is not None:
                 self._least = Drop.parse(options.max_drop).least(self._metric(session))
-            self._judge = Judge([runtime.run(session, feed) for feed in self._proof_feeds], options.judge)
+            outputs = [runtime.run(session, feed) for feed in self._proof_feeds]
+            self._judge = Judge(outputs, options.judge if outputs else ())
 
     def is_kept(self, session: runtime.Session, score: Score) -> bool:
         """Whether a model keeps it.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from onnxquant.arguments import checked
 from onnxquant.artifact.restore import dequantize as dequantize_file
@@ -13,12 +14,24 @@ from onnxquant.convert.best import quantize as quantize_file
 from onnxquant.errors import OutputError, OutputExistsError, RecipeError
 from onnxquant.interchange.folders import is_empty_folder
 from onnxquant.language.folder_names import is_file_of_decoder
-from onnxquant.language.running.folder import is_decoder_folder, model_file
+from onnxquant.language.running.folder import is_decoder_folder, model_file, read_config
+from onnxquant.recipe.files import read_recipe
+from onnxquant.recipe.options import Options
 from onnxquant.report.report import Report
 from onnxquant.system.files import atomically
 
 # Ends of the names of configurations, tokenizers and templates; an index names files of weights, which are not copied.
 _BESIDE, _INDEX = (".json", ".jinja", ".txt", ".model"), ".index.json"
+
+# Formats that a search chooses among where none are named: those that keep most in their bits, and what every target has.
+SEARCHED = (
+    "int8",
+    "int6:block_size=64,symmetric=false",
+    "int5:block_size=64,symmetric=false",
+    "iq4_nl",
+    "int4",
+    "int3",
+)
 
 
 def graph_of(path: str | Path) -> Path:
@@ -32,14 +45,23 @@ def graph_of(path: str | Path) -> Path:
 
 
 @checked
-def quantize(folder: str | Path, output: str | Path | None = None, **options: object) -> Report:
+def quantize(
+    folder: str | Path,
+    output: str | Path | None = None,
+    *,
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    **options: object,
+) -> Report:
     """Quantize the graph of a decoder folder into another folder, with the tokenizer and the configurations beside it.
+
+    A search for formats under a bound judges logits alone, and chooses among ``SEARCHED``, unless options say otherwise.
 
     Args:
         folder: the decoder folder.
         output: the folder to write: a new one, an empty one, or with ``force`` another decoder folder. None: with
             ``dry_run``, which writes nothing.
-        options: those of ``onnxquant.quantize``.
+        recipe: a recipe, as in ``onnxquant.quantize``.
+        options: other options of it.
 
     Raises:
         OutputError: the output is there already, or cannot be written.
@@ -48,12 +70,31 @@ def quantize(folder: str | Path, output: str | Path | None = None, **options: ob
     """
     source = Path(folder)
     graph = model_file(source)
+    entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
+    arguments: dict[str, Any] = {"recipe": entries, **_of_a_search(source, entries, options), **options}
     if options.get("dry_run"):
-        return quantize_file(graph, **options)  # type: ignore[arg-type]
+        return quantize_file(graph, **arguments)
     if output is None:
         raise RecipeError(f"{source}: is a decoder folder; name the folder to write with -o (output=...)")
     with _folder_like(source, Path(output), force=bool(options.get("force"))) as place:
-        return quantize_file(graph, place, **options)  # type: ignore[arg-type]
+        return quantize_file(graph, place, **arguments)
+
+
+def _of_a_search(folder: Path, entries: Mapping[str, Any] | None, options: Mapping[str, object]) -> dict[str, object]:
+    """The options of a search for formats that neither a recipe nor the user gives; none where nothing is searched for.
+
+    The cache is an output, too, but it shows the noise of one product, and what matters is what becomes of it.
+    """
+    keywords = {name: value for name, value in options.items() if name not in ("data", "progress", "command")}
+    settings, _ = Options.of_recipe(entries, keywords, has_samples=options.get("data") is not None)
+    if not settings.searches:
+        return {}
+    missing: dict[str, object] = {}
+    if not settings.judge:
+        missing["judge"] = (read_config(folder).names["logits"],)
+    if not settings.formats:
+        missing["formats"] = SEARCHED
+    return missing
 
 
 @checked

@@ -145,8 +145,9 @@ def test_toml_holds_any_name(tmp_path: Path) -> None:
 
 def test_shipped_recipes_for_kinds_of_models(tmp_path: Path) -> None:
     made = {}
-    for name in ("cnn-int8", "transformer-int8", "llm-int4", "edge-small"):
-        more = {"data": FEEDS, "calibration_samples": 16} if name in ("cnn-int8", "llm-int4") else {}
+    with_samples = ("cnn-int8", "llm-int4", "llm-iq4", "llm-int5")
+    for name in (*with_samples, "transformer-int8", "edge-small"):
+        more = {"data": FEEDS, "calibration_samples": 16} if name in with_samples else {}
         report = onnxquant.quantize(DEFAULT_MODEL, tmp_path / f"{name}.onnx", recipe=name, proof=False, **more)
         made[name] = {
             s.decision.role: (s.decision.format.bits, s.decision.target, s.decision.solver) for s in report.encoded
@@ -154,6 +155,8 @@ def test_shipped_recipes_for_kinds_of_models(tmp_path: Path) -> None:
     assert made["cnn-int8"]["conv"][:2] == made["cnn-int8"]["matmul"][:2] == (8, "qdq")
     assert made["transformer-int8"]["matmul"][:2] == (8, "dynamic")
     assert made["llm-int4"]["matmul"][::2] == (4, "gptq") and made["llm-int4"]["gather"][0] == 8
+    assert made["llm-iq4"]["matmul"][::2] == (4, "gptq") and made["llm-iq4"]["gather"][::2] == (5, "rtn")
+    assert made["llm-int5"]["matmul"][::2] == (5, "gptq") and made["llm-int5"]["gather"][::2] == (6, "rtn")
     assert made["edge-small"]["matmul"][::2] == (4, "mse") and made["edge-small"]["conv"][0] == 8
     with pytest.raises(onnxquant.RecipeError, match="give --data"):
         onnxquant.quantize(DEFAULT_MODEL, tmp_path / "x.onnx", recipe="llm-int4")

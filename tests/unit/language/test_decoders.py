@@ -27,6 +27,9 @@ from onnxquant.graph.io import load
 from onnxquant.language.convert import convert
 from onnxquant.language.fields import Fields
 from onnxquant.language.hf_config import architecture_of_config
+from onnxquant.language.quantize import SEARCHED
+from onnxquant.language.quantize import quantize as quantize_folder
+from onnxquant.report.report import Report
 
 Array = np.ndarray[Any, Any]
 
@@ -419,6 +422,24 @@ def test_a_float_decoder_is_quantized_like_any_model(tmp_path: Path) -> None:
     convert(save_checkpoint("llama", tmp_path / "checkpoint"), tmp_path / "decoder")
     report = onnxquant.quantize(tmp_path / "decoder" / "model.onnx", tmp_path / "int4.onnx", bits=4)
     assert report.proof is not None and any(site.decision.format is not None for site in report.sites)
+
+
+def test_a_search_for_formats_judges_the_logits_of_a_decoder(tmp_path: Path) -> None:
+    """The cache is an output, too; a recipe and the user may say otherwise."""
+    convert(save_checkpoint("llama", tmp_path / "checkpoint"), tmp_path / "decoder")
+    tokens = {"input_ids": np.random.default_rng(0).integers(0, TOKENS, (8, 20))}
+
+    def searched(name: str, **options: Any) -> Report:
+        return quantize_folder(tmp_path / "decoder", tmp_path / name, data=tokens, budget_bpw=9, **options)
+
+    report = searched("own", solver="rtn")
+    assert report.search is not None and report.search.formats == SEARCHED
+    assert report.proof and {part.output for part in report.proof.quality or ()} == {"logits"}
+    report = searched(
+        "given", recipe={"solver": "rtn", "options": {"formats": ["int8", "int4"]}}, judge="present.0.key"
+    )
+    assert report.search is not None and report.search.formats == ("int8", "int4")
+    assert report.proof and {part.output for part in report.proof.quality or ()} == {"present.0.key"}
 
 
 def test_texts_in_any_file_are_samples_for_gptq(tmp_path: Path) -> None:
