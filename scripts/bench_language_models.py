@@ -227,10 +227,12 @@ class Ours(Variant):
     Attributes:
         layers: options for all weights.
         embedding: those for the table of the embedding, which is the head as well; none: as for all.
+        gate_up: those for the first products of feed-forward networks; none: as for all.
     """
 
     layers: Rule
     embedding: Rule = field(default_factory=dict)
+    gate_up: Rule = field(default_factory=dict)
 
     def make(self, bench: Bench) -> Path:
         """Quantize the decoder; solved weights are kept for other variants."""
@@ -238,7 +240,8 @@ class Ours(Variant):
         model = folder / "model.onnx"
         if not model.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            rules = [{"include": "token_embd", **self.embedding}] if self.embedding else []
+            parts = {"token_embd": self.embedding, "ffn_gate_up": self.gate_up}
+            rules = [{"include": part, **options} for part, options in parts.items() if options]
             onnxquant.quantize(
                 bench.float_folder / "model.onnx", model, recipe={"rules": rules, **self.layers}, proof=False,
                 data=bench.calibration, threads=1, work=bench.work / "solved",
@@ -345,17 +348,15 @@ class Builder(Variant):
 
     Attributes:
         algorithm: its algorithm.
-        block: weights of a block.
     """
 
     algorithm: str
-    block: int = 32
 
     def make(self, bench: Bench) -> Path:
-        """Build the decoder of the checkpoint at 4 bits."""
+        """Build the decoder of the checkpoint at 4 bits, in blocks of 32."""
         folder = bench.work / "onnxruntime" / self.file
         if not (folder / "model.onnx").exists():
-            options = [f"algo_config={self.algorithm}", f"block_size={self.block}", "shared_embeddings=true"]
+            options = [f"algo_config={self.algorithm}", "block_size=32", "shared_embeddings=true"]
             subprocess.run(
                 [
                     sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", bench.float_checkpoint, "-o", folder,
@@ -390,6 +391,7 @@ VARIANTS: tuple[Variant, ...] = (
     Ours("iq4_nl, embedding int5 64", IQ4, table(5, 64)),
     Ours("iq4_nl, embedding int6 64", IQ4, table(6, 64)),
     Ours("int5 64, embedding int6 64", integers(5, 64), table(6, 64)),
+    Ours("int5 64, gate_up and embedding int6 64", integers(5, 64), table(6, 64), integers(6, 64)),
     *(Budget(f"budget {bound:g}", bound) for bound in (4.6, 5.0, 5.4, 6.0)),
     *(LlamaCpp(f"llama.cpp {kind}", KINDS[kind]) for kind in ("Q4_0", "Q4_K_S", "Q4_K_M")),
     *(LlamaCpp(f"llama.cpp {kind} pure", KINDS[kind], is_pure=True) for kind in ("Q4_0",)),
@@ -403,9 +405,8 @@ VARIANTS: tuple[Variant, ...] = (
     Onnxruntime("onnxruntime k_quant", nbits.KQuantWeightOnlyQuantConfig()),
     *(
         Builder(f"onnxruntime-genai {name}", name)
-        for name in ("rtn", "rtn_last", "k_quant", "k_quant_last", "k_quant_mixed")
+        for name in ("default", "rtn_last", "k_quant", "k_quant_last", "k_quant_mixed")
     ),
-    Builder("onnxruntime-genai k_quant 64", "k_quant", 64),
 )
 
 
