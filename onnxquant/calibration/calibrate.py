@@ -11,6 +11,7 @@ from onnxquant.arguments import checked
 from onnxquant.calibration import feeds as feeds_
 from onnxquant.calibration import samples as samples_
 from onnxquant.calibration.collect import CollectSettings, collect
+from onnxquant.calibration.inputs import sampled_inputs_of
 from onnxquant.calibration.statistics import Statistics
 from onnxquant.calibration.tensors import quantizable
 from onnxquant.errors import FeedError, StatisticsError, nearest
@@ -158,13 +159,10 @@ def _open_feeds(
         raise FeedError("calibration needs data that the model will see: give --data, or --synthetic to try things out")
     if data is not None and request.synthetic:
         raise FeedError("both data and synthetic samples were asked for; expected one of them")
-    with runtime.extendable(source, settings.threads) as model:
-        session = model.session(runtime.output_addition(()))
-        if data is not None:
-            inputs = samples_.sampled_inputs_of(session)
-            facts = feeds_.facts_of(model.document)
-            return feeds_.open_feeds(
-                data, inputs, limit=request.samples, preprocess=settings.preprocess, facts=facts
-            )
+    document = load(source) if isinstance(source, Path) else source
+    if data is not None:
+        inputs, facts = sampled_inputs_of(document), feeds_.facts_of(document)
+        return feeds_.open_feeds(data, inputs, limit=request.samples, preprocess=settings.preprocess, facts=facts)
+    with runtime.session_of(source, threads=settings.threads) as session:
         count = request.samples or samples_.SYNTHETIC
-        return samples_.synthetic_samples(session, model.document, settings.dims(), count, settings.seed)
+        return samples_.synthetic_samples(session, document, settings.dims(), count, settings.seed)

@@ -31,7 +31,7 @@ from onnxquant.solvers.base import Inputs
 MEMORY = 512 << 20
 """Bytes that the matrices of one run over the samples may take; if they take more, there are several runs."""
 LARGEST = 288 << 20
-"""Bytes of the largest matrix that is computed: that of 6,144 columns."""
+"""Bytes of the largest matrix that is computed where no other bound is given: that of 6,144 columns."""
 POSITIONS = 128
 """Number of output positions of a kernel that are used in one sample."""
 SAMPLES = 64
@@ -114,6 +114,7 @@ def grams(
     feeds: Feeds,
     *,
     memory: int = MEMORY,
+    largest: int | None = None,
     threads: int | None = None,
     progress: Progress = silent,
     earlier_run: EarlierRun | None = None,
@@ -121,14 +122,15 @@ def grams(
     """Compute the Gram matrix of the inputs of each weight.
 
     Columns are in the order of the weight's own: a Conv's [channels of the group, kernel positions]. Weights whose matrices
-    would be larger than ``LARGEST`` are left out, those whose readers see them in different shapes, and those that no
+    would be larger than ``largest`` are left out, those whose readers see them in different shapes, and those that no
     sample has inputs for. The model runs in stages, as many weights at a time as their matrices fit in memory.
 
     Args:
         document: the float model.
         readers: nodes that multiply with the weights.
         feeds: calibration samples; ``SAMPLES`` of them are run, and seeded ``POSITIONS`` of each are used.
-        memory: bytes that the matrices of one stage may take.
+        memory: bytes that the matrices of one stage may take; one that takes more has a stage of its own.
+        largest: bytes of the largest matrix; None: ``LARGEST``.
         threads: number of threads of the session.
         progress: display of the part that is done.
         earlier_run: files of earlier runs; None: there are none, and none are left for later ones.
@@ -142,7 +144,7 @@ def grams(
     makers = {name: place for place, node in enumerate(document.proto.graph.node) for name in node.output}
     inputs = {i.name for i in document.proto.graph.input}
     weights = sorted(
-        (sums for sums in sums_by_weight.values() if _have_one_shape(sums)),
+        (sums for sums in sums_by_weight.values() if _have_one_shape(sums, LARGEST if largest is None else largest)),
         key=lambda sums: max(makers.get(part.x, -1) for part in sums),
     )
     runs = list(_runs(weights, memory))
@@ -163,6 +165,7 @@ def grams(
                     yield GramMatrix(sums[0].weight, total, count)
                 for part in sums:
                     part.forget()
+                del total  # before the next one is made: it may be large
         model.remove()
 
 
@@ -177,9 +180,9 @@ def samples_digest(feeds: Feeds) -> str:
     return digest.hexdigest()
 
 
-def _have_one_shape(sums: list[_GramSum]) -> bool:
+def _have_one_shape(sums: list[_GramSum], largest: int) -> bool:
     """Whether the readers of a weight see it in one shape, and its matrices are small enough."""
-    return len({part.shape for part in sums}) == 1 and sums[0].nbytes <= LARGEST
+    return len({part.shape for part in sums}) == 1 and sums[0].nbytes <= largest
 
 
 def _runs(weights: Iterable[list[_GramSum]], memory: int) -> Iterator[list[list[_GramSum]]]:
@@ -259,7 +262,7 @@ class _GramSum:
             x -= self._shift
         self.count += x.shape[1]
         self._total = self._total + x.sum(1)
-        self._products = self._products + x.swapaxes(1, 2) @ x
+        self._products += x.swapaxes(1, 2) @ x  # in place: the sum may be large
 
     def _columns(self, x: NDArray[Any]) -> NDArray[Any]:
         """Inputs at some positions: [groups, positions, cols]."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
-from onnxquant.calibration.feeds.caches import LOGITS_COUNT
 from onnxquant.calibration.folds import SearchSamples, folded, undivided
+from onnxquant.calibration.inputs import inputs_of, sampled_inputs_of
 from onnxquant.errors import FeedError, ModelError
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites
@@ -74,8 +74,7 @@ class Samples:
         self._is_asked_for_split = True
         if self._split is None:
             judged, calibrated = self._options.samples, self._options.calibration_samples
-            with runtime.session_of(model, threads=self._options.threads) as session:
-                opened = self._opened(session, judged + calibrated)
+            opened = self._opened(model, judged + calibrated)
             self._most = self._most_judged(model, opened)
             self._split = feeds_.split(opened, judged, calibrated, self._most)
             if self._are_compared_on:
@@ -179,17 +178,17 @@ class Samples:
         self._is_made_from, self._is_made_from_none = False, is_made_from_none
         self.for_calibration(model)
 
-    def for_proof(self, session: runtime.Session) -> feeds_.Feeds:
+    def for_proof(self, model: Document) -> feeds_.Feeds:
         """The samples that the proof compares outputs on; their origin says whether something was made from their sources.
 
         Args:
-            session: session of the original model
+            model: the original model
 
         Raises:
             FeedError: they do not fit the model.
         """
         if self._split is None:
-            opened, apart = self._opened(session, self._options.samples), None
+            opened, apart = self._opened(model, self._options.samples), None
             feeds: feeds_.Feeds = feeds_.Chosen(opened, range(self._options.samples))
         else:
             feeds = feeds_.spread(self._split.judging, self._proven)
@@ -209,8 +208,7 @@ class Samples:
         """
         if self._preparation is None:
             if self._feeds is None:
-                with runtime.session_of(model, threads=self._options.threads) as session:
-                    self.for_proof(session)
+                self.for_proof(model)
             feeds = self._feeds or ()
             origin = self._feeds.origin if self._feeds else feeds_.SampleOrigin()
             # A run that only proves reads no more samples than it proves with.
@@ -221,12 +219,12 @@ class Samples:
             )
         return self._preparation
 
-    def remarks(self, feeds: Sequence[feeds_.Feed], session: runtime.Session) -> list[str]:
+    def remarks(self, feeds: Sequence[feeds_.Feed], model: Document) -> list[str]:
         """Remarks on samples whose values are not as those that the model was made with, or not as models take them."""
         if self._facts.recorded is not None:
             return [*self._remarks, *self._facts.recorded.strange_ranges(feeds)]
         is_array = self._feeds is not None and self._feeds.origin.kind is None
-        inputs = [i for i in inputs_of(session) if self._facts.largest_pixel.get(i.name) != _LARGEST_PIXEL]
+        inputs = [i for i in inputs_of(model) if self._facts.largest_pixel.get(i.name) != _LARGEST_PIXEL]
         return [*self._remarks, *(feeds_.unscaled_pixels(feeds, inputs) if is_array else [])]
 
     @property
@@ -240,11 +238,11 @@ class Samples:
         first = next(self._feeds.labelled(), None) if self._feeds is not None else None
         return first is not None and first[1] is not None
 
-    def labelled(self, session: runtime.Session) -> feeds_.Feeds | None:
+    def labelled(self, model: Document) -> feeds_.Feeds | None:
         """The samples that labels tell the accuracy on: those that nothing was made from; None for one run of several.
 
         Args:
-            session: session of the original model
+            model: the original model
 
         Raises:
             FeedError: the labels cannot be read.
@@ -255,7 +253,7 @@ class Samples:
             return self._split.held_out or self._split.judging
         if isinstance(self._data, Iterator) and self._feeds is not None:
             return self._feeds
-        return self._opened(session, _LABELLED)
+        return self._opened(model, _LABELLED)
 
     @property
     def labels_from(self) -> str:
@@ -269,9 +267,9 @@ class Samples:
                 other = feeds_.Preparation(kind=source.kind, preprocess=source.preprocess)
                 self._remarks += other.differences(self._feeds.origin)
 
-    def _opened(self, session: runtime.Session, limit: int) -> feeds_.Checked:
+    def _opened(self, model: Document, limit: int) -> feeds_.Checked:
         self._feeds = feeds_.open_feeds(
-            self._data, sampled_inputs_of(session), limit=limit, preprocess=self._options.preprocess, facts=self._facts
+            self._data, sampled_inputs_of(model), limit=limit, preprocess=self._options.preprocess, facts=self._facts
         )
         if self._options.labels is not None:
             self._feeds.labels = feeds_.LabelFile.read(Path(self._options.labels), self._feeds.classes)
@@ -286,7 +284,7 @@ def synthetic_samples(
     Raises:
         FeedError: the model runs with none of them.
     """
-    inputs = inputs_of(session)
+    inputs = inputs_of(document)
     prepared = document.copy()
     prepare(prepared)
     tables = feeds_.vocabulary(prepared, find_sites(prepared)[0])
@@ -304,17 +302,3 @@ def synthetic_samples(
     raise FeedError(
         f"no synthetic feed fits ({failure}); give data, or lengths with --dim NAME=N; the model takes {takes}"
     )
-
-
-def inputs_of(session: runtime.Session) -> list[feeds_.Input]:
-    """The inputs of a session."""
-    return [feeds_.Input(name, kind, tuple(shape)) for name, kind, shape in runtime.inputs_of(session)]
-
-
-def sampled_inputs_of(session: runtime.Session) -> list[feeds_.Input]:
-    """The inputs of a session that samples have: the count of logits too, though the model has a value for it."""
-    counts = [i for i in runtime.defaulted_inputs_of(session) if i[0] == LOGITS_COUNT]
-    return [
-        *inputs_of(session),
-        *(feeds_.Input(name, kind, tuple(shape), default=True) for name, kind, shape in counts),
-    ]

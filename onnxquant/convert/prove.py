@@ -23,8 +23,7 @@ def check_samples(context: Context) -> None:
         FeedError: the user's samples do not fit.
     """
     if context.samples is not None:
-        with runtime.session_of(context.original, threads=context.options.threads) as session:
-            context.samples.for_proof(session)
+        context.samples.for_proof(context.original)
 
 
 def prove(context: Context, reference: Reference, path: Path, written: EncodedWeights | None = None) -> Proof:

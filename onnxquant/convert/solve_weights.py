@@ -23,6 +23,9 @@ from onnxquant.recipe.progress import Progress
 from onnxquant.solvers import jobs, solver_named
 from onnxquant.solvers.rtn import Rtn
 
+LARGEST = 2 << 30
+"""Bytes of the largest Gram matrix that a weight is solved by: that of 16,384 columns. Solving takes two of them."""
+
 
 def decisions_to_solve(plan: Plan, orders: Container[str], solved: Container[str]) -> list[EncodeDecision]:
     """Decisions about weights that are not just rounded to nearest, and not solved yet.
@@ -77,10 +80,12 @@ def _solve(context: Context, weights: _WeightsToSolve, feeds: Feeds | None, resu
         earlier_run = EarlierRun(context.folder / f"stages-{origin}", is_solved) if origin else None
         batch: list[jobs.Task] = []
         for tensor, gram, inputs in grams(
-            context.document, nodes, feeds, threads=options.threads, progress=context.progress, earlier_run=earlier_run
+            context.document, nodes, feeds, largest=LARGEST, threads=options.threads, progress=context.progress,
+            earlier_run=earlier_run,
         ):
             del without_inputs[names[tensor]]
             batch.append(weights.task_with_inputs(names[tensor], gram, inputs, origin))
+            del gram  # it goes with its task
             if len(batch) >= options.jobs:
                 jobs.run(batch, results, options.jobs, count)
                 batch = []
@@ -117,7 +122,7 @@ class _WeightsToSolve:
     def task_with_inputs(self, name: str, gram: NDArray[np.float64], count: int, origin: str) -> jobs.Task:
         """The task of a weight with the Gram matrices of its inputs, and the number of inputs."""
         task = self.task(name, origin)
-        ordered = gram.copy() if task.order is None else gram[:, task.order][:, :, task.order]
+        ordered = gram if task.order is None else gram[:, task.order][:, :, task.order]
         return replace(task, gram=ordered, count=count)
 
     def counter(self, progress: Progress) -> Callable[[jobs.Task], None]:

@@ -18,7 +18,6 @@ from onnxquant.runtime.optimized import Kernels, histogram, optimized_graph, opt
 from onnxquant.runtime.profile import NodeTime, profile
 from onnxquant.runtime.sessions import (
     Session,
-    defaulted_inputs_of,
     inputs_of,
     instruction_sets,
     load,
@@ -39,7 +38,6 @@ __all__ = [
     "Session",
     "Signature",
     "custom_op_libraries",
-    "defaulted_inputs_of",
     "extendable",
     "histogram",
     "inputs_of",

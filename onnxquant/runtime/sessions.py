@@ -217,11 +217,6 @@ def inputs_of(session: ort.InferenceSession) -> list[tuple[str, str, list[Any]]]
     return [(i.name, i.type, list(i.shape)) for i in session.get_inputs()]
 
 
-def defaulted_inputs_of(session: ort.InferenceSession) -> list[tuple[str, str, list[Any]]]:
-    """Name, type and shape of each input that the model has a value for."""
-    return [(i.name, i.type, list(i.shape)) for i in session.get_overridable_initializers()]
-
-
 def outputs_of(session: ort.InferenceSession) -> dict[str, str]:
     """Type of each output by name."""
     return {o.name: o.type for o in session.get_outputs()}

@@ -125,8 +125,7 @@ def add_accuracy(proof: Proof, reference: Reference, quantized: Path, samples: S
     if not samples.has_labels:
         return
     original = reference.path
-    session = runtime.open_session(original, runtime.session_options(threads=options.threads, mapped=True))
-    labelled = samples.labelled(session)
+    labelled = samples.labelled(reference.document)
     if labelled is None:
         return
     thresholds = {} if isinstance(reference.outputs, FeedError) else _thresholds(reference.outputs)

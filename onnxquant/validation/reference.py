@@ -13,7 +13,8 @@ from typing import Any, Self
 
 from onnxquant import runtime
 from onnxquant.calibration import feeds as feeds_
-from onnxquant.calibration.samples import Samples, inputs_of
+from onnxquant.calibration.inputs import inputs_of
+from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError, ModelError, RecipeError, nearest
 from onnxquant.graph.analysis.heads import heads_of
 from onnxquant.graph.io import Document, load
@@ -146,25 +147,28 @@ def sampled_outputs(model: Path, samples: Samples | None, options: Options) -> S
         ModelError: the model does not load, or fails on the user's samples.
         FeedError: the data does not fit, or no synthetic feed does.
     """
+    document = load(model, options.external_root)
     settings = runtime.session_options(threads=options.threads, mapped=True)
     session = runtime.open_session(model, settings)
     if samples is not None:
-        opened = samples.for_proof(session)
+        opened = samples.for_proof(document)
         feeds = list(opened)
-        remarks = (*(opened.origin.remarks or ()), *samples.remarks(feeds, session))
+        remarks = (*(opened.origin.remarks or ()), *samples.remarks(feeds, document))
         origin = replace(opened.origin, remarks=remarks or None)
         outputs = [runtime.run(session, f) for f in feeds]
         return SampledOutputs(feeds, outputs, origin, samples)
     if options.preprocess is not None:
         raise FeedError("preprocess says how samples are made of --data, which is missing")
-    inputs = inputs_of(session)
+    inputs = inputs_of(document)
     _check_dims(options, inputs)
-    return _synthetic(model, session, inputs, options)
+    return _synthetic(document, session, inputs, options)
 
 
-def _synthetic(model: Path, session: runtime.Session, inputs: list[feeds_.Input], options: Options) -> SampledOutputs:
+def _synthetic(
+    document: Document, session: runtime.Session, inputs: list[feeds_.Input], options: Options
+) -> SampledOutputs:
     """Synthetic samples that the model accepts, and its outputs on them."""
-    document = load(model, options.external_root)
+    name = document.name
     prepare(document)
     tables = feeds_.vocabulary(document, find_sites(document)[0])
     failure = ""
@@ -181,7 +185,7 @@ def _synthetic(model: Path, session: runtime.Session, inputs: list[feeds_.Input]
         return SampledOutputs(feeds, outputs, synthetic.origin, longer=longer, step=step)
     takes = ", ".join(map(str, inputs))
     raise FeedError(
-        f"{model}: no synthetic feed fits ({failure}); give --data, or lengths with --dim NAME=N; it takes {takes}"
+        f"{name}: no synthetic feed fits ({failure}); give --data, or lengths with --dim NAME=N; it takes {takes}"
     )
 
 

@@ -14,7 +14,6 @@ from onnxquant.calibration.samples import Samples
 from onnxquant.graph.io import load
 from onnxquant.plan.activations import SampleUse
 from onnxquant.recipe.options import Options
-from onnxquant.runtime import session_of
 
 K, N = 96, 512
 
@@ -111,6 +110,5 @@ def test_a_slow_model_calibrates_on_fewer_and_is_judged_by_the_same(*, folds: bo
     judged, count = len(search.judging.feeds), search.calibrating.count
     later = Samples(list(Source(400)), options, are_compared_on=True)
     assert later.is_split_into(model, len(search.calibrating.feeds), judged, count)
-    with session_of(model) as session:
-        both = [[feed["x"].tobytes() for feed in samples.for_proof(session)] for samples in (limited, later)]
+    both = [[feed["x"].tobytes() for feed in samples.for_proof(model)] for samples in (limited, later)]
     assert both[0] == both[1] and len(both[0]) == (24 if folds else 100)

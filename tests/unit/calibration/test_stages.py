@@ -17,6 +17,7 @@ from onnxquant import runtime
 from onnxquant.calibration import gram_matrices
 from onnxquant.calibration.feeds import Input, open_feeds
 from onnxquant.calibration.stages import StagedModel
+from onnxquant.convert import solve_weights
 from onnxquant.graph.io import load
 from onnxquant.solvers import jobs
 
@@ -155,3 +156,27 @@ def test_gptq_in_stages_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch
     assert quantize("out.onnx", work=tmp_path / "work") == whole
     assert names == ["w0", "w1", "w2", "w3", "w3", "w4"] and set(seen) == {"w3", "w4"}
     assert not list((tmp_path / "work").rglob("*.npy"))
+
+
+def test_gptq_opens_no_session_on_the_whole_model(tmp_path: Path, started: list[list[str]], monkeypatch: Any) -> None:
+    """Inputs of samples are known from the graph, and a session would hold every weight."""
+    source = graphs.save(residual(), tmp_path / "model.onnx")
+    monkeypatch.setitem(gram_matrices.grams.__kwdefaults__, "memory", 8 * WIDTH * WIDTH)
+    onnxquant.quantize(source, tmp_path / "out.onnx", format="int4", data=SAMPLES, proof=False, threads=1, solver="gptq")
+    assert len(started) > 1 and {operators.count("MatMul") for operators in started} <= {0, 1}
+
+
+def test_wide_weights_are_solved_up_to_a_bound(tmp_path: Path, monkeypatch: Any) -> None:
+    """Matrices of weights to solve may be larger than others."""
+    source = graphs.save(residual(), tmp_path / "model.onnx")
+    options: Any = {"format": "int4", "data": SAMPLES, "proof": False, "threads": 1}
+
+    def codes(solver: str, largest: int) -> bytes:
+        monkeypatch.setattr(solve_weights, "LARGEST", largest)
+        onnxquant.quantize(source, tmp_path / "out.onnx", solver=solver, force=True, **options)
+        return b"".join(t.raw_data for t in onnx.load(tmp_path / "out.onnx").graph.initializer)
+
+    monkeypatch.setattr(gram_matrices, "LARGEST", 8 * WIDTH * WIDTH - 1)
+    nearest = codes("rtn", 8 * WIDTH * WIDTH)
+    assert codes("gptq", 8 * WIDTH * WIDTH - 1) == nearest
+    assert codes("gptq", 8 * WIDTH * WIDTH) != nearest

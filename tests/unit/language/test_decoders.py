@@ -20,7 +20,7 @@ from decoder_check.logits import decoder_logits as logits
 import onnxquant
 from onnxquant import interchange, runtime
 from onnxquant.calibration.feeds import ModelFacts, open_feeds
-from onnxquant.calibration.samples import sampled_inputs_of
+from onnxquant.calibration.inputs import sampled_inputs_of
 from onnxquant.cli import main
 from onnxquant.errors import CheckpointError, OutputError, RecipeError, WeightError
 from onnxquant.graph.io import load
@@ -56,9 +56,9 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
 def test_samples_of_tokens_alone_show_logits_of_more_tokens_than_one(tmp_path: Path) -> None:
     """The head and the judge of a search see little of one token."""
     convert(save_checkpoint("mistral", tmp_path / "checkpoint"), tmp_path / "decoder")
-    with runtime.session_of(load(tmp_path / "decoder" / "model.onnx")) as session:
-        samples = {"input_ids": np.zeros((2, 12), np.int64)}
-        feeds = list(open_feeds(samples, sampled_inputs_of(session), facts=ModelFacts(tmp_path / "decoder")))
+    model, samples = load(tmp_path / "decoder" / "model.onnx"), {"input_ids": np.zeros((2, 12), np.int64)}
+    feeds = list(open_feeds(samples, sampled_inputs_of(model), facts=ModelFacts(tmp_path / "decoder")))
+    with runtime.session_of(model) as session:
         assert [runtime.run(session, feed)["logits"].shape[:2] for feed in feeds] == [(1, 12)] * 2
 
 
