@@ -41,6 +41,7 @@ from onnxquant.hub.run import hub
 from onnxquant.inspect.benchmark import benchmark
 from onnxquant.inspect.info import info
 from onnxquant.inspect.model import Model
+from onnxquant.inspect.profile import profile
 from onnxquant.inspect.validate import validate
 from onnxquant.layers.linear import QuantizedLinear
 from onnxquant.layers.ternary import Int8Rows, matmul_i2s, matmul_i2s_i8, quantize_row_to_int8
@@ -98,6 +99,7 @@ __all__ = [
     "matmul_i2s",
     "matmul_i2s_i8",
     "move",
+    "profile",
     "quantize",
     "quantize_row_to_int8",
     "ranging_observer",

@@ -39,6 +39,11 @@ class NodeLabels:
             return time.op
         return f"{time.op} {node.name}" if node.name else f"{time.op} that gives {node.output[0]}"
 
+    def origin(self, time: NodeTime) -> str | None:
+        """The name of its node, or of the tensor that an unnamed node gives; None where no node is its."""
+        node = self._node(time)
+        return None if node is None else str(node.name or node.output[0])
+
     def _node(self, time: NodeTime) -> onnx.NodeProto | None:
         """The node of the model that a node of onnxruntime comes from."""
         name = time.name.removeprefix(_FUSED)

@@ -14,7 +14,7 @@ from onnxquant.runtime.extended import (
     subgraph_tensors,
 )
 from onnxquant.runtime.libraries import EXTENSIONS, custom_op_libraries, named_libraries
-from onnxquant.runtime.optimized import Kernels, histogram, optimized_graph, optimized_ops
+from onnxquant.runtime.optimized import Kernels, histogram, op_name, optimized_graph, optimized_ops
 from onnxquant.runtime.profile import NodeTime, profile
 from onnxquant.runtime.sessions import (
     Session,
@@ -28,22 +28,29 @@ from onnxquant.runtime.sessions import (
     version,
 )
 from onnxquant.runtime.signatures import Signature, signatures
+from onnxquant.runtime.trace import Call, Run, Trace, TracedTensor, end_trace, trace_into
 
 __all__ = [
     "EXTENSIONS",
     "Buffer",
+    "Call",
     "ExtendableModel",
     "Kernels",
     "NodeTime",
+    "Run",
     "Session",
     "Signature",
+    "Trace",
+    "TracedTensor",
     "custom_op_libraries",
+    "end_trace",
     "extendable",
     "histogram",
     "inputs_of",
     "instruction_sets",
     "load",
     "named_libraries",
+    "op_name",
     "open_session",
     "optimized_graph",
     "optimized_ops",
@@ -58,6 +65,7 @@ __all__ = [
     "shape_output",
     "signatures",
     "subgraph_tensors",
+    "trace_into",
     "version",
     "zeros",
 ]

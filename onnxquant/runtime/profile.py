@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxquant.runtime.sessions import open_session, run, session_options
+from onnxquant.runtime.trace import Run, events_of, runs_of
 
 # Runs that are measured after a first one, which is not; fewer where they take longer than this many seconds.
 _RUNS, _SECONDS = 5, 3.0
@@ -51,34 +52,24 @@ def profile(path: Path, feed: Mapping[str, NDArray[Any]], threads: int | None = 
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = open_session(path, options)
         run(session, feed)
-        runs, begin = 0, time.perf_counter()
-        while runs < _RUNS and (not runs or time.perf_counter() - begin < _SECONDS):
+        count, begin = 0, time.perf_counter()
+        while count < _RUNS and (not count or time.perf_counter() - begin < _SECONDS):
             run(session, feed)
-            runs += 1
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return node_times(events, runs)
+            count += 1
+        text = Path(session.end_profiling()).read_text(encoding="utf-8", errors="replace")
+    return node_times(runs_of(events_of(text)))
 
 
-def node_times(events: Sequence[Mapping[str, Any]], runs: int) -> list[NodeTime]:
+def node_times(runs: Sequence[Run]) -> list[NodeTime]:
     """The time of each node in one run: the median of all runs but the first, which other work on the machine moves least.
 
     Args:
-        events: events of a profile.
-        runs: number of runs after the first.
+        runs: the runs; a node of a loop has several calls in each.
     """
-    calls: dict[tuple[str, str], list[float]] = {}
-    for event in events:
-        name, suffix = str(event.get("name", "")), "_kernel_time"
-        if event.get("cat") == "Node" and name.endswith(suffix):
-            op = str(event.get("args", {}).get("op_name", ""))
-            calls.setdefault((name.removesuffix(suffix), op), []).append(float(event["dur"]) * 1e-6)
-    times = [NodeTime(name, op, _in_one_run(durations, runs)) for (name, op), durations in calls.items()]
-    return sorted(times, key=lambda node: -node.seconds)
-
-
-def _in_one_run(durations: Sequence[float], runs: int) -> float:
-    """The time of a node in one run; a node of a loop runs several times in each, and in some graphs not equally often."""
-    calls, rest = divmod(len(durations), runs + 1)
-    if rest or not calls:
-        return sum(durations[calls:]) / runs
-    return statistics.median(sum(durations[i * calls : (i + 1) * calls]) for i in range(1, runs + 1))
+    measured = [defaultdict[tuple[str, str], float](float) for _ in runs[1:]]
+    for seconds, one in zip(measured, runs[1:], strict=True):
+        for call in one.calls:
+            seconds[call.name, call.op] += call.seconds
+    keys = {key for seconds in measured for key in seconds}
+    times = [NodeTime(*key, statistics.median(seconds.get(key, 0.0) for seconds in measured)) for key in keys]
+    return sorted(times, key=lambda node: (-node.seconds, node.name, node.op))

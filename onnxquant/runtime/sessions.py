@@ -21,6 +21,7 @@ from onnxquant.native import library as native
 from onnxquant.runtime.libraries import custom_op_libraries, libraries_for, without_library
 
 Session: TypeAlias = ort.InferenceSession
+SessionOptions: TypeAlias = ort.SessionOptions
 # Keys of ONNX Runtime's session configuration.
 _NO_PREPACKING = "session.disable_prepacking"
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"

@@ -50,6 +50,7 @@ def test_options_refuse_values_of_other_types_by_name(name: str) -> None:
         ("info", {"path": True}, "path is True, expected str or Path"),
         ("load", {"path": DEFAULT_MODEL, "custom_op_library": 3}, "custom_op_library is 3, expected str, Path or .*"),
         ("move", {"source": DEFAULT_MODEL, "target": "x", "force": "yes"}, "force is 'yes', expected bool"),
+        ("profile", {"data": 3}, "data is 3, expected str, Path, mapping, iterable or function"),
         ("quantize", {"source": DEFAULT_MODEL, "recipe": 5}, "recipe is 5, expected str, Path or mapping"),
         ("quantize", {"source": DEFAULT_MODEL, "include": 3}, "include is 3, expected list or str"),
         ("validate", {"original": DEFAULT_MODEL, "quantized": b"x"}, "quantized is b'x', expected str or Path"),

@@ -15,6 +15,7 @@ from onnxquant import runtime
 from onnxquant.errors import ModelError
 from onnxquant.graph.io import load
 from onnxquant.runtime.profile import node_times
+from onnxquant.runtime.trace import Call, Run
 from onnxquant.system.environment import environment_with, instruction_set_cap
 
 MICROSOFT = "com.microsoft"
@@ -58,13 +59,16 @@ def test_running_no_outputs_returns_none_of_them() -> None:
 def test_one_disturbed_run_of_a_profile_changes_no_time() -> None:
     """A node that runs once in each run, one that runs twice, as in a Loop, and one that not all runs reach."""
 
-    def event(name: str, microseconds: int) -> dict[str, object]:
-        return {"cat": "Node", "name": f"{name}_kernel_time", "args": {"op_name": "Conv"}, "dur": microseconds}
+    def call(name: str, microseconds: int) -> Call:
+        return Call(name, "Conv", 1e-6 * microseconds, (), ())
 
-    once, twice, some = [900, 10, 11, 5000, 12, 10], [900, 1, 20, 22, 21, 23, 7000, 25, 21, 22, 20, 21], [5, 5, 5, 5]
-    events = [event(n, d) for n, durations in (("once", once), ("twice", twice), ("some", some)) for d in durations]
-    times = {time.name: round(1e6 * time.seconds, 6) for time in node_times(events, 5)}
-    assert times == {"once": 11.0, "twice": 43.0, "some": 4.0}
+    once, twice, some = [900, 10, 11, 5000, 12, 10], [901, 42, 44, 7025, 43, 41], [5, 5, 5, 5, 0, 0]
+    runs = [
+        Run(1.0, (call("once", a), call("twice", 20), call("twice", b - 20), *[call("some", c)] * (c > 0)))
+        for a, b, c in zip(once, twice, some, strict=True)
+    ]
+    times = {time.name: round(1e6 * time.seconds, 6) for time in node_times(runs)}
+    assert times == {"once": 11.0, "twice": 43.0, "some": 5.0}
 
 
 def test_the_environment_of_a_child_has_the_given_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxquant import runtime
 from onnxquant.calibration.feeds.caches import LOGITS_COUNT
-from onnxquant.errors import FeedError, ModelError, nearest
+from onnxquant.errors import FeedError, ModelError, RecipeError, nearest
 from onnxquant.graph.io import outlined
 from onnxquant.language.folder_names import ATTENTION_MASK, INPUT_IDS, LOGITS, POSITION_IDS
 from onnxquant.language.running.folder import CachePart, DecoderConfig, read_config
@@ -40,6 +40,7 @@ class Decoder:
         threads: number of threads; None: onnxruntime's choice.
         library: operators of ours run on the compiled library; without it their bodies run.
         spinning: threads without work wait at full speed.
+        trace: folder for a trace of the runs; None: they are not traced.
 
     Raises:
         ModelError: a file or a field is missing or wrong, the graph has other inputs or outputs than the configuration names,
@@ -52,12 +53,21 @@ class Decoder:
     """
 
     def __init__(
-        self, folder: str | Path, *, threads: int | None = None, library: bool = True, spinning: bool = True
+        self,
+        folder: str | Path,
+        *,
+        threads: int | None = None,
+        library: bool = True,
+        spinning: bool = True,
+        trace: Path | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.config = config = read_config(self.folder)
         outline = outlined(config.model)
         options = runtime.session_options(threads=threads, spinning=spinning)
+        self._trace = trace
+        if trace is not None:
+            runtime.trace_into(options, trace)
         self._session = runtime.open_session(config.model, options, library=library)
         inputs = {name: (kind, shape) for name, kind, shape in runtime.inputs_of(self._session)}
         outputs = runtime.outputs_of(self._session)
@@ -90,6 +100,16 @@ class Decoder:
                 f"{self.folder}: {capacity} tokens are more than its context of {limit}: give a shorter text or ask for fewer"
             )
         return Context(self, batch, limit if capacity is None else capacity)
+
+    def end_trace(self) -> runtime.Trace:
+        """The trace of the runs so far.
+
+        Raises:
+            RecipeError: they were not traced.
+        """
+        if self._trace is None:
+            raise RecipeError("trace is None, expected a folder: the runs of this decoder were not traced")
+        return runtime.end_trace(self._session, self._trace)
 
     def _run(
         self,

@@ -133,13 +133,10 @@ def benchmark(
     if not folders:
         raise RecipeError("benchmark takes at least one decoder folder")
     threads = 1 if threads is None else threads
-    numbers = (("prompt", prompt, 1), ("generate", generate, 2), ("rounds", rounds, 1), ("threads", threads, 1))
-    for name, count, least in numbers:
-        if count is not None and count < least:
-            raise RecipeError(f"{name} is {count}, expected at least {least}")
+    check_numbers(prompt, generate, rounds, threads)
     paths = [Path(folder) for folder in folders]
     decoders = [Decoder(path, threads=threads, library=library, spinning=False) for path in paths]
-    ids = _ids(min([decoder.vocabulary or 1 for decoder in decoders]), prompt)
+    ids = random_tokens(min([decoder.vocabulary or 1 for decoder in decoders]), prompt)
     clock = processor_clock(1) if threads == 1 else time.perf_counter
     timed = _interleaved(decoders, ids, generate, clock, rounds)
     costs = [_own_memory(path, prompt, generate, threads, library=library) for path in paths]
@@ -152,6 +149,18 @@ def benchmark(
     return [
         replace(row, differs=_difference(decoders[0], decoder)) for row, decoder in zip(rows, decoders, strict=True)
     ]
+
+
+def check_numbers(prompt: int, generate: int, rounds: int | None, threads: int) -> None:
+    """Refuse numbers with which nothing can be measured.
+
+    Raises:
+        RecipeError: one is out of range.
+    """
+    numbers = (("prompt", prompt, 1), ("generate", generate, 2), ("rounds", rounds, 1), ("threads", threads, 1))
+    for name, count, least in numbers:
+        if count is not None and count < least:
+            raise RecipeError(f"{name} is {count}, expected at least {least}")
 
 
 def _row(
@@ -246,7 +255,7 @@ def _ratios(first: Sequence[float], other: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(first, other, strict=True)]
 
 
-def _ids(vocabulary: int, count: int) -> list[int]:
+def random_tokens(vocabulary: int, count: int) -> list[int]:
     """Tokens of a prompt."""
     return [int(token) for token in np.random.default_rng(0).integers(0, vocabulary, count)]
 
@@ -269,6 +278,6 @@ def main(path: str, settings: str) -> None:
     begin = time.perf_counter()
     decoder = Decoder(path, threads=chosen["threads"], library=bool(chosen["library"]))
     seconds = time.perf_counter() - begin
-    _round(decoder, _ids(decoder.vocabulary or 1, chosen["prompt"]), chosen["generate"], time.perf_counter)
+    _round(decoder, random_tokens(decoder.vocabulary or 1, chosen["prompt"]), chosen["generate"], time.perf_counter)
     after = memory()
     print(json.dumps(to_object(DecoderMemory(seconds, sum(after.values()) - sum(before.values())))))
