@@ -147,9 +147,13 @@ def _caption(profiles: Sequence[ModelProfile], marks: Sequence[str]) -> str:
         for mark, profile in zip(marks, profiles, strict=True)
     )
     steady, runs = min(profile.steady_runs for profile in profiles), min(profile.runs for profile in profiles)
-    counted = f"{runs} runs" if steady == runs else f"{steady} of {runs} runs, which other programs disturbed least"
+    counted = (
+        f"medians of {runs} runs" if steady == runs else f"medians of {steady} of {runs} runs that nothing disturbed"
+    )
+    if any(profile.is_disturbed for profile in profiles):
+        counted = f"lower quartiles of {runs} runs that other programs disturbed, so that they are uncertain"
     return (
-        f"Milliseconds of a run: medians of {counted}; {threads} thread{'s' * (threads > 1)}. "
+        f"Milliseconds of a run: {counted}; {threads} thread{'s' * (threads > 1)}. "
         f"The profiler makes runs {costs} longer; some of its time is in each call."
     )
 

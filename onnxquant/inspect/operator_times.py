@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median, median_low
 from typing import TypeAlias
@@ -17,8 +17,8 @@ from onnxquant.inspect.node_labels import NodeLabels
 from onnxquant.inspect.not_integer import NotInteger, TimedNode, not_integer
 from onnxquant.json_data import OPTIONAL
 
-# Steady runs at least, and the factor by which they may take longer than the processor worked on them.
-_FEWEST, _STEADY = 3, 1.05
+# Steady runs that are enough, and the factor by which they may take longer than the processor worked on them.
+_FEWEST, _STEADY = 5, 1.05
 
 _Key: TypeAlias = int | tuple[str, str]
 
@@ -80,7 +80,8 @@ class ModelProfile:
             profiler take longer than a run without it.
         profiled_seconds: time of a run with the profiler.
         runs: number of runs, with the profiler and without.
-        steady_runs: those with the profiler in which other processes took least of the processor: the calls of these count.
+        steady_runs: those with the profiler in which no other process took the processor. The calls of these count; where
+            they are fewer than 5, the lower quartiles of all.
         threads: number of threads.
         operators: operators, the longest first.
         nodes: nodes, the longest first.
@@ -102,6 +103,11 @@ class ModelProfile:
     not_integer: NotInteger | None = None
     part: str | None = field(default=None, metadata=OPTIONAL)
     samples: str | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other processes took the processor in most runs, so that times are uncertain."""
+        return self.steady_runs < min(_FEWEST, self.runs)
 
 
 @dataclass(frozen=True)
@@ -136,8 +142,10 @@ def operator_times(
     """
     if not runs.traced:
         raise ModelError(f"{name}: its trace holds no run: a run has more calls than onnxruntime's profiler keeps")
-    steady = list(_steady(runs)) if threads == 1 else runs.traced
-    timed = sorted(_timed(steady, optimized), key=lambda node: (-node.seconds, node.name))
+    steady = _steady(runs) if threads == 1 else runs.traced
+    is_quiet = len(steady) >= min(_FEWEST, len(runs.traced))
+    nodes_of_runs = _timed(steady, optimized, median) if is_quiet else _timed(runs.traced, optimized, _lower_quartile)
+    timed = sorted(nodes_of_runs, key=lambda node: (-node.seconds, node.name))
     total = sum(node.seconds for node in timed)
     labels, seconds = NodeLabels(model), median(runs.plain)
     return ModelProfile(
@@ -155,21 +163,29 @@ def operator_times(
     )
 
 
-def _steady(runs: TimedRuns) -> Iterator[runtime.Run]:
-    """The runs that took hardly longer by the clock on the wall than the processor worked on them, a few at least.
+def _steady(runs: TimedRuns) -> list[runtime.Run]:
+    """The runs that took hardly longer by the clock on the wall than the processor worked on them.
 
-    A call in which another process has the processor is as long as that process works.
+    A call in which another process gets the processor lasts as long as that process works.
     """
-    pairs = list(zip(runs.traced, runs.watched, strict=False))
-    pairs.sort(key=lambda pair: pair[0].seconds / pair[1])
-    least = max(_FEWEST, len(pairs) // 4)
-    for place, (run, seconds) in enumerate(pairs):
-        if place < least or run.seconds <= _STEADY * seconds:
-            yield run
+    pairs = zip(runs.traced, runs.watched, strict=False)
+    return [run for run, seconds in pairs if run.seconds <= _STEADY * seconds]
 
 
-def _timed(runs: Sequence[runtime.Run], optimized: onnx.ModelProto) -> list[TimedNode]:
-    """The nodes that ran, each with the medians of its times and calls in a run."""
+def _lower_quartile(values: Sequence[float]) -> float:
+    return sorted(values)[(len(values) - 1) // 4]
+
+
+def _timed(
+    runs: Sequence[runtime.Run], optimized: onnx.ModelProto, typical: Callable[[Sequence[float]], float]
+) -> list[TimedNode]:
+    """The nodes that ran.
+
+    Args:
+        runs: the runs.
+        optimized: the graph that onnxruntime runs.
+        typical: function that returns the time of a node from its times in the runs.
+    """
     operators = defaultdict[str, set[str]](set)
     for node in nodes(optimized):
         operators[node.op_type].add(runtime.op_name(node))
@@ -191,7 +207,7 @@ def _timed(runs: Sequence[runtime.Run], optimized: onnx.ModelProto) -> list[Time
             call=call,
             operator=_operator(call, operators[call.op]),
             calls=median_low(numbers[key]),
-            seconds=median(seconds[key]),
+            seconds=typical(seconds[key]),
         )
         for key, call in calls.items()
     ]

@@ -219,12 +219,16 @@ def test_runs_that_others_disturbed_do_not_count() -> None:
     def one(seconds: float) -> Run:
         return Run(seconds, (Call("a", "Add", seconds, (), ()),))
 
-    runs = [one(9e-3)] * 5 + [one(1e-3)] * 4
-    timed = TimedRuns([1e-3] * 9, [1e-3] * 9, runs)
-    model = nested()
-    times = operator_times(model, model, timed, 1)
-    assert (times.runs, times.steady_runs, times.operators[0].seconds) == (9, 4, 1e-3)
-    assert operator_times(model, model, timed, 2).operators[0].seconds == 9e-3
+    def times(disturbed: int, steady: int, threads: int) -> ModelProfile:
+        runs = [one(9e-3)] * disturbed + [one(place * 1e-3) for place in range(1, steady + 1)]
+        watched = [1e-3] * disturbed + [place * 1e-3 for place in range(1, steady + 1)]
+        return operator_times(nested(), nested(), TimedRuns(watched, watched, runs), threads)
+
+    quiet = times(20, 5, 1)
+    assert (quiet.runs, quiet.steady_runs, quiet.is_disturbed, quiet.operators[0].seconds) == (25, 5, False, 3e-3)
+    assert times(20, 5, 2).operators[0].seconds == 9e-3, "with threads the processor works longer than a run takes"
+    busy = times(9, 4, 1)
+    assert (busy.steady_runs, busy.is_disturbed, busy.operators[0].seconds) == (4, True, 4e-3)
 
 
 def test_names_are_read_as_older_releases_write_them() -> None:
@@ -258,7 +262,7 @@ def test_machines_get_the_same(folder: Path) -> None:
     (data,) = json.loads(result.stdout)
     assert {time["operator"]: time["calls"] for time in data["operators"]} == counts(folder / "static.onnx")
     assert data["not_integer"]["parts"][0].keys() == {"work", "operator", "nodes", "seconds", "share"}
-    assert data["threads"] == 1 and data["runs"] >= data["steady_runs"] >= 3
+    assert data["threads"] == 1 and data["runs"] >= data["steady_runs"] >= 0
 
 
 def test_options_without_effect_are_refused(folder: Path) -> None:
