@@ -28,6 +28,9 @@ LIBRARY = re.compile(r"onnxquant/_lib/libonnxquant_ops\.(so|dylib|dll)")
 NAME = re.compile(r"onnxquant-[^-]+-py3-none-[a-z0-9_]+\.whl")
 # Versions of glibc's symbols that a library needs, and the glibc that a wheel's tag promises to be enough.
 GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)")
+GLIBCXX = re.compile(rb"GLIBCXX_3\.4\.(\d+)")
+# The newest GLIBCXX_3.4.N of libstdc++ that systems with a glibc have, by the first glibc of which that is promised.
+LIBSTDCXX = {(2, 17): 19, (2, 24): 22, (2, 27): 24, (2, 31): 28, (2, 34): 29, (2, 35): 30, (2, 39): 33}
 MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_")
 METADATA = re.compile(r"onnxquant-[^-/]+\.dist-info/")
 FORMATS = ["int8", "q5_0", "nf4"]
@@ -62,8 +65,13 @@ def newest_glibc(library: bytes) -> tuple[int, int]:
     return max(((int(major), int(minor)) for major, minor in GLIBC.findall(library)), default=(0, 0))
 
 
+def newest_libstdcxx(library: bytes) -> int:
+    """N of the newest GLIBCXX_3.4.N that a library needs."""
+    return max(map(int, GLIBCXX.findall(library)), default=0)
+
+
 def too_new(wheel: str, name: str, library: bytes) -> list[str]:
-    """The fault of a library that needs a newer glibc than its wheel's tag says; a plain ``linux`` tag says none.
+    """Faults of a library that needs a newer glibc or libstdc++ than its wheel's tag says; a plain ``linux`` tag says none.
 
     Args:
         wheel: name of the wheel
@@ -71,10 +79,12 @@ def too_new(wheel: str, name: str, library: bytes) -> list[str]:
         library: its contents
     """
     promised = [(int(major), int(minor)) for major, minor in MANYLINUX.findall(wheel)]
-    needed = newest_glibc(library)
-    if not promised or needed <= min(promised):
+    if not promised:
         return []
-    return [f"{name}: needs glibc {needed[0]}.{needed[1]}, more than {wheel} says"]
+    glibc, libstdcxx = newest_glibc(library), newest_libstdcxx(library)
+    held = max((newest for since, newest in LIBSTDCXX.items() if since <= min(promised)), default=0)
+    faults = [f"{name}: needs glibc {glibc[0]}.{glibc[1]}, more than {wheel} says"] if glibc > min(promised) else []
+    return faults + ([f"{name}: needs GLIBCXX_3.4.{libstdcxx}, more than {wheel} says"] if libstdcxx > held else [])
 
 
 def difference(one: Path, other: Path) -> list[str]:
@@ -157,7 +167,9 @@ def main() -> None:
         faults = difference(wheel, other) + faults_of(wheel, package, folders) + use(wheel, folder)
         with zipfile.ZipFile(wheel) as archive:
             libraries = [archive.read(n) for n in archive.namelist() if LIBRARY.fullmatch(n)]
-        print("its library needs glibc {}.{}".format(*max(map(newest_glibc, libraries), default=(0, 0))))
+        for library in libraries:
+            major, minor = newest_glibc(library)
+            print(f"its library needs glibc {major}.{minor} and GLIBCXX_3.4.{newest_libstdcxx(library)}")
         print(f"{wheel.name}: {wheel.stat().st_size} bytes, sha256 {hashlib.sha256(wheel.read_bytes()).hexdigest()}")
         if arguments.out:
             arguments.out.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,14 @@ def test_a_library_needs_no_newer_glibc_than_its_wheel_says(check, tag, is_fault
     assert found == ([f"{LIBRARY}: needs glibc 2.32, more than {name} says"] if is_fault else [])
 
 
+@pytest.mark.parametrize(("tag", "is_fault"), [("manylinux_2_27", False), ("manylinux_2_26", True), ("linux", False)])
+def test_a_library_needs_no_newer_libstdcxx_than_its_wheel_says(check, tag, is_fault, tmp_path):
+    name = f"onnxquant-0.1.0-py3-none-{tag}_x86_64.whl"
+    wheel = made(tmp_path / name, {**GOOD, LIBRARY: b"\x7fELF\0GLIBCXX_3.4.9\0GLIBCXX_3.4.24\0GLIBCXX_3.4\0GLIBC_2.14\0"})
+    found = check.faults_of(wheel, PACKAGE, [BUILT])
+    assert found == ([f"{LIBRARY}: needs GLIBCXX_3.4.24, more than {name} says"] if is_fault else [])
+
+
 def test_two_builds_that_differ(check, tmp_path):
     one = made(tmp_path / "a" / NAME, GOOD)
     assert check.difference(one, made(tmp_path / "b" / NAME, GOOD)) == []
