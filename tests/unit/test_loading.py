@@ -42,6 +42,16 @@ def test_weights_that_bodies_decode_at_load_are_told_before_writing(
     assert any("MatMulBnb4" in line for line in told) == (is_slow and form == "nf4")
 
 
+@pytest.mark.parametrize(("form", "is_slow"), [("nf4", True), ("q4_1", True), ("int4", False)])
+def test_tables_that_are_decoded_whole_at_load_are_told(
+    form: str, is_slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_MANY_WEIGHTS", ROWS * ROWS)
+    source = graphs.save(graphs.gather(ROWS, ROWS), tmp_path / "float.onnx")
+    report = quantize(source, tmp_path / "q.onnx", format=form, target="custom", proof=False)
+    assert any(f"{ROWS * ROWS:,} weights are decoded whenever" in note for note in report.notes) == is_slow
+
+
 def test_few_weights_are_not_told(tmp_path: Path) -> None:
     source = graphs.save(graphs.matmul(ROWS, COLS), tmp_path / "float.onnx")
     assert quantize(source, tmp_path / "q.onnx", format="nf4", target="custom", proof=False).notes == []
