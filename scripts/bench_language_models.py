@@ -392,7 +392,7 @@ VARIANTS: tuple[Variant, ...] = (
     Ours("iq4_nl, embedding int6 64", IQ4, table(6, 64)),
     Ours("int5 64, embedding int6 64", integers(5, 64), table(6, 64)),
     Ours("int5 64, gate_up and embedding int6 64", integers(5, 64), table(6, 64), integers(6, 64)),
-    *(Budget(f"budget {bound:g}", bound) for bound in (4.6, 5.0, 5.4, 6.0)),
+    Budget("budget 4.7", 4.7),
     *(LlamaCpp(f"llama.cpp {kind}", KINDS[kind]) for kind in ("Q4_0", "Q4_K_S", "Q4_K_M")),
     *(LlamaCpp(f"llama.cpp {kind} pure", KINDS[kind], is_pure=True) for kind in ("Q4_0",)),
     *(LlamaCpp(f"llama.cpp {kind} imatrix", KINDS[kind], has_matrix=True) for kind in ("Q4_0", "Q4_K_S", "Q4_K_M")),

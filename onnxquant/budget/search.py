@@ -228,7 +228,8 @@ class _FormatSearcher:
                 nbytes = choice.nbytes - max(size - bound, 1)
                 least = f"about {table.lightest() + size - choice.nbytes} bytes"
         raise RecipeError(
-            f"no choice of {', '.join(map(spec_of, self._formats))} is as small as asked: the smallest has {least}"
+            f"no choice of {', '.join(map(spec_of, self._formats))} is as small as asked: the smallest has {least}; "
+            "name smaller ones with --formats (formats=...), or allow more"
         )
 
     def _file_bytes(self, choice: FormatChoice) -> int:

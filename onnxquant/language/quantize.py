@@ -19,19 +19,13 @@ from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
 from onnxquant.report.report import Report
 from onnxquant.system.files import atomically
+from onnxquant.targets import AUTO
 
 # Ends of the names of configurations, tokenizers and templates; an index names files of weights, which are not copied.
 _BESIDE, _INDEX = (".json", ".jinja", ".txt", ".model"), ".index.json"
 
-# Formats that a search chooses among where none are named: those that keep most in their bits, and what every target has.
-SEARCHED = (
-    "int8",
-    "int6:block_size=64,symmetric=false",
-    "int5:block_size=64,symmetric=false",
-    "iq4_nl",
-    "int4",
-    "int3",
-)
+# Formats that a search chooses among where no target and no formats are named: those that keep most in their bits.
+SEARCHED = ("q8_0", "int6:block_size=64,symmetric=false", "int5:block_size=64,symmetric=false", "iq4_nl")
 
 
 def graph_of(path: str | Path) -> Path:
@@ -86,13 +80,13 @@ def _of_a_search(folder: Path, entries: Mapping[str, Any] | None, options: Mappi
     The cache is an output, too, but it shows the noise of one product, and what matters is what becomes of it.
     """
     keywords = {name: value for name, value in options.items() if name not in ("data", "progress", "command")}
-    settings, _ = Options.of_recipe(entries, keywords, has_samples=options.get("data") is not None)
+    settings, rules = Options.of_recipe(entries, keywords, has_samples=options.get("data") is not None)
     if not settings.searches:
         return {}
     missing: dict[str, object] = {}
     if not settings.judge:
         missing["judge"] = (read_config(folder).names["logits"],)
-    if not settings.formats:
+    if not settings.formats and rules.rules[-1].target == AUTO:
         missing["formats"] = SEARCHED
     return missing
 

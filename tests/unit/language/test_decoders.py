@@ -19,6 +19,7 @@ from decoder_check.logits import decoder_logits as logits
 
 import onnxquant
 from onnxquant import interchange, runtime
+from onnxquant.budget.candidates import DEFAULT
 from onnxquant.calibration.feeds import ModelFacts, open_feeds
 from onnxquant.calibration.inputs import sampled_inputs_of
 from onnxquant.cli import main
@@ -435,6 +436,8 @@ def test_a_search_for_formats_judges_the_logits_of_a_decoder(tmp_path: Path) -> 
     report = searched("own", solver="rtn")
     assert report.search is not None and report.search.formats == SEARCHED
     assert report.proof and {part.output for part in report.proof.quality or ()} == {"logits"}
+    report = searched("of ort", solver="rtn", target="ort", dry_run=True)
+    assert report.search is not None and report.search.formats == DEFAULT
     report = searched(
         "given", recipe={"solver": "rtn", "options": {"formats": ["int8", "int4"]}}, judge="present.0.key"
     )
