@@ -30,11 +30,11 @@ import llama_cpp
 import numpy as np
 
 from onnxquant import encode, interchange, language
-from onnxquant.language.convert import architecture_of
 from onnxquant.language.fields import JsonFiles
 from onnxquant.language.names import Names
 from onnxquant.language.tokenizers import write_tokenizer
 from onnxquant.language.weights import Weights
+from onnxquant.language.write_decoder import architecture_of
 
 PROMPT, GENERATE = 128, 64
 # Sizes of the made-up llama: those of TinyLlama 1.1 B.

@@ -20,6 +20,7 @@ from onnxquant.graph.needs import UseKind
 from onnxquant.graph.node import is_op
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.traverse import graphs, names_read, replace_field, subgraphs
+from onnxquant.recipe.progress import Progress, silent
 from onnxquant.targets import Result
 from onnxquant.targets.code_maps import expand_code_maps
 from onnxquant.targets.experts import take_floats
@@ -32,8 +33,14 @@ Decode = Callable[[Record], NDArray[Any]]
 
 
 @checked
-def dequantize(path: str | Path, output: str | Path, *, force: bool = False) -> int:
+def dequantize(path: str | Path, output: str | Path, *, force: bool = False, progress: Progress = silent) -> int:
     """Write a float model with the decoded weights of a quantized file and standard operators alone.
+
+    Args:
+        path: the quantized file.
+        output: file to write.
+        force: replace an existing output.
+        progress: called with the name of the stage and the part of it that is done.
 
     Returns:
         the number of weights decoded.
@@ -47,10 +54,17 @@ def dequantize(path: str | Path, output: str | Path, *, force: bool = False) -> 
         raise ModelError(f"{path}: holds no weights encoded by onnxquant")
     data = named_like(document, Path(output))
     refuse_overwriting(document, Path(output), data)
-    return write_float(document, Path(output), force=force, data=data)
+    return write_float(document, Path(output), force=force, data=data, progress=progress)
 
 
-def write_float(document: Document, output: Path, *, force: bool = False, data: DataFiles | None = None) -> int:
+def write_float(
+    document: Document,
+    output: Path,
+    *,
+    force: bool = False,
+    data: DataFiles | None = None,
+    progress: Progress = silent,
+) -> int:
     """Write the float model that a quantized document stands for.
 
     Args:
@@ -58,6 +72,7 @@ def write_float(document: Document, output: Path, *, force: bool = False, data: 
         output: file to write.
         force: whether an existing output is replaced.
         data: names of its data files; None: ``<output>.data``.
+        progress: called with the name of the stage and the part of it that is done.
 
     Returns:
         the number of weights decoded.
@@ -66,10 +81,18 @@ def write_float(document: Document, output: Path, *, force: bool = False, data: 
     index = plane_index(document.proto)
     size = sum(record.elements * record.dtype.itemsize for record in encoded)
     external = document.is_external() or size > _MOST_INLINE
+    done = 0
+
+    def decode(record: Record) -> NDArray[Any]:
+        nonlocal done
+        progress("decoding weights", done / size)
+        done += record.elements * record.dtype.itemsize
+        return decode_weight(document, record, index)
+
     with Publisher(output, external=external, force=force, data=data, source=document) as publisher:
         proto = onnx.ModelProto()
         proto.CopyFrom(document.proto)
-        restore(proto, publisher, lambda record: decode_weight(document, record, index))
+        restore(proto, publisher, decode)
         publisher.keep(proto, document)
         publisher.publish(proto)
     return len(encoded)

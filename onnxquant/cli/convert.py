@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +25,12 @@ from onnxquant.cli.shared import (
 from onnxquant.errors import RecipeError
 from onnxquant.formats import format_parameters
 from onnxquant.interchange.contents import CheckpointInfo
-from onnxquant.interchange.convert import Conversion, refuse_output
+from onnxquant.interchange.convert import Conversion
 from onnxquant.interchange.files import containers, endings, has_ending
 from onnxquant.interchange.quantize import CheckpointReport
 from onnxquant.json_data import to_object
 from onnxquant.language import DecoderReport
-from onnxquant.recipe.progress import Progress
+from onnxquant.language.convert import CACHES
 from onnxquant.report.table import Table, say
 from onnxquant.report.terminal import table
 from onnxquant.report.units import size, smaller
@@ -43,7 +41,6 @@ _NAMED = 5
 _METADATA = 12
 # Name of the output that is no container: the ONNX model of a decoder.
 _ONNX = "onnx"
-_INT8 = "int8"
 # Options of convert that hold for containers alone, and for decoders alone.
 _OF_CONTAINERS = ("leave_out", "shard_size")
 _OF_DECODERS = (
@@ -82,12 +79,12 @@ _TEXTS = {
 )
 @click.option("--context", type=int, help="Positions that a decoder holds. [default: those it was trained for]")
 @click.option(
-    "--cache", type=click.Choice(["float32", _INT8]),
+    "--cache", type=click.Choice(CACHES),
     help="How a decoder keeps keys and values. int8 takes a quarter of the memory, and onnxruntime 1.27. [default: float32]",
 )  # fmt: skip
 @click.option(
     "--text", type=click.Path(), metavar="FILE",
-    help="Text on which the ranges of an int8 cache are measured. [default: one that the model writes]",
+    help="Text, .jsonl or folder of them that ranges of an int8 cache are measured on. [default: what the model writes]",
 )  # fmt: skip
 @model_options("format", "bits", "include", "exclude", "target", "compute", *format_parameters(), texts=_TEXTS)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
@@ -124,7 +121,7 @@ def convert(source: str, output: str, to: str | None, as_json: bool, quiet: bool
         raise RecipeError(f"{output}: is {place}; {flags} has no effect")
     with progress_bar(is_shown=not (as_json or quiet)) as progress:
         if is_decoder:
-            decoder = _decoder(source, Path(output), progress, chosen)
+            decoder = language.convert(source, output, progress=progress, **chosen)
         else:
             shard_bytes = _bytes(chosen.pop("shard_size", None))
             result = interchange.convert(source, output, to=to, shard_bytes=shard_bytes, progress=progress, **chosen)
@@ -134,25 +131,6 @@ def convert(source: str, output: str, to: str | None, as_json: bool, quiet: bool
         _print_decoder(decoder)
     elif not quiet:
         _print(result)
-
-
-def _decoder(source: str, output: Path, progress: Progress, options: dict[str, Any]) -> DecoderReport:
-    """Write a decoder folder, and make its cache int8 where that is asked for."""
-    cache, text = options.pop("cache", None), options.pop("text", None)
-    if cache != _INT8:
-        if text is not None:
-            raise RecipeError("--text has no effect without --cache int8")
-        return language.convert(source, output, progress=progress, **options)
-    force = bool(options.pop("force", False))
-    refuse_output(interchange.open_checkpoint(source), output, is_folder=True, force=force)
-    with tempfile.TemporaryDirectory(prefix=".onnxquant-", dir=output.parent) as place:
-        report = language.convert(source, Path(place) / "decoder", progress=progress, **options)
-        rounded = language.quantize_cache(report.output, output, text=text, force=force, progress=progress)
-    note = (
-        f"keys and values of a token take {rounded.token_bytes:,} bytes instead of {rounded.source_token_bytes:,}; their "
-        f"ranges are those of {rounded.tokens:,} tokens" + " that the model wrote" * (text is None)
-    )
-    return replace(report, output=str(output), notes=(*report.notes, note))
 
 
 def _print_decoder(report: DecoderReport) -> None:

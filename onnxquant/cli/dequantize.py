@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from onnxquant.artifact.restore import dequantize as dequantize_file
-from onnxquant.cli.shared import errors_become_exit_codes
+from onnxquant.cli.shared import errors_become_exit_codes, progress_bar
 from onnxquant.language.quantize import dequantize as dequantize_folder
 from onnxquant.language.running.folder import is_decoder_folder
 
@@ -24,5 +24,6 @@ def dequantize(model: str, output: str, force: bool) -> None:
       onnxquant dequantize decoder -o decoder.float
     """
     write = dequantize_folder if is_decoder_folder(model) else dequantize_file
-    count = write(model, output, force=force)
+    with progress_bar(is_shown=True) as progress:
+        count = write(model, output, force=force, progress=progress)
     click.echo(f"{output}: {count} weights decoded")

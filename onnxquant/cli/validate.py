@@ -32,7 +32,9 @@ _SHARED = ("threads", "report", "force")
     help="Show the error of each weight, and what it adds to the error of the outputs; the largest first.",
 )
 @data_option("Samples")
-@click.option("--text", type=click.Path(), help="For decoder folders: the text whose tokens they predict.")
+@click.option(
+    "--text", type=click.Path(), help="For decoder folders: text, .jsonl or folder of them whose tokens they predict."
+)
 @click.option("--window", type=int, help="Tokens of the text that are read from an empty context.  [default: 512]")
 @click.option("--tokens", type=int, help="Tokens of the text that are read at most.  [default: all]")
 @click.option(

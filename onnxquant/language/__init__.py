@@ -5,7 +5,7 @@ It may import interchange and every room below; the command line, hub and batch 
 
 from __future__ import annotations
 
-from onnxquant.language.convert import DecoderReport, convert
+from onnxquant.language.convert import convert
 from onnxquant.language.quantize import dequantize, quantize
 from onnxquant.language.running import (
     CacheReport,
@@ -22,6 +22,7 @@ from onnxquant.language.running import (
     quantize_cache,
     validate,
 )
+from onnxquant.language.write_decoder import DecoderReport
 
 __all__ = [
     "CacheReport",

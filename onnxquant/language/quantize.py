@@ -10,6 +10,7 @@ from typing import Any
 
 from onnxquant.arguments import checked
 from onnxquant.artifact.restore import dequantize as dequantize_file
+from onnxquant.calibration.feeds import Data
 from onnxquant.convert.best import quantize as quantize_file
 from onnxquant.errors import OutputError, OutputExistsError, RecipeError
 from onnxquant.interchange.folders import is_empty_folder
@@ -17,6 +18,7 @@ from onnxquant.language.folder_names import is_file_of_decoder
 from onnxquant.language.running.folder import is_decoder_folder, model_file, read_config
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
+from onnxquant.recipe.progress import Progress, silent
 from onnxquant.report.report import Report
 from onnxquant.system.files import atomically
 from onnxquant.targets import AUTO
@@ -44,6 +46,9 @@ def quantize(
     output: str | Path | None = None,
     *,
     recipe: str | Path | Mapping[str, Any] | None = None,
+    data: Data | None = None,
+    progress: Progress = silent,
+    command: str | None = None,
     **options: object,
 ) -> Report:
     """Quantize the graph of a decoder folder into another folder, with the tokenizer and the configurations beside it.
@@ -55,7 +60,10 @@ def quantize(
         output: the folder to write: a new one, an empty one, or with ``force`` another decoder folder. None: with
             ``dry_run``, which writes nothing.
         recipe: a recipe, as in ``onnxquant.quantize``.
-        options: other options of it.
+        data: samples: texts, tokens, or arrays of all inputs.
+        progress: called with the name of the stage and the part of it that is done.
+        command: the command line, for the report.
+        options: other options of ``onnxquant.quantize``.
 
     Raises:
         OutputError: the output is there already, or cannot be written.
@@ -65,22 +73,30 @@ def quantize(
     source = Path(folder)
     graph = model_file(source)
     entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
-    arguments: dict[str, Any] = {"recipe": entries, **_of_a_search(source, entries, options), **options}
+    arguments: dict[str, object] = {
+        **_of_a_search(source, entries, options, has_samples=data is not None),
+        **options,
+    }
+
+    def run(place: Path | None) -> Report:
+        return quantize_file(graph, place, recipe=entries, data=data, progress=progress, command=command, **arguments)
+
     if options.get("dry_run"):
-        return quantize_file(graph, **arguments)
+        return run(None)
     if output is None:
         raise RecipeError(f"{source}: is a decoder folder; name the folder to write with -o (output=...)")
     with _folder_like(source, Path(output), force=bool(options.get("force"))) as place:
-        return quantize_file(graph, place, **arguments)
+        return run(place)
 
 
-def _of_a_search(folder: Path, entries: Mapping[str, Any] | None, options: Mapping[str, object]) -> dict[str, object]:
+def _of_a_search(
+    folder: Path, entries: Mapping[str, Any] | None, options: Mapping[str, object], *, has_samples: bool
+) -> dict[str, object]:
     """The options of a search for formats that neither a recipe nor the user gives; none where nothing is searched for.
 
     The cache is an output, too, but it shows the noise of one product, and what matters is what becomes of it.
     """
-    keywords = {name: value for name, value in options.items() if name not in ("data", "progress", "command")}
-    settings, rules = Options.of_recipe(entries, keywords, has_samples=options.get("data") is not None)
+    settings, rules = Options.of_recipe(entries, options, has_samples=has_samples)
     if not settings.searches:
         return {}
     missing: dict[str, object] = {}
@@ -92,13 +108,14 @@ def _of_a_search(folder: Path, entries: Mapping[str, Any] | None, options: Mappi
 
 
 @checked
-def dequantize(folder: str | Path, output: str | Path, *, force: bool = False) -> int:
+def dequantize(folder: str | Path, output: str | Path, *, force: bool = False, progress: Progress = silent) -> int:
     """Write the float graph of a quantized decoder folder into another folder, with the files beside it.
 
     Args:
         folder: the decoder folder.
         output: the folder to write, as in ``quantize``.
         force: replace another decoder folder.
+        progress: called with the name of the stage and the part of it that is done.
 
     Returns:
         number of weights that were decoded.
@@ -109,7 +126,7 @@ def dequantize(folder: str | Path, output: str | Path, *, force: bool = False) -
     """
     source = Path(folder)
     with _folder_like(source, Path(output), force=force) as place:
-        return dequantize_file(model_file(source), place, force=force)
+        return dequantize_file(model_file(source), place, force=force, progress=progress)
 
 
 @contextmanager
@@ -161,6 +178,8 @@ def _refuse_folder(output: Path, source: Path, names: set[str], *, force: bool) 
     if not force:
         raise OutputExistsError(f"{output}: exists already; pass --force (force=True) to replace it")
     known = {*names, model_file(source).name}
-    others = [f.name for f in sorted(output.iterdir()) if f.is_dir() or not (f.name in known or is_file_of_decoder(f.name))]
+    others = [
+        f.name for f in sorted(output.iterdir()) if f.is_dir() or not (f.name in known or is_file_of_decoder(f.name))
+    ]
     if others:
         raise OutputError(f"{output}: holds other files, such as {others[0][:60]!r}; expected another output")

@@ -41,6 +41,7 @@ class Decoder:
         library: operators of ours run on the compiled library; without it their bodies run.
         spinning: threads without work wait at full speed.
         trace: folder for a trace of the runs; None: they are not traced.
+        mapped: weights stay in the mapped file: slower, but they take no memory.
 
     Raises:
         ModelError: a file or a field is missing or wrong, the graph has other inputs or outputs than the configuration names,
@@ -60,11 +61,12 @@ class Decoder:
         library: bool = True,
         spinning: bool = True,
         trace: Path | None = None,
+        mapped: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.config = config = read_config(self.folder)
         outline = outlined(config.model)
-        options = runtime.session_options(threads=threads, spinning=spinning)
+        options = runtime.session_options(threads=threads, spinning=spinning, mapped=mapped)
         self._trace = trace
         if trace is not None:
             runtime.trace_into(options, trace)

@@ -26,6 +26,8 @@ from onnxquant.language.folder_names import (
 
 _REMEDY = " (onnxquant convert makes one from a GGUF file or a folder of Hugging Face)"
 _LONGEST_NAME = 200
+# Graphs that an error names.
+_NAMED = 6
 _PAST_KEY = re.compile(re.escape(PAST["key"]).replace("%d", r"(\d+)"))
 
 
@@ -136,7 +138,7 @@ def _plain(folder: Path) -> DecoderConfig:
     """The facts that the graph's names and the files of transformers beside it give."""
     file = folder / MODEL
     if not file.is_file():
-        raise ModelError(f"{folder}: has neither {GENAI} nor {MODEL}; expected a decoder folder{_REMEDY}")
+        raise ModelError(f"{folder}: has neither {GENAI} nor {MODEL}{_found(folder)}; expected a decoder folder{_REMEDY}")
     inputs = [i.name for i in outlined(file).graph.input]
     layers = sorted(int(match[1]) for match in map(_PAST_KEY.fullmatch, inputs) if match)
     if not layers:
@@ -162,6 +164,15 @@ def _plain(folder: Path) -> DecoderConfig:
         eos=generation.tokens("eos_token_id") or config.tokens("eos_token_id"),
         bos=next(iter(config.tokens("bos_token_id")), None),
     )
+
+
+def _found(folder: Path) -> str:
+    """The graphs that a folder has in place of a decoder's, in words."""
+    graphs = sorted(file.name for file in folder.glob("*.onnx"))
+    if not graphs:
+        return ""
+    kind = ", those of an encoder and its decoder, which do not run here" if any("encoder" in n for n in graphs) else ""
+    return f", but {', '.join(graphs[:_NAMED])}{kind}"
 
 
 def _name(fields: Fields, key: str, default: str) -> str:

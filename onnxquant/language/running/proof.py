@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -13,21 +14,26 @@ from pathlib import Path
 import numpy as np
 
 from onnxquant.arguments import checked
+from onnxquant.artifact.records import records
+from onnxquant.artifact.restore import dequantize
 from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.graph.io import load
 from onnxquant.json_data import INLINE
-from onnxquant.language.convert import convert
-from onnxquant.language.folder_names import MODEL, TOKENIZER
-from onnxquant.language.running.decoder import Decoder, Tokens
+from onnxquant.language.folder_names import DATA, MODEL, TOKENIZER
+from onnxquant.language.running.decoder import Decoder, Logits, Tokens
 from onnxquant.language.running.divergence import Comparison, Divergence
 from onnxquant.language.running.folder import is_decoder_folder
 from onnxquant.language.running.text import TextTokenizer, read_text
+from onnxquant.language.write_decoder import write_decoder
 from onnxquant.recipe.progress import Progress, silent
+from onnxquant.validation.compare import LARGE_BYTES
 
 # Tokens of a window, where the contexts hold as many.
 WINDOW = 512
 _SMALLEST_WINDOW = 4
 _STAGE = "reading windows"
+# Characters of a text for each token that is asked for: far more than tokens have.
+_CHARACTERS = 64
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def validate(
     Args:
         original: a decoder folder, a GGUF file, or a folder of a Hugging Face checkpoint.
         folder: the decoder folder to prove.
-        text: a file of UTF-8 text.
+        text: a file of UTF-8 text, a ``.jsonl`` file with a field ``text``, or a folder of such files.
         window: tokens of a window; None: 512, or the smaller context.
         tokens: tokens of the text that are read at most; None: all.
         all_positions: all tokens of a window but its first are predicted.
@@ -169,13 +175,14 @@ def validate(
             )
         if tokens is not None and tokens < size:
             raise RecipeError(f"tokens is {tokens}, fewer than a window of {size}: give more, or a smaller window")
-        ids, prefix = _tokens(reference, decoder, read)
+        progress("making tokens", 0.0)
+        ids, prefix = _tokens(reference, decoder, read, tokens)
         rows = _windows(ids[:tokens], prefix, size, str(text))
         first = 1 if all_positions else size // 2 + 1
         comparison = Comparison()
-        for place, row in enumerate(rows):
-            progress(_STAGE, place / len(rows))
-            _compare(comparison, reference, decoder, row, first)
+        reading = _Reading(progress, 2 * rows.size)
+        for row in rows:
+            _compare(comparison, reading, (reference, decoder), row, first)
     return LanguageProof(
         original=str(original),
         decoder=str(folder),
@@ -205,7 +212,8 @@ def opened(original: str | Path, *, threads: int | None, library: bool, progress
     """The decoder that a proof compares with.
 
     Args:
-        original: a decoder folder; or a checkpoint, which becomes a temporary one that computes in float.
+        original: a decoder folder; or a checkpoint, which becomes a temporary one of float weights: onnxruntime takes seconds
+            and gigabytes to decode codes.
         threads: number of threads; None: onnxruntime's choice.
         library: operators of onnxquant run on its compiled library.
         progress: called with the name of the stage and the part of it that is done.
@@ -219,8 +227,17 @@ def opened(original: str | Path, *, threads: int | None, library: bool, progress
         yield _Original(decoder, load(decoder.config.model).size())
         return
     with tempfile.TemporaryDirectory(prefix="onnxquant-") as place:
-        report = convert(original, Path(place) / "original", progress=progress, compute="float")
-        yield _Original(Decoder(report.output, threads=threads, library=library), report.source_bytes)
+        folder = Path(place) / "original"
+        report = write_decoder(original, folder, progress=progress, compute="float")
+        if records(load(folder / MODEL).proto):
+            progress("decoding weights", 0.0)
+            coded, folder = folder, Path(place) / "floats"
+            shutil.copytree(coded, folder, ignore=shutil.ignore_patterns(MODEL, DATA))
+            dequantize(coded / MODEL, folder / MODEL, progress=progress)
+            shutil.rmtree(coded)
+        progress("loading", 0.0)
+        is_large = load(folder / MODEL).size() > LARGE_BYTES
+        yield _Original(Decoder(folder, threads=threads, library=library, mapped=is_large), report.source_bytes)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -228,13 +245,24 @@ def _is_checkpoint(path: Path) -> bool:
     return path.is_file() or (path.is_dir() and not is_decoder_folder(path) and any(path.glob("*.safetensors")))
 
 
-def _tokens(reference: Decoder, decoder: Decoder, text: str) -> tuple[list[int], list[int]]:
-    """Tokens of a text, and those that begin one; both folders must agree where both have a tokenizer."""
+def _tokens(reference: Decoder, decoder: Decoder, text: str, most: int | None) -> tuple[list[int], list[int]]:
+    """Tokens of a text, and those that begin one; both folders must agree where both have a tokenizer.
+
+    Args:
+        reference: the original.
+        decoder: the decoder to prove.
+        text: the text.
+        most: number of tokens that are needed, of which the beginning of the text is enough; None: all.
+    """
     tokenizer = TextTokenizer(decoder.folder)
-    ids = tokenizer.encode(text, special=False)
+    beginning = text if most is None else text[: most * _CHARACTERS]
+    ids = tokenizer.encode(beginning, special=False)
+    if most is not None and len(ids) <= most:
+        beginning = text
+        ids = tokenizer.encode(text, special=False)
     if (reference.folder / TOKENIZER).is_file():
         other = TextTokenizer(reference.folder)
-        if other.prefix != tokenizer.prefix or other.encode(text, special=False) != ids:
+        if other.prefix != tokenizer.prefix or other.encode(beginning, special=False) != ids:
             raise ModelError(
                 f"{tokenizer.path} and {other.path} give other tokens for the text: expected the same tokenizer"
             )
@@ -254,10 +282,38 @@ def _windows(ids: Sequence[int], prefix: Sequence[int], size: int, name: str) ->
     return rows
 
 
-def _compare(comparison: Comparison, reference: Decoder, decoder: Decoder, row: Tokens, first: int) -> None:
+@dataclass
+class _Reading:
+    """The progress of a proof.
+
+    Attributes:
+        progress: called with the part that is done.
+        total: tokens that are read, by both decoders together.
+        done: those that have been read.
+    """
+
+    progress: Progress
+    total: int
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin."""
+        self.progress(_STAGE, 0.0)
+
+    def counted(self, parts: Iterator[Logits]) -> Iterator[Logits]:
+        """The logits of the parts of a window, each counted once it was read."""
+        for part in parts:
+            self.done += part.shape[1]
+            self.progress(_STAGE, self.done / self.total)
+            yield part
+
+
+def _compare(
+    comparison: Comparison, reading: _Reading, decoders: tuple[Decoder, Decoder], row: Tokens, first: int
+) -> None:
     """Compare the predictions of a window's tokens from the place ``first`` on."""
     length = len(row)
-    parts = zip(*(d.start(capacity=length).logits(row[None]) for d in (reference, decoder)), strict=True)
+    parts = zip(*(reading.counted(d.start(capacity=length).logits(row[None])) for d in decoders), strict=True)
     end = 0
     for original, other in parts:
         begin, end = end, end + original.shape[1]

@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnxquant.errors import FeedError, ModelError
+from onnxquant.errors import FeedError, ModelError, shown
 from onnxquant.language.folder_names import TOKENIZER
 
+_ROWS, _COLUMN = ".jsonl", "text"
+_TEXTS = (".txt", ".md", _ROWS)
+_BETWEEN = "\n\n"
 # The character that stands for bytes which are no character, or not yet.
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, without the line break at its end.
+    """The text of a file, of the rows of a ``.jsonl`` file, or of all such files of a folder.
+
+    Rows and files follow each other with an empty line between them, files in the order of their names. The line break at
+    the end of a file is no part of it.
 
     Raises:
-        FeedError: it cannot be read.
+        FeedError: it cannot be read, or there is no text.
     """
+    if not path.is_dir():
+        return _text_of_rows(path) if path.suffix.lower() == _ROWS else _plain_text(path)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _TEXTS and file.is_file())
+    if not files:
+        raise FeedError(f"{path}: holds no texts; expected files that end in {', '.join(_TEXTS)}")
+    return _BETWEEN.join(read_text(file) for file in files)
+
+
+def _text_of_rows(path: Path) -> str:
+    """The texts of the rows of a file."""
+    texts = []
+    for number, line in enumerate(_plain_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise FeedError(f"{path}, line {number}: is no JSON: {error}") from None
+        text = row.get(_COLUMN) if isinstance(row, dict) else row
+        if not isinstance(text, str):
+            entry = f"an object of {shown(list(row))}" if isinstance(row, dict) else shown(row)
+            raise FeedError(f"{path}, line {number}: is {entry}, expected an object with a text named {_COLUMN!r}")
+        texts.append(text)
+    return _BETWEEN.join(texts)
+
+
+def _plain_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig").removesuffix("\n")
     except OSError as error:

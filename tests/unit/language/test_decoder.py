@@ -176,6 +176,15 @@ def test_wrong_genai_config_fields_are_refused(
         Decoder(folder)
 
 
+def test_graphs_of_an_encoder_and_its_decoder_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As Optimum writes t5 and whisper."""
+    for name in ("encoder_model.onnx", "decoder_model_merged.onnx"):
+        shutil.copy(folders["genai"] / "model.onnx", tmp_path / name)
+    words = "but decoder_model_merged.onnx, encoder_model.onnx, those of an encoder and its decoder, which do not run here"
+    with pytest.raises(ModelError, match=words.replace(".", r"\.")):
+        Decoder(tmp_path)
+
+
 def test_paths_without_a_decoder_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has neither genai_config\.json nor model\.onnx"):
         Decoder(tmp_path)

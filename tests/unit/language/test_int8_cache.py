@@ -14,7 +14,7 @@ from decoders import Weights, save_genai, shared_cache
 from onnx import helper, numpy_helper
 
 from onnxquant import language
-from onnxquant.errors import FeedError, ModelError, OutputError
+from onnxquant.errors import FeedError, ModelError, OutputError, RecipeError
 from onnxquant.language import Decoder
 from onnxquant.language.running.int8_cache import quantize_cache
 
@@ -108,3 +108,16 @@ def test_convert_writes_an_int8_cache(tmp_path: Path) -> None:
     refused(run("convert", source, "-o", tmp_path / "decoder", "--cache", "int8"), "exists already")
     refused(run("convert", source, "-o", tmp_path / "other", "--text", tmp_path / "t"), "has no effect without --cache")
     refused(run("convert", source, "-o", tmp_path / "a.axqt", "--cache", "int8"), "--cache has no effect")
+
+
+def test_convert_in_python_writes_an_int8_cache(folder: Path, tmp_path: Path) -> None:
+    """As the two steps one after the other; the folder is that of the fixture."""
+    quantize_cache(folder, tmp_path / "steps")
+    report = language.convert(folder.parent / "checkpoint", tmp_path / "decoder", cache="int8")
+    assert report.output == str(tmp_path / "decoder") and "that the model wrote" in report.notes[-1]
+    for name in ("model.onnx", "genai_config.json"):
+        assert (tmp_path / "decoder" / name).read_bytes() == (tmp_path / "steps" / name).read_bytes()
+    with pytest.raises(RecipeError, match="cache is 'int4', expected float32 or int8"):
+        language.convert(folder.parent / "checkpoint", tmp_path / "other", cache="int4")
+    with pytest.raises(RecipeError, match="has no effect without --cache int8"):
+        language.convert(folder.parent / "checkpoint", tmp_path / "other", text=tmp_path / "text.txt")

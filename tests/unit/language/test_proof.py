@@ -12,12 +12,16 @@ import tokenizers
 from decoder_check.checkpoints import save_checkpoint
 from decoders import BEGIN, CONTEXT, Weights, plain_cache, save_genai, save_optimum, shared_cache
 
+from onnxquant import interchange
+from onnxquant.artifact.records import records
 from onnxquant.errors import FeedError, ModelError, RecipeError
+from onnxquant.graph.io import load
 from onnxquant.language.convert import convert
 from onnxquant.language.running import decoder as decoder_module
+from onnxquant.language.running.decoder import Decoder
 from onnxquant.language.running.divergence import Comparison
-from onnxquant.language.running.proof import LanguageBounds, LanguageProof, validate
-from onnxquant.language.running.text import TextTokenizer
+from onnxquant.language.running.proof import LanguageBounds, LanguageProof, _tokens, opened, validate
+from onnxquant.language.running.text import TextTokenizer, read_text
 
 ORIGINAL, WINDOW = Weights.draw(), 16
 OTHER = ORIGINAL.noisy(0.1)
@@ -218,3 +222,70 @@ def test_an_original_may_be_a_checkpoint(tmp_path: Path) -> None:
     assert proofs[0].divergence.kl.value > 1e-5
     assert proofs[0].original_bytes > 2 * proofs[0].bytes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "coded", "float", "text.txt"]
+
+
+def test_an_original_of_codes_is_opened_as_floats(tmp_path: Path) -> None:
+    """onnxruntime decodes codes at load slowly, with several times the memory of the floats."""
+    checkpoint = save_checkpoint("smollm", tmp_path / "checkpoint")
+    tensors = interchange.open_checkpoint(checkpoint).tensors.items()
+    halves = {name: tensor.array().astype(np.float16) for name, tensor in tensors}
+    (checkpoint / "model.safetensors").unlink()
+    interchange.save(checkpoint / "model.safetensors", halves)
+    convert(checkpoint, tmp_path / "decoder")
+    assert records(load(tmp_path / "decoder" / "model.onnx").proto)
+    stages: list[str] = []
+    with opened(checkpoint, threads=1, library=True, progress=lambda stage, done: stages.append(stage)) as source:
+        assert not records(load(source.decoder.config.model).proto)
+        logits = source.decoder.start(capacity=8).read([[1, 2, 3]])
+    assert {"writing weights", "decoding weights", "loading"} <= set(stages)
+    np.testing.assert_allclose(logits, Decoder(tmp_path / "decoder").start(capacity=8).read([[1, 2, 3]]), atol=1e-4)
+
+
+def test_progress_counts_what_each_decoder_has_read(original: Path, other: Path, text: Path) -> None:
+    told: list[tuple[str, float]] = []
+    proof = validate(original, other, text, window=WINDOW, progress=lambda stage, done: told.append((stage, done)))
+    read = [done for stage, done in told if stage == "reading windows"]
+    assert proof.windows > 1
+    np.testing.assert_allclose(read, np.arange(2 * proof.windows + 1) / (2 * proof.windows))
+
+
+def test_the_beginning_of_a_long_text_is_enough_for_few_tokens(original: Path) -> None:
+    decoder, whole = Decoder(original), TextTokenizer(original).encode(TEXT * 400, special=False)
+    ids, _ = _tokens(decoder, decoder, TEXT * 400, 20)
+    assert 20 < len(ids) < len(whole) and ids[:20] == whole[:20]
+    assert _tokens(decoder, decoder, TEXT, len(whole))[0] == TextTokenizer(original).encode(TEXT, special=False)
+
+
+def test_texts_of_rows_and_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "b.txt").write_text("third\n", encoding="utf-8")
+    rows = [{"text": "first\u2028line", "id": 1}, {"text": "second"}]
+    (folder / "a.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n")
+    (folder / "c.bin").write_bytes(b"\xff")
+    assert read_text(folder / "a.jsonl") == "first\u2028line\n\nsecond"
+    assert read_text(folder) == "first\u2028line\n\nsecond\n\nthird"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 2: is no JSON"),
+        ('{"content": "x"}', "line 2: is an object of ['content'], expected an object with a text named 'text'"),
+        ('"x"', None),
+        ("[1]", "line 2: is \\[1\\], expected"),
+    ],
+)
+def test_rows_without_a_text_are_refused(tmp_path: Path, line: str, words: str | None) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n' + line)
+    if words is None:
+        assert read_text(path) == "a\n\nx"
+        return
+    with pytest.raises(FeedError, match=words.replace("['content']", r"\['content'\]")):
+        read_text(path)
+
+
+def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FeedError, match=r"holds no texts; expected files that end in \.txt"):
+        read_text(tmp_path)
