@@ -389,6 +389,7 @@ VARIANTS: tuple[Variant, ...] = (
     Ours("q4_0, rounded", {"format": "q4_0", "solver": "rtn"}),
     Ours("iq4_nl, embedding rounded", IQ4, {**IQ4, "solver": "rtn"}),
     Ours("iq4_nl, embedding int5 64", IQ4, table(5, 64)),
+    Ours("iq4_nl, embedding int5 64 by GPTQ", IQ4, integers(5, 64)),
     Ours("iq4_nl, embedding int6 64", IQ4, table(6, 64)),
     Ours("int5 64, embedding int6 64", integers(5, 64), table(6, 64)),
     Ours("int5 64, gate_up and embedding int6 64", integers(5, 64), table(6, 64), integers(6, 64)),
