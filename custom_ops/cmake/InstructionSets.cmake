@@ -1,6 +1,6 @@
 # Each instruction set is an object library of its own, the only ones that may hold its instructions; isa/dispatch.cpp picks at run
-# time. simd/target.h says what they define. The sources are the same for all: kernels/kernels.cpp for each set,
-# encode/encoders.cpp and calibration/observers.cpp for each kind of vectors, which several sets may share, and codes/map_bytes.cpp
+# time. simd/target.h says what they define. The sources are the same for all: kernels/kernels.cpp and network/kernels.cpp for each
+# set, encode/encoders.cpp and calibration/observers.cpp for each kind of vectors, which several sets may share, and codes/map_bytes.cpp
 # for each way to look up bytes.
 #
 # Writes instruction_sets.h, the table of dispatch. ONNXQUANT_HAS_<NAME> tells isa/cpu.cpp which there are.
@@ -12,15 +12,15 @@ function(onnxquant_instruction_sets portable)
   set(ONNXQUANT_PARTS ${portable})
   set(_declarations "")
   set(_rows "")
-  _onnxquant_instruction_set(scalar VECTORS scalar DOT scalar BYTES scalar)
+  _onnxquant_instruction_set(scalar VECTORS scalar DOT scalar NETWORK scalar BYTES scalar)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     target_compile_definitions(${portable} PRIVATE ONNXQUANT_X86)
     _onnxquant_x86()
   elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$" AND NOT MSVC)
     target_compile_definitions(${portable} PRIVATE ONNXQUANT_NEON)
     set(dot -march=armv8.2-a+dotprod)
-    _onnxquant_instruction_set(neon_dot VECTORS neon DOT neon BYTES neon OPTIONS ${dot})
-    _onnxquant_instruction_set(neon_i8mm VECTORS neon DOT neon BYTES neon OPTIONS ${dot}+i8mm DEFINITIONS ONNXQUANT_NEON_I8MM)
+    _onnxquant_instruction_set(neon_dot VECTORS neon DOT neon NETWORK neon BYTES neon OPTIONS ${dot})
+    _onnxquant_instruction_set(neon_i8mm VECTORS neon DOT neon NETWORK neon BYTES neon OPTIONS ${dot}+i8mm DEFINITIONS ONNXQUANT_NEON_I8MM)
   endif()
   foreach(name IN LISTS ONNXQUANT_INSTRUCTION_SETS)
     if(NOT _rows MATCHES "{\"${name}\"")
@@ -49,15 +49,15 @@ macro(_onnxquant_x86)
   endif()
   set(_options_of_bytes_avx2 ${avx2})
   set(_options_of_bytes_avx512vbmi ${avx512} ${vbmi})
-  _onnxquant_instruction_set(avx2 VECTORS avx2 DOT avx2 BYTES avx2 OPTIONS ${avx2} VECTOR_OPTIONS ${avx2})
+  _onnxquant_instruction_set(avx2 VECTORS avx2 DOT avx2 NETWORK avx2 BYTES avx2 OPTIONS ${avx2} VECTOR_OPTIONS ${avx2})
   _onnxquant_avxvnni()
   # Encoders and observers need nothing beyond AVX-512 F, BW, DQ and VL.
   set(wide ${avx512})
   if(NOT MSVC)
     list(APPEND wide -mprefer-vector-width=512)
   endif()
-  _onnxquant_instruction_set(avx512vnni VECTORS avx512 DOT avx512vnni BYTES avx2 BETTER_BYTES avx512vbmi
-    OPTIONS ${avx512} ${vnni} VECTOR_OPTIONS ${wide})
+  _onnxquant_instruction_set(avx512vnni VECTORS avx512 DOT avx512vnni NETWORK avx512 BYTES avx2
+    BETTER_BYTES avx512vbmi OPTIONS ${avx512} ${vnni} VECTOR_OPTIONS ${wide})
   _onnxquant_amx()
 endmacro()
 
@@ -80,7 +80,7 @@ macro(_onnxquant_avxvnni)
     list(APPEND options -mavxvnni)
   endif()
   if(known)
-    _onnxquant_instruction_set(avxvnni VECTORS avx2 DOT avx2 BYTES avx2 OPTIONS ${options} VECTOR_OPTIONS ${avx2}
+    _onnxquant_instruction_set(avxvnni VECTORS avx2 DOT avx2 NETWORK avx2 BYTES avx2 OPTIONS ${options} VECTOR_OPTIONS ${avx2}
       DEFINITIONS ONNXQUANT_VNNI_256=${instruction})
   endif()
 endmacro()
@@ -94,16 +94,18 @@ macro(_onnxquant_amx)
     if(NOT ONNXQUANT_EMULATE)
       list(APPEND options -mamx-tile -mamx-int8 -mamx-bf16)
     endif()
-    _onnxquant_instruction_set(amx KERNELS avx512vnni VECTORS avx512 DOT avx512vnni BYTES avx2 BETTER_BYTES avx512vbmi
-      MANY_ROWS OPTIONS ${options} VECTOR_OPTIONS ${wide})
+    _onnxquant_instruction_set(amx KERNELS avx512vnni VECTORS avx512 DOT avx512vnni NETWORK avx512 CONVOLVE amx
+      BYTES avx2 BETTER_BYTES avx512vbmi MANY_ROWS OPTIONS ${options} VECTOR_OPTIONS ${wide})
   endif()
 endmacro()
 
 # One instruction set. KERNELS: the set whose kernels it uses for few rows, else its own; MANY_ROWS: it has kernels/<name>.cpp for
-# many; VECTORS: simd/<vectors>.h; DOT: kernels/dot/<dot>.h; BYTES: codes/bytes/<bytes>.h; BETTER_BYTES: the same where the CPU has
-# more than the set promises; OPTIONS and DEFINITIONS of the kernels; VECTOR_OPTIONS of the rest.
+# many; VECTORS: simd/<vectors>.h; DOT: kernels/dot/<dot>.h; NETWORK: network/vectors/<network>.h; CONVOLVE: network/<convolve>.h,
+# else convolve_dots.h; BYTES: codes/bytes/<bytes>.h; BETTER_BYTES: the same where the CPU has more than the set promises; OPTIONS and
+# DEFINITIONS of the kernels; VECTOR_OPTIONS of the rest.
 function(_onnxquant_instruction_set name)
-  cmake_parse_arguments(set "MANY_ROWS" "KERNELS;VECTORS;DOT;BYTES;BETTER_BYTES" "OPTIONS;DEFINITIONS;VECTOR_OPTIONS" ${ARGN})
+  cmake_parse_arguments(set "MANY_ROWS" "KERNELS;VECTORS;DOT;NETWORK;CONVOLVE;BYTES;BETTER_BYTES"
+    "OPTIONS;DEFINITIONS;VECTOR_OPTIONS" ${ARGN})
   if(ONNXQUANT_INSTRUCTION_SETS AND NOT name STREQUAL "scalar" AND NOT name IN_LIST ONNXQUANT_INSTRUCTION_SETS)
     return()
   endif()
@@ -115,6 +117,11 @@ function(_onnxquant_instruction_set name)
     _onnxquant_part(onnxquant_kernels_${name} ${name} kernels/kernels.cpp)
     string(APPEND declarations "namespace ${name} {\nextern const KernelTable kKernels;\n}\n")
   endif()
+  if(NOT set_CONVOLVE)
+    set(set_CONVOLVE convolve_dots)
+  endif()
+  _onnxquant_part(onnxquant_network_${name} ${name} network/kernels.cpp)
+  string(APPEND declarations "namespace ${name} {\nextern const NetworkTable kNetwork;\n}\n")
   if(set_MANY_ROWS)
     set(many_rows ${name}::many_rows)
     _onnxquant_part(onnxquant_kernels_${name} ${name} kernels/${name}.cpp)
@@ -148,8 +155,8 @@ std::int64_t count, std::uint8_t* out);\n}\n")
   target_compile_definitions(${portable} PRIVATE ONNXQUANT_HAS_${upper})
   set(ONNXQUANT_PARTS ${parts} PARENT_SCOPE)
   set(_declarations "${declarations}" PARENT_SCOPE)
-  set(_rows "${_rows}    {\"${name}\", cpu_has_${name}, &${set_KERNELS}::kKernels, ${many_rows}, &${set_VECTORS}::kEncoders, \
-&${set_VECTORS}::kObservers, {${set_BYTES}::map_bytes, ${better}}},\n" PARENT_SCOPE)
+  set(_rows "${_rows}    {\"${name}\", cpu_has_${name}, &${set_KERNELS}::kKernels, ${many_rows}, &${name}::kNetwork, \
+&${set_VECTORS}::kEncoders, &${set_VECTORS}::kObservers, {${set_BYTES}::map_bytes, ${better}}},\n" PARENT_SCOPE)
 endfunction()
 
 # An object library of some sources with the options of the instruction set that is being added.
@@ -159,7 +166,8 @@ macro(_onnxquant_part target namespace)
   target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}" "${CMAKE_CURRENT_BINARY_DIR}/generated")
   target_compile_options(${target} PRIVATE ${set_OPTIONS})
   target_compile_definitions(${target} PRIVATE ONNXQUANT_ISA=${namespace} "ONNXQUANT_SIMD_HEADER=\"simd/${set_VECTORS}.h\""
-    "ONNXQUANT_DOT_HEADER=\"kernels/dot/${set_DOT}.h\"" ${set_DEFINITIONS})
+    "ONNXQUANT_DOT_HEADER=\"kernels/dot/${set_DOT}.h\"" "ONNXQUANT_NETWORK_HEADER=\"network/vectors/${set_NETWORK}.h\""
+    "ONNXQUANT_CONVOLVE_HEADER=\"network/${set_CONVOLVE}.h\"" ${set_DEFINITIONS})
   if(ONNXQUANT_EMULATE)
     target_compile_definitions(${target} PRIVATE ONNXQUANT_EMULATE)
   endif()

@@ -12,11 +12,6 @@ namespace {
 // Bytes of a piece of work: it takes longer than to hand it to a thread.
 constexpr std::int64_t kPiece = std::int64_t{1} << 15;
 
-MapBytes kernel_of(const InstructionSet& set) {
-  const CodeMapTable& maps = set.maps;
-  return maps.better != nullptr && maps.has_better() ? maps.better : maps.plain;
-}
-
 struct Range {
   std::int64_t begin, end;
 };
@@ -41,6 +36,11 @@ void map_rows(MapBytes kernel, const CodeMap& map, Range range, const std::uint8
 
 }  // namespace
 
+MapBytes map_bytes_of(const InstructionSet& set) {
+  const CodeMapTable& maps = set.maps;
+  return maps.better != nullptr && maps.has_better() ? maps.better : maps.plain;
+}
+
 void map_codes(const InstructionSet& set, const CodeMap& map, const std::uint8_t* in, std::int64_t count, std::uint8_t* out,
                Parallel& parallel) {
   if (map.channels < 1 || map.inner < 0) throw Error("%" PRId64 " channels of %" PRId64 " elements", map.channels, map.inner);
@@ -48,7 +48,7 @@ void map_codes(const InstructionSet& set, const CodeMap& map, const std::uint8_t
   if (map.channels > 1 && (map.inner == 0 || count % map.inner != 0 || count / map.inner % map.channels != 0)) {
     throw Error("%" PRId64 " elements, expected a multiple of %" PRId64 " channels of %" PRId64, count, map.channels, map.inner);
   }
-  const MapBytes kernel = kernel_of(set);
+  const MapBytes kernel = map_bytes_of(set);
   parallel_for(parallel, static_cast<std::size_t>((count + kPiece - 1) / kPiece), [&](std::size_t i) {
     const std::int64_t begin = static_cast<std::int64_t>(i) * kPiece;
     const Range range{begin, std::min(count, begin + kPiece)};

@@ -21,6 +21,9 @@ struct CodeMapTable {
   MapBytes better;
 };
 
+// The best kernel that runs here.
+MapBytes map_bytes_of(const InstructionSet& set);
+
 // Element i of a tensor belongs to channel i / inner % channels, whose table is [channel][kTableBytes] of `tables`; entry j is for the
 // code whose byte is j. One channel: all elements share a table.
 struct CodeMap {

@@ -47,6 +47,8 @@ std::atomic<const InstructionSet*>& current() {
 
 const InstructionSet& instruction_set() { return *current().load(std::memory_order_acquire); }
 
+const InstructionSet& best_instruction_set() { return *best_until(nullptr); }
+
 const InstructionSet& instruction_set(const char* name) {
   if (none(name)) return instruction_set();
   for (const InstructionSet& set : kInstructionSets) {

@@ -7,6 +7,7 @@
 #include "codes/code_map.h"
 #include "encode/encoder_table.h"
 #include "kernels/kernel_table.h"
+#include "network/kernels.h"
 
 namespace onnxquant {
 
@@ -16,6 +17,7 @@ struct InstructionSet {
   bool (*usable)();
   const KernelTable* kernels;
   ManyRows (*many_rows)(const Weights&);  // null: many rows are as few
+  const NetworkTable* network;
   const EncoderTable* encoders;
   const ObserverTable* observers;
   CodeMapTable maps;
@@ -23,6 +25,9 @@ struct InstructionSet {
 
 // The instruction set that the ops use now: the best one that runs here, or the cap below it.
 const InstructionSet& instruction_set();
+
+// The best one that runs here, whatever the cap.
+const InstructionSet& best_instruction_set();
 
 // Exactly this instruction set; nullptr or "" gives instruction_set(). Throws Error when it cannot run here.
 const InstructionSet& instruction_set(const char* name);

@@ -13,14 +13,8 @@
 #include "kernels/int8.h"
 #include "kernels/kernel_table.h"
 #include "kernels/panels.h"
+#include "kernels/tiles.h"
 #include "simd/avx512.h"
-#ifdef ONNXQUANT_EMULATE
-#include "tests/amx_emulation.h"
-#endif
-
-// GCC 12 does not say that these instructions read memory: what was stored must be there before them.
-#define ONNXQUANT_TILE_BARRIER() __asm__ volatile("" ::: "memory")
-
 namespace onnxquant::ONNXQUANT_ISA {
 namespace {
 
@@ -29,28 +23,7 @@ constexpr std::int64_t kTileRows = 16, kTileBytes = 64, kTileSize = kTileRows * 
 constexpr std::int64_t kSumBytes = kMostChannels * 4;  // of a row of sums
 static_assert(kRowPadding == kTileRows, "activations are padded to whole registers");
 
-// Shapes of the registers. They belong to the thread: they are set before each use, since others may have set them, and
-// released afterwards, which also spares the system their saving.
-class TileShapes {
- public:
-  TileShapes() {
-    ONNXQUANT_TILE_BARRIER();
-    _tile_loadconfig(&kShapes);
-  }
-  ~TileShapes() { _tile_release(); }
-  TileShapes(const TileShapes&) = delete;
-  TileShapes& operator=(const TileShapes&) = delete;
-
- private:
-  struct Shapes {
-    std::uint8_t palette, start_row, reserved[14];
-    std::uint16_t row_bytes[16];
-    std::uint8_t rows[16];
-  };
-  static_assert(sizeof(Shapes) == 64, "as the instruction reads it");
-  alignas(64) static constexpr Shapes kShapes = {
-      1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-};
+alignas(64) constexpr TileShapes kShapes = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
 // One or two registers of rows times one or two of channels.
 template <bool kTall, bool kWide>
@@ -353,7 +326,7 @@ void multiply_rows(const Weights& weights, const QuantizedRows& quantized, const
   for (std::int64_t i = 0; i < padded * kMostChannels; i += kLanes) store(sums + i, splat(0.0f));
   Panel panels[2];
   panels[0].fill(call, 0);
-  const TileShapes shapes;
+  const Tiles tiles_in_use(kShapes);
   for (std::int64_t k = 0, turn = 0; k < weights.K; k += kPanel, turn ^= 1) {
     if (k + kPanel < weights.K) panels[turn ^ 1].fill(call, k + kPanel);
     const Panel& panel = panels[turn];

@@ -4,9 +4,12 @@
 #if defined(_MSC_VER)
 #define ONNXQUANT_INLINE __forceinline
 #define ONNXQUANT_NOINLINE __declspec(noinline)
+#define ONNXQUANT_INLINE_LAMBDA
 #else
 #define ONNXQUANT_INLINE inline __attribute__((always_inline))
 #define ONNXQUANT_NOINLINE __attribute__((noinline))
+// Between the parameters and the body of a lambda.
+#define ONNXQUANT_INLINE_LAMBDA __attribute__((always_inline))
 #endif
 
 // Asks for the cache line at an address, which need not exist; for reading, or to be written.

@@ -45,9 +45,9 @@ Tensor input(const OrtApi& api, const OrtKernelContext* context, std::size_t ind
   return tensor_of(api, value);
 }
 
-void* output(const OrtApi& api, OrtKernelContext* context, const Shape& shape) {
+void* output(const OrtApi& api, OrtKernelContext* context, const Shape& shape, std::size_t index) {
   OrtValue* value = nullptr;
-  check(api, api.KernelContext_GetOutput(context, 0, shape.dims.data(), shape.rank, &value), "making the output");
+  check(api, api.KernelContext_GetOutput(context, index, shape.dims.data(), shape.rank, &value), "making the output");
   void* data = nullptr;
   check(api, api.GetTensorMutableData(value, &data), "making the output");
   return data;

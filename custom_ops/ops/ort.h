@@ -65,7 +65,7 @@ struct Tensor {
 
 Tensor tensor_of(const OrtApi& api, const OrtValue* value);
 Tensor input(const OrtApi& api, const OrtKernelContext* context, std::size_t index);
-void* output(const OrtApi& api, OrtKernelContext* context, const Shape& shape);
+void* output(const OrtApi& api, OrtKernelContext* context, const Shape& shape, std::size_t index = 0);
 
 // The session's own threads.
 class SessionThreads final : public Parallel {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "all_formats.h"
+#include "isa/dispatch.h"
 
 namespace onnxquant {
 namespace {
@@ -195,10 +196,14 @@ std::vector<Op> all_ops(const OrtApi& api) {
       }
     }
   }
-  for (int number = 1; number <= kMapCodesNames; ++number) {
+  for (int number = 1; number <= kNames; ++number) {
     for (const auto type : {ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8}) {
       ops.push_back(without_format(api, "MapCodes" + std::to_string(number), type));
       make_map_codes(ops.back());
+      // Elsewhere ONNX Runtime computes the bodies.
+      if (!best_instruction_set().network->is_faster) continue;
+      ops.push_back(without_format(api, "IntegerNetwork" + std::to_string(number), type));
+      make_integer_network(ops.back());
     }
   }
   ops.push_back(without_format(api, "Observe", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));

@@ -52,11 +52,13 @@ void make_matmul(Op& op);
 void make_gather(Op& op);
 void make_observe(Op& op);
 void make_map_codes(Op& op);
+void make_integer_network(Op& op);
 
-// Names that MapCodes has, MapCodes1 and so on: a body for each function of a model's codes.
-constexpr int kMapCodesNames = 16;
+// Names that MapCodes and IntegerNetwork have, MapCodes1 and so on: a body for each function of a model's codes.
+constexpr int kNames = 16;
 
-// Every format times every kernel, option and type it is declared for; MapCodes by each of its names; and Observe.
+// Every format times every kernel, option and type it is declared for; MapCodes by each of its names, and IntegerNetwork where it is faster; and
+// Observe.
 std::vector<Op> all_ops(const OrtApi& api);
 
 }  // namespace onnxquant

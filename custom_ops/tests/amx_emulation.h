@@ -1,5 +1,5 @@
 // AMX in software, as Intel's manual defines it (Software Developer's Manual, volume 2: LDTILECFG, TILELOADD, TDPBSUD,
-// TDPBF16PS ...), for CPUs with AVX-512 VNNI. What would fault ends the process; so does a configuration that is loaded
+// TDPBUSD, TDPBF16PS ...), for CPUs with AVX-512 VNNI. What would fault ends the process; so does a configuration that is loaded
 // while another one is, or that is left loaded: that is legal, but our kernels must not do it.
 #pragma once
 
@@ -93,7 +93,8 @@ inline std::uint32_t dword(const Tile& from, int row, int index) {
   return value;
 }
 
-// TDPBSUD: signed bytes of a, unsigned ones of b.
+// TDPBSUD and TDPBUSD: signed bytes of one side, unsigned ones of the other.
+template <bool kSignedRows>
 inline void dot_codes(int to, int left, int right) {
   Tile& sums = tile(to);
   const Tile &a = tile(left), &b = tile(right);
@@ -102,8 +103,8 @@ inline void dot_codes(int to, int left, int right) {
     __m512i sum = _mm512_load_si512(sums.data[m]);
     for (int k = 0; k < a.row_bytes / 4; ++k) {
       // The same product of fours as VPDPBUSD, which does not saturate either.
-      const __m512i four = _mm512_set1_epi32(static_cast<int>(dword(a, m, k)));
-      sum = _mm512_dpbusd_epi32(sum, _mm512_load_si512(b.data[k]), four);
+      const __m512i four = _mm512_set1_epi32(static_cast<int>(dword(a, m, k))), column = _mm512_load_si512(b.data[k]);
+      sum = kSignedRows ? _mm512_dpbusd_epi32(sum, column, four) : _mm512_dpbusd_epi32(sum, four, column);
     }
     _mm512_store_si512(sums.data[m], sum);
   }
@@ -143,11 +144,13 @@ inline void dot_bfloats(int to, int left, int right) {
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbsud
+#undef _tile_dpbusd
 #undef _tile_dpbf16ps
 #define _tile_loadconfig ::onnxquant::amx_emulation::load_config
 #define _tile_release ::onnxquant::amx_emulation::release
 #define _tile_zero ::onnxquant::amx_emulation::zero
 #define _tile_loadd ::onnxquant::amx_emulation::load
 #define _tile_stored ::onnxquant::amx_emulation::store
-#define _tile_dpbsud ::onnxquant::amx_emulation::dot_codes
+#define _tile_dpbsud ::onnxquant::amx_emulation::dot_codes<true>
+#define _tile_dpbusd ::onnxquant::amx_emulation::dot_codes<false>
 #define _tile_dpbf16ps ::onnxquant::amx_emulation::dot_bfloats

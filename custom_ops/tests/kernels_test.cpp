@@ -1,7 +1,7 @@
-// Checks kernels, encoders, packers, observers and maps of codes of every usable instruction set, for CPUs on which no Python
-// runs, e.g. emulated ones. CASES is a folder that tests/custom_ops/write_vectors.py wrote.
+// Checks kernels, encoders, packers, observers, maps of codes and networks of every usable instruction set, for CPUs on which no Python
+// runs, e.g. emulated ones. CASES is a folder that tests/custom_ops/write_vectors.py wrote; without it, all that needs none is checked.
 //
-//     kernels_test CASES [NAMES]     NAMES: the instruction sets that must be usable, e.g. scalar,neon_dot
+//     kernels_test [CASES [NAMES]]     NAMES: the instruction sets that must be usable, e.g. scalar,neon_dot
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -22,6 +22,7 @@
 #include "tests/cases.h"
 #include "tests/jobs.h"
 #include "tests/maps.h"
+#include "tests/networks.h"
 #include "tests/observers.h"
 
 using namespace onnxquant;
@@ -30,6 +31,7 @@ using namespace onnxquant::tests;
 namespace {
 
 constexpr std::int64_t kRows[] = {0, 1, 2, 3, 5, 8, 13, 33};
+constexpr int kNetworkShapes = 200;
 // ---- cases ----
 
 struct StoredPlane {
@@ -200,7 +202,7 @@ int check_jobs(const std::string& path, const Sets& sets) {
   return jobs;
 }
 
-int run(const std::string& folder, const char* expected) {
+int run(const char* folder, const char* expected) {
   const std::string names = instruction_set_names(true);
   if (expected != nullptr && names != expected) fail("usable are %s, expected %s", names.c_str(), expected);
   const Sets sets = usable_sets(names);
@@ -208,8 +210,14 @@ int run(const std::string& folder, const char* expected) {
     check_halves(*set);
     check_observers(*set->observers, set->name);
     check_maps(*set);
+    check_network(*set->network, set->name, kNetworkShapes);
   }
-  const int products = check_products(folder + "/products", sets), jobs = check_jobs(folder + "/jobs", sets);
+  if (folder == nullptr) {
+    std::printf("%s: %d failures\n", names.c_str(), failures);
+    return failures == 0 ? 0 : 1;
+  }
+  const std::string path = folder;
+  const int products = check_products(path + "/products", sets), jobs = check_jobs(path + "/jobs", sets);
   std::printf("%s: %d products, %d jobs, %d failures\n", names.c_str(), products, jobs, failures);
   return failures == 0 && products > 0 && jobs > 0 ? 0 : 1;
 }
@@ -217,12 +225,12 @@ int run(const std::string& folder, const char* expected) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 2 && count != 3) {
-    std::fprintf(stderr, "usage: kernels_test CASES [NAMES]\n");
+  if (count > 3) {
+    std::fprintf(stderr, "usage: kernels_test [CASES [NAMES]]\n");
     return 2;
   }
   try {
-    return run(arguments[1], count == 3 ? arguments[2] : nullptr);
+    return run(count > 1 ? arguments[1] : nullptr, count == 3 ? arguments[2] : nullptr);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 2;
