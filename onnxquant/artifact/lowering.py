@@ -30,8 +30,8 @@ from onnxquant.passes.float16.convert import Float16Result
 from onnxquant.plan.activations import StaticRecord
 from onnxquant.plan.decision import EncodeDecision, Plan
 from onnxquant.targets import layout_types, target_named
-from onnxquant.targets.code_maps import add_code_maps
 from onnxquant.targets.experts import whole_layers
+from onnxquant.targets.integer_operators import add_integer_operators
 from onnxquant.version import __version__
 
 Encode = Callable[[Site, EncodeDecision], Encoded | None]
@@ -94,8 +94,8 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
         target_named(target).finish(editor, pairs)
     if plan.activations:
         plan.activations.insert(proto)
-    if plan.code_maps:
-        add_code_maps(proto)
+    if plan.integer_operators:
+        add_integer_operators(proto)
     restore_computations(proto, document.computations)
     _drop_stale_shapes(proto)
     outcome = convert_to_float16(document, proto, plan.float16, records, sink) if plan.float16 else None

@@ -22,8 +22,8 @@ from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.graph.traverse import graphs, names_read, replace_field, subgraphs
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.targets import Result
-from onnxquant.targets.code_maps import expand_code_maps
 from onnxquant.targets.experts import take_floats
+from onnxquant.targets.integer_operators import expand_integer_operators
 from onnxquant.targets.kinds import LSTM_ON_INTEGERS
 
 # Larger models do not fit one protobuf file with room to spare.
@@ -107,7 +107,7 @@ def restore(proto: onnx.ModelProto, publisher: Publisher, decode: Decode, *, kee
         decode: gives the float weight of a record.
         keep_activations: whether activations that are rounded to codes of fixed ranges still are.
     """
-    expand_code_maps(proto)
+    expand_integer_operators(proto)
     for record in records(proto):
         _restore_weight(proto, record, publisher, decode)
     if not keep_activations:

@@ -63,8 +63,8 @@ def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
     plan = make_plan(sites, skipped, context.rules, document.opset, activations.sites, equivalent.orders)
     rescaled = tuple(dict.fromkeys([*weights_changed_on_request(context), *equivalent.rescaled]))
     plan = replace(
-        plan, activations=activations.activations, code_maps=_takes_code_maps(context), rescaled=rescaled,
-        origin=context.origin,
+        plan, activations=activations.activations, integer_operators=_takes_integer_operators(context),
+        rescaled=rescaled, origin=context.origin,
     )  # fmt: skip
     if search:
         plan = replace(plan, decisions=tuple(_with_reason(d, search.in_float) for d in plan.decisions))
@@ -80,7 +80,7 @@ def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
     )
 
 
-def _takes_code_maps(context: Context) -> bool:
+def _takes_integer_operators(context: Context) -> bool:
     """Whether operators of ours may stand between integer kernels: no other target is named, and no client."""
     rules, options = context.rules, context.options
     is_free = not rules.clients and all(rule.keep or rule.target in (AUTO, Custom.name) for rule in rules.rules)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 # The domain of our operators and of the functions that stand for them.
 DOMAIN = "onnxquant"
+# The beginning of the names of our operator for a part of a network between codes and codes.
+INTEGER_NETWORK = "IntegerNetwork"
 # The domain of onnxruntime's own operators.
 MICROSOFT = "com.microsoft"
 # The domain of ONNX's operators of classical machine learning.

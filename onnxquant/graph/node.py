@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 import onnx
@@ -68,3 +68,12 @@ def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     dims = [] if only.name in ("value_float", "value_int") else [len(value)]
     values = list(value) if dims else [value]
     return onnx.helper.make_tensor(node.output[0], _CONSTANT_TYPES[only.name], dims, values)
+
+
+def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """A copy of a node whose tensors have other names, those that ``names`` has."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [names.get(name, name) for name in node.input]
+    copy.output[:] = [names.get(name, name) for name in node.output]
+    return copy

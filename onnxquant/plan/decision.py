@@ -229,7 +229,7 @@ class Plan:
         unused_rules: places of the rules that matched no weight
         predicted_bytes: exact size of the output; None before it is computed
         activations: activations that are rounded; None where all stay floats
-        code_maps: whether functions of each element between their codes become tables, which our library computes
+        integer_operators: whether nodes between their codes become operators of ours, which our library computes
         rescaled: names of weights that were rescaled before they are encoded; the model's function is the same
         origin: JSON that tells what the output was made of
         preparation: JSON that tells how samples become inputs; empty: there were no samples
@@ -241,7 +241,7 @@ class Plan:
     unused_rules: tuple[int, ...] = ()
     predicted_bytes: int | None = None
     activations: RoundedActivations | None = None
-    code_maps: bool = False
+    integer_operators: bool = False
     rescaled: tuple[str, ...] = ()
     origin: str = ""
     preparation: str = ""

@@ -44,11 +44,14 @@ class CodeRegion:
     code_type: int
 
 
-def code_regions(editor: GraphEditor) -> list[CodeRegion]:
+def code_regions(editor: GraphEditor, *, every: bool = False) -> list[CodeRegion]:
     """The largest regions of a graph, none of which shares a node with another, in the order of their last nodes.
 
-    Values inside a region are read by nothing else. Regions that onnxruntime computes by a table, and those that only bring
-    codes to another scale, are left out.
+    Values inside a region are read by nothing else.
+
+    Args:
+        editor: editor of the graph.
+        every: also those that onnxruntime computes by a table of its own, and those that only bring codes to another scale.
     """
     taken: set[int] = set()
     regions = []
@@ -56,7 +59,7 @@ def code_regions(editor: GraphEditor) -> list[CodeRegion]:
         if place in taken or not is_op(editor.nodes[place], _ENCODE):
             continue
         region = _largest(editor, editor.nodes[place])
-        if region is not None:
+        if region is not None and (every or _is_worthwhile(region.nodes)):
             inside = {editor.place(node) for node in region.nodes}
             # The DequantizeLinear of the source may serve others too: it is no value of the region's alone.
             taken |= inside
@@ -80,7 +83,7 @@ def _largest(editor: GraphEditor, last: onnx.NodeProto) -> CodeRegion | None:
             continue
         if any(_code_type(editor, n) != code_type for n in nodes if is_op(n, _ENCODE, _DECODE)):
             continue
-        return CodeRegion(source, last.output[0], tuple(nodes), code_type) if _is_worthwhile(nodes) else None
+        return CodeRegion(source, last.output[0], tuple(nodes), code_type)
     return None
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import onnx
 
 from onnxquant.graph.editor import GraphEditor
 
+# The beginning of the names that onnxruntime gives nodes out of the bodies of our operators.
+_INLINED = re.compile(r"^_inlfunc_[A-Za-z]+\d+_")
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 # Ends of a conversion that are no ops.
 WEIGHT, _INPUT, _OUTPUT, _SUBGRAPH = "weight", "input", "output", "subgraph"
@@ -51,7 +54,7 @@ def conversions(optimized: onnx.ModelProto) -> list[LeftoverConversion]:
         readers += [_OUTPUT] * (node.output[0] in editor.outputs) + [_SUBGRAPH] * (node.output[0] in editor.captured)
         after = ", ".join(dict.fromkeys(readers))
         reason = _into_codes(before, after) if node.op_type == QUANTIZE else _into_floats(before, readers)
-        rows.append(LeftoverConversion(node.name, node.op_type, (before, after), reason))
+        rows.append(LeftoverConversion(_INLINED.sub("", node.name), node.op_type, (before, after), reason))
     return rows
 
 

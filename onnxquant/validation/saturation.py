@@ -21,7 +21,9 @@ from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.analysis.conv_windows import windows
 from onnxquant.graph.editor import GraphEditor
+from onnxquant.graph.functions import expand_functions
 from onnxquant.graph.io import Document
+from onnxquant.graph.names import INTEGER_NETWORK
 from onnxquant.graph.needs import is_depthwise
 from onnxquant.graph.node import attribute
 from onnxquant.numerics.decibels import decibels
@@ -105,6 +107,8 @@ def emulate(
         threads: number of threads of the session; None: onnxruntime's choice.
         progress: callback for the stage and the part of it that is done.
     """
+    document = document.copy()
+    expand_functions(document.proto, INTEGER_NETWORK)
     multiplying = kernels(document)
     if not multiplying or not feeds:
         return {}

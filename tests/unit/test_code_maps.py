@@ -302,12 +302,12 @@ def test_the_way_back() -> None:
 
 
 def network() -> onnx.ModelProto:
-    """Convolutions with HardSwish, as exporters divide it, and SiLU between them."""
+    """Convolutions with HardSwish, as exporters divide it, and SiLU between them; of signals: images make networks."""
     random, constants, nodes, value, width = graphs.rng(1), dict[str, NDArray[Any]](), list[onnx.NodeProto](), "x", 3
     constants |= {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6)}
     for i, act in enumerate(["hardswish", "silu", "hardswish", "hardswish"]):
-        constants[f"w{i}"] = (random.standard_normal((24, width, 3, 3)) * np.sqrt(2 / (9 * width))).astype(np.float32)
-        nodes.append(node("Conv", [value, f"w{i}"], [f"a{i}"], pads=[1, 1, 1, 1]))
+        constants[f"w{i}"] = (random.standard_normal((24, width, 5)) * np.sqrt(2 / (5 * width))).astype(np.float32)
+        nodes.append(node("Conv", [value, f"w{i}"], [f"a{i}"], pads=[2, 2]))
         if act == "silu":
             nodes += [node("Sigmoid", [f"a{i}"], [f"s{i}"]), node("Mul", [f"a{i}", f"s{i}"], [f"b{i}"])]
         else:
@@ -318,9 +318,9 @@ def network() -> onnx.ModelProto:
                 node("Div", [f"m{i}", "six"], [f"b{i}"]),
             ]
         value, width = f"b{i}", 24
-    constants["w"] = (random.standard_normal((24, 24, 3, 3)) / 15).astype(np.float32)
+    constants["w"] = (random.standard_normal((24, 24, 5)) / 11).astype(np.float32)
     nodes.append(node("Conv", [value, "w"], ["y"]))
-    return graphs.model(nodes, {"x": ("float32", [None, 3, 12, 12])}, {"y": "float32"}, constants, 17)
+    return graphs.model(nodes, {"x": ("float32", [None, 3, 144])}, {"y": "float32"}, constants, 17)
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +328,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The network, its samples, and what becomes of it with target auto and with target onnx."""
     where = tmp_path_factory.mktemp("maps")
     graphs.save(network(), where / "model.onnx")
-    np.savez(where / "data.npz", x=graphs.rng(2).standard_normal((4, 1, 3, 12, 12)).astype(np.float32))
+    np.savez(where / "data.npz", x=graphs.rng(2).standard_normal((4, 1, 3, 144)).astype(np.float32))
     onnxquant.calibrate(where / "model.onnx", where / "data.npz", where / "model.stats")
     options: dict[str, Any] = {
         "activations": "static", "calibration": where / "model.stats", "calibration_method": "minmax", "solver": "rtn",

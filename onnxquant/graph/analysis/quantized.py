@@ -7,6 +7,7 @@ from math import prod
 
 import onnx
 
+from onnxquant.graph.functions import without_networks
 from onnxquant.graph.sites import MIN_ELEMENTS
 from onnxquant.graph.traverse import graphs
 
@@ -29,7 +30,7 @@ def integer_weights(proto: onnx.ModelProto) -> str:
     '54 DequantizeLinear of weights, 1 MatMulInteger'
     """
     counts: Counter[str] = Counter()
-    for graph in graphs(proto.graph):
+    for graph in graphs(without_networks(proto).graph):
         weights = {t.name for t in graph.initializer if t.data_type in INTEGERS and prod(t.dims) >= MIN_ELEMENTS}
         for node in graph.node:
             if node.op_type in _INTEGER_OPS:
