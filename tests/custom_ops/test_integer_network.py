@@ -1,0 +1,148 @@
+"""Operator IntegerNetwork: nodes that lie end in a message, whatever their program says."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import AttributeProto, helper, numpy_helper
+
+from onnxquant.native import library as native
+
+CONVOLVE, MAP, ADD, AVERAGE, MAX_POOL, CONCAT, RESIZE, SLICE = 1, 2, 3, 5, 6, 8, 9, 10
+# Of constants: weight, bias, scale, zero point, scales of the weight; the scale and zero point of the output are those of the input.
+CONSTANTS = {
+    "weight": np.ones((4, 3, 3, 3), np.int8),
+    "bias": np.zeros(4, np.int32),
+    "scale": np.float32(0.5),
+    "zero": np.uint8(3),
+    "scales": np.ones(4, np.float32),
+}
+PLACES = {name: 1 + i for i, name in enumerate(CONSTANTS)}
+WINDOW = [1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1]
+
+
+def words(kind, tensors, constants, numbers):
+    """A step as integers."""
+    return [kind, len(tensors), *tensors, len(constants), *constants, len(numbers), *numbers]
+
+
+def convolve(*, window=WINDOW, clamp=(0, 255), **other):
+    places = {**PLACES, "y_scale": PLACES["scale"], "y_zero": PLACES["zero"], **other}
+    names = ("weight", "bias", "scale", "zero", "scales", "y_scale", "y_zero")
+    return words(CONVOLVE, [0], [places[name] for name in names], [*window, *clamp])
+
+
+def session(program, *, constants=CONSTANTS, outputs=(1,), inputs=1, tables=None, made=1, dtype=np.uint8):
+    node = helper.make_node(
+        "IntegerNetwork1", [*(f"X{i}" for i in range(max(inputs, 1))), *constants], [f"Y{i}" for i in range(made)],
+        domain="onnxquant",
+    )  # fmt: skip
+    for name, value in {"inputs": inputs, "program": program, "outputs": list(outputs)}.items():
+        node.attribute.append(helper.make_attribute(name, value, attr_type=None if value != [] else AttributeProto.INTS))
+    if tables is not None:
+        node.attribute.append(helper.make_attribute("tables", numpy_helper.from_array(tables, "tables")))
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph = helper.make_graph(
+        [node], "g",
+        [helper.make_tensor_value_info(f"X{i}", kind, [None] * 4) for i in range(max(inputs, 1))],
+        [helper.make_tensor_value_info(f"Y{i}", kind, [None] * 4) for i in range(made)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("onnxquant", 1)]
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(native.library_path()))
+    proto = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def image(channels=3, height=5, width=4, samples=1):
+    return np.random.default_rng(0).integers(0, 256, (samples, channels, height, width), np.uint8)
+
+
+def test_a_program_that_is_right_runs():
+    assert session(convolve()).run(None, {"X0": image()})[0].shape == (1, 4, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ([], "no steps"),
+        ([CONVOLVE], "middle of a step"),
+        ([CONVOLVE, 5, 0], "list of 5"),
+        ([CONVOLVE, -1], "list of -1"),
+        ([99, 1, 0, 0, 0], "kind 99"),
+        (words(MAP, [1], [], [0, 1]), "tensor 1"),
+        (words(MAP, [-1], [], [0, 1]), "tensor -1"),
+        (words(MAP, [0], [], [0, 1]), "tables 0 to 0 of 0"),
+        (words(MAP, [0], [], [0]), "1 numbers"),
+        (words(ADD, [0], [], [0, 255]), "'add' has 1 tensors"),
+        (words(CONCAT, [], [], []), "'concat' has 0 tensors"),
+        (words(RESIZE, [0], [], [0, 1]), "factors 0 and 1"),
+        (words(RESIZE, [0], [], [1 << 62, 1]), "factors"),
+        (convolve(weight=0), "input 0"),
+        (convolve(weight=77), "input 77"),
+        (convolve(bias=PLACES["scale"]), "bias of 1 for 4"),
+        (convolve(zero=PLACES["scale"]), "wrong element type"),
+        (convolve(scale=PLACES["scales"]), "4 values"),
+        (convolve(weight=PLACES["scales"]), "wrong element type"),
+        (convolve(window=[2, *WINDOW[1:]]), "2 groups of 3 channels"),
+        (convolve(window=[3, *WINDOW[1:]]), "4 outputs in 3 groups"),
+        (convolve(window=[0, *WINDOW[1:]]), "0 groups"),
+        (convolve(window=[1, 5, 5, *WINDOW[3:]]), "another kernel"),
+        (convolve(window=[1, 3, 3, 0, 1, *WINDOW[5:]]), "0 at place 2"),
+        (convolve(window=[1, 3, 3, 1, 1, -1, *WINDOW[6:]]), "-1 at place 4"),
+        (convolve(window=[1, 3, 3, 1, 1, 1 << 40, *WINDOW[6:]]), "at place 4"),
+        (convolve(clamp=(-1, 255)), "-1 is no code"),
+        (convolve(clamp=(0, 256)), "256 is no code"),
+    ],
+)
+def test_a_program_that_lies_is_refused(program, message):
+    with pytest.raises(Exception, match="onnxquant::IntegerNetwork1: .*" + message):
+        session(program)
+
+
+@pytest.mark.parametrize("outputs", [(0,), (2,), (-1,), (1, 1)])
+def test_outputs_that_no_step_computes_are_refused(outputs):
+    with pytest.raises(Exception, match=r"onnxquant::IntegerNetwork1: .*output"):
+        session(convolve(), outputs=outputs)
+
+
+def test_tables_of_another_shape_are_refused():
+    with pytest.raises(Exception, match="tables is no uint8"):
+        session(words(MAP, [0], [], [0, 1]), tables=np.zeros((1, 255), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("program", "inputs", "shapes", "message"),
+    [
+        (convolve(), 1, [(1, 2, 5, 5)], "3 channels reads 2"),
+        (convolve(window=[1, 3, 3, 1, 1, 0, 0, 0, 0, 1, 1]), 1, [(1, 3, 2, 5)], "0 x 3 pixels"),
+        (words(MAP, [0], [], [0, 2]), 1, [(1, 3, 2, 2)], "tables of 2 channels for 3"),
+        (words(CONCAT, [0, 1], [], [-1, -1]), 2, [(1, 3, 2, 2), (1, 3, 2, 1)], "different sizes"),
+        (words(CONCAT, [0, 1], [], [-1, -1]), 2, [(1, 3, 2, 2), (2, 3, 2, 2)], "1 and 2 samples"),
+        (words(SLICE, [0], [], [1, 4]), 1, [(1, 3, 2, 2)], "1 to 4 of 3"),
+        (words(RESIZE, [0], [], [64, 64]) + words(RESIZE, [1], [], [64, 64]) + words(RESIZE, [2], [], [64, 64]), 1,
+         [(1, 3, 99, 99)], "pixels of"),
+    ],
+)  # fmt: skip
+def test_inputs_that_do_not_fit_are_refused(program, inputs, shapes, message):
+    made = session(program, inputs=inputs, outputs=(inputs,), tables=np.zeros((2, 256), np.uint8))
+    feeds = {f"X{i}": np.zeros(shape, np.uint8) for i, shape in enumerate(shapes)}
+    with pytest.raises(Exception, match="onnxquant::IntegerNetwork1: .*" + message):
+        made.run(None, feeds)
+
+
+def test_no_samples_give_no_samples():
+    assert session(convolve()).run(None, {"X0": image(samples=0)})[0].shape == (0, 4, 5, 4)
+
+
+def test_a_maximum_at_the_edge_counts_what_is_inside_alone():
+    """The border of an image holds its zero point for convolutions, which a maximum must not see."""
+    window = [3, 3, 1, 1, 1, 1, 1, 1, 1, 1]
+    program = convolve() + words(MAX_POOL, [0], [], window)
+    x = image() % 3  # below the zero point
+    padded = np.pad(x[0], ((0, 0), (1, 1), (1, 1)))
+    expected = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2)).max((-1, -2))
+    np.testing.assert_array_equal(session(program, outputs=(2,)).run(None, {"X0": x})[0][0], expected)
