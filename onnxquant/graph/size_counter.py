@@ -50,7 +50,13 @@ class SizeCounter:
             return int(proto.ByteSize()) + size
         for tensor in stored_tensors(proto):
             stored = int(tensor.external_data[2].value)
-            size += 1 + len(varint(stored))  # the field's tag and length
             del tensor.external_data[:]
             tensor.ClearField("data_location")
-        return int(proto.ByteSize()) + size
+            field = 1 + len(varint(stored))  # its tag and length
+            size += field + _longer_length(tensor.ByteSize(), field + stored)
+        return int(proto.ByteSize()) + size + _longer_length(proto.graph.ByteSize(), size)
+
+
+def _longer_length(nbytes: int, more: int) -> int:
+    """Bytes that the length of a message takes more where it has ``more`` bytes."""
+    return len(varint(nbytes + more)) - len(varint(nbytes))
