@@ -290,6 +290,30 @@ def test_units(name: str, codes: str) -> None:
     assert kinds(merged) == [expected]
 
 
+def test_a_model_whose_tensors_were_renamed_expands_all_the_same() -> None:
+    """Tools that join models rename what a graph holds, not what stands in an attribute."""
+    net = CodeNetwork()
+    proto = net.model(_add(net))
+    merged = onnx.compose.add_prefix(with_networks(proto), "p/")
+    expand_integer_networks(merged)
+    assert not networks(merged)
+    onnx.checker.check_model(merged)
+    (expected,), (values,) = (
+        run(model, {f"{prefix}{name}": x for name, x in net.feed().items()}).values()
+        for model, prefix in ((proto, ""), (merged, "p/"))
+    )
+    np.testing.assert_array_equal(values, expected)
+
+
+@pytest.mark.parametrize("zero", [0, 100])
+def test_a_clamp_that_rounding_does_too_is_left_out_of_the_body(zero: int) -> None:
+    net = CodeNetwork(zero=zero)
+    x = net.input(2, 32, 11, 9)
+    y = net.conv(net.conv(x, (32, 16), act=("Relu",)), (16, 7), output="y")
+    merged = check(net.model(y), net.feed())
+    assert sum(n.op_type == "Relu" for f in merged.functions for n in f.node) == (zero > 0)
+
+
 def test_values_that_others_read_become_outputs() -> None:
     """Codes inside a network that are outputs of the model, or read by what is left, and a decoder that others read, too."""
     net = CodeNetwork(seed=3)
