@@ -2,8 +2,8 @@
 
     python scripts/bench_integer_networks.py quantized.onnx --data samples.npz [--float model.onnx] [--threads 2]
 
-The file's integer networks and tables of codes (``IntegerNetwork``, ``MapCodes``) are put back to the nodes that they stand for:
-that file, on onnxruntime alone, is what all others are compared to. The first sample is run. Sessions are called in turn;
+The file's integer networks and tables of codes (``IntegerNetwork``, ``MapCodes``) are put back to the nodes that they stand
+for: that file, on onnxruntime alone, is what all others are compared to. The first sample is run. Sessions are called in turn;
 ratios are medians of the rounds': of processor time with one thread, else of the clock on the wall. ``--openvino`` reads the
 file of onnxruntime in OpenVINO, too. The first rounds do not count.
 """
@@ -59,7 +59,7 @@ def on_onnxruntime(path: Path, feed: Feed, threads: int, *, library: bool) -> Wa
 
 def on_openvino(path: Path, feed: Feed, threads: int) -> Way:
     """A file on OpenVINO."""
-    import openvino
+    import openvino  # type: ignore[import-not-found]
 
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": threads})

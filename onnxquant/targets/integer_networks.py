@@ -1,8 +1,8 @@
 """Our operator IntegerNetwork: a part of a network between codes and codes, whose steps our library computes in one go.
 
-The operator's body is the nodes that it replaces, so that any onnxruntime computes what it did before. onnxruntime takes time to load
-a body, so its names are short, and clamps that rounding does, too, are left out; the nodes as they were stand in an
-attribute, from which they can be put back. Its constants are inputs, which the kernel reads when a session is created.
+The operator's body is the nodes that it replaces, so that any onnxruntime computes what it did before. onnxruntime takes time
+to load a body, so its names are short, and clamps that rounding does, too, are left out; the nodes as they were stand in
+an attribute, from which they can be put back. Its constants are inputs, which the kernel reads when a session is created.
 ``custom_ops/README.md`` has the steps of a program.
 """
 

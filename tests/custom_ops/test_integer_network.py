@@ -10,7 +10,7 @@ from onnx import AttributeProto, helper, numpy_helper
 from onnxquant.native import library as native
 
 CONVOLVE, MAP, ADD, AVERAGE, MAX_POOL, CONCAT, RESIZE, SLICE = 1, 2, 3, 5, 6, 8, 9, 10
-# Of constants: weight, bias, scale, zero point, scales of the weight; the scale and zero point of the output are those of the input.
+# Constants of a convolution; the scale and zero point of the output are those of the input.
 CONSTANTS = {
     "weight": np.ones((4, 3, 3, 3), np.int8),
     "bias": np.zeros(4, np.int32),
