@@ -3,9 +3,9 @@
     python scripts/bench_integer_networks.py quantized.onnx --data samples.npz [--float model.onnx] [--threads 2]
 
 The file's integer networks and tables of codes (``IntegerNetwork``, ``MapCodes``) are put back to the nodes that they stand
-for: that file, on onnxruntime alone, is what all others are compared to. The first sample is run. Sessions are called in turn;
-ratios are medians of the rounds': of processor time with one thread, else of the clock on the wall. ``--openvino`` reads the
-file of onnxruntime in OpenVINO, too. The first rounds do not count.
+for: that file, on onnxruntime alone, is what all others are compared to. The first sample is run. Sessions are called in
+turn; ratios are medians of the rounds': of processor time with one thread, else of the clock on the wall. ``--openvino``
+reads the file of onnxruntime in OpenVINO, too. The first rounds do not count.
 """
 
 from __future__ import annotations
