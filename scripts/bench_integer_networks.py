@@ -51,7 +51,7 @@ def on_onnxruntime(path: Path, feed: Feed, threads: int, *, library: bool) -> Wa
     """A file on onnxruntime, with our library or without."""
 
     def load() -> runtime.Session:
-        return runtime.open_session(path, runtime.session_options(threads=threads, spinning=threads > 1), library=library)
+        return runtime.open_session(path, runtime.session_options(threads=threads, spinning=False), library=library)
 
     session = load()
     return Way(lambda: list(runtime.run(session, feed).values()), load)
