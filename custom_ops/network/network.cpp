@@ -13,8 +13,8 @@ namespace onnxquant {
 namespace {
 
 constexpr std::int64_t kAlignment = 64;
-// Nanoseconds of a piece of work: much longer than handing it to a thread, and than reading a step's weights again.
-constexpr double kPiece = 60e3;
+// Nanoseconds of a piece of work, by the estimate of steps: longer than handing it to a thread.
+constexpr double kPiece = 12e3;
 // Layouts that are kept for calls to come.
 constexpr std::size_t kMostSpare = 4;
 
