@@ -20,6 +20,7 @@ from onnxquant.passes.prepare.matrices import MultiplyMatrices
 from onnxquant.passes.prepare.quantized_weights import FoldQuantizedWeights
 from onnxquant.passes.prepare.rows import GatherRows
 from onnxquant.passes.prepare.shared_constants import ShareConstants
+from onnxquant.passes.prepare.spellings import SpellActivations
 from onnxquant.passes.prepare.transposed_constants import ReadTransposes, ShareTransposes
 from onnxquant.passes.prepare.weights import FoldWeights
 from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
@@ -37,6 +38,7 @@ PREPARE: tuple[Pass, ...] = (
     ReadThroughIdentity(),
     ReadCarriedConstants(),
     FoldQuantizedWeights(),
+    SpellActivations(),
     ShareConstants(across_graphs=False),
     FoldWeights(),
     ShareConstants(),
