@@ -562,7 +562,8 @@ def test_a_file_with_a_network_becomes_floats_again(folder: Path, tmp_path: Path
     restored = onnx.load(tmp_path / "float.onnx")
     assert not restored.functions
     left = Counter(n.op_type for n in restored.graph.node if n.op_type != "Identity")  # of decoded weights
-    assert left == Counter(n.op_type for n in float_network().graph.node)
+    kept = Counter(n.op_type for n in float_network().graph.node if n.op_type not in ("Add", "Clip", "Div"))
+    assert left == kept + Counter({"HardSigmoid": 3})  # its parts are written so before codes are chosen
 
 
 def test_a_file_with_a_network_is_known(folder: Path) -> None:
