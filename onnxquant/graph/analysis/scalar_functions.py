@@ -105,7 +105,7 @@ def _is_private(editor: GraphEditor, node: onnx.NodeProto, inside: dict[int, onn
 
 
 def _term(document: Document, editor: GraphEditor, node: onnx.NodeProto, source: str) -> Term | None:
-    """What a node computes from a source; None where a constant is not one float32 value."""
+    """The function of a source that a node computes; None where a constant is not one float32 value."""
     inputs: list[Term | float | None] = []
     for place, name in enumerate(node.input):
         maker = editor.producer(name)

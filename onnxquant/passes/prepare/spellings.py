@@ -31,7 +31,7 @@ class Spelling:
     Attributes:
         name: name of the function, for reports.
         function: the function, in float64.
-        term: what it is written as.
+        term: the term that it is written as.
         others: further terms that onnxruntime computes as fast.
     """
 
