@@ -50,7 +50,7 @@ def chain(words: str) -> onnx.ModelProto:
             output, op, *inputs = line.split(" ")
             nodes.append(onnx.helper.make_node(op, [names.get(n, f"{n}{i}") for n in inputs], [f"{output}{i}"]))
     read = {name for node in nodes for name in node.input}
-    constants = [onnx.numpy_helper.from_array(np.float32(v), n) for n, v in CONSTANTS.items() if n in read]
+    constants = [onnx.numpy_helper.from_array(np.array(v, np.float32), n) for n, v in CONSTANTS.items() if n in read]
     shown = [
         onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [ROWS, WIDTH])
         for n in ("input", f"y{REPEATS - 1}")
