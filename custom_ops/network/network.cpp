@@ -28,6 +28,11 @@ bool is_huge(const Size& size) {
 // Sizes of all tensors.
 std::vector<Size> sizes_of(const std::vector<std::unique_ptr<Step>>& steps, const std::vector<Size>& inputs) {
   std::vector<Size> sizes = inputs;
+  for (const Size& size : inputs) {
+    if (size.height < 1 || size.width < 1 || size.channels < 1 || is_huge(size)) {
+      throw Error("an input of %" PRId64 " x %" PRId64 " pixels of %" PRId64 " channels", size.height, size.width, size.channels);
+    }
+  }
   for (const auto& step : steps) {
     std::vector<Size> in;
     for (const std::size_t tensor : step->tensors()) in.push_back(sizes[tensor]);

@@ -75,7 +75,8 @@ Constants::Constants(std::size_t first, std::vector<std::optional<Constant>> con
 }
 
 const Constant& Constants::any(std::int64_t input) const {
-  const std::int64_t place = input - static_cast<std::int64_t>(first_);
+  const auto first = static_cast<std::int64_t>(first_);
+  const std::int64_t place = input < first ? -1 : input - first;
   if (place < 0 || static_cast<std::size_t>(place) >= constants_.size()) {
     throw Error("program names input %" PRId64 ", expected one of the constants %zu to %zu", input, first_,
                 first_ + constants_.size() - 1);
@@ -105,9 +106,9 @@ std::uint8_t Constants::zero(std::int64_t input) const {
 }
 
 std::uint8_t Constants::code(std::int64_t number) const {
-  const std::int64_t code = is_signed_ ? number + 128 : number;
-  if (code < 0 || code > 255) throw Error("%" PRId64 " is no code", number);
-  return static_cast<std::uint8_t>(code);
+  const std::int64_t least = is_signed_ ? -128 : 0;
+  if (number < least || number > least + 255) throw Error("%" PRId64 " is no code", number);
+  return static_cast<std::uint8_t>(number - least);
 }
 
 const std::uint8_t* Constants::tables(std::int64_t first, std::int64_t count) const {

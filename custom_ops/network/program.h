@@ -36,7 +36,7 @@ struct StepRecord {
 // not computed before.
 std::vector<StepRecord> parse_program(const std::vector<std::int64_t>& program, std::size_t inputs);
 
-// A constant input of the node; its memory lives as long as the session.
+// A constant input of the node; its memory is read while the kernel is made.
 struct Constant {
   Type type;
   const void* data;

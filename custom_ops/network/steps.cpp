@@ -32,7 +32,10 @@ struct Sliding {
       : window{n[0], n[1], n[2], n[3], n[8], n[9], n[4], n[5]}, pad_bottom(n[6]), pad_right(n[7]) {
     for (int i = 0; i < 10; ++i) {
       const bool is_pad = i >= 4 && i < 8;
-      if (n[i] < (is_pad ? 0 : 1) || n[i] > kMost) throw Error("a window has %" PRId64 " at place %d", n[i], i);
+      const bool is_stride = i == 2 || i == 3;
+      if (n[i] < (is_pad ? 0 : 1) || n[i] > (is_stride ? kMostStride : kMost)) {
+        throw Error("a window has %" PRId64 " at place %d", n[i], i);
+      }
     }
   }
 
@@ -44,7 +47,8 @@ struct Sliding {
   Border border(std::uint8_t code) const { return {window.pad_top, window.pad_left, pad_bottom, pad_right, code}; }
 
  private:
-  static constexpr std::int64_t kMost = 1 << 15;
+  // Sums of a window's codes fit 32 bits; kernels compute a few pixels beyond a row, which slack() has room for.
+  static constexpr std::int64_t kMost = 1 << 11, kMostStride = 16;
   static std::int64_t places(std::int64_t length, std::int64_t kernel, std::int64_t stride, std::int64_t dilation) {
     const std::int64_t reach = (kernel - 1) * dilation + 1;
     return length < reach ? 0 : (length - reach) / stride + 1;
@@ -279,19 +283,29 @@ class GlobalAverage final : public Step {
       : Step(record.tensors), factor_(static_cast<double>(constants.scale(record.constants[0])) / constants.scale(record.constants[2])),
         x_zero_(constants.zero(record.constants[1])), zero_(constants.zero(record.constants[3])) {}
 
-  Size size(const std::vector<Size>& in) const override { return {1, 1, in[0].channels}; }
+  Size size(const std::vector<Size>& in) const override {
+    if (in[0].width > kMostPixels) throw Error("a row of %" PRId64 " pixels, expected at most %" PRId64, in[0].width, kMostPixels);
+    return {1, 1, in[0].channels};
+  }
   double duration(const std::vector<Size>& in, const Size&) const override { return elements(in[0]) / kWrites; }
   void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, std::int64_t, std::int64_t) const override {
-    std::vector<std::int32_t> sums(static_cast<std::size_t>(out.pixel));
-    set.network->pixel_sums(in[0], 0, in[0].height, sums.data());
+    std::vector<std::int64_t> all(static_cast<std::size_t>(out.pixel));
+    for (std::int64_t begin = 0, rows = kMostPixels / in[0].width; begin < in[0].height; begin += rows) {
+      std::vector<std::int32_t> sums(all.size());
+      set.network->pixel_sums(in[0], begin, std::min(in[0].height, begin + rows), sums.data());
+      std::transform(all.begin(), all.end(), sums.begin(), all.begin(), [](std::int64_t a, std::int32_t b) { return a + b; });
+    }
     const double pixels = static_cast<double>(in[0].height) * static_cast<double>(in[0].width);
     for (std::int64_t c = 0; c < out.pixel; ++c) {
-      const double mean = sums[static_cast<std::size_t>(c)] / pixels - x_zero_;
+      const double mean = static_cast<double>(all[static_cast<std::size_t>(c)]) / pixels - x_zero_;
       out.data[c] = static_cast<std::uint8_t>(std::clamp(std::nearbyint(mean * factor_) + zero_, 0.0, 255.0));
     }
   }
 
  private:
+  // Whose sum fits 32 bits.
+  static constexpr std::int64_t kMostPixels = std::int64_t{1} << 23;
+
   double factor_;
   std::uint8_t x_zero_, zero_;
 };

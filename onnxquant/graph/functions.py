@@ -87,7 +87,7 @@ def expand_functions(proto: onnx.ModelProto, prefix: str) -> None:
 def plain_nodes(
     nodes: Iterable[onnx.NodeProto], names: Mapping[str, str], without: Iterable[onnx.NodeProto]
 ) -> list[onnx.NodeProto]:
-    """Nodes of a body that loads soon: short names, no metadata, and none of those that change nothing.
+    """Nodes of a body that loads soon: tensors with short names, no metadata, and none of the nodes that change nothing.
 
     Args:
         nodes: the nodes.
@@ -103,7 +103,7 @@ def plain_nodes(
             continue
         for name in node.output:
             short.setdefault(name, f"t{len(short)}")
-        plain = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
+        plain = onnx.NodeProto(op_type=node.op_type, domain=node.domain, name=node.name)
         plain.input.extend(short[name] for name in node.input)
         plain.output.extend(short[name] for name in node.output)
         plain.attribute.extend(node.attribute)

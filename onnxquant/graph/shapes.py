@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 import onnx.shape_inference
@@ -19,10 +19,12 @@ class Known:
     Attributes:
         elem_type: ONNX element type; 0 when unknown.
         shape: lengths, None for each that may vary; None when even the rank is unknown.
+        names: names of the lengths that may vary, empty for others: equal names are equal lengths.
     """
 
     elem_type: int
     shape: tuple[int | None, ...] | None
+    names: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def rank(self) -> int | None:
@@ -70,7 +72,7 @@ def _known(kind: onnx.TypeProto) -> Known:
     if not tensor.HasField("shape"):
         return Known(tensor.elem_type, None)
     shape = tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in tensor.shape.dim)
-    return Known(tensor.elem_type, shape)
+    return Known(tensor.elem_type, shape, tuple(str(d.dim_param) for d in tensor.shape.dim))
 
 
 def _outline(proto: onnx.ModelProto) -> onnx.ModelProto:

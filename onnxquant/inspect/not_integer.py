@@ -37,7 +37,7 @@ _ELEMENTWISE = frozenset({
     "Add", "Div", "Erf", "Exp", "FastGelu", "Gelu", "BiasGelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "Pow",
     "QuickGelu", "Sigmoid", "Sub", "Tanh",
 })  # fmt: skip
-_TABLE = "MapCodes"
+_TABLES = ("MapCodes", "IntegerNetwork")
 # The part of the time below which nothing is said, and below which no remedy is.
 _LEAST, _WORTHWHILE = 0.005, 0.03
 
@@ -216,7 +216,7 @@ class _CodeGraph:
 
     def _is_integer(self, node: TimedNode) -> bool:
         """Whether it reads or gives the codes of activations."""
-        return node.call.op.startswith((_DECODING, _TABLE, *_INTEGER))
+        return node.call.op.startswith((_DECODING, *_TABLES, *_INTEGER))
 
 
 def _names(node: TimedNode) -> tuple[list[str], list[str]]:
@@ -259,9 +259,9 @@ def _remedies(parts: Sequence[FloatPart], operators: Iterable[str], model: onnx.
         )
         return
     chains = sum(p.share for p in parts if p.work is FloatWork.BETWEEN and p.operator.split(".")[-1] in _ELEMENTWISE)
-    has_tables = any(op.startswith(_TABLE) for op in operators)
+    has_tables = any(op.startswith(_TABLES) for op in operators)
     if chains >= _WORTHWHILE and not has_tables and isinstance(_record(model), StaticRecord):
         yield (
-            f"chains of operators on single values become one table of codes, our operator {_TABLE}: "
+            f"chains of operators on single values become one table of codes, our operator {_TABLES[0]}: "
             "onnxquant quantize MODEL --activations static without --target and --for"
         )

@@ -171,8 +171,8 @@ class CodeReader:
             bounds = self._bounds(node)
             if bounds is None:
                 return None
-            codes = [scale.code(bound) for bound in bounds]
-            low, high = (min(max(end, codes[0]), codes[1]) for end in (low, high))
+            # What this one lets through is clamped by those behind it.
+            low, high = (min(max(scale.code(bound), low), high) for bound in bounds)
             nodes.insert(0, node)
             name = node.input[0]
 

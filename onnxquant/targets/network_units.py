@@ -13,6 +13,7 @@ from onnxquant.graph.shapes import UNKNOWN
 from onnxquant.targets.code_functions import CodeFunction, code_function
 from onnxquant.targets.code_regions import CodeRegion, code_regions
 from onnxquant.targets.network_ends import CLAMPS, DECODE, ENCODE, CodeReader, Codes, Decoded, Rounded, Shape
+from onnxquant.targets.network_lengths import Lengths
 from onnxquant.targets.network_steps import Step, StepKind, Unit
 from onnxquant.targets.network_weights import bias_of, weight_of
 from onnxquant.targets.windows import Window, repeats, window_of
@@ -29,8 +30,7 @@ def find_units(reader: CodeReader) -> list[Unit]:
     Args:
         reader: reader of the graph.
     """
-    finder = _Finder(reader)
-    return [unit for unit in finder.units() if all(map(finder.is_image, (*unit.reads, *unit.makes)))]
+    return list(_Finder(reader).units())
 
 
 class _Finder:
@@ -38,13 +38,22 @@ class _Finder:
 
     def __init__(self, reader: CodeReader) -> None:
         self._reader, self._editor = reader, reader.editor
-
-    def is_image(self, name: str) -> bool:
-        """Whether a tensor is certain to be codes of images."""
-        return self._reader.are_codes(name) and bool(self._reader.shape(name))
+        self._lengths = Lengths(reader.shapes)
+        # Codes of zero of tensors whose borders are read.
+        self._zeros: dict[str, int] = {}
 
     def units(self) -> Iterator[Unit]:
-        """The units, whatever the shapes of their ends are."""
+        """The units whose ends are certain to be codes of images, of one type."""
+        for unit in self._possible():
+            ends = (*unit.reads, *unit.makes)
+            if not all(self._reader.are_codes(name) and self._reader.shape(name) for name in ends):
+                continue
+            if len({self._reader.shapes[name].elem_type for name in ends}) == 1:
+                self._lengths.note(unit)
+                yield unit
+
+    def _possible(self) -> Iterator[Unit]:
+        """The units, whatever their ends are."""
         regions = {region.output: region for region in code_regions(self._editor, every=True)}
         inside = {node.output[0] for region in regions.values() for node in region.nodes}
         for node in self._editor.nodes:
@@ -63,7 +72,8 @@ class _Finder:
         function = code_function(self._editor, region, self._reader.shapes.get(region.source, UNKNOWN))
         if function is None or (function.channels.count > 1 and function.channels.axis not in _CHANNELS):
             return None
-        shared = tuple(node for node in region.nodes if is_op(node, DECODE) and node.input[0] == region.source)
+        own = {name for node in region.nodes for name in node.output}
+        shared = tuple(node for node in region.nodes if is_op(node, DECODE) and node.input[0] not in own)
         step = Step(StepKind.MAP, (region.source,), region.output, functions=(function,))
         return Unit((step,), region.nodes, shared)
 
@@ -101,7 +111,8 @@ class _Finder:
         output = node.output[0]
         if is_op(node, "Concat"):
             step = Step(StepKind.CONCAT, tuple(codes), output, functions=(None,) * len(codes))
-            return Unit((step,), (node,), ()) if attribute(node, "axis", 0) in _CHANNELS else None
+            is_right = attribute(node, "axis", 0) in _CHANNELS and self._have_one_batch(codes)
+            return Unit((step,), (node,), ()) if is_right else None
         numbers = self._move_numbers(node, codes[0], output)
         if numbers is None:
             return None
@@ -120,17 +131,25 @@ class _Finder:
         if group != 1 and not is_depthwise and (inner % _VECTOR or (channels // group) % _VECTOR):
             return None
         window = window_of(y.source, (height, width), self._reader.shape(x.name), self._reader.shape(y.name))
-        if window is None:
+        if window is None or not self._has_one_zero(x):
             return None
         step = Step(
             StepKind.CONVOLVE,
             (x.name,),
             y.name,
-            (weight.codes.name, bias.name, *x.scale.names, weight.scales, *y.scale.names),
-            (group, *window.numbers, *window.dilations, y.low, y.high),
+            (weight.name, bias.name, *x.scale.names, weight.scales, *y.scale.names),
+            (group, *window.numbers, y.low, y.high),
         )
         shared = (x.node, *weight.nodes, *bias.nodes)
         return Unit((step,), (*shared, y.source, *y.nodes), shared)
+
+    def _has_one_zero(self, x: Decoded) -> bool:
+        """Whether the border of a tensor has the same codes for all who read it."""
+        return self._zeros.setdefault(x.name, x.scale.zero) == x.scale.zero
+
+    def _have_one_batch(self, names: Sequence[str]) -> bool:
+        """Whether tensors are certain to have as many samples."""
+        return len({self._lengths.of(name)[0] for name in names}) == 1
 
     def _pair(self, a: Decoded, b: Decoded, y: Rounded) -> Unit | None:
         """Sum or product of two tensors."""
@@ -138,8 +157,10 @@ class _Finder:
         if is_product and _is_pixel(self._reader.shape(a.name)) and not _is_pixel(self._reader.shape(b.name)):
             a, b = b, a
         one, other = self._reader.shape(a.name), self._reader.shape(b.name)
-        axes = slice(2 if is_product and _is_pixel(other) else 4)
-        if not one or not other or not _fit(one[axes], other[axes]):
+        axes = slice(1 if is_product and _is_pixel(other) else 3)
+        if not one or not other or one[1] != other[1]:
+            return None
+        if self._lengths.of(a.name)[axes] != self._lengths.of(b.name)[axes]:
             return None
         kind = StepKind.MULTIPLY if is_product else StepKind.ADD
         constants = (*a.scale.names, *b.scale.names, *y.scale.names)
@@ -162,9 +183,9 @@ class _Finder:
     def _average_pool(self, x: Decoded, y: Rounded) -> Unit | None:
         """Mean over windows. One that reaches over the edge where lengths are rounded up counts what is inside alone."""
         window = self._pool_window(y.source, x.name, y.name)
-        if window is None or y.is_clamped or attribute(y.source, "ceil_mode", 0):
+        if window is None or y.is_clamped or attribute(y.source, "ceil_mode", 0) or not self._has_one_zero(x):
             return None
-        numbers = (*window.numbers, *window.dilations, int(attribute(y.source, "count_include_pad", 0)))
+        numbers = (*window.numbers, int(attribute(y.source, "count_include_pad", 0)))
         constants = (*x.scale.names, *y.scale.names)
         return _unit([Step(StepKind.AVERAGE_POOL, (x.name,), y.name, constants, numbers)], [x], [y])
 
@@ -174,6 +195,8 @@ class _Finder:
         """Tensors joined by channels, each brought to the scale of the output."""
         inputs = [x for name in y.source.input if (x := self._reader.decoded(name)) is not None]
         if attribute(y.source, "axis", 0) not in _CHANNELS or len(inputs) < len(y.source.input):
+            return None
+        if not self._have_one_batch([x.name for x in inputs]):
             return None
         functions = [None if y.keeps(x) else self._rescaling(x, y) for x in inputs]
         if any(function is None and not y.keeps(x) for x, function in zip(inputs, functions, strict=True)):
@@ -208,7 +231,7 @@ class _Finder:
     def _move_numbers(self, node: onnx.NodeProto, before: str, after: str) -> tuple[int, ...] | None:
         if is_op(node, "MaxPool"):
             window = None if any(node.output[1:]) else self._pool_window(node, before, after)
-            return None if window is None else (*window.numbers, *window.dilations)
+            return None if window is None else window.numbers
         return self._factors(node, before) if is_op(node, "Resize") else self._cut(node, before)
 
     def _pool_window(self, node: onnx.NodeProto, before: str, after: str) -> Window | None:
@@ -305,8 +328,3 @@ def _unit(steps: Sequence[Step], inputs: Sequence[Decoded], outputs: Sequence[Ro
 def _is_pixel(shape: Shape) -> bool:
     """Whether images have one pixel."""
     return shape[2:] == (1, 1)
-
-
-def _fit(one: Shape, other: Shape) -> bool:
-    """Whether two shapes are the same as far as they are known, and none of them is repeated to fit the other."""
-    return all(a == b or (None in (a, b) and 1 not in (a, b)) for a, b in zip(one, other, strict=True))

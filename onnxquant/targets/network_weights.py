@@ -17,11 +17,13 @@ class Weight:
     """A weight of int8 codes without zero points, with one scale or one for each output channel.
 
     Attributes:
+        name: name of the codes.
         codes: the codes [output channels, input channels of a group, height, width].
         scales: name of the scales.
         nodes: the nodes that decode it.
     """
 
+    name: str
     codes: onnx.TensorProto
     scales: str
     nodes: tuple[onnx.NodeProto, ...]
@@ -42,8 +44,9 @@ class Bias:
 
 @dataclass(frozen=True)
 class _Stored:
-    """A constant, and the nodes that make a copy of it."""
+    """A constant with its name, and the nodes that make a copy of it."""
 
+    name: str
     tensor: onnx.TensorProto
     nodes: tuple[onnx.NodeProto, ...]
 
@@ -69,7 +72,7 @@ def weight_of(reader: CodeReader, convolution: onnx.NodeProto) -> Weight | None:
         if zeros is None or not _are_zero(zeros.tensor, node):
             return None
         nodes = [*zeros.nodes, *nodes]
-    return Weight(codes.tensor, node.input[1], tuple(nodes))
+    return Weight(codes.name, codes.tensor, node.input[1], tuple(nodes))
 
 
 def bias_of(reader: CodeReader, convolution: onnx.NodeProto, x: Decoded, weight: Weight) -> Bias | None:
@@ -102,7 +105,7 @@ def _stored(reader: CodeReader, name: str) -> _Stored | None:
         shape = reader.values(node.input[1])
         if shape is None or shape.tolist() != list(tensor.dims):
             return None
-    return _Stored(tensor, tuple(nodes))
+    return _Stored(name, tensor, tuple(nodes))
 
 
 def _are_zero(zeros: onnx.TensorProto, decoder: onnx.NodeProto) -> bool:

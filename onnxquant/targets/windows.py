@@ -15,6 +15,10 @@ from onnxquant.graph.node import attribute
 _LENGTHS = range(1, 65)
 
 
+# What the kernels take.
+_MOST_STRIDE, _MOST_LENGTH = 16, 2048
+
+
 @dataclass(frozen=True)
 class Window:
     """The window that moves over an image; pairs are of the y axis and the x axis.
@@ -33,8 +37,8 @@ class Window:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Kernel, strides and pads as a program has them."""
-        return (*self.kernel, *self.strides, *self.pads)
+        """The window as a program has it."""
+        return (*self.kernel, *self.strides, *self.pads, *self.dilations)
 
 
 def window_of(
@@ -56,6 +60,8 @@ def window_of(
     automatic = attribute(node, "auto_pad", "NOTSET")
     if len(kernel) != 2 or len(strides) != 2 or len(dilations) != 2 or len(pads) != 4 or min(pads) < 0:
         return None
+    if max(strides) > _MOST_STRIDE or max(*kernel, *dilations, *pads) > _MOST_LENGTH:
+        return None
     if automatic == "VALID":
         pads = [0, 0, 0, 0]
     rounds_up = bool(attribute(node, "ceil_mode", 0))
@@ -69,6 +75,9 @@ def window_of(
                 small, large = max(missing, 0) // 2, max(missing, 0) - max(missing, 0) // 2
                 pads[axis], pads[axis + 2] = (small, large) if automatic == "SAME_UPPER" else (large, small)
             else:
+                if (out - 1) * strides[axis] >= length + pads[axis]:
+                    # onnxruntime has no window that begins in the pads at the end; onnx's inference counts it.
+                    return None
                 pads[axis + 2] = max(pads[axis + 2], missing - pads[axis])
             if _places(length + pads[axis] + pads[axis + 2], kernel[axis], strides[axis], dilations[axis]) != out:
                 return None

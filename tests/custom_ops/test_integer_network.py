@@ -6,8 +6,14 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import AttributeProto, helper, numpy_helper
+from test_threads import at_once
 
 from onnxquant.native import library as native
+
+# Elsewhere the operator is not registered, and bodies run.
+pytestmark = pytest.mark.skipif(
+    not {"avxvnni", "avx512vnni", "amx"} & set(native.isas()), reason="no instruction set on which networks are faster"
+)
 
 CONVOLVE, MAP, ADD, AVERAGE, MAX_POOL, CONCAT, RESIZE, SLICE = 1, 2, 3, 5, 6, 8, 9, 10
 # Constants of a convolution; the scale and zero point of the output are those of the input.
@@ -33,7 +39,7 @@ def convolve(*, window=WINDOW, clamp=(0, 255), **other):
     return words(CONVOLVE, [0], [places[name] for name in names], [*window, *clamp])
 
 
-def session(program, *, constants=CONSTANTS, outputs=(1,), inputs=1, tables=None, made=1, dtype=np.uint8):
+def session(program, *, constants=CONSTANTS, outputs=(1,), inputs=1, tables=None, made=1, dtype=np.uint8, threads=0):
     node = helper.make_node(
         "IntegerNetwork1", [*(f"X{i}" for i in range(max(inputs, 1))), *constants], [f"Y{i}" for i in range(made)],
         domain="onnxquant",
@@ -52,6 +58,7 @@ def session(program, *, constants=CONSTANTS, outputs=(1,), inputs=1, tables=None
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("onnxquant", 1)]
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = threads
     options.register_custom_ops_library(str(native.library_path()))
     proto = helper.make_model(graph, opset_imports=imports, ir_version=8)
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -93,6 +100,9 @@ def test_a_program_that_is_right_runs():
         (convolve(window=[1, 5, 5, *WINDOW[3:]]), "another kernel"),
         (convolve(window=[1, 3, 3, 0, 1, *WINDOW[5:]]), "0 at place 2"),
         (convolve(window=[1, 3, 3, 1, 1, -1, *WINDOW[6:]]), "-1 at place 4"),
+        (convolve(window=[1, 3, 3, 1, 17, *WINDOW[5:]]), "17 at place 3"),
+        (convolve(weight=-(1 << 63)), "names input -9223372036854775808"),
+        (convolve(clamp=(0, (1 << 63) - 1)), "9223372036854775807 is no code"),
         (convolve(window=[1, 3, 3, 1, 1, 1 << 40, *WINDOW[6:]]), "at place 4"),
         (convolve(clamp=(-1, 255)), "-1 is no code"),
         (convolve(clamp=(0, 256)), "256 is no code"),
@@ -132,6 +142,27 @@ def test_inputs_that_do_not_fit_are_refused(program, inputs, shapes, message):
     feeds = {f"X{i}": np.zeros(shape, np.uint8) for i, shape in enumerate(shapes)}
     with pytest.raises(Exception, match="onnxquant::IntegerNetwork1: .*" + message):
         made.run(None, feeds)
+
+
+def test_threads_and_callers_get_the_same_bits():
+    """Rows are shared by threads; each caller has memory of its own, for each size of inputs."""
+    program = convolve() + words(MAX_POOL, [1], [], [3, 3, 1, 1, 1, 1, 1, 1, 1, 1])
+    one, several = session(program, outputs=(2,), threads=1), session(program, outputs=(2,), threads=4)
+    images = [image(height=40 + 31 * i, width=300 - 47 * i, samples=1 + i % 2) for i in range(6)]
+    expected = [one.run(None, {"X0": x})[0] for x in images]
+
+    def work(at):
+        for i in range(at, at + 12):
+            np.testing.assert_array_equal(several.run(None, {"X0": images[i % 6]})[0], expected[i % 6])
+
+    at_once(6, work)
+
+
+def test_a_mean_of_more_pixels_than_32_bits_count():
+    constants = {"x_scale": np.float32(1), "x_zero": np.uint8(0), "y_scale": np.float32(1), "y_zero": np.uint8(0)}
+    program = words(AVERAGE, [0], [1, 2, 3, 4], [])
+    x = np.full((1, 1, 3200, 3000), 251, np.uint8)
+    assert session(program, constants=constants).run(None, {"X0": x})[0].item() == 251
 
 
 def test_no_samples_give_no_samples():

@@ -314,6 +314,51 @@ def test_a_clamp_that_rounding_does_too_is_left_out_of_the_body(zero: int) -> No
     assert sum(n.op_type == "Relu" for f in merged.functions for n in f.node) == (zero > 0)
 
 
+def test_a_window_in_the_pads_at_the_end_stays_onnxruntimes() -> None:
+    """onnx's shape inference counts a last window that begins in the pads, onnxruntime does not."""
+    net = CodeNetwork()
+    x = net.conv(net.input(1, 16, 16, 16), (16, 16))
+    pooled = net.move("MaxPool", x, kernel_shape=[1, 1], strides=[2, 2], ceil_mode=1)
+    y = net.conv(net.conv(pooled, (16, 16)), (16, 7), output="y")
+    merged = with_networks(net.model(y))
+    assert "max_pool" not in [kind for steps in kinds(merged) for kind in steps]
+    assert run(merged, net.feed(), library=True)["y"].shape == run(net.model(y), net.feed())["y"].shape
+
+
+def test_a_constant_that_others_decode_stays() -> None:
+    """A chain may multiply by a constant that a DequantizeLinear gives to others as well."""
+    net = CodeNetwork()
+    x = net.conv(net.input(1, 16, 6, 6), (16, 16))
+    factor = net.node("DequantizeLinear", [net.constant(np.uint8(9)), *net.scale("factor", 0.3, 2)])
+    decoded = net.decoded(x)
+    scaled = net.encoded(net.node("Mul", [net.node("Sigmoid", [decoded]), factor]), 0.02)
+    y = net.conv(scaled, (16, 7), output="y")
+    z = net.node("Mul", [net.decoded(y), factor], "z")
+    check(net.model(y, z, kinds=["uint8", "float32"]), net.feed())
+
+
+def test_clamps_that_exclude_each_other() -> None:
+    net = CodeNetwork(zero=100)
+    x = net.input(1, 16, 6, 6)
+    codes = net.random.integers(-127, 128, (16, 16, 1, 1)).astype(np.int8)
+    constants = [net.constant(value) for value in (codes, np.full(16, 0.01), np.zeros(16, np.int8))]
+    values = net.node("Conv", [net.decoded(x), net.node("DequantizeLinear", constants, axis=0)])
+    values = net.node("Clip", [values, net.constant(np.float32(-3)), net.constant(np.float32(-2))])
+    y = net.encoded(net.node("Relu", [values]), 0.05, 100)
+    check(net.model(net.conv(y, (16, 7), output="y")), net.feed())
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_sizes_that_may_vary_are_added_where_they_are_certain_to_be_equal(*, same: bool) -> None:
+    net = CodeNetwork()
+    x = net.input("n", 16, "h", "w")
+    other = x if same else net.input("m", 16, "h", "w")
+    a = net.conv(x, (16, 16), (3, 3), pads=[1, 1, 1, 1], strides=[2, 2])
+    b = net.conv(other, (16, 16), strides=[2, 2])
+    merged = check(net.model(net.conv(net.add(a, b), (16, 7), output="y")), net.feed(n=2, m=1, h=8, w=6))
+    assert ("add" in [kind for steps in kinds(merged) for kind in steps]) == same
+
+
 def test_values_that_others_read_become_outputs() -> None:
     """Codes inside a network that are outputs of the model, or read by what is left, and a decoder that others read, too."""
     net = CodeNetwork(seed=3)

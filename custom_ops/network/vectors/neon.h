@@ -12,8 +12,8 @@ namespace {
 
 constexpr int kBlocks = 1;
 constexpr int kTilePixels = 5, kTilePanels = 1, kDepthwiseOutputs = 8;
-#ifdef ONNXQUANT_NEON_I8MM
 constexpr bool kIsFaster = false;  // not measured
+#ifdef ONNXQUANT_NEON_I8MM
 constexpr bool kSignedCodes = false;
 #else
 constexpr bool kSignedCodes = true;
