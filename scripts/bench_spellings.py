@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -21,9 +21,11 @@ import onnxruntime as ort
 
 from onnxquant.graph.io import load
 from onnxquant.graph.traverse import tensors
+from onnxquant.passes.base import Pass
 from onnxquant.passes.pipeline import run
 from onnxquant.passes.prepare.initializers import ConstantsToInitializers
 from onnxquant.passes.prepare.spellings import SpellActivations
+from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
 
 CONSTANTS = {
     "half": 0.5, "one": 1.0, "three": 3.0, "six": 6.0, "zero": 0.0, "root": math.sqrt(2), "cubic": 0.044715,
@@ -59,14 +61,16 @@ def chain(words: str) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
-def compare(title: str, source: Path | onnx.ModelProto, shapes: Mapping[str, list[int]], runs: int) -> None:
+def compare(
+    title: str, source: Path | onnx.ModelProto, shapes: Mapping[str, list[int]], runs: int, others: Sequence[Pass] = ()
+) -> None:
     """Print a line: milliseconds before and after, their ratio and the largest difference of the outputs."""
     document = load(source)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     before = ort.InferenceSession(source if isinstance(source, Path) else source.SerializeToString(), options)
-    notes = run(document, [ConstantsToInitializers(), SpellActivations()])
+    notes = run(document, [ConstantsToInitializers(), SpellActivations(), *others])
     for tensor in tensors(document.proto):
         document.inline(tensor)
     after = ort.InferenceSession(document.proto.SerializeToString(), options)
@@ -95,11 +99,12 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--shape", action="append", default=[], metavar="NAME=D,D,...")
     parser.add_argument("--runs", type=int, default=31)
+    parser.add_argument("--fold", action="store_true", help="fold scales and shifts into convolutions, too")
     arguments = parser.parse_args()
     shapes = {name: [int(d) for d in sizes.split(",")] for name, sizes in (s.split("=") for s in arguments.shape)}
     print(f"onnxruntime {ort.__version__}, one thread; milliseconds as exported and anew, ratio, largest difference")
     for path in arguments.models:
-        compare(path.parent.name, path, shapes, arguments.runs)
+        compare(path.parent.name, path, shapes, arguments.runs, [FoldBatchNorms()] if arguments.fold else [])
     for name, words in FUNCTIONS.items() if not arguments.models else ():
         compare(name, chain(words), {}, arguments.runs)
 
