@@ -10,6 +10,7 @@ from onnxquant.report import advice
 from onnxquant.report.data import ReportData
 from onnxquant.report.verdict import NEGLIGIBLE_GAIN, ratios_of_outputs
 from onnxquant.targets.kinds import Activations
+from onnxquant.validation.latency import STOCK
 from onnxquant.validation.leftover_conversions import DEQUANTIZE
 from onnxquant.validation.outputs import Run
 from onnxquant.validation.proof import Proof
@@ -80,6 +81,13 @@ def _doubts(report: ReportData, proof: Proof) -> list[str]:
         out.append("weights changed but no output did: these samples do not exercise them; give --data")
     if report.output_bytes and report.encoded and report.original_bytes < NEGLIGIBLE_GAIN * report.output_bytes:
         out.append("the file is hardly smaller: most weights stay in float; -v says why")
+    latency = proof.latency
+    # Formats of ours are asked for by name; operators between integer kernels come by themselves.
+    if report.activations and latency and STOCK in latency.ratio and latency.certain(STOCK).high < 1:
+        out.append(
+            f"where our library is not registered the file is slower than the original, {latency.ratio[STOCK]:.2f}x as fast: "
+            f"register it, or --for onnxruntime makes a file for onnxruntime alone"
+        )
     return out + [f"{name}: {w.checks.doubt}" for name, w in proof.weights.items() if w.checks and w.checks.doubt]
 
 

@@ -21,6 +21,8 @@ from onnxquant.targets.windows import Window, repeats, window_of
 _CHANNELS = (1, -3)
 # Channels that those of a group must be a multiple of: one vector of the kernels.
 _VECTOR = 16
+# Repetitions of a pixel that the kernels take.
+_MOST_FACTOR = 64
 _MOVES = {"MaxPool": StepKind.MAX_POOL, "Resize": StepKind.RESIZE, "Slice": StepKind.SLICE}
 
 
@@ -255,6 +257,8 @@ class _Finder:
         if not shape or len(ratios) != 4 or ratios[:2] != [1, 1] or any(r != int(r) or r < 1 for r in ratios[2:]):
             return None
         factors = (int(ratios[2]), int(ratios[3]))
+        if max(factors) > _MOST_FACTOR:
+            return None
         repeated = (repeats(node, factor, length) for factor, length in zip(factors, shape[2:], strict=True))
         return factors if all(repeated) else None
 

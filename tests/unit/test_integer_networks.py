@@ -325,6 +325,16 @@ def test_a_window_in_the_pads_at_the_end_stays_onnxruntimes() -> None:
     assert run(merged, net.feed(), library=True)["y"].shape == run(net.model(y), net.feed())["y"].shape
 
 
+@pytest.mark.parametrize(("factor", "is_taken"), [(64, True), (65, False)])
+def test_a_pixel_is_repeated_as_often_as_the_kernels_can(factor: int, *, is_taken: bool) -> None:
+    net = CodeNetwork()
+    x = net.conv(net.input(1, 16, 1, 1), (16, 16))
+    extra = ["", net.constant(np.array([1, 1, factor, factor], np.float32))]
+    grown = net.move("Resize", x, extra, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    merged = check(net.model(net.conv(net.conv(grown, (16, 16)), (16, 7), output="y")), net.feed())
+    assert ("resize" in [kind for steps in kinds(merged) for kind in steps]) == is_taken
+
+
 def test_a_constant_that_others_decode_stays() -> None:
     """A chain may multiply by a constant that a DequantizeLinear gives to others as well."""
     net = CodeNetwork()

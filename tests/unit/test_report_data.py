@@ -22,6 +22,7 @@ from onnxquant.report import comparison, rows, schema
 from onnxquant.report.html import render as page
 from onnxquant.report.markdown import render as markdown
 from onnxquant.report.state import OLD_NAMES, State
+from onnxquant.report.warnings import warnings
 from onnxquant.validation.proof import Problem, ProblemKind
 
 SAVED = sorted((Path(__file__).parents[1] / "golden" / "reports").glob("*.json"))
@@ -275,3 +276,13 @@ def test_the_time_of_a_call_is_that_of_its_operators(reports: dict[str, Report])
         assert sum(getattr(time, part) for time in proof.op_times) == pytest.approx(seconds)
     shown = page(reports["quantize"])
     assert "Time by operator" in shown and ">gone<" in shown and ">new<" in shown
+
+
+def test_a_file_that_is_slower_without_our_library_says_so(reports: dict[str, Report]) -> None:
+    report = reports["static"]
+    assert report.proof is not None and report.proof.latency is not None
+    latency = report.proof.latency
+    for stock, is_told in ((0.6, True), (1.2, False)):
+        slower = replace(latency, ratio={**latency.ratio, "quantized, stock": stock}, interval=None)
+        told = warnings(replace(report, judgement=None, proof=replace(report.proof, latency=slower)))
+        assert any("our library is not registered" in text for text in told) == is_told

@@ -93,7 +93,7 @@ def test_onnxruntime_takes_every_kernel(make: Any, kernels: int, tmp_path: Path)
         model, output, activations="static", data=str(tmp_path / "data.npz"), proof=False, **plain
     )
     assert isinstance(report.activations, StaticRecord) and report.activations.integer_kernels == kernels
-    ops = runtime.optimized_ops(output)
+    ops = runtime.optimized_ops(output, library=False)
     assert sum(ops.get(op, 0) for op in INTEGER_OPS) == kernels, ops
     decoded = {n.input[0] for n in runtime.optimized_graph(output).graph.node if n.op_type == "DequantizeLinear"}
     assert not decoded & {name for r in records(onnx.load(output)) for name in r.plane_names}
