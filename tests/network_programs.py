@@ -85,7 +85,7 @@ class Program:
         return [tensors[i] for i in self.outputs]
 
     def step(self, step: ProgramStep, tensors: Sequence[Array]) -> Result:
-        """What a step makes of tensors of codes."""
+        """Codes that a step computes from tensors of codes."""
         constants = [None if i < 0 else self._constants[i] for i in step.constants]
         exact = getattr(self, f"_{step.kind}")(tensors, constants, step.numbers)
         dtype = tensors[0].dtype

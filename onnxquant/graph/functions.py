@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import onnx
 
-from onnxquant.graph.names import DOMAIN, INTEGER_NETWORK
+from onnxquant.graph.names import DOMAIN, INTEGER_NETWORK, NameAllocator
 from onnxquant.graph.node import STANDARD, attribute, renamed
 from onnxquant.graph.order import sort_nodes
-from onnxquant.graph.traverse import replace_field
+from onnxquant.graph.traverse import names_of, replace_field
 
 # Attribute of a call: the nodes that it stands for, whatever its body calls them.
 NODES = "nodes"
+# Names that an operator of ours has in the compiled library, a number behind each: as many bodies may be in a model.
+MOST_NAMES = 16
 
 
 def local_function(
@@ -43,9 +45,25 @@ def local_function(
     return function
 
 
+def import_domain(proto: onnx.ModelProto) -> None:
+    """Import our domain into a model, if it does not."""
+    if all(entry.domain != DOMAIN for entry in proto.opset_import):
+        proto.opset_import.add(domain=DOMAIN, version=1)
+
+
+def is_call(node: onnx.NodeProto, prefix: str) -> bool:
+    """Whether a node is a call of a function of ours.
+
+    Args:
+        node: the node.
+        prefix: beginning of the names of such functions.
+    """
+    return node.domain == DOMAIN and node.op_type.startswith(prefix)
+
+
 def without_networks(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A model whose nodes are all in its graphs, not in the parts that are one operator of ours: a copy, or itself."""
-    if not any(node.domain == DOMAIN and node.op_type.startswith(INTEGER_NETWORK) for node in proto.graph.node):
+    if not any(is_call(node, INTEGER_NETWORK) for node in proto.graph.node):
         return proto
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -65,6 +83,7 @@ def expand_functions(proto: onnx.ModelProto, prefix: str) -> None:
     bodies = {f.name: f for f in proto.functions if f.domain == DOMAIN and f.name.startswith(prefix)}
     if not bodies:
         return
+    fresh = NameAllocator(names_of(proto)).fresh
     calls = [node for node in proto.graph.node if node.domain == DOMAIN and node.op_type in bodies]
     outputs = {name for node in calls for name in node.output}
     present = {name for node in proto.graph.node for name in node.output}
@@ -74,7 +93,7 @@ def expand_functions(proto: onnx.ModelProto, prefix: str) -> None:
         if node.domain != DOMAIN or node.op_type not in bodies:
             nodes.append(node)
             continue
-        missing = [inner for inner in _nodes_of(node, bodies[node.op_type]) if present.isdisjoint(inner.output)]
+        missing = [inner for inner in _nodes_of(node, bodies[node.op_type], fresh) if present.isdisjoint(inner.output)]
         present.update(name for inner in missing for name in inner.output)
         nodes += missing
     replace_field(proto.graph.node, nodes)
@@ -116,8 +135,14 @@ def nodes_entry(nodes: Iterable[onnx.NodeProto]) -> onnx.AttributeProto:
     return onnx.helper.make_attribute(NODES, [node.SerializeToString() for node in nodes])
 
 
-def _nodes_of(call: onnx.NodeProto, body: onnx.FunctionProto) -> list[onnx.NodeProto]:
-    """The nodes that a call stands for: as they were, or those of the body where tensors have got other names since."""
+def _nodes_of(call: onnx.NodeProto, body: onnx.FunctionProto, fresh: Callable[[str], str]) -> list[onnx.NodeProto]:
+    """The nodes that a call stands for: as they were, or those of the body where they are not told, or tensors were renamed.
+
+    Args:
+        call: the call.
+        body: its function.
+        fresh: function that makes a name that nothing has.
+    """
     texts: Sequence[bytes] = attribute(call, NODES, [])
     nodes = [onnx.NodeProto.FromString(text) for text in texts]
     own = {name for node in nodes for name in node.output}
@@ -125,12 +150,12 @@ def _nodes_of(call: onnx.NodeProto, body: onnx.FunctionProto) -> list[onnx.NodeP
     if nodes and own.issuperset(call.output) and read.issubset(call.input):
         return nodes
     names = dict(zip((*body.input, *body.output), (*call.input, *call.output), strict=True))
-    for inner in (name for node in body.node for name in node.output):
-        names.setdefault(inner, f"{call.output[0]}/{inner}")
+    for node in body.node:
+        for name in node.output:
+            names.setdefault(name, fresh(f"{call.output[0]}/{node.op_type}"))
     inner_nodes = [renamed(node, names) for node in body.node]
     for node in inner_nodes:
-        # A node that several bodies have comes back several times here, and names of nodes are unique.
-        node.ClearField("name")
+        node.name = fresh(f"{node.output[0]}/node")
     return inner_nodes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 # The domain of our operators and of the functions that stand for them.
 DOMAIN = "onnxquant"
 # The beginning of the names of our operator for a part of a network between codes and codes.
+MAP_CODES = "MapCodes"
 INTEGER_NETWORK = "IntegerNetwork"
 # The domain of onnxruntime's own operators.
 MICROSOFT = "com.microsoft"

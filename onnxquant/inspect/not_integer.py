@@ -13,6 +13,7 @@ import onnx
 from onnxquant import runtime
 from onnxquant.artifact.records import activation_record
 from onnxquant.errors import ModelError
+from onnxquant.graph.names import INTEGER_NETWORK, MAP_CODES
 from onnxquant.graph.sites import MIN_ELEMENTS
 from onnxquant.graph.traverse import subgraphs
 from onnxquant.plan.activations import StaticRecord
@@ -37,7 +38,7 @@ _ELEMENTWISE = frozenset({
     "Add", "Div", "Erf", "Exp", "FastGelu", "Gelu", "BiasGelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "Pow",
     "QuickGelu", "Sigmoid", "Sub", "Tanh",
 })  # fmt: skip
-_TABLES = ("MapCodes", "IntegerNetwork")
+_TABLES = (MAP_CODES, INTEGER_NETWORK)
 # The part of the time below which nothing is said, and below which no remedy is.
 _LEAST, _WORTHWHILE = 0.005, 0.03
 

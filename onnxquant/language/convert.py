@@ -16,7 +16,7 @@ from onnxquant.recipe.progress import Progress, silent
 
 _INT8 = "int8"
 CACHES = ("float32", _INT8)
-"""How a decoder may keep keys and values."""
+"""Forms in which a decoder keeps keys and values."""
 
 
 @checked

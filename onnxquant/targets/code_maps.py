@@ -7,7 +7,7 @@ inputs, which the kernel does not read: functions that differ in them alone shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,21 +15,14 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.graph.editor import GraphEditor
-from onnxquant.graph.functions import local_function
+from onnxquant.graph.functions import MOST_NAMES, expand_functions, import_domain, is_call, local_function
 from onnxquant.graph.io import Document
-from onnxquant.graph.names import DOMAIN, NameAllocator
-from onnxquant.graph.node import renamed
+from onnxquant.graph.names import DOMAIN, MAP_CODES
 from onnxquant.graph.shapes import UNKNOWN, Known, infer
-from onnxquant.graph.traverse import names_of, replace_field
 from onnxquant.targets.code_functions import CodeFunction, code_function, code_tables
 from onnxquant.targets.code_regions import CodeRegion, code_regions
 
-MAP_CODES = "MapCodes"
-# Names that the compiled library has.
-MOST_NAMES = 16
 _TABLES, _AXIS = "tables", "axis"
-
-Fresh = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -84,31 +77,18 @@ def add_code_maps(proto: onnx.ModelProto) -> int:
     for (name, call), table in zip(named, tables, strict=True):
         _replace(editor, call, name, table)
     editor.apply(keep_unread=True)
-    if all(entry.domain != DOMAIN for entry in proto.opset_import):
-        proto.opset_import.add(domain=DOMAIN, version=1)
+    import_domain(proto)
     return len(named)
 
 
 def is_code_map(node: onnx.NodeProto) -> bool:
     """Whether a node is our operator."""
-    return node.domain == DOMAIN and node.op_type.startswith(MAP_CODES)
+    return is_call(node, MAP_CODES)
 
 
 def expand_code_maps(proto: onnx.ModelProto) -> None:
     """Replace the tables of a model by the nodes that they stand for, in place."""
-    bodies = {f.name: f for f in proto.functions if f.domain == DOMAIN and f.name.startswith(MAP_CODES)}
-    if not bodies:
-        return
-    fresh = NameAllocator(names_of(proto)).fresh
-    outputs = {node.output[0] for node in proto.graph.node if is_code_map(node)}
-    # Whoever takes the roundings out gives these tensors another type.
-    replace_field(proto.graph.value_info, [value for value in proto.graph.value_info if value.name not in outputs])
-    editor = GraphEditor(proto.graph)
-    for node in list(proto.graph.node):
-        if is_code_map(node) and node.op_type in bodies:
-            _expand(editor, node, bodies[node.op_type], fresh)
-    editor.apply(keep_unread=True)
-    replace_field(proto.functions, [f for f in proto.functions if f.domain != DOMAIN or f.name not in bodies])
+    expand_functions(proto, MAP_CODES)
 
 
 def _call(editor: GraphEditor, region: CodeRegion, shapes: Mapping[str, Known]) -> _Call | None:
@@ -137,17 +117,3 @@ def _replace(editor: GraphEditor, call: _Call, name: str, tables: NDArray[Any]) 
     values = editor.graph.value_info
     if all(value.name != region.output for value in (*values, *editor.graph.output)):
         values.append(onnx.helper.make_tensor_value_info(region.output, region.code_type, None))
-
-
-def _expand(editor: GraphEditor, call: onnx.NodeProto, body: onnx.FunctionProto, fresh: Fresh) -> None:
-    """Put the nodes of a body in the place of a call."""
-    inner, output = list(body.node), str(call.output[0])
-    names = dict(zip((*body.input, *body.output), (*call.input, *call.output), strict=True))
-    for node in inner:
-        for name in node.output:
-            names.setdefault(name, fresh(f"{output}/{node.op_type}"))
-    expanded = [renamed(node, names) for node in inner]
-    for node in expanded:
-        node.name = fresh(f"{node.output[0]}/node")
-    editor.remove(call)
-    editor.insert_after(call, expanded)

@@ -15,7 +15,15 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxquant.graph.editor import GraphEditor
-from onnxquant.graph.functions import expand_functions, local_function, nodes_entry, plain_nodes
+from onnxquant.graph.functions import (
+    MOST_NAMES,
+    expand_functions,
+    import_domain,
+    is_call,
+    local_function,
+    nodes_entry,
+    plain_nodes,
+)
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import DOMAIN, INTEGER_NETWORK
 from onnxquant.graph.order import sort_nodes
@@ -26,8 +34,6 @@ from onnxquant.targets.network_regions import NetworkRegion, network_regions
 from onnxquant.targets.network_steps import Step, StepKind
 from onnxquant.targets.network_units import find_units
 
-# Names that the compiled library has.
-MOST_NAMES = 16
 _INPUTS, _PROGRAM, _OUTPUTS, _TABLES = "inputs", "program", "outputs", "tables"
 _ABSENT = -1
 
@@ -66,14 +72,13 @@ def add_integer_networks(proto: onnx.ModelProto) -> int:
         _declare(proto.graph, region, shapes)
     editor.apply(keep_unread=True)
     sort_nodes(proto.graph)
-    if all(entry.domain != DOMAIN for entry in proto.opset_import):
-        proto.opset_import.add(domain=DOMAIN, version=1)
+    import_domain(proto)
     return len(calls)
 
 
 def is_integer_network(node: onnx.NodeProto) -> bool:
     """Whether a node is our operator."""
-    return node.domain == DOMAIN and node.op_type.startswith(INTEGER_NETWORK)
+    return is_call(node, INTEGER_NETWORK)
 
 
 def expand_integer_networks(proto: onnx.ModelProto) -> None:

@@ -1,4 +1,4 @@
-"""Operator IntegerNetwork: nodes that lie end in a message, whatever their program says."""
+"""Operator IntegerNetwork: invalid programs end in a message; threads, callers and pads."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def image(channels=3, height=5, width=4, samples=1):
     return np.random.default_rng(0).integers(0, 256, (samples, channels, height, width), np.uint8)
 
 
-def test_a_program_that_is_right_runs():
+def test_a_valid_program_runs():
     assert session(convolve()).run(None, {"X0": image()})[0].shape == (1, 4, 5, 4)
 
 
@@ -108,7 +108,7 @@ def test_a_program_that_is_right_runs():
         (convolve(clamp=(0, 256)), "256 is no code"),
     ],
 )
-def test_a_program_that_lies_is_refused(program, message):
+def test_an_invalid_program_is_refused(program, message):
     with pytest.raises(Exception, match="onnxquant::IntegerNetwork1: .*" + message):
         session(program)
 
@@ -137,7 +137,7 @@ def test_tables_of_another_shape_are_refused():
          [(1, 3, 99, 99)], "pixels of"),
     ],
 )  # fmt: skip
-def test_inputs_that_do_not_fit_are_refused(program, inputs, shapes, message):
+def test_inputs_of_wrong_sizes_are_refused(program, inputs, shapes, message):
     made = session(program, inputs=inputs, outputs=(inputs,), tables=np.zeros((2, 256), np.uint8))
     feeds = {f"X{i}": np.zeros(shape, np.uint8) for i, shape in enumerate(shapes)}
     with pytest.raises(Exception, match="onnxquant::IntegerNetwork1: .*" + message):
@@ -158,7 +158,7 @@ def test_threads_and_callers_get_the_same_bits():
     at_once(6, work)
 
 
-def test_a_mean_of_more_pixels_than_32_bits_count():
+def test_the_sum_of_a_mean_may_exceed_32_bits():
     constants = {"x_scale": np.float32(1), "x_zero": np.uint8(0), "y_scale": np.float32(1), "y_zero": np.uint8(0)}
     program = words(AVERAGE, [0], [1, 2, 3, 4], [])
     x = np.full((1, 1, 3200, 3000), 251, np.uint8)
@@ -169,7 +169,7 @@ def test_no_samples_give_no_samples():
     assert session(convolve()).run(None, {"X0": image(samples=0)})[0].shape == (0, 4, 5, 4)
 
 
-def test_a_maximum_at_the_edge_counts_what_is_inside_alone():
+def test_max_pool_ignores_pads():
     """The border of an image holds its zero point for convolutions, which a maximum must not see."""
     window = [3, 3, 1, 1, 1, 1, 1, 1, 1, 1]
     program = convolve() + words(MAX_POOL, [0], [], window)

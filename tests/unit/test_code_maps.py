@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import onnxquant
+from onnxquant.graph.functions import MOST_NAMES
 from onnxquant.graph.names import ACTIVATION
 from onnxquant.native import library as native
-from onnxquant.targets.code_maps import MOST_NAMES, add_code_maps, expand_code_maps, is_code_map
+from onnxquant.targets.code_maps import add_code_maps, expand_code_maps, is_code_map
 
 CODES: dict[str, Any] = {"uint8": np.uint8, "int8": np.int8}
 # Functions by name: operators, each with its constants; "x" is the value so far, "0" the value before all of them.

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 import onnxquant
 from onnxquant.graph.analysis.quantized import integer_weights
 from onnxquant.graph.editor import GraphEditor
+from onnxquant.graph.functions import MOST_NAMES
 from onnxquant.graph.io import Document
 from onnxquant.graph.shapes import infer
 from onnxquant.native import library as native
 from onnxquant.targets.integer_networks import (
-    MOST_NAMES,
     add_integer_networks,
     expand_integer_networks,
     is_integer_network,

@@ -177,7 +177,7 @@ def test_wrong_genai_config_fields_are_refused(
 
 
 def test_graphs_of_an_encoder_and_its_decoder_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
-    """As Optimum writes t5 and whisper."""
+    """A folder with the graphs of Optimum's exports of t5 and whisper."""
     for name in ("encoder_model.onnx", "decoder_model_merged.onnx"):
         shutil.copy(folders["genai"] / "model.onnx", tmp_path / name)
     words = "but decoder_model_merged.onnx, encoder_model.onnx, those of an encoder and its decoder, which do not run here"
