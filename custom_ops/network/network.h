@@ -33,13 +33,12 @@ class Network {
   Network& operator=(const Network&) = delete;
 
   std::size_t outputs() const { return outputs_.size(); }
-  // Sizes of the outputs. Throws Error where the inputs' do not fit.
-  std::vector<Size> sizes(const std::vector<Size>& inputs) const;
-  // All samples; may be called by several threads at a time. Throws Error.
-  void run(const InstructionSet&, const std::vector<Batch>& inputs, const std::vector<Batch>& outputs, Parallel&) const;
 
  private:
+  friend class NetworkCall;
+
   std::unique_ptr<Layout> take_layout(const std::vector<Size>& inputs) const;
+  void give_back(std::unique_ptr<Layout>) const noexcept;
 
   std::size_t inputs_;
   std::vector<std::unique_ptr<Step>> steps_;
@@ -48,6 +47,24 @@ class Network {
   // Layouts that no call uses now.
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Layout>> spare_;
+};
+
+// A network on inputs of one size, with memory of its own: several may be at a time.
+class NetworkCall {
+ public:
+  // Throws Error where the sizes do not fit.
+  NetworkCall(const Network& network, const std::vector<Size>& inputs);
+  ~NetworkCall();
+  NetworkCall(const NetworkCall&) = delete;
+  NetworkCall& operator=(const NetworkCall&) = delete;
+
+  const Size& size(std::size_t output) const;
+  // All samples. Throws Error where inputs have different numbers of them.
+  void run(const InstructionSet&, const std::vector<Batch>& inputs, const std::vector<Batch>& outputs, Parallel&);
+
+ private:
+  const Network& network_;
+  std::unique_ptr<Layout> layout_;
 };
 
 }  // namespace onnxquant

@@ -1,5 +1,6 @@
 #include "network/pack.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace onnxquant {
@@ -137,6 +138,7 @@ PackedConvolution::PackedConvolution(const ConvolutionParts& parts) : convolutio
   const std::int64_t groups = round_up(parts.window.height, kTapRows) / kTapRows;
   const std::int64_t bytes = parts.depthwise ? convolution_.output_rows * groups * kTapRows * parts.window.width
                                              : parts.window.height * convolution_.row_runs * convolution_.run_padded;
+  block_bytes_ = bytes * kChannelBlock;
   const Sizes sizes{static_cast<std::size_t>(rounded * bytes), static_cast<std::size_t>(rounded)};
   memory_.reset(static_cast<std::uint8_t*>(::operator new(sizes.all(), std::align_val_t{64})));
   std::memset(memory_.get(), 0, sizes.all());
@@ -156,6 +158,18 @@ PackedConvolution::PackedConvolution(const ConvolutionParts& parts) : convolutio
   convolution_.bias = bias;
   convolution_.signed_bias = signed_bias;
   convolution_.to_codes = Requantization{scales, rounding, parts.zero, parts.low, parts.high};
+}
+
+Convolution PackedConvolution::blocks(std::int64_t begin, std::int64_t end) const {
+  Convolution some = convolution_;
+  const std::int64_t first = begin * kChannelBlock;
+  some.out_channels = std::min(end * kChannelBlock, some.out_channels) - first;
+  if (some.depthwise) some.channels = some.out_channels;
+  some.weights += begin * block_bytes_;
+  some.bias += first;
+  some.signed_bias += first;
+  some.to_codes.scales += first;
+  return some;
 }
 
 }  // namespace onnxquant

@@ -34,12 +34,15 @@ class PackedConvolution {
   // Throws std::bad_alloc.
   explicit PackedConvolution(const ConvolutionParts&);
   const Convolution& get() const { return convolution_; }
+  // Blocks [begin, end) of its outputs.
+  Convolution blocks(std::int64_t begin, std::int64_t end) const;
 
  private:
   struct Free {
     void operator()(std::uint8_t* bytes) const { ::operator delete(bytes, std::align_val_t{64}); }
   };
   Convolution convolution_;
+  std::int64_t block_bytes_;  // of weights
   std::unique_ptr<std::uint8_t, Free> memory_;
 };
 

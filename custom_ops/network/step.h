@@ -14,7 +14,21 @@ struct InstructionSet;
 
 struct Size {
   std::int64_t height, width, channels;
+
+  bool operator==(const Size& other) const {
+    return height == other.height && width == other.width && channels == other.channels;
+  }
 };
+
+// What a thread computes of a tensor: rows, or blocks of kChannelBlock channels.
+enum class Axis { kRows, kBlocks };
+struct Part {
+  Axis axis;
+  std::int64_t begin, end;
+};
+
+// Bytes that a processor writes in a nanosecond where it does little else, about.
+constexpr double kWrites = 8;
 
 // Pixels around an image, of one code.
 struct Border {
@@ -35,15 +49,16 @@ class Step {
   const std::vector<std::size_t>& tensors() const { return tensors_; }
   // Size of what it computes. Throws Error where the sizes of its tensors do not fit.
   virtual Size size(const std::vector<Size>& in) const = 0;
-  // What it reads around its first tensor.
-  virtual Border border() const { return {}; }
+  // What it reads around its first tensor, which is of that size.
+  virtual Border border(const Size&) const { return {}; }
   // Whether it reads pixels of kSmallPixel bytes.
   virtual bool takes_small_pixels() const { return false; }
   // About how long it takes on one thread, in nanoseconds.
   virtual double duration(const std::vector<Size>& in, const Size& out) const = 0;
-  // Computes rows [begin, end) of `out`.
-  virtual void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, std::int64_t begin,
-                   std::int64_t end) const = 0;
+  // How threads share it.
+  virtual Axis axis(const std::vector<Size>&, const Size&) const { return Axis::kRows; }
+  // Computes a part of `out`, of that axis. Throws nothing.
+  virtual void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, const Part& part) const = 0;
 
  private:
   std::vector<std::size_t> tensors_;

@@ -13,14 +13,12 @@
 namespace onnxquant {
 namespace {
 
-// About what a processor does in a nanosecond: multiplications of a convolution, of a depthwise one, bytes that it writes otherwise.
-constexpr double kConvolves = 150, kDepthwise = 40, kWrites = 8;
+// About what a processor does in a nanosecond: multiplications of a convolution, of a depthwise one.
+constexpr double kConvolves = 150, kDepthwise = 40;
 
 double elements(const Size& size) {
   return static_cast<double>(size.height) * static_cast<double>(size.width) * static_cast<double>(size.channels);
 }
-
-bool is_same(const Size& a, const Size& b) { return a.height == b.height && a.width == b.width && a.channels == b.channels; }
 
 // The window of a convolution or of pooling, and what is added around the image.
 struct Sliding {
@@ -44,14 +42,25 @@ struct Sliding {
     return {places(in.height + w.pad_top + pad_bottom, w.height, w.stride_y, w.dilation_y),
             places(in.width + w.pad_left + pad_right, w.width, w.stride_x, w.dilation_x), channels};
   }
-  Border border(std::uint8_t code) const { return {window.pad_top, window.pad_left, pad_bottom, pad_right, code}; }
+  // Whether a window is not larger than the image and its pads.
+  bool fits(const Size& in) const {
+    return in.height + window.pad_top + pad_bottom >= reach(window.height, window.dilation_y) &&
+           in.width + window.pad_left + pad_right >= reach(window.width, window.dilation_x);
+  }
+  // As far as windows reach.
+  Border border(const Size& in, std::uint8_t code) const {
+    const Window& w = window;
+    return {w.pad_top, w.pad_left, std::max(pad_bottom, reach(w.height, w.dilation_y) - w.pad_top - in.height),
+            std::max(pad_right, reach(w.width, w.dilation_x) - w.pad_left - in.width), code};
+  }
 
  private:
   // Sums of a window's codes fit 32 bits; kernels compute a few pixels beyond a row, which slack() has room for.
   static constexpr std::int64_t kMost = 1 << 11, kMostStride = 16;
+  static std::int64_t reach(std::int64_t kernel, std::int64_t dilation) { return (kernel - 1) * dilation + 1; }
+  // A window that is larger by less than a stride has a place, too: so ONNX Runtime divides where it pools.
   static std::int64_t places(std::int64_t length, std::int64_t kernel, std::int64_t stride, std::int64_t dilation) {
-    const std::int64_t reach = (kernel - 1) * dilation + 1;
-    return length < reach ? 0 : (length - reach) / stride + 1;
+    return (length - reach(kernel, dilation)) / stride + 1;
   }
 };
 
@@ -104,25 +113,43 @@ class Convolve final : public Step {
     if (in[0].channels != channels_) {
       throw Error("a convolution of %" PRId64 " channels reads %" PRId64, channels_, in[0].channels);
     }
+    if (!sliding_.fits(in[0])) throw Error("a window is larger than its image of %" PRId64 " x %" PRId64, in[0].height, in[0].width);
     return sliding_.over(in[0], outputs_);
   }
-  Border border() const override { return sliding_.border(zero_); }
+  Border border(const Size& in) const override { return sliding_.border(in, zero_); }
   bool takes_small_pixels() const override { return !small_.empty(); }
   double duration(const std::vector<Size>&, const Size& out) const override { return elements(out) * duration_; }
+  // Few rows, or weights that take much more memory than the image, which each thread would read.
+  Axis axis(const std::vector<Size>& in, const Size& out) const override {
+    constexpr std::int64_t kFewRows = 8;
+    constexpr double kMuch = 4;
+    if (parts_count_ > 1) return Axis::kRows;
+    const double weights = duration_ * kConvolves * static_cast<double>(outputs_);
+    return out.height <= kFewRows || weights > kMuch * elements(in[0]) ? Axis::kBlocks : Axis::kRows;
+  }
 
-  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, std::int64_t begin,
-           std::int64_t end) const override {
+  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, const Part& part) const override {
     Image from = in[0], to = out;
-    const bool is_small = from.pixel == kSmallPixel;
-    for (const PackedConvolution& part : is_small ? small_ : parts_) {
-      const Convolution& convolution = part.get();
-      (convolution.depthwise ? set.network->depthwise : set.network->convolve)(convolution, from, to, begin, end);
+    const auto& groups = from.pixel == kSmallPixel ? small_ : parts_;
+    if (part.axis == Axis::kBlocks) {
+      const Convolution some = groups.front().blocks(part.begin, part.end);
+      if (some.depthwise) from.data += part.begin * kChannelBlock;
+      to.data += part.begin * kChannelBlock;
+      return run(set, some, from, to, 0, out.height);
+    }
+    for (const PackedConvolution& group : groups) {
+      run(set, group.get(), from, to, part.begin, part.end);
       from.data += channels_ / parts_count_;
       to.data += outputs_ / parts_count_;
     }
   }
 
  private:
+  static void run(const InstructionSet& set, const Convolution& convolution, const Image& in, const Image& out, std::int64_t begin,
+                  std::int64_t end) {
+    (convolution.depthwise ? set.network->depthwise : set.network->convolve)(convolution, in, out, begin, end);
+  }
+
   struct Scales {
     std::vector<float> of_sums, of_codes;  // the same over the scale of what is computed
   };
@@ -188,10 +215,9 @@ class Map final : public Step {
     return elements(out) / (channels_ > 1 ? 1 : kWrites);
   }
 
-  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, std::int64_t begin,
-           std::int64_t end) const override {
+  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, const Part& part) const override {
     const MapBytes map = map_bytes_of(set);
-    for (std::int64_t y = begin; y < end; ++y) {
+    for (std::int64_t y = part.begin; y < part.end; ++y) {
       if (channels_ == 1) {
         map(tables_.data(), row_of(in[0], y), out.width * out.pixel, row_of(out, y));
       } else {
@@ -226,12 +252,11 @@ class Add final : public Pair {
   }
 
   Size size(const std::vector<Size>& in) const override {
-    if (!is_same(in[0], in[1])) throw Error("a sum of tensors of different sizes");
+    if (!(in[0] == in[1])) throw Error("a sum of tensors of different sizes");
     return in[0];
   }
-  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, std::int64_t begin,
-           std::int64_t end) const override {
-    for (std::int64_t y = begin; y < end; ++y) {
+  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, const Part& part) const override {
+    for (std::int64_t y = part.begin; y < part.end; ++y) {
       set.network->add(addition_, row_of(in[0], y), row_of(in[1], y), out.width * out.pixel, row_of(out, y));
     }
   }
@@ -254,16 +279,15 @@ class Multiply final : public Pair {
 
   Size size(const std::vector<Size>& in) const override {
     const Size& b = in[1];
-    if (!is_same(in[0], b) && (b.channels != in[0].channels || b.height != 1 || b.width != 1)) {
+    if (!(in[0] == b) && (b.channels != in[0].channels || b.height != 1 || b.width != 1)) {
       throw Error("a product of tensors of different sizes");
     }
     return in[0];
   }
-  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, std::int64_t begin,
-           std::int64_t end) const override {
+  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, const Part& part) const override {
     const Image &a = in[0], &b = in[1];
     const bool is_pixel = b.height * b.width == 1 && a.height * a.width > 1;
-    for (std::int64_t y = begin; y < end; ++y) {
+    for (std::int64_t y = part.begin; y < part.end; ++y) {
       if (is_pixel) {
         set.network->multiply_channels(product_, row_of(a, y), b.data, out.width, out.pixel, row_of(out, y));
       } else {
@@ -288,23 +312,35 @@ class GlobalAverage final : public Step {
     return {1, 1, in[0].channels};
   }
   double duration(const std::vector<Size>& in, const Size&) const override { return elements(in[0]) / kWrites; }
-  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, std::int64_t, std::int64_t) const override {
-    std::vector<std::int64_t> all(static_cast<std::size_t>(out.pixel));
-    for (std::int64_t begin = 0, rows = kMostPixels / in[0].width; begin < in[0].height; begin += rows) {
-      std::vector<std::int32_t> sums(all.size());
-      set.network->pixel_sums(in[0], begin, std::min(in[0].height, begin + rows), sums.data());
-      std::transform(all.begin(), all.end(), sums.begin(), all.begin(), [](std::int64_t a, std::int32_t b) { return a + b; });
-    }
-    const double pixels = static_cast<double>(in[0].height) * static_cast<double>(in[0].width);
-    for (std::int64_t c = 0; c < out.pixel; ++c) {
-      const double mean = static_cast<double>(all[static_cast<std::size_t>(c)]) / pixels - x_zero_;
-      out.data[c] = static_cast<std::uint8_t>(std::clamp(std::nearbyint(mean * factor_) + zero_, 0.0, 255.0));
+  Axis axis(const std::vector<Size>&, const Size&) const override { return Axis::kBlocks; }
+  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, const Part& part) const override {
+    for (std::int64_t block = part.begin; block < part.end; block += kBlocksAtOnce) {
+      Image from = in[0];
+      from.data += block * kChannelBlock;
+      from.channels = std::min(kBlocksAtOnce, part.end - block) * kChannelBlock;
+      average(set, from, out.data + block * kChannelBlock);
     }
   }
 
  private:
   // Whose sum fits 32 bits.
   static constexpr std::int64_t kMostPixels = std::int64_t{1} << 23;
+  static constexpr std::int64_t kBlocksAtOnce = 16;
+
+  // Of at most kBlocksAtOnce blocks.
+  void average(const InstructionSet& set, const Image& in, std::uint8_t* out) const {
+    std::int64_t all[kBlocksAtOnce * kChannelBlock] = {};
+    for (std::int64_t begin = 0, rows = kMostPixels / in.width; begin < in.height; begin += rows) {
+      std::int32_t sums[kBlocksAtOnce * kChannelBlock] = {};
+      set.network->pixel_sums(in, begin, std::min(in.height, begin + rows), sums);
+      for (std::int64_t c = 0; c < in.channels; ++c) all[c] += sums[c];
+    }
+    const double pixels = static_cast<double>(in.height) * static_cast<double>(in.width);
+    for (std::int64_t c = 0; c < in.channels; ++c) {
+      const double mean = static_cast<double>(all[c]) / pixels - x_zero_;
+      out[c] = static_cast<std::uint8_t>(std::clamp(std::nearbyint(mean * factor_) + zero_, 0.0, 255.0));
+    }
+  }
 
   double factor_;
   std::uint8_t x_zero_, zero_;
@@ -318,10 +354,9 @@ class MaxPool final : public Step {
   double duration(const std::vector<Size>&, const Size& out) const override {
     return elements(out) * static_cast<double>(sliding_.window.height * sliding_.window.width) / kWrites / 4;
   }
-  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, std::int64_t begin,
-           std::int64_t end) const override {
+  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, const Part& part) const override {
     const Window& w = sliding_.window;
-    const Range rows = inside(in[0].height, out.height, w.height, w.stride_y, w.dilation_y, w.pad_top).within(begin, end);
+    const Range rows = inside(in[0].height, out.height, w.height, w.stride_y, w.dilation_y, w.pad_top).within(part.begin, part.end);
     const Range columns = inside(in[0].width, out.width, w.width, w.stride_x, w.dilation_x, w.pad_left);
     if (rows.begin < rows.end && columns.begin < columns.end) {
       Image from = in[0], to = out;
@@ -330,7 +365,7 @@ class MaxPool final : public Step {
       to.width = columns.end - columns.begin;
       set.network->max_pool(w, from, to, rows.begin, rows.end);
     }
-    for (std::int64_t y = begin; y < end; ++y) {
+    for (std::int64_t y = part.begin; y < part.end; ++y) {
       const bool has_inside = y >= rows.begin && y < rows.end;
       for (std::int64_t x = 0; x < out.width; ++x) {
         if (has_inside && x == columns.begin) x = columns.end;
@@ -382,13 +417,12 @@ class AveragePool final : public Step {
   }
 
   Size size(const std::vector<Size>& in) const override { return sliding_.over(in[0], in[0].channels); }
-  Border border() const override { return sliding_.border(average_.x_zero); }
+  Border border(const Size& in) const override { return sliding_.border(in, average_.x_zero); }
   double duration(const std::vector<Size>&, const Size& out) const override {
     return elements(out) * static_cast<double>(sliding_.window.height * sliding_.window.width) / kWrites;
   }
-  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, std::int64_t begin,
-           std::int64_t end) const override {
-    set.network->average_pool(average_, in[0], out, begin, end);
+  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, const Part& part) const override {
+    set.network->average_pool(average_, in[0], out, part.begin, part.end);
   }
 
  private:
@@ -413,10 +447,9 @@ class Concat final : public Step {
     return out;
   }
   double duration(const std::vector<Size>&, const Size& out) const override { return elements(out) / kWrites; }
-  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, std::int64_t begin,
-           std::int64_t end) const override {
+  void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, const Part& part) const override {
     const MapBytes map = map_bytes_of(set);
-    for (std::int64_t y = begin; y < end; ++y) {
+    for (std::int64_t y = part.begin; y < part.end; ++y) {
       std::int64_t first = 0;
       for (std::size_t i = 0; i < in.size(); ++i) {
         for (std::int64_t x = 0; x < out.width; ++x) {
@@ -453,9 +486,8 @@ class Resize final : public Step {
 
   Size size(const std::vector<Size>& in) const override { return {in[0].height * y_, in[0].width * x_, in[0].channels}; }
   double duration(const std::vector<Size>&, const Size& out) const override { return elements(out) / kWrites; }
-  void run(const InstructionSet&, const std::vector<Image>& in, const Image& out, std::int64_t begin,
-           std::int64_t end) const override {
-    for (std::int64_t y = begin; y < end; ++y) {
+  void run(const InstructionSet&, const std::vector<Image>& in, const Image& out, const Part& part) const override {
+    for (std::int64_t y = part.begin; y < part.end; ++y) {
       for (std::int64_t x = 0; x < out.width; ++x) {
         std::memcpy(row_of(out, y) + x * out.pixel, row_of(in[0], y / y_) + x / x_ * in[0].pixel, static_cast<std::size_t>(out.pixel));
       }
@@ -478,9 +510,8 @@ class Slice final : public Step {
     return {in[0].height, in[0].width, end_ - first_};
   }
   double duration(const std::vector<Size>&, const Size& out) const override { return elements(out) / kWrites; }
-  void run(const InstructionSet&, const std::vector<Image>& in, const Image& out, std::int64_t begin,
-           std::int64_t end) const override {
-    for (std::int64_t y = begin; y < end; ++y) {
+  void run(const InstructionSet&, const std::vector<Image>& in, const Image& out, const Part& part) const override {
+    for (std::int64_t y = part.begin; y < part.end; ++y) {
       for (std::int64_t x = 0; x < out.width; ++x) {
         std::memcpy(row_of(out, y) + x * out.pixel, row_of(in[0], y) + x * in[0].pixel + first_, static_cast<std::size_t>(end_ - first_));
       }

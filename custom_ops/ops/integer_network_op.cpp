@@ -101,14 +101,15 @@ void compute(const IntegerNetworkKernel& kernel, OrtKernelContext* context) {
     sizes.push_back({x.shape.dims[2], x.shape.dims[3], x.shape.dims[1]});
     inputs.push_back({x.data, x.shape.dims[0], sizes.back()});
   }
-  const std::vector<Size> made = kernel.network->sizes(sizes);
-  for (std::size_t i = 0; i < made.size(); ++i) {
+  NetworkCall call(*kernel.network, sizes);
+  for (std::size_t i = 0; i < kernel.network->outputs(); ++i) {
+    const Size& size = call.size(i);
     Shape shape;
-    for (const std::int64_t dim : {inputs[0].samples, made[i].channels, made[i].height, made[i].width}) shape.push(dim);
-    outputs.push_back({output(kernel.api, context, shape, i), inputs[0].samples, made[i]});
+    for (const std::int64_t dim : {inputs[0].samples, size.channels, size.height, size.width}) shape.push(dim);
+    outputs.push_back({output(kernel.api, context, shape, i), inputs[0].samples, size});
   }
   SessionThreads threads(kernel.api, context);
-  kernel.network->run(instruction_set(), inputs, outputs, threads);
+  call.run(instruction_set(), inputs, outputs, threads);
 }
 
 }  // namespace
@@ -118,15 +119,7 @@ void make_integer_network(Op& op) {
   op.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) { return INPUT_OUTPUT_VARIADIC; };
   op.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
   op.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
-  op.GetInputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 2; };
-  op.GetInputType = [](const OrtCustomOp* self, std::size_t index) {
-    return index == 0 ? op_of(self).type : ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  };
-  op.GetInputCharacteristic = [](const OrtCustomOp*, std::size_t index) {
-    return index == 0 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_VARIADIC;
-  };
-  op.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
-  op.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
+  read_one_and_others(op);
   op.CreateKernelV2 = [](const OrtCustomOp* self, const OrtApi* api, const OrtKernelInfo* info,
                          void** kernel) -> OrtStatusPtr {
     const Op& mine = op_of(self);

@@ -65,15 +65,7 @@ void compute(const MapCodesKernel& kernel, OrtKernelContext* context) {
 
 void make_map_codes(Op& op) {
   op.GetOutputType = [](const OrtCustomOp* self, std::size_t) { return op_of(self).type; };
-  op.GetInputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 2; };
-  op.GetInputType = [](const OrtCustomOp* self, std::size_t index) {
-    return index == 0 ? op_of(self).type : ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  };
-  op.GetInputCharacteristic = [](const OrtCustomOp*, std::size_t index) {
-    return index == 0 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_VARIADIC;
-  };
-  op.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
-  op.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
+  read_one_and_others(op);
   op.InferOutputShapeFn = [](const OrtCustomOp* self, OrtShapeInferContext* context) -> OrtStatusPtr {
     return infer_shape(self, context, OutputShape{0, 0, nullptr});
   };

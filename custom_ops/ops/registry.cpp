@@ -143,6 +143,18 @@ void fill_common(Op& op) {
   };
 }
 
+void read_one_and_others(Op& op) {
+  op.GetInputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 2; };
+  op.GetInputType = [](const OrtCustomOp* self, std::size_t index) {
+    return index == 0 ? op_of(self).type : ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  };
+  op.GetInputCharacteristic = [](const OrtCustomOp*, std::size_t index) {
+    return index == 0 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_VARIADIC;
+  };
+  op.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
+  op.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
+}
+
 OrtStatusPtr infer_shape(const OrtCustomOp* self, OrtShapeInferContext* context, const OutputShape& rule) noexcept {
   const Op& op = op_of(self);
   try {

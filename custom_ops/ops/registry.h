@@ -30,6 +30,9 @@ ONNXTensorElementDataType onnx_type(Type type);
 // The callbacks that are the same for all ops.
 void fill_common(Op& op);
 
+// The inputs of an op: one of its type, and any others.
+void read_one_and_others(Op& op);
+
 // The output's shape: that of an input without its last `dropped` dimensions, then the value of an attribute, if there is one.
 struct OutputShape {
   std::size_t input;

@@ -1,4 +1,4 @@
-// Checks kernels, encoders, packers, observers, maps of codes and networks of every usable instruction set, for CPUs on which no Python
+// Checks kernels, encoders, packers, observers, maps of codes, networks and how threads share them, of every usable instruction set, for CPUs on which no Python
 // runs, e.g. emulated ones. CASES is a folder that tests/custom_ops/write_vectors.py wrote; without it, all that needs none is checked.
 //
 //     kernels_test [CASES [NAMES]]     NAMES: the instruction sets that must be usable, e.g. scalar,neon_dot
@@ -20,6 +20,7 @@
 #include "kernels/matmul.h"
 #include "kernels/weights.h"
 #include "tests/cases.h"
+#include "tests/crew.h"
 #include "tests/jobs.h"
 #include "tests/maps.h"
 #include "tests/networks.h"
@@ -206,6 +207,7 @@ int run(const char* folder, const char* expected) {
   const std::string names = instruction_set_names(true);
   if (expected != nullptr && names != expected) fail("usable are %s, expected %s", names.c_str(), expected);
   const Sets sets = usable_sets(names);
+  check_crews();
   for (const InstructionSet* set : sets) {
     check_halves(*set);
     check_observers(*set->observers, set->name);
