@@ -147,7 +147,7 @@ def is_statistic(name: str) -> bool:
 def forward(p: Parameters, image: torch.Tensor, *, training: bool = False) -> torch.Tensor:
     """Logits of a batch of images."""
 
-    def conv_norm(x: torch.Tensor, name: str, **options: object) -> torch.Tensor:
+    def conv_norm(x: torch.Tensor, name: str, **options: Any) -> torch.Tensor:  # noqa: ANN401
         x = functional.conv2d(x, p[f"{name}.weight"], **options)
         mean, var, weight, bias = (
             p[f"{name}_norm.{part}"] for part in ("running_mean", "running_var", "weight", "bias")

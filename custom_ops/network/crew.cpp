@@ -11,7 +11,7 @@ namespace onnxquant {
 namespace {
 
 // In nanoseconds: what is worth a thread's share of a phase, what it takes at a time, and what is worth waking a thread.
-constexpr double kShare = 1.5e3, kAtOnce = 40e3, kWaking = 30e3;
+constexpr double kShare = 1.5e3, kAtOnce = 150e3, kWaking = 30e3;
 // Looks at the next phase before other programs are let in.
 constexpr int kLooks = 200;
 // A thread that takes longer than another one, which did as much, by so many times and this does not go on.
