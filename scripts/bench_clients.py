@@ -1,12 +1,15 @@
 """Files of formats, targets and activations in four models on the real clients that run them, beside what ``info`` says.
 
 Files are loaded and run by each client that is named. With --speed, networks are made for each client and run there
-instead, interleaved with the float model. Exit code 1 where a client runs what ``info`` says it does not, or the other way
-round. Each of the two tables has a place of its own on the page.
+instead, interleaved with the float model. With --network, static files with our operators between integer activations
+(``IntegerNetwork``, ``MapCodes``) are run on clients without our library beside the same files with the operators' bodies
+written out: they must give the same numbers, and be as fast. Exit code 1 where a client runs what ``info`` says it does not,
+or the other way round, or a network is worse than its twin. Each of the tables has a place of its own on the page.
 
     python scripts/bench_clients.py --npm FOLDER --chromium chromium --write
     python scripts/bench_clients.py --releases FOLDER_OF_UNPACKED_WHEELS --openvino FOLDER --write
     python scripts/bench_clients.py --npm FOLDER --speed mobilenet_v2/model.onnx --speed-on "ort.wasm in Node" --write
+    python scripts/bench_clients.py --npm FOLDER --network static.onnx --network ocr.static.onnx=1x3x48x320 --write
 
 FOLDER of --npm has ``onnxruntime-node`` and ``onnxruntime-web`` in ``node_modules``; those of --openvino and
 --onnxruntime-openvino are what ``pip install --target`` makes. Without --releases, pip installs each release.
@@ -27,13 +30,14 @@ from typing import Any
 import onnx
 from client_matrix.clients import RealClient, chromium, node, packages, reference, releases
 from client_matrix.files import FORMATS, File, files, files_for, in_one_file, narrow_networks
+from client_matrix.networks import network_files, network_table
 
 from onnxquant.clients import Support, check, client_named
 
 HOME = Path(__file__).resolve().parents[1]
 PAGE = HOME / "docs" / "compatibility.md"
 VERSIONS = ("1.18.1", "1.20.1", "1.22.1", "1.23.2", "1.27.0", "1.32.0")
-CLIENTS, SPEEDS = "clients", "speeds"
+CLIENTS, SPEEDS, NETWORKS = "clients", "speeds", "networks"
 # The speed below which something has to be said before a file is written.
 ENOUGH = 0.97
 Answers = dict[str, dict[str, Any]]  # by client: version, results by file
@@ -175,6 +179,10 @@ def parsed() -> argparse.Namespace:
         "its folder is its name",
     )  # fmt: skip
     parser.add_argument("--speed-on", action="append", default=[], help="client whose speed is measured [all]")
+    parser.add_argument(
+        "--network", action="append", default=[], metavar="FILE[=SHAPE]",
+        help="static file with our operators that is compared to the nodes they stand for, in place of the other tables",
+    )  # fmt: skip
     parser.add_argument("--answers", type=Path, help="folder that keeps the answers of clients asked before")
     parser.add_argument("--write", action="store_true", help="into docs/compatibility.md")
     return parser.parse_args()
@@ -196,7 +204,13 @@ def main() -> None:
     clients, faults = named_clients(arguments), list[str]()
     with tempfile.TemporaryDirectory() as name:
         folder, parts = Path(name), dict[str, str]()
-        if arguments.speed:
+        if arguments.network:
+            selected = list(network_files(arguments.network, folder))
+            known = [client for client in clients if client.entry]
+            answers = {client.name: ran(client, selected, folder, arguments.answers) for client in known}
+            table, faults = network_table(selected, answers, expected(selected, known))
+            parts[NETWORKS] = f"{versions_of(answers)}.\n\n{table}"
+        elif arguments.speed:
             fast = [c for c in clients if c.name in arguments.speed_on or (not arguments.speed_on and c.entry)]
             networks = {"digits": HOME / "models" / "default.onnx", **narrow_networks(folder)}
             networks |= {path.parent.name: in_one_file(path, folder) for path in arguments.speed}

@@ -10,7 +10,7 @@ import click
 
 from onnxquant.cli.options import model_options, refuse_flags, split_options
 from onnxquant.cli.profiles import show_profiles
-from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json
+from onnxquant.cli.shared import console, errors_become_exit_codes, json_option, print_json, say_spread
 from onnxquant.inspect.benchmark import BenchmarkRow
 from onnxquant.inspect.benchmark import benchmark as benchmark_models
 from onnxquant.inspect.profile import profile as profile_models
@@ -89,7 +89,9 @@ def benchmark(
             name, _speed(row), milliseconds(row.seconds), size(row.bytes), times(row.size_ratio), str(row.runs),
             str(row.threads), kernels,
         )  # fmt: skip
+    out.caption = "Processor time, 1 thread" if rows[0].threads == 1 else "Latency by the clock, ratios of processor time"
     console().print(out)
+    say_spread({name: row.spread or 0.0 for row, name in zip(rows, _names(models), strict=True)})
     _say_preparation(rows[0].samples)
 
 

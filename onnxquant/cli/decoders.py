@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from onnxquant.cli.shared import Display, console, print_json
+from onnxquant.cli.shared import Display, console, print_json, say_spread
 from onnxquant.errors import RecipeError
 from onnxquant.json_data import JsonObject, to_object
 from onnxquant.language.running.divergence import Estimate
@@ -190,6 +190,7 @@ def show_speeds(rows: Sequence[DecoderSpeed], names: Sequence[str]) -> None:
             f"?: fewer than {FEWEST_ROUNDS} rounds show no interval in which a ratio lies; leave out --rounds",
             style="yellow",
         )
+    say_spread({name: row.spread for row, name in zip(rows, names, strict=True)})
     for row, name in zip(rows, names, strict=True):
         if row.differs:
             say(

@@ -93,7 +93,7 @@ def _speeds(summary: GenerationSummary) -> str:
         f"prompt: {summary.prompt_tokens} tokens, {summary.prompt_speed:.1f} tokens/s",
         f"text: {len(summary.tokens)} tokens" + (f", {summary.speed:.1f} tokens/s" if summary.speed else ""),
     ]
-    return "; ".join(parts)
+    return f"{'; '.join(parts)} (by the clock; benchmark counts processor time on one thread)"
 
 
 def _harmless(text: str) -> str:

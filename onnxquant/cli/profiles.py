@@ -20,6 +20,8 @@ _NODES, _PARTS, _NAMED = 10, 4, 2
 _LEAST = 0.01
 # Shapes that are shown of each node.
 _SHAPES = 2
+# Multiple of a run without the profiler from which the sum of the operators is worth a warning.
+_INFLATED = 1.2
 # Digits behind the point of times, by the longest of them in milliseconds.
 _DIGITS = ((100.0, 1), (10.0, 2), (0.0, 3))
 # Beginning of the domains of onnxruntime's own operators, which takes room in every row.
@@ -59,6 +61,9 @@ def show_profiles(profiles: Sequence[ModelProfile], names: Sequence[str], *, ver
     """
     screen = console()
     _show_operators(screen, profiles, names, verbose=verbose)
+    for profile, mark in zip(profiles, _marks(profiles), strict=True):
+        if text := _inflation(profile):
+            say(screen, text, label=f"{mark}profiler: ", style="yellow")
     for profile, mark, name in zip(profiles, _marks(profiles), names, strict=True):
         screen.print()
         _show_nodes(screen, profile, f"{mark}{name}", verbose=verbose)
@@ -155,6 +160,19 @@ def _caption(profiles: Sequence[ModelProfile], marks: Sequence[str]) -> str:
     return (
         f"Milliseconds of a run: {counted}; {threads} thread{'s' * (threads > 1)}. "
         f"The profiler makes runs {costs} longer; some of its time is in each call."
+    )
+
+
+def _inflation(profile: ModelProfile) -> str:
+    """The part of the times that is the profiler's, where it is large; empty where it is not."""
+    excess = profile.operator_seconds - profile.seconds
+    if profile.operator_seconds <= _INFLATED * profile.seconds:
+        return ""
+    calls = sum(time.calls for time in profile.operators)
+    return (
+        f"operators take {profile.operator_seconds / profile.seconds:.2f} times as long as a run without it, some "
+        f"{1e6 * excess / calls:.1f} us too much in each of {calls} calls: operators of many small calls look longer "
+        "than they are"
     )
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
@@ -27,7 +27,7 @@ from onnxquant.errors import FeedError, OnnxQuantError
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.report.report import Report
 from onnxquant.report.summary import summary
-from onnxquant.report.table import with_short_words
+from onnxquant.report.table import say, with_short_words
 from onnxquant.report.terminal import show
 from onnxquant.report.write import paths_of
 from onnxquant.system import interrupts
@@ -40,6 +40,8 @@ _LONGEST = 4000
 _NARROWEST = 40
 # Seconds between lines of progress, where there is no terminal for a bar.
 _LOG_SECONDS = 10.0
+# Distance between the quartiles of ratios of runs, as a part of their median, from which they are called uncertain.
+_SPREAD = 0.1
 # Key of a context's metadata under which the arguments are kept as they were typed.
 ARGUMENTS = "onnxquant.arguments"
 
@@ -172,6 +174,19 @@ def print_json(data: object) -> None:
 def console(*, quiet: bool = False) -> Console:
     """A console on stdout, as wide as ``COLUMNS`` or else the terminal; 80 characters where there is neither."""
     return Console(quiet=quiet, highlight=False, width=max(shutil.get_terminal_size().columns, _NARROWEST))
+
+
+def say_spread(spreads: Mapping[str, float]) -> None:
+    """Say that the speeds of models are uncertain, where pairs of runs differ much among themselves.
+
+    Args:
+        spreads: distance between the quartiles of the ratios of each model, as a part of their median.
+    """
+    wide = {name: spread for name, spread in spreads.items() if spread > _SPREAD}
+    if wide:
+        parts = ", ".join(f"{name} by {spread:.0%}" for name, spread in wide.items())
+        text = f"ratios of single runs spread ({parts} between their quartiles): other programs disturb; measure again"
+        say(console(), text, label="uncertain: ", style="yellow")
 
 
 class _LogLines:

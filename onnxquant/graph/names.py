@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 # The domain of our operators and of the functions that stand for them.
 DOMAIN = "onnxquant"
-# The beginning of the names of our operator for a part of a network between codes and codes.
+# Beginnings of the names of our operators between codes and codes, which have a number behind them: one for each body.
 MAP_CODES = "MapCodes"
 INTEGER_NETWORK = "IntegerNetwork"
+NUMBERED = (MAP_CODES, INTEGER_NETWORK)
 # The domain of onnxruntime's own operators.
 MICROSOFT = "com.microsoft"
 # The domain of ONNX's operators of classical machine learning.

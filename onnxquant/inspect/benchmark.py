@@ -26,13 +26,14 @@ class BenchmarkRow:
         model: path of the model.
         bytes: size on disk, data files included.
         size_ratio: bytes of the first model over those of this one.
-        seconds: median seconds per call.
+        seconds: median seconds per call: of the processor with one thread, of the clock with more.
         speed_ratio: processor time of the first model over that of this one.
         runs: number of runs.
         threads: number of threads.
         kernels: number of nodes by op in the graph that onnxruntime runs.
         samples: steps from images or texts to the inputs; None: the sample was an array.
         speed_interval: interval that holds ``speed_ratio`` 19 times of 20.
+        spread: distance between the quartiles of the pairs of runs of ``speed_ratio``, as a part of it.
     """
 
     model: str
@@ -45,6 +46,7 @@ class BenchmarkRow:
     kernels: dict[str, int]
     speed_interval: Interval | None = None
     samples: str | None = None
+    spread: float | None = None
 
 
 @checked
@@ -85,6 +87,7 @@ def benchmark(*models: str | Path, data: Data | None = None, **options: object) 
                 kernels=runtime.optimized_ops(path, threads=settings.threads),
                 speed_interval=measured.certain(str(i)),
                 samples=preparation(sampled.origin),
+                spread=measured.spread[str(i)] if measured.spread else None,
             )
             for i, (path, size) in enumerate(zip(paths, sizes, strict=True))
         ]

@@ -13,7 +13,7 @@ import onnx
 from onnxquant import runtime
 from onnxquant.artifact.records import activation_record
 from onnxquant.errors import ModelError
-from onnxquant.graph.names import INTEGER_NETWORK, MAP_CODES
+from onnxquant.graph.names import MAP_CODES, NUMBERED
 from onnxquant.graph.sites import MIN_ELEMENTS
 from onnxquant.graph.traverse import subgraphs
 from onnxquant.plan.activations import StaticRecord
@@ -38,7 +38,6 @@ _ELEMENTWISE = frozenset({
     "Add", "Div", "Erf", "Exp", "FastGelu", "Gelu", "BiasGelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "Pow",
     "QuickGelu", "Sigmoid", "Sub", "Tanh",
 })  # fmt: skip
-_TABLES = (MAP_CODES, INTEGER_NETWORK)
 # The part of the time below which nothing is said, and below which no remedy is.
 _LEAST, _WORTHWHILE = 0.005, 0.03
 
@@ -217,7 +216,7 @@ class _CodeGraph:
 
     def _is_integer(self, node: TimedNode) -> bool:
         """Whether it reads or gives the codes of activations."""
-        return node.call.op.startswith((_DECODING, *_TABLES, *_INTEGER))
+        return node.call.op.startswith((_DECODING, *NUMBERED, *_INTEGER))
 
 
 def _names(node: TimedNode) -> tuple[list[str], list[str]]:
@@ -260,9 +259,9 @@ def _remedies(parts: Sequence[FloatPart], operators: Iterable[str], model: onnx.
         )
         return
     chains = sum(p.share for p in parts if p.work is FloatWork.BETWEEN and p.operator.split(".")[-1] in _ELEMENTWISE)
-    has_tables = any(op.startswith(_TABLES) for op in operators)
+    has_tables = any(op.startswith(NUMBERED) for op in operators)
     if chains >= _WORTHWHILE and not has_tables and isinstance(_record(model), StaticRecord):
         yield (
-            f"chains of operators on single values become one table of codes, our operator {_TABLES[0]}: "
+            f"chains of operators on single values become one table of codes, our operator {MAP_CODES}: "
             "onnxquant quantize MODEL --activations static without --target and --for"
         )

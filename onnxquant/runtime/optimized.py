@@ -9,6 +9,8 @@ from pathlib import Path
 
 import onnx
 
+from onnxquant.graph.functions import is_call
+from onnxquant.graph.names import NUMBERED
 from onnxquant.graph.traverse import nodes
 from onnxquant.runtime.sessions import open_session, session_options, write_optimized
 
@@ -37,8 +39,9 @@ def histogram(proto: onnx.ModelProto) -> dict[str, int]:
 
 
 def op_name(node: onnx.NodeProto) -> str:
-    """The op of a node, with its domain where that is not ONNX's own."""
-    return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else str(node.op_type)
+    """The op of a node, with its domain where that is not ONNX's own; ours that are one op in several bodies by one name."""
+    name = next((prefix for prefix in NUMBERED if is_call(node, prefix)), str(node.op_type))
+    return f"{node.domain}.{name}" if node.domain not in ("", "ai.onnx") else name
 
 
 class Kernels:

@@ -64,6 +64,7 @@ class Latency:
         threads: number of threads of the sessions; None in old reports: onnxruntime's choice.
         interval: interval of each ratio; None: not known.
         call: work of one call, where it is not that of a sample: one token of a decoder.
+        spread: distance between the quartiles of each ratio's pairs, as a part of it; None: not known.
     """
 
     seconds: dict[str, float]
@@ -72,6 +73,7 @@ class Latency:
     threads: int | None
     interval: dict[str, Interval] | None = field(default=None, metadata=OPTIONAL)
     call: str | None = field(default=None, metadata=OPTIONAL)
+    spread: dict[str, float] | None = field(default=None, metadata=OPTIONAL)
 
     def certain(self, model: str) -> Interval:
         """Interval of a model's ratio; of reports without one it is the ratio and what timings scatter by."""
@@ -86,8 +88,9 @@ class Latency:
             names: names of the models by the names that they get.
         """
         interval = None if self.interval is None else {new: self.interval[old] for new, old in names.items()}
+        spread = None if self.spread is None else {new: self.spread[old] for new, old in names.items()}
         seconds, ratio = ({new: figures[old] for new, old in names.items()} for figures in (self.seconds, self.ratio))
-        return Latency(seconds, ratio, self.runs, self.threads, interval, self.call)
+        return Latency(seconds, ratio, self.runs, self.threads, interval, self.call, spread)
 
 
 def latencies(
@@ -134,7 +137,8 @@ def latencies(
             break
     middle = {name: median(values) for name, values in ratios.items()}
     per_call = processor if threads == 1 else seconds
-    return Latency({name: median(s) for name, s in per_call.items()}, middle, runs, threads, intervals)
+    spread = {name: spread_of(values) for name, values in ratios.items()}
+    return Latency({name: median(s) for name, s in per_call.items()}, middle, runs, threads, intervals, spread=spread)
 
 
 def _calls_of_run(session: runtime.Session, feed: Feed) -> int:
@@ -150,6 +154,16 @@ def processor_clock(threads: int) -> Callable[[], float]:
     if sys.platform == "win32":  # whose processor times move in steps of 16 ms
         return time.perf_counter
     return time.thread_time if threads == 1 else time.process_time
+
+
+def spread_of(values: Sequence[float]) -> float:
+    """The distance between the quartiles of values, as a part of their median.
+
+    >>> spread_of([1.0, 2.0, 2.0, 2.0, 3.0]), spread_of([1.0, 1.0, 2.0, 3.0, 3.0])
+    (0.0, 1.0)
+    """
+    ordered, last = sorted(values), len(values) - 1
+    return (ordered[last - last // 4] - ordered[last // 4]) / median(ordered)
 
 
 def interval_of_median(values: Sequence[float]) -> Interval:

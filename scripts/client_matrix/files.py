@@ -53,8 +53,9 @@ class File:
         way: format and target, or kind of activations.
         path: the file.
         inputs: inputs of the model.
-        original: the float model, where the file's speed is asked for; None: it is not.
+        original: the model that the file's speed is compared to; None: its speed is not asked for.
         is_said_slow: whether it was said before the file was written that the client runs it slower than float.
+        is_twin: whether it computes what its original computes; loading and outputs are compared, too.
     """
 
     model: str
@@ -63,6 +64,7 @@ class File:
     inputs: tuple[Input, ...]
     original: str | None = None
     is_said_slow: bool = False
+    is_twin: bool = False
 
     @property
     def key(self) -> str:

@@ -1,7 +1,7 @@
 // runner.py for onnxruntime-web's builds and onnxruntime-node: node runner.mjs SPEC.json BUNDLE.mjs, or ... SPEC.json node FOLDER
 // A page may import run() too; it fetches the files.
 const least = 4, most = 101, limit = 1000, longEnough = 5;
-const rounds = 3, enough = 0.97, longest = 15000;
+const rounds = 3, enough = 0.97, longest = 15000, loads = 11;
 
 function values({ type, shape }) {
   const count = shape.reduce((a, b) => a * b, 1);
@@ -53,16 +53,47 @@ async function speed(open, path, original, feeds) {
   }
 }
 
+// The time that a session takes to be made, as a part of the original's: the median of sessions made in turn.
+async function loadTime(open, path, original) {
+  const ratios = [];
+  for (let i = 0; i < loads; i++) {
+    const spent = [];
+    for (const file of [path, original]) {
+      const start = clock(), session = await open(file);
+      spent.push(clock() - start);
+      await session.release();
+    }
+    ratios.push(spent[0] / spent[1]);
+  }
+  return interval(ratios)[0];
+}
+
+// The largest absolute difference of outputs.
+async function difference(open, path, original, feeds) {
+  const both = [];
+  for (const file of [path, original]) {
+    const session = await open(file), outputs = await session.run(feeds);
+    both.push(session.outputNames.map((name) => Array.from(outputs[name].data, Number)));
+    await session.release();
+  }
+  return both[0].flatMap((values, k) => values.map((value, i) => Math.abs(value - both[1][k][i])))
+    .reduce((a, b) => (a > b ? a : b), 0);
+}
+
 // Results by file; each is told as soon as it is there.
 export async function run(ort, open, files, tell = () => {}) {
   const results = {};
-  for (const { key, path, inputs, original } of files) {
+  for (const { key, path, inputs, original, is_twin: isTwin } of files) {
     let session;
     try {
       const feeds = Object.fromEntries(inputs.map((i) => [i.name, new ort.Tensor(i.type, values(i), i.shape)]));
       session = await open(path);
       await session.run(feeds);
       results[key] = { speed: original ? await speed(open, path, original, feeds) : null };
+      if (isTwin) {
+        results[key].load = await loadTime(open, path, original);
+        results[key].difference = await difference(open, path, original, feeds);
+      }
     } catch (error) {
       results[key] = { error: String(error.message ?? error).split('\n')[0].slice(0, 300) };
     } finally {

@@ -2,7 +2,8 @@
 
 SPEC is a list of files, each with key, path, inputs and, where its speed is asked for, original. Prints lines of JSON: the
 version of the client, then for each file its key and the error, or the speed as a multiple of the original's with the bounds
-of its 95% interval (null where it is not asked for). A client that crashes leaves out the rest.
+of its 95% interval (null where it is not asked for). A twin, which computes what its original computes, has its load time as
+a part of the original's, too, and the largest difference of outputs. A client that crashes leaves out the rest.
 """
 
 import json
@@ -21,6 +22,8 @@ SECONDS, LEAST, MOST = 1.0, 4, 101
 ROUNDS, ENOUGH, LONGEST = 3, 0.97, 15.0
 # Processor seconds that one measurement takes, at least.
 LONG_ENOUGH = 0.005
+# Sessions of each file whose load times are compared.
+LOADS = 11
 Model = Callable[[dict[str, Any]], object]
 
 
@@ -90,6 +93,26 @@ def speed(load: Callable[[str], Model], path: str, original: str, feed: dict[str
             return [middle, low, high]
 
 
+def load_time(load: Callable[[str], Model], path: str, original: str) -> float:
+    """Processor time that a session takes to be made, as a part of the original's: the median of sessions made in turn."""
+    ratios = []
+    for _ in range(LOADS):
+        spent = []
+        for name in (path, original):
+            begin = time.process_time()
+            load(name)
+            spent.append(time.process_time() - begin)
+        ratios.append(spent[0] / spent[1])
+    return statistics.median(ratios)
+
+
+def difference(load: Callable[[str], Model], path: str, original: str, feed: dict[str, Any]) -> float:
+    """The largest absolute difference of outputs; 0 where they are the same bits."""
+    both: Any = [load(name)(feed) for name in (path, original)]
+    pairs = zip(*([np.asarray(value) for value in outputs] for outputs in both), strict=True)
+    return max(0.0 if np.array_equal(a, b) else float(np.abs(a - b.astype(np.float64)).max()) for a, b in pairs)
+
+
 def part(model: Model, original: Model, feed: dict[str, Any]) -> list[float]:
     """Ratios of one pair of sessions; who runs first alternates."""
     ratios: list[float] = []
@@ -121,10 +144,12 @@ def main() -> None:
     for file in json.loads(Path(sys.argv[1]).read_text()):
         feed = {entry["name"]: values(entry) for entry in file["inputs"]}
         try:
-            model = load(file["path"])
-            model(feed)
-            original = file["original"]
-            result: dict[str, Any] = {"speed": speed(load, file["path"], original, feed) if original else None}
+            path, original = file["path"], file["original"]
+            load(path)(feed)
+            result: dict[str, Any] = {"speed": speed(load, path, original, feed) if original else None}
+            if file["is_twin"]:
+                result["load"] = load_time(load, path, original)
+                result["difference"] = difference(load, path, original, feed)
         except Exception as error:  # clients' exceptions share no base class
             result = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}
         print(json.dumps({"key": file["key"], "result": result}), flush=True)

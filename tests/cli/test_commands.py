@@ -46,6 +46,19 @@ def test_quantize_validate_and_the_rest(model: Path, tmp_path: Path) -> None:
     assert result.output == ""
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_benchmarks_name_their_clock_and_runs_that_spread(
+    model: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(shared, "_SPREAD", 1e9)
+    quiet = run("benchmark", model, model, "--threads", threads).stdout
+    clock = "Processor time, 1 thread" if threads == 1 else "Latency by the clock, ratios of processor time"
+    assert clock in quiet and "uncertain" not in quiet
+    monkeypatch.setattr(shared, "_SPREAD", 0.0)
+    busy = " ".join(run("benchmark", model, model, "--threads", threads).stdout.split())
+    assert re.search(r"uncertain: ratios of single runs spread \(.*model.onnx by \d+% between their quartiles\)", busy)
+
+
 def test_json_is_json(model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     for arguments in (

@@ -627,7 +627,7 @@ def test_a_file_with_a_network_is_known(folder: Path) -> None:
     assert told.library == "optional: our kernels, faster"
     assert told.activations == beside.activations
     assert told.tensors == beside.tensors
-    assert {**beside.ops, "onnxquant.IntegerNetwork1": 1} == told.ops
+    assert {**beside.ops, "onnxquant.IntegerNetwork": 1} == told.ops
     answers, others = ({c.client: (c.runs, c.reason) for c in i.clients} for i in (told, beside))
     assert answers["onnxruntime"] == others["onnxruntime"] == ("yes", answers["onnxruntime"][1])
     weights = [integer_weights(onnx.load(folder / name)) for name in ("auto.onnx", "onnx.onnx")]

@@ -20,6 +20,7 @@ from graphs import node, weight
 
 import onnxquant
 from onnxquant import language
+from onnxquant.cli.profiles import show_profiles
 from onnxquant.errors import RecipeError
 from onnxquant.inspect import profile as rounds
 from onnxquant.inspect.not_integer import FloatWork
@@ -213,6 +214,35 @@ def test_the_time_of_nodes_inside_is_not_that_of_the_node_around_them() -> None:
     }  # fmt: skip
     assert times.outside_seconds == pytest.approx(6e-4 - 5.15e-4)
     assert times.operator_seconds == pytest.approx(5.15e-4)
+
+
+def several_networks() -> onnx.ModelProto:
+    """A model with two bodies of our operator, of which one has two calls."""
+    names = ("IntegerNetwork1", "IntegerNetwork2", "IntegerNetwork1")
+    made = [node(name, [f"x{i}"], [f"x{i + 1}"], name=f"part{i}", domain="onnxquant") for i, name in enumerate(names)]
+    return graphs.model(made, {"x0": ("float32", [1])}, {"x3": "float32"}, {})
+
+
+def profile_of_networks(plain: float) -> ModelProfile:
+    """A profile of three calls of 100 us, of a model whose run takes some seconds without the profiler."""
+    model = several_networks()
+    calls = [Call(n.name, n.op_type, 1e-4, (), (), model.graph, n) for n in model.graph.node]
+    runs = TimedRuns([plain] * 5, [5e-4] * 5, [Run(5e-4, tuple(calls))] * 5)
+    return operator_times(model, model, runs, 1)
+
+
+def test_bodies_of_our_operator_are_one_operator() -> None:
+    (one,) = profile_of_networks(4e-4).operators
+    assert (one.operator, one.nodes, one.calls) == ("onnxquant.IntegerNetwork", 3, 3)
+    assert onnxquant.runtime.histogram(several_networks()) == {"onnxquant.IntegerNetwork": 3}
+
+
+def test_what_the_profiler_adds_is_told_where_it_is_large(capsys: pytest.CaptureFixture[str]) -> None:
+    show_profiles([profile_of_networks(2e-4)], ["model.onnx"], verbose=False)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "profiler: operators take 1.50 times as long as a run without it, some 33.3 us too much in each of 3 calls" in told
+    show_profiles([profile_of_networks(2.6e-4)], ["model.onnx"], verbose=False)
+    assert "profiler: " not in capsys.readouterr().out
 
 
 def test_runs_that_others_disturbed_do_not_count() -> None:

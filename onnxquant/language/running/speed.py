@@ -19,7 +19,7 @@ from onnxquant.language.folder_names import TOKENIZER
 from onnxquant.language.running.decoder import Decoder
 from onnxquant.language.running.text import TextTokenizer
 from onnxquant.validation.footprint import in_own_process, memory
-from onnxquant.validation.latency import Interval, interval_of_median, processor_clock
+from onnxquant.validation.latency import Interval, interval_of_median, processor_clock, spread_of
 
 PROMPT, GENERATE = 128, 64
 # Rounds before an interval is sure enough to stop, and at most.
@@ -66,6 +66,7 @@ class DecoderSpeed:
         rounds: number of rounds.
         threads: number of threads.
         clock: ``processor`` time where there is one thread, which other processes do not add to; else ``wall``.
+        spread: distance between the quartiles of the rounds of ``ratio``, as a part of it.
         differs: the words in which its tokens differ from those of the first folder; None where they are the same.
     """
 
@@ -86,6 +87,7 @@ class DecoderSpeed:
     rounds: int
     threads: int
     clock: str
+    spread: float
     differs: str | None = None
 
 
@@ -195,6 +197,7 @@ def _row(
         rounds=len(measured.token),
         threads=run.threads,
         clock="processor" if run.threads == 1 else "wall",
+        spread=spread_of(by_token),
     )
 
 
