@@ -164,12 +164,11 @@ def _chosen(wish: Wish, settings: Options, rules: Recipe, provenance: Provenance
                     _end_soon(report, best, settings, reference)
                 else:
                     beside = race.latency_of(best)
-                    if beside and proof.latency and proof.latency.seconds.keys() == beside.seconds.keys():
-                        proof.latency = beside  # comparable with those of the others
+                    if beside and proof.latency:
+                        proof.latency = proof.latency.with_figures(beside)  # comparable with those of the others
                     report.prove(proof)
-    # The verdict asks the choice for its goal, and the choice holds the verdict: the second one knows the goal.
-    report.choice = race.choice(best, report.verdict)
-    report.choice = race.choice(best, report.verdict)
+    report.choice = race.choice(best)
+    report.choice = report.choice.proven(report.verdict)  # which asks the choice for its goal
     return provenance.finish(report)
 
 

@@ -87,10 +87,56 @@ WORSE = {
     Goal.SMALL: ("larger", "as small, but slower"),
     Goal.BALANCED: ("gains less in speed and size together", "gains as much, but is slower"),
 }
+# What is worse about one that the winner equals but for what measurements scatter by.
+HARDLY = {
+    Goal.FAST: "hardly faster, but larger",
+    Goal.SMALL: "hardly smaller, but slower",
+    Goal.BALANCED: "gains hardly more, but is slower",
+}
+WORSE_OUTPUTS = {
+    Goal.FAST: "smaller, but its outputs are worse",
+    Goal.SMALL: "faster, but its outputs are worse",
+    Goal.BALANCED: "faster, but its outputs are worse",
+}
 NO_BETTER = "no better than the chosen one"
 # Which of two that are equal by the first measure wins.
 SECOND = {Goal.FAST: "the smaller", Goal.SMALL: "the faster", Goal.BALANCED: "the faster"}
 BEST = {Goal.FAST: "the fastest", Goal.SMALL: "the smallest", Goal.BALANCED: "the best in speed and size together"}
+
+
+def first_of(candidates: Sequence[Candidate], goal: Goal) -> Candidate:
+    """The best of some candidates for a goal.
+
+    Figures that differ by less than ``EQUAL`` are equal: among those that equal the best by the first measure the second one
+    decides, then the outputs, then the order. Whoever equals the best but for the last percent gives way to one that equals
+    it, is better by the second measure, and has no worse outputs: no such file is called worse than the winner.
+    """
+    first, second = SCORES[goal]
+    left = list(candidates)
+    for score in (first, second):
+        best = max(map(score, left))
+        left = [c for c in left if score(c) * EQUAL >= best]
+    winner = max(left, key=quality)
+    while better := [c for c in candidates if _beats(c, winner, goal)]:
+        winner = max(better, key=second)
+    return winner
+
+
+def _beats(candidate: Candidate, winner: Candidate, goal: Goal) -> bool:
+    """Whether a candidate equals another by a goal's first measure, is better by the second, and has no worse outputs."""
+    first, second = SCORES[goal]
+    is_equal = first(candidate) * EQUAL >= first(winner)
+    return is_equal and second(candidate) > EQUAL * second(winner) and quality(candidate) >= quality(winner)
+
+
+def objection(candidate: Candidate, winner: Candidate, goal: Goal) -> str:
+    """The reason why a candidate that keeps the bound is not the best."""
+    first, second = SCORES[goal]
+    if first(candidate) * EQUAL < first(winner):
+        return WORSE[goal][0]
+    if second(candidate) * EQUAL < second(winner):
+        return HARDLY[goal] if first(candidate) > EQUAL * first(winner) else WORSE[goal][1]
+    return WORSE_OUTPUTS[goal] if second(candidate) > EQUAL * second(winner) else NO_BETTER
 
 
 def is_on_front(candidate: Candidate, keeping: Sequence[Candidate]) -> bool:

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,15 @@ from onnxquant.convert.bound import bound_in_words, is_near_bound, margin_db, mi
 from onnxquant.convert.candidate import (
     BEST,
     EQUAL,
-    NO_BETTER,
     SCORES,
     SECOND,
-    WORSE,
     Candidate,
+    first_of,
     is_all_in_float,
     is_on_front,
     line,
     loss,
+    objection,
     prospect,
     quality,
 )
@@ -39,7 +39,7 @@ from onnxquant.recipe.declaration import Needs, declared
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, announce
 from onnxquant.recipe.values import Effort, Goal
-from onnxquant.report.data import Attempt, Choice, Verdict
+from onnxquant.report.data import Attempt, Choice
 from onnxquant.report.verdict import counts_answers
 from onnxquant.solvers.rtn import Rtn
 from onnxquant.targets import Activations
@@ -156,6 +156,7 @@ class Race:
         """
         failure: OnnxQuantError | None = None
         self._clock.begin()
+        tried, certain = 0, sum(not way.objection and not way.rescues for way in plan)
         for place, way in enumerate(plan):
             if way.objection and not way.rescues:
                 self._refused.append(Attempt(way.name, way.keywords, 0.0, objection=way.objection))
@@ -167,7 +168,9 @@ class Race:
                 self._skipped.append(way.name)
                 continue
             try:
-                self._try(way, place, len(plan))
+                tried += 1
+                certain += way.rescues is not None
+                self._try(way, place, f"{tried} of {certain}")
             except KeyboardInterrupt as interrupt:
                 if not self._keeping:
                     count = len(self._candidates)
@@ -221,12 +224,19 @@ class Race:
         is_solved = way.comes_of(INT4_SOLVED) or way.comes_of(INT4_WHOLE_SOLVED)
         return not is_solved or (is_near and is_no_slower)
 
-    def _try(self, way: Way, place: int, count: int) -> None:
+    def _try(self, way: Way, place: int, turn: str) -> None:
+        """Make and measure the file of a way.
+
+        Args:
+            way: the way.
+            place: its place in the plan.
+            turn: the number of ways that were begun, and of those that will be.
+        """
         wish = self._wish
         folder = self._folder / str(place)
         folder.mkdir()
         begin, recipe = time.monotonic(), folder / f"recipe{Path(self._settings.save_recipe or 'recipe.toml').suffix}"
-        title = f"{way.name} ({place + 1} of {count})"
+        title = f"{way.name} ({turn})"
 
         def progress(stage: str, done: float) -> None:
             wish.progress(f"{title}: {stage}", done)
@@ -311,28 +321,22 @@ class Race:
             self._measure_again(keeping)
         except KeyboardInterrupt:  # the figures of each alone decide
             self.is_interrupted = True
-        return self._first(keeping) if keeping else max(self._candidates, key=quality)
+        return first_of(keeping, self.goal) if keeping else max(self._candidates, key=quality)
 
     @property
     def _keeping(self) -> list[Candidate]:
         """The candidates that keep the bound."""
         return [candidate for candidate in self._candidates if candidate.keeps]
 
-    def choice(self, winner: Candidate, proven: Verdict) -> Choice:
-        """The choice, for the report.
-
-        Args:
-            winner: the best candidate.
-            proven: verdict of its proof, which is shown in place of that of its look.
-        """
+    def choice(self, winner: Candidate) -> Choice:
+        """The choice, for the report; the winner's verdict is that of its look."""
         keeping, rows = self._keeping, []
         has_answers = winner.report.proof is not None and counts_answers(winner.report.proof)
         for candidate in self._candidates:
-            objection = ""
+            why = ""
             if candidate is not winner:
-                objection = self._objection(candidate, winner) if candidate.keeps else loss(candidate)
-            row = candidate.attempt(objection, pareto=candidate.keeps and is_on_front(candidate, keeping))
-            rows.append(replace(row, verdict=proven) if candidate is winner else row)
+                why = objection(candidate, winner, self.goal) if candidate.keeps else loss(candidate)
+            rows.append(candidate.attempt(why, pareto=candidate.keeps and is_on_front(candidate, keeping)))
         bound = bound_in_words(self._settings, has_answers=has_answers)
         return Choice(
             self.goal.value, bound, bool(keeping), winner.way.name, (*rows, *self._refused), tuple(self._skipped),
@@ -372,20 +376,6 @@ class Race:
         """The latency of the winner as measured beside the others that may be the fastest; None where there were none."""
         return self._beside.get(winner.way.name)
 
-    def _first(self, candidates: list[Candidate]) -> Candidate:
-        """The best candidate for the goal; among equals the best by the other measure, then the one tried first."""
-        for score in SCORES[self.goal]:
-            best = max(map(score, candidates))
-            candidates = [c for c in candidates if score(c) * EQUAL >= best]
-        return candidates[0]
-
-    def _objection(self, candidate: Candidate, winner: Candidate) -> str:
-        """The reason why a candidate that keeps the bound is not the best."""
-        score, second = SCORES[self.goal]
-        if score(candidate) * EQUAL < max(map(score, self._keeping)):
-            return WORSE[self.goal][0]
-        return WORSE[self.goal][1] if second(candidate) < second(winner) else NO_BETTER
-
     def _reason(self, winner: Candidate, keeping: Sequence[Candidate]) -> str:
         """Why the winner is the best."""
         count = len(self._candidates)
@@ -399,7 +389,8 @@ class Race:
             return f"the only one of {count} files that keeps the bound"
         first = SCORES[self.goal][0]
         is_first = first(winner) >= max(map(first, keeping))
-        others = "" if is_first else f"; what differs by less than {EQUAL - 1:.0%} is equal, and {SECOND[self.goal]} wins"
+        equal = f"; what differs by less than {EQUAL - 1:.0%} is equal: {SECOND[self.goal]} wins, then the better outputs"
+        others = "" if is_first else equal
         moved = f"; measured on a busy machine: {', '.join(self._moved)}" if self._moved else ""
         return f"{BEST[self.goal]} of the {len(keeping)} files that keep the bound{others}{moved}"
 

@@ -192,6 +192,11 @@ class Choice:
     interrupted: bool = False
     alternative: str = ""
 
+    def proven(self, verdict: Verdict) -> Choice:
+        """The choice with the verdict of the chosen file's proof in the place of that of its look."""
+        rows = tuple(replace(row, verdict=verdict) if row.way == self.chosen else row for row in self.attempts)
+        return replace(self, attempts=rows)
+
 
 @dataclass(frozen=True)
 class Judgement:

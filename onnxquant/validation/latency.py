@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -80,6 +80,16 @@ class Latency:
         if self.interval is not None:
             return self.interval[model]
         return Interval(0.95 * self.ratio[model], 1.05 * self.ratio[model])
+
+    def with_figures(self, other: Latency) -> Latency:
+        """The latencies with another measurement's figures of its models; itself where that has other threads."""
+        if self.threads != other.threads or self.interval is None or other.interval is None:
+            return self
+        spread = None if self.spread is None or other.spread is None else {**self.spread, **other.spread}
+        return replace(
+            self, seconds={**self.seconds, **other.seconds}, ratio={**self.ratio, **other.ratio},
+            interval={**self.interval, **other.interval}, spread=spread, runs=min(self.runs, other.runs),
+        )  # fmt: skip
 
     def of(self, names: Mapping[str, str]) -> Latency:
         """The latencies of some of the models.

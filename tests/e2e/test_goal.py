@@ -22,7 +22,7 @@ from onnxquant import runtime
 from onnxquant.activations import candidate_builder
 from onnxquant.convert import best, race
 from onnxquant.convert.bound import is_near_bound
-from onnxquant.convert.candidate import NO_BETTER, Candidate
+from onnxquant.convert.candidate import NO_BETTER, Candidate, first_of, objection
 from onnxquant.convert.forecast import Forecast
 from onnxquant.convert.ways import (
     DYNAMIC,
@@ -53,6 +53,7 @@ from onnxquant.plan.activations import StaticRecord
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Goal
 from onnxquant.report import advice
+from onnxquant.report.state import State
 from onnxquant.report.ways import shortened
 from onnxquant.validation import trial
 from onnxquant.validation.latency import Interval, Latency
@@ -563,9 +564,23 @@ def test_the_smallest_file_of_recurrent_layers_has_four_bits(tmp_path: Path) -> 
     )  # fmt: skip
     source = graphs.save(model, tmp_path / "m.onnx")
     feeds = [{"x": np.random.default_rng(i).normal(0, 1, (5, 1, 64)).astype(np.float32)} for i in range(12)]
-    report = onnxquant.quantize(source, tmp_path / "s.onnx", data=feeds, goal="small", min_sqnr=10.0)
-    assert report.choice and report.choice.chosen == INT4_WHOLE.name
+    stages: list[str] = []
+    report = onnxquant.quantize(
+        source, tmp_path / "s.onnx", data=feeds, goal="small", min_sqnr=10.0, progress=lambda stage, _: stages.append(stage)
+    )
+    assert report.choice
+    turns = dict.fromkeys(turn for stage in stages for turn in re.findall(r"\((\d+) of (\d+)\)", stage))
+    numbers = [(int(turn), int(count)) for turn, count in turns]
+    tried = sum(attempt.nbytes is not None for attempt in report.choice.attempts)
+    assert [turn for turn, _ in numbers] == list(range(1, tried + 1)) and numbers[-1] == (tried, tried)
+    assert report.choice.chosen == INT4_WHOLE.name
     assert report.output_bytes and report.original_bytes > 4 * report.output_bytes
+
+
+def report_of(speed: float, nbytes: int, db: float = 20.0) -> Any:
+    """The figures of a report by which files are compared."""
+    verdict = SimpleNamespace(faster=speed, worst_sqnr_db=db, state=State.PASSED)
+    return SimpleNamespace(verdict=verdict, final_bytes=nbytes)
 
 
 @pytest.mark.parametrize(
@@ -574,18 +589,19 @@ def test_the_smallest_file_of_recurrent_layers_has_four_bits(tmp_path: Path) -> 
         ((1.0, 1.01), (100, 200), ["", "as fast, but larger"]),
         ((1.5, 1.0), (200, 100), ["", "slower"]),
         ((1.0, 1.0), (100, 100), ["", NO_BETTER]),
+        ((2.0, 1.99), (100, 101), ["", NO_BETTER]),
     ],
 )
 def test_reasons_are_true(speeds: tuple[float, ...], sizes: tuple[int, ...], expected: list[str], tmp_path: Path) -> None:
     """Of two files that keep the bound."""
     made = [
-        Candidate(way, SimpleNamespace(verdict=SimpleNamespace(faster=speed), final_bytes=size), tmp_path, 1.0, keeps=True)  # type: ignore[arg-type]
+        Candidate(way, report_of(speed, size), tmp_path, 1.0, keeps=True)
         for way, speed, size in zip((INT8, STATIC), speeds, sizes, strict=True)
     ]
     contest = object.__new__(race.Race)
     contest.goal, contest._candidates = Goal.FAST, made
-    winner = contest._first(made)
-    assert ["" if c is winner else contest._objection(c, winner) for c in made] == expected
+    winner = first_of(made, Goal.FAST)
+    assert ["" if c is winner else objection(c, winner, Goal.FAST) for c in made] == expected
     contest._refused, contest._skipped, contest._moved, contest.is_interrupted = [], [], [], False
     assert contest._reason(winner, made).startswith("the fastest of the 2 files")
     assert contest._reason(winner, [winner]) == "the only one of 2 files that keeps the bound"
@@ -595,6 +611,39 @@ def test_reasons_are_true(speeds: tuple[float, ...], sizes: tuple[int, ...], exp
     assert contest._reason(winner, []) == (
         "the only file that was made, which does not keep the bound; there was no time for others"
     )
+
+
+SOME = (2.0, 100, 20.0)
+WORSE = "smaller, but its outputs are worse"
+
+
+@pytest.mark.parametrize(
+    ("goal", "figures", "expected"),
+    [
+        # Equal speeds: the smaller; equal sizes too: the better outputs; equal outputs: the first.
+        (Goal.FAST, [SOME, (1.95, 80, 15.0)], ["as fast, but larger", ""]),
+        (Goal.FAST, [SOME, (1.95, 101, 25.0)], [NO_BETTER, ""]),
+        (Goal.FAST, [SOME, SOME], ["", NO_BETTER]),
+        # A file that is slower than the fastest by 4%, than the smaller one that equals that by 2%.
+        (Goal.FAST, [SOME, (1.95, 90, 20.0), (1.92, 50, 21.0)], ["hardly faster, but larger", "as fast, but larger", ""]),
+        (Goal.FAST, [SOME, (1.95, 90, 20.0), (1.92, 50, 19.0)], ["as fast, but larger", "", WORSE]),
+        (Goal.FAST, [SOME, (1.90, 50, 21.0)], ["", "slower"]),
+        # What decides second has to be worse by more than measurements scatter.
+        (Goal.SMALL, [(2.0, 100, 20.0), (1.97, 99, 19.0)], ["", NO_BETTER]),
+        (Goal.SMALL, [(2.0, 100, 20.0), (1.90, 99, 25.0)], ["", "as small, but slower"]),
+        (Goal.BALANCED, [(2.0, 100, 20.0), (1.97, 99, 19.0)], ["", NO_BETTER]),
+        (Goal.BALANCED, [(2.0, 100, 20.0), (1.50, 75, 25.0)], ["", "gains as much, but is slower"]),
+    ],
+)
+def test_what_measurements_scatter_by_decides_nothing(
+    goal: Goal, figures: list[tuple[float, int, float]], expected: list[str], tmp_path: Path
+) -> None:
+    made = [
+        Candidate(way, report_of(*numbers), tmp_path, 1.0, keeps=True)
+        for way, numbers in zip((INT8, STATIC, INT4_WHOLE), figures, strict=False)
+    ]
+    winner = first_of(made, goal)
+    assert ["" if c is winner else objection(c, winner, goal) for c in made] == expected
 
 
 def test_the_time_of_a_choice_is_bounded(tmp_path: Path) -> None:
