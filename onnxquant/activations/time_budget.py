@@ -97,8 +97,11 @@ class TimeBudget:
         """Show the progress of a step and the time that is left, and break it off where there is none."""
         self._check()
         left = self._left_on_the_clock()
-        # The first candidate is finished in any case.
-        self._display(f"{stage}, at most {_duration(left)} left" if left else stage, done)
+        if left is None:
+            words = stage
+        else:  # the first candidate is finished in any case
+            words = f"{stage}, at most {_duration(left)} left" if left else f"{stage}, the last step: the time is over"
+        self._display(words, done)
 
     def _left_on_the_clock(self) -> float | None:
         """Seconds that the search may still take as the machine is used now; None: no limit, or not known before a pass."""

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -158,7 +158,9 @@ def grams(
         for number, run in enumerate(runs):
             if earlier_run and all(earlier_run.is_solved(sums[0].weight) for sums in run):
                 continue
-            _observe(model, number, [part for sums in run for part in sums], min(SAMPLES, len(feeds)), progress)
+            # Of all runs, since work on their matrices lies between them.
+            whole = partial(_part_of_runs, progress, number, len(runs))
+            _observe(model, number, [part for sums in run for part in sums], min(SAMPLES, len(feeds)), whole)
             for sums in run:
                 total = reduce(np.add, [part.result() for part in sums])
                 if count := sum(part.count for part in sums):
@@ -167,6 +169,19 @@ def grams(
                     part.forget()
                 del total  # before the next one is made: it may be large
         model.remove()
+
+
+def _part_of_runs(progress: Progress, number: int, count: int, stage: str, done: float, /) -> None:
+    """Tell the progress in one run as a part of all.
+
+    Args:
+        progress: callback.
+        number: place of the run.
+        count: number of runs.
+        stage: name of the stage.
+        done: part of the run that is done.
+    """
+    progress(stage, (number + done) / count)
 
 
 def samples_digest(feeds: Feeds) -> str:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -190,22 +191,57 @@ def say_spread(spreads: Mapping[str, float]) -> None:
 
 
 class _LogLines:
-    """Progress as lines of a log, one for every ten seconds of work."""
+    """Progress as lines of a log, one for every ten seconds, whether work tells of itself or not."""
 
     def __init__(self) -> None:
-        self._begin = self._last = time.monotonic()
+        self._begin = self._last = self._stage_begin = time.monotonic()
+        self._stage, self._first, self._done = "loading", 0.0, 0.0
+        self._lock = threading.Lock()
 
     def __call__(self, stage: str, done: float, /) -> None:
         """Take note of the progress."""
-        now = time.monotonic()
-        if now - self._last >= _LOG_SECONDS:
-            self._last = now
-            part = f", {done:.0%}" if done else ""
-            click.echo(f"{now - self._begin:.0f} s: {stage}{part}", err=True)
+        with self._lock:
+            if stage.partition(",")[0] != self._stage.partition(",")[0] or done < self._done:
+                self._stage_begin, self._first = time.monotonic(), done
+            self._stage, self._done = stage, done
+        self.show()
+
+    def show(self) -> None:
+        """Show a line, if it is time for one."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._last >= _LOG_SECONDS:
+                self._last = now
+                click.echo(f"{now - self._begin:.0f} s: {self._stage}{self._part(now)}", err=True)
+
+    def _part(self, now: float) -> str:
+        """The part of the stage that is done, and the time that the rest takes at this pace."""
+        if self._done <= self._first:
+            return f", {self._done:.0%}" if self._done else ""
+        left = (now - self._stage_begin) * (1 - self._done) / (self._done - self._first)
+        return f", {self._done:.0%}" + (f", about {left:.0f} s left" if left >= 1 else "")
 
     def announce(self, line: str, /) -> None:
         """Show a line."""
         click.echo(f"{time.monotonic() - self._begin:.0f} s: {line}", err=True)
+
+
+@contextmanager
+def _log_lines() -> Iterator[_LogLines]:
+    """Lines of a log, which come when work is silent, too."""
+    lines, is_over = _LogLines(), threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(1.0):
+            lines.show()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lines
+    finally:
+        is_over.set()
+        watcher.join()
 
 
 @contextmanager
@@ -215,7 +251,8 @@ def progress_bar(*, is_shown: bool) -> Iterator[Progress]:
         yield silent
         return
     if not sys.stderr.isatty():
-        yield _LogLines()
+        with _log_lines() as lines:
+            yield lines
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), _SinceBegin(), TimeRemainingColumn(compact=True))
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:

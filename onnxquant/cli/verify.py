@@ -9,7 +9,7 @@ import click
 
 from onnxquant.artifact.hashes import METADATA_ENTRY
 from onnxquant.artifact.hashes import verify as verify_file
-from onnxquant.cli.shared import FAILED, errors_become_exit_codes, json_option, print_json
+from onnxquant.cli.shared import FAILED, errors_become_exit_codes, json_option, print_json, progress_bar
 
 
 @click.command(short_help="Check that a file is whole.")
@@ -39,7 +39,8 @@ def verify(model: str, as_json: bool) -> None:
             verify_checkpoint(model, as_json=as_json)
             return
         model = str(graph_of(model))
-    results = verify_file(model)
+    with progress_bar(is_shown=not as_json) as progress:
+        results = verify_file(model, progress=progress)
     damaged = [name for name, is_whole in results.items() if not is_whole]
     if as_json:
         print_json({"model": model, "tensors": len(results), "damaged": damaged})

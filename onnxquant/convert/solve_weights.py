@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Mapping, Sequence
+import time
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,12 +20,14 @@ from onnxquant.graph.sites import Site, find_sites
 from onnxquant.numerics.arrays import Order
 from onnxquant.plan.context import Context
 from onnxquant.plan.decision import EncodeDecision, Plan
-from onnxquant.recipe.progress import Progress
+from onnxquant.recipe.progress import Progress, announce
 from onnxquant.solvers import jobs, solver_named
 from onnxquant.solvers.rtn import Rtn
 
 LARGEST = 2 << 30
 """Bytes of the largest Gram matrix that a weight is solved by: that of 16,384 columns. Solving takes two of them."""
+# Seconds after which the time left is believed, and from which the folder that keeps solved weights is named.
+_CERTAIN, _LONG = 5.0, 60.0
 
 
 def decisions_to_solve(plan: Plan, orders: Container[str], solved: Container[str]) -> list[EncodeDecision]:
@@ -64,7 +67,7 @@ def solve_weights(
 
 def _solve(context: Context, weights: _WeightsToSolve, feeds: Feeds | None, results: jobs.Results) -> None:
     """Solve the weights one after the other as their Gram matrices come, then those whose inputs cannot be observed."""
-    options, count = context.options, weights.counter(context.progress)
+    options, telling = context.options, weights.progress(context.progress, context.options.work)
     without_inputs = dict.fromkeys(weights.sites)
     if feeds is not None:
         main = context.document.proto.graph
@@ -75,25 +78,28 @@ def _solve(context: Context, weights: _WeightsToSolve, feeds: Feeds | None, resu
         origin = _origin(context, feeds) if options.work else ""
 
         def is_solved(tensor: str) -> bool:
-            return results.take(weights.task(names[tensor], origin))
+            is_there = results.take(weights.task(names[tensor], origin))
+            if is_there:
+                telling.kept(names[tensor])
+            return is_there
 
         earlier_run = EarlierRun(context.folder / f"stages-{origin}", is_solved) if origin else None
         batch: list[jobs.Task] = []
         for tensor, gram, inputs in grams(
-            context.document, nodes, feeds, largest=LARGEST, threads=options.threads, progress=context.progress,
+            context.document, nodes, feeds, largest=LARGEST, threads=options.threads, progress=telling.observed,
             earlier_run=earlier_run,
         ):
             del without_inputs[names[tensor]]
             batch.append(weights.task_with_inputs(names[tensor], gram, inputs, origin))
             del gram  # it goes with its task
             if len(batch) >= options.jobs:
-                jobs.run(batch, results, options.jobs, count)
+                jobs.run(batch, results, options.jobs, telling.solved)
                 batch = []
-        jobs.run(batch, results, options.jobs, count)
+        jobs.run(batch, results, options.jobs, telling.solved)
     for name in without_inputs:
         # A Gram matrix may be too large. A weight whose solver needs one is then rounded to nearest.
         if name not in results and not solver_named(weights.decisions[name].solver).needs_inputs:
-            jobs.run([weights.task(name)], results, 1, count)
+            jobs.run([weights.task(name)], results, 1, telling.solved)
 
 
 def _origin(context: Context, feeds: Feeds) -> str:
@@ -125,13 +131,58 @@ class _WeightsToSolve:
         ordered = gram if task.order is None else gram[:, task.order][:, :, task.order]
         return replace(task, gram=ordered, count=count)
 
-    def counter(self, progress: Progress) -> Callable[[jobs.Task], None]:
-        """A callback for each solved weight, which tells the progress."""
-        total, solved = sum(s.elements for s in self.sites.values()), 0
+    def progress(self, progress: Progress, work: str | None) -> _SolvingProgress:
+        """The progress of solving them.
 
-        def count(task: jobs.Task) -> None:
-            nonlocal solved
-            solved += self.sites[task.name].elements
-            progress("solving", solved / total)
+        Args:
+            progress: callback.
+            work: folder of the user's that keeps solved weights; None: there is none.
+        """
+        sizes = {name: site.elements for name, site in self.sites.items()}
+        return _SolvingProgress(progress, sizes, is_kept=work is not None)
 
-        return count
+
+class _SolvingProgress:
+    """Progress of solving, of which observing inputs is a part: both are one stage, so that the time left is that of both.
+
+    Args:
+        progress: callback.
+        sizes: elements of each weight.
+        is_kept: whether a folder keeps solved weights.
+    """
+
+    def __init__(self, progress: Progress, sizes: Mapping[str, int], *, is_kept: bool) -> None:
+        self._progress, self._sizes, self._is_silent = progress, sizes, is_kept
+        self._total, self._solved, self._observed = sum(sizes.values()), set[str](), 0.0
+        self._begin = time.monotonic()
+
+    def observed(self, stage: str, done: float, /) -> None:
+        """Take note of the part of the inputs that was observed."""
+        self._observed = done
+        self._tell()
+
+    def solved(self, task: jobs.Task) -> None:
+        """Take note of a solved weight."""
+        self._solved.add(task.name)
+        self._tell()
+
+    def kept(self, name: str) -> None:
+        """Take note of a weight that an earlier run has solved."""
+        self._solved.add(name)
+
+    def _tell(self) -> None:
+        solved = sum(self._sizes[name] for name in self._solved) / self._total
+        # Weights are solved as their inputs are observed; without samples, or at the end, solving alone is left.
+        done = (solved + max(self._observed, solved)) / 2
+        self._progress("solving weights", done)
+        spent = time.monotonic() - self._begin
+        if self._is_silent or spent < _CERTAIN or not done:
+            return
+        self._is_silent = True
+        left = spent * (1 - done) / done
+        if left > _LONG:
+            announce(
+                self._progress,
+                f"solving takes about {left / 60:.0f} min more; --work DIR would keep solved weights, so that a run that is "
+                "interrupted can be continued",
+            )

@@ -226,7 +226,7 @@ class Plan:
 
     Attributes:
         decisions: decisions in graph order, sites first
-        unused_rules: places of the rules that matched no weight
+        unused_rules: places of the rules that matched no weight, without those that are optional
         predicted_bytes: exact size of the output; None before it is computed
         activations: activations that are rounded; None where all stay floats
         integer_operators: whether nodes between their codes become operators of ours, which our library computes

@@ -91,7 +91,7 @@ def make_plan(
     if by_bits:
         last = recipe.rules[-1]
         decisions = with_eight_bits(decisions, by_bits, lambda site, form: decide(site, form, last, opset))
-    unused = tuple(i for i in range(len(recipe.rules) - 1) if i not in used)
+    unused = tuple(i for i, rule in enumerate(recipe.rules[:-1]) if i not in used and not rule.optional)
     return Plan(tuple(decisions), unused)
 
 

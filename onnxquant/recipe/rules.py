@@ -79,6 +79,7 @@ class Rule(RuleOptions):
     op: tuple[str, ...] = key((), "Only weights that a node of this type consumes: Conv, MatMul, Gather, LSTM ...")
     min_elements: int | None = key(None, "Only weights with at least this many elements. [default: 256]")
     max_elements: int | None = key(None, "Only weights with at most this many elements.")
+    optional: bool = key(False, "Nothing is said where the rule matches no weight.")
     keep: bool = key(False, "Leave the weights in float.")
     float_activations: bool = key(
         False, "With integer activations: what reads the weights computes in float; they are stored as the rule says."

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import graphs
@@ -419,6 +421,48 @@ def test_long_work_writes_lines_where_there_is_no_terminal(tmp_path: Path, monke
     assert len(lines) > 3 and not any(re.match(r"\d+ s: .", line) for line in silent.stderr.splitlines())
     for words in ("--json", "--quiet"):
         assert not run("quantize", source, "-o", tmp_path / f"{words}.onnx", words).stderr
+
+
+def test_lines_tell_the_time_that_is_left_and_come_when_work_is_silent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(shared, "time", clock)
+    lines = shared._LogLines()
+    lines("writing", 0.0)
+    clock.now += 20
+    lines("writing", 0.25)
+    clock.now += 11
+    lines.show()
+    clock.now += 11
+    lines("checking", 0.0)
+    clock.now += 11
+    lines("solving", 0.6)
+    clock.now += 11
+    lines("solving", 0.8)
+    assert capsys.readouterr().err.splitlines() == [
+        "20 s: writing, 25%, about 60 s left", "31 s: writing, 25%, about 93 s left", "42 s: checking",
+        "53 s: solving, 60%", "64 s: solving, 80%, about 11 s left",
+    ]  # fmt: skip
+
+
+def test_files_are_verified_with_progress(tmp_path: Path) -> None:
+    source = graphs.save(graphs.matmul(k=256, n=64), tmp_path / "m.onnx")
+    onnxquant.quantize(source, tmp_path / "q.onnx", format="q4_0", target="custom", proof=False)
+    stages: list[tuple[str, float]] = []
+    results = onnxquant.verify(tmp_path / "q.onnx", progress=lambda stage, done: stages.append((stage, done)))
+    assert len(stages) == len(results) - 1 and {stage for stage, _ in stages} == {"verifying tensors"}
+    assert stages == sorted(stages) and 0 == stages[0][1] < stages[-1][1] < 1
+
+
+def test_a_thread_shows_lines_while_work_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared, "_LOG_SECONDS", 0.01)
+    shown = threading.Event()
+    monkeypatch.setattr(shared.click, "echo", lambda line, err: shown.set())
+    with shared.progress_bar(is_shown=True):
+        assert shown.wait(60), "no line without a call"
 
 
 def test_files_of_tensors_are_quantized_shown_and_cut(tmp_path: Path, model: Path) -> None:

@@ -162,6 +162,30 @@ def test_shipped_recipes_for_kinds_of_models(tmp_path: Path) -> None:
         onnxquant.quantize(DEFAULT_MODEL, tmp_path / "x.onnx", recipe="llm-int4")
 
 
+WEIGHTS = {
+    "output.weight": True, "/output/MatMul": True, "lm_head.weight": True, "model.lm_head.weight": True,
+    "model/lm_head/MatMul": True, "onnx_lm_head": True, "model.output.weight": True,
+    "blk.0.attn_output.weight": False, "bert.encoder.layer.0.attention.output.dense.weight": False,
+    "/encoder/layer.0/output/dense/MatMul": False, "layers.3.mlp.output": False, "outputs.w": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["int4-mixed", "llm-int4", "llm-int5", "llm-iq4", "q4-mixed", "q5-mixed"])
+def test_the_rule_of_the_head_means_the_head_alone(name: str) -> None:
+    (pattern,) = [rule["include"] for rule in read_recipe(name)["rules"] if "include" in rule]
+    assert {weight: bool(re.search(pattern, weight)) for weight in WEIGHTS} == WEIGHTS
+
+
+def test_rules_that_may_match_nothing_are_not_told(tmp_path: Path) -> None:
+    model = graphs.save(graphs.matmul(256, 288), tmp_path / "m.onnx")
+    rules = [{"include": "nothing"}, {"include": "neither", "optional": True}]
+    report = onnxquant.quantize(model, tmp_path / "o.onnx", recipe={"rules": rules}, proof=False)
+    assert report.unused_rules == [1]
+    for name in ("edge-small", "int4-mixed", "q4-mixed", "q5-mixed"):
+        shipped = onnxquant.quantize(model, tmp_path / f"{name}.onnx", recipe=name, proof=False)
+        assert not shipped.unused_rules, name
+
+
 def test_a_file_records_the_rules_and_options_it_was_made_with(tmp_path: Path) -> None:
     from onnxquant.artifact.records import Origin
     from onnxquant.graph import identity

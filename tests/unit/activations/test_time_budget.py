@@ -68,7 +68,7 @@ def test_what_the_result_needs_is_never_broken_off(clock: dict[str, float]) -> N
     budget.progress("scoring", 0.5)
     spend(clock, 40)
     budget.progress("scoring", 1.0)
-    assert stages == ["calibrating", "scoring, at most 6 s left", "scoring"]
+    assert stages == ["calibrating", "scoring, at most 6 s left", "scoring, the last step: the time is over"]
 
 
 def test_the_time_left_is_that_of_passes_over_slow_samples_on_a_busy_machine(clock: dict[str, float]) -> None:
