@@ -1,7 +1,10 @@
 #include "network/pack.h"
 
 #include <algorithm>
+#include <cinttypes>
 #include <cstring>
+
+#include "kernels/error.h"
 
 namespace onnxquant {
 namespace {
@@ -139,6 +142,9 @@ PackedConvolution::PackedConvolution(const ConvolutionParts& parts) : convolutio
   const std::int64_t bytes = parts.depthwise ? convolution_.output_rows * groups * kTapRows * parts.window.width
                                              : parts.window.height * convolution_.row_runs * convolution_.run_padded;
   block_bytes_ = bytes * kChannelBlock;
+  // Runs of few bytes are padded: weights of large windows may take 1,024 times as much as in a file.
+  constexpr std::int64_t kMostBytes = std::int64_t{1} << 31;
+  if (bytes > kMostBytes / rounded) throw Error("weights of %" PRId64 " times %" PRId64 " bytes", rounded, bytes);
   const Sizes sizes{static_cast<std::size_t>(rounded * bytes), static_cast<std::size_t>(rounded)};
   memory_.reset(static_cast<std::uint8_t*>(::operator new(sizes.all(), std::align_val_t{64})));
   std::memset(memory_.get(), 0, sizes.all());

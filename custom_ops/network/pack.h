@@ -31,7 +31,7 @@ struct ConvolutionParts {
 // A convolution and the memory of its weights.
 class PackedConvolution {
  public:
-  // Throws std::bad_alloc.
+  // Throws std::bad_alloc, and Error where the weights take too much memory.
   explicit PackedConvolution(const ConvolutionParts&);
   const Convolution& get() const { return convolution_; }
   // Blocks [begin, end) of its outputs.

@@ -55,6 +55,8 @@ std::vector<StepRecord> parse_program(const std::vector<std::int64_t>& program, 
     step.numbers = integers.list();
     steps.push_back(std::move(step));
   }
+  constexpr std::size_t kMostSteps = 1 << 14;
+  if (steps.size() > kMostSteps) throw Error("program has %zu steps, expected at most %zu", steps.size(), kMostSteps);
   if (steps.empty()) throw Error("program has no steps");
   return steps;
 }

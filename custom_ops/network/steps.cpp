@@ -15,9 +15,13 @@ namespace {
 
 // About what a processor does in a nanosecond: multiplications of a convolution, of a depthwise one.
 constexpr double kConvolves = 150, kDepthwise = 40;
+// Nanoseconds of a pixel that is copied by itself.
+constexpr double kPixel = 2;
+
+double pixels(const Size& size) { return static_cast<double>(size.height) * static_cast<double>(size.width); }
 
 double elements(const Size& size) {
-  return static_cast<double>(size.height) * static_cast<double>(size.width) * static_cast<double>(size.channels);
+  return pixels(size) * static_cast<double>(size.channels);
 }
 
 // The window of a convolution or of pooling, and what is added around the image.
@@ -106,7 +110,12 @@ class Convolve final : public Step {
       parts.pixel = kSmallPixel;
       small_.push_back(PackedConvolution(parts));
     }
-    duration_ = static_cast<double>(per_group * window.height * window.width) / (is_depthwise ? kDepthwise : kConvolves);
+    // Kernels of large windows take one tap after the other.
+    constexpr double kMostTaps = 128, kPlainly = 0.5;
+    const double taps = static_cast<double>(window.height * window.width);
+    const double multiplies = !is_depthwise ? kConvolves : taps > kMostTaps ? kPlainly : kDepthwise;
+    duration_ = taps * static_cast<double>(per_group) / multiplies;
+    weights_ = static_cast<double>(outputs_ * per_group) * taps;
   }
 
   Size size(const std::vector<Size>& in) const override {
@@ -124,8 +133,7 @@ class Convolve final : public Step {
     constexpr std::int64_t kFewRows = 8;
     constexpr double kMuch = 4;
     if (parts_count_ > 1) return Axis::kRows;
-    const double weights = duration_ * kConvolves * static_cast<double>(outputs_);
-    return out.height <= kFewRows || weights > kMuch * elements(in[0]) ? Axis::kBlocks : Axis::kRows;
+    return out.height <= kFewRows || weights_ > kMuch * elements(in[0]) ? Axis::kBlocks : Axis::kRows;
   }
 
   void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, const Part& part) const override {
@@ -191,7 +199,7 @@ class Convolve final : public Step {
   std::uint8_t zero_;
   std::int64_t channels_ = 0, outputs_ = 0, parts_count_ = 1;
   std::vector<PackedConvolution> parts_, small_;  // of each group; for pixels of kSmallPixel bytes
-  double duration_ = 0;                           // of an element
+  double duration_ = 0, weights_ = 0;             // of an element; how many
 };
 
 std::uint8_t* row_of(const Image& image, std::int64_t y) { return image.data + y * image.row; }
@@ -335,10 +343,11 @@ class GlobalAverage final : public Step {
       set.network->pixel_sums(in, begin, std::min(in.height, begin + rows), sums);
       for (std::int64_t c = 0; c < in.channels; ++c) all[c] += sums[c];
     }
-    const double pixels = static_cast<double>(in.height) * static_cast<double>(in.width);
+    const double count = static_cast<double>(in.height) * static_cast<double>(in.width);
     for (std::int64_t c = 0; c < in.channels; ++c) {
-      const double mean = static_cast<double>(all[c]) / pixels - x_zero_;
-      out[c] = static_cast<std::uint8_t>(std::clamp(std::nearbyint(mean * factor_) + zero_, 0.0, 255.0));
+      const double mean = static_cast<double>(all[c]) / count - x_zero_;
+      const double code = std::nearbyint(mean * factor_) + zero_;
+      out[c] = code == code ? static_cast<std::uint8_t>(std::clamp(code, 0.0, 255.0)) : 0;
     }
   }
 
@@ -446,7 +455,9 @@ class Concat final : public Step {
     }
     return out;
   }
-  double duration(const std::vector<Size>&, const Size& out) const override { return elements(out) / kWrites; }
+  double duration(const std::vector<Size>& in, const Size& out) const override {
+    return elements(out) / kWrites + static_cast<double>(in.size()) * pixels(out) * kPixel;
+  }
   void run(const InstructionSet& set, const std::vector<Image>& in, const Image& out, const Part& part) const override {
     const MapBytes map = map_bytes_of(set);
     for (std::int64_t y = part.begin; y < part.end; ++y) {
@@ -485,7 +496,7 @@ class Resize final : public Step {
   }
 
   Size size(const std::vector<Size>& in) const override { return {in[0].height * y_, in[0].width * x_, in[0].channels}; }
-  double duration(const std::vector<Size>&, const Size& out) const override { return elements(out) / kWrites; }
+  double duration(const std::vector<Size>&, const Size& out) const override { return elements(out) / kWrites + pixels(out) * kPixel; }
   void run(const InstructionSet&, const std::vector<Image>& in, const Image& out, const Part& part) const override {
     for (std::int64_t y = part.begin; y < part.end; ++y) {
       for (std::int64_t x = 0; x < out.width; ++x) {
@@ -509,7 +520,7 @@ class Slice final : public Step {
     }
     return {in[0].height, in[0].width, end_ - first_};
   }
-  double duration(const std::vector<Size>&, const Size& out) const override { return elements(out) / kWrites; }
+  double duration(const std::vector<Size>&, const Size& out) const override { return elements(out) / kWrites + pixels(out) * kPixel; }
   void run(const InstructionSet&, const std::vector<Image>& in, const Image& out, const Part& part) const override {
     for (std::int64_t y = part.begin; y < part.end; ++y) {
       for (std::int64_t x = 0; x < out.width; ++x) {

@@ -57,6 +57,17 @@ constexpr Shape kShapes[] = {
     {"pointwise", 28, 28, 256, 256, 1, 1, false, 1},    {"pointwise", 14, 14, 1280, 1280, 1, 1, false, 1},
     {"pointwise", 1, 1, 960, 240, 1, 1, false, 1},      {"pointwise", 1, 40, 480, 480, 1, 1, false, 1},
     {"pointwise", 8, 8, 128, 256, 1, 2, false, 1},
+    // Those of scripts/bench_integer_shapes.py.
+    {"table", 224, 224, 3, 32, 3, 2, false, 1},         {"table", 224, 224, 3, 64, 7, 2, false, 1},
+    {"table", 64, 320, 1, 32, 3, 1, false, 1},          {"table", 112, 112, 16, 16, 3, 1, false, 1},
+    {"table", 56, 56, 64, 64, 3, 1, false, 1},          {"table", 14, 14, 256, 256, 3, 1, false, 1},
+    {"table", 56, 56, 64, 64, 3, 1, true, 1},           {"table", 56, 56, 64, 64, 3, 2, true, 1},
+    {"table", 56, 56, 64, 64, 5, 1, true, 1},           {"table", 56, 56, 64, 64, 5, 2, true, 1},
+    {"table", 56, 56, 64, 64, 7, 1, true, 1},           {"table", 56, 56, 64, 64, 7, 2, true, 1},
+    {"table", 56, 56, 16, 16, 1, 1, false, 1},          {"table", 56, 56, 32, 32, 1, 1, false, 1},
+    {"table", 28, 28, 64, 64, 1, 1, false, 1},          {"table", 28, 28, 128, 128, 1, 1, false, 1},
+    {"table", 14, 14, 256, 256, 1, 1, false, 1},        {"table", 14, 14, 640, 640, 1, 1, false, 1},
+    {"table", 7, 7, 1280, 1280, 1, 1, false, 1},
 };
 
 // An image with a border, in memory of its own.
