@@ -102,8 +102,11 @@ def advice(model: str | Path | onnx.ModelProto) -> str:
     on_codes = any(n.op_type in _ON_CODES for n in nodes(proto)) or len(decoded) < len(ours)
     loads = f"loads on onnxruntime >= {running.loads}"
     if decoded:
-        return f"{loads}, where {len(decoded)} of our {len(ours)} ops have float speed; our kernels make them fast"
-    speed = "at float speed"
+        return (
+            f"{loads}; there {len(decoded)} of our {len(ours)} ops decode weights at load and are only as fast as float. "
+            "Fast with our kernels, on onnxruntime >= 1.23"
+        )
+    speed = "as fast as float on all of them"
     if on_codes:
-        speed = f"fast on >= {running.fast}" if running.fast else f"slower than float: {running.slow}"
+        speed = f"fast on >= {running.fast}" if running.fast else f"slower than float on all of them: {running.slow}"
     return f"{loads}, {speed}; our kernels are {'optional and faster' if ours else 'not needed'}"

@@ -186,7 +186,7 @@ class OptionFields(RuleOptions):
     )  # fmt: skip
     labels: str | None = option(
         None, "Class of each sample of --data, one a line, or pairs of a file's or folder's name and a class (.txt, .csv, "
-        ".npy): the proof then tells the accuracy of both models.", Scope.RUN, metavar="FILE", is_path=any_path,
+        ".tsv, .npy, .npz): the proof then tells the accuracy of both models.", Scope.RUN, metavar="FILE", is_path=any_path,
         is_proof=True, needs=Needs.DATA,
     )  # fmt: skip
     samples: int = option(

@@ -15,6 +15,8 @@ from onnxquant.targets.integer_operators import expand_integer_operators
 
 # A file is as good as its twin from this speed on, and up to this load time.
 SPEED, LOAD = 0.97, 1.1
+# Outputs in float may differ by what rounding of sums in another order does.
+ROUNDING = 1e-5
 
 
 def network_files(entries: Sequence[str], folder: Path) -> Iterator[File]:
@@ -67,7 +69,7 @@ def _cell(result: Mapping[str, Any]) -> str:
     """Speed and load time, and the difference where there is one."""
     speed, load = result["speed"][0], result["load"]
     cells = [f"**{speed:.2f}**" if _is_slow(result) else f"{speed:.2f}", f"**{load:.2f}**" if load > LOAD else f"{load:.2f}"]
-    return ", ".join(cells + [f"**differs by {result['difference']:.2g}**"] * (result["difference"] > 0))
+    return ", ".join(cells + [f"**differs by {result['difference']:.2g}**"] * (result["difference"] > ROUNDING))
 
 
 def _is_slow(result: Mapping[str, Any]) -> bool:
@@ -77,7 +79,7 @@ def _is_slow(result: Mapping[str, Any]) -> bool:
 
 def _worse(result: Mapping[str, Any]) -> str:
     """In which way a file is worse than its twin; empty where in none."""
-    reasons = [f"outputs differ by {result['difference']:.2g}"] * (result["difference"] > 0)
+    reasons = [f"outputs differ by {result['difference']:.2g}"] * (result["difference"] > ROUNDING)
     reasons += [f"{result['speed'][0]:.3f} of the twin's speed"] * _is_slow(result)
     reasons += [f"loads in {result['load']:.2f} of the twin's time"] * (result["load"] > LOAD)
     return ", ".join(reasons)

@@ -78,7 +78,9 @@ def test_files_of_labels_tell_the_accuracy(batch: int, tmp_path: Path) -> None:
     np.save(tmp_path / "l.npy", labels)
     (tmp_path / "l.txt").write_text("\n".join(map(str, labels)))
     (tmp_path / "l.csv").write_text("\n".join(["label", *map(str, labels)]))
-    for name in ("l.npy", "l.txt", "l.csv"):
+    np.savez(tmp_path / "l.npz", labels)
+    np.savez(tmp_path / "both.npz", x=values, Labels=labels)
+    for name in ("l.npy", "l.npz", "both.npz", "l.txt", "l.csv"):
         result = accuracy(
             tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "f.npz", labels=str(tmp_path / name), force=True,
             solver="rtn",
@@ -88,7 +90,11 @@ def test_files_of_labels_tell_the_accuracy(batch: int, tmp_path: Path) -> None:
         ("l.json", "[]", "ends in"),
         ("e.txt", "", "is empty"),
         ("gone.txt", None, "cannot be read"),
+        ("f.npz", None, r"holds float32 \[20, 80\], expected one class"),
+        ("broken.npz", "PK", "cannot be read as .npz"),
+        ("two.npz", None, "expected an array called label, .* found a, b"),
     ):
+        np.savez(tmp_path / "two.npz", a=labels, b=labels)
         if content is not None:
             (tmp_path / name).write_text(content)
         with pytest.raises(FeedError, match=says):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -16,7 +17,7 @@ Label = int | str
 # The key of a sample's labels among its raw arrays; no input can be called so.
 LABEL = "\0labels"
 NAMES = ("label", "labels", "y", "target", "targets")
-ENDINGS = (".txt", ".csv", ".tsv", ".npy")
+ENDINGS = (".txt", ".csv", ".tsv", ".npy", ".npz")
 _MOST_LABELS = 10_000_000
 
 
@@ -62,10 +63,10 @@ class LabelFile:
 
     @classmethod
     def read(cls, path: Path, classes: Sequence[str]) -> LabelFile:
-        """The labels in a .npy, .csv, .tsv or .txt: one for each sample, or pairs of a file's or folder's name and a label.
+        """The labels in a file: one for each sample, or pairs of a file's or folder's name and a label.
 
         Args:
-            path: the file.
+            path: the file, whose name has one of the endings ``ENDINGS``.
             classes: names of the folders of classes; a list of them says which class each is.
 
         Raises:
@@ -73,7 +74,7 @@ class LabelFile:
         """
         if path.suffix.lower() not in ENDINGS:
             raise FeedError(f"labels {path}: expected a file that ends in {', '.join(ENDINGS)}")
-        if path.suffix.lower() == ".npy":
+        if path.suffix.lower() in (".npy", ".npz"):
             return cls(path, in_order=_array(path))
         rows = _rows(path)
         if classes and {row[0] for row in rows} >= set(classes) and not all(_is_number(row[-1]) for row in rows):
@@ -102,10 +103,21 @@ class LabelFile:
 
 
 def _array(path: Path) -> list[Label]:
+    """The labels in a .npy, or in a .npz of one array or of one that is called like labels."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise FeedError(f"labels {path}: cannot be read as .npy: {error}") from None
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                names = [name for name in loaded.files if is_label_name(name)] or loaded.files
+                if len(names) != 1:
+                    listed = ", ".join(loaded.files) or "none"
+                    usual = ", ".join(NAMES)
+                    raise FeedError(f"labels {path}: expected an array called {usual}, or one alone; found {listed}")
+                array = loaded[names[0]]
+        else:
+            array = loaded
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise FeedError(f"labels {path}: cannot be read as {path.suffix.lower()}: {error}") from None
     labels = labels_in(array)
     if labels is None:
         raise FeedError(f"labels {path}: holds {array.dtype} {list(array.shape)}, expected one class for each sample")
