@@ -206,14 +206,18 @@ class CandidateRunner:
             weights = {plane: record.name for record in records(document.proto) for plane in record.plane_names}
             return {weights[plane]: sums for plane, sums in largest.items() if plane in weights}
 
-    def speedup(self, candidate: ActivationPlan, base: ActivationPlan | None = None) -> Interval:
+    def speedup(
+        self, candidate: ActivationPlan, base: ActivationPlan | None = None, *, integer_operators: bool = False
+    ) -> Interval:
         """The speed of the file that a plan would become.
 
         Args:
             candidate: the plan.
             base: the plan whose speed is 1; None: that of the float model.
+            integer_operators: whether operators of ours stand between integers.
         """
-        with self._file(candidate) as path, self._file(base or ActivationPlan(self.document)) as before:
+        written = partial(self._file, integer_operators=integer_operators)
+        with written(candidate) as path, written(base or ActivationPlan(self.document)) as before:
             models = {ORIGINAL: TimedModel(before), QUANTIZED: TimedModel(path)}
             return latencies(models, self.samples[0], self._threads).certain(QUANTIZED)
 
@@ -237,13 +241,16 @@ class CandidateRunner:
         return runtime.open_session(path, runtime.session_options(threads=self._threads))
 
     @contextmanager
-    def _file(self, candidate: ActivationPlan, *, whole: bool = False) -> Iterator[Path]:
+    def _file(
+        self, candidate: ActivationPlan, *, whole: bool = False, integer_operators: bool = False
+    ) -> Iterator[Path]:
         """The file that a plan would become; weights without integer activations stay in float, if not whole."""
         document = candidate.document
         sites, skipped = find_sites(document)
         plan = make_plan(sites, skipped, self._rules, document.opset, candidate.sites)
         decisions = tuple(d for d in plan.encoded if whole or target_named(d.target).activations is not Activations.NONE)
-        plan = replace(plan, decisions=decisions, activations=candidate.activations)
+        activations = candidate.activations
+        plan = replace(plan, decisions=decisions, activations=activations, integer_operators=integer_operators)
         with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
             path = Path(folder) / "candidate.onnx"
             with Publisher(path, external=document.is_external(), force=True) as publisher:

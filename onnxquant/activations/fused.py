@@ -40,7 +40,8 @@ def units_in_float(units: Iterable[Unit], records: Iterable[Record], optimized: 
     return [
         unit
         for unit in units
-        if (
+        if unit.kind is not OpKind.FUNCTION
+        and (
             decoded & tensors.get(unit.node.input[1], set())
             if unit.kind is OpKind.KERNEL
             else any(_is_encoded_after(editor, name) for name in {unit.node.output[0], *unit.outputs})

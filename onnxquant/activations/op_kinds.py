@@ -22,6 +22,7 @@ class OpKind(Enum):
     VALUE = "value"  # computes new values: its output has a scale of its own
     MOVE = "move"  # passes values on: its output has the scale of its input
     CLAMP = "clamp"  # Relu, Clip: a QuantizeLinear that saturates does the same
+    FUNCTION = "function"  # computes each value from one alone: ONNX Runtime does so in float, our library by a table
     FLOAT = "float"
 
 
@@ -34,6 +35,9 @@ MOVES = (
     "Resize", "DepthToSpace",
 )  # fmt: skip
 _CLAMPS = ("Relu", "Clip")
+_FUNCTIONS = ("HardSwish", "HardSigmoid")
+# Operators that average what they read: values that they alone read are not rounded for them.
+MEANS = ("GlobalAveragePool",)
 # Moves that take so much less time in codes that it is worth rounding what a float op gives before them, not behind them.
 CHEAP_IN_CODES = ("MaxPool", "Resize")
 
@@ -47,6 +51,8 @@ def kind_of(node: onnx.NodeProto, editor: GraphEditor) -> OpKind:
     if node.op_type in _CLAMPS:
         low, high = clamp_bounds(node, editor) or (1.0, 0.0)
         return OpKind.CLAMP if low <= 0 <= high else OpKind.FLOAT  # every range of codes holds zero
+    if node.op_type in _FUNCTIONS:
+        return OpKind.FUNCTION
     if node.op_type in _VALUES:
         has_constant = any(editor.constant(name) is not None for name in node.input)
         return OpKind.FLOAT if has_constant else OpKind.VALUE

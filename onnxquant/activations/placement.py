@@ -14,6 +14,7 @@ import onnx
 from onnxquant.activations.op_kinds import (
     CHEAP_IN_CODES,
     FLOAT_OUTPUT,
+    MEANS,
     OpKind,
     activation_inputs,
     clamp_bounds,
@@ -182,8 +183,7 @@ class _Placer:
             return False
         if node.op_type in CHEAP_IN_CODES and self._editor.producer(node.input[0]) is not None:
             return not self._is_read_as_integers(node)
-        reads_integers = any(self._makes_integers(name) for name in activation_inputs(node, kind))
-        return not (reads_integers and self._is_read_as_integers(node))
+        return not (self._reads_integers(node, kind) and self._is_read_as_integers(node))
 
     def _ends_a_kernel(self, clamp: onnx.NodeProto) -> bool:
         """Whether a clamp follows a kernel that returns codes anyway: its bounds become those of the codes."""
@@ -194,14 +194,26 @@ class _Placer:
             return False
         return any(c is clamp for c in self._clamps_of(producer))
 
-    def _makes_integers(self, name: str) -> bool:
+    def _reads_integers(self, node: onnx.NodeProto, kind: OpKind) -> bool:
+        """Whether all inputs of a node are integers, or one that no function computes: those are not rounded for it alone."""
+        kinds = [self._maker(name, kind) for name in activation_inputs(node, kind)]
+        return None not in kinds or any(kind not in (None, OpKind.FUNCTION) for kind in kinds)
+
+    def _maker(self, name: str, reader: OpKind) -> OpKind | None:
+        """The kind of the node that makes integers of a tensor; None: none, or one that gives a function floats as well."""
         producer = self._editor.producer(name)
-        return producer is not None and self._kind(producer) is not None
+        kind = None if producer is None else self._kind(producer)
+        if producer is None or reader is not OpKind.FUNCTION:
+            return kind
+        return None if kind is OpKind.MOVE or producer.op_type in FLOAT_OUTPUT else kind
 
     def _is_read_as_integers(self, node: onnx.NodeProto) -> bool:
+        is_function = self._kind(node) is OpKind.FUNCTION
         for output in node.output:
             for reader in self._editor.consumers(output):
                 kind = self._kind(reader)
+                if is_function and reader.op_type in MEANS:
+                    continue
                 if kind is not None and output in activation_inputs(reader, kind):
                     return True
         return False

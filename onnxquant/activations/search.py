@@ -196,9 +196,12 @@ class StaticSearch:
             return model
         weights = model.document.proto.graph.initializer
         with_slow, speedup = self._builder.with_slow, self._runner.speedup
+        with_library = partial(speedup, integer_operators=True)
         kernels = [unit.node for unit in model.placement.kernels]
         with self._budget.limited_to(_FOR_SPEED):
-            slow = slow_kernels(kernels, weights, lambda names: with_slow(model, names)[1], speedup, self._budget)
+            slow = slow_kernels(
+                kernels, weights, lambda names: with_slow(model, names)[1], speedup, self._budget, with_library
+            )
         return with_slow(model, slow)[0]
 
     def _best_of_methods(self, model: CalibratedModel) -> Candidate:

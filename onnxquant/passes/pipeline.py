@@ -27,6 +27,7 @@ from onnxquant.passes.simplify.batch_norm import FoldBatchNorms
 from onnxquant.passes.simplify.biases import JoinBiases
 from onnxquant.passes.simplify.constants import FoldConstants
 from onnxquant.passes.simplify.leaky_relus import JoinLeakyRelus
+from onnxquant.passes.simplify.means import JoinMeans
 from onnxquant.passes.simplify.pads import FoldPads
 from onnxquant.passes.simplify.transposed_products import ReadTables
 from onnxquant.passes.simplify.transposes import SinkTransposes
@@ -61,6 +62,7 @@ SIMPLIFY: tuple[Pass, ...] = (
     SinkTransposes(),
     JoinBiases(),
     JoinLeakyRelus(),
+    JoinMeans(),
 )
 
 

@@ -649,6 +649,50 @@ def test_a_file_with_a_network_is_proven(folder: Path) -> None:
     assert one.contributions == other.contributions
 
 
+def squeeze_and_excitation() -> onnx.ModelProto:
+    """A block of MobileNetV3: HardSwish before and behind a depthwise convolution, a mean over images, a gate."""
+    random = graphs.rng(3)
+    constants = {
+        name: (random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
+        for name, shape in {
+            "expand": (16, 16, 3, 3), "depthwise": (16, 1, 5, 5), "squeeze": (16, 16, 1, 1), "excite": (16, 16, 1, 1),
+            "last": (16, 16, 1, 1),
+        }.items()
+    }  # fmt: skip
+    nodes = [
+        node("Conv", ["x", "expand"], ["a"], pads=[1, 1, 1, 1]),
+        node("HardSwish", ["a"], ["b"]),
+        node("Conv", ["b", "depthwise"], ["c"], pads=[2, 2, 2, 2], group=16),
+        node("HardSwish", ["c"], ["d"]),
+        node("ReduceMean", ["d"], ["e"], axes=[2, 3]),
+        node("Conv", ["e", "squeeze"], ["f"]),
+        node("Relu", ["f"], ["g"]),
+        node("Conv", ["g", "excite"], ["h"]),
+        node("HardSigmoid", ["h"], ["i"], alpha=1 / 6),
+        node("Mul", ["d", "i"], ["j"]),
+        node("Conv", ["j", "last"], ["y"]),
+    ]
+    return graphs.model(nodes, {"x": ("float32", [None, 16, 12, 12])}, {"y": "float32"}, constants, 17)
+
+
+def test_squeeze_and_excitation_is_one_network(tmp_path: Path) -> None:
+    graphs.save(squeeze_and_excitation(), tmp_path / "model.onnx")
+    feeds = graphs.rng(4).standard_normal((4, 1, 16, 12, 12)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=feeds)
+    onnxquant.calibrate(tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "model.stats")
+    onnxquant.quantize(
+        tmp_path / "model.onnx", tmp_path / "out.onnx", activations="static", calibration=tmp_path / "model.stats",
+        calibration_method="minmax", solver="rtn", proof=False,
+    )  # fmt: skip
+    proto = onnx.load(tmp_path / "out.onnx")
+    block = ["convolve", "map", "convolve", "map", "average", "convolve", "convolve", "map", "multiply", "convolve"]
+    assert kinds(proto) == [block]
+    assert "GlobalAveragePool" in {n.op_type for f in proto.functions for n in f.node}, "onnxruntime's integer kernel"
+    (original,) = run(onnx.load(tmp_path / "model.onnx"), {"x": feeds[0]}).values()
+    (rounded,) = run(proto, {"x": feeds[0]}).values()
+    assert np.linalg.norm(rounded - original) < 0.05 * np.linalg.norm(original)
+
+
 def test_sizes_are_predicted(folder: Path, tmp_path: Path) -> None:
     """The weights' bytes are not there yet when a plan is made."""
     report = onnxquant.quantize(

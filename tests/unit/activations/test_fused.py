@@ -131,3 +131,5 @@ def test_units_between_codes_that_compute_in_float_are_found() -> None:
     pool = unit(node("MaxPool", ["x"], ["p"], kernel_shape=[2, 2]), OpKind.MOVE)
     added = unit(node("Add", ["p", "p"], ["y"]), OpKind.VALUE)
     assert units_in_float([pool, added], [], optimized) == [pool]
+    function = unit(node("HardSwish", ["x"], ["p"]), OpKind.FUNCTION)
+    assert units_in_float([function], [], optimized) == [], "such a one computes in float by nature"

@@ -87,6 +87,41 @@ def test_squeeze_and_excitation_computes_on_integers() -> None:
     assert set(found.tensors) == {"x", "a", "p", "q", "s", "m", "y"}
 
 
+def test_functions_in_squeeze_and_excitation_are_between_codes() -> None:
+    """That before a mean and a product, and the gate."""
+    nodes = [
+        conv("x", "a"),
+        node("HardSwish", ["a"], ["b"]),
+        node("GlobalAveragePool", ["b"], ["p"]),
+        node("Conv", ["p", "v"], ["q"]),
+        node("HardSigmoid", ["q"], ["s"]),
+        node("Mul", ["b", "s"], ["m"]),
+        conv("m", "y"),
+    ]
+    found = placed(model(nodes, "y", v=weight(4, 4, 1, 1)))
+    assert [(u.kind, u.outputs) for u in found.units if u.kind is not OpKind.KERNEL] == [
+        (OpKind.FUNCTION, ["b"]), (OpKind.VALUE, ["p"]), (OpKind.FUNCTION, ["s"]), (OpKind.VALUE, ["m"]),
+    ]  # fmt: skip
+    assert set(found.tensors) == {"x", "a", "b", "p", "q", "s", "m", "y"}
+    assert all(tensor.produced for name, tensor in found.tensors.items() if name != "x")
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [conv("x", "a"), node("HardSwish", ["a"], ["b"]), node("GlobalAveragePool", ["b"], ["p"]), conv("p", "y")],
+        [node("MatMul", ["x", "m"], ["a"]), node("HardSwish", ["a"], ["b"]), node("MatMul", ["b", "m"], ["y"])],
+        [node("HardSwish", ["x"], ["b"]), conv("b", "y")],
+        [conv("x", "a"), node("HardSwish", ["a"], ["y"])],
+        [conv("x", "a"), node("HardSigmoid", ["a"], ["b"]), node("Mul", ["x", "b"], ["c"]), conv("c", "y")],
+    ],
+    ids=["for a mean alone", "behind a product that may return floats", "first", "last", "beside floats"],
+)
+def test_values_of_a_function_are_not_rounded_for_nothing(nodes: list[onnx.NodeProto]) -> None:
+    found = placed(model(nodes, "y", m=weight(8, 8)))
+    assert not any(u.kind is OpKind.FUNCTION for u in found.units)
+
+
 def test_moves_share_the_range_of_their_input() -> None:
     nodes = [
         conv("x", "a"),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import onnx
+import pytest
 from graphs import node
 
 from onnxquant.activations.slow_kernels import slow_kernels
@@ -34,15 +35,24 @@ def outputs(weight: str, count: int) -> list[str]:
     return [f"{weight}{i}" for i in range(count)]
 
 
-def slow(counts: dict[str, int], noise: float = 1.0) -> tuple[str, ...]:
-    """The kernels that are left in float where timings are only known within a factor."""
+def slow(counts: dict[str, int], noise: float = 1.0, with_library: float = 1.0) -> tuple[str, ...]:
+    """The kernels that are left in float.
+
+    Args:
+        counts: number of kernels on each weight.
+        noise: factor that timings are known within.
+        with_library: speed of the file with kernels in float beside that without, with our library.
+    """
 
     def speedup(plan: Any, base: Any) -> Interval:
         ratio = (base.after if base else plan.before) / plan.after
         return Interval(ratio / noise, ratio * noise)
 
     kernels = [node("MatMul", ["x", w], [y]) for w, n in counts.items() for y in outputs(w, n)]
-    return slow_kernels(kernels, WEIGHTS, lambda names: planned(counts, names), speedup, TimeBudget(Effort.HIGH))
+    beside = Interval(with_library, with_library)
+    return slow_kernels(
+        kernels, WEIGHTS, lambda names: planned(counts, names), speedup, TimeBudget(Effort.HIGH), lambda plan, base: beside
+    )
 
 
 def test_steps_of_a_recurrence_go_back_to_float() -> None:
@@ -51,6 +61,14 @@ def test_steps_of_a_recurrence_go_back_to_float() -> None:
 
 def test_a_file_that_is_faster_in_all_stays_as_it_is() -> None:
     assert slow({"step": 5, "large": 1}) == ()
+
+
+@pytest.mark.parametrize("with_library", [1.0, 0.9])
+def test_where_the_file_gains_little_kernels_that_our_library_is_fast_at_stay(with_library: float) -> None:
+    little = slow({"step": 8, "large": 1}, with_library=with_library)  # 1.09 times as fast
+    assert little == (() if with_library < 1 else tuple(f"step{i}" for i in range(8)))
+    slower = slow({"step": 20, "large": 1}, with_library=with_library)
+    assert slower == tuple(f"step{i}" for i in range(20))
 
 
 def test_kernels_that_would_not_gain_stay() -> None:
@@ -72,5 +90,8 @@ def test_convolutions_are_of_one_kind_where_their_windows_are_alike() -> None:
         trials.append(set(names))
         return names
 
-    slow_kernels(kernels, weights, in_float, lambda plan, base: Interval(0.5, 0.5), TimeBudget(Effort.HIGH))
+    def half(plan: Any, base: Any) -> Interval:
+        return Interval(0.5, 0.5)
+
+    slow_kernels(kernels, weights, in_float, half, TimeBudget(Effort.HIGH), half)
     assert trials == [set(), {"ya", "yb"}, {"yc"}, {"yd"}]
