@@ -1,11 +1,11 @@
-// Convolutions on AMX: a register holds 64 bytes of a run of 16 pixels, as they lie in the image, another one the weights of a panel
+// Convolutions and products on AMX: a register holds 64 bytes of a run of 16 pixels, as they lie in the image, another one the weights of a panel
 // of 16 outputs, a third one their sums. Lines of few pixels are left to dot products.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/tiles.h"
-#include "network/convolve.h"
+#include "network/multiply.h"
 
 namespace onnxquant::ONNXQUANT_ISA {
 namespace {
@@ -240,6 +240,67 @@ inline void convolve(const Convolution& convolution, const Image& in, const Imag
   const Lines lines(convolution.window, in, out, begin, end, kTileRows);
   if (lines.length() < kLeastPixels) return convolve_by_dots(convolution, in, out, begin, end);
   convolve_by_tiles(convolution, in, out, lines);
+}
+
+// ---- products ----
+
+// The part of an output that is to be finished while the next sums are computed: one or two blocks of rows.
+struct PendingRows {
+  Sums sums;
+  std::int64_t at[2];  // their first rows
+  int height = 0;
+};
+
+inline void finish_rows(const DynamicProduct& product, const PendingRows& pending, float* out) {
+  for (int h = 0; h < pending.height; ++h) {
+    Sums sums = pending.sums;
+    sums.at += h * kTileRows * kSumChannels;
+    finish(product, sums, out + pending.at[h] * product.weights.out_channels);
+  }
+}
+
+inline void multiply_by_tiles(const DynamicProduct& product, const std::uint8_t* codes, std::int64_t stride, std::int64_t rows,
+                              std::int64_t first, std::int64_t last, float* out) {
+  const Convolution& weights = product.weights;
+  const std::int64_t steps = (weights.run_bytes + kTileBytes - 1) / kTileBytes;
+  const std::int64_t bytes = round_up((weights.run_bytes + steps - 1) / steps, 4);
+  const std::int64_t height = rows < kTileRows ? rows : kTileRows, blocks = (rows + kTileRows - 1) / kTileRows;
+  alignas(64) std::int32_t sums[2][2 * kTileRows * kSumChannels];
+  alignas(64) const TileShapes shapes = shapes_of(height, bytes);
+  PendingRows pending;
+  int turn = 0;
+  const Tiles tiles(shapes);
+  for (std::int64_t panel = first; panel < last; panel += 2) {
+    const bool wide = panel + 1 < last;
+    for (std::int64_t block = 0; block < blocks; block += 2, turn ^= 1) {
+      PendingRows next;
+      next.height = block + 1 < blocks ? 2 : 1;
+      next.sums = Sums{sums[turn], kSumChannels, height, panel, wide ? 2 : 1};
+      Square square{};
+      for (int h = 0; h < 2; ++h) {
+        // The last rows overlap those before them.
+        const std::int64_t row = (block + (h < next.height ? h : 0)) * kTileRows;
+        next.at[h] = row + height <= rows ? row : rows - height;
+        square.rows[h].at = codes + next.at[h] * stride;
+      }
+      const bool tall = next.height == 2;
+      const SquareCall call{weights, 0, stride, bytes, steps, height, square, panel};
+      if (tall && wide) multiply_square<true, true>(call);
+      if (tall && !wide) multiply_square<true, false>(call);
+      if (!tall && wide) multiply_square<false, true>(call);
+      if (!tall && !wide) multiply_square<false, false>(call);
+      finish_rows(product, pending, out);
+      store_sums(tall, wide, sums[turn]);
+      pending = next;
+    }
+  }
+  finish_rows(product, pending, out);
+}
+
+inline void multiply_rows(const DynamicProduct& product, const std::uint8_t* codes, std::int64_t stride, std::int64_t rows, std::int64_t first,
+                          std::int64_t last, float* out) {
+  if (rows < kLeastPixels) return multiply_by_dots(product, codes, stride, rows, first, last, out);
+  multiply_by_tiles(product, codes, stride, rows, first, last, out);
 }
 
 }  // namespace

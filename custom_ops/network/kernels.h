@@ -96,6 +96,23 @@ struct Average {
   bool counts_border;
 };
 
+// The code of a float: round_half_even(x / scale) + zero, between 0 and 255; 0 of what is no number.
+struct Quantization {
+  float scale;
+  std::uint8_t zero;
+};
+
+// What a product is followed by; Gelu is x / 2 * (1 + erf(x / sqrt(2))).
+enum class Activation { kNone, kRelu, kGelu };
+
+// y = activation(float(sum) * scales + bias) of each output: its sum begins at the weights' bias, and weights are those of a
+// convolution of one pixel, whose requantization is not read. A row of codes is a pixel.
+struct DynamicProduct {
+  Convolution weights;
+  const float *scales, *bias;  // [channels rounded up]
+  Activation activation;
+};
+
 // Rows are a range of output rows [begin, end); threads share an image by rows.
 struct NetworkTable {
   // in.data is its pixel (0, 0) without the border. For a group of channels, or a part of the outputs, `in` and `out` begin at its
@@ -119,6 +136,14 @@ struct NetworkTable {
   // unsigned codes of signed ones. What pads a pixel's channels becomes 0.
   void (*from_planes)(const std::uint8_t* planes, std::uint8_t flip, const Image& out, std::int64_t begin, std::int64_t end);
   void (*to_planes)(const Image& in, std::uint8_t flip, std::uint8_t* planes, std::int64_t begin, std::int64_t end);
+  // The range of floats, if it is wider than low to high; what is no number does not count.
+  void (*range_of)(const float* x, std::int64_t count, float* low, float* high);
+  // Rows of `length` floats, one behind the other, to rows of codes, which are written up to the next multiple of 64.
+  void (*quantize)(const Quantization&, const float* x, std::int64_t rows, std::int64_t length, std::uint8_t* codes, std::int64_t stride);
+  // Outputs of panels [first, last), 16 outputs each, for rows of codes, of which a multiple of 64 bytes can be read; `out` is
+  // [rows, out_channels].
+  void (*multiply_rows)(const DynamicProduct&, const std::uint8_t* codes, std::int64_t stride, std::int64_t rows, std::int64_t first,
+                   std::int64_t last, float* out);
   // Whether whole networks are faster than on ONNX Runtime's own kernels.
   bool is_faster;
 };

@@ -19,14 +19,6 @@ struct IntegerNetworkKernel {
   std::unique_ptr<Network> network;
 };
 
-std::vector<std::int64_t> read_ints(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
-  std::size_t count = 0;
-  check(api, api.KernelInfoGetAttributeArray_int64(info, name, nullptr, &count), name);
-  std::vector<std::int64_t> out(count);
-  check(api, api.KernelInfoGetAttributeArray_int64(info, name, out.data(), &count), name);
-  return out;
-}
-
 // Attribute `tables` uint8 [count, 256]; empty where there is none.
 std::vector<std::uint8_t> read_tables(const OrtApi& api, const OrtKernelInfo* info) {
   OrtAllocator* allocator = nullptr;
@@ -115,11 +107,7 @@ void compute(const IntegerNetworkKernel& kernel, OrtKernelContext* context) {
 }  // namespace
 
 void make_integer_network(Op& op) {
-  op.GetOutputType = [](const OrtCustomOp* self, std::size_t) { return op_of(self).type; };
-  op.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) { return INPUT_OUTPUT_VARIADIC; };
-  op.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
-  op.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
-  read_one_and_others(op);
+  make_variadic(op);
   op.CreateKernelV2 = [](const OrtCustomOp* self, const OrtApi* api, const OrtKernelInfo* info,
                          void** kernel) -> OrtStatusPtr {
     const Op& mine = op_of(self);

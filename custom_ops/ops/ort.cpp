@@ -28,6 +28,14 @@ ONNXTensorElementDataType type_of(const OrtApi& api, const OrtTensorTypeAndShape
   return type;
 }
 
+std::vector<std::int64_t> read_ints(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
+  std::size_t count = 0;
+  check(api, api.KernelInfoGetAttributeArray_int64(info, name, nullptr, &count), name);
+  std::vector<std::int64_t> out(count);
+  check(api, api.KernelInfoGetAttributeArray_int64(info, name, out.data(), &count), name);
+  return out;
+}
+
 Tensor tensor_of(const OrtApi& api, const OrtValue* value) {
   if (value == nullptr) throw Error("an input is missing");
   OrtTensorTypeAndShapeInfo* raw = nullptr;

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "kernels/error.h"
 #include "kernels/parallel.h"
@@ -63,6 +64,8 @@ struct Tensor {
   ONNXTensorElementDataType type;
 };
 
+// An attribute that is a list of whole numbers.
+std::vector<std::int64_t> read_ints(const OrtApi& api, const OrtKernelInfo* info, const char* name);
 Tensor tensor_of(const OrtApi& api, const OrtValue* value);
 Tensor input(const OrtApi& api, const OrtKernelContext* context, std::size_t index);
 void* output(const OrtApi& api, OrtKernelContext* context, const Shape& shape, std::size_t index = 0);

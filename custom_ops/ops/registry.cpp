@@ -155,6 +155,14 @@ void read_one_and_others(Op& op) {
   op.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
 }
 
+void make_variadic(Op& op) {
+  op.GetOutputType = [](const OrtCustomOp* self, std::size_t) { return op_of(self).type; };
+  op.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) { return INPUT_OUTPUT_VARIADIC; };
+  op.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
+  op.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
+  read_one_and_others(op);
+}
+
 OrtStatusPtr infer_shape(const OrtCustomOp* self, OrtShapeInferContext* context, const OutputShape& rule) noexcept {
   const Op& op = op_of(self);
   try {
@@ -216,6 +224,10 @@ std::vector<Op> all_ops(const OrtApi& api) {
       if (!best_instruction_set().network->is_faster) continue;
       ops.push_back(without_format(api, "IntegerNetwork" + std::to_string(number), type));
       make_integer_network(ops.back());
+    }
+    if (best_instruction_set().network->is_faster) {
+      ops.push_back(without_format(api, "DynamicProducts" + std::to_string(number), ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
+      make_dynamic_products(ops.back());
     }
   }
   ops.push_back(without_format(api, "Observe", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));

@@ -33,6 +33,9 @@ void fill_common(Op& op);
 // The inputs of an op: one of its type, and any others.
 void read_one_and_others(Op& op);
 
+// The same, and any number of outputs of its type.
+void make_variadic(Op& op);
+
 // The output's shape: that of an input without its last `dropped` dimensions, then the value of an attribute, if there is one.
 struct OutputShape {
   std::size_t input;
@@ -56,12 +59,13 @@ void make_gather(Op& op);
 void make_observe(Op& op);
 void make_map_codes(Op& op);
 void make_integer_network(Op& op);
+void make_dynamic_products(Op& op);
 
-// Names that MapCodes and IntegerNetwork have, MapCodes1 and so on: a body for each function of a model's codes.
+// Names that MapCodes, IntegerNetwork and DynamicProducts have, MapCodes1 and so on: a body for each.
 constexpr int kNames = 16;
 
-// Every format times every kernel, option and type it is declared for; MapCodes by each of its names, and IntegerNetwork where it is faster; and
-// Observe.
+// Every format times every kernel, option and type it is declared for; MapCodes by each of its names; IntegerNetwork and DynamicProducts where
+// they are faster; and Observe.
 std::vector<Op> all_ops(const OrtApi& api);
 
 }  // namespace onnxquant

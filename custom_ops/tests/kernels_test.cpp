@@ -1,5 +1,6 @@
-// Checks kernels, encoders, packers, observers, maps of codes, networks and how threads share them, of every usable instruction set, for CPUs on which no Python
-// runs, e.g. emulated ones. CASES is a folder that tests/custom_ops/write_vectors.py wrote; without it, all that needs none is checked.
+// Checks kernels, encoders, packers, observers, maps of codes, dynamic products, networks and how threads share them, of every usable
+// instruction set, for CPUs on which no Python runs, e.g. emulated ones. CASES is a folder that tests/custom_ops/write_vectors.py wrote;
+// without it, all that needs none is checked.
 //
 //     kernels_test [CASES [NAMES]]     NAMES: the instruction sets that must be usable, e.g. scalar,neon_dot
 #include <algorithm>
@@ -25,6 +26,7 @@
 #include "tests/maps.h"
 #include "tests/networks.h"
 #include "tests/observers.h"
+#include "tests/products.h"
 
 using namespace onnxquant;
 using namespace onnxquant::tests;
@@ -32,7 +34,7 @@ using namespace onnxquant::tests;
 namespace {
 
 constexpr std::int64_t kRows[] = {0, 1, 2, 3, 5, 8, 13, 33};
-constexpr int kNetworkShapes = 200;
+constexpr int kNetworkShapes = 200, kProductShapes = 200;
 // ---- cases ----
 
 struct StoredPlane {
@@ -214,6 +216,7 @@ int run(const char* folder, const char* expected) {
     check_maps(*set);
     check_network(*set->network, set->name, kNetworkShapes);
   }
+  check_dynamic_products(sets, kProductShapes);
   if (folder == nullptr) {
     std::printf("%s: %d failures\n", names.c_str(), failures);
     return failures == 0 ? 0 : 1;

@@ -10,7 +10,7 @@ import onnx
 from onnxquant.clients.operators import STANDARD
 from onnxquant.clients.sizes import Shapes, Size, size_of
 from onnxquant.clients.types import add_outputs, constraint_types, graph_types
-from onnxquant.graph.functions import without_networks
+from onnxquant.graph.functions import with_kernels
 from onnxquant.graph.traverse import subgraphs
 
 BITS = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
@@ -60,7 +60,7 @@ def forms(proto: onnx.ModelProto, *, functions: bool = True, shapes: Shapes | No
         functions: whether the client computes the bodies of model-local functions; else their calls are operators.
         shapes: shapes of tensors of the main graph, as far as they are known.
     """
-    proto = without_networks(proto) if functions else proto
+    proto = with_kernels(proto) if functions else proto
     walk = _Walk({(f.domain, f.name): f for f in proto.functions} if functions else {}, shapes or {})
     return list(dict.fromkeys(walk.graph(proto.graph, {}, versions_of(proto.opset_import))))
 

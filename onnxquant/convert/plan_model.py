@@ -84,7 +84,7 @@ def _takes_integer_operators(context: Context) -> bool:
     """Whether operators of ours may stand between integer kernels: no other target is named, and no client."""
     rules, options = context.rules, context.options
     is_free = not rules.clients and all(rule.keep or rule.target in (AUTO, Custom.name) for rule in rules.rules)
-    return options.activations == Activations.STATIC and is_free and not options.in_float16
+    return options.activations != Activations.NONE and is_free and not options.in_float16
 
 
 def _with_reason(decision: Decision, in_float: Container[str]) -> Decision:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import onnx
 
-from onnxquant.graph.names import DOMAIN, INTEGER_NETWORK, NameAllocator
+from onnxquant.graph.names import DOMAIN, DYNAMIC_PRODUCTS, INTEGER_NETWORK, NameAllocator
 from onnxquant.graph.node import STANDARD, attribute, renamed
 from onnxquant.graph.order import sort_nodes
 from onnxquant.graph.traverse import names_of, replace_field
@@ -15,6 +15,8 @@ from onnxquant.graph.traverse import names_of, replace_field
 NODES = "nodes"
 # Names that an operator of ours has in the compiled library, a number behind each: as many bodies may be in a model.
 MOST_NAMES = 16
+# Beginnings of the names of our operators whose bodies are kernels on integers: who looks for kernels looks inside.
+_OF_KERNELS = (INTEGER_NETWORK, DYNAMIC_PRODUCTS)
 
 
 def local_function(
@@ -51,36 +53,41 @@ def import_domain(proto: onnx.ModelProto) -> None:
         proto.opset_import.add(domain=DOMAIN, version=1)
 
 
-def is_call(node: onnx.NodeProto, prefix: str) -> bool:
+def is_call(node: onnx.NodeProto, *prefixes: str) -> bool:
     """Whether a node is a call of a function of ours.
 
     Args:
         node: the node.
-        prefix: beginning of the names of such functions.
+        prefixes: beginnings of the names of such functions.
     """
-    return node.domain == DOMAIN and node.op_type.startswith(prefix)
+    return node.domain == DOMAIN and node.op_type.startswith(prefixes)
 
 
-def without_networks(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A model whose nodes are all in its graphs, not in the parts that are one operator of ours: a copy, or itself."""
-    if not any(is_call(node, INTEGER_NETWORK) for node in proto.graph.node):
+def with_kernels(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose kernels on integers are all in its graphs, not in operators of ours: a copy, or itself."""
+    if not any(is_call(node, *_OF_KERNELS) for node in proto.graph.node):
         return proto
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    expand_functions(copy, INTEGER_NETWORK)
+    expand_kernels(copy)
     return copy
 
 
-def expand_functions(proto: onnx.ModelProto, prefix: str) -> None:
+def expand_kernels(proto: onnx.ModelProto) -> None:
+    """Put the nodes of our operators that have kernels on integers in their bodies back, in place."""
+    expand_functions(proto, *_OF_KERNELS)
+
+
+def expand_functions(proto: onnx.ModelProto, *prefixes: str) -> None:
     """Put the nodes that calls of our functions stand for in their place in the main graph.
 
     Nodes that decode for several readers may be in several bodies, and in the graph: they come back once.
 
     Args:
         proto: the model, changed in place.
-        prefix: beginning of the names of the functions.
+        prefixes: beginnings of the names of the functions.
     """
-    bodies = {f.name: f for f in proto.functions if f.domain == DOMAIN and f.name.startswith(prefix)}
+    bodies = {f.name: f for f in proto.functions if f.domain == DOMAIN and f.name.startswith(prefixes)}
     if not bodies:
         return
     fresh = NameAllocator(names_of(proto)).fresh

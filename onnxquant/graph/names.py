@@ -6,10 +6,12 @@ from collections.abc import Iterable
 
 # The domain of our operators and of the functions that stand for them.
 DOMAIN = "onnxquant"
-# Beginnings of the names of our operators between codes and codes, which have a number behind them: one for each body.
+# Beginnings of the names of our operators between integer activations, which have a number behind them, one for each body: a
+# function of a code, a part of a network between codes and codes, and products that round their activation in each call.
 MAP_CODES = "MapCodes"
 INTEGER_NETWORK = "IntegerNetwork"
-NUMBERED = (MAP_CODES, INTEGER_NETWORK)
+DYNAMIC_PRODUCTS = "DynamicProducts"
+NUMBERED = (MAP_CODES, INTEGER_NETWORK, DYNAMIC_PRODUCTS)
 # The domain of onnxruntime's own operators.
 MICROSOFT = "com.microsoft"
 # The domain of ONNX's operators of classical machine learning.

@@ -13,7 +13,7 @@ import onnx
 from onnxquant import runtime
 from onnxquant.artifact.records import activation_record
 from onnxquant.errors import ModelError
-from onnxquant.graph.names import MAP_CODES, NUMBERED
+from onnxquant.graph.names import DYNAMIC_PRODUCTS, INTEGER_NETWORK, MAP_CODES, NUMBERED
 from onnxquant.graph.sites import MIN_ELEMENTS
 from onnxquant.graph.traverse import subgraphs
 from onnxquant.plan.activations import StaticRecord
@@ -24,7 +24,7 @@ _CODES = frozenset({
 })  # fmt: skip
 _CODE_TYPES = frozenset({"int8", "uint8", "int4", "uint4", "int16", "uint16"})
 _FLOAT_TYPES = frozenset({"float", "float16", "bfloat16", "double"})
-_DYNAMIC = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
+_DYNAMIC = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", DYNAMIC_PRODUCTS)
 _ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear")
 _DECODING = "DequantizeLinear"
 # Beginnings of the names of operators that compute on the codes of activations.
@@ -252,14 +252,14 @@ def _remedies(parts: Sequence[FloatPart], operators: Iterable[str], model: onnx.
         shares[part.work] += part.share
     if shares[FloatWork.DECODING] >= _WORTHWHILE:
         yield "onnxquant quantize of the float model decodes weights inside of products, or once when the file is loaded"
-    if operators.intersection(_DYNAMIC):
+    if any(op.startswith(_DYNAMIC) for op in operators):
         yield (
             "activations are rounded anew on every call; with samples fixed ranges do for all of them: "
             "onnxquant quantize MODEL --activations static --data SAMPLES"
         )
         return
     chains = sum(p.share for p in parts if p.work is FloatWork.BETWEEN and p.operator.split(".")[-1] in _ELEMENTWISE)
-    has_tables = any(op.startswith(NUMBERED) for op in operators)
+    has_tables = any(op.startswith((MAP_CODES, INTEGER_NETWORK)) for op in operators)
     if chains >= _WORTHWHILE and not has_tables and isinstance(_record(model), StaticRecord):
         yield (
             f"chains of operators on single values become one table of codes, our operator {MAP_CODES}: "

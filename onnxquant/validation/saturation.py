@@ -21,9 +21,8 @@ from onnxquant import runtime
 from onnxquant.calibration.feeds import Feed
 from onnxquant.graph.analysis.conv_windows import windows
 from onnxquant.graph.editor import GraphEditor
-from onnxquant.graph.functions import expand_functions
+from onnxquant.graph.functions import expand_kernels
 from onnxquant.graph.io import Document
-from onnxquant.graph.names import INTEGER_NETWORK
 from onnxquant.graph.needs import is_depthwise
 from onnxquant.graph.node import attribute
 from onnxquant.numerics.decibels import decibels
@@ -108,7 +107,7 @@ def emulate(
         progress: callback for the stage and the part of it that is done.
     """
     document = document.copy()
-    expand_functions(document.proto, INTEGER_NETWORK)
+    expand_kernels(document.proto)
     multiplying = kernels(document)
     if not multiplying or not feeds:
         return {}

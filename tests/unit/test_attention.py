@@ -69,7 +69,7 @@ def test_small_weights_and_attention_with_state_stay() -> None:
     [
         (256, {"bits": 4}, "MatMulNBits"),
         (WIDTH, {"bits": 4}, "Attention"),
-        (WIDTH, {"activations": "dynamic"}, "DynamicQuantizeMatMul"),
+        (WIDTH, {"activations": "dynamic"}, "DynamicProducts1"),
     ],
 )
 def test_the_product_of_attention_runs_on_codes(tmp_path: Path, values: int, options: dict[str, Any], op: str) -> None:

@@ -22,6 +22,7 @@ from onnxquant.convert.ways import ways
 from onnxquant.convert.work import PreparedModel, work_of
 from onnxquant.errors import ModelError, RecipeError
 from onnxquant.formats import format_named
+from onnxquant.graph.functions import expand_kernels
 from onnxquant.graph.io import load
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.values import Goal
@@ -311,6 +312,7 @@ def test_no_product_is_cut_off_on_a_client_without_vnni(way: str, tmp_path: Path
         kind = way.partition(" ")[0]
         onnxquant.quantize(proto, path, clients=clients_of_file, activations=kind, data=data, proof=False, force=True)
         document = load(path)
+        expand_kernels(document.proto)
         (kernel,) = kernels(document)
         pairs = document.array(kernel.weight).astype(np.int64).reshape(32, 2, 512)
         largest.append(255 * max(np.maximum(pairs, 0).sum(1).max(), np.maximum(-pairs, 0).sum(1).max()))

@@ -2,6 +2,7 @@
 // names, and they mean the same bits. A vector of codes has kLanes / 4 blocks of 16 bytes, as the halves and quarters of x86's.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -80,13 +81,10 @@ inline void interleave(const Codes (&rows)[4], Codes (&out)[4]) {
   }
 }
 
-// a * b + sum, rounded once: the codes b and the factors a leave room for the sum in a double.
+// a * b + sum, rounded once.
 inline Floats fused(const Floats& a, const Floats& b, const Floats& sum) {
   Floats out;
-  for (int i = 0; i < kLanes; ++i) {
-    const double product = static_cast<double>(a.at[i]) * static_cast<double>(b.at[i]);
-    out.at[i] = static_cast<float>(product + static_cast<double>(sum.at[i]));
-  }
+  for (int i = 0; i < kLanes; ++i) out.at[i] = std::fma(a.at[i], b.at[i], sum.at[i]);
   return out;
 }
 // (sum - kRectifiedBias) * scale, rounded once, of sums from kRectifiedBias on; not above 0 otherwise. `shift` is -2^23 * scale.

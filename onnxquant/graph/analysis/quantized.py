@@ -7,7 +7,7 @@ from math import prod
 
 import onnx
 
-from onnxquant.graph.functions import without_networks
+from onnxquant.graph.functions import with_kernels
 from onnxquant.graph.sites import MIN_ELEMENTS
 from onnxquant.graph.traverse import graphs
 
@@ -30,7 +30,7 @@ def integer_weights(proto: onnx.ModelProto) -> str:
     '54 DequantizeLinear of weights, 1 MatMulInteger'
     """
     counts: Counter[str] = Counter()
-    for graph in graphs(without_networks(proto).graph):
+    for graph in graphs(with_kernels(proto).graph):
         weights = {t.name for t in graph.initializer if t.data_type in INTEGERS and prod(t.dims) >= MIN_ELEMENTS}
         for node in graph.node:
             if node.op_type in _INTEGER_OPS:

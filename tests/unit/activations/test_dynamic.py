@@ -17,6 +17,7 @@ from rounded import sqnr_db
 import onnxquant
 from onnxquant.activations import dynamic as dynamic_
 from onnxquant.activations.candidates import CandidateRunner
+from onnxquant.graph.functions import expand_kernels, with_kernels
 from onnxquant.graph.io import load
 from onnxquant.validation.latency import Interval
 from onnxquant.validation.saturation import kernels
@@ -42,7 +43,7 @@ def run(path: Path) -> np.ndarray[Any, Any]:
 
 
 def ops(path: Path) -> Counter[str]:
-    return Counter(n.op_type for n in onnx.load(path).graph.node)
+    return Counter(n.op_type for n in with_kernels(onnx.load(path)).graph.node)
 
 
 def test_products_of_one_activation_share_its_codes_and_add_their_biases(tmp_path: Path) -> None:
@@ -65,7 +66,9 @@ def test_such_a_file_becomes_a_float_model_again(tmp_path: Path) -> None:
 
 
 def test_saturation_is_emulated_for_products_that_share_codes(tmp_path: Path) -> None:
-    found = kernels(load(dynamic(attention(), tmp_path)))
+    document = load(dynamic(attention(), tmp_path))
+    expand_kernels(document.proto)
+    found = kernels(document)
     assert len(found) == 4 and all(k.zero_point is None for k in found)
     assert Counter(k.x for k in found).most_common(1)[0][1] == 3
 
