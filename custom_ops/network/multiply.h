@@ -104,35 +104,46 @@ struct Sums {
   std::int64_t stride, rows, panel, panels;
 };
 
-template <Activation kActivation>
+// Vectors of the sums of a row: those of two panels at most.
+constexpr int kMostVectors = 2 * kVectorsOfBlock;
+
+// A row's outputs are written one behind the other: rows may be pages apart. kFull: there are as many vectors as there can be.
+template <Activation kActivation, bool kFull>
 ONNXQUANT_NOINLINE void finish_floats(const DynamicProduct& product, const Sums& sums, float* out) {
   const std::int64_t channels = product.weights.out_channels, first = sums.panel * kChannelBlock;
   const std::int64_t rest = channels - first, width = sums.panels * kChannelBlock, count = rest < width ? rest : width;
+  const int whole = kFull ? kMostVectors : static_cast<int>(count / kLanes), last = kFull ? 0 : static_cast<int>(count % kLanes);
+  Floats scale[kMostVectors], bias[kMostVectors];
+  for (int v = 0; v < whole + (last > 0); ++v) {
+    scale[v] = load(product.scales + first + v * kLanes);
+    bias[v] = load(product.bias + first + v * kLanes);
+  }
+  const std::int32_t* at = sums.at;
+  const auto output = [&](int v) {
+    return activated<kActivation>(add(multiply(to_float(load_ints(at + v * kLanes)), scale[v]), bias[v]));
+  };
   out += first;
-  for (std::int64_t c = 0; c < count; c += kLanes) {
-    const Floats scale = load(product.scales + first + c), bias = load(product.bias + first + c);
-    const std::int64_t lanes = count - c < kLanes ? count - c : kLanes;
-    const std::int32_t* at = sums.at + c;
-    float* to = out + c;
-    for (std::int64_t row = 0; row < sums.rows; ++row, at += sums.stride, to += channels) {
-      const Floats y = activated<kActivation>(add(multiply(to_float(load_ints(at)), scale), bias));
-      if (lanes == kLanes) {
-        store(to, y);
-      } else {
-        float last[kLanes];
-        store(last, y);
-        std::memcpy(to, last, static_cast<std::size_t>(lanes) * sizeof(float));
-      }
-    }
+  for (std::int64_t row = 0; row < sums.rows; ++row, at += sums.stride, out += channels) {
+    for (int v = 0; v < whole; ++v) store(out + v * kLanes, output(v));
+    if (last == 0) continue;
+    float rest_of_row[kLanes];
+    store(rest_of_row, output(whole));
+    std::memcpy(out + whole * kLanes, rest_of_row, static_cast<std::size_t>(last) * sizeof(float));
   }
 }
 
 // `out` is where the row of the first sum begins.
+template <Activation kActivation>
+ONNXQUANT_INLINE void finish_as(const DynamicProduct& product, const Sums& sums, float* out) {
+  const bool is_full = sums.panels == 2 && (sums.panel + 2) * kChannelBlock <= product.weights.out_channels;
+  (is_full ? finish_floats<kActivation, true> : finish_floats<kActivation, false>)(product, sums, out);
+}
+
 inline void finish(const DynamicProduct& product, const Sums& sums, float* out) {
   switch (product.activation) {
-    case Activation::kGelu: return finish_floats<Activation::kGelu>(product, sums, out);
-    case Activation::kRelu: return finish_floats<Activation::kRelu>(product, sums, out);
-    default: return finish_floats<Activation::kNone>(product, sums, out);
+    case Activation::kGelu: return finish_as<Activation::kGelu>(product, sums, out);
+    case Activation::kRelu: return finish_as<Activation::kRelu>(product, sums, out);
+    default: return finish_as<Activation::kNone>(product, sums, out);
   }
 }
 
