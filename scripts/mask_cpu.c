@@ -1,4 +1,4 @@
-// Runs a program as on a CPU without AVX-512 and AMX, or without AVX-VNNI, too: to compare kernels of those CPUs fairly, since
+// Runs a program as on a CPU without AMX, without AVX-512, or without AVX-VNNI, too: to compare kernels of those CPUs fairly, since
 // ONNX Runtime chooses its own by what the CPU says. Linux on x86-64, where CPUID can be made to fault (cpuid_fault in /proc/cpuinfo).
 //
 //   gcc -O2 -shared -fPIC scripts/mask_cpu.c -o mask_cpu.so
@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <ucontext.h>
 
-static int without_avx_vnni;
+static int with_avx512, without_avx_vnni;
 static struct sigaction before;
 
 // Whether CPUID works: arch_prctl(ARCH_SET_CPUID), without the C library, which may not be called in a handler.
@@ -45,7 +45,10 @@ static void on_fault(int signal, siginfo_t *info, void *context) {
   allow_cpuid(1);
   __asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(leaf), "c"(part));
   allow_cpuid(0);
-  if (leaf == 7 && part == 0) {
+  if (with_avx512) {
+    if (leaf == 7 && part == 0) d &= ~MASK(22, 24, 25);  // AMX BF16, tiles, INT8
+    if (leaf == 7 && part == 1) a &= ~MASK(21);          // AMX FP16
+  } else if (leaf == 7 && part == 0) {
     b &= ~MASK(16, 17, 21, 28, 30, 31);  // AVX-512 F, DQ, IFMA, CD, BW, VL
     c &= ~MASK(1, 6, 11, 12, 14);        // VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ
     d &= ~MASK(8, 22, 23, 24, 25);       // VP2INTERSECT, AMX BF16, AVX-512 FP16, AMX tiles, INT8
@@ -61,6 +64,7 @@ static void on_fault(int signal, siginfo_t *info, void *context) {
 __attribute__((constructor)) static void mask(void) {
   const char *name = getenv("MASK_CPU");
   if (name == NULL) return;
+  with_avx512 = strcmp(name, "avx512vnni") == 0;
   without_avx_vnni = strcmp(name, "avx2") == 0;
   struct sigaction action;
   memset(&action, 0, sizeof action);
