@@ -37,7 +37,9 @@ _ABSENT = -1
 _ROUNDS, _ALONE, _SHARES = "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"
 # Inputs of a product: weight, scales, zero points, bias.
 _PLANES = {_ALONE: (1, 2, 3, 4), _SHARES: (1, 3, 5, 6)}
-_POINTS = np.linspace(-12, 12, 961)
+# Where a function is compared with GELU; far ones, too, as bounds before it may be.
+_FAR = np.geomspace(16, 1e30, 100)
+_POINTS = np.concatenate([-_FAR, np.linspace(-12, 12, 961), _FAR])
 _TOLERANCE = 1e-6  # of float32's constants
 
 

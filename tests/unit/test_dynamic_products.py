@@ -119,6 +119,15 @@ def test_an_activation_function_of_what_others_read_stays(tmp_path: Path) -> Non
     np.testing.assert_allclose(run(proto, feed, library=True)[0], run(proto, feed)[0], atol=2e-6)
 
 
+def test_a_gelu_of_what_is_bounded_keeps_its_bounds(tmp_path: Path) -> None:
+    net = Net()
+    bounded = net.op("Min", net.linear("x", WIDTH, WIDTH), net.constant(np.float32(30)))
+    proto = quantized(net.model(net.gelu(bounded)), tmp_path)
+    assert activations(proto) == [[0]]
+    feed = {"x": 100 * graphs.rng(4).standard_normal((1, 5, WIDTH)).astype(np.float32)}
+    np.testing.assert_allclose(run(proto, feed, library=True)[0], run(proto, feed)[0], atol=1e-4)
+
+
 def test_a_file_with_products_becomes_floats_again(folder: Path, tmp_path: Path) -> None:
     for name in ("auto.onnx", "onnx.onnx"):
         onnxquant.dequantize(folder / name, tmp_path / name)
