@@ -204,14 +204,18 @@ def _standard_nodes(record: Record, result: Result) -> list[onnx.NodeProto]:
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the nodes of lowering whose outputs nothing reads, then every initializer that nothing reads."""
+    """Remove the nodes of lowering whose outputs nothing reads, then every initializer that nothing reads.
+
+    The value of an input stays: without it callers had to give one.
+    """
+    inputs = {i.name for i in graph.input}
     while True:
         names = {o.name for o in graph.output} | set(names_read(graph))
         nodes = [n for n in graph.node if any(o in names for o in n.output) or not _is_ours(n)]
         if len(nodes) == len(graph.node):
             break
         replace_field(graph.node, nodes)
-    replace_field(graph.initializer, [t for t in graph.initializer if t.name in names])
+    replace_field(graph.initializer, [t for t in graph.initializer if t.name in names | inputs])
 
 
 def _is_ours(node: onnx.NodeProto) -> bool:
