@@ -34,7 +34,8 @@ def plan_static(context: Context) -> ActivationPlan:
     if context.samples is None:
         return _plan_from_statistics(context)
     statistics = saved_statistics(options.calibration, context.original)
-    in_folds = statistics is None and document.size() <= _LARGEST_IN_FOLDS
+    # A tuned file is judged on samples that nothing is learned from.
+    in_folds = statistics is None and document.size() <= _LARGEST_IN_FOLDS and not options.tunes
     samples = context.samples.for_search(document, in_folds=in_folds)
     context.samples.compare(statistics.sources if statistics else ())
     source = samples.judging.feeds.origin.source

@@ -27,6 +27,7 @@ from onnxquant.convert.prepare_model import fit_operators, prepare_model
 from onnxquant.convert.prove import check_samples, open_samples, prove
 from onnxquant.convert.size import refuse_larger
 from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
+from onnxquant.convert.tune import TunedModel, check_tuning, tune
 from onnxquant.errors import ModelError, OnnxQuantError, OutputError, OutputExistsError, RecipeError
 from onnxquant.graph import identity
 from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
@@ -36,7 +37,7 @@ from onnxquant.graph.publish import MAX_INLINE, Publisher, refuse_overwriting
 from onnxquant.graph.sites import find_sites
 from onnxquant.graph.traverse import nodes
 from onnxquant.plan.activations import SampleUse
-from onnxquant.plan.context import Context, workspace
+from onnxquant.plan.context import Context, Shared, workspace
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options, options_to_report
@@ -76,36 +77,64 @@ def quantize(
     """
     entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
     settings, rules = Options.of_recipe(entries, options)
+    check_tuning(settings)
     whole_graph.check(settings, entries)
-    original = load(source, settings.external_root) if reference is None else reference.document
-    original.least_elements = rules.least_elements
-    _refuse_quantized(original, settings)
-    refuse_original(original, rules.clients)
+    original = opened(source, settings, rules) if reference is None else checked(reference.document, settings, rules)
     # A search may name the output after the formats that it chooses.
     is_named = output is not None or not settings.searches
     place = output_path(original, output, partial(settings.output_name, rules)) if is_named else None
     provenance = Provenance(settings, original, place, Request(rules.to_list(), plain_options(options)), command)
     provenance.check()
     with workspace(settings) as folder, ExitStack() as stack:
-        samples = _samples(data, settings, original)
+        samples = samples_of(data, settings, original)
         reference = reference or stack.enter_context(Reference(original, samples, settings))
         # A recipe may say how samples are prepared that a run has none of.
         check_request(settings, reference, () if data is not None else options_to_report(options))
-        context = Context(
-            original=original,
-            document=original.copy(),
-            options=settings,
-            rules=rules,
-            samples=samples,
-            folder=folder,
-            progress=progress,
-            origin=entry_text(origin_of(original, settings, rules)),
-            shared=reference.shared,
-        )
+        context = context_of(original, settings, rules, samples, folder, progress, reference.shared)
         return _convert(context, provenance, reference)
 
 
-def _samples(data: Data | Samples | None, options: Options, original: Document) -> Samples | None:
+def opened(source: str | Path | onnx.ModelProto, options: Options, rules: Recipe) -> Document:
+    """A model to quantize.
+
+    Raises:
+        ModelError: it is damaged, is quantized already, or does not run on a client that the file is for.
+    """
+    return checked(load(source, options.external_root), options, rules)
+
+
+def checked(original: Document, options: Options, rules: Recipe) -> Document:
+    """A model that is loaded already, as ``opened`` gives it."""
+    original.least_elements = rules.least_elements
+    _refuse_quantized(original, options)
+    refuse_original(original, rules.clients)
+    return original
+
+
+def context_of(
+    original: Document,
+    options: Options,
+    rules: Recipe,
+    samples: Samples | None,
+    folder: Path,
+    progress: Progress,
+    shared: Shared | None = None,
+) -> Context:
+    """The context in which the steps of a run begin."""
+    return Context(
+        original=original,
+        document=original.copy(),
+        options=options,
+        rules=rules,
+        samples=samples,
+        folder=folder,
+        progress=progress,
+        origin=entry_text(origin_of(original, options, rules)),
+        shared=shared,
+    )
+
+
+def samples_of(data: Data | Samples | None, options: Options, original: Document) -> Samples | None:
     """The user's samples for a model."""
     return data if data is None or isinstance(data, Samples) else Samples(data, options, facts_of(original))
 
@@ -132,7 +161,7 @@ def _convert(context: Context, provenance: Provenance, reference: Reference) -> 
         if options.save_recipe is not None:
             preparation = context.samples.preparation(context.original) if context.samples else None
             recipe_of_plan.save(model.plan, find_sites(model.document)[0], context.rules, options, preparation)
-        report = _encode_and_write(model, reference, provenance.place, notes)
+        report = encode_and_write(model, reference, provenance.place, notes)
         report.search = search.result if search else None
         return provenance.finish(report)
 
@@ -183,7 +212,7 @@ def origin_of(original: Document, options: Options, rules: Recipe) -> Origin:
     return Origin(identity.digest(original), shaping, tuple(rule.to_dict() for rule in rules.rules))
 
 
-def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, notes: list[str]) -> Report:
+def encode_and_write(model: PlannedModel, reference: Reference, path: Path, notes: list[str]) -> Report:
     """Encode, lower, write and prove a planned model."""
     context, plan, options = model.context, model.plan, model.context.options
     integers = integer_weights(model.document.proto)
@@ -198,7 +227,13 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
     _refuse_unwritable(path, plan, external=data is not None)
     # Samples are opened first: data that does not fit is refused before any work.
     unsolved = decisions_to_solve(plan, model.orders, model.solved)
-    split = context.samples.for_calibration(model.document) if context.samples and unsolved else None
+    split = context.samples.for_calibration(model.document) if context.samples and (unsolved or options.tunes) else None
+    tuned: TunedModel | None = None
+    if options.tunes and split is not None:
+        solved = solve_weights(context, unsolved, model.orders, split.calibrating)
+        tuned = tune(model, solved, split)
+        model, unsolved = tuned.model, []
+        context, plan = model.context, model.plan
     preparation = context.samples.preparation(context.original).text() if context.samples else ""
     plan = replace(plan, samples=_sample_use(context), preparation=preparation)
     slow = refuse_unfit(model.document, plan, context.rules.clients, _shapes(model))
@@ -231,6 +266,7 @@ def _encode_and_write(model: PlannedModel, reference: Reference, path: Path, not
             _refuse_unencoded(context.original, encoder.results.values())
         publisher.keep(lowered.proto, model.document)
         publisher.publish(lowered.proto)
+    report.tuning = tuned.record if tuned else None
     report.notes += publisher.notes
     report.finish(path, encoder.results)
     if options.proof:

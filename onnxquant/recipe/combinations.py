@@ -30,27 +30,31 @@ def check(options: OptionFields) -> None:
     _check_data_name(options)
     _check_search(options)
     _check_goal(options)
+    _check_tuning(options)
 
 
 def has_effect(name: str, named: Mapping[str, Any]) -> bool:
     """Whether an option has an effect beside those that the user names."""
     needs = declared(OptionFields)[name].declared.needs
     activations = named.get("activations", Activations.NONE)
-    return _met(activations, named.get("goal"), named.get("metric")).get(needs, True) if needs else True
+    is_tuned = named.get("tune") is not None or named.get("tune_epochs") is not None
+    met = _met(activations, named.get("goal"), named.get("metric"), is_tuned=is_tuned)
+    return met.get(needs, True) if needs else True
 
 
-def _met(activations: str, goal: object, metric: object) -> dict[Needs, bool]:
+def _met(activations: str, goal: object, metric: object, *, is_tuned: bool) -> dict[Needs, bool]:
     """Whether each need of options is met."""
     return {
         Needs.STATIC: activations == Activations.STATIC or goal is not None,
         Needs.INTEGERS: activations != Activations.NONE or goal is not None,
         Needs.METRIC: metric is not None,
+        Needs.TUNE: is_tuned,
     }
 
 
 def _check_needs(options: OptionFields) -> None:
     """Refuse options that have no effect without others."""
-    met = _met(options.activations, options.goal, options.metric)
+    met = _met(options.activations, options.goal, options.metric, is_tuned=options.tunes)
     for name, spec in declared(type(options)).items():
         needs = spec.declared.needs
         if needs in met and not met[needs] and getattr(options, name) != spec.default:
@@ -138,3 +142,15 @@ def _check_search(options: OptionFields) -> None:
 def _check_goal(options: OptionFields) -> None:
     if options.goal is not None and (not options.proof or options.dry_run):
         raise RecipeError("goal: files are compared by their proofs: leave out no_proof and dry_run")
+
+
+def _check_tuning(options: OptionFields) -> None:
+    if not options.tunes:
+        return
+    if options.tune is not None and options.tune_epochs is not None:
+        raise RecipeError("tune and tune_epochs both say how long to learn: give one")
+    for name, is_there in (
+        ("goal", options.goal), ("dry_run", options.dry_run), ("float16", options.in_float16), ("formats", options.searches)
+    ):  # fmt: skip
+        if is_there:
+            raise RecipeError(f"{name}: a model is tuned in one named way, which this is not: leave out one of them")

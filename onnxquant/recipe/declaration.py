@@ -39,6 +39,7 @@ class Needs(StrEnum):
     STATIC = "--activations static"
     INTEGERS = "--activations"
     METRIC = "--metric"
+    TUNE = "--tune or --tune-epochs"
     DATA = "--data"
     """Samples are no option: what needs them is refused where it is known whether there are any."""
 

@@ -115,6 +115,21 @@ class OptionFields(RuleOptions):
         "passes run in the order given.",
         Scope.FILE, flag="--pass", metavar="NAME", choices=passes_by_name,
     )  # fmt: skip
+    tune: str | None = option(
+        None, "Learn weights, their scales, ranges of activations and biases for so long: the outputs of the float model "
+        "teach, and samples that nothing was learned from judge. Needs the extra onnxquant[train].", Scope.FILE,
+        metavar="90s|10min|1h", needs=Needs.DATA,
+    )  # fmt: skip
+    tune_epochs: int | None = option(
+        None, "Learn from each sample so many times. In place of --tune; the same seed and threads then give the same bytes.",
+        Scope.FILE, metavar="N", minimum=1, needs=Needs.DATA,
+    )  # fmt: skip
+    tune_seed: int = option(0, "Seed of the order of samples.", Scope.FILE, minimum=0, needs=Needs.TUNE)
+    tune_loss: str | Callable[..., Any] | None = option(  # noqa: RUF009 - functions do not change
+        None, "Function of two dicts of torch tensors, the file's outputs and the float model's, that gives the loss. "
+        "[default: divergence of probabilities, relative squares of other outputs]", Scope.FILE,
+        metavar="MODULE:FUNCTION", needs=Needs.TUNE,
+    )  # fmt: skip
     jobs: int = option(
         1, "Number of weights that are solved at a time, in processes.", Scope.RUN, metavar="N", minimum=1
     )
@@ -230,6 +245,11 @@ class OptionFields(RuleOptions):
         is_reported=False,
     )  # fmt: skip
     force: bool = option(False, "Replace an existing output, and existing reports.", Scope.RUN, is_reported=False)
+
+    @property
+    def tunes(self) -> bool:
+        """Whether what is rounded is learned from samples."""
+        return self.tune is not None or self.tune_epochs is not None
 
     @property
     def in_float16(self) -> bool:

@@ -22,6 +22,7 @@ from onnxquant.numerics.unseen import UnseenQuality
 from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import ActivationRecord
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
+from onnxquant.plan.tuning import TuningRecord
 from onnxquant.report.state import State
 from onnxquant.validation.checks import WeightChecks
 from onnxquant.validation.latency import Interval
@@ -222,6 +223,7 @@ class ReportData:
         activations: integer activations; None where activations stay floats.
         search: result of the search for formats; None where the formats were given.
         choice: choice among whole files; None where the way was given.
+        tuning: figures of tuning; None where nothing was learned.
         prospect: gain that samples would bring, in one sentence; empty where there are samples, or the way was given.
         observed: histograms of static activations, by tensor.
         request: the request of the user; None where it is not known.
@@ -244,6 +246,7 @@ class ReportData:
     activations: ActivationRecord | None = None
     search: FormatSearchResult | None = None
     choice: Choice | None = None
+    tuning: TuningRecord | None = None
     prospect: str = ""
     observed: dict[str, HistogramSummary] = field(default_factory=dict)
     request: Request | None = None

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from onnxquant.budget.result import ChoiceFigures, FormatSearchResult, WeightCosts
 from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import StaticRecord, TensorCodes
+from onnxquant.plan.tuning import TuningRecord
 from onnxquant.report import rows
 from onnxquant.report.data import Attempt, Choice, ReportData
 from onnxquant.validation.contributions import SiteContribution
@@ -74,6 +75,7 @@ def plots(report: ReportData) -> dict[str, dict[str, str]]:
         "ranges": _ranges(report),
         "sensitivity": _sensitivity(report.search.sensitivity if report.search else ()),
         "front": _front(report.search) if report.search else None,
+        "tuning": _tuning(report.tuning) if report.tuning else None,
     }
     return {
         name: {form: _svg(f"{name}-{form}", drawing, *_FORMS[form]) for form in _FORMS}
@@ -338,6 +340,24 @@ def _point(choice: ChoiceFigures) -> list[tuple[float, float]]:
     """Bits and measured decibels of a choice, where it has them."""
     measured = choice.measured.sqnr_db if choice.measured else None
     return [] if measured is None else [(choice.bits_per_weight, measured)]
+
+
+def _tuning(record: TuningRecord) -> Drawing | None:
+    """Losses by the step of tuning, of the samples that it learned from and of those that judged it."""
+    if len(record.course) < 2:
+        return None
+
+    def draw(axes: Axes) -> None:
+        learning = [(p.step, p.learning) for p in record.course if p.learning is not None]
+        axes.plot(*zip(*learning, strict=True), "o-", color=_MUTED, markersize=3, linewidth=1, label="learned from")
+        judged = [(p.step, p.held_out) for p in record.course]
+        axes.plot(*zip(*judged, strict=True), "o-", color=_ONE, markersize=4, linewidth=1.2, label="held out")
+        axes.set_yscale("log")
+        axes.set_xlabel("steps")
+        axes.set_ylabel("loss")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+
+    return Drawing(3.2, draw)
 
 
 def _short(name: str, longest: int = 40) -> str:

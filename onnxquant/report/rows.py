@@ -357,6 +357,16 @@ def facts(report: ReportData) -> list[tuple[str, str]]:
     return rows + [(k.replace("_", " "), v) for k, v in report.environment.items()]
 
 
+def tuning(report: ReportData) -> str:
+    """The result of tuning in two sentences; empty where nothing was learned."""
+    record = report.tuning
+    if record is None:
+        return ""
+    learned = f"{record.steps} steps in {record.seconds:.0f} s on {record.samples} samples."
+    change = f"{record.before:.1f} to {record.after:.1f} dB on the {record.judged} samples that judge"
+    return f"{learned} {change}{'' if record.gained else ': nothing gained, the file is as without it'}."
+
+
 def activations(report: ReportData) -> list[tuple[str, str]]:
     """Facts about integer activations: type, ranges and counts of kernels; empty where activations are floats."""
     record, proof = report.activations, report.proof

@@ -14,6 +14,7 @@ from onnxquant.numerics.difference import ErrorFigures
 from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import read_activations
 from onnxquant.plan.decision import decision_from_dict
+from onnxquant.plan.tuning import TuningRecord
 from onnxquant.report import schema
 from onnxquant.report.data import Choice, FileHashes, Float16Error, Judgement, ReportData, Request, SiteResult, Verdict
 from onnxquant.report.state import OLD_NAMES
@@ -51,6 +52,7 @@ def report_to_json(report: ReportData) -> JsonObject:
         "observed": to_json(report.observed),
         "search": to_object(report.search or {}),
         **({"choice": to_object(report.choice)} if report.choice else {}),
+        **({"tuning": to_object(report.tuning)} if report.tuning else {}),
         **({"prospect": report.prospect} if report.prospect else {}),
         "sites": [_write_site(s) for s in report.sites],
         "proof": None if report.proof is None else _write_proof(report.proof),
@@ -114,6 +116,7 @@ def _read(kind: type[R], data: JsonObject) -> R:
         activations=read_activations(data["activations"]),
         search=from_json(FormatSearchResult, data["search"]) if data["search"] else None,
         choice=from_json(Choice, data["choice"]) if data.get("choice") else None,
+        tuning=from_json(TuningRecord, data["tuning"]) if data.get("tuning") else None,
         prospect=from_json(str, data.get("prospect", "")),
         observed=from_json(dict[str, HistogramSummary], data["observed"]),
         request=from_json(Request, data["asked"]) if data["asked"] else None,

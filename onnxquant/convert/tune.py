@@ -1,0 +1,165 @@
+"""Tuning within the way of a model to its file: after its codes are chosen, before they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxquant import runtime
+from onnxquant.artifact import lowering
+from onnxquant.calibration.feeds import Feed, Feeds, Split
+from onnxquant.calibration.gram_matrices import samples_digest
+from onnxquant.convert.plan_model import PlannedModel
+from onnxquant.errors import FeedError, RangeError, RecipeError
+from onnxquant.formats.base import Encoded
+from onnxquant.graph.io import Document
+from onnxquant.graph.publish import Publisher
+from onnxquant.graph.sites import Site, find_sites
+from onnxquant.native import dispatch
+from onnxquant.numerics.score import Judge
+from onnxquant.plan.context import Context
+from onnxquant.plan.decision import EncodeDecision, Plan
+from onnxquant.plan.tuning import TuningRecord
+from onnxquant.recipe.options import Options
+from onnxquant.recipe.progress import announce
+from onnxquant.recipe.values import seconds_of
+
+if TYPE_CHECKING:
+    from onnxquant.tuning.run import Settings
+
+# Fewer samples are learned by heart.
+FEWEST_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """A planned model after tuning.
+
+    Attributes:
+        model: the model, all codes of its weights chosen.
+        record: figures of tuning.
+    """
+
+    model: PlannedModel
+    record: TuningRecord
+
+
+def check_tuning(options: Options) -> None:
+    """Refuse to tune where torch is not installed.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    if options.tunes and importlib.util.find_spec("torch") is None:
+        raise RecipeError("tune: learning needs torch: pip install 'onnxquant[train]'")
+
+
+def tune(model: PlannedModel, solved: Mapping[str, Encoded], split: Split) -> TunedModel:
+    """Learn what a plan rounds; what is not better on the samples that judge is not taken.
+
+    Args:
+        model: the planned model.
+        solved: weights whose codes solvers have chosen.
+        split: samples that are learned from, and others that judge.
+
+    Raises:
+        FeedError: there are too few samples.
+        ModelError: an operator has no function in torch.
+        WeightError: the loss is no number any more.
+    """
+    from onnxquant.tuning.batches import TaughtSamples
+    from onnxquant.tuning.losses import OutputLoss, loss_of
+    from onnxquant.tuning.run import Run, threads
+    from onnxquant.tuning.student import Student
+
+    context, options = model.context, model.context.options
+    if not split.apart or len(split.calibrating) < FEWEST_SAMPLES:
+        raise FeedError(
+            f"tune: {len(split.whole)} samples, expected {2 * FEWEST_SAMPLES} or more: some are learned from, others judge"
+        )
+    learning, judging = list(split.calibrating), list(split.judging)
+    encoded = starting_codes(model, solved)
+    student = Student(model.document, model.plan, encoded)
+    with runtime.session_of(context.original, threads=options.threads) as teacher:
+        module = student.module
+        loss = loss_of(options.tune_loss) if options.tune_loss else OutputLoss(module.producers, module.outputs)
+        run = Run(
+            student,
+            TaughtSamples(learning, teacher, context.original),
+            TaughtSamples(judging, teacher, context.original),
+            loss,
+            _settings(context, split.calibrating),
+            context.progress,
+        )
+        with threads(options.threads):
+            course = run.run()
+        judge = Judge([runtime.run(teacher, feed) for feed in judging], options.judge)
+    tuned = student.tuned()
+    plan = replace(model.plan, rescaled=tuple(dict.fromkeys([*model.plan.rescaled, *tuned.changed])))
+    if tuned.activations is not None:
+        plan = replace(plan, activations=tuned.activations)
+    learned = replace(model, context=context.with_document(tuned.document), plan=plan, solved=tuned.encoded)
+    start = replace(model, solved=encoded)
+    before, after = (_score(candidate, judge, judging) for candidate in (start, learned))
+    record = TuningRecord(
+        samples=len(learning), judged=len(judging), steps=course.steps, seconds=round(course.seconds, 1),
+        before=round(before, 2), after=round(after, 2), gained=after > before, course=tuple(course.points),
+    )  # fmt: skip
+    announce(context.progress, _sentence(record))
+    return TunedModel(learned if record.gained else start, record)
+
+
+def _settings(context: Context, learning: Feeds) -> Settings:
+    """The settings of a run."""
+    from onnxquant.tuning.run import Settings
+
+    options, file = context.options, None
+    if options.work is not None:
+        origin = f"{context.origin} {samples_digest(learning)}"
+        file = context.folder / f"tuning-{hashlib.blake2b(origin.encode(), digest_size=16).hexdigest()}.pt"
+    seconds = None if options.tune is None else seconds_of(options.tune)
+    return Settings(seconds=seconds, epochs=options.tune_epochs, seed=options.tune_seed, file=file)
+
+
+def _sentence(record: TuningRecord) -> str:
+    change = f"{record.before:.1f} dB before, {record.after:.1f} dB after {record.steps} steps"
+    return f"tuning: {change}" if record.gained else f"tuning gained nothing ({change}): the file is as without it"
+
+
+def starting_codes(model: PlannedModel, solved: Mapping[str, Encoded]) -> dict[str, Encoded]:
+    """The encoded weights of a plan where learning begins."""
+    sites = {site.name: site for site in find_sites(model.document)[0]}
+    encoded: dict[str, Encoded] = {}
+    for decision in model.plan.encoded:
+        chosen = next((w[decision.name] for w in (model.on_grids, model.solved, solved) if decision.name in w), None)
+        if chosen is None or chosen.format != decision.format:
+            site = sites[decision.name]
+            matrix = decision.clipped(site.view.matrix(model.document.array(site.tensor)))
+            try:
+                chosen = dispatch.rounded_to_nearest(decision.format, matrix)
+            except RangeError:  # it stays in float
+                continue
+        encoded[decision.name] = chosen
+    return encoded
+
+
+def _score(model: PlannedModel, judge: Judge, judging: Sequence[Feed]) -> float:
+    """The score of the file that a planned model becomes, in decibels."""
+    document: Document = model.document
+    plan: Plan = model.plan
+
+    def encode(site: Site, decision: EncodeDecision) -> Encoded | None:
+        return model.solved.get(site.name)
+
+    with tempfile.TemporaryDirectory(prefix="onnxquant-") as folder:
+        path = Path(folder) / "tuned.onnx"
+        with Publisher(path, external=document.is_external(), force=True) as publisher:
+            lowering.write(document, plan, publisher, encode)
+        session = runtime.open_session(path, runtime.session_options(threads=model.context.options.threads))
+        return judge.score([runtime.run(session, feed) for feed in judging]).typical
+

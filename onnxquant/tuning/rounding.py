@@ -1,0 +1,86 @@
+"""Rounding that gradients pass: to codes of activations, and to the grid of an encoded weight.
+
+The straight-through estimator takes the derivative of rounding for 1, and that of clipping for what it is. The derivative
+by the step is that of LSQ (Esser et al. 2020, "Learned step size quantization"), that by the shift of LSQ+ (Bhalgat et al.
+2020).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class _RoundToLevels(torch.autograd.Function):
+    """Values on a grid: nearest(levels, (w - shift) / step) * step + shift."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, step: Tensor, shift: Tensor, levels: Tensor) -> Tensor:  # noqa: ANN401
+        """The values; the context keeps what the derivatives need."""
+        ratio = (weight - shift) / step
+        nearest = nearest_levels(levels, ratio)
+        ctx.save_for_backward(ratio, nearest, levels)
+        return nearest * step + shift
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Derivatives by weight, step and shift."""
+        ratio, nearest, levels = ctx.saved_tensors
+        inside = (ratio >= levels[0]) & (ratio <= levels[-1])
+        of_weight = gradient * inside
+        of_step = (gradient * nearest - of_weight * ratio).sum(-1, keepdim=True) if ctx.needs_input_grad[1] else None
+        of_shift = (gradient - of_weight).sum(-1, keepdim=True) if ctx.needs_input_grad[2] else None
+        return of_weight, of_step, of_shift, None
+
+
+def round_to_levels(weight: Tensor, step: Tensor, shift: Tensor, levels: Tensor) -> Tensor:
+    """A weight on its grid, with straight-through gradients.
+
+    Args:
+        weight: float32 [rows, groups, columns].
+        step: distance of levels that are one apart, [rows, groups, 1], not zero.
+        shift: value of level 0, in the same shape.
+        levels: levels in ascending order.
+
+    >>> round_to_levels(torch.tensor([[[0.4, 2.6]]]), torch.ones(1, 1, 1), torch.zeros(1, 1, 1), torch.arange(-2.0, 2.0))
+    tensor([[[0., 1.]]])
+    """
+    result: Tensor = _RoundToLevels.apply(weight, step, shift, levels)  # type: ignore[no-untyped-call]
+    return result
+
+
+def nearest_levels(levels: Tensor, ratio: Tensor) -> Tensor:
+    """The level nearest to each number."""
+    if is_even(levels):
+        return ratio.round().clamp_(float(levels[0]), float(levels[-1]))
+    middles = (levels[1:] + levels[:-1]) / 2
+    return levels[torch.bucketize(ratio.contiguous(), middles)]
+
+
+def is_even(levels: Tensor) -> bool:
+    """Whether levels are one apart."""
+    return bool((levels.diff() == 1).all())
+
+
+def fake_quantize(values: Tensor, scale: Tensor, zero_point: Tensor, lowest: int, highest: int) -> Tensor:
+    """Values rounded to codes and back, with straight-through gradients.
+
+    ``(clip(round(values / scale) + round(zero_point), lowest, highest) - round(zero_point)) * scale``, as QuantizeLinear and
+    DequantizeLinear compute it. Gradients reach the scale and the zero point too.
+
+    Args:
+        values: float32, any shape.
+        scale: float32 [1], above zero.
+        zero_point: float32 [1].
+        lowest: smallest code.
+        highest: largest code.
+
+    >>> fake_quantize(torch.tensor([0.12, 9.0]), torch.tensor([0.1]), torch.tensor([0.0]), 0, 15)
+    tensor([0.1000, 1.5000])
+    """
+    result: Tensor = torch._fake_quantize_learnable_per_tensor_affine(values, scale, zero_point, lowest, highest, 1.0)
+    return result

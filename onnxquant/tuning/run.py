@@ -1,0 +1,311 @@
+"""The run: a student learns from samples, is judged on others, and ends where it was best.
+
+Its rate is found first, by short runs of a few rates from the same start. Everything that a later run goes on from is written
+once in a minute.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onnxquant.errors import WeightError
+from onnxquant.plan.tuning import TuningPoint
+from onnxquant.recipe.progress import Progress, silent
+from onnxquant.tuning.batches import Batch, TaughtSamples
+from onnxquant.tuning.losses import Loss
+from onnxquant.tuning.optimizer import UnitAdam
+from onnxquant.tuning.student import Student
+
+# Rates that are tried, the middle one first, and the part of the run that each of them takes.
+_RATES, _TRIAL = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3), 0.05
+# The part of a stretch in which the rate rises, and the rate at its end as a part of the largest.
+_RISE, _LAST = 0.05, 0.02
+# Judged at least so often in a stretch, and so that it takes no more than this part of the time.
+_FEWEST_JUDGED, _JUDGING = 8, 0.15
+_SECONDS_BETWEEN_SAVES = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of a run.
+
+    Attributes:
+        seconds: time of the run; None: it ends after ``epochs``.
+        epochs: times that each sample is learned from; None: it ends with its time.
+        seed: seed of the order of samples.
+        rate: largest change of a parameter in one step, in its unit; None: it is found.
+        batch: number of samples of a step.
+        file: file that an interrupted run goes on from; None: none is kept.
+    """
+
+    seconds: float | None = None
+    epochs: int | None = None
+    seed: int = 0
+    rate: float | None = None
+    batch: int = 4
+    file: Path | None = None
+
+
+@dataclass
+class Course:
+    """The course of a run.
+
+    Attributes:
+        points: losses on the way; the first is before the first step. Those of trials are left out.
+        steps: number of steps, trials included.
+        seconds: its time.
+        rate: the rate.
+    """
+
+    points: list[TuningPoint] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A part of a run that begins where learning begins, and ends with a small rate.
+
+    Attributes:
+        rate: its largest rate.
+        begin, end: the part of the run that is done when it begins and ends.
+        is_trial: whether it only tries the rate.
+    """
+
+    rate: float
+    begin: float
+    end: float
+    is_trial: bool
+
+    def rate_at(self, done: float) -> float:
+        """The rate where a part of the run is done: it rises at first, then falls as a cosine."""
+        part = min(max((done - self.begin) / max(self.end - self.begin, 1e-9), 0.0), 1.0)
+        falling = _LAST + (1 - _LAST) * (1 + math.cos(math.pi * part)) / 2
+        return self.rate * min(1.0, (part + 0.01) / _RISE) * falling
+
+
+class Run:
+    """One run.
+
+    Args:
+        student: the student; at the end it is as it was where it was best.
+        learning: samples that it learns from.
+        judging: samples that judge it.
+        loss: distance of its outputs from the teacher's.
+        settings: settings.
+        progress: display of the part that is done.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        learning: TaughtSamples,
+        judging: TaughtSamples,
+        loss: Loss,
+        settings: Settings,
+        progress: Progress = silent,
+    ) -> None:
+        self._student, self._learning, self._judging = student, learning, judging
+        self._loss, self._settings, self._progress = loss, settings, progress
+        self._optimizer = UnitAdam(student.learned())
+        self._start = self._values()
+        self._best, self._best_loss = self._start, math.inf
+        self._trials: dict[float, float] = {}
+        self._recent: list[float] = []
+        self._stretch: _Stretch | None = None
+        self._epoch, self._place, self._judged_for, self._saved_at = 0, 0, 0.0, 0.0
+        self._judged_at = [0.0]
+        self._earlier = 0.0  # seconds of the run before it was interrupted
+        self.course = Course()
+
+    def run(self) -> Course:
+        """Learn until the time or the epochs are over.
+
+        Raises:
+            WeightError: the loss is no number any more.
+        """
+        self._begin = time.monotonic()
+        if not self._resume():
+            self._judge()
+        while (stretch := self._next_stretch()) is not None:
+            self._run(stretch)
+        self._put(self._best)
+        self.course.seconds = self._seconds()
+        if self._settings.file is not None:
+            self._settings.file.unlink(missing_ok=True)
+        return self.course
+
+    def _next_stretch(self) -> _Stretch | None:
+        """The stretch that comes next, or that was interrupted; None: the run is over."""
+        if self._stretch is not None:
+            return self._stretch
+        if self._done >= 1.0:
+            return None
+        rate = self._settings.rate or self._rate_to_try()
+        if rate is not None and self._settings.rate is None:
+            return _Stretch(rate, self._done, self._done + _TRIAL, is_trial=True)
+        self.course.rate = rate or min(self._trials, key=self._trials.__getitem__)
+        return _Stretch(self.course.rate, self._done, 1.0, is_trial=False)
+
+    def _rate_to_try(self) -> float | None:
+        """The next rate to try: neighbours of the best one; None: these are tried."""
+        if not self._trials:
+            return _RATES[len(_RATES) // 2 - 1]
+        best = _RATES.index(min(self._trials, key=self._trials.__getitem__))
+        near = [rate for rate in _RATES[max(best - 1, 0) : best + 2] if rate not in self._trials]
+        return near[-1] if near else None
+
+    def _run(self, stretch: _Stretch) -> None:
+        is_begun, self._stretch = self._stretch is not None, stretch
+        if not is_begun:
+            self._put(self._start)
+            self._optimizer.reset()
+            self._judged_at = [stretch.begin]
+        for batch in self._batches(stretch):
+            self._learn(batch, stretch)
+            if self._is_to_be_judged(stretch):
+                self._judge()
+            self._save()
+        last = self._judge()
+        if stretch.is_trial:
+            self._trials[stretch.rate] = last
+            self.course.points = self.course.points[:1]
+        self._stretch = None
+
+    def _seconds(self) -> float:
+        return self._earlier + time.monotonic() - self._begin
+
+    @property
+    def _done(self) -> float:
+        """The part of the run that is done."""
+        settings = self._settings
+        if settings.seconds is not None:
+            return min(self._seconds() / settings.seconds, 1.0)
+        steps = (settings.epochs or 1) * max(len(self._learning.order(settings.batch)), 1)
+        return min(self.course.steps / steps, 1.0)
+
+    def _batches(self, stretch: _Stretch) -> Iterator[Batch]:
+        while self._done < stretch.end - 1e-9:
+            order = self._learning.order(self._settings.batch, np.random.default_rng([self._settings.seed, self._epoch]))
+            while self._place < len(order):
+                places = order[self._place]
+                self._place += 1
+                yield self._learning.batch(places)
+                if self._done >= stretch.end - 1e-9:
+                    return
+            self._epoch, self._place = self._epoch + 1, 0
+
+    def _learn(self, batch: Batch, stretch: _Stretch) -> None:
+        loss = self._loss(self._student(batch.feeds), batch.outputs)
+        if not math.isfinite(value := float(loss.detach())):
+            raise WeightError(f"tuning: the loss is {value} after {self.course.steps} steps{self._not_finite(batch)}")
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step(stretch.rate_at(self._done))
+        self._student.constrain()
+        self.course.steps += 1
+        self._recent.append(value)
+        stage = "finding a rate" if stretch.is_trial else "tuning"
+        before = self.course.points[0].held_out
+        self._progress(f"{stage}: loss {self._best_loss:.3g}, {before:.3g} before", self._done)
+
+    @torch.no_grad()
+    def _not_finite(self, batch: Batch) -> str:
+        """The first node whose output is not finite, for the message."""
+        module = self._student.module
+        for node in module.nodes:
+            if node.outputs[0] in module.computed:
+                (value,) = module.run(batch.feeds, node.outputs[:1]).values()
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    return f", first at node {node.name!r} ({node.op})"
+        return ""
+
+    def _is_to_be_judged(self, stretch: _Stretch) -> bool:
+        """Judging is spread evenly, and takes a small part of the time."""
+        count = 2 if stretch.is_trial else _FEWEST_JUDGED
+        if self._settings.seconds is not None and not stretch.is_trial:
+            each = self._judged_for / max(len(self.course.points), 1)
+            count = max(count, int(_JUDGING * (stretch.end - stretch.begin) * self._settings.seconds / max(each, 0.01)))
+        if self._done - self._judged_at[-1] < (stretch.end - stretch.begin) / count:
+            return False
+        self._judged_at.append(self._done)
+        return True
+
+    @torch.no_grad()
+    def _judge(self) -> float:
+        """The loss on the samples that judge; where it is the best one, the student's values are kept."""
+        begin, total, count = self._seconds(), 0.0, 0
+        for places in self._judging.order(self._settings.batch):
+            batch = self._judging.batch(places)
+            total += len(places) * float(self._loss(self._student(batch.feeds), batch.outputs))
+            count += len(places)
+        learning = float(np.mean(self._recent)) if self._recent else None
+        self._recent = []
+        self._judged_for += self._seconds() - begin
+        loss = total / max(count, 1)
+        self.course.points.append(TuningPoint(self.course.steps, round(self._seconds(), 1), learning, loss))
+        if loss < self._best_loss:
+            self._best, self._best_loss = self._values(), loss
+        return loss
+
+    def _values(self) -> list[Tensor]:
+        return [values.detach().clone() for values in self._optimizer.parameters]
+
+    @torch.no_grad()
+    def _put(self, saved: list[Tensor]) -> None:
+        for values, earlier in zip(self._optimizer.parameters, saved, strict=True):
+            values.copy_(earlier)
+
+    def _save(self) -> None:
+        """Write all that a later run goes on from, once in a minute."""
+        file = self._settings.file
+        if file is None or self._seconds() - self._saved_at < _SECONDS_BETWEEN_SAVES:
+            return
+        self._saved_at = self._seconds()
+        state = {name: getattr(self, f"_{name}") for name in _KEPT} | {
+            "values": self._values(), "optimizer": self._optimizer.state(), "seconds": self._seconds(),
+            "stretch": self._stretch and asdict(self._stretch), "course": asdict(self.course),
+        }  # fmt: skip
+        beside = file.with_suffix(".part")
+        torch.save(state, beside)
+        beside.replace(file)
+
+    def _resume(self) -> bool:
+        """Go on where an earlier run was interrupted; whether there is one."""
+        file = self._settings.file
+        if file is None or not file.exists():
+            return False
+        state: dict[str, Any] = torch.load(file, weights_only=True)
+        for name in _KEPT:
+            setattr(self, f"_{name}", state[name])
+        self._put(state["values"])
+        self._optimizer.load(state["optimizer"])
+        points = [TuningPoint(**point) for point in state["course"].pop("points")]
+        self.course, self._earlier = Course(points=points, **state["course"]), state["seconds"]
+        self._stretch = _Stretch(**state["stretch"]) if state["stretch"] else None
+        return True
+
+
+# Attributes that are written to the file of an interrupted run as they are.
+_KEPT = ("best", "best_loss", "trials", "recent", "epoch", "place", "judged_for", "judged_at")
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """So many threads of torch; None: its own choice."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,228 @@
+"""The student: a planned model as a torch module that rounds where its file will."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from onnxquant.activations.plan import StaticActivations
+from onnxquant.formats.base import Encoded
+from onnxquant.graph.editor import GraphEditor
+from onnxquant.graph.io import Document
+from onnxquant.graph.names import ACTIVATION
+from onnxquant.graph.needs import UseKind
+from onnxquant.graph.sites import find_sites
+from onnxquant.modules.graph_module import GraphModule, Replacement
+from onnxquant.modules.node import OPERATORS, Node
+from onnxquant.plan.decision import Plan
+from onnxquant.targets import Activations, target_named
+from onnxquant.tuning.quantizers import ActivationQuantizer, DynamicQuantizer, Learned, WeightQuantizer
+
+# Inputs that hold one number for each channel: biases, and scales of normalization.
+_VECTORS = {
+    "Conv": (2,), "ConvTranspose": (2,), "Gemm": (2,), "BatchNormalization": (1, 2), "LayerNormalization": (1, 2),
+    "InstanceNormalization": (1, 2), "GroupNormalization": (1, 2), "RMSNormalization": (1,),
+    "SimplifiedLayerNormalization": (1,), "SkipLayerNormalization": (2, 3, 4), "SkipSimplifiedLayerNormalization": (2,),
+    "Add": (0, 1), "Mul": (0, 1), "BiasGelu": (1,),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The result of learning, for the plan of the file.
+
+    Attributes:
+        document: the float model with learned biases.
+        encoded: encoded weights by site.
+        activations: the activations with learned ranges; None where they are floats.
+        changed: names of the constants that stay floats and have other values now.
+    """
+
+    document: Document
+    encoded: Mapping[str, Encoded]
+    activations: StaticActivations | None
+    changed: tuple[str, ...]
+
+
+class Student(nn.Module):
+    """A planned model with rounding that gradients pass.
+
+    Args:
+        document: the float model, its functions expanded.
+        plan: decisions about its weights.
+        encoded: encoded weights by site, where learning begins.
+
+    Raises:
+        ModelError: an operator has no function in torch.
+    """
+
+    def __init__(self, document: Document, plan: Plan, encoded: Mapping[str, Encoded]) -> None:
+        super().__init__()
+        self.document, self.plan = document, plan
+        activations = plan.activations
+        self._static = activations if isinstance(activations, StaticActivations) else None
+        sites = {site.name: site for site in find_sites(document)[0]}
+        self._sites = {d.name: sites[d.name] for d in plan.encoded}
+        self._encoded = dict(encoded)
+        with_conversions = document.copy()
+        if self._static is not None:
+            self._static.insert(with_conversions.proto)
+        replaced = {**self._rounded_activations(with_conversions), **self._dynamic_products(with_conversions)}
+        rounded = {
+            self._sites[name].tensor.name: WeightQuantizer(weight, self._sites[name].view)
+            for name, weight in encoded.items()
+            if weight.format.has_grid
+        }
+        self.module = GraphModule(with_conversions, replaced, rounded)
+        self._weights = rounded
+        self._start()
+
+    def _rounded_activations(self, document: Document) -> dict[str, Replacement]:
+        """Modules in the place of the conversions that static activations insert; those of one source share one."""
+        if self._static is None:
+            return {}
+        editor = GraphEditor(document.proto.graph)
+        sources = {f"{t.source}/scale": t.source for t in self._static.tensors}
+        modules: dict[str, ActivationQuantizer] = {}
+        replaced: dict[str, Replacement] = {}
+        for node in document.proto.graph.node:
+            marked = next((p.value for p in node.metadata_props if p.key == ACTIVATION), "")
+            if marked == "Clip":  # it clips nothing
+                replaced[node.output[0]] = Replacement(nn.Identity(), (node.input[0],))
+            if marked != "DequantizeLinear":
+                continue
+            quantize = editor.producer(node.input[0])
+            assert quantize is not None
+            scale = node.input[1]
+            if scale not in modules:
+                source = sources.get(scale) or self._source_of(scale, sources)
+                modules[scale] = ActivationQuantizer(self._static.codes, *self._static.ranges[source])
+            replaced[node.output[0]] = Replacement(modules[scale], (quantize.input[0],))
+        self.ranges = {sources.get(scale) or self._source_of(scale, sources): m for scale, m in modules.items()}
+        return replaced
+
+    @staticmethod
+    def _source_of(scale: str, sources: Mapping[str, str]) -> str:
+        """The source whose scale got a name with a number behind it."""
+        return next(source for name, source in sources.items() if scale.startswith(name))
+
+    def _dynamic_products(self, document: Document) -> dict[str, Replacement]:
+        """Modules in the place of products whose activations are rounded on every call."""
+        names = {d.name for d in self.plan.encoded if target_named(d.target).activations is Activations.DYNAMIC}
+        versions = document.opset
+        return {
+            use.node.output[0]: Replacement(_DynamicProduct(Node.of(use.node, versions)), tuple(use.node.input))
+            for name in sorted(names)
+            for use in self._sites[name].served(UseKind.PRODUCT)
+        }
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Give weights the values where learning begins: they round to the codes that there are."""
+        for name, quantizer in self._weights.items():
+            weight = self.module.constant(name)
+            weight.copy_(quantizer.start(weight))
+        for name, encoded in self._encoded.items():
+            site = self._sites[name]
+            if site.tensor.name not in self._weights:
+                decoded = site.view.restore(encoded.format.decode(encoded))
+                self.module.constant(site.tensor.name).copy_(torch.from_numpy(np.ascontiguousarray(decoded)))
+        learned = {id(entry.values) for entry in self.learned()}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in learned)
+
+    def learned(self) -> Iterator[Learned]:
+        """The parameters that are learned, with their units."""
+        parameters = self.module.learned()
+        for name, quantizer in self._weights.items():
+            if name in parameters:
+                yield Learned(parameters[name], quantizer.unit(parameters[name]))
+            yield from quantizer.learned()
+        for name in self._vectors():
+            vector = parameters[name]
+            yield Learned(vector, vector.detach().square().mean().sqrt().clamp(min=1e-6))
+        if self._static is not None:
+            for module in self.ranges.values():
+                yield from module.learned()
+
+    def _vectors(self) -> list[str]:
+        """Names of biases and of scales of normalization that stay floats."""
+        parameters, taken = self.module.learned(), {site.tensor.name for site in self._sites.values()}
+        names = dict.fromkeys(
+            node.inputs[position]
+            for node in self.module.nodes
+            for position in _VECTORS.get(node.op, ())
+            if position < len(node.inputs)
+        )
+        return [n for n in names if n in parameters and n not in taken and _is_vector(parameters[n])]
+
+    def constrain(self) -> None:
+        """Keep steps, scales and zero points in bounds, after they have learned."""
+        for quantizer in self._weights.values():
+            quantizer.constrain()
+        if self._static is not None:
+            for module in self.ranges.values():
+                module.constrain()
+
+    @contextmanager
+    def in_float(self) -> Iterator[None]:
+        """Let nothing be rounded meanwhile."""
+        quantizers = [m for m in self.modules() if isinstance(m, (WeightQuantizer, ActivationQuantizer, DynamicQuantizer))]
+        before = [quantizer.is_on for quantizer in quantizers]
+        for quantizer in quantizers:
+            quantizer.is_on = False
+        try:
+            yield
+        finally:
+            for quantizer, is_on in zip(quantizers, before, strict=True):
+                quantizer.is_on = is_on
+
+    def forward(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs by name."""
+        return self.module(feeds)  # type: ignore[no-any-return]  # torch types calls of modules as Any
+
+    @torch.no_grad()
+    def tuned(self) -> Tuned:
+        """The result of learning."""
+        document, changed = self.document.copy(), list[str]()
+        tensors = {tensor.name: tensor for tensor in document.proto.graph.initializer}
+        for name in self._vectors():
+            values = self.module.constant(name).detach().numpy()
+            if not np.array_equal(values, document.array(tensors[name])):
+                tensors[name].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
+                changed.append(name)
+        encoded = dict(self._encoded)
+        for site in self._sites.values():
+            if site.tensor.name in self._weights:
+                encoded[site.name] = self._weights[site.tensor.name].encode(self.module.constant(site.tensor.name))
+        static = self._static
+        if static is not None:
+            ranges = {source: module.range for source, module in self.ranges.items()}
+            static = replace(static, ranges={**static.ranges, **ranges})
+        return Tuned(document, encoded, static, tuple(changed))
+
+
+class _DynamicProduct(nn.Module):
+    """A product whose activations are rounded on every call."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._node, self._quantizer = node, DynamicQuantizer()
+
+    def forward(self, values: Tensor, *others: Tensor) -> Tensor:
+        """The product."""
+        function = OPERATORS[self._node.domain, self._node.op].function
+        result = function(self._node, self._quantizer(values), *others)
+        assert isinstance(result, Tensor)
+        return result
+
+
+def _is_vector(values: Tensor) -> bool:
+    return max(values.shape, default=1) == values.numel()
+

@@ -1,0 +1,172 @@
+"""Tuning from end to end on the default model."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import onnxquant
+from onnxquant.errors import FeedError, ModelError, RecipeError, WeightError
+
+MODEL, TEST = "models/default.onnx", "models/default_test.npz"
+WAYS = {
+    "blocks": {"format": "q4_0"},
+    "table": {"format": "nf4"},
+    "dynamic": {"activations": "dynamic"},
+    "static": {"activations": "static", "time": "1s"},
+}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    images = np.load(TEST)["image"].astype(np.float32)[:, None, None] / 255
+    path = tmp_path_factory.mktemp("digits") / "images.npz"
+    np.savez(path, image=images[:64])
+    return path, images[1000:1100]
+
+
+def noise(path, images):
+    """Mean square of the error of the logits over that of the logits, on images that nothing was learned from."""
+    sessions = [onnxquant.load(p) for p in (MODEL, path)]
+    exact, ours = (np.concatenate([s.run(None, {"image": i})[0] for i in images]) for s in sessions)
+    return np.square(ours - exact).mean() / np.square(exact).mean()
+
+
+@pytest.mark.parametrize("way", [w for w in WAYS if w != "static"])
+def test_less_noise_is_left_on_images_that_nothing_was_learned_from(way, digits, tmp_path):
+    data, images = digits
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    onnxquant.quantize(MODEL, before, data=data, proof=False, goal=None, **WAYS[way])
+    report = onnxquant.quantize(MODEL, after, data=data, tune_epochs=4, threads=1, proof=False, **WAYS[way])
+    assert report.tuning.gained
+    assert report.tuning.after > report.tuning.before
+    assert noise(after, images) < noise(before, images)
+    # Learning changes numbers alone: the same nodes, the same types and shapes.
+    nodes = [[n.op_type for n in onnx.load(path).graph.node] for path in (before, after)]
+    assert nodes[0] == nodes[1]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(digits, tmp_path):
+    data, _ = digits
+    files = [tmp_path / f"{i}.onnx" for i in range(3)]
+    for path, seed in zip(files, (5, 5, 6), strict=True):
+        onnxquant.quantize(
+            MODEL, path, data=data, format="q4_0", tune_epochs=1, tune_seed=seed, threads=1, proof=False
+        )
+    weights = [[t.raw_data for t in onnx.load(path).graph.initializer] for path in files]
+    assert weights[0] == weights[1]
+    assert weights[0] != weights[2]
+
+
+def test_learned_ranges_stand_in_the_file(digits, tmp_path):
+    data, _ = digits
+    path = tmp_path / "static.onnx"
+    report = onnxquant.quantize(MODEL, path, data=data, tune_epochs=4, threads=1, proof=False, **WAYS["static"])
+    model = onnx.load(path)
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    recorded = report.activations.tensors
+    scales = {n.input[1]: n for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    assert recorded and scales
+    for name, codes in recorded.items():
+        if f"{name}/scale" in constants:
+            assert constants[f"{name}/scale"] == pytest.approx(codes.scale, rel=1e-6)
+
+
+def test_what_gains_nothing_is_not_taken(digits, tmp_path):
+    data, _ = digits
+    plain, tuned = tmp_path / "plain.onnx", tmp_path / "tuned.onnx"
+    onnxquant.quantize(MODEL, plain, data=data, format="q4_0", proof=False)
+    report = onnxquant.quantize(
+        MODEL, tuned, data=data, format="q4_0", tune_epochs=1, tune_loss=worse, threads=1, proof=False
+    )
+    assert not report.tuning.gained
+    weights = [[t.raw_data for t in onnx.load(path).graph.initializer] for path in (plain, tuned)]
+    assert weights[0] == weights[1]
+
+
+def worse(student, teacher):
+    """A loss that falls as outputs part from the teacher's."""
+    return -torch.stack([(student[name] - teacher[name]).square().mean() for name in teacher]).mean()
+
+
+def nothing(student, teacher):
+    return torch.stack([student[name].mean() for name in student]).sum() * float("nan")
+
+
+def test_a_loss_that_is_no_number_is_an_error_with_its_step(digits, tmp_path):
+    with pytest.raises(WeightError, match="the loss is nan after 0 steps"):
+        onnxquant.quantize(MODEL, tmp_path / "x.onnx", data=digits[0], format="q4_0", tune_epochs=1, tune_loss=nothing)
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_an_interrupted_run_goes_on_where_it_was(digits, tmp_path, monkeypatch):
+    from onnxquant.tuning import run
+
+    class Interrupted(Exception):
+        pass
+
+    learn, steps = run.Run._learn, []
+
+    def counted(self, batch, stretch):
+        steps.append(self.course.steps)
+        if len(steps) == 20:
+            raise Interrupted
+        learn(self, batch, stretch)
+
+    settings = {"data": digits[0], "format": "q4_0", "tune_epochs": 3, "threads": 1, "proof": False}
+    onnxquant.quantize(MODEL, tmp_path / "whole.onnx", **settings)
+    monkeypatch.setattr(run.Run, "_learn", counted)
+    monkeypatch.setattr(run, "_SECONDS_BETWEEN_SAVES", 0.0)
+    with pytest.raises(Interrupted):
+        onnxquant.quantize(MODEL, tmp_path / "two.onnx", work=str(tmp_path / "work"), **settings)
+    report = onnxquant.quantize(MODEL, tmp_path / "two.onnx", work=str(tmp_path / "work"), **settings)
+    assert steps[20] == 19  # nothing is learned twice
+    assert report.tuning.steps == 36
+    weights = [[t.raw_data for t in onnx.load(tmp_path / f"{n}.onnx").graph.initializer] for n in ("whole", "two")]
+    assert weights[0] == weights[1]
+    assert not list((tmp_path / "work").glob("*.pt"))
+
+
+def test_refusals(digits, tmp_path):
+    few = tmp_path / "few.npz"
+    np.savez(few, image=np.zeros((9, 1, 1, 28, 28), np.float32))
+    with pytest.raises(FeedError, match="9 samples, expected 32 or more"):
+        onnxquant.quantize(MODEL, tmp_path / "x.onnx", data=few, format="q4_0", tune="1s")
+    with pytest.raises(RecipeError, match="tune and tune_epochs"):
+        onnxquant.quantize(MODEL, tmp_path / "x.onnx", data=digits[0], format="q4_0", tune="1s", tune_epochs=1)
+    with pytest.raises(RecipeError, match="tune_seed: has no effect without --tune"):
+        onnxquant.quantize(MODEL, tmp_path / "x.onnx", data=digits[0], format="q4_0", tune_seed=1)
+    with pytest.raises(FeedError, match="tune: has no effect without samples"):
+        onnxquant.quantize(MODEL, tmp_path / "x.onnx", format="q4_0", tune="1s")
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_an_operator_without_a_torch_function_is_named(digits, tmp_path):
+    model = onnx.load(MODEL)
+    output = model.graph.node[-1].output[0]
+    model.graph.node[-1].output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Bernoulli", ["before"], [output], name="coin"))
+    path = tmp_path / "coin.onnx"
+    model.opset_import[0].version = max(model.opset_import[0].version, 15)
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="Bernoulli"):
+        onnxquant.quantize(path, tmp_path / "x.onnx", data=digits[0], format="q4_0", tune_epochs=1)
+
+
+def test_the_command_line_shows_what_was_gained(digits, tmp_path):
+    command = [sys.executable, "-m", "onnxquant", "quantize", MODEL, "-o", str(tmp_path / "x.onnx"), "--format", "q4_0"]
+    command += ["--data", str(digits[0]), "--tune-epochs", "2", "--threads", "1", "--no-proof"]
+    command += ["--report", str(tmp_path / "r.html"), "--report", str(tmp_path / "r.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tuned" in done.stdout
+    assert "dB on the" in done.stdout
+    tuning = json.loads((tmp_path / "r.json").read_text())["tuning"]
+    assert tuning["course"][0]["learning"] is None
+    page = (tmp_path / "r.html").read_text()
+    assert "<h2>Tuning</h2>" in page
+    assert "held out" in page
